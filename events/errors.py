@@ -1,0 +1,120 @@
+"""Everything that can go wrong with words and with the log, as one tree.
+
+    AgentComError
+    ├── Malformed            bytes or values that are not what they should be
+    │   ├── BadToken         an id or name that may not become part of a subject
+    │   └── UnknownSubject   a subject outside AgentCom's names
+    ├── LogError             the log could not do what was asked
+    │   ├── Conflict         somebody else wrote to the subject first
+    │   ├── LogUnavailable   no answer in time, or no connection
+    │   └── TooLarge         the event is larger than the log takes
+    └── Unreachable          nobody listens at a mailbox, or no answer in time
+
+An expected refusal (a full queue, a cancelled task) is a value, not one of these.
+Errors carry facts and make their message from them.
+"""
+
+from __future__ import annotations
+
+
+class AgentComError(Exception):
+    """The root. `code` is a stable word for programs, `str()` a sentence for people."""
+
+    code = "error"
+
+
+class Malformed(AgentComError):
+    """A value is not what its place expects.
+
+    `path` is the JSON path of the value (`file_hints[0].path`, empty for the whole),
+    `expected` and `got` say what should have stood there and what did.
+    """
+
+    code = "malformed"
+
+    def __init__(self, path: str, expected: str, got: str) -> None:
+        self.path = path
+        self.expected = expected
+        self.got = got
+        where = f"{path}: " if path else ""
+        super().__init__(f"{where}expected {expected}, got {got}")
+
+
+class BadToken(Malformed):
+    """An id or name does not match `[A-Za-z0-9_-]{1,64}`."""
+
+    code = "bad_token"
+
+    def __init__(self, what: str, got: str) -> None:
+        shown = got if len(got) <= 80 else got[:77] + "..."
+        super().__init__(
+            what, "1 to 64 letters, digits, '_' or '-'", repr(shown) if got else "''"
+        )
+
+
+class UnknownSubject(Malformed):
+    """A subject that is none of AgentCom's."""
+
+    code = "unknown_subject"
+
+    def __init__(self, subject: str) -> None:
+        self.subject = subject
+        super().__init__("subject", "one of AgentCom's subjects", repr(subject[:200]))
+
+
+class LogError(AgentComError):
+    """The log could not do what was asked."""
+
+    code = "log_error"
+
+
+class Conflict(LogError):
+    """An append expected its subject at `expected`, but it stands at `actual`.
+
+    `actual` is None where the log did not say. Sequences are the stream's.
+    """
+
+    code = "conflict"
+
+    def __init__(self, subject: str, expected: int | None, actual: int | None) -> None:
+        self.subject = subject
+        self.expected = expected
+        self.actual = actual
+        super().__init__(
+            f"{subject}: expected last sequence {expected}, it is {actual}"
+        )
+
+
+class LogUnavailable(LogError):
+    """The log did not answer in time; whether it stored anything is not known."""
+
+    code = "log_unavailable"
+
+    def __init__(self, doing: str, reason: str) -> None:
+        self.doing = doing
+        self.reason = reason
+        super().__init__(f"{doing}: the log did not answer ({reason})")
+
+
+class TooLarge(LogError):
+    """An encoded event exceeds what one message may hold."""
+
+    code = "too_large"
+
+    def __init__(self, subject: str, size: int, limit: int) -> None:
+        self.subject = subject
+        self.size = size
+        self.limit = limit
+        super().__init__(f"{subject}: {size} bytes, the limit is {limit}")
+
+
+class Unreachable(AgentComError):
+    """Nobody answered at `subject`: no listener (`absent`), or none in time."""
+
+    code = "unreachable"
+
+    def __init__(self, subject: str, *, absent: bool) -> None:
+        self.subject = subject
+        self.absent = absent
+        why = "nobody listens there" if absent else "no answer in time"
+        super().__init__(f"{subject}: {why}")
