@@ -80,6 +80,4 @@ class IdSource:
             self._millisecond = millisecond
             # The top bit stays free, so that counting up cannot overflow.
             self._last = self._chance() & ((1 << 79) - 1)
-        return _base32(
-            (self._millisecond & ((1 << 48) - 1)) << 80 | self._last
-        )
+        return _base32((self._millisecond & ((1 << 48) - 1)) << 80 | self._last)

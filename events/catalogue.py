@@ -1,0 +1,746 @@
+"""The catalogue: everything that can be said about the past.
+
+Each event is a flat JSON object, one struct of one tagged union:
+`{"type": "task.routed.v1", "id", "at", "by", ...}`. The class may be renamed; a stored
+tag never, and never changes its meaning: what is said differently gets the next version
+and an upcaster in `events.codec`. Fields at their default are left out on the wire.
+
+Units: `at` and other instants are RFC 3339 in UTC with microseconds; `_s` seconds,
+`_ms` milliseconds, `_us` microseconds, `_usd` US dollars; bytes unless a name says more.
+
+An `Event` is what is to be written; a `Recorded` is what the log says was.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, TypeVar
+
+from msgspec import Meta, Struct
+
+Tier = Literal["trivial", "standard", "complex"]
+ExplicitTier = Literal["trivial", "standard", "complex", "unknown"]
+Priority = Literal["urgent", "high", "normal", "low"]
+TargetType = Literal["sidecar", "ollama", "openai", "claude", "agent", "noop"]
+EndpointKind = Literal["ollama", "openai", "claude"]
+CostTier = Literal["free", "local", "api"]
+Token = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
+"""What may become part of a subject, see `events.ids`."""
+
+Text = Annotated[str, Meta(max_length=10_000)]
+Line = Annotated[str, Meta(max_length=1_000)]
+
+
+# -- What a task is --------------------------------------------------------------------
+
+
+class Shell(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+    """A command for `/bin/sh -c`, with its limits and its surroundings."""
+
+    command: Annotated[str, Meta(min_length=1, max_length=100_000)]
+    timeout_s: Annotated[float, Meta(gt=0, le=86_400)] = 60
+    env: dict[str, str] = {}
+    cwd: Line | None = None
+    exclusive: bool = False
+
+
+class FileHint(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+    """A file worth looking at, and why."""
+
+    path: Annotated[str, Meta(min_length=1, max_length=4_096)]
+    reason: Line = ""
+
+
+class TaskSpec(
+    Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True, kw_only=True
+):
+    """What a submitter asks for; the rules for each field are BEHAVIOUR's *Task*."""
+
+    description: Annotated[str, Meta(min_length=1, max_length=10_000)]
+    priority: Priority = "normal"
+    tier: ExplicitTier | None = None
+    shell: Shell | None = None
+    repo: Annotated[str, Meta(min_length=1, max_length=1_000)] | None = None
+    branch: Annotated[str, Meta(min_length=1, max_length=250)] | None = None
+    file_hints: Annotated[list[FileHint], Meta(max_length=1_000)] = []
+    success_criteria: Annotated[list[Text], Meta(max_length=1_000)] = []
+    verification_steps: Annotated[list[Text], Meta(max_length=1_000)] = []
+    needs: Annotated[list[Token], Meta(max_length=64)] = []
+    assign_to: Token | None = None
+    model: Annotated[str, Meta(min_length=1, max_length=250)] | None = None
+    max_attempts: Annotated[int, Meta(ge=1, le=100)] = 3
+    ttl_s: Annotated[float, Meta(gt=0, le=31_536_000)] | None = None
+    deadline: str | None = None
+    idempotency_key: Annotated[str, Meta(min_length=1, max_length=250)] | None = None
+    executor: Literal["agent", "noop"] | None = None
+    metadata: dict[str, Any] = {}
+
+
+class Inferred(Struct, frozen=True):
+    """What the wording alone suggests."""
+
+    tier: ExplicitTier
+    confidence: float
+    signals: list[str]
+
+
+class Classification(Struct, frozen=True):
+    """Which tier a task belongs to, and who said so."""
+
+    effective_tier: Tier
+    explicit_tier: ExplicitTier | None
+    source: Literal["explicit", "inferred"]
+    inferred: Inferred
+    reason: str
+
+
+# -- What a run yields -----------------------------------------------------------------
+
+
+class RunError(Struct, frozen=True):
+    """Why a run failed: a stable word and a sentence."""
+
+    code: str
+    message: str
+
+
+class Result(Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """What every executor gives back, in one shape.
+
+    `output` and `stderr` hold at most head and tail of what was written (`*_bytes` counts
+    all of it, `output_sha256` is over all of stdout or text). `tokens_in` excludes the
+    cache reads and writes, which stand beside it; None means unknown, which is not 0.
+    """
+
+    status: Literal["success", "failed"]
+    output: str = ""
+    stderr: str = ""
+    error: RunError | None = None
+    model_used: str = "none"
+    tokens_in: int | None = 0
+    tokens_out: int | None = 0
+    cache_read_tokens: int = 0
+    cache_write_tokens: int = 0
+    estimated_cost_usd: float | None = 0.0
+    equivalent_claude_cost_usd: float | None = None
+    equivalent_model: str | None = None
+    cost_basis: str = "none"
+    price_list: str | None = None
+    execution_ms: float = 0.0
+    exit_code: int | None = None
+    signal: str | None = None
+    output_bytes: int = 0
+    stderr_bytes: int = 0
+    output_sha256: str | None = None
+    truncated: bool = False
+    session_id: str | None = None
+    simulated: bool = False
+
+
+# -- How a decision was reached --------------------------------------------------------
+
+
+class Factors(Struct, frozen=True):
+    """The factors whose product is a candidate's score."""
+
+    load: float
+    capacity: float
+    vram: float
+    warm: float
+    affinity: float
+    slots: float
+
+
+class Candidate(Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """One place a task could have gone: the raw inputs, the factors, the score.
+
+    None among the raw inputs means unknown at that moment.
+    """
+
+    host: str
+    endpoint: str = ""
+    model: str = ""
+    cpu: float | None = None
+    ram_bytes: int | None = None
+    vram_total_bytes: int | None = None
+    vram_free_bytes: int | None = None
+    loaded: bool = False
+    has_repo: bool = False
+    slots_free: int
+    slots_total: int
+    in_flight: int = 0
+    factors: Factors
+    score: float
+
+
+class Excluded(Struct, frozen=True):
+    """One place a task could not go, and why not."""
+
+    name: str
+    reason: str
+
+
+class Wait(Struct, frozen=True, omit_defaults=True):
+    """A wait for the preferred tier: since when, how long, how it ended."""
+
+    tier: Tier
+    since: str
+    waited_s: float
+    outcome: Literal["avoided", "taken"]
+
+
+# -- Events ----------------------------------------------------------------------------
+
+
+class Event(Struct, frozen=True, omit_defaults=True, kw_only=True, tag_field="type"):
+    """What every event carries: its id, when it was made, and which actor made it."""
+
+    id: str
+    at: str
+    by: str
+
+
+class TaskEvent(Event, frozen=True, omit_defaults=True, kw_only=True):
+    """What was decided about a task, by gateway or scheduler."""
+
+    task_id: str
+    epoch: int = 0
+
+
+class TaskSubmitted(TaskEvent, frozen=True, kw_only=True, tag="task.submitted.v1"):
+    """A task exists from here on."""
+
+    spec: TaskSpec
+    classification: Classification
+    submitter: str = ""
+    body_digest: str = ""
+    warnings: list[str] = []
+    command_id: str | None = None
+
+
+class TaskDeferred(TaskEvent, frozen=True, kw_only=True, tag="task.deferred.v1"):
+    """The task's own requirement, not its tier, is what nobody can meet now."""
+
+    reason: str
+
+
+class TaskRouted(TaskEvent, frozen=True, kw_only=True, tag="task.routed.v1"):
+    """Where the task goes, and everything that decided it. Its id is the route's."""
+
+    generation: int
+    attempt: int
+    effective_tier: Tier
+    target_type: TargetType
+    selected_host: str
+    selected_endpoint: str = ""
+    selected_model: str = ""
+    fallback_used: bool = False
+    fallback_from_tier: Tier | None = None
+    fallback_reason: str | None = None
+    wait: Wait | None = None
+    classification_reason: str
+    candidate_count: int
+    candidates: list[Candidate]
+    excluded: dict[str, int] = {}
+    excluded_names: list[Excluded] = []
+    estimated_cost_tier: CostTier
+    estimated_cost_usd: float | None = None
+    policy_version: int
+    log_seq: int
+    decided_us: float = 0.0
+    simulated: bool = False
+
+
+class TaskRequeued(TaskEvent, frozen=True, kw_only=True, tag="task.requeued.v1"):
+    """The route is no longer in force; the task waits again.
+
+    `exclude` is the endpoint (or host) not to be tried for this task until its next `up`.
+    """
+
+    route: str
+    generation: int
+    reason: str
+    detail: str = ""
+    exclude: str | None = None
+    counts_as_attempt: bool = False
+
+
+class TierOutage(Struct, frozen=True):
+    """A tier and for how long it has been unavailable."""
+
+    tier: Tier
+    state: Literal["down", "absent"]
+    down_s: float
+
+
+class TaskExpired(TaskEvent, frozen=True, kw_only=True, tag="task.expired.v1"):
+    """The task waited too long: `ttl` (its tiers were all down) or `deadline`."""
+
+    reason: Literal["ttl", "deadline"]
+    detail: str = ""
+    tiers: list[TierOutage] = []
+    generation: int = 0
+
+
+class TaskCancelled(TaskEvent, frozen=True, kw_only=True, tag="task.cancelled.v1"):
+    """Somebody no longer wants it. What runs is *cancelling* until it has stopped."""
+
+    reason: str = ""
+    requested_by: str = ""
+    generation: int = 0
+
+
+class TaskAbandoned(TaskEvent, frozen=True, kw_only=True, tag="task.abandoned.v1"):
+    """A cancelled run's host was lost before it could report that it stopped."""
+
+    route: str
+    generation: int
+    host: str
+    reason: str = ""
+
+
+class TaskDeadLettered(
+    TaskEvent, frozen=True, kw_only=True, tag="task.dead_lettered.v1"
+):
+    """All attempts are used up."""
+
+    attempts: int
+    reason: str
+    detail: str = ""
+    route: str = ""
+    generation: int = 0
+
+
+class TaskRetried(TaskEvent, frozen=True, kw_only=True, tag="task.retried.v1"):
+    """Somebody wants a final task tried anew: attempts, hop and exclusions start over."""
+
+    reason: str = ""
+    requested_by: str = ""
+    assign_to: Token | None = None
+
+
+class RunEvent(Event, frozen=True, omit_defaults=True, kw_only=True):
+    """What happened to a task on a host. `route` is the id of the routed event."""
+
+    task_id: str
+    host: str
+    route: str
+    generation: int
+    attempt: int
+    incarnation: str
+
+
+class TaskAccepted(RunEvent, frozen=True, kw_only=True, tag="task.accepted.v1"):
+    """The assignment is on the host's disk."""
+
+
+class TaskRejected(RunEvent, frozen=True, kw_only=True, tag="task.rejected.v1"):
+    """The host does not take it: `busy` (naming who holds the slots), `draining`, ..."""
+
+    reason: str
+    detail: str = ""
+    holders: list[str] = []
+
+
+class TaskStarted(RunEvent, frozen=True, kw_only=True, tag="task.started.v1"):
+    """The executor runs."""
+
+    executor: str
+    endpoint: str = ""
+    model: str = ""
+    simulated: bool = False
+
+
+class TaskStatus(RunEvent, frozen=True, kw_only=True, tag="task.status.v1"):
+    """A line about the run, as it was shown live. `n` numbers the run's live events."""
+
+    text: str
+    segment: int = 0
+    n: int = 0
+
+
+class TaskErrorLine(RunEvent, frozen=True, kw_only=True, tag="task.error.v1"):
+    """An error line about the run, as it was shown live."""
+
+    text: str
+    code: str = ""
+    segment: int = 0
+    n: int = 0
+
+
+class TaskRetrying(RunEvent, frozen=True, kw_only=True, tag="task.retrying.v1"):
+    """The host tries again by itself: try `retry` of `of`, after `backoff_s`."""
+
+    text: str
+    retry: int
+    of: int
+    backoff_s: float = 0.0
+    reason: str = ""
+    segment: int = 0
+    n: int = 0
+
+
+class TaskStep(RunEvent, frozen=True, kw_only=True, tag="task.step.v1"):
+    """An external agent's run reached a step of the wake path."""
+
+    step: Literal["waking", "waking_confirmation", "working", "removed"]
+    detail: str = ""
+
+
+class TaskCompleted(RunEvent, frozen=True, kw_only=True, tag="task.completed.v1"):
+    """It worked. This event is the result."""
+
+    result: Result
+    late: bool = False
+
+
+class TaskFailed(RunEvent, frozen=True, kw_only=True, tag="task.failed.v1"):
+    """The work's own answer is failure; nobody tries again unless asked to."""
+
+    result: Result
+    late: bool = False
+
+
+class TaskReturned(RunEvent, frozen=True, kw_only=True, tag="task.returned.v1"):
+    """The host gives the run back, for another place or another time.
+
+    `reason`: `endpoint_failed` (with `exclude`), `limited` (with `limited_until`, or
+    without where the end is unknown), `draining`, `interrupted`, `workspace`, ...
+    """
+
+    reason: str
+    detail: str = ""
+    exclude: str | None = None
+    limited_until: str | None = None
+    result: Result | None = None
+
+
+class TaskStopped(RunEvent, frozen=True, kw_only=True, tag="task.stopped.v1"):
+    """A cancelled run has ended; `descendants_left` counts what could not be ended."""
+
+    result: Result | None = None
+    descendants_left: int = 0
+
+
+class EndpointState(Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """An endpoint as its host sees it.
+
+    `endpoint` is its name, unique over the fleet. `models` are on disk, `loaded` are in
+    memory now. `shared` marks one that an operator added and several hosts may call.
+    """
+
+    endpoint: str
+    kind: EndpointKind
+    up: bool
+    url: str = ""
+    version: str = ""
+    models: list[str] = []
+    loaded: list[str] = []
+    slots: int = 1
+    reason: str = ""
+    shared: bool = False
+    simulated: bool = False
+
+
+class Held(Struct, frozen=True, omit_defaults=True):
+    """A run that a host holds: the task, the route, and how far it is."""
+
+    task_id: str
+    route: str
+    phase: Literal["accepted", "running", "interrupted", "finished"] = "running"
+
+
+class HostEvent(Event, frozen=True, omit_defaults=True, kw_only=True):
+    """What a host says of itself. An incarnation is one life of its process."""
+
+    host: str
+    incarnation: str
+
+
+class HostJoined(HostEvent, frozen=True, kw_only=True, tag="host.joined.v1"):
+    """The host is here, with this to offer; `held` is what it had before."""
+
+    version: str
+    platform: str = ""
+    slots: dict[str, int] = {}
+    capabilities: list[str] = []
+    repos: list[str] = []
+    default_repo: str | None = None
+    endpoints: list[EndpointState] = []
+    ram_bytes: int | None = None
+    held: list[Held] = []
+    draining: bool = False
+
+
+class HostRecovered(HostEvent, frozen=True, kw_only=True, tag="host.recovered.v1"):
+    """The host was given up but lives: the same life goes on."""
+
+    held: list[Held] = []
+
+
+class HostDraining(HostEvent, frozen=True, kw_only=True, tag="host.draining.v1"):
+    """The host takes no more work."""
+
+    reason: str = ""
+
+
+class HostResumed(HostEvent, frozen=True, kw_only=True, tag="host.resumed.v1"):
+    """The host takes work again."""
+
+
+class HostLeft(HostEvent, frozen=True, kw_only=True, tag="host.left.v1"):
+    """The host ends in good order."""
+
+    reason: str = ""
+
+
+class EndpointUp(HostEvent, frozen=True, kw_only=True, tag="endpoint.up.v1"):
+    """An endpoint answers, with these models."""
+
+    state: EndpointState
+
+
+class EndpointDown(HostEvent, frozen=True, kw_only=True, tag="endpoint.down.v1"):
+    """An endpoint does not answer, or may not be used."""
+
+    endpoint: str
+    kind: EndpointKind
+    reason: str
+
+
+class EndpointChanged(HostEvent, frozen=True, kw_only=True, tag="endpoint.changed.v1"):
+    """An endpoint that is up has other models on disk or loaded, or other slots."""
+
+    state: EndpointState
+
+
+class FleetEvent(Event, frozen=True, omit_defaults=True, kw_only=True):
+    """What was decided about a host or an endpoint."""
+
+    epoch: int = 0
+
+
+class HostLost(FleetEvent, frozen=True, kw_only=True, tag="host.lost.v1"):
+    """The host stopped reporting for longer than its lease."""
+
+    host: str
+    incarnation: str
+    silent_s: float
+
+
+class EndpointAdded(FleetEvent, frozen=True, kw_only=True, tag="endpoint.added.v1"):
+    """An operator added a shared endpoint."""
+
+    endpoint: str
+    kind: Literal["ollama", "openai"]
+    url: str
+    slots: int = 1
+    requested_by: str = ""
+
+
+class EndpointRemoved(FleetEvent, frozen=True, kw_only=True, tag="endpoint.removed.v1"):
+    """An operator removed a shared endpoint."""
+
+    endpoint: str
+    requested_by: str = ""
+
+
+class TierEvent(Event, frozen=True, omit_defaults=True, kw_only=True):
+    """What was found about a tier."""
+
+    tier: Tier
+    epoch: int = 0
+
+
+class TierDown(TierEvent, frozen=True, kw_only=True, tag="tier.down.v1"):
+    """Nothing could run this tier even with all slots free: the wait starts here."""
+
+    reason: str = ""
+
+
+class TierUp(TierEvent, frozen=True, kw_only=True, tag="tier.up.v1"):
+    """The tier can run again."""
+
+    down_s: float = 0.0
+
+
+class TierLimited(TierEvent, frozen=True, kw_only=True, tag="tier.limited.v1"):
+    """The account behind the tier is limited until then."""
+
+    until: str
+    account: str = "default"
+    reason: str = ""
+    known_end: bool = False
+
+
+class AlertRaised(TierEvent, frozen=True, kw_only=True, tag="alert.raised.v1"):
+    """A tier has been down for longer than the threshold."""
+
+    down_s: float
+    reason: str = ""
+
+
+class AlertCleared(TierEvent, frozen=True, kw_only=True, tag="alert.cleared.v1"):
+    """The tier is back; so is the peace."""
+
+    down_s: float
+
+
+class AlertAcknowledged(
+    TierEvent, frozen=True, kw_only=True, tag="alert.acknowledged.v1"
+):
+    """Somebody has seen the alert."""
+
+    requested_by: str = ""
+
+
+class PolicyChanged(Event, frozen=True, kw_only=True, tag="policy.changed.v1"):
+    """The policy, whole, from here on; `changed` names what differs."""
+
+    version: int
+    policy: dict[str, Any]
+    changed: list[str] = []
+    requested_by: str = ""
+
+
+class SchedulerElected(Event, frozen=True, kw_only=True, tag="scheduler.elected.v1"):
+    """A new leader: decisions of older epochs are void from here on."""
+
+    epoch: int
+    name: str
+
+
+class Unknown(Event, frozen=True, kw_only=True, tag="unknown"):
+    """An event whose tag this version does not know: kept, counted, shown."""
+
+    tag: str
+    body: dict[str, Any]
+
+
+AnyEvent = (
+    TaskSubmitted
+    | TaskDeferred
+    | TaskRouted
+    | TaskRequeued
+    | TaskExpired
+    | TaskCancelled
+    | TaskAbandoned
+    | TaskDeadLettered
+    | TaskRetried
+    | TaskAccepted
+    | TaskRejected
+    | TaskStarted
+    | TaskStatus
+    | TaskErrorLine
+    | TaskRetrying
+    | TaskStep
+    | TaskCompleted
+    | TaskFailed
+    | TaskReturned
+    | TaskStopped
+    | HostJoined
+    | HostRecovered
+    | HostDraining
+    | HostResumed
+    | HostLeft
+    | EndpointUp
+    | EndpointDown
+    | EndpointChanged
+    | HostLost
+    | EndpointAdded
+    | EndpointRemoved
+    | TierDown
+    | TierUp
+    | TierLimited
+    | AlertRaised
+    | AlertCleared
+    | AlertAcknowledged
+    | PolicyChanged
+    | SchedulerElected
+)
+
+E_co = TypeVar("E_co", bound=Event, covariant=True)
+
+
+class Recorded(Struct, frozen=True):
+    """An event as the log holds it: what was said, where it stands, on which subject.
+
+    `seq` is the stream's sequence, from 1. `at` is the writer's clock, inside the event.
+    """
+
+    seq: int
+    subject: str
+    event: Event
+
+
+def tag(event: Event) -> str:
+    """Return the stored tag, `task.routed.v1`."""
+    if isinstance(event, Unknown):
+        return event.tag
+    return str(event.__struct_config__.tag)
+
+
+def name(event: Event) -> str:
+    """Return the tag without its version, `task.routed`."""
+    return tag(event).rpartition(".v")[0]
+
+
+def types() -> dict[str, type[Event]]:
+    """Return every class of the catalogue by its stored tag."""
+    members: tuple[type[Event], ...] = AnyEvent.__args__
+    return {str(member.__struct_config__.tag): member for member in members}
+
+
+# -- Live output and signs of life: spoken on the wire, not in the log -----------------
+
+
+class Chunk(Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """A piece of live output, as the output stream holds it and a page receives it.
+
+    `n` runs through the whole run without a gap, `segment` counts local retries from 0.
+    """
+
+    type: Literal["execution_event"] = "execution_event"
+    task_id: str
+    event_type: Literal[
+        "token", "thinking", "stdout", "stderr", "status", "error", "tool"
+    ]
+    text: str
+    timestamp: str
+    route: str
+    generation: int
+    attempt: int
+    segment: int
+    n: int
+    tokens_so_far: int | None = None
+    model: str | None = None
+
+
+class Gpu(Struct, frozen=True, omit_defaults=True):
+    """One graphics card's memory."""
+
+    name: str
+    vram_total_bytes: int
+    vram_free_bytes: int
+
+
+class Resources(Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """What a machine has and how busy it is; None means unknown. `cpu` is 0 to 1."""
+
+    cpu: float | None = None
+    cores: int | None = None
+    ram_total_bytes: int | None = None
+    ram_free_bytes: int | None = None
+    gpus: list[Gpu] = []
+
+
+class Beat(Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """A host's sign of life, every 2 s on core NATS. `n` rises by one each time."""
+
+    host: str
+    incarnation: str
+    n: int
+    at: str
+    resources: Resources
+    held: list[Held] = []
+    draining: bool = False
+    outbox: int = 0

@@ -1,0 +1,169 @@
+"""Bytes to events and back, with errors that name the place.
+
+Stored events are read through upcasters: a tag that is no longer written is turned,
+as plain JSON, into the tag that took its place, and decoded as that. A tag nobody knows
+becomes `Unknown` and is kept as it came.
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+import msgspec
+
+from events.catalogue import AnyEvent, Event, Unknown, types
+from events.errors import Malformed
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+T = TypeVar("T")
+
+Upcaster = "Callable[[dict[str, Any]], dict[str, Any]]"
+
+UPCASTERS: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {}
+"""Old tag to a function that rewrites its object, `type` included, to a newer one."""
+
+_KNOWN = frozenset(types())
+_encoder = msgspec.json.Encoder()
+_event_decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(AnyEvent)
+_AT = re.compile(r"^(?P<said>.*?)(?: - at `(?P<path>[^`]*)`)?$", re.DOTALL)
+_EXPECTED = re.compile(r"^Expected (?P<expected>.*?)(?:, got (?P<got>.*))?$", re.DOTALL)
+
+
+def encode(value: Any) -> bytes:
+    """Spell an event, command or answer as JSON."""
+    return _encoder.encode(value)
+
+
+def decode_event(raw: bytes) -> Event:
+    """Read a stored event; raise Malformed if it is none.
+
+    The fast way first; a tag the catalogue lacks is looked for among the upcasters and
+    otherwise kept as Unknown.
+    """
+    try:
+        event: Event = _event_decoder.decode(raw)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        return _older_or_unknown(raw, error)
+    return event
+
+
+def _older_or_unknown(raw: bytes, error: Exception) -> Event:
+    try:
+        body = msgspec.json.decode(raw)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        raise malformed(error) from error
+    tag = body.get("type") if isinstance(body, dict) else None
+    if not isinstance(tag, str) or tag in _KNOWN:
+        raise malformed(error) from error
+    seen = set()
+    while tag in UPCASTERS and tag not in seen:
+        seen.add(tag)
+        body = UPCASTERS[tag](body)
+        tag = body["type"]
+    if tag in _KNOWN:
+        try:
+            event: Event = msgspec.convert(body, type=AnyEvent)
+        except msgspec.ValidationError as late:
+            raise malformed(late) from late
+        return event
+    head = {name: body.get(name) for name in ("id", "at", "by")}
+    return Unknown(
+        tag=tag,
+        body=body,
+        **{
+            name: value if isinstance(value, str) else ""
+            for name, value in head.items()
+        },
+    )
+
+
+class Reader(Generic[T]):
+    """Reads one kind of message: `Reader(Submit).decode(raw)`; raises Malformed."""
+
+    def __init__(self, kind: Any) -> None:
+        self._decoder: msgspec.json.Decoder[T] = msgspec.json.Decoder(kind)
+
+    def decode(self, raw: bytes) -> T:
+        """Read `raw`, raise Malformed with the JSON path where it is wrong."""
+        try:
+            return self._decoder.decode(raw)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise malformed(error) from error
+
+
+def convert(value: Any, kind: type[T]) -> T:
+    """Turn plain JSON values into `kind`; raise Malformed with the JSON path."""
+    try:
+        return msgspec.convert(value, type=kind)
+    except msgspec.ValidationError as error:
+        raise malformed(error) from error
+
+
+def malformed(error: Exception) -> Malformed:
+    """Say in our words what msgspec found: place, expectation, what came.
+
+    msgspec gives its finding as a sentence alone, so the sentence is taken apart here and
+    nowhere else; one that does not fit the pattern is passed on whole.
+    """
+    said = str(error)
+    if isinstance(error, UnicodeDecodeError):
+        return Malformed("", "JSON in UTF-8", f"bytes that are not ({error.reason})")
+    if not isinstance(error, msgspec.ValidationError):
+        return Malformed("", "JSON", f"something else ({said})")
+    match = _AT.match(said)
+    what = match["said"] if match else said
+    path = (
+        ((match["path"] if match else None) or "").removeprefix("$").removeprefix(".")
+    )
+    if unknown := re.match(r"^Object contains unknown field `(.*)`$", what, re.DOTALL):
+        return Malformed(_join(path, unknown[1]), "no such field", "one")
+    if missing := re.match(r"^Object missing required field `(.*)`$", what, re.DOTALL):
+        return Malformed(_join(path, missing[1]), "a value", "none")
+    if wrong := re.match(r"^Invalid (?:enum )?value (.*)$", what, re.DOTALL):
+        return Malformed(path, "one of the allowed values", wrong[1])
+    if expected := _EXPECTED.match(what):
+        got = expected["got"] or "another value"
+        return Malformed(path, _plain(expected["expected"]), _plain(got))
+    return Malformed(path, "a valid value", what)
+
+
+def _join(path: str, field: str) -> str:
+    return f"{path}.{field[:80]}" if path else field[:80]
+
+
+def _plain(text: str) -> str:
+    return text.replace("`", "")
+
+
+def rfc3339(now: float) -> str:
+    """Spell an instant (epoch seconds) in UTC with microseconds and a Z."""
+    whole, micro = divmod(round(now * 1_000_000), 1_000_000)
+    return f"{_second(whole)}.{micro:06d}Z"
+
+
+_seconds: dict[int, str] = {}
+
+
+def _second(whole: int) -> str:
+    text = _seconds.get(whole)
+    if text is None:
+        if len(_seconds) > 64:
+            _seconds.clear()
+        moment = datetime.fromtimestamp(whole, UTC)
+        text = _seconds[whole] = moment.strftime("%Y-%m-%dT%H:%M:%S")
+    return text
+
+
+def instant(text: str, path: str = "at") -> float:
+    """Read an RFC 3339 instant as epoch seconds; raise Malformed naming `path`."""
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise Malformed(path, "an RFC 3339 time", repr(text[:80])) from None
+    if moment.tzinfo is None:
+        raise Malformed(path, "a time with its zone", repr(text[:80]))
+    return moment.timestamp()

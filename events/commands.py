@@ -1,0 +1,300 @@
+"""What can be asked for: commands, their answers, and the actors' mail.
+
+Commands are requests on `agentcom.cmd.<name>`; each may carry an `id` and an
+`expires_at` (RFC 3339), because a request that timed out while disconnected is still
+delivered after the reconnect. Answers are JSON: the named struct, or a `Refusal`.
+Mail goes to one actor's mailbox; what a leader sends carries its epoch, and an older
+epoch is refused. Unknown fields are refused in commands and ignored in mail, so that
+an older host understands a newer scheduler.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from msgspec import Meta, Struct
+
+from events.catalogue import (
+    Classification,
+    EndpointKind,
+    Result,
+    TargetType,
+    TaskRouted,
+    TaskSpec,
+    Tier,
+    Token,
+)
+
+
+class Command(
+    Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True
+):
+    """What every command may carry: an id, and until when it is meant."""
+
+    id: Token | None = None
+    expires_at: str | None = None
+
+
+class Submit(TaskSpec, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`task.submit`: a task's fields, flat, with the command's own two."""
+
+    id: Token | None = None
+    expires_at: str | None = None
+
+
+class SubmitBatch(Command, frozen=True, kw_only=True):
+    """`task.batch`: all of them or none."""
+
+    tasks: Annotated[list[TaskSpec], Meta(min_length=1, max_length=1_000)]
+
+
+class CancelTask(Command, frozen=True, kw_only=True):
+    """`task.cancel`."""
+
+    task_id: Token
+    reason: Annotated[str, Meta(max_length=1_000)] = ""
+
+
+class RetryTask(Command, frozen=True, kw_only=True):
+    """`task.retry`: try a final task anew."""
+
+    task_id: Token
+    reason: Annotated[str, Meta(max_length=1_000)] = ""
+
+
+class ReassignTask(Command, frozen=True, kw_only=True):
+    """`task.reassign`: take the task where it is and give it to another host."""
+
+    task_id: Token
+    host: Token
+    reason: Annotated[str, Meta(max_length=1_000)] = ""
+
+
+class Classify(Submit, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`task.classify` and `task.route`: what would happen, without submitting."""
+
+
+class DrainHost(Command, frozen=True, kw_only=True):
+    """`host.drain`: finish what runs, take nothing new."""
+
+    host: Token
+    reason: Annotated[str, Meta(max_length=1_000)] = ""
+
+
+class ResumeHost(Command, frozen=True, kw_only=True):
+    """`host.resume`."""
+
+    host: Token
+
+
+class AddEndpoint(Command, frozen=True, kw_only=True):
+    """`endpoint.add`: a shared model server that hosts may call."""
+
+    endpoint: Token
+    kind: Literal["ollama", "openai"]
+    url: Annotated[str, Meta(pattern=r"^https?://[^\s]+$", max_length=1_000)]
+    slots: Annotated[int, Meta(ge=1, le=10_000)] = 1
+
+
+class RemoveEndpoint(Command, frozen=True, kw_only=True):
+    """`endpoint.remove`."""
+
+    endpoint: Token
+
+
+class AcknowledgeAlert(Command, frozen=True, kw_only=True):
+    """`alert.acknowledge`."""
+
+    tier: Tier
+
+
+class SetPolicy(Command, frozen=True, kw_only=True):
+    """`policy.set` and `policy.validate`: `based_on` is the version it was made from."""
+
+    policy: dict[str, Any]
+    based_on: int | None = None
+
+
+# -- Answers ---------------------------------------------------------------------------
+
+
+class Refusal(Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """A command that was not carried out, and why. Nothing was stored.
+
+    `code` is a stable word (`malformed`, `conflict`, `not_found`, `expired`, ...), `path`
+    the JSON path of the value that is wrong.
+    """
+
+    ok: Literal[False] = False
+    code: str
+    error: str
+    path: str = ""
+    status: int = 400
+
+
+class Submitted(Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """The task's id; `existing` where the same submission had come before."""
+
+    ok: Literal[True] = True
+    task_id: str
+    seq: int
+    effective_tier: Tier
+    existing: bool = False
+    warnings: list[str] = []
+
+
+class BatchSubmitted(Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """The tasks' ids, in the order given."""
+
+    ok: Literal[True] = True
+    task_ids: list[str]
+    existing: bool = False
+    warnings: list[str] = []
+
+
+class Done(Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """The command was carried out; `seq` is its event, 0 where nothing had to be done."""
+
+    ok: Literal[True] = True
+    seq: int = 0
+    task_id: str = ""
+    state: str = ""
+    detail: str = ""
+
+
+class Classified(Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """What `classify` answers."""
+
+    ok: Literal[True] = True
+    classification: Classification
+    warnings: list[str] = []
+
+
+class WouldRoute(Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """What `route` answers: the decision as it would be now, or why there is none."""
+
+    ok: Literal[True] = True
+    classification: Classification
+    decision: TaskRouted | None = None
+    waiting_for: str = ""
+
+
+# -- Mail ------------------------------------------------------------------------------
+
+
+class Limits(Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """The policy's numbers that a run uses; they stay as they were for that run."""
+
+    shell_retries: int = 1
+    model_retries: int = 2
+    claude_retries: int = 3
+    claude_backoff_s: list[float] = [2.0, 4.0, 8.0]
+    wake_retries: int = 3
+    wake_backoff_s: list[float] = [5.0, 15.0, 30.0]
+    wake_timeout_s: float = 60.0
+    wake_confirm_s: float = 30.0
+    run_timeout_s: float = 1800.0
+    connect_timeout_s: float = 5.0
+    first_token_warm_s: float = 60.0
+    first_token_cold_s: float = 300.0
+    idle_timeout_s: float = 120.0
+    shell_term_grace_s: float = 5.0
+    claude_int_grace_s: float = 5.0
+    claude_term_grace_s: float = 3.0
+    claude_result_grace_s: float = 5.0
+    output_limit_bytes: int = 262_144
+    num_ctx: int = 8192
+
+
+class Assign(Struct, frozen=True, omit_defaults=True, kw_only=True, tag="assign"):
+    """Run this. `route` is the routed event's id and the fence for all that follows."""
+
+    epoch: int
+    task_id: str
+    route: str
+    generation: int
+    attempt: int
+    spec: TaskSpec
+    tier: Tier
+    target_type: TargetType
+    endpoint: str = ""
+    endpoint_kind: EndpointKind | None = None
+    endpoint_url: str = ""
+    model: str = ""
+    equivalent_model: str = ""
+    max_budget_usd: float | None = None
+    limits: Limits = Limits()
+    resume_session: str | None = None
+
+
+class Cancel(Struct, frozen=True, omit_defaults=True, kw_only=True, tag="cancel"):
+    """End this run; `route` "" means whatever runs of the task."""
+
+    epoch: int
+    task_id: str
+    route: str = ""
+    reason: str = ""
+
+
+class Drain(Struct, frozen=True, omit_defaults=True, kw_only=True, tag="drain"):
+    """Take no more work."""
+
+    epoch: int = 0
+    reason: str = ""
+
+
+class Resume(Struct, frozen=True, omit_defaults=True, kw_only=True, tag="resume"):
+    """Take work again."""
+
+    epoch: int = 0
+
+
+class Rejoin(Struct, frozen=True, omit_defaults=True, kw_only=True, tag="rejoin"):
+    """The scheduler had given this host up, or never heard of it: say who you are."""
+
+    epoch: int
+    incarnation: str = ""
+
+
+class UseEndpoints(
+    Struct, frozen=True, omit_defaults=True, kw_only=True, tag="endpoints"
+):
+    """The shared endpoints an operator has added: probe them, report them."""
+
+    epoch: int
+    endpoints: list[SharedEndpoint]
+
+
+class SharedEndpoint(Struct, frozen=True, kw_only=True):
+    """One shared endpoint, as added."""
+
+    endpoint: str
+    kind: Literal["ollama", "openai"]
+    url: str
+    slots: int = 1
+
+
+class Inspect(Struct, frozen=True, omit_defaults=True, kw_only=True, tag="inspect"):
+    """What is going on there?"""
+
+
+HostMail = Assign | Cancel | Drain | Resume | Rejoin | UseEndpoints | Inspect
+TaskMail = Cancel | Inspect
+
+
+class Reply(Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """An actor's answer: taken, or refused with a reason."""
+
+    ok: bool
+    code: str = ""
+    detail: str = ""
+    info: dict[str, Any] = {}
+
+
+class TaskView(Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """A run as its task actor sees it: the answer to `Inspect`."""
+
+    task_id: str
+    route: str
+    phase: str
+    result: Result | None = None

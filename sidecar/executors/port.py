@@ -1,0 +1,159 @@
+"""The executors' port: what a run is given, what it says meanwhile, what it ends as.
+
+An executor runs one assignment to its end, with the retries that belong to the host. It
+returns raw counts, never dollars (`sidecar.costs` makes them, nowhere else), and it ends
+in exactly one of three ways: `Finished`, `GivenBack`, `Stopped`. An exception out of
+`run` is a fault of ours; whoever runs executors turns it into a failure that says so.
+Whatever way it ends, no process of the run is alive when `run` returns.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Literal, Protocol
+
+from msgspec import Struct
+
+from events.catalogue import RunError
+from events.commands import Assign
+
+
+class Run(Struct, frozen=True, kw_only=True):
+    """One assignment, resolved on this host.
+
+    `cwd` is the working folder (made, and locked where that is asked for), `env` the whole
+    environment of a child process: built up, never inherited.
+    """
+
+    assign: Assign
+    cwd: Path
+    env: dict[str, str]
+
+
+class Emit(Protocol):
+    """What a run says while it runs. Never blocks; order is kept over all kinds."""
+
+    def text(
+        self,
+        kind: Literal["token", "thinking", "stdout", "stderr", "tool"],
+        text: str,
+        *,
+        tokens_so_far: int | None = None,
+    ) -> None:
+        """Say a piece of output."""
+        ...
+
+    def status(self, text: str) -> None:
+        """Say a line about the run; logged as an event too."""
+        ...
+
+    def error(self, text: str, code: str = "") -> None:
+        """Say that something went wrong; logged as an event too."""
+        ...
+
+    def retrying(
+        self,
+        text: str,
+        *,
+        retry: int,
+        of: int,
+        backoff_s: float = 0.0,
+        reason: str = "",
+    ) -> None:
+        """Say that try `retry` of `of` comes next; starts a new segment of output."""
+        ...
+
+
+class Stop:
+    """The wish that a run ends. Set at most once; the first reason stays."""
+
+    def __init__(self) -> None:
+        self._event = asyncio.Event()
+        self.reason = ""
+
+    def request(self, reason: str) -> None:
+        """Ask the run to end."""
+        if not self._event.is_set():
+            self.reason = reason
+            self._event.set()
+
+    @property
+    def requested(self) -> bool:
+        """Whether the run has been asked to end."""
+        return self._event.is_set()
+
+    async def wait(self) -> None:
+        """Return once the run has been asked to end."""
+        await self._event.wait()
+
+
+class RawResult(Struct, frozen=True, kw_only=True):
+    """What came of a run, in counts. None among tokens means unknown.
+
+    `output` and `stderr` are already cut to head and tail where they were too long;
+    `*_bytes` count all of it. `reported_cost_usd` is what the program itself said this
+    run cost, `cost_known` False where it said so about a model it has no price for.
+    """
+
+    status: Literal["success", "failed"]
+    output: str = ""
+    stderr: str = ""
+    error: RunError | None = None
+    model_used: str = "none"
+    tokens_in: int | None = 0
+    tokens_out: int | None = 0
+    cache_read_tokens: int = 0
+    cache_write_tokens: int = 0
+    reported_cost_usd: float | None = None
+    cost_known: bool = True
+    execution_ms: float = 0.0
+    exit_code: int | None = None
+    signal: str | None = None
+    output_bytes: int = 0
+    stderr_bytes: int = 0
+    output_sha256: str | None = None
+    truncated: bool = False
+    session_id: str | None = None
+    simulated: bool = False
+
+
+class Finished(Struct, frozen=True):
+    """The work gave its own answer, success or failure; nobody tries elsewhere."""
+
+    result: RawResult
+
+
+class GivenBack(Struct, frozen=True, kw_only=True):
+    """Not the work's answer: another place or another time may do it.
+
+    `reason`: `endpoint_failed` (then `exclude` names the endpoint or host), `limited`
+    (`limited_until`, epoch seconds, where known), `draining`, ... `unusable` marks an
+    endpoint that its next run would fail on too (not logged in, no credit).
+    `result` holds what was spent all the same.
+    """
+
+    reason: str
+    detail: str = ""
+    exclude: str | None = None
+    limited_until: float | None = None
+    unusable: bool = False
+    result: RawResult | None = None
+
+
+class Stopped(Struct, frozen=True, kw_only=True):
+    """The run was asked to end and has; `result` holds what was spent and said."""
+
+    result: RawResult | None = None
+    descendants_left: int = 0
+
+
+Outcome = Finished | GivenBack | Stopped
+
+
+class Executor(Protocol):
+    """Runs one kind of work."""
+
+    async def run(self, run: Run, emit: Emit, stop: Stop) -> Outcome:
+        """Run it to its end. Cancelling the coroutine kills the run's processes too."""
+        ...
