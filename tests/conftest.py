@@ -1,0 +1,23 @@
+"""Fixtures for every test."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.broker import LiveBroker, live_broker
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+
+@pytest.fixture
+async def broker(tmp_path: Path) -> AsyncIterator[LiveBroker]:
+    """A running, provisioned nats-server of this test's own (see tests/broker.py)."""
+    running = await live_broker(tmp_path / "instance")
+    try:
+        yield running
+    finally:
+        await running.close()
