@@ -1,0 +1,203 @@
+"""`agentcom keys` and `agentcom host`: who may connect, and with which key."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from cli import broker
+from cli.instance import (
+    ROLES,
+    Credentials,
+    Instance,
+    local_host_name,
+    shipped_conf,
+)
+from events.ids import is_token
+
+_DATA = click.option(
+    "--data",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="The data folder  [default: $AGENTCOM_DATA, else your user data folder]",
+)
+_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+class _HostName(click.ParamType[str]):
+    name = "name"
+
+    def convert(
+        self,
+        value: str,
+        param: click.Parameter | None,
+        ctx: click.Context | None,
+    ) -> str:
+        if not is_token(value):
+            self.fail(
+                f"{value!r} is not 1 to 64 letters, digits, '_' or '-'", param, ctx
+            )
+        return value
+
+
+HOST_NAME = _HostName()
+
+
+@click.command()
+@_DATA
+@_JSON
+@click.option("--listen", metavar="HOST:PORT", help="Where the broker listens.")
+@click.option(
+    "--host",
+    "hosts",
+    type=HOST_NAME,
+    multiple=True,
+    help="A host to make a key for  [default: this machine, if there is none yet]",
+)
+def keys(
+    data: Path | None, as_json: bool, listen: str | None, hosts: tuple[str, ...]
+) -> None:
+    """Make the key of each role and the broker's configuration, and show how to connect.
+
+    What exists is kept. Afterwards `nats-server -c nats.conf` runs in the data folder;
+    in a folder that holds AgentCom's own nats.conf too, because local.conf and
+    hosts.conf are linked there.
+    """
+    instance = Instance(data)
+    instance.prepare(listen, hosts or None)
+    links = link_beside(Path.cwd(), instance)
+    credentials = [
+        instance.credentials(role)
+        for role in (*ROLES, *(f"host-{name}" for name in instance.hosts()))
+    ]
+    if as_json:
+        click.echo(json.dumps(_as_json(instance, credentials), indent=2))
+        return
+    conf = "nats.conf" if links else str(instance.conf)
+    click.echo(f"data folder   {instance.data}")
+    click.echo(f"broker        nats-server -c {conf}")
+    for link in links:
+        click.echo(f"linked        {link.name} -> {instance.data / link.name}")
+    click.echo()
+    for one in credentials:
+        click.echo(f"{one.role:<13} {nats_command(one)}")
+
+
+@click.group()
+def host() -> None:
+    """Machines that may join the fleet."""
+
+
+@host.command("add")
+@click.argument("name", type=HOST_NAME)
+@_DATA
+@_JSON
+def add(name: str, data: Path | None, as_json: bool) -> None:
+    """Let the machine NAME join: make its key, and tell a running broker.
+
+    Copy the printed file to that machine; there,
+    `agentcom sidecar --nats URL --creds host-NAME.nk`.
+    """
+    instance = _prepared(data)
+    credentials = instance.add_host(name)
+    told = broker.reload(instance)
+    if as_json:
+        click.echo(json.dumps({**_one(credentials), "broker_reloaded": told}, indent=2))
+        return
+    click.echo(f"host          {name}")
+    if credentials.seed_path.exists():
+        click.echo(f"key           {credentials.seed_path}")
+    else:
+        click.echo("key           not here any more; `host remove` and add it anew")
+    click.echo(
+        f"broker        {'knows it now' if told else 'will know it at its start'}"
+    )
+    click.echo(
+        f"on {name:<10} agentcom sidecar --nats {credentials.url} "
+        f"--creds {credentials.seed_path.name}"
+    )
+
+
+@host.command("remove")
+@click.argument("name", type=HOST_NAME)
+@_DATA
+def remove(name: str, data: Path | None) -> None:
+    """Forget the machine NAME and its key; a running broker cuts it off."""
+    instance = _prepared(data)
+    if not instance.remove_host(name):
+        raise click.ClickException(f"no host {name}; there are: {_listed(instance)}")
+    broker.reload(instance)
+    click.echo(f"removed {name}")
+
+
+@host.command("keys")
+@_DATA
+@_JSON
+def list_keys(data: Path | None, as_json: bool) -> None:
+    """List the machines that have a key."""
+    names = _prepared(data).hosts()
+    click.echo(json.dumps(names) if as_json else "\n".join(names))
+
+
+def nats_command(credentials: Credentials) -> str:
+    """Spell the nats CLI's options for a role."""
+    return (
+        f"nats --server {credentials.url} --nkey {credentials.seed_path} "
+        f"--inbox-prefix {credentials.inbox_prefix}"
+    )
+
+
+def link_beside(folder: Path, instance: Instance) -> list[Path]:
+    """Link local.conf and hosts.conf into a folder that holds AgentCom's nats.conf.
+
+    nats-server reads included files from beside the including one. Only our own
+    nats.conf counts, and only links and absent names are replaced; returns the links.
+    """
+    conf = folder / "nats.conf"
+    if folder.resolve() == instance.data.resolve() or not conf.is_file():
+        return []
+    if conf.read_bytes() != shipped_conf().read_bytes():
+        return []
+    links = []
+    for target in (instance.local_conf, instance.hosts_conf):
+        link = folder / target.name
+        if link.exists() and not link.is_symlink():
+            raise click.ClickException(
+                f"{link} is a file, not AgentCom's link; move it away first"
+            )
+        link.unlink(missing_ok=True)
+        link.symlink_to(target)
+        links.append(link)
+    return links
+
+
+def _prepared(data: Path | None) -> Instance:
+    instance = Instance(data)
+    if not instance.local_conf.exists():
+        instance.prepare()
+    return instance
+
+
+def _listed(instance: Instance) -> str:
+    return ", ".join(instance.hosts()) or "none"
+
+
+def _one(credentials: Credentials) -> dict[str, str]:
+    return {
+        "role": credentials.role,
+        "url": credentials.url,
+        "nkey": str(credentials.seed_path),
+        "inbox_prefix": credentials.inbox_prefix,
+        "nats": nats_command(credentials),
+    }
+
+
+def _as_json(instance: Instance, credentials: list[Credentials]) -> dict[str, object]:
+    return {
+        "data": str(instance.data),
+        "conf": str(instance.conf),
+        "url": instance.url,
+        "this_host": local_host_name(),
+        "roles": [_one(one) for one in credentials],
+    }
