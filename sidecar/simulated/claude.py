@@ -45,6 +45,7 @@ CLAUDE_CODE = "2.1.330"  # whose behaviour this is
 VERSION = f"{CLAUDE_CODE} (Claude Code, simulated)"
 CONTROL_VARIABLE = "AGENTCOM_SIMULATED_CLAUDE"
 DEFAULT_MODEL = "claude-sonnet-4-5"
+_REQUEST = "req_simulated"
 
 Kind = Literal[
     "ok",
@@ -60,6 +61,7 @@ Kind = Literal[
     "middrop",  # the connection is lost after `after` tokens
     "maxturns",  # uses tools until --max-turns
     "budget",  # spends more than --max-budget-usd
+    "refusal",  # the model declines, twice
     "denied",  # wants a tool, which is denied
     "tool",  # runs `command` with its Bash tool, in a process group of its own
     "hang_at_start",  # prints nothing at all
@@ -213,6 +215,10 @@ class _Usage(msgspec.Struct, kw_only=True):
             output=self.output + other.output,
         )
 
+    @property
+    def cost_something(self) -> bool:
+        return self.input + self.cache_creation + self.cache_read + self.output > 0
+
     def api(self) -> dict[str, int]:
         return {
             "input_tokens": self.input,
@@ -314,7 +320,8 @@ _FAILURES: dict[str, _Failure] = {
         "server_error",
         "unknown",
         None,
-        "API Error: Unable to connect to API (ConnectionRefused)",
+        "API Error: Connection refused — a firewall or proxy may be blocking it "
+        "(ECONNREFUSED)",
         api_error="connection_failed",
     ),
     "middrop": _Failure(
@@ -445,7 +452,10 @@ class _Claude:
         self._denials: list[dict[str, Any]] = []
         self._first_token_ms: int | None = None
         self._said = ""
+        self._settled = _Usage()  # `_counted` without the message under way
         self._block: dict[str, Any] | None = None  # the block being streamed
+        self._tool_id: str | None = None  # the tool that runs
+        self._tool_results = 0
 
     def run(self) -> int:
         """Print everything; the exit code."""
@@ -472,8 +482,10 @@ class _Claude:
                 return self._use_tools_until_the_limit()
             case "budget":
                 self._request()
-                self._message([self._tool_block()])
-                return self._over_budget()
+                self._message([self._tool_block()], stop_reason="tool_use")
+                return self._over_budget("tool_use")
+            case "refusal":
+                return self._refused_by_the_model()
             case "denied" | "tool":
                 self._request()
                 self._use_tool(allowed=kind == "tool" and self._may_use_tools())
@@ -490,6 +502,8 @@ class _Claude:
             self._message([self._text_block()], stop_after=self._scenario.after)
             return self._scenario.exit_code
         self._message([*self._thinking_block(), self._text_block()])
+        if self._is_over_budget():
+            return self._over_budget("end_turn")
         if kind == "hang_before_result":
             self._signals.pause(None)
         self._result(self._success())
@@ -521,16 +535,20 @@ class _Claude:
                 )
             )
             self._signals.pause(delay_ms / 1000)
-        self._rate_limit_event()
         text = failure.text.replace("{model}", self._model)
-        status = {
-            "api_error_status": failure.status,
-            "api_error_type": failure.api_type,
-        }
-        about = status if failure.status else {}
+        about: dict[str, Any] = {}
+        request: dict[str, Any] = {}
+        if failure.status:
+            about["api_error_type"] = failure.api_type
+            request = {"request_id": _REQUEST, "api_error_status": failure.status}
         if failure.api_error:
-            about = {"api_error": failure.api_error}
-        self._synthetic(text, failure, about)
+            about["api_error"] = failure.api_error
+        limit = self._rate_limit_event()
+        if limit is not None:
+            text = f"You've hit your 5-hour limit · resets {_clock(limit['resetsAt'])}"
+            about["api_error"] = "usage_limit_reached"
+            request["api_error_params"] = {"rate_limit_info": limit}
+        self._synthetic(text, failure.error, {**request, **about})
         self._turns = 1
         self._result(
             {
@@ -562,64 +580,133 @@ class _Claude:
         )
         return 1
 
-    def _over_budget(self) -> int:
+    def _is_over_budget(self) -> bool:
+        budget = self._flags.max_budget_usd
+        return budget is not None and _price(self._model, self._spent)[0] > budget
+
+    def _over_budget(self, stop_reason: str) -> int:
         budget = self._flags.max_budget_usd or 0.0001
-        self._counted = _Usage()  # the result comes before the turn was counted
+        self._counted = self._settled = _Usage()  # comes before the turn is counted
         self._result(
             {
                 "subtype": "error_max_budget_usd",
                 "is_error": True,
                 "errors": [f"Reached maximum budget (${budget:g})"],
-                "stop_reason": "tool_use",
+                "stop_reason": stop_reason,
                 "terminal_reason": "budget_exhausted",
             }
         )
         return 1
 
+    def _refused_by_the_model(self) -> int:
+        """The model declines; Claude Code asks once more, then gives up."""
+        self._request()
+        self._message([], stop_reason="refusal")
+        noted = "The model's safeguards stopped the response above (simulated)"
+        note = {"type": "system", "subtype": "informational", "content": noted}
+        self._print(self._signed({**note, "level": "notice"}))
+        text = {"type": "text", "text": "Your response above was stopped (simulated)."}
+        self._print(
+            self._spoken(
+                "user",
+                {"role": "user", "content": [text]},
+                isSynthetic=True,
+                refused_message_id=self._begun[-1],
+            )
+        )
+        self._request()
+        words = "API Error: The model can't help with this (simulated)."
+        self._message([], stop_reason="refusal", declined=words)
+        self._result(
+            {
+                "subtype": "success",
+                "is_error": True,
+                "api_error_status": None,
+                "result": words,
+                "stop_reason": "refusal",
+                "terminal_reason": "api_error",
+                "safety_stops": 2,
+            }
+        )
+        return 1
+
+    def _decline(self, words: str) -> None:
+        self._print(
+            self._signed(
+                {
+                    "type": "system",
+                    "subtype": "model_refusal_no_fallback",
+                    "original_model": self._model,
+                    "request_id": _REQUEST,
+                    "api_refusal_category": None,
+                    "api_refusal_explanation": None,
+                    "refused_user_message_uuid": str(uuid.uuid4()),
+                    "content": "",
+                }
+            )
+        )
+        about = {"request_id": _REQUEST, "refused_message_id": self._begun[-1]}
+        self._synthetic(words, "invalid_request", about)
+
     def _interrupted(self) -> int:
         """SIGINT: what was said so far, and the cost of it. The exit code is 0."""
-        block, self._block = self._block, None
-        reason = "aborted_tools" if self._said == "" and self._turns else ""
+        block, tool = self._block, self._tool_id
+        if block is not None and (block.get("text") or block.get("thinking")):
+            message = {**self._message_head([block]), "context_management": None}
+            self._print(self._said_by_model(message, aborted=True))
+        if tool is not None:
+            self._reject(tool)
+        what = " for tool use" if tool is not None else ""
+        text = {"type": "text", "text": f"[Request interrupted by user{what}]"}
+        self._print(self._spoken("user", {"role": "user", "content": [text]}))
         if block is not None:
-            self._abandon(block)
-        self._interruption()
-        if block is not None:
-            self._abandoned_end()
-        self._counted = _Usage()
-        self._turns += 1
+            self._end_abandoned_message()
+        self._counted = self._settled
+        self._turns = 2 + self._tool_results
+        stop_reason = "tool_use" if self._tool_results else None
         self._result(
             {
                 "subtype": "error_during_execution",
                 "is_error": True,
                 "errors": [
                     "[ede_diagnostic] result_type=user last_content_type=n/a "
-                    "stop_reason=null"
+                    f"stop_reason={stop_reason or 'null'}"
                 ],
-                "stop_reason": None,
-                "terminal_reason": reason or "aborted_streaming",
+                "stop_reason": stop_reason,
+                "terminal_reason": f"aborted_{'tools' if tool else 'streaming'}",
             }
         )
         return 0
 
-    def _abandon(self, block: dict[str, Any]) -> None:
-        said = [block] if block.get("text") or block.get("thinking") else []
-        if said:
-            message = {**self._message_head(said), "context_management": None}
-            self._print(self._spoken("assistant", message, aborted=True))
+    def _reject(self, tool_id: str) -> None:
+        """The result of a tool that was interrupted."""
+        content = {
+            "type": "tool_result",
+            "content": "The user doesn't want to proceed with this tool use (simulated).",
+            "is_error": True,
+            "tool_use_id": tool_id,
+        }
+        meta = {"id": tool_id, "non_execution_kind": "user-rejected"}
+        self._tool_answer(content, "User rejected tool use", meta)
 
-    def _interruption(self) -> None:
-        text = {"type": "text", "text": "[Request interrupted by user]"}
-        self._print(self._spoken("user", {"role": "user", "content": [text]}))
-
-    def _abandoned_end(self) -> None:
+    def _end_abandoned_message(self) -> None:
         self._stream({"type": "content_block_stop", "index": 0})
-        self._stream(
-            {
-                "type": "message_delta",
-                "delta": {"stop_reason": None, "stop_sequence": None},
-                "usage": {**self._call_usage().api(), "output_tokens": 1},
-            }
-        )
+        delta = {
+            "container": None,
+            "stop_details": None,
+            "stop_reason": None,
+            "stop_sequence": None,
+        }
+        usage: dict[str, Any] = {
+            **self._call_usage().api(),
+            "output_tokens": 1,
+            "output_tokens_details": {"thinking_tokens": 0},
+            "iterations": [],
+            "server_tool_use": {"web_search_requests": 0, "web_fetch_requests": 0},
+            "fallback_credit": None,
+        }
+        event = {"type": "message_delta", "delta": delta, "usage": usage}
+        self._stream({**event, "context_management": None})
         self._stop_message(from_block=1)
 
     # -- what the model says ----------------------------------------------------
@@ -651,13 +738,14 @@ class _Claude:
         blocks: list[dict[str, Any]],
         *,
         stop_after: int | None = None,
+        stop_reason: str = "end_turn",
         denied: dict[str, Any] | None = None,
+        declined: str | None = None,
     ) -> None:
         """One API message, block by block; `stop_after` tokens the stream is lost."""
         self._begun.append(f"msg_{len(self._begun) + 1}")
         self._turns += 1
         self._spent = self._spent.plus(self._call_usage())
-        self._counted = self._counted.plus(self._call_usage())
         before = self._spent.output
         self._stream(
             {"type": "message_start", "message": self._message_head([])},
@@ -666,48 +754,64 @@ class _Claude:
         )
         for index, block in enumerate(blocks):
             self._stream_block(index, block, stop_after)
-            if stop_after is None:
-                message = {**self._message_head([block]), "context_management": None}
-                self._print(self._spoken("assistant", message))
-            if stop_after is None or self._scenario.kind == "middrop":
-                self._stream({"type": "content_block_stop", "index": index})
-        self._counted.output += self._spent.output - before
+        if declined is not None:
+            self._decline(declined)
+        said = self._spent.output - before
+        read = self._call_usage()
         if stop_after is None:
-            uses_tool = blocks[-1]["type"] == "tool_use"
-            stop_reason = "tool_use" if uses_tool else "end_turn"
+            self._counted = self._counted.plus(read)
+            self._counted.output += said
+            self._settled = self._counted
             self._stream(
                 {
                     "type": "message_delta",
                     "delta": {"stop_reason": stop_reason, "stop_sequence": None},
-                    "usage": {"output_tokens": self._spent.output - before},
+                    "usage": {"output_tokens": said},
                 }
             )
             if denied is not None:
                 self._print(self._signed(denied))
             self._stop_message()
         elif self._scenario.kind == "middrop":
+            self._counted = self._counted.plus(read)
+            self._counted.output += 1  # the first figure of a message that was lost
             self._stop_message(from_block=0)
 
     def _stream_block(
         self, index: int, block: dict[str, Any], stop_after: int | None
     ) -> None:
         opened, deltas = _deltas(block)
+        thinks = {"thinking_display": "updates"} if block["type"] == "thinking" else {}
         start = {"type": "content_block_start", "index": index, "content_block": opened}
-        self._stream(start)
+        self._stream(start, **thinks)
         self._block = dict(opened)
-        for delta in deltas[:stop_after]:
+        for number, delta in enumerate(deltas[:stop_after], 1):
             self._signals.pause(self._scenario.delay_s)
             if self._first_token_ms is None:
                 self._first_token_ms = self._elapsed_ms()
-            self._stream(
-                {"type": "content_block_delta", "index": index, "delta": delta}
-            )
+            shown = thinks if delta["type"] == "thinking_delta" else {}
+            if shown:
+                self._thinking_tokens(number)
+            event = {"type": "content_block_delta", "index": index, "delta": delta}
+            self._stream(event, **shown)
             self._spent.output += 1
             for part in ("text", "thinking"):
                 if part in delta:
                     self._block[part] = self._block[part] + delta[part]
             self._said += delta.get("text", "")
         self._block = None
+        if stop_after is None:
+            took = {"thinking_duration_ms": 0, **thinks} if thinks else {}
+            message = {**self._message_head([block]), "context_management": None}
+            self._print(self._said_by_model(message, **took))
+        if stop_after is None or self._scenario.kind == "middrop":
+            self._stream({"type": "content_block_stop", "index": index})
+
+    def _thinking_tokens(self, so_far: int) -> None:
+        if self._flags.include_partial_messages:
+            event = {"type": "system", "subtype": "thinking_tokens"}
+            counts = {"estimated_tokens": so_far, "estimated_tokens_delta": 1}
+            self._print(self._signed({**event, **counts}))
 
     def _use_tool(self, *, allowed: bool) -> None:
         """A Bash call and its result, run for real when it is allowed."""
@@ -720,8 +824,11 @@ class _Claude:
             "tool_use_id": block["id"],
             "message": _DENIED,
         }
-        self._message([block], denied=None if allowed else denied)
+        self._message(
+            [block], stop_reason="tool_use", denied=None if allowed else denied
+        )
         if allowed:
+            self._tool_id = block["id"]
             self._tool_result(block, self._run_tool(block["input"]["command"]))
             return
         self._denials.append(
@@ -795,6 +902,8 @@ class _Claude:
     def _tool_answer(
         self, content: dict[str, Any], result: object, meta: dict[str, Any]
     ) -> None:
+        self._tool_id = None
+        self._tool_results += 1
         message = {"role": "user", "content": [content]}
         self._print(
             self._spoken(
@@ -858,21 +967,27 @@ class _Claude:
                 )
             )
 
-    def _rate_limit_event(self) -> None:
+    def _rate_limit_event(self) -> dict[str, Any] | None:
+        """Say when the limit ends, where that is known; the limit's particulars."""
         scenario = self._scenario
         resets_at = scenario.resets_at
         if scenario.resets_in_s is not None:
             resets_at = int(time.time() + scenario.resets_in_s)
-        if resets_at is None:
-            return
+        if resets_at is None or scenario.kind != "r429":
+            return None
         info = {
             "status": "rejected",
             "resetsAt": resets_at,
             "rateLimitType": "five_hour",
+            "isUsingOverage": False,
         }
-        self._print(self._signed({"type": "rate_limit_event", "rate_limit_info": info}))
+        window = {"utilization": 1, "resetsAt": resets_at, "status": "rejected"}
+        shown = {**info, "unifiedWindows": {"five_hour": window}}
+        event = {"type": "rate_limit_event", "rate_limit_info": shown}
+        self._print(self._signed(event))
+        return info
 
-    def _synthetic(self, text: str, failure: _Failure, about: dict[str, Any]) -> None:
+    def _synthetic(self, text: str, error: str, about: dict[str, Any]) -> None:
         """The assistant's message that Claude Code writes itself, about an error."""
         usage = {
             **_Usage().whole(),
@@ -896,15 +1011,9 @@ class _Claude:
             "content": [{"type": "text", "text": text}],
             "context_management": None,
         }
-        request = {"request_id": "req_simulated"} if failure.status else {}
         self._print(
             self._spoken(
-                "assistant",
-                message,
-                error=failure.error,
-                **request,
-                is_api_error_message=True,
-                **about,
+                "assistant", message, error=error, is_api_error_message=True, **about
             )
         )
 
@@ -928,7 +1037,9 @@ class _Claude:
         result = {
             "type": "result",
             "duration_ms": self._elapsed_ms(),
-            "duration_api_ms": self._elapsed_ms() if self._counted.input else 0,
+            "duration_api_ms": self._elapsed_ms()
+            if self._settled.cost_something
+            else 0,
             "num_turns": self._turns,
             "session_id": self._session,
             "total_cost_usd": sum(used["costUSD"] for used in whole.values()),
@@ -1021,6 +1132,9 @@ class _Claude:
                     "api_message_id": self._begun[-1],
                 }
             )
+
+    def _said_by_model(self, message: dict[str, Any], **more: Any) -> dict[str, Any]:
+        return self._spoken("assistant", message, request_id=_REQUEST, **more)
 
     def _spoken(self, who: str, message: dict[str, Any], **more: Any) -> dict[str, Any]:
         return {
@@ -1116,6 +1230,10 @@ def _with_earlier(here: dict[str, Any], earlier: dict[str, Any]) -> dict[str, An
 
 def _session_file(session: str) -> Path:
     return Path.home() / ".claude" / "simulated-sessions" / f"{session}.json"
+
+
+def _clock(unix_s: int) -> str:
+    return datetime.fromtimestamp(unix_s, UTC).strftime("%H:%M (UTC)")
 
 
 def _text(data: bytes) -> str:
