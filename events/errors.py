@@ -7,7 +7,8 @@
     ├── LogError             the log could not do what was asked
     │   ├── Conflict         somebody else wrote to the subject first
     │   ├── LogUnavailable   no answer in time, or no connection
-    │   └── TooLarge         the event is larger than the log takes
+    │   ├── TooLarge         the event is larger than the log takes
+    │   └── Denied           the broker does not allow this role to do it
     └── Unreachable          nobody listens at a mailbox, or no answer in time
 
 An expected refusal (a full queue, a cancelled task) is a value, not one of these.
@@ -106,6 +107,17 @@ class TooLarge(LogError):
         self.size = size
         self.limit = limit
         super().__init__(f"{subject}: {size} bytes, the limit is {limit}")
+
+
+class Denied(LogError):
+    """The broker does not allow this role to do `doing`."""
+
+    code = "denied"
+
+    def __init__(self, doing: str, reason: str) -> None:
+        self.doing = doing
+        self.reason = reason
+        super().__init__(f"{doing}: not allowed ({reason})")
 
 
 class Unreachable(AgentComError):

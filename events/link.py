@@ -1,0 +1,402 @@
+"""One connection to the NATS server, and everything that goes over it.
+
+All that is sent leaves in the order of the calls, through one writer. While the server is
+away nothing is buffered for later: what must arrive is kept by those who care (the log's
+appends, a host's outbox) and said again after the reconnect, which is announced to them
+before anything new is sent. So nothing arrives late that was meant for then.
+
+Requests share one inbox, answers are told apart by a number. The broker's refusals come
+asynchronously and as text; they are matched to the waiting calls by subject, so that a
+missing right is an error at once and not a time-out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections import deque
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import nats
+import nats.errors
+from nats.aio.client import Client
+
+from events.errors import Denied, LogUnavailable, Unreachable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from nats.aio.msg import Msg
+    from nats.aio.subscription import Subscription
+
+    from events.bus import Listening, Message
+
+NO_RESPONDERS = "503"
+PENDING_MESSAGES = 262_144
+_PERMISSION = re.compile(r'permissions violation for (\w+) to "([^"]+)"', re.IGNORECASE)
+
+
+class Address(msgspec.Struct, frozen=True, kw_only=True):
+    """Where the server is and as whom to come.
+
+    `seed` is an nkey seed file; None for a server that asks nobody who he is. `inbox` is
+    the prefix that the role may receive answers under.
+    """
+
+    url: str
+    seed: Path | None = None
+    inbox: str = "_INBOX"
+    name: str = "agentcom"
+
+
+class LinkMessage:
+    """A message that came in, see `events.bus.Message`."""
+
+    __slots__ = ("_link", "data", "headers", "reply", "subject")
+
+    def __init__(self, link: Link, message: Msg) -> None:
+        self._link = link
+        self.subject: str = message.subject
+        self.reply: str = message.reply
+        self.data: bytes = message.data
+        self.headers: Mapping[str, str] = message.headers or {}
+
+    @property
+    def wants_answer(self) -> bool:
+        return bool(self.reply)
+
+    @property
+    def status(self) -> str:
+        """The inline status of a message of the server's own (`503`), or ""."""
+        return self.headers.get("Status", "")
+
+    def respond(self, data: bytes, headers: Mapping[str, str] | None = None) -> None:
+        if self.reply:
+            self._link.post(self.reply, data, headers=headers)
+
+
+class LinkSubscription:
+    """A subscription over the link."""
+
+    def __init__(self, link: Link, subscription: Subscription) -> None:
+        self._link = link
+        self._subscription = subscription
+
+    async def stop(self) -> None:
+        await self._link.unsubscribe(self._subscription)
+
+
+class Waiting:
+    """Somebody who waits for one answer. `heard` is called at most once."""
+
+    __slots__ = ("heard", "subject")
+
+    def __init__(
+        self, subject: str, heard: Callable[[LinkMessage | Denied], None]
+    ) -> None:
+        self.subject = subject
+        self.heard = heard
+
+
+class Link:
+    """A connection; make one with `Link.connect`. It is an `events.bus.Bus` too."""
+
+    def __init__(self, address: Address) -> None:
+        self.address = address
+        self.up = False
+        self.closed = asyncio.Event()
+        self.refusals = 0
+        self.reason = ""
+        self._client = Client()
+        self._loop = asyncio.get_running_loop()
+        self._outgoing: deque[tuple[str, bytes, str, dict[str, str] | None]] = deque()
+        self._woken = asyncio.Event()
+        self._waiting: dict[str, Waiting] = {}
+        self._count = 0
+        self._inbox = ""
+        self._handlers: list[Callable[[bool], None]] = []
+        self._on_refusal: list[Callable[[str], None]] = []
+        self._writer: asyncio.Task[None] | None = None
+
+    @classmethod
+    async def connect(cls, address: Address, *, timeout: float = 10.0) -> Link:
+        """Connect, or raise LogUnavailable or Denied after `timeout` seconds.
+
+        Once connected, the link reconnects for ever.
+        """
+        link = cls(address)
+        options: dict[str, Any] = {
+            "servers": [address.url],
+            "name": address.name,
+            "inbox_prefix": address.inbox,
+            "max_reconnect_attempts": -1,
+            "reconnect_time_wait": 0.1,
+            "connect_timeout": 2,
+            "ping_interval": 5,
+            "max_outstanding_pings": 2,
+            "error_cb": link._error,
+            "disconnected_cb": link._disconnected,
+            "reconnected_cb": link._reconnected,
+            "closed_cb": link._closed,
+        }
+        if address.seed is not None:
+            options["nkeys_seed"] = str(address.seed)
+        try:
+            async with asyncio.timeout(timeout):
+                await link._client.connect(**options)
+                link._inbox = link._client.new_inbox()
+                subscription = await link._client.subscribe(
+                    f"{link._inbox}.*",
+                    cb=link._answered,
+                    pending_msgs_limit=PENDING_MESSAGES,
+                    pending_bytes_limit=0,
+                )
+                # One flush does not cover a subscribe made just before it.
+                await link._client.flush()
+                await link._client.flush()
+        except (TimeoutError, OSError, nats.errors.Error) as error:
+            said = link.reason or str(error) or "no answer in time"
+            await link._abandon()
+            if "authorization" in said.lower():
+                raise Denied(f"connect to {address.url}", said) from error
+            raise LogUnavailable(f"connect to {address.url}", said) from error
+        del subscription
+        link.up = True
+        link._writer = link._loop.create_task(link._write())
+        return link
+
+    async def _abandon(self) -> None:
+        try:
+            async with asyncio.timeout(1):
+                await self._client.close()
+        except (TimeoutError, OSError, nats.errors.Error):
+            return
+
+    async def close(self) -> None:
+        """Send what is waiting to be sent, then end the connection."""
+        self.up = False
+        if self._writer is not None:
+            self._writer.cancel()
+            await asyncio.gather(self._writer, return_exceptions=True)
+            self._writer = None
+        try:
+            async with asyncio.timeout(2):
+                while self._outgoing and self._client.is_connected:
+                    subject, data, reply, headers = self._outgoing.popleft()
+                    await self._client.publish(subject, data, reply, headers)
+                if self._client.is_connected:
+                    await self._client.flush()
+                await self._client.close()
+        except (TimeoutError, OSError, nats.errors.Error):
+            await self._abandon()
+
+    # -- sending -----------------------------------------------------------------------
+
+    @property
+    def connected(self) -> bool:
+        return self.up
+
+    @property
+    def max_payload(self) -> int:
+        """Bytes that one message may hold."""
+        return int(self._client.max_payload)
+
+    def post(
+        self,
+        subject: str,
+        data: bytes,
+        *,
+        reply: str = "",
+        headers: Mapping[str, str] | None = None,
+    ) -> bool:
+        """Send a message in its turn; False, and nothing sent, while disconnected."""
+        if not self.up:
+            return False
+        self._outgoing.append(
+            (subject, data, reply, dict(headers) if headers else None)
+        )
+        if len(self._outgoing) == 1:
+            self._woken.set()
+        return True
+
+    def publish(self, subject: str, data: bytes) -> None:
+        self.post(subject, data)
+
+    async def _write(self) -> None:
+        outgoing, client = self._outgoing, self._client
+        while True:
+            await self._woken.wait()
+            self._woken.clear()
+            while outgoing:
+                subject, data, reply, headers = outgoing.popleft()
+                try:
+                    await client.publish(subject, data, reply, headers)
+                except (nats.errors.Error, OSError) as error:
+                    self._failed(reply, subject, error)
+
+    def _failed(self, reply: str, subject: str, error: Exception) -> None:
+        waiting = self._waiting.pop(reply.rpartition(".")[2], None) if reply else None
+        if waiting is not None:
+            waiting.heard(Denied(subject, str(error)))
+
+    # -- asking ------------------------------------------------------------------------
+
+    def expect(
+        self, subject: str, heard: Callable[[LinkMessage | Denied], None]
+    ) -> str:
+        """Wait for one answer; return the reply subject to send along."""
+        self._count += 1
+        number = str(self._count)
+        self._waiting[number] = Waiting(subject, heard)
+        return f"{self._inbox}.{number}"
+
+    def forget(self, reply: str) -> None:
+        """Wait no longer for the answer to `reply`."""
+        self._waiting.pop(reply.rpartition(".")[2], None)
+
+    async def _answered(self, message: Msg) -> None:
+        waiting = self._waiting.pop(message.subject.rpartition(".")[2], None)
+        if waiting is not None:
+            waiting.heard(LinkMessage(self, message))
+
+    def call(
+        self,
+        subject: str,
+        data: bytes,
+        *,
+        timeout: float,
+        headers: Mapping[str, str] | None = None,
+    ) -> asyncio.Future[LinkMessage]:
+        """Ask; the answer is the message, whatever it says.
+
+        Raises Unreachable (absent or no answer in `timeout` seconds) and Denied through
+        the future.
+        """
+        future: asyncio.Future[LinkMessage] = self._loop.create_future()
+
+        def heard(answer: LinkMessage | Denied) -> None:
+            timer.cancel()
+            if future.done():
+                return
+            if isinstance(answer, Denied):
+                future.set_exception(answer)
+            elif answer.status == NO_RESPONDERS and not answer.data:
+                future.set_exception(Unreachable(subject, absent=True))
+            else:
+                future.set_result(answer)
+
+        def late() -> None:
+            self.forget(reply)
+            if not future.done():
+                future.set_exception(Unreachable(subject, absent=False))
+
+        reply = self.expect(subject, heard)
+        timer = self._loop.call_later(timeout, late)
+        if not self.post(subject, data, reply=reply, headers=headers):
+            timer.cancel()
+            self.forget(reply)
+            future.set_exception(Unreachable(subject, absent=False))
+        return future
+
+    def request(
+        self, subject: str, data: bytes, *, timeout: float
+    ) -> asyncio.Future[bytes]:
+        answered: asyncio.Future[bytes] = self._loop.create_future()
+
+        def hand_on(call: asyncio.Future[LinkMessage]) -> None:
+            if answered.done():
+                call.exception()
+            elif call.cancelled():
+                answered.cancel()
+            elif error := call.exception():
+                answered.set_exception(error)
+            else:
+                answered.set_result(call.result().data)
+
+        self.call(subject, data, timeout=timeout).add_done_callback(hand_on)
+        return answered
+
+    # -- listening ---------------------------------------------------------------------
+
+    async def listen(
+        self, subject: str, handler: Callable[[Message], None], *, queue: str = ""
+    ) -> Listening:
+        return LinkSubscription(self, await self.subscribe(subject, handler, queue))
+
+    async def subscribe(
+        self, subject: str, handler: Callable[[LinkMessage], None], queue: str = ""
+    ) -> Subscription:
+        """Subscribe, and return once the server knows."""
+
+        async def on(message: Msg) -> None:
+            handler(LinkMessage(self, message))
+
+        try:
+            subscription = await self._client.subscribe(
+                subject,
+                queue,
+                cb=on,
+                pending_msgs_limit=PENDING_MESSAGES,
+                pending_bytes_limit=0,
+            )
+            if self.up:
+                await self._client.flush()
+                await self._client.flush()
+        except (nats.errors.Error, OSError) as error:
+            raise LogUnavailable(f"subscribe to {subject}", str(error)) from error
+        return subscription
+
+    async def unsubscribe(self, subscription: Subscription) -> None:
+        """End a subscription; no error if it or the connection has ended already."""
+        try:
+            await subscription.unsubscribe()
+        except (nats.errors.Error, OSError, ValueError):
+            return
+
+    def new_inbox(self) -> str:
+        """Return a subject under which this link may receive."""
+        return self._client.new_inbox()
+
+    # -- the connection's fate ---------------------------------------------------------
+
+    def on_connection(self, handler: Callable[[bool], None]) -> None:
+        self._handlers.append(handler)
+
+    def on_refusal(self, handler: Callable[[str], None]) -> None:
+        """Call `handler` with the subject of every publish that the broker refuses."""
+        self._on_refusal.append(handler)
+
+    async def _disconnected(self) -> None:
+        if not self.up:
+            return
+        self.up = False
+        self._outgoing.clear()
+        for handler in self._handlers:
+            handler(False)
+
+    async def _reconnected(self) -> None:
+        self.up = True
+        for handler in self._handlers:
+            handler(True)
+
+    async def _closed(self) -> None:
+        self.up = False
+        self.closed.set()
+
+    async def _error(self, error: Exception) -> None:
+        self.reason = str(error)
+        found = _PERMISSION.search(self.reason)
+        if found is None:
+            return
+        self.refusals += 1
+        subject = found[2]
+        for handler in self._on_refusal:
+            handler(subject)
+        # The server names a publish by its subject only, so the oldest one is meant.
+        for number, waiting in list(self._waiting.items()):
+            if waiting.subject == subject:
+                del self._waiting[number]
+                waiting.heard(Denied(subject, "the broker does not allow it"))
+                break

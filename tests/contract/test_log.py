@@ -1,0 +1,222 @@
+"""What every EventLog promises; the twin in memory and the real server both keep it."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from events import subjects
+from events.catalogue import Recorded, TaskCancelled, TaskDeferred
+from events.errors import Conflict, LogUnavailable, TooLarge
+from events.jetstream import JetStreamLog
+from events.link import Link
+from events.log import MemoryLog
+from tests.broker import live_broker
+from tests.links import address, linked, until
+
+
+@pytest.fixture(params=["memory", "jetstream"])
+async def log(request, tmp_path):
+    if request.param == "memory":
+        yield MemoryLog()
+        return
+    broker = await live_broker(tmp_path / "instance")
+    try:
+        async with linked(broker, "scheduler") as link:
+            log = JetStreamLog(link)
+            yield log
+            await log.close()
+    finally:
+        await broker.close()
+
+
+def event(task: str, n: int = 0, reason: str = "r") -> TaskDeferred:
+    return TaskDeferred(id=f"E{task}{n}", at="2026-01-01T00:00:00.000000Z", by="t", task_id=task, reason=reason)
+
+
+async def test_sequences_rise_by_one_in_the_order_of_the_calls(log):
+    futures = [log.append(subjects.task("a"), event("a", n)) for n in range(50)]
+    assert await asyncio.gather(*futures) == list(range(1, 51))
+
+
+async def test_an_append_that_expects_the_wrong_sequence_conflicts(log):
+    first = await log.append(subjects.task("a"), event("a", 1), expect=0)
+    with pytest.raises(Conflict) as conflict:
+        await log.append(subjects.task("a"), event("a", 2), expect=0)
+    assert conflict.value.actual in (first, None)
+    assert await log.append(subjects.task("a"), event("a", 3), expect=first) == 2
+    with pytest.raises(Conflict):
+        await log.append(subjects.task("b"), event("b"), expect=7)
+
+
+async def test_of_many_who_race_for_a_subject_exactly_one_wins(log):
+    results = await asyncio.gather(
+        *(log.append(subjects.task("a"), event("a", n), expect=0) for n in range(20)),
+        return_exceptions=True,
+    )
+    assert [r for r in results if isinstance(r, int)] == [1]
+    assert sum(isinstance(r, Conflict) for r in results) == 19
+
+
+async def test_the_same_event_again_is_recognised_or_refused_but_not_stored_twice(log):
+    same = event("a", 1)
+    first = await log.append(subjects.task("a"), same, expect=0)
+    try:
+        assert await log.append(subjects.task("a"), same, expect=0) == first
+    except Conflict as conflict:
+        assert conflict.expected == 0
+    assert len(await log.read(subjects.task("a"))) == 1
+
+
+async def test_a_batch_is_stored_whole_or_not_at_all(log):
+    await log.append(subjects.task("b"), event("b"), expect=0)
+    with pytest.raises(Conflict):
+        await log.append_batch(
+            [(subjects.task(t), event(t, 9), 0) for t in ("a", "b", "c")]
+        )
+    assert await log.last(subjects.task("a")) is None
+    seqs = await log.append_batch([(subjects.task(t), event(t, 9), 0) for t in ("a", "c", "d")])
+    assert seqs == [2, 3, 4]
+
+
+async def test_a_batch_of_five_hundred_is_whole(log):
+    items = [(subjects.task(f"t{n}"), event(f"t{n}"), 0) for n in range(500)]
+    assert await log.append_batch(items) == list(range(1, 501))
+
+
+async def test_an_event_too_large_is_refused_before_it_is_sent(log):
+    with pytest.raises(TooLarge):
+        await log.append(subjects.task("a"), event("a", 1, "x" * 600_000))
+    assert await log.last_sequence() == 0
+
+
+async def test_a_follower_sees_past_and_future_in_order(log):
+    for n in range(10):
+        await log.append(subjects.task("a"), event("a", n))
+    seen: list[Recorded] = []
+    follower = await log.follow(seen.append)
+    await follower.caught_up.wait()
+    assert [r.seq for r in seen] == list(range(1, 11))
+    await log.append(subjects.task("b"), event("b"))
+    await until(lambda: len(seen) == 11)
+    assert seen[-1].subject == subjects.task("b")
+    assert seen[-1].event == event("b")
+    assert follower.position == 11
+    await follower.stop()
+
+
+async def test_a_follower_with_subjects_sees_only_those(log):
+    await log.append(subjects.task("a"), event("a"))
+    await log.append(subjects.tier("standard"), event("a", 2))
+    seen: list[int] = []
+    follower = await log.follow(lambda r: seen.append(r.seq), subjects=["agentcom.evt.tier.*"])
+    await follower.caught_up.wait()
+    await log.append(subjects.task("b"), event("b"))
+    await log.append(subjects.tier("complex"), event("b", 2))
+    await until(lambda: len(seen) == 2)
+    assert seen == [2, 4]
+    await follower.stop()
+
+
+async def test_a_follower_begins_where_it_is_told(log):
+    for n in range(5):
+        await log.append(subjects.task("a"), event("a", n))
+    seen: list[int] = []
+    follower = await log.follow(lambda r: seen.append(r.seq), start=4)
+    await until(lambda: seen == [4, 5])
+    await follower.stop()
+
+
+async def test_look_ups_find_what_was_stored(log):
+    for n in range(3):
+        await log.append(subjects.task("a"), event("a", n))
+    await log.append(
+        subjects.task("b"),
+        TaskCancelled(id="X", at="2026-01-01T00:00:00.000000Z", by="t", task_id="b"),
+    )
+    assert [r.seq for r in await log.read(subjects.task("a"))] == [1, 2, 3]
+    assert [r.seq for r in await log.read("agentcom.evt.task.*", start=2, limit=2)] == [2, 3]
+    assert await log.get(4) is not None
+    assert (await log.get(4)).event.task_id == "b"
+    assert await log.get(99) is None
+    assert (await log.last(subjects.task("a"))).seq == 3
+    assert await log.last(subjects.task("zz")) is None
+    assert await log.last_sequence() == 4
+    assert await log.read(subjects.task("zz")) == []
+
+
+# -- what only the real one can go through ---------------------------------------------
+
+
+async def test_a_follower_survives_kills_of_the_server_without_gap_or_repeat(broker):
+    async with linked(broker, "scheduler") as link:
+        log = JetStreamLog(link)
+        seen: list[int] = []
+        follower = await log.follow(lambda r: seen.append(r.seq))
+        stored: list[int] = []
+
+        async def write() -> None:
+            for n in range(1500):
+                while True:
+                    try:
+                        stored.append(await log.append(subjects.task(f"t{n}"), event(f"t{n}"), expect=0))
+                        break
+                    except LogUnavailable:
+                        continue
+
+        writer = asyncio.create_task(write())
+        for milestone in (300, 700):
+            await until(lambda m=milestone: len(stored) > m)
+            broker.kill()
+            broker.restart()
+        await writer
+        await until(lambda: follower.position == stored[-1])
+        # Each was stored once, whatever became of its acknowledgement.
+        assert len(stored) == len(set(stored)) == 1500
+        assert seen == list(range(1, 1501))
+        await follower.stop()
+        await log.close()
+
+
+async def test_an_append_without_the_right_fails_at_once_and_says_so(broker):
+    from events.errors import Denied
+
+    link = await Link.connect(address(broker, "watcher"))
+    log = JetStreamLog(link, consumers=False)
+    with pytest.raises(Denied):
+        await log.append(subjects.task("a"), event("a"), expect=0)
+    await log.close()
+    await link.close()
+
+
+async def test_a_watcher_follows_past_and_future_over_a_restart(broker):
+    async with linked(broker, "scheduler") as writing, linked(broker, "watcher") as reading:
+        log = JetStreamLog(writing)
+        for n in range(1200):
+            log.append(subjects.task(f"t{n}"), event(f"t{n}"))
+        await log.append(subjects.task("x"), event("x"))
+        seen: list[int] = []
+        watching = JetStreamLog(reading, consumers=False)
+        follower = await watching.follow(lambda r: seen.append(r.seq))
+        await follower.caught_up.wait()
+        for n in range(50):
+            await log.append(subjects.task("y"), event("y", n))
+        await until(lambda: len(seen) == 1251)
+        broker.restart()
+        await until(lambda: writing.up and reading.up)
+        for n in range(50):
+            await log.append(subjects.task("z"), event("z", n))
+        await until(lambda: len(seen) == 1301)
+        assert seen == list(range(1, 1302))
+        assert await watching.last_sequence() == 1301
+        await follower.stop()
+        await log.close()
+
+
+async def test_an_unreachable_server_is_one_clear_error(tmp_path):
+    from events.link import Address
+
+    with pytest.raises(LogUnavailable) as error:
+        await Link.connect(Address(url="nats://127.0.0.1:1"), timeout=0.5)
+    assert "127.0.0.1:1" in str(error.value)
