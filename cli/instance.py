@@ -292,6 +292,13 @@ class Instance:
         """Return the keyword arguments for `nats.connect` as `role`."""
         return self.credentials(role).connect_options()
 
+    def public_key(self, role: str) -> str:
+        """Return the key that the broker knows a role by (`user` in Nats-Request-Info)."""
+        name = known_role(role)
+        if host_of(name) is not None:
+            return (self.keys / f"{name}.pub").read_text().strip()
+        return self._make_key(name)
+
     def _make_host_key(self, name: str) -> None:
         role = f"{_HOST_PREFIX}{token(name, 'host')}"
         public = self.keys / f"{role}.pub"

@@ -94,7 +94,7 @@ class ReadersGate:
                 _REFUSED, "a consumer's name is 8 to 64 letters, digits, '_' or '-'"
             )
         match verb:
-            case "create" | "durable":
+            case "create":
                 asked = harmless(name, body)
                 if isinstance(asked, str):
                     return _refusal(_REFUSED, asked)
