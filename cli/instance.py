@@ -30,6 +30,7 @@ import platformdirs
 
 from events.errors import AgentComError
 from events.ids import is_token, token
+from events.link import Address
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -112,6 +113,17 @@ class Credentials(msgspec.Struct, frozen=True):
     def inbox_prefix(self) -> str:
         """Where answers arrive; the broker lets each role listen only to its own."""
         return f"_INBOX_{self.host or self.role}"
+
+    def address(self) -> Address:
+        """Return what `Link.connect` needs; raise NoCredentials."""
+        if not self.seed_path.is_file():
+            raise NoCredentials(self.seed_path)
+        return Address(
+            url=self.url,
+            seed=self.seed_path,
+            inbox=self.inbox_prefix,
+            name=f"agentcom-{self.role}",
+        )
 
     def connect_options(self) -> ConnectOptions:
         """Return the keyword arguments for `nats.connect`; raise NoCredentials."""
@@ -244,8 +256,11 @@ class Instance:
         self._write(self.local_conf, _local_conf(chosen, self, public))
         self._write_hosts()
         self._write(self.conf, shipped_conf().read_text())
-        if listen is not None or not self.address_file.exists():
-            self.record_url(f"nats://{_reachable(chosen)}")  # port -1: until it runs
+        # With port -1 only the running broker knows its address, and records it.
+        if not chosen.endswith(":-1") and (
+            listen is not None or not self.address_file.exists()
+        ):
+            self.record_url(f"nats://{_reachable(chosen)}")
 
     @property
     def listen(self) -> str | None:

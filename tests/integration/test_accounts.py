@@ -14,7 +14,7 @@ import pytest
 from nats.js.api import ConsumerConfig
 from nats.micro import ServiceConfig, add_service
 
-from events.link import Address, Link
+from events.link import Link
 from events.readers import ReadersGate
 
 EVENTS = "AGENTCOM_EVENTS"
@@ -69,13 +69,6 @@ async def stored(broker):
     return [
         (await js.get_msg(EVENTS, n)).subject for n in range(max(first, 1), last + 1)
     ]
-
-
-async def link(broker, role):
-    one = broker.credentials(role)
-    return await Link.connect(
-        Address(url=one.url, seed=one.seed_path, inbox=one.inbox_prefix)
-    )
 
 
 # -- writing the log -------------------------------------------------------------------
@@ -543,7 +536,7 @@ async def test_nats_stream_get_and_info_work_for_readers(broker, role):
 
 @pytest.fixture
 async def gate(broker):
-    bus = await link(broker, "projections")
+    bus = await Link.connect(broker.credentials("projections").address())
     gate = ReadersGate(bus)
     await gate.open()
     yield gate

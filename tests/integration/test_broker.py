@@ -2,10 +2,41 @@
 
 from __future__ import annotations
 
+import os
+import select
+import signal
+import subprocess
+import sys
+
+import psutil
+import pytest
+
+from cli.broker import Broker, NoServer, StartFailed, StoreInUse, find_server
+from cli.instance import Instance
+
+
+@pytest.fixture
+def instance(tmp_path):
+    instance = Instance(tmp_path / "instance")
+    instance.prepare("127.0.0.1:-1", ["h1"])
+    return instance
+
+
+def ended(pid, timeout=10):
+    """Wait for a process, ours or not, to be gone."""
+    try:
+        psutil.Process(pid).wait(timeout)
+    except psutil.NoSuchProcess:
+        return True
+    except psutil.TimeoutExpired:
+        return False
+    return True
+
 
 async def test_an_acknowledged_event_survives_a_killed_server(broker):
     scheduler = await broker.connect("scheduler")
     stored = await scheduler.jetstream().publish("agentcom.evt.task.t1", b"{}")
+    url = broker.url
     broker.kill()
     broker.restart()
 
@@ -13,3 +44,127 @@ async def test_an_acknowledged_event_survives_a_killed_server(broker):
     found = await reader.jetstream().get_msg("AGENTCOM_EVENTS", stored.seq)
 
     assert found.subject == "agentcom.evt.task.t1"
+    assert broker.url == url
+
+
+async def test_a_paused_server_goes_on_where_it_stopped(broker):
+    scheduler = await broker.connect("scheduler")
+    broker.pause()
+    storing = scheduler.jetstream().publish("agentcom.evt.task.t1", b"{}", timeout=5)
+    broker.resume()
+
+    assert (await storing).seq == 1
+
+
+async def test_a_paused_server_can_be_stopped(broker):
+    broker.pause()
+    broker.stop()
+
+    assert broker.pid is None
+
+
+def test_a_second_server_on_the_same_store_is_refused(instance):
+    first = Broker(instance)
+    first.start()
+    try:
+        with pytest.raises(StoreInUse) as refused:
+            Broker(Instance(instance.data)).start()
+        assert refused.value.pid == first.pid
+        assert str(instance.store) in str(refused.value)
+    finally:
+        first.stop()
+
+
+def test_the_lock_goes_with_the_server_however_it_ends(instance):
+    first = Broker(instance)
+    first.start()
+    first.kill()
+
+    second = Broker(instance)
+    second.start()
+    second.stop()
+
+    assert not second.running
+
+
+def test_a_server_started_by_hand_is_noticed(instance):
+    by_hand = subprocess.Popen(
+        [find_server(), "-c", "nats.conf", "--ports_file_dir", instance.data],
+        cwd=instance.data,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        for line in by_hand.stderr:
+            if "Server is ready" in line:
+                break
+        with pytest.raises(StoreInUse) as refused:
+            Broker(instance).start()
+    finally:
+        by_hand.terminate()
+        by_hand.communicate(timeout=10)
+
+    assert refused.value.pid == by_hand.pid
+
+
+PARENT = """
+import sys, pathlib, time
+from cli.broker import Broker
+from cli.instance import Instance
+broker = Broker(Instance(pathlib.Path(sys.argv[1])))
+broker.start()
+print(broker.pid, flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a parent-death signal is Linux's")
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_the_server_dies_with_its_parent(instance, number):
+    with subprocess.Popen(
+        [sys.executable, "-c", PARENT, instance.data],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as parent:
+        ready, _, _ = select.select([parent.stdout], [], [], 30)
+        assert ready
+        server = int(parent.stdout.readline())
+        os.kill(parent.pid, number)
+
+    assert ended(server)
+
+
+def test_a_port_that_is_taken_is_said_in_the_server_s_words(instance, tmp_path):
+    first = Broker(instance)
+    first.start()
+    try:
+        second = Instance(tmp_path / "second")
+        second.prepare(first.url.removeprefix("nats://"), ["h1"])
+        with pytest.raises(StartFailed, match="address already in use"):
+            Broker(second).start()
+    finally:
+        first.stop()
+
+
+def test_a_broken_configuration_is_said_in_the_server_s_words(instance):
+    instance.hosts_conf.write_text("users: [ { nkey: nonsense } ]\n")
+    broker = Broker(instance)
+
+    with pytest.raises(StartFailed, match="Not a valid public nkey"):
+        broker.start()
+    assert not broker.running
+
+
+def test_a_named_program_that_is_none_is_refused(monkeypatch):
+    monkeypatch.setenv("AGENTCOM_NATS_SERVER", "/no/such/program")
+
+    with pytest.raises(NoServer, match="/no/such/program"):
+        find_server()
+
+
+def test_the_wheel_s_program_is_found_without_a_path(monkeypatch):
+    monkeypatch.delenv("AGENTCOM_NATS_SERVER", raising=False)
+    monkeypatch.setenv("PATH", "")
+
+    assert find_server().name == "nats-server"

@@ -1,0 +1,185 @@
+"""`agentcom keys` and `agentcom host`: files, modes, and whether the broker agrees."""
+
+from __future__ import annotations
+
+import json
+import stat
+import subprocess
+
+import nats
+import pytest
+from click.testing import CliRunner
+
+from cli.broker import find_server
+from cli.instance import (
+    ROLES,
+    Instance,
+    NoAddress,
+    NoCredentials,
+    UnknownRole,
+    data_folder,
+    explicit_credentials,
+    shipped_conf,
+)
+from cli.keys import host, keys
+from events.errors import BadToken
+
+
+@pytest.fixture
+def data(tmp_path, monkeypatch):
+    folder = tmp_path / "data"
+    monkeypatch.setenv("AGENTCOM_DATA", str(folder))
+    monkeypatch.chdir(tmp_path)
+    return folder
+
+
+def run(command, *arguments):
+    done = CliRunner().invoke(command, arguments, catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    return done.output
+
+
+def mode(path):
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+def test_keys_are_the_owner_s_alone(data):
+    run(keys, "--host", "h1")
+
+    seeds = sorted(path.name for path in (data / "keys").glob("*.nk"))
+    assert seeds == sorted([*(f"{role}.nk" for role in ROLES), "host-h1.nk"])
+    assert {mode(data), mode(data / "keys")} == {0o700}
+    assert {mode(path) for path in (data / "keys").iterdir()} == {0o600}
+
+
+def test_keys_once_made_are_kept(data):
+    run(keys)
+    before = {path.name: path.read_text() for path in (data / "keys").iterdir()}
+
+    run(keys)
+
+    assert {p.name: p.read_text() for p in (data / "keys").iterdir()} == before
+
+
+def test_each_role_is_shown_with_its_nats_command_line(data):
+    shown = json.loads(run(keys, "--json", "--listen", "127.0.0.1:4333"))
+
+    operator = next(one for one in shown["roles"] if one["role"] == "operator")
+    assert operator["nats"] == (
+        "nats --server nats://127.0.0.1:4333 "
+        f"--nkey {data}/keys/operator.nk --inbox-prefix _INBOX_operator"
+    )
+    assert operator["nats"] in run(keys)
+
+
+def test_the_shipped_configuration_runs_where_it_lies(data, tmp_path):
+    (tmp_path / "nats.conf").write_bytes(shipped_conf().read_bytes())
+
+    shown = run(keys, "--host", "h1")
+
+    assert "nats-server -c nats.conf" in shown
+    for folder in (tmp_path, data):
+        checked = subprocess.run(
+            [find_server(), "-c", "nats.conf", "-t"],
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert checked.returncode == 0, checked.stderr
+
+
+def test_a_file_in_the_way_of_a_link_is_left_alone(data, tmp_path):
+    (tmp_path / "nats.conf").write_bytes(shipped_conf().read_bytes())
+    (tmp_path / "local.conf").write_text("mine")
+
+    done = CliRunner().invoke(keys)
+
+    assert done.exit_code == 1
+    assert "local.conf" in done.output
+    assert (tmp_path / "local.conf").read_text() == "mine"
+
+
+def test_another_s_nats_conf_gets_no_links(data, tmp_path):
+    (tmp_path / "nats.conf").write_text("port: 4222\n")
+
+    run(keys)
+
+    assert not (tmp_path / "local.conf").exists()
+
+
+def test_a_host_is_added_once_and_can_be_removed(data):
+    run(keys, "--host", "h1")
+    added = json.loads(run(host, "add", "h2", "--json"))
+    run(host, "add", "h2")
+
+    assert json.loads(run(host, "keys", "--json")) == ["h1", "h2"]
+    assert added["inbox_prefix"] == "_INBOX_h2"
+    assert added["broker_reloaded"] is False
+    run(host, "remove", "h2")
+    assert json.loads(run(host, "keys", "--json")) == ["h1"]
+    assert "h2" not in (data / "hosts.conf").read_text()
+
+
+@pytest.mark.parametrize("name", ["h.1", "h 1", "", "h*", ">", "ü", "x" * 65])
+def test_a_host_s_name_is_a_token(data, name):
+    done = CliRunner().invoke(host, ["add", "--", name])
+
+    assert done.exit_code == 2
+    with pytest.raises(BadToken):
+        Instance(data).add_host(name)
+
+
+def test_a_host_whose_seed_has_moved_away_may_still_connect(data):
+    run(keys, "--host", "h1")
+    seed = data / "keys" / "host-h1.nk"
+    listed = (data / "hosts.conf").read_text()
+    seed.unlink()
+
+    run(host, "add", "h1")
+
+    assert not seed.exists()
+    assert (data / "hosts.conf").read_text() == listed
+
+
+async def test_a_running_broker_is_told_of_a_new_host(broker):
+    added = run(host, "add", "h9", "--json", "--data", str(broker.instance.data))
+
+    assert json.loads(added)["broker_reloaded"] is True
+
+
+async def test_a_seed_file_alone_is_enough_elsewhere(broker, tmp_path):
+    moved = tmp_path / "host-h1.nk"
+    moved.write_bytes((broker.instance.keys / "host-h1.nk").read_bytes())
+
+    credentials = explicit_credentials(broker.url, moved)
+    connection = await nats.connect(**credentials.connect_options())
+    stored = await connection.request("agentcom.evt.host.h1", b"{}")
+    await connection.close()
+
+    assert credentials.host == "h1"
+    assert json.loads(stored.data)["seq"] == 1
+
+
+def test_a_seed_file_named_after_no_role_is_refused(tmp_path):
+    stray = tmp_path / "somebody.nk"
+    stray.write_text("SU")
+
+    with pytest.raises(UnknownRole, match=r"host-NAME\.nk"):
+        explicit_credentials("nats://127.0.0.1:4222", stray)
+    with pytest.raises(NoCredentials, match=r"none\.nk"):
+        explicit_credentials("nats://127.0.0.1:4222", tmp_path / "none.nk")
+
+
+def test_the_data_folder_is_the_option_s_then_the_environment_s(monkeypatch, tmp_path):
+    monkeypatch.setenv("AGENTCOM_DATA", str(tmp_path / "environment"))
+
+    assert data_folder(tmp_path / "option") == tmp_path / "option"
+    assert data_folder() == tmp_path / "environment"
+    monkeypatch.delenv("AGENTCOM_DATA")
+    assert data_folder().name == "agentcom"
+
+
+def test_an_instance_that_was_never_started_says_so(tmp_path):
+    with pytest.raises(NoAddress, match="agentcom up"):
+        Instance(tmp_path).credentials("operator")
