@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import time
 from typing import TYPE_CHECKING
 
 import nats
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from cli.instance import ConnectOptions, Credentials
 
 HOSTS = ("h1", "h2")
+RELOADED = "Reloaded server configuration"
 SMALL = Retention(output_max_bytes=64 * 1024**2)
 
 
@@ -82,9 +84,14 @@ class LiveBroker:
         await connection.close()
 
     def add_host(self, name: str) -> Credentials:
-        """Let another host connect, in the running server."""
+        """Let another host connect; returns once the running server knows it."""
         credentials = self.instance.add_host(name)
+        before = self.log().count(RELOADED)
         reload(self.instance)
+        deadline = time.monotonic() + 10
+        while self.log().count(RELOADED) == before:
+            assert time.monotonic() < deadline, self.log()
+            time.sleep(0.002)
         return credentials
 
     def start(self) -> None:

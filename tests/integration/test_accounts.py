@@ -6,7 +6,6 @@ not" that the server refused it aloud or that nothing came of it.
 
 from __future__ import annotations
 
-import asyncio
 import json
 
 import nats.errors
@@ -380,7 +379,7 @@ async def test_an_absent_host_is_known_at_once(broker):
 
 async def test_a_host_named_like_a_role_stays_a_host(broker):
     broker.add_host("operator")
-    host = await connect_when_known(broker, "host-operator")
+    host = await broker.connect("host-operator")
 
     await request(host, "agentcom.evt.host.operator", {})
 
@@ -390,22 +389,9 @@ async def test_a_host_named_like_a_role_stays_a_host(broker):
 
 async def test_a_host_added_while_the_broker_runs_may_connect(broker):
     broker.add_host("h3")
-    host = await connect_when_known(broker, "host-h3")
+    host = await broker.connect("host-h3")
 
     assert (await request(host, "agentcom.evt.host.h3", {}))["seq"] == 1
-
-
-async def connect_when_known(broker, role):
-    """Connect once the reload has happened; the server does it in its own time."""
-
-    async def attempts():
-        while True:
-            try:
-                return await broker.connect(role, allow_reconnect=False)
-            except nats.errors.Error:
-                await asyncio.sleep(0.01)
-
-    return await asyncio.wait_for(attempts(), 5)
 
 
 # -- what the processes need of JetStream ----------------------------------------------
