@@ -1,0 +1,563 @@
+"""The host's disk: assignments before they are accepted, events before they are safe.
+
+One SQLite file (WAL, `synchronous=FULL`) in a thread of its own. Whatever waits goes into
+one commit: while the thread writes, the next batch gathers on the loop's side, and each
+commit wakes the loop once. An acceptance is answered after the commit that holds it.
+Everything else is lazy: an outbox entry that was acknowledged before its turn is never
+written, a deletion rides along with the next batch.
+
+When the disk is full or broken, the batch stays, `fault` says why, and the journal tries
+again every second; the host takes no work meanwhile. Another process holding the journal
+is an error at once.
+
+    assignments  one row per run held: the raw `Assign`, its phase, its process
+    outbox       events not yet acknowledged by the log, in order
+    done         the last routes that ended here, against late repeats
+    meta         how many lives there were; the highest epoch heard
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+import queue
+import sqlite3
+import threading
+from typing import TYPE_CHECKING, Any, Protocol
+
+from msgspec import Struct, field
+
+from events.errors import AgentComError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from pathlib import Path
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value INTEGER NOT NULL)
+    WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS assignments (
+    route TEXT PRIMARY KEY, task TEXT NOT NULL, assign BLOB NOT NULL,
+    phase TEXT NOT NULL, pid INTEGER, started REAL, mark TEXT, session TEXT)
+    WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS outbox (
+    n INTEGER PRIMARY KEY, subject TEXT NOT NULL, event BLOB NOT NULL, ends TEXT);
+CREATE TABLE IF NOT EXISTS done (n INTEGER PRIMARY KEY, route TEXT NOT NULL);
+"""
+_VERSION = 1
+_LAZY_S = 0.05
+_RETRY_S = 1.0
+_DONE_KEPT = 4_096
+_TRIM_DONE_EVERY = 1_024
+
+
+class JournalError(AgentComError):
+    """The journal cannot be used: `path`, and what is wrong with it."""
+
+    code = "journal"
+
+    def __init__(self, path: Path, problem: str) -> None:
+        self.path = path
+        self.problem = problem
+        super().__init__(f"journal {path}: {problem}")
+
+
+class JournalHeld(JournalError):
+    """Another process holds the journal; `pid` is what it left in the lock file."""
+
+    code = "journal_held"
+
+    def __init__(self, path: Path, pid: str) -> None:
+        self.pid = pid
+        who = f"process {pid}" if pid else "another process"
+        super().__init__(
+            path,
+            f"{who} holds it; two sidecars need two data folders "
+            "(`data` in sidecar.toml)",
+        )
+
+
+class Row(Struct, frozen=True, kw_only=True):
+    """An assignment as the journal holds it. `started` is the process's start time."""
+
+    route: str
+    task: str
+    assign: bytes
+    phase: str
+    pid: int | None = None
+    started: float | None = None
+    mark: str | None = None
+    session: str | None = None
+
+
+class Found(Struct, frozen=True, kw_only=True):
+    """What an earlier life left: `ended` are routes whose last event is in the outbox."""
+
+    life: int
+    epoch: int
+    rows: list[Row]
+    ended: set[str]
+    done: list[str]
+    outbox_first: int
+    outbox_last: int
+    outbox_count: int
+
+
+class Pending(Protocol):
+    """An outbox entry on its way to the disk, unless `acked` comes first."""
+
+    n: int
+    subject: str
+    ends: str
+    acked: bool
+    stored: bool
+
+    def raw(self) -> bytes: ...
+
+
+class _Batch(Struct):
+    """What goes into one commit."""
+
+    accepts: list[tuple[str, str, bytes, str]] = field(default_factory=list)
+    accepting: list[asyncio.Future[None]] = field(default_factory=list)
+    puts: list[Pending] = field(default_factory=list)
+    notes: dict[str, dict[str, Any]] = field(default_factory=dict)
+    finished: list[str] = field(default_factory=list)
+    trim: int = 0
+    epoch: int = 0
+
+    def empty(self) -> bool:
+        return not (
+            self.accepts
+            or self.puts
+            or self.notes
+            or self.finished
+            or self.trim
+            or self.epoch
+        )
+
+
+class Journal:
+    """The loop's side: gathers batches, resolves futures. Made by `open_journal`."""
+
+    def __init__(self, path: Path, thread: _Writer, found: Found) -> None:
+        self.path = path
+        self.found = found
+        self.commits = 0
+        self._thread = thread
+        self._loop = asyncio.get_running_loop()
+        self._next = _Batch()
+        self._busy = False
+        self._kicked = False
+        self._lazy: asyncio.TimerHandle | None = None
+        self._retry: asyncio.TimerHandle | None = None
+        self._settled = asyncio.Event()
+        self._on_fault: Callable[[str], None] = lambda _fault: None
+        self._closed = False
+        self.fault = ""
+
+    def on_fault(self, handler: Callable[[str], None]) -> None:
+        """Call `handler` with what is wrong, and with "" once it works again."""
+        self._on_fault = handler
+
+    # -- what is written
+
+    def accept(self, route: str, task: str, assign: bytes) -> asyncio.Future[None]:
+        """Write an assignment; resolves after the commit, raises JournalError."""
+        future: asyncio.Future[None] = self._loop.create_future()
+        if self.fault:
+            future.set_exception(JournalError(self.path, self.fault))
+            return future
+        self._next.accepts.append((route, task, assign, "accepted"))
+        self._next.accepting.append(future)
+        self._kick()
+        return future
+
+    def note(self, route: str, **columns: Any) -> None:
+        """Write phase, pid, started, mark or session of a run, at leisure."""
+        self._next.notes.setdefault(route, {}).update(columns)
+        self._kick_lazily()
+
+    def finish(self, route: str) -> None:
+        """Take a run out, at leisure; its route is remembered as done."""
+        self._next.notes.pop(route, None)
+        self._next.finished.append(route)
+        self._kick_lazily()
+
+    def put(self, entries: Iterable[Pending]) -> None:
+        """Write outbox entries, now; those acknowledged before their turn are not."""
+        self._next.puts.extend(entries)
+        self._kick()
+
+    def trim(self, n: int) -> None:
+        """Take the outbox out up to and including entry `n`, at leisure."""
+        self._next.trim = max(self._next.trim, n)
+        self._kick_lazily()
+
+    def remember_epoch(self, epoch: int) -> None:
+        """Write the highest epoch heard, at leisure."""
+        self._next.epoch = max(self._next.epoch, epoch)
+        self._kick_lazily()
+
+    def outbox_after(
+        self, n: int, limit: int, limit_bytes: int
+    ) -> asyncio.Future[list[tuple[int, str, bytes, str]]]:
+        """Read committed outbox entries after `n`, oldest first, at least one."""
+        future: asyncio.Future[list[tuple[int, str, bytes, str]]]
+        future = self._loop.create_future()
+
+        def done(rows: Any, error: str) -> None:
+            if future.done():
+                return
+            if error:
+                future.set_exception(JournalError(self.path, error))
+            else:
+                future.set_result(rows)
+
+        self._thread.ask(lambda db: _read_outbox(db, n, limit, limit_bytes), done)
+        return future
+
+    async def settle(self) -> None:
+        """Write everything that waits; returns when it is committed or has failed."""
+        if self._next.empty() and not self._busy:
+            return
+        self._settled.clear()
+        self._kick()
+        await self._settled.wait()
+
+    async def close(self) -> None:
+        """Write what waits, let go of the file and of the lock."""
+        await self.settle()
+        self._closed = True
+        for timer in (self._lazy, self._retry):
+            if timer is not None:
+                timer.cancel()
+        await asyncio.to_thread(self._thread.close)
+
+    # -- batches
+
+    def _kick(self) -> None:
+        if not self._kicked and not self._busy:
+            self._kicked = True
+            self._loop.call_soon(self._commit)
+
+    def _kick_lazily(self) -> None:
+        if self._lazy is None:
+            self._lazy = self._loop.call_later(_LAZY_S, self._kick)
+
+    def _commit(self) -> None:
+        self._kicked = False
+        if self._busy or self._closed:
+            return
+        if self._lazy is not None:
+            self._lazy.cancel()
+            self._lazy = None
+        batch, self._next = self._next, _Batch()
+        batch.puts = [entry for entry in batch.puts if not entry.acked]
+        if batch.empty():
+            self._settled.set()
+            return
+        self._busy = True
+        statements = _statements(batch)
+        self._thread.ask(
+            lambda db: _write(db, statements),
+            lambda _, error: self._committed(batch, error),
+        )
+
+    def _committed(self, batch: _Batch, error: str) -> None:
+        self._busy = False
+        if error:
+            self._failed(batch, error)
+            return
+        self.commits += 1
+        for entry in batch.puts:
+            entry.stored = True
+        for future in batch.accepting:
+            if not future.done():
+                future.set_result(None)
+        if self.fault:
+            self.fault = ""
+            self._on_fault("")
+        if self._next.accepts or self._next.puts or not self._settled.is_set():
+            self._kick()
+        elif not self._next.empty():
+            self._kick_lazily()
+
+    def _failed(self, batch: _Batch, error: str) -> None:
+        """Refuse what asked to be accepted, keep the rest, try again in a while."""
+        waiting, self._next = self._next, _Batch()
+        for future in batch.accepting + waiting.accepting:
+            if not future.done():
+                future.set_exception(JournalError(self.path, error))
+        notes = {**batch.notes}
+        for route, columns in waiting.notes.items():
+            notes.setdefault(route, {}).update(columns)
+        self._next = _Batch(
+            puts=batch.puts + waiting.puts,
+            notes=notes,
+            finished=batch.finished + waiting.finished,
+            trim=max(batch.trim, waiting.trim),
+            epoch=max(batch.epoch, waiting.epoch),
+        )
+        if not self.fault or self.fault != error:
+            self.fault = error
+            self._on_fault(error)
+        self._settled.set()
+        self._retry = self._loop.call_later(_RETRY_S, self._try_again)
+
+    def _try_again(self) -> None:
+        """Write what waits, or a word of no weight, to see whether the disk is back."""
+        self._next.epoch = self._next.epoch or -1
+        self._kick()
+
+
+# -- The thread's side -----------------------------------------------------------------
+
+
+def _statements(batch: _Batch) -> list[tuple[str, list[tuple[Any, ...]]]]:
+    """Spell a batch as SQL, on the loop's side: the thread touches no shared state."""
+    made: list[tuple[str, list[tuple[Any, ...]]]] = []
+    if batch.accepts:
+        made.append(
+            (
+                "INSERT OR REPLACE INTO assignments (route, task, assign, phase)"
+                " VALUES (?, ?, ?, ?)",
+                list(batch.accepts),
+            )
+        )
+    for route, columns in batch.notes.items():
+        names = ", ".join(f"{name} = ?" for name in columns)
+        made.append(
+            (
+                f"UPDATE assignments SET {names} WHERE route = ?",
+                [(*columns.values(), route)],
+            )
+        )
+    if batch.puts:
+        made.append(
+            (
+                "INSERT OR REPLACE INTO outbox (n, subject, event, ends)"
+                " VALUES (?, ?, ?, ?)",
+                [(e.n, e.subject, e.raw(), e.ends or None) for e in batch.puts],
+            )
+        )
+    if batch.finished:
+        routes = [(route,) for route in batch.finished]
+        made.append(("DELETE FROM assignments WHERE route = ?", routes))
+        made.append(("INSERT INTO done (route) VALUES (?)", list(routes)))
+    if batch.trim:
+        made.append(("DELETE FROM outbox WHERE n <= ?", [(batch.trim,)]))
+    if batch.epoch:
+        made.append(
+            (
+                "INSERT INTO meta (name, value) VALUES ('epoch', ?) ON CONFLICT (name)"
+                " DO UPDATE SET value = max(value, excluded.value)",
+                [(max(batch.epoch, 0),)],
+            )
+        )
+    return made
+
+
+def _write(
+    db: sqlite3.Connection, statements: list[tuple[str, list[tuple[Any, ...]]]]
+) -> None:
+    db.execute("BEGIN IMMEDIATE")
+    try:
+        for sql, rows in statements:
+            db.executemany(sql, rows)
+        db.execute("COMMIT")
+    except BaseException:
+        if db.in_transaction:
+            db.execute("ROLLBACK")
+        raise
+
+
+def _read_outbox(
+    db: sqlite3.Connection, n: int, limit: int, limit_bytes: int
+) -> list[tuple[int, str, bytes, str]]:
+    rows: list[tuple[int, str, bytes, str]] = []
+    size = 0
+    for number, subject, raw, ends in db.execute(
+        "SELECT n, subject, event, ends FROM outbox WHERE n > ? ORDER BY n LIMIT ?",
+        (n, limit),
+    ):
+        rows.append((number, subject, raw, ends or ""))
+        size += len(raw)
+        if size > limit_bytes:
+            break
+    return rows
+
+
+def _open(path: Path) -> tuple[sqlite3.Connection, Found]:
+    db = sqlite3.connect(path, isolation_level=None, timeout=2.0)
+    try:
+        # Alone with the file: no shared memory, no locking per transaction.
+        db.execute("PRAGMA locking_mode = EXCLUSIVE")
+        db.execute("PRAGMA journal_mode = WAL")
+        db.execute("PRAGMA synchronous = FULL")
+        (version,) = db.execute("PRAGMA user_version").fetchone()
+        if version > _VERSION:
+            raise JournalError(
+                path,
+                f"it was written by a newer AgentCom (format {version}, this one "
+                f"reads {_VERSION})",
+            )
+        db.executescript(_SCHEMA)
+        db.execute(f"PRAGMA user_version = {_VERSION}")
+        db.execute(
+            "INSERT INTO meta (name, value) VALUES ('lives', 1)"
+            " ON CONFLICT (name) DO UPDATE SET value = value + 1"
+        )
+        return db, _found(db)
+    except BaseException:
+        db.close()
+        raise
+
+
+def _found(db: sqlite3.Connection) -> Found:
+    meta = dict(db.execute("SELECT name, value FROM meta"))
+    rows = [
+        Row(
+            route=route,
+            task=task,
+            assign=assign,
+            phase=phase,
+            pid=pid,
+            started=started,
+            mark=mark,
+            session=session,
+        )
+        for route, task, assign, phase, pid, started, mark, session in db.execute(
+            "SELECT route, task, assign, phase, pid, started, mark, session"
+            " FROM assignments ORDER BY route"
+        )
+    ]
+    first, last, count = db.execute(
+        "SELECT coalesce(min(n), 0), coalesce(max(n), 0), count(*) FROM outbox"
+    ).fetchone()
+    done = [
+        route
+        for (route,) in db.execute(
+            "SELECT route FROM (SELECT n, route FROM done ORDER BY n DESC LIMIT ?)"
+            " ORDER BY n",
+            (_DONE_KEPT,),
+        )
+    ]
+    db.execute(
+        "DELETE FROM done WHERE n <= (SELECT max(n) FROM done) - ?", (_DONE_KEPT,)
+    )
+    return Found(
+        life=meta["lives"],
+        epoch=meta.get("epoch", 0),
+        rows=rows,
+        ended={
+            route
+            for (route,) in db.execute("SELECT ends FROM outbox WHERE ends IS NOT NULL")
+        },
+        done=done,
+        outbox_first=first,
+        outbox_last=last,
+        outbox_count=count,
+    )
+
+
+class _Writer:
+    """The thread that owns the connection: takes one job at a time, tells the loop."""
+
+    def __init__(self, path: Path, lock: int, loop: asyncio.AbstractEventLoop) -> None:
+        self._path = path
+        self._lock = lock
+        self._loop = loop
+        self._jobs: queue.SimpleQueue[
+            tuple[Callable[[sqlite3.Connection], Any], Callable[[Any, str], None]]
+            | None
+        ] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name="journal", daemon=True)
+        self.opened: asyncio.Future[Found] = loop.create_future()
+        self._thread.start()
+
+    def ask(
+        self,
+        job: Callable[[sqlite3.Connection], Any],
+        done: Callable[[Any, str], None],
+    ) -> None:
+        """Do `job` in the thread, then call `done(answer, error)` in the loop."""
+        self._jobs.put((job, done))
+
+    def close(self) -> None:
+        """Do what was asked, end, let go of the lock."""
+        self._jobs.put(None)
+        self._thread.join()
+        os.close(self._lock)
+
+    def _run(self) -> None:
+        try:
+            db, found = _open(self._path)
+        except (sqlite3.Error, AgentComError, OSError) as error:
+            self._tell(self._not_opened, error)
+            return
+        self._tell(self._opened, found)
+        since_trim = 0
+        while (item := self._jobs.get()) is not None:
+            job, done = item
+            answer, problem = None, ""
+            try:
+                answer = job(db)
+                since_trim += 1
+                if since_trim >= _TRIM_DONE_EVERY:
+                    since_trim = 0
+                    db.execute(
+                        "DELETE FROM done WHERE n <= (SELECT max(n) FROM done) - ?",
+                        (_DONE_KEPT,),
+                    )
+            except (sqlite3.Error, OSError, MemoryError) as error:
+                problem = f"{error} ({type(error).__name__})"
+            self._tell(done, answer, problem)
+        db.close()
+
+    def _tell(self, callback: Callable[..., None], *arguments: Any) -> None:
+        try:
+            self._loop.call_soon_threadsafe(callback, *arguments)
+        except RuntimeError:
+            # The loop has closed under us: nobody is left to be told.
+            return
+
+    def _opened(self, found: Found) -> None:
+        if not self.opened.done():
+            self.opened.set_result(found)
+
+    def _not_opened(self, error: Exception) -> None:
+        if not self.opened.done():
+            self.opened.set_exception(error)
+
+
+async def open_journal(path: Path) -> Journal:
+    """Open or make the journal at `path`; raises JournalHeld, JournalError."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT, 0o600)
+    except OSError as error:
+        raise JournalError(path, f"cannot be opened ({error})") from error
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        pid = os.pread(lock, 32, 0).decode("ascii", "replace").strip()
+        os.close(lock)
+        raise JournalHeld(path, pid) from error
+    os.ftruncate(lock, 0)
+    os.pwrite(lock, str(os.getpid()).encode(), 0)
+    writer = _Writer(path, lock, asyncio.get_running_loop())
+    try:
+        found = await writer.opened
+    except AgentComError:
+        os.close(lock)
+        raise
+    except (sqlite3.Error, OSError) as error:
+        os.close(lock)
+        raise JournalError(
+            path,
+            f"cannot be read: {error}; move it away to start with an empty one "
+            "(what it held is then lost to this host)",
+        ) from error
+    return Journal(path, writer, found)

@@ -1,0 +1,470 @@
+"""What a host has to say, delivered to the log in order, whatever happens meanwhile.
+
+Events go out at once, many in flight. One that is not acknowledged within a few
+milliseconds is written to the journal as well; so an event is always on its way, on the
+disk, or on the log. When the log fails, delivery stops, what is in flight settles, and
+everything from the oldest unacknowledged event on is said again, in order, once the log
+is back: also later events of the same subject that had come through, so that each
+subject holds its events in order. Repeats are for readers to drop.
+
+While the log is away for long only a window is kept in memory; the rest is on the disk
+and read back as the window empties.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from functools import partial
+from typing import TYPE_CHECKING
+
+import msgspec
+import structlog
+
+from events.codec import decode_event, encode
+from events.errors import LogError, LogUnavailable, Malformed, TooLarge
+from events.log import MAX_EVENT_BYTES
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from events.catalogue import Event, Result
+    from events.log import EventLog
+    from sidecar.journal import Journal
+
+IN_FLIGHT = 1_024
+WINDOW = 4_096
+WINDOW_BYTES = 16 * 1024 * 1024
+_WRITE_ENDS_AFTER_S = 0.02
+_WRITE_AFTER_S = 0.25
+_RETRY_S = (0.1, 0.2, 0.5, 1.0, 2.0)
+_SURELY_SMALL = 64 * 1024
+
+logger = structlog.get_logger(__name__)
+
+
+class Entry:
+    """An event on its way. `ends` is the route whose run it finishes, or ""."""
+
+    __slots__ = (
+        "_raw",
+        "acked",
+        "ends",
+        "event",
+        "n",
+        "on_disk",
+        "size",
+        "stored",
+        "subject",
+    )
+
+    def __init__(self, n: int, subject: str, event: Event, ends: str) -> None:
+        self.n = n
+        self.subject = subject
+        self.event = event
+        self.ends = ends
+        self.acked = False
+        self.stored = False
+        self.on_disk = False
+        self.size = _roughly(event)
+        self._raw: bytes | None = None
+
+    def raw(self) -> bytes:
+        """Spell the event, once."""
+        if self._raw is None:
+            self._raw = encode(self.event)
+        return self._raw
+
+
+class Outbox:
+    """One host's events to one log. Give it the connection's ups and downs."""
+
+    def __init__(
+        self,
+        log: EventLog,
+        journal: Journal,
+        *,
+        reported: Callable[[str], None] = lambda _route: None,
+    ) -> None:
+        """`reported` is called with a route whose last event the log has."""
+        self._log = log
+        self._journal = journal
+        self._reported = reported
+        self._loop = asyncio.get_running_loop()
+        self._sent: deque[Entry] = deque()
+        self._ready: deque[Entry] = deque()
+        self._tail: deque[Entry] = deque()
+        self._on_ack: dict[int, Callable[[], None]] = {}
+        self._connected = True
+        self._window_bytes = 0
+        self._in_flight = 0
+        self._stalled = False
+        self._tries = 0
+        self._retry: asyncio.TimerHandle | None = None
+        self._unwritten: list[Entry] = []
+        self._unwritten_ends: list[Entry] = []
+        self._writing: asyncio.TimerHandle | None = None
+        self._writing_ends: asyncio.TimerHandle | None = None
+        self._loading = False
+        self._waiters: list[asyncio.Future[None]] = []
+        self._closed = False
+        self.undeliverable = 0
+        found = journal.found
+        self._last = found.outbox_last
+        self._windowed = found.outbox_first - 1 if found.outbox_count else self._last
+        if found.outbox_count:
+            self._load()
+
+    @property
+    def pending(self) -> int:
+        """How many events the log has not acknowledged yet."""
+        return len(self._sent) + len(self._ready) + (self._last - self._windowed)
+
+    @property
+    def stalled(self) -> bool:
+        """Whether the log did not take the last events."""
+        return self._stalled
+
+    # -- coming in
+
+    def send(
+        self,
+        subject: str,
+        event: Event,
+        *,
+        ends: str = "",
+        on_ack: Callable[[], None] | None = None,
+    ) -> None:
+        """Say an event. `ends` names the route whose run it finishes."""
+        self._last += 1
+        entry = Entry(self._last, subject, fit(event), ends)
+        if on_ack is not None:
+            self._on_ack[entry.n] = on_ack
+        spilling = self._windowed != entry.n - 1
+        if spilling or self._full():
+            self._tail.append(entry)
+            entry.on_disk = True
+            self._journal.put([entry])
+            self._forget_stored()
+            self._refill()
+            return
+        self._windowed = entry.n
+        self._window_bytes += entry.size
+        self._ready.append(entry)
+        self._later_to_disk(entry)
+        self._pump()
+
+    def _full(self) -> bool:
+        held = len(self._sent) + len(self._ready)
+        return held >= WINDOW or self._window_bytes >= WINDOW_BYTES
+
+    def _forget_stored(self) -> None:
+        """Let go of what is on the disk beyond the window."""
+        while self._tail and self._tail[0].stored:
+            self._tail.popleft()
+
+    # -- going out
+
+    def connection(self, up: bool) -> None:
+        """The connection to the log came back, or went."""
+        self._connected = up
+        if not up:
+            # What is in flight is the log's to say again; the rest waits here.
+            self._write_unwritten()
+            return
+        self._tries = 0
+        if self._stalled:
+            self._resume()
+        else:
+            self._pump()
+            self._refill()
+
+    def _pump(self) -> None:
+        while (
+            self._ready
+            and self._in_flight < IN_FLIGHT
+            and self._connected
+            and not self._stalled
+            and not self._closed
+        ):
+            entry = self._ready.popleft()
+            self._sent.append(entry)
+            self._in_flight += 1
+            try:
+                future = self._log.append(entry.subject, entry.event)
+            except (ValueError, TypeError) as unspeakable:
+                future = self._loop.create_future()
+                future.set_exception(unspeakable)
+            future.add_done_callback(partial(self._settled, entry))
+
+    def _settled(self, entry: Entry, future: asyncio.Future[int]) -> None:
+        self._in_flight -= 1
+        if self._closed:
+            return
+        problem = (
+            LogUnavailable(entry.subject, "cancelled")
+            if future.cancelled()
+            else future.exception()
+        )
+        if problem is None:
+            self._tries = 0
+            self._acknowledged(entry)
+        elif isinstance(problem, LogError) and not isinstance(problem, TooLarge):
+            self._stall(problem)
+        else:
+            self._refused(entry, problem)
+        if self._stalled:
+            if self._in_flight == 0:
+                self._try_again_later()
+            return
+        self._pump()
+        self._refill()
+
+    def _acknowledged(self, entry: Entry) -> None:
+        if not entry.acked:
+            entry.acked = True
+            if (on_ack := self._on_ack.pop(entry.n, None)) is not None:
+                on_ack()
+            if entry.ends:
+                self._reported(entry.ends)
+        if self._stalled:
+            # What comes before it may still fail: it may have to be said again.
+            return
+        trim = 0
+        while self._sent and self._sent[0].acked:
+            gone = self._sent.popleft()
+            self._window_bytes -= gone.size
+            if gone.on_disk:
+                trim = gone.n
+        if trim:
+            self._journal.trim(trim)
+        self._wake_if_empty()
+
+    def _wake_if_empty(self) -> None:
+        if self._waiters and self.pending == 0:
+            waiters, self._waiters = self._waiters, []
+            for waiter in waiters:
+                if not waiter.done():
+                    waiter.set_result(None)
+
+    def _refused(self, entry: Entry, problem: BaseException) -> None:
+        """The log will never take it as it is: cut it, or give it up, loudly."""
+        if isinstance(problem, TooLarge):
+            smaller = fit(entry.event, problem.limit // 2)
+            if smaller is not entry.event:
+                entry.event = smaller
+                self._stall(problem)
+                return
+        self.undeliverable += 1
+        logger.error(
+            "event not deliverable",
+            subject=entry.subject,
+            event=type(entry.event).__name__,
+            problem=str(problem),
+        )
+        self._acknowledged(entry)
+
+    # -- when the log fails
+
+    def _stall(self, problem: BaseException) -> None:
+        if not self._stalled:
+            self._stalled = True
+            if self._tries == 0:
+                logger.warning(
+                    "the log does not take events", problem=str(problem), tries=1
+                )
+            self._write_unwritten()
+
+    def _try_again_later(self) -> None:
+        if self._retry is None:
+            delay = _RETRY_S[min(self._tries, len(_RETRY_S) - 1)]
+            self._tries += 1
+            self._retry = self._loop.call_later(delay, self._resume)
+
+    def _resume(self) -> None:
+        """Say again what is unacknowledged, and what of its subjects came after it."""
+        if self._retry is not None:
+            self._retry.cancel()
+            self._retry = None
+        if self._closed or not self._stalled or self._in_flight or not self._connected:
+            return
+        self._stalled = False
+        again: list[Entry] = []
+        open_subjects: set[str] = set()
+        trim = 0
+        for entry in self._sent:
+            if not entry.acked:
+                open_subjects.add(entry.subject)
+                again.append(entry)
+            elif entry.subject in open_subjects:
+                again.append(entry)
+            else:
+                self._window_bytes -= entry.size
+                if not again and entry.on_disk:
+                    trim = entry.n
+        self._sent.clear()
+        self._ready.extendleft(reversed(again))
+        if trim:
+            self._journal.trim(trim)
+        self._pump()
+        self._refill()
+
+    # -- the disk
+
+    def _later_to_disk(self, entry: Entry) -> None:
+        """Write it down, unless the log has it by then; sooner what finishes a run."""
+        if self._stalled or not self._connected:
+            entry.on_disk = True
+            self._journal.put([entry])
+        elif entry.ends:
+            self._unwritten_ends.append(entry)
+            if self._writing_ends is None:
+                self._writing_ends = self._loop.call_later(
+                    _WRITE_ENDS_AFTER_S, self._write_ends
+                )
+        else:
+            self._unwritten.append(entry)
+            if self._writing is None:
+                self._writing = self._loop.call_later(
+                    _WRITE_AFTER_S, self._write_unwritten
+                )
+
+    def _write_ends(self) -> None:
+        self._writing_ends = None
+        entries, self._unwritten_ends = self._unwritten_ends, []
+        self._to_disk(entries)
+
+    def _write_unwritten(self) -> None:
+        for timer in (self._writing, self._writing_ends):
+            if timer is not None:
+                timer.cancel()
+        self._writing = self._writing_ends = None
+        entries = self._unwritten + self._unwritten_ends
+        self._unwritten, self._unwritten_ends = [], []
+        self._to_disk(entries)
+
+    def _to_disk(self, entries: list[Entry]) -> None:
+        entries = [entry for entry in entries if not entry.acked]
+        for entry in entries:
+            entry.on_disk = True
+        if entries:
+            self._journal.put(entries)
+
+    def _refill(self) -> None:
+        """Read on from the disk once the window is half empty."""
+        held = len(self._sent) + len(self._ready)
+        if (
+            self._windowed < self._last
+            and held < WINDOW // 2
+            and self._window_bytes < WINDOW_BYTES // 2
+            and not self._stalled
+        ):
+            self._load()
+
+    def _load(self) -> None:
+        if self._loading or self._closed:
+            return
+        self._loading = True
+        rows = self._journal.outbox_after(
+            self._windowed, WINDOW // 2, WINDOW_BYTES // 2
+        )
+        rows.add_done_callback(self._loaded)
+
+    def _loaded(
+        self, future: asyncio.Future[list[tuple[int, str, bytes, str]]]
+    ) -> None:
+        self._loading = False
+        if self._closed or future.cancelled():
+            return
+        if (error := future.exception()) is not None:
+            logger.error("outbox not readable", problem=str(error))
+            self._loop.call_later(1.0, self._refill)
+            return
+        rows = future.result()
+        for n, subject, raw, ends in rows:
+            self._take_in(n, subject, raw, ends)
+        # What is not committed yet, or could not be, is still here.
+        while self._tail and self._tail[0].n <= self._windowed + 1 and not self._full():
+            self._into_window(self._tail.popleft())
+        if not rows and self._windowed < self._last and not self._full():
+            # Numbers that were acknowledged before they were written.
+            self._windowed = self._tail[0].n - 1 if self._tail else self._last
+            self._wake_if_empty()
+        self._pump()
+        self._refill()
+
+    def _take_in(self, n: int, subject: str, raw: bytes, ends: str) -> None:
+        if self._tail and self._tail[0].n == n:
+            self._into_window(self._tail.popleft())
+            return
+        try:
+            event = decode_event(raw)
+        except Malformed as error:
+            self.undeliverable += 1
+            logger.error("outbox entry unreadable", n=n, problem=str(error))
+            self._windowed = n
+            return
+        entry = Entry(n, subject, event, ends)
+        entry.on_disk = entry.stored = True
+        self._into_window(entry)
+
+    def _into_window(self, entry: Entry) -> None:
+        self._windowed = entry.n
+        self._window_bytes += entry.size
+        self._ready.append(entry)
+
+    # -- the end
+
+    async def flush(self) -> None:
+        """Return once the log has everything."""
+        if self.pending:
+            waiter: asyncio.Future[None] = self._loop.create_future()
+            self._waiters.append(waiter)
+            await waiter
+
+    async def close(self) -> None:
+        """Write down what the log has not got, and stop."""
+        self._write_unwritten()
+        self._closed = True
+        if self._retry is not None:
+            self._retry.cancel()
+        await self._journal.settle()
+
+
+# -- Size ------------------------------------------------------------------------------
+
+
+def fit(event: Event, limit: int = MAX_EVENT_BYTES) -> Event:
+    """Return `event`, its output cut to head and tail until it fits `limit` encoded."""
+    result: Result | None = getattr(event, "result", None)
+    if result is None:
+        return event
+    if _roughly(event) < min(_SURELY_SMALL, limit // 8):
+        return event
+    keep = limit
+    while len(encode(event)) > limit and keep > 64:
+        keep //= 2
+        cut = msgspec.structs.replace(
+            result,
+            output=head_and_tail(result.output, keep),
+            stderr=head_and_tail(result.stderr, keep // 4),
+            truncated=True,
+        )
+        event = msgspec.structs.replace(event, result=cut)
+    return event
+
+
+def head_and_tail(text: str, keep: int) -> str:
+    """Return at most `keep` characters of `text`: its beginning and its end."""
+    if len(text) <= keep:
+        return text
+    half = max(keep // 2, 1)
+    return f"{text[:half]}\n[... cut ...]\n{text[-half:]}"
+
+
+def _roughly(event: Event) -> int:
+    """Estimate an event's size without spelling it."""
+    result: Result | None = getattr(event, "result", None)
+    if result is None:
+        return 512
+    return 1_024 + len(result.output) + len(result.stderr)
