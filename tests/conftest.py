@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.backends import messages_api, real_claude, simulated_claude, simulated_ollama  # noqa: F401
 from tests.broker import LiveBroker, live_broker
 
 if TYPE_CHECKING:

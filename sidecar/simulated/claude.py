@@ -46,6 +46,7 @@ VERSION = f"{CLAUDE_CODE} (Claude Code, simulated)"
 CONTROL_VARIABLE = "AGENTCOM_SIMULATED_CLAUDE"
 DEFAULT_MODEL = "claude-sonnet-4-5"
 _REQUEST = "req_simulated"
+_LOSES_A_STREAM = ("middrop", "fallback")
 
 Kind = Literal[
     "ok",
@@ -59,6 +60,7 @@ Kind = Literal[
     "credit",  # credit balance too low
     "refused",  # nobody listens at the API's address
     "middrop",  # the connection is lost after `after` tokens
+    "fallback",  # the same, but asking again without streaming brings the answer
     "maxturns",  # uses tools until --max-turns
     "budget",  # spends more than --max-budget-usd
     "refusal",  # the model declines, twice
@@ -66,6 +68,7 @@ Kind = Literal[
     "tool",  # runs `command` with its Bash tool, in a process group of its own
     "hang_at_start",  # prints nothing at all
     "hang",  # init, then nothing
+    "stall",  # `after` tokens, then nothing
     "hang_before_result",  # the whole answer, then nothing
     "hang_after_result",  # the result, then does not exit
     "no_result",  # exits with `exit_code` after `after` tokens, without a result
@@ -83,6 +86,7 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     thinking: str = ""  # thought before the answer
     delay_s: float = 0.0  # before every token
     after: int = 2  # tokens before what goes wrong
+    retry_delay_s: float | None = None  # its own retries; None: as long as it says
     resets_in_s: float | None = None  # r429: when the limit ends, from now
     resets_at: int | None = None  # r429: the same in Unix seconds
     command: str = "echo simulated"
@@ -484,6 +488,8 @@ class _Claude:
                 self._request()
                 self._message([self._tool_block()], stop_reason="tool_use")
                 return self._over_budget("tool_use")
+            case "fallback":
+                return self._asked_again_without_streaming()
             case "refusal":
                 return self._refused_by_the_model()
             case "denied" | "tool":
@@ -534,7 +540,8 @@ class _Claude:
                     }
                 )
             )
-            self._signals.pause(delay_ms / 1000)
+            pause_s = self._scenario.retry_delay_s
+            self._signals.pause(delay_ms / 1000 if pause_s is None else pause_s)
         text = failure.text.replace("{model}", self._model)
         about: dict[str, Any] = {}
         request: dict[str, Any] = {}
@@ -562,6 +569,31 @@ class _Claude:
             }
         )
         return 1
+
+    def _asked_again_without_streaming(self) -> int:
+        """The stream was lost; the whole answer follows as one message, no deltas."""
+        self._request()
+        block = self._text_block()
+        self._message([block], stop_after=self._scenario.after)
+        self._said = block["text"]
+        self._call_usage_again(len(pieces(block["text"])))
+        message = {
+            **self._message_head([block]),
+            "stop_reason": "end_turn",
+            "usage": self._settled.whole(),
+            "context_management": None,
+        }
+        self._print(self._said_by_model(message))
+        self._turns = 1
+        self._result(self._success())
+        return 0
+
+    def _call_usage_again(self, output: int) -> None:
+        again = _Usage(output=output).plus(self._call_usage())
+        self._begun.append(f"msg_{len(self._begun) + 1}")
+        self._spent = self._spent.plus(again)
+        self._counted = self._counted.plus(again)
+        self._settled = self._counted
 
     def _use_tools_until_the_limit(self) -> int:
         limit = self._flags.max_turns or 2
@@ -772,7 +804,7 @@ class _Claude:
             if denied is not None:
                 self._print(self._signed(denied))
             self._stop_message()
-        elif self._scenario.kind == "middrop":
+        elif self._scenario.kind in _LOSES_A_STREAM:
             self._counted = self._counted.plus(read)
             self._counted.output += 1  # the first figure of a message that was lost
             self._stop_message(from_block=0)
@@ -786,7 +818,8 @@ class _Claude:
         self._stream(start, **thinks)
         self._block = dict(opened)
         for number, delta in enumerate(deltas[:stop_after], 1):
-            self._signals.pause(self._scenario.delay_s)
+            stalls = self._scenario.kind == "stall" and number > self._scenario.after
+            self._signals.pause(None if stalls else self._scenario.delay_s)
             if self._first_token_ms is None:
                 self._first_token_ms = self._elapsed_ms()
             shown = thinks if delta["type"] == "thinking_delta" else {}
@@ -804,7 +837,7 @@ class _Claude:
             took = {"thinking_duration_ms": 0, **thinks} if thinks else {}
             message = {**self._message_head([block]), "context_management": None}
             self._print(self._said_by_model(message, **took))
-        if stop_after is None or self._scenario.kind == "middrop":
+        if stop_after is None or self._scenario.kind in _LOSES_A_STREAM:
             self._stream({"type": "content_block_stop", "index": index})
 
     def _thinking_tokens(self, so_far: int) -> None:

@@ -14,6 +14,8 @@ import argparse
 import asyncio
 import json
 import signal
+import socket
+import struct
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -37,7 +39,8 @@ ReplyKind = Literal[
     "p400",  # prompt too long
     "credit",
     "refusal",  # the model declines
-    "drop",  # the connection is closed after `after` tokens
+    "drop",  # the connection is reset after `after` tokens
+    "close",  # it is closed there: Claude Code asks again without streaming
     "stall",  # silence after `after` tokens
     "hang",  # never answers
 ]
@@ -86,6 +89,7 @@ _ERRORS: dict[str, tuple[int, str, str]] = {
         "Please go to Plans & Billing to upgrade or purchase credits.",
     ),
 }
+_TIME_TO_READ_S = 0.2
 _HEADERS = {"X-AgentCom-Simulated": "1", "request-id": "req_simulated"}
 
 
@@ -176,6 +180,8 @@ class MessagesApi:
         message_id = f"msg_{self._messages}"
         model = str(call.body.get("model", ""))
         if not call.body.get("stream"):
+            if reply.kind in ("drop", "close"):
+                await _lose(request, reset=True)
             return web.json_response(_whole(reply, message_id, model), headers=_HEADERS)
         response = web.StreamResponse(
             headers={**_HEADERS, "Content-Type": "text/event-stream"}
@@ -185,8 +191,8 @@ class MessagesApi:
         sent = 0
         for event in _events(reply, message_id, model):
             if event["type"] == "content_block_delta":
-                if sent == reply.after and reply.kind == "drop":
-                    await _hang_up(request)
+                if sent == reply.after and reply.kind in ("drop", "close"):
+                    await _lose(request, reset=reply.kind == "drop")
                 if sent == reply.after and reply.kind == "stall":
                     await asyncio.Event().wait()
                 if reply.delay_s:
@@ -323,13 +329,23 @@ def _opened(block: dict[str, Any]) -> tuple[dict[str, Any], list[dict[str, Any]]
             return {**block, "input": {}}, deltas
 
 
-async def _hang_up(request: web.Request) -> None:
-    """Close the connection in mid-stream, after all that was sent has left.
+async def _lose(request: web.Request, *, reset: bool) -> None:
+    """Close or reset the connection in mid-stream.
 
+    A reset also discards what the client has not read yet, so it gets a moment for it.
     Never returns: losing its connection cancels the handler.
     """
-    if request.transport is not None:
-        request.transport.close()
+    transport = request.transport
+    if transport is not None and reset:
+        await asyncio.sleep(_TIME_TO_READ_S)
+        plug = transport.get_extra_info("socket")
+        with suppress(OSError):
+            plug.setsockopt(
+                socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)
+            )
+        transport.abort()
+    elif transport is not None:
+        transport.close()
     await asyncio.Event().wait()
 
 
