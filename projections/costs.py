@@ -1,0 +1,103 @@
+"""What it all cost: tokens and dollars by hour, model, tier, repo, host and endpoint.
+
+Every run that reports is booked once, in the hour it ended, whether its result counted
+or not. The cells hold what has been added since the store last took it; the store holds
+the sums. Hours are the reporting host's, in UTC.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from msgspec import Struct, field
+
+from events.catalogue import TaskCompleted
+from projections.tasks import Spent
+
+if TYPE_CHECKING:
+    from projections.projection import Moment
+
+_HOUR: Final = re.compile(r"\d{4}-[01]\d-[0-3]\dT[0-2]\d", re.ASCII)
+_hours: set[str] = set()
+
+
+class Cell(NamedTuple):
+    """What a booking is filed under."""
+
+    hour: str
+    model: str
+    tier: str
+    repo: str
+    host: str
+    endpoint: str
+    target_type: str
+    fallback: str
+    simulated: bool
+
+
+class Booked(Struct):
+    """What was booked in a cell: runs, those that completed, those that came too late."""
+
+    runs: int = 0
+    completed: int = 0
+    late: int = 0
+    spent: Spent = field(default_factory=Spent)
+
+
+class CostsState(Struct):
+    """Bookings since the store last took them, and the sum of all there ever were."""
+
+    cells: dict[Cell, Booked] = field(default_factory=dict)
+    total: Spent = field(default_factory=Spent)
+
+
+class Costs:
+    """The fold over what runs cost."""
+
+    name = "costs"
+    version = 1
+    subjects = ("agentcom.evt.run.*.*",)
+
+    def initial(self) -> CostsState:
+        return CostsState()
+
+    def evolve(self, state: CostsState, moment: Moment) -> None:
+        result, task, routing = moment.booked, moment.task, moment.routing
+        if result is None or task is None or routing is None:
+            return
+        event = moment.recorded.event
+        cell = Cell(
+            hour_of(event.at),
+            result.model_used,
+            routing.tier,
+            task.repo,
+            routing.host,
+            routing.endpoint,
+            routing.target_type,
+            (routing.fallback_reason or "fallback") if routing.fallback_used else "",
+            result.simulated,
+        )
+        booked = state.cells.get(cell)
+        if booked is None:
+            booked = state.cells[cell] = Booked()
+        booked.runs += 1
+        if moment.standing != "taken":
+            booked.late += 1
+        elif isinstance(event, TaskCompleted):
+            booked.completed += 1
+        booked.spent.add(result)
+        state.total.add(result)
+
+
+def hour_of(at: str) -> str:
+    """Return the hour of an instant, `2026-01-31T09`, "" if it is no instant."""
+    hour = at[:13]
+    if hour in _hours:
+        return hour
+    if _HOUR.fullmatch(hour) is None:
+        return ""
+    if len(_hours) > 10_000:
+        _hours.clear()
+    _hours.add(hour)
+    return hour

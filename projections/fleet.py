@@ -1,0 +1,390 @@
+"""The fleet as the log knows it: hosts, their endpoints and models, tiers, alerts, leader.
+
+How busy a machine is, is no history: hosts say it every two seconds and nobody logs it.
+`Beats` keeps the last word of each, and gives it out for as long as it is true; after
+three missed beats a host's resources are unknown, not stale.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, Literal
+
+from msgspec import Struct, field
+
+from events.catalogue import (
+    AlertAcknowledged,
+    AlertCleared,
+    AlertRaised,
+    Beat,
+    EndpointAdded,
+    EndpointChanged,
+    EndpointDown,
+    EndpointRemoved,
+    EndpointState,
+    EndpointUp,
+    FleetEvent,
+    HostDraining,
+    HostEvent,
+    HostJoined,
+    HostLeft,
+    HostLost,
+    HostRecovered,
+    HostResumed,
+    PolicyChanged,
+    SchedulerElected,
+    TierDown,
+    TierEvent,
+    TierLimited,
+    TierUp,
+)
+
+if TYPE_CHECKING:
+    from events.catalogue import Resources
+    from projections.projection import Moment
+
+BEAT_S: Final = 2.0
+BEATS_TRUE: Final = 3
+"""A host's resources count as known for this many beats."""
+ALERTS_KEPT: Final = 100
+
+
+class EndpointView(Struct):
+    """An endpoint on one host. `since` is when it last went up or down."""
+
+    endpoint: str
+    kind: str
+    up: bool
+    since: str
+    url: str = ""
+    version: str = ""
+    models: list[str] = []
+    loaded: list[str] = []
+    slots: int = 1
+    reason: str = ""
+    shared: bool = False
+    simulated: bool = False
+
+
+class HostView(Struct):
+    """A host: `state` is up, draining, left or lost; `since` is when it became so."""
+
+    host: str
+    incarnation: str
+    state: Literal["up", "draining", "left", "lost"]
+    since: str
+    joined_at: str
+    seq: int
+    version: str = ""
+    platform: str = ""
+    slots: dict[str, int] = {}
+    capabilities: list[str] = []
+    repos: list[str] = []
+    default_repo: str | None = None
+    ram_bytes: int | None = None
+    reason: str = ""
+    endpoints: dict[str, EndpointView] = {}
+
+
+class SharedView(Struct):
+    """An endpoint that an operator added for several hosts to call."""
+
+    endpoint: str
+    kind: str
+    url: str
+    slots: int
+    added_at: str
+    by: str = ""
+
+
+class TierView(Struct):
+    """A tier as the scheduler found it: unknown until it first said something."""
+
+    tier: str
+    state: Literal["unknown", "up", "down", "limited"] = "unknown"
+    since: str = ""
+    until: str | None = None
+    account: str = ""
+    reason: str = ""
+
+
+class AlertView(Struct):
+    """An alert: a tier was down for too long. Active until it is cleared."""
+
+    tier: str
+    seq: int
+    raised_at: str
+    down_s: float
+    reason: str = ""
+    acknowledged_at: str | None = None
+    acknowledged_by: str = ""
+    cleared_at: str | None = None
+
+
+class Head(Struct):
+    """What there is one of: the leader and the policy."""
+
+    epoch: int = 0
+    leader: str = ""
+    elected_at: str = ""
+    policy_version: int = 0
+    policy_changed_at: str = ""
+    policy_by: str = ""
+    policy_seq: int = 0
+
+
+class FleetState(Struct):
+    """The fleet; `touched` names what changed since the store last took it."""
+
+    hosts: dict[str, HostView] = field(default_factory=dict)
+    shared: dict[str, SharedView] = field(default_factory=dict)
+    tiers: dict[str, TierView] = field(default_factory=dict)
+    alerts: list[AlertView] = field(default_factory=list)
+    head: Head = field(default_factory=Head)
+    touched: set[tuple[str, str]] = field(default_factory=set)
+
+    @property
+    def active_alerts(self) -> list[AlertView]:
+        """The alerts that have not been cleared."""
+        return [alert for alert in self.alerts if alert.cleared_at is None]
+
+
+class Fleet:
+    """The fold over hosts, tiers and leaders; it judges every event about them."""
+
+    name = "fleet"
+    version = 1
+    subjects = (
+        "agentcom.evt.host.*",
+        "agentcom.evt.fleet.*",
+        "agentcom.evt.tier.*",
+        "agentcom.evt.policy",
+        "agentcom.evt.scheduler",
+    )
+
+    def initial(self) -> FleetState:
+        return FleetState()
+
+    def evolve(self, state: FleetState, moment: Moment) -> None:
+        if moment.standing != "taken" or moment.family in ("task", "run"):
+            return
+        event, seq = moment.recorded.event, moment.recorded.seq
+        refused = ""
+        if isinstance(event, HostEvent):
+            refused = self._host(state, event, seq)
+        elif isinstance(event, FleetEvent | TierEvent) and _outdated(state, event):
+            refused = "an older leader's"
+        elif isinstance(event, FleetEvent):
+            refused = self._decided(state, event)
+        elif isinstance(event, TierEvent):
+            refused = self._tier(state, event, seq)
+        elif isinstance(event, PolicyChanged):
+            head = state.head
+            head.policy_version, head.policy_seq = event.version, seq
+            head.policy_changed_at, head.policy_by = event.at, event.requested_by
+            state.touched.add(("head", ""))
+        elif isinstance(event, SchedulerElected):
+            refused = self._elected(state, event)
+        if refused:
+            moment.standing, moment.reason = "void", refused
+
+    def _elected(self, state: FleetState, event: SchedulerElected) -> str:
+        if event.epoch <= state.head.epoch:
+            return "an older epoch"
+        state.head.epoch, state.head.leader = event.epoch, event.name
+        state.head.elected_at = event.at
+        state.touched.add(("head", ""))
+        return ""
+
+    def _host(self, state: FleetState, event: HostEvent, seq: int) -> str:
+        if isinstance(event, HostJoined):
+            return self._joined(state, event, seq)
+        host = state.hosts.get(event.host)
+        if host is None:
+            return "no such host"
+        if host.incarnation != event.incarnation:
+            return "an earlier life of the host"
+        state.touched.add(("host", host.host))
+        match event:
+            case HostRecovered():
+                _become(host, "up", event.at)
+            case HostDraining():
+                _become(host, "draining", event.at, event.reason)
+            case HostResumed():
+                _become(host, "up", event.at)
+            case HostLeft():
+                _become(host, "left", event.at, event.reason)
+            case EndpointUp() | EndpointChanged():
+                known = host.endpoints.get(event.state.endpoint)
+                since = known.since if known and known.up else event.at
+                host.endpoints[event.state.endpoint] = _endpoint(event.state, since)
+            case EndpointDown():
+                known = host.endpoints.get(event.endpoint)
+                if known is None:
+                    known = EndpointView(event.endpoint, event.kind, True, event.at)
+                    host.endpoints[event.endpoint] = known
+                if known.up:
+                    known.up, known.since, known.loaded = False, event.at, []
+                known.reason = event.reason
+            case _:
+                return "nothing we know of a host"
+        return ""
+
+    def _joined(self, state: FleetState, event: HostJoined, seq: int) -> str:
+        before = state.hosts.get(event.host)
+        again = before is not None and before.incarnation == event.incarnation
+        state.hosts[event.host] = HostView(
+            host=event.host,
+            incarnation=event.incarnation,
+            state="draining" if event.draining else "up",
+            since=event.at,
+            joined_at=before.joined_at if before is not None and again else event.at,
+            seq=seq,
+            version=event.version,
+            platform=event.platform,
+            slots=event.slots,
+            capabilities=event.capabilities,
+            repos=event.repos,
+            default_repo=event.default_repo,
+            ram_bytes=event.ram_bytes,
+            endpoints={s.endpoint: _endpoint(s, event.at) for s in event.endpoints},
+        )
+        state.touched.add(("host", event.host))
+        return ""
+
+    def _decided(self, state: FleetState, event: FleetEvent) -> str:
+        match event:
+            case HostLost():
+                host = state.hosts.get(event.host)
+                if host is None or host.incarnation != event.incarnation:
+                    return "another life of the host"
+                _become(host, "lost", event.at, f"silent for {event.silent_s:g} s")
+                state.touched.add(("host", host.host))
+            case EndpointAdded():
+                state.shared[event.endpoint] = SharedView(
+                    event.endpoint,
+                    event.kind,
+                    event.url,
+                    event.slots,
+                    event.at,
+                    event.requested_by,
+                )
+                state.touched.add(("shared", event.endpoint))
+            case EndpointRemoved():
+                if state.shared.pop(event.endpoint, None) is None:
+                    return "no such endpoint"
+                state.touched.add(("shared", event.endpoint))
+                for host in state.hosts.values():
+                    known = host.endpoints.get(event.endpoint)
+                    if known is not None and known.shared:
+                        del host.endpoints[event.endpoint]
+                        state.touched.add(("host", host.host))
+            case _:
+                return "nothing we know of a fleet"
+        return ""
+
+    def _tier(self, state: FleetState, event: TierEvent, seq: int) -> str:
+        match event:
+            case TierDown():
+                _turn(state, event, "down", event.reason)
+            case TierUp():
+                _turn(state, event, "up")
+            case TierLimited():
+                tier = _turn(state, event, "limited", event.reason)
+                tier.until, tier.account = event.until, event.account
+            case AlertRaised():
+                if _active(state, event.tier) is not None:
+                    return "an alert is active already"
+                alert = AlertView(event.tier, seq, event.at, event.down_s, event.reason)
+                state.alerts = [*state.alerts, alert][-ALERTS_KEPT:]
+            case AlertCleared():
+                cleared = _active(state, event.tier)
+                if cleared is None:
+                    return "no active alert"
+                cleared.cleared_at, cleared.down_s = event.at, event.down_s
+            case AlertAcknowledged():
+                seen = _active(state, event.tier)
+                if seen is None:
+                    return "no active alert"
+                seen.acknowledged_at = event.at
+                seen.acknowledged_by = event.requested_by
+            case _:
+                return "nothing we know of a tier"
+        state.touched.add(("tiers", ""))
+        return ""
+
+
+def _outdated(state: FleetState, event: FleetEvent | TierEvent) -> bool:
+    if isinstance(event, EndpointAdded | EndpointRemoved | AlertAcknowledged):
+        return False
+    return event.epoch < state.head.epoch
+
+
+def _become(
+    host: HostView,
+    state: Literal["up", "draining", "left", "lost"],
+    at: str,
+    reason: str = "",
+) -> None:
+    if host.state != state:
+        host.state, host.since = state, at
+    host.reason = reason
+
+
+def _turn(
+    state: FleetState,
+    event: TierEvent,
+    into: Literal["up", "down", "limited"],
+    reason: str = "",
+) -> TierView:
+    tier = state.tiers.setdefault(event.tier, TierView(event.tier))
+    if tier.state != into:
+        tier.state, tier.since = into, event.at
+    tier.reason, tier.until, tier.account = reason, None, ""
+    return tier
+
+
+def _active(state: FleetState, tier: str) -> AlertView | None:
+    for alert in reversed(state.alerts):
+        if alert.tier == tier and alert.cleared_at is None:
+            return alert
+    return None
+
+
+def _endpoint(state: EndpointState, since: str) -> EndpointView:
+    return EndpointView(
+        endpoint=state.endpoint,
+        kind=state.kind,
+        up=state.up,
+        since=since,
+        url=state.url,
+        version=state.version,
+        models=state.models,
+        loaded=state.loaded,
+        slots=state.slots,
+        reason=state.reason,
+        shared=state.shared,
+        simulated=state.simulated,
+    )
+
+
+class Beats:
+    """The last sign of life of each host. Instants are a monotonic clock's seconds."""
+
+    def __init__(self) -> None:
+        self._last: dict[str, tuple[float, Beat]] = {}
+
+    def note(self, beat: Beat, now: float) -> None:
+        """Take a beat in."""
+        self._last[beat.host] = (now, beat)
+
+    def of(self, host: HostView, now: float) -> Beat | None:
+        """Return the host's last beat while it is still true."""
+        heard, beat = self._last.get(host.host, (0.0, None))
+        if beat is None or beat.incarnation != host.incarnation:
+            return None
+        return beat if now - heard <= BEAT_S * BEATS_TRUE else None
+
+    def resources(self, host: HostView, now: float) -> Resources | None:
+        """Return what is known of the machine now, None if nothing is."""
+        beat = self.of(host, now)
+        return None if beat is None else beat.resources

@@ -1,0 +1,146 @@
+"""What a projection is: a name, a version, what it reads, where it begins, how it folds.
+
+Events arrive as moments. The first fold to whom an event belongs (tasks for what is said
+about tasks, fleet for hosts, tiers and leaders) writes into the moment what the event
+counts for; the folds after it go by that, so that nothing is judged twice and all of
+them agree. Folds change their state in place: a history of a million tasks is too large
+to copy. They do no I/O, read no clock and draw no lots, so the same log folds to the
+same state, today and in a year.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Literal, Protocol, TypeVar
+
+from msgspec import Struct
+
+from events import subjects
+from events.catalogue import (
+    Event,
+    FleetEvent,
+    HostEvent,
+    HostLost,
+    PolicyChanged,
+    Recorded,
+    Result,
+    RunEvent,
+    SchedulerElected,
+    TaskEvent,
+    TierEvent,
+    types,
+)
+from events.errors import UnknownSubject
+from events.subjects import Subject
+from projections.tasks import Routing, TaskRecord
+
+Standing = Literal["taken", "repeat", "void", "foreign", "unknown"]
+"""What an event counts for.
+
+`taken`: it changed something, or was right to come. `repeat`: it was said before.
+`void`: the state it met refuses it. `foreign`: its body disagrees with its subject, or
+the subject is none of ours. `unknown`: a tag that this version does not know.
+"""
+
+Family = Literal["task", "run", "host", "fleet", "tier", "policy", "scheduler"]
+
+
+class Moment(Struct):
+    """One event on its way through the folds.
+
+    `before` and `after` are the task's states around it ("" before its submission);
+    `booked` is the result whose tokens and dollars it brings.
+    """
+
+    recorded: Recorded
+    subject: Subject | None
+    family: Family | None
+    standing: Standing = "taken"
+    reason: str = ""
+    task: TaskRecord | None = None
+    routing: Routing | None = None
+    before: str = ""
+    after: str = ""
+    booked: Result | None = None
+
+
+S = TypeVar("S")
+
+
+class Projection(Protocol[S]):
+    """A fold for people. `subjects` is what it reads, empty for all."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def version(self) -> int: ...
+
+    @property
+    def subjects(self) -> tuple[str, ...]: ...
+
+    def initial(self) -> S:
+        """Return the state before the first event."""
+        ...
+
+    def evolve(self, state: S, moment: Moment) -> None:
+        """Take one event in."""
+        ...
+
+
+_FAMILIES: tuple[tuple[type[Event], Family], ...] = (
+    (TaskEvent, "task"),
+    (RunEvent, "run"),
+    (HostEvent, "host"),
+    (FleetEvent, "fleet"),
+    (TierEvent, "tier"),
+    (PolicyChanged, "policy"),
+    (SchedulerElected, "scheduler"),
+)
+
+FAMILY: dict[type[Event], Family] = {
+    kind: next(family for base, family in _FAMILIES if issubclass(kind, base))
+    for kind in types().values()
+}
+
+
+@lru_cache(maxsize=65_536)
+def _parsed(subject: str) -> Subject | None:
+    try:
+        return subjects.parse(subject)
+    except UnknownSubject:
+        return None
+
+
+def moment_of(recorded: Recorded) -> Moment:
+    """Take an event up: parse its subject, and hold its body against it.
+
+    The broker lets each writer speak on its own subjects only, so the subject says who
+    spoke and about what. A body that says something else is foreign.
+    """
+    event = recorded.event
+    subject = _parsed(recorded.subject)
+    family = FAMILY.get(type(event))
+    if subject is None:
+        return Moment(recorded, None, family, "foreign", "not one of our subjects")
+    if family is None:
+        return Moment(recorded, subject, None, "unknown", "a tag of another version")
+    if subject.kind != family or not _agrees(subject, event):
+        return Moment(recorded, subject, family, "foreign", "body against subject")
+    return Moment(recorded, subject, family)
+
+
+def _agrees(subject: Subject, event: Event) -> bool:
+    if isinstance(event, RunEvent):
+        return event.task_id == subject.task and event.host == subject.host
+    if isinstance(event, TaskEvent):
+        return event.task_id == subject.task
+    if isinstance(event, HostEvent):
+        return event.host == subject.host
+    if isinstance(event, TierEvent):
+        return event.tier == subject.name
+    if isinstance(event, HostLost):
+        return event.host == subject.name
+    if isinstance(event, FleetEvent):
+        return bool(getattr(event, "endpoint", "") == subject.name)
+    return True

@@ -1,0 +1,84 @@
+"""The queue as it stands: who waits, by tier and priority, and who is under way.
+
+Kept as an index over the open tasks' records, so it costs a step a few dictionary
+operations, and a restart fills it from the stored tasks that are open.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from msgspec import Struct
+
+from projections.lifecycle import FINAL
+
+if TYPE_CHECKING:
+    from projections.projection import Moment
+    from projections.tasks import TaskRecord
+
+TIERS: Final = ("trivial", "standard", "complex")
+PRIORITIES: Final = ("urgent", "high", "normal", "low")
+
+Lane = tuple[str, str]
+
+
+class Oldest(Struct, frozen=True):
+    """The task that has waited longest."""
+
+    task_id: str
+    submitted_at: str
+    waiting_since: str
+
+
+class QueueState:
+    """The open tasks. In a lane, and among those under way, by when they came there."""
+
+    def __init__(self) -> None:
+        self.lanes: dict[Lane, dict[str, TaskRecord]] = {
+            (tier, priority): {} for tier in TIERS for priority in PRIORITIES
+        }
+        self.under_way: dict[str, TaskRecord] = {}
+        self._lane_of: dict[str, Lane] = {}
+
+    @property
+    def waiting(self) -> int:
+        """How many wait."""
+        return len(self._lane_of)
+
+    def place(self, record: TaskRecord) -> None:
+        """Put a task where its state says."""
+        task_id = record.id
+        lane = self._lane_of.pop(task_id, None)
+        if lane is not None:
+            self.lanes[lane].pop(task_id, None)
+        else:
+            self.under_way.pop(task_id, None)
+        if record.state in FINAL:
+            return
+        if record.state == "waiting":
+            lane = (record.tier, record.priority)
+            self._lane_of[task_id] = lane
+            self.lanes.setdefault(lane, {})[task_id] = record
+        else:
+            self.under_way[task_id] = record
+
+    def oldest(self, lane: Lane) -> Oldest | None:
+        """Return who has waited longest in a lane."""
+        for record in self.lanes.get(lane, {}).values():
+            return Oldest(record.id, record.submitted_at, record.waiting_since)
+        return None
+
+
+class Queue:
+    """The fold over the open tasks."""
+
+    name = "queue"
+    version = 1
+    subjects = ("agentcom.evt.task.*", "agentcom.evt.run.*.*")
+
+    def initial(self) -> QueueState:
+        return QueueState()
+
+    def evolve(self, state: QueueState, moment: Moment) -> None:
+        if moment.task is not None and moment.before != moment.after:
+            state.place(moment.task)

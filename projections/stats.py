@@ -1,0 +1,187 @@
+"""How much, how often, how long: counts and histograms over everything.
+
+Decisions are counted once each, whatever became of them; attempts are not decisions.
+Durations go into buckets that double, so the document stays small whatever the load.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from typing import TYPE_CHECKING, Final
+
+from msgspec import Struct, field
+
+from events.catalogue import TaskRouted, TaskStarted, TaskSubmitted, tag
+from events.codec import instant
+from events.errors import Malformed
+from projections.lifecycle import FINAL
+
+if TYPE_CHECKING:
+    from projections.projection import Moment
+
+BUCKETS_MS: Final[tuple[float, ...]] = tuple(float(2**i) / 4 for i in range(26))
+"""Upper edges in milliseconds, 0.25 ms to 2.3 h; one more bucket takes the rest."""
+MINUTES_KEPT: Final = 120
+_SECOND: Final = 1_000
+
+
+class Histogram(Struct):
+    """Durations by bucket; `total_us` is their sum in whole microseconds."""
+
+    counts: list[int] = field(default_factory=lambda: [0] * (len(BUCKETS_MS) + 1))
+    total_us: int = 0
+    n: int = 0
+
+    def add(self, ms: float) -> None:
+        """Count one duration."""
+        self.counts[bisect_left(BUCKETS_MS, ms)] += 1
+        self.total_us += round(ms * _SECOND)
+        self.n += 1
+
+    def quantile(self, q: float) -> float | None:
+        """Return the upper edge of the bucket that holds the q-th part; None if empty."""
+        if not self.n:
+            return None
+        wanted, seen = q * self.n, 0
+        for edge, count in zip(BUCKETS_MS, self.counts, strict=False):
+            seen += count
+            if seen >= wanted:
+                return edge
+        return BUCKETS_MS[-1]
+
+
+class Minute(Struct):
+    """What happened in one minute."""
+
+    submitted: int = 0
+    started: int = 0
+    completed: int = 0
+    failed: int = 0
+    other: int = 0
+
+
+class StatsState(Struct):
+    """Counts of everything, one small document."""
+
+    events: int = 0
+    states: dict[str, int] = field(default_factory=dict)
+    types: dict[str, int] = field(default_factory=dict)
+    standings: dict[str, int] = field(default_factory=dict)
+    void: dict[str, int] = field(default_factory=dict)
+    unknown: dict[str, int] = field(default_factory=dict)
+    undecodable: int = 0
+    last_seq: int = 0
+    last_at: str = ""
+    decisions: dict[str, int] = field(default_factory=dict)
+    decisions_by_tier: dict[str, int] = field(default_factory=dict)
+    decisions_by_target: dict[str, int] = field(default_factory=dict)
+    fallbacks: int = 0
+    waits_avoided: int = 0
+    disagreements: dict[str, int] = field(default_factory=dict)
+    minutes: dict[str, Minute] = field(default_factory=dict)
+    wait_ms: dict[str, Histogram] = field(default_factory=dict)
+    run_ms: dict[str, Histogram] = field(default_factory=dict)
+
+
+class Stats:
+    """The fold that counts."""
+
+    name = "stats"
+    version = 1
+    subjects: tuple[str, ...] = ()
+
+    def initial(self) -> StatsState:
+        return StatsState()
+
+    def evolve(self, state: StatsState, moment: Moment) -> None:
+        recorded = moment.recorded
+        # The log has no gaps, so what was passed over were messages that are no events.
+        state.undecodable += recorded.seq - state.last_seq - 1
+        state.last_seq = recorded.seq
+        state.last_at = recorded.event.at
+        state.events += 1
+        _count(state.standings, moment.standing)
+        kind = tag(recorded.event)
+        if moment.standing == "unknown":
+            _count(state.unknown, kind)
+            return
+        _count(state.types, kind)
+        if moment.standing == "void":
+            _count(state.void, f"{kind}: {moment.reason}")
+        if moment.standing == "taken" and moment.task is not None:
+            self._task(state, moment)
+
+    def _task(self, state: StatsState, moment: Moment) -> None:
+        event, task = moment.recorded.event, moment.task
+        assert task is not None
+        before, after = moment.before, moment.after
+        if before != after:
+            if before:
+                state.states[before] -= 1
+            _count(state.states, after)
+        if isinstance(event, TaskSubmitted):
+            _minute(state, event.at).submitted += 1
+            said = event.classification
+            if said.explicit_tier not in (None, "unknown", said.inferred.tier):
+                _count(
+                    state.disagreements, f"{said.explicit_tier}/{said.inferred.tier}"
+                )
+        elif isinstance(event, TaskRouted):
+            _decision(state, event)
+        elif isinstance(event, TaskStarted):
+            _minute(state, event.at).started += 1
+            waited = between_ms(task.waiting_since, event.at)
+            if waited is not None:
+                _into(state.wait_ms, task.tier, waited)
+        elif after in FINAL and before != after:
+            minute = _minute(state, event.at)
+            if after == "completed":
+                minute.completed += 1
+            elif after == "failed":
+                minute.failed += 1
+            else:
+                minute.other += 1
+            if moment.booked is not None:
+                _into(state.run_ms, task.tier, max(moment.booked.execution_ms, 0.0))
+
+
+def _decision(state: StatsState, event: TaskRouted) -> None:
+    _count(state.decisions_by_tier, event.effective_tier)
+    _count(state.decisions_by_target, event.target_type)
+    if event.fallback_used:
+        state.fallbacks += 1
+        _count(state.decisions, f"{event.fallback_from_tier}->{event.effective_tier}")
+    if event.wait is not None and event.wait.outcome == "avoided":
+        state.waits_avoided += 1
+
+
+def _count(counts: dict[str, int], key: str) -> None:
+    counts[key] = counts.get(key, 0) + 1
+
+
+def _into(histograms: dict[str, Histogram], key: str, ms: float) -> None:
+    histogram = histograms.get(key)
+    if histogram is None:
+        histogram = histograms[key] = Histogram()
+    histogram.add(ms)
+
+
+def _minute(state: StatsState, at: str) -> Minute:
+    key = at[:16]
+    minute = state.minutes.get(key)
+    if minute is None:
+        minute = state.minutes[key] = Minute()
+        if len(state.minutes) > MINUTES_KEPT:
+            del state.minutes[min(state.minutes)]
+    return minute
+
+
+def between_ms(earlier: str, later: str) -> float | None:
+    """Return the milliseconds between two instants, None if one is none.
+
+    Different machines wrote them, so what would be negative is 0.
+    """
+    try:
+        return max((instant(later) - instant(earlier)) * 1_000, 0.0)
+    except Malformed:
+        return None

@@ -1,0 +1,658 @@
+"""The history of every task: where it stands, where it ran, what it took and cost.
+
+What is long and never changes stays in the log and is fetched by its sequence when
+somebody looks: the specification, the whole routing trace, the result's text. A record
+holds what lists, filters and totals need.
+
+A task's cost is the sum over all its runs, also of failed, cancelled and superseded
+ones: a late report changes nothing else, but what it spent was spent. Dollars are kept
+as whole billionths, so that sums do not depend on how they were grouped.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from msgspec import Struct, field
+
+from events.catalogue import (
+    Event,
+    Result,
+    RunEvent,
+    SchedulerElected,
+    TaskAbandoned,
+    TaskAccepted,
+    TaskCancelled,
+    TaskCompleted,
+    TaskDeadLettered,
+    TaskDeferred,
+    TaskErrorLine,
+    TaskEvent,
+    TaskExpired,
+    TaskFailed,
+    TaskRejected,
+    TaskRequeued,
+    TaskRetried,
+    TaskRetrying,
+    TaskReturned,
+    TaskRouted,
+    TaskStarted,
+    TaskStatus,
+    TaskStep,
+    TaskStopped,
+    TaskSubmitted,
+)
+from projections.lifecycle import (
+    FINAL,
+    NO_ATTEMPT,
+    OF_THE_GATEWAY,
+    Fence,
+    Life,
+    is_repeat,
+    said,
+    step,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from projections.projection import Moment, Standing
+
+DESCRIPTION_KEPT: Final = 1_000
+"""Characters of a description that lists and searches see; the log has all of it."""
+ROUTINGS_KEPT: Final = 64
+"""Routings of one task that are remembered; of more, those that never started go."""
+VOIDS_KEPT: Final = 16
+NANO: Final = 1_000_000_000
+
+
+class Spent(Struct, array_like=True):
+    """Tokens and dollars. `unpriced` counts runs whose dollars nobody knows."""
+
+    tokens_in: int = 0
+    tokens_out: int = 0
+    cache_read: int = 0
+    cache_write: int = 0
+    usd_nano: int = 0
+    equivalent_nano: int = 0
+    saved_nano: int = 0
+    unpriced: int = 0
+
+    def add(self, result: Result) -> None:
+        """Book a run's result."""
+        self.tokens_in += result.tokens_in or 0
+        self.tokens_out += result.tokens_out or 0
+        self.cache_read += result.cache_read_tokens
+        self.cache_write += result.cache_write_tokens
+        if result.estimated_cost_usd is None:
+            self.unpriced += 1
+        usd = round((result.estimated_cost_usd or 0.0) * NANO)
+        self.usd_nano += usd
+        if result.equivalent_claude_cost_usd is not None:
+            equivalent = round(result.equivalent_claude_cost_usd * NANO)
+            self.equivalent_nano += equivalent
+            self.saved_nano += equivalent - usd
+
+
+class Routing(Fence, array_like=True, kw_only=True):
+    """One routing of a task and what came of it. Instants are as the writers gave them.
+
+    `outcome` is routed, accepted, running, rejected, returned, requeued, completed,
+    failed, stopped, abandoned or dead; `late` marks a report that came too late to count.
+    """
+
+    seq: int
+    generation: int
+    tier: str
+    target_type: str
+    endpoint: str = ""
+    model: str = ""
+    fallback_used: bool = False
+    fallback_from_tier: str | None = None
+    fallback_reason: str | None = None
+    waited_s: float = 0.0
+    simulated: bool = False
+    outcome: str = "routed"
+    reason: str = ""
+    detail: str = ""
+    error_code: str = ""
+    error_message: str = ""
+    routed_at: str = ""
+    accepted_at: str = ""
+    started_at: str = ""
+    ended_at: str = ""
+    execution_ms: float | None = None
+    local_retries: int = 0
+    lines: int = 0
+    last_line: str = ""
+    late: bool = False
+    spent: Spent = field(default_factory=Spent)
+
+
+class Void(Struct, array_like=True):
+    """A step that counted for nothing, and why."""
+
+    seq: int
+    type: str
+    reason: str
+
+
+class TaskRecord(Life, array_like=True, kw_only=True):
+    """A task as people look at it.
+
+    `tier` is where it runs or waits to run, `preferred_tier` what its classification
+    said. `trace_seq`, `result_seq` and `seq` (its submission) are where the log has the
+    rest. `waiting_since` is when it last began to wait.
+    """
+
+    id: str
+    seq: int
+    updated_seq: int
+    description: str
+    priority: str
+    tier: str
+    preferred_tier: str
+    explicit_tier: str | None
+    inferred_tier: str
+    confidence: float
+    classification_reason: str
+    repo: str
+    executor: str
+    assign_to: str
+    max_attempts: int
+    deadline: str
+    submitter: str
+    submitted_at: str
+    waiting_since: str
+    host: str = ""
+    endpoint: str = ""
+    model: str = ""
+    target_type: str = ""
+    fallback_used: bool = False
+    fallback_from_tier: str | None = None
+    waiting_for: str = ""
+    exclude: str = ""
+    routed_at: str = ""
+    accepted_at: str = ""
+    started_at: str = ""
+    finished_at: str = ""
+    trace_seq: int = 0
+    result_seq: int = 0
+    status: str = ""
+    error_code: str = ""
+    error_message: str = ""
+    execution_ms: float | None = None
+    late: bool = False
+    simulated: bool = False
+    cancelled_by: str = ""
+    reason: str = ""
+    void: int = 0
+    voids: list[Void] = field(default_factory=list)
+    spent: Spent = field(default_factory=Spent)
+    routings: list[Routing] = field(default_factory=list)
+
+    @property
+    def attempts(self) -> int:
+        """Routings that started: those that are over and counted, and the present one."""
+        last = self.routings[-1] if self.routings else None
+        running = last is not None and last.started and not last.counted
+        return self.used + running
+
+    def routing(self, route: str) -> Routing | None:
+        """Return the remembered routing with this id."""
+        for routing in reversed(self.routings):
+            if routing.route == route:
+                return routing
+        return None
+
+
+def nobody(task_id: str) -> TaskRecord | None:
+    """Find nothing: what a fold without a store has beside its own memory."""
+    return None
+
+
+class TasksState:
+    """Every task that is open, and those that were looked at lately.
+
+    `fetch` looks for a task that is not in memory where the store keeps it; `touched`
+    are the records that changed since the store last took them.
+    """
+
+    def __init__(self) -> None:
+        self.records: dict[str, TaskRecord] = {}
+        self.touched: dict[str, TaskRecord] = {}
+        self.fetch: Callable[[str], TaskRecord | None] = nobody
+        self.epoch = 0
+
+    def find(self, task_id: str) -> TaskRecord | None:
+        """Return the task, from memory or from the store."""
+        record = self.records.get(task_id)
+        if record is None:
+            record = self.fetch(task_id)
+            if record is not None:
+                self.records[task_id] = record
+        return record
+
+
+class Tasks:
+    """The fold over tasks; it judges every event about one."""
+
+    name = "tasks"
+    version = 1
+    subjects = (
+        "agentcom.evt.task.*",
+        "agentcom.evt.run.*.*",
+        "agentcom.evt.scheduler",
+    )
+
+    def initial(self) -> TasksState:
+        return TasksState()
+
+    def evolve(self, state: TasksState, moment: Moment) -> None:
+        event = moment.recorded.event
+        if moment.standing != "taken":
+            return
+        if isinstance(event, SchedulerElected):
+            state.epoch = max(state.epoch, event.epoch)
+        elif isinstance(event, TaskSubmitted):
+            self._submitted(state, moment, event)
+        elif isinstance(event, TaskEvent | RunEvent):
+            record = state.find(event.task_id)
+            if record is None:
+                moment.standing, moment.reason = "void", "no such task"
+                return
+            moment.task = record
+            moment.before = record.state
+            moment.standing = self._step(state, moment, record, event)
+            moment.after = record.state
+            if moment.standing == "repeat":
+                return
+            if moment.standing == "void":
+                _note_void(record, moment)
+            record.updated_seq = moment.recorded.seq
+            state.touched[record.id] = record
+
+    def _submitted(
+        self, state: TasksState, moment: Moment, event: TaskSubmitted
+    ) -> None:
+        if state.find(event.task_id) is not None:
+            moment.standing, moment.reason = "void", "submitted before"
+            return
+        record = _new(event, moment.recorded.seq)
+        state.records[record.id] = state.touched[record.id] = record
+        moment.task = record
+        moment.after = "waiting"
+
+    def _step(
+        self,
+        state: TasksState,
+        moment: Moment,
+        record: TaskRecord,
+        event: TaskEvent | RunEvent,
+    ) -> Standing:
+        if isinstance(event, RunEvent):
+            return self._report(moment, record, event)
+        if event.epoch != state.epoch and not isinstance(event, OF_THE_GATEWAY):
+            moment.reason = "another leader's"
+            return "void"
+        routing = record.routing(record.route) if record.route else None
+        if reason := step(record, event, moment.recorded.seq):
+            moment.reason = reason
+            return "void"
+        _EFFECTS[type(event)](record, routing, event, moment.recorded.seq)
+        moment.routing = record.routing(record.route) if record.route else None
+        return "taken"
+
+    def _report(self, moment: Moment, record: TaskRecord, event: RunEvent) -> Standing:
+        routing = record.routing(event.route)
+        if routing is None:
+            moment.reason = "no such route"
+            return "void"
+        if routing.host != event.host:
+            moment.reason = "another host's route"
+            return "void"
+        moment.routing = routing
+        if event.route != record.route:
+            _book(moment, record, routing, event)
+            _too_late(moment, routing, event)
+            moment.reason = "the route is not in force"
+            return "void"
+        if is_repeat(routing, event):
+            return "repeat"
+        _book(moment, record, routing, event)
+        if reason := step(record, event, moment.recorded.seq):
+            moment.reason = reason
+            _too_late(moment, routing, event)
+            return "void"
+        said(routing, event)
+        _EFFECTS[type(event)](record, routing, event, moment.recorded.seq)
+        return "taken"
+
+
+def _new(event: TaskSubmitted, seq: int) -> TaskRecord:
+    spec, classed = event.spec, event.classification
+    return TaskRecord(
+        id=event.task_id,
+        seq=seq,
+        updated_seq=seq,
+        state_seq=seq,
+        description=spec.description[:DESCRIPTION_KEPT],
+        priority=spec.priority,
+        tier=classed.effective_tier,
+        preferred_tier=classed.effective_tier,
+        explicit_tier=classed.explicit_tier,
+        inferred_tier=classed.inferred.tier,
+        confidence=classed.inferred.confidence,
+        classification_reason=classed.reason,
+        repo=spec.repo or "",
+        executor=spec.executor or "",
+        assign_to=spec.assign_to or "",
+        max_attempts=spec.max_attempts,
+        deadline=spec.deadline or "",
+        submitter=event.submitter,
+        submitted_at=event.at,
+        waiting_since=event.at,
+    )
+
+
+def _book(
+    moment: Moment, record: TaskRecord, routing: Routing, event: RunEvent
+) -> None:
+    """Book what a report says was spent, once a routing and type, counting or not."""
+    result: Result | None = getattr(event, "result", None)
+    kind = type(event).__name__
+    if result is None or kind in routing.booked:
+        return
+    routing.booked.append(kind)
+    moment.booked = result
+    routing.spent.add(result)
+    record.spent.add(result)
+    record.simulated = record.simulated or result.simulated
+
+
+def _too_late(moment: Moment, routing: Routing, event: RunEvent) -> None:
+    if moment.booked is not None:
+        routing.late = True
+        routing.ended_at = routing.ended_at or event.at
+        routing.execution_ms = moment.booked.execution_ms
+
+
+def _note_void(record: TaskRecord, moment: Moment) -> None:
+    record.void += 1
+    if len(record.voids) < VOIDS_KEPT:
+        kind = type(moment.recorded.event).__struct_config__.tag
+        record.voids.append(Void(moment.recorded.seq, str(kind), moment.reason))
+
+
+# -- What each step leaves behind ------------------------------------------------------
+
+
+def _deferred(
+    record: TaskRecord, routing: object, event: TaskDeferred, seq: int
+) -> None:
+    record.waiting_for = event.reason
+
+
+def _routed(record: TaskRecord, routing: object, event: TaskRouted, seq: int) -> None:
+    record.route = event.id
+    record.generation = event.generation
+    record.tier = event.effective_tier
+    record.target_type = event.target_type
+    record.host = event.selected_host
+    record.endpoint = event.selected_endpoint
+    record.model = event.selected_model
+    record.fallback_used = event.fallback_used
+    record.fallback_from_tier = event.fallback_from_tier
+    record.routed_at = event.at
+    record.accepted_at = record.started_at = record.finished_at = ""
+    record.waiting_for = record.exclude = ""
+    record.trace_seq = seq
+    record.simulated = record.simulated or event.simulated
+    if len(record.routings) >= ROUTINGS_KEPT:
+        _forget_one(record)
+    record.routings.append(
+        Routing(
+            route=event.id,
+            host=event.selected_host,
+            attempt=event.attempt,
+            seq=seq,
+            generation=event.generation,
+            tier=event.effective_tier,
+            target_type=event.target_type,
+            endpoint=event.selected_endpoint,
+            model=event.selected_model,
+            fallback_used=event.fallback_used,
+            fallback_from_tier=event.fallback_from_tier,
+            fallback_reason=event.fallback_reason,
+            waited_s=event.wait.waited_s if event.wait is not None else 0.0,
+            simulated=event.simulated,
+            routed_at=event.at,
+        )
+    )
+
+
+def _forget_one(record: TaskRecord) -> None:
+    for i, routing in enumerate(record.routings):
+        if not routing.started:
+            del record.routings[i]
+            return
+    del record.routings[0]
+
+
+def _requeued(
+    record: TaskRecord, routing: Routing | None, event: TaskRequeued, seq: int
+) -> None:
+    if routing is not None:
+        if routing.outcome not in ("rejected", "returned", "stopped"):
+            routing.outcome = "requeued"
+        routing.reason = routing.reason or event.reason
+        routing.detail = routing.detail or event.detail
+        routing.ended_at = routing.ended_at or event.at
+        _attempt(record, routing, counts=event.counts_as_attempt)
+    record.waiting_for = event.detail or event.reason
+    record.exclude = event.exclude or ""
+    record.waiting_since = event.at
+    record.accepted_at = record.started_at = ""
+
+
+def _attempt(record: TaskRecord, routing: Routing, *, counts: bool) -> None:
+    """Say of a routing that is over whether it was an attempt, unless that was said."""
+    if counts:
+        record.used += 1
+        routing.counted = True
+    routing.started = routing.counted
+
+
+def _ended(record: TaskRecord, routing: Routing | None, at: str, outcome: str) -> None:
+    if routing is not None:
+        routing.outcome = outcome
+        routing.ended_at = routing.ended_at or at
+    if record.state in FINAL:
+        record.finished_at = at
+        record.waiting_for = ""
+
+
+def _expired(record: TaskRecord, routing: object, event: TaskExpired, seq: int) -> None:
+    record.reason = event.detail or event.reason
+    record.error_code, record.error_message = f"expired_{event.reason}", record.reason
+    _ended(record, None, event.at, "")
+
+
+def _cancelled(
+    record: TaskRecord, routing: object, event: TaskCancelled, seq: int
+) -> None:
+    record.reason = event.reason
+    record.cancelled_by = event.requested_by
+    _ended(record, None, event.at, "")
+
+
+def _abandoned(
+    record: TaskRecord, routing: Routing | None, event: TaskAbandoned, seq: int
+) -> None:
+    if routing is not None:
+        routing.reason = event.reason
+    _ended(record, routing, event.at, "abandoned")
+
+
+def _dead(
+    record: TaskRecord, routing: Routing | None, event: TaskDeadLettered, seq: int
+) -> None:
+    last = record.routings[-1] if record.routings else None
+    if last is not None:
+        last.counted = True
+        if not last.ended_at:
+            last.outcome, last.reason, last.ended_at = "dead", event.reason, event.at
+    record.used = event.attempts
+    record.reason = event.detail or event.reason
+    record.error_code, record.error_message = event.reason, record.reason
+    _ended(record, None, event.at, "")
+
+
+def _retried(record: TaskRecord, routing: object, event: TaskRetried, seq: int) -> None:
+    record.used = 0
+    record.route = ""
+    for last in record.routings[-1:]:
+        last.started = last.counted = False
+    record.tier = record.preferred_tier
+    record.host = record.endpoint = record.model = record.target_type = ""
+    record.fallback_used, record.fallback_from_tier = False, None
+    if event.assign_to is not None:
+        record.assign_to = event.assign_to
+    record.routed_at = record.accepted_at = record.started_at = ""
+    record.finished_at = record.status = record.error_code = record.error_message = ""
+    record.reason = record.cancelled_by = record.exclude = ""
+    record.result_seq, record.execution_ms, record.late = 0, None, False
+    record.waiting_for = event.reason
+    record.waiting_since = event.at
+
+
+def _accepted(
+    record: TaskRecord, routing: Routing, event: TaskAccepted, seq: int
+) -> None:
+    record.accepted_at = routing.accepted_at = event.at
+    routing.outcome = "accepted"
+
+
+def _rejected(
+    record: TaskRecord, routing: Routing, event: TaskRejected, seq: int
+) -> None:
+    routing.reason, routing.detail = event.reason, event.detail
+    record.waiting_for = event.detail or event.reason
+    routing.started = False
+    _ended(record, routing, event.at, "rejected")
+
+
+def _started(
+    record: TaskRecord, routing: Routing, event: TaskStarted, seq: int
+) -> None:
+    record.started_at = routing.started_at = event.at
+    routing.accepted_at = routing.accepted_at or event.at
+    record.accepted_at = record.accepted_at or event.at
+    routing.started = True
+    routing.outcome = "running"
+    routing.endpoint = record.endpoint = event.endpoint or record.endpoint
+    routing.model = record.model = event.model or record.model
+    record.simulated = record.simulated or event.simulated
+
+
+def _line(
+    record: TaskRecord, routing: Routing, event: TaskStatus | TaskErrorLine, seq: int
+) -> None:
+    routing.lines += 1
+    routing.last_line = event.text[:DESCRIPTION_KEPT]
+
+
+def _retrying(
+    record: TaskRecord, routing: Routing, event: TaskRetrying, seq: int
+) -> None:
+    routing.local_retries += 1
+    routing.lines += 1
+    routing.last_line = event.text[:DESCRIPTION_KEPT]
+
+
+def _stepped(record: TaskRecord, routing: Routing, event: TaskStep, seq: int) -> None:
+    if routing.last_line != event.step:
+        routing.lines += 1
+        routing.last_line = event.step
+
+
+def _finished(
+    record: TaskRecord,
+    routing: Routing,
+    event: TaskCompleted | TaskFailed,
+    seq: int,
+) -> None:
+    result = event.result
+    routing.started = True
+    routing.started_at = routing.started_at or event.at
+    _result(record, routing, result, seq)
+    record.started_at = routing.started_at
+    record.accepted_at = routing.accepted_at or routing.started_at
+    record.status = result.status
+    record.late = event.late
+    if result.model_used not in ("", "none"):
+        record.model = result.model_used
+    outcome = "completed" if isinstance(event, TaskCompleted) else "failed"
+    routing.ended_at = ""
+    _ended(record, routing, event.at, outcome)
+
+
+def _result(
+    record: TaskRecord, routing: Routing, result: Result | None, seq: int
+) -> None:
+    if result is None:
+        return
+    record.result_seq = seq
+    record.execution_ms = routing.execution_ms = result.execution_ms
+    if result.error is not None:
+        routing.error_code = record.error_code = result.error.code
+        routing.error_message = result.error.message[:DESCRIPTION_KEPT]
+        record.error_message = routing.error_message
+
+
+def _returned(
+    record: TaskRecord, routing: Routing, event: TaskReturned, seq: int
+) -> None:
+    routing.reason, routing.detail = event.reason, event.detail
+    if event.result is not None:
+        routing.execution_ms = event.result.execution_ms
+    if event.result is not None and event.result.error is not None:
+        routing.error_code = event.result.error.code
+        routing.error_message = event.result.error.message[:DESCRIPTION_KEPT]
+    record.waiting_for = event.detail or event.reason
+    record.exclude = event.exclude or ""
+    _attempt(record, routing, counts=event.reason not in NO_ATTEMPT)
+    _ended(record, routing, event.at, "returned")
+
+
+def _stopped(
+    record: TaskRecord, routing: Routing, event: TaskStopped, seq: int
+) -> None:
+    _result(record, routing, event.result, seq)
+    if record.state == "returned":
+        _attempt(record, routing, counts=True)
+        record.waiting_for = "stopped"
+    _ended(record, routing, event.at, "stopped")
+
+
+_EFFECTS: Final[dict[type[Event], Any]] = {
+    TaskDeferred: _deferred,
+    TaskRouted: _routed,
+    TaskRequeued: _requeued,
+    TaskExpired: _expired,
+    TaskCancelled: _cancelled,
+    TaskAbandoned: _abandoned,
+    TaskDeadLettered: _dead,
+    TaskRetried: _retried,
+    TaskAccepted: _accepted,
+    TaskRejected: _rejected,
+    TaskStarted: _started,
+    TaskStatus: _line,
+    TaskErrorLine: _line,
+    TaskRetrying: _retrying,
+    TaskStep: _stepped,
+    TaskCompleted: _finished,
+    TaskFailed: _finished,
+    TaskReturned: _returned,
+    TaskStopped: _stopped,
+}
