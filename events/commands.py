@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from msgspec import Meta, Struct
+from msgspec import Meta, Struct, field
 
 from events.catalogue import (
     Classification,
@@ -188,9 +188,9 @@ class Limits(Struct, frozen=True, omit_defaults=True, kw_only=True):
     shell_retries: int = 1
     model_retries: int = 2
     claude_retries: int = 3
-    claude_backoff_s: list[float] = [2.0, 4.0, 8.0]
+    claude_backoff_s: list[float] = field(default_factory=lambda: [2.0, 4.0, 8.0])
     wake_retries: int = 3
-    wake_backoff_s: list[float] = [5.0, 15.0, 30.0]
+    wake_backoff_s: list[float] = field(default_factory=lambda: [5.0, 15.0, 30.0])
     wake_timeout_s: float = 60.0
     wake_confirm_s: float = 30.0
     run_timeout_s: float = 1800.0
