@@ -1,11 +1,14 @@
-"""`agentcom keys` and `agentcom host`: who may connect, and with which key."""
+"""`agentcom keys`, `host` and `provision`: who may connect, and the streams they share."""
 
 from __future__ import annotations
 
+import asyncio
 import json
 from pathlib import Path
 
 import click
+from nats.aio.client import Client
+from nats.errors import Error as NatsError
 
 from cli import broker
 from cli.instance import (
@@ -15,7 +18,9 @@ from cli.instance import (
     local_host_name,
     shipped_conf,
 )
+from events.errors import AgentComError, LogUnavailable
 from events.ids import is_token
+from events.provision import Retention, provision
 
 _DATA = click.option(
     "--data",
@@ -138,6 +143,61 @@ def list_keys(data: Path | None, as_json: bool) -> None:
     """List the machines that have a key."""
     names = _prepared(data).hosts()
     click.echo(json.dumps(names) if as_json else "\n".join(names))
+
+
+@click.command("provision")
+@_DATA
+@click.option("--output-days", type=click.IntRange(1), default=30, show_default=True)
+@click.option(
+    "--output-gib", type=click.FloatRange(0.001), default=20.0, show_default=True
+)
+@click.option("--replicas", type=click.Choice(["1", "3", "5"]), default="1")
+def provision_command(
+    data: Path | None, output_days: int, output_gib: float, replicas: str
+) -> None:
+    """Make or update the streams of a running broker, with the admin's key.
+
+    `agentcom up` does this by itself; it is for a broker that was started by hand.
+    """
+    retention = Retention(
+        output_max_age_s=output_days * 24 * 3600,
+        output_max_bytes=int(output_gib * 1024**3),
+        replicas=int(replicas),
+    )
+    try:
+        asyncio.run(provision_with(Instance(data).credentials("admin"), retention))
+    except AgentComError as failure:
+        raise click.ClickException(str(failure)) from failure
+    click.echo("streams ready")
+
+
+async def provision_with(admin: Credentials, retention: Retention) -> None:
+    """Connect as admin and provision; raises what `provision` raises, and NoCredentials."""
+    options = admin.connect_options()
+    failures: list[Exception] = []
+
+    async def note(failure: Exception) -> None:
+        failures.append(failure)
+
+    connection = Client()
+    try:
+        # Once and once more: by default the client goes on for two minutes.
+        await connection.connect(
+            **options,
+            allow_reconnect=False,
+            max_reconnect_attempts=1,
+            reconnect_time_wait=0,
+            connect_timeout=5,
+            error_cb=note,
+        )
+    except (NatsError, OSError, TimeoutError) as failure:
+        await connection.close()
+        reason = str(failures[0] if failures else failure)
+        raise LogUnavailable(f"connect to {admin.url}", reason) from failure
+    try:
+        await provision(connection, retention)
+    finally:
+        await connection.close()
 
 
 def nats_command(credentials: Credentials) -> str:

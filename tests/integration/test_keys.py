@@ -21,7 +21,7 @@ from cli.instance import (
     explicit_credentials,
     shipped_conf,
 )
-from cli.keys import host, keys
+from cli.keys import host, keys, provision_command
 from events.errors import BadToken
 
 
@@ -140,6 +140,24 @@ def test_a_host_whose_seed_has_moved_away_may_still_connect(data):
 
     assert not seed.exists()
     assert (data / "hosts.conf").read_text() == listed
+
+
+def test_the_streams_of_a_running_broker_are_made_by_command(broker):
+    shown = run(
+        provision_command,
+        *("--data", str(broker.instance.data), "--output-gib", "0.05"),
+    )
+
+    assert shown == "streams ready\n"
+
+
+def test_a_broker_that_is_not_there_is_said(broker):
+    broker.stop()
+
+    done = CliRunner().invoke(provision_command, ["--data", str(broker.instance.data)])
+
+    assert done.exit_code == 1
+    assert broker.url in done.output
 
 
 async def test_a_running_broker_is_told_of_a_new_host(broker):
