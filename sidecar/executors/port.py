@@ -23,12 +23,14 @@ class Run(Struct, frozen=True, kw_only=True):
     """One assignment, resolved on this host.
 
     `cwd` is the working folder (made, and locked where that is asked for), `env` the whole
-    environment of a child process: built up, never inherited.
+    environment of a child process: built up, never inherited. `previous_cost_usd` is what
+    the session that is resumed (`assign.resume_session`) has cost so far, where known.
     """
 
     assign: Assign
     cwd: Path
     env: dict[str, str]
+    previous_cost_usd: float | None = None
 
 
 class Emit(Protocol):
@@ -119,17 +121,22 @@ class RawResult(Struct, frozen=True, kw_only=True):
 
 
 class Finished(Struct, frozen=True):
-    """The work gave its own answer, success or failure; nobody tries elsewhere."""
+    """The work gave its own answer, success or failure; nobody tries elsewhere.
+
+    `unusable`: the endpoint's next run would fail for the same reason (not logged in, no
+    credit), so its host reports it down until it has been tried again.
+    """
 
     result: RawResult
+    unusable: bool = False
 
 
 class GivenBack(Struct, frozen=True, kw_only=True):
     """Not the work's answer: another place or another time may do it.
 
     `reason`: `endpoint_failed` (then `exclude` names the endpoint or host), `limited`
-    (`limited_until`, epoch seconds, where known), `draining`, ... `unusable` marks an
-    endpoint that its next run would fail on too (not logged in, no credit).
+    (`limited_until`, epoch seconds, where known), `draining`, ... `unusable` as in
+    `Finished`.
     `result` holds what was spent all the same.
     """
 

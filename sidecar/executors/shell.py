@@ -1,0 +1,265 @@
+"""A shell command, run to its end on this machine.
+
+`/bin/sh -c <command>` in a session of its own, stdout and stderr apart, each in its own
+order. When the shell itself has ended the run has ended: what it left in the background
+is ended too, first politely.
+
+One local retry, and none where a second try cannot differ: the command does not exist
+(exit code 127 or 126), the host's policy refuses it, its folder is missing. A command
+that ran out of time is not tried again either: it would double the wait that the task's
+own limit was meant to bound.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import shlex
+import time
+from contextlib import suppress
+from typing import TYPE_CHECKING, Literal
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from events.catalogue import RunError
+from sidecar.executors.port import Finished, RawResult, Stopped
+from sidecar.output import HeadTail, Utf8
+from sidecar.processes import Exit, Processes, ProcessLimits, shell_stages
+
+if TYPE_CHECKING:
+    from events.catalogue import Shell
+    from sidecar.executors.port import Emit, Outcome, Run, Stop
+    from sidecar.processes import Child
+
+_SHELL = "/bin/sh"
+_OPERATORS = re.compile(r"[;&|<>()`$\n\r\\{}!#*?\[\]~]")
+_STEERS_THE_SHELL = re.compile(r"PATH|ENV|BASH_ENV|IFS|SHELLOPTS|LD_.*|DYLD_.*")
+
+
+class CommandPolicy(Struct, frozen=True):
+    """Which commands a host runs at all; an empty list means every command.
+
+    An entry is a command, or its beginning, in words: `make`, `git status`. A task's
+    command must begin with the words of an entry and hold no shell syntax, or be, letter
+    for letter, an entry. Then neither may the task's environment change what a word
+    means (PATH, LD_*, ENV, ...). The list keeps tasks to what the operator has thought of;
+    it is no sandbox: what `make` runs is up to the Makefile.
+    """
+
+    allowed: tuple[str, ...] = ()
+
+    def refusal(self, shell: Shell) -> str | None:
+        """Why `shell` may not run here, None where it may."""
+        if not self.allowed:
+            return None
+        steering = sorted(
+            name for name in shell.env if _STEERS_THE_SHELL.fullmatch(name)
+        )
+        if steering:
+            return (
+                f"it sets {', '.join(steering)}, and this host has a list of commands"
+            )
+        if shell.command.strip() in self.allowed:
+            return None
+        if _OPERATORS.search(shell.command):
+            return "it holds shell syntax, and this host has a list of commands"
+        try:
+            words = shlex.split(shell.command)
+        except ValueError as wrong:
+            return f"its words cannot be told apart ({wrong})"
+        for entry in self.allowed:
+            allowed = shlex.split(entry)
+            if allowed and words[: len(allowed)] == allowed:
+                return None
+        first = words[0] if words else ""
+        return f"{first!r} is not on this host's list of commands"
+
+
+class ShellOptions(Struct, frozen=True, kw_only=True):
+    """What an operator sets for shell tasks on a host."""
+
+    policy: CommandPolicy = CommandPolicy()
+    limits: ProcessLimits = ProcessLimits()
+    output_limit_bytes: int | None = None
+    """Less output kept in a result than the assignment asks for."""
+
+
+class _Try(Struct, frozen=True):
+    """How one try ended."""
+
+    result: RawResult
+    why: Literal["ended", "timeout", "stopped"] = "ended"
+    again: bool = False
+    left: int = 0
+
+
+class ShellExecutor:
+    """Runs `assign.spec.shell`."""
+
+    def __init__(
+        self, processes: Processes, options: ShellOptions | None = None
+    ) -> None:
+        self._processes = processes
+        self._options = options or ShellOptions()
+
+    async def run(self, run: Run, emit: Emit, stop: Stop) -> Outcome:
+        """Run it, and once more if it fails."""
+        began = time.monotonic()
+        shell = run.assign.spec.shell
+        if shell is None:
+            return Finished(_failure("bad_request", "the task has no shell command"))
+        refusal = self._options.policy.refusal(shell)
+        if refusal is not None:
+            text = f"Command refused: {refusal}"
+            emit.error(text, "refused_by_policy")
+            return Finished(_failure("refused_by_policy", text))
+        retries = run.assign.limits.shell_retries
+        for number in range(1, retries + 2):
+            tried = await self._try(run, shell, emit, stop)
+            result = replace(
+                tried.result, execution_ms=(time.monotonic() - began) * 1000
+            )
+            if tried.why == "stopped":
+                return Stopped(result=result, descendants_left=tried.left)
+            if result.error is None:
+                return Finished(result)
+            if not tried.again or number > retries:
+                tries = "1 attempt" if number == 1 else f"{number} attempts"
+                text = f"Shell failed after {tries}: {result.error.message}"
+                emit.error(text, result.error.code)
+                return Finished(result)
+            if stop.requested:
+                return Stopped(result=result)
+            emit.retrying(
+                f"Shell retry {number}/{retries}...",
+                retry=number,
+                of=retries,
+                reason=result.error.message,
+            )
+        raise AssertionError("unreachable")
+
+    async def _try(self, run: Run, shell: Shell, emit: Emit, stop: Stop) -> _Try:
+        # Relative to the working folder; an absolute one is taken as it is.
+        folder = run.cwd / shell.cwd if shell.cwd else run.cwd
+        if not folder.is_dir():
+            return _Try(_failure("cwd_missing", f"no such folder: {folder}"))
+        spoken = _Spoken(emit, self._limit(run))
+        stages = shell_stages(run.assign.limits.shell_term_grace_s)
+        try:
+            child = self._processes.start(
+                [_SHELL, "-c", shell.command],
+                cwd=folder,
+                env=run.env,
+                route=run.assign.route,
+                limits=self._options.limits,
+                on_stdout=spoken.stdout,
+                on_stderr=spoken.stderr,
+            )
+        except (OSError, ValueError) as wrong:
+            return _Try(_failure("cannot_start", f"the command cannot start: {wrong}"))
+        why: Literal["ended", "timeout", "stopped"] = "stopped"
+        try:
+            why = await _first(child, stop, shell.timeout_s)
+            if why == "timeout":
+                text = (
+                    f"Command timed out after {shell.timeout_s:g}s, sending SIGTERM..."
+                )
+                emit.error(text, "timeout")
+            left = await child.end(stages)
+        finally:
+            await child.end()
+        return _judged(spoken, child.exit or Exit(None), why, left, shell.timeout_s)
+
+    def _limit(self, run: Run) -> int:
+        asked = run.assign.limits.output_limit_bytes
+        own = self._options.output_limit_bytes
+        return asked if own is None else min(own, asked)
+
+
+class _Spoken:
+    """What the command says: shown as it comes, and kept."""
+
+    def __init__(self, emit: Emit, limit: int) -> None:
+        self._emit = emit
+        self.out, self.err = HeadTail(limit), HeadTail(limit // 4)
+        self._out_text, self._err_text = Utf8(), Utf8()
+
+    def stdout(self, data: bytes) -> None:
+        self.out.feed(data)
+        text = self._out_text.feed(data)
+        if text:
+            self._emit.text("stdout", text)
+
+    def stderr(self, data: bytes) -> None:
+        self.err.feed(data)
+        text = self._err_text.feed(data)
+        if text:
+            self._emit.text("stderr", text)
+
+    def close(self) -> None:
+        if rest := self._out_text.close():
+            self._emit.text("stdout", rest)
+        if rest := self._err_text.close():
+            self._emit.text("stderr", rest)
+
+
+async def _first(
+    child: Child, stop: Stop, timeout_s: float
+) -> Literal["ended", "timeout", "stopped"]:
+    """What comes first: the command's end, the end of its time, the wish to stop."""
+    waits = [asyncio.ensure_future(child.wait()), asyncio.ensure_future(stop.wait())]
+    try:
+        done, _ = await asyncio.wait(
+            waits, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED
+        )
+        if waits[0] in done:
+            waits[0].result()
+            return "ended"
+        return "stopped" if done else "timeout"
+    finally:
+        for wait in waits:
+            wait.cancel()
+            with suppress(asyncio.CancelledError):
+                await wait
+
+
+def _judged(
+    spoken: _Spoken,
+    ended: Exit,
+    why: Literal["ended", "timeout", "stopped"],
+    left: int,
+    timeout_s: float,
+) -> _Try:
+    """The try's result: success is exit code 0, and nothing else is."""
+    spoken.close()
+    error, again = None, False
+    if why == "stopped":
+        error = RunError("stopped", f"stopped ({ended})")
+    elif why == "timeout":
+        error = RunError("timeout", f"timed out after {timeout_s:g}s ({ended})")
+    elif ended.code == 127:
+        error = RunError("command_not_found", f"command not found ({ended})")
+    elif ended.code == 126:
+        error = RunError("not_executable", f"command cannot be executed ({ended})")
+    elif ended.signal is not None:
+        error, again = RunError("signal", str(ended)), True
+    elif not ended.ok:
+        error, again = RunError("exit_code", str(ended)), True
+    result = RawResult(
+        status="failed" if error else "success",
+        output=spoken.out.text(),
+        stderr=spoken.err.text(),
+        error=error,
+        exit_code=ended.code,
+        signal=ended.signal,
+        output_bytes=spoken.out.size,
+        stderr_bytes=spoken.err.size,
+        output_sha256=spoken.out.sha256,
+        truncated=spoken.out.truncated or spoken.err.truncated,
+    )
+    return _Try(result, why, again, left)
+
+
+def _failure(code: str, message: str) -> RawResult:
+    return RawResult(status="failed", error=RunError(code, message))

@@ -1,0 +1,146 @@
+"""What is kept of output without end: its head and its tail, its size, its digest.
+
+A run may write a hundred megabytes; its result holds at most `limit` bytes of them. What
+is left out is marked in the text itself, so that nobody takes the rest for the whole.
+The live stream has all of it; this is the result's copy.
+"""
+
+from __future__ import annotations
+
+import codecs
+import hashlib
+from collections import deque
+from typing import TYPE_CHECKING
+
+import msgspec
+
+if TYPE_CHECKING:
+    from events.catalogue import Result
+
+EVENT_LIMIT = 480_000
+"""Bytes a result may take when encoded: an event holds 512 KiB, other fields included."""
+
+_MARK_ROOM = 96
+
+
+def _mark(left_out: int) -> str:
+    return f"\n[... {left_out:,} bytes left out here ...]\n"
+
+
+def cut(text: str, limit: int) -> str:
+    """`text` if it takes at most `limit` bytes in UTF-8, else its head and tail."""
+    raw = text.encode("utf-8", "replace")
+    if len(raw) <= limit:
+        return text
+    kept = max(limit - _MARK_ROOM, 0)
+    head, tail = raw[: kept - kept // 2], raw[len(raw) - kept // 2 :]
+    return _joined(head, len(raw) - kept, tail)
+
+
+def _joined(head: bytes, left_out: int, tail: bytes) -> str:
+    """Head, mark and tail; a character that was cut through goes to the left-out part."""
+    before = head.decode("utf-8", "replace").removesuffix("\ufffd")
+    after = tail.decode("utf-8", "replace").lstrip("\ufffd")
+    return before + _mark(left_out) + after
+
+
+class HeadTail:
+    """Takes bytes without end, keeps at most `limit` of them.
+
+    `size` counts all that came, `sha256` is over all of it, `truncated` says whether
+    anything was left out.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.size = 0
+        self._digest = hashlib.sha256()
+        self._head = bytearray()
+        self._head_room = limit - limit // 2
+        self._tail: deque[bytes] = deque()
+        self._tail_size = 0
+        self._tail_room = limit // 2
+
+    def feed(self, data: bytes) -> None:
+        """Take the next piece."""
+        self.size += len(data)
+        self._digest.update(data)
+        room = self._head_room - len(self._head)
+        if room > 0:
+            self._head += data[:room]
+            data = data[room:]
+        if not data or not self._tail_room:
+            return
+        if len(data) >= self._tail_room:
+            self._tail.clear()
+            data = data[len(data) - self._tail_room :]
+            self._tail_size = 0
+        self._tail.append(data)
+        self._tail_size += len(data)
+        while self._tail_size - len(self._tail[0]) >= self._tail_room:
+            self._tail_size -= len(self._tail.popleft())
+        if len(self._tail) > 4096:  # many tiny pieces: one object instead
+            whole = b"".join(self._tail)[-self._tail_room :]
+            self._tail = deque([whole])
+            self._tail_size = len(whole)
+
+    @property
+    def truncated(self) -> bool:
+        """Whether anything was left out."""
+        return self.size > self.limit
+
+    @property
+    def sha256(self) -> str:
+        """Over everything that came, in hexadecimal digits."""
+        return self._digest.hexdigest()
+
+    def text(self) -> str:
+        """What was kept, as text; broken UTF-8 shows as U+FFFD."""
+        tail = b"".join(self._tail)
+        if not self.truncated:
+            whole = (bytes(self._head) + tail).decode("utf-8", "replace")
+            return cut(whole, self.limit)
+        tail = tail[len(tail) - self._tail_room :] if self._tail_room else b""
+        spare = min(_MARK_ROOM, self.limit)
+        head = bytes(self._head[: max(len(self._head) - spare, 0)])
+        left_out = self.size - len(head) - len(tail)
+        return cut(_joined(head, left_out, tail), self.limit)
+
+
+class Utf8:
+    """Turns bytes into text as they come; a character may end in the next piece."""
+
+    def __init__(self) -> None:
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+
+    def feed(self, data: bytes) -> str:
+        """The text that is whole so far."""
+        return self._decoder.decode(data)
+
+    def close(self) -> str:
+        """What is left: U+FFFD where a character never ended."""
+        return self._decoder.decode(b"", final=True)
+
+
+def fitting(result: Result, limit: int = EVENT_LIMIT) -> Result:
+    """`result` with its texts cut until it takes at most `limit` bytes when encoded.
+
+    Text that needs escaping grows in JSON, up to six times; output keeps twice as much as
+    stderr.
+    """
+    room = limit
+    while len(msgspec.json.encode(result)) > limit and room > 256:
+        room = room * 2 // 3
+        error = result.error
+        if error is not None and len(error.message) > room // 8:
+            error = msgspec.structs.replace(
+                error, message=cut(error.message, room // 8)
+            )
+        result = msgspec.structs.replace(
+            result,
+            output=cut(result.output, room // 2),
+            stderr=cut(result.stderr, room // 4),
+            error=error,
+            truncated=True,
+        )
+    return result

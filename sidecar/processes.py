@@ -1,0 +1,830 @@
+"""The children of this machine: started so that they can all be found and ended.
+
+A run's process leads a session of its own and dies with the sidecar (PDEATHSIG). Its
+descendants may leave the session, the group and the parent; they are found all the same:
+
+- by descent, and by the session that the run's process leads;
+- by the mark `AGENTCOM_ROUTE=<route>` in their environment, whatever their parent is now;
+- as strays: the sidecar is a *child subreaper*, so that what loses its parent becomes its
+  own child. A stray without a mark belongs to a run that was there when it began; it is
+  ended with the last run of which that is true.
+
+Processes are told apart by pid and start time, because pids come again. Ends are awaited
+on pidfds: nothing polls. Children are started with `subprocess.Popen` and reaped here, pid
+by pid, so that neither asyncio's nor anybody else's children are reaped by mistake;
+whoever starts a child in a session of its own elsewhere in this process says `spare(pid)`.
+
+Reading follows the process, not the pipe: a descendant may hold a pipe for ever.
+
+Elsewhere than on Linux the table comes from psutil, and there are no strays.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import functools
+import os
+import resource
+import signal
+import subprocess
+import sys
+import tempfile
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+from msgspec import Struct
+
+if TYPE_CHECKING:
+    from collections.abc import (
+        AsyncIterator,
+        Callable,
+        Iterable,
+        Mapping,
+        Sequence,
+    )
+
+ROUTE_MARK = "AGENTCOM_ROUTE"
+TASK_MARK = "AGENTCOM_TASK_ID"
+
+_LINUX = sys.platform == "linux"
+_PR_SET_PDEATHSIG = 1
+_PR_SET_CHILD_SUBREAPER = 36
+_CHUNK = 65_536
+_KILL_ROUNDS = 40
+_KILL_WAIT_S = 0.25
+_DRAIN_LIMIT = 8 * 2**20
+
+_libc = ctypes.CDLL(None, use_errno=True) if _LINUX else None
+
+
+class ProcessLimits(Struct, frozen=True, kw_only=True):
+    """What a host lets a run's processes have; None is the system's own limit.
+
+    All but `processes` hold for each process by itself. `processes` counts those of the
+    whole user, as the kernel does, and does not bind root.
+    """
+
+    memory_bytes: int | None = None
+    processes: int | None = None
+    cpu_s: int | None = None
+    open_files: int | None = None
+    file_bytes: int | None = None
+
+    def rlimits(self) -> list[tuple[int, int]]:
+        """Pairs of resource and value, for `setrlimit`."""
+        wanted = [
+            (resource.RLIMIT_AS, self.memory_bytes),
+            (resource.RLIMIT_NPROC, self.processes),
+            (resource.RLIMIT_CPU, self.cpu_s),
+            (resource.RLIMIT_NOFILE, self.open_files),
+            (resource.RLIMIT_FSIZE, self.file_bytes),
+        ]
+        return [(which, value) for which, value in wanted if value is not None]
+
+
+class Ident(Struct, frozen=True):
+    """A run's process, as the journal keeps it: findable after a restart.
+
+    `started` is the boot's id and the start time in ticks since then, `mark` the route.
+    """
+
+    pid: int
+    started: str
+    mark: str
+
+
+class Exit(Struct, frozen=True):
+    """How a process ended: a code, or the name of the signal that ended it."""
+
+    code: int | None
+    signal: str | None = None
+
+    @property
+    def ok(self) -> bool:
+        """Whether it ended with code 0."""
+        return self.code == 0
+
+    def __str__(self) -> str:
+        if self.signal is not None:
+            return f"killed by {self.signal}"
+        code = self.code or 0
+        # A shell reports its command's signal as 128 + number.
+        named = f" ({signal_name(code - 128)})" if 128 < code < 160 else ""
+        return f"exit code {code}{named}"
+
+
+class Stage(Struct, frozen=True):
+    """One step of ending a run: a signal, to whom, and how long they may take."""
+
+    signal: signal.Signals
+    grace_s: float
+    to: Literal["tree", "root"] = "tree"
+
+
+def shell_stages(grace_s: float) -> list[Stage]:
+    """SIGTERM to the whole tree; SIGKILL always follows where that was not enough."""
+    return [Stage(signal.SIGTERM, grace_s)]
+
+
+def claude_stages(int_grace_s: float, term_grace_s: float) -> list[Stage]:
+    """SIGINT to the program alone, so that it prints its cost; then SIGTERM to all."""
+    return [
+        Stage(signal.SIGINT, int_grace_s, "root"),
+        Stage(signal.SIGTERM, term_grace_s),
+    ]
+
+
+class Proc(NamedTuple):
+    """A line of the process table. `started` in clock ticks since boot."""
+
+    pid: int
+    ppid: int
+    state: str
+    pgrp: int
+    session: int
+    started: int
+
+
+def signal_name(number: int) -> str:
+    """`SIGKILL` for 9; `signal 99` for what has no name."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
+# -- The process table -----------------------------------------------------------------
+
+
+def parse_stat(stat: bytes) -> Proc:
+    """Read `/proc/<pid>/stat`; the name in parentheses may itself hold parentheses."""
+    pid, _, rest = stat.partition(b" ")
+    fields = rest[rest.rindex(b")") + 2 :].split()
+    return Proc(
+        pid=int(pid),
+        state=fields[0].decode(),
+        ppid=int(fields[1]),
+        pgrp=int(fields[2]),
+        session=int(fields[3]),
+        started=int(fields[19]),
+    )
+
+
+def look_up(pid: int) -> Proc | None:
+    """The process with this pid now, None where there is none."""
+    if not _LINUX:
+        return _process_table().get(pid)
+    try:
+        return parse_stat(_slurp(f"/proc/{pid}/stat"))
+    except (OSError, ValueError):
+        return None
+
+
+def _process_table() -> dict[int, Proc]:
+    if not _LINUX:
+        return _foreign_table()
+    table = {}
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            with suppress(OSError, ValueError):
+                proc = parse_stat(_slurp(f"/proc/{name}/stat"))
+                table[proc.pid] = proc
+    return table
+
+
+def _foreign_table() -> dict[int, Proc]:
+    import psutil
+
+    table = {}
+    for each in psutil.process_iter():
+        with suppress(psutil.Error, OSError):
+            pid = each.pid
+            state = "Z" if each.status() == psutil.STATUS_ZOMBIE else "S"
+            started = int(each.create_time() * 100)
+            group, session = os.getpgid(pid), os.getsid(pid)
+            table[pid] = Proc(pid, each.ppid(), state, group, session, started)
+    return table
+
+
+def _slurp(path: str) -> bytes:
+    file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        parts = [os.read(file, 65_536)]
+        while len(parts[-1]) == 65_536:
+            parts.append(os.read(file, 65_536))
+        return b"".join(parts)
+    finally:
+        os.close(file)
+
+
+def route_of(pid: int) -> str | None:
+    """The route in a process's environment, None where there is none or it is hidden."""
+    try:
+        environment = _slurp(f"/proc/{pid}/environ")
+    except OSError:
+        return None
+    wanted = ROUTE_MARK.encode() + b"="
+    for entry in environment.split(b"\0"):
+        if entry.startswith(wanted):
+            return entry[len(wanted) :].decode("utf-8", "replace")
+    return None
+
+
+@functools.cache
+def _boot() -> str:
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return "-"
+
+
+def _started(proc: Proc) -> str:
+    return f"{_boot()}:{proc.started}"
+
+
+def _with_descendants(table: Mapping[int, Proc], found: dict[int, Proc]) -> None:
+    """Add to `found` whatever descends from it."""
+    children: dict[int, list[Proc]] = {}
+    for proc in table.values():
+        children.setdefault(proc.ppid, []).append(proc)
+    queue = list(found)
+    while queue:
+        for child in children.get(queue.pop(), ()):
+            if child.pid not in found:
+                found[child.pid] = child
+                queue.append(child.pid)
+
+
+# -- Signals and ends ------------------------------------------------------------------
+
+
+def _send(proc: Proc, number: signal.Signals) -> None:
+    """Signal exactly this process, never another one that got its pid."""
+    with suppress(ProcessLookupError, PermissionError):
+        if not _LINUX:
+            os.kill(proc.pid, number)
+            return
+        handle = os.pidfd_open(proc.pid)
+        try:
+            now = look_up(proc.pid)
+            if now is not None and now.started == proc.started:
+                signal.pidfd_send_signal(handle, number)
+        finally:
+            os.close(handle)
+
+
+def _signal_all(procs: Iterable[Proc], number: signal.Signals) -> None:
+    procs = list(procs)
+    if number is signal.SIGKILL:
+        # A whole group at one blow: what forks meanwhile does not get away.
+        ours = os.getpgrp()
+        for group in {proc.pgrp for proc in procs} - {0, 1, ours}:
+            with suppress(ProcessLookupError, PermissionError):
+                os.killpg(group, number)
+    for proc in procs:
+        _send(proc, number)
+    if number is not signal.SIGKILL:
+        for proc in procs:
+            if proc.state == "T":
+                _send(proc, signal.SIGCONT)
+
+
+async def _gone(procs: Iterable[Proc], timeout_s: float) -> bool:
+    """Wait until all of them have ended; False where they have not in time."""
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + timeout_s
+    for proc in procs:
+        if not await _one_gone(proc, deadline - loop.time()):
+            return False
+    return True
+
+
+async def _one_gone(proc: Proc, timeout_s: float) -> bool:
+    now = look_up(proc.pid)
+    if now is None or now.started != proc.started or now.state == "Z":
+        return True
+    if not _LINUX:
+        await asyncio.sleep(min(max(timeout_s, 0), 0.05))
+        return timeout_s > 0 and await _one_gone(proc, timeout_s - 0.05)
+    try:
+        handle = os.pidfd_open(proc.pid)
+    except OSError:
+        return True
+    loop = asyncio.get_running_loop()
+    ended: asyncio.Future[None] = loop.create_future()
+    loop.add_reader(handle, _settle, ended)
+    try:
+        async with asyncio.timeout(max(timeout_s, 0)):
+            await ended
+    except TimeoutError:
+        return False
+    finally:
+        loop.remove_reader(handle)
+        os.close(handle)
+    return True
+
+
+def _settle(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
+
+
+# -- Children --------------------------------------------------------------------------
+
+
+class Child:
+    """A run's process and all that came of it. Made by `Processes.start`."""
+
+    def __init__(
+        self,
+        family: Processes,
+        popen: subprocess.Popen[bytes],
+        route: str,
+        on_stdout: Callable[[bytes], None],
+        on_stderr: Callable[[bytes], None],
+    ) -> None:
+        self._family = family
+        self._popen = popen
+        self._loop = asyncio.get_running_loop()
+        self._ended: asyncio.Future[Exit] = self._loop.create_future()
+        self._known: dict[int, int] = {}  # pid to start time, once seen as ours
+        self._fault: BaseException | None = None
+        self._handle: int | None = None
+        self._closed = False
+        proc = look_up(popen.pid) or Proc(popen.pid, 0, "Z", 0, 0, 0)
+        self.pid = popen.pid
+        self.started = proc.started
+        self.ident = Ident(popen.pid, _started(proc), route)
+        self._readers: dict[int, Callable[[bytes], None]] = {}
+        for pipe, sink in ((popen.stdout, on_stdout), (popen.stderr, on_stderr)):
+            if pipe is not None:
+                os.set_blocking(pipe.fileno(), False)
+                self._readers[pipe.fileno()] = sink
+                self._loop.add_reader(pipe.fileno(), self._read, pipe.fileno())
+        if _LINUX:
+            self._handle = os.pidfd_open(popen.pid)
+            self._loop.add_reader(self._handle, self._reap)
+        else:
+            watcher = self._loop.run_in_executor(None, popen.wait)
+            watcher.add_done_callback(lambda _: self._reap())
+
+    @property
+    def route(self) -> str:
+        """The mark that its environment carries."""
+        return self.ident.mark
+
+    @property
+    def exit(self) -> Exit | None:
+        """How the run's own process ended, None while it runs."""
+        return self._ended.result() if self._ended.done() else None
+
+    async def wait(self) -> Exit:
+        """Wait for the run's own process; descendants may live on, and hold pipes.
+
+        Raises what a sink raised; the process has then been killed.
+        """
+        ended = await asyncio.shield(self._ended)
+        if self._fault is not None:
+            raise self._fault
+        return ended
+
+    def members(self) -> list[Proc]:
+        """Every living process of the run, seen now."""
+        return self._family.members(self)
+
+    def signal(self, number: signal.Signals) -> None:
+        """Signal the run's own process."""
+        if not self._ended.done():
+            self._popen.send_signal(number)
+
+    async def end(self, stages: Sequence[Stage] = ()) -> int:
+        """End every process of the run; returns how many could not be ended.
+
+        Each stage is given its time; what still lives then is killed. What was written
+        until the end has been read when this returns. A second call does nothing.
+        """
+        if self._closed:
+            return 0
+        try:
+            for stage in stages:
+                if not await self._stage(stage):
+                    break
+            left = await self._killed()
+        except BaseException:
+            self._abandon()
+            raise
+        self._close()
+        return left
+
+    def kill(self) -> list[Proc]:
+        """SIGKILL to all of them, now, without waiting; returns who they were."""
+        if not self._ended.done():
+            self._popen.kill()
+        members = self.members()
+        _signal_all(members, signal.SIGKILL)
+        return members
+
+    async def _stage(self, stage: Stage) -> bool:
+        """Whether anything is left after it."""
+        members = self.members()
+        if not members:
+            return False
+        deadline = self._loop.time() + stage.grace_s
+        if stage.to == "root":
+            if not self._ended.done():
+                self.signal(stage.signal)
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(stage.grace_s):
+                        await asyncio.shield(self._ended)
+            return bool(self.members())
+        _signal_all(members, stage.signal)
+        told = {(each.pid, each.started) for each in members}
+        while members and await _gone(members, deadline - self._loop.time()):
+            members = self.members()
+            new = [each for each in members if (each.pid, each.started) not in told]
+            _signal_all(new, stage.signal)
+            told |= {(each.pid, each.started) for each in new}
+        return bool(members)
+
+    async def _killed(self) -> int:
+        members = self.members()
+        for _ in range(_KILL_ROUNDS):
+            if not members:
+                break
+            _signal_all(members, signal.SIGKILL)
+            await _gone(members, _KILL_WAIT_S)
+            members = self.members()
+        if not self._ended.done() and self.pid not in {each.pid for each in members}:
+            await asyncio.shield(self._ended)
+        return len(members)
+
+    def _abandon(self) -> None:
+        """The wait for the end was itself given up: kill, reap and close at once."""
+        self.kill()
+        with suppress(subprocess.TimeoutExpired):
+            self._popen.wait(1.0)
+        self._close()
+
+    def _read(self, pipe: int) -> None:
+        try:
+            data = os.read(pipe, _CHUNK)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if not data:
+            self._stop_reading(pipe)
+            return
+        try:
+            self._readers[pipe](data)
+        except Exception as fault:  # noqa: BLE001 - handed to `wait`
+            self._fault = fault
+            self._stop_reading(pipe)
+            self.kill()
+
+    def _stop_reading(self, pipe: int) -> None:
+        if self._readers.pop(pipe, None) is not None:
+            self._loop.remove_reader(pipe)
+
+    def drain(self) -> None:
+        """Read what is in the pipes now."""
+        for pipe in list(self._readers):
+            before = _DRAIN_LIMIT
+            while pipe in self._readers and before > 0:
+                ready = _readable(pipe)
+                if not ready:
+                    break
+                self._read(pipe)
+                before -= _CHUNK
+
+    def _reap(self) -> None:
+        code = self._popen.poll()
+        if code is None or self._ended.done():
+            return
+        if self._handle is not None:
+            self._loop.remove_reader(self._handle)
+            os.close(self._handle)
+            self._handle = None
+        self.drain()
+        ended = Exit(code) if code >= 0 else Exit(None, signal_name(-code))
+        self._ended.set_result(ended)
+
+    def _close(self) -> None:
+        self._closed = True
+        self._reap()
+        self.drain()
+        for pipe in list(self._readers):
+            self._stop_reading(pipe)
+        for stream in (self._popen.stdout, self._popen.stderr):
+            if stream is not None:
+                stream.close()
+        self._family.forget(self)
+
+
+def _readable(pipe: int) -> bool:
+    import select
+
+    poll = select.poll()
+    poll.register(pipe, select.POLLIN | select.POLLHUP)
+    return bool(poll.poll(0))
+
+
+class Brief(Struct, frozen=True):
+    """What a short command said; `exit` is None where it took too long."""
+
+    exit: Exit | None
+    stdout: str
+    stderr: str
+
+    @property
+    def ok(self) -> bool:
+        """Whether it ended in time, with code 0."""
+        return self.exit is not None and self.exit.ok
+
+
+class Processes:
+    """All runs' children of this process. One for each sidecar.
+
+    Start children from the thread that lives as long as the sidecar: PDEATHSIG follows
+    the thread, not the process. `on_start` is told of each (the journal writes it down,
+    so that a later life of the sidecar can find what survived this one).
+    """
+
+    def __init__(self, on_start: Callable[[Ident], None] | None = None) -> None:
+        self._on_start = on_start
+        self._children: dict[int, Child] = {}
+        self._spared: set[int] = set()
+        self._subreaper = False
+
+    def become_subreaper(self) -> bool:
+        """Make descendants that lose their parent children of this process."""
+        if _libc is not None and not self._subreaper:
+            self._subreaper = _libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0
+        return self._subreaper
+
+    def spare(self, pid: int) -> None:
+        """Never take this child, which somebody else started and reaps, for a stray."""
+        self._spared.add(pid)
+
+    def start(
+        self,
+        argv: Sequence[str],
+        *,
+        cwd: Path,
+        env: Mapping[str, str],
+        route: str,
+        stdin: bytes = b"",
+        limits: ProcessLimits | None = None,
+        on_stdout: Callable[[bytes], None] = lambda _: None,
+        on_stderr: Callable[[bytes], None] = lambda _: None,
+    ) -> Child:
+        """Start `argv` in a session of its own; the sinks get bytes as they come.
+
+        `stdin` is all that it can ever read there. Raises OSError where it cannot be
+        started, ValueError where an argument or variable holds what none may hold.
+        """
+        parent, rlimits = os.getpid(), (limits or ProcessLimits()).rlimits()
+        with _as_file(stdin) as source:
+            popen = subprocess.Popen(
+                list(argv),
+                cwd=cwd,
+                env={**env, ROUTE_MARK: route},
+                stdin=source,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                bufsize=0,
+                start_new_session=True,
+                preexec_fn=functools.partial(_prepare, parent, rlimits),
+            )
+        child = Child(self, popen, route, on_stdout, on_stderr)
+        self._children[child.pid] = child
+        if self._on_start is not None:
+            self._on_start(child.ident)
+        return child
+
+    @asynccontextmanager
+    async def running(
+        self,
+        argv: Sequence[str],
+        *,
+        cwd: Path,
+        env: Mapping[str, str],
+        route: str,
+        stdin: bytes = b"",
+        limits: ProcessLimits | None = None,
+        on_stdout: Callable[[bytes], None] = lambda _: None,
+        on_stderr: Callable[[bytes], None] = lambda _: None,
+    ) -> AsyncIterator[Child]:
+        """`start`, and at the end of the block, however it ends, nothing is alive."""
+        child = self.start(
+            argv,
+            cwd=cwd,
+            env=env,
+            route=route,
+            stdin=stdin,
+            limits=limits,
+            on_stdout=on_stdout,
+            on_stderr=on_stderr,
+        )
+        try:
+            yield child
+        finally:
+            await child.end()
+
+    async def brief(
+        self,
+        argv: Sequence[str],
+        *,
+        cwd: Path,
+        env: Mapping[str, str],
+        route: str = "-",
+        timeout_s: float = 30.0,
+        keep: int = 65_536,
+    ) -> Brief:
+        """Run a short command to its end; of its output `keep` bytes each."""
+        said: tuple[bytearray, bytearray] = (bytearray(), bytearray())
+
+        def take(into: bytearray, data: bytes) -> None:
+            into += data[: keep - len(into)]
+
+        async with self.running(
+            argv,
+            cwd=cwd,
+            env=env,
+            route=route,
+            on_stdout=functools.partial(take, said[0]),
+            on_stderr=functools.partial(take, said[1]),
+        ) as child:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(timeout_s):
+                    await child.wait()
+            ended = child.exit
+        out, err = (bytes(each).decode("utf-8", "replace") for each in said)
+        return Brief(ended, out, err)
+
+    def members(self, child: Child) -> list[Proc]:
+        """Every living process of `child`'s run. Reaps strays that have ended."""
+        table = _process_table()
+        me = os.getpid()
+        found: dict[int, Proc] = {}
+        for proc in table.values():
+            if (
+                (proc.session == child.pid and proc.started >= child.started)
+                or (proc.pid == child.pid and proc.started == child.started)
+                or child._known.get(proc.pid) == proc.started
+            ):
+                found[proc.pid] = proc
+        _with_descendants(table, found)
+        for proc in table.values():
+            if proc.pid in found or proc.started < child.started or proc.pid == me:
+                continue
+            route = route_of(proc.pid)
+            if route == child.route or (route is None and self._is_stray(proc, child)):
+                found[proc.pid] = proc
+        _with_descendants(table, found)
+        for other in self._children.values():
+            if other is not child:
+                found.pop(other.pid, None)
+        found.pop(me, None)
+        self._reap(found.values(), me)
+        living = [proc for proc in found.values() if proc.state not in "ZX"]
+        child._known.update((proc.pid, proc.started) for proc in living)
+        return living
+
+    def _is_stray(self, proc: Proc, child: Child) -> bool:
+        """Whether an unmarked process can only be what `child`'s run left behind."""
+        if not self._subreaper or not self._is_orphan(proc):
+            return False
+        return not any(
+            other.started <= proc.started
+            for other in self._children.values()
+            if other is not child
+        )
+
+    def _is_orphan(self, proc: Proc) -> bool:
+        """Whether it became our child by losing its parent."""
+        return (
+            proc.ppid == os.getpid()
+            and proc.session != os.getsid(0)
+            and proc.pid not in self._children
+            and proc.pid not in self._spared
+        )
+
+    def _reap(self, procs: Iterable[Proc], me: int) -> None:
+        for proc in procs:
+            if proc.state == "Z" and proc.ppid == me and proc.pid not in self._children:
+                with suppress(ChildProcessError):
+                    os.waitpid(proc.pid, os.WNOHANG)
+
+    def reap_orphans(self) -> int:
+        """Reap the adopted children that have ended by themselves; says how many."""
+        if not self._subreaper:
+            return 0
+        ended = [
+            proc
+            for proc in map(look_up, _own_children())
+            if proc is not None and proc.state == "Z" and self._is_orphan(proc)
+        ]
+        self._reap(ended, os.getpid())
+        return len(ended)
+
+    def forget(self, child: Child) -> None:
+        """Called by a child that has been ended."""
+        self._children.pop(child.pid, None)
+        self.reap_orphans()
+
+    def running_now(self) -> list[Ident]:
+        """The runs' processes that have not been ended."""
+        return [child.ident for child in self._children.values()]
+
+    async def end_all(self, stages: Sequence[Stage] = ()) -> int:
+        """End every run's processes; returns how many could not be ended."""
+        ends = [child.end(stages) for child in list(self._children.values())]
+        return sum(await asyncio.gather(*ends))
+
+
+def _own_children() -> list[int]:
+    """The pids of this process's children."""
+    found: list[int] = []
+    try:
+        for thread in os.listdir("/proc/self/task"):
+            with suppress(OSError):
+                listed = _slurp(f"/proc/self/task/{thread}/children")
+                found += map(int, listed.split())
+    except OSError:
+        me = os.getpid()
+        found = [proc.pid for proc in _process_table().values() if proc.ppid == me]
+    return found
+
+
+def _as_file(data: bytes) -> tempfile._TemporaryFileWrapper[bytes]:
+    """A nameless file that holds `data`: it cannot block and ends where it ends."""
+    file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 - the caller closes it
+    if data:
+        rest = memoryview(data)
+        while rest:
+            rest = rest[file.write(rest) or 0 :]
+        file.seek(0)
+    return file  # type: ignore[return-value]
+
+
+def _prepare(parent: int, rlimits: list[tuple[int, int]]) -> None:
+    """In the child, between fork and exec."""
+    if _libc is not None:
+        _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        if os.getppid() != parent:
+            os._exit(127)  # the parent died before the line above
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, [])
+    for which, value in rlimits:
+        _, hard = resource.getrlimit(which)
+        bound = value if hard == resource.RLIM_INFINITY else min(value, hard)
+        resource.setrlimit(which, (bound, bound))
+
+
+# -- After a restart -------------------------------------------------------------------
+
+
+def survivors(idents: Iterable[Ident]) -> list[Proc]:
+    """What still lives of runs that an earlier life of the sidecar had started.
+
+    A process counts by pid and start time (in the same boot), by its mark, or as the
+    descendant of one that counts.
+    """
+    idents = list(idents)
+    table = _process_table()
+    by_pid = {ident.pid: ident.started for ident in idents}
+    marks = {ident.mark for ident in idents if ident.mark}
+    me = os.getpid()
+    found = {
+        proc.pid: proc
+        for proc in table.values()
+        if proc.pid != me
+        and (by_pid.get(proc.pid) == _started(proc) or route_of(proc.pid) in marks)
+    }
+    _with_descendants(table, found)
+    found.pop(me, None)
+    return [proc for proc in found.values() if proc.state not in "ZX"]
+
+
+async def sweep(
+    idents: Iterable[Ident], stages: Sequence[Stage] = ()
+) -> tuple[int, int]:
+    """End what survived; returns how many were found and how many could not be ended."""
+    idents = list(idents)
+    alive = survivors(idents)
+    found = {(proc.pid, proc.started) for proc in alive}
+    for stage in stages:
+        _signal_all(alive, stage.signal)
+        await _gone(alive, stage.grace_s)
+        alive = survivors(idents)
+    for _ in range(_KILL_ROUNDS):
+        if not alive:
+            break
+        found |= {(proc.pid, proc.started) for proc in alive}
+        _signal_all(alive, signal.SIGKILL)
+        await _gone(alive, _KILL_WAIT_S)
+        alive = survivors(idents)
+    return len(found), len(alive)

@@ -1,0 +1,346 @@
+"""Children of real runs: found and ended, whatever they do to get away."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from sidecar.processes import (
+    Ident,
+    Processes,
+    ProcessLimits,
+    claude_stages,
+    parse_stat,
+    shell_stages,
+    survivors,
+    sweep,
+)
+from tests.runs import alive, is_alive
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from sidecar.processes import Child
+
+# Forks, makes a session of its own, forks again, and cleans its environment if asked to.
+DAEMON = """
+import os, sys, signal
+if os.fork() == 0:
+    os.setsid()
+    if os.fork() == 0:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        env = {} if "bare" in sys.argv else dict(os.environ)
+        code = "import os,time,signal; signal.signal(signal.SIGTERM, signal.SIG_IGN);"
+        code += "print(os.getpid(), flush=True); time.sleep(1000)"
+        os.execve(sys.executable, [sys.executable, "-Sc", code], env)
+    os._exit(0)
+os.wait()
+"""
+
+
+@pytest.fixture
+def processes() -> Iterator[Processes]:
+    family = Processes()
+    assert family.become_subreaper()
+    yield family
+    assert family.running_now() == []
+
+
+class Out:
+    """The lines of a child's stdout, awaited one by one."""
+
+    def __init__(self) -> None:
+        self._lines: asyncio.Queue[str] = asyncio.Queue()
+        self._rest = b""
+
+    def __call__(self, data: bytes) -> None:
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        for line in lines:
+            self._lines.put_nowait(line.decode())
+
+    async def line(self) -> str:
+        async with asyncio.timeout(20):
+            return await self._lines.get()
+
+
+def begin(processes: Processes, script: str, *args: str, route: str, out: Out) -> Child:
+    return processes.start(
+        [sys.executable, "-Sc", script, *args],
+        cwd=Path("/"),
+        env={"PATH": os.environ["PATH"]},
+        route=route,
+        on_stdout=out,
+    )
+
+
+def shell(processes: Processes, command: str, **more: object) -> Child:
+    env = {"PATH": os.environ["PATH"]}
+    return processes.start(
+        ["/bin/sh", "-c", command], cwd=Path("/"), env=env, **{"route": "r", **more}
+    )
+
+
+@pytest.mark.parametrize("way", ["marked", "bare"])
+async def test_a_daemonised_grandchild_ends_with_its_run(
+    processes: Processes, way: str
+) -> None:
+    out = Out()
+    child = begin(processes, DAEMON, way, route=f"daemon-{way}", out=out)
+    daemon = int(await out.line())
+    assert (await child.wait()).ok
+    assert is_alive(daemon)
+    assert await child.end() == 0
+    assert not is_alive(daemon)
+
+
+async def test_a_bare_stray_of_two_runs_ends_with_the_last_of_them(
+    processes: Processes,
+) -> None:
+    first, second = shell(processes, "read x", route="a"), None
+    out = Out()
+    second = begin(processes, DAEMON, "bare", route="b", out=out)
+    daemon = int(await out.line())
+    await second.end()
+    assert is_alive(daemon)  # it might be the first one's
+    await first.end()
+    assert not is_alive(daemon)
+
+
+async def test_a_run_never_takes_another_runs_processes(processes: Processes) -> None:
+    mine, other = (
+        shell(processes, "sleep 1000"),
+        shell(processes, "sleep 1000", route="s"),
+    )
+    await mine.end()
+    assert is_alive(other.pid)
+    await other.end()
+    assert not is_alive(other.pid)
+
+
+async def test_a_tree_that_ignores_sigterm_is_killed(processes: Processes) -> None:
+    out = Out()
+    child = shell(
+        processes,
+        "trap '' TERM; (sleep 1000 & sleep 1000) & echo up; wait",
+        on_stdout=out,
+    )
+    await out.line()
+    assert await child.end(shell_stages(0.05)) == 0
+    assert child.exit is not None
+    assert child.exit.signal == "SIGKILL"
+    assert alive("r") == []
+
+
+async def test_sigterm_comes_first_and_its_handler_is_heard(
+    processes: Processes,
+) -> None:
+    out = Out()
+    script = "trap 'echo ended; exit 3' TERM; echo up; while :; do sleep 0.01; done"
+    child = shell(processes, script, on_stdout=out)
+    await out.line()
+    assert await child.end(shell_stages(20)) == 0
+    assert await out.line() == "ended"
+    assert child.exit is not None
+    assert child.exit.code == 3
+
+
+async def test_sigint_goes_to_the_program_alone(processes: Processes) -> None:
+    out = Out()
+    script = (
+        "trap 'echo told; exit 0' INT\n"
+        "(trap 'echo tool; exit 1' INT; trap '' TERM; echo up; sleep 1000) &\n"
+        "wait"
+    )
+    child = shell(processes, script, on_stdout=out)
+    await out.line()
+    assert await child.end(claude_stages(20, 0.05)) == 0
+    assert await out.line() == "told"
+    assert child.exit is not None
+    assert child.exit.code == 0
+    assert alive("r") == []
+
+
+async def test_a_stopped_process_ends_too(processes: Processes) -> None:
+    child = shell(processes, "kill -STOP $$")
+    assert await child.end(shell_stages(5)) == 0
+    assert child.exit is not None
+
+
+async def test_a_fork_bomb_ends(processes: Processes) -> None:
+    out = Out()
+    script = """
+import os, time
+print("up", flush=True)
+end = time.monotonic() + 20
+while time.monotonic() < end:
+    if os.fork() == 0:
+        os.setpgid(0, 0)
+        time.sleep(0.05)
+        if os.fork():
+            time.sleep(1000)
+    else:
+        time.sleep(0.02)
+"""
+    child = begin(processes, script, route="bomb", out=out)
+    await out.line()
+    assert await child.end() == 0
+    assert alive("bomb") == []
+
+
+async def test_waiting_follows_the_process_and_not_the_pipe(
+    processes: Processes,
+) -> None:
+    child = shell(processes, "sleep 1000 & exit 7")
+    assert (await child.wait()).code == 7
+    await child.end()
+    assert alive("r") == []
+
+
+async def test_all_that_was_written_is_read(processes: Processes) -> None:
+    got = bytearray()
+    child = shell(
+        processes, "head -c 1000000 /dev/zero; echo end", on_stdout=got.extend
+    )
+    await child.wait()
+    await child.end()
+    assert len(got) == 1_000_004
+    assert got.endswith(b"end\n")
+
+
+async def test_stdin_is_what_was_given_and_then_ends(processes: Processes) -> None:
+    got = bytearray()
+    child = shell(processes, "wc -c", stdin=b"x" * 300_000, on_stdout=got.extend)
+    assert (await child.wait()).ok
+    await child.end()
+    assert int(got) == 300_000
+
+
+async def test_limits_hold(processes: Processes) -> None:
+    got = bytearray()
+    limits = ProcessLimits(open_files=33, cpu_s=7, memory_bytes=2**33, file_bytes=1024)
+    child = shell(
+        processes,
+        "ulimit -n; ulimit -t; ulimit -v",
+        limits=limits,
+        on_stdout=got.extend,
+    )
+    await child.wait()
+    await child.end()
+    assert got.split() == [b"33", b"7", str(2**23).encode()]
+
+
+async def test_cancelling_whoever_waits_ends_the_run(processes: Processes) -> None:
+    started = asyncio.Event()
+
+    async def hold() -> None:
+        env = {"PATH": os.environ["PATH"]}
+        argv = ["/bin/sh", "-c", "trap '' TERM; sleep 1000 & wait"]
+        async with processes.running(argv, cwd=Path("/"), env=env, route="c") as child:
+            started.set()
+            await child.wait()
+
+    task = asyncio.create_task(hold())
+    await started.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert alive("c") == []
+
+
+async def test_what_a_sink_raises_reaches_whoever_waits(processes: Processes) -> None:
+    def sink(_: bytes) -> None:
+        raise RuntimeError("no room")
+
+    child = shell(processes, "echo x; sleep 1000", on_stdout=sink)
+    with pytest.raises(RuntimeError, match="no room"):
+        await child.wait()
+    await child.end()
+
+
+async def test_adopted_orphans_are_reaped_and_asyncios_children_are_not(
+    processes: Processes,
+) -> None:
+    other = await asyncio.create_subprocess_exec("/bin/sh", "-c", "exit 5")
+    with subprocess.Popen(["/bin/sh", "-c", "exit 6"], start_new_session=True) as third:
+        processes.spare(third.pid)
+        out = Out()
+        orphan = "setsid sh -c 'echo $$' & wait"
+        child = shell(processes, orphan, on_stdout=out)
+        pid = int(await out.line())
+        await child.wait()
+        await child.end()
+        assert not Path(f"/proc/{pid}").exists()
+        assert await other.wait() == 5
+        assert third.wait() == 6
+
+
+async def test_a_killed_sidecar_takes_its_child_along_and_the_rest_is_swept() -> None:
+    route = f"swept-{os.getpid()}"
+    script = f"""
+import asyncio, sys
+sys.path.insert(0, {str(Path.cwd())!r})
+from pathlib import Path
+from sidecar.processes import Processes
+async def main():
+    processes = Processes(on_start=lambda i: print(i.pid, i.started, i.mark, flush=True))
+    processes.become_subreaper()
+    argv = ["/bin/sh", "-c", "setsid sh -c 'echo up; exec sleep 1000' & wait"]
+    def show(data):
+        sys.stdout.buffer.write(data); sys.stdout.buffer.flush()
+    child = processes.start(argv, cwd=Path("/"), env={{'PATH': '/usr/bin:/bin'}}, route={route!r}, on_stdout=show)
+    await child.wait()
+asyncio.run(main())
+"""
+    sidecar = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", script, stdout=subprocess.PIPE
+    )
+    assert sidecar.stdout is not None
+    pid, started, mark = (await sidecar.stdout.readline()).decode().split()
+    ident = Ident(int(pid), started, mark)
+    await sidecar.stdout.readline()
+    sidecar.kill()
+    await sidecar.wait()
+    handle = os.pidfd_open(int(pid)) if is_alive(int(pid)) else None
+    if handle is not None:
+        with os.fdopen(handle):
+            ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            loop = asyncio.get_running_loop()
+            loop.add_reader(handle, lambda: ended.done() or ended.set_result(None))
+            await ended
+            loop.remove_reader(handle)
+    assert not is_alive(int(pid))
+    assert len(alive(route)) == 1
+    assert await sweep([ident], shell_stages(5)) == (1, 0)
+    assert alive(route) == []
+
+
+async def test_a_pid_that_came_again_is_nobodys_survivor(processes: Processes) -> None:
+    child = shell(processes, "sleep 1000")
+    assert survivors([Ident(child.pid, "another boot:1", "gone")]) == []
+    assert [each.pid for each in survivors([child.ident])][:1] == [child.pid]
+    await child.end()
+
+
+def test_a_name_with_parentheses_does_not_confuse_the_table() -> None:
+    fields = b" ".join(str(number).encode() for number in range(4, 53))
+    proc = parse_stat(b"42 (a) Z (b)) S " + fields)
+    assert (proc.pid, proc.state, proc.ppid, proc.started) == (42, "S", 4, 22)
+
+
+async def test_a_program_that_is_not_there_says_so(processes: Processes) -> None:
+    with pytest.raises(FileNotFoundError):
+        processes.start(["/nowhere/at/all"], cwd=Path("/"), env={}, route="r")
+
+
+def test_signal_names_are_in_the_exit() -> None:
+    from sidecar.processes import Exit
+
+    assert str(Exit(137)) == "exit code 137 (SIGKILL)"
+    assert str(Exit(None, signal.SIGSEGV.name)) == "killed by SIGSEGV"
