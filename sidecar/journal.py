@@ -39,7 +39,7 @@ CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value INTEGER NOT NULL)
     WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS assignments (
     route TEXT PRIMARY KEY, task TEXT NOT NULL, assign BLOB NOT NULL,
-    phase TEXT NOT NULL, pid INTEGER, started REAL, mark TEXT, session TEXT)
+    phase TEXT NOT NULL, pid INTEGER, started TEXT, mark TEXT, session TEXT)
     WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS outbox (
     n INTEGER PRIMARY KEY, subject TEXT NOT NULL, event BLOB NOT NULL, ends TEXT);
@@ -79,14 +79,14 @@ class JournalHeld(JournalError):
 
 
 class Row(Struct, frozen=True, kw_only=True):
-    """An assignment as the journal holds it. `started` is the process's start time."""
+    """An assignment as the journal holds it, and the last process started for it."""
 
     route: str
     task: str
     assign: bytes
     phase: str
     pid: int | None = None
-    started: float | None = None
+    started: str | None = None
     mark: str | None = None
     session: str | None = None
 

@@ -23,7 +23,7 @@ import structlog
 
 from events.codec import decode_event, encode
 from events.errors import LogError, LogUnavailable, Malformed, TooLarge
-from events.log import MAX_EVENT_BYTES
+from sidecar.output import EVENT_LIMIT, fitting
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -434,32 +434,15 @@ class Outbox:
 # -- Size ------------------------------------------------------------------------------
 
 
-def fit(event: Event, limit: int = MAX_EVENT_BYTES) -> Event:
-    """Return `event`, its output cut to head and tail until it fits `limit` encoded."""
+def fit(event: Event, limit: int = EVENT_LIMIT) -> Event:
+    """Return `event`, its result cut until that takes at most `limit` encoded."""
     result: Result | None = getattr(event, "result", None)
-    if result is None:
+    if result is None or _roughly(event) < min(_SURELY_SMALL, limit // 8):
         return event
-    if _roughly(event) < min(_SURELY_SMALL, limit // 8):
+    fitted = fitting(result, limit)
+    if fitted is result:
         return event
-    keep = limit
-    while len(encode(event)) > limit and keep > 64:
-        keep //= 2
-        cut = msgspec.structs.replace(
-            result,
-            output=head_and_tail(result.output, keep),
-            stderr=head_and_tail(result.stderr, keep // 4),
-            truncated=True,
-        )
-        event = msgspec.structs.replace(event, result=cut)
-    return event
-
-
-def head_and_tail(text: str, keep: int) -> str:
-    """Return at most `keep` characters of `text`: its beginning and its end."""
-    if len(text) <= keep:
-        return text
-    half = max(keep // 2, 1)
-    return f"{text[:half]}\n[... cut ...]\n{text[-half:]}"
+    return msgspec.structs.replace(event, result=fitted)
 
 
 def _roughly(event: Event) -> int:

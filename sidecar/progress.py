@@ -66,6 +66,7 @@ class Progress:
         self._tokens: int | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._closed = False
+        self.host = speaker.host
         self.n = 0
         self.segment = 0
         self.dropped = 0

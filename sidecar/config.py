@@ -1,0 +1,321 @@
+"""`sidecar.toml`: what a machine offers, validated, every mistake named.
+
+A mistake is told with its place, what was expected and what came, and where a key was
+misspelled, with the key that was probably meant; all mistakes at once, not one by one.
+The page for people is docs/sidecar.md.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+import socket
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+
+import msgspec
+from msgspec import Meta, Struct
+
+from events.catalogue import Token
+from events.codec import malformed
+from events.errors import AgentComError
+from events.ids import is_token
+from sidecar.processes import ProcessLimits
+
+Count = Annotated[int, Meta(ge=0, le=10_000)]
+Some = Annotated[int, Meta(ge=1, le=10_000)]
+Seconds = Annotated[float, Meta(gt=0, le=86_400)]
+Url = Annotated[str, Meta(pattern=r"^https?://[^\s/]+.*$", max_length=1_000)]
+
+OLLAMA_PORT = 11434
+
+
+class ConfigError(AgentComError):
+    """A configuration that cannot be used: the file, and every problem in it."""
+
+    code = "config"
+
+    def __init__(self, where: str, problems: list[str]) -> None:
+        self.where = where
+        self.problems = problems
+        listed = "\n".join(f"  {problem}" for problem in problems)
+        super().__init__(f"{where} cannot be used:\n{listed}")
+
+
+class SlotsConfig(Struct, frozen=True, kw_only=True):
+    """How many runs at once, by kind. Endpoints have `slots` of their own."""
+
+    shell: Count | None = None
+    claude: Count = 1
+    agent: Count = 1
+    noop: Count = 256
+
+
+class EndpointConfig(Struct, frozen=True, kw_only=True):
+    """A model server of this host. Its name in the fleet is `<host>-<name>`."""
+
+    name: Token
+    kind: Literal["ollama", "openai"]
+    url: Url
+    slots: Some = 1
+    api_key_env: Annotated[str, Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")] | None = None
+
+
+class ClaudeConfig(Struct, frozen=True, kw_only=True):
+    """How Claude Code is run here. It keeps its own keys; there is no setting for one."""
+
+    enabled: bool = True
+    program: str | None = None
+    permission_mode: Literal[
+        "acceptEdits", "default", "plan", "dontAsk", "bypassPermissions"
+    ] = "acceptEdits"
+    allowed_tools: list[str] = []
+    max_turns: Some | None = None
+
+
+class ShellConfig(Struct, frozen=True, kw_only=True):
+    """What commands may run here, and with how much. An empty `allowed` means all."""
+
+    enabled: bool = True
+    allowed: list[str] = []
+    limits: ProcessLimits = ProcessLimits()
+
+
+class SidecarConfig(Struct, frozen=True, kw_only=True):
+    """A sidecar's whole configuration. Nothing is required: defaults make a host."""
+
+    name: Token | None = None
+    data: str | None = None
+    slots: SlotsConfig = SlotsConfig()
+    repos: dict[str, str] = {}
+    default_repo: str | None = None
+    capabilities: list[Token] = []
+    endpoint: list[EndpointConfig] = []
+    discover: bool = True
+    claude: ClaudeConfig = ClaudeConfig()
+    shell: ShellConfig = ShellConfig()
+    noop: bool = False
+    drain_timeout_s: Annotated[float, Meta(ge=0, le=86_400)] = 30.0
+    probe_every_s: Seconds = 30.0
+    probe_timeout_s: Seconds = 5.0
+    beat_every_s: Seconds = 2.0
+
+    @property
+    def host(self) -> str:
+        """The host's name: as configured, else the machine's."""
+        return self.name or machine_name()
+
+    @property
+    def data_path(self) -> Path | None:
+        """The data folder, where the configuration names one."""
+        return Path(self.data).expanduser() if self.data else None
+
+    @property
+    def shell_slots(self) -> int:
+        """One per core unless configured; none where shell is off."""
+        if not self.shell.enabled:
+            return 0
+        if self.slots.shell is not None:
+            return self.slots.shell
+        return os.cpu_count() or 1
+
+    @property
+    def repo_paths(self) -> dict[str, Path]:
+        """Repositories by name, `~` spelled out."""
+        return {name: Path(path).expanduser() for name, path in self.repos.items()}
+
+    def endpoint_name(self, name: str) -> str:
+        """Spell an endpoint's name in the fleet, where two hosts may both say `gpu`."""
+        return f"{self.host}-{name}"[:64]
+
+    def endpoints(self) -> list[EndpointConfig]:
+        """List this host's model servers; without any, the usual Ollama is looked for."""
+        if self.endpoint or not self.discover:
+            return list(self.endpoint)
+        return [EndpointConfig(name="ollama", kind="ollama", url=ollama_url())]
+
+
+def load(path: Path) -> SidecarConfig:
+    """Read a configuration file; raise ConfigError naming every problem."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(str(path), [f"it cannot be read: {error}"]) from error
+    return parse(text, str(path))
+
+
+def parse(text: str, where: str = "sidecar.toml") -> SidecarConfig:
+    """Read a configuration; raise ConfigError naming every problem."""
+    try:
+        body = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(where, [f"it is not TOML: {error}"]) from error
+    return from_values(body, where)
+
+
+def from_values(body: dict[str, Any], where: str = "sidecar.toml") -> SidecarConfig:
+    """Turn plain values into a configuration; raise ConfigError naming every problem."""
+    problems = _unknown_keys(body, SidecarConfig, "")
+    known = {
+        name: value for name, value in body.items() if name in _fields(SidecarConfig)
+    }
+    values: dict[str, Any] = {}
+    for name, value in known.items():
+        try:
+            values[name] = getattr(
+                msgspec.convert({name: value}, SidecarConfig, strict=True), name
+            )
+        except msgspec.ValidationError as error:
+            problems.append(_said(error, body))
+    config = SidecarConfig(**values)
+    problems += _contradictions(config)
+    if problems:
+        raise ConfigError(where, problems)
+    return config
+
+
+_MEANINGS = {
+    r"^[A-Za-z0-9_-]{1,64}$": "1 to 64 letters, digits, '_' or '-'",
+    r"^https?://[^\s/]+.*$": "a URL that begins with http:// or https://",
+    r"^[A-Za-z_][A-Za-z0-9_]*$": "the name of an environment variable",
+}
+
+
+def _said(error: msgspec.ValidationError, body: dict[str, Any]) -> str:
+    """Say a finding: place, expectation, and the value that stands there."""
+    fault = malformed(error)
+    expected = fault.expected
+    for pattern, meaning in _MEANINGS.items():
+        if repr(pattern) in expected or pattern in expected:
+            expected = meaning
+    came = _at(body, fault.path)
+    got = fault.got if came is None else _shown(came)
+    if expected == "one of the allowed values" and (choices := _choices(fault.path)):
+        expected = "one of " + ", ".join(choices)
+        if isinstance(came, str):
+            got += _meant(came, choices)
+    return f"{fault.path or 'the file'}: expected {expected}, got {got}"
+
+
+def _at(body: Any, path: str) -> Any:
+    """Return the value at a JSON path, None where the path leads nowhere."""
+    for name, index in re.findall(r"([^.\[\]]+)|\[(\d+)\]", path):
+        try:
+            body = body[int(index)] if index else body[name]
+        except (KeyError, IndexError, TypeError):
+            return None
+    return body
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def _choices(path: str) -> list[str]:
+    """Return the words allowed at a path, where only some are."""
+    kind: Any = SidecarConfig
+    for name in re.findall(r"[^.\[\]0-9]+", path):
+        if get_origin(kind) is list:
+            kind = get_args(kind)[0]
+        if not (isinstance(kind, type) and issubclass(kind, Struct)):
+            return []
+        kind = get_type_hints(kind).get(name)
+    return list(get_args(kind)) if get_origin(kind) is Literal else []
+
+
+def _fields(kind: type[Struct]) -> tuple[str, ...]:
+    return kind.__struct_fields__
+
+
+def _unknown_keys(body: dict[str, Any], kind: type[Struct], path: str) -> list[str]:
+    """Name every key that nothing reads, and what was probably meant."""
+    problems = []
+    hints = get_type_hints(kind)
+    for key, value in body.items():
+        place = f"{path}{key}"
+        if key not in _fields(kind):
+            known = ", ".join(sorted(_fields(kind)))
+            problems.append(
+                f"{place}: no such setting{_meant(key, _fields(kind))}"
+                f" (there are: {known})"
+            )
+            continue
+        hint = hints[key]
+        if isinstance(hint, type) and issubclass(hint, Struct):
+            if isinstance(value, dict):
+                problems += _unknown_keys(value, hint, f"{place}.")
+        elif get_origin(hint) is list and isinstance(value, list):
+            (item,) = get_args(hint)
+            if isinstance(item, type) and issubclass(item, Struct):
+                for i, each in enumerate(value):
+                    if isinstance(each, dict):
+                        problems += _unknown_keys(each, item, f"{place}[{i}].")
+    return problems
+
+
+def _meant(word: str, known: Any) -> str:
+    close = difflib.get_close_matches(word, list(known), n=1)
+    return f", did you mean {close[0]!r}?" if close else ""
+
+
+def _contradictions(config: SidecarConfig) -> list[str]:
+    """Find what each value by itself cannot show."""
+    problems = []
+    for name, path in config.repo_paths.items():
+        if not name.strip():
+            problems.append("repos: expected a name for each repository, got ''")
+        if not path.is_absolute():
+            problems.append(
+                f"repos.{name}: expected an absolute path or one that begins with ~, "
+                f"got {str(path)!r}"
+            )
+        elif not path.is_dir():
+            problems.append(f"repos.{name}: expected a folder, got {str(path)!r}")
+    if config.default_repo is not None and config.default_repo not in config.repos:
+        names = ", ".join(sorted(config.repos)) or "none is configured"
+        problems.append(
+            f"default_repo: expected the name of one of [repos] ({names}), "
+            f"got {config.default_repo!r}{_meant(config.default_repo, config.repos)}"
+        )
+    seen: set[str] = set()
+    for i, each in enumerate(config.endpoint):
+        if each.name in seen or each.name == "claude":
+            whose = "Claude Code's" if each.name == "claude" else "another endpoint's"
+            problems.append(
+                f"endpoint[{i}].name: expected a name of its own, "
+                f"got {each.name!r}, which is {whose}"
+            )
+        seen.add(each.name)
+    if config.claude.program is not None:
+        program = Path(config.claude.program).expanduser()
+        if program.parent != Path() and not os.access(program, os.X_OK):
+            problems.append(
+                f"claude.program: expected a program, got {config.claude.program!r}, "
+                "which cannot be executed"
+            )
+    return problems
+
+
+def machine_name() -> str:
+    """Name this machine: its host name, as far as it may be part of a subject."""
+    name = re.sub(r"[^A-Za-z0-9_-]+", "-", socket.gethostname().split(".")[0])[:64]
+    return name if is_token(name) else "host"
+
+
+def ollama_url() -> str:
+    """Where Ollama is by its own rules: OLLAMA_HOST, else loopback."""
+    said = os.environ.get("OLLAMA_HOST", "").strip().rstrip("/")
+    if not said:
+        return f"http://127.0.0.1:{OLLAMA_PORT}"
+    scheme, found, rest = said.partition("://")
+    if not found:
+        scheme, rest = "http", said
+    host, _, port = rest.rpartition(":") if ":" in rest else (rest, "", "")
+    if not port.isdigit():
+        host, port = rest, "443" if scheme == "https" else str(OLLAMA_PORT)
+    # 0.0.0.0 is where a server listens, not where a client goes.
+    host = "127.0.0.1" if host in ("", "0.0.0.0", "[::]") else host
+    return f"{scheme}://{host}:{port}"

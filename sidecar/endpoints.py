@@ -1,0 +1,485 @@
+"""The model servers and the Claude Code that this host can reach, and whether they answer.
+
+Each is looked at every 30 s by requests that load nothing. One answer makes it up, two
+misses in a row make it down; a request that really failed counts as a miss and has the
+endpoint looked at again at once. One that would refuse its next run too (not logged in,
+no credit) is down at once, for five minutes, whatever the probe says.
+
+The usual Ollama and Claude Code are looked for unasked; found nowhere, they are not
+mentioned: what a host never had is absent, not down.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import httpx
+import msgspec
+import structlog
+from msgspec import Struct, structs
+
+from events.catalogue import EndpointState
+from sidecar.executors.port import Finished, GivenBack
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from events.commands import Assign, SharedEndpoint
+    from sidecar.config import EndpointConfig, SidecarConfig
+    from sidecar.executors.port import Outcome
+    from sidecar.processes import Processes
+
+MISSES_UNTIL_DOWN = 2
+UNUSABLE_S = 300.0
+SIMULATED_HEADER = "x-agentcom-simulated"
+_LOOK_AGAIN_S = 1.0
+
+logger = structlog.get_logger(__name__)
+
+
+# -- What a look found, and what follows from it ---------------------------------------
+
+
+class Answered(Struct, frozen=True, kw_only=True):
+    """An endpoint answered: its version, its models on disk and in memory."""
+
+    version: str = ""
+    models: list[str] = []
+    loaded: list[str] = []
+    simulated: bool = False
+
+
+class Missed(Struct, frozen=True):
+    """An endpoint did not answer, and why."""
+
+    reason: str
+
+
+class Watched:
+    """One endpoint as this host knows it. Pure: time is an argument."""
+
+    def __init__(self, blank: EndpointState, *, mentioned: bool) -> None:
+        """`mentioned`: somebody named it, so that its absence is worth a word."""
+        self.state = blank
+        self._mentioned = mentioned
+        self._told: EndpointState | None = None
+        self._misses = 0
+        self._unusable_until = 0.0
+
+    def answered(self, found: Answered, now: float) -> EndpointState | None:
+        """Return the endpoint's new state if it is news."""
+        self._misses = 0
+        if now < self._unusable_until:
+            return None
+        self._unusable_until = 0.0
+        return self._tell(
+            structs.replace(
+                self.state,
+                up=True,
+                reason="",
+                version=found.version,
+                models=sorted({normal_model(model) for model in found.models}),
+                loaded=sorted({normal_model(model) for model in found.loaded}),
+                simulated=found.simulated,
+            )
+        )
+
+    def missed(self, reason: str) -> EndpointState | None:
+        """Return the endpoint's new state if that makes it down."""
+        self._misses += 1
+        if self._told is None and not self._mentioned:
+            return None
+        told = self._told
+        if told is not None and (not told.up or self._misses < MISSES_UNTIL_DOWN):
+            return None
+        return self._down(reason)
+
+    def worked(self) -> None:
+        """Take note that a real request succeeded."""
+        self._misses = 0
+        self._unusable_until = 0.0
+
+    def unusable(self, reason: str, now: float) -> EndpointState | None:
+        """Take note that its next run would be refused too."""
+        self._unusable_until = now + UNUSABLE_S
+        return self._down(reason)
+
+    def _down(self, reason: str) -> EndpointState | None:
+        down = structs.replace(self.state, up=False, reason=reason, loaded=[])
+        if self._told is not None and not self._told.up:
+            return None
+        return self._tell(down)
+
+    def _tell(self, state: EndpointState) -> EndpointState | None:
+        if state == self._told:
+            return None
+        self.state = self._told = state
+        return state
+
+
+def normal_model(name: str) -> str:
+    """Spell a model's name with its tag: `llama3.2` is `llama3.2:latest`."""
+    return name if ":" in name.rpartition("/")[2] else f"{name}:latest"
+
+
+# -- What the servers say --------------------------------------------------------------
+
+
+def ollama_answer(version: Any, tags: Any, ps: Any, *, simulated: bool) -> Answered:
+    """Read the three answers of an Ollama server; what is not local is left out."""
+    said = version.get("version", "") if isinstance(version, dict) else ""
+    return Answered(
+        version=said if isinstance(said, str) else "",
+        models=[name for name, each in _named(tags) if not _remote(each)],
+        loaded=[name for name, each in _named(ps) if not _remote(each)],
+        simulated=simulated or "simulated" in str(said),
+    )
+
+
+def _named(listing: Any) -> Iterable[tuple[str, dict[str, Any]]]:
+    models = listing.get("models") if isinstance(listing, dict) else None
+    for each in models if isinstance(models, list) else []:
+        if isinstance(each, dict):
+            name = each.get("name") or each.get("model")
+            if isinstance(name, str) and name:
+                yield name, each
+
+
+def _remote(model: dict[str, Any]) -> bool:
+    """Whether it runs in a cloud: such a model is neither local nor free."""
+    return bool(model.get("remote_model") or model.get("remote_host"))
+
+
+def openai_answer(models: Any, *, resident: bool, simulated: bool) -> Answered:
+    """Read `/v1/models`. `resident`: the server keeps what it lists in memory."""
+    data = models.get("data") if isinstance(models, dict) else None
+    names = [
+        each["id"]
+        for each in (data if isinstance(data, list) else [])
+        if isinstance(each, dict) and isinstance(each.get("id"), str) and each["id"]
+    ]
+    return Answered(models=names, loaded=names if resident else [], simulated=simulated)
+
+
+def base_url(url: str) -> str:
+    """Return a server's address without the `/v1` that some people add."""
+    return url.rstrip("/").removesuffix("/v1")
+
+
+# -- Asking them -----------------------------------------------------------------------
+
+
+async def ask_ollama(client: httpx.AsyncClient, url: str) -> Answered | Missed:
+    """Look at an Ollama server; loads nothing."""
+    base = base_url(url)
+    version, tags, ps = await asyncio.gather(
+        client.get(f"{base}/api/version"),
+        client.get(f"{base}/api/tags"),
+        client.get(f"{base}/api/ps"),
+    )
+    for answer in (version, tags):
+        if answer.status_code != 200:
+            return Missed(f"{answer.url.path} answered {answer.status_code}")
+    return ollama_answer(
+        _json(version),
+        _json(tags),
+        _json(ps) if ps.status_code == 200 else None,
+        simulated=SIMULATED_HEADER in version.headers,
+    )
+
+
+async def ask_openai(
+    client: httpx.AsyncClient, url: str, api_key: str | None
+) -> Answered | Missed:
+    """Look at an OpenAI-compatible server; loads nothing."""
+    base = base_url(url)
+    headers = {"authorization": f"Bearer {api_key}"} if api_key else {}
+    models, health = await asyncio.gather(
+        client.get(f"{base}/v1/models", headers=headers),
+        client.get(f"{base}/health", headers=headers),
+    )
+    if health.status_code == 503:
+        return Missed("/health answered 503 (still loading its model)")
+    if models.status_code != 200:
+        return Missed(f"/v1/models answered {models.status_code}")
+    return openai_answer(
+        _json(models),
+        resident=health.status_code == 200,
+        simulated=SIMULATED_HEADER in models.headers,
+    )
+
+
+def _json(answer: httpx.Response) -> Any:
+    try:
+        return msgspec.json.decode(answer.content)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return None
+
+
+def find_claude(program: str | None) -> str | None:
+    """Find Claude Code: as configured, on PATH, or inside the `claude-agent-sdk` wheel."""
+    if program is not None:
+        return shutil.which(str(Path(program).expanduser()))
+    if (found := shutil.which("claude")) is not None:
+        return found
+    return _bundled_claude()
+
+
+def _bundled_claude() -> str | None:
+    import importlib.util
+
+    spec = importlib.util.find_spec("claude_agent_sdk")
+    for folder in (spec.submodule_search_locations or []) if spec else []:
+        bundled = Path(folder) / "_bundled" / "claude"
+        if os.access(bundled, os.X_OK):
+            return str(bundled)
+    return None
+
+
+NOT_FOUND = "Claude Code CLI not found, install it with npm install -g @anthropic-ai/claude-code"
+
+
+async def ask_claude(
+    processes: Processes, program: str | None, timeout_s: float
+) -> Answered | Missed:
+    """Ask Claude Code for its version; spends nothing."""
+    found = find_claude(program)
+    if found is None:
+        return Missed(NOT_FOUND)
+    env = {
+        name: os.environ[name]
+        for name in ("HOME", "PATH", "LANG", "USER")
+        if name in os.environ
+    }
+    try:
+        said = await processes.brief(
+            [found, "--version"],
+            cwd=Path(tempfile.gettempdir()),
+            env=env,
+            timeout_s=timeout_s,
+        )
+    except OSError as error:
+        return Missed(f"{found} cannot be run ({error})")
+    if said.exit is None:
+        return Missed(f"{found} --version did not answer within {timeout_s:g}s")
+    if not said.ok:
+        return Missed(f"{found} --version ended with {said.exit}")
+    version = said.stdout.strip().splitlines()[0][:200] if said.stdout.strip() else ""
+    return Answered(version=version, simulated="simulated" in version.lower())
+
+
+# -- All of them -----------------------------------------------------------------------
+
+
+class _Place(Struct):
+    """An endpoint and how it is asked."""
+
+    kind: Literal["ollama", "openai", "claude"]
+    watched: Watched
+    url: str = ""
+    api_key_env: str | None = None
+    shared: bool = False
+
+
+class Endpoints:
+    """Looks at all endpoints of this host; tells what is news, by `found`."""
+
+    def __init__(
+        self,
+        config: SidecarConfig,
+        found: Callable[[EndpointState], None],
+        processes: Processes | None,
+    ) -> None:
+        self._config = config
+        self._found = found
+        self._processes = processes
+        self._client = httpx.AsyncClient(
+            timeout=config.probe_timeout_s, trust_env=False
+        )
+        self._again = asyncio.Event()
+        self._claude = config.endpoint_name("claude")
+        self._places: dict[str, _Place] = {}
+        for each in config.endpoints():
+            self._places[config.endpoint_name(each.name)] = self._own(each)
+        if config.claude.enabled and processes is not None:
+            blank = EndpointState(
+                endpoint=self._claude,
+                kind="claude",
+                up=False,
+                slots=config.slots.claude,
+            )
+            mentioned = config.claude.program is not None
+            self._places[self._claude] = _Place(
+                "claude", Watched(blank, mentioned=mentioned)
+            )
+
+    def _own(self, each: EndpointConfig) -> _Place:
+        blank = EndpointState(
+            endpoint=self._config.endpoint_name(each.name),
+            kind=each.kind,
+            up=False,
+            url=each.url,
+            slots=each.slots,
+        )
+        mentioned = bool(self._config.endpoint)
+        return _Place(
+            each.kind, Watched(blank, mentioned=mentioned), each.url, each.api_key_env
+        )
+
+    def own_slots(self) -> dict[str, int]:
+        """Map the host's own model endpoints to their slots."""
+        return {
+            name: place.watched.state.slots
+            for name, place in self._places.items()
+            if place.kind != "claude" and not place.shared
+        }
+
+    def states(self) -> list[EndpointState]:
+        """List every endpoint as it is known now."""
+        return [place.watched.state for place in self._places.values()]
+
+    def share(self, endpoints: list[SharedEndpoint]) -> None:
+        """Look at these shared endpoints too, and at no other shared ones."""
+        wanted = {each.endpoint: each for each in endpoints}
+        for name in [n for n, place in self._places.items() if place.shared]:
+            place, each = self._places[name], wanted.get(name)
+            same = each is not None and (
+                (place.kind, place.url, place.watched.state.slots)
+                == (each.kind, each.url, each.slots)
+            )
+            if not same:
+                del self._places[name]
+        for name, each in wanted.items():
+            if name in self._places:
+                # Told anew, because the host has forgotten what it was told before.
+                self._found(self._places[name].watched.state)
+                continue
+            blank = EndpointState(
+                endpoint=name,
+                kind=each.kind,
+                up=False,
+                url=each.url,
+                slots=each.slots,
+                shared=True,
+            )
+            watched = Watched(blank, mentioned=True)
+            self._places[name] = _Place(each.kind, watched, each.url, shared=True)
+        self._again.set()
+
+    # -- looking
+
+    async def look(self) -> None:
+        """Look at every endpoint once, all at the same time."""
+        await asyncio.gather(
+            *(self._look_at(name, place) for name, place in self._places.items())
+        )
+
+    async def watch(self) -> None:
+        """Look again every 30 s, and at once when something has gone wrong."""
+        while True:
+            try:
+                async with asyncio.timeout(self._config.probe_every_s):
+                    await self._again.wait()
+            except TimeoutError:
+                pass
+            self._again.clear()
+            await self.look()
+            await asyncio.sleep(min(_LOOK_AGAIN_S, self._config.probe_every_s))
+
+    async def _look_at(self, name: str, place: _Place) -> None:
+        try:
+            async with asyncio.timeout(self._config.probe_timeout_s):
+                found = await self._ask(place)
+        except TimeoutError:
+            found = Missed(f"no answer within {self._config.probe_timeout_s:g}s")
+        except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
+            found = Missed(_why(error))
+        if self._places.get(name) is not place:
+            return
+        news = (
+            place.watched.answered(found, time.time())
+            if isinstance(found, Answered)
+            else place.watched.missed(found.reason)
+        )
+        self._tell(news)
+
+    async def _ask(self, place: _Place) -> Answered | Missed:
+        if place.kind == "ollama":
+            return await ask_ollama(self._client, place.url)
+        if place.kind == "openai":
+            key = os.environ.get(place.api_key_env) if place.api_key_env else None
+            return await ask_openai(self._client, place.url, key)
+        if self._processes is None:
+            return Missed("no processes can be started here")
+        # Its own limit ends the program; the outer one is for what then still hangs.
+        limit = self._config.probe_timeout_s * 0.9
+        return await ask_claude(
+            self._processes, self._config.claude.program, timeout_s=limit
+        )
+
+    def _tell(self, news: EndpointState | None) -> None:
+        if news is not None:
+            self._found(news)
+
+    # -- what a run needs, and what it shows
+
+    def resolved(self, assign: Assign) -> Assign:
+        """Fill in the URL and kind of an endpoint of this host."""
+        place = self._places.get(assign.endpoint)
+        if place is None or place.kind == "claude":
+            return assign
+        return structs.replace(assign, endpoint_url=place.url, endpoint_kind=place.kind)
+
+    def api_key(self, endpoint: str) -> str | None:
+        """Return the key for an endpoint, from the variable its configuration names."""
+        place = self._places.get(endpoint)
+        if place is None or not place.api_key_env:
+            return None
+        return os.environ.get(place.api_key_env)
+
+    def is_simulated(self, assign: Assign) -> bool:
+        """Whether what runs there only imitates a model."""
+        place = self._place_of(assign)
+        return place is not None and place.watched.state.simulated
+
+    def showed(self, assign: Assign, outcome: Outcome) -> None:
+        """Learn from a real run whether its endpoint is usable."""
+        place = self._place_of(assign)
+        if place is None:
+            return
+        if isinstance(outcome, Finished | GivenBack) and outcome.unusable:
+            self._tell(place.watched.unusable(_complaint(outcome), time.time()))
+        elif isinstance(outcome, GivenBack) and outcome.reason == "endpoint_failed":
+            self._tell(place.watched.missed(outcome.detail or outcome.reason))
+            self._again.set()
+        elif isinstance(outcome, Finished) and outcome.result.status == "success":
+            place.watched.worked()
+
+    def _place_of(self, assign: Assign) -> _Place | None:
+        if assign.target_type == "claude":
+            return self._places.get(assign.endpoint or self._claude)
+        return self._places.get(assign.endpoint)
+
+    async def close(self) -> None:
+        """Let go of the connections."""
+        await self._client.aclose()
+
+
+def _complaint(outcome: Finished | GivenBack) -> str:
+    if isinstance(outcome, GivenBack):
+        return outcome.detail or outcome.reason
+    error = outcome.result.error
+    return error.message if error is not None else "it refused the last run"
+
+
+def _why(error: Exception) -> str:
+    said = str(error) or type(error).__name__
+    if isinstance(error, httpx.ConnectError):
+        return f"connection refused ({said})" if "refused" not in said else said
+    return said

@@ -1,0 +1,456 @@
+"""The sidecar: one host's role, wired together.
+
+Mail comes in on the host's mailboxes; `actors.host` decides; facts are folded, events go
+to the outbox, effects are carried out here. Each run is a task of its own. The order of a
+life: open the journal, sweep what an earlier life left running, look at the endpoints,
+join; then mail, beats and probes; at the end drain, hand back, say goodbye.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import platform
+import secrets
+import time
+from dataclasses import dataclass
+from functools import partial
+from importlib import metadata
+from typing import TYPE_CHECKING, Protocol, assert_never
+
+import structlog
+
+from actors import host as actor
+from events import catalogue as cat
+from events import commands as mail
+from events import subjects
+from events.codec import Reader, encode, rfc3339
+from events.errors import Malformed
+from events.ids import IdSource
+from sidecar.endpoints import Endpoints
+from sidecar.executors.port import Stop
+from sidecar.journal import Journal, open_journal
+from sidecar.outbox import Outbox
+from sidecar.pipeline import Pipeline, unprepared, unpriced
+from sidecar.processes import Ident, Processes, sweep
+from sidecar.progress import OutputQueue, Progress
+from sidecar.resources import Machine
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
+
+    from events.bus import Bus, Message
+    from events.log import EventLog
+    from sidecar.config import SidecarConfig
+    from sidecar.executors.port import Executor
+    from sidecar.pipeline import Prepare, Price
+
+JOIN_AFTER_S = 2.0
+"""How long joining waits for the first look at the endpoints."""
+
+GOODBYE_S = 5.0
+"""How long a host that leaves waits for the log to take its last words."""
+
+logger = structlog.get_logger(__name__)
+
+_host_mail: Reader[mail.HostMail] = Reader(mail.HostMail)
+_task_mail: Reader[mail.TaskMail] = Reader(mail.TaskMail)
+_assigns: Reader[mail.Assign] = Reader(mail.Assign)
+
+_ENDS = (
+    cat.TaskCompleted,
+    cat.TaskFailed,
+    cat.TaskReturned,
+    cat.TaskStopped,
+    cat.TaskRejected,
+)
+
+
+class Connection(Protocol):
+    """What connects a host with the rest: the log it reports to, the bus it hears."""
+
+    @property
+    def log(self) -> EventLog: ...
+
+    @property
+    def bus(self) -> Bus: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parts:
+    """What a sidecar is put together from, where the usual is not wanted.
+
+    `executors` maps target types to executors. `prepare` makes a run's surroundings,
+    `price` its dollars.
+    """
+
+    executors: Mapping[str, Executor]
+    prepare: Prepare = unprepared
+    price: Price = unpriced
+    processes: Processes | None = None
+
+
+class Sidecar:
+    """A host's life. `start`, then `stop`; `run` does both."""
+
+    def __init__(
+        self,
+        config: SidecarConfig,
+        connection: Connection,
+        journal: Journal,
+        parts: Parts,
+        group: asyncio.TaskGroup,
+    ) -> None:
+        self.host = config.host
+        self._config = config
+        self._bus = connection.bus
+        self._journal = journal
+        self._group = group
+        self._new_id = IdSource(time.time, partial(secrets.randbits, 80))
+        self.incarnation = f"{journal.found.life:06d}-{self._new_id()}"
+        self._sink = OutputQueue(connection.bus)
+        self._machine = Machine()
+        self._endpoints = Endpoints(config, self._probed, parts.processes)
+        self._pipeline = Pipeline(
+            parts.executors, parts.prepare, parts.price, self._endpoints
+        )
+        self.state = actor.initial(
+            self.host,
+            self.incarnation,
+            self._about(parts.executors),
+            self._slots(parts.executors),
+            self._endpoints.own_slots(),
+        )
+        self.outbox = Outbox(connection.log, journal, reported=self._reported)
+        self._stops: dict[str, Stop] = {}
+        self._awaiting: dict[str, Message] = {}
+        self._quiet = asyncio.Event()
+        self._beats = 0
+        self._subjects: dict[str, str] = {}
+        journal.on_fault(self._journal_fault)
+        connection.bus.on_connection(self._connected)
+
+    def _about(self, executors: Mapping[str, Executor]) -> actor.About:
+        config = self._config
+        return actor.About(
+            version=_version(),
+            platform=f"{platform.system()} {platform.machine()}",
+            capabilities=list(config.capabilities),
+            repos=sorted(config.repos),
+            default_repo=config.default_repo,
+            ram_bytes=self._machine.read().ram_total_bytes,
+            targets=frozenset(self._offered(executors)),
+        )
+
+    def _offered(self, executors: Mapping[str, Executor]) -> list[str]:
+        config = self._config
+        switched_off = {
+            "sidecar": not config.shell.enabled,
+            "claude": not config.claude.enabled,
+            "noop": not config.noop,
+        }
+        return [kind for kind in executors if not switched_off.get(kind)]
+
+    def _slots(self, executors: Mapping[str, Executor]) -> dict[str, int]:
+        config = self._config
+        counts = {
+            "sidecar": ("shell", config.shell_slots),
+            "claude": ("claude", config.slots.claude),
+            "agent": ("agent", config.slots.agent),
+            "noop": ("noop", config.slots.noop),
+        }
+        offered = self._offered(executors)
+        return {slot: n for kind, (slot, n) in counts.items() if kind in offered}
+
+    # -- a life ------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Recover, look around, join; from then on mail is answered."""
+        await self._recover()
+        probing = self._group.create_task(self._endpoints.look())
+        await asyncio.wait([probing], timeout=JOIN_AFTER_S)
+        host = self.host
+        await self._bus.listen(subjects.host_mailbox(host), self._on_host_mail)
+        await self._bus.listen(subjects.task_mailboxes(host), self._on_task_mail)
+        self.handle(actor.Join())
+        self._beating = self._group.create_task(self._beat_on())
+        self._watching = self._group.create_task(self._endpoints.watch())
+
+    async def _recover(self) -> None:
+        """Take over what the journal holds; end what an earlier life left running."""
+        found = self._journal.found
+        if found.epoch:
+            actor.evolve(self.state, actor.EpochSeen(found.epoch))
+        for route in found.done:
+            self.state.done[route] = ""
+        idents = []
+        for row in found.rows:
+            idents.append(Ident(row.pid or -1, row.started or "", row.route))
+            try:
+                assign = _assigns.decode(row.assign)
+            except Malformed as error:
+                logger.error("assignment unreadable", route=row.route, why=str(error))
+                self._journal.finish(row.route)
+                continue
+            if row.route in found.ended:
+                self.handle(actor.Recovered(assign, "finished"))
+            elif row.phase == "accepted":
+                self.handle(actor.Recovered(assign, "recovered"))
+            else:
+                self.handle(actor.Recovered(assign, "interrupted"))
+        if idents:
+            swept, left = await sweep(idents)
+            if swept:
+                logger.warning(
+                    "ended what an earlier life left", found=swept, left=left
+                )
+
+    async def stop(self, reason: str) -> None:
+        """Drain: let runs finish, hand back what does not in time, say goodbye."""
+        self.handle(actor.Leave(reason))
+        try:
+            async with asyncio.timeout(self._config.drain_timeout_s):
+                await self._until_quiet()
+        except TimeoutError:
+            self.handle(actor.HandBack())
+            await self._until_quiet()
+        self._watching.cancel()
+        self.handle(actor.Left(reason))
+        self._beating.cancel()
+        self._beat()
+        try:
+            async with asyncio.timeout(GOODBYE_S):
+                await self._sink.flush()
+                await self.outbox.flush()
+        except TimeoutError:
+            logger.warning("the log has not taken everything; it is kept on the disk")
+
+    async def _until_quiet(self) -> None:
+        while actor.busy(self.state):
+            self._quiet.clear()
+            await self._quiet.wait()
+
+    async def close(self) -> None:
+        """Write down what is not delivered, let go of the disk."""
+        await self._endpoints.close()
+        await self.outbox.close()
+        await self._journal.close()
+
+    # -- the actor's loop: decide, fold, record, perform -------------------------------
+
+    def now(self) -> float:
+        return time.time()
+
+    def new_id(self) -> str:
+        return self._new_id()
+
+    def handle(
+        self, command: actor.HostCommand, message: Message | None = None
+    ) -> None:
+        """Decide on a command and carry out what follows."""
+        made = actor.decide(command, self.state, time.time(), self._new_id)
+        for fact in made.facts:
+            actor.evolve(self.state, fact)
+            if isinstance(fact, cat.Event):
+                self._record(fact)
+        for effect in made.effects:
+            self._perform(effect, message)
+        if not self._quiet.is_set() and not actor.busy(self.state):
+            self._quiet.set()
+
+    def _record(self, event: cat.Event) -> None:
+        """Send an event on its way to the log, under the subject it belongs to."""
+        if isinstance(event, cat.RunEvent):
+            ends = ""
+            if isinstance(event, _ENDS) and event.route in self.state.runs:
+                ends = event.route
+            self.outbox.send(subjects.run(self.host, event.task_id), event, ends=ends)
+        elif isinstance(event, cat.HostJoined | cat.HostRecovered):
+            self.outbox.send(
+                subjects.host(self.host),
+                event,
+                on_ack=lambda: self.handle(actor.Announced()),
+            )
+        else:
+            self.outbox.send(subjects.host(self.host), event)
+
+    def say(self, subject: str, event: cat.Event) -> None:
+        """Send an event of a run on its way (what progress has to say)."""
+        self.outbox.send(subject, event)
+
+    def _reported(self, route: str) -> None:
+        self.handle(actor.Reported(route))
+
+    def _perform(self, effect: actor.Effect, message: Message | None) -> None:
+        match effect:
+            case actor.Answer():
+                asked = self._awaiting.pop(effect.route, None) or message
+                if asked is not None:
+                    asked.respond(encode(effect.reply))
+            case actor.Persist():
+                self._persist(effect.assign, message)
+            case actor.Start():
+                stop = self._stops[effect.assign.route] = Stop()
+                self._group.create_task(self._run(effect.assign, stop))
+            case actor.StopRun():
+                if (running := self._stops.get(effect.route)) is not None:
+                    running.request(effect.reason)
+            case actor.Forget():
+                self._journal.finish(effect.route)
+            case actor.RememberEpoch():
+                self._journal.remember_epoch(effect.epoch)
+            case actor.Watch():
+                self._endpoints.share(effect.endpoints)
+            case _:
+                assert_never(effect)
+
+    def _persist(self, assign: mail.Assign, message: Message | None) -> None:
+        route = assign.route
+        if message is not None:
+            self._awaiting[route] = message
+        raw = message.data if message is not None else encode(assign)
+
+        def written(future: asyncio.Future[None]) -> None:
+            if future.cancelled():
+                return
+            error = future.exception()
+            if error is None:
+                self.handle(actor.Persisted(route))
+            else:
+                self.handle(actor.NotPersisted(route, str(error)))
+
+        future = self._journal.accept(route, assign.task_id, raw)
+        future.add_done_callback(written)
+
+    # -- a run -------------------------------------------------------------------------
+
+    async def _run(self, assign: mail.Assign, stop: Stop) -> None:
+        """Resolve, prepare, stream, finish; then record. The log's answer reports it."""
+        route = assign.route
+        progress = Progress(assign, self._sink, self)
+
+        def began(executor: str, simulated: bool) -> None:
+            self._journal.note(route, phase="running")
+            self.handle(actor.Began(route, executor, simulated))
+
+        try:
+            ending = await self._pipeline.run(assign, stop, progress, began)
+        finally:
+            del self._stops[route]
+        self.handle(actor.Ended(route, ending))
+
+    # -- mail --------------------------------------------------------------------------
+
+    def _on_host_mail(self, message: Message) -> None:
+        try:
+            command = _host_mail.decode(message.data)
+        except Malformed as error:
+            _refuse(message, error)
+            return
+        self.handle(command, message)
+
+    def _on_task_mail(self, message: Message) -> None:
+        task_id = message.subject.rpartition(".")[2]
+        try:
+            command = _task_mail.decode(message.data)
+        except Malformed as error:
+            _refuse(message, error)
+            return
+        match command:
+            case mail.Cancel():
+                if command.task_id != task_id:
+                    _refuse(message, Malformed("task_id", task_id, command.task_id))
+                else:
+                    self.handle(command, message)
+            case mail.Inspect():
+                message.respond(encode(self._view(task_id)))
+            case _:
+                assert_never(command)
+
+    def _view(self, task_id: str) -> mail.TaskView | mail.Reply:
+        route = self.state.by_task.get(task_id, "")
+        run = self.state.runs.get(route)
+        if run is None:
+            return mail.Reply(ok=False, code="unknown_route", detail="it is not here")
+        phase = "stopping" if run.wish and run.phase != "finished" else run.phase
+        return mail.TaskView(task_id=task_id, route=route, phase=phase)
+
+    # -- signs of life -----------------------------------------------------------------
+
+    async def _beat_on(self) -> None:
+        while True:
+            self._beat()
+            await asyncio.sleep(self._config.beat_every_s)
+
+    def _beat(self) -> None:
+        self._beats += 1
+        beat = cat.Beat(
+            host=self.host,
+            incarnation=self.incarnation,
+            n=self._beats,
+            at=rfc3339(time.time()),
+            resources=self._machine.read(),
+            held=actor.held(self.state),
+            draining=self.state.draining,
+            outbox=self.outbox.pending,
+        )
+        self._bus.publish(subjects.beat(self.host), encode(beat))
+
+    def _connected(self, up: bool) -> None:
+        self.outbox.connection(up)
+        if up and self.state.joined:
+            self._beat()
+
+    def _journal_fault(self, fault: str) -> None:
+        if fault:
+            logger.error("journal fails, taking no work", fault=fault)
+        else:
+            logger.info("journal works again")
+        self.handle(actor.JournalState(fault))
+
+    def _probed(self, state: cat.EndpointState) -> None:
+        seen = actor.EndpointFound if state.up else actor.EndpointGone
+        self.handle(seen(state))
+
+
+def _version() -> str:
+    try:
+        return metadata.version("agentcom")
+    except metadata.PackageNotFoundError:
+        return "source"
+
+
+def _refuse(message: Message, error: Malformed) -> None:
+    reply = mail.Reply(ok=False, code=error.code, detail=str(error))
+    message.respond(encode(reply))
+
+
+async def run(
+    config: SidecarConfig,
+    connection: Connection,
+    stop: asyncio.Event,
+    *,
+    parts: Parts,
+    data: Path | None = None,
+    ready: Callable[[Sidecar], None] = lambda _sidecar: None,
+) -> None:
+    """Be this host until `stop` is set; then drain and leave in good order.
+
+    `data` is the folder for the journal unless the configuration names one. `ready` is
+    called once the host has joined. Raises JournalHeld, JournalError.
+    """
+    folder = config.data_path or data
+    if folder is None:
+        raise ValueError("a sidecar needs a data folder")
+    journal = await open_journal(folder / f"journal-{config.host}.db")
+    if parts.processes is not None:
+        parts.processes.become_subreaper()
+    async with asyncio.TaskGroup() as group:
+        sidecar = Sidecar(config, connection, journal, parts, group)
+        try:
+            await sidecar.start()
+            ready(sidecar)
+            await stop.wait()
+            await sidecar.stop("stopped")
+        finally:
+            await sidecar.close()

@@ -1,0 +1,175 @@
+"""One run, from assignment to ending: resolve, prepare, stream, finish.
+
+Then the host records the ending (a decision and its event) and reports it (the event
+reaches the log, and the journal lets go): `sidecar.main`. Foreign code runs in `stream`
+alone; whatever it raises becomes a failure that says so.
+"""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, assert_never
+
+import structlog
+from msgspec import structs
+
+from actors.host import GaveBack, Halted, Worked
+from events.catalogue import Result, RunError
+from events.errors import AgentComError
+from sidecar.executors.port import Finished, GivenBack, RawResult, Run, Stop, Stopped
+from sidecar.progress import speakable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from contextlib import AbstractAsyncContextManager
+
+    from events.commands import Assign
+    from sidecar.executors.port import Executor, Outcome
+    from sidecar.progress import Progress
+
+logger = structlog.get_logger(__name__)
+
+Ending = Worked | GaveBack | Halted
+
+
+class Prepare(Protocol):
+    """Makes a run's surroundings, and unmakes them when the run is over."""
+
+    def __call__(self, assign: Assign) -> AbstractAsyncContextManager[Run]: ...
+
+
+class Price(Protocol):
+    """Turns raw counts into a result with dollars."""
+
+    def __call__(self, raw: RawResult, assign: Assign) -> Result: ...
+
+
+class Places(Protocol):
+    """What is known of endpoints: where they are, and what real requests showed."""
+
+    def resolved(self, assign: Assign) -> Assign:
+        """Fill in what the assignment leaves to the host (the endpoint's URL)."""
+        ...
+
+    def is_simulated(self, assign: Assign) -> bool: ...
+
+    def showed(self, assign: Assign, outcome: Outcome) -> None: ...
+
+
+def unprepared(assign: Assign) -> AbstractAsyncContextManager[Run]:
+    """Surround a run with nothing: for what needs neither folder nor environment."""
+    return nullcontext(Run(assign=assign, cwd=Path(), env={}))
+
+
+def unpriced(raw: RawResult, assign: Assign) -> Result:
+    """Copy the counts; dollars only where the program itself named them."""
+    del assign
+    fields = {
+        name: getattr(raw, name)
+        for name in Result.__struct_fields__
+        if hasattr(raw, name)
+    }
+    return Result(**fields, estimated_cost_usd=raw.reported_cost_usd or 0.0)
+
+
+class Pipeline:
+    """The steps of a run, and what they need."""
+
+    def __init__(
+        self,
+        executors: Mapping[str, Executor],
+        prepare: Prepare,
+        price: Price,
+        places: Places,
+    ) -> None:
+        self.executors = executors
+        self._prepare = prepare
+        self._price = price
+        self._places = places
+
+    async def run(
+        self,
+        assign: Assign,
+        stop: Stop,
+        progress: Progress,
+        began: Callable[[str, bool], None],
+    ) -> Ending:
+        """Run it to its end. `began(executor, simulated)` is said before `stream`."""
+        if stop.requested:
+            return Halted()
+        # resolve
+        executor = self.executors.get(assign.target_type)
+        if executor is None:
+            return self._fault(assign, f"no executor for {assign.target_type}")
+        assign = self._places.resolved(assign)
+        # prepare
+        outcome: Outcome | None = None
+        try:
+            async with self._prepare(assign) as run:
+                began(assign.target_type, self._places.is_simulated(assign))
+                # stream
+                outcome = await self._stream(executor, run, progress, stop)
+        except (AgentComError, OSError) as error:
+            logger.warning("working folder", route=assign.route, problem=str(error))
+            progress.error(f"Working folder: {error}", "workspace")
+            if outcome is None:
+                return GaveBack(
+                    reason="workspace", detail=str(error), exclude=progress.host
+                )
+        finally:
+            progress.close()
+        self._places.showed(assign, outcome)
+        # finish
+        return self.finish(outcome, assign)
+
+    async def _stream(
+        self, executor: Executor, run: Run, progress: Progress, stop: Stop
+    ) -> Outcome:
+        try:
+            return await executor.run(run, progress, stop)
+        except Exception as error:
+            logger.exception("executor fault", route=run.assign.route)
+            said = f"{type(error).__name__}: {error}"
+            progress.error(said, "executor_fault")
+            fault = RunError("executor_fault", said)
+            return Finished(RawResult(status="failed", error=fault))
+
+    def finish(self, outcome: Outcome, assign: Assign) -> Ending:
+        """Turn what an executor ended in into what the host records."""
+        match outcome:
+            case Finished():
+                result = self._priced(outcome.result, assign)
+                assert result is not None
+                return Worked(result)
+            case GivenBack():
+                return GaveBack(
+                    reason=outcome.reason,
+                    detail=speakable(outcome.detail)[:2_000],
+                    exclude=outcome.exclude,
+                    limited_until=outcome.limited_until,
+                    result=self._priced(outcome.result, assign),
+                )
+            case Stopped():
+                return Halted(
+                    result=self._priced(outcome.result, assign),
+                    descendants_left=outcome.descendants_left,
+                )
+            case _:
+                assert_never(outcome)
+
+    def _priced(self, raw: RawResult | None, assign: Assign) -> Result | None:
+        if raw is None:
+            return None
+        result = self._price(raw, assign)
+        texts: dict[str, Any] = {
+            name: speakable(text)
+            for name in ("output", "stderr")
+            if not (text := getattr(result, name)).isascii()
+        }
+        return structs.replace(result, **texts) if texts else result
+
+    def _fault(self, assign: Assign, said: str) -> Worked:
+        fault = RunError("executor_fault", said)
+        raw = RawResult(status="failed", error=fault)
+        return Worked(self._price(raw, assign))
