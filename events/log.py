@@ -39,6 +39,11 @@ class Follower(Protocol):
         """How many messages were not events at all; they are counted and passed by."""
         ...
 
+    @property
+    def failed(self) -> asyncio.Future[None]:
+        """Holds what the callback raised, if it ever did; nothing follows after that."""
+        ...
+
     async def stop(self) -> None:
         """Hand on nothing more."""
         ...
@@ -228,6 +233,7 @@ class MemoryFollower:
         self.position = 0
         self.undecodable = 0
         self.caught_up = asyncio.Event()
+        self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def wake(self) -> None:
         """Look for news in the next round of the loop."""
@@ -247,7 +253,12 @@ class MemoryFollower:
                 self.undecodable += 1
                 continue
             self.position = self._scanned
-            self._callback(recorded)
+            try:
+                self._callback(recorded)
+            except BaseException as error:
+                self._stopped = True
+                self.failed.set_exception(error)
+                raise
         self.caught_up.set()
 
     async def stop(self) -> None:

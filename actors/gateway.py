@@ -1,0 +1,447 @@
+"""The gateway: turns commands into events, or says precisely why not.
+
+Stateless: what it must know of a task it reads from the log, what it decides it appends
+with the sequence it read, and on a conflict it reads and decides again. Any number of
+gateways may serve one queue group.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+import msgspec
+
+from actors import lifecycle
+from actors import policy as policies
+from actors.classification import classify, warnings
+from actors.lifecycle import Epochs, Head
+from events import catalogue as c
+from events import commands as m
+from events import subjects
+from events.codec import Reader, convert, encode, instant, rfc3339
+from events.errors import AgentComError, Conflict, LogError, Malformed, Unreachable
+from events.ids import derived
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from events.bus import Bus
+    from events.log import EventLog
+
+    Answer = msgspec.Struct
+    Handler = Callable[[bytes, str], Awaitable[Answer]]
+
+MAX_COMMAND_BYTES: Final = 900_000
+METADATA_LIMIT: Final = 64 * 1024
+DECIDE_AGAIN: Final = 8
+"""So often a decision is made anew when somebody else was first."""
+
+_STATUS: Final = {
+    "malformed": 400,
+    "bad_token": 400,
+    "too_large": 413,
+    "conflict": 409,
+    "log_unavailable": 503,
+    "unreachable": 503,
+    "denied": 403,
+}
+
+
+class DryRun(Protocol):
+    """Whoever can say where a task would go now."""
+
+    def would_route(
+        self, spec: c.TaskSpec, classification: c.Classification
+    ) -> tuple[c.TaskRouted | None, str]:
+        """Return the decision as it would be, or why there is none."""
+        ...
+
+
+def refusal(error: AgentComError) -> m.Refusal:
+    """Spell an error as the answer to a command."""
+    path = error.path if isinstance(error, Malformed) else ""
+    return m.Refusal(
+        code=error.code,
+        error=str(error),
+        path=path,
+        status=_STATUS.get(error.code, 500),
+    )
+
+
+class Gateway:
+    """Answers commands. `answer(name, body, who)` is the whole of it."""
+
+    def __init__(
+        self,
+        name: str,
+        log: EventLog,
+        bus: Bus,
+        ids: Callable[[], str],
+        clock: Callable[[], float],
+        dry_run: DryRun,
+    ) -> None:
+        self._name = name
+        self._log = log
+        self._bus = bus
+        self._ids = ids
+        self._clock = clock
+        self._dry_run = dry_run
+        self._submit: Reader[m.Submit] = Reader(m.Submit)
+        self._batch: Reader[m.SubmitBatch] = Reader(m.SubmitBatch)
+        self._readers: dict[
+            str, tuple[Reader[Any], Callable[..., Awaitable[Answer]]]
+        ] = {
+            "task.cancel": (Reader(m.CancelTask), self._cancel),
+            "task.retry": (Reader(m.RetryTask), self._retry),
+            "task.classify": (Reader(m.Classify), self._classify),
+            "task.route": (Reader(m.Classify), self._route),
+            "host.drain": (Reader(m.DrainHost), self._drain),
+            "host.resume": (Reader(m.ResumeHost), self._resume),
+            "policy.set": (Reader(m.SetPolicy), self._set_policy),
+            "policy.validate": (Reader(m.SetPolicy), self._validate_policy),
+        }
+
+    @property
+    def commands(self) -> list[str]:
+        """The names of all commands."""
+        return ["task.submit", "task.batch", *self._readers]
+
+    async def answer(self, name: str, body: bytes, who: str) -> Answer:
+        """Carry out a command, or refuse it; never raises for what came from outside.
+
+        `who` is the requester as the broker names him.
+        """
+        try:
+            if len(body) > MAX_COMMAND_BYTES:
+                raise Malformed(
+                    "", f"at most {MAX_COMMAND_BYTES} bytes", f"{len(body)} bytes"
+                )
+            if name == "task.submit":
+                return await self._submitted(self._submit.decode(body), who)
+            if name == "task.batch":
+                return await self._submitted_batch(self._batch.decode(body), who)
+            found = self._readers.get(name)
+            if found is None:
+                return m.Refusal(
+                    code="unknown_command",
+                    error=f"there is no command {name[:80]!r}; "
+                    f"there are {', '.join(self.commands)}",
+                    status=404,
+                )
+            reader, handler = found
+            command = reader.decode(body)
+            self._in_time(command.expires_at)
+            return await handler(command, who)
+        except Expired as late:
+            return m.Refusal(code="expired", error=str(late), status=408)
+        except AgentComError as error:
+            return refusal(error)
+
+    # -- submitting --------------------------------------------------------------------
+
+    async def _submitted(self, command: m.Submit, who: str) -> Answer:
+        self._in_time(command.expires_at)
+        spec = _spec_of(command)
+        key = spec.idempotency_key or (command.id and f"id:{command.id}")
+        task_id = derived(who, key) if key else self._ids()
+        event = self._submission(task_id, spec, who, command.id)
+        try:
+            seq = await self._log.append(subjects.task(task_id), event, expect=0)
+        except Conflict:
+            return await self._existing(event)
+        return _submitted_answer(event, seq)
+
+    def _submission(
+        self, task_id: str, spec: c.TaskSpec, who: str, command_id: str | None
+    ) -> c.TaskSubmitted:
+        check(spec, self._clock())
+        return c.TaskSubmitted(
+            id=self._ids(),
+            at=rfc3339(self._clock()),
+            by=self._name,
+            task_id=task_id,
+            spec=spec,
+            classification=classify(spec),
+            submitter=who,
+            body_digest=_digest(spec) if spec.idempotency_key or command_id else "",
+            warnings=warnings(spec),
+            command_id=command_id,
+        )
+
+    async def _existing(self, event: c.TaskSubmitted) -> Answer:
+        """The same key came before: the same body finds its task, another is refused."""
+        found = await self._log.read(subjects.task(event.task_id), limit=1)
+        first = found[0].event if found else None
+        if not isinstance(first, c.TaskSubmitted):
+            return m.Refusal(
+                code="conflict",
+                error=f"task {event.task_id} exists but does not begin with a submission",
+                status=409,
+            )
+        if first.body_digest != event.body_digest:
+            return m.Refusal(
+                code="conflict",
+                error="idempotency_key: was used before for another task "
+                f"({event.task_id}); use a new key",
+                path="idempotency_key",
+                status=409,
+            )
+        return msgspec.structs.replace(
+            _submitted_answer(first, found[0].seq), existing=True
+        )
+
+    async def _submitted_batch(self, command: m.SubmitBatch, who: str) -> Answer:
+        self._in_time(command.expires_at)
+        made: list[c.TaskSubmitted] = []
+        for n, spec in enumerate(command.tasks):
+            key = spec.idempotency_key or (command.id and f"batch:{command.id}:{n}")
+            task_id = derived(who, key) if key else self._ids()
+            try:
+                made.append(self._submission(task_id, spec, who, command.id))
+            except Malformed as error:
+                raise Malformed(
+                    f"tasks[{n}].{error.path}", error.expected, error.got
+                ) from error
+        ids = [event.task_id for event in made]
+        if len(set(ids)) != len(ids):
+            raise Malformed("tasks", "idempotency keys that differ", "one key twice")
+        existing = False
+        try:
+            await self._log.append_batch(
+                [(subjects.task(event.task_id), event, 0) for event in made]
+            )
+        except Conflict:
+            answers = [await self._existing(event) for event in made]
+            refused = [a for a in answers if not isinstance(a, m.Submitted)]
+            if refused:
+                # Some exist and some do not, or one differs: all or nothing.
+                return refused[0]
+            existing = True
+        found = [f"tasks[{n}]: {w}" for n, e in enumerate(made) for w in e.warnings]
+        return m.BatchSubmitted(task_ids=ids, existing=existing, warnings=found)
+
+    # -- what happens to a task --------------------------------------------------------
+
+    async def _cancel(self, command: m.CancelTask, who: str) -> Answer:
+        def decide(state: lifecycle.TaskState) -> c.TaskEvent | m.Refusal | None:
+            return lifecycle.cancel(
+                state, self._head(), reason=command.reason, requested_by=who
+            )
+
+        return await self._decide(command.task_id, decide)
+
+    async def _retry(self, command: m.RetryTask, who: str) -> Answer:
+        def decide(state: lifecycle.TaskState) -> c.TaskEvent | m.Refusal | None:
+            return lifecycle.retry(
+                state, self._head(), reason=command.reason, requested_by=who
+            )
+
+        return await self._decide(command.task_id, decide)
+
+    async def _decide(
+        self,
+        task_id: str,
+        decide: Callable[[lifecycle.TaskState], c.TaskEvent | m.Refusal | None],
+    ) -> Answer:
+        """Read, decide, append; on a conflict read and decide again."""
+        for _ in range(DECIDE_AGAIN):
+            state = await self._state(task_id)
+            decided = decide(state)
+            if isinstance(decided, m.Refusal):
+                return decided
+            if decided is None:
+                return m.Done(task_id=task_id, state=state.phase)
+            try:
+                seq = await self._log.append(
+                    subjects.task(task_id), decided, expect=state.last_seq
+                )
+            except Conflict:
+                continue
+            return m.Done(task_id=task_id, seq=seq, state=c.name(decided))
+        return m.Refusal(
+            code="conflict",
+            error=f"task {task_id} changes too fast; try again",
+            status=409,
+        )
+
+    async def _state(self, task_id: str) -> lifecycle.TaskState:
+        history = await self._log.read(subjects.task(task_id))
+        if history:
+            history += await self._log.read(subjects.runs_of(task_id))
+            history.sort(key=lambda recorded: recorded.seq)
+        return lifecycle.fold(task_id, history, await self._epochs(history))
+
+    async def _epochs(self, history: list[c.Recorded]) -> Epochs:
+        """Which leaders there were; read only where the history has their decisions."""
+        epochs = Epochs()
+        if any(isinstance(r.event, c.TaskEvent) and r.event.epoch for r in history):
+            for recorded in await self._log.read(subjects.SCHEDULER):
+                if isinstance(recorded.event, c.SchedulerElected):
+                    epochs.observe(recorded.seq, recorded.event.epoch)
+        return epochs
+
+    # -- asking without doing ----------------------------------------------------------
+
+    async def _classify(self, command: m.Classify, who: str) -> Answer:
+        spec = _spec_of(command)
+        check(spec, self._clock())
+        return m.Classified(classification=classify(spec), warnings=warnings(spec))
+
+    async def _route(self, command: m.Classify, who: str) -> Answer:
+        spec = _spec_of(command)
+        check(spec, self._clock())
+        found = classify(spec)
+        decision, waiting_for = self._dry_run.would_route(spec, found)
+        return m.WouldRoute(
+            classification=found, decision=decision, waiting_for=waiting_for
+        )
+
+    # -- hosts and policy --------------------------------------------------------------
+
+    async def _drain(self, command: m.DrainHost, who: str) -> Answer:
+        return await self._tell(
+            command.host, m.Drain(reason=command.reason or f"by {who}")
+        )
+
+    async def _resume(self, command: m.ResumeHost, who: str) -> Answer:
+        return await self._tell(command.host, m.Resume())
+
+    async def _tell(self, host: str, mail: m.HostMail) -> Answer:
+        try:
+            raw = await self._bus.request(
+                subjects.host_mailbox(host), encode(mail), timeout=2.0
+            )
+        except Unreachable as error:
+            return m.Refusal(
+                code="unreachable",
+                error=f"host {host} is not there: {error}",
+                status=404,
+            )
+        reply = _replies.decode(raw)
+        if not reply.ok:
+            return m.Refusal(
+                code=reply.code or "refused", error=reply.detail, status=409
+            )
+        return m.Done(detail=reply.detail)
+
+    async def _validate_policy(self, command: m.SetPolicy, who: str) -> Answer:
+        current, version, _ = await self._policy()
+        changed = policies.differences(current, _merged(current, command.policy))
+        return m.Done(detail=f"valid; differs from version {version} in: {changed}")
+
+    async def _set_policy(self, command: m.SetPolicy, who: str) -> Answer:
+        current, version, seq = await self._policy()
+        if command.based_on is not None and command.based_on != version:
+            return m.Refusal(
+                code="conflict",
+                error=f"based_on: the policy is at version {version}, "
+                f"not {command.based_on}; read it again",
+                path="based_on",
+                status=409,
+            )
+        new = _merged(current, command.policy)
+        changed = policies.differences(current, new)
+        if not changed:
+            return m.Done(detail=f"nothing differs from version {version}")
+        id_, at, by = self._head()
+        event = c.PolicyChanged(
+            id=id_,
+            at=at,
+            by=by,
+            version=version + 1,
+            policy=policies.document(new),
+            changed=changed,
+            requested_by=who,
+        )
+        stored = await self._log.append(subjects.POLICY, event, expect=seq)
+        return m.Done(seq=stored, detail=f"version {version + 1}: {', '.join(changed)}")
+
+    async def _policy(self) -> tuple[policies.Policy, int, int]:
+        last = await self._log.last(subjects.POLICY)
+        if last is None or not isinstance(last.event, c.PolicyChanged):
+            return policies.Policy(), 0, last.seq if last is not None else 0
+        return policies.parse(last.event.policy), last.event.version, last.seq
+
+    # -- small things ------------------------------------------------------------------
+
+    def _head(self) -> Head:
+        return Head(self._ids(), rfc3339(self._clock()), self._name)
+
+    def _in_time(self, expires_at: str | None) -> None:
+        if expires_at is not None and instant(expires_at, "expires_at") < self._clock():
+            raise Expired(expires_at)
+
+
+class Expired(AgentComError):
+    """A command that arrived after it was meant."""
+
+    code = "expired"
+
+    def __init__(self, expires_at: str) -> None:
+        self.expires_at = expires_at
+        super().__init__(f"expires_at: the command was meant until {expires_at}")
+
+
+_replies: Reader[m.Reply] = Reader(m.Reply)
+_SPEC_FIELDS: Final = c.TaskSpec.__struct_fields__
+
+
+def _spec_of(command: m.Submit) -> c.TaskSpec:
+    return c.TaskSpec(**{name: getattr(command, name) for name in _SPEC_FIELDS})
+
+
+def _digest(spec: c.TaskSpec) -> str:
+    return hashlib.sha256(encode(spec)).hexdigest()[:32]
+
+
+def _submitted_answer(event: c.TaskSubmitted, seq: int) -> m.Submitted:
+    return m.Submitted(
+        task_id=event.task_id,
+        seq=seq,
+        effective_tier=event.classification.effective_tier,
+        warnings=event.warnings,
+    )
+
+
+def _merged(current: policies.Policy, change: dict[str, Any]) -> policies.Policy:
+    """Lay a change over the policy in force; what it does not name stays."""
+    whole = policies.document(current)
+    for name, value in change.items():
+        nested = isinstance(value, dict) and isinstance(whole.get(name), dict)
+        whole[name] = {**whole[name], **value} if nested else value
+    return policies.parse(whole)
+
+
+def check(spec: c.TaskSpec, now: float) -> None:
+    """Refuse what the types alone cannot: raises Malformed with the JSON path."""
+    if spec.tier == "trivial" and spec.shell is None and spec.executor is None:
+        raise Malformed("shell", "a command, because tier is trivial", "none")
+    if spec.deadline is not None and instant(spec.deadline, "deadline") <= now:
+        raise Malformed("deadline", "a time to come", spec.deadline)
+    for path, text in (
+        ("description", spec.description),
+        ("branch", spec.branch or ""),
+    ):
+        if "\x00" in text:
+            raise Malformed(path, "text without NUL characters", "one")
+    if not spec.description.strip():
+        raise Malformed("description", "some text", "white space alone")
+    if spec.shell is not None:
+        if "\x00" in spec.shell.command:
+            raise Malformed("shell.command", "text without NUL characters", "one")
+        for name, value in spec.shell.env.items():
+            if not name or "=" in name or "\x00" in name or "\x00" in value:
+                raise Malformed(
+                    f"shell.env.{name[:40]}", "an environment variable", repr(name[:40])
+                )
+    if spec.metadata and len(encode(spec.metadata)) > METADATA_LIMIT:
+        raise Malformed(
+            "metadata",
+            f"at most {METADATA_LIMIT} bytes",
+            f"{len(encode(spec.metadata))}",
+        )
+    convert(spec.needs, list[c.Token])
+
+
+__all__ = ["DryRun", "Gateway", "LogError", "check", "refusal"]

@@ -1,0 +1,137 @@
+"""Leadership: a lease on one key, and an epoch in the log as the real fence.
+
+The holder's deadline is its own monotonic clock, counted from before each request was
+sent, so it is always earlier than the server's expiry: no two machines' clocks are ever
+compared. The lease only decides who tries; what decides is the epoch event, written by
+compare-and-set, that every later decision carries.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Protocol
+
+from events.errors import Conflict, LogError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+class Leases(Protocol):
+    """Keys that expire by themselves."""
+
+    async def put(
+        self, key: str, holder: str, *, expect: int, ttl: float, timeout: float
+    ) -> int:
+        """Take (`expect` 0) or renew a key; returns its revision, raises Conflict."""
+        ...
+
+    async def holder(self, key: str, *, timeout: float) -> tuple[str, int] | None:
+        """Return who holds a key and its revision."""
+        ...
+
+
+class Lease:
+    """Tries to hold one key for ever; `held` says whether it does at this moment.
+
+    `ttl`, `renew` and `margin` in seconds: the server's expiry, how often to renew, and
+    how much earlier than the expiry the holder stops believing in it.
+    """
+
+    def __init__(
+        self,
+        leases: Leases,
+        key: str,
+        me: str,
+        clock: Callable[[], float],
+        *,
+        connected: Callable[[], bool],
+        ttl: float = 5.0,
+        renew: float = 1.0,
+        margin: float = 1.0,
+    ) -> None:
+        self._leases = leases
+        self._key = key
+        self._me = me
+        self._clock = clock
+        self._connected = connected
+        self._ttl = ttl
+        self._renew = renew
+        self._margin = margin
+        self._revision = 0
+        self._until = float("-inf")
+        self.changed = asyncio.Event()
+
+    @property
+    def held(self) -> bool:
+        """Whether the lease is held; ask before every decision."""
+        return self._clock() < self._until
+
+    async def run(self) -> None:
+        """Take the lease whenever it is free, and renew it; never returns."""
+        held = False
+        while True:
+            # A write that waited in some buffer could arrive late and renew for the dead.
+            if self._connected():
+                await self._try()
+            if self.held != held:
+                held = self.held
+                self.changed.set()
+            await asyncio.sleep(self._renew if held else min(self._renew, 0.5))
+
+    async def _try(self) -> None:
+        try:
+            await self._put(self._revision if self.held else 0)
+        except Conflict:
+            await self._look()
+        except LogError:
+            return
+
+    async def _put(self, expect: int) -> None:
+        before = self._clock()
+        self._revision = await self._leases.put(
+            self._key,
+            self._me,
+            expect=expect,
+            ttl=self._ttl,
+            timeout=min(self._renew, 2.0),
+        )
+        self._until = before + self._ttl - self._margin
+
+    async def _look(self) -> None:
+        """Somebody else's, or our own first try whose answer got lost."""
+        try:
+            found = await self._leases.holder(self._key, timeout=min(self._renew, 2.0))
+            if found is not None and found[0] == self._me:
+                await self._put(found[1])
+            else:
+                self._until = float("-inf")
+        except LogError:
+            return
+
+
+class MemoryLeases:
+    """The twin: keys that expire by a given clock."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._keys: dict[str, tuple[str, int, float]] = {}
+        self._revision = 0
+
+    async def put(
+        self, key: str, holder: str, *, expect: int, ttl: float, timeout: float
+    ) -> int:
+        found = self._keys.get(key)
+        if found is not None and found[2] <= self._clock():
+            found = None
+        if expect != (found[1] if found is not None else 0):
+            raise Conflict(key, expect, found[1] if found is not None else 0)
+        self._revision += 1
+        self._keys[key] = (holder, self._revision, self._clock() + ttl)
+        return self._revision
+
+    async def holder(self, key: str, *, timeout: float) -> tuple[str, int] | None:
+        found = self._keys.get(key)
+        if found is None or found[2] <= self._clock():
+            return None
+        return found[0], found[1]

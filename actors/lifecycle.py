@@ -1,0 +1,429 @@
+"""A task's life: the table of its phases, what may be decided, what follows from it.
+
+A task's state is the fold, in the log's order, over what was decided about it
+(`agentcom.evt.task.<task>`) and what hosts report of its runs
+(`agentcom.evt.run.<host>.<task>`). A step that the table refuses is void, whoever wrote
+it: it changes nothing and is counted. Reports name their route, the id of the routed
+event; only the one in force counts, except that a result of the last route still counts
+while the task waits to be routed anew.
+
+    waiting ──routed──▶ routed ──accepted──▶ accepted ──started──▶ running
+       ▲                  │ rejected, returned │                     │
+       └──requeued── returned ◀────────────────┴─────────────────────┤
+                                       completed · failed ◀──────────┘
+    cancelled while a run may be alive: cancelling, until the host says it has stopped
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple
+
+import msgspec
+from msgspec import Struct
+
+from events import catalogue as c
+from events import subjects
+from events.commands import Refusal
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from events.catalogue import Recorded
+
+Phase = Literal[
+    "absent",
+    "waiting",
+    "routed",
+    "accepted",
+    "running",
+    "returned",
+    "cancelling",
+    "completed",
+    "failed",
+    "dead",
+    "cancelled",
+    "expired",
+]
+
+FINAL: Final[frozenset[Phase]] = frozenset(
+    {"completed", "failed", "dead", "cancelled", "expired"}
+)
+ON_HOST: Final[frozenset[Phase]] = frozenset(
+    {"routed", "accepted", "running", "cancelling"}
+)
+"""Phases in which a route is in force and holds a slot."""
+
+_LIVE: Final[tuple[Phase, ...]] = ("routed", "accepted", "running")
+
+# (phase, event) -> the phase that follows. What is not here is void.
+TABLE: Final[dict[tuple[Phase, type[c.Event]], Phase]] = {
+    ("absent", c.TaskSubmitted): "waiting",
+    ("waiting", c.TaskDeferred): "waiting",
+    ("waiting", c.TaskRouted): "routed",
+    ("waiting", c.TaskExpired): "expired",
+    ("waiting", c.TaskCancelled): "cancelled",
+    ("waiting", c.TaskDeadLettered): "dead",
+    ("waiting", c.TaskCompleted): "completed",
+    ("waiting", c.TaskFailed): "failed",
+    ("returned", c.TaskRequeued): "waiting",
+    ("returned", c.TaskDeadLettered): "dead",
+    ("returned", c.TaskCancelled): "cancelled",
+    ("routed", c.TaskAccepted): "accepted",
+    ("routed", c.TaskStarted): "running",
+    ("accepted", c.TaskStarted): "running",
+    **{(phase, c.TaskRejected): "returned" for phase in ("routed", "accepted")},
+    **{(phase, c.TaskReturned): "returned" for phase in _LIVE},
+    **{(phase, c.TaskStopped): "returned" for phase in _LIVE},
+    **{(phase, c.TaskCompleted): "completed" for phase in _LIVE},
+    **{(phase, c.TaskFailed): "failed" for phase in _LIVE},
+    **{(phase, c.TaskRequeued): "waiting" for phase in _LIVE},
+    **{(phase, c.TaskDeadLettered): "dead" for phase in _LIVE},
+    **{(phase, c.TaskCancelled): "cancelling" for phase in _LIVE},
+    **{
+        ("cancelling", kind): "cancelled"
+        for kind in (
+            c.TaskStopped,
+            c.TaskCompleted,
+            c.TaskFailed,
+            c.TaskReturned,
+            c.TaskRejected,
+            c.TaskAbandoned,
+        )
+    },
+    ("cancelling", c.TaskAccepted): "cancelling",
+    ("cancelling", c.TaskStarted): "cancelling",
+    **{
+        (phase, c.TaskRetried): "waiting"
+        for phase in ("failed", "dead", "cancelled", "expired")
+    },
+    # Lines about a run change no phase; they are legal while a run may be alive.
+    **{
+        (phase, kind): phase
+        for phase in (*_LIVE, "cancelling")
+        for kind in (c.TaskStatus, c.TaskErrorLine, c.TaskRetrying, c.TaskStep)
+    },
+}
+
+_LINES: Final = (c.TaskStatus, c.TaskErrorLine, c.TaskRetrying, c.TaskStep)
+_BY_SCHEDULER: Final = (
+    c.TaskDeferred,
+    c.TaskRouted,
+    c.TaskRequeued,
+    c.TaskExpired,
+    c.TaskDeadLettered,
+    c.TaskAbandoned,
+)
+# Reports that a repeat of may still arrive after the phase has moved on.
+_RANK: Final[dict[type[c.Event], int]] = {
+    c.TaskAccepted: 1,
+    c.TaskStarted: 2,
+    c.TaskCompleted: 3,
+    c.TaskFailed: 3,
+    c.TaskReturned: 3,
+    c.TaskRejected: 3,
+    c.TaskStopped: 3,
+}
+_NO_ATTEMPT: Final = frozenset({"draining", "limited", "busy"})
+"""A run given back for these reasons was not an attempt of the task's."""
+
+
+class TaskState(Struct, frozen=True, kw_only=True):
+    """What must be known of a task to decide about it; its body stays in the log.
+
+    `last_seq` is where the task's own subject stands, void events included: the next
+    decision expects it. `route` is the one in force, or the last one while it waits.
+    `reported` is how far the reports on that route have come (1 accepted, 2 started,
+    3 ended). `excluded` are endpoints and hosts not to be tried, each with the place in
+    the log since when; coming up after it lifts it. `preferred` is the tier
+    of its classification, `tier` the one it was last routed to, `hopped_from` the one it
+    left in its one hop.
+    """
+
+    task_id: str
+    phase: Phase = "absent"
+    submitted_seq: int = 0
+    last_seq: int = 0
+    generation: int = 0
+    route: str = ""
+    host: str = ""
+    endpoint: str = ""
+    preferred: c.Tier = "standard"
+    tier: c.Tier = "standard"
+    hopped_from: c.Tier | None = None
+    reported: int = 0
+    attempts: int = 0
+    max_attempts: int = 3
+    excluded: tuple[tuple[str, int], ...] = ()
+    assign_to: str | None = None
+    waiting_since: str = ""
+    submitted_at: str = ""
+
+
+class Step(NamedTuple):
+    """What an event did: the state after it, and whether it counted.
+
+    A `repeat` says again what is known already; a `void` one was not allowed.
+    """
+
+    state: TaskState
+    verdict: Literal["applied", "repeat", "void"]
+
+
+def initial(task_id: str) -> TaskState:
+    """Return a task of which nothing is known."""
+    return TaskState(task_id=task_id)
+
+
+def evolve(state: TaskState, recorded: Recorded, *, epoch: int, host: str = "") -> Step:
+    """Fold one event of this task.
+
+    `epoch` is the leader's in force at this place in the log, `host` the one whose
+    subject a report stands on ("" for the task's own subject).
+    """
+    event = recorded.event
+    if host:
+        if not isinstance(event, c.RunEvent) or event.host != host:
+            return Step(state, "void")
+        if event.task_id != state.task_id:
+            return Step(state, "void")
+        return _report(state, event)
+    state = msgspec.structs.replace(state, last_seq=recorded.seq)
+    if not isinstance(event, c.TaskEvent) or event.task_id != state.task_id:
+        return Step(state, "void")
+    if isinstance(event, _BY_SCHEDULER) and event.epoch != epoch:
+        return Step(state, "void")
+    phase = TABLE.get((state.phase, type(event)))
+    if phase is None:
+        return Step(state, "void")
+    return _decision(state, event, phase, recorded.seq)
+
+
+def _report(state: TaskState, event: c.RunEvent) -> Step:
+    if event.route != state.route or not state.route:
+        return Step(state, "void")
+    kind = type(event)
+    rank = _RANK.get(kind, 0)
+    if rank and rank <= state.reported:
+        return Step(state, "repeat")
+    phase = TABLE.get((state.phase, kind))
+    if phase is None:
+        return Step(state, "void")
+    if not rank:
+        return Step(state, "applied")
+    changes: dict[str, object] = {"phase": phase, "reported": rank}
+    if kind is c.TaskReturned and _counts(event):
+        changes["attempts"] = state.attempts + 1
+    elif kind is c.TaskStopped and phase == "returned":
+        # Ended by the host without a cancellation: like a run given back.
+        changes["attempts"] = state.attempts + 1
+    return Step(msgspec.structs.replace(state, **changes), "applied")
+
+
+def _counts(event: c.RunEvent) -> bool:
+    return isinstance(event, c.TaskReturned) and event.reason not in _NO_ATTEMPT
+
+
+def _decision(state: TaskState, event: c.TaskEvent, phase: Phase, seq: int) -> Step:
+    replace = msgspec.structs.replace
+    match event:
+        case c.TaskRouted():
+            hopped = (
+                event.fallback_from_tier if event.fallback_used else state.hopped_from
+            )
+            new = replace(
+                state,
+                phase=phase,
+                generation=event.generation,
+                route=event.id,
+                host=event.selected_host,
+                endpoint=event.selected_endpoint,
+                tier=event.effective_tier,
+                hopped_from=hopped,
+                reported=0,
+            )
+        case c.TaskSubmitted():
+            new = replace(
+                state,
+                phase=phase,
+                submitted_seq=seq,
+                preferred=event.classification.effective_tier,
+                tier=event.classification.effective_tier,
+                max_attempts=event.spec.max_attempts,
+                assign_to=event.spec.assign_to,
+                waiting_since=event.at,
+                submitted_at=event.at,
+            )
+        case c.TaskRequeued():
+            excluded = state.excluded
+            if event.exclude is not None:
+                others = [one for one in excluded if one[0] != event.exclude]
+                excluded = (*others, (event.exclude, seq))
+            new = replace(
+                state,
+                phase=phase,
+                excluded=excluded,
+                attempts=state.attempts + event.counts_as_attempt,
+                waiting_since=event.at,
+            )
+        case c.TaskRetried():
+            new = replace(
+                state,
+                phase=phase,
+                attempts=0,
+                excluded=(),
+                tier=state.preferred,
+                hopped_from=None,
+                route="",
+                assign_to=event.assign_to or state.assign_to,
+                waiting_since=event.at,
+            )
+        case _:
+            new = replace(state, phase=phase)
+    return Step(new, "applied")
+
+
+def fold(task_id: str, history: Iterable[Recorded], epochs: Epochs) -> TaskState:
+    """Fold a task's whole history, both subjects in the log's order."""
+    state = initial(task_id)
+    for recorded in history:
+        place = subjects.parse(recorded.subject)
+        state = evolve(
+            state, recorded, epoch=epochs.at(recorded.seq), host=place.host
+        ).state
+    return state
+
+
+class Epochs:
+    """Which leader's epoch was in force at each place in the log."""
+
+    def __init__(self) -> None:
+        self._from: list[tuple[int, int]] = []
+
+    @property
+    def current(self) -> int:
+        """The newest epoch, 0 before the first leader."""
+        return self._from[-1][1] if self._from else 0
+
+    def observe(self, seq: int, epoch: int) -> bool:
+        """Note an election; False if it is not newer than what is known."""
+        if epoch <= self.current:
+            return False
+        self._from.append((seq, epoch))
+        return True
+
+    def at(self, seq: int) -> int:
+        """Return the epoch in force at `seq`."""
+        for start, epoch in reversed(self._from):
+            if start <= seq:
+                return epoch
+        return 0
+
+
+# -- What may be decided ---------------------------------------------------------------
+
+
+class Head(NamedTuple):
+    """An event's id, time and author, made at the edge."""
+
+    id: str
+    at: str
+    by: str
+
+
+def cancel(
+    state: TaskState, head: Head, *, reason: str, requested_by: str
+) -> c.TaskCancelled | Refusal | None:
+    """Decide a cancellation; None if it is cancelled or cancelling already."""
+    if state.phase == "absent":
+        return _not_found(state)
+    if state.phase in ("cancelling", "cancelled"):
+        return None
+    if state.phase in FINAL:
+        return Refusal(
+            code="too_late",
+            error=f"task {state.task_id} is {state.phase} already",
+            status=409,
+        )
+    return c.TaskCancelled(
+        id=head.id,
+        at=head.at,
+        by=head.by,
+        task_id=state.task_id,
+        reason=reason,
+        requested_by=requested_by,
+        generation=state.generation,
+    )
+
+
+def retry(
+    state: TaskState, head: Head, *, reason: str, requested_by: str
+) -> c.TaskRetried | Refusal | None:
+    """Decide to try a final task anew; None if it waits or runs already."""
+    if state.phase == "absent":
+        return _not_found(state)
+    if (state.phase, c.TaskRetried) not in TABLE:
+        if state.phase not in FINAL:
+            return None
+        return Refusal(
+            code="not_retriable",
+            error=f"task {state.task_id} is {state.phase}: only failed, dead, "
+            "cancelled and expired tasks can be tried again",
+            status=409,
+        )
+    return c.TaskRetried(
+        id=head.id,
+        at=head.at,
+        by=head.by,
+        task_id=state.task_id,
+        reason=reason,
+        requested_by=requested_by,
+    )
+
+
+def give_back(
+    state: TaskState,
+    head: Head,
+    *,
+    epoch: int,
+    reason: str,
+    detail: str = "",
+    exclude: str | None = None,
+    counts: bool = False,
+) -> c.TaskRequeued | c.TaskDeadLettered:
+    """Decide what follows a route that is over: another one, or the dead letter.
+
+    `counts` says whether this end is one more attempt than the fold has counted.
+    """
+    attempts = state.attempts + counts
+    if attempts >= state.max_attempts:
+        return c.TaskDeadLettered(
+            id=head.id,
+            at=head.at,
+            by=head.by,
+            task_id=state.task_id,
+            epoch=epoch,
+            attempts=attempts,
+            reason=reason,
+            detail=detail,
+            route=state.route,
+            generation=state.generation,
+        )
+    return c.TaskRequeued(
+        id=head.id,
+        at=head.at,
+        by=head.by,
+        task_id=state.task_id,
+        epoch=epoch,
+        route=state.route,
+        generation=state.generation,
+        reason=reason,
+        detail=detail,
+        exclude=exclude,
+        counts_as_attempt=counts,
+    )
+
+
+def _not_found(state: TaskState) -> Refusal:
+    return Refusal(
+        code="not_found", error=f"there is no task {state.task_id}", status=404
+    )

@@ -1,0 +1,364 @@
+"""The scheduler's role: the mind of `actors.scheduler`, with log, bus and lease.
+
+Everything that happens, happens in turns: what came in is folded, then everything that
+can be decided is decided, appended and mailed, then a timer is set for what time alone
+will change. A gateway runs in every scheduler process, leading or not.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING, Any, Final
+
+import structlog
+
+from actors.gateway import Gateway
+from actors.lease import Lease, Leases
+from actors.scheduler import Body, Decision, History, Mail, Scheduler
+from actors.service import Service
+from events import catalogue as c
+from events import subjects
+from events.codec import Reader, encode, rfc3339
+from events.commands import Assign, Reply
+from events.errors import Conflict, LogError, LogUnavailable, Malformed, Unreachable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from events.bus import Bus, Message
+    from events.log import EventLog, Follower
+
+LEASE_KEY: Final = "scheduler"
+MAIL_TIMEOUT: Final = 2.0
+RESEND_FIRST: Final = 0.05
+RESEND_TIMES: Final = 6
+
+_beats: Reader[c.Beat] = Reader(c.Beat)
+_replies: Reader[Reply] = Reader(Reply)
+_log = structlog.get_logger("agentcom.scheduler")
+
+
+class SchedulerRole:
+    """One scheduler process. `run` returns after `stop` is set, or raises.
+
+    `clock` is the wall clock in epoch seconds, `monotonic` the lease's; `ids` makes ids.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        log: EventLog,
+        bus: Bus,
+        leases: Leases,
+        *,
+        ids: Callable[[], str],
+        version: str,
+        clock: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
+        lease_ttl: float = 5.0,
+        lease_renew: float = 1.0,
+    ) -> None:
+        self._name = name
+        self._log = log
+        self._bus = bus
+        self._ids = ids
+        self._clock = clock
+        self._loop = asyncio.get_running_loop()
+        self.scheduler = Scheduler(
+            name, ids, ticks=lambda: time.perf_counter_ns() / 1_000
+        )
+        self.lease = Lease(
+            leases,
+            LEASE_KEY,
+            name,
+            monotonic,
+            connected=lambda: bus.connected,
+            ttl=lease_ttl,
+            renew=lease_renew,
+        )
+        self.gateway = Gateway(name, log, bus, ids, clock, self.scheduler)
+        self.service = Service(
+            self.gateway,
+            bus,
+            service_id=ids(),
+            version=version,
+            started_at=rfc3339(clock()),
+            ticks=time.perf_counter_ns,
+        )
+        self._follower: Follower | None = None
+        self._turning = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._background: set[asyncio.Task[Any]] = set()
+        self._awaited: tuple[int, asyncio.Future[None]] | None = None
+        self._resends: dict[str, int] = {}
+        self._fault: asyncio.Future[None] = self._loop.create_future()
+        self.ready = asyncio.Event()
+        self.malformed_beats = 0
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Follow, lead when it is our turn, answer commands, until `stop` is set."""
+        self._follower = await self._log.follow(self._on_event)
+        beats = await self._bus.listen(subjects.ALL_BEATS, self._on_beat)
+        self._bus.on_connection(self._on_connection)
+        try:
+            await self._until(self._follower.caught_up, stop)
+            await self.service.start()
+            self.ready.set()
+            async with asyncio.TaskGroup() as group:
+                tasks = [
+                    group.create_task(self.lease.run()),
+                    group.create_task(self._lead_when_held()),
+                ]
+                await self._until(stop, stop)
+                for task in tasks:
+                    task.cancel()
+        finally:
+            self.scheduler.step_down()
+            if self._timer is not None:
+                self._timer.cancel()
+            await beats.stop()
+            await self.service.stop()
+            await self._follower.stop()
+            for task in self._background:
+                task.cancel()
+            await asyncio.gather(*self._background, return_exceptions=True)
+
+    async def _until(self, event: asyncio.Event, stop: asyncio.Event) -> None:
+        """Wait for `event` or `stop`; a fault in folding or deciding raises here."""
+        assert self._follower is not None
+        waits = [asyncio.ensure_future(e.wait()) for e in {event, stop}]
+        ends: list[asyncio.Future[Any]] = [*waits, self._follower.failed, self._fault]
+        try:
+            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+            for failure in (self._follower.failed, self._fault):
+                if failure.done():
+                    failure.result()
+        finally:
+            for wait in waits:
+                wait.cancel()
+            await asyncio.gather(*waits, return_exceptions=True)
+
+    # -- leadership --------------------------------------------------------------------
+
+    async def _lead_when_held(self) -> None:
+        while True:
+            self.lease.changed.clear()
+            if self.lease.held and not self.scheduler.leading:
+                await self._be_elected()
+            elif not self.lease.held and self.scheduler.leading:
+                _log.warning("stepping down", name=self._name, reason="lease lost")
+                self.scheduler.step_down()
+            try:
+                async with asyncio.timeout(0.25):
+                    await self.lease.changed.wait()
+            except TimeoutError:
+                continue
+
+    async def _be_elected(self) -> None:
+        """Write the next epoch by compare-and-set; lead once it has been folded."""
+        scheduler = self.scheduler
+        epoch = scheduler.epochs.current + 1
+        event = c.SchedulerElected(
+            id=self._ids(),
+            at=rfc3339(self._clock()),
+            by=self._name,
+            epoch=epoch,
+            name=self._name,
+        )
+        try:
+            seq = await self._log.append(
+                subjects.SCHEDULER, event, expect=scheduler.scheduler_seq
+            )
+        except Conflict:
+            return
+        except LogError as error:
+            _log.warning("not elected", reason=str(error))
+            return
+        await self._folded(seq)
+        if self.lease.held and scheduler.epochs.current == epoch:
+            _log.info("leading", name=self._name, epoch=epoch)
+            scheduler.lead(epoch, self._clock())
+            self._turn_soon()
+
+    async def _folded(self, seq: int) -> None:
+        """Return once our own fold has reached `seq`."""
+        if self.scheduler.position < seq:
+            self._awaited = (seq, self._loop.create_future())
+            await self._awaited[1]
+
+    # -- turns -------------------------------------------------------------------------
+
+    def _on_event(self, recorded: c.Recorded) -> None:
+        self.scheduler.fold(recorded)
+        awaited = self._awaited
+        if awaited is not None and recorded.seq >= awaited[0]:
+            self._awaited = None
+            if not awaited[1].done():
+                awaited[1].set_result(None)
+        if not self._turning:
+            self._turn_soon()
+
+    def _on_beat(self, message: Message) -> None:
+        try:
+            beat = _beats.decode(message.data)
+        except Malformed:
+            self.malformed_beats += 1
+            return
+        if subjects.beat(beat.host) != message.subject:
+            self.malformed_beats += 1
+            return
+        self.scheduler.beat(beat, self._clock())
+        self._turn_soon()
+
+    def _on_connection(self, up: bool) -> None:
+        if up and self.scheduler.leading:
+            # The leases count only while we are connected: every host gets a full one.
+            now = self._clock()
+            for host in self.scheduler.fleet.hosts.values():
+                host.last_beat = now
+
+    def _turn_soon(self) -> None:
+        if not self._turning:
+            self._turning = True
+            self._loop.call_soon(self._turn)
+
+    def _turn(self) -> None:
+        self._turning = False
+        try:
+            self._take_turn()
+        except Exception as error:  # noqa: BLE001 - the actor's edge: it ends the role
+            if not self._fault.done():
+                self._fault.set_exception(error)
+
+    def _take_turn(self) -> None:
+        scheduler = self.scheduler
+        if scheduler.leading and self.lease.held and self._bus.connected:
+            for decision in scheduler.decide(self._clock()):
+                self._append(decision)
+        effects, scheduler.effects = scheduler.effects, []
+        for effect in effects:
+            self._perform(effect)
+        self._set_timer()
+
+    def _set_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        wake = self.scheduler.next_wake()
+        if wake is not None:
+            delay = max(0.001, wake - self._clock())
+            self._timer = self._loop.call_later(delay, self._turn_soon)
+
+    def _append(self, decision: Decision) -> None:
+        future = self._log.append(
+            decision.subject, decision.event, expect=decision.expect
+        )
+
+        def done(appended: asyncio.Future[int]) -> None:
+            error = None if appended.cancelled() else appended.exception()
+            if error is None:
+                return
+            if not isinstance(error, Conflict):
+                _log.warning(
+                    "not stored", event_type=c.tag(decision.event), reason=str(error)
+                )
+            self.scheduler.undecided(decision)
+            self._turn_soon()
+
+        future.add_done_callback(done)
+
+    # -- effects -----------------------------------------------------------------------
+
+    def _perform(self, effect: Mail | Body | History) -> None:
+        match effect:
+            case Mail():
+                self._mail(effect)
+            case Body():
+                self._in_background(self._fetch_body(effect))
+            case History():
+                self._in_background(self._fetch_history(effect))
+
+    def _in_background(self, work: Any) -> None:
+        task = self._loop.create_task(work)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+
+    async def _fetch_body(self, wanted: Body) -> None:
+        try:
+            recorded = await self._log.get(wanted.seq)
+        except LogError as error:
+            _log.warning(
+                "task body not read", task_id=wanted.task_id, reason=str(error)
+            )
+            self._resend_later(wanted.task_id, wanted.route)
+            return
+        if recorded is not None and isinstance(recorded.event, c.TaskSubmitted):
+            mail = self.scheduler.assignment(
+                wanted.task_id, wanted.route, recorded.event.spec
+            )
+            if mail is not None:
+                self._mail(mail)
+
+    async def _fetch_history(self, wanted: History) -> None:
+        history: list[c.Recorded] = []
+        while True:
+            try:
+                history = await self._log.read(subjects.task(wanted.task_id))
+                history += await self._log.read(subjects.runs_of(wanted.task_id))
+                break
+            except LogUnavailable as error:
+                _log.warning(
+                    "task history not read", task_id=wanted.task_id, reason=str(error)
+                )
+                await asyncio.sleep(0.5)
+        history.sort(key=lambda recorded: recorded.seq)
+        self.scheduler.adopt(wanted.task_id, history)
+        self._turn_soon()
+
+    def _mail(self, mail: Mail) -> None:
+        answer = self._bus.request(
+            subjects.host_mailbox(mail.host), encode(mail.message), timeout=MAIL_TIMEOUT
+        )
+        answer.add_done_callback(lambda done: self._mailed(mail, done))
+
+    def _mailed(self, mail: Mail, answer: asyncio.Future[bytes]) -> None:
+        message = mail.message
+        error = None if answer.cancelled() else answer.exception()
+        if isinstance(error, Unreachable) and isinstance(message, Assign):
+            # Right after a reconnect nobody may seem to listen: again, a few times. If it
+            # stays so, the missing acceptance gives the task to another host.
+            self._resend_later(message.task_id, message.route)
+            return
+        if error is not None or answer.cancelled():
+            return
+        if isinstance(message, Assign):
+            self._resends.pop(message.route, None)
+        try:
+            reply = _replies.decode(answer.result())
+        except Malformed as malformed:
+            _log.warning(
+                "host answered nonsense", host=mail.host, reason=str(malformed)
+            )
+            return
+        if not reply.ok:
+            _log.info(
+                "host refused mail",
+                host=mail.host,
+                mail=type(message).__name__,
+                code=reply.code,
+                detail=reply.detail,
+            )
+
+    def _resend_later(self, task_id: str, route: str) -> None:
+        tried = self._resends.get(route, 0)
+        if tried >= RESEND_TIMES:
+            self._resends.pop(route, None)
+            return
+        self._resends[route] = tried + 1
+
+        def again() -> None:
+            self.scheduler.resend(task_id, route)
+            self._turn_soon()
+
+        self._loop.call_later(RESEND_FIRST * 2**tried, again)

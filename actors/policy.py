@@ -1,0 +1,106 @@
+"""The policy: every number that an operator may change while the system runs.
+
+One document, in the log as `policy.changed` events. An invalid one is refused whole.
+Timers keep their start, so a change moves their end; a run keeps the numbers that
+travelled in its assignment.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta, Struct
+
+from events.codec import convert
+from events.commands import Limits
+from events.errors import Malformed
+
+Seconds = Annotated[float, Meta(ge=0, le=31_536_000)]
+PositiveSeconds = Annotated[float, Meta(gt=0, le=31_536_000)]
+Weight = Annotated[float, Meta(ge=0, le=100)]
+Count = Annotated[int, Meta(ge=0, le=1_000_000)]
+
+
+class Scoring(Struct, frozen=True, forbid_unknown_fields=True):
+    """The numbers in the factors of a candidate's score."""
+
+    load_unknown: Weight = 0.5
+    load_floor: Weight = 0.05
+    capacity_unit_bytes: Annotated[int, Meta(gt=0)] = 16 * 1024**3
+    capacity_cap: Weight = 1.5
+    vram_base: Weight = 0.8
+    vram_share: Weight = 0.2
+    vram_unknown: Weight = 0.9
+    warm: Weight = 1.15
+    affinity: Weight = 1.05
+
+
+class Policy(Struct, frozen=True, forbid_unknown_fields=True):
+    """The whole document; the field names are what `agentcom policy show` prints."""
+
+    local_models: list[str] = []
+    claude_model: Annotated[str, Meta(min_length=1)] = "claude-sonnet-4-5"
+    equivalent_model: str = ""
+    fallback_wait_s: Seconds = 5.0
+    allow_downgrade: bool = False
+    max_escalations_in_flight: Count = 4
+    escalation_budget_usd_per_day: Annotated[float, Meta(ge=0)] | None = None
+    max_budget_usd_per_task: Annotated[float, Meta(gt=0)] | None = None
+    task_ttl_s: PositiveSeconds = 600.0
+    tier_alert_after_s: Seconds = 60.0
+    accept_timeout_s: PositiveSeconds = 5.0
+    host_lease_s: PositiveSeconds = 15.0
+    resources_fresh_beats: Annotated[int, Meta(ge=1, le=1_000)] = 3
+    beat_interval_s: PositiveSeconds = 2.0
+    ageing_s: PositiveSeconds = 300.0
+    limited_initial_s: PositiveSeconds = 60.0
+    limited_cap_s: PositiveSeconds = 900.0
+    cancel_repeat_s: PositiveSeconds = 5.0
+    recorded_candidates: Annotated[int, Meta(ge=1, le=64)] = 16
+    scoring: Scoring = Scoring()
+    limits: Limits = Limits()
+
+    @property
+    def equivalent(self) -> str:
+        """The Claude model that local work is compared with."""
+        return self.equivalent_model or self.claude_model
+
+
+def parse(document: dict[str, Any]) -> Policy:
+    """Read a whole policy document; raise Malformed naming the field that is wrong."""
+    policy = convert(document, Policy)
+    for field, delays in (
+        ("limits.claude_backoff_s", policy.limits.claude_backoff_s),
+        ("limits.wake_backoff_s", policy.limits.wake_backoff_s),
+    ):
+        if not delays or any(delay < 0 for delay in delays):
+            raise Malformed(field, "a list of waits of 0 s or more", repr(delays))
+    unknown = set(document.get("limits", {})) - set(Limits.__struct_fields__)
+    if unknown:
+        raise Malformed(f"limits.{min(unknown)}", "no such field", "one")
+    return policy
+
+
+def document(policy: Policy) -> dict[str, Any]:
+    """Spell a policy as plain JSON, every field present."""
+    plain: dict[str, Any] = msgspec.to_builtins(policy)
+    plain["limits"] = {
+        name: getattr(policy.limits, name) for name in Limits.__struct_fields__
+    }
+    return plain
+
+
+def differences(old: Policy, new: Policy) -> list[str]:
+    """Name the fields that differ, `scoring.warm` style."""
+    return sorted(_differences("", document(old), document(new)))
+
+
+def _differences(path: str, old: Any, new: Any) -> list[str]:
+    if isinstance(old, dict) and isinstance(new, dict):
+        found: list[str] = []
+        for name in sorted(set(old) | set(new)):
+            below = f"{path}.{name}" if path else name
+            found += _differences(below, old.get(name), new.get(name))
+        return found
+    return [] if old == new else [path]

@@ -1,0 +1,128 @@
+"""The score of a place for a task: a product of named factors, each from true data.
+
+What is unknown counts as its neutral number, never as a guess from old data.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING
+
+from msgspec import Struct
+
+from events.catalogue import Candidate, Factors
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from actors.policy import Scoring
+
+
+class Inputs(Struct, frozen=True, kw_only=True):
+    """What is known of a place at the moment of a decision.
+
+    `cpu` 0 to 1, memory in bytes, None for unknown. `local_model` says whether VRAM and
+    warmth matter at all: they do for local models alone.
+    """
+
+    host: str
+    endpoint: str = ""
+    model: str = ""
+    cpu: float | None = None
+    ram_bytes: int | None = None
+    vram_total_bytes: int | None = None
+    vram_free_bytes: int | None = None
+    loaded: bool = False
+    has_repo: bool = False
+    slots_free: int
+    slots_total: int
+    local_model: bool
+
+
+def factors(inputs: Inputs, scoring: Scoring) -> Factors:
+    """Turn raw inputs into the factors; every rule of the score is here."""
+    load = scoring.load_unknown
+    if inputs.cpu is not None:
+        load = max(scoring.load_floor, 1.0 - inputs.cpu)
+    capacity = 1.0
+    if inputs.ram_bytes is not None:
+        capacity = min(
+            inputs.ram_bytes / scoring.capacity_unit_bytes, scoring.capacity_cap
+        )
+    vram = warm = 1.0
+    if inputs.local_model:
+        vram = scoring.vram_unknown
+        if inputs.vram_total_bytes and inputs.vram_free_bytes is not None:
+            share = inputs.vram_free_bytes / inputs.vram_total_bytes
+            vram = scoring.vram_base + scoring.vram_share * share
+        warm = scoring.warm if inputs.loaded else 1.0
+    return Factors(
+        load=load,
+        capacity=capacity,
+        vram=vram,
+        warm=warm,
+        affinity=scoring.affinity if inputs.has_repo else 1.0,
+        slots=inputs.slots_free / inputs.slots_total if inputs.slots_total else 0.0,
+    )
+
+
+def product(f: Factors) -> float:
+    """Multiply the factors."""
+    return f.load * f.capacity * f.vram * f.warm * f.affinity * f.slots
+
+
+def candidate(inputs: Inputs, scoring: Scoring) -> Candidate:
+    """Spell a place as the decision records it."""
+    found = factors(inputs, scoring)
+    return Candidate(
+        host=inputs.host,
+        endpoint=inputs.endpoint,
+        model=inputs.model,
+        cpu=inputs.cpu,
+        ram_bytes=inputs.ram_bytes,
+        vram_total_bytes=inputs.vram_total_bytes,
+        vram_free_bytes=inputs.vram_free_bytes,
+        loaded=inputs.loaded,
+        has_repo=inputs.has_repo,
+        slots_free=inputs.slots_free,
+        slots_total=inputs.slots_total,
+        in_flight=inputs.slots_total - inputs.slots_free,
+        factors=found,
+        score=product(found),
+    )
+
+
+def inputs_of(recorded: Candidate, *, local_model: bool) -> Inputs:
+    """Take the raw inputs back out of a recorded candidate, to score it anew."""
+    return Inputs(
+        host=recorded.host,
+        endpoint=recorded.endpoint,
+        model=recorded.model,
+        cpu=recorded.cpu,
+        ram_bytes=recorded.ram_bytes,
+        vram_total_bytes=recorded.vram_total_bytes,
+        vram_free_bytes=recorded.vram_free_bytes,
+        loaded=recorded.loaded,
+        has_repo=recorded.has_repo,
+        slots_free=recorded.slots_free,
+        slots_total=recorded.slots_total,
+        local_model=local_model,
+    )
+
+
+def spread(task_id: str, name: str) -> int:
+    """Hash a task and a place, so that equal places share tasks and replays agree."""
+    digest = hashlib.blake2b(f"{task_id}\n{name}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big")
+
+
+def ranked(task_id: str, candidates: Iterable[Candidate]) -> list[Candidate]:
+    """Order candidates: best score, then fewest in flight, then by hash of the task."""
+    return sorted(
+        candidates,
+        key=lambda c: (
+            -c.score,
+            c.in_flight,
+            spread(task_id, f"{c.endpoint}@{c.host}"),
+        ),
+    )

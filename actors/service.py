@@ -1,0 +1,212 @@
+"""The gateway as a NATS service: commands in, answers out, discovery as ADR-32 says.
+
+Our own and not nats-py's: that one runs an endpoint's handlers one by one, so that one
+slow command would hold up all, and answers errors with an empty body.
+https://github.com/nats-io/nats-architecture-and-design/blob/main/adr/ADR-32.md
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+
+from events import subjects
+from events.codec import encode
+from events.commands import Refusal
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from actors.gateway import Gateway
+    from events.bus import Bus, Listening, Message
+
+NAME: Final = "agentcom"
+QUEUE: Final = "agentcom"
+IN_FLIGHT: Final = 4_096
+"""More commands at once are answered with `busy`: the sender may slow down."""
+
+REQUESTER: Final = "Nats-Request-Info"
+
+
+class EndpointStats:
+    """What ADR-32 wants counted of one endpoint."""
+
+    __slots__ = ("errors", "last_error", "nanoseconds", "requests")
+
+    def __init__(self) -> None:
+        self.requests = 0
+        self.errors = 0
+        self.last_error = ""
+        self.nanoseconds = 0
+
+
+class _Requester(msgspec.Struct):
+    acc: str = ""
+    user: str = ""
+
+
+_requesters = msgspec.json.Decoder(_Requester)
+
+
+def requester(headers: dict[str, str] | Any) -> str:
+    """Return who asked, as the broker says; never what the body says of itself."""
+    raw = headers.get(REQUESTER)
+    if raw is None:
+        return "core"
+    try:
+        found = _requesters.decode(raw)
+    except msgspec.DecodeError:
+        return "unknown"
+    return found.user or found.acc or "unknown"
+
+
+class Service:
+    """Serves a gateway on a bus."""
+
+    def __init__(
+        self,
+        gateway: Gateway,
+        bus: Bus,
+        *,
+        service_id: str,
+        version: str,
+        started_at: str,
+        ticks: Callable[[], int],
+    ) -> None:
+        self._gateway = gateway
+        self._bus = bus
+        self._id = service_id
+        self._version = version
+        self._started_at = started_at
+        self._ticks = ticks
+        self._stats = {name: EndpointStats() for name in gateway.commands}
+        self._listening: list[Listening] = []
+        self._running: set[asyncio.Task[None]] = set()
+        self._loop = asyncio.get_running_loop()
+        self.rejected = 0
+
+    async def start(self) -> None:
+        """Begin to answer."""
+        prefix = f"{subjects.COMMANDS}."
+        self._listening.append(
+            await self._bus.listen(
+                f"{prefix}>", lambda message: self._on(message, prefix), queue=QUEUE
+            )
+        )
+        for verb, handler in (
+            ("PING", self._ping),
+            ("INFO", self._info),
+            ("STATS", self._statistics),
+        ):
+            for subject in (
+                f"$SRV.{verb}",
+                f"$SRV.{verb}.{NAME}",
+                f"$SRV.{verb}.{NAME}.{self._id}",
+            ):
+                self._listening.append(await self._bus.listen(subject, handler))
+
+    async def stop(self) -> None:
+        """Take no more commands; finish those under way."""
+        for one in self._listening:
+            await one.stop()
+        self._listening.clear()
+        await asyncio.gather(*self._running, return_exceptions=True)
+
+    def _on(self, message: Message, prefix: str) -> None:
+        name = message.subject[len(prefix) :]
+        if len(self._running) >= IN_FLIGHT:
+            self.rejected += 1
+            self._respond(
+                message,
+                name,
+                Refusal(code="busy", error="too many commands at once", status=429),
+            )
+            return
+        task = self._loop.create_task(self._answer(message, name))
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+
+    async def _answer(self, message: Message, name: str) -> None:
+        began = self._ticks()
+        answer = await self._gateway.answer(
+            name, message.data, requester(message.headers)
+        )
+        stats = self._stats.get(name)
+        if stats is not None:
+            stats.requests += 1
+            stats.nanoseconds += self._ticks() - began
+        self._respond(message, name, answer)
+
+    def _respond(self, message: Message, name: str, answer: msgspec.Struct) -> None:
+        if not isinstance(answer, Refusal):
+            message.respond(encode(answer))
+            return
+        stats = self._stats.get(name)
+        if stats is not None:
+            stats.errors += 1
+            stats.last_error = answer.error
+        one_line = " ".join(answer.error.split())[:500]
+        message.respond(
+            encode(answer),
+            {
+                "Nats-Service-Error": one_line.encode("ascii", "replace").decode(),
+                "Nats-Service-Error-Code": str(answer.status),
+            },
+        )
+
+    # -- discovery ---------------------------------------------------------------------
+
+    def _about(self, kind: str, **more: object) -> bytes:
+        return encode(
+            {
+                "type": f"io.nats.micro.v1.{kind}_response",
+                "name": NAME,
+                "id": self._id,
+                "version": self._version,
+                "metadata": {},
+                **more,
+            }
+        )
+
+    def _ping(self, message: Message) -> None:
+        message.respond(self._about("ping"))
+
+    def _info(self, message: Message) -> None:
+        message.respond(
+            self._about(
+                "info",
+                description="AgentCom: submit, cancel and steer tasks",
+                endpoints=[
+                    {
+                        "name": name.replace(".", "-"),
+                        "subject": subjects.command(name),
+                        "queue_group": QUEUE,
+                        "metadata": {},
+                    }
+                    for name in self._stats
+                ],
+            )
+        )
+
+    def _stats_of(self, name: str, stats: EndpointStats) -> dict[str, object]:
+        return {
+            "name": name.replace(".", "-"),
+            "subject": subjects.command(name),
+            "queue_group": QUEUE,
+            "num_requests": stats.requests,
+            "num_errors": stats.errors,
+            "last_error": stats.last_error,
+            "processing_time": stats.nanoseconds,
+            "average_processing_time": stats.nanoseconds // max(1, stats.requests),
+        }
+
+    def _statistics(self, message: Message) -> None:
+        message.respond(
+            self._about(
+                "stats",
+                started=self._started_at,
+                endpoints=[self._stats_of(name, s) for name, s in self._stats.items()],
+            )
+        )
