@@ -72,7 +72,7 @@ class StatsState(Struct):
     undecodable: int = 0
     last_seq: int = 0
     last_at: str = ""
-    decisions: dict[str, int] = field(default_factory=dict)
+    hops: dict[str, int] = field(default_factory=dict)
     decisions_by_tier: dict[str, int] = field(default_factory=dict)
     decisions_by_target: dict[str, int] = field(default_factory=dict)
     fallbacks: int = 0
@@ -150,7 +150,7 @@ def _decision(state: StatsState, event: TaskRouted) -> None:
     _count(state.decisions_by_target, event.target_type)
     if event.fallback_used:
         state.fallbacks += 1
-        _count(state.decisions, f"{event.fallback_from_tier}->{event.effective_tier}")
+        _count(state.hops, f"{event.fallback_from_tier}->{event.effective_tier}")
     if event.wait is not None and event.wait.outcome == "avoided":
         state.waits_avoided += 1
 

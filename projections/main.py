@@ -1,0 +1,165 @@
+"""The projections as a role: follow the log, answer questions on the bus.
+
+Runs inside web and also alone, any number of times, each with a store of its own:
+questions go to one member of the queue group `projections`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Final
+
+from events import subjects
+from events.catalogue import Beat
+from events.codec import Reader, encode
+from events.commands import Refusal
+from events.errors import Malformed
+from projections.queries import ANSWER_BYTES, Queries
+from projections.runner import Runner
+from projections.store import Store
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+    from pathlib import Path
+
+    from events.bus import Bus, Listening, Message
+    from events.log import EventLog
+    from projections.queries import Answer, OutputReader
+
+GROUP: Final = "projections"
+ANY_QUERY: Final = subjects.query("*")
+CODE_HEADER: Final = "Nats-Service-Error-Code"
+ERROR_HEADER: Final = "Nats-Service-Error"
+
+_beats: Final[Reader[Beat]] = Reader(Beat)
+
+
+class QueryService:
+    """Answers `agentcom.query.<name>`: JSON, errors in the body and in the headers."""
+
+    def __init__(
+        self, bus: Bus, queries: Queries, *, clock: Callable[[], float]
+    ) -> None:
+        self._bus = bus
+        self._queries = queries
+        self._clock = clock
+        self._listening: list[Listening] = []
+        self._answering: set[asyncio.Task[None]] = set()
+
+    async def open(self) -> None:
+        """Start to answer, and to listen to the hosts' beats."""
+        self._listening = [
+            await self._bus.listen(ANY_QUERY, self._receive, queue=GROUP),
+            await self._bus.listen(subjects.ALL_BEATS, self._beat),
+        ]
+
+    async def close(self) -> None:
+        """Answer nothing more."""
+        for listening in self._listening:
+            await listening.stop()
+        self._listening.clear()
+        for task in list(self._answering):
+            task.cancel()
+        await asyncio.gather(*self._answering, return_exceptions=True)
+
+    def _beat(self, message: Message) -> None:
+        try:
+            beat = _beats.decode(message.data)
+        except Malformed:
+            return
+        if message.subject.rpartition(".")[2] == beat.host:
+            self._queries.beats.note(beat, self._clock())
+
+    def _receive(self, message: Message) -> None:
+        if not message.wants_answer:
+            return
+        task = asyncio.get_running_loop().create_task(self._answer(message))
+        self._answering.add(task)
+        task.add_done_callback(self._answering.discard)
+
+    async def _answer(self, message: Message) -> None:
+        name = message.subject.removeprefix(subjects.QUERIES + ".")
+        try:
+            answer = await self._queries.answer(name, message.data)
+        except Exception as error:  # noqa: BLE001 - the service's edge
+            answer = Refusal(
+                code="internal", error=f"{type(error).__name__}: {error}", status=500
+            )
+        data, headers = spell(answer)
+        message.respond(data, headers)
+
+
+def spell(answer: Answer) -> tuple[bytes, dict[str, str] | None]:
+    """Turn an answer into a message's body and headers."""
+    data = encode(answer)
+    if len(data) > ANSWER_BYTES and not isinstance(answer, Refusal):
+        answer = Refusal(
+            code="too_large",
+            error=f"the answer takes {len(data)} bytes, a message holds "
+            f"{ANSWER_BYTES}: ask for less at once",
+            status=413,
+        )
+        data = encode(answer)
+    if not isinstance(answer, Refusal):
+        return data, None
+    said = answer.error.replace("\r", " ").replace("\n", " ")
+    said = said.encode("ascii", "replace").decode()
+    return data, {CODE_HEADER: str(answer.status), ERROR_HEADER: said[:500]}
+
+
+@asynccontextmanager
+async def projecting(
+    log: EventLog,
+    bus: Bus,
+    path: Path | None,
+    *,
+    output: OutputReader | None = None,
+    clock: Callable[[], float] = time.monotonic,
+) -> AsyncIterator[tuple[Runner, Queries]]:
+    """Follow the log and answer questions for as long as the block lasts.
+
+    `path` is the store's file, None for one in memory. Questions are answered from the
+    beginning on, also before everything is folded: `seq` says how far an answer reaches.
+    """
+    store = Store(path)
+    try:
+        runner = Runner(log, store)
+        queries = Queries(runner, log, clock=clock, output=output)
+        service = QueryService(bus, queries, clock=clock)
+        await runner.start()
+        try:
+            await service.open()
+            yield runner, queries
+        finally:
+            await service.close()
+            await runner.stop()
+    finally:
+        store.close()
+
+
+async def run(
+    log: EventLog,
+    bus: Bus,
+    path: Path | None,
+    stop: asyncio.Event,
+    *,
+    output: OutputReader | None = None,
+) -> None:
+    """Project until `stop` is set; raises what ends it before that."""
+    async with projecting(log, bus, path, output=output) as (runner, _):
+        await until(stop, runner)
+
+
+async def until(stop: asyncio.Event, runner: Runner) -> None:
+    """Return when `stop` is set, raise when the runner has failed."""
+    stopped = asyncio.ensure_future(stop.wait())
+    try:
+        await asyncio.wait(
+            (stopped, runner.failed), return_when=asyncio.FIRST_COMPLETED
+        )
+        if runner.failed.done() and not runner.failed.cancelled():
+            runner.failed.result()
+    finally:
+        stopped.cancel()

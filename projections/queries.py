@@ -1,0 +1,458 @@
+"""Answers to questions about the log's meaning: one method a query.
+
+A question is a JSON object, or nothing; every one may carry `wait_seq` and is then
+answered once that sequence is folded in. An answer is a struct of `projections.views`,
+or a Refusal. What a record does not hold (specification, trace, result, events) is
+fetched from the log by its sequence.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Protocol
+
+import msgspec
+from msgspec import Meta, Struct
+
+from events import subjects
+from events.catalogue import (
+    Chunk,
+    Recorded,
+    Result,
+    RunEvent,
+    TaskRouted,
+    TaskSubmitted,
+    Unknown,
+)
+from events.codec import Reader, encode
+from events.commands import Refusal
+from events.errors import AgentComError, LogError, Malformed, Unreachable
+from projections import store, views
+from projections.fleet import Beats
+from projections.store import CostLine, Filter
+from projections.world import VERSIONS
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from events.log import EventLog
+    from projections.runner import Runner
+    from projections.tasks import TaskRecord
+
+WAIT_LIMIT_S: Final = 5.0
+"""How long a question with `wait_seq` waits before it is refused as `behind`."""
+ANSWER_BYTES: Final = 900_000
+"""What an answer over NATS may take; messages end at 1 MB."""
+PREFIX_LENGTH: Final = 4
+OUTPUT_KEPT: Final = 64 * 1024
+"""Characters of output and stderr that stay where an answer would be too large."""
+
+
+class OutputReader(Protocol):
+    """The live output that the output stream still has."""
+
+    async def read(self, task_id: str, *, start: int = 1) -> list[Chunk]:
+        """Return a task's chunks, oldest first, from all hosts it ran on."""
+        ...
+
+
+class Question(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What every question may carry: the sequence it wants to see."""
+
+    wait_seq: Annotated[int, Meta(ge=0)] | None = None
+
+
+States = list[
+    Literal[
+        "waiting",
+        "routed",
+        "accepted",
+        "running",
+        "returned",
+        "cancelling",
+        "completed",
+        "failed",
+        "dead",
+        "cancelled",
+        "expired",
+    ]
+]
+Short = Annotated[str, Meta(max_length=1_000)]
+
+
+class AskTasks(Question, frozen=True, kw_only=True):
+    """`tasks`."""
+
+    state: States = []
+    tier: Literal["", "trivial", "standard", "complex"] = ""
+    host: Short = ""
+    model: Short = ""
+    repo: Short = ""
+    priority: Literal["", "urgent", "high", "normal", "low"] = ""
+    text: Short = ""
+    fallback: bool | None = None
+    sort: Annotated[str, Meta(pattern=rf"^-?({'|'.join(store.SORTS)})$")] = "-submitted"
+    limit: Annotated[int, Meta(ge=0, le=500)] = 50
+    offset: Annotated[int, Meta(ge=0)] = 0
+
+
+class AskTask(Question, frozen=True, kw_only=True):
+    """`task`; `events_from` goes on where `events_left_out` was not 0."""
+
+    task_id: Annotated[str, Meta(min_length=1, max_length=64)]
+    events: bool = False
+    events_from: Annotated[int, Meta(ge=0)] = 0
+
+
+class AskQueue(Question, frozen=True, kw_only=True):
+    """`queue`."""
+
+    limit: Annotated[int, Meta(ge=0, le=500)] = 100
+
+
+class AskCosts(Question, frozen=True, kw_only=True):
+    """`costs`; `since` is an RFC 3339 instant or its beginning, taken by the hour."""
+
+    by: Annotated[str, Meta(pattern=rf"^({'|'.join(store.DIMENSIONS)})$")] = "model"
+    since: Annotated[str, Meta(pattern=r"^$|^\d{4}-\d{2}-\d{2}")] = ""
+
+
+class AskOutput(Question, frozen=True, kw_only=True):
+    """`output`; `after_n` leaves out the chunks of the present route up to that one."""
+
+    task_id: Annotated[str, Meta(min_length=1, max_length=64)]
+    after_n: int | None = None
+    route: Annotated[str, Meta(max_length=64)] = ""
+
+
+Answer = (
+    views.TasksAnswer
+    | views.TaskAnswer
+    | views.QueueAnswer
+    | views.HostsAnswer
+    | views.CostsAnswer
+    | views.StatsAnswer
+    | views.StatusAnswer
+    | views.OutputAnswer
+    | Refusal
+)
+
+
+class Queries:
+    """Answers from one runner's read models.
+
+    `clock` is a monotonic one, for what is known of the hosts right now. `output` is
+    where live output is read from; without it `output` is refused.
+    """
+
+    def __init__(
+        self,
+        runner: Runner,
+        log: EventLog,
+        *,
+        clock: Callable[[], float],
+        output: OutputReader | None = None,
+        wait_limit_s: float = WAIT_LIMIT_S,
+    ) -> None:
+        self.beats = Beats()
+        self._runner = runner
+        self._log = log
+        self._clock = clock
+        self._output = output
+        self._wait_limit_s = wait_limit_s
+        self._queries: dict[
+            str, tuple[Reader[Any], Callable[[Any], Awaitable[Answer]]]
+        ] = {
+            "tasks": (Reader(AskTasks), self.tasks),
+            "task": (Reader(AskTask), self.task),
+            "queue": (Reader(AskQueue), self.queue),
+            "hosts": (Reader(Question), self.hosts),
+            "costs": (Reader(AskCosts), self.costs),
+            "stats": (Reader(Question), self.stats),
+            "status": (Reader(Question), self.status),
+            "output": (Reader(AskOutput), self.output),
+        }
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What can be asked."""
+        return tuple(self._queries)
+
+    async def answer(self, name: str, raw: bytes) -> Answer:
+        """Answer the question in `raw`; whatever goes wrong is a Refusal."""
+        known = self._queries.get(name)
+        if known is None:
+            return Refusal(
+                code="unknown_query",
+                error=f"there is no query {name[:80]!r}, only {', '.join(self.names)}",
+                status=404,
+            )
+        reader, method = known
+        try:
+            question = reader.decode(raw if raw.strip() else b"{}")
+        except Malformed as error:
+            return Refusal(code=error.code, error=str(error), path=error.path)
+        try:
+            return await self._ask(method, question)
+        except LogError as error:
+            return Refusal(code=error.code, error=str(error), status=503)
+        except Unreachable as error:
+            return Refusal(code=error.code, error=str(error), status=503)
+        except AgentComError as error:
+            return Refusal(code=error.code, error=str(error))
+
+    async def _ask(
+        self, method: Callable[[Any], Awaitable[Answer]], question: Question
+    ) -> Answer:
+        wanted = question.wait_seq
+        if wanted is not None and not await self._runner.wait_for(
+            wanted, self._wait_limit_s
+        ):
+            return Refusal(
+                code="behind",
+                error=f"the read models are at {self._runner.position}, not yet at "
+                f"{wanted}: ask again",
+                status=503,
+            )
+        return await method(question)
+
+    # -- the queries -------------------------------------------------------------------
+
+    async def tasks(self, asked: AskTasks) -> Answer:
+        """Answer `tasks`."""
+        wanted = Filter(
+            states=tuple(asked.state),
+            tier=asked.tier,
+            host=asked.host,
+            model=asked.model,
+            repo=asked.repo,
+            priority=asked.priority,
+            text=asked.text,
+            fallback=asked.fallback,
+            sort=asked.sort,
+            limit=asked.limit,
+            offset=asked.offset,
+        )
+        self._runner.save()
+        seq, states = self._runner.position, self._states()
+        total, records = await self._runner.store.look(store.tasks(wanted))
+        return views.TasksAnswer(
+            seq=seq,
+            total=total,
+            tasks=[views.row(record) for record in records],
+            states=states,
+        )
+
+    async def task(self, asked: AskTask) -> Answer:
+        """Answer `task`."""
+        found = await self._find(asked.task_id)
+        if isinstance(found, Refusal):
+            return found
+        record, seq = found, self._runner.position
+        attempts = [views.attempt(routing) for routing in record.routings]
+        submitted, routed, finished, logged = await asyncio.gather(
+            self._log.get(record.seq),
+            self._at(record.trace_seq),
+            self._at(record.result_seq),
+            self._events(record.id, asked.events_from) if asked.events else _none(),
+        )
+        event = submitted.event if submitted is not None else None
+        told = event if isinstance(event, TaskSubmitted) else None
+        answer = views.TaskAnswer(
+            seq=seq,
+            task=views.detail(
+                record,
+                spec=told.spec if told is not None else None,
+                classification=told.classification if told is not None else None,
+                warnings=told.warnings if told is not None else [],
+                result=_result_of(finished),
+            ),
+            route=routed.event
+            if routed is not None and isinstance(routed.event, TaskRouted)
+            else None,
+            attempts=attempts,
+            events=[],
+            events_left_out=0,
+        )
+        return _with_events(answer, logged)
+
+    async def queue(self, asked: AskQueue) -> Answer:
+        """Answer `queue`."""
+        return views.queue(self._runner.world.queue, self._runner.position, asked.limit)
+
+    async def hosts(self, asked: Question) -> Answer:
+        """Answer `hosts`."""
+        world = self._runner.world
+        return views.hosts(
+            world.fleet, world.queue, self.beats, world.position, self._clock()
+        )
+
+    async def costs(self, asked: AskCosts) -> Answer:
+        """Answer `costs`."""
+        self._runner.save()
+        seq = self._runner.position
+        lines = await self._runner.store.look(store.costs(asked.by, asked.since))
+        return views.CostsAnswer(
+            seq=seq, by=asked.by, since=asked.since, lines=lines, total=_sum(lines)
+        )
+
+    async def stats(self, asked: Question) -> Answer:
+        """Answer `stats`."""
+        world = self._runner.world
+        spent = world.costs.total
+        return views.stats(
+            world.stats, world.position, spent.usd_nano, spent.saved_nano
+        )
+
+    async def status(self, asked: Question) -> Answer:
+        """Answer `status`."""
+        last = await self._log.last_sequence()
+        world = self._runner.world
+        state, fleet = world.stats, world.fleet
+        return views.StatusAnswer(
+            seq=world.position,
+            last_seq=last,
+            lag=max(last - world.position, 0),
+            last_event_at=state.last_at,
+            versions=VERSIONS,
+            events=state.events,
+            types=state.types,
+            standings=state.standings,
+            void=state.void,
+            unknown=state.unknown,
+            undecodable=state.undecodable,
+            leader=fleet.head.leader,
+            epoch=fleet.head.epoch,
+            active_alerts=len(fleet.active_alerts),
+            simulated=any(
+                endpoint.simulated
+                for host in fleet.hosts.values()
+                for endpoint in host.endpoints.values()
+            ),
+        )
+
+    async def output(self, asked: AskOutput) -> Answer:
+        """Answer `output`."""
+        if self._output is None:
+            return Refusal(
+                code="unavailable",
+                error="live output is not read here; ask where the dashboard runs",
+                status=503,
+            )
+        found = await self._find(asked.task_id)
+        if isinstance(found, Refusal):
+            return found
+        route = asked.route or found.route
+        chunks = [
+            chunk
+            for chunk in await self._output.read(found.id)
+            if (not asked.route or chunk.route == route)
+            and (
+                asked.after_n is None or chunk.route != route or chunk.n > asked.after_n
+            )
+        ]
+        kept, size = 0, 0
+        for chunk in chunks:
+            size += len(encode(chunk))
+            if size > ANSWER_BYTES:
+                break
+            kept += 1
+        return views.OutputAnswer(
+            seq=self._runner.position,
+            task_id=found.id,
+            state=found.state,
+            chunks=chunks[:kept],
+            left_out=len(chunks) - kept,
+        )
+
+    # -- what they need ----------------------------------------------------------------
+
+    def _states(self) -> dict[str, int]:
+        return {
+            state: count
+            for state, count in self._runner.world.stats.states.items()
+            if count
+        }
+
+    async def _find(self, task_id: str) -> TaskRecord | Refusal:
+        """Return the task with this id, or the only one whose id begins so."""
+        record = self._runner.world.tasks.find(task_id)
+        if record is None and len(task_id) >= PREFIX_LENGTH:
+            self._runner.save()
+            ids = await self._runner.store.look(store.ids_from(task_id.upper()))
+            ids = ids or await self._runner.store.look(store.ids_from(task_id))
+            if len(ids) > 1:
+                return Refusal(
+                    code="ambiguous",
+                    error=f"more than one task's id begins with {task_id}: "
+                    "give more of it",
+                    path="task_id",
+                    status=409,
+                )
+            record = self._runner.world.tasks.find(ids[0]) if ids else None
+        if record is None:
+            return Refusal(
+                code="not_found",
+                error=f"there is no task {task_id}",
+                path="task_id",
+                status=404,
+            )
+        return record
+
+    async def _at(self, seq: int) -> Recorded | None:
+        return await self._log.get(seq) if seq else None
+
+    async def _events(self, task_id: str, start: int) -> list[Recorded]:
+        decided, reported = await asyncio.gather(
+            self._log.read(subjects.task(task_id), start=start),
+            self._log.read(subjects.runs_of(task_id), start=start),
+        )
+        return sorted([*decided, *reported], key=lambda recorded: recorded.seq)
+
+
+async def _none() -> list[Recorded]:
+    return []
+
+
+def _result_of(recorded: Recorded | None) -> Result | None:
+    event = recorded.event if recorded is not None else None
+    if not isinstance(event, RunEvent):
+        return None
+    result: Result | None = getattr(event, "result", None)
+    return result
+
+
+def _with_events(answer: views.TaskAnswer, logged: list[Recorded]) -> views.TaskAnswer:
+    """Add the events that fit; cut the result's text if even without them it is long."""
+    size = len(encode(answer))
+    result = answer.task.result
+    if size > ANSWER_BYTES and result is not None:
+        answer.task.result = msgspec.structs.replace(
+            result,
+            output=result.output[:OUTPUT_KEPT],
+            stderr=result.stderr[:OUTPUT_KEPT],
+            truncated=True,
+        )
+        size = len(encode(answer))
+    for recorded in logged:
+        event = recorded.event
+        shown = views.LoggedEvent(
+            seq=recorded.seq,
+            subject=recorded.subject,
+            event=event.body if isinstance(event, Unknown) else event,
+        )
+        size += len(encode(shown)) + 1
+        if size > ANSWER_BYTES:
+            break
+        answer.events.append(shown)
+    answer.events_left_out = len(logged) - len(answer.events)
+    return answer
+
+
+def _sum(lines: list[CostLine]) -> CostLine:
+    fields: dict[str, Any] = {
+        name: sum(getattr(line, name) for line in lines)
+        for name in CostLine.__struct_fields__
+        if name != "key"
+    }
+    return CostLine(key="total", **fields)

@@ -1,0 +1,586 @@
+"""Where read models are kept: one SQLite file, rows and log position in one transaction.
+
+So a crash can neither skip nor repeat an event: what is in the file is exactly the fold
+up to its position. Everything that is needed to go on is in there, live state too, so a
+restart takes as long as there are open tasks and hosts, however long the log is.
+
+The file can be deleted at any time; the log makes it anew. A file of another version,
+or one that was made from another log, is set aside and made anew as well.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sqlite3
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import IO, TYPE_CHECKING, Any, Final, TypeVar
+
+import msgspec
+
+from events.errors import AgentComError
+from projections.fleet import AlertView, Head, HostView, SharedView, TierView
+from projections.lifecycle import OPEN
+from projections.stats import StatsState
+from projections.tasks import NANO, Spent, TaskRecord
+from projections.world import VERSIONS, World
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+if sys.platform != "win32":
+    import fcntl
+
+T = TypeVar("T")
+
+SCHEMA: Final = 1
+"""The shape of the tables; part of what makes a file's version."""
+RECENT_KEPT: Final = 10_000
+"""Finished tasks that stay in memory, because late reports come soon or not at all."""
+MEMORY: Final = ":memory:"
+
+_TABLES: Final = """
+create table meta (key text primary key, value text not null) without rowid;
+create table task (
+  seq integer primary key, id text not null unique, state text not null,
+  tier text not null, preferred_tier text not null, priority text not null,
+  host text not null, endpoint text not null, model text not null, repo text not null,
+  fallback integer not null, attempts integer not null, tokens integer not null,
+  usd_nano integer not null, updated integer not null, finished_at text not null,
+  description text not null, body blob not null
+);
+create index task_state on task (state, seq);
+create table spend (
+  hour text not null, model text not null, tier text not null, repo text not null,
+  host text not null, endpoint text not null, target_type text not null,
+  fallback text not null, simulated integer not null,
+  runs integer not null, completed integer not null, late integer not null,
+  tokens_in integer not null, tokens_out integer not null,
+  cache_read integer not null, cache_write integer not null,
+  usd_nano integer not null, equivalent_nano integer not null,
+  saved_nano integer not null, unpriced integer not null,
+  primary key (hour, model, tier, repo, host, endpoint, target_type, fallback, simulated)
+) without rowid;
+create table document (
+  projection text not null, key text not null, body blob not null,
+  primary key (projection, key)
+) without rowid;
+"""
+
+_PUT_TASK: Final = (
+    "insert into task values (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?) "
+    "on conflict (seq) do update set state=excluded.state, tier=excluded.tier, "
+    "host=excluded.host, endpoint=excluded.endpoint, model=excluded.model, "
+    "fallback=excluded.fallback, attempts=excluded.attempts, tokens=excluded.tokens, "
+    "usd_nano=excluded.usd_nano, updated=excluded.updated, "
+    "finished_at=excluded.finished_at, body=excluded.body"
+)
+_ADDED: Final = (
+    "runs",
+    "completed",
+    "late",
+    "tokens_in",
+    "tokens_out",
+    "cache_read",
+    "cache_write",
+    "usd_nano",
+    "equivalent_nano",
+    "saved_nano",
+    "unpriced",
+)
+_PUT_SPEND: Final = (
+    f"insert into spend values ({','.join('?' * (9 + len(_ADDED)))}) "
+    "on conflict do update set "
+    + ", ".join(f"{n} = {n} + excluded.{n}" for n in _ADDED)
+)
+_PUT_DOCUMENT: Final = "insert or replace into document values (?, ?, ?)"
+_SORTS: Final = {
+    "submitted": "seq",
+    "updated": "updated",
+    "cost": "usd_nano",
+    "tokens": "tokens",
+    "attempts": "attempts",
+    "finished": "finished_at",
+}
+SORTS: Final = tuple(_SORTS)
+DIMENSIONS: Final = {
+    "model": "model",
+    "tier": "tier",
+    "repo": "repo",
+    "host": "host",
+    "endpoint": "endpoint",
+    "target": "target_type",
+    "fallback": "fallback",
+    "hour": "hour",
+    "day": "substr(hour, 1, 10)",
+}
+
+
+class StoreInUse(AgentComError):
+    """Another process keeps its read models in this file."""
+
+    code = "store_in_use"
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        super().__init__(
+            f"{path} is in use by another process: stop it, or name another file"
+        )
+
+
+class Filter(msgspec.Struct, frozen=True, kw_only=True):
+    """Which tasks, in what order. `sort` is one of SORTS, with `-` the largest first."""
+
+    states: tuple[str, ...] = ()
+    tier: str = ""
+    host: str = ""
+    model: str = ""
+    repo: str = ""
+    priority: str = ""
+    text: str = ""
+    fallback: bool | None = None
+    sort: str = "-submitted"
+    limit: int = 50
+    offset: int = 0
+
+
+class CostLine(msgspec.Struct, frozen=True, kw_only=True):
+    """What was spent under one value of a dimension."""
+
+    key: str
+    runs: int
+    completed: int
+    late: int
+    tokens_in: int
+    tokens_out: int
+    cache_read_tokens: int
+    cache_write_tokens: int
+    cost_usd: float
+    equivalent_claude_cost_usd: float
+    saved_usd: float
+    unpriced: int
+
+
+_record_decoder: Final = msgspec.msgpack.Decoder(TaskRecord)
+_encoder: Final = msgspec.msgpack.Encoder()
+
+
+class Store:
+    """The file. One process at a time writes it; readers of the same process may read.
+
+    Open it, `load` a world from it, and `save` what changed in that world. Raises
+    StoreInUse; what SQLite raises (a full disk, say) goes up to whoever saves.
+    """
+
+    def __init__(self, path: Path | None = None) -> None:
+        self._path = path
+        self._lock: IO[str] | None = None
+        self._reading: sqlite3.Connection | None = None
+        self._pool: ThreadPoolExecutor | None = None
+        self._recent: dict[str, None] = {}
+        if path is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._lock = _locked(path)
+        try:
+            self._writing = self._open()
+        except BaseException:
+            self._unlock()
+            raise
+
+    def _open(self) -> sqlite3.Connection:
+        connection = self._connect()
+        try:
+            made_by = _meta(connection, "made_by")
+        except sqlite3.DatabaseError:
+            made_by = "something else"
+        if made_by not in (None, _version()):
+            connection.close()
+            self._set_aside()
+            connection = self._connect()
+            made_by = None
+        if made_by is None:
+            connection.executescript(f"begin; {_TABLES} commit;")
+            connection.execute("insert into meta values ('made_by', ?)", (_version(),))
+        return connection
+
+    def _connect(self) -> sqlite3.Connection:
+        connection = sqlite3.connect(
+            str(self._path or MEMORY), isolation_level=None, check_same_thread=False
+        )
+        if self._path is not None:
+            connection.execute("pragma journal_mode = wal")
+        connection.execute("pragma synchronous = normal")
+        connection.execute("pragma cache_size = -65536")
+        return connection
+
+    def _set_aside(self) -> None:
+        if self._path is None:
+            return
+        for suffix in ("", "-wal", "-shm"):
+            old = self._path.with_name(self._path.name + suffix)
+            if old.exists():
+                old.rename(old.with_name(f"{self._path.name}.old{suffix}"))
+
+    def begin_anew(self) -> None:
+        """Set the file aside and start an empty one: the log is another one."""
+        self._end_reading()
+        self._writing.close()
+        self._recent.clear()
+        self._set_aside()
+        self._writing = self._open()
+
+    # -- coming back -------------------------------------------------------------------
+
+    @property
+    def origin(self) -> str | None:
+        """The id of the log's first event, None if nothing was ever saved."""
+        return _meta(self._writing, "origin")
+
+    @property
+    def position(self) -> int:
+        """The last sequence whose effect is in the file."""
+        return int(_meta(self._writing, "position") or 0)
+
+    def load(self) -> World:
+        """Return the world as it was at `position`."""
+        world = World()
+        world.position = self.position
+        world.tasks.fetch = self.task
+        world.tasks.epoch = int(_meta(self._writing, "epoch") or 0)
+        marks = ",".join("?" * len(OPEN))
+        rows = self._writing.execute(
+            f"select body from task where state in ({marks})",
+            OPEN,
+        )
+        records = [_record_decoder.decode(body) for (body,) in rows]
+        for record in sorted(records, key=lambda record: record.state_seq):
+            world.tasks.records[record.id] = record
+            world.queue.place(record)
+        self._load_documents(world)
+        return world
+
+    def _load_documents(self, world: World) -> None:
+        fleet = world.fleet
+        rows = self._writing.execute("select projection, key, body from document")
+        for projection, key, body in rows:
+            match projection:
+                case "host":
+                    fleet.hosts[key] = _read(body, HostView)
+                case "shared":
+                    fleet.shared[key] = _read(body, SharedView)
+                case "tiers":
+                    tiers, alerts = _read(
+                        body, tuple[dict[str, TierView], list[AlertView]]
+                    )
+                    fleet.tiers, fleet.alerts = tiers, alerts
+                case "head":
+                    fleet.head = _read(body, Head)
+                case "stats":
+                    world.stats = _read(body, StatsState)
+                case _:
+                    world.costs.total = _read(body, Spent)
+
+    def task(self, task_id: str) -> TaskRecord | None:
+        """Return a task by its id."""
+        row = self._writing.execute(
+            "select body from task where id = ?", (task_id,)
+        ).fetchone()
+        return None if row is None else _record_decoder.decode(row[0])
+
+    # -- keeping -----------------------------------------------------------------------
+
+    def save(self, world: World, origin: str) -> None:
+        """Write what changed in the world since the last time, all of it or nothing."""
+        touched = world.tasks.touched
+        with self._transaction() as connection:
+            connection.executemany(_PUT_TASK, map(_task_row, touched.values()))
+            connection.executemany(_PUT_SPEND, _spend_rows(world))
+            for kind, key in world.fleet.touched:
+                self._save_fleet(world, kind, key)
+            connection.execute(
+                _PUT_DOCUMENT, ("stats", "", _encoder.encode(world.stats))
+            )
+            connection.execute(
+                _PUT_DOCUMENT, ("costs", "", _encoder.encode(world.costs.total))
+            )
+            connection.executemany(
+                "insert or replace into meta values (?, ?)",
+                (
+                    ("position", str(world.position)),
+                    ("epoch", str(world.tasks.epoch)),
+                    ("origin", origin),
+                ),
+            )
+        self._forget_finished(world)
+        touched.clear()
+        world.fleet.touched.clear()
+        world.costs.cells.clear()
+
+    def _save_fleet(self, world: World, kind: str, key: str) -> None:
+        fleet = world.fleet
+        body: Any
+        match kind:
+            case "host":
+                body = fleet.hosts.get(key)
+            case "shared":
+                body = fleet.shared.get(key)
+            case "tiers":
+                body = (fleet.tiers, fleet.alerts)
+            case _:
+                body = fleet.head
+        if body is None:
+            self._writing.execute(
+                "delete from document where projection = ? and key = ?", (kind, key)
+            )
+        else:
+            self._writing.execute(_PUT_DOCUMENT, (kind, key, _encoder.encode(body)))
+
+    def _forget_finished(self, world: World) -> None:
+        """Drop the finished tasks from memory that nobody has touched for long."""
+        records, recent = world.tasks.records, self._recent
+        for task_id, record in world.tasks.touched.items():
+            recent.pop(task_id, None)
+            if record.state not in OPEN:
+                recent[task_id] = None
+        while len(recent) > RECENT_KEPT:
+            oldest = next(iter(recent))
+            del recent[oldest]
+            records.pop(oldest, None)
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        connection = self._writing
+        connection.execute("begin immediate")
+        try:
+            yield connection
+        except BaseException:
+            connection.execute("rollback")
+            raise
+        connection.execute("commit")
+
+    # -- looking -----------------------------------------------------------------------
+
+    async def look(self, question: Callable[[sqlite3.Connection], T]) -> T:
+        """Answer a question about what has been saved, beside the writer."""
+        if self._path is None:
+            return question(self._writing)
+        if self._pool is None:
+            self._pool = ThreadPoolExecutor(1, thread_name_prefix="read-models")
+        return await asyncio.get_running_loop().run_in_executor(
+            self._pool, self._ask, question
+        )
+
+    def _ask(self, question: Callable[[sqlite3.Connection], T]) -> T:
+        if self._reading is None:
+            self._reading = self._connect()
+            self._reading.execute("pragma query_only = on")
+        return question(self._reading)
+
+    def _end_reading(self) -> None:
+        if self._pool is not None:
+            self._pool.shutdown()
+            self._pool = None
+        if self._reading is not None:
+            self._reading.close()
+            self._reading = None
+
+    def close(self) -> None:
+        """Let go of the file; what was not saved comes from the log again."""
+        self._end_reading()
+        self._writing.close()
+        self._unlock()
+
+    def _unlock(self) -> None:
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+    def dump(self) -> dict[str, list[Any]]:
+        """Return every row, to hold one store against another."""
+        made: dict[str, list[Any]] = {}
+        for table in ("task", "spend", "document"):
+            rows = self._writing.execute(f"select * from {table} order by 1, 2")
+            made[table] = [
+                tuple(
+                    msgspec.msgpack.decode(value) if isinstance(value, bytes) else value
+                    for value in row
+                )
+                for row in rows
+            ]
+        made["position"] = [self.position]
+        return made
+
+
+def _version() -> str:
+    folds = " ".join(f"{name}={version}" for name, version in sorted(VERSIONS.items()))
+    return f"schema={SCHEMA} {folds}"
+
+
+def _meta(connection: sqlite3.Connection, key: str) -> str | None:
+    there = connection.execute(
+        "select 1 from sqlite_master where name = 'meta'"
+    ).fetchone()
+    if there is None:
+        return None
+    row = connection.execute("select value from meta where key = ?", (key,)).fetchone()
+    return None if row is None else str(row[0])
+
+
+def _read(body: bytes, kind: Any) -> Any:
+    return msgspec.msgpack.decode(body, type=kind)
+
+
+def _locked(path: Path) -> IO[str]:
+    lock = path.with_name(path.name + ".lock").open("w")
+    if sys.platform == "win32":
+        return lock
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        lock.close()
+        raise StoreInUse(path) from error
+    os.set_inheritable(lock.fileno(), False)
+    return lock
+
+
+def _task_row(record: TaskRecord) -> tuple[Any, ...]:
+    spent = record.spent
+    return (
+        record.seq,
+        record.id,
+        record.state,
+        record.tier,
+        record.preferred_tier,
+        record.priority,
+        record.host,
+        record.endpoint,
+        record.model,
+        record.repo,
+        record.fallback_used,
+        record.attempts,
+        spent.tokens_in + spent.tokens_out,
+        spent.usd_nano,
+        record.updated_seq,
+        record.finished_at,
+        record.description,
+        _encoder.encode(record),
+    )
+
+
+def _spend_rows(world: World) -> Iterator[tuple[Any, ...]]:
+    for cell, booked in world.costs.cells.items():
+        spent = booked.spent
+        yield (
+            *cell,
+            booked.runs,
+            booked.completed,
+            booked.late,
+            spent.tokens_in,
+            spent.tokens_out,
+            spent.cache_read,
+            spent.cache_write,
+            spent.usd_nano,
+            spent.equivalent_nano,
+            spent.saved_nano,
+            spent.unpriced,
+        )
+
+
+# -- Questions -------------------------------------------------------------------------
+
+
+def tasks(
+    wanted: Filter,
+) -> Callable[[sqlite3.Connection], tuple[int, list[TaskRecord]]]:
+    """Ask for a page of tasks and how many there are in all."""
+    clauses, values = _clauses(wanted)
+    where = f"where {' and '.join(clauses)}" if clauses else ""
+    column = _SORTS[wanted.sort.removeprefix("-")]
+    order = "desc" if wanted.sort.startswith("-") else "asc"
+
+    def ask(connection: sqlite3.Connection) -> tuple[int, list[TaskRecord]]:
+        (total,) = connection.execute(
+            f"select count(*) from task {where}",
+            values,
+        ).fetchone()
+        rows = connection.execute(
+            f"select body from task {where} order by {column} {order}, seq {order} "
+            "limit ? offset ?",
+            (*values, wanted.limit, wanted.offset),
+        )
+        return total, [_record_decoder.decode(body) for (body,) in rows]
+
+    return ask
+
+
+def _clauses(wanted: Filter) -> tuple[list[str], list[Any]]:
+    clauses: list[str] = []
+    values: list[Any] = []
+    if wanted.states:
+        clauses.append(f"state in ({','.join('?' * len(wanted.states))})")
+        values += wanted.states
+    for column in ("tier", "host", "model", "repo", "priority"):
+        if value := getattr(wanted, column):
+            clauses.append(f"{column} = ?")
+            values.append(value)
+    if wanted.fallback is not None:
+        clauses.append("fallback = ?")
+        values.append(wanted.fallback)
+    if wanted.text:
+        clauses.append("(description like ? escape '\\' or id like ? escape '\\')")
+        pattern = wanted.text.replace("\\", "\\\\")
+        pattern = pattern.replace("%", "\\%").replace("_", "\\_")
+        values += [f"%{pattern}%", f"{pattern}%"]
+    return clauses, values
+
+
+def ids_from(prefix: str) -> Callable[[sqlite3.Connection], list[str]]:
+    """Ask for the ids that begin so; no more than two, which is one too many."""
+
+    def ask(connection: sqlite3.Connection) -> list[str]:
+        rows = connection.execute(
+            "select id from task where id >= ? and id < ? limit 2",
+            (prefix, prefix + "\x7f"),
+        )
+        return [task_id for (task_id,) in rows]
+
+    return ask
+
+
+def costs(by: str, since: str = "") -> Callable[[sqlite3.Connection], list[CostLine]]:
+    """Ask for what was spent by a dimension, from the hour of `since` on."""
+    key = DIMENSIONS[by]
+    sums = ", ".join(f"sum({name})" for name in _ADDED)
+    order = "1" if by in ("day", "hour") else "sum(usd_nano) desc, 1"
+
+    def ask(connection: sqlite3.Connection) -> list[CostLine]:
+        rows = connection.execute(
+            f"select {key}, {sums} from spend where hour >= ? "
+            f"group by 1 order by {order}",
+            (since[:13],),
+        )
+        return [_cost_line(row) for row in rows]
+
+    return ask
+
+
+def _cost_line(row: tuple[Any, ...]) -> CostLine:
+    (key, runs, completed, late, tokens_in, tokens_out, *rest) = row
+    cache_read, cache_write, usd, equivalent, saved, unpriced = rest
+    return CostLine(
+        key=key,
+        runs=runs,
+        completed=completed,
+        late=late,
+        tokens_in=tokens_in,
+        tokens_out=tokens_out,
+        cache_read_tokens=cache_read,
+        cache_write_tokens=cache_write,
+        cost_usd=usd / NANO,
+        equivalent_claude_cost_usd=equivalent / NANO,
+        saved_usd=saved / NANO,
+        unpriced=unpriced,
+    )

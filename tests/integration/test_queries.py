@@ -1,0 +1,318 @@
+"""Questions over the bus, answered from a followed log: both twins in memory."""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+from typing import Any
+
+import msgspec
+import pytest
+
+from events import catalogue as c
+from events import subjects
+from events.bus import MemoryBroker, MemoryBus
+from events.codec import encode
+from events.log import MemoryLog
+from projections.main import projecting, spell
+from projections.queries import Queries, Refusal
+from tests.histories import History, plausible, tell
+
+
+class Asking:
+    """A log that is projected, and somebody who asks."""
+
+    def __init__(self, log: MemoryLog, bus: MemoryBus, runner: Any) -> None:
+        self.log = log
+        self.bus = bus
+        self.runner = runner
+        self.told = 0
+
+    async def tell(self, history: History) -> int:
+        """Append what the history has gained, and wait until it is folded."""
+        seq = await tell(self.log, history.recorded[self.told :])
+        self.told = len(history.recorded)
+        assert await self.runner.wait_for(seq, 10)
+        return seq
+
+    async def ask(self, query: str, /, **question: Any) -> Any:
+        raw = encode(question) if question else b""
+        answer = await self.bus.request(subjects.query(query), raw, timeout=10)
+        return msgspec.json.decode(answer)
+
+
+class Outputs:
+    """An output stream with three chunks of every task."""
+
+    async def read(self, task_id: str, *, start: int = 1) -> list[c.Chunk]:
+        return [
+            c.Chunk(
+                task_id=task_id,
+                event_type="stdout",
+                text=f"line {n}",
+                timestamp="2026-01-01T00:00:00.000000Z",
+                route="r",
+                generation=1,
+                attempt=1,
+                segment=0,
+                n=n,
+            )
+            for n in range(3)
+        ]
+
+
+@asynccontextmanager
+async def _asking(path, **more):
+    log, broker = MemoryLog(), MemoryBroker()
+    async with projecting(log, MemoryBus(broker), path, **more) as (runner, _):
+        yield Asking(log, MemoryBus(broker), runner)
+
+
+@pytest.fixture(params=["file", "memory"])
+async def asking(request, tmp_path):
+    path = tmp_path / "read.db" if request.param == "file" else None
+    async with _asking(path, output=Outputs()) as it:
+        yield it
+
+
+def ran(history: History, description: str = "say hi", **spec: Any) -> str:
+    task = history.submit(description, **spec)
+    route = history.route(task)
+    history.start(route)
+    history.complete(route, output="hi", usd=0.5)
+    return task
+
+
+async def test_a_task_is_shown_with_its_trace_attempts_result_and_events(asking):
+    history = History()
+    task = ran(history, "say hi", file_hints=[c.FileHint("a.py", "look")])
+    seq = await asking.tell(history)
+
+    answer = await asking.ask("task", task_id=task, events=True)
+
+    assert answer["seq"] == seq
+    shown = answer["task"]
+    assert (shown["state"], shown["description"]) == ("completed", "say hi")
+    assert shown["result"]["output"] == "hi"
+    assert shown["spec"]["file_hints"] == [{"path": "a.py", "reason": "look"}]
+    assert (shown["cost_usd"], shown["attempts"]) == (0.5, 1)
+    assert answer["route"]["candidates"][0]["host"] == "h1"
+    assert [a["outcome"] for a in answer["attempts"]] == ["completed"]
+    assert [e["event"]["type"] for e in answer["events"]] == [
+        "task.submitted.v1",
+        "task.routed.v1",
+        "task.started.v1",
+        "task.completed.v1",
+    ]
+    assert [e["seq"] for e in answer["events"]] == [1, 2, 3, 4]
+
+
+async def test_the_beginning_of_an_id_finds_the_task_if_it_is_the_only_one(asking):
+    history = History()
+    history.submit(task_id="ABCD1")
+    history.submit(task_id="ABCE2")
+    await asking.tell(history)
+
+    assert (await asking.ask("task", task_id="ABCD"))["task"]["task_id"] == "ABCD1"
+    assert (await asking.ask("task", task_id="abce"))["task"]["task_id"] == "ABCE2"
+    assert (await asking.ask("task", task_id="ABC"))["code"] == "not_found"
+    history.submit(task_id="ABCD9")
+    await asking.tell(history)
+    assert (await asking.ask("task", task_id="ABCD"))["code"] == "ambiguous"
+
+
+async def test_a_task_nobody_submitted_is_not_found(asking):
+    answer = await asking.ask("task", task_id="nothing")
+
+    assert (answer["code"], answer["status"]) == ("not_found", 404)
+
+
+async def test_tasks_are_filtered_sorted_and_paged(asking):
+    history = History()
+    for i in range(5):
+        ran(history, f"job {i}")
+    history.submit("100% odd_job", tier="complex")
+    await asking.tell(history)
+
+    every = await asking.ask("tasks", limit=2)
+    assert (every["total"], len(every["tasks"])) == (6, 2)
+    assert every["tasks"][0]["description"] == "100% odd_job"
+    assert every["states"] == {"completed": 5, "waiting": 1}
+    done = await asking.ask("tasks", state=["completed"], sort="submitted", offset=3)
+    assert [t["description"] for t in done["tasks"]] == ["job 3", "job 4"]
+    assert (await asking.ask("tasks", text="0% ODD_"))["total"] == 1
+    assert (await asking.ask("tasks", text="0_"))["total"] == 0
+    assert (await asking.ask("tasks", tier="complex"))["total"] == 1
+    assert (await asking.ask("tasks", host="h1"))["total"] == 5
+
+
+async def test_a_question_waits_for_what_the_asker_has_written(asking):
+    history = History()
+    task = history.submit()
+    route = history.route(task)
+    waiting = asking.bus.request(
+        subjects.query("task"), encode({"task_id": task, "wait_seq": 2}), timeout=10
+    )
+    await tell(asking.log, history.recorded)
+
+    answer = msgspec.json.decode(await waiting)
+
+    assert answer["task"]["state"] == "routed"
+    assert answer["route"]["id"] == route.id
+
+
+async def test_a_question_that_is_ahead_of_the_log_is_refused_as_behind(tmp_path):
+    async with _asking(None) as asking:
+        queries = Queries(asking.runner, asking.log, clock=lambda: 0.0, wait_limit_s=0)
+        answer = await queries.answer("queue", b'{"wait_seq": 7}')
+
+    assert isinstance(answer, Refusal)
+    assert answer.code == "behind"
+
+
+@pytest.mark.parametrize(
+    ("query", "raw", "code", "path"),
+    [
+        ("tasks", b'{"limit": "many"}', "malformed", "limit"),
+        ("tasks", b'{"state": ["dying"]}', "malformed", "state[0]"),
+        ("tasks", b'{"sort": "luck"}', "malformed", "sort"),
+        ("task", b'{"colour": 1}', "malformed", "colour"),
+        ("task", b"\xff\x00", "malformed", ""),
+        ("costs", b'{"by": "whim"}', "malformed", "by"),
+        ("weather", b"", "unknown_query", ""),
+    ],
+)
+async def test_what_cannot_be_answered_is_refused_with_the_place(
+    asking, query, raw, code, path
+):
+    answer = msgspec.json.decode(
+        await asking.bus.request(subjects.query(query), raw, timeout=10)
+    )
+
+    assert (answer["code"], answer.get("path", "")) == (code, path)
+
+
+async def test_the_queue_shows_lanes_the_longest_wait_and_what_runs(asking):
+    history = History()
+    first = history.submit("a", priority="high")
+    history.submit("b", priority="high")
+    history.submit("c", tier="complex")
+    running = history.submit("d")
+    history.start(history.route(running))
+    await asking.tell(history)
+
+    answer = await asking.ask("queue")
+
+    assert answer["waiting"] == 3
+    lanes = {(lane["tier"], lane["priority"]): lane for lane in answer["lanes"]}
+    assert lanes["standard", "high"]["waiting"] == 2
+    assert lanes["standard", "high"]["oldest"]["task_id"] == first
+    assert answer["under_way"] == {"running": 1}
+    assert [t["task_id"] for t in answer["running"]] == [running]
+
+
+async def test_hosts_show_what_they_hold_and_their_last_beat(asking):
+    history = History()
+    history.join("h1")
+    history.start(history.route(history.submit()))
+    await asking.tell(history)
+    beat = c.Beat(
+        host="h1",
+        incarnation=history.incarnations["h1"],
+        n=1,
+        at="2026-01-01T00:00:00.000000Z",
+        resources=c.Resources(cpu=0.5),
+    )
+    asking.bus.publish(subjects.beat("h1"), encode(beat))
+    asking.bus.publish(subjects.beat("h2"), encode(beat))
+
+    answer = await asking.ask("hosts")
+
+    (host,) = answer["hosts"]
+    assert (host["in_flight"], host["resources"]) == (1, {"cpu": 0.5})
+    assert answer["models"] == [{"model": "llama3.2", "loaded": ["h1"], "on_disk": []}]
+    assert answer["tiers"][0]["state"] == "unknown"
+
+
+async def test_costs_are_summed_by_what_is_asked(asking):
+    history = History()
+    ran(history, repo="shop")
+    ran(history, repo="shop")
+    ran(history, repo="blog")
+    await asking.tell(history)
+
+    answer = await asking.ask("costs", by="repo")
+
+    assert [(line["key"], line["cost_usd"]) for line in answer["lines"]] == [
+        ("shop", 1.0),
+        ("blog", 0.5),
+    ]
+    assert answer["total"]["cost_usd"] == 1.5
+    by_day = await asking.ask("costs", by="day", since="2026-01-02")
+    assert by_day["lines"] == []
+    assert (await asking.ask("costs", by="day"))["lines"][0]["key"] == "2026-01-01"
+
+
+async def test_status_counts_what_did_not_count(asking):
+    history = History()
+    history.complete(history.route(history.submit()))
+    history.again(history.recorded[0])
+    await asking.tell(history)
+    asking.log.store_raw("agentcom.evt.policy", b"not an event")
+    history.submit()
+    await asking.tell(history)
+
+    answer = await asking.ask("status")
+
+    assert (answer["seq"], answer["lag"], answer["undecodable"]) == (6, 0, 1)
+    assert answer["standings"] == {"taken": 4, "void": 1}
+
+
+async def test_output_is_read_from_the_output_stream(asking):
+    history = History()
+    task = history.submit()
+    await asking.tell(history)
+
+    every = await asking.ask("output", task_id=task)
+    later = await asking.ask("output", task_id=task, route="r", after_n=1)
+
+    assert [chunk["text"] for chunk in every["chunks"]] == [
+        "line 0",
+        "line 1",
+        "line 2",
+    ]
+    assert [chunk["n"] for chunk in later["chunks"]] == [2]
+
+
+async def test_events_that_do_not_fit_are_left_out_and_counted(asking):
+    history = History()
+    task = history.submit("x" * 10_000)
+    route = history.route(task)
+    for n in range(3):
+        history.report(c.TaskErrorLine, route, text="y" * 400_000, n=n)
+    await asking.tell(history)
+
+    answer = await asking.ask("task", task_id=task, events=True)
+
+    assert (len(answer["events"]), answer["events_left_out"]) == (4, 1)
+    rest = await asking.ask("task", task_id=task, events=True, events_from=5)
+    assert [e["seq"] for e in rest["events"]] == [5]
+
+
+async def test_every_query_answers_after_any_history(asking):
+    history = History()
+    history.recorded = plausible(7)
+    await asking.tell(history)
+
+    for query in ("tasks", "queue", "hosts", "costs", "stats", "status"):
+        answer = await asking.ask(query)
+        assert answer["seq"] == len(history.recorded), query
+
+
+def test_a_refusal_stands_in_the_headers_too():
+    data, headers = spell(Refusal(code="not_found", error="no täsk\n", status=404))
+
+    assert msgspec.json.decode(data)["code"] == "not_found"
+    assert headers == {
+        "Nats-Service-Error-Code": "404",
+        "Nats-Service-Error": "no t?sk ",
+    }

@@ -1,0 +1,199 @@
+"""The folds over fleet and counts: given a history, who is there and what it adds up to."""
+
+from __future__ import annotations
+
+from events import catalogue as c
+from events import subjects
+from projections import views
+from projections.fleet import Beats
+from projections.stats import BUCKETS_MS, Histogram
+from projections.world import fold
+from tests.histories import History, endpoint_state
+
+
+def test_a_host_that_joined_offers_its_endpoints_and_models():
+    history = History()
+    history.join("h1", models=("llama3.2", "qwen3"))
+
+    fleet = fold(history.recorded).fleet
+
+    assert fleet.hosts["h1"].state == "up"
+    assert [m.model for m in views.models(fleet)] == ["llama3.2", "qwen3"]
+    assert views.models(fleet)[0].loaded == ["h1"]
+    assert views.models(fleet)[1].on_disk == ["h1"]
+
+
+def test_an_endpoint_that_went_down_has_no_models():
+    history = History()
+    history.join("h1")
+    history.host_says(
+        c.EndpointDown, "h1", endpoint="h1-ollama", kind="ollama", reason="refused"
+    )
+
+    fleet = fold(history.recorded).fleet
+
+    assert not fleet.hosts["h1"].endpoints["h1-ollama"].up
+    assert views.models(fleet) == []
+
+    history.host_says(c.EndpointUp, "h1", state=endpoint_state("h1-ollama"))
+    assert fold(history.recorded).fleet.hosts["h1"].endpoints["h1-ollama"].up
+
+
+def test_an_earlier_life_of_a_host_says_nothing():
+    history = History()
+    history.join("h1")
+    first = history.incarnations["h1"]
+    history.join("h1")
+    second, history.incarnations["h1"] = history.incarnations["h1"], first
+    history.host_says(c.HostLeft, "h1")
+
+    world = fold(history.recorded)
+
+    assert world.fleet.hosts["h1"].state == "up"
+    assert world.fleet.hosts["h1"].incarnation == second
+    assert world.stats.void == {"host.left.v1: an earlier life of the host": 1}
+
+
+def test_a_lost_host_comes_back():
+    history = History()
+    history.join("h1")
+    history.lose("h1")
+    assert fold(history.recorded).fleet.hosts["h1"].state == "lost"
+
+    history.host_says(c.HostRecovered, "h1")
+
+    assert fold(history.recorded).fleet.hosts["h1"].state == "up"
+
+
+def test_a_succeeded_leader_cannot_lose_a_host():
+    history = History()
+    history.join("h1")
+    history.elect(2)
+    history.epoch = 1
+    history.lose("h1")
+
+    assert fold(history.recorded).fleet.hosts["h1"].state == "up"
+
+
+def test_a_shared_endpoint_goes_from_every_host_when_it_is_removed():
+    history = History()
+    history.join("h1")
+    added = c.EndpointAdded(
+        **history.head("gateway"), endpoint="big", kind="openai", url="http://x:1"
+    )
+    history.say(subjects.fleet("big"), added)
+    shared = c.EndpointState(endpoint="big", kind="openai", up=True, shared=True)
+    history.host_says(c.EndpointUp, "h1", state=shared)
+    assert "big" in fold(history.recorded).fleet.hosts["h1"].endpoints
+
+    removed = c.EndpointRemoved(**history.head("gateway"), endpoint="big")
+    history.say(subjects.fleet("big"), removed)
+
+    fleet = fold(history.recorded).fleet
+    assert "big" not in fleet.hosts["h1"].endpoints
+    assert fleet.shared == {}
+
+
+def test_an_alert_is_active_until_it_is_cleared():
+    history = History()
+    history.tier(c.TierDown, "standard", reason="no endpoint is up")
+    history.tier(c.AlertRaised, "standard", down_s=60.0)
+    history.tier(c.AlertAcknowledged, "standard", requested_by="alice")
+    fleet = fold(history.recorded).fleet
+    assert [a.acknowledged_by for a in fleet.active_alerts] == ["alice"]
+    assert fleet.tiers["standard"].state == "down"
+
+    history.tier(c.TierUp, "standard", down_s=70.0)
+    history.tier(c.AlertCleared, "standard", down_s=70.0)
+
+    fleet = fold(history.recorded).fleet
+    assert fleet.active_alerts == []
+    assert fleet.tiers["standard"].state == "up"
+
+
+def test_resources_are_unknown_after_three_missed_beats():
+    history = History()
+    history.join("h1")
+    host = fold(history.recorded).fleet.hosts["h1"]
+    beats = Beats()
+    beats.note(
+        c.Beat(
+            host="h1",
+            incarnation=host.incarnation,
+            n=1,
+            at="",
+            resources=c.Resources(cpu=0.25),
+        ),
+        now=100.0,
+    )
+
+    assert beats.resources(host, 105.0) == c.Resources(cpu=0.25)
+    assert beats.resources(host, 107.0) is None
+    host.incarnation = "another"
+    assert beats.resources(host, 100.0) is None
+
+
+def test_decisions_are_counted_once_whatever_became_of_them():
+    history = History()
+    task = history.submit()
+    for _ in range(3):
+        route = history.route(task)
+        history.report(c.TaskRejected, route, reason="busy")
+        history.requeue(route, "busy")
+
+    stats = fold(history.recorded).stats
+
+    assert stats.decisions_by_tier == {"standard": 3}
+    assert stats.decisions_by_target == {"ollama": 3}
+
+
+def test_a_disagreement_of_submitter_and_wording_is_counted():
+    history = History()
+    history.submit(tier="complex", inferred="standard")
+    assert fold(history.recorded).stats.disagreements == {}
+    said = history.last.event
+    classification = c.Classification(
+        "complex", "complex", "explicit", said.classification.inferred, "explicit"
+    )
+    event = c.TaskSubmitted(
+        **history.head("gateway"),
+        task_id="t2",
+        spec=said.spec,
+        classification=classification,
+    )
+    history.say(subjects.task("t2"), event)
+
+    assert fold(history.recorded).stats.disagreements == {"complex/standard": 1}
+
+
+def test_unknown_tags_are_kept_counted_and_stop_nobody():
+    history = History()
+    head = history.head("later")
+    history.say(subjects.POLICY, c.Unknown(tag="policy.sung.v9", body=head, **head))
+    task = history.submit()
+
+    world = fold(history.recorded)
+
+    assert world.stats.unknown == {"policy.sung.v9": 1}
+    assert world.tasks.find(task).state == "waiting"
+
+
+def test_what_was_passed_over_in_the_log_is_counted_as_undecodable():
+    history = History()
+    history.submit()
+    history.submit()
+    del history.recorded[0]
+
+    assert fold(history.recorded).stats.undecodable == 1
+
+
+def test_a_histogram_answers_with_the_edge_of_the_bucket():
+    histogram = Histogram()
+    assert histogram.quantile(0.5) is None
+    for ms in (0.3, 0.4, 900.0):
+        histogram.add(ms)
+
+    assert histogram.quantile(0.5) == 0.5
+    assert histogram.quantile(0.99) == 1024.0
+    histogram.add(BUCKETS_MS[-1] * 2)
+    assert histogram.n == sum(histogram.counts) == 4

@@ -1,0 +1,342 @@
+"""The fold over tasks: given a history, the record says what people should see."""
+
+from __future__ import annotations
+
+import pytest
+
+from events import catalogue as c
+from events import subjects
+from projections.lifecycle import FINAL, OPEN, STATES, TABLE
+from projections.world import World, fold
+from tests.histories import History, Route, plausible, result
+
+
+@pytest.fixture
+def history() -> History:
+    return History()
+
+
+def seen(history: History, task: str):
+    """The record of a task after the whole history."""
+    return fold(history.recorded).tasks.find(task)
+
+
+def test_a_task_that_ran_shows_where_how_long_and_for_how_much(history):
+    task = history.submit("say hi", priority="high", repo="shop")
+    route = history.route(task, "h1")
+    history.accept(route)
+    history.start(route)
+    history.complete(route, usd=0.25, tokens=(100, 20), equivalent=0.5)
+
+    record = seen(history, task)
+
+    assert (record.state, record.host, record.endpoint) == (
+        "completed",
+        "h1",
+        "h1-ollama",
+    )
+    assert (record.attempts, record.generation, record.priority) == (1, 1, "high")
+    assert (record.spent.usd_nano, record.spent.tokens_in) == (250_000_000, 100)
+    assert record.result_seq == history.last.seq
+    assert record.trace_seq == 2
+    assert record.finished_at == history.last.event.at
+
+
+@pytest.mark.parametrize("skipped", ["nothing", "accept", "both"])
+def test_a_later_phase_implies_the_earlier_ones(history, skipped):
+    task = history.submit()
+    route = history.route(task)
+    if skipped == "nothing":
+        history.accept(route)
+    if skipped != "both":
+        history.start(route)
+    history.complete(route)
+
+    record = seen(history, task)
+
+    assert (record.state, record.attempts) == ("completed", 1)
+    assert record.accepted_at
+    assert record.started_at
+
+
+def test_a_result_of_the_last_route_counts_until_the_task_is_routed_anew(history):
+    task = history.submit()
+    route = history.route(task)
+    history.start(route)
+    history.requeue(route, counts=True)
+    history.complete(route)
+
+    record = seen(history, task)
+
+    assert (record.state, record.attempts, record.void) == ("completed", 1, 0)
+
+
+def test_a_result_of_an_older_route_is_void_but_its_dollars_are_booked(history):
+    task = history.submit()
+    first = history.route(task, "h1")
+    history.start(first)
+    history.requeue(first, counts=True)
+    history.route(task, "h2", attempt=2)
+    late = history.complete(first, usd=0.75)
+    history.again(late)
+
+    world = fold(history.recorded)
+    record = world.tasks.find(task)
+
+    assert (record.state, record.host) == ("routed", "h2")
+    assert record.spent.usd_nano == 750_000_000
+    assert record.routings[0].late
+    assert record.void == 2
+    assert record.voids[0].reason == "the route is not in force"
+    assert world.costs.total.usd_nano == 750_000_000
+    assert [booked.late for booked in world.costs.cells.values()] == [1]
+
+
+def test_a_repeated_report_changes_nothing(history):
+    task = history.submit()
+    route = history.route(task)
+    history.again(history.start(route))
+    history.again(history.line(route, "Ollama retry 1/2..."))
+    history.again(history.complete(route, usd=0.5))
+
+    world = fold(history.recorded)
+    record = world.tasks.find(task)
+
+    assert record.spent.usd_nano == 500_000_000
+    assert (record.void, record.routings[0].lines) == (0, 1)
+    assert world.stats.standings["repeat"] == 3
+
+
+def test_cancelling_lasts_until_the_host_says_it_stopped(history):
+    task = history.submit()
+    route = history.route(task)
+    history.start(route)
+    history.cancel(task)
+    assert seen(history, task).state == "cancelling"
+
+    history.stopped(route, usd=0.1)
+
+    record = seen(history, task)
+    assert (record.state, record.cancelled_by) == ("cancelled", "alice")
+    assert record.spent.usd_nano == 100_000_000
+
+
+def test_what_waits_is_cancelled_at_once(history):
+    task = history.submit()
+    history.cancel(task)
+
+    assert seen(history, task).state == "cancelled"
+
+
+def test_a_cancelled_run_whose_host_was_lost_is_cancelled(history):
+    task = history.submit()
+    route = history.route(task)
+    history.cancel(task)
+    history.decide(
+        c.TaskAbandoned, task, route=route.id, generation=1, host="h1", reason="lost"
+    )
+
+    assert seen(history, task).state == "cancelled"
+
+
+def test_a_rejection_waits_for_the_requeue_and_is_no_attempt(history):
+    task = history.submit()
+    route = history.route(task)
+    history.report(c.TaskRejected, route, reason="busy", detail="slots are taken")
+    assert seen(history, task).state == "returned"
+
+    history.requeue(route, "busy")
+
+    record = seen(history, task)
+    assert (record.state, record.attempts) == ("waiting", 0)
+    assert record.routings[0].outcome == "rejected"
+
+
+@pytest.mark.parametrize(
+    ("reason", "attempts"), [("endpoint_failed", 1), ("limited", 0), ("draining", 0)]
+)
+def test_a_run_given_back_counts_unless_it_was_limited_or_drained(
+    history, reason, attempts
+):
+    task = history.submit()
+    route = history.route(task)
+    history.start(route)
+    history.give_back(route, reason)
+    history.requeue(route, reason)
+
+    assert seen(history, task).attempts == attempts
+
+
+def test_a_retry_begins_again_but_the_generation_goes_on_rising(history):
+    task = history.submit()
+    first = history.route(task)
+    history.fail(first, usd=0.2)
+    history.retry(task)
+    waiting = seen(history, task)
+    assert (waiting.state, waiting.attempts, waiting.error_code) == ("waiting", 0, "")
+
+    second = history.route(task, "h2")
+    history.complete(second, usd=0.3)
+
+    record = seen(history, task)
+    assert (record.state, record.attempts, record.generation) == ("completed", 1, 2)
+    assert record.spent.usd_nano == 500_000_000
+
+
+def test_what_came_before_a_retry_counts_no_more(history):
+    task = history.submit()
+    route = history.route(task)
+    history.start(route)
+    history.dead(route, 1)
+    history.retry(task)
+    history.complete(route, usd=0.3)
+
+    record = seen(history, task)
+
+    assert (record.state, record.void) == ("waiting", 1)
+    assert record.spent.usd_nano == 300_000_000
+
+
+def test_a_dead_letter_says_why(history):
+    task = history.submit()
+    route = history.route(task)
+    history.start(route)
+    history.dead(route, 3)
+
+    record = seen(history, task)
+
+    assert (record.state, record.attempts) == ("dead", 3)
+    assert record.error_code == "attempts_used"
+
+
+def test_a_leader_that_was_succeeded_decides_nothing(history):
+    history.elect(1)
+    task = history.submit()
+    history.elect(2, "s2")
+    history.decide(c.TaskExpired, task, reason="ttl", epoch=1)
+
+    record = seen(history, task)
+
+    assert (record.state, record.void) == ("waiting", 1)
+
+
+def test_a_cancellation_needs_no_leader(history):
+    history.elect(3)
+    task = history.submit()
+    history.cancel(task)
+
+    assert seen(history, task).state == "cancelled"
+
+
+def test_another_host_cannot_report_on_a_route(history):
+    task = history.submit()
+    route = history.route(task, "h1")
+    history.report(c.TaskCompleted, route, host="h2", result=result(usd=9.0))
+
+    record = seen(history, task)
+
+    assert (record.state, record.spent.usd_nano, record.void) == ("routed", 0, 1)
+
+
+def test_a_body_that_disagrees_with_its_subject_is_dropped(history):
+    task = history.submit()
+    route = history.route(task, "h1")
+    said = history.complete(route, usd=9.0)
+    history.recorded.pop()
+    history.say(subjects.run("h2", task), said.event)
+    history.say(subjects.task(task), said.event)
+    history.say("agentcom.evt.run.h1", said.event)
+
+    world = fold(history.recorded)
+
+    assert world.tasks.find(task).state == "routed"
+    assert world.stats.standings["foreign"] == 3
+    assert world.costs.total.usd_nano == 0
+
+
+def test_reports_about_nothing_are_counted_and_cost_nothing(history):
+    history.complete(Route("r", "t", "h1", 1, 1), usd=5.0)
+
+    world = fold(history.recorded)
+
+    assert world.stats.void == {"task.completed.v1: no such task": 1}
+    assert world.costs.total.usd_nano == 0
+
+
+def test_a_route_off_the_preferred_tier_wears_the_badge(history):
+    task = history.submit(tier="standard")
+    history.route(
+        task,
+        tier="complex",
+        target="claude",
+        fallback_used=True,
+        fallback_from_tier="standard",
+        fallback_reason="standard is down",
+    )
+
+    record = seen(history, task)
+
+    assert (record.tier, record.preferred_tier, record.fallback_used) == (
+        "complex",
+        "standard",
+        True,
+    )
+
+
+def test_unknown_dollars_are_counted_as_unknown(history):
+    task = history.submit()
+    route = history.route(task)
+    history.complete(route, usd=None, tokens=(None, None))
+
+    record = seen(history, task)
+
+    assert (record.spent.usd_nano, record.spent.unpriced) == (0, 1)
+
+
+def test_many_rejections_do_not_grow_a_record_without_end(history):
+    task = history.submit()
+    for _ in range(100):
+        route = history.route(task)
+        history.report(c.TaskRejected, route, reason="busy")
+        history.requeue(route, "busy")
+
+    record = seen(history, task)
+
+    assert len(record.routings) == 64
+    assert record.generation == 100
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_every_state_is_one_and_every_open_task_is_in_the_queue(seed):
+    world = World()
+    for recorded in plausible(seed, tasks=60):
+        world.fold(recorded)
+        records = world.tasks.records.values()
+        waiting = {r.id for r in records if r.state == "waiting"}
+        queued = {i for lane in world.queue.lanes.values() for i in lane}
+        assert queued == waiting
+        assert set(world.queue.under_way) == {
+            r.id for r in records if r.state in OPEN and r.state != "waiting"
+        }
+    counts = {state: n for state, n in world.stats.states.items() if n}
+    assert sum(counts.values()) == len(world.tasks.records)
+    assert set(counts) <= set(STATES)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_what_tasks_cost_together_is_the_total(seed):
+    world = fold(plausible(seed))
+
+    records = world.tasks.records.values()
+    cells = world.costs.cells.values()
+    total = world.costs.total.usd_nano
+    assert sum(r.spent.usd_nano for r in records) == total
+    assert sum(b.spent.usd_nano for b in cells) == total
+    assert sum(t.spent.usd_nano for r in records for t in r.routings) == total
+
+
+def test_nothing_but_a_retry_leaves_a_final_state():
+    for kind, cells in TABLE.items():
+        for before, after in cells.items():
+            if before in FINAL:
+                assert (kind, after) == (c.TaskRetried, "waiting")
