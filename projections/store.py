@@ -193,28 +193,29 @@ class Store:
     def _open(self) -> sqlite3.Connection:
         connection = self._connect()
         try:
+            connection.execute("pragma synchronous = normal")
+            connection.execute("pragma cache_size = -65536")
+            if self._path is not None:
+                connection.execute("pragma journal_mode = wal")
             made_by = _meta(connection, "made_by")
+        except sqlite3.OperationalError:
+            connection.close()
+            raise
         except sqlite3.DatabaseError:
             made_by = "something else"
         if made_by not in (None, _version()):
             connection.close()
             self._set_aside()
-            connection = self._connect()
-            made_by = None
+            return self._open()
         if made_by is None:
-            connection.executescript(f"begin; {_TABLES} commit;")
-            connection.execute("insert into meta values ('made_by', ?)", (_version(),))
+            made = f"insert into meta values ('made_by', '{_version()}')"
+            connection.executescript(f"begin; {_TABLES} {made}; commit;")
         return connection
 
     def _connect(self) -> sqlite3.Connection:
-        connection = sqlite3.connect(
+        return sqlite3.connect(
             str(self._path or MEMORY), isolation_level=None, check_same_thread=False
         )
-        if self._path is not None:
-            connection.execute("pragma journal_mode = wal")
-        connection.execute("pragma synchronous = normal")
-        connection.execute("pragma cache_size = -65536")
-        return connection
 
     def _set_aside(self) -> None:
         if self._path is None:

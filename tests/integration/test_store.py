@@ -1,0 +1,227 @@
+"""The store: rows and position are one, whatever happens to the process."""
+
+from __future__ import annotations
+
+import random
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from events.log import MemoryLog
+from projections.runner import Runner
+from projections.store import Store, StoreInUse
+from projections.world import fold
+from tests.histories import History, plausible, tell
+
+ROOT = Path(__file__).parents[2]
+ORIGIN = "1:first"
+
+
+def fresh(history):
+    """What a store holds that folded the history in one go."""
+    store = Store()
+    world = store.load()
+    for recorded in history:
+        world.fold(recorded)
+    store.save(world, ORIGIN)
+    try:
+        return store.dump()
+    finally:
+        store.close()
+
+
+def in_groups(path, history, sizes):
+    """Fold in groups, closing and opening the store after each."""
+    at = 0
+    while at < len(history):
+        store = Store(path)
+        world = store.load()
+        assert world.position == at
+        size = next(sizes)
+        for recorded in history[at : at + size]:
+            world.fold(recorded)
+        at = world.position
+        store.save(world, ORIGIN)
+        store.close()
+    store = Store(path)
+    try:
+        return store.dump()
+    finally:
+        store.close()
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_restart_anywhere_changes_nothing(tmp_path, seed):
+    history = plausible(seed, tasks=30)
+    chance = random.Random(seed)
+
+    made = in_groups(
+        tmp_path / "read.db", history, iter(lambda: chance.randrange(1, 40), None)
+    )
+
+    assert made == fresh(history)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_killed_process_leaves_exactly_the_fold_up_to_its_position(tmp_path, seed):
+    path, tasks = tmp_path / "read.db", 120
+    history = plausible(seed, tasks=tasks)
+    chance = random.Random(seed)
+    for _ in range(4):
+        process = subprocess.Popen(
+            [
+                sys.executable,
+                *("-m", "tests.projecting", str(path), str(seed), str(tasks)),
+                str(chance.choice((0, 0.001))),
+            ],
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        with process:
+            for _ in range(chance.randrange(1, 12)):
+                if process.stdout.readline() in ("", "done\n"):
+                    break
+            process.kill()
+
+        store = Store(path)
+        dumped = store.dump()
+        store.close()
+        assert dumped["position"] != [0]
+        assert dumped == fresh(history[: dumped["position"][0]])
+
+
+def test_a_store_in_use_is_not_shared(tmp_path):
+    store = Store(tmp_path / "read.db")
+    try:
+        with pytest.raises(StoreInUse, match="in use by another process"):
+            Store(tmp_path / "read.db")
+    finally:
+        store.close()
+    Store(tmp_path / "read.db").close()
+
+
+def test_a_save_that_fails_is_made_up_for_by_the_next(tmp_path):
+    history = plausible(3, tasks=10)
+    store = Store(tmp_path / "read.db")
+    world = store.load()
+    for recorded in history[:20]:
+        world.fold(recorded)
+    broken = store._writing
+    store._writing = sqlite3.connect(":memory:", isolation_level=None)
+    with pytest.raises(sqlite3.OperationalError):
+        store.save(world, ORIGIN)
+    store._writing.close()
+    store._writing = broken
+    for recorded in history[20:]:
+        world.fold(recorded)
+    store.save(world, ORIGIN)
+
+    try:
+        assert store.dump() == fresh(history)
+    finally:
+        store.close()
+
+
+@pytest.mark.parametrize("made_by", ["another version", None])
+def test_a_file_of_another_kind_is_set_aside_and_made_anew(tmp_path, made_by):
+    path = tmp_path / "read.db"
+    if made_by is None:
+        path.write_bytes(b"not a database at all, but long enough to look like one" * 9)
+    else:
+        store = Store(path)
+        store._writing.execute("update meta set value = ?", (made_by,))
+        store.close()
+
+    store = Store(path)
+
+    assert store.position == 0
+    store.close()
+    assert path.with_name("read.db.old").exists()
+
+
+async def project(log, path):
+    """Run a runner until it has caught up; return what the store holds then."""
+    store = Store(path)
+    runner = Runner(log, store, group_events=7)
+    await runner.start()
+    await runner.wait_for(await log.last_sequence(), 10)
+    await runner.stop()
+    try:
+        return store.dump()
+    finally:
+        store.close()
+
+
+async def test_the_runner_goes_on_where_the_store_ends(tmp_path):
+    history = plausible(5, tasks=20)
+    log = MemoryLog()
+    half = len(history) // 2
+    await tell(log, history[:half])
+    first = await project(log, tmp_path / "read.db")
+    assert first["position"] == [half]
+    await tell(log, history[half:])
+
+    told = await log.read("agentcom.evt.>")
+    assert await project(log, tmp_path / "read.db") == fresh(told)
+
+
+async def test_another_log_makes_the_read_models_anew(tmp_path):
+    log, another = MemoryLog(), MemoryLog()
+    await tell(log, plausible(5, tasks=20))
+    await project(log, tmp_path / "read.db")
+    history = plausible(6, tasks=30)
+    await tell(another, history)
+
+    told = await another.read("agentcom.evt.>")
+    assert await project(another, tmp_path / "read.db") == fresh(told)
+
+
+async def test_finished_tasks_leave_memory_and_are_found_again(tmp_path, monkeypatch):
+    monkeypatch.setattr("projections.store.RECENT_KEPT", 3)
+    history = History()
+    routes = []
+    for _ in range(10):
+        routes.append(history.route(history.submit()))
+        history.complete(routes[-1], usd=0.5)
+    log = MemoryLog()
+    await tell(log, history.recorded)
+    store = Store(tmp_path / "read.db")
+    runner = Runner(log, store, group_events=5)
+    await runner.start()
+    await runner.wait_for(len(history.recorded), 10)
+    runner.save()
+    assert len(runner.world.tasks.records) == 3
+
+    history.again(history.recorded[2])
+    history.retry(routes[0].task)
+    await tell(log, history.recorded[-2:])
+    await runner.wait_for(len(history.recorded), 10)
+
+    record = runner.world.tasks.find(routes[0].task)
+    assert (record.state, record.void) == ("completed", 1)
+    await runner.stop()
+    assert store.dump() == fresh(history.recorded)
+    store.close()
+
+
+async def test_what_breaks_the_runner_is_told_to_who_runs_it(tmp_path):
+    log = MemoryLog()
+    store = Store(tmp_path / "read.db")
+    runner = Runner(log, store)
+    runner.watch(lambda moment: 1 / 0)
+    await runner.start()
+    await tell(log, plausible(1, tasks=1)[:1])
+
+    with pytest.raises(ZeroDivisionError):
+        await runner.failed
+    await runner.stop()
+    store.close()
+
+
+def test_the_same_log_folds_to_the_same_bytes():
+    assert fresh(plausible(9)) == fresh(plausible(9))
+    assert fold(plausible(9)).stats == fold(plausible(9)).stats
