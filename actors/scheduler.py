@@ -41,7 +41,7 @@ from events.commands import Assign, Cancel, HostMail, Rejoin
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from actors.fleet import Host, Pool
+    from actors.fleet import Host, Place, Pool
     from actors.policy import Policy
     from events.catalogue import Event, Recorded, TaskSpec, Tier
 
@@ -174,6 +174,7 @@ class Scheduler:
         self.counts = Counts()
         self.shared: dict[str, c.EndpointAdded] = {}
         self._on_host: dict[str, dict[str, Live]] = {}
+        self._reserved: dict[str, Place] = {}
         self._ready: set[Requirement] = set()
         self._by_pool: dict[Requirement, set[Requirement]] = {}
         self._unmet: set[Requirement] = set()
@@ -240,6 +241,7 @@ class Scheduler:
             self._moved(live, before, state, event)
         elif verdict == "void":
             self.counts.void += 1
+            self._release(event.id)
             if before.phase == "absent":
                 self.tasks.pop(task_id, None)
         else:
@@ -321,12 +323,10 @@ class Scheduler:
         state = live.state
         kind = self._kind(live)
         slots = self.fleet.slots_of(state.host, state.endpoint, kind)
-        if live.routed is not None and live.routed.id == event.id:
+        slots.in_flight += 1
+        if self._reserved.pop(event.id, None) is not None:
             slots.reserved -= 1
-            slots.in_flight += 1
         else:
-            self._release(live)
-            slots.in_flight += 1
             self.fleet.slots_changed(state.host, state.endpoint, kind)
         live.routed = event
         self._on_host.setdefault(state.host, {})[state.task_id] = live
@@ -567,9 +567,9 @@ class Scheduler:
         """Stop deciding; what was reserved and not confirmed is released."""
         self.leading = False
         self.effects.clear()
+        for event_id in list(self._reserved):
+            self._release(event_id)
         for live in self.tasks.values():
-            if live.routed is not None and live.state.route != live.routed.id:
-                self._release(live)
             live.deciding = False
             if (
                 live.state.phase == "waiting"
@@ -577,22 +577,12 @@ class Scheduler:
             ):
                 self._enqueue(live)
 
-    def _release(self, live: Live) -> None:
-        """Give up the reservation of a decision that did not make it into the log."""
-        routed, live.routed = live.routed, None
-        if routed is not None and routed.id != live.state.route:
-            kind = (
-                live.base.kind
-                if live.base.kind in ("agent", "noop")
-                else TIER_KIND[routed.effective_tier]
-            )
-            slots = self.fleet.slots_of(
-                routed.selected_host, routed.selected_endpoint, kind
-            )
-            slots.reserved -= 1
-            self.fleet.slots_changed(
-                routed.selected_host, routed.selected_endpoint, kind
-            )
+    def _release(self, event_id: str) -> None:
+        """Give up the reservation of a decision that did not come to count."""
+        place = self._reserved.pop(event_id, None)
+        if place is not None:
+            place.slots.reserved -= 1
+            self.fleet.slots_changed(place.host.name, place.endpoint, place.kind)
 
     def undecided(self, decision: Decision) -> None:
         """A decision was not stored: somebody else was first, or the log is away.
@@ -608,13 +598,12 @@ class Scheduler:
         elif isinstance(event, c.HostLost):
             self._lost.pop(event.host, None)
         elif isinstance(event, c.TaskEvent):
+            self._release(event.id)
             live = self.tasks.get(event.task_id)
             if live is None:
                 return
             live.deciding = False
             if isinstance(event, c.TaskRouted):
-                if live.routed is not None and live.routed.id == event.id:
-                    self._release(live)
                 if (
                     live.state.phase == "waiting"
                     and event.task_id not in self.queue.tasks
@@ -781,7 +770,7 @@ class Scheduler:
         self._decide_hosts(now, made)
         if self._limits:
             self._decide_limits(now, made)
-        if self._tiers_dirty or self.fleet.changed_kinds:
+        if self._tiers_dirty or self.fleet.changed_kinds or self._alert_due(now):
             self._decide_tiers(now, made)
         if self._give_back:
             self._decide_given_back(now, made)
@@ -806,12 +795,21 @@ class Scheduler:
             wakes.append(self._accepting[0][0] + self.policy.accept_timeout_s)
         if self.fleet.hosts:
             wakes.append(self._lease_due)
-        wakes += [
+        wakes += self._alerts_at()
+        return min(wakes, default=None)
+
+    def _alerts_at(self) -> list[float]:
+        """When an outage that lasts is to be alerted."""
+        return [
             watch.down_since + self.policy.tier_alert_after_s
             for watch in self.tiers.values()
-            if watch.down_since is not None and not watch.alerted
+            if watch.down_since is not None
+            and not watch.alerted
+            and watch.tier not in self._tier_pending
         ]
-        return min(wakes, default=None)
+
+    def _alert_due(self, now: float) -> bool:
+        return any(when <= now for when in self._alerts_at())
 
     def _wake_at(self, when: float, required: Requirement | None) -> None:
         heapq.heappush(self._timers, _Timer((when, required)))
@@ -1018,7 +1016,7 @@ class Scheduler:
             )
             if tier == "complex" and not self._may_escalate():
                 return None
-            if other.open_to(()):
+            if other.open_to(required.excluded):
                 reason = self._why_hop(required, pool, absent, since, now)
                 wait = c.Wait(
                     required.tier,
@@ -1026,8 +1024,8 @@ class Scheduler:
                     round(max(0.0, now - since), 6),
                     "taken",
                 )
-                return _Target(other, (), required.tier, (reason, wait))
-            if other.available:
+                return _Target(other, required.excluded, required.tier, (reason, wait))
+            if other.available_to(required.excluded):
                 return None
         if required.excluded and pool.available:
             # Nothing else can take it: the exclusions are dropped and it is tried again.
@@ -1113,7 +1111,7 @@ class Scheduler:
         )
         self._dequeue(state.task_id)
         place.slots.reserved += 1
-        live.routed = event
+        self._reserved[event.id] = place
         live.deciding = True
         if target.hop_from is not None and event.effective_tier == "complex":
             self._escalated.add(state.task_id)
@@ -1126,15 +1124,14 @@ class Scheduler:
         """A wait for the tier that ended well, if this task was part of one."""
         watch = self.tiers[waiting.requirement.tier]
         outage = watch.outage
-        if (
-            outage is None
-            or outage.until is None
-            or waiting.since > outage.until
-            or waiting.requirement.kind != TIER_KIND[watch.tier]
-        ):
+        if outage is None or waiting.requirement.kind != TIER_KIND[watch.tier]:
+            return None
+        # An outage that is over may not have come back from the log as over yet.
+        until = self.now if outage.until is None else outage.until
+        if waiting.since > until:
             return None
         began = max(outage.since, waiting.since)
-        waited = round(max(0.0, outage.until - began), 6)
+        waited = round(max(0.0, until - began), 6)
         return c.Wait(watch.tier, rfc3339(outage.since), waited, "avoided")
 
     def would_route(

@@ -1,0 +1,436 @@
+"""What the scheduler decides, given what happened."""
+
+from __future__ import annotations
+
+import pytest
+
+from actors.routing import recheck
+from events import catalogue as c
+from events import subjects
+from events.commands import Assign, Rejoin
+from tests.world import World, claude, ollama
+
+
+def test_a_shell_task_goes_to_a_live_host_and_is_mailed_when_the_route_is_in_the_log():
+    w = World()
+    w.join("h1")
+    w.shell("t1")
+    (routed,) = w.routes("t1")
+    assert (routed.selected_host, routed.target_type, routed.effective_tier) == (
+        "h1",
+        "sidecar",
+        "trivial",
+    )
+    (mail,) = w.assigned("t1")
+    assert mail.message.route == routed.id
+    assert mail.message.epoch == 1
+
+
+def test_a_task_waits_for_a_host_and_goes_there_as_soon_as_it_joins():
+    w = World()
+    w.shell("t1")
+    assert w.routes() == []
+    w.join("h1")
+    assert len(w.routes("t1")) == 1
+
+
+def test_slots_are_kept_and_a_freed_one_takes_the_next_task():
+    w = World()
+    w.join("h1", slots={"shell": 2})
+    for n in range(4):
+        w.shell(f"t{n}")
+    assert [r.task_id for r in w.routes()] == ["t0", "t1"]
+    w.run("t0")
+    assert [r.task_id for r in w.routes()] == ["t0", "t1", "t2"]
+
+
+def test_urgent_overtakes_and_first_in_is_first_out_inside_a_lane():
+    w = World()
+    w.join("h1", slots={"shell": 1})
+    w.shell("first")
+    w.shell("low", priority="low")
+    w.shell("a")
+    w.shell("b")
+    w.shell("now", priority="urgent")
+    for expected in ("now", "a", "b", "low"):
+        w.run(w.routes()[-1].task_id)
+        assert w.routes()[-1].task_id == expected
+
+
+def test_a_waiting_low_task_ages_up_so_that_it_is_not_starved():
+    w = World()
+    w.join("h1", slots={"shell": 1})
+    w.shell("first")
+    w.report("first", c.TaskAccepted)
+    w.shell("low", priority="low")
+    w.beat_on(620, "h1")
+    w.shell("normal")
+    w.report("first", c.TaskCompleted, result=c.Result(status="success"))
+    assert w.routes()[-1].task_id == "low"
+
+
+def test_an_absent_local_tier_is_not_waited_for():
+    w = World()
+    w.join("h1", endpoints=[claude()])
+    w.submit("t1", "summarise this", tier="standard")
+    (routed,) = w.routes("t1")
+    assert routed.effective_tier == "complex"
+    assert routed.fallback_used
+    assert routed.fallback_from_tier == "standard"
+    assert routed.fallback_reason == "standard is not set up"
+    assert routed.selected_model == "claude-sonnet-4-5"
+
+
+def test_a_tier_down_for_less_than_the_wait_causes_no_hop_and_the_wait_is_recorded():
+    w = World()
+    w.join("h1", endpoints=[ollama(), claude()])
+    w.host_says("h1", c.EndpointDown, endpoint="o1", kind="ollama", reason="refused")
+    assert [e.tier for e in w.events(c.TierDown)] == ["standard"]
+    w.submit("t1", tier="standard")
+    w.beat_on(3, "h1")
+    assert w.routes() == []
+    w.host_says("h1", c.EndpointUp, state=ollama())
+    (routed,) = w.routes("t1")
+    assert routed.effective_tier == "standard"
+    assert not routed.fallback_used
+    assert routed.wait is not None
+    assert routed.wait.outcome == "avoided"
+
+
+def test_a_tier_down_for_longer_causes_one_hop_with_the_reason():
+    w = World()
+    w.join("h1", endpoints=[ollama(), claude()])
+    w.host_says("h1", c.EndpointDown, endpoint="o1", kind="ollama", reason="refused")
+    w.submit("t1", tier="standard")
+    w.beat_on(6, "h1")
+    (routed,) = w.routes("t1")
+    assert routed.effective_tier == "complex"
+    assert routed.wait.outcome == "taken"
+    assert "standard was down for 5" in routed.fallback_reason
+    w.submit("t2", tier="standard")
+    assert w.routes("t2") == []  # Claude's one slot is taken
+    w.run("t1")
+    assert w.routes("t2")[0].fallback_used  # down for longer already: at once
+
+
+def test_a_busy_tier_is_not_down():
+    w = World()
+    w.join("h1", endpoints=[ollama(), claude()])
+    w.submit("t1", tier="standard")
+    w.report("t1", c.TaskAccepted)
+    w.submit("t2", tier="standard")
+    w.beat_on(20, "h1")
+    assert [r.effective_tier for r in w.routes("t2")] == []
+    assert w.events(c.TierDown) == []
+
+
+def test_complex_never_falls_unless_it_is_allowed():
+    w = World()
+    w.join("h1", endpoints=[ollama()])
+    w.submit("t1", tier="complex")
+    w.beat_on(60, "h1")
+    assert w.routes() == []
+
+
+def test_an_exact_model_is_waited_for_and_never_replaced():
+    w = World()
+    w.join("h1", endpoints=[ollama(), claude()])
+    w.submit("t1", tier="standard", model="qwen3")
+    w.beat_on(60, "h1")
+    assert w.routes() == []
+    w.host_says("h1", c.EndpointChanged, state=ollama(models=["qwen3:latest"]))
+    assert w.routes("t1")[0].selected_model == "qwen3:latest"
+
+
+def test_a_silent_host_is_lost_after_its_lease_and_its_tasks_run_elsewhere():
+    w = World()
+    w.join("h1")
+    w.shell("t1")
+    w.report("t1", c.TaskAccepted)
+    w.report("t1", c.TaskStarted, executor="shell")
+    w.join("h2")
+    w.beat_on(14, "h2")
+    assert w.events(c.HostLost) == []
+    w.beat_on(4, "h2")
+    (lost,) = w.events(c.HostLost)
+    assert lost.host == "h1"
+    routes = w.routes("t1")
+    assert [r.selected_host for r in routes] == ["h1", "h2"]
+    assert [r.generation for r in routes] == [1, 2]
+    w.run("t1")
+    assert w.phase("t1") == "completed"
+
+
+def test_a_late_result_of_the_last_route_counts_until_the_task_is_routed_anew():
+    w = World()
+    w.join("h1")
+    w.shell("t1")
+    w.report("t1", c.TaskAccepted)
+    w.wait(20)
+    assert w.phase("t1") == "waiting"
+    w.report("t1", c.TaskCompleted, result=c.Result(status="success"))
+    assert w.phase("t1") == "completed"
+    w.join("h2")
+    assert len(w.routes("t1")) == 1
+
+
+def test_a_late_result_after_a_new_routing_changes_nothing():
+    w = World()
+    w.join("h1")
+    w.shell("t1")
+    w.report("t1", c.TaskAccepted)
+    first = w.routes("t1")[0]
+    w.wait(20)
+    w.join("h2")
+    assert w.routes("t1")[-1].selected_host == "h2"
+    w.report("t1", c.TaskCompleted, route=first, result=c.Result(status="success"))
+    assert w.phase("t1") == "routed"
+    assert w.scheduler.counts.void == 1
+
+
+def test_no_acceptance_in_time_gives_the_task_to_another_host():
+    w = World()
+    w.join("h1", slots={"shell": 4})
+    w.shell("t1")
+    w.join("h2", slots={"shell": 1})
+    w.beat_on(6, "h1", "h2")
+    assert [r.selected_host for r in w.routes("t1")] == ["h1", "h2"]
+    assert w.events(c.TaskRequeued)[0].reason == "not accepted"
+
+
+def test_attempts_are_routings_that_started_and_after_the_last_comes_the_dead_letter():
+    w = World()
+    w.join("h1", endpoints=[ollama()])
+    w.submit("t1", tier="standard", max_attempts=2)
+    for _ in range(2):
+        w.report("t1", c.TaskAccepted)
+        w.report("t1", c.TaskStarted, executor="ollama")
+        w.report("t1", c.TaskReturned, reason="endpoint_failed", exclude="o1")
+        w.beat_on(6, "h1")
+    assert w.phase("t1") == "dead"
+    assert w.events(c.TaskDeadLettered)[0].attempts == 2
+
+
+def test_a_run_given_back_excludes_the_endpoint_until_it_comes_up_again():
+    w = World()
+    w.join("h1", endpoints=[ollama("o1"), ollama("o2")], ram_bytes=2**34)
+    w.submit("t1", tier="standard")
+    first = w.routes("t1")[0].selected_endpoint
+    w.report("t1", c.TaskReturned, reason="endpoint_failed", exclude=first)
+    second = w.routes("t1")[1].selected_endpoint
+    assert {first, second} == {"o1", "o2"}
+    assert w.routes("t1")[1].excluded == {"failed on it before": 1}
+
+
+def test_when_every_endpoint_failed_on_a_task_it_hops_after_the_wait():
+    w = World()
+    w.join("h1", endpoints=[ollama("o1"), claude()])
+    w.submit("t1", tier="standard")
+    w.report("t1", c.TaskStarted, executor="ollama")
+    w.report("t1", c.TaskReturned, reason="endpoint_failed", exclude="o1")
+    w.beat_on(6, "h1")
+    routed = w.routes("t1")[-1]
+    assert routed.fallback_used
+    assert routed.fallback_reason == "every standard endpoint failed on it (o1)"
+
+
+def test_a_cancelled_run_is_cancelling_until_its_host_says_it_has_stopped():
+    w = World()
+    w.join("h1", slots={"shell": 1})
+    w.shell("t1")
+    w.report("t1", c.TaskStarted, executor="shell")
+    w.shell("t2")
+    w.store(subjects.task("t1"), c.TaskCancelled(**w.head(), task_id="t1"))
+    w.turn()
+    assert w.phase("t1") == "cancelling"
+    assert len(w.cancels("t1")) == 1
+    assert w.routes("t2") == []  # the slot stays taken
+    w.report("t1", c.TaskStopped)
+    assert w.phase("t1") == "cancelled"
+    assert len(w.routes("t2")) == 1
+
+
+def test_a_host_that_runs_what_is_not_in_force_is_told_to_stop():
+    w = World()
+    w.join("h1")
+    w.beat("h1", held=[c.Held("stray", "R9")])
+    (mail,) = w.cancels("stray")
+    assert mail.message.route == "R9"
+
+
+def test_a_new_life_of_a_host_gives_back_what_it_no_longer_holds():
+    w = World()
+    w.join("h1")
+    w.shell("t1")
+    w.report("t1", c.TaskStarted, executor="shell")
+    w.join("h1", incarnation="i2")
+    assert [e.reason for e in w.events(c.TaskRequeued)] == ["host restarted"]
+    assert len(w.routes("t1")) == 2
+
+
+def test_an_unknown_host_is_asked_who_it_is():
+    w = World()
+    w.beat("ghost")
+    assert any(isinstance(m.message, Rejoin) and m.host == "ghost" for m in w.mail)
+
+
+def test_an_older_epochs_decision_is_void_and_never_mailed():
+    w = World()
+    w.join("h1")
+    w.store(subjects.SCHEDULER, c.SchedulerElected(**w.head(), epoch=2, name="s2"))
+    assert not w.scheduler.leading
+    w.shell("t1")
+    stale = c.TaskRouted(
+        **w.head(),
+        task_id="t1",
+        epoch=1,
+        generation=1,
+        attempt=1,
+        effective_tier="trivial",
+        target_type="sidecar",
+        selected_host="h1",
+        classification_reason="x",
+        candidate_count=0,
+        candidates=[],
+        estimated_cost_tier="free",
+        policy_version=0,
+        log_seq=1,
+    )
+    w.store(subjects.task("t1"), stale)
+    assert w.phase("t1") == "waiting"
+    assert w.assigned("t1") == []
+
+
+def test_a_new_leader_sends_again_what_is_routed_and_unconfirmed():
+    w = World()
+    w.join("h1")
+    w.shell("t1")
+    w.scheduler.step_down()
+    w.mail.clear()
+    w.elect(epoch=2)
+    (again,) = w.assigned("t1")
+    assert isinstance(again.message, Assign)
+    assert again.message.epoch == 2
+
+
+def test_a_lost_race_releases_the_slot_it_had_reserved():
+    w = World()
+    w.join("h1", slots={"shell": 1})
+    spec = c.TaskSpec(description="x", shell=c.Shell(command="true"))
+    from actors.classification import classify
+
+    w.store(
+        subjects.task("t1"),
+        c.TaskSubmitted(
+            **w.head(), task_id="t1", spec=spec, classification=classify(spec)
+        ),
+    )
+    (decision,) = w.scheduler.decide(w.now)
+    w.store(subjects.task("t1"), c.TaskCancelled(**w.head(), task_id="t1"))
+    assert w.take(decision) is False
+    w.shell("t2")
+    assert len(w.routes("t2")) == 1
+
+
+def test_a_drained_host_gets_nothing_new_and_all_again_when_resumed():
+    w = World()
+    w.join("h1")
+    w.host_says("h1", c.HostDraining)
+    w.shell("t1")
+    assert w.routes() == []
+    w.host_says("h1", c.HostResumed)
+    assert len(w.routes("t1")) == 1
+
+
+def test_a_limited_account_is_waited_for_and_causes_no_hop():
+    w = World()
+    w.join("h1", endpoints=[ollama(), claude(slots=2)])
+    w.submit("t1", tier="complex")
+    w.report("t1", c.TaskStarted, executor="claude")
+    from events.codec import rfc3339
+
+    w.report("t1", c.TaskReturned, reason="limited", limited_until=rfc3339(w.now + 100))
+    (limited,) = w.events(c.TierLimited)
+    assert limited.known_end
+    w.beat_on(90, "h1")
+    assert len(w.routes("t1")) == 1
+    w.beat_on(12, "h1")
+    assert len(w.routes("t1")) == 2
+    assert w.routes("t1")[1].attempt == 1  # a limit is no attempt
+    assert w.events(c.TierDown) == []
+
+
+def test_an_outage_raises_one_alert_and_clears_it_once():
+    w = World()
+    w.join("h1", endpoints=[ollama()])
+    w.host_says("h1", c.EndpointDown, endpoint="o1", kind="ollama", reason="x")
+    w.beat_on(30, "h1")
+    assert w.events(c.AlertRaised) == []
+    w.beat_on(60, "h1")
+    assert len(w.events(c.AlertRaised)) == 1
+    w.host_says("h1", c.EndpointUp, state=ollama())
+    assert len(w.events(c.AlertCleared)) == 1
+    w.beat_on(60, "h1")
+    assert len(w.events(c.AlertRaised)) == 1
+
+
+def test_the_decision_can_be_made_again_from_its_record():
+    w = World()
+    for n in range(5):
+        w.join(f"h{n}", ram_bytes=(n + 1) * 2**33)
+        w.beat(f"h{n}", cpu=0.1 * n, ram_total_bytes=(n + 1) * 2**33)
+    w.shell("t1", repo="r")
+    (routed,) = w.routes("t1")
+    again = recheck(routed, w.scheduler.policy.scoring)
+    assert again.host == routed.selected_host
+    assert routed.candidate_count == len(routed.candidates) == 5
+
+
+def test_equal_hosts_share_equal_tasks():
+    w = World()
+    for n in range(4):
+        w.join(f"h{n}", slots={"shell": 8})
+    for n in range(20):
+        w.shell(f"t{n}")
+    counts = [sum(r.selected_host == f"h{n}" for r in w.routes()) for n in range(4)]
+    assert max(counts) - min(counts) <= 2
+
+
+@pytest.mark.parametrize("end", [c.TaskFailed, c.TaskCompleted])
+def test_a_finished_task_leaves_memory_and_its_slot(end):
+    w = World()
+    w.join("h1", slots={"shell": 1})
+    w.shell("t1")
+    w.report("t1", end, result=c.Result(status="success"))
+    assert w.scheduler.tasks == {}
+    w.shell("t2")
+    assert len(w.routes("t2")) == 1
+
+
+def test_a_retried_task_is_brought_back_from_its_history_with_attempts_anew():
+    w = World()
+    w.join("h1")
+    w.shell("t1")
+    w.report("t1", c.TaskFailed, result=c.Result(status="failed"))
+    w.store(subjects.task("t1"), c.TaskRetried(**w.head(), task_id="t1"))
+    w.scheduler.adopt("t1", [r for r in w.log if r.subject.endswith(".t1")])
+    w.turn()
+    assert [r.generation for r in w.routes("t1")] == [1, 2]
+    assert w.routes("t1")[1].attempt == 1
+
+
+def test_replaying_the_log_gives_the_same_state():
+    w = World()
+    w.join("h1", endpoints=[ollama(), claude()])
+    for n in range(6):
+        w.shell(f"t{n}")
+        w.submit(f"s{n}", tier="standard")
+    w.run("t0")
+    w.report("t1", c.TaskStarted, executor="shell")
+    other = World(leading=False)
+    for recorded in w.log:
+        other.scheduler.fold(recorded)
+    assert {k: v.state for k, v in other.scheduler.tasks.items()} == {
+        k: v.state for k, v in w.scheduler.tasks.items()
+    }
+    assert set(other.scheduler.queue.tasks) == set(w.scheduler.queue.tasks)
