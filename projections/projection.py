@@ -11,7 +11,7 @@ same state, today and in a year.
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Literal, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 from msgspec import Struct
 
@@ -33,6 +33,9 @@ from events.catalogue import (
 from events.errors import UnknownSubject
 from events.subjects import Subject
 from projections.tasks import Routing, TaskRecord
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 Standing = Literal["taken", "repeat", "void", "foreign", "unknown"]
 """What an event counts for.
@@ -125,22 +128,23 @@ def moment_of(recorded: Recorded) -> Moment:
         return Moment(recorded, None, family, "foreign", "not one of our subjects")
     if family is None:
         return Moment(recorded, subject, None, "unknown", "a tag of another version")
-    if subject.kind != family or not _agrees(subject, event):
+    if subject.kind != family or not _AGREES[family](subject, event):
         return Moment(recorded, subject, family, "foreign", "body against subject")
     return Moment(recorded, subject, family)
 
 
-def _agrees(subject: Subject, event: Event) -> bool:
-    if isinstance(event, RunEvent):
-        return event.task_id == subject.task and event.host == subject.host
-    if isinstance(event, TaskEvent):
-        return event.task_id == subject.task
-    if isinstance(event, HostEvent):
-        return event.host == subject.host
-    if isinstance(event, TierEvent):
-        return event.tier == subject.name
-    if isinstance(event, HostLost):
-        return event.host == subject.name
-    if isinstance(event, FleetEvent):
-        return bool(getattr(event, "endpoint", "") == subject.name)
-    return True
+def _about(event: Any) -> str:
+    return event.host if isinstance(event, HostLost) else event.endpoint
+
+
+_AGREES: dict[Family, Callable[[Subject, Any], bool]] = {
+    "run": lambda subject, event: (
+        event.task_id == subject.task and event.host == subject.host
+    ),
+    "task": lambda subject, event: event.task_id == subject.task,
+    "host": lambda subject, event: event.host == subject.host,
+    "fleet": lambda subject, event: _about(event) == subject.name,
+    "tier": lambda subject, event: event.tier == subject.name,
+    "policy": lambda subject, event: True,
+    "scheduler": lambda subject, event: True,
+}

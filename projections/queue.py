@@ -50,7 +50,7 @@ class QueueState:
         task_id = record.id
         lane = self._lane_of.pop(task_id, None)
         if lane is not None:
-            self.lanes[lane].pop(task_id, None)
+            del self.lanes[lane][task_id]
         else:
             self.under_way.pop(task_id, None)
         if record.state in FINAL:

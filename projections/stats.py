@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from msgspec import Struct, field
 
-from events.catalogue import TaskRouted, TaskStarted, TaskSubmitted, tag
+from events.catalogue import TaskRouted, TaskStarted, TaskSubmitted, tag, types
 from events.codec import instant
 from events.errors import Malformed
 from projections.lifecycle import FINAL
@@ -23,6 +23,7 @@ BUCKETS_MS: Final[tuple[float, ...]] = tuple(float(2**i) / 4 for i in range(26))
 """Upper edges in milliseconds, 0.25 ms to 2.3 h; one more bucket takes the rest."""
 MINUTES_KEPT: Final = 120
 _SECOND: Final = 1_000
+TAGS: Final = {kind: tag for tag, kind in types().items()}
 
 
 class Histogram(Struct):
@@ -101,7 +102,7 @@ class Stats:
         state.last_at = recorded.event.at
         state.events += 1
         _count(state.standings, moment.standing)
-        kind = tag(recorded.event)
+        kind = TAGS.get(type(recorded.event)) or tag(recorded.event)
         if moment.standing == "unknown":
             _count(state.unknown, kind)
             return

@@ -249,28 +249,34 @@ class Tasks:
         return TasksState()
 
     def evolve(self, state: TasksState, moment: Moment) -> None:
-        event = moment.recorded.event
+        family, event = moment.family, moment.recorded.event
         if moment.standing != "taken":
             return
-        if isinstance(event, SchedulerElected):
-            state.epoch = max(state.epoch, event.epoch)
-        elif isinstance(event, TaskSubmitted):
+        if family not in ("run", "task"):
+            if isinstance(event, SchedulerElected):
+                state.epoch = max(state.epoch, event.epoch)
+            return
+        if isinstance(event, TaskSubmitted):
             self._submitted(state, moment, event)
-        elif isinstance(event, TaskEvent | RunEvent):
-            record = state.find(event.task_id)
-            if record is None:
-                moment.standing, moment.reason = "void", "no such task"
-                return
-            moment.task = record
-            moment.before = record.state
-            moment.standing = self._step(state, moment, record, event)
-            moment.after = record.state
-            if moment.standing == "repeat":
-                return
-            if moment.standing == "void":
-                _note_void(record, moment)
-            record.updated_seq = moment.recorded.seq
-            state.touched[record.id] = record
+            return
+        about: Any = event
+        record = state.find(about.task_id)
+        if record is None:
+            moment.standing, moment.reason = "void", "no such task"
+            return
+        moment.task = record
+        moment.before = record.state
+        if family == "run":
+            standing = self._report(moment, record, about)
+        else:
+            standing = self._decision(state, moment, record, about)
+        moment.standing, moment.after = standing, record.state
+        if standing == "repeat":
+            return
+        if standing == "void":
+            _note_void(record, moment)
+        record.updated_seq = moment.recorded.seq
+        state.touched[record.id] = record
 
     def _submitted(
         self, state: TasksState, moment: Moment, event: TaskSubmitted
@@ -283,15 +289,13 @@ class Tasks:
         moment.task = record
         moment.after = "waiting"
 
-    def _step(
+    def _decision(
         self,
         state: TasksState,
         moment: Moment,
         record: TaskRecord,
-        event: TaskEvent | RunEvent,
+        event: TaskEvent,
     ) -> Standing:
-        if isinstance(event, RunEvent):
-            return self._report(moment, record, event)
         if event.epoch != state.epoch and not isinstance(event, OF_THE_GATEWAY):
             moment.reason = "another leader's"
             return "void"
