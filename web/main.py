@@ -1,0 +1,80 @@
+"""The web role: one connection, the projections, and the HTTP server beside them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from msgspec import Struct
+
+from events.jetstream import JetStreamLog, JetStreamOutput
+from events.link import Address, Link
+from projections.main import projecting, until
+from web.server import DEFAULT_PORT, LOOPBACK, Server
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Callable
+
+    from events.bus import Bus
+    from events.log import EventLog
+    from projections.queries import OutputReader
+
+
+class WebConfig(Struct, frozen=True, kw_only=True):
+    """What the role needs to know.
+
+    `address` is the NATS server, as the role `projections`; `store` the file for the
+    read models, None for memory; `port` 0 for a free one. `names` are further host names
+    under which the server may be asked for, None for any.
+    """
+
+    address: Address
+    store: Path | None
+    host: str = LOOPBACK
+    port: int = DEFAULT_PORT
+    names: frozenset[str] | None = frozenset()
+
+
+async def run(
+    config: WebConfig,
+    stop: asyncio.Event,
+    *,
+    ready: Callable[[int], None] | None = None,
+) -> None:
+    """Serve until `stop` is set; `ready` is called with the port once it listens.
+
+    Raises what ends it before that: LogUnavailable, Denied, StoreInUse, OSError.
+    """
+    link = await Link.connect(config.address)
+    try:
+        log = JetStreamLog(link)
+        try:
+            await serve(
+                log, link, config, stop, output=JetStreamOutput(link), ready=ready
+            )
+        finally:
+            await log.close()
+    finally:
+        await link.close()
+
+
+async def serve(
+    log: EventLog,
+    bus: Bus,
+    config: WebConfig,
+    stop: asyncio.Event,
+    *,
+    output: OutputReader | None = None,
+    ready: Callable[[int], None] | None = None,
+) -> None:
+    """Serve from a log and a bus that are there already, until `stop` is set."""
+    async with projecting(log, bus, config.store, output=output) as (runner, queries):
+        server = Server(runner, queries, bus, names=config.names)
+        port = await server.open(config.host, config.port)
+        try:
+            if ready is not None:
+                ready(port)
+            await until(stop, runner)
+        finally:
+            await server.close()
