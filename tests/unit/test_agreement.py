@@ -1,0 +1,60 @@
+"""Write side and read side fold the same histories to the same lives."""
+
+from __future__ import annotations
+
+import pytest
+
+from actors import lifecycle as write
+from events import catalogue as c
+from events import subjects
+from events.errors import UnknownSubject
+from projections import lifecycle as read
+from projections.world import World
+from tests.histories import plausible
+
+VERDICTS = {"taken": "applied", "repeat": "repeat", "void": "void"}
+
+
+def test_the_two_tables_say_the_same():
+    ours = {
+        (before, kind): after
+        for kind, cells in read.TABLE.items()
+        for before, after in cells.items()
+    }
+    theirs = dict(write.TABLE)
+    del theirs["absent", c.TaskSubmitted]
+
+    assert ours == theirs
+    assert set(read.FINAL) == set(write.FINAL)
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_both_folds_agree_after_every_event(seed):
+    world, epochs = World(), write.Epochs()
+    lives: dict[str, write.TaskState] = {}
+    for recorded in plausible(seed, tasks=40, odd=0.1):
+        moment = world.fold(recorded)
+        event = recorded.event
+        if isinstance(event, c.SchedulerElected):
+            epochs.observe(recorded.seq, event.epoch)
+        try:
+            place = subjects.parse(recorded.subject)
+        except UnknownSubject:
+            continue
+        if place.kind not in ("task", "run"):
+            continue
+        before = lives.get(place.task, write.initial(place.task))
+        after, verdict = write.evolve(
+            before, recorded, epoch=epochs.current, host=place.host
+        )
+        lives[place.task] = after
+        record = world.tasks.find(place.task)
+        where = f"{recorded.seq}: {c.tag(event)} {moment.standing} {moment.reason}"
+        assert (record.state if record else "absent") == after.phase, where
+        if moment.standing in VERDICTS and not isinstance(event, read.NUMBERED):
+            assert VERDICTS[moment.standing] == verdict, where
+        if record is not None and record.state != "dead":
+            assert (record.used, record.generation) == (
+                after.attempts,
+                after.generation,
+            ), where
