@@ -94,10 +94,14 @@ class Gateway:
         ] = {
             "task.cancel": (Reader(m.CancelTask), self._cancel),
             "task.retry": (Reader(m.RetryTask), self._retry),
+            "task.reassign": (Reader(m.ReassignTask), self._reassign),
             "task.classify": (Reader(m.Classify), self._classify),
             "task.route": (Reader(m.Classify), self._route),
             "host.drain": (Reader(m.DrainHost), self._drain),
             "host.resume": (Reader(m.ResumeHost), self._resume),
+            "endpoint.add": (Reader(m.AddEndpoint), self._add_endpoint),
+            "endpoint.remove": (Reader(m.RemoveEndpoint), self._remove_endpoint),
+            "alert.acknowledge": (Reader(m.AcknowledgeAlert), self._acknowledge),
             "policy.set": (Reader(m.SetPolicy), self._set_policy),
             "policy.validate": (Reader(m.SetPolicy), self._validate_policy),
         }
@@ -239,6 +243,18 @@ class Gateway:
 
         return await self._decide(command.task_id, decide)
 
+    async def _reassign(self, command: m.ReassignTask, who: str) -> Answer:
+        def decide(state: lifecycle.TaskState) -> c.TaskEvent | m.Refusal | None:
+            return lifecycle.reassign(
+                state,
+                self._head(),
+                host=command.host,
+                reason=command.reason,
+                requested_by=who,
+            )
+
+        return await self._decide(command.task_id, decide)
+
     async def _decide(
         self,
         task_id: str,
@@ -324,6 +340,57 @@ class Gateway:
                 code=reply.code or "refused", error=reply.detail, status=409
             )
         return m.Done(detail=reply.detail)
+
+    async def _add_endpoint(self, command: m.AddEndpoint, who: str) -> Answer:
+        subject = subjects.fleet(command.endpoint)
+        last = await self._log.last(subject)
+        if last is not None and isinstance(last.event, c.EndpointAdded):
+            same = (last.event.kind, last.event.url, last.event.slots)
+            if same == (command.kind, command.url, command.slots):
+                return m.Done(seq=last.seq, detail="was added before")
+            return m.Refusal(
+                code="conflict",
+                error=f"endpoint: {command.endpoint} exists with {last.event.url}; "
+                "remove it first",
+                path="endpoint",
+                status=409,
+            )
+        id_, at, by = self._head()
+        event = c.EndpointAdded(
+            id=id_,
+            at=at,
+            by=by,
+            endpoint=command.endpoint,
+            kind=command.kind,
+            url=command.url.rstrip("/"),
+            slots=command.slots,
+            requested_by=who,
+        )
+        expect = last.seq if last is not None else 0
+        return m.Done(seq=await self._log.append(subject, event, expect=expect))
+
+    async def _remove_endpoint(self, command: m.RemoveEndpoint, who: str) -> Answer:
+        subject = subjects.fleet(command.endpoint)
+        last = await self._log.last(subject)
+        if last is None or not isinstance(last.event, c.EndpointAdded):
+            return m.Refusal(
+                code="not_found",
+                error=f"endpoint: no shared endpoint {command.endpoint} was added",
+                path="endpoint",
+                status=404,
+            )
+        id_, at, by = self._head()
+        event = c.EndpointRemoved(
+            id=id_, at=at, by=by, endpoint=command.endpoint, requested_by=who
+        )
+        return m.Done(seq=await self._log.append(subject, event, expect=last.seq))
+
+    async def _acknowledge(self, command: m.AcknowledgeAlert, who: str) -> Answer:
+        id_, at, by = self._head()
+        event = c.AlertAcknowledged(
+            id=id_, at=at, by=by, tier=command.tier, requested_by=who
+        )
+        return m.Done(seq=await self._log.append(subjects.tier(command.tier), event))
 
     async def _validate_policy(self, command: m.SetPolicy, who: str) -> Answer:
         current, version, _ = await self._policy()

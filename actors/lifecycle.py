@@ -79,6 +79,7 @@ TABLE: Final[dict[tuple[Phase, type[c.Event]], Phase]] = {
     **{(phase, c.TaskRequeued): "waiting" for phase in _LIVE},
     **{(phase, c.TaskDeadLettered): "dead" for phase in _LIVE},
     **{(phase, c.TaskCancelled): "cancelling" for phase in _LIVE},
+    **{(phase, c.TaskReassigned): "waiting" for phase in ("waiting", "returned", *_LIVE)},
     **{
         ("cancelling", kind): "cancelled"
         for kind in (
@@ -277,6 +278,14 @@ def _decision(state: TaskState, event: c.TaskEvent, phase: Phase, seq: int) -> S
                 assign_to=event.assign_to or state.assign_to,
                 waiting_since=event.at,
             )
+        case c.TaskReassigned():
+            new = replace(
+                state,
+                phase=phase,
+                assign_to=event.host,
+                excluded=(),
+                waiting_since=event.at,
+            )
         case _:
             new = replace(state, phase=phase)
     return Step(new, "applied")
@@ -375,6 +384,32 @@ def retry(
         at=head.at,
         by=head.by,
         task_id=state.task_id,
+        reason=reason,
+        requested_by=requested_by,
+    )
+
+
+def reassign(
+    state: TaskState, head: Head, *, host: str, reason: str, requested_by: str
+) -> c.TaskReassigned | Refusal | None:
+    """Decide to give a task that is not over to another host; None if it waits for it."""
+    if state.phase == "absent":
+        return _not_found(state)
+    if (state.phase, c.TaskReassigned) not in TABLE:
+        return Refusal(
+            code="too_late",
+            error=f"task {state.task_id} is {state.phase}: only tasks that wait or run "
+            "can be given to another host",
+            status=409,
+        )
+    if state.phase == "waiting" and state.assign_to == host:
+        return None
+    return c.TaskReassigned(
+        id=head.id,
+        at=head.at,
+        by=head.by,
+        task_id=state.task_id,
+        host=host,
         reason=reason,
         requested_by=requested_by,
     )

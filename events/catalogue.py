@@ -318,6 +318,14 @@ class TaskRetried(TaskEvent, frozen=True, kw_only=True, tag="task.retried.v1"):
     assign_to: Token | None = None
 
 
+class TaskReassigned(TaskEvent, frozen=True, kw_only=True, tag="task.reassigned.v1"):
+    """Somebody wants it on another host: a route in force no longer is."""
+
+    host: Token
+    reason: str = ""
+    requested_by: str = ""
+
+
 class RunEvent(Event, frozen=True, omit_defaults=True, kw_only=True):
     """What happened to a task on a host. `route` is the id of the routed event."""
 
@@ -603,10 +611,15 @@ class PolicyChanged(Event, frozen=True, kw_only=True, tag="policy.changed.v1"):
 
 
 class SchedulerElected(Event, frozen=True, kw_only=True, tag="scheduler.elected.v1"):
-    """A new leader: decisions of older epochs are void from here on."""
+    """A new leader: decisions of older epochs are void from here on.
+
+    `leaderless_s` is for how long there was none: that time counts for no TTL and no
+    alert.
+    """
 
     epoch: int
     name: str
+    leaderless_s: float = 0.0
 
 
 class Unknown(Event, frozen=True, kw_only=True, tag="unknown"):
@@ -626,6 +639,7 @@ AnyEvent = (
     | TaskAbandoned
     | TaskDeadLettered
     | TaskRetried
+    | TaskReassigned
     | TaskAccepted
     | TaskRejected
     | TaskStarted
