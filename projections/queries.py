@@ -30,6 +30,7 @@ from events.errors import AgentComError, LogError, Malformed, Unreachable
 from projections import store, views
 from projections.fleet import Beats
 from projections.store import CostLine, Filter
+from projections.timetravel import TimeTravel
 from projections.world import VERSIONS
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from events.log import EventLog
     from projections.runner import Runner
     from projections.tasks import TaskRecord
+    from projections.world import World
 
 WAIT_LIMIT_S: Final = 5.0
 """How long a question with `wait_seq` waits before it is refused as `behind`."""
@@ -97,14 +99,24 @@ class AskTasks(Question, frozen=True, kw_only=True):
 
 
 class AskTask(Question, frozen=True, kw_only=True):
-    """`task`; `events_from` goes on where `events_left_out` was not 0."""
+    """`task`; `events_from` goes on where `events_left_out` was not 0.
+
+    `at` shows it as it was after a sequence or at an instant.
+    """
 
     task_id: Annotated[str, Meta(min_length=1, max_length=64)]
+    at: int | str | None = None
     events: bool = False
     events_from: Annotated[int, Meta(ge=0)] = 0
 
 
-class AskQueue(Question, frozen=True, kw_only=True):
+class AskThen(Question, frozen=True, kw_only=True):
+    """`hosts`, `stats`: `at` is a sequence or an RFC 3339 instant, absent for now."""
+
+    at: int | str | None = None
+
+
+class AskQueue(AskThen, frozen=True, kw_only=True):
     """`queue`."""
 
     limit: Annotated[int, Meta(ge=0, le=500)] = 100
@@ -115,6 +127,13 @@ class AskCosts(Question, frozen=True, kw_only=True):
 
     by: Annotated[str, Meta(pattern=rf"^({'|'.join(store.DIMENSIONS)})$")] = "model"
     since: Annotated[str, Meta(pattern=r"^$|^\d{4}-\d{2}-\d{2}")] = ""
+    fallback: bool | None = None
+
+
+class AskWhy(Question, frozen=True, kw_only=True):
+    """`why`: why does this task wait?"""
+
+    task_id: Annotated[str, Meta(min_length=1, max_length=64)]
 
 
 class AskOutput(Question, frozen=True, kw_only=True):
@@ -130,6 +149,8 @@ Answer = (
     | views.TaskAnswer
     | views.QueueAnswer
     | views.HostsAnswer
+    | views.AlertsAnswer
+    | views.WhyAnswer
     | views.CostsAnswer
     | views.StatsAnswer
     | views.StatusAnswer
@@ -159,6 +180,7 @@ class Queries:
         self._log = log
         self._clock = clock
         self._output = output
+        self._past = TimeTravel(log)
         self._wait_limit_s = wait_limit_s
         self._queries: dict[
             str, tuple[Reader[Any], Callable[[Any], Awaitable[Answer]]]
@@ -166,9 +188,11 @@ class Queries:
             "tasks": (Reader(AskTasks), self.tasks),
             "task": (Reader(AskTask), self.task),
             "queue": (Reader(AskQueue), self.queue),
-            "hosts": (Reader(Question), self.hosts),
+            "hosts": (Reader(AskThen), self.hosts),
+            "alerts": (Reader(AskThen), self.alerts),
+            "why": (Reader(AskWhy), self.why),
             "costs": (Reader(AskCosts), self.costs),
-            "stats": (Reader(Question), self.stats),
+            "stats": (Reader(AskThen), self.stats),
             "status": (Reader(Question), self.status),
             "output": (Reader(AskOutput), self.output),
         }
@@ -248,7 +272,12 @@ class Queries:
         found = await self._find(asked.task_id)
         if isinstance(found, Refusal):
             return found
-        record, seq = found, self._runner.position
+        world = await self._world(asked.at)
+        was = found if asked.at is None else world.tasks.find(found.id)
+        if was is None:
+            return _not_found(asked.task_id)
+        # What is read from the log takes a while, and the task goes on meanwhile.
+        record, seq = store.copied(was), world.position
         attempts = [views.attempt(routing) for routing in record.routings]
         submitted, routed, finished, logged = await asyncio.gather(
             self._log.get(record.seq),
@@ -256,6 +285,7 @@ class Queries:
             self._at(record.result_seq),
             self._events(record.id, asked.events_from) if asked.events else _none(),
         )
+        logged = [recorded for recorded in logged if recorded.seq <= seq]
         event = submitted.event if submitted is not None else None
         told = event if isinstance(event, TaskSubmitted) else None
         answer = views.TaskAnswer(
@@ -278,27 +308,47 @@ class Queries:
 
     async def queue(self, asked: AskQueue) -> Answer:
         """Answer `queue`."""
-        return views.queue(self._runner.world.queue, self._runner.position, asked.limit)
+        world = await self._world(asked.at)
+        return views.queue(world.queue, world.position, asked.limit)
 
-    async def hosts(self, asked: Question) -> Answer:
-        """Answer `hosts`."""
-        world = self._runner.world
+    async def hosts(self, asked: AskThen) -> Answer:
+        """Answer `hosts`; of the past, what machines said every two seconds is gone."""
+        world = await self._world(asked.at)
+        beats = self.beats if world is self._runner.world else Beats()
         return views.hosts(
-            world.fleet, world.queue, self.beats, world.position, self._clock()
+            world.fleet, world.queue, beats, world.position, self._clock()
         )
+
+    async def alerts(self, asked: AskThen) -> Answer:
+        """Answer `alerts`, the newest first."""
+        world = await self._world(asked.at)
+        return views.AlertsAnswer(
+            seq=world.position,
+            active=len(world.fleet.active_alerts),
+            alerts=world.fleet.alerts[::-1],
+        )
+
+    async def why(self, asked: AskWhy) -> Answer:
+        """Answer `why`."""
+        found = await self._find(asked.task_id)
+        if isinstance(found, Refusal):
+            return found
+        return views.why(found, self._runner.world)
 
     async def costs(self, asked: AskCosts) -> Answer:
         """Answer `costs`."""
         self._runner.save()
         seq = self._runner.position
-        lines = await self._runner.store.look(store.costs(asked.by, asked.since))
+        lines = await self._runner.store.look(
+            store.costs(asked.by, asked.since, fallback=asked.fallback)
+        )
         return views.CostsAnswer(
             seq=seq, by=asked.by, since=asked.since, lines=lines, total=_sum(lines)
         )
 
-    async def stats(self, asked: Question) -> Answer:
+    async def stats(self, asked: AskThen) -> Answer:
         """Answer `stats`."""
-        world = self._runner.world
+        world = await self._world(asked.at)
         spent = world.costs.total
         return views.stats(
             world.stats, world.position, spent.usd_nano, spent.saved_nano
@@ -367,6 +417,14 @@ class Queries:
 
     # -- what they need ----------------------------------------------------------------
 
+    async def _world(self, at: int | str | None) -> World:
+        """Return the world now, or as it was."""
+        if at is None:
+            return self._runner.world
+        if isinstance(at, str):
+            at = await self._past.sequence_at(at)
+        return await self._past.world(at)
+
     def _states(self) -> dict[str, int]:
         return {
             state: count
@@ -391,12 +449,7 @@ class Queries:
                 )
             record = self._runner.world.tasks.find(ids[0]) if ids else None
         if record is None:
-            return Refusal(
-                code="not_found",
-                error=f"there is no task {task_id}",
-                path="task_id",
-                status=404,
-            )
+            return _not_found(task_id)
         return record
 
     async def _at(self, seq: int) -> Recorded | None:
@@ -408,6 +461,15 @@ class Queries:
             self._log.read(subjects.runs_of(task_id), start=start),
         )
         return sorted([*decided, *reported], key=lambda recorded: recorded.seq)
+
+
+def _not_found(task_id: str) -> Refusal:
+    return Refusal(
+        code="not_found",
+        error=f"there is no task {task_id}",
+        path="task_id",
+        status=404,
+    )
 
 
 async def _none() -> list[Recorded]:

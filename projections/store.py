@@ -490,6 +490,11 @@ def _spend_rows(world: World) -> Iterator[tuple[Any, ...]]:
         )
 
 
+def copied(record: TaskRecord) -> TaskRecord:
+    """Return a copy that the fold does not change any more."""
+    return _record_decoder.decode(_encoder.encode(record))
+
+
 # -- Questions -------------------------------------------------------------------------
 
 
@@ -551,16 +556,22 @@ def ids_from(prefix: str) -> Callable[[sqlite3.Connection], list[str]]:
     return ask
 
 
-def costs(by: str, since: str = "") -> Callable[[sqlite3.Connection], list[CostLine]]:
-    """Ask for what was spent by a dimension, from the hour of `since` on."""
+def costs(
+    by: str, since: str = "", *, fallback: bool | None = None
+) -> Callable[[sqlite3.Connection], list[CostLine]]:
+    """Ask for what was spent by a dimension, from the hour of `since` on.
+
+    `fallback` picks the runs that were, or were not, off their preferred tier.
+    """
     key = DIMENSIONS[by]
     sums = ", ".join(f"sum({name})" for name in _ADDED)
     order = "1" if by in ("day", "hour") else "sum(usd_nano) desc, 1"
+    only = "" if fallback is None else f"and fallback {'<>' if fallback else '='} '' "
 
     def ask(connection: sqlite3.Connection) -> list[CostLine]:
         rows = connection.execute(
             f"select {key}, {sums} from spend where hour >= ? "
-            f"group by 1 order by {order}",
+            f"{only}group by 1 order by {order}",
             (since[:13],),
         )
         return [_cost_line(row) for row in rows]

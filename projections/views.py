@@ -20,18 +20,19 @@ from events.catalogue import (
     TaskSpec,
 )
 from projections.fleet import AlertView, EndpointView, SharedView, TierView
-from projections.queue import Oldest
+from projections.queue import PRIORITIES, Oldest
 from projections.stats import BUCKETS_MS, between_ms
 from projections.store import CostLine
 from projections.tasks import NANO, Void
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from projections.fleet import Beats, FleetState, HostView
     from projections.queue import QueueState
     from projections.stats import Histogram, StatsState
     from projections.tasks import Routing, TaskRecord
+    from projections.world import World
 
 LISTED_DESCRIPTION: Final = 240
 """Characters of a description in a list; the task itself has all of it."""
@@ -238,6 +239,37 @@ class HostsAnswer(Struct, kw_only=True):
     leader: str
     epoch: int
     policy_version: int
+
+
+class AlertsAnswer(Struct, kw_only=True):
+    """`alerts`: those of the past too, the newest first."""
+
+    seq: int
+    active: int
+    alerts: list[AlertView]
+
+
+class WhyAnswer(Struct, kw_only=True):
+    """`why`: what a task waits for, as facts and as sentences.
+
+    `ahead` counts who waits in the same tier before it, by priority and then by time;
+    None where the task does not wait.
+    """
+
+    seq: int
+    task_id: str
+    state: str
+    tier: str
+    tier_state: str
+    tier_since: str
+    limited_until: str | None
+    ahead: int | None
+    waiting_since: str
+    waiting_for: str
+    exclude: str
+    hosts_up: int
+    in_flight: int
+    because: list[str]
 
 
 class CostsAnswer(Struct, kw_only=True):
@@ -463,6 +495,74 @@ def queue(state: QueueState, seq: int, limit: int) -> QueueAnswer:
 
 def _first(records: Iterable[TaskRecord], limit: int) -> list[TaskRecord]:
     return [record for record, _ in zip(records, range(limit), strict=False)]
+
+
+def why(record: TaskRecord, world: World) -> WhyAnswer:
+    """Say why a task waits."""
+    tier = world.fleet.tiers.get(record.tier, TierView(record.tier))
+    ahead = _ahead(record, world.queue) if record.state == "waiting" else None
+    up = sum(host.state == "up" for host in world.fleet.hosts.values())
+    in_flight = sum(
+        other.tier == record.tier and other.state != "returned"
+        for other in world.queue.under_way.values()
+    )
+    return WhyAnswer(
+        seq=world.position,
+        task_id=record.id,
+        state=record.state,
+        tier=record.tier,
+        tier_state=tier.state,
+        tier_since=tier.since,
+        limited_until=tier.until,
+        ahead=ahead,
+        waiting_since=record.waiting_since,
+        waiting_for=record.waiting_for,
+        exclude=record.exclude,
+        hosts_up=up,
+        in_flight=in_flight,
+        because=list(_because(record, tier, ahead, up, in_flight)),
+    )
+
+
+def _ahead(record: TaskRecord, queued: QueueState) -> int:
+    ahead = 0
+    for priority in PRIORITIES:
+        lane = queued.lanes.get((record.tier, priority), {})
+        if priority != record.priority:
+            ahead += len(lane)
+            continue
+        for task_id in lane:
+            if task_id == record.id:
+                return ahead
+            ahead += 1
+    return ahead
+
+
+def _because(
+    record: TaskRecord, tier: TierView, ahead: int | None, up: int, in_flight: int
+) -> Iterator[str]:
+    if ahead is None:
+        yield f"It does not wait: it is {record.state}" + (
+            f" on {record.host}." if record.host else "."
+        )
+        return
+    if not up:
+        yield "No host is up."
+    if tier.state == "down":
+        said = f": {tier.reason}" if tier.reason else ""
+        yield f"The {tier.tier} tier is down since {tier.since}{said}."
+    if tier.state == "limited":
+        yield f"The {tier.tier} tier is limited until {tier.until}."
+    if record.assign_to:
+        yield f"It may run on {record.assign_to} only."
+    if record.exclude:
+        yield f"It is not to be tried on {record.exclude} until that is up again."
+    if record.waiting_for:
+        yield f"Last said about it: {record.waiting_for}."
+    if ahead:
+        yield f"{ahead} others wait in the {record.tier} tier before it."
+    if in_flight:
+        yield f"{in_flight} tasks of the {record.tier} tier are under way."
 
 
 def hosts(

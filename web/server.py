@@ -10,7 +10,10 @@ status as the response's.
     /api/v1/tasks         ?state=failed&state=dead&text=...&sort=-cost&limit=50
     /api/v1/tasks/ID      ?events=true
     /api/v1/tasks/ID/output  ?after_n=12&route=...
-    /api/v1/queue  fleet  costs?by=model&since=2026-01-01  stats  status
+    /api/v1/tasks/ID/why
+    /api/v1/queue?at=SEQ  fleet  alerts  stats   `at`: a sequence or an instant
+    /api/v1/costs?by=model&since=2026-01-01&fallback=true
+    /api/v1/status
 
 It listens on the loopback address unless told otherwise, and refuses requests that name
 another host than it was told to serve, so that a web page elsewhere cannot read along
@@ -85,6 +88,8 @@ class Server:
                 web.get("/api/v1/tasks", self._asking("tasks")),
                 web.get("/api/v1/tasks/{task_id}", self._asking("task")),
                 web.get("/api/v1/tasks/{task_id}/output", self._asking("output")),
+                web.get("/api/v1/tasks/{task_id}/why", self._asking("why")),
+                web.get("/api/v1/alerts", self._asking("alerts")),
                 web.get("/api/v1/queue", self._asking("queue")),
                 web.get("/api/v1/fleet", self._asking("hosts")),
                 web.get("/api/v1/costs", self._asking("costs")),
@@ -207,6 +212,8 @@ def _question(request: web.Request) -> dict[str, Any] | Refusal:
             if values[0] not in ("true", "false"):
                 return _wrong(key, "true or false", repr(values[0][:80]))
             question[key] = values[0] == "true"
+        elif key == "at" and values[0].isascii() and values[0].isdigit():
+            question[key] = int(values[0])
         elif key in request.match_info:
             return _wrong(key, "it in the path only", "it twice")
         else:

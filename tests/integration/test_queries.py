@@ -252,6 +252,92 @@ async def test_costs_are_summed_by_what_is_asked(asking):
     assert (await asking.ask("costs", by="day"))["lines"][0]["key"] == "2026-01-01"
 
 
+async def test_the_cost_of_fallbacks_stands_by_itself(asking):
+    history = History()
+    ran(history)
+    hopped = history.route(
+        history.submit(),
+        tier="complex",
+        fallback_used=True,
+        fallback_from_tier="standard",
+        fallback_reason="standard is down",
+    )
+    history.complete(hopped, usd=2.0)
+    await asking.tell(history)
+
+    hops = await asking.ask("costs", by="fallback", fallback=True)
+    others = await asking.ask("costs", by="day", fallback=False)
+
+    assert [(line["key"], line["cost_usd"]) for line in hops["lines"]] == [
+        ("standard is down", 2.0)
+    ]
+    assert others["total"]["cost_usd"] == 0.5
+
+
+async def test_the_past_is_shown_as_it_was(asking):
+    history = History()
+    history.join("h1")
+    task = history.submit()
+    route = history.route(task)
+    moment = history.last.event.at
+    history.complete(route)
+    history.lose("h1")
+    await asking.tell(history)
+
+    for at in (3, moment):
+        assert (await asking.ask("queue", at=at))["under_way"] == {"routed": 1}
+        hosts = await asking.ask("hosts", at=at)
+        assert (hosts["seq"], hosts["hosts"][0]["state"]) == (3, "up")
+    assert (await asking.ask("queue", at=2))["waiting"] == 1
+    assert (await asking.ask("queue", at=0))["waiting"] == 0
+    assert (await asking.ask("hosts", at=99))["hosts"][0]["state"] == "lost"
+    assert (await asking.ask("stats", at=2))["states"] == {"waiting": 1}
+    assert (await asking.ask("queue", at="noon"))["code"] == "malformed"
+    was = await asking.ask("task", task_id=task, at=3, events=True)
+    assert (was["seq"], was["task"]["state"]) == (3, "routed")
+    assert [event["seq"] for event in was["events"]] == [2, 3]
+    assert was["task"]["result"] is None
+    assert (await asking.ask("task", task_id=task, at=1))["code"] == "not_found"
+
+
+async def test_alerts_of_the_past_are_shown_the_newest_first(asking):
+    history = History()
+    for tier in ("standard", "complex"):
+        history.tier(c.AlertRaised, tier, down_s=60.0)
+    history.tier(c.AlertCleared, "standard", down_s=90.0)
+    await asking.tell(history)
+
+    answer = await asking.ask("alerts")
+
+    assert answer["active"] == 1
+    assert [alert["tier"] for alert in answer["alerts"]] == ["complex", "standard"]
+
+
+async def test_why_a_task_waits_is_said_in_sentences(asking):
+    history = History()
+    history.join("h1")
+    history.submit(priority="urgent")
+    running = history.submit()
+    history.route(running)
+    history.submit()
+    task = history.submit(assign_to="h1")
+    history.tier(c.TierDown, "standard", reason="no endpoint is up")
+    down = history.last.event.at
+    await asking.tell(history)
+
+    answer = await asking.ask("why", task_id=task)
+
+    assert (answer["ahead"], answer["tier_state"]) == (2, "down")
+    assert answer["because"] == [
+        f"The standard tier is down since {down}: no endpoint is up.",
+        "It may run on h1 only.",
+        "2 others wait in the standard tier before it.",
+        "1 tasks of the standard tier are under way.",
+    ]
+    other = await asking.ask("why", task_id=running)
+    assert other["because"] == ["It does not wait: it is routed on h1."]
+
+
 async def test_status_counts_what_did_not_count(asking):
     history = History()
     history.complete(history.route(history.submit()))
