@@ -32,7 +32,8 @@ import uuid
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NoReturn
+from tempfile import TemporaryFile
+from typing import IO, TYPE_CHECKING, Any, Literal, NoReturn
 
 import msgspec
 
@@ -45,6 +46,7 @@ CLAUDE_CODE = "2.1.330"  # whose behaviour this is
 VERSION = f"{CLAUDE_CODE} (Claude Code, simulated)"
 CONTROL_VARIABLE = "AGENTCOM_SIMULATED_CLAUDE"
 DEFAULT_MODEL = "claude-sonnet-4-5"
+_LOOK_FOR_SIGNALS_S = 0.1  # while a tool runs
 _REQUEST = "req_simulated"
 _LOSES_A_STREAM = ("middrop", "fallback")
 
@@ -376,7 +378,11 @@ class _Refusal(Exception):
 
 
 class _Signals:
-    """SIGINT interrupts at the next pause, SIGTERM ends at once."""
+    """SIGINT interrupts at the next pause, SIGTERM ends at once.
+
+    Python runs a handler between two of its own steps, so a signal that arrives just
+    before a blocking call would wait for that call's end. A byte in a pipe ends it.
+    """
 
     def __init__(self) -> None:
         self.tool: subprocess.Popen[bytes] | None = None
@@ -385,6 +391,9 @@ class _Signals:
         self._pausing = False
 
     def install(self) -> None:
+        self._arrived, arrives = os.pipe()
+        os.set_blocking(arrives, False)
+        signal.set_wakeup_fd(arrives, warn_on_full_buffer=False)
         signal.signal(signal.SIGINT, self._on_int)
         signal.signal(signal.SIGTERM, self._on_term)
 
@@ -394,22 +403,24 @@ class _Signals:
         try:
             if self._interrupted:
                 raise _Interrupted
-            if seconds is None:
-                while True:
-                    signal.pause()
-            elif seconds:
-                time.sleep(seconds)
+            end = None if seconds is None else time.monotonic() + seconds
+            while end is None or (left := end - time.monotonic()) > 0:
+                wait_s = None if end is None else left
+                if select.select([self._arrived], [], [], wait_s)[0]:
+                    os.read(self._arrived, 64)
         finally:
             self._pausing = False
 
-    def wait_for(self, tool: subprocess.Popen[bytes]) -> tuple[bytes, bytes]:
-        """The tool's output, once it ended."""
+    def wait_for(self, tool: subprocess.Popen[bytes]) -> int:
+        """The tool's exit code, once it ended."""
         self.tool = tool
         self._pausing = True
         try:
             if self._interrupted:
                 raise _Interrupted
-            return tool.communicate()
+            while True:
+                with suppress(subprocess.TimeoutExpired):
+                    return tool.wait(_LOOK_FOR_SIGNALS_S)
         finally:
             self._pausing = False
             self.tool = None
@@ -886,21 +897,27 @@ class _Claude:
         self._tool_answer(content, f"Error: {_DENIED}", meta)
 
     def _run_tool(self, command: str) -> tuple[int, str, str]:
-        with subprocess.Popen(
-            ["/bin/sh", "-c", command],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            start_new_session=True,
-            pass_fds=(1,) if self._scenario.holds_stdout else (),
-        ) as tool:
+        """Run it as Claude Code does: in its own process group, writing to files.
+
+        So it lives on when Claude is killed, and what it leaves in the background
+        keeps nobody waiting.
+        """
+        with TemporaryFile() as out, TemporaryFile() as err:
+            tool = subprocess.Popen(
+                ["/bin/sh", "-c", command],
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=err,
+                start_new_session=True,
+                pass_fds=(1,) if self._scenario.holds_stdout else (),
+            )
             try:
-                out, err = self._signals.wait_for(tool)
+                code = self._signals.wait_for(tool)
             except _Interrupted:
                 self._signals.end_tool(tool)
-                tool.communicate()
+                tool.wait()
                 raise
-        return tool.returncode, _text(out), _text(err)
+            return code, _written(out), _written(err)
 
     def _tool_result(self, block: dict[str, Any], ended: tuple[int, str, str]) -> None:
         code, out, err = ended
@@ -1269,8 +1286,9 @@ def _clock(unix_s: int) -> str:
     return datetime.fromtimestamp(unix_s, UTC).strftime("%H:%M (UTC)")
 
 
-def _text(data: bytes) -> str:
-    return data.decode(errors="replace").rstrip("\n")
+def _written(file: IO[bytes]) -> str:
+    file.seek(0)
+    return file.read().decode(errors="replace").rstrip("\n")
 
 
 # -- the command line -------------------------------------------------------------
