@@ -732,7 +732,7 @@ class SimulatedOllama:
     @asynccontextmanager
     async def _slot(self) -> AsyncIterator[None]:
         """One of the parallel runs: waits for it, or is refused as busy."""
-        if self._waiting >= self._queue:
+        if self._slots.locked() and self._waiting >= self._queue:
             raise _Refused(503, _BUSY)
         self._waiting += 1
         try:
@@ -741,6 +741,7 @@ class SimulatedOllama:
             self._waiting -= 1
         self.running += 1
         self.most_at_once = max(self.most_at_once, self.running)
+        self._tell()
         try:
             yield
         finally:

@@ -12,6 +12,7 @@ import os
 import signal
 import socket
 import time
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -21,6 +22,7 @@ from sidecar.simulated.messages_api import Reply
 from tests.backends import Ended, run_claude, shape
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
     from pathlib import Path
 
     from sidecar.simulated.claude import SimulatedClaude
@@ -216,6 +218,20 @@ async def test_sigint_before_the_first_token_ends_with_exit_0_and_no_cost(
     assert shape(simulated.events) == shape(real.events)
 
 
+@asynccontextmanager
+async def reading(pipe: Path) -> AsyncIterator[asyncio.StreamReader]:
+    """What comes out of a named pipe; opening it waits for no writer."""
+    reader = asyncio.StreamReader()
+    end = open(os.open(pipe, os.O_RDONLY | os.O_NONBLOCK), "rb", buffering=0)  # noqa: SIM115
+    transport, _ = await asyncio.get_running_loop().connect_read_pipe(
+        lambda: asyncio.StreamReaderProtocol(reader), end
+    )
+    try:
+        yield reader
+    finally:
+        transport.close()
+
+
 async def test_sigint_while_a_tool_runs_ends_the_tool_too(
     real_claude: Path,
     messages_api: MessagesApi,
@@ -225,15 +241,16 @@ async def test_sigint_while_a_tool_runs_ends_the_tool_too(
     """The tool says through a pipe that it runs; the pipe ends when the tool does."""
 
     async def interrupted(name: str, run: Any) -> Ended:
-        pipe = tmp_path / name
-        os.mkfifo(pipe)
-        tool = asyncio.create_task(asyncio.to_thread(pipe.open, "rb"))
-        async with asyncio.TaskGroup() as group:
-            ended = group.create_task(run(f"exec > {pipe}; echo on; tail -f /dev/null"))
-            with await tool as output:
-                assert await asyncio.to_thread(output.readline) == b"on\n"
-                os.kill(pids[name], signal.SIGINT)
-                assert await asyncio.to_thread(output.read) == b""
+        (tmp_path / name).mkdir()
+        os.mkfifo(tmp_path / name / "pipe")
+        async with (
+            asyncio.TaskGroup() as group,
+            reading(tmp_path / name / "pipe") as tool,
+        ):
+            ended = group.create_task(run("exec > pipe; echo on; tail -f /dev/null"))
+            assert await tool.readline() == b"on\n"
+            os.kill(pids[name], signal.SIGINT)
+            assert await tool.read() == b""
         return await ended
 
     pids: dict[str, int] = {}
@@ -253,7 +270,7 @@ async def test_sigint_while_a_tool_runs_ends_the_tool_too(
         return await run_claude(
             simulated_claude.program,
             *TOOLS,
-            folder=tmp_path / "sim",
+            folder=tmp_path / "simulated",
             started=lambda pid: pids.update(simulated=pid),
         )
 

@@ -140,11 +140,10 @@ async def test_the_client_meets_an_error_in_the_middle(
     official: ollama.AsyncClient, simulated_ollama: SimulatedOllama
 ) -> None:
     simulated_ollama.fail_next("error_line", message="the runner died")
-    seen = []
+    parts = await official.chat("llama3.2", HELLO, stream=True)
+    assert [(await anext(parts)).message.content for _ in "12"] == ["This ", "is "]
     with pytest.raises(ollama.ResponseError, match="the runner died"):
-        async for part in await official.chat("llama3.2", HELLO, stream=True):
-            seen.append(part.message.content)  # noqa: PERF401
-    assert seen == ["This ", "is "]
+        await anext(parts)
 
 
 # -- the bare socket -------------------------------------------------------------
