@@ -24,6 +24,8 @@ GROUP_EVENTS: Final = 5_000
 """Events folded before what they changed is saved, at the latest."""
 GROUP_S: Final = 0.1
 """Seconds after which what changed is saved, at the latest."""
+REBUILD_S: Final = 2.0
+"""The same while what was there at the start is still being read."""
 
 
 class Runner:
@@ -67,6 +69,7 @@ class Runner:
         self._follower = await self._log.follow(
             self._take, start=self.world.position + 1
         )
+        self._follower.failed.add_done_callback(self._follower_failed)
 
     async def _same_log(self) -> bool:
         """Whether the log's first event is the one that the store began with."""
@@ -120,8 +123,7 @@ class Runner:
             if self._unsaved >= self._group_events:
                 self.save()
             elif self._timer is None:
-                loop = asyncio.get_running_loop()
-                self._timer = loop.call_later(self._group_s, self._save_in_time)
+                self._set_timer()
             for watcher in self._watchers:
                 watcher(moment)
         except Exception as error:  # noqa: BLE001 - the runner's edge
@@ -131,6 +133,12 @@ class Runner:
             _, _, future = heapq.heappop(self._waiting)
             if not future.done():
                 future.set_result(None)
+
+    def _set_timer(self) -> None:
+        behind = self._follower is None or not self._follower.caught_up.is_set()
+        delay = REBUILD_S if behind else self._group_s
+        loop = asyncio.get_running_loop()
+        self._timer = loop.call_later(delay, self._save_in_time)
 
     def save(self) -> None:
         """Save what has been folded since the last time."""
@@ -146,6 +154,12 @@ class Runner:
         try:
             self.save()
         except Exception as error:  # noqa: BLE001 - the runner's edge
+            self._fail(error)
+
+    def _follower_failed(self, failed: asyncio.Future[None]) -> None:
+        if not failed.cancelled() and isinstance(
+            error := failed.exception(), Exception
+        ):
             self._fail(error)
 
     def _fail(self, error: Exception) -> None:

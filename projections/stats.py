@@ -95,31 +95,33 @@ class Stats:
         return StatsState()
 
     def evolve(self, state: StatsState, moment: Moment) -> None:
-        recorded = moment.recorded
+        recorded, standing = moment.recorded, moment.standing
+        event = recorded.event
         # The log has no gaps, so what was passed over were messages that are no events.
         state.undecodable += recorded.seq - state.last_seq - 1
         state.last_seq = recorded.seq
-        state.last_at = recorded.event.at
+        state.last_at = event.at
         state.events += 1
-        _count(state.standings, moment.standing)
-        kind = TAGS.get(type(recorded.event)) or tag(recorded.event)
-        if moment.standing == "unknown":
-            _count(state.unknown, kind)
+        standings, types = state.standings, state.types
+        standings[standing] = standings.get(standing, 0) + 1
+        kind = TAGS.get(type(event))
+        if kind is None:
+            _count(state.unknown, tag(event))
             return
-        _count(state.types, kind)
-        if moment.standing == "void":
+        types[kind] = types.get(kind, 0) + 1
+        if standing == "taken":
+            if moment.task is not None and moment.before != moment.after:
+                self._task(state, moment)
+        elif standing == "void":
             _count(state.void, f"{kind}: {moment.reason}")
-        if moment.standing == "taken" and moment.task is not None:
-            self._task(state, moment)
 
     def _task(self, state: StatsState, moment: Moment) -> None:
         event, task = moment.recorded.event, moment.task
         assert task is not None
         before, after = moment.before, moment.after
-        if before != after:
-            if before:
-                state.states[before] -= 1
-            _count(state.states, after)
+        if before:
+            state.states[before] -= 1
+        _count(state.states, after)
         if isinstance(event, TaskSubmitted):
             _minute(state, event.at).submitted += 1
             said = event.classification
@@ -134,7 +136,7 @@ class Stats:
             waited = between_ms(task.waiting_since, event.at)
             if waited is not None:
                 _into(state.wait_ms, task.tier, waited)
-        elif after in FINAL and before != after:
+        elif after in FINAL:
             minute = _minute(state, event.at)
             if after == "completed":
                 minute.completed += 1
