@@ -1,0 +1,212 @@
+"""From counts to dollars: the one place where a run's tokens become money.
+
+`cost_basis` says how far a figure can be trusted:
+
+| basis | `estimated_cost_usd` |
+| --- | --- |
+| `none` | 0: no model was asked (a shell command, a run that never began) |
+| `reported` | what Claude Code itself said that this run cost |
+| `reported_unpriced` | the same, but of a model it has no price for: a guess of its own |
+| `estimated` | the price list's, because the program could not say (it was killed) |
+| `local` | 0: the model runs on own hardware; no equivalent could be computed |
+| `local_estimate` | 0; `equivalent_claude_cost_usd` is the price list's estimate |
+| `unknown` | None: something was spent, and nobody knows how much |
+| `simulated` | no money at all: what a real backend would have reported, or 0 |
+
+What a simulated backend did has no equivalent, so that it is never counted as saved.
+Sums are made in Decimal; prices come from the package genai-prices, offline, and the
+result names it with its version: history is never priced anew in silence.
+"""
+
+from __future__ import annotations
+
+import functools
+from decimal import Decimal
+from importlib import metadata
+from typing import TYPE_CHECKING
+
+from events.catalogue import Result
+from sidecar.output import fitting
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from events.commands import Assign
+    from sidecar.executors.port import RawResult
+
+_LIST = "genai-prices"
+_REPORTER = "claude-code"
+_NOTHING = Decimal(0)
+
+
+@functools.cache
+def price_list() -> str:
+    """The price list in use, with its version: `genai-prices 0.2.3`."""
+    return f"{_LIST} {metadata.version(_LIST)}"
+
+
+def price(
+    model: str,
+    *,
+    tokens_in: int,
+    tokens_out: int,
+    cache_read: int = 0,
+    cache_write: int = 0,
+    at: datetime | None = None,
+) -> Decimal | None:
+    """What one request of these tokens costs on a Claude model; None if it has no price.
+
+    `tokens_in` excludes the cache's tokens; the price list wants them included.
+    """
+    from genai_prices import Usage, calc_price  # a second to import, not needed by all
+
+    usage = Usage(
+        input_tokens=tokens_in + cache_read + cache_write,
+        cache_read_tokens=cache_read,
+        cache_write_tokens=cache_write,
+        output_tokens=tokens_out,
+    )
+    try:
+        priced = calc_price(
+            usage, model, provider_id="anthropic", genai_request_timestamp=at
+        )
+    except LookupError:
+        return None
+    return Decimal(priced.total_price)
+
+
+def settle(raw: RawResult, assign: Assign, at: datetime | None = None) -> Result:
+    """Turn raw counts into the result that goes to the log, with its dollars.
+
+    `at` is when the run took place, for a list whose prices change; None means now. The
+    result is cut to what an event may hold.
+    """
+    spent = _spent(raw, assign, at)
+    result = Result(
+        status=raw.status,
+        output=raw.output,
+        stderr=raw.stderr,
+        error=raw.error,
+        model_used=raw.model_used,
+        tokens_in=raw.tokens_in,
+        tokens_out=raw.tokens_out,
+        cache_read_tokens=raw.cache_read_tokens,
+        cache_write_tokens=raw.cache_write_tokens,
+        estimated_cost_usd=_dollars(spent.usd),
+        equivalent_claude_cost_usd=_dollars(spent.equivalent),
+        equivalent_model=spent.equivalent_model,
+        cost_basis=spent.basis,
+        price_list=spent.prices,
+        execution_ms=raw.execution_ms,
+        exit_code=raw.exit_code,
+        signal=raw.signal,
+        output_bytes=raw.output_bytes,
+        stderr_bytes=raw.stderr_bytes,
+        output_sha256=raw.output_sha256,
+        truncated=raw.truncated,
+        session_id=raw.session_id,
+        simulated=raw.simulated,
+    )
+    return fitting(result)
+
+
+class _Spent:
+    """Dollars, how they were found, and with which prices."""
+
+    def __init__(
+        self,
+        usd: Decimal | None,
+        basis: str,
+        prices: str | None = None,
+        equivalent: Decimal | None = None,
+        equivalent_model: str | None = None,
+    ) -> None:
+        self.usd = usd
+        self.basis = basis
+        self.prices = prices
+        self.equivalent = equivalent
+        self.equivalent_model = equivalent_model
+
+
+def _spent(raw: RawResult, assign: Assign, at: datetime | None) -> _Spent:
+    match assign.target_type:
+        case "claude":
+            return _claude(raw, at)
+        case "ollama" | "openai":
+            return _local(raw, assign, at)
+        case "agent":
+            return _agent(raw, at)
+        case "sidecar" | "noop":
+            return _Spent(_NOTHING, "none")
+
+
+def _claude(raw: RawResult, at: datetime | None) -> _Spent:
+    if raw.reported_cost_usd is not None:
+        usd = Decimal(repr(raw.reported_cost_usd))
+        if raw.simulated:
+            return _Spent(usd, "simulated")
+        if not usd and not _has_tokens(raw):
+            return _Spent(_NOTHING, "none")
+        basis = "reported" if raw.cost_known else "reported_unpriced"
+        return _Spent(usd, basis, _REPORTER)
+    if not _has_tokens(raw):
+        known = raw.tokens_in is not None and raw.tokens_out is not None
+        return _Spent(_NOTHING, "none") if known else _Spent(None, "unknown")
+    return _from_list(raw, at)
+
+
+def _local(raw: RawResult, assign: Assign, at: datetime | None) -> _Spent:
+    if raw.simulated:
+        return _Spent(_NOTHING, "simulated")
+    if not raw.cost_known:  # a local server that hands the work to a paid one
+        return _Spent(None, "unknown")
+    model = assign.equivalent_model
+    if not model or raw.tokens_in is None or raw.tokens_out is None:
+        return _Spent(_NOTHING, "local")
+    equivalent = price(
+        model,
+        tokens_in=raw.tokens_in,
+        tokens_out=raw.tokens_out,
+        cache_read=raw.cache_read_tokens,
+        cache_write=raw.cache_write_tokens,
+        at=at,
+    )
+    if equivalent is None:
+        return _Spent(_NOTHING, "local")
+    return _Spent(_NOTHING, "local_estimate", price_list(), equivalent, model)
+
+
+def _agent(raw: RawResult, at: datetime | None) -> _Spent:
+    """An external agent says what it used, if it says anything."""
+    if raw.simulated:
+        return _Spent(_NOTHING, "simulated")
+    if raw.model_used in ("none", ""):
+        return _Spent(_NOTHING, "none")
+    return _from_list(raw, at)
+
+
+def _from_list(raw: RawResult, at: datetime | None) -> _Spent:
+    if raw.tokens_in is None or raw.tokens_out is None:
+        return _Spent(None, "simulated" if raw.simulated else "unknown")
+    usd = price(
+        raw.model_used,
+        tokens_in=raw.tokens_in,
+        tokens_out=raw.tokens_out,
+        cache_read=raw.cache_read_tokens,
+        cache_write=raw.cache_write_tokens,
+        at=at,
+    )
+    if raw.simulated:
+        return _Spent(usd, "simulated")
+    if usd is None:
+        return _Spent(None, "unknown")
+    return _Spent(usd, "estimated", price_list())
+
+
+def _has_tokens(raw: RawResult) -> bool:
+    counts = (raw.tokens_in, raw.tokens_out, raw.cache_read_tokens)
+    return any(counts) or bool(raw.cache_write_tokens)
+
+
+def _dollars(value: Decimal | None) -> float | None:
+    return None if value is None else float(value)

@@ -1,0 +1,371 @@
+"""Claude Code's `--output-format stream-json`, line by line, as typed events.
+
+Pure: bytes in, events out. Types that nobody knows are `Ignored` (and counted), a line
+that is no JSON is `Broken`; neither ends the stream. Text comes twice, in deltas and in
+the whole message; `Said` holds the whole message and is only needed for what deltas do not
+carry: tool calls, an error's name.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any, Literal
+
+from msgspec import Struct
+
+from sidecar.executors.ndjson import Broken, Ndjson
+
+LINE_LIMIT = 64 * 2**20
+"""A line holds whole tool results."""
+
+
+class Begun(Struct, frozen=True):
+    """`system/init`: the session, the model, the program's version."""
+
+    session_id: str
+    model: str
+    version: str
+
+
+class Delta(Struct, frozen=True):
+    """A piece of text or thinking; `inner` where a subagent speaks."""
+
+    kind: Literal["text", "thinking"]
+    text: str
+    inner: bool = False
+
+
+class MessageUsage(Struct, frozen=True, kw_only=True):
+    """Tokens of one API message so far; None where this event does not say.
+
+    `start` marks the first figures of a new message: what was read is final, what was
+    written is not.
+    """
+
+    start: bool
+    tokens_in: int | None = None
+    cache_write: int | None = None
+    cache_read: int | None = None
+    tokens_out: int | None = None
+
+
+class ToolCall(Struct, frozen=True):
+    """A tool that the model asked for."""
+
+    id: str
+    name: str
+    input: dict[str, Any]
+
+
+class Said(Struct, frozen=True):
+    """A whole message of the model. `error` names what an API error was."""
+
+    text: str
+    calls: tuple[ToolCall, ...] = ()
+    error: str | None = None
+    inner: bool = False
+
+
+class ToolResult(Struct, frozen=True):
+    """What a tool answered."""
+
+    id: str
+    text: str
+    is_error: bool
+
+
+class ApiRetry(Struct, frozen=True):
+    """Claude Code tries a call again by itself."""
+
+    attempt: int
+    of: int
+    delay_ms: float
+    status: int | None
+    error: str
+
+
+class Denied(Struct, frozen=True):
+    """A tool was not allowed."""
+
+    tool: str
+    message: str
+
+
+class RateLimit(Struct, frozen=True):
+    """The account's limit: `allowed`, `allowed_warning` or `rejected`, until when."""
+
+    status: str
+    resets_at: float | None
+    kind: str
+
+
+class ModelUse(Struct, frozen=True, kw_only=True):
+    """What one model cost. `priced` is False where Claude Code invented the price."""
+
+    model: str
+    cost_usd: float
+    tokens_in: int
+    tokens_out: int
+    cache_read: int
+    cache_write: int
+    priced: bool
+
+
+class Ended(Struct, frozen=True, kw_only=True):
+    """`result`: the end, whatever it was.
+
+    `session` is over the whole session, `since` over this run alone (None where the
+    program does not say); `usage` is the program's own summary, which leaves out what was
+    cut short.
+    """
+
+    subtype: str
+    is_error: bool
+    text: str | None
+    errors: tuple[str, ...]
+    status: int | None
+    api_error: str | None
+    terminal_reason: str
+    stop_reason: str
+    turns: int
+    cost_usd: float | None
+    session: tuple[ModelUse, ...]
+    since: tuple[ModelUse, ...] | None
+    usage: MessageUsage
+    denied: tuple[str, ...]
+    session_id: str
+
+
+class Ignored(Struct, frozen=True):
+    """An event that says nothing to us."""
+
+    type: str
+
+
+Event = (
+    Begun
+    | Delta
+    | MessageUsage
+    | Said
+    | ToolResult
+    | ApiRetry
+    | Denied
+    | RateLimit
+    | Ended
+    | Ignored
+    | Broken
+)
+
+
+class StreamJson:
+    """Events from bytes. `ignored` counts, by type, what was passed over."""
+
+    def __init__(self, limit: int = LINE_LIMIT) -> None:
+        self._lines: Ndjson[dict[str, Any]] = Ndjson(dict[str, Any], limit)
+        self.ignored: Counter[str] = Counter()
+
+    def feed(self, data: bytes) -> list[Event]:
+        """The events whose lines end in `data`."""
+        return self._events(self._lines.feed(data))
+
+    def close(self) -> list[Event]:
+        """The last event, where its line had no end."""
+        return self._events(self._lines.close())
+
+    def _events(self, lines: list[dict[str, Any] | Broken]) -> list[Event]:
+        events = [each for line in lines for each in read(line)]
+        for event in events:
+            if isinstance(event, Ignored):
+                self.ignored[event.type] += 1
+        return events
+
+
+def read(line: dict[str, Any] | Broken) -> list[Event]:
+    """The events of one line. Any JSON object is understood, or ignored."""
+    if isinstance(line, Broken):
+        return [line]
+    kind = _text(line.get("type"))
+    match kind:
+        case "stream_event":
+            return [_streamed(line)]
+        case "assistant":
+            return [_said(line)]
+        case "user":
+            return list(_tool_results(line)) or [Ignored(kind)]
+        case "system":
+            return [_system(line)]
+        case "rate_limit_event":
+            return [_rate_limit(_object(line.get("rate_limit_info")))]
+        case "result":
+            return [_ended(line)]
+        case _:
+            return [Ignored(kind or "?")]
+
+
+def _streamed(line: dict[str, Any]) -> Event:
+    event = _object(line.get("event"))
+    kind = _text(event.get("type"))
+    inner = line.get("parent_tool_use_id") is not None
+    match kind:
+        case "content_block_delta":
+            delta = _object(event.get("delta"))
+            match delta.get("type"):
+                case "text_delta":
+                    return Delta("text", _text(delta.get("text")), inner)
+                case "thinking_delta":
+                    return Delta("thinking", _text(delta.get("thinking")), inner)
+                case other:
+                    return Ignored(f"{kind}/{_text(other)}")
+        case "message_start":
+            message = _object(event.get("message"))
+            return _usage(_object(message.get("usage")), start=True)
+        case "message_delta":
+            return _usage(_object(event.get("usage")), start=False)
+        case _:
+            return Ignored(f"stream_event/{kind}")
+
+
+def _usage(usage: dict[str, Any], *, start: bool) -> MessageUsage:
+    return MessageUsage(
+        start=start,
+        tokens_in=_count(usage.get("input_tokens")),
+        cache_write=_count(usage.get("cache_creation_input_tokens")),
+        cache_read=_count(usage.get("cache_read_input_tokens")),
+        tokens_out=_count(usage.get("output_tokens")),
+    )
+
+
+def _said(line: dict[str, Any]) -> Said:
+    blocks = _blocks(line)
+    text = "".join(_text(each.get("text")) for each in blocks)
+    calls = tuple(
+        ToolCall(
+            _text(each.get("id")), _text(each.get("name")), _object(each.get("input"))
+        )
+        for each in blocks
+        if each.get("type") == "tool_use"
+    )
+    error = line.get("error")
+    inner = line.get("parent_tool_use_id") is not None
+    return Said(text, calls, error if isinstance(error, str) else None, inner)
+
+
+def _tool_results(line: dict[str, Any]) -> list[ToolResult]:
+    return [
+        ToolResult(
+            _text(each.get("tool_use_id")),
+            _joined(each.get("content")),
+            each.get("is_error") is True,
+        )
+        for each in _blocks(line)
+        if each.get("type") == "tool_result"
+    ]
+
+
+def _system(line: dict[str, Any]) -> Event:
+    kind = _text(line.get("subtype"))
+    match kind:
+        case "init":
+            return Begun(
+                _text(line.get("session_id")),
+                _text(line.get("model")),
+                _text(line.get("claude_code_version")),
+            )
+        case "api_retry":
+            return ApiRetry(
+                _count(line.get("attempt")) or 0,
+                _count(line.get("max_retries")) or 0,
+                _number(line.get("retry_delay_ms")) or 0.0,
+                _count(line.get("error_status")),
+                _text(line.get("error")),
+            )
+        case "permission_denied":
+            return Denied(_text(line.get("tool_name")), _text(line.get("message")))
+        case _:
+            return Ignored(f"system/{kind}")
+
+
+def _rate_limit(info: dict[str, Any]) -> RateLimit:
+    return RateLimit(
+        _text(info.get("status")),
+        _number(info.get("resetsAt")),
+        _text(info.get("rateLimitType")),
+    )
+
+
+def _ended(line: dict[str, Any]) -> Ended:
+    since = line.get("model_usage_since_last_result")
+    result = line.get("result")
+    denials = line.get("permission_denials")
+    errors = line.get("errors")
+    api_error = line.get("api_error")
+    return Ended(
+        subtype=_text(line.get("subtype")),
+        is_error=line.get("is_error") is not False,
+        text=result if isinstance(result, str) else None,
+        errors=tuple(map(_text, errors)) if isinstance(errors, list) else (),
+        status=_count(line.get("api_error_status")),
+        api_error=api_error if isinstance(api_error, str) else None,
+        terminal_reason=_text(line.get("terminal_reason")),
+        stop_reason=_text(line.get("stop_reason")),
+        turns=_count(line.get("num_turns")) or 0,
+        cost_usd=_number(line.get("total_cost_usd")),
+        session=_models(_object(line.get("modelUsage"))),
+        since=_models(since) if isinstance(since, dict) else None,
+        usage=_usage(_object(line.get("usage")), start=False),
+        denied=tuple(
+            _text(_object(each).get("tool_name"))
+            for each in (denials if isinstance(denials, list) else ())
+        ),
+        session_id=_text(line.get("session_id")),
+    )
+
+
+def _models(usage: dict[str, Any]) -> tuple[ModelUse, ...]:
+    return tuple(
+        ModelUse(
+            model=model,
+            cost_usd=_number(use.get("costUSD")) or 0.0,
+            tokens_in=_count(use.get("inputTokens")) or 0,
+            tokens_out=_count(use.get("outputTokens")) or 0,
+            cache_read=_count(use.get("cacheReadInputTokens")) or 0,
+            cache_write=_count(use.get("cacheCreationInputTokens")) or 0,
+            priced=use.get("costBasis", "list") != "unknown",
+        )
+        for model, use in ((name, _object(each)) for name, each in usage.items())
+    )
+
+
+# -- Values of any shape, as what they should be ---------------------------------------
+
+
+def _object(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else ""
+
+
+def _number(value: Any) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return float(value)
+
+
+def _count(value: Any) -> int | None:
+    return None if isinstance(value, bool) or not isinstance(value, int) else value
+
+
+def _blocks(line: dict[str, Any]) -> list[dict[str, Any]]:
+    content = _object(line.get("message")).get("content")
+    if not isinstance(content, list):
+        return []
+    return [each for each in content if isinstance(each, dict)]
+
+
+def _joined(content: Any) -> str:
+    """A tool result's text: given as it is, or in blocks."""
+    if isinstance(content, list):
+        return "".join(_text(_object(each).get("text")) for each in content)
+    return _text(content)
