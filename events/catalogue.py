@@ -23,7 +23,8 @@ Priority = Literal["urgent", "high", "normal", "low"]
 TargetType = Literal["sidecar", "ollama", "openai", "claude", "agent", "noop"]
 EndpointKind = Literal["ollama", "openai", "claude"]
 CostTier = Literal["free", "local", "api"]
-Token = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
+TOKEN_PATTERN = r"^[A-Za-z0-9_-]{1,64}\Z"
+Token = Annotated[str, Meta(pattern=TOKEN_PATTERN)]
 """What may become part of a subject, see `events.ids`."""
 
 Text = Annotated[str, Meta(max_length=10_000)]

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import msgspec
 
-from events.catalogue import AnyEvent, Event, Unknown, types
+from events.catalogue import TOKEN_PATTERN, AnyEvent, Event, Unknown, types
 from events.errors import Malformed
 
 if TYPE_CHECKING:
@@ -29,6 +29,11 @@ UPCASTERS: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {}
 _KNOWN = frozenset(types())
 _encoder = msgspec.json.Encoder()
 _event_decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(AnyEvent)
+_UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+_SHOWN = 80
+"""So many characters of what came are shown; the rest of a long value says no more."""
+
+_TOKEN = f"matching regex {TOKEN_PATTERN!r}"
 _AT = re.compile(r"^(?P<said>.*?)(?: - at `(?P<path>[^`]*)`)?$", re.DOTALL)
 _EXPECTED = re.compile(r"^Expected (?P<expected>.*?)(?:, got (?P<got>.*))?$", re.DOTALL)
 
@@ -42,11 +47,12 @@ def decode_event(raw: bytes) -> Event:
     """Read a stored event; raise Malformed if it is none.
 
     The fast way first; a tag the catalogue lacks is looked for among the upcasters and
-    otherwise kept as Unknown.
+    otherwise kept as Unknown. What is nested too deeply to be read is no event either:
+    it must not end those who read along.
     """
     try:
         event: Event = _event_decoder.decode(raw)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except _UNREADABLE as error:
         return _older_or_unknown(raw, error)
     return event
 
@@ -54,8 +60,8 @@ def decode_event(raw: bytes) -> Event:
 def _older_or_unknown(raw: bytes, error: Exception) -> Event:
     try:
         body = msgspec.json.decode(raw)
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        raise malformed(error) from error
+    except _UNREADABLE as worse:
+        raise malformed(worse) from error
     tag = body.get("type") if isinstance(body, dict) else None
     if not isinstance(tag, str) or tag in _KNOWN:
         raise malformed(error) from error
@@ -67,7 +73,7 @@ def _older_or_unknown(raw: bytes, error: Exception) -> Event:
     if tag in _KNOWN:
         try:
             event: Event = msgspec.convert(body, type=AnyEvent)
-        except msgspec.ValidationError as late:
+        except (msgspec.ValidationError, RecursionError) as late:
             raise malformed(late) from late
         return event
     head = {name: body.get(name) for name in ("id", "at", "by")}
@@ -91,7 +97,7 @@ class Reader(Generic[T]):
         """Read `raw`, raise Malformed with the JSON path where it is wrong."""
         try:
             return self._decoder.decode(raw)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        except _UNREADABLE as error:
             raise malformed(error) from error
 
 
@@ -99,7 +105,7 @@ def convert(value: Any, kind: type[T]) -> T:
     """Turn plain JSON values into `kind`; raise Malformed with the JSON path."""
     try:
         return msgspec.convert(value, type=kind)
-    except msgspec.ValidationError as error:
+    except (msgspec.ValidationError, RecursionError) as error:
         raise malformed(error) from error
 
 
@@ -112,6 +118,8 @@ def malformed(error: Exception) -> Malformed:
     said = str(error)
     if isinstance(error, UnicodeDecodeError):
         return Malformed("", "JSON in UTF-8", f"bytes that are not ({error.reason})")
+    if isinstance(error, RecursionError):
+        return Malformed("", "JSON of a reasonable depth", "one nested too deeply")
     if not isinstance(error, msgspec.ValidationError):
         return Malformed("", "JSON", f"something else ({said})")
     match = _AT.match(said)
@@ -124,7 +132,9 @@ def malformed(error: Exception) -> Malformed:
     if missing := re.match(r"^Object missing required field `(.*)`$", what, re.DOTALL):
         return Malformed(_join(path, missing[1]), "a value", "none")
     if wrong := re.match(r"^Invalid (?:enum )?value (.*)$", what, re.DOTALL):
-        return Malformed(path, "one of the allowed values", wrong[1])
+        return Malformed(path, "one of the allowed values", _short(wrong[1]))
+    if what.endswith("out of range"):
+        return Malformed(path, "a number that fits", "one out of range")
     if expected := _EXPECTED.match(what):
         got = expected["got"] or "another value"
         return Malformed(path, _plain(expected["expected"]), _plain(got))
@@ -132,11 +142,17 @@ def malformed(error: Exception) -> Malformed:
 
 
 def _join(path: str, field: str) -> str:
-    return f"{path}.{field[:80]}" if path else field[:80]
+    return f"{path}.{_short(field)}" if path else _short(field)
 
 
 def _plain(text: str) -> str:
-    return text.replace("`", "")
+    if text.endswith(_TOKEN):
+        return "1 to 64 letters, digits, '_' or '-'"
+    return _short(text.replace("`", ""))
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= _SHOWN else text[: _SHOWN - 3] + "..."
 
 
 def rfc3339(now: float) -> str:
@@ -164,6 +180,9 @@ def instant(text: str, path: str = "at") -> float:
         moment = datetime.fromisoformat(text)
     except ValueError:
         raise Malformed(path, "an RFC 3339 time", repr(text[:80])) from None
+    if moment.tzinfo is not None and text[4:8:3] + text[13:17:3] != "--::":
+        # ISO 8601 knows more spellings (weeks, no separators) than RFC 3339 allows.
+        raise Malformed(path, "an RFC 3339 time", repr(text[:80]))
     if moment.tzinfo is None:
         raise Malformed(path, "a time with its zone", repr(text[:80]))
     return moment.timestamp()

@@ -92,7 +92,7 @@ class AddEndpoint(Command, frozen=True, kw_only=True):
 
     endpoint: Token
     kind: Literal["ollama", "openai"]
-    url: Annotated[str, Meta(pattern=r"^https?://[^\s]+$", max_length=1_000)]
+    url: Annotated[str, Meta(pattern=r"^https?://[^\s]+\Z", max_length=1_000)]
     slots: Annotated[int, Meta(ge=1, le=10_000)] = 1
 
 
