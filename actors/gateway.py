@@ -8,7 +8,8 @@ gateways may serve one queue group.
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING, Any, Final, Protocol
+import re
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
 import msgspec
 
@@ -19,12 +20,12 @@ from actors.lifecycle import Epochs, Head
 from events import catalogue as c
 from events import commands as m
 from events import subjects
-from events.codec import Reader, convert, encode, instant, rfc3339
+from events.codec import Reader, encode, instant, rfc3339
 from events.errors import AgentComError, Conflict, LogError, Malformed, Unreachable
 from events.ids import derived
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Iterator
 
     from events.bus import Bus
     from events.log import EventLog
@@ -34,6 +35,9 @@ if TYPE_CHECKING:
 
 MAX_COMMAND_BYTES: Final = 900_000
 METADATA_LIMIT: Final = 64 * 1024
+METADATA_DEPTH: Final = 32
+"""Every reader of the log must be able to read what is nested, however deep it stands."""
+
 DECIDE_AGAIN: Final = 8
 """So often a decision is made anew when somebody else was first."""
 
@@ -147,14 +151,21 @@ class Gateway:
     async def _submitted(self, command: m.Submit, who: str) -> Answer:
         self._in_time(command.expires_at)
         spec = _spec_of(command)
-        key = spec.idempotency_key or (command.id and f"id:{command.id}")
-        task_id = derived(who, key) if key else self._ids()
+        task_id = self._task_id(who, spec, command.id and ("id", command.id))
         event = self._submission(task_id, spec, who, command.id)
         try:
             seq = await self._log.append(subjects.task(task_id), event, expect=0)
         except Conflict:
             return await self._existing(event)
         return _submitted_answer(event, seq)
+
+    def _task_id(
+        self, who: str, spec: c.TaskSpec, command: tuple[str, ...] | str | None
+    ) -> str:
+        """Derive the id from the submitter and his key, else from the command's id."""
+        if spec.idempotency_key:
+            return derived(who, spec.idempotency_key)
+        return derived(who, *command) if command else self._ids()
 
     def _submission(
         self, task_id: str, spec: c.TaskSpec, who: str, command_id: str | None
@@ -176,7 +187,14 @@ class Gateway:
     async def _existing(self, event: c.TaskSubmitted) -> Answer:
         """The same key came before: the same body finds its task, another is refused."""
         found = await self._log.read(subjects.task(event.task_id), limit=1)
-        first = found[0].event if found else None
+        if not found:
+            return m.Refusal(
+                code="conflict",
+                error="is new, but others of this batch were submitted before; "
+                "a batch is all or nothing",
+                status=409,
+            )
+        first = found[0].event
         if not isinstance(first, c.TaskSubmitted):
             return m.Refusal(
                 code="conflict",
@@ -184,11 +202,12 @@ class Gateway:
                 status=409,
             )
         if first.body_digest != event.body_digest:
+            path = "idempotency_key" if event.spec.idempotency_key else "id"
             return m.Refusal(
                 code="conflict",
-                error="idempotency_key: was used before for another task "
-                f"({event.task_id}); use a new key",
-                path="idempotency_key",
+                error=f"{path}: was used before for another task "
+                f"({event.task_id}); use a new one",
+                path=path,
                 status=409,
             )
         return msgspec.structs.replace(
@@ -199,8 +218,9 @@ class Gateway:
         self._in_time(command.expires_at)
         made: list[c.TaskSubmitted] = []
         for n, spec in enumerate(command.tasks):
-            key = spec.idempotency_key or (command.id and f"batch:{command.id}:{n}")
-            task_id = derived(who, key) if key else self._ids()
+            task_id = self._task_id(
+                who, spec, command.id and ("batch", command.id, str(n))
+            )
             try:
                 made.append(self._submission(task_id, spec, who, command.id))
             except Malformed as error:
@@ -216,11 +236,11 @@ class Gateway:
                 [(subjects.task(event.task_id), event, 0) for event in made]
             )
         except Conflict:
-            answers = [await self._existing(event) for event in made]
-            refused = [a for a in answers if not isinstance(a, m.Submitted)]
-            if refused:
-                # Some exist and some do not, or one differs: all or nothing.
-                return refused[0]
+            for n, event in enumerate(made):
+                answer = await self._existing(event)
+                if isinstance(answer, m.Refusal):
+                    # Some exist and some do not, or one differs: all or nothing.
+                    return _of_batch(answer, n)
             existing = True
         found = [f"tasks[{n}]: {w}" for n, e in enumerate(made) for w in e.warnings]
         return m.BatchSubmitted(task_ids=ids, existing=existing, warnings=found)
@@ -334,23 +354,33 @@ class Gateway:
                 error=f"host {host} is not there: {error}",
                 status=404,
             )
-        reply = _replies.decode(raw)
+        try:
+            reply = _replies.decode(raw)
+        except Malformed as error:
+            # A host's nonsense is no fault of whoever asked.
+            return m.Refusal(
+                code="bad_gateway",
+                error=f"host {host} answered what is no answer: {error}",
+                status=502,
+            )
+        detail = reply.detail[:1_000]
         if not reply.ok:
             return m.Refusal(
-                code=reply.code or "refused", error=reply.detail, status=409
+                code=reply.code[:64] or "refused", error=detail, status=409
             )
-        return m.Done(detail=reply.detail)
+        return m.Done(detail=detail)
 
     async def _add_endpoint(self, command: m.AddEndpoint, who: str) -> Answer:
         subject = subjects.fleet(command.endpoint)
-        last = await self._log.last(subject)
-        if last is not None and isinstance(last.event, c.EndpointAdded):
-            same = (last.event.kind, last.event.url, last.event.slots)
-            if same == (command.kind, command.url, command.slots):
-                return m.Done(seq=last.seq, detail="was added before")
+        added, expect = await self._added(subject)
+        url = command.url.rstrip("/")
+        if added is not None:
+            old = added.event
+            if (old.kind, old.url, old.slots) == (command.kind, url, command.slots):
+                return m.Done(seq=added.seq, detail="was added before")
             return m.Refusal(
                 code="conflict",
-                error=f"endpoint: {command.endpoint} exists with {last.event.url}; "
+                error=f"endpoint: {command.endpoint} exists with {old.url}; "
                 "remove it first",
                 path="endpoint",
                 status=409,
@@ -362,17 +392,29 @@ class Gateway:
             by=by,
             endpoint=command.endpoint,
             kind=command.kind,
-            url=command.url.rstrip("/"),
+            url=url,
             slots=command.slots,
             requested_by=who,
         )
-        expect = last.seq if last is not None else 0
         return m.Done(seq=await self._log.append(subject, event, expect=expect))
+
+    async def _added(self, subject: str) -> tuple[_Added | None, int]:
+        """Return the endpoint in force there, and where the subject stands.
+
+        A host of the same name has its loss recorded on the same subject.
+        """
+        history = await self._log.read(subject)
+        for recorded in reversed(history):
+            if isinstance(recorded.event, c.EndpointAdded):
+                return _Added(recorded.seq, recorded.event), history[-1].seq
+            if isinstance(recorded.event, c.EndpointRemoved):
+                break
+        return None, history[-1].seq if history else 0
 
     async def _remove_endpoint(self, command: m.RemoveEndpoint, who: str) -> Answer:
         subject = subjects.fleet(command.endpoint)
-        last = await self._log.last(subject)
-        if last is None or not isinstance(last.event, c.EndpointAdded):
+        added, expect = await self._added(subject)
+        if added is None:
             return m.Refusal(
                 code="not_found",
                 error=f"endpoint: no shared endpoint {command.endpoint} was added",
@@ -383,7 +425,7 @@ class Gateway:
         event = c.EndpointRemoved(
             id=id_, at=at, by=by, endpoint=command.endpoint, requested_by=who
         )
-        return m.Done(seq=await self._log.append(subject, event, expect=last.seq))
+        return m.Done(seq=await self._log.append(subject, event, expect=expect))
 
     async def _acknowledge(self, command: m.AcknowledgeAlert, who: str) -> Answer:
         id_, at, by = self._head()
@@ -398,6 +440,17 @@ class Gateway:
         return m.Done(detail=f"valid; differs from version {version} in: {changed}")
 
     async def _set_policy(self, command: m.SetPolicy, who: str) -> Answer:
+        for _ in range(DECIDE_AGAIN):
+            try:
+                return await self._set_policy_once(command, who)
+            except Conflict:
+                # Somebody else was first: his change stays, ours is laid over it.
+                continue
+        return m.Refusal(
+            code="conflict", error="the policy changes too fast; try again", status=409
+        )
+
+    async def _set_policy_once(self, command: m.SetPolicy, who: str) -> Answer:
         current, version, seq = await self._policy()
         if command.based_on is not None and command.based_on != version:
             return m.Refusal(
@@ -440,6 +493,13 @@ class Gateway:
             raise Expired(expires_at)
 
 
+class _Added(NamedTuple):
+    """An endpoint that was added, and where that stands in the log."""
+
+    seq: int
+    event: c.EndpointAdded
+
+
 class Expired(AgentComError):
     """A command that arrived after it was meant."""
 
@@ -460,6 +520,17 @@ def _spec_of(command: m.Submit) -> c.TaskSpec:
 
 def _digest(spec: c.TaskSpec) -> str:
     return hashlib.sha256(encode(spec)).hexdigest()[:32]
+
+
+def _of_batch(refused: m.Refusal, n: int) -> m.Refusal:
+    """Say of which task of a batch a refusal speaks."""
+    place = f"tasks[{n}]"
+    joint = "." if refused.path else ": "
+    return msgspec.structs.replace(
+        refused,
+        error=f"{place}{joint}{refused.error}",
+        path=f"{place}.{refused.path}" if refused.path else place,
+    )
 
 
 def _submitted_answer(event: c.TaskSubmitted, seq: int) -> m.Submitted:
@@ -486,29 +557,80 @@ def check(spec: c.TaskSpec, now: float) -> None:
         raise Malformed("shell", "a command, because tier is trivial", "none")
     if spec.deadline is not None and instant(spec.deadline, "deadline") <= now:
         raise Malformed("deadline", "a time to come", spec.deadline)
-    for path, text in (
-        ("description", spec.description),
-        ("branch", spec.branch or ""),
-    ):
-        if "\x00" in text:
-            raise Malformed(path, "text without NUL characters", "one")
     if not spec.description.strip():
         raise Malformed("description", "some text", "white space alone")
+    for path, text in _handed_on(spec):
+        if "\x00" in text:
+            raise Malformed(path, "text without NUL characters", "one")
+    if spec.repo is not None:
+        _check_path("repo", spec.repo)
+    if spec.branch is not None and not _is_branch(spec.branch):
+        raise Malformed("branch", "a name that git takes", repr(spec.branch[:80]))
     if spec.shell is not None:
-        if "\x00" in spec.shell.command:
-            raise Malformed("shell.command", "text without NUL characters", "one")
-        for name, value in spec.shell.env.items():
-            if not name or "=" in name or "\x00" in name or "\x00" in value:
+        if spec.shell.cwd is not None:
+            _check_path("shell.cwd", spec.shell.cwd)
+        for name in spec.shell.env:
+            if not name or "=" in name:
                 raise Malformed(
                     f"shell.env.{name[:40]}", "an environment variable", repr(name[:40])
                 )
-    if spec.metadata and len(encode(spec.metadata)) > METADATA_LIMIT:
+    _check_metadata(spec.metadata)
+
+
+def _handed_on(spec: c.TaskSpec) -> Iterator[tuple[str, str]]:
+    """Yield what reaches programs and files as an argument, a name or a line."""
+    yield "description", spec.description
+    for name in ("repo", "branch", "model"):
+        yield name, getattr(spec, name) or ""
+    for n, hint in enumerate(spec.file_hints):
+        yield f"file_hints[{n}].path", hint.path
+        yield f"file_hints[{n}].reason", hint.reason
+    for name in ("success_criteria", "verification_steps"):
+        for n, text in enumerate(getattr(spec, name)):
+            yield f"{name}[{n}]", text
+    if spec.shell is not None:
+        yield "shell.command", spec.shell.command
+        yield "shell.cwd", spec.shell.cwd or ""
+        for name, value in spec.shell.env.items():
+            yield f"shell.env.{name[:40]}", name + value
+
+
+def _check_path(path: str, text: str) -> None:
+    """Refuse a folder that climbs out of where it is put, or reads as an option."""
+    if text.startswith("-") or ".." in text.split("/") or not text.isprintable():
         raise Malformed(
-            "metadata",
-            f"at most {METADATA_LIMIT} bytes",
-            f"{len(encode(spec.metadata))}",
+            path, "a name without '..' that begins no option", repr(text[:80])
         )
-    convert(spec.needs, list[c.Token])
+
+
+_NO_BRANCH: Final = re.compile(
+    r"^[-/]|\.\.|//|@\{|[\x00-\x20\x7f~^:?*\[\\]|(?:^|/)\.|\.(?:/|\Z)|\.lock(?:/|\Z)|/\Z|^@\Z"
+)
+
+
+def _is_branch(name: str) -> bool:
+    """Whether git would take `name` as a branch's (`git check-ref-format --branch`)."""
+    return _NO_BRANCH.search(name) is None
+
+
+def _check_metadata(metadata: dict[str, Any]) -> None:
+    if not metadata:
+        return
+    level: list[Any] = [metadata]
+    for _ in range(METADATA_DEPTH):
+        level = [
+            below
+            for one in level
+            for below in (one.values() if isinstance(one, dict) else one)
+            if isinstance(below, dict | list)
+        ]
+        if not level:
+            break
+    else:
+        raise Malformed("metadata", f"at most {METADATA_DEPTH} levels", "more")
+    size = len(encode(metadata))
+    if size > METADATA_LIMIT:
+        raise Malformed("metadata", f"at most {METADATA_LIMIT} bytes", f"{size}")
 
 
 __all__ = ["DryRun", "Gateway", "LogError", "check", "refusal"]

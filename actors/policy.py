@@ -22,6 +22,11 @@ Weight = Annotated[float, Meta(ge=0, le=100)]
 Count = Annotated[int, Meta(ge=0, le=1_000_000)]
 
 
+MOST_RETRIES = 100
+LONGEST_S = 31_536_000
+"""A year: longer than anybody waits, short enough for every timer."""
+
+
 class Scoring(Struct, frozen=True, forbid_unknown_fields=True):
     """The numbers in the factors of a candidate's score."""
 
@@ -70,16 +75,41 @@ class Policy(Struct, frozen=True, forbid_unknown_fields=True):
 def parse(document: dict[str, Any]) -> Policy:
     """Read a whole policy document; raise Malformed naming the field that is wrong."""
     policy = convert(document, Policy)
-    for field, delays in (
-        ("limits.claude_backoff_s", policy.limits.claude_backoff_s),
-        ("limits.wake_backoff_s", policy.limits.wake_backoff_s),
-    ):
-        if not delays or any(delay < 0 for delay in delays):
-            raise Malformed(field, "a list of waits of 0 s or more", repr(delays))
     unknown = set(document.get("limits", {})) - set(Limits.__struct_fields__)
     if unknown:
-        raise Malformed(f"limits.{min(unknown)}", "no such field", "one")
+        raise Malformed(f"limits.{min(unknown)[:80]}", "no such field", "one")
+    for name in Limits.__struct_fields__:
+        _check_limit(f"limits.{name}", name, getattr(policy.limits, name))
     return policy
+
+
+def _check_limit(path: str, name: str, value: Any) -> None:
+    """Refuse a number that no run could be held to.
+
+    The bounds stand here and not on the type: mail to a host is read leniently.
+    """
+    if isinstance(value, list):
+        if not 1 <= len(value) <= MOST_RETRIES or not all(
+            0 <= wait <= LONGEST_S for wait in value
+        ):
+            raise Malformed(
+                path,
+                f"1 to {MOST_RETRIES} waits of 0 to {LONGEST_S} s",
+                repr(value)[:80],
+            )
+    elif name.endswith("_retries"):
+        if not 0 <= value <= MOST_RETRIES:
+            raise Malformed(path, f"0 to {MOST_RETRIES}", repr(value))
+    elif name.endswith("_grace_s"):
+        if not 0 <= value <= LONGEST_S:
+            raise Malformed(path, f"0 to {LONGEST_S} seconds", repr(value))
+    elif name.endswith("_s"):
+        if not 0 < value <= LONGEST_S:
+            raise Malformed(
+                path, f"more than 0, at most {LONGEST_S} seconds", repr(value)
+            )
+    elif not 1 <= value <= 2**31:
+        raise Malformed(path, f"1 to {2**31}", repr(value))
 
 
 def document(policy: Policy) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import asyncio
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
+import structlog
 
 from events import subjects
 from events.codec import encode
@@ -47,6 +48,7 @@ class _Requester(msgspec.Struct):
     user: str = ""
 
 
+_log = structlog.get_logger("agentcom.gateway")
 _requesters = msgspec.json.Decoder(_Requester)
 
 
@@ -60,6 +62,12 @@ def requester(headers: dict[str, str] | Any) -> str:
     except msgspec.DecodeError:
         return "unknown"
     return found.user or found.acc or "unknown"
+
+
+def _header(text: str) -> str:
+    """Spell a sentence as a header's value: one line of printable ASCII."""
+    line = " ".join(text.split())[:500].encode("ascii", "replace").decode()
+    return "".join(each if each.isprintable() else "?" for each in line)
 
 
 class Service:
@@ -86,6 +94,7 @@ class Service:
         self._running: set[asyncio.Task[None]] = set()
         self._loop = asyncio.get_running_loop()
         self.rejected = 0
+        self.faults = 0
 
     async def start(self) -> None:
         """Begin to answer."""
@@ -130,9 +139,18 @@ class Service:
 
     async def _answer(self, message: Message, name: str) -> None:
         began = self._ticks()
-        answer = await self._gateway.answer(
-            name, message.data, requester(message.headers)
-        )
+        try:
+            answer = await self._gateway.answer(
+                name, message.data, requester(message.headers)
+            )
+        except Exception as error:  # noqa: BLE001 - the actor's edge: a fault answers
+            self.faults += 1
+            _log.exception("a command failed", command=name[:80])
+            answer = Refusal(
+                code="fault",
+                error=f"the gateway failed at this command ({type(error).__name__})",
+                status=500,
+            )
         stats = self._stats.get(name)
         if stats is not None:
             stats.requests += 1
@@ -147,11 +165,10 @@ class Service:
         if stats is not None:
             stats.errors += 1
             stats.last_error = answer.error
-        one_line = " ".join(answer.error.split())[:500]
         message.respond(
             encode(answer),
             {
-                "Nats-Service-Error": one_line.encode("ascii", "replace").decode(),
+                "Nats-Service-Error": _header(answer.error),
                 "Nats-Service-Error-Code": str(answer.status),
             },
         )
