@@ -111,6 +111,7 @@ class Place:
         "loaded",
         "models",
         "reason",
+        "shared",
         "simulated",
         "slots",
         "up",
@@ -129,6 +130,7 @@ class Place:
         self.models: tuple[str, ...] = ()
         self.loaded: frozenset[str] = frozenset()
         self.simulated = False
+        self.shared = False
 
     @property
     def name(self) -> str:
@@ -247,14 +249,16 @@ class Pool:
     def _inputs(self, place: Place, repo: str | None) -> Inputs:
         host = place.host
         model = self._models.get(place.name, "")
+        # The caller's graphics memory says nothing of a model server elsewhere.
+        own_model = place.kind == "local" and not place.shared
         return Inputs(
             host=host.name,
             endpoint=place.endpoint,
             model=model,
             cpu=host.cpu,
             ram_bytes=host.ram_bytes,
-            vram_total_bytes=host.vram_total if place.kind == "local" else None,
-            vram_free_bytes=host.vram_free if place.kind == "local" else None,
+            vram_total_bytes=host.vram_total if own_model else None,
+            vram_free_bytes=host.vram_free if own_model else None,
             loaded=model in place.loaded,
             has_repo=repo is not None and self._fleet.has_repo(host, repo),
             slots_free=place.slots.free,
@@ -352,6 +356,7 @@ class Fleet:
         self._by_repo: dict[str, set[str]] = {}
         self._last_on_repo: dict[str, str] = {}
         self._offered: set[str] = set()
+        self._shared_slots: dict[str, Slots] = {}
         self._up_seq: dict[str, int] = {}
         self._paused: dict[str, float] = {}
         # Requirements that a place opened for, and kinds whose availability may differ:
@@ -433,9 +438,9 @@ class Fleet:
         place = host.endpoints.get(state.endpoint)
         kind = "claude" if state.kind == "claude" else "local"
         if place is None or place.kind != kind:
-            slots = host.slots.setdefault(f"endpoint:{state.endpoint}", Slots(0))
-            place = Place(host, kind, state.endpoint, slots)
+            place = Place(host, kind, state.endpoint, self._endpoint_slots(host, state))
             host.endpoints[state.endpoint] = place
+        place.shared = state.shared
         place.endpoint_kind = state.kind
         place.slots.total = state.slots
         if state.up and (not place.up or state.endpoint not in self._up_seq):
@@ -449,6 +454,22 @@ class Fleet:
         place.loaded = frozenset(normal_model(m) for m in state.loaded)
         place.simulated = state.simulated
         self._touch_place(place)
+
+    def _endpoint_slots(self, host: Host, state: c.EndpointState) -> Slots:
+        """An endpoint that several hosts may call has one set of slots for all."""
+        if not state.shared:
+            name = f"endpoint:{state.endpoint}"
+            return host.slots.setdefault(name, Slots(0))
+        slots = self._shared_slots.setdefault(state.endpoint, Slots(0))
+        host.slots[f"endpoint:{state.endpoint}"] = slots
+        return slots
+
+    def remove_endpoint(self, endpoint: str) -> None:
+        """An operator took a shared endpoint away."""
+        for host in self.hosts.values():
+            place = host.endpoints.get(endpoint)
+            if place is not None and place.shared:
+                self._drop(place)
 
     def endpoint_down(self, name: str, endpoint: str, reason: str) -> None:
         """An endpoint does not answer."""
@@ -528,8 +549,14 @@ class Fleet:
     def slots_changed(self, host: str, endpoint: str, kind: str) -> None:
         """Rank a place anew after its slots changed."""
         place = self.find(host, endpoint, kind)
-        if place is not None:
+        if place is None:
+            return
+        if not place.shared:
             self._rank(place)
+            return
+        for other in self.hosts.values():
+            if endpoint in other.endpoints:
+                self._rank(other.endpoints[endpoint])
 
     # -- pools -------------------------------------------------------------------------
 

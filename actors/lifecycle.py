@@ -79,7 +79,10 @@ TABLE: Final[dict[tuple[Phase, type[c.Event]], Phase]] = {
     **{(phase, c.TaskRequeued): "waiting" for phase in _LIVE},
     **{(phase, c.TaskDeadLettered): "dead" for phase in _LIVE},
     **{(phase, c.TaskCancelled): "cancelling" for phase in _LIVE},
-    **{(phase, c.TaskReassigned): "waiting" for phase in ("waiting", "returned", *_LIVE)},
+    **{
+        (phase, c.TaskReassigned): "waiting"
+        for phase in ("waiting", "returned", *_LIVE)
+    },
     **{
         ("cancelling", kind): "cancelled"
         for kind in (
@@ -124,6 +127,9 @@ _RANK: Final[dict[type[c.Event], int]] = {
     c.TaskRejected: 3,
     c.TaskStopped: 3,
 }
+STARTED: Final = _RANK[c.TaskStarted]
+"""`TaskState.reported` from which on a route was an attempt."""
+
 _NO_ATTEMPT: Final = frozenset({"draining", "limited", "busy"})
 """A run given back for these reasons was not an attempt of the task's."""
 

@@ -89,15 +89,33 @@ class Waiting:
 
 
 class Group:
-    """All waiting tasks with one requirement."""
+    """All waiting tasks with one requirement. Times in epoch seconds."""
 
-    __slots__ = ("count", "lanes", "requirement", "unmet_since")
+    __slots__ = (
+        "added",
+        "count",
+        "expiries",
+        "lanes",
+        "requirement",
+        "starving_since",
+        "told",
+        "unmet_since",
+        "wake_at",
+    )
 
     def __init__(self, required: Requirement) -> None:
         self.requirement = required
         self.lanes: tuple[list[Waiting], ...] = ([], [], [], [])
         self.count = 0
+        # How many were ever put in, and how many of these have been told why they wait.
+        self.added = 0
+        self.told = 0
+        # Since when nothing is there for it; since when none of its tiers could take it,
+        # and then when which of its tasks expires: (time, task id), a heap.
         self.unmet_since: float | None = None
+        self.starving_since: float | None = None
+        self.expiries: list[tuple[float, str]] | None = None
+        self.wake_at: float | None = None
 
     def head(self, now: float, ageing_s: float) -> Waiting | None:
         """Return who is next: the best lane after ageing, then the oldest."""
@@ -145,6 +163,7 @@ class Queue:
         waiting.requirement = group.requirement
         waiting.group = group
         group.count += 1
+        group.added += 1
         self.tasks[waiting.task_id] = waiting
         heapq.heappush(group.lanes[waiting.lane], waiting)
         return group

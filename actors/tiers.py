@@ -120,11 +120,16 @@ class TierWatch:
         available: int,
         offered: bool,
         now: float,
+        down_for: float,
         policy: Policy,
         epoch: int,
         head: Callable[[], Head],
     ) -> list[c.TierEvent]:
-        """Compare the log with the fleet; return what has to be said now."""
+        """Compare the log with the fleet; return what has to be said now.
+
+        `available` places could run it with all slots free; `down_for` seconds of the
+        present outage had a leader.
+        """
         since = self.down_since
         made: list[c.TierEvent] = []
         if available == 0 and offered and since is None:
@@ -157,7 +162,7 @@ class TierWatch:
         elif (
             since is not None
             and not self.alerted
-            and now - since >= policy.tier_alert_after_s
+            and down_for >= policy.tier_alert_after_s
         ):
             id_, at, by = head()
             made.append(

@@ -434,3 +434,229 @@ def test_replaying_the_log_gives_the_same_state():
         k: v.state for k, v in w.scheduler.tasks.items()
     }
     assert set(other.scheduler.queue.tasks) == set(w.scheduler.queue.tasks)
+
+
+# -- waiting that ends ------------------------------------------------------------------
+
+
+def test_the_ttl_runs_only_while_all_tiers_are_down_and_says_which_were():
+    w = World()
+    w.join("h1", endpoints=[ollama(), claude()])
+    w.submit("busy", tier="complex")
+    w.report("busy", c.TaskAccepted)
+    w.submit("t1", tier="complex")
+    w.beat_on(1200, "h1")
+    assert w.phase("t1") == "waiting"  # busy is not down
+    w.host_says("h1", c.EndpointDown, endpoint="claude", kind="claude", reason="x")
+    w.beat_on(590, "h1")
+    assert w.phase("t1") == "waiting"
+    w.beat_on(20, "h1")
+    assert w.phase("t1") == "expired"
+    (expired,) = w.events(c.TaskExpired)
+    assert expired.reason == "ttl"
+    assert [o.tier for o in expired.tiers] == ["complex"]
+    assert "complex was down for 60" in expired.detail
+
+
+def test_the_ttl_starts_again_after_a_recovery():
+    w = World()
+    w.join("h1", endpoints=[claude(slots=1)])
+    w.submit("busy", tier="complex")
+    w.report("busy", c.TaskAccepted)
+    w.submit("t1", tier="complex", ttl_s=100)
+    for _ in range(3):
+        w.host_says("h1", c.EndpointDown, endpoint="claude", kind="claude", reason="x")
+        w.beat_on(80, "h1")
+        w.host_says("h1", c.EndpointUp, state=claude())
+        w.beat_on(2, "h1")
+    assert w.phase("t1") == "waiting"
+    w.host_says("h1", c.EndpointDown, endpoint="claude", kind="claude", reason="x")
+    w.beat_on(102, "h1")
+    assert w.phase("t1") == "expired"
+
+
+def test_trivial_tasks_still_run_while_others_expire():
+    w = World()
+    w.join("h1")
+    w.submit("t1", tier="complex", ttl_s=10)
+    w.shell("t2")
+    w.report("t2", c.TaskAccepted)
+    w.beat_on(12, "h1")
+    assert w.phase("t1") == "expired"
+    assert w.events(c.TaskExpired)[0].tiers[0].state == "absent"
+    assert len(w.routes("t2")) == 1
+
+
+def test_time_without_a_leader_counts_for_no_ttl_and_no_alert():
+    w = World()
+    w.join("h1", endpoints=[claude()])
+    w.host_says("h1", c.EndpointDown, endpoint="claude", kind="claude", reason="x")
+    w.submit("t1", tier="complex", ttl_s=100)
+    w.beat_on(50, "h1")
+    w.scheduler.step_down()
+    w.now += 500
+    w.store(
+        subjects.SCHEDULER,
+        c.SchedulerElected(**w.head(), epoch=2, name="s1", leaderless_s=500),
+    )
+    w.scheduler.lead(2, w.now)
+    w.turn()
+    assert w.events(c.AlertRaised) == []
+    w.beat_on(40, "h1")
+    assert w.phase("t1") == "waiting"
+    assert len(w.events(c.AlertRaised)) == 1
+    w.beat_on(20, "h1")
+    assert w.phase("t1") == "expired"
+
+
+def test_at_its_deadline_a_waiting_task_expires():
+    from events.codec import rfc3339
+
+    w = World()
+    w.join("h1", slots={"shell": 1})
+    w.shell("first")
+    w.report("first", c.TaskAccepted)
+    w.shell("t1", deadline=rfc3339(w.now + 30))
+    w.beat_on(28, "h1")
+    assert w.phase("t1") == "waiting"
+    w.beat_on(4, "h1")
+    assert w.phase("t1") == "expired"
+    assert w.events(c.TaskExpired)[0].reason == "deadline"
+
+
+def test_what_no_host_can_meet_is_deferred_once_with_the_reason_and_expires_by_ttl():
+    w = World()
+    w.join("h1", endpoints=[ollama()])
+    w.submit("t1", tier="standard", needs=["gpu"], ttl_s=60)
+    w.submit("t2", tier="standard", model="qwen3", ttl_s=600)
+    w.beat_on(30, "h1")
+    deferred = {e.task_id: e.reason for e in w.events(c.TaskDeferred)}
+    assert deferred == {"t1": "1 × lacks gpu", "t2": "1 × does not have qwen3"}
+    w.beat_on(40, "h1")
+    assert w.phase("t1") == "expired"
+    assert w.phase("t2") == "waiting"
+
+
+# -- steering ---------------------------------------------------------------------------
+
+
+def test_a_reassigned_run_is_stopped_where_it_is_and_routed_to_the_named_host():
+    w = World()
+    w.join("h1")
+    w.shell("t1")
+    w.report("t1", c.TaskStarted, executor="shell")
+    first = w.routes("t1")[0]
+    w.join("h2")
+    w.store(subjects.task("t1"), c.TaskReassigned(**w.head(), task_id="t1", host="h2"))
+    w.turn()
+    assert w.cancels("t1")[0].message.route == first.id
+    assert w.routes("t1")[-1].selected_host == "h2"
+    w.report("t1", c.TaskStopped, route=first)
+    assert w.phase("t1") == "routed"
+
+
+def test_a_shared_endpoint_has_one_set_of_slots_for_all_its_callers():
+    w = World()
+    w.join("h1")
+    w.join("h2")
+    w.store(
+        subjects.fleet("gpu"),
+        c.EndpointAdded(
+            **w.head(), endpoint="gpu", kind="ollama", url="http://g", slots=1
+        ),
+    )
+    w.turn()
+    from events.commands import UseEndpoints
+
+    assert {m.host for m in w.mail if isinstance(m.message, UseEndpoints)} == {
+        "h1",
+        "h2",
+    }
+    shared = c.EndpointState(
+        endpoint="gpu", kind="ollama", up=True, models=["m"], slots=1, shared=True
+    )
+    w.host_says("h1", c.EndpointUp, state=shared)
+    w.host_says("h2", c.EndpointUp, state=shared)
+    w.submit("t1", tier="standard")
+    w.submit("t2", tier="standard")
+    assert len(w.routes()) == 1
+    w.run("t1")
+    assert len(w.routes()) == 2
+    w.store(subjects.fleet("gpu"), c.EndpointRemoved(**w.head(), endpoint="gpu"))
+    w.run("t2")
+    w.submit("t3", tier="standard", ttl_s=1000)
+    assert w.routes("t3") == []
+
+
+def test_escalations_are_held_to_their_number():
+    w = World()
+    w.join("h1", endpoints=[claude(slots=9)])
+    for n in range(6):
+        w.submit(f"t{n}", tier="standard")
+    assert len(w.routes()) == 4
+    w.report("t0", c.TaskCompleted, result=c.Result(status="success"))
+    assert len(w.routes()) == 5
+
+
+def test_the_daily_budget_holds_escalations_back():
+    from actors import policy as policies
+
+    w = World()
+    new = policies.parse({"escalation_budget_usd_per_day": 1.0})
+    w.store(
+        subjects.POLICY,
+        c.PolicyChanged(**w.head(), version=1, policy=policies.document(new)),
+    )
+    w.join("h1", endpoints=[claude(slots=1)])
+    w.submit("t0", tier="standard")
+    w.submit("t1", tier="standard")
+    w.report(
+        "t0", c.TaskCompleted, result=c.Result(status="success", estimated_cost_usd=1.5)
+    )
+    assert w.routes("t1") == []
+
+
+def test_a_policy_change_takes_effect_at_once():
+    from actors import policy as policies
+
+    w = World()
+    w.join("h1", endpoints=[ollama(), claude()])
+    w.host_says("h1", c.EndpointDown, endpoint="o1", kind="ollama", reason="x")
+    w.submit("t1", tier="standard")
+    w.beat_on(2, "h1")
+    assert w.routes() == []
+    new = policies.parse({"fallback_wait_s": 1.0})
+    w.store(
+        subjects.POLICY,
+        c.PolicyChanged(**w.head(), version=1, policy=policies.document(new)),
+    )
+    w.turn()
+    assert w.routes("t1")[0].fallback_used
+
+
+def test_a_standard_command_drops_to_trivial_when_claude_is_down_too():
+    w = World()
+    w.join("h1", endpoints=[ollama()])
+    w.host_says("h1", c.EndpointDown, endpoint="o1", kind="ollama", reason="x")
+    w.submit("t1", tier="standard", shell=c.Shell(command="true"))
+    w.beat_on(6, "h1")
+    assert w.routes("t1")[0].effective_tier == "trivial"
+    assert w.routes("t1")[0].fallback_used
+
+
+def test_warm_beats_cold_and_a_repo_wins_at_similar_load_only():
+    w = World()
+    w.join("h1", endpoints=[ollama("o1", slots=4)])
+    w.join("h2", endpoints=[ollama("o2", loaded=["llama3.2:latest"], slots=4)])
+    w.submit("t1", tier="standard")
+    assert w.routes("t1")[0].selected_endpoint == "o2"
+    w = World()
+    w.join("h1", repos=["r"], slots={"shell": 4})
+    w.join("h2", slots={"shell": 4})
+    w.beat("h1", cpu=0.5)
+    w.beat("h2", cpu=0.49)
+    w.shell("t1", repo="r")
+    assert w.routes("t1")[0].selected_host == "h1"
+    w.beat("h2", cpu=0.1)
+    w.shell("t2", repo="r")
+    assert w.routes("t2")[0].selected_host == "h2"
