@@ -120,7 +120,7 @@ async def projecting(
 ) -> AsyncIterator[tuple[Runner, Queries]]:
     """Follow the log and answer questions for as long as the block lasts.
 
-    `path` is the store's file, None for one in memory. Questions are answered from the
+    `path` is the store's file, None for a temporary one. Questions are answered from the
     beginning on, also before everything is folded: `seq` says how far an answer reaches.
     """
     store = Store(path)
@@ -134,6 +134,7 @@ async def projecting(
             yield runner, queries
         finally:
             await service.close()
+            queries.close()
             await runner.stop()
     finally:
         store.close()

@@ -202,6 +202,10 @@ class Queries:
         """What can be asked."""
         return tuple(self._queries)
 
+    def close(self) -> None:
+        """Let go of what was kept for questions about the past."""
+        self._past.close()
+
     async def answer(self, name: str, raw: bytes) -> Answer:
         """Answer the question in `raw`; whatever goes wrong is a Refusal."""
         known = self._queries.get(name)

@@ -11,13 +11,14 @@ import asyncio
 import heapq
 from typing import TYPE_CHECKING, Final
 
+from projections.store import Store, remove
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from events.catalogue import Recorded
     from events.log import EventLog, Follower
     from projections.projection import Moment
-    from projections.store import Store
     from projections.world import World
 
 GROUP_EVENTS: Final = 5_000
@@ -91,6 +92,38 @@ class Runner:
             self.failed.cancel()
         self._let_go()
 
+    async def rebuild(self) -> int:
+        """Make the read models anew beside these and swap; return the position.
+
+        Questions are answered from the old ones until the new ones have caught up.
+        """
+        path = self.store.path
+        beside = None if path is None else path.with_name(f"{path.name}.new")
+        if beside is not None:
+            remove(beside)
+        fresh = Runner(self._log, Store(beside), group_events=self._group_events)
+        try:
+            await fresh.start()
+            await fresh.wait_for(self.position)
+            await fresh.stop()
+            if self._follower is not None:
+                await self._follower.stop()
+            self._let_go_of_timer()
+            self._unsaved = 0
+            if path is None or beside is None:
+                self.store.close()
+                self.store, self.world = fresh.store, fresh.world
+            else:
+                fresh.store.close()
+                self.store.take_over(beside)
+                self.world = self.store.load()
+        except BaseException:
+            fresh.store.close()
+            raise
+        self._origin = self.store.origin or ""
+        await self.start()
+        return self.position
+
     @property
     def caught_up(self) -> asyncio.Event:
         """Set once everything is folded that was there at the start."""
@@ -142,9 +175,7 @@ class Runner:
 
     def save(self) -> None:
         """Save what has been folded since the last time."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        self._let_go_of_timer()
         if self._unsaved:
             self.store.save(self.world, self._origin)
             self._unsaved = 0
@@ -167,10 +198,13 @@ class Runner:
             self.failed.set_exception(error)
         self._let_go()
 
-    def _let_go(self) -> None:
+    def _let_go_of_timer(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+
+    def _let_go(self) -> None:
+        self._let_go_of_timer()
         for _, _, future in self._waiting:
             future.cancel()
         self._waiting.clear()

@@ -40,7 +40,8 @@ SCHEMA: Final = 1
 """The shape of the tables; part of what makes a file's version."""
 RECENT_KEPT: Final = 10_000
 """Finished tasks that stay in memory, because late reports come soon or not at all."""
-MEMORY: Final = ":memory:"
+TEMPORARY: Final = ""
+"""SQLite's name for a database of its own on disk that ends with the connection."""
 
 _TABLES: Final = """
 create table meta (key text primary key, value text not null) without rowid;
@@ -197,24 +198,24 @@ class Store:
             connection.execute("pragma cache_size = -65536")
             if self._path is not None:
                 connection.execute("pragma journal_mode = wal")
-            made_by = _meta(connection, "made_by")
+            maker = _meta(connection, "made_by")
         except sqlite3.OperationalError:
             connection.close()
             raise
         except sqlite3.DatabaseError:
-            made_by = "something else"
-        if made_by not in (None, _version()):
+            maker = "something else"
+        if maker not in (None, made_by()):
             connection.close()
             self._set_aside()
             return self._open()
-        if made_by is None:
-            made = f"insert into meta values ('made_by', '{_version()}')"
+        if maker is None:
+            made = f"insert into meta values ('made_by', '{made_by()}')"
             connection.executescript(f"begin; {_TABLES} {made}; commit;")
         return connection
 
     def _connect(self) -> sqlite3.Connection:
         return sqlite3.connect(
-            str(self._path or MEMORY), isolation_level=None, check_same_thread=False
+            str(self._path or TEMPORARY), isolation_level=None, check_same_thread=False
         )
 
     def _set_aside(self) -> None:
@@ -232,6 +233,22 @@ class Store:
         self._recent.clear()
         self._set_aside()
         self._writing = self._open()
+
+    def take_over(self, beside: Path) -> None:
+        """Put another store's file, which nobody has open, in the place of this one's."""
+        assert self._path is not None, "a temporary store has no place"
+        self._end_reading()
+        self._writing.close()
+        self._recent.clear()
+        remove(self._path, lock=False)
+        beside.rename(self._path)
+        remove(beside)
+        self._writing = self._open()
+
+    @property
+    def path(self) -> Path | None:
+        """The file, None for a temporary store."""
+        return self._path
 
     # -- coming back -------------------------------------------------------------------
 
@@ -401,21 +418,46 @@ class Store:
 
     def dump(self) -> dict[str, list[Any]]:
         """Return every row, to hold one store against another."""
-        made: dict[str, list[Any]] = {}
-        for table in ("task", "spend", "document"):
-            rows = self._writing.execute(f"select * from {table} order by 1, 2")
-            made[table] = [
-                tuple(
-                    msgspec.msgpack.decode(value) if isinstance(value, bytes) else value
-                    for value in row
-                )
-                for row in rows
-            ]
-        made["position"] = [self.position]
-        return made
+        return _rows(self._writing)
 
 
-def _version() -> str:
+def remove(path: Path, *, lock: bool = True) -> None:
+    """Delete a store's files, whichever there are."""
+    for suffix in ("", "-wal", "-shm", *((".lock",) if lock else ())):
+        path.with_name(path.name + suffix).unlink(missing_ok=True)
+
+
+def saved(path: Path) -> tuple[str, dict[str, list[Any]]]:
+    """Return what made a store's file, and its rows, beside the process that writes it.
+
+    Raises FileNotFoundError where there is none.
+    """
+    if not path.exists():
+        raise FileNotFoundError(path)
+    connection = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)
+    try:
+        connection.execute("begin")
+        return _meta(connection, "made_by") or "", _rows(connection)
+    finally:
+        connection.close()
+
+
+def _rows(connection: sqlite3.Connection) -> dict[str, list[Any]]:
+    made: dict[str, list[Any]] = {}
+    for table in ("task", "spend", "document"):
+        rows = connection.execute(f"select * from {table} order by 1, 2")
+        made[table] = [
+            tuple(
+                msgspec.msgpack.decode(value) if isinstance(value, bytes) else value
+                for value in row
+            )
+            for row in rows
+        ]
+    made["position"] = [int(_meta(connection, "position") or 0)]
+    return made
+
+
+def made_by() -> str:
     folds = " ".join(f"{name}={version}" for name, version in sorted(VERSIONS.items()))
     return f"schema={SCHEMA} {folds}"
 

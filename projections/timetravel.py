@@ -1,17 +1,19 @@
 """The world as it was: the log folded up to a sequence or an instant.
 
 A world is folded from the first event on, off to the side of the one that is kept up to
-date. The last one is kept, so that going forward from there costs only the events in
-between; going back begins anew.
+date, with a temporary store behind it so that a long log fits. The last one is kept, so
+that going forward from there costs only the events in between; going back begins anew.
 """
 
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from events.codec import instant
 from events.errors import Malformed
+from projections.runner import GROUP_EVENTS
+from projections.store import Store
 from projections.world import World
 
 if TYPE_CHECKING:
@@ -24,8 +26,16 @@ class TimeTravel:
 
     def __init__(self, log: EventLog) -> None:
         self._log = log
+        self._store: Store | None = None
         self._world = World()
         self._one_at_a_time = asyncio.Lock()
+
+    def close(self) -> None:
+        """Let go of the world that was kept."""
+        if self._store is not None:
+            self._store.close()
+            self._store = None
+        self._world = World()
 
     async def world(self, seq: int) -> World:
         """Return the world after `seq`, or after the last event if that is earlier.
@@ -35,12 +45,26 @@ class TimeTravel:
         async with self._one_at_a_time:
             wanted = min(seq, await self._log.last_sequence())
             if self._world.position > wanted:
-                self._world = World()
+                self.close()
             if self._world.position < wanted:
                 await self._forward(wanted)
             return self._world
 
+    async def rows(self, seq: int) -> dict[str, list[Any]]:
+        """Return what a store would hold after `seq`."""
+        world = await self.world(seq)
+        store = self._behind()
+        store.save(world, "")
+        return store.dump()
+
+    def _behind(self) -> Store:
+        if self._store is None:
+            self._store = Store()
+            self._world = self._store.load()
+        return self._store
+
     async def _forward(self, wanted: int) -> None:
+        store = self._behind()
         world, arrived = self._world, asyncio.Event()
         failed: list[Exception] = []
 
@@ -50,6 +74,8 @@ class TimeTravel:
             if recorded.seq <= wanted:
                 try:
                     world.fold(recorded)
+                    if not recorded.seq % GROUP_EVENTS:
+                        store.save(world, "")
                 except Exception as error:  # noqa: BLE001 - handed to who asked
                     failed.append(error)
             if failed or recorded.seq >= wanted:
@@ -61,7 +87,7 @@ class TimeTravel:
         finally:
             await follower.stop()
         if failed:
-            self._world = World()
+            self.close()
             raise failed[0]
 
     async def sequence_at(self, at: str) -> int:

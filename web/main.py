@@ -25,7 +25,7 @@ class WebConfig(Struct, frozen=True, kw_only=True):
     """What the role needs to know.
 
     `address` is the NATS server, as the role `projections`; `store` the file for the
-    read models, None for memory; `port` 0 for a free one. `names` are further host names
+    read models, None for a temporary one; `port` 0 for a free one. `names` are further host names
     under which the server may be asked for, None for any.
     """
 

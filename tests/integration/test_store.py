@@ -13,6 +13,7 @@ import pytest
 from events.log import MemoryLog
 from projections.runner import Runner
 from projections.store import Store, StoreInUse
+from projections.verify import verify
 from projections.world import fold
 from tests.histories import History, plausible, tell
 
@@ -225,3 +226,63 @@ async def test_what_breaks_the_runner_is_told_to_who_runs_it(tmp_path):
 def test_the_same_log_folds_to_the_same_bytes():
     assert fresh(plausible(9)) == fresh(plausible(9))
     assert fold(plausible(9)).stats == fold(plausible(9)).stats
+
+
+@pytest.mark.parametrize("kind", ["file", "memory"])
+async def test_read_models_are_made_anew_beside_the_running_ones(tmp_path, kind):
+    path = tmp_path / "read.db" if kind == "file" else None
+    log = MemoryLog()
+    history = plausible(4, tasks=30)
+    half = len(history) // 2
+    await tell(log, history[:half])
+    runner = Runner(log, Store(path))
+    await runner.start()
+    await runner.wait_for(half, 10)
+    runner.world.stats.events = 999_999
+
+    assert await runner.rebuild() == half
+    await tell(log, history[half:])
+    await runner.wait_for(len(history), 10)
+    runner.save()
+
+    told = await log.read("agentcom.evt.>")
+    assert runner.store.dump() == fresh(told)
+    await runner.stop()
+    runner.store.close()
+    assert not list(tmp_path.glob("*.new*"))
+
+
+async def test_verifying_tells_read_models_that_differ(tmp_path):
+    path = tmp_path / "read.db"
+    log = MemoryLog()
+    await tell(log, plausible(4, tasks=30))
+    assert (await verify(log, path)).read_models.startswith("not compared")
+    await project(log, path)
+    await tell(log, plausible(5, tasks=3))
+
+    report = await verify(log, path)
+    assert (report.ok, report.differences) == (True, [])
+    assert report.events == await log.last_sequence()
+
+    store = Store(path)
+    store._writing.execute("update task set host = 'h9' where seq = 5")
+    store._writing.execute("delete from task where seq = 6")
+    try:
+        report = await verify(log, path)
+    finally:
+        store.close()
+    assert not report.ok
+    assert [said.rpartition(": ")[2] for said in report.differences] in (
+        ["differs", "is missing"],
+        ["is missing", "differs"],
+    )
+
+
+async def test_verifying_tells_messages_that_are_no_events():
+    log = MemoryLog()
+    log.store_raw("agentcom.evt.policy", b"nonsense")
+    await tell(log, plausible(4, tasks=1))
+
+    report = await verify(log)
+
+    assert (report.ok, report.undecodable) == (False, 1)

@@ -1,0 +1,112 @@
+"""Is everything as it should be? The log read through, and the read models held to it.
+
+What is found in the log is counted, not judged: an unknown tag is another version's, a
+void step is what fences are for. What must not differ are the read models and a fresh
+fold of the same events.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from msgspec import Struct
+
+from projections.store import made_by, saved
+from projections.timetravel import TimeTravel
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from events.log import EventLog
+
+DIFFERENCES_SHOWN: Final = 20
+
+
+class Report(Struct, kw_only=True):
+    """What was found. `seq` is how far the log was read.
+
+    `ok` is False where read models differ from the log or messages are no events.
+    `late` counts reports on routes no longer in force. `read_models` is "not compared"
+    where there is no file, or another version's.
+    """
+
+    ok: bool
+    seq: int
+    events: int
+    undecodable: int
+    unknown: dict[str, int]
+    foreign: int
+    void: dict[str, int]
+    late: int
+    repeats: int
+    read_models: str
+    differences: list[str]
+
+
+async def verify(log: EventLog, path: Path | None = None) -> Report:
+    """Read the log through and compare the store at `path`, which may be in use."""
+    past = TimeTravel(log)
+    try:
+        said, differences = await _compared(past, path)
+        world = await past.world(await log.last_sequence())
+    finally:
+        past.close()
+    stats = world.stats
+    return Report(
+        ok=not differences and not stats.undecodable,
+        seq=world.position,
+        events=stats.events,
+        undecodable=stats.undecodable,
+        unknown=stats.unknown,
+        foreign=stats.standings.get("foreign", 0),
+        void=stats.void,
+        late=sum(
+            count
+            for what, count in stats.void.items()
+            if what.endswith("the route is not in force")
+        ),
+        repeats=stats.standings.get("repeat", 0),
+        read_models=said,
+        differences=differences,
+    )
+
+
+async def _compared(past: TimeTravel, path: Path | None) -> tuple[str, list[str]]:
+    try:
+        maker, rows = ("", {}) if path is None else saved(path)
+    except FileNotFoundError:
+        maker, rows = "", {}
+    if not rows:
+        return "not compared: there is no file", []
+    if maker != made_by():
+        return f"not compared: made by {maker or 'another version'}", []
+    position = rows["position"][0]
+    differences = list(_differences(rows, await past.rows(position)))
+    return (
+        f"{'differ from' if differences else 'equal'} a fresh fold at {position}",
+        differences,
+    )
+
+
+def _differences(kept: dict[str, list[Any]], fresh: dict[str, list[Any]]) -> list[str]:
+    found: list[str] = []
+    for table, rows in fresh.items():
+        ours = {_name(row): row for row in kept.get(table, [])}
+        theirs = {_name(row): row for row in rows}
+        for name in sorted({*ours, *theirs}):
+            if name not in theirs:
+                found.append(f"{table} {name}: should not be there")
+            elif name not in ours:
+                found.append(f"{table} {name}: is missing")
+            elif ours[name] != theirs[name]:
+                found.append(f"{table} {name}: differs")
+    left = len(found) - DIFFERENCES_SHOWN
+    return found if left <= 0 else [*found[:DIFFERENCES_SHOWN], f"and {left} more"]
+
+
+def _name(row: Any) -> str:
+    if not isinstance(row, tuple):
+        return str(row)
+    if isinstance(row[0], int):
+        return str(row[1])
+    return " ".join(str(part) for part in row[:9] if not isinstance(part, (dict, list)))
