@@ -1,36 +1,52 @@
-"""A process that projects a made-up history and waits to be killed.
+"""A process that projects a log from a file as fast as it can and waits to be killed.
 
-    python -m tests.projecting STORE SEED TASKS DELAY
+    python -m tests.projecting STORE LOG GROUP
 
-It folds in small groups with a breath between them, prints the position after each
-group, and `done` at the end, when it waits for ever.
+LOG holds `subject json` lines, see `written`. It folds from where the store stands,
+prints the position after each group, and `done` at the end, when it waits for ever.
 """
 
 from __future__ import annotations
 
 import sys
 import threading
-import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from events.catalogue import Recorded
+from events.codec import decode_event, encode
 from projections.store import Store
-from tests.histories import plausible
 
-GROUP = 37
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 
-def main(path: str, seed: str, tasks: str, delay: str) -> None:
-    store = Store(Path(path))
+def written(path: Path, history: Iterable[Recorded]) -> Path:
+    """Write a history to a file."""
+    lines = [f"{r.subject} {encode(r.event).decode()}\n" for r in history]
+    path.write_text("".join(lines))
+    return path
+
+
+def read(path: Path) -> list[Recorded]:
+    """Read a history from a file."""
+    history = []
+    with path.open() as lines:
+        for seq, line in enumerate(lines, 1):
+            subject, _, raw = line.partition(" ")
+            history.append(Recorded(seq, subject, decode_event(raw.encode())))
+    return history
+
+
+def main(store_path: str, log_path: str, group: str) -> None:
+    store = Store(Path(store_path))
     world = store.load()
-    history = plausible(int(seed), tasks=int(tasks))
-    origin = f"1:{history[0].event.id}"
-    for recorded in history[world.position :]:
+    for recorded in read(Path(log_path))[world.position :]:
         world.fold(recorded)
-        if recorded.seq % GROUP == 0:
-            store.save(world, origin)
+        if recorded.seq % int(group) == 0:
+            store.save(world, "log")
             print(world.position, flush=True)
-            time.sleep(float(delay))
-    store.save(world, origin)
+    store.save(world, "log")
     print("done", flush=True)
     threading.Event().wait()
 

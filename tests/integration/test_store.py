@@ -12,13 +12,18 @@ import pytest
 
 from events.log import MemoryLog
 from projections.runner import Runner
-from projections.store import Store, StoreInUse
+from projections.store import Store, StoreInUse, saved
 from projections.verify import verify
 from projections.world import fold
 from tests.histories import History, plausible, tell
+from tests.projecting import read, written
 
 ROOT = Path(__file__).parents[2]
 ORIGIN = "1:first"
+CHAOS = (
+    pytest.mark.chaos,
+    pytest.mark.skipif("not config.getoption('-m')", reason="a long run: -m chaos"),
+)
 
 
 def fresh(history):
@@ -66,33 +71,39 @@ def test_a_restart_anywhere_changes_nothing(tmp_path, seed):
     assert made == fresh(history)
 
 
-@pytest.mark.parametrize("seed", range(4))
-def test_a_killed_process_leaves_exactly_the_fold_up_to_its_position(tmp_path, seed):
-    path, tasks = tmp_path / "read.db", 120
-    history = plausible(seed, tasks=tasks)
-    chance = random.Random(seed)
-    for _ in range(4):
+@pytest.mark.parametrize(
+    ("tasks", "kills"), [(6_000, 10), pytest.param(12_000, 100, marks=CHAOS)]
+)
+def test_a_killed_process_leaves_exactly_the_fold_up_to_its_position(
+    tmp_path, tasks, kills
+):
+    path, chance = tmp_path / "read.db", random.Random(kills)
+    log = written(tmp_path / "log", plausible(kills, tasks=tasks))
+    history = read(log)
+    groups = len(history) // 250
+    reference = Store()
+    world = reference.load()
+    for kill in range(kills):
         process = subprocess.Popen(
-            [
-                sys.executable,
-                *("-m", "tests.projecting", str(path), str(seed), str(tasks)),
-                str(chance.choice((0, 0.001))),
-            ],
+            [sys.executable, "-m", "tests.projecting", str(path), str(log), "250"],
             cwd=ROOT,
             stdout=subprocess.PIPE,
             text=True,
         )
         with process:
-            for _ in range(chance.randrange(1, 12)):
+            for _ in range(chance.randrange(1, max(2, 2 * groups // kills))):
                 if process.stdout.readline() in ("", "done\n"):
                     break
             process.kill()
 
-        store = Store(path)
-        dumped = store.dump()
-        store.close()
-        assert dumped["position"] != [0]
-        assert dumped == fresh(history[: dumped["position"][0]])
+        _, rows = saved(path)
+        (position,) = rows["position"]
+        assert position >= world.position
+        for recorded in history[world.position : position]:
+            world.fold(recorded)
+        reference.save(world, "log")
+        assert rows == reference.dump(), f"kill {kill}"
+    reference.close()
 
 
 def test_a_store_in_use_is_not_shared(tmp_path):
