@@ -154,7 +154,6 @@ class Board:
         self.epochs = Epochs()
         self.scheduler_seq = 0
         self.position = 0
-        self.last_event_at = 0.0
         self.gaps: list[tuple[float, float]] = []
         self.leading = False
         self.now = 0.0

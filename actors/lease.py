@@ -30,6 +30,10 @@ class Leases(Protocol):
         """Return who holds a key and its revision."""
         ...
 
+    async def note(self, key: str, text: str, *, timeout: float) -> None:
+        """Write a key that does not expire, whoever wrote it before."""
+        ...
+
 
 class Lease:
     """Tries to hold one key for ever; `held` says whether it does at this moment.
@@ -129,6 +133,10 @@ class MemoryLeases:
         self._revision += 1
         self._keys[key] = (holder, self._revision, self._clock() + ttl)
         return self._revision
+
+    async def note(self, key: str, text: str, *, timeout: float) -> None:
+        self._revision += 1
+        self._keys[key] = (text, self._revision, float("inf"))
 
     async def holder(self, key: str, *, timeout: float) -> tuple[str, int] | None:
         found = self._keys.get(key)

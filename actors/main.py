@@ -19,7 +19,7 @@ from actors.scheduler import Body, Decision, History, Mail, Scheduler
 from actors.service import Service
 from events import catalogue as c
 from events import subjects
-from events.codec import Reader, encode, rfc3339
+from events.codec import Reader, encode, instant, rfc3339
 from events.commands import Assign, Reply
 from events.errors import Conflict, LogError, LogUnavailable, Malformed, Unreachable
 
@@ -30,6 +30,11 @@ if TYPE_CHECKING:
     from events.log import EventLog, Follower
 
 LEASE_KEY: Final = "scheduler"
+LED_KEY: Final = "led"
+LED_EVERY: Final = 1.0
+"""How often a leader notes that it still leads, so that the next one knows since when
+nobody did."""
+
 MAIL_TIMEOUT: Final = 2.0
 RESEND_FIRST: Final = 0.05
 RESEND_TIMES: Final = 6
@@ -62,6 +67,7 @@ class SchedulerRole:
         self._name = name
         self._log = log
         self._bus = bus
+        self._leases = leases
         self._ids = ids
         self._clock = clock
         self._loop = asyncio.get_running_loop()
@@ -109,6 +115,7 @@ class SchedulerRole:
                 tasks = [
                     group.create_task(self.lease.run()),
                     group.create_task(self._lead_when_held()),
+                    group.create_task(self._note_that_we_lead()),
                 ]
                 await self._until(stop, stop)
                 for task in tasks:
@@ -159,12 +166,14 @@ class SchedulerRole:
         """Write the next epoch by compare-and-set; lead once it has been folded."""
         scheduler = self.scheduler
         epoch = scheduler.epochs.current + 1
+        leaderless_s = await self._leaderless()
         event = c.SchedulerElected(
             id=self._ids(),
             at=rfc3339(self._clock()),
             by=self._name,
             epoch=epoch,
             name=self._name,
+            leaderless_s=leaderless_s,
         )
         try:
             seq = await self._log.append(
@@ -180,6 +189,28 @@ class SchedulerRole:
             _log.info("leading", name=self._name, epoch=epoch)
             scheduler.lead(epoch, self._clock())
             self._turn_soon()
+
+    async def _note_that_we_lead(self) -> None:
+        while True:
+            await asyncio.sleep(LED_EVERY)
+            if self.scheduler.leading and self.lease.held and self._bus.connected:
+                try:
+                    await self._leases.note(
+                        LED_KEY, rfc3339(self._clock()), timeout=LED_EVERY
+                    )
+                except LogError as error:
+                    _log.warning("leadership not noted", reason=str(error))
+
+    async def _leaderless(self) -> float:
+        """Seconds since somebody last noted that he led; 0 where nobody ever did."""
+        try:
+            noted = await self._leases.holder(LED_KEY, timeout=LED_EVERY)
+            if noted is None:
+                return 0.0
+            return round(max(0.0, self._clock() - instant(noted[0], LED_KEY)), 3)
+        except (LogError, Malformed) as error:
+            _log.warning("time without a leader is not known", reason=str(error))
+            return 0.0
 
     async def _folded(self, seq: int) -> None:
         """Return once our own fold has reached `seq`."""

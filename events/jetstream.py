@@ -926,13 +926,20 @@ class JetStreamLeases:
 
         `ttl` in seconds. Returns the new revision. Raises Conflict, LogUnavailable.
         """
+        headers = {EXPECTED: str(expect), TTL: f"{max(1, round(ttl))}s"}
+        return await self._write(key, holder, expect, headers, timeout)
+
+    async def note(self, key: str, text: str, *, timeout: float) -> None:
+        """Write a key that does not expire. Raises LogUnavailable."""
+        await self._write(key, text, 0, {}, timeout)
+
+    async def _write(
+        self, key: str, text: str, expect: int, headers: dict[str, str], timeout: float
+    ) -> int:
         subject = f"$KV.{subjects.LEASES}.{key}"
         try:
             answer = await self._link.call(
-                subject,
-                holder.encode(),
-                timeout=timeout,
-                headers={EXPECTED: str(expect), TTL: f"{max(1, round(ttl))}s"},
+                subject, text.encode(), timeout=timeout, headers=headers
             )
         except Unreachable as error:
             raise LogUnavailable("renew the lease", str(error)) from error
