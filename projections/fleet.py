@@ -172,7 +172,7 @@ class Fleet:
         if isinstance(event, HostEvent):
             refused = self._host(state, event, seq)
         elif isinstance(event, FleetEvent | TierEvent) and _outdated(state, event):
-            refused = "an older leader's"
+            refused = "another leader's"
         elif isinstance(event, FleetEvent):
             refused = self._decided(state, event)
         elif isinstance(event, TierEvent):
@@ -316,7 +316,7 @@ class Fleet:
 def _outdated(state: FleetState, event: FleetEvent | TierEvent) -> bool:
     if isinstance(event, EndpointAdded | EndpointRemoved | AlertAcknowledged):
         return False
-    return event.epoch < state.head.epoch
+    return event.epoch != state.head.epoch
 
 
 def _become(

@@ -32,6 +32,7 @@ from events.catalogue import (
     TaskErrorLine,
     TaskExpired,
     TaskFailed,
+    TaskReassigned,
     TaskRejected,
     TaskRequeued,
     TaskRetried,
@@ -99,6 +100,7 @@ TABLE: Final[dict[type[Event], dict[State, State]]] = {
     TaskAbandoned: _lead("cancelled", "cancelling"),
     TaskDeadLettered: _lead("dead", "waiting", *_UNDER_WAY, "returned"),
     TaskRetried: _lead("waiting", "failed", "dead", "cancelled", "expired"),
+    TaskReassigned: _lead("waiting", "waiting", *_UNDER_WAY, "returned"),
     TaskAccepted: _lead("accepted", "routed") | _stay("cancelling"),
     TaskRejected: _lead("returned", "routed", "accepted")
     | _lead("cancelled", "cancelling"),
@@ -116,7 +118,9 @@ TABLE: Final[dict[type[Event], dict[State, State]]] = {
 }
 """Event, state before, state after. `task.submitted` makes a task and stands outside."""
 
-OF_THE_GATEWAY: Final = (TaskCancelled, TaskRetried)
+_NOWHERE: Final[dict[State, State]] = {}
+
+OF_THE_GATEWAY: Final = (TaskCancelled, TaskRetried, TaskReassigned)
 """Decisions that any gateway writes, leader or not: no epoch can make them void."""
 
 NUMBERED: Final = (TaskStatus, TaskErrorLine, TaskRetrying)
@@ -185,7 +189,7 @@ def said(fence: Fence, event: Event) -> None:
 
 def step(life: Life, event: Event, seq: int) -> str:
     """Take the step if the table allows it; say why not otherwise, "" if it did."""
-    after = TABLE[type(event)].get(life.state)
+    after = TABLE.get(type(event), _NOWHERE).get(life.state)
     if after is None:
         return f"a task that is {life.state} takes no such step"
     if after != life.state:

@@ -30,6 +30,7 @@ from events.catalogue import (
     TaskEvent,
     TaskExpired,
     TaskFailed,
+    TaskReassigned,
     TaskRejected,
     TaskRequeued,
     TaskRetried,
@@ -530,6 +531,20 @@ def _retried(record: TaskRecord, routing: object, event: TaskRetried, seq: int) 
     record.waiting_since = event.at
 
 
+def _reassigned(
+    record: TaskRecord, routing: Routing | None, event: TaskReassigned, seq: int
+) -> None:
+    if routing is not None and not routing.ended_at:
+        routing.outcome, routing.reason = "requeued", "reassigned"
+        routing.detail, routing.ended_at = event.reason, event.at
+        _attempt(record, routing, counts=False)
+    record.assign_to = event.host
+    record.exclude = ""
+    record.waiting_for = event.reason or f"reassigned to {event.host}"
+    record.waiting_since = event.at
+    record.accepted_at = record.started_at = ""
+
+
 def _accepted(
     record: TaskRecord, routing: Routing, event: TaskAccepted, seq: int
 ) -> None:
@@ -648,6 +663,7 @@ _EFFECTS: Final[dict[type[Event], Any]] = {
     TaskAbandoned: _abandoned,
     TaskDeadLettered: _dead,
     TaskRetried: _retried,
+    TaskReassigned: _reassigned,
     TaskAccepted: _accepted,
     TaskRejected: _rejected,
     TaskStarted: _started,

@@ -467,6 +467,13 @@ def _life(history: History):
                 )
             yield True
             return
+        if turn < 0.11:
+            history.decide(c.TaskReassigned, task, host=host, epoch=0)
+            yield True
+            if chance.random() < 0.3:
+                history.stopped(route, **money)
+                yield True
+            continue
         if turn < 0.25:
             lost = chance.random() < 0.5
             attempts += 1

@@ -9,6 +9,7 @@ from events import catalogue as c
 from events import subjects
 from events.errors import UnknownSubject
 from projections import lifecycle as read
+from projections import tasks
 from projections.world import World
 from tests.histories import plausible
 
@@ -26,6 +27,16 @@ def test_the_two_tables_say_the_same():
 
     assert ours == theirs
     assert set(read.FINAL) == set(write.FINAL)
+
+
+def test_every_event_about_a_task_has_its_place_in_the_table():
+    about_tasks = {
+        kind
+        for kind in c.types().values()
+        if issubclass(kind, c.TaskEvent | c.RunEvent) and kind is not c.TaskSubmitted
+    }
+
+    assert set(read.TABLE) == about_tasks == set(tasks._EFFECTS)
 
 
 @pytest.mark.parametrize("seed", range(30))
