@@ -44,7 +44,10 @@ logger = structlog.get_logger(__name__)
 
 
 class Entry:
-    """An event on its way. `ends` is the route whose run it finishes, or ""."""
+    """An event on its way. `ends` is the route whose run it finishes, or "".
+
+    `acked`: the log has it. `placed`: and it stands behind what was said before it.
+    """
 
     __slots__ = (
         "_raw",
@@ -53,6 +56,7 @@ class Entry:
         "event",
         "n",
         "on_disk",
+        "placed",
         "size",
         "stored",
         "subject",
@@ -64,6 +68,7 @@ class Entry:
         self.event = event
         self.ends = ends
         self.acked = False
+        self.placed = False
         self.stored = False
         self.on_disk = False
         self.size = _roughly(event)
@@ -143,8 +148,7 @@ class Outbox:
         spilling = self._windowed != entry.n - 1
         if spilling or self._full():
             self._tail.append(entry)
-            entry.on_disk = True
-            self._journal.put([entry])
+            self._to_disk([entry])
             self._forget_stored()
             self._refill()
             return
@@ -221,6 +225,7 @@ class Outbox:
         self._refill()
 
     def _acknowledged(self, entry: Entry) -> None:
+        entry.placed = True
         if not entry.acked:
             entry.acked = True
             if (on_ack := self._on_ack.pop(entry.n, None)) is not None:
@@ -231,7 +236,7 @@ class Outbox:
             # What comes before it may still fail: it may have to be said again.
             return
         trim = 0
-        while self._sent and self._sent[0].acked:
+        while self._sent and self._sent[0].placed:
             gone = self._sent.popleft()
             self._window_bytes -= gone.size
             if gone.on_disk:
@@ -259,7 +264,7 @@ class Outbox:
         logger.error(
             "event not deliverable",
             subject=entry.subject,
-            event=type(entry.event).__name__,
+            what=type(entry.event).__name__,
             problem=str(problem),
         )
         self._acknowledged(entry)
@@ -293,10 +298,9 @@ class Outbox:
         open_subjects: set[str] = set()
         trim = 0
         for entry in self._sent:
-            if not entry.acked:
+            if not entry.placed or entry.subject in open_subjects:
                 open_subjects.add(entry.subject)
-                again.append(entry)
-            elif entry.subject in open_subjects:
+                entry.placed = False
                 again.append(entry)
             else:
                 self._window_bytes -= entry.size
@@ -306,6 +310,7 @@ class Outbox:
         self._ready.extendleft(reversed(again))
         if trim:
             self._journal.trim(trim)
+        self._wake_if_empty()
         self._pump()
         self._refill()
 
@@ -314,8 +319,7 @@ class Outbox:
     def _later_to_disk(self, entry: Entry) -> None:
         """Write it down, unless the log has it by then; sooner what finishes a run."""
         if self._stalled or not self._connected:
-            entry.on_disk = True
-            self._journal.put([entry])
+            self._to_disk([entry])
         elif entry.ends:
             self._unwritten_ends.append(entry)
             if self._writing_ends is None:
@@ -344,11 +348,19 @@ class Outbox:
         self._to_disk(entries)
 
     def _to_disk(self, entries: list[Entry]) -> None:
-        entries = [entry for entry in entries if not entry.acked]
+        entries = [e for e in entries if not e.acked and self._spelled(e)]
         for entry in entries:
             entry.on_disk = True
         if entries:
             self._journal.put(entries)
+
+    def _spelled(self, entry: Entry) -> bool:
+        """Whether it can be written at all; the log will refuse what cannot."""
+        try:
+            entry.raw()
+        except (ValueError, TypeError):
+            return False
+        return True
 
     def _refill(self) -> None:
         """Read on from the disk once the window is half empty."""
