@@ -408,10 +408,13 @@ class Child:
         if self._closed:
             return 0
         try:
+            left = 0
             for stage in stages:
                 if not await self._stage(stage):
+                    await asyncio.shield(self._ended)
                     break
-            left = await self._killed()
+            else:
+                left = await self._killed()
         except BaseException:
             self._abandon()
             raise
@@ -556,6 +559,7 @@ class Processes:
         self._on_start = on_start
         self._children: dict[int, Child] = {}
         self._spared: set[int] = set()
+        self._briefs = 0
         self._subreaper = False
 
     def become_subreaper(self) -> bool:
@@ -639,11 +643,13 @@ class Processes:
         *,
         cwd: Path,
         env: Mapping[str, str],
-        route: str = "-",
+        route: str | None = None,
         timeout_s: float = 30.0,
         keep: int = 65_536,
     ) -> Brief:
         """Run a short command to its end; of its output `keep` bytes each."""
+        self._briefs += 1
+        mark = route or f"brief-{os.getpid()}-{self._briefs}"
         said: tuple[bytearray, bytearray] = (bytearray(), bytearray())
 
         def take(into: bytearray, data: bytes) -> None:
@@ -653,7 +659,7 @@ class Processes:
             argv,
             cwd=cwd,
             env=env,
-            route=route,
+            route=mark,
             on_stdout=functools.partial(take, said[0]),
             on_stderr=functools.partial(take, said[1]),
         ) as child:

@@ -207,15 +207,14 @@ class ModelExecutor:
         rung = None
         try:
             rung = await watch.over(self._ask(run, emit, watch, tried))
+        except (aiohttp.InvalidURL, ValueError) as wrong:
+            message = f"cannot be asked: {wrong}"
+            tried.fault = Fault(code="bad_endpoint", message=message, again=False)
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as wrong:
             tried.fault = Fault(code="unreachable", message=f"no connection: {wrong}")
         except (aiohttp.ClientError, ConnectionError, TimeoutError) as wrong:
             said = str(wrong) or type(wrong).__name__
             tried.fault = Fault(code="stream_died", message=f"connection lost: {said}")
-        except (ValueError, UnicodeError) as wrong:
-            tried.fault = Fault(
-                code="bad_endpoint", message=f"cannot be asked: {wrong}", again=False
-            )
         finally:
             watch.allow(None)
         match rung:

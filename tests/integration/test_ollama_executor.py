@@ -261,8 +261,9 @@ async def test_nobody_there_is_given_back(executor: OllamaExecutor) -> None:
 async def test_an_address_that_is_none_is_given_back_at_once(
     executor: OllamaExecutor, simulated_ollama: SimulatedOllama
 ) -> None:
-    outcome, _ = await run(executor, simulated_ollama, endpoint_url="nonsense")
+    outcome, ear = await run(executor, simulated_ollama, endpoint_url="nonsense")
     assert isinstance(outcome, GivenBack)
+    assert ear.lines("retrying") == []
 
 
 async def test_a_long_line_is_read(

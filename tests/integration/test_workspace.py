@@ -1,0 +1,311 @@
+"""Working folders: real git, real turns."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from events.catalogue import Shell
+from sidecar.processes import Processes
+from sidecar.workspace import Turns, Workspace, WorkspaceError
+from tests.runs import assignment
+
+if TYPE_CHECKING:
+    from events.commands import Assign
+
+GIT = {
+    "PATH": os.environ["PATH"],
+    "GIT_CONFIG_NOSYSTEM": "1",
+    "GIT_CONFIG_GLOBAL": "/dev/null",
+    "GIT_AUTHOR_NAME": "a",
+    "GIT_AUTHOR_EMAIL": "a@example.org",
+    "GIT_COMMITTER_NAME": "a",
+    "GIT_COMMITTER_EMAIL": "a@example.org",
+}
+
+
+def git(folder: Path, *words: str) -> str:
+    done = subprocess.run(
+        ["git", *words], cwd=folder, env=GIT, capture_output=True, text=True, check=True
+    )
+    return done.stdout.strip()
+
+
+@pytest.fixture
+def repo(tmp_path: Path) -> Path:
+    folder = tmp_path / "shop"
+    folder.mkdir()
+    git(folder, "init", "-q", "-b", "main")
+    (folder / "file").write_text("one\n")
+    git(folder, "add", ".")
+    git(folder, "commit", "-qm", "one")
+    return folder
+
+
+class Notes(list[str]):
+    def __call__(self, _: Assign, text: str) -> None:
+        self.append(text)
+
+
+@pytest.fixture
+def notes() -> Notes:
+    return Notes()
+
+
+@pytest.fixture
+def workspace(tmp_path: Path, repo: Path, notes: Notes) -> Workspace:
+    processes = Processes()
+    processes.become_subreaper()
+    return Workspace(
+        tmp_path / "work",
+        processes,
+        repos={"shop": repo, "https://git.example.org/team/tool.git": repo},
+        source={
+            "PATH": os.environ["PATH"],
+            "HOME": str(tmp_path),
+            "ANTHROPIC_API_KEY": "k",
+            "AWS_SECRET_ACCESS_KEY": "s",
+            "CLAUDE_CODE_X": "1",
+        },
+        note=notes,
+    )
+
+
+def shell(**spec: Any) -> Assign:
+    wanted = {"shell": Shell(command="true", **spec.pop("shell", {})), **spec}
+    return assignment(target_type="sidecar", spec=wanted)
+
+
+def claude(**spec: Any) -> Assign:
+    return assignment(target_type="claude", spec=spec)
+
+
+async def test_without_a_repository_a_task_has_a_folder_of_its_own(
+    workspace: Workspace,
+) -> None:
+    async with workspace.prepare(shell()) as run:
+        assert run.cwd.name == "T1"
+        (run.cwd / "left").write_text("x")
+    assert (run.cwd / "left").exists()
+
+
+async def test_a_shell_task_sees_no_credential(workspace: Workspace) -> None:
+    task = shell(shell={"env": {"COLOUR": "blue", "AGENTCOM_ROUTE": "forged"}})
+    async with workspace.prepare(task) as run:
+        assert not any("AWS" in name or "ANTHROPIC" in name for name in run.env)
+        assert run.env["COLOUR"] == "blue"
+        assert run.env["AGENTCOM_ROUTE"] == task.route
+        assert run.env["AGENTCOM_TASK_ID"] == task.task_id
+        assert Path(run.env["TMPDIR"]).is_dir()
+        Path(run.env["TMPDIR"], "x").write_text("x")
+    assert not Path(run.env["TMPDIR"]).exists()
+
+
+async def test_claude_alone_gets_its_own_keys(workspace: Workspace) -> None:
+    async with workspace.prepare(claude()) as run:
+        assert run.env["ANTHROPIC_API_KEY"] == "k"
+        assert "AWS_SECRET_ACCESS_KEY" not in run.env
+        assert "CLAUDE_CODE_X" not in run.env
+        assert "HOME" in run.env
+
+
+async def test_models_need_no_folder(workspace: Workspace) -> None:
+    task = assignment(target_type="ollama", spec={"repo": "nowhere"})
+    async with workspace.prepare(task) as run:
+        assert run.env == {}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "shop",
+        "https://git.example.org/team/tool",
+        "https://user@GIT.example.org/team/tool.git/",
+        "git@git.example.org:team/tool.git",
+        "ssh://git@git.example.org/team/tool",
+    ],
+)
+async def test_a_repository_is_known_by_name_and_by_its_urls(
+    workspace: Workspace, repo: Path, name: str
+) -> None:
+    async with workspace.prepare(shell(repo=name)) as run:
+        assert run.cwd == repo
+
+
+@pytest.mark.parametrize(
+    "spec", [{"repo": "other"}, {"branch": "main"}, {"repo": "shop", "branch": "a..b"}]
+)
+async def test_what_this_host_does_not_have_is_said(
+    workspace: Workspace, spec: dict[str, Any]
+) -> None:
+    with pytest.raises(WorkspaceError):
+        async with workspace.prepare(shell(**spec)):
+            pass
+
+
+async def test_shell_commands_share_a_checkout_and_claude_has_it_alone(
+    workspace: Workspace, notes: Notes
+) -> None:
+    async with (
+        workspace.prepare(shell(repo="shop")),
+        workspace.prepare(shell(repo="shop")),
+    ):
+        held = asyncio.Event()
+        leave = asyncio.Event()
+
+        async def work() -> None:
+            async with workspace.prepare(claude(repo="shop")):
+                held.set()
+                await leave.wait()
+
+        waiting = asyncio.create_task(work())
+        while not notes:
+            await asyncio.sleep(0)
+        assert not held.is_set()
+    await held.wait()
+    exclusive = shell(repo="shop", shell={"exclusive": True})
+    second = asyncio.create_task(_pass(workspace, exclusive))
+    third = asyncio.create_task(_pass(workspace, claude(repo="shop")))
+    while len(notes) < 3:
+        await asyncio.sleep(0)
+    assert not second.done()
+    second.cancel()
+    leave.set()
+    await asyncio.gather(waiting, third)
+    assert second.cancelled()
+    await _pass(workspace, exclusive)
+
+
+async def _pass(workspace: Workspace, task: Assign) -> None:
+    async with workspace.prepare(task):
+        pass
+
+
+async def test_who_waits_is_served_in_turn() -> None:
+    turns, order = Turns(), list[str]()
+
+    async def take(name: str, *, alone: bool) -> None:
+        async with turns.taken(alone=alone):
+            order.append(name)
+            await asyncio.sleep(0)
+
+    async with turns.taken(alone=False):
+        tasks = [asyncio.create_task(take("writer", alone=True))]
+        await asyncio.sleep(0)
+        tasks.append(asyncio.create_task(take("reader", alone=False)))
+        await asyncio.sleep(0)
+        assert order == []  # the reader does not pass the waiting writer
+    await asyncio.gather(*tasks)
+    assert order == ["writer", "reader"]
+    assert turns.idle
+
+
+async def test_a_new_branch_is_begun_and_commits_to_it_stay(
+    workspace: Workspace, repo: Path, notes: Notes
+) -> None:
+    async with workspace.prepare(shell(repo="shop", branch="fix/it")) as run:
+        assert run.cwd != repo
+        assert (run.cwd / "file").read_text() == "one\n"
+        (run.cwd / "file").write_text("two\n")
+        git(run.cwd, "commit", "-qam", "two")
+    assert not run.cwd.exists()
+    assert git(repo, "show", "fix/it:file") == "two"
+    assert git(repo, "worktree", "list").count("\n") == 0
+    assert notes == []
+
+
+async def test_uncommitted_work_is_kept_and_said(
+    workspace: Workspace, repo: Path, notes: Notes
+) -> None:
+    task = claude(repo="shop", branch="fix")
+    async with workspace.prepare(task) as run:
+        (run.cwd / "file").write_text("changed\n")
+        (run.cwd / "new").write_text("new\n")
+    reference = f"refs/agentcom/{task.task_id}/{task.route}"
+    assert git(repo, "show", f"{reference}:file") == "changed"
+    assert git(repo, "show", f"{reference}:new") == "new"
+    assert git(repo, "show", "fix:file") == "one"
+    assert notes == [f"Kept uncommitted work as {reference} in {repo}"]
+    assert not run.cwd.exists()
+
+
+async def test_a_branch_that_is_checked_out_is_worked_on_as_a_copy(
+    workspace: Workspace, repo: Path, notes: Notes
+) -> None:
+    task = shell(repo="shop", branch="main")
+    async with workspace.prepare(task) as run:
+        (run.cwd / "file").write_text("two\n")
+        git(run.cwd, "commit", "-qam", "two")
+    assert git(repo, "show", "main:file") == "one"
+    kept = f"refs/agentcom/{task.task_id}/{task.route}"
+    assert git(repo, "show", f"{kept}:file") == "two"
+    assert git(repo, "status", "--porcelain") == ""
+    assert len(notes) == 2
+
+
+async def test_an_existing_branch_and_a_remote_one_are_found(
+    workspace: Workspace, repo: Path
+) -> None:
+    git(repo, "branch", "old")
+    git(repo, "update-ref", "refs/remotes/origin/far", "HEAD")
+    for branch in ("old", "far"):
+        async with workspace.prepare(shell(repo="shop", branch=branch)) as run:
+            assert git(run.cwd, "symbolic-ref", "HEAD") == f"refs/heads/{branch}"
+
+
+async def test_two_runs_on_one_branch_do_not_meet(workspace: Workspace) -> None:
+    one, two = shell(repo="shop", branch="both"), shell(repo="shop", branch="both")
+    async with workspace.prepare(one) as first, workspace.prepare(two) as second:
+        assert first.cwd != second.cwd
+
+
+NO_BRANCHES = ["-b", "--upload-pack=touch x", "-", "a b", "a\nb", "@{-1}", "x.lock"]
+NO_BRANCHES += ["/", "a~1", "../../up", "a\\b", ".hidden"]
+
+
+@pytest.mark.parametrize("branch", NO_BRANCHES)
+async def test_no_branch_name_can_pass_for_anything_else(
+    workspace: Workspace, repo: Path, branch: str
+) -> None:
+    before = git(repo, "for-each-ref")
+    with pytest.raises(WorkspaceError, match="no branch name"):
+        async with workspace.prepare(shell(repo="shop", branch=branch)):
+            pass
+    assert git(repo, "for-each-ref") == before
+
+
+async def test_hooks_of_the_repository_do_not_run(
+    workspace: Workspace, repo: Path, tmp_path: Path
+) -> None:
+    hook = repo / ".git" / "hooks" / "post-checkout"
+    hook.parent.mkdir(exist_ok=True)
+    hook.write_text(f"#!/bin/sh\ntouch {tmp_path}/ran\n")
+    hook.chmod(0o755)
+    async with workspace.prepare(shell(repo="shop", branch="x")):
+        pass
+    assert not (tmp_path / "ran").exists()
+
+
+async def test_what_an_earlier_life_left_is_tidied_and_its_work_is_kept(
+    workspace: Workspace, repo: Path, tmp_path: Path
+) -> None:
+    left = tmp_path / "work" / "worktrees" / "T9" / "R9"
+    left.parent.mkdir(parents=True)
+    git(repo, "worktree", "add", "-q", "-b", "lost", str(left))
+    (left / "new").write_text("new\n")
+    old = tmp_path / "work" / "tasks" / "T8"
+    old.mkdir(parents=True)
+    os.utime(old, (1, 1))
+    young = tmp_path / "work" / "tasks" / "T7"
+    young.mkdir()
+    assert await workspace.tidy() == 2
+    assert git(repo, "show", "refs/agentcom/T9/R9:new") == "new"
+    assert not left.exists()
+    assert not old.exists()
+    assert young.exists()
+    assert git(repo, "worktree", "list").count("\n") == 0
