@@ -68,8 +68,12 @@ def _older_or_unknown(raw: bytes, error: Exception) -> Event:
     seen = set()
     while tag in UPCASTERS and tag not in seen:
         seen.add(tag)
-        body = UPCASTERS[tag](body)
-        tag = body["type"]
+        try:
+            body = UPCASTERS[tag](body)
+            tag = body["type"]
+        except (LookupError, TypeError, ValueError, AttributeError) as strange:
+            # Stored under an old tag, but not as that tag ever was.
+            raise Malformed("", f"a {tag}", "something else") from strange
     if tag in _KNOWN:
         try:
             event: Event = msgspec.convert(body, type=AnyEvent)
