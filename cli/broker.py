@@ -134,7 +134,7 @@ class Broker:
                     stderr=subprocess.STDOUT,
                     # Ctrl-C in the terminal is for us; we stop the server afterwards.
                     start_new_session=True,
-                    preexec_fn=_die_with_parent(),
+                    preexec_fn=die_with_parent(),
                     pass_fds=(lock,),
                 )
         finally:
@@ -309,7 +309,7 @@ def _lock(instance: Instance) -> int:
     return descriptor
 
 
-def _die_with_parent() -> Callable[[], None] | None:
+def die_with_parent() -> Callable[[], None] | None:
     """Make what runs in the child before the server: ask for SIGTERM if we die."""
     if sys.platform != "linux":
         return None

@@ -1,0 +1,234 @@
+"""Asking without doing: classify, route; and the policy they both go by."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+import msgspec
+
+from actors import policy as policies
+from cli.client import Client, connected, run
+from cli.submit import fields_of, submit
+from cli.target import on_target
+from cli.terminal import EXIT_OK, EXIT_USAGE, Problem, console, line_of
+from events import subjects
+from events.catalogue import Classification, PolicyChanged
+from events.codec import encode
+from events.commands import Classified, Done, WouldRoute
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import TypeVar
+
+    F = TypeVar("F", bound=Callable[..., Any])
+
+_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+_NOT_OF_A_TASK = {"wait", "follow", "batch", "as_json", "key"}
+
+
+def _task_options(command: F) -> F:
+    """Add the options of `submit` that describe a task."""
+    for option in reversed(submit.params):
+        if isinstance(option, click.Option) and option.expose_value:
+            if option.name in _NOT_OF_A_TASK:
+                continue
+            kept: list[click.Parameter] = getattr(command, "__click_params__", [])
+            kept.append(option)
+            command.__click_params__ = kept  # type: ignore[attr-defined]
+    return command
+
+
+@click.command()
+@click.argument("text", nargs=-1)
+@on_target
+@_JSON
+@_task_options
+def classify(text: tuple[str, ...], *, as_json: bool, **options: Any) -> int:
+    """Say which tier TEXT belongs to, and by what signals; nothing is submitted."""
+    return run(_classify(fields_of(text, options), as_json=as_json))
+
+
+async def _classify(fields: dict[str, Any], *, as_json: bool) -> int:
+    async with connected() as client:
+        answer = await client.command("task.classify", fields, Classified)
+    if as_json:
+        click.echo(encode(answer).decode())
+        return EXIT_OK
+    _show_classification(answer.classification)
+    for warning in answer.warnings:
+        click.echo(f"warning     {line_of(warning)}")
+    return EXIT_OK
+
+
+def _show_classification(found: Classification) -> None:
+    inferred = found.inferred
+    click.echo(f"tier        {found.effective_tier}")
+    click.echo(f"because     {line_of(found.reason)}")
+    click.echo(
+        f"inferred    {inferred.tier} (confidence {inferred.confidence:.2f}): "
+        f"{line_of(', '.join(inferred.signals)) or 'no signals'}"
+    )
+
+
+@click.command()
+@click.argument("text", nargs=-1)
+@on_target
+@_JSON
+@click.option(
+    "--dry-run", is_flag=True, help="Nothing else is possible: it is the way."
+)
+@_task_options
+def route(
+    text: tuple[str, ...], *, as_json: bool, dry_run: bool, **options: Any
+) -> int:
+    """Say where the task TEXT would go now, with every candidate; nothing is submitted."""
+    del dry_run
+    return run(_route(fields_of(text, options), as_json=as_json))
+
+
+async def _route(fields: dict[str, Any], *, as_json: bool) -> int:
+    from cli.tasks import trace
+
+    async with connected() as client:
+        answer = await client.command("task.route", fields, WouldRoute)
+    if as_json:
+        click.echo(encode(answer).decode())
+        return EXIT_OK
+    _show_classification(answer.classification)
+    if answer.decision is not None:
+        trace(console(), answer.decision)
+    else:
+        click.echo(f"would wait  {line_of(answer.waiting_for)}")
+    return EXIT_OK
+
+
+# -- policy ----------------------------------------------------------------------------
+
+
+@click.group()
+def policy() -> None:
+    """The numbers that decide: all may be changed while the system runs."""
+
+
+@policy.command("show")
+@on_target
+@_JSON
+def show(*, as_json: bool) -> int:
+    """Print the policy in force."""
+    return run(_show(as_json=as_json))
+
+
+async def _show(*, as_json: bool) -> int:
+    async with connected() as client:
+        version, document = await current_policy(client)
+    if as_json:
+        click.echo(json.dumps({"version": version, "policy": document}))
+        return EXIT_OK
+    click.echo(f"# version {version}")
+    for name, value in _flat("", document):
+        click.echo(f"{name} = {json.dumps(value)}")
+    return EXIT_OK
+
+
+async def current_policy(client: Client) -> tuple[int, dict[str, Any]]:
+    """Return version and document of the policy in force; 0 for the built-in one."""
+    last = await client.log.last(subjects.POLICY)
+    if last is None or not isinstance(last.event, PolicyChanged):
+        return 0, policies.document(policies.Policy())
+    return last.event.version, policies.document(policies.parse(last.event.policy))
+
+
+def _flat(path: str, value: Any) -> list[tuple[str, Any]]:
+    if not isinstance(value, dict):
+        return [(path, value)]
+    return [
+        line
+        for name, below in value.items()
+        for line in _flat(f"{path}.{name}" if path else name, below)
+    ]
+
+
+_CHANGES = click.argument("changes", metavar="NAME=VALUE...", nargs=-1)
+_FILE = click.option(
+    "--file",
+    "file",
+    type=click.Path(path_type=Path, dir_okay=False, exists=True),
+    help="A JSON object with the changes, or the whole policy.",
+)
+
+
+@policy.command("set")
+@_CHANGES
+@on_target
+@_FILE
+@click.option(
+    "--based-on", type=int, metavar="N", help="Refuse unless it is version N."
+)
+@_JSON
+def set_policy(
+    changes: tuple[str, ...], *, file: Path | None, based_on: int | None, as_json: bool
+) -> int:
+    """Change the policy, at once and everywhere: `policy set fallback_wait_s=2`."""
+    return run(_change("policy.set", changes, file, based_on, as_json=as_json))
+
+
+@policy.command("validate")
+@_CHANGES
+@on_target
+@_FILE
+@_JSON
+def validate(changes: tuple[str, ...], *, file: Path | None, as_json: bool) -> int:
+    """Check a change of the policy without making it."""
+    return run(_change("policy.validate", changes, file, None, as_json=as_json))
+
+
+async def _change(
+    command: str,
+    changes: tuple[str, ...],
+    file: Path | None,
+    based_on: int | None,
+    *,
+    as_json: bool,
+) -> int:
+    body: dict[str, Any] = {"policy": changed_fields(changes, file)}
+    if based_on is not None:
+        body["based_on"] = based_on
+    async with connected() as client:
+        done = await client.command(command, body, Done)
+    click.echo(encode(done).decode() if as_json else done.detail)
+    return EXIT_OK
+
+
+def changed_fields(changes: tuple[str, ...], file: Path | None) -> dict[str, Any]:
+    """Make the changes' document: `scoring.warm=1.2` is {"scoring": {"warm": 1.2}}."""
+    document: dict[str, Any] = {}
+    if file is not None:
+        try:
+            document = msgspec.json.decode(file.read_bytes(), type=dict[str, Any])
+        except (OSError, msgspec.DecodeError) as error:
+            raise Problem(
+                f"{file}: expected a JSON object ({error})", EXIT_USAGE
+            ) from (error)
+    for said in changes:
+        name, equals, value = said.partition("=")
+        if not equals or not name:
+            raise click.UsageError(f"{said!r}: expected NAME=VALUE")
+        *above, last = name.split(".")
+        place = document
+        for part in above:
+            place = place.setdefault(part, {})
+        place[last] = _value(value)
+    if not document:
+        raise click.UsageError("say what is to change: NAME=VALUE, or --file")
+    return document
+
+
+def _value(said: str) -> Any:
+    """Read a value as JSON, and what is none as a word."""
+    try:
+        return json.loads(said)
+    except ValueError:
+        return said

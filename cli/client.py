@@ -1,0 +1,218 @@
+"""A connection for commands and questions, with errors that say what to do.
+
+Commands carry an id or a key, so that one whose answer got lost may be said again: the
+second time finds what the first has done.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+import click
+import msgspec
+
+from cli.instance import Credentials, Instance, explicit_credentials
+from cli.target import said_creds, said_url
+from cli.terminal import EXIT_NOT_FOUND, EXIT_REFUSED, EXIT_UNREACHABLE, Problem
+from events import subjects
+from events.codec import Reader, encode
+from events.commands import Refusal
+from events.errors import Denied, Malformed, Unreachable
+from events.ids import IdSource
+from events.jetstream import JetStreamLog, JetStreamOutput
+from events.link import Link
+from projections.views import TaskAnswer
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Coroutine
+
+    from events.link import LinkMessage
+
+T = TypeVar("T")
+
+CONNECT_S: Final = 5.0
+ANSWER_S: Final = 5.0
+TRIES: Final = 3
+ABSENT_FOR_S: Final = 0.3
+"""Right after somebody's reconnect nobody may seem to listen: this long it is asked anew."""
+FULL_ID: Final = 26
+SHORTEST_ID: Final = 4
+_CODE: Final = "Nats-Service-Error-Code"
+_NO_PROJECTIONS: Final = (
+    "nobody answers questions: start the read models with `agentcom web`, or "
+    "everything with `agentcom up`"
+)
+
+new_id = IdSource(time.time, partial(secrets.randbits, 80))
+_refusals: Reader[Refusal] = Reader(Refusal)
+
+
+class Refused(Problem):
+    """A command or question that was answered with a refusal."""
+
+    def __init__(self, refusal: Refusal) -> None:
+        self.refusal = refusal
+        super().__init__(refusal.error, exit_code_for(refusal))
+
+
+class NotRunning(Problem):
+    """Nobody answers."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, EXIT_UNREACHABLE)
+
+
+def exit_code_for(refusal: Refusal) -> int:
+    """Return the exit code that a refusal means."""
+    if refusal.code == "not_found":
+        return EXIT_NOT_FOUND
+    if refusal.code in ("log_unavailable", "behind", "busy"):
+        return EXIT_UNREACHABLE
+    return EXIT_REFUSED
+
+
+def credentials_for(role: str = "operator") -> Credentials:
+    """Choose key and address: `--nats` and `--creds` where said, else the folder's."""
+    url, creds = said_url(), said_creds()
+    if creds is not None:
+        return explicit_credentials(url or Instance().url, creds)
+    instance = Instance()
+    if url is None:
+        return instance.credentials(role)
+    return Credentials(url, instance.keys / f"{role}.nk", role)
+
+
+class Client:
+    """Asks on behalf of a person: commands, queries, the log, the output stream."""
+
+    def __init__(self, link: Link, role: str) -> None:
+        self.link = link
+        self.role = role
+        self.log = JetStreamLog(link, consumers=False)
+        self.output = JetStreamOutput(link)
+
+    @property
+    def may_read(self) -> bool:
+        """Whether the role may read log and output; a submitter may only ask."""
+        return self.role != "submitter"
+
+    async def command(self, name: str, body: Any, kind: type[T]) -> T:
+        """Send a command; raises Refused, NotRunning."""
+        return await self._ask(
+            subjects.command(name),
+            body,
+            kind,
+            "the scheduler is not running: start it with `agentcom scheduler`, or "
+            "everything with `agentcom up`",
+        )
+
+    async def query(self, name: str, body: dict[str, Any], kind: type[T]) -> T:
+        """Ask a question; raises Refused, NotRunning.
+
+        Without a `wait_seq` of its own, the answer holds at least what the log holds now,
+        so that one sees what one has just done.
+        """
+        subject = subjects.query(name)
+        if "wait_seq" in body or not self.may_read:
+            return await self._ask(subject, body, kind, _NO_PROJECTIONS)
+        now = await self.log.last_sequence()
+        try:
+            return await self._ask(
+                subject, {**body, "wait_seq": now}, kind, _NO_PROJECTIONS
+            )
+        except Refused as refused:
+            if refused.refusal.code != "behind":
+                raise
+            click.echo(f"Warning: {refused.refusal.error}", err=True)
+            return await self._ask(subject, body, kind, _NO_PROJECTIONS)
+
+    async def _ask(self, subject: str, body: Any, kind: type[T], absent: str) -> T:
+        raw = encode(body)
+        if len(raw) > self.link.max_payload:
+            raise Problem(
+                f"this takes {len(raw)} bytes, the broker takes at most "
+                f"{self.link.max_payload} at once: say less, or split it"
+            )
+        answer = await self._answer(subject, raw, absent)
+        try:
+            if _CODE in answer.headers:
+                raise Refused(_refusals.decode(answer.data))
+            return msgspec.json.decode(answer.data, type=kind)
+        except (Malformed, msgspec.DecodeError) as error:
+            raise Problem(
+                f"the answer on {subject} is not understood ({error}): the other side "
+                "is another version of AgentCom"
+            ) from error
+
+    async def _answer(self, subject: str, raw: bytes, absent: str) -> LinkMessage:
+        patience = time.monotonic() + ABSENT_FOR_S
+        tries = 0
+        while True:
+            try:
+                return await self.link.call(subject, raw, timeout=ANSWER_S)
+            except Denied as denied:
+                raise Problem(
+                    f"the role {self.role} may not use {subject}: "
+                    "name another key with --creds FILE"
+                ) from denied
+            except Unreachable as error:
+                if error.absent and time.monotonic() < patience:
+                    await asyncio.sleep(0.02)
+                    continue
+                if error.absent:
+                    raise NotRunning(absent) from error
+                tries += 1
+                if tries >= TRIES:
+                    raise NotRunning(
+                        f"no answer on {subject} in {TRIES * ANSWER_S:.0f} s: "
+                        "`agentcom doctor` says what is wrong"
+                    ) from error
+                if not self.link.up:
+                    await asyncio.sleep(0.5)
+
+    async def full_id(self, task_id: str) -> str:
+        """Spell out the id of a task that was named by its beginning."""
+        if len(task_id) >= FULL_ID:
+            return task_id
+        if len(task_id) < SHORTEST_ID:
+            raise Problem(
+                f"{task_id!r} is too short: give at least {SHORTEST_ID} characters "
+                "of the task's id"
+            )
+        found = await self.query("task", {"task_id": task_id}, TaskAnswer)
+        return found.task.task_id
+
+
+@asynccontextmanager
+async def connected(
+    role: str = "operator", credentials: Credentials | None = None
+) -> AsyncIterator[Client]:
+    """Connect as `role` (or as whom `--creds` says) for as long as the block lasts."""
+    chosen = credentials or credentials_for(role)
+    link = await Link.connect(chosen.address(), timeout=CONNECT_S)
+    client = Client(link, chosen.role)
+    try:
+        yield client
+    finally:
+        await client.log.close()
+        await link.close()
+
+
+def run(work: Coroutine[Any, Any, T]) -> T:
+    """Run a command's work to its end, on the fastest loop there is."""
+    with asyncio.Runner(loop_factory=loop_factory()) as runner:
+        return runner.run(work)
+
+
+def loop_factory() -> Any:
+    """Return what makes the event loop: uvloop's where there is one."""
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    return uvloop.new_event_loop

@@ -1,0 +1,395 @@
+"""Follows one task from wherever it is to its end: what is decided, done and said.
+
+The events are folded here by the same fold that the read models use, so that a command
+that waits needs no read models, only log and scheduler. A submitter, who may not read
+the log, asks the read models instead, and is answered when there is news.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+from msgspec import Struct
+
+from cli.client import Refused
+from events import subjects
+from events.catalogue import Result
+from events.errors import LogError
+from projections.lifecycle import FINAL
+from projections.projection import Moment, moment_of
+from projections.tasks import NANO, Tasks
+from projections.views import TaskAnswer
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+    from cli.client import Client
+    from events.catalogue import Chunk, Recorded
+    from projections.tasks import TaskRecord
+
+REST_OF_OUTPUT_S: Final = 2.0
+"""How long the end of a task waits for the rest of its output to be stored."""
+_TEXT: Final = frozenset({"stdout", "token"})
+_tasks: Final = Tasks()
+
+
+class Outcome(Struct, kw_only=True):
+    """How a task ended: what `submit --wait --json` prints.
+
+    Tokens and dollars are the sum over all its runs; None is unknown. `status` is the
+    task's final state, `error` {code, message} where it did not complete.
+    """
+
+    task_id: str
+    status: str
+    output: str = ""
+    stderr: str = ""
+    model_used: str = "none"
+    tokens_in: int | None = 0
+    tokens_out: int | None = 0
+    estimated_cost_usd: float | None = 0.0
+    equivalent_claude_cost_usd: float | None = None
+    saved_usd: float = 0.0
+    execution_ms: float | None = None
+    error: dict[str, str] | None = None
+    exit_code: int | None = None
+    truncated: bool = False
+    tier: str = ""
+    target_type: str = ""
+    host: str = ""
+    endpoint: str = ""
+    fallback_used: bool = False
+    fallback_from_tier: str | None = None
+    attempts: int = 0
+    generation: int = 0
+    late: bool = False
+    simulated: bool = False
+
+
+class Audience(Protocol):
+    """Who is shown a task as it goes on."""
+
+    def event(self, recorded: Recorded, moment: Moment) -> None:
+        """An event of the task; `moment` says what it counted for."""
+        ...
+
+    def chunk(self, chunk: Chunk) -> None:
+        """A piece of its output, in order."""
+        ...
+
+
+class Following:
+    """One task, followed. `outcome` returns once it has ended."""
+
+    def __init__(
+        self, client: Client, task_id: str, audience: Audience | None = None
+    ) -> None:
+        self._client = client
+        self._task_id = task_id
+        self._audience = audience
+        self._state = _tasks.initial()
+        self._result: Result | None = None
+        self._ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    @property
+    def record(self) -> TaskRecord | None:
+        """The task as far as it has been followed."""
+        return self._state.records.get(self._task_id)
+
+    def _on(self, recorded: Recorded) -> None:
+        moment = moment_of(recorded)
+        _tasks.evolve(self._state, moment)
+        record = self.record
+        if moment.task is not None and moment.standing == "taken":
+            found = getattr(recorded.event, "result", None)
+            if isinstance(found, Result):
+                self._result = found
+        if self._audience is not None and moment.task is not None:
+            self._audience.event(recorded, moment)
+        if record is not None and record.state in FINAL and not self._ended.done():
+            self._ended.set_result(None)
+
+    async def outcome(self) -> Outcome:
+        """Follow to the end."""
+        client = self._client
+        live = None
+        if self._audience is not None:
+            live = LiveOutput(client, self._task_id, self._audience.chunk)
+            await live.start()
+        follower = await client.log.follow(
+            self._on,
+            subjects=[
+                subjects.SCHEDULER,
+                subjects.task(self._task_id),
+                subjects.runs_of(self._task_id),
+            ],
+        )
+        try:
+            await asyncio.wait(
+                (self._ended, follower.failed), return_when=asyncio.FIRST_COMPLETED
+            )
+            if follower.failed.done():
+                follower.failed.result()
+            record = self.record
+            assert record is not None
+            ended = outcome_of(record, self._result)
+            if live is not None and self._result is not None:
+                await live.rest(record.route, self._result.output_bytes)
+            return ended
+        finally:
+            await follower.stop()
+            if live is not None:
+                await live.stop()
+
+
+async def outcome_by_asking(client: Client, task_id: str) -> Outcome:
+    """Wait for a task's end by questions that are answered when there is news."""
+    question: dict[str, Any] = {"task_id": task_id}
+    while True:
+        try:
+            answer = await client.query("task", question, TaskAnswer)
+        except Refused as refused:
+            if refused.refusal.code not in ("behind", "not_found"):
+                raise
+            # Nothing new in all that time, or the submission is not folded in yet.
+            await asyncio.sleep(0.2)
+            continue
+        if answer.task.state in FINAL:
+            return outcome_of_answer(answer)
+        question["wait_seq"] = answer.seq + 1
+        # On a busy log every event of any task would be an answer.
+        await asyncio.sleep(0.1)
+
+
+class LiveOutput:
+    """A task's output, piece by piece and in order, also over a reconnect."""
+
+    def __init__(
+        self, client: Client, task_id: str, show: Callable[[Chunk], None]
+    ) -> None:
+        self._client = client
+        self._task_id = task_id
+        self._show = show
+        self._last: dict[str, int] = {}
+        self._bytes: dict[str, int] = {}
+        self._waiting: list[Chunk] | None = []
+        self._subscription: Any = None
+        self._reading: asyncio.Task[None] | None = None
+        client.link.on_connection(self._connection)
+
+    async def start(self) -> None:
+        """Show what there is, then what comes."""
+        self._subscription = await self._client.output.listen(
+            self._task_id, self._on, republished=False
+        )
+        await self._catch_up()
+
+    async def stop(self) -> None:
+        """Show nothing more."""
+        if self._reading is not None:
+            self._reading.cancel()
+            await asyncio.gather(self._reading, return_exceptions=True)
+        if self._subscription is not None:
+            await self._client.link.unsubscribe(self._subscription)
+
+    def _on(self, chunk: Chunk) -> None:
+        if self._waiting is not None:
+            self._waiting.append(chunk)
+        else:
+            self._hand_on(chunk)
+
+    def _hand_on(self, chunk: Chunk) -> None:
+        if chunk.n <= self._last.get(chunk.route, 0):
+            return
+        self._last[chunk.route] = chunk.n
+        if chunk.event_type in _TEXT:
+            said = self._bytes.get(chunk.route, 0) + len(chunk.text.encode())
+            self._bytes[chunk.route] = said
+        self._show(chunk)
+
+    def _connection(self, up: bool) -> None:
+        if up and (self._reading is None or self._reading.done()):
+            loop = asyncio.get_running_loop()
+            self._reading = loop.create_task(self._catch_up())
+
+    async def _catch_up(self) -> None:
+        """Read what is stored; what comes meanwhile waits its turn."""
+        if self._waiting is None:
+            self._waiting = []
+        try:
+            for chunk in await self._client.output.read(self._task_id):
+                self._hand_on(chunk)
+        except LogError:
+            # What is missing shows in the numbers, and is in the result.
+            pass
+        finally:
+            waiting, self._waiting = self._waiting, None
+            for chunk in waiting:
+                self._hand_on(chunk)
+
+    async def rest(self, route: str, size: int) -> None:
+        """Return once `size` bytes of the route's text were shown, or soon after."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + REST_OF_OUTPUT_S
+        while self._bytes.get(route, 0) < size and loop.time() < deadline:
+            await self._catch_up()
+            if self._bytes.get(route, 0) < size:
+                await asyncio.sleep(0.05)
+
+
+def outcome_of(record: TaskRecord, result: Result | None) -> Outcome:
+    """Say how a task ended, from its record and the last result that counted."""
+    spent = record.spent
+    return _outcome(
+        record,
+        result,
+        task_id=record.id,
+        cost=None if spent.unpriced else spent.usd_nano / NANO,
+        equivalent=spent.equivalent_nano / NANO,
+        saved=spent.saved_nano / NANO,
+        tokens=(spent.tokens_in, spent.tokens_out),
+        execution_ms=record.execution_ms,
+        error=(record.error_code, record.error_message),
+        reason=record.reason,
+    )
+
+
+def outcome_of_answer(answer: TaskAnswer) -> Outcome:
+    """Say how a task ended, from what the read models answer."""
+    task = answer.task
+    return _outcome(
+        task,
+        task.result,
+        task_id=task.task_id,
+        cost=None if task.unpriced_runs else task.cost_usd,
+        equivalent=task.equivalent_claude_cost_usd,
+        saved=task.saved_usd,
+        tokens=(task.tokens_in, task.tokens_out),
+        execution_ms=task.run_ms,
+        error=(task.error_code, task.error),
+        reason=task.reason,
+    )
+
+
+def _outcome(
+    about: Any,
+    result: Result | None,
+    *,
+    task_id: str,
+    cost: float | None,
+    equivalent: float,
+    saved: float,
+    tokens: tuple[int, int],
+    execution_ms: float | None,
+    error: tuple[str, str],
+    reason: str,
+) -> Outcome:
+    unknown = result is not None and result.tokens_in is None
+    outcome = Outcome(
+        task_id=task_id,
+        status=about.state,
+        tokens_in=None if unknown else tokens[0],
+        tokens_out=None if unknown else tokens[1],
+        estimated_cost_usd=cost,
+        equivalent_claude_cost_usd=equivalent or None,
+        saved_usd=saved,
+        execution_ms=execution_ms,
+        tier=about.tier,
+        target_type=about.target_type,
+        host=about.host,
+        endpoint=about.endpoint,
+        fallback_used=about.fallback_used,
+        fallback_from_tier=about.fallback_from_tier,
+        attempts=about.attempts,
+        generation=about.generation,
+        late=about.late,
+        simulated=about.simulated,
+    )
+    if result is not None:
+        outcome.output = result.output
+        outcome.stderr = result.stderr
+        outcome.model_used = result.model_used
+        outcome.exit_code = result.exit_code
+        outcome.truncated = result.truncated
+        outcome.simulated = outcome.simulated or result.simulated
+        outcome.execution_ms = execution_ms or result.execution_ms
+    if about.state != "completed":
+        code, message = error
+        if not code and result is not None and result.error is not None:
+            code, message = result.error.code, result.error.message
+        outcome.error = {
+            "code": code or about.state,
+            "message": message or reason or f"the task is {about.state}",
+        }
+    return outcome
+
+
+async def each_outcome(
+    client: Client, task_ids: list[str]
+) -> AsyncIterator[tuple[int, Outcome]]:
+    """Yield (place, outcome) of many tasks as they end."""
+    follow = Crowd(client, task_ids)
+    async for place, outcome in follow.outcomes():
+        yield place, outcome
+
+
+class Crowd:
+    """Many tasks followed together, over one reading of the log."""
+
+    def __init__(self, client: Client, task_ids: list[str]) -> None:
+        self._client = client
+        self._places = {task_id: n for n, task_id in enumerate(task_ids)}
+        self._state = _tasks.initial()
+        self._results: dict[str, Result] = {}
+        self._ended: asyncio.Queue[str] = asyncio.Queue()
+        self._told: set[str] = set()
+
+    def _on(self, recorded: Recorded) -> None:
+        moment = moment_of(recorded)
+        _tasks.evolve(self._state, moment)
+        record = moment.task
+        if record is None or record.id not in self._places:
+            return
+        found = getattr(recorded.event, "result", None)
+        if moment.standing == "taken" and isinstance(found, Result):
+            self._results[record.id] = found
+        if record.state in FINAL and record.id not in self._told:
+            self._told.add(record.id)
+            self._ended.put_nowait(record.id)
+
+    async def outcomes(self) -> AsyncIterator[tuple[int, Outcome]]:
+        """Yield (place, outcome) as tasks end, until all have."""
+        start = await self._first()
+        for recorded in await self._client.log.read(subjects.SCHEDULER):
+            if recorded.seq < start:
+                _tasks.evolve(self._state, moment_of(recorded))
+        follower = await self._client.log.follow(
+            self._on,
+            start=start,
+            subjects=[subjects.SCHEDULER, subjects.ALL_TASKS, subjects.ALL_RUNS],
+        )
+        try:
+            for _ in self._places:
+                next_one = asyncio.ensure_future(self._ended.get())
+                await asyncio.wait(
+                    (next_one, follower.failed), return_when=asyncio.FIRST_COMPLETED
+                )
+                if follower.failed.done():
+                    next_one.cancel()
+                    follower.failed.result()
+                task_id = next_one.result()
+                record = self._state.records[task_id]
+                result = self._results.get(task_id)
+                yield self._places[task_id], outcome_of(record, result)
+        finally:
+            await follower.stop()
+
+    async def _first(self) -> int:
+        """Return the sequence of the earliest submission among the tasks."""
+        found = [
+            events[0].seq
+            for task_id in self._places
+            if (events := await self._client.log.read(subjects.task(task_id), limit=1))
+        ]
+        return min(found, default=1)

@@ -1,0 +1,284 @@
+"""`agentcom events`: the log, read or followed, as it was written."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+from cli.client import Client, connected, run
+from cli.display import route_line
+from cli.target import on_target
+from cli.terminal import (
+    EXIT_INTERRUPTED,
+    EXIT_OK,
+    Problem,
+    clock_time,
+    dollars,
+    duration,
+    line_of,
+    painted,
+)
+from events import catalogue as c
+from events import subjects
+from events.codec import encode
+from events.ids import is_token
+
+if TYPE_CHECKING:
+    from events.catalogue import Recorded
+
+LAST_SHOWN: Final = 50
+LAST_FOLLOWED: Final = 10
+
+
+@click.command()
+@on_target
+@click.option("--follow", is_flag=True, help="Go on with what is written from now on.")
+@click.option(
+    "--from",
+    "start",
+    type=int,
+    metavar="N",
+    help="Begin at sequence N; -N begins N events before the end.",
+)
+@click.option("--limit", type=click.IntRange(1), help="End after so many.")
+@click.option(
+    "--subject",
+    "patterns",
+    multiple=True,
+    help="Only these subjects; * and > as in NATS. 'agentcom.evt.' may be left out.",
+)
+@click.option(
+    "--type",
+    "types",
+    multiple=True,
+    metavar="TYPE",
+    help="Only these types: task.failed, or task.* for a family.",
+)
+@click.option("--task", "task_id", metavar="ID", help="Only what is about this task.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+def events(
+    *,
+    follow: bool,
+    start: int | None,
+    limit: int | None,
+    patterns: tuple[str, ...],
+    types: tuple[str, ...],
+    task_id: str | None,
+    as_json: bool,
+) -> int:
+    """Read the log from its beginning, or follow it.
+
+    On a terminal, without --from and filters, the last 50 events; with --follow alone,
+    the last 10 and what comes.
+    """
+    chosen = Chosen(types, limit, as_json=as_json)
+    try:
+        return run(_events(chosen, follow, start, patterns, task_id))
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED if not follow else EXIT_OK
+
+
+class Chosen:
+    """Prints the events that were asked for, until there were enough."""
+
+    def __init__(
+        self, types: tuple[str, ...], limit: int | None, *, as_json: bool
+    ) -> None:
+        self._types = types
+        self._left = limit
+        self._as_json = as_json
+        self.enough = asyncio.Event()
+        self.anything = not types
+
+    def show(self, recorded: Recorded) -> None:
+        """Print an event, if it is one of them."""
+        if self.enough.is_set() or not self._wanted(recorded.event):
+            return
+        if self._as_json:
+            line = json_line(recorded)
+        else:
+            line = event_line(recorded.seq, recorded.subject, recorded.event)
+        sys.stdout.write(line + "\n")
+        sys.stdout.flush()
+        if self._left is not None:
+            self._left -= 1
+            if self._left == 0:
+                self.enough.set()
+
+    def _wanted(self, event: c.Event) -> bool:
+        if not self._types:
+            return True
+        tag, name = c.tag(event), c.name(event)
+        return any(
+            each in (tag, name) or (each.endswith(".*") and name.startswith(each[:-1]))
+            for each in self._types
+        )
+
+
+async def _events(
+    chosen: Chosen,
+    follow: bool,
+    start: int | None,
+    patterns: tuple[str, ...],
+    task_id: str | None,
+) -> int:
+    async with connected() as client:
+        wanted = [_pattern(each) for each in patterns]
+        if task_id is not None:
+            full = await client.full_id(task_id)
+            if not is_token(full):
+                raise Problem(f"{task_id!r} is no task's id")
+            wanted += [subjects.task(full), subjects.runs_of(full)]
+        plain = not wanted and chosen.anything
+        first = await _first(client, start, follow=follow, plain=plain)
+        follower = await client.log.follow(chosen.show, start=first, subjects=wanted)
+        ends: list[asyncio.Future[Any]] = [asyncio.ensure_future(chosen.enough.wait())]
+        if not follow:
+            ends.append(asyncio.ensure_future(follower.caught_up.wait()))
+        try:
+            await asyncio.wait(
+                [*ends, follower.failed], return_when=asyncio.FIRST_COMPLETED
+            )
+            if follower.failed.done():
+                follower.failed.result()
+        finally:
+            for end in ends:
+                end.cancel()
+            await follower.stop()
+        if follower.undecodable:
+            click.echo(f"{follower.undecodable} messages are no events", err=True)
+    return EXIT_OK
+
+
+def _pattern(said: str) -> str:
+    return (
+        said if said.startswith("agentcom.") or said == ">" else f"agentcom.evt.{said}"
+    )
+
+
+async def _first(
+    client: Client, start: int | None, *, follow: bool, plain: bool
+) -> int:
+    """Choose the sequence to begin at."""
+    if start is not None and start >= 0:
+        return max(start, 1)
+    last = await client.log.last_sequence()
+    if start is not None:
+        return max(last + start + 1, 1)
+    if follow and plain:
+        return max(last - LAST_FOLLOWED + 1, 1)
+    if plain and sys.stdout.isatty() and last > LAST_SHOWN:
+        click.echo(
+            f"the last {LAST_SHOWN} of {last} events; --from 1 shows all", err=True
+        )
+        return last - LAST_SHOWN + 1
+    return 1
+
+
+def json_line(recorded: Recorded) -> str:
+    """Spell an event with its place, as one line of JSON."""
+    event = recorded.event
+    body: Any = event.body if isinstance(event, c.Unknown) else event
+    return encode(
+        {"seq": recorded.seq, "subject": recorded.subject, "event": body}
+    ).decode()
+
+
+def event_line(seq: int, subject: str, event: Any) -> str:
+    """Spell an event as a line for people."""
+    if isinstance(event, dict):
+        # As the read models pass it on: plain JSON.
+        from events.codec import decode_event
+
+        event = decode_event(encode(event))
+    name = c.name(event) or "unknown"
+    about = subject.removeprefix("agentcom.evt.")
+    head = f"{seq:>7}  {clock_time(event.at)}  "
+    kind = painted(f"{name:<20}", _style(name), sys.stdout)
+    return f"{head}{kind} {line_of(about)}  {line_of(gist(event), 400)}".rstrip()
+
+
+def _style(name: str) -> str:
+    if name.endswith((".completed", ".up", ".joined", ".cleared", ".resumed")):
+        return "good"
+    if name.endswith((".failed", ".dead_lettered", ".down", ".lost", ".error")):
+        return "bad"
+    if name.endswith((".retrying", ".requeued", ".returned", ".limited", ".raised")):
+        return "warn"
+    return ""
+
+
+def gist(event: c.Event) -> str:
+    """Say in a few words what an event says."""
+    match event:
+        case c.TaskSubmitted():
+            tier = event.classification.effective_tier
+            return f"{tier}, {event.spec.priority}: {event.spec.description[:200]}"
+        case c.TaskRouted():
+            return f"#{event.generation} {route_line(event)}"
+        case c.TaskCompleted() | c.TaskFailed():
+            return _result(event.result)
+        case c.TaskReturned():
+            return f"{event.reason} {event.detail}"
+        case c.TaskStatus() | c.TaskErrorLine() | c.TaskRetrying():
+            return event.text
+        case c.TaskExpired():
+            tiers = ", ".join(
+                f"{t.tier} {t.state} {t.down_s:.0f} s" for t in event.tiers
+            )
+            return f"{event.reason} {event.detail} {tiers}"
+        case c.HostJoined():
+            offered = ", ".join(each.endpoint for each in event.endpoints if each.up)
+            return f"{event.platform}, slots {event.slots}, {offered or 'no endpoints'}"
+        case c.EndpointUp() | c.EndpointChanged():
+            return f"{event.state.endpoint} {', '.join(event.state.models)}"
+        case c.EndpointDown():
+            return f"{event.endpoint}: {event.reason}"
+        case c.PolicyChanged():
+            return f"version {event.version}: {', '.join(event.changed)}"
+        case c.SchedulerElected():
+            return f"epoch {event.epoch}: {event.name}"
+        case c.Unknown():
+            return f"a type that this version does not know: {event.tag}"
+        case _:
+            return _rest(event)
+
+
+def _result(result: c.Result) -> str:
+    parts = [duration(result.execution_ms), result.model_used]
+    if result.model_used != "none":
+        parts += [f"{result.tokens_in} in, {result.tokens_out} out"]
+        parts += [dollars(result.estimated_cost_usd)]
+    if result.error is not None:
+        parts.append(f"{result.error.code}: {result.error.message}")
+    return ", ".join(parts)
+
+
+_DULL: Final = frozenset(
+    {
+        "id",
+        "at",
+        "by",
+        "task_id",
+        "host",
+        "tier",
+        "route",
+        "generation",
+        "attempt",
+        "incarnation",
+        "epoch",
+    }
+)
+
+
+def _rest(event: c.Event) -> str:
+    """List the fields that are not said already by the subject."""
+    return " ".join(
+        f"{name}={value}"
+        for name in event.__struct_fields__
+        if name not in _DULL
+        and (value := getattr(event, name)) not in ("", None, [], {})
+    )

@@ -1,0 +1,153 @@
+"""The command `agentcom`: finds the subcommand, and says in one sentence what went wrong.
+
+Nothing but click is imported before a subcommand is chosen, so that `agentcom --help`
+and shell completion are fast. Exit codes are those of docs/cli.md.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+import sys
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+from click.shell_completion import CompletionItem
+
+from cli.target import set_target, target_options
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+COMMANDS: Final[dict[str, tuple[str, str, str]]] = {
+    "up": ("cli.up", "up", "Run everything on this machine."),
+    "demo": ("cli.demo", "demo", "A tour in under a minute, on a temporary instance."),
+    "submit": ("cli.submit", "submit", "Submit a task, or a file of them."),
+    "tasks": ("cli.tasks", "tasks", "List tasks."),
+    "task": ("cli.tasks", "task", "Show one task, its route and why."),
+    "logs": ("cli.tasks", "logs", "Show a task's output."),
+    "cancel": ("cli.tasks", "cancel", "Cancel tasks."),
+    "retry": ("cli.tasks", "retry", "Try final tasks anew."),
+    "hosts": ("cli.fleet", "hosts", "List hosts, endpoints and tiers."),
+    "drain": ("cli.fleet", "drain", "Let a host finish and take nothing new."),
+    "resume": ("cli.fleet", "resume", "Let a drained host take work again."),
+    "costs": ("cli.fleet", "costs", "Show what was spent, and what was saved."),
+    "events": ("cli.log", "events", "Read the log, or follow it."),
+    "classify": ("cli.ask", "classify", "Say which tier a text belongs to."),
+    "route": ("cli.ask", "route", "Say where a task would go, without submitting it."),
+    "policy": ("cli.ask", "policy", "Show, check and change the policy."),
+    "doctor": ("cli.doctor", "doctor", "Check this installation."),
+    "scheduler": ("cli.roles", "scheduler", "Run a scheduler."),
+    "sidecar": ("cli.roles", "sidecar", "Run this machine's sidecar."),
+    "web": ("cli.roles", "web", "Run the read models and the dashboard."),
+    "keys": ("cli.keys", "keys", "Make the roles' keys; show how to connect."),
+    "host": ("cli.keys", "host", "Machines that may join the fleet."),
+    "provision": ("cli.keys", "provision_command", "Make or update the streams."),
+    "bench": ("bench.main", "bench", "Measure this machine."),
+}
+"""Name to module, attribute, and what it does."""
+
+
+class Commands(click.Group):
+    """The subcommands, imported when they are used."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return [name for name in COMMANDS if _exists(name)]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS or not _exists(cmd_name):
+            return None
+        module, attribute, _ = COMMANDS[cmd_name]
+        command: click.Command = getattr(importlib.import_module(module), attribute)
+        return command
+
+    def format_commands(
+        self, ctx: click.Context, formatter: click.HelpFormatter
+    ) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(
+                [(name, COMMANDS[name][2]) for name in self.list_commands(ctx)]
+            )
+
+    def shell_complete(
+        self, ctx: click.Context, incomplete: str
+    ) -> list[CompletionItem]:
+        named = [
+            CompletionItem(name, help=COMMANDS[name][2])
+            for name in self.list_commands(ctx)
+            if name.startswith(incomplete)
+        ]
+        return [*named, *click.Command.shell_complete(self, ctx, incomplete)]
+
+
+def _exists(name: str) -> bool:
+    module = COMMANDS[name][0]
+    if not module.startswith("bench"):
+        return True
+    return importlib.util.find_spec(module) is not None
+
+
+def _version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
+    if wanted and not ctx.resilient_parsing:
+        from cli.terminal import version
+
+        click.echo(f"agentcom {version()}")
+        ctx.exit()
+
+
+@click.command(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_version,
+    help="Show the version.",
+)
+@target_options
+def agentcom(data: Path | None, nats: str | None, creds: Path | None) -> None:
+    """Runs AI agents' tasks on the cheapest tier that can do them.
+
+    Every decision and every step is in an immutable log. `agentcom up` runs all of it
+    on this machine; the other commands then find it by themselves.
+    """
+    set_target(data, nats, creds)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command; return its exit code."""
+    from cli.terminal import EXIT_INTERRUPTED
+
+    try:
+        ended: Any = agentcom.main(
+            arguments, prog_name="agentcom", standalone_mode=False
+        )
+        return ended if isinstance(ended, int) else 0
+    except click.exceptions.Exit as left:
+        return left.exit_code
+    except click.ClickException as problem:
+        problem.show()
+        return problem.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read has enough (`| head`); Python must not complain at its end either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:  # noqa: BLE001 - the command's edge: a sentence, no traceback
+        return _explained(error)
+
+
+def _explained(error: Exception) -> int:
+    """Say an error in a sentence; a fault of ours with the way to its traceback."""
+    from cli.terminal import exit_code_of, sentence_of
+
+    if os.environ.get("AGENTCOM_DEBUG"):
+        raise error
+    click.echo(f"Error: {sentence_of(error)}", err=True)
+    return exit_code_of(error)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,487 @@
+"""One role in this process: scheduler, sidecar or web, until it is told to stop.
+
+The first SIGTERM or Ctrl-C ends it in good order, the second at once. A role whose
+connection is closed for good ends with an error, so that whoever supervises it starts
+it again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import secrets
+import signal
+import sys
+import time
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+import structlog
+
+from cli.client import loop_factory, new_id
+from cli.instance import Credentials, Instance, explicit_credentials, local_host_name
+from cli.target import on_target, said_creds, said_url
+from cli.terminal import EXIT_INTERRUPTED, Problem, colours_on, version
+from events.errors import LogUnavailable
+from events.link import Link
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable
+
+    from sidecar.config import SidecarConfig
+    from sidecar.main import Parts
+
+PATIENCE_S: Final = 30.0
+"""How long a role waits for the broker before it gives up."""
+TRY_S: Final = 3.0
+TOLD_AFTER_S: Final = 2.0
+WEB_PORT: Final = 4000
+
+_log = structlog.get_logger("agentcom")
+
+
+# -- the life of a role ----------------------------------------------------------------
+
+
+def run_role(work: Callable[[asyncio.Event], Awaitable[None]], *, debug: bool) -> None:
+    """Run `work(stop)` until it ends; signals set `stop`."""
+    set_up_logs(debug=debug)
+
+    async def live() -> None:
+        stop = asyncio.Event()
+        stop_on_signals(stop)
+        await work(stop)
+
+    with asyncio.Runner(loop_factory=loop_factory()) as runner:
+        runner.run(live())
+
+
+def stop_on_signals(stop: asyncio.Event) -> None:
+    """Let SIGTERM and SIGINT set `stop`; the second of them ends the process at once."""
+    loop = asyncio.get_running_loop()
+
+    def on_signal() -> None:
+        if stop.is_set():
+            os._exit(EXIT_INTERRUPTED)
+        stop.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, on_signal)
+
+
+def set_up_logs(*, debug: bool) -> None:
+    """Write logs to stderr: for people on a terminal, as JSON lines elsewhere."""
+    people = sys.stderr.isatty()
+    shown: list[Any] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=not people),
+    ]
+    if people:
+        shown.append(structlog.dev.ConsoleRenderer(colors=colours_on(sys.stderr)))
+    else:
+        shown += [
+            structlog.processors.dict_tracebacks,
+            structlog.processors.JSONRenderer(),
+        ]
+    structlog.configure(
+        processors=shown,
+        wrapper_class=structlog.make_filtering_bound_logger(
+            logging.DEBUG if debug else logging.INFO
+        ),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=True,
+    )
+    logging.basicConfig(
+        stream=sys.stderr, level=logging.WARNING, format="%(name)s: %(message)s"
+    )
+
+
+@asynccontextmanager
+async def role_link(credentials: Credentials) -> AsyncIterator[Link]:
+    """Connect, waiting for a broker that is still to come; close at the end."""
+    link = await _connect(credentials)
+    try:
+        yield link
+    finally:
+        await link.close()
+
+
+async def _connect(credentials: Credentials) -> Link:
+    address = credentials.address()
+    began = time.monotonic()
+    told = False
+    while True:
+        try:
+            return await Link.connect(address, timeout=TRY_S)
+        except LogUnavailable as error:
+            waited = time.monotonic() - began
+            if waited > PATIENCE_S:
+                raise Problem(
+                    f"no broker at {address.url} for {waited:.0f} s ({error.reason}): "
+                    "start it with `nats-server -c nats.conf` or `agentcom up`"
+                ) from error
+            if not told and waited > TOLD_AFTER_S:
+                told = True
+                _log.info("waiting for the broker", url=address.url)
+            await asyncio.sleep(0.1)
+
+
+async def until_closed(work: Awaitable[None], link: Link) -> None:
+    """Run `work`; raise LogUnavailable if the connection is closed for good meanwhile."""
+    working = asyncio.ensure_future(work)
+    closed = asyncio.ensure_future(link.closed.wait())
+    try:
+        await asyncio.wait((working, closed), return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise LogUnavailable("keep the connection", link.reason or "it was closed")
+        working.result()
+    finally:
+        for task in (working, closed):
+            task.cancel()
+        await asyncio.gather(working, closed, return_exceptions=True)
+
+
+def role_credentials(role: str) -> Credentials:
+    """Choose a role's key: the one named by `--creds` if it is that role's, or its own."""
+    creds, url = said_creds(), said_url()
+    instance = Instance()
+    if creds is None:
+        found = instance.keys / f"{role}.nk"
+        return Credentials(url or instance.url, found, role)
+    chosen = explicit_credentials(url or instance.url, creds)
+    if chosen.role != role:
+        raise Problem(
+            f"{creds} is the key of {chosen.role}, this needs the one of {role}"
+        )
+    return chosen
+
+
+_DEBUG = click.option("--debug", is_flag=True, help="Log more.")
+
+
+# -- scheduler -------------------------------------------------------------------------
+
+
+@click.command()
+@on_target
+@_DEBUG
+def scheduler(debug: bool) -> None:
+    """Run a scheduler. Of several, one leads and the others stand by.
+
+    Makes the streams first where they are missing and the data folder has the admin's
+    key.
+    """
+    credentials = role_credentials("scheduler")
+    run_role(lambda stop: be_scheduler(credentials, stop), debug=debug)
+
+
+async def be_scheduler(credentials: Credentials, stop: asyncio.Event) -> None:
+    """Be a scheduler until `stop` is set."""
+    from actors.main import SchedulerRole
+    from events.jetstream import JetStreamLeases, JetStreamLog
+    from events.readers import ReadersGate
+
+    name = f"scheduler-{local_host_name()[:40]}-{os.getpid()}-{secrets.token_hex(2)}"
+    async with role_link(credentials) as link:
+        await make_streams(credentials.url, link)
+        log = JetStreamLog(link)
+        role = SchedulerRole(
+            name, log, link, JetStreamLeases(link), ids=new_id, version=version()
+        )
+        gate = ReadersGate(link)
+        await gate.open()
+        _log.info("scheduler", name=name, nats=credentials.url)
+        try:
+            await until_closed(role.run(stop), link)
+        finally:
+            await gate.close()
+            await log.close()
+
+
+async def make_streams(url: str, link: Link) -> None:
+    """Provision where a stream is missing; what is there stays as it was configured."""
+    from cli.keys import provision_with
+    from events.provision import Retention
+
+    missing = await missing_streams(link)
+    if not missing:
+        return
+    admin = Credentials(url, Instance().keys / "admin.nk", "admin")
+    if not admin.seed_path.exists():
+        raise Problem(
+            f"the broker at {url} has no {', '.join(missing)}: make them with "
+            "`agentcom provision` where the admin's key is"
+        )
+    await provision_with(admin, Retention())
+    _log.info("streams made", streams=missing)
+
+
+async def missing_streams(link: Link) -> list[str]:
+    """Name the streams that the broker does not have yet."""
+    import msgspec
+
+    from events import subjects
+
+    missing = []
+    for name in (subjects.EVENTS, subjects.OUTPUT, f"KV_{subjects.LEASES}"):
+        answer = await link.call(f"$JS.API.STREAM.INFO.{name}", b"", timeout=10.0)
+        if "error" in msgspec.json.decode(answer.data, type=dict[str, Any]):
+            missing.append(name)
+    return missing
+
+
+# -- web -------------------------------------------------------------------------------
+
+
+@click.command()
+@on_target
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=WEB_PORT,
+    show_default=True,
+    help="Where to listen; 0 for any free port.",
+)
+@click.option("--host", "address", default="127.0.0.1", show_default=True)
+@click.option(
+    "--name",
+    "names",
+    multiple=True,
+    help="A further host name to be asked for under; * for any.",
+)
+@click.option(
+    "--store",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="The file of the read models  [default: projections.db in the data folder]",
+)
+@_DEBUG
+def web(
+    port: int, address: str, names: tuple[str, ...], store: Path | None, debug: bool
+) -> None:
+    """Run the read models, and serve them and the dashboard over HTTP."""
+    credentials = role_credentials("projections")
+    file = store or Instance().data / "projections.db"
+
+    async def work(stop: asyncio.Event) -> None:
+        await be_web(credentials, stop, file, address, port, names)
+
+    run_role(work, debug=debug)
+
+
+async def be_web(
+    credentials: Credentials,
+    stop: asyncio.Event,
+    store: Path,
+    address: str,
+    port: int,
+    names: tuple[str, ...] = (),
+) -> None:
+    """Be projections and web server until `stop` is set."""
+    from events.jetstream import JetStreamLog, JetStreamOutput
+    from web.main import WebConfig, serve
+
+    store.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    config = WebConfig(
+        address=credentials.address(),
+        store=store,
+        host=address,
+        port=port,
+        names=None if "*" in names else frozenset(names),
+    )
+
+    def ready(chosen: int) -> None:
+        _log.info("web", url=f"http://localhost:{chosen}", nats=credentials.url)
+
+    async with role_link(credentials) as link:
+        log = JetStreamLog(link)
+        try:
+            serving = serve(
+                log, link, config, stop, output=JetStreamOutput(link), ready=ready
+            )
+            await until_closed(serving, link)
+        except OSError as error:
+            raise Problem(
+                f"{address}:{port} cannot be listened on ({error.strerror or error}): "
+                "choose another port with --port"
+            ) from error
+        finally:
+            await log.close()
+
+
+# -- sidecar ---------------------------------------------------------------------------
+
+
+@click.command()
+@on_target
+@click.option(
+    "--config",
+    "file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="sidecar.toml  [default: the one in the data folder, where there is one]",
+)
+@click.option("--name", help="The host's name  [default: this machine's]")
+@_DEBUG
+def sidecar(file: Path | None, name: str | None, debug: bool) -> None:
+    """Run this machine's sidecar: it takes tasks, runs them, and reports."""
+    config = sidecar_config(file, name)
+    credentials = host_credentials(config, chosen=bool(name or config.name))
+    host = credentials.host
+    assert host is not None
+    config = named(config, host)
+    run_role(lambda stop: be_sidecar(credentials, config, stop), debug=debug)
+
+
+def sidecar_config(file: Path | None, name: str | None) -> SidecarConfig:
+    """Read the sidecar's configuration: the file named, the data folder's, or defaults."""
+    from sidecar.config import SidecarConfig, load
+
+    usual = Instance().data / "sidecar.toml"
+    if file is None and usual.exists():
+        file = usual
+    config = load(file) if file is not None else SidecarConfig()
+    return named(config, name) if name else config
+
+
+def named(config: SidecarConfig, name: str) -> SidecarConfig:
+    """Return the configuration with the host's name in it."""
+    from msgspec.structs import replace
+
+    from events.ids import token
+
+    return replace(config, name=token(name, "--name"))
+
+
+def host_credentials(config: SidecarConfig, *, chosen: bool) -> Credentials:
+    """Find the host's key: the one said, the name's, or the only one there is."""
+    creds, url = said_creds(), said_url()
+    instance = Instance()
+    if creds is not None:
+        found = explicit_credentials(url or instance.url, creds)
+        if found.host is None:
+            raise Problem(
+                f"{creds} is the key of {found.role}, a sidecar needs a host's: "
+                "`agentcom host add NAME` makes one"
+            )
+        if chosen and found.host != config.host:
+            raise Problem(
+                f"{creds} is the key of host {found.host}, not of {config.host}: "
+                "a host's key goes with its name"
+            )
+        return found
+    name = config.host if chosen else local_host_name()
+    known = instance.hosts()
+    if name not in known and not chosen and len(known) == 1:
+        name = known[0]
+    if name not in known:
+        raise Problem(
+            f"there is no key for a host {name} in {instance.keys}: "
+            f"make it with `agentcom host add {name}`"
+        )
+    role = f"host-{name}"
+    return Credentials(url or instance.url, instance.keys / f"{role}.nk", role)
+
+
+class _Connection:
+    """Log and bus of one link, as a sidecar wants them."""
+
+    def __init__(self, log: Any, bus: Any) -> None:
+        self.log = log
+        self.bus = bus
+
+
+async def be_sidecar(
+    credentials: Credentials, config: SidecarConfig, stop: asyncio.Event
+) -> None:
+    """Be this host until `stop` is set; then drain."""
+    from events.jetstream import JetStreamLog
+    from sidecar.main import run
+
+    data = Instance().data
+    data.mkdir(mode=0o700, parents=True, exist_ok=True)
+    async with role_link(credentials) as link:
+        log = JetStreamLog(link, consumers=False)
+        _log.info("sidecar", host=config.host, nats=credentials.url)
+        hands = Hands(config, data)
+        try:
+            await hands.workspace.tidy()
+            living = run(
+                config, _Connection(log, link), stop, parts=hands.parts(), data=data
+            )
+            await until_closed(living, link)
+        finally:
+            await hands.close()
+            await log.close()
+
+
+class Hands:
+    """What runs tasks on this host, put together as its configuration says."""
+
+    def __init__(self, config: SidecarConfig, data: Path) -> None:
+        from sidecar.executors.ollama import OllamaExecutor
+        from sidecar.executors.openai import OpenAIExecutor
+        from sidecar.processes import Processes
+        from sidecar.workspace import Workspace
+
+        self._config = config
+        self._processes = Processes()
+        self._ollama = OllamaExecutor(self._api_key)
+        self._openai = OpenAIExecutor(self._api_key)
+        self._keys = {
+            config.endpoint_name(each.name): each.api_key_env
+            for each in config.endpoints()
+        }
+        self.workspace = Workspace(
+            (config.data_path or data) / "work" / config.host,
+            self._processes,
+            repos=config.repo_paths,
+            default_repo=config.default_repo,
+            source=os.environ,
+            note=lambda assign, text: _log.info(
+                "workspace", task_id=assign.task_id, note=text
+            ),
+        )
+
+    def _api_key(self, endpoint: str) -> str | None:
+        variable = self._keys.get(endpoint)
+        return os.environ.get(variable) if variable else None
+
+    def parts(self) -> Parts:
+        """Return them as the sidecar wants them."""
+        from sidecar.costs import settle
+        from sidecar.executors.claude import ClaudeExecutor, ClaudeOptions
+        from sidecar.executors.noop import NoopExecutor
+        from sidecar.executors.shell import CommandPolicy, ShellExecutor, ShellOptions
+        from sidecar.main import Parts
+
+        config, processes = self._config, self._processes
+        shell = ShellOptions(
+            policy=CommandPolicy(tuple(config.shell.allowed)),
+            limits=config.shell.limits,
+        )
+        claude = ClaudeOptions(
+            program=config.claude.program,
+            permission_mode=config.claude.permission_mode,
+            allowed_tools=tuple(config.claude.allowed_tools),
+            max_turns=config.claude.max_turns,
+        )
+        return Parts(
+            executors={
+                "sidecar": ShellExecutor(processes, shell),
+                "ollama": self._ollama,
+                "openai": self._openai,
+                "claude": ClaudeExecutor(processes, claude),
+                "noop": NoopExecutor(),
+            },
+            prepare=self.workspace.prepare,
+            price=settle,
+            processes=processes,
+        )
+
+    async def close(self) -> None:
+        """Let go of the sockets."""
+        await self._ollama.close()
+        await self._openai.close()

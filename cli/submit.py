@@ -1,0 +1,403 @@
+"""`agentcom submit`: one task from words and options, or a file of them, all or none.
+
+Every submission carries an idempotency key, so that it may be said again when its answer
+got lost. The gateway validates; its words name the field, ours the line of the file.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+import msgspec
+
+from cli.client import Client, Refused, connected, new_id, run
+from cli.target import on_target
+from cli.terminal import (
+    EXIT_INTERRUPTED,
+    EXIT_OF_STATE,
+    EXIT_OK,
+    EXIT_USAGE,
+    Problem,
+    painted,
+)
+from events.catalogue import TaskSpec
+from events.codec import Reader, encode
+from events.commands import BatchSubmitted, Refusal, Submitted
+from events.errors import Malformed
+
+if TYPE_CHECKING:
+    from cli.following import Audience, Outcome
+
+MOST_AT_ONCE: Final = 1_000
+_specs: Reader[TaskSpec] = Reader(TaskSpec)
+_PLACE = re.compile(r"tasks\[(\d+)\]\.?")
+
+
+@click.command()
+@click.argument("text", nargs=-1)
+@on_target
+@click.option("--shell", metavar="COMMAND", help="Run this command, no model.")
+@click.option(
+    "--tier", type=click.Choice(["trivial", "standard", "complex", "unknown"])
+)
+@click.option("--repo", help="The repository it is about.")
+@click.option("--branch", help="The branch to work on.")
+@click.option(
+    "--file", "files", metavar="PATH[:REASON]", multiple=True, help="A file to look at."
+)
+@click.option("--criterion", "criteria", multiple=True, help="When it counts as done.")
+@click.option("--verify", "steps", multiple=True, help="How to check that it is done.")
+@click.option("--need", "needs", multiple=True, help="What the host must be able to.")
+@click.option("--priority", type=click.Choice(["urgent", "high", "normal", "low"]))
+@click.option("--assign-to", metavar="HOST", help="Only this host.")
+@click.option("--model", help="Exactly this model, or wait for it.")
+@click.option(
+    "--timeout", type=float, metavar="S", help="The shell command's limit, in seconds."
+)
+@click.option(
+    "--env", "variables", metavar="K=V", multiple=True, help="For the shell command."
+)
+@click.option("--cwd", metavar="DIR", help="Where the shell command runs.")
+@click.option("--exclusive", is_flag=True, help="Nothing beside it in its checkout.")
+@click.option("--max-attempts", type=int, metavar="N")
+@click.option("--ttl", type=float, metavar="S", help="How long it may wait for a tier.")
+@click.option(
+    "--deadline", metavar="TIME", help="RFC 3339; it starts before, or never."
+)
+@click.option("--key", help="Idempotency key: the same key finds the same task.")
+@click.option("--metadata", metavar="JSON", help="A JSON object, kept with the task.")
+@click.option("--executor", type=click.Choice(["agent", "noop"]))
+@click.option("--wait", is_flag=True, help="Wait for the end; exit by how it ended.")
+@click.option("--follow", is_flag=True, help="Show the output as it comes, and wait.")
+@click.option(
+    "-f",
+    "batch",
+    type=click.Path(path_type=Path, dir_okay=False, allow_dash=True),
+    metavar="FILE",
+    help="Submit a file, one task a line as JSON; all of them or none. - is stdin.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def submit(
+    text: tuple[str, ...],
+    *,
+    batch: Path | None,
+    key: str | None,
+    wait: bool,
+    follow: bool,
+    as_json: bool,
+    **options: Any,
+) -> int:
+    """Submit the task TEXT (- reads it from stdin), and print its id.
+
+    \b
+      agentcom submit --shell 'git log --oneline | head -3' --follow
+      agentcom submit 'summarise this' --tier standard --wait
+      agentcom submit -f tasks.jsonl --wait
+
+    Ctrl-C while waiting leaves the task running.
+    """
+    if batch is not None:
+        said = [name for name, value in options.items() if value]
+        if text or said or follow:
+            raise click.UsageError(
+                "-f takes its tasks from the file alone: leave out the text and the "
+                "options that describe a task"
+            )
+        return submit_file(batch, key, wait=wait, as_json=as_json)
+    fields = fields_of(text, options)
+    fields["idempotency_key"] = key or new_id()
+    if not (wait or follow):
+        return run(_hand_in(fields, as_json=as_json))
+    return waiting(fields, follow=follow, as_json=as_json)
+
+
+def fields_of(text: tuple[str, ...], options: dict[str, Any]) -> dict[str, Any]:
+    """Make a task's fields of what was typed; the gateway judges them."""
+    description = " ".join(text)
+    if description == "-":
+        description = sys.stdin.read().strip()
+    shell = _shell(options)
+    if not description and shell is not None:
+        description = shell["command"][:10_000]
+    if not description:
+        raise click.UsageError("say what is to be done: a text, --shell COMMAND, or -f")
+    fields: dict[str, Any] = {
+        "description": description,
+        "shell": shell,
+        "file_hints": [_hint(said) for said in options["files"]],
+        "success_criteria": list(options["criteria"]),
+        "verification_steps": list(options["steps"]),
+        "needs": list(options["needs"]),
+        "metadata": _metadata(options["metadata"]),
+        "ttl_s": options["ttl"],
+        **{name: options[name] for name in _SAME},
+    }
+    return {name: value for name, value in fields.items() if value not in (None, [])}
+
+
+_SAME: Final = (
+    "tier",
+    "repo",
+    "branch",
+    "priority",
+    "assign_to",
+    "model",
+    "max_attempts",
+    "deadline",
+    "executor",
+)
+
+
+def _shell(options: dict[str, Any]) -> dict[str, Any] | None:
+    fields = {
+        "command": options["shell"],
+        "timeout_s": options["timeout"],
+        "env": dict(_variable(said) for said in options["variables"]) or None,
+        "cwd": options["cwd"],
+        "exclusive": options["exclusive"] or None,
+    }
+    said = {name: value for name, value in fields.items() if value is not None}
+    if said and "command" not in said:
+        raise click.UsageError(
+            "--timeout, --env, --cwd and --exclusive belong to a --shell command"
+        )
+    return said or None
+
+
+def _variable(said: str) -> tuple[str, str]:
+    name, equals, value = said.partition("=")
+    if not equals:
+        raise click.UsageError(f"--env {said}: expected NAME=VALUE")
+    return name, value
+
+
+def _hint(said: str) -> dict[str, str]:
+    path, _, reason = said.partition(":")
+    return {"path": path, "reason": reason.strip()} if reason else {"path": path}
+
+
+def _metadata(said: str | None) -> dict[str, Any] | None:
+    if said is None:
+        return None
+    try:
+        return msgspec.json.decode(said, type=dict[str, Any])
+    except msgspec.DecodeError as error:
+        raise click.UsageError(
+            f"--metadata: expected a JSON object ({error})"
+        ) from error
+
+
+# -- one task --------------------------------------------------------------------------
+
+
+async def _hand_in(fields: dict[str, Any], *, as_json: bool) -> int:
+    async with connected("operator") as client:
+        submitted = await hand_in(client, fields)
+    if as_json:
+        click.echo(encode(submitted).decode())
+        return EXIT_OK
+    click.echo(submitted.task_id)
+    _say(_about(submitted))
+    if sys.stderr.isatty():
+        _say(f"agentcom logs {submitted.task_id} --follow")
+    return EXIT_OK
+
+
+async def hand_in(client: Client, fields: dict[str, Any]) -> Submitted:
+    """Submit one task; raises Refused."""
+    return await client.command("task.submit", fields, Submitted)
+
+
+def waiting(fields: dict[str, Any], *, follow: bool, as_json: bool) -> int:
+    """Submit, then wait; on Ctrl-C say how to go on."""
+    ids: list[str] = []
+    try:
+        return run(_hand_in_and_wait(fields, ids, follow=follow, as_json=as_json))
+    except KeyboardInterrupt:
+        _say_detached(ids)
+        return EXIT_INTERRUPTED
+
+
+async def _hand_in_and_wait(
+    fields: dict[str, Any], ids: list[str], *, follow: bool, as_json: bool
+) -> int:
+    from cli.display import JsonLines, Screen
+    from cli.following import Following, outcome_by_asking
+
+    async with connected("operator") as client:
+        submitted = await hand_in(client, fields)
+        ids.append(submitted.task_id)
+        _say(f"task {submitted.task_id}: {_about(submitted)}")
+        screen = Screen()
+        audience: Audience | None = None
+        if follow:
+            audience = JsonLines() if as_json else screen
+        if client.may_read:
+            outcome = await Following(client, submitted.task_id, audience).outcome()
+        elif follow:
+            raise Problem(
+                "a submitter may not read output: wait with --wait, or follow with "
+                "the operator's key"
+            )
+        else:
+            outcome = await outcome_by_asking(client, submitted.task_id)
+    if as_json:
+        click.echo(encode(outcome).decode())
+    else:
+        if not follow:
+            _print_output(outcome)
+        screen.end(outcome)
+    return EXIT_OF_STATE[outcome.status]
+
+
+def _print_output(outcome: Outcome) -> None:
+    sys.stdout.write(outcome.output)
+    if outcome.output and not outcome.output.endswith("\n") and sys.stdout.isatty():
+        sys.stdout.write("\n")
+    sys.stdout.flush()
+    sys.stderr.write(painted(outcome.stderr, "stderr", sys.stderr))
+    if outcome.stderr and not outcome.stderr.endswith("\n"):
+        sys.stderr.write("\n")
+
+
+def _about(submitted: Submitted) -> str:
+    again = " (submitted before)" if submitted.existing else ""
+    warned = "".join(f"; {warning}" for warning in submitted.warnings)
+    return f"{submitted.effective_tier}{again}{warned}"
+
+
+def _say(text: str) -> None:
+    click.echo(painted(text, "dim", sys.stderr), err=True)
+
+
+def _say_detached(ids: list[str]) -> None:
+    if not ids:
+        return
+    several = len(ids) > 1
+    named = ids[0] if not several else f"{ids[0]} … ({len(ids)} tasks)"
+    click.echo(
+        f"\nno longer waiting; {'they go' if several else 'the task goes'} on. "
+        f"Cancel with: agentcom cancel {named}",
+        err=True,
+    )
+
+
+# -- a file of them --------------------------------------------------------------------
+
+
+def submit_file(path: Path, key: str | None, *, wait: bool, as_json: bool) -> int:
+    """Submit every line of a file, or none; errors name the line."""
+    lines = read_tasks(path)
+    batch = key or new_id()
+    for n, (_, fields) in enumerate(lines):
+        fields.setdefault("idempotency_key", f"{batch[:200]}:{n}")
+    ids: list[str] = []
+    try:
+        return run(_hand_in_file(lines, ids, wait=wait, as_json=as_json))
+    except KeyboardInterrupt:
+        _say_detached(ids)
+        return EXIT_INTERRUPTED
+
+
+def read_tasks(path: Path) -> list[tuple[int, dict[str, Any]]]:
+    """Return (line number, fields) of a file's tasks; raise Problem naming the line."""
+    try:
+        text = sys.stdin.read() if str(path) == "-" else path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise Problem(f"{path} cannot be read: {error}", EXIT_USAGE) from error
+    found = []
+    for number, line in enumerate(text.splitlines(), 1):
+        if not line.strip():
+            continue
+        try:
+            _specs.decode(line.encode())
+        except Malformed as error:
+            raise Problem(
+                f"{path}, line {number}: {error}; nothing was submitted"
+            ) from (error)
+        found.append((number, msgspec.json.decode(line, type=dict[str, Any])))
+    if not found:
+        raise Problem(f"{path} holds no task: one JSON object a line", EXIT_USAGE)
+    if len(found) > MOST_AT_ONCE:
+        raise Problem(
+            f"{path} holds {len(found)} tasks, {MOST_AT_ONCE} are the most at once: "
+            "split it",
+            EXIT_USAGE,
+        )
+    return found
+
+
+async def _hand_in_file(
+    lines: list[tuple[int, dict[str, Any]]],
+    ids: list[str],
+    *,
+    wait: bool,
+    as_json: bool,
+) -> int:
+    async with connected("operator") as client:
+        try:
+            submitted = await client.command(
+                "task.batch", {"tasks": [fields for _, fields in lines]}, BatchSubmitted
+            )
+        except Refused as refused:
+            raise _with_line(refused, lines) from refused
+        ids += submitted.task_ids
+        if not wait:
+            if as_json:
+                click.echo(encode(submitted).decode())
+            else:
+                click.echo("\n".join(submitted.task_ids))
+            return EXIT_OK
+        outcomes = await _outcomes(client, ids)
+    if as_json:
+        click.echo(encode({"tasks": outcomes}).decode())
+    return max((EXIT_OF_STATE[each.status] for each in outcomes), default=EXIT_OK)
+
+
+def _with_line(refused: Refused, lines: list[tuple[int, dict[str, Any]]]) -> Problem:
+    """Say a refusal with the line instead of the place in the batch."""
+    refusal: Refusal = refused.refusal
+    found = _PLACE.match(refusal.path) or _PLACE.match(refusal.error)
+    if found is None:
+        return refused
+    number = lines[int(found[1])][0]
+    said = _PLACE.sub("", refusal.error, count=1)
+    return Problem(f"line {number}: {said}; nothing was submitted", refused.exit_code)
+
+
+async def _outcomes(client: Client, ids: list[str]) -> list[Outcome]:
+    """Wait for all of them, showing how far they are."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+    from cli.display import ending
+    from cli.following import each_outcome, outcome_by_asking
+    from cli.terminal import console
+
+    found: dict[int, Outcome] = {}
+    progress = Progress(
+        TextColumn("tasks"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        console=console(sys.stderr),
+        transient=True,
+        disable=not sys.stderr.isatty(),
+    )
+    with progress:
+        bar = progress.add_task("", total=len(ids))
+
+        def note(place: int, outcome: Outcome) -> None:
+            found[place] = outcome
+            progress.advance(bar)
+            progress.console.print(f"{outcome.task_id}  {ending(outcome)}")
+
+        if client.may_read:
+            async for place, outcome in each_outcome(client, ids):
+                note(place, outcome)
+        else:
+            for place, task_id in enumerate(ids):
+                note(place, await outcome_by_asking(client, task_id))
+    return [found[place] for place in range(len(ids))]

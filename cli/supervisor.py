@@ -1,0 +1,360 @@
+"""Everything on one machine: the broker and the roles as child processes, kept alive.
+
+Each role is a process in a session of its own, so that Ctrl-C in the terminal is ours to
+translate: first the sidecar drains, then web and scheduler end, last the broker. A role
+that ends unasked is started again, sooner first and later more patiently. Everything
+dies with this process (Linux: parent-death signals). Start it from the main thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+import signal
+import socket
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, Literal
+
+from msgspec import Struct
+
+from cli.broker import Broker, die_with_parent, running_pid
+from cli.client import Client, NotRunning, Refused, connected
+from cli.terminal import EXIT_UNREACHABLE, Problem
+from events.errors import AgentComError
+from projections.views import HostsAnswer, StatusAnswer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import IO
+
+    from cli.instance import Instance
+
+Role = Literal["scheduler", "web", "sidecar"]
+
+BACKOFF_S: Final = (0.2, 1.0, 2.0, 5.0, 10.0, 30.0)
+STEADY_S: Final = 30.0
+"""A role that has lived this long begins again with the shortest wait."""
+READY_S: Final = 30.0
+DRAIN_EXTRA_S: Final = 10.0
+STOP_S: Final = 10.0
+LOG_BYTES: Final = 16 * 1024 * 1024
+
+
+class Plan(Struct, frozen=True, kw_only=True):
+    """What is to run. Ports are free ones already; `config` is a sidecar.toml or None."""
+
+    host: str
+    port: int
+    nats_port: int
+    config: Path | None = None
+    drain_s: float = 30.0
+
+
+class Child:
+    """One role's process, started again whenever it ends unasked."""
+
+    def __init__(
+        self, role: Role, arguments: list[str], log: Path, say: Callable[[str], None]
+    ) -> None:
+        self.role = role
+        self._arguments = arguments
+        self.log = log
+        self._say = say
+        self._process: asyncio.subprocess.Process | None = None
+        self._keeping: asyncio.Task[None] | None = None
+        self._stopping = False
+        self.starts = 0
+
+    @property
+    def pid(self) -> int | None:
+        """The process id while it runs."""
+        process = self._process
+        return process.pid if process and process.returncode is None else None
+
+    def start(self) -> None:
+        """Start it, and keep it alive from now on."""
+        self._keeping = asyncio.get_running_loop().create_task(self._keep())
+
+    async def _keep(self) -> None:
+        failures = 0
+        while not self._stopping:
+            began = time.monotonic()
+            status = await self._live()
+            if self._stopping:
+                return
+            if time.monotonic() - began > STEADY_S:
+                failures = 0
+            wait = BACKOFF_S[min(failures, len(BACKOFF_S) - 1)]
+            failures += 1
+            self._say(
+                f"{self.role} {ended_how(status)}; starting it again in {wait:g} s"
+                f"{last_words(self.log)}"
+            )
+            await asyncio.sleep(wait)
+
+    async def _live(self) -> int:
+        with open_log(self.log) as log:
+            self._process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-m",
+                "cli",
+                self.role,
+                *self._arguments,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                preexec_fn=die_with_parent(),
+            )
+        self.starts += 1
+        return await self._process.wait()
+
+    async def stop(self, timeout: float) -> None:
+        """End it politely; after `timeout` seconds, at once."""
+        self._stopping = True
+        process = self._process
+        if process is not None and process.returncode is None:
+            self._signal(signal.SIGTERM)
+            try:
+                async with asyncio.timeout(timeout):
+                    await process.wait()
+            except TimeoutError:
+                self._say(f"{self.role} did not end in {timeout:g} s; it is killed")
+                self._signal(signal.SIGKILL)
+                await process.wait()
+        if self._keeping is not None:
+            self._keeping.cancel()
+            await asyncio.gather(self._keeping, return_exceptions=True)
+
+    def kill(self) -> None:
+        """End it at once."""
+        self._stopping = True
+        self._signal(signal.SIGKILL)
+
+    def _signal(self, number: signal.Signals) -> None:
+        if self._process is not None and self._process.returncode is None:
+            try:
+                self._process.send_signal(number)
+            except ProcessLookupError:
+                return
+
+
+class Everything:
+    """Broker, scheduler, web and sidecar of one data folder."""
+
+    def __init__(
+        self, instance: Instance, plan: Plan, say: Callable[[str], None]
+    ) -> None:
+        self.instance = instance
+        self.plan = plan
+        self._say = say
+        self._broker = Broker(instance)
+        self._lock: int | None = None
+        self._watching: asyncio.Task[None] | None = None
+        logs = instance.data / "logs"
+        data = ["--data", str(instance.data)]
+        sidecar = [*data, "--name", plan.host]
+        if plan.config is not None:
+            sidecar += ["--config", str(plan.config)]
+        self.children: dict[Role, Child] = {
+            "scheduler": Child("scheduler", data, logs / "scheduler.log", say),
+            "web": Child(
+                "web", [*data, "--port", str(plan.port)], logs / "web.log", say
+            ),
+            "sidecar": Child("sidecar", sidecar, logs / "sidecar.log", say),
+        }
+
+    @property
+    def url(self) -> str:
+        """Where the dashboard is."""
+        return f"http://localhost:{self.plan.port}"
+
+    async def start(self) -> HostsAnswer:
+        """Start it all; return the fleet once this host has joined it.
+
+        Raises Problem where something does not come up, BrokerError.
+        """
+        self._take_folder()
+        plan = self.plan
+        self.instance.prepare(f"127.0.0.1:{plan.nats_port}", [plan.host])
+        (self.instance.data / "logs").mkdir(mode=0o700, exist_ok=True)
+        require_free(plan.nats_port, "--nats-port")
+        require_free(plan.port, "--port")
+        self._broker.start()
+        self._watching = asyncio.get_running_loop().create_task(self._watch_broker())
+        # The scheduler makes the streams; the others need them.
+        self.children["scheduler"].start()
+        async with connected(
+            credentials=self.instance.credentials("operator")
+        ) as client:
+            await self._until("scheduler", lambda: answers_commands(client))
+            self.children["web"].start()
+            self.children["sidecar"].start()
+            await self._until("web", lambda: answers_questions(client))
+            await self._until("sidecar", lambda: self._joined(client))
+            return await client.query("hosts", {}, HostsAnswer)
+
+    def _take_folder(self) -> None:
+        """Be the only `agentcom up` on this folder; raise Problem otherwise."""
+        data = self.instance.data
+        data.mkdir(mode=0o700, parents=True, exist_ok=True)
+        descriptor = os.open(data / "up.lock", os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as held:
+            who = os.pread(descriptor, 32, 0).decode(errors="replace").strip()
+            os.close(descriptor)
+            raise Problem(
+                f"AgentCom is up on {data} already"
+                + (f" (process {who})" if who else "")
+                + ": use it from here, or choose another folder with --data"
+            ) from held
+        if (pid := running_pid(self.instance)) is not None:
+            os.close(descriptor)
+            raise Problem(
+                f"a nats-server (process {pid}) runs on {data} already: stop it, or "
+                "run the roles beside it with `agentcom scheduler`, `sidecar`, `web`"
+            )
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, str(os.getpid()).encode(), 0)
+        self._lock = descriptor
+
+    async def _until(self, role: Role, ready: Callable[[], object]) -> None:
+        """Ask `ready()` until it says yes; raise Problem when the role does not live."""
+        child = self.children[role]
+        deadline = time.monotonic() + READY_S
+        while True:
+            found = ready()
+            if asyncio.iscoroutine(found):
+                found = await found
+            if found:
+                return
+            if child.starts > 2 or time.monotonic() > deadline:
+                raise Problem(
+                    f"the {role} does not come up{last_words(child.log)}",
+                    EXIT_UNREACHABLE,
+                )
+            await asyncio.sleep(0.03)
+
+    async def _joined(self, client: Client) -> bool:
+        answer = await client.query("hosts", {}, HostsAnswer)
+        return any(
+            each.host == self.plan.host
+            and each.state == "up"
+            and each.resources is not None
+            for each in answer.hosts
+        )
+
+    async def _watch_broker(self) -> None:
+        """Start the broker again when it ends unasked."""
+        failures = 0
+        while True:
+            await asyncio.sleep(0.25)
+            if self._broker.running:
+                continue
+            wait = BACKOFF_S[min(failures, len(BACKOFF_S) - 1)]
+            self._say(f"nats-server has ended; starting it again in {wait:g} s")
+            await asyncio.sleep(wait)
+            failures += 1
+            try:
+                # Blocks until it is healthy; on this thread, for its parent-death signal.
+                self._broker.start()
+                failures = 0
+            except AgentComError as error:
+                self._say(str(error))
+
+    async def stop(self) -> None:
+        """End it all: the sidecar drains first, the broker is the last."""
+        await self.children["sidecar"].stop(self.plan.drain_s + DRAIN_EXTRA_S)
+        await asyncio.gather(
+            *(self.children[role].stop(STOP_S) for role in ("web", "scheduler"))
+        )
+        if self._watching is not None:
+            self._watching.cancel()
+            await asyncio.gather(self._watching, return_exceptions=True)
+        self._broker.stop()
+        self._let_go()
+
+    def kill(self) -> None:
+        """End it all at once."""
+        for child in self.children.values():
+            child.kill()
+        if self._watching is not None:
+            self._watching.cancel()
+        self._broker.kill()
+        self._let_go()
+
+    def _let_go(self) -> None:
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+
+async def answers_commands(client: Client) -> bool:
+    """Whether a gateway answers."""
+    try:
+        await client.link.request("$SRV.PING.agentcom", b"", timeout=1.0)
+    except AgentComError:
+        return False
+    return True
+
+
+async def answers_questions(client: Client) -> bool:
+    """Whether the read models answer."""
+    try:
+        await client.query("status", {"wait_seq": 0}, StatusAnswer)
+    except (NotRunning, Refused):
+        return False
+    return True
+
+
+def free_port() -> int:
+    """Find a port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def require_free(port: int, option: str) -> None:
+    """Raise Problem where somebody listens on `port` already."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as error:
+            raise Problem(
+                f"port {port} is taken by another program: choose one with {option}, "
+                "0 for any free one"
+            ) from error
+
+
+def open_log(path: Path) -> IO[bytes]:
+    """Open a role's log to append to; a very long one is put aside first."""
+    path.parent.mkdir(mode=0o700, exist_ok=True)
+    try:
+        if path.stat().st_size > LOG_BYTES:
+            path.replace(path.with_suffix(".log.1"))
+    except FileNotFoundError:
+        pass
+    return path.open("ab")
+
+
+def ended_how(status: int) -> str:
+    """Say how a process ended."""
+    if status < 0:
+        return f"was ended by {signal.Signals(-status).name}"
+    return f"ended with status {status}"
+
+
+def last_words(log: Path) -> str:
+    """Return the last line of a log, as `: line`."""
+    try:
+        with log.open("rb") as file:
+            file.seek(max(0, log.stat().st_size - 4096))
+            lines = file.read().decode(errors="replace").strip().splitlines()
+    except OSError:
+        return ""
+    return f": {lines[-1][:300]} (more in {log})" if lines else ""

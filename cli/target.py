@@ -1,0 +1,85 @@
+"""Which instance a command is meant for: `--data DIR`, or `--nats URL --creds FILE`.
+
+The options stand before the subcommand or after it, whatever one types first.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+F = TypeVar("F", bound="Callable[..., Any]")
+
+_DATA = "AGENTCOM_DATA"
+_NATS = "AGENTCOM_NATS"
+_CREDS = "AGENTCOM_CREDS"
+
+
+def target_options(command: F) -> F:
+    """Add `--data`, `--nats` and `--creds`, as arguments of those names."""
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return command
+
+
+def on_target(command: F) -> F:
+    """Add the three options to a subcommand, which then asks `credentials_for`."""
+
+    def keep(ctx: click.Context, parameter: click.Parameter, value: Any) -> None:
+        if value is not None and not ctx.resilient_parsing:
+            set_target(**{str(parameter.name): value})
+
+    for flag, metavar, kind, help_text in reversed(_SPELLED):
+        command = click.option(
+            flag,
+            metavar=metavar,
+            type=kind,
+            help=help_text,
+            expose_value=False,
+            callback=keep,
+        )(command)
+    return command
+
+
+def set_target(
+    data: Path | None = None, nats: str | None = None, creds: Path | None = None
+) -> None:
+    """Remember what was said for the rest of this process, and for its children."""
+    for variable, value in ((_DATA, data), (_NATS, nats), (_CREDS, creds)):
+        if value is not None:
+            os.environ[variable] = str(value)
+
+
+def said_url() -> str | None:
+    """Return what `--nats` said, None where the data folder is to say it."""
+    return os.environ.get(_NATS) or None
+
+
+def said_creds() -> Path | None:
+    """Return what `--creds` said."""
+    said = os.environ.get(_CREDS)
+    return Path(said).expanduser() if said else None
+
+
+_FOLDER = click.Path(path_type=Path, file_okay=False)
+_FILE = click.Path(path_type=Path, dir_okay=False)
+_SPELLED: list[tuple[str, str, Any, str]] = [
+    (
+        "--data",
+        "DIR",
+        _FOLDER,
+        "The instance's folder  [default: $AGENTCOM_DATA, else your user data folder]",
+    ),
+    ("--nats", "URL", str, "The broker, where it is not the folder's own."),
+    ("--creds", "FILE", _FILE, "A role's key, e.g. operator.nk; with --nats."),
+]
+_OPTIONS = [
+    click.option(flag, metavar=metavar, type=kind, help=help_text)
+    for flag, metavar, kind, help_text in _SPELLED
+]

@@ -1,0 +1,278 @@
+"""How the command line speaks: exit codes, sentences, colours, tables, untrusted text.
+
+What a task, host or model says is never taken for markup, nor for terminal commands:
+control characters are dropped, and in live output only colours get through.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from datetime import UTC, datetime
+from importlib import metadata
+from typing import IO, TYPE_CHECKING, Any, Final
+
+import click
+
+from events.errors import (
+    AgentComError,
+    Denied,
+    LogUnavailable,
+    Malformed,
+    Unreachable,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from rich.console import Console
+    from rich.table import Table
+
+EXIT_OK: Final = 0
+EXIT_REFUSED: Final = 1
+EXIT_USAGE: Final = 2
+EXIT_FAILED: Final = 3
+EXIT_DEAD: Final = 4
+EXIT_CANCELLED: Final = 5
+EXIT_EXPIRED: Final = 6
+EXIT_NOT_FOUND: Final = 7
+EXIT_UNREACHABLE: Final = 8
+EXIT_INTERRUPTED: Final = 130
+
+EXIT_OF_STATE: Final = {
+    "completed": EXIT_OK,
+    "failed": EXIT_FAILED,
+    "dead": EXIT_DEAD,
+    "cancelled": EXIT_CANCELLED,
+    "expired": EXIT_EXPIRED,
+}
+
+
+class Problem(click.ClickException):
+    """A sentence for people, and the exit code that goes with it."""
+
+    def __init__(self, message: str, exit_code: int = EXIT_REFUSED) -> None:
+        super().__init__(message)
+        # click reads it from the instance, though it declares it on the class.
+        self.exit_code = exit_code  # type: ignore[misc]
+
+
+def version() -> str:
+    """Return AgentCom's version, `source` where it is not installed."""
+    try:
+        return metadata.version("agentcom")
+    except metadata.PackageNotFoundError:
+        return "source"
+
+
+def exit_code_of(error: BaseException) -> int:
+    """Return the exit code that an error means."""
+    if isinstance(error, Unreachable | LogUnavailable) or _code(error) == "no_address":
+        return EXIT_UNREACHABLE
+    return EXIT_REFUSED
+
+
+def sentence_of(error: BaseException) -> str:
+    """Say an error in a sentence that says what to do."""
+    if isinstance(error, BaseExceptionGroup):
+        return "; ".join(sentence_of(one) for one in error.exceptions)
+    if isinstance(error, LogUnavailable) and error.doing.startswith("connect to "):
+        url = error.doing.removeprefix("connect to ")
+        return (
+            f"no broker answers at {url} ({error.reason}): start it with "
+            "`agentcom up`, or name another with --nats URL --creds FILE"
+        )
+    if isinstance(error, Denied) and error.doing.startswith("connect to "):
+        url = error.doing.removeprefix("connect to ")
+        return (
+            f"the broker at {url} does not know this key: it belongs to another "
+            "instance; name the right one with --data DIR or --creds FILE"
+        )
+    if isinstance(error, AgentComError | OSError):
+        return str(error)
+    return (
+        f"{type(error).__name__}: {error} (a fault of AgentCom's own; "
+        "AGENTCOM_DEBUG=1 shows where)"
+    )
+
+
+def _code(error: BaseException) -> str:
+    return str(getattr(error, "code", "")) if isinstance(error, AgentComError) else ""
+
+
+def malformed_at(line: int, error: Malformed) -> str:
+    """Say what is wrong in a line of a file."""
+    return f"line {line}: {error}"
+
+
+# -- colours ---------------------------------------------------------------------------
+
+STYLES: Final = {
+    "stderr": "33",
+    "status": "3",
+    "error": "31",
+    "tool": "36",
+    "thinking": "2",
+    "dim": "2",
+    "bold": "1",
+    "good": "32",
+    "warn": "33",
+    "bad": "31",
+}
+
+
+def colours_on(stream: IO[str]) -> bool:
+    """Whether `stream` is a terminal that wants colours."""
+    if os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
+        return False
+    return stream.isatty()
+
+
+def painted(text: str, style: str, stream: IO[str]) -> str:
+    """Return `text` in a style, where `stream` shows colours."""
+    codes = STYLES.get(style)
+    if codes is None or not text or not colours_on(stream):
+        return text
+    return f"\x1b[{codes}m{text}\x1b[0m"
+
+
+_ESCAPE = re.compile(
+    r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-Z\\-_]?)"
+)
+_COLOUR = re.compile(r"\x1b\[[0-9;:]*m")
+_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1a\x1c-\x1f\x7f-\x9f]")
+
+
+def harmless(text: str) -> str:
+    """Return live output with nothing left that moves a terminal's cursor, but colours."""
+    text = _ESCAPE.sub(lambda m: m[0] if _COLOUR.fullmatch(m[0]) else "", text)
+    return _CONTROL.sub("", text)
+
+
+def line_of(text: str, limit: int = 0) -> str:
+    """Return `text` as one line without control characters, cut to `limit` letters."""
+    flat = _CONTROL.sub("", " ".join(_ESCAPE.sub("", text).split()))
+    return flat[: limit - 1] + "…" if limit and len(flat) > limit else flat
+
+
+# -- tables ----------------------------------------------------------------------------
+
+UNBOUND_WIDTH: Final = 240
+"""The width of tables that no terminal bounds."""
+
+
+def console(stream: IO[str] | None = None) -> Console:
+    """Make a console: colours on a terminal alone, nothing taken for markup."""
+    from rich.console import Console
+
+    stream = stream or sys.stdout
+    return Console(
+        file=stream,
+        markup=False,
+        highlight=False,
+        emoji=False,
+        width=None if stream.isatty() else UNBOUND_WIDTH,
+        no_color=not colours_on(stream),
+    )
+
+
+def table(columns: Iterable[str], *, right: Iterable[str] = ()) -> Table:
+    """Make a table; the columns named in `right` are numbers."""
+    from rich import box
+    from rich.table import Table
+
+    made = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1))
+    numbers = set(right)
+    for column in columns:
+        made.add_column(
+            column,
+            justify="right" if column in numbers else "left",
+            no_wrap=True,
+            overflow="ellipsis",
+        )
+    return made
+
+
+def cell(value: Any, limit: int = 0, style: str = "") -> Any:
+    """Make a table's cell of untrusted text."""
+    from rich.text import Text
+
+    return Text(line_of(str(value), limit), style=style)
+
+
+STATE_STYLE: Final = {
+    "completed": "green",
+    "failed": "red",
+    "dead": "bold red",
+    "expired": "red",
+    "cancelled": "dim",
+    "running": "cyan",
+    "waiting": "yellow",
+    "up": "green",
+    "down": "red",
+    "lost": "red",
+    "left": "dim",
+    "draining": "yellow",
+    "limited": "yellow",
+}
+TIER_STYLE: Final = {"trivial": "green", "standard": "blue", "complex": "magenta"}
+
+
+# -- figures ---------------------------------------------------------------------------
+
+
+def dollars(amount: float | None) -> str:
+    """Spell dollars as `$0.0123`; unknown is said so."""
+    return "unknown" if amount is None else f"${amount:.4f}"
+
+
+def duration(ms: float | None) -> str:
+    """Spell milliseconds for people."""
+    if ms is None:
+        return ""
+    if ms < 1_000:
+        return f"{ms:.0f} ms"
+    if ms < 120_000:
+        return f"{ms / 1_000:.1f} s"
+    return f"{ms / 60_000:.1f} min"
+
+
+def size(count: float | None) -> str:
+    """Spell bytes for people."""
+    if count is None:
+        return "unknown"
+    value = float(count)
+    for unit in ("B", "KiB", "MiB"):
+        if value < 1024:
+            return f"{value:.0f} {unit}"
+        value /= 1024
+    return f"{value:.1f} GiB"
+
+
+def age(at: str, now: datetime) -> str:
+    """Spell how long ago an RFC 3339 instant was."""
+    if not at:
+        return ""
+    try:
+        seconds = (now - datetime.fromisoformat(at)).total_seconds()
+    except ValueError:
+        return ""
+    for limit, divisor, unit in ((100, 1, "s"), (6_000, 60, "m"), (172_800, 3600, "h")):
+        if seconds < limit:
+            return f"{max(0, seconds) / divisor:.0f}{unit}"
+    return f"{seconds / 86_400:.0f}d"
+
+
+def clock_time(at: str) -> str:
+    """Spell an RFC 3339 instant in local time, `14:03:22.123`."""
+    try:
+        moment = datetime.fromisoformat(at).astimezone()
+    except ValueError:
+        return at[:23]
+    return moment.strftime("%H:%M:%S.%f")[:-3]
+
+
+def utc_now() -> datetime:
+    """Return the time now."""
+    return datetime.now(UTC)

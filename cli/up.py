@@ -1,0 +1,222 @@
+"""`agentcom up`: everything on this machine, until Ctrl-C."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from cli.client import run
+from cli.instance import Instance, local_host_name
+from cli.roles import WEB_PORT, sidecar_config
+from cli.supervisor import Everything, Plan, free_port
+from cli.target import on_target, said_creds, said_url
+from cli.terminal import (
+    EXIT_INTERRUPTED,
+    EXIT_OK,
+    TIER_STYLE,
+    Problem,
+    clock_time,
+    console,
+    line_of,
+    painted,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from projections.fleet import EndpointView, TierView
+    from projections.views import HostsAnswer
+
+NATS_PORT = 4222
+
+
+@click.command()
+@on_target
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=WEB_PORT,
+    show_default=True,
+    help="The dashboard's; 0 for any free one.",
+)
+@click.option(
+    "--nats-port",
+    type=click.IntRange(0, 65535),
+    help=f"The broker's; 0 for any free one  [default: as last time, {NATS_PORT} at first]",
+)
+@click.option("--name", help="This host's name  [default: the machine's]")
+@click.option(
+    "--config",
+    "file",
+    type=click.Path(path_type=Path, dir_okay=False, exists=True),
+    help="sidecar.toml  [default: the one in the data folder, where there is one]",
+)
+def up(port: int, nats_port: int | None, name: str | None, file: Path | None) -> int:
+    """Run broker, scheduler, web and sidecar, until Ctrl-C.
+
+    The first start makes the data folder, with a key for each role.
+    """
+    if said_url() is not None or said_creds() is not None:
+        raise click.UsageError(
+            "up starts a broker of its own: leave out --nats and --creds, or start "
+            "`agentcom scheduler`, `sidecar` and `web` beside the other broker"
+        )
+    if sys.platform == "win32":
+        raise Problem("AgentCom does not run on Windows: use WSL, Linux or macOS")
+    instance = Instance()
+    return run(live(instance, plan_for(instance, port, nats_port, name, file)))
+
+
+def plan_for(
+    instance: Instance,
+    port: int,
+    nats_port: int | None,
+    name: str | None,
+    file: Path | None,
+) -> Plan:
+    """Choose name and ports."""
+    config = sidecar_config(file, name)
+    if nats_port is None:
+        last = (instance.listen or "").rpartition(":")[2]
+        nats_port = int(last) if last.isdigit() else NATS_PORT
+    return Plan(
+        host=config.name or local_host_name(),
+        port=port or free_port(),
+        nats_port=nats_port or free_port(),
+        config=file,
+        drain_s=config.drain_timeout_s,
+    )
+
+
+async def live(instance: Instance, plan: Plan) -> int:
+    """Run everything until a signal; the second signal ends it at once."""
+    stop = asyncio.Event()
+    everything = Everything(instance, plan, say)
+    interrupted: list[int] = []
+
+    def on_signal(number: int) -> None:
+        interrupted.append(number)
+        if len(interrupted) > 1:
+            everything.kill()
+        stop.set()
+
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        loop.add_signal_handler(number, on_signal, number)
+    try:
+        starting = asyncio.ensure_future(everything.start())
+        waiting = asyncio.ensure_future(stop.wait())
+        await asyncio.wait((starting, waiting), return_when=asyncio.FIRST_COMPLETED)
+        if not starting.done():
+            starting.cancel()
+            await asyncio.gather(starting, return_exceptions=True)
+        else:
+            describe(starting.result(), everything)
+            await waiting
+        waiting.cancel()
+    finally:
+        if interrupted:
+            say("stopping: tasks may finish, Ctrl-C again ends them")
+        await everything.stop()
+    if interrupted:
+        say("stopped")
+    return EXIT_INTERRUPTED if len(interrupted) > 1 else EXIT_OK
+
+
+def say(text: str) -> None:
+    """Tell whoever watches."""
+    click.echo(painted(text, "dim", sys.stderr), err=True)
+
+
+# -- what it found ---------------------------------------------------------------------
+
+
+def describe(fleet: HostsAnswer, everything: Everything) -> None:
+    """Print what there is, and where."""
+    screen = console()
+    host = next(each for each in fleet.hosts if each.host == everything.plan.host)
+    slots = ", ".join(f"{count} {kind}" for kind, count in host.slots.items())
+    lines: list[tuple[str, str, str]] = [("host", f"{host.host}: {slots} at once", "")]
+    lines += [_local(host.endpoints), _claude(host.endpoints)]
+    endpoints = [each for one in fleet.hosts for each in one.endpoints]
+    lines += [_tier(tier, endpoints) for tier in fleet.tiers]
+    lines += [
+        ("broker", everything.instance.url, ""),
+        ("data", str(everything.instance.data), ""),
+        ("dashboard", everything.url, "bold"),
+    ]
+    from rich.text import Text
+
+    for name, value, style in lines:
+        line = Text(f"{name:<12}", style="dim")
+        line.append(line_of(value), style=style)
+        screen.print(line, soft_wrap=True)
+    screen.print(
+        "\nTry, in another terminal:  agentcom submit --shell 'uname -a' --follow",
+        style="dim",
+        soft_wrap=True,
+    )
+    sys.stdout.flush()
+
+
+def _local(endpoints: Iterable[EndpointView]) -> tuple[str, str, str]:
+    found = []
+    for each in endpoints:
+        if each.kind == "claude":
+            continue
+        mark = " (simulated)" if each.simulated else ""
+        if each.up:
+            models = ", ".join(each.models) or "no models yet: `ollama pull llama3.2`"
+            found.append(f"{each.kind} {each.version} at {each.url}{mark}: {models}")
+        else:
+            found.append(f"{each.kind} at {each.url} is down: {each.reason}{mark}")
+    if not found:
+        return "Ollama", "not found: install it from ollama.com for standard tasks", ""
+    return "Ollama", "; ".join(found), ""
+
+
+def _claude(endpoints: Iterable[EndpointView]) -> tuple[str, str, str]:
+    for each in endpoints:
+        if each.kind == "claude":
+            mark = " (simulated)" if each.simulated else ""
+            state = each.version if each.up else f"is not usable: {each.reason}"
+            return "Claude Code", f"{state}{mark}", ""
+    return (
+        "Claude Code",
+        "not found: npm install -g @anthropic-ai/claude-code for complex tasks",
+        "",
+    )
+
+
+_KINDS: dict[str, tuple[str, ...]] = {
+    "standard": ("ollama", "openai"),
+    "complex": ("claude",),
+}
+
+
+def _tier(tier: TierView, endpoints: Iterable[EndpointView]) -> tuple[str, str, str]:
+    """Say a tier's state; the log holds only its changes."""
+    return tier.tier, tier_state(tier, endpoints), TIER_STYLE.get(tier.tier, "")
+
+
+def tier_state(tier: TierView, endpoints: Iterable[EndpointView]) -> str:
+    """Say how a tier is, from what was found about it and who could run it."""
+    kinds = _KINDS.get(tier.tier)
+    offered = [each for each in endpoints if kinds is not None and each.kind in kinds]
+    if kinds is not None and not offered:
+        return "not set up"
+    if tier.state == "unknown":
+        return "up" if kinds is None or any(each.up for each in offered) else "down"
+    if tier.state == "down":
+        return f"down since {clock_time(tier.since)}: {tier.reason}"
+    if tier.state == "limited":
+        return f"limited until {clock_time(tier.until or '')}"
+    return tier.state
+
+
+__all__: list[Any] = ["describe", "live", "plan_for", "say", "tier_state", "up"]
