@@ -351,7 +351,8 @@ class Child:
         self._ended: asyncio.Future[Exit] = self._loop.create_future()
         self._known: dict[int, int] = {}  # pid to start time, once seen as ours
         self._fault: BaseException | None = None
-        self._handle: int | None = None
+        # First what may fail: nothing is being watched yet.
+        self._handle = os.pidfd_open(popen.pid) if _LINUX else None
         self._closed = False
         proc = look_up(popen.pid) or Proc(popen.pid, 0, "Z", 0, 0, 0)
         self.pid = popen.pid
@@ -363,8 +364,7 @@ class Child:
                 os.set_blocking(pipe.fileno(), False)
                 self._readers[pipe.fileno()] = sink
                 self._loop.add_reader(pipe.fileno(), self._read, pipe.fileno())
-        if _LINUX:
-            self._handle = os.pidfd_open(popen.pid)
+        if self._handle is not None:
             self._loop.add_reader(self._handle, self._reap)
         else:
             watcher = self._loop.run_in_executor(None, popen.wait)
@@ -416,7 +416,7 @@ class Child:
             else:
                 left = await self._killed()
         except BaseException:
-            self._abandon()
+            self.abandon()
             raise
         self._close()
         return left
@@ -463,8 +463,8 @@ class Child:
             await asyncio.shield(self._ended)
         return len(members)
 
-    def _abandon(self) -> None:
-        """The wait for the end was itself given up: kill, reap and close at once."""
+    def abandon(self) -> None:
+        """Kill, reap and close at once: nobody can wait for the end any more."""
         self.kill()
         with suppress(subprocess.TimeoutExpired):
             self._popen.wait(1.0)
@@ -602,10 +602,19 @@ class Processes:
                 start_new_session=True,
                 preexec_fn=functools.partial(_prepare, parent, rlimits),
             )
-        child = Child(self, popen, route, on_stdout, on_stderr)
-        self._children[child.pid] = child
-        if self._on_start is not None:
-            self._on_start(child.ident)
+        try:
+            child = Child(self, popen, route, on_stdout, on_stderr)
+            self._children[child.pid] = child
+            if self._on_start is not None:
+                self._on_start(child.ident)
+        except BaseException:
+            # Nobody would know of it: it must not live.
+            known = self._children.get(popen.pid)
+            if known is not None:
+                known.abandon()
+            else:
+                _discard(popen)
+            raise
         return child
 
     @asynccontextmanager
@@ -749,6 +758,15 @@ class Processes:
         """End every run's processes; returns how many could not be ended."""
         ends = [child.end(stages) for child in list(self._children.values())]
         return sum(await asyncio.gather(*ends))
+
+
+def _discard(popen: subprocess.Popen[bytes]) -> None:
+    """End a child that was never watched."""
+    popen.kill()
+    popen.wait()
+    for stream in (popen.stdout, popen.stderr):
+        if stream is not None:
+            stream.close()
 
 
 def _own_children() -> list[int]:

@@ -334,6 +334,32 @@ def test_a_name_with_parentheses_does_not_confuse_the_table() -> None:
     assert (proc.pid, proc.state, proc.ppid, proc.started) == (42, "S", 4, 22)
 
 
+async def test_a_child_that_cannot_be_written_down_does_not_live() -> None:
+    started: list[int] = []
+
+    def full(ident: Ident) -> None:
+        started.append(ident.pid)
+        raise OSError("disk full")
+
+    family = Processes(on_start=full)
+    with pytest.raises(OSError, match="disk full"):
+        shell(family, "sleep 1000")
+    assert not is_alive(started[0])
+    assert family.running_now() == []
+
+
+async def test_a_child_that_cannot_be_watched_does_not_live(
+    processes: Processes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(pid: int) -> int:
+        raise OSError(f"no handle for {pid}")
+
+    monkeypatch.setattr(os, "pidfd_open", full)
+    with pytest.raises(OSError, match="no handle"):
+        shell(processes, "exec sleep 1000", route="unwatched")
+    assert alive("unwatched") == []
+
+
 async def test_a_program_that_is_not_there_says_so(processes: Processes) -> None:
     with pytest.raises(FileNotFoundError):
         processes.start(["/nowhere/at/all"], cwd=Path("/"), env={}, route="r")
