@@ -1,0 +1,148 @@
+"""The walls of the house: who may import whom, and where the world comes in.
+
+Every import counts, those for types alone and those inside functions too.
+"""
+
+from __future__ import annotations
+
+import ast
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+# A package, and those of ours that it may import beside itself.
+MAY_IMPORT = {
+    "events": set(),
+    "actors": {"events"},
+    "projections": {"events"},
+    "sidecar": {"actors", "events"},
+    "web": {"projections", "events"},
+    "cli": {"bench", "web", "sidecar", "projections", "actors", "events"},
+    "bench": {"cli", "sidecar", "projections", "actors", "events"},
+}
+
+# A library, and the modules or packages it is known to.
+KNOWN_TO = {
+    # Everyone else holds an EventLog or a Bus; the keys' and bench's connections are
+    # the administrator's and the bare pipeline's.
+    "nats": [
+        "events/link.py",
+        "events/jetstream.py",
+        "events/provision.py",
+        "cli/keys.py",
+        "bench/",
+    ],
+    "httpx": ["sidecar/"],
+    "aiohttp": ["sidecar/", "web/"],
+    "sqlite3": ["sidecar/journal.py", "projections/"],
+    "psutil": ["sidecar/", "cli/", "bench/"],
+    "subprocess": ["sidecar/", "cli/", "bench/"],
+    "click": ["cli/"],
+    "rich": ["cli/"],
+}
+
+# Where a clock, chance and the environment are read. All else gets them as arguments.
+EDGES = [
+    "actors/main.py",
+    "projections/main.py",
+    "sidecar/",
+    "web/",
+    "cli/",
+    "bench/",
+]
+# Inside the sidecar, which is mostly edge, these parse or decide.
+PURE = [
+    "sidecar/costs.py",
+    "sidecar/output.py",
+    "sidecar/executors/ndjson.py",
+    "sidecar/executors/port.py",
+    "sidecar/executors/prompt.py",
+    "sidecar/executors/sse.py",
+    "sidecar/executors/stream_json.py",
+]
+FROM_THE_WORLD = {"time", "random", "secrets", "uuid"}
+SPELLED = {"datetime.now", "datetime.utcnow", "date.today", "os.environ", "os.getenv"}
+
+
+def sources() -> list[Path]:
+    return sorted(p for package in MAY_IMPORT for p in (ROOT / package).rglob("*.py"))
+
+
+def place(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+@cache
+def tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(), filename=str(path))
+
+
+def imports(path: Path) -> set[str]:
+    """The top-level packages that a module imports."""
+    found = set()
+    for node in ast.walk(tree(path)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{place(path)} imports relatively"
+            found.add((node.module or "").partition(".")[0])
+    return found
+
+
+def spelled(path: Path) -> set[str]:
+    """The attributes that a module reads, `os.environ` style."""
+    return {
+        f"{node.value.id}.{node.attr}"
+        for node in ast.walk(tree(path))
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name)
+    }
+
+
+def pure() -> list[Path]:
+    return [
+        path
+        for path in sources()
+        if place(path) in PURE or not place(path).startswith(tuple(EDGES))
+    ]
+
+
+@pytest.mark.parametrize("package", MAY_IMPORT)
+def test_a_package_imports_only_from_the_floors_below_it(package):
+    allowed = {package, *MAY_IMPORT[package]}
+    assert {
+        place(path): forbidden
+        for path in sources()
+        if path.relative_to(ROOT).parts[0] == package
+        and (forbidden := imports(path) & MAY_IMPORT.keys() - allowed)
+    } == {}
+
+
+@pytest.mark.parametrize("library", KNOWN_TO)
+def test_a_library_is_known_only_where_it_is_spoken(library):
+    allowed = tuple(KNOWN_TO[library])
+    assert [
+        place(path)
+        for path in sources()
+        if library in imports(path) and not place(path).startswith(allowed)
+    ] == []
+
+
+def test_deciders_folds_and_parsers_are_handed_time_and_chance():
+    assert {
+        place(path): found
+        for path in pure()
+        if (found := imports(path) & FROM_THE_WORLD | spelled(path) & SPELLED)
+    } == {}
+
+
+def test_nobody_imports_the_tests():
+    assert [place(path) for path in sources() if "tests" in imports(path)] == []
+
+
+def test_the_table_and_the_tree_name_the_same_places():
+    for named in (*PURE, *EDGES, *(p for ps in KNOWN_TO.values() for p in ps)):
+        assert (ROOT / named).exists(), named
+    assert {path.relative_to(ROOT).parts[0] for path in sources()} == MAY_IMPORT.keys()
