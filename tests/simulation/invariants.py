@@ -1,0 +1,561 @@
+"""What must hold after every event and at the end, judged from outside.
+
+The judge reads the log as the server holds it and keeps an account of its own for each
+task, in rules of a few lines, beside the write side's fold and the read side's: three
+that must agree. It hears every mail that arrives and every answer to one, sees every run
+begin, and looks into the schedulers and hosts whenever they have come to rest.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from actors import lifecycle
+from actors.board import FIXED_KINDS
+from actors.lifecycle import FINAL, ON_HOST, Epochs, TaskState
+from actors.scheduler import Scheduler
+from events import catalogue as c
+from events import commands as m
+from events import subjects
+from events.codec import Reader
+from projections import lifecycle as reading
+from projections.world import World as ReadModels
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from actors.host import HostState
+    from events.catalogue import Recorded
+    from tests.simulation.machine import Life
+    from tests.simulation.network import Link, SimMessage
+
+_mail: Reader[m.HostMail] = Reader(m.HostMail)
+_replies: Reader[m.Reply] = Reader(m.Reply)
+
+ENDS = (c.TaskCompleted, c.TaskFailed)
+HOPS = {
+    "standard": {"complex", "trivial"},
+    "complex": {"standard"},
+    "trivial": set[str](),
+}
+LOSSES = ("host lost", "host restarted", "host lost it", "not accepted")
+"""Reasons for which a leader may take back a route that no report has ended."""
+
+DECISIONS = (
+    c.TaskDeferred,
+    c.TaskRouted,
+    c.TaskRequeued,
+    c.TaskExpired,
+    c.TaskDeadLettered,
+    c.TaskAbandoned,
+    c.HostLost,
+    c.TierDown,
+    c.TierUp,
+    c.TierLimited,
+    c.AlertRaised,
+    c.AlertCleared,
+)
+
+
+class Broken(AssertionError):
+    """An invariant does not hold."""
+
+    def __init__(self, invariant: str, what: str) -> None:
+        self.invariant = invariant
+        self.what = what
+        super().__init__(f"{invariant}: {what}")
+
+
+class Account:
+    """What the judge notes about one task."""
+
+    def __init__(self, event: c.TaskSubmitted) -> None:
+        self.submitted = event
+        self.preferred = event.classification.effective_tier
+        self.open_route: c.TaskRouted | None = None
+        self.last_route: c.TaskRouted | None = None
+        self.generation = 0
+        self.hops = 0
+        self.results = 0
+        self.started: set[str] = set()
+        self.attempts = 0
+        self.cancelled = False
+        self.read_attempts = 0
+
+
+class Judge:
+    """Takes in everything; raises Broken through `complain`, kept for the simulation."""
+
+    def __init__(self) -> None:
+        self.broken: Broken | None = None
+        self.epochs = Epochs()
+        self.states: dict[str, TaskState] = {}
+        self.accounts: dict[str, Account] = {}
+        self.read = ReadModels()
+        self.in_force: set[str] = set()
+        self.slots: dict[str, dict[str, int]] = {}
+        self.endpoints: dict[str, dict[str, int]] = {}
+        self.shared: dict[str, int] = {}
+        self.taken: dict[tuple[str, str], set[str]] = {}
+        self.silenced: dict[str, str] = {}
+        self.acknowledged: set[str] = set()
+        self.verdicts: dict[str, int] = {}
+        self._heard_epoch: dict[int, int] = {}
+        self._was_stale: dict[int, tuple[int, int]] = {}
+        self._counted: set[str] = set()
+
+    def complain(self, invariant: str, what: str) -> None:
+        """Note the first thing that is wrong."""
+        if self.broken is None:
+            self.broken = Broken(invariant, what)
+
+    # -- the log -----------------------------------------------------------------------
+
+    def stored(self, recorded: Recorded) -> None:
+        """Judge one more event of the log."""
+        event = recorded.event
+        place = subjects.parse(recorded.subject)
+        current = self.epochs.current
+        if isinstance(event, c.SchedulerElected):
+            if event.epoch != current + 1:
+                self.complain("epochs rise by one", f"{current} then {event.epoch}")
+            self.epochs.observe(recorded.seq, event.epoch)
+        elif isinstance(event, c.HostJoined):
+            self.slots[event.host] = dict(event.slots)
+            known = self.endpoints.setdefault(event.host, {})
+            known.clear()
+            known.update({e.endpoint: e.slots for e in event.endpoints})
+        elif isinstance(event, c.EndpointUp | c.EndpointChanged):
+            known = self.endpoints.setdefault(event.host, {})
+            known[event.state.endpoint] = event.state.slots
+        elif isinstance(event, c.EndpointAdded):
+            self.shared[event.endpoint] = event.slots
+        if place.kind in ("task", "run"):
+            self._task(place.task, place.host, recorded)
+        else:
+            self.read.fold(recorded)
+
+    def _task(self, task_id: str, host: str, recorded: Recorded) -> None:
+        event = recorded.event
+        current = self.epochs.current
+        before = self.states.get(task_id, lifecycle.initial(task_id))
+        after, verdict = lifecycle.evolve(before, recorded, epoch=current, host=host)
+        self.states[task_id] = after
+        self.verdicts[verdict] = self.verdicts.get(verdict, 0) + 1
+        moment = self.read.fold(recorded)
+        self._both_sides(task_id, recorded, after, verdict, moment.standing)
+        if verdict != "applied":
+            return
+        where = f"seq {recorded.seq}, {task_id}, {c.name(event)}"
+        if isinstance(event, DECISIONS) and event.epoch != current:
+            self.complain(
+                "a deposed leader's decisions are void",
+                f"{where}: of epoch {event.epoch} counted under {current}",
+            )
+        account = self.accounts.get(task_id)
+        if account is None:
+            if isinstance(event, c.TaskSubmitted):
+                self.accounts[task_id] = Account(event)
+            return
+        if isinstance(event, c.RunEvent):
+            self._report(account, event, host, where)
+        else:
+            self._decision(account, event, before, after, where)
+        self._attempts(account, before, after, event, where)
+
+    def _both_sides(
+        self,
+        task_id: str,
+        recorded: Recorded,
+        after: TaskState,
+        verdict: str,
+        standing: str,
+    ) -> None:
+        record = self.read.tasks.find(task_id)
+        shown = record.state if record is not None else "absent"
+        where = f"seq {recorded.seq}, {task_id}, {c.name(recorded.event)}"
+        if shown != after.phase:
+            self.complain(
+                "read side and write side agree",
+                f"{where}: read {shown}, write {after.phase}",
+            )
+        said = {"taken": "applied", "repeat": "repeat"}.get(standing, "void")
+        told = isinstance(recorded.event, reading.NUMBERED)
+        if said != verdict and not told:
+            self.complain(
+                "read side and write side agree",
+                f"{where}: {standing} for the read side, {verdict} for the write side",
+            )
+        if record is None or record.state in ("absent", "dead"):
+            return
+        mine = (after.attempts, after.generation)
+        if (record.used, record.generation) != mine:
+            self.complain(
+                "read side and write side agree",
+                f"{where}: attempts and generation {record.used, record.generation}"
+                f" against {mine}",
+            )
+
+    def _decision(
+        self,
+        account: Account,
+        event: c.Event,
+        before: TaskState,
+        after: TaskState,
+        where: str,
+    ) -> None:
+        match event:
+            case c.TaskRouted():
+                self._routed(account, event, before, where)
+            case c.TaskRequeued() | c.TaskDeadLettered():
+                if event.route != before.route:
+                    self.complain(
+                        "only the route in force is taken back",
+                        f"{where}: {event.route}, in force is {before.route}",
+                    )
+                lost = event.reason in LOSSES
+                if before.phase in ("routed", "accepted", "running") and not lost:
+                    self.complain(
+                        "no healthy run is taken back",
+                        f"{where}: {before.phase} on {before.host}, said to be over: "
+                        f"{event.reason}",
+                    )
+                self._close(account)
+            case c.TaskRetried():
+                self._close(account)
+                account.hops = account.results = account.attempts = 0
+                account.last_route = None
+                account.cancelled = False
+            case c.TaskCancelled():
+                account.cancelled = True
+            case c.TaskExpired():
+                if before.phase != "waiting":
+                    self.complain("only a waiting task expires", where)
+            case c.TaskAbandoned():
+                self._close(account)
+            case _ if after.phase not in ON_HOST:
+                self._close(account)
+            case _:
+                pass
+
+    def _routed(
+        self, account: Account, event: c.TaskRouted, before: TaskState, where: str
+    ) -> None:
+        if account.open_route is not None:
+            self.complain(
+                "never two live generations",
+                f"{where}: {account.open_route.id} is in force",
+            )
+        if event.generation != account.generation + 1:
+            self.complain(
+                "each routing raises the generation",
+                f"{where}: {event.generation} after {account.generation}",
+            )
+        account.generation = event.generation
+        if event.fallback_used:
+            account.hops += 1
+            origin = event.fallback_from_tier or "trivial"
+            if event.effective_tier not in HOPS[origin]:
+                self.complain(
+                    "one step, never skipping a tier",
+                    f"{where}: from {origin} to {event.effective_tier}",
+                )
+        fixed = account.submitted.spec.executor in FIXED_KINDS
+        if account.hops > 1:
+            self.complain("never two hops", where)
+        elif account.hops == 0 and not fixed:
+            if event.effective_tier != account.preferred:
+                self.complain(
+                    "no hop without saying so",
+                    f"{where}: {event.effective_tier}, preferred {account.preferred}",
+                )
+        spec = account.submitted.spec
+        if spec.model and event.selected_model.split(":")[0] != spec.model:
+            self.complain(
+                "never silently another model",
+                f"{where}: {event.selected_model} for {spec.model}",
+            )
+        wanted = before.assign_to
+        if wanted and event.selected_host != wanted:
+            self.complain(
+                "assign_to is kept", f"{where}: {event.selected_host} for {wanted}"
+            )
+        account.open_route = account.last_route = event
+        self.in_force.add(event.id)
+        for key in self._places(event):
+            taken = self.taken.setdefault(key, set())
+            taken.add(event.id)
+            total = self._total(key)
+            if total is not None and len(taken) > total:
+                self.complain(
+                    "slots are never overcommitted",
+                    f"{where}: {len(taken)} of {total} at {key}",
+                )
+
+    def _places(self, event: c.TaskRouted) -> Iterable[tuple[str, str]]:
+        if event.selected_endpoint in self.shared:
+            return [("", event.selected_endpoint)]
+        if event.selected_endpoint:
+            return [(event.selected_host, event.selected_endpoint)]
+        slot = {"sidecar": "shell"}.get(event.target_type, event.target_type)
+        return [(event.selected_host, slot)]
+
+    def _total(self, key: tuple[str, str]) -> int | None:
+        host, what = key
+        if not host:
+            return self.shared.get(what)
+        endpoint = self.endpoints.get(host, {}).get(what)
+        return endpoint if endpoint is not None else self.slots.get(host, {}).get(what)
+
+    def _close(self, account: Account) -> None:
+        event, account.open_route = account.open_route, None
+        if event is not None:
+            for key in self._places(event):
+                self.taken.get(key, set()).discard(event.id)
+
+    def _report(
+        self, account: Account, event: c.RunEvent, host: str, where: str
+    ) -> None:
+        last = account.last_route
+        if last is None or event.route != last.id:
+            self.complain(
+                "reports count for the last route alone",
+                f"{where}: of {event.route}, the last is {last.id if last else None}",
+            )
+            return
+        if host != last.selected_host:
+            self.complain("a host speaks for its own runs", f"{where}: {host}")
+        if isinstance(event, ENDS):
+            account.results += 1
+            if account.results > 1:
+                self.complain("one accepted result a task", where)
+        if isinstance(
+            event, (*ENDS, c.TaskRejected, c.TaskReturned, c.TaskStopped)
+        ):
+            self._close(account)
+
+    def _attempts(
+        self,
+        account: Account,
+        before: TaskState,
+        after: TaskState,
+        event: c.Event,
+        where: str,
+    ) -> None:
+        """An attempt is a routing that started, counted when it is over without result."""
+        most = account.submitted.spec.max_attempts
+        if isinstance(event, c.TaskRouted) and after.attempts >= most:
+            self.complain(
+                "after the last attempt comes the dead letter",
+                f"{where}: {after.attempts} attempts of {most} and routed again",
+            )
+        if after.attempts > before.attempts + 1:
+            self.complain("an attempt counts once", where)
+        if after.attempts > before.attempts:
+            route = before.route
+            if route in self._counted:
+                self.complain("an attempt counts once", f"{where}: again {route}")
+            self._counted.add(route)
+        if isinstance(event, c.TaskDeadLettered) and event.attempts < most:
+            self.complain("dead letters have used all attempts", where)
+
+    # -- mail --------------------------------------------------------------------------
+
+    def mail(self, link: Link, message: SimMessage) -> None:
+        """A message arrives."""
+        if not message.subject.startswith("agentcom.mbx."):
+            return
+        mail: Any = _mail.decode(message.data)
+        epoch = getattr(mail, "epoch", 0)
+        if not epoch:
+            return
+        life = id(link.process)
+        heard = self._heard_epoch.get(life, 0)
+        if epoch < heard:
+            self._was_stale[id(message)] = (epoch, heard)
+            message.stale = True
+        self._heard_epoch[life] = max(heard, epoch)
+        if isinstance(mail, m.Assign) and mail.route not in self.in_force:
+            self.complain(
+                "nothing is mailed that was not in force",
+                f"{mail.route} of {mail.task_id} to {link.process.name}",
+            )
+
+    def answered(self, message: SimMessage, data: bytes) -> None:
+        """A host answered its mail."""
+        if message.stale and _replies.decode(data).ok:
+            self.complain(
+                "a host that has heard a newer leader refuses an older one",
+                f"{message.to.process.name} took mail of an older epoch",
+            )
+
+    # -- hosts -------------------------------------------------------------------------
+
+    def ran(self, life: Life, assign: m.Assign) -> None:
+        """A run's work begins."""
+        if assign.route in life.runs:
+            self.complain(
+                "a route runs once at a time", f"{assign.route} on {life.name}"
+            )
+        if not life.machine.disk.holds(assign.route):
+            self.complain(
+                "nothing runs that is not on the disk",
+                f"{assign.route} on {life.name}",
+            )
+
+    def host(self, state: HostState) -> None:
+        """Recount a host's slots."""
+        used: dict[str, int] = {}
+        for run in state.runs.values():
+            if run.phase in ("reserved", "accepted", "running"):
+                used[run.slot] = used.get(run.slot, 0) + 1
+        counted = {slot: n for slot, n in state.used.items() if n}
+        if used != counted:
+            self.complain(
+                "a host counts its slots right", f"{state.host}: {counted} for {used}"
+            )
+        for slot, n in used.items():
+            if n > state.slots.get(slot, 0) and slot not in self.shared:
+                self.complain(
+                    "a host never runs more than it has room for",
+                    f"{state.host}: {n} in {slot}",
+                )
+
+    # -- schedulers --------------------------------------------------------------------
+
+    def scheduler(self, mind: Scheduler) -> None:
+        """Recount a scheduler's slots, queue and index from its tasks."""
+        slots: dict[int, int] = {}
+        on_host: dict[str, set[str]] = {}
+        for task_id, live in mind.tasks.items():
+            state = live.state
+            if state.phase in FINAL:
+                self.complain("what is over is let go", f"{mind.name}: {task_id}")
+            if state.phase in ON_HOST:
+                found = mind.fleet.slots_of(state.host, state.endpoint, live.kind)
+                slots[id(found)] = slots.get(id(found), 0) + 1
+                on_host.setdefault(state.host, set()).add(task_id)
+            queued = task_id in mind.queue.tasks
+            waits = state.phase == "waiting" and not live.deciding
+            if queued != waits:
+                self.complain(
+                    "who waits is in the queue",
+                    f"{mind.name}: {task_id} is {state.phase}, deciding "
+                    f"{live.deciding}, queued {queued}",
+                )
+        for task_id in mind.queue.tasks:
+            if task_id not in mind.tasks:
+                self.complain("who waits is in the queue", f"{mind.name}: {task_id}")
+        reserved: dict[int, int] = {}
+        for place in mind.reserved.values():
+            key = id(place.slots)
+            reserved[key] = reserved.get(key, 0) + 1
+        for name, host in mind.fleet.hosts.items():
+            for what, one in host.slots.items():
+                counted = (one.in_flight, one.reserved)
+                real = (slots.get(id(one), 0), reserved.get(id(one), 0))
+                if counted != real:
+                    self.complain(
+                        "slots are counted right",
+                        f"{mind.name}: {what} of {name} has {counted} in flight and "
+                        f"reserved, it is {real}",
+                    )
+        indexed = {host: set(found) for host, found in mind.on_host.items() if found}
+        if indexed != on_host:
+            self.complain(
+                "who runs where is known", f"{mind.name}: {indexed} for {on_host}"
+            )
+        for group in mind.queue.groups.values():
+            if group.count != sum(1 for _ in group):
+                self.complain("groups are counted right", f"{mind.name}: {group.count}")
+
+    def left_over(self, mind: Scheduler) -> None:
+        """A leader at rest has nothing reserved, pending or waiting to be done."""
+        for what in ("give_back", "reserved", "escalated", "limits", "effects", "unmet"):
+            if getattr(mind, what):
+                found = getattr(mind, what)
+                self.complain("at rest nothing is left over", f"{what}: {found}")
+
+    def same(self, mind: Scheduler, log: list[Recorded]) -> None:
+        """Compare a scheduler with two fresh ones that fold the log from its start."""
+        first, second = refolded(log), refolded(log)
+        if first != second:
+            self.complain("replaying twice gives the same", _differ(first, second))
+        live = signature(mind)
+        if live != first:
+            self.complain(
+                "what a scheduler knows is what the log says",
+                f"{mind.name}: {_differ(live, first)}",
+            )
+        for task_id, state in self.states.items():
+            known = mind.tasks.get(task_id)
+            if state.phase in FINAL:
+                if known is not None:
+                    self.complain("what is over is let go", f"{mind.name}: {task_id}")
+            elif known is None or known.state != state:
+                said = known.state if known is not None else None
+                self.complain(
+                    "what a scheduler knows is what the log says",
+                    f"{mind.name}: {task_id} is {said}, the log says {state}",
+                )
+
+
+def refolded(log: list[Recorded]) -> dict[str, Any]:
+    """Fold a log with a fresh scheduler, as a standby that starts now."""
+    ids = iter(range(1_000_000))
+    mind = Scheduler("fresh", lambda: f"F{next(ids)}")
+    by_task: dict[str, list[Recorded]] = {}
+    for recorded in log:
+        place = subjects.parse(recorded.subject)
+        if place.task:
+            by_task.setdefault(place.task, []).append(recorded)
+        mind.fold(recorded)
+        wanted, mind.effects = mind.effects, []
+        for effect in wanted:
+            if type(effect).__name__ == "History":
+                mind.adopt(effect.task_id, list(by_task[effect.task_id]))
+    return signature(mind)
+
+
+def signature(mind: Scheduler) -> dict[str, Any]:
+    """Everything a scheduler knows from the log alone, comparable."""
+    found: dict[str, Any] = {
+        "position": mind.position,
+        "epoch": mind.epochs.current,
+        "policy": (mind.policy_version, mind.policy),
+        "shared": sorted(mind.shared),
+        "escalated": sorted(mind.escalated),
+    }
+    for task_id, live in mind.tasks.items():
+        routed = live.routed.id if live.routed is not None else ""
+        found[f"task {task_id}"] = (live.state, live.base, live.lane, routed)
+        waiting = mind.queue.tasks.get(task_id)
+        if waiting is not None:
+            found[f"queue {task_id}"] = (
+                waiting.requirement, waiting.lane, waiting.seq, waiting.since,
+            )  # fmt: skip
+    for name, host in mind.fleet.hosts.items():
+        found[f"host {name}"] = (
+            host.incarnation, host.present, host.lost, host.draining,
+            host.capabilities, host.repos,
+        )  # fmt: skip
+        for what, slots in host.slots.items():
+            found[f"slots {name} {what}"] = (slots.total, slots.in_flight)
+        for endpoint, place in host.endpoints.items():
+            found[f"endpoint {name} {endpoint}"] = (
+                place.up, place.models, place.loaded, place.kind,
+            )  # fmt: skip
+    for tier, watch in mind.tiers.items():
+        found[f"tier {tier}"] = (
+            watch.down_since, watch.alerted, watch.limited_until, watch.limited_for,
+        )  # fmt: skip
+    return found
+
+
+def _differ(one: dict[str, Any], other: dict[str, Any]) -> str:
+    said = [
+        f"{key}: {one.get(key)} against {other.get(key)}"
+        for key in sorted(set(one) | set(other))
+        if one.get(key) != other.get(key)
+    ]
+    return "; ".join(said[:4])

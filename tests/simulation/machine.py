@@ -1,0 +1,431 @@
+"""A host: the real sidecar with its real journal and outbox, on a machine of chance.
+
+What is simulated is below them: the disk commits after a while and loses what was not
+committed when the process dies; endpoints go up and down; runs take as long as chance
+says and end as chance says.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from unittest import mock
+
+from events import catalogue as c
+from sidecar import journal as journals
+from sidecar import main as sidecars
+from sidecar.config import ShellConfig, SidecarConfig, SlotsConfig
+from sidecar.executors.port import Finished, GivenBack, RawResult, Stopped
+from sidecar.journal import Journal
+from sidecar.main import Parts, Sidecar
+from tests.simulation.loop import PROCESS, Process
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from random import Random
+
+    from events.commands import Assign, SharedEndpoint
+    from sidecar.executors.port import Emit, Outcome, Run, Stop
+    from tests.simulation.loop import SimLoop
+    from tests.simulation.network import Link
+
+GIB = 1024**3
+TARGETS = ("sidecar", "ollama", "openai", "claude", "agent", "noop")
+
+
+class Temper:
+    """How runs go: the chances of each end, how long they take. Chances add up to 1."""
+
+    def __init__(self) -> None:
+        self.calm = False
+        self.takes = (0.02, 4.0)
+        self.fails = 0.06
+        self.given_back = 0.08
+        self.limited = 0.04
+        self.hangs = 0.05
+        self.slow = 0.08
+
+
+class Disk:
+    """What survives a process: the journal's file."""
+
+    def __init__(self) -> None:
+        self.db = sqlite3.connect(":memory:", isolation_level=None)
+        self.full = False
+
+    def holds(self, route: str) -> bool:
+        """Whether an assignment has been committed."""
+        found = self.db.execute(
+            "SELECT 1 FROM assignments WHERE route = ?", (route,)
+        ).fetchone()
+        return found is not None
+
+
+class DiskThread:
+    """Stands for the journal's thread: does one job after the other, a little later."""
+
+    def __init__(self, process: Process, disk: Disk, chance: Random) -> None:
+        self._process = process
+        self._disk = disk
+        self._chance = chance
+        self._free_at = 0.0
+
+    def ask(self, job: Callable[[Any], Any], done: Callable[[Any, str], None]) -> None:
+        loop, chance = self._process.loop, self._chance
+        took = chance.uniform(0.0005, 0.004)
+        if chance.random() < 0.01:
+            took = chance.uniform(0.1, 1.5)
+        self._free_at = max(self._free_at, loop.time()) + took
+        # The commit is the process's: a killed one's never happens. Telling is apart,
+        # so that a process can die with its work done and not know it.
+        context = self._process.context
+        loop.call_at(self._free_at, self._do, job, done, context=context)
+
+    def _do(self, job: Callable[[Any], Any], done: Callable[[Any, str], None]) -> None:
+        if not self._process.alive:
+            return
+        answer, problem = None, ""
+        if self._disk.full:
+            problem = "database or disk is full (OperationalError)"
+        else:
+            try:
+                answer = job(self._disk.db)
+            except sqlite3.Error as error:
+                problem = f"{error} ({type(error).__name__})"
+        self._process.call(done, answer, problem)
+
+    def close(self) -> None:
+        """Nothing to let go of."""
+
+
+def open_journal(process: Process, disk: Disk, chance: Random) -> Journal:
+    """Open the journal as the sidecar does, on the simulated disk."""
+    with mock.patch.object(journals.sqlite3, "connect", lambda *_, **__: disk.db):
+        _, found = journals._open(Path("journal.db"))
+    thread = DiskThread(process, disk, chance)
+    return Journal(Path("journal.db"), thread, found)  # type: ignore[arg-type]
+
+
+class Machine:
+    """What a host is made of, whatever life it is in."""
+
+    def __init__(self, name: str, loop: SimLoop, chance: Random, temper: Temper):
+        self.name = name
+        self.loop = loop
+        self.chance = chance
+        self.temper = temper
+        self.disk = Disk()
+        self.gone_for_good = False
+        self.ram = chance.choice((8, 16, 32)) * GIB
+        self.shell_slots = chance.choice((1, 2, 3))
+        self.capabilities = chance.choice(([], ["gpu"], ["gpu", "docker"]))
+        self.repos = chance.choice(([], ["web"], ["web", "api"]))
+        self.endpoints: dict[str, c.EndpointState] = {}
+        self.on_run: Callable[[Life, Assign], None] = lambda _life, _assign: None
+        self.on_handled: Callable[[Sidecar], None] = lambda _sidecar: None
+        if chance.random() < 0.8:
+            self._offer("gpu", "ollama", chance.choice((1, 2)))
+        if chance.random() < 0.3:
+            self._offer("vllm", "openai", 2)
+        if chance.random() < 0.7:
+            self._offer("claude", "claude", 1)
+
+    def _offer(self, name: str, kind: c.EndpointKind, slots: int) -> None:
+        models = ["llama3.2:latest"] if kind != "claude" else []
+        if kind != "claude" and self.chance.random() < 0.4:
+            models.append("qwen3:latest")
+        endpoint = f"{self.name}-{name}"
+        self.endpoints[endpoint] = c.EndpointState(
+            endpoint=endpoint, kind=kind, up=True, url="http://model",
+            models=models, loaded=models[:1], slots=slots,
+        )  # fmt: skip
+
+    def config(self) -> SidecarConfig:
+        return SidecarConfig(
+            name=self.name,
+            slots=SlotsConfig(shell=self.shell_slots, claude=1, agent=1, noop=2),
+            repos=dict.fromkeys(self.repos, "/nowhere"),
+            capabilities=list(self.capabilities),
+            shell=ShellConfig(),
+            noop=True,
+            drain_timeout_s=3.0,
+            beat_every_s=1.0,
+        )
+
+    def toggle(self, endpoint: str, up: bool) -> None:
+        """Take an endpoint up or down."""
+        state = self.endpoints[endpoint]
+        changes: dict[str, Any] = {"up": up, "reason": "" if up else "refused"}
+        loaded = state.models[:1] if up else []
+        self.endpoints[endpoint] = c.EndpointState(
+            endpoint=endpoint, kind=state.kind, url=state.url, models=state.models,
+            loaded=loaded, slots=state.slots, **changes,
+        )  # fmt: skip
+
+
+class Life(Process):
+    """One life of a machine's sidecar. `runs` are the routes whose work is alive in it.
+
+    Whoever asks for the time, chance or resources is found by his context.
+    """
+
+    def __init__(self, machine: Machine, *, skew: float) -> None:
+        super().__init__(machine.loop, machine.name, skew=skew)
+        self.machine = machine
+        self.runs: dict[str, str] = {}
+        self.sidecar: Sidecar | None = None
+        self.stop = asyncio.Event()
+
+    def kill(self) -> None:
+        # The work dies with the sidecar: children die with it.
+        self.runs.clear()
+        super().kill()
+
+
+def _life() -> Life:
+    process = PROCESS.get()
+    assert isinstance(process, Life)
+    return process
+
+
+def _machine() -> Machine:
+    return _life().machine
+
+
+class SimEndpoints:
+    """What probing would find out."""
+
+    def __init__(
+        self,
+        config: SidecarConfig,
+        found: Callable[[c.EndpointState], None],
+        processes: object,
+    ) -> None:
+        del config, processes
+        self._found = found
+        self._machine = _machine()
+        self._shared: dict[str, SharedEndpoint] = {}
+        self._seen: dict[str, c.EndpointState] = {}
+
+    def own_slots(self) -> dict[str, int]:
+        return {
+            name: state.slots
+            for name, state in self._machine.endpoints.items()
+            if state.kind != "claude"
+        }
+
+    def states(self) -> list[c.EndpointState]:
+        return list(self._machine.endpoints.values())
+
+    def share(self, endpoints: list[SharedEndpoint]) -> None:
+        self._shared = {each.endpoint: each for each in endpoints}
+        for name in [n for n in self._seen if n not in self._machine.endpoints]:
+            del self._seen[name]
+
+    async def look(self) -> None:
+        await asyncio.sleep(self._machine.chance.uniform(0.001, 0.3))
+        for state in self.states():
+            self._tell(state)
+        for each in list(self._shared.values()):
+            self._tell(
+                c.EndpointState(
+                    endpoint=each.endpoint, kind=each.kind, up=True, url=each.url,
+                    models=["llama3.2:latest"], slots=each.slots, shared=True,
+                )
+            )  # fmt: skip
+
+    def _tell(self, state: c.EndpointState) -> None:
+        if self._seen.get(state.endpoint) != state:
+            self._seen[state.endpoint] = state
+            self._found(state)
+
+    async def watch(self) -> None:
+        while True:
+            await asyncio.sleep(self._machine.chance.uniform(1.0, 3.0))
+            await self.look()
+
+    async def close(self) -> None:
+        """Nothing to let go of."""
+
+    def resolved(self, assign: Assign) -> Assign:
+        return assign
+
+    def is_simulated(self, assign: Assign) -> bool:
+        del assign
+        return False
+
+    def showed(self, assign: Assign, outcome: Outcome | None) -> None:
+        """Real requests tell nothing here."""
+
+
+class SimExecutor:
+    """Runs nothing, for as long as chance says."""
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+
+    async def run(self, run: Run, emit: Emit, stop: Stop) -> Outcome:
+        life, route = _life(), run.assign.route
+        life.machine.on_run(life, run.assign)
+        life.runs[route] = run.assign.task_id
+        try:
+            return await self._run(life.machine, run.assign, emit, stop)
+        finally:
+            life.runs.pop(route, None)
+
+    async def _run(
+        self, machine: Machine, assign: Assign, emit: Emit, stop: Stop
+    ) -> Outcome:
+        chance, temper = machine.chance, machine.temper
+        ending, takes = self._drawn(chance, temper)
+        if chance.random() < 0.1:
+            emit.status("working")
+        if await self._stopped_within(stop, takes):
+            return await self._stop(chance)
+        while ending == "hang":
+            if temper.calm:
+                ending = "success"
+            if await self._stopped_within(stop, 2.0):
+                return await self._stop(chance)
+        raw = RawResult(status="success", output="done", tokens_in=10, tokens_out=5)
+        match ending:
+            case "fail":
+                emit.error("it failed", "exit")
+                return Finished(
+                    RawResult(status="failed", error=c.RunError("exit", "it failed"))
+                )
+            case "limited" if self.kind == "claude":
+                known = chance.random() < 0.5
+                until = _life().clock() + chance.uniform(1, 5) if known else None
+                return GivenBack(reason="limited", limited_until=until, result=raw)
+            case "back":
+                exclude = assign.endpoint or machine.name
+                return GivenBack(
+                    reason="endpoint_failed", detail="it broke", exclude=exclude
+                )
+            case _:
+                return Finished(raw)
+
+    @staticmethod
+    def _drawn(chance: Random, temper: Temper) -> tuple[str, float]:
+        if temper.calm:
+            return "success", chance.uniform(0.01, 0.5)
+        takes = chance.uniform(*temper.takes)
+        draw = chance.random()
+        for odds, ending in (
+            (temper.fails, "fail"),
+            (temper.given_back, "back"),
+            (temper.limited, "limited"),
+            (temper.hangs, "hang"),
+        ):
+            if draw < odds:
+                return ending, takes
+            draw -= odds
+        return "success", takes * 5 if draw < temper.slow else takes
+
+    @staticmethod
+    async def _stopped_within(stop: Stop, seconds: float) -> bool:
+        try:
+            async with asyncio.timeout(seconds):
+                await stop.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    @staticmethod
+    async def _stop(chance: Random) -> Outcome:
+        await asyncio.sleep(chance.uniform(0.0, 2.0))
+        if chance.random() < 0.1:
+            return Finished(RawResult(status="success", output="was just done"))
+        return Stopped(result=RawResult(status="failed", tokens_in=1))
+
+
+class SimResources:
+    """What the machine's own tools would say."""
+
+    def __init__(self) -> None:
+        self._machine = _machine()
+
+    def read(self) -> c.Resources:
+        machine = self._machine
+        cpu = machine.chance.choice((0.1, 0.1, 0.1, 0.5, 0.9))
+        return c.Resources(cpu=cpu, cores=4, ram_total_bytes=machine.ram)
+
+
+class NoOutput:
+    """Live output is no part of this."""
+
+    def __init__(self, bus: object) -> None:
+        del bus
+
+    def publish(self, subject: str, data: bytes) -> bool:
+        del subject, data
+        return True
+
+    async def flush(self) -> None:
+        return
+
+
+class _Time:
+    @staticmethod
+    def time() -> float:
+        return _life().clock()
+
+
+class _Secrets:
+    @staticmethod
+    def randbits(bits: int) -> int:
+        return _machine().chance.getrandbits(bits)
+
+
+async def _no_orphans(idents: object) -> tuple[int, int]:
+    del idents
+    return 0, 0
+
+
+@contextmanager
+def simulated_edges() -> Iterator[None]:
+    """Put the sidecar's edges (clock, chance, probes, processes) under our control."""
+    with (
+        mock.patch.object(sidecars, "time", _Time),
+        mock.patch.object(sidecars, "secrets", _Secrets),
+        mock.patch.object(sidecars, "Endpoints", SimEndpoints),
+        mock.patch.object(sidecars, "Machine", SimResources),
+        mock.patch.object(sidecars, "OutputQueue", NoOutput),
+        mock.patch.object(sidecars, "sweep", _no_orphans),
+    ):
+        yield
+
+
+class Connection:
+    """What the sidecar calls its connection."""
+
+    def __init__(self, link: Link) -> None:
+        self.log = link
+        self.bus = link
+
+
+class Watched(Sidecar):
+    """The sidecar, looked at after each decision."""
+
+    def handle(self, command: Any, message: Any = None) -> None:
+        super().handle(command, message)
+        _machine().on_handled(self)
+
+
+async def live(life: Life, link: Link) -> None:
+    """Be this host until `stop`; as `sidecar.main.run`, on the simulated disk."""
+    machine = life.machine
+    journal = open_journal(life, machine.disk, machine.chance)
+    parts = Parts(executors={kind: SimExecutor(kind) for kind in TARGETS})
+    async with asyncio.TaskGroup() as group:
+        sidecar = Watched(machine.config(), Connection(link), journal, parts, group)
+        life.sidecar = sidecar
+        await sidecar.start()
+        await life.stop.wait()
+        await sidecar.stop("stopped")
+        await sidecar.outbox.close()
+    life.kill()

@@ -1,0 +1,246 @@
+"""What happens in a seed, drawn before it begins: the work, and what breaks when.
+
+A seed has a climate: it picks a few kinds of faults and leaves the others out, so that
+rare combinations come up undisturbed by everything else at once.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from random import Random
+
+WORK_UNTIL = 18.0
+CALM_AT = 26.0
+
+FAULTS = (
+    "scheduler dies",
+    "scheduler hangs",
+    "scheduler cut off",
+    "host dies",
+    "host hangs",
+    "host cut off",
+    "host leaves",
+    "host vanishes",
+    "outage",
+    "disk full",
+    "endpoint down",
+    "lossy",
+    "slow",
+    "unacknowledged",
+)
+
+POLICY = {
+    "host_lease_s": 6.0,
+    "accept_timeout_s": 2.0,
+    "fallback_wait_s": 2.0,
+    "tier_alert_after_s": 6.0,
+    "limited_initial_s": 2.0,
+    "limited_cap_s": 6.0,
+    "task_ttl_s": 12.0,
+    "ageing_s": 15.0,
+    "beat_interval_s": 1.0,
+}
+"""Shorter than the defaults, so that more happens in a simulated minute."""
+
+
+class Step(NamedTuple):
+    """At a time, something happens to somebody."""
+
+    at: float
+    what: str
+    whom: str
+    fields: dict[str, Any]
+
+
+class Plan(NamedTuple):
+    """How many hosts, how far clocks may be off (seconds), and what happens."""
+
+    hosts: int
+    skew: float
+    faults: tuple[str, ...]
+    steps: list[Step]
+
+
+class _Drawing:
+    def __init__(self, chance: Random) -> None:
+        self.chance = chance
+        self.steps: list[Step] = []
+
+    def add(self, at: float, what: str, whom: str = "", **fields: Any) -> None:
+        self.steps.append(Step(round(at, 4), what, whom, fields))
+
+
+def draw(chance: Random) -> Plan:
+    """Draw a plan."""
+    drawing = _Drawing(chance)
+    hosts = [f"h{n + 1}" for n in range(chance.choice((1, 2, 2, 3, 3, 4)))]
+    faults = tuple(f for f in FAULTS if chance.random() < 0.3)
+    drawing.add(0.0, "start", "s1")
+    drawing.add(chance.uniform(0.0, 1.0), "start", "s2")
+    for host in hosts:
+        drawing.add(chance.uniform(0.0, 2.0), "start", host)
+    drawing.add(0.01, "ask", "policy.set", policy=POLICY)
+    _work(drawing, hosts)
+    for fault in faults:
+        for _ in range(chance.choice((1, 1, 2, 3))):
+            _fault(drawing, fault, hosts)
+    if "host vanishes" in faults and len(hosts) > 1:
+        drawing.add(chance.uniform(4, CALM_AT - 2), "vanish", chance.choice(hosts))
+    drawing.add(CALM_AT, "calm")
+    skew = chance.choice((0.0, 0.0, 0.5, 3.0))
+    steps = sorted(drawing.steps, key=lambda step: step.at)
+    return Plan(len(hosts), skew, faults, steps)
+
+
+def _work(drawing: _Drawing, hosts: list[str]) -> None:
+    chance = drawing.chance
+    count = chance.choice((3, 6, 10, 14))
+    n = 0
+    while n < count:
+        at = chance.uniform(0.0, WORK_UNTIL)
+        if chance.random() < 0.15:
+            tasks = [_task(chance, hosts) for _ in range(chance.choice((2, 3, 4)))]
+            for fields in tasks:
+                fields.pop("deadline_in", None)
+            drawing.add(at, "batch", n=n, tasks=tasks)
+            made = len(tasks)
+        else:
+            drawing.add(at, "submit", n=n, **_task(chance, hosts))
+            made = 1
+        for which in range(n, n + made):
+            _steer(drawing, which, at, hosts)
+        n += made
+    for _ in range(chance.choice((0, 0, 1, 2))):
+        host = chance.choice(hosts)
+        at = chance.uniform(2.0, WORK_UNTIL)
+        drawing.add(at, "ask", "host.drain", host=host)
+        back = at + chance.uniform(0.5, 6)
+        drawing.add(back, "ask", "host.resume", host=host)
+    for _ in range(chance.choice((0, 0, 1, 2))):
+        at = chance.uniform(1.0, WORK_UNTIL)
+        drawing.add(at, "ask", "policy.set", policy=_policy(chance))
+    if chance.random() < 0.25:
+        at = chance.uniform(0.5, WORK_UNTIL)
+        drawing.add(
+            at, "ask", "endpoint.add",
+            endpoint="pool", kind="ollama", url="http://pool", slots=2,
+        )  # fmt: skip
+        if chance.random() < 0.4:
+            at += chance.uniform(1, 6)
+            drawing.add(at, "ask", "endpoint.remove", endpoint="pool")
+
+
+def _task(chance: Random, hosts: list[str]) -> dict[str, Any]:
+    fields: dict[str, Any] = {"description": "do this thing"}
+    match chance.choices(
+        ("shell", "standard", "complex", "both", "agent", "noop"),
+        (35, 30, 15, 8, 5, 7),
+    )[0]:
+        case "shell":
+            fields |= {"tier": "trivial", "shell": {"command": "true"}}
+        case "both":
+            fields |= {"tier": "standard", "shell": {"command": "true"}}
+        case "agent":
+            fields |= {"executor": "agent", "tier": "standard"}
+        case "noop":
+            fields |= {"executor": "noop", "tier": "standard"}
+        case tier:
+            fields["tier"] = tier
+    if chance.random() < 0.5:
+        fields["priority"] = chance.choice(("urgent", "high", "normal", "low"))
+    if chance.random() < 0.3:
+        fields["max_attempts"] = chance.choice((1, 2, 4))
+    if chance.random() < 0.15:
+        fields["repo"] = chance.choice(("web", "api"))
+    if chance.random() < 0.08:
+        fields["needs"] = [chance.choice(("gpu", "docker", "tpu"))]
+    if chance.random() < 0.08:
+        fields["assign_to"] = chance.choice(hosts)
+    if chance.random() < 0.08 and fields["tier"] == "standard":
+        fields["model"] = chance.choice(("qwen3", "llama3.2", "mistral"))
+    if chance.random() < 0.08:
+        fields["ttl_s"] = chance.choice((1, 4, 20))
+    if chance.random() < 0.08:
+        fields["deadline_in"] = chance.choice((4, 8, 15))
+    return fields
+
+
+def _steer(drawing: _Drawing, n: int, at: float, hosts: list[str]) -> None:
+    """What people do about a task after they have submitted it."""
+    chance = drawing.chance
+
+    def later() -> float:
+        return min(at + chance.expovariate(1 / 3), CALM_AT - 0.1)
+
+    if chance.random() < 0.22:
+        drawing.add(later(), "task.cancel", n=n)
+        if chance.random() < 0.3:
+            drawing.add(later() + 2, "task.retry", n=n)
+    if chance.random() < 0.2:
+        drawing.add(later() + 3, "task.retry", n=n)
+    if chance.random() < 0.1:
+        drawing.add(later(), "task.reassign", n=n, host=chance.choice(hosts))
+
+
+def _policy(chance: Random) -> dict[str, Any]:
+    return chance.choice(
+        (
+            {"allow_downgrade": True},
+            {"fallback_wait_s": chance.choice((0.0, 0.5, 4.0))},
+            {"max_escalations_in_flight": chance.choice((0, 1, 2))},
+            {"accept_timeout_s": chance.choice((0.5, 4.0))},
+            {"host_lease_s": chance.choice((4.0, 9.0))},
+            {"task_ttl_s": chance.choice((2.0, 20.0))},
+            {"ageing_s": 2.0},
+            {"scoring": {"warm": 3.0}},
+            {"local_models": ["qwen3"]},
+        )
+    )
+
+
+def _fault(drawing: _Drawing, fault: str, hosts: list[str]) -> None:
+    chance, add = drawing.chance, drawing.add
+    at = chance.uniform(1.0, CALM_AT - 2)
+    scheduler, host = chance.choice(("s1", "s2")), chance.choice(hosts)
+    long = at + chance.choice((chance.uniform(0.1, 2), chance.uniform(2, 9)))
+    match fault:
+        case "scheduler dies" | "host dies":
+            whom = scheduler if fault.startswith("scheduler") else host
+            add(at, "kill", whom, steps=chance.choice((1, 3, 10, 40)))
+            add(long, "start", whom)
+        case "scheduler hangs" | "host hangs":
+            whom = scheduler if fault.startswith("scheduler") else host
+            add(at, "freeze", whom)
+            add(long, "thaw", whom)
+        case "scheduler cut off" | "host cut off":
+            whom = scheduler if fault.startswith("scheduler") else host
+            add(at, "cut", whom, notice=chance.choice((0.0, 0.5, 3.0)))
+            add(long, "heal", whom, after=chance.uniform(0.0, 0.5))
+        case "host leaves":
+            add(at, "leave", host)
+            add(long + 4, "start", host)
+        case "outage":
+            add(at, "outage", notice=chance.choice((0.0, 1.0)))
+            add(min(long, at + 5), "outage over", after=chance.uniform(0.0, 0.5))
+        case "disk full":
+            add(at, "disk", host, full=True)
+            add(min(long, CALM_AT - 1), "disk", host, full=False)
+        case "endpoint down":
+            which = chance.randrange(8)
+            add(at, "endpoint", host, n=which, up=False)
+            add(long, "endpoint", host, n=which, up=True)
+        case "lossy":
+            odds = chance.choice((0.01, 0.05, 0.2))
+            add(at, "weather", lost=odds, twice=chance.choice((0.0, 0.05)))
+            add(long, "weather", lost=0.0, twice=0.0)
+        case "slow":
+            add(at, "weather", slow=chance.choice((0.01, 0.05)))
+            add(at, "slow", host, times=chance.choice((1, 20, 200)))
+            add(long, "slow", host, times=1.0)
+        case "unacknowledged":
+            odds = chance.choice((0.02, 0.1))
+            add(at, "weather", unacknowledged=odds, gives_up=odds)
+        case _:
+            pass

@@ -1,0 +1,534 @@
+"""One seed: a world of schedulers, hosts and a client, what happens to it, and its end.
+
+Everything that happens is drawn from the seed: first the plan (what is asked for, and
+what breaks, when), then each delay and each run's end as it comes. After a while nothing
+breaks any more; then the world has to come to rest, and everything to its end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import random
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import msgspec
+import structlog
+
+from actors import host as host_actor
+from actors.lifecycle import FINAL
+from actors.main import SchedulerRole
+from events import catalogue as c
+from events import commands as m
+from events import subjects
+from events.codec import encode, rfc3339
+from events.errors import Unreachable
+from events.ids import IdSource
+from tests.simulation.invariants import Broken, Judge
+from tests.simulation.loop import Process, SimLoop, Stuck
+from tests.simulation.machine import Life, Machine, Temper, live, simulated_edges
+from tests.simulation.network import Link, Server, Weather
+from tests.simulation.plan import CALM_AT, Step, draw
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from events.catalogue import Recorded
+    from sidecar.main import Sidecar
+
+SETTLES_WITHIN = 150.0
+"""After the last fault everything must have come to its end within so many seconds."""
+
+QUIET_S = 2.5
+"""And then stay so for a while."""
+
+class Line(NamedTuple):
+    """One line of the history: when, what kind of thing, and who did what."""
+
+    at: float
+    kind: str
+    said: str
+
+    def __str__(self) -> str:
+        return f"{self.at:9.4f}  {self.kind:<6} {self.said}"
+
+
+class Outcome(NamedTuple):
+    """What came of a seed. `broken` is None for a clean one."""
+
+    seed: int
+    broken: Broken | None
+    events: int
+    seconds: float
+    digest: str
+    history: list[Line]
+    seen: dict[str, int]
+
+    def report(self) -> str:
+        """Spell a failure: the seed, what was broken, how to see it again, all of it."""
+        lines = "\n".join(str(line) for line in self.history)
+        return (
+            f"seed {self.seed}: {self.broken}\n"
+            f"again: make simulate SEEDS={self.seed}\n"
+            f"history ({len(self.history)} lines):\n{lines}\n"
+            f"seed {self.seed}: {self.broken}"
+        )
+
+
+class WatchedRole(SchedulerRole):
+    """A scheduler's role, looked at whenever it has come to rest."""
+
+    judge: Judge
+
+    def _take_turn(self) -> None:
+        super()._take_turn()
+        self.judge.scheduler(self.scheduler)
+
+
+class SchedulerLife(Process):
+    """One life of a scheduler process."""
+
+    role: WatchedRole | None = None
+
+
+class Simulation:
+    """A world made from a seed. `run` plays it to its end."""
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+        self.chance = random.Random(seed)
+        self.loop = SimLoop()
+        self.weather = Weather()
+        self.temper = Temper()
+        self.judge = Judge()
+        self.history: list[Line] = []
+        self.server = Server(self.loop, self.chance, self.weather)
+        self.server.on_stored = self._stored
+        self.server.on_mail = self._mailed
+        self.server.on_answer = self.judge.answered
+        self.plan = draw(self.chance)
+        self.machines = {
+            f"h{n + 1}": Machine(f"h{n + 1}", self.loop, self.chance, self.temper)
+            for n in range(self.plan.hosts)
+        }
+        for machine in self.machines.values():
+            machine.on_run = self._ran
+            machine.on_handled = self._handled
+        self.links: dict[str, Link] = {}
+        self.lives: dict[str, Process] = {}
+        self.skews = {
+            name: self.chance.uniform(-self.plan.skew, self.plan.skew)
+            for name in ("s1", "s2", *self.machines)
+        }
+        self.task_ids: dict[int, str] = {}
+        self.asking = 0
+        self._quiet_since: float | None = None
+        self._settled_at_step = 0
+
+    # -- what is noted -----------------------------------------------------------------
+
+    def say(self, kind: str, said: str) -> None:
+        self.history.append(Line(round(self.loop.time(), 4), kind, said))
+
+    def _stored(self, recorded: Recorded, by: str) -> None:
+        event = recorded.event
+        self.say(
+            "log",
+            f"{recorded.seq:>4} {by:<4} {recorded.subject[12:]:<34} "
+            f"{c.name(event)} {_brief(event)}",
+        )
+        self.judge.stored(recorded)
+
+    def _mailed(self, link: Link, message: Any) -> None:
+        if message.subject.startswith("agentcom.mbx."):
+            body = msgspec.json.decode(message.data)
+            shown = {
+                key: body[key]
+                for key in ("type", "epoch", "task_id", "route", "incarnation")
+                if key in body
+            }
+            self.say("mail", f"{message.by} to {link.process.name}: {shown}")
+        self.judge.mail(link, message)
+
+    def _ran(self, life: Life, assign: m.Assign) -> None:
+        self.say("run", f"{life.name} runs {assign.task_id} on {assign.route}")
+        self.judge.ran(life, assign)
+
+    def _handled(self, sidecar: Sidecar) -> None:
+        self.judge.host(sidecar.state)
+
+    # -- processes ---------------------------------------------------------------------
+
+    def _ids(self, process: Process) -> Callable[[], str]:
+        return IdSource(process.clock, lambda: self.chance.getrandbits(79))
+
+    def start_scheduler(self, name: str) -> None:
+        if name in self.lives:
+            return
+        life = SchedulerLife(self.loop, name, skew=self.skews[name])
+        link = self._enter(life)
+
+        async def be() -> None:
+            role = WatchedRole(
+                name, link, link, link,
+                ids=self._ids(life), version="0", clock=life.clock,
+                monotonic=self.loop.time,
+            )  # fmt: skip
+            role.judge = self.judge
+            role.scheduler._ticks = lambda: 0.0  # type: ignore[attr-defined]
+            role.scheduler._dispatch._ticks = lambda: 0.0
+            life.role = role
+            await role.run(asyncio.Event())
+
+        self.say("start", name)
+        self._watch(life, life.spawn(be()))
+
+    def start_host(self, name: str) -> None:
+        machine = self.machines[name]
+        if name in self.lives or machine.gone_for_good:
+            return
+        life = Life(machine, skew=self.skews[name])
+        link = self._enter(life)
+        self.say("start", name)
+        self._watch(life, life.spawn(live(life, link)))
+
+    def _enter(self, life: Process) -> Link:
+        link = Link(self.server, life)
+        self.lives[life.name] = life
+        self.links[life.name] = link
+        life.on_death = lambda: self._died(life, link)
+        return link
+
+    def _died(self, life: Process, link: Link) -> None:
+        self.say("end", f"{life.name} is gone")
+        if self.lives.get(life.name) is life:
+            del self.lives[life.name]
+            del self.links[life.name]
+        link.close()
+
+    def _watch(self, life: Process, task: asyncio.Task[None]) -> None:
+        def ended(done: asyncio.Task[None]) -> None:
+            if done.cancelled():
+                return
+            error = done.exception()
+            if error is not None and life.alive:
+                self.judge.complain("no process fails", f"{life.name}: {error!r}")
+
+        task.add_done_callback(ended)
+
+    # -- the client --------------------------------------------------------------------
+
+    async def ask(self, name: str, body: Any, tries: int = 10_000) -> dict[str, Any]:
+        """Send a command until it is answered for good."""
+        link = self.links["client"]
+        answer: dict[str, Any] = {}
+        self.asking += 1
+        try:
+            for _ in range(tries):
+                try:
+                    raw = await link.request(
+                        subjects.command(name), encode(body), timeout=1.5
+                    )
+                except Unreachable:
+                    await asyncio.sleep(0.3)
+                    continue
+                answer = msgspec.json.decode(raw)
+                passing = ("log_unavailable", "busy", "conflict", "unreachable")
+                if answer.get("code", "") not in passing:
+                    break
+                await asyncio.sleep(0.3)
+        finally:
+            self.asking -= 1
+        self.say("asked", f"{name}: {answer.get('code') or answer}")
+        return answer
+
+    async def submit(self, n: int, fields: dict[str, Any]) -> None:
+        deadline = fields.pop("deadline_in", None)
+        if deadline is not None:
+            fields["deadline"] = rfc3339(self.loop.wall() + deadline)
+        body = {"idempotency_key": f"task-{n}", **fields}
+        answer = await self.ask("task.submit", body)
+        if "task_id" in answer:
+            self.task_ids[n] = answer["task_id"]
+            self.judge.acknowledged.add(answer["task_id"])
+        elif deadline is None:
+            self.judge.complain("what is well formed is taken", f"{answer}")
+
+    async def batch(self, first: int, tasks: list[dict[str, Any]]) -> None:
+        keyed = [
+            {"idempotency_key": f"task-{first + n}", **fields}
+            for n, fields in enumerate(tasks)
+        ]
+        answer = await self.ask("task.batch", {"tasks": keyed})
+        for n, task_id in enumerate(answer.get("task_ids", [])):
+            self.task_ids[first + n] = task_id
+            self.judge.acknowledged.add(task_id)
+
+    async def about_task(self, name: str, n: int, fields: dict[str, Any]) -> None:
+        task_id = self.task_ids.get(n)
+        if task_id is not None:
+            await self.ask(name, {"task_id": task_id, **fields}, tries=20)
+
+    # -- what happens ------------------------------------------------------------------
+
+    def do(self, step: Step) -> None:
+        """Let one step of the plan happen."""
+        self.say("plan", f"{step.what} {step.whom} {_short(step.fields)}")
+        client = self.lives["client"]
+        life, link = self.lives.get(step.whom), self.links.get(step.whom)
+        fields = dict(step.fields)
+        match step.what:
+            case "submit":
+                client.spawn(self.submit(fields.pop("n"), fields))
+            case "batch":
+                client.spawn(self.batch(fields["n"], fields["tasks"]))
+            case "task.cancel" | "task.retry" | "task.reassign":
+                client.spawn(self.about_task(step.what, fields.pop("n"), fields))
+            case "ask":
+                client.spawn(self.ask(step.whom, fields, tries=20))
+            case "start":
+                self._start(step.whom)
+            case "kill":
+                if life is not None:
+                    life.die_within(fields["steps"])
+            case "vanish":
+                self.machines[step.whom].gone_for_good = True
+                if life is not None:
+                    life.kill()
+            case "leave":
+                if isinstance(life, Life):
+                    life.call(life.stop.set)
+            case "freeze":
+                if life is not None:
+                    life.freeze()
+            case "thaw":
+                if life is not None:
+                    life.thaw()
+            case "cut":
+                if link is not None:
+                    link.cut(fields["notice"])
+            case "heal":
+                if link is not None:
+                    link.heal(fields["after"])
+            case "slow":
+                if link is not None:
+                    link.slowness = fields["times"]
+            case "outage":
+                for one in list(self.links.values()):
+                    one.cut(fields["notice"])
+            case "outage over":
+                for one in list(self.links.values()):
+                    one.heal(fields["after"])
+            case "disk":
+                self.machines[step.whom].disk.full = fields["full"]
+            case "endpoint":
+                self._toggle(step.whom, fields)
+            case "weather":
+                for name, value in fields.items():
+                    setattr(self.weather, name, value)
+            case "calm":
+                self._calm()
+            case _:
+                raise AssertionError(step.what)
+
+    def _start(self, name: str) -> None:
+        if name in self.machines:
+            self.start_host(name)
+        else:
+            self.start_scheduler(name)
+
+    def _toggle(self, name: str, fields: dict[str, Any]) -> None:
+        machine = self.machines[name]
+        names = sorted(machine.endpoints)
+        if names:
+            machine.toggle(names[fields["n"] % len(names)], fields["up"])
+
+    def _calm(self) -> None:
+        """Nothing breaks from here on, and what was broken is made whole."""
+        self.weather.calm()
+        self.temper.calm = True
+        for life in list(self.lives.values()):
+            life.dies_at = 0
+            life.thaw()
+        for link in self.links.values():
+            link.slowness = 1.0
+            link.heal(0.1)
+        client = self.lives["client"]
+        for name, machine in self.machines.items():
+            machine.disk.full = False
+            for endpoint, state in machine.endpoints.items():
+                if not state.up:
+                    machine.toggle(endpoint, True)
+            if not machine.gone_for_good:
+                client.spawn(self._come_back(name))
+        for name in ("s1", "s2"):
+            self.start_scheduler(name)
+
+    async def _come_back(self, name: str) -> None:
+        life = self.lives.get(name)
+        while isinstance(life, Life) and life.stop.is_set():
+            await asyncio.sleep(0.5)
+            life = self.lives.get(name)
+        self.start_host(name)
+        await asyncio.sleep(1.0)
+        await self.ask("host.resume", {"host": name})
+
+    # -- the end -----------------------------------------------------------------------
+
+    def _over(self) -> bool:
+        if self.judge.broken is not None:
+            return True
+        now = self.loop.time()
+        if now < CALM_AT or self.loop.steps < self._settled_at_step:
+            return False
+        self._settled_at_step = self.loop.steps + 32
+        if self.asking or not self._at_rest():
+            self._quiet_since = None
+            return False
+        if self._quiet_since is None:
+            self._quiet_since = now
+        return now - self._quiet_since >= QUIET_S
+
+    def _at_rest(self) -> bool:
+        if any(s.phase not in FINAL for s in self.judge.states.values()):
+            return False
+        end = len(self.server.entries)
+        roles = self._roles()
+        if len(roles) < 2 or any(r.scheduler.position < end for r in roles):
+            return False
+        if sum(r.scheduler.leading for r in roles) != 1:
+            return False
+        if any(r.scheduler.tasks for r in roles):
+            return False
+        for machine in self.machines.values():
+            life = self.lives.get(machine.name)
+            if machine.gone_for_good:
+                continue
+            if not isinstance(life, Life) or life.sidecar is None:
+                return False
+            if life.runs or life.sidecar.outbox.pending or life.sidecar.state.runs:
+                return False
+        return True
+
+    def _roles(self) -> list[WatchedRole]:
+        return [
+            life.role
+            for life in self.lives.values()
+            if isinstance(life, SchedulerLife) and life.role is not None
+        ]
+
+    def _why_not_at_rest(self) -> str:
+        said: list[str] = []
+        for task_id, state in self.judge.states.items():
+            if state.phase not in FINAL:
+                said.append(f"{task_id} is {state.phase} ({state.host})")
+        for role in self._roles():
+            mind = role.scheduler
+            said.append(
+                f"{mind.name}: leading {mind.leading}, epoch {mind.epochs.current}, "
+                f"at {mind.position} of {len(self.server.entries)}, "
+                f"{len(mind.tasks)} tasks, {len(mind.queue)} queued"
+            )
+        for life in self.lives.values():
+            if isinstance(life, Life) and life.sidecar is not None:
+                held = host_actor.held(life.sidecar.state)
+                said.append(
+                    f"{life.name}: runs {sorted(life.runs)}, holds {held}, "
+                    f"outbox {life.sidecar.outbox.pending}"
+                )
+        if self.asking:
+            said.append(f"{self.asking} commands not answered")
+        return "; ".join(said)
+
+    def _finally(self) -> None:
+        judge = self.judge
+        log = self.server.entries
+        for task_id in sorted(judge.acknowledged):
+            if task_id not in judge.states:
+                judge.complain("no acknowledged task is lost", task_id)
+        for role in self._roles():
+            judge.scheduler(role.scheduler)
+            judge.same(role.scheduler, log)
+            if role.scheduler.leading:
+                judge.left_over(role.scheduler)
+
+    def run(self) -> Outcome:
+        """Play the seed to its end."""
+        with _quiet_logs(self), simulated_edges():
+            client = Process(self.loop, "client")
+            self._enter(client)
+            for step in self.plan.steps:
+                self.loop.call_at(step.at, self.do, step)
+            try:
+                self.loop.run(until=CALM_AT + SETTLES_WITHIN, done=self._over)
+                if self.judge.broken is None and self._quiet_since is None:
+                    self.judge.complain(
+                        "after the faults everything comes to its end",
+                        self._why_not_at_rest(),
+                    )
+                for process, context in self.loop.faults:
+                    self.judge.complain(
+                        "no callback fails",
+                        f"{process.name if process else 'world'}: {context}",
+                    )
+                if self.judge.broken is None:
+                    self._finally()
+            except Stuck:
+                self.judge.complain("the world goes on", self._why_not_at_rest())
+            finally:
+                seconds = self.loop.time()
+                said = list(self.history)
+                for life in list(self.lives.values()):
+                    life.kill()
+                self.loop.drain()
+                self.loop.close()
+        digest = hashlib.sha256("\n".join(map(str, said)).encode()).hexdigest()
+        return Outcome(
+            self.seed, self.judge.broken, len(self.server.entries),
+            seconds, digest[:16], said, self.judge.verdicts,
+        )  # fmt: skip
+
+
+def play(seed: int) -> Outcome:
+    """Make a world from a seed and play it to its end."""
+    return Simulation(seed).run()
+
+
+@contextmanager
+def _quiet_logs(world: Simulation) -> Iterator[None]:
+    """Take the processes' log lines into the history."""
+
+    def note(_logger: Any, level: str, line: dict[str, Any]) -> Any:
+        if level != "debug":
+            world.say("said", " ".join(f"{k}={v}" for k, v in line.items()))
+        raise structlog.DropEvent
+
+    before = structlog.get_config()
+    structlog.configure(processors=[note])
+    try:
+        yield
+    finally:
+        structlog.configure(**before)
+
+
+def _brief(event: c.Event) -> str:
+    said = []
+    for name in (
+        "epoch", "generation", "selected_host", "selected_endpoint", "effective_tier",
+        "fallback_from_tier", "host", "reason", "exclude", "tier", "attempt", "until",
+        "incarnation", "endpoint", "leaderless_s", "held",
+    ):  # fmt: skip
+        value = getattr(event, name, None)
+        if value not in (None, "", [], False):
+            said.append(f"{name}={value}")
+    route = getattr(event, "route", "")
+    if isinstance(event, c.TaskRouted):
+        route = event.id
+    if isinstance(event, c.EndpointUp | c.EndpointChanged):
+        said.append(f"endpoint={event.state.endpoint}")
+    return " ".join([*said, f"route={route}" if route else ""])
+
+
+def _short(fields: dict[str, Any]) -> str:
+    return " ".join(f"{key}={value}" for key, value in fields.items())[:200]
