@@ -72,7 +72,9 @@ class ClaudeConfig(Struct, frozen=True, kw_only=True):
         "acceptEdits", "default", "plan", "dontAsk", "bypassPermissions"
     ] = "acceptEdits"
     allowed_tools: list[str] = []
+    disallowed_tools: list[str] = []
     max_turns: Some | None = None
+    limits: ProcessLimits = ProcessLimits()
 
 
 class ShellConfig(Struct, frozen=True, kw_only=True):

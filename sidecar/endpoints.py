@@ -13,10 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-import shutil
-import tempfile
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import httpx
@@ -25,6 +22,7 @@ import structlog
 from msgspec import Struct, structs
 
 from events.catalogue import EndpointState
+from sidecar.executors import claude
 from sidecar.executors.port import Finished, GivenBack
 
 if TYPE_CHECKING:
@@ -39,6 +37,7 @@ MISSES_UNTIL_DOWN = 2
 UNUSABLE_S = 300.0
 SIMULATED_HEADER = "x-agentcom-simulated"
 _LOOK_AGAIN_S = 1.0
+_FOR_CLAUDE = ("HOME", "PATH", "LANG", "USER")
 
 logger = structlog.get_logger(__name__)
 
@@ -222,56 +221,16 @@ def _json(answer: httpx.Response) -> Any:
         return None
 
 
-def find_claude(program: str | None) -> str | None:
-    """Find Claude Code: as configured, on PATH, or inside the `claude-agent-sdk` wheel."""
-    if program is not None:
-        return shutil.which(str(Path(program).expanduser()))
-    if (found := shutil.which("claude")) is not None:
-        return found
-    return _bundled_claude()
-
-
-def _bundled_claude() -> str | None:
-    import importlib.util
-
-    spec = importlib.util.find_spec("claude_agent_sdk")
-    for folder in (spec.submodule_search_locations or []) if spec else []:
-        bundled = Path(folder) / "_bundled" / "claude"
-        if os.access(bundled, os.X_OK):
-            return str(bundled)
-    return None
-
-
-NOT_FOUND = "Claude Code CLI not found, install it with npm install -g @anthropic-ai/claude-code"
-
-
 async def ask_claude(
     processes: Processes, program: str | None, timeout_s: float
 ) -> Answered | Missed:
     """Ask Claude Code for its version; spends nothing."""
-    found = find_claude(program)
-    if found is None:
-        return Missed(NOT_FOUND)
-    env = {
-        name: os.environ[name]
-        for name in ("HOME", "PATH", "LANG", "USER")
-        if name in os.environ
-    }
-    try:
-        said = await processes.brief(
-            [found, "--version"],
-            cwd=Path(tempfile.gettempdir()),
-            env=env,
-            timeout_s=timeout_s,
-        )
-    except OSError as error:
-        return Missed(f"{found} cannot be run ({error})")
-    if said.exit is None:
-        return Missed(f"{found} --version did not answer within {timeout_s:g}s")
-    if not said.ok:
-        return Missed(f"{found} --version ended with {said.exit}")
-    version = said.stdout.strip().splitlines()[0][:200] if said.stdout.strip() else ""
-    return Answered(version=version, simulated="simulated" in version.lower())
+    env = {name: os.environ[name] for name in _FOR_CLAUDE if name in os.environ}
+    found = claude.find_program(program, env.get("PATH"))
+    said = await claude.probe(processes, found, env, timeout_s)
+    if not said.version:
+        return Missed(said.reason)
+    return Answered(version=said.version, simulated=said.simulated)
 
 
 # -- All of them -----------------------------------------------------------------------

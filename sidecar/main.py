@@ -9,10 +9,11 @@ join; then mail, beats and probes; at the end drain, hand back, say goodbye.
 from __future__ import annotations
 
 import asyncio
+import os
 import platform
 import secrets
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from importlib import metadata
 from typing import TYPE_CHECKING, Protocol, assert_never
@@ -26,17 +27,24 @@ from events import subjects
 from events.codec import Reader, encode, rfc3339
 from events.errors import Malformed
 from events.ids import IdSource
+from sidecar.costs import settle
 from sidecar.endpoints import Endpoints
+from sidecar.executors.claude import ClaudeExecutor, ClaudeOptions
+from sidecar.executors.noop import NoopExecutor
+from sidecar.executors.ollama import OllamaExecutor
+from sidecar.executors.openai import OpenAIExecutor
 from sidecar.executors.port import Stop
+from sidecar.executors.shell import CommandPolicy, ShellExecutor, ShellOptions
 from sidecar.journal import Journal, open_journal
 from sidecar.outbox import Outbox
 from sidecar.pipeline import Pipeline, unprepared, unpriced
 from sidecar.processes import Ident, Processes, sweep
 from sidecar.progress import OutputQueue, Progress
 from sidecar.resources import Machine
+from sidecar.workspace import Workspace
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
     from pathlib import Path
 
     from events.bus import Bus, Message
@@ -76,18 +84,83 @@ class Connection(Protocol):
     def bus(self) -> Bus: ...
 
 
+class Voices:
+    """What the parts have to say to the sidecar that will hold them."""
+
+    def __init__(self) -> None:
+        self.started: Callable[[Ident], None] = lambda _ident: None
+        self.noted: Callable[[mail.Assign, str], None] = lambda _assign, _text: None
+
+
 @dataclass(frozen=True, kw_only=True)
 class Parts:
-    """What a sidecar is put together from, where the usual is not wanted.
+    """What a sidecar is put together from; `assemble` makes the usual ones.
 
     `executors` maps target types to executors. `prepare` makes a run's surroundings,
-    `price` its dollars.
+    `price` its dollars. `tidy` is called at the start, when nothing runs yet, `closers`
+    at the end.
     """
 
     executors: Mapping[str, Executor]
     prepare: Prepare = unprepared
     price: Price = unpriced
     processes: Processes | None = None
+    voices: Voices = field(default_factory=Voices)
+    tidy: Callable[[], Awaitable[object]] | None = None
+    closers: Sequence[Callable[[], Awaitable[object]]] = ()
+
+
+def assemble(
+    config: SidecarConfig, folder: Path, environ: Mapping[str, str] = os.environ
+) -> Parts:
+    """Make the usual parts: all executors, working folders under `folder`, prices."""
+    voices = Voices()
+    processes = Processes(lambda ident: voices.started(ident))
+    workspace = Workspace(
+        folder / "work",
+        processes,
+        repos=config.repo_paths,
+        default_repo=config.default_repo,
+        source=environ,
+        note=lambda assign, text: voices.noted(assign, text),
+    )
+    keys = {
+        config.endpoint_name(each.name): each.api_key_env
+        for each in config.endpoints()
+        if each.api_key_env
+    }
+
+    def api_key(endpoint: str) -> str | None:
+        return environ.get(keys[endpoint]) if endpoint in keys else None
+
+    shell = ShellOptions(
+        policy=CommandPolicy(tuple(config.shell.allowed)), limits=config.shell.limits
+    )
+    claude = ClaudeOptions(
+        program=config.claude.program,
+        permission_mode=config.claude.permission_mode,
+        allowed_tools=tuple(config.claude.allowed_tools),
+        disallowed_tools=tuple(config.claude.disallowed_tools),
+        max_turns=config.claude.max_turns,
+        limits=config.claude.limits,
+    )
+    ollama, openai = OllamaExecutor(api_key), OpenAIExecutor(api_key)
+    executors: dict[str, Executor] = {
+        "sidecar": ShellExecutor(processes, shell),
+        "ollama": ollama,
+        "openai": openai,
+        "claude": ClaudeExecutor(processes, claude),
+        "noop": NoopExecutor(),
+    }
+    return Parts(
+        executors=executors,
+        prepare=workspace.prepare,
+        price=settle,
+        processes=processes,
+        voices=voices,
+        tidy=workspace.tidy,
+        closers=(ollama.close, openai.close),
+    )
 
 
 class Sidecar:
@@ -123,10 +196,14 @@ class Sidecar:
         )
         self.outbox = Outbox(connection.log, journal, reported=self._reported)
         self._stops: dict[str, Stop] = {}
+        self._progress: dict[str, Progress] = {}
         self._awaiting: dict[str, Message] = {}
         self._quiet = asyncio.Event()
         self._beats = 0
         self._subjects: dict[str, str] = {}
+        self._parts = parts
+        parts.voices.started = self._started
+        parts.voices.noted = self._noted
         journal.on_fault(self._journal_fault)
         connection.bus.on_connection(self._connected)
 
@@ -167,6 +244,7 @@ class Sidecar:
     async def start(self) -> None:
         """Recover, look around, join; from then on mail is answered."""
         await self._recover()
+        await self._tidy()
         probing = self._group.create_task(self._endpoints.look())
         await asyncio.wait([probing], timeout=JOIN_AFTER_S)
         host = self.host
@@ -205,6 +283,10 @@ class Sidecar:
                     "ended what an earlier life left", found=swept, left=left
                 )
 
+    async def _tidy(self) -> None:
+        if self._parts.tidy is not None:
+            await self._parts.tidy()
+
     async def stop(self, reason: str) -> None:
         """Drain: let runs finish, hand back what does not in time, say goodbye."""
         self.handle(actor.Leave(reason))
@@ -233,6 +315,8 @@ class Sidecar:
     async def close(self) -> None:
         """Write down what is not delivered, let go of the disk."""
         await self._endpoints.close()
+        for closer in self._parts.closers:
+            await closer()
         await self.outbox.close()
         await self._journal.close()
 
@@ -328,6 +412,7 @@ class Sidecar:
         """Resolve, prepare, stream, finish; then record. The log's answer reports it."""
         route = assign.route
         progress = Progress(assign, self._sink, self)
+        self._progress[route] = progress
 
         def began(executor: str, simulated: bool) -> None:
             self._journal.note(route, phase="running")
@@ -336,8 +421,20 @@ class Sidecar:
         try:
             ending = await self._pipeline.run(assign, stop, progress, began)
         finally:
-            del self._stops[route]
+            del self._stops[route], self._progress[route]
         self.handle(actor.Ended(route, ending))
+
+    def _started(self, ident: Ident) -> None:
+        """Write down a run's process, so that a later life finds it."""
+        if ident.mark in self.state.runs:
+            self._journal.note(
+                ident.mark, pid=ident.pid, started=ident.started, mark=ident.mark
+            )
+
+    def _noted(self, assign: mail.Assign, text: str) -> None:
+        """Say what people should know of a run's folder."""
+        if (progress := self._progress.get(assign.route)) is not None:
+            progress.status(text)
 
     # -- mail --------------------------------------------------------------------------
 
@@ -430,18 +527,19 @@ async def run(
     connection: Connection,
     stop: asyncio.Event,
     *,
-    parts: Parts,
     data: Path | None = None,
+    parts: Parts | None = None,
     ready: Callable[[Sidecar], None] = lambda _sidecar: None,
 ) -> None:
     """Be this host until `stop` is set; then drain and leave in good order.
 
-    `data` is the folder for the journal unless the configuration names one. `ready` is
-    called once the host has joined. Raises JournalHeld, JournalError.
+    `data` is the folder for journal and work unless the configuration names one. `ready`
+    is called once the host has joined. Raises JournalHeld, JournalError.
     """
     folder = config.data_path or data
     if folder is None:
         raise ValueError("a sidecar needs a data folder")
+    parts = parts or assemble(config, folder)
     journal = await open_journal(folder / f"journal-{config.host}.db")
     if parts.processes is not None:
         parts.processes.become_subreaper()

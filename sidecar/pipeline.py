@@ -7,7 +7,8 @@ alone; whatever it raises becomes a failure that says so.
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+import asyncio
+from contextlib import asynccontextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, assert_never
 
@@ -21,7 +22,7 @@ from sidecar.executors.port import Finished, GivenBack, RawResult, Run, Stop, St
 from sidecar.progress import speakable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import AsyncIterator, Callable, Mapping
     from contextlib import AbstractAsyncContextManager
 
     from events.commands import Assign
@@ -106,10 +107,11 @@ class Pipeline:
         # prepare
         outcome: Outcome | None = None
         try:
-            async with self._prepare(assign) as run:
-                began(assign.target_type, self._places.is_simulated(assign))
-                # stream
-                outcome = await self._stream(executor, run, progress, stop)
+            async with self._surroundings(assign, stop) as run:
+                if run is not None:
+                    began(assign.target_type, self._places.is_simulated(assign))
+                    # stream
+                    outcome = await self._stream(executor, run, progress, stop)
         except (AgentComError, OSError) as error:
             logger.warning("working folder", route=assign.route, problem=str(error))
             progress.error(f"Working folder: {error}", "workspace")
@@ -119,9 +121,45 @@ class Pipeline:
                 )
         finally:
             progress.close()
+        if outcome is None:
+            return Halted()
         self._places.showed(assign, outcome)
         # finish
         return self.finish(outcome, assign)
+
+    @asynccontextmanager
+    async def _surroundings(
+        self, assign: Assign, stop: Stop
+    ) -> AsyncIterator[Run | None]:
+        """Have them made, which may mean to wait for a turn; None if stopped meanwhile."""
+        if assign.target_type not in ("sidecar", "claude", "agent"):
+            yield Run(assign=assign, cwd=Path(), env={})
+            return
+        made = self._prepare(assign)
+        entering = asyncio.ensure_future(made.__aenter__())
+        stopping = asyncio.ensure_future(stop.wait())
+        try:
+            await asyncio.wait(
+                {entering, stopping}, return_when=asyncio.FIRST_COMPLETED
+            )
+        finally:
+            stopping.cancel()
+            if not entering.done():
+                entering.cancel()
+        try:
+            run = await entering
+        except asyncio.CancelledError:
+            if not stop.requested:
+                raise
+            yield None
+            return
+        try:
+            yield run
+        except BaseException as error:
+            if not await made.__aexit__(type(error), error, error.__traceback__):
+                raise
+        else:
+            await made.__aexit__(None, None, None)
 
     async def _stream(
         self, executor: Executor, run: Run, progress: Progress, stop: Stop
