@@ -1,15 +1,17 @@
-"""What every actor runs on: a mailbox on a subject, bounded, one message at a time.
+"""What an actor hears through: a mailbox on a subject, bounded, one message at a time.
 
-An actor's handler gets one message after the other and never two at once, so its state
-needs no lock. A message that finds the mailbox full is answered with `busy`, one whose
-handling fails is answered with `fault` and counted; neither stops the actor. Mail that
-is no mail at all is answered with what is wrong with it.
+The handler is a plain function: it gets one message, decides, folds, and returns, so two
+messages never meet inside an actor and its state needs no lock. An answer may come later
+(after the commit that makes it true): until then the message holds a place in the
+mailbox. One that finds no place is answered with `busy`, one whose handling fails with
+`fault`, one that is no mail at all with what is wrong with it; all three are counted, and
+none stops the actor.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+import weakref
 from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
 from events.codec import Reader, encode
@@ -17,7 +19,7 @@ from events.commands import Reply
 from events.errors import Malformed
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Callable, Mapping
 
     from events.bus import Bus, Listening, Message
 
@@ -26,11 +28,38 @@ M = TypeVar("M")
 CAPACITY: Final = 65_536
 
 
+class Letter:
+    """A message in a mailbox, see `events.bus.Message`; it takes one answer.
+
+    It holds its place until it is answered, or until nobody holds it any more.
+    """
+
+    def __init__(self, message: Message, leave: Callable[[], None]) -> None:
+        self.subject = message.subject
+        self.data = message.data
+        self.headers = message.headers
+        self.wants_answer = message.wants_answer
+        self._message = message
+        self._leave = weakref.finalize(self, leave)
+
+    @property
+    def answered(self) -> bool:
+        """Whether an answer was given."""
+        return not self._leave.alive
+
+    def respond(self, data: bytes, headers: Mapping[str, str] | None = None) -> None:
+        if not self.answered:
+            self._leave()
+            if self.wants_answer:
+                self._message.respond(data, headers)
+
+
 class Mailbox(Generic[M]):
     """One actor's mailbox.
 
-    `kind` is the union of mail it understands, `handle` takes one message and its subject
-    and returns the answer. `faults` gets what the handler raised.
+    `kind` is the union of mail it understands. `handle` takes one piece of mail with its
+    letter, and answers the letter, now or later. `faults` gets what it raised. `capacity`
+    bounds how many letters may wait for their answers.
     """
 
     def __init__(
@@ -38,9 +67,9 @@ class Mailbox(Generic[M]):
         bus: Bus,
         subject: str,
         kind: object,
-        handle: Callable[[M, str], Awaitable[Reply]],
+        handle: Callable[[M, Letter], None],
         *,
-        faults: Callable[[BaseException], None],
+        faults: Callable[[Exception], None],
         capacity: int = CAPACITY,
     ) -> None:
         self._bus = bus
@@ -49,61 +78,54 @@ class Mailbox(Generic[M]):
         self._handle = handle
         self._faults = faults
         self._capacity = capacity
-        self._waiting: deque[Message] = deque()
-        self._woken = asyncio.Event()
         self._listening: Listening | None = None
-        self._task: asyncio.Task[None] | None = None
-        self._closing = False
+        self._empty = asyncio.Event()
+        self._empty.set()
+        self.waiting = 0
         self.refused = 0
         self.malformed = 0
+        self.faulty = 0
 
     async def open(self) -> None:
         """Begin to receive."""
-        self._task = asyncio.get_running_loop().create_task(self._run())
         self._listening = await self._bus.listen(self._subject, self._on)
 
     async def close(self) -> None:
-        """Receive nothing more, finish what has been received."""
+        """Receive nothing more; return when what was received is answered."""
         if self._listening is not None:
             await self._listening.stop()
-        self._closing = True
-        self._woken.set()
-        if self._task is not None:
-            await self._task
+            self._listening = None
+        await self._empty.wait()
 
     def _on(self, message: Message) -> None:
-        if len(self._waiting) >= self._capacity:
+        if self.waiting >= self._capacity:
             self.refused += 1
-            _answer(message, Reply(ok=False, code="busy", detail="the mailbox is full"))
+            _answer(message, "busy", "the mailbox is full")
             return
-        self._waiting.append(message)
-        self._woken.set()
-
-    async def _run(self) -> None:
-        while True:
-            await self._woken.wait()
-            self._woken.clear()
-            while self._waiting:
-                message = self._waiting.popleft()
-                _answer(message, await self._one(message))
-            if self._closing:
-                return
-
-    async def _one(self, message: Message) -> Reply:
         try:
             mail = self._reader.decode(message.data)
         except Malformed as error:
             self.malformed += 1
-            return Reply(ok=False, code=error.code, detail=str(error))
+            _answer(message, error.code, str(error))
+            return
+        self.waiting += 1
+        self._empty.clear()
+        letter = Letter(message, self._left)
         try:
-            return await self._handle(mail, message.subject)
+            self._handle(mail, letter)
         except Exception as error:  # noqa: BLE001 - the actor's edge: a fault answers
+            self.faulty += 1
+            _answer(letter, "fault", f"{type(error).__name__}: {error}")
             self._faults(error)
-            return Reply(
-                ok=False, code="fault", detail=f"{type(error).__name__}: {error}"
-            )
+
+    def _left(self) -> None:
+        self.waiting -= 1
+        if self.waiting == 0:
+            self._empty.set()
 
 
-def _answer(message: Message, reply: Reply) -> None:
+def _answer(message: Message, code: str, detail: str) -> None:
     if message.wants_answer:
-        message.respond(encode(reply))
+        # What an error says of a path may hold what UTF-8 cannot.
+        sayable = detail[:1_000].encode("utf-8", "backslashreplace").decode()
+        message.respond(encode(Reply(ok=False, code=code, detail=sayable)))
