@@ -116,9 +116,11 @@ class SetPolicy(Command, frozen=True, kw_only=True):
 
 
 # -- Answers ---------------------------------------------------------------------------
+#
+# Every field is spelled, `ok` above all: whoever reads them may know nothing of defaults.
 
 
-class Refusal(Struct, frozen=True, omit_defaults=True, kw_only=True):
+class Refusal(Struct, frozen=True, kw_only=True):
     """A command that was not carried out, and why. Nothing was stored.
 
     `code` is a stable word (`malformed`, `conflict`, `not_found`, `expired`, ...), `path`
@@ -132,7 +134,7 @@ class Refusal(Struct, frozen=True, omit_defaults=True, kw_only=True):
     status: int = 400
 
 
-class Submitted(Struct, frozen=True, omit_defaults=True, kw_only=True):
+class Submitted(Struct, frozen=True, kw_only=True):
     """The task's id; `existing` where the same submission had come before."""
 
     ok: Literal[True] = True
@@ -143,7 +145,7 @@ class Submitted(Struct, frozen=True, omit_defaults=True, kw_only=True):
     warnings: list[str] = []
 
 
-class BatchSubmitted(Struct, frozen=True, omit_defaults=True, kw_only=True):
+class BatchSubmitted(Struct, frozen=True, kw_only=True):
     """The tasks' ids, in the order given."""
 
     ok: Literal[True] = True
@@ -152,7 +154,7 @@ class BatchSubmitted(Struct, frozen=True, omit_defaults=True, kw_only=True):
     warnings: list[str] = []
 
 
-class Done(Struct, frozen=True, omit_defaults=True, kw_only=True):
+class Done(Struct, frozen=True, kw_only=True):
     """The command was carried out; `seq` is its event, 0 where nothing had to be done."""
 
     ok: Literal[True] = True
@@ -162,7 +164,7 @@ class Done(Struct, frozen=True, omit_defaults=True, kw_only=True):
     detail: str = ""
 
 
-class Classified(Struct, frozen=True, omit_defaults=True, kw_only=True):
+class Classified(Struct, frozen=True, kw_only=True):
     """What `classify` answers."""
 
     ok: Literal[True] = True
@@ -170,7 +172,7 @@ class Classified(Struct, frozen=True, omit_defaults=True, kw_only=True):
     warnings: list[str] = []
 
 
-class WouldRoute(Struct, frozen=True, omit_defaults=True, kw_only=True):
+class WouldRoute(Struct, frozen=True, kw_only=True):
     """What `route` answers: the decision as it would be now, or why there is none."""
 
     ok: Literal[True] = True
