@@ -26,7 +26,7 @@ from events import commands as mail
 from events import subjects
 from events.codec import Reader, encode, rfc3339
 from events.errors import Malformed
-from events.ids import IdSource
+from events.ids import IdSource, token
 from sidecar.costs import settle
 from sidecar.endpoints import Endpoints
 from sidecar.executors.claude import ClaudeExecutor, ClaudeOptions
@@ -441,6 +441,9 @@ class Sidecar:
     def _on_host_mail(self, message: Message) -> None:
         try:
             command = _host_mail.decode(message.data)
+            if isinstance(command, mail.Assign):
+                token(command.task_id, "task_id")
+                token(command.route, "route")
         except Malformed as error:
             _refuse(message, error)
             return

@@ -1,0 +1,112 @@
+"""`sidecar.toml`: what is understood, and how a mistake is told."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from sidecar import config as under_test
+from sidecar.config import ConfigError, SidecarConfig, load, parse
+
+
+def problems(text: str) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        parse(text)
+    assert str(caught.value).startswith("sidecar.toml cannot be used:\n  ")
+    return caught.value.problems
+
+
+def test_an_empty_file_makes_a_host() -> None:
+    config = parse("")
+    assert config == SidecarConfig()
+    assert config.host == under_test.machine_name()
+    assert config.shell_slots >= 1
+    assert not config.noop
+
+
+def test_the_example_of_the_documentation_is_valid(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "sidecar.md").read_text()
+    [example] = re.findall(r"```toml\n(.*?)```", page, re.DOTALL)
+    example = example.replace("~/src/web", str(tmp_path))
+    example = example.replace("/srv/repos/api", str(tmp_path))
+    config = parse(example)
+    for name in SidecarConfig.__struct_fields__:
+        assert name in example, f"{name} is not in the example"
+    assert config.host == "build-1"
+    assert [each.name for each in config.endpoints()] == ["gpu", "vllm"]
+    assert config.endpoint_name("gpu") == "build-1-gpu"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("slotz = 3", "slotz: no such setting, did you mean 'slots'?"),
+        ("[claude]\nmax_turn = 3", "claude.max_turn: no such setting, did you mean"),
+        ("[shell.limits]\nmemory = 1", "shell.limits.memory: no such setting"),
+        (
+            "[[endpoint]]\nname='g'\nkind='ollama'\nurl='http://x'\nslot=1",
+            "endpoint[0].slot: no such",
+        ),
+        ("name = 'a b'", "name: expected 1 to 64 letters, digits, '_' or '-'"),
+        ("drain_timeout_s = 'x'", "drain_timeout_s: expected float, got 'x'"),
+        ("noop = 1", "noop: expected bool, got 1"),
+        ("[slots]\nshell = -1", "slots.shell: expected int >= 0, got -1"),
+        (
+            "[claude]\npermission_mode = 'acceptedits'",
+            "got 'acceptedits', did you mean 'acceptEdits'?",
+        ),
+        (
+            "[[endpoint]]\nname='g'\nkind='olama'\nurl='http://x'",
+            "endpoint[0].kind: expected one of ollama, openai, got 'olama'",
+        ),
+        (
+            "[[endpoint]]\nname='g'\nkind='ollama'\nurl='x:1'",
+            "endpoint[0].url: expected a URL that begins with http",
+        ),
+        ("[[endpoint]]\nname='g'\nkind='ollama'", "endpoint[0].url: expected a value"),
+        ("[repos]\nweb = '/no/such/folder'", "repos.web: expected a folder, got"),
+        ("[repos]\nweb = 'src'", "repos.web: expected an absolute path"),
+        ("default_repo = 'web'", "default_repo: expected the name of one of [repos]"),
+        ("[claude]\nprogram = '/no/such'", "claude.program: expected a program, got"),
+        ("name = ", "it is not TOML"),
+    ],
+)
+def test_each_mistake_is_told(text: str, said: str) -> None:
+    [problem] = problems(text)
+    assert said in problem
+
+
+def test_all_mistakes_are_told_at_once() -> None:
+    assert len(problems("name = 'a b'\nslotz = 3\nnoop = 1\n[repos]\nx = '/no'")) == 4
+
+
+def test_two_endpoints_may_not_share_a_name() -> None:
+    one = "[[endpoint]]\nname = 'g'\nkind = 'ollama'\nurl = 'http://x'\n"
+    [problem] = problems(one + one)
+    assert problem.startswith("endpoint[1].name: expected a name of its own, got 'g'")
+
+
+def test_a_file_that_is_not_there_is_a_mistake_that_says_so(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="cannot be read"):
+        load(tmp_path / "sidecar.toml")
+
+
+@pytest.mark.parametrize(
+    ("said", "url"),
+    [
+        ("", "http://127.0.0.1:11434"),
+        ("0.0.0.0", "http://127.0.0.1:11434"),
+        ("gpu.lan:9000", "http://gpu.lan:9000"),
+        ("https://gpu.lan", "https://gpu.lan:443"),
+        ("http://0.0.0.0:8000/", "http://127.0.0.1:8000"),
+    ],
+)
+def test_ollama_is_looked_for_where_it_says_it_is(
+    said: str, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OLLAMA_HOST", said)
+    [found] = parse("").endpoints()
+    assert (found.name, found.kind, found.url) == ("ollama", "ollama", url)
+    assert parse("discover = false").endpoints() == []

@@ -1,0 +1,275 @@
+"""Live output: first at once, then in batches, in order, numbered, bounded."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from hypothesis import given
+from hypothesis import strategies as st
+
+from events import catalogue as cat
+from events import commands as mail
+from events.bus import MemoryBroker, MemoryBus
+from sidecar import progress as under_test
+from sidecar.progress import CHUNK_BYTES, OutputQueue, Progress, split
+
+if TYPE_CHECKING:
+    import pytest
+
+
+class Sink:
+    """Keeps chunks; refuses them while `full`."""
+
+    def __init__(self) -> None:
+        self.chunks: list[cat.Chunk] = []
+        self.full = False
+        self.news = asyncio.Event()
+
+    def publish(self, subject: str, data: bytes) -> bool:
+        assert subject == "agentcom.out.h1.t1"
+        if self.full:
+            return False
+        self.chunks.append(msgspec.json.decode(data, type=cat.Chunk))
+        self.news.set()
+        return True
+
+    @property
+    def said(self) -> list[tuple[str, str]]:
+        return [(chunk.event_type, chunk.text) for chunk in self.chunks]
+
+    @property
+    def numbers(self) -> list[int]:
+        return [chunk.n for chunk in self.chunks]
+
+
+class Speaker:
+    host, incarnation = "h1", "life-1"
+
+    def __init__(self) -> None:
+        self.events: list[Any] = []
+
+    def now(self) -> float:
+        return 1_770_000_000.0
+
+    def new_id(self) -> str:
+        return "e"
+
+    def say(self, subject: str, event: cat.Event) -> None:
+        assert subject == "agentcom.evt.run.h1.t1"
+        self.events.append(event)
+
+
+class Told:
+    def __init__(self) -> None:
+        self.sink, self.speaker = Sink(), Speaker()
+        assign = mail.Assign(
+            epoch=1,
+            task_id="t1",
+            route="r1",
+            generation=2,
+            attempt=3,
+            spec=cat.TaskSpec(description="x"),
+            tier="standard",
+            target_type="ollama",
+            model="m",
+        )
+        self.progress = Progress(assign, self.sink, self.speaker)
+
+
+async def test_the_first_piece_leaves_at_once_and_the_next_wait_together() -> None:
+    told = Told()
+    for word in ("one", " two", " three"):
+        told.progress.text("token", word)
+    assert told.sink.said == [("token", "one")]
+    told.sink.news.clear()
+    await told.sink.news.wait()
+    assert told.sink.said == [("token", "one"), ("token", " two three")]
+    told.progress.close()
+
+
+async def test_a_piece_after_a_pause_leaves_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(under_test, "JOIN_S", 0.001)
+    told = Told()
+    told.progress.text("stdout", "a")
+    while told.progress._timer is not None:
+        await asyncio.sleep(0.001)
+    told.progress.text("stdout", "b")
+    assert told.sink.said == [("stdout", "a"), ("stdout", "b")]
+    told.progress.close()
+
+
+async def test_much_text_does_not_wait() -> None:
+    told = Told()
+    told.progress.text("stdout", "x")
+    told.progress.text("stdout", "y" * CHUNK_BYTES)
+    assert told.sink.said[1:] == [("stdout", "y" * CHUNK_BYTES)]
+    told.progress.close()
+
+
+async def test_lines_never_overtake_text_and_kinds_keep_their_order() -> None:
+    told = Told()
+    say = told.progress
+    say.text("stdout", "1")
+    say.text("stdout", "2")
+    say.text("stderr", "3")
+    say.text("stderr", "4")
+    say.text("stdout", "5")
+    say.status("6")
+    say.text("token", "7")
+    say.error("8", "bad")
+    say.close()
+    assert told.sink.said == [
+        ("stdout", "1"),
+        ("stdout", "2"),
+        ("stderr", "34"),
+        ("stdout", "5"),
+        ("status", "6"),
+        ("token", "7"),
+        ("error", "8"),
+    ]
+    assert told.sink.numbers == [1, 2, 3, 4, 5, 6, 7]
+
+
+async def test_lines_are_events_with_the_number_of_their_chunk() -> None:
+    told = Told()
+    told.progress.text("token", "x")
+    told.progress.status("going")
+    told.progress.error("broken", "oops")
+    told.progress.close()
+    status, error = told.speaker.events
+    assert (status.text, status.n, status.segment) == ("going", 2, 0)
+    assert (error.text, error.code, error.n) == ("broken", "oops", 3)
+    assert (status.route, status.generation, status.attempt) == ("r1", 2, 3)
+    assert status.incarnation == "life-1"
+
+
+async def test_a_retry_starts_a_new_segment() -> None:
+    told = Told()
+    told.progress.text("token", "a")
+    told.progress.text("token", "b")
+    told.progress.retrying("Ollama retry 1/2...", retry=1, of=2, reason="refused")
+    told.progress.text("token", "c")
+    told.progress.close()
+    assert [chunk.segment for chunk in told.sink.chunks] == [0, 0, 1, 1]
+    [event] = told.speaker.events
+    assert isinstance(event, cat.TaskRetrying)
+    assert (event.retry, event.of, event.segment, event.n) == (1, 2, 1, 3)
+
+
+async def test_tokens_so_far_and_the_model_travel_along() -> None:
+    told = Told()
+    told.progress.text("token", "a", tokens_so_far=1)
+    told.progress.text("token", "b", tokens_so_far=2)
+    told.progress.text("token", "c", tokens_so_far=3)
+    told.progress.close()
+    assert [chunk.tokens_so_far for chunk in told.sink.chunks] == [1, 3]
+    assert {chunk.model for chunk in told.sink.chunks} == {"m"}
+
+
+async def test_a_dropped_chunk_leaves_a_gap_in_the_numbers() -> None:
+    told = Told()
+    told.progress.text("stdout", "a")
+    told.sink.full = True
+    told.progress.text("stdout", "b" * CHUNK_BYTES)
+    told.sink.full = False
+    told.progress.status("c")
+    assert told.sink.numbers == [1, 3]
+    assert told.progress.dropped == 1
+    told.progress.close()
+
+
+async def test_nothing_is_said_once_closed() -> None:
+    told = Told()
+    told.progress.close()
+    told.progress.text("stdout", "a")
+    told.progress.status("b")
+    told.progress.retrying("c", retry=1, of=1)
+    assert (told.sink.chunks, told.speaker.events) == ([], [])
+
+
+async def test_half_surrogates_are_replaced_not_fatal() -> None:
+    told = Told()
+    told.progress.text("stdout", "a\ud800b")
+    told.progress.status("c\udfffd")
+    assert told.sink.said == [("stdout", "a?b"), ("status", "c?d")]
+    told.progress.close()
+
+
+@given(st.text(max_size=400), st.integers(4, 40))
+def test_pieces_fit_and_join_to_the_whole(text: str, limit: int) -> None:
+    text = text.encode("utf-8", "replace").decode()
+    pieces = split(text, limit)
+    assert "".join(pieces) == text
+    assert all(len(piece.encode()) <= limit for piece in pieces)
+
+
+# -- the way to the stream
+
+
+class Stream:
+    """The output stream's side of the bus: acknowledges when told to."""
+
+    def __init__(self) -> None:
+        broker = MemoryBroker()
+        self.bus, self._theirs = MemoryBus(broker), MemoryBus(broker)
+        self.messages: list[Any] = []
+        self.holding = False
+
+    async def open(self) -> Stream:
+        await self._theirs.listen("agentcom.out.>", self._on)
+        return self
+
+    def _on(self, message: Any) -> None:
+        self.messages.append(message)
+        if not self.holding:
+            message.respond(b"{}")
+
+    def release(self) -> None:
+        self.holding = False
+        for message in self.messages:
+            message.respond(b"{}")
+
+    @property
+    def texts(self) -> list[bytes]:
+        return [message.data for message in self.messages]
+
+
+async def test_chunks_arrive_in_order_through_a_window() -> None:
+    stream = await Stream().open()
+    queue = OutputQueue(stream.bus, in_flight_bytes=10)
+    chunks = [b"%04d" % n for n in range(50)]
+    assert all(queue.publish("agentcom.out.h1.t1", chunk) for chunk in chunks)
+    await queue.flush()
+    assert stream.texts == chunks
+
+
+async def test_a_slow_stream_bounds_what_waits() -> None:
+    stream = await Stream().open()
+    stream.holding = True
+    queue = OutputQueue(
+        stream.bus, in_flight_bytes=10, waiting_bytes=40, per_run_bytes=20
+    )
+    flood = [queue.publish("agentcom.out.h1.t1", b"12345") for _ in range(100)]
+    assert sum(flood) == 2 + 4
+    assert queue.publish("agentcom.out.h1.t2", b"12345")
+    assert queue.dropped == 94
+    await asyncio.sleep(0)
+    stream.release()
+    await queue.flush()
+    assert len(stream.messages) == 7
+
+
+async def test_what_waits_while_the_connection_is_away_goes_when_it_is_back() -> None:
+    stream = await Stream().open()
+    queue = OutputQueue(stream.bus)
+    stream.bus.set_connected(False)
+    assert queue.publish("agentcom.out.h1.t1", b"a")
+    assert queue.publish("agentcom.out.h1.t1", b"b")
+    stream.bus.set_connected(True)
+    await queue.flush()
+    assert stream.texts == [b"a", b"b"]
+    assert queue.lost == 0
