@@ -30,11 +30,12 @@ if TYPE_CHECKING:
 class Screen:
     """An audience on a terminal, or on pipes."""
 
-    def __init__(self, *, about: bool = True) -> None:
+    def __init__(self, *, about: bool = True, notes: IO[str] | None = None) -> None:
         self._about = about
+        self._notes = notes or sys.stderr
         self._open: IO[str] | None = None
         self._segment: tuple[str, int] = ("", 0)
-        self._together = _same_place(sys.stdout, sys.stderr)
+        self._together = _same_place(sys.stdout, self._notes)
         self.lines: list[str] = []
 
     def event(self, recorded: Recorded, moment: Moment) -> None:
@@ -60,7 +61,7 @@ class Screen:
         else:
             if kind == "tool" and not text.endswith("\n"):
                 text += "\n"
-            self._write(sys.stderr, harmless(text), kind)
+            self._write(self._notes, harmless(text), kind)
 
     def _write(self, stream: IO[str], text: str, style: str) -> None:
         if self._open is not None and self._open is not stream:
@@ -81,8 +82,8 @@ class Screen:
     def note(self, text: str, style: str = "dim") -> None:
         """Show a line about the task."""
         self._break()
-        sys.stderr.write(painted(line_of(text), style, sys.stderr) + "\n")
-        sys.stderr.flush()
+        self._notes.write(painted(line_of(text), style, self._notes) + "\n")
+        self._notes.flush()
 
     def end(self, outcome: Outcome) -> None:
         """Show how it ended."""

@@ -136,8 +136,8 @@ def say(text: str) -> None:
 # -- what it found ---------------------------------------------------------------------
 
 
-def describe(fleet: HostsAnswer, everything: Everything) -> None:
-    """Print what there is, and where."""
+def describe(fleet: HostsAnswer, everything: Everything, *, hint: bool = True) -> None:
+    """Print what there is, and where; with a hint of what to do with it."""
     screen = console()
     host = next(each for each in fleet.hosts if each.host == everything.plan.host)
     slots = ", ".join(f"{count} {kind}" for kind, count in host.slots.items())
@@ -156,12 +156,14 @@ def describe(fleet: HostsAnswer, everything: Everything) -> None:
         line = Text(f"{name:<12}", style="dim")
         line.append(line_of(value), style=style)
         screen.print(line, soft_wrap=True)
+    sys.stdout.flush()
+    if not hint:
+        return
     screen.print(
         "\nTry, in another terminal:  agentcom submit --shell 'uname -a' --follow",
         style="dim",
         soft_wrap=True,
     )
-    sys.stdout.flush()
 
 
 def _local(endpoints: Iterable[EndpointView]) -> tuple[str, str, str]:

