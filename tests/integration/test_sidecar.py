@@ -396,10 +396,10 @@ async def test_a_killed_sidecar_loses_nothing_and_leaves_nothing_running(
         [completed] = await w.until(cat.TaskCompleted)
         assert (completed.route, completed.result.output) == ("t1-r1", "done\n")
         _, joined = await w.until(cat.HostJoined, count=2)
-        assert {(each.route, each.phase) for each in joined.held} == {
-            ("t1-r1", "finished"),
-            ("t2-r1", "interrupted"),
-        }
+        phases = {each.route: each.phase for each in joined.held}
+        assert phases.pop("t2-r1") == "interrupted"
+        # The other's result may have reached the log before the host had joined.
+        assert phases in ({"t1-r1": "finished"}, {})
         [returned] = await w.until(cat.TaskReturned)
         assert (returned.route, returned.reason) == ("t2-r1", "interrupted")
         assert returned.incarnation == joined.incarnation != completed.incarnation
