@@ -206,7 +206,9 @@ def evolve(state: TaskState, recorded: Recorded, *, epoch: int, host: str = "") 
 
 
 def _report(state: TaskState, event: c.RunEvent) -> Step:
-    if event.route != state.route or not state.route:
+    # Of the route in force, and from the host that has it: another host may know the
+    # route's id, but it speaks on its own subject.
+    if not state.route or event.route != state.route or event.host != state.host:
         return Step(state, "void")
     kind = type(event)
     rank = _RANK.get(kind, 0)
