@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup dev demo test check format bench chaos clean
+.PHONY: setup dev demo test check format docs bench chaos clean
 
 setup: .venv/.installed
 dev: .venv/.installed-dev
@@ -32,6 +32,9 @@ check: dev
 format: dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+docs: dev
+	$(BIN)/python -m docs.pages
 
 bench: setup
 	$(BIN)/agentcom bench
