@@ -1,0 +1,89 @@
+"""`agentcom bench`: how fast the ring is, against a bare pipeline in the same run."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import click
+
+
+@click.command()
+@click.option("--tasks", "-n", default=10_000, show_default=True, help="No-op tasks.")
+@click.option(
+    "--endpoints",
+    multiple=True,
+    type=click.IntRange(1, 100_000),
+    help="Fleet sizes for the router; may be given more than once.  [20 200 2000]",
+)
+@click.option(
+    "--queued",
+    default=20_000,
+    show_default=True,
+    type=click.IntRange(0),
+    help="Waiting tasks for the memory measurement; 0 leaves it out.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def bench(tasks: int, endpoints: tuple[int, ...], queued: int, as_json: bool) -> None:
+    """Measure this machine: tasks/s, latency, replay, decisions, memory.
+
+    Everything runs on a broker and processes of its own, in a temporary folder.
+    """
+    from bench.measure import measure
+
+    def say(text: str) -> None:
+        click.echo(f"  {text} ...", err=True)
+
+    report = measure(
+        tasks, queued=queued, endpoints=list(endpoints) or [20, 200, 2000], say=say
+    )
+    if as_json:
+        click.echo(json.dumps(report, indent=2))
+    else:
+        show(report)
+
+
+def show(report: dict[str, Any]) -> None:
+    """Print a report as tables."""
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    about = report["machine"]
+    console.print(
+        f"{about['cores']} cores, {about['system']}, Python {about['python']}, "
+        f"nats-server {about['nats-server']}, load {about['load']} at the start"
+    )
+    table = Table(title=f"{report['tasks']} no-op tasks, five durable events each")
+    for column in ("", "tasks/s", "submit to started p50", "p95", "CPU per task"):
+        table.add_column(column, justify="right" if column else "left")
+    for name, title in (("ring", "AgentCom"), ("bare", "bare pipeline")):
+        found = report[name]
+        waits = found["submit_to_started_ms"]
+        core, worker = found["cpu_us_per_task"]
+        table.add_row(
+            title,
+            f"{found['tasks_per_s']:,.0f}",
+            f"{waits['p50']:.2f} ms",
+            f"{waits['p95']:.2f} ms",
+            f"{core:.0f} + {worker:.0f} µs",
+        )
+    console.print(table)
+    console.print(f"ratio to bare: {report['ratio_to_bare']:.2f}")
+    replay = report["replay"]
+    console.print(
+        f"replay with decoding: {replay['events_per_s']:,.0f} events/s "
+        f"({replay['events']:,} events)"
+    )
+    router = Table(title="router, one decision with its whole trace")
+    for column in ("endpoints", "decisions/s", "p50"):
+        router.add_column(column, justify="right")
+    for size, found in report["router"].items():
+        router.add_row(size, f"{found['per_s']:,.0f}", f"{found['p50_us']:.0f} µs")
+    console.print(router)
+    if "queued" in report:
+        queued = report["queued"]
+        console.print(
+            f"scheduler memory: {queued['bytes_per_task']:,} bytes a waiting task "
+            f"({queued['tasks']:,} of them)"
+        )
