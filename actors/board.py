@@ -73,7 +73,10 @@ class GivenBack(NamedTuple):
 
 
 class Live:
-    """A task that is not over: its state, and what choosing a place for it needs."""
+    """A task that is not over: its state, and what choosing a place for it needs.
+
+    `deciding` is the id of the decision about it that is on its way to the log.
+    """
 
     __slots__ = (
         "base",
@@ -103,7 +106,7 @@ class Live:
         self.reason = reason
         self.ttl_s: float | None = None
         self.deadline: float | None = None
-        self.deciding = False
+        self.deciding = ""
         self.deferred = False
         self.routed: c.TaskRouted | None = None
 
@@ -177,6 +180,7 @@ class Board:
         self.tiers_dirty = True
         self.tier_pending: set[Tier] = set()
         self.bodies: dict[str, TaskSpec] = {}
+        self._coming_back: dict[str, list[Recorded]] = {}
         self._interned: dict[Requirement, Requirement] = {}
         self._reasons: dict[str, str] = {}
 
@@ -228,8 +232,12 @@ class Board:
         if live is None:
             if host or not isinstance(event, c.TaskSubmitted):
                 # Of a task that is over: what still comes in changes no state here. A
-                # retried one is brought back from its whole history.
-                if isinstance(event, c.TaskRetried):
+                # retried one is brought back from its whole history; what comes in
+                # while that is being read is kept for it.
+                if task_id in self._coming_back:
+                    self._coming_back[task_id].append(recorded)
+                elif isinstance(event, c.TaskRetried):
+                    self._coming_back[task_id] = [recorded]
                     self.effects.append(History(task_id))
                 self._book(event, escalated=False)
                 self.counts.repeats += 1
@@ -250,7 +258,7 @@ class Board:
         else:
             self.counts.repeats += 1
         if not host:
-            live.deciding = False
+            live.deciding = ""
             if state.phase == "waiting" and task_id not in self.queue.tasks:
                 self.enqueue(live)
 
@@ -277,9 +285,12 @@ class Board:
     def adopt(self, task_id: str, history: list[Recorded]) -> None:
         """Bring back a task that was over and is retried, from its whole history.
 
-        What the log holds beyond our own position will be folded in its turn.
+        What the log holds beyond our own position will be folded in its turn; what we
+        have folded since the history was read has been kept.
         """
-        known = [one for one in history if one.seq <= self.position]
+        whole = {one.seq: one for one in history if one.seq <= self.position}
+        whole |= {one.seq: one for one in self._coming_back.pop(task_id, ())}
+        known = [whole[seq] for seq in sorted(whole)]
         first = known[0].event if known else None
         if not isinstance(first, c.TaskSubmitted) or task_id in self.tasks:
             return
@@ -305,7 +316,7 @@ class Board:
             self._off(live, before)
         if state.phase == "returned":
             self.give_back[task_id] = _why_returned(event)
-        elif state.phase != before.phase:
+        elif state.phase != before.phase and not self._is_lost(state):
             self.give_back.pop(task_id, None)
         if before.phase == "waiting" and (
             state.phase != "waiting" or isinstance(event, c.TaskReassigned)
@@ -321,6 +332,11 @@ class Board:
             live.deferred = True
         self._book(event, escalated=state.hopped_from == "standard")
         self.moved(live, before, state, event)
+
+    def _is_lost(self, state: TaskState) -> bool:
+        """Whether a route is in force on a host that is gone: words change nothing."""
+        host = self.fleet.hosts.get(state.host)
+        return state.phase in ON_HOST and host is not None and not host.live
 
     def moved(
         self, live: Live, before: TaskState, state: TaskState, event: Event
@@ -466,11 +482,15 @@ class Board:
         """For whoever stands before the board: a host said something of itself."""
 
     def _new_life(self, name: str, event: c.HostJoined) -> None:
-        """A new incarnation: what it does not hold any more has to run again."""
-        held = {one.route for one in event.held}
+        """A new incarnation: what it does not hold, or had not begun, runs again."""
+        held = {one.route: one.phase for one in event.held}
         for live in list(self.on_host.get(name, {}).values()):
-            if live.state.route not in held:
+            phase = held.get(live.state.route)
+            if phase is None:
                 self.lose(live, "host restarted", "its new life does not hold the run")
+            elif phase == "accepted" and live.state.phase in ("accepted", "running"):
+                # Not on its disk as begun: nothing there will ever begin it by itself.
+                self.lose(live, "host restarted", "it had not begun the run")
 
     def compare(self, host: Host, held: set[str], *, patience: int) -> None:
         """Find runs that the log has on a host and the host does not hold.

@@ -125,8 +125,12 @@ class Scheduler(Board):
             if not host.live:
                 for live in list(self.on_host.get(host.name, {}).values()):
                     self.lose(live, "host lost", "gone before this leader's time")
+        for group in self.queue.groups.values():
+            # What we timed when we led before has gone with its timers.
+            group.wake_at = group.expiries = None
+            group.unmet_since = group.starving_since = None
         for live in self.tasks.values():
-            live.deciding = False
+            live.deciding = ""
             phase = live.state.phase
             if phase == "routed":
                 self._accepting.append((now, live.state.task_id, live.state.route))
@@ -151,7 +155,7 @@ class Scheduler(Board):
         for event_id in list(self.reserved):
             self.release(event_id)
         for live in self.tasks.values():
-            live.deciding = False
+            live.deciding = ""
             self._wait_again(live)
 
     def _wait_again(self, live: Live) -> None:
@@ -179,17 +183,23 @@ class Scheduler(Board):
         live = self.tasks.get(event.task_id)
         if live is None:
             return
-        live.deciding = False
-        live.deferred = live.deferred and not isinstance(event, c.TaskDeferred)
+        if isinstance(event, c.TaskDeferred):
+            live.deferred = False
+        # It may be stored all the same and have been folded, and more have followed.
+        if live.deciding == event.id:
+            live.deciding = ""
+            self._wait_again(live)
+        if not isinstance(event, c.TaskRequeued | c.TaskDeadLettered | c.TaskAbandoned):
+            return
+        if event.route != live.state.route:
+            return
         if isinstance(event, c.TaskRequeued):
             again = GivenBack(
                 event.reason, event.detail, event.exclude, event.counts_as_attempt
             )
             self.give_back.setdefault(event.task_id, again)
-        elif isinstance(event, c.TaskDeadLettered | c.TaskAbandoned):
-            self.give_back.setdefault(event.task_id, GivenBack(event.reason))
         else:
-            self._wait_again(live)
+            self.give_back.setdefault(event.task_id, GivenBack(event.reason))
 
     # -- what follows from a fold ------------------------------------------------------
 
@@ -502,8 +512,8 @@ class Scheduler(Board):
     ) -> None:
         state = live.state
         self.dequeue(state.task_id)
-        live.deciding = True
         id_, at, by = self._head()
+        live.deciding = id_
         event = c.TaskExpired(
             id=id_,
             at=at,
@@ -613,14 +623,9 @@ class Scheduler(Board):
             if live.deciding:
                 continue
             del self.give_back[task_id]
-            live.deciding = True
-            made.append(
-                Decision(
-                    subjects.task(task_id),
-                    self._after_route(live.state, given),
-                    live.state.last_seq,
-                )
-            )
+            event = self._after_route(live.state, given)
+            live.deciding = event.id
+            made.append(Decision(subjects.task(task_id), event, live.state.last_seq))
 
     def _after_route(self, state: TaskState, given: GivenBack) -> Event:
         if state.phase == "cancelling":
@@ -650,7 +655,7 @@ class Scheduler(Board):
         def take(live: Live, event: c.TaskRouted, place: Place) -> None:
             state = live.state
             self.dequeue(state.task_id)
-            live.deciding = True
+            live.deciding = event.id
             place.slots.reserved += 1
             self.reserved[event.id] = place
             if event.fallback_used and event.effective_tier == "complex":
