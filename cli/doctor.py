@@ -431,6 +431,8 @@ async def _claude(config: SidecarConfig, fleet: HostsAnswer | None) -> Check:
             "install it with npm install -g @anthropic-ai/claude-code for complex tasks",
         )
     about = f"{found.version}, permission mode {mode}"
+    if found.simulated:
+        about += " (simulated)"
     for host in fleet.hosts if fleet is not None else []:
         for each in host.endpoints:
             if each.kind == "claude" and not each.up:

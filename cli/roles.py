@@ -372,6 +372,7 @@ def host_credentials(config: SidecarConfig, *, chosen: bool) -> Credentials:
                 "a host's key goes with its name"
             )
         return found
+    url = url or instance.url
     name = config.host if chosen else local_host_name()
     known = instance.hosts()
     if name not in known and not chosen and len(known) == 1:
@@ -382,7 +383,7 @@ def host_credentials(config: SidecarConfig, *, chosen: bool) -> Credentials:
             f"make it with `agentcom host add {name}`"
         )
     role = f"host-{name}"
-    return Credentials(url or instance.url, instance.keys / f"{role}.nk", role)
+    return Credentials(url, instance.keys / f"{role}.nk", role)
 
 
 class _Connection:

@@ -229,6 +229,11 @@ async def _hand_in_and_wait(
     from cli.following import Following, outcome_by_asking
 
     async with connected("operator") as client:
+        if follow and not client.may_read:
+            raise Problem(
+                "a submitter may not read output: wait with --wait, or follow with "
+                "the operator's key"
+            )
         submitted = await hand_in(client, fields)
         ids.append(submitted.task_id)
         _say(f"task {submitted.task_id}: {_about(submitted)}")
@@ -238,11 +243,6 @@ async def _hand_in_and_wait(
             audience = JsonLines() if as_json else screen
         if client.may_read:
             outcome = await Following(client, submitted.task_id, audience).outcome()
-        elif follow:
-            raise Problem(
-                "a submitter may not read output: wait with --wait, or follow with "
-                "the operator's key"
-            )
         else:
             outcome = await outcome_by_asking(client, submitted.task_id)
     if as_json:
