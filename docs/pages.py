@@ -242,8 +242,8 @@ def _picture() -> Iterator[str]:
         for (phase, legal), after in TABLE.items():
             if legal is kind and phase != after:
                 steps.setdefault((phase, after), []).append(_name(tag))
-    for (phase, after), names in steps.items():
-        start = "[*]" if phase == "absent" else phase
+    for (before, after), names in steps.items():
+        start = "[*]" if before == "absent" else before
         words = ", ".join(name.removeprefix("task.") for name in names)
         yield f"    {start} --> {after}: {words}"
     for final in sorted(FINAL):
