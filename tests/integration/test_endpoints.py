@@ -1,0 +1,164 @@
+"""Looking at simulated servers and programs over real sockets and pipes."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+from events import commands as mail
+from events.catalogue import EndpointState, TaskSpec
+from sidecar.config import ClaudeConfig, EndpointConfig, SidecarConfig
+from sidecar.endpoints import Endpoints
+from sidecar.executors.port import Finished, GivenBack, RawResult
+from sidecar.processes import Processes
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from sidecar.simulated.claude import SimulatedClaude
+    from sidecar.simulated.ollama import SimulatedOllama
+
+NOBODY = "http://127.0.0.1:9"
+
+
+class Told:
+    """What was told, and an event for each telling."""
+
+    def __init__(self) -> None:
+        self.states: dict[str, EndpointState] = {}
+        self.news: asyncio.Queue[EndpointState] = asyncio.Queue()
+
+    def __call__(self, state: EndpointState) -> None:
+        self.states[state.endpoint] = state
+        self.news.put_nowait(state)
+
+
+@asynccontextmanager
+async def looking(
+    *endpoints: EndpointConfig, program: str | None = None
+) -> AsyncIterator[tuple[Endpoints, Told]]:
+    config = SidecarConfig(
+        name="h1",
+        endpoint=list(endpoints),
+        discover=False,
+        claude=ClaudeConfig(enabled=program is not None, program=program),
+    )
+    told = Told()
+    made = Endpoints(config, told, Processes())
+    try:
+        yield made, told
+    finally:
+        await made.close()
+
+
+async def test_a_simulated_ollama_is_up_with_its_models(
+    simulated_ollama: SimulatedOllama,
+) -> None:
+    for kind in ("ollama", "openai"):
+        one = EndpointConfig(name="gpu", kind=kind, url=simulated_ollama.url, slots=3)
+        async with looking(one) as (endpoints, told):
+            await endpoints.look()
+            state = told.states["h1-gpu"]
+            assert (state.up, state.simulated, state.slots) == (True, True, 3)
+            assert state.models
+            assert all(":" in model for model in state.models)
+            assert endpoints.own_slots() == {"h1-gpu": 3}
+
+
+async def test_a_server_that_is_not_there_is_down_and_says_why() -> None:
+    one = EndpointConfig(name="gpu", kind="ollama", url=NOBODY)
+    async with looking(one) as (endpoints, told):
+        await endpoints.look()
+        state = told.states["h1-gpu"]
+        assert not state.up
+        assert state.reason
+
+
+async def test_a_simulated_claude_says_its_version(
+    simulated_claude: SimulatedClaude,
+) -> None:
+    async with looking(program=str(simulated_claude.program)) as (endpoints, told):
+        await endpoints.look()
+        state = told.states["h1-claude"]
+        assert (state.kind, state.up, state.simulated) == ("claude", True, True)
+        assert state.version
+
+
+async def test_a_missing_claude_is_down_with_the_word_that_helps() -> None:
+    async with looking(program="no-such-claude") as (endpoints, told):
+        await endpoints.look()
+        assert "npm install -g" in told.states["h1-claude"].reason
+
+
+async def test_shared_endpoints_are_looked_at_as_long_as_they_are_shared(
+    simulated_ollama: SimulatedOllama,
+) -> None:
+    shared = mail.SharedEndpoint(
+        endpoint="big", kind="ollama", url=simulated_ollama.url
+    )
+    async with looking() as (endpoints, told):
+        endpoints.share([shared])
+        watching = asyncio.create_task(endpoints.watch())
+        async with asyncio.timeout(20):
+            state = await told.news.get()
+        assert (state.endpoint, state.up, state.shared) == ("big", True, True)
+        endpoints.share([])
+        assert endpoints.states() == []
+        watching.cancel()
+
+
+def claude_run() -> mail.Assign:
+    return mail.Assign(
+        epoch=1,
+        task_id="t1",
+        route="r1",
+        generation=1,
+        attempt=1,
+        spec=TaskSpec(description="x"),
+        tier="complex",
+        target_type="claude",
+        endpoint="h1-claude",
+    )
+
+
+async def test_a_refused_login_takes_claude_down_until_it_works_again(
+    simulated_claude: SimulatedClaude,
+) -> None:
+    async with looking(program=str(simulated_claude.program)) as (endpoints, told):
+        await endpoints.look()
+        refused = Finished(RawResult(status="failed"), unusable=True)
+        endpoints.showed(claude_run(), refused)
+        assert not told.states["h1-claude"].up
+        await endpoints.look()
+        assert not told.states["h1-claude"].up
+        endpoints.showed(claude_run(), Finished(RawResult(status="success")))
+        await endpoints.look()
+        assert told.states["h1-claude"].up
+
+
+async def test_a_request_that_fails_has_its_endpoint_looked_at_at_once(
+    simulated_ollama: SimulatedOllama,
+) -> None:
+    one = EndpointConfig(name="gpu", kind="ollama", url=simulated_ollama.url)
+    async with looking(one) as (endpoints, told):
+        await endpoints.look()
+        await told.news.get()
+        watching = asyncio.create_task(endpoints.watch())
+        await simulated_ollama.stop()
+        run = mail.Assign(
+            epoch=1,
+            task_id="t1",
+            route="r1",
+            generation=1,
+            attempt=1,
+            spec=TaskSpec(description="x"),
+            tier="standard",
+            target_type="ollama",
+            endpoint="h1-gpu",
+        )
+        assert endpoints.resolved(run).endpoint_url == one.url
+        endpoints.showed(run, GivenBack(reason="endpoint_failed", exclude="h1-gpu"))
+        async with asyncio.timeout(20):
+            assert not (await told.news.get()).up
+        watching.cancel()

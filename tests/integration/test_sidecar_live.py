@@ -1,0 +1,184 @@
+"""A sidecar as it is started in earnest: usual parts, on a real broker, with its role."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from events import catalogue as cat
+from events import commands as mail
+from events import subjects
+from events.codec import encode
+from events.jetstream import JetStreamLog
+from sidecar.config import ClaudeConfig, EndpointConfig, SidecarConfig
+from sidecar.main import Sidecar, run
+from tests.links import linked
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+    import pytest
+
+    from events.link import Link
+    from sidecar.simulated.claude import SimulatedClaude
+    from sidecar.simulated.ollama import SimulatedOllama
+    from tests.broker import LiveBroker
+
+_replies = msgspec.json.Decoder(mail.Reply)
+
+
+class Wire:
+    def __init__(self, link: Link) -> None:
+        self.bus = link
+        self.log = JetStreamLog(link, consumers=False)
+
+
+@asynccontextmanager
+async def living(
+    broker: LiveBroker, folder: Path, config: SidecarConfig
+) -> AsyncIterator[Sidecar]:
+    stop = asyncio.Event()
+    ready: asyncio.Future[Sidecar] = asyncio.get_running_loop().create_future()
+    async with linked(broker, "host-h1") as link:
+        wire = Wire(link)
+        role = asyncio.create_task(
+            run(config, wire, stop, data=folder, ready=ready.set_result)
+        )
+        try:
+            await asyncio.wait({role, ready}, return_when=asyncio.FIRST_COMPLETED)
+            yield ready.result()
+        finally:
+            stop.set()
+            await role
+            await wire.log.close()
+
+
+class Core:
+    """The scheduler's side: sends mail, follows the log."""
+
+    def __init__(self, link: Link) -> None:
+        self.link = link
+        self.log = JetStreamLog(link)
+        self.events: list[cat.Event] = []
+        self._news = asyncio.Event()
+
+    def heard(self, recorded: cat.Recorded) -> None:
+        self.events.append(recorded.event)
+        self._news.set()
+
+    async def until(self, kind: type, *, count: int = 1) -> list:
+        async with asyncio.timeout(30):
+            while True:
+                found = [each for each in self.events if isinstance(each, kind)]
+                if len(found) >= count:
+                    return found
+                self._news.clear()
+                await self._news.wait()
+
+    async def tell(self, message: object) -> mail.Reply:
+        subject = subjects.host_mailbox("h1")
+        raw = await self.link.request(subject, encode(message), timeout=10)
+        return _replies.decode(raw)
+
+
+@asynccontextmanager
+async def core_of(broker: LiveBroker) -> AsyncIterator[Core]:
+    async with linked(broker, "scheduler") as link:
+        core = Core(link)
+        follower = await core.log.follow(core.heard)
+        try:
+            yield core
+        finally:
+            await follower.stop()
+            await core.log.close()
+
+
+def assign(task: str, target: str, **fields: object) -> mail.Assign:
+    return mail.Assign(
+        **{
+            "epoch": 1,
+            "task_id": task,
+            "route": f"{task}-r1",
+            "generation": 1,
+            "attempt": 1,
+            "spec": cat.TaskSpec(description="say hello"),
+            "tier": "trivial",
+            "target_type": target,
+            **fields,
+        }
+    )
+
+
+async def test_all_three_tiers_run_on_a_real_broker(
+    broker: LiveBroker,
+    tmp_path: Path,
+    simulated_ollama: SimulatedOllama,
+    simulated_claude: SimulatedClaude,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))  # where Claude Code keeps its sessions
+    config = SidecarConfig(
+        name="h1",
+        endpoint=[EndpointConfig(name="gpu", kind="ollama", url=simulated_ollama.url)],
+        claude=ClaudeConfig(program=str(simulated_claude.program)),
+        drain_timeout_s=0.0,
+    )
+    async with core_of(broker) as core, living(broker, tmp_path / "data", config):
+        [joined] = await core.until(cat.HostJoined)
+        up = {each.endpoint: each for each in joined.endpoints if each.up}
+        assert up.keys() == {"h1-gpu", "h1-claude"}
+        shell = cat.Shell(command="pwd; echo err >&2")
+        spec = cat.TaskSpec(description="x", shell=shell)
+        model = up["h1-gpu"].models[0]
+        for order in (
+            assign("t1", "sidecar", spec=spec),
+            assign("t2", "ollama", endpoint="h1-gpu", model=model, tier="standard"),
+            assign("t3", "claude", endpoint="h1-claude", tier="complex"),
+        ):
+            assert (await core.tell(order)).ok
+        done = await core.until(cat.TaskCompleted, count=3)
+        results = {event.task_id: event.result for event in done}
+        assert results["t1"].output.startswith(str(tmp_path))
+        assert results["t1"].stderr == "err\n"
+        assert results["t2"].output
+        assert results["t2"].simulated
+        assert results["t3"].simulated
+        started = await core.until(cat.TaskStarted, count=3)
+        assert {event.task_id: event.simulated for event in started} == {
+            "t1": False,
+            "t2": True,
+            "t3": True,
+        }
+
+
+async def test_results_made_while_the_broker_is_away_arrive_when_it_is_back(
+    broker: LiveBroker, tmp_path: Path
+) -> None:
+    config = SidecarConfig(
+        name="h1", discover=False, claude=ClaudeConfig(enabled=False)
+    )
+    begun, go = tmp_path / "begun", tmp_path / "go"
+    command = f"touch {begun}; until [ -e {go} ]; do sleep 0.01; done; echo finished"
+    spec = cat.TaskSpec(description="x", shell=cat.Shell(command=command))
+    async with (
+        core_of(broker) as core,
+        living(broker, tmp_path / "data", config) as sidecar,
+    ):
+        await core.until(cat.HostJoined)
+        assert (await core.tell(assign("t1", "sidecar", spec=spec))).ok
+        async with asyncio.timeout(20):
+            while not begun.exists():
+                await asyncio.sleep(0.01)
+            broker.kill()
+            go.touch()
+            while sidecar.state.runs["t1-r1"].phase != "finished":
+                await asyncio.sleep(0.01)
+        # Not before the run has ended: a server that this very process starts while a
+        # run is under way would pass for something that the run has left behind.
+        broker.restart()
+        [done] = await core.until(cat.TaskCompleted)
+        assert done.result.output == "finished\n"
