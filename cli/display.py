@@ -11,7 +11,6 @@ import sys
 from typing import IO, TYPE_CHECKING
 
 from cli.terminal import (
-    colours_on,
     dollars,
     duration,
     harmless,
@@ -84,6 +83,10 @@ class Screen:
         self._break()
         self._notes.write(painted(line_of(text), style, self._notes) + "\n")
         self._notes.flush()
+
+    def waits(self, because: list[str]) -> None:
+        """Show why it waits."""
+        self.note(f"waits: {' '.join(because)}", "warn")
 
     def end(self, outcome: Outcome) -> None:
         """Show how it ended."""
@@ -184,6 +187,3 @@ def cost_line(outcome: Outcome) -> str:
     else:
         money = dollars(outcome.estimated_cost_usd)
     return f"{outcome.model_used}, {tokens}, {money}{simulated(outcome.simulated)}"
-
-
-__all__ = ["JsonLines", "Screen", "colours_on", "ending", "route_line", "told"]

@@ -89,7 +89,10 @@ def _endpoints(screen: Console, answer: HostsAnswer) -> None:
     found = [(row.host, each) for row in answer.hosts for each in row.endpoints]
     if not found:
         return
-    made = table(("endpoint", "host", "kind", "state", "version", "models"))
+    made = table(
+        ("endpoint", "host", "kind", "state", "version", "models"),
+        elastic=("version", "models"),
+    )
     for host, each in found:
         state = "up" if each.up else "down"
         made.add_row(

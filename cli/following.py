@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 from msgspec import Struct
 
 from cli.client import Refused
+from cli.terminal import Problem
 from events import subjects
 from events.catalogue import Result
 from events.errors import LogError
 from projections.lifecycle import FINAL
 from projections.projection import Moment, moment_of
 from projections.tasks import NANO, Tasks
-from projections.views import TaskAnswer
+from projections.views import TaskAnswer, WhyAnswer
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from events.catalogue import Chunk, Recorded
     from projections.tasks import TaskRecord
 
+EXPLAIN_S: Final = 1.5
+"""How long a task has waited before it is said why, and how often that is looked at."""
 REST_OF_OUTPUT_S: Final = 2.0
 """How long the end of a task waits for the rest of its output to be stored."""
 _TEXT: Final = frozenset({"stdout", "token"})
@@ -110,8 +113,39 @@ class Following:
         if record is not None and record.state in FINAL and not self._ended.done():
             self._ended.set_result(None)
 
-    async def outcome(self) -> Outcome:
-        """Follow to the end."""
+    async def outcome(
+        self, waits: Callable[[list[str]], None] | None = None
+    ) -> Outcome:
+        """Follow to the end; `waits` is told why, where that takes long to begin."""
+        explaining = None
+        if waits is not None:
+            explaining = asyncio.ensure_future(self._explain(waits))
+        try:
+            return await self._follow()
+        finally:
+            if explaining is not None:
+                explaining.cancel()
+                await asyncio.gather(explaining, return_exceptions=True)
+
+    async def _explain(self, waits: Callable[[list[str]], None]) -> None:
+        """Say why the task waits, and again when that has changed."""
+        said: list[str] = []
+        while True:
+            await asyncio.sleep(EXPLAIN_S)
+            record = self.record
+            if record is None or record.state != "waiting":
+                continue
+            question = {"task_id": self._task_id, "wait_seq": record.updated_seq}
+            try:
+                answer = await self._client.query("why", question, WhyAnswer)
+            except Problem:
+                # Without read models nobody knows; the task itself does not mind.
+                continue
+            if answer.state == "waiting" and answer.because != said:
+                said = answer.because
+                waits(said)
+
+    async def _follow(self) -> Outcome:
         client = self._client
         live = None
         if self._audience is not None:

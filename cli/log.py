@@ -280,5 +280,5 @@ def _rest(event: c.Event) -> str:
         f"{name}={value}"
         for name in event.__struct_fields__
         if name not in _DULL
-        and (value := getattr(event, name)) not in ("", None, [], {})
+        and (value := getattr(event, name)) not in ("", None, [], {}, False)
     )

@@ -242,7 +242,8 @@ async def _hand_in_and_wait(
         if follow:
             audience = JsonLines() if as_json else screen
         if client.may_read:
-            outcome = await Following(client, submitted.task_id, audience).outcome()
+            following = Following(client, submitted.task_id, audience)
+            outcome = await following.outcome(screen.waits)
         else:
             outcome = await outcome_by_asking(client, submitted.task_id)
     if as_json:

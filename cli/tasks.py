@@ -9,6 +9,7 @@ import click
 import msgspec
 
 from cli.client import Client, Refused, connected, run
+from cli.instance import ROLES, Instance
 from cli.target import on_target
 from cli.terminal import (
     EXIT_INTERRUPTED,
@@ -19,11 +20,12 @@ from cli.terminal import (
     Problem,
     age,
     cell,
-    clock_time,
     console,
     dollars,
     duration,
+    is_narrow,
     line_of,
+    short_ids,
     size,
     table,
     utc_now,
@@ -31,9 +33,9 @@ from cli.terminal import (
 from events import subjects
 from events.codec import encode
 from events.commands import Done
-from projections.lifecycle import FINAL, STATES
+from projections.lifecycle import STATES
 from projections.store import SORTS
-from projections.views import TaskAnswer, TasksAnswer
+from projections.views import TaskAnswer, TasksAnswer, WhyAnswer
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -44,7 +46,6 @@ if TYPE_CHECKING:
     from events.catalogue import Candidate, TaskRouted
     from projections.views import AttemptView, TaskDetail, TaskRow
 
-SHOWN_ID: Final = 26
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 _ID = click.argument("task_id", metavar="ID")
 _IDS = click.argument("task_ids", metavar="ID...", nargs=-1, required=True)
@@ -87,7 +88,10 @@ def tasks(*, watch: bool, as_json: bool, **asked: Any) -> int:
         if value not in (None, "", ())
     }
     if watch and not as_json:
-        return run(_watch_tasks(question))
+        try:
+            return run(_watch_tasks(question))
+        except KeyboardInterrupt:
+            return EXIT_OK
     return run(_list_tasks(question, as_json=as_json))
 
 
@@ -132,10 +136,12 @@ def _task_table(answer: TasksAnswer, now: datetime) -> Table:
     made = table(
         ("id", "state", "tier", "where", "tries", "tokens", "cost", "age", "task"),
         right=("tries", "tokens", "cost", "age"),
+        elastic=("where", "task"),
     )
-    for row in answer.tasks:
+    ids = short_ids([row.task_id for row in answer.tasks])
+    for shown, row in zip(ids, answer.tasks, strict=True):
         made.add_row(
-            cell(row.task_id),
+            cell(shown),
             cell(row.state, style=STATE_STYLE.get(row.state, "")),
             _tier_cell(row),
             cell(_where(row), 40),
@@ -184,11 +190,12 @@ async def _show_task(task_id: str, *, events: bool, as_json: bool) -> int:
     async with connected() as client:
         question = {"task_id": task_id, "events": events}
         answer = await client.query("task", question, TaskAnswer)
+        because = await reasons(client, answer.task)
     if as_json:
         click.echo(encode(answer).decode())
         return EXIT_OK
     screen = console()
-    _details(screen, answer.task)
+    _details(screen, answer.task, because)
     _attempts(screen, answer.attempts)
     if answer.route is not None:
         trace(screen, answer.route)
@@ -203,13 +210,21 @@ async def _show_task(task_id: str, *, events: bool, as_json: bool) -> int:
     return EXIT_OK
 
 
-def _details(screen: Console, task: TaskDetail) -> None:
+async def reasons(client: Client, task: TaskDetail) -> list[str]:
+    """Return why a task waits, in sentences; nothing for one that does not."""
+    if task.state != "waiting":
+        return []
+    answer = await client.query("why", {"task_id": task.task_id}, WhyAnswer)
+    return answer.because
+
+
+def _details(screen: Console, task: TaskDetail, because: list[str]) -> None:
     from rich.table import Table
 
     made = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
     made.add_column(style="dim", no_wrap=True)
     made.add_column()
-    for name, value, style in _facts(task):
+    for name, value, style in _facts(task, " ".join(because)):
         if value:
             made.add_row(name, cell(value, style=style))
     screen.print(made)
@@ -222,7 +237,7 @@ def _details(screen: Console, task: TaskDetail) -> None:
             screen.print(_block(text))
 
 
-def _facts(task: TaskDetail) -> list[tuple[str, str, str]]:
+def _facts(task: TaskDetail, because: str) -> list[tuple[str, str, str]]:
     spec, classed = task.spec, task.classification
     hop = f" (fallback from {task.fallback_from_tier})" if task.fallback_used else ""
     timing = ", ".join(
@@ -236,7 +251,7 @@ def _facts(task: TaskDetail) -> list[tuple[str, str, str]]:
     return [
         ("task", task.task_id, "bold"),
         ("state", task.state, STATE_STYLE.get(task.state, "")),
-        ("waits for", task.waiting_for if task.state not in FINAL else "", "yellow"),
+        ("waits", because, "yellow"),
         ("error", f"{task.error_code}: {task.error}" if task.error else "", "red"),
         ("reason", task.reason, ""),
         ("description", task.description, ""),
@@ -248,7 +263,7 @@ def _facts(task: TaskDetail) -> list[tuple[str, str, str]]:
         ("branch", (spec.branch or "") if spec is not None else "", ""),
         ("ran on", _where(task) if task.host else "", ""),
         ("attempts", f"{task.attempts} of {task.max_attempts}", ""),
-        ("submitted", f"{task.submitted_at} by {task.submitter}", ""),
+        ("submitted", f"{task.submitted_at} by {_who(task.submitter)}", ""),
         ("took", timing, ""),
         ("tokens", tokens, ""),
         ("cost", cost, ""),
@@ -256,6 +271,15 @@ def _facts(task: TaskDetail) -> list[tuple[str, str, str]]:
         ("warnings", "; ".join(task.warnings), "yellow"),
         ("void", f"{task.void} steps did not count" if task.void else "", "yellow"),
     ]
+
+
+def _who(key: str) -> str:
+    """Name the role that a key belongs to, where this instance has made it."""
+    instance = Instance()
+    for role in ROLES:
+        if (instance.keys / f"{role}.nk").exists() and instance.public_key(role) == key:
+            return role
+    return key
 
 
 def _block(text: str) -> Any:
@@ -271,6 +295,7 @@ def _attempts(screen: Console, attempts: list[AttemptView]) -> None:
     made = table(
         ("try", "tier", "where", "outcome", "retries", "ran", "cost", "why"),
         right=("try", "retries", "ran", "cost"),
+        elastic=("where", "why"),
     )
     for each in attempts:
         place = each.endpoint or each.host
@@ -301,25 +326,12 @@ def trace(screen: Console, route: TaskRouted) -> None:
             f"waited {wait.waited_s:.1f} s for {wait.tier}: {wait.outcome}", style="dim"
         )
     if route.candidates:
+        shown = _SCORE if is_narrow() else (*_SCORE, *_RAW)
         made = table(
-            (
-                "candidate",
-                "model",
-                "score",
-                "load",
-                "capacity",
-                "vram",
-                "warm",
-                "affinity",
-                "slots",
-                "free",
-                "cpu",
-                "ram",
-            ),
-            right=_FACTORS,
+            ("candidate", "model", *shown), right=shown, elastic=("candidate", "model")
         )
         for each in route.candidates:
-            made.add_row(*_candidate(each, route))
+            made.add_row(*_candidate(each, route)[: len(shown) + 2])
         screen.print(made)
         left = route.candidate_count - len(route.candidates)
         if left > 0:
@@ -338,18 +350,8 @@ def trace(screen: Console, route: TaskRouted) -> None:
     )
 
 
-_FACTORS: Final = (
-    "score",
-    "load",
-    "capacity",
-    "vram",
-    "warm",
-    "affinity",
-    "slots",
-    "free",
-    "cpu",
-    "ram",
-)
+_SCORE: Final = ("score", "load", "capacity", "vram", "warm", "affinity", "slots")
+_RAW: Final = ("free", "cpu", "ram")
 
 
 def _candidate(each: Candidate, route: TaskRouted) -> list[Any]:
@@ -406,7 +408,8 @@ async def _logs(task_id: str, *, follow: bool, as_json: bool) -> int:
         if not await client.log.read(subjects.task(full), limit=1):
             raise Problem(f"there is no task {full}", EXIT_NOT_FOUND)
         if follow:
-            outcome = await Following(client, full, audience).outcome()
+            following = Following(client, full, audience)
+            outcome = await following.outcome(screen.waits)
             if as_json:
                 click.echo(encode(outcome).decode())
             else:
@@ -476,6 +479,3 @@ async def _one(client: Client, command: str, task_id: str, reason: str) -> Done:
     body = {"task_id": full, "reason": reason}
     done = await client.command(command, body, Done)
     return msgspec.structs.replace(done, task_id=full)
-
-
-__all__ = ["cancel", "clock_time", "logs", "retry", "task", "tasks", "trace"]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import sys
 from datetime import UTC, datetime
 from importlib import metadata
@@ -158,6 +159,7 @@ def line_of(text: str, limit: int = 0) -> str:
 
 # -- tables ----------------------------------------------------------------------------
 
+WIDE: Final = 120
 UNBOUND_WIDTH: Final = 240
 """The width of tables that no terminal bounds."""
 
@@ -177,21 +179,45 @@ def console(stream: IO[str] | None = None) -> Console:
     )
 
 
-def table(columns: Iterable[str], *, right: Iterable[str] = ()) -> Table:
-    """Make a table; the columns named in `right` are numbers."""
+def table(
+    columns: Iterable[str], *, right: Iterable[str] = (), elastic: Iterable[str] = ()
+) -> Table:
+    """Make a table; `right` are numbers, `elastic` give way on a narrow terminal."""
     from rich import box
     from rich.table import Table
 
-    made = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1))
-    numbers = set(right)
+    numbers, giving = set(right), set(elastic) if sys.stdout.isatty() else set()
+    made = Table(
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        show_edge=False,
+        padding=(0, 1, 0, 0),
+        expand=bool(giving),
+    )
     for column in columns:
         made.add_column(
             column,
             justify="right" if column in numbers else "left",
             no_wrap=True,
             overflow="ellipsis",
+            ratio=1 if column in giving else None,
         )
     return made
+
+
+def is_narrow() -> bool:
+    """Whether the terminal is too narrow for what is merely good to know."""
+    return sys.stdout.isatty() and shutil.get_terminal_size().columns < WIDE
+
+
+def short_ids(ids: list[str]) -> list[str]:
+    """Cut ids to where they still differ, on a narrow terminal."""
+    if not is_narrow():
+        return ids
+    length = next(
+        (n for n in range(8, 26) if len({each[:n] for each in ids}) == len(ids)), 26
+    )
+    return [each[:length] for each in ids]
 
 
 def cell(value: Any, limit: int = 0, style: str = "") -> Any:

@@ -6,7 +6,7 @@ import asyncio
 import signal
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -219,6 +219,3 @@ def tier_state(tier: TierView, endpoints: Iterable[EndpointView]) -> str:
     if tier.state == "limited":
         return f"limited until {clock_time(tier.until or '')}"
     return tier.state
-
-
-__all__: list[Any] = ["describe", "live", "plan_for", "say", "tier_state", "up"]
