@@ -17,13 +17,14 @@ from projections.tasks import Spent
 
 if TYPE_CHECKING:
     from projections.projection import Moment
+    from projections.tasks import Routing
 
 _HOUR: Final = re.compile(r"\d{4}-[01]\d-[0-3]\dT[0-2]\d", re.ASCII)
 _hours: set[str] = set()
 
 
 class Cell(NamedTuple):
-    """What a booking is filed under."""
+    """What a booking is filed under. `fallback` is the outage, see `outage_of`."""
 
     hour: str
     model: str
@@ -56,7 +57,7 @@ class Costs:
     """The fold over what runs cost."""
 
     name = "costs"
-    version = 1
+    version = 2
     subjects = ("agentcom.evt.run.*.*",)
 
     def initial(self) -> CostsState:
@@ -75,7 +76,7 @@ class Costs:
             routing.host,
             routing.endpoint,
             routing.target_type,
-            (routing.fallback_reason or "fallback") if routing.fallback_used else "",
+            outage_of(routing),
             result.simulated,
         )
         booked = state.cells.get(cell)
@@ -88,6 +89,25 @@ class Costs:
             booked.completed += 1
         booked.spent.add(result)
         state.total.add(result)
+
+
+def outage_of(routing: Routing) -> str:
+    """Name what drove a run off its preferred tier, the same for all of one outage.
+
+    The reason itself says how long this task waited, so no two need be equal. "" where
+    the run was on its preferred tier.
+    """
+    if not routing.fallback_used:
+        return ""
+    hop = f"{routing.fallback_from_tier} to {routing.tier}"
+    reason = routing.fallback_reason or ""
+    if reason.endswith("is not set up"):
+        return f"{hop}: not set up"
+    if " was down for " in reason and routing.fallback_since:
+        return f"{hop}: down since {routing.fallback_since[:19]}Z"
+    if " failed on it" in reason:
+        return f"{hop}: every endpoint failed on the task"
+    return f"{hop}: nothing met the task's needs"
 
 
 def hour_of(at: str) -> str:

@@ -16,6 +16,7 @@ from events.catalogue import Beat
 from events.codec import Reader, encode
 from events.commands import Refusal
 from events.errors import Malformed
+from projections.checkpoints import Checkpoints
 from projections.queries import ANSWER_BYTES, Queries
 from projections.runner import Runner
 from projections.store import Store
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
     from events.bus import Bus, Listening, Message
     from events.log import EventLog
-    from projections.queries import Answer, OutputReader
+    from projections.queries import Answer, OutputReader, WhatIf
 
 GROUP: Final = "projections"
 ANY_QUERY: Final = subjects.query("*")
@@ -116,17 +117,20 @@ async def projecting(
     path: Path | None,
     *,
     output: OutputReader | None = None,
+    whatif: WhatIf | None = None,
     clock: Callable[[], float] = time.monotonic,
 ) -> AsyncIterator[tuple[Runner, Queries]]:
     """Follow the log and answer questions for as long as the block lasts.
 
     `path` is the store's file, None for a temporary one. Questions are answered from the
     beginning on, also before everything is folded: `seq` says how far an answer reaches.
+    A file of another version is shown as it is while a new one is made beside it.
     """
-    store = Store(path)
+    store = Store(path, keep_outdated=True)
+    runner: Runner | None = None
     try:
-        runner = Runner(log, store)
-        queries = Queries(runner, log, clock=clock, output=output)
+        runner = Runner(log, store, checkpoints=checkpoints_beside(path))
+        queries = Queries(runner, log, clock=clock, output=output, whatif=whatif)
         service = QueryService(bus, queries, clock=clock)
         await runner.start()
         try:
@@ -137,7 +141,17 @@ async def projecting(
             queries.close()
             await runner.stop()
     finally:
+        # A rebuild in memory has put another one in its place.
         store.close()
+        if runner is not None:
+            runner.store.close()
+
+
+def checkpoints_beside(path: Path | None) -> Checkpoints | None:
+    """Return the copies of the store at `path`, in a folder beside it."""
+    if path is None:
+        return None
+    return Checkpoints(path.with_name(f"{path.name}.past"))
 
 
 async def run(
@@ -147,9 +161,10 @@ async def run(
     stop: asyncio.Event,
     *,
     output: OutputReader | None = None,
+    whatif: WhatIf | None = None,
 ) -> None:
     """Project until `stop` is set; raises what ends it before that."""
-    async with projecting(log, bus, path, output=output) as (runner, _):
+    async with projecting(log, bus, path, output=output, whatif=whatif) as (runner, _):
         await until(stop, runner)
 
 

@@ -58,6 +58,14 @@ class OutputReader(Protocol):
         ...
 
 
+class WhatIf(Protocol):
+    """Decides the past anew. Handed in: whoever knows the router stands elsewhere."""
+
+    async def __call__(self, asked: AskWhatIf) -> views.WhatIfAnswer:
+        """Answer `whatif`; raises Malformed for a policy that is none."""
+        ...
+
+
 class Question(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What every question may carry: the sequence it wants to see."""
 
@@ -144,6 +152,29 @@ class AskOutput(Question, frozen=True, kw_only=True):
     route: Annotated[str, Meta(max_length=64)] = ""
 
 
+class AskWhatIf(Question, frozen=True, kw_only=True):
+    """`whatif`: what would have been decided under another policy?
+
+    `policy` holds what is different from the one in force, `{"scoring": {"warm": 2}}`.
+    `since` and `until` are sequences or RFC 3339 instants; `limit` bounds the decisions
+    that are shown one by one.
+    """
+
+    policy: dict[str, Any]
+    since: int | str = 1
+    until: int | str | None = None
+    limit: Annotated[int, Meta(ge=0, le=1_000)] = 100
+
+
+class AskRebuild(Question, frozen=True, kw_only=True):
+    """`rebuild`: make the read models anew beside the running ones.
+
+    They are kept in one file with one position, so a `name` of one means all of them.
+    """
+
+    name: Annotated[str, Meta(pattern=rf"^({'|'.join(sorted(VERSIONS))})?$")] = ""
+
+
 Answer = (
     views.TasksAnswer
     | views.TaskAnswer
@@ -155,6 +186,8 @@ Answer = (
     | views.StatsAnswer
     | views.StatusAnswer
     | views.OutputAnswer
+    | views.WhatIfAnswer
+    | views.RebuildAnswer
     | Refusal
 )
 
@@ -163,7 +196,8 @@ class Queries:
     """Answers from one runner's read models.
 
     `clock` is a monotonic one, for what is known of the hosts right now. `output` is
-    where live output is read from; without it `output` is refused.
+    where live output is read from; without it `output` is refused. `whatif` decides the
+    past anew; without it that is refused.
     """
 
     def __init__(
@@ -173,6 +207,7 @@ class Queries:
         *,
         clock: Callable[[], float],
         output: OutputReader | None = None,
+        whatif: WhatIf | None = None,
         wait_limit_s: float = WAIT_LIMIT_S,
     ) -> None:
         self.beats = Beats()
@@ -180,7 +215,9 @@ class Queries:
         self._log = log
         self._clock = clock
         self._output = output
-        self._past = TimeTravel(log)
+        self._past = TimeTravel(log, checkpoints=runner.checkpoints)
+        self._whatif = whatif
+        self._rebuilding: asyncio.Task[int] | None = None
         self._wait_limit_s = wait_limit_s
         self._queries: dict[
             str, tuple[Reader[Any], Callable[[Any], Awaitable[Answer]]]
@@ -195,6 +232,8 @@ class Queries:
             "stats": (Reader(AskThen), self.stats),
             "status": (Reader(Question), self.status),
             "output": (Reader(AskOutput), self.output),
+            "whatif": (Reader(AskWhatIf), self.whatif),
+            "rebuild": (Reader(AskRebuild), self.rebuild),
         }
 
     @property
@@ -204,6 +243,8 @@ class Queries:
 
     def close(self) -> None:
         """Let go of what was kept for questions about the past."""
+        if self._rebuilding is not None:
+            self._rebuilding.cancel()
         self._past.close()
 
     async def answer(self, name: str, raw: bytes) -> Answer:
@@ -369,6 +410,11 @@ class Queries:
             lag=max(last - world.position, 0),
             last_event_at=state.last_at,
             versions=VERSIONS,
+            outdated=self._runner.store.outdated,
+            rebuilding=self._runner.rebuilding,
+            rebuilt=self._runner.rebuilt,
+            rebuild_failed=self._rebuild_failed(),
+            checkpoints=list(self._checkpoints()),
             events=state.events,
             types=state.types,
             standings=state.standings,
@@ -419,6 +465,33 @@ class Queries:
             left_out=len(chunks) - kept,
         )
 
+    async def whatif(self, asked: AskWhatIf) -> Answer:
+        """Answer `whatif`."""
+        if self._whatif is None:
+            return Refusal(
+                code="unavailable",
+                error="nothing here decides anew; ask where the dashboard runs, or "
+                "`agentcom whatif`",
+                status=503,
+            )
+        return await self._whatif(asked)
+
+    async def rebuild(self, asked: AskRebuild) -> Answer:
+        """Answer `rebuild` once it has begun; `status` says how far it is."""
+        running = self._runner
+        if running.rebuilding is None:
+            self._rebuilding = asyncio.get_running_loop().create_task(running.rebuild())
+            # What it raises is shown by `status`.
+            self._rebuilding.add_done_callback(
+                lambda task: None if task.cancelled() else task.exception()
+            )
+        return views.RebuildAnswer(
+            seq=running.position,
+            names=sorted(VERSIONS),
+            rebuilt=running.rebuilt,
+            last_seq=await self._log.last_sequence(),
+        )
+
     # -- what they need ----------------------------------------------------------------
 
     async def _world(self, at: int | str | None) -> World:
@@ -428,6 +501,17 @@ class Queries:
         if isinstance(at, str):
             at = await self._past.sequence_at(at)
         return await self._past.world(at)
+
+    def _rebuild_failed(self) -> str:
+        task = self._rebuilding
+        if task is None or not task.done() or task.cancelled():
+            return ""
+        error = task.exception()
+        return "" if error is None else f"{type(error).__name__}: {error}"
+
+    def _checkpoints(self) -> tuple[int, ...]:
+        checkpoints = self._runner.checkpoints
+        return () if checkpoints is None else checkpoints.places
 
     def _states(self) -> dict[str, int]:
         return {

@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import asyncio
 import heapq
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
+from events.errors import AgentComError
 from projections.store import Store, remove
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Coroutine
 
     from events.catalogue import Recorded
     from events.log import EventLog, Follower
+    from projections.checkpoints import Checkpoints
     from projections.projection import Moment
     from projections.world import World
 
@@ -29,12 +31,24 @@ REBUILD_S: Final = 2.0
 """The same while what was there at the start is still being read."""
 
 
+class AlreadyRebuilding(AgentComError):
+    """The read models are being made anew at this moment."""
+
+    code = "busy"
+
+    def __init__(self) -> None:
+        super().__init__("the read models are being made anew already")
+
+
 class Runner:
     """Keeps one world up to date and one store behind it.
 
     `start` returns once the store is loaded and the log is being followed; `caught_up`
     is set when all has been folded that was there then. `failed` is a future that holds
     what ended the runner, if anything did: whoever runs it waits for that too.
+
+    An outdated store (another version's) is looked at as it is until a new one has been
+    made beside it; its position says how old it is. `rebuilt` counts the swaps.
     """
 
     def __init__(
@@ -44,7 +58,11 @@ class Runner:
         *,
         group_events: int = GROUP_EVENTS,
         group_s: float = GROUP_S,
+        checkpoints: Checkpoints | None = None,
     ) -> None:
+        self.caught_up = asyncio.Event()
+        self.rebuilt = 0
+        self.checkpoints = checkpoints
         self.world: World = store.load()
         self.store = store
         self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -58,77 +76,140 @@ class Runner:
         self._waiting: list[tuple[int, int, asyncio.Future[None]]] = []
         self._waits = 0
         self._watchers: list[Callable[[Moment], None]] = []
+        self._shown = 0
+        self._fresh: Runner | None = None
+        self._background: set[asyncio.Task[None]] = set()
+        self._copying: asyncio.Task[None] | None = None
 
     # -- its life ----------------------------------------------------------------------
 
     async def start(self) -> None:
         """Make sure that the store belongs to this log, then follow on from there."""
-        if self.world.position and not await self._same_log():
+        if self.world.position and not await belongs(
+            self._log, self._origin, self.world.position
+        ):
             self.store.begin_anew()
             self.world = self.store.load()
             self._origin = ""
+            if self.checkpoints is not None:
+                self.checkpoints.clear()
+        if self.store.outdated:
+            self._in_background(self._renew())
+        else:
+            await self._follow()
+
+    async def _follow(self) -> None:
         self._follower = await self._log.follow(
             self._take, start=self.world.position + 1
         )
         self._follower.failed.add_done_callback(self._follower_failed)
+        self._in_background(self._notice(self._follower))
 
-    async def _same_log(self) -> bool:
-        """Whether the log's first event is the one that the store began with."""
-        seq = int(self._origin.partition(":")[0] or 0)
-        first = await self._log.get(seq) if seq else None
-        return (
-            first is not None
-            and _origin_of(first) == self._origin
-            and await self._log.last_sequence() >= self.world.position
-        )
+    async def _notice(self, follower: Follower) -> None:
+        await follower.caught_up.wait()
+        self.caught_up.set()
+
+    def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
 
     async def stop(self) -> None:
         """Follow no more, save what is folded, let go of those who wait."""
+        for task in list(self._background):
+            task.cancel()
+        await asyncio.gather(*self._background, return_exceptions=True)
         if self._follower is not None:
             await self._follower.stop()
             self._follower = None
         if not self.failed.done():
             self.save()
             self.failed.cancel()
+        if self._copying is not None:
+            await asyncio.gather(self._copying, return_exceptions=True)
         self._let_go()
+
+    async def _renew(self) -> None:
+        """Take the place of another version's read models, which are shown meanwhile."""
+        try:
+            await self.rebuild()
+        except Exception as error:  # noqa: BLE001 - the runner's edge
+            self._fail(error)
+
+    @property
+    def rebuilding(self) -> int | None:
+        """How far the read models are that are being made anew; None if none are."""
+        return None if self._fresh is None else self._fresh.position
 
     async def rebuild(self) -> int:
         """Make the read models anew beside these and swap; return the position.
 
-        Questions are answered from the old ones until the new ones have caught up.
+        Questions are answered from the old ones until the new ones have caught up, and
+        watchers see every event once. Raises AlreadyRebuilding, and what ends the new
+        ones; the old ones then go on.
         """
+        if self._fresh is not None:
+            raise AlreadyRebuilding
         path = self.store.path
         beside = None if path is None else path.with_name(f"{path.name}.new")
         if beside is not None:
             remove(beside)
-        fresh = Runner(self._log, Store(beside), group_events=self._group_events)
+        fresh = self._fresh = Runner(
+            self._log, Store(beside), group_events=self._group_events
+        )
+        if self._follower is None:
+            fresh.watch(self._show)
         try:
             await fresh.start()
-            await fresh.wait_for(self.position)
+            await fresh.until_caught_up()
+            if self._follower is not None:
+                await fresh.until(self.position)
             await fresh.stop()
             if self._follower is not None:
+                # Nobody shall see the world go back.
+                await self.until(fresh.position)
                 await self._follower.stop()
-            self._let_go_of_timer()
-            self._unsaved = 0
-            if path is None or beside is None:
-                self.store.close()
-                self.store, self.world = fresh.store, fresh.world
-            else:
-                fresh.store.close()
-                self.store.take_over(beside)
-                self.world = self.store.load()
         except BaseException:
+            await fresh.stop()
             fresh.store.close()
             raise
-        self._origin = self.store.origin or ""
-        await self.start()
+        finally:
+            self._fresh = None
+        self._shown = max(self._shown, self.position)
+        self._swap(fresh)
+        await self._follow()
         return self.position
 
-    @property
-    def caught_up(self) -> asyncio.Event:
-        """Set once everything is folded that was there at the start."""
-        assert self._follower is not None, "start the runner first"
-        return self._follower.caught_up
+    def _swap(self, fresh: Runner) -> None:
+        self._let_go_of_timer()
+        self._unsaved = 0
+        if self.store.path is None or fresh.store.path is None:
+            self.store.close()
+            self.store, self.world = fresh.store, fresh.world
+        else:
+            fresh.store.close()
+            self.store.take_over(fresh.store.path)
+            self.world = self.store.load()
+        self._origin = self.store.origin or ""
+        self.rebuilt += 1
+        self._wake(self.world.position)
+
+    async def until_caught_up(self) -> None:
+        """Return once all is folded that was there at the start; raise what prevents it."""
+        await self._or_failed(asyncio.ensure_future(self.caught_up.wait()))
+
+    async def until(self, seq: int) -> None:
+        """Return once `seq` is folded in; raise what prevents it."""
+        await self._or_failed(asyncio.ensure_future(self.wait_for(seq)))
+
+    async def _or_failed(self, wait: asyncio.Future[bool]) -> None:
+        try:
+            ends: list[asyncio.Future[Any]] = [wait, self.failed]
+            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+            if self.failed.done():
+                self.failed.result()
+        finally:
+            wait.cancel()
 
     @property
     def position(self) -> int:
@@ -157,18 +238,32 @@ class Runner:
                 self.save()
             elif self._timer is None:
                 self._set_timer()
-            for watcher in self._watchers:
-                watcher(moment)
+            self._show(moment)
         except Exception as error:  # noqa: BLE001 - the runner's edge
             self._fail(error)
             return
-        while self._waiting and self._waiting[0][0] <= recorded.seq:
+        self._wake(recorded.seq)
+
+    def _show(self, moment: Moment) -> None:
+        """Show an event to those who watch, unless they have seen it before a swap."""
+        seq = moment.recorded.seq
+        if seq <= self._shown or not self._watchers:
+            return
+        if self._follower is None:
+            if seq <= self.world.position:
+                return
+            self._shown = seq
+        for watcher in self._watchers:
+            watcher(moment)
+
+    def _wake(self, seq: int) -> None:
+        while self._waiting and self._waiting[0][0] <= seq:
             _, _, future = heapq.heappop(self._waiting)
             if not future.done():
                 future.set_result(None)
 
     def _set_timer(self) -> None:
-        behind = self._follower is None or not self._follower.caught_up.is_set()
+        behind = not self.caught_up.is_set()
         delay = REBUILD_S if behind else self._group_s
         loop = asyncio.get_running_loop()
         self._timer = loop.call_later(delay, self._save_in_time)
@@ -179,6 +274,26 @@ class Runner:
         if self._unsaved:
             self.store.save(self.world, self._origin)
             self._unsaved = 0
+            self._copy_if_due()
+
+    def _copy_if_due(self) -> None:
+        """Have a copy of the store taken beside, now and then."""
+        checkpoints, path = self.checkpoints, self.store.path
+        if (
+            checkpoints is None
+            or path is None
+            or self._copying is not None
+            or not checkpoints.due(self.world.position)
+        ):
+            return
+
+        def done(_: object) -> None:
+            self._copying = None
+
+        self._copying = asyncio.get_running_loop().create_task(
+            asyncio.to_thread(checkpoints.take, path)
+        )
+        self._copying.add_done_callback(done)
 
     def _save_in_time(self) -> None:
         self._timer = None
@@ -222,6 +337,17 @@ class Runner:
         if not done:
             future.cancel()
         return seq <= self.world.position
+
+
+async def belongs(log: EventLog, origin: str, position: int) -> bool:
+    """Whether read models at `position` that began with `origin` are of this log."""
+    seq = int(origin.partition(":")[0] or 0)
+    first = await log.get(seq) if seq else None
+    return (
+        first is not None
+        and _origin_of(first) == origin
+        and await log.last_sequence() >= position
+    )
 
 
 def _origin_of(first: Recorded) -> str:

@@ -174,9 +174,16 @@ class Store:
 
     Open it, `load` a world from it, and `save` what changed in that world. Raises
     StoreInUse; what SQLite raises (a full disk, say) goes up to whoever saves.
+
+    With `keep_outdated` a file of another version that can still be read is opened as it
+    is: `outdated` says so, and it may be looked at while a new one is made beside it.
     """
 
-    def __init__(self, path: Path | None = None) -> None:
+    def __init__(
+        self, path: Path | None = None, *, keep_outdated: bool = False
+    ) -> None:
+        self.outdated = False
+        self._keep_outdated = keep_outdated
         self._path = path
         self._lock: IO[str] | None = None
         self._reading: sqlite3.Connection | None = None
@@ -192,6 +199,7 @@ class Store:
             raise
 
     def _open(self) -> sqlite3.Connection:
+        self.outdated = False
         connection = self._connect()
         try:
             connection.execute("pragma synchronous = normal")
@@ -205,6 +213,9 @@ class Store:
         except sqlite3.DatabaseError:
             maker = "something else"
         if maker not in (None, made_by()):
+            if self._keep_outdated and _readable(connection, str(maker)):
+                self.outdated = True
+                return connection
             connection.close()
             self._set_aside()
             return self._open()
@@ -264,42 +275,9 @@ class Store:
 
     def load(self) -> World:
         """Return the world as it was at `position`."""
-        world = World()
-        world.position = self.position
+        world = _loaded(self._writing)
         world.tasks.fetch = self.task
-        world.tasks.epoch = int(_meta(self._writing, "epoch") or 0)
-        marks = ",".join("?" * len(OPEN))
-        rows = self._writing.execute(
-            f"select body from task where state in ({marks})",
-            OPEN,
-        )
-        records = [_record_decoder.decode(body) for (body,) in rows]
-        for record in sorted(records, key=lambda record: record.state_seq):
-            world.tasks.records[record.id] = record
-            world.queue.place(record)
-        self._load_documents(world)
         return world
-
-    def _load_documents(self, world: World) -> None:
-        fleet = world.fleet
-        rows = self._writing.execute("select projection, key, body from document")
-        for projection, key, body in rows:
-            match projection:
-                case "host":
-                    fleet.hosts[key] = _read(body, HostView)
-                case "shared":
-                    fleet.shared[key] = _read(body, SharedView)
-                case "tiers":
-                    tiers, alerts = _read(
-                        body, tuple[dict[str, TierView], list[AlertView]]
-                    )
-                    fleet.tiers, fleet.alerts = tiers, alerts
-                case "head":
-                    fleet.head = _read(body, Head)
-                case "stats":
-                    world.stats = _read(body, StatsState)
-                case _:
-                    world.costs.total = _read(body, Spent)
 
     def task(self, task_id: str) -> TaskRecord | None:
         """Return a task by its id."""
@@ -419,6 +397,92 @@ class Store:
     def dump(self) -> dict[str, list[Any]]:
         """Return every row, to hold one store against another."""
         return _rows(self._writing)
+
+
+def _loaded(connection: sqlite3.Connection) -> World:
+    """Read what goes on: open tasks, hosts, sums, counts."""
+    world = World()
+    world.position = int(_meta(connection, "position") or 0)
+    world.tasks.epoch = int(_meta(connection, "epoch") or 0)
+    marks = ",".join("?" * len(OPEN))
+    rows = connection.execute(
+        f"select body from task where state in ({marks})",
+        OPEN,
+    )
+    records = [_record_decoder.decode(body) for (body,) in rows]
+    for record in sorted(records, key=lambda record: record.state_seq):
+        world.tasks.records[record.id] = record
+        world.queue.place(record)
+    _load_documents(connection, world)
+    return world
+
+
+def _load_documents(connection: sqlite3.Connection, world: World) -> None:
+    fleet = world.fleet
+    rows = connection.execute("select projection, key, body from document")
+    for projection, key, body in rows:
+        match projection:
+            case "host":
+                fleet.hosts[key] = _read(body, HostView)
+            case "shared":
+                fleet.shared[key] = _read(body, SharedView)
+            case "tiers":
+                tiers, alerts = _read(body, tuple[dict[str, TierView], list[AlertView]])
+                fleet.tiers, fleet.alerts = tiers, alerts
+            case "head":
+                fleet.head = _read(body, Head)
+            case "stats":
+                world.stats = _read(body, StatsState)
+            case _:
+                world.costs.total = _read(body, Spent)
+
+
+def _readable(connection: sqlite3.Connection, maker: str) -> bool:
+    """Whether a file that another version made can still be looked at by this one."""
+    if not maker.startswith(f"schema={SCHEMA} "):
+        return False
+    try:
+        _loaded(connection)
+        rows = connection.execute("select body from task order by seq desc limit 100")
+        for (body,) in rows:
+            _record_decoder.decode(body)
+    except (sqlite3.DatabaseError, msgspec.MsgspecError, ValueError):
+        return False
+    return True
+
+
+def copy_of(source: Path, target: Path) -> tuple[str, str, int]:
+    """Copy a store's file as it is at one moment, beside the process that writes it.
+
+    Returns what made it, the log's first event, and the position. Raises what SQLite
+    raises; then there is no copy.
+    """
+    reading = sqlite3.connect(f"{source.resolve().as_uri()}?mode=ro", uri=True)
+    try:
+        writing = sqlite3.connect(target)
+        try:
+            reading.backup(writing)
+        finally:
+            writing.close()
+    except BaseException:
+        target.unlink(missing_ok=True)
+        raise
+    finally:
+        reading.close()
+    return about(target)
+
+
+def about(path: Path) -> tuple[str, str, int]:
+    """Return what made a store's file, the log's first event, and the position."""
+    connection = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)
+    try:
+        return (
+            _meta(connection, "made_by") or "",
+            _meta(connection, "origin") or "",
+            int(_meta(connection, "position") or 0),
+        )
+    finally:
+        connection.close()
 
 
 def remove(path: Path, *, lock: bool = True) -> None:

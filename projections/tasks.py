@@ -100,6 +100,7 @@ class Routing(Fence, array_like=True, kw_only=True):
 
     `outcome` is routed, accepted, running, rejected, returned, requeued, completed,
     failed, stopped, abandoned or dead; `late` marks a report that came too late to count.
+    `fallback_since` is when the tier that it fell back from became unavailable.
     """
 
     seq: int
@@ -128,6 +129,7 @@ class Routing(Fence, array_like=True, kw_only=True):
     last_line: str = ""
     late: bool = False
     spent: Spent = field(default_factory=Spent)
+    fallback_since: str = ""
 
 
 class Void(Struct, array_like=True):
@@ -239,7 +241,7 @@ class Tasks:
     """The fold over tasks; it judges every event about one."""
 
     name = "tasks"
-    version = 1
+    version = 2
     subjects = (
         "agentcom.evt.task.*",
         "agentcom.evt.run.*.*",
@@ -429,6 +431,9 @@ def _routed(record: TaskRecord, routing: object, event: TaskRouted, seq: int) ->
             fallback_used=event.fallback_used,
             fallback_from_tier=event.fallback_from_tier,
             fallback_reason=event.fallback_reason,
+            fallback_since=event.wait.since
+            if event.fallback_used and event.wait is not None
+            else "",
             waited_s=event.wait.waited_s if event.wait is not None else 0.0,
             simulated=event.simulated,
             routed_at=event.at,
@@ -448,12 +453,13 @@ def _requeued(
     record: TaskRecord, routing: Routing | None, event: TaskRequeued, seq: int
 ) -> None:
     if routing is not None:
-        if routing.outcome not in ("rejected", "returned", "stopped"):
+        said = routing.outcome in ("rejected", "returned", "stopped")
+        if not said:
             routing.outcome = "requeued"
         routing.reason = routing.reason or event.reason
         routing.detail = routing.detail or event.detail
         routing.ended_at = routing.ended_at or event.at
-        _attempt(record, routing, counts=event.counts_as_attempt)
+        _attempt(record, routing, counts=event.counts_as_attempt and not said)
     record.waiting_for = event.detail or event.reason
     record.exclude = event.exclude or ""
     record.waiting_since = event.at

@@ -1,32 +1,48 @@
 """The world as it was: the log folded up to a sequence or an instant.
 
-A world is folded from the first event on, off to the side of the one that is kept up to
-date, with a temporary store behind it so that a long log fits. The last one is kept, so
-that going forward from there costs only the events in between; going back begins anew.
+A world is folded off to the side of the one that is kept up to date, with a temporary
+store behind it so that a long log fits. It begins with the nearest copy of the read
+models before that place, where there is one, and with the first event otherwise. The
+last world is kept, so that going forward from there costs only the events in between.
 """
 
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any
+import shutil
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
 
 from events.codec import instant
 from events.errors import Malformed
-from projections.runner import GROUP_EVENTS
+from projections.runner import GROUP_EVENTS, belongs
 from projections.store import Store
 from projections.world import World
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from events.catalogue import Recorded
     from events.log import EventLog, Follower
+    from projections.checkpoints import Checkpoints
+    from projections.projection import Moment
+
+WORTH_A_COPY: Final = 2_000
+"""Events that are folded faster than a copy is opened."""
 
 
 class TimeTravel:
-    """Worlds of one log."""
+    """Worlds of one log. `folded` counts the events that it took to make them."""
 
-    def __init__(self, log: EventLog) -> None:
+    def __init__(
+        self, log: EventLog, *, checkpoints: Checkpoints | None = None
+    ) -> None:
+        self.folded = 0
         self._log = log
+        self._checkpoints = checkpoints
         self._store: Store | None = None
+        self._folder: Path | None = None
         self._world = World()
         self._one_at_a_time = asyncio.Lock()
 
@@ -35,6 +51,9 @@ class TimeTravel:
         if self._store is not None:
             self._store.close()
             self._store = None
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
+            self._folder = None
         self._world = World()
 
     async def world(self, seq: int) -> World:
@@ -43,12 +62,49 @@ class TimeTravel:
         It is true until somebody asks for another one.
         """
         async with self._one_at_a_time:
-            wanted = min(seq, await self._log.last_sequence())
-            if self._world.position > wanted:
-                self.close()
-            if self._world.position < wanted:
-                await self._forward(wanted)
+            return await self._to(min(seq, await self._log.last_sequence()))
+
+    async def walk(
+        self, start: int, end: int, see: Callable[[World, Moment], None]
+    ) -> World:
+        """Show every event from `start` to `end` to `see`, with the world after it.
+
+        What `see` raises ends the walk.
+        """
+        async with self._one_at_a_time:
+            wanted = min(end, await self._log.last_sequence())
+            if wanted < start:
+                return self._world
+            await self._to(start - 1)
+            await self._forward(wanted, see)
             return self._world
+
+    async def _to(self, wanted: int) -> World:
+        if self._world.position > wanted:
+            self.close()
+        if wanted - self._world.position > WORTH_A_COPY:
+            await self._jump(wanted)
+        if self._world.position < wanted:
+            await self._forward(wanted)
+        return self._world
+
+    async def _jump(self, wanted: int) -> None:
+        """Go on from the nearest copy, if one is nearer than where we stand."""
+        if self._checkpoints is None:
+            return
+        found = self._checkpoints.nearest(wanted)
+        if found is None or found[0] <= self._world.position:
+            return
+        place, origin, path = found
+        if not await belongs(self._log, origin, place):
+            self._checkpoints.drop(place)
+            return
+        self.close()
+        self._folder = Path(tempfile.mkdtemp(prefix="agentcom-past-"))
+        copy = self._folder / "past.db"
+        await asyncio.to_thread(shutil.copyfile, path, copy)
+        self._store = Store(copy)
+        self._world = self._store.load()
 
     async def rows(self, seq: int) -> dict[str, list[Any]]:
         """Return what a store would hold after `seq`."""
@@ -63,7 +119,11 @@ class TimeTravel:
             self._world = self._store.load()
         return self._store
 
-    async def _forward(self, wanted: int) -> None:
+    async def _forward(
+        self,
+        wanted: int,
+        see: Callable[[World, Moment], None] | None = None,
+    ) -> None:
         store = self._behind()
         world, arrived = self._world, asyncio.Event()
         failed: list[Exception] = []
@@ -73,7 +133,10 @@ class TimeTravel:
                 return
             if recorded.seq <= wanted:
                 try:
-                    world.fold(recorded)
+                    moment = world.fold(recorded)
+                    self.folded += 1
+                    if see is not None:
+                        see(world, moment)
                     if not recorded.seq % GROUP_EVENTS:
                         store.save(world, "")
                 except Exception as error:  # noqa: BLE001 - handed to who asked

@@ -313,13 +313,24 @@ class StatsAnswer(Struct, kw_only=True):
 
 
 class StatusAnswer(Struct, kw_only=True):
-    """`status`: how far the read models are, and what in the log did not count."""
+    """`status`: how far the read models are, and what in the log did not count.
+
+    `outdated`: another version's are shown while new ones are made. `rebuilding` is how
+    far those are, None if none are made; `rebuilt` counts those that took their place,
+    `rebuild_failed` says why the last ones did not. `checkpoints` are the sequences
+    from which the past is near.
+    """
 
     seq: int
     last_seq: int
     lag: int
     last_event_at: str
     versions: dict[str, int]
+    outdated: bool
+    rebuilding: int | None
+    rebuilt: int
+    rebuild_failed: str
+    checkpoints: list[int]
     events: int
     types: dict[str, int]
     standings: dict[str, int]
@@ -340,6 +351,70 @@ class OutputAnswer(Struct, kw_only=True):
     state: str
     chunks: list[Chunk] = field(default_factory=list)
     left_out: int = 0
+
+
+class RebuildAnswer(Struct, kw_only=True):
+    """`rebuild`: it has begun. Done when `rebuilt` of `status` is larger than here."""
+
+    seq: int
+    names: list[str]
+    rebuilt: int
+    last_seq: int
+
+
+class Changed(Struct, kw_only=True):
+    """A decision that would have been another one.
+
+    `then` is where it would have gone, "" where the record does not say: nobody wrote
+    down places that were no candidates. `usd_then` is None where nothing is known.
+    """
+
+    seq: int
+    task_id: str
+    at: str
+    what: str
+    was: str
+    then: str
+    why: str
+    usd: float | None
+    usd_then: float | None
+
+
+class WhatIfAnswer(Struct, kw_only=True):
+    """`whatif`: recorded decisions, decided again under another policy.
+
+    `reproduced` counts decisions that come out as recorded under the policy of their
+    time, which is what makes the rest worth reading; `not_reproduced` should be 0.
+    `fallbacks_then`, `waited_s_then` and `cost_usd_then` are what would have been.
+    `changed` counts by kind: route, model, fallback_avoided, fallback_added,
+    fallback_sooner, fallback_later, held_back.
+    `stays` holds what could not be decided from the record, by reason. `said` is what
+    must be known to read the figures.
+    """
+
+    seq: int
+    from_seq: int
+    to_seq: int
+    policy_version: int
+    differences: list[str]
+    decisions: int
+    reproduced: int
+    not_reproduced: int
+    changed: dict[str, int]
+    fallbacks: int
+    fallbacks_then: int
+    waited_s: float
+    waited_s_then: float
+    cost_usd: float
+    cost_usd_then: float
+    estimated_decisions: int
+    unknown_dollars: int
+    by_place: dict[str, int]
+    by_place_then: dict[str, int]
+    stays: dict[str, int]
+    changes: list[Changed]
+    changes_left_out: int
+    said: list[str]
 
 
 def usd(nano: int) -> float:

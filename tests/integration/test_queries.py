@@ -260,7 +260,8 @@ async def test_the_cost_of_fallbacks_stands_by_itself(asking):
         tier="complex",
         fallback_used=True,
         fallback_from_tier="standard",
-        fallback_reason="standard is down",
+        fallback_reason="standard was down for 5.0 s",
+        wait=c.Wait("standard", "2026-01-01T00:00:01.250000Z", 5.0, "taken"),
     )
     history.complete(hopped, usd=2.0)
     await asking.tell(history)
@@ -269,7 +270,7 @@ async def test_the_cost_of_fallbacks_stands_by_itself(asking):
     others = await asking.ask("costs", by="day", fallback=False)
 
     assert [(line["key"], line["cost_usd"]) for line in hops["lines"]] == [
-        ("standard is down", 2.0)
+        ("standard to complex: down since 2026-01-01T00:00:01Z", 2.0)
     ]
     assert others["total"]["cost_usd"] == 0.5
 

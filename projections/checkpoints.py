@@ -1,0 +1,102 @@
+"""Read models as they were, kept so that going back does not begin at the beginning.
+
+Each is a copy of the store's file, taken now and then while it is written. The world at
+a sequence is the nearest copy before it and the events in between. Copies of another
+version or another log are useless, and go; so do those that stand too close together,
+so that a longer log has copies further apart, never more of them.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sqlite3
+from contextlib import suppress
+from typing import TYPE_CHECKING, Final
+
+from projections.store import about, copy_of, made_by
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+EVERY: Final = 100_000
+"""Events between two copies, at least."""
+KEPT: Final = 6
+"""So many copies take about three times what the store itself takes."""
+
+
+class Checkpoints:
+    """The copies of one store, in a folder of their own."""
+
+    def __init__(self, folder: Path, *, every: int = EVERY, kept: int = KEPT) -> None:
+        self.folder = folder
+        self.fault = ""
+        self._every = every
+        self._kept = kept
+        self._places = sorted(
+            int(path.stem) for path in folder.glob("*.db") if path.stem.isdigit()
+        )
+
+    @property
+    def places(self) -> tuple[int, ...]:
+        """The sequences that there are copies of."""
+        return tuple(self._places)
+
+    def due(self, position: int) -> bool:
+        """Whether a copy should be taken now."""
+        last = self._places[-1] if self._places else 0
+        return position - last >= max(self._every, position // (2 * self._kept))
+
+    def take(self, source: Path) -> None:
+        """Copy the store's file; blocks for as long as that takes. Never raises.
+
+        What goes wrong (a full disk, say) is kept in `fault`: without a copy the past
+        takes longer, nothing else.
+        """
+        scratch = self.folder / "making.db"
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            scratch.unlink(missing_ok=True)
+            _, _, position = copy_of(source, scratch)
+            scratch.rename(self._path(position))
+        except (OSError, sqlite3.Error) as error:
+            self.fault = str(error)
+            with suppress(OSError):
+                scratch.unlink(missing_ok=True)
+            return
+        self.fault = ""
+        self._places = sorted({*self._places, position})
+        self._thin()
+
+    def nearest(self, seq: int) -> tuple[int, str, Path] | None:
+        """Return the last copy at or before `seq`: position, the log's origin, file."""
+        for place in reversed([place for place in self._places if place <= seq]):
+            path = self._path(place)
+            try:
+                maker, origin, position = about(path)
+            except sqlite3.Error:
+                maker, origin, position = "", "", 0
+            if maker == made_by() and position == place:
+                return position, origin, path
+            self.drop(place)
+        return None
+
+    def drop(self, place: int) -> None:
+        """Delete one copy."""
+        self._path(place).unlink(missing_ok=True)
+        self._places = [each for each in self._places if each != place]
+
+    def clear(self) -> None:
+        """Delete all copies: the log is another one."""
+        self._places = []
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _path(self, place: int) -> Path:
+        return self.folder / f"{place}.db"
+
+    def _thin(self) -> None:
+        while len(self._places) > self._kept:
+            places = [0, *self._places]
+            closest = min(
+                range(1, len(places) - 1), key=lambda i: places[i + 1] - places[i - 1]
+            )
+            self.drop(places[closest])
