@@ -52,6 +52,10 @@ _DONE_KEPT = 4_096
 _TRIM_DONE_EVERY = 1_024
 
 
+_THREAD_SURVIVES = (sqlite3.Error, OSError, MemoryError, ArithmeticError, ValueError)
+"""What a job may raise without ending the thread: it becomes the journal's fault."""
+
+
 class JournalError(AgentComError):
     """The journal cannot be used: `path`, and what is wrong with it."""
 
@@ -511,7 +515,7 @@ class _Writer:
                         "DELETE FROM done WHERE n <= (SELECT max(n) FROM done) - ?",
                         (_DONE_KEPT,),
                     )
-            except (sqlite3.Error, OSError, MemoryError) as error:
+            except _THREAD_SURVIVES as error:
                 problem = f"{error} ({type(error).__name__})"
             self._tell(done, answer, problem)
         db.close()
