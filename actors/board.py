@@ -169,6 +169,9 @@ class Board:
         self.escalated: set[str] = set()
         self.escalated_usd: tuple[str, float] = ("", 0.0)
         self.counts = Counts()
+        # Where the subjects of hosts' losses and of tiers stand: said twice, a loss or
+        # an outage would begin anew.
+        self.stands: dict[str, int] = {}
         # What a leader has to look at, or to do.
         self.effects: list[Effect] = []
         self.ready: set[Requirement] = set()
@@ -200,8 +203,10 @@ class Board:
             case "host":
                 self._fold_host(parts[3], recorded)
             case "fleet":
+                self.stands[recorded.subject] = recorded.seq
                 self._fold_fleet(parts[3], event)
             case "tier":
+                self.stands[recorded.subject] = recorded.seq
                 self._fold_tier(parts[3], event)
             case "policy":
                 self._fold_policy(event)
@@ -239,6 +244,7 @@ class Board:
                 elif isinstance(event, c.TaskRetried):
                     self._coming_back[task_id] = [recorded]
                     self.effects.append(History(task_id))
+                self.release(event.id)
                 self._book(event, escalated=False)
                 self.counts.repeats += 1
                 return

@@ -228,6 +228,11 @@ def _report(state: TaskState, event: c.RunEvent) -> Step:
     return Step(msgspec.structs.replace(state, **changes), "applied")
 
 
+def _is_one_more(state: TaskState, event: c.TaskRequeued) -> bool:
+    """Whether a requeue is an attempt: not where the run's own end has said so first."""
+    return event.counts_as_attempt and state.phase != "returned"
+
+
 def _counts(event: c.RunEvent) -> bool:
     return isinstance(event, c.TaskReturned) and event.reason not in _NO_ATTEMPT
 
@@ -271,7 +276,7 @@ def _decision(state: TaskState, event: c.TaskEvent, phase: Phase, seq: int) -> S
                 state,
                 phase=phase,
                 excluded=excluded,
-                attempts=state.attempts + event.counts_as_attempt,
+                attempts=state.attempts + _is_one_more(state, event),
                 waiting_since=event.at,
             )
         case c.TaskRetried():

@@ -176,6 +176,9 @@ class Scheduler(Board):
         if isinstance(event, c.TierEvent):
             self.tier_pending.discard(event.tier)
             self.tiers_dirty = True
+            if isinstance(event, c.TierLimited) and self.leading:
+                until = event.until if event.known_end else None
+                self.limits.append((event.tier, until, event.reason))
         elif isinstance(event, c.HostLost):
             self._lost.discard(event.host)
         if not isinstance(event, c.TaskEvent):
@@ -548,13 +551,18 @@ class Scheduler(Board):
                     incarnation=host.incarnation,
                     silent_s=round(silent, 3),
                 )
-                made.append(Decision(subjects.fleet(host.name), event, None))
+                subject = subjects.fleet(host.name)
+                expect = self.stands.get(subject, 0)
+                made.append(Decision(subject, event, expect))
             elif silent >= fresh:
                 self.fleet.unconfirmed(host)
 
     def _decide_limits(self, now: float, made: list[Decision]) -> None:
         limits, self.limits = self.limits, []
         for tier, until, detail in limits:
+            if tier in self.tier_pending:
+                self.limits.append((tier, until, detail))
+                continue
             event = self.tiers[tier].limit(
                 instant(until) if until else None,
                 detail,
@@ -564,8 +572,14 @@ class Scheduler(Board):
                 self._head,
             )
             if event is not None:
-                made.append(Decision(subjects.tier(tier), event, None))
+                made.append(self._about_tier(event))
                 self._wake_at(instant(event.until))
+
+    def _about_tier(self, event: c.TierEvent) -> Decision:
+        """One at a time about each tier, and each once."""
+        self.tier_pending.add(event.tier)
+        subject = subjects.tier(event.tier)
+        return Decision(subject, event, self.stands.get(subject, 0))
 
     def _decide_tiers(self, now: float, made: list[Decision]) -> None:
         self.tiers_dirty = False
@@ -583,9 +597,8 @@ class Scheduler(Board):
                 self.epoch,
                 self._head,
             )
-            for event in said:
-                made.append(Decision(subjects.tier(tier), event, None))
-                self.tier_pending.add(tier)
+            if said is not None:
+                made.append(self._about_tier(said))
 
     def _alerts_at(self) -> list[float]:
         """When an outage that lasts is to be alerted."""

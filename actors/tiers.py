@@ -124,56 +124,43 @@ class TierWatch:
         policy: Policy,
         epoch: int,
         head: Callable[[], Head],
-    ) -> list[c.TierEvent]:
-        """Compare the log with the fleet; return what has to be said now.
+    ) -> c.TierEvent | None:
+        """Compare the log with the fleet; return what has to be said next.
 
         `available` places could run it with all slots free; `down_for` seconds of the
         present outage had a leader.
         """
         since = self.down_since
-        made: list[c.TierEvent] = []
-        if available == 0 and offered and since is None:
-            id_, at, by = head()
-            made.append(
-                c.TierDown(
-                    id=id_,
-                    at=at,
-                    by=by,
-                    tier=self.tier,
-                    epoch=epoch,
-                    reason="nothing could run it even with all slots free",
-                )
-            )
-        elif available and since is not None:
-            down_s = round(now - since, 6)
-            id_, at, by = head()
-            made.append(
-                c.TierUp(
-                    id=id_, at=at, by=by, tier=self.tier, epoch=epoch, down_s=down_s
-                )
-            )
+        if since is None:
             if self.alerted:
                 id_, at, by = head()
-                made.append(
-                    c.AlertCleared(
-                        id=id_, at=at, by=by, tier=self.tier, epoch=epoch, down_s=down_s
-                    )
-                )
-        elif (
-            since is not None
-            and not self.alerted
-            and down_for >= policy.tier_alert_after_s
-        ):
+                return c.AlertCleared(
+                    id=id_, at=at, by=by, tier=self.tier, epoch=epoch,
+                    down_s=self._lasted(),
+                )  # fmt: skip
+            if available or not offered:
+                return None
             id_, at, by = head()
-            made.append(
-                c.AlertRaised(
-                    id=id_,
-                    at=at,
-                    by=by,
-                    tier=self.tier,
-                    epoch=epoch,
-                    down_s=round(now - since, 6),
-                    reason=f"{self.tier} is down",
-                )
+            return c.TierDown(
+                id=id_, at=at, by=by, tier=self.tier, epoch=epoch,
+                reason="nothing could run it even with all slots free",
+            )  # fmt: skip
+        down_s = round(max(0.0, now - since), 6)
+        if available:
+            id_, at, by = head()
+            return c.TierUp(
+                id=id_, at=at, by=by, tier=self.tier, epoch=epoch, down_s=down_s
             )
-        return made
+        if self.alerted or down_for < policy.tier_alert_after_s:
+            return None
+        id_, at, by = head()
+        return c.AlertRaised(
+            id=id_, at=at, by=by, tier=self.tier, epoch=epoch, down_s=down_s,
+            reason=f"{self.tier} is down",
+        )  # fmt: skip
+
+    def _lasted(self) -> float:
+        """How long the outage that is over lasted, in seconds."""
+        if self.outage is None or self.outage.until is None:
+            return 0.0
+        return round(max(0.0, self.outage.until - self.outage.since), 6)

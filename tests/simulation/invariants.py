@@ -270,7 +270,7 @@ class Judge:
                     f"{where}: {event.effective_tier}, preferred {account.preferred}",
                 )
         spec = account.submitted.spec
-        if spec.model and event.selected_model.split(":")[0] != spec.model:
+        if spec.model and not fixed and event.selected_model.split(":")[0] != spec.model:
             self.complain(
                 "never silently another model",
                 f"{where}: {event.selected_model} for {spec.model}",

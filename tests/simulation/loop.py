@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import functools
 import heapq
+import types
 from asyncio import events
 from typing import TYPE_CHECKING, Any
 
@@ -78,10 +80,12 @@ class Process:
             return
         self.alive = False
         self.frozen = False
-        self.held.clear()
-        for task in self.tasks:
+        tasks, self.tasks = self.tasks, []
+        for task in tasks:
             task.cancel()
-        self.tasks.clear()
+        # What waited to run now runs into the cancellation; timers lapse.
+        held, self.held = self.held, []
+        self.loop.again(held)
         self.on_death()
 
 
@@ -146,7 +150,7 @@ class SimLoop(asyncio.BaseEventLoop):
             process = handle._context.get(PROCESS)
             if process is not None:
                 if not process.alive:
-                    if isinstance(handle, asyncio.TimerHandle):
+                    if _has_effects(handle):
                         continue
                 elif process.frozen:
                     process.held.append(handle)
@@ -155,7 +159,6 @@ class SimLoop(asyncio.BaseEventLoop):
                     process.steps += 1
                     if process.steps == process.dies_at:
                         process.kill()
-                        continue
             self.steps += 1
             handle._run()
 
@@ -163,15 +166,29 @@ class SimLoop(asyncio.BaseEventLoop):
         self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]
     ) -> None:
         del loop
-        process = PROCESS.get()
-        if process is None or process.alive:
-            self.faults.append((process, context))
+        handle = context.get("handle")
+        if handle is not None:
+            process = handle._context.get(PROCESS)
+            if process is None or process.alive:
+                self.faults.append((process, context))
 
     def _write_to_self(self) -> None:
         """Nobody sleeps here who could be woken."""
 
     def _timer_handle_cancelled(self, handle: asyncio.TimerHandle) -> None:
         """A cancelled timer is passed by when its time comes."""
+
+
+def _has_effects(handle: asyncio.Handle) -> bool:
+    """Whether a dead process's callback is its own, and no step of a task that ends."""
+    if isinstance(handle, asyncio.TimerHandle):
+        return True
+    callback = handle._callback  # type: ignore[attr-defined]
+    if isinstance(callback, functools.partial):
+        callback = callback.func
+    if not isinstance(callback, types.FunctionType | types.MethodType):
+        return False
+    return not callback.__module__.startswith("asyncio")
 
 
 def _task_of_a_process(

@@ -413,7 +413,9 @@ class Watched(Sidecar):
 
     def handle(self, command: Any, message: Any = None) -> None:
         super().handle(command, message)
-        _machine().on_handled(self)
+        life = _life()
+        if life.alive:
+            life.machine.on_handled(self)
 
 
 async def live(life: Life, link: Link) -> None:

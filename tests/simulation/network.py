@@ -249,7 +249,9 @@ class Link:
         self._handlers: list[Callable[[bool], None]] = []
         self._pending: dict[_Append, None] = {}
         self._arrives = 0.0
+        self._answers = 0.0
         self._cuts = 0
+        self._era = 0
 
     # -- chance
 
@@ -289,6 +291,7 @@ class Link:
                 return
             # Also where it had not noticed: the old connection is gone.
             self._believe(False)
+            self._era += 1
             self.up = True
             self.connected = True
             for append in list(self._pending):
@@ -334,37 +337,39 @@ class Link:
 
     def _send(self, append: _Append) -> None:
         append.tries += 1
-        if append.tries == 1 and append.deadline - self.loop.time() < ACK_TIMEOUT:
-            self._later(append, append.deadline - self.loop.time())
-        if not self.connected or not self.process.alive:
-            if append.tries == 1:
-                self._later(append, ACK_TIMEOUT)
+        patience = append.deadline - self.loop.time()
+        self._later(append, min(ACK_TIMEOUT, max(0.0, patience)))
+        if not self.connected or not self.up or not self.process.alive:
             return
-        if not self.up or self._happens(self.server.weather.lost):
-            self._later(append, ACK_TIMEOUT)
+        if self._happens(self.server.weather.lost):
+            self._blip()
             return
-        self._arrives = max(self._arrives, self.loop.time() + self.delay())
-        self.loop.call_at(
-            self._arrives, self._arrived, append, append.tries, context=_NOBODY
+        self._arrives = max(
+            self._arrives + 0.000_001, self.loop.time() + self.delay()
         )
+        self.loop.call_at(
+            self._arrives, self._arrived, append, append.tries, self._era,
+            context=_NOBODY,
+        )  # fmt: skip
 
-    def _arrived(self, append: _Append, n: int) -> None:
-        if not self.up:
-            self._later(append, ACK_TIMEOUT)
+    def _arrived(self, append: _Append, n: int, era: int) -> None:
+        if not self.up or era != self._era:
             return
         name = self.process.name
         answer = self.server.write(append.subject, append.event, append.expect, name)
         if self._happens(self.server.weather.unacknowledged):
-            self._later(append, ACK_TIMEOUT)
+            self._blip()
             return
+        self._answers = max(
+            self._answers + 0.000_001, self.loop.time() + self.delay()
+        )
         context = self.process.context
-        self.loop.call_later(
-            self.delay(), self._answered, append, n, answer, context=context
+        self.loop.call_at(
+            self._answers, self._answered, append, era, answer, context=context
         )
 
-    def _answered(self, append: _Append, n: int, answer: int | Conflict) -> None:
-        if not self.up and n == append.tries:
-            self._later(append, ACK_TIMEOUT)
+    def _answered(self, append: _Append, era: int, answer: int | Conflict) -> None:
+        if not self.up or era != self._era:
             return
         if self._pending.pop(append, self) is self or append.future.done():
             return
@@ -373,17 +378,24 @@ class Link:
         else:
             append.future.set_result(answer)
 
+    def _blip(self) -> None:
+        """A write or its answer is lost: over TCP that is the end of a connection."""
+        if self.up and self.process.alive:
+            self.cut(ACK_TIMEOUT)
+            self.heal(self.server.chance.uniform(0.02, 2.5))
+
     def _later(self, append: _Append, after: float) -> None:
         if self.process.alive:
-            context = self.process.context
-            self.loop.call_later(after, self._again, append, context=context)
+            self.loop.call_later(
+                after, self._again, append, append.tries, context=self.process.context
+            )
 
-    def _again(self, append: _Append) -> None:
-        if append not in self._pending:
+    def _again(self, append: _Append, n: int) -> None:
+        if append not in self._pending or append.tries != n:
             return
         if append.future.done():
             del self._pending[append]
-        elif self.loop.time() >= append.deadline:
+        elif self.loop.time() >= append.deadline - 0.001:
             del self._pending[append]
             append.future.set_exception(
                 LogUnavailable(f"append to {append.subject}", "no acknowledgement")
@@ -391,6 +403,7 @@ class Link:
         elif self.connected:
             self._send(append)
         else:
+            append.tries += 1
             self._later(append, ACK_TIMEOUT)
 
     async def append_batch(self, items: Sequence[tuple[str, Event, int]]) -> list[int]:

@@ -80,10 +80,12 @@ class WatchedRole(SchedulerRole):
     """A scheduler's role, looked at whenever it has come to rest."""
 
     judge: Judge
+    life: Process
 
     def _take_turn(self) -> None:
         super()._take_turn()
-        self.judge.scheduler(self.scheduler)
+        if self.life.alive:
+            self.judge.scheduler(self.scheduler)
 
 
 class SchedulerLife(Process):
@@ -152,6 +154,8 @@ class Simulation:
         self.judge.mail(link, message)
 
     def _ran(self, life: Life, assign: m.Assign) -> None:
+        if not life.alive:
+            return
         self.say("run", f"{life.name} runs {assign.task_id} on {assign.route}")
         self.judge.ran(life, assign)
 
@@ -175,7 +179,7 @@ class Simulation:
                 ids=self._ids(life), version="0", clock=life.clock,
                 monotonic=self.loop.time,
             )  # fmt: skip
-            role.judge = self.judge
+            role.judge, role.life = self.judge, life
             role.scheduler._ticks = lambda: 0.0  # type: ignore[attr-defined]
             role.scheduler._dispatch._ticks = lambda: 0.0
             life.role = role
