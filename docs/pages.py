@@ -174,7 +174,7 @@ def _bounds(info: Any) -> str:
     said = [
         text.format(f"{value:,}")
         for name, text in words.items()
-        if (value := getattr(info, name, None)) is not None
+        if (value := getattr(info, name, None)) is not None and abs(value) < 2**62
     ]
     return f" ({', '.join(said)})" if said else ""
 
@@ -237,7 +237,7 @@ def _lifecycle() -> Iterator[str]:
 
 
 def _picture() -> Iterator[str]:
-    steps: dict[tuple[str, str], list[str]] = {}
+    steps: dict[tuple[Phase, Phase], list[str]] = {}
     for tag, kind in c.types().items():
         for (phase, legal), after in TABLE.items():
             if legal is kind and phase != after:

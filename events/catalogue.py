@@ -27,6 +27,15 @@ TOKEN_PATTERN = r"^[A-Za-z0-9_-]{1,64}\Z"
 Token = Annotated[str, Meta(pattern=TOKEN_PATTERN)]
 """What may become part of a subject, see `events.ids`."""
 
+Int = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
+"""What a database column and another language's integer can hold.
+
+Hosts are believed about themselves, but what they write must not end those who read it.
+"""
+
+Tokens = Annotated[int, Meta(ge=0, le=10**12)]
+Usd = Annotated[float, Meta(ge=-1e6, le=1e6)]
+Milliseconds = Annotated[float, Meta(ge=-1e12, le=1e12)]
 Text = Annotated[str, Meta(max_length=10_000)]
 Line = Annotated[str, Meta(max_length=1_000)]
 
@@ -117,20 +126,20 @@ class Result(Struct, frozen=True, omit_defaults=True, kw_only=True):
     stderr: str = ""
     error: RunError | None = None
     model_used: str = "none"
-    tokens_in: int | None = 0
-    tokens_out: int | None = 0
-    cache_read_tokens: int = 0
-    cache_write_tokens: int = 0
-    estimated_cost_usd: float | None = 0.0
-    equivalent_claude_cost_usd: float | None = None
+    tokens_in: Tokens | None = 0
+    tokens_out: Tokens | None = 0
+    cache_read_tokens: Tokens = 0
+    cache_write_tokens: Tokens = 0
+    estimated_cost_usd: Usd | None = 0.0
+    equivalent_claude_cost_usd: Usd | None = None
     equivalent_model: str | None = None
     cost_basis: str = "none"
     price_list: str | None = None
-    execution_ms: float = 0.0
-    exit_code: int | None = None
+    execution_ms: Milliseconds = 0.0
+    exit_code: Int | None = None
     signal: str | None = None
-    output_bytes: int = 0
-    stderr_bytes: int = 0
+    output_bytes: Int = 0
+    stderr_bytes: Int = 0
     output_sha256: str | None = None
     truncated: bool = False
     session_id: str | None = None
@@ -161,14 +170,14 @@ class Candidate(Struct, frozen=True, omit_defaults=True, kw_only=True):
     endpoint: str = ""
     model: str = ""
     cpu: float | None = None
-    ram_bytes: int | None = None
-    vram_total_bytes: int | None = None
-    vram_free_bytes: int | None = None
+    ram_bytes: Int | None = None
+    vram_total_bytes: Int | None = None
+    vram_free_bytes: Int | None = None
     loaded: bool = False
     has_repo: bool = False
-    slots_free: int
-    slots_total: int
-    in_flight: int = 0
+    slots_free: Int
+    slots_total: Int
+    in_flight: Int = 0
     factors: Factors
     score: float
 
@@ -204,7 +213,7 @@ class TaskEvent(Event, frozen=True, omit_defaults=True, kw_only=True):
     """What was decided about a task, by gateway or scheduler."""
 
     task_id: str
-    epoch: int = 0
+    epoch: Int = 0
 
 
 class TaskSubmitted(TaskEvent, frozen=True, kw_only=True, tag="task.submitted.v1"):
@@ -227,8 +236,8 @@ class TaskDeferred(TaskEvent, frozen=True, kw_only=True, tag="task.deferred.v1")
 class TaskRouted(TaskEvent, frozen=True, kw_only=True, tag="task.routed.v1"):
     """Where the task goes, and everything that decided it. Its id is the route's."""
 
-    generation: int
-    attempt: int
+    generation: Int
+    attempt: Int
     effective_tier: Tier
     target_type: TargetType
     selected_host: str
@@ -239,14 +248,14 @@ class TaskRouted(TaskEvent, frozen=True, kw_only=True, tag="task.routed.v1"):
     fallback_reason: str | None = None
     wait: Wait | None = None
     classification_reason: str
-    candidate_count: int
+    candidate_count: Int
     candidates: list[Candidate]
-    excluded: dict[str, int] = {}
+    excluded: dict[str, Int] = {}
     excluded_names: list[Excluded] = []
     estimated_cost_tier: CostTier
     estimated_cost_usd: float | None = None
-    policy_version: int
-    log_seq: int
+    policy_version: Int
+    log_seq: Int
     decided_us: float = 0.0
     simulated: bool = False
 
@@ -258,7 +267,7 @@ class TaskRequeued(TaskEvent, frozen=True, kw_only=True, tag="task.requeued.v1")
     """
 
     route: str
-    generation: int
+    generation: Int
     reason: str
     detail: str = ""
     exclude: str | None = None
@@ -279,7 +288,7 @@ class TaskExpired(TaskEvent, frozen=True, kw_only=True, tag="task.expired.v1"):
     reason: Literal["ttl", "deadline"]
     detail: str = ""
     tiers: list[TierOutage] = []
-    generation: int = 0
+    generation: Int = 0
 
 
 class TaskCancelled(TaskEvent, frozen=True, kw_only=True, tag="task.cancelled.v1"):
@@ -287,14 +296,14 @@ class TaskCancelled(TaskEvent, frozen=True, kw_only=True, tag="task.cancelled.v1
 
     reason: str = ""
     requested_by: str = ""
-    generation: int = 0
+    generation: Int = 0
 
 
 class TaskAbandoned(TaskEvent, frozen=True, kw_only=True, tag="task.abandoned.v1"):
     """A cancelled run's host was lost before it could report that it stopped."""
 
     route: str
-    generation: int
+    generation: Int
     host: str
     reason: str = ""
 
@@ -304,11 +313,11 @@ class TaskDeadLettered(
 ):
     """All attempts are used up."""
 
-    attempts: int
+    attempts: Int
     reason: str
     detail: str = ""
     route: str = ""
-    generation: int = 0
+    generation: Int = 0
 
 
 class TaskRetried(TaskEvent, frozen=True, kw_only=True, tag="task.retried.v1"):
@@ -333,8 +342,8 @@ class RunEvent(Event, frozen=True, omit_defaults=True, kw_only=True):
     task_id: str
     host: str
     route: str
-    generation: int
-    attempt: int
+    generation: Int
+    attempt: Int
     incarnation: str
 
 
@@ -363,8 +372,8 @@ class TaskStatus(RunEvent, frozen=True, kw_only=True, tag="task.status.v1"):
     """A line about the run, as it was shown live. `n` numbers the run's live events."""
 
     text: str
-    segment: int = 0
-    n: int = 0
+    segment: Int = 0
+    n: Int = 0
 
 
 class TaskErrorLine(RunEvent, frozen=True, kw_only=True, tag="task.error.v1"):
@@ -372,20 +381,20 @@ class TaskErrorLine(RunEvent, frozen=True, kw_only=True, tag="task.error.v1"):
 
     text: str
     code: str = ""
-    segment: int = 0
-    n: int = 0
+    segment: Int = 0
+    n: Int = 0
 
 
 class TaskRetrying(RunEvent, frozen=True, kw_only=True, tag="task.retrying.v1"):
     """The host tries again by itself: try `retry` of `of`, after `backoff_s`."""
 
     text: str
-    retry: int
-    of: int
+    retry: Int
+    of: Int
     backoff_s: float = 0.0
     reason: str = ""
-    segment: int = 0
-    n: int = 0
+    segment: Int = 0
+    n: Int = 0
 
 
 class TaskStep(RunEvent, frozen=True, kw_only=True, tag="task.step.v1"):
@@ -427,7 +436,7 @@ class TaskStopped(RunEvent, frozen=True, kw_only=True, tag="task.stopped.v1"):
     """A cancelled run has ended; `descendants_left` counts what could not be ended."""
 
     result: Result | None = None
-    descendants_left: int = 0
+    descendants_left: Int = 0
 
 
 class EndpointState(Struct, frozen=True, omit_defaults=True, kw_only=True):
@@ -444,7 +453,7 @@ class EndpointState(Struct, frozen=True, omit_defaults=True, kw_only=True):
     version: str = ""
     models: list[str] = []
     loaded: list[str] = []
-    slots: int = 1
+    slots: Int = 1
     reason: str = ""
     shared: bool = False
     simulated: bool = False
@@ -470,12 +479,12 @@ class HostJoined(HostEvent, frozen=True, kw_only=True, tag="host.joined.v1"):
 
     version: str
     platform: str = ""
-    slots: dict[str, int] = {}
+    slots: dict[str, Int] = {}
     capabilities: list[str] = []
     repos: list[str] = []
     default_repo: str | None = None
     endpoints: list[EndpointState] = []
-    ram_bytes: int | None = None
+    ram_bytes: Int | None = None
     held: list[Held] = []
     draining: bool = False
 
@@ -525,7 +534,7 @@ class EndpointChanged(HostEvent, frozen=True, kw_only=True, tag="endpoint.change
 class FleetEvent(Event, frozen=True, omit_defaults=True, kw_only=True):
     """What was decided about a host or an endpoint."""
 
-    epoch: int = 0
+    epoch: Int = 0
 
 
 class HostLost(FleetEvent, frozen=True, kw_only=True, tag="host.lost.v1"):
@@ -542,7 +551,7 @@ class EndpointAdded(FleetEvent, frozen=True, kw_only=True, tag="endpoint.added.v
     endpoint: str
     kind: Literal["ollama", "openai"]
     url: str
-    slots: int = 1
+    slots: Int = 1
     requested_by: str = ""
 
 
@@ -557,7 +566,7 @@ class TierEvent(Event, frozen=True, omit_defaults=True, kw_only=True):
     """What was found about a tier."""
 
     tier: Tier
-    epoch: int = 0
+    epoch: Int = 0
 
 
 class TierDown(TierEvent, frozen=True, kw_only=True, tag="tier.down.v1"):
@@ -605,7 +614,7 @@ class AlertAcknowledged(
 class PolicyChanged(Event, frozen=True, kw_only=True, tag="policy.changed.v1"):
     """The policy, whole, from here on; `changed` names what differs."""
 
-    version: int
+    version: Int
     policy: dict[str, Any]
     changed: list[str] = []
     requested_by: str = ""
@@ -618,7 +627,7 @@ class SchedulerElected(Event, frozen=True, kw_only=True, tag="scheduler.elected.
     alert.
     """
 
-    epoch: int
+    epoch: Int
     name: str
     leaderless_s: float = 0.0
 
@@ -722,11 +731,11 @@ class Chunk(Struct, frozen=True, omit_defaults=True, kw_only=True):
     text: str
     timestamp: str
     route: str
-    generation: int
-    attempt: int
-    segment: int
-    n: int
-    tokens_so_far: int | None = None
+    generation: Int
+    attempt: Int
+    segment: Int
+    n: Int
+    tokens_so_far: Int | None = None
     model: str | None = None
 
 
@@ -734,17 +743,17 @@ class Gpu(Struct, frozen=True, omit_defaults=True):
     """One graphics card's memory."""
 
     name: str
-    vram_total_bytes: int
-    vram_free_bytes: int
+    vram_total_bytes: Int
+    vram_free_bytes: Int
 
 
 class Resources(Struct, frozen=True, omit_defaults=True, kw_only=True):
     """What a machine has and how busy it is; None means unknown. `cpu` is 0 to 1."""
 
     cpu: float | None = None
-    cores: int | None = None
-    ram_total_bytes: int | None = None
-    ram_free_bytes: int | None = None
+    cores: Int | None = None
+    ram_total_bytes: Int | None = None
+    ram_free_bytes: Int | None = None
     gpus: list[Gpu] = []
 
 
@@ -753,9 +762,9 @@ class Beat(Struct, frozen=True, omit_defaults=True, kw_only=True):
 
     host: str
     incarnation: str
-    n: int
+    n: Int
     at: str
     resources: Resources
     held: list[Held] = []
     draining: bool = False
-    outbox: int = 0
+    outbox: Int = 0

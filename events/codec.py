@@ -13,7 +13,14 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import msgspec
 
-from events.catalogue import TOKEN_PATTERN, AnyEvent, Event, Unknown, types
+from events.catalogue import (
+    TOKEN_PATTERN,
+    AnyEvent,
+    Event,
+    TaskReturned,
+    Unknown,
+    types,
+)
 from events.errors import Malformed
 
 if TYPE_CHECKING:
@@ -54,7 +61,15 @@ def decode_event(raw: bytes) -> Event:
         event: Event = _event_decoder.decode(raw)
     except _UNREADABLE as error:
         return _older_or_unknown(raw, error)
+    if type(event) is TaskReturned:
+        _check_returned(event)
     return event
+
+
+def _check_returned(event: TaskReturned) -> None:
+    """A host says until when its account is limited, and deciders reckon with it."""
+    if event.limited_until is not None:
+        instant(event.limited_until, "limited_until")
 
 
 def _older_or_unknown(raw: bytes, error: Exception) -> Event:
@@ -79,6 +94,8 @@ def _older_or_unknown(raw: bytes, error: Exception) -> Event:
             event: Event = msgspec.convert(body, type=AnyEvent)
         except (msgspec.ValidationError, RecursionError) as late:
             raise malformed(late) from late
+        if isinstance(event, TaskReturned):
+            _check_returned(event)
         return event
     head = {name: body.get(name) for name in ("id", "at", "by")}
     return Unknown(

@@ -184,6 +184,12 @@ class WouldRoute(Struct, frozen=True, kw_only=True):
 # -- Mail ------------------------------------------------------------------------------
 
 
+Epoch = Annotated[int, Meta(ge=0, le=2**53)]
+Count = Annotated[int, Meta(ge=0, le=2**31)]
+Route = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{0,64}\Z")]
+"""A route's id, or "" where any is meant."""
+
+
 class Limits(Struct, frozen=True, omit_defaults=True, kw_only=True):
     """The policy's numbers that a run uses; they stay as they were for that run."""
 
@@ -211,11 +217,11 @@ class Limits(Struct, frozen=True, omit_defaults=True, kw_only=True):
 class Assign(Struct, frozen=True, omit_defaults=True, kw_only=True, tag="assign"):
     """Run this. `route` is the routed event's id and the fence for all that follows."""
 
-    epoch: int
-    task_id: str
-    route: str
-    generation: int
-    attempt: int
+    epoch: Epoch
+    task_id: Token
+    route: Token
+    generation: Count
+    attempt: Count
     spec: TaskSpec
     tier: Tier
     target_type: TargetType
@@ -232,29 +238,29 @@ class Assign(Struct, frozen=True, omit_defaults=True, kw_only=True, tag="assign"
 class Cancel(Struct, frozen=True, omit_defaults=True, kw_only=True, tag="cancel"):
     """End this run; `route` "" means whatever runs of the task."""
 
-    epoch: int
-    task_id: str
-    route: str = ""
+    epoch: Epoch
+    task_id: Token
+    route: Route = ""
     reason: str = ""
 
 
 class Drain(Struct, frozen=True, omit_defaults=True, kw_only=True, tag="drain"):
     """Take no more work."""
 
-    epoch: int = 0
+    epoch: Epoch = 0
     reason: str = ""
 
 
 class Resume(Struct, frozen=True, omit_defaults=True, kw_only=True, tag="resume"):
     """Take work again."""
 
-    epoch: int = 0
+    epoch: Epoch = 0
 
 
 class Rejoin(Struct, frozen=True, omit_defaults=True, kw_only=True, tag="rejoin"):
     """The scheduler had given this host up, or never heard of it: say who you are."""
 
-    epoch: int
+    epoch: Epoch
     incarnation: str = ""
 
 
@@ -263,7 +269,7 @@ class UseEndpoints(
 ):
     """The shared endpoints an operator has added: probe them, report them."""
 
-    epoch: int
+    epoch: Epoch
     endpoints: list[SharedEndpoint]
 
 

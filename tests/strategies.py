@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from msgspec import inspect as mi
 
 from events.catalogue import TOKEN_PATTERN
+from events.codec import rfc3339
 
 TOKENS = st.text(string.ascii_letters + string.digits + "_-", min_size=1, max_size=64)
 TEXTS = st.text(st.characters(codec="utf-8"), max_size=40)
@@ -22,6 +23,11 @@ JSON = st.recursive(
     ),
     max_leaves=6,
 )
+
+INSTANTS = st.floats(0, 4e9).map(rfc3339)
+
+# Fields that hold less than their type allows.
+NAMED = {"limited_until": st.none() | INSTANTS}
 
 
 def values(kind: object) -> st.SearchStrategy:
@@ -74,6 +80,7 @@ def _(info: mi.StrType) -> st.SearchStrategy:
     if info.pattern == TOKEN_PATTERN:
         return TOKENS
     if info.pattern is not None:
+        # What begins where the text begins and ends where it ends matches all of it.
         return st.from_regex(info.pattern, fullmatch=True)
     size = info.min_length or 0
     return st.text(st.characters(codec="utf-8"), min_size=size, max_size=size + 20)
@@ -117,5 +124,6 @@ def structs(cls: type[msgspec.Struct]) -> st.SearchStrategy:
     info = mi.type_info(cls)
     assert isinstance(info, mi.StructType)
     for field in info.fields:
-        (needed if field.required else optional)[field.name] = _values(field.type)
+        some = NAMED[field.name] if field.name in NAMED else _values(field.type)
+        (needed if field.required else optional)[field.name] = some
     return st.fixed_dictionaries(needed, optional=optional).map(lambda d: cls(**d))

@@ -236,6 +236,68 @@ def test_a_known_tag_with_a_wrong_body_is_malformed_and_not_unknown():
         decode_event(b'{"type":"task.deferred.v1",' + HEAD + b"}")
 
 
+@pytest.mark.parametrize(
+    ("field", "value", "said"),
+    [
+        (
+            "limited_until",
+            '"soon"',
+            "limited_until: expected an RFC 3339 time, got 'soon'",
+        ),
+        (
+            "limited_until",
+            '"2026-02-30T00:00:00Z"',
+            "limited_until: expected an RFC 3339 time, got '2026-02-30T00:00:00Z'",
+        ),
+        (
+            "generation",
+            str(2**63),
+            "generation: expected int <= 9223372036854775807, got another value",
+        ),
+        (
+            "result",
+            '{"status":"failed","tokens_in":-1}',
+            "result.tokens_in: expected int >= 0, got another value",
+        ),
+        (
+            "result",
+            '{"status":"failed","estimated_cost_usd":1e300}',
+            "result.estimated_cost_usd: expected float <= 1000000.0, got another value",
+        ),
+    ],
+)
+def test_what_no_reader_could_reckon_with_is_no_event(field, value, said):
+    fields = {
+        "task_id": '"t"',
+        "host": '"h"',
+        "route": '"r"',
+        "generation": "1",
+        "attempt": "1",
+        "incarnation": '"i"',
+        "reason": '"limited"',
+        field: value,
+    }
+    body = ",".join(f'"{name}":{text}' for name, text in fields.items()).encode()
+    with pytest.raises(Malformed) as error:
+        decode_event(b'{"type":"task.returned.v1",' + HEAD + b"," + body + b"}")
+    assert str(error.value) == said
+
+
+@pytest.mark.parametrize(
+    ("raw", "path"),
+    [
+        (b'{"type":"cancel","epoch":1,"task_id":"a.b"}', "task_id"),
+        (b'{"type":"cancel","epoch":1,"task_id":"t","route":"*"}', "route"),
+        (b'{"type":"drain","epoch":%d}' % 2**64, "epoch"),
+        (b'{"type":"drain","epoch":-1}', "epoch"),
+    ],
+)
+def test_mail_names_only_what_a_host_may_put_into_a_subject_or_on_its_disk(raw, path):
+    with pytest.raises(Malformed) as error:
+        mail.decode(raw)
+    assert error.value.path == path
+
+
 def test_fields_of_a_later_version_are_passed_over():
     event = decode_event(
         b'{"type":"task.deferred.v1",' + HEAD + b',"task_id":"t","reason":"r","new":{}}'

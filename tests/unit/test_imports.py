@@ -35,13 +35,14 @@ KNOWN_TO = {
         "cli/keys.py",
         "bench/",
     ],
-    "httpx": ["sidecar/"],
+    # Beside the hosts: the doctor and the demo, who look whether a server is there.
+    "httpx": ["sidecar/", "cli/doctor.py", "cli/demo.py"],
     "aiohttp": ["sidecar/", "web/"],
     "sqlite3": ["sidecar/journal.py", "projections/"],
     "psutil": ["sidecar/", "cli/", "bench/"],
     "subprocess": ["sidecar/", "cli/", "bench/"],
-    "click": ["cli/"],
-    "rich": ["cli/"],
+    "click": ["cli/", "bench/"],
+    "rich": ["cli/", "bench/"],
 }
 
 # Where a clock, chance and the environment are read. All else gets them as arguments.

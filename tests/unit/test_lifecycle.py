@@ -327,7 +327,7 @@ def test_a_hop_is_remembered_until_a_retry():
     assert hopped.hopped_from == "standard"
     back = step(hopped, said(c.TaskRequeued, route="R2")).state
     assert step(back, said(c.TaskRouted, id="R3")).state.hopped_from == "standard"
-    failed = step(hopped, said(c.TaskFailed, route="R2")).state
+    failed = step(hopped, said(c.TaskFailed, route="R2", host="h2")).state
     assert step(failed, said(c.TaskRetried)).state.hopped_from is None
 
 
@@ -440,7 +440,7 @@ def test_a_task_that_waits_for_that_host_already_is_left_alone():
 def test_a_run_given_back_waits_again_or_is_dead_when_attempts_are_used_up(
     attempts, counts, kind
 ):
-    state = being("returned", attempts=attempts)
+    state = being("running", attempts=attempts)
     decided = lifecycle.give_back(
         state, HEAD, epoch=1, reason="endpoint_failed", exclude="o1", counts=counts
     )
