@@ -31,11 +31,19 @@ class Ring:
         self.folder = folder
         self._children: dict[str, subprocess.Popen[bytes]] = {}
         self._commands: dict[str, list[str]] = {}
+        self._envs: dict[str, dict[str, str]] = {}
 
     def scheduler(self, name: str = "scheduler") -> None:
         self._start(name, ["scheduler"])
 
-    def sidecar(self, host: str = "h1", **settings: object) -> None:
+    def sidecar(
+        self,
+        host: str = "h1",
+        *,
+        claude: Path | None = None,
+        env: dict[str, str] | None = None,
+        **settings: object,
+    ) -> None:
         config = self.folder / f"{host}.toml"
         lines = [
             f'name = "{host}"',
@@ -47,18 +55,26 @@ class Ring:
             "[slots]",
             "shell = 4",
             "noop = 8",
-            "claude = 0",
+            f"claude = {int(claude is not None)}",
             "agent = 0",
+            *(["[claude]", f'program = "{claude}"'] if claude is not None else []),
         ]
         config.write_text("\n".join(lines) + "\n")
-        self._start(host, ["sidecar", "--config", str(config)])
+        self._start(host, ["sidecar", "--config", str(config)], env)
 
-    def _start(self, name: str, arguments: list[str]) -> None:
+    def _start(
+        self, name: str, arguments: list[str], env: dict[str, str] | None = None
+    ) -> None:
         self._commands[name] = arguments
+        self._envs[name] = env or {}
         with (self.folder / f"{name}.log").open("ab") as log:
             self._children[name] = subprocess.Popen(
                 [sys.executable, "-m", "cli", *arguments],
-                env={**os.environ, "AGENTCOM_DATA": str(self.broker.instance.data)},
+                env={
+                    **os.environ,
+                    "AGENTCOM_DATA": str(self.broker.instance.data),
+                    **self._envs[name],
+                },
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -80,7 +96,7 @@ class Ring:
 
     def restart(self, name: str) -> None:
         self.kill(name)
-        self._start(name, self._commands[name])
+        self._start(name, self._commands[name], self._envs[name])
 
     def log(self, name: str) -> str:
         return (self.folder / f"{name}.log").read_text()
