@@ -29,6 +29,8 @@ IN_FLIGHT: Final = 4_096
 """More commands at once are answered with `busy`: the sender may slow down."""
 
 REQUESTER: Final = "Nats-Request-Info"
+ON_BEHALF_OF: Final = "AgentCom-Requester"
+_NAME_LENGTH: Final = 100
 
 
 class EndpointStats:
@@ -53,15 +55,26 @@ _requesters = msgspec.json.Decoder(_Requester)
 
 
 def requester(headers: dict[str, str] | Any) -> str:
-    """Return who asked, as the broker says; never what the body says of itself."""
+    """Return who asked, as the broker says; never what the body says of itself.
+
+    Whoever comes from another account carries the broker's word, which nobody can forge.
+    Without it the command comes from inside core, and there alone from web, which names
+    the person it let in. A name from anywhere else is not looked at.
+    """
     raw = headers.get(REQUESTER)
     if raw is None:
-        return "core"
+        return _named(headers.get(ON_BEHALF_OF, ""))
     try:
         found = _requesters.decode(raw)
     except msgspec.DecodeError:
         return "unknown"
     return found.user or found.acc or "unknown"
+
+
+def _named(name: str) -> str:
+    """Return a name that web gave, if it can stand in the log as one."""
+    usable = name.isascii() and name.isprintable() and len(name) <= _NAME_LENGTH
+    return name if name and usable else "core"
 
 
 def _header(text: str) -> str:
