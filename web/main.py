@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,7 @@ from msgspec import Struct
 from events.jetstream import JetStreamLog, JetStreamOutput
 from events.link import Address, Link
 from projections.main import projecting, until
+from web.access import Access, Tokens
 from web.server import DEFAULT_PORT, LOOPBACK, Server
 
 if TYPE_CHECKING:
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
 
     from events.bus import Bus
     from events.log import EventLog
-    from projections.queries import OutputReader
+    from projections.queries import OutputReader, WhatIf
 
 
 class WebConfig(Struct, frozen=True, kw_only=True):
@@ -26,7 +28,8 @@ class WebConfig(Struct, frozen=True, kw_only=True):
 
     `address` is the NATS server, as the role `projections`; `store` the file for the
     read models, None for a temporary one; `port` 0 for a free one. `names` are further host names
-    under which the server may be asked for, None for any.
+    under which the server may be asked for, None for any. `tokens` is the file of the
+    dashboard's tokens, None where everybody who reaches the port may do everything.
     """
 
     address: Address
@@ -34,6 +37,7 @@ class WebConfig(Struct, frozen=True, kw_only=True):
     host: str = LOOPBACK
     port: int = DEFAULT_PORT
     names: frozenset[str] | None = frozenset()
+    tokens: Path | None = None
 
 
 async def run(
@@ -67,10 +71,23 @@ async def serve(
     *,
     output: OutputReader | None = None,
     ready: Callable[[int], None] | None = None,
+    whatif: WhatIf | None = None,
 ) -> None:
     """Serve from a log and a bus that are there already, until `stop` is set."""
-    async with projecting(log, bus, config.store, output=output) as (runner, queries):
-        server = Server(runner, queries, bus, names=config.names)
+    tokens = None if config.tokens is None else Tokens.load(config.tokens)
+    async with projecting(log, bus, config.store, output=output, whatif=whatif) as (
+        runner,
+        queries,
+    ):
+        server = Server(
+            runner,
+            queries,
+            bus,
+            log,
+            output=output,
+            names=config.names,
+            access=Access(tokens, clock=time.monotonic),
+        )
         port = await server.open(config.host, config.port)
         try:
             if ready is not None:

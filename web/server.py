@@ -1,65 +1,84 @@
-"""The HTTP edge: health, metrics, and the read models as JSON.
+"""The HTTP edge: health, metrics, the interface for programs, the page and its websocket.
 
-What `agentcom.query.<name>` answers on the bus is answered here at `/api/v1/...`, with
-the question's fields as query parameters. A refusal is the same JSON object, with its
-status as the response's.
-
-    /healthz              the process runs
-    /readyz               the read models have caught up and the server is reached
-    /metrics              for Prometheus
-    /api/v1/tasks         ?state=failed&state=dead&text=...&sort=-cost&limit=50
-    /api/v1/tasks/ID      ?events=true
-    /api/v1/tasks/ID/output  ?after_n=12&route=...
-    /api/v1/tasks/ID/why
-    /api/v1/queue?at=SEQ  fleet  alerts  stats   `at`: a sequence or an instant
-    /api/v1/costs?by=model&since=2026-01-01&fallback=true
-    /api/v1/status
+    /healthz  /readyz  /metrics      no token needed
+    /                                the page; `?token=...` is answered with a cookie
+    /static/...                      its files
+    /ws                              what it shows, see `web.bridge`
+    /api/v1/...                      see `web.api` and /api/v1/openapi.json
 
 It listens on the loopback address unless told otherwise, and refuses requests that name
 another host than it was told to serve, so that a web page elsewhere cannot read along
-by pointing its own name here.
+by pointing its own name here. Who may do what is decided in `web.access`.
 """
 
 from __future__ import annotations
 
+import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from aiohttp import web
 
-from events.codec import encode
 from events.commands import Refusal
 from events.errors import AgentComError
+from web.access import HEADERS, Access, Visitor, same_origin
+from web.api import ASKING, COMMANDS, QUESTIONS, Api, spell
+from web.bridge import Bridge
 from web.metrics import CONTENT_TYPE, Metrics
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from events.bus import Bus
-    from projections.queries import Queries
+    from events.log import EventLog
+    from projections.queries import OutputReader, Queries
     from projections.runner import Runner
 
     Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 DEFAULT_PORT: Final = 4000
 LOOPBACK: Final = "127.0.0.1"
+BODY_BYTES: Final = 1_000_000
+MESSAGE_BYTES: Final = 64 * 1024
+HEARTBEAT_S: Final = 15.0
+
+HERE: Final = Path(__file__).parent
+STATIC: Final = HERE / "static"
+OPENAPI: Final = HERE / "openapi.json"
 
 _LOOPBACK_NAMES: Final = frozenset({"localhost", "127.0.0.1", "::1"})
-_LISTS: Final = {"state"}
-_NUMBERS: Final = {"limit", "offset", "wait_seq", "events_from", "after_n"}
-_TRUTHS: Final = {"events", "fallback"}
-_HEADERS: Final = {
-    "X-Content-Type-Options": "nosniff",
-    "Cache-Control": "no-store",
-    "Referrer-Policy": "no-referrer",
-    "Content-Security-Policy": "default-src 'self'; frame-ancestors 'none'",
+_SAFE: Final = frozenset({"GET", "HEAD"})
+_OPEN: Final = frozenset({"/healthz", "/readyz", "/metrics", "/favicon.svg"})
+_FILES: Final = {
+    "app.js": "text/javascript; charset=utf-8",
+    "app.css": "text/css; charset=utf-8",
+    "favicon.svg": "image/svg+xml",
 }
+_VISITOR: Final = web.RequestKey("visitor", Visitor)
+
+_NO_ENTRY: Final = """<!doctype html><html lang="en"><meta charset="utf-8">
+<meta name="viewport" content="width=device-width"><title>AgentCom</title>
+<main><h1>AgentCom</h1>
+<p>This page needs the address that <code>agentcom up</code> printed: it ends in
+<code>?token=…</code> and is needed once in each browser.</p>
+<p>The tokens are in <code>web-tokens.json</code> in the data folder: the operator's, and
+the viewer's for whoever should look only.</p></main></html>
+"""
+_NOT_BUILT: Final = """<!doctype html><html lang="en"><meta charset="utf-8">
+<meta name="viewport" content="width=device-width"><title>AgentCom</title>
+<main><h1>AgentCom</h1>
+<p>The dashboard's page was not built here. In the source tree: <code>make ui</code>
+(it needs Node 18 or newer). The interface for programs works without:
+<a href="/api/v1/status">/api/v1/status</a>.</p></main></html>
+"""
 
 
 class Server:
     """The HTTP server of one runner's read models.
 
     `names` are the host names (without port) that requests may ask for, beside the
-    loopback ones; an empty set where any will do, because the address is a public one.
+    loopback ones; None where any will do, because the address is a public one. Without
+    `access` everybody may do everything: for tests and for a guarded network.
     """
 
     def __init__(
@@ -67,36 +86,54 @@ class Server:
         runner: Runner,
         queries: Queries,
         bus: Bus,
+        log: EventLog,
         *,
+        output: OutputReader | None = None,
         names: frozenset[str] | None = frozenset(),
+        access: Access | None = None,
+        static: Path = STATIC,
     ) -> None:
         self._runner = runner
-        self._queries = queries
         self._bus = bus
         self._names = names
+        self._access = access or Access(None, clock=time.monotonic)
+        self._static = static
+        self._api = Api(queries, bus, log)
         self._metrics = Metrics(runner)
         self._site: web.AppRunner | None = None
+        self.bridge = Bridge(runner, queries, bus, log, output)
+        self._sockets: set[web.WebSocketResponse] = set()
 
     def app(self) -> web.Application:
         """Make the application."""
-        app = web.Application(middlewares=[self._guard])
+        app = web.Application(middlewares=[self._guard], client_max_size=BODY_BYTES)
         app.add_routes(
             [
                 web.get("/healthz", self._health),
                 web.get("/readyz", self._ready),
                 web.get("/metrics", self._metric_page),
-                web.get("/api/v1/tasks", self._asking("tasks")),
-                web.get("/api/v1/tasks/{task_id}", self._asking("task")),
-                web.get("/api/v1/tasks/{task_id}/output", self._asking("output")),
-                web.get("/api/v1/tasks/{task_id}/why", self._asking("why")),
-                web.get("/api/v1/alerts", self._asking("alerts")),
-                web.get("/api/v1/queue", self._asking("queue")),
-                web.get("/api/v1/fleet", self._asking("hosts")),
-                web.get("/api/v1/costs", self._asking("costs")),
-                web.get("/api/v1/stats", self._asking("stats")),
-                web.get("/api/v1/status", self._asking("status")),
+                web.get("/", self._page),
+                web.get("/favicon.svg", self._icon),
+                web.get("/static/{name}", self._file),
+                web.get("/ws", self._socket),
+                web.get("/api/v1/openapi.json", self._openapi),
+                web.get("/api/v1/me", self._me),
+                web.get("/api/v1/policy", self._answering(self._policy)),
+                web.get("/api/v1/events", self._answering(self._api.events)),
+                web.post("/api/v1/whatif", self._answering(self._api.what_if)),
             ]
         )
+        for command in COMMANDS:
+            app.router.add_route(
+                command.method, command.path, self._commanding(command.name)
+            )
+        for question in QUESTIONS:
+            answer = (
+                self._answering(self._api.trace)
+                if question.path.endswith("/trace")
+                else self._asking(question.query)
+            )
+            app.router.add_get(question.path, answer)
         return app
 
     async def open(self, host: str = LOOPBACK, port: int = DEFAULT_PORT) -> int:
@@ -104,47 +141,90 @@ class Server:
 
         Raises OSError where the port is taken.
         """
-        site = web.AppRunner(self.app(), access_log=None, handle_signals=False)
+        await self.bridge.open()
+        site = web.AppRunner(
+            self.app(), access_log=None, handle_signals=False, shutdown_timeout=2.0
+        )
         await site.setup()
         try:
             await web.TCPSite(site, host, port).start()
         except BaseException:
             await site.cleanup()
+            await self.bridge.close()
             raise
         self._site = site
         return int(site.addresses[0][1])
 
     async def close(self) -> None:
         """Listen no more."""
+        for socket in list(self._sockets):
+            await socket.close(code=1001, message=b"stopping")
         if self._site is not None:
             await self._site.cleanup()
             self._site = None
+        await self.bridge.close()
+
+    # -- who comes in ------------------------------------------------------------------
 
     @web.middleware
     async def _guard(
         self, request: web.Request, handler: Handler
     ) -> web.StreamResponse:
+        refusal = self._refused(request)
+        if refusal is not None:
+            response: web.StreamResponse = spell(refusal)
+        else:
+            try:
+                response = await handler(request)
+            except web.HTTPException as error:
+                response = spell(
+                    Refusal(
+                        code=error.reason.lower().replace(" ", "_"),
+                        error=f"{request.method} {request.path[:200]}: {error.reason}",
+                        status=error.status,
+                    )
+                )
+        if not response.prepared:
+            for name, value in HEADERS.items():
+                response.headers.setdefault(name, value)
+        return response
+
+    def _refused(self, request: web.Request) -> Refusal | None:
+        """Say why a request is turned away; None if it is not."""
         name = _asked_for(request)
         if self._names is not None and name not in _LOOPBACK_NAMES | self._names:
-            return _json(
-                Refusal(
-                    code="forbidden",
-                    error=f"this server does not serve {name[:80]!r}",
-                    status=403,
-                )
+            return Refusal(
+                code="forbidden",
+                error=f"this server does not serve {name[:80]!r}",
+                status=403,
             )
-        try:
-            response = await handler(request)
-        except web.HTTPException as error:
-            return _json(
-                Refusal(
-                    code=error.reason.lower().replace(" ", "_"),
-                    error=f"{request.method} {request.path[:200]}: {error.reason}",
-                    status=error.status,
-                )
+        if request.path in _OPEN:
+            return None
+        who = request.remote or ""
+        if not self._access.requests.take(who):
+            return _too_many("requests")
+        if request.path == "/" or request.path.startswith("/static/"):
+            return None
+        if self._access.attempts.empty(who):
+            return _too_many("wrong tokens")
+        visitor = self._access.visitor(request)
+        if visitor is None:
+            if "Authorization" in request.headers:
+                self._access.attempts.take(who)
+            return Refusal(
+                code="unauthorized",
+                error="a token is needed: `Authorization: Bearer TOKEN`, or the page's "
+                "cookie",
+                status=401,
             )
-        response.headers.update(_HEADERS)
-        return response
+        if not same_origin(request):
+            return Refusal(
+                code="forbidden", error="asked by a page of another origin", status=403
+            )
+        request[_VISITOR] = visitor
+        return None
+
+    # -- what needs no token -----------------------------------------------------------
 
     async def _health(self, request: web.Request) -> web.Response:
         return web.json_response({"ok": True})
@@ -168,12 +248,107 @@ class Server:
             body=self._metrics.text(lag), headers={"Content-Type": CONTENT_TYPE}
         )
 
+    # -- the page ----------------------------------------------------------------------
+
+    async def _page(self, request: web.Request) -> web.StreamResponse:
+        token = request.query.get("token")
+        if token is not None and self._access.tokens is not None:
+            return self._let_in(request, token)
+        if self._access.visitor(request) is None:
+            return _html(_NO_ENTRY, 401)
+        index = self._static / "index.html"
+        if not index.is_file():
+            return _html(_NOT_BUILT, 503)
+        return _html(index.read_text(), 200)
+
+    def _let_in(self, request: web.Request, token: str) -> web.StreamResponse:
+        """Exchange a token for a cookie; the address bar keeps neither."""
+        who = request.remote or ""
+        if self._access.attempts.empty(who):
+            return spell(_too_many("wrong tokens"))
+        cookie = self._access.cookie_for(token)
+        if cookie is None:
+            self._access.attempts.take(who)
+            return _html(_NO_ENTRY, 401)
+        response = web.Response(status=303, headers={"Location": "/"})
+        self._access.set_cookie(response, cookie)
+        return response
+
+    async def _icon(self, request: web.Request) -> web.StreamResponse:
+        return self._static_file("favicon.svg")
+
+    async def _file(self, request: web.Request) -> web.StreamResponse:
+        return self._static_file(request.match_info["name"])
+
+    def _static_file(self, name: str) -> web.StreamResponse:
+        kind = _FILES.get(name)
+        path = self._static / name
+        if kind is None or not path.is_file():
+            raise web.HTTPNotFound
+        return web.FileResponse(
+            path, headers={"Content-Type": kind, "Cache-Control": "no-cache"}
+        )
+
+    async def _socket(self, request: web.Request) -> web.StreamResponse:
+        if self.bridge.full:
+            return spell(_too_many("pages"))
+        socket = web.WebSocketResponse(
+            heartbeat=HEARTBEAT_S, max_msg_size=MESSAGE_BYTES, compress=False
+        )
+        await socket.prepare(request)
+        self._sockets.add(socket)
+        try:
+            await self.bridge.serve(socket)
+        finally:
+            self._sockets.discard(socket)
+        return socket
+
+    # -- the interface for programs ----------------------------------------------------
+
+    async def _openapi(self, request: web.Request) -> web.StreamResponse:
+        return web.FileResponse(OPENAPI, headers={"Content-Type": "application/json"})
+
+    async def _me(self, request: web.Request) -> web.Response:
+        visitor = request[_VISITOR]
+        return spell({"role": visitor.role, "name": visitor.name})
+
+    async def _policy(self, request: web.Request) -> Any:
+        return await self._api.policy()
+
+    def _answering(self, ask: Callable[[web.Request], Awaitable[Any]]) -> Handler:
+        async def handle(request: web.Request) -> web.StreamResponse:
+            return spell(await ask(request))
+
+        return handle
+
     def _asking(self, query: str) -> Handler:
         async def handle(request: web.Request) -> web.StreamResponse:
-            question = _question(request)
-            if isinstance(question, Refusal):
-                return _json(question)
-            return _json(await self._queries.answer(query, encode(question)))
+            return spell(await self._api.ask(query, request))
+
+        return handle
+
+    def _commanding(self, name: str) -> Handler:
+        async def handle(request: web.Request) -> web.StreamResponse:
+            visitor = request[_VISITOR]
+            if not visitor.may_command and name not in ASKING:
+                return spell(
+                    Refusal(
+                        code="forbidden",
+                        error=f"a {visitor.role} may look, not give commands",
+                        status=403,
+                    )
+                )
+            if request.can_read_body and request.content_type != "application/json":
+                return spell(
+                    Refusal(
+                        code="malformed",
+                        error=f"expected application/json, got {request.content_type}",
+                        status=415,
+                    )
+                )
+            if not self._access.commands.take(visitor.name):
+                return spell(_too_many("commands"))
+            return await self._api.command(name, request, visitor.name)
 
         return handle
 
@@ -185,43 +360,9 @@ def _asked_for(request: web.Request) -> str:
         return ""
 
 
-def _json(answer: Any) -> web.Response:
-    status = answer.status if isinstance(answer, Refusal) else 200
-    return web.Response(
-        body=encode(answer),
-        status=status,
-        headers={"Content-Type": "application/json", **_HEADERS},
-    )
+def _too_many(what: str) -> Refusal:
+    return Refusal(code="busy", error=f"too many {what}: wait a little", status=429)
 
 
-def _question(request: web.Request) -> dict[str, Any] | Refusal:
-    """Turn path and query parameters into a question's fields."""
-    question: dict[str, Any] = dict(request.match_info)
-    for key in request.query:
-        values = request.query.getall(key)
-        if key in _LISTS:
-            question[key] = [part for value in values for part in value.split(",")]
-        elif len(values) > 1:
-            return _wrong(key, "one value", f"{len(values)}")
-        elif key in _NUMBERS:
-            try:
-                question[key] = int(values[0])
-            except ValueError:
-                return _wrong(key, "a whole number", repr(values[0][:80]))
-        elif key in _TRUTHS:
-            if values[0] not in ("true", "false"):
-                return _wrong(key, "true or false", repr(values[0][:80]))
-            question[key] = values[0] == "true"
-        elif key == "at" and values[0].isascii() and values[0].isdigit():
-            question[key] = int(values[0])
-        elif key in request.match_info:
-            return _wrong(key, "it in the path only", "it twice")
-        else:
-            question[key] = values[0]
-    return question
-
-
-def _wrong(key: str, expected: str, got: str) -> Refusal:
-    return Refusal(
-        code="malformed", error=f"{key}: expected {expected}, got {got}", path=key
-    )
+def _html(text: str, status: int) -> web.Response:
+    return web.Response(text=text, status=status, content_type="text/html")

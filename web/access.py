@@ -1,0 +1,226 @@
+"""Who may do what through the browser's edge.
+
+Two tokens are made on first start and kept in a file that its owner alone may read: the
+operator's, who may also give commands, and the viewer's. An address with `?token=...` is
+answered once with a cookie that scripts cannot read and other sites cannot send; programs
+send `Authorization: Bearer TOKEN`. The cookie is derived from the token, so that the one
+does not give away the other, and ends with it: removing the file takes every right back
+at the next start.
+
+Beside that: a page of another origin can neither open the websocket nor send a command,
+whatever cookies the browser would send along, and whoever knocks too often must wait.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import os
+import secrets
+from typing import TYPE_CHECKING, Final, Literal
+from urllib.parse import urlsplit
+
+import msgspec
+from msgspec import Struct
+
+from events.errors import AgentComError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from aiohttp import web
+
+Role = Literal["operator", "viewer"]
+
+COOKIE: Final = "agentcom"
+TOKENS_FILE: Final = "web-tokens.json"
+SECURITY_POLICY: Final = "; ".join(
+    (
+        "default-src 'none'",
+        "script-src 'self'",
+        "style-src 'self'",
+        "img-src 'self' data:",
+        "connect-src 'self'",
+        "manifest-src 'self'",
+        "base-uri 'none'",
+        "form-action 'none'",
+        "frame-ancestors 'none'",
+        "require-trusted-types-for 'script'",
+        "trusted-types 'none'",
+    )
+)
+"""What the page may load and run: its own files; and no text may become markup."""
+
+HEADERS: Final = {
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Cache-Control": "no-store",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Permissions-Policy": "camera=(), microphone=(), geolocation=()",
+    "Content-Security-Policy": SECURITY_POLICY,
+}
+
+_COOKIE_S: Final = 90 * 24 * 3600
+
+
+class BadTokens(AgentComError):
+    """The file of the tokens is not what we wrote."""
+
+    code = "bad_tokens"
+
+    def __init__(self, path: Path, reason: str) -> None:
+        self.path = path
+        super().__init__(
+            f"{path} does not hold the dashboard's tokens ({reason}): remove it, and "
+            "new ones are made"
+        )
+
+
+class Tokens(Struct, frozen=True):
+    """One secret a role."""
+
+    operator: str
+    viewer: str
+
+    @classmethod
+    def load(cls, path: Path) -> Tokens:
+        """Read them, or make them on first start; raises BadTokens, OSError."""
+        try:
+            raw = path.read_bytes()
+        except FileNotFoundError:
+            return cls._make(path)
+        try:
+            found = msgspec.json.decode(raw, type=cls)
+        except msgspec.DecodeError as error:
+            raise BadTokens(path, str(error)) from error
+        if min(len(found.operator), len(found.viewer)) < 16:
+            raise BadTokens(path, "a token of under 16 characters")
+        return found
+
+    @classmethod
+    def _make(cls, path: Path) -> Tokens:
+        made = cls(secrets.token_urlsafe(24), secrets.token_urlsafe(24))
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        scratch = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+        descriptor = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(msgspec.json.encode(made))
+        try:
+            # Of two processes that start at once, one's tokens stay.
+            path.hardlink_to(scratch)
+        except FileExistsError:
+            return cls.load(path)
+        finally:
+            scratch.unlink()
+        return made
+
+
+class Visitor(Struct, frozen=True):
+    """Somebody who was let in. `name` is how the log calls whoever gives a command."""
+
+    role: Role
+    name: str
+
+    @property
+    def may_command(self) -> bool:
+        """Whether commands are carried out for them."""
+        return self.role == "operator"
+
+
+class Access:
+    """Lets people in, or not. Without tokens everybody who reaches us is an operator."""
+
+    def __init__(self, tokens: Tokens | None, *, clock: Callable[[], float]) -> None:
+        self.tokens = tokens
+        self._known: dict[str, Role] = {}
+        if tokens is not None:
+            self._known = {tokens.operator: "operator", tokens.viewer: "viewer"}
+        self._cookies: dict[str, Role] = {
+            _cookie(token): role for token, role in self._known.items()
+        }
+        self.attempts = Buckets(rate=0.5, burst=20, clock=clock)
+        self.commands = Buckets(rate=100, burst=400, clock=clock)
+        self.requests = Buckets(rate=200, burst=1_000, clock=clock)
+
+    def visitor(self, request: web.Request) -> Visitor | None:
+        """Say who asks: by cookie, or by bearer token."""
+        if self.tokens is None:
+            return Visitor("operator", "web:anyone")
+        said = request.headers.get("Authorization", "")
+        scheme, _, token = said.partition(" ")
+        if scheme.lower() == "bearer":
+            role = _found(self._known, token.strip())
+        else:
+            role = _found(self._cookies, request.cookies.get(COOKIE, ""))
+        return None if role is None else Visitor(role, f"web:{role}")
+
+    def cookie_for(self, token: str) -> str | None:
+        """Return the cookie that a token is exchanged for; None for an unknown one."""
+        return _cookie(token) if _found(self._known, token) else None
+
+    def set_cookie(self, response: web.StreamResponse, cookie: str) -> None:
+        """Hand out a cookie."""
+        response.set_cookie(
+            COOKIE,
+            cookie,
+            max_age=_COOKIE_S,
+            path="/",
+            httponly=True,
+            samesite="Strict",
+        )
+
+
+def same_origin(request: web.Request) -> bool:
+    """Whether a request comes from a page of ours, or from no page at all."""
+    origin = request.headers.get("Origin")
+    if origin is None:
+        return request.headers.get("Sec-Fetch-Site", "none") in ("none", "same-origin")
+    try:
+        return urlsplit(origin).netloc == request.host
+    except ValueError:
+        return False
+
+
+def _cookie(token: str) -> str:
+    return hmac.new(token.encode(), b"agentcom cookie", hashlib.sha256).hexdigest()
+
+
+def _found(known: dict[str, Role], secret: str) -> Role | None:
+    """Look a secret up, taking as long for a wrong one as for a right one."""
+    given = secret.encode()
+    found: Role | None = None
+    for each, role in known.items():
+        if hmac.compare_digest(each.encode(), given):
+            found = role
+    return found
+
+
+class Buckets:
+    """So much a second for each key, with a burst; the oldest keys are forgotten."""
+
+    KEYS: Final = 4_096
+
+    def __init__(self, *, rate: float, burst: int, clock: Callable[[], float]) -> None:
+        self._rate = rate
+        self._burst = float(burst)
+        self._clock = clock
+        self._left: dict[str, tuple[float, float]] = {}
+
+    def take(self, key: str) -> bool:
+        """Take one; False where there is none left."""
+        now = self._clock()
+        left, since = self._left.pop(key, (self._burst, now))
+        left = min(self._burst, left + (now - since) * self._rate)
+        allowed = left >= 1
+        self._left[key] = (left - 1 if allowed else left, now)
+        if len(self._left) > self.KEYS:
+            del self._left[next(iter(self._left))]
+        return allowed
+
+    def empty(self, key: str) -> bool:
+        """Whether there is none left, without taking one."""
+        left, since = self._left.get(key, (self._burst, self._clock()))
+        return left + (self._clock() - since) * self._rate < 1

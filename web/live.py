@@ -1,0 +1,212 @@
+"""Live output on its way to pages: what was said so far, then what is being said.
+
+Per task that somebody watches there is one subscription to what the output stream
+republishes. A watch first gets what the stream already holds; what comes meanwhile waits,
+and repeats are told by the run's numbering. After the server was away the stream is read
+again, so that nothing is missing and nothing comes twice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict, deque
+from typing import TYPE_CHECKING, Final, Protocol
+
+from events import subjects
+from events.catalogue import Chunk
+from events.codec import Reader, encode
+from events.errors import AgentComError, Malformed, UnknownSubject
+
+if TYPE_CHECKING:
+    from events.bus import Bus, Listening, Message
+    from projections.queries import OutputReader
+
+HISTORY_BYTES: Final = 2_000_000
+"""Of output that was there before, a page gets at most the last of it."""
+BACKLOG: Final = 20_000
+TAIL_TASKS: Final = 256
+TAIL_LINES: Final = 4
+TAIL_TEXT: Final = 400
+AGAIN_S: Final = 0.5
+STATE: Final = frozenset({"status", "error"})
+"""Kinds of live events that are never left out."""
+
+_OUT: Final = "agentcom.out."
+_TAP: Final = "agentcom.tap."
+_chunks: Final[Reader[Chunk]] = Reader(Chunk)
+
+
+class Sink(Protocol):
+    """Where a watch's output goes."""
+
+    def __call__(self, raw: bytes, task_id: str, *, keep: bool) -> None:
+        """Take a piece of output; `keep` where it may not be left out."""
+        ...
+
+
+class Watch:
+    """A page's interest in one task's output; `reached` is the last n by route."""
+
+    def __init__(self, task_id: str, sink: Sink, reached: dict[str, int]) -> None:
+        self.task_id = task_id
+        self.reached = reached
+        self.ready = False
+        self.backlog: deque[tuple[Chunk, bytes]] = deque(maxlen=BACKLOG)
+        self.reading: asyncio.Task[None] | None = None
+        self._sink = sink
+
+    def tell(self, chunk: Chunk, raw: bytes) -> None:
+        """Hand a chunk on unless it was handed on before."""
+        if not self.ready:
+            self.backlog.append((chunk, raw))
+        elif chunk.n > self.reached.get(chunk.route, -1):
+            self.reached[chunk.route] = chunk.n
+            self._sink(raw, self.task_id, keep=chunk.event_type in STATE)
+
+    def begin(self, history: list[tuple[Chunk, bytes]]) -> None:
+        """Hand on what the stream holds and what came meanwhile; go on from there."""
+        self.ready = True
+        while self.backlog:
+            history.append(self.backlog.popleft())
+        for chunk, raw in history:
+            self.tell(chunk, raw)
+
+
+class Live:
+    """All watches of this process, and the last lines of everything that runs."""
+
+    def __init__(self, bus: Bus, output: OutputReader | None) -> None:
+        self._bus = bus
+        self._output = output
+        self._watches: dict[str, set[Watch]] = {}
+        self._listening: dict[str, Listening] = {}
+        self._tails: OrderedDict[str, deque[list[str]]] = OrderedDict()
+        self._listening_to_all: Listening | None = None
+        self._opening_all: asyncio.Task[None] | None = None
+        self.changed = 0
+
+    async def attach(self, watch: Watch) -> None:
+        """Begin to hand on a task's output."""
+        others = self._watches.setdefault(watch.task_id, set())
+        others.add(watch)
+        if watch.task_id not in self._listening:
+            try:
+                pattern = subjects.outputs_of(watch.task_id).replace(_OUT, _TAP, 1)
+            except AgentComError:
+                return
+            self._listening[watch.task_id] = await self._bus.listen(pattern, self._on)
+        self._read(watch)
+
+    async def detach(self, watch: Watch) -> None:
+        """Hand on nothing more."""
+        if watch.reading is not None:
+            watch.reading.cancel()
+        others = self._watches.get(watch.task_id, set())
+        others.discard(watch)
+        if not others:
+            self._watches.pop(watch.task_id, None)
+            listening = self._listening.pop(watch.task_id, None)
+            if listening is not None:
+                await listening.stop()
+
+    def again(self) -> None:
+        """Read the stream again: something may have passed us by."""
+        for watches in self._watches.values():
+            for watch in watches:
+                watch.ready = False
+                self._read(watch)
+
+    async def close(self) -> None:
+        """Let go of everything."""
+        if self._opening_all is not None:
+            self._opening_all.cancel()
+            await asyncio.gather(self._opening_all, return_exceptions=True)
+        for listening in [*self._listening.values(), self._listening_to_all]:
+            if listening is not None:
+                await listening.stop()
+        self._listening.clear()
+        self._listening_to_all = None
+
+    def _read(self, watch: Watch) -> None:
+        if watch.reading is not None:
+            watch.reading.cancel()
+        loop = asyncio.get_running_loop()
+        watch.reading = loop.create_task(self._read_past(watch))
+
+    async def _read_past(self, watch: Watch) -> None:
+        found: list[Chunk] = []
+        while self._output is not None:
+            try:
+                found = await self._output.read(watch.task_id)
+                break
+            except AgentComError:
+                await asyncio.sleep(AGAIN_S)
+        history: list[tuple[Chunk, bytes]] = []
+        size = 0
+        for chunk in reversed(found):
+            keep = chunk.event_type in STATE
+            if size > HISTORY_BYTES and not keep:
+                continue
+            raw = encode(chunk)
+            size += len(raw)
+            history.append((chunk, raw))
+        history.reverse()
+        watch.begin(history)
+
+    # -- what comes in -----------------------------------------------------------------
+
+    def _on(self, message: Message) -> None:
+        chunk = _chunk_of(message)
+        if chunk is None:
+            return
+        raw = encode(chunk)
+        for watch in self._watches.get(chunk.task_id, ()):
+            watch.tell(chunk, raw)
+
+    # -- the last lines of everything --------------------------------------------------
+
+    def tails(self, task_ids: list[str]) -> dict[str, list[dict[str, str]]]:
+        """Return the last lines of tasks; from the first question on, they are kept."""
+        if self._listening_to_all is None and self._opening_all is None:
+            loop = asyncio.get_running_loop()
+            self._opening_all = loop.create_task(self._open_all())
+        return {
+            task_id: [
+                {"type": kind, "text": text} for kind, text in self._tails[task_id]
+            ]
+            for task_id in task_ids
+            if task_id in self._tails
+        }
+
+    async def _open_all(self) -> None:
+        self._listening_to_all = await self._bus.listen(
+            subjects.ALL_OUTPUT.replace(_OUT, _TAP, 1), self._on_any
+        )
+
+    def _on_any(self, message: Message) -> None:
+        chunk = _chunk_of(message)
+        if chunk is None:
+            return
+        self.changed += 1
+        tail = self._tails.get(chunk.task_id)
+        if tail is None:
+            tail = self._tails[chunk.task_id] = deque(maxlen=TAIL_LINES)
+            if len(self._tails) > TAIL_TASKS:
+                self._tails.popitem(last=False)
+        text = chunk.text[-2 * TAIL_TEXT :]
+        flows = chunk.event_type not in STATE
+        if flows and tail and tail[-1][0] == chunk.event_type:
+            text = tail.pop()[1] + text
+        lines = text.split("\n") if flows else [text]
+        for line in lines[-TAIL_LINES:]:
+            tail.append([chunk.event_type, line[-TAIL_TEXT:]])
+
+
+def _chunk_of(message: Message) -> Chunk | None:
+    """Read a chunk; None where it is none, or not of the task its subject names."""
+    try:
+        chunk = _chunks.decode(message.data)
+        _, task_id = subjects.parse_output(message.subject.replace(_TAP, _OUT, 1))
+    except (Malformed, UnknownSubject):
+        return None
+    return chunk if chunk.task_id == task_id else None

@@ -1,0 +1,334 @@
+"""What a page can watch: the sections of each topic, and what they are made of.
+
+A topic says which events may change it, how soon it is made anew, and how. It is made
+from the read models alone; whoever watches it is the bridge's business.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, Final, Protocol
+
+from msgspec import Meta, Struct
+
+from events import subjects
+from events.catalogue import PolicyChanged, RunEvent
+from events.commands import Refusal
+from projections import views
+from projections.queries import (
+    AskCosts,
+    AskTask,
+    AskTasks,
+    AskThen,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from events.bus import Bus
+    from events.log import EventLog
+    from projections.projection import Family
+    from projections.queries import Queries
+    from projections.runner import Runner
+
+RUNNING_SHOWN: Final = 24
+ATTENTION_SHOWN: Final = 8
+DECISIONS_SHOWN: Final = 100
+USUAL_TTL_S: Final = 600.0
+"""The policy's `task_ttl_s` where no policy was ever set."""
+
+Sections = dict[str, Any]
+
+
+class Tails(Protocol):
+    """The last lines of live output of what runs."""
+
+    def tails(self, task_ids: list[str]) -> dict[str, list[dict[str, str]]]:
+        """Return them, oldest first."""
+        ...
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Where topics come from. `decisions` are the latest, newest first."""
+
+    runner: Runner
+    queries: Queries
+    bus: Bus
+    log: EventLog
+    tails: Tails
+    decisions: Callable[[], list[dict[str, Any]]]
+    today: Callable[[], str]
+
+
+class Nothing(Struct, frozen=True, forbid_unknown_fields=True):
+    """No parameters."""
+
+
+class Window(AskTasks, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A part of the task list, as the query `tasks` has it."""
+
+    limit: Annotated[int, Meta(ge=0, le=500)] = 100
+
+
+class OneTask(Struct, frozen=True, forbid_unknown_fields=True):
+    """A task; `after` says how far its output is there already: the last n by route."""
+
+    task_id: Annotated[str, Meta(min_length=1, max_length=64)]
+    after: dict[str, int] = {}
+
+
+class Money(AskCosts, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Costs by a dimension, as the query has it."""
+
+
+class Pattern(Struct, frozen=True, forbid_unknown_fields=True):
+    """A part of the log, by NATS pattern."""
+
+    subject: Annotated[str, Meta(pattern=r"^agentcom\.evt\.[^\s]{1,200}\Z")] = (
+        subjects.ALL_EVENTS
+    )
+
+
+@dataclass(frozen=True)
+class Topic:
+    """One topic.
+
+    `params` is the shape of its parameters, `families` whose events change it (None:
+    all), `pause_s` the least time between two makings, `tick_s` after how long it is made
+    anew though nothing happened.
+    """
+
+    name: str
+    params: type[Any]
+    make: Callable[[Sources, Any], Awaitable[Sections | Refusal]]
+    families: frozenset[Family] | None = None
+    pause_s: float = 0.1
+    tick_s: float | None = None
+
+
+async def _status(sources: Sources, params: Nothing) -> Sections | Refusal:
+    world = sources.runner.world
+    connected = sources.bus.connected
+    last = await sources.log.last_sequence() if connected else world.position
+    simulated = sorted(
+        {
+            f"{endpoint.endpoint} ({endpoint.kind})"
+            for host in world.fleet.hosts.values()
+            if host.state not in ("left", "lost")
+            for endpoint in host.endpoints.values()
+            if endpoint.simulated
+        }
+    )
+    return {
+        "connected": connected,
+        "position": world.position,
+        "lag": max(last - world.position, 0),
+        "last_event_at": world.stats.last_at,
+        "leader": world.fleet.head.leader,
+        "alerts": len(world.fleet.active_alerts),
+        "simulated": simulated,
+    }
+
+
+async def _overview(sources: Sources, params: Nothing) -> Sections | Refusal:
+    world, queries = sources.runner.world, sources.queries
+    queue = views.queue(world.queue, world.position, RUNNING_SHOWN)
+    stats = await queries.stats(AskThen())
+    dead = await queries.tasks(
+        AskTasks(state=["dead"], sort="-updated", limit=ATTENTION_SHOWN)
+    )
+    today = await queries.costs(AskCosts(by="fallback", since=sources.today()))
+    ever = await queries.costs(AskCosts(by="fallback"))
+    for answer in (stats, dead, today, ever):
+        if isinstance(answer, Refusal):
+            return answer
+    assert isinstance(stats, views.StatsAnswer)
+    assert isinstance(dead, views.TasksAnswer)
+    assert isinstance(today, views.CostsAnswer)
+    assert isinstance(ever, views.CostsAnswer)
+    tiers = views.hosts(world.fleet, world.queue, queries.beats, 0, 0.0).tiers
+    return {
+        "tiers": [
+            {**_plain(tier), "offered": _offered(world, tier.tier)} for tier in tiers
+        ],
+        "waiting": queue.waiting,
+        "lanes": queue.lanes,
+        "under_way": queue.under_way,
+        "running": queue.running,
+        "ttl_s": (await _policy(sources)).get("task_ttl_s", USUAL_TTL_S),
+        "alerts": world.fleet.active_alerts,
+        "dead": {"total": dead.total, "tasks": dead.tasks},
+        "states": stats.states,
+        "decisions": stats.decisions_by_tier,
+        "fallbacks": {"count": stats.fallbacks, "hops": stats.fallbacks_by_hop},
+        "minutes": stats.minutes,
+        "wait": _quantiles(stats.wait),
+        "run": _quantiles(stats.run),
+        "today": {"total": today.total, "lines": today.lines},
+        "ever": {"total": ever.total, "lines": ever.lines},
+    }
+
+
+def _plain(tier: Any) -> dict[str, Any]:
+    return {name: getattr(tier, name) for name in tier.__struct_fields__}
+
+
+_KINDS: Final = {"standard": ("ollama", "openai"), "complex": ("claude",)}
+
+
+def _offered(world: Any, tier: str) -> str:
+    """Say what the log's tier events leave open: absent, or up since the first probe."""
+    kinds = _KINDS.get(tier)
+    hosts = [h for h in world.fleet.hosts.values() if h.state in ("up", "draining")]
+    if kinds is None:
+        return "up" if hosts else "absent"
+    found = [e for h in hosts for e in h.endpoints.values() if e.kind in kinds]
+    if not found:
+        return "absent"
+    return "up" if any(endpoint.up for endpoint in found) else "down"
+
+
+def _quantiles(durations: dict[str, views.Durations]) -> dict[str, Any]:
+    return {
+        tier: {"n": d.n, "p50_ms": d.p50_ms, "p95_ms": d.p95_ms, "counts": d.counts}
+        for tier, d in durations.items()
+    }
+
+
+async def _policy(sources: Sources) -> dict[str, Any]:
+    """Return the policy in force, {} for the built-in one."""
+    seq = sources.runner.world.fleet.head.policy_seq
+    recorded = await sources.log.get(seq) if seq else None
+    event = recorded.event if recorded is not None else None
+    return event.policy if isinstance(event, PolicyChanged) else {}
+
+
+async def _tails(sources: Sources, params: Nothing) -> Sections | Refusal:
+    world = sources.runner.world
+    queue = views.queue(world.queue, world.position, RUNNING_SHOWN)
+    return {"tails": sources.tails.tails([task.task_id for task in queue.running])}
+
+
+async def _tasks(sources: Sources, params: Window) -> Sections | Refusal:
+    answer = await sources.queries.tasks(params)
+    if not isinstance(answer, views.TasksAnswer):
+        return answer if isinstance(answer, Refusal) else _odd()
+    return {
+        "total": answer.total,
+        "states": answer.states,
+        "offset": params.offset,
+        "rows": answer.tasks,
+    }
+
+
+async def _task(sources: Sources, params: OneTask) -> Sections | Refusal:
+    answer = await sources.queries.task(AskTask(task_id=params.task_id, events=True))
+    if not isinstance(answer, views.TaskAnswer):
+        return answer if isinstance(answer, Refusal) else _odd()
+    made: Sections = {
+        "task": answer.task,
+        "route": answer.route,
+        "attempts": answer.attempts,
+        "events": answer.events,
+        "events_left_out": answer.events_left_out,
+        "why": [],
+    }
+    if answer.task.state in ("waiting", "returned"):
+        record = sources.runner.world.tasks.find(answer.task.task_id)
+        if record is not None:
+            made["why"] = views.why(record, sources.runner.world).because
+    return made
+
+
+async def _fleet(sources: Sources, params: Nothing) -> Sections | Refusal:
+    answer = await sources.queries.hosts(AskThen())
+    if not isinstance(answer, views.HostsAnswer):
+        return answer if isinstance(answer, Refusal) else _odd()
+    return {
+        "hosts": answer.hosts,
+        "shared_endpoints": answer.shared_endpoints,
+        "models": answer.models,
+        "leader": answer.leader,
+        "epoch": answer.epoch,
+    }
+
+
+async def _routing(sources: Sources, params: Nothing) -> Sections | Refusal:
+    world = sources.runner.world
+    stats, head = world.stats, world.fleet.head
+    return {
+        "decisions": sources.decisions(),
+        "by_tier": stats.decisions_by_tier,
+        "by_target": stats.decisions_by_target,
+        "fallbacks": stats.fallbacks,
+        "hops": stats.hops,
+        "waits_avoided": stats.waits_avoided,
+        "disagreements": stats.disagreements,
+        "policy": {
+            "version": head.policy_version,
+            "changed_at": head.policy_changed_at,
+            "by": head.policy_by,
+            "policy": await _policy(sources),
+        },
+    }
+
+
+async def _costs(sources: Sources, params: Money) -> Sections | Refusal:
+    made: Sections = {}
+    questions = {
+        "lines": params,
+        "days": AskCosts(by="day"),
+        "fallback_days": AskCosts(by="day", fallback=True),
+    }
+    for name, question in questions.items():
+        answer = await sources.queries.costs(question)
+        if not isinstance(answer, views.CostsAnswer):
+            return answer if isinstance(answer, Refusal) else _odd()
+        made[name] = answer.lines
+        if name == "lines":
+            made |= {"by": answer.by, "since": answer.since, "total": answer.total}
+    stats = sources.runner.world.stats
+    made |= {"hops": stats.hops, "prices": await _prices(sources)}
+    return made
+
+
+async def _prices(sources: Sources) -> dict[str, Any]:
+    """Say by which price list, and against which model, the latest run was priced."""
+    answer = await sources.queries.tasks(
+        AskTasks(state=["completed", "failed"], sort="-finished", limit=10)
+    )
+    if not isinstance(answer, views.TasksAnswer):
+        return {}
+    for row in answer.tasks:
+        record = sources.runner.world.tasks.find(row.task_id)
+        at = await sources.log.get(record.result_seq) if record is not None else None
+        event = at.event if at is not None else None
+        result = getattr(event, "result", None) if isinstance(event, RunEvent) else None
+        if result is not None and result.price_list:
+            return {
+                "price_list": result.price_list,
+                "equivalent_model": result.equivalent_model,
+            }
+    return {}
+
+
+def _odd() -> Refusal:
+    return Refusal(code="internal", error="an answer of another kind", status=500)
+
+
+TOPICS: Final[dict[str, Topic]] = {
+    topic.name: topic
+    for topic in (
+        Topic("status", Nothing, _status, pause_s=0.2, tick_s=1.0),
+        Topic("overview", Nothing, _overview),
+        Topic("tails", Nothing, _tails, pause_s=0.2, tick_s=0.3),
+        Topic("tasks", Window, _tasks, families=frozenset({"task", "run"})),
+        Topic("task", OneTask, _task, families=frozenset({"task", "run"})),
+        Topic("fleet", Nothing, _fleet, pause_s=0.15, tick_s=1.0),
+        Topic("routing", Nothing, _routing, pause_s=0.2),
+        Topic("costs", Money, _costs, families=frozenset({"task", "run"}), pause_s=0.5),
+    )
+}
+
+__all__ = ["TOPICS", "Nothing", "OneTask", "Pattern", "Sources", "Topic"]
