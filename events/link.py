@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import nats
 import nats.errors
+import structlog
 from nats.aio.client import Client
 
 from events.errors import Denied, LogUnavailable, Unreachable
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 
 NO_RESPONDERS = "503"
 PENDING_MESSAGES = 262_144
+_log = structlog.get_logger("agentcom.link")
 _PERMISSION = re.compile(r'permissions violation for (\w+) to "([^"]+)"', re.IGNORECASE)
 
 
@@ -108,6 +110,7 @@ class Link:
         self.up = False
         self.closed = asyncio.Event()
         self.refusals = 0
+        self.faults = 0
         self.reason = ""
         self._client = Client()
         self._loop = asyncio.get_running_loop()
@@ -331,7 +334,11 @@ class Link:
         """Subscribe, and return once the server knows."""
 
         async def on(message: Msg) -> None:
-            handler(LinkMessage(self, message))
+            try:
+                handler(LinkMessage(self, message))
+            except Exception:  # noqa: BLE001 - one message's fault is not the link's
+                self.faults += 1
+                _log.exception("a handler failed", subject=message.subject)
 
         try:
             subscription = await self._client.subscribe(

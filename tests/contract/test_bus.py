@@ -274,3 +274,4 @@ async def test_a_handler_that_fails_does_not_end_the_listening(broker):
         await one.listen(SUBJECT, on)
         asking.publish(SUBJECT, b"bad")
         assert await asking.request(SUBJECT, b"good", timeout=10) == b"ok"
+        assert one.faults == 1
