@@ -15,7 +15,7 @@ import signal
 import sys
 import tempfile
 import time
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -119,9 +119,11 @@ async def _demo(*, stay: bool, simulated: bool, real_claude: bool) -> int:
         say("To run it for yourself: agentcom up")
         if stay:
             say(f"\nStill up: {everything.url}")
-            say(f"Look around from another terminal: agentcom --data {folder} tasks")
+            data = everything.instance.data
+            say(f"Look around from another terminal: agentcom --data {data} tasks")
             say("Press Ctrl-C to end it.", "bold")
-            await asyncio.Event().wait()
+            with suppress(asyncio.CancelledError):
+                await asyncio.Event().wait()
     return EXIT_OK
 
 

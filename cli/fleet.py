@@ -1,4 +1,4 @@
-"""The fleet and its bill: hosts, drain, resume, costs."""
+"""The fleet and its bill: hosts, drain, resume, and the table of costs."""
 
 from __future__ import annotations
 
@@ -25,8 +25,7 @@ from cli.terminal import (
 from cli.up import tier_state
 from events.codec import encode
 from events.commands import Done
-from projections.store import DIMENSIONS
-from projections.views import CostsAnswer, HostsAnswer
+from projections.views import HostsAnswer
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -34,7 +33,7 @@ if TYPE_CHECKING:
 
     from projections.fleet import EndpointView
     from projections.store import CostLine
-    from projections.views import HostRow
+    from projections.views import CostsAnswer, HostRow
 
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
@@ -175,28 +174,6 @@ async def _tell(command: str, body: dict[str, Any], said: str, *, as_json: bool)
 
 
 # -- costs -----------------------------------------------------------------------------
-
-
-@click.command()
-@on_target
-@click.option(
-    "--by", type=click.Choice(list(DIMENSIONS)), default="model", show_default=True
-)
-@click.option("--since", default="", metavar="TIME", help="2026-01-31, or RFC 3339.")
-@_JSON
-def costs(*, by: str, since: str, as_json: bool) -> int:
-    """Show tokens and dollars, and what the local work would have cost on Claude."""
-    return run(_costs(by, since, as_json=as_json))
-
-
-async def _costs(by: str, since: str, *, as_json: bool) -> int:
-    async with connected() as client:
-        answer = await client.query("costs", {"by": by, "since": since}, CostsAnswer)
-    if as_json:
-        click.echo(encode(answer).decode())
-        return EXIT_OK
-    console().print(cost_table(answer))
-    return EXIT_OK
 
 
 _NUMBERS: Final = ("runs", "in", "out", "cache", "cost", "on Claude", "saved")

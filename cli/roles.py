@@ -282,6 +282,7 @@ async def be_web(
 ) -> None:
     """Be projections and web server until `stop` is set."""
     from events.jetstream import JetStreamLog, JetStreamOutput
+    from web.access import TOKENS_FILE
     from web.main import WebConfig, serve
 
     store.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -291,6 +292,7 @@ async def be_web(
         host=address,
         port=port,
         names=None if "*" in names else frozenset(names),
+        tokens=Instance().data / TOKENS_FILE,
     )
 
     def ready(chosen: int) -> None:
@@ -327,6 +329,8 @@ async def be_web(
 @_DEBUG
 def sidecar(file: Path | None, name: str | None, debug: bool) -> None:
     """Run this machine's sidecar: it takes tasks, runs them, and reports."""
+    if sys.platform == "win32":
+        raise Problem("the sidecar does not run on Windows: use WSL, Linux or macOS")
     config = sidecar_config(file, name)
     credentials = host_credentials(config, chosen=bool(name or config.name))
     host = credentials.host

@@ -9,7 +9,6 @@ dies with this process (Linux: parent-death signals). Start it from the main thr
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import os
 import signal
 import socket
@@ -169,8 +168,14 @@ class Everything:
 
     @property
     def url(self) -> str:
-        """Where the dashboard is."""
-        return f"http://localhost:{self.plan.port}"
+        """Where the dashboard is, with the token that a browser needs once."""
+        from web.access import TOKENS_FILE, Tokens
+
+        bare = f"http://localhost:{self.plan.port}"
+        tokens = self.instance.data / TOKENS_FILE
+        if not tokens.exists():
+            return bare
+        return f"{bare}/?token={Tokens.load(tokens).operator}"
 
     async def start(self) -> HostsAnswer:
         """Start it all; return the fleet once this host has joined it.
@@ -179,10 +184,9 @@ class Everything:
         """
         self._take_folder()
         plan = self.plan
-        self.instance.prepare(f"127.0.0.1:{plan.nats_port}", [plan.host])
-        (self.instance.data / "logs").mkdir(mode=0o700, exist_ok=True)
         require_free(plan.nats_port, "--nats-port")
         require_free(plan.port, "--port")
+        self.instance.prepare(f"127.0.0.1:{plan.nats_port}", [plan.host])
         self._broker.start()
         self._watching = asyncio.get_running_loop().create_task(self._watch_broker())
         # The scheduler makes the streams; the others need them.
@@ -199,6 +203,9 @@ class Everything:
 
     def _take_folder(self) -> None:
         """Be the only `agentcom up` on this folder; raise Problem otherwise."""
+        # Not on Windows, where this file is imported to say that it does not run there.
+        import fcntl
+
         data = self.instance.data
         data.mkdir(mode=0o700, parents=True, exist_ok=True)
         descriptor = os.open(data / "up.lock", os.O_RDWR | os.O_CREAT, 0o600)
@@ -350,11 +357,13 @@ def ended_how(status: int) -> str:
 
 
 def last_words(log: Path) -> str:
-    """Return the last line of a log, as `: line`."""
+    """Return the last line of a log that tells of trouble, as `: line`."""
     try:
         with log.open("rb") as file:
-            file.seek(max(0, log.stat().st_size - 4096))
+            file.seek(max(0, log.stat().st_size - 8192))
             lines = file.read().decode(errors="replace").strip().splitlines()
     except OSError:
         return ""
-    return f": {lines[-1][:300]} (more in {log})" if lines else ""
+    if not lines or '"level": "info"' in lines[-1]:
+        return f" (see {log})"
+    return f": {lines[-1][:300]} (more in {log})"

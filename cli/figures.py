@@ -1,0 +1,276 @@
+"""What the read models add up to: costs, stats, alerts, dead letters, why a task waits."""
+
+from __future__ import annotations
+
+import csv
+import io
+import sys
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+from cli.client import connected, run
+from cli.fleet import cost_table
+from cli.spans import moment_option, point_option
+from cli.target import on_target
+from cli.terminal import (
+    EXIT_OK,
+    TIER_STYLE,
+    age,
+    cell,
+    clock_time,
+    console,
+    dollars,
+    duration,
+    line_of,
+    table,
+    utc_now,
+)
+from events.codec import encode
+from projections.store import DIMENSIONS, CostLine
+from projections.views import (
+    AlertsAnswer,
+    CostsAnswer,
+    StatsAnswer,
+    TasksAnswer,
+    WhyAnswer,
+)
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+PATIENCE_S: Final = 120.0
+"""How long an answer about the past may take."""
+
+_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+# -- costs -----------------------------------------------------------------------------
+
+
+@click.command()
+@on_target
+@click.option(
+    "--by", type=click.Choice(list(DIMENSIONS)), default="model", show_default=True
+)
+@moment_option("--since", "7d, 2026-01-31, or RFC 3339; taken by the hour.")
+@click.option(
+    "--fallback/--no-fallback",
+    default=None,
+    help="Only runs that were, or were not, off their preferred tier.",
+)
+@click.option("--csv", "as_csv", is_flag=True, help="Print CSV.")
+@_JSON
+def costs(
+    *, by: str, since: str, fallback: bool | None, as_csv: bool, as_json: bool
+) -> int:
+    """Show tokens and dollars, and what the local work would have cost on Claude.
+
+    `--by fallback` shows what each outage has cost, `--by day --fallback` what fallbacks
+    cost over time.
+    """
+    asked = {"by": by, "since": since}
+    more = {} if fallback is None else {"fallback": fallback}
+    return run(_costs(asked | more, as_csv=as_csv, as_json=as_json))
+
+
+async def _costs(asked: dict[str, Any], *, as_csv: bool, as_json: bool) -> int:
+    async with connected() as client:
+        answer = await client.query("costs", asked, CostsAnswer)
+    if as_json:
+        click.echo(encode(answer).decode())
+    elif as_csv:
+        click.echo(cost_csv(answer), nl=False)
+    else:
+        console().print(cost_table(answer))
+        total = answer.total
+        console().print(
+            f"saved against Claude: {dollars(total.saved_usd)} (an estimate: "
+            "what the same tokens would have cost there, less what was paid)",
+            style="green" if total.saved_usd > 0 else "dim",
+        )
+    return EXIT_OK
+
+
+def cost_csv(answer: CostsAnswer) -> str:
+    """Spell the lines of the bill as CSV, without the sum."""
+    made = io.StringIO()
+    names = CostLine.__struct_fields__
+    writer = csv.writer(made, lineterminator="\n")
+    writer.writerow([answer.by, *names[1:]])
+    for line in answer.lines:
+        writer.writerow([_inert(line.key), *(getattr(line, n) for n in names[1:])])
+    return made.getvalue()
+
+
+def _inert(text: str) -> str:
+    """Keep a spreadsheet from taking what a task or model is called for a formula."""
+    return f"'{text}" if text[:1] in ("=", "+", "-", "@", "\t", "\r") else text
+
+
+# -- stats -----------------------------------------------------------------------------
+
+
+@click.command()
+@on_target
+@point_option("--at", "As it was then.")
+@_JSON
+def stats(*, at: int | str | None, as_json: bool) -> int:
+    """Show counts and durations: tasks, decisions, fallbacks, waits, runs, dollars.
+
+    Decisions are counted, not attempts. A disagreement is a task whose submitter named
+    another tier than its wording suggests.
+    """
+    return run(_stats(at, as_json=as_json))
+
+
+async def _stats(at: int | str | None, *, as_json: bool) -> int:
+    async with connected() as client:
+        asked = {} if at is None else {"at": at}
+        answer = await client.query("stats", asked, StatsAnswer)
+    if as_json:
+        click.echo(encode(answer).decode())
+        return EXIT_OK
+    screen = console()
+    _counts(screen, "tasks", answer.states)
+    _counts(screen, "decisions by tier", answer.decisions_by_tier)
+    _counts(screen, "decisions by target", answer.decisions_by_target)
+    _counts(screen, "fallbacks", answer.fallbacks_by_hop)
+    if answer.waits_avoided:
+        screen.print(f"waits that a fallback was spared by: {answer.waits_avoided}")
+    _counts(screen, "disagreements, named/inferred", answer.disagreements)
+    _durations(screen, answer)
+    screen.print(
+        f"spent {dollars(answer.cost_usd)}, saved {dollars(answer.saved_usd)} "
+        f"against Claude  (as of sequence {answer.seq})",
+        style="dim",
+    )
+    return EXIT_OK
+
+
+def _counts(screen: Console, name: str, counts: dict[str, int]) -> None:
+    told = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
+    screen.print(line_of(f"{name}: {told or 'none'}"))
+
+
+def _durations(screen: Console, answer: StatsAnswer) -> None:
+    columns = ("n", "mean", "p50", "p95", "p99")
+    made = table(("", "tier", *columns), right=columns)
+    for what, by_tier in (("waited", answer.wait), ("ran", answer.run)):
+        for tier, each in sorted(by_tier.items()):
+            made.add_row(
+                what,
+                cell(tier, style=TIER_STYLE.get(tier, "")),
+                str(each.n),
+                duration(each.mean_ms),
+                *(duration(ms) for ms in (each.p50_ms, each.p95_ms, each.p99_ms)),
+            )
+    if made.row_count:
+        screen.print(made)
+
+
+# -- alerts, dead letters, why ---------------------------------------------------------
+
+
+@click.command()
+@on_target
+@point_option("--at", "As it was then.")
+@_JSON
+def alerts(*, at: int | str | None, as_json: bool) -> int:
+    """List alerts, active ones first: tiers that were down for too long."""
+    return run(_alerts(at, as_json=as_json))
+
+
+async def _alerts(at: int | str | None, *, as_json: bool) -> int:
+    async with connected() as client:
+        asked = {} if at is None else {"at": at}
+        answer = await client.query("alerts", asked, AlertsAnswer)
+    if as_json:
+        click.echo(encode(answer).decode())
+        return EXIT_OK
+    if not answer.alerts:
+        click.echo("no alerts")
+        return EXIT_OK
+    made = table(("tier", "state", "raised", "down", "seen by", "reason"))
+    for each in sorted(answer.alerts, key=lambda alert: alert.cleared_at is not None):
+        active = each.cleared_at is None
+        made.add_row(
+            cell(each.tier, style=TIER_STYLE.get(each.tier, "")),
+            cell("active" if active else "cleared", style="red" if active else "dim"),
+            cell(each.raised_at[:19]),
+            duration(each.down_s * 1_000),
+            cell(each.acknowledged_by),
+            cell(each.reason, 80),
+        )
+    console().print(made)
+    return EXIT_OK
+
+
+@click.command()
+@on_target
+@click.option("--limit", type=click.IntRange(1, 500), default=50, show_default=True)
+@_JSON
+def dead(*, limit: int, as_json: bool) -> int:
+    """List dead letters: tasks whose attempts are used up, with the last reason.
+
+    `agentcom retry ID` tries one anew.
+    """
+    return run(_dead(limit, as_json=as_json))
+
+
+async def _dead(limit: int, *, as_json: bool) -> int:
+    async with connected() as client:
+        asked = {"state": ["dead"], "sort": "-finished", "limit": limit}
+        answer = await client.query("tasks", asked, TasksAnswer)
+    if as_json:
+        click.echo(encode(answer).decode())
+        return EXIT_OK
+    if not answer.tasks:
+        click.echo("no dead letters")
+        return EXIT_OK
+    now = utc_now()
+    made = table(
+        ("id", "tries", "died", "cost", "why", "task"),
+        right=("tries", "died", "cost"),
+        elastic=("why", "task"),
+    )
+    for row in answer.tasks:
+        made.add_row(
+            cell(row.task_id),
+            str(row.attempts),
+            age(row.finished_at, now),
+            dollars(row.cost_usd),
+            cell(row.error or row.error_code, 80, style="red"),
+            cell(row.description, 60),
+        )
+    console().print(made)
+    if answer.total > len(answer.tasks):
+        click.echo(f"{len(answer.tasks)} of {answer.total}")
+    return EXIT_OK
+
+
+@click.command("why-waiting")
+@click.argument("task_id", metavar="ID")
+@on_target
+@_JSON
+def why_waiting(task_id: str, *, as_json: bool) -> int:
+    """Say what the task ID waits for."""
+    return run(_why(task_id, as_json=as_json))
+
+
+async def _why(task_id: str, *, as_json: bool) -> int:
+    async with connected() as client:
+        answer = await client.query("why", {"task_id": task_id}, WhyAnswer)
+    if as_json:
+        click.echo(encode(answer).decode())
+        return EXIT_OK
+    since = f" since {clock_time(answer.waiting_since)}" if answer.waiting_since else ""
+    waits = answer.state == "waiting"
+    sys.stdout.write(
+        line_of(f"{answer.task_id} is {answer.state}{since if waits else ''}") + "\n"
+    )
+    for sentence in answer.because:
+        sys.stdout.write(f"  {line_of(sentence)}\n")
+    if waits and not answer.because:
+        sys.stdout.write("  Nothing stands in its way: it is about to be routed.\n")
+    return EXIT_OK

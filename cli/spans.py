@@ -1,0 +1,90 @@
+"""Points of the log as people say them: `7d`, `2026-01-31`, an instant, a sequence."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Final
+
+import click
+
+from cli.terminal import utc_now
+from events.codec import instant
+from events.errors import Malformed
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_AGO: Final = re.compile(r"(\d{1,6})([smhdw])", re.ASCII)
+_UNITS: Final = {
+    "s": "seconds",
+    "m": "minutes",
+    "h": "hours",
+    "d": "days",
+    "w": "weeks",
+}
+_DAY: Final = re.compile(r"\d{4}-\d{2}-\d{2}", re.ASCII)
+
+
+def point(said: str, now: Callable[[], datetime] = utc_now) -> int | str:
+    """Read what was said as a sequence or an RFC 3339 instant; raises BadParameter.
+
+    `90s`, `15m`, `24h`, `7d`, `2w` are so long ago; a date alone is its first instant in
+    UTC; digits alone are a sequence.
+    """
+    text = said.strip()
+    if text.isascii() and text.isdigit():
+        return int(text)
+    if ago := _AGO.fullmatch(text):
+        then = now() - timedelta(**{_UNITS[ago[2]]: int(ago[1])})
+        return then.astimezone(UTC).isoformat().replace("+00:00", "Z")
+    if _DAY.fullmatch(text):
+        text += "T00:00:00Z"
+    try:
+        instant(text)
+    except Malformed as error:
+        raise click.BadParameter(
+            f"{said!r}: expected a sequence, 7d, 2026-01-31, or an RFC 3339 time"
+        ) from error
+    return text
+
+
+def moment(said: str) -> str:
+    """Read what was said as an RFC 3339 instant; a sequence is refused."""
+    read = point(said)
+    if isinstance(read, int):
+        raise click.BadParameter(f"{said!r}: expected 7d, 2026-01-31, or an RFC 3339 time")
+    return read
+
+
+def _point_option(
+    _: click.Context, __: click.Parameter, said: str | None
+) -> int | str | None:
+    return None if said is None else point(said)
+
+
+def _moment_option(_: click.Context, __: click.Parameter, said: str) -> str:
+    return moment(said) if said else ""
+
+
+def point_option(
+    flag: str, help_text: str, default: str | None = None
+) -> Callable[[Callable[..., int]], Callable[..., int]]:
+    """Make an option that takes a point of the log."""
+    return click.option(
+        flag,
+        metavar="SEQ|TIME",
+        callback=_point_option,
+        default=default,
+        show_default=default is not None,
+        help=help_text,
+    )
+
+
+def moment_option(
+    flag: str, help_text: str
+) -> Callable[[Callable[..., int]], Callable[..., int]]:
+    """Make an option that takes a time."""
+    return click.option(
+        flag, metavar="TIME", callback=_moment_option, default="", help=help_text
+    )
