@@ -53,7 +53,9 @@ def moment(said: str) -> str:
     """Read what was said as an RFC 3339 instant; a sequence is refused."""
     read = point(said)
     if isinstance(read, int):
-        raise click.BadParameter(f"{said!r}: expected 7d, 2026-01-31, or an RFC 3339 time")
+        raise click.BadParameter(
+            f"{said!r}: expected 7d, 2026-01-31, or an RFC 3339 time"
+        )
     return read
 
 

@@ -98,6 +98,8 @@ class Child:
         with open_log(self.log) as log:
             self._process = await asyncio.create_subprocess_exec(
                 sys.executable,
+                # Not from the working folder, which may well have a `cli` of its own.
+                "-P",
                 "-m",
                 "cli",
                 self.role,
@@ -105,6 +107,7 @@ class Child:
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
+                env=environment(),
                 start_new_session=True,
                 preexec_fn=die_with_parent(),
             )
@@ -316,6 +319,15 @@ async def answers_questions(client: Client) -> bool:
     except (NotRunning, Refused):
         return False
     return True
+
+
+def environment() -> dict[str, str]:
+    """Return the roles' environment: ours, and where to find a source tree's modules."""
+    source = Path(__file__).parents[1]
+    if not (source / "pyproject.toml").exists():
+        return dict(os.environ)
+    paths = [str(source), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
 
 
 def free_port() -> int:

@@ -36,7 +36,9 @@ enabled = false
 def command() -> list[str]:
     """The installed `agentcom`, or the same from the source tree."""
     installed = Path(sys.executable).with_name("agentcom")
-    return [str(installed)] if installed.exists() else [sys.executable, "-m", "cli"]
+    return (
+        [str(installed)] if installed.exists() else [sys.executable, "-P", "-m", "cli"]
+    )
 
 
 def environment(home: Path, data: Path | None = None) -> dict[str, str]:

@@ -344,6 +344,9 @@ def test_help_imports_nothing_heavy() -> None:
 
 
 def test_up_restarts_what_dies_and_leaves_nothing(tmp_path: Path) -> None:
+    # A project may have a package of that name; it is none of ours.
+    (tmp_path / "cli").mkdir()
+    (tmp_path / "cli" / "__init__.py").write_text("raise SystemExit('not this one')")
     with agentcom_up(tmp_path) as (system, up):
         first = [
             each for each in family(up.process.pid) if "scheduler" in each.cmdline()
