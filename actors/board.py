@@ -245,6 +245,7 @@ class Board:
                     self._coming_back[task_id] = [recorded]
                     self.effects.append(History(task_id))
                 self.release(event.id)
+                self.not_escalated(task_id)
                 self._book(event, escalated=False)
                 self.counts.repeats += 1
                 return
@@ -259,6 +260,7 @@ class Board:
         elif verdict == "void":
             self.counts.void += 1
             self.release(event.id)
+            self.not_escalated(task_id)
             if before.phase == "absent":
                 self.tasks.pop(task_id, None)
         else:
@@ -396,6 +398,12 @@ class Board:
         if place is not None:
             place.slots.reserved -= 1
             self.fleet.slots_changed(place.host.name, place.endpoint, place.kind)
+
+    def not_escalated(self, task_id: str) -> None:
+        """Forget a hop that was decided and did not come to count."""
+        live = self.tasks.get(task_id)
+        if live is None or live.state.phase not in ON_HOST:
+            self.escalated.discard(task_id)
 
     def enqueue(self, live: Live) -> None:
         """Put a waiting task where those with its requirement wait."""

@@ -613,7 +613,12 @@ class Fleet:
             self._pools_by_host.get(place.host.name),
         ):
             for key, pool in (pools or {}).items():
-                if key.kind == place.kind and pool.update(place):
+                if key.kind != place.kind:
+                    continue
+                had = pool.available
+                if pool.update(place) or pool.available < had:
+                    # A place that is gone matters too: who counted on it may have to
+                    # hop, to expire, or to try again what failed on it.
                     self.opened.add(key)
 
     def _drop(self, place: Place) -> None:
@@ -625,6 +630,7 @@ class Fleet:
                         and pool.requirement.kind == place.kind
                     ):
                         pool.forget(place.name)
+                        self.opened.add(pool.requirement)
         place.host.endpoints.pop(place.endpoint, None)
         place.host.kinds.pop(place.kind, None)
         self.changed_kinds.add(place.kind)

@@ -165,8 +165,9 @@ class SchedulerRole:
     async def _be_elected(self) -> None:
         """Write the next epoch by compare-and-set; lead once it has been folded."""
         scheduler = self.scheduler
-        epoch = scheduler.epochs.current + 1
         leaderless_s = await self._leaderless()
+        # Taken together: an election that comes in between must be a conflict.
+        epoch, expect = scheduler.epochs.current + 1, scheduler.scheduler_seq
         event = c.SchedulerElected(
             id=self._ids(),
             at=rfc3339(self._clock()),
@@ -176,9 +177,7 @@ class SchedulerRole:
             leaderless_s=leaderless_s,
         )
         try:
-            seq = await self._log.append(
-                subjects.SCHEDULER, event, expect=scheduler.scheduler_seq
-            )
+            seq = await self._log.append(subjects.SCHEDULER, event, expect=expect)
         except Conflict:
             return
         except LogError as error:

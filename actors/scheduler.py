@@ -157,6 +157,8 @@ class Scheduler(Board):
         for live in self.tasks.values():
             live.deciding = ""
             self._wait_again(live)
+        for task_id in list(self.escalated):
+            self.not_escalated(task_id)
 
     def _wait_again(self, live: Live) -> None:
         """Put back a task that was taken out of the queue for a decision."""
@@ -183,6 +185,7 @@ class Scheduler(Board):
             self._lost.discard(event.host)
         if not isinstance(event, c.TaskEvent):
             return
+        self.not_escalated(event.task_id)
         live = self.tasks.get(event.task_id)
         if live is None:
             return
