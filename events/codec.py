@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import msgspec
+from msgspec import inspect as mi
 
 from events.catalogue import (
     TOKEN_PATTERN,
@@ -37,6 +38,7 @@ _KNOWN = frozenset(types())
 _encoder = msgspec.json.Encoder()
 _event_decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(AnyEvent)
 _UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+_ALLOWED = "one of the allowed values"
 _SHOWN = 80
 """So many characters of what came are shown; the rest of a long value says no more."""
 
@@ -112,6 +114,7 @@ class Reader(Generic[T]):
     """Reads one kind of message: `Reader(Submit).decode(raw)`; raises Malformed."""
 
     def __init__(self, kind: Any) -> None:
+        self._kind = kind
         self._decoder: msgspec.json.Decoder[T] = msgspec.json.Decoder(kind)
 
     def decode(self, raw: bytes) -> T:
@@ -119,7 +122,7 @@ class Reader(Generic[T]):
         try:
             return self._decoder.decode(raw)
         except _UNREADABLE as error:
-            raise malformed(error) from error
+            raise _with_choices(malformed(error), self._kind) from error
 
 
 def convert(value: Any, kind: type[T]) -> T:
@@ -127,7 +130,48 @@ def convert(value: Any, kind: type[T]) -> T:
     try:
         return msgspec.convert(value, type=kind)
     except (msgspec.ValidationError, RecursionError) as error:
-        raise malformed(error) from error
+        raise _with_choices(malformed(error), kind) from error
+
+
+def _with_choices(fault: Malformed, kind: Any) -> Malformed:
+    """Name what would have been allowed, where msgspec only says that something is."""
+    if fault.expected != _ALLOWED:
+        return fault
+    here = [mi.type_info(kind)]
+    for name in re.findall(r"[^.\[\]]+|\[[^\]]*\]", fault.path):
+        here = [below for info in _members(here) for below in _below(info, name)]
+    found = [i.values for i in _members(here) if isinstance(i, mi.LiteralType)]
+    choices = ", ".join(str(value) for values in found for value in values)
+    expected = f"one of {choices}" if choices else fault.expected
+    return Malformed(fault.path, expected, fault.got)
+
+
+def _members(infos: list[mi.Type]) -> list[mi.Type]:
+    """Take unions and annotated types apart."""
+    found: list[mi.Type] = []
+    for info in infos:
+        if isinstance(info, mi.Metadata):
+            found += _members([info.type])
+        elif isinstance(info, mi.UnionType):
+            found += _members(list(info.types))
+        else:
+            found.append(info)
+    return found
+
+
+def _below(info: mi.Type, name: str) -> list[mi.Type]:
+    """Return what may stand one step further down: a field, a tag, an item, a value."""
+    match info:
+        case mi.StructType() if name == info.tag_field:
+            return [mi.LiteralType((info.tag,))]
+        case mi.StructType():
+            return [field.type for field in info.fields if field.encode_name == name]
+        case mi.ListType():
+            return [info.item_type]
+        case mi.DictType():
+            return [info.value_type]
+        case _:
+            return []
 
 
 def malformed(error: Exception) -> Malformed:
@@ -153,7 +197,7 @@ def malformed(error: Exception) -> Malformed:
     if missing := re.match(r"^Object missing required field `(.*)`$", what, re.DOTALL):
         return Malformed(_join(path, missing[1]), "a value", "none")
     if wrong := re.match(r"^Invalid (?:enum )?value (.*)$", what, re.DOTALL):
-        return Malformed(path, "one of the allowed values", _short(wrong[1]))
+        return Malformed(path, _ALLOWED, _short(wrong[1]))
     if what.endswith("out of range"):
         return Malformed(path, "a number that fits", "one out of range")
     if expected := _EXPECTED.match(what):

@@ -111,7 +111,7 @@ def test_json_is_an_event_or_malformed_and_nothing_else(value):
         ),
         (
             b'{"description":"x","tier":"huge"}',
-            "tier: expected one of the allowed values, got 'huge'",
+            "tier: expected one of complex, standard, trivial, unknown, got 'huge'",
         ),
         (
             b'{"description":"x","assign_to":"a.b"}',
@@ -189,6 +189,12 @@ def test_an_error_inside_a_batch_names_the_task():
     )
 
 
+def test_a_choice_inside_a_batch_names_the_choices():
+    assert complaint(batch, b'{"tasks":[{"description":"x","priority":"asap"}]}') == (
+        "tasks[0].priority: expected one of high, low, normal, urgent, got 'asap'"
+    )
+
+
 def test_a_field_s_name_cannot_pass_for_a_place():
     assert (
         complaint(submit, b'{"description":"x","a - at `$.b`":1}')
@@ -211,7 +217,8 @@ def test_an_error_does_not_repeat_what_is_long(raw):
 def test_mail_of_no_known_kind_is_named():
     assert (
         complaint(mail, b'{"type":"sing"}')
-        == "type: expected one of the allowed values, got 'sing'"
+        == "type: expected one of assign, cancel, drain, resume, rejoin, endpoints, "
+        "inspect, got 'sing'"
     )
     assert complaint(mail, b"{}") == "type: expected a value, got none"
 

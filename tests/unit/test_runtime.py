@@ -98,7 +98,7 @@ async def test_what_is_no_mail_is_answered_with_what_is_wrong(actor):
     for raw, said in (
         (b"", "expected JSON"),
         (b"\xff\xfe", "expected JSON"),
-        (b'{"type":"sing"}', "type: expected one of the allowed values, got 'sing'"),
+        (b'{"type":"sing"}', "type: expected one of assign, cancel, "),
         (b'{"type":"cancel","task_id":1,"epoch":1}', "task_id: expected str, got int"),
         (b'{"a":' + b"[" * 100_000, "expected JSON of a reasonable depth"),
     ):
