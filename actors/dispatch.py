@@ -121,7 +121,8 @@ class Dispatch:
         excluded = required.excluded
         if pool.available_to(excluded):
             board.unmet.discard(required)
-            group.unmet_since = group.starving_since = group.expiries = None
+            group.unmet_since = group.starving_since = None
+            group.expiries = group.untold = None
             if pool.open_to(excluded):
                 return Target(pool, excluded)
             return Held("all that could take it are busy or limited")

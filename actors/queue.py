@@ -10,6 +10,7 @@ dropped when it comes to the top.
 from __future__ import annotations
 
 import heapq
+from collections import deque
 from typing import TYPE_CHECKING, Final
 
 from msgspec import Struct
@@ -92,14 +93,13 @@ class Group:
     """All waiting tasks with one requirement. Times in epoch seconds."""
 
     __slots__ = (
-        "added",
         "count",
         "expiries",
         "lanes",
         "requirement",
         "starving_since",
-        "told",
         "unmet_since",
+        "untold",
         "wake_at",
     )
 
@@ -107,9 +107,8 @@ class Group:
         self.requirement = required
         self.lanes: tuple[list[Waiting], ...] = ([], [], [], [])
         self.count = 0
-        # How many were ever put in, and how many of these have been told why they wait.
-        self.added = 0
-        self.told = 0
+        # Who has not been told yet why it waits; None while nobody is to be told.
+        self.untold: deque[Waiting] | None = None
         # Since when nothing is there for it; since when none of its tiers could take it,
         # and then when which of its tasks expires: (time, task id), a heap.
         self.unmet_since: float | None = None
@@ -163,7 +162,8 @@ class Queue:
         waiting.requirement = group.requirement
         waiting.group = group
         group.count += 1
-        group.added += 1
+        if group.untold is not None:
+            group.untold.append(waiting)
         self.tasks[waiting.task_id] = waiting
         heapq.heappush(group.lanes[waiting.lane], waiting)
         return group

@@ -49,6 +49,11 @@ REJECTED_PAUSE_S: Final = 0.5
 and asking again at once would only fill the log."""
 
 LEASE_CHECK_S: Final = 0.5
+DEFER_AT_ONCE: Final = 200
+DEFER_PAUSE_S: Final = 0.05
+"""So many tasks are told at once why they wait; the rest in the turns that follow, so
+that a million of them do not hold up everybody else."""
+
 EXPIRE_AT_ONCE: Final = 1_000
 """At most so many tasks expire in one turn; the rest follow in the next."""
 
@@ -119,6 +124,8 @@ class Scheduler(Board):
         self._accepting.clear()
         self._timers.clear()
         self.tier_pending.clear()
+        # The timers that would have ended pauses of an earlier leadership are gone.
+        self.fleet.resume_paused(float("inf"))
         for host in self.fleet.hosts.values():
             host.last_beat = now
             host.missing.clear()
@@ -690,18 +697,22 @@ class Scheduler(Board):
         required = group.requirement
         fixed = required.kind in FIXED_KINDS
         own = fixed or self._dispatch.tier_pool(required.tier).available
-        if not own or group.told >= group.added:
+        if not own:
             return
-        group.told = group.added
-        why = ""
-        for waiting in list(group):
-            live = self.tasks[waiting.task_id]
+        if group.untold is None:
+            group.untold = deque(group)
+        held = self._dispatch.target(group, self.now)
+        why = held.why if isinstance(held, Held) else ""
+        told = 0
+        while group.untold and told < DEFER_AT_ONCE:
+            waiting = group.untold.popleft()
+            live = self.tasks.get(waiting.task_id)
+            if waiting.group is not group or live is None:
+                continue
             if live.deferred or live.deciding:
                 continue
-            if not why:
-                held = self._dispatch.target(group, self.now)
-                why = held.why if isinstance(held, Held) else ""
             live.deferred = True
+            told += 1
             id_, at, by = self._head()
             event = c.TaskDeferred(
                 id=id_,
@@ -714,6 +725,8 @@ class Scheduler(Board):
             made.append(
                 Decision(subjects.task(waiting.task_id), event, live.state.last_seq)
             )
+        if group.untold:
+            self._wake_group(self.now + DEFER_PAUSE_S, required)
 
     def would_route(
         self, spec: TaskSpec, classification: c.Classification
