@@ -111,34 +111,48 @@ class Client:
             "everything with `agentcom up`",
         )
 
-    async def query(self, name: str, body: dict[str, Any], kind: type[T]) -> T:
-        """Ask a question; raises Refused, NotRunning.
+    async def query(
+        self,
+        name: str,
+        body: dict[str, Any],
+        kind: type[T],
+        *,
+        timeout: float = ANSWER_S,
+    ) -> T:
+        """Ask a question; raises Refused, NotRunning. `timeout` in seconds, each try.
 
         Without a `wait_seq` of its own, the answer holds at least what the log holds now,
         so that one sees what one has just done.
         """
         subject = subjects.query(name)
         if "wait_seq" in body or not self.may_read:
-            return await self._ask(subject, body, kind, _NO_PROJECTIONS)
+            return await self._ask(subject, body, kind, _NO_PROJECTIONS, timeout)
         now = await self.log.last_sequence()
         try:
             return await self._ask(
-                subject, {**body, "wait_seq": now}, kind, _NO_PROJECTIONS
+                subject, {**body, "wait_seq": now}, kind, _NO_PROJECTIONS, timeout
             )
         except Refused as refused:
             if refused.refusal.code != "behind":
                 raise
             click.echo(f"Warning: {refused.refusal.error}", err=True)
-            return await self._ask(subject, body, kind, _NO_PROJECTIONS)
+            return await self._ask(subject, body, kind, _NO_PROJECTIONS, timeout)
 
-    async def _ask(self, subject: str, body: Any, kind: type[T], absent: str) -> T:
+    async def _ask(
+        self,
+        subject: str,
+        body: Any,
+        kind: type[T],
+        absent: str,
+        timeout: float = ANSWER_S,
+    ) -> T:
         raw = encode(body)
         if len(raw) > self.link.max_payload:
             raise Problem(
                 f"this takes {len(raw)} bytes, the broker takes at most "
                 f"{self.link.max_payload} at once: say less, or split it"
             )
-        answer = await self._answer(subject, raw, absent)
+        answer = await self._answer(subject, raw, absent, timeout)
         try:
             if _CODE in answer.headers:
                 raise Refused(_refusals.decode(answer.data))
@@ -149,12 +163,14 @@ class Client:
                 "is another version of AgentCom"
             ) from error
 
-    async def _answer(self, subject: str, raw: bytes, absent: str) -> LinkMessage:
+    async def _answer(
+        self, subject: str, raw: bytes, absent: str, timeout: float
+    ) -> LinkMessage:
         patience = time.monotonic() + ABSENT_FOR_S
         tries = 0
         while True:
             try:
-                return await self.link.call(subject, raw, timeout=ANSWER_S)
+                return await self.link.call(subject, raw, timeout=timeout)
             except Denied as denied:
                 raise Problem(
                     f"the role {self.role} may not use {subject}: "
@@ -169,7 +185,7 @@ class Client:
                 tries += 1
                 if tries >= TRIES:
                     raise NotRunning(
-                        f"no answer on {subject} in {TRIES * ANSWER_S:.0f} s: "
+                        f"no answer on {subject} in {TRIES * timeout:.0f} s: "
                         "`agentcom doctor` says what is wrong"
                     ) from error
                 if not self.link.up:

@@ -127,7 +127,7 @@ def stats(*, at: int | str | None, as_json: bool) -> int:
 async def _stats(at: int | str | None, *, as_json: bool) -> int:
     async with connected() as client:
         asked = {} if at is None else {"at": at}
-        answer = await client.query("stats", asked, StatsAnswer)
+        answer = await client.query("stats", asked, StatsAnswer, timeout=PATIENCE_S)
     if as_json:
         click.echo(encode(answer).decode())
         return EXIT_OK
@@ -184,7 +184,7 @@ def alerts(*, at: int | str | None, as_json: bool) -> int:
 async def _alerts(at: int | str | None, *, as_json: bool) -> int:
     async with connected() as client:
         asked = {} if at is None else {"at": at}
-        answer = await client.query("alerts", asked, AlertsAnswer)
+        answer = await client.query("alerts", asked, AlertsAnswer, timeout=PATIENCE_S)
     if as_json:
         click.echo(encode(answer).decode())
         return EXIT_OK

@@ -1,0 +1,522 @@
+"""Looking back: explain a decision, show the world as it was, walk through the log."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+from cli.client import Client, connected, run
+from cli.figures import PATIENCE_S
+from cli.log import event_line, json_line
+from cli.redecide import comes_out_same, policies_of
+from cli.spans import point_option
+from cli.target import on_target
+from cli.terminal import (
+    EXIT_INTERRUPTED,
+    EXIT_OK,
+    EXIT_REFUSED,
+    STATE_STYLE,
+    TIER_STYLE,
+    Problem,
+    cell,
+    console,
+    dollars,
+    duration,
+    line_of,
+    painted,
+    table,
+)
+from events import catalogue as c
+from events import subjects
+from events.codec import encode, instant
+from events.errors import Malformed
+from projections.timetravel import TimeTravel
+from projections.views import HostsAnswer, QueueAnswer, TaskAnswer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from rich.console import Console
+
+    from actors.policy import Policy
+    from projections.projection import Moment
+    from projections.world import World
+
+LONGEST_PAUSE_S: Final = 5.0
+"""A replay waits no longer than this between two events, however long nothing happened."""
+AT_ONCE: Final = 500
+"""Events that a replay reads ahead."""
+
+_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+# -- explain ---------------------------------------------------------------------------
+
+
+@click.command()
+@click.argument("task_id", metavar="ID")
+@on_target
+@click.option(
+    "--generation", type=click.IntRange(1), help="Which routing; the last by default."
+)
+@click.option(
+    "--check",
+    is_flag=True,
+    help="Decide it again from its recorded inputs, under the policy of its time.",
+)
+@_JSON
+def explain(task_id: str, *, generation: int | None, check: bool, as_json: bool) -> int:
+    """Say why the task ID went where it went: in words, and as a table.
+
+    With --check the router must come to the recorded answer; it exits with 1 otherwise.
+    """
+    return run(_explain(task_id, generation, check=check, as_json=as_json))
+
+
+async def _explain(
+    task_id: str, generation: int | None, *, check: bool, as_json: bool
+) -> int:
+    from cli.tasks import trace
+
+    async with connected() as client:
+        full = await client.full_id(task_id)
+        history = await client.log.read(subjects.task(full))
+        routed = _chosen(full, history, generation)
+        submitted = history[0].event
+        fleet = await _fleet_then(client, routed)
+        checked = await _checked(client, routed) if check else None
+    if as_json:
+        said = {
+            "decision": routed,
+            "words": list(words(routed, submitted)),
+            "fleet": fleet,
+            "check": checked,
+        }
+        click.echo(encode(said).decode())
+    else:
+        screen = console()
+        for sentence in words(routed, submitted):
+            screen.print(line_of(sentence))
+        trace(screen, routed)
+        if fleet is not None:
+            screen.print(f"\nthe fleet at sequence {routed.log_seq}", style="bold")
+            _hosts(screen, fleet)
+        if checked is not None:
+            screen.print(
+                line_of(f"\ncheck: {checked['said']}"),
+                style="green" if checked["agrees"] else "bold red",
+            )
+    return EXIT_OK if checked is None or checked["agrees"] else EXIT_REFUSED
+
+
+def _chosen(
+    task_id: str, history: list[c.Recorded], generation: int | None
+) -> c.TaskRouted:
+    routed = [each.event for each in history if isinstance(each.event, c.TaskRouted)]
+    if not history:
+        raise Problem(f"there is no task {task_id}", 7)
+    if not routed:
+        raise Problem(
+            f"{task_id} has not been routed yet: `agentcom why-waiting {task_id}`"
+        )
+    if generation is None:
+        return routed[-1]
+    for event in routed:
+        if event.generation == generation:
+            return event
+    raise Problem(f"{task_id} has no routing {generation}, only 1 to {len(routed)}")
+
+
+def words(routed: c.TaskRouted, submitted: c.Event) -> Iterator[str]:
+    """Say a decision in sentences."""
+    where = routed.selected_endpoint or routed.selected_host
+    on = f" on {routed.selected_host}" if where != routed.selected_host else ""
+    model = f", model {routed.selected_model}" if routed.selected_model else ""
+    yield (
+        f"Routing {routed.generation} (attempt {routed.attempt}) sent the task to "
+        f"{where}{on}{model}, as {routed.effective_tier}."
+    )
+    if isinstance(submitted, c.TaskSubmitted):
+        classed = submitted.classification
+        said, found = classed.explicit_tier, classed.inferred.tier
+        if said not in (None, "unknown", found):
+            yield (
+                f"Its submitter said {said}, its wording suggests {found}: the "
+                "submitter's word counts."
+            )
+    yield f"Its tier: {routed.classification_reason}."
+    if routed.fallback_used:
+        yield (
+            f"It fell back from {routed.fallback_from_tier}: {routed.fallback_reason}."
+        )
+    elif routed.wait is not None:
+        yield (
+            f"It waited {routed.wait.waited_s:.1f} s for {routed.wait.tier}, which came "
+            "back in time: a fallback was avoided."
+        )
+    if routed.candidates:
+        yield _against(routed, routed.candidates[0], routed.candidates[1:])
+    left_out = sum(routed.excluded.values())
+    if left_out:
+        reasons = ", ".join(
+            f"{n} × {why}" for why, n in sorted(routed.excluded.items())
+        )
+        yield f"{left_out} could not take it: {reasons}."
+    cost = routed.estimated_cost_usd
+    dollars_said = "" if cost is None else f", {dollars(cost)}"
+    yield (
+        f"Expected cost: {routed.estimated_cost_tier}{dollars_said}. Decided under policy "
+        f"{routed.policy_version} from sequence {routed.log_seq} in "
+        f"{routed.decided_us:.0f} µs."
+    )
+
+
+def _against(routed: c.TaskRouted, best: c.Candidate, others: list[c.Candidate]) -> str:
+    if not others:
+        return f"It was the only place that could take it (score {best.score:.3f})."
+    second = others[0]
+    name = _name(second)
+    count = f"best of {routed.candidate_count}"
+    if second.score == best.score:
+        return (
+            f"It was the {count}, with the same score as {name} ({best.score:.3f}): "
+            "fewest in flight, then the task's own hash, decided."
+        )
+    ahead = [
+        f"{factor} {getattr(best.factors, factor):.3g} against "
+        f"{getattr(second.factors, factor):.3g}"
+        for factor in c.Factors.__struct_fields__
+        if getattr(best.factors, factor) > getattr(second.factors, factor)
+    ]
+    return (
+        f"It was the {count}: {best.score:.3f} against {second.score:.3f} of {name} "
+        f"({', '.join(ahead)})."
+    )
+
+
+def _name(candidate: c.Candidate) -> str:
+    if candidate.endpoint:
+        return f"{candidate.endpoint} on {candidate.host}"
+    return candidate.host
+
+
+async def _fleet_then(client: Client, routed: c.TaskRouted) -> HostsAnswer | None:
+    """Return the fleet as of the decision, where the read models can be asked."""
+    try:
+        return await client.query(
+            "hosts", {"at": routed.log_seq}, HostsAnswer, timeout=PATIENCE_S
+        )
+    except Problem as problem:
+        click.echo(
+            f"Warning: without the fleet of that time: {problem.message}", err=True
+        )
+        return None
+
+
+async def _checked(client: Client, routed: c.TaskRouted) -> dict[str, Any]:
+    known, _ = await policies_of(client.log)
+    return check_of(routed, known.get(routed.policy_version))
+
+
+def check_of(routed: c.TaskRouted, policy: Policy | None) -> dict[str, Any]:
+    """Decide a decision again; say whether it comes out as recorded."""
+    from actors.routing import recheck
+
+    if policy is None:
+        said = f"policy {routed.policy_version} is not to be read by this version"
+        return {"agrees": False, "said": said}
+    if not routed.candidates:
+        return {"agrees": False, "said": "the decision records no candidates"}
+    anew = recheck(routed, policy.scoring)
+    found = _name(anew) + (f", {anew.model}" if anew.model else "")
+    if comes_out_same(routed, policy):
+        said = (
+            f"decided again from the recorded inputs under policy "
+            f"{routed.policy_version}: {found}, score {anew.score:.6f}, as recorded"
+        )
+        return {"agrees": True, "said": said}
+    recorded = routed.candidates[0]
+    return {
+        "agrees": False,
+        "said": f"decided again it is {found} with {anew.score!r}; recorded are "
+        f"{routed.selected_endpoint or routed.selected_host} and {recorded.score!r}",
+    }
+
+
+# -- state -----------------------------------------------------------------------------
+
+
+@click.command()
+@click.argument("what", metavar="[queue|fleet|task]", default="queue")
+@click.argument("task_id", metavar="[ID]", required=False)
+@on_target
+@point_option("--at", "A sequence, a time, or so long ago (15m).", default=None)
+@_JSON
+def state(
+    what: str, task_id: str | None, *, at: int | str | None, as_json: bool
+) -> int:
+    """Show the queue, the fleet or a task as it was.
+
+    What machines reported of their load every two seconds is not kept.
+    """
+    if what not in ("queue", "fleet", "task"):
+        raise click.UsageError(f"{what!r}: expected queue, fleet, or task ID")
+    if (what == "task") != (task_id is not None):
+        raise click.UsageError("expected queue, fleet, or task ID")
+    return run(_state(what, task_id, at, as_json=as_json))
+
+
+async def _state(
+    what: str, task_id: str | None, at: int | str | None, *, as_json: bool
+) -> int:
+    asked: dict[str, Any] = {} if at is None else {"at": at}
+    async with connected() as client:
+        answer: QueueAnswer | HostsAnswer | TaskAnswer
+        if what == "queue":
+            answer = await client.query("queue", asked, QueueAnswer, timeout=PATIENCE_S)
+        elif what == "fleet":
+            answer = await client.query("hosts", asked, HostsAnswer, timeout=PATIENCE_S)
+        else:
+            asked["task_id"] = task_id
+            answer = await client.query("task", asked, TaskAnswer, timeout=PATIENCE_S)
+    if as_json:
+        click.echo(encode(answer).decode())
+        return EXIT_OK
+    screen = console()
+    screen.print(f"after sequence {answer.seq}", style="dim")
+    match answer:
+        case QueueAnswer():
+            _queue(screen, answer)
+        case HostsAnswer():
+            _hosts(screen, answer)
+        case TaskAnswer():
+            _task(screen, answer)
+    return EXIT_OK
+
+
+def _queue(screen: Console, answer: QueueAnswer) -> None:
+    made = table(("tier", "priority", "waiting", "oldest", "since"), right=("waiting",))
+    for lane in answer.lanes:
+        made.add_row(
+            cell(lane.tier, style=TIER_STYLE.get(lane.tier, "")),
+            cell(lane.priority),
+            str(lane.waiting),
+            cell(lane.oldest.task_id if lane.oldest else ""),
+            cell(lane.oldest.waiting_since[:19] if lane.oldest else ""),
+        )
+    if made.row_count:
+        screen.print(made)
+    else:
+        screen.print("nobody waits")
+    under_way = ", ".join(f"{n} {what}" for what, n in answer.under_way.items())
+    screen.print(line_of(f"under way: {under_way or 'none'}"))
+    for row in answer.running:
+        where = row.endpoint or row.host
+        screen.print(
+            line_of(f"  {row.task_id}  {row.state:<10} {where}  {row.description}", 160)
+        )
+
+
+def _hosts(screen: Console, answer: HostsAnswer) -> None:
+    made = table(("host", "state", "since", "running", "endpoints"), right=("running",))
+    for row in answer.hosts:
+        endpoints = ", ".join(
+            f"{each.endpoint} {'up' if each.up else 'down'}"
+            + (f" ({', '.join(each.loaded)})" if each.loaded else "")
+            for each in row.endpoints
+        )
+        made.add_row(
+            cell(row.host, style="bold"),
+            cell(row.state, style=STATE_STYLE.get(row.state, "")),
+            cell(row.since[:19]),
+            str(row.in_flight),
+            cell(endpoints, 120),
+        )
+    if made.row_count:
+        screen.print(made)
+    else:
+        screen.print("no hosts")
+    for tier in answer.tiers:
+        reason = f": {tier.reason}" if tier.reason else ""
+        since = f" since {tier.since[:19]}" if tier.since else ""
+        screen.print(
+            line_of(f"{tier.tier:<10}{tier.state}{since}{reason}"),
+            style=TIER_STYLE.get(tier.tier, ""),
+        )
+
+
+def _task(screen: Console, answer: TaskAnswer) -> None:
+    task = answer.task
+    screen.print(line_of(f"{task.task_id}  {task.state}"), style="bold")
+    screen.print(line_of(f"{task.tier}, {task.priority}: {task.description}", 200))
+    if task.waiting_for:
+        screen.print(line_of(f"waits for {task.waiting_for}"), style="yellow")
+    for each in answer.attempts:
+        where = each.endpoint or each.host
+        screen.print(
+            line_of(
+                f"  {each.generation}. {where} {each.outcome} {each.reason} "
+                f"{duration(each.run_ms)}"
+            )
+        )
+    screen.print(f"cost so far {dollars(task.cost_usd)}", style="dim")
+
+
+# -- replay ----------------------------------------------------------------------------
+
+
+@click.command()
+@on_target
+@point_option("--from", "Begin here.", default=None)
+@point_option("--to", "End here.", default=None)
+@click.option(
+    "--speed",
+    type=click.FloatRange(0, min_open=True),
+    metavar="X",
+    help="1 for the pace at which it happened, 60 for a minute a second.",
+)
+@click.option("--step", is_flag=True, help="Wait for Enter after each event; q ends.")
+@click.option("--task", "task_id", metavar="ID", help="Only what is about this task.")
+@_JSON
+def replay(
+    *,
+    speed: float | None,
+    step: bool,
+    task_id: str | None,
+    as_json: bool,
+    **span: Any,
+) -> int:
+    """Walk through the log, and show what each event made of the world.
+
+    At the end of each line: how many waited, were under way, were finished, and the
+    dollars spent until then. Without --speed and --step it goes as fast as it can.
+    """
+    if step and not sys.stdin.isatty():
+        raise click.UsageError("--step needs a terminal")
+    shown = Steps(speed, step=step, as_json=as_json)
+    try:
+        return run(_replay(shown, span["from"], span["to"], task_id))
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+
+
+class Enough(Exception):
+    """Who looks has seen enough."""
+
+
+class Steps:
+    """Shows a replay, at a pace."""
+
+    def __init__(self, speed: float | None, *, step: bool, as_json: bool) -> None:
+        self._speed = speed
+        self._step = step
+        self._as_json = as_json
+        self._before: float | None = None
+
+    def line(self, world: World, moment: Moment) -> str:
+        """Spell an event and what it led to."""
+        recorded = moment.recorded
+        if self._as_json:
+            return json_line(recorded)
+        line = event_line(recorded.seq, recorded.subject, recorded.event)
+        if moment.standing != "taken":
+            why = f"{moment.standing}: {moment.reason}"
+            line += painted(f"  [{line_of(why)}]", "warn", sys.stdout)
+        return line + painted(f"  {summary(world)}", "dim", sys.stdout)
+
+    def pause_s(self, at: str) -> float:
+        """Return how long to wait before an event that was made `at` is shown."""
+        if self._speed is None:
+            return 0.0
+        try:
+            made = instant(at)
+        except Malformed:
+            return 0.0
+        before, self._before = self._before, made
+        if before is None:
+            return 0.0
+        return min(max(made - before, 0.0) / self._speed, LONGEST_PAUSE_S)
+
+    async def show(self, line: str, at: str) -> None:
+        """Print a line in its time; raises Enough."""
+        pause = self.pause_s(at)
+        if pause:
+            await asyncio.sleep(pause)
+        sys.stdout.write(line + "\n")
+        sys.stdout.flush()
+        if self._step:
+            said = sys.stdin.readline()
+            if not said or said.strip() in ("q", "quit"):
+                raise Enough
+
+
+def summary(world: World) -> str:
+    """Say in a few figures how the world stands."""
+    finished = sum(
+        world.stats.states.get(state, 0)
+        for state in ("completed", "failed", "dead", "cancelled", "expired")
+    )
+    spent = world.costs.total.usd_nano / 1e9
+    return (
+        f"{world.queue.waiting} wait, {len(world.queue.under_way)} under way, "
+        f"{finished} finished, {dollars(spent)}"
+    )
+
+
+async def _replay(
+    shown: Steps, start: int | str | None, end: int | str | None, task_id: str | None
+) -> int:
+    async with connected() as client:
+        full = await client.full_id(task_id) if task_id is not None else None
+        past = TimeTravel(client.log)
+        try:
+            last = await client.log.last_sequence()
+            first = await _place(past, start, 1, after=True)
+            until = min(await _place(past, end, last, after=False), last)
+            with suppress(Enough):
+                await _walk(past, first, until, _about(full), shown)
+        finally:
+            past.close()
+    return EXIT_OK
+
+
+def _about(task_id: str | None) -> Callable[[Moment], bool]:
+    if task_id is None:
+        return lambda moment: True
+    return lambda moment: getattr(moment.recorded.event, "task_id", None) == task_id
+
+
+async def _walk(
+    past: TimeTravel,
+    first: int,
+    last: int,
+    wanted: Callable[[Moment], bool],
+    shown: Steps,
+) -> None:
+    for start in range(max(first, 1), last + 1, AT_ONCE):
+        lines: list[tuple[str, str]] = []
+
+        def see(
+            world: World, moment: Moment, lines: list[tuple[str, str]] = lines
+        ) -> None:
+            if wanted(moment):
+                line = shown.line(world, moment)
+                lines.append((line, moment.recorded.event.at))
+
+        await past.walk(start, min(start + AT_ONCE - 1, last), see)
+        for line, at in lines:
+            await shown.show(line, at)
+
+
+async def _place(
+    past: TimeTravel, at: int | str | None, otherwise: int, *, after: bool
+) -> int:
+    if at is None:
+        return otherwise
+    if isinstance(at, int):
+        return at
+    return await past.sequence_at(at) + after
