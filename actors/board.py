@@ -25,6 +25,7 @@ from actors.tiers import TIERS, TierWatch
 from events import catalogue as c
 from events import subjects
 from events.codec import instant
+from events.errors import Malformed
 
 if TYPE_CHECKING:
     from actors.fleet import Host, Place
@@ -581,8 +582,14 @@ class Board:
         ):
             self.counts.void += 1
             return
+        try:
+            policy = policies.parse(event.policy)
+        except Malformed:
+            # A newer version's document; the old numbers stay until ours can be read.
+            self.counts.void += 1
+            return
         self.policy_version = event.version
-        self.policy = policies.parse(event.policy)
+        self.policy = policy
         self.fleet.set_policy(self.policy)
         self.tiers_dirty = True
         self.ready.update(self.queue.groups)

@@ -61,7 +61,7 @@ class Policy(Struct, frozen=True, forbid_unknown_fields=True):
     ageing_s: PositiveSeconds = 300.0
     limited_initial_s: PositiveSeconds = 60.0
     limited_cap_s: PositiveSeconds = 900.0
-    cancel_repeat_s: PositiveSeconds = 5.0
+    limited_known_cap_s: PositiveSeconds = 691_200.0
     recorded_candidates: Annotated[int, Meta(ge=1, le=64)] = 16
     scoring: Scoring = Scoring()
     limits: Limits = Limits()

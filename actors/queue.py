@@ -10,7 +10,6 @@ dropped when it comes to the top.
 from __future__ import annotations
 
 import heapq
-from collections import deque
 from typing import TYPE_CHECKING, Final
 
 from msgspec import Struct
@@ -18,6 +17,7 @@ from msgspec import Struct
 from events.catalogue import Tier
 
 if TYPE_CHECKING:
+    from collections import deque
     from collections.abc import Iterator
 
     from events.catalogue import Priority, TaskSpec

@@ -101,6 +101,8 @@ class TierWatch:
             again = self.limited_for and now < self.limited_until + self.limited_for
             longer = min(2 * self.limited_for, policy.limited_cap_s)
             until = now + (longer if again else policy.limited_initial_s)
+        # A host's word alone must not shut a tier for years.
+        until = min(until, now + policy.limited_known_cap_s)
         if until <= max(now, self.limited_until):
             return None
         id_, at, by = head()

@@ -85,5 +85,5 @@ def show(report: dict[str, Any]) -> None:
         queued = report["queued"]
         console.print(
             f"scheduler memory: {queued['bytes_per_task']:,} bytes a waiting task "
-            f"({queued['tasks']:,} of them)"
+            f"({queued['tasks']:,} of them, read in {queued['start_s']:.1f} s)"
         )

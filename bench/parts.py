@@ -152,6 +152,7 @@ class Client:
         self._target = 0
         self._reached = asyncio.Event()
         self.sizes: dict[str, int] = {}
+        self.elected = asyncio.Event()
 
     async def watch(self) -> None:
         """Begin to count."""
@@ -169,6 +170,8 @@ class Client:
             self.completed += 1
             if self.completed == self._target:
                 self._reached.set()
+        elif b'"scheduler.elected' in head:
+            self.elected.set()
         stage = head[14 : head.find(b".v1")].decode() if b'"task.' in head else ""
         if stage:
             self.sizes[stage] = len(message.data)

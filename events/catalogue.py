@@ -43,7 +43,7 @@ Line = Annotated[str, Meta(max_length=1_000)]
 # -- What a task is --------------------------------------------------------------------
 
 
-class Shell(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+class Shell(Struct, frozen=True, omit_defaults=True):
     """A command for `/bin/sh -c`, with its limits and its surroundings."""
 
     command: Annotated[str, Meta(min_length=1, max_length=100_000)]
@@ -53,17 +53,19 @@ class Shell(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True)
     exclusive: bool = False
 
 
-class FileHint(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+class FileHint(Struct, frozen=True, omit_defaults=True):
     """A file worth looking at, and why."""
 
     path: Annotated[str, Meta(min_length=1, max_length=4_096)]
     reason: Line = ""
 
 
-class TaskSpec(
-    Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True, kw_only=True
-):
-    """What a submitter asks for; the rules for each field are BEHAVIOUR's *Task*."""
+class TaskSpec(Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """What a submitter asks for.
+
+    As stored and mailed it is read leniently: an older reader passes over a field that a
+    newer gateway knew. What a submitter may write is `events.commands.NewTask`.
+    """
 
     description: Annotated[str, Meta(min_length=1, max_length=10_000)]
     priority: Priority = "normal"

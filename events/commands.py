@@ -17,7 +17,9 @@ from msgspec import Meta, Struct, field
 from events.catalogue import (
     Classification,
     EndpointKind,
+    FileHint,
     Result,
+    Shell,
     TargetType,
     TaskRouted,
     TaskSpec,
@@ -35,7 +37,24 @@ class Command(
     expires_at: str | None = None
 
 
-class Submit(TaskSpec, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class NewShell(Shell, frozen=True, forbid_unknown_fields=True):
+    """A command as a submitter may write it: a misspelled field is refused."""
+
+
+class NewFileHint(FileHint, frozen=True, forbid_unknown_fields=True):
+    """A file hint as a submitter may write it."""
+
+
+class NewTask(TaskSpec, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A task as a submitter may write it."""
+
+    shell: NewShell | None = None
+    file_hints: Annotated[list[NewFileHint], Meta(max_length=1_000)] = field(  # type: ignore[assignment]
+        default_factory=list
+    )
+
+
+class Submit(NewTask, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """`task.submit`: a task's fields, flat, with the command's own two."""
 
     id: Token | None = None
@@ -45,7 +64,7 @@ class Submit(TaskSpec, frozen=True, kw_only=True, forbid_unknown_fields=True):
 class SubmitBatch(Command, frozen=True, kw_only=True):
     """`task.batch`: all of them or none."""
 
-    tasks: Annotated[list[TaskSpec], Meta(min_length=1, max_length=1_000)]
+    tasks: Annotated[list[NewTask], Meta(min_length=1, max_length=1_000)]
 
 
 class CancelTask(Command, frozen=True, kw_only=True):

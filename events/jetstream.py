@@ -60,6 +60,8 @@ PULL_AHEAD: Final = 2
 PULL_EXPIRES: Final = 30.0
 HEARTBEAT: Final = 2.0
 DIRECT_BATCH: Final = 1_000
+ALL: Final = 2**63 - 1
+"""As many as there are."""
 
 
 class ApiError(msgspec.Struct):
@@ -827,14 +829,22 @@ class TapFollower:
     async def _read_past(self) -> None:
         if len(self._filters) == 1:
             async for message in direct(
-                self._link, subjects.EVENTS, self._filters[0], start=self._next
+                self._link,
+                subjects.EVENTS,
+                self._filters[0],
+                start=self._next,
+                limit=ALL,
             ):
                 self._hand_on(message)
             return
         found: dict[int, LinkMessage] = {}
         for filter_subject in self._filters:
             async for message in direct(
-                self._link, subjects.EVENTS, filter_subject, start=self._next
+                self._link,
+                subjects.EVENTS,
+                filter_subject,
+                start=self._next,
+                limit=ALL,
             ):
                 found[int(message.headers[SEQUENCE])] = message
         for seq in sorted(found):

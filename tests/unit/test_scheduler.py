@@ -660,3 +660,13 @@ def test_warm_beats_cold_and_a_repo_wins_at_similar_load_only():
     w.beat("h2", cpu=0.1)
     w.shell("t2", repo="r")
     assert w.routes("t2")[0].selected_host == "h2"
+
+
+def test_many_tasks_are_told_why_they_wait_in_portions_and_each_once():
+    w = World()
+    w.join("h1", endpoints=[ollama()])
+    for n in range(450):
+        w.submit(f"t{n}", tier="standard", needs=["gpu"])
+    w.beat_on(10, "h1")
+    told = [e.task_id for e in w.events(c.TaskDeferred)]
+    assert len(told) == len(set(told)) == 450
