@@ -1,0 +1,49 @@
+// Always visible: where one is, and whether what one sees is true.
+import { clock, count, plain } from "./format.js";
+import { useConnection, useNow, useTopic } from "./socket.js";
+
+const PAGES = [["now", "Now"], ["tasks", "Tasks"], ["fleet", "Fleet"], ["routing", "Routing"], ["costs", "Costs"], ["events", "Events"]];
+
+export function Bar({ place, theme, operator, submit }) {
+  const connection = useConnection();
+  const { data: status } = useTopic("status");
+  useNow(5000);
+  const reached = connection.open && status?.connected !== false;
+  const stale = staleSince(connection, status);
+  const here = place === "task" ? "tasks" : place;
+  return (
+    <header class="bar">
+      <a class="brand" href="#/now">AgentCom</a>
+      <nav aria-label="Pages">
+        {PAGES.map(([name, title]) => (
+          <a href={`#/${name}`} aria-current={here === name ? "page" : undefined}>{title}</a>
+        ))}
+      </nav>
+      <div class="standing" role="group" aria-label="Connection">
+        <span class={`dot ${reached ? "good" : "bad"}`} aria-hidden="true" />
+        <span id="connection">{connection.open ? (reached ? "live" : "no broker") : "disconnected"}</span>
+        <span title="The last sequence of the log that is shown">seq <b id="last-seq">{count(status?.position)}</b></span>
+        <span title="Events that are not folded in yet">lag {count(status?.lag)}</span>
+        {stale && <span class="badge stale" id="stale" role="alert">stale since {clock(stale)}</span>}
+        {status?.alerts > 0 && <a class="badge alert" href="#/now">{status.alerts} alert{status.alerts > 1 ? "s" : ""}</a>}
+        {status?.simulated?.length > 0 && (
+          <span class="badge simulated" title={plain(status.simulated.join(", "))}>simulated: {plain(status.simulated.map((each) => each.split(" ")[0]).join(", "), 60)}</span>
+        )}
+        {operator && <button type="button" class="main" id="submit-task" onClick={submit}>Submit a task</button>}
+        <button type="button" class="quiet" onClick={theme.toggle} aria-label={`Switch to ${theme.theme === "dark" ? "light" : "dark"} colours`}>{theme.theme === "dark" ? "☀" : "☾"}</button>
+      </div>
+    </header>
+  );
+}
+
+let brokenSince = null;
+// Since when what is shown may be old; null while it is true.
+function staleSince(connection, status) {
+  if (!connection.open) return connection.since;
+  if (status && !status.connected) {
+    brokenSince ??= Date.now();
+    return brokenSince;
+  }
+  brokenSince = null;
+  return null;
+}

@@ -1,0 +1,60 @@
+// Numbers, times and foreign text, as people read them.
+const HIDDEN = /[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u061c\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff]/g;
+const code = (char) => `⟨${char.codePointAt(0).toString(16).toUpperCase().padStart(4, "0")}⟩`;
+
+// Text from tasks, hosts and models: nothing in it may hide, reorder or run on for ever.
+export function plain(text, most = 10_000) {
+  if (text === null || text === undefined) return "";
+  const said = String(text);
+  const cut = said.length > most ? `${said.slice(0, most)}… (${said.length - most} more characters)` : said;
+  return cut.replace(HIDDEN, code);
+}
+// In running output, line ends and tabs stay, and colours are taken out before.
+export const visible = (text) => text.replace(HIDDEN, code);
+
+export const dollars = (usd) => `$${(usd ?? 0).toFixed(4)}`;
+export const savedText = (usd) => `$${usd >= 0.01 ? usd.toFixed(2) : usd.toFixed(4)}`;
+export const count = (n) => (n ?? 0).toLocaleString("en-US");
+
+export function bytes(n) {
+  if (n === null || n === undefined) return "unknown";
+  const units = ["B", "KiB", "MiB", "GiB", "TiB"];
+  let value = n;
+  let unit = 0;
+  while (value >= 1024 && unit < units.length - 1) {
+    value /= 1024;
+    unit += 1;
+  }
+  return `${value.toFixed(unit && value < 100 ? 1 : 0)} ${units[unit]}`;
+}
+
+export function duration(ms) {
+  if (ms === null || ms === undefined || Number.isNaN(ms)) return "–";
+  if (ms < 1) return `${ms.toFixed(2)} ms`;
+  if (ms < 1000) return `${Math.round(ms)} ms`;
+  const s = ms / 1000;
+  if (s < 60) return `${s.toFixed(s < 10 ? 1 : 0)} s`;
+  if (s < 3600) return `${Math.floor(s / 60)} min ${Math.floor(s % 60)} s`;
+  if (s < 86400) return `${Math.floor(s / 3600)} h ${Math.floor((s % 3600) / 60)} min`;
+  return `${Math.floor(s / 86400)} d ${Math.floor((s % 86400) / 3600)} h`;
+}
+
+export const at = (text) => (text ? Date.parse(text) : NaN);
+export const age = (text, now) => (text ? duration(Math.max(0, now - at(text))) : "–");
+
+export function clock(time) {
+  const date = typeof time === "string" ? new Date(time) : new Date(time ?? NaN);
+  if (Number.isNaN(date.getTime())) return "–";
+  return date.toLocaleTimeString([], { hour: "2-digit", minute: "2-digit", second: "2-digit", hour12: false });
+}
+export function moment(text) {
+  const date = new Date(text);
+  if (!text || Number.isNaN(date.getTime())) return "–";
+  const today = new Date().toDateString() === date.toDateString();
+  return today ? clock(text) : `${date.toLocaleDateString()} ${clock(text)}`;
+}
+export const shortId = (id) => `${id.slice(0, 6)}…${id.slice(-4)}`;
+export const FINAL = new Set(["completed", "failed", "dead", "cancelled", "expired"]);
+export const STATES = ["waiting", "routed", "accepted", "running", "returned", "cancelling", "completed", "failed", "dead", "cancelled", "expired"];
+export const TIERS = ["trivial", "standard", "complex"];
+export const PRIORITIES = ["urgent", "high", "normal", "low"];

@@ -1,0 +1,126 @@
+// The panel of live output. Pieces are appended to the document as they come, as text.
+import { useEffect, useImperativeHandle, useRef, useState } from "preact/hooks";
+import { forwardRef } from "preact/compat";
+import { Ansi } from "./ansi.js";
+import { visible } from "./format.js";
+
+const MOST_NODES = 12_000;
+const LONGEST_PIECE = 64_000;
+const NEAR_END = 40; // px
+
+class Writer {
+  constructor(box) {
+    this.box = box;
+    this.streams = {};
+    this.place = null; // route and segment that is being written
+    this.run = null; // the element that takes text of one kind
+    this.kind = "";
+    this.gaps = null;
+  }
+
+  take(message) {
+    if (message.type === "gap") return this.gap(message.lost);
+    this.gaps = null;
+    const place = `${message.route}/${message.segment}`;
+    if (place !== this.place) this.divide(message, place);
+    const kind = message.event_type;
+    if (kind === "status" || kind === "error") return this.line(kind, message.text);
+    if (kind === "tool") return this.tool(message.text);
+    if (this.kind !== kind || !this.run) {
+      this.run = this.box.appendChild(document.createElement("span"));
+      this.run.className = kind;
+      this.kind = kind;
+      this.glue = true;
+    }
+    this.text(kind, message.text);
+  }
+
+  text(kind, text) {
+    const shown = text.length > LONGEST_PIECE ? `${text.slice(0, LONGEST_PIECE)}… (${text.length - LONGEST_PIECE} more characters)` : text;
+    this.streams[kind] ??= new Ansi();
+    this.run.append(...this.streams[kind].spans(shown));
+    this.open = !text.endsWith("\n");
+    this.trim();
+  }
+
+  element(tag, kind, text) {
+    if (this.open) this.box.append("\n");
+    this.open = false;
+    this.run = null;
+    const made = this.box.appendChild(document.createElement(tag));
+    made.className = kind;
+    if (text !== undefined) made.textContent = text;
+    this.trim();
+    return made;
+  }
+
+  line(kind, text) {
+    this.element("div", kind, visible(text));
+  }
+
+  tool(text) {
+    const made = this.element("details", "tool");
+    const [first] = text.split("\n", 1);
+    made.appendChild(document.createElement("summary")).textContent = visible(`tool: ${first.slice(0, 120)}`);
+    made.appendChild(document.createElement("div")).textContent = visible(text.slice(0, LONGEST_PIECE));
+  }
+
+  divide(message, place) {
+    const known = this.place !== null;
+    this.place = place;
+    this.streams = {};
+    const what = message.segment ? `retry ${message.segment}` : "run";
+    if (known || message.generation > 1 || message.segment) {
+      this.element("div", "divider", `── attempt ${message.attempt} · ${what} ──`);
+    }
+  }
+
+  gap(lost) {
+    if (this.gaps) this.gaps.count += lost;
+    else this.gaps = { count: lost, box: this.element("div", "gap") };
+    this.gaps.box.textContent = `⋯ ${this.gaps.count} pieces of output were left out here ⋯`;
+  }
+
+  trim() {
+    while (this.box.childNodes.length > MOST_NODES) this.box.firstChild.remove();
+  }
+}
+
+export const Output = forwardRef(({ placeholder }, outside) => {
+  const box = useRef(null);
+  const stream = useRef(null);
+  const writer = useRef(null);
+  const follow = useRef(true);
+  const [any, setAny] = useState(false);
+  const pending = useRef([]);
+  const timer = useRef(null);
+  const flush = () => {
+    timer.current = null;
+    if (!box.current || !stream.current) return;
+    writer.current ??= new Writer(stream.current);
+    for (const message of pending.current) writer.current.take(message);
+    pending.current = [];
+    if (follow.current) box.current.scrollTop = box.current.scrollHeight;
+  };
+  useImperativeHandle(outside, () => ({
+    take(message) {
+      setAny(true);
+      pending.current.push(message);
+      timer.current ??= setTimeout(flush, 40);
+    },
+  }), []);
+  useEffect(() => () => clearTimeout(timer.current), []);
+  const scrolled = () => {
+    const { scrollTop, scrollHeight, clientHeight } = box.current;
+    follow.current = scrollHeight - scrollTop - clientHeight < NEAR_END;
+  };
+  return (
+    <details class="panel output" open>
+      <summary><h2>Live output</h2></summary>
+      <div id="execution-output" ref={box} onScroll={scrolled} tabindex="0" role="log" aria-label="Live output" aria-live="off">
+        {!any && <p class="placeholder">{placeholder}</p>}
+        <div class="stream" ref={stream} />
+      </div>
+    </details>
+  );
+});

@@ -1,0 +1,102 @@
+// Costs: by day, model, tier, repo, host; what fallbacks cost, what local work saved.
+import { useMemo, useState } from "preact/hooks";
+import { download } from "../api.js";
+import { Chart } from "../charts.jsx";
+import { count, dollars, plain, savedText } from "../format.js";
+import { Empty, Figure, Panel, Scroll, Text } from "../parts.jsx";
+import { useTopic } from "../socket.js";
+
+const BY = ["day", "model", "tier", "repo", "host", "endpoint", "target", "fallback"];
+const SPANS = [["", "everything"], ["1", "today"], ["7", "7 days"], ["30", "30 days"]];
+
+function since(days) {
+  if (!days) return "";
+  return new Date(Date.now() - (Number(days) - 1) * 86_400_000).toISOString().slice(0, 10);
+}
+
+export function Costs({ theme }) {
+  const [by, setBy] = useState("tier");
+  const [days, setDays] = useState("");
+  const { data } = useTopic("costs", { by, since: since(days) });
+  if (!data) return <Empty>Waiting for the first snapshot…</Empty>;
+  const { total } = data;
+  return (
+    <div class="page">
+      <h1 class="sr">Costs</h1>
+      <Panel title="Spent">
+        <dl class="figures">
+          <Figure label="Dollars">{dollars(total.cost_usd)}</Figure>
+          <Figure label="Saved against Claude" class="saved">{savedText(total.saved_usd)}</Figure>
+          <Figure label="Runs">{count(total.runs)}</Figure>
+          <Figure label="Tokens in">{count(total.tokens_in)}</Figure>
+          <Figure label="Tokens out">{count(total.tokens_out)}</Figure>
+          <Figure label="Cache read / write">{count(total.cache_read_tokens)} / {count(total.cache_write_tokens)}</Figure>
+        </dl>
+        {total.unpriced > 0 && <p class="bad">{count(total.unpriced)} runs could not be priced; they are not in the dollars.</p>}
+        {data.prices.price_list && <p><small>Priced by <b><Text>{data.prices.price_list}</Text></b>{data.prices.equivalent_model && <>; savings are against <b><Text>{data.prices.equivalent_model}</Text></b> (the policy's equivalent_model)</>}. Each run keeps the price list it was booked with.</small></p>}
+      </Panel>
+      <Days days={data.days} fallback={data.fallback_days} theme={theme} />
+      <Panel title="By" id="costs-by" action={<button type="button" onClick={() => save(data)}>Download CSV</button>}>
+        <div class="filters">
+          <div class="chips" role="group" aria-label="By">{BY.map((each) => <button type="button" class="chip" aria-pressed={by === each} onClick={() => setBy(each)}>{each}</button>)}</div>
+          <select aria-label="Since" value={days} onChange={(event) => setDays(event.currentTarget.value)}>{SPANS.map(([value, title]) => <option value={value}>{title}</option>)}</select>
+        </div>
+        <Lines lines={data.lines} by={data.by} />
+      </Panel>
+    </div>
+  );
+}
+
+function Lines({ lines, by }) {
+  return (
+    <Scroll label="Costs">
+      <table class="small">
+        <thead><tr><th>{by}</th><th class="n">Runs</th><th class="n">Completed</th><th class="n">Tokens in</th><th class="n">Tokens out</th><th class="n">Cache</th><th class="n">Dollars</th><th class="n">Saved</th></tr></thead>
+        <tbody>
+          {lines.map((line) => (
+            <tr>
+              <td><Text most={120}>{line.key || "none"}</Text></td><td class="n">{count(line.runs)}</td><td class="n">{count(line.completed)}</td><td class="n">{count(line.tokens_in)}</td><td class="n">{count(line.tokens_out)}</td><td class="n">{count(line.cache_read_tokens + line.cache_write_tokens)}</td><td class="n">{dollars(line.cost_usd)}</td><td class="n saved">{savedText(line.saved_usd)}</td>
+            </tr>
+          ))}
+        </tbody>
+      </table>
+    </Scroll>
+  );
+}
+
+const SERIES = [
+  { label: "spent", color: "--c-submitted", bars: true },
+  { label: "by fallbacks", color: "--c-fb", bars: true },
+];
+
+function Days({ days, fallback, theme }) {
+  const data = useMemo(() => {
+    const fell = Object.fromEntries(fallback.map((line) => [line.key, line.cost_usd]));
+    const sorted = [...days].sort((a, b) => a.key.localeCompare(b.key)).slice(-60);
+    return [sorted.map((line) => Date.parse(`${line.key.slice(0, 10)}T12:00:00Z`) / 1000), sorted.map((line) => line.cost_usd), sorted.map((line) => fell[line.key] ?? 0)];
+  }, [days, fallback]);
+  return (
+    <Panel title="By day">
+      {days.length ? <Chart label="Dollars a day" series={SERIES} data={data} y={{ values: (_, ticks) => ticks.map((n) => `$${n < 1 ? n.toFixed(2) : n}`) }} theme={theme} /> : <Empty>Nothing was booked yet.</Empty>}
+      {fallback.length > 0 && (
+        <Scroll label="Fallbacks by day">
+          <table class="small"><thead><tr><th>Day</th><th class="n">Fallback runs</th><th class="n">Dollars</th></tr></thead>
+            <tbody>{fallback.map((line) => <tr><td>{line.key}</td><td class="n">{count(line.runs)}</td><td class="n">{dollars(line.cost_usd)}</td></tr>)}</tbody></table>
+        </Scroll>
+      )}
+    </Panel>
+  );
+}
+
+// A cell that begins like a formula would be run by a spreadsheet.
+function cell(value) {
+  const text = String(value);
+  const safe = typeof value === "string" && /^[=+\-@\t\r]/.test(text) ? `'${text}` : text;
+  return `"${safe.replaceAll('"', '""')}"`;
+}
+
+function save(data) {
+  const names = Object.keys(data.total);
+  const rows = [names, ...[...data.lines, data.total].map((line) => names.map((name) => line[name]))];
+  download(`agentcom-costs-by-${plain(data.by)}.csv`, rows.map((row) => row.map(cell).join(",")).join("\r\n"), "text/csv");
+}

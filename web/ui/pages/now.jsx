@@ -1,0 +1,209 @@
+// Now: what runs, what waits, what is wrong, and what today has cost.
+import { useMemo } from "preact/hooks";
+import { carryOut, post } from "../api.js";
+import { Chart } from "../charts.jsx";
+import { PRIORITIES, TIERS, age, at, clock, count, dollars, duration, plain, savedText } from "../format.js";
+import { Empty, Fallback, Figure, Panel, Scroll, Simulated, State, Text, Tier } from "../parts.jsx";
+import { useNow, useTopic } from "../socket.js";
+
+export function Now({ operator, theme, submit }) {
+  const { data } = useTopic("overview");
+  const { data: live } = useTopic("tails");
+  const now = useNow();
+  if (!data) return <Empty>Waiting for the first snapshot…</Empty>;
+  return (
+    <div class="page">
+      <h1 class="sr">Now</h1>
+      <Tiers data={data} now={now} />
+      <div class="columns">
+        <Attention data={data} now={now} operator={operator} />
+        <Queue data={data} now={now} />
+      </div>
+      <Running data={data} tails={live?.tails ?? {}} now={now} operator={operator} submit={submit} />
+      <Charts data={data} now={now} theme={theme} />
+      <Money data={data} />
+    </div>
+  );
+}
+
+function tierState(tier, data, now) {
+  const waiting = data.lanes.filter((lane) => lane.tier === tier.tier).reduce((n, lane) => n + lane.waiting, 0);
+  if (tier.offered === "absent") return ["absent", "not set up"];
+  if (tier.state === "limited" && at(tier.until) > now) return ["limited", `limited until ${clock(tier.until)}`];
+  if (tier.state === "down") return ["down", `down since ${clock(tier.since)}`];
+  if (tier.state === "unknown" && tier.offered === "down") return ["down", "down"];
+  return waiting ? ["busy", `busy, ${count(waiting)} waiting`] : ["up", "up"];
+}
+
+function Tiers({ data, now }) {
+  return (
+    <section class="tiers" aria-label="Tiers">
+      {data.tiers.map((tier) => {
+        const [state, said] = tierState(tier, data, now);
+        return (
+          <article class={`tier-card ${state}`} id={`tier-${tier.tier}`}>
+            <Tier tier={tier.tier} />
+            <b>{said}</b>
+            {state === "down" && tier.reason && <small><Text most={200}>{tier.reason}</Text></small>}
+            <small>{count(data.decisions[tier.tier] ?? 0)} routed here so far</small>
+          </article>
+        );
+      })}
+    </section>
+  );
+}
+
+function expiry(lane, tier, data, now) {
+  const blocked = tier && (tier.state === "down" || tier.offered === "absent") && tier.tier !== "trivial";
+  if (!blocked || !lane.oldest) return "–";
+  const from = Math.max(at(lane.oldest.waiting_since ?? lane.oldest.since), at(tier.since) || 0);
+  const left = from + data.ttl_s * 1000 - now;
+  return left > 0 ? `at most ${duration(left)}` : "about to";
+}
+
+function Queue({ data, now }) {
+  const tiers = Object.fromEntries(data.tiers.map((tier) => [tier.tier, tier]));
+  const lanes = [...data.lanes].sort((a, b) => TIERS.indexOf(a.tier) - TIERS.indexOf(b.tier) || PRIORITIES.indexOf(a.priority) - PRIORITIES.indexOf(b.priority));
+  return (
+    <Panel title={`Queue: ${count(data.waiting)} waiting`} id="queue">
+      {lanes.length ? (
+        <Scroll label="Queue">
+          <table>
+            <thead><tr><th>Tier</th><th>Priority</th><th class="n">Waiting</th><th class="n">Oldest</th><th class="n">Expires in</th></tr></thead>
+            <tbody>
+              {lanes.map((lane) => (
+                <tr>
+                  <td><Tier tier={lane.tier} /></td>
+                  <td>{lane.priority}</td>
+                  <td class="n">{count(lane.waiting)}</td>
+                  <td class="n">{age(lane.oldest?.waiting_since ?? lane.oldest?.since, now)}</td>
+                  <td class="n">{expiry(lane, tiers[lane.tier], data, now)}</td>
+                </tr>
+              ))}
+            </tbody>
+          </table>
+        </Scroll>
+      ) : (
+        <Empty>Nothing waits.</Empty>
+      )}
+    </Panel>
+  );
+}
+
+function Attention({ data, now, operator }) {
+  const blocked = data.tiers.filter((tier) => tier.state === "down" && data.lanes.some((lane) => lane.tier === tier.tier));
+  const none = !data.alerts.length && !blocked.length && !data.dead.total;
+  return (
+    <Panel title="Needs attention" id="attention">
+      {none && <Empty>Nothing does.</Empty>}
+      <ul class="list">
+        {data.alerts.map((alert) => (
+          <li>
+            <span class="badge alert">alert</span> <Tier tier={alert.tier} /> down for {age(alert.raised_at, now)}: <Text most={200}>{alert.reason}</Text>
+            {alert.acknowledged_at ? (
+              <small> seen by <Text>{alert.acknowledged_by}</Text></small>
+            ) : (
+              operator && <button type="button" onClick={() => carryOut(() => post(`/alerts/${alert.tier}/acknowledge`), "The alert is acknowledged.")}>Acknowledge</button>
+            )}
+          </li>
+        ))}
+        {blocked.map((tier) => (
+          <li>
+            <span class="badge state-waiting">waiting</span> {count(data.lanes.filter((lane) => lane.tier === tier.tier).reduce((n, lane) => n + lane.waiting, 0))} tasks wait for <Tier tier={tier.tier} /> or a fallback
+          </li>
+        ))}
+        {data.dead.tasks.map((task) => (
+          <li>
+            <State state={task.state} /> <a href={`#/task/${task.task_id}`}><Text most={90}>{task.description}</Text></a> <small><Text most={120}>{task.error}</Text></small>
+          </li>
+        ))}
+        {data.dead.total > data.dead.tasks.length && <li><a href="#/tasks/dead">All {count(data.dead.total)} dead letters</a></li>}
+      </ul>
+    </Panel>
+  );
+}
+
+function Running({ data, tails, now, operator, submit }) {
+  const total = Object.values(data.under_way).reduce((a, b) => a + b, 0);
+  return (
+    <Panel title={`Under way: ${count(total)}`} id="running" action={total > data.running.length && <a href="#/tasks/running">all of them</a>}>
+      {data.running.length ? (
+        <div class="cards">
+          {data.running.map((task) => (
+            <article class="card" key={task.task_id}>
+              <header>
+                <Tier tier={task.tier} /><Fallback task={task} /><State state={task.state} />
+                <small class="push">{age(task.started_at || task.routed_at, now)}</small>
+              </header>
+              <a href={`#/task/${task.task_id}`} class="title"><Text most={140}>{task.description}</Text></a>
+              <small><Text>{[task.host, task.endpoint, task.model].filter(Boolean).join(" · ")}</Text> <Simulated on={task.simulated} /></small>
+              <div class="tail" aria-hidden="true">{(tails[task.task_id] ?? []).map((line) => <div class={line.type}>{plain(line.text.replace(/\u001b\[[0-9;]*m/g, ""), 400) || " "}</div>)}</div>
+            </article>
+          ))}
+        </div>
+      ) : (
+        <Empty>Nothing runs. {operator && <button type="button" class="link" onClick={submit}>Submit a task</button>}</Empty>
+      )}
+    </Panel>
+  );
+}
+
+const THROUGHPUT = [
+  { label: "submitted", color: "--c-submitted" },
+  { label: "completed", color: "--c-good" },
+  { label: "failed", color: "--c-bad" },
+];
+
+function hour(minutes, now) {
+  const last = Math.floor(now / 60000);
+  const xs = Array.from({ length: 60 }, (_, n) => (last - 59 + n) * 60);
+  const found = xs.map((x) => minutes[new Date(x * 1000).toISOString().slice(0, 16)]);
+  return [xs, ...["submitted", "completed", "failed"].map((name) => found.map((one) => one?.[name] ?? 0))];
+}
+
+function spread(durations, edges) {
+  const counts = edges.map((_, n) => TIERS.reduce((sum, tier) => sum + (durations[tier]?.counts[n] ?? 0), 0));
+  return [edges.map((_, n) => n), counts];
+}
+const EDGES = Array.from({ length: 27 }, (_, n) => 2 ** n / 4);
+const BARS = [{ label: "tasks", color: "--c-submitted", bars: true }];
+const POWERS = { values: (_, ticks) => ticks.map((n) => (EDGES[n] && Number.isInteger(n) ? duration(EDGES[n]).replace(" min 0 s", " min") : "")), space: 60 };
+
+function Charts({ data, now, theme }) {
+  const minute = Math.floor(now / 10_000);
+  const through = useMemo(() => hour(data.minutes, now), [data.minutes, minute]);
+  const wait = useMemo(() => spread(data.wait, EDGES), [data.wait]);
+  const run = useMemo(() => spread(data.run, EDGES), [data.run]);
+  return (
+    <Panel title="How it goes">
+      <div class="charts">
+        <Chart label="Tasks a minute, last hour" series={THROUGHPUT} data={through} theme={theme} />
+        <Chart label={`Wait until started ${quantiles(data.wait)}`} series={BARS} data={wait} x={POWERS} time={false} theme={theme} />
+        <Chart label={`Run time ${quantiles(data.run)}`} series={BARS} data={run} x={POWERS} time={false} theme={theme} />
+      </div>
+    </Panel>
+  );
+}
+
+function quantiles(durations) {
+  const said = TIERS.filter((tier) => durations[tier]?.n).map((tier) => `${tier} p50 ≤ ${duration(durations[tier].p50_ms)}`);
+  return said.length ? `(${said.join(", ")})` : "";
+}
+
+function Money({ data }) {
+  const { today, ever } = data;
+  const fell = today.lines.filter((line) => line.key && line.key !== "none" && line.key !== "false");
+  const cost = fell.reduce((sum, line) => sum + line.cost_usd, 0);
+  return (
+    <Panel title="Money" action={<a href="#/costs">all costs</a>}>
+      <dl class="figures">
+        <Figure label="Today">{dollars(today.total.cost_usd)}</Figure>
+        <Figure label="Saved against Claude today" class="saved">{savedText(today.total.saved_usd)}</Figure>
+        <Figure label="Fallbacks today">{dollars(cost)}</Figure>
+        <Figure label="In all">{dollars(ever.total.cost_usd)}</Figure>
+        {TIERS.map((tier) => <Figure label={`Routed to ${tier}`}>{count(data.decisions[tier])}</Figure>)}
+        <Figure label="Fallbacks">{count(data.fallbacks.count)} <small>{Object.entries(data.fallbacks.hops).map(([hop, n]) => `${hop.replace("->", " → ")}: ${n}`).join(", ")}</small></Figure>
+      </dl>
+    </Panel>
+  );
+}
