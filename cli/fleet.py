@@ -57,7 +57,9 @@ async def _hosts(*, as_json: bool) -> int:
         screen.print("no host has joined: start one with `agentcom sidecar`")
     else:
         screen.print(_host_table(answer.hosts))
-        _endpoints(screen, answer)
+        found = endpoint_table(answer)
+        if found is not None:
+            screen.print(found)
     _tiers(screen, answer)
     return EXIT_OK
 
@@ -84,10 +86,11 @@ def _host_table(rows: list[HostRow]) -> Table:
     return made
 
 
-def _endpoints(screen: Console, answer: HostsAnswer) -> None:
+def endpoint_table(answer: HostsAnswer) -> Table | None:
+    """Make a table of every endpoint as its hosts see it; None where there is none."""
     found = [(row.host, each) for row in answer.hosts for each in row.endpoints]
     if not found:
-        return
+        return None
     made = table(
         ("endpoint", "host", "kind", "state", "version", "models"),
         elastic=("version", "models"),
@@ -102,7 +105,7 @@ def _endpoints(screen: Console, answer: HostsAnswer) -> None:
             cell(each.version, 24),
             cell(_models(each) if each.up else each.reason, 80),
         )
-    screen.print(made)
+    return made
 
 
 def _models(each: EndpointView) -> str:
@@ -150,7 +153,7 @@ def _tiers(screen: Console, answer: HostsAnswer) -> None:
 def drain(host: str, *, reason: str, as_json: bool) -> int:
     """Let HOST finish what runs and take nothing new."""
     body = {"host": host, "reason": reason}
-    return run(_tell("host.drain", body, f"{host} drains", as_json=as_json))
+    return run(tell("host.drain", body, f"{host} drains", as_json=as_json))
 
 
 @click.command()
@@ -160,10 +163,11 @@ def drain(host: str, *, reason: str, as_json: bool) -> int:
 def resume(host: str, *, as_json: bool) -> int:
     """Let HOST take work again."""
     said = f"{host} takes work again"
-    return run(_tell("host.resume", {"host": host}, said, as_json=as_json))
+    return run(tell("host.resume", {"host": host}, said, as_json=as_json))
 
 
-async def _tell(command: str, body: dict[str, Any], said: str, *, as_json: bool) -> int:
+async def tell(command: str, body: dict[str, Any], said: str, *, as_json: bool) -> int:
+    """Send a command that is simply done, and say so."""
     async with connected() as client:
         done = await client.command(command, body, Done)
     if as_json:

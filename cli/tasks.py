@@ -195,10 +195,7 @@ async def _show_task(task_id: str, *, events: bool, as_json: bool) -> int:
         click.echo(encode(answer).decode())
         return EXIT_OK
     screen = console()
-    _details(screen, answer.task, because)
-    _attempts(screen, answer.attempts)
-    if answer.route is not None:
-        trace(screen, answer.route)
+    show_task(screen, answer, because)
     if events:
         from cli.log import event_line
 
@@ -208,6 +205,14 @@ async def _show_task(task_id: str, *, events: bool, as_json: bool) -> int:
         if answer.events_left_out:
             screen.print(f"{answer.events_left_out} more: agentcom events --task ID")
     return EXIT_OK
+
+
+def show_task(screen: Console, answer: TaskAnswer, because: list[str]) -> None:
+    """Show a task, its attempts, and the trace of its last route."""
+    _details(screen, answer.task, because)
+    _attempts(screen, answer.attempts)
+    if answer.route is not None:
+        trace(screen, answer.route)
 
 
 async def reasons(client: Client, task: TaskDetail) -> list[str]:
@@ -436,24 +441,81 @@ def cancel(task_ids: tuple[str, ...], *, reason: str, as_json: bool) -> int:
     return run(_steer("task.cancel", task_ids, reason, as_json=as_json))
 
 
+_RETRIABLE: Final = ("dead", "failed", "cancelled", "expired")
+
+
 @click.command()
-@_IDS
+@click.argument("task_ids", nargs=-1, metavar="[ID]...")
 @on_target
+@click.option(
+    "--state",
+    "states",
+    multiple=True,
+    type=click.Choice(_RETRIABLE),
+    help="All tasks in this state; may be given more than once.",
+)
+@click.option("--tier", help="Of these only this tier's.")
+@click.option("--text", help="Of these only those whose description has this text.")
 @click.option("--reason", default="", help="Kept in the log.")
 @_JSON
-def retry(task_ids: tuple[str, ...], *, reason: str, as_json: bool) -> int:
-    """Try failed, dead, cancelled or expired tasks anew."""
+def retry(
+    task_ids: tuple[str, ...],
+    *,
+    states: tuple[str, ...],
+    tier: str | None,
+    text: str | None,
+    reason: str,
+    as_json: bool,
+) -> int:
+    """Try failed, dead, cancelled or expired tasks anew, by ID or by filter."""
+    if bool(task_ids) == bool(states):
+        raise click.UsageError("name tasks by their ids, or choose them with --state")
+    if states:
+        wanted = {"state": list(states), "tier": tier, "text": text}
+        return run(_retry_all({k: v for k, v in wanted.items() if v}, reason, as_json))
     return run(_steer("task.retry", task_ids, reason, as_json=as_json))
 
 
+async def _retry_all(wanted: dict[str, Any], reason: str, as_json: bool) -> int:
+    """Page through the tasks that are meant, then try each anew."""
+    found: list[str] = []
+    async with connected() as client:
+        while True:
+            page = {**wanted, "limit": 500, "offset": len(found)}
+            answer = await client.query("tasks", page, TasksAnswer)
+            found += [row.task_id for row in answer.tasks]
+            if not answer.tasks or len(found) >= answer.total:
+                break
+    if not found and not as_json:
+        click.echo("no task is meant")
+    return await _steer("task.retry", tuple(found), reason, as_json=as_json)
+
+
+@click.command()
+@click.argument("task_id", metavar="ID")
+@click.argument("host")
+@on_target
+@click.option("--reason", default="", help="Kept in the log.")
+@_JSON
+def reassign(task_id: str, host: str, *, reason: str, as_json: bool) -> int:
+    """Take task ID from where it is, and give it to HOST and no other."""
+    more = {"host": host}
+    return run(_steer("task.reassign", (task_id,), reason, as_json=as_json, more=more))
+
+
 async def _steer(
-    command: str, task_ids: tuple[str, ...], reason: str, *, as_json: bool
+    command: str,
+    task_ids: tuple[str, ...],
+    reason: str,
+    *,
+    as_json: bool,
+    more: dict[str, str] | None = None,
 ) -> int:
     worst = EXIT_OK
     async with connected() as client:
         for task_id in task_ids:
             try:
-                done = await _one(client, command, task_id, reason)
+                done = await _one(client, command, task_id, reason, more or {})
             except Refused as refused:
                 worst = max(worst, refused.exit_code)
                 if as_json:
@@ -471,11 +533,14 @@ async def _steer(
 _SAID: Final = {
     "task.cancelled": "cancelled; what runs is being stopped",
     "task.retried": "waits to be tried anew",
+    "task.reassigned": "goes to the host you named",
 }
 
 
-async def _one(client: Client, command: str, task_id: str, reason: str) -> Done:
+async def _one(
+    client: Client, command: str, task_id: str, reason: str, more: dict[str, str]
+) -> Done:
     full = await client.full_id(task_id)
-    body = {"task_id": full, "reason": reason}
+    body = {"task_id": full, "reason": reason, **more}
     done = await client.command(command, body, Done)
     return msgspec.structs.replace(done, task_id=full)

@@ -1,0 +1,101 @@
+"""Shared model servers that an operator adds for several hosts to call; alerts seen."""
+
+from __future__ import annotations
+
+import click
+
+from cli.client import connected, run
+from cli.fleet import endpoint_table, tell
+from cli.target import on_target
+from cli.terminal import EXIT_OK, cell, console, table
+from events.codec import encode
+from projections.views import HostsAnswer
+
+_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+@click.group()
+def endpoints() -> None:
+    """Model servers: the hosts' own, and shared ones that you add."""
+
+
+@endpoints.command()
+@click.argument("name")
+@click.argument("url")
+@on_target
+@click.option(
+    "--kind",
+    type=click.Choice(["ollama", "openai"]),
+    default="ollama",
+    show_default=True,
+    help="The protocol it speaks.",
+)
+@click.option(
+    "--slots",
+    type=click.IntRange(1, 10_000),
+    default=1,
+    show_default=True,
+    help="How many tasks at once, over all hosts that call it.",
+)
+@_JSON
+def add(name: str, url: str, *, kind: str, slots: int, as_json: bool) -> int:
+    """Add the shared server NAME at URL; hosts that reach it report its health."""
+    body = {"endpoint": name, "kind": kind, "url": url, "slots": slots}
+    said = f"{name} added; `agentcom endpoints list` shows who reaches it"
+    return run(tell("endpoint.add", body, said, as_json=as_json))
+
+
+@endpoints.command()
+@click.argument("name")
+@on_target
+@_JSON
+def remove(name: str, *, as_json: bool) -> int:
+    """Take the shared server NAME away; what runs there may finish."""
+    said = f"{name} removed"
+    return run(tell("endpoint.remove", {"endpoint": name}, said, as_json=as_json))
+
+
+@endpoints.command(name="list")
+@on_target
+@_JSON
+def list_endpoints(*, as_json: bool) -> int:
+    """List shared servers, and every endpoint as its hosts see it."""
+    return run(_list(as_json=as_json))
+
+
+@click.command()
+@click.argument("tier", type=click.Choice(["trivial", "standard", "complex"]))
+@on_target
+@_JSON
+def ack(tier: str, *, as_json: bool) -> int:
+    """Acknowledge the alert about TIER."""
+    said = f"the alert about {tier} is seen"
+    return run(tell("alert.acknowledge", {"tier": tier}, said, as_json=as_json))
+
+
+async def _list(*, as_json: bool) -> int:
+    async with connected() as client:
+        answer = await client.query("hosts", {}, HostsAnswer)
+    if as_json:
+        seen = [
+            {"host": row.host, "endpoint": each}
+            for row in answer.hosts
+            for each in row.endpoints
+        ]
+        click.echo(encode({"shared": answer.shared_endpoints, "seen": seen}).decode())
+        return EXIT_OK
+    screen = console()
+    if answer.shared_endpoints:
+        made = table(("shared", "kind", "url", "slots", "added by"), right=("slots",))
+        for one in answer.shared_endpoints:
+            made.add_row(
+                cell(one.endpoint),
+                cell(one.kind),
+                cell(one.url, 60),
+                str(one.slots),
+                cell(one.by, 20),
+            )
+        screen.print(made)
+    found = endpoint_table(answer)
+    screen.print(found if found is not None else "no host has reported an endpoint yet")
+    return EXIT_OK

@@ -1,0 +1,76 @@
+"""Steering from the command line: shared endpoints, reassigning, trying many anew."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.command import agentcom_up
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from sidecar.simulated.ollama import SimulatedOllama
+    from tests.command import System
+
+
+@pytest.fixture(scope="module")
+def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
+    """One AgentCom for the tests of this file."""
+    with agentcom_up(tmp_path_factory.mktemp("up")) as (system, _):
+        yield system
+
+
+async def test_a_shared_endpoint_is_added_reported_used_and_removed(
+    up: System, simulated_ollama: SimulatedOllama
+) -> None:
+    import asyncio
+
+    def command_line(*arguments: str) -> object:
+        return up.json(*arguments)
+
+    await asyncio.to_thread(
+        command_line, "endpoints", "add", "gpu", simulated_ollama.url, "--slots", "2"
+    )
+    done = await asyncio.to_thread(
+        command_line, "submit", "Say a word.", "--tier", "standard", "--wait"
+    )
+    assert done["status"] == "completed"
+    assert done["endpoint"] == "gpu"
+    listed = await asyncio.to_thread(command_line, "endpoints", "list")
+    assert [one["endpoint"] for one in listed["shared"]] == ["gpu"]
+    assert listed["seen"][0]["endpoint"]["up"] is True
+    await asyncio.to_thread(command_line, "endpoints", "remove", "gpu")
+    listed = await asyncio.to_thread(command_line, "endpoints", "list")
+    assert listed["shared"] == []
+    again = await asyncio.to_thread(up.run, "endpoints", "remove", "gpu")
+    assert again.returncode == 7
+    assert "no shared endpoint gpu" in again.stderr
+
+
+def test_many_tasks_are_tried_anew_by_their_state(up: System, tmp_path) -> None:
+    gate = tmp_path / "gate"
+    command = f"test -e {gate}"
+    failed = [
+        up.run("submit", f"probe {n}", "--shell", command, "--wait", "--json").json
+        for n in range(3)
+    ]
+    assert [one["status"] for one in failed] == ["failed"] * 3
+    gate.touch()
+    ended = up.run("retry", "--state", "failed", "--text", "probe")
+    assert ended.returncode == 0
+    assert ended.stdout.count("waits to be tried anew") == 3
+    for one in failed:
+        assert up.run("logs", one["task_id"], "--follow").returncode == 0
+    nothing = up.run("retry")
+    assert nothing.returncode == 2
+
+
+def test_a_task_is_given_to_another_host_and_waits_for_it(up: System) -> None:
+    task = up.json("submit", "--shell", "sleep 600")["task_id"]
+    ended = up.run("reassign", task, "elsewhere")
+    assert ended.returncode == 0
+    assert "elsewhere" in up.run("why-waiting", task).stdout
+    assert up.json("task", task)["task"]["state"] == "waiting"
+    assert up.run("cancel", task).returncode == 0
