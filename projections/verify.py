@@ -25,26 +25,35 @@ DIFFERENCES_SHOWN: Final = 20
 class Report(Struct, kw_only=True):
     """What was found. `seq` is how far the log was read.
 
-    `ok` is False where read models differ from the log or messages are no events.
-    `late` counts reports on routes no longer in force. `read_models` is "not compared"
-    where there is no file, or another version's.
+    `ok` is False where read models differ from the log, messages are no events, or
+    sequences are missing. `missing` counts those, None where that could not be asked.
+    `illegal` counts steps that the task's state refused, `late` reports on routes no
+    longer in force. `read_models` is "not compared" where there is no file, or another
+    version's.
     """
 
     ok: bool
     seq: int
     events: int
+    missing: int | None
     undecodable: int
     unknown: dict[str, int]
     foreign: int
     void: dict[str, int]
+    illegal: int
     late: int
     repeats: int
     read_models: str
     differences: list[str]
 
 
-async def verify(log: EventLog, path: Path | None = None) -> Report:
-    """Read the log through and compare the store at `path`, which may be in use."""
+async def verify(
+    log: EventLog, path: Path | None = None, *, stored: tuple[int, int] | None = None
+) -> Report:
+    """Read the log through and compare the store at `path`, which may be in use.
+
+    `stored` is what the log's keeper says: the last sequence, and how many messages.
+    """
     past = TimeTravel(log)
     try:
         said, differences = await _compared(past, path)
@@ -52,23 +61,27 @@ async def verify(log: EventLog, path: Path | None = None) -> Report:
     finally:
         past.close()
     stats = world.stats
+    missing = None if stored is None else stored[0] - stored[1]
+    passed_over = stats.undecodable - (missing or 0)
     return Report(
-        ok=not differences and not stats.undecodable,
+        ok=not differences and not passed_over and not missing,
         seq=world.position,
         events=stats.events,
-        undecodable=stats.undecodable,
+        missing=missing,
+        undecodable=passed_over,
         unknown=stats.unknown,
         foreign=stats.standings.get("foreign", 0),
         void=stats.void,
-        late=sum(
-            count
-            for what, count in stats.void.items()
-            if what.endswith("the route is not in force")
-        ),
+        illegal=_voids(stats.void, "takes no such step"),
+        late=_voids(stats.void, "the route is not in force"),
         repeats=stats.standings.get("repeat", 0),
         read_models=said,
         differences=differences,
     )
+
+
+def _voids(void: dict[str, int], reason: str) -> int:
+    return sum(count for what, count in void.items() if what.endswith(reason))
 
 
 async def _compared(past: TimeTravel, path: Path | None) -> tuple[str, list[str]]:

@@ -1,0 +1,398 @@
+"""Operations on the log: verify, rebuild, export, archive, restore. None of them writes
+an event, but restoring, which fills an empty log."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+import msgspec
+from msgspec import Struct
+
+from cli import archive as archives
+from cli.client import Client, NotRunning, connected, run
+from cli.instance import Instance
+from cli.log import event_line
+from cli.target import on_target
+from cli.terminal import (
+    EXIT_OK,
+    EXIT_REFUSED,
+    Problem,
+    console,
+    line_of,
+    size,
+    utc_now,
+    version,
+)
+from events import subjects
+from events.catalogue import Chunk, TaskRouted, Unknown
+from events.codec import encode
+from events.link import Link
+from projections.main import checkpoints_beside
+from projections.runner import Runner
+from projections.store import Store
+from projections.verify import Report
+from projections.verify import verify as verify_log
+from projections.views import (
+    LoggedEvent,
+    RebuildAnswer,
+    StatusAnswer,
+    TaskAnswer,
+)
+from projections.world import VERSIONS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from cli.archive import Header, Progress
+
+LOOK_AGAIN_S: Final = 0.1
+EXPORT: Final = "agentcom-task.v1"
+
+_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+_FILE = click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+_STORE = click.option(
+    "--store",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="The file of the read models  [default: projections.db in the data folder]",
+)
+
+
+def _local_store(said: Path | None) -> Path:
+    return said or Instance().data / "projections.db"
+
+
+# -- verify ----------------------------------------------------------------------------
+
+
+@click.command()
+@on_target
+@_STORE
+@_JSON
+def verify(*, store: Path | None, as_json: bool) -> int:
+    """Read the log through and hold this machine's read models against it.
+
+    Counts missing sequences, messages that are no events, unknown types, steps that were
+    refused, and reports that came too late. Exits with 1 where something is missing or
+    the read models differ from a fresh fold.
+    """
+    return run(_verify(_local_store(store), as_json=as_json))
+
+
+async def _verify(store: Path, *, as_json: bool) -> int:
+    async with connected() as client:
+        state = await archives.state_of(client.link, subjects.EVENTS)
+        stored = (state.last_seq, state.messages)
+        report = await verify_log(client.log, store, stored=stored)
+    if as_json:
+        click.echo(encode(report).decode())
+    else:
+        for line in _findings(report):
+            click.echo(line_of(line))
+    return EXIT_OK if report.ok else EXIT_REFUSED
+
+
+def _findings(report: Report) -> Iterator[str]:
+    yield f"{report.events} events up to sequence {report.seq}"
+    yield f"missing sequences: {report.missing}"
+    yield f"messages that are no events: {report.undecodable}"
+    unknown = ", ".join(f"{n} {tag}" for tag, n in report.unknown.items())
+    yield f"types unknown to this version: {unknown or 0}"
+    yield f"events whose body disagrees with their subject: {report.foreign}"
+    yield f"steps that the task's state refused: {report.illegal}"
+    yield f"reports on routes no longer in force: {report.late}"
+    yield f"repeats: {report.repeats}"
+    for what, count in sorted(report.void.items()):
+        yield f"  void: {count} {what}"
+    yield f"read models: {report.read_models}"
+    for difference in report.differences:
+        yield f"  {difference}"
+    yield "all is well" if report.ok else "something is wrong"
+
+
+# -- rebuild ---------------------------------------------------------------------------
+
+
+@click.command()
+@click.argument("name", required=False, type=click.Choice(sorted(VERSIONS)))
+@on_target
+@_STORE
+@_JSON
+def rebuild(name: str | None, *, store: Path | None, as_json: bool) -> int:
+    """Make the read models anew from the log, beside the running ones, and swap.
+
+    Questions are answered all the while. They are kept in one file with one position, so
+    naming one means all. Where no read models run, this machine's file is made anew.
+    """
+    file = _local_store(store)
+    return run(_rebuild(name or "", file if file.exists() else None, as_json=as_json))
+
+
+async def _rebuild(name: str, store: Path | None, *, as_json: bool) -> int:
+    async with connected() as client:
+        try:
+            begun = await client.query(
+                "rebuild", {"name": name, "wait_seq": 0}, RebuildAnswer
+            )
+        except NotRunning:
+            if store is None:
+                raise
+            seq = await _rebuild_here(client, store)
+        else:
+            seq = await _until_rebuilt(client, begun)
+    if as_json:
+        click.echo(encode({"seq": seq, "names": sorted(VERSIONS)}).decode())
+    else:
+        click.echo(f"made anew up to sequence {seq}: {', '.join(sorted(VERSIONS))}")
+    return EXIT_OK
+
+
+async def _until_rebuilt(client: Client, begun: RebuildAnswer) -> int:
+    with _progress() as told:
+        while True:
+            # Several may answer; the one that was told to is the one that changes.
+            status = await client.query("status", {"wait_seq": 0}, StatusAnswer)
+            if status.rebuild_failed:
+                raise Problem(f"not made anew: {status.rebuild_failed}")
+            if status.rebuilt > begun.rebuilt:
+                told("rebuild", status.last_seq, status.last_seq)
+                return status.seq
+            if status.rebuilding is not None:
+                told("rebuild", status.rebuilding, status.last_seq)
+            await asyncio.sleep(LOOK_AGAIN_S)
+
+
+async def _rebuild_here(client: Client, path: Path) -> int:
+    store = Store(path)
+    try:
+        runner = Runner(client.log, store, checkpoints=checkpoints_beside(path))
+        await runner.start()
+        try:
+            return await runner.rebuild()
+        finally:
+            await runner.stop()
+    finally:
+        store.close()
+
+
+# -- export ----------------------------------------------------------------------------
+
+
+class Exported(Struct, kw_only=True):
+    """A task with everything that is known of it, to be looked at anywhere."""
+
+    format: str
+    agentcom: str
+    made_at: str
+    task: TaskAnswer
+    events: list[LoggedEvent]
+    output: list[Chunk]
+    words: list[str]
+
+
+@click.command()
+@click.argument("task_id", metavar="ID", required=False)
+@on_target
+@click.option("--to", "target", type=click.Path(path_type=Path, dir_okay=False))
+@click.option(
+    "--view",
+    type=click.Path(path_type=Path, dir_okay=False, exists=True),
+    help="Show such a file; nothing else is needed for that.",
+)
+def export(task_id: str | None, *, target: Path | None, view: Path | None) -> int:
+    """Write the task ID with all its events, its trace and its output to one JSON file.
+
+    Without --to it is ID.json; `--to -` prints it.
+    """
+    if view is not None:
+        return show_export(view)
+    if task_id is None:
+        raise click.UsageError("expected a task's ID, or --view FILE")
+    return run(_export(task_id, target))
+
+
+async def _export(task_id: str, target: Path | None) -> int:
+    async with connected() as client:
+        exported = await exported_of(client, task_id)
+    raw = msgspec.json.format(encode(exported), indent=1) + b"\n"
+    if target is not None and str(target) == "-":
+        sys.stdout.write(raw.decode())
+        return EXIT_OK
+    path = target or Path(f"{exported.task.task.task_id}.json")
+    path.write_bytes(raw)
+    click.echo(f"{path}: {len(exported.events)} events, {size(len(raw))}")
+    return EXIT_OK
+
+
+async def exported_of(client: Client, task_id: str) -> Exported:
+    """Gather what is known of a task."""
+    from cli.past import words
+
+    full = await client.full_id(task_id)
+    answer = await client.query("task", {"task_id": full}, TaskAnswer)
+    decided, reported, output = await asyncio.gather(
+        client.log.read(subjects.task(full)),
+        client.log.read(subjects.runs_of(full)),
+        client.output.read(full),
+    )
+    history = sorted([*decided, *reported], key=lambda recorded: recorded.seq)
+    said = [
+        sentence
+        for recorded in history
+        if isinstance(recorded.event, TaskRouted)
+        for sentence in words(recorded.event, history[0].event)
+    ]
+    return Exported(
+        format=EXPORT,
+        agentcom=version(),
+        made_at=utc_now().isoformat(),
+        task=answer,
+        events=[
+            LoggedEvent(
+                seq=recorded.seq,
+                subject=recorded.subject,
+                event=recorded.event.body
+                if isinstance(recorded.event, Unknown)
+                else recorded.event,
+            )
+            for recorded in history
+        ],
+        output=output,
+        words=said,
+    )
+
+
+def show_export(file: Path) -> int:
+    """Show an exported task; raises Problem where the file is none."""
+    from cli.tasks import show_task
+
+    try:
+        exported = msgspec.json.decode(file.read_bytes(), type=Exported)
+    except msgspec.MsgspecError as error:
+        raise Problem(f"{file} is no exported task: {error}") from error
+    screen = console()
+    show_task(screen, exported.task, [])
+    for sentence in exported.words:
+        screen.print(line_of(sentence), style="dim")
+    screen.print("\nevents", style="bold")
+    for logged in exported.events:
+        screen.print(event_line(logged.seq, logged.subject, logged.event))
+    screen.print(
+        f"\n{len(exported.output)} pieces of output; made {exported.made_at} by "
+        f"agentcom {exported.agentcom}",
+        style="dim",
+    )
+    return EXIT_OK
+
+
+# -- archive, restore ------------------------------------------------------------------
+
+
+@contextmanager
+def _progress() -> Iterator[Progress]:
+    """Show how far something is, where somebody looks."""
+    if not sys.stderr.isatty():
+        yield lambda stream, done, of: None
+        return
+    from rich.console import Console
+    from rich.progress import Progress as Bar
+
+    with Bar(console=Console(stderr=True), transient=True) as bar:
+        bars: dict[str, Any] = {}
+
+        def told(stream: str, done: int, of: int) -> None:
+            if stream not in bars:
+                bars[stream] = bar.add_task(stream, total=of)
+            bar.update(bars[stream], completed=done, total=of)
+
+        yield told
+
+
+@click.command()
+@_FILE
+@on_target
+@click.option("--force", is_flag=True, help="Replace a file that is there.")
+@click.option(
+    "--check", "only_check", is_flag=True, help="Check a file; write nothing."
+)
+@_JSON
+def archive(file: Path, *, force: bool, only_check: bool, as_json: bool) -> int:
+    """Write the whole log and all output that is kept to FILE, compressed.
+
+    FILE appears once it is whole. `agentcom restore FILE` fills an empty log from it.
+    """
+    if only_check:
+        header, _ = archives.check(file)
+        return _told(file, header, "whole and unchanged", as_json=as_json)
+    if file.exists() and not force:
+        raise Problem(f"{file} exists: name another file, or --force")
+    header = run(_archive(file))
+    return _told(file, header, size(file.stat().st_size), as_json=as_json)
+
+
+async def _archive(file: Path) -> archives.Header:
+    async with connected() as client:
+        with _progress() as told:
+            header, _ = await archives.archive(
+                client.link,
+                file,
+                agentcom=version(),
+                made_at=utc_now().isoformat(),
+                progress=told,
+            )
+    return header
+
+
+def _told(file: Path, header: Header, said: str, *, as_json: bool) -> int:
+    if as_json:
+        click.echo(encode({"file": str(file), "archive": header}).decode())
+        return EXIT_OK
+    for stream, span in header.streams.items():
+        count = span.last - span.first + 1 if span.last else 0
+        click.echo(f"{stream}: {count} messages, {span.first} to {span.last}")
+    click.echo(f"{file}: {said}, made {header.made_at} by agentcom {header.agentcom}")
+    return EXIT_OK
+
+
+@click.command()
+@_FILE
+@on_target
+@_JSON
+def restore(file: Path, *, as_json: bool) -> int:
+    """Fill the empty log of the data folder from FILE; everything else must be stopped.
+
+    The file is checked first. A restore that was interrupted goes on when said again.
+    Sequences are kept; the read models are made anew on the next start.
+    """
+    header, _ = archives.check(file)
+    instance = Instance()
+    instance.prepare()
+    with archives.private_broker(instance.data) as admin:
+        stored = asyncio.run(_restore(admin, file, header))
+    total = sum(stored.values())
+    if as_json:
+        click.echo(encode({"stored": stored, "archive": header}).decode())
+    else:
+        click.echo(
+            f"{total} messages restored into {instance.data}: start it with `agentcom up`"
+        )
+    return EXIT_OK
+
+
+async def _restore(admin: Any, file: Path, header: Header) -> dict[str, int]:
+    from cli.keys import provision_with
+    from cli.roles import missing_streams
+    from events.provision import Retention
+
+    link = await Link.connect(admin.address())
+    try:
+        if await missing_streams(link):
+            await provision_with(admin, Retention())
+        with _progress() as told:
+            return await archives.restore(link, file, header, progress=told)
+    finally:
+        await link.close()

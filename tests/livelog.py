@@ -1,0 +1,90 @@
+"""Histories on a real broker: each event is written by whoever may write it.
+
+async with writing(broker) as write:
+    await write.tell(history.recorded)
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+from click.testing import CliRunner, Result
+
+from cli.main import agentcom
+from events import subjects
+from events.jetstream import JetStreamLog, JetStreamOutput
+from events.link import Link
+from projections.main import projecting
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterable
+    from pathlib import Path
+
+    from events.catalogue import Recorded
+    from projections.queries import Queries
+    from projections.runner import Runner
+    from tests.broker import LiveBroker
+
+
+class Writers:
+    """The scheduler and the hosts of one broker."""
+
+    def __init__(self, logs: dict[str, JetStreamLog], links: dict[str, Link]) -> None:
+        self.links = links
+        self._logs = logs
+
+    async def tell(self, history: Iterable[Recorded]) -> int:
+        """Append a history, in its order; return the last sequence."""
+        seq = 0
+        for recorded in history:
+            seq = await self._log_for(recorded.subject).append(
+                recorded.subject, recorded.event
+            )
+        return seq
+
+    def _log_for(self, subject: str) -> JetStreamLog:
+        about = subjects.parse(subject)
+        if about.kind in ("run", "host"):
+            return self._logs[f"host-{about.host}"]
+        return self._logs["scheduler"]
+
+
+@asynccontextmanager
+async def writing(broker: LiveBroker) -> AsyncIterator[Writers]:
+    """Connect everybody who writes."""
+    links, logs = {}, {}
+    for role in ("scheduler", *(f"host-{name}" for name in broker.instance.hosts())):
+        link = links[role] = await Link.connect(broker.credentials(role).address())
+        logs[role] = JetStreamLog(link, consumers=False)
+    try:
+        yield Writers(logs, links)
+    finally:
+        for log in logs.values():
+            await log.close()
+        for link in links.values():
+            await link.close()
+
+
+@asynccontextmanager
+async def read_models(
+    broker: LiveBroker, store: Path | None = None, **more: object
+) -> AsyncIterator[tuple[Runner, Queries]]:
+    """Project a broker's log and answer questions."""
+    link = await Link.connect(broker.credentials("projections").address())
+    log = JetStreamLog(link)
+    try:
+        output = JetStreamOutput(link)
+        async with projecting(log, link, store, output=output, **more) as both:
+            yield both
+    finally:
+        await log.close()
+        await link.close()
+
+
+async def command(*arguments: str) -> Result:
+    """Run `agentcom ...` beside this loop; AGENTCOM_DATA names the instance."""
+    return await asyncio.to_thread(
+        CliRunner().invoke, agentcom, list(arguments), prog_name="agentcom"
+    )
