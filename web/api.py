@@ -111,7 +111,7 @@ class Events(Struct, kw_only=True):
 
 
 class PolicyAnswer(Struct, kw_only=True):
-    """The policy in force; version 0 is the built-in one, whose numbers are not said."""
+    """The policy in force; version 0 is the built-in one."""
 
     seq: int
     version: int
@@ -123,10 +123,13 @@ class PolicyAnswer(Struct, kw_only=True):
 class Api:
     """Answers questions and passes commands on."""
 
-    def __init__(self, queries: Queries, bus: Bus, log: EventLog) -> None:
+    def __init__(
+        self, queries: Queries, bus: Bus, log: EventLog, builtin: dict[str, Any]
+    ) -> None:
         self._queries = queries
         self._bus = bus
         self._log = log
+        self._builtin = builtin
 
     # -- asking ------------------------------------------------------------------------
 
@@ -199,7 +202,7 @@ class Api:
         event = last.event if last is not None else None
         if last is None or not isinstance(event, PolicyChanged):
             return PolicyAnswer(
-                seq=0, version=0, policy={}, changed_at="", requested_by=""
+                seq=0, version=0, policy=self._builtin, changed_at="", requested_by=""
             )
         return PolicyAnswer(
             seq=last.seq,

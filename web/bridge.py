@@ -478,6 +478,7 @@ class Bridge:
         bus: Bus,
         log: EventLog,
         output: OutputReader | None,
+        builtin: dict[str, Any],
     ) -> None:
         self.output = Live(bus, output)
         self.sources = Sources(
@@ -488,6 +489,7 @@ class Bridge:
             self.output,
             lambda: list(self._decisions),
             lambda: datetime.now(UTC).strftime("%Y-%m-%d"),
+            builtin,
         )
         self.pages: set[Page] = set()
         self._documents: dict[tuple[str, bytes], Document] = {}

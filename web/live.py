@@ -147,7 +147,7 @@ class Live:
             keep = chunk.event_type in STATE
             if size > HISTORY_BYTES and not keep:
                 continue
-            raw = encode(chunk)
+            raw = spelled(chunk)
             size += len(raw)
             history.append((chunk, raw))
         history.reverse()
@@ -159,7 +159,7 @@ class Live:
         chunk = _chunk_of(message)
         if chunk is None:
             return
-        raw = encode(chunk)
+        raw = spelled(chunk)
         for watch in self._watches.get(chunk.task_id, ()):
             watch.tell(chunk, raw)
 
@@ -197,9 +197,16 @@ class Live:
         flows = chunk.event_type not in STATE
         if flows and tail and tail[-1][0] == chunk.event_type:
             text = tail.pop()[1] + text
+        elif tail and not tail[-1][1]:
+            tail.pop()
         lines = text.split("\n") if flows else [text]
         for line in lines[-TAIL_LINES:]:
             tail.append([chunk.event_type, line[-TAIL_TEXT:]])
+
+
+def spelled(chunk: Chunk) -> bytes:
+    """Spell a chunk for a page: every field, also those that the wire leaves out."""
+    return encode({name: getattr(chunk, name) for name in chunk.__struct_fields__})
 
 
 def _chunk_of(message: Message) -> Chunk | None:

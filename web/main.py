@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 
@@ -72,8 +72,13 @@ async def serve(
     output: OutputReader | None = None,
     ready: Callable[[int], None] | None = None,
     whatif: WhatIf | None = None,
+    policy: dict[str, Any] | None = None,
 ) -> None:
-    """Serve from a log and a bus that are there already, until `stop` is set."""
+    """Serve from a log and a bus that are there already, until `stop` is set.
+
+    `whatif` decides the past anew, `policy` is the built-in one, as it is shown until
+    somebody sets another.
+    """
     tokens = None if config.tokens is None else Tokens.load(config.tokens)
     async with projecting(log, bus, config.store, output=output, whatif=whatif) as (
         runner,
@@ -86,6 +91,7 @@ async def serve(
             log,
             output=output,
             names=config.names,
+            policy=policy,
             access=Access(tokens, clock=time.monotonic),
         )
         port = await server.open(config.host, config.port)

@@ -91,6 +91,7 @@ class Server:
         output: OutputReader | None = None,
         names: frozenset[str] | None = frozenset(),
         access: Access | None = None,
+        policy: dict[str, Any] | None = None,
         static: Path = STATIC,
     ) -> None:
         self._runner = runner
@@ -98,10 +99,10 @@ class Server:
         self._names = names
         self._access = access or Access(None, clock=time.monotonic)
         self._static = static
-        self._api = Api(queries, bus, log)
+        self._api = Api(queries, bus, log, policy or {})
         self._metrics = Metrics(runner)
         self._site: web.AppRunner | None = None
-        self.bridge = Bridge(runner, queries, bus, log, output)
+        self.bridge = Bridge(runner, queries, bus, log, output, policy or {})
         self._sockets: set[web.WebSocketResponse] = set()
 
     def app(self) -> web.Application:

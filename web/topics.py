@@ -50,7 +50,10 @@ class Tails(Protocol):
 
 @dataclass(frozen=True)
 class Sources:
-    """Where topics come from. `decisions` are the latest, newest first."""
+    """Where topics come from.
+
+    `decisions` are the latest, newest first; `builtin` is the policy until one is set.
+    """
 
     runner: Runner
     queries: Queries
@@ -59,6 +62,7 @@ class Sources:
     tails: Tails
     decisions: Callable[[], list[dict[str, Any]]]
     today: Callable[[], str]
+    builtin: dict[str, Any]
 
 
 class Nothing(Struct, frozen=True, forbid_unknown_fields=True):
@@ -197,11 +201,11 @@ def _quantiles(durations: dict[str, views.Durations]) -> dict[str, Any]:
 
 
 async def _policy(sources: Sources) -> dict[str, Any]:
-    """Return the policy in force, {} for the built-in one."""
+    """Return the policy in force."""
     seq = sources.runner.world.fleet.head.policy_seq
     recorded = await sources.log.get(seq) if seq else None
     event = recorded.event if recorded is not None else None
-    return event.policy if isinstance(event, PolicyChanged) else {}
+    return event.policy if isinstance(event, PolicyChanged) else sources.builtin
 
 
 async def _tails(sources: Sources, params: Nothing) -> Sections | Refusal:

@@ -8,7 +8,7 @@ const ink = (name) => getComputedStyle(document.documentElement).getPropertyValu
 function axes(options) {
   const line = { stroke: ink("--muted"), grid: { stroke: ink("--line"), width: 1 }, ticks: { show: false }, font: "11px system-ui" };
   return [
-    { ...line, ...options.x },
+    { ...line, size: 34, values: options.hours ? (_, ticks) => ticks.map((tick) => new Date(tick * 1000).toTimeString().slice(0, 5)) : undefined, ...options.x },
     { ...line, size: 46, ...options.y },
   ];
 }
@@ -24,8 +24,8 @@ export function Chart({ label, series, data, x = {}, y = {}, height = 150, time 
         height,
         legend: { show: false },
         cursor: { show: false },
-        scales: { x: { time }, y: { range: (_, low, high) => [Math.min(0, low), Math.max(high * 1.1, 1e-9)] } },
-        axes: axes({ x, y }),
+        scales: { x: { time, ...(time ? {} : { range: (_, low, high) => [low - 0.6, high + 0.6] }) }, y: { range: (_, low, high) => [Math.min(0, low), Math.max(high * 1.1, 1e-9)] } },
+        axes: axes({ x, y, hours: time }),
         series: [
           {},
           ...series.map((each) => ({

@@ -31,7 +31,8 @@ function App() {
   useEffect(() => {
     const moved = () => {
       go(where());
-      document.getElementById("main")?.focus();
+      document.getElementById("main")?.focus({ preventScroll: true });
+      scrollTo(0, 0);
     };
     addEventListener("hashchange", moved);
     get("/me").then(meet, () => {});

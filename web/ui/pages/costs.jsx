@@ -73,11 +73,14 @@ function Days({ days, fallback, theme }) {
   const data = useMemo(() => {
     const fell = Object.fromEntries(fallback.map((line) => [line.key, line.cost_usd]));
     const sorted = [...days].sort((a, b) => a.key.localeCompare(b.key)).slice(-60);
-    return [sorted.map((line) => Date.parse(`${line.key.slice(0, 10)}T12:00:00Z`) / 1000), sorted.map((line) => line.cost_usd), sorted.map((line) => fell[line.key] ?? 0)];
+    return [sorted.map((_, n) => n), sorted.map((line) => line.cost_usd), sorted.map((line) => fell[line.key] ?? 0)];
   }, [days, fallback]);
+  const names = [...days].map((line) => line.key.slice(0, 10)).sort().slice(-60);
+  const every = Math.ceil(names.length / 8);
+  const x = { splits: () => names.map((_, n) => n).filter((n) => n % every === 0), values: (_, ticks) => ticks.map((n) => names[n] ?? "") };
   return (
     <Panel title="By day">
-      {days.length ? <Chart label="Dollars a day" series={SERIES} data={data} y={{ values: (_, ticks) => ticks.map((n) => `$${n < 1 ? n.toFixed(2) : n}`) }} theme={theme} /> : <Empty>Nothing was booked yet.</Empty>}
+      {days.length ? <Chart label="Dollars a day" series={SERIES} data={data} key={names.length} time={false} x={x} y={{ values: (_, ticks) => ticks.map((n) => `$${n < 1 ? n.toFixed(3) : n}`) }} theme={theme} /> : <Empty>Nothing was booked yet.</Empty>}
       {fallback.length > 0 && (
         <Scroll label="Fallbacks by day">
           <table class="small"><thead><tr><th>Day</th><th class="n">Fallback runs</th><th class="n">Dollars</th></tr></thead>

@@ -167,7 +167,8 @@ function spread(durations, edges) {
 }
 const EDGES = Array.from({ length: 27 }, (_, n) => 2 ** n / 4);
 const BARS = [{ label: "tasks", color: "--c-submitted", bars: true }];
-const POWERS = { values: (_, ticks) => ticks.map((n) => (EDGES[n] && Number.isInteger(n) ? duration(EDGES[n]).replace(" min 0 s", " min") : "")), space: 60 };
+const ROUND = { 2: "1 ms", 6: "16 ms", 10: "¼ s", 14: "4 s", 18: "1 min", 22: "17 min", 26: "hours" };
+const POWERS = { splits: () => Object.keys(ROUND).map(Number), values: (_, ticks) => ticks.map((n) => ROUND[n] ?? "") };
 
 function Charts({ data, now, theme }) {
   const minute = Math.floor(now / 10_000);

@@ -1,5 +1,6 @@
 // One task: its state, its attempts, its live output, why it went where, what it cost.
-import { useCallback, useRef, useState } from "preact/hooks";
+import { useCallback, useEffect, useRef, useState } from "preact/hooks";
+import { Ansi } from "../ansi.js";
 import { carryOut, download, get, notice, post } from "../api.js";
 import { FINAL, at, clock, count, dollars, duration, moment, plain, savedText } from "../format.js";
 import { Output } from "../output.jsx";
@@ -112,7 +113,8 @@ function Attempts({ attempts, now }) {
           <li>
             <div class="lane-text">
               <b>{each.generation}.</b> <Tier tier={each.tier} />{each.fallback_used && <span class="badge fb">FB</span>} <Text most={90}>{[each.host, each.endpoint, each.model].filter(Boolean).join(" · ")}</Text>
-              <span class={`outcome ${each.outcome}`}> {each.outcome || "under way"}{each.reason && `: ${plain(each.reason, 80)}`}</span>
+              {" "}<span class={`outcome ${each.outcome}`}>{each.outcome || "under way"}{each.reason && `: ${plain(each.reason, 80)}`}</span>
+              {" "}
               {each.local_retries > 0 && <span class="badge">{each.local_retries} local {each.local_retries > 1 ? "retries" : "retry"}</span>}
               {each.late && <span class="badge">late</span>}
               <Simulated on={each.simulated} />
@@ -155,7 +157,7 @@ function Routing({ data }) {
     <Panel title="Routing" id="routing">
       <details>
         <summary id="trace-summary">
-          <Tier tier={route.effective_tier} />{route.fallback_used && <span class="badge fb">FB</span>} <Text>{[route.selected_host, route.selected_endpoint, route.selected_model].filter(Boolean).join(" · ")}</Text> <small>({count(route.candidate_count)} candidates)</small>
+          <Tier tier={route.effective_tier} />{route.fallback_used && <span class="badge fb">FB</span>} <Text>{[route.selected_host, route.selected_endpoint, route.selected_model].filter(Boolean).join(" · ")}</Text> <small>({count(route.candidate_count)} candidate{route.candidate_count === 1 ? "" : "s"})</small>
         </summary>
         <div id="trace">
           <dl class="pairs">
@@ -228,6 +230,12 @@ function Cost({ task, attempts }) {
   );
 }
 
+function Coloured({ text, class: name = "" }) {
+  const box = useRef(null);
+  useEffect(() => box.current.replaceChildren(...new Ansi().spans(text)), [text]);
+  return <pre ref={box} class={name} tabindex="0" />;
+}
+
 function Result({ task }) {
   const { result } = task;
   if (!result) return null;
@@ -236,8 +244,8 @@ function Result({ task }) {
       <details open={!!result.error}>
         <summary>{result.status}{result.exit_code !== undefined && result.exit_code !== null ? `, exit ${result.exit_code}` : ""}{result.truncated ? ", head and tail of it" : ""}</summary>
         {result.error && <p class="bad"><Text>{`${result.error.code}: ${result.error.message}`}</Text></p>}
-        {result.output && <pre>{plain(result.output.replaceAll("\t", "    "), 200_000)}</pre>}
-        {result.stderr && <pre class="stderr">{plain(result.stderr, 100_000)}</pre>}
+        {result.output && <Coloured text={result.output} />}
+        {result.stderr && <Coloured text={result.stderr} class="stderr" />}
       </details>
     </Panel>
   );
