@@ -17,14 +17,16 @@ from actors.scheduler import Scheduler
 from events import catalogue as c
 from events import commands as m
 from events import subjects
-from events.codec import Reader
+from events.codec import Reader, instant
 from projections import lifecycle as reading
 from projections.world import World as ReadModels
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from actors.board import Live
     from actors.host import HostState
+    from actors.scheduler import Decision
     from events.catalogue import Recorded
     from tests.simulation.machine import Life
     from tests.simulation.network import Link, SimMessage
@@ -55,6 +57,10 @@ DECISIONS = (
     c.AlertRaised,
     c.AlertCleared,
 )
+
+
+DISK_TAKES = 3.0
+"""By then an ended run's last event is on the disk, if the log has not got it."""
 
 
 class Broken(AssertionError):
@@ -100,6 +106,8 @@ class Judge:
         self.silenced: dict[str, str] = {}
         self.acknowledged: set[str] = set()
         self.verdicts: dict[str, int] = {}
+        self.tiers: dict[str, tuple[bool, bool]] = {}
+        self.stored_ids: set[str] = set()
         self._heard_epoch: dict[int, int] = {}
         self._was_stale: dict[int, tuple[int, int]] = {}
         self._counted: set[str] = set()
@@ -130,6 +138,9 @@ class Judge:
             known[event.state.endpoint] = event.state.slots
         elif isinstance(event, c.EndpointAdded):
             self.shared[event.endpoint] = event.slots
+        elif isinstance(event, c.TierEvent):
+            self._tier(event)
+        self.stored_ids.add(event.id)
         if place.kind in ("task", "run"):
             self._task(place.task, place.host, recorded)
         else:
@@ -359,6 +370,136 @@ class Judge:
         if isinstance(event, c.TaskDeadLettered) and event.attempts < most:
             self.complain("dead letters have used all attempts", where)
 
+    def wanted(self, task_id: str, route: str) -> bool:
+        """Whether a run's work is still wanted by anybody."""
+        state = self.states.get(task_id)
+        if state is None or state.route != route:
+            return False
+        return state.phase in ("routed", "accepted", "running", "waiting")
+
+    def _tier(self, event: c.TierEvent) -> None:
+        """One outage begins once and ends once, one alert for each."""
+        if isinstance(event, c.AlertAcknowledged) or event.epoch != self.epochs.current:
+            return
+        down, alerted = self.tiers.get(event.tier, (False, False))
+        match event:
+            case c.TierDown():
+                fits, down = not down, True
+            case c.TierUp():
+                fits, down = down, False
+            case c.AlertRaised():
+                fits, alerted = down and not alerted, True
+            case c.AlertCleared():
+                fits, alerted = alerted, False
+            case _:
+                return
+        self.tiers[event.tier] = (down, alerted)
+        if not fits:
+            self.complain(
+                "an outage begins and ends once, its alert too",
+                f"{c.name(event)} of {event.tier}",
+            )
+
+    # -- decisions, as they are made ---------------------------------------------------
+
+    def decided(self, mind: Scheduler, decision: Decision) -> None:
+        """A leader has decided something: does it follow from what it knows?"""
+        event = decision.event
+        if not isinstance(event, c.TaskEvent):
+            return
+        live = mind.tasks[event.task_id]
+        where = f"{mind.name}, {event.task_id}, {c.name(event)}"
+        match event:
+            case c.TaskRouted():
+                self._decided_route(mind, live, event, where)
+            case c.TaskRequeued() | c.TaskDeadLettered():
+                self._decided_end(mind, live, event, where)
+            case c.TaskExpired(reason="ttl"):
+                required = live.requirement(self._excluded(mind, live))
+                if mind.fleet.pool(required).available_to(required.excluded):
+                    self.complain(
+                        "the TTL runs only while nobody could take it", where
+                    )
+            case _:
+                pass
+
+    def _excluded(self, mind: Scheduler, live: Live) -> tuple[str, ...]:
+        return tuple(
+            name
+            for name, seq in live.state.excluded
+            if not mind.fleet.came_up_after(name, seq)
+        )
+
+    def _decided_route(
+        self, mind: Scheduler, live: Live, event: c.TaskRouted, where: str
+    ) -> None:
+        if live.state.phase != "waiting":
+            self.complain("only who waits is routed", f"{where}: {live.state.phase}")
+        if live.deadline is not None and live.deadline < mind.now - 1.0:
+            self.complain("nothing is routed after its deadline", where)
+        place = mind.reserved[event.id]
+        slots = place.slots
+        if slots.in_flight + slots.reserved > slots.total:
+            self.complain(
+                "slots are never overcommitted",
+                f"{where}: {slots.in_flight} and {slots.reserved} of {slots.total}",
+            )
+        excluded = self._excluded(mind, live)
+        names = {place.name, place.host.name, place.endpoint}
+        pool = mind.fleet.pool(live.requirement(()))
+        others = any(
+            {each.name, each.host.name, each.endpoint}.isdisjoint(excluded)
+            for name, each in pool.places.items()
+            if name in pool._available
+        )
+        if names & set(excluded) and others:
+            self.complain(
+                "what failed on a task is not tried while others are left",
+                f"{where}: {place.name}, excluded {excluded}",
+            )
+        ageing = mind.policy.ageing_s
+        mine, state_seq = _rank(live, mind.now, ageing), live.state.submitted_seq
+        group = mind.queue.groups.get(live.requirement(excluded))
+        # Only a lane's oldest competes: who was given back keeps his place there, and
+        # those behind him wait for him, however long they have waited themselves.
+        heads: dict[int, Live] = {}
+        for waiting in group or ():
+            other = mind.tasks[waiting.task_id]
+            head = heads.get(other.lane)
+            if head is None or other.state.submitted_seq < head.state.submitted_seq:
+                heads[other.lane] = other
+        for head in heads.values():
+            rank = _rank(head, mind.now, ageing)
+            if rank < mine and head.lane != live.lane:
+                self.complain(
+                    "best lane first",
+                    f"{where}: {mine} before {head.state.task_id} {rank}",
+                )
+            if head.lane == live.lane and head.state.submitted_seq < state_seq:
+                self.complain(
+                    "first in, first out inside a lane",
+                    f"{where}: before {head.state.task_id}",
+                )
+
+    def _decided_end(
+        self,
+        mind: Scheduler,
+        live: Live,
+        event: c.TaskRequeued | c.TaskDeadLettered,
+        where: str,
+    ) -> None:
+        state = live.state
+        host = mind.fleet.hosts.get(state.host)
+        fits = {
+            "not accepted": state.phase == "routed",
+            "host lost": host is None or not host.live,
+        }.get(event.reason, state.phase == "returned" or event.reason in LOSSES)
+        if not fits:
+            self.complain(
+                "no healthy run is taken back",
+                f"{where}: {event.reason}, it is {state.phase} on {state.host}",
+            )
+
     # -- mail --------------------------------------------------------------------------
 
     def mail(self, link: Link, message: SimMessage) -> None:
@@ -402,6 +543,19 @@ class Judge:
                 "nothing runs that is not on the disk",
                 f"{assign.route} on {life.name}",
             )
+
+    def died(self, life: Life, now: float) -> None:
+        """A host's process is gone: what had ended there must be on disk or log."""
+        disk = life.machine.disk
+        for route, (ended, event_id) in life.ended.items():
+            young = now - ended < DISK_TAKES
+            if young or disk.was_full or event_id in self.stored_ids:
+                continue
+            if not disk.promises(route):
+                self.complain(
+                    "no result is lost with its process",
+                    f"{life.name}: {route} ended {now - ended:.1f} s before",
+                )
 
     def host(self, state: HostState) -> None:
         """Recount a host's slots."""
@@ -550,6 +704,12 @@ def signature(mind: Scheduler) -> dict[str, Any]:
             watch.down_since, watch.alerted, watch.limited_until, watch.limited_for,
         )  # fmt: skip
     return found
+
+
+def _rank(live: Live, now: float, ageing: float) -> tuple[int, int]:
+    state = live.state
+    waited = max(0.0, now - instant(state.waiting_since))
+    return max(0, live.lane - int(waited // ageing)), state.submitted_seq
 
 
 def _differ(one: dict[str, Any], other: dict[str, Any]) -> str:

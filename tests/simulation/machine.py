@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from tests.simulation.network import Link
 
 GIB = 1024**3
+ENDS = (c.TaskCompleted, c.TaskFailed, c.TaskStopped)
 TARGETS = ("sidecar", "ollama", "openai", "claude", "agent", "noop")
 
 
@@ -55,6 +56,14 @@ class Disk:
     def __init__(self) -> None:
         self.db = sqlite3.connect(":memory:", isolation_level=None)
         self.full = False
+        self.was_full = False
+
+    def promises(self, route: str) -> bool:
+        """Whether the route's last event has been committed."""
+        found = self.db.execute(
+            "SELECT 1 FROM outbox WHERE ends = ?", (route,)
+        ).fetchone()
+        return found is not None
 
     def holds(self, route: str) -> bool:
         """Whether an assignment has been committed."""
@@ -89,6 +98,7 @@ class DiskThread:
             return
         answer, problem = None, ""
         if self._disk.full:
+            self._disk.was_full = True
             problem = "database or disk is full (OperationalError)"
         else:
             try:
@@ -125,6 +135,7 @@ class Machine:
         self.repos = chance.choice(([], ["web"], ["web", "api"]))
         self.endpoints: dict[str, c.EndpointState] = {}
         self.on_run: Callable[[Life, Assign], None] = lambda _life, _assign: None
+        self.wanted: Callable[[str, str], bool] = lambda _task, _route: True
         self.on_handled: Callable[[Sidecar], None] = lambda _sidecar: None
         if chance.random() < 0.8:
             self._offer("gpu", "ollama", chance.choice((1, 2)))
@@ -167,7 +178,8 @@ class Machine:
 
 
 class Life(Process):
-    """One life of a machine's sidecar. `runs` are the routes whose work is alive in it.
+    """One life of a machine's sidecar. `runs` are the routes whose work is alive in it,
+    `ended` when each route that is over here ended, and the id of the event that says so.
 
     Whoever asks for the time, chance or resources is found by his context.
     """
@@ -176,6 +188,7 @@ class Life(Process):
         super().__init__(machine.loop, machine.name, skew=skew)
         self.machine = machine
         self.runs: dict[str, str] = {}
+        self.ended: dict[str, tuple[float, str]] = {}
         self.sidecar: Sidecar | None = None
         self.stop = asyncio.Event()
 
@@ -286,7 +299,7 @@ class SimExecutor:
         if await self._stopped_within(stop, takes):
             return await self._stop(chance)
         while ending == "hang":
-            if temper.calm:
+            if temper.calm and machine.wanted(assign.task_id, assign.route):
                 ending = "success"
             if await self._stopped_within(stop, 2.0):
                 return await self._stop(chance)
@@ -410,6 +423,12 @@ class Connection:
 
 class Watched(Sidecar):
     """The sidecar, looked at after each decision."""
+
+    def _record(self, event: c.Event) -> None:
+        super()._record(event)
+        if isinstance(event, ENDS) and event.route in self.state.runs:
+            life = _life()
+            life.ended[event.route] = (life.loop.time(), event.id)
 
     def handle(self, command: Any, message: Any = None) -> None:
         super().handle(command, message)

@@ -19,6 +19,7 @@ import structlog
 from actors import host as host_actor
 from actors.lifecycle import FINAL
 from actors.main import SchedulerRole
+from actors.scheduler import Decision
 from events import catalogue as c
 from events import commands as m
 from events import subjects
@@ -29,7 +30,7 @@ from tests.simulation.invariants import Broken, Judge
 from tests.simulation.loop import Process, SimLoop, Stuck
 from tests.simulation.machine import Life, Machine, Temper, live, simulated_edges
 from tests.simulation.network import Link, Server, Weather
-from tests.simulation.plan import CALM_AT, Step, draw
+from tests.simulation.plan import CALM_AT, POLICY, Step, draw
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -82,6 +83,11 @@ class WatchedRole(SchedulerRole):
     judge: Judge
     life: Process
 
+    def _append(self, decision: Decision) -> None:
+        if self.life.alive:
+            self.judge.decided(self.scheduler, decision)
+        super()._append(decision)
+
     def _take_turn(self) -> None:
         super()._take_turn()
         if self.life.alive:
@@ -117,6 +123,7 @@ class Simulation:
         for machine in self.machines.values():
             machine.on_run = self._ran
             machine.on_handled = self._handled
+            machine.wanted = self.judge.wanted
         self.links: dict[str, Link] = {}
         self.lives: dict[str, Process] = {}
         self.skews = {
@@ -206,6 +213,8 @@ class Simulation:
 
     def _died(self, life: Process, link: Link) -> None:
         self.say("end", f"{life.name} is gone")
+        if isinstance(life, Life):
+            self.judge.died(life, self.loop.time())
         if self.lives.get(life.name) is life:
             del self.lives[life.name]
             del self.links[life.name]
@@ -368,6 +377,9 @@ class Simulation:
                 client.spawn(self._come_back(name))
         for name in ("s1", "s2"):
             self.start_scheduler(name)
+        # A policy that allows no escalation may keep a task waiting for ever, rightly.
+        policy = {**POLICY, "max_escalations_in_flight": 4}
+        client.spawn(self.ask("policy.set", {"policy": policy}))
 
     async def _come_back(self, name: str) -> None:
         life = self.lives.get(name)

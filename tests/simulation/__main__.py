@@ -1,0 +1,113 @@
+"""`python -m tests.simulation 0..10000`: play many seeds, two at a time, show the first
+that fails with its whole history.
+
+Seeds are written `1234`, `0..10000` (the end apart) or `3,7,100..200`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import sys
+import time
+from collections import Counter
+from typing import TYPE_CHECKING, NamedTuple
+
+from tests.simulation.simulation import Outcome, play
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+SHOWN = 5
+"""At most so many failures are listed; the first is told whole."""
+
+
+class Short(NamedTuple):
+    """What a worker hands back: the history only of a seed that failed."""
+
+    seed: int
+    broken: str
+    report: str
+    events: int
+    seconds: float
+
+
+def seeds_of(text: str) -> list[int]:
+    """Read `7`, `0..10` or a list of both."""
+    found: list[int] = []
+    for part in text.split(","):
+        first, dots, last = part.strip().partition("..")
+        found += range(int(first), int(last)) if dots else [int(first)]
+    return found
+
+
+def _short(seed: int) -> Short:
+    outcome = play(seed)
+    report = outcome.report() if outcome.broken is not None else ""
+    broken = str(outcome.broken or "")
+    return Short(seed, broken, report, outcome.events, outcome.seconds)
+
+
+def _all(seeds: list[int], workers: int) -> Iterator[Short]:
+    if workers == 1 or len(seeds) == 1:
+        yield from map(_short, seeds)
+        return
+    # Workers are made anew now and then, so that a long run stays small.
+    with multiprocessing.get_context("spawn").Pool(
+        workers, maxtasksperchild=50
+    ) as pool:
+        yield from pool.imap_unordered(_short, seeds, chunksize=20)
+
+
+def main(argv: list[str]) -> int:
+    """Play the seeds; 0 if all of them are clean."""
+    parser = argparse.ArgumentParser(prog="simulate", description=__doc__)
+    parser.add_argument("seeds", help="1234, 0..10000 or a list of both")
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument(
+        "--history", action="store_true", help="print every seed's history"
+    )
+    options = parser.parse_args(argv)
+    seeds = seeds_of(options.seeds)
+    if options.history:
+        for seed in seeds:
+            _tell(play(seed))
+        return 0
+    began, told = time.monotonic(), 0.0
+    bad: list[Short] = []
+    events, seconds = 0, 0.0
+    for n, one in enumerate(_all(seeds, options.workers), 1):
+        events, seconds = events + one.events, seconds + one.seconds
+        if one.broken:
+            bad.append(one)
+        now = time.monotonic()
+        if now - told > 1.0 or n == len(seeds):
+            told = now
+            print(
+                f"\r{n}/{len(seeds)} seeds, {len(bad)} broken, {events} events, "
+                f"{seconds / 3600:.1f} simulated hours in {now - began:.0f} s",
+                end="",
+                file=sys.stderr,
+                flush=True,
+            )
+    print(file=sys.stderr)
+    if not bad:
+        print(f"{len(seeds)} seeds clean")
+        return 0
+    bad.sort()
+    print(bad[0].report)
+    counted = Counter(one.broken.partition(":")[0] for one in bad)
+    for invariant, count in counted.most_common():
+        some = [str(o.seed) for o in bad if o.broken.startswith(f"{invariant}:")]
+        print(f"{count} × {invariant}: seeds {', '.join(some[:SHOWN])}")
+    return 1
+
+
+def _tell(outcome: Outcome) -> None:
+    for line in outcome.history:
+        print(line)
+    print(f"seed {outcome.seed}: {outcome.broken or 'clean'}, {outcome.digest}")
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,315 @@
+"""Faults of a line each, planted in the product; the simulator finds every one.
+
+Each stands for a mistake that somebody could make in an afternoon. What finds it is an
+invariant that knows nothing of the plant.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from actors import board, dispatch, fleet, lifecycle, queue, scheduler, tiers
+from actors import host as host_actor
+from actors import main as roles
+from events import catalogue as c
+from sidecar import outbox
+from sidecar.main import Sidecar
+from tests.simulation.simulation import play
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pytest import MonkeyPatch
+
+WITHIN = 400
+"""Each fault is found in so many seeds, most of them in a few."""
+
+
+def lost_fence(patch: MonkeyPatch) -> None:
+    """Decisions of deposed leaders count."""
+    patch.setattr(lifecycle, "_BY_SCHEDULER", ())
+
+
+def host_heeds_anybody(patch: MonkeyPatch) -> None:
+    """A host takes mail of any epoch."""
+    patch.setattr(host_actor._Decider, "stale", lambda self, epoch: False)
+
+
+def skipped_requeue(patch: MonkeyPatch) -> None:
+    """What ran on a lost host is not given back."""
+    lose = board.Board.lose
+
+    def forgetful(self: Any, live: Any, reason: str, detail: str) -> None:
+        if reason != "host lost":
+            lose(self, live, reason, detail)
+
+    patch.setattr(board.Board, "lose", forgetful)
+
+
+def acceptance_timer_not_cancelled(patch: MonkeyPatch) -> None:
+    """The acceptance time-out strikes though the host has accepted."""
+
+    def eager(self: Any, now: float) -> None:
+        limit = self.policy.accept_timeout_s
+        while self._accepting and self._accepting[0][0] + limit <= now:
+            _, task_id, route = self._accepting.popleft()
+            live = self.tasks.get(task_id)
+            if live is not None and live.state.route == route:
+                self.give_back.setdefault(task_id, board.GivenBack("not accepted"))
+
+    patch.setattr(scheduler.Scheduler, "_expire_acceptance", eager)
+
+
+def acceptance_never_times_out(patch: MonkeyPatch) -> None:
+    """An assignment that nobody accepts is waited for for ever."""
+    patch.setattr(scheduler.Scheduler, "_expire_acceptance", lambda self, now: None)
+
+
+def slot_not_freed(patch: MonkeyPatch) -> None:
+    """A run that ends keeps its slot."""
+    off = board.Board._off
+
+    def keep(self: Any, live: Any, before: Any) -> None:
+        off(self, live, before)
+        self.fleet.slots_of(before.host, before.endpoint, live.kind).in_flight += 1
+
+    patch.setattr(board.Board, "_off", keep)
+
+
+def slot_freed_twice(patch: MonkeyPatch) -> None:
+    """A run that ends frees one slot too many."""
+    off = board.Board._off
+
+    def twice(self: Any, live: Any, before: Any) -> None:
+        off(self, live, before)
+        self.fleet.slots_of(before.host, before.endpoint, live.kind).in_flight -= 1
+
+    patch.setattr(board.Board, "_off", twice)
+
+
+def reservation_kept(patch: MonkeyPatch) -> None:
+    """A decision that lost a race keeps the slot it had reserved."""
+    patch.setattr(board.Board, "release", lambda self, event_id: None)
+
+
+def hop_forgotten(patch: MonkeyPatch) -> None:
+    """A task that has hopped may hop again."""
+    patch.setattr(
+        dispatch.Dispatch, "_one_step",
+        lambda self, required: (
+            ["complex"] if required.tier == "standard"
+            else ["standard"] if required.tier == "complex" else []
+        ),
+    )  # fmt: skip
+
+
+def exclusion_ignored(patch: MonkeyPatch) -> None:
+    """A place that failed on a task is tried again at once."""
+    patch.setattr(fleet.Fleet, "is_excluded", lambda self, place, excluded: False)
+
+
+def late_result_counts(patch: MonkeyPatch) -> None:
+    """A result of an older route counts after the task was routed anew."""
+    report = lifecycle._report
+
+    def lenient(state: Any, event: Any, *rest: Any) -> Any:
+        if isinstance(event, c.TaskCompleted) and state.route:
+            state = type(state)(
+                **{n: getattr(state, n) for n in state.__struct_fields__}
+                | {"route": event.route, "host": event.host}
+            )
+        return report(state, event, *rest)
+
+    patch.setattr(lifecycle, "_report", lenient)
+
+
+def cancel_not_repeated(patch: MonkeyPatch) -> None:
+    """A host that runs what is not in force is left alone."""
+    patch.setattr(scheduler.Scheduler, "_stop_strays", lambda self, beat: None)
+
+
+def host_lease_never_ends(patch: MonkeyPatch) -> None:
+    """A silent host is trusted for ever."""
+    patch.setattr(scheduler.Scheduler, "_decide_hosts", lambda self, now, made: None)
+
+
+def undecided_not_put_back(patch: MonkeyPatch) -> None:
+    """A task whose decision was not stored is never looked at again."""
+    patch.setattr(scheduler.Scheduler, "_wait_again", lambda self, live: None)
+
+
+def given_back_forgotten_when_undecided(patch: MonkeyPatch) -> None:
+    """A route that is over, whose requeue was not stored, is not requeued."""
+    undecided = scheduler.Scheduler.undecided
+
+    def forgetful(self: Any, decision: Any) -> None:
+        before = dict(self.give_back)
+        undecided(self, decision)
+        self.give_back = before
+
+    patch.setattr(scheduler.Scheduler, "undecided", forgetful)
+
+
+def undecided_after_all(patch: MonkeyPatch) -> None:
+    """A requeue that was stored after all, and not acknowledged, is decided again."""
+    undecided = scheduler.Scheduler.undecided
+
+    def twice(self: Any, decision: Any) -> None:
+        undecided(self, decision)
+        event = decision.event
+        if isinstance(event, c.TaskRequeued) and event.task_id in self.tasks:
+            again = board.GivenBack(event.reason, event.detail, event.exclude)
+            self.give_back.setdefault(event.task_id, again)
+
+    patch.setattr(scheduler.Scheduler, "undecided", twice)
+
+
+def no_compare_and_set(patch: MonkeyPatch) -> None:
+    """Decisions are written without saying where their subject must stand."""
+    append = roles.SchedulerRole._append
+
+    def careless(self: Any, decision: Any) -> None:
+        append(self, decision._replace(expect=None))
+
+    patch.setattr(roles.SchedulerRole, "_append", careless)
+
+
+def pause_never_ends(patch: MonkeyPatch) -> None:
+    """A host that refused once is never offered work again."""
+    patch.setattr(fleet.Fleet, "resume_paused", lambda self, now: None)
+
+
+def limit_never_ends(patch: MonkeyPatch) -> None:
+    """Nobody looks again when an account's limit is over."""
+    patch.setattr(scheduler.Scheduler, "_lift", lambda self, now: None)
+
+
+def group_timer_lost(patch: MonkeyPatch) -> None:
+    """Nobody wakes up for the end of a wait, or of a TTL."""
+    patch.setattr(scheduler.Scheduler, "_wake_group", lambda self, when, group: None)
+
+
+def deadline_forgotten(patch: MonkeyPatch) -> None:
+    """A task runs after its deadline."""
+    patch.setattr(scheduler.Scheduler, "_deadline", lambda self, *_: None)
+
+
+def retried_task_half_remembered(patch: MonkeyPatch) -> None:
+    """What happened while a retried task's history was read is forgotten."""
+    adopt = board.Board.adopt
+
+    def half(self: Any, task_id: str, history: Any) -> None:
+        self._coming_back.pop(task_id, None)
+        adopt(self, task_id, history)
+
+    patch.setattr(board.Board, "adopt", half)
+
+
+def requeue_counts_twice(patch: MonkeyPatch) -> None:
+    """A run that has said itself that it is over is counted again as an attempt."""
+    patch.setattr(
+        lifecycle, "_is_one_more", lambda state, event: event.counts_as_attempt
+    )
+
+
+def last_in_first_out(patch: MonkeyPatch) -> None:
+    """The youngest of a lane goes first."""
+    patch.setattr(queue.Waiting, "__lt__", lambda self, other: self.seq > other.seq)
+
+
+def alert_repeated(patch: MonkeyPatch) -> None:
+    """An outage raises an alert again and again."""
+    evolve = tiers.TierWatch.evolve
+
+    def deaf(self: Any, event: Any) -> None:
+        if not isinstance(event, c.AlertRaised):
+            evolve(self, event)
+
+    patch.setattr(tiers.TierWatch, "evolve", deaf)
+
+
+def accepted_before_it_is_on_disk(patch: MonkeyPatch) -> None:
+    """A host accepts, and begins, before the commit that holds the assignment."""
+    persist = Sidecar._persist
+
+    def hasty(self: Any, assign: Any, message: Any) -> None:
+        persist(self, assign, message)
+        self.handle(host_actor.Persisted(assign.route))
+
+    patch.setattr(Sidecar, "_persist", hasty)
+
+
+def results_not_on_disk(patch: MonkeyPatch) -> None:
+    """A result that the log has not got is kept in memory alone."""
+    patch.setattr(outbox.Outbox, "_to_disk", lambda self, entries: None)
+    patch.setattr(outbox.Outbox, "_later_to_disk", lambda self, entry: None)
+
+
+def host_slot_leaks(patch: MonkeyPatch) -> None:
+    """A host that gives a run up keeps its slot."""
+    move = host_actor._move
+
+    def leaky(state: Any, route: str, phase: Any) -> None:
+        run = state.runs.get(route)
+        held = run is not None and run.phase in ("reserved", "accepted", "running")
+        move(state, route, phase)
+        if held and phase == "finished" and run.wish == "cancel":
+            state.used[run.slot] += 1
+
+    patch.setattr(host_actor, "_move", leaky)
+
+
+def restarted_run_forgotten(patch: MonkeyPatch) -> None:
+    """What a restarted host holds and had not begun is taken for running."""
+
+    def trusting(self: Any, name: str, event: Any) -> None:
+        held = {one.route for one in event.held}
+        for live in list(self.on_host.get(name, {}).values()):
+            if live.state.route not in held:
+                self.lose(live, "host restarted", "")
+
+    patch.setattr(board.Board, "_new_life", trusting)
+
+
+PLANTED: list[Callable[[MonkeyPatch], None]] = [
+    lost_fence,
+    host_heeds_anybody,
+    skipped_requeue,
+    acceptance_timer_not_cancelled,
+    acceptance_never_times_out,
+    slot_not_freed,
+    slot_freed_twice,
+    reservation_kept,
+    hop_forgotten,
+    exclusion_ignored,
+    late_result_counts,
+    cancel_not_repeated,
+    host_lease_never_ends,
+    undecided_not_put_back,
+    given_back_forgotten_when_undecided,
+    undecided_after_all,
+    no_compare_and_set,
+    pause_never_ends,
+    limit_never_ends,
+    group_timer_lost,
+    deadline_forgotten,
+    retried_task_half_remembered,
+    requeue_counts_twice,
+    last_in_first_out,
+    alert_repeated,
+    accepted_before_it_is_on_disk,
+    results_not_on_disk,
+    host_slot_leaks,
+    restarted_run_forgotten,
+]
+
+
+@pytest.mark.parametrize("plant", PLANTED, ids=lambda plant: plant.__name__)
+def test_a_planted_fault_is_found(plant, monkeypatch):
+    plant(monkeypatch)
+    for seed in range(WITHIN):
+        if play(seed).broken is not None:
+            return
+    pytest.fail(f"{WITHIN} seeds did not find: {plant.__doc__}")
