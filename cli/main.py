@@ -134,8 +134,6 @@ def agentcom(data: Path | None, nats: str | None, creds: Path | None) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; return its exit code."""
-    from cli.terminal import EXIT_INTERRUPTED
-
     try:
         ended: Any = agentcom.main(
             arguments, prog_name="agentcom", standalone_mode=False
@@ -147,7 +145,7 @@ def main(arguments: list[str] | None = None) -> int:
         problem.show()
         return problem.exit_code
     except (click.Abort, KeyboardInterrupt):
-        return EXIT_INTERRUPTED
+        return 130
     except Exception as error:  # noqa: BLE001 - the command's edge: a sentence, no traceback
         return _explained(error)
 

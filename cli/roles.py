@@ -14,11 +14,12 @@ import secrets
 import signal
 import sys
 import time
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import click
+import psutil
 import structlog
 
 from cli.client import loop_factory, new_id
@@ -65,11 +66,27 @@ def stop_on_signals(stop: asyncio.Event) -> None:
 
     def on_signal() -> None:
         if stop.is_set():
+            kill_all(descendants(os.getpid()))
             os._exit(EXIT_INTERRUPTED)
         stop.set()
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal)
+
+
+def descendants(pid: int) -> list[psutil.Process]:
+    """List everything that a process has started and that is still there."""
+    try:
+        return psutil.Process(pid).children(recursive=True)
+    except psutil.NoSuchProcess:
+        return []
+
+
+def kill_all(processes: list[psutil.Process]) -> None:
+    """End processes at once."""
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
 
 
 def set_up_logs(*, debug: bool) -> None:

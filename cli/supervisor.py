@@ -21,6 +21,7 @@ from msgspec import Struct
 
 from cli.broker import Broker, die_with_parent, running_pid
 from cli.client import Client, NotRunning, Refused, connected
+from cli.roles import descendants, kill_all
 from cli.terminal import EXIT_UNREACHABLE, Problem
 from events.errors import AgentComError
 from projections.views import HostsAnswer, StatusAnswer
@@ -125,16 +126,18 @@ class Child:
                     await process.wait()
             except TimeoutError:
                 self._say(f"{self.role} did not end in {timeout:g} s; it is killed")
-                self._signal(signal.SIGKILL)
+                self.kill()
                 await process.wait()
         if self._keeping is not None:
             self._keeping.cancel()
             await asyncio.gather(self._keeping, return_exceptions=True)
 
     def kill(self) -> None:
-        """End it at once."""
+        """End it at once, with what it runs: nobody comes to sweep that up."""
         self._stopping = True
+        family = descendants(self.pid) if self.pid is not None else []
         self._signal(signal.SIGKILL)
+        kill_all(family)
 
     def _signal(self, number: signal.Signals) -> None:
         if self._process is not None and self._process.returncode is None:

@@ -376,6 +376,24 @@ def test_a_killed_up_takes_everything_with_it(tmp_path: Path) -> None:
     assert survivors(tree) == []
 
 
+def test_a_second_ctrl_c_ends_everything_at_once(tmp_path: Path) -> None:
+    system = System(tmp_path)
+    system.data.mkdir()
+    (system.data / "sidecar.toml").write_text(NOTHING_ELSE.replace("5.0", "3600"))
+    with system.running("up", "--port", "0", "--nats-port", "0") as up:
+        up.until("dashboard")
+        with system.running(
+            "submit", "--shell", held(tmp_path / "no"), "--follow"
+        ) as task:
+            task.until("one")
+            tree = family(up.process.pid)
+            up.signal(signal.SIGINT)
+            up.until("stopping", "stderr")
+            up.signal(signal.SIGINT)
+            assert up.end() == 130
+    assert survivors(tree) == []
+
+
 def test_four_terminals_run_a_task(tmp_path: Path) -> None:
     """`nats-server -c nats.conf`, scheduler, sidecar, web: without `agentcom up`."""
     system = System(tmp_path)
