@@ -7,8 +7,9 @@ persist, start, stop, forget. Nothing here touches disk, network or processes.
 
 A run's way: reserved (the journal is writing), accepted, running, finished (its last
 event is on its way to the log), gone. After a restart a run comes back as recovered (it
-never started: an `Assign` for the same route starts it) or interrupted (it had started:
-it is returned once the log knows this incarnation). A slot is taken from reserved until
+never started: an `Assign` for the same route starts it), interrupted (it had started:
+it is returned once the log knows this incarnation) or continuing (it goes on where it
+was, as soon as the host has joined: an agent's work outlives the sidecar). A slot is taken from reserved until
 the run's processes are gone; the journal's row stays until the log has acknowledged the
 run's last event.
 
@@ -34,14 +35,21 @@ REMEMBERED = 8_192
 """How many finished routes a host knows by heart, to answer a late repeat."""
 
 Phase = Literal[
-    "reserved", "accepted", "running", "recovered", "interrupted", "finished"
+    "reserved",
+    "accepted",
+    "running",
+    "recovered",
+    "interrupted",
+    "continuing",
+    "finished",
 ]
-_HOLDING: frozenset[str] = frozenset({"reserved", "accepted", "running"})
+_HOLDING: frozenset[str] = frozenset({"reserved", "accepted", "running", "continuing"})
 _SHOWN: dict[str, Literal["accepted", "running", "interrupted", "finished"]] = {
     "accepted": "accepted",
     "running": "running",
     "recovered": "accepted",
     "interrupted": "interrupted",
+    "continuing": "running",
     "finished": "finished",
 }
 
@@ -100,6 +108,7 @@ class HostState(Struct, kw_only=True):
     joined: bool = False
     announcing: bool = False
     journal_fault: str = ""
+    results_left: int = 0
 
 
 def initial(
@@ -153,7 +162,7 @@ class Recovered(Struct, frozen=True):
     """The journal holds this from an earlier life."""
 
     assign: mail.Assign
-    phase: Literal["recovered", "interrupted", "finished"]
+    phase: Literal["recovered", "interrupted", "continuing", "finished"]
 
 
 class Persisted(Struct, frozen=True):
@@ -173,6 +182,12 @@ class JournalState(Struct, frozen=True):
     """The journal fails, and why; or works again (empty)."""
 
     fault: str
+
+
+class ResultsLeft(Struct, frozen=True):
+    """So many results of agents lie here for tasks that are not at work here."""
+
+    count: int
 
 
 class Began(Struct, frozen=True):
@@ -261,6 +276,7 @@ HostCommand = (
     | Persisted
     | NotPersisted
     | JournalState
+    | ResultsLeft
     | Began
     | Ended
     | Reported
@@ -322,6 +338,12 @@ class Journal(Struct, frozen=True):
     fault: str
 
 
+class LeftLying(Struct, frozen=True):
+    """So many results lie here that nobody asked for."""
+
+    count: int
+
+
 class Leaving(Struct, frozen=True):
     """This life is coming to its end."""
 
@@ -338,6 +360,7 @@ Note = (
     | Sharing
     | EndpointKnown
     | Journal
+    | LeftLying
     | Leaving
     | WasAnnounced
 )
@@ -452,8 +475,10 @@ class _Decider:
             case JournalState():
                 if command.fault != self.state.journal_fault:
                     self.fact(Journal(command.fault))
+            case ResultsLeft():
+                self.fact(LeftLying(command.count))
             case Join():
-                self.fact(self.joined())
+                self.join()
             case Announced():
                 self.announced()
             case EndpointFound():
@@ -710,6 +735,18 @@ class _Decider:
 
     # -- presence and endpoints
 
+    def join(self) -> None:
+        self.fact(self.joined())
+        for run in self.state.runs.values():
+            if run.phase != "continuing":
+                continue
+            if run.wish == "cancel":
+                self.fact(cat.TaskStopped(**self.of(run.assign)))
+            elif run.wish == "drain":
+                self.give_back(run, "draining", "it had not gone on")
+            else:
+                self.start(run.assign)
+
     def joined(self) -> cat.HostJoined:
         state, about = self.state, self.state.about
         return cat.HostJoined(
@@ -831,6 +868,7 @@ def _view(state: HostState) -> dict[str, Any]:
             for each in held(state)
         ],
         "endpoints": {name: each.up for name, each in state.endpoints.items()},
+        "results_left": state.results_left,
     }
 
 
@@ -871,6 +909,8 @@ def evolve(state: HostState, fact: cat.Event | Note) -> HostState:
             )
         case Journal():
             state.journal_fault = fact.fault
+        case LeftLying():
+            state.results_left = fact.count
         case Leaving():
             state.leaving = True
         case WasAnnounced():

@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
     from sidecar.config import SidecarConfig
-    from sidecar.main import Parts
 
 PATIENCE_S: Final = 30.0
 """How long a role waits for the broker before it gives up."""
@@ -298,6 +297,9 @@ async def be_web(
     names: tuple[str, ...] = (),
 ) -> None:
     """Be projections and web server until `stop` is set."""
+    from actors import policy as policies
+    from cli.redecide import Redecider
+    from cli.whatif import list_price
     from events.jetstream import JetStreamLog, JetStreamOutput
     from web.access import TOKENS_FILE
     from web.main import WebConfig, serve
@@ -319,7 +321,14 @@ async def be_web(
         log = JetStreamLog(link)
         try:
             serving = serve(
-                log, link, config, stop, output=JetStreamOutput(link), ready=ready
+                log,
+                link,
+                config,
+                stop,
+                output=JetStreamOutput(link),
+                ready=ready,
+                whatif=Redecider(log, price=list_price),
+                policy=policies.document(policies.Policy()),
             )
             await until_closed(serving, link)
         except OSError as error:
@@ -427,83 +436,8 @@ async def be_sidecar(
     async with role_link(credentials) as link:
         log = JetStreamLog(link, consumers=False)
         _log.info("sidecar", host=config.host, nats=credentials.url)
-        hands = Hands(config, data)
         try:
-            await hands.workspace.tidy()
-            living = run(
-                config, _Connection(log, link), stop, parts=hands.parts(), data=data
-            )
+            living = run(config, _Connection(log, link), stop, data=data)
             await until_closed(living, link)
         finally:
-            await hands.close()
             await log.close()
-
-
-class Hands:
-    """What runs tasks on this host, put together as its configuration says."""
-
-    def __init__(self, config: SidecarConfig, data: Path) -> None:
-        from sidecar.executors.ollama import OllamaExecutor
-        from sidecar.executors.openai import OpenAIExecutor
-        from sidecar.processes import Processes
-        from sidecar.workspace import Workspace
-
-        self._config = config
-        self._processes = Processes()
-        self._ollama = OllamaExecutor(self._api_key)
-        self._openai = OpenAIExecutor(self._api_key)
-        self._keys = {
-            config.endpoint_name(each.name): each.api_key_env
-            for each in config.endpoints()
-        }
-        self.workspace = Workspace(
-            (config.data_path or data) / "work" / config.host,
-            self._processes,
-            repos=config.repo_paths,
-            default_repo=config.default_repo,
-            source=os.environ,
-            note=lambda assign, text: _log.info(
-                "workspace", task_id=assign.task_id, note=text
-            ),
-        )
-
-    def _api_key(self, endpoint: str) -> str | None:
-        variable = self._keys.get(endpoint)
-        return os.environ.get(variable) if variable else None
-
-    def parts(self) -> Parts:
-        """Return them as the sidecar wants them."""
-        from sidecar.costs import settle
-        from sidecar.executors.claude import ClaudeExecutor, ClaudeOptions
-        from sidecar.executors.noop import NoopExecutor
-        from sidecar.executors.shell import CommandPolicy, ShellExecutor, ShellOptions
-        from sidecar.main import Parts
-
-        config, processes = self._config, self._processes
-        shell = ShellOptions(
-            policy=CommandPolicy(tuple(config.shell.allowed)),
-            limits=config.shell.limits,
-        )
-        claude = ClaudeOptions(
-            program=config.claude.program,
-            permission_mode=config.claude.permission_mode,
-            allowed_tools=tuple(config.claude.allowed_tools),
-            max_turns=config.claude.max_turns,
-        )
-        return Parts(
-            executors={
-                "sidecar": ShellExecutor(processes, shell),
-                "ollama": self._ollama,
-                "openai": self._openai,
-                "claude": ClaudeExecutor(processes, claude),
-                "noop": NoopExecutor(),
-            },
-            prepare=self.workspace.prepare,
-            price=settle,
-            processes=processes,
-        )
-
-    async def close(self) -> None:
-        """Let go of the sockets."""
-        await self._ollama.close()
-        await self._openai.close()

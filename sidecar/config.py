@@ -22,6 +22,7 @@ from events.catalogue import Token
 from events.codec import malformed
 from events.errors import AgentComError
 from events.ids import is_token
+from sidecar.executors import wake_command
 from sidecar.processes import ProcessLimits
 
 Count = Annotated[int, Meta(ge=0, le=10_000)]
@@ -85,6 +86,24 @@ class ShellConfig(Struct, frozen=True, kw_only=True):
     limits: ProcessLimits = ProcessLimits()
 
 
+class AgentConfig(Struct, frozen=True, kw_only=True):
+    """How external agents are woken, and where they leave their results.
+
+    Without a folder and a command this host wakes nobody; with a command alone the folder
+    is `results` in the data folder; with a folder alone agents find their work themselves.
+    """
+
+    results_folder: str | None = None
+    wake_command: str | None = None
+    confirm_s: Seconds | None = None
+    limits: ProcessLimits = ProcessLimits()
+
+    @property
+    def enabled(self) -> bool:
+        """Whether this host hands work to agents."""
+        return self.results_folder is not None or self.wake_command is not None
+
+
 class SidecarConfig(Struct, frozen=True, kw_only=True):
     """A sidecar's whole configuration. Nothing is required: defaults make a host."""
 
@@ -98,6 +117,7 @@ class SidecarConfig(Struct, frozen=True, kw_only=True):
     discover: bool = True
     claude: ClaudeConfig = ClaudeConfig()
     shell: ShellConfig = ShellConfig()
+    agent: AgentConfig = AgentConfig()
     noop: bool = False
     drain_timeout_s: Annotated[float, Meta(ge=0, le=86_400)] = 30.0
     probe_every_s: Seconds = 30.0
@@ -298,6 +318,22 @@ def _contradictions(config: SidecarConfig) -> list[str]:
                 f"claude.program: expected a program, got {config.claude.program!r}, "
                 "which cannot be executed"
             )
+    return problems + _agent_problems(config.agent)
+
+
+def _agent_problems(agent: AgentConfig) -> list[str]:
+    problems = []
+    if agent.wake_command is not None:
+        try:
+            wake_command.parse(agent.wake_command)
+        except wake_command.WakeCommandError as error:
+            problems.append(f"agent.wake_command: {error.problem}")
+    folder = agent.results_folder
+    if folder is not None and not Path(folder).expanduser().is_absolute():
+        problems.append(
+            "agent.results_folder: expected an absolute path or one that begins with ~, "
+            f"got {folder!r}"
+        )
     return problems
 
 

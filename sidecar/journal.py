@@ -127,6 +127,7 @@ class _Batch(Struct):
     accepting: list[asyncio.Future[None]] = field(default_factory=list)
     puts: list[Pending] = field(default_factory=list)
     notes: dict[str, dict[str, Any]] = field(default_factory=dict)
+    noting: list[asyncio.Future[None]] = field(default_factory=list)
     finished: list[str] = field(default_factory=list)
     trim: int = 0
     epoch: int = 0
@@ -182,6 +183,20 @@ class Journal:
         """Write phase, pid, started, mark or session of a run, at leisure."""
         self._next.notes.setdefault(route, {}).update(columns)
         self._kick_lazily()
+
+    def write(self, route: str, **columns: Any) -> asyncio.Future[None]:
+        """`note`, now; resolves after the commit, raises JournalError.
+
+        What could not be written is still written once that can be done.
+        """
+        future: asyncio.Future[None] = self._loop.create_future()
+        self._next.notes.setdefault(route, {}).update(columns)
+        if self.fault:
+            future.set_exception(JournalError(self.path, self.fault))
+            return future
+        self._next.noting.append(future)
+        self._kick()
+        return future
 
     def finish(self, route: str) -> None:
         """Take a run out, at leisure; its route is remembered as done."""
@@ -277,13 +292,14 @@ class Journal:
         self.commits += 1
         for entry in batch.puts:
             entry.stored = True
-        for future in batch.accepting:
+        for future in batch.accepting + batch.noting:
             if not future.done():
                 future.set_result(None)
         if self.fault:
             self.fault = ""
             self._on_fault("")
-        if self._next.accepts or self._next.puts or not self._settled.is_set():
+        waited_for = self._next.accepts or self._next.puts or self._next.noting
+        if waited_for or not self._settled.is_set():
             self._kick()
         elif not self._next.empty():
             self._kick_lazily()
@@ -291,7 +307,8 @@ class Journal:
     def _failed(self, batch: _Batch, error: str) -> None:
         """Refuse what asked to be accepted, keep the rest, try again in a while."""
         waiting, self._next = self._next, _Batch()
-        for future in batch.accepting + waiting.accepting:
+        asked = batch.accepting + waiting.accepting + batch.noting + waiting.noting
+        for future in asked:
             if not future.done():
                 future.set_exception(JournalError(self.path, error))
         notes = {**batch.notes}

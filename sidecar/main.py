@@ -16,8 +16,10 @@ import time
 from dataclasses import dataclass, field
 from functools import partial
 from importlib import metadata
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, assert_never
 
+import msgspec
 import structlog
 
 from actors import host as actor
@@ -29,28 +31,32 @@ from events.errors import Malformed
 from events.ids import IdSource, token
 from sidecar.costs import settle
 from sidecar.endpoints import Endpoints
+from sidecar.executors import wake_command
+from sidecar.executors.agent import AgentExecutor, AgentOptions, Bookmark
 from sidecar.executors.claude import ClaudeExecutor, ClaudeOptions
 from sidecar.executors.noop import NoopExecutor
 from sidecar.executors.ollama import OllamaExecutor
 from sidecar.executors.openai import OpenAIExecutor
 from sidecar.executors.port import Stop
 from sidecar.executors.shell import CommandPolicy, ShellExecutor, ShellOptions
-from sidecar.journal import Journal, open_journal
+from sidecar.journal import Journal, JournalError, open_journal
 from sidecar.outbox import Outbox
 from sidecar.pipeline import Pipeline, unprepared, unpriced
 from sidecar.processes import Ident, Processes, sweep
 from sidecar.progress import OutputQueue, Progress
 from sidecar.resources import Machine
+from sidecar.results import Results
 from sidecar.workspace import Workspace
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
-    from pathlib import Path
 
     from events.bus import Bus, Message
     from events.log import EventLog
     from sidecar.config import SidecarConfig
+    from sidecar.executors.agent import Step, Steps
     from sidecar.executors.port import Executor
+    from sidecar.journal import Row
     from sidecar.pipeline import Prepare, Price
 
 JOIN_AFTER_S = 2.0
@@ -64,6 +70,7 @@ logger = structlog.get_logger(__name__)
 _host_mail: Reader[mail.HostMail] = Reader(mail.HostMail)
 _task_mail: Reader[mail.TaskMail] = Reader(mail.TaskMail)
 _assigns: Reader[mail.Assign] = Reader(mail.Assign)
+_bookmarks = msgspec.json.Decoder(Bookmark)
 
 _ENDS = (
     cat.TaskCompleted,
@@ -90,6 +97,29 @@ class Voices:
     def __init__(self) -> None:
         self.started: Callable[[Ident], None] = lambda _ident: None
         self.noted: Callable[[mail.Assign, str], None] = lambda _assign, _text: None
+        self.steps: Steps | None = None
+
+
+class _Relay:
+    """The steps of an executor that is made before the sidecar is."""
+
+    def __init__(self, voices: Voices) -> None:
+        self._voices = voices
+
+    def bookmark(self, route: str) -> Bookmark | None:
+        return self._to.bookmark(route)
+
+    def turn(self, assign: mail.Assign, bookmark: Bookmark) -> None:
+        self._to.turn(assign, bookmark)
+
+    async def step(self, assign: mail.Assign, bookmark: Bookmark, detail: str) -> None:
+        await self._to.step(assign, bookmark, detail)
+
+    @property
+    def _to(self) -> Steps:
+        if self._voices.steps is None:
+            raise RuntimeError("no sidecar keeps the steps of this executor's runs")
+        return self._voices.steps
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,8 +127,9 @@ class Parts:
     """What a sidecar is put together from; `assemble` makes the usual ones.
 
     `executors` maps target types to executors. `prepare` makes a run's surroundings,
-    `price` its dollars. `tidy` is called at the start, when nothing runs yet, `closers`
-    at the end.
+    `price` its dollars. `tidy` is called at the start, when nothing runs yet, with the
+    routes that will go on; `closers` at the end. `results` is where woken agents leave
+    theirs.
     """
 
     executors: Mapping[str, Executor]
@@ -106,8 +137,9 @@ class Parts:
     price: Price = unpriced
     processes: Processes | None = None
     voices: Voices = field(default_factory=Voices)
-    tidy: Callable[[], Awaitable[object]] | None = None
+    tidy: Callable[[frozenset[str]], Awaitable[object]] | None = None
     closers: Sequence[Callable[[], Awaitable[object]]] = ()
+    results: Results | None = None
 
 
 def assemble(
@@ -117,7 +149,7 @@ def assemble(
     voices = Voices()
     processes = Processes(lambda ident: voices.started(ident))
     workspace = Workspace(
-        folder / "work",
+        folder / "work" / config.host,
         processes,
         repos=config.repo_paths,
         default_repo=config.default_repo,
@@ -152,6 +184,13 @@ def assemble(
         "claude": ClaudeExecutor(processes, claude),
         "noop": NoopExecutor(),
     }
+    results = None
+    if config.agent.enabled:
+        own = config.agent.results_folder
+        results = Results(Path(own).expanduser() if own else folder / "results")
+        executors["agent"] = AgentExecutor(
+            config.host, processes, results, _Relay(voices), _agent_options(config)
+        )
     return Parts(
         executors=executors,
         prepare=workspace.prepare,
@@ -160,6 +199,16 @@ def assemble(
         voices=voices,
         tidy=workspace.tidy,
         closers=(ollama.close, openai.close),
+        results=results,
+    )
+
+
+def _agent_options(config: SidecarConfig) -> AgentOptions:
+    template = config.agent.wake_command
+    return AgentOptions(
+        command=None if template is None else wake_command.parse(template),
+        confirm_s=config.agent.confirm_s,
+        limits=config.agent.limits,
     )
 
 
@@ -197,6 +246,10 @@ class Sidecar:
         self.outbox = Outbox(connection.log, journal, reported=self._reported)
         self._stops: dict[str, Stop] = {}
         self._progress: dict[str, Progress] = {}
+        self._marks: dict[str, Bookmark] = {}
+        self._agents: dict[str, mail.Assign] = {}
+        self._clearing: set[asyncio.Task[None]] = set()
+        self._one_cleared = asyncio.Event()
         self._awaiting: dict[str, Message] = {}
         self._quiet = asyncio.Event()
         self._beats = 0
@@ -204,6 +257,7 @@ class Sidecar:
         self._parts = parts
         parts.voices.started = self._started
         parts.voices.noted = self._noted
+        parts.voices.steps = self
         journal.on_fault(self._journal_fault)
         connection.bus.on_connection(self._connected)
 
@@ -245,6 +299,7 @@ class Sidecar:
         """Recover, look around, join; from then on mail is answered."""
         await self._recover()
         await self._tidy()
+        await self._open_results()
         probing = self._group.create_task(self._endpoints.look())
         await asyncio.wait([probing], timeout=JOIN_AFTER_S)
         host = self.host
@@ -263,15 +318,28 @@ class Sidecar:
             self.state.done[route] = ""
         idents = []
         for row in found.rows:
-            idents.append(Ident(row.pid or -1, row.started or "", row.route))
+            ident = Ident(row.pid or -1, row.started or "", row.route)
             try:
                 assign = _assigns.decode(row.assign)
             except Malformed as error:
                 logger.error("assignment unreadable", route=row.route, why=str(error))
                 self._journal.finish(row.route)
+                idents.append(ident)
                 continue
-            if row.route in found.ended:
+            mark = self._found_mark(row, ident)
+            if assign.target_type == "agent":
+                self._agents[row.route] = assign
+            if mark is not None:
+                self._marks[row.route] = mark
+            if mark is None or mark.step == "waking":
+                # What an agent has begun goes on without us; a wake is begun anew.
+                idents.append(ident)
+            if mark is not None and mark.step == "removed":
+                self._clear(row.route)
+            elif row.route in found.ended:
                 self.handle(actor.Recovered(assign, "finished"))
+            elif mark is not None and "agent" in self.state.about.targets:
+                self.handle(actor.Recovered(assign, "continuing"))
             elif row.phase == "accepted":
                 self.handle(actor.Recovered(assign, "recovered"))
             else:
@@ -283,9 +351,30 @@ class Sidecar:
                     "ended what an earlier life left", found=swept, left=left
                 )
 
+    def _found_mark(self, row: Row, ident: Ident) -> Bookmark | None:
+        """Read how far a woken agent's run had come, None where it had not begun."""
+        if row.phase == "accepted" or not row.session:
+            return None
+        try:
+            mark = _bookmarks.decode(row.session)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            logger.error("bookmark unreadable", route=row.route, why=str(error))
+            return None
+        return msgspec.structs.replace(mark, process=ident if row.pid else None)
+
     async def _tidy(self) -> None:
         if self._parts.tidy is not None:
-            await self._parts.tidy()
+            runs = self.state.runs.items()
+            going_on = (r for r, run in runs if run.phase == "continuing")
+            await self._parts.tidy(frozenset(going_on))
+
+    async def _open_results(self) -> None:
+        results = self._parts.results
+        if results is None:
+            return
+        results.on_left = lambda count: self.handle(actor.ResultsLeft(count))
+        held = {each.task_id for each in self._agents.values()}
+        await results.open(self.host, held)
 
     async def stop(self, reason: str) -> None:
         """Drain: let runs finish, hand back what does not in time, say goodbye."""
@@ -304,6 +393,9 @@ class Sidecar:
             async with asyncio.timeout(GOODBYE_S):
                 await self._sink.flush()
                 await self.outbox.flush()
+                while self._clearing:
+                    await asyncio.wait(self._clearing)
+                    await self.outbox.flush()
         except TimeoutError:
             logger.warning("the log has not taken everything; it is kept on the disk")
 
@@ -314,6 +406,8 @@ class Sidecar:
 
     async def close(self) -> None:
         """Write down what is not delivered, let go of the disk."""
+        if self._parts.results is not None:
+            await self._parts.results.close()
         await self._endpoints.close()
         for closer in self._parts.closers:
             await closer()
@@ -380,7 +474,10 @@ class Sidecar:
                 if (running := self._stops.get(effect.route)) is not None:
                     running.request(effect.reason)
             case actor.Forget():
-                self._journal.finish(effect.route)
+                if effect.route in self._agents:
+                    self._clear(effect.route)
+                else:
+                    self._journal.finish(effect.route)
             case actor.RememberEpoch():
                 self._journal.remember_epoch(effect.epoch)
             case actor.Watch():
@@ -414,15 +511,115 @@ class Sidecar:
         progress = Progress(assign, self._sink, self)
         self._progress[route] = progress
 
+        if assign.target_type == "agent":
+            self._agents[route] = assign
+
         def began(executor: str, simulated: bool) -> None:
-            self._journal.note(route, phase="running")
+            if assign.target_type != "agent":  # it notes its own steps
+                self._journal.note(route, phase="running")
             self.handle(actor.Began(route, executor, simulated))
 
         try:
+            if assign.target_type == "agent":
+                await self._alone(assign, stop)
             ending = await self._pipeline.run(assign, stop, progress, began)
         finally:
             del self._stops[route], self._progress[route]
         self.handle(actor.Ended(route, ending))
+
+    # -- the steps of a woken agent's run
+
+    def bookmark(self, route: str) -> Bookmark | None:
+        """Return how far an earlier life of this sidecar had brought the run."""
+        return self._marks.get(route)
+
+    def turn(self, assign: mail.Assign, bookmark: Bookmark) -> None:
+        """Note how far it is, at leisure."""
+        route = assign.route
+        self._marks[route] = bookmark
+        self._journal.note(route, phase=bookmark.step, session=_spelled(bookmark))
+
+    async def step(self, assign: mail.Assign, bookmark: Bookmark, detail: str) -> None:
+        """Write a step down, then say it; raises JournalError."""
+        route, step = assign.route, bookmark.step
+        self._marks[route] = bookmark
+        try:
+            await self._journal.write(route, phase=step, session=_spelled(bookmark))
+        except JournalError:
+            if step != "waking":  # there is no way back from the others
+                self._say_step(assign, step, detail)
+            raise
+        self._say_step(assign, step, detail)
+
+    def _say_step(self, assign: mail.Assign, step: Step, detail: str) -> None:
+        event = cat.TaskStep(
+            id=self.new_id(),
+            at=rfc3339(self.now()),
+            by="host:" + self.host,
+            task_id=assign.task_id,
+            host=self.host,
+            route=assign.route,
+            generation=assign.generation,
+            attempt=assign.attempt,
+            incarnation=self.incarnation,
+            step=step,
+            detail=detail,
+        )
+        self.outbox.send(subjects.run(self.host, assign.task_id), event)
+
+    def _clear(self, route: str) -> None:
+        """The log has what came of it: its files can go, then its row."""
+        clearing = self._group.create_task(self._cleared(self._agents[route]))
+        self._clearing.add(clearing)
+
+        def done(_: object) -> None:
+            self._clearing.discard(clearing)
+            self._agents.pop(route, None)
+            self._one_cleared.set()
+
+        clearing.add_done_callback(done)
+
+    async def _alone(self, assign: mail.Assign, stop: Stop) -> None:
+        """Wait until no other route of a woken agent's task has files here."""
+        stopping = asyncio.ensure_future(stop.wait())
+        try:
+            while not stop.requested and any(
+                other.task_id == assign.task_id and route != assign.route
+                for route, other in self._agents.items()
+            ):
+                self._one_cleared.clear()
+                cleared = asyncio.ensure_future(self._one_cleared.wait())
+                try:
+                    await asyncio.wait(
+                        {cleared, stopping}, return_when=asyncio.FIRST_COMPLETED
+                    )
+                finally:
+                    cleared.cancel()
+        finally:
+            stopping.cancel()
+
+    async def _cleared(self, assign: mail.Assign) -> None:
+        route, results = assign.route, self._parts.results
+        found = self._marks.get(route)
+        if found is not None:
+            mark = msgspec.structs.replace(found, step="removed")
+            try:
+                await self._journal.write(
+                    route, phase=mark.step, session=_spelled(mark)
+                )
+            except JournalError as error:
+                # The row stays, and with it the files: the next life sees to them.
+                logger.error("results not cleared", route=route, why=str(error))
+                return
+            if results is not None:
+                await asyncio.to_thread(
+                    results.remove, assign.task_id, result=mark.read
+                )
+            self._say_step(assign, "removed", "")
+        if results is not None and assign.task_id not in self.state.by_task:
+            results.let_go(assign.task_id)
+        self._marks.pop(route, None)
+        self._journal.finish(route)
 
     def _started(self, ident: Ident) -> None:
         """Write down a run's process, so that a later life finds it."""
@@ -511,6 +708,10 @@ class Sidecar:
     def _probed(self, state: cat.EndpointState) -> None:
         seen = actor.EndpointFound if state.up else actor.EndpointGone
         self.handle(seen(state))
+
+
+def _spelled(bookmark: Bookmark) -> str:
+    return encode(bookmark).decode()
 
 
 def _version() -> str:

@@ -38,7 +38,7 @@ from sidecar.executors.port import Run
 from sidecar.processes import ROUTE_MARK, TASK_MARK
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Mapping
+    from collections.abc import AsyncIterator, Callable, Collection, Mapping
 
     from events.commands import Assign
     from sidecar.processes import Processes
@@ -273,19 +273,26 @@ class Workspace:
             if turns.idle:
                 self._turns.pop(folder, None)
 
-    async def tidy(self, keep_s: float = KEEP_FOLDERS_S) -> int:
+    async def tidy(
+        self, going_on: Collection[str] = (), keep_s: float = KEEP_FOLDERS_S
+    ) -> int:
         """Remove what earlier runs left; returns how many folders went.
 
         For when no run is under way: at the start, after the sweep of processes.
         Worktrees give up their work to `refs/agentcom` first; a task's own folder goes
-        when nothing in it has changed for `keep_s`.
+        when nothing in it has changed for `keep_s`. What belongs to the routes `going_on`
+        stays: others may be at work there.
         """
         gone = 0
         for folder in _folders(self._root / "tmp"):
+            if folder.name in going_on:
+                continue
             await _remove(folder)
             gone += 1
         for task in _folders(self._root / "worktrees"):
             for folder in _folders(task):
+                if folder.name in going_on:
+                    continue
                 await self._recover(task.name, folder)
                 gone += 1
             with suppress(OSError):
@@ -308,14 +315,16 @@ class Workspace:
         folder = self._root / "worktrees" / task / token(assign.route, "route")
         lock = self._git_locks.setdefault(repo, asyncio.Lock())
         _make(folder.parent)
-        async with lock:
-            detached = await _add_worktree(git, repo, folder, branch)
+        detached, base = False, None
+        if not folder.is_dir():  # else an earlier life of the sidecar has made it
+            async with lock:
+                detached = await _add_worktree(git, repo, folder, branch)
+            base = await git.line(folder, "rev-parse", "HEAD")
         if detached:
             self._note(
                 assign,
                 f"Branch {branch} is checked out elsewhere: working on a copy of its tip",
             )
-        base = await git.line(folder, "rev-parse", "HEAD")
         try:
             yield folder
         finally:

@@ -1,0 +1,147 @@
+"""The wake command: words of a program, with places that a task fills in.
+
+No shell reads it. The template is cut into words as a shell would cut it, once, before
+any task is there; a place in a word is filled with text that stays inside this one word,
+whatever it holds. The same texts are in the environment, which is where a script finds
+them: in a word that is itself a script (`sh -c 'agent "${TASK_DESCRIPTION}"'`) nothing is
+filled in, because there a task's text would become syntax; the shell that runs it expands
+the variable, and what a shell expands it does not read again as syntax.
+
+Programs that hand their words to another shell (`ssh`, `su`, `eval`) may be given names
+and paths, never a task's free text: the template is refused.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+import shlex
+from typing import TYPE_CHECKING, Final
+
+from msgspec import Struct
+
+from events.errors import AgentComError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+NAMES: Final = ("TASK_ID", "TASK_FILE", "STARTED_FILE", "RESULT_FILE")
+"""Places for what this host makes: an identifier, paths in its own folder."""
+
+TEXTS: Final = ("TASK_JSON", "TASK_DESCRIPTION")
+"""Places for what a stranger wrote."""
+
+ARGUMENT_LIMIT: Final = 96 * 1024
+"""Bytes that one word may have; Linux takes 128 KiB, and no more."""
+
+_PLACE: Final = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
+_PLAIN: Final = re.compile(r"[A-Za-z0-9_@%+=:,./^~-]*")
+_READ_AGAIN: Final = frozenset(
+    {
+        "ssh",
+        "rsh",
+        "mosh",
+        "su",
+        "runuser",
+        "eval",
+        "watch",
+        "parallel",
+        "tmux",
+        "screen",
+    }
+)
+_SHELLS: Final = frozenset(
+    {
+        "sh",
+        "bash",
+        "dash",
+        "ash",
+        "zsh",
+        "ksh",
+        "mksh",
+        "fish",
+        "csh",
+        "tcsh",
+        "busybox",
+    }
+)
+
+
+class WakeCommandError(AgentComError):
+    """A wake command that cannot be used, and why."""
+
+    code = "wake_command"
+
+    def __init__(self, problem: str) -> None:
+        self.problem = problem
+        super().__init__(problem)
+
+
+class WakeCommand(Struct, frozen=True):
+    """A template, cut into words. `filled` makes the words of a program from it."""
+
+    words: tuple[str, ...]
+
+    def filled(self, values: Mapping[str, str]) -> list[str]:
+        """Fill the places; every word stays one word."""
+
+        def value(match: re.Match[str]) -> str:
+            return sayable(values.get(match[1], match[0]))
+
+        return [
+            word if _is_script(word) else _PLACE.sub(value, word) for word in self.words
+        ]
+
+
+def sayable(text: str) -> str:
+    """`text` as an argument or a variable can hold it: no NUL, no half letter."""
+    return text.replace("\0", "\ufffd").encode("utf-8", "replace").decode()
+
+
+def parse(template: str) -> WakeCommand:
+    """Read a template; raise WakeCommandError where it is none, or not safe."""
+    try:
+        words = shlex.split(template)
+    except ValueError as error:
+        raise WakeCommandError(f"its quotes do not match ({error})") from error
+    if not words:
+        raise WakeCommandError("it is empty")
+    if _PLACE.search(words[0]):
+        raise WakeCommandError("its program cannot be a task's to choose")
+    names = [word.rpartition("/")[2] for word in words]
+    for place, word in enumerate(words):
+        if _is_script(word):
+            continue
+        for name in _PLACE.findall(word):
+            if name not in NAMES + TEXTS:
+                raise WakeCommandError(_unknown(name))
+            if name in TEXTS and (reader := _rereads(names, place)):
+                raise WakeCommandError(
+                    f"{reader} would read ${{{name}}} as commands: give it ${{TASK_ID}} "
+                    "or ${TASK_FILE}, and let the agent read the task from its file"
+                )
+    return WakeCommand(tuple(words))
+
+
+def _is_script(word: str) -> bool:
+    """Whether more than names and paths stands beside a word's places."""
+    return not _PLAIN.fullmatch(_PLACE.sub("", word))
+
+
+def _rereads(names: list[str], place: int) -> str:
+    """Name the program before this word that reads its words as a shell does, or ""."""
+    for at, name in enumerate(names[:place]):
+        if name in _READ_AGAIN:
+            return name
+        option = names[place - 1]
+        if name in _SHELLS and at < place - 1 and re.fullmatch(r"-\w*c", option):
+            return name
+    return ""
+
+
+def _unknown(name: str) -> str:
+    known = NAMES + TEXTS
+    close = difflib.get_close_matches(name, known, n=1)
+    meant = f", did you mean ${{{close[0]}}}?" if close else ""
+    there = ", ".join(f"${{{each}}}" for each in known)
+    return f"it has no place ${{{name}}}{meant} (there are: {there})"

@@ -1,0 +1,300 @@
+"""The results folder: where woken agents find their work, and leave what came of it.
+
+    <task>.task.json   written by this host: the assignment
+    <task>.started     made by the agent: it has begun
+    <task>.json        written by the agent: its result
+
+The folder is watched, nothing polls. What agents leave is not trusted: it may be half
+written, no file at all, a link to somewhere, or without end. A result for a task that is
+not at work here is left where it is, and counted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import stat
+from contextlib import contextmanager, suppress
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+import structlog
+from watchfiles import awatch
+
+from events.errors import AgentComError
+from events.ids import is_token, token
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Collection, Iterator
+    from pathlib import Path
+
+STILL_S: Final = 0.5
+"""How long a result must not have changed before it is read."""
+
+RESULT_LIMIT: Final = 16 * 2**20
+"""Bytes of a result that are read; more is no result."""
+
+_TASK: Final = ".task.json"
+_STARTED: Final = ".started"
+_RESULT: Final = ".json"
+_STEP_MS: Final = 20
+_LOOK_ANYWAY_MS: Final = 5_000
+_WATCH_AGAIN_S: Final = 1.0
+
+logger = structlog.get_logger(__name__)
+
+
+class Unreadable(AgentComError):
+    """A result that cannot be read, and why."""
+
+    code = "result_parse_error"
+
+    def __init__(self, name: str, problem: str) -> None:
+        self.name = name
+        self.problem = problem
+        super().__init__(f"{name}: {problem}")
+
+
+class Place:
+    """One task's three files, while it is at work here."""
+
+    def __init__(
+        self, folder: Path, task_id: str, still: Callable[[], Awaitable[None]]
+    ) -> None:
+        """`still` waits as long as a result must not have changed."""
+        name = token(task_id, "task_id")
+        self.task_file = folder / f"{name}{_TASK}"
+        self.started_file = folder / f"{name}{_STARTED}"
+        self.result_file = folder / f"{name}{_RESULT}"
+        self.started = asyncio.Event()
+        self._still = still
+        self._news = asyncio.Event()
+
+    def look(self) -> None:
+        """See what is there now."""
+        if os.path.lexists(self.started_file):
+            self.started.set()
+        self._news.set()
+
+    def write_task(self, body: bytes) -> None:
+        """Put the assignment there, whole or not at all; raises OSError."""
+        part = self.task_file.with_name(f".{self.task_file.name}.part")
+        with suppress(FileNotFoundError):
+            os.unlink(part)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+        with os.fdopen(os.open(part, flags, 0o644), "wb") as file:
+            file.write(body)
+        os.replace(part, self.task_file)
+
+    def forget_started(self) -> None:
+        """Take away the mark of an earlier attempt."""
+        _remove(self.started_file)
+        self.started.clear()
+
+    @property
+    def has_result(self) -> bool:
+        """Whether a result is there, finished or not."""
+        return os.path.lexists(self.result_file)
+
+    def withdraw(self) -> None:
+        """Take away what would have an agent begin; a result stays."""
+        _remove(self.task_file)
+        _remove(self.started_file)
+
+    async def result(self) -> bytes:
+        """Wait for a result that has been still for a while; raises Unreadable."""
+        while True:
+            self._news.clear()
+            seen = _stamp(self.result_file)
+            if seen is None:
+                await self._news.wait()
+                continue
+            await self._still()
+            if _stamp(self.result_file) == seen:
+                return await asyncio.to_thread(_read, self.result_file)
+
+
+class Results:
+    """A host's results folder. `open` before anything else, `close` at the end."""
+
+    def __init__(
+        self, folder: Path, *, still: Callable[[], Awaitable[None]] | None = None
+    ) -> None:
+        self.folder = folder
+        self.left: set[str] = set()
+        self.on_left: Callable[[int], None] = lambda _count: None
+        self._still = still or partial(asyncio.sleep, STILL_S)
+        self._places: dict[str, Place] = {}
+        self._known: frozenset[str] = frozenset()
+        self._watching: asyncio.Task[None] | None = None
+        self._stop = asyncio.Event()
+
+    async def open(self, host: str, held: Collection[str] = ()) -> None:
+        """Begin to watch; `held` are tasks that this host has still to do with."""
+        self._known = frozenset(held)
+        self._stop = asyncio.Event()
+        await asyncio.to_thread(self._make, host)
+        self._watching = asyncio.create_task(self._watch())
+        await asyncio.sleep(0)  # from here on it is told of changes
+        self._look_at_all()
+
+    async def close(self) -> None:
+        """Watch no longer."""
+        self._stop.set()
+        if self._watching is not None:
+            await self._watching
+            self._watching = None
+
+    @contextmanager
+    def expecting(self, task_id: str) -> Iterator[Place]:
+        """Have a task at work here for the length of the block."""
+        place = self._places[task_id] = Place(self.folder, task_id, self._still)
+        if place.result_file.name in self.left:
+            self.left.discard(place.result_file.name)
+            self.on_left(len(self.left))
+        place.look()
+        try:
+            yield place
+        finally:
+            if self._places.get(task_id) is place:
+                del self._places[task_id]
+            self._known |= {task_id}
+
+    def remove(self, task_id: str, *, result: bool) -> None:
+        """Take away the files of a task whose end the log has; `result`: that one too."""
+        place = Place(self.folder, task_id, self._still)
+        place.withdraw()
+        if result:
+            _remove(place.result_file)
+
+    def let_go(self, task_id: str) -> None:
+        """Have nothing more to do with a task: a result that comes now is left."""
+        self._known -= {task_id}
+        self._look_at(f"{task_id}{_RESULT}")
+
+    # -- looking
+
+    def _make(self, host: str) -> None:
+        """Make the folder, and take away work that this host has no more to do with."""
+        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for name in os.listdir(self.folder):
+            task = name.removesuffix(_TASK)
+            if task != name and is_token(task) and task not in self._known:
+                path = self.folder / name
+                with suppress(AgentComError, OSError, msgspec.DecodeError):
+                    body: Any = msgspec.json.decode(_read(path))
+                    if isinstance(body, dict) and body.get("host") == host:
+                        _remove(path)
+
+    async def _watch(self) -> None:
+        while not self._stop.is_set():
+            try:
+                await self._watch_on()
+            except (OSError, RuntimeError) as error:
+                logger.error("results folder", folder=str(self.folder), why=str(error))
+                with suppress(OSError):
+                    self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+                self._look_at_all()
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(_WATCH_AGAIN_S):
+                        await self._stop.wait()
+
+    async def _watch_on(self) -> None:
+        changes = awatch(
+            self.folder,
+            watch_filter=None,
+            step=_STEP_MS,
+            debounce=_STEP_MS * 5,
+            rust_timeout=_LOOK_ANYWAY_MS,
+            yield_on_timeout=True,
+            recursive=False,
+            stop_event=self._stop,
+        )
+        async for found in changes:
+            if found:
+                for _, path in found:
+                    self._look_at(os.path.basename(path))
+            else:
+                self._look_at_all()
+
+    def _look_at_all(self) -> None:
+        """For what was there before, and what the system did not tell."""
+        with suppress(OSError):
+            for name in os.listdir(self.folder):
+                self._look_at(name)
+        for name in list(self.left):
+            self._look_at(name)
+
+    def _look_at(self, name: str) -> None:
+        if name.endswith(_TASK):
+            return
+        started = name.removesuffix(_STARTED)
+        if started != name:
+            if (place := self._places.get(started)) is not None:
+                place.look()
+            return
+        task = name.removesuffix(_RESULT)
+        if task == name or not is_token(task):
+            return
+        if (place := self._places.get(task)) is not None:
+            place.look()
+        elif task not in self._known:
+            self._leave(name)
+
+    def _leave(self, name: str) -> None:
+        before = len(self.left)
+        if os.path.lexists(self.folder / name):
+            self.left.add(name)
+        else:
+            self.left.discard(name)
+        if len(self.left) > before:
+            logger.warning("a result for no task at work here", file=name)
+        if len(self.left) != before:
+            self.on_left(len(self.left))
+
+
+# -- Files that nobody vouches for -----------------------------------------------------
+
+
+def _stamp(path: Path) -> tuple[int, int, int] | None:
+    """What changes when a file is written to; None where there is none."""
+    try:
+        found = os.lstat(path)
+    except OSError:
+        return None
+    return found.st_ino, found.st_size, found.st_mtime_ns
+
+
+def _read(path: Path) -> bytes:
+    """Read a plain file, whole; raises Unreadable."""
+    try:
+        # Not through a link, and without waiting at a pipe that nobody writes to.
+        file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        raise Unreadable(
+            path.name, f"it cannot be opened ({error.strerror})"
+        ) from error
+    try:
+        if not stat.S_ISREG(os.fstat(file).st_mode):
+            raise Unreadable(path.name, "it is no plain file")
+        parts, size = [], 0
+        while size <= RESULT_LIMIT and (part := os.read(file, 2**20)):
+            parts.append(part)
+            size += len(part)
+    except OSError as error:
+        raise Unreadable(path.name, f"it cannot be read ({error.strerror})") from error
+    finally:
+        os.close(file)
+    if size > RESULT_LIMIT:
+        raise Unreadable(path.name, f"it is larger than {RESULT_LIMIT:,} bytes")
+    return b"".join(parts)
+
+
+def _remove(path: Path) -> None:
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        logger.warning("file not removed", file=path.name, why=str(error))
