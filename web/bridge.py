@@ -79,6 +79,9 @@ SEND_S: Final = 30.0
 SUBSCRIPTIONS: Final = 24
 PAGES: Final = 1_000
 AGAIN_S: Final = 1.0
+MADE_KEPT: Final = 1_000
+"""So many makings of a document are known by their sequence; who was told less than that
+gets a snapshot."""
 
 _log = structlog.get_logger("agentcom.web")
 
@@ -97,11 +100,10 @@ _asks: Final[Reader[Ask]] = Reader(Ask)
 
 
 class Section(Struct):
-    """A part of a document: its JSON, and since which making and sequence it is so."""
+    """A part of a document: its JSON, and since which making it is so."""
 
     raw: bytes
     version: int
-    seq: int
 
 
 class Document:
@@ -118,6 +120,7 @@ class Document:
         self.dirty = asyncio.Event()
         self._bridge = bridge
         self._sections: dict[str, Section] = {}
+        self._made: deque[tuple[int, int]] = deque(maxlen=MADE_KEPT)
         self._spelled: dict[int, bytes] = {}
         self._keeping = asyncio.get_running_loop().create_task(self._keep())
 
@@ -171,10 +174,11 @@ class Document:
             raw = encode(value)
             known = self._sections.get(name)
             if known is None or known.raw != raw:
-                self._sections[name] = Section(raw, version, seq)
+                self._sections[name] = Section(raw, version)
                 changed = True
         if changed:
             self.version = version
+            self._made.append((seq, version))
             self._spelled.clear()
             self._wake()
 
@@ -184,10 +188,16 @@ class Document:
 
     def version_at(self, since: int) -> int:
         """Return up to which version somebody has seen it who was told `since`."""
-        if not self.version or since > self.seq:
+        if since > self.seq:
             return 0
-        newer = [s.version for s in self._sections.values() if s.seq >= since]
-        return min(newer, default=self.version + 1) - 1
+        found = 0
+        for seq, version in self._made:
+            if seq > since:
+                break
+            found = version
+            if seq == since:
+                break
+        return found
 
     def since(self, version: int) -> bytes:
         """Spell what is newer than `version`, as the end of a message."""

@@ -1,0 +1,319 @@
+"""The interface for programs: who may ask, what is passed on, and what is written down."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import re
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+import aiohttp
+import msgspec
+import pytest
+
+from events import subjects
+from events.bus import MemoryBroker, MemoryBus
+from events.codec import encode
+from events.commands import Done, Refusal, Submitted
+from events.link import Address
+from events.log import MemoryLog
+from tests.histories import History, tell
+from web.access import COOKIE, Access, BadTokens, Buckets, Tokens
+from web.main import WebConfig, serve
+from web.openapi import document
+from web.server import OPENAPI, Server
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+NOWHERE = Address(url="nats://127.0.0.1:1")
+
+
+class Gateway:
+    """Answers every command as it is told to, and remembers what was asked."""
+
+    def __init__(self, bus: MemoryBus) -> None:
+        self.bus = bus
+        self.asked: list[tuple[str, dict]] = []
+        self.answer: msgspec.Struct = Done(seq=7)
+
+    async def open(self) -> None:
+        await self.bus.listen(subjects.command(">"), self._on)
+
+    def _on(self, message) -> None:
+        name = message.subject.removeprefix("agentcom.cmd.")
+        self.asked.append((name, msgspec.json.decode(message.data)))
+        message.respond(encode(self.answer))
+
+
+class House:
+    """A running web role over the twins, and sessions to it."""
+
+    def __init__(self, port: int, tokens: Tokens, gateway: Gateway, log: MemoryLog):
+        self.base = f"http://127.0.0.1:{port}"
+        self.tokens = tokens
+        self.gateway = gateway
+        self.log = log
+
+    async def ask(self, method, path, body=None, *, token="", headers=None, raw=None):
+        sent = dict(headers or {})
+        if token:
+            sent["Authorization"] = f"Bearer {token}"
+        if body is not None:
+            raw, sent["Content-Type"] = json.dumps(body), "application/json"
+        async with (
+            aiohttp.ClientSession() as session,
+            session.request(
+                method,
+                self.base + path,
+                data=raw and io.BytesIO(raw.encode()),
+                headers=sent,
+                allow_redirects=False,
+            ) as response,
+        ):
+            text = await response.text()
+            return response.status, json.loads(text) if text[:1] == "{" else text
+
+
+@asynccontextmanager
+async def house(tmp_path: Path, history: History | None = None):
+    log, bus = MemoryLog(), MemoryBus(MemoryBroker())
+    if history is not None:
+        await tell(log, history.recorded)
+    gateway = Gateway(bus)
+    await gateway.open()
+    stop = asyncio.Event()
+    ready: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+    path = tmp_path / "tokens.json"
+    config = WebConfig(address=NOWHERE, store=None, port=0, tokens=path)
+    task = asyncio.create_task(serve(log, bus, config, stop, ready=ready.set_result))
+    try:
+        await asyncio.wait((ready, task), return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            await task
+        yield House(await ready, Tokens.load(path), gateway, log)
+    finally:
+        stop.set()
+        await task
+
+
+async def test_nobody_reads_or_commands_without_a_token(tmp_path):
+    async with house(tmp_path) as site:
+        for method, path in (
+            ("GET", "/api/v1/tasks"),
+            ("POST", "/api/v1/tasks"),
+            ("GET", "/ws"),
+            ("GET", "/api/v1/openapi.json"),
+            ("GET", "/api/v1/nothing"),
+        ):
+            assert (await site.ask(method, path))[0] == 401
+        assert (await site.ask("GET", "/api/v1/tasks", token="wrong" * 8))[0] == 401
+        for path in ("/healthz", "/metrics"):
+            assert (await site.ask("GET", path))[0] == 200
+        assert site.gateway.asked == []
+
+
+async def test_the_address_is_exchanged_for_a_cookie_that_scripts_cannot_read(tmp_path):
+    async with house(tmp_path) as site:
+        async with (
+            aiohttp.ClientSession() as session,
+            session.get(
+                f"{site.base}/?token={site.tokens.operator}", allow_redirects=False
+            ) as response,
+        ):
+            cookie = response.cookies[COOKIE]
+            assert (response.status, response.headers["Location"]) == (303, "/")
+        assert cookie["httponly"] is True
+        assert cookie["samesite"] == "Strict"
+        assert site.tokens.operator not in cookie.value
+        sent = {"Cookie": f"{COOKIE}={cookie.value}"}
+        assert (await site.ask("GET", "/api/v1/me", headers=sent))[1] == {
+            "role": "operator",
+            "name": "web:operator",
+        }
+        assert (await site.ask("GET", "/?token=wrong"))[0] == 401
+        assert (await site.ask("GET", "/"))[0] == 401
+
+
+async def test_a_viewer_looks_and_commands_nothing(tmp_path):
+    async with house(tmp_path) as site:
+        token = site.tokens.viewer
+        assert (await site.ask("GET", "/api/v1/tasks", token=token))[0] == 200
+        status, said = await site.ask(
+            "POST", "/api/v1/tasks", {"description": "x"}, token=token
+        )
+        assert (status, said["code"]) == (403, "forbidden")
+        assert site.gateway.asked == []
+        body = {"description": "x"}
+        await site.ask("POST", "/api/v1/tasks/classify", body, token=token)
+        assert [name for name, _ in site.gateway.asked] == ["task.classify"]
+
+
+async def test_commands_reach_the_gateway_with_what_the_path_says(tmp_path):
+    async with house(tmp_path) as site:
+        token = site.tokens.operator
+        site.gateway.answer = Submitted(task_id="T", seq=1, effective_tier="standard")
+        body = {"description": "say hi", "idempotency_key": "k"}
+        status, said = await site.ask("POST", "/api/v1/tasks", body, token=token)
+        assert (status, said["task_id"]) == (200, "T")
+        site.gateway.answer = Done(seq=2)
+        for method, path, more in (
+            ("POST", "/api/v1/tasks/T/cancel", {"reason": "no"}),
+            ("POST", "/api/v1/tasks/T/retry", {}),
+            ("POST", "/api/v1/tasks/T/reassign", {"host": "h2"}),
+            ("POST", "/api/v1/hosts/h1/drain", {}),
+            ("DELETE", "/api/v1/endpoints/e1", None),
+            ("POST", "/api/v1/alerts/standard/acknowledge", {}),
+            ("PUT", "/api/v1/policy", {"policy": {"fallback_wait_s": 2}}),
+        ):
+            assert (await site.ask(method, path, more, token=token))[0] == 200
+        assert site.gateway.asked == [
+            ("task.submit", body),
+            ("task.cancel", {"task_id": "T", "reason": "no"}),
+            ("task.retry", {"task_id": "T"}),
+            ("task.reassign", {"task_id": "T", "host": "h2"}),
+            ("host.drain", {"host": "h1"}),
+            ("endpoint.remove", {"endpoint": "e1"}),
+            ("alert.acknowledge", {"tier": "standard"}),
+            ("policy.set", {"policy": {"fallback_wait_s": 2}}),
+        ]
+
+
+async def test_a_refusal_keeps_its_status_and_its_words(tmp_path):
+    async with house(tmp_path) as site:
+        site.gateway.answer = Refusal(code="conflict", error="no", status=409)
+        answer = await site.ask(
+            "POST", "/api/v1/tasks/T/cancel", {}, token=site.tokens.operator
+        )
+        assert answer[0] == 409
+        assert answer[1]["error"] == "no"
+
+
+@pytest.mark.parametrize(
+    ("path", "raw", "headers", "status"),
+    [
+        ("/api/v1/tasks", "{", {"Content-Type": "application/json"}, 400),
+        ("/api/v1/tasks", "[]", {"Content-Type": "application/json"}, 400),
+        ("/api/v1/tasks", "x" * 1_100_000, {"Content-Type": "application/json"}, 413),
+        ("/api/v1/tasks", "description=x", {"Content-Type": "text/plain"}, 415),
+        (
+            "/api/v1/tasks/T/cancel",
+            '{"task_id": "U"}',
+            {"Content-Type": "application/json"},
+            400,
+        ),
+        ("/api/v1/tasks/T/cancel", "", {"Origin": "http://evil.example"}, 403),
+        ("/api/v1/tasks/T/cancel", "", {"Sec-Fetch-Site": "cross-site"}, 403),
+    ],
+)
+async def test_what_is_no_command_is_passed_to_nobody(
+    tmp_path, path, raw, headers, status
+):
+    async with house(tmp_path) as site:
+        said = await site.ask(
+            "POST", path, raw=raw, headers=headers, token=site.tokens.operator
+        )
+        assert said[0] == status
+        assert site.gateway.asked == []
+
+
+async def test_the_log_is_read_in_pieces(tmp_path):
+    history = History()
+    history.join("h1")
+    for _ in range(5):
+        history.route(history.submit("x"))
+    async with house(tmp_path, history) as site:
+        token, path = site.tokens.viewer, "/api/v1/events?limit=3&subject="
+        _, first = await site.ask("GET", f"{path}agentcom.evt.task.*", token=token)
+        _, more = await site.ask(
+            "GET", f"{path}agentcom.evt.task.*&from={first['next']}", token=token
+        )
+        found = [each["seq"] for each in (*first["events"], *more["events"])]
+        assert found == [2, 3, 4, 5, 6, 7]
+        at = first["events"][-1]["event"]["at"]
+        _, since = await site.ask("GET", f"/api/v1/events?from={at}", token=token)
+        assert since["events"][0]["seq"] == 5
+        assert (await site.ask("GET", f"{path}agentcom.out.>", token=token))[0] == 400
+
+
+async def test_a_task_s_trace_is_its_routing_alone(tmp_path):
+    history = History()
+    task = history.submit("x")
+    history.route(task)
+    async with house(tmp_path, history) as site:
+        token = site.tokens.viewer
+        await site.ask("GET", "/api/v1/status?wait_seq=2", token=token)
+        _, said = await site.ask("GET", f"/api/v1/tasks/{task}/trace", token=token)
+        assert said["route"]["candidates"]
+        assert set(said) == {
+            *("seq", "task_id", "state", "classification", "route", "attempts")
+        }
+
+
+async def test_every_response_forbids_what_the_page_does_not_need(tmp_path):
+    async with house(tmp_path) as site, aiohttp.ClientSession() as session:
+        for path in ("/", "/healthz", "/api/v1/tasks", "/nowhere"):
+            async with session.get(site.base + path) as response:
+                policy = response.headers["Content-Security-Policy"]
+                assert "default-src 'none'" in policy
+                assert "unsafe" not in policy
+                assert response.headers["X-Content-Type-Options"] == "nosniff"
+
+
+async def test_wrong_tokens_are_not_tried_for_ever(tmp_path):
+    async with house(tmp_path) as site:
+        tried = [
+            (await site.ask("GET", "/api/v1/me", token=f"{n:032}"))[0]
+            for n in range(25)
+        ]
+        assert tried[:20] == [401] * 20
+        assert tried[-1] == 429
+
+
+def test_tokens_are_made_once_and_are_their_owner_s_alone(tmp_path):
+    path = tmp_path / "deep" / "tokens.json"
+    made = Tokens.load(path)
+    assert Tokens.load(path) == made
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert made.operator != made.viewer
+    path.write_text("{}")
+    with pytest.raises(BadTokens, match="remove it"):
+        Tokens.load(path)
+
+
+def test_a_bucket_fills_with_time():
+    now = 0.0
+    buckets = Buckets(rate=2, burst=3, clock=lambda: now)
+    assert [buckets.take("a") for _ in range(4)] == [True, True, True, False]
+    assert buckets.take("b")
+    assert buckets.empty("a")
+    now = 0.5
+    assert [buckets.take("a") for _ in range(2)] == [True, False]
+
+
+def test_the_openapi_file_is_what_the_code_says():
+    """`python -m web.openapi > web/openapi.json` makes it anew."""
+    assert json.loads(OPENAPI.read_text()) == document()
+
+
+async def test_the_openapi_file_names_every_path_and_no_other(tmp_path):
+    log, bus = MemoryLog(), MemoryBus(MemoryBroker())
+
+    class Runner:
+        position = 0
+
+    server = Server(Runner(), None, bus, log, access=Access(None, clock=lambda: 0))
+    served = {
+        (route.method.lower(), re.sub(r"{(\w+)}", r"{\1}", route.resource.canonical))
+        for route in server.app().router.routes()
+        if route.method != "HEAD"
+    }
+    pages = {("get", p) for p in ("/", "/ws", "/favicon.svg", "/static/{name}")}
+    said = {
+        (method, path)
+        for path, operations in document()["paths"].items()
+        for method in operations
+    }
+    assert served - pages == said

@@ -1,0 +1,407 @@
+"""The bridge: snapshots, changes, resuming, live output, and clients that do not keep up."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager
+
+import aiohttp
+import msgspec
+import pytest
+
+from events.bus import MemoryBroker, MemoryBus
+from events.catalogue import Chunk
+from events.codec import encode, rfc3339
+from events.log import MemoryLog
+from tests.histories import START, History, tell
+from tests.links import until
+from web import bridge as bridges
+from web.live import Live, Watch
+from web.main import projecting
+from web.server import Server
+
+
+class Output:
+    """An output stream in memory, with what republishes it."""
+
+    def __init__(self, bus: MemoryBus) -> None:
+        self.bus = bus
+        self.stored: list[Chunk] = []
+        self.n: dict[str, int] = {}
+
+    async def read(self, task_id, *, start=1):
+        return [chunk for chunk in self.stored if chunk.task_id == task_id]
+
+    def say(self, route, text, kind="stdout", *, heard=True, segment=0) -> Chunk:
+        n = self.n[route.id] = self.n.get(route.id, -1) + 1
+        chunk = Chunk(
+            task_id=route.task,
+            event_type=kind,
+            text=text,
+            timestamp=rfc3339(START),
+            route=route.id,
+            generation=route.generation,
+            attempt=route.attempt,
+            segment=segment,
+            n=n,
+        )
+        self.stored.append(chunk)
+        if heard:
+            self.bus.publish(f"agentcom.tap.{route.host}.{route.task}", encode(chunk))
+        return chunk
+
+
+class Place:
+    """A running server over the twins."""
+
+    def __init__(self, base, session, log, bus, output, server, runner) -> None:
+        self.base = base
+        self.session = session
+        self.log = log
+        self.bus = bus
+        self.output = output
+        self.server = server
+        self.runner = runner
+        self.history = History()
+        self.told = 0
+
+    async def tell(self) -> int:
+        """Put what the history has gained into the log; wait until it is folded."""
+        fresh = self.history.recorded[self.told :]
+        self.told = len(self.history.recorded)
+        last = await tell(self.log, fresh)
+        assert await self.runner.wait_for(last, 20)
+        return last
+
+    @asynccontextmanager
+    async def page(self, **options):
+        async with self.session.ws_connect(f"{self.base}/ws", **options) as socket:
+            yield Client(socket)
+
+
+class Client:
+    """What a page does."""
+
+    def __init__(self, socket) -> None:
+        self.socket = socket
+        self.data: dict[str, dict] = {}
+        self.seq: dict[str, int] = {}
+
+    async def subscribe(self, id_, topic, since=None, **params) -> None:
+        said = {"op": "subscribe", "id": id_, "topic": topic, "params": params}
+        await self.socket.send_json(said | ({} if since is None else {"since": since}))
+
+    async def next(self) -> dict:
+        message = await self.socket.receive_json(timeout=20)
+        if message["type"] == "snapshot":
+            self.data[message["id"]] = message["data"]
+        elif message["type"] == "change":
+            self.data.setdefault(message["id"], {}).update(message["data"])
+        if "seq" in message:
+            self.seq[message["id"]] = message["seq"]
+        return message
+
+    async def until(self, wanted):
+        """Take messages until `wanted(message)`; return that one."""
+        async with asyncio.timeout(20):
+            while True:
+                message = await self.next()
+                if wanted(message):
+                    return message
+
+    async def text(self, enough: str, task=None) -> list[dict]:
+        """Take live output until it ends in `enough`."""
+        found = []
+        while not found or found[-1].get("text") != enough:
+            message = await self.next()
+            if message["type"] in ("execution_event", "gap"):
+                found.append(message)
+        return found
+
+
+@pytest.fixture
+async def place():
+    log, bus = MemoryLog(), MemoryBus(MemoryBroker())
+    output = Output(bus)
+    async with projecting(log, bus, None, output=output) as (runner, queries):
+        server = Server(runner, queries, bus, log, output=output)
+        port = await server.open("127.0.0.1", 0)
+        async with aiohttp.ClientSession() as session:
+            base = f"http://127.0.0.1:{port}"
+            yield Place(base, session, log, bus, output, server, runner)
+        await server.close()
+
+
+async def test_a_snapshot_says_its_sequence_and_a_change_its_own(place):
+    place.history.submit("one")
+    first = await place.tell()
+    async with place.page() as client:
+        await client.subscribe("t", "tasks")
+        snapshot = await client.next()
+        assert (snapshot["type"], snapshot["seq"]) == ("snapshot", first)
+        assert snapshot["data"]["total"] == 1
+        place.history.submit("two")
+        second = await place.tell()
+        change = await client.next()
+        assert (change["type"], change["seq"]) == ("change", second)
+        assert change["data"]["total"] == 2
+        assert "offset" not in change["data"]
+
+
+async def test_who_comes_back_gets_what_changed_since(place):
+    place.history.join("h1")
+    seen = await place.tell()
+    async with place.page() as client:
+        await client.subscribe("o", "overview")
+        before = (await client.next())["data"]
+        async with place.page() as other:
+            place.history.submit("while away")
+            now = await place.tell()
+            await client.until(lambda m: m.get("seq") == now)
+            await other.subscribe("o", "overview", since=seen)
+            change = await other.next()
+            assert (change["type"], change["seq"]) == ("change", now)
+            assert change["data"]["waiting"] == 1
+            whole = {**before, **change["data"]}
+            assert whole == client.data["o"]
+
+
+async def test_who_was_told_more_than_there_is_gets_a_snapshot(place):
+    place.history.submit("x")
+    await place.tell()
+    async with place.page() as client:
+        await client.subscribe("o", "overview", since=1_000)
+        assert (await client.next())["type"] == "snapshot"
+
+
+async def test_the_log_goes_on_where_somebody_left_it(place):
+    for _ in range(3):
+        place.history.submit("x")
+    await place.tell()
+    async with place.page() as client:
+        await client.subscribe("e", "events", subject="agentcom.evt.task.*")
+        seen = [each["seq"] for each in (await client.next())["data"]["events"]]
+    assert seen == [1, 2, 3]
+    for _ in range(4):
+        place.history.submit("y")
+    place.history.join("h1")
+    await place.tell()
+    async with place.page() as client:
+        await client.subscribe("e", "events", since=3, subject="agentcom.evt.task.*")
+        message = await client.next()
+        assert message["type"] == "change"
+        assert [each["seq"] for each in message["data"]["events"]] == [4, 5, 6, 7]
+
+
+async def test_live_output_is_what_the_dashboard_s_rules_say(place):
+    history, output = place.history, place.output
+    route = history.route(history.submit("x"))
+    history.start(route)
+    await place.tell()
+    output.say(route, "before")
+    async with place.page() as client:
+        await client.subscribe("t", "task", task_id=route.task)
+        assert [each["text"] for each in await client.text("before")] == ["before"]
+        output.say(route, "trying again", "status", segment=1)
+        (said,) = await client.text("trying again")
+        assert said == {
+            "type": "execution_event",
+            "task_id": route.task,
+            "event_type": "status",
+            "text": "trying again",
+            "tokens_so_far": None,
+            "model": None,
+            "timestamp": rfc3339(START),
+            "route": route.id,
+            "generation": 1,
+            "attempt": 1,
+            "segment": 1,
+            "n": 1,
+        }
+
+
+async def test_output_has_no_gap_and_no_repeat_when_the_broker_was_away(place):
+    history, output = place.history, place.output
+    route = history.route(history.submit("x"))
+    await place.tell()
+    async with place.page() as client:
+        await client.subscribe("t", "task", task_id=route.task)
+        output.say(route, "0")
+        await client.text("0")
+        place.bus.set_connected(False)
+        for n in range(1, 5):
+            output.say(route, str(n), heard=False)
+        place.bus.set_connected(True)
+        output.say(route, "5")
+        assert [each["text"] for each in await client.text("5")] == list("12345")
+
+
+async def test_a_page_that_comes_back_gets_only_newer_output(place):
+    history, output = place.history, place.output
+    route = history.route(history.submit("x"))
+    await place.tell()
+    for n in range(5):
+        output.say(route, str(n))
+    async with place.page() as client:
+        await client.subscribe("t", "task", task_id=route.task, after={route.id: 2})
+        assert [each["text"] for each in await client.text("4")] == ["3", "4"]
+
+
+async def test_a_chunk_of_another_task_s_subject_is_nobody_s(place):
+    history, output = place.history, place.output
+    mine, other = history.route(history.submit("x")), history.route(history.submit("y"))
+    await place.tell()
+    async with place.page() as client:
+        await client.subscribe("t", "task", task_id=mine.task)
+        await client.next()
+        forged = output.say(other, "forged", heard=False)
+        as_mine = msgspec.structs.replace(forged, task_id=mine.task, route=mine.id)
+        place.bus.publish(f"agentcom.tap.h1.{other.task}", encode(as_mine))
+        output.say(mine, "true")
+        assert [each["text"] for each in await client.text("true")] == ["true"]
+
+
+async def test_a_stalled_page_loses_text_first_and_state_never(place):
+    """And the page beside it is told everything meanwhile."""
+    history, output = place.history, place.output
+    route = history.route(history.submit("x"))
+    history.start(route)
+    await place.tell()
+    async with place.page() as stalled, place.page() as brisk:
+        for page in (stalled, brisk):
+            await page.subscribe("t", "task", task_id=route.task)
+            await page.next()
+        # The stalled one reads nothing: its kernel buffers fill, then its queue.
+        stalled.socket._response.connection.transport.pause_reading()
+        text = "x" * 50_000
+        told = 0
+        for n in range(600):
+            output.say(route, text)
+            if n % 100 == 0:
+                output.say(route, f"status {n}", "status")
+                told += len(await brisk.text(f"status {n}"))
+        output.say(route, "the end", "status")
+        told += len(await brisk.text("the end"))
+        assert told == 600 + 6 + 1
+        await until(lambda: place.server.bridge.pages)
+        waiting = max(page._output_bytes for page in place.server.bridge.pages)
+        assert waiting <= bridges.QUEUE_BYTES + len(text) * 2
+
+        history.complete(route)
+        await place.tell()
+        stalled.socket._response.connection.transport.resume_reading()
+        found = await stalled.text("the end")
+        kinds = [each.get("event_type", each["type"]) for each in found]
+        assert kinds.count("status") == 7
+        assert "gap" in kinds
+        lost = sum(each.get("lost", 0) for each in found)
+        assert lost + kinds.count("stdout") == 600
+        await stalled.until(
+            lambda m: m.get("data", {}).get("task", {}).get("state") == "completed"
+        )
+
+
+async def test_many_changes_reach_a_page_as_few(place):
+    async with place.page() as client:
+        await client.subscribe("t", "tasks")
+        await client.next()
+        for _ in range(500):
+            place.history.submit("x")
+        last = await place.tell()
+        messages = 0
+        while client.seq["t"] < last:
+            await client.next()
+            messages += 1
+        assert client.data["t"]["total"] == 500
+        assert messages < 50
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "{",
+        "[]",
+        '{"op": "dance", "id": "a"}',
+        '{"op": "subscribe", "id": "a b", "topic": "tasks"}',
+        '{"op": "subscribe", "id": "a", "topic": "weather"}',
+        '{"op": "subscribe", "id": "a", "topic": "tasks", "params": {"limit": 501}}',
+        '{"op": "subscribe", "id": "a", "topic": "task", "params": {"task_id": 1}}',
+        '{"op": "subscribe", "id": "a", "topic": "events", "params": {"subject": ">"}}',
+        '{"op": "subscribe", "id": "a", "topic": "task", "params": {"task_id": "*.>"}}',
+    ],
+)
+async def test_what_a_page_may_not_ask_is_refused_and_hurts_nobody(place, said):
+    async with place.page() as client:
+        await client.socket.send_str(said)
+        assert (await client.next())["type"] == "refused"
+        await client.subscribe("t", "tasks")
+        assert (await client.next())["type"] == "snapshot"
+
+
+async def test_a_page_has_only_so_many_subscriptions(place):
+    async with place.page() as client:
+        for n in range(bridges.SUBSCRIPTIONS + 1):
+            await client.subscribe(f"s{n}", "fleet")
+        refused = await client.until(lambda m: m["type"] == "refused")
+        assert refused["id"] == f"s{bridges.SUBSCRIPTIONS}"
+
+
+async def test_another_origin_s_page_gets_no_websocket(place):
+    with pytest.raises(aiohttp.WSServerHandshakeError, match="403"):
+        async with place.page(origin="http://evil.example"):
+            pass
+
+
+async def test_nothing_is_made_for_nobody(place):
+    async with place.page() as client:
+        await client.subscribe("o", "overview")
+        await client.subscribe("t", "task", task_id="01ARZ3NDEKTSV4RRFFQ69G5FAV")
+        await client.until(lambda m: m["type"] == "refused")
+        assert len(place.server.bridge._documents) == 2
+        await client.socket.send_json({"op": "unsubscribe", "id": "t"})
+        await until(lambda: len(place.server.bridge._documents) == 1)
+    await until(lambda: not place.server.bridge.pages)
+    assert place.server.bridge._documents == {}
+    assert place.server.bridge.output._listening == {}
+
+
+async def test_the_last_lines_of_what_runs_are_kept_while_somebody_looks(place):
+    history, output = place.history, place.output
+    route = history.route(history.submit("x"))
+    history.start(route)
+    await place.tell()
+    async with place.page() as client:
+        await client.subscribe("l", "tails")
+        await client.next()
+        output.say(route, "one\ntw")
+        output.say(route, "o\nthree")
+        output.say(route, "oops", "error")
+        message = await client.until(lambda m: len(str(m["data"])) > 60)
+        lines = message["data"]["tails"][route.task]
+        assert [(line["type"], line["text"]) for line in lines] == [
+            ("stdout", "one"),
+            ("stdout", "two"),
+            ("stdout", "three"),
+            ("error", "oops"),
+        ]
+
+
+async def test_a_watch_s_backlog_is_bounded():
+    bus = MemoryBus(MemoryBroker())
+    live = Live(bus, None)
+    watch = Watch("T", lambda raw, task_id, *, keep: None, {})
+    chunk = Chunk(
+        task_id="T",
+        event_type="stdout",
+        text="x",
+        timestamp="",
+        route="R",
+        generation=1,
+        attempt=1,
+        segment=0,
+        n=0,
+    )
+    for _ in range(30_000):
+        watch.tell(chunk, b"")
+    assert len(watch.backlog) == 20_000
+    await live.close()
