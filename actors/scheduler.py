@@ -48,6 +48,9 @@ REJECTED_PAUSE_S: Final = 0.5
 """A host that refused is not offered more work for so long: its slots disagree with ours,
 and asking again at once would only fill the log."""
 
+NOT_ACCEPTED: Final = "not accepted"
+"""The reason that an acceptance takes back, if it comes before the decision."""
+
 LEASE_CHECK_S: Final = 0.5
 DEFER_AT_ONCE: Final = 200
 DEFER_PAUSE_S: Final = 0.05
@@ -635,7 +638,7 @@ class Scheduler(Board):
             if live.state.phase == "routed":
                 host = live.state.host
                 why = f"{host} did not accept it in {limit:g} s"
-                self.give_back.setdefault(task_id, GivenBack("not accepted", why, host))
+                self.give_back.setdefault(task_id, GivenBack(NOT_ACCEPTED, why, host))
 
     def _decide_given_back(self, made: list[Decision]) -> None:
         for task_id, given in list(self.give_back.items()):
@@ -646,6 +649,8 @@ class Scheduler(Board):
             if live.deciding:
                 continue
             del self.give_back[task_id]
+            if given.reason == NOT_ACCEPTED and live.state.phase != "routed":
+                continue
             event = self._after_route(live.state, given)
             live.deciding = event.id
             made.append(Decision(subjects.task(task_id), event, live.state.last_seq))
