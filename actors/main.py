@@ -61,7 +61,7 @@ class SchedulerRole:
         version: str,
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
-        lease_ttl: float = 5.0,
+        lease_ttl: float = 4.0,
         lease_renew: float = 1.0,
     ) -> None:
         self._name = name
