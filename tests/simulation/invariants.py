@@ -59,6 +59,9 @@ DECISIONS = (
 )
 
 
+ACCEPTANCE_LEEWAY = 1.5
+"""So much later than the time-out a leader that turns twice a second has noticed."""
+
 DISK_TAKES = 3.0
 """By then an ended run's last event is on the disk, if the log has not got it."""
 
@@ -108,6 +111,7 @@ class Judge:
         self.verdicts: dict[str, int] = {}
         self.tiers: dict[str, tuple[bool, bool]] = {}
         self.stored_ids: set[str] = set()
+        self._unaccepted: dict[tuple[int, str], tuple[str, float]] = {}
         self._heard_epoch: dict[int, int] = {}
         self._was_stale: dict[int, tuple[int, int]] = {}
         self._counted: set[str] = set()
@@ -577,8 +581,12 @@ class Judge:
 
     # -- schedulers --------------------------------------------------------------------
 
-    def scheduler(self, mind: Scheduler) -> None:
-        """Recount a scheduler's slots, queue and index from its tasks."""
+    def scheduler(self, mind: Scheduler, *, able: bool) -> None:
+        """Recount a scheduler's slots, queue and index from its tasks.
+
+        `able` says whether it could have decided what there was to decide.
+        """
+        self._acceptance(mind, able=able and mind.leading)
         slots: dict[int, int] = {}
         on_host: dict[str, set[str]] = {}
         for task_id, live in mind.tasks.items():
@@ -622,6 +630,24 @@ class Judge:
         for group in mind.queue.groups.values():
             if group.count != sum(1 for _ in group):
                 self.complain("groups are counted right", f"{mind.name}: {group.count}")
+
+    def _acceptance(self, mind: Scheduler, *, able: bool) -> None:
+        """No acceptance in time: the route is taken back, as soon as anybody can."""
+        patience = mind.policy.accept_timeout_s + ACCEPTANCE_LEEWAY
+        for task_id, live in mind.tasks.items():
+            state = live.state
+            if state.phase != "routed" or not able:
+                self._unaccepted.pop((id(mind), task_id), None)
+                continue
+            key = (id(mind), task_id)
+            route, since = self._unaccepted.get(key, ("", 0.0))
+            if route != state.route:
+                self._unaccepted[key] = (state.route, mind.now)
+            elif mind.now - since > patience and not live.deciding:
+                self.complain(
+                    "what nobody accepts is taken back",
+                    f"{mind.name}: {task_id} on {state.host} for {mind.now - since} s",
+                )
 
     def left_over(self, mind: Scheduler) -> None:
         """A leader at rest has nothing reserved, pending or waiting to be done."""

@@ -31,6 +31,14 @@ FAULTS = (
     "unacknowledged",
 )
 
+THEMES = (
+    ("scheduler hangs", "scheduler cut off", "slow"),
+    ("scheduler cut off", "scheduler dies", "lossy", "slow"),
+    ("unacknowledged", "slow", "host cut off"),
+    ("host dies", "host leaves", "outage"),
+)
+"""Some seeds have a theme instead of a climate: a few kinds of faults, many of each."""
+
 POLICY = {
     "host_lease_s": 6.0,
     "accept_timeout_s": 2.0,
@@ -76,7 +84,10 @@ def draw(chance: Random) -> Plan:
     """Draw a plan."""
     drawing = _Drawing(chance)
     hosts = [f"h{n + 1}" for n in range(chance.choice((1, 2, 2, 3, 3, 4)))]
-    faults = tuple(f for f in FAULTS if chance.random() < 0.3)
+    themed = chance.random() < 0.3
+    faults = chance.choice(THEMES)
+    if not themed:
+        faults = tuple(f for f in FAULTS if chance.random() < 0.3)
     drawing.add(0.0, "start", "s1")
     drawing.add(chance.uniform(0.0, 1.0), "start", "s2")
     for host in hosts:
@@ -84,7 +95,7 @@ def draw(chance: Random) -> Plan:
     drawing.add(0.01, "ask", "policy.set", policy=POLICY)
     _work(drawing, hosts)
     for fault in faults:
-        for _ in range(chance.choice((1, 1, 2, 3))):
+        for _ in range(chance.choice((2, 3, 5) if themed else (1, 1, 2, 3))):
             _fault(drawing, fault, hosts)
     if "host vanishes" in faults and len(hosts) > 1:
         drawing.add(chance.uniform(4, CALM_AT - 2), "vanish", chance.choice(hosts))
@@ -233,14 +244,18 @@ def _fault(drawing: _Drawing, fault: str, hosts: list[str]) -> None:
             add(long, "endpoint", host, n=which, up=True)
         case "lossy":
             odds = chance.choice((0.01, 0.05, 0.2))
-            add(at, "weather", lost=odds, twice=chance.choice((0.0, 0.05)))
-            add(long, "weather", lost=0.0, twice=0.0)
+            add(
+                at, "weather",
+                lost=odds, twice=chance.choice((0.0, 0.05)), gives_up=odds,
+            )  # fmt: skip
+            add(long, "weather", lost=0.0, twice=0.0, gives_up=0.0)
         case "slow":
-            add(at, "weather", slow=chance.choice((0.01, 0.05)))
+            add(at, "weather", slow=chance.choice((0.01, 0.05, 0.1)))
             add(at, "slow", host, times=chance.choice((1, 20, 200)))
             add(long, "slow", host, times=1.0)
         case "unacknowledged":
             odds = chance.choice((0.02, 0.1))
-            add(at, "weather", unacknowledged=odds, gives_up=odds)
+            add(at, "weather", unacknowledged=odds, gives_up=3 * odds)
+            add(long, "weather", unacknowledged=0.0, gives_up=0.0)
         case _:
             pass

@@ -91,7 +91,8 @@ class WatchedRole(SchedulerRole):
     def _take_turn(self) -> None:
         super()._take_turn()
         if self.life.alive:
-            self.judge.scheduler(self.scheduler)
+            able = self.lease.held and self._bus.connected
+            self.judge.scheduler(self.scheduler, able=able)
 
 
 class SchedulerLife(Process):
@@ -464,7 +465,7 @@ class Simulation:
             if task_id not in judge.states:
                 judge.complain("no acknowledged task is lost", task_id)
         for role in self._roles():
-            judge.scheduler(role.scheduler)
+            judge.scheduler(role.scheduler, able=True)
             judge.same(role.scheduler, log)
             if role.scheduler.leading:
                 judge.left_over(role.scheduler)
