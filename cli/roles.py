@@ -8,6 +8,7 @@ it again.
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import secrets
@@ -49,6 +50,7 @@ _log = structlog.get_logger("agentcom")
 def run_role(work: Callable[[asyncio.Event], Awaitable[None]], *, debug: bool) -> None:
     """Run `work(stop)` until it ends; signals set `stop`."""
     set_up_logs(debug=debug)
+    spare_the_collector()
 
     async def live() -> None:
         stop = asyncio.Event()
@@ -57,6 +59,17 @@ def run_role(work: Callable[[asyncio.Event], Awaitable[None]], *, debug: bool) -
 
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
         runner.run(live())
+
+
+def spare_the_collector() -> None:
+    """Look for garbage in cycles less often: a role makes hardly any.
+
+    What lives long (tasks that wait, read models) would be walked again and again; this
+    took a tenth of a scheduler's time.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 50, 100)
 
 
 def stop_on_signals(stop: asyncio.Event) -> None:
