@@ -683,6 +683,10 @@ class Scheduler(Board):
         def take(live: Live, event: c.TaskRouted, place: Place) -> None:
             state = live.state
             self.dequeue(state.task_id)
+            if state.attempts >= state.max_attempts:
+                # Its last run ended while its route was being taken back already.
+                made.append(self._used_up(live))
+                return
             live.deciding = event.id
             place.slots.reserved += 1
             self.reserved[event.id] = place
@@ -696,6 +700,14 @@ class Scheduler(Board):
             self._defer(group, made)
             if group.starving_since is not None:
                 self._starve(group, now, made)
+
+    def _used_up(self, live: Live) -> Decision:
+        state = live.state
+        event = lifecycle.give_back(
+            state, self._head(), epoch=self.epoch, reason="attempts used up"
+        )
+        live.deciding = event.id
+        return Decision(subjects.task(state.task_id), event, state.last_seq)
 
     def _defer(self, group: Group, made: list[Decision]) -> None:
         """Say once of each task that its own requirement, not its tier, is what waits."""

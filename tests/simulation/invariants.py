@@ -285,7 +285,11 @@ class Judge:
                     f"{where}: {event.effective_tier}, preferred {account.preferred}",
                 )
         spec = account.submitted.spec
-        if spec.model and not fixed and event.selected_model.split(":")[0] != spec.model:
+        if (
+            spec.model
+            and not fixed
+            and event.selected_model.split(":")[0] != spec.model
+        ):
             self.complain(
                 "never silently another model",
                 f"{where}: {event.selected_model} for {spec.model}",
@@ -344,9 +348,7 @@ class Judge:
             account.results += 1
             if account.results > 1:
                 self.complain("one accepted result a task", where)
-        if isinstance(
-            event, (*ENDS, c.TaskRejected, c.TaskReturned, c.TaskStopped)
-        ):
+        if isinstance(event, (*ENDS, c.TaskRejected, c.TaskReturned, c.TaskStopped)):
             self._close(account)
 
     def _attempts(
@@ -421,9 +423,7 @@ class Judge:
             case c.TaskExpired(reason="ttl"):
                 required = live.requirement(self._excluded(mind, live))
                 if mind.fleet.pool(required).available_to(required.excluded):
-                    self.complain(
-                        "the TTL runs only while nobody could take it", where
-                    )
+                    self.complain("the TTL runs only while nobody could take it", where)
             case _:
                 pass
 
@@ -497,6 +497,7 @@ class Judge:
         fits = {
             "not accepted": state.phase == "routed",
             "host lost": host is None or not host.live,
+            "attempts used up": state.attempts >= state.max_attempts,
         }.get(event.reason, state.phase == "returned" or event.reason in LOSSES)
         if not fits:
             self.complain(
@@ -651,7 +652,14 @@ class Judge:
 
     def left_over(self, mind: Scheduler) -> None:
         """A leader at rest has nothing reserved, pending or waiting to be done."""
-        for what in ("give_back", "reserved", "escalated", "limits", "effects", "unmet"):
+        for what in (
+            "give_back",
+            "reserved",
+            "escalated",
+            "limits",
+            "effects",
+            "unmet",
+        ):
             if getattr(mind, what):
                 found = getattr(mind, what)
                 self.complain("at rest nothing is left over", f"{what}: {found}")

@@ -344,9 +344,7 @@ class Link:
         if self._happens(self.server.weather.lost):
             self._blip()
             return
-        self._arrives = max(
-            self._arrives + 0.000_001, self.loop.time() + self.delay()
-        )
+        self._arrives = max(self._arrives + 0.000_001, self.loop.time() + self.delay())
         self.loop.call_at(
             self._arrives, self._arrived, append, append.tries, self._era,
             context=_NOBODY,
@@ -360,9 +358,7 @@ class Link:
         if self._happens(self.server.weather.unacknowledged):
             self._blip()
             return
-        self._answers = max(
-            self._answers + 0.000_001, self.loop.time() + self.delay()
-        )
+        self._answers = max(self._answers + 0.000_001, self.loop.time() + self.delay())
         context = self.process.context
         self.loop.call_at(
             self._answers, self._answered, append, era, answer, context=context

@@ -19,7 +19,6 @@ import structlog
 from actors import host as host_actor
 from actors.lifecycle import FINAL
 from actors.main import SchedulerRole
-from actors.scheduler import Decision
 from events import catalogue as c
 from events import commands as m
 from events import subjects
@@ -35,6 +34,7 @@ from tests.simulation.plan import CALM_AT, POLICY, Step, draw
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from actors.scheduler import Decision
     from events.catalogue import Recorded
     from sidecar.main import Sidecar
 
@@ -43,6 +43,7 @@ SETTLES_WITHIN = 150.0
 
 QUIET_S = 2.5
 """And then stay so for a while."""
+
 
 class Line(NamedTuple):
     """One line of the history: when, what kind of thing, and who did what."""

@@ -21,23 +21,23 @@ from tests.simulation.simulation import play
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from pytest import MonkeyPatch
+Patch = pytest.MonkeyPatch
 
 WITHIN = 400
 """Each fault is found in so many seeds, most of them in a few."""
 
 
-def lost_fence(patch: MonkeyPatch) -> None:
+def lost_fence(patch: Patch) -> None:
     """Decisions of deposed leaders count."""
     patch.setattr(lifecycle, "_BY_SCHEDULER", ())
 
 
-def host_heeds_anybody(patch: MonkeyPatch) -> None:
+def host_heeds_anybody(patch: Patch) -> None:
     """A host takes mail of any epoch."""
     patch.setattr(host_actor._Decider, "stale", lambda self, epoch: False)
 
 
-def skipped_requeue(patch: MonkeyPatch) -> None:
+def skipped_requeue(patch: Patch) -> None:
     """What ran on a lost host is not given back."""
     lose = board.Board.lose
 
@@ -48,7 +48,7 @@ def skipped_requeue(patch: MonkeyPatch) -> None:
     patch.setattr(board.Board, "lose", forgetful)
 
 
-def acceptance_timer_not_cancelled(patch: MonkeyPatch) -> None:
+def acceptance_timer_not_cancelled(patch: Patch) -> None:
     """The acceptance time-out strikes though the host has accepted."""
 
     def eager(self: Any, now: float) -> None:
@@ -62,12 +62,12 @@ def acceptance_timer_not_cancelled(patch: MonkeyPatch) -> None:
     patch.setattr(scheduler.Scheduler, "_expire_acceptance", eager)
 
 
-def acceptance_never_times_out(patch: MonkeyPatch) -> None:
+def acceptance_never_times_out(patch: Patch) -> None:
     """An assignment that nobody accepts is waited for for ever."""
     patch.setattr(scheduler.Scheduler, "_expire_acceptance", lambda self, now: None)
 
 
-def slot_not_freed(patch: MonkeyPatch) -> None:
+def slot_not_freed(patch: Patch) -> None:
     """A run that ends keeps its slot."""
     off = board.Board._off
 
@@ -78,7 +78,7 @@ def slot_not_freed(patch: MonkeyPatch) -> None:
     patch.setattr(board.Board, "_off", keep)
 
 
-def slot_freed_twice(patch: MonkeyPatch) -> None:
+def slot_freed_twice(patch: Patch) -> None:
     """A run that ends frees one slot too many."""
     off = board.Board._off
 
@@ -89,12 +89,12 @@ def slot_freed_twice(patch: MonkeyPatch) -> None:
     patch.setattr(board.Board, "_off", twice)
 
 
-def reservation_kept(patch: MonkeyPatch) -> None:
+def reservation_kept(patch: Patch) -> None:
     """A decision that lost a race keeps the slot it had reserved."""
     patch.setattr(board.Board, "release", lambda self, event_id: None)
 
 
-def hop_forgotten(patch: MonkeyPatch) -> None:
+def hop_forgotten(patch: Patch) -> None:
     """A task that has hopped may hop again."""
     patch.setattr(
         dispatch.Dispatch, "_one_step",
@@ -105,12 +105,12 @@ def hop_forgotten(patch: MonkeyPatch) -> None:
     )  # fmt: skip
 
 
-def exclusion_ignored(patch: MonkeyPatch) -> None:
+def exclusion_ignored(patch: Patch) -> None:
     """A place that failed on a task is tried again at once."""
     patch.setattr(fleet.Fleet, "is_excluded", lambda self, place, excluded: False)
 
 
-def late_result_counts(patch: MonkeyPatch) -> None:
+def late_result_counts(patch: Patch) -> None:
     """A result of an older route counts after the task was routed anew."""
     report = lifecycle._report
 
@@ -125,22 +125,22 @@ def late_result_counts(patch: MonkeyPatch) -> None:
     patch.setattr(lifecycle, "_report", lenient)
 
 
-def cancel_not_repeated(patch: MonkeyPatch) -> None:
+def cancel_not_repeated(patch: Patch) -> None:
     """A host that runs what is not in force is left alone."""
     patch.setattr(scheduler.Scheduler, "_stop_strays", lambda self, beat: None)
 
 
-def host_lease_never_ends(patch: MonkeyPatch) -> None:
+def host_lease_never_ends(patch: Patch) -> None:
     """A silent host is trusted for ever."""
     patch.setattr(scheduler.Scheduler, "_decide_hosts", lambda self, now, made: None)
 
 
-def undecided_not_put_back(patch: MonkeyPatch) -> None:
+def undecided_not_put_back(patch: Patch) -> None:
     """A task whose decision was not stored is never looked at again."""
     patch.setattr(scheduler.Scheduler, "_wait_again", lambda self, live: None)
 
 
-def given_back_forgotten_when_undecided(patch: MonkeyPatch) -> None:
+def given_back_forgotten_when_undecided(patch: Patch) -> None:
     """A route that is over, whose requeue was not stored, is not requeued."""
     undecided = scheduler.Scheduler.undecided
 
@@ -152,7 +152,7 @@ def given_back_forgotten_when_undecided(patch: MonkeyPatch) -> None:
     patch.setattr(scheduler.Scheduler, "undecided", forgetful)
 
 
-def undecided_after_all(patch: MonkeyPatch) -> None:
+def undecided_after_all(patch: Patch) -> None:
     """A requeue that was stored after all, and not acknowledged, is decided again."""
     undecided = scheduler.Scheduler.undecided
 
@@ -166,7 +166,7 @@ def undecided_after_all(patch: MonkeyPatch) -> None:
     patch.setattr(scheduler.Scheduler, "undecided", twice)
 
 
-def no_compare_and_set(patch: MonkeyPatch) -> None:
+def no_compare_and_set(patch: Patch) -> None:
     """Decisions are written without saying where their subject must stand."""
     append = roles.SchedulerRole._append
 
@@ -176,27 +176,27 @@ def no_compare_and_set(patch: MonkeyPatch) -> None:
     patch.setattr(roles.SchedulerRole, "_append", careless)
 
 
-def pause_never_ends(patch: MonkeyPatch) -> None:
+def pause_never_ends(patch: Patch) -> None:
     """A host that refused once is never offered work again."""
     patch.setattr(fleet.Fleet, "resume_paused", lambda self, now: None)
 
 
-def limit_never_ends(patch: MonkeyPatch) -> None:
+def limit_never_ends(patch: Patch) -> None:
     """Nobody looks again when an account's limit is over."""
     patch.setattr(scheduler.Scheduler, "_lift", lambda self, now: None)
 
 
-def group_timer_lost(patch: MonkeyPatch) -> None:
+def group_timer_lost(patch: Patch) -> None:
     """Nobody wakes up for the end of a wait, or of a TTL."""
     patch.setattr(scheduler.Scheduler, "_wake_group", lambda self, when, group: None)
 
 
-def deadline_forgotten(patch: MonkeyPatch) -> None:
+def deadline_forgotten(patch: Patch) -> None:
     """A task runs after its deadline."""
     patch.setattr(scheduler.Scheduler, "_deadline", lambda self, *_: None)
 
 
-def retried_task_half_remembered(patch: MonkeyPatch) -> None:
+def retried_task_half_remembered(patch: Patch) -> None:
     """What happened while a retried task's history was read is forgotten."""
     adopt = board.Board.adopt
 
@@ -207,19 +207,19 @@ def retried_task_half_remembered(patch: MonkeyPatch) -> None:
     patch.setattr(board.Board, "adopt", half)
 
 
-def requeue_counts_twice(patch: MonkeyPatch) -> None:
+def requeue_counts_twice(patch: Patch) -> None:
     """A run that has said itself that it is over is counted again as an attempt."""
     patch.setattr(
         lifecycle, "_is_one_more", lambda state, event: event.counts_as_attempt
     )
 
 
-def last_in_first_out(patch: MonkeyPatch) -> None:
+def last_in_first_out(patch: Patch) -> None:
     """The youngest of a lane goes first."""
     patch.setattr(queue.Waiting, "__lt__", lambda self, other: self.seq > other.seq)
 
 
-def alert_repeated(patch: MonkeyPatch) -> None:
+def alert_repeated(patch: Patch) -> None:
     """An outage raises an alert again and again."""
     evolve = tiers.TierWatch.evolve
 
@@ -230,7 +230,7 @@ def alert_repeated(patch: MonkeyPatch) -> None:
     patch.setattr(tiers.TierWatch, "evolve", deaf)
 
 
-def accepted_before_it_is_on_disk(patch: MonkeyPatch) -> None:
+def accepted_before_it_is_on_disk(patch: Patch) -> None:
     """A host accepts, and begins, before the commit that holds the assignment."""
     persist = Sidecar._persist
 
@@ -241,13 +241,13 @@ def accepted_before_it_is_on_disk(patch: MonkeyPatch) -> None:
     patch.setattr(Sidecar, "_persist", hasty)
 
 
-def results_not_on_disk(patch: MonkeyPatch) -> None:
+def results_not_on_disk(patch: Patch) -> None:
     """A result that the log has not got is kept in memory alone."""
     patch.setattr(outbox.Outbox, "_to_disk", lambda self, entries: None)
     patch.setattr(outbox.Outbox, "_later_to_disk", lambda self, entry: None)
 
 
-def host_slot_leaks(patch: MonkeyPatch) -> None:
+def host_slot_leaks(patch: Patch) -> None:
     """A host that gives a run up keeps its slot."""
     move = host_actor._move
 
@@ -261,7 +261,7 @@ def host_slot_leaks(patch: MonkeyPatch) -> None:
     patch.setattr(host_actor, "_move", leaky)
 
 
-def restarted_run_forgotten(patch: MonkeyPatch) -> None:
+def restarted_run_forgotten(patch: Patch) -> None:
     """What a restarted host holds and had not begun is taken for running."""
 
     def trusting(self: Any, name: str, event: Any) -> None:
@@ -273,7 +273,7 @@ def restarted_run_forgotten(patch: MonkeyPatch) -> None:
     patch.setattr(board.Board, "_new_life", trusting)
 
 
-PLANTED: list[Callable[[MonkeyPatch], None]] = [
+PLANTED: list[Callable[[Patch], None]] = [
     lost_fence,
     host_heeds_anybody,
     skipped_requeue,

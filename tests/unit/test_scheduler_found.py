@@ -303,3 +303,27 @@ def test_a_limit_that_was_not_stored_is_decided_again():
     w.scheduler.undecided(limited)
     again = [d for d in decide(w) if isinstance(d.event, c.TierLimited)]
     assert len(again) == 1
+
+
+def test_a_task_whose_last_attempt_ended_while_its_route_was_taken_back_is_dead():
+    w = World()
+    w.join("h1")
+    w.shell("t1", max_attempts=1)
+    w.now += 6
+    (requeued,) = [d for d in decide(w) if isinstance(d.event, c.TaskRequeued)]
+    route = w.routes("t1")[0]
+    for kind, fields in (
+        (c.TaskStarted, {"executor": "shell"}),
+        (c.TaskReturned, {"reason": "endpoint_failed"}),
+    ):
+        w.store(
+            subjects.run("h1", "t1"),
+            kind(
+                **w.head(), task_id="t1", host="h1", route=route.id, generation=1,
+                attempt=1, incarnation="i1", **fields,
+            ),
+        )  # fmt: skip
+    w.take(requeued)
+    w.turn()
+    assert w.phase("t1") == "dead"
+    assert len(w.routes("t1")) == 1
