@@ -5,8 +5,11 @@ import { Ansi } from "./ansi.js";
 import { visible } from "./format.js";
 
 const MOST_NODES = 12_000;
-const LONGEST_PIECE = 64_000;
+const LONGEST_LINE = 8_000;
+const LONGEST_TOOL = 64_000;
 const NEAR_END = 40; // px
+
+const cut = (line) => (line.length > LONGEST_LINE ? `${line.slice(0, LONGEST_LINE)}… (${line.length - LONGEST_LINE} more characters)` : line);
 
 class Writer {
   constructor(box) {
@@ -36,7 +39,7 @@ class Writer {
   }
 
   text(kind, text) {
-    const shown = text.length > LONGEST_PIECE ? `${text.slice(0, LONGEST_PIECE)}… (${text.length - LONGEST_PIECE} more characters)` : text;
+    const shown = text.length > LONGEST_LINE ? text.split("\n").map(cut).join("\n") : text;
     this.streams[kind] ??= new Ansi();
     this.run.append(...this.streams[kind].spans(shown));
     this.open = !text.endsWith("\n");
@@ -62,7 +65,7 @@ class Writer {
     const made = this.element("details", "tool");
     const [first] = text.split("\n", 1);
     made.appendChild(document.createElement("summary")).textContent = visible(`tool: ${first.slice(0, 120)}`);
-    made.appendChild(document.createElement("div")).textContent = visible(text.slice(0, LONGEST_PIECE));
+    made.appendChild(document.createElement("div")).textContent = visible(text.slice(0, LONGEST_TOOL));
   }
 
   divide(message, place) {

@@ -1,0 +1,79 @@
+"""One house for all tests of this folder, and a browser; each test gets its own page."""
+
+from __future__ import annotations
+
+import shutil
+from typing import TYPE_CHECKING
+
+import pytest
+from playwright.sync_api import sync_playwright
+
+from tests.browser.house import House
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from playwright.sync_api import Browser, Page
+
+WAIT_MS = 20_000
+KNOWN = ("chromium", "chromium-browser", "google-chrome")
+
+
+@pytest.fixture(scope="session")
+def house(tmp_path_factory) -> Iterator[House]:
+    """A running AgentCom on simulated backends."""
+    with House(tmp_path_factory.mktemp("house")) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    """The system's Chromium."""
+    program = next((found for name in KNOWN if (found := shutil.which(name))), None)
+    if program is None:
+        pytest.fail("no Chromium here: `make test` installs it, or apt-get does")
+    with sync_playwright() as playwright:
+        launched = playwright.chromium.launch(
+            executable_path=program, args=["--no-sandbox"]
+        )
+        yield launched
+        launched.close()
+
+
+@pytest.fixture
+def open_page(browser, house):
+    """Open the dashboard as a person does; the browser must never complain."""
+    complaints: list[str] = []
+    opened = []
+
+    def open_(path: str = "", *, width: int = 1280, dark: bool = False) -> Page:
+        context = browser.new_context(
+            viewport={"width": width, "height": 900},
+            color_scheme="dark" if dark else "light",
+            accept_downloads=True,
+        )
+        opened.append(context)
+        page = context.new_page()
+        page.set_default_timeout(WAIT_MS)
+        page.on("console", lambda said: heard(said.type, said.text))
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.goto(house.address)
+        page.wait_for_selector("#connection:text-is('live')")
+        if path:
+            go(page, path)
+        return page
+
+    def heard(kind: str, text: str) -> None:
+        if kind in ("error", "warning"):
+            complaints.append(f"{kind}: {text}")
+
+    open_.complaints = complaints
+    yield open_
+    for context in opened:
+        context.close()
+    assert complaints == []
+
+
+def go(page: Page, path: str) -> None:
+    """Go to a page of the dashboard."""
+    page.evaluate("hash => { location.hash = hash }", f"#/{path}")

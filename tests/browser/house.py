@@ -1,0 +1,172 @@
+"""A whole AgentCom to look at: `agentcom up` on simulated backends, in a folder of its own.
+
+    with House(folder) as house:
+        house.address       the dashboard's address, with the token in it
+        house.submit(...)   the answer of POST /api/v1/tasks
+
+The simulated backends live in a thread of this process with a loop of its own, so that a
+test may steer them: `house.call(lambda: house.ollama.fail_next("busy"))`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self, TypeVar
+
+from cli.line import Line
+from sidecar.simulated.claude import Scenario, SimulatedClaude
+from sidecar.simulated.ollama import SimulatedOllama
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+
+T = TypeVar("T")
+HOST = "h1"
+READY_S = 60
+
+
+class House:
+    """Everything, up, until the block ends."""
+
+    def __init__(self, folder: Path, *, tokens_per_s: float = 60) -> None:
+        self.folder = folder
+        self.data = folder / "instance"
+        self.lines: list[str] = []
+        self._tokens_per_s = tokens_per_s
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+        self._up: subprocess.Popen[str] | None = None
+        self._reader: threading.Thread | None = None
+        self._found = threading.Event()
+        self.address = ""
+
+    def __enter__(self) -> Self:
+        self.data.mkdir(parents=True, mode=0o700)
+        self._thread.start()
+        self.claude = SimulatedClaude(self.folder / "claude")
+        self.claude.always(Scenario(delay_s=1 / self._tokens_per_s))
+        self.ollama = SimulatedOllama(
+            tokens_per_s=self._tokens_per_s, first_token_s=0.05
+        )
+        self.call(self.ollama.start())
+        self.line = Line(self.ollama.url)
+        self.call(self.line.restore())
+        config = self.data / "sidecar.toml"
+        config.write_text(
+            "probe_every_s = 0.5\ndrain_timeout_s = 1.0\n"
+            '[[endpoint]]\nname = "ollama"\nkind = "ollama"\n'
+            f'url = "{self.line.url}"\nslots = 2\n'
+            f'[claude]\nprogram = "{self.claude.program}"\n'
+        )
+        environment = {
+            **os.environ,
+            "PYTHONPATH": str(Path(__file__).parents[2]),
+            "NO_COLOR": "1",
+        }
+        self._up = subprocess.Popen(
+            [
+                *(sys.executable, "-m", "cli", "up", "--data", str(self.data)),
+                *("--port", "0", "--nats-port", "0", "--name", HOST),
+                *("--config", str(config)),
+            ],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env=environment,
+            cwd=self.folder,
+        )
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+        if not self._found.wait(READY_S) or not self.address:
+            self.__exit__()
+            raise AssertionError("agentcom up did not come up:\n" + "".join(self.lines))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._up is not None:
+            self._up.send_signal(signal.SIGINT)
+            try:
+                self._up.wait(30)
+            except subprocess.TimeoutExpired:
+                self._up.kill()
+                self._up.wait()
+            assert self._reader is not None
+            self._reader.join()
+            assert self._up.stdout is not None
+            self._up.stdout.close()
+        self.call(self.line.cut())
+        self.call(self.ollama.stop())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    def _read(self) -> None:
+        assert self._up is not None
+        assert self._up.stdout is not None
+        for line in self._up.stdout:
+            self.lines.append(line)
+            found = re.search(r"http://localhost:\d+/\?token=\S+", line)
+            if found:
+                self.address = found[0]
+                self._found.set()
+        self._found.set()
+
+    def call(self, work: Coroutine[Any, Any, T] | Callable[[], T]) -> T:
+        """Run something on the backends' loop and wait for it."""
+        if asyncio.iscoroutine(work):
+            return asyncio.run_coroutine_threadsafe(work, self._loop).result(30)
+
+        async def run() -> T:
+            return work()
+
+        return asyncio.run_coroutine_threadsafe(run(), self._loop).result(30)
+
+    # -- over HTTP ---------------------------------------------------------------------
+
+    @property
+    def base(self) -> str:
+        """The address without its token."""
+        return self.address.partition("/?")[0]
+
+    @property
+    def token(self) -> str:
+        """The operator's token."""
+        return self.address.partition("token=")[2]
+
+    def ask(self, path: str, body: Any = None, method: str = "") -> Any:
+        """Ask the HTTP interface as a program; a refusal is returned like any answer."""
+        request = urllib.request.Request(
+            f"{self.base}/api/v1{path}",
+            data=None if body is None else json.dumps(body).encode(),
+            method=method or ("GET" if body is None else "POST"),
+            headers={
+                "Authorization": f"Bearer {self.token}",
+                "Content-Type": "application/json",
+            },
+        )
+        try:
+            with urllib.request.urlopen(request, timeout=20) as response:
+                return json.load(response)
+        except urllib.error.HTTPError as refused:
+            with refused:
+                return json.load(refused)
+
+    def submit(self, description: str, **task: Any) -> str:
+        """Submit a task; return its id."""
+        answer = self.ask("/tasks", {"description": description, **task})
+        assert answer["ok"], answer
+        return answer["task_id"]
+
+    def broker_pid(self) -> int:
+        """The process id of the broker."""
+        return int((self.data / "nats-server.pid").read_text())

@@ -1,0 +1,429 @@
+"""The dashboard in a real browser, over a whole AgentCom on simulated backends."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import expect
+
+from sidecar.simulated import ollama as simulated_ollama
+from tests.browser.conftest import WAIT_MS, go
+
+AXE = Path(__file__).parents[2] / "web" / "node_modules" / "axe-core" / "axe.min.js"
+HOSTILE = (
+    "<img src=x onerror=alert(1)><script>alert(2)</script>"
+    "\x1b[31mred\x1b[0m \u202egnihsihp\u202c &amp; ${x} "
+)
+OUTPUT = "#execution-output"
+
+expect.set_options(timeout=WAIT_MS)
+
+
+def ended(page, state="completed"):
+    """Wait until the task on the page is over."""
+    page.wait_for_selector(f"#task[data-state={state}]")
+
+
+def test_output_appears_while_the_task_runs(open_page, house):
+    gate = house.folder / "gate"
+    os.mkfifo(gate)
+    task = house.submit(
+        "wait for the gate", shell={"command": f"echo before; read x < {gate}; echo $x"}
+    )
+    page = open_page(f"task/{task}")
+    expect(page.locator(OUTPUT)).to_contain_text("before")
+    assert page.get_attribute("#task", "data-state") == "running"
+    gate.write_text("after\n")
+    expect(page.locator(OUTPUT)).to_contain_text("after")
+    ended(page)
+
+
+def test_the_output_panel_starts_empty_for_each_task(open_page, house):
+    first = house.submit("one", shell={"command": "echo only-here"})
+    second = house.submit("two", shell={"command": "true"})
+    page = open_page(f"task/{first}")
+    expect(page.locator(OUTPUT)).to_contain_text("only-here")
+    go(page, f"task/{second}")
+    ended(page)
+    expect(page.locator(OUTPUT)).not_to_contain_text("only-here")
+    expect(page.locator(f"{OUTPUT} .placeholder")).to_be_visible()
+
+
+def test_each_kind_of_output_looks_its_own_way(open_page, house):
+    task = house.submit(
+        "kinds",
+        shell={
+            "command": r"printf '\033[32mgreen\033[0m plain\n'; echo no >&2; exit 3"
+        },
+    )
+    page = open_page(f"task/{task}")
+    ended(page, "failed")
+    out, err = page.locator(f"{OUTPUT} .stdout"), page.locator(f"{OUTPUT} .stderr")
+    failed, status = page.locator(f"{OUTPUT} .error"), page.locator(f"{OUTPUT} .status")
+    expect(out.first).to_contain_text("green plain")
+    expect(out.locator(".fg-green").first).to_have_text("green")
+    expect(err.first).to_contain_text("no")
+    amber = err.first.evaluate("e => getComputedStyle(e).color")
+    red = failed.first.evaluate("e => getComputedStyle(e).color")
+    plain = out.first.evaluate("e => getComputedStyle(e).color")
+    assert len({amber, red, plain}) == 3
+    assert "italic" in status.first.evaluate("e => getComputedStyle(e).fontStyle")
+
+
+def test_a_retry_appears_as_it_happens(open_page, house):
+    task = house.submit("fails twice", shell={"command": "echo trying; exit 7"})
+    page = open_page(f"task/{task}")
+    expect(page.locator(OUTPUT)).to_contain_text("Shell retry 1/1")
+    expect(page.locator(f"{OUTPUT} .divider")).to_contain_text("retry 1")
+    ended(page, "failed")
+
+
+def test_the_reader_who_scrolls_up_stays_there(open_page, house):
+    gate = house.folder / "gate2"
+    os.mkfifo(gate)
+    task = house.submit(
+        "long", shell={"command": f"seq 300; read x < {gate}; seq 300; echo the-end"}
+    )
+    page = open_page(f"task/{task}")
+    panel = page.locator(OUTPUT)
+    expect(panel).to_contain_text("300")
+    at_end = "e => e.scrollHeight - e.scrollTop - e.clientHeight < 40"
+    page.wait_for_function(f"({at_end})(document.querySelector('{OUTPUT}'))")
+    panel.evaluate("e => { e.scrollTop = 0 }")
+    page.wait_for_function(f"document.querySelector('{OUTPUT}').scrollTop === 0")
+    gate.write_text("go\n")
+    expect(panel).to_contain_text("the-end")
+    assert panel.evaluate("e => e.scrollTop") == 0
+
+
+def test_a_shell_task_costs_nothing(open_page, house):
+    task = house.submit("free", shell={"command": "true"})
+    page = open_page(f"task/{task}")
+    ended(page)
+    expect(page.locator("#cost")).to_contain_text("0 tokens, $0.00 (shell execution)")
+    expect(page.locator("#cost table")).to_contain_text("none")
+
+
+def test_claude_s_dollars_have_four_decimals(open_page, house):
+    task = house.submit("Refactor everything", tier="complex")
+    page = open_page(f"task/{task}")
+    ended(page)
+    expect(page.locator("#cost")).to_contain_text(re.compile(r"\$0\.\d{4}"))
+    expect(page.locator(f"{OUTPUT} .token").first).to_be_visible()
+
+
+def test_local_work_is_free_and_says_what_it_saved(open_page, house, monkeypatch):
+    # What is simulated counts as no saving, so this server says it is a real one.
+    house.call(house.line.cut())
+    monkeypatch.setattr(simulated_ollama, "VERSION", "0.12.0")
+    house.call(house.line.restore())
+    page = open_page("fleet")
+    expect(page.locator("#host-h1")).to_contain_text("ollama 0.12.0")
+    task = house.submit("Say something kind about the weather today", tier="standard")
+    go(page, f"task/{task}")
+    ended(page)
+    expect(page.locator("#cost")).to_contain_text("$0.00 (local)")
+    expect(page.locator("#cost .saved")).to_contain_text(
+        re.compile(r"Saved: \$0\.\d{4} vs Claude")
+    )
+
+
+def test_a_fallback_has_its_badge_and_its_trace(open_page, house):
+    page = open_page("now")
+    expect(page.locator("#tier-standard")).not_to_contain_text("down")
+    house.call(house.line.cut())
+    try:
+        expect(page.locator("#tier-standard")).to_contain_text("down since")
+        task = house.submit("Explain this in plain words, please", tier="standard")
+        go(page, f"task/{task}")
+        ended(page)
+        expect(page.locator(".task-head .badge.fb")).to_have_text("FB")
+        page.click("#trace-summary")
+        trace = page.locator("#trace")
+        expect(trace).to_contain_text("from standard")
+        for factor in ("load", "capacity", "vram", "warm", "affinity", "slots"):
+            expect(trace.locator("thead")).to_contain_text(factor)
+        expect(trace.locator("tbody tr")).to_have_count(1)
+        expect(page.locator("#excluded")).not_to_be_empty()
+        go(page, "tasks")
+        expect(page.locator("tr.task .badge.fb").first).to_be_visible()
+    finally:
+        house.call(house.line.restore())
+    go(page, "now")
+    expect(page.locator("#tier-standard")).not_to_contain_text("down")
+
+
+def test_a_task_is_submitted_cancelled_and_retried_from_the_page(open_page, house):
+    page = open_page()
+    page.click("#submit-task")
+    page.fill("textarea[name=description]", "from the page")
+    page.fill("textarea[name=command]", "echo here I am; sleep 600")
+    page.click("text=Where would it go?")
+    expect(page.locator("dialog .note")).to_contain_text("trivial")
+    page.click("dialog button[type=submit]")
+    expect(page.locator(OUTPUT)).to_contain_text("here I am")
+    page.get_by_role("button", name="Cancel", exact=True).click()
+    page.get_by_role("button", name="Cancel it?").click()
+    ended(page, "cancelled")
+    expect(page.locator("dd", has_text="web:operator").first).to_be_visible()
+    page.get_by_role("button", name="Retry", exact=True).click()
+    page.wait_for_selector("#task[data-state=running]")
+    page.get_by_role("button", name="Cancel", exact=True).click()
+    page.get_by_role("button", name="Cancel it?").click()
+    ended(page, "cancelled")
+
+
+def test_a_host_is_drained_and_an_endpoint_added_from_the_page(open_page, house):
+    page = open_page("fleet")
+    host = page.locator("#host-h1")
+    host.get_by_role("button", name="Drain").click()
+    host.get_by_role("button", name="Take no more work?").click()
+    expect(host.locator("header .badge")).to_have_text("draining")
+    host.get_by_role("button", name="Resume").click()
+    expect(host.locator("header .badge")).to_have_text("up")
+    page.click("text=Add an endpoint")
+    page.fill("dialog input[name=endpoint]", "shared-one")
+    page.fill("dialog input[name=url]", house.ollama.url)
+    page.click("dialog button[type=submit]")
+    expect(page.locator("#shared")).to_contain_text("shared-one")
+    expect(host.locator("table")).to_contain_text("shared")
+    expect(page.locator("#models")).to_contain_text("1 host has llama3.2:latest")
+    page.get_by_role("button", name="Remove").click()
+    page.get_by_role("button", name="Remove it?").click()
+    expect(page.locator("#shared")).not_to_contain_text("shared-one")
+
+
+def test_the_page_catches_up_when_the_broker_was_killed(open_page, house):
+    go_on = house.folder / "go-on"
+    task = house.submit(
+        "survives",
+        shell={
+            "command": f"for i in $(seq 20); do echo tick-$i-; done; "
+            f"until test -e {go_on}; do sleep 0.05; done; "
+            "for i in $(seq 21 40); do echo tick-$i-; done"
+        },
+    )
+    page = open_page(f"task/{task}")
+    expect(page.locator(OUTPUT)).to_contain_text("tick-20-")
+    os.kill(house.broker_pid(), signal.SIGKILL)
+    expect(page.locator("#stale")).to_contain_text("stale since")
+    expect(page.locator("#stale")).to_have_count(0)
+    go_on.touch()
+    ended(page)
+    expect(page.locator(OUTPUT)).to_contain_text("tick-40-")
+    said = re.findall(r"tick-(\d+)-", page.locator(OUTPUT).inner_text())
+    assert said == [str(n) for n in range(1, 41)]
+    go(page, "events")
+    expect(page.locator("#events")).to_contain_text("task.completed.v1")
+    seqs = page.locator("#events .seq").all_inner_texts()
+    assert sorted(set(map(int, seqs)), reverse=True) == list(map(int, seqs))
+
+
+def test_the_page_comes_back_when_web_itself_was_killed(open_page, house):
+    page = open_page("now")
+    found = [
+        int(pid.name)
+        for pid in Path("/proc").iterdir()
+        if pid.name.isdigit()
+        and (line := _command_of(pid))
+        and str(house.data) in line
+        and "\0web\0" in line
+    ]
+    assert len(found) == 1
+    os.kill(found[0], signal.SIGKILL)
+    expect(page.locator("#stale")).to_be_visible()
+    expect(page.locator("#connection")).to_have_text("live")
+    task = house.submit("after the return", shell={"command": "true"})
+    go(page, f"task/{task}")
+    ended(page)
+    # What the browser itself says of a lost connection is no fault of the page's.
+    lost = [said for said in open_page.complaints if "ERR_CONNECTION_REFUSED" in said]
+    assert open_page.complaints == lost
+    open_page.complaints.clear()
+
+
+def _command_of(pid: Path) -> str:
+    try:
+        return (pid / "cmdline").read_text()
+    except OSError:
+        return ""
+
+
+def test_the_slider_shows_an_earlier_queue(open_page, house):
+    house.submit("so that there is a past", shell={"command": "true"})
+    page = open_page("routing")
+    page.fill("#time-slider", "2")
+    expect(page.locator("#then")).to_have_attribute("data-seq", "2")
+    expect(page.locator("#then")).to_contain_text("0 waiting, 0 under way")
+    expect(page.locator("#then")).to_contain_text("h1")
+
+
+def test_the_past_is_decided_again_under_other_weights(open_page, house):
+    task = house.submit("decided", shell={"command": "true"})
+    page = open_page(f"task/{task}")
+    ended(page)
+    go(page, "routing")
+    page.get_by_role("button", name="Decide again").click()
+    answer = page.locator("#whatif-answer")
+    expect(answer).to_contain_text("Reproduced")
+    expect(answer).to_contain_text("Would differ")
+
+
+def test_the_policy_is_changed_from_the_page(open_page, house):
+    page = open_page("routing")
+    policy = page.locator("#policy")
+    policy.locator("summary").click()
+    box = policy.locator("textarea")
+    document = json.loads(box.input_value())
+    document["task_ttl_s"] = 601
+    box.fill(json.dumps(document))
+    policy.get_by_role("button", name="Put it in force").click()
+    expect(policy.locator("h2")).to_contain_text(re.compile("version [1-9]"))
+    expect(policy).to_contain_text("web:operator")
+
+
+def test_hostile_text_is_shown_as_text_everywhere(open_page, house):
+    alerts: list[str] = []
+    task = house.submit(
+        HOSTILE + "description",
+        shell={"command": "printf '%s\\n' \"$HOSTILE\"", "env": {"HOSTILE": HOSTILE}},
+        metadata={HOSTILE: HOSTILE},
+        success_criteria=[HOSTILE],
+        verification_steps=[HOSTILE],
+        file_hints=[{"path": "<b>path</b>", "reason": HOSTILE}],
+    )
+    house.submit(HOSTILE + "a model that nobody has", tier="standard", model="<i>m</i>")
+    page = open_page(f"task/{task}")
+    page.on("dialog", lambda dialog: alerts.append(dialog.message))
+    ended(page)
+    for place in ("h1", ".pairs", OUTPUT):
+        expect(page.locator(place).first).to_contain_text("<script>alert(2)</script>")
+    expect(page.locator("h1")).to_contain_text("⟨202E⟩")
+    expect(page.locator(OUTPUT)).not_to_contain_text("\u202e")
+    for path in ("now", "tasks", f"task/{task}", "fleet", "routing", "costs", "events"):
+        go(page, path)
+        page.wait_for_selector(".page")
+        assert page.locator("main img, main script, main b > i > b").count() == 0
+        assert page.evaluate("document.querySelectorAll('main script').length") == 0
+    assert alerts == []
+
+
+def test_a_line_of_a_megabyte_does_not_stop_the_page(open_page, house):
+    command = "head -c 1000000 /dev/zero | tr '\\0' x; echo; echo after-it"
+    task = house.submit("a long line", shell={"command": command})
+    page = open_page(f"task/{task}")
+    ended(page)
+    expect(page.locator(OUTPUT)).to_contain_text("after-it")
+    go(page, "now")
+    expect(page.locator("#running")).to_be_visible()
+
+
+def test_the_table_filters_by_state_and_text(open_page, house):
+    house.submit("needle in the hay", shell={"command": "exit 1"})
+    page = open_page("tasks")
+    page.fill("#task-filter", "needle")
+    expect(page.locator("#task-total")).to_have_text("1")
+    expect(page.locator("tr.task")).to_have_count(1)
+    expect(page.locator("tr.task .c-state")).to_have_text("failed")
+    page.get_by_role("button", name=re.compile("^completed")).click()
+    expect(page.locator("#task-total")).to_have_text("0")
+
+
+def test_events_are_filtered_paused_and_sought(open_page, house):
+    page = open_page("events")
+    expect(page.locator("#events li").first).to_be_visible()
+    page.click("#pause")
+    house.submit("while paused", shell={"command": "true"})
+    expect(page.locator("#pause")).to_contain_text(
+        re.compile(r"Go on \([1-9]\d* new\)")
+    )
+    page.fill("#jump", "1")
+    page.get_by_role("button", name="Jump").click()
+    expect(page.locator("#events li").first).to_contain_text("scheduler.elected.v1")
+    page.fill("#subject-filter", "agentcom.evt.host.*")
+    page.get_by_role("button", name="Filter").click()
+    expect(page.locator("#events li").last).to_contain_text("host.joined.v1")
+    expect(page.locator("#events li", has_text="task.")).to_have_count(0)
+
+
+def test_a_task_and_the_costs_are_taken_along_as_files(open_page, house):
+    task = house.submit("taken along", shell={"command": "echo content"})
+    page = open_page(f"task/{task}")
+    ended(page)
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Export JSON").click()
+    whole = json.loads(Path(download.value.path()).read_text())
+    assert whole["task"]["task_id"] == task
+    assert whole["events"]
+    assert whole["output"]["chunks"]
+    go(page, "costs")
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Download CSV").click()
+    lines = Path(download.value.path()).read_text().splitlines()
+    assert lines[0].startswith('"key","runs"')
+    assert lines[-1].startswith('"total"')
+
+
+def test_a_viewer_sees_no_button_that_commands(browser, house):
+    tokens = json.loads((house.data / "web-tokens.json").read_text())
+    task = house.submit("looked at", shell={"command": "true"})
+    context = browser.new_context()
+    page = context.new_page()
+    page.goto(f"{house.base}/?token={tokens['viewer']}")
+    page.wait_for_selector("#connection:text-is('live')")
+    assert "token" not in page.url
+    go(page, f"task/{task}")
+    ended(page)
+    assert page.locator("#submit-task").count() == 0
+    assert page.get_by_role("button", name="Retry").count() == 0
+    context.close()
+
+
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+@pytest.mark.parametrize("width", [1280, 390])
+def test_no_page_has_a_serious_fault_for_those_who_see_or_move_otherwise(
+    open_page, house, width, dark
+):
+    task = house.submit("looked at closely", shell={"command": "echo a; echo b >&2"})
+    page = open_page(width=width, dark=dark)
+    for path in ("now", "tasks", f"task/{task}", "fleet", "routing", "costs", "events"):
+        go(page, path)
+        page.wait_for_selector(".page")
+        wide = page.evaluate("document.documentElement.scrollWidth - innerWidth")
+        assert wide <= 0, f"{path} is wider than the window"
+        found = page.evaluate(
+            f"""async () => {{
+              if (!window.axe) {{
+                const module = {{ exports: {{}} }};
+                {AXE.read_text()}
+                window.axe ??= module.exports;
+              }}
+              const found = await window.axe.run(document, {{resultTypes: ['violations']}});
+              return found.violations
+                .filter(v => v.impact === 'serious' || v.impact === 'critical')
+                .map(v => v.id + ': ' + v.nodes.map(n => n.html).join(' | ').slice(0, 400));
+            }}"""
+        )
+        assert found == [], path
+
+
+def test_everything_is_reached_by_keyboard(open_page, house):
+    page = open_page()
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.className") == "skip"
+    reached = set()
+    for _ in range(12):
+        page.keyboard.press("Tab")
+        reached.add(page.evaluate("document.activeElement.textContent"))
+    assert {"Now", "Tasks", "Fleet", "Routing", "Costs", "Events"} <= reached
+    assert "Submit a task" in reached
+    page.focus("#submit-task")
+    page.keyboard.press("Enter")
+    expect(page.locator("dialog")).to_be_visible()
+    page.keyboard.press("Escape")
+    expect(page.locator("dialog")).to_have_count(0)
