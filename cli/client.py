@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import signal
 import time
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -38,6 +39,7 @@ T = TypeVar("T")
 CONNECT_S: Final = 5.0
 ANSWER_S: Final = 5.0
 TRIES: Final = 3
+CANCEL_AGAIN_S: Final = 0.25
 ABSENT_FOR_S: Final = 0.3
 """Right after somebody's reconnect nobody may seem to listen: this long it is asked anew."""
 FULL_ID: Final = 26
@@ -220,9 +222,39 @@ async def connected(
 
 
 def run(work: Coroutine[Any, Any, T]) -> T:
-    """Run a command's work to its end, on the fastest loop there is."""
+    """Run a command's work to its end, on the fastest loop there is.
+
+    Ctrl-C ends the work, then raises KeyboardInterrupt.
+    """
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
-        return runner.run(work)
+        return runner.run(_interruptible(work))
+
+
+async def _interruptible(work: Coroutine[Any, Any, T]) -> T:
+    """Run `work`; on SIGINT cancel it, and again until it has ended.
+
+    Once is not always enough: `asyncio.wait_for` of Python 3.11, which the NATS client
+    uses, loses a cancellation that comes together with what it waits for.
+    """
+    loop = asyncio.get_running_loop()
+    working = asyncio.ensure_future(work)
+    interrupted = False
+
+    def interrupt() -> None:
+        nonlocal interrupted
+        interrupted = True
+        if not working.done():
+            working.cancel()
+            loop.call_later(CANCEL_AGAIN_S, interrupt)
+
+    with suppress(NotImplementedError):  # on Windows, where the runner does what it can
+        loop.add_signal_handler(signal.SIGINT, interrupt)
+    try:
+        return await working
+    except asyncio.CancelledError:
+        if interrupted:
+            raise KeyboardInterrupt from None
+        raise
 
 
 def loop_factory() -> Any:
