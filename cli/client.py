@@ -230,31 +230,40 @@ def run(work: Coroutine[Any, Any, T]) -> T:
         return runner.run(_interruptible(work))
 
 
-async def _interruptible(work: Coroutine[Any, Any, T]) -> T:
-    """Run `work`; on SIGINT cancel it, and again until it has ended.
+class Stopped(Exception):
+    """What was to be done was given up, because somebody said stop."""
 
-    Once is not always enough: `asyncio.wait_for` of Python 3.11, which the NATS client
-    uses, loses a cancellation that comes together with what it waits for.
+
+async def unless(stop: asyncio.Event, work: Coroutine[Any, Any, T]) -> T:
+    """Run `work`; when `stop` is set, cancel it until it has ended, and raise Stopped.
+
+    To cancel once is not always enough: `asyncio.wait_for` of Python 3.11, which the NATS
+    client uses, loses a cancellation that comes together with what it waits for.
     """
-    loop = asyncio.get_running_loop()
     working = asyncio.ensure_future(work)
-    interrupted = False
-
-    def interrupt() -> None:
-        nonlocal interrupted
-        interrupted = True
-        if not working.done():
-            working.cancel()
-            loop.call_later(CANCEL_AGAIN_S, interrupt)
-
-    with suppress(NotImplementedError):  # on Windows, where the runner does what it can
-        loop.add_signal_handler(signal.SIGINT, interrupt)
+    stopping = asyncio.ensure_future(stop.wait())
     try:
-        return await working
-    except asyncio.CancelledError:
-        if interrupted:
-            raise KeyboardInterrupt from None
-        raise
+        await asyncio.wait((working, stopping), return_when=asyncio.FIRST_COMPLETED)
+        while not working.done():
+            working.cancel()
+            await asyncio.wait((working,), timeout=CANCEL_AGAIN_S)
+    finally:
+        stopping.cancel()
+        working.cancel()
+    if working.cancelled():
+        raise Stopped
+    return working.result()
+
+
+async def _interruptible(work: Coroutine[Any, Any, T]) -> T:
+    interrupted = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    with suppress(NotImplementedError):  # on Windows, where the runner does what it can
+        loop.add_signal_handler(signal.SIGINT, interrupted.set)
+    try:
+        return await unless(interrupted, work)
+    except Stopped:
+        raise KeyboardInterrupt from None
 
 
 def loop_factory() -> Any:

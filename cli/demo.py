@@ -15,13 +15,13 @@ import signal
 import sys
 import tempfile
 import time
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from cli.client import Client, connected, new_id, run
+from cli.client import Client, Stopped, connected, new_id, run, unless
 from cli.display import Screen
 from cli.fleet import cost_table
 from cli.following import Following, Outcome
@@ -45,7 +45,7 @@ from events.errors import AgentComError
 from projections.views import CostsAnswer, TaskAnswer
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Coroutine
+    from collections.abc import AsyncIterator
 
 HOST: Final = "demo"
 STEP_S: Final = 120.0
@@ -66,53 +66,41 @@ def demo(*, once: bool, simulated: bool, real_claude: bool) -> int:
     Nothing is kept. On a terminal it stays up afterwards, until Ctrl-C.
     """
     stay = sys.stdout.isatty() and sys.stdin.isatty() and not once
-    return run(
-        _until_signal(_demo(stay=stay, simulated=simulated, real_claude=real_claude))
-    )
+    return run(_demo(stay=stay, simulated=simulated, real_claude=real_claude))
 
 
-async def _until_signal(work: Coroutine[Any, Any, int]) -> int:
-    """Run `work`; a signal cancels it, and it still cleans up."""
-    working = asyncio.ensure_future(work)
-    interrupted = False
-
-    def on_signal() -> None:
-        nonlocal interrupted
-        interrupted = True
-        working.cancel()
-
+def _stop_on_signals() -> asyncio.Event:
+    """Make an event that a signal sets; whoever waits for it cleans up."""
+    stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        loop.add_signal_handler(number, on_signal)
-    try:
-        return await working
-    except asyncio.CancelledError:
-        if not interrupted:
-            raise
-        return EXIT_INTERRUPTED
+        loop.add_signal_handler(number, stop.set)
+    return stop
 
 
 async def _demo(*, stay: bool, simulated: bool, real_claude: bool) -> int:
     began = time.monotonic()
+    stop = _stop_on_signals()
     async with AsyncExitStack() as stack:
         folder = Path(tempfile.mkdtemp(prefix="agentcom-demo-"))
         stack.callback(shutil.rmtree, folder, ignore_errors=True)
-        backends = await stack.enter_async_context(
-            _backends(folder, simulated=simulated, real_claude=real_claude)
-        )
-        say("A tour of AgentCom", "bold")
-        for line in backends.about:
-            say(line)
-        say(f"Starting everything in {folder}, for this tour alone.\n", "dim")
-        everything = await stack.enter_async_context(_everything(folder, backends))
-        client = await stack.enter_async_context(
-            connected(credentials=everything.instance.credentials("operator"))
-        )
-        tour = Tour(client, backends)
-        await tour.walk()
+        try:
+            backends = await stack.enter_async_context(
+                _backends(folder, simulated=simulated, real_claude=real_claude)
+            )
+            say("A tour of AgentCom", "bold")
+            for line in backends.about:
+                say(line)
+            say(f"Starting everything in {folder}, for this tour alone.\n", "dim")
+            everything = await stack.enter_async_context(
+                _everything(folder, backends, stop)
+            )
+            problems = await unless(stop, _tour(everything, backends))
+        except Stopped:
+            return EXIT_INTERRUPTED
         took = time.monotonic() - began
-        if tour.problems:
-            for problem in tour.problems:
+        if problems:
+            for problem in problems:
                 say(f"NOT AS IT SHOULD BE: {problem}", "bad")
             return EXIT_REFUSED
         say(f"\nAll of it went as it should, in {took:.0f} s.", "good")
@@ -122,9 +110,17 @@ async def _demo(*, stay: bool, simulated: bool, real_claude: bool) -> int:
             data = everything.instance.data
             say(f"Look around from another terminal: agentcom --data {data} tasks")
             say("Press Ctrl-C to end it.", "bold")
-            with suppress(asyncio.CancelledError):
-                await asyncio.Event().wait()
+            await stop.wait()
     return EXIT_OK
+
+
+async def _tour(everything: Everything, backends: Backends) -> list[str]:
+    """Walk through it all; return what did not go as it should."""
+    operator = everything.instance.credentials("operator")
+    async with connected(credentials=operator) as client:
+        tour = Tour(client, backends)
+        await tour.walk()
+        return tour.problems
 
 
 def say(text: str, style: str = "") -> None:
@@ -198,7 +194,9 @@ async def _real_ollama(about: list[str]) -> str | None:
 
 
 @asynccontextmanager
-async def _everything(folder: Path, backends: Backends) -> AsyncIterator[Everything]:
+async def _everything(
+    folder: Path, backends: Backends, stop: asyncio.Event
+) -> AsyncIterator[Everything]:
     """Run the whole of `agentcom up` for as long as the block lasts."""
     data = folder / "instance"
     data.mkdir(mode=0o700)
@@ -218,7 +216,7 @@ url = "{backends.line.url}"
     )
     everything = Everything(Instance(data), plan, lambda text: say(text, "dim"))
     try:
-        describe(await everything.start(), everything, hint=False)
+        describe(await unless(stop, everything.start()), everything, hint=False)
         yield everything
     finally:
         await everything.stop()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from cli.client import run
+from cli.client import Stopped, run, unless
 from cli.instance import Instance, local_host_name
 from cli.roles import WEB_PORT, sidecar_config
 from cli.supervisor import Everything, Plan, free_port
@@ -109,16 +109,10 @@ async def live(instance: Instance, plan: Plan) -> int:
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         loop.add_signal_handler(number, on_signal, number)
     try:
-        starting = asyncio.ensure_future(everything.start())
-        waiting = asyncio.ensure_future(stop.wait())
-        await asyncio.wait((starting, waiting), return_when=asyncio.FIRST_COMPLETED)
-        if not starting.done():
-            starting.cancel()
-            await asyncio.gather(starting, return_exceptions=True)
-        else:
-            describe(starting.result(), everything)
-            await waiting
-        waiting.cancel()
+        describe(await unless(stop, everything.start()), everything)
+        await stop.wait()
+    except Stopped:
+        pass
     finally:
         if interrupted:
             say("stopping: tasks may finish, Ctrl-C again ends them")
