@@ -2,7 +2,10 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup dev demo test check format docs bench chaos clean
+# What the dashboard is made of; installing builds it (hatch_build.py).
+UI := $(wildcard web/ui/* web/ui/pages/* web/package-lock.json web/build.mjs)
+
+.PHONY: setup dev demo test chromium check format docs bench chaos clean ui
 
 setup: .venv/.installed
 dev: .venv/.installed-dev
@@ -10,7 +13,7 @@ dev: .venv/.installed-dev
 .venv/bin/python:
 	$(PYTHON) -m venv .venv
 
-.venv/.installed: .venv/bin/python pyproject.toml constraints.txt
+.venv/.installed: .venv/bin/python pyproject.toml constraints.txt hatch_build.py $(UI)
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e .
 	touch $@
 
@@ -21,7 +24,16 @@ dev: .venv/.installed-dev
 demo: setup
 	$(BIN)/agentcom demo
 
-test: dev
+# The browser tests drive the system's Chromium.
+chromium:
+	@command -v chromium chromium-browser google-chrome >/dev/null || \
+	  { $(if $(filter 0,$(shell id -u)),,sudo) apt-get update -qq && \
+	    $(if $(filter 0,$(shell id -u)),,sudo) apt-get install -y -qq chromium; }
+
+ui: setup
+	$(BIN)/python hatch_build.py
+
+test: dev chromium
 	$(BIN)/pytest
 
 check: dev

@@ -121,6 +121,7 @@ def test_local_work_is_free_and_says_what_it_saved(open_page, house, monkeypatch
     # What is simulated counts as no saving, so this server says it is a real one.
     house.call(house.line.cut())
     monkeypatch.setattr(simulated_ollama, "VERSION", "0.12.0")
+    monkeypatch.setattr(simulated_ollama, "SIMULATED_HEADER", "X-Other")
     house.call(house.line.restore())
     page = open_page("fleet")
     expect(page.locator("#host-h1")).to_contain_text("ollama 0.12.0")

@@ -276,14 +276,14 @@ async def test_a_stalled_page_loses_text_first_and_state_never(place):
         text = "x" * 50_000
         told = 0
         for n in range(600):
-            output.say(route, text)
+            output.say(route, f"{n} {text}")
+            told += len(await brisk.text(f"{n} {text}"))
             if n % 100 == 0:
                 output.say(route, f"status {n}", "status")
                 told += len(await brisk.text(f"status {n}"))
         output.say(route, "the end", "status")
         told += len(await brisk.text("the end"))
         assert told == 600 + 6 + 1
-        await until(lambda: place.server.bridge.pages)
         waiting = max(page._output_bytes for page in place.server.bridge.pages)
         assert waiting <= bridges.QUEUE_BYTES + len(text) * 2
 
