@@ -45,9 +45,14 @@ Phase = Literal[
     "expired",
 ]
 
-FINAL: Final[frozenset[Phase]] = frozenset(
-    {"completed", "failed", "dead", "cancelled", "expired"}
+_OVER: Final[tuple[Phase, ...]] = (
+    "completed",
+    "failed",
+    "dead",
+    "cancelled",
+    "expired",
 )
+FINAL: Final[frozenset[Phase]] = frozenset(_OVER)
 ON_HOST: Final[frozenset[Phase]] = frozenset(
     {"routed", "accepted", "running", "cancelling"}
 )
@@ -104,7 +109,12 @@ TABLE: Final[dict[tuple[Phase, type[c.Event]], Phase]] = {
     **{
         (phase, kind): phase
         for phase in (*_LIVE, "cancelling")
-        for kind in (c.TaskStatus, c.TaskErrorLine, c.TaskRetrying, c.TaskStep)
+        for kind in (c.TaskStatus, c.TaskErrorLine, c.TaskRetrying)
+    },
+    # A woken agent's last step, its files removed, comes after the run's end.
+    **{
+        (phase, c.TaskStep): phase
+        for phase in (*_LIVE, "cancelling", "waiting", "returned", *_OVER)
     },
 }
 

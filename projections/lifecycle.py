@@ -108,7 +108,8 @@ TABLE: Final[dict[type[Event], dict[State, State]]] = {
     TaskStatus: _stay(*_UNDER_WAY, "cancelling"),
     TaskErrorLine: _stay(*_UNDER_WAY, "cancelling"),
     TaskRetrying: _stay(*_UNDER_WAY, "cancelling"),
-    TaskStep: _stay(*_UNDER_WAY, "cancelling"),
+    # A woken agent's last step, its files removed, comes after the run's end.
+    TaskStep: _stay(*STATES),
     TaskCompleted: _lead("completed", "waiting", *_UNDER_WAY)
     | _lead("cancelled", "cancelling"),
     TaskFailed: _lead("failed", "waiting", *_UNDER_WAY)

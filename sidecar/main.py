@@ -602,6 +602,8 @@ class Sidecar:
         route, results = assign.route, self._parts.results
         found = self._marks.get(route)
         if found is not None:
+            if found.process is not None:  # where nobody went on with it
+                await sweep([found.process])
             mark = msgspec.structs.replace(found, step="removed")
             try:
                 await self._journal.write(

@@ -110,3 +110,26 @@ def test_ollama_is_looked_for_where_it_says_it_is(
     [found] = parse("").endpoints()
     assert (found.name, found.kind, found.url) == ("ollama", "ollama", url)
     assert parse("discover = false").endpoints() == []
+
+
+@pytest.mark.parametrize(
+    ("lines", "said"),
+    [
+        ('wake_command = "ssh box agent ${TASK_DESCRIPTION}"', "ssh would read"),
+        ('wake_command = "agent ${TASKID}"', "did you mean ${TASK_ID}?"),
+        ('wake_command = ""', "agent.wake_command: it is empty"),
+        ('results_folder = "results"', "agent.results_folder: expected an absolute"),
+        ("confirm_s = 0", "agent.confirm_s"),
+        ('wake_comand = "x"', "did you mean 'wake_command'?"),
+    ],
+)
+def test_a_wake_command_is_looked_at_before_it_is_needed(lines: str, said: str) -> None:
+    with pytest.raises(ConfigError) as found:
+        parse(f"[agent]\n{lines}\n")
+    assert said in str(found.value)
+
+
+def test_agents_are_woken_where_somebody_said_how() -> None:
+    assert not parse("").agent.enabled
+    assert parse('[agent]\nwake_command = "agent ${TASK_FILE}"\n').agent.enabled
+    assert parse('[agent]\nresults_folder = "~/results"\n').agent.enabled

@@ -338,5 +338,5 @@ def test_what_tasks_cost_together_is_the_total(seed):
 def test_nothing_but_a_retry_leaves_a_final_state():
     for kind, cells in TABLE.items():
         for before, after in cells.items():
-            if before in FINAL:
+            if before in FINAL and after != before:
                 assert (kind, after) == (c.TaskRetried, "waiting")
