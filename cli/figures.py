@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import sys
 from typing import TYPE_CHECKING, Any, Final
 
 import click
@@ -266,11 +265,9 @@ async def _why(task_id: str, *, as_json: bool) -> int:
         return EXIT_OK
     since = f" since {clock_time(answer.waiting_since)}" if answer.waiting_since else ""
     waits = answer.state == "waiting"
-    sys.stdout.write(
-        line_of(f"{answer.task_id} is {answer.state}{since if waits else ''}") + "\n"
-    )
+    click.echo(line_of(f"{answer.task_id} is {answer.state}{since if waits else ''}"))
     for sentence in answer.because:
-        sys.stdout.write(f"  {line_of(sentence)}\n")
+        click.echo(f"  {line_of(sentence)}")
     if waits and not answer.because:
-        sys.stdout.write("  Nothing stands in its way: it is about to be routed.\n")
+        click.echo("  Nothing stands in its way: it is about to be routed.")
     return EXIT_OK

@@ -32,9 +32,8 @@ from events import subjects
 from events.catalogue import Chunk, TaskRouted, Unknown
 from events.codec import encode
 from events.link import Link
-from projections.main import checkpoints_beside
 from projections.runner import Runner
-from projections.store import Store
+from projections.store import Store, remove
 from projections.verify import Report
 from projections.verify import verify as verify_log
 from projections.views import (
@@ -167,14 +166,20 @@ async def _until_rebuilt(client: Client, begun: RebuildAnswer) -> int:
 
 
 async def _rebuild_here(client: Client, path: Path) -> int:
+    """Make the file anew beside itself; nobody uses it meanwhile."""
     store = Store(path)
     try:
-        runner = Runner(client.log, store, checkpoints=checkpoints_beside(path))
-        await runner.start()
+        beside = path.with_name(f"{path.name}.new")
+        remove(beside)
+        fresh = Runner(client.log, Store(beside))
         try:
-            return await runner.rebuild()
+            await fresh.start()
+            await fresh.until_caught_up()
         finally:
-            await runner.stop()
+            await fresh.stop()
+            fresh.store.close()
+        store.take_over(beside)
+        return store.position
     finally:
         store.close()
 

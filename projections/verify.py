@@ -94,6 +94,8 @@ async def _compared(past: TimeTravel, path: Path | None) -> tuple[str, list[str]
     if maker != made_by():
         return f"not compared: made by {maker or 'another version'}", []
     position = rows["position"][0]
+    if not position:
+        return "not compared: nothing has been saved yet", []
     differences = list(_differences(rows, await past.rows(position)))
     return (
         f"{'differ from' if differences else 'equal'} a fresh fold at {position}",

@@ -7,12 +7,12 @@ async with writing(broker) as write:
 from __future__ import annotations
 
 import asyncio
+import os
+import sys
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
-from click.testing import CliRunner, Result
-
-from cli.main import agentcom
 from events import subjects
 from events.jetstream import JetStreamLog, JetStreamOutput
 from events.link import Link
@@ -20,12 +20,13 @@ from projections.main import projecting
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable
-    from pathlib import Path
 
     from events.catalogue import Recorded
     from projections.queries import Queries
     from projections.runner import Runner
     from tests.broker import LiveBroker
+
+ROOT = Path(__file__).parents[1]
 
 
 class Writers:
@@ -83,8 +84,25 @@ async def read_models(
         await link.close()
 
 
-async def command(*arguments: str) -> Result:
+class Done(NamedTuple):
+    """How a command ended, and what it printed: on stdout, or else on stderr."""
+
+    exit_code: int
+    output: str
+
+
+async def command(*arguments: str) -> Done:
     """Run `agentcom ...` beside this loop; AGENTCOM_DATA names the instance."""
-    return await asyncio.to_thread(
-        CliRunner().invoke, agentcom, list(arguments), prog_name="agentcom"
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "cli",
+        *arguments,
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
     )
+    output, errors = await process.communicate()
+    assert process.returncode is not None
+    return Done(process.returncode, (output or errors).decode())
