@@ -5,7 +5,7 @@ BIN := .venv/bin
 # What the dashboard is made of; installing builds it (hatch_build.py).
 UI := $(wildcard web/ui/* web/ui/pages/* web/package-lock.json web/build.mjs)
 
-.PHONY: setup dev demo test chromium check format docs bench chaos clean ui
+.PHONY: setup dev demo test chromium check format docs bench simulate chaos clean ui
 
 setup: .venv/.installed
 dev: .venv/.installed-dev
@@ -50,6 +50,11 @@ docs: dev
 
 bench: setup
 	$(BIN)/agentcom bench
+
+# Worlds from seeds: SEEDS=1234, SEEDS=0..10000 (the end apart), or a list of both.
+SEEDS ?= 0..1000
+simulate: dev
+	$(BIN)/python -m tests.simulation $(SEEDS)
 
 clean:
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis dist

@@ -278,12 +278,12 @@ class Judge:
         fixed = account.submitted.spec.executor in FIXED_KINDS
         if account.hops > 1:
             self.complain("never two hops", where)
-        elif account.hops == 0 and not fixed:
-            if event.effective_tier != account.preferred:
-                self.complain(
-                    "no hop without saying so",
-                    f"{where}: {event.effective_tier}, preferred {account.preferred}",
-                )
+        hopped = account.hops > 0 or fixed
+        if not hopped and event.effective_tier != account.preferred:
+            self.complain(
+                "no hop without saying so",
+                f"{where}: {event.effective_tier}, preferred {account.preferred}",
+            )
         spec = account.submitted.spec
         if (
             spec.model

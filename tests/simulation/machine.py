@@ -113,7 +113,7 @@ class DiskThread:
 
 def open_journal(process: Process, disk: Disk, chance: Random) -> Journal:
     """Open the journal as the sidecar does, on the simulated disk."""
-    with mock.patch.object(journals.sqlite3, "connect", lambda *_, **__: disk.db):
+    with mock.patch.object(journals.sqlite3, "connect", return_value=disk.db):
         _, found = journals._open(Path("journal.db"))
     thread = DiskThread(process, disk, chance)
     return Journal(Path("journal.db"), thread, found)  # type: ignore[arg-type]
