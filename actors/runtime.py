@@ -11,7 +11,6 @@ none stops the actor.
 from __future__ import annotations
 
 import asyncio
-import weakref
 from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
 from events.codec import Reader, encode
@@ -34,24 +33,41 @@ class Letter:
     It holds its place until it is answered, or until nobody holds it any more.
     """
 
+    __slots__ = ("_leave", "_message", "answered")
+
     def __init__(self, message: Message, leave: Callable[[], None]) -> None:
-        self.subject = message.subject
-        self.data = message.data
-        self.headers = message.headers
-        self.wants_answer = message.wants_answer
+        self.answered = False
         self._message = message
-        self._leave = weakref.finalize(self, leave)
+        self._leave = leave
 
     @property
-    def answered(self) -> bool:
-        """Whether an answer was given."""
-        return not self._leave.alive
+    def subject(self) -> str:
+        return self._message.subject
+
+    @property
+    def data(self) -> bytes:
+        return self._message.data
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        return self._message.headers
+
+    @property
+    def wants_answer(self) -> bool:
+        return self._message.wants_answer
 
     def respond(self, data: bytes, headers: Mapping[str, str] | None = None) -> None:
+        if self.answered:
+            return
+        self.answered = True
+        self._leave()
+        if self._message.wants_answer:
+            self._message.respond(data, headers)
+
+    def __del__(self) -> None:
         if not self.answered:
+            self.answered = True
             self._leave()
-            if self.wants_answer:
-                self._message.respond(data, headers)
 
 
 class Mailbox(Generic[M]):

@@ -23,12 +23,13 @@ import msgspec
 import structlog
 
 from actors import host as actor
+from actors.runtime import Letter, Mailbox
 from events import catalogue as cat
 from events import commands as mail
 from events import subjects
 from events.codec import Reader, encode, rfc3339
 from events.errors import Malformed
-from events.ids import IdSource, token
+from events.ids import IdSource
 from sidecar.costs import settle
 from sidecar.endpoints import Endpoints
 from sidecar.executors import wake_command
@@ -51,7 +52,7 @@ from sidecar.workspace import Workspace
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
 
-    from events.bus import Bus, Message
+    from events.bus import Bus
     from events.log import EventLog
     from sidecar.config import SidecarConfig
     from sidecar.executors.agent import Step, Steps
@@ -67,8 +68,6 @@ GOODBYE_S = 5.0
 
 logger = structlog.get_logger(__name__)
 
-_host_mail: Reader[mail.HostMail] = Reader(mail.HostMail)
-_task_mail: Reader[mail.TaskMail] = Reader(mail.TaskMail)
 _assigns: Reader[mail.Assign] = Reader(mail.Assign)
 _bookmarks = msgspec.json.Decoder(Bookmark)
 
@@ -250,10 +249,23 @@ class Sidecar:
         self._agents: dict[str, mail.Assign] = {}
         self._clearing: set[asyncio.Task[None]] = set()
         self._one_cleared = asyncio.Event()
-        self._awaiting: dict[str, Message] = {}
+        self._awaiting: dict[str, Letter] = {}
         self._quiet = asyncio.Event()
         self._beats = 0
-        self._subjects: dict[str, str] = {}
+        self._host_mail: Mailbox[mail.HostMail] = Mailbox(
+            self._bus,
+            subjects.host_mailbox(self.host),
+            mail.HostMail,
+            self._on_host_mail,
+            faults=_fault,
+        )
+        self._task_mail: Mailbox[mail.TaskMail] = Mailbox(
+            self._bus,
+            subjects.task_mailboxes(self.host),
+            mail.TaskMail,
+            self._on_task_mail,
+            faults=_fault,
+        )
         self._parts = parts
         parts.voices.started = self._started
         parts.voices.noted = self._noted
@@ -302,9 +314,8 @@ class Sidecar:
         await self._open_results()
         probing = self._group.create_task(self._endpoints.look())
         await asyncio.wait([probing], timeout=JOIN_AFTER_S)
-        host = self.host
-        await self._bus.listen(subjects.host_mailbox(host), self._on_host_mail)
-        await self._bus.listen(subjects.task_mailboxes(host), self._on_task_mail)
+        await self._host_mail.open()
+        await self._task_mail.open()
         self.handle(actor.Join())
         self._beating = self._group.create_task(self._beat_on())
         self._watching = self._group.create_task(self._endpoints.watch())
@@ -386,6 +397,8 @@ class Sidecar:
             self.handle(actor.HandBack())
             await self._until_quiet()
         self._watching.cancel()
+        await self._host_mail.close()
+        await self._task_mail.close()
         self.handle(actor.Left(reason))
         self._beating.cancel()
         self._beat()
@@ -422,9 +435,7 @@ class Sidecar:
     def new_id(self) -> str:
         return self._new_id()
 
-    def handle(
-        self, command: actor.HostCommand, message: Message | None = None
-    ) -> None:
+    def handle(self, command: actor.HostCommand, letter: Letter | None = None) -> None:
         """Decide on a command and carry out what follows."""
         made = actor.decide(command, self.state, time.time(), self._new_id)
         for fact in made.facts:
@@ -432,7 +443,7 @@ class Sidecar:
             if isinstance(fact, cat.Event):
                 self._record(fact)
         for effect in made.effects:
-            self._perform(effect, message)
+            self._perform(effect, letter)
         if not self._quiet.is_set() and not actor.busy(self.state):
             self._quiet.set()
 
@@ -459,14 +470,14 @@ class Sidecar:
     def _reported(self, route: str) -> None:
         self.handle(actor.Reported(route))
 
-    def _perform(self, effect: actor.Effect, message: Message | None) -> None:
+    def _perform(self, effect: actor.Effect, letter: Letter | None) -> None:
         match effect:
             case actor.Answer():
-                asked = self._awaiting.pop(effect.route, None) or message
+                asked = self._awaiting.pop(effect.route, None) or letter
                 if asked is not None:
                     asked.respond(encode(effect.reply))
             case actor.Persist():
-                self._persist(effect.assign, message)
+                self._persist(effect.assign, letter)
             case actor.Start():
                 stop = self._stops[effect.assign.route] = Stop()
                 self._group.create_task(self._run(effect.assign, stop))
@@ -485,11 +496,11 @@ class Sidecar:
             case _:
                 assert_never(effect)
 
-    def _persist(self, assign: mail.Assign, message: Message | None) -> None:
+    def _persist(self, assign: mail.Assign, letter: Letter | None) -> None:
         route = assign.route
-        if message is not None:
-            self._awaiting[route] = message
-        raw = message.data if message is not None else encode(assign)
+        if letter is not None:
+            self._awaiting[route] = letter
+        raw = letter.data if letter is not None else encode(assign)
 
         def written(future: asyncio.Future[None]) -> None:
             if future.cancelled():
@@ -637,32 +648,19 @@ class Sidecar:
 
     # -- mail --------------------------------------------------------------------------
 
-    def _on_host_mail(self, message: Message) -> None:
-        try:
-            command = _host_mail.decode(message.data)
-            if isinstance(command, mail.Assign):
-                token(command.task_id, "task_id")
-                token(command.route, "route")
-        except Malformed as error:
-            _refuse(message, error)
-            return
-        self.handle(command, message)
+    def _on_host_mail(self, command: mail.HostMail, letter: Letter) -> None:
+        self.handle(command, letter)
 
-    def _on_task_mail(self, message: Message) -> None:
-        task_id = message.subject.rpartition(".")[2]
-        try:
-            command = _task_mail.decode(message.data)
-        except Malformed as error:
-            _refuse(message, error)
-            return
+    def _on_task_mail(self, command: mail.TaskMail, letter: Letter) -> None:
+        task_id = letter.subject.rpartition(".")[2]
         match command:
             case mail.Cancel():
                 if command.task_id != task_id:
-                    _refuse(message, Malformed("task_id", task_id, command.task_id))
+                    _refuse(letter, Malformed("task_id", task_id, command.task_id))
                 else:
-                    self.handle(command, message)
+                    self.handle(command, letter)
             case mail.Inspect():
-                message.respond(encode(self._view(task_id)))
+                letter.respond(encode(self._view(task_id)))
             case _:
                 assert_never(command)
 
@@ -723,9 +721,13 @@ def _version() -> str:
         return "source"
 
 
-def _refuse(message: Message, error: Malformed) -> None:
+def _refuse(letter: Letter, error: Malformed) -> None:
     reply = mail.Reply(ok=False, code=error.code, detail=str(error))
-    message.respond(encode(reply))
+    letter.respond(encode(reply))
+
+
+def _fault(error: Exception) -> None:
+    logger.error("mail not handled", exc_info=error)
 
 
 async def run(

@@ -323,3 +323,37 @@ def _alive(pid: int) -> bool:
         )
     except OSError:
         return False
+
+
+async def test_a_cancel_ends_the_wait_for_a_checkouts_turn(tmp_path: Path) -> None:
+    (tmp_path / "web").mkdir()
+    repos = {"web": str(tmp_path / "web")}
+
+    def alone(task: str) -> mail.Assign:
+        shell = cat.Shell(command=f"echo x >> ../{task}; sleep 1000", exclusive=True)
+        return assign(task, spec=cat.TaskSpec(description="x", shell=shell, repo="web"))
+
+    async with world(tmp_path) as w, w.living(repos=repos):
+        await w.tell(alone("t1"))
+        await w.until(cat.TaskStarted)
+        await w.tell(alone("t2"))
+        [line] = await w.until(cat.TaskStatus)
+        assert (line.task_id, line.text[:18]) == ("t2", "Waiting for others")
+        for task in ("t2", "t1"):
+            cancel = encode(mail.Cancel(epoch=1, task_id=task))
+            mailbox = subjects.task_mailbox("h1", task)
+            await w.theirs.request(mailbox, cancel, timeout=10)
+        stopped = await w.until(cat.TaskStopped, count=2)
+        assert stopped[0].task_id == "t2"
+        assert await w.names("t2") == ["task.accepted", "task.status", "task.stopped"]
+    assert not (tmp_path / "t2").exists()
+
+
+async def test_a_fault_in_handling_mail_is_answered_and_ends_nothing(
+    tmp_path: Path,
+) -> None:
+    async with world(tmp_path) as w, w.living({"sidecar": Scripted()}) as sidecar:
+        handle, sidecar.handle = sidecar.handle, None  # type: ignore[assignment]
+        assert (await w.tell(mail.Inspect())).code == "fault"
+        sidecar.handle = handle  # type: ignore[method-assign]
+        assert (await w.tell(mail.Inspect())).ok
