@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
 from typing import TYPE_CHECKING
 
 import pytest
 from playwright.sync_api import sync_playwright
 
-from tests.browser.house import House
+from tests.browser.house import House, chromium
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -16,7 +15,6 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
 WAIT_MS = 20_000
-KNOWN = ("chromium", "chromium-browser", "google-chrome")
 
 
 @pytest.fixture(scope="session")
@@ -29,12 +27,9 @@ def house(tmp_path_factory) -> Iterator[House]:
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Browser]:
     """The system's Chromium."""
-    program = next((found for name in KNOWN if (found := shutil.which(name))), None)
-    if program is None:
-        pytest.fail("no Chromium here: `make test` installs it, or apt-get does")
     with sync_playwright() as playwright:
         launched = playwright.chromium.launch(
-            executable_path=program, args=["--no-sandbox"]
+            executable_path=chromium(), args=["--no-sandbox"]
         )
         yield launched
         launched.close()

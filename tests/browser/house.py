@@ -14,6 +14,7 @@ import asyncio
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -35,14 +36,26 @@ HOST = "h1"
 READY_S = 60
 
 
+def chromium() -> str:
+    """Return where the system's Chromium is; raise FileNotFoundError where it is not."""
+    for name in ("chromium", "chromium-browser", "google-chrome"):
+        found = shutil.which(name)
+        if found is not None:
+            return found
+    raise FileNotFoundError("no Chromium here: `make chromium` installs it")
+
+
 class House:
     """Everything, up, until the block ends."""
 
-    def __init__(self, folder: Path, *, tokens_per_s: float = 60) -> None:
+    def __init__(
+        self, folder: Path, *, tokens_per_s: float = 60, shell_slots: int = 2
+    ) -> None:
         self.folder = folder
         self.data = folder / "instance"
         self.lines: list[str] = []
         self._tokens_per_s = tokens_per_s
+        self._shell_slots = shell_slots
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._up: subprocess.Popen[str] | None = None
@@ -64,6 +77,7 @@ class House:
         config = self.data / "sidecar.toml"
         config.write_text(
             "probe_every_s = 0.5\ndrain_timeout_s = 1.0\n"
+            f"[slots]\nshell = {self._shell_slots}\n"
             '[[endpoint]]\nname = "ollama"\nkind = "ollama"\n'
             f'url = "{self.line.url}"\nslots = 2\n'
             f'[claude]\nprogram = "{self.claude.program}"\n'

@@ -24,7 +24,7 @@ export function Chart({ label, series, data, x = {}, y = {}, height = 150, time 
         height,
         legend: { show: false },
         cursor: { show: false },
-        scales: { x: { time, ...(time ? {} : { range: (_, low, high) => [low - 0.6, high + 0.6] }) }, y: { range: (_, low, high) => [Math.min(0, low), Math.max(high * 1.1, 1e-9)] } },
+        scales: { x: { time, ...(time ? {} : { range: (self) => [self.data[0][0] - 0.6, self.data[0].at(-1) + 0.6] }) }, y: { range: (_, low, high) => [Math.min(0, low), Math.max(high * 1.1, 1e-9)] } },
         axes: axes({ x, y, hours: time }),
         series: [
           {},
