@@ -91,6 +91,7 @@ class SchedulerRole:
             version=version,
             started_at=rfc3339(clock()),
             ticks=time.perf_counter_ns,
+            metadata=self._about,
         )
         self._follower: Follower | None = None
         self._turning = False
@@ -101,6 +102,10 @@ class SchedulerRole:
         self._fault: asyncio.Future[None] = self._loop.create_future()
         self.ready = asyncio.Event()
         self.malformed_beats = 0
+
+    def _about(self) -> dict[str, str]:
+        leads = self.scheduler.leading and self.lease.held
+        return {"instance": self._name, "leading": "true" if leads else "false"}
 
     async def run(self, stop: asyncio.Event) -> None:
         """Follow, lead when it is our turn, answer commands, until `stop` is set."""

@@ -95,6 +95,7 @@ class Service:
         version: str,
         started_at: str,
         ticks: Callable[[], int],
+        metadata: Callable[[], dict[str, str]] = dict,
     ) -> None:
         self._gateway = gateway
         self._bus = bus
@@ -102,6 +103,7 @@ class Service:
         self._version = version
         self._started_at = started_at
         self._ticks = ticks
+        self._metadata = metadata
         self._stats = {name: EndpointStats() for name in gateway.commands}
         self._listening: list[Listening] = []
         self._running: set[asyncio.Task[None]] = set()
@@ -195,7 +197,7 @@ class Service:
                 "name": NAME,
                 "id": self._id,
                 "version": self._version,
-                "metadata": {},
+                "metadata": self._metadata(),
                 **more,
             }
         )

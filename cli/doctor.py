@@ -6,6 +6,8 @@ changed and nothing is spent.
 
 from __future__ import annotations
 
+import asyncio
+import json
 import os
 import platform
 import shutil
@@ -43,10 +45,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from cli.instance import Credentials
+    from events.link import LinkMessage
     from sidecar.config import SidecarConfig
 
 Status = Literal["ok", "warn", "fail"]
 SKEW_S: Final = 2.0
+LEADER_S: Final = 1.0
 FULL_BELOW: Final = 1024**3
 _STYLE: Final = {"ok": "good", "warn": "warn", "fail": "bad"}
 _PROBE_S: Final = 5.0
@@ -214,6 +218,7 @@ async def _connected(
     note([Check("broker", "ok", f"{chosen.url} as {chosen.role}, {took:.1f} ms")])
     note([streams, await _rights(client)])
     note(await _scheduler(client))
+    note([await _leader(client)])
     try:
         status = await client.query("status", {"wait_seq": 0}, StatusAnswer)
     except Problem as error:
@@ -296,6 +301,37 @@ async def _scheduler(client: Client) -> list[Check]:
     return [*found, Check("clock", "ok", f"within {SKEW_S:g} s of the scheduler's")]
 
 
+async def _leader(client: Client) -> Check:
+    """Whether one of the schedulers leads: without, nothing is decided."""
+    answers: list[dict[str, str]] = []
+    heard = asyncio.Event()
+
+    def on(message: LinkMessage) -> None:
+        answers.append(json.loads(message.data).get("metadata", {}))
+        if answers[-1].get("leading") == "true":
+            heard.set()
+
+    inbox = client.link.new_inbox()
+    listening = await client.link.subscribe(inbox, on)
+    client.link.post("$SRV.PING.agentcom", b"", reply=inbox)
+    try:
+        async with asyncio.timeout(LEADER_S):
+            await heard.wait()
+    except TimeoutError:
+        advice = (
+            "wait a few seconds; if it stays so, the log takes no writes: look at the "
+            "broker's log and its disk (a broker that met a full disk must be restarted)"
+        )
+        said = f"none of {len(answers)} scheduler(s) leads"
+        return Check("leader", "fail", said, advice)
+    finally:
+        await client.link.unsubscribe(listening)
+    (name,) = [one["instance"] for one in answers if one.get("leading") == "true"][:1]
+    standing_by = len(answers) - 1
+    more = f", {standing_by} standing by" if standing_by else ""
+    return Check("leader", "ok", name + more)
+
+
 async def _expired(client: Client, until: float) -> bool:
     """Whether a command that is meant until then comes too late for the scheduler."""
     question = {"description": "doctor", "expires_at": rfc3339(until)}
@@ -334,10 +370,6 @@ def _fleet(fleet: HostsAnswer) -> list[Check]:
     living = [each.host for each in fleet.hosts if each.state in ("up", "draining")]
     lost = [each.host for each in fleet.hosts if each.state == "lost"]
     checks = []
-    if not fleet.leader:
-        checks.append(
-            Check("leader", "warn", "no scheduler leads yet", "wait a few seconds")
-        )
     if not living:
         checks.append(
             Check("hosts", "fail", "none is up", "start one with `agentcom sidecar`")

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import signal
 import socket
 import sys
@@ -41,6 +42,9 @@ READY_S: Final = 30.0
 DRAIN_EXTRA_S: Final = 10.0
 STOP_S: Final = 10.0
 LOG_BYTES: Final = 16 * 1024 * 1024
+NO_SPACE: Final = b"no space left on device"
+ROOM_BYTES: Final = 16 * 1024 * 1024
+"""So much has to be free before a broker that met a full disk is started anew."""
 
 
 class Plan(Struct, frozen=True, kw_only=True):
@@ -264,9 +268,18 @@ class Everything:
     async def _watch_broker(self) -> None:
         """Start the broker again when it ends unasked."""
         failures = 0
+        disk = FullDisk(self.instance)
         while True:
             await asyncio.sleep(0.25)
             if self._broker.running:
+                if (said := disk.look()) is not None:
+                    self._say(said)
+                if disk.over:
+                    # What it could not write once it does not try to write again.
+                    self._broker.stop()
+                    self._broker.start()
+                    disk = FullDisk(self.instance)
+                    self._say("there is room again: nats-server was started anew")
                 continue
             wait = BACKOFF_S[min(failures, len(BACKOFF_S) - 1)]
             self._say(f"nats-server has ended; starting it again in {wait:g} s")
@@ -304,6 +317,49 @@ class Everything:
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
+
+
+class FullDisk:
+    """Reads in the broker's log whether the disk is full, and sees when it is not.
+
+    nats-server goes on refusing writes to a stream that once met a full disk, also when
+    there is room again; only a new start helps.
+    """
+
+    def __init__(self, instance: Instance) -> None:
+        self._log = instance.log_file
+        self._store = instance.data
+        self._read = self._size()
+        self.full = False
+
+    def _size(self) -> int:
+        try:
+            return self._log.stat().st_size
+        except OSError:
+            return 0
+
+    def look(self) -> str | None:
+        """Read what is new in the log; return what there is to say, once."""
+        size = self._size()
+        if size <= self._read:
+            self._read = size
+            return None
+        with self._log.open("rb") as log:
+            log.seek(self._read)
+            new = log.read(1_000_000)
+        self._read += len(new)
+        if self.full or NO_SPACE not in new:
+            return None
+        self.full = True
+        return (
+            f"the disk of {self._store} is full: the log takes nothing more; make room, "
+            "then it goes on by itself"
+        )
+
+    @property
+    def over(self) -> bool:
+        """Whether the disk was full and has room again."""
+        return self.full and shutil.disk_usage(self._store).free > ROOM_BYTES
 
 
 async def answers_commands(client: Client) -> bool:

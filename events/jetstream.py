@@ -53,7 +53,7 @@ NO_MESSAGE_FOUND: Final = 10037
 REFUSED_FOR_GOOD: Final = frozenset({400, 403, 404, 413})
 
 ACK_TIMEOUT: Final = 2.0
-APPEND_DEADLINE: Final = 15.0
+APPEND_DEADLINE: Final = 10.0
 SWEEP: Final = 0.25
 PULL_BATCH: Final = 2_000
 PULL_AHEAD: Final = 2
@@ -542,17 +542,25 @@ async def _direct_batch(
         else:
             messages.append(message)
 
+    def refused(answer: LinkMessage | Denied) -> None:
+        if isinstance(answer, Denied) and not done.done():
+            done.set_exception(answer)
+
     inbox = link.new_inbox()
     subscription = await link.subscribe(inbox, on)
+    api = f"$JS.API.DIRECT.GET.{stream}"
+    # The answers come to the inbox; this only hears of a missing right.
+    marker = link.expect(api, refused)
     try:
         request = {"seq": seq, "next_by_subj": subject, "batch": batch}
-        if not link.post(f"$JS.API.DIRECT.GET.{stream}", encode(request), reply=inbox):
+        if not link.post(api, encode(request), reply=inbox):
             raise LogUnavailable(f"read {subject}", "no connection")
         async with asyncio.timeout(ACK_TIMEOUT + batch / 500):
             more = await done
     except TimeoutError as error:
         raise LogUnavailable(f"read {subject}", "no answer in time") from error
     finally:
+        link.forget(marker)
         await link.unsubscribe(subscription)
     return messages, more
 
