@@ -184,7 +184,8 @@ class Board:
         self.tiers_dirty = True
         self.tier_pending: set[Tier] = set()
         self.bodies: dict[str, TaskSpec] = {}
-        self._coming_back: dict[str, list[Recorded]] = {}
+        # Retried tasks whose history is being read, and what came in meanwhile.
+        self.coming_back: dict[str, list[Recorded]] = {}
         self._interned: dict[Requirement, Requirement] = {}
         self._reasons: dict[str, str] = {}
 
@@ -240,10 +241,10 @@ class Board:
                 # Of a task that is over: what still comes in changes no state here. A
                 # retried one is brought back from its whole history; what comes in
                 # while that is being read is kept for it.
-                if task_id in self._coming_back:
-                    self._coming_back[task_id].append(recorded)
+                if task_id in self.coming_back:
+                    self.coming_back[task_id].append(recorded)
                 elif isinstance(event, c.TaskRetried):
-                    self._coming_back[task_id] = [recorded]
+                    self.coming_back[task_id] = [recorded]
                     self.effects.append(History(task_id))
                 self.release(event.id)
                 self.not_escalated(task_id)
@@ -298,7 +299,7 @@ class Board:
         have folded since the history was read has been kept.
         """
         whole = {one.seq: one for one in history if one.seq <= self.position}
-        whole |= {one.seq: one for one in self._coming_back.pop(task_id, ())}
+        whole |= {one.seq: one for one in self.coming_back.pop(task_id, ())}
         known = [whole[seq] for seq in sorted(whole)]
         first = known[0].event if known else None
         if not isinstance(first, c.TaskSubmitted) or task_id in self.tasks:

@@ -36,6 +36,7 @@ LED_EVERY: Final = 1.0
 nobody did."""
 
 MAIL_TIMEOUT: Final = 2.0
+COMING_BACK_S: Final = 0.01
 RESEND_FIRST: Final = 0.05
 RESEND_TIMES: Final = 6
 
@@ -189,6 +190,9 @@ class SchedulerRole:
             _log.warning("not elected", reason=str(error))
             return
         await self._folded(seq)
+        while scheduler.coming_back:
+            # Who leads knows every run; a retried task's are known with its history.
+            await asyncio.sleep(COMING_BACK_S)
         if self.lease.held and scheduler.epochs.current == epoch:
             _log.info("leading", name=self._name, epoch=epoch)
             scheduler.lead(epoch, self._clock())

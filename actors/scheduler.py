@@ -368,7 +368,7 @@ class Scheduler(Board):
     def _stop_strays(self, beat: c.Beat) -> None:
         """Cancel what a host runs on a route that is not in force."""
         for one in beat.held:
-            if one.phase == "finished":
+            if one.phase == "finished" or one.task_id in self.coming_back:
                 continue
             live = self.tasks.get(one.task_id)
             if (

@@ -201,7 +201,7 @@ def retried_task_half_remembered(patch: Patch) -> None:
     adopt = board.Board.adopt
 
     def half(self: Any, task_id: str, history: Any) -> None:
-        self._coming_back.pop(task_id, None)
+        self.coming_back.pop(task_id, None)
         adopt(self, task_id, history)
 
     patch.setattr(board.Board, "adopt", half)
