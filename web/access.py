@@ -8,7 +8,8 @@ does not give away the other, and ends with it: removing the file takes every ri
 at the next start.
 
 Beside that: a page of another origin can neither open the websocket nor send a command,
-whatever cookies the browser would send along, and whoever knocks too often must wait.
+whatever cookies the browser would send along; and wrong tokens, requests, commands and
+what a page asks for are limited by rate.
 """
 
 from __future__ import annotations
@@ -219,8 +220,3 @@ class Buckets:
         if len(self._left) > self.KEYS:
             del self._left[next(iter(self._left))]
         return allowed
-
-    def empty(self, key: str) -> bool:
-        """Whether there is none left, without taking one."""
-        left, since = self._left.get(key, (self._burst, self._clock()))
-        return left + (self._clock() - since) * self._rate < 1

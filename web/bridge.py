@@ -48,6 +48,7 @@ from events.codec import Reader, convert, encode
 from events.commands import Refusal
 from events.errors import AgentComError, Malformed
 from events.log import matches
+from web.access import Buckets
 from web.live import Live, Watch
 from web.topics import TOPICS, OneTask, Pattern, Sources
 
@@ -76,6 +77,8 @@ QUEUE_BYTES: Final = 512 * 1024
 LINES_KEPT: Final = 5_000
 """Status and error lines that wait; a page that is slower still must come back."""
 SEND_S: Final = 30.0
+ASKS_PER_S: Final = 30
+ASKS_AT_ONCE: Final = 200
 SUBSCRIPTIONS: Final = 24
 PAGES: Final = 1_000
 AGAIN_S: Final = 1.0
@@ -328,6 +331,9 @@ class Page:
         self._output_bytes = 0
         self._lines = 0
         self._overrun = False
+        self._asks = Buckets(
+            rate=ASKS_PER_S, burst=ASKS_AT_ONCE, clock=asyncio.get_running_loop().time
+        )
 
     # -- what it wants -----------------------------------------------------------------
 
@@ -353,6 +359,8 @@ class Page:
         try:
             ask = _asks.decode(text.encode())
             ask_id = ask.id
+            if not self._asks.take(""):
+                raise Malformed("op", f"at most {ASKS_PER_S} a second", "more")
             await self._unsubscribe(ask.id)
             if ask.op == "subscribe":
                 await self._subscribe(ask)

@@ -206,12 +206,12 @@ class Server:
             return _too_many("requests")
         if request.path == "/" or request.path.startswith("/static/"):
             return None
-        if self._access.attempts.empty(who):
-            return _too_many("wrong tokens")
         visitor = self._access.visitor(request)
         if visitor is None:
-            if "Authorization" in request.headers:
-                self._access.attempts.take(who)
+            if "Authorization" in request.headers and not self._access.attempts.take(
+                who
+            ):
+                return _too_many("wrong tokens")
             return Refusal(
                 code="unauthorized",
                 error="a token is needed: `Authorization: Bearer TOKEN`, or the page's "
@@ -264,12 +264,10 @@ class Server:
 
     def _let_in(self, request: web.Request, token: str) -> web.StreamResponse:
         """Exchange a token for a cookie; the address bar keeps neither."""
-        who = request.remote or ""
-        if self._access.attempts.empty(who):
-            return spell(_too_many("wrong tokens"))
         cookie = self._access.cookie_for(token)
         if cookie is None:
-            self._access.attempts.take(who)
+            if not self._access.attempts.take(request.remote or ""):
+                return spell(_too_many("wrong tokens"))
             return _html(_NO_ENTRY, 401)
         response = web.Response(status=303, headers={"Location": "/"})
         self._access.set_cookie(response, cookie)

@@ -13,6 +13,7 @@ import aiohttp
 import msgspec
 import pytest
 
+from actors.service import requester
 from events import subjects
 from events.bus import MemoryBroker, MemoryBus
 from events.codec import encode
@@ -283,12 +284,29 @@ def test_tokens_are_made_once_and_are_their_owner_s_alone(tmp_path):
         Tokens.load(path)
 
 
+def test_the_gateway_believes_a_name_from_inside_core_alone():
+    named = {"AgentCom-Requester": "web:operator"}
+    assert requester(named) == "web:operator"
+    assert requester({}) == "core"
+    told = {"Nats-Request-Info": '{"acc": "CLIENTS", "user": "UABC"}'}
+    assert requester(named | told) == "UABC"
+    for odd in ("", "x" * 101, "two\nlines", "n\u00e4me"):
+        assert requester({"AgentCom-Requester": odd}) == "core"
+
+
+async def test_wrong_tokens_of_others_lock_nobody_out(tmp_path):
+    async with house(tmp_path) as site:
+        for n in range(25):
+            await site.ask("GET", "/api/v1/me", token=f"{n:032}")
+        right = await site.ask("GET", "/api/v1/me", token=site.tokens.viewer)
+        assert right[0] == 200
+
+
 def test_a_bucket_fills_with_time():
     now = 0.0
     buckets = Buckets(rate=2, burst=3, clock=lambda: now)
     assert [buckets.take("a") for _ in range(4)] == [True, True, True, False]
     assert buckets.take("b")
-    assert buckets.empty("a")
     now = 0.5
     assert [buckets.take("a") for _ in range(2)] == [True, False]
 

@@ -346,6 +346,14 @@ async def test_a_page_has_only_so_many_subscriptions(place):
         assert refused["id"] == f"s{bridges.SUBSCRIPTIONS}"
 
 
+async def test_a_page_that_asks_without_end_is_slowed(place):
+    async with place.page() as client:
+        for _ in range(bridges.ASKS_AT_ONCE + 50):
+            await client.subscribe("t", "status")
+        refused = await client.until(lambda m: m["type"] == "refused")
+        assert "a second" in refused["error"]["error"]
+
+
 async def test_another_origin_s_page_gets_no_websocket(place):
     with pytest.raises(aiohttp.WSServerHandshakeError, match="403"):
         async with place.page(origin="http://evil.example"):

@@ -1,0 +1,54 @@
+"""Metrics of a role that serves nothing else: `/metrics` and `/healthz` on a port."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from aiohttp import web
+from prometheus_client import CollectorRegistry, generate_latest
+
+from web.metrics import CONTENT_TYPE
+
+if TYPE_CHECKING:
+    from prometheus_client.registry import Collector
+
+
+class Exposition:
+    """Serves what a collector says. Read in the loop's own thread, so never halfway."""
+
+    def __init__(self, collector: Collector) -> None:
+        self._registry = CollectorRegistry(auto_describe=False)
+        self._registry.register(collector)
+        self._site: web.AppRunner | None = None
+
+    def text(self) -> bytes:
+        """Spell all metrics."""
+        return generate_latest(self._registry)
+
+    async def open(self, host: str, port: int) -> int:
+        """Listen; return the port, a free one where 0 was asked for. Raises OSError."""
+        app = web.Application()
+        app.add_routes(
+            [web.get("/metrics", self._metrics), web.get("/healthz", self._health)]
+        )
+        site = web.AppRunner(app, access_log=None, handle_signals=False)
+        await site.setup()
+        try:
+            await web.TCPSite(site, host, port).start()
+        except BaseException:
+            await site.cleanup()
+            raise
+        self._site = site
+        return int(site.addresses[0][1])
+
+    async def close(self) -> None:
+        """Listen no more."""
+        if self._site is not None:
+            await self._site.cleanup()
+            self._site = None
+
+    async def _metrics(self, request: web.Request) -> web.Response:
+        return web.Response(body=self.text(), headers={"Content-Type": CONTENT_TYPE})
+
+    async def _health(self, request: web.Request) -> web.Response:
+        return web.json_response({"ok": True})
