@@ -25,6 +25,7 @@ import structlog
 
 from cli.client import loop_factory, new_id
 from cli.instance import Credentials, Instance, explicit_credentials, local_host_name
+from cli.redaction import redact
 from cli.target import on_target, said_creds, said_url
 from cli.terminal import EXIT_INTERRUPTED, Problem, colours_on, version
 from events.errors import LogUnavailable
@@ -110,12 +111,11 @@ def set_up_logs(*, debug: bool) -> None:
         structlog.processors.TimeStamper(fmt="iso", utc=not people),
     ]
     if people:
-        shown.append(structlog.dev.ConsoleRenderer(colors=colours_on(sys.stderr)))
+        render: Any = structlog.dev.ConsoleRenderer(colors=colours_on(sys.stderr))
+        shown += [redact, render]
     else:
-        shown += [
-            structlog.processors.dict_tracebacks,
-            structlog.processors.JSONRenderer(),
-        ]
+        render = structlog.processors.JSONRenderer()
+        shown += [structlog.processors.dict_tracebacks, redact, render]
     structlog.configure(
         processors=shown,
         wrapper_class=structlog.make_filtering_bound_logger(
@@ -124,9 +124,18 @@ def set_up_logs(*, debug: bool) -> None:
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
         cache_logger_on_first_use=True,
     )
-    logging.basicConfig(
-        stream=sys.stderr, level=logging.WARNING, format="%(name)s: %(message)s"
+    # What libraries have to say, in the same shape.
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=[structlog.stdlib.add_logger_name, *shown[:-1]],
+            processors=[
+                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                render,
+            ],
+        )
     )
+    logging.basicConfig(handlers=[handler], level=logging.WARNING)
 
 
 @asynccontextmanager
@@ -192,25 +201,56 @@ def role_credentials(role: str) -> Credentials:
 _DEBUG = click.option("--debug", is_flag=True, help="Log more.")
 
 
+def _address(
+    _: click.Context, __: click.Parameter, said: str | None
+) -> tuple[str, int] | None:
+    """Read `9090` or `0.0.0.0:9090`."""
+    if said is None:
+        return None
+    host, _colon, port = said.rpartition(":")
+    if not port.isascii() or not port.isdigit() or int(port) > 65_535:
+        raise click.BadParameter(f"{said!r}: expected PORT or HOST:PORT")
+    return host or "127.0.0.1", int(port)
+
+
+_METRICS = click.option(
+    "--metrics-port",
+    "metrics",
+    metavar="[HOST:]PORT",
+    callback=_address,
+    help="Serve metrics for Prometheus there; 0 for any free port.",
+)
+
+
+def _metrics_ready(port: int) -> None:
+    _log.info("metrics", url=f"http://localhost:{port}/metrics")
+
+
 # -- scheduler -------------------------------------------------------------------------
 
 
 @click.command()
 @on_target
+@_METRICS
 @_DEBUG
-def scheduler(debug: bool) -> None:
+def scheduler(metrics: tuple[str, int] | None, debug: bool) -> None:
     """Run a scheduler. Of several, one leads and the others stand by.
 
     Makes the streams first where they are missing and the data folder has the admin's
     key.
     """
     credentials = role_credentials("scheduler")
-    run_role(lambda stop: be_scheduler(credentials, stop), debug=debug)
+    run_role(lambda stop: be_scheduler(credentials, stop, metrics), debug=debug)
 
 
-async def be_scheduler(credentials: Credentials, stop: asyncio.Event) -> None:
+async def be_scheduler(
+    credentials: Credentials,
+    stop: asyncio.Event,
+    metrics: tuple[str, int] | None = None,
+) -> None:
     """Be a scheduler until `stop` is set."""
     from actors.main import SchedulerRole
+    from cli.metering import SchedulerMeter, exposed
     from events.jetstream import JetStreamLeases, JetStreamLog
     from events.readers import ReadersGate
 
@@ -218,14 +258,19 @@ async def be_scheduler(credentials: Credentials, stop: asyncio.Event) -> None:
     async with role_link(credentials) as link:
         await make_streams(credentials.url, link)
         log = JetStreamLog(link)
+        meter = SchedulerMeter(log)
+        # Counting costs a little of each event: only where somebody wants the figures.
+        used = log if metrics is None else meter.log
         role = SchedulerRole(
-            name, log, link, JetStreamLeases(link), ids=new_id, version=version()
+            name, used, link, JetStreamLeases(link), ids=new_id, version=version()
         )
+        meter.role = role
         gate = ReadersGate(link)
         await gate.open()
         _log.info("scheduler", name=name, nats=credentials.url)
         try:
-            await until_closed(role.run(stop), link)
+            async with exposed(meter, metrics, _metrics_ready):
+                await until_closed(role.run(stop), link)
         finally:
             await gate.close()
             await log.close()
@@ -312,8 +357,10 @@ async def be_web(
     """Be projections and web server until `stop` is set."""
     from actors import policy as policies
     from cli.redecide import Redecider
+    from cli.savings import Savings
     from cli.whatif import list_price
     from events.jetstream import JetStreamLog, JetStreamOutput
+    from projections.main import checkpoints_beside
     from web.access import TOKENS_FILE
     from web.main import WebConfig, serve
 
@@ -340,8 +387,11 @@ async def be_web(
                 stop,
                 output=JetStreamOutput(link),
                 ready=ready,
-                whatif=Redecider(log, price=list_price),
+                whatif=Redecider(
+                    log, price=list_price, checkpoints=checkpoints_beside(store)
+                ),
                 policy=policies.document(policies.Policy()),
+                savings=Savings(log),
             )
             await until_closed(serving, link)
         except OSError as error:
@@ -365,8 +415,14 @@ async def be_web(
     help="sidecar.toml  [default: the one in the data folder, where there is one]",
 )
 @click.option("--name", help="The host's name  [default: this machine's]")
+@_METRICS
 @_DEBUG
-def sidecar(file: Path | None, name: str | None, debug: bool) -> None:
+def sidecar(
+    file: Path | None,
+    name: str | None,
+    metrics: tuple[str, int] | None,
+    debug: bool,
+) -> None:
     """Run this machine's sidecar: it takes tasks, runs them, and reports."""
     if sys.platform == "win32":
         raise Problem("the sidecar does not run on Windows: use WSL, Linux or macOS")
@@ -375,7 +431,7 @@ def sidecar(file: Path | None, name: str | None, debug: bool) -> None:
     host = credentials.host
     assert host is not None
     config = named(config, host)
-    run_role(lambda stop: be_sidecar(credentials, config, stop), debug=debug)
+    run_role(lambda stop: be_sidecar(credentials, config, stop, metrics), debug=debug)
 
 
 def sidecar_config(file: Path | None, name: str | None) -> SidecarConfig:
@@ -438,9 +494,13 @@ class _Connection:
 
 
 async def be_sidecar(
-    credentials: Credentials, config: SidecarConfig, stop: asyncio.Event
+    credentials: Credentials,
+    config: SidecarConfig,
+    stop: asyncio.Event,
+    metrics: tuple[str, int] | None = None,
 ) -> None:
     """Be this host until `stop` is set; then drain."""
+    from cli.metering import SidecarMeter, exposed
     from events.jetstream import JetStreamLog
     from sidecar.main import run
 
@@ -450,7 +510,12 @@ async def be_sidecar(
         log = JetStreamLog(link, consumers=False)
         _log.info("sidecar", host=config.host, nats=credentials.url)
         try:
-            living = run(config, _Connection(log, link), stop, data=data)
-            await until_closed(living, link)
+            meter = SidecarMeter(log)
+            used = log if metrics is None else meter.log
+            async with exposed(meter, metrics, _metrics_ready):
+                living = run(
+                    config, _Connection(used, link), stop, data=data, ready=meter.attach
+                )
+                await until_closed(living, link)
         finally:
             await log.close()

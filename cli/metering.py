@@ -1,0 +1,347 @@
+"""Counts what a scheduler or a sidecar does, by what goes through its log.
+
+Nothing inside the roles is changed for it: a metered log counts what is appended and
+what comes back, the rest is looked up when somebody asks. Counters begin at 0 with the
+process; the read models' own (`web/metrics.py`) agree with the whole log.
+"""
+
+from __future__ import annotations
+
+import time
+from bisect import bisect_left
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Final
+
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+)
+from prometheus_client.registry import Collector
+
+from events import catalogue as c
+from web.exposition import Exposition
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+
+    from prometheus_client.core import Metric
+
+    from actors.main import SchedulerRole
+    from events.catalogue import Event, Recorded
+    from events.log import EventLog, Follower
+    from sidecar.main import Sidecar
+
+FAST_S: Final = tuple(1e-5 * 2**i for i in range(18))
+"""10 µs to 1.3 s: decisions and appends."""
+SLOW_S: Final = tuple(0.01 * 2**i for i in range(18))
+"""10 ms to 22 min: runs."""
+ENDED: Final = (c.TaskCompleted, c.TaskFailed, c.TaskReturned, c.TaskStopped)
+
+
+class Durations:
+    """A histogram."""
+
+    def __init__(self, edges: tuple[float, ...]) -> None:
+        self._edges = edges
+        self._counts = [0] * (len(edges) + 1)
+        self._sum = 0.0
+
+    def add(self, seconds: float) -> None:
+        """Count one duration."""
+        self._counts[bisect_left(self._edges, seconds)] += 1
+        self._sum += seconds
+
+    def metric(self, name: str, text: str) -> Metric:
+        """Spell it for Prometheus."""
+        seen, buckets = 0, []
+        for edge, count in zip(self._edges, self._counts, strict=False):
+            seen += count
+            buckets.append((f"{edge:.6g}", float(seen)))
+        buckets.append(("+Inf", float(seen + self._counts[-1])))
+        family = HistogramMetricFamily(name, text)
+        family.add_metric((), buckets, self._sum)
+        return family
+
+
+class Tally:
+    """Counts by labels."""
+
+    def __init__(self, *labels: str) -> None:
+        self._labels = labels
+        self._counts: dict[tuple[str, ...], float] = {}
+
+    def add(self, *values: str, by: float = 1) -> None:
+        """Count one, or `by`."""
+        self._counts[values] = self._counts.get(values, 0) + by
+
+    def metric(self, name: str, text: str) -> Metric:
+        """Spell it for Prometheus."""
+        family = CounterMetricFamily(name, text, labels=self._labels)
+        for values, count in sorted(self._counts.items()):
+            family.add_metric(values, count)
+        return family
+
+
+class MeteredLog:
+    """A log whose appends are timed and counted, and whose readers' events are seen."""
+
+    def __init__(
+        self,
+        log: EventLog,
+        *,
+        appended: Callable[[Event], None] = lambda event: None,
+        seen: Callable[[Event], None] = lambda event: None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.appends = Durations(FAST_S)
+        self.failures = Tally("error")
+        self._log = log
+        self._appended = appended
+        self._seen = seen
+        self._clock = clock
+
+    def append(
+        self, subject: str, event: Event, *, expect: int | None = None
+    ) -> asyncio.Future[int]:
+        began = self._clock()
+        future = self._log.append(subject, event, expect=expect)
+
+        def done(stored: asyncio.Future[int]) -> None:
+            if stored.cancelled():
+                return
+            error = stored.exception()
+            if error is not None:
+                self.failures.add(str(getattr(error, "code", type(error).__name__)))
+                return
+            self.appends.add(self._clock() - began)
+            self._appended(event)
+
+        future.add_done_callback(done)
+        return future
+
+    async def append_batch(self, items: Sequence[tuple[str, Event, int]]) -> list[int]:
+        stored = await self._log.append_batch(items)
+        for _, event, _ in items:
+            self._appended(event)
+        return stored
+
+    async def follow(
+        self,
+        callback: Callable[[Recorded], None],
+        *,
+        start: int = 1,
+        subjects: Sequence[str] = (),
+    ) -> Follower:
+        caught_up: list[asyncio.Event] = []
+
+        def take(recorded: Recorded) -> None:
+            callback(recorded)
+            # What was there before this process is not its doing.
+            if caught_up and caught_up[0].is_set():
+                self._seen(recorded.event)
+
+        follower = await self._log.follow(take, start=start, subjects=subjects)
+        caught_up.append(follower.caught_up)
+        return follower
+
+    async def read(
+        self, subject: str, *, start: int = 1, limit: int = 1_000_000
+    ) -> list[Recorded]:
+        return await self._log.read(subject, start=start, limit=limit)
+
+    async def get(self, seq: int) -> Recorded | None:
+        return await self._log.get(seq)
+
+    async def last(self, subject: str) -> Recorded | None:
+        return await self._log.last(subject)
+
+    async def last_sequence(self) -> int:
+        return await self._log.last_sequence()
+
+
+def _log_metrics(log: MeteredLog) -> Iterator[Metric]:
+    yield log.appends.metric(
+        "agentcom_append_seconds", "From sending an event until the log has it."
+    )
+    yield log.failures.metric(
+        "agentcom_append_failures", "Appends that were refused or not acknowledged."
+    )
+
+
+class SchedulerMeter(Collector):
+    """What a scheduler does."""
+
+    def __init__(self, log: EventLog) -> None:
+        self.log = MeteredLog(log, appended=self._appended, seen=self._saw)
+        self.role: SchedulerRole | None = None
+        self._decisions = Tally("tier", "target")
+        self._fallbacks = Tally("from", "to")
+        self._decided = Durations(FAST_S)
+        self._rejected = Tally("reason")
+        self._requeued = Tally("reason")
+
+    def _appended(self, event: Event) -> None:
+        if isinstance(event, c.TaskRouted):
+            self._decisions.add(event.effective_tier, event.target_type)
+            self._decided.add(event.decided_us / 1e6)
+            if event.fallback_used:
+                self._fallbacks.add(
+                    event.fallback_from_tier or "", event.effective_tier
+                )
+        elif isinstance(event, c.TaskRequeued):
+            self._requeued.add(event.reason)
+
+    def _saw(self, event: Event) -> None:
+        if isinstance(event, c.TaskRejected):
+            self._rejected.add(event.reason[:64])
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield the metrics, for the registry."""
+        yield from _log_metrics(self.log)
+        yield self._decisions.metric(
+            "agentcom_scheduler_decisions", "Routings decided here and stored."
+        )
+        yield self._fallbacks.metric(
+            "agentcom_scheduler_fallbacks", "Of these, off the preferred tier."
+        )
+        yield self._decided.metric(
+            "agentcom_decision_seconds", "What choosing a place took."
+        )
+        yield self._requeued.metric(
+            "agentcom_scheduler_requeues", "Routes taken out of force."
+        )
+        yield self._rejected.metric(
+            "agentcom_rejected_assignments", "Assignments that a host did not take."
+        )
+        if self.role is not None:
+            yield from _mind(self.role)
+
+
+def _mind(role: SchedulerRole) -> Iterator[Metric]:
+    mind = role.scheduler
+    yield GaugeMetricFamily(
+        "agentcom_scheduler_leading", "1 for the leader.", value=int(mind.leading)
+    )
+    yield GaugeMetricFamily(
+        "agentcom_scheduler_position", "Last sequence folded.", value=mind.position
+    )
+    depth = GaugeMetricFamily(
+        "agentcom_scheduler_queue_depth", "Waiting tasks.", labels=("tier",)
+    )
+    waiting: dict[str, int] = dict.fromkeys(("trivial", "standard", "complex"), 0)
+    for group in mind.queue.groups.values():
+        waiting[group.requirement.tier] += group.count
+    for tier, count in waiting.items():
+        depth.add_metric((tier,), count)
+    yield depth
+    yield GaugeMetricFamily(
+        "agentcom_scheduler_open_tasks",
+        "Tasks that are not final.",
+        value=len(mind.tasks),
+    )
+    counts = mind.counts
+    reports = CounterMetricFamily(
+        "agentcom_scheduler_events",
+        "Events folded that did not count, and decisions that were not stored.",
+        labels=("as",),
+    )
+    for name in ("void", "repeats", "unknown", "undecided"):
+        reports.add_metric((name,), getattr(counts, name))
+    yield reports
+    yield CounterMetricFamily(
+        "agentcom_scheduler_malformed_beats",
+        "Signs of life that could not be read, or were somebody else's.",
+        value=role.malformed_beats,
+    )
+
+
+class SidecarMeter(Collector):
+    """What a sidecar does."""
+
+    def __init__(self, log: EventLog) -> None:
+        self.log = MeteredLog(log, appended=self._appended)
+        self.sidecar: Sidecar | None = None
+        self._runs = Tally("outcome", "model")
+        self._run_s = Durations(SLOW_S)
+        self._tokens = Tally("direction")
+        self._dollars = Tally()
+        self._retries = Tally()
+        self._rejected = Tally("reason")
+
+    def attach(self, sidecar: Sidecar) -> None:
+        """Look at this sidecar from now on."""
+        self.sidecar = sidecar
+
+    def _appended(self, event: Event) -> None:
+        if isinstance(event, c.TaskRetrying):
+            self._retries.add()
+        elif isinstance(event, c.TaskRejected):
+            self._rejected.add(event.reason[:64])
+        elif isinstance(event, ENDED):
+            outcome = c.name(event).rpartition(".")[2]
+            result = event.result
+            self._runs.add(outcome, result.model_used if result is not None else "none")
+            if result is not None:
+                self._run_s.add(result.execution_ms / 1_000)
+                self._tokens.add("in", by=result.tokens_in or 0)
+                self._tokens.add("out", by=result.tokens_out or 0)
+                self._dollars.add(by=result.estimated_cost_usd or 0.0)
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield the metrics, for the registry."""
+        yield from _log_metrics(self.log)
+        yield self._runs.metric("agentcom_sidecar_runs", "Runs that ended, by outcome.")
+        yield self._run_s.metric("agentcom_sidecar_run_seconds", "What runs took.")
+        yield self._retries.metric("agentcom_sidecar_retries", "Local retries.")
+        yield self._rejected.metric(
+            "agentcom_sidecar_rejected", "Assignments that were not taken."
+        )
+        yield self._tokens.metric("agentcom_sidecar_tokens", "Tokens used here.")
+        yield self._dollars.metric("agentcom_sidecar_cost_dollars", "Dollars reported.")
+        if self.sidecar is not None:
+            yield from _body(self.sidecar)
+
+
+def _body(sidecar: Sidecar) -> Iterator[Metric]:
+    yield GaugeMetricFamily(
+        "agentcom_sidecar_held", "Runs held now.", value=len(sidecar.state.runs)
+    )
+    yield GaugeMetricFamily(
+        "agentcom_sidecar_outbox_depth",
+        "Reports that the log does not have yet.",
+        value=sidecar.outbox.pending,
+    )
+    yield GaugeMetricFamily(
+        "agentcom_sidecar_draining",
+        "1 while draining.",
+        value=int(sidecar.state.draining),
+    )
+    dropped = CounterMetricFamily(
+        "agentcom_sidecar_dropped_chunks",
+        "Pieces of live output that were not stored: dropped here, or lost on the way.",
+        labels=("as",),
+    )
+    sink = sidecar._sink
+    dropped.add_metric(("dropped",), sink.dropped)
+    dropped.add_metric(("lost",), sink.lost)
+    yield dropped
+
+
+@asynccontextmanager
+async def exposed(
+    collector: Collector,
+    address: tuple[str, int] | None,
+    ready: Callable[[int], None] = lambda port: None,
+) -> AsyncIterator[None]:
+    """Serve metrics for as long as the block lasts; nothing where `address` is None."""
+    if address is None:
+        yield
+        return
+    serving = Exposition(collector)
+    ready(await serving.open(*address))
+    try:
+        yield
+    finally:
+        await serving.close()

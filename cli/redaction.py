@@ -1,0 +1,86 @@
+"""Keeps secrets out of the logs: by the name of a field, and by what secrets look like.
+
+Names of fields are judged by their parts, so that `api_key`, `Authorization` and
+`ANTHROPIC_API_KEY` go, and `tokens_in` and `idempotency_key` stay.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, MutableMapping
+
+REDACTED: Final = "[redacted]"
+DEEPEST: Final = 6
+"""Levels of a value that are looked through; what is deeper is not shown."""
+
+_SECRET_NAME: Final = re.compile(
+    r"(?:^|[_\-. ])(?:password|passwd|secret|secrets|token|credential|credentials|creds|"
+    r"authorization|cookie|seed|nkey|jwt|api[_\-]?key|access[_\-]?key|private[_\-]?key|"
+    r"auth[_\-]?token)$",
+    re.IGNORECASE,
+)
+_SECRETS: Final = tuple(
+    (re.compile(pattern), shown)
+    for pattern, shown in (
+        # Anthropic, OpenAI and those who spell theirs like them.
+        (r"\bsk-[A-Za-z0-9_-]{16,}", REDACTED),
+        (r"\b(?:ghp|gho|ghs|ghu|github_pat)_[A-Za-z0-9_]{20,}", REDACTED),
+        (r"\bAKIA[0-9A-Z]{16}\b", REDACTED),
+        (r"\bxox[abprs]-[A-Za-z0-9-]{10,}", REDACTED),
+        # nkey seeds: users, accounts, operators.
+        (r"\bS[UAONC][A-Z2-7]{56}\b", REDACTED),
+        (r"\beyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]*", REDACTED),
+        (r"(?i)\b(bearer|basic)\s+[A-Za-z0-9+/._~=-]{8,}", rf"\1 {REDACTED}"),
+        (r"(?i)(\b[a-z][a-z0-9+.-]*://[^\s:/@]*):[^\s/@]+@", rf"\1:{REDACTED}@"),
+        (
+            r"(?i)\b([a-z0-9_]*(?:api_?key|password|passwd|secret|auth_token))"
+            r"(\s*[=:]\s*)(?:\"[^\"]*\"|'[^']*'|[^\s,;&]+)",
+            rf"\1\2{REDACTED}",
+        ),
+        (
+            r"(?s)-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)",
+            REDACTED,
+        ),
+    )
+)
+
+
+def without_secrets(text: str) -> str:
+    """Return a text with what looks like a secret left out."""
+    for pattern, shown in _SECRETS:
+        text = pattern.sub(shown, text)
+    return text
+
+
+def redacted(value: Any, depth: int = 0) -> Any:
+    """Return a value with the secrets in it left out."""
+    if isinstance(value, str):
+        return without_secrets(value)
+    if isinstance(value, bytes):
+        return without_secrets(value.decode(errors="replace"))
+    if isinstance(value, (bool, int, float, type(None))):
+        return value
+    if depth >= DEEPEST:
+        return REDACTED
+    if isinstance(value, dict):
+        return {name: _field(name, below, depth + 1) for name, below in value.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [redacted(each, depth + 1) for each in value]
+    return without_secrets(str(value))
+
+
+def _field(name: Any, value: Any, depth: int) -> Any:
+    secret = isinstance(name, str) and _SECRET_NAME.search(name)
+    if secret and value not in (None, "", False):
+        return REDACTED
+    return redacted(value, depth)
+
+
+def redact(
+    logger: Any, method: str, event_dict: MutableMapping[str, Any]
+) -> Mapping[str, Any]:
+    """Leave secrets out of a log entry: a structlog processor, the last but the renderer."""
+    return {name: _field(name, value, 0) for name, value in event_dict.items()}
