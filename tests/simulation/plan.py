@@ -255,7 +255,7 @@ def _fault(drawing: _Drawing, fault: str, hosts: list[str]) -> None:
             add(long, "slow", host, times=1.0)
         case "unacknowledged":
             odds = chance.choice((0.02, 0.1))
-            add(at, "weather", unacknowledged=odds, gives_up=3 * odds)
+            add(at, "weather", unacknowledged=odds, gives_up=0.4)
             add(long, "weather", unacknowledged=0.0, gives_up=0.0)
         case _:
             pass

@@ -57,14 +57,17 @@ def acceptance_timer_not_cancelled(patch: Patch) -> None:
             _, task_id, route = self._accepting.popleft()
             live = self.tasks.get(task_id)
             if live is not None and live.state.route == route:
-                self.give_back.setdefault(task_id, board.GivenBack("not accepted"))
+                self.give_back.setdefault(task_id, board.GivenBack("not accepted yet"))
 
     patch.setattr(scheduler.Scheduler, "_expire_acceptance", eager)
 
 
 def acceptance_never_times_out(patch: Patch) -> None:
     """An assignment that nobody accepts is waited for for ever."""
-    patch.setattr(scheduler.Scheduler, "_expire_acceptance", lambda self, now: None)
+    patch.setattr(
+        scheduler.Scheduler, "_expire_acceptance",
+        lambda self, now: self._accepting.clear(),
+    )  # fmt: skip
 
 
 def slot_not_freed(patch: Patch) -> None:
@@ -132,7 +135,11 @@ def cancel_not_repeated(patch: Patch) -> None:
 
 def host_lease_never_ends(patch: Patch) -> None:
     """A silent host is trusted for ever."""
-    patch.setattr(scheduler.Scheduler, "_decide_hosts", lambda self, now, made: None)
+
+    def trusting(self: Any, now: float, made: Any) -> None:
+        self._lease_due = now + 0.5
+
+    patch.setattr(scheduler.Scheduler, "_decide_hosts", trusting)
 
 
 def undecided_not_put_back(patch: Patch) -> None:

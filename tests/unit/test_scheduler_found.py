@@ -175,6 +175,19 @@ def test_what_happens_while_a_retried_tasks_history_is_read_is_not_forgotten():
     assert len(w.scheduler.queue) == 0
 
 
+def test_a_run_of_a_retried_task_whose_history_is_being_read_is_no_stray():
+    w = World()
+    w.join("h1")
+    w.shell("t1")
+    w.report("t1", c.TaskFailed, result=c.Result(status="failed"))
+    w.store(subjects.task("t1"), c.TaskRetried(**w.head(), task_id="t1"))
+    w.beat("h1", held=[c.Held("t1", "R2")])
+    assert w.cancels("t1") == []
+    w.scheduler.adopt("t1", [r for r in w.log if r.subject.endswith(".t1")])
+    w.beat("h1", held=[c.Held("t1", "R2")])
+    assert len(w.cancels("t1")) == 1
+
+
 @pytest.mark.parametrize(
     "reported", [[c.TaskAccepted], [c.TaskAccepted, c.TaskStarted]]
 )
