@@ -10,6 +10,7 @@ a task looks at the best few places and scans nothing.
 from __future__ import annotations
 
 from collections import Counter
+from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 from sortedcontainers import SortedList
@@ -28,7 +29,7 @@ SLOT_KINDS: Final = {"sidecar": "shell", "agent": "agent", "noop": "noop"}
 """Kind of place to the kind of slot a host offers for it; the rest are endpoints."""
 
 LOOK_AT: Final = 64
-"""At most so many places are compared for one task; the pool has ranked them before."""
+"""At most so many hosts with affinity are compared for one task beside the best ranked."""
 
 
 class Slots:
@@ -289,6 +290,15 @@ class Pool:
     ) -> list[c.Candidate]:
         """Return the best candidates for a task, best first, with all their inputs."""
         names = dict.fromkeys(self._window(task_id))
+        if excluded:
+            # The best may be just those it may not go to: go down the ranking past them.
+            allowed = (
+                name
+                for _, _, name in self.ranking
+                if not self._fleet.is_excluded(self.places[name], excluded)
+            )
+            most = self._fleet.policy.recorded_candidates
+            names = dict.fromkeys(islice(allowed, most))
         if repo is not None:
             for host in self._fleet.hosts_with_repo(repo):
                 for place in host.places():
@@ -303,11 +313,15 @@ class Pool:
         return ranked(task_id, found)[: self._fleet.policy.recorded_candidates]
 
     def _window(self, task_id: str) -> Iterable[str]:
-        """The first places of the ranking; among too many equals, a part by hash."""
+        """The first places of the ranking; among too many equals, a part by hash.
+
+        Only affinity can lift a place above these, and who has it is looked at beside.
+        """
         ranking = self.ranking
-        if len(ranking) <= LOOK_AT:
+        most = self._fleet.policy.recorded_candidates
+        if len(ranking) <= most:
             return [name for _, _, name in ranking]
-        last = ranking[LOOK_AT - 1]
+        last = ranking[most - 1]
         first_equal = ranking.bisect_left((last[0], last[1], ""))
         past_equal = ranking.bisect_right((last[0], last[1], "\U0010ffff"))
         names = [ranking[i][2] for i in range(first_equal)]
@@ -315,7 +329,7 @@ class Pool:
         offset = spread(task_id, "") % equals
         return names + [
             ranking[first_equal + (offset + i) % equals][2]
-            for i in range(LOOK_AT - first_equal)
+            for i in range(most - first_equal)
         ]
 
     def place(self, chosen: c.Candidate) -> Place:

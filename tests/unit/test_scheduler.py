@@ -670,3 +670,21 @@ def test_many_tasks_are_told_why_they_wait_in_portions_and_each_once():
     w.beat_on(10, "h1")
     told = [e.task_id for e in w.events(c.TaskDeferred)]
     assert len(told) == len(set(told)) == 450
+
+
+def test_a_task_excluded_from_all_of_the_best_places_goes_to_the_next_best():
+    w = World()
+    best = [ollama(f"o{n:02d}", slots=4) for n in range(16)]
+    w.join("h1", endpoints=best, ram_bytes=2**35)
+    w.join("h2", endpoints=[ollama("last")], ram_bytes=2**33)
+    w.submit("t1", tier="standard", max_attempts=100)
+    for _ in range(16):
+        routed = w.routes("t1")[-1]
+        assert routed.selected_host == "h1"
+        w.report(
+            "t1",
+            c.TaskReturned,
+            reason="endpoint_failed",
+            exclude=routed.selected_endpoint,
+        )
+    assert w.routes("t1")[-1].selected_endpoint == "last"
