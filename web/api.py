@@ -9,7 +9,7 @@ JSON object everywhere, with its status as the response's.
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Annotated, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, Final, NamedTuple, Protocol
 
 import msgspec
 from msgspec import Meta, Struct
@@ -120,16 +120,51 @@ class PolicyAnswer(Struct, kw_only=True):
     requested_by: str
 
 
+class AskSavings(Struct, frozen=True, forbid_unknown_fields=True):
+    """`/api/v1/savings`: what local work would have cost on a chosen Claude model."""
+
+    model: Annotated[str, Meta(min_length=1, max_length=250)]
+
+
+class SavingsAnswer(Struct, kw_only=True):
+    """What local work would have cost on `model`; `booked_usd` on the booked one.
+
+    `unpriced` counts runs without known tokens or without a price; they are in neither.
+    """
+
+    seq: int
+    model: str
+    price_list: str
+    booked_usd: float
+    saved_usd: float
+    unpriced: int
+
+
+class Savings(Protocol):
+    """Reads the log by another price. Handed in: whoever knows prices stands elsewhere."""
+
+    async def __call__(self, model: str) -> SavingsAnswer:
+        """Answer for one model."""
+        ...
+
+
 class Api:
     """Answers questions and passes commands on."""
 
     def __init__(
-        self, queries: Queries, bus: Bus, log: EventLog, builtin: dict[str, Any]
+        self,
+        queries: Queries,
+        bus: Bus,
+        log: EventLog,
+        builtin: dict[str, Any],
+        savings: Savings | None = None,
     ) -> None:
         self._queries = queries
         self._bus = bus
         self._log = log
         self._builtin = builtin
+        self._savings = savings
+        self._saving = asyncio.Lock()
 
     # -- asking ------------------------------------------------------------------------
 
@@ -192,6 +227,24 @@ class Api:
     async def what_if(self, request: web.Request) -> Any:
         """Answer what would have been decided under another policy."""
         return await self._queries.answer("whatif", await request.read())
+
+    async def saved(self, request: web.Request) -> Any:
+        """Answer what local work would have cost on a chosen model."""
+        question = fields_of(request)
+        if isinstance(question, Refusal):
+            return question
+        if self._savings is None:
+            return Refusal(
+                code="unavailable", error="no prices are known here", status=503
+            )
+        try:
+            asked = convert(question, AskSavings)
+            async with self._saving:
+                return await self._savings(asked.model)
+        except Malformed as error:
+            return Refusal(code=error.code, error=str(error), path=error.path)
+        except AgentComError as error:
+            return Refusal(code=error.code, error=str(error), status=503)
 
     async def policy(self) -> Any:
         """Answer with the policy in force."""

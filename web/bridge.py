@@ -72,7 +72,7 @@ EVENTS_AT_ONCE: Final = 500
 DECISIONS_KEPT: Final = 100
 DECISIONS_SOUGHT: Final = 2_000
 MESSAGE_BYTES: Final = 1_000_000
-QUEUE_BYTES: Final = 512 * 1024
+QUEUE_BYTES: Final = 1024 * 1024
 """Live output that waits for a slow page, before text is left out."""
 LINES_KEPT: Final = 5_000
 """Status and error lines that wait; a page that is slower still must come back."""
@@ -392,7 +392,7 @@ class Page:
         self._subscriptions[ask.id] = subscription
         subscription.document.watchers.add(subscription)
         if isinstance(params, OneTask):
-            watch = Watch(params.task_id, self.output, dict(params.after))
+            watch = Watch(params.task_id, self, dict(params.after))
             self._watches[ask.id] = watch
             await self._bridge.output.attach(watch)
         self.wake()
@@ -419,12 +419,12 @@ class Page:
             self._overrun = True
         self.wake()
 
-    def output(self, raw: bytes, task_id: str, *, keep: bool) -> None:
+    def output(self, raw: bytes, task_id: str, *, keep: bool, past: bool) -> None:
         """Put a piece of live output in its queue; leave text out where that is full."""
         if keep:
             self._lines += 1
             self._overrun = self._overrun or self._lines > LINES_KEPT
-        elif self._output_bytes + len(raw) > QUEUE_BYTES:
+        elif not past and self._output_bytes + len(raw) > QUEUE_BYTES:
             self.gap(task_id, 1)
             return
         self._output.append((raw, task_id, 0))

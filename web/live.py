@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from events.bus import Bus, Listening, Message
     from projections.queries import OutputReader
 
-HISTORY_BYTES: Final = 2_000_000
+HISTORY_BYTES: Final = 1_500_000
 """Of output that was there before, a page gets at most the last of it."""
 BACKLOG: Final = 20_000
 TAIL_TASKS: Final = 256
@@ -39,8 +39,13 @@ _chunks: Final[Reader[Chunk]] = Reader(Chunk)
 class Sink(Protocol):
     """Where a watch's output goes."""
 
-    def __call__(self, raw: bytes, task_id: str, *, keep: bool) -> None:
-        """Take a piece of output; `keep` where it may not be left out."""
+    def output(self, raw: bytes, task_id: str, *, keep: bool, past: bool) -> None:
+        """Take a piece of output; `keep` where it may not be left out, `past` where it
+        is of what was there before, whose size is bounded already."""
+        ...
+
+    def gap(self, task_id: str, lost: int) -> None:
+        """Note that so many pieces are missing here."""
         ...
 
 
@@ -55,21 +60,27 @@ class Watch:
         self.reading: asyncio.Task[None] | None = None
         self._sink = sink
 
-    def tell(self, chunk: Chunk, raw: bytes) -> None:
+    def tell(self, chunk: Chunk, raw: bytes, *, past: bool = False) -> None:
         """Hand a chunk on unless it was handed on before."""
         if not self.ready:
             self.backlog.append((chunk, raw))
         elif chunk.n > self.reached.get(chunk.route, -1):
             self.reached[chunk.route] = chunk.n
-            self._sink(raw, self.task_id, keep=chunk.event_type in STATE)
+            keep = chunk.event_type in STATE
+            self._sink.output(raw, self.task_id, keep=keep, past=past)
 
-    def begin(self, history: list[tuple[Chunk, bytes]]) -> None:
-        """Hand on what the stream holds and what came meanwhile; go on from there."""
+    def begin(self, history: list[tuple[Chunk, bytes]], lost: int) -> None:
+        """Hand on what the stream holds and what came meanwhile; go on from there.
+
+        `lost` pieces of text before that were too many.
+        """
         self.ready = True
-        while self.backlog:
-            history.append(self.backlog.popleft())
+        if lost:
+            self._sink.gap(self.task_id, lost)
         for chunk, raw in history:
-            self.tell(chunk, raw)
+            self.tell(chunk, raw, past=True)
+        while self.backlog:
+            self.tell(*self.backlog.popleft())
 
 
 class Live:
@@ -142,16 +153,18 @@ class Live:
             except AgentComError:
                 await asyncio.sleep(AGAIN_S)
         history: list[tuple[Chunk, bytes]] = []
-        size = 0
+        size = lost = 0
         for chunk in reversed(found):
-            keep = chunk.event_type in STATE
-            if size > HISTORY_BYTES and not keep:
+            if chunk.n <= watch.reached.get(chunk.route, -1):
+                continue
+            if size > HISTORY_BYTES and chunk.event_type not in STATE:
+                lost += 1
                 continue
             raw = spelled(chunk)
             size += len(raw)
             history.append((chunk, raw))
         history.reverse()
-        watch.begin(history)
+        watch.begin(history, lost)
 
     # -- what comes in -----------------------------------------------------------------
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from events.bus import Bus
     from events.log import EventLog
     from projections.queries import OutputReader, WhatIf
+    from web.api import Savings
 
 
 class WebConfig(Struct, frozen=True, kw_only=True):
@@ -73,11 +74,12 @@ async def serve(
     ready: Callable[[int], None] | None = None,
     whatif: WhatIf | None = None,
     policy: dict[str, Any] | None = None,
+    savings: Savings | None = None,
 ) -> None:
     """Serve from a log and a bus that are there already, until `stop` is set.
 
     `whatif` decides the past anew, `policy` is the built-in one, as it is shown until
-    somebody sets another.
+    somebody sets another; `savings` compares local work with a chosen model.
     """
     tokens = None if config.tokens is None else Tokens.load(config.tokens)
     async with projecting(log, bus, config.store, output=output, whatif=whatif) as (
@@ -92,6 +94,7 @@ async def serve(
             output=output,
             names=config.names,
             policy=policy,
+            savings=savings,
             access=Access(tokens, clock=time.monotonic),
         )
         port = await server.open(config.host, config.port)

@@ -15,7 +15,16 @@ import msgspec
 from events import commands as m
 from projections import queries as q
 from projections import views as v
-from web.api import ASKING, COMMANDS, QUESTIONS, AskEvents, Events, PolicyAnswer
+from web.api import (
+    ASKING,
+    COMMANDS,
+    QUESTIONS,
+    AskEvents,
+    AskSavings,
+    Events,
+    PolicyAnswer,
+    SavingsAnswer,
+)
 
 VERSION: Final = "1"
 
@@ -76,6 +85,7 @@ def document() -> dict[str, Any]:
     kinds = [
         *(kind for pair in (*_ASKED.values(), *_TOLD.values()) for kind in pair),
         *(q.AskWhatIf, v.WhatIfAnswer, AskEvents, Events, PolicyAnswer, m.Refusal),
+        *(AskSavings, SavingsAnswer),
         *(Health, Readiness, Me),
     ]
     _, schemas = msgspec.json.schema_components(
@@ -114,6 +124,14 @@ def document() -> dict[str, Any]:
         answer=Events,
     )
     _add(paths, "POST", "/api/v1/whatif", summary=_summary(q.AskWhatIf), body=q.AskWhatIf, answer=v.WhatIfAnswer)  # fmt: skip
+    _add(
+        paths,
+        "GET",
+        "/api/v1/savings",
+        summary=_summary(AskSavings),
+        parameters=_parameters("", schemas["AskSavings"]),
+        answer=SavingsAnswer,
+    )
     _add(paths, "GET", "/api/v1/policy", summary=_summary(PolicyAnswer), answer=PolicyAnswer)  # fmt: skip
     _add(paths, "GET", "/api/v1/me", summary=_summary(Me), answer=Me)
     _add(paths, "GET", "/api/v1/openapi.json", summary="This document.")

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from events.log import EventLog
     from projections.queries import OutputReader, Queries
     from projections.runner import Runner
+    from web.api import Savings
 
     Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -92,6 +93,7 @@ class Server:
         names: frozenset[str] | None = frozenset(),
         access: Access | None = None,
         policy: dict[str, Any] | None = None,
+        savings: Savings | None = None,
         static: Path = STATIC,
     ) -> None:
         self._runner = runner
@@ -99,7 +101,7 @@ class Server:
         self._names = names
         self._access = access or Access(None, clock=time.monotonic)
         self._static = static
-        self._api = Api(queries, bus, log, policy or {})
+        self._api = Api(queries, bus, log, policy or {}, savings)
         self._metrics = Metrics(runner)
         self._site: web.AppRunner | None = None
         self.bridge = Bridge(runner, queries, bus, log, output, policy or {})
@@ -121,6 +123,7 @@ class Server:
                 web.get("/api/v1/me", self._me),
                 web.get("/api/v1/policy", self._answering(self._policy)),
                 web.get("/api/v1/events", self._answering(self._api.events)),
+                web.get("/api/v1/savings", self._answering(self._api.saved)),
                 web.post("/api/v1/whatif", self._answering(self._api.what_if)),
             ]
         )

@@ -17,16 +17,16 @@ if TYPE_CHECKING:
 WAIT_MS = 20_000
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def house(tmp_path_factory) -> Iterator[House]:
     """A running AgentCom on simulated backends."""
     with House(tmp_path_factory.mktemp("house")) as running:
         yield running
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """The system's Chromium."""
+    """The system's Chromium; its loop must not run while other tests need theirs."""
     with sync_playwright() as playwright:
         launched = playwright.chromium.launch(
             executable_path=chromium(), args=["--no-sandbox"]

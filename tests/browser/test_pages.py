@@ -132,6 +132,9 @@ def test_local_work_is_free_and_says_what_it_saved(open_page, house, monkeypatch
     expect(page.locator("#cost .saved")).to_contain_text(
         re.compile(r"Saved: \$0\.\d{4} vs Claude")
     )
+    go(page, "costs")
+    page.get_by_role("button", name="Compare").click()
+    expect(page.locator("#savings .saved")).to_have_text(re.compile(r"\$0\.\d{4}"))
 
 
 def test_a_fallback_has_its_badge_and_its_trace(open_page, house):

@@ -247,6 +247,21 @@ async def test_a_page_that_comes_back_gets_only_newer_output(place):
         assert [each["text"] for each in await client.text("4")] == ["3", "4"]
 
 
+async def test_of_long_output_a_page_gets_the_end_and_a_mark(place):
+    history, output = place.history, place.output
+    route = history.route(history.submit("x"))
+    await place.tell()
+    for n in range(40):
+        output.say(route, f"{n} {'x' * 100_000}")
+    output.say(route, "the end")
+    async with place.page() as client:
+        await client.subscribe("t", "task", task_id=route.task)
+        found = await client.text("the end")
+        assert found[0]["type"] == "gap"
+        assert found[0]["lost"] + len(found[1:]) == 41
+        assert 10 < len(found) < 20
+
+
 async def test_a_chunk_of_another_task_s_subject_is_nobody_s(place):
     history, output = place.history, place.output
     mine, other = history.route(history.submit("x")), history.route(history.submit("y"))
@@ -397,7 +412,7 @@ async def test_the_last_lines_of_what_runs_are_kept_while_somebody_looks(place):
 async def test_a_watch_s_backlog_is_bounded():
     bus = MemoryBus(MemoryBroker())
     live = Live(bus, None)
-    watch = Watch("T", lambda raw, task_id, *, keep: None, {})
+    watch = Watch("T", None, {})
     chunk = Chunk(
         task_id="T",
         event_type="stdout",

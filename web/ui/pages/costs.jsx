@@ -1,6 +1,6 @@
 // Costs: by day, model, tier, repo, host; what fallbacks cost, what local work saved.
 import { useMemo, useState } from "preact/hooks";
-import { download } from "../api.js";
+import { carryOut, download, get } from "../api.js";
 import { Chart } from "../charts.jsx";
 import { count, dollars, plain, savedText } from "../format.js";
 import { Empty, Figure, Panel, Scroll, Text } from "../parts.jsx";
@@ -35,6 +35,7 @@ export function Costs({ theme }) {
         {total.unpriced > 0 && <p class="bad">{count(total.unpriced)} runs could not be priced; they are not in the dollars.</p>}
         {data.prices.price_list && <p><small>Priced by <b><Text>{data.prices.price_list}</Text></b>{data.prices.equivalent_model && <>; savings are against <b><Text>{data.prices.equivalent_model}</Text></b> (the policy's equivalent_model)</>}. Each run keeps the price list it was booked with.</small></p>}
       </Panel>
+      <Saved />
       <Days days={data.days} fallback={data.fallback_days} theme={theme} />
       <Panel title="By" id="costs-by" action={<button type="button" onClick={() => save(data)}>Download CSV</button>}>
         <div class="filters">
@@ -44,6 +45,31 @@ export function Costs({ theme }) {
         <Lines lines={data.lines} by={data.by} />
       </Panel>
     </div>
+  );
+}
+
+const CLAUDES = ["claude-sonnet-4-5", "claude-opus-4-5", "claude-haiku-4-5", "claude-opus-4-1", "claude-3-5-haiku-latest"];
+
+function Saved() {
+  const [model, choose] = useState(CLAUDES[0]);
+  const [answer, show] = useState(null);
+  const ask = async (event) => {
+    event.preventDefault();
+    show(await carryOut(() => get(`/savings?${new URLSearchParams({ model })}`)));
+  };
+  return (
+    <Panel title="What local work saved, against a Claude model of your choice" id="savings">
+      <form class="filters" onSubmit={ask}>
+        <input list="claudes" class="mono" aria-label="Claude model" value={model} onInput={(event) => choose(event.currentTarget.value)} />
+        <datalist id="claudes">{CLAUDES.map((each) => <option value={each} />)}</datalist>
+        <button type="submit" disabled={!model.trim()}>Compare</button>
+        {answer && (
+          <span>
+            <b class="saved">{savedText(answer.saved_usd)}</b> on <Text>{answer.model}</Text> by <Text>{answer.price_list}</Text>; {savedText(answer.booked_usd)} as booked{answer.unpriced > 0 && <span class="bad">; {count(answer.unpriced)} runs without a price</span>}
+          </span>
+        )}
+      </form>
+    </Panel>
   );
 }
 
