@@ -676,7 +676,9 @@ def test_a_task_excluded_from_all_of_the_best_places_goes_to_the_next_best():
     w = World()
     best = [ollama(f"o{n:02d}", slots=4) for n in range(16)]
     w.join("h1", endpoints=best, ram_bytes=2**35)
-    w.join("h2", endpoints=[ollama("last")], ram_bytes=2**33)
+    w.join("h2", endpoints=[ollama("last")])
+    w.beat("h1", ram_total_bytes=2**35)
+    w.beat("h2", ram_total_bytes=2**33)
     w.submit("t1", tier="standard", max_attempts=100)
     for _ in range(16):
         routed = w.routes("t1")[-1]
