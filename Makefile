@@ -56,5 +56,9 @@ SEEDS ?= 0..1000
 simulate: dev
 	$(BIN)/python -m tests.simulation $(SEEDS)
 
+# What the suite does ten times, a hundred times, and what takes long altogether.
+chaos: dev
+	$(BIN)/pytest -m chaos
+
 clean:
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis dist

@@ -23,12 +23,35 @@ import click
     type=click.IntRange(0),
     help="Waiting tasks for the memory measurement; 0 leaves it out.",
 )
+@click.option(
+    "--projections",
+    "events",
+    default=0,
+    type=click.IntRange(0),
+    metavar="EVENTS",
+    help="Make a log of so many events and the read models from it, e.g. 1000000.",
+)
+@click.option(
+    "--streams",
+    default=0,
+    type=click.IntRange(0, 1_000),
+    metavar="STREAMS",
+    help="Have so many models speak at once, 100 tokens/s each, e.g. 50.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def bench(tasks: int, endpoints: tuple[int, ...], queued: int, as_json: bool) -> None:
+def bench(
+    tasks: int,
+    endpoints: tuple[int, ...],
+    queued: int,
+    events: int,
+    streams: int,
+    as_json: bool,
+) -> None:
     """Measure this machine: tasks/s, latency, replay, decisions, memory.
 
     Everything runs on a broker and processes of its own, in a temporary folder.
     """
+    from bench import projections
     from bench.measure import measure
 
     def say(text: str) -> None:
@@ -37,6 +60,12 @@ def bench(tasks: int, endpoints: tuple[int, ...], queued: int, as_json: bool) ->
     report = measure(
         tasks, queued=queued, endpoints=list(endpoints) or [20, 200, 2000], say=say
     )
+    if events:
+        report["projections"] = projections.measure(events, say=say)
+    if streams:
+        from bench.streams import measure_streams
+
+        report["streams"] = measure_streams(streams, say=say)
     if as_json:
         click.echo(json.dumps(report, indent=2))
     else:
@@ -70,6 +99,10 @@ def show(report: dict[str, Any]) -> None:
         )
     console.print(table)
     console.print(f"ratio to bare: {report['ratio_to_bare']:.2f}")
+    if "projections" in report:
+        from bench import projections
+
+        console.print(projections.show(report["projections"]))
     replay = report["replay"]
     console.print(
         f"replay with decoding: {replay['events_per_s']:,.0f} events/s "
@@ -81,6 +114,10 @@ def show(report: dict[str, Any]) -> None:
     for size, found in report["router"].items():
         router.add_row(size, f"{found['per_s']:,.0f}", f"{found['p50_us']:.0f} µs")
     console.print(router)
+    if "streams" in report:
+        from bench.streams import show_streams
+
+        show_streams(report["streams"])
     if "queued" in report:
         queued = report["queued"]
         console.print(

@@ -1,0 +1,264 @@
+"""How fast the read models are made from a log, beside a bare reader of the same log.
+
+    python -m bench.projections read|rebuild|restart URL SEED STORE     (one measurement)
+
+The log is made here: whole lives of tasks, five events each, as many bytes as real ones.
+Each measurement is a process of its own, so that its memory is its own: `read` follows
+the log and decodes every event, which is the least that a reader must do; `rebuild`
+makes all read models from the first event; `restart` opens them again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cli.archive import private_broker
+from cli.client import loop_factory
+from cli.instance import Credentials, Instance
+from cli.keys import provision_with
+from cli.roles import spare_the_collector
+from events import catalogue as c
+from events import subjects
+from events.codec import encode, rfc3339
+from events.ids import ulid
+from events.jetstream import JetStreamLog
+from events.link import Link
+from events.provision import Retention
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from events.link import LinkMessage
+
+TASKS_AT_ONCE = 400
+"""Tasks whose lives are interleaved."""
+WINDOW = 4_000
+START = 1_767_225_600.0
+KINDS = 8
+"""Different lives, to be told with other ids again and again."""
+
+Line = tuple[str, bytes]
+
+
+def measure(events: int, *, say: Callable[[str], None]) -> dict[str, Any]:
+    """Make a log of so many events and measure; `say` hears what is being done."""
+    with tempfile.TemporaryDirectory(prefix="agentcom-bench-") as folder:
+        instance = Instance(Path(folder))
+        instance.prepare("127.0.0.1:-1", ("bench",))
+        with private_broker(instance.data) as admin:
+            asyncio.run(provision_with(admin, Retention(output_max_bytes=2**28)))
+            say(f"a log of {events} events")
+            began = time.perf_counter()
+            with asyncio.Runner(loop_factory=loop_factory()) as runner:
+                runner.run(_write(admin, events))
+            wrote = time.perf_counter() - began
+            store = instance.data / "read.db"
+            found: dict[str, Any] = {
+                "events": events,
+                "written_per_s": round(events / wrote),
+            }
+            for what in ("read", "rebuild", "read_again", "restart"):
+                say(f"read models: {what.replace('_', ' ')}")
+                kind = what.partition("_")[0]
+                found[what] = _child(kind, admin, store)
+            found["store_bytes"] = store.stat().st_size
+            found["checkpoints_bytes"] = sum(
+                path.stat().st_size for path in store.parent.glob("read.db.past/*.db")
+            )
+    bare = (found["read"]["events_per_s"] + found["read_again"]["events_per_s"]) / 2
+    found["ratio_to_bare"] = round(found["rebuild"]["events_per_s"] / bare, 3)
+    return found
+
+
+def show(found: dict[str, Any]) -> str:
+    """Say a measurement in sentences."""
+    rebuild, restart = found["rebuild"], found["restart"]
+    mib = 2**20
+    return (
+        f"read models: {found['events']:,} events made into all of them at "
+        f"{rebuild['events_per_s']:,.0f}/s ({rebuild['took_s']:.1f} s), "
+        f"{found['ratio_to_bare']:.2f} of the bare decoding reader "
+        f"({found['read']['events_per_s']:,.0f} and "
+        f"{found['read_again']['events_per_s']:,.0f}/s); restart on the store "
+        f"{restart['took_s']:.2f} s; memory {rebuild['max_rss'] / mib:.0f} MiB "
+        f"(reader {found['read']['max_rss'] / mib:.0f}, after a restart "
+        f"{restart['max_rss'] / mib:.0f}); store {found['store_bytes'] / mib:.0f} MiB, "
+        f"copies of the past {found['checkpoints_bytes'] / mib:.0f} MiB"
+    )
+
+
+def _child(what: str, admin: Credentials, store: Path) -> dict[str, Any]:
+    done = subprocess.run(
+        [sys.executable, "-m", "bench.projections", what, admin.url,
+         str(admin.seed_path), str(store)],
+        stdout=subprocess.PIPE,
+        check=True,
+    )  # fmt: skip
+    said: dict[str, Any] = json.loads(done.stdout)
+    return said
+
+
+# -- the log ---------------------------------------------------------------------------
+
+
+def head(by: str) -> dict[str, Any]:
+    """The fields that every event has; ids and times are filled in later."""
+    return {"id": "@ID@", "at": "@AT@", "by": by}
+
+
+def life(kind: int) -> list[tuple[str, bytes]]:
+    """Spell one kind of life, with marks where ids and times go."""
+    tier: c.Tier = ("trivial", "standard", "standard", "complex")[kind % 4]  # type: ignore[assignment]
+    target: c.TargetType = {  # type: ignore[assignment]
+        "trivial": "sidecar", "standard": "ollama", "complex": "claude"
+    }[tier]  # fmt: skip
+    host = f"h{kind % 5}"
+    endpoint = "" if tier == "trivial" else f"{host}-{target}"
+    model = {"trivial": "", "standard": "llama3.2:latest", "complex": "claude"}[tier]
+    factors = c.Factors(
+        load=0.5, capacity=1.0, vram=0.9, warm=1.0, affinity=1.0, slots=1.0
+    )
+    candidates = [
+        c.Candidate(
+            host=f"h{n}", endpoint=endpoint, model=model, cpu=0.25, ram_bytes=2**34,
+            slots_free=1, slots_total=2, in_flight=1, factors=factors, score=0.45,
+        )
+        for n in range(2)
+    ]  # fmt: skip
+    classified = c.Classification(
+        tier, None, "inferred", c.Inferred(tier, 0.67, ["words=12"]), f"inferred:{tier}"
+    )
+    run: dict[str, Any] = {"task_id": "@TASK@", "host": host, "route": "@ROUTE@", "generation": 1,
+           "attempt": 1, "incarnation": "i1"}  # fmt: skip
+    result = c.Result(
+        status="success", output="done " * 12, output_bytes=60, model_used=model or "none",
+        tokens_in=420, tokens_out=80, estimated_cost_usd=0.0125 if kind % 4 == 3 else 0.0,
+        equivalent_claude_cost_usd=0.01, execution_ms=12.5 * (kind + 1),
+    )  # fmt: skip
+    routed = c.TaskRouted(
+        **(head("scheduler") | {"id": "@ROUTE@"}), task_id="@TASK@", generation=1,
+        attempt=1, effective_tier=tier, target_type=target, selected_host=host,
+        selected_endpoint=endpoint, selected_model=model,
+        classification_reason=f"inferred:{tier}", candidate_count=2,
+        candidates=candidates, estimated_cost_tier="local", policy_version=1, log_seq=1,
+    )  # fmt: skip
+    spec = c.TaskSpec(
+        description="look at the thing and say what is wrong", repo="shop"
+    )
+    ended = c.TaskFailed if kind == KINDS - 1 else c.TaskCompleted
+    return [
+        ("task", encode(c.TaskSubmitted(**head("gateway"), task_id="@TASK@", spec=spec,
+                                        classification=classified))),
+        ("task", encode(routed)),
+        (host, encode(c.TaskAccepted(**head(host), **run))),
+        (host, encode(c.TaskStarted(**head(host), **run, executor=target))),
+        (host, encode(ended(**head(host), **run, result=result))),
+    ]  # fmt: skip
+
+
+def history(events: int) -> Iterator[Line]:
+    """Yield subjects and bytes of a long history."""
+    kinds = [life(kind) for kind in range(KINDS)]
+    made, number, now = 0, 0, START
+    while made < events:
+        tasks = [
+            (ulid(now, number + i), ulid(now, 2**40 + number + i), kinds[i % KINDS])
+            for i in range(TASKS_AT_ONCE)
+        ]
+        number += TASKS_AT_ONCE
+        for step in range(5):
+            for task, route, told in tasks:
+                if made == events:
+                    return
+                made += 1
+                now += 0.01
+                where, spelled = told[step]
+                subject = (
+                    subjects.task(task)
+                    if where == "task"
+                    else subjects.run(where, task)
+                )
+                yield (
+                    subject,
+                    (
+                        spelled.replace(b"@TASK@", task.encode())
+                        .replace(b"@ROUTE@", route.encode())
+                        .replace(b"@ID@", ulid(now, made).encode())
+                        .replace(b"@AT@", rfc3339(now).encode())
+                    ),
+                )
+
+
+async def _write(admin: Credentials, events: int) -> None:
+    link = await Link.connect(admin.address())
+    try:
+        waiting: list[asyncio.Future[LinkMessage]] = []
+        for subject, raw in history(events):
+            waiting.append(link.call(subject, raw, timeout=30))
+            if len(waiting) >= WINDOW:
+                await asyncio.gather(*waiting)
+                waiting.clear()
+        await asyncio.gather(*waiting)
+    finally:
+        await link.close()
+
+
+# -- one measurement -------------------------------------------------------------------
+
+
+async def _measured(what: str, credentials: Credentials, store: Path) -> dict[str, Any]:
+    from projections.main import checkpoints_beside
+    from projections.runner import Runner
+    from projections.store import Store
+
+    spare_the_collector()
+    link = await Link.connect(credentials.address())
+    log = JetStreamLog(link)
+    last = await log.last_sequence()
+    began = time.perf_counter()
+    if what == "read":
+        follower = await log.follow(lambda recorded: None)
+        await follower.caught_up.wait()
+        took = time.perf_counter() - began
+        await follower.stop()
+    else:
+        kept = Store(store)
+        runner = Runner(log, kept, checkpoints=checkpoints_beside(store))
+        await runner.start()
+        await runner.until_caught_up()
+        runner.save()
+        took = time.perf_counter() - began
+        assert runner.position == last
+        await runner.stop()
+        kept.close()
+    await log.close()
+    await link.close()
+    return {
+        "took_s": round(took, 3),
+        "events_per_s": round(last / took),
+        "max_rss": _peak(),
+    }
+
+
+def _peak() -> int:
+    """The most memory that this process ever had, in bytes."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0]) * 1024
+
+
+def main(what: str, url: str, seed: str, store: str) -> None:
+    credentials = Credentials(url, Path(seed), "admin")
+    with asyncio.Runner(loop_factory=loop_factory()) as runner:
+        found = runner.run(_measured(what, credentials, Path(store)))
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
