@@ -115,7 +115,7 @@ def head(by: str) -> dict[str, Any]:
 
 def life(kind: int) -> list[tuple[str, bytes]]:
     """Spell one kind of life, with marks where ids and times go."""
-    tier: c.Tier = ("trivial", "standard", "standard", "complex")[kind % 4]  # type: ignore[assignment]
+    tier: c.Tier = ("trivial", "standard", "standard", "complex")[kind % 4]
     target: c.TargetType = {  # type: ignore[assignment]
         "trivial": "sidecar", "standard": "ollama", "complex": "claude"
     }[tier]  # fmt: skip
