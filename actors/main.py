@@ -36,7 +36,6 @@ LED_EVERY: Final = 1.0
 nobody did."""
 
 MAIL_TIMEOUT: Final = 2.0
-COMING_BACK_S: Final = 0.01
 RESEND_FIRST: Final = 0.05
 RESEND_TIMES: Final = 6
 
@@ -98,6 +97,7 @@ class SchedulerRole:
         self._turning = False
         self._timer: asyncio.TimerHandle | None = None
         self._background: set[asyncio.Task[Any]] = set()
+        self._back = asyncio.Event()
         self._awaited: tuple[int, asyncio.Future[None]] | None = None
         self._resends: dict[str, int] = {}
         self._fault: asyncio.Future[None] = self._loop.create_future()
@@ -192,7 +192,8 @@ class SchedulerRole:
         await self._folded(seq)
         while scheduler.coming_back:
             # Who leads knows every run; a retried task's are known with its history.
-            await asyncio.sleep(COMING_BACK_S)
+            self._back.clear()
+            await self._back.wait()
         if self.lease.held and scheduler.epochs.current == epoch:
             _log.info("leading", name=self._name, epoch=epoch)
             scheduler.lead(epoch, self._clock())
@@ -353,6 +354,7 @@ class SchedulerRole:
                 await asyncio.sleep(0.5)
         history.sort(key=lambda recorded: recorded.seq)
         self.scheduler.adopt(wanted.task_id, history)
+        self._back.set()
         self._turn_soon()
 
     def _mail(self, mail: Mail) -> None:
