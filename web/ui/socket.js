@@ -83,6 +83,7 @@ class Connection {
       else subscription.data = { ...subscription.data, ...message.data };
     }
     this.changed.add(subscription);
+    if (message.type === "snapshot") return this.flush();
     this.timer ??= setTimeout(() => this.flush(), TOGETHER);
   }
 
@@ -108,6 +109,7 @@ class Connection {
   }
 
   flush() {
+    clearTimeout(this.timer);
     this.timer = null;
     const changed = [...this.changed];
     this.changed.clear();

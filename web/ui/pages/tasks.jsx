@@ -18,7 +18,7 @@ export function Tasks({ rest, operator }) {
   const [first, setFirst] = useState(0);
   const now = useNow();
   useEffect(() => {
-    const timer = setTimeout(() => setFilter((old) => ({ ...old, ...typed })), 50);
+    const timer = setTimeout(() => setFilter((old) => ({ ...old, ...typed })), 30);
     return () => clearTimeout(timer);
   }, [typed]);
   const wanted = useMemo(() => {
