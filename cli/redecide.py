@@ -9,6 +9,7 @@ that never happened are estimates. The answer says so.
 
 from __future__ import annotations
 
+import asyncio
 from bisect import bisect_right
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -40,6 +41,9 @@ HOP_UP: Final = ("standard", "complex")
 UNDER_WAY: Final = frozenset({"routed", "accepted", "running", "cancelling"})
 BUILT_IN: Final = 0
 """The version of the policy that is in force before anybody changed it."""
+
+A_WHILE: Final = 50
+"""Decisions that are decided again before others get their turn."""
 
 SAID: Final = (
     "Only recorded candidates are considered: a place that was excluded or not among the "
@@ -186,8 +190,11 @@ class Redecider:
             past.close()
         wanted = await self._wanted_models(reading)
         judge = Judge(known, other, reading, wanted, self._price)
-        for seen in reading.decisions:
+        for n, seen in enumerate(reading.decisions):
             judge.judge(seen, asked.limit)
+            if not n % A_WHILE:
+                # Whoever runs this has others to answer meanwhile.
+                await asyncio.sleep(0)
         return judge.answer(
             WhatIfAnswer(
                 seq=last,

@@ -14,9 +14,11 @@ from actors.policy import Policy
 from cli.redecide import Redecider
 from cli.whatif import Rates, list_price
 from events import catalogue as c
+from events.bus import MemoryBroker, MemoryBus
 from events.codec import rfc3339
 from events.errors import Malformed
 from events.log import MemoryLog
+from projections.main import projecting
 from projections.queries import AskWhatIf
 from tests.histories import START, History, tell
 from tests.livelog import command, read_models, writing
@@ -292,6 +294,32 @@ async def test_only_the_window_is_decided_and_later_results_are_counted():
 async def test_a_policy_that_is_none_is_refused_with_its_place():
     with pytest.raises(Malformed, match=r"scoring\.warm"):
         await what_if(History(), {"scoring": {"warm": "hot"}})
+
+
+async def test_the_read_models_answer_it_through_a_port():
+    history = History()
+    fleet(history)
+    decided(
+        history,
+        history.submit(),
+        place("h1", cpu=0.4),
+        place("h2", cpu=0.5, loaded=True),
+    )
+    log = MemoryLog()
+    await tell(log, history.recorded)
+    asked = b'{"policy": {"scoring": {"warm": 2.0}}, "since": 1}'
+    bus = MemoryBus(MemoryBroker())
+    async with projecting(log, bus, None, whatif=Redecider(log)) as (_, queries):
+        answer = await queries.answer("whatif", asked)
+        wrong = await queries.answer("whatif", b'{"policy": {"scoring": 1}}')
+        when = await queries.answer("whatif", b'{"policy": {}, "since": "soon"}')
+    async with projecting(log, bus, None) as (_, queries):
+        without = await queries.answer("whatif", asked)
+
+    assert answer.changed == {"route": 1}
+    assert (wrong.code, wrong.path) == ("malformed", "scoring")
+    assert when.code == "malformed"
+    assert (without.code, without.status) == ("unavailable", 503)
 
 
 async def test_changes_beyond_the_limit_are_counted():
