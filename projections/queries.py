@@ -263,6 +263,8 @@ class Queries:
             return Refusal(code=error.code, error=str(error), path=error.path)
         try:
             return await self._ask(method, question)
+        except Malformed as error:
+            return Refusal(code=error.code, error=str(error), path=error.path)
         except LogError as error:
             return Refusal(code=error.code, error=str(error), status=503)
         except Unreachable as error:
