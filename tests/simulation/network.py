@@ -215,7 +215,7 @@ class SimFollower:
 class _Append:
     """A write that has not been answered yet."""
 
-    __slots__ = ("by", "deadline", "event", "expect", "future", "subject", "tries")
+    __slots__ = ("deadline", "event", "expect", "future", "mute", "subject", "tries")
 
     def __init__(
         self,
@@ -230,6 +230,7 @@ class _Append:
         self.expect = expect
         self.future = future
         self.deadline = deadline
+        self.mute = False
         self.tries = 0
 
 
@@ -322,7 +323,8 @@ class Link:
         if not self.process.alive:
             return future
         patience = APPEND_DEADLINE
-        if self._happens(self.server.weather.gives_up):
+        impatient = self._happens(self.server.weather.gives_up)
+        if impatient:
             patience = 0.5
         append = _Append(
             subject,
@@ -331,6 +333,8 @@ class Link:
             future,
             self.loop.time() + patience,
         )
+        # Stored, and its caller told that nobody knows.
+        append.mute = impatient and self._happens(0.5)
         self._pending[append] = None
         self._send(append)
         return future
@@ -355,6 +359,8 @@ class Link:
             return
         name = self.process.name
         answer = self.server.write(append.subject, append.event, append.expect, name)
+        if append.mute:
+            return
         if self._happens(self.server.weather.unacknowledged):
             self._blip()
             return
