@@ -166,7 +166,8 @@ class Runner:
                 await fresh.until(self.position)
             await fresh.stop()
             if self._follower is not None:
-                # Nobody shall see the world go back.
+                # Who watches has then seen all that the new ones have folded. They are
+                # behind by what came since, for as long as it takes to read that again.
                 await self.until(fresh.position)
                 await self._follower.stop()
         except BaseException:
