@@ -317,6 +317,47 @@ def test_hostile_text_is_shown_as_text_everywhere(open_page, house):
     assert alerts == []
 
 
+def test_a_model_s_name_is_shown_as_text(open_page, house):
+    name = "<b>bold</b><script>alert(3)</script>:latest"
+    house.call(
+        lambda: house.ollama.models.update({name: simulated_ollama.Model(name=name)})
+    )
+    try:
+        page = open_page("fleet")
+        expect(page.locator("#models")).to_contain_text(f"1 host has {name}"[:40])
+        assert page.locator("#models td b, #models script").count() == 0
+    finally:
+        house.call(lambda: house.ollama.models.pop(name))
+
+
+def test_an_alert_is_seen_and_acknowledged(open_page, house):
+    house.ask("/policy", {"policy": {"tier_alert_after_s": 0.2}}, "PUT")
+    page = open_page("now")
+    house.call(house.line.cut())
+    try:
+        attention = page.locator("#attention")
+        expect(attention.locator(".badge.alert")).to_have_text("alert")
+        expect(page.locator(".standing .badge.alert")).to_have_text("1 alert")
+        attention.get_by_role("button", name="Acknowledge").click()
+        expect(attention).to_contain_text("seen by web:operator")
+    finally:
+        house.call(house.line.restore())
+        house.ask("/policy", {"policy": {"tier_alert_after_s": 60}}, "PUT")
+    expect(attention).to_contain_text("Nothing does.")
+    expect(page.locator(".standing .badge.alert")).to_have_count(0)
+
+
+def test_what_may_not_be_is_said_where_it_was_asked(open_page, house):
+    page = open_page()
+    page.click("#submit-task")
+    page.fill("textarea[name=description]", "trivial without a command")
+    page.select_option("select[name=tier]", "trivial")
+    page.click("dialog button[type=submit]")
+    expect(page.locator(".notices .bad")).to_contain_text("shell")
+    expect(page.locator("dialog")).to_be_visible()
+    open_page.complaints[:] = [c for c in open_page.complaints if "400" not in c]
+
+
 def test_a_line_of_a_megabyte_does_not_stop_the_page(open_page, house):
     command = "head -c 1000000 /dev/zero | tr '\\0' x; echo; echo after-it"
     task = house.submit("a long line", shell={"command": command})
