@@ -455,6 +455,10 @@ def test_no_page_has_a_serious_fault_for_those_who_see_or_move_otherwise(
             }}"""
         )
         assert found == [], path
+    go(page, "fleet")
+    expect(page.locator("#host-h1")).to_be_visible()
+    go(page, "now")
+    expect(page.locator("#tier-complex")).to_be_visible()
 
 
 def test_everything_is_reached_by_keyboard(open_page, house):

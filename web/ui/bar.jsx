@@ -27,7 +27,7 @@ export function Bar({ place, theme, operator, submit }) {
         {stale && <span class="badge stale" id="stale" role="alert">stale since {clock(stale)}</span>}
         {status?.alerts > 0 && <a class="badge alert" href="#/now">{status.alerts} alert{status.alerts > 1 ? "s" : ""}</a>}
         {status?.simulated?.length > 0 && (
-          <span class="badge simulated" title={plain(status.simulated.join(", "))}>simulated<span class="wide">: {plain(status.simulated.map((each) => each.split(" ")[0]).join(", "), 60)}</span></span>
+          <span class="badge simulated" title={plain(status.simulated.join(", "))}>simulated<span class="wide-only">: {plain(status.simulated.map((each) => each.split(" ")[0]).join(", "), 60)}</span></span>
         )}
         {operator && <button type="button" class="main" id="submit-task" onClick={submit}>Submit a task</button>}
         <button type="button" class="quiet theme" onClick={theme.toggle} aria-label={`Switch to ${theme.theme === "dark" ? "light" : "dark"} colours`}>{theme.theme === "dark" ? "☀" : "☾"}</button>
