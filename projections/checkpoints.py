@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 EVERY: Final = 100_000
 """Events between two copies, at least."""
 KEPT: Final = 6
-"""So many copies take about three times what the store itself takes."""
+"""So many copies take three to four times what the store itself takes."""
 
 
 class Checkpoints:

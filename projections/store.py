@@ -24,7 +24,7 @@ from events.errors import AgentComError
 from projections.fleet import AlertView, Head, HostView, SharedView, TierView
 from projections.lifecycle import OPEN
 from projections.stats import StatsState
-from projections.tasks import NANO, Spent, TaskRecord
+from projections.tasks import NANO, Spent, Submitted, TaskRecord
 from projections.world import VERSIONS, World
 
 if TYPE_CHECKING:
@@ -277,6 +277,8 @@ class Store:
         """Return the world as it was at `position`."""
         world = _loaded(self._writing)
         world.tasks.fetch = self.task
+        if not world.position:
+            world.tasks.submitted = Submitted()
         return world
 
     def task(self, task_id: str) -> TaskRecord | None:

@@ -64,6 +64,7 @@ DESCRIPTION_KEPT: Final = 1_000
 ROUTINGS_KEPT: Final = 64
 """Routings of one task that are remembered; of more, those that never started go."""
 VOIDS_KEPT: Final = 16
+SUBMITTED_MASK: Final = 2**26 - 1
 NANO: Final = 1_000_000_000
 
 
@@ -214,14 +215,38 @@ def nobody(task_id: str) -> TaskRecord | None:
     return None
 
 
+class Submitted:
+    """Which ids have been submitted, roughly: it may say yes for one that has not.
+
+    Kept while the log is folded from its beginning, where nearly every submission is a
+    new one and need not be looked for in the store. Eight megabytes, however many.
+    """
+
+    def __init__(self) -> None:
+        self._bits = bytearray((SUBMITTED_MASK + 1) // 8)
+
+    def add(self, task_id: str) -> bool:
+        """Note an id; return whether it may have been noted before."""
+        digest = hash(task_id)
+        bits, there = self._bits, True
+        for place in (digest & SUBMITTED_MASK, (digest >> 32) & SUBMITTED_MASK):
+            byte, bit = place >> 3, 1 << (place & 7)
+            if not bits[byte] & bit:
+                bits[byte] |= bit
+                there = False
+        return there
+
+
 class TasksState:
     """Every task that is open, and those that were looked at lately.
 
     `fetch` looks for a task that is not in memory where the store keeps it; `touched`
-    are the records that changed since the store last took them.
+    are the records that changed since the store last took them. `submitted` is there
+    where the fold began at the beginning.
     """
 
     def __init__(self) -> None:
+        self.submitted: Submitted | None = None
         self.records: dict[str, TaskRecord] = {}
         self.touched: dict[str, TaskRecord] = {}
         self.fetch: Callable[[str], TaskRecord | None] = nobody
@@ -284,7 +309,10 @@ class Tasks:
     def _submitted(
         self, state: TasksState, moment: Moment, event: TaskSubmitted
     ) -> None:
-        if state.find(event.task_id) is not None:
+        submitted = state.submitted
+        if (submitted is None or submitted.add(event.task_id)) and (
+            state.find(event.task_id) is not None
+        ):
             moment.standing, moment.reason = "void", "submitted before"
             return
         record = _new(event, moment.recorded.seq)
