@@ -11,8 +11,9 @@ import multiprocessing
 import sys
 import time
 from collections import Counter
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
+from tests.simulation.many import Short, seeds_of, short
 from tests.simulation.simulation import Outcome, play
 
 if TYPE_CHECKING:
@@ -22,41 +23,15 @@ SHOWN = 5
 """At most so many failures are listed; the first is told whole."""
 
 
-class Short(NamedTuple):
-    """What a worker hands back: the history only of a seed that failed."""
-
-    seed: int
-    broken: str
-    report: str
-    events: int
-    seconds: float
-
-
-def seeds_of(text: str) -> list[int]:
-    """Read `7`, `0..10` or a list of both."""
-    found: list[int] = []
-    for part in text.split(","):
-        first, dots, last = part.strip().partition("..")
-        found += range(int(first), int(last)) if dots else [int(first)]
-    return found
-
-
-def _short(seed: int) -> Short:
-    outcome = play(seed)
-    report = outcome.report() if outcome.broken is not None else ""
-    broken = str(outcome.broken or "")
-    return Short(seed, broken, report, outcome.events, outcome.seconds)
-
-
 def _all(seeds: list[int], workers: int) -> Iterator[Short]:
     if workers == 1 or len(seeds) == 1:
-        yield from map(_short, seeds)
+        yield from map(short, seeds)
         return
     # Workers are made anew now and then, so that a long run stays small.
     with multiprocessing.get_context("spawn").Pool(
         workers, maxtasksperchild=50
     ) as pool:
-        yield from pool.imap_unordered(_short, seeds, chunksize=20)
+        yield from pool.imap_unordered(short, seeds, chunksize=20)
 
 
 def main(argv: list[str]) -> int:

@@ -657,7 +657,6 @@ class Judge:
             "reserved",
             "escalated",
             "limits",
-            "effects",
             "unmet",
         ):
             if getattr(mind, what):

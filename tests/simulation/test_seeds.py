@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.simulation.__main__ import seeds_of
 from tests.simulation.loop import Process, SimLoop, Stuck
+from tests.simulation.many import seeds_of
 from tests.simulation.plan import FAULTS
 from tests.simulation.simulation import Simulation, play
 
