@@ -379,6 +379,24 @@ def test_the_table_filters_by_state_and_text(open_page, house):
     expect(page.locator("#task-total")).to_have_text("0")
 
 
+def test_all_that_a_filter_finds_is_cancelled_and_retried_at_once(open_page, house):
+    for n in range(5):
+        house.submit(f"bulk-{n} waits for somebody", assign_to="nobody-yet")
+    page = open_page("tasks")
+    page.fill("#task-filter", "bulk-")
+    expect(page.locator("#task-total")).to_have_text("5")
+    page.get_by_role("button", name="Cancel all of these").click()
+    page.get_by_role("button", name="Cancel 5?").click()
+    expect(page.locator(".notices")).to_contain_text("cancel: 5 of 5 tasks.")
+    expect(page.locator("tr.task .state-cancelled")).to_have_count(5)
+    page.get_by_role("button", name="Retry all of these").click()
+    page.get_by_role("button", name="Retry 5?").click()
+    expect(page.locator("tr.task .state-waiting")).to_have_count(5)
+    page.get_by_role("button", name="Cancel all of these").click()
+    page.get_by_role("button", name="Cancel 5?").click()
+    expect(page.locator("tr.task .state-cancelled")).to_have_count(5)
+
+
 def test_events_are_filtered_paused_and_sought(open_page, house):
     page = open_page("events")
     expect(page.locator("#events li").first).to_be_visible()
