@@ -42,6 +42,7 @@ class Ring:
         *,
         claude: Path | None = None,
         env: dict[str, str] | None = None,
+        wake_command: str | None = None,
         **settings: object,
     ) -> None:
         config = self.folder / f"{host}.toml"
@@ -56,9 +57,11 @@ class Ring:
             "shell = 4",
             "noop = 8",
             f"claude = {int(claude is not None)}",
-            "agent = 0",
+            f"agent = {4 * int(wake_command is not None)}",
             *(["[claude]", f'program = "{claude}"'] if claude is not None else []),
         ]
+        if wake_command is not None:
+            lines += ["[agent]", f"wake_command = {json.dumps(wake_command)}"]
         config.write_text("\n".join(lines) + "\n")
         self._start(host, ["sidecar", "--config", str(config)], env)
 
@@ -175,6 +178,11 @@ class Observer:
             if answer["ok"]:
                 return answer["task_id"]
             assert answer["code"] in ("log_unavailable", "busy"), answer
+
+    async def cancel(self, task_id: str) -> None:
+        """Say that nobody wants a task any more."""
+        body = json.dumps({"task_id": task_id}).encode()
+        await self.link.request(subjects.command("task.cancel"), body, timeout=10.0)
 
 
 @asynccontextmanager

@@ -33,7 +33,8 @@ def fold_final(observer: Observer, task: str) -> list[dict]:
         step = lifecycle.evolve(
             state, c.Recorded(seq, subject, event), epoch=epochs.at(seq), host=host
         )
-        if step.verdict == "applied" and step.state.phase in lifecycle.FINAL:
+        ended = step.state.phase in lifecycle.FINAL and step.state.phase != state.phase
+        if step.verdict == "applied" and ended:
             counted.append(body)
         state = step.state
     return counted
