@@ -13,7 +13,7 @@ from events import commands as mail
 from events import subjects
 from events.codec import encode
 from events.jetstream import JetStreamLog
-from sidecar.config import ClaudeConfig, EndpointConfig, SidecarConfig
+from sidecar.config import ClaudeConfig, EndpointConfig, SidecarConfig, SlotsConfig
 from sidecar.main import Sidecar, run
 from tests.links import linked
 
@@ -182,3 +182,55 @@ async def test_results_made_while_the_broker_is_away_arrive_when_it_is_back(
         broker.restart()
         [done] = await core.until(cat.TaskCompleted)
         assert done.result.output == "finished\n"
+
+
+async def test_what_runs_and_ends_without_a_broker_is_told_afterwards_in_order(
+    broker: LiveBroker, tmp_path: Path
+) -> None:
+    """Each run says something, fails once, and ends, one after the other."""
+    config = SidecarConfig(
+        name="h1",
+        discover=False,
+        claude=ClaudeConfig(enabled=False),
+        slots=SlotsConfig(shell=8),
+    )
+
+    def gated(n: int) -> mail.Assign:
+        gate, tried = tmp_path / f"go{n}", tmp_path / f"tried{n}"
+        command = (
+            f"[ -e {tried} ] && echo {n} && exit 0; touch {tried};"
+            f"until [ -e {gate} ]; do sleep 0.01; done; exit 1"
+        )
+        spec = cat.TaskSpec(description="x", shell=cat.Shell(command=command))
+        return assign(f"t{n}", "sidecar", spec=spec)
+
+    async with (
+        core_of(broker) as core,
+        living(broker, tmp_path / "data", config) as sidecar,
+    ):
+        await core.until(cat.HostJoined)
+        for n in range(8):
+            assert (await core.tell(gated(n))).ok
+        await core.until(cat.TaskStarted, count=8)
+        broker.kill()
+        order = [3, 1, 7, 0, 5, 2, 6, 4]
+        for n in order:
+            (tmp_path / f"go{n}").touch()
+            async with asyncio.timeout(30):
+                while sidecar.state.runs[f"t{n}-r1"].phase != "finished":
+                    await asyncio.sleep(0.01)
+        broker.restart()
+        done = await core.until(cat.TaskCompleted, count=8)
+        assert [event.task_id for event in done] == [f"t{n}" for n in order]
+        for event in done:
+            of_run = [
+                cat.name(each)
+                for each in core.events
+                if isinstance(each, cat.RunEvent) and each.route == event.route
+            ]
+            assert of_run == [
+                "task.accepted",
+                "task.started",
+                "task.retrying",
+                "task.completed",
+            ]
