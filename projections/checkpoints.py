@@ -41,10 +41,13 @@ class Checkpoints:
         """The sequences that there are copies of."""
         return tuple(self._places)
 
-    def due(self, position: int) -> bool:
-        """Whether a copy should be taken now."""
+    def due(self, position: int, *, behind: bool = False) -> bool:
+        """Whether a copy should be taken now; fewer while the log is still being read."""
         last = self._places[-1] if self._places else 0
-        return position - last >= max(self._every, position // (2 * self._kept))
+        apart = max(self._every, position // (2 * self._kept))
+        if behind:
+            apart = max(2 * self._every, position // 3)
+        return position - last >= apart
 
     def take(self, source: Path) -> None:
         """Copy the store's file; blocks for as long as that takes. Never raises.

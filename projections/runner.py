@@ -284,7 +284,9 @@ class Runner:
             checkpoints is None
             or path is None
             or self._copying is not None
-            or not checkpoints.due(self.world.position)
+            or not checkpoints.due(
+                self.world.position, behind=not self.caught_up.is_set()
+            )
         ):
             return
 
