@@ -1,0 +1,81 @@
+"""The units for systemd: what they start is there, and ends as they expect."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.ring import observing
+
+if TYPE_CHECKING:
+    from tests.broker import LiveBroker
+
+DEPLOY = Path(__file__).parents[2] / "docs" / "deploy"
+UNITS = sorted(DEPLOY.glob("*.service"))
+
+
+def settings(unit: Path) -> dict[str, str]:
+    lines = [line.partition("=") for line in unit.read_text().splitlines()]
+    return {name: value for name, equals, value in lines if equals and name[0] != "#"}
+
+
+@pytest.mark.parametrize("unit", UNITS, ids=[unit.stem for unit in UNITS])
+def test_systemd_understands_the_unit(unit: Path, tmp_path: Path) -> None:
+    analyze = shutil.which("systemd-analyze")
+    if analyze is None:
+        pytest.skip("no systemd-analyze here")
+    copy = tmp_path / unit.name
+    program = settings(unit)["ExecStart"].split()[0]
+    copy.write_text(unit.read_text().replace(program, "/bin/true"))
+    found = subprocess.run(
+        [analyze, "verify", "--man=no", str(copy)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    said = [line for line in found.stderr.splitlines() if unit.name in line]
+    assert said == []
+
+
+async def test_the_sidecars_unit_starts_one_and_stops_it_in_good_order(
+    broker: LiveBroker, tmp_path: Path
+) -> None:
+    unit = settings(DEPLOY / "agentcom-sidecar.service")
+    config = tmp_path / "sidecar.toml"
+    config.write_text("discover = false\n[claude]\nenabled = false\n")
+    words = {
+        "/var/lib/agentcom": str(tmp_path / "state"),
+        "nats://broker.example:4222": broker.url,
+        "/etc/agentcom/host-%l.nk": str(broker.credentials("host-h1").seed_path),
+        "/etc/agentcom/sidecar.toml": str(config),
+    }
+    _, *arguments = shlex.split(unit["ExecStart"])
+    assert set(words) <= set(arguments)
+    # As systemd would have it: nothing of our own environment but what it sets itself.
+    env = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "USER": unit["User"]}
+    async with observing(broker) as observer:
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "cli"),
+            *(words.get(each, each) for each in arguments),
+            env=env,
+            stderr=asyncio.subprocess.DEVNULL,
+        )
+        try:
+            await observer.until(lambda: bool(observer.of("host.joined")))
+            process.send_signal(getattr(signal, unit["KillSignal"]))
+            assert await process.wait() == 0
+        finally:
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
+        await observer.until(lambda: bool(observer.of("host.left")))
+    assert (tmp_path / "state" / "journal-h1.db").exists()
