@@ -136,10 +136,23 @@ class MemoryLog:
         if len(raw) > MAX_EVENT_BYTES:
             future.set_exception(TooLarge(subject, len(raw), MAX_EVENT_BYTES))
         elif expect is not None and expect != last:
-            future.set_exception(Conflict(subject, expect, last))
+            ours = self._ours(subject, event.id, expect)
+            if ours is None:
+                future.set_exception(Conflict(subject, expect, last))
+            else:
+                future.set_result(ours)
         else:
             future.set_result(self._store(subject, raw))
         return future
+
+    def _ours(self, subject: str, event_id: str, expect: int) -> int | None:
+        """Return where this very event stands, if it came next after `expect`."""
+        for seq in range(expect + 1, len(self._entries) + 1):
+            if self._entries[seq - 1][0] == subject:
+                recorded = self.recorded(seq)
+                same = recorded is not None and recorded.event.id == event_id
+                return seq if same else None
+        return None
 
     async def append_batch(self, items: Sequence[tuple[str, Event, int]]) -> list[int]:
         encoded = [(subject, encode(event), expect) for subject, event, expect in items]

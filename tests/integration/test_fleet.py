@@ -234,7 +234,9 @@ async def test_what_a_decision_records_is_enough_to_make_it_again(fleet: Fleet):
     for n, name in enumerate(("h1", "h2", "h3")):
         await fleet[name].join((ollama(f"o{n}"),))
         await fleet.seen()
-        await fleet.know(name, cpu=round(0.1 + 0.2 * n, 2), ram_total_bytes=(n + 1) * 8 * GIB)
+        await fleet.know(
+            name, cpu=round(0.1 + 0.2 * n, 2), ram_total_bytes=(n + 1) * 8 * GIB
+        )
     routed = await fleet.route(
         await fleet.observer.submit(description="x", tier="standard")
     )
