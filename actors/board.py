@@ -328,6 +328,9 @@ class Board:
             self.give_back[task_id] = _why_returned(event)
         elif state.phase != before.phase and not self._is_lost(state):
             self.give_back.pop(task_id, None)
+        if isinstance(event, c.TaskAccepted) and self._of_an_earlier_life(event):
+            # Said before the restart, come after it: the new life waits to be told.
+            self.lose(live, "host restarted", "an earlier life had accepted the run")
         if before.phase == "waiting" and (
             state.phase != "waiting" or isinstance(event, c.TaskReassigned)
         ):
@@ -342,6 +345,11 @@ class Board:
             live.deferred = True
         self._book(event, escalated=state.hopped_from == "standard")
         self.moved(live, before, state, event)
+
+    def _of_an_earlier_life(self, event: c.RunEvent) -> bool:
+        """Whether its host has joined anew since; incarnations sort by their lives."""
+        host = self.fleet.hosts.get(event.host)
+        return host is not None and event.incarnation < host.incarnation
 
     def _is_lost(self, state: TaskState) -> bool:
         """Whether a route is in force on a host that is gone: words change nothing."""

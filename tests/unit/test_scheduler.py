@@ -268,6 +268,44 @@ def test_a_new_life_of_a_host_gives_back_what_it_no_longer_holds():
     assert len(w.routes("t1")) == 2
 
 
+@pytest.mark.parametrize(
+    ("before", "phase", "again"),
+    [
+        # What was accepted and not begun runs again, whichever the log hears first.
+        (c.TaskAccepted, "accepted", True),
+        (None, "accepted", False),  # it is still to be accepted: the assignment stands
+        (c.TaskStarted, "accepted", True),
+        # What had begun the host itself gives back, or goes on with.
+        (c.TaskStarted, "interrupted", False),
+        (c.TaskStarted, "running", False),
+        (c.TaskStarted, "finished", False),
+    ],
+)
+def test_a_new_life_of_a_host_says_what_it_holds(before, phase, again):
+    w = World()
+    w.join("h1")
+    w.shell("t1")
+    (routed,) = w.routes("t1")
+    if before is not None:
+        w.report("t1", c.TaskAccepted)
+    if before is c.TaskStarted:
+        w.report("t1", c.TaskStarted, executor="shell")
+    w.join("h1", incarnation="i2", held=[c.Held("t1", routed.id, phase)])
+    w.turn()
+    assert (len(w.routes("t1")) == 2) is again
+
+
+def test_an_acceptance_of_an_earlier_life_that_comes_late_leaves_nothing_stuck():
+    w = World()
+    w.join("h1")
+    w.shell("t1")
+    (routed,) = w.routes("t1")
+    w.join("h1", incarnation="i2", held=[c.Held("t1", routed.id, "accepted")])
+    w.report("t1", c.TaskAccepted)  # of incarnation i1
+    assert [e.reason for e in w.events(c.TaskRequeued)] == ["host restarted"]
+    assert len(w.routes("t1")) == 2
+
+
 def test_an_unknown_host_is_asked_who_it_is():
     w = World()
     w.beat("ghost")
