@@ -246,6 +246,7 @@ class Sidecar:
         self._stops: dict[str, Stop] = {}
         self._progress: dict[str, Progress] = {}
         self._marks: dict[str, Bookmark] = {}
+        self._earlier: set[str] = set()
         self._agents: dict[str, mail.Assign] = {}
         self._clearing: set[asyncio.Task[None]] = set()
         self._one_cleared = asyncio.Event()
@@ -329,6 +330,7 @@ class Sidecar:
             self.state.done[route] = ""
         idents = []
         for row in found.rows:
+            self._earlier.add(row.route)
             ident = Ident(row.pid or -1, row.started or "", row.route)
             try:
                 assign = _assigns.decode(row.assign)
@@ -519,7 +521,8 @@ class Sidecar:
     async def _run(self, assign: mail.Assign, stop: Stop) -> None:
         """Resolve, prepare, stream, finish; then record. The log's answer reports it."""
         route = assign.route
-        progress = Progress(assign, self._sink, self)
+        earlier = self._journal.found.life - 1 if route in self._earlier else 0
+        progress = Progress(assign, self._sink, self, earlier=earlier)
         self._progress[route] = progress
 
         if assign.target_type == "agent":
@@ -536,6 +539,7 @@ class Sidecar:
             ending = await self._pipeline.run(assign, stop, progress, began)
         finally:
             del self._stops[route], self._progress[route]
+            self._earlier.discard(route)
         self.handle(actor.Ended(route, ending))
 
     # -- the steps of a woken agent's run

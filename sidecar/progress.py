@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 JOIN_S = 0.1
 CHUNK_BYTES = 64 * 1024
+LATER_LIFE = 1_000_000
+"""Numbers of a run that goes on in a later life of its host begin so much higher: what was
+said before cannot be known exactly, and a number must not come twice."""
 LINE_CHARS = 8 * 1024
 
 Kind = Literal["token", "thinking", "stdout", "stderr", "status", "error", "tool"]
@@ -53,7 +56,10 @@ class Speaker(Protocol):
 class Progress:
     """One run's `Emit`. `close` it when the run is over."""
 
-    def __init__(self, assign: Assign, sink: OutputSink, speaker: Speaker) -> None:
+    def __init__(
+        self, assign: Assign, sink: OutputSink, speaker: Speaker, *, earlier: int = 0
+    ) -> None:
+        """`earlier` counts the lives of this host in which the run may have spoken."""
         self._assign = assign
         self._sink = sink
         self._speaker = speaker
@@ -67,8 +73,8 @@ class Progress:
         self._timer: asyncio.TimerHandle | None = None
         self._closed = False
         self.host = speaker.host
-        self.n = 0
-        self.segment = 0
+        self.n = earlier * LATER_LIFE
+        self.segment = earlier
         self.dropped = 0
 
     # -- Emit

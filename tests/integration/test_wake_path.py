@@ -237,6 +237,9 @@ async def test_a_killed_host_goes_on_with_the_step_that_was_on_its_disk(
                 assert phases == ["running"]
                 [done] = await w.until(cat.TaskCompleted)
                 assert done.route == "t1-r1"
+                # Readers pass over numbers that they have seen on this route.
+                assert w.output[0].n > 1_000_000
+                assert w.output[0].segment == 1
         if again is not None:
             begun = ["task.accepted", "task.started", "task.status"]
             rest = ["task.completed", "removed"]
