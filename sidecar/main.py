@@ -746,12 +746,15 @@ async def run(
     """Be this host until `stop` is set; then drain and leave in good order.
 
     `data` is the folder for journal and work unless the configuration names one. `ready`
-    is called once the host has joined. Raises JournalHeld, JournalError.
+    is called once the host has joined. Raises JournalHeld, JournalError,
+    ResultsFolderError.
     """
     folder = config.data_path or data
     if folder is None:
         raise ValueError("a sidecar needs a data folder")
     parts = parts or assemble(config, folder)
+    if parts.results is not None:
+        parts.results.make()
     journal = await open_journal(folder / f"journal-{config.host}.db")
     if parts.processes is not None:
         parts.processes.become_subreaper()

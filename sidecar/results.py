@@ -56,6 +56,17 @@ class Unreadable(AgentComError):
         super().__init__(f"{name}: {problem}")
 
 
+class ResultsFolderError(AgentComError):
+    """The results folder cannot be used, and why."""
+
+    code = "results_folder"
+
+    def __init__(self, folder: Path, problem: str) -> None:
+        self.folder = folder
+        self.problem = problem
+        super().__init__(f"results folder {folder}: {problem}")
+
+
 class Place:
     """One task's three files, while it is at work here."""
 
@@ -130,11 +141,21 @@ class Results:
         self._watching: asyncio.Task[None] | None = None
         self._stop = asyncio.Event()
 
+    def make(self) -> None:
+        """Make the folder; raises ResultsFolderError where nobody can write there."""
+        try:
+            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise ResultsFolderError(self.folder, str(error.strerror)) from error
+        if not os.access(self.folder, os.R_OK | os.W_OK | os.X_OK):
+            raise ResultsFolderError(self.folder, "it cannot be read and written")
+
     async def open(self, host: str, held: Collection[str] = ()) -> None:
         """Begin to watch; `held` are tasks that this host has still to do with."""
         self._known = frozenset(held)
         self._stop = asyncio.Event()
-        await asyncio.to_thread(self._make, host)
+        self.make()
+        await asyncio.to_thread(self._tidy, host)
         self._watching = asyncio.create_task(self._watch())
         await asyncio.sleep(0)  # from here on it is told of changes
         self._look_at_all()
@@ -175,9 +196,8 @@ class Results:
 
     # -- looking
 
-    def _make(self, host: str) -> None:
-        """Make the folder, and take away work that this host has no more to do with."""
-        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    def _tidy(self, host: str) -> None:
+        """Take away work that this host has no more to do with."""
         for name in os.listdir(self.folder):
             task = name.removesuffix(_TASK)
             if task != name and is_token(task) and task not in self._known:

@@ -16,6 +16,7 @@ from events import subjects
 from events.codec import encode
 from sidecar.config import AgentConfig
 from sidecar.journal import open_journal
+from sidecar.results import ResultsFolderError
 from tests.hosting import World, assign, world
 from tests.runs import QUICK, alive
 
@@ -268,16 +269,21 @@ async def test_a_host_killed_while_it_clears_up_wakes_nobody_and_clears_up(
     assert journal.found.rows == []
 
 
+def living_agent(folder: Path) -> str:
+    """A wake command that leaves an agent running which never does anything."""
+    script = folder / "wake.sh"
+    script.write_text(
+        f"touch $STARTED_FILE; setsid sh -c 'echo $$ > {folder}/pid; exec sleep 1000'"
+        " >/dev/null 2>&1 &\n"
+        f"while [ ! -s {folder}/pid ]; do sleep 0.01; done"
+    )
+    return f"sh {script}"
+
+
 async def test_an_agent_that_lives_on_over_a_restart_ends_with_its_run(
     tmp_path: Path,
 ) -> None:
-    script = tmp_path / "wake.sh"
-    script.write_text(
-        f"touch $STARTED_FILE; setsid sh -c 'echo $$ > {tmp_path}/pid; exec sleep 1000'"
-        " >/dev/null 2>&1 &\n"
-        f"while [ ! -s {tmp_path}/pid ]; do sleep 0.01; done"
-    )
-    command = f"sh {script}"
+    command = living_agent(tmp_path)
     await killed(tmp_path, command, "after", "working")
     assert len(alive("t1-r1")) == 1
     async with world(tmp_path) as w, w.living(agent=agents(tmp_path, command)):
@@ -291,10 +297,22 @@ async def test_an_agent_that_lives_on_over_a_restart_ends_with_its_run(
 async def test_a_host_that_has_stopped_waking_hands_its_runs_back(
     tmp_path: Path,
 ) -> None:
-    await killed(tmp_path, agent_in(tmp_path, tidy=False), "after", "working")
+    await killed(tmp_path, living_agent(tmp_path), "after", "working")
+    assert len(alive("t1-r1")) == 1
     async with world(tmp_path) as w, w.living():
         [returned] = await w.until(cat.TaskReturned)
         assert (returned.route, returned.reason) == ("t1-r1", "interrupted")
+    assert alive("t1-r1") == []
+
+
+async def test_a_folder_that_cannot_be_used_is_said_at_the_start(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "results").write_text("in the way")
+    async with world(tmp_path) as w:
+        with pytest.raises(ResultsFolderError, match="File exists"):
+            async with w.living(agent=agents(tmp_path, None)):
+                pass
 
 
 async def test_a_run_cancelled_before_the_host_had_joined_does_not_go_on(
