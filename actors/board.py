@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+import msgspec
+
 from actors import lifecycle
 from actors import policy as policies
 from actors.fleet import Fleet, plain
@@ -76,7 +78,8 @@ class GivenBack(NamedTuple):
 class Live:
     """A task that is not over: its state, and what choosing a place for it needs.
 
-    `deciding` is the id of the decision about it that is on its way to the log.
+    `deciding` is the id of the decision about it that is on its way to the log,
+    `incarnation` the life of its host that reported of its run, and lives sort.
     """
 
     __slots__ = (
@@ -84,6 +87,7 @@ class Live:
         "deadline",
         "deciding",
         "deferred",
+        "incarnation",
         "lane",
         "reason",
         "repo",
@@ -108,6 +112,7 @@ class Live:
         self.ttl_s: float | None = None
         self.deadline: float | None = None
         self.deciding = ""
+        self.incarnation = ""
         self.deferred = False
         self.routed: c.TaskRouted | None = None
 
@@ -164,6 +169,7 @@ class Board:
         self.queue = Queue()
         self.fleet = Fleet(self.policy)
         self.tiers: dict[Tier, TierWatch] = {tier: TierWatch(tier) for tier in TIERS}
+        self.ever_shared = False
         self.tasks: dict[str, Live] = {}
         self.on_host: dict[str, dict[str, Live]] = {}
         self.shared: dict[str, c.EndpointAdded] = {}
@@ -315,6 +321,8 @@ class Board:
         for recorded in known[cut:]:
             place = subjects.parse(recorded.subject)
             self._fold_task(task_id, recorded, place.host)
+        if task_id in self.tasks and live.state.phase in ON_HOST:
+            self._back_on_host(live)
 
     def _moved(
         self, live: Live, before: TaskState, state: TaskState, event: Event
@@ -328,9 +336,12 @@ class Board:
             self.give_back[task_id] = _why_returned(event)
         elif state.phase != before.phase and not self._is_lost(state):
             self.give_back.pop(task_id, None)
-        if isinstance(event, c.TaskAccepted) and self._of_an_earlier_life(event):
-            # Said before the restart, come after it: the new life waits to be told.
-            self.lose(live, "host restarted", "an earlier life had accepted the run")
+        if isinstance(event, c.TaskAccepted | c.TaskStarted):
+            live.incarnation = event.incarnation
+            host = self.fleet.hosts.get(event.host)
+            if host is not None and event.incarnation < host.incarnation:
+                # Said before the restart, come after it.
+                self._in_new_life(live, host)
         if before.phase == "waiting" and (
             state.phase != "waiting" or isinstance(event, c.TaskReassigned)
         ):
@@ -345,11 +356,6 @@ class Board:
             live.deferred = True
         self._book(event, escalated=state.hopped_from == "standard")
         self.moved(live, before, state, event)
-
-    def _of_an_earlier_life(self, event: c.RunEvent) -> bool:
-        """Whether its host has joined anew since; incarnations sort by their lives."""
-        host = self.fleet.hosts.get(event.host)
-        return host is not None and event.incarnation < host.incarnation
 
     def _is_lost(self, state: TaskState) -> bool:
         """Whether a route is in force on a host that is gone: words change nothing."""
@@ -371,6 +377,7 @@ class Board:
         if place is None or place.slots is not slots:
             self.fleet.slots_changed(state.host, state.endpoint, live.kind)
         live.routed = event
+        live.incarnation = ""
         self.on_host.setdefault(state.host, {})[state.task_id] = live
         if live.repo is not None:
             self.fleet.ran_on(live.repo, state.host)
@@ -470,14 +477,21 @@ class Board:
             self.counts.void += 1
             return
         host = self.fleet.host(name)
+        if event.incarnation == host.incarnation and event.id <= host.last_id:
+            # Said again, perhaps behind what came after it: a host's ids rise.
+            self.counts.repeats += 1
+            return
         if isinstance(event, c.HostJoined):
-            if event.incarnation != host.incarnation:
-                self._new_life(name, event)
-            self.fleet.joined(event, recorded.seq, self.now)
+            new = event.incarnation != host.incarnation
+            self.fleet.joined(self._still_shared(event), recorded.seq, self.now)
+            if new:
+                for live in list(self.on_host.get(name, {}).values()):
+                    self._in_new_life(live, host)
             self._regroup()
         elif event.incarnation != host.incarnation:
             self.counts.void += 1
             return
+        host.last_id = event.id
         match event:
             case c.HostRecovered():
                 self.fleet.recovered(name, recorded.seq, self.now)
@@ -490,6 +504,10 @@ class Board:
             case c.HostLeft():
                 self.fleet.left(name)
                 self.compare(host, set(), patience=0)
+            case c.EndpointUp() | c.EndpointChanged() if not self._is_still_shared(
+                event.state
+            ):
+                self.counts.void += 1
             case c.EndpointUp():
                 self.fleet.endpoint_seen(name, event.state, recorded.seq)
                 self._regroup()
@@ -505,16 +523,32 @@ class Board:
     def host_changed(self, host: Host, event: c.HostEvent) -> None:
         """For whoever stands before the board: a host said something of itself."""
 
-    def _new_life(self, name: str, event: c.HostJoined) -> None:
-        """A new incarnation: what it does not hold, or had not begun, runs again."""
-        held = {one.route: one.phase for one in event.held}
-        for live in list(self.on_host.get(name, {}).values()):
-            phase = held.get(live.state.route)
-            if phase is None:
-                self.lose(live, "host restarted", "its new life does not hold the run")
-            elif phase == "accepted" and live.state.phase in ("accepted", "running"):
-                # Not on its disk as begun: nothing there will ever begin it by itself.
-                self.lose(live, "host restarted", "it had not begun the run")
+    def _is_still_shared(self, state: c.EndpointState) -> bool:
+        """Whether a host speaks of its own, or of what no operator has taken away."""
+        return not state.shared or state.endpoint in self.shared
+
+    def _still_shared(self, event: c.HostJoined) -> c.HostJoined:
+        kept = [state for state in event.endpoints if self._is_still_shared(state)]
+        if len(kept) == len(event.endpoints):
+            return event
+        return msgspec.structs.replace(event, endpoints=kept)
+
+    def _in_new_life(self, live: Live, host: Host) -> None:
+        """A run of an earlier life: not held, or held and not begun, it runs again."""
+        phase = host.held.get(live.state.route)
+        if phase is None:
+            self.lose(live, "host restarted", "its new life does not hold the run")
+        elif phase == "accepted" and live.state.phase in ("accepted", "running"):
+            # Not on its disk as begun: nothing there will ever begin it by itself.
+            self.lose(live, "host restarted", "it had not begun the run")
+
+    def _back_on_host(self, live: Live) -> None:
+        """A task came back with a route in force: its host may be another by now."""
+        host = self.fleet.hosts.get(live.state.host)
+        if host is None or not host.live:
+            self.lose(live, "host lost", "gone while its history was read")
+        elif live.incarnation and live.incarnation < host.incarnation:
+            self._in_new_life(live, host)
 
     def compare(self, host: Host, held: set[str], *, patience: int) -> None:
         """Find runs that the log has on a host and the host does not hold.
@@ -553,6 +587,7 @@ class Board:
                         )
             case c.EndpointAdded():
                 self.shared[name] = event
+                self.ever_shared = True
                 self.shared_changed()
             case c.EndpointRemoved():
                 self.shared.pop(name, None)
@@ -600,6 +635,9 @@ class Board:
         self.policy_version = event.version
         self.policy = policy
         self.fleet.set_policy(self.policy)
+        for group in self.queue.groups.values():
+            # Timers keep their start; their end is another one now.
+            group.expiries = None
         self.tiers_dirty = True
         self.ready.update(self.queue.groups)
 

@@ -57,9 +57,11 @@ class Host:
         "default_repo",
         "draining",
         "endpoints",
+        "held",
         "incarnation",
         "kinds",
         "last_beat",
+        "last_id",
         "lost",
         "missing",
         "name",
@@ -74,6 +76,8 @@ class Host:
     def __init__(self, name: str) -> None:
         self.name = name
         self.incarnation = ""
+        self.last_id = ""
+        self.held: dict[str, str] = {}
         self.present = False
         self.lost = False
         self.draining = False
@@ -393,6 +397,7 @@ class Fleet:
         for place in list(host.places()):
             self._drop(place)
         host.incarnation = event.incarnation
+        host.held = {one.route: one.phase for one in event.held}
         host.present = True
         host.lost = False
         host.draining = event.draining

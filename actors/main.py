@@ -20,7 +20,7 @@ from actors.service import Service
 from events import catalogue as c
 from events import subjects
 from events.codec import Reader, encode, instant, rfc3339
-from events.commands import Assign, Reply
+from events.commands import Assign, Reply, UseEndpoints
 from events.errors import Conflict, LogError, LogUnavailable, Malformed, Unreachable
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ LED_EVERY: Final = 1.0
 nobody did."""
 
 MAIL_TIMEOUT: Final = 2.0
+SHARE_AGAIN_S: Final = 1.0
 RESEND_FIRST: Final = 0.05
 RESEND_TIMES: Final = 6
 
@@ -371,6 +372,10 @@ class SchedulerRole:
             # stays so, the missing acceptance gives the task to another host.
             self._resend_later(message.task_id, message.route)
             return
+        if isinstance(error, Unreachable) and isinstance(message, UseEndpoints):
+            # Nothing else would ever tell this host; a newer list replaces this one.
+            self._loop.call_later(SHARE_AGAIN_S, self._share_again, mail.host)
+            return
         if error is not None or answer.cancelled():
             return
         if isinstance(message, Assign):
@@ -390,6 +395,10 @@ class SchedulerRole:
                 code=reply.code,
                 detail=reply.detail,
             )
+
+    def _share_again(self, host: str) -> None:
+        self.scheduler.share_with(host)
+        self._turn_soon()
 
     def _resend_later(self, task_id: str, route: str) -> None:
         tried = self._resends.get(route, 0)

@@ -250,7 +250,7 @@ class Scheduler(Board):
     def host_changed(self, host: Host, event: c.HostEvent) -> None:
         if isinstance(event, c.HostJoined | c.HostRecovered):
             self._lost.discard(host.name)
-            if self.leading and self.shared:
+            if self.leading and self.ever_shared:
                 self.effects.append(Mail(host.name, self._shared_endpoints()))
 
     def shared_changed(self) -> None:
@@ -259,6 +259,12 @@ class Scheduler(Board):
             self.effects += [
                 Mail(host.name, mail) for host in self.fleet.hosts.values() if host.live
             ]
+
+    def share_with(self, name: str) -> None:
+        """Tell a host again which endpoints are shared, if it is still here."""
+        host = self.fleet.hosts.get(name)
+        if self.leading and host is not None and host.live:
+            self.effects.append(Mail(name, self._shared_endpoints()))
 
     def _shared_endpoints(self) -> UseEndpoints:
         return UseEndpoints(

@@ -414,6 +414,8 @@ class Judge:
         if not isinstance(event, c.TaskEvent):
             return
         live = mind.tasks[event.task_id]
+        # A decision that does not get through is made again: the patience starts over.
+        self._unaccepted.pop((id(mind), event.task_id), None)
         where = f"{mind.name}, {event.task_id}, {c.name(event)}"
         match event:
             case c.TaskRouted():
@@ -632,6 +634,22 @@ class Judge:
             if group.count != sum(1 for _ in group):
                 self.complain("groups are counted right", f"{mind.name}: {group.count}")
 
+    def told(self, mind: Scheduler, state: HostState) -> None:
+        """Every host knows the shared endpoints, and the scheduler what it has."""
+        if set(state.shared) != set(mind.shared):
+            self.complain(
+                "every host knows the shared endpoints",
+                f"{state.host}: {sorted(state.shared)} for {sorted(mind.shared)}",
+            )
+        known = mind.fleet.hosts[state.host].endpoints
+        real = {name for name, each in state.endpoints.items() if each.up}
+        shown = {name for name, place in known.items() if place.up}
+        if real != shown:
+            self.complain(
+                "what a host offers is known",
+                f"{state.host}: {sorted(shown)} for {sorted(real)}",
+            )
+
     def _acceptance(self, mind: Scheduler, *, able: bool) -> None:
         """No acceptance in time: the route is taken back, as soon as anybody can."""
         patience = mind.policy.accept_timeout_s + ACCEPTANCE_LEEWAY
@@ -641,9 +659,11 @@ class Judge:
                 self._unaccepted.pop((id(mind), task_id), None)
                 continue
             key = (id(mind), task_id)
-            route, since = self._unaccepted.get(key, ("", 0.0))
-            if route != state.route:
-                self._unaccepted[key] = (state.route, mind.now)
+            # Whatever is written about it upsets a decision that is on its way.
+            stands = f"{state.route} {state.last_seq}"
+            seen, since = self._unaccepted.get(key, ("", 0.0))
+            if seen != stands:
+                self._unaccepted[key] = (stands, mind.now)
             elif mind.now - since > patience and not live.deciding:
                 self.complain(
                     "what nobody accepts is taken back",

@@ -470,6 +470,9 @@ class Simulation:
             judge.same(role.scheduler, log)
             if role.scheduler.leading:
                 judge.left_over(role.scheduler)
+                for life in self.lives.values():
+                    if isinstance(life, Life) and life.sidecar is not None:
+                        judge.told(role.scheduler, life.sidecar.state)
 
     def run(self) -> Outcome:
         """Play the seed to its end."""

@@ -275,13 +275,11 @@ def host_slot_leaks(patch: Patch) -> None:
 def restarted_run_forgotten(patch: Patch) -> None:
     """What a restarted host holds and had not begun is taken for running."""
 
-    def trusting(self: Any, name: str, event: Any) -> None:
-        held = {one.route for one in event.held}
-        for live in list(self.on_host.get(name, {}).values()):
-            if live.state.route not in held:
-                self.lose(live, "host restarted", "")
+    def trusting(self: Any, live: Any, host: Any) -> None:
+        if live.state.route not in host.held:
+            self.lose(live, "host restarted", "")
 
-    patch.setattr(board.Board, "_new_life", trusting)
+    patch.setattr(board.Board, "_in_new_life", trusting)
 
 
 PLANTED: list[Callable[[Patch], None]] = [

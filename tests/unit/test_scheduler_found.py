@@ -6,7 +6,9 @@ import asyncio
 from types import SimpleNamespace
 
 import pytest
+from msgspec import structs
 
+from actors import policy as policies
 from actors.board import History
 from actors.main import SchedulerRole
 from actors.scheduler import Decision
@@ -14,6 +16,7 @@ from events import catalogue as c
 from events import subjects
 from events.bus import MemoryBroker, MemoryBus
 from events.codec import rfc3339
+from events.commands import UseEndpoints
 from events.log import MemoryLog
 from tests.world import World, claude, ollama
 
@@ -340,3 +343,79 @@ def test_a_task_whose_last_attempt_ended_while_its_route_was_taken_back_is_dead(
     w.turn()
     assert w.phase("t1") == "dead"
     assert len(w.routes("t1")) == 1
+
+
+def test_a_shared_endpoint_that_was_taken_away_does_not_come_back_with_a_late_report():
+    w = World()
+    w.join("h1")
+    pool = c.EndpointState(
+        endpoint="pool", kind="ollama", up=True, models=["m"], shared=True
+    )
+    added = c.EndpointAdded(**w.head(), endpoint="pool", kind="ollama", url="http://x")
+    w.store(subjects.fleet("pool"), added)
+    w.store(subjects.fleet("pool"), c.EndpointRemoved(**w.head(), endpoint="pool"))
+    w.host_says("h1", c.EndpointUp, state=pool)
+    w.join("h1", endpoints=[pool])
+    assert "pool" not in w.scheduler.fleet.hosts["h1"].endpoints
+
+
+def test_a_host_that_comes_back_hears_that_nothing_is_shared_any_more():
+    w = World()
+    w.join("h1")
+    added = c.EndpointAdded(**w.head(), endpoint="pool", kind="ollama", url="http://x")
+    w.store(subjects.fleet("pool"), added)
+    w.store(subjects.fleet("pool"), c.EndpointRemoved(**w.head(), endpoint="pool"))
+    w.mail.clear()
+    w.host_says("h1", c.HostRecovered)
+    (told,) = [m.message for m in w.mail if isinstance(m.message, UseEndpoints)]
+    assert told.endpoints == []
+
+
+def test_what_a_host_said_does_not_count_again_behind_what_it_said_later():
+    w = World()
+    w.join("h1")
+    draining = c.HostDraining(**w.head(), host="h1", incarnation="i1")
+    w.store(subjects.host("h1"), draining)
+    w.host_says("h1", c.HostResumed)
+    w.store(subjects.host("h1"), draining)
+    assert not w.scheduler.fleet.hosts["h1"].draining
+
+
+def test_a_shorter_ttl_ends_the_waits_that_have_begun():
+    w = World()
+    w.join("h1")
+    w.shell("t1", needs=["tpu"])
+    w.beat_on(60, "h1")
+    assert w.phase("t1") == "waiting"
+    policy = {**policies.document(policies.Policy()), "task_ttl_s": 30.0}
+    w.store(subjects.POLICY, c.PolicyChanged(**w.head(), version=1, policy=policy))
+    w.turn()
+    assert w.phase("t1") == "expired"
+
+
+@pytest.mark.parametrize(
+    "before", [[c.TaskAccepted], [c.TaskAccepted, c.TaskStarted], []]
+)
+def test_a_retried_task_that_comes_back_finds_its_host_restarted(before):
+    w = World()
+    w.join("h1")
+    w.shell("t1")
+    w.report("t1", c.TaskFailed, result=c.Result(status="failed"))
+    w.store(subjects.task("t1"), c.TaskRetried(**w.head(), task_id="t1"))
+    routed = structs.replace(
+        w.routes("t1")[0], **w.head(), generation=2, epoch=w.scheduler.epoch
+    )
+    w.store(subjects.task("t1"), routed)
+    for kind in [c.TaskAccepted, c.TaskStarted]:
+        fields = {"executor": "shell"} if kind is c.TaskStarted else {}
+        if kind in before:
+            w.report("t1", kind, **fields)
+    w.join("h1", incarnation="i2", held=[c.Held("t1", routed.id, "accepted")])
+    for kind in [c.TaskAccepted, c.TaskStarted]:
+        fields = {"executor": "shell"} if kind is c.TaskStarted else {}
+        if kind not in before:
+            w.report("t1", kind, **fields)
+    w.scheduler.adopt("t1", [r for r in w.log if r.subject.endswith(".t1")])
+    w.turn()
+    assert w.phase("t1") == "routed"
+    assert w.routes("t1")[-1].generation == 3
