@@ -9,6 +9,7 @@ import sys
 import urllib.request
 from types import SimpleNamespace
 
+import msgspec
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -85,8 +86,9 @@ async def test_a_failed_append_is_counted_by_its_error():
     (submitted,) = history.recorded
     metered = MeteredLog(MemoryLog())
     await metered.append(submitted.subject, submitted.event, expect=0)
+    another = msgspec.structs.replace(submitted.event, id="another")
     with pytest.raises(Conflict):
-        await metered.append(submitted.subject, submitted.event, expect=0)
+        await metered.append(submitted.subject, another, expect=0)
     await asyncio.sleep(0)
     assert metered.failures._counts == {("conflict",): 1}
     assert await metered.last_sequence() == 1
