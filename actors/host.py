@@ -102,6 +102,7 @@ class HostState(Struct, kw_only=True):
     done: dict[str, str] = field(default_factory=dict)
     endpoints: dict[str, cat.EndpointState] = field(default_factory=dict)
     shared: dict[str, mail.SharedEndpoint] = field(default_factory=dict)
+    shared_as_of: int = 0
     epoch: int = 0
     draining: bool = False
     leaving: bool = False
@@ -326,6 +327,12 @@ class Sharing(Struct, frozen=True):
     endpoints: list[mail.SharedEndpoint]
 
 
+class ListSeen(Struct, frozen=True):
+    """The list of shared endpoints is known as of this place in the log."""
+
+    as_of: int
+
+
 class EndpointKnown(Struct, frozen=True):
     """What is known of an endpoint before the host has joined."""
 
@@ -358,6 +365,7 @@ Note = (
     | Gone
     | EpochSeen
     | Sharing
+    | ListSeen
     | EndpointKnown
     | Journal
     | LeftLying
@@ -726,6 +734,10 @@ class _Decider:
     def use_endpoints(self, command: mail.UseEndpoints) -> None:
         if self.stale(command.epoch):
             return
+        if command.as_of < self.state.shared_as_of:
+            self.answer(True, detail="a newer list has come")
+            return
+        self.fact(ListSeen(command.as_of))
         own = self.state.slots.keys() - self.state.shared.keys()
         wanted = [each for each in command.endpoints if each.endpoint not in own]
         self.answer(True)
@@ -901,6 +913,8 @@ def evolve(state: HostState, fact: cat.Event | Note) -> HostState:
             state.epoch = fact.epoch
         case Sharing():
             _share(state, fact.endpoints)
+        case ListSeen():
+            state.shared_as_of = fact.as_of
         case EndpointKnown() | cat.EndpointUp() | cat.EndpointChanged():
             state.endpoints[fact.state.endpoint] = fact.state
         case cat.EndpointDown():

@@ -269,6 +269,7 @@ class Scheduler(Board):
     def _shared_endpoints(self) -> UseEndpoints:
         return UseEndpoints(
             epoch=self.epoch,
+            as_of=self.position,
             endpoints=[
                 SharedEndpoint(
                     endpoint=one.endpoint, kind=one.kind, url=one.url, slots=one.slots

@@ -286,10 +286,15 @@ class Rejoin(Struct, frozen=True, omit_defaults=True, kw_only=True, tag="rejoin"
 class UseEndpoints(
     Struct, frozen=True, omit_defaults=True, kw_only=True, tag="endpoints"
 ):
-    """The shared endpoints an operator has added: probe them, report them."""
+    """The shared endpoints an operator has added: probe them, report them.
+
+    `as_of` is the place in the log that the list was true for: an older one that comes
+    late is passed by.
+    """
 
     epoch: Epoch
     endpoints: list[SharedEndpoint]
+    as_of: int = 0
 
 
 class SharedEndpoint(Struct, frozen=True, kw_only=True):

@@ -111,6 +111,7 @@ class Judge:
         self.verdicts: dict[str, int] = {}
         self.tiers: dict[str, tuple[bool, bool]] = {}
         self.stored_ids: set[str] = set()
+        self.given_up: set[str] = set()
         self._unaccepted: dict[tuple[int, str], tuple[str, float]] = {}
         self._heard_epoch: dict[int, int] = {}
         self._was_stale: dict[int, tuple[int, int]] = {}
@@ -305,7 +306,10 @@ class Judge:
             taken = self.taken.setdefault(key, set())
             taken.add(event.id)
             total = self._total(key)
-            if total is not None and len(taken) > total:
+            # What its leader was told may not be stored, and was, comes on top; its host
+            # refuses it as busy.
+            firm = taken - self.given_up
+            if total is not None and len(firm) > total:
                 self.complain(
                     "slots are never overcommitted",
                     f"{where}: {len(taken)} of {total} at {key}",

@@ -62,6 +62,7 @@ class Server:
         self.subscriptions: list[Subscription] = []
         self.followers: list[SimFollower] = []
         self.leases = MemoryLeases(loop.time)
+        self.given_up: set[str] = set()
         self.on_stored: Callable[[Recorded, str], None] = lambda _recorded, _by: None
         self.on_mail: Callable[[Link, SimMessage], None] = lambda _link, _message: None
         self.on_answer: Callable[[SimMessage, bytes], None] = lambda _mail, _data: None
@@ -399,6 +400,7 @@ class Link:
             del self._pending[append]
         elif self.loop.time() >= append.deadline - 0.001:
             del self._pending[append]
+            self.server.given_up.add(append.event.id)
             append.future.set_exception(
                 LogUnavailable(f"append to {append.subject}", "no acknowledgement")
             )

@@ -117,6 +117,7 @@ class Simulation:
         self.server.on_stored = self._stored
         self.server.on_mail = self._mailed
         self.server.on_answer = self.judge.answered
+        self.judge.given_up = self.server.given_up
         self.plan = draw(self.chance)
         self.machines = {
             f"h{n + 1}": Machine(f"h{n + 1}", self.loop, self.chance, self.temper)

@@ -419,6 +419,15 @@ def test_shared_endpoints_are_watched_and_take_runs() -> None:
     assert host.event.reason == "unknown_target"
 
 
+def test_an_older_list_of_shared_endpoints_that_comes_late_is_passed_by():
+    pool = mail.SharedEndpoint(endpoint="pool", kind="ollama", url="http://x")
+    host = Host().when(mail.UseEndpoints(epoch=1, endpoints=[], as_of=9))
+    host.when(mail.UseEndpoints(epoch=1, endpoints=[pool], as_of=5))
+    assert host.state.shared == {}
+    host.when(mail.UseEndpoints(epoch=1, endpoints=[pool], as_of=10))
+    assert list(host.state.shared) == ["pool"]
+
+
 # -- whatever comes
 
 _tasks = st.sampled_from(["t1", "t2", "t3"])

@@ -365,6 +365,7 @@ def test_a_host_that_comes_back_hears_that_nothing_is_shared_any_more():
     added = c.EndpointAdded(**w.head(), endpoint="pool", kind="ollama", url="http://x")
     w.store(subjects.fleet("pool"), added)
     w.store(subjects.fleet("pool"), c.EndpointRemoved(**w.head(), endpoint="pool"))
+    w.turn()
     w.mail.clear()
     w.host_says("h1", c.HostRecovered)
     (told,) = [m.message for m in w.mail if isinstance(m.message, UseEndpoints)]
