@@ -272,7 +272,11 @@ class Scheduler(Board):
             as_of=self.position,
             endpoints=[
                 SharedEndpoint(
-                    endpoint=one.endpoint, kind=one.kind, url=one.url, slots=one.slots
+                    endpoint=one.endpoint,
+                    kind=one.kind,
+                    url=one.url,
+                    slots=one.slots,
+                    added=one.id,
                 )
                 for one in self.shared.values()
             ],

@@ -298,12 +298,15 @@ class UseEndpoints(
 
 
 class SharedEndpoint(Struct, frozen=True, kw_only=True):
-    """One shared endpoint, as added."""
+    """One shared endpoint, as added. `added` is the id of the event that added it: one
+    that was taken away and added again is another, and is reported anew.
+    """
 
     endpoint: str
     kind: Literal["ollama", "openai"]
     url: str
     slots: int = 1
+    added: str = ""
 
 
 class Inspect(Struct, frozen=True, omit_defaults=True, kw_only=True, tag="inspect"):

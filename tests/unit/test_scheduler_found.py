@@ -420,3 +420,16 @@ def test_a_retried_task_that_comes_back_finds_its_host_restarted(before):
     w.turn()
     assert w.phase("t1") == "routed"
     assert w.routes("t1")[-1].generation == 3
+
+
+def test_a_shared_endpoint_that_was_added_anew_is_another_to_its_hosts():
+    w = World()
+    w.join("h1")
+    for _ in range(2):
+        added = c.EndpointAdded(
+            **w.head(), endpoint="pool", kind="ollama", url="http://x"
+        )
+        w.store(subjects.fleet("pool"), added)
+        w.turn()
+    first, second = (m.message for m in w.mail if isinstance(m.message, UseEndpoints))
+    assert first.endpoints != second.endpoints
