@@ -189,6 +189,9 @@ class Board:
         self.reserved: dict[str, Place] = {}
         self.tiers_dirty = True
         self.tier_pending: set[Tier] = set()
+        # An outage, what is decided about one, the policy or a gap: alerts fall due at
+        # another time than before.
+        self.alerts_moved = True
         self.bodies: dict[str, TaskSpec] = {}
         # Retried tasks whose history is being read, and what came in meanwhile.
         self.coming_back: dict[str, list[Recorded]] = {}
@@ -613,7 +616,7 @@ class Board:
             return
         watch.evolve(event)
         self.tier_pending.discard(watch.tier)
-        self.tiers_dirty = True
+        self.tiers_dirty = self.alerts_moved = True
         if isinstance(event, c.TierLimited):
             self.fleet.limit(TIER_KIND[watch.tier], watch.limited_until)
         # What waits for this tier, or could hop from or to it, is looked at again.
@@ -638,7 +641,7 @@ class Board:
         for group in self.queue.groups.values():
             # Timers keep their start; their end is another one now.
             group.expiries = None
-        self.tiers_dirty = True
+        self.tiers_dirty = self.alerts_moved = True
         self.ready.update(self.queue.groups)
 
     def _fold_scheduler(self, recorded: Recorded) -> None:
@@ -654,6 +657,7 @@ class Board:
             self.gaps.append((at - event.leaderless_s, at))
             # Nothing that is still timed began before a few of them.
             del self.gaps[:-64]
+            self.alerts_moved = True
         self.elected(event)
 
     def elected(self, event: c.SchedulerElected) -> None:

@@ -111,6 +111,7 @@ class Scheduler(Board):
         self._timers_made = 0
         self._lost: set[str] = set()
         self._lease_due = 0.0
+        self._alert_at: float | None = None
 
     # -- leading -----------------------------------------------------------------------
 
@@ -127,6 +128,7 @@ class Scheduler(Board):
         self._accepting.clear()
         self._timers.clear()
         self.tier_pending.clear()
+        self.alerts_moved = True
         # The timers that would have ended pauses of an earlier leadership are gone.
         self.fleet.resume_paused(float("inf"))
         for host in self.fleet.hosts.values():
@@ -187,7 +189,7 @@ class Scheduler(Board):
         self.release(event.id)
         if isinstance(event, c.TierEvent):
             self.tier_pending.discard(event.tier)
-            self.tiers_dirty = True
+            self.tiers_dirty = self.alerts_moved = True
             if isinstance(event, c.TierLimited) and self.leading:
                 until = event.until if event.known_end else None
                 self.limits.append((event.tier, until, event.reason))
@@ -427,7 +429,9 @@ class Scheduler(Board):
             wakes.append(self._accepting[0][0] + self.policy.accept_timeout_s)
         if self.fleet.hosts:
             wakes.append(self._lease_due)
-        wakes += self._alerts_at()
+        alert = self._next_alert()
+        if alert is not None:
+            wakes.append(alert)
         return min(wakes, default=None)
 
     def _head(self) -> Head:
@@ -602,6 +606,7 @@ class Scheduler(Board):
     def _about_tier(self, event: c.TierEvent) -> Decision:
         """One at a time about each tier, and each once."""
         self.tier_pending.add(event.tier)
+        self.alerts_moved = True
         subject = subjects.tier(event.tier)
         return Decision(subject, event, self.stands.get(subject, 0))
 
@@ -624,18 +629,26 @@ class Scheduler(Board):
             if said is not None:
                 made.append(self._about_tier(said))
 
-    def _alerts_at(self) -> list[float]:
-        """When an outage that lasts is to be alerted."""
-        return [
-            self.after(watch.down_since, self.policy.tier_alert_after_s)
-            for watch in self.tiers.values()
-            if watch.down_since is not None
-            and not watch.alerted
-            and watch.tier not in self.tier_pending
-        ]
+    def _next_alert(self) -> float | None:
+        """When the next outage that lasts is to be alerted.
+
+        Asked for in every turn, so it is remembered until something it rests on moves.
+        """
+        if self.alerts_moved:
+            self.alerts_moved = False
+            waits = (
+                self.after(watch.down_since, self.policy.tier_alert_after_s)
+                for watch in self.tiers.values()
+                if watch.down_since is not None
+                and not watch.alerted
+                and watch.tier not in self.tier_pending
+            )
+            self._alert_at = min(waits, default=None)
+        return self._alert_at
 
     def _alert_due(self, now: float) -> bool:
-        return any(when <= now for when in self._alerts_at())
+        alert = self._next_alert()
+        return alert is not None and alert <= now
 
     # -- routes that are over, and new ones --------------------------------------------
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from actors import policy as policies
 from actors.routing import recheck
 from events import catalogue as c
 from events import subjects
@@ -409,6 +410,36 @@ def test_an_outage_raises_one_alert_and_clears_it_once():
     w.host_says("h1", c.EndpointUp, state=ollama())
     assert len(w.events(c.AlertCleared)) == 1
     w.beat_on(60, "h1")
+    assert len(w.events(c.AlertRaised)) == 1
+
+
+def test_a_turn_does_not_reckon_anew_when_an_alert_falls_due():
+    w = World()
+    w.join("h1", endpoints=[ollama()])
+    w.host_says("h1", c.EndpointDown, endpoint="o1", kind="ollama", reason="x")
+    w.turn()
+    w.scheduler.next_wake()
+    asked = []
+    after = w.scheduler.after
+    w.scheduler.after = lambda *said: asked.append(said) or after(*said)
+    for n in range(20):
+        w.shell(f"t{n}")
+        w.scheduler.next_wake()
+    assert asked == []
+    w.beat_on(90, "h1")
+    assert len(w.events(c.AlertRaised)) == 1
+
+
+def test_a_policy_that_alerts_sooner_moves_the_alert_of_an_outage_that_lasts():
+    w = World()
+    w.join("h1", endpoints=[ollama()])
+    w.host_says("h1", c.EndpointDown, endpoint="o1", kind="ollama", reason="x")
+    w.beat_on(20, "h1")
+    policy = {**policies.document(policies.Policy()), "tier_alert_after_s": 25.0}
+    w.store(subjects.POLICY, c.PolicyChanged(**w.head(), version=1, policy=policy))
+    w.turn()
+    assert w.events(c.AlertRaised) == []
+    w.beat_on(6, "h1")
     assert len(w.events(c.AlertRaised)) == 1
 
 
