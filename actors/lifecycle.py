@@ -5,7 +5,8 @@ A task's state is the fold, in the log's order, over what was decided about it
 (`agentcom.evt.run.<host>.<task>`). A step that the table refuses is void, whoever wrote
 it: it changes nothing and is counted. Reports name their route, the id of the routed
 event; only the one in force counts, except that a result of the last route still counts
-while the task waits to be routed anew.
+while the task waits to be routed anew. Each routing raises the generation; one that does
+not was decided on an older state, and is void.
 
     waiting ──routed──▶ routed ──accepted──▶ accepted ──started──▶ running
        ▲                  │ rejected, returned │                     │
@@ -211,6 +212,8 @@ def evolve(state: TaskState, recorded: Recorded, *, epoch: int, host: str = "") 
         return Step(state, "void")
     phase = TABLE.get((state.phase, type(event)))
     if phase is None:
+        return Step(state, "void")
+    if isinstance(event, c.TaskRouted) and event.generation <= state.generation:
         return Step(state, "void")
     return _decision(state, event, phase, recorded.seq)
 

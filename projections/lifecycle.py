@@ -12,7 +12,8 @@ over seeded histories keeps the two agreeing.
 
 A later phase implies the earlier ones: a result is good from `routed` on. The result of
 the last routing counts even after a requeue, until the task is routed anew or tried
-anew. What the table has no cell for is void: counted and shown, and without effect.
+anew. What the table has no cell for is void: counted and shown, and without effect; so
+is a routing that does not raise the task's generation.
 """
 
 from __future__ import annotations
@@ -193,6 +194,8 @@ def step(life: Life, event: Event, seq: int) -> str:
     after = TABLE.get(type(event), _NOWHERE).get(life.state)
     if after is None:
         return f"a task that is {life.state} takes no such step"
+    if isinstance(event, TaskRouted) and event.generation <= life.generation:
+        return f"generation {life.generation} has been routed already"
     if after != life.state:
         life.state = after
         life.state_seq = seq

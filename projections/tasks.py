@@ -266,7 +266,7 @@ class Tasks:
     """The fold over tasks; it judges every event about one."""
 
     name = "tasks"
-    version = 2
+    version = 3
     subjects = (
         "agentcom.evt.task.*",
         "agentcom.evt.run.*.*",

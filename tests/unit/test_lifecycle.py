@@ -321,6 +321,13 @@ def test_a_routing_is_the_one_in_force_from_then_on():
     assert (state.generation, state.tier, state.reported) == (4, "complex", 0)
 
 
+@pytest.mark.parametrize("generation", [3, 4])
+def test_a_routing_that_does_not_raise_the_generation_is_void(generation):
+    before = being("waiting", generation=4)
+    state, verdict = step(before, said(c.TaskRouted, id="R2", generation=generation))
+    assert (verdict, state) == ("void", msgspec.structs.replace(before, last_seq=7))
+
+
 def test_a_hop_is_remembered_until_a_retry():
     hop = said(c.TaskRouted, id="R2", fallback_used=True, fallback_from_tier="standard")
     hopped = step(being("waiting"), hop).state

@@ -42,6 +42,20 @@ def test_a_task_that_ran_shows_where_how_long_and_for_how_much(history):
     assert record.finished_at == history.last.event.at
 
 
+def test_a_routing_that_does_not_raise_the_generation_is_void_and_noted(history):
+    task = history.submit("say hi")
+    first = history.route(task, "h1")
+    history.requeue(first)
+    history._generation[task] = 0
+    history.route(task, "h2")
+
+    record = seen(history, task)
+
+    assert (record.state, record.host, record.generation) == ("waiting", "h1", 1)
+    assert [each.type for each in record.voids] == ["task.routed.v1"]
+    assert record.voids[0].reason == "generation 1 has been routed already"
+
+
 @pytest.mark.parametrize("skipped", ["nothing", "accept", "both"])
 def test_a_later_phase_implies_the_earlier_ones(history, skipped):
     task = history.submit()
