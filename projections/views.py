@@ -7,6 +7,7 @@ dollars; None means unknown.
 
 from __future__ import annotations
 
+from itertools import chain
 from typing import TYPE_CHECKING, Any, Final
 
 from msgspec import Struct, field
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from projections.tasks import Routing, TaskRecord
     from projections.world import World
 
+WAITING_SHOWN: Final = 100
 LISTED_DESCRIPTION: Final = 240
 """Characters of a description in a list; the task itself has all of it."""
 
@@ -186,7 +188,8 @@ class QueueAnswer(Struct, kw_only=True):
     """`queue`: who waits and who is under way.
 
     `running` holds the first of those under way (routed, accepted, running, returned,
-    cancelling), `under_way` counts them all by state.
+    cancelling), `under_way` counts them all by state; `waiting_tasks` holds the first
+    that wait, lane by lane.
     """
 
     seq: int
@@ -194,6 +197,7 @@ class QueueAnswer(Struct, kw_only=True):
     lanes: list[LaneView]
     under_way: dict[str, int]
     running: list[TaskRow]
+    waiting_tasks: list[TaskRow]
 
 
 class HostRow(Struct, kw_only=True):
@@ -548,7 +552,7 @@ def attempt(routing: Routing) -> AttemptView:
 
 
 def queue(state: QueueState, seq: int, limit: int) -> QueueAnswer:
-    """Show the queue, with at most `limit` of those under way."""
+    """Show the queue, with at most `limit` of those under way and of those waiting."""
     under_way: dict[str, int] = {}
     for record in state.under_way.values():
         under_way[record.state] = under_way.get(record.state, 0) + 1
@@ -563,8 +567,16 @@ def queue(state: QueueState, seq: int, limit: int) -> QueueAnswer:
         for lane, waiting in state.lanes.items()
         if waiting
     ]
+    waiting = chain.from_iterable(lane.values() for lane in state.lanes.values())
     return QueueAnswer(
-        seq=seq, waiting=state.waiting, lanes=lanes, under_way=under_way, running=shown
+        seq=seq,
+        waiting=state.waiting,
+        lanes=lanes,
+        under_way=under_way,
+        running=shown,
+        waiting_tasks=[
+            row(record) for record in _first(waiting, min(limit, WAITING_SHOWN))
+        ],
     )
 
 

@@ -267,6 +267,44 @@ def test_the_slider_shows_an_earlier_queue(open_page, house):
     expect(page.locator("#then")).to_contain_text("h1")
 
 
+def test_the_slider_shows_who_waited_then_and_back_to_now_who_waits_now(
+    open_page, house
+):
+    early = [
+        house.submit(f"early-{n} waits", assign_to="nobody-yet", priority=priority)
+        for n, priority in enumerate(("normal", "high"))
+    ]
+    then = house.ask("/queue")["seq"]
+    for task in early:
+        house.ask(f"/tasks/{task}/cancel", {})
+    late = house.submit("late-one waits", assign_to="nobody-yet")
+    page = open_page("routing")
+    world = page.locator("#then")
+    waiting = page.locator("#then-waiting")
+    expect(world).to_have_attribute("data-now", "true")
+    expect(waiting).to_have_text("waiting late-one waits")
+
+    page.fill("#time-slider", str(then))
+    expect(world).to_have_attribute("data-seq", str(then))
+    expect(world).to_contain_text("2 waiting, 0 under way")
+    expect(world).to_contain_text("h1")
+    expect(waiting.locator("li")).to_have_text(
+        ["waiting early-1 waits", "waiting early-0 waits"]
+    )
+    waiting.get_by_text("early-0 waits").click()
+    ended(page, "cancelled")
+    page.go_back()
+
+    page.fill("#time-slider", str(then))
+    expect(waiting).to_contain_text("early-0 waits")
+    page.get_by_role("button", name="Back to now").click()
+    expect(world).to_have_attribute("data-now", "true")
+    expect(waiting).to_have_text("waiting late-one waits")
+    house.ask(f"/tasks/{late}/cancel", {})
+    expect(world).to_contain_text("0 waiting, 0 under way")
+    expect(waiting.locator("li")).to_have_count(0)
+
+
 def test_the_past_is_decided_again_under_other_weights(open_page, house):
     task = house.submit("decided", shell={"command": "true"})
     page = open_page(f"task/{task}")

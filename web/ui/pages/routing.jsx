@@ -6,11 +6,15 @@ import { Empty, Figure, Panel, Scroll, Text, Tier } from "../parts.jsx";
 import { useTopic } from "../socket.js";
 
 const SLIDE_MS = 120;
+const PRESENT_MS = 1000;
+const LISTED = 8;
 
 export function Routing({ operator }) {
-  const { data, seq } = useTopic("routing");
+  const { data } = useTopic("routing");
+  const { data: status } = useTopic("status");
   if (!data) return <Empty>Waiting for the first snapshot…</Empty>;
   const targets = Object.entries(data.by_target);
+  const last = status?.position ?? 0;
   return (
     <div class="page">
       <h1 class="sr">Routing</h1>
@@ -26,10 +30,10 @@ export function Routing({ operator }) {
       <Decisions decisions={data.decisions} />
       <div class="columns">
         <Disagreements found={data.disagreements} />
-        <Past last={seq} />
+        {last > 0 && <Past last={last} />}
       </div>
       <Policy policy={data.policy} operator={operator} />
-      <WhatIf last={seq} />
+      <WhatIf last={last} />
     </div>
   );
 }
@@ -81,45 +85,89 @@ function Disagreements({ found }) {
   );
 }
 
-// Fleet and queue as of any sequence.
+// Fleet and queue as of any sequence; without one, as they are.
 function Past({ last }) {
   const [seq, choose] = useState(null);
   const [then, show] = useState(null);
-  const timer = useRef(null);
-  useEffect(() => () => clearTimeout(timer.current), []);
+  const asked = useRef(0);
+  const shownAt = useRef(0);
+  const now = seq === null;
+  useEffect(() => {
+    const wait = now ? Math.max(SLIDE_MS, shownAt.current + PRESENT_MS - Date.now()) : SLIDE_MS;
+    const timer = setTimeout(async () => {
+      // An answer that comes after that to a later question is passed by.
+      const mine = (asked.current += 1);
+      const look = () => world(now ? null : seq);
+      const found = await (now ? look().catch(() => null) : carryOut(look));
+      shownAt.current = Date.now();
+      if (found && mine === asked.current) show(found);
+    }, wait);
+    return () => clearTimeout(timer);
+  }, [seq, now ? last : 0]);
   const slide = (event) => {
     const wanted = Number(event.currentTarget.value);
-    choose(wanted);
-    clearTimeout(timer.current);
-    timer.current = setTimeout(async () => {
-      const both = await carryOut(() => Promise.all([get(`/queue?at=${wanted}`), get(`/fleet?at=${wanted}`), get(`/events?from=${wanted}&limit=1`)]));
-      if (both) show({ seq: wanted, queue: both[0], fleet: both[1], at: both[2].events[0]?.event.at });
-    }, SLIDE_MS);
+    choose(wanted >= last ? null : wanted);
   };
-  const at = seq ?? last;
   return (
-    <Panel title="Time slider" id="past">
-      <label>As of sequence <b>{count(at)}</b> of {count(last)}
-        <input type="range" id="time-slider" min="1" max={Math.max(last, 1)} value={at} onInput={slide} />
+    <Panel title="Time slider" id="past" action={<button type="button" onClick={() => choose(null)} disabled={now}>Back to now</button>}>
+      <label>{now ? "Now, at sequence" : "As of sequence"} <b>{count(seq ?? last)}</b> of {count(last)}
+        <input type="range" id="time-slider" min="1" max={Math.max(last, 1)} value={seq ?? last} onInput={slide} />
       </label>
-      {then ? (
-        <div id="then" data-seq={then.seq}>
-          <p>{moment(then.at)}: <b>{count(then.queue.waiting)}</b> waiting, <b>{count(Object.values(then.queue.under_way).reduce((a, b) => a + b, 0))}</b> under way</p>
-          <ul class="list">
-            {then.queue.lanes.map((lane) => <li><Tier tier={lane.tier} /> {lane.priority}: {count(lane.waiting)}</li>)}
-            {then.queue.running.slice(0, 8).map((task) => <li><span class={`badge state-${task.state}`}>{task.state}</span> <a href={`#/task/${task.task_id}`}><Text most={70}>{task.description}</Text></a></li>)}
-          </ul>
-          <ul class="list">
-            {then.fleet.tiers.map((tier) => <li><Tier tier={tier.tier} /> {tier.state}</li>)}
-            {then.fleet.hosts.map((host) => <li><Text>{host.host}</Text>: {host.state}, {host.endpoints.filter((each) => each.up).length} endpoints up</li>)}
-          </ul>
-        </div>
-      ) : (
-        <Empty>Move the slider to see queue and fleet as they were.</Empty>
-      )}
+      {then ? <World world={then} /> : <Empty>Looking…</Empty>}
     </Panel>
   );
 }
+
+async function world(seq) {
+  if (seq === null) {
+    const [queue, fleet] = await Promise.all([get(`/queue?limit=${LISTED}`), get("/fleet")]);
+    return { now: true, seq: queue.seq, queue, fleet, at: Date.now() };
+  }
+  const [queue, fleet, log] = await Promise.all([get(`/queue?at=${seq}&limit=${LISTED}`), get(`/fleet?at=${seq}`), get(`/events?from=${seq}&limit=1`)]);
+  return { now: false, seq, queue, fleet, at: log.events[0]?.event.at };
+}
+
+function World({ world: { now, seq, queue, fleet, at } }) {
+  const underWay = Object.values(queue.under_way).reduce((a, b) => a + b, 0);
+  return (
+    <div id="then" data-seq={seq} data-now={now}>
+      <p>{now ? "now" : moment(at)}: <b>{count(queue.waiting)}</b> waiting, <b>{count(underWay)}</b> under way</p>
+      <div class="columns">
+        <div>
+          <h3>Queue</h3>
+          {queue.lanes.length > 0 && <p>{queue.lanes.map((lane) => <span class="lane-count"><Tier tier={lane.tier} />{lane.priority}: {count(lane.waiting)}</span>)}</p>}
+          <ul class="list" id="then-waiting">{queue.waiting_tasks.map((task) => <Open task={task} />)}</ul>
+          {queue.waiting > queue.waiting_tasks.length && <p><small>and {count(queue.waiting - queue.waiting_tasks.length)} more that waited</small></p>}
+          <ul class="list" id="then-running">{queue.running.map((task) => <Open task={task} />)}</ul>
+          {underWay > queue.running.length && <p><small>and {count(underWay - queue.running.length)} more under way</small></p>}
+          {!queue.waiting && !underWay && <Empty>Empty.</Empty>}
+        </div>
+        <div>
+          <h3>Fleet</h3>
+          <ul class="list">
+            {fleet.tiers.map((tier) => <li><Tier tier={tier.tier} /> {tierState(tier, fleet.hosts)}</li>)}
+            {fleet.hosts.map((host) => <li><span class={`badge state-${host.state}`}>{host.state}</span> <Text>{host.host}</Text>: {host.endpoints.filter((each) => each.up).length} of {host.endpoints.length} endpoints up</li>)}
+          </ul>
+        </div>
+      </div>
+    </div>
+  );
+}
+
+// The log tells of outages; a tier that never had one is as its hosts are.
+const KINDS = { standard: ["ollama", "openai"], complex: ["claude"] };
+function tierState(tier, hosts) {
+  if (tier.state === "limited") return `limited until ${moment(tier.until)}`;
+  if (tier.state === "down") return `down since ${moment(tier.since)}`;
+  if (tier.state !== "unknown") return tier.state;
+  const here = hosts.filter((host) => host.state === "up" || host.state === "draining");
+  if (tier.tier === "trivial") return here.length ? "up" : "no host";
+  const offered = here.flatMap((host) => host.endpoints).filter((each) => KINDS[tier.tier]?.includes(each.kind));
+  if (!offered.length) return "not set up";
+  return offered.some((each) => each.up) ? "up" : "down";
+}
+
+const Open = ({ task }) => <li><span class={`badge state-${task.state}`}>{task.state}</span> <a href={`#/task/${task.task_id}`}><Text most={70}>{task.description}</Text></a></li>;
 
 function parsed(text) {
   try {
