@@ -2,9 +2,12 @@
 
 Tasks with the same requirement are interchangeable to the router, so a freed place is
 offered to a handful of groups and never to a million tasks. Inside a group four lanes are
-heaps by submission; a head that has waited ages up a lane, and since a lane's head is its
-oldest, looking at four heads is enough. Removal is lazy: an entry that no longer waits is
-dropped when it comes to the top.
+heaps by submission. Who is next is the best lane after ageing, and there the first
+submitted. Where those of a lane began to wait in the order they were submitted, its head
+is the best of it at any time, and looking at four heads is enough. A task whose wait began
+anew breaks that order: it stands first and has not aged. Such tasks stand in a part of
+their own, which moves each of them up as it ages. Removal is lazy: an entry that no longer
+waits is dropped when it comes to the top.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ import heapq
 from typing import TYPE_CHECKING, Final
 
 from msgspec import Struct
+from sortedcontainers import SortedKeyList
 
 from events.catalogue import Tier
 
@@ -89,10 +93,102 @@ class Waiting:
         return self.seq < other.seq
 
 
+class Disordered:
+    """The tasks of a group that began to wait in another order than they came.
+
+    Heaps by submission, one for each rank after ageing, and beside them, by the start of
+    the wait, who is to move up next: each task moves at most three times.
+    """
+
+    __slots__ = ("_ageing_s", "_entries", "_group", "_moving", "_ranks")
+
+    def __init__(self, group: Group) -> None:
+        self._group = group
+        self._ageing_s = 0.0
+        self._clear()
+
+    def _clear(self) -> None:
+        self._ranks: tuple[list[Waiting], ...] = ([], [], [], [])
+        # (lane, rank it has now) to those who may still move up, longest waiting first.
+        self._moving: dict[tuple[int, int], SortedKeyList[Waiting, float]] = {}
+        self._entries = 0
+
+    def add(self, waiting: Waiting) -> None:
+        """Take a task in, unaged; `head` moves it to where it belongs."""
+        if self._entries > 2 * self._group.count + 64:
+            # Most entries are of tasks that wait no longer, or have moved up.
+            still = list(self._standing())
+            self._clear()
+            for rank, one in still:
+                self._put(one, rank)
+        self._put(waiting, waiting.lane)
+
+    def _put(self, waiting: Waiting, rank: int) -> None:
+        heapq.heappush(self._ranks[rank], waiting)
+        self._entries += 1
+        if rank:
+            moving = self._moving.get((waiting.lane, rank))
+            if moving is None:
+                moving = SortedKeyList(key=_since)
+                self._moving[waiting.lane, rank] = moving
+            moving.add(waiting)
+
+    def head(self, now: float, ageing_s: float) -> Waiting | None:
+        """Return the best of them."""
+        if ageing_s != self._ageing_s:
+            self._ageing_s = ageing_s
+            still = list(self)
+            self._clear()
+            for waiting in still:
+                self._put(waiting, waiting.lane)
+        self._move_up(now)
+        for rank, heap in enumerate(self._ranks):
+            # One that moved up stands in a better rank, which has been looked at.
+            while heap and (
+                heap[0].group is not self._group
+                or rank_of(heap[0], now, ageing_s)[0] < rank
+            ):
+                heapq.heappop(heap)
+            if heap:
+                return heap[0]
+        return None
+
+    def _move_up(self, now: float) -> None:
+        for (lane, rank), moving in sorted(self._moving.items(), reverse=True):
+            while moving:
+                first = moving[0]
+                better = rank_of(first, now, self._ageing_s)[0]
+                if first.group is self._group and better >= rank:
+                    break
+                del moving[0]
+                if first.group is self._group:
+                    self._put(first, better)
+            if not moving:
+                del self._moving[lane, rank]
+
+    def _standing(self) -> Iterator[tuple[int, Waiting]]:
+        """Yield each that still waits, once, with the best rank it has reached."""
+        seen: set[str] = set()
+        for rank, heap in enumerate(self._ranks):
+            for waiting in heap:
+                if waiting.group is self._group and waiting.task_id not in seen:
+                    seen.add(waiting.task_id)
+                    yield rank, waiting
+
+    def __iter__(self) -> Iterator[Waiting]:
+        return (waiting for _, waiting in self._standing())
+
+
+def _since(waiting: Waiting) -> float:
+    return waiting.since
+
+
 class Group:
     """All waiting tasks with one requirement. Times in epoch seconds."""
 
     __slots__ = (
+        "_disordered",
+        "_newest",
         "count",
         "expiries",
         "lanes",
@@ -106,6 +202,9 @@ class Group:
     def __init__(self, required: Requirement) -> None:
         self.requirement = required
         self.lanes: tuple[list[Waiting], ...] = ([], [], [], [])
+        # The last that came into each lane, by which the next is known to be in order.
+        self._newest: list[Waiting | None] = [None, None, None, None]
+        self._disordered: Disordered | None = None
         self.count = 0
         # Who has not been told yet why it waits; None while nobody is to be told.
         self.untold: deque[Waiting] | None = None
@@ -116,10 +215,35 @@ class Group:
         self.expiries: list[tuple[float, str]] | None = None
         self.wake_at: float | None = None
 
+    def add(self, waiting: Waiting) -> None:
+        """Take a task in."""
+        waiting.group = self
+        self.count += 1
+        if self.untold is not None:
+            self.untold.append(waiting)
+        lane, newest = self.lanes[waiting.lane], self._newest[waiting.lane]
+        if (
+            not lane
+            or newest is None
+            or (waiting.seq > newest.seq and waiting.since >= newest.since)
+        ):
+            self._newest[waiting.lane] = waiting
+            heapq.heappush(lane, waiting)
+            return
+        if self._disordered is None:
+            self._disordered = Disordered(self)
+        self._disordered.add(waiting)
+
     def head(self, now: float, ageing_s: float) -> Waiting | None:
-        """Return who is next: the best lane after ageing, then the oldest."""
+        """Return who is next: the best lane after ageing, then the first submitted."""
         best: Waiting | None = None
         best_rank = (99, 0)
+        if self._disordered is not None:
+            best = self._disordered.head(now, ageing_s)
+            if best is None:
+                self._disordered = None
+            else:
+                best_rank = rank_of(best, now, ageing_s)
         for lane in self.lanes:
             while lane and lane[0].group is not self:
                 heapq.heappop(lane)
@@ -134,6 +258,8 @@ class Group:
             for waiting in lane:
                 if waiting.group is self:
                     yield waiting
+        if self._disordered is not None:
+            yield from self._disordered
 
 
 def rank_of(waiting: Waiting, now: float, ageing_s: float) -> tuple[int, int]:
@@ -160,12 +286,8 @@ class Queue:
             group = self.groups[waiting.requirement] = Group(waiting.requirement)
         # The group's own spelling, so that a million tasks share one requirement.
         waiting.requirement = group.requirement
-        waiting.group = group
-        group.count += 1
-        if group.untold is not None:
-            group.untold.append(waiting)
         self.tasks[waiting.task_id] = waiting
-        heapq.heappush(group.lanes[waiting.lane], waiting)
+        group.add(waiting)
         return group
 
     def remove(self, task_id: str) -> Waiting | None:

@@ -133,19 +133,31 @@ tasks_waiting = st.lists(
 )
 
 
-@given(tasks_waiting, st.floats(1_000, 5_000), st.sampled_from([60.0, 300.0, 1e9]))
-def test_a_groups_head_is_the_best_of_its_lanes_oldest(tasks, now, ageing):
+@given(
+    tasks_waiting,
+    st.randoms(use_true_random=False),
+    st.lists(
+        st.tuples(st.floats(0, 400), st.sampled_from([60.0, 300.0, 1e9])), min_size=1
+    ),
+)
+def test_a_groups_head_is_the_best_of_all_its_tasks(tasks, chance: Random, turns):
     queue = Queue()
     for seq, (lane, required, since) in enumerate(tasks, 1):
         queue.add(Waiting(f"t{seq}", seq, lane, since, required))
-    for group in list(queue.groups.values()):
-        oldest: dict[int, Waiting] = {}
-        for waiting in group:
-            first = oldest.setdefault(waiting.lane, waiting)
-            if waiting.seq < first.seq:
-                oldest[waiting.lane] = waiting
-        best = min(oldest.values(), key=lambda w: rank_of(w, now, ageing))
-        assert group.head(now, ageing) is best
+    now = 1_000.0
+    for later, ageing in turns:
+        now += later
+        for group in list(queue.groups.values()):
+            assert len(list(group)) == len(set(group)) == group.count
+            best = min(group, key=lambda w: rank_of(w, now, ageing))
+            assert group.head(now, ageing) is best
+            if chance.random() < 0.5:
+                queue.remove(best.task_id)
+            elif chance.random() < 0.5:
+                # It ran, and comes back: its wait begins anew, its place in the log stays.
+                queue.add(
+                    Waiting(best.task_id, best.seq, best.lane, now, group.requirement)
+                )
 
 
 @given(tasks_waiting, st.randoms(use_true_random=False), st.floats(1_000, 2_000))
@@ -191,6 +203,33 @@ def test_groups_count_who_is_in_them(tasks, chance: Random):
         }
         assert counted == real
         assert all(isinstance(g, Group) for g in queue.groups.values())
+
+
+def test_a_task_that_came_back_does_not_hold_up_one_that_has_aged():
+    group = Group(WANTED[0])
+    first, second = (Waiting(f"t{n}", n, 3, 0.0, WANTED[0]) for n in (1, 2))
+    again = Waiting("t1", 1, 3, 290.0, WANTED[0])
+    for waiting in (first, second, again):
+        group.add(waiting)
+    first.group = None
+    high = Waiting("t3", 3, 2, 290.0, WANTED[0])
+    group.add(high)
+    assert group.head(299.0, 300.0) is high
+    assert group.head(301.0, 300.0) is second
+
+
+def test_tasks_that_come_back_again_and_again_leave_nothing_behind():
+    queue = Queue()
+    for n in range(10):
+        queue.add(Waiting(f"t{n}", n, 3, 0.0, WANTED[0]))
+    (group,) = queue.groups.values()
+    for now in range(1, 2_000):
+        head = group.head(float(now), 300.0)
+        assert head is not None
+        queue.add(Waiting(head.task_id, head.seq, 3, float(now), WANTED[0]))
+    assert group._disordered is not None
+    assert sum(map(len, group._disordered._ranks)) < 200
+    assert sum(map(len, group._disordered._moving.values())) < 200
 
 
 def test_heaps_of_waiting_tasks_are_heaps_by_their_place_in_the_log():
