@@ -34,6 +34,7 @@ error lines are state and always arrive.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
@@ -49,6 +50,7 @@ from events.commands import Refusal
 from events.errors import AgentComError, Malformed
 from events.log import matches
 from web.access import Buckets
+from web.lasthour import LastHour
 from web.live import Live, Watch
 from web.topics import TOPICS, OneTask, Pattern, Sources
 
@@ -508,6 +510,7 @@ class Bridge:
             lambda: list(self._decisions),
             lambda: datetime.now(UTC).strftime("%Y-%m-%d"),
             builtin,
+            LastHour(time.time),
         )
         self.pages: set[Page] = set()
         self._documents: dict[tuple[str, bytes], Document] = {}
@@ -523,11 +526,13 @@ class Bridge:
     async def open(self) -> None:
         """Begin to watch the read models."""
         runner = self.sources.runner
-        self._first_kept = runner.position + 1
+        runner.save()
+        position = runner.position
+        self._first_kept = position + 1
         runner.watch(self._on)
         self.sources.bus.on_connection(self._connection)
         self._starting = asyncio.get_running_loop().create_task(
-            self._past_decisions(runner.position)
+            self._look_back(position)
         )
 
     async def close(self) -> None:
@@ -580,6 +585,7 @@ class Bridge:
 
     def _on(self, moment: Moment) -> None:
         recorded = moment.recorded
+        self.sources.last_hour.take(moment)
         self._events.append(recorded)
         if len(self._events) == EVENTS_KEPT:
             self._first_kept = self._events[0].seq
@@ -613,6 +619,16 @@ class Bridge:
             document.dirty.set()
         if up:
             self.output.again()
+
+    async def _look_back(self, position: int) -> None:
+        """Fill what is kept here of the time before `position`."""
+        try:
+            await self.sources.last_hour.look_back(self.sources.runner, position)
+        except Exception:  # noqa: BLE001 - two charts begin empty, no more
+            _log.exception("last hour")
+        for document in self._documents.values():
+            document.dirty.set()
+        await self._past_decisions(position)
 
     async def _past_decisions(self, position: int) -> None:
         """Fill the list of decisions from the end of the log."""

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from projections.projection import Family
     from projections.queries import Queries
     from projections.runner import Runner
+    from web.lasthour import LastHour
 
 RUNNING_SHOWN: Final = 24
 ATTENTION_SHOWN: Final = 8
@@ -63,6 +64,7 @@ class Sources:
     decisions: Callable[[], list[dict[str, Any]]]
     today: Callable[[], str]
     builtin: dict[str, Any]
+    last_hour: LastHour
 
 
 class Nothing(Struct, frozen=True, forbid_unknown_fields=True):
@@ -167,8 +169,8 @@ async def _overview(sources: Sources, params: Nothing) -> Sections | Refusal:
         "decisions": stats.decisions_by_tier,
         "fallbacks": {"count": stats.fallbacks, "hops": stats.fallbacks_by_hop},
         "minutes": stats.minutes,
-        "wait": _quantiles(stats.wait),
-        "run": _quantiles(stats.run),
+        "wait": sources.last_hour.figures("wait"),
+        "run": sources.last_hour.figures("run"),
         "today": {"total": today.total, "lines": today.lines},
         "ever": {"total": ever.total, "lines": ever.lines},
     }
@@ -191,13 +193,6 @@ def _offered(world: Any, tier: str) -> str:
     if not found:
         return "absent"
     return "up" if any(endpoint.up for endpoint in found) else "down"
-
-
-def _quantiles(durations: dict[str, views.Durations]) -> dict[str, Any]:
-    return {
-        tier: {"n": d.n, "p50_ms": d.p50_ms, "p95_ms": d.p95_ms, "counts": d.counts}
-        for tier, d in durations.items()
-    }
 
 
 async def _policy(sources: Sources) -> dict[str, Any]:
@@ -325,7 +320,7 @@ TOPICS: Final[dict[str, Topic]] = {
     topic.name: topic
     for topic in (
         Topic("status", Nothing, _status, pause_s=0.2, tick_s=1.0),
-        Topic("overview", Nothing, _overview),
+        Topic("overview", Nothing, _overview, tick_s=20.0),
         Topic("tails", Nothing, _tails, pause_s=0.2, tick_s=0.3),
         Topic("tasks", Window, _tasks, families=frozenset({"task", "run"})),
         Topic("task", OneTask, _task, families=frozenset({"task", "run"})),

@@ -202,6 +202,19 @@ def test_a_host_is_drained_and_an_endpoint_added_from_the_page(open_page, house)
     expect(page.locator("#shared")).not_to_contain_text("shared-one")
 
 
+def test_the_charts_of_the_last_hour_grow_while_they_are_looked_at(open_page, house):
+    before = sum(tier["n"] for tier in house.ask("/stats")["run"].values())
+    page = open_page("now")
+    charts = page.locator("#last-hour")
+    expect(charts.locator("h2")).to_have_text("The last hour")
+    run = charts.get_by_role("img", name=re.compile("^Run time, last hour"))
+    expect(run).to_have_attribute("aria-label", re.compile(rf"\({before} task"))
+    house.submit("one more", shell={"command": "sleep 0.3"})
+    expect(run).to_have_attribute("aria-label", re.compile(rf"\({before + 1} task"))
+    wait = charts.get_by_role("img", name=re.compile("^Wait until started, last hour"))
+    expect(wait).to_have_attribute("aria-label", re.compile("half within: trivial"))
+
+
 def test_the_page_catches_up_when_the_broker_was_killed(open_page, house):
     go_on = house.folder / "go-on"
     task = house.submit(

@@ -176,19 +176,21 @@ function Charts({ data, now, theme }) {
   const wait = useMemo(() => spread(data.wait, EDGES), [data.wait]);
   const run = useMemo(() => spread(data.run, EDGES), [data.run]);
   return (
-    <Panel title="How it goes">
+    <Panel title="The last hour" id="last-hour">
       <div class="charts">
         <Chart label="Tasks a minute, last hour" series={THROUGHPUT} data={through} theme={theme} />
-        <Chart label={`Wait until started ${quantiles(data.wait)}`} series={BARS} data={wait} x={POWERS} time={false} theme={theme} />
-        <Chart label={`Run time ${quantiles(data.run)}`} series={BARS} data={run} x={POWERS} time={false} theme={theme} />
+        <Chart label={`Wait until started, last hour (${summed(data.wait)})`} series={BARS} data={wait} x={POWERS} time={false} theme={theme} />
+        <Chart label={`Run time, last hour (${summed(data.run)})`} series={BARS} data={run} x={POWERS} time={false} theme={theme} />
       </div>
     </Panel>
   );
 }
 
-function quantiles(durations) {
-  const said = TIERS.filter((tier) => durations[tier]?.n).map((tier) => `${tier} p50 ≤ ${duration(durations[tier].p50_ms)}`);
-  return said.length ? `(${said.join(", ")})` : "";
+function summed(durations) {
+  const known = TIERS.filter((tier) => durations[tier]?.n);
+  const total = known.reduce((sum, tier) => sum + durations[tier].n, 0);
+  const said = known.map((tier) => `${tier} ${duration(durations[tier].p50_ms)}`);
+  return `${count(total)} task${total === 1 ? "" : "s"}${said.length ? `, half within: ${said.join(", ")}` : ""}`;
 }
 
 function Money({ data }) {
