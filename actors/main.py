@@ -97,6 +97,7 @@ class SchedulerRole:
         self._follower: Follower | None = None
         self._turning = False
         self._timer: asyncio.TimerHandle | None = None
+        self._wakes = 0.0
         self._background: set[asyncio.Task[Any]] = set()
         self._back = asyncio.Event()
         self._awaited: tuple[int, asyncio.Future[None]] | None = None
@@ -283,13 +284,19 @@ class SchedulerRole:
         self._set_timer()
 
     def _set_timer(self) -> None:
+        wake = self.scheduler.next_wake()
+        if wake is None or (self._timer is not None and self._wakes <= wake):
+            # A turn too early does no harm, and sets the timer anew.
+            return
         if self._timer is not None:
             self._timer.cancel()
-            self._timer = None
-        wake = self.scheduler.next_wake()
-        if wake is not None:
-            delay = max(0.001, wake - self._clock())
-            self._timer = self._loop.call_later(delay, self._turn_soon)
+        self._wakes = wake
+        delay = max(0.001, wake - self._clock())
+        self._timer = self._loop.call_later(delay, self._wake)
+
+    def _wake(self) -> None:
+        self._timer = None
+        self._turn_soon()
 
     def _append(self, decision: Decision) -> None:
         future = self._log.append(

@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import time
 from typing import TYPE_CHECKING
 
 from events import subjects
+from events.codec import rfc3339
 from events.jetstream import HEARTBEAT, PULL_BATCH, PULL_EXPIRES
 from events.link import Address, Link
 
@@ -25,9 +27,9 @@ STAGES = ("submitted", "routed", "accepted", "started", "completed")
 HOST = "bare"
 
 
-def payload(stage: str, size: int) -> bytes:
+def payload(stage: str, size: int, at: str = "") -> bytes:
     """An event of a given size that a subscriber can tell by its first bytes."""
-    head = b'{"type":"task.%s.v1","pad":"' % stage.encode()
+    head = b'{"type":"task.%s.v1","at":"%s","pad":"' % (stage.encode(), at.encode())
     return head + b"x" * max(0, size - len(head) - 2) + b'"}'
 
 
@@ -132,12 +134,13 @@ async def _follow(link: Link, handle: object) -> None:
 async def worker(address: Address, sizes: list[int]) -> None:
     """The host: answer the mail, store three events."""
     link = await Link.connect(address)
-    events = [payload(s, n) for s, n in zip(STAGES[2:], sizes[2:], strict=True)]
+    accepted, completed = payload("accepted", sizes[2]), payload("completed", sizes[4])
 
     def on_mail(message: Message) -> None:
         message.respond(b'{"ok":true}')
         subject = subjects.run(HOST, message.data.decode())
-        for event in events:
+        started = payload("started", sizes[3], rfc3339(time.time()))
+        for event in (accepted, started, completed):
             link.post(subject, event, reply=link.expect(subject, lambda _: None))
 
     await link.listen(subjects.host_mailbox(HOST), on_mail)

@@ -84,7 +84,14 @@ def show(report: dict[str, Any]) -> None:
         f"nats-server {about['nats-server']}, load {about['load']} at the start"
     )
     table = Table(title=f"{report['tasks']} no-op tasks, five durable events each")
-    for column in ("", "tasks/s", "submit to started p50", "p95", "CPU per task"):
+    for column in (
+        "",
+        "tasks/s",
+        "submit to started p50",
+        "p95",
+        "and heard of p50",
+        "CPU per task",
+    ):
         table.add_column(column, justify="right" if column else "left")
     for name, title in (("ring", "AgentCom"), ("bare", "bare pipeline")):
         found = report[name]
@@ -95,6 +102,7 @@ def show(report: dict[str, Any]) -> None:
             f"{found['tasks_per_s']:,.0f}",
             f"{waits['p50']:.2f} ms",
             f"{waits['p95']:.2f} ms",
+            f"{found['submit_to_started_heard_ms']['p50']:.2f} ms",
             f"{core:.0f} + {worker:.0f} µs",
         )
     console.print(table)

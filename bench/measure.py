@@ -19,6 +19,8 @@ from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import uvloop
+
 from actors.classification import classify
 from actors.fleet import Fleet
 from actors.lifecycle import Head
@@ -64,18 +66,16 @@ def measure(
     with tempfile.TemporaryDirectory(prefix="agentcom-bench-") as folder:
         say(f"the ring: {tasks} no-op tasks, then {SEQUENTIAL} one after the other")
         with broker_in(Path(folder) / "ring") as instance:
-            report["ring"] = asyncio.run(_ring(instance, tasks))
+            report["ring"] = uvloop.run(_ring(instance, tasks))
             say("replay: the log just written, decoded and raw")
-            report["replay"] = asyncio.run(_replay(instance))
+            report["replay"] = uvloop.run(_replay(instance))
         say("the bare pipeline: the same hops, events and sizes")
         with broker_in(Path(folder) / "bare") as instance:
-            report["bare"] = asyncio.run(
-                _bare(instance, tasks, report["ring"]["sizes"])
-            )
+            report["bare"] = uvloop.run(_bare(instance, tasks, report["ring"]["sizes"]))
         if queued:
             say(f"memory: {queued} tasks that wait")
             with broker_in(Path(folder) / "queued") as instance:
-                report["queued"] = asyncio.run(_queued(instance, queued))
+                report["queued"] = uvloop.run(_queued(instance, queued))
     say("the router: decisions by the size of the fleet")
     report["router"] = {str(n): decisions_per_s(n) for n in endpoints}
     ring, bare = report["ring"], report["bare"]
@@ -137,6 +137,7 @@ async def _bare(instance: Instance, tasks: int, sizes: list[int]) -> Report:
 async def _until_ready(watching: Client) -> None:
     """Return once a task has gone all the way through."""
     done = watching.count_to(1)
+    sizes = asyncio.create_task(watching.measure_sizes(done))
     body = NOOP % b"ready"
     for _ in range(300):
         try:
@@ -146,7 +147,7 @@ async def _until_ready(watching: Client) -> None:
             break
         except Exception:  # noqa: BLE001 - nobody answers yet
             await asyncio.sleep(0.1)
-    await asyncio.wait_for(done.wait(), 60)
+    await sizes
 
 
 async def _pace(
@@ -155,10 +156,14 @@ async def _pace(
     tasks: int,
     processes: list[Process],
 ) -> Report:
-    waits = []
+    to_begin, to_hear = [], []
     for _ in range(SEQUENTIAL):
-        began = time.perf_counter()
-        waits.append(await watching.until_started(await submit()) - began)
+        done = watching.count_to(1)
+        asked = time.time()
+        started = await watching.until_started(await submit())
+        to_begin.append(started.began - asked)
+        to_hear.append(started.heard - asked)
+        await asyncio.wait_for(done.wait(), 30)
     await asyncio.sleep(0.2)
     done = watching.count_to(tasks)
     before = [process.cpu_s() for process in processes]
@@ -175,11 +180,16 @@ async def _pace(
     used = [p.cpu_s() - b for p, b in zip(processes, before, strict=True)]
     return {
         "tasks_per_s": round(tasks / took, 1),
-        "submit_to_started_ms": {
-            "p50": round(statistics.median(waits) * 1e3, 3),
-            "p95": round(statistics.quantiles(waits, n=20)[18] * 1e3, 3),
-        },
+        "submit_to_started_ms": _spread(to_begin),
+        "submit_to_started_heard_ms": _spread(to_hear),
         "cpu_us_per_task": [round(s / tasks * 1e6, 1) for s in used],
+    }
+
+
+def _spread(seconds: list[float]) -> Report:
+    return {
+        "p50": round(statistics.median(seconds) * 1e3, 3),
+        "p95": round(statistics.quantiles(seconds, n=20)[18] * 1e3, 3),
     }
 
 

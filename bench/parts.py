@@ -9,11 +9,15 @@ import sys
 import time
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
+
+from msgspec import Struct
 
 from cli.broker import Broker
 from cli.instance import Instance
 from cli.keys import provision_with
+from events import subjects
+from events.codec import Reader, instant
 from events.link import Link
 from events.provision import Retention
 
@@ -141,14 +145,33 @@ def ring_processes(instance: Instance, *, host: bool = True) -> list[Process]:
     return made
 
 
+class Started(NamedTuple):
+    """A run's start: when it began by its own word (epoch s), when it was heard of."""
+
+    began: float
+    heard: float
+
+
+class _At(Struct):
+    """What is read of an event that started a run."""
+
+    at: str
+
+
+_at: Reader[_At] = Reader(_At)
+
+
 class Client:
-    """Submits, and watches runs start and end."""
+    """Submits, and watches runs start and end.
+
+    It hears of runs alone: on two cores, one who watches everything takes part.
+    """
 
     def __init__(self, link: Link) -> None:
         self.link = link
-        self.started: dict[str, float] = {}
         self.completed = 0
-        self._awaited: dict[str, asyncio.Future[float]] = {}
+        self._begun: dict[str, Started] = {}
+        self._awaited: dict[str, asyncio.Future[Started]] = {}
         self._target = 0
         self._reached = asyncio.Event()
         self.sizes: dict[str, int] = {}
@@ -156,33 +179,52 @@ class Client:
 
     async def watch(self) -> None:
         """Begin to count."""
-        await self.link.subscribe("agentcom.evt.>", self._on)
+        await self.link.subscribe(subjects.ALL_RUNS, self._on)
+        await self.link.subscribe(subjects.SCHEDULER, self._on_scheduler)
+
+    async def measure_sizes(self, until: asyncio.Event) -> None:
+        """Note how large each stage's event is, from those that come meanwhile."""
+        heard = [
+            await self.link.subscribe(subject, self._on_size)
+            for subject in (subjects.ALL_TASKS, subjects.ALL_RUNS)
+        ]
+        await asyncio.wait_for(until.wait(), 60)
+        for one in heard:
+            await self.link.unsubscribe(one)
+
+    def _on_size(self, message: LinkMessage) -> None:
+        kind = message.data[:40]
+        if kind.startswith(b'{"type":"task.'):
+            stage = kind[14 : kind.find(b".v1")].decode()
+            self.sizes[stage] = len(message.data)
+
+    def _on_scheduler(self, message: LinkMessage) -> None:
+        if b'"scheduler.elected' in message.data[:40]:
+            self.elected.set()
 
     def _on(self, message: LinkMessage) -> None:
-        head = message.data[:40]
-        if b'"task.started' in head:
+        kind = message.data[:40]
+        if b'"task.started' in kind:
+            heard = time.time()
             task = message.subject.rpartition(".")[2]
-            now = self.started[task] = time.perf_counter()
+            started = Started(instant(_at.decode(message.data).at), heard)
             waiting = self._awaited.pop(task, None)
-            if waiting is not None:
-                waiting.set_result(now)
-        elif b'"task.completed' in head:
+            if waiting is None:
+                self._begun[task] = started
+            else:
+                waiting.set_result(started)
+        elif b'"task.completed' in kind:
             self.completed += 1
             if self.completed == self._target:
                 self._reached.set()
-        elif b'"scheduler.elected' in head:
-            self.elected.set()
-        stage = head[14 : head.find(b".v1")].decode() if b'"task.' in head else ""
-        if stage:
-            self.sizes[stage] = len(message.data)
 
-    async def until_started(self, task: str) -> float:
-        """Return when a task started (perf_counter seconds)."""
-        if task not in self.started:
-            future: asyncio.Future[float] = asyncio.get_running_loop().create_future()
+    async def until_started(self, task: str) -> Started:
+        """Return once a task's run has been heard to start."""
+        if task not in self._begun:
+            future: asyncio.Future[Started] = asyncio.get_running_loop().create_future()
             self._awaited[task] = future
             return await asyncio.wait_for(future, 30)
-        return self.started[task]
+        return self._begun.pop(task)
 
     def count_to(self, tasks: int) -> asyncio.Event:
         """Return an event that is set once so many more have completed."""

@@ -1,9 +1,9 @@
 """One connection to the NATS server, and everything that goes over it.
 
-All that is sent leaves in the order of the calls, through one writer. While the server is
-away nothing is buffered for later: what must arrive is kept by those who care (the log's
-appends, a host's outbox) and said again after the reconnect, which is announced to them
-before anything new is sent. So nothing arrives late that was meant for then.
+All that is sent leaves in the order of the calls. While the server is away nothing is
+buffered for later: what must arrive is kept by those who care (the log's appends, a host's
+outbox) and said again after the reconnect, which is announced to them before anything new
+is sent. So nothing arrives late that was meant for then.
 
 Requests share one inbox, answers are told apart by a number. The broker's refusals come
 asynchronously and as text; they are matched to the waiting calls by subject, so that a
@@ -14,28 +14,24 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections import deque
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-import nats
 import nats.errors
 import structlog
-from nats.aio.client import Client
 
 from events.errors import Denied, LogUnavailable, Unreachable
+from events.wire import Wire, frame, headers_of, status_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from nats.aio.msg import Msg
     from nats.aio.subscription import Subscription
 
     from events.bus import Listening, Message
 
 NO_RESPONDERS = "503"
-PENDING_MESSAGES = 262_144
 _log = structlog.get_logger("agentcom.link")
 _PERMISSION = re.compile(r'permissions violation for (\w+) to "([^"]+)"', re.IGNORECASE)
 
@@ -54,16 +50,25 @@ class Address(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LinkMessage:
-    """A message that came in, see `events.bus.Message`."""
+    """A message that came in, see `events.bus.Message`; headers are read when asked."""
 
-    __slots__ = ("_link", "data", "headers", "reply", "subject")
+    __slots__ = ("_headers", "_link", "_raw", "data", "reply", "subject")
 
-    def __init__(self, link: Link, message: Msg) -> None:
+    def __init__(
+        self, link: Link, subject: str, reply: str, data: bytes, raw: bytes
+    ) -> None:
         self._link = link
-        self.subject: str = message.subject
-        self.reply: str = message.reply
-        self.data: bytes = message.data
-        self.headers: Mapping[str, str] = message.headers or {}
+        self._raw = raw
+        self._headers: Mapping[str, str] | None = None
+        self.subject = subject
+        self.reply = reply
+        self.data = data
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        if self._headers is None:
+            self._headers = headers_of(self._raw)
+        return self._headers
 
     @property
     def wants_answer(self) -> bool:
@@ -72,7 +77,7 @@ class LinkMessage:
     @property
     def status(self) -> str:
         """The inline status of a message of the server's own (`503`), or ""."""
-        return self.headers.get("Status", "")
+        return status_of(self._raw)
 
     def respond(self, data: bytes, headers: Mapping[str, str] | None = None) -> None:
         if self.reply:
@@ -112,16 +117,13 @@ class Link:
         self.refusals = 0
         self.faults = 0
         self.reason = ""
-        self._client = Client()
+        self._client = Wire()
         self._loop = asyncio.get_running_loop()
-        self._outgoing: deque[tuple[str, bytes, str, dict[str, str] | None]] = deque()
-        self._woken = asyncio.Event()
         self._waiting: dict[str, Waiting] = {}
         self._count = 0
         self._inbox = ""
         self._handlers: list[Callable[[bool], None]] = []
         self._on_refusal: list[Callable[[str], None]] = []
-        self._writer: asyncio.Task[None] | None = None
 
     @classmethod
     async def connect(cls, address: Address, *, timeout: float = 10.0) -> Link:
@@ -150,24 +152,15 @@ class Link:
             async with asyncio.timeout(timeout):
                 await link._client.connect(**options)
                 link._inbox = link._client.new_inbox()
-                subscription = await link._client.subscribe(
-                    f"{link._inbox}.*",
-                    cb=link._answered,
-                    pending_msgs_limit=PENDING_MESSAGES,
-                    pending_bytes_limit=0,
-                )
-                # One flush does not cover a subscribe made just before it.
-                await link._client.flush()
-                await link._client.flush()
-        except (TimeoutError, OSError, nats.errors.Error) as error:
+                link.up = True
+                await link.subscribe(f"{link._inbox}.*", link._answered)
+        except (TimeoutError, OSError, nats.errors.Error, LogUnavailable) as error:
+            link.up = False
             said = link.reason or str(error) or "no answer in time"
             await link._abandon()
             if "authorization" in said.lower():
                 raise Denied(f"connect to {address.url}", said) from error
             raise LogUnavailable(f"connect to {address.url}", said) from error
-        del subscription
-        link.up = True
-        link._writer = link._loop.create_task(link._write())
         return link
 
     async def _abandon(self) -> None:
@@ -178,17 +171,11 @@ class Link:
             return
 
     async def close(self) -> None:
-        """Send what is waiting to be sent, then end the connection."""
+        """Let the server have what was sent, then end the connection."""
         self.up = False
-        if self._writer is not None:
-            self._writer.cancel()
-            await asyncio.gather(self._writer, return_exceptions=True)
-            self._writer = None
         try:
             async with asyncio.timeout(2):
-                while self._outgoing and self._client.is_connected:
-                    subject, data, reply, headers = self._outgoing.popleft()
-                    await self._client.publish(subject, data, reply, headers)
+                self._client.write()
                 if self._client.is_connected:
                     await self._client.flush()
                 await self._client.close()
@@ -217,32 +204,25 @@ class Link:
         """Send a message in its turn; False, and nothing sent, while disconnected."""
         if not self.up:
             return False
-        self._outgoing.append(
-            (subject, data, reply, dict(headers) if headers else None)
-        )
-        if len(self._outgoing) == 1:
-            self._woken.set()
+        try:
+            made = frame(subject, reply, data, headers)
+        except ValueError as error:
+            self._loop.call_soon(self._failed, reply, subject, str(error))
+            return True
+        if len(data) > self._client.max_payload:
+            said = f"{len(data)} bytes are more than {self._client.max_payload}"
+            self._loop.call_soon(self._failed, reply, subject, said)
+            return True
+        self._client.send(made)
         return True
 
     def publish(self, subject: str, data: bytes) -> None:
         self.post(subject, data)
 
-    async def _write(self) -> None:
-        outgoing, client = self._outgoing, self._client
-        while True:
-            await self._woken.wait()
-            self._woken.clear()
-            while outgoing:
-                subject, data, reply, headers = outgoing.popleft()
-                try:
-                    await client.publish(subject, data, reply, headers)
-                except (nats.errors.Error, OSError) as error:
-                    self._failed(reply, subject, error)
-
-    def _failed(self, reply: str, subject: str, error: Exception) -> None:
+    def _failed(self, reply: str, subject: str, problem: str) -> None:
         waiting = self._waiting.pop(reply.rpartition(".")[2], None) if reply else None
         if waiting is not None:
-            waiting.heard(Denied(subject, str(error)))
+            waiting.heard(Denied(subject, problem))
 
     # -- asking ------------------------------------------------------------------------
 
@@ -259,10 +239,10 @@ class Link:
         """Wait no longer for the answer to `reply`."""
         self._waiting.pop(reply.rpartition(".")[2], None)
 
-    async def _answered(self, message: Msg) -> None:
+    def _answered(self, message: LinkMessage) -> None:
         waiting = self._waiting.pop(message.subject.rpartition(".")[2], None)
         if waiting is not None:
-            waiting.heard(LinkMessage(self, message))
+            waiting.heard(message)
 
     def call(
         self,
@@ -333,22 +313,17 @@ class Link:
     ) -> Subscription:
         """Subscribe, and return once the server knows."""
 
-        async def on(message: Msg) -> None:
+        def on(subject: str, reply: str, data: bytes, raw: bytes) -> None:
             try:
-                handler(LinkMessage(self, message))
+                handler(LinkMessage(self, subject, reply, data, raw))
             except Exception:  # noqa: BLE001 - one message's fault is not the link's
                 self.faults += 1
-                _log.exception("a handler failed", subject=message.subject)
+                _log.exception("a handler failed", subject=subject)
 
         try:
-            subscription = await self._client.subscribe(
-                subject,
-                queue,
-                cb=on,
-                pending_msgs_limit=PENDING_MESSAGES,
-                pending_bytes_limit=0,
-            )
+            subscription = await self._client.listen(subject, queue, on)
             if self.up:
+                # One flush does not cover a subscribe made just before it.
                 await self._client.flush()
                 await self._client.flush()
         except (nats.errors.Error, OSError) as error:
@@ -358,7 +333,7 @@ class Link:
     async def unsubscribe(self, subscription: Subscription) -> None:
         """End a subscription; no error if it or the connection has ended already."""
         try:
-            await subscription.unsubscribe()
+            await self._client.deafen(subscription)
         except (nats.errors.Error, OSError, ValueError):
             return
 
@@ -379,7 +354,6 @@ class Link:
         if not self.up:
             return
         self.up = False
-        self._outgoing.clear()
         for handler in self._handlers:
             handler(False)
 

@@ -275,3 +275,25 @@ async def test_a_handler_that_fails_does_not_end_the_listening(broker):
         asking.publish(SUBJECT, b"bad")
         assert await asking.request(SUBJECT, b"good", timeout=10) == b"ok"
         assert one.faults == 1
+
+
+async def test_a_subject_that_would_break_the_line_fails_at_once(broker):
+    async with (
+        linked(broker, "projections") as asking,
+        linked(broker, "scheduler") as one,
+    ):
+        await one.listen(SUBJECT, lambda m: m.respond(b"ok"))
+        with pytest.raises(Denied, match="not a subject"):
+            await asking.request(f"{SUBJECT}.a b\r\nPING", b"x", timeout=60)
+        assert await asking.request(SUBJECT, b"x", timeout=10) == b"ok"
+
+
+async def test_what_was_said_before_closing_arrives(broker):
+    heard = []
+    async with linked(broker, "scheduler") as one:
+        await one.listen(SUBJECT, lambda m: heard.append(m.data))
+        async with linked(broker, "projections") as saying:
+            for n in range(200):
+                saying.publish(SUBJECT, str(n).encode())
+        await until(lambda: len(heard) == 200)
+    assert heard == [str(n).encode() for n in range(200)]

@@ -1,0 +1,93 @@
+"""The short ways through nats-py's client: what is spelled, and what is read."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from nats.aio.client import Client
+
+from events.wire import frame, headers_of, status_of
+
+
+def test_a_frame_without_headers():
+    assert frame("a.b", "", b"x\r\ny", None) == b"PUB a.b  4\r\nx\r\ny\r\n"
+    assert frame("a.b", "in.1", b"", {}) == b"PUB a.b in.1 0\r\n\r\n"
+
+
+def test_a_frame_with_headers_counts_them():
+    made = frame("a", "r", b"xyz", {"Nats-TTL": "5s"})
+    block = b"NATS/1.0\r\nNats-TTL: 5s\r\n\r\n"
+    assert made == b"HPUB a r %d %d\r\n" % (len(block), len(block) + 3) + block + (
+        b"xyz\r\n"
+    )
+
+
+@pytest.mark.parametrize(
+    "subject", ["", "a b", "a\r\nPUB x 0", "a\tb", "a\n", "a\x00b", "a\u2028b"]
+)
+def test_a_subject_cannot_end_its_line(subject):
+    with pytest.raises(ValueError, match="not a subject"):
+        frame(subject, "", b"", None)
+    if subject:
+        with pytest.raises(ValueError, match="not a subject"):
+            frame("a", subject, b"", None)
+
+
+@pytest.mark.parametrize("name", ["", "a b", "a:b", "a\r\nb"])
+def test_a_header_name_cannot_end_its_line(name):
+    with pytest.raises(ValueError, match="not a header name"):
+        frame("a", "", b"", {name: "x"})
+
+
+def test_a_header_value_cannot_end_its_line():
+    made = frame("a", "", b"", {"A": "b\r\nEvil: c\rd\ne"})
+    assert headers_of(made.partition(b"\r\n")[2]) == {"A": "b Evil: c d e"}
+
+
+@pytest.mark.parametrize(
+    ("raw", "status", "headers"),
+    [
+        (b"", "", {}),
+        (b"NATS/1.0\r\nA: b\r\n\r\n", "", {"A": "b"}),
+        (b"NATS/1.0 503\r\n\r\n", "503", {"Status": "503"}),
+        (
+            b"NATS/1.0 409 Message Size Exceeds MaxBytes\r\n\r\n",
+            "409",
+            {"Status": "409", "Description": "Message Size Exceeds MaxBytes"},
+        ),
+        (
+            b"NATS/1.0 204 EOB\r\nNats-Num-Pending: 7\r\nNats-Sequence:3\r\n\r\n",
+            "204",
+            {
+                "Status": "204",
+                "Description": "EOB",
+                "Nats-Num-Pending": "7",
+                "Nats-Sequence": "3",
+            },
+        ),
+        (b"NATS/1.0\r\nA: b: c\r\nno colon\r\nUni: \xff\r\n\r\n", "", None),
+    ],
+)
+def test_headers_are_read_as_the_library_reads_them(raw, status, headers):
+    assert status_of(raw) == status
+    if headers is None:
+        headers = {"A": "b: c", "Uni": "\ufffd"}
+    assert headers_of(raw) == headers
+
+
+@given(
+    st.dictionaries(
+        st.from_regex(r"[A-Za-z][A-Za-z-]{0,20}", fullmatch=True),
+        st.text(max_size=40).map(lambda text: " ".join(text.split())),
+        min_size=1,
+        max_size=5,
+    )
+)
+def test_what_is_spelled_is_read_back(headers):
+    made = frame("a", "", b"data", headers)
+    size = int(made.split(b" ", 4)[3].split(b" ")[0])
+    block = made.partition(b"\r\n")[2][:size]
+    assert headers_of(block) == headers
+    # And as the library's own reader understands it.
+    assert Client._parse_header_lines(block[len(b"NATS/1.0\r\n") :]) == headers
