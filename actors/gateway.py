@@ -336,14 +336,41 @@ class Gateway:
     # -- hosts and policy --------------------------------------------------------------
 
     async def _drain(self, command: m.DrainHost, who: str) -> Answer:
-        return await self._tell(
-            command.host, m.Drain(reason=command.reason or f"by {who}")
+        reason = command.reason or f"by {who}"
+        return await self._turn(
+            command.host,
+            lambda life, turn: m.Drain(incarnation=life, turn=turn, reason=reason),
         )
 
     async def _resume(self, command: m.ResumeHost, who: str) -> Answer:
-        return await self._tell(command.host, m.Resume())
+        return await self._turn(
+            command.host, lambda life, turn: m.Resume(incarnation=life, turn=turn)
+        )
 
-    async def _tell(self, host: str, mail: m.HostMail) -> Answer:
+    async def _turn(self, host: str, mail: Callable[[str, int], m.Turn]) -> Answer:
+        """Look, then tell; look again if somebody else was first (see `Turn`)."""
+        for _ in range(DECIDE_AGAIN):
+            seen = await self._tell(host, m.Inspect())
+            if isinstance(seen, m.Refusal):
+                return seen
+            reply = await self._tell(host, mail(*_turn_of(seen)))
+            if isinstance(reply, m.Refusal):
+                return reply
+            if reply.ok:
+                return m.Done(detail=reply.detail[:1_000])
+            if reply.code != "conflict":
+                return m.Refusal(
+                    code=reply.code[:64] or "refused",
+                    error=reply.detail[:1_000],
+                    status=409,
+                )
+        return m.Refusal(
+            code="conflict",
+            error=f"host {host} is drained and resumed by others; try again",
+            status=409,
+        )
+
+    async def _tell(self, host: str, mail: m.Turn | m.Inspect) -> m.Reply | m.Refusal:
         try:
             raw = await self._bus.request(
                 subjects.host_mailbox(host), encode(mail), timeout=2.0
@@ -355,7 +382,7 @@ class Gateway:
                 status=404,
             )
         try:
-            reply = _replies.decode(raw)
+            return _replies.decode(raw)
         except Malformed as error:
             # A host's nonsense is no fault of whoever asked.
             return m.Refusal(
@@ -363,12 +390,6 @@ class Gateway:
                 error=f"host {host} answered what is no answer: {error}",
                 status=502,
             )
-        detail = reply.detail[:1_000]
-        if not reply.ok:
-            return m.Refusal(
-                code=reply.code[:64] or "refused", error=detail, status=409
-            )
-        return m.Done(detail=detail)
 
     async def _add_endpoint(self, command: m.AddEndpoint, who: str) -> Answer:
         subject = subjects.fleet(command.endpoint)
@@ -512,6 +533,14 @@ class Expired(AgentComError):
 
 _replies: Reader[m.Reply] = Reader(m.Reply)
 _SPEC_FIELDS: Final = c.TaskSpec.__struct_fields__
+
+
+def _turn_of(seen: m.Reply) -> tuple[str, int]:
+    """Read a host's life and how many turns it has taken; an older one does not say."""
+    life, turn = seen.info.get("incarnation"), seen.info.get("turns")
+    if not isinstance(life, str) or not isinstance(turn, int):
+        return "", 0
+    return (life, turn) if 0 <= turn < 2**31 else ("", 0)
 
 
 def _spec_of(command: m.Submit) -> c.TaskSpec:

@@ -89,6 +89,8 @@ class HostState(Struct, kw_only=True):
     `slots` and `used` are counted per kind (shell, claude, agent, noop) and per model
     endpoint by name. `done` maps the last routes that ended here to how they were
     refused, "" for those that ran. `journal_fault` says why nothing can be persisted.
+    `turns` counts what this life was told of draining and resuming, by which it knows a
+    word that comes late.
     """
 
     host: str
@@ -105,6 +107,7 @@ class HostState(Struct, kw_only=True):
     shared_as_of: int = 0
     epoch: int = 0
     draining: bool = False
+    turns: int = 0
     leaving: bool = False
     joined: bool = False
     announcing: bool = False
@@ -333,6 +336,12 @@ class ListSeen(Struct, frozen=True):
     as_of: int
 
 
+class Turned(Struct, frozen=True):
+    """This host was told to drain or to resume, so often now."""
+
+    turns: int
+
+
 class EndpointKnown(Struct, frozen=True):
     """What is known of an endpoint before the host has joined."""
 
@@ -366,6 +375,7 @@ Note = (
     | EpochSeen
     | Sharing
     | ListSeen
+    | Turned
     | EndpointKnown
     | Journal
     | LeftLying
@@ -703,21 +713,33 @@ class _Decider:
             self.effect(StopRun(route, command.reason or "cancelled"))
 
     def drain(self, command: mail.Drain) -> None:
-        if command.epoch and self.stale(command.epoch):
+        if not self.turns(command):
             return
         if not self.state.draining:
             self.fact(cat.HostDraining(**self.mine(), reason=command.reason))
         self.answer(True)
 
     def resume(self, command: mail.Resume) -> None:
-        if command.epoch and self.stale(command.epoch):
-            return
         if self.state.leaving:
             self.answer(False, "leaving", "this host is about to end")
+            return
+        if not self.turns(command):
             return
         if self.state.draining:
             self.fact(cat.HostResumed(**self.mine()))
         self.answer(True)
+
+    def turns(self, command: mail.Turn) -> bool:
+        """Take one more turn, unless another has come since the sender looked."""
+        if command.epoch and self.stale(command.epoch):
+            return False
+        now = (self.state.incarnation, self.state.turns)
+        # An older gateway does not look before it speaks, and names no life.
+        if command.incarnation and (command.incarnation, command.turn) != now:
+            self.answer(False, "conflict", "it was drained or resumed since")
+            return False
+        self.fact(Turned(self.state.turns + 1))
+        return True
 
     def rejoin(self, command: mail.Rejoin) -> None:
         if self.stale(command.epoch):
@@ -872,6 +894,7 @@ def _view(state: HostState) -> dict[str, Any]:
         "incarnation": state.incarnation,
         "epoch": state.epoch,
         "draining": state.draining,
+        "turns": state.turns,
         "journal_fault": state.journal_fault,
         "slots": dict(state.slots),
         "used": {slot: used for slot, used in state.used.items() if used},
@@ -915,6 +938,8 @@ def evolve(state: HostState, fact: cat.Event | Note) -> HostState:
             _share(state, fact.endpoints)
         case ListSeen():
             state.shared_as_of = fact.as_of
+        case Turned():
+            state.turns = fact.turns
         case EndpointKnown() | cat.EndpointUp() | cat.EndpointChanged():
             state.endpoints[fact.state.endpoint] = fact.state
         case cat.EndpointDown():

@@ -263,17 +263,28 @@ class Cancel(Struct, frozen=True, omit_defaults=True, kw_only=True, tag="cancel"
     reason: str = ""
 
 
-class Drain(Struct, frozen=True, omit_defaults=True, kw_only=True, tag="drain"):
-    """Take no more work."""
+class Turn(Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """Mail that has a host take work or not.
+
+    Any gateway may send it, at the same time as another, and no log orders what they
+    send. So the host does, by compare-and-set: the sender looks first, and names the life
+    of the host and how many turns it had taken. One that comes late finds that the host
+    has taken another since, and is refused (`conflict`). No clocks are compared.
+    """
 
     epoch: Epoch = 0
+    incarnation: str = ""
+    turn: Count = 0
+
+
+class Drain(Turn, frozen=True, omit_defaults=True, kw_only=True, tag="drain"):
+    """Take no more work."""
+
     reason: str = ""
 
 
-class Resume(Struct, frozen=True, omit_defaults=True, kw_only=True, tag="resume"):
+class Resume(Turn, frozen=True, omit_defaults=True, kw_only=True, tag="resume"):
     """Take work again."""
-
-    epoch: Epoch = 0
 
 
 class Rejoin(Struct, frozen=True, omit_defaults=True, kw_only=True, tag="rejoin"):

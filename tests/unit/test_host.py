@@ -300,6 +300,27 @@ def test_a_draining_host_takes_nothing_until_it_is_resumed() -> None:
     assert host.when(assign("t2", "r2")).effects(actor.Persist)
 
 
+def test_a_drain_that_comes_behind_a_later_resume_is_passed_by() -> None:
+    host = Host()
+    late = mail.Drain(incarnation="life-1", turn=0)
+    host.given(mail.Resume(incarnation="life-1", turn=0)).when(late)
+    assert (host.events, host.reply.ok, host.reply.code) == ([], False, "conflict")
+    assert not host.state.draining
+
+
+def test_a_word_of_draining_that_was_meant_for_an_earlier_life_is_passed_by() -> None:
+    host = Host().when(mail.Drain(incarnation="life-0", turn=0))
+    assert (host.events, host.reply.code) == ([], "conflict")
+
+
+def test_whoever_looks_first_drains_and_resumes_a_host() -> None:
+    host = Host()
+    for word, state in ((mail.Drain, True), (mail.Drain, True), (mail.Resume, False)):
+        seen = host.when(mail.Inspect()).reply.info
+        host.when(word(incarnation=seen["incarnation"], turn=seen["turns"]))
+        assert (host.reply.ok, host.state.draining) == (True, state)
+
+
 def test_a_leaving_host_is_not_resumed() -> None:
     host = Host().given(actor.Join(), actor.Leave("stop")).when(mail.Resume())
     assert (host.reply.ok, host.reply.code) == (False, "leaving")

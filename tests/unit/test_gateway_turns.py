@@ -1,0 +1,91 @@
+"""A host is drained and resumed as it was seen, however many gateways there are."""
+
+from __future__ import annotations
+
+import itertools
+
+from actors import host as actor
+from actors.gateway import Gateway
+from events import commands as m
+from events import subjects
+from events.bus import MemoryBroker, MemoryBus
+from events.codec import Reader, encode
+from events.ids import ulid
+from events.log import MemoryLog
+
+NOW = 1_770_000_000.0
+
+
+class Machine:
+    """A host that hears mail; `before` is told each one before it is decided on."""
+
+    def __init__(self) -> None:
+        self.state = actor.initial("h1", "life-1", actor.About(version="1"), {})
+        self.heard: list[m.HostMail] = []
+        self.before = lambda mail: None
+
+    def hear(self, mail: m.HostMail) -> m.Reply:
+        made = actor.decide(mail, self.state, NOW, lambda: "e1")
+        for fact in made.facts:
+            actor.evolve(self.state, fact)
+        return made.effects[-1].reply
+
+    def on(self, message) -> None:
+        mail = Reader(m.HostMail).decode(message.data)
+        self.heard.append(mail)
+        self.before(mail)
+        message.respond(encode(self.hear(mail)))
+
+
+async def told(machine: Machine, command: str) -> m.Done | m.Refusal:
+    """Ask a gateway for it that has nothing but a bus to this machine."""
+    bus = MemoryBus(MemoryBroker())
+    await bus.listen(subjects.host_mailbox("h1"), machine.on)
+    ids = (ulid(NOW, n) for n in itertools.count())
+    gateway = Gateway("g", MemoryLog(), bus, lambda: next(ids), lambda: NOW, None)
+    return await gateway.answer(command, b'{"host":"h1"}', "alice")
+
+
+async def test_a_host_is_told_what_it_was_seen_to_be():
+    machine = Machine()
+    assert (await told(machine, "host.drain")).ok
+    assert machine.heard == [
+        m.Inspect(),
+        m.Drain(incarnation="life-1", turn=0, reason="by alice"),
+    ]
+    assert machine.state.draining
+    assert (await told(machine, "host.resume")).ok
+    assert machine.heard[-1] == m.Resume(incarnation="life-1", turn=1)
+    assert not machine.state.draining
+
+
+async def test_a_drain_that_is_overtaken_by_another_gateway_looks_again():
+    machine = Machine()
+
+    def overtake(mail: m.HostMail) -> None:
+        if isinstance(mail, m.Drain) and machine.state.turns == 0:
+            machine.hear(m.Resume(incarnation="life-1", turn=0))
+
+    machine.before = overtake
+    assert (await told(machine, "host.drain")).ok
+    assert [mail.turn for mail in machine.heard if isinstance(mail, m.Drain)] == [0, 1]
+    assert machine.state.draining
+
+
+async def test_a_host_that_others_turn_all_the_time_is_left_to_them():
+    machine = Machine()
+    machine.before = lambda mail: machine.hear(m.Resume())
+    answer = await told(machine, "host.drain")
+    assert (answer.ok, answer.code, answer.status) == (False, "conflict", 409)
+
+
+async def test_a_host_of_an_older_version_is_told_as_it_always_was():
+    machine = Machine()
+    hear = machine.hear
+    machine.hear = lambda mail: (
+        m.Reply(ok=True, info={"incarnation": "life-1", "turns": "many"})
+        if isinstance(mail, m.Inspect)
+        else hear(mail)
+    )
+    assert (await told(machine, "host.drain")).ok
+    assert machine.heard[-1] == m.Drain(reason="by alice")
