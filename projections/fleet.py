@@ -66,7 +66,11 @@ class EndpointView(Struct):
 
 
 class HostView(Struct):
-    """A host: `state` is up, draining, left or lost; `since` is when it became so."""
+    """A host: `state` is up, draining, left or lost; `since` is when it became so.
+
+    `last_id` is that of its last word in this life: its ids rise, so what does not rise
+    above it was said before.
+    """
 
     host: str
     incarnation: str
@@ -83,6 +87,7 @@ class HostView(Struct):
     ram_bytes: int | None = None
     reason: str = ""
     endpoints: dict[str, EndpointView] = {}
+    last_id: str = ""
 
 
 class SharedView(Struct):
@@ -152,7 +157,7 @@ class Fleet:
     """The fold over hosts, tiers and leaders; it judges every event about them."""
 
     name = "fleet"
-    version = 1
+    version = 2
     subjects = (
         "agentcom.evt.host.*",
         "agentcom.evt.fleet.*",
@@ -170,6 +175,9 @@ class Fleet:
         event, seq = moment.recorded.event, moment.recorded.seq
         refused = ""
         if isinstance(event, HostEvent):
+            if _said_before(state, event):
+                moment.standing = "repeat"
+                return
             refused = self._host(state, event, seq)
         elif isinstance(event, FleetEvent | TierEvent) and _outdated(state, event):
             refused = "another leader's"
@@ -203,6 +211,7 @@ class Fleet:
             return "no such host"
         if host.incarnation != event.incarnation:
             return "an earlier life of the host"
+        host.last_id = event.id
         state.touched.add(("host", host.host))
         match event:
             case HostRecovered():
@@ -247,6 +256,7 @@ class Fleet:
             default_repo=event.default_repo,
             ram_bytes=event.ram_bytes,
             endpoints={s.endpoint: _endpoint(s, event.at) for s in event.endpoints},
+            last_id=event.id,
         )
         state.touched.add(("host", event.host))
         return ""
@@ -311,6 +321,16 @@ class Fleet:
                 return "nothing we know of a tier"
         state.touched.add(("tiers", ""))
         return ""
+
+
+def _said_before(state: FleetState, event: HostEvent) -> bool:
+    """Whether a host says again, perhaps behind what came after it, what it has said."""
+    host = state.hosts.get(event.host)
+    return (
+        host is not None
+        and host.incarnation == event.incarnation
+        and event.id <= host.last_id
+    )
 
 
 def _outdated(state: FleetState, event: FleetEvent | TierEvent) -> bool:

@@ -54,6 +54,25 @@ def test_an_earlier_life_of_a_host_says_nothing():
     assert world.stats.void == {"host.left.v1: an earlier life of the host": 1}
 
 
+def test_what_a_host_says_again_does_not_undo_what_it_said_since():
+    history = History()
+    joined = history.join("h1")
+    draining = history.host_says(c.HostDraining, "h1")
+    history.host_says(c.HostResumed, "h1")
+    history.host_says(
+        c.EndpointDown, "h1", endpoint="h1-ollama", kind="ollama", reason="refused"
+    )
+    told = fold(history.recorded)
+    history.again(joined)
+    history.again(draining)
+
+    world = fold(history.recorded)
+
+    assert world.fleet.hosts == told.fleet.hosts
+    assert world.fleet.hosts["h1"].state == "up"
+    assert not world.fleet.hosts["h1"].endpoints["h1-ollama"].up
+
+
 def test_a_lost_host_comes_back():
     history = History()
     history.join("h1")
