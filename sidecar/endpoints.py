@@ -71,6 +71,11 @@ class Watched:
         self._misses = 0
         self._unusable_until = 0.0
 
+    @property
+    def told(self) -> EndpointState | None:
+        """What was last told of it, None before it has been looked at."""
+        return self._told
+
     def answered(self, found: Answered, now: float) -> EndpointState | None:
         """Return the endpoint's new state if it is news."""
         self._misses = 0
@@ -316,8 +321,9 @@ class Endpoints:
                 del self._places[name]
         for name, each in wanted.items():
             if name in self._places:
-                # Told anew, because the host has forgotten what it was told before.
-                self._found(self._places[name].watched.state)
+                # Told anew, because the host has forgotten what it was told before; one
+                # that was taken away and added again is back at once.
+                self._tell(self._places[name].watched.told)
                 continue
             blank = EndpointState(
                 endpoint=name,

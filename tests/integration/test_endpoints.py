@@ -108,6 +108,36 @@ async def test_shared_endpoints_are_looked_at_as_long_as_they_are_shared(
         watching.cancel()
 
 
+async def test_a_shared_endpoint_that_was_added_anew_is_told_of_at_once(
+    simulated_ollama: SimulatedOllama,
+) -> None:
+    def shared(added: str) -> mail.SharedEndpoint:
+        url = simulated_ollama.url
+        return mail.SharedEndpoint(endpoint="big", kind="ollama", url=url, added=added)
+
+    async with looking() as (endpoints, told):
+        endpoints.share([shared("1")])
+        await endpoints.look()
+        assert told.news.get_nowait().up
+        endpoints.share([shared("2")])
+        assert told.news.get_nowait().up
+
+
+async def test_what_has_not_been_looked_at_is_not_told_of(
+    simulated_ollama: SimulatedOllama,
+) -> None:
+    big, small = (
+        mail.SharedEndpoint(endpoint=name, kind="ollama", url=simulated_ollama.url)
+        for name in ("big", "small")
+    )
+    async with looking() as (endpoints, told):
+        endpoints.share([big])
+        endpoints.share([big, small])
+        assert told.news.empty()
+        await endpoints.look()
+        assert told.news.get_nowait().up
+
+
 def claude_run() -> mail.Assign:
     return mail.Assign(
         epoch=1,

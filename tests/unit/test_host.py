@@ -440,6 +440,23 @@ def test_shared_endpoints_are_watched_and_take_runs() -> None:
     assert host.event.reason == "unknown_target"
 
 
+def test_a_shared_endpoint_that_was_added_anew_is_reported_anew() -> None:
+    pool = mail.SharedEndpoint(
+        endpoint="pool", kind="ollama", url="http://x", added="1"
+    )
+    up = cat.EndpointState(endpoint="pool", kind="ollama", up=True, shared=True)
+    host = Host().given(actor.Join(), mail.UseEndpoints(epoch=1, endpoints=[pool]))
+    assert host.when(actor.EndpointFound(up)).names == ["endpoint.up"]
+    host.when(mail.UseEndpoints(epoch=1, endpoints=[pool], as_of=1))
+    assert host.effects(actor.Watch) == []
+    anew = mail.SharedEndpoint(
+        endpoint="pool", kind="ollama", url="http://x", added="2"
+    )
+    host.when(mail.UseEndpoints(epoch=1, endpoints=[anew], as_of=2))
+    assert host.effects(actor.Watch) == [actor.Watch([anew])]
+    assert host.when(actor.EndpointFound(up)).names == ["endpoint.up"]
+
+
 def test_an_older_list_of_shared_endpoints_that_comes_late_is_passed_by():
     pool = mail.SharedEndpoint(endpoint="pool", kind="ollama", url="http://x")
     host = Host().when(mail.UseEndpoints(epoch=1, endpoints=[], as_of=9))
