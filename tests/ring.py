@@ -156,11 +156,35 @@ class Observer:
         ]
 
     async def until(self, condition, *, seconds: float = 60.0) -> None:
-        """Return once `condition()` holds; it is asked after each event."""
-        async with asyncio.timeout(seconds):
-            while not condition():
-                self.news.clear()
-                await self.news.wait()
+        """Return once `condition()` holds; it is asked after each event.
+
+        Fails the test after `seconds`, with what has become of the unfinished tasks.
+        """
+        try:
+            async with asyncio.timeout(seconds):
+                while not condition():
+                    self.news.clear()
+                    await self.news.wait()
+        except TimeoutError:
+            raise AssertionError(
+                f"not within {seconds:g} s; " + self.unfinished()
+            ) from None
+
+    def unfinished(self) -> str:
+        """Tell the last steps of every task that is not over, and of the hosts."""
+        steps: dict[str, list[str]] = {}
+        for seq, event in self.events:
+            about = event.get("task_id") or event.get("host") or event["type"]
+            said = f"{seq} {event['at'][11:23]} {event['type']} by {event['by']}"
+            reason = event.get("reason") or event.get("detail")
+            steps.setdefault(about, []).append(f"{said} {reason or ''}".rstrip())
+        over = ("completed", "failed", "dead_lettered", "expired", "cancelled")
+        left = [
+            f"{about}:\n    " + "\n    ".join(said[-12:])
+            for about, said in steps.items()
+            if not any(f"task.{end}." in said[-1] for end in over)
+        ]
+        return f"{len(self.events)} events heard; not over:\n" + "\n".join(left[:20])
 
     async def submit(self, **fields) -> str:
         """Submit until somebody answers; the key makes a repeat harmless."""
