@@ -64,8 +64,9 @@ class Costs:
         return CostsState()
 
     def evolve(self, state: CostsState, moment: Moment) -> None:
-        result, task, routing = moment.booked, moment.task, moment.routing
-        if result is None or task is None or routing is None:
+        result, spent = moment.booked, moment.spent
+        task, routing = moment.task, moment.routing
+        if result is None or spent is None or task is None or routing is None:
             return
         event = moment.recorded.event
         cell = Cell(
@@ -87,8 +88,8 @@ class Costs:
             booked.late += 1
         elif isinstance(event, TaskCompleted):
             booked.completed += 1
-        booked.spent.add(result)
-        state.total.add(result)
+        booked.spent.add(spent)
+        state.total.add(spent)
 
 
 def outage_of(routing: Routing) -> str:

@@ -31,11 +31,13 @@ from events.catalogue import (
     types,
 )
 from events.errors import UnknownSubject
-from events.subjects import Subject
-from projections.tasks import Routing, TaskRecord
+from events.ids import is_token
+from projections.tasks import Routing, Spent, TaskRecord
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from events.subjects import Subject
 
 Standing = Literal["taken", "repeat", "void", "foreign", "unknown"]
 """What an event counts for.
@@ -48,15 +50,14 @@ the subject is none of ours. `unknown`: a tag that this version does not know.
 Family = Literal["task", "run", "host", "fleet", "tier", "policy", "scheduler"]
 
 
-class Moment(Struct):
+class Moment(Struct, gc=False):
     """One event on its way through the folds.
 
     `before` and `after` are the task's states around it ("" before its submission);
-    `booked` is the result whose tokens and dollars it brings.
+    `booked` is the result whose tokens and dollars it brings, `spent` is their sum.
     """
 
     recorded: Recorded
-    subject: Subject | None
     family: Family | None
     standing: Standing = "taken"
     reason: str = ""
@@ -65,6 +66,7 @@ class Moment(Struct):
     before: str = ""
     after: str = ""
     booked: Result | None = None
+    spent: Spent | None = None
 
 
 S = TypeVar("S")
@@ -107,30 +109,45 @@ FAMILY: dict[type[Event], Family] = {
 }
 
 
-@lru_cache(maxsize=65_536)
-def _parsed(subject: str) -> Subject | None:
-    try:
-        return subjects.parse(subject)
-    except UnknownSubject:
-        return None
+_is_token = lru_cache(maxsize=65_536)(is_token)
+"""A task's id comes five times or more; every name must be fit for a subject."""
 
 
 def moment_of(recorded: Recorded) -> Moment:
-    """Take an event up: parse its subject, and hold its body against it.
+    """Take an event up, and hold its body against its subject.
 
     The broker lets each writer speak on its own subjects only, so the subject says who
     spoke and about what. A body that says something else is foreign.
     """
-    event = recorded.event
-    subject = _parsed(recorded.subject)
+    event: Any = recorded.event
     family = FAMILY.get(type(event))
-    if subject is None:
-        return Moment(recorded, None, family, "foreign", "not one of our subjects")
+    # Nearly all events are about tasks: what their subject must be is sooner spelled
+    # than the subject is parsed.
+    if family == "run":
+        task, host = event.task_id, event.host
+        if (
+            recorded.subject == f"agentcom.evt.run.{host}.{task}"
+            and _is_token(task)
+            and _is_token(host)
+        ):
+            return Moment(recorded, family)
+    elif family == "task":
+        task = event.task_id
+        if recorded.subject == f"agentcom.evt.task.{task}" and _is_token(task):
+            return Moment(recorded, family)
+    return _parsed(recorded, family)
+
+
+def _parsed(recorded: Recorded, family: Family | None) -> Moment:
+    try:
+        subject = subjects.parse(recorded.subject)
+    except UnknownSubject:
+        return Moment(recorded, family, "foreign", "not one of our subjects")
     if family is None:
-        return Moment(recorded, subject, None, "unknown", "a tag of another version")
-    if subject.kind != family or not _AGREES[family](subject, event):
-        return Moment(recorded, subject, family, "foreign", "body against subject")
-    return Moment(recorded, subject, family)
+        return Moment(recorded, None, "unknown", "a tag of another version")
+    if subject.kind != family or not _AGREES[family](subject, recorded.event):
+        return Moment(recorded, family, "foreign", "body against subject")
+    return Moment(recorded, family)
 
 
 def _about(event: Any) -> str:

@@ -239,16 +239,18 @@ class Runner:
                 self.save()
             elif self._timer is None:
                 self._set_timer()
-            self._show(moment)
+            if self._watchers:
+                self._show(moment)
         except Exception as error:  # noqa: BLE001 - the runner's edge
             self._fail(error)
             return
-        self._wake(recorded.seq)
+        if self._waiting:
+            self._wake(recorded.seq)
 
     def _show(self, moment: Moment) -> None:
         """Show an event to those who watch, unless they have seen it before a swap."""
         seq = moment.recorded.seq
-        if seq <= self._shown or not self._watchers:
+        if seq <= self._shown:
             return
         if self._follower is None:
             if seq <= self.world.position:

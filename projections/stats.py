@@ -18,6 +18,7 @@ from projections.lifecycle import FINAL
 
 if TYPE_CHECKING:
     from projections.projection import Moment
+    from projections.tasks import TaskRecord
 
 BUCKETS_MS: Final[tuple[float, ...]] = tuple(float(2**i) / 4 for i in range(26))
 """Upper edges in milliseconds, 0.25 ms to 2.3 h; one more bucket takes the rest."""
@@ -97,31 +98,33 @@ class Stats:
     def evolve(self, state: StatsState, moment: Moment) -> None:
         recorded, standing = moment.recorded, moment.standing
         event = recorded.event
+        seq = recorded.seq
         # The log has no gaps, so what was passed over were messages that are no events.
-        state.undecodable += recorded.seq - state.last_seq - 1
-        state.last_seq = recorded.seq
+        if passed := seq - state.last_seq - 1:
+            state.undecodable += passed
+        state.last_seq = seq
         state.last_at = event.at
         state.events += 1
-        standings, types = state.standings, state.types
-        standings[standing] = standings.get(standing, 0) + 1
+        counts = state.standings
+        counts[standing] = counts.get(standing, 0) + 1
         kind = TAGS.get(type(event))
         if kind is None:
             _count(state.unknown, tag(event))
             return
-        types[kind] = types.get(kind, 0) + 1
+        counts = state.types
+        counts[kind] = counts.get(kind, 0) + 1
         if standing == "taken":
             if moment.task is not None and moment.before != moment.after:
-                self._task(state, moment)
+                self._task(state, moment.task, moment)
         elif standing == "void":
             _count(state.void, f"{kind}: {moment.reason}")
 
-    def _task(self, state: StatsState, moment: Moment) -> None:
-        event, task = moment.recorded.event, moment.task
-        assert task is not None
-        before, after = moment.before, moment.after
-        if before:
-            state.states[before] -= 1
-        _count(state.states, after)
+    def _task(self, state: StatsState, task: TaskRecord, moment: Moment) -> None:
+        event, after = moment.recorded.event, moment.after
+        states = state.states
+        if before := moment.before:
+            states[before] -= 1
+        states[after] = states.get(after, 0) + 1
         if isinstance(event, TaskSubmitted):
             _minute(state, event.at).submitted += 1
             said = event.classification

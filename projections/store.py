@@ -16,6 +16,7 @@ import sqlite3
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from itertools import islice
 from typing import IO, TYPE_CHECKING, Any, Final, TypeVar
 
 import msgspec
@@ -343,8 +344,8 @@ class Store:
             recent.pop(task_id, None)
             if record.state not in OPEN:
                 recent[task_id] = None
-        while len(recent) > RECENT_KEPT:
-            oldest = next(iter(recent))
+        # All at once: each search for a dictionary's first key passes over those deleted.
+        for oldest in list(islice(recent, max(len(recent) - RECENT_KEPT, 0))):
             del recent[oldest]
             records.pop(oldest, None)
 
@@ -627,7 +628,22 @@ def tasks(
         )
         return total, [_record_decoder.decode(body) for (body,) in rows]
 
-    return ask
+    def ask_once(connection: sqlite3.Connection) -> tuple[int, list[TaskRecord]]:
+        """Count and choose in one go: to look for a text, all tasks are read."""
+        found = connection.execute(
+            f"select seq from task {where} order by {column} {order}, seq {order}",
+            values,
+        ).fetchall()
+        chosen = [seq for (seq,) in found[wanted.offset :][: wanted.limit]]
+        bodies = dict(
+            connection.execute(
+                f"select seq, body from task where seq in ({','.join('?' * len(chosen))})",
+                chosen,
+            )
+        )
+        return len(found), [_record_decoder.decode(bodies[seq]) for seq in chosen]
+
+    return ask_once if wanted.text else ask
 
 
 def _clauses(wanted: Filter) -> tuple[list[str], list[Any]]:

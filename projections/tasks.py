@@ -42,6 +42,7 @@ from events.catalogue import (
     TaskStep,
     TaskStopped,
     TaskSubmitted,
+    types,
 )
 from projections.lifecycle import (
     FINAL,
@@ -68,7 +69,7 @@ SUBMITTED_MASK: Final = 2**26 - 1
 NANO: Final = 1_000_000_000
 
 
-class Spent(Struct, array_like=True):
+class Spent(Struct, array_like=True, gc=False):
     """Tokens and dollars. `unpriced` counts runs whose dollars nobody knows."""
 
     tokens_in: int = 0
@@ -80,23 +81,36 @@ class Spent(Struct, array_like=True):
     saved_nano: int = 0
     unpriced: int = 0
 
-    def add(self, result: Result) -> None:
-        """Book a run's result."""
-        self.tokens_in += result.tokens_in or 0
-        self.tokens_out += result.tokens_out or 0
-        self.cache_read += result.cache_read_tokens
-        self.cache_write += result.cache_write_tokens
-        if result.estimated_cost_usd is None:
-            self.unpriced += 1
-        usd = round((result.estimated_cost_usd or 0.0) * NANO)
-        self.usd_nano += usd
-        if result.equivalent_claude_cost_usd is not None:
-            equivalent = round(result.equivalent_claude_cost_usd * NANO)
-            self.equivalent_nano += equivalent
-            self.saved_nano += equivalent - usd
+    def add(self, other: Spent) -> None:
+        """Book what else was spent."""
+        self.tokens_in += other.tokens_in
+        self.tokens_out += other.tokens_out
+        self.cache_read += other.cache_read
+        self.cache_write += other.cache_write
+        self.usd_nano += other.usd_nano
+        self.equivalent_nano += other.equivalent_nano
+        self.saved_nano += other.saved_nano
+        self.unpriced += other.unpriced
 
 
-class Routing(Fence, array_like=True, kw_only=True):
+def spent_on(result: Result) -> Spent:
+    """Return what a run's result says it took."""
+    usd, equivalent = result.estimated_cost_usd, result.equivalent_claude_cost_usd
+    usd_nano = round(usd * NANO) if usd else 0
+    equivalent_nano = round(equivalent * NANO) if equivalent else 0
+    return Spent(
+        result.tokens_in or 0,
+        result.tokens_out or 0,
+        result.cache_read_tokens,
+        result.cache_write_tokens,
+        usd_nano,
+        equivalent_nano,
+        0 if equivalent is None else equivalent_nano - usd_nano,
+        1 if usd is None else 0,
+    )
+
+
+class Routing(Fence, array_like=True, kw_only=True, gc=False):
     """One routing of a task and what came of it. Instants are as the writers gave them.
 
     `outcome` is routed, accepted, running, rejected, returned, requeued, completed,
@@ -133,7 +147,7 @@ class Routing(Fence, array_like=True, kw_only=True):
     fallback_since: str = ""
 
 
-class Void(Struct, array_like=True):
+class Void(Struct, array_like=True, gc=False):
     """A step that counted for nothing, and why."""
 
     seq: int
@@ -141,7 +155,7 @@ class Void(Struct, array_like=True):
     reason: str
 
 
-class TaskRecord(Life, array_like=True, kw_only=True):
+class TaskRecord(Life, array_like=True, kw_only=True, gc=False):
     """A task as people look at it.
 
     `tier` is where it runs or waits to run, `preferred_tier` what its classification
@@ -277,34 +291,38 @@ class Tasks:
         return TasksState()
 
     def evolve(self, state: TasksState, moment: Moment) -> None:
-        family, event = moment.family, moment.recorded.event
         if moment.standing != "taken":
             return
-        if family not in ("run", "task"):
-            if isinstance(event, SchedulerElected):
-                state.epoch = max(state.epoch, event.epoch)
-            return
-        if isinstance(event, TaskSubmitted):
-            self._submitted(state, moment, event)
-            return
-        about: Any = event
-        record = state.find(about.task_id)
+        family, event = moment.family, moment.recorded.event
+        if family == "run" or family == "task":
+            about: Any = event
+            if type(event) is TaskSubmitted:
+                self._submitted(state, moment, about)
+            else:
+                self._step(state, moment, about)
+        elif isinstance(event, SchedulerElected):
+            state.epoch = max(state.epoch, event.epoch)
+
+    def _step(self, state: TasksState, moment: Moment, event: Any) -> None:
+        task_id: str = event.task_id
+        record = state.records.get(task_id) or state.find(task_id)
         if record is None:
             moment.standing, moment.reason = "void", "no such task"
             return
         moment.task = record
         moment.before = record.state
-        if family == "run":
-            standing = self._report(moment, record, about)
+        if moment.family == "run":
+            standing = self._report(moment, record, event)
         else:
-            standing = self._decision(state, moment, record, about)
-        moment.standing, moment.after = standing, record.state
-        if standing == "repeat":
-            return
-        if standing == "void":
+            standing = self._decision(state, moment, record, event)
+        moment.after = record.state
+        if standing != "taken":
+            moment.standing = standing
+            if standing == "repeat":
+                return
             _note_void(record, moment)
         record.updated_seq = moment.recorded.seq
-        state.touched[record.id] = record
+        state.touched[task_id] = record
 
     def _submitted(
         self, state: TasksState, moment: Moment, event: TaskSubmitted
@@ -330,11 +348,12 @@ class Tasks:
         if event.epoch != state.epoch and not isinstance(event, OF_THE_GATEWAY):
             moment.reason = "another leader's"
             return "void"
-        routing = record.routing(record.route) if record.route else None
-        if reason := step(record, event, moment.recorded.seq):
+        seq, route = moment.recorded.seq, record.route
+        routing = record.routing(route) if route else None
+        if reason := step(record, event, seq):
             moment.reason = reason
             return "void"
-        _EFFECTS[type(event)](record, routing, event, moment.recorded.seq)
+        _EFFECTS[type(event)](record, routing, event, seq)
         moment.routing = record.routing(record.route) if record.route else None
         return "taken"
 
@@ -354,14 +373,21 @@ class Tasks:
             return "void"
         if is_repeat(routing, event):
             return "repeat"
-        _book(moment, record, routing, event)
-        if reason := step(record, event, moment.recorded.seq):
+        if type(event) in _WITH_RESULT:
+            _book(moment, record, routing, event)
+        seq = moment.recorded.seq
+        if reason := step(record, event, seq):
             moment.reason = reason
             _too_late(moment, routing, event)
             return "void"
         said(routing, event)
-        _EFFECTS[type(event)](record, routing, event, moment.recorded.seq)
+        _EFFECTS[type(event)](record, routing, event, seq)
         return "taken"
+
+
+_WITH_RESULT: Final = frozenset(
+    kind for kind in types().values() if "result" in kind.__struct_fields__
+)
 
 
 def _new(event: TaskSubmitted, seq: int) -> TaskRecord:
@@ -399,9 +425,9 @@ def _book(
     if result is None or kind in routing.booked:
         return
     routing.booked.append(kind)
-    moment.booked = result
-    routing.spent.add(result)
-    record.spent.add(result)
+    moment.booked, moment.spent = result, spent_on(result)
+    routing.spent.add(moment.spent)
+    record.spent.add(moment.spent)
     record.simulated = record.simulated or result.simulated
 
 

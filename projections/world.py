@@ -47,9 +47,12 @@ class World:
         """Take one event in; return what it counted for."""
         moment = moment_of(recorded)
         TASKS.evolve(self.tasks, moment)
-        FLEET.evolve(self.fleet, moment)
-        QUEUE.evolve(self.queue, moment)
-        COSTS.evolve(self.costs, moment)
+        if moment.task is not None:
+            QUEUE.evolve(self.queue, moment)
+            if moment.booked is not None:
+                COSTS.evolve(self.costs, moment)
+        else:
+            FLEET.evolve(self.fleet, moment)
         STATS.evolve(self.stats, moment)
         self.position = recorded.seq
         return moment
