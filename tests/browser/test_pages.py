@@ -29,6 +29,23 @@ def ended(page, state="completed"):
     page.wait_for_selector(f"#task[data-state={state}]")
 
 
+def faults(page):
+    """Say what axe finds that is serious."""
+    return page.evaluate(
+        f"""async () => {{
+          if (!window.axe) {{
+            const module = {{ exports: {{}} }};
+            {AXE.read_text()}
+            window.axe ??= module.exports;
+          }}
+          const found = await window.axe.run(document, {{resultTypes: ['violations']}});
+          return found.violations
+            .filter(v => v.impact === 'serious' || v.impact === 'critical')
+            .map(v => v.id + ': ' + v.nodes.map(n => n.html).join(' | ').slice(0, 400));
+        }}"""
+    )
+
+
 def test_output_appears_while_the_task_runs(open_page, house):
     gate = house.folder / "gate"
     os.mkfifo(gate)
@@ -421,6 +438,7 @@ def test_a_line_of_a_megabyte_does_not_stop_the_page(open_page, house):
 
 def test_the_table_filters_by_state_and_text(open_page, house):
     house.submit("needle in the hay", shell={"command": "exit 1"})
+    house.submit("only hay", shell={"command": "true"})
     page = open_page("tasks")
     page.fill("#task-filter", "needle")
     expect(page.locator("#task-total")).to_have_text("1")
@@ -428,6 +446,45 @@ def test_the_table_filters_by_state_and_text(open_page, house):
     expect(page.locator("tr.task .c-state")).to_have_text("failed")
     page.get_by_role("button", name=re.compile("^completed")).click()
     expect(page.locator("#task-total")).to_have_text("0")
+
+
+def test_filters_are_folded_away_on_a_narrow_screen(open_page, house):
+    house.submit("trivial and narrow", shell={"command": "true"})
+    page = open_page("tasks", width=390)
+    expect(page.locator("tr.task").first).to_be_visible()
+    button = page.get_by_role("button", name=re.compile("^Filters"))
+    tier = page.get_by_label("Tier", exact=True)
+    expect(button).to_have_attribute("aria-expanded", "false")
+    expect(tier).to_be_hidden()
+    table = page.locator(".grid").bounding_box()
+    assert table["y"] < 320
+    assert table["height"] > 500
+
+    button.focus()
+    page.keyboard.press("Enter")
+    expect(button).to_have_attribute("aria-expanded", "true")
+    page.keyboard.press("Tab")
+    expect(tier).to_be_focused()
+    tier.select_option("complex")
+    page.get_by_label("repo").fill("nowhere")
+    expect(button).to_have_accessible_name("Filters 2 in use")
+    expect(page.locator("#task-total")).to_have_text("0")
+    assert faults(page) == []
+    page.keyboard.press("Escape")
+    expect(tier).to_be_hidden()
+    expect(button).to_be_focused()
+    expect(button).to_have_accessible_name("Filters 2 in use")
+    assert faults(page) == []
+    page.keyboard.press("Enter")
+    page.get_by_role("button", name="Clear").click()
+    expect(button).to_have_accessible_name("Filters")
+    expect(page.locator("#task-total")).not_to_have_text("0")
+
+
+def test_all_filters_are_there_on_a_wide_screen(open_page, house):
+    page = open_page("tasks")
+    expect(page.get_by_label("Tier", exact=True)).to_be_visible()
+    expect(page.locator("#filters-button")).to_be_hidden()
 
 
 def test_all_that_a_filter_finds_is_cancelled_and_retried_at_once(open_page, house):
@@ -510,20 +567,7 @@ def test_no_page_has_a_serious_fault_for_those_who_see_or_move_otherwise(
         page.wait_for_selector(".page")
         wide = page.evaluate("document.documentElement.scrollWidth - innerWidth")
         assert wide <= 0, f"{path} is wider than the window"
-        found = page.evaluate(
-            f"""async () => {{
-              if (!window.axe) {{
-                const module = {{ exports: {{}} }};
-                {AXE.read_text()}
-                window.axe ??= module.exports;
-              }}
-              const found = await window.axe.run(document, {{resultTypes: ['violations']}});
-              return found.violations
-                .filter(v => v.impact === 'serious' || v.impact === 'critical')
-                .map(v => v.id + ': ' + v.nodes.map(n => n.html).join(' | ').slice(0, 400));
-            }}"""
-        )
-        assert found == [], path
+        assert faults(page) == [], path
     go(page, "fleet")
     expect(page.locator("#host-h1")).to_be_visible()
     go(page, "now")

@@ -1,6 +1,6 @@
 // The websocket: subscriptions that outlive it. After a break every subscription says how
 // far it is, and is told what it missed, or gets a fresh snapshot.
-import { useEffect, useRef, useState } from "preact/hooks";
+import { useEffect, useLayoutEffect, useRef, useState } from "preact/hooks";
 
 const FIRST_WAIT = 250;
 const LONGEST_WAIT = 5000;
@@ -119,14 +119,16 @@ class Connection {
 
 export const connection = new Connection();
 
-// What a topic says now: {data, seq, error}; `output` receives a task's live output.
+// What a topic says now: {data, seq, error, key}; `key` spells the parameters it is said
+// for, which may still be those of the render before. `output` receives a task's live output.
 export function useTopic(topic, params = {}, output = null) {
   const [, render] = useState(0);
   const current = useRef(null);
   const key = JSON.stringify(params);
-  useEffect(() => {
+  useLayoutEffect(() => {
     if (!topic) return undefined;
     const subscription = connection.subscribe(topic, params, () => render((n) => n + 1), output);
+    subscription.key = key;
     current.current = subscription;
     render((n) => n + 1);
     return () => {
@@ -134,8 +136,8 @@ export function useTopic(topic, params = {}, output = null) {
       connection.unsubscribe(subscription);
     };
   }, [topic, key]);
-  const { data, seq, error } = current.current ?? {};
-  return { data: data ?? null, seq: seq ?? 0, error: error ?? null };
+  const { data, seq, error, key: known } = current.current ?? {};
+  return { data: data ?? null, seq: seq ?? 0, error: error ?? null, key: known ?? "" };
 }
 
 // Render again when the connection comes or goes.

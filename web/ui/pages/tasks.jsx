@@ -1,5 +1,5 @@
 // Tasks: however many there are, the table holds the rows that are looked at.
-import { useEffect, useMemo, useRef, useState } from "preact/hooks";
+import { useEffect, useLayoutEffect, useMemo, useRef, useState } from "preact/hooks";
 import { carryOut, get, notice, post } from "../api.js";
 import { FINAL, STATES, TIERS, age, count, dollars, shortId } from "../format.js";
 import { Empty, Fallback, Simulated, State, Sure, Text, Tier } from "../parts.jsx";
@@ -9,18 +9,33 @@ const ROW = 44; // px, as in the style sheet
 const WINDOW = 80;
 const STEP = 20;
 const AT_ONCE = 8;
+const TYPING = 30; // ms
 const NARROW = matchMedia("(max-width: 700px)");
 const rowHeight = () => (NARROW.matches ? 92 : ROW);
 
+const ANY = { state: [], text: "", tier: "", host: "", model: "", repo: "", fallback: "" };
+const FOLDED = ["tier", "host", "model", "repo", "fallback"];
+
 export function Tasks({ rest, operator }) {
-  const [filter, setFilter] = useState({ state: rest[0] ? rest[0].split(",").filter((s) => STATES.includes(s)) : [], text: "", tier: "", host: "", model: "", repo: "", fallback: "", sort: "-submitted" });
+  const [filter, setFilter] = useState({ ...ANY, sort: "-submitted", state: rest[0] ? rest[0].split(",").filter((s) => STATES.includes(s)) : [] });
   const [typed, type] = useState({ text: "", host: "", model: "", repo: "" });
   const [first, setFirst] = useState(0);
   const now = useNow();
-  useEffect(() => {
-    const timer = setTimeout(() => setFilter((old) => ({ ...old, ...typed })), 30);
-    return () => clearTimeout(timer);
-  }, [typed]);
+  const typing = useRef({ timer: null, at: 0 });
+  useEffect(() => () => clearTimeout(typing.current.timer), []);
+  const refine = (changed) => {
+    setFilter((old) => ({ ...old, ...changed }));
+    setFirst(0);
+  };
+  // The first letter is looked for at once, those that follow it quickly together.
+  const write = (name) => (event) => {
+    const all = { ...typed, [name]: event.currentTarget.value };
+    type(all);
+    clearTimeout(typing.current.timer);
+    if (Date.now() - typing.current.at > 10 * TYPING) refine(all);
+    else typing.current.timer = setTimeout(() => refine(all), TYPING);
+    typing.current.at = Date.now();
+  };
   const wanted = useMemo(() => {
     const made = { sort: filter.sort };
     if (filter.state.length) made.state = filter.state;
@@ -29,66 +44,92 @@ export function Tasks({ rest, operator }) {
     return made;
   }, [filter]);
   const key = JSON.stringify(wanted);
-  useEffect(() => setFirst(0), [key]);
-  const offset = Math.max(0, Math.floor((first - STEP) / STEP) * STEP);
-  const { data } = useTopic("tasks", { ...wanted, offset, limit: WINDOW });
+  const offset = Math.max(0, first - STEP);
+  const asked = { ...wanted, offset, limit: WINDOW };
+  const { data, key: answered } = useTopic("tasks", asked);
+  // What an earlier filter found stays until there is an answer to this one.
   const known = useRef({ key: "", rows: new Map(), total: 0, states: {} });
-  if (known.current.key !== key) known.current = { key, rows: new Map(), total: known.current.total, states: known.current.states, fresh: true };
-  if (data && data.rows !== known.current.seen) {
-    // The first answer to a filter is its own; what an older subscription said is not.
-    known.current.seen = data.rows;
-    known.current.total = data.total;
-    known.current.states = data.states;
-    if (known.current.rows.size > 2000) known.current.rows.clear();
+  if (data && data.rows !== known.current.seen && answered === JSON.stringify(asked)) {
+    if (known.current.key !== key || known.current.rows.size > 2000) known.current.rows = new Map();
+    Object.assign(known.current, { key, seen: data.rows, total: data.total, states: data.states });
     data.rows.forEach((row, n) => known.current.rows.set(data.offset + n, row));
   }
-  const { rows, total, states } = known.current;
-  const toggle = (state) => setFilter({ ...filter, state: filter.state.includes(state) ? filter.state.filter((s) => s !== state) : [...filter.state, state] });
-  const pick = (name) => (event) => setFilter({ ...filter, [name]: event.currentTarget.value });
+  const { rows, total, states, key: shown } = known.current;
+  const toggle = (state) => refine({ state: filter.state.includes(state) ? filter.state.filter((s) => s !== state) : [...filter.state, state] });
+  const pick = (name) => (event) => refine({ [name]: event.currentTarget.value });
+  const clear = () => {
+    clearTimeout(typing.current.timer);
+    type({ text: "", host: "", model: "", repo: "" });
+    refine(ANY);
+  };
   return (
     <div class="page">
       <h1 class="sr">Tasks</h1>
       <div class="chips" role="group" aria-label="States">
-        <button type="button" class="chip" aria-pressed={!filter.state.length} onClick={() => setFilter({ ...filter, state: [] })}>all <b>{count(Object.values(states).reduce((a, b) => a + b, 0))}</b></button>
+        <button type="button" class="chip" aria-pressed={!filter.state.length} onClick={() => refine({ state: [] })}>all <b>{count(Object.values(states).reduce((a, b) => a + b, 0))}</b></button>
         {STATES.filter((state) => states[state] || filter.state.includes(state)).map((state) => (
           <button type="button" class={`chip state-${state}`} aria-pressed={filter.state.includes(state)} onClick={() => toggle(state)}>{state} <b>{count(states[state])}</b></button>
         ))}
       </div>
-      <div class="filters" role="search">
-        <input type="search" id="task-filter" placeholder="Text in the description, or an id" aria-label="Text" value={typed.text} onInput={(event) => type({ ...typed, text: event.currentTarget.value })} />
+      <Filters active={FOLDED.filter((name) => filter[name]).length} any={FOLDED.some((name) => filter[name]) || filter.text || filter.state.length > 0} clear={clear}
+        text={<input type="search" id="task-filter" placeholder="Text in the description, or an id" aria-label="Text" value={typed.text} onInput={write("text")} />}>
         <select aria-label="Tier" value={filter.tier} onChange={pick("tier")}><option value="">any tier</option>{TIERS.map((tier) => <option>{tier}</option>)}</select>
-        {["host", "model", "repo"].map((name) => <input class="short" placeholder={name} aria-label={name} value={typed[name]} onInput={(event) => type({ ...typed, [name]: event.currentTarget.value })} />)}
+        {["host", "model", "repo"].map((name) => <input class="short" placeholder={name} aria-label={name} value={typed[name]} onInput={write(name)} />)}
         <select aria-label="Fallback" value={filter.fallback} onChange={pick("fallback")}><option value="">fallback or not</option><option value="yes">fell back</option><option value="no">did not</option></select>
         <select aria-label="Order" value={filter.sort} onChange={pick("sort")}>
           {[["-submitted", "newest first"], ["submitted", "oldest first"], ["-updated", "last changed"], ["-cost", "dearest first"], ["-tokens", "most tokens"], ["-attempts", "most attempts"]].map(([value, title]) => <option value={value}>{title}</option>)}
         </select>
+      </Filters>
+      <p class="summary"><span><span id="task-total">{count(total)}</span> task{total === 1 ? "" : "s"}</span>{operator && total > 0 && <Bulk wanted={wanted} total={total} />}</p>
+      <Table rows={rows} total={total} now={now} operator={operator} seen={setFirst} reset={shown} />
+    </div>
+  );
+}
+
+// Beside the text, which is always there, the rest; on a narrow screen behind a button.
+function Filters({ text, active, any, clear, children }) {
+  const [open, fold] = useState(false);
+  const button = useRef(null);
+  const escape = (event) => {
+    if (event.key !== "Escape" || !NARROW.matches) return;
+    fold(false);
+    button.current.focus();
+  };
+  return (
+    <div class="filters" role="search">
+      {text}
+      <button type="button" id="filters-button" class="narrow-only" ref={button} aria-expanded={open} aria-controls="more-filters" onClick={() => fold(!open)}>
+        Filters{active > 0 && <> <b class="number">{active}</b><span class="sr"> in use</span></>}
+      </button>
+      <div id="more-filters" class={open ? "open" : ""} onKeyDown={escape}>
+        {children}
+        {any && <button type="button" onClick={clear}>Clear</button>}
       </div>
-      <p class="summary"><span id="task-total">{count(total)}</span> tasks{operator && total > 0 && <Bulk wanted={wanted} total={total} />}</p>
-      <Table rows={rows} total={total} now={now} operator={operator} seen={setFirst} reset={key} />
     </div>
   );
 }
 
 function Table({ rows, total, now, operator, seen, reset }) {
   const box = useRef(null);
-  const [top, setTop] = useState(0);
+  const [top, setTop] = useState(0); // the first row in sight
   const [height, setHeight] = useState(600);
   const size = rowHeight();
   useEffect(() => {
-    const watcher = new ResizeObserver(() => setHeight(box.current?.clientHeight ?? 600));
+    const watcher = new ResizeObserver(([{ contentRect }]) => setHeight(contentRect.height));
     watcher.observe(box.current);
     return () => watcher.disconnect();
   }, []);
-  useEffect(() => {
+  useLayoutEffect(() => {
     box.current.scrollTop = 0;
     setTop(0);
   }, [reset]);
   const scrolled = () => {
-    setTop(box.current.scrollTop);
-    seen(Math.floor(box.current.scrollTop / size));
+    const row = Math.floor(box.current.scrollTop / size);
+    setTop(row);
+    seen(Math.floor(row / STEP) * STEP);
   };
-  const first = Math.max(0, Math.floor(top / size) - 5);
-  const last = Math.min(total, Math.ceil((top + height) / size) + 5);
+  const first = Math.max(0, Math.min(top, total) - 5);
+  const last = Math.min(total, top + Math.ceil(height / size) + 6);
   const shown = [];
   for (let n = first; n < last; n += 1) shown.push(n);
   return (
@@ -98,9 +139,9 @@ function Table({ rows, total, now, operator, seen, reset }) {
           <th>Id</th><th>Task</th><th>State</th><th>Tier</th><th>Where</th><th class="n">Tries</th><th class="n">Tokens</th><th class="n">Cost</th><th class="n">Age</th>{operator && <th>Do</th>}
         </tr></thead>
         <tbody>
-          {first > 0 && <tr class="spacer" aria-hidden="true"><td colspan="10" style={{ height: `${first * size}px` }} /></tr>}
-          {shown.map((n) => <Row key={rows.get(n)?.task_id ?? n} n={n} task={rows.get(n)} now={now} operator={operator} />)}
-          {last < total && <tr class="spacer" aria-hidden="true"><td colspan="10" style={{ height: `${(total - last) * size}px` }} /></tr>}
+          {first > 0 && <tr class="spacer" key="before" aria-hidden="true"><td colspan="10" style={{ height: `${first * size}px` }} /></tr>}
+          {shown.map((n) => <Row key={rows.get(n)?.task_id ?? n} n={n} task={rows.get(n)} age={age(rows.get(n)?.submitted_at, now)} operator={operator} />)}
+          {last < total && <tr class="spacer" key="after" aria-hidden="true"><td colspan="10" style={{ height: `${(total - last) * size}px` }} /></tr>}
         </tbody>
       </table>
       {total === 0 && <Empty>No task is like that.</Empty>}
@@ -108,7 +149,10 @@ function Table({ rows, total, now, operator, seen, reset }) {
   );
 }
 
-function Row({ task, n, now, operator }) {
+// The same row is not drawn again, however often the table moves.
+const Row = ({ task, n, age, operator }) => useMemo(() => <Drawn task={task} n={n} age={age} operator={operator} />, [task, n, age, operator]);
+
+function Drawn({ task, n, age, operator }) {
   if (!task) return <tr class="task unknown" aria-rowindex={n + 2}><td colspan="10">…</td></tr>;
   return (
     <tr class="task" aria-rowindex={n + 2}>
@@ -120,7 +164,7 @@ function Row({ task, n, now, operator }) {
       <td class="n c-tries">{task.attempts}/{task.max_attempts}</td>
       <td class="n c-tokens">{count(task.tokens_in + task.tokens_out)}</td>
       <td class="n c-cost">{dollars(task.cost_usd)}</td>
-      <td class="n c-age">{age(task.submitted_at, now)}</td>
+      <td class="n c-age">{age}</td>
       {operator && (
         <td class="c-do">
           {FINAL.has(task.state) ? (
