@@ -9,12 +9,21 @@ compare-and-set, that every later decision carries.
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from events.errors import Conflict, LogError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+
+LEASE_TTL_S: Final = 4
+"""How long a lease lasts: a standby leads within 5 s of its leader's end."""
+
+
+def renewal(ttl: float) -> float:
+    """Return how often to renew a lease that lasts `ttl` seconds; one may fail."""
+    return ttl / 4
 
 
 class Leases(Protocol):
@@ -39,7 +48,8 @@ class Lease:
     """Tries to hold one key for ever; `held` says whether it does at this moment.
 
     `ttl`, `renew` and `margin` in seconds: the server's expiry, how often to renew, and
-    how much earlier than the expiry the holder stops believing in it.
+    how much earlier than the expiry the holder stops believing in it (a second, or less
+    where the lease is short).
     """
 
     def __init__(
@@ -52,8 +62,14 @@ class Lease:
         connected: Callable[[], bool],
         ttl: float = 5.0,
         renew: float = 1.0,
-        margin: float = 1.0,
+        margin: float | None = None,
     ) -> None:
+        margin = min(1.0, renewal(ttl)) if margin is None else margin
+        if ttl - margin <= renew:
+            raise ValueError(
+                f"a lease of {ttl:g} s that is believed in for {ttl - margin:g} s must "
+                f"be renewed more often than every {renew:g} s"
+            )
         self._leases = leases
         self._key = key
         self._me = me

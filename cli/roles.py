@@ -23,6 +23,7 @@ import click
 import psutil
 import structlog
 
+from actors.lease import LEASE_TTL_S, renewal
 from cli.client import loop_factory, new_id
 from cli.instance import Credentials, Instance, explicit_credentials, local_host_name
 from cli.redaction import redact
@@ -232,21 +233,37 @@ def _metrics_ready(port: int) -> None:
 @click.command()
 @on_target
 @_METRICS
+@click.option(
+    "--lease-ttl",
+    "lease_ttl",
+    type=click.IntRange(min=1),
+    default=LEASE_TTL_S,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long a leader stays one without renewing it, whole seconds, at least 1; "
+    "it is renewed four times as often. Longer than a failover where the broker has "
+    "replicas: 15.",
+)
 @_DEBUG
-def scheduler(metrics: tuple[str, int] | None, debug: bool) -> None:
+def scheduler(metrics: tuple[str, int] | None, lease_ttl: int, debug: bool) -> None:
     """Run a scheduler. Of several, one leads and the others stand by.
 
     Makes the streams first where they are missing and the data folder has the admin's
     key.
     """
     credentials = role_credentials("scheduler")
-    run_role(lambda stop: be_scheduler(credentials, stop, metrics), debug=debug)
+    run_role(
+        lambda stop: be_scheduler(credentials, stop, metrics, lease_ttl=lease_ttl),
+        debug=debug,
+    )
 
 
 async def be_scheduler(
     credentials: Credentials,
     stop: asyncio.Event,
     metrics: tuple[str, int] | None = None,
+    *,
+    lease_ttl: float = LEASE_TTL_S,
 ) -> None:
     """Be a scheduler until `stop` is set."""
     from actors.main import SchedulerRole
@@ -262,7 +279,14 @@ async def be_scheduler(
         # Counting costs a little of each event: only where somebody wants the figures.
         used = log if metrics is None else meter.log
         role = SchedulerRole(
-            name, used, link, JetStreamLeases(link), ids=new_id, version=version()
+            name,
+            used,
+            link,
+            JetStreamLeases(link),
+            ids=new_id,
+            version=version(),
+            lease_ttl=lease_ttl,
+            lease_renew=renewal(lease_ttl),
         )
         meter.role = role
         gate = ReadersGate(link)

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from actors.lease import Lease, MemoryLeases
+from actors.lease import Lease, MemoryLeases, renewal
 from events.errors import Conflict, LogUnavailable
 from events.jetstream import JetStreamLeases
 from tests.broker import live_broker
@@ -153,6 +153,28 @@ async def test_a_lease_is_held_until_a_margin_before_it_runs_out():
     living.now += 0.2
     assert not lease.held
     assert await living.holder("k", timeout=1) is not None
+
+
+@pytest.mark.parametrize("ttl", [1, 2, 4, 15])
+async def test_a_lease_of_any_length_is_held_from_one_renewal_to_the_next(ttl):
+    living = Living()
+    lease = Lease(
+        living, "k", "a", lambda: living.now, connected=lambda: True,
+        ttl=ttl, renew=renewal(ttl),
+    )  # fmt: skip
+    for _ in range(20):
+        await lease._try()
+        living.now += 1.5 * renewal(ttl)
+        assert lease.held
+    living.now += ttl
+    assert not lease.held
+
+
+def test_a_lease_that_cannot_be_held_is_refused():
+    with pytest.raises(ValueError, match="must be renewed more often"):
+        Lease(
+            Living(), "k", "a", lambda: 0.0, connected=lambda: True, ttl=4.0, renew=3.0
+        )
 
 
 async def test_two_never_hold_it_at_once():
