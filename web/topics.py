@@ -7,13 +7,16 @@ from the read models alone; whoever watches it is the bridge's business.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING, Annotated, Any, Final, Protocol
 
 from msgspec import Meta, Struct
 
 from events import subjects
 from events.catalogue import PolicyChanged, RunEvent
+from events.codec import instant
 from events.commands import Refusal
+from events.errors import Malformed
 from projections import views
 from projections.queries import (
     AskCosts,
@@ -30,10 +33,13 @@ if TYPE_CHECKING:
     from projections.projection import Family
     from projections.queries import Queries
     from projections.runner import Runner
+    from projections.world import World
     from web.lasthour import LastHour
 
 RUNNING_SHOWN: Final = 24
 ATTENTION_SHOWN: Final = 8
+EXPIRING_SOUGHT: Final = 100
+"""So many of a lane are looked at; the others came later."""
 DECISIONS_SHOWN: Final = 100
 USUAL_TTL_S: Final = 600.0
 """The policy's `task_ttl_s` where no policy was ever set."""
@@ -162,7 +168,9 @@ async def _overview(sources: Sources, params: Nothing) -> Sections | Refusal:
         "lanes": queue.lanes,
         "under_way": queue.under_way,
         "running": queue.running,
-        "ttl_s": (await _policy(sources)).get("task_ttl_s", USUAL_TTL_S),
+        "expiring": _expiring(
+            world, (await _policy(sources)).get("task_ttl_s", USUAL_TTL_S)
+        ),
         "alerts": world.fleet.active_alerts,
         "dead": {"total": dead.total, "tasks": dead.tasks},
         "states": stats.states,
@@ -183,7 +191,7 @@ def _plain(tier: Any) -> dict[str, Any]:
 _KINDS: Final = {"standard": ("ollama", "openai"), "complex": ("claude",)}
 
 
-def _offered(world: Any, tier: str) -> str:
+def _offered(world: World, tier: str) -> str:
     """Say what the log's tier events leave open: absent, or up since the first probe."""
     kinds = _KINDS.get(tier)
     hosts = [h for h in world.fleet.hosts.values() if h.state in ("up", "draining")]
@@ -193,6 +201,51 @@ def _offered(world: Any, tier: str) -> str:
     if not found:
         return "absent"
     return "up" if any(endpoint.up for endpoint in found) else "down"
+
+
+def _expiring(world: World, ttl_s: float) -> dict[str, int]:
+    """Say of each lane when its first task expires, in ms, if nothing can take it before.
+
+    A task expires that long after it waits and there is nobody who could take it: its
+    host is away, or its tier is.
+    """
+    found: dict[str, int] = {}
+    for (tier, priority), waiting in world.queue.lanes.items():
+        gone = _gone_since(world, tier)
+        begins = [
+            max(_instant(record.waiting_since), since)
+            for record in islice(waiting.values(), EXPIRING_SOUGHT)
+            if (since := _away_since(world, record.assign_to, gone)) is not None
+        ]
+        if begins:
+            found[f"{tier}/{priority}"] = round((min(begins) + ttl_s) * 1_000)
+    return found
+
+
+def _gone_since(world: World, tier: str) -> float | None:
+    """Return since when a tier is down or absent, None while it is there."""
+    view = world.fleet.tiers.get(tier)
+    if view is not None and view.state == "down":
+        return _instant(view.since)
+    return None if _offered(world, tier) == "up" else 0.0
+
+
+def _away_since(world: World, host: str, otherwise: float | None) -> float | None:
+    """Return since when a task's only host is away; without one, `otherwise`."""
+    if not host:
+        return otherwise
+    view = world.fleet.hosts.get(host)
+    if view is None:
+        return 0.0
+    return otherwise if view.state == "up" else _instant(view.since)
+
+
+def _instant(text: str) -> float:
+    """Read when something was; what cannot be read was long ago."""
+    try:
+        return instant(text)
+    except Malformed:
+        return 0.0
 
 
 async def _policy(sources: Sources) -> dict[str, Any]:

@@ -219,6 +219,15 @@ def test_a_host_is_drained_and_an_endpoint_added_from_the_page(open_page, house)
     expect(page.locator("#shared")).not_to_contain_text("shared-one")
 
 
+def test_the_queue_says_when_what_nobody_can_take_expires(open_page, house):
+    page = open_page("now")
+    row = page.locator("#queue tbody tr", has_text="low")
+    task = house.submit("for a host that is away", assign_to="away", priority="low")
+    expect(row.locator("td").last).to_have_text(re.compile(r"^(9|10) min \d+ s$"))
+    house.ask(f"/tasks/{task}/cancel", {})
+    expect(row).to_have_count(0)
+
+
 def test_the_charts_of_the_last_hour_grow_while_they_are_looked_at(open_page, house):
     before = sum(tier["n"] for tier in house.ask("/stats")["run"].values())
     page = open_page("now")
@@ -376,6 +385,7 @@ def test_hostile_text_is_shown_as_text_everywhere(open_page, house):
     for place in ("h1", ".pairs", OUTPUT):
         expect(page.locator(place).first).to_contain_text("<script>alert(2)</script>")
     expect(page.locator("h1")).to_contain_text("⟨202E⟩")
+    expect(page.locator(".pairs li", has_text="<b>path</b>: <img")).to_be_visible()
     expect(page.locator(OUTPUT)).not_to_contain_text("\u202e")
     for path in ("now", "tasks", f"task/{task}", "fleet", "routing", "costs", "events"):
         go(page, path)

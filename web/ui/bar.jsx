@@ -25,7 +25,7 @@ export function Bar({ place, theme, operator, submit }) {
         <span title="The last sequence of the log that is shown">seq <b id="last-seq">{count(status?.position)}</b></span>
         <span title="Events that are not folded in yet">lag {count(status?.lag)}</span>
         {stale && <span class="badge stale" id="stale" role="alert">stale since {clock(stale)}</span>}
-        {status?.alerts > 0 && <a class="badge alert" href="#/now">{status.alerts} alert{status.alerts > 1 ? "s" : ""}</a>}
+        {status?.alerts > 0 ? <a class="badge alert" href="#/now">{status.alerts} alert{status.alerts > 1 ? "s" : ""}</a> : <span title="Tiers that are down for long">alerts 0</span>}
         {status?.simulated?.length > 0 && (
           <span class="badge simulated" title={plain(status.simulated.join(", "))}>simulated<span class="wide-only">: {plain(status.simulated.map((each) => each.split(" ")[0]).join(", "), 60)}</span></span>
         )}

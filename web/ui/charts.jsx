@@ -5,16 +5,19 @@ import "uplot/dist/uPlot.min.css";
 
 const ink = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 
+const WHOLE = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1e3, 2e3, 5e3, 1e4, 2e4, 5e4, 1e5, 1e6];
+
 function axes(options) {
   const line = { stroke: ink("--muted"), grid: { stroke: ink("--line"), width: 1 }, ticks: { show: false }, font: "11px system-ui" };
   return [
-    { ...line, size: 34, values: options.hours ? (_, ticks) => ticks.map((tick) => new Date(tick * 1000).toTimeString().slice(0, 5)) : undefined, ...options.x },
-    { ...line, size: 46, ...options.y },
+    { ...line, size: 24, values: options.hours ? (_, ticks) => ticks.map((tick) => new Date(tick * 1000).toTimeString().slice(0, 5)) : undefined, ...options.x },
+    { ...line, size: 46, incrs: options.whole ? WHOLE : undefined, ...options.y },
   ];
 }
 
 // `series`: [{label, color (a CSS variable), bars?}]; `data`: [x, ...ys].
-export function Chart({ label, series, data, x = {}, y = {}, height = 150, time = true, theme }) {
+// `whole`: what is counted has no halves.
+export function Chart({ label, series, data, x = {}, y = {}, height = 140, time = true, whole = false, theme }) {
   const box = useRef(null);
   const plot = useRef(null);
   useEffect(() => {
@@ -24,14 +27,14 @@ export function Chart({ label, series, data, x = {}, y = {}, height = 150, time 
         height,
         legend: { show: false },
         cursor: { show: false },
-        scales: { x: { time, ...(time ? {} : { range: (self) => [self.data[0][0] - 0.6, self.data[0].at(-1) + 0.6] }) }, y: { range: (_, low, high) => [Math.min(0, low), Math.max(high * 1.1, 1e-9)] } },
-        axes: axes({ x, y, hours: time }),
+        scales: { x: { time, ...(time ? {} : { range: (self) => [self.data[0][0] - 0.6, self.data[0].at(-1) + 0.6] }) }, y: { range: (_, low, high) => [Math.min(0, low ?? 0), high > 0 ? high * 1.1 : whole ? 1 : 0.01] } },
+        axes: axes({ x, y, hours: time, whole }),
         series: [
           {},
           ...series.map((each) => ({
             label: each.label,
             stroke: ink(each.color),
-            fill: each.bars ? `${ink(each.color)}99` : undefined,
+            fill: each.bars ? ink(each.color) : undefined,
             width: 2,
             points: { show: false },
             paths: each.bars ? uPlot.paths.bars({ size: [0.7, 40] }) : undefined,
@@ -54,7 +57,7 @@ export function Chart({ label, series, data, x = {}, y = {}, height = 150, time 
     <figure class="chart">
       <figcaption>
         {label}
-        {series.map((each) => (
+        {series.length > 1 && series.map((each) => (
           <span class="key"><i class={`swatch ${each.color.slice(2)}`} />{each.label}</span>
         ))}
       </figcaption>

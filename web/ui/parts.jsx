@@ -5,7 +5,7 @@ import { plain } from "./format.js";
 
 // Foreign text: shown as text, whatever is in it.
 export const Text = ({ children, most, class: name = "" }) => (
-  <bdi class={name}>{plain(children, most)}</bdi>
+  <bdi class={name}>{plain(Array.isArray(children) ? children.join("") : children, most)}</bdi>
 );
 
 export const Tier = ({ tier }) => <span class={`badge tier-${tier || "none"}`}>{tier || "–"}</span>;

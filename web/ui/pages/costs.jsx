@@ -7,6 +7,7 @@ import { Empty, Figure, Panel, Scroll, Text } from "../parts.jsx";
 import { useTopic } from "../socket.js";
 
 const BY = ["day", "model", "tier", "repo", "host", "endpoint", "target", "fallback"];
+const NAMED = { fallback: "outage", target: "program" };
 const SPANS = [["", "everything"], ["1", "today"], ["7", "7 days"], ["30", "30 days"]];
 
 function since(days) {
@@ -37,9 +38,9 @@ export function Costs({ theme }) {
       </Panel>
       <Saved />
       <Days days={data.days} fallback={data.fallback_days} theme={theme} />
-      <Panel title="By" id="costs-by" action={<button type="button" onClick={() => save(data)}>Download CSV</button>}>
+      <Panel title={`By ${NAMED[by] ?? by}`} id="costs-by" action={<button type="button" onClick={() => save(data)}>Download CSV</button>}>
         <div class="filters">
-          <div class="chips" role="group" aria-label="By">{BY.map((each) => <button type="button" class="chip" aria-pressed={by === each} onClick={() => setBy(each)}>{each}</button>)}</div>
+          <div class="chips" role="group" aria-label="By">{BY.map((each) => <button type="button" class="chip" aria-pressed={by === each} onClick={() => setBy(each)}>{NAMED[each] ?? each}</button>)}</div>
           <select aria-label="Since" value={days} onChange={(event) => setDays(event.currentTarget.value)}>{SPANS.map(([value, title]) => <option value={value}>{title}</option>)}</select>
         </div>
         <Lines lines={data.lines} by={data.by} />
@@ -73,11 +74,13 @@ function Saved() {
   );
 }
 
+const capital = (text) => text[0].toUpperCase() + text.slice(1);
+
 function Lines({ lines, by }) {
   return (
     <Scroll label="Costs">
       <table class="small">
-        <thead><tr><th>{by}</th><th class="n">Runs</th><th class="n">Completed</th><th class="n">Tokens in</th><th class="n">Tokens out</th><th class="n">Cache</th><th class="n">Dollars</th><th class="n">Saved</th></tr></thead>
+        <thead><tr><th>{capital(NAMED[by] ?? by)}</th><th class="n">Runs</th><th class="n">Completed</th><th class="n">Tokens in</th><th class="n">Tokens out</th><th class="n">Cache</th><th class="n">Dollars</th><th class="n">Saved</th></tr></thead>
         <tbody>
           {lines.map((line) => (
             <tr>
@@ -108,7 +111,7 @@ function Days({ days, fallback, theme }) {
     <Panel title="By day">
       {days.length ? <Chart label="Dollars a day" series={SERIES} data={data} key={names.length} time={false} x={x} y={{ values: (_, ticks) => ticks.map((n) => `$${n < 1 ? n.toFixed(3) : n}`) }} theme={theme} /> : <Empty>Nothing was booked yet.</Empty>}
       {fallback.length > 0 && (
-        <Scroll label="Fallbacks by day">
+        <Scroll label="Fallbacks by day" class="fit">
           <table class="small"><thead><tr><th>Day</th><th class="n">Fallback runs</th><th class="n">Dollars</th></tr></thead>
             <tbody>{fallback.map((line) => <tr><td>{line.key}</td><td class="n">{count(line.runs)}</td><td class="n">{dollars(line.cost_usd)}</td></tr>)}</tbody></table>
         </Scroll>

@@ -48,7 +48,7 @@ function Resources({ host }) {
   const ram = total && free !== null && free !== undefined ? (total - free) / total : null;
   return (
     <div class="meters">
-      <Bar label="CPU" share={cpu} text={`${Math.round((cpu ?? 0) * 100)}%${now.cores ? ` of ${now.cores}` : ""}`} />
+      <Bar label="CPU" share={cpu} text={`${Math.round((cpu ?? 0) * 100)}%${now.cores ? ` of ${now.cores} cores` : ""}`} />
       <Bar label="RAM" share={ram} text={ram === null ? "" : `${bytes(total - free)} of ${bytes(total)}`} />
       {gpus.map((gpu) => <Bar label={`VRAM ${plain(gpu.name, 24)}`} share={(gpu.vram_total_bytes - gpu.vram_free_bytes) / gpu.vram_total_bytes} text={`${bytes(gpu.vram_total_bytes - gpu.vram_free_bytes)} of ${bytes(gpu.vram_total_bytes)}`} />)}
       {!gpus.length && <Bar label="VRAM" share={null} text="unknown" />}
@@ -102,7 +102,7 @@ function Models({ models, hosts }) {
   return (
     <Panel title="Models" id="models">
       {models.length ? (
-        <Scroll label="Models">
+        <Scroll label="Models" class={hosts.length < 3 ? "fit" : ""}>
           <table class="small matrix">
             <thead><tr><th>Model</th><th>How many</th>{hosts.map((host) => <th><Text most={24}>{host.host}</Text></th>)}</tr></thead>
             <tbody>

@@ -15,7 +15,7 @@ export function Now({ operator, theme, submit }) {
     <div class="page">
       <h1 class="sr">Now</h1>
       <Tiers data={data} now={now} />
-      <div class="columns">
+      <div class="columns even">
         <Attention data={data} now={now} operator={operator} />
         <Queue data={data} now={now} />
       </div>
@@ -53,23 +53,21 @@ function Tiers({ data, now }) {
   );
 }
 
-function expiry(lane, tier, data, now) {
-  const blocked = tier && (tier.state === "down" || tier.offered === "absent") && tier.tier !== "trivial";
-  if (!blocked || !lane.oldest) return "–";
-  const from = Math.max(at(lane.oldest.waiting_since ?? lane.oldest.since), at(tier.since) || 0);
-  const left = from + data.ttl_s * 1000 - now;
-  return left > 0 ? `at most ${duration(left)}` : "about to";
+// When the first of a lane expires, if nothing can take it before.
+function expiry(lane, data, now) {
+  const due = data.expiring[`${lane.tier}/${lane.priority}`];
+  if (!due) return "–";
+  return due > now ? duration(due - now) : "about to";
 }
 
 function Queue({ data, now }) {
-  const tiers = Object.fromEntries(data.tiers.map((tier) => [tier.tier, tier]));
   const lanes = [...data.lanes].sort((a, b) => TIERS.indexOf(a.tier) - TIERS.indexOf(b.tier) || PRIORITIES.indexOf(a.priority) - PRIORITIES.indexOf(b.priority));
   return (
     <Panel title={`Queue: ${count(data.waiting)} waiting`} id="queue">
       {lanes.length ? (
-        <Scroll label="Queue">
+        <Scroll label="Queue" class="fit">
           <table>
-            <thead><tr><th>Tier</th><th>Priority</th><th class="n">Waiting</th><th class="n">Oldest</th><th class="n">Expires in</th></tr></thead>
+            <thead><tr><th>Tier</th><th>Priority</th><th class="n">Waiting</th><th class="n">Oldest</th><th class="n" title="The first of them, if nothing can take it before">Expires in</th></tr></thead>
             <tbody>
               {lanes.map((lane) => (
                 <tr>
@@ -77,7 +75,7 @@ function Queue({ data, now }) {
                   <td>{lane.priority}</td>
                   <td class="n">{count(lane.waiting)}</td>
                   <td class="n">{age(lane.oldest?.waiting_since ?? lane.oldest?.since, now)}</td>
-                  <td class="n">{expiry(lane, tiers[lane.tier], data, now)}</td>
+                  <td class="n">{expiry(lane, data, now)}</td>
                 </tr>
               ))}
             </tbody>
@@ -163,7 +161,7 @@ function hour(minutes, now) {
 
 function spread(durations, edges) {
   const counts = edges.map((_, n) => TIERS.reduce((sum, tier) => sum + (durations[tier]?.counts[n] ?? 0), 0));
-  return [edges.map((_, n) => n), counts];
+  return [edges.map((_, n) => n), counts.map((n) => n || null)]; // no bar where there is nothing
 }
 const EDGES = Array.from({ length: 27 }, (_, n) => 2 ** n / 4);
 const BARS = [{ label: "tasks", color: "--c-submitted", bars: true }];
@@ -178,9 +176,9 @@ function Charts({ data, now, theme }) {
   return (
     <Panel title="The last hour" id="last-hour">
       <div class="charts">
-        <Chart label="Tasks a minute, last hour" series={THROUGHPUT} data={through} theme={theme} />
-        <Chart label={`Wait until started, last hour (${summed(data.wait)})`} series={BARS} data={wait} x={POWERS} time={false} theme={theme} />
-        <Chart label={`Run time, last hour (${summed(data.run)})`} series={BARS} data={run} x={POWERS} time={false} theme={theme} />
+        <Chart label="Tasks a minute, last hour" series={THROUGHPUT} data={through} whole theme={theme} />
+        <Chart label={`Wait until started, last hour (${summed(data.wait)})`} series={BARS} data={wait} x={POWERS} time={false} whole theme={theme} />
+        <Chart label={`Run time, last hour (${summed(data.run)})`} series={BARS} data={run} x={POWERS} time={false} whole theme={theme} />
       </div>
     </Panel>
   );
@@ -198,14 +196,14 @@ function Money({ data }) {
   const fell = today.lines.filter((line) => line.key && line.key !== "none" && line.key !== "false");
   const cost = fell.reduce((sum, line) => sum + line.cost_usd, 0);
   return (
-    <Panel title="Money" action={<a href="#/costs">all costs</a>}>
+    <Panel title="Money and totals" action={<a href="#/costs">all costs</a>}>
       <dl class="figures">
         <Figure label="Today">{dollars(today.total.cost_usd)}</Figure>
-        <Figure label="Saved against Claude today" class="saved">{savedText(today.total.saved_usd)}</Figure>
-        <Figure label="Fallbacks today">{dollars(cost)}</Figure>
+        <Figure label="Saved against Claude" class="saved">{savedText(today.total.saved_usd)}</Figure>
+        <Figure label="Cost of fallbacks today">{dollars(cost)}</Figure>
         <Figure label="In all">{dollars(ever.total.cost_usd)}</Figure>
         {TIERS.map((tier) => <Figure label={`Routed to ${tier}`}>{count(data.decisions[tier])}</Figure>)}
-        <Figure label="Fallbacks">{count(data.fallbacks.count)} <small>{Object.entries(data.fallbacks.hops).map(([hop, n]) => `${hop.replace("->", " → ")}: ${n}`).join(", ")}</small></Figure>
+        <Figure label="Fallbacks">{count(data.fallbacks.count)} <small class="below">{Object.entries(data.fallbacks.hops).map(([hop, n]) => `${hop.replace("->", " → ")}: ${n}`).join(", ")}</small></Figure>
       </dl>
     </Panel>
   );

@@ -8,6 +8,7 @@ import { useTopic } from "../socket.js";
 const SLIDE_MS = 120;
 const PRESENT_MS = 1000;
 const LISTED = 8;
+const TARGETS = { sidecar: "To the shell", ollama: "To Ollama", openai: "To OpenAI-compatible servers", claude: "To Claude Code" };
 
 export function Routing({ operator }) {
   const { data } = useTopic("routing");
@@ -20,18 +21,16 @@ export function Routing({ operator }) {
       <h1 class="sr">Routing</h1>
       <Panel title="Decisions, counted">
         <dl class="figures">
-          {TIERS.map((tier) => <Figure label={tier}>{count(data.by_tier[tier])}</Figure>)}
-          {targets.map(([target, n]) => <Figure label={`to ${target}`}>{count(n)}</Figure>)}
+          {TIERS.map((tier) => <Figure label={`Tier ${tier}`}>{count(data.by_tier[tier])}</Figure>)}
+          {targets.map(([target, n]) => <Figure label={TARGETS[target] ?? `To ${target}`}>{count(n)}</Figure>)}
           <Figure label="Fallbacks">{count(data.fallbacks)}</Figure>
-          <Figure label="Waits that avoided one">{count(data.waits_avoided)}</Figure>
+          <Figure label="Fallbacks avoided">{count(data.waits_avoided)}</Figure>
         </dl>
         {Object.keys(data.hops).length > 0 && <p>Hops: {Object.entries(data.hops).map(([hop, n]) => `${hop.replace("->", " → ")}: ${n}`).join(", ")}</p>}
       </Panel>
       <Decisions decisions={data.decisions} />
-      <div class="columns">
-        <Disagreements found={data.disagreements} />
-        {last > 0 && <Past last={last} />}
-      </div>
+      {last > 0 && <Past last={last} />}
+      <Disagreements found={data.disagreements} />
       <Policy policy={data.policy} operator={operator} />
       <WhatIf last={last} />
     </div>
@@ -78,7 +77,7 @@ function Disagreements({ found }) {
   return (
     <Panel title="Said one tier, worded like another">
       {pairs.length ? (
-        <table class="small"><thead><tr><th>Submitter said</th><th>Wording suggests</th><th class="n">Tasks</th></tr></thead>
+        <table class="small narrow"><thead><tr><th>Submitter said</th><th>Wording suggests</th><th class="n">Tasks</th></tr></thead>
           <tbody>{pairs.map(([pair, n]) => { const [said, inferred] = pair.split("/"); return <tr><td><Tier tier={said} /></td><td><Tier tier={inferred} /></td><td class="n">{count(n)}</td></tr>; })}</tbody></table>
       ) : <Empty>None so far.</Empty>}
     </Panel>

@@ -95,7 +95,7 @@ function Strip({ task, now }) {
   return (
     <ol class="strip" aria-label="States">
       {steps.map(([name, when]) => <li class={when ? "done" : ""}><b>{name}</b><small>{moment(when)}</small></li>)}
-      <li class="times"><b>waited {duration(waited)}</b><small>ran {duration(ran)}</small></li>
+      <li class="times"><small>waited <b>{duration(waited)}</b></small><small>ran <b>{duration(ran)}</b></small></li>
     </ol>
   );
 }
@@ -162,10 +162,10 @@ function Routing({ data }) {
         <div id="trace">
           <dl class="pairs">
             <dt>Reason</dt><dd><Text>{route.classification_reason}</Text></dd>
-            {task.classification && <><dt>Classification</dt><dd><Text>{task.classification.reason}</Text></dd></>}
+            {task.classification && task.classification.reason !== route.classification_reason && <><dt>Classification</dt><dd><Text>{task.classification.reason}</Text></dd></>}
             {route.fallback_used && <><dt>Fallback</dt><dd>from {route.fallback_from_tier}: <Text>{route.fallback_reason}</Text></dd></>}
             <dt>Wait</dt><dd>{route.wait ? `${duration(route.wait.waited_s * 1000)} for ${route.wait.tier} since ${clock(route.wait.since)}, fallback ${route.wait.outcome}` : "none"}</dd>
-            <dt>Decided</dt><dd>in {Math.round(route.decided_us ?? 0)} µs, by policy {route.policy_version}, from sequence {count(route.log_seq)}</dd>
+            <dt>Decided</dt><dd>in {Math.round(route.decided_us ?? 0)} µs, under {route.policy_version ? `version ${route.policy_version} of the policy` : "the built-in policy"}, knowing the log up to sequence {count(route.log_seq)}</dd>
           </dl>
           <h3>Candidates</h3>
           <Scroll label="Candidates">
