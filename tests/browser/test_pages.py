@@ -446,6 +446,18 @@ def test_a_line_of_a_megabyte_does_not_stop_the_page(open_page, house):
     expect(page.locator("#running")).to_be_visible()
 
 
+def test_output_without_end_keeps_its_end(open_page, house):
+    task = house.submit(
+        "much", shell={"command": "seq 40000 | sed 's/$/\\x1b[32m ok\\x1b[0m/'"}
+    )
+    page = open_page(f"task/{task}")
+    ended(page)
+    stream = page.locator(f"{OUTPUT} .stream")
+    expect(stream).to_contain_text("40000 ok")
+    expect(stream.locator(".gap").first).to_contain_text("not shown here any more")
+    assert stream.evaluate("e => e.querySelectorAll('*').length") < 13_000
+
+
 def test_the_table_filters_by_state_and_text(open_page, house):
     house.submit("needle in the hay", shell={"command": "exit 1"})
     house.submit("only hay", shell={"command": "true"})
@@ -530,6 +542,10 @@ def test_events_are_filtered_paused_and_sought(open_page, house):
     page.get_by_role("button", name="Filter").click()
     expect(page.locator("#events li").last).to_contain_text("host.joined.v1")
     expect(page.locator("#events li", has_text="task.")).to_have_count(0)
+    page.fill("#subject-filter", "agentcom.evt.task.*")
+    page.get_by_role("button", name="Filter").click()
+    page.locator("#events li a").first.click()
+    expect(page.locator("#task h1")).to_have_text("while paused")
 
 
 def test_a_task_and_the_costs_are_taken_along_as_files(open_page, house):

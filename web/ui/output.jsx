@@ -5,6 +5,7 @@ import { Ansi } from "./ansi.js";
 import { visible } from "./format.js";
 
 const MOST_NODES = 12_000;
+const LONGEST_RUN = 200;
 const LONGEST_LINE = 8_000;
 const LONGEST_TOOL = 64_000;
 const NEAR_END = 40; // px
@@ -19,6 +20,8 @@ class Writer {
     this.run = null; // the element that takes text of one kind
     this.kind = "";
     this.gaps = null;
+    this.nodes = 0;
+    this.older = null; // says that the beginning is no longer shown
   }
 
   take(message) {
@@ -29,7 +32,7 @@ class Writer {
     const kind = message.event_type;
     if (kind === "status" || kind === "error") return this.line(kind, message.text);
     if (kind === "tool") return this.tool(message.text);
-    if (this.kind !== kind || !this.run) {
+    if (this.kind !== kind || !this.run || this.run.childNodes.length >= LONGEST_RUN) {
       this.run = this.box.appendChild(document.createElement("span"));
       this.run.className = kind;
       this.kind = kind;
@@ -41,7 +44,9 @@ class Writer {
   text(kind, text) {
     const shown = text.length > LONGEST_LINE ? text.split("\n").map(cut).join("\n") : text;
     this.streams[kind] ??= new Ansi();
-    this.run.append(...this.streams[kind].spans(shown));
+    const made = this.streams[kind].spans(shown);
+    this.run.append(...made);
+    this.nodes += made.length;
     this.open = !text.endsWith("\n");
     this.trim();
   }
@@ -53,6 +58,7 @@ class Writer {
     const made = this.box.appendChild(document.createElement(tag));
     made.className = kind;
     if (text !== undefined) made.textContent = text;
+    this.nodes += 1;
     this.trim();
     return made;
   }
@@ -85,7 +91,19 @@ class Writer {
   }
 
   trim() {
-    while (this.box.childNodes.length > MOST_NODES) this.box.firstChild.remove();
+    while (this.nodes > MOST_NODES) {
+      if (!this.older) {
+        this.older = document.createElement("div");
+        this.older.className = "gap";
+        this.older.textContent = "⋯ what came before is not shown here any more ⋯";
+        this.box.prepend(this.older);
+      }
+      const oldest = this.older.nextSibling;
+      if (!oldest || oldest === this.run) return;
+      const size = oldest.tagName === "SPAN" ? oldest.childNodes.length : Number(oldest.nodeType === Node.ELEMENT_NODE);
+      oldest.remove();
+      this.nodes -= size;
+    }
   }
 }
 

@@ -60,7 +60,7 @@ export function Events() {
         </div>
         {error && <p class="bad">{plain(error.error)}</p>}
         <ol class="log tall" id="events" ref={top} tabindex="0" aria-label="Events">
-          {newest.map((each) => <Logged key={each.seq} logged={each} whole={whole} />)}
+          {newest.map((each) => <Logged key={each.seq} logged={each} whole={whole} link />)}
         </ol>
         {past?.next && <button type="button" onClick={() => read(past.next)}>Further</button>}
         {!newest.length && <Empty>No event on this subject yet.</Empty>}

@@ -26,8 +26,10 @@ export function Now({ operator, theme, submit }) {
   );
 }
 
+const waitingFor = (tier, data) => data.lanes.filter((lane) => lane.tier === tier).reduce((n, lane) => n + lane.waiting, 0);
+
 function tierState(tier, data, now) {
-  const waiting = data.lanes.filter((lane) => lane.tier === tier.tier).reduce((n, lane) => n + lane.waiting, 0);
+  const waiting = waitingFor(tier.tier, data);
   if (tier.offered === "absent") return ["absent", "not set up"];
   if (tier.state === "limited" && at(tier.until) > now) return ["limited", `limited until ${clock(tier.until)}`];
   if (tier.state === "down") return ["down", `down since ${clock(tier.since)}`];
@@ -105,11 +107,10 @@ function Attention({ data, now, operator }) {
             )}
           </li>
         ))}
-        {blocked.map((tier) => (
-          <li>
-            <span class="badge state-waiting">waiting</span> {count(data.lanes.filter((lane) => lane.tier === tier.tier).reduce((n, lane) => n + lane.waiting, 0))} tasks wait for <Tier tier={tier.tier} /> or a fallback
-          </li>
-        ))}
+        {blocked.map(({ tier }) => {
+          const n = waitingFor(tier, data);
+          return <li><span class="badge state-waiting">waiting</span> {count(n)} {n === 1 ? "task waits" : "tasks wait"} for <Tier tier={tier} /> or a fallback</li>;
+        })}
         {data.dead.tasks.map((task) => (
           <li>
             <State state={task.state} /> <a href={`#/task/${task.task_id}`}><Text most={90}>{task.description}</Text></a> <small><Text most={120}>{task.error}</Text></small>
