@@ -62,6 +62,9 @@ DECISIONS = (
 ACCEPTANCE_LEEWAY = 1.5
 """So much later than the time-out a leader that turns twice a second has noticed."""
 
+ALERT_LEEWAY = 1.5
+"""So much later than it falls due a leader that turns twice a second raises an alert."""
+
 DISK_TAKES = 3.0
 """By then an ended run's last event is on the disk, if the log has not got it."""
 
@@ -113,6 +116,8 @@ class Judge:
         self.stored_ids: set[str] = set()
         self.given_up: set[str] = set()
         self._unaccepted: dict[tuple[int, str], tuple[str, float]] = {}
+        self._unalerted: dict[tuple[int, str], float] = {}
+        self._turns: dict[tuple[str, str], int] = {}
         self._heard_epoch: dict[int, int] = {}
         self._was_stale: dict[int, tuple[int, int]] = {}
         self._counted: set[str] = set()
@@ -535,11 +540,26 @@ class Judge:
 
     def answered(self, message: SimMessage, data: bytes) -> None:
         """A host answered its mail."""
+        self._turned(message, data)
         if message.stale and _replies.decode(data).ok:
             self.complain(
                 "a host that has heard a newer leader refuses an older one",
                 f"{message.to.process.name} took mail of an older epoch",
             )
+
+    def _turned(self, message: SimMessage, data: bytes) -> None:
+        if not message.subject.startswith("agentcom.mbx.host."):
+            return
+        mail: Any = _mail.decode(message.data)
+        if not isinstance(mail, m.Turn) or not _replies.decode(data).ok:
+            return
+        life = (message.to.process.name, mail.incarnation)
+        if mail.turn <= self._turns.get(life, -1):
+            self.complain(
+                "a late word of draining or resuming is passed by",
+                f"{life[0]} took turn {mail.turn} after {self._turns[life]}",
+            )
+        self._turns[life] = mail.turn
 
     # -- hosts -------------------------------------------------------------------------
 
@@ -594,6 +614,7 @@ class Judge:
         `able` says whether it could have decided what there was to decide.
         """
         self._acceptance(mind, able=able and mind.leading)
+        self._alerts(mind, able=able and mind.leading)
         slots: dict[int, int] = {}
         on_host: dict[str, set[str]] = {}
         for task_id, live in mind.tasks.items():
@@ -672,6 +693,24 @@ class Judge:
                 self.complain(
                     "what nobody accepts is taken back",
                     f"{mind.name}: {task_id} on {state.host} for {mind.now - since} s",
+                )
+
+    def _alerts(self, mind: Scheduler, *, able: bool) -> None:
+        """An outage that lasts is alerted, as soon as anybody can."""
+        for tier, watch in mind.tiers.items():
+            since, key = watch.down_since, (id(mind), tier)
+            late = able and since is not None and not watch.alerted
+            if not late or tier in mind.tier_pending or since is None:
+                self._unalerted.pop(key, None)
+                continue
+            if mind.now < mind.after(since, mind.policy.tier_alert_after_s):
+                self._unalerted.pop(key, None)
+                continue
+            first = self._unalerted.setdefault(key, mind.now)
+            if mind.now - first > ALERT_LEEWAY:
+                self.complain(
+                    "an outage that lasts is alerted",
+                    f"{mind.name}: {tier} is down since {mind.now - since:.1f} s",
                 )
 
     def left_over(self, mind: Scheduler) -> None:

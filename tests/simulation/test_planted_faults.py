@@ -230,6 +230,30 @@ def last_in_first_out(patch: Patch) -> None:
     patch.setattr(queue.Waiting, "__lt__", lambda self, other: self.seq > other.seq)
 
 
+def alert_remembered_for_ever(patch: Patch) -> None:
+    """When the next alert falls due is reckoned once for each leader."""
+    reckon = scheduler.Scheduler._next_alert
+    known: dict[tuple[int, int], float | None] = {}
+
+    def next_alert(self: Any) -> float | None:
+        key = (id(self), self.epoch)
+        if key not in known:
+            known[key] = reckon(self)
+        return known[key]
+
+    patch.setattr(scheduler.Scheduler, "_next_alert", next_alert)
+
+
+def late_word_counts(patch: Patch) -> None:
+    """A host drains and resumes as it is told, however late."""
+
+    def turns(self: Any, command: Any) -> bool:
+        self.fact(host_actor.Turned(self.state.turns + 1))
+        return True
+
+    patch.setattr(host_actor._Decider, "turns", turns)
+
+
 def alert_repeated(patch: Patch) -> None:
     """An outage raises an alert again and again."""
     evolve = tiers.TierWatch.evolve
@@ -308,6 +332,8 @@ PLANTED: list[Callable[[Patch], None]] = [
     requeue_counts_twice,
     last_in_first_out,
     alert_repeated,
+    alert_remembered_for_ever,
+    late_word_counts,
     accepted_before_it_is_on_disk,
     results_not_on_disk,
     host_slot_leaks,
