@@ -78,9 +78,9 @@ class Writer {
     const known = this.place !== null;
     this.place = place;
     this.streams = {};
-    const what = message.segment ? `retry ${message.segment}` : "run";
+    const what = message.segment ? ` · retry ${message.segment}` : "";
     if (known || message.generation > 1 || message.segment) {
-      this.element("div", "divider", `── attempt ${message.attempt} · ${what} ──`);
+      this.element("div", "divider", `── attempt ${message.generation}${what} ──`);
     }
   }
 

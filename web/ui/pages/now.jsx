@@ -122,6 +122,9 @@ function Attention({ data, now, operator }) {
   );
 }
 
+// A line that has not begun takes no room.
+const ended = (lines) => (lines.at(-1)?.text === "" ? lines.slice(0, -1) : lines);
+
 function Running({ data, tails, now, operator, submit }) {
   const total = Object.values(data.under_way).reduce((a, b) => a + b, 0);
   return (
@@ -136,7 +139,7 @@ function Running({ data, tails, now, operator, submit }) {
               </header>
               <a href={`#/task/${task.task_id}`} class="title"><Text most={140}>{task.description}</Text></a>
               <small><Text>{[task.host, task.endpoint, task.model].filter(Boolean).join(" · ")}</Text> <Simulated on={task.simulated} /></small>
-              <div class="tail" aria-hidden="true">{(tails[task.task_id] ?? []).map((line) => <div class={line.type}>{plain(line.text.replace(/\u001b\[[0-9;]*m/g, ""), 400) || " "}</div>)}</div>
+              <div class="tail" aria-hidden="true">{ended(tails[task.task_id] ?? []).map((line) => <div class={line.type}>{plain(line.text.replace(/\u001b\[[0-9;]*m/g, ""), 400) || " "}</div>)}</div>
             </article>
           ))}
         </div>
