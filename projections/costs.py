@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from msgspec import Struct, field
 
 from events.catalogue import TaskCompleted
-from projections.tasks import Spent
+from projections.tasks import NOTHING, Spent
 
 if TYPE_CHECKING:
     from projections.projection import Moment
@@ -43,14 +43,14 @@ class Booked(Struct):
     runs: int = 0
     completed: int = 0
     late: int = 0
-    spent: Spent = field(default_factory=Spent)
+    spent: Spent = NOTHING
 
 
 class CostsState(Struct):
     """Bookings since the store last took them, and the sum of all there ever were."""
 
     cells: dict[Cell, Booked] = field(default_factory=dict)
-    total: Spent = field(default_factory=Spent)
+    total: Spent = NOTHING
 
 
 class Costs:
@@ -88,8 +88,8 @@ class Costs:
             booked.late += 1
         elif isinstance(event, TaskCompleted):
             booked.completed += 1
-        booked.spent.add(spent)
-        state.total.add(spent)
+        booked.spent += spent
+        state.total += spent
 
 
 def outage_of(routing: Routing) -> str:

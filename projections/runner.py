@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from projections.projection import Moment
     from projections.world import World
 
-GROUP_EVENTS: Final = 5_000
+GROUP_EVENTS: Final = 10_000
 """Events folded before what they changed is saved, at the latest."""
 GROUP_S: Final = 0.1
 """Seconds after which what changed is saved, at the latest."""
@@ -99,6 +99,7 @@ class Runner:
             await self._follow()
 
     async def _follow(self) -> None:
+        self.store.hurry(behind=True)
         self._follower = await self._log.follow(
             self._take, start=self.world.position + 1
         )
@@ -108,6 +109,7 @@ class Runner:
     async def _notice(self, follower: Follower) -> None:
         await follower.caught_up.wait()
         self.caught_up.set()
+        self.store.hurry(behind=False)
 
     def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
@@ -232,10 +234,10 @@ class Runner:
             return
         try:
             moment = self.world.fold(recorded)
-            self._unsaved += 1
-            if not self._origin:
+            self._unsaved = unsaved = self._unsaved + 1
+            if unsaved == 1 and not self._origin:
                 self._origin = _origin_of(recorded)
-            if self._unsaved >= self._group_events:
+            if unsaved >= self._group_events:
                 self.save()
             elif self._timer is None:
                 self._set_timer()

@@ -125,15 +125,15 @@ class Stats:
         if before := moment.before:
             states[before] -= 1
         states[after] = states.get(after, 0) + 1
-        if isinstance(event, TaskSubmitted):
+        if isinstance(event, TaskRouted):
+            _decision(state, event)
+        elif isinstance(event, TaskSubmitted):
             _minute(state, event.at).submitted += 1
             said = event.classification
             if said.explicit_tier not in (None, "unknown", said.inferred.tier):
                 _count(
                     state.disagreements, f"{said.explicit_tier}/{said.inferred.tier}"
                 )
-        elif isinstance(event, TaskRouted):
-            _decision(state, event)
         elif isinstance(event, TaskStarted):
             _minute(state, event.at).started += 1
             waited = between_ms(task.waiting_since, event.at)

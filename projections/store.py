@@ -41,6 +41,10 @@ SCHEMA: Final = 1
 """The shape of the tables; part of what makes a file's version."""
 RECENT_KEPT: Final = 10_000
 """Finished tasks that stay in memory, because late reports come soon or not at all."""
+WAL_PAGES: Final = 1_000
+"""Pages of 4 KiB in the write-ahead log that make SQLite copy them into the file."""
+WAL_PAGES_HURRIED: Final = 8_000
+"""The same while many events are behind: a page that changes often is copied once."""
 TEMPORARY: Final = ""
 """SQLite's name for a database of its own on disk that ends with the connection."""
 
@@ -290,6 +294,11 @@ class Store:
         return None if row is None else _record_decoder.decode(row[0])
 
     # -- keeping -----------------------------------------------------------------------
+
+    def hurry(self, *, behind: bool) -> None:
+        """Prepare for many large groups, or for small ones as events happen."""
+        pages = WAL_PAGES_HURRIED if behind else WAL_PAGES
+        self._writing.execute(f"pragma wal_autocheckpoint = {pages}")
 
     def save(self, world: World, origin: str) -> None:
         """Write what changed in the world since the last time, all of it or nothing."""

@@ -69,7 +69,7 @@ SUBMITTED_MASK: Final = 2**26 - 1
 NANO: Final = 1_000_000_000
 
 
-class Spent(Struct, array_like=True, gc=False):
+class Spent(Struct, frozen=True, array_like=True, gc=False):
     """Tokens and dollars. `unpriced` counts runs whose dollars nobody knows."""
 
     tokens_in: int = 0
@@ -81,16 +81,22 @@ class Spent(Struct, array_like=True, gc=False):
     saved_nano: int = 0
     unpriced: int = 0
 
-    def add(self, other: Spent) -> None:
-        """Book what else was spent."""
-        self.tokens_in += other.tokens_in
-        self.tokens_out += other.tokens_out
-        self.cache_read += other.cache_read
-        self.cache_write += other.cache_write
-        self.usd_nano += other.usd_nano
-        self.equivalent_nano += other.equivalent_nano
-        self.saved_nano += other.saved_nano
-        self.unpriced += other.unpriced
+    def __add__(self, other: Spent) -> Spent:
+        if self is NOTHING:
+            return other
+        return Spent(
+            self.tokens_in + other.tokens_in,
+            self.tokens_out + other.tokens_out,
+            self.cache_read + other.cache_read,
+            self.cache_write + other.cache_write,
+            self.usd_nano + other.usd_nano,
+            self.equivalent_nano + other.equivalent_nano,
+            self.saved_nano + other.saved_nano,
+            self.unpriced + other.unpriced,
+        )
+
+
+NOTHING: Final = Spent()
 
 
 def spent_on(result: Result) -> Spent:
@@ -143,7 +149,7 @@ class Routing(Fence, array_like=True, kw_only=True, gc=False):
     lines: int = 0
     last_line: str = ""
     late: bool = False
-    spent: Spent = field(default_factory=Spent)
+    spent: Spent = NOTHING
     fallback_since: str = ""
 
 
@@ -206,7 +212,7 @@ class TaskRecord(Life, array_like=True, kw_only=True, gc=False):
     reason: str = ""
     void: int = 0
     voids: list[Void] = field(default_factory=list)
-    spent: Spent = field(default_factory=Spent)
+    spent: Spent = NOTHING
     routings: list[Routing] = field(default_factory=list)
 
     @property
@@ -218,7 +224,10 @@ class TaskRecord(Life, array_like=True, kw_only=True, gc=False):
 
     def routing(self, route: str) -> Routing | None:
         """Return the remembered routing with this id."""
-        for routing in reversed(self.routings):
+        routings = self.routings
+        if routings and routings[-1].route == route:
+            return routings[-1]
+        for routing in reversed(routings):
             if routing.route == route:
                 return routing
         return None
@@ -354,7 +363,8 @@ class Tasks:
             moment.reason = reason
             return "void"
         _EFFECTS[type(event)](record, routing, event, seq)
-        moment.routing = record.routing(record.route) if record.route else None
+        route = record.route
+        moment.routing = record.routing(route) if route else None
         return "taken"
 
     def _report(self, moment: Moment, record: TaskRecord, event: RunEvent) -> Standing:
@@ -425,9 +435,10 @@ def _book(
     if result is None or kind in routing.booked:
         return
     routing.booked.append(kind)
-    moment.booked, moment.spent = result, spent_on(result)
-    routing.spent.add(moment.spent)
-    record.spent.add(moment.spent)
+    moment.booked = result
+    moment.spent = spent = spent_on(result)
+    routing.spent += spent
+    record.spent += spent
     record.simulated = record.simulated or result.simulated
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 import sqlite3
 import subprocess
@@ -179,6 +180,23 @@ async def test_the_runner_goes_on_where_the_store_ends(tmp_path):
 
     told = await log.read("agentcom.evt.>")
     assert await project(log, tmp_path / "read.db") == fresh(told)
+
+
+async def test_a_store_hurries_only_until_the_runner_has_caught_up(tmp_path):
+    log, pages = MemoryLog(), "pragma wal_autocheckpoint"
+    await tell(log, plausible(5, tasks=20))
+    store = Store(tmp_path / "read.db")
+    usual = store._writing.execute(pages).fetchone()
+    runner = Runner(log, store)
+    await runner.start()
+    assert store._writing.execute(pages).fetchone() > usual
+
+    await runner.until_caught_up()
+    await asyncio.sleep(0)
+
+    assert store._writing.execute(pages).fetchone() == usual
+    await runner.stop()
+    store.close()
 
 
 async def test_another_log_makes_the_read_models_anew(tmp_path):
