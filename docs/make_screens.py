@@ -60,6 +60,8 @@ def main() -> None:
         take(page, "task")
         for name in PAGES:
             show(page, name)
+            if name == "routing":
+                look_back(page)
             take(page, name)
         page.emulate_media(color_scheme="dark")
         show(page, "now")
@@ -90,6 +92,14 @@ def show(page: Page, path: str) -> None:
     page.evaluate("hash => { location.hash = hash }", f"#/{path}")
     page.wait_for_selector(".page")
     page.wait_for_timeout(900)
+
+
+def look_back(page: Page) -> None:
+    """Show the queue as it was while much waited."""
+    page.fill("#time-slider", "24")
+    page.wait_for_selector("#then[data-seq='24']")
+    page.locator("#past").scroll_into_view_if_needed()
+    page.locator("#then").evaluate("then => then.scrollIntoView({block: 'end'})")
 
 
 def take(page: Page, name: str) -> None:

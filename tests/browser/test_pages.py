@@ -349,6 +349,10 @@ def test_the_past_is_decided_again_under_other_weights(open_page, house):
     page = open_page(f"task/{task}")
     ended(page)
     go(page, "routing")
+    page.get_by_label("warm", exact=True).fill("3.5")
+    page.get_by_label("fallback wait, s").fill("7")
+    different = page.locator("#whatif textarea").input_value()
+    assert json.loads(different) == {"scoring": {"warm": 3.5}, "fallback_wait_s": 7}
     page.get_by_role("button", name="Decide again").click()
     answer = page.locator("#whatif-answer")
     expect(answer).to_contain_text("Reproduced")

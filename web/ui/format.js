@@ -6,7 +6,7 @@ const code = (char) => `⟨${char.codePointAt(0).toString(16).toUpperCase().padS
 export function plain(text, most = 10_000) {
   if (text === null || text === undefined) return "";
   const said = String(text);
-  const cut = said.length > most ? `${said.slice(0, most)}… (${said.length - most} more characters)` : said;
+  const cut = said.length > most ? `${said.slice(0, most)}…${most < 1000 ? "" : ` (${said.length - most} more characters)`}` : said;
   return cut.replace(HIDDEN, code);
 }
 // In running output, line ends and tabs stay, and colours are taken out before.

@@ -32,7 +32,7 @@ export function Routing({ operator }) {
       {last > 0 && <Past last={last} />}
       <Disagreements found={data.disagreements} />
       <Policy policy={data.policy} operator={operator} />
-      <WhatIf last={last} />
+      <WhatIf last={last} policy={data.policy.policy} />
     </div>
   );
 }
@@ -202,7 +202,24 @@ function Policy({ policy, operator }) {
   );
 }
 
-function WhatIf({ last }) {
+// The numbers that are changed most, as fields; each is a part of the JSON below them.
+const WEIGHTS = ["warm", "affinity", "vram_base", "vram_share", "vram_unknown", "load_floor", "load_unknown", "capacity_cap"];
+
+function Weights({ policy, value, write }) {
+  const put = (changed) => write(JSON.stringify({ ...value, ...changed }));
+  const field = (title, number, change) => (
+    <label>{title}<input type="number" step="any" min="0" value={number} disabled={!value} onInput={(event) => event.currentTarget.value !== "" && change(Number(event.currentTarget.value))} /></label>
+  );
+  return (
+    <div class="row weights">
+      {field("fallback wait, s", value?.fallback_wait_s ?? policy.fallback_wait_s, (n) => put({ fallback_wait_s: n }))}
+      {WEIGHTS.filter((name) => policy.scoring?.[name] !== undefined).map((name) =>
+        field(name.replaceAll("_", " "), value?.scoring?.[name] ?? policy.scoring[name], (n) => put({ scoring: { ...value.scoring, [name]: n } })))}
+    </div>
+  );
+}
+
+function WhatIf({ last, policy }) {
   const [text, write] = useState('{"scoring": {"warm": 2.0}, "fallback_wait_s": 30}');
   const [from, setFrom] = useState(1);
   const [until, setUntil] = useState("");
@@ -220,7 +237,8 @@ function WhatIf({ last }) {
   return (
     <Panel title="What if" id="whatif">
       <form onSubmit={ask} class="form">
-        <label>Other weights, waits or tiers, as JSON
+        <fieldset><legend>Other weights and waits</legend><Weights policy={policy} value={value} write={write} /></fieldset>
+        <label>What is different, as JSON; any part of the policy
           <textarea class="mono" rows="3" spellcheck={false} value={text} onInput={(event) => write(event.currentTarget.value)} />
         </label>
         {wrong && <p class="bad">{plain(wrong)}</p>}
