@@ -221,18 +221,20 @@ class Group:
         self.count += 1
         if self.untold is not None:
             self.untold.append(waiting)
-        lane, newest = self.lanes[waiting.lane], self._newest[waiting.lane]
-        if (
-            not lane
-            or newest is None
-            or (waiting.seq > newest.seq and waiting.since >= newest.since)
-        ):
+        if self._is_in_order(waiting):
             self._newest[waiting.lane] = waiting
-            heapq.heappush(lane, waiting)
+            heapq.heappush(self.lanes[waiting.lane], waiting)
             return
         if self._disordered is None:
             self._disordered = Disordered(self)
         self._disordered.add(waiting)
+
+    def _is_in_order(self, waiting: Waiting) -> bool:
+        """Whether it was submitted and began to wait after all others of its lane."""
+        newest = self._newest[waiting.lane]
+        if newest is None or not self.lanes[waiting.lane]:
+            return True
+        return waiting.seq > newest.seq and waiting.since >= newest.since
 
     def head(self, now: float, ageing_s: float) -> Waiting | None:
         """Return who is next: the best lane after ageing, then the first submitted."""

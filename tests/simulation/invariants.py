@@ -473,27 +473,17 @@ class Judge:
                 f"{where}: {place.name}, excluded {excluded}",
             )
         ageing = mind.policy.ageing_s
-        mine, state_seq = _rank(live, mind.now, ageing), live.state.submitted_seq
+        mine = _rank(live, mind.now, ageing)
         group = mind.queue.groups.get(live.requirement(excluded))
-        # Only a lane's oldest competes: who was given back keeps his place there, and
-        # those behind him wait for him, however long they have waited themselves.
-        heads: dict[int, Live] = {}
         for waiting in group or ():
             other = mind.tasks[waiting.task_id]
-            head = heads.get(other.lane)
-            if head is None or other.state.submitted_seq < head.state.submitted_seq:
-                heads[other.lane] = other
-        for head in heads.values():
-            rank = _rank(head, mind.now, ageing)
-            if rank < mine and head.lane != live.lane:
+            rank = _rank(other, mind.now, ageing)
+            if rank < mine:
+                # A task that was given back keeps its place in the log, and ages anew.
+                same = rank[0] == mine[0]
                 self.complain(
-                    "best lane first",
-                    f"{where}: {mine} before {head.state.task_id} {rank}",
-                )
-            if head.lane == live.lane and head.state.submitted_seq < state_seq:
-                self.complain(
-                    "first in, first out inside a lane",
-                    f"{where}: before {head.state.task_id}",
+                    "first in, first out inside a lane" if same else "best lane first",
+                    f"{where}: {mine} before {other.state.task_id} {rank}",
                 )
 
     def _decided_end(

@@ -26,7 +26,11 @@ Patch = pytest.MonkeyPatch
 WITHIN = 400
 """Each fault is found in so many seeds, most of them in a few."""
 
-BEGIN = {"requeue_counts_twice": 120, "undecided_after_all": 190}
+BEGIN = {
+    "requeue_counts_twice": 120,
+    "undecided_after_all": 190,
+    "who_came_back_holds_up_the_lane": 1000,
+}
 """What takes a rare meeting of accidents begins nearer to one; a change of the plan may
 move it, and only makes the test slower."""
 
@@ -230,6 +234,11 @@ def last_in_first_out(patch: Patch) -> None:
     patch.setattr(queue.Waiting, "__lt__", lambda self, other: self.seq > other.seq)
 
 
+def who_came_back_holds_up_the_lane(patch: Patch) -> None:
+    """Only the first submitted of a lane competes, aged or not."""
+    patch.setattr(queue.Group, "_is_in_order", lambda self, waiting: True)
+
+
 def alert_remembered_for_ever(patch: Patch) -> None:
     """When the next alert falls due is reckoned once for each leader."""
     reckon = scheduler.Scheduler._next_alert
@@ -332,6 +341,7 @@ PLANTED: list[Callable[[Patch], None]] = [
     requeue_counts_twice,
     last_in_first_out,
     alert_repeated,
+    who_came_back_holds_up_the_lane,
     alert_remembered_for_ever,
     late_word_counts,
     accepted_before_it_is_on_disk,
