@@ -29,6 +29,7 @@ KNOWN_TO = {
     # Everyone else holds an EventLog or a Bus; the keys' and bench's connections are
     # the administrator's and the bare pipeline's.
     "nats": [
+        "events/wire.py",
         "events/link.py",
         "events/jetstream.py",
         "events/provision.py",
