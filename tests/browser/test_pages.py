@@ -320,16 +320,17 @@ def test_the_slider_shows_who_waited_then_and_back_to_now_who_waits_now(
     page = open_page("routing")
     world = page.locator("#then")
     waiting = page.locator("#then-waiting")
+    ours = waiting.locator("li", has_text=re.compile("(early|late)-"))
     expect(world).to_have_attribute("data-now", "true")
-    expect(waiting).to_have_text("waiting late-one waits")
+    expect(ours).to_have_text(["waiting late-one waits"])
 
     page.fill("#time-slider", str(then))
     expect(world).to_have_attribute("data-seq", str(then))
-    expect(world).to_contain_text("2 waiting, 0 under way")
+    waited = house.ask(f"/queue?at={then}")["waiting"]
+    assert waited >= 2
+    expect(world).to_contain_text(f": {waited} waiting, ")
     expect(world).to_contain_text("h1")
-    expect(waiting.locator("li")).to_have_text(
-        ["waiting early-1 waits", "waiting early-0 waits"]
-    )
+    expect(ours).to_have_text(["waiting early-1 waits", "waiting early-0 waits"])
     waiting.get_by_text("early-0 waits").click()
     ended(page, "cancelled")
     page.go_back()
@@ -338,10 +339,9 @@ def test_the_slider_shows_who_waited_then_and_back_to_now_who_waits_now(
     expect(waiting).to_contain_text("early-0 waits")
     page.get_by_role("button", name="Back to now").click()
     expect(world).to_have_attribute("data-now", "true")
-    expect(waiting).to_have_text("waiting late-one waits")
+    expect(ours).to_have_text(["waiting late-one waits"])
     house.ask(f"/tasks/{late}/cancel", {})
-    expect(world).to_contain_text("0 waiting, 0 under way")
-    expect(waiting.locator("li")).to_have_count(0)
+    expect(ours).to_have_count(0)
 
 
 def test_the_past_is_decided_again_under_other_weights(open_page, house):
@@ -382,7 +382,9 @@ def test_hostile_text_is_shown_as_text_everywhere(open_page, house):
         verification_steps=[HOSTILE],
         file_hints=[{"path": "<b>path</b>", "reason": HOSTILE}],
     )
-    house.submit(HOSTILE + "a model that nobody has", tier="standard", model="<i>m</i>")
+    homeless = house.submit(
+        HOSTILE + "a model that nobody has", tier="standard", model="<i>m</i>"
+    )
     page = open_page(f"task/{task}")
     page.on("dialog", lambda dialog: alerts.append(dialog.message))
     ended(page)
@@ -397,6 +399,7 @@ def test_hostile_text_is_shown_as_text_everywhere(open_page, house):
         assert page.locator("main img, main script, main b > i > b").count() == 0
         assert page.evaluate("document.querySelectorAll('main script').length") == 0
     assert alerts == []
+    house.ask(f"/tasks/{homeless}/cancel", {})
 
 
 def test_a_model_s_name_is_shown_as_text(open_page, house):
