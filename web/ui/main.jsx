@@ -35,8 +35,14 @@ function App() {
       scrollTo(0, 0);
     };
     addEventListener("hashchange", moved);
-    get("/me").then(meet, () => {});
-    return () => removeEventListener("hashchange", moved);
+    // Whoever came while the server went away is asked about again.
+    let timer = null;
+    const introduce = () => get("/me").then(meet, () => (timer = setTimeout(introduce, 2000)));
+    introduce();
+    return () => {
+      clearTimeout(timer);
+      removeEventListener("hashchange", moved);
+    };
   }, []);
   useEffect(() => {
     const name = place.name[0].toUpperCase() + place.name.slice(1);
