@@ -18,7 +18,7 @@ is a routing that does not raise the task's generation.
 
 from __future__ import annotations
 
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 from msgspec import Struct
 
@@ -120,12 +120,10 @@ TABLE: Final[dict[type[Event], dict[State, State]]] = {
 }
 """Event, state before, state after. `task.submitted` makes a task and stands outside."""
 
-_NOWHERE: Final[dict[State, State]] = {}
-
 OF_THE_GATEWAY: Final = (TaskCancelled, TaskRetried, TaskReassigned)
 """Decisions that any gateway writes, leader or not: no epoch can make them void."""
 
-NUMBERED: Final = (TaskStatus, TaskErrorLine, TaskRetrying)
+NUMBERED: Final = frozenset({TaskStatus, TaskErrorLine, TaskRetrying})
 """Lines of a run: many of one type, told apart by their running number."""
 
 RANK: Final[dict[type[Event], int]] = {
@@ -174,29 +172,33 @@ class Life(Struct):
     used: int = 0
 
 
-def is_repeat(fence: Fence, event: Event) -> bool:
+def is_repeat(fence: Fence, event: Any) -> bool:
     """Whether the routing in force has said this, or more than this, before."""
-    if isinstance(event, NUMBERED):
-        return event.n <= fence.line
-    rank = RANK.get(type(event), 0)
-    return 0 < rank <= fence.reported
+    kind = type(event)
+    if kind in RANK:
+        return RANK[kind] <= fence.reported
+    return kind in NUMBERED and event.n <= fence.line
 
 
-def said(fence: Fence, event: Event) -> None:
+def said(fence: Fence, event: Any) -> None:
     """Remember that the routing said this, and that it counted."""
-    if isinstance(event, NUMBERED):
+    kind = type(event)
+    if kind in RANK:
+        if RANK[kind] > fence.reported:
+            fence.reported = RANK[kind]
+    elif kind in NUMBERED:
         fence.line = event.n
-    fence.reported = max(fence.reported, RANK.get(type(event), 0))
 
 
-def step(life: Life, event: Event, seq: int) -> str:
+def step(life: Life, event: Any, seq: int) -> str:
     """Take the step if the table allows it; say why not otherwise, "" if it did."""
-    after = TABLE.get(type(event), _NOWHERE).get(life.state)
+    kind, state = type(event), life.state
+    after = TABLE[kind].get(state) if kind in TABLE else None
     if after is None:
-        return f"a task that is {life.state} takes no such step"
-    if isinstance(event, TaskRouted) and event.generation <= life.generation:
+        return f"a task that is {state} takes no such step"
+    if kind is TaskRouted and event.generation <= life.generation:
         return f"generation {life.generation} has been routed already"
-    if after != life.state:
+    if after != state:
         life.state = after
         life.state_seq = seq
     return ""

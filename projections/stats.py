@@ -7,7 +7,7 @@ Durations go into buckets that double, so the document stays small whatever the 
 from __future__ import annotations
 
 from bisect import bisect_left
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from msgspec import Struct, field
 
@@ -99,20 +99,18 @@ class Stats:
         recorded, standing = moment.recorded, moment.standing
         event = recorded.event
         seq = recorded.seq
-        # The log has no gaps, so what was passed over were messages that are no events.
-        if passed := seq - state.last_seq - 1:
-            state.undecodable += passed
+        if seq != state.last_seq + 1:
+            # The log has no gaps: what was passed over were messages that are no events.
+            state.undecodable += seq - state.last_seq - 1
         state.last_seq = seq
         state.last_at = event.at
         state.events += 1
-        counts = state.standings
-        counts[standing] = counts.get(standing, 0) + 1
+        _count(state.standings, standing)
         kind = TAGS.get(type(event))
         if kind is None:
             _count(state.unknown, tag(event))
             return
-        counts = state.types
-        counts[kind] = counts.get(kind, 0) + 1
+        _count(state.types, kind)
         if standing == "taken":
             if moment.task is not None and moment.before != moment.after:
                 self._task(state, moment.task, moment)
@@ -120,21 +118,21 @@ class Stats:
             _count(state.void, f"{kind}: {moment.reason}")
 
     def _task(self, state: StatsState, task: TaskRecord, moment: Moment) -> None:
-        event, after = moment.recorded.event, moment.after
-        states = state.states
+        event: Any = moment.recorded.event
+        kind, after = type(event), moment.after
         if before := moment.before:
-            states[before] -= 1
-        states[after] = states.get(after, 0) + 1
-        if isinstance(event, TaskRouted):
+            state.states[before] -= 1
+        _count(state.states, after)
+        if kind is TaskRouted:
             _decision(state, event)
-        elif isinstance(event, TaskSubmitted):
+        elif kind is TaskSubmitted:
             _minute(state, event.at).submitted += 1
             said = event.classification
             if said.explicit_tier not in (None, "unknown", said.inferred.tier):
                 _count(
                     state.disagreements, f"{said.explicit_tier}/{said.inferred.tier}"
                 )
-        elif isinstance(event, TaskStarted):
+        elif kind is TaskStarted:
             _minute(state, event.at).started += 1
             waited = between_ms(task.waiting_since, event.at)
             if waited is not None:
@@ -162,7 +160,10 @@ def _decision(state: StatsState, event: TaskRouted) -> None:
 
 
 def _count(counts: dict[str, int], key: str) -> None:
-    counts[key] = counts.get(key, 0) + 1
+    try:
+        counts[key] += 1
+    except KeyError:
+        counts[key] = 1
 
 
 def _into(histograms: dict[str, Histogram], key: str, ms: float) -> None:
