@@ -201,7 +201,7 @@ class Judge:
                 f"{where}: read {shown}, write {after.phase}",
             )
         said = {"taken": "applied", "repeat": "repeat"}.get(standing, "void")
-        told = isinstance(recorded.event, reading.NUMBERED)
+        told = type(recorded.event) in reading.NUMBERED
         if said != verdict and not told:
             self.complain(
                 "read side and write side agree",
