@@ -28,12 +28,15 @@ import psutil
 from events.errors import AgentComError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from cli.instance import Instance
 
 _PR_SET_PDEATHSIG: Final = 1
 _POLL_S: Final = 0.005
+SMALL_MACHINE: Final = 2
+"""With so many cores, the server hands work from thread to thread more dearly than it
+does it; one thread is faster in every figure (docs/decisions/0103)."""
 
 
 class BrokerError(AgentComError):
@@ -132,6 +135,7 @@ class Broker:
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=subprocess.STDOUT,
+                    env=server_environment(os.environ, os.cpu_count() or 1),
                     # Ctrl-C in the terminal is for us; we stop the server afterwards.
                     start_new_session=True,
                     preexec_fn=die_with_parent(),
@@ -210,6 +214,14 @@ class Broker:
 
     def _program_name(self) -> str:
         return (self._program or find_server()).name
+
+
+def server_environment(environment: Mapping[str, str], cores: int) -> dict[str, str]:
+    """Return the server's environment on a machine with so many cores, shared with us."""
+    made = dict(environment)
+    if cores <= SMALL_MACHINE:
+        made.setdefault("GOMAXPROCS", "1")
+    return made
 
 
 def find_server() -> Path:

@@ -11,7 +11,14 @@ import sys
 import psutil
 import pytest
 
-from cli.broker import Broker, NoServer, StartFailed, StoreInUse, find_server
+from cli.broker import (
+    Broker,
+    NoServer,
+    StartFailed,
+    StoreInUse,
+    find_server,
+    server_environment,
+)
 from cli.instance import Instance
 
 
@@ -168,3 +175,32 @@ def test_the_wheel_s_program_is_found_without_a_path(monkeypatch):
     monkeypatch.setenv("PATH", "")
 
     assert find_server().name == "nats-server"
+
+
+@pytest.mark.parametrize(
+    ("given", "cores", "threads"),
+    [
+        ({}, 1, "1"),
+        ({}, 2, "1"),
+        ({}, 3, None),
+        ({}, 64, None),
+        ({"GOMAXPROCS": "2"}, 2, "2"),
+    ],
+)
+def test_a_small_machine_s_server_works_with_one_thread(given, cores, threads):
+    made = server_environment({"PATH": "/bin", **given}, cores)
+    assert made["PATH"] == "/bin"
+    assert made.get("GOMAXPROCS") == threads
+
+
+def test_the_server_is_started_with_that_environment(instance):
+    server = Broker(instance)
+    server.start()
+    try:
+        assert server.pid is not None
+        there = psutil.Process(server.pid).environ()
+        assert there.get("GOMAXPROCS") == server_environment(
+            os.environ, os.cpu_count() or 1
+        ).get("GOMAXPROCS")
+    finally:
+        server.stop()
