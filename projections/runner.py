@@ -108,8 +108,12 @@ class Runner:
 
     async def _notice(self, follower: Follower) -> None:
         await follower.caught_up.wait()
+        try:
+            self.store.hurry(behind=False)
+        except Exception as error:  # noqa: BLE001 - the runner's edge
+            self._fail(error)
+            return
         self.caught_up.set()
-        self.store.hurry(behind=False)
 
     def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)

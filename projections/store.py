@@ -14,7 +14,7 @@ import asyncio
 import os
 import sqlite3
 import sys
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import islice
 from typing import IO, TYPE_CHECKING, Any, Final, TypeVar
@@ -194,6 +194,9 @@ class Store:
         self._reading: sqlite3.Connection | None = None
         self._pool: ThreadPoolExecutor | None = None
         self._recent: dict[str, None] = {}
+        self._behind = False
+        self._committer: ThreadPoolExecutor | None = None
+        self._committing: Future[sqlite3.Cursor] | None = None
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._lock = _locked(path)
@@ -244,8 +247,7 @@ class Store:
 
     def begin_anew(self) -> None:
         """Set the file aside and start an empty one: the log is another one."""
-        self._end_reading()
-        self._writing.close()
+        self._end()
         self._recent.clear()
         self._set_aside()
         self._writing = self._open()
@@ -253,8 +255,7 @@ class Store:
     def take_over(self, beside: Path) -> None:
         """Put another store's file, which nobody has open, in the place of this one's."""
         assert self._path is not None, "a temporary store has no place"
-        self._end_reading()
-        self._writing.close()
+        self._end()
         self._recent.clear()
         remove(self._path, lock=False)
         beside.rename(self._path)
@@ -271,16 +272,16 @@ class Store:
     @property
     def origin(self) -> str | None:
         """The id of the log's first event, None if nothing was ever saved."""
-        return _meta(self._writing, "origin")
+        return _meta(self._settled(), "origin")
 
     @property
     def position(self) -> int:
         """The last sequence whose effect is in the file."""
-        return int(_meta(self._writing, "position") or 0)
+        return int(_meta(self._settled(), "position") or 0)
 
     def load(self) -> World:
         """Return the world as it was at `position`."""
-        world = _loaded(self._writing)
+        world = _loaded(self._settled())
         world.tasks.fetch = self.task
         if not world.position:
             world.tasks.submitted = Submitted()
@@ -288,17 +289,25 @@ class Store:
 
     def task(self, task_id: str) -> TaskRecord | None:
         """Return a task by its id."""
-        row = self._writing.execute(
-            "select body from task where id = ?", (task_id,)
-        ).fetchone()
+        row = (
+            self._settled()
+            .execute("select body from task where id = ?", (task_id,))
+            .fetchone()
+        )
         return None if row is None else _record_decoder.decode(row[0])
 
     # -- keeping -----------------------------------------------------------------------
 
     def hurry(self, *, behind: bool) -> None:
-        """Prepare for many large groups, or for small ones as events happen."""
+        """Prepare for many large groups, or for small ones as events happen.
+
+        While it is behind, a group is on its way to the disk as the next one is folded;
+        what went wrong is raised by whatever is done next.
+        """
+        connection = self._settled()
+        self._behind = behind
         pages = WAL_PAGES_HURRIED if behind else WAL_PAGES
-        self._writing.execute(f"pragma wal_autocheckpoint = {pages}")
+        connection.execute(f"pragma wal_autocheckpoint = {pages}")
 
     def save(self, world: World, origin: str) -> None:
         """Write what changed in the world since the last time, all of it or nothing."""
@@ -360,21 +369,34 @@ class Store:
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
-        connection = self._writing
+        connection = self._settled()
         connection.execute("begin immediate")
         try:
             yield connection
         except BaseException:
             connection.execute("rollback")
             raise
-        connection.execute("commit")
+        if not self._behind:
+            connection.execute("commit")
+            return
+        if self._committer is None:
+            self._committer = ThreadPoolExecutor(1, thread_name_prefix="commits")
+        self._committing = self._committer.submit(connection.execute, "commit")
+
+    def _settled(self) -> sqlite3.Connection:
+        """Return the connection once the last group is in; raise what prevented it."""
+        committing, self._committing = self._committing, None
+        if committing is not None:
+            committing.result()
+        return self._writing
 
     # -- looking -----------------------------------------------------------------------
 
     async def look(self, question: Callable[[sqlite3.Connection], T]) -> T:
         """Answer a question about what has been saved, beside the writer."""
+        connection = self._settled()
         if self._path is None:
-            return question(self._writing)
+            return question(connection)
         if self._pool is None:
             self._pool = ThreadPoolExecutor(1, thread_name_prefix="read-models")
         return await asyncio.get_running_loop().run_in_executor(
@@ -397,9 +419,20 @@ class Store:
 
     def close(self) -> None:
         """Let go of the file; what was not saved comes from the log again."""
+        try:
+            self._end()
+        finally:
+            self._unlock()
+
+    def _end(self) -> None:
         self._end_reading()
-        self._writing.close()
-        self._unlock()
+        try:
+            self._settled()
+        finally:
+            if self._committer is not None:
+                self._committer.shutdown()
+                self._committer = None
+            self._writing.close()
 
     def _unlock(self) -> None:
         if self._lock is not None:
@@ -408,7 +441,7 @@ class Store:
 
     def dump(self) -> dict[str, list[Any]]:
         """Return every row, to hold one store against another."""
-        return _rows(self._writing)
+        return _rows(self._settled())
 
 
 def _loaded(connection: sqlite3.Connection) -> World:

@@ -1,9 +1,10 @@
 """A process that projects a log from a file as fast as it can and waits to be killed.
 
-    python -m tests.projecting STORE LOG GROUP
+    python -m tests.projecting STORE LOG GROUP [behind]
 
 LOG holds `subject json` lines, see `written`. It folds from where the store stands,
 prints the position after each group, and `done` at the end, when it waits for ever.
+With `behind` it saves as one who has much to catch up with.
 """
 
 from __future__ import annotations
@@ -38,9 +39,10 @@ def read(path: Path) -> list[Recorded]:
     return history
 
 
-def main(store_path: str, log_path: str, group: str) -> None:
+def main(store_path: str, log_path: str, group: str, pace: str = "") -> None:
     store = Store(Path(store_path))
     world = store.load()
+    store.hurry(behind=pace == "behind")
     for recorded in read(Path(log_path))[world.position :]:
         world.fold(recorded)
         if recorded.seq % int(group) == 0:

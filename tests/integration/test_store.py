@@ -86,7 +86,10 @@ def test_a_killed_process_leaves_exactly_the_fold_up_to_its_position(
     world = reference.load()
     for kill in range(kills):
         process = subprocess.Popen(
-            [sys.executable, "-m", "tests.projecting", str(path), str(log), "250"],
+            [
+                *(sys.executable, "-m", "tests.projecting", str(path), str(log), "250"),
+                *(["behind"] if kill % 2 else []),
+            ],
             cwd=ROOT,
             stdout=subprocess.PIPE,
             text=True,
@@ -137,6 +140,68 @@ def test_a_save_that_fails_is_made_up_for_by_the_next(tmp_path):
         assert store.dump() == fresh(history)
     finally:
         store.close()
+
+
+class FullDisk(sqlite3.Connection):
+    """A connection that cannot commit."""
+
+    def execute(self, statement, *values):
+        if statement == "commit":
+            raise sqlite3.OperationalError("database or disk is full")
+        return super().execute(statement, *values)
+
+
+def test_a_group_on_its_way_is_waited_for_and_its_failure_is_raised(
+    tmp_path, monkeypatch
+):
+    history = plausible(3, tasks=10)
+    path = tmp_path / "read.db"
+    store = Store(path)
+    store.hurry(behind=True)
+    world = store.load()
+    for recorded in history[:20]:
+        world.fold(recorded)
+    store.save(world, ORIGIN)
+    assert store.dump() == fresh(history[:20])
+    store.close()
+
+    connect = sqlite3.connect
+    monkeypatch.setattr(
+        sqlite3, "connect", lambda *at, **how: connect(*at, factory=FullDisk, **how)
+    )
+    store = Store(path)
+    monkeypatch.undo()
+    store.hurry(behind=True)
+    world = store.load()
+    for recorded in history[20:]:
+        world.fold(recorded)
+    store.save(world, ORIGIN)
+    with pytest.raises(sqlite3.OperationalError, match="disk is full"):
+        store.save(world, ORIGIN)
+    store.close()
+
+    there = Store(path)
+    assert there.dump() == fresh(history[:20])
+    there.close()
+
+
+async def test_a_disk_that_fills_up_while_it_catches_up_ends_the_runner(
+    tmp_path, monkeypatch
+):
+    log = MemoryLog()
+    await tell(log, plausible(5, tasks=20))
+    connect = sqlite3.connect
+    monkeypatch.setattr(
+        sqlite3, "connect", lambda *at, **how: connect(*at, factory=FullDisk, **how)
+    )
+    store = Store(tmp_path / "read.db")
+    monkeypatch.undo()
+    runner = Runner(log, store, group_events=7)
+    await runner.start()
+    with pytest.raises(sqlite3.OperationalError, match="disk is full"):
+        await runner.until_caught_up()
+    await runner.stop()
+    store.close()
 
 
 @pytest.mark.parametrize("made_by", ["another version", None])
