@@ -38,6 +38,10 @@ nobody did."""
 MAIL_TIMEOUT: Final = 2.0
 SHARE_AGAIN_S: Final = 1.0
 RESEND_FIRST: Final = 0.05
+SOONEST_S: Final = 0.001
+SOONEST_DEAF_S: Final = 0.25
+"""The next turn at the soonest; for a leader that cannot decide, what is due stays due."""
+
 RESEND_TIMES: Final = 6
 
 _beats: Reader[c.Beat] = Reader(c.Beat)
@@ -97,7 +101,6 @@ class SchedulerRole:
         self._follower: Follower | None = None
         self._turning = False
         self._timer: asyncio.TimerHandle | None = None
-        self._wakes = 0.0
         self._background: set[asyncio.Task[Any]] = set()
         self._back = asyncio.Event()
         self._awaited: tuple[int, asyncio.Future[None]] | None = None
@@ -273,9 +276,13 @@ class SchedulerRole:
             if not self._fault.done():
                 self._fault.set_exception(error)
 
+    @property
+    def _decides(self) -> bool:
+        return self.scheduler.leading and self.lease.held and self._bus.connected
+
     def _take_turn(self) -> None:
         scheduler = self.scheduler
-        if scheduler.leading and self.lease.held and self._bus.connected:
+        if self._decides:
             for decision in scheduler.decide(self._clock()):
                 self._append(decision)
         effects, scheduler.effects = scheduler.effects, []
@@ -285,14 +292,17 @@ class SchedulerRole:
 
     def _set_timer(self) -> None:
         wake = self.scheduler.next_wake()
-        if wake is None or (self._timer is not None and self._wakes <= wake):
-            # A turn too early does no harm, and sets the timer anew.
+        if wake is None:
             return
+        soonest = SOONEST_S if self._decides else SOONEST_DEAF_S
+        due = self._loop.time() + max(soonest, wake - self._clock())
         if self._timer is not None:
+            # A turn too early does no harm, and sets the timer anew. Both are times of
+            # the loop: the wall clock may have been put forward or back meanwhile.
+            if self._timer.when() <= due:
+                return
             self._timer.cancel()
-        self._wakes = wake
-        delay = max(0.001, wake - self._clock())
-        self._timer = self._loop.call_later(delay, self._wake)
+        self._timer = self._loop.call_at(due, self._wake)
 
     def _wake(self) -> None:
         self._timer = None

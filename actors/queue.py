@@ -97,7 +97,8 @@ class Disordered:
     """The tasks of a group that began to wait in another order than they came.
 
     Heaps by submission, one for each rank after ageing, and beside them, by the start of
-    the wait, who is to move up next: each task moves at most three times.
+    the wait, who is to move up next: each task moves at most three times. None moves down:
+    who has aged stays aged where the clock is put back.
     """
 
     __slots__ = ("_ageing_s", "_entries", "_group", "_moving", "_ranks")

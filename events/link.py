@@ -131,6 +131,11 @@ class Link:
 
         Once connected, the link reconnects for ever.
         """
+        if address.url.partition(":")[0] in ("ws", "wss"):
+            raise LogUnavailable(
+                f"connect to {address.url}",
+                "expected nats:// or tls://, got a websocket address",
+            )
         link = cls(address)
         options: dict[str, Any] = {
             "servers": [address.url],
@@ -167,7 +172,7 @@ class Link:
         try:
             async with asyncio.timeout(1):
                 await self._client.close()
-        except (TimeoutError, OSError, nats.errors.Error):
+        except (TimeoutError, OSError, RuntimeError, nats.errors.Error):
             return
 
     async def close(self) -> None:
@@ -179,7 +184,7 @@ class Link:
                 if self._client.is_connected:
                     await self._client.flush()
                 await self._client.close()
-        except (TimeoutError, OSError, nats.errors.Error):
+        except (TimeoutError, OSError, RuntimeError, nats.errors.Error):
             await self._abandon()
 
     # -- sending -----------------------------------------------------------------------

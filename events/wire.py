@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
 from nats.aio.client import Client
@@ -49,7 +50,11 @@ class Wire(Client):
             raise AssertionError("every message goes straight")
 
         self._straight[never] = handler
-        return await self.subscribe(subject, queue, cb=never)
+        try:
+            return await self.subscribe(subject, queue, cb=never)
+        except BaseException:
+            del self._straight[never]
+            raise
 
     async def deafen(self, subscription: Subscription) -> None:
         """End what `listen` began."""
@@ -68,7 +73,14 @@ class Wire(Client):
         if handler is None:
             await super()._process_msg(sid, subject, reply, data, headers)
             return
-        handler(subject.decode(), reply.decode(), data, headers or b"")
+        # A subject may hold what UTF-8 cannot: it must not end the reader. What it is
+        # read as is no subject of ours.
+        handler(
+            subject.decode("utf-8", "replace"),
+            reply.decode("utf-8", "replace"),
+            data,
+            headers or b"",
+        )
 
     def send(self, frame: bytes) -> None:
         """Send a frame, with whatever else is sent in this turn of the loop.
@@ -84,7 +96,9 @@ class Wire(Client):
         """Hand the transport what was sent."""
         frames, self._frames = self._frames, []
         if frames and self._transport is not None and self.is_connected:
-            self._transport.write(b"".join(frames))
+            # uvloop refuses a transport that has just been closed by the other end.
+            with suppress(RuntimeError, OSError):
+                self._transport.write(b"".join(frames))
 
 
 def frame(

@@ -15,7 +15,7 @@ import os
 import sqlite3
 import sys
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import islice
 from typing import IO, TYPE_CHECKING, Any, Final, TypeVar
 
@@ -385,9 +385,11 @@ class Store:
 
     def _settled(self) -> sqlite3.Connection:
         """Return the connection once the last group is in; raise what prevented it."""
-        committing, self._committing = self._committing, None
-        if committing is not None:
-            committing.result()
+        if self._committing is not None:
+            # One that failed stays failed: what it held is nowhere else any more, so
+            # nothing may be written after it.
+            self._committing.result()
+            self._committing = None
         return self._writing
 
     # -- looking -----------------------------------------------------------------------
@@ -419,20 +421,18 @@ class Store:
 
     def close(self) -> None:
         """Let go of the file; what was not saved comes from the log again."""
-        try:
-            self._end()
-        finally:
-            self._unlock()
+        self._end()
+        self._unlock()
 
     def _end(self) -> None:
         self._end_reading()
-        try:
+        with suppress(sqlite3.Error):
             self._settled()
-        finally:
-            if self._committer is not None:
-                self._committer.shutdown()
-                self._committer = None
-            self._writing.close()
+        self._committing = None
+        if self._committer is not None:
+            self._committer.shutdown()
+            self._committer = None
+        self._writing.close()
 
     def _unlock(self) -> None:
         if self._lock is not None:
@@ -703,7 +703,8 @@ def _clauses(wanted: Filter) -> tuple[list[str], list[Any]]:
         values.append(wanted.fallback)
     if wanted.text:
         clauses.append("(description like ? escape '\\' or id like ? escape '\\')")
-        pattern = wanted.text.replace("\\", "\\\\")
+        # To SQLite a text ends at a NUL.
+        pattern = wanted.text.replace("\0", "\ufffd").replace("\\", "\\\\")
         pattern = pattern.replace("%", "\\%").replace("_", "\\_")
         values += [f"%{pattern}%", f"{pattern}%"]
     return clauses, values

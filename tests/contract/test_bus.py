@@ -6,9 +6,11 @@ import asyncio
 from contextlib import asynccontextmanager
 
 import pytest
+import uvloop
 
 from events.bus import MemoryBroker, MemoryBus
-from events.errors import Denied, Unreachable
+from events.errors import Denied, LogUnavailable, Unreachable
+from events.link import Address, Link
 from tests.broker import live_broker
 from tests.links import linked, until
 
@@ -297,3 +299,26 @@ async def test_what_was_said_before_closing_arrives(broker):
                 saying.publish(SUBJECT, str(n).encode())
         await until(lambda: len(heard) == 200)
     assert heard == [str(n).encode() for n in range(200)]
+
+
+async def test_a_websocket_address_is_refused_and_said_so():
+    with pytest.raises(LogUnavailable, match="websocket"):
+        await Link.connect(Address(url="ws://127.0.0.1:9"))
+
+
+async def test_what_is_sent_as_the_server_dies_is_dropped_and_no_fault(broker):
+    faults = []
+
+    async def send() -> None:
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(lambda _, context: faults.append(context))
+        async with linked(broker, "scheduler") as link:
+            link._client._transport._io_writer.transport.abort()
+            for _ in range(50):
+                link.publish("agentcom.evt.task.a", b"{}")
+                await asyncio.sleep(0)
+            await until(lambda: link.up and link._client.is_connected)
+
+    # The loop that the roles run on.
+    await asyncio.to_thread(uvloop.run, send())
+    assert faults == []

@@ -6,12 +6,15 @@ import asyncio
 
 import pytest
 
+from actors.board import Board
 from events import subjects
 from events.catalogue import Recorded, TaskCancelled, TaskDeferred
+from events.codec import encode
 from events.errors import Conflict, LogUnavailable, TooLarge
 from events.jetstream import JetStreamLog
 from events.link import Link
 from events.log import MemoryLog
+from projections.world import fold
 from tests.broker import live_broker
 from tests.links import address, linked, until
 
@@ -203,6 +206,59 @@ async def test_an_append_without_the_right_fails_at_once_and_says_so(broker):
         await log.append(subjects.task("a"), event("a"), expect=0)
     await log.close()
     await link.close()
+
+
+async def until_stored(log, n: int) -> None:
+    async with asyncio.timeout(20):
+        while await log.last_sequence() < n:
+            await asyncio.sleep(0.01)
+
+
+async def test_a_subject_that_is_no_text_stops_nobody(broker):
+    async with (
+        linked(broker, "scheduler") as link,
+        linked(broker, "watcher") as watching,
+        linked(broker, "host-h1") as host,
+    ):
+        log, tap = JetStreamLog(link), JetStreamLog(watching, consumers=False)
+        raw = encode(event("a", 1))
+        # As a host may, who writes what he likes.
+        for subject in (b"agentcom.evt.run.h1.\xff", b"agentcom.evt.run.h1.a"):
+            host._client.send(b"PUB %b %d\r\n%b\r\n" % (subject, len(raw), raw))
+        await until_stored(log, 2)
+        for one in (log, tap):
+            seen: list[Recorded] = []
+            follower = await one.follow(seen.append)
+            await asyncio.wait_for(follower.caught_up.wait(), 20)
+            await until(lambda seen=seen: len(seen) == 2)
+            assert seen[0].subject == "agentcom.evt.run.h1.\ufffd"
+            assert fold(seen).stats.standings["foreign"] == 2
+            board = Board()
+            for recorded in seen:
+                board.fold(recorded)
+            assert board.tasks == {}
+            await follower.stop()
+        assert link.up
+        assert link.faults == watching.faults == 0
+        await log.close()
+        await tap.close()
+
+
+async def test_a_reply_subject_that_is_no_text_stops_nobody(broker):
+    async with (
+        linked(broker, "operator") as asking,
+        linked(broker, "scheduler") as serving,
+    ):
+        heard: list[bytes] = []
+
+        def on(message) -> None:
+            heard.append(message.data)
+            message.respond(b"ok")
+
+        await serving.listen("agentcom.cmd.>", on)
+        asking._client.send(b"PUB agentcom.cmd.x _INBOX.\xff 3\r\nodd\r\n")
+        assert await asking.request("agentcom.cmd.x", b"even", timeout=10) == b"ok"
+        assert heard == [b"odd", b"even"]
 
 
 async def test_a_watcher_follows_past_and_future_over_a_restart(broker):

@@ -1,4 +1,4 @@
-"""What `agentcom scheduler` makes of its options."""
+"""What `agentcom scheduler` makes of its options, and when its next turn comes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,11 @@ import asyncio
 import pytest
 from click.testing import CliRunner
 
+from actors.lease import MemoryLeases
+from actors.main import SchedulerRole
 from cli import roles
+from events.bus import MemoryBroker, MemoryBus
+from events.log import MemoryLog
 
 
 @pytest.fixture
@@ -37,3 +41,45 @@ def test_a_lease_that_the_broker_cannot_keep_is_refused(said, wrong):
     done = CliRunner().invoke(roles.scheduler, ["--lease-ttl", wrong])
     assert (done.exit_code, said) == (2, [])
     assert "--lease-ttl" in done.output
+
+
+class Clock:
+    """A wall clock that somebody puts forward and back."""
+
+    def __init__(self) -> None:
+        self.now = 1_000_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.mark.parametrize("stepped", [7_200.0, 0.0, -7_200.0])
+async def test_the_next_turn_comes_in_time_wherever_the_clock_was_put(stepped):
+    clock, broker = Clock(), MemoryBroker()
+    role = SchedulerRole(
+        "s1",
+        MemoryLog(),
+        MemoryBus(broker),
+        MemoryLeases(clock),
+        ids=lambda: "I",
+        version="0",
+        clock=clock,
+    )
+    loop = asyncio.get_running_loop()
+
+    def set_for(seconds: float) -> float:
+        role.scheduler.next_wake = lambda: clock.now + seconds
+        role._set_timer()
+        return role._timer.when() - loop.time()
+
+    assert 3_590 < set_for(3_600) <= 3_600
+    clock.now += stepped
+    # What is due sooner is done sooner, what is due later leaves the timer as it is.
+    assert 0 < set_for(0.5) <= 0.5
+    assert 0 < set_for(60) <= 0.5
+    # One who cannot decide now looks again, but not a thousand times a second.
+    role._timer.cancel()
+    role._timer = None
+    assert not role._decides
+    assert 0.2 < set_for(-5) <= 0.25
+    role._timer.cancel()
