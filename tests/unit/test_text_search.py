@@ -37,3 +37,45 @@ async def test_a_page_of_what_a_text_finds_is_a_part_of_all_of_it(sort):
     assert await find(text="needle", limit=0) == (20, [])
     assert await find(text="nowhere", limit=7) == (0, [])
     await runner.stop()
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("ÄÖ", ["Prüfe die äöü", "ÄÖ GROSS"]),
+        ("äö", ["Prüfe die äöü", "ÄÖ GROSS"]),
+        ("STRASSE", ["strasse"]),
+        ("straße", ["strasse"]),
+        ("задача", ["Задача 1"]),
+        ("100%", ["100% of a_b"]),
+        ("0% OF A_B", ["100% of a_b"]),
+        ("a%b", []),
+        ("aXb", []),
+        ("\\", ["back\\slash"]),
+        ("\0", []),
+        ("'; drop table task; --", []),
+    ],
+)
+async def test_a_text_is_found_whatever_its_case_and_letters(text, found):
+    history = History()
+    history.join("h1")
+    for description in (
+        "Prüfe die äöü",
+        "ÄÖ GROSS",
+        "strasse",
+        "Задача 1",
+        "100% of a_b",
+        "back\\slash",
+    ):
+        history.submit(description)
+    log, store = MemoryLog(), Store()
+    runner = Runner(log, store)
+    await runner.start()
+    assert await runner.wait_for(await tell(log, history.recorded), 20)
+    runner.save()
+
+    wanted = tasks(Filter(sort="submitted", text=text, limit=10))
+    total, records = await store.look(wanted)
+    assert [record.description for record in records] == found
+    assert total == len(found)
+    await runner.stop()
