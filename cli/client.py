@@ -19,7 +19,13 @@ import msgspec
 
 from cli.instance import Credentials, Instance, explicit_credentials
 from cli.target import said_creds, said_url
-from cli.terminal import EXIT_NOT_FOUND, EXIT_REFUSED, EXIT_UNREACHABLE, Problem
+from cli.terminal import (
+    EXIT_NOT_FOUND,
+    EXIT_REFUSED,
+    EXIT_UNREACHABLE,
+    EXIT_USAGE,
+    Problem,
+)
 from events import subjects
 from events.codec import Reader, encode
 from events.commands import Refusal
@@ -38,6 +44,8 @@ T = TypeVar("T")
 
 CONNECT_S: Final = 5.0
 ANSWER_S: Final = 5.0
+QUESTION_S: Final = 8.0
+"""Longer than the read models wait for a `wait_seq`: their refusal, `behind`, gets here."""
 TRIES: Final = 3
 CANCEL_AGAIN_S: Final = 0.25
 ABSENT_FOR_S: Final = 0.3
@@ -119,7 +127,7 @@ class Client:
         body: dict[str, Any],
         kind: type[T],
         *,
-        timeout: float = ANSWER_S,
+        timeout: float = QUESTION_S,
     ) -> T:
         """Ask a question; raises Refused, NotRunning. `timeout` in seconds, each try.
 
@@ -127,6 +135,8 @@ class Client:
         so that one sees what one has just done.
         """
         subject = subjects.query(name)
+        if "task_id" in body:
+            check_id(body["task_id"])
         if "wait_seq" in body or not self.may_read:
             return await self._ask(subject, body, kind, _NO_PROJECTIONS, timeout)
         now = await self.log.last_sequence()
@@ -197,13 +207,20 @@ class Client:
         """Spell out the id of a task that was named by its beginning."""
         if len(task_id) >= FULL_ID:
             return task_id
-        if len(task_id) < SHORTEST_ID:
-            raise Problem(
-                f"{task_id!r} is too short: give at least {SHORTEST_ID} characters "
-                "of the task's id"
-            )
         found = await self.query("task", {"task_id": task_id}, TaskAnswer)
         return found.task.task_id
+
+
+def check_id(task_id: str) -> None:
+    """Raise Problem where this cannot name a task, for it is empty or too short."""
+    if not task_id.strip():
+        raise Problem("a task's id is missing: it is empty here", EXIT_USAGE)
+    if len(task_id) < SHORTEST_ID:
+        raise Problem(
+            f"{task_id!r} is too short: give at least {SHORTEST_ID} characters "
+            "of the task's id",
+            EXIT_USAGE,
+        )
 
 
 @asynccontextmanager
