@@ -61,7 +61,12 @@ _PLACE = re.compile(r"tasks\[(\d+)\]\.?")
 @click.option(
     "--env", "variables", metavar="K=V", multiple=True, help="For the shell command."
 )
-@click.option("--cwd", metavar="DIR", help="Where the shell command runs.")
+@click.option(
+    "--cwd",
+    metavar="DIR",
+    help="Where the shell command runs; else in the repo's checkout, or in this folder "
+    "if this machine is the only host, or in a folder of its own.",
+)
 @click.option("--exclusive", is_flag=True, help="Nothing beside it in its checkout.")
 @click.option("--max-attempts", type=int, metavar="N")
 @click.option("--ttl", type=float, metavar="S", help="How long it may wait for a tier.")
@@ -196,6 +201,7 @@ def _metadata(said: str | None) -> dict[str, Any] | None:
 
 async def _hand_in(fields: dict[str, Any], *, as_json: bool) -> int:
     async with connected("operator") as client:
+        await _settle_folder(client, fields)
         submitted = await hand_in(client, fields)
     if as_json:
         click.echo(encode(submitted).decode())
@@ -205,6 +211,15 @@ async def _hand_in(fields: dict[str, Any], *, as_json: bool) -> int:
     if sys.stderr.isatty():
         _say(f"agentcom logs {submitted.task_id} --follow")
     return EXIT_OK
+
+
+async def _settle_folder(client: Client, fields: dict[str, Any]) -> None:
+    """Say where a shell command runs, if that is here."""
+    from cli.here import stand_here
+    from cli.instance import local_host_name
+
+    if here := await stand_here(client, fields, local_host_name()):
+        _say(f"runs in {here}: this machine is the only host")
 
 
 async def hand_in(client: Client, fields: dict[str, Any]) -> Submitted:
@@ -234,6 +249,7 @@ async def _hand_in_and_wait(
                 "a submitter may not read output: wait with --wait, or follow with "
                 "the operator's key"
             )
+        await _settle_folder(client, fields)
         submitted = await hand_in(client, fields)
         ids.append(submitted.task_id)
         _say(f"task {submitted.task_id}: {_about(submitted)}")

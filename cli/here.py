@@ -1,0 +1,57 @@
+"""Where a shell command runs that names no place: here, if here is the whole fleet.
+
+A command goes to any host that has a slot, into a folder of its own, unless it says
+otherwise. Who has but one machine and types a command into its terminal means the folder
+that he stands in, as with any other command.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import urlsplit
+
+from cli.terminal import Problem
+from events.errors import AgentComError
+from projections.views import HostsAnswer
+
+if TYPE_CHECKING:
+    from cli.client import Client
+
+PLACES: Final = ("repo", "branch", "assign_to")
+ANSWER_S: Final = 2.0
+
+
+async def stand_here(client: Client, fields: dict[str, Any], host: str) -> str:
+    """Have a shell command run in this folder if `host`, this one, is all there is.
+
+    Returns the folder, "" if the command runs where it would have.
+    """
+    shell = fields.get("shell")
+    if (
+        shell is None
+        or "cwd" in shell
+        or any(fields.get(place) for place in PLACES)
+        or not client.may_read
+        or not is_loopback(client.link.address.url)
+    ):
+        return ""
+    try:
+        here = os.getcwd()
+        fleet = await client.query("hosts", {}, HostsAnswer, timeout=ANSWER_S)
+    except (Problem, AgentComError, OSError):
+        return ""
+    if [each.host for each in fleet.hosts if each.state != "left"] != [host]:
+        return ""
+    shell["cwd"] = here
+    return here
+
+
+def is_loopback(url: str) -> bool:
+    """Whether a broker's address is one of this machine alone."""
+    name = urlsplit(url).hostname or ""
+    try:
+        return ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return name == "localhost"
