@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import signal
+import sys
 import time
 from contextlib import asynccontextmanager, suppress
 from functools import partial
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 import msgspec
+import structlog
 
 from cli.instance import Credentials, Instance, explicit_credentials
 from cli.target import said_creds, said_url
@@ -229,6 +231,7 @@ async def connected(
 ) -> AsyncIterator[Client]:
     """Connect as `role` (or as whom `--creds` says) for as long as the block lasts."""
     chosen = credentials or credentials_for(role)
+    logs_to_stderr()
     link = await Link.connect(chosen.address(), timeout=CONNECT_S)
     client = Client(link, chosen.role)
     try:
@@ -236,6 +239,12 @@ async def connected(
     finally:
         await client.log.close()
         await link.close()
+
+
+def logs_to_stderr() -> None:
+    """Keep stdout for what was asked for; who has set up logs already keeps them so."""
+    if not structlog.is_configured():
+        structlog.configure(logger_factory=lambda *_: structlog.PrintLogger(sys.stderr))
 
 
 def run(work: Coroutine[Any, Any, T]) -> T:

@@ -21,7 +21,7 @@ import msgspec
 from msgspec import Struct
 
 from cli.broker import BrokerError, find_server, running_pid
-from cli.client import Client, Refused, connected, credentials_for, run
+from cli.client import Client, NotRunning, Refused, connected, credentials_for, run
 from cli.instance import Instance
 from cli.target import on_target, said_creds, said_url
 from cli.terminal import (
@@ -51,6 +51,8 @@ if TYPE_CHECKING:
 Status = Literal["ok", "warn", "fail"]
 SKEW_S: Final = 2.0
 LEADER_S: Final = 1.0
+NO_SCHEDULER: Final = "no scheduler answers"
+START_SCHEDULER: Final = "start `agentcom scheduler`, or everything with `agentcom up`"
 FULL_BELOW: Final = 1024**3
 _STYLE: Final = {"ok": "good", "warn": "warn", "fail": "bad"}
 _PROBE_S: Final = 5.0
@@ -291,8 +293,10 @@ async def _scheduler(client: Client) -> list[Check]:
             skew = f"the scheduler's clock is over {SKEW_S:g} s behind this one"
         else:
             skew = ""
+    except NotRunning:
+        return [Check("scheduler", "fail", NO_SCHEDULER, START_SCHEDULER)]
     except Problem as error:
-        return [Check("scheduler", "fail", error.message, "start `agentcom scheduler`")]
+        return [Check("scheduler", "fail", error.message, START_SCHEDULER)]
     took = (time.time() - now) * 1000
     found = [Check("scheduler", "ok", f"answers, {took:.1f} ms")]
     if skew:
@@ -307,6 +311,9 @@ async def _leader(client: Client) -> Check:
     heard = asyncio.Event()
 
     def on(message: LinkMessage) -> None:
+        if not message.data:  # the broker's word that nobody listens
+            heard.set()
+            return
         answers.append(json.loads(message.data).get("metadata", {}))
         if answers[-1].get("leading") == "true":
             heard.set()
@@ -322,10 +329,13 @@ async def _leader(client: Client) -> Check:
             "wait a few seconds; if it stays so, the log takes no writes: look at the "
             "broker's log and its disk (a broker that met a full disk must be restarted)"
         )
-        said = f"none of {len(answers)} scheduler(s) leads"
+        several = "1 scheduler" if len(answers) == 1 else f"{len(answers)} schedulers"
+        said = f"none of {several} leads" if answers else NO_SCHEDULER
         return Check("leader", "fail", said, advice)
     finally:
         await client.link.unsubscribe(listening)
+    if not answers:
+        return Check("leader", "fail", NO_SCHEDULER, START_SCHEDULER)
     (name,) = [one["instance"] for one in answers if one.get("leading") == "true"][:1]
     standing_by = len(answers) - 1
     more = f", {standing_by} standing by" if standing_by else ""

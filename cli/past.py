@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
+import threading
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
@@ -48,6 +50,7 @@ if TYPE_CHECKING:
 
 LONGEST_PAUSE_S: Final = 5.0
 """A replay waits no longer than this between two events, however long nothing happened."""
+LONGEST_LINE: Final = 4096
 AT_ONCE: Final = 500
 """Events that a replay reads ahead."""
 
@@ -449,9 +452,30 @@ class Steps:
         sys.stdout.write(line + "\n")
         sys.stdout.flush()
         if self._step:
-            said = sys.stdin.readline()
+            said = await _typed_line()
             if not said or said.strip() in ("q", "quit"):
                 raise Enough
+
+
+async def _typed_line() -> str:
+    """Return the terminal's next line, "" at its end; Ctrl-C gets through meanwhile."""
+    loop = asyncio.get_running_loop()
+    typed: asyncio.Future[str] = loop.create_future()
+
+    def keep(line: str) -> None:
+        if not typed.done():
+            typed.set_result(line)
+
+    def read() -> None:
+        # A terminal gives a line at a time. Past sys.stdin, for its lock must be free
+        # when the interpreter ends.
+        line = os.read(sys.stdin.fileno(), LONGEST_LINE).decode(errors="replace")
+        with suppress(RuntimeError):  # the loop has ended meanwhile
+            loop.call_soon_threadsafe(keep, line)
+
+    # Of no pool: the interpreter's end must not wait for somebody to type.
+    threading.Thread(target=read, daemon=True).start()
+    return await typed
 
 
 def summary(world: World) -> str:
