@@ -41,6 +41,8 @@ PATIENCE_S: Final = 30.0
 """How long a role waits for the broker before it gives up."""
 TRY_S: Final = 3.0
 TOLD_AFTER_S: Final = 2.0
+AWAY_TOLD_AFTER_S: Final = 1.0
+AWAY_TOLD_AGAIN_S: Final = 60.0
 WEB_PORT: Final = 4000
 
 _log = structlog.get_logger("agentcom")
@@ -143,10 +145,51 @@ def set_up_logs(*, debug: bool) -> None:
 async def role_link(credentials: Credentials) -> AsyncIterator[Link]:
     """Connect, waiting for a broker that is still to come; close at the end."""
     link = await _connect(credentials)
+    tell = Away(link, asyncio.get_running_loop())
     try:
         yield link
     finally:
+        tell.stop()
         await link.close()
+
+
+class Away:
+    """Says when the broker has been away for a second, why, and when it is back."""
+
+    def __init__(self, link: Link, loop: asyncio.AbstractEventLoop) -> None:
+        self._link = link
+        self._loop = loop
+        self._timer: asyncio.TimerHandle | None = None
+        self._since = 0.0
+        self._told = False
+        link.on_connection(self._connection)
+
+    def _connection(self, up: bool) -> None:
+        self.stop()
+        if up:
+            if self._told:
+                away_s = round(self._loop.time() - self._since, 1)
+                _log.info("the broker is back", away_s=away_s)
+            self._told = False
+            return
+        self._since = self._loop.time()
+        self._link.reason = ""
+        self._timer = self._loop.call_later(AWAY_TOLD_AFTER_S, self._still_away)
+
+    def _still_away(self) -> None:
+        self._told = True
+        _log.warning(
+            "the broker is away",
+            url=self._link.address.url,
+            reason=self._link.reason or "no connection",
+        )
+        self._timer = self._loop.call_later(AWAY_TOLD_AGAIN_S, self._still_away)
+
+    def stop(self) -> None:
+        """Say nothing more."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
 
 async def _connect(credentials: Credentials) -> Link:

@@ -77,8 +77,9 @@ class JournalHeld(JournalError):
         who = f"process {pid}" if pid else "another process"
         super().__init__(
             path,
-            f"{who} holds it; two sidecars need two data folders "
-            "(`data` in sidecar.toml)",
+            f"{who} holds it; a second sidecar needs a name and key of its own "
+            "(`agentcom host add NAME`) and a data folder of its own (`data` in "
+            "sidecar.toml)",
         )
 
 
