@@ -17,6 +17,7 @@ from msgspec import Meta, Struct
 from events import subjects
 from events.catalogue import (
     Chunk,
+    PolicyChanged,
     Recorded,
     Result,
     RunEvent,
@@ -380,7 +381,19 @@ class Queries:
         found = await self._find(asked.task_id)
         if isinstance(found, Refusal):
             return found
-        return views.why(found, self._runner.world)
+        # Read first: the answer is then of one moment.
+        submitted, policy = await asyncio.gather(
+            self._log.get(found.seq),
+            self._at(self._runner.world.fleet.head.policy_seq),
+        )
+        told = submitted.event if submitted is not None else None
+        changed = policy.event if policy is not None else None
+        return views.why(
+            found,
+            self._runner.world,
+            spec=told.spec if isinstance(told, TaskSubmitted) else None,
+            policy=changed.policy if isinstance(changed, PolicyChanged) else None,
+        )
 
     async def costs(self, asked: AskCosts) -> Answer:
         """Answer `costs`."""

@@ -14,15 +14,14 @@ from msgspec import Meta, Struct
 
 from events import subjects
 from events.catalogue import PolicyChanged, RunEvent
-from events.codec import instant
 from events.commands import Refusal
-from events.errors import Malformed
 from projections import views
 from projections.queries import (
     AskCosts,
     AskTask,
     AskTasks,
     AskThen,
+    AskWhy,
 )
 
 if TYPE_CHECKING:
@@ -41,8 +40,6 @@ ATTENTION_SHOWN: Final = 8
 EXPIRING_SOUGHT: Final = 100
 """So many of a lane are looked at; the others came later."""
 DECISIONS_SHOWN: Final = 100
-USUAL_TTL_S: Final = 600.0
-"""The policy's `task_ttl_s` where no policy was ever set."""
 
 Sections = dict[str, Any]
 
@@ -162,14 +159,15 @@ async def _overview(sources: Sources, params: Nothing) -> Sections | Refusal:
     tiers = views.hosts(world.fleet, world.queue, queries.beats, 0, 0.0).tiers
     return {
         "tiers": [
-            {**_plain(tier), "offered": _offered(world, tier.tier)} for tier in tiers
+            {**_plain(tier), "offered": views.offered(world.fleet, tier.tier)}
+            for tier in tiers
         ],
         "waiting": queue.waiting,
         "lanes": queue.lanes,
         "under_way": queue.under_way,
         "running": queue.running,
         "expiring": _expiring(
-            world, (await _policy(sources)).get("task_ttl_s", USUAL_TTL_S)
+            world, (await _policy(sources)).get("task_ttl_s", views.USUAL_TTL_S)
         ),
         "alerts": world.fleet.active_alerts,
         "dead": {"total": dead.total, "tasks": dead.tasks},
@@ -188,21 +186,6 @@ def _plain(tier: Any) -> dict[str, Any]:
     return {name: getattr(tier, name) for name in tier.__struct_fields__}
 
 
-_KINDS: Final = {"standard": ("ollama", "openai"), "complex": ("claude",)}
-
-
-def _offered(world: World, tier: str) -> str:
-    """Say what the log's tier events leave open: absent, or up since the first probe."""
-    kinds = _KINDS.get(tier)
-    hosts = [h for h in world.fleet.hosts.values() if h.state in ("up", "draining")]
-    if kinds is None:
-        return "up" if hosts else "absent"
-    found = [e for h in hosts for e in h.endpoints.values() if e.kind in kinds]
-    if not found:
-        return "absent"
-    return "up" if any(endpoint.up for endpoint in found) else "down"
-
-
 def _expiring(world: World, ttl_s: float) -> dict[str, int]:
     """Say of each lane when its first task expires, in ms, if nothing can take it before.
 
@@ -211,41 +194,16 @@ def _expiring(world: World, ttl_s: float) -> dict[str, int]:
     """
     found: dict[str, int] = {}
     for (tier, priority), waiting in world.queue.lanes.items():
-        gone = _gone_since(world, tier)
+        gone = views.gone_since(world.fleet, tier)
         begins = [
-            max(_instant(record.waiting_since), since)
+            max(views.instant_of(record.waiting_since), since)
             for record in islice(waiting.values(), EXPIRING_SOUGHT)
-            if (since := _away_since(world, record.assign_to, gone)) is not None
+            if (since := views.away_since(world.fleet, record.assign_to, gone))
+            is not None
         ]
         if begins:
             found[f"{tier}/{priority}"] = round((min(begins) + ttl_s) * 1_000)
     return found
-
-
-def _gone_since(world: World, tier: str) -> float | None:
-    """Return since when a tier is down or absent, None while it is there."""
-    view = world.fleet.tiers.get(tier)
-    if view is not None and view.state == "down":
-        return _instant(view.since)
-    return None if _offered(world, tier) == "up" else 0.0
-
-
-def _away_since(world: World, host: str, otherwise: float | None) -> float | None:
-    """Return since when a task's only host is away; without one, `otherwise`."""
-    if not host:
-        return otherwise
-    view = world.fleet.hosts.get(host)
-    if view is None:
-        return 0.0
-    return otherwise if view.state == "up" else _instant(view.since)
-
-
-def _instant(text: str) -> float:
-    """Read when something was; what cannot be read was long ago."""
-    try:
-        return instant(text)
-    except Malformed:
-        return 0.0
 
 
 async def _policy(sources: Sources) -> dict[str, Any]:
@@ -287,9 +245,9 @@ async def _task(sources: Sources, params: OneTask) -> Sections | Refusal:
         "why": [],
     }
     if answer.task.state in ("waiting", "returned"):
-        record = sources.runner.world.tasks.find(answer.task.task_id)
-        if record is not None:
-            made["why"] = views.why(record, sources.runner.world).because
+        why = await sources.queries.why(AskWhy(task_id=answer.task.task_id))
+        if isinstance(why, views.WhyAnswer):
+            made["why"] = why.because
     return made
 
 

@@ -11,7 +11,7 @@ import pytest
 from events import catalogue as c
 from events import subjects
 from events.bus import MemoryBroker, MemoryBus
-from events.codec import encode
+from events.codec import encode, instant
 from events.log import MemoryLog
 from projections.main import projecting, spell
 from projections.queries import Queries, Refusal
@@ -333,10 +333,79 @@ async def test_why_a_task_waits_is_said_in_sentences(asking):
         f"The standard tier is down since {down}: no endpoint is up.",
         "It may run on h1 only.",
         "2 others wait in the standard tier before it.",
-        "1 tasks of the standard tier are under way.",
+        "1 task of the standard tier is under way.",
+        f"Unless something takes it before, it expires at {answer['expires_at']}.",
     ]
     other = await asking.ask("why", task_id=running)
     assert other["because"] == ["It does not wait: it is routed on h1."]
+
+
+async def test_a_tier_that_nobody_set_up_is_what_a_task_waits_for(asking):
+    history = History()
+    history.join("h1", models=())
+    gone = history.incarnations["h1"]
+    history.host_says(c.HostLeft, "h1", reason="r")
+    bare = c.HostJoined(
+        **history.head("host:h2"),
+        host="h2",
+        incarnation=gone,
+        version="0.1.0",
+        platform="linux",
+        slots={"shell": 2},
+        endpoints=[],
+    )
+    history.say(subjects.host("h2"), bare)
+    standard = history.submit()
+    complex_ = history.submit(tier="complex", ttl_s=60.0)
+    nobody = history.submit(tier="trivial", assign_to="nobody")
+    left = history.submit(tier="trivial", assign_to="h1")
+    only = history.submit(assign_to="h2")
+    soon = history.submit(tier="trivial", deadline="2999-01-01T00:00:00.000000Z")
+    await asking.tell(history)
+
+    async def why(task: str) -> list[str]:
+        return (await asking.ask("why", task_id=task))["because"]
+
+    said = await why(standard)
+    assert said[:2] == [
+        "No host offers a local model (standard): set up Ollama or an OpenAI-compatible "
+        "server on a host, or name one with `agentcom endpoints add`.",
+        "No host offers Claude Code (complex) either, which could take it instead.",
+    ]
+    answer = await asking.ask("why", task_id=standard)
+    began = instant(answer["waiting_since"])
+    assert instant(answer["expires_at"]) == pytest.approx(began + 600)
+    assert answer["expires_at"] in said[2]
+    answer = await asking.ask("why", task_id=complex_)
+    assert answer["because"][0].startswith("No host offers Claude Code (complex):")
+    began = instant(answer["waiting_since"])
+    assert instant(answer["expires_at"]) == pytest.approx(began + 60)
+    said = await why(nobody)
+    assert said[0] == (
+        "It waits for host nobody, which is not known: none of that name joined."
+    )
+    assert "it expires at" in said[-1]
+    assert (await why(left))[0].startswith("It waits for host h1, which is away since")
+    only_h2 = "It may run on h2 only, which does not offer a local model (standard)."
+    assert only_h2 in await why(only)
+    assert (await why(soon))[-1].endswith("expires at 2999-01-01T00:00:00.000000Z.")
+
+
+async def test_a_tier_that_was_never_up_is_down(asking):
+    history = History()
+    history.join("h1")
+    name = "h1-ollama"
+    history.host_says(
+        c.EndpointDown, "h1", endpoint=name, kind="ollama", reason="refused"
+    )
+    task = history.submit()
+    await asking.tell(history)
+
+    answer = await asking.ask("why", task_id=task)
+
+    assert answer["because"][0] == (
+        "The standard tier is down: nothing answers at h1-ollama on h1 (refused)."
+    )
 
 
 async def test_status_counts_what_did_not_count(asking):
