@@ -25,6 +25,7 @@ from urllib.parse import urlsplit
 
 import psutil
 
+from cli.instance import LOOPBACK
 from events.errors import AgentComError
 
 if TYPE_CHECKING:
@@ -210,7 +211,10 @@ class Broker:
             if time.monotonic() > deadline:
                 raise StartFailed("is not healthy yet", _last_words(self.instance))
             time.sleep(_POLL_S)
-        self.instance.record_url(_loopback(found["nats"][0]))
+        urls = [_loopback(url) for url in found["nats"]]
+        # Of all addresses of this machine, the one that is this machine's alone.
+        mine = (url for url in urls if f"//{LOOPBACK}:" in url)
+        self.instance.record_url(next(mine, urls[0]))
 
     def _program_name(self) -> str:
         return (self._program or find_server()).name

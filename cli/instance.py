@@ -43,10 +43,16 @@ ROLES: Final = (
     "operator",
     "watcher",
 )
-DEFAULT_LISTEN: Final = "127.0.0.1:4222"
+LOOPBACK: Final = "127.0.0.1"
+EVERY_ADDRESS: Final = "0.0.0.0"
+EVERYWHERE: Final = ("", EVERY_ADDRESS, "[::]", "::")
+"""Addresses to listen on that mean: each that this machine has."""
+DEFAULT_LISTEN: Final = f"{LOOPBACK}:4222"
 SHIPPED_CONF: Final = "nats.conf"
 
 _HOST_PREFIX = "host-"
+# As we write it, and as a person may, in any spelling that nats-server reads.
+_LISTEN = re.compile(r"""^[ \t]*LISTEN\b[ \t]*[:=]?[ \t]*["']?([^"'\s#;,]+)""", re.M)
 
 
 class UnknownRole(AgentComError):
@@ -266,7 +272,7 @@ class Instance:
     def listen(self) -> str | None:
         """The HOST:PORT the broker was told to listen on, or None before `prepare`."""
         try:
-            found = re.search(r'^LISTEN: "(.+)"$', self.local_conf.read_text(), re.M)
+            found = _LISTEN.search(self.local_conf.read_text())
         except FileNotFoundError:
             return None
         return found[1] if found else None
@@ -365,7 +371,7 @@ def shipped_conf() -> Path:
 def _reachable(listen: str) -> str:
     """Turn an address to listen on into one to connect to, on this machine."""
     host, _, port = listen.rpartition(":")
-    return f"127.0.0.1:{port}" if host in {"", "0.0.0.0", "[::]"} else listen
+    return f"{LOOPBACK}:{port}" if host in EVERYWHERE else listen
 
 
 def _local_conf(listen: str, instance: Instance, public: dict[str, str]) -> str:

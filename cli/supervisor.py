@@ -9,6 +9,7 @@ dies with this process (Linux: parent-death signals). Start it from the main thr
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import shutil
 import signal
@@ -22,6 +23,7 @@ from msgspec import Struct
 
 from cli.broker import Broker, die_with_parent, running_pid
 from cli.client import Client, NotRunning, Refused, connected
+from cli.instance import EVERYWHERE, LOOPBACK
 from cli.roles import descendants, kill_all
 from cli.terminal import EXIT_UNREACHABLE, Problem
 from events.errors import AgentComError
@@ -48,11 +50,15 @@ ROOM_BYTES: Final = 16 * 1024 * 1024
 
 
 class Plan(Struct, frozen=True, kw_only=True):
-    """What is to run. Ports are free ones already; `config` is a sidecar.toml or None."""
+    """What is to run. Ports are free ones already; `config` is a sidecar.toml or None.
+
+    `nats_host` is the address that the broker listens on, as nats-server spells it.
+    """
 
     host: str
     port: int
     nats_port: int
+    nats_host: str = LOOPBACK
     config: Path | None = None
     drain_s: float = 30.0
 
@@ -93,9 +99,10 @@ class Child:
                 failures = 0
             wait = BACKOFF_S[min(failures, len(BACKOFF_S) - 1)]
             failures += 1
+            # Whoever is killed has no time to say why: the log's last line is an old one.
+            why = last_words(self.log) if status >= 0 else ""
             self._say(
-                f"{self.role} {ended_how(status)}; starting it again in {wait:g} s"
-                f"{last_words(self.log)}"
+                f"{self.role} {ended_how(status)}; starting it again in {wait:g} s{why}"
             )
             await asyncio.sleep(wait)
 
@@ -194,9 +201,9 @@ class Everything:
         """
         self._take_folder()
         plan = self.plan
-        require_free(plan.nats_port, "--nats-port")
+        require_free(plan.nats_port, "--nats-port", plan.nats_host)
         require_free(plan.port, "--port")
-        self.instance.prepare(f"127.0.0.1:{plan.nats_port}", [plan.host])
+        self.instance.prepare(f"{plan.nats_host}:{plan.nats_port}", [plan.host])
         self._broker.start()
         self._watching = asyncio.get_running_loop().create_task(self._watch_broker())
         # The scheduler makes the streams; the others need them.
@@ -396,13 +403,19 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def require_free(port: int, option: str) -> None:
-    """Raise Problem where somebody listens on `port` already."""
-    with socket.socket() as probe:
+def require_free(port: int, option: str, address: str = LOOPBACK) -> None:
+    """Raise Problem where nobody can listen on `port` of `address`, or somebody does."""
+    host = LOOPBACK if address in EVERYWHERE else address.strip("[]")
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind(("127.0.0.1", port))
+            probe.bind((host, port))
         except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise Problem(
+                    f"nobody can listen on {address}:{port} here: {error.strerror}"
+                ) from error
             raise Problem(
                 f"port {port} is taken by another program: choose one with {option}, "
                 "0 for any free one"

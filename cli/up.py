@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import signal
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from cli.client import Stopped, run, unless
-from cli.instance import Instance, local_host_name
+from cli.instance import DEFAULT_LISTEN, EVERY_ADDRESS, Instance, local_host_name
 from cli.roles import WEB_PORT, sidecar_config
 from cli.supervisor import Everything, Plan, free_port
 from cli.target import on_target, said_creds, said_url
@@ -27,12 +28,13 @@ from cli.terminal import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from projections.fleet import EndpointView, TierView
     from projections.views import HostsAnswer
 
 NATS_PORT = 4222
+_ADDRESS = re.compile(r"\S+:([0-9]{1,5})")
 
 
 @click.command()
@@ -49,6 +51,12 @@ NATS_PORT = 4222
     type=click.IntRange(0, 65535),
     help=f"The broker's; 0 for any free one  [default: as last time, {NATS_PORT} at first]",
 )
+@click.option(
+    "--listen",
+    metavar="HOST:PORT",
+    help="The broker's address, 0.0.0.0:PORT for other machines to join; it is kept"
+    f"  [default: as last time, {DEFAULT_LISTEN} at first]",
+)
 @click.option("--name", help="This host's name  [default: the machine's]")
 @click.option(
     "--config",
@@ -56,7 +64,13 @@ NATS_PORT = 4222
     type=click.Path(path_type=Path, dir_okay=False, exists=True),
     help="sidecar.toml  [default: the one in the data folder, where there is one]",
 )
-def up(port: int, nats_port: int | None, name: str | None, file: Path | None) -> int:
+def up(
+    port: int,
+    nats_port: int | None,
+    listen: str | None,
+    name: str | None,
+    file: Path | None,
+) -> int:
     """Run broker, scheduler, web and sidecar, until Ctrl-C.
 
     The first start makes the data folder, with a key for each role.
@@ -69,28 +83,42 @@ def up(port: int, nats_port: int | None, name: str | None, file: Path | None) ->
     if sys.platform == "win32":
         raise Problem("AgentCom does not run on Windows: use WSL, Linux or macOS")
     instance = Instance()
-    return run(live(instance, plan_for(instance, port, nats_port, name, file)))
+    return run(live(instance, plan_for(instance, port, nats_port, listen, name, file)))
 
 
 def plan_for(
     instance: Instance,
     port: int,
     nats_port: int | None,
+    listen: str | None,
     name: str | None,
     file: Path | None,
 ) -> Plan:
-    """Choose name and ports."""
+    """Choose name, address and ports; what was chosen before is kept."""
     config = sidecar_config(file, name)
+    if listen is not None:
+        _check(listen)
+        if nats_port is not None:
+            raise click.UsageError("--listen names the port: leave out --nats-port")
+    nats_host, _, last = (listen or instance.listen or DEFAULT_LISTEN).rpartition(":")
     if nats_port is None:
-        last = (instance.listen or "").rpartition(":")[2]
         nats_port = int(last) if last.isdigit() else NATS_PORT
     return Plan(
         host=config.name or local_host_name(),
         port=port or free_port(),
         nats_port=nats_port or free_port(),
+        nats_host=nats_host or EVERY_ADDRESS,
         config=file,
         drain_s=config.drain_timeout_s,
     )
+
+
+def _check(listen: str) -> None:
+    found = _ADDRESS.fullmatch(listen)
+    if found is None or int(found[1]) > 65535:
+        raise click.UsageError(
+            f"--listen {listen} is not HOST:PORT, as 0.0.0.0:4222 is"
+        )
 
 
 async def live(instance: Instance, plan: Plan) -> int:
@@ -136,7 +164,8 @@ def describe(fleet: HostsAnswer, everything: Everything, *, hint: bool = True) -
     host = next(each for each in fleet.hosts if each.host == everything.plan.host)
     slots = ", ".join(f"{count} {kind}" for kind, count in host.slots.items())
     lines: list[tuple[str, str, str]] = [("host", f"{host.host}: {slots} at once", "")]
-    lines += [_local(host.endpoints), _claude(host.endpoints)]
+    shared = {each.endpoint: each.url for each in fleet.shared_endpoints}
+    lines += [_local(host.endpoints, shared), _claude(host.endpoints)]
     endpoints = [each for one in fleet.hosts for each in one.endpoints]
     lines += [_tier(tier, endpoints) for tier in fleet.tiers]
     lines += [
@@ -160,17 +189,21 @@ def describe(fleet: HostsAnswer, everything: Everything, *, hint: bool = True) -
     )
 
 
-def _local(endpoints: Iterable[EndpointView]) -> tuple[str, str, str]:
+def _local(
+    endpoints: Iterable[EndpointView], shared: Mapping[str, str]
+) -> tuple[str, str, str]:
     found = []
     for each in endpoints:
         if each.kind == "claude":
             continue
         mark = " (simulated)" if each.simulated else ""
+        # Of a shared one that was never reached, its host does not tell the address.
+        where = each.url or shared.get(each.endpoint) or each.endpoint
         if each.up:
             models = ", ".join(each.models) or "no models yet: `ollama pull llama3.2`"
-            found.append(f"{each.kind} {each.version} at {each.url}{mark}: {models}")
+            found.append(f"{each.kind} {each.version} at {where}{mark}: {models}")
         else:
-            found.append(f"{each.kind} at {each.url} is down: {each.reason}{mark}")
+            found.append(f"{each.kind} at {where} is down: {each.reason}{mark}")
     if not found:
         return "Ollama", "not found: install it from ollama.com for standard tasks", ""
     return "Ollama", "; ".join(found), ""

@@ -1,0 +1,131 @@
+"""What `agentcom up` chooses before it starts, and how it says what it found."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+import click
+import pytest
+
+from cli.instance import Instance
+from cli.supervisor import Child, require_free
+from cli.terminal import Problem
+from cli.up import _local, plan_for
+from projections.fleet import EndpointView
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@pytest.fixture
+def instance(tmp_path: Path) -> Instance:
+    return Instance(tmp_path / "data")
+
+
+def chosen(
+    instance: Instance, nats_port: int | None = None, listen: str | None = None
+) -> str:
+    plan = plan_for(instance, 8080, nats_port, listen, "h1", None)
+    return f"{plan.nats_host}:{plan.nats_port}"
+
+
+def test_the_broker_listens_on_loopback_at_first(instance: Instance) -> None:
+    assert chosen(instance) == "127.0.0.1:4222"
+
+
+@pytest.mark.parametrize("address", ["0.0.0.0:4522", "[::]:4522", "10.1.2.3:4522"])
+def test_the_address_chosen_before_is_kept(instance: Instance, address: str) -> None:
+    instance.prepare(address)
+
+    assert chosen(instance) == address
+    assert chosen(instance, nats_port=4600) == address.replace("4522", "4600")
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        'LISTEN: "0.0.0.0:4522"',
+        "LISTEN = '0.0.0.0:4522'  # for the others",
+        'LISTEN "0.0.0.0:4522"',
+        "  LISTEN: 0.0.0.0:4522;",
+        'LISTEN: ":4522"',
+        "LISTEN: 4522",
+    ],
+)
+def test_what_a_person_writes_into_local_conf_is_kept(
+    instance: Instance, line: str
+) -> None:
+    instance.prepare()
+    own = instance.local_conf.read_text()
+    instance.local_conf.write_text(own.replace('LISTEN: "127.0.0.1:4222"', line))
+
+    assert chosen(instance) == "0.0.0.0:4522"
+
+
+def test_an_address_that_is_said_wins(instance: Instance) -> None:
+    instance.prepare("127.0.0.1:4333")
+
+    assert chosen(instance, listen="0.0.0.0:4522") == "0.0.0.0:4522"
+    assert not chosen(instance, listen="0.0.0.0:0").endswith(":0")
+
+
+@pytest.mark.parametrize(
+    "address", ["here", "0.0.0.0:", "0.0.0.0:http", "a b:1", "a:70000"]
+)
+def test_an_address_that_is_none_is_refused(instance: Instance, address: str) -> None:
+    with pytest.raises(click.UsageError, match="HOST:PORT"):
+        chosen(instance, listen=address)
+
+
+def test_the_port_is_said_once(instance: Instance) -> None:
+    with pytest.raises(click.UsageError, match="--nats-port"):
+        chosen(instance, nats_port=4222, listen="0.0.0.0:4522")
+
+
+def test_an_address_of_another_machine_is_not_called_taken() -> None:
+    with pytest.raises(Problem, match=r"nobody can listen on 192\.0\.2\.77:4522"):
+        require_free(4522, "--nats-port", "192.0.2.77")
+
+
+def test_a_shared_server_that_was_never_reached_is_named_with_its_address() -> None:
+    down = EndpointView("gpu", "ollama", up=False, since="", reason="refused")
+
+    _, said, _ = _local([down], {"gpu": "http://gpu.example:11434"})
+    assert said == "ollama at http://gpu.example:11434 is down: refused"
+    _, said, _ = _local([down], {})
+    assert said == "ollama at gpu is down: refused"
+
+
+@pytest.mark.parametrize(
+    ("last", "said"),
+    [
+        ("kill -9 $$", "web was ended by SIGKILL; starting it again in 0.2 s"),
+        ("exit 3", "web ended with status 3; starting it again in 0.2 s: old news"),
+    ],
+)
+async def test_a_killed_role_is_not_explained_by_an_old_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, last: str, said: str
+) -> None:
+    program = tmp_path / "program"
+    program.write_text(f"#!/bin/sh\n{last}\n")
+    program.chmod(0o700)
+    monkeypatch.setattr(sys, "executable", str(program))
+    log = tmp_path / "logs" / "web.log"
+    log.parent.mkdir()
+    log.write_text("old news\n")
+    heard: list[str] = []
+    child: Child
+
+    def hear(text: str) -> None:
+        heard.append(text)
+        child._stopping = True
+
+    child = Child("web", [], log, hear)
+    child.start()
+    assert child._keeping is not None
+    await child._keeping
+
+    (line,) = heard
+    assert line.startswith(said)
+    assert ("old news" in line) == ("status" in line)
