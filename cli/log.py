@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import sys
 from typing import TYPE_CHECKING, Any, Final
 
@@ -75,8 +76,9 @@ def events(
     the last 10 and what comes.
     """
     chosen = Chosen(types, limit, as_json=as_json)
+    wanted = [pattern_of(each) for each in patterns]
     try:
-        return run(_events(chosen, follow, start, patterns, task_id))
+        return run(_events(chosen, follow, start, wanted, task_id))
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED if not follow else EXIT_OK
 
@@ -122,11 +124,11 @@ async def _events(
     chosen: Chosen,
     follow: bool,
     start: int | None,
-    patterns: tuple[str, ...],
+    patterns: list[str],
     task_id: str | None,
 ) -> int:
     async with connected() as client:
-        wanted = [_pattern(each) for each in patterns]
+        wanted = list(patterns)
         if task_id is not None:
             full = await client.full_id(task_id)
             if not is_token(full):
@@ -153,10 +155,34 @@ async def _events(
     return EXIT_OK
 
 
-def _pattern(said: str) -> str:
-    return (
-        said if said.startswith("agentcom.") or said == ">" else f"agentcom.evt.{said}"
+def pattern_of(said: str) -> str:
+    """Spell out a pattern of subjects; raises UsageError where it can match no event."""
+    parts = said.split(".")
+    if said != ">" and parts[0] != "agentcom":
+        parts = ["agentcom", "evt", *parts]
+    well_formed = ">" not in parts[:-1] and all(
+        part in ("*", ">") or _PART.fullmatch(part) for part in parts
     )
+    if not well_formed or not _of_events(parts):
+        raise click.UsageError(
+            f"--subject {line_of(repr(said), 100)}: expected parts of letters, digits, - and _ "
+            "with dots between, * for any part, > at the end for any rest, like task.* "
+            "or run.h1.>"
+        )
+    return ".".join(parts)
+
+
+_PART: Final = re.compile(r"[A-Za-z0-9_-]+")
+
+
+def _of_events(parts: list[str]) -> bool:
+    """Whether a pattern can match a subject below `agentcom.evt`."""
+    for part, name in zip(parts, ("agentcom", "evt"), strict=False):
+        if part == ">":
+            return True
+        if part not in (name, "*"):
+            return False
+    return len(parts) > 2
 
 
 async def _first(

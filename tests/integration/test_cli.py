@@ -308,6 +308,7 @@ def test_a_task_that_nobody_can_run_expires(up: System) -> None:
         (("logs", " "), 2, "a task's id is missing"),
         (("cancel", "01ARZ3NDEKTSV4RRFFQ69G5FAV"), 7, "there is no task"),
         (("logs", "01ARZ3NDEKTSV4RRFFQ69G5FAV"), 7, "there is no task"),
+        (("events", "--subject", "foo bar"), 2, "--subject 'foo bar': expected"),
         (("drain", "nobody"), 1, "nobody"),
         (("policy", "set", "nonsense=1"), 1, "nonsense"),
         (("up",), 1, "is up on"),

@@ -5,7 +5,11 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import click
+import pytest
+
 from cli.client import QUESTION_S
+from cli.log import pattern_of
 from projections.queries import WAIT_LIMIT_S
 from tests.command import ROOT
 
@@ -30,3 +34,33 @@ def test_log_lines_of_commands_go_to_stderr() -> None:
     )
     assert done.stdout == ""
     assert "a line" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("said", "meant"),
+    [
+        ("task.*", "agentcom.evt.task.*"),
+        ("run.h-1.>", "agentcom.evt.run.h-1.>"),
+        ("policy", "agentcom.evt.policy"),
+        ("agentcom.evt.>", "agentcom.evt.>"),
+        ("agentcom.>", "agentcom.>"),
+        ("agentcom.*.policy", "agentcom.*.policy"),
+        (">", ">"),
+    ],
+)
+def test_a_subject_is_spelled_out(said: str, meant: str) -> None:
+    assert pattern_of(said) == meant
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        *("", " ", "foo bar", "foo..bar", ".foo", "foo.", "run.>.x", "ta*", "a>"),
+        *("tab\there", "new\nline", "agentcom", "agentcom.evt", "agentcom.out.x"),
+        "\udcff",
+    ],
+)
+def test_a_subject_that_can_match_nothing_is_refused(said: str) -> None:
+    with pytest.raises(click.UsageError, match="expected parts of letters") as refused:
+        pattern_of(said)
+    refused.value.message.encode()
