@@ -30,7 +30,9 @@ if TYPE_CHECKING:
     from projections.tasks import TaskRecord
 
 EXPLAIN_S: Final = 1.5
-"""How long a task has waited before it is said why, and how often that is looked at."""
+"""How long a task has waited before it is said why."""
+EXPLAIN_AGAIN_S: Final = 15.0
+"""How often it is looked whether that has changed."""
 REST_OF_OUTPUT_S: Final = 2.0
 """How long the end of a task waits for the rest of its output to be stored."""
 _TEXT: Final = frozenset({"stdout", "token"})
@@ -130,8 +132,10 @@ class Following:
     async def _explain(self, waits: Callable[[list[str]], None]) -> None:
         """Say why the task waits, and again when that has changed."""
         said: list[str] = []
+        pause = EXPLAIN_S
         while True:
-            await asyncio.sleep(EXPLAIN_S)
+            await asyncio.sleep(pause)
+            pause = EXPLAIN_S
             record = self.record
             if record is None or record.state != "waiting":
                 continue
@@ -141,7 +145,10 @@ class Following:
             except Problem:
                 # Without read models nobody knows; the task itself does not mind.
                 continue
-            if answer.state == "waiting" and answer.because != said:
+            if answer.state != "waiting" or not answer.because:
+                continue
+            pause = EXPLAIN_AGAIN_S
+            if answer.because != said:
                 said = answer.because
                 waits(said)
 

@@ -74,3 +74,15 @@ def test_a_task_is_given_to_another_host_and_waits_for_it(up: System) -> None:
     assert "elsewhere" in up.run("why-waiting", task).stdout
     assert up.json("task", task)["task"]["state"] == "waiting"
     assert up.run("cancel", task).returncode == 0
+
+
+@pytest.mark.parametrize("how", ["--wait", "--follow"])
+def test_whoever_waits_is_told_once_what_the_task_waits_for(
+    up: System, how: str
+) -> None:
+    nobody = ("--assign-to", "nobody", "--ttl", "5")
+    ended = up.run("submit", "--shell", "true", *nobody, how)
+    assert "expired" in ended.stderr
+    assert ended.stderr.count("waits: It waits for host nobody") == 1
+    assert "which is not known" in ended.stderr
+    assert ended.stdout == ""
