@@ -22,6 +22,7 @@ from cli.terminal import (
     EXIT_OK,
     EXIT_USAGE,
     Problem,
+    harmless,
     painted,
 )
 from events.catalogue import TaskSpec
@@ -272,11 +273,12 @@ async def _hand_in_and_wait(
 
 
 def _print_output(outcome: Outcome) -> None:
-    sys.stdout.write(outcome.output)
-    if outcome.output and not outcome.output.endswith("\n") and sys.stdout.isatty():
+    on_terminal = sys.stdout.isatty()
+    sys.stdout.write(harmless(outcome.output) if on_terminal else outcome.output)
+    if outcome.output and not outcome.output.endswith("\n") and on_terminal:
         sys.stdout.write("\n")
     sys.stdout.flush()
-    sys.stderr.write(painted(outcome.stderr, "stderr", sys.stderr))
+    sys.stderr.write(painted(harmless(outcome.stderr), "stderr", sys.stderr))
     if outcome.stderr and not outcome.stderr.endswith("\n"):
         sys.stderr.write("\n")
 

@@ -1,7 +1,8 @@
 """How the command line speaks: exit codes, sentences, colours, tables, untrusted text.
 
 What a task, host or model says is never taken for markup, nor for terminal commands:
-control characters are dropped, and in live output only colours get through.
+control characters are dropped, in live output only colours get through, and characters
+that hide or reorder text are shown as their codes.
 """
 
 from __future__ import annotations
@@ -57,6 +58,10 @@ class Problem(click.ClickException):
         super().__init__(message)
         # click reads it from the instance, though it declares it on the class.
         self.exit_code = exit_code  # type: ignore[misc]
+
+    def format_message(self) -> str:
+        """Return the sentence as it is shown; it may quote untrusted text."""
+        return harmless(self.message)
 
 
 def version() -> str:
@@ -145,15 +150,26 @@ _COLOUR = re.compile(r"\x1b\[[0-9;:]*m")
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1a\x1c-\x1f\x7f-\x9f]")
 
 
+_HIDDEN = re.compile(r"[\u061c\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff]")
+"""What no one sees and what turns the order of the letters around it."""
+
+
+def _visible(text: str) -> str:
+    return _HIDDEN.sub(lambda m: f"⟨{ord(m[0]):04X}⟩", text)
+
+
 def harmless(text: str) -> str:
-    """Return live output with nothing left that moves a terminal's cursor, but colours."""
+    """Return live output in which nothing hides or moves a terminal's cursor.
+
+    Colours get through; what would reorder or hide text is shown as its code, `⟨202E⟩`.
+    """
     text = _ESCAPE.sub(lambda m: m[0] if _COLOUR.fullmatch(m[0]) else "", text)
-    return _CONTROL.sub("", text)
+    return _visible(_CONTROL.sub("", text))
 
 
 def line_of(text: str, limit: int = 0) -> str:
     """Return `text` as one line without control characters, cut to `limit` letters."""
-    flat = _CONTROL.sub("", " ".join(_ESCAPE.sub("", text).split()))
+    flat = _visible(_CONTROL.sub("", " ".join(_ESCAPE.sub("", text).split())))
     return flat[: limit - 1] + "…" if limit and len(flat) > limit else flat
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import subprocess
 import sys
 
@@ -9,7 +10,10 @@ import click
 import pytest
 
 from cli.client import QUESTION_S
+from cli.display import Screen
 from cli.log import pattern_of
+from cli.terminal import cell, harmless, line_of
+from events.catalogue import Chunk
 from projections.queries import WAIT_LIMIT_S
 from tests.command import ROOT
 
@@ -64,3 +68,46 @@ def test_a_subject_that_can_match_nothing_is_refused(said: str) -> None:
     with pytest.raises(click.UsageError, match="expected parts of letters") as refused:
         pattern_of(said)
     refused.value.message.encode()
+
+
+HIDDEN = [
+    *(0x61C, 0xFEFF, *range(0x200B, 0x2010)),
+    *(*range(0x202A, 0x202F), *range(0x2066, 0x206A)),
+]
+
+
+@pytest.mark.parametrize("hidden", HIDDEN)
+def test_what_hides_or_reorders_text_is_shown_as_its_code(hidden: int) -> None:
+    said = f"evil{chr(hidden)}txt.exe"
+    seen = f"evil⟨{hidden:04X}⟩txt.exe"
+    assert line_of(said) == harmless(said) == cell(said).plain == seen
+
+
+class Terminal(io.StringIO):
+    """Text that thinks it is on a screen."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(
+    ("stdout", "seen"),
+    [(Terminal(), "a⟨202E⟩\n⟨200B⟩b\n"), (io.StringIO(), "a\u202e\n\u200bb\n")],
+)
+def test_output_is_raw_but_on_a_terminal(
+    monkeypatch: pytest.MonkeyPatch, stdout: io.StringIO, seen: str
+) -> None:
+    monkeypatch.setattr(sys, "stdout", stdout)
+    chunk = Chunk(
+        task_id="t",
+        event_type="stdout",
+        text="a\u202e\n\u200bb\n",
+        timestamp="",
+        route="",
+        generation=1,
+        attempt=1,
+        segment=0,
+        n=1,
+    )
+    Screen(notes=io.StringIO()).chunk(chunk)
+    assert stdout.getvalue() == seen
