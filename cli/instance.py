@@ -6,6 +6,7 @@
       keys/host-<name>.pub   a host's public key; it stays when the seed has moved away
       nats.conf              the shipped accounts, copied here at each start
       local.conf, hosts.conf what nats.conf includes: addresses, keys, hosts
+      site.conf              included too: the operator's own, TLS for one; made once
       address.json           {"nats": "nats://127.0.0.1:4222"}
       jetstream/             the log
       nats-server.{pid,log}  the broker's
@@ -51,6 +52,14 @@ DEFAULT_LISTEN: Final = f"{LOOPBACK}:4222"
 SHIPPED_CONF: Final = "nats.conf"
 
 _HOST_PREFIX = "host-"
+_SITE_CONF = """\
+# Yours: nats.conf includes this file last, and AgentCom never writes it again.
+#
+# TLS for other machines; full paths, and a certificate that names this machine's
+# addresses, 127.0.0.1 among them. Then start the broker anew.
+#
+# tls: { cert_file: "/etc/agentcom/server.pem", key_file: "/etc/agentcom/server-key.pem" }
+"""
 # As we write it, and as a person may, in any spelling that nats-server reads.
 _LISTEN = re.compile(r"""^[ \t]*LISTEN\b[ \t]*[:=]?[ \t]*["']?([^"'\s#;,]+)""", re.M)
 
@@ -212,6 +221,11 @@ class Instance:
         return self.data / "hosts.conf"
 
     @property
+    def site_conf(self) -> Path:
+        """Included by nats.conf: the operator's own additions. Never overwritten."""
+        return self.data / "site.conf"
+
+    @property
     def pid_file(self) -> Path:
         """Written by the broker, however it was started."""
         return self.data / "nats-server.pid"
@@ -261,6 +275,8 @@ class Instance:
         chosen = listen or self.listen or DEFAULT_LISTEN
         self._write(self.local_conf, _local_conf(chosen, self, public))
         self._write_hosts()
+        if not self.site_conf.exists():
+            self._write(self.site_conf, _SITE_CONF)
         self._write(self.conf, shipped_conf().read_text())
         # With port -1 only the running broker knows its address, and records it.
         if not chosen.endswith(":-1") and (
@@ -382,7 +398,10 @@ def _local_conf(listen: str, instance: Instance, public: dict[str, str]) -> str:
         "PID_FILE": str(instance.pid_file),
         **{f"{role.upper()}_NKEY": key for role, key in public.items()},
     }
-    return "# Written by AgentCom; `agentcom keys --listen` changes the address.\n" + (
+    return (
+        "# Written by AgentCom, which keeps LISTEN alone (`agentcom keys --listen`);\n"
+        "# whatever else you want the broker to know belongs into site.conf.\n"
+    ) + (
         "".join(
             f"{name}: {msgspec.json.encode(value).decode()}\n"
             for name, value in lines.items()

@@ -66,8 +66,8 @@ def keys(
     """Make the key of each role and the broker's configuration, and show how to connect.
 
     What exists is kept. Afterwards `nats-server -c nats.conf` runs in the data folder;
-    in a folder that holds AgentCom's own nats.conf too, because local.conf and
-    hosts.conf are linked there.
+    in a folder that holds AgentCom's own nats.conf too, because the files that
+    it includes are linked there.
     """
     instance = Instance(data)
     instance.prepare(listen, hosts or None)
@@ -209,7 +209,7 @@ def nats_command(credentials: Credentials) -> str:
 
 
 def link_beside(folder: Path, instance: Instance) -> list[Path]:
-    """Link local.conf and hosts.conf into a folder that holds AgentCom's nats.conf.
+    """Link what nats.conf includes into a folder that holds AgentCom's nats.conf.
 
     nats-server reads included files from beside the including one. Only our own
     nats.conf counts, and only links and absent names are replaced; returns the links.
@@ -220,7 +220,7 @@ def link_beside(folder: Path, instance: Instance) -> list[Path]:
     if conf.read_bytes() != shipped_conf().read_bytes():
         return []
     links = []
-    for target in (instance.local_conf, instance.hosts_conf):
+    for target in (instance.local_conf, instance.hosts_conf, instance.site_conf):
         link = folder / target.name
         if link.exists() and not link.is_symlink():
             raise click.ClickException(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import stat
 import subprocess
 
@@ -10,7 +11,7 @@ import nats
 import pytest
 from click.testing import CliRunner
 
-from cli.broker import find_server
+from cli.broker import Broker, find_server
 from cli.instance import (
     ROLES,
     Instance,
@@ -22,7 +23,9 @@ from cli.instance import (
     shipped_conf,
 )
 from cli.keys import host, keys, provision_command
-from events.errors import BadToken
+from cli.supervisor import free_port
+from events.errors import BadToken, LogUnavailable
+from events.link import Link
 
 
 @pytest.fixture
@@ -201,3 +204,52 @@ def test_the_data_folder_is_the_option_s_then_the_environment_s(monkeypatch, tmp
 def test_an_instance_that_was_never_started_says_so(tmp_path):
     with pytest.raises(NoAddress, match="agentcom up"):
         Instance(tmp_path).credentials("operator")
+
+
+@pytest.fixture
+def certificate(data):
+    """A certificate for this machine, and its key, as TLS in the operator's file."""
+    run(keys, "--host", "h1", "--listen", f"0.0.0.0:{free_port()}")
+    pem, key = data / "server.pem", data / "server-key.pem"
+    openssl = shutil.which("openssl")
+    if openssl is None:
+        pytest.skip("no openssl here")
+    subprocess.run(
+        [
+            *(openssl, "req", "-x509", "-newkey", "ec", "-nodes", "-days", "2"),
+            *("-pkeyopt", "ec_paramgen_curve:prime256v1", "-subj", "/CN=localhost"),
+            *("-addext", "subjectAltName=IP:127.0.0.1,DNS:localhost"),
+            *("-keyout", key, "-out", pem),
+        ],
+        check=True,
+        capture_output=True,
+    )
+    (data / "site.conf").write_text(
+        f'tls: {{ cert_file: "{pem}", key_file: "{key}" }}\n'
+    )
+    return pem
+
+
+async def test_tls_in_the_operator_s_file_stays_and_takes_effect(
+    data, certificate, monkeypatch
+):
+    instance = Instance(data)
+    before = instance.site_conf.read_text()
+    run(keys, "--listen", instance.listen)
+    run(host, "add", "h2")
+    assert instance.site_conf.read_text() == before
+
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    server = Broker(instance)
+    server.start()
+    try:
+        assert server.url.startswith("tls://127.0.0.1:")
+        link = await Link.connect(instance.credentials("host-h2").address())
+        await link.close()
+        monkeypatch.delenv("SSL_CERT_FILE")
+        with pytest.raises(LogUnavailable, match="certificate verify failed"):
+            await Link.connect(instance.credentials("host-h2").address(), timeout=2)
+    finally:
+        server.stop()
+    # What the command line tells other machines is the same.
+    assert "tls://127.0.0.1:" in run(keys)
