@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import click
 import msgspec
 import structlog
+from msgspec import Struct
 
 from cli.instance import Credentials, Instance, explicit_credentials
 from cli.target import said_creds, said_url
@@ -27,6 +28,7 @@ from cli.terminal import (
     EXIT_UNREACHABLE,
     EXIT_USAGE,
     Problem,
+    line_of,
 )
 from events import subjects
 from events.codec import Reader, encode
@@ -160,7 +162,12 @@ class Client:
         absent: str,
         timeout: float = ANSWER_S,
     ) -> T:
-        raw = encode(body)
+        try:
+            raw = encode(body)
+        except UnicodeEncodeError as error:
+            place = not_utf8(body)
+            named = f"{place}: not UTF-8" if place else "this is not UTF-8"
+            raise Problem(f"{named}; say it in UTF-8", EXIT_USAGE) from error
         if len(raw) > self.link.max_payload:
             raise Problem(
                 f"this takes {len(raw)} bytes, the broker takes at most "
@@ -211,6 +218,27 @@ class Client:
             return task_id
         found = await self.query("task", {"task_id": task_id}, TaskAnswer)
         return found.task.task_id
+
+
+def not_utf8(body: Any) -> str:
+    """Return the place in `body` of a text that was typed in bytes that are no UTF-8."""
+    inside: list[tuple[str, Any]] = []
+    match body:
+        case dict():
+            inside = [(f".{name}", value) for name, value in body.items()]
+        case list() | tuple():
+            inside = [(f"[{n}]", value) for n, value in enumerate(body)]
+        case Struct():
+            inside = [(f".{f}", getattr(body, f)) for f in body.__struct_fields__]
+        case _:
+            return ""
+    for place, value in inside:
+        try:
+            encode(value)
+        except UnicodeEncodeError:
+            shown = line_of(place.encode(errors="backslashreplace").decode())
+            return (shown + "." + not_utf8(value)).replace(".[", "[").strip(".")
+    return ""
 
 
 def check_id(task_id: str) -> None:

@@ -107,8 +107,12 @@ def submit(
     Ctrl-C while waiting leaves the task running.
     """
     if batch is not None:
-        said = [name for name, value in options.items() if value]
-        if text or said or follow:
+        if follow:
+            raise click.UsageError(
+                "-f and --follow do not go together: wait for the file's tasks with "
+                "--wait, then look at one with `agentcom logs ID`"
+            )
+        if text or any(options.values()):
             raise click.UsageError(
                 "-f takes its tasks from the file alone: leave out the text and the "
                 "options that describe a task"
@@ -125,7 +129,7 @@ def fields_of(text: tuple[str, ...], options: dict[str, Any]) -> dict[str, Any]:
     """Make a task's fields of what was typed; the gateway judges them."""
     description = " ".join(text)
     if description == "-":
-        description = sys.stdin.read().strip()
+        description = _text_of(sys.stdin.buffer.read(), "stdin").strip()
     shell = _shell(options)
     if not description and shell is not None:
         description = shell["command"][:10_000]
@@ -156,6 +160,19 @@ _SAME: Final = (
     "deadline",
     "executor",
 )
+
+
+def _text_of(raw: bytes, source: str) -> str:
+    """Read UTF-8; raises Problem naming the line that is none."""
+    try:
+        return raw.decode().replace("\r\n", "\n")
+    except UnicodeDecodeError as error:
+        line = raw.count(b"\n", 0, error.start) + 1
+        raise Problem(
+            f"{source}, line {line}: the byte 0x{raw[error.start]:02X} is not UTF-8; "
+            "nothing was submitted",
+            EXIT_USAGE,
+        ) from error
 
 
 def _shell(options: dict[str, Any]) -> dict[str, Any] | None:
@@ -191,7 +208,7 @@ def _metadata(said: str | None) -> dict[str, Any] | None:
         return None
     try:
         return msgspec.json.decode(said, type=dict[str, Any])
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeEncodeError) as error:
         raise click.UsageError(
             f"--metadata: expected a JSON object ({error})"
         ) from error
@@ -325,9 +342,10 @@ def submit_file(path: Path, key: str | None, *, wait: bool, as_json: bool) -> in
 def read_tasks(path: Path) -> list[tuple[int, dict[str, Any]]]:
     """Return (line number, fields) of a file's tasks; raise Problem naming the line."""
     try:
-        text = sys.stdin.read() if str(path) == "-" else path.read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        raw = sys.stdin.buffer.read() if str(path) == "-" else path.read_bytes()
+    except OSError as error:
         raise Problem(f"{path} cannot be read: {error}", EXIT_USAGE) from error
+    text = _text_of(raw, "stdin" if str(path) == "-" else str(path))
     found = []
     for number, line in enumerate(text.splitlines(), 1):
         if not line.strip():

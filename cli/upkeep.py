@@ -286,8 +286,9 @@ def show_export(file: Path) -> int:
     screen.print("\nevents", style="bold")
     for logged in exported.events:
         screen.print(event_line(logged.seq, logged.subject, logged.event))
+    pieces = len(exported.output)
     screen.print(
-        f"\n{len(exported.output)} pieces of output; made {exported.made_at} by "
+        f"\n{pieces} {'piece' if pieces == 1 else 'pieces'} of output; made {exported.made_at} by "
         f"agentcom {exported.agentcom}",
         style="dim",
     )
@@ -364,7 +365,9 @@ def _told(file: Path, header: Header, said: str, *, as_json: bool) -> int:
 
 
 @click.command()
-@_FILE
+@click.argument(
+    "file", type=click.Path(path_type=Path, dir_okay=False, exists=True, readable=True)
+)
 @on_target
 @_JSON
 def restore(file: Path, *, as_json: bool) -> int:

@@ -5,17 +5,22 @@ from __future__ import annotations
 import io
 import subprocess
 import sys
+from typing import TYPE_CHECKING
 
 import click
 import pytest
 
-from cli.client import QUESTION_S
+from cli.client import QUESTION_S, not_utf8
 from cli.display import Screen
 from cli.log import pattern_of
+from cli.main import main
 from cli.terminal import cell, harmless, line_of
 from events.catalogue import Chunk
 from projections.queries import WAIT_LIMIT_S
 from tests.command import ROOT
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 def test_a_question_outlasts_what_the_read_models_wait() -> None:
@@ -111,3 +116,51 @@ def test_output_is_raw_but_on_a_terminal(
     )
     Screen(notes=io.StringIO()).chunk(chunk)
     assert stdout.getvalue() == seen
+
+
+@pytest.mark.parametrize(
+    ("body", "place"),
+    [
+        ({"fine": "é", "description": "\udcff bad"}, "description"),
+        ({"shell": {"env": {"A": "\udcff"}}}, "shell.env.A"),
+        ({"file_hints": [{"path": "a"}, {"path": "\udcff"}]}, "file_hints[1].path"),
+        ({"needs": ["a", "\udcff"]}, "needs[1]"),
+        ({"metadata": {"\udcff": 1}}, "metadata"),
+    ],
+)
+def test_what_is_not_utf8_is_named(body: object, place: str) -> None:
+    assert not_utf8(body) == place
+
+
+@pytest.mark.parametrize(
+    ("arguments", "typed", "said"),
+    [
+        (("submit", "-"), b"one\n\xff\xfe bad", "stdin, line 2: the byte 0xFF is not"),
+        (("submit", "-f", "-"), b'{"description": "\xfe"}', "stdin, line 1: the byte"),
+        (
+            ("submit", "-f", "FILE"),
+            b'\n{"description": "\xfe"}',
+            "tasks.jsonl, line 2: ",
+        ),
+        (("submit", "-f", "FILE", "--follow"), b"", "-f and --follow do not go"),
+        (("submit", "x", "--metadata", '{"a": "\udcff"}'), b"", "--metadata: expected"),
+        (("restore", "/nonexist"), b"", "File '/nonexist' does not exist"),
+    ],
+)
+def test_wrong_use_is_one_sentence(
+    arguments: tuple[str, ...],
+    typed: bytes,
+    said: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    file = tmp_path / "tasks.jsonl"
+    file.write_bytes(typed)
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(typed)))
+    given = [str(file) if each == "FILE" else each for each in arguments]
+    assert main(given) == 2
+    shown = capsys.readouterr()
+    assert said in shown.err
+    assert "Traceback" not in shown.err
+    assert shown.out == ""
