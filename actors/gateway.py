@@ -27,6 +27,8 @@ from events.ids import derived
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
 
+    from actors.fleet import Fleet
+    from actors.tiers import TierWatch
     from events.bus import Bus
     from events.log import EventLog
 
@@ -53,7 +55,13 @@ _STATUS: Final = {
 
 
 class DryRun(Protocol):
-    """Whoever can say where a task would go now."""
+    """Whoever has the log at hand: where a task would go now, who and what there is.
+
+    It may be a moment behind, so what is decided by it must do no harm then.
+    """
+
+    tiers: dict[c.Tier, TierWatch]
+    fleet: Fleet
 
     def would_route(
         self, spec: c.TaskSpec, classification: c.Classification
@@ -157,7 +165,7 @@ class Gateway:
             seq = await self._log.append(subjects.task(task_id), event, expect=0)
         except Conflict:
             return await self._existing(event)
-        return _submitted_answer(event, seq)
+        return self._submitted_answer(event, seq)
 
     def _task_id(
         self, who: str, spec: c.TaskSpec, command: tuple[str, ...] | str | None
@@ -211,8 +219,31 @@ class Gateway:
                 status=409,
             )
         return msgspec.structs.replace(
-            _submitted_answer(first, found[0].seq), existing=True
+            self._submitted_answer(first, found[0].seq), existing=True
         )
+
+    def _submitted_answer(self, event: c.TaskSubmitted, seq: int) -> m.Submitted:
+        return m.Submitted(
+            task_id=event.task_id,
+            seq=seq,
+            effective_tier=event.classification.effective_tier,
+            warnings=self._warnings(event),
+        )
+
+    def _warnings(self, event: c.TaskSubmitted) -> list[str]:
+        """What to know of a submission; that its host may still join is not stored."""
+        host = event.spec.assign_to
+        if host is None or self._knows(host):
+            return event.warnings
+        return [
+            *event.warnings,
+            f"assign_to: no host {host} has ever joined; the task waits for one",
+        ]
+
+    def _knows(self, host: str) -> bool:
+        """Whether a host of this name has ever joined."""
+        known = self._dry_run.fleet.hosts.get(host)
+        return known is not None and known.incarnation != ""
 
     async def _submitted_batch(self, command: m.SubmitBatch, who: str) -> Answer:
         self._in_time(command.expires_at)
@@ -242,7 +273,9 @@ class Gateway:
                     # Some exist and some do not, or one differs: all or nothing.
                     return _of_batch(answer, n)
             existing = True
-        found = [f"tasks[{n}]: {w}" for n, e in enumerate(made) for w in e.warnings]
+        found = [
+            f"tasks[{n}]: {w}" for n, e in enumerate(made) for w in self._warnings(e)
+        ]
         return m.BatchSubmitted(task_ids=ids, existing=existing, warnings=found)
 
     # -- what happens to a task --------------------------------------------------------
@@ -265,13 +298,22 @@ class Gateway:
 
     async def _reassign(self, command: m.ReassignTask, who: str) -> Answer:
         def decide(state: lifecycle.TaskState) -> c.TaskEvent | m.Refusal | None:
-            return lifecycle.reassign(
+            decided = lifecycle.reassign(
                 state,
                 self._head(),
                 host=command.host,
                 reason=command.reason,
                 requested_by=who,
             )
+            if isinstance(decided, c.TaskReassigned) and not self._knows(command.host):
+                return m.Refusal(
+                    code="not_found",
+                    error=f"host: there is no host {command.host}; none of that name "
+                    "has ever joined",
+                    path="host",
+                    status=404,
+                )
+            return decided
 
         return await self._decide(command.task_id, decide)
 
@@ -449,6 +491,13 @@ class Gateway:
         return m.Done(seq=await self._log.append(subject, event, expect=expect))
 
     async def _acknowledge(self, command: m.AcknowledgeAlert, who: str) -> Answer:
+        if not self._dry_run.tiers[command.tier].alerted:
+            return m.Refusal(
+                code="not_found",
+                error=f"there is no alert about {command.tier}",
+                path="tier",
+                status=404,
+            )
         id_, at, by = self._head()
         event = c.AlertAcknowledged(
             id=id_, at=at, by=by, tier=command.tier, requested_by=who
@@ -559,15 +608,6 @@ def _of_batch(refused: m.Refusal, n: int) -> m.Refusal:
         refused,
         error=f"{place}{joint}{refused.error}",
         path=f"{place}.{refused.path}" if refused.path else place,
-    )
-
-
-def _submitted_answer(event: c.TaskSubmitted, seq: int) -> m.Submitted:
-    return m.Submitted(
-        task_id=event.task_id,
-        seq=seq,
-        effective_tier=event.classification.effective_tier,
-        warnings=event.warnings,
     )
 
 

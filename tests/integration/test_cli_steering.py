@@ -69,11 +69,30 @@ def test_many_tasks_are_tried_anew_by_their_state(up: System, tmp_path) -> None:
 
 def test_a_task_is_given_to_another_host_and_waits_for_it(up: System) -> None:
     task = up.json("submit", "--shell", "sleep 600")["task_id"]
-    ended = up.run("reassign", task, "elsewhere")
-    assert ended.returncode == 0
-    assert "elsewhere" in up.run("why-waiting", task).stdout
-    assert up.json("task", task)["task"]["state"] == "waiting"
+    nowhere = up.run("reassign", task, "nowhere")
+    assert nowhere.returncode == 7
+    assert "there is no host nowhere" in nowhere.stderr
+    [host] = [row["host"] for row in up.json("hosts")["hosts"]]
+    assert up.run("drain", host).returncode == 0
+    try:
+        assert up.run("reassign", task, host).returncode == 0
+        assert f"It waits for host {host}" in up.run("why-waiting", task).stdout
+        assert up.json("task", task)["task"]["state"] == "waiting"
+    finally:
+        assert up.run("resume", host).returncode == 0
     assert up.run("cancel", task).returncode == 0
+
+
+def test_a_task_for_an_unknown_host_is_submitted_with_a_warning(up: System) -> None:
+    ended = up.run("submit", "--shell", "true", "--assign-to", "nobody", "--ttl", "5")
+    assert ended.returncode == 0
+    assert "no host nobody has ever joined" in ended.stdout + ended.stderr
+
+
+def test_an_alert_that_is_not_there_is_not_seen(up: System) -> None:
+    ended = up.run("ack", "trivial")
+    assert ended.returncode == 7
+    assert "there is no alert about trivial" in ended.stderr
 
 
 @pytest.mark.parametrize("how", ["--wait", "--follow"])

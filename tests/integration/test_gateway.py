@@ -24,10 +24,17 @@ COMING = "2999-01-01T00:00:00Z"
 class Client:
     """Asks as an operator, looks into the log as a watcher would."""
 
-    def __init__(self, link, log, broker) -> None:
+    def __init__(self, link, log, broker, role=None) -> None:
         self.link = link
         self.log = log
         self.broker = broker
+        self.role = role
+
+    async def told(self, seq: int) -> None:
+        """Return once the gateway has seen what stands there."""
+        async with asyncio.timeout(10):
+            while self.role.scheduler.position < seq:
+                await asyncio.sleep(0.01)
 
     async def call(self, command: str, body: object = None):
         """The answer's body and its headers."""
@@ -54,15 +61,34 @@ class Client:
         ]
 
 
+async def joined(client: Client, host: str) -> None:
+    """Let a host join, and every gateway know it."""
+    async with linked(client.broker, f"host-{host}") as link:
+        log = JetStreamLog(link)
+        event = c.HostJoined(
+            id=f"joined-{host}",
+            at="2026-01-01T00:00:00.000000Z",
+            by=f"host:{host}",
+            host=host,
+            incarnation="life-1",
+            version="1",
+            platform="linux",
+            slots={"shell": 1},
+            endpoints=[],
+        )
+        await client.told(await log.append(subjects.host(host), event))
+        await log.close()
+
+
 @pytest.fixture
 async def client(broker):
     async with (
-        scheduling(broker),
+        scheduling(broker) as role,
         linked(broker, "operator") as link,
         linked(broker, "projections") as reading,
     ):
         log = JetStreamLog(reading)
-        yield Client(link, log, broker)
+        yield Client(link, log, broker, role)
         await log.close()
 
 
@@ -281,11 +307,39 @@ async def test_a_task_that_is_not_there_cannot_be_steered(client, command):
 
 
 async def test_a_task_is_given_to_another_host(client):
+    await joined(client, "h2")
     task = (await client.ask("task.submit", description="x"))["task_id"]
     answer = await client.ask("task.reassign", task_id=task, host="h2")
     assert answer["state"] == "task.reassigned"
     missing = await client.ask("task.reassign", task_id="T404", host="h2")
     assert missing["code"] == "not_found"
+
+
+async def test_a_task_is_not_given_to_a_host_that_never_was(client):
+    task = (await client.ask("task.submit", description="x"))["task_id"]
+    answer = await client.ask("task.reassign", task_id=task, host="nope")
+    assert (answer["code"], answer["path"], answer["status"]) == (
+        "not_found",
+        "host",
+        404,
+    )
+    assert answer["error"].startswith("host: there is no host nope;")
+    assert await client.events(c.TaskReassigned) == []
+
+
+async def test_a_task_for_a_host_that_never_was_is_taken_with_a_warning(client):
+    await joined(client, "h2")
+    body = {"description": "x", "idempotency_key": "k"}
+    answer = await client.ask("task.submit", **body, assign_to="nope")
+    [warning] = answer["warnings"]
+    assert warning.startswith("assign_to: no host nope has ever joined")
+    again = await client.ask("task.submit", **body, assign_to="nope")
+    assert again == {**answer, "existing": True}
+    known = await client.ask("task.submit", description="x", assign_to="h2")
+    assert known["warnings"] == []
+    tasks = [{"description": "x"}, {"description": "y", "assign_to": "nope"}]
+    batch = await client.ask("task.batch", tasks=tasks)
+    assert batch["warnings"] == [f"tasks[1]: {warning}"]
 
 
 # -- asking without doing --------------------------------------------------------------
@@ -404,11 +458,35 @@ async def test_a_shared_endpoint_is_added_once_and_removed_once(client):
 
 
 async def test_an_alert_is_acknowledged_by_name(client):
+    async with linked(client.broker, "scheduler") as link:
+        log = JetStreamLog(link)
+        async with asyncio.timeout(20):
+            while not client.role.scheduler.leading:
+                await asyncio.sleep(0.01)
+        head = {
+            "at": "2026-01-01T00:00:00.000000Z",
+            "by": "s1",
+            "tier": "standard",
+            "epoch": client.role.scheduler.epoch,
+            "reason": "standard is down",
+        }
+        subject = subjects.tier("standard")
+        await log.append(subject, c.TierDown(id="a1", **head))
+        raised = c.AlertRaised(id="a2", down_s=60.0, **head)
+        await client.told(await log.append(subject, raised))
+        await log.close()
     assert (await client.ask("alert.acknowledge", tier="standard"))["ok"]
     wrong = await client.ask("alert.acknowledge", tier="huge")
     assert wrong["path"] == "tier"
     [event] = await client.events(c.AlertAcknowledged)
     assert event.requested_by.startswith("U")
+
+
+async def test_where_there_is_no_alert_nothing_is_acknowledged(client):
+    answer = await client.ask("alert.acknowledge", tier="standard")
+    assert (answer["code"], answer["status"]) == ("not_found", 404)
+    assert answer["error"] == "there is no alert about standard"
+    assert await client.events(c.AlertAcknowledged) == []
 
 
 # -- every command ---------------------------------------------------------------------
