@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
 _PR_SET_PDEATHSIG: Final = 1
 _POLL_S: Final = 0.005
+_RELOADED: Final = "Reloaded server configuration"
+_NOT_RELOADED: Final = "Failed to reload server configuration"
 SMALL_MACHINE: Final = 2
 """With so many cores, the server hands work from thread to thread more dearly than it
 does it; one thread is faster in every figure (docs/decisions/0103)."""
@@ -86,6 +88,16 @@ class StartFailed(BrokerError):
         self.why = why
         self.log = log
         super().__init__(f"nats-server {why}" + (f":\n{log}" if log else ""))
+
+
+class ReloadRefused(BrokerError):
+    """The server did not take its changed configuration; `why` is what it said."""
+
+    code = "broker_reload_refused"
+
+    def __init__(self, why: str) -> None:
+        self.why = why
+        super().__init__(f"the broker goes on as before: {why}")
 
 
 class Broker:
@@ -263,13 +275,88 @@ def _installed(name: str) -> list[Path]:
     return places
 
 
-def reload(instance: Instance) -> bool:
-    """Make a running broker of this instance read its hosts anew; False if none runs."""
+def reload(instance: Instance, timeout: float = 10.0) -> bool:
+    """Make a running broker of this instance read its hosts anew; False if none runs.
+
+    Returns once the server has done so; raises ReloadRefused where it did not within
+    `timeout` seconds: it answers a signal with nothing but its log and its load time.
+    """
     pid = running_pid(instance)
     if pid is None:
         return False
+    monitoring = _monitoring(instance, pid)
+    before = _loaded_at(monitoring)
+    log = _Tail(instance.log_file)
     os.kill(pid, signal.SIGHUP)
-    return True
+    deadline = time.monotonic() + timeout
+    while True:
+        for line in log.lines():
+            if _RELOADED in line:
+                return True
+            if (at := line.find(_NOT_RELOADED)) >= 0:
+                raise ReloadRefused(line[at:])
+        # The log of a server that was started by hand is somewhere else.
+        if before and _loaded_at(monitoring) not in {"", before}:
+            return True
+        if time.monotonic() > deadline:
+            raise ReloadRefused(
+                f"process {pid} did not reload its configuration in {timeout:g} s; "
+                "its log may tell why"
+            )
+        time.sleep(_POLL_S)
+
+
+class _Tail:
+    """What is added to a log from now on."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._read = path.stat().st_size if path.exists() else 0
+        self._rest = ""
+
+    def lines(self) -> list[str]:
+        try:
+            with self._path.open("rb") as log:
+                log.seek(self._read)
+                new = log.read()
+        except FileNotFoundError:
+            return []
+        self._read += len(new)
+        *whole, self._rest = (self._rest + new.decode(errors="replace")).split("\n")
+        return whole
+
+
+def _monitoring(instance: Instance, pid: int) -> str:
+    """Find where the server tells about itself; "" where that cannot be known."""
+    for path in (instance.data / "ports").glob(f"*_{pid}.ports"):
+        if (found := _read_ports(path, "nats-server")) is not None:
+            return found["monitoring"][0]
+    try:
+        sockets = psutil.Process(pid).net_connections("tcp4")
+    except psutil.Error:
+        return ""
+    clients = (instance.listen or "").rpartition(":")[2]
+    ports = [
+        one.laddr.port
+        for one in sockets
+        if one.status == psutil.CONN_LISTEN
+        and one.laddr.ip == LOOPBACK
+        and str(one.laddr.port) != clients
+    ]
+    candidates = (f"http://{LOOPBACK}:{port}" for port in ports)
+    return next((url for url in candidates if _loaded_at(url)), "")
+
+
+def _loaded_at(monitoring: str) -> str:
+    """Return when the server last read its configuration, as it says; "": unknown."""
+    if not monitoring:
+        return ""
+    status, body = _get(monitoring, "/varz")
+    try:
+        told = json.loads(body) if status == 200 else {}
+    except ValueError:
+        return ""
+    return str(told.get("config_load_time", ""))
 
 
 def running_pid(instance: Instance) -> int | None:
@@ -353,18 +440,24 @@ def _read_ports(path: Path, program: str) -> dict[str, list[str]] | None:
 
 
 def _healthy(monitoring: str) -> bool:
+    return _get(monitoring, "/healthz")[0] == 200
+
+
+def _get(monitoring: str, path: str) -> tuple[int, bytes]:
+    """Ask the server about itself: (status, body), (0, b"") where nobody answers."""
     where = urlsplit(monitoring)
     try:
         connection = http.client.HTTPConnection(
             where.hostname or "127.0.0.1", where.port, timeout=1
         )
         try:
-            connection.request("GET", "/healthz")
-            return connection.getresponse().status == 200
+            connection.request("GET", path)
+            answer = connection.getresponse()
+            return answer.status, answer.read()
         finally:
             connection.close()
-    except OSError:
-        return False
+    except (OSError, http.client.HTTPException):
+        return 0, b""
 
 
 def _loopback(url: str) -> str:

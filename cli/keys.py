@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import click
 from nats.aio.client import Client
@@ -12,6 +14,8 @@ from nats.errors import Error as NatsError
 
 from cli import broker
 from cli.instance import (
+    DEFAULT_LISTEN,
+    EVERYWHERE,
     ROLES,
     Credentials,
     Instance,
@@ -106,22 +110,39 @@ def add(name: str, data: Path | None, as_json: bool) -> None:
     """
     instance = _prepared(data)
     credentials = instance.add_host(name)
-    told = broker.reload(instance)
+    told, refused = _reloaded(instance)
+    reach = Reach(instance)
     if as_json:
-        click.echo(json.dumps({**_one(credentials), "broker_reloaded": told}, indent=2))
-        return
+        shown = {
+            **_one(credentials),
+            "broker_reloaded": told,
+            "broker_refused": refused,
+            "remote_url": reach.url,
+        }
+        click.echo(json.dumps(shown, indent=2))
+        raise SystemExit(1 if refused else 0)
     click.echo(f"host          {name}")
     if credentials.seed_path.exists():
         click.echo(f"key           {credentials.seed_path}")
     else:
         click.echo("key           not here any more; `host remove` and add it anew")
+    if refused:
+        click.echo(f"broker        must be restarted to know it: {refused}")
+    else:
+        known = "knows it now" if told else "will know it at its start"
+        click.echo(f"broker        {known}")
+    if reach.url is None:
+        click.echo(
+            f"reach         other machines cannot: the broker listens on {reach.listen} "
+            f"only; `agentcom up --listen 0.0.0.0:{reach.port}` (or `agentcom keys "
+            "--listen …` and a restart of the broker) lets them"
+        )
     click.echo(
-        f"broker        {'knows it now' if told else 'will know it at its start'}"
-    )
-    click.echo(
-        f"on {name:<10} agentcom sidecar --nats {credentials.url} "
+        f"on {name:<10} agentcom sidecar --nats {reach.url or reach.local} "
         f"--creds {credentials.seed_path.name}"
     )
+    if refused:
+        raise SystemExit(1)
 
 
 @host.command("remove")
@@ -132,8 +153,12 @@ def remove(name: str, data: Path | None) -> None:
     instance = _prepared(data)
     if not instance.remove_host(name):
         raise click.ClickException(f"no host {name}; there are: {_listed(instance)}")
-    broker.reload(instance)
+    _, refused = _reloaded(instance)
     click.echo(f"removed {name}")
+    if refused:
+        raise click.ClickException(
+            f"the running broker still lets {name} in and must be restarted: {refused}"
+        )
 
 
 @host.command("keys")
@@ -230,6 +255,39 @@ def link_beside(folder: Path, instance: Instance) -> list[Path]:
         link.symlink_to(target)
         links.append(link)
     return links
+
+
+class Reach:
+    """Where other machines find an instance's broker: `url`, None where they cannot."""
+
+    def __init__(self, instance: Instance) -> None:
+        self.local = instance.url
+        self.listen = instance.listen or DEFAULT_LISTEN
+        told = urlsplit(self.local)
+        host = self.listen.rpartition(":")[0]
+        self.port = told.port
+        self.url: str | None = None
+        if host in EVERYWHERE:
+            self.url = f"{told.scheme}://{_this_machine()}:{self.port}"
+        elif not _is_loopback(host):
+            self.url = f"{told.scheme}://{host}:{self.port}"
+
+
+def _is_loopback(host: str) -> bool:
+    return host == "localhost" or host == "[::1]" or host.startswith("127.")
+
+
+def _this_machine() -> str:
+    name = socket.gethostname()
+    return "THIS-HOST" if name.partition(".")[0] in {"", "localhost"} else name
+
+
+def _reloaded(instance: Instance) -> tuple[bool, str | None]:
+    """Tell a running broker of its hosts: whether it knows them, and why it does not."""
+    try:
+        return broker.reload(instance), None
+    except broker.ReloadRefused as refused:
+        return False, refused.why
 
 
 def _prepared(data: Path | None) -> Instance:

@@ -14,9 +14,11 @@ import pytest
 from cli.broker import (
     Broker,
     NoServer,
+    ReloadRefused,
     StartFailed,
     StoreInUse,
     find_server,
+    reload,
     server_environment,
 )
 from cli.instance import Instance
@@ -94,24 +96,59 @@ def test_the_lock_goes_with_the_server_however_it_ends(instance):
     assert not second.running
 
 
-def test_a_server_started_by_hand_is_noticed(instance):
-    by_hand = subprocess.Popen(
-        [find_server(), "-c", "nats.conf", "--ports_file_dir", instance.data],
+@pytest.fixture
+def by_hand(instance):
+    """A server on the instance that AgentCom did not start: its log is elsewhere."""
+    server = subprocess.Popen(
+        [find_server(), "-c", "nats.conf"],
         cwd=instance.data,
         stderr=subprocess.PIPE,
         text=True,
     )
     try:
-        for line in by_hand.stderr:
+        for line in server.stderr:
             if "Server is ready" in line:
                 break
-        with pytest.raises(StoreInUse) as refused:
-            Broker(instance).start()
+        yield server
     finally:
-        by_hand.terminate()
-        by_hand.communicate(timeout=10)
+        server.terminate()
+        server.communicate(timeout=10)
+
+
+def test_a_server_started_by_hand_is_noticed(instance, by_hand):
+    with pytest.raises(StoreInUse) as refused:
+        Broker(instance).start()
 
     assert refused.value.pid == by_hand.pid
+
+
+def test_a_server_started_by_hand_is_seen_to_reload(instance, by_hand):
+    instance.record_url("nats://127.0.0.1:4222")
+    instance.add_host("h2")
+    assert reload(instance) is True
+
+    instance.hosts_conf.write_text("users: [ { nkey: nonsense } ]\n")
+    with pytest.raises(ReloadRefused, match=f"process {by_hand.pid} did not reload"):
+        reload(instance, timeout=0.5)
+
+
+def test_a_refused_reload_is_said_in_the_server_s_words(instance):
+    server = Broker(instance)
+    server.start()
+    try:
+        instance.add_host("h2")
+        assert reload(instance) is True
+        instance.hosts_conf.write_text("users: [ { nkey: nonsense } ]\n")
+        with pytest.raises(
+            ReloadRefused, match=r"Failed to reload.*Not a valid public"
+        ):
+            reload(instance)
+        # An old refusal in the log is not the answer to a new signal.
+        instance.add_host("h3")
+        assert reload(instance) is True
+    finally:
+        server.stop()
+    assert reload(instance) is False
 
 
 PARENT = """

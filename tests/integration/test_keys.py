@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import socket
 import stat
 import subprocess
 
@@ -253,3 +254,56 @@ async def test_tls_in_the_operator_s_file_stays_and_takes_effect(
         server.stop()
     # What the command line tells other machines is the same.
     assert "tls://127.0.0.1:" in run(keys)
+
+
+def changed_address(instance):
+    """Let the operator choose another address while the broker runs."""
+    instance.prepare(f"127.0.0.1:{free_port()}")
+    instance.record_url("nats://127.0.0.1:4222")
+
+
+async def test_a_broker_that_refuses_to_reload_is_not_said_to_know_the_host(broker):
+    where = ("--data", str(broker.instance.data))
+    changed_address(broker.instance)
+
+    added = CliRunner().invoke(host, ["add", "h9", *where])
+    shown = CliRunner().invoke(host, ["add", "h9", "--json", *where])
+    removed = CliRunner().invoke(host, ["remove", "h1", *where])
+
+    assert [each.exit_code for each in (added, shown, removed)] == [1, 1, 1]
+    assert "knows it now" not in added.output
+    assert "must be restarted to know it: Failed to reload server" in added.output
+    assert json.loads(shown.output)["broker_reloaded"] is False
+    assert "not supported" in json.loads(shown.output)["broker_refused"]
+    assert "still lets h1 in and must be restarted: Failed" in removed.output
+
+
+@pytest.mark.parametrize(
+    ("listen", "said", "url"),
+    [
+        ("127.0.0.1:4333", "other machines cannot", None),
+        ("[::1]:4333", "other machines cannot", None),
+        ("0.0.0.0:4333", "nats://broker.example:4333", "nats://broker.example:4333"),
+        ("[::]:4333", "nats://broker.example:4333", "nats://broker.example:4333"),
+        ("10.1.2.3:4333", "nats://10.1.2.3:4333", "nats://10.1.2.3:4333"),
+    ],
+)
+def test_a_new_machine_is_told_an_address_that_it_can_reach(
+    data, monkeypatch, listen, said, url
+):
+    monkeypatch.setattr(socket, "gethostname", lambda: "broker.example")
+    run(keys, "--host", "h1", "--listen", listen)
+
+    shown = run(host, "add", "h2")
+
+    assert said in shown
+    assert ("127.0.0.1" in shown) == (listen == "127.0.0.1:4333")
+    assert json.loads(run(host, "add", "h2", "--json"))["remote_url"] == url
+
+
+@pytest.mark.parametrize("name", ["localhost", "localhost.localdomain", ""])
+def test_a_machine_without_a_name_gets_a_word_to_replace(data, monkeypatch, name):
+    monkeypatch.setattr(socket, "gethostname", lambda: name)
+    run(keys, "--host", "h1", "--listen", "0.0.0.0:4333")
+
+    assert "--nats nats://THIS-HOST:4333" in run(host, "add", "h2")
