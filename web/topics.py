@@ -6,6 +6,7 @@ from the read models alone; whoever watches it is the bridge's business.
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Annotated, Any, Final, Protocol
@@ -159,7 +160,11 @@ async def _overview(sources: Sources, params: Nothing) -> Sections | Refusal:
     tiers = views.hosts(world.fleet, world.queue, queries.beats, 0, 0.0).tiers
     return {
         "tiers": [
-            {**_plain(tier), "offered": views.offered(world.fleet, tier.tier)}
+            {
+                **_plain(tier),
+                "offered": views.offered(world.fleet, tier.tier),
+                "free": _free(world, tier.tier),
+            }
             for tier in tiers
         ],
         "waiting": queue.waiting,
@@ -184,6 +189,28 @@ async def _overview(sources: Sources, params: Nothing) -> Sections | Refusal:
 
 def _plain(tier: Any) -> dict[str, Any]:
     return {name: getattr(tier, name) for name in tier.__struct_fields__}
+
+
+def _free(world: World, tier: str) -> int:
+    """Count a tier's slots that nothing holds, on hosts that take work."""
+    held: Counter[tuple[str, str]] = Counter()
+    for record in world.queue.under_way.values():
+        if record.state != "returned" and record.executor not in views.TIERLESS:
+            held[record.host, record.endpoint] += 1
+            held["", record.endpoint] += 1
+    kinds = views.TIER_KINDS.get(tier)
+    slots: dict[tuple[str, str], int] = {}
+    for host in world.fleet.hosts.values():
+        if host.state != "up":
+            continue
+        if kinds is None:
+            slots[host.host, ""] = host.slots.get("shell", 0)
+            continue
+        for name, endpoint in host.endpoints.items():
+            if endpoint.up and endpoint.kind in kinds:
+                # Hosts that share an endpoint share its slots.
+                slots["" if endpoint.shared else host.host, name] = endpoint.slots
+    return sum(max(n - held[place], 0) for place, n in slots.items())
 
 
 def _expiring(world: World, ttl_s: float) -> dict[str, int]:

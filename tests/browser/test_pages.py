@@ -179,6 +179,16 @@ def test_a_fallback_has_its_badge_and_its_trace(open_page, house):
     expect(page.locator("#tier-standard")).not_to_contain_text("down")
 
 
+def test_a_tier_with_free_slots_is_not_busy(open_page, house):
+    page = open_page("now")
+    house.submit("for nobody", tier="standard", assign_to="nobody", ttl_s=8)
+    expect(page.locator("#tier-standard")).to_contain_text("up, 1 waiting")
+    expect(page.locator("#tier-standard")).not_to_contain_text("busy")
+    expect(page.locator("#tier-standard")).not_to_contain_text(
+        "waiting", timeout=30_000
+    )
+
+
 def test_a_task_is_submitted_cancelled_and_retried_from_the_page(open_page, house):
     page = open_page()
     page.click("#submit-task")

@@ -369,6 +369,30 @@ async def test_a_page_that_asks_without_end_is_slowed(place):
         assert "a second" in refused["error"]["error"]
 
 
+async def test_a_tier_says_how_many_of_its_slots_are_free(place):
+    history = place.history
+    history.join("h1")
+    history.submit("for nobody", tier="trivial", assign_to="nobody")
+    async with place.page() as client:
+        await place.tell()
+        await client.subscribe("o", "overview")
+        await client.next()
+
+        async def free(*wanted: int) -> None:
+            await place.tell()
+            async with asyncio.timeout(20):
+                while [tier["free"] for tier in client.data["o"]["tiers"]] != [*wanted]:
+                    await client.next()
+
+        await free(2, 1, 0)
+        route = history.route(history.submit("x"), host="h1", endpoint="h1-ollama")
+        await free(2, 0, 0)
+        history.complete(route)
+        await free(2, 1, 0)
+        history.lose("h1")
+        await free(0, 0, 0)
+
+
 async def test_another_origin_s_page_gets_no_websocket(place):
     with pytest.raises(aiohttp.WSServerHandshakeError, match="403"):
         async with place.page(origin="http://evil.example"):

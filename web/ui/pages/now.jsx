@@ -34,7 +34,9 @@ function tierState(tier, data, now) {
   if (tier.state === "limited" && at(tier.until) > now) return ["limited", `limited until ${clock(tier.until)}`];
   if (tier.state === "down") return ["down", `down since ${clock(tier.since)}`];
   if (tier.state === "unknown" && tier.offered === "down") return ["down", "down"];
-  return waiting ? ["busy", `busy, ${count(waiting)} waiting`] : ["up", "up"];
+  if (!waiting) return ["up", "up"];
+  // What waits while slots are free, waits for something else: its host, a model.
+  return tier.free ? ["up", `up, ${count(waiting)} waiting`] : ["busy", `busy, ${count(waiting)} waiting`];
 }
 
 function Tiers({ data, now }) {
