@@ -758,7 +758,8 @@ def _because(
         yield _only_on(record, fleet)
     if record.exclude:
         yield f"It is not to be tried on {record.exclude} until that is up again."
-    if record.waiting_for:
+    # Of a host that is away, the scheduler says only that nobody offers the kind of work.
+    if record.waiting_for and away_since(fleet, record.assign_to, None) is None:
         yield f"Last said about it: {record.waiting_for}."
     if ahead:
         others_wait = "1 other waits" if ahead == 1 else f"{ahead} others wait"

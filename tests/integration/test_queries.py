@@ -358,6 +358,7 @@ async def test_a_tier_that_nobody_set_up_is_what_a_task_waits_for(asking):
     standard = history.submit()
     complex_ = history.submit(tier="complex", ttl_s=60.0)
     nobody = history.submit(tier="trivial", assign_to="nobody")
+    history.decide(c.TaskDeferred, nobody, reason="no host offers sidecar")
     left = history.submit(tier="trivial", assign_to="h1")
     only = history.submit(assign_to="h2")
     soon = history.submit(tier="trivial", deadline="2999-01-01T00:00:00.000000Z")
@@ -385,6 +386,7 @@ async def test_a_tier_that_nobody_set_up_is_what_a_task_waits_for(asking):
         "It waits for host nobody, which is not known: none of that name joined."
     )
     assert "it expires at" in said[-1]
+    assert not any("sidecar" in sentence for sentence in said)
     assert (await why(left))[0].startswith("It waits for host h1, which is away since")
     only_h2 = "It may run on h2 only, which does not offer a local model (standard)."
     assert only_h2 in await why(only)
