@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING
 
 from events import subjects
 from events.codec import rfc3339
-from events.jetstream import HEARTBEAT, PULL_BATCH, PULL_EXPIRES
-from events.link import Address, Link
+from events.nats.link import Address, Link
+from events.nats.log import HEARTBEAT, PULL_BATCH, PULL_EXPIRES
 
 if TYPE_CHECKING:
     from events.bus import Message
-    from events.link import LinkMessage
+    from events.nats.link import LinkMessage
 
 STAGES = ("submitted", "routed", "accepted", "started", "completed")
 HOST = "bare"

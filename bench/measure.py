@@ -21,12 +21,12 @@ from typing import TYPE_CHECKING, Any
 
 import uvloop
 
-from actors.classification import classify
-from actors.fleet import Fleet
 from actors.lifecycle import Head
-from actors.policy import Policy
-from actors.queue import Requirement
-from actors.routing import Subject, route
+from actors.rules.classification import classify
+from actors.rules.policy import Policy
+from actors.rules.routing import Subject, route
+from actors.scheduler.places import Fleet
+from actors.scheduler.queue import Requirement
 from bench.parts import (
     Client,
     Process,
@@ -40,8 +40,8 @@ from events import catalogue as c
 from events import subjects
 from events.codec import rfc3339
 from events.ids import IdSource
-from events.jetstream import JetStreamLog
-from events.link import Link
+from events.nats.link import Link
+from events.nats.log import JetStreamLog
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

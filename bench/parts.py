@@ -18,13 +18,13 @@ from cli.instance import Instance
 from cli.keys import provision_with
 from events import subjects
 from events.codec import Reader, instant
-from events.link import Link
-from events.provision import Retention
+from events.nats.link import Link
+from events.nats.provision import Retention
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
-    from events.link import LinkMessage
+    from events.nats.link import LinkMessage
 
 HOST = "bench"
 BARE_HOST = "bare"

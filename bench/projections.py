@@ -28,14 +28,14 @@ from events import catalogue as c
 from events import subjects
 from events.codec import encode, rfc3339
 from events.ids import ulid
-from events.jetstream import JetStreamLog
-from events.link import Link
-from events.provision import Retention
+from events.nats.link import Link
+from events.nats.log import JetStreamLog
+from events.nats.provision import Retention
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from events.link import LinkMessage
+    from events.nats.link import LinkMessage
 
 TASKS_AT_ONCE = 400
 """Tasks whose lives are interleaved."""

@@ -25,14 +25,14 @@ import msgspec
 from bench.parts import HOST, Process, broker_in, running
 from events import subjects
 from events.catalogue import Chunk
-from events.link import Link
+from events.nats.link import Link
 from sidecar.simulated.ollama import SimulatedOllama, serve
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
     from cli.instance import Instance
-    from events.link import LinkMessage
+    from events.nats.link import LinkMessage
 
 FIRST_TARGET_MS = 20.0
 LATER_TARGET_MS = 120.0

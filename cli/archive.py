@@ -34,14 +34,14 @@ from cli.instance import Credentials, Instance
 from events import subjects
 from events.codec import encode
 from events.errors import AgentComError, LogUnavailable
-from events.jetstream import ALL, SEQUENCE, SUBJECT, PubAck, direct
+from events.nats.log import ALL, SEQUENCE, SUBJECT, PubAck, direct
 
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from events.link import Link, LinkMessage
+    from events.nats.link import Link, LinkMessage
 
     Progress = Callable[[str, int, int], None]
     """Told the stream, how many of its messages are done, and how many there are."""

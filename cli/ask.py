@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 import msgspec
 
-from actors import policy as policies
+from actors.rules import policy as policies
 from cli.client import Client, connected, run
 from cli.submit import fields_of, submit
 from cli.target import on_target

@@ -35,14 +35,14 @@ from events.codec import Reader, encode
 from events.commands import Refusal
 from events.errors import Denied, Malformed, Unreachable
 from events.ids import IdSource
-from events.jetstream import JetStreamLog, JetStreamOutput
-from events.link import Link
+from events.nats.link import Link
+from events.nats.log import JetStreamLog, JetStreamOutput
 from projections.views import TaskAnswer
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Coroutine
 
-    from events.link import LinkMessage
+    from events.nats.link import LinkMessage
 
 T = TypeVar("T")
 

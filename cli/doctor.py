@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from cli.instance import Credentials
-    from events.link import LinkMessage
+    from events.nats.link import LinkMessage
     from sidecar.config import SidecarConfig
 
 Status = Literal["ok", "warn", "fail"]

@@ -31,7 +31,7 @@ import platformdirs
 
 from events.errors import AgentComError
 from events.ids import is_token, token
-from events.link import Address
+from events.nats.link import Address
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

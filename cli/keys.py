@@ -24,7 +24,7 @@ from cli.instance import (
 )
 from events.errors import AgentComError, LogUnavailable
 from events.ids import is_token
-from events.provision import Retention, provision
+from events.nats.provision import Retention, provision
 
 _DATA = click.option(
     "--data",

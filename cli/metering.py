@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from prometheus_client.core import Metric
 
-    from actors.main import SchedulerRole
+    from actors.scheduler.role import SchedulerRole
     from events.catalogue import Event, Recorded
     from events.log import EventLog, Follower
     from sidecar.main import Sidecar

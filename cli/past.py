@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
-    from actors.policy import Policy
+    from actors.rules.policy import Policy
     from projections.projection import Moment
     from projections.world import World
 
@@ -227,7 +227,7 @@ async def _checked(client: Client, routed: c.TaskRouted) -> dict[str, Any]:
 
 def check_of(routed: c.TaskRouted, policy: Policy | None) -> dict[str, Any]:
     """Decide a decision again; say whether it comes out as recorded."""
-    from actors.routing import recheck
+    from actors.rules.routing import recheck
 
     if policy is None:
         said = f"policy {routed.policy_version} is not to be read by this version"

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from msgspec.structs import replace
 
-from actors import policy as policies
-from actors import routing, scoring
-from actors.fleet import normal_model
+from actors.rules import policy as policies
+from actors.rules import routing, scoring
+from actors.scheduler.places import normal_model
 from events import catalogue as c
 from events import subjects
 from events.codec import instant
@@ -28,7 +28,7 @@ from projections.views import Changed, WhatIfAnswer
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from actors.policy import Policy
+    from actors.rules.policy import Policy
     from events.log import EventLog
     from projections.checkpoints import Checkpoints
     from projections.projection import Moment
@@ -650,7 +650,7 @@ def _waited(seen: Seen) -> float:
 
 
 def _model(models: frozenset[str], loaded: tuple[str, ...], policy: Policy) -> str:
-    """Choose an endpoint's model as the scheduler does, see `actors.fleet.Place`."""
+    """Choose an endpoint's model as the scheduler does, see `actors.scheduler.places.Place`."""
     for preferred in policy.local_models:
         if normal_model(preferred) in models:
             return normal_model(preferred)

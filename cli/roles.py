@@ -23,14 +23,14 @@ import click
 import psutil
 import structlog
 
-from actors.lease import LEASE_TTL_S, renewal
+from actors.scheduler.lease import LEASE_TTL_S, renewal
 from cli.client import loop_factory, new_id
 from cli.instance import Credentials, Instance, explicit_credentials, local_host_name
 from cli.redaction import redact
 from cli.target import on_target, said_creds, said_url
 from cli.terminal import EXIT_INTERRUPTED, Problem, colours_on, version
 from events.errors import LogUnavailable
-from events.link import Link
+from events.nats.link import Link
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -309,10 +309,10 @@ async def be_scheduler(
     lease_ttl: float = LEASE_TTL_S,
 ) -> None:
     """Be a scheduler until `stop` is set."""
-    from actors.main import SchedulerRole
+    from actors.scheduler.role import SchedulerRole
     from cli.metering import SchedulerMeter, exposed
-    from events.jetstream import JetStreamLeases, JetStreamLog
-    from events.readers import ReadersGate
+    from events.nats.log import JetStreamLeases, JetStreamLog
+    from events.nats.readers import ReadersGate
 
     name = f"scheduler-{local_host_name()[:40]}-{os.getpid()}-{secrets.token_hex(2)}"
     async with role_link(credentials) as link:
@@ -346,7 +346,7 @@ async def be_scheduler(
 async def make_streams(url: str, link: Link) -> None:
     """Provision where a stream is missing; what is there stays as it was configured."""
     from cli.keys import provision_with
-    from events.provision import Retention
+    from events.nats.provision import Retention
 
     missing = await missing_streams(link)
     if not missing:
@@ -422,11 +422,11 @@ async def be_web(
     names: tuple[str, ...] = (),
 ) -> None:
     """Be projections and web server until `stop` is set."""
-    from actors import policy as policies
+    from actors.rules import policy as policies
     from cli.redecide import Redecider
     from cli.savings import Savings
     from cli.whatif import list_price
-    from events.jetstream import JetStreamLog, JetStreamOutput
+    from events.nats.log import JetStreamLog, JetStreamOutput
     from projections.main import checkpoints_beside
     from web.access import TOKENS_FILE
     from web.main import WebConfig, serve
@@ -568,7 +568,7 @@ async def be_sidecar(
 ) -> None:
     """Be this host until `stop` is set; then drain."""
     from cli.metering import SidecarMeter, exposed
-    from events.jetstream import JetStreamLog
+    from events.nats.log import JetStreamLog
     from sidecar.main import run
 
     data = Instance().data

@@ -31,7 +31,7 @@ from cli.terminal import (
 from events import subjects
 from events.catalogue import Chunk, TaskRouted, Unknown
 from events.codec import encode
-from events.link import Link
+from events.nats.link import Link
 from projections.runner import Runner
 from projections.store import Store, remove
 from projections.verify import Report
@@ -394,7 +394,7 @@ def restore(file: Path, *, as_json: bool) -> int:
 async def _restore(admin: Any, file: Path, header: Header) -> dict[str, int]:
     from cli.keys import provision_with
     from cli.roles import missing_streams
-    from events.provision import Retention
+    from events.nats.provision import Retention
 
     link = await Link.connect(admin.address())
     try:

@@ -1,6 +1,6 @@
 """The sidecar: one host's role, wired together.
 
-Mail comes in on the host's mailboxes; `actors.host` decides; facts are folded, events go
+Mail comes in on the host's mailboxes; `actors.host.decide` decides; facts are folded, events go
 to the outbox, effects are carried out here. Each run is a task of its own. The order of a
 life: open the journal, sweep what an earlier life left running, look at the endpoints,
 join; then mail, beats and probes; at the end drain, hand back, say goodbye.
@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Protocol, assert_never
 import msgspec
 import structlog
 
-from actors import host as actor
+from actors.host import decide as actor
 from actors.runtime import Letter, Mailbox
 from events import catalogue as cat
 from events import commands as mail

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol, assert_never
 import structlog
 from msgspec import structs
 
-from actors.host import GaveBack, Halted, Worked
+from actors.host.decide import GaveBack, Halted, Worked
 from events.catalogue import Result, RunError
 from events.errors import AgentComError
 from sidecar.executors.port import Finished, GivenBack, RawResult, Run, Stop, Stopped

@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.backends import messages_api, real_claude, simulated_claude, simulated_ollama  # noqa: F401
-from tests.broker import LiveBroker, live_broker
+from tests.support.broker import LiveBroker, live_broker
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -16,7 +15,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 async def broker(tmp_path: Path) -> AsyncIterator[LiveBroker]:
-    """A running, provisioned nats-server of this test's own (see tests/broker.py)."""
+    """A running, provisioned nats-server of this test's own (see tests/support/broker.py)."""
     running = await live_broker(tmp_path / "instance")
     try:
         yield running

@@ -19,7 +19,7 @@ from events.catalogue import PolicyChanged
 from events.codec import convert, encode
 from events.commands import Refusal
 from events.errors import AgentComError, Denied, Malformed, Unreachable
-from events.link import Link
+from events.nats.link import Link
 from projections import views
 from projections.queries import AskQueue
 from web.bridge import spelled

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 
-from events.jetstream import JetStreamLog, JetStreamOutput
-from events.link import Address, Link
+from events.nats.link import Address, Link
+from events.nats.log import JetStreamLog, JetStreamOutput
 from projections.main import projecting, until
 from web.access import Access, Tokens
 from web.server import DEFAULT_PORT, LOOPBACK, Server

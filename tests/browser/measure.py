@@ -24,10 +24,10 @@ from playwright.sync_api import sync_playwright
 
 from events.bus import MemoryBroker, MemoryBus
 from events.codec import instant
-from events.link import Address
 from events.log import MemoryLog
+from events.nats.link import Address
 from tests.browser.house import House, chromium
-from tests.histories import History, tell
+from tests.support.histories import History, tell
 from web.main import WebConfig, serve
 
 CLIENTS = 200

@@ -10,9 +10,9 @@ import uvloop
 
 from events.bus import MemoryBroker, MemoryBus
 from events.errors import Denied, LogUnavailable, Unreachable
-from events.link import Address, Link
-from tests.broker import live_broker
-from tests.links import linked, until
+from events.nats.link import Address, Link
+from tests.support.broker import live_broker
+from tests.support.links import linked, until
 
 SUBJECT = "agentcom.cmd.test.do"
 

@@ -6,11 +6,11 @@ import asyncio
 
 import pytest
 
-from actors.lease import Lease, MemoryLeases, renewal
+from actors.scheduler.lease import Lease, MemoryLeases, renewal
 from events.errors import Conflict, LogUnavailable
-from events.jetstream import JetStreamLeases
-from tests.broker import live_broker
-from tests.links import linked
+from events.nats.log import JetStreamLeases
+from tests.support.broker import live_broker
+from tests.support.links import linked
 
 TTL = 1.0
 """The shortest that the server knows."""

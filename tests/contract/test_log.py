@@ -6,17 +6,17 @@ import asyncio
 
 import pytest
 
-from actors.board import Board
+from actors.scheduler.state import Board
 from events import subjects
 from events.catalogue import Recorded, TaskCancelled, TaskDeferred
 from events.codec import encode
 from events.errors import Conflict, LogUnavailable, TooLarge
-from events.jetstream import JetStreamLog
-from events.link import Link
 from events.log import MemoryLog
+from events.nats.link import Link
+from events.nats.log import JetStreamLog
 from projections.world import fold
-from tests.broker import live_broker
-from tests.links import address, linked, until
+from tests.support.broker import live_broker
+from tests.support.links import address, linked, until
 
 
 @pytest.fixture(params=["memory", "jetstream"])
@@ -289,7 +289,7 @@ async def test_a_watcher_follows_past_and_future_over_a_restart(broker):
 
 
 async def test_an_unreachable_server_is_one_clear_error(tmp_path):
-    from events.link import Address
+    from events.nats.link import Address
 
     with pytest.raises(LogUnavailable) as error:
         await Link.connect(Address(url="nats://127.0.0.1:1"), timeout=0.5)

@@ -21,7 +21,7 @@ from events import subjects
 from events.catalogue import Recorded
 from events.codec import decode_event, encode
 from projections.store import Store
-from tests.histories import History, endpoint_state, plausible
+from tests.support.histories import History, endpoint_state, plausible
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -13,8 +13,8 @@ import pytest
 from nats.js.api import ConsumerConfig
 from nats.micro import ServiceConfig, add_service
 
-from events.link import Link
-from events.readers import ReadersGate
+from events.nats.link import Link
+from events.nats.readers import ReadersGate
 
 EVENTS = "AGENTCOM_EVENTS"
 OUTPUT = "AGENTCOM_OUTPUT"

@@ -19,7 +19,7 @@ from sidecar.executors.agent import AgentExecutor, AgentOptions, Bookmark
 from sidecar.executors.port import Finished, GivenBack, Run, Stop, Stopped
 from sidecar.processes import Processes
 from sidecar.results import RESULT_LIMIT, Results
-from tests.runs import QUICK, Ear, alive, assignment
+from tests.support.runs import QUICK, Ear, alive, assignment
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator

@@ -13,14 +13,14 @@ import aiohttp
 import msgspec
 import pytest
 
-from actors.service import requester
+from actors.gateway.service import requester
 from events import subjects
 from events.bus import MemoryBroker, MemoryBus
 from events.codec import encode
 from events.commands import Done, Refusal, Submitted
-from events.link import Address
 from events.log import MemoryLog
-from tests.histories import History, tell
+from events.nats.link import Address
+from tests.support.histories import History, tell
 from web.access import COOKIE, Access, BadTokens, Buckets, Tokens
 from web.main import WebConfig, serve
 from web.openapi import document

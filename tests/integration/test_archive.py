@@ -16,12 +16,12 @@ from cli.keys import provision_with
 from events import subjects
 from events.catalogue import Chunk
 from events.codec import encode
-from events.jetstream import JetStreamLog, JetStreamOutput
-from events.link import Link
+from events.nats.link import Link
+from events.nats.log import JetStreamLog, JetStreamOutput
 from projections.world import fold
-from tests.broker import SMALL
-from tests.histories import plausible
-from tests.livelog import command, writing
+from tests.support.broker import SMALL
+from tests.support.histories import plausible
+from tests.support.livelog import command, writing
 
 HOSTS = ("h1", "h2", "h3")
 

@@ -13,8 +13,8 @@ from events.bus import MemoryBroker, MemoryBus
 from events.catalogue import Chunk
 from events.codec import encode, rfc3339
 from events.log import MemoryLog
-from tests.histories import START, History, tell
-from tests.links import until
+from tests.support.histories import START, History, tell
+from tests.support.links import until
 from web import bridge as bridges
 from web.live import Live, Watch
 from web.main import projecting

@@ -23,8 +23,8 @@ from sidecar.executors.claude import (
 from sidecar.executors.port import Finished, GivenBack, Run, Stop, Stopped
 from sidecar.processes import Processes
 from sidecar.simulated.claude import Scenario
-from sidecar.simulated.messages_api import Reply
-from tests.runs import QUICK, Ear, alive, assignment
+from tests.support.messages_api import Reply
+from tests.support.runs import QUICK, Ear, alive, assignment
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from events.commands import Limits
     from sidecar.executors.port import Outcome
     from sidecar.simulated.claude import SimulatedClaude
-    from sidecar.simulated.messages_api import MessagesApi
+    from tests.support.messages_api import MessagesApi
 
 MODEL = "claude-sonnet-4-5"
 

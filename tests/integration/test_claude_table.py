@@ -19,15 +19,15 @@ from sidecar.costs import price, settle
 from sidecar.executors.claude import ClaudeExecutor, ClaudeOptions
 from sidecar.executors.port import Finished, GivenBack, Run, Stop, Stopped
 from sidecar.processes import Processes
-from sidecar.simulated.messages_api import Reply
-from tests.runs import QUICK, Ear, alive, assignment, is_alive
+from tests.support.messages_api import Reply
+from tests.support.runs import QUICK, Ear, alive, assignment, is_alive
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
     from sidecar.executors.port import Outcome, RawResult
-    from sidecar.simulated.messages_api import MessagesApi
+    from tests.support.messages_api import MessagesApi
 
 MODEL = "claude-sonnet-4-5"
 

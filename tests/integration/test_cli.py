@@ -13,7 +13,7 @@ import pytest
 
 from cli.broker import find_server
 from cli.supervisor import free_port
-from tests.command import (
+from tests.support.command import (
     NOTHING_ELSE,
     ROOT,
     Running,

@@ -13,8 +13,8 @@ from contextlib import suppress
 
 import pytest
 
-from tests.histories import History
-from tests.livelog import ROOT, command, writing
+from tests.support.histories import History
+from tests.support.livelog import ROOT, command, writing
 
 PATIENCE_S = 60
 

@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.command import agentcom_up
+from tests.support.command import agentcom_up
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from sidecar.simulated.ollama import SimulatedOllama
-    from tests.command import System
+    from tests.support.command import System
 
 
 @pytest.fixture(scope="module")

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from sidecar.simulated.messages_api import Reply
-from tests.ring import observing, ring_on
+from tests.support.messages_api import Reply
+from tests.support.ring import observing, ring_on
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from sidecar.simulated.messages_api import MessagesApi
-    from tests.broker import LiveBroker
+    from tests.support.broker import LiveBroker
+    from tests.support.messages_api import MessagesApi
 
 
 async def test_the_real_claude_code_runs_a_complex_task_and_its_dollars_are_booked(

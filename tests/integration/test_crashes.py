@@ -7,7 +7,7 @@ import random
 
 import pytest
 
-from tests.ring import Observer, observing, ring_on
+from tests.support.ring import Observer, observing, ring_on
 
 TASKS = 120
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 from typing import TYPE_CHECKING
 
-from tests.command import System, family, survivors
+from tests.support.command import System, family, survivors
 
 if TYPE_CHECKING:
     from pathlib import Path

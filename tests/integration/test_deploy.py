@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.ring import observing
+from tests.support.ring import observing
 
 if TYPE_CHECKING:
-    from tests.broker import LiveBroker
+    from tests.support.broker import LiveBroker
 
 DEPLOY = Path(__file__).parents[2] / "docs" / "deploy"
 UNITS = sorted(DEPLOY.glob("*.service"))

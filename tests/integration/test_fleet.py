@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 
 from events import catalogue as c
-from tests.scripted import Fleet, fleet_on
+from tests.support.scripted import Fleet, fleet_on
 
 GIB = 2**30
 
@@ -227,8 +227,8 @@ async def test_four_hosts_share_twenty_equal_tasks(broker):
 
 
 async def test_what_a_decision_records_is_enough_to_make_it_again(fleet: Fleet):
-    from actors.policy import Policy
-    from actors.routing import recheck
+    from actors.rules.policy import Policy
+    from actors.rules.routing import recheck
     from events.codec import decode_event, encode
 
     for n, name in enumerate(("h1", "h2", "h3")):

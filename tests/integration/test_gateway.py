@@ -7,15 +7,15 @@ import json
 
 import pytest
 
-from actors.policy import Policy
+from actors.rules.policy import Policy
 from events import catalogue as c
 from events import commands as m
 from events import subjects
 from events.codec import encode
 from events.errors import Denied
-from events.jetstream import JetStreamLog
-from tests.links import linked
-from tests.scheduling import scheduling
+from events.nats.log import JetStreamLog
+from tests.support.links import linked
+from tests.support.scheduling import scheduling
 
 PAST = "2020-01-01T00:00:00Z"
 COMING = "2999-01-01T00:00:00Z"

@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.integration.test_crashes import fold_final
-from tests.ring import Observer, observing, ring_on
-from tests.runs import alive
+from tests.support.ring import Observer, observing, ring_on
+from tests.support.runs import alive
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tests.broker import LiveBroker
-    from tests.ring import Ring
+    from tests.support.broker import LiveBroker
+    from tests.support.ring import Ring
 
 AT_WORK = 12
 """So many tasks are under way at any time."""

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 import pytest
 
 from sidecar.simulated.claude import Scenario
-from tests.ring import Observer, observing, ring_on
-from tests.runs import alive, is_alive
+from tests.support.ring import Observer, observing, ring_on
+from tests.support.runs import alive, is_alive
 
 if TYPE_CHECKING:
     from sidecar.simulated.claude import SimulatedClaude
-    from tests.broker import LiveBroker
+    from tests.support.broker import LiveBroker
 
 DAEMON = "setsid sh -c 'trap \"\" TERM INT HUP; echo $$ > {up}; exec sleep 1000'"
 

@@ -19,21 +19,21 @@ from events import commands as m
 from events import subjects
 from events.codec import encode, rfc3339
 from events.errors import Denied
-from events.jetstream import JetStreamLog
+from events.nats.log import JetStreamLog
 from sidecar.config import ClaudeConfig, SidecarConfig, SlotsConfig
 from sidecar.executors.noop import NoopExecutor
 from sidecar.executors.shell import ShellExecutor
 from sidecar.main import Parts, Sidecar, run
 from sidecar.processes import Processes
-from tests.links import linked, until
-from tests.scheduling import scheduling
+from tests.support.links import linked, until
+from tests.support.scheduling import scheduling
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
-    from actors.main import SchedulerRole
-    from events.link import Link
+    from actors.scheduler.role import SchedulerRole
+    from events.nats.link import Link
 
 AT = "2026-01-01T00:00:00.000000Z"
 DEEP = b"[" * 20_000 + b"]" * 20_000

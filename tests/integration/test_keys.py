@@ -26,7 +26,7 @@ from cli.instance import (
 from cli.keys import host, keys, provision_command
 from cli.supervisor import free_port
 from events.errors import BadToken, LogUnavailable
-from events.link import Link
+from events.nats.link import Link
 
 
 @pytest.fixture

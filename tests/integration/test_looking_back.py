@@ -9,8 +9,8 @@ import json
 import msgspec
 import pytest
 
-from actors import scoring
-from actors.policy import Policy
+from actors.rules import scoring
+from actors.rules.policy import Policy
 from cli.redecide import Redecider
 from cli.whatif import Rates, list_price
 from events import catalogue as c
@@ -20,8 +20,8 @@ from events.errors import Malformed
 from events.log import MemoryLog
 from projections.main import projecting
 from projections.queries import AskWhatIf
-from tests.histories import START, History, tell
-from tests.livelog import command, read_models, writing
+from tests.support.histories import START, History, tell
+from tests.support.livelog import command, read_models, writing
 
 GIB = 2**30
 

@@ -17,8 +17,8 @@ from cli.metering import MeteredLog, SchedulerMeter, SidecarMeter, exposed
 from events.catalogue import TaskRejected
 from events.errors import Conflict
 from events.log import MemoryLog
-from tests.histories import History, result, tell
-from tests.livelog import ROOT
+from tests.support.histories import History, result, tell
+from tests.support.livelog import ROOT
 from web.exposition import Exposition
 
 

@@ -12,7 +12,7 @@ from sidecar.executors.ollama import OllamaExecutor
 from sidecar.executors.openai import OpenAIExecutor
 from sidecar.executors.port import Finished, GivenBack, Run, Stop
 from sidecar.simulated.ollama import Fault, FaultKind, SimulatedOllama
-from tests.runs import QUICK, Ear, assignment
+from tests.support.runs import QUICK, Ear, assignment
 
 if TYPE_CHECKING:
     from sidecar.executors.model_run import ModelExecutor

@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from sidecar.executors.openai import OpenAIExecutor
 from sidecar.executors.port import Finished, GivenBack, Run, Stop, Stopped
 from sidecar.simulated.ollama import Fault, SimulatedOllama
-from tests.runs import QUICK, Ear, assignment
+from tests.support.runs import QUICK, Ear, assignment
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -22,7 +22,7 @@ from sidecar.processes import (
     survivors,
     sweep,
 )
-from tests.runs import alive, is_alive
+from tests.support.runs import alive, is_alive
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

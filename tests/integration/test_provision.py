@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from events.provision import (
+from events.nats.provision import (
     ApiRefused,
     Retention,
     UnsafeStream,
@@ -14,7 +14,7 @@ from events.provision import (
     output_config,
     provision,
 )
-from tests.broker import SMALL, LiveBroker
+from tests.support.broker import SMALL, LiveBroker
 
 
 @pytest.fixture

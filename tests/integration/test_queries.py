@@ -15,7 +15,7 @@ from events.codec import encode, instant
 from events.log import MemoryLog
 from projections.main import projecting, spell
 from projections.queries import Queries, Refusal
-from tests.histories import History, plausible, tell
+from tests.support.histories import History, plausible, tell
 
 
 class Asking:

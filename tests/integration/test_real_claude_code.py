@@ -18,15 +18,15 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from sidecar.simulated.claude import CLAUDE_CODE, Scenario
-from sidecar.simulated.messages_api import Reply
-from tests.backends import Ended, run_claude, shape
+from tests.support.backends import Ended, run_claude, shape
+from tests.support.messages_api import Reply
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
     from sidecar.simulated.claude import SimulatedClaude
-    from sidecar.simulated.messages_api import MessagesApi
+    from tests.support.messages_api import MessagesApi
 
 TOOLS = ("--permission-mode", "acceptEdits", "--allowedTools", "Bash")
 

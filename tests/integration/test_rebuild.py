@@ -15,7 +15,7 @@ from projections.runner import AlreadyRebuilding, Runner
 from projections.store import Store, about, saved
 from projections.timetravel import TimeTravel
 from projections.world import fold
-from tests.histories import plausible, tell
+from tests.support.histories import plausible, tell
 
 
 def as_another_version(path, schema="schema=1"):

@@ -17,7 +17,7 @@ from events.codec import encode
 from sidecar.executors.port import Finished, RawResult, Run, Stopped
 from sidecar.executors.shell import ShellExecutor
 from sidecar.processes import Processes
-from tests.hosting import REPLIES, assign, world
+from tests.support.hosting import REPLIES, assign, world
 
 ROOT = Path(__file__).parents[2]
 

@@ -12,10 +12,10 @@ from events import catalogue as cat
 from events import commands as mail
 from events import subjects
 from events.codec import encode
-from events.jetstream import JetStreamLog
+from events.nats.log import JetStreamLog
 from sidecar.config import ClaudeConfig, EndpointConfig, SidecarConfig, SlotsConfig
 from sidecar.main import Sidecar, run
-from tests.links import linked
+from tests.support.links import linked
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 
     import pytest
 
-    from events.link import Link
+    from events.nats.link import Link
     from sidecar.simulated.claude import SimulatedClaude
     from sidecar.simulated.ollama import SimulatedOllama
-    from tests.broker import LiveBroker
+    from tests.support.broker import LiveBroker
 
 _replies = msgspec.json.Decoder(mail.Reply)
 

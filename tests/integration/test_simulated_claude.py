@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from sidecar.simulated.claude import CONTROL_VARIABLE, Scenario, SimulatedClaude
-from tests.backends import run_claude, shape
+from tests.support.backends import run_claude, shape
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -16,8 +16,8 @@ from projections.runner import Runner
 from projections.store import Store, StoreInUse, saved
 from projections.verify import verify
 from projections.world import fold
-from tests.histories import History, plausible, tell
-from tests.projecting import read, written
+from tests.support.histories import History, plausible, tell
+from tests.support.projecting import read, written
 
 ROOT = Path(__file__).parents[2]
 ORIGIN = "1:first"
@@ -87,7 +87,14 @@ def test_a_killed_process_leaves_exactly_the_fold_up_to_its_position(
     for kill in range(kills):
         process = subprocess.Popen(
             [
-                *(sys.executable, "-m", "tests.projecting", str(path), str(log), "250"),
+                *(
+                    sys.executable,
+                    "-m",
+                    "tests.support.projecting",
+                    str(path),
+                    str(log),
+                    "250",
+                ),
                 *(["behind"] if kill % 2 else []),
             ],
             cwd=ROOT,

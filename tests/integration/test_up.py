@@ -9,7 +9,7 @@ import psutil
 
 from cli.instance import Instance
 from cli.supervisor import free_port
-from tests.command import NOTHING_ELSE, System
+from tests.support.command import NOTHING_ELSE, System
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -17,8 +17,8 @@ from events.codec import encode
 from sidecar.config import AgentConfig
 from sidecar.journal import open_journal
 from sidecar.results import ResultsFolderError
-from tests.hosting import World, assign, world
-from tests.runs import QUICK, alive
+from tests.support.hosting import World, assign, world
+from tests.support.runs import QUICK, alive
 
 ROOT = Path(__file__).parents[2]
 GOOD = {"status": "success", "output": "done", "model_used": "claude-sonnet-4-5"}

@@ -12,13 +12,13 @@ import pytest
 from events import subjects
 from events.bus import MemoryBroker, MemoryBus
 from events.codec import encode
-from events.jetstream import JetStreamLog
-from events.link import Address
 from events.log import MemoryLog
+from events.nats.link import Address
+from events.nats.log import JetStreamLog
 from projections.runner import Runner
 from projections.store import Store
-from tests.histories import History, plausible, tell
-from tests.links import address, linked
+from tests.support.histories import History, plausible, tell
+from tests.support.links import address, linked
 from web.main import WebConfig, run, serve
 
 NOWHERE = Address(url="nats://127.0.0.1:1")

@@ -13,7 +13,7 @@ import pytest
 from events.catalogue import Shell
 from sidecar.processes import Processes
 from sidecar.workspace import Turns, Workspace, WorkspaceError
-from tests.runs import assignment
+from tests.support.runs import assignment
 
 if TYPE_CHECKING:
     from events.commands import Assign

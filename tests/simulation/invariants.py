@@ -11,9 +11,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from actors import lifecycle
-from actors.board import FIXED_KINDS
 from actors.lifecycle import FINAL, ON_HOST, Epochs, TaskState
-from actors.scheduler import Scheduler
+from actors.scheduler.decide import Scheduler
+from actors.scheduler.state import FIXED_KINDS
 from events import catalogue as c
 from events import commands as m
 from events import subjects
@@ -24,9 +24,9 @@ from projections.world import World as ReadModels
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from actors.board import Live
-    from actors.host import HostState
-    from actors.scheduler import Decision
+    from actors.host.decide import HostState
+    from actors.scheduler.decide import Decision
+    from actors.scheduler.state import Live
     from events.catalogue import Recorded
     from tests.simulation.machine import Life
     from tests.simulation.network import Link, SimMessage

@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any
 
-from actors.lease import MemoryLeases
+from actors.scheduler.lease import MemoryLeases
 from events.catalogue import Recorded
 from events.codec import decode_event, encode
 from events.errors import Conflict, LogUnavailable, Unreachable

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import msgspec
 import structlog
 
-from actors import host as host_actor
+from actors.host import decide as host_actor
 from actors.lifecycle import FINAL
-from actors.main import SchedulerRole
+from actors.scheduler.role import SchedulerRole
 from events import catalogue as c
 from events import commands as m
 from events import subjects
@@ -34,7 +34,7 @@ from tests.simulation.plan import CALM_AT, POLICY, Step, draw
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from actors.scheduler import Decision
+    from actors.scheduler.decide import Decision
     from events.catalogue import Recorded
     from sidecar.main import Sidecar
 

@@ -10,9 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from actors import board, dispatch, fleet, lifecycle, queue, scheduler, tiers
-from actors import host as host_actor
-from actors import main as roles
+from actors import lifecycle
+from actors.host import decide as host_actor
+from actors.scheduler import decide as scheduler
+from actors.scheduler import dispatch, queue, tiers
+from actors.scheduler import places as fleet
+from actors.scheduler import role as roles
+from actors.scheduler import state as board
 from events import catalogue as c
 from sidecar import outbox
 from sidecar.main import Sidecar

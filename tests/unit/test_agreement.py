@@ -11,7 +11,7 @@ from events.errors import UnknownSubject
 from projections import lifecycle as read
 from projections import tasks
 from projections.world import World
-from tests.histories import plausible
+from tests.support.histories import plausible
 
 VERDICTS = {"taken": "applied", "repeat": "repeat", "void": "void"}
 

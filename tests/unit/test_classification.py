@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 
-from actors.classification import (
+from actors.rules.classification import (
     COMPLEX_WORDS,
     TRIVIAL_WORDS,
     classify,
@@ -13,7 +13,7 @@ from actors.classification import (
     warnings,
 )
 from events.catalogue import FileHint, Shell, TaskSpec
-from tests.strategies import structs
+from tests.support.strategies import structs
 
 
 def task(words: int = 0, files: int = 0, steps: int = 0, **fields) -> TaskSpec:

@@ -17,7 +17,7 @@ from cli.main import main
 from cli.terminal import cell, harmless, line_of
 from events.catalogue import Chunk
 from projections.queries import WAIT_LIMIT_S
-from tests.command import ROOT
+from tests.support.command import ROOT
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -16,7 +16,7 @@ from events import codec
 from events import commands as m
 from events.codec import Reader, decode_event, encode, instant, rfc3339
 from events.errors import Malformed
-from tests.strategies import JSON, TEXTS, structs, values
+from tests.support.strategies import JSON, TEXTS, structs, values
 
 DEEP = b"[" * 100_000 + b"]" * 100_000
 HEAD = b'"id":"E1","at":"2026-01-01T00:00:00.000000Z","by":"x"'

@@ -9,7 +9,7 @@ import pytest
 
 from sidecar.costs import price, price_list, settle
 from sidecar.executors.port import RawResult
-from tests.runs import assignment
+from tests.support.runs import assignment
 
 SONNET = "claude-sonnet-4-5"
 

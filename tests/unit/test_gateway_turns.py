@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import itertools
 
-from actors import host as actor
-from actors.gateway import Gateway
+from actors.gateway.tasks import Gateway
+from actors.host import decide as actor
 from events import commands as m
 from events import subjects
 from events.bus import MemoryBroker, MemoryBus

@@ -9,7 +9,7 @@ from hypothesis import given as generated
 from hypothesis import settings
 from hypothesis import strategies as st
 
-from actors import host as actor
+from actors.host import decide as actor
 from events import catalogue as cat
 from events import commands as mail
 

@@ -9,7 +9,7 @@ from ulid import ULID
 
 from events.errors import BadToken
 from events.ids import IdSource, derived, is_token, token, ulid
-from tests.strategies import TEXTS, TOKENS
+from tests.support.strategies import TEXTS, TOKENS
 
 MILLISECONDS = st.integers(0, 2**48 - 1)
 CHANCE = st.integers(0, 2**80 - 1)

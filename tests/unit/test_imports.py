@@ -29,10 +29,10 @@ KNOWN_TO = {
     # Everyone else holds an EventLog or a Bus; the keys' and bench's connections are
     # the administrator's and the bare pipeline's.
     "nats": [
-        "events/wire.py",
-        "events/link.py",
-        "events/jetstream.py",
-        "events/provision.py",
+        "events/nats/wire.py",
+        "events/nats/link.py",
+        "events/nats/log.py",
+        "events/nats/provision.py",
         "cli/keys.py",
         "bench/",
     ],
@@ -48,7 +48,7 @@ KNOWN_TO = {
 
 # Where a clock, chance and the environment are read. All else gets them as arguments.
 EDGES = [
-    "actors/main.py",
+    "actors/scheduler/role.py",
     "projections/main.py",
     "sidecar/",
     "web/",

@@ -7,7 +7,7 @@ import pytest
 from events.log import MemoryLog
 from projections.runner import Runner
 from projections.store import Store
-from tests.histories import History, tell
+from tests.support.histories import History, tell
 from web.lasthour import LastHour
 
 HOUR_S = 3_600

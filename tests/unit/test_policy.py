@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actors.policy import Policy, differences, document, parse
+from actors.rules.policy import Policy, differences, document, parse
 from events.codec import encode
 from events.commands import Limits
 from events.errors import Malformed
-from tests.strategies import JSON, TEXTS, structs
+from tests.support.strategies import JSON, TEXTS, structs
 
 
 def test_the_defaults_are_the_specification_s():

@@ -8,7 +8,7 @@ from projections import views
 from projections.fleet import Beats
 from projections.stats import BUCKETS_MS, Histogram
 from projections.world import fold
-from tests.histories import History, endpoint_state
+from tests.support.histories import History, endpoint_state
 
 
 def test_a_host_that_joined_offers_its_endpoints_and_models():

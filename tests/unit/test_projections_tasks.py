@@ -8,7 +8,7 @@ from events import catalogue as c
 from events import subjects
 from projections.lifecycle import FINAL, OPEN, STATES, TABLE
 from projections.world import World, fold
-from tests.histories import History, Route, plausible, result
+from tests.support.histories import History, Route, plausible, result
 
 
 @pytest.fixture

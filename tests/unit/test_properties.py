@@ -11,16 +11,16 @@ from hypothesis import strategies as st
 from msgspec import structs
 
 from actors import lifecycle
-from actors.fleet import Fleet
 from actors.lifecycle import FINAL, ON_HOST, Epochs
-from actors.policy import Policy
-from actors.queue import LANES, Group, Queue, Requirement, Waiting, rank_of
-from actors.scoring import candidate, ranked
+from actors.rules.policy import Policy
+from actors.rules.scoring import candidate, ranked
+from actors.scheduler.places import Fleet
+from actors.scheduler.queue import LANES, Group, Queue, Requirement, Waiting, rank_of
 from events import catalogue as c
 from events import subjects
 from events.codec import rfc3339
-from tests.histories import plausible
-from tests.world import START, World, claude, ollama
+from tests.support.histories import plausible
+from tests.support.world import START, World, claude, ollama
 
 HOSTS = ("h1", "h2", "h3")
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from actors import policy as policies
-from actors.routing import recheck
+from actors.rules import policy as policies
+from actors.rules.routing import recheck
 from events import catalogue as c
 from events import subjects
 from events.commands import Assign, Rejoin
-from tests.world import World, claude, ollama
+from tests.support.world import World, claude, ollama
 
 
 def test_a_shell_task_goes_to_a_live_host_and_is_mailed_when_the_route_is_in_the_log():
@@ -356,7 +356,7 @@ def test_a_lost_race_releases_the_slot_it_had_reserved():
     w = World()
     w.join("h1", slots={"shell": 1})
     spec = c.TaskSpec(description="x", shell=c.Shell(command="true"))
-    from actors.classification import classify
+    from actors.rules.classification import classify
 
     w.store(
         subjects.task("t1"),
@@ -668,7 +668,7 @@ def test_escalations_are_held_to_their_number():
 
 
 def test_the_daily_budget_holds_escalations_back():
-    from actors import policy as policies
+    from actors.rules import policy as policies
 
     w = World()
     new = policies.parse({"escalation_budget_usd_per_day": 1.0})
@@ -686,7 +686,7 @@ def test_the_daily_budget_holds_escalations_back():
 
 
 def test_a_policy_change_takes_effect_at_once():
-    from actors import policy as policies
+    from actors.rules import policy as policies
 
     w = World()
     w.join("h1", endpoints=[ollama(), claude()])

@@ -8,17 +8,17 @@ from types import SimpleNamespace
 import pytest
 from msgspec import structs
 
-from actors import policy as policies
-from actors.board import History
-from actors.main import SchedulerRole
-from actors.scheduler import Decision
+from actors.rules import policy as policies
+from actors.scheduler.decide import Decision
+from actors.scheduler.role import SchedulerRole
+from actors.scheduler.state import History
 from events import catalogue as c
 from events import subjects
 from events.bus import MemoryBroker, MemoryBus
 from events.codec import rfc3339
 from events.commands import UseEndpoints
 from events.log import MemoryLog
-from tests.world import World, claude, ollama
+from tests.support.world import World, claude, ollama
 
 
 def held(w: World) -> dict[str, tuple[int, int]]:

@@ -7,8 +7,8 @@ import asyncio
 import pytest
 from click.testing import CliRunner
 
-from actors.lease import MemoryLeases
-from actors.main import SchedulerRole
+from actors.scheduler.lease import MemoryLeases
+from actors.scheduler.role import SchedulerRole
 from cli import roles
 from events.bus import MemoryBroker, MemoryBus
 from events.log import MemoryLog

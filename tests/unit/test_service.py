@@ -8,7 +8,7 @@ import re
 
 import pytest
 
-from actors.service import NAME, QUEUE, Service, requester
+from actors.gateway.service import NAME, QUEUE, Service, requester
 from events.bus import MemoryBroker, MemoryBus, MemoryMessage
 from events.codec import encode
 from events.commands import Done, Refusal
@@ -167,7 +167,7 @@ async def test_commands_are_answered_side_by_side(bus, service, gateway):
 
 
 async def test_too_many_at_once_are_told_so(bus, service, gateway, monkeypatch):
-    monkeypatch.setattr("actors.service.IN_FLIGHT", 1)
+    monkeypatch.setattr("actors.gateway.service.IN_FLIGHT", 1)
     gateway.gate.clear()
     first = asyncio.ensure_future(ask(bus, "agentcom.cmd.task.submit"))
     while not gateway.asked:

@@ -10,7 +10,7 @@ from events import subjects
 from events.errors import BadToken, UnknownSubject
 from events.log import matches
 from events.subjects import Subject
-from tests.strategies import TEXTS, TOKENS
+from tests.support.strategies import TEXTS, TOKENS
 
 BUILT = st.one_of(
     TOKENS.map(lambda t: (subjects.task(t), Subject("task", task=t))),

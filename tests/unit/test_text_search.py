@@ -7,7 +7,7 @@ import pytest
 from events.log import MemoryLog
 from projections.runner import Runner
 from projections.store import Filter, Store, tasks
-from tests.histories import History, tell
+from tests.support.histories import History, tell
 
 
 @pytest.mark.parametrize("sort", ["-submitted", "submitted", "-cost", "-updated"])

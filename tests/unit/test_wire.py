@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from nats.aio.client import Client
 
-from events.wire import frame, headers_of, status_of
+from events.nats.wire import frame, headers_of, status_of
 
 
 def test_a_frame_without_headers():

@@ -20,7 +20,7 @@ from events.commands import Refusal
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from actors.gateway import Gateway
+    from actors.gateway.tasks import Gateway
     from events.bus import Bus, Listening, Message
 
 NAME: Final = "agentcom"

@@ -5,12 +5,12 @@ from __future__ import annotations
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
-from events.link import Address, Link
+from events.nats.link import Address, Link
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from tests.broker import LiveBroker
+    from tests.support.broker import LiveBroker
 
 
 def address(broker: LiveBroker, role: str) -> Address:

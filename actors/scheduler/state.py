@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import msgspec
 
 from actors import lifecycle
-from actors import policy as policies
-from actors.fleet import Fleet, plain
 from actors.lifecycle import FINAL, ON_HOST, Epochs, TaskState
-from actors.queue import (
+from actors.rules import policy as policies
+from actors.scheduler.places import Fleet, plain
+from actors.scheduler.queue import (
     LANES,
     TIER_KIND,
     Queue,
@@ -23,15 +23,15 @@ from actors.queue import (
     Waiting,
     requirement,
 )
-from actors.tiers import TIERS, TierWatch
+from actors.scheduler.tiers import TIERS, TierWatch
 from events import catalogue as c
 from events import subjects
 from events.codec import instant
 from events.errors import Malformed
 
 if TYPE_CHECKING:
-    from actors.fleet import Host, Place
-    from actors.policy import Policy
+    from actors.rules.policy import Policy
+    from actors.scheduler.places import Host, Place
     from events.catalogue import Event, Recorded, TaskSpec, Tier
     from events.commands import HostMail
 

@@ -8,21 +8,21 @@ import time
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
-from actors.main import SchedulerRole
+from actors.scheduler.role import SchedulerRole
 from events import catalogue as c
 from events import commands as m
 from events import subjects
 from events.codec import Reader, encode, rfc3339
 from events.ids import IdSource
-from events.jetstream import JetStreamLeases, JetStreamLog
-from tests.links import linked
-from tests.ring import Observer, observing
+from events.nats.log import JetStreamLeases, JetStreamLog
+from tests.support.links import linked
+from tests.support.ring import Observer, observing
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from events.link import Link
-    from tests.broker import LiveBroker
+    from events.nats.link import Link
+    from tests.support.broker import LiveBroker
 
 _mail: Reader[m.HostMail] = Reader(m.HostMail)
 

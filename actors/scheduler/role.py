@@ -1,4 +1,4 @@
-"""The scheduler's role: the mind of `actors.scheduler`, with log, bus and lease.
+"""The scheduler's role: the mind of `actors.scheduler.decide`, with log, bus and lease.
 
 Everything that happens, happens in turns: what came in is folded, then everything that
 can be decided is decided, appended and mailed, then a timer is set for what time alone
@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 
-from actors.gateway import Gateway
-from actors.lease import Lease, Leases
-from actors.scheduler import Body, Decision, History, Mail, Scheduler
-from actors.service import Service
+from actors.gateway.service import Service
+from actors.gateway.tasks import Gateway
+from actors.scheduler.decide import Body, Decision, History, Mail, Scheduler
+from actors.scheduler.lease import Lease, Leases
 from events import catalogue as c
 from events import subjects
 from events.codec import Reader, encode, instant, rfc3339

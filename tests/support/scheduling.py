@@ -7,14 +7,14 @@ import itertools
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
-from actors.main import SchedulerRole
-from events.jetstream import JetStreamLeases, JetStreamLog
-from tests.links import linked
+from actors.scheduler.role import SchedulerRole
+from events.nats.log import JetStreamLeases, JetStreamLog
+from tests.support.links import linked
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from tests.broker import LiveBroker
+    from tests.support.broker import LiveBroker
 
 
 @asynccontextmanager

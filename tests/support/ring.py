@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING
 
 from events import subjects
 from events.errors import AgentComError
-from tests.links import linked
+from tests.support.links import linked
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
-    from events.link import Link
-    from tests.broker import LiveBroker
+    from events.nats.link import Link
+    from tests.support.broker import LiveBroker
 
 
 class Ring:
@@ -136,7 +136,7 @@ class Observer:
         self.news = asyncio.Event()
 
     async def watch(self) -> None:
-        from events.jetstream import JetStreamLog
+        from events.nats.log import JetStreamLog
 
         log = JetStreamLog(self.link, consumers=False)
 

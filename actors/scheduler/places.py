@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING, Final
 
 from sortedcontainers import SortedList
 
-from actors.scoring import Inputs, candidate, factors, product, ranked, spread
+from actors.rules.scoring import Inputs, candidate, factors, product, ranked, spread
 from events.catalogue import Excluded
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from actors.policy import Policy
-    from actors.queue import Requirement
+    from actors.rules.policy import Policy
+    from actors.scheduler.queue import Requirement
     from events import catalogue as c
 
 SLOT_KINDS: Final = {"sidecar": "shell", "agent": "agent", "noop": "noop"}

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from actors.lifecycle import Head
-    from actors.policy import Policy
+    from actors.rules.policy import Policy
 
 TIERS: Final[tuple[c.Tier, ...]] = ("trivial", "standard", "complex")
 State = Literal["absent", "up", "limited", "down"]

@@ -17,8 +17,8 @@ import msgspec
 import pytest
 
 from sidecar.simulated.claude import SimulatedClaude
-from sidecar.simulated.messages_api import MessagesApi
 from sidecar.simulated.ollama import SimulatedOllama
+from tests.support.messages_api import MessagesApi
 
 if TYPE_CHECKING:
     import signal

@@ -359,12 +359,12 @@ async def serve(api: MessagesApi) -> None:
     for each in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(each, stopping.set)
     async with api:
-        print(json.dumps({"url": api.url}), flush=True)  # noqa: T201
+        print(json.dumps({"url": api.url}), flush=True)
         await stopping.wait()
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m sidecar.simulated.messages_api")
+    parser = argparse.ArgumentParser(prog="python -m tests.support.messages_api")
     parser.add_argument("--port", type=int, default=0)
     parser.add_argument("--reply", action="append", default=[], help="a reply as JSON")
     given = parser.parse_args(argv)

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import itertools
 
-from actors.classification import classify
 from actors.lifecycle import Epochs
-from actors.scheduler import Decision, Mail, Scheduler
+from actors.rules.classification import classify
+from actors.scheduler.decide import Decision, Mail, Scheduler
 from events import catalogue as c
 from events import subjects
 from events.codec import decode_event, encode, rfc3339

@@ -17,7 +17,10 @@ from collections import deque
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from actors import lifecycle
-from actors.board import (
+from actors.lifecycle import FINAL, Head, TaskState
+from actors.scheduler.dispatch import Dispatch, Held
+from actors.scheduler.queue import TIER_KIND, Group, Requirement, Waiting
+from actors.scheduler.state import (
     FIXED_KINDS,
     Board,
     Body,
@@ -27,9 +30,6 @@ from actors.board import (
     Live,
     Mail,
 )
-from actors.dispatch import Dispatch, Held
-from actors.lifecycle import FINAL, Head, TaskState
-from actors.queue import TIER_KIND, Group, Requirement, Waiting
 from events import catalogue as c
 from events import subjects
 from events.codec import instant, rfc3339
@@ -38,7 +38,7 @@ from events.commands import Assign, Cancel, Rejoin, SharedEndpoint, UseEndpoints
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from actors.fleet import Host, Place
+    from actors.scheduler.places import Host, Place
     from events.catalogue import Event, TaskSpec
 
 MISSED_BEATS: Final = 3

@@ -22,7 +22,7 @@ import nats.errors
 import structlog
 
 from events.errors import Denied, LogUnavailable, Unreachable
-from events.wire import Wire, frame, headers_of, status_of
+from events.nats.wire import Wire, frame, headers_of, status_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -28,16 +28,16 @@ from events.errors import (
     TooLarge,
     Unreachable,
 )
-from events.link import NO_RESPONDERS
 from events.log import MAX_EVENT_BYTES
+from events.nats.link import NO_RESPONDERS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from nats.aio.subscription import Subscription
 
-    from events.link import Link, LinkMessage
     from events.log import Follower
+    from events.nats.link import Link, LinkMessage
 
 EXPECTED: Final = "Nats-Expected-Last-Subject-Sequence"
 TTL: Final = "Nats-TTL"
@@ -931,7 +931,7 @@ class JetStreamOutput:
 class JetStreamLeases:
     """Leases in the key-value bucket: a key, its holder, and the server's own expiry.
 
-    See `actors.lease` for who holds on to one and for how long.
+    See `actors.scheduler.lease` for who holds on to one and for how long.
     """
 
     def __init__(self, link: Link) -> None:

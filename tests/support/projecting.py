@@ -1,6 +1,6 @@
 """A process that projects a log from a file as fast as it can and waits to be killed.
 
-    python -m tests.projecting STORE LOG GROUP [behind]
+    python -m tests.support.projecting STORE LOG GROUP [behind]
 
 LOG holds `subject json` lines, see `written`. It folds from where the store stands,
 prints the position after each group, and `done` at the end, when it waits for ever.

@@ -15,7 +15,7 @@ from events.catalogue import Candidate, Factors
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from actors.policy import Scoring
+    from actors.rules.policy import Scoring
 
 
 class Inputs(Struct, frozen=True, kw_only=True):

@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
-from actors import routing
-from actors.board import FIXED_KINDS
-from actors.queue import (
+from actors.rules import routing
+from actors.scheduler.queue import (
     LANES,
     TIER_KIND,
     Group,
@@ -24,15 +23,16 @@ from actors.queue import (
     rank_of,
     requirement,
 )
+from actors.scheduler.state import FIXED_KINDS
 from events import catalogue as c
 from events.codec import rfc3339
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from actors.board import Board, Live
-    from actors.fleet import Place, Pool
     from actors.lifecycle import Head
+    from actors.scheduler.places import Place, Pool
+    from actors.scheduler.state import Board, Live
     from events.catalogue import TaskSpec, Tier
 
 

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from events import subjects
-from events.jetstream import JetStreamLog, JetStreamOutput
-from events.link import Link
+from events.nats.link import Link
+from events.nats.log import JetStreamLog, JetStreamOutput
 from projections.main import projecting
 
 if TYPE_CHECKING:
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     from events.catalogue import Recorded
     from projections.queries import Queries
     from projections.runner import Runner
-    from tests.broker import LiveBroker
+    from tests.support.broker import LiveBroker
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 class Writers:

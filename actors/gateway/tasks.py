@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 import msgspec
 
 from actors import lifecycle
-from actors import policy as policies
-from actors.classification import classify, warnings
 from actors.lifecycle import Epochs, Head
+from actors.rules import policy as policies
+from actors.rules.classification import classify, warnings
 from events import catalogue as c
 from events import commands as m
 from events import subjects
@@ -27,8 +27,8 @@ from events.ids import derived
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
 
-    from actors.fleet import Fleet
-    from actors.tiers import TierWatch
+    from actors.scheduler.places import Fleet
+    from actors.scheduler.tiers import TierWatch
     from events.bus import Bus
     from events.log import EventLog
 

@@ -17,7 +17,7 @@ import nats
 
 from cli.broker import Broker, reload
 from cli.instance import Instance
-from events.provision import Retention, provision
+from events.nats.provision import Retention, provision
 
 if TYPE_CHECKING:
     from pathlib import Path

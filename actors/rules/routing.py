@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Final
 
 from msgspec import Struct
 
-from actors import scoring
+from actors.rules import scoring
 from events import catalogue as c
 
 if TYPE_CHECKING:
-    from actors.fleet import Place, Pool
     from actors.lifecycle import Head
-    from actors.policy import Policy, Scoring
+    from actors.rules.policy import Policy, Scoring
+    from actors.scheduler.places import Place, Pool
 
 TARGETS: Final[dict[str, c.TargetType]] = {
     "sidecar": "sidecar",

@@ -21,7 +21,7 @@ import psutil
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 PATIENCE_S = 60
 """After this long without what was waited for, a test fails instead of hanging."""
 
