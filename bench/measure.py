@@ -46,7 +46,7 @@ from events.nats.log import JetStreamLog
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from cli.instance import Instance
+    from cli.local.instance import Instance
 
 SEQUENTIAL = 400
 WINDOW = 128

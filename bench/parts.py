@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from msgspec import Struct
 
-from cli.broker import Broker
-from cli.instance import Instance
-from cli.keys import provision_with
+from cli.commands.keys import provision_with
+from cli.local.broker import Broker
+from cli.local.instance import Instance
 from events import subjects
 from events.codec import Reader, instant
 from events.nats.link import Link

@@ -20,10 +20,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cli.archive import private_broker
-from cli.client import loop_factory
-from cli.instance import Credentials, Instance
-from cli.keys import provision_with
-from cli.roles import spare_the_collector
+from cli.client.connection import loop_factory
+from cli.commands.keys import provision_with
+from cli.commands.roles import spare_the_collector
+from cli.local.instance import Credentials, Instance
 from events import catalogue as c
 from events import subjects
 from events.codec import encode, rfc3339

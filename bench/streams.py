@@ -31,7 +31,7 @@ from sidecar.simulated.ollama import SimulatedOllama, serve
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
-    from cli.instance import Instance
+    from cli.local.instance import Instance
     from events.nats.link import LinkMessage
 
 FIRST_TARGET_MS = 20.0

@@ -29,8 +29,8 @@ from typing import IO, TYPE_CHECKING, Any, Final
 import msgspec
 from msgspec import Struct
 
-from cli.broker import Broker
-from cli.instance import Credentials, Instance
+from cli.local.broker import Broker
+from cli.local.instance import Credentials, Instance
 from events import subjects
 from events.codec import encode
 from events.errors import AgentComError, LogUnavailable

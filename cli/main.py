@@ -15,52 +15,92 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 from click.shell_completion import CompletionItem
 
-from cli.target import set_target, target_options
+from cli.client.target import set_target, target_options
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 COMMANDS: Final[dict[str, tuple[str, str, str]]] = {
-    "up": ("cli.up", "up", "Run everything on this machine."),
-    "demo": ("cli.demo", "demo", "A tour in under a minute, on a temporary instance."),
-    "submit": ("cli.submit", "submit", "Submit a task, or a file of them."),
-    "tasks": ("cli.tasks", "tasks", "List tasks."),
-    "task": ("cli.tasks", "task", "Show one task, its route and why."),
-    "logs": ("cli.tasks", "logs", "Show a task's output."),
-    "cancel": ("cli.tasks", "cancel", "Cancel tasks."),
-    "retry": ("cli.tasks", "retry", "Try final tasks anew."),
-    "reassign": ("cli.tasks", "reassign", "Give a task to another host."),
-    "hosts": ("cli.fleet", "hosts", "List hosts, endpoints and tiers."),
-    "drain": ("cli.fleet", "drain", "Let a host finish and take nothing new."),
-    "resume": ("cli.fleet", "resume", "Let a drained host take work again."),
-    "endpoints": ("cli.endpoints", "endpoints", "Add, remove, list model servers."),
-    "ack": ("cli.endpoints", "ack", "Acknowledge an alert."),
-    "costs": ("cli.figures", "costs", "Show what was spent, and what was saved."),
-    "stats": ("cli.figures", "stats", "Count tasks, decisions, fallbacks; durations."),
-    "alerts": ("cli.figures", "alerts", "List alerts."),
-    "dead": ("cli.figures", "dead", "List dead letters."),
-    "why-waiting": ("cli.figures", "why_waiting", "Say what a task waits for."),
-    "explain": ("cli.past", "explain", "Say why a task went where it went."),
-    "state": ("cli.past", "state", "Show queue, fleet or a task as it was."),
-    "replay": ("cli.past", "replay", "Walk through the log."),
-    "whatif": ("cli.whatif", "whatif", "Decide the past under another policy."),
-    "reprice": ("cli.whatif", "reprice", "Show costs by another price list."),
-    "events": ("cli.log", "events", "Read the log, or follow it."),
-    "verify": ("cli.upkeep", "verify", "Check the log, and the read models by it."),
-    "rebuild": ("cli.upkeep", "rebuild", "Make the read models anew."),
-    "export": ("cli.upkeep", "export", "Write a task with all its events to a file."),
-    "archive": ("cli.upkeep", "archive", "Write the log to a file."),
-    "restore": ("cli.upkeep", "restore", "Fill an empty log from a file."),
-    "classify": ("cli.ask", "classify", "Say which tier a text belongs to."),
-    "route": ("cli.ask", "route", "Say where a task would go, without submitting it."),
-    "policy": ("cli.ask", "policy", "Show, check and change the policy."),
-    "doctor": ("cli.doctor", "doctor", "Check this installation."),
-    "scheduler": ("cli.roles", "scheduler", "Run a scheduler."),
-    "sidecar": ("cli.roles", "sidecar", "Run this machine's sidecar."),
-    "web": ("cli.roles", "web", "Run the read models and the dashboard."),
-    "keys": ("cli.keys", "keys", "Make the roles' keys; show how to connect."),
-    "host": ("cli.keys", "host", "Machines that may join the fleet."),
-    "provision": ("cli.keys", "provision_command", "Make or update the streams."),
+    "up": ("cli.commands.up", "up", "Run everything on this machine."),
+    "demo": (
+        "cli.commands.demo",
+        "demo",
+        "A tour in under a minute, on a temporary instance.",
+    ),
+    "submit": ("cli.commands.submit", "submit", "Submit a task, or a file of them."),
+    "tasks": ("cli.commands.tasks", "tasks", "List tasks."),
+    "task": ("cli.commands.tasks", "task", "Show one task, its route and why."),
+    "logs": ("cli.commands.tasks", "logs", "Show a task's output."),
+    "cancel": ("cli.commands.tasks", "cancel", "Cancel tasks."),
+    "retry": ("cli.commands.tasks", "retry", "Try final tasks anew."),
+    "reassign": ("cli.commands.tasks", "reassign", "Give a task to another host."),
+    "hosts": ("cli.commands.fleet", "hosts", "List hosts, endpoints and tiers."),
+    "drain": ("cli.commands.fleet", "drain", "Let a host finish and take nothing new."),
+    "resume": ("cli.commands.fleet", "resume", "Let a drained host take work again."),
+    "endpoints": (
+        "cli.commands.endpoints",
+        "endpoints",
+        "Add, remove, list model servers.",
+    ),
+    "ack": ("cli.commands.endpoints", "ack", "Acknowledge an alert."),
+    "costs": (
+        "cli.commands.figures",
+        "costs",
+        "Show what was spent, and what was saved.",
+    ),
+    "stats": (
+        "cli.commands.figures",
+        "stats",
+        "Count tasks, decisions, fallbacks; durations.",
+    ),
+    "alerts": ("cli.commands.figures", "alerts", "List alerts."),
+    "dead": ("cli.commands.figures", "dead", "List dead letters."),
+    "why-waiting": (
+        "cli.commands.figures",
+        "why_waiting",
+        "Say what a task waits for.",
+    ),
+    "explain": ("cli.commands.past", "explain", "Say why a task went where it went."),
+    "state": ("cli.commands.past", "state", "Show queue, fleet or a task as it was."),
+    "replay": ("cli.commands.past", "replay", "Walk through the log."),
+    "whatif": (
+        "cli.commands.whatif",
+        "whatif",
+        "Decide the past under another policy.",
+    ),
+    "reprice": ("cli.commands.whatif", "reprice", "Show costs by another price list."),
+    "events": ("cli.commands.log", "events", "Read the log, or follow it."),
+    "verify": (
+        "cli.commands.upkeep",
+        "verify",
+        "Check the log, and the read models by it.",
+    ),
+    "rebuild": ("cli.commands.upkeep", "rebuild", "Make the read models anew."),
+    "export": (
+        "cli.commands.upkeep",
+        "export",
+        "Write a task with all its events to a file.",
+    ),
+    "archive": ("cli.commands.upkeep", "archive", "Write the log to a file."),
+    "restore": ("cli.commands.upkeep", "restore", "Fill an empty log from a file."),
+    "classify": ("cli.commands.ask", "classify", "Say which tier a text belongs to."),
+    "route": (
+        "cli.commands.ask",
+        "route",
+        "Say where a task would go, without submitting it.",
+    ),
+    "policy": ("cli.commands.ask", "policy", "Show, check and change the policy."),
+    "doctor": ("cli.commands.doctor", "doctor", "Check this installation."),
+    "scheduler": ("cli.commands.roles", "scheduler", "Run a scheduler."),
+    "sidecar": ("cli.commands.roles", "sidecar", "Run this machine's sidecar."),
+    "web": ("cli.commands.roles", "web", "Run the read models and the dashboard."),
+    "keys": ("cli.commands.keys", "keys", "Make the roles' keys; show how to connect."),
+    "host": ("cli.commands.keys", "host", "Machines that may join the fleet."),
+    "provision": (
+        "cli.commands.keys",
+        "provision_command",
+        "Make or update the streams.",
+    ),
     "bench": ("bench.main", "bench", "Measure this machine."),
 }
 """Name to module, attribute, and what it does."""
@@ -107,7 +147,7 @@ def _exists(name: str) -> bool:
 
 def _version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
     if wanted and not ctx.resilient_parsing:
-        from cli.terminal import version
+        from cli.render.terminal import version
 
         click.echo(f"agentcom {version()}")
         ctx.exit()
@@ -152,7 +192,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _explained(error: Exception) -> int:
     """Say an error in a sentence; a fault of ours with the way to its traceback."""
-    from cli.terminal import exit_code_of, sentence_of
+    from cli.render.terminal import exit_code_of, sentence_of
 
     if os.environ.get("AGENTCOM_DEBUG"):
         raise error

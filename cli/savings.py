@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from cli.whatif import Ledger, local_checkpoints, prices_of
+from cli.commands.whatif import Ledger, local_checkpoints, prices_of
 from projections.timetravel import TimeTravel
 from web.api import SavingsAnswer
 

@@ -24,7 +24,7 @@ import urllib.request
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-from cli.line import Line
+from cli.local.fault_proxy import Line
 from sidecar.simulated.claude import Scenario, SimulatedClaude
 from sidecar.simulated.ollama import SimulatedOllama
 

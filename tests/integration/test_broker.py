@@ -11,7 +11,7 @@ import sys
 import psutil
 import pytest
 
-from cli.broker import (
+from cli.local.broker import (
     Broker,
     NoServer,
     ReloadRefused,
@@ -21,7 +21,7 @@ from cli.broker import (
     reload,
     server_environment,
 )
-from cli.instance import Instance
+from cli.local.instance import Instance
 
 
 @pytest.fixture
@@ -153,8 +153,8 @@ def test_a_refused_reload_is_said_in_the_server_s_words(instance):
 
 PARENT = """
 import sys, pathlib, time
-from cli.broker import Broker
-from cli.instance import Instance
+from cli.local.broker import Broker
+from cli.local.instance import Instance
 broker = Broker(Instance(pathlib.Path(sys.argv[1])))
 broker.start()
 print(broker.pid, flush=True)

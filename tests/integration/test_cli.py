@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 
-from cli.broker import find_server
-from cli.supervisor import free_port
+from cli.local.broker import find_server
+from cli.local.supervisor import free_port
 from tests.support.command import (
     NOTHING_ELSE,
     ROOT,

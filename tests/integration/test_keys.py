@@ -12,8 +12,9 @@ import nats
 import pytest
 from click.testing import CliRunner
 
-from cli.broker import Broker, find_server
-from cli.instance import (
+from cli.commands.keys import host, keys, provision_command
+from cli.local.broker import Broker, find_server
+from cli.local.instance import (
     ROLES,
     Instance,
     NoAddress,
@@ -23,8 +24,7 @@ from cli.instance import (
     explicit_credentials,
     shipped_conf,
 )
-from cli.keys import host, keys, provision_command
-from cli.supervisor import free_port
+from cli.local.supervisor import free_port
 from events.errors import BadToken, LogUnavailable
 from events.nats.link import Link
 

@@ -11,8 +11,8 @@ import pytest
 
 from actors.rules import scoring
 from actors.rules.policy import Policy
+from cli.commands.whatif import Rates, list_price
 from cli.redecide import Redecider
-from cli.whatif import Rates, list_price
 from events import catalogue as c
 from events.bus import MemoryBroker, MemoryBus
 from events.codec import rfc3339

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import psutil
 
-from cli.instance import Instance
-from cli.supervisor import free_port
+from cli.local.instance import Instance
+from cli.local.supervisor import free_port
 from tests.support.command import NOTHING_ELSE, System
 
 if TYPE_CHECKING:

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 
 import nats
 
-from cli.broker import Broker, reload
-from cli.instance import Instance
+from cli.local.broker import Broker, reload
+from cli.local.instance import Instance
 from events.nats.provision import Retention, provision
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from nats.aio.client import Client
 
-    from cli.instance import ConnectOptions, Credentials
+    from cli.local.instance import ConnectOptions, Credentials
 
 HOSTS = ("h1", "h2")
 RELOADED = "Reloaded server configuration"

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 import click
 import pytest
 
-from cli.client import QUESTION_S, not_utf8
-from cli.display import Screen
-from cli.log import pattern_of
+from cli.client.connection import QUESTION_S, not_utf8
+from cli.commands.log import pattern_of
 from cli.main import main
-from cli.terminal import cell, harmless, line_of
+from cli.render.display import Screen
+from cli.render.terminal import cell, harmless, line_of
 from events.catalogue import Chunk
 from projections.queries import WAIT_LIMIT_S
 from tests.support.command import ROOT
@@ -30,7 +30,7 @@ def test_a_question_outlasts_what_the_read_models_wait() -> None:
 def test_log_lines_of_commands_go_to_stderr() -> None:
     code = (
         "import structlog\n"
-        "from cli.client import logs_to_stderr\n"
+        "from cli.client.connection import logs_to_stderr\n"
         "logs_to_stderr()\n"
         "structlog.get_logger('agentcom.link').warning('a line')\n"
     )

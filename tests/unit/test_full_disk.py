@@ -5,7 +5,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
-from cli import supervisor
+from cli.local import supervisor
 
 if TYPE_CHECKING:
     from pathlib import Path

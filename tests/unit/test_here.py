@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from cli.client import NotRunning
-from cli.here import is_loopback, stand_here
+from cli.client.connection import NotRunning
+from cli.client.here import is_loopback, stand_here
 
 
 class Asked:

@@ -33,11 +33,11 @@ KNOWN_TO = {
         "events/nats/link.py",
         "events/nats/log.py",
         "events/nats/provision.py",
-        "cli/keys.py",
+        "cli/commands/keys.py",
         "bench/",
     ],
     # Beside the hosts: the doctor and the demo, who look whether a server is there.
-    "httpx": ["sidecar/", "cli/doctor.py", "cli/demo.py"],
+    "httpx": ["sidecar/", "cli/commands/doctor.py", "cli/commands/demo.py"],
     "aiohttp": ["sidecar/", "web/"],
     "sqlite3": ["sidecar/journal.py", "projections/"],
     "psutil": ["sidecar/", "cli/", "bench/"],

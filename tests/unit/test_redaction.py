@@ -10,8 +10,8 @@ import sys
 import pytest
 import structlog
 
-from cli.redaction import REDACTED, redact, redacted, without_secrets
-from cli.roles import set_up_logs
+from cli.commands.roles import set_up_logs
+from cli.render.redaction import REDACTED, redact, redacted, without_secrets
 
 SEED = "SU" + "A2" * 28
 TEXTS = [

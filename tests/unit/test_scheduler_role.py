@@ -9,7 +9,7 @@ from click.testing import CliRunner
 
 from actors.scheduler.lease import MemoryLeases
 from actors.scheduler.role import SchedulerRole
-from cli import roles
+from cli.commands import roles
 from events.bus import MemoryBroker, MemoryBus
 from events.log import MemoryLog
 

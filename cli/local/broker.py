@@ -25,13 +25,13 @@ from urllib.parse import urlsplit
 
 import psutil
 
-from cli.instance import LOOPBACK
+from cli.local.instance import LOOPBACK
 from events.errors import AgentComError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from cli.instance import Instance
+    from cli.local.instance import Instance
 
 _PR_SET_PDEATHSIG: Final = 1
 _POLL_S: Final = 0.005

@@ -10,18 +10,12 @@ import os
 import sys
 from typing import IO, TYPE_CHECKING
 
-from cli.terminal import (
-    dollars,
-    duration,
-    harmless,
-    line_of,
-    painted,
-)
+from cli.render.terminal import dollars, duration, harmless, line_of, painted
 from events import catalogue as c
 from events.codec import encode
 
 if TYPE_CHECKING:
-    from cli.following import Outcome
+    from cli.client.follow import Outcome
     from events.catalogue import Chunk, Recorded
     from projections.projection import Moment
 

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 from msgspec import Struct
 
-from cli.client import connected, run
-from cli.instance import Instance
+from cli.client.connection import connected, run
+from cli.client.spans import point_option
+from cli.client.target import on_target
+from cli.local.instance import Instance
 from cli.redecide import Redecider
-from cli.spans import point_option
-from cli.target import on_target
-from cli.terminal import EXIT_OK, Problem, cell, console, dollars, line_of, table
+from cli.render.terminal import EXIT_OK, Problem, cell, console, dollars, line_of, table
 from events.codec import encode, instant
 from events.errors import Malformed
 from projections.main import checkpoints_beside

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from msgspec import Struct
 
-from cli.client import Refused
-from cli.terminal import Problem
+from cli.client.connection import Refused
+from cli.render.terminal import Problem
 from events import subjects
 from events.catalogue import Result
 from events.errors import LogError
@@ -25,7 +25,7 @@ from projections.views import TaskAnswer, WhyAnswer
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
-    from cli.client import Client
+    from cli.client.connection import Client
     from events.catalogue import Chunk, Recorded
     from projections.tasks import TaskRecord
 

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 import msgspec
 
-from cli.client import Client, Refused, connected, new_id, run
-from cli.target import on_target
-from cli.terminal import (
+from cli.client.connection import Client, Refused, connected, new_id, run
+from cli.client.target import on_target
+from cli.render.terminal import (
     EXIT_INTERRUPTED,
     EXIT_OF_STATE,
     EXIT_OK,
@@ -31,7 +31,7 @@ from events.commands import BatchSubmitted, Refusal, Submitted
 from events.errors import Malformed
 
 if TYPE_CHECKING:
-    from cli.following import Audience, Outcome
+    from cli.client.follow import Audience, Outcome
 
 MOST_AT_ONCE: Final = 1_000
 _specs: Reader[TaskSpec] = Reader(TaskSpec)
@@ -233,8 +233,8 @@ async def _hand_in(fields: dict[str, Any], *, as_json: bool) -> int:
 
 async def _settle_folder(client: Client, fields: dict[str, Any]) -> None:
     """Say where a shell command runs, if that is here."""
-    from cli.here import stand_here
-    from cli.instance import local_host_name
+    from cli.client.here import stand_here
+    from cli.local.instance import local_host_name
 
     if here := await stand_here(client, fields, local_host_name()):
         _say(f"runs in {here}: this machine is the only host")
@@ -258,8 +258,8 @@ def waiting(fields: dict[str, Any], *, follow: bool, as_json: bool) -> int:
 async def _hand_in_and_wait(
     fields: dict[str, Any], ids: list[str], *, follow: bool, as_json: bool
 ) -> int:
-    from cli.display import JsonLines, Screen
-    from cli.following import Following, outcome_by_asking
+    from cli.client.follow import Following, outcome_by_asking
+    from cli.render.display import JsonLines, Screen
 
     async with connected("operator") as client:
         if follow and not client.may_read:
@@ -410,9 +410,9 @@ async def _outcomes(client: Client, ids: list[str]) -> list[Outcome]:
     """Wait for all of them, showing how far they are."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-    from cli.display import ending
-    from cli.following import each_outcome, outcome_by_asking
-    from cli.terminal import console
+    from cli.client.follow import each_outcome, outcome_by_asking
+    from cli.render.display import ending
+    from cli.render.terminal import console
 
     found: dict[int, Outcome] = {}
     progress = Progress(

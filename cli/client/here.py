@@ -12,12 +12,12 @@ import os
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
-from cli.terminal import Problem
+from cli.render.terminal import Problem
 from events.errors import AgentComError
 from projections.views import HostsAnswer
 
 if TYPE_CHECKING:
-    from cli.client import Client
+    from cli.client.connection import Client
 
 PLACES: Final = ("repo", "branch", "assign_to")
 ANSWER_S: Final = 2.0

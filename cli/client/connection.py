@@ -20,9 +20,9 @@ import msgspec
 import structlog
 from msgspec import Struct
 
-from cli.instance import Credentials, Instance, explicit_credentials
-from cli.target import said_creds, said_url
-from cli.terminal import (
+from cli.client.target import said_creds, said_url
+from cli.local.instance import Credentials, Instance, explicit_credentials
+from cli.render.terminal import (
     EXIT_NOT_FOUND,
     EXIT_REFUSED,
     EXIT_UNREACHABLE,

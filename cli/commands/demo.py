@@ -21,16 +21,24 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from cli.client import Client, Stopped, connected, new_id, run, unless
-from cli.display import Screen
-from cli.fleet import cost_table
-from cli.following import Following, Outcome
-from cli.instance import Instance
-from cli.line import Line
-from cli.submit import hand_in
-from cli.supervisor import Everything, Plan, free_port
-from cli.tasks import trace
-from cli.terminal import (
+from cli.client.connection import (
+    Client,
+    Stopped,
+    connected,
+    new_id,
+    run,
+    unless,
+)
+from cli.client.follow import Following, Outcome
+from cli.commands.fleet import cost_table
+from cli.commands.submit import hand_in
+from cli.commands.tasks import trace
+from cli.commands.up import describe
+from cli.local.fault_proxy import Line
+from cli.local.instance import Instance
+from cli.local.supervisor import Everything, Plan, free_port
+from cli.render.display import Screen
+from cli.render.terminal import (
     EXIT_INTERRUPTED,
     EXIT_OK,
     EXIT_REFUSED,
@@ -38,7 +46,6 @@ from cli.terminal import (
     console,
     painted,
 )
-from cli.up import describe
 from events import catalogue as c
 from events import subjects
 from events.errors import AgentComError

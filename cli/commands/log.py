@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from cli.client import Client, connected, run
-from cli.display import route_line
-from cli.target import on_target
-from cli.terminal import (
+from cli.client.connection import Client, connected, run
+from cli.client.target import on_target
+from cli.render.display import route_line
+from cli.render.terminal import (
     EXIT_INTERRUPTED,
     EXIT_OK,
     Problem,

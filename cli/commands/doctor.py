@@ -20,11 +20,19 @@ import click
 import msgspec
 from msgspec import Struct
 
-from cli.broker import BrokerError, find_server, running_pid
-from cli.client import Client, NotRunning, Refused, connected, credentials_for, run
-from cli.instance import Instance
-from cli.target import on_target, said_creds, said_url
-from cli.terminal import (
+from cli.client.connection import (
+    Client,
+    NotRunning,
+    Refused,
+    connected,
+    credentials_for,
+    run,
+)
+from cli.client.target import on_target, said_creds, said_url
+from cli.commands.up import tier_state
+from cli.local.broker import BrokerError, find_server, running_pid
+from cli.local.instance import Instance
+from cli.render.terminal import (
     EXIT_OK,
     EXIT_REFUSED,
     Problem,
@@ -34,7 +42,6 @@ from cli.terminal import (
     size,
     version,
 )
-from cli.up import tier_state
 from events import subjects
 from events.codec import encode, rfc3339
 from events.commands import Classified
@@ -44,7 +51,7 @@ from projections.views import HostsAnswer, StatusAnswer
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from cli.instance import Credentials
+    from cli.local.instance import Credentials
     from events.nats.link import LinkMessage
     from sidecar.config import SidecarConfig
 
@@ -186,7 +193,7 @@ def _disk(instance: Instance) -> Check:
 
 
 def _configuration() -> tuple[SidecarConfig, list[Check]]:
-    from cli.roles import sidecar_config
+    from cli.commands.roles import sidecar_config
     from sidecar.config import ConfigError, SidecarConfig
 
     try:

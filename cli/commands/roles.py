@@ -24,11 +24,16 @@ import psutil
 import structlog
 
 from actors.scheduler.lease import LEASE_TTL_S, renewal
-from cli.client import loop_factory, new_id
-from cli.instance import Credentials, Instance, explicit_credentials, local_host_name
-from cli.redaction import redact
-from cli.target import on_target, said_creds, said_url
-from cli.terminal import EXIT_INTERRUPTED, Problem, colours_on, version
+from cli.client.connection import loop_factory, new_id
+from cli.client.target import on_target, said_creds, said_url
+from cli.local.instance import (
+    Credentials,
+    Instance,
+    explicit_credentials,
+    local_host_name,
+)
+from cli.render.redaction import redact
+from cli.render.terminal import EXIT_INTERRUPTED, Problem, colours_on, version
 from events.errors import LogUnavailable
 from events.nats.link import Link
 
@@ -345,7 +350,7 @@ async def be_scheduler(
 
 async def make_streams(url: str, link: Link) -> None:
     """Provision where a stream is missing; what is there stays as it was configured."""
-    from cli.keys import provision_with
+    from cli.commands.keys import provision_with
     from events.nats.provision import Retention
 
     missing = await missing_streams(link)
@@ -423,9 +428,9 @@ async def be_web(
 ) -> None:
     """Be projections and web server until `stop` is set."""
     from actors.rules import policy as policies
+    from cli.commands.whatif import list_price
     from cli.redecide import Redecider
     from cli.savings import Savings
-    from cli.whatif import list_price
     from events.nats.log import JetStreamLog, JetStreamOutput
     from projections.main import checkpoints_beside
     from web.access import TOKENS_FILE

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from cli.client import connected, run
-from cli.fleet import cost_table
-from cli.spans import moment_option, point_option
-from cli.target import on_target
-from cli.terminal import (
+from cli.client.connection import connected, run
+from cli.client.spans import moment_option, point_option
+from cli.client.target import on_target
+from cli.commands.fleet import cost_table
+from cli.render.terminal import (
     EXIT_OK,
     TIER_STYLE,
     age,

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 
 import click
 
-from cli.client import Stopped, run, unless
-from cli.instance import DEFAULT_LISTEN, EVERY_ADDRESS, Instance, local_host_name
-from cli.roles import WEB_PORT, sidecar_config
-from cli.supervisor import Everything, Plan, free_port
-from cli.target import on_target, said_creds, said_url
-from cli.terminal import (
+from cli.client.connection import Stopped, run, unless
+from cli.client.target import on_target, said_creds, said_url
+from cli.commands.roles import WEB_PORT, sidecar_config
+from cli.local.instance import DEFAULT_LISTEN, EVERY_ADDRESS, Instance, local_host_name
+from cli.local.supervisor import Everything, Plan, free_port
+from cli.render.terminal import (
     EXIT_INTERRUPTED,
     EXIT_OK,
     TIER_STYLE,

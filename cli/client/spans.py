@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from cli.terminal import utc_now
+from cli.render.terminal import utc_now
 from events.codec import instant
 from events.errors import Malformed
 

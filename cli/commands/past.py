@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from cli.client import Client, connected, run
-from cli.figures import PATIENCE_S
-from cli.log import event_line, json_line
+from cli.client.connection import Client, connected, run
+from cli.client.spans import point_option
+from cli.client.target import on_target
+from cli.commands.figures import PATIENCE_S
+from cli.commands.log import event_line, json_line
 from cli.redecide import comes_out_same, policies_of
-from cli.spans import point_option
-from cli.target import on_target
-from cli.terminal import (
+from cli.render.terminal import (
     EXIT_INTERRUPTED,
     EXIT_OK,
     EXIT_REFUSED,
@@ -83,7 +83,7 @@ def explain(task_id: str, *, generation: int | None, check: bool, as_json: bool)
 async def _explain(
     task_id: str, generation: int | None, *, check: bool, as_json: bool
 ) -> int:
-    from cli.tasks import trace
+    from cli.commands.tasks import trace
 
     async with connected() as client:
         full = await client.full_id(task_id)

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 import msgspec
 
-from cli.client import Client, Refused, connected, run
-from cli.instance import ROLES, Instance
-from cli.target import on_target
-from cli.terminal import (
+from cli.client.connection import Client, Refused, connected, run
+from cli.client.target import on_target
+from cli.local.instance import ROLES, Instance
+from cli.render.terminal import (
     EXIT_INTERRUPTED,
     EXIT_NOT_FOUND,
     EXIT_OK,
@@ -197,7 +197,7 @@ async def _show_task(task_id: str, *, events: bool, as_json: bool) -> int:
     screen = console()
     show_task(screen, answer, because)
     if events:
-        from cli.log import event_line
+        from cli.commands.log import event_line
 
         screen.print("\nevents", style="bold")
         for logged in answer.events:
@@ -320,7 +320,7 @@ def _attempts(screen: Console, attempts: list[AttemptView]) -> None:
 
 def trace(screen: Console, route: TaskRouted) -> None:
     """Show a decision: the reason, the candidates with every factor, the excluded."""
-    from cli.display import route_line
+    from cli.render.display import route_line
 
     screen.print("\nroute", style="bold")
     screen.print(line_of(route_line(route)))
@@ -402,9 +402,9 @@ def logs(task_id: str, *, follow: bool, as_json: bool) -> int:
 
 
 async def _logs(task_id: str, *, follow: bool, as_json: bool) -> int:
-    from cli.display import JsonLines, Screen
-    from cli.following import Following
-    from cli.terminal import EXIT_OF_STATE
+    from cli.client.follow import Following
+    from cli.render.display import JsonLines, Screen
+    from cli.render.terminal import EXIT_OF_STATE
 
     async with connected() as client:
         full = await client.full_id(task_id)

@@ -14,11 +14,11 @@ import msgspec
 from msgspec import Struct
 
 from cli import archive as archives
-from cli.client import Client, NotRunning, connected, run
-from cli.instance import Instance
-from cli.log import event_line
-from cli.target import on_target
-from cli.terminal import (
+from cli.client.connection import Client, NotRunning, connected, run
+from cli.client.target import on_target
+from cli.commands.log import event_line
+from cli.local.instance import Instance
+from cli.render.terminal import (
     EXIT_OK,
     EXIT_REFUSED,
     Problem,
@@ -235,7 +235,7 @@ async def _export(task_id: str, target: Path | None) -> int:
 
 async def exported_of(client: Client, task_id: str) -> Exported:
     """Gather what is known of a task."""
-    from cli.past import words
+    from cli.commands.past import words
 
     full = await client.full_id(task_id)
     answer = await client.query("task", {"task_id": full}, TaskAnswer)
@@ -273,7 +273,7 @@ async def exported_of(client: Client, task_id: str) -> Exported:
 
 def show_export(file: Path) -> int:
     """Show an exported task; raises Problem where the file is none."""
-    from cli.tasks import show_task
+    from cli.commands.tasks import show_task
 
     try:
         exported = msgspec.json.decode(file.read_bytes(), type=Exported)
@@ -392,8 +392,8 @@ def restore(file: Path, *, as_json: bool) -> int:
 
 
 async def _restore(admin: Any, file: Path, header: Header) -> dict[str, int]:
-    from cli.keys import provision_with
-    from cli.roles import missing_streams
+    from cli.commands.keys import provision_with
+    from cli.commands.roles import missing_streams
     from events.nats.provision import Retention
 
     link = await Link.connect(admin.address())

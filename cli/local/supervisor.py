@@ -21,11 +21,11 @@ from typing import TYPE_CHECKING, Final, Literal
 
 from msgspec import Struct
 
-from cli.broker import Broker, die_with_parent, running_pid
-from cli.client import Client, NotRunning, Refused, connected
-from cli.instance import EVERYWHERE, LOOPBACK
-from cli.roles import descendants, kill_all
-from cli.terminal import EXIT_UNREACHABLE, Problem
+from cli.client.connection import Client, NotRunning, Refused, connected
+from cli.commands.roles import descendants, kill_all
+from cli.local.broker import Broker, die_with_parent, running_pid
+from cli.local.instance import EVERYWHERE, LOOPBACK
+from cli.render.terminal import EXIT_UNREACHABLE, Problem
 from events.errors import AgentComError
 from projections.views import HostsAnswer, StatusAnswer
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import IO
 
-    from cli.instance import Instance
+    from cli.local.instance import Instance
 
 Role = Literal["scheduler", "web", "sidecar"]
 
@@ -389,7 +389,7 @@ async def answers_questions(client: Client) -> bool:
 
 def environment() -> dict[str, str]:
     """Return the roles' environment: ours, and where to find a source tree's modules."""
-    source = Path(__file__).parents[1]
+    source = Path(__file__).parents[2]
     if not (source / "pyproject.toml").exists():
         return dict(os.environ)
     paths = [str(source), *filter(None, [os.environ.get("PYTHONPATH")])]

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import click
 
-from cli.client import connected, run
-from cli.fleet import endpoint_table, tell
-from cli.target import on_target
-from cli.terminal import EXIT_OK, cell, console, table
+from cli.client.connection import connected, run
+from cli.client.target import on_target
+from cli.commands.fleet import endpoint_table, tell
+from cli.render.terminal import EXIT_OK, cell, console, table
 from events.codec import encode
 from projections.views import HostsAnswer
 

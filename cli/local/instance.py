@@ -379,7 +379,7 @@ class _Address(msgspec.Struct):
 
 def shipped_conf() -> Path:
     """Return the nats.conf that came with AgentCom: inside the wheel, or the source tree."""
-    here = Path(__file__).parent
+    here = Path(__file__).parents[1]
     packaged = here / SHIPPED_CONF
     return packaged if packaged.exists() else here.parent / SHIPPED_CONF
 

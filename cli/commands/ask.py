@@ -10,10 +10,10 @@ import click
 import msgspec
 
 from actors.rules import policy as policies
-from cli.client import Client, connected, run
-from cli.submit import fields_of, submit
-from cli.target import on_target
-from cli.terminal import EXIT_OK, EXIT_USAGE, Problem, console, line_of
+from cli.client.connection import Client, connected, run
+from cli.client.target import on_target
+from cli.commands.submit import fields_of, submit
+from cli.render.terminal import EXIT_OK, EXIT_USAGE, Problem, console, line_of
 from events import subjects
 from events.catalogue import Classification, PolicyChanged
 from events.codec import encode
@@ -90,7 +90,7 @@ def route(
 
 
 async def _route(fields: dict[str, Any], *, as_json: bool) -> int:
-    from cli.tasks import trace
+    from cli.commands.tasks import trace
 
     async with connected() as client:
         answer = await client.command("task.route", fields, WouldRoute)

@@ -12,8 +12,8 @@ import click
 from nats.aio.client import Client
 from nats.errors import Error as NatsError
 
-from cli import broker
-from cli.instance import (
+from cli.local import broker
+from cli.local.instance import (
     DEFAULT_LISTEN,
     EVERYWHERE,
     ROLES,

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from cli.client import connected, run
-from cli.target import on_target
-from cli.terminal import (
+from cli.client.connection import connected, run
+from cli.client.target import on_target
+from cli.commands.up import tier_state
+from cli.render.terminal import (
     EXIT_OK,
     STATE_STYLE,
     TIER_STYLE,
@@ -22,7 +23,6 @@ from cli.terminal import (
     table,
     utc_now,
 )
-from cli.up import tier_state
 from events.codec import encode
 from events.commands import Done
 from projections.views import HostsAnswer
