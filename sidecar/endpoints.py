@@ -23,14 +23,14 @@ from msgspec import Struct, structs
 
 from events.catalogue import EndpointState
 from sidecar.executors import claude
-from sidecar.executors.port import Finished, GivenBack
+from sidecar.executors.port import Finished, Returned
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from events.commands import Assign, SharedEndpoint
     from sidecar.config import EndpointConfig, SidecarConfig
-    from sidecar.executors.port import Outcome
+    from sidecar.executors.port import Outcome, RawResult
     from sidecar.processes import Processes
 
 MISSES_UNTIL_DOWN = 2
@@ -418,9 +418,9 @@ class Endpoints:
         place = self._place_of(assign)
         if place is None:
             return
-        if isinstance(outcome, Finished | GivenBack) and outcome.unusable:
+        if isinstance(outcome, Finished | Returned) and outcome.unusable:
             self._tell(place.watched.unusable(_complaint(outcome), time.time()))
-        elif isinstance(outcome, GivenBack) and outcome.reason == "endpoint_failed":
+        elif isinstance(outcome, Returned) and outcome.reason == "endpoint_failed":
             self._tell(place.watched.missed(outcome.detail or outcome.reason))
             self._again.set()
         elif isinstance(outcome, Finished) and outcome.result.status == "success":
@@ -436,8 +436,8 @@ class Endpoints:
         await self._client.aclose()
 
 
-def _complaint(outcome: Finished | GivenBack) -> str:
-    if isinstance(outcome, GivenBack):
+def _complaint(outcome: Finished[RawResult] | Returned[RawResult]) -> str:
+    if isinstance(outcome, Returned):
         return outcome.detail or outcome.reason
     error = outcome.result.error
     return error.message if error is not None else "it refused the last run"

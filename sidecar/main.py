@@ -536,11 +536,11 @@ class Sidecar:
         try:
             if assign.target_type == "agent":
                 await self._alone(assign, stop)
-            ending = await self._pipeline.run(assign, stop, progress, began)
+            outcome = await self._pipeline.run(assign, stop, progress, began)
         finally:
             del self._stops[route], self._progress[route]
             self._earlier.discard(route)
-        self.handle(actor.Ended(route, ending))
+        self.handle(actor.Ended(route, outcome))
 
     # -- the steps of a woken agent's run
 

@@ -15,23 +15,21 @@ from typing import TYPE_CHECKING, Any, Protocol, assert_never
 import structlog
 from msgspec import structs
 
-from actors.host.decide import GaveBack, Halted, Worked
 from events.catalogue import Result, RunError
 from events.errors import AgentComError
-from sidecar.executors.port import Finished, GivenBack, RawResult, Run, Stop, Stopped
+from sidecar.executors.port import Finished, RawResult, Returned, Run, Stop, Stopped
 from sidecar.progress import speakable
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping
     from contextlib import AbstractAsyncContextManager
 
+    from actors.host import outcomes
     from events.commands import Assign
     from sidecar.executors.port import Executor, Outcome
     from sidecar.progress import Progress
 
 logger = structlog.get_logger(__name__)
-
-Ending = Worked | GaveBack | Halted
 
 
 class Prepare(Protocol):
@@ -95,10 +93,10 @@ class Pipeline:
         stop: Stop,
         progress: Progress,
         began: Callable[[str, bool], None],
-    ) -> Ending:
+    ) -> outcomes.Outcome[Result]:
         """Run it to its end. `began(executor, simulated)` is said before `stream`."""
         if stop.requested:
-            return Halted()
+            return Stopped()
         # resolve
         executor = self.executors.get(assign.target_type)
         if executor is None:
@@ -116,13 +114,13 @@ class Pipeline:
             logger.warning("working folder", route=assign.route, problem=str(error))
             progress.error(f"Working folder: {error}", "workspace")
             if outcome is None:
-                return GaveBack(
+                return Returned(
                     reason="workspace", detail=str(error), exclude=progress.host
                 )
         finally:
             progress.close()
         if outcome is None:
-            return Halted()
+            return Stopped()
         self._places.showed(assign, outcome)
         # finish
         return self.finish(outcome, assign)
@@ -173,15 +171,15 @@ class Pipeline:
             fault = RunError("executor_fault", said)
             return Finished(RawResult(status="failed", error=fault))
 
-    def finish(self, outcome: Outcome, assign: Assign) -> Ending:
+    def finish(self, outcome: Outcome, assign: Assign) -> outcomes.Outcome[Result]:
         """Turn what an executor ended in into what the host records."""
         match outcome:
             case Finished():
                 result = self._priced(outcome.result, assign)
                 assert result is not None
-                return Worked(result)
-            case GivenBack():
-                return GaveBack(
+                return Finished(result)
+            case Returned():
+                return Returned(
                     reason=outcome.reason,
                     detail=speakable(outcome.detail)[:2_000],
                     exclude=outcome.exclude,
@@ -189,7 +187,7 @@ class Pipeline:
                     result=self._priced(outcome.result, assign),
                 )
             case Stopped():
-                return Halted(
+                return Stopped(
                     result=self._priced(outcome.result, assign),
                     descendants_left=outcome.descendants_left,
                 )
@@ -207,7 +205,7 @@ class Pipeline:
         }
         return structs.replace(result, **texts) if texts else result
 
-    def _fault(self, assign: Assign, said: str) -> Worked:
+    def _fault(self, assign: Assign, said: str) -> Finished[Result]:
         fault = RunError("executor_fault", said)
         raw = RawResult(status="failed", error=fault)
-        return Worked(self._price(raw, assign))
+        return Finished(self._price(raw, assign))

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, Literal, assert_never
 
 from msgspec import Struct, field
 
+from actors.host.outcomes import Finished, Outcome, Returned, Stopped
 from events import catalogue as cat
 from events import commands as mail
 from events.codec import instant, rfc3339
@@ -202,34 +203,11 @@ class Began(Struct, frozen=True):
     simulated: bool = False
 
 
-class Worked(Struct, frozen=True):
-    """The work gave its own answer."""
-
-    result: cat.Result
-
-
-class GaveBack(Struct, frozen=True, kw_only=True):
-    """Another place or another time may do it; `limited_until` in epoch seconds."""
-
-    reason: str
-    detail: str = ""
-    exclude: str | None = None
-    limited_until: float | None = None
-    result: cat.Result | None = None
-
-
-class Halted(Struct, frozen=True, kw_only=True):
-    """The run was asked to end and has."""
-
-    result: cat.Result | None = None
-    descendants_left: int = 0
-
-
 class Ended(Struct, frozen=True):
     """A run is over and no process of it is left."""
 
     route: str
-    ending: Worked | GaveBack | Halted
+    outcome: Outcome[cat.Result]
 
 
 class Reported(Struct, frozen=True):
@@ -633,36 +611,36 @@ class _Decider:
         run = self.state.runs.get(command.route)
         if run is None or run.phase not in _HOLDING:
             return
-        ending, of = command.ending, self.of(run.assign)
+        outcome, of = command.outcome, self.of(run.assign)
         if run.wish == "cancel":
-            left = ending.descendants_left if isinstance(ending, Halted) else 0
+            left = outcome.descendants_left if isinstance(outcome, Stopped) else 0
             self.fact(
-                cat.TaskStopped(**of, result=ending.result, descendants_left=left)
+                cat.TaskStopped(**of, result=outcome.result, descendants_left=left)
             )
             return
-        match ending:
-            case Worked(result=result):
+        match outcome:
+            case Finished(result=result):
                 kind = (
                     cat.TaskCompleted if result.status == "success" else cat.TaskFailed
                 )
                 self.fact(kind(**of, result=result, late=self.late(run.assign.spec)))
-            case GaveBack():
-                until = ending.limited_until
+            case Returned():
+                until = outcome.limited_until
                 self.fact(
                     cat.TaskReturned(
                         **of,
-                        reason=ending.reason,
-                        detail=ending.detail,
-                        exclude=ending.exclude,
+                        reason=outcome.reason,
+                        detail=outcome.detail,
+                        exclude=outcome.exclude,
                         limited_until=None if until is None else rfc3339(until),
-                        result=ending.result,
+                        result=outcome.result,
                     )
                 )
-            case Halted():
+            case Stopped():
                 reason = "draining" if run.wish == "drain" else "interrupted"
-                self.give_back(run, reason, "it was ended", ending.result)
+                self.give_back(run, reason, "it was ended", outcome.result)
             case _:
-                assert_never(ending)
+                assert_never(outcome)
 
     def late(self, spec: cat.TaskSpec) -> bool:
         if spec.deadline is None:

@@ -31,7 +31,7 @@ from msgspec.structs import replace
 from events.catalogue import RunError
 from events.codec import encode
 from events.errors import AgentComError
-from sidecar.executors.port import Finished, GivenBack, RawResult, Stopped
+from sidecar.executors.port import Finished, RawResult, Returned, Stopped
 from sidecar.executors.prompt import prompt_for
 from sidecar.executors.wake_command import ARGUMENT_LIMIT, WakeCommand, sayable
 from sidecar.output import HeadTail, Utf8, cut
@@ -486,8 +486,8 @@ class _Waking:
         self._emit.error(f"Wake failed after {tries} attempts: {reason}", code)
         return self._elsewhere(code, reason)
 
-    def _elsewhere(self, code: str, reason: str) -> GivenBack:
-        return GivenBack(
+    def _elsewhere(self, code: str, reason: str) -> Returned[RawResult]:
+        return Returned(
             reason=code,
             detail=reason,
             exclude=self._executor.host,

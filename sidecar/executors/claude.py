@@ -33,7 +33,7 @@ from msgspec.structs import replace
 from events.catalogue import RunError
 from sidecar.executors import stream_json as said
 from sidecar.executors.ndjson import Broken
-from sidecar.executors.port import Finished, GivenBack, RawResult, Stopped
+from sidecar.executors.port import Finished, RawResult, Returned, Stopped
 from sidecar.executors.prompt import prompt_for
 from sidecar.executors.watch import Ring, Watch, pause
 from sidecar.output import HeadTail, Utf8, cut
@@ -726,14 +726,14 @@ class _Tries:
         said_last = f"Claude failed after {attempts}: {verdict.message}"
         self._emit.error(said_last, verdict.code)
         if verdict.limited:
-            return GivenBack(reason="limited", detail=verdict.message, result=result)
+            return Returned(reason="limited", detail=verdict.message, result=result)
         return Finished(result, unusable=verdict.unusable)
 
     def _limited(self, verdict: Verdict, result: RawResult, until: float) -> Outcome:
         with suppress(ValueError, OverflowError, OSError):
             shown = datetime.fromtimestamp(until, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
             self._emit.status(f"Claude is rate limited until {shown}, given back")
-        return GivenBack(
+        return Returned(
             reason="limited",
             detail=verdict.message,
             limited_until=until,

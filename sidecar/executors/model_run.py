@@ -7,7 +7,7 @@ say; then, or at once where it cannot help, one of two things follows:
 
 - the work's own answer (a bad request, a refusal, the time is up): `Finished`, failed;
 - this server's fault (connection, a stream that died, 5xx, the model is gone, a key that
-  it does not take): `GivenBack`, for another endpoint.
+  it does not take): `Returned`, for another endpoint.
 
 What differs between servers is a `Dialect`: bytes in, `Piece`s out.
 """
@@ -23,7 +23,7 @@ from msgspec import Struct
 
 from events.catalogue import RunError
 from sidecar.executors.ndjson import Broken
-from sidecar.executors.port import Finished, GivenBack, RawResult, Stopped
+from sidecar.executors.port import Finished, RawResult, Returned, Stopped
 from sidecar.executors.watch import Watch
 from sidecar.output import HeadTail
 
@@ -193,7 +193,7 @@ class ModelExecutor:
         emit.error(said, fault.code)
         if fault.whose == "work":
             return Finished(result)
-        return GivenBack(
+        return Returned(
             reason="endpoint_failed",
             detail=fault.message,
             exclude=assign.endpoint or None,

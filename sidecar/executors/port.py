@@ -2,7 +2,7 @@
 
 An executor runs one assignment to its end, with the retries that belong to the host. It
 returns raw counts, never dollars (`sidecar.costs` makes them, nowhere else), and it ends
-in exactly one of three ways: `Finished`, `GivenBack`, `Stopped`. An exception out of
+in exactly one of three ways: `Finished`, `Returned`, `Stopped`. An exception out of
 `run` is a fault of ours; whoever runs executors turns it into a failure that says so.
 Whatever way it ends, no process of the run is alive when `run` returns.
 """
@@ -15,6 +15,10 @@ from typing import Literal, Protocol
 
 from msgspec import Struct
 
+from actors.host import outcomes
+from actors.host.outcomes import Finished as Finished
+from actors.host.outcomes import Returned as Returned
+from actors.host.outcomes import Stopped as Stopped
 from events.catalogue import RunError
 from events.commands import Assign
 
@@ -120,42 +124,8 @@ class RawResult(Struct, frozen=True, kw_only=True):
     simulated: bool = False
 
 
-class Finished(Struct, frozen=True):
-    """The work gave its own answer, success or failure; nobody tries elsewhere.
-
-    `unusable`: the endpoint's next run would fail for the same reason (not logged in, no
-    credit), so its host reports it down until it has been tried again.
-    """
-
-    result: RawResult
-    unusable: bool = False
-
-
-class GivenBack(Struct, frozen=True, kw_only=True):
-    """Not the work's answer: another place or another time may do it.
-
-    `reason`: `endpoint_failed` (then `exclude` names the endpoint or host), `limited`
-    (`limited_until`, epoch seconds, where known), `draining`, ... `unusable` as in
-    `Finished`.
-    `result` holds what was spent all the same.
-    """
-
-    reason: str
-    detail: str = ""
-    exclude: str | None = None
-    limited_until: float | None = None
-    unusable: bool = False
-    result: RawResult | None = None
-
-
-class Stopped(Struct, frozen=True, kw_only=True):
-    """The run was asked to end and has; `result` holds what was spent and said."""
-
-    result: RawResult | None = None
-    descendants_left: int = 0
-
-
-Outcome = Finished | GivenBack | Stopped
+Outcome = outcomes.Outcome[RawResult]
+"""How a run ends here: in counts, which the host turns into dollars."""
 
 
 class Executor(Protocol):

@@ -16,7 +16,7 @@ from msgspec.structs import replace
 from events.errors import AgentComError
 from sidecar.executors import wake_command
 from sidecar.executors.agent import AgentExecutor, AgentOptions, Bookmark
-from sidecar.executors.port import Finished, GivenBack, Run, Stop, Stopped
+from sidecar.executors.port import Finished, Returned, Run, Stop, Stopped
 from sidecar.processes import Processes
 from sidecar.results import RESULT_LIMIT, Results
 from tests.support.runs import QUICK, Ear, alive, assignment
@@ -174,7 +174,7 @@ async def test_a_failed_wake_is_tried_again_and_then_given_back(bench: Bench) ->
     limits = replace(LIMITS, wake_backoff_s=[0.001, 0.002, 0.003])
     bench.assign = replace(bench.assign, limits=limits)
     outcome = await bench.run("sh -c 'echo no agent here >&2; exit 3'")
-    assert isinstance(outcome, GivenBack)
+    assert isinstance(outcome, Returned)
     assert (outcome.reason, outcome.exclude) == ("wake_failed_after_3_attempts", "h1")
     assert "no agent here" in outcome.detail
     assert bench.ear.lines("retrying") == [
@@ -197,7 +197,7 @@ async def test_a_wake_that_cannot_end_well_is_given_back(
         bench.assign, limits=replace(LIMITS, wake_timeout_s=0.05, wake_retries=0)
     )
     outcome = await bench.run(command)
-    assert isinstance(outcome, GivenBack)
+    assert isinstance(outcome, Returned)
     why = "cannot start" if "nowhere" in command else "did not end within 0.05s"
     assert why in outcome.detail
 
@@ -438,7 +438,7 @@ async def test_a_disk_that_fails_before_the_wake_gives_the_run_back(
 ) -> None:
     bench.notes.fault = "disk full"
     outcome = await bench.run("touch woken")
-    assert isinstance(outcome, GivenBack)
+    assert isinstance(outcome, Returned)
     assert outcome.exclude == "h1"
     assert not (bench.folder / "woken").exists()
 
@@ -449,7 +449,7 @@ async def test_a_folder_that_cannot_be_written_gives_the_run_back(bench: Bench) 
     executor = AgentExecutor("h1", bench.processes, bench.results, bench.notes)
     run = Run(assign=bench.assign, cwd=bench.folder, env={})
     outcome = await executor.run(run, bench.ear, bench.stop)
-    assert isinstance(outcome, GivenBack)
+    assert isinstance(outcome, Returned)
     assert outcome.reason == "results_folder"
 
 
@@ -490,7 +490,7 @@ async def test_a_step_keeps_the_time_it_began_at_over_a_restart(bench: Bench) ->
 async def test_wakes_begun_in_an_earlier_life_count(bench: Bench) -> None:
     bench.notes.marks[bench.assign.route] = Bookmark("waking", time.time(), 4)
     outcome = await bench.run("touch woken")
-    assert isinstance(outcome, GivenBack)
+    assert isinstance(outcome, Returned)
     assert not (bench.folder / "woken").exists()
 
 

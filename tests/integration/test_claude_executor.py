@@ -20,7 +20,7 @@ from sidecar.executors.claude import (
     narrowed,
     probe,
 )
-from sidecar.executors.port import Finished, GivenBack, Run, Stop, Stopped
+from sidecar.executors.port import Finished, Returned, Run, Stop, Stopped
 from sidecar.processes import Processes
 from sidecar.simulated.claude import Scenario
 from tests.support.messages_api import Reply
@@ -177,7 +177,7 @@ async def test_a_rate_limit_with_an_end_is_handed_back_at_once(
 ) -> None:
     simulated_claude.order(Scenario(kind="r429", resets_at=1_999_999_999))
     outcome, ear = await run(executor, tmp_path)
-    assert isinstance(outcome, GivenBack)
+    assert isinstance(outcome, Returned)
     assert (outcome.reason, outcome.limited_until) == ("limited", 1_999_999_999)
     assert outcome.exclude is None
     assert ear.lines("retrying") == []
@@ -188,7 +188,7 @@ async def test_a_rate_limit_without_an_end_is_handed_back_after_the_retries(
 ) -> None:
     simulated_claude.always("r429")
     outcome, ear = await run(executor, tmp_path)
-    assert isinstance(outcome, GivenBack)
+    assert isinstance(outcome, Returned)
     assert (outcome.reason, outcome.limited_until) == ("limited", None)
     assert len(ear.lines("retrying")) == 3
 

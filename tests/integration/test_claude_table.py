@@ -17,7 +17,7 @@ from msgspec import Struct, field
 
 from sidecar.costs import price, settle
 from sidecar.executors.claude import ClaudeExecutor, ClaudeOptions
-from sidecar.executors.port import Finished, GivenBack, Run, Stop, Stopped
+from sidecar.executors.port import Finished, Returned, Run, Stop, Stopped
 from sidecar.processes import Processes
 from tests.support.messages_api import Reply
 from tests.support.runs import QUICK, Ear, alive, assignment, is_alive
@@ -179,11 +179,11 @@ async def test_every_case_ends_as_it_should_and_costs_what_it_did(
             nobody.bind(("127.0.0.1", 0))  # bound and never listening
             claude.url = f"http://127.0.0.1:{nobody.getsockname()[1]}"
         outcome = await claude.run(case.options, **case.fields)
-    assert isinstance(outcome, Finished | GivenBack)
+    assert isinstance(outcome, Finished | Returned)
     result = outcome.result
     assert result is not None
     if case.ends == "limited":
-        assert isinstance(outcome, GivenBack)
+        assert isinstance(outcome, Returned)
         assert (outcome.reason, outcome.limited_until) == ("limited", None)
     else:
         assert isinstance(outcome, Finished)

@@ -10,7 +10,7 @@ from events import commands as mail
 from events.catalogue import EndpointState, TaskSpec
 from sidecar.config import ClaudeConfig, EndpointConfig, SidecarConfig
 from sidecar.endpoints import Endpoints
-from sidecar.executors.port import Finished, GivenBack, RawResult
+from sidecar.executors.port import Finished, RawResult, Returned
 from sidecar.processes import Processes
 
 if TYPE_CHECKING:
@@ -188,7 +188,7 @@ async def test_a_request_that_fails_has_its_endpoint_looked_at_at_once(
             endpoint="h1-gpu",
         )
         assert endpoints.resolved(run).endpoint_url == one.url
-        endpoints.showed(run, GivenBack(reason="endpoint_failed", exclude="h1-gpu"))
+        endpoints.showed(run, Returned(reason="endpoint_failed", exclude="h1-gpu"))
         async with asyncio.timeout(20):
             assert not (await told.news.get()).up
         watching.cancel()

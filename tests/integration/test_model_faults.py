@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from sidecar.executors.ollama import OllamaExecutor
 from sidecar.executors.openai import OpenAIExecutor
-from sidecar.executors.port import Finished, GivenBack, Run, Stop
+from sidecar.executors.port import Finished, Returned, Run, Stop
 from sidecar.simulated.ollama import Fault, FaultKind, SimulatedOllama
 from tests.support.runs import QUICK, Ear, assignment
 
@@ -75,13 +75,13 @@ async def test_a_lasting_fault_ends_as_it_should(
             outcome = await executor.run(run, ear, Stop())
     finally:
         await executor.close()
-    assert isinstance(outcome, GivenBack if ends == GIVEN_BACK else Finished)
-    assert isinstance(outcome, Finished | GivenBack)
+    assert isinstance(outcome, Returned if ends == GIVEN_BACK else Finished)
+    assert isinstance(outcome, Finished | Returned)
     result = outcome.result
     assert result is not None
     assert (result.error.code if result.error else "") == code
     assert (result.status == "success") == (ends == FINE)
-    if isinstance(outcome, GivenBack):
+    if isinstance(outcome, Returned):
         assert (outcome.reason, outcome.exclude) == ("endpoint_failed", "gpu")
     assert len(ear.lines("retrying")) == retries
     assert len(ear.lines("error")) == (0 if ends == FINE else 1)

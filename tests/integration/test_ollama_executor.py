@@ -10,7 +10,7 @@ import pytest
 from msgspec.structs import replace
 
 from sidecar.executors.ollama import OllamaExecutor
-from sidecar.executors.port import Finished, GivenBack, Run, Stop, Stopped
+from sidecar.executors.port import Finished, Returned, Run, Stop, Stopped
 from sidecar.simulated.ollama import Fault, SimulatedOllama
 from tests.support.runs import QUICK, Ear, assignment
 
@@ -98,7 +98,7 @@ async def test_a_server_that_stays_broken_gets_the_work_given_back(
 ) -> None:
     simulated_ollama.fail_next(Fault(kind=kind, times=0))
     outcome, ear = await run(executor, simulated_ollama)
-    assert isinstance(outcome, GivenBack)
+    assert isinstance(outcome, Returned)
     assert (outcome.reason, outcome.exclude) == ("endpoint_failed", "gpu")
     assert outcome.result is not None
     assert outcome.result.error is not None
@@ -126,7 +126,7 @@ async def test_a_missing_model_is_given_back_at_once(
     executor: OllamaExecutor, simulated_ollama: SimulatedOllama
 ) -> None:
     outcome, ear = await run(executor, simulated_ollama, model="nobody")
-    assert isinstance(outcome, GivenBack)
+    assert isinstance(outcome, Returned)
     assert outcome.exclude == "gpu"
     assert ear.lines("retrying", "error") == [
         "Ollama failed after 1 attempt: model 'nobody' not found"
@@ -178,7 +178,7 @@ async def test_silence_has_its_limits(
     outcome, _ = await run(
         executor, simulated_ollama, limits=replace(limits, model_retries=1)
     )
-    assert isinstance(outcome, GivenBack)
+    assert isinstance(outcome, Returned)
     assert outcome.result is not None
     assert outcome.result.error is not None
     assert outcome.result.error.code == code
@@ -204,7 +204,7 @@ async def test_a_loaded_model_must_be_quick(executor: OllamaExecutor) -> None:
         await run(executor, server)
         server.fail_next("slow_first", delay_s=20.0)
         outcome, _ = await run(executor, server, limits=limits)
-    assert isinstance(outcome, GivenBack)
+    assert isinstance(outcome, Returned)
 
 
 async def test_the_time_in_all_is_the_works_answer(
@@ -252,7 +252,7 @@ async def test_nobody_there_is_given_back(executor: OllamaExecutor) -> None:
     await server.start()
     await server.stop()
     outcome, ear = await run(executor, server)
-    assert isinstance(outcome, GivenBack)
+    assert isinstance(outcome, Returned)
     assert len(ear.lines("retrying")) == 2
     assert outcome.result is not None
     assert outcome.result.tokens_in == 0
@@ -262,7 +262,7 @@ async def test_an_address_that_is_none_is_given_back_at_once(
     executor: OllamaExecutor, simulated_ollama: SimulatedOllama
 ) -> None:
     outcome, ear = await run(executor, simulated_ollama, endpoint_url="nonsense")
-    assert isinstance(outcome, GivenBack)
+    assert isinstance(outcome, Returned)
     assert ear.lines("retrying") == []
 
 

@@ -9,7 +9,7 @@ import pytest
 from msgspec.structs import replace
 
 from sidecar.executors.openai import OpenAIExecutor
-from sidecar.executors.port import Finished, GivenBack, Run, Stop, Stopped
+from sidecar.executors.port import Finished, Returned, Run, Stop, Stopped
 from sidecar.simulated.ollama import Fault, SimulatedOllama
 from tests.support.runs import QUICK, Ear, assignment
 
@@ -115,7 +115,7 @@ async def test_a_server_that_stays_broken_gets_the_work_given_back(
 ) -> None:
     simulated_ollama.fail_next(Fault(kind=kind, times=0))
     outcome, ear = await run(executor, simulated_ollama)
-    assert isinstance(outcome, GivenBack)
+    assert isinstance(outcome, Returned)
     assert (outcome.reason, outcome.exclude) == ("endpoint_failed", "lab")
     assert outcome.result is not None
     assert outcome.result.error is not None
@@ -128,7 +128,7 @@ async def test_a_server_that_stays_broken_gets_the_work_given_back(
 
 @pytest.mark.parametrize(
     ("kind", "code", "ends"),
-    [("missing", "model_missing", GivenBack), ("bad_request", "bad_request", Finished)],
+    [("missing", "model_missing", Returned), ("bad_request", "bad_request", Finished)],
 )
 async def test_what_a_retry_cannot_help_is_not_retried(
     executor: OpenAIExecutor,
@@ -140,7 +140,7 @@ async def test_what_a_retry_cannot_help_is_not_retried(
     simulated_ollama.fail_next(kind)
     outcome, ear = await run(executor, simulated_ollama)
     assert isinstance(outcome, ends)
-    assert isinstance(outcome, Finished | GivenBack)
+    assert isinstance(outcome, Finished | Returned)
     assert outcome.result is not None
     assert outcome.result.error is not None
     assert outcome.result.error.code == code
@@ -153,7 +153,7 @@ async def test_comments_alone_are_silence(
     simulated_ollama.fail_next(Fault(kind="stall", after=0, times=0))
     limits = replace(QUICK, first_token_cold_s=0.1, model_retries=0)
     outcome, _ = await run(executor, simulated_ollama, limits=limits)
-    assert isinstance(outcome, GivenBack)
+    assert isinstance(outcome, Returned)
     assert outcome.result is not None
     assert outcome.result.error is not None
     assert outcome.result.error.code == "first_token_timeout"

@@ -18,7 +18,7 @@ from events import catalogue as c
 from sidecar import journal as journals
 from sidecar import main as sidecars
 from sidecar.config import ShellConfig, SidecarConfig, SlotsConfig
-from sidecar.executors.port import Finished, GivenBack, RawResult, Stopped
+from sidecar.executors.port import Finished, RawResult, Returned, Stopped
 from sidecar.journal import Journal
 from sidecar.main import Parts, Sidecar
 from tests.simulation.loop import PROCESS, Process
@@ -313,10 +313,10 @@ class SimExecutor:
             case "limited" if self.kind == "claude":
                 known = chance.random() < 0.5
                 until = _life().clock() + chance.uniform(1, 5) if known else None
-                return GivenBack(reason="limited", limited_until=until, result=raw)
+                return Returned(reason="limited", limited_until=until, result=raw)
             case "back":
                 exclude = assign.endpoint or machine.name
-                return GivenBack(
+                return Returned(
                     reason="endpoint_failed", detail="it broke", exclude=exclude
                 )
             case _:

@@ -10,12 +10,13 @@ from hypothesis import settings
 from hypothesis import strategies as st
 
 from actors.host import decide as actor
+from actors.host.outcomes import Finished, Returned, Stopped
 from events import catalogue as cat
 from events import commands as mail
 
 NOW = 1_770_000_000.0
-SUCCESS = actor.Worked(cat.Result(status="success", output="ok"))
-FAILURE = actor.Worked(cat.Result(status="failed"))
+SUCCESS = Finished(cat.Result(status="success", output="ok"))
+FAILURE = Finished(cat.Result(status="failed"))
 
 
 class Host:
@@ -196,7 +197,7 @@ def test_an_unknown_target_is_rejected(fields: dict[str, Any]) -> None:
 def test_a_task_that_comes_anew_ends_its_older_run_here() -> None:
     host = Host(shell=2).given(*running()).when(assign(route="r2"))
     assert [each.route for each in host.effects(actor.StopRun)] == ["r1"]
-    host.when(actor.Ended("r1", actor.Halted()))
+    host.when(actor.Ended("r1", Stopped()))
     assert host.names == ["task.stopped"]
 
 
@@ -224,7 +225,7 @@ def test_a_run_past_its_deadline_is_marked_late() -> None:
 
 
 def test_a_run_given_back_names_what_to_avoid_and_until_when() -> None:
-    back = actor.GaveBack(reason="limited", exclude="x", limited_until=NOW)
+    back = Returned(reason="limited", exclude="x", limited_until=NOW)
     host = Host().given(*running()).when(actor.Ended("r1", back))
     assert (host.event.reason, host.event.exclude) == ("limited", "x")
     assert host.event.limited_until == "2026-02-02T02:40:00.000000Z"
@@ -249,7 +250,7 @@ def test_a_running_run_is_stopped_and_holds_its_slot_until_it_has_ended() -> Non
     assert host.reply.ok
     assert host.effects(actor.StopRun) == [actor.StopRun("r1", "cancelled")]
     assert host.when(assign("t2", "r2")).event.reason == "busy"
-    ending = actor.Halted(result=cat.Result(status="failed"), descendants_left=2)
+    ending = Stopped(result=cat.Result(status="failed"), descendants_left=2)
     host.when(actor.Ended("r1", ending))
     assert (host.names, host.event.descendants_left) == (["task.stopped"], 2)
     assert actor.busy(host.state) == 0
@@ -331,9 +332,9 @@ def test_what_does_not_finish_in_time_is_handed_back() -> None:
     host = Host(shell=2).given(*running(), *running("r2", "t2"), cancel("r2"))
     host.when(actor.HandBack())
     assert [each.route for each in host.effects(actor.StopRun)] == ["r1"]
-    host.when(actor.Ended("r1", actor.Halted()))
+    host.when(actor.Ended("r1", Stopped()))
     assert (host.names, host.event.reason) == (["task.returned"], "draining")
-    assert host.when(actor.Ended("r2", actor.Halted())).names == ["task.stopped"]
+    assert host.when(actor.Ended("r2", Stopped())).names == ["task.stopped"]
 
 
 def test_what_finishes_while_it_is_handed_back_is_finished() -> None:
@@ -476,7 +477,7 @@ _commands = st.one_of(
     st.builds(actor.NotPersisted, _routes, st.just("x")),
     st.builds(actor.Began, _routes, st.just("sidecar")),
     st.builds(actor.Ended, _routes, st.sampled_from([SUCCESS, FAILURE])),
-    st.builds(actor.Ended, _routes, st.just(actor.Halted())),
+    st.builds(actor.Ended, _routes, st.just(Stopped())),
     st.builds(actor.Reported, _routes),
     st.builds(cancel, _routes, st.integers(1, 2), _tasks),
     st.sampled_from([mail.Drain(), mail.Resume(), actor.HandBack(), actor.Announced()]),
