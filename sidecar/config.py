@@ -23,7 +23,7 @@ from events.codec import malformed
 from events.errors import AgentComError
 from events.ids import is_token
 from sidecar.executors import wake_command
-from sidecar.processes import ProcessLimits
+from sidecar.processes.family import ProcessLimits
 
 Count = Annotated[int, Meta(ge=0, le=10_000)]
 Some = Annotated[int, Meta(ge=1, le=10_000)]

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from events.commands import Assign, SharedEndpoint
     from sidecar.config import EndpointConfig, SidecarConfig
     from sidecar.executors.port import Outcome, RawResult
-    from sidecar.processes import Processes
+    from sidecar.processes.family import Processes
 
 MISSES_UNTIL_DOWN = 2
 UNUSABLE_S = 300.0

@@ -43,7 +43,8 @@ from sidecar.executors.shell import CommandPolicy, ShellExecutor, ShellOptions
 from sidecar.journal import Journal, JournalError, open_journal
 from sidecar.outbox import Outbox
 from sidecar.pipeline import Pipeline, unprepared, unpriced
-from sidecar.processes import Ident, Processes, sweep
+from sidecar.processes.family import Processes, sweep
+from sidecar.processes.table import Ident
 from sidecar.progress import OutputQueue, Progress
 from sidecar.resources import Machine
 from sidecar.results import Results

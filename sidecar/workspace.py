@@ -35,13 +35,13 @@ from typing import TYPE_CHECKING
 from events.errors import AgentComError
 from events.ids import token
 from sidecar.executors.port import Run
-from sidecar.processes import ROUTE_MARK, TASK_MARK
+from sidecar.processes.table import ROUTE_MARK, TASK_MARK
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Collection, Mapping
 
     from events.commands import Assign
-    from sidecar.processes import Processes
+    from sidecar.processes.family import Processes
 
 KEEP_FOLDERS_S = 7 * 86_400.0
 

@@ -465,7 +465,7 @@ def _no_server(kind: str, url: str, why: str, config: SidecarConfig) -> Check:
 
 async def _claude(config: SidecarConfig, fleet: HostsAnswer | None) -> Check:
     from sidecar.endpoints import Answered, ask_claude
-    from sidecar.processes import Processes
+    from sidecar.processes.family import Processes
 
     if not config.claude.enabled:
         return Check("Claude Code", "ok", "switched off in sidecar.toml")

@@ -35,7 +35,9 @@ from sidecar.executors.port import Finished, RawResult, Returned, Stopped
 from sidecar.executors.prompt import prompt_for
 from sidecar.executors.wake_command import ARGUMENT_LIMIT, WakeCommand, sayable
 from sidecar.output import HeadTail, Utf8, cut
-from sidecar.processes import Ident, ProcessLimits, shell_stages, sweep
+from sidecar.processes.ending import shell_stages
+from sidecar.processes.family import ProcessLimits, sweep
+from sidecar.processes.table import Ident
 from sidecar.results import Unreadable
 
 if TYPE_CHECKING:
@@ -43,7 +45,7 @@ if TYPE_CHECKING:
 
     from events.commands import Assign
     from sidecar.executors.port import Emit, Outcome, Run, Stop
-    from sidecar.processes import Child, Processes
+    from sidecar.processes.family import Child, Processes
     from sidecar.results import Place, Results
 
 Step = Literal["waking", "waking_confirmation", "working", "removed"]

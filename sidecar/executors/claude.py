@@ -37,14 +37,15 @@ from sidecar.executors.port import Finished, RawResult, Returned, Stopped
 from sidecar.executors.prompt import prompt_for
 from sidecar.executors.watch import Ring, Watch, pause
 from sidecar.output import HeadTail, Utf8, cut
-from sidecar.processes import Exit, ProcessLimits, Stage, claude_stages
+from sidecar.processes.ending import Exit, Stage, claude_stages
+from sidecar.processes.family import ProcessLimits
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from events.commands import Assign, Limits
     from sidecar.executors.port import Emit, Outcome, Run, Stop
-    from sidecar.processes import Child, Processes
+    from sidecar.processes.family import Child, Processes
 
 PermissionMode = Literal[
     "plan", "dontAsk", "default", "acceptEdits", "bypassPermissions"

@@ -25,12 +25,13 @@ from msgspec.structs import replace
 from events.catalogue import RunError
 from sidecar.executors.port import Finished, RawResult, Stopped
 from sidecar.output import HeadTail, Utf8
-from sidecar.processes import Exit, Processes, ProcessLimits, shell_stages
+from sidecar.processes.ending import Exit, shell_stages
+from sidecar.processes.family import Processes, ProcessLimits
 
 if TYPE_CHECKING:
     from events.catalogue import Shell
     from sidecar.executors.port import Emit, Outcome, Run, Stop
-    from sidecar.processes import Child
+    from sidecar.processes.family import Child
 
 _SHELL = "/bin/sh"
 _OPERATORS = re.compile(r"[;&|<>()`$\n\r\\{}!#*?\[\]~]")

@@ -17,7 +17,7 @@ from events.errors import AgentComError
 from sidecar.executors import wake_command
 from sidecar.executors.agent import AgentExecutor, AgentOptions, Bookmark
 from sidecar.executors.port import Finished, Returned, Run, Stop, Stopped
-from sidecar.processes import Processes
+from sidecar.processes.family import Processes
 from sidecar.results import RESULT_LIMIT, Results
 from tests.support.runs import QUICK, Ear, alive, assignment
 

@@ -21,7 +21,7 @@ from sidecar.executors.claude import (
     probe,
 )
 from sidecar.executors.port import Finished, Returned, Run, Stop, Stopped
-from sidecar.processes import Processes
+from sidecar.processes.family import Processes
 from sidecar.simulated.claude import Scenario
 from tests.support.messages_api import Reply
 from tests.support.runs import QUICK, Ear, alive, assignment

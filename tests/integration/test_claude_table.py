@@ -18,7 +18,7 @@ from msgspec import Struct, field
 from sidecar.costs import price, settle
 from sidecar.executors.claude import ClaudeExecutor, ClaudeOptions
 from sidecar.executors.port import Finished, Returned, Run, Stop, Stopped
-from sidecar.processes import Processes
+from sidecar.processes.family import Processes
 from tests.support.messages_api import Reply
 from tests.support.runs import QUICK, Ear, alive, assignment, is_alive
 

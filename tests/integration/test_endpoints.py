@@ -11,7 +11,7 @@ from events.catalogue import EndpointState, TaskSpec
 from sidecar.config import ClaudeConfig, EndpointConfig, SidecarConfig
 from sidecar.endpoints import Endpoints
 from sidecar.executors.port import Finished, RawResult, Returned
-from sidecar.processes import Processes
+from sidecar.processes.family import Processes
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

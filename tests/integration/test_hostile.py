@@ -24,7 +24,7 @@ from sidecar.config import ClaudeConfig, SidecarConfig, SlotsConfig
 from sidecar.executors.noop import NoopExecutor
 from sidecar.executors.shell import ShellExecutor
 from sidecar.main import Parts, Sidecar, run
-from sidecar.processes import Processes
+from sidecar.processes.family import Processes
 from tests.support.links import linked, until
 from tests.support.scheduling import scheduling
 

@@ -12,22 +12,15 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from sidecar.processes import (
-    Ident,
-    Processes,
-    ProcessLimits,
-    claude_stages,
-    parse_stat,
-    shell_stages,
-    survivors,
-    sweep,
-)
+from sidecar.processes.ending import claude_stages, shell_stages
+from sidecar.processes.family import Processes, ProcessLimits, survivors, sweep
+from sidecar.processes.table import Ident, parse_stat
 from tests.support.runs import alive, is_alive
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from sidecar.processes import Child
+    from sidecar.processes.family import Child
 
 # Forks, makes a session of its own, forks again, and cleans its environment if asked to.
 DAEMON = """
@@ -242,7 +235,7 @@ async def test_cancelling_whoever_waits_ends_the_run(processes: Processes) -> No
     async def hold() -> None:
         env = {"PATH": os.environ["PATH"]}
         argv = ["/bin/sh", "-c", "trap '' TERM; sleep 1000 & wait"]
-        async with processes.running(argv, cwd=Path("/"), env=env, route="c") as child:
+        async with processes.start(argv, cwd=Path("/"), env=env, route="c") as child:
             started.set()
             await child.wait()
 
@@ -287,7 +280,7 @@ async def test_a_killed_sidecar_takes_its_child_along_and_the_rest_is_swept() ->
 import asyncio, sys
 sys.path.insert(0, {str(Path.cwd())!r})
 from pathlib import Path
-from sidecar.processes import Processes
+from sidecar.processes.family import Processes
 async def main():
     processes = Processes(on_start=lambda i: print(i.pid, i.started, i.mark, flush=True))
     processes.become_subreaper()
@@ -366,7 +359,7 @@ async def test_a_program_that_is_not_there_says_so(processes: Processes) -> None
 
 
 def test_signal_names_are_in_the_exit() -> None:
-    from sidecar.processes import Exit
+    from sidecar.processes.ending import Exit
 
     assert str(Exit(137)) == "exit code 137 (SIGKILL)"
     assert str(Exit(None, signal.SIGSEGV.name)) == "killed by SIGSEGV"

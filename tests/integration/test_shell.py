@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from sidecar.executors.port import Finished, Stop, Stopped
 from sidecar.executors.shell import CommandPolicy, ShellExecutor, ShellOptions
-from sidecar.processes import Processes, ProcessLimits
+from sidecar.processes.family import Processes, ProcessLimits
 from tests.support.runs import QUICK, Ear, alive, shell_run
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from events import subjects
 from events.codec import encode
 from sidecar.executors.port import Finished, RawResult, Run, Stopped
 from sidecar.executors.shell import ShellExecutor
-from sidecar.processes import Processes
+from sidecar.processes.family import Processes
 from tests.support.hosting import REPLIES, assign, world
 
 ROOT = Path(__file__).parents[2]

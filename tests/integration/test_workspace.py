@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from events.catalogue import Shell
-from sidecar.processes import Processes
+from sidecar.processes.family import Processes
 from sidecar.workspace import Turns, Workspace, WorkspaceError
 from tests.support.runs import assignment
 

@@ -11,7 +11,7 @@ from msgspec import Struct
 from events.catalogue import Shell, TaskSpec
 from events.commands import Assign, Limits
 from sidecar.executors.port import Run
-from sidecar.processes import TASK_MARK, look_up, route_of
+from sidecar.processes.table import TASK_MARK, look_up, route_of
 
 QUICK = Limits(
     claude_backoff_s=[0.001, 0.001, 0.001],

@@ -26,37 +26,46 @@ import ctypes
 import functools
 import os
 import resource
+import select
 import signal
 import subprocess
-import sys
 import tempfile
-from contextlib import asynccontextmanager, suppress
-from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from contextlib import suppress
+from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
+from sidecar.processes.ending import Exit, killed, signal_all, signal_name, signalled
+from sidecar.processes.table import (
+    LINUX,
+    ROUTE_MARK,
+    Ident,
+    Proc,
+    add_descendants,
+    look_up,
+    own_children,
+    process_table,
+    route_of,
+)
+
 if TYPE_CHECKING:
     from collections.abc import (
-        AsyncIterator,
         Callable,
         Iterable,
         Mapping,
         Sequence,
     )
+    from pathlib import Path
+    from typing import Self
 
-ROUTE_MARK = "AGENTCOM_ROUTE"
-TASK_MARK = "AGENTCOM_TASK_ID"
+    from sidecar.processes.ending import Stage
 
-_LINUX = sys.platform == "linux"
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 _CHUNK = 65_536
-_KILL_ROUNDS = 40
-_KILL_WAIT_S = 0.25
 _DRAIN_LIMIT = 8 * 2**20
 
-_libc = ctypes.CDLL(None, use_errno=True) if _LINUX else None
+_libc = ctypes.CDLL(None, use_errno=True) if LINUX else None
 
 
 class ProcessLimits(Struct, frozen=True, kw_only=True):
@@ -74,268 +83,21 @@ class ProcessLimits(Struct, frozen=True, kw_only=True):
 
     def rlimits(self) -> list[tuple[int, int]]:
         """Pairs of resource and value, for `setrlimit`."""
-        wanted = [
+        limits = [
             (resource.RLIMIT_AS, self.memory_bytes),
             (resource.RLIMIT_NPROC, self.processes),
             (resource.RLIMIT_CPU, self.cpu_s),
             (resource.RLIMIT_NOFILE, self.open_files),
             (resource.RLIMIT_FSIZE, self.file_bytes),
         ]
-        return [(which, value) for which, value in wanted if value is not None]
-
-
-class Ident(Struct, frozen=True):
-    """A run's process, as the journal keeps it: findable after a restart.
-
-    `started` is the boot's id and the start time in ticks since then, `mark` the route.
-    """
-
-    pid: int
-    started: str
-    mark: str
-
-
-class Exit(Struct, frozen=True):
-    """How a process ended: a code, or the name of the signal that ended it."""
-
-    code: int | None
-    signal: str | None = None
-
-    @property
-    def ok(self) -> bool:
-        """Whether it ended with code 0."""
-        return self.code == 0
-
-    def __str__(self) -> str:
-        if self.signal is not None:
-            return f"killed by {self.signal}"
-        code = self.code or 0
-        # A shell reports its command's signal as 128 + number.
-        named = f" ({signal_name(code - 128)})" if 128 < code < 160 else ""
-        return f"exit code {code}{named}"
-
-
-class Stage(Struct, frozen=True):
-    """One step of ending a run: a signal, to whom, and how long they may take."""
-
-    signal: signal.Signals
-    grace_s: float
-    to: Literal["tree", "root"] = "tree"
-
-
-def shell_stages(grace_s: float) -> list[Stage]:
-    """SIGTERM to the whole tree; SIGKILL always follows where that was not enough."""
-    return [Stage(signal.SIGTERM, grace_s)]
-
-
-def claude_stages(int_grace_s: float, term_grace_s: float) -> list[Stage]:
-    """SIGINT to the program alone, so that it prints its cost; then SIGTERM to all."""
-    return [
-        Stage(signal.SIGINT, int_grace_s, "root"),
-        Stage(signal.SIGTERM, term_grace_s),
-    ]
-
-
-class Proc(NamedTuple):
-    """A line of the process table. `started` in clock ticks since boot."""
-
-    pid: int
-    ppid: int
-    state: str
-    pgrp: int
-    session: int
-    started: int
-
-
-def signal_name(number: int) -> str:
-    """`SIGKILL` for 9; `signal 99` for what has no name."""
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"signal {number}"
-
-
-# -- The process table -----------------------------------------------------------------
-
-
-def parse_stat(stat: bytes) -> Proc:
-    """Read `/proc/<pid>/stat`; the name in parentheses may itself hold parentheses."""
-    pid, _, rest = stat.partition(b" ")
-    fields = rest[rest.rindex(b")") + 2 :].split()
-    return Proc(
-        pid=int(pid),
-        state=fields[0].decode(),
-        ppid=int(fields[1]),
-        pgrp=int(fields[2]),
-        session=int(fields[3]),
-        started=int(fields[19]),
-    )
-
-
-def look_up(pid: int) -> Proc | None:
-    """The process with this pid now, None where there is none."""
-    if not _LINUX:
-        return _process_table().get(pid)
-    try:
-        return parse_stat(_slurp(f"/proc/{pid}/stat"))
-    except (OSError, ValueError):
-        return None
-
-
-def _process_table() -> dict[int, Proc]:
-    if not _LINUX:
-        return _foreign_table()
-    table = {}
-    for name in os.listdir("/proc"):
-        if name.isdigit():
-            with suppress(OSError, ValueError):
-                proc = parse_stat(_slurp(f"/proc/{name}/stat"))
-                table[proc.pid] = proc
-    return table
-
-
-def _foreign_table() -> dict[int, Proc]:
-    import psutil
-
-    table = {}
-    for each in psutil.process_iter():
-        with suppress(psutil.Error, OSError):
-            pid = each.pid
-            state = "Z" if each.status() == psutil.STATUS_ZOMBIE else "S"
-            started = int(each.create_time() * 100)
-            group, session = os.getpgid(pid), os.getsid(pid)
-            table[pid] = Proc(pid, each.ppid(), state, group, session, started)
-    return table
-
-
-def _slurp(path: str) -> bytes:
-    file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        parts = [os.read(file, 65_536)]
-        while len(parts[-1]) == 65_536:
-            parts.append(os.read(file, 65_536))
-        return b"".join(parts)
-    finally:
-        os.close(file)
-
-
-def route_of(pid: int) -> str | None:
-    """The route in a process's environment, None where there is none or it is hidden."""
-    try:
-        environment = _slurp(f"/proc/{pid}/environ")
-    except OSError:
-        return None
-    wanted = ROUTE_MARK.encode() + b"="
-    for entry in environment.split(b"\0"):
-        if entry.startswith(wanted):
-            return entry[len(wanted) :].decode("utf-8", "replace")
-    return None
-
-
-@functools.cache
-def _boot() -> str:
-    try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    except OSError:
-        return "-"
-
-
-def _started(proc: Proc) -> str:
-    return f"{_boot()}:{proc.started}"
-
-
-def _with_descendants(table: Mapping[int, Proc], found: dict[int, Proc]) -> None:
-    """Add to `found` whatever descends from it."""
-    children: dict[int, list[Proc]] = {}
-    for proc in table.values():
-        children.setdefault(proc.ppid, []).append(proc)
-    queue = list(found)
-    while queue:
-        for child in children.get(queue.pop(), ()):
-            if child.pid not in found:
-                found[child.pid] = child
-                queue.append(child.pid)
-
-
-# -- Signals and ends ------------------------------------------------------------------
-
-
-def _send(proc: Proc, number: signal.Signals) -> None:
-    """Signal exactly this process, never another one that got its pid."""
-    with suppress(ProcessLookupError, PermissionError):
-        if not _LINUX:
-            os.kill(proc.pid, number)
-            return
-        handle = os.pidfd_open(proc.pid)
-        try:
-            now = look_up(proc.pid)
-            if now is not None and now.started == proc.started:
-                signal.pidfd_send_signal(handle, number)
-        finally:
-            os.close(handle)
-
-
-def _signal_all(procs: Iterable[Proc], number: signal.Signals) -> None:
-    procs = list(procs)
-    if number is signal.SIGKILL:
-        # A whole group at one blow: what forks meanwhile does not get away.
-        ours = os.getpgrp()
-        for group in {proc.pgrp for proc in procs} - {0, 1, ours}:
-            with suppress(ProcessLookupError, PermissionError):
-                os.killpg(group, number)
-    for proc in procs:
-        _send(proc, number)
-    if number is not signal.SIGKILL:
-        for proc in procs:
-            if proc.state == "T":
-                _send(proc, signal.SIGCONT)
-
-
-async def _gone(procs: Iterable[Proc], timeout_s: float) -> bool:
-    """Wait until all of them have ended; False where they have not in time."""
-    loop = asyncio.get_running_loop()
-    deadline = loop.time() + timeout_s
-    for proc in procs:
-        if not await _one_gone(proc, deadline - loop.time()):
-            return False
-    return True
-
-
-async def _one_gone(proc: Proc, timeout_s: float) -> bool:
-    now = look_up(proc.pid)
-    if now is None or now.started != proc.started or now.state == "Z":
-        return True
-    if not _LINUX:
-        await asyncio.sleep(min(max(timeout_s, 0), 0.05))
-        return timeout_s > 0 and await _one_gone(proc, timeout_s - 0.05)
-    try:
-        handle = os.pidfd_open(proc.pid)
-    except OSError:
-        return True
-    loop = asyncio.get_running_loop()
-    ended: asyncio.Future[None] = loop.create_future()
-    loop.add_reader(handle, _settle, ended)
-    try:
-        async with asyncio.timeout(max(timeout_s, 0)):
-            await ended
-    except TimeoutError:
-        return False
-    finally:
-        loop.remove_reader(handle)
-        os.close(handle)
-    return True
-
-
-def _settle(future: asyncio.Future[None]) -> None:
-    if not future.done():
-        future.set_result(None)
-
-
-# -- Children --------------------------------------------------------------------------
+        return [(which, value) for which, value in limits if value is not None]
 
 
 class Child:
-    """A run's process and all that came of it. Made by `Processes.start`."""
+    """A run's process and all that came of it. Made by `Processes.start`.
+
+    As a context manager it leaves nothing alive at the block's end, however that comes.
+    """
 
     def __init__(
         self,
@@ -349,15 +111,17 @@ class Child:
         self._popen = popen
         self._loop = asyncio.get_running_loop()
         self._ended: asyncio.Future[Exit] = self._loop.create_future()
-        self._known: dict[int, int] = {}  # pid to start time, once seen as ours
+        # Pid to start time of all that was once seen as this run's: a process that has
+        # since left session and parent, and cleared its mark, is still known by this.
+        self._seen: dict[int, int] = {}
         self._fault: BaseException | None = None
         # First what may fail: nothing is being watched yet.
-        self._handle = os.pidfd_open(popen.pid) if _LINUX else None
+        self._handle = os.pidfd_open(popen.pid) if LINUX else None
         self._closed = False
         proc = look_up(popen.pid) or Proc(popen.pid, 0, "Z", 0, 0, 0)
         self.pid = popen.pid
         self.started = proc.started
-        self.ident = Ident(popen.pid, _started(proc), route)
+        self.ident = Ident(popen.pid, proc.stamp, route)
         self._readers: dict[int, Callable[[bytes], None]] = {}
         for pipe, sink in ((popen.stdout, on_stdout), (popen.stderr, on_stderr)):
             if pipe is not None:
@@ -410,7 +174,7 @@ class Child:
         try:
             left = 0
             for stage in stages:
-                if not await self._stage(stage):
+                if not await self._survives(stage):
                     await asyncio.shield(self._ended)
                     break
             else:
@@ -421,47 +185,36 @@ class Child:
         self._close()
         return left
 
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.end()
+
     def kill(self) -> list[Proc]:
         """SIGKILL to all of them, now, without waiting; returns who they were."""
         if not self._ended.done():
             self._popen.kill()
         members = self.members()
-        _signal_all(members, signal.SIGKILL)
+        signal_all(members, signal.SIGKILL)
         return members
 
-    async def _stage(self, stage: Stage) -> bool:
-        """Whether anything is left after it."""
-        members = self.members()
-        if not members:
-            return False
-        deadline = self._loop.time() + stage.grace_s
-        if stage.to == "root":
-            if not self._ended.done():
-                self.signal(stage.signal)
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(stage.grace_s):
-                        await asyncio.shield(self._ended)
-            return bool(self.members())
-        _signal_all(members, stage.signal)
-        told = {(each.pid, each.started) for each in members}
-        while members and await _gone(members, deadline - self._loop.time()):
-            members = self.members()
-            new = [each for each in members if (each.pid, each.started) not in told]
-            _signal_all(new, stage.signal)
-            told |= {(each.pid, each.started) for each in new}
-        return bool(members)
+    async def _survives(self, stage: Stage) -> bool:
+        """Take one stage; whether anything is left after it."""
+        if stage.to == "tree":
+            return bool(await signalled(self.members, stage.signal, stage.grace_s))
+        if not self._ended.done():
+            self.signal(stage.signal)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(stage.grace_s):
+                    await asyncio.shield(self._ended)
+        return bool(self.members())
 
     async def _killed(self) -> int:
-        members = self.members()
-        for _ in range(_KILL_ROUNDS):
-            if not members:
-                break
-            _signal_all(members, signal.SIGKILL)
-            await _gone(members, _KILL_WAIT_S)
-            members = self.members()
-        if not self._ended.done() and self.pid not in {each.pid for each in members}:
+        left = await killed(self.members)
+        if not self._ended.done() and self.pid not in {each.pid for each in left}:
             await asyncio.shield(self._ended)
-        return len(members)
+        return len(left)
 
     def abandon(self) -> None:
         """Kill, reap and close at once: nobody can wait for the end any more."""
@@ -527,15 +280,13 @@ class Child:
 
 
 def _readable(pipe: int) -> bool:
-    import select
-
     poll = select.poll()
     poll.register(pipe, select.POLLIN | select.POLLHUP)
     return bool(poll.poll(0))
 
 
 class Brief(Struct, frozen=True):
-    """What a short command said; `exit` is None where it took too long."""
+    """What a short command printed; `exit` is None where it took too long."""
 
     exit: Exit | None
     stdout: str
@@ -552,7 +303,7 @@ class Processes:
 
     Start children from the thread that lives as long as the sidecar: PDEATHSIG follows
     the thread, not the process. `on_start` is told of each (the journal writes it down,
-    so that a later life of the sidecar can find what survived this one).
+    so that the sidecar's next incarnation can find what survived this one).
     """
 
     def __init__(self, on_start: Callable[[Ident], None] | None = None) -> None:
@@ -609,42 +360,13 @@ class Processes:
                 self._on_start(child.ident)
         except BaseException:
             # Nobody would know of it: it must not live.
-            known = self._children.get(popen.pid)
-            if known is not None:
-                known.abandon()
+            watched = self._children.get(popen.pid)
+            if watched is not None:
+                watched.abandon()
             else:
                 _discard(popen)
             raise
         return child
-
-    @asynccontextmanager
-    async def running(
-        self,
-        argv: Sequence[str],
-        *,
-        cwd: Path,
-        env: Mapping[str, str],
-        route: str,
-        stdin: bytes = b"",
-        limits: ProcessLimits | None = None,
-        on_stdout: Callable[[bytes], None] = lambda _: None,
-        on_stderr: Callable[[bytes], None] = lambda _: None,
-    ) -> AsyncIterator[Child]:
-        """`start`, and at the end of the block, however it ends, nothing is alive."""
-        child = self.start(
-            argv,
-            cwd=cwd,
-            env=env,
-            route=route,
-            stdin=stdin,
-            limits=limits,
-            on_stdout=on_stdout,
-            on_stderr=on_stderr,
-        )
-        try:
-            yield child
-        finally:
-            await child.end()
 
     async def brief(
         self,
@@ -659,53 +381,53 @@ class Processes:
         """Run a short command to its end; of its output `keep` bytes each."""
         self._briefs += 1
         mark = route or f"brief-{os.getpid()}-{self._briefs}"
-        said: tuple[bytearray, bytearray] = (bytearray(), bytearray())
+        texts: tuple[bytearray, bytearray] = (bytearray(), bytearray())
 
         def take(into: bytearray, data: bytes) -> None:
             into += data[: keep - len(into)]
 
-        async with self.running(
+        async with self.start(
             argv,
             cwd=cwd,
             env=env,
             route=mark,
-            on_stdout=functools.partial(take, said[0]),
-            on_stderr=functools.partial(take, said[1]),
+            on_stdout=functools.partial(take, texts[0]),
+            on_stderr=functools.partial(take, texts[1]),
         ) as child:
             with suppress(TimeoutError):
                 async with asyncio.timeout(timeout_s):
                     await child.wait()
             ended = child.exit
-        out, err = (bytes(each).decode("utf-8", "replace") for each in said)
+        out, err = (bytes(each).decode("utf-8", "replace") for each in texts)
         return Brief(ended, out, err)
 
     def members(self, child: Child) -> list[Proc]:
         """Every living process of `child`'s run. Reaps strays that have ended."""
-        table = _process_table()
+        table = process_table()
         me = os.getpid()
-        found: dict[int, Proc] = {}
+        procs: dict[int, Proc] = {}
         for proc in table.values():
             if (
                 (proc.session == child.pid and proc.started >= child.started)
                 or (proc.pid == child.pid and proc.started == child.started)
-                or child._known.get(proc.pid) == proc.started
+                or child._seen.get(proc.pid) == proc.started
             ):
-                found[proc.pid] = proc
-        _with_descendants(table, found)
+                procs[proc.pid] = proc
+        add_descendants(table, procs)
         for proc in table.values():
-            if proc.pid in found or proc.started < child.started or proc.pid == me:
+            if proc.pid in procs or proc.started < child.started or proc.pid == me:
                 continue
             route = route_of(proc.pid)
             if route == child.route or (route is None and self._is_stray(proc, child)):
-                found[proc.pid] = proc
-        _with_descendants(table, found)
+                procs[proc.pid] = proc
+        add_descendants(table, procs)
         for other in self._children.values():
             if other is not child:
-                found.pop(other.pid, None)
-        found.pop(me, None)
-        self._reap(found.values(), me)
-        living = [proc for proc in found.values() if proc.state not in "ZX"]
-        child._known.update((proc.pid, proc.started) for proc in living)
+                procs.pop(other.pid, None)
+        procs.pop(me, None)
+        self._reap(procs.values(), me)
+        living = [proc for proc in procs.values() if proc.state not in "ZX"]
+        child._seen.update((proc.pid, proc.started) for proc in living)
         return living
 
     def _is_stray(self, proc: Proc, child: Child) -> bool:
@@ -739,7 +461,7 @@ class Processes:
             return 0
         ended = [
             proc
-            for proc in map(look_up, _own_children())
+            for proc in map(look_up, own_children())
             if proc is not None and proc.state == "Z" and self._is_orphan(proc)
         ]
         self._reap(ended, os.getpid())
@@ -754,11 +476,6 @@ class Processes:
         """The runs' processes that have not been ended."""
         return [child.ident for child in self._children.values()]
 
-    async def end_all(self, stages: Sequence[Stage] = ()) -> int:
-        """End every run's processes; returns how many could not be ended."""
-        ends = [child.end(stages) for child in list(self._children.values())]
-        return sum(await asyncio.gather(*ends))
-
 
 def _discard(popen: subprocess.Popen[bytes]) -> None:
     """End a child that was never watched."""
@@ -767,20 +484,6 @@ def _discard(popen: subprocess.Popen[bytes]) -> None:
     for stream in (popen.stdout, popen.stderr):
         if stream is not None:
             stream.close()
-
-
-def _own_children() -> list[int]:
-    """The pids of this process's children."""
-    found: list[int] = []
-    try:
-        for thread in os.listdir("/proc/self/task"):
-            with suppress(OSError):
-                listed = _slurp(f"/proc/self/task/{thread}/children")
-                found += map(int, listed.split())
-    except OSError:
-        me = os.getpid()
-        found = [proc.pid for proc in _process_table().values() if proc.ppid == me]
-    return found
 
 
 def _as_file(data: bytes) -> tempfile._TemporaryFileWrapper[bytes]:
@@ -812,25 +515,25 @@ def _prepare(parent: int, rlimits: list[tuple[int, int]]) -> None:
 
 
 def survivors(idents: Iterable[Ident]) -> list[Proc]:
-    """What still lives of runs that an earlier life of the sidecar had started.
+    """What is still alive of runs that an earlier incarnation of the sidecar had started.
 
     A process counts by pid and start time (in the same boot), by its mark, or as the
     descendant of one that counts.
     """
     idents = list(idents)
-    table = _process_table()
+    table = process_table()
     by_pid = {ident.pid: ident.started for ident in idents}
     marks = {ident.mark for ident in idents if ident.mark}
     me = os.getpid()
-    found = {
+    procs = {
         proc.pid: proc
         for proc in table.values()
         if proc.pid != me
-        and (by_pid.get(proc.pid) == _started(proc) or route_of(proc.pid) in marks)
+        and (by_pid.get(proc.pid) == proc.stamp or route_of(proc.pid) in marks)
     }
-    _with_descendants(table, found)
-    found.pop(me, None)
-    return [proc for proc in found.values() if proc.state not in "ZX"]
+    add_descendants(table, procs)
+    procs.pop(me, None)
+    return [proc for proc in procs.values() if proc.state not in "ZX"]
 
 
 async def sweep(
@@ -838,17 +541,14 @@ async def sweep(
 ) -> tuple[int, int]:
     """End what survived; returns how many were found and how many could not be ended."""
     idents = list(idents)
-    alive = survivors(idents)
-    found = {(proc.pid, proc.started) for proc in alive}
+    seen: set[tuple[int, int]] = set()
+
+    def find() -> list[Proc]:
+        procs = survivors(idents)
+        seen.update(each.key for each in procs)
+        return procs
+
     for stage in stages:
-        _signal_all(alive, stage.signal)
-        await _gone(alive, stage.grace_s)
-        alive = survivors(idents)
-    for _ in range(_KILL_ROUNDS):
-        if not alive:
-            break
-        found |= {(proc.pid, proc.started) for proc in alive}
-        _signal_all(alive, signal.SIGKILL)
-        await _gone(alive, _KILL_WAIT_S)
-        alive = survivors(idents)
-    return len(found), len(alive)
+        await signalled(find, stage.signal, stage.grace_s)
+    left = await killed(find)
+    return len(seen), len(left)
