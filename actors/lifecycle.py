@@ -1,23 +1,11 @@
-"""A task's life: the table of its phases, what may be decided, what follows from it.
+"""A task as deciders know it: the fold over its events, and what may be decided of it.
 
-A task's state is the fold, in the log's order, over what was decided about it
-(`agentcom.evt.task.<task>`) and what hosts report of its runs
-(`agentcom.evt.run.<host>.<task>`). A step that the table refuses is void, whoever wrote
-it: it changes nothing and is counted. Reports name their route, the id of the routed
-event; only the one in force counts, except that a result of the last route still counts
-while the task waits to be routed anew. Each routing raises the generation; one that does
-not was decided on an older state, and is void.
-
-    waiting ──routed──▶ routed ──accepted──▶ accepted ──started──▶ running
-       ▲                  │ rejected, returned │                     │
-       └──requeued── returned ◀────────────────┴─────────────────────┤
-                                       completed · failed ◀──────────┘
-    cancelled while a run may be alive: cancelling, until the host says it has stopped
+The table of phases and allowed steps is `events.lifecycle`, which also says what counts.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import msgspec
 from msgspec import Struct
@@ -25,124 +13,20 @@ from msgspec import Struct
 from events import catalogue as c
 from events import subjects
 from events.commands import Refusal
+from events.lifecycle import (
+    BY_LEADER,
+    FINAL,
+    NO_ATTEMPT,
+    RANK,
+    TABLE,
+    Absent,
+    Phase,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from events.catalogue import Recorded
-
-Phase = Literal[
-    "absent",
-    "waiting",
-    "routed",
-    "accepted",
-    "running",
-    "returned",
-    "cancelling",
-    "completed",
-    "failed",
-    "dead",
-    "cancelled",
-    "expired",
-]
-
-_OVER: Final[tuple[Phase, ...]] = (
-    "completed",
-    "failed",
-    "dead",
-    "cancelled",
-    "expired",
-)
-FINAL: Final[frozenset[Phase]] = frozenset(_OVER)
-ON_HOST: Final[frozenset[Phase]] = frozenset(
-    {"routed", "accepted", "running", "cancelling"}
-)
-"""Phases in which a route is in force and holds a slot."""
-
-_LIVE: Final[tuple[Phase, ...]] = ("routed", "accepted", "running")
-
-# (phase, event) -> the phase that follows. What is not here is void.
-TABLE: Final[dict[tuple[Phase, type[c.Event]], Phase]] = {
-    ("absent", c.TaskSubmitted): "waiting",
-    ("waiting", c.TaskDeferred): "waiting",
-    ("waiting", c.TaskRouted): "routed",
-    ("waiting", c.TaskExpired): "expired",
-    ("waiting", c.TaskCancelled): "cancelled",
-    ("waiting", c.TaskDeadLettered): "dead",
-    ("waiting", c.TaskCompleted): "completed",
-    ("waiting", c.TaskFailed): "failed",
-    ("returned", c.TaskRequeued): "waiting",
-    ("returned", c.TaskDeadLettered): "dead",
-    ("returned", c.TaskCancelled): "cancelled",
-    ("routed", c.TaskAccepted): "accepted",
-    ("routed", c.TaskStarted): "running",
-    ("accepted", c.TaskStarted): "running",
-    **{(phase, c.TaskRejected): "returned" for phase in ("routed", "accepted")},
-    **{(phase, c.TaskReturned): "returned" for phase in _LIVE},
-    **{(phase, c.TaskStopped): "returned" for phase in _LIVE},
-    **{(phase, c.TaskCompleted): "completed" for phase in _LIVE},
-    **{(phase, c.TaskFailed): "failed" for phase in _LIVE},
-    **{(phase, c.TaskRequeued): "waiting" for phase in _LIVE},
-    **{(phase, c.TaskDeadLettered): "dead" for phase in _LIVE},
-    **{(phase, c.TaskCancelled): "cancelling" for phase in _LIVE},
-    **{
-        (phase, c.TaskReassigned): "waiting"
-        for phase in ("waiting", "returned", *_LIVE)
-    },
-    **{
-        ("cancelling", kind): "cancelled"
-        for kind in (
-            c.TaskStopped,
-            c.TaskCompleted,
-            c.TaskFailed,
-            c.TaskReturned,
-            c.TaskRejected,
-            c.TaskAbandoned,
-        )
-    },
-    ("cancelling", c.TaskAccepted): "cancelling",
-    ("cancelling", c.TaskStarted): "cancelling",
-    **{
-        (phase, c.TaskRetried): "waiting"
-        for phase in ("failed", "dead", "cancelled", "expired")
-    },
-    # Lines about a run change no phase; they are legal while a run may be alive.
-    **{
-        (phase, kind): phase
-        for phase in (*_LIVE, "cancelling")
-        for kind in (c.TaskStatus, c.TaskErrorLine, c.TaskRetrying)
-    },
-    # A woken agent's last step, its files removed, comes after the run's end.
-    **{
-        (phase, c.TaskStep): phase
-        for phase in (*_LIVE, "cancelling", "waiting", "returned", *_OVER)
-    },
-}
-
-_LINES: Final = (c.TaskStatus, c.TaskErrorLine, c.TaskRetrying, c.TaskStep)
-_BY_SCHEDULER: Final = (
-    c.TaskDeferred,
-    c.TaskRouted,
-    c.TaskRequeued,
-    c.TaskExpired,
-    c.TaskDeadLettered,
-    c.TaskAbandoned,
-)
-# Reports that a repeat of may still arrive after the phase has moved on.
-_RANK: Final[dict[type[c.Event], int]] = {
-    c.TaskAccepted: 1,
-    c.TaskStarted: 2,
-    c.TaskCompleted: 3,
-    c.TaskFailed: 3,
-    c.TaskReturned: 3,
-    c.TaskRejected: 3,
-    c.TaskStopped: 3,
-}
-STARTED: Final = _RANK[c.TaskStarted]
-"""`TaskState.reported` from which on a route was an attempt."""
-
-_NO_ATTEMPT: Final = frozenset({"draining", "limited", "busy"})
-"""A run given back for these reasons was not an attempt of the task's."""
 
 
 class TaskState(Struct, frozen=True, kw_only=True):
@@ -158,7 +42,7 @@ class TaskState(Struct, frozen=True, kw_only=True):
     """
 
     task_id: str
-    phase: Phase = "absent"
+    phase: Phase | Absent = "absent"
     submitted_seq: int = 0
     last_seq: int = 0
     generation: int = 0
@@ -208,7 +92,7 @@ def evolve(state: TaskState, recorded: Recorded, *, epoch: int, host: str = "") 
     state = msgspec.structs.replace(state, last_seq=recorded.seq)
     if not isinstance(event, c.TaskEvent) or event.task_id != state.task_id:
         return Step(state, "void")
-    if isinstance(event, _BY_SCHEDULER) and event.epoch != epoch:
+    if isinstance(event, BY_LEADER) and event.epoch != epoch:
         return Step(state, "void")
     phase = TABLE.get((state.phase, type(event)))
     if phase is None:
@@ -224,7 +108,7 @@ def _report(state: TaskState, event: c.RunEvent) -> Step:
     if not state.route or event.route != state.route or event.host != state.host:
         return Step(state, "void")
     kind = type(event)
-    rank = _RANK.get(kind, 0)
+    rank = RANK.get(kind, 0)
     if rank and rank <= state.reported:
         return Step(state, "repeat")
     phase = TABLE.get((state.phase, kind))
@@ -247,7 +131,7 @@ def _is_one_more(state: TaskState, event: c.TaskRequeued) -> bool:
 
 
 def _counts(event: c.RunEvent) -> bool:
-    return isinstance(event, c.TaskReturned) and event.reason not in _NO_ATTEMPT
+    return isinstance(event, c.TaskReturned) and event.reason not in NO_ATTEMPT
 
 
 def _decision(state: TaskState, event: c.TaskEvent, phase: Phase, seq: int) -> Step:

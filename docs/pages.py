@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import inspect
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, get_args
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 from msgspec import inspect as mi
 
-from actors import lifecycle
-from actors.lifecycle import FINAL, TABLE, Phase
 from events import catalogue as c
+from events import lifecycle
+from events.lifecycle import FINAL, PHASES, TABLE, Absent, Phase
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -227,7 +227,7 @@ def _lifecycle() -> Iterator[str]:
     yield "Lines about a run and other steps that stay in their phase are left out of"
     yield "the picture. The whole table, event by phase, `·` where the event is void:"
     yield ""
-    phases: tuple[Phase, ...] = get_args(Phase)
+    phases: tuple[Phase | Absent, ...] = ("absent", *PHASES)
     yield "| event | " + " | ".join(phases) + " |"
     yield "| --- |" + " --- |" * len(phases)
     for tag, kind in c.types().items():
@@ -237,7 +237,7 @@ def _lifecycle() -> Iterator[str]:
 
 
 def _picture() -> Iterator[str]:
-    steps: dict[tuple[Phase, Phase], list[str]] = {}
+    steps: dict[tuple[Phase | Absent, Phase], list[str]] = {}
     for tag, kind in c.types().items():
         for (phase, legal), after in TABLE.items():
             if legal is kind and phase != after:

@@ -28,6 +28,7 @@ from events.catalogue import (
 from events.codec import Reader, encode
 from events.commands import Refusal
 from events.errors import AgentComError, LogError, Malformed, Unreachable
+from events.lifecycle import Phase
 from projections import store, views
 from projections.fleet import Beats
 from projections.store import CostLine, Filter
@@ -73,28 +74,13 @@ class Question(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     wait_seq: Annotated[int, Meta(ge=0)] | None = None
 
 
-States = list[
-    Literal[
-        "waiting",
-        "routed",
-        "accepted",
-        "running",
-        "returned",
-        "cancelling",
-        "completed",
-        "failed",
-        "dead",
-        "cancelled",
-        "expired",
-    ]
-]
 Short = Annotated[str, Meta(max_length=1_000)]
 
 
 class AskTasks(Question, frozen=True, kw_only=True):
     """`tasks`."""
 
-    state: States = []
+    state: list[Phase] = []
     tier: Literal["", "trivial", "standard", "complex"] = ""
     host: Short = ""
     model: Short = ""

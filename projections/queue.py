@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from msgspec import Struct
 
-from projections.lifecycle import FINAL
+from events.lifecycle import FINAL
 
 if TYPE_CHECKING:
     from projections.projection import Moment

@@ -14,7 +14,7 @@ from msgspec import Struct, field
 from events.catalogue import TaskRouted, TaskStarted, TaskSubmitted, tag, types
 from events.codec import instant
 from events.errors import Malformed
-from projections.lifecycle import FINAL
+from events.lifecycle import FINAL
 
 if TYPE_CHECKING:
     from projections.projection import Moment

@@ -22,8 +22,8 @@ from typing import IO, TYPE_CHECKING, Any, Final, TypeVar
 import msgspec
 
 from events.errors import AgentComError
+from events.lifecycle import OPEN
 from projections.fleet import AlertView, Head, HostView, SharedView, TierView
-from projections.lifecycle import OPEN
 from projections.stats import StatsState
 from projections.tasks import NANO, Spent, Submitted, TaskRecord
 from projections.world import VERSIONS, World

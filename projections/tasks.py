@@ -44,16 +44,8 @@ from events.catalogue import (
     TaskSubmitted,
     types,
 )
-from projections.lifecycle import (
-    FINAL,
-    NO_ATTEMPT,
-    OF_THE_GATEWAY,
-    Fence,
-    Life,
-    is_repeat,
-    said,
-    step,
-)
+from events.lifecycle import BY_LEADER, FINAL, NO_ATTEMPT
+from projections.lifecycle import Fence, Life, is_repeat, said, step
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -354,7 +346,7 @@ class Tasks:
         record: TaskRecord,
         event: TaskEvent,
     ) -> Standing:
-        if event.epoch != state.epoch and not isinstance(event, OF_THE_GATEWAY):
+        if event.epoch != state.epoch and isinstance(event, BY_LEADER):
             moment.reason = "another leader's"
             return "void"
         seq, route = moment.recorded.seq, record.route

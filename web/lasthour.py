@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, Final
 from events.catalogue import TaskStarted
 from events.codec import instant
 from events.errors import Malformed
+from events.lifecycle import FINAL
 from projections import store
-from projections.lifecycle import FINAL
 from projections.stats import Histogram, between_ms
 from projections.store import Filter
 

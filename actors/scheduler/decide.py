@@ -17,7 +17,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from actors import lifecycle
-from actors.lifecycle import FINAL, Head, TaskState
+from actors.lifecycle import Head, TaskState
 from actors.scheduler.dispatch import Dispatch, Held
 from actors.scheduler.queue import TIER_KIND, Group, Requirement, Waiting
 from actors.scheduler.state import (
@@ -34,6 +34,7 @@ from events import catalogue as c
 from events import subjects
 from events.codec import instant, rfc3339
 from events.commands import Assign, Cancel, Rejoin, SharedEndpoint, UseEndpoints
+from events.lifecycle import FINAL, ON_HOST
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -237,7 +238,7 @@ class Scheduler(Board):
                 self.limits.append((state.tier, event.limited_until, event.detail))
             case c.TaskCancelled() if state.phase == "cancelling":
                 self._mail_cancel(state)
-            case c.TaskReassigned() if before.phase in lifecycle.ON_HOST:
+            case c.TaskReassigned() if before.phase in ON_HOST:
                 self._mail_cancel(before)
             case _:
                 pass

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import msgspec
 
 from actors import lifecycle
-from actors.lifecycle import FINAL, ON_HOST, Epochs, TaskState
+from actors.lifecycle import Epochs, TaskState
 from actors.rules import policy as policies
 from actors.scheduler.places import Fleet, plain
 from actors.scheduler.queue import (
@@ -28,6 +28,7 @@ from events import catalogue as c
 from events import subjects
 from events.codec import instant
 from events.errors import Malformed
+from events.lifecycle import FINAL, ON_HOST, STARTED
 
 if TYPE_CHECKING:
     from actors.rules.policy import Policy
@@ -573,7 +574,7 @@ class Board:
 
     def lose(self, live: Live, reason: str, detail: str) -> None:
         """A run is gone without a report; whether it was an attempt, its start tells."""
-        started = live.state.reported >= lifecycle.STARTED
+        started = live.state.reported >= STARTED
         self.give_back[live.state.task_id] = GivenBack(reason, detail, None, started)
 
     def _fold_fleet(self, name: str, event: Event) -> None:

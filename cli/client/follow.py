@@ -17,7 +17,7 @@ from cli.render.terminal import Problem
 from events import subjects
 from events.catalogue import Result
 from events.errors import LogError
-from projections.lifecycle import FINAL
+from events.lifecycle import FINAL
 from projections.projection import Moment, moment_of
 from projections.tasks import NANO, Tasks
 from projections.views import TaskAnswer, WhyAnswer

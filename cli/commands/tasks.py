@@ -33,7 +33,7 @@ from cli.render.terminal import (
 from events import subjects
 from events.codec import encode
 from events.commands import Done
-from projections.lifecycle import STATES
+from events.lifecycle import PHASES
 from projections.store import SORTS
 from projections.views import TaskAnswer, TasksAnswer, WhyAnswer
 
@@ -57,7 +57,7 @@ _IDS = click.argument("task_ids", metavar="ID...", nargs=-1, required=True)
 @click.command()
 @on_target
 @click.option(
-    "--state", multiple=True, type=click.Choice(STATES), help="Several are allowed."
+    "--state", multiple=True, type=click.Choice(PHASES), help="Several are allowed."
 )
 @click.option("--tier", type=click.Choice(["trivial", "standard", "complex"]))
 @click.option("--host")

@@ -18,6 +18,7 @@ def fold_final(observer: Observer, task: str) -> list[dict]:
     from events import catalogue as c
     from events import subjects
     from events.codec import decode_event, encode
+    from events.lifecycle import FINAL
 
     epochs = lifecycle.Epochs()
     state = lifecycle.initial(task)
@@ -33,7 +34,7 @@ def fold_final(observer: Observer, task: str) -> list[dict]:
         step = lifecycle.evolve(
             state, c.Recorded(seq, subject, event), epoch=epochs.at(seq), host=host
         )
-        ended = step.state.phase in lifecycle.FINAL and step.state.phase != state.phase
+        ended = step.state.phase in FINAL and step.state.phase != state.phase
         if step.verdict == "applied" and ended:
             counted.append(body)
         state = step.state

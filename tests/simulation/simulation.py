@@ -17,7 +17,6 @@ import msgspec
 import structlog
 
 from actors.host import decide as host_actor
-from actors.lifecycle import FINAL
 from actors.scheduler.role import SchedulerRole
 from events import catalogue as c
 from events import commands as m
@@ -25,6 +24,7 @@ from events import subjects
 from events.codec import encode, rfc3339
 from events.errors import Unreachable
 from events.ids import IdSource
+from events.lifecycle import FINAL
 from tests.simulation.invariants import Broken, Judge
 from tests.simulation.loop import Process, SimLoop, Stuck
 from tests.simulation.machine import Life, Machine, Temper, live, simulated_edges

@@ -41,7 +41,7 @@ move it, and only makes the test slower."""
 
 def lost_fence(patch: Patch) -> None:
     """Decisions of deposed leaders count."""
-    patch.setattr(lifecycle, "_BY_SCHEDULER", ())
+    patch.setattr(lifecycle, "BY_LEADER", ())
 
 
 def host_heeds_anybody(patch: Patch) -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from events import catalogue as c
 from events import subjects
-from projections.lifecycle import FINAL, OPEN, STATES, TABLE
+from events.lifecycle import OPEN, PHASES
 from projections.world import World, fold
 from tests.support.histories import History, Route, plausible, result
 
@@ -334,7 +334,7 @@ def test_every_state_is_one_and_every_open_task_is_in_the_queue(seed):
         }
     counts = {state: n for state, n in world.stats.states.items() if n}
     assert sum(counts.values()) == len(world.tasks.records)
-    assert set(counts) <= set(STATES)
+    assert set(counts) <= set(PHASES)
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -347,10 +347,3 @@ def test_what_tasks_cost_together_is_the_total(seed):
     assert sum(r.spent.usd_nano for r in records) == total
     assert sum(b.spent.usd_nano for b in cells) == total
     assert sum(t.spent.usd_nano for r in records for t in r.routings) == total
-
-
-def test_nothing_but_a_retry_leaves_a_final_state():
-    for kind, cells in TABLE.items():
-        for before, after in cells.items():
-            if before in FINAL and after != before:
-                assert (kind, after) == (c.TaskRetried, "waiting")

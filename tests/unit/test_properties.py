@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from msgspec import structs
 
 from actors import lifecycle
-from actors.lifecycle import FINAL, ON_HOST, Epochs
+from actors.lifecycle import Epochs
 from actors.rules.policy import Policy
 from actors.rules.scoring import candidate, ranked
 from actors.scheduler.places import Fleet
@@ -19,6 +19,7 @@ from actors.scheduler.queue import LANES, Group, Queue, Requirement, Waiting, ra
 from events import catalogue as c
 from events import subjects
 from events.codec import rfc3339
+from events.lifecycle import FINAL, ON_HOST, TABLE
 from tests.support.histories import plausible
 from tests.support.world import START, World, claude, ollama
 
@@ -59,7 +60,7 @@ def test_a_step_is_in_the_table_and_what_is_void_changes_nothing(seed):
         for before, recorded, after, verdict in steps(task_id, history, epochs):
             if verdict == "applied":
                 step = (before.phase, type(recorded.event))
-                assert lifecycle.TABLE[step] == after.phase
+                assert TABLE[step] == after.phase
                 continue
             stands = after.last_seq
             assert before == structs.replace(after, last_seq=before.last_seq)

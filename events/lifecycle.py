@@ -1,0 +1,142 @@
+"""A task's life: the phases it goes through, and the one table of allowed steps.
+
+A task's phase follows from what was decided about it (`agentcom.evt.task.<task>`) and
+what hosts report of its runs (`agentcom.evt.run.<host>.<task>`), in the log's order. A
+step that has no cell in the table is void, whoever wrote it: it is counted and shown, and
+changes nothing. A report names its route, the id of the routed event; only the one in
+force counts, except that a result of the last route still counts while the task waits to
+be routed or tried anew. Each routing raises the generation; one that does not was decided
+on an older state, and is void.
+
+    waiting ──routed──▶ routed ──accepted──▶ accepted ──started──▶ running
+       ▲                  │ rejected, returned │                     │
+       └──requeued── returned ◀────────────────┴─────────────────────┤
+                                       completed · failed ◀──────────┘
+    cancelled while a run may be alive: cancelling, until the host says it has stopped
+
+A later phase implies the earlier ones: a result is good from `routed` on. This is
+vocabulary, like the events themselves: the scheduler and the gateway fold a task to
+decide about it (`actors.lifecycle`), the read models fold it to show it
+(`projections.lifecycle`). The two folds are written apart and read this one table.
+"""
+
+from __future__ import annotations
+
+from typing import Final, Literal, get_args
+
+from events import catalogue as c
+
+Phase = Literal[
+    "waiting",
+    "routed",
+    "accepted",
+    "running",
+    "returned",
+    "cancelling",
+    "completed",
+    "failed",
+    "dead",
+    "cancelled",
+    "expired",
+]
+"""Where a task that exists stands."""
+
+Absent = Literal["absent"]
+"""What stands in a phase's place before the submission."""
+
+PHASES: Final[tuple[Phase, ...]] = get_args(Phase)
+OPEN: Final = PHASES[:6]
+_OVER: Final = PHASES[6:]
+FINAL: Final[frozenset[str]] = frozenset(_OVER)
+"""A task here is over; only a retry brings it back."""
+
+_UNDER_WAY: Final[tuple[Phase, ...]] = ("routed", "accepted", "running")
+ON_HOST: Final[frozenset[str]] = frozenset({*_UNDER_WAY, "cancelling"})
+"""A route is in force and holds a slot on its host."""
+
+TABLE: Final[dict[tuple[Phase | Absent, type[c.Event]], Phase]] = {
+    ("absent", c.TaskSubmitted): "waiting",
+    ("waiting", c.TaskDeferred): "waiting",
+    ("waiting", c.TaskRouted): "routed",
+    ("waiting", c.TaskExpired): "expired",
+    ("waiting", c.TaskCancelled): "cancelled",
+    ("waiting", c.TaskDeadLettered): "dead",
+    ("waiting", c.TaskCompleted): "completed",
+    ("waiting", c.TaskFailed): "failed",
+    ("returned", c.TaskRequeued): "waiting",
+    ("returned", c.TaskDeadLettered): "dead",
+    ("returned", c.TaskCancelled): "cancelled",
+    ("routed", c.TaskAccepted): "accepted",
+    ("routed", c.TaskStarted): "running",
+    ("accepted", c.TaskStarted): "running",
+    **{(phase, c.TaskRejected): "returned" for phase in ("routed", "accepted")},
+    **{(phase, c.TaskReturned): "returned" for phase in _UNDER_WAY},
+    **{(phase, c.TaskStopped): "returned" for phase in _UNDER_WAY},
+    **{(phase, c.TaskCompleted): "completed" for phase in _UNDER_WAY},
+    **{(phase, c.TaskFailed): "failed" for phase in _UNDER_WAY},
+    **{(phase, c.TaskRequeued): "waiting" for phase in _UNDER_WAY},
+    **{(phase, c.TaskDeadLettered): "dead" for phase in _UNDER_WAY},
+    **{(phase, c.TaskCancelled): "cancelling" for phase in _UNDER_WAY},
+    **{
+        (phase, c.TaskReassigned): "waiting"
+        for phase in ("waiting", "returned", *_UNDER_WAY)
+    },
+    **{
+        ("cancelling", kind): "cancelled"
+        for kind in (
+            c.TaskStopped,
+            c.TaskCompleted,
+            c.TaskFailed,
+            c.TaskReturned,
+            c.TaskRejected,
+            c.TaskAbandoned,
+        )
+    },
+    ("cancelling", c.TaskAccepted): "cancelling",
+    ("cancelling", c.TaskStarted): "cancelling",
+    **{
+        (phase, c.TaskRetried): "waiting"
+        for phase in ("failed", "dead", "cancelled", "expired")
+    },
+    # Lines about a run change no phase; they are legal while a run may be alive.
+    **{
+        (phase, kind): phase
+        for phase in (*_UNDER_WAY, "cancelling")
+        for kind in (c.TaskStatus, c.TaskErrorLine, c.TaskRetrying)
+    },
+    # A woken agent's last step, its files removed, comes after the run's end.
+    **{(phase, c.TaskStep): phase for phase in PHASES},
+}
+"""(phase, event) to the phase that follows."""
+
+BY_LEADER: Final = (
+    c.TaskDeferred,
+    c.TaskRouted,
+    c.TaskRequeued,
+    c.TaskExpired,
+    c.TaskDeadLettered,
+    c.TaskAbandoned,
+)
+"""Decisions that count only with the epoch of the leader in force.
+
+A submission, a cancellation, a retry or a reassignment may come from any gateway.
+"""
+
+RANK: Final[dict[type[c.Event], int]] = {
+    c.TaskAccepted: 1,
+    c.TaskStarted: 2,
+    c.TaskCompleted: 3,
+    c.TaskFailed: 3,
+    c.TaskReturned: 3,
+    c.TaskRejected: 3,
+    c.TaskStopped: 3,
+}
+"""How far a report takes its route: 1 accepted, 2 started, 3 over.
+
+A report of no higher rank than one that counted is a repeat.
+"""
+STARTED: Final = RANK[c.TaskStarted]
+"""The rank from which on a route was an attempt."""
+
+NO_ATTEMPT: Final = frozenset({"busy", "draining", "limited"})
+"""A run given back for these reasons was not an attempt of the task's."""
