@@ -6,6 +6,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.support.backends import (  # noqa: F401 - fixtures
+    messages_api,
+    real_claude,
+    simulated_claude,
+    simulated_ollama,
+)
 from tests.support.broker import LiveBroker, live_broker
 
 if TYPE_CHECKING:
