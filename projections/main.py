@@ -16,6 +16,7 @@ from events.catalogue import Beat
 from events.codec import Reader, encode
 from events.commands import Refusal
 from events.errors import Malformed
+from events.races import first
 from projections.checkpoints import Checkpoints
 from projections.queries import ANSWER_BYTES, Queries
 from projections.runner import Runner
@@ -170,12 +171,4 @@ async def run(
 
 async def until(stop: asyncio.Event, runner: Runner) -> None:
     """Return when `stop` is set, raise when the runner has failed."""
-    stopped = asyncio.ensure_future(stop.wait())
-    try:
-        await asyncio.wait(
-            (stopped, runner.failed), return_when=asyncio.FIRST_COMPLETED
-        )
-        if runner.failed.done() and not runner.failed.cancelled():
-            runner.failed.result()
-    finally:
-        stopped.cancel()
+    await first(stop.wait(), runner.failed)

@@ -12,6 +12,7 @@ import heapq
 from typing import TYPE_CHECKING, Any, Final
 
 from events.errors import AgentComError
+from events.races import first
 from projections.store import Store, remove
 
 if TYPE_CHECKING:
@@ -203,20 +204,11 @@ class Runner:
 
     async def until_caught_up(self) -> None:
         """Return once all is folded that was there at the start; raise what prevents it."""
-        await self._or_failed(asyncio.ensure_future(self.caught_up.wait()))
+        await first(self.caught_up.wait(), self.failed)
 
     async def until(self, seq: int) -> None:
         """Return once `seq` is folded in; raise what prevents it."""
-        await self._or_failed(asyncio.ensure_future(self.wait_for(seq)))
-
-    async def _or_failed(self, wait: asyncio.Future[bool]) -> None:
-        try:
-            ends: list[asyncio.Future[Any]] = [wait, self.failed]
-            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
-            if self.failed.done():
-                self.failed.result()
-        finally:
-            wait.cancel()
+        await first(self.wait_for(seq), self.failed)
 
     @property
     def position(self) -> int:

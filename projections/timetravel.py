@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from events.codec import instant
 from events.errors import Malformed
+from events.races import first
 from projections.runner import GROUP_EVENTS, belongs
 from projections.store import Store
 from projections.world import World
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from events.catalogue import Recorded
-    from events.log import EventLog, Follower
+    from events.log import EventLog
     from projections.checkpoints import Checkpoints
     from projections.projection import Moment
 
@@ -146,7 +147,7 @@ class TimeTravel:
 
         follower = await self._log.follow(take, start=world.position + 1)
         try:
-            await _either(arrived, follower)
+            await first(arrived.wait(), follower.caught_up.wait())
         finally:
             await follower.stop()
         if failed:
@@ -179,16 +180,3 @@ class TimeTravel:
                 except Malformed:
                     continue
         return float("-inf")
-
-
-async def _either(arrived: asyncio.Event, follower: Follower) -> None:
-    """Wait until the place is reached, or the end of what was there is."""
-    waits = [
-        asyncio.ensure_future(arrived.wait()),
-        asyncio.ensure_future(follower.caught_up.wait()),
-    ]
-    try:
-        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for wait in waits:
-            wait.cancel()

@@ -22,6 +22,7 @@ from events import subjects
 from events.codec import Reader, encode, instant, rfc3339
 from events.commands import Assign, Reply, UseEndpoints
 from events.errors import Conflict, LogError, LogUnavailable, Malformed, Unreachable
+from events.races import first
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -145,17 +146,7 @@ class SchedulerRole:
     async def _until(self, event: asyncio.Event, stop: asyncio.Event) -> None:
         """Wait for `event` or `stop`; a fault in folding or deciding raises here."""
         assert self._follower is not None
-        waits = [asyncio.ensure_future(e.wait()) for e in {event, stop}]
-        ends: list[asyncio.Future[Any]] = [*waits, self._follower.failed, self._fault]
-        try:
-            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
-            for failure in (self._follower.failed, self._fault):
-                if failure.done():
-                    failure.result()
-        finally:
-            for wait in waits:
-                wait.cancel()
-            await asyncio.gather(*waits, return_exceptions=True)
+        await first(event.wait(), stop.wait(), self._follower.failed, self._fault)
 
     # -- leadership --------------------------------------------------------------------
 

@@ -18,6 +18,7 @@ from events import subjects
 from events.catalogue import Result
 from events.errors import LogError
 from events.lifecycle import FINAL
+from events.races import first
 from projections.projection import Moment, moment_of
 from projections.tasks import NANO, Tasks
 from projections.views import TaskAnswer, WhyAnswer
@@ -167,11 +168,7 @@ class Following:
             ],
         )
         try:
-            await asyncio.wait(
-                (self._ended, follower.failed), return_when=asyncio.FIRST_COMPLETED
-            )
-            if follower.failed.done():
-                follower.failed.result()
+            await first(self._ended, follower.failed)
             record = self.record
             assert record is not None
             ended = outcome_of(record, self._result)
@@ -412,14 +409,7 @@ class Crowd:
         )
         try:
             for _ in self._places:
-                next_one = asyncio.ensure_future(self._ended.get())
-                await asyncio.wait(
-                    (next_one, follower.failed), return_when=asyncio.FIRST_COMPLETED
-                )
-                if follower.failed.done():
-                    next_one.cancel()
-                    follower.failed.result()
-                task_id = next_one.result()
+                task_id = (await first(self._ended.get(), follower.failed)).value
                 record = self._state.records[task_id]
                 result = self._results.get(task_id)
                 yield self._places[task_id], outcome_of(record, result)

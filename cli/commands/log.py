@@ -26,6 +26,7 @@ from events import catalogue as c
 from events import subjects
 from events.codec import encode
 from events.ids import is_token
+from events.races import first
 
 if TYPE_CHECKING:
     from events.catalogue import Recorded
@@ -135,20 +136,12 @@ async def _events(
                 raise Problem(f"{task_id!r} is no task's id")
             wanted += [subjects.task(full), subjects.runs_of(full)]
         plain = not wanted and chosen.anything
-        first = await _first(client, start, follow=follow, plain=plain)
-        follower = await client.log.follow(chosen.show, start=first, subjects=wanted)
-        ends: list[asyncio.Future[Any]] = [asyncio.ensure_future(chosen.enough.wait())]
-        if not follow:
-            ends.append(asyncio.ensure_future(follower.caught_up.wait()))
+        begin = await _first(client, start, follow=follow, plain=plain)
+        follower = await client.log.follow(chosen.show, start=begin, subjects=wanted)
+        ends = [chosen.enough] if follow else [chosen.enough, follower.caught_up]
         try:
-            await asyncio.wait(
-                [*ends, follower.failed], return_when=asyncio.FIRST_COMPLETED
-            )
-            if follower.failed.done():
-                follower.failed.result()
+            await first(*(end.wait() for end in ends), follower.failed)
         finally:
-            for end in ends:
-                end.cancel()
             await follower.stop()
         if follower.undecodable:
             click.echo(f"{follower.undecodable} messages are no events", err=True)

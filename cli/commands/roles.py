@@ -36,6 +36,7 @@ from cli.render.redaction import redact
 from cli.render.terminal import EXIT_INTERRUPTED, Problem, colours_on, version
 from events.errors import LogUnavailable
 from events.nats.link import Link
+from events.races import first
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -219,17 +220,9 @@ async def _connect(credentials: Credentials) -> Link:
 
 async def until_closed(work: Awaitable[None], link: Link) -> None:
     """Run `work`; raise LogUnavailable if the connection is closed for good meanwhile."""
-    working = asyncio.ensure_future(work)
-    closed = asyncio.ensure_future(link.closed.wait())
-    try:
-        await asyncio.wait((working, closed), return_when=asyncio.FIRST_COMPLETED)
-        if not working.done():
-            raise LogUnavailable("keep the connection", link.reason or "it was closed")
-        working.result()
-    finally:
-        for task in (working, closed):
-            task.cancel()
-        await asyncio.gather(working, closed, return_exceptions=True)
+    ended = await first(work, link.closed.wait())
+    if ended.place != 0:
+        raise LogUnavailable("keep the connection", link.reason or "it was closed")
 
 
 def role_credentials(role: str) -> Credentials:

@@ -12,6 +12,8 @@ from contextlib import suppress
 from typing import Final
 from urllib.parse import urlsplit
 
+from events.races import first
+
 _ASKS: Final = b"POST /api/chat"
 _PIECE: Final = b'"content"'
 _BYTES: Final = 64 * 1024
@@ -76,16 +78,9 @@ class Line:
         there, back = await asyncio.open_connection(*self._target)
         call = _Call()
         try:
-            ways = [
-                asyncio.ensure_future(self._asking(reader, back, call)),
-                asyncio.ensure_future(self._answering(there, writer, call)),
-            ]
-            try:
-                await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
-            finally:
-                for way in ways:
-                    way.cancel()
-                await asyncio.gather(*ways, return_exceptions=True)
+            await first(
+                self._asking(reader, back, call), self._answering(there, writer, call)
+            )
         finally:
             back.transport.abort()
 
