@@ -22,8 +22,8 @@ from events import catalogue as c
 from events import subjects
 from events.codec import instant
 from events.errors import Malformed
+from projections.answers import Changed, WhatIfAnswer
 from projections.timetravel import TimeTravel
-from projections.views import Changed, WhatIfAnswer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from events.log import EventLog
     from projections.checkpoints import Checkpoints
     from projections.projection import Moment
-    from projections.queries import AskWhatIf
+    from projections.questions import AskWhatIf
     from projections.world import World
 
     Price = Callable[[str, c.Result], float | None]

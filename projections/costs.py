@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from msgspec import Struct, field
 
-from events.catalogue import TaskCompleted
-from projections.tasks import NOTHING, Spent
+from events import catalogue as c
+from projections.record import NOTHING, Spent
 
 if TYPE_CHECKING:
     from projections.projection import Moment
-    from projections.tasks import Routing
+    from projections.record import Routing
 
 _HOUR: Final = re.compile(r"\d{4}-[01]\d-[0-3]\dT[0-2]\d", re.ASCII)
 _hours: set[str] = set()
@@ -86,7 +86,7 @@ class Costs:
         booked.runs += 1
         if moment.standing != "taken":
             booked.late += 1
-        elif isinstance(event, TaskCompleted):
+        elif isinstance(event, c.TaskCompleted):
             booked.completed += 1
         booked.spent += spent
         state.total += spent

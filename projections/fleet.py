@@ -11,35 +11,9 @@ from typing import TYPE_CHECKING, Final, Literal
 
 from msgspec import Struct, field
 
-from events.catalogue import (
-    AlertAcknowledged,
-    AlertCleared,
-    AlertRaised,
-    Beat,
-    EndpointAdded,
-    EndpointChanged,
-    EndpointDown,
-    EndpointRemoved,
-    EndpointState,
-    EndpointUp,
-    FleetEvent,
-    HostDraining,
-    HostEvent,
-    HostJoined,
-    HostLeft,
-    HostLost,
-    HostRecovered,
-    HostResumed,
-    PolicyChanged,
-    SchedulerElected,
-    TierDown,
-    TierEvent,
-    TierLimited,
-    TierUp,
-)
+from events import catalogue as c
 
 if TYPE_CHECKING:
-    from events.catalogue import Resources
     from projections.projection import Moment
 
 BEAT_S: Final = 2.0
@@ -174,28 +148,28 @@ class Fleet:
             return
         event, seq = moment.recorded.event, moment.recorded.seq
         refused = ""
-        if isinstance(event, HostEvent):
+        if isinstance(event, c.HostEvent):
             if _said_before(state, event):
                 moment.standing = "repeat"
                 return
             refused = self._host(state, event, seq)
-        elif isinstance(event, FleetEvent | TierEvent) and _outdated(state, event):
+        elif isinstance(event, c.FleetEvent | c.TierEvent) and _outdated(state, event):
             refused = "another leader's"
-        elif isinstance(event, FleetEvent):
+        elif isinstance(event, c.FleetEvent):
             refused = self._decided(state, event)
-        elif isinstance(event, TierEvent):
+        elif isinstance(event, c.TierEvent):
             refused = self._tier(state, event, seq)
-        elif isinstance(event, PolicyChanged):
+        elif isinstance(event, c.PolicyChanged):
             head = state.head
             head.policy_version, head.policy_seq = event.version, seq
             head.policy_changed_at, head.policy_by = event.at, event.requested_by
             state.touched.add(("head", ""))
-        elif isinstance(event, SchedulerElected):
+        elif isinstance(event, c.SchedulerElected):
             refused = self._elected(state, event)
         if refused:
             moment.standing, moment.reason = "void", refused
 
-    def _elected(self, state: FleetState, event: SchedulerElected) -> str:
+    def _elected(self, state: FleetState, event: c.SchedulerElected) -> str:
         if event.epoch <= state.head.epoch:
             return "an older epoch"
         state.head.epoch, state.head.leader = event.epoch, event.name
@@ -203,8 +177,8 @@ class Fleet:
         state.touched.add(("head", ""))
         return ""
 
-    def _host(self, state: FleetState, event: HostEvent, seq: int) -> str:
-        if isinstance(event, HostJoined):
+    def _host(self, state: FleetState, event: c.HostEvent, seq: int) -> str:
+        if isinstance(event, c.HostJoined):
             return self._joined(state, event, seq)
         host = state.hosts.get(event.host)
         if host is None:
@@ -214,19 +188,19 @@ class Fleet:
         host.last_id = event.id
         state.touched.add(("host", host.host))
         match event:
-            case HostRecovered():
+            case c.HostRecovered():
                 _become(host, "up", event.at)
-            case HostDraining():
+            case c.HostDraining():
                 _become(host, "draining", event.at, event.reason)
-            case HostResumed():
+            case c.HostResumed():
                 _become(host, "up", event.at)
-            case HostLeft():
+            case c.HostLeft():
                 _become(host, "left", event.at, event.reason)
-            case EndpointUp() | EndpointChanged():
+            case c.EndpointUp() | c.EndpointChanged():
                 known = host.endpoints.get(event.state.endpoint)
                 since = known.since if known and known.up else event.at
                 host.endpoints[event.state.endpoint] = _endpoint(event.state, since)
-            case EndpointDown():
+            case c.EndpointDown():
                 known = host.endpoints.get(event.endpoint)
                 if known is None:
                     known = EndpointView(event.endpoint, event.kind, True, event.at)
@@ -238,7 +212,7 @@ class Fleet:
                 return "nothing we know of a host"
         return ""
 
-    def _joined(self, state: FleetState, event: HostJoined, seq: int) -> str:
+    def _joined(self, state: FleetState, event: c.HostJoined, seq: int) -> str:
         before = state.hosts.get(event.host)
         again = before is not None and before.incarnation == event.incarnation
         state.hosts[event.host] = HostView(
@@ -261,15 +235,15 @@ class Fleet:
         state.touched.add(("host", event.host))
         return ""
 
-    def _decided(self, state: FleetState, event: FleetEvent) -> str:
+    def _decided(self, state: FleetState, event: c.FleetEvent) -> str:
         match event:
-            case HostLost():
+            case c.HostLost():
                 host = state.hosts.get(event.host)
                 if host is None or host.incarnation != event.incarnation:
                     return "another life of the host"
                 _become(host, "lost", event.at, f"silent for {event.silent_s:g} s")
                 state.touched.add(("host", host.host))
-            case EndpointAdded():
+            case c.EndpointAdded():
                 state.shared[event.endpoint] = SharedView(
                     event.endpoint,
                     event.kind,
@@ -279,7 +253,7 @@ class Fleet:
                     event.requested_by,
                 )
                 state.touched.add(("shared", event.endpoint))
-            case EndpointRemoved():
+            case c.EndpointRemoved():
                 if state.shared.pop(event.endpoint, None) is None:
                     return "no such endpoint"
                 state.touched.add(("shared", event.endpoint))
@@ -292,26 +266,26 @@ class Fleet:
                 return "nothing we know of a fleet"
         return ""
 
-    def _tier(self, state: FleetState, event: TierEvent, seq: int) -> str:
+    def _tier(self, state: FleetState, event: c.TierEvent, seq: int) -> str:
         match event:
-            case TierDown():
+            case c.TierDown():
                 _turn(state, event, "down", event.reason)
-            case TierUp():
+            case c.TierUp():
                 _turn(state, event, "up")
-            case TierLimited():
+            case c.TierLimited():
                 tier = _turn(state, event, "limited", event.reason)
                 tier.until, tier.account = event.until, event.account
-            case AlertRaised():
+            case c.AlertRaised():
                 if _active(state, event.tier) is not None:
                     return "an alert is active already"
                 alert = AlertView(event.tier, seq, event.at, event.down_s, event.reason)
                 state.alerts = [*state.alerts, alert][-ALERTS_KEPT:]
-            case AlertCleared():
+            case c.AlertCleared():
                 cleared = _active(state, event.tier)
                 if cleared is None:
                     return "no active alert"
                 cleared.cleared_at, cleared.down_s = event.at, event.down_s
-            case AlertAcknowledged():
+            case c.AlertAcknowledged():
                 seen = _active(state, event.tier)
                 if seen is None:
                     return "no active alert"
@@ -323,7 +297,7 @@ class Fleet:
         return ""
 
 
-def _said_before(state: FleetState, event: HostEvent) -> bool:
+def _said_before(state: FleetState, event: c.HostEvent) -> bool:
     """Whether a host says again, perhaps behind what came after it, what it has said."""
     host = state.hosts.get(event.host)
     return (
@@ -333,8 +307,8 @@ def _said_before(state: FleetState, event: HostEvent) -> bool:
     )
 
 
-def _outdated(state: FleetState, event: FleetEvent | TierEvent) -> bool:
-    if isinstance(event, EndpointAdded | EndpointRemoved | AlertAcknowledged):
+def _outdated(state: FleetState, event: c.FleetEvent | c.TierEvent) -> bool:
+    if isinstance(event, c.EndpointAdded | c.EndpointRemoved | c.AlertAcknowledged):
         return False
     return event.epoch != state.head.epoch
 
@@ -352,7 +326,7 @@ def _become(
 
 def _turn(
     state: FleetState,
-    event: TierEvent,
+    event: c.TierEvent,
     into: Literal["up", "down", "limited"],
     reason: str = "",
 ) -> TierView:
@@ -370,7 +344,7 @@ def _active(state: FleetState, tier: str) -> AlertView | None:
     return None
 
 
-def _endpoint(state: EndpointState, since: str) -> EndpointView:
+def _endpoint(state: c.EndpointState, since: str) -> EndpointView:
     return EndpointView(
         endpoint=state.endpoint,
         kind=state.kind,
@@ -391,20 +365,20 @@ class Beats:
     """The last sign of life of each host. Instants are a monotonic clock's seconds."""
 
     def __init__(self) -> None:
-        self._last: dict[str, tuple[float, Beat]] = {}
+        self._last: dict[str, tuple[float, c.Beat]] = {}
 
-    def note(self, beat: Beat, now: float) -> None:
+    def note(self, beat: c.Beat, now: float) -> None:
         """Take a beat in."""
         self._last[beat.host] = (now, beat)
 
-    def of(self, host: HostView, now: float) -> Beat | None:
+    def of(self, host: HostView, now: float) -> c.Beat | None:
         """Return the host's last beat while it is still true."""
         heard, beat = self._last.get(host.host, (0.0, None))
         if beat is None or beat.incarnation != host.incarnation:
             return None
         return beat if now - heard <= BEAT_S * BEATS_TRUE else None
 
-    def resources(self, host: HostView, now: float) -> Resources | None:
+    def resources(self, host: HostView, now: float) -> c.Resources | None:
         """Return what is known of the machine now, None if nothing is."""
         beat = self.of(host, now)
         return None if beat is None else beat.resources

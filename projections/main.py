@@ -11,8 +11,8 @@ import time
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Final
 
+from events import catalogue as c
 from events import subjects
-from events.catalogue import Beat
 from events.codec import Reader, encode
 from events.commands import Refusal
 from events.errors import Malformed
@@ -35,7 +35,7 @@ ANY_QUERY: Final = subjects.query("*")
 CODE_HEADER: Final = "Nats-Service-Error-Code"
 ERROR_HEADER: Final = "Nats-Service-Error"
 
-_beats: Final[Reader[Beat]] = Reader(Beat)
+_beats: Final[Reader[c.Beat]] = Reader(c.Beat)
 
 
 class QueryService:

@@ -15,24 +15,11 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 from msgspec import Struct
 
+from events import catalogue as c
 from events import subjects
-from events.catalogue import (
-    Event,
-    FleetEvent,
-    HostEvent,
-    HostLost,
-    PolicyChanged,
-    Recorded,
-    Result,
-    RunEvent,
-    SchedulerElected,
-    TaskEvent,
-    TierEvent,
-    types,
-)
 from events.errors import UnknownSubject
 from events.ids import is_token
-from projections.tasks import Routing, Spent, TaskRecord
+from projections.record import Routing, Spent, TaskRecord
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -57,7 +44,7 @@ class Moment(Struct, gc=False):
     `booked` is the result whose tokens and dollars it brings, `spent` is their sum.
     """
 
-    recorded: Recorded
+    recorded: c.Recorded
     family: Family | None
     standing: Standing = "taken"
     reason: str = ""
@@ -65,7 +52,7 @@ class Moment(Struct, gc=False):
     routing: Routing | None = None
     before: str = ""
     after: str = ""
-    booked: Result | None = None
+    booked: c.Result | None = None
     spent: Spent | None = None
 
 
@@ -93,19 +80,19 @@ class Projection(Protocol[S]):
         ...
 
 
-_FAMILIES: tuple[tuple[type[Event], Family], ...] = (
-    (TaskEvent, "task"),
-    (RunEvent, "run"),
-    (HostEvent, "host"),
-    (FleetEvent, "fleet"),
-    (TierEvent, "tier"),
-    (PolicyChanged, "policy"),
-    (SchedulerElected, "scheduler"),
+_FAMILIES: tuple[tuple[type[c.Event], Family], ...] = (
+    (c.TaskEvent, "task"),
+    (c.RunEvent, "run"),
+    (c.HostEvent, "host"),
+    (c.FleetEvent, "fleet"),
+    (c.TierEvent, "tier"),
+    (c.PolicyChanged, "policy"),
+    (c.SchedulerElected, "scheduler"),
 )
 
-FAMILY: dict[type[Event], Family] = {
+FAMILY: dict[type[c.Event], Family] = {
     kind: next(family for base, family in _FAMILIES if issubclass(kind, base))
-    for kind in types().values()
+    for kind in c.types().values()
 }
 
 
@@ -113,7 +100,7 @@ _is_token = lru_cache(maxsize=65_536)(is_token)
 """A task's id comes five times or more; every name must be fit for a subject."""
 
 
-def moment_of(recorded: Recorded) -> Moment:
+def moment_of(recorded: c.Recorded) -> Moment:
     """Take an event up, and hold its body against its subject.
 
     The broker lets each writer speak on its own subjects only, so the subject says who
@@ -138,7 +125,7 @@ def moment_of(recorded: Recorded) -> Moment:
     return _parsed(recorded, family)
 
 
-def _parsed(recorded: Recorded, family: Family | None) -> Moment:
+def _parsed(recorded: c.Recorded, family: Family | None) -> Moment:
     try:
         subject = subjects.parse(recorded.subject)
     except UnknownSubject:
@@ -151,7 +138,7 @@ def _parsed(recorded: Recorded, family: Family | None) -> Moment:
 
 
 def _about(event: Any) -> str:
-    return event.host if isinstance(event, HostLost) else event.endpoint
+    return event.host if isinstance(event, c.HostLost) else event.endpoint
 
 
 _AGREES: dict[Family, Callable[[Subject, Any], bool]] = {

@@ -1,7 +1,7 @@
 """Answers to questions about the log's meaning: one method a query.
 
 A question is a JSON object, or nothing; every one may carry `wait_seq` and is then
-answered once that sequence is folded in. An answer is a struct of `projections.views`,
+answered once that sequence is folded in. An answer is a struct of `projections.answers`,
 or a Refusal. What a record does not hold (specification, trace, result, events) is
 fetched from the log by its sequence.
 """
@@ -9,29 +9,18 @@ fetched from the log by its sequence.
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import msgspec
-from msgspec import Meta, Struct
 
+from events import catalogue as c
 from events import subjects
-from events.catalogue import (
-    Chunk,
-    PolicyChanged,
-    Recorded,
-    Result,
-    RunEvent,
-    TaskRouted,
-    TaskSubmitted,
-    Unknown,
-)
 from events.codec import Reader, encode
 from events.commands import Refusal
 from events.errors import AgentComError, LogError, Malformed, Unreachable
-from events.lifecycle import Phase
-from projections import store, views
+from projections import answers, mapping, search, store, waiting
+from projections import questions as q
 from projections.fleet import Beats
-from projections.store import CostLine, Filter
 from projections.timetravel import TimeTravel
 from projections.world import VERSIONS
 
@@ -39,8 +28,8 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from events.log import EventLog
+    from projections.record import TaskRecord
     from projections.runner import Runner
-    from projections.tasks import TaskRecord
     from projections.world import World
 
 WAIT_LIMIT_S: Final = 5.0
@@ -55,7 +44,7 @@ OUTPUT_KEPT: Final = 64 * 1024
 class OutputReader(Protocol):
     """The live output that the output stream still has."""
 
-    async def read(self, task_id: str, *, start: int = 1) -> list[Chunk]:
+    async def read(self, task_id: str, *, start: int = 1) -> list[c.Chunk]:
         """Return a task's chunks, oldest first, from all hosts it ran on."""
         ...
 
@@ -63,118 +52,24 @@ class OutputReader(Protocol):
 class WhatIf(Protocol):
     """Decides the past anew. Handed in: whoever knows the router stands elsewhere."""
 
-    async def __call__(self, asked: AskWhatIf) -> views.WhatIfAnswer:
+    async def __call__(self, asked: q.AskWhatIf) -> answers.WhatIfAnswer:
         """Answer `whatif`; raises Malformed for a policy that is none."""
         ...
 
 
-class Question(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What every question may carry: the sequence it wants to see."""
-
-    wait_seq: Annotated[int, Meta(ge=0)] | None = None
-
-
-Short = Annotated[str, Meta(max_length=1_000)]
-
-
-class AskTasks(Question, frozen=True, kw_only=True):
-    """`tasks`."""
-
-    state: list[Phase] = []
-    tier: Literal["", "trivial", "standard", "complex"] = ""
-    host: Short = ""
-    model: Short = ""
-    repo: Short = ""
-    priority: Literal["", "urgent", "high", "normal", "low"] = ""
-    text: Short = ""
-    fallback: bool | None = None
-    sort: Annotated[str, Meta(pattern=rf"^-?({'|'.join(store.SORTS)})$")] = "-submitted"
-    limit: Annotated[int, Meta(ge=0, le=500)] = 50
-    offset: Annotated[int, Meta(ge=0)] = 0
-
-
-class AskTask(Question, frozen=True, kw_only=True):
-    """`task`; `events_from` goes on where `events_left_out` was not 0.
-
-    `at` shows it as it was after a sequence or at an instant.
-    """
-
-    task_id: Annotated[str, Meta(min_length=1, max_length=64)]
-    at: int | str | None = None
-    events: bool = False
-    events_from: Annotated[int, Meta(ge=0)] = 0
-
-
-class AskThen(Question, frozen=True, kw_only=True):
-    """`hosts`, `stats`: `at` is a sequence or an RFC 3339 instant, absent for now."""
-
-    at: int | str | None = None
-
-
-class AskQueue(AskThen, frozen=True, kw_only=True):
-    """`queue`."""
-
-    limit: Annotated[int, Meta(ge=0, le=500)] = 100
-
-
-class AskCosts(Question, frozen=True, kw_only=True):
-    """`costs`; `since` is an RFC 3339 instant or its beginning, taken by the hour."""
-
-    by: Annotated[str, Meta(pattern=rf"^({'|'.join(store.DIMENSIONS)})$")] = "model"
-    since: Annotated[str, Meta(pattern=r"^$|^\d{4}-\d{2}-\d{2}")] = ""
-    fallback: bool | None = None
-
-
-class AskWhy(Question, frozen=True, kw_only=True):
-    """`why`: why does this task wait?"""
-
-    task_id: Annotated[str, Meta(min_length=1, max_length=64)]
-
-
-class AskOutput(Question, frozen=True, kw_only=True):
-    """`output`; `after_n` leaves out the chunks of the present route up to that one."""
-
-    task_id: Annotated[str, Meta(min_length=1, max_length=64)]
-    after_n: int | None = None
-    route: Annotated[str, Meta(max_length=64)] = ""
-
-
-class AskWhatIf(Question, frozen=True, kw_only=True):
-    """`whatif`: what would have been decided under another policy?
-
-    `policy` holds what is different from the one in force, `{"scoring": {"warm": 2}}`.
-    `since` and `until` are sequences or RFC 3339 instants; `limit` bounds the decisions
-    that are shown one by one.
-    """
-
-    policy: dict[str, Any]
-    since: int | str = 1
-    until: int | str | None = None
-    limit: Annotated[int, Meta(ge=0, le=1_000)] = 100
-
-
-class AskRebuild(Question, frozen=True, kw_only=True):
-    """`rebuild`: make the read models anew beside the running ones.
-
-    They are kept in one file with one position, so a `name` of one means all of them.
-    """
-
-    name: Annotated[str, Meta(pattern=rf"^({'|'.join(sorted(VERSIONS))})?$")] = ""
-
-
 Answer = (
-    views.TasksAnswer
-    | views.TaskAnswer
-    | views.QueueAnswer
-    | views.HostsAnswer
-    | views.AlertsAnswer
-    | views.WhyAnswer
-    | views.CostsAnswer
-    | views.StatsAnswer
-    | views.StatusAnswer
-    | views.OutputAnswer
-    | views.WhatIfAnswer
-    | views.RebuildAnswer
+    answers.TasksAnswer
+    | answers.TaskAnswer
+    | answers.QueueAnswer
+    | answers.HostsAnswer
+    | answers.AlertsAnswer
+    | answers.WhyAnswer
+    | answers.CostsAnswer
+    | answers.StatsAnswer
+    | answers.StatusAnswer
+    | answers.OutputAnswer
+    | answers.WhatIfAnswer
+    | answers.RebuildAnswer
     | Refusal
 )
 
@@ -209,18 +104,18 @@ class Queries:
         self._queries: dict[
             str, tuple[Reader[Any], Callable[[Any], Awaitable[Answer]]]
         ] = {
-            "tasks": (Reader(AskTasks), self.tasks),
-            "task": (Reader(AskTask), self.task),
-            "queue": (Reader(AskQueue), self.queue),
-            "hosts": (Reader(AskThen), self.hosts),
-            "alerts": (Reader(AskThen), self.alerts),
-            "why": (Reader(AskWhy), self.why),
-            "costs": (Reader(AskCosts), self.costs),
-            "stats": (Reader(AskThen), self.stats),
-            "status": (Reader(Question), self.status),
-            "output": (Reader(AskOutput), self.output),
-            "whatif": (Reader(AskWhatIf), self.whatif),
-            "rebuild": (Reader(AskRebuild), self.rebuild),
+            "tasks": (Reader(q.AskTasks), self.tasks),
+            "task": (Reader(q.AskTask), self.task),
+            "queue": (Reader(q.AskQueue), self.queue),
+            "hosts": (Reader(q.AskThen), self.hosts),
+            "alerts": (Reader(q.AskThen), self.alerts),
+            "why": (Reader(q.AskWhy), self.why),
+            "costs": (Reader(q.AskCosts), self.costs),
+            "stats": (Reader(q.AskThen), self.stats),
+            "status": (Reader(q.Question), self.status),
+            "output": (Reader(q.AskOutput), self.output),
+            "whatif": (Reader(q.AskWhatIf), self.whatif),
+            "rebuild": (Reader(q.AskRebuild), self.rebuild),
         }
 
     @property
@@ -260,7 +155,7 @@ class Queries:
             return Refusal(code=error.code, error=str(error))
 
     async def _ask(
-        self, method: Callable[[Any], Awaitable[Answer]], question: Question
+        self, method: Callable[[Any], Awaitable[Answer]], question: q.Question
     ) -> Answer:
         wanted = question.wait_seq
         if wanted is not None and not await self._runner.wait_for(
@@ -276,9 +171,9 @@ class Queries:
 
     # -- the queries -------------------------------------------------------------------
 
-    async def tasks(self, asked: AskTasks) -> Answer:
+    async def tasks(self, asked: q.AskTasks) -> Answer:
         """Answer `tasks`."""
-        wanted = Filter(
+        wanted = search.Filter(
             states=tuple(asked.state),
             tier=asked.tier,
             host=asked.host,
@@ -293,15 +188,15 @@ class Queries:
         )
         self._runner.save()
         seq, states = self._runner.position, self._states()
-        total, records = await self._runner.store.look(store.tasks(wanted))
-        return views.TasksAnswer(
+        total, records = await self._runner.store.look(search.tasks(wanted))
+        return answers.TasksAnswer(
             seq=seq,
             total=total,
-            tasks=[views.row(record) for record in records],
+            tasks=[mapping.row(record) for record in records],
             states=states,
         )
 
-    async def task(self, asked: AskTask) -> Answer:
+    async def task(self, asked: q.AskTask) -> Answer:
         """Answer `task`."""
         found = await self._find(asked.task_id)
         if isinstance(found, Refusal):
@@ -312,7 +207,7 @@ class Queries:
             return _not_found(asked.task_id)
         # What is read from the log takes a while, and the task goes on meanwhile.
         record, seq = store.copied(was), world.position
-        attempts = [views.attempt(routing) for routing in record.routings]
+        attempts = [mapping.attempt(routing) for routing in record.routings]
         submitted, routed, finished, logged = await asyncio.gather(
             self._log.get(record.seq),
             self._at(record.trace_seq),
@@ -321,10 +216,10 @@ class Queries:
         )
         logged = [recorded for recorded in logged if recorded.seq <= seq]
         event = submitted.event if submitted is not None else None
-        told = event if isinstance(event, TaskSubmitted) else None
-        answer = views.TaskAnswer(
+        told = event if isinstance(event, c.TaskSubmitted) else None
+        answer = answers.TaskAnswer(
             seq=seq,
-            task=views.detail(
+            task=mapping.detail(
                 record,
                 spec=told.spec if told is not None else None,
                 classification=told.classification if told is not None else None,
@@ -332,7 +227,7 @@ class Queries:
                 result=_result_of(finished),
             ),
             route=routed.event
-            if routed is not None and isinstance(routed.event, TaskRouted)
+            if routed is not None and isinstance(routed.event, c.TaskRouted)
             else None,
             attempts=attempts,
             events=[],
@@ -340,29 +235,29 @@ class Queries:
         )
         return _with_events(answer, logged)
 
-    async def queue(self, asked: AskQueue) -> Answer:
+    async def queue(self, asked: q.AskQueue) -> Answer:
         """Answer `queue`."""
         world = await self._world(asked.at)
-        return views.queue(world.queue, world.position, asked.limit)
+        return mapping.queue(world.queue, world.position, asked.limit)
 
-    async def hosts(self, asked: AskThen) -> Answer:
+    async def hosts(self, asked: q.AskThen) -> Answer:
         """Answer `hosts`; of the past, what machines said every two seconds is gone."""
         world = await self._world(asked.at)
         beats = self.beats if world is self._runner.world else Beats()
-        return views.hosts(
+        return mapping.hosts(
             world.fleet, world.queue, beats, world.position, self._clock()
         )
 
-    async def alerts(self, asked: AskThen) -> Answer:
+    async def alerts(self, asked: q.AskThen) -> Answer:
         """Answer `alerts`, the newest first."""
         world = await self._world(asked.at)
-        return views.AlertsAnswer(
+        return answers.AlertsAnswer(
             seq=world.position,
             active=len(world.fleet.active_alerts),
             alerts=world.fleet.alerts[::-1],
         )
 
-    async def why(self, asked: AskWhy) -> Answer:
+    async def why(self, asked: q.AskWhy) -> Answer:
         """Answer `why`."""
         found = await self._find(asked.task_id)
         if isinstance(found, Refusal):
@@ -374,38 +269,38 @@ class Queries:
         )
         told = submitted.event if submitted is not None else None
         changed = policy.event if policy is not None else None
-        return views.why(
+        return waiting.why(
             found,
             self._runner.world,
-            spec=told.spec if isinstance(told, TaskSubmitted) else None,
-            policy=changed.policy if isinstance(changed, PolicyChanged) else None,
+            spec=told.spec if isinstance(told, c.TaskSubmitted) else None,
+            policy=changed.policy if isinstance(changed, c.PolicyChanged) else None,
         )
 
-    async def costs(self, asked: AskCosts) -> Answer:
+    async def costs(self, asked: q.AskCosts) -> Answer:
         """Answer `costs`."""
         self._runner.save()
         seq = self._runner.position
         lines = await self._runner.store.look(
-            store.costs(asked.by, asked.since, fallback=asked.fallback)
+            search.costs(asked.by, asked.since, fallback=asked.fallback)
         )
-        return views.CostsAnswer(
+        return answers.CostsAnswer(
             seq=seq, by=asked.by, since=asked.since, lines=lines, total=_sum(lines)
         )
 
-    async def stats(self, asked: AskThen) -> Answer:
+    async def stats(self, asked: q.AskThen) -> Answer:
         """Answer `stats`."""
         world = await self._world(asked.at)
         spent = world.costs.total
-        return views.stats(
+        return mapping.stats(
             world.stats, world.position, spent.usd_nano, spent.saved_nano
         )
 
-    async def status(self, asked: Question) -> Answer:
+    async def status(self, asked: q.Question) -> Answer:
         """Answer `status`."""
         last = await self._log.last_sequence()
         world = self._runner.world
         state, fleet = world.stats, world.fleet
-        return views.StatusAnswer(
+        return answers.StatusAnswer(
             seq=world.position,
             last_seq=last,
             lag=max(last - world.position, 0),
@@ -432,7 +327,7 @@ class Queries:
             ),
         )
 
-    async def output(self, asked: AskOutput) -> Answer:
+    async def output(self, asked: q.AskOutput) -> Answer:
         """Answer `output`."""
         if self._output is None:
             return Refusal(
@@ -458,7 +353,7 @@ class Queries:
             if size > ANSWER_BYTES:
                 break
             kept += 1
-        return views.OutputAnswer(
+        return answers.OutputAnswer(
             seq=self._runner.position,
             task_id=found.id,
             state=found.state,
@@ -466,7 +361,7 @@ class Queries:
             left_out=len(chunks) - kept,
         )
 
-    async def whatif(self, asked: AskWhatIf) -> Answer:
+    async def whatif(self, asked: q.AskWhatIf) -> Answer:
         """Answer `whatif`."""
         if self._whatif is None:
             return Refusal(
@@ -477,7 +372,7 @@ class Queries:
             )
         return await self._whatif(asked)
 
-    async def rebuild(self, asked: AskRebuild) -> Answer:
+    async def rebuild(self, asked: q.AskRebuild) -> Answer:
         """Answer `rebuild` once it has begun; `status` says how far it is."""
         running = self._runner
         if running.rebuilding is None:
@@ -486,7 +381,7 @@ class Queries:
             self._rebuilding.add_done_callback(
                 lambda task: None if task.cancelled() else task.exception()
             )
-        return views.RebuildAnswer(
+        return answers.RebuildAnswer(
             seq=running.position,
             names=sorted(VERSIONS),
             rebuilt=running.rebuilt,
@@ -526,8 +421,8 @@ class Queries:
         record = self._runner.world.tasks.find(task_id)
         if record is None and len(task_id) >= PREFIX_LENGTH:
             self._runner.save()
-            ids = await self._runner.store.look(store.ids_from(task_id.upper()))
-            ids = ids or await self._runner.store.look(store.ids_from(task_id))
+            ids = await self._runner.store.look(search.ids_from(task_id.upper()))
+            ids = ids or await self._runner.store.look(search.ids_from(task_id))
             if len(ids) > 1:
                 return Refusal(
                     code="ambiguous",
@@ -541,10 +436,10 @@ class Queries:
             return _not_found(task_id)
         return record
 
-    async def _at(self, seq: int) -> Recorded | None:
+    async def _at(self, seq: int) -> c.Recorded | None:
         return await self._log.get(seq) if seq else None
 
-    async def _events(self, task_id: str, start: int) -> list[Recorded]:
+    async def _events(self, task_id: str, start: int) -> list[c.Recorded]:
         decided, reported = await asyncio.gather(
             self._log.read(subjects.task(task_id), start=start),
             self._log.read(subjects.runs_of(task_id), start=start),
@@ -561,19 +456,21 @@ def _not_found(task_id: str) -> Refusal:
     )
 
 
-async def _none() -> list[Recorded]:
+async def _none() -> list[c.Recorded]:
     return []
 
 
-def _result_of(recorded: Recorded | None) -> Result | None:
+def _result_of(recorded: c.Recorded | None) -> c.Result | None:
     event = recorded.event if recorded is not None else None
-    if not isinstance(event, RunEvent):
+    if not isinstance(event, c.RunEvent):
         return None
-    result: Result | None = getattr(event, "result", None)
+    result: c.Result | None = getattr(event, "result", None)
     return result
 
 
-def _with_events(answer: views.TaskAnswer, logged: list[Recorded]) -> views.TaskAnswer:
+def _with_events(
+    answer: answers.TaskAnswer, logged: list[c.Recorded]
+) -> answers.TaskAnswer:
     """Add the events that fit; cut the result's text if even without them it is long."""
     size = len(encode(answer))
     result = answer.task.result
@@ -587,10 +484,10 @@ def _with_events(answer: views.TaskAnswer, logged: list[Recorded]) -> views.Task
         size = len(encode(answer))
     for recorded in logged:
         event = recorded.event
-        shown = views.LoggedEvent(
+        shown = answers.LoggedEvent(
             seq=recorded.seq,
             subject=recorded.subject,
-            event=event.body if isinstance(event, Unknown) else event,
+            event=event.body if isinstance(event, c.Unknown) else event,
         )
         size += len(encode(shown)) + 1
         if size > ANSWER_BYTES:
@@ -600,10 +497,10 @@ def _with_events(answer: views.TaskAnswer, logged: list[Recorded]) -> views.Task
     return answer
 
 
-def _sum(lines: list[CostLine]) -> CostLine:
+def _sum(lines: list[answers.CostLine]) -> answers.CostLine:
     fields: dict[str, Any] = {
         name: sum(getattr(line, name) for line in lines)
-        for name in CostLine.__struct_fields__
+        for name in answers.CostLine.__struct_fields__
         if name != "key"
     }
-    return CostLine(key="total", **fields)
+    return answers.CostLine(key="total", **fields)

@@ -14,7 +14,7 @@ from events.lifecycle import FINAL
 
 if TYPE_CHECKING:
     from projections.projection import Moment
-    from projections.tasks import TaskRecord
+    from projections.record import TaskRecord
 
 TIERS: Final = ("trivial", "standard", "complex")
 PRIORITIES: Final = ("urgent", "high", "normal", "low")

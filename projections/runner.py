@@ -18,7 +18,7 @@ from projections.store import Store, remove
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
-    from events.catalogue import Recorded
+    from events import catalogue as c
     from events.log import EventLog, Follower
     from projections.checkpoints import Checkpoints
     from projections.projection import Moment
@@ -225,7 +225,7 @@ class Runner:
         """Show every event to `watcher` once it is folded in, with what it counted for."""
         self._watchers.append(watcher)
 
-    def _take(self, recorded: Recorded) -> None:
+    def _take(self, recorded: c.Recorded) -> None:
         if self.failed.done():
             return
         try:
@@ -353,5 +353,5 @@ async def belongs(log: EventLog, origin: str, position: int) -> bool:
     )
 
 
-def _origin_of(first: Recorded) -> str:
+def _origin_of(first: c.Recorded) -> str:
     return f"{first.seq}:{first.event.id}"

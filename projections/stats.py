@@ -11,20 +11,20 @@ from typing import TYPE_CHECKING, Any, Final
 
 from msgspec import Struct, field
 
-from events.catalogue import TaskRouted, TaskStarted, TaskSubmitted, tag, types
+from events import catalogue as c
 from events.codec import instant
 from events.errors import Malformed
 from events.lifecycle import FINAL
 
 if TYPE_CHECKING:
     from projections.projection import Moment
-    from projections.tasks import TaskRecord
+    from projections.record import TaskRecord
 
 BUCKETS_MS: Final[tuple[float, ...]] = tuple(float(2**i) / 4 for i in range(26))
 """Upper edges in milliseconds, 0.25 ms to 2.3 h; one more bucket takes the rest."""
 MINUTES_KEPT: Final = 120
 _SECOND: Final = 1_000
-TAGS: Final = {kind: tag for tag, kind in types().items()}
+TAGS: Final = {kind: tag for tag, kind in c.types().items()}
 
 
 class Histogram(Struct):
@@ -108,7 +108,7 @@ class Stats:
         _count(state.standings, standing)
         kind = TAGS.get(type(event))
         if kind is None:
-            _count(state.unknown, tag(event))
+            _count(state.unknown, c.tag(event))
             return
         _count(state.types, kind)
         if standing == "taken":
@@ -123,16 +123,16 @@ class Stats:
         if before := moment.before:
             state.states[before] -= 1
         _count(state.states, after)
-        if kind is TaskRouted:
+        if kind is c.TaskRouted:
             _decision(state, event)
-        elif kind is TaskSubmitted:
+        elif kind is c.TaskSubmitted:
             _minute(state, event.at).submitted += 1
             said = event.classification
             if said.explicit_tier not in (None, "unknown", said.inferred.tier):
                 _count(
                     state.disagreements, f"{said.explicit_tier}/{said.inferred.tier}"
                 )
-        elif kind is TaskStarted:
+        elif kind is c.TaskStarted:
             _minute(state, event.at).started += 1
             waited = between_ms(task.waiting_since, event.at)
             if waited is not None:
@@ -149,7 +149,7 @@ class Stats:
                 _into(state.run_ms, task.tier, max(moment.booked.execution_ms, 0.0))
 
 
-def _decision(state: StatsState, event: TaskRouted) -> None:
+def _decision(state: StatsState, event: c.TaskRouted) -> None:
     _count(state.decisions_by_tier, event.effective_tier)
     _count(state.decisions_by_target, event.target_type)
     if event.fallback_used:

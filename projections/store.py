@@ -24,8 +24,9 @@ import msgspec
 from events.errors import AgentComError
 from events.lifecycle import OPEN
 from projections.fleet import AlertView, Head, HostView, SharedView, TierView
+from projections.record import Spent, TaskRecord
 from projections.stats import StatsState
-from projections.tasks import NANO, Spent, Submitted, TaskRecord
+from projections.tasks import SubmittedIds
 from projections.world import VERSIONS, World
 
 if TYPE_CHECKING:
@@ -84,7 +85,7 @@ _PUT_TASK: Final = (
     "usd_nano=excluded.usd_nano, updated=excluded.updated, "
     "finished_at=excluded.finished_at, body=excluded.body"
 )
-_ADDED: Final = (
+SPEND_SUMS: Final = (
     "runs",
     "completed",
     "late",
@@ -98,31 +99,11 @@ _ADDED: Final = (
     "unpriced",
 )
 _PUT_SPEND: Final = (
-    f"insert into spend values ({','.join('?' * (9 + len(_ADDED)))}) "
+    f"insert into spend values ({','.join('?' * (9 + len(SPEND_SUMS)))}) "
     "on conflict do update set "
-    + ", ".join(f"{n} = {n} + excluded.{n}" for n in _ADDED)
+    + ", ".join(f"{n} = {n} + excluded.{n}" for n in SPEND_SUMS)
 )
 _PUT_DOCUMENT: Final = "insert or replace into document values (?, ?, ?)"
-_SORTS: Final = {
-    "submitted": "seq",
-    "updated": "updated",
-    "cost": "usd_nano",
-    "tokens": "tokens",
-    "attempts": "attempts",
-    "finished": "finished_at",
-}
-SORTS: Final = tuple(_SORTS)
-DIMENSIONS: Final = {
-    "model": "model",
-    "tier": "tier",
-    "repo": "repo",
-    "host": "host",
-    "endpoint": "endpoint",
-    "target": "target_type",
-    "fallback": "fallback",
-    "hour": "hour",
-    "day": "substr(hour, 1, 10)",
-}
 
 
 class StoreInUse(AgentComError):
@@ -137,40 +118,8 @@ class StoreInUse(AgentComError):
         )
 
 
-class Filter(msgspec.Struct, frozen=True, kw_only=True):
-    """Which tasks, in what order. `sort` is one of SORTS, with `-` the largest first."""
-
-    states: tuple[str, ...] = ()
-    tier: str = ""
-    host: str = ""
-    model: str = ""
-    repo: str = ""
-    priority: str = ""
-    text: str = ""
-    fallback: bool | None = None
-    sort: str = "-submitted"
-    limit: int = 50
-    offset: int = 0
-
-
-class CostLine(msgspec.Struct, frozen=True, kw_only=True):
-    """What was spent under one value of a dimension."""
-
-    key: str
-    runs: int
-    completed: int
-    late: int
-    tokens_in: int
-    tokens_out: int
-    cache_read_tokens: int
-    cache_write_tokens: int
-    cost_usd: float
-    equivalent_claude_cost_usd: float
-    saved_usd: float
-    unpriced: int
-
-
-_record_decoder: Final = msgspec.msgpack.Decoder(TaskRecord)
+decoded: Final = msgspec.msgpack.Decoder(TaskRecord).decode
+"""Turns a row's body into the record that it holds."""
 _encoder: Final = msgspec.msgpack.Encoder()
 
 
@@ -286,7 +235,7 @@ class Store:
         world = _loaded(self._settled())
         world.tasks.fetch = self.task
         if not world.position:
-            world.tasks.submitted = Submitted()
+            world.tasks.submitted = SubmittedIds()
         return world
 
     def task(self, task_id: str) -> TaskRecord | None:
@@ -296,7 +245,7 @@ class Store:
             .execute("select body from task where id = ?", (task_id,))
             .fetchone()
         )
-        return None if row is None else _record_decoder.decode(row[0])
+        return None if row is None else decoded(row[0])
 
     # -- keeping -----------------------------------------------------------------------
 
@@ -456,7 +405,7 @@ def _loaded(connection: sqlite3.Connection) -> World:
         f"select body from task where state in ({marks})",
         OPEN,
     )
-    records = [_record_decoder.decode(body) for (body,) in rows]
+    records = [decoded(body) for (body,) in rows]
     for record in sorted(records, key=lambda record: record.state_seq):
         world.tasks.records[record.id] = record
         world.queue.place(record)
@@ -492,7 +441,7 @@ def _readable(connection: sqlite3.Connection, maker: str) -> bool:
         _loaded(connection)
         rows = connection.execute("select body from task order by seq desc limit 100")
         for (body,) in rows:
-            _record_decoder.decode(body)
+            decoded(body)
     except (sqlite3.DatabaseError, msgspec.MsgspecError, ValueError):
         return False
     return True
@@ -645,127 +594,4 @@ def _spend_rows(world: World) -> Iterator[tuple[Any, ...]]:
 
 def copied(record: TaskRecord) -> TaskRecord:
     """Return a copy that the fold does not change any more."""
-    return _record_decoder.decode(_encoder.encode(record))
-
-
-# -- Questions -------------------------------------------------------------------------
-
-
-def tasks(
-    wanted: Filter,
-) -> Callable[[sqlite3.Connection], tuple[int, list[TaskRecord]]]:
-    """Ask for a page of tasks and how many there are in all."""
-    clauses, values = _clauses(wanted)
-    where = f"where {' and '.join(clauses)}" if clauses else ""
-    column = _SORTS[wanted.sort.removeprefix("-")]
-    order = "desc" if wanted.sort.startswith("-") else "asc"
-
-    def ask(connection: sqlite3.Connection) -> tuple[int, list[TaskRecord]]:
-        (total,) = connection.execute(
-            f"select count(*) from task {where}",
-            values,
-        ).fetchone()
-        rows = connection.execute(
-            f"select body from task {where} order by {column} {order}, seq {order} "
-            "limit ? offset ?",
-            (*values, wanted.limit, wanted.offset),
-        )
-        return total, [_record_decoder.decode(body) for (body,) in rows]
-
-    def ask_once(connection: sqlite3.Connection) -> tuple[int, list[TaskRecord]]:
-        """Count and choose in one go: to look for a text, all tasks are read."""
-        found = connection.execute(
-            f"select seq from task {where} order by {column} {order}, seq {order}",
-            values,
-        ).fetchall()
-        chosen = [seq for (seq,) in found[wanted.offset :][: wanted.limit]]
-        bodies = dict(
-            connection.execute(
-                f"select seq, body from task where seq in ({','.join('?' * len(chosen))})",
-                chosen,
-            )
-        )
-        return len(found), [_record_decoder.decode(bodies[seq]) for seq in chosen]
-
-    return ask_once if wanted.text else ask
-
-
-def _clauses(wanted: Filter) -> tuple[list[str], list[Any]]:
-    clauses: list[str] = []
-    values: list[Any] = []
-    if wanted.states:
-        clauses.append(f"state in ({','.join('?' * len(wanted.states))})")
-        values += wanted.states
-    for column in ("tier", "host", "model", "repo", "priority"):
-        if value := getattr(wanted, column):
-            clauses.append(f"{column} = ?")
-            values.append(value)
-    if wanted.fallback is not None:
-        clauses.append("fallback = ?")
-        values.append(wanted.fallback)
-    if wanted.text and not wanted.text.isascii():
-        # SQLite's own `like` knows the cases of ASCII only, and is quicker.
-        clauses.append("instr(folded(description), ?)")
-        values.append(wanted.text.casefold())
-    elif wanted.text:
-        clauses.append("(description like ? escape '\\' or id like ? escape '\\')")
-        # To `like` a text ends at a NUL, so nothing would be looked for.
-        pattern = wanted.text.replace("\0", "\ufffd").replace("\\", "\\\\")
-        pattern = pattern.replace("%", "\\%").replace("_", "\\_")
-        values += [f"%{pattern}%", f"{pattern}%"]
-    return clauses, values
-
-
-def ids_from(prefix: str) -> Callable[[sqlite3.Connection], list[str]]:
-    """Ask for the ids that begin so; no more than two, which is one too many."""
-
-    def ask(connection: sqlite3.Connection) -> list[str]:
-        rows = connection.execute(
-            "select id from task where id >= ? and id < ? limit 2",
-            (prefix, prefix + "\x7f"),
-        )
-        return [task_id for (task_id,) in rows]
-
-    return ask
-
-
-def costs(
-    by: str, since: str = "", *, fallback: bool | None = None
-) -> Callable[[sqlite3.Connection], list[CostLine]]:
-    """Ask for what was spent by a dimension, from the hour of `since` on.
-
-    `fallback` picks the runs that were, or were not, off their preferred tier.
-    """
-    key = DIMENSIONS[by]
-    sums = ", ".join(f"sum({name})" for name in _ADDED)
-    order = "1" if by in ("day", "hour") else "sum(usd_nano) desc, 1"
-    only = "" if fallback is None else f"and fallback {'<>' if fallback else '='} '' "
-
-    def ask(connection: sqlite3.Connection) -> list[CostLine]:
-        rows = connection.execute(
-            f"select {key}, {sums} from spend where hour >= ? "
-            f"{only}group by 1 order by {order}",
-            (since[:13],),
-        )
-        return [_cost_line(row) for row in rows]
-
-    return ask
-
-
-def _cost_line(row: tuple[Any, ...]) -> CostLine:
-    (key, runs, completed, late, tokens_in, tokens_out, *rest) = row
-    cache_read, cache_write, usd, equivalent, saved, unpriced = rest
-    return CostLine(
-        key=key,
-        runs=runs,
-        completed=completed,
-        late=late,
-        tokens_in=tokens_in,
-        tokens_out=tokens_out,
-        cache_read_tokens=cache_read,
-        cache_write_tokens=cache_write,
-        cost_usd=usd / NANO,
-        equivalent_claude_cost_usd=equivalent / NANO,
-        saved_usd=saved / NANO,
-        unpriced=unpriced,
-    )
+    return decoded(_encoder.encode(record))

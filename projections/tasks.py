@@ -13,39 +13,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from msgspec import Struct, field
-
-from events.catalogue import (
-    Event,
-    Result,
-    RunEvent,
-    SchedulerElected,
-    TaskAbandoned,
-    TaskAccepted,
-    TaskCancelled,
-    TaskCompleted,
-    TaskDeadLettered,
-    TaskDeferred,
-    TaskErrorLine,
-    TaskEvent,
-    TaskExpired,
-    TaskFailed,
-    TaskReassigned,
-    TaskRejected,
-    TaskRequeued,
-    TaskRetried,
-    TaskRetrying,
-    TaskReturned,
-    TaskRouted,
-    TaskStarted,
-    TaskStatus,
-    TaskStep,
-    TaskStopped,
-    TaskSubmitted,
-    types,
-)
+from events import catalogue as c
 from events.lifecycle import BY_LEADER, FINAL, NO_ATTEMPT
-from projections.lifecycle import Fence, Life, is_repeat, said, step
+from projections.lifecycle import is_repeat, said, step
+from projections.record import Routing, TaskRecord, Void, spent_on
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -58,171 +29,6 @@ ROUTINGS_KEPT: Final = 64
 """Routings of one task that are remembered; of more, those that never started go."""
 VOIDS_KEPT: Final = 16
 SUBMITTED_MASK: Final = 2**26 - 1
-NANO: Final = 1_000_000_000
-
-
-class Spent(Struct, frozen=True, array_like=True, gc=False):
-    """Tokens and dollars. `unpriced` counts runs whose dollars nobody knows."""
-
-    tokens_in: int = 0
-    tokens_out: int = 0
-    cache_read: int = 0
-    cache_write: int = 0
-    usd_nano: int = 0
-    equivalent_nano: int = 0
-    saved_nano: int = 0
-    unpriced: int = 0
-
-    def __add__(self, other: Spent) -> Spent:
-        if self is NOTHING:
-            return other
-        return Spent(
-            self.tokens_in + other.tokens_in,
-            self.tokens_out + other.tokens_out,
-            self.cache_read + other.cache_read,
-            self.cache_write + other.cache_write,
-            self.usd_nano + other.usd_nano,
-            self.equivalent_nano + other.equivalent_nano,
-            self.saved_nano + other.saved_nano,
-            self.unpriced + other.unpriced,
-        )
-
-
-NOTHING: Final = Spent()
-
-
-def spent_on(result: Result) -> Spent:
-    """Return what a run's result says it took."""
-    usd, equivalent = result.estimated_cost_usd, result.equivalent_claude_cost_usd
-    usd_nano = round(usd * NANO) if usd else 0
-    equivalent_nano = round(equivalent * NANO) if equivalent else 0
-    return Spent(
-        result.tokens_in or 0,
-        result.tokens_out or 0,
-        result.cache_read_tokens,
-        result.cache_write_tokens,
-        usd_nano,
-        equivalent_nano,
-        0 if equivalent is None else equivalent_nano - usd_nano,
-        1 if usd is None else 0,
-    )
-
-
-class Routing(Fence, array_like=True, kw_only=True, gc=False):
-    """One routing of a task and what came of it. Instants are as the writers gave them.
-
-    `outcome` is routed, accepted, running, rejected, returned, requeued, completed,
-    failed, stopped, abandoned or dead; `late` marks a report that came too late to count.
-    `fallback_since` is when the tier that it fell back from became unavailable.
-    """
-
-    seq: int
-    generation: int
-    tier: str
-    target_type: str
-    endpoint: str = ""
-    model: str = ""
-    fallback_used: bool = False
-    fallback_from_tier: str | None = None
-    fallback_reason: str | None = None
-    waited_s: float = 0.0
-    simulated: bool = False
-    outcome: str = "routed"
-    reason: str = ""
-    detail: str = ""
-    error_code: str = ""
-    error_message: str = ""
-    routed_at: str = ""
-    accepted_at: str = ""
-    started_at: str = ""
-    ended_at: str = ""
-    execution_ms: float | None = None
-    local_retries: int = 0
-    lines: int = 0
-    last_line: str = ""
-    late: bool = False
-    spent: Spent = NOTHING
-    fallback_since: str = ""
-
-
-class Void(Struct, array_like=True, gc=False):
-    """A step that counted for nothing, and why."""
-
-    seq: int
-    type: str
-    reason: str
-
-
-class TaskRecord(Life, array_like=True, kw_only=True, gc=False):
-    """A task as people look at it.
-
-    `tier` is where it runs or waits to run, `preferred_tier` what its classification
-    said. `trace_seq`, `result_seq` and `seq` (its submission) are where the log has the
-    rest. `waiting_since` is when it last began to wait.
-    """
-
-    id: str
-    seq: int
-    updated_seq: int
-    description: str
-    priority: str
-    tier: str
-    preferred_tier: str
-    explicit_tier: str | None
-    inferred_tier: str
-    confidence: float
-    classification_reason: str
-    repo: str
-    executor: str
-    assign_to: str
-    max_attempts: int
-    deadline: str
-    submitter: str
-    submitted_at: str
-    waiting_since: str
-    host: str = ""
-    endpoint: str = ""
-    model: str = ""
-    target_type: str = ""
-    fallback_used: bool = False
-    fallback_from_tier: str | None = None
-    waiting_for: str = ""
-    exclude: str = ""
-    routed_at: str = ""
-    accepted_at: str = ""
-    started_at: str = ""
-    finished_at: str = ""
-    trace_seq: int = 0
-    result_seq: int = 0
-    status: str = ""
-    error_code: str = ""
-    error_message: str = ""
-    execution_ms: float | None = None
-    late: bool = False
-    simulated: bool = False
-    cancelled_by: str = ""
-    reason: str = ""
-    void: int = 0
-    voids: list[Void] = field(default_factory=list)
-    spent: Spent = NOTHING
-    routings: list[Routing] = field(default_factory=list)
-
-    @property
-    def attempts(self) -> int:
-        """Routings that started: those that are over and counted, and the present one."""
-        last = self.routings[-1] if self.routings else None
-        running = last is not None and last.started and not last.counted
-        return self.used + running
-
-    def routing(self, route: str) -> Routing | None:
-        """Return the remembered routing with this id."""
-        routings = self.routings
-        if routings and routings[-1].route == route:
-            return routings[-1]
-        for routing in reversed(routings):
-            if routing.route == route:
-                return routing
-        return None
 
 
 def nobody(task_id: str) -> TaskRecord | None:
@@ -230,7 +36,7 @@ def nobody(task_id: str) -> TaskRecord | None:
     return None
 
 
-class Submitted:
+class SubmittedIds:
     """Which ids have been submitted, roughly: it may say yes for one that has not.
 
     Kept while the log is folded from its beginning, where nearly every submission is a
@@ -261,7 +67,7 @@ class TasksState:
     """
 
     def __init__(self) -> None:
-        self.submitted: Submitted | None = None
+        self.submitted: SubmittedIds | None = None
         self.records: dict[str, TaskRecord] = {}
         self.touched: dict[str, TaskRecord] = {}
         self.fetch: Callable[[str], TaskRecord | None] = nobody
@@ -297,11 +103,11 @@ class Tasks:
         family, event = moment.family, moment.recorded.event
         if family == "run" or family == "task":
             about: Any = event
-            if type(event) is TaskSubmitted:
+            if type(event) is c.TaskSubmitted:
                 self._submitted(state, moment, about)
             else:
                 self._step(state, moment, about)
-        elif isinstance(event, SchedulerElected):
+        elif isinstance(event, c.SchedulerElected):
             state.epoch = max(state.epoch, event.epoch)
 
     def _step(self, state: TasksState, moment: Moment, event: Any) -> None:
@@ -326,7 +132,7 @@ class Tasks:
         state.touched[task_id] = record
 
     def _submitted(
-        self, state: TasksState, moment: Moment, event: TaskSubmitted
+        self, state: TasksState, moment: Moment, event: c.TaskSubmitted
     ) -> None:
         submitted = state.submitted
         if (submitted is None or submitted.add(event.task_id)) and (
@@ -344,7 +150,7 @@ class Tasks:
         state: TasksState,
         moment: Moment,
         record: TaskRecord,
-        event: TaskEvent,
+        event: c.TaskEvent,
     ) -> Standing:
         if event.epoch != state.epoch and isinstance(event, BY_LEADER):
             moment.reason = "another leader's"
@@ -359,7 +165,9 @@ class Tasks:
         moment.routing = record.routing(route) if route else None
         return "taken"
 
-    def _report(self, moment: Moment, record: TaskRecord, event: RunEvent) -> Standing:
+    def _report(
+        self, moment: Moment, record: TaskRecord, event: c.RunEvent
+    ) -> Standing:
         routing = record.routing(event.route)
         if routing is None:
             moment.reason = "no such route"
@@ -388,11 +196,11 @@ class Tasks:
 
 
 _WITH_RESULT: Final = frozenset(
-    kind for kind in types().values() if "result" in kind.__struct_fields__
+    kind for kind in c.types().values() if "result" in kind.__struct_fields__
 )
 
 
-def _new(event: TaskSubmitted, seq: int) -> TaskRecord:
+def _new(event: c.TaskSubmitted, seq: int) -> TaskRecord:
     spec, classed = event.spec, event.classification
     return TaskRecord(
         id=event.task_id,
@@ -419,10 +227,10 @@ def _new(event: TaskSubmitted, seq: int) -> TaskRecord:
 
 
 def _book(
-    moment: Moment, record: TaskRecord, routing: Routing, event: RunEvent
+    moment: Moment, record: TaskRecord, routing: Routing, event: c.RunEvent
 ) -> None:
     """Book what a report says was spent, once a routing and type, counting or not."""
-    result: Result | None = getattr(event, "result", None)
+    result: c.Result | None = getattr(event, "result", None)
     kind = type(event).__name__
     if result is None or kind in routing.booked:
         return
@@ -434,7 +242,7 @@ def _book(
     record.simulated = record.simulated or result.simulated
 
 
-def _too_late(moment: Moment, routing: Routing, event: RunEvent) -> None:
+def _too_late(moment: Moment, routing: Routing, event: c.RunEvent) -> None:
     if moment.booked is not None:
         routing.late = True
         routing.ended_at = routing.ended_at or event.at
@@ -452,12 +260,12 @@ def _note_void(record: TaskRecord, moment: Moment) -> None:
 
 
 def _deferred(
-    record: TaskRecord, routing: object, event: TaskDeferred, seq: int
+    record: TaskRecord, routing: object, event: c.TaskDeferred, seq: int
 ) -> None:
     record.waiting_for = event.reason
 
 
-def _routed(record: TaskRecord, routing: object, event: TaskRouted, seq: int) -> None:
+def _routed(record: TaskRecord, routing: object, event: c.TaskRouted, seq: int) -> None:
     record.route = event.id
     record.generation = event.generation
     record.tier = event.effective_tier
@@ -507,7 +315,7 @@ def _forget_one(record: TaskRecord) -> None:
 
 
 def _requeued(
-    record: TaskRecord, routing: Routing | None, event: TaskRequeued, seq: int
+    record: TaskRecord, routing: Routing | None, event: c.TaskRequeued, seq: int
 ) -> None:
     if routing is not None:
         said = routing.outcome in ("rejected", "returned", "stopped")
@@ -540,14 +348,16 @@ def _ended(record: TaskRecord, routing: Routing | None, at: str, outcome: str) -
         record.waiting_for = ""
 
 
-def _expired(record: TaskRecord, routing: object, event: TaskExpired, seq: int) -> None:
+def _expired(
+    record: TaskRecord, routing: object, event: c.TaskExpired, seq: int
+) -> None:
     record.reason = event.detail or event.reason
     record.error_code, record.error_message = f"expired_{event.reason}", record.reason
     _ended(record, None, event.at, "")
 
 
 def _cancelled(
-    record: TaskRecord, routing: object, event: TaskCancelled, seq: int
+    record: TaskRecord, routing: object, event: c.TaskCancelled, seq: int
 ) -> None:
     record.reason = event.reason
     record.cancelled_by = event.requested_by
@@ -555,7 +365,7 @@ def _cancelled(
 
 
 def _abandoned(
-    record: TaskRecord, routing: Routing | None, event: TaskAbandoned, seq: int
+    record: TaskRecord, routing: Routing | None, event: c.TaskAbandoned, seq: int
 ) -> None:
     if routing is not None:
         routing.reason = event.reason
@@ -563,7 +373,7 @@ def _abandoned(
 
 
 def _dead(
-    record: TaskRecord, routing: Routing | None, event: TaskDeadLettered, seq: int
+    record: TaskRecord, routing: Routing | None, event: c.TaskDeadLettered, seq: int
 ) -> None:
     last = record.routings[-1] if record.routings else None
     if last is not None:
@@ -576,7 +386,9 @@ def _dead(
     _ended(record, None, event.at, "")
 
 
-def _retried(record: TaskRecord, routing: object, event: TaskRetried, seq: int) -> None:
+def _retried(
+    record: TaskRecord, routing: object, event: c.TaskRetried, seq: int
+) -> None:
     record.used = 0
     record.route = ""
     for last in record.routings[-1:]:
@@ -595,7 +407,7 @@ def _retried(record: TaskRecord, routing: object, event: TaskRetried, seq: int) 
 
 
 def _reassigned(
-    record: TaskRecord, routing: Routing | None, event: TaskReassigned, seq: int
+    record: TaskRecord, routing: Routing | None, event: c.TaskReassigned, seq: int
 ) -> None:
     if routing is not None and not routing.ended_at:
         routing.outcome, routing.reason = "requeued", "reassigned"
@@ -609,14 +421,14 @@ def _reassigned(
 
 
 def _accepted(
-    record: TaskRecord, routing: Routing, event: TaskAccepted, seq: int
+    record: TaskRecord, routing: Routing, event: c.TaskAccepted, seq: int
 ) -> None:
     record.accepted_at = routing.accepted_at = event.at
     routing.outcome = "accepted"
 
 
 def _rejected(
-    record: TaskRecord, routing: Routing, event: TaskRejected, seq: int
+    record: TaskRecord, routing: Routing, event: c.TaskRejected, seq: int
 ) -> None:
     routing.reason, routing.detail = event.reason, event.detail
     record.waiting_for = event.detail or event.reason
@@ -625,7 +437,7 @@ def _rejected(
 
 
 def _started(
-    record: TaskRecord, routing: Routing, event: TaskStarted, seq: int
+    record: TaskRecord, routing: Routing, event: c.TaskStarted, seq: int
 ) -> None:
     record.started_at = routing.started_at = event.at
     routing.accepted_at = routing.accepted_at or event.at
@@ -638,21 +450,24 @@ def _started(
 
 
 def _line(
-    record: TaskRecord, routing: Routing, event: TaskStatus | TaskErrorLine, seq: int
+    record: TaskRecord,
+    routing: Routing,
+    event: c.TaskStatus | c.TaskErrorLine,
+    seq: int,
 ) -> None:
     routing.lines += 1
     routing.last_line = event.text[:DESCRIPTION_KEPT]
 
 
 def _retrying(
-    record: TaskRecord, routing: Routing, event: TaskRetrying, seq: int
+    record: TaskRecord, routing: Routing, event: c.TaskRetrying, seq: int
 ) -> None:
     routing.local_retries += 1
     routing.lines += 1
     routing.last_line = event.text[:DESCRIPTION_KEPT]
 
 
-def _stepped(record: TaskRecord, routing: Routing, event: TaskStep, seq: int) -> None:
+def _stepped(record: TaskRecord, routing: Routing, event: c.TaskStep, seq: int) -> None:
     if routing.last_line != event.step:
         routing.lines += 1
         routing.last_line = event.step
@@ -661,7 +476,7 @@ def _stepped(record: TaskRecord, routing: Routing, event: TaskStep, seq: int) ->
 def _finished(
     record: TaskRecord,
     routing: Routing,
-    event: TaskCompleted | TaskFailed,
+    event: c.TaskCompleted | c.TaskFailed,
     seq: int,
 ) -> None:
     result = event.result
@@ -674,13 +489,13 @@ def _finished(
     record.late = event.late
     if result.model_used not in ("", "none"):
         record.model = result.model_used
-    outcome = "completed" if isinstance(event, TaskCompleted) else "failed"
+    outcome = "completed" if isinstance(event, c.TaskCompleted) else "failed"
     routing.ended_at = ""
     _ended(record, routing, event.at, outcome)
 
 
 def _result(
-    record: TaskRecord, routing: Routing, result: Result | None, seq: int
+    record: TaskRecord, routing: Routing, result: c.Result | None, seq: int
 ) -> None:
     if result is None:
         return
@@ -693,7 +508,7 @@ def _result(
 
 
 def _returned(
-    record: TaskRecord, routing: Routing, event: TaskReturned, seq: int
+    record: TaskRecord, routing: Routing, event: c.TaskReturned, seq: int
 ) -> None:
     routing.reason, routing.detail = event.reason, event.detail
     if event.result is not None:
@@ -708,7 +523,7 @@ def _returned(
 
 
 def _stopped(
-    record: TaskRecord, routing: Routing, event: TaskStopped, seq: int
+    record: TaskRecord, routing: Routing, event: c.TaskStopped, seq: int
 ) -> None:
     _result(record, routing, event.result, seq)
     if record.state == "returned":
@@ -717,25 +532,25 @@ def _stopped(
     _ended(record, routing, event.at, "stopped")
 
 
-_EFFECTS: Final[dict[type[Event], Any]] = {
-    TaskDeferred: _deferred,
-    TaskRouted: _routed,
-    TaskRequeued: _requeued,
-    TaskExpired: _expired,
-    TaskCancelled: _cancelled,
-    TaskAbandoned: _abandoned,
-    TaskDeadLettered: _dead,
-    TaskRetried: _retried,
-    TaskReassigned: _reassigned,
-    TaskAccepted: _accepted,
-    TaskRejected: _rejected,
-    TaskStarted: _started,
-    TaskStatus: _line,
-    TaskErrorLine: _line,
-    TaskRetrying: _retrying,
-    TaskStep: _stepped,
-    TaskCompleted: _finished,
-    TaskFailed: _finished,
-    TaskReturned: _returned,
-    TaskStopped: _stopped,
+_EFFECTS: Final[dict[type[c.Event], Any]] = {
+    c.TaskDeferred: _deferred,
+    c.TaskRouted: _routed,
+    c.TaskRequeued: _requeued,
+    c.TaskExpired: _expired,
+    c.TaskCancelled: _cancelled,
+    c.TaskAbandoned: _abandoned,
+    c.TaskDeadLettered: _dead,
+    c.TaskRetried: _retried,
+    c.TaskReassigned: _reassigned,
+    c.TaskAccepted: _accepted,
+    c.TaskRejected: _rejected,
+    c.TaskStarted: _started,
+    c.TaskStatus: _line,
+    c.TaskErrorLine: _line,
+    c.TaskRetrying: _retrying,
+    c.TaskStep: _stepped,
+    c.TaskCompleted: _finished,
+    c.TaskFailed: _finished,
+    c.TaskReturned: _returned,
+    c.TaskStopped: _stopped,
 }

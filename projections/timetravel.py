@@ -24,7 +24,7 @@ from projections.world import World
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from events.catalogue import Recorded
+    from events import catalogue as c
     from events.log import EventLog
     from projections.checkpoints import Checkpoints
     from projections.projection import Moment
@@ -129,7 +129,7 @@ class TimeTravel:
         world, arrived = self._world, asyncio.Event()
         failed: list[Exception] = []
 
-        def take(recorded: Recorded) -> None:
+        def take(recorded: c.Recorded) -> None:
             if arrived.is_set():
                 return
             if recorded.seq <= wanted:

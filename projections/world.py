@@ -18,7 +18,7 @@ from projections.tasks import Tasks
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from events.catalogue import Recorded
+    from events import catalogue as c
 
 TASKS: Final = Tasks()
 FLEET: Final = Fleet()
@@ -43,7 +43,7 @@ class World:
         self.costs = COSTS.initial()
         self.stats = STATS.initial()
 
-    def fold(self, recorded: Recorded) -> Moment:
+    def fold(self, recorded: c.Recorded) -> Moment:
         """Take one event in; return what it counted for."""
         moment = moment_of(recorded)
         TASKS.evolve(self.tasks, moment)
@@ -58,7 +58,7 @@ class World:
         return moment
 
 
-def fold(history: Iterable[Recorded]) -> World:
+def fold(history: Iterable[c.Recorded]) -> World:
     """Return the world as it is after a history."""
     world = World()
     for recorded in history:

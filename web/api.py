@@ -20,8 +20,8 @@ from events.codec import convert, encode
 from events.commands import Refusal
 from events.errors import AgentComError, Denied, Malformed, Unreachable
 from events.nats.link import Link
-from projections import views
-from projections.queries import AskQueue
+from projections import answers
+from projections.questions import AskQueue
 from web.bridge import spelled
 from web.topics import Pattern
 
@@ -178,7 +178,7 @@ class Api:
     async def trace(self, request: web.Request) -> Any:
         """Answer with the routing decision alone: reason, candidates, excluded, wait."""
         answer = await self.ask("task", request)
-        if not isinstance(answer, views.TaskAnswer):
+        if not isinstance(answer, answers.TaskAnswer):
             return answer
         return {
             "seq": answer.seq,

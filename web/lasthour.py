@@ -13,16 +13,16 @@ from events.catalogue import TaskStarted
 from events.codec import instant
 from events.errors import Malformed
 from events.lifecycle import FINAL
-from projections import store
+from projections import search
+from projections.search import Filter
 from projections.stats import Histogram, between_ms
-from projections.store import Filter
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from projections.projection import Moment
+    from projections.record import TaskRecord
     from projections.runner import Runner
-    from projections.tasks import TaskRecord
 
 MINUTES: Final = 60
 STORED_AT_ONCE: Final = 2_000
@@ -61,11 +61,11 @@ class LastHour:
         running = Filter(
             states=("running", "cancelling", "returned"), limit=STORED_SOUGHT
         )
-        _, records = await runner.store.look(store.tasks(running))
+        _, records = await runner.store.look(search.tasks(running))
         self._stored(records, seen, upto)
         for offset in range(0, STORED_SOUGHT, STORED_AT_ONCE):
             wanted = Filter(sort="-finished", limit=STORED_AT_ONCE, offset=offset)
-            _, records = await runner.store.look(store.tasks(wanted))
+            _, records = await runner.store.look(search.tasks(wanted))
             self._stored(records, seen, upto)
             if len(records) < STORED_AT_ONCE or _before(records[-1], since):
                 return

@@ -15,8 +15,8 @@ from prometheus_client.core import (
     HistogramMetricFamily,
 )
 
+from projections.record import NANO
 from projections.stats import BUCKETS_MS
-from projections.tasks import NANO
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -13,8 +13,8 @@ from typing import Any, Final
 import msgspec
 
 from events import commands as m
-from projections import queries as q
-from projections import views as v
+from projections import answers as v
+from projections import questions as q
 from web.api import (
     ASKING,
     COMMANDS,

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
-from itertools import islice
 from typing import TYPE_CHECKING, Annotated, Any, Final, Protocol
 
 from msgspec import Meta, Struct
@@ -16,14 +15,8 @@ from msgspec import Meta, Struct
 from events import subjects
 from events.catalogue import PolicyChanged, RunEvent
 from events.commands import Refusal
-from projections import views
-from projections.queries import (
-    AskCosts,
-    AskTask,
-    AskTasks,
-    AskThen,
-    AskWhy,
-)
+from projections import answers, mapping, waiting
+from projections.questions import AskCosts, AskTask, AskTasks, AskThen, AskWhy
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -38,8 +31,6 @@ if TYPE_CHECKING:
 
 RUNNING_SHOWN: Final = 24
 ATTENTION_SHOWN: Final = 8
-EXPIRING_SOUGHT: Final = 100
-"""So many of a lane are looked at; the others came later."""
 DECISIONS_SHOWN: Final = 100
 
 Sections = dict[str, Any]
@@ -143,7 +134,7 @@ async def _status(sources: Sources, params: Nothing) -> Sections | Refusal:
 
 async def _overview(sources: Sources, params: Nothing) -> Sections | Refusal:
     world, queries = sources.runner.world, sources.queries
-    queue = views.queue(world.queue, world.position, RUNNING_SHOWN)
+    queue = mapping.queue(world.queue, world.position, RUNNING_SHOWN)
     stats = await queries.stats(AskThen())
     dead = await queries.tasks(
         AskTasks(state=["dead"], sort="-updated", limit=ATTENTION_SHOWN)
@@ -153,16 +144,16 @@ async def _overview(sources: Sources, params: Nothing) -> Sections | Refusal:
     for answer in (stats, dead, today, ever):
         if isinstance(answer, Refusal):
             return answer
-    assert isinstance(stats, views.StatsAnswer)
-    assert isinstance(dead, views.TasksAnswer)
-    assert isinstance(today, views.CostsAnswer)
-    assert isinstance(ever, views.CostsAnswer)
-    tiers = views.hosts(world.fleet, world.queue, queries.beats, 0, 0.0).tiers
+    assert isinstance(stats, answers.StatsAnswer)
+    assert isinstance(dead, answers.TasksAnswer)
+    assert isinstance(today, answers.CostsAnswer)
+    assert isinstance(ever, answers.CostsAnswer)
+    tiers = mapping.hosts(world.fleet, world.queue, queries.beats, 0, 0.0).tiers
     return {
         "tiers": [
             {
                 **_plain(tier),
-                "offered": views.offered(world.fleet, tier.tier),
+                "offered": waiting.offered(world.fleet, tier.tier),
                 "free": _free(world, tier.tier),
             }
             for tier in tiers
@@ -171,8 +162,8 @@ async def _overview(sources: Sources, params: Nothing) -> Sections | Refusal:
         "lanes": queue.lanes,
         "under_way": queue.under_way,
         "running": queue.running,
-        "expiring": _expiring(
-            world, (await _policy(sources)).get("task_ttl_s", views.USUAL_TTL_S)
+        "expiring": waiting.expiring(
+            world, (await _policy(sources)).get("task_ttl_s", waiting.USUAL_TTL_S)
         ),
         "alerts": world.fleet.active_alerts,
         "dead": {"total": dead.total, "tasks": dead.tasks},
@@ -195,10 +186,10 @@ def _free(world: World, tier: str) -> int:
     """Count a tier's slots that nothing holds, on hosts that take work."""
     held: Counter[tuple[str, str]] = Counter()
     for record in world.queue.under_way.values():
-        if record.state != "returned" and record.executor not in views.TIERLESS:
+        if record.state != "returned" and record.executor not in waiting.TIERLESS:
             held[record.host, record.endpoint] += 1
             held["", record.endpoint] += 1
-    kinds = views.TIER_KINDS.get(tier)
+    kinds = waiting.TIER_KINDS.get(tier)
     slots: dict[tuple[str, str], int] = {}
     for host in world.fleet.hosts.values():
         if host.state != "up":
@@ -213,26 +204,6 @@ def _free(world: World, tier: str) -> int:
     return sum(max(n - held[place], 0) for place, n in slots.items())
 
 
-def _expiring(world: World, ttl_s: float) -> dict[str, int]:
-    """Say of each lane when its first task expires, in ms, if nothing can take it before.
-
-    A task expires that long after it waits and there is nobody who could take it: its
-    host is away, or its tier is.
-    """
-    found: dict[str, int] = {}
-    for (tier, priority), waiting in world.queue.lanes.items():
-        gone = views.gone_since(world.fleet, tier)
-        begins = [
-            max(views.instant_of(record.waiting_since), since)
-            for record in islice(waiting.values(), EXPIRING_SOUGHT)
-            if (since := views.away_since(world.fleet, record.assign_to, gone))
-            is not None
-        ]
-        if begins:
-            found[f"{tier}/{priority}"] = round((min(begins) + ttl_s) * 1_000)
-    return found
-
-
 async def _policy(sources: Sources) -> dict[str, Any]:
     """Return the policy in force."""
     seq = sources.runner.world.fleet.head.policy_seq
@@ -243,13 +214,13 @@ async def _policy(sources: Sources) -> dict[str, Any]:
 
 async def _tails(sources: Sources, params: Nothing) -> Sections | Refusal:
     world = sources.runner.world
-    queue = views.queue(world.queue, world.position, RUNNING_SHOWN)
+    queue = mapping.queue(world.queue, world.position, RUNNING_SHOWN)
     return {"tails": sources.tails.tails([task.task_id for task in queue.running])}
 
 
 async def _tasks(sources: Sources, params: Window) -> Sections | Refusal:
     answer = await sources.queries.tasks(params)
-    if not isinstance(answer, views.TasksAnswer):
+    if not isinstance(answer, answers.TasksAnswer):
         return answer if isinstance(answer, Refusal) else _odd()
     return {
         "total": answer.total,
@@ -261,7 +232,7 @@ async def _tasks(sources: Sources, params: Window) -> Sections | Refusal:
 
 async def _task(sources: Sources, params: OneTask) -> Sections | Refusal:
     answer = await sources.queries.task(AskTask(task_id=params.task_id, events=True))
-    if not isinstance(answer, views.TaskAnswer):
+    if not isinstance(answer, answers.TaskAnswer):
         return answer if isinstance(answer, Refusal) else _odd()
     made: Sections = {
         "task": answer.task,
@@ -273,14 +244,14 @@ async def _task(sources: Sources, params: OneTask) -> Sections | Refusal:
     }
     if answer.task.state in ("waiting", "returned"):
         why = await sources.queries.why(AskWhy(task_id=answer.task.task_id))
-        if isinstance(why, views.WhyAnswer):
+        if isinstance(why, answers.WhyAnswer):
             made["why"] = why.because
     return made
 
 
 async def _fleet(sources: Sources, params: Nothing) -> Sections | Refusal:
     answer = await sources.queries.hosts(AskThen())
-    if not isinstance(answer, views.HostsAnswer):
+    if not isinstance(answer, answers.HostsAnswer):
         return answer if isinstance(answer, Refusal) else _odd()
     return {
         "hosts": answer.hosts,
@@ -320,7 +291,7 @@ async def _costs(sources: Sources, params: Money) -> Sections | Refusal:
     }
     for name, question in questions.items():
         answer = await sources.queries.costs(question)
-        if not isinstance(answer, views.CostsAnswer):
+        if not isinstance(answer, answers.CostsAnswer):
             return answer if isinstance(answer, Refusal) else _odd()
         made[name] = answer.lines
         if name == "lines":
@@ -335,7 +306,7 @@ async def _prices(sources: Sources) -> dict[str, Any]:
     answer = await sources.queries.tasks(
         AskTasks(state=["completed", "failed"], sort="-finished", limit=10)
     )
-    if not isinstance(answer, views.TasksAnswer):
+    if not isinstance(answer, answers.TasksAnswer):
         return {}
     for row in answer.tasks:
         record = sources.runner.world.tasks.find(row.task_id)

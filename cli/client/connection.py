@@ -37,7 +37,7 @@ from events.errors import Denied, Malformed, Unreachable
 from events.ids import IdSource
 from events.nats.link import Link
 from events.nats.log import JetStreamLog, JetStreamOutput
-from projections.views import TaskAnswer
+from projections.answers import TaskAnswer
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Coroutine

@@ -19,16 +19,17 @@ from events.catalogue import Result
 from events.errors import LogError
 from events.lifecycle import FINAL
 from events.races import first
+from projections.answers import TaskAnswer, WhyAnswer
 from projections.projection import Moment, moment_of
-from projections.tasks import NANO, Tasks
-from projections.views import TaskAnswer, WhyAnswer
+from projections.record import NANO
+from projections.tasks import Tasks
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
     from cli.client.connection import Client
     from events.catalogue import Chunk, Recorded
-    from projections.tasks import TaskRecord
+    from projections.record import TaskRecord
 
 EXPLAIN_S: Final = 1.5
 """How long a task has waited before it is said why."""

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 from cli.render.terminal import Problem
 from events.errors import AgentComError
-from projections.views import HostsAnswer
+from projections.answers import HostsAnswer
 
 if TYPE_CHECKING:
     from cli.client.connection import Client

@@ -49,7 +49,7 @@ from cli.render.terminal import (
 from events import catalogue as c
 from events import subjects
 from events.errors import AgentComError
-from projections.views import CostsAnswer, TaskAnswer
+from projections.answers import CostsAnswer, TaskAnswer
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -46,7 +46,7 @@ from events import subjects
 from events.codec import encode, rfc3339
 from events.commands import Classified
 from events.errors import AgentComError
-from projections.views import HostsAnswer, StatusAnswer
+from projections.answers import HostsAnswer, StatusAnswer
 
 if TYPE_CHECKING:
     from pathlib import Path

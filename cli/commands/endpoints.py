@@ -9,7 +9,7 @@ from cli.client.target import on_target
 from cli.commands.fleet import endpoint_table, tell
 from cli.render.terminal import EXIT_OK, cell, console, table
 from events.codec import encode
-from projections.views import HostsAnswer
+from projections.answers import HostsAnswer
 
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 

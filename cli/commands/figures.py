@@ -26,14 +26,15 @@ from cli.render.terminal import (
     utc_now,
 )
 from events.codec import encode
-from projections.store import DIMENSIONS, CostLine
-from projections.views import (
+from projections.answers import (
     AlertsAnswer,
+    CostLine,
     CostsAnswer,
     StatsAnswer,
     TasksAnswer,
     WhyAnswer,
 )
+from projections.search import DIMENSIONS
 
 if TYPE_CHECKING:
     from rich.console import Console

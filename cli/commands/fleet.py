@@ -25,15 +25,14 @@ from cli.render.terminal import (
 )
 from events.codec import encode
 from events.commands import Done
-from projections.views import HostsAnswer
+from projections.answers import HostsAnswer
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
+    from projections.answers import CostLine, CostsAnswer, HostRow
     from projections.fleet import EndpointView
-    from projections.store import CostLine
-    from projections.views import CostsAnswer, HostRow
 
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 

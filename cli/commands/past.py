@@ -36,8 +36,8 @@ from events import catalogue as c
 from events import subjects
 from events.codec import encode, instant
 from events.errors import Malformed
+from projections.answers import HostsAnswer, QueueAnswer, TaskAnswer
 from projections.timetravel import TimeTravel
-from projections.views import HostsAnswer, QueueAnswer, TaskAnswer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

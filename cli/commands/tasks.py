@@ -34,8 +34,8 @@ from events import subjects
 from events.codec import encode
 from events.commands import Done
 from events.lifecycle import PHASES
-from projections.store import SORTS
-from projections.views import TaskAnswer, TasksAnswer, WhyAnswer
+from projections.answers import TaskAnswer, TasksAnswer, WhyAnswer
+from projections.search import SORTS
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from events.catalogue import Candidate, TaskRouted
-    from projections.views import AttemptView, TaskDetail, TaskRow
+    from projections.answers import AttemptView, TaskDetail, TaskRow
 
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 _ID = click.argument("task_id", metavar="ID")

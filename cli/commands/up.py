@@ -30,8 +30,8 @@ from cli.render.terminal import (
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+    from projections.answers import HostsAnswer
     from projections.fleet import EndpointView, TierView
-    from projections.views import HostsAnswer
 
 NATS_PORT = 4222
 _ADDRESS = re.compile(r"\S+:([0-9]{1,5})")

@@ -32,16 +32,11 @@ from events import subjects
 from events.catalogue import Chunk, TaskRouted, Unknown
 from events.codec import encode
 from events.nats.link import Link
+from projections.answers import LoggedEvent, RebuildAnswer, StatusAnswer, TaskAnswer
 from projections.runner import Runner
 from projections.store import Store, remove
 from projections.verify import Report
 from projections.verify import verify as verify_log
-from projections.views import (
-    LoggedEvent,
-    RebuildAnswer,
-    StatusAnswer,
-    TaskAnswer,
-)
 from projections.world import VERSIONS
 
 if TYPE_CHECKING:

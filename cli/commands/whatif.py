@@ -22,16 +22,16 @@ from cli.render.terminal import EXIT_OK, Problem, cell, console, dollars, line_o
 from events.codec import encode, instant
 from events.errors import Malformed
 from projections.main import checkpoints_beside
-from projections.queries import AskWhatIf
+from projections.questions import AskWhatIf
 from projections.timetravel import TimeTravel
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from events.catalogue import Result
+    from projections.answers import WhatIfAnswer
     from projections.checkpoints import Checkpoints
     from projections.projection import Moment
-    from projections.views import WhatIfAnswer
     from projections.world import World
 
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")

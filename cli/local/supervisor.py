@@ -27,7 +27,7 @@ from cli.local.broker import Broker, die_with_parent, running_pid
 from cli.local.instance import EVERYWHERE, LOOPBACK
 from cli.render.terminal import EXIT_UNREACHABLE, Problem
 from events.errors import AgentComError
-from projections.views import HostsAnswer, StatusAnswer
+from projections.answers import HostsAnswer, StatusAnswer
 
 if TYPE_CHECKING:
     from collections.abc import Callable

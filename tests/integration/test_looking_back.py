@@ -19,7 +19,7 @@ from events.codec import rfc3339
 from events.errors import Malformed
 from events.log import MemoryLog
 from projections.main import projecting
-from projections.queries import AskWhatIf
+from projections.questions import AskWhatIf
 from tests.support.histories import START, History, tell
 from tests.support.livelog import command, read_models, writing
 

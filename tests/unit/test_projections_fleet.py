@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from events import catalogue as c
 from events import subjects
-from projections import views
+from projections import mapping
 from projections.fleet import Beats
 from projections.stats import BUCKETS_MS, Histogram
 from projections.world import fold
@@ -18,9 +18,9 @@ def test_a_host_that_joined_offers_its_endpoints_and_models():
     fleet = fold(history.recorded).fleet
 
     assert fleet.hosts["h1"].state == "up"
-    assert [m.model for m in views.models(fleet)] == ["llama3.2", "qwen3"]
-    assert views.models(fleet)[0].loaded == ["h1"]
-    assert views.models(fleet)[1].on_disk == ["h1"]
+    assert [m.model for m in mapping.models(fleet)] == ["llama3.2", "qwen3"]
+    assert mapping.models(fleet)[0].loaded == ["h1"]
+    assert mapping.models(fleet)[1].on_disk == ["h1"]
 
 
 def test_an_endpoint_that_went_down_has_no_models():
@@ -33,7 +33,7 @@ def test_an_endpoint_that_went_down_has_no_models():
     fleet = fold(history.recorded).fleet
 
     assert not fleet.hosts["h1"].endpoints["h1-ollama"].up
-    assert views.models(fleet) == []
+    assert mapping.models(fleet) == []
 
     history.host_says(c.EndpointUp, "h1", state=endpoint_state("h1-ollama"))
     assert fold(history.recorded).fleet.hosts["h1"].endpoints["h1-ollama"].up

@@ -6,7 +6,8 @@ import pytest
 
 from events.log import MemoryLog
 from projections.runner import Runner
-from projections.store import Filter, Store, tasks
+from projections.search import Filter, tasks
+from projections.store import Store
 from tests.support.histories import History, tell
 
 

@@ -1,0 +1,418 @@
+"""What queries answer: one struct for each query, and the structs those are made of.
+
+Every answer carries `seq`, the last sequence folded into it. Instants are RFC 3339 as
+they were written, "" where something has not happened; `_ms` is milliseconds, `_usd`
+dollars; None means unknown. Field names are part of the interface for programs: new
+ones are added, none is renamed or removed.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from msgspec import Struct, field
+
+from events import catalogue as c
+from projections.fleet import AlertView, EndpointView, SharedView, TierView
+from projections.queue import Oldest
+from projections.record import Void
+
+
+class TaskRow(Struct, kw_only=True):
+    """A task in a list.
+
+    `fallback_used` is the badge: it ran, or runs, off its preferred tier. `wait_ms` is
+    from when it last began to wait until it started, `run_ms` what the executor took.
+    """
+
+    task_id: str
+    seq: int
+    state: str
+    description: str
+    priority: str
+    tier: str
+    preferred_tier: str
+    explicit_tier: str | None
+    target_type: str
+    host: str
+    endpoint: str
+    model: str
+    repo: str
+    fallback_used: bool
+    fallback_from_tier: str | None
+    attempts: int
+    max_attempts: int
+    generation: int
+    tokens_in: int
+    tokens_out: int
+    cost_usd: float
+    equivalent_claude_cost_usd: float
+    saved_usd: float
+    unpriced_runs: int
+    submitted_at: str
+    waiting_since: str
+    waiting_for: str
+    routed_at: str
+    started_at: str
+    finished_at: str
+    wait_ms: float | None
+    run_ms: float | None
+    status: str
+    error_code: str
+    error: str
+    late: bool
+    simulated: bool
+    updated_seq: int
+
+
+class AttemptView(Struct, kw_only=True):
+    """One routing of a task and what came of it; `late` if it reported too late."""
+
+    route: str
+    seq: int
+    generation: int
+    attempt: int
+    tier: str
+    target_type: str
+    host: str
+    endpoint: str
+    model: str
+    fallback_used: bool
+    fallback_from_tier: str | None
+    fallback_reason: str | None
+    waited_s: float
+    outcome: str
+    reason: str
+    detail: str
+    error_code: str
+    error: str
+    routed_at: str
+    accepted_at: str
+    started_at: str
+    ended_at: str
+    run_ms: float | None
+    local_retries: int
+    lines: int
+    last_line: str
+    late: bool
+    simulated: bool
+    tokens_in: int
+    tokens_out: int
+    cache_read_tokens: int
+    cache_write_tokens: int
+    cost_usd: float
+    equivalent_claude_cost_usd: float
+    unpriced: bool
+
+
+class TaskDetail(TaskRow, kw_only=True):
+    """A task by itself: its row, its whole text, and what is known beyond that."""
+
+    spec: c.TaskSpec | None
+    classification: c.Classification | None
+    submitter: str
+    warnings: list[str]
+    accepted_at: str
+    cache_read_tokens: int
+    cache_write_tokens: int
+    reason: str
+    cancelled_by: str
+    assign_to: str
+    deadline: str
+    exclude: str
+    void: int
+    voids: list[Void]
+    result: c.Result | None
+
+
+class LoggedEvent(Struct, kw_only=True):
+    """An event with its place in the log."""
+
+    seq: int
+    subject: str
+    event: Any
+
+
+class TasksAnswer(Struct, kw_only=True):
+    """`tasks`: a page, and how many there are in all; `states` counts all tasks."""
+
+    seq: int
+    total: int
+    tasks: list[TaskRow]
+    states: dict[str, int]
+
+
+class TaskAnswer(Struct, kw_only=True):
+    """`task`: one task, its routing trace, its attempts, on request its events."""
+
+    seq: int
+    task: TaskDetail
+    route: c.TaskRouted | None
+    attempts: list[AttemptView]
+    events: list[LoggedEvent]
+    events_left_out: int
+
+
+class LaneView(Struct, kw_only=True):
+    """How many wait in one tier at one priority, and who longest."""
+
+    tier: str
+    priority: str
+    waiting: int
+    oldest: Oldest | None
+
+
+class QueueAnswer(Struct, kw_only=True):
+    """`queue`: who waits and who is under way.
+
+    `running` holds the first of those under way (routed, accepted, running, returned,
+    cancelling), `under_way` counts them all by state; `waiting_tasks` holds the first
+    that wait, lane by lane.
+    """
+
+    seq: int
+    waiting: int
+    lanes: list[LaneView]
+    under_way: dict[str, int]
+    running: list[TaskRow]
+    waiting_tasks: list[TaskRow]
+
+
+class HostRow(Struct, kw_only=True):
+    """A host, with what runs there now; `resources` is None where nothing is known."""
+
+    host: str
+    state: str
+    since: str
+    reason: str
+    incarnation: str
+    joined_at: str
+    version: str
+    platform: str
+    slots: dict[str, int]
+    in_flight: int
+    in_flight_by_endpoint: dict[str, int]
+    capabilities: list[str]
+    repos: list[str]
+    default_repo: str | None
+    endpoints: list[EndpointView]
+    resources: c.Resources | None
+    outbox: int | None
+    ram_bytes: int | None
+
+
+class ModelRow(Struct, kw_only=True):
+    """Where a model is: hosts that have it in memory, hosts that have it on disk."""
+
+    model: str
+    loaded: list[str]
+    on_disk: list[str]
+
+
+class HostsAnswer(Struct, kw_only=True):
+    """`hosts`: the fleet."""
+
+    seq: int
+    hosts: list[HostRow]
+    shared_endpoints: list[SharedView]
+    models: list[ModelRow]
+    tiers: list[TierView]
+    alerts: list[AlertView]
+    leader: str
+    epoch: int
+    policy_version: int
+
+
+class AlertsAnswer(Struct, kw_only=True):
+    """`alerts`: those of the past too, the newest first."""
+
+    seq: int
+    active: int
+    alerts: list[AlertView]
+
+
+class WhyAnswer(Struct, kw_only=True):
+    """`why`: what a task waits for, as facts and as sentences.
+
+    `ahead` counts who waits in the same tier before it, by priority and then by time;
+    None where the task does not wait. `expires_at` is when it is given up unless
+    somebody can take it before, "" where nothing is known to end its waiting.
+    """
+
+    seq: int
+    task_id: str
+    state: str
+    tier: str
+    tier_state: str
+    tier_since: str
+    limited_until: str | None
+    ahead: int | None
+    waiting_since: str
+    waiting_for: str
+    exclude: str
+    hosts_up: int
+    in_flight: int
+    expires_at: str = ""
+    because: list[str]
+
+
+class CostLine(Struct, frozen=True, kw_only=True):
+    """What was spent under one value of a dimension."""
+
+    key: str
+    runs: int
+    completed: int
+    late: int
+    tokens_in: int
+    tokens_out: int
+    cache_read_tokens: int
+    cache_write_tokens: int
+    cost_usd: float
+    equivalent_claude_cost_usd: float
+    saved_usd: float
+    unpriced: int
+
+
+class CostsAnswer(Struct, kw_only=True):
+    """`costs`: what was spent, by a dimension and in all."""
+
+    seq: int
+    by: str
+    since: str
+    lines: list[CostLine]
+    total: CostLine
+
+
+class Durations(Struct, kw_only=True):
+    """How long something took: counts by bucket (upper edges in ms), and quantiles."""
+
+    n: int
+    mean_ms: float | None
+    p50_ms: float | None
+    p95_ms: float | None
+    p99_ms: float | None
+    counts: list[int]
+
+
+class StatsAnswer(Struct, kw_only=True):
+    """`stats`: counts over everything. Decisions are counted, not attempts."""
+
+    seq: int
+    states: dict[str, int]
+    decisions_by_tier: dict[str, int]
+    decisions_by_target: dict[str, int]
+    fallbacks: int
+    fallbacks_by_hop: dict[str, int]
+    waits_avoided: int
+    disagreements: dict[str, int]
+    minutes: dict[str, Any]
+    buckets_ms: list[float]
+    wait: dict[str, Durations]
+    run: dict[str, Durations]
+    cost_usd: float
+    saved_usd: float
+
+
+class StatusAnswer(Struct, kw_only=True):
+    """`status`: how far the read models are, and what in the log did not count.
+
+    `outdated`: another version's are shown while new ones are made. `rebuilding` is how
+    far those are, None if none are made; `rebuilt` counts those that took their place,
+    `rebuild_failed` says why the last ones did not. `checkpoints` are the sequences
+    from which the past is near.
+    """
+
+    seq: int
+    last_seq: int
+    lag: int
+    last_event_at: str
+    versions: dict[str, int]
+    outdated: bool
+    rebuilding: int | None
+    rebuilt: int
+    rebuild_failed: str
+    checkpoints: list[int]
+    events: int
+    types: dict[str, int]
+    standings: dict[str, int]
+    void: dict[str, int]
+    unknown: dict[str, int]
+    undecodable: int
+    leader: str
+    epoch: int
+    active_alerts: int
+    simulated: bool
+
+
+class OutputAnswer(Struct, kw_only=True):
+    """`output`: a task's live output so far; `left_out` counts what did not fit."""
+
+    seq: int
+    task_id: str
+    state: str
+    chunks: list[c.Chunk] = field(default_factory=list)
+    left_out: int = 0
+
+
+class RebuildAnswer(Struct, kw_only=True):
+    """`rebuild`: it has begun. Done when `rebuilt` of `status` is larger than here."""
+
+    seq: int
+    names: list[str]
+    rebuilt: int
+    last_seq: int
+
+
+class Changed(Struct, kw_only=True):
+    """A decision that would have been another one.
+
+    `then` is where it would have gone, "" where the record does not say: nobody wrote
+    down places that were no candidates. `usd_then` is None where nothing is known.
+    """
+
+    seq: int
+    task_id: str
+    at: str
+    what: str
+    was: str
+    then: str
+    why: str
+    usd: float | None
+    usd_then: float | None
+
+
+class WhatIfAnswer(Struct, kw_only=True):
+    """`whatif`: recorded decisions, decided again under another policy.
+
+    `reproduced` counts decisions that come out as recorded under the policy of their
+    time, which is what makes the rest worth reading; `not_reproduced` should be 0.
+    `fallbacks_then`, `waited_s_then` and `cost_usd_then` are what would have been.
+    `changed` counts by kind: route, model, fallback_avoided, fallback_added,
+    fallback_sooner, fallback_later, held_back.
+    `stays` holds what could not be decided from the record, by reason. `said` is what
+    must be known to read the figures.
+    """
+
+    seq: int
+    from_seq: int
+    to_seq: int
+    policy_version: int
+    differences: list[str]
+    decisions: int
+    reproduced: int
+    not_reproduced: int
+    changed: dict[str, int]
+    fallbacks: int
+    fallbacks_then: int
+    waited_s: float
+    waited_s_then: float
+    cost_usd: float
+    cost_usd_then: float
+    estimated_decisions: int
+    unknown_dollars: int
+    by_place: dict[str, int]
+    by_place_then: dict[str, int]
+    stays: dict[str, int]
+    changes: list[Changed]
+    changes_left_out: int
+    said: list[str]

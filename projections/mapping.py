@@ -1,0 +1,302 @@
+"""Read models into answers: records, queue, fleet and counts as queries show them."""
+
+from __future__ import annotations
+
+from itertools import chain
+from typing import TYPE_CHECKING, Any, Final
+
+from projections.answers import (
+    AttemptView,
+    Durations,
+    HostRow,
+    HostsAnswer,
+    LaneView,
+    ModelRow,
+    QueueAnswer,
+    StatsAnswer,
+    TaskDetail,
+    TaskRow,
+)
+from projections.fleet import TierView
+from projections.record import NANO
+from projections.stats import BUCKETS_MS, between_ms
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from events import catalogue as c
+    from projections.fleet import Beats, FleetState, HostView
+    from projections.queue import QueueState
+    from projections.record import Routing, TaskRecord
+    from projections.stats import Histogram, StatsState
+
+WAITING_SHOWN: Final = 100
+LISTED_DESCRIPTION: Final = 240
+"""Characters of a description in a list; the task itself has all of it."""
+
+
+def usd(nano: int) -> float:
+    """Turn whole billionths into dollars."""
+    return nano / NANO
+
+
+def row(record: TaskRecord, description: str | None = None) -> TaskRow:
+    """Show a task in a list."""
+    return TaskRow(
+        **_row(record, description or record.description[:LISTED_DESCRIPTION])
+    )
+
+
+def _row(record: TaskRecord, description: str) -> dict[str, Any]:
+    spent = record.spent
+    waited = None
+    if record.started_at:
+        waited = between_ms(record.waiting_since, record.started_at)
+    return {
+        "task_id": record.id,
+        "seq": record.seq,
+        "state": record.state,
+        "description": description,
+        "priority": record.priority,
+        "tier": record.tier,
+        "preferred_tier": record.preferred_tier,
+        "explicit_tier": record.explicit_tier,
+        "target_type": record.target_type,
+        "host": record.host,
+        "endpoint": record.endpoint,
+        "model": record.model,
+        "repo": record.repo,
+        "fallback_used": record.fallback_used,
+        "fallback_from_tier": record.fallback_from_tier,
+        "attempts": record.attempts,
+        "max_attempts": record.max_attempts,
+        "generation": record.generation,
+        "tokens_in": spent.tokens_in,
+        "tokens_out": spent.tokens_out,
+        "cost_usd": usd(spent.usd_nano),
+        "equivalent_claude_cost_usd": usd(spent.equivalent_nano),
+        "saved_usd": usd(spent.saved_nano),
+        "unpriced_runs": spent.unpriced,
+        "submitted_at": record.submitted_at,
+        "waiting_since": record.waiting_since,
+        "waiting_for": record.waiting_for,
+        "routed_at": record.routed_at,
+        "started_at": record.started_at,
+        "finished_at": record.finished_at,
+        "wait_ms": waited,
+        "run_ms": record.execution_ms,
+        "status": record.status,
+        "error_code": record.error_code,
+        "error": record.error_message,
+        "late": record.late,
+        "simulated": record.simulated,
+        "updated_seq": record.updated_seq,
+    }
+
+
+def detail(
+    record: TaskRecord,
+    *,
+    spec: c.TaskSpec | None,
+    classification: c.Classification | None,
+    warnings: list[str],
+    result: c.Result | None,
+) -> TaskDetail:
+    """Show a task by itself."""
+    description = spec.description if spec is not None else record.description
+    return TaskDetail(
+        **_row(record, description),
+        spec=spec,
+        classification=classification,
+        submitter=record.submitter,
+        warnings=warnings,
+        accepted_at=record.accepted_at,
+        cache_read_tokens=record.spent.cache_read,
+        cache_write_tokens=record.spent.cache_write,
+        reason=record.reason,
+        cancelled_by=record.cancelled_by,
+        assign_to=record.assign_to,
+        deadline=record.deadline,
+        exclude=record.exclude,
+        void=record.void,
+        voids=record.voids,
+        result=result,
+    )
+
+
+def attempt(routing: Routing) -> AttemptView:
+    """Show one routing."""
+    return AttemptView(
+        route=routing.route,
+        seq=routing.seq,
+        generation=routing.generation,
+        attempt=routing.attempt,
+        tier=routing.tier,
+        target_type=routing.target_type,
+        host=routing.host,
+        endpoint=routing.endpoint,
+        model=routing.model,
+        fallback_used=routing.fallback_used,
+        fallback_from_tier=routing.fallback_from_tier,
+        fallback_reason=routing.fallback_reason,
+        waited_s=routing.waited_s,
+        outcome=routing.outcome,
+        reason=routing.reason,
+        detail=routing.detail,
+        error_code=routing.error_code,
+        error=routing.error_message,
+        routed_at=routing.routed_at,
+        accepted_at=routing.accepted_at,
+        started_at=routing.started_at,
+        ended_at=routing.ended_at,
+        run_ms=routing.execution_ms,
+        local_retries=routing.local_retries,
+        lines=routing.lines,
+        last_line=routing.last_line,
+        late=routing.late,
+        simulated=routing.simulated,
+        tokens_in=routing.spent.tokens_in,
+        tokens_out=routing.spent.tokens_out,
+        cache_read_tokens=routing.spent.cache_read,
+        cache_write_tokens=routing.spent.cache_write,
+        cost_usd=usd(routing.spent.usd_nano),
+        equivalent_claude_cost_usd=usd(routing.spent.equivalent_nano),
+        unpriced=routing.spent.unpriced > 0,
+    )
+
+
+def queue(state: QueueState, seq: int, limit: int) -> QueueAnswer:
+    """Show the queue, with at most `limit` of those under way and of those waiting."""
+    under_way: dict[str, int] = {}
+    for record in state.under_way.values():
+        under_way[record.state] = under_way.get(record.state, 0) + 1
+    shown = [row(record) for record in _first(state.under_way.values(), limit)]
+    lanes = [
+        LaneView(
+            tier=lane[0],
+            priority=lane[1],
+            waiting=len(waiting),
+            oldest=state.oldest(lane),
+        )
+        for lane, waiting in state.lanes.items()
+        if waiting
+    ]
+    waiting = chain.from_iterable(lane.values() for lane in state.lanes.values())
+    return QueueAnswer(
+        seq=seq,
+        waiting=state.waiting,
+        lanes=lanes,
+        under_way=under_way,
+        running=shown,
+        waiting_tasks=[
+            row(record) for record in _first(waiting, min(limit, WAITING_SHOWN))
+        ],
+    )
+
+
+def _first(records: Iterable[TaskRecord], limit: int) -> list[TaskRecord]:
+    return [record for record, _ in zip(records, range(limit), strict=False)]
+
+
+def hosts(
+    fleet: FleetState, queued: QueueState, beats: Beats, seq: int, now: float
+) -> HostsAnswer:
+    """Show the fleet; `now` is the monotonic clock that the beats were noted by."""
+    in_flight: dict[str, dict[str, int]] = {}
+    for record in queued.under_way.values():
+        if record.state != "returned":
+            held = in_flight.setdefault(record.host, {})
+            held[record.endpoint] = held.get(record.endpoint, 0) + 1
+    return HostsAnswer(
+        seq=seq,
+        hosts=[
+            _host(host, in_flight.get(host.host, {}), beats, now)
+            for _, host in sorted(fleet.hosts.items())
+        ],
+        shared_endpoints=[shared for _, shared in sorted(fleet.shared.items())],
+        models=models(fleet),
+        tiers=[
+            fleet.tiers.get(tier, TierView(tier))
+            for tier in ("trivial", "standard", "complex")
+        ],
+        alerts=fleet.active_alerts,
+        leader=fleet.head.leader,
+        epoch=fleet.head.epoch,
+        policy_version=fleet.head.policy_version,
+    )
+
+
+def _host(host: HostView, held: dict[str, int], beats: Beats, now: float) -> HostRow:
+    beat = beats.of(host, now)
+    return HostRow(
+        host=host.host,
+        state=host.state,
+        since=host.since,
+        reason=host.reason,
+        incarnation=host.incarnation,
+        joined_at=host.joined_at,
+        version=host.version,
+        platform=host.platform,
+        slots=host.slots,
+        in_flight=sum(held.values()),
+        in_flight_by_endpoint=held,
+        capabilities=host.capabilities,
+        repos=host.repos,
+        default_repo=host.default_repo,
+        endpoints=[endpoint for _, endpoint in sorted(host.endpoints.items())],
+        resources=None if beat is None else beat.resources,
+        outbox=None if beat is None else beat.outbox,
+        ram_bytes=host.ram_bytes,
+    )
+
+
+def models(fleet: FleetState) -> list[ModelRow]:
+    """Show which live hosts have which model, in memory or on disk."""
+    found: dict[str, ModelRow] = {}
+    for name, host in sorted(fleet.hosts.items()):
+        if host.state in ("lost", "left"):
+            continue
+        for endpoint in host.endpoints.values():
+            if not endpoint.up:
+                continue
+            for model in sorted({*endpoint.models, *endpoint.loaded}):
+                place = found.setdefault(
+                    model, ModelRow(model=model, loaded=[], on_disk=[])
+                )
+                where = place.loaded if model in endpoint.loaded else place.on_disk
+                if name not in where:
+                    where.append(name)
+    return [place for _, place in sorted(found.items())]
+
+
+def durations(histogram: Histogram) -> Durations:
+    """Show a histogram."""
+    mean = histogram.total_us / 1_000 / histogram.n if histogram.n else None
+    return Durations(
+        n=histogram.n,
+        mean_ms=mean,
+        p50_ms=histogram.quantile(0.5),
+        p95_ms=histogram.quantile(0.95),
+        p99_ms=histogram.quantile(0.99),
+        counts=histogram.counts,
+    )
+
+
+def stats(state: StatsState, seq: int, usd_nano: int, saved_nano: int) -> StatsAnswer:
+    """Show the counts."""
+    return StatsAnswer(
+        seq=seq,
+        states=state.states,
+        decisions_by_tier=state.decisions_by_tier,
+        decisions_by_target=state.decisions_by_target,
+        fallbacks=state.fallbacks,
+        fallbacks_by_hop=state.hops,
+        waits_avoided=state.waits_avoided,
+        disagreements=state.disagreements,
+        minutes=dict(sorted(state.minutes.items())),
+        buckets_ms=list(BUCKETS_MS),
+        wait={tier: durations(h) for tier, h in state.wait_ms.items()},
+        run={tier: durations(h) for tier, h in state.run_ms.items()},
+        cost_usd=usd(usd_nano),
+        saved_usd=usd(saved_nano),
+    )

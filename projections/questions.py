@@ -1,0 +1,111 @@
+"""What can be asked: the parameters of each query, as they are decoded.
+
+A question is a JSON object, or nothing where every field has a default. The documents
+that describe the interface are made from these structs.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from msgspec import Meta, Struct
+
+from events.lifecycle import Phase
+from projections import search
+from projections.world import VERSIONS
+
+
+class Question(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What every question may carry: the sequence it wants to see."""
+
+    wait_seq: Annotated[int, Meta(ge=0)] | None = None
+
+
+Short = Annotated[str, Meta(max_length=1_000)]
+
+
+class AskTasks(Question, frozen=True, kw_only=True):
+    """`tasks`."""
+
+    state: list[Phase] = []
+    tier: Literal["", "trivial", "standard", "complex"] = ""
+    host: Short = ""
+    model: Short = ""
+    repo: Short = ""
+    priority: Literal["", "urgent", "high", "normal", "low"] = ""
+    text: Short = ""
+    fallback: bool | None = None
+    sort: Annotated[str, Meta(pattern=rf"^-?({'|'.join(search.SORTS)})$")] = (
+        "-submitted"
+    )
+    limit: Annotated[int, Meta(ge=0, le=500)] = 50
+    offset: Annotated[int, Meta(ge=0)] = 0
+
+
+class AskTask(Question, frozen=True, kw_only=True):
+    """`task`; `events_from` goes on where `events_left_out` was not 0.
+
+    `at` shows it as it was after a sequence or at an instant.
+    """
+
+    task_id: Annotated[str, Meta(min_length=1, max_length=64)]
+    at: int | str | None = None
+    events: bool = False
+    events_from: Annotated[int, Meta(ge=0)] = 0
+
+
+class AskThen(Question, frozen=True, kw_only=True):
+    """`hosts`, `stats`: `at` is a sequence or an RFC 3339 instant, absent for now."""
+
+    at: int | str | None = None
+
+
+class AskQueue(AskThen, frozen=True, kw_only=True):
+    """`queue`."""
+
+    limit: Annotated[int, Meta(ge=0, le=500)] = 100
+
+
+class AskCosts(Question, frozen=True, kw_only=True):
+    """`costs`; `since` is an RFC 3339 instant or its beginning, taken by the hour."""
+
+    by: Annotated[str, Meta(pattern=rf"^({'|'.join(search.DIMENSIONS)})$")] = "model"
+    since: Annotated[str, Meta(pattern=r"^$|^\d{4}-\d{2}-\d{2}")] = ""
+    fallback: bool | None = None
+
+
+class AskWhy(Question, frozen=True, kw_only=True):
+    """`why`: why does this task wait?"""
+
+    task_id: Annotated[str, Meta(min_length=1, max_length=64)]
+
+
+class AskOutput(Question, frozen=True, kw_only=True):
+    """`output`; `after_n` leaves out the chunks of the present route up to that one."""
+
+    task_id: Annotated[str, Meta(min_length=1, max_length=64)]
+    after_n: int | None = None
+    route: Annotated[str, Meta(max_length=64)] = ""
+
+
+class AskWhatIf(Question, frozen=True, kw_only=True):
+    """`whatif`: what would have been decided under another policy?
+
+    `policy` holds what is different from the one in force, `{"scoring": {"warm": 2}}`.
+    `since` and `until` are sequences or RFC 3339 instants; `limit` bounds the decisions
+    that are shown one by one.
+    """
+
+    policy: dict[str, Any]
+    since: int | str = 1
+    until: int | str | None = None
+    limit: Annotated[int, Meta(ge=0, le=1_000)] = 100
+
+
+class AskRebuild(Question, frozen=True, kw_only=True):
+    """`rebuild`: make the read models anew beside the running ones.
+
+    They are kept in one file with one position, so a `name` of one means all of them.
+    """
+
+    name: Annotated[str, Meta(pattern=rf"^({'|'.join(sorted(VERSIONS))})?$")] = ""

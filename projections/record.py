@@ -1,0 +1,183 @@
+"""A task's record: what lists, filters and totals need of it, and of each of its routings.
+
+The store keeps records as arrays, so a field's place is its name there: new fields go
+to the end, and the fold's version goes up with any change.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from msgspec import Struct, field
+
+from projections.lifecycle import Fence, Life
+
+if TYPE_CHECKING:
+    from events import catalogue as c
+
+NANO: Final = 1_000_000_000
+"""Billionths in a dollar. Dollars are kept as whole billionths."""
+
+
+class Spent(Struct, frozen=True, array_like=True, gc=False):
+    """Tokens and dollars. `unpriced` counts runs whose dollars nobody knows."""
+
+    tokens_in: int = 0
+    tokens_out: int = 0
+    cache_read: int = 0
+    cache_write: int = 0
+    usd_nano: int = 0
+    equivalent_nano: int = 0
+    saved_nano: int = 0
+    unpriced: int = 0
+
+    def __add__(self, other: Spent) -> Spent:
+        if self is NOTHING:
+            return other
+        return Spent(
+            self.tokens_in + other.tokens_in,
+            self.tokens_out + other.tokens_out,
+            self.cache_read + other.cache_read,
+            self.cache_write + other.cache_write,
+            self.usd_nano + other.usd_nano,
+            self.equivalent_nano + other.equivalent_nano,
+            self.saved_nano + other.saved_nano,
+            self.unpriced + other.unpriced,
+        )
+
+
+NOTHING: Final = Spent()
+
+
+def spent_on(result: c.Result) -> Spent:
+    """Return what a run's result says it took."""
+    usd, equivalent = result.estimated_cost_usd, result.equivalent_claude_cost_usd
+    usd_nano = round(usd * NANO) if usd else 0
+    equivalent_nano = round(equivalent * NANO) if equivalent else 0
+    return Spent(
+        result.tokens_in or 0,
+        result.tokens_out or 0,
+        result.cache_read_tokens,
+        result.cache_write_tokens,
+        usd_nano,
+        equivalent_nano,
+        0 if equivalent is None else equivalent_nano - usd_nano,
+        1 if usd is None else 0,
+    )
+
+
+class Routing(Fence, array_like=True, kw_only=True, gc=False):
+    """One routing of a task and what came of it. Instants are as the writers gave them.
+
+    `outcome` is routed, accepted, running, rejected, returned, requeued, completed,
+    failed, stopped, abandoned or dead; `late` marks a report that came too late to count.
+    `fallback_since` is when the tier that it fell back from became unavailable.
+    """
+
+    seq: int
+    generation: int
+    tier: str
+    target_type: str
+    endpoint: str = ""
+    model: str = ""
+    fallback_used: bool = False
+    fallback_from_tier: str | None = None
+    fallback_reason: str | None = None
+    waited_s: float = 0.0
+    simulated: bool = False
+    outcome: str = "routed"
+    reason: str = ""
+    detail: str = ""
+    error_code: str = ""
+    error_message: str = ""
+    routed_at: str = ""
+    accepted_at: str = ""
+    started_at: str = ""
+    ended_at: str = ""
+    execution_ms: float | None = None
+    local_retries: int = 0
+    lines: int = 0
+    last_line: str = ""
+    late: bool = False
+    spent: Spent = NOTHING
+    fallback_since: str = ""
+
+
+class Void(Struct, array_like=True, gc=False):
+    """A step that counted for nothing, and why."""
+
+    seq: int
+    type: str
+    reason: str
+
+
+class TaskRecord(Life, array_like=True, kw_only=True, gc=False):
+    """A task as people look at it.
+
+    `tier` is where it runs or waits to run, `preferred_tier` what its classification
+    said. `trace_seq`, `result_seq` and `seq` (its submission) are where the log has the
+    rest. `waiting_since` is when it last began to wait.
+    """
+
+    id: str
+    seq: int
+    updated_seq: int
+    description: str
+    priority: str
+    tier: str
+    preferred_tier: str
+    explicit_tier: str | None
+    inferred_tier: str
+    confidence: float
+    classification_reason: str
+    repo: str
+    executor: str
+    assign_to: str
+    max_attempts: int
+    deadline: str
+    submitter: str
+    submitted_at: str
+    waiting_since: str
+    host: str = ""
+    endpoint: str = ""
+    model: str = ""
+    target_type: str = ""
+    fallback_used: bool = False
+    fallback_from_tier: str | None = None
+    waiting_for: str = ""
+    exclude: str = ""
+    routed_at: str = ""
+    accepted_at: str = ""
+    started_at: str = ""
+    finished_at: str = ""
+    trace_seq: int = 0
+    result_seq: int = 0
+    status: str = ""
+    error_code: str = ""
+    error_message: str = ""
+    execution_ms: float | None = None
+    late: bool = False
+    simulated: bool = False
+    cancelled_by: str = ""
+    reason: str = ""
+    void: int = 0
+    voids: list[Void] = field(default_factory=list)
+    spent: Spent = NOTHING
+    routings: list[Routing] = field(default_factory=list)
+
+    @property
+    def attempts(self) -> int:
+        """Routings that started: those that are over and counted, and the present one."""
+        last = self.routings[-1] if self.routings else None
+        running = last is not None and last.started and not last.counted
+        return self.used + running
+
+    def routing(self, route: str) -> Routing | None:
+        """Return the remembered routing with this id."""
+        routings = self.routings
+        if routings and routings[-1].route == route:
+            return routings[-1]
+        for routing in reversed(routings):
+            if routing.route == route:
+                return routing
+        return None
