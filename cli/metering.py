@@ -1,173 +1,33 @@
-"""Counts what a scheduler or a sidecar does, by what goes through its log.
+"""What a scheduler or a sidecar does, counted from what goes through its log.
 
-Nothing inside the roles is changed for it: a metered log counts what is appended and
-what comes back, the rest is looked up when somebody asks. Counters begin at 0 with the
-process; the read models' own (`web/metrics.py`) agree with the whole log.
+Nothing inside the roles is changed for it: a metered log (`events.metered`) counts what
+is appended and what comes back, the rest is looked up when somebody asks. Counters begin
+at 0 with the process; the read models' own (`web/metrics.py`) agree with the whole log.
 """
 
 from __future__ import annotations
 
-import time
-from bisect import bisect_left
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Final
 
-from prometheus_client.core import (
-    CounterMetricFamily,
-    GaugeMetricFamily,
-    HistogramMetricFamily,
-)
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from events import catalogue as c
+from events.metered import FAST_S, SLOW_S, DurationHistogram, MeteredLog, Tally
 from web.exposition import Exposition
 
 if TYPE_CHECKING:
-    import asyncio
-    from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+    from collections.abc import AsyncIterator, Callable, Iterator
 
     from prometheus_client.core import Metric
 
     from actors.scheduler.role import SchedulerRole
-    from events.catalogue import Event, Recorded
-    from events.log import EventLog, Follower
+    from events.catalogue import Event
+    from events.log import EventLog
     from sidecar.main import Sidecar
 
-FAST_S: Final = tuple(1e-5 * 2**i for i in range(18))
-"""10 µs to 1.3 s: decisions and appends."""
-SLOW_S: Final = tuple(0.01 * 2**i for i in range(18))
-"""10 ms to 22 min: runs."""
 ENDED: Final = (c.TaskCompleted, c.TaskFailed, c.TaskReturned, c.TaskStopped)
-
-
-class Durations:
-    """A histogram."""
-
-    def __init__(self, edges: tuple[float, ...]) -> None:
-        self._edges = edges
-        self._counts = [0] * (len(edges) + 1)
-        self._sum = 0.0
-
-    def add(self, seconds: float) -> None:
-        """Count one duration."""
-        self._counts[bisect_left(self._edges, seconds)] += 1
-        self._sum += seconds
-
-    def metric(self, name: str, text: str) -> Metric:
-        """Spell it for Prometheus."""
-        seen, buckets = 0, []
-        for edge, count in zip(self._edges, self._counts, strict=False):
-            seen += count
-            buckets.append((f"{edge:.6g}", float(seen)))
-        buckets.append(("+Inf", float(seen + self._counts[-1])))
-        family = HistogramMetricFamily(name, text)
-        family.add_metric((), buckets, self._sum)
-        return family
-
-
-class Tally:
-    """Counts by labels."""
-
-    def __init__(self, *labels: str) -> None:
-        self._labels = labels
-        self._counts: dict[tuple[str, ...], float] = {}
-
-    def add(self, *values: str, by: float = 1) -> None:
-        """Count one, or `by`."""
-        self._counts[values] = self._counts.get(values, 0) + by
-
-    def metric(self, name: str, text: str) -> Metric:
-        """Spell it for Prometheus."""
-        family = CounterMetricFamily(name, text, labels=self._labels)
-        for values, count in sorted(self._counts.items()):
-            family.add_metric(values, count)
-        return family
-
-
-class MeteredLog:
-    """A log whose appends are timed and counted, and whose readers' events are seen."""
-
-    def __init__(
-        self,
-        log: EventLog,
-        *,
-        appended: Callable[[Event], None] = lambda event: None,
-        seen: Callable[[Event], None] = lambda event: None,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self.appends = Durations(FAST_S)
-        self.failures = Tally("error")
-        self._log = log
-        self._appended = appended
-        self._seen = seen
-        self._clock = clock
-
-    def append(
-        self, subject: str, event: Event, *, expect: int | None = None
-    ) -> asyncio.Future[int]:
-        began = self._clock()
-        future = self._log.append(subject, event, expect=expect)
-
-        def done(stored: asyncio.Future[int]) -> None:
-            if stored.cancelled():
-                return
-            error = stored.exception()
-            if error is not None:
-                self.failures.add(str(getattr(error, "code", type(error).__name__)))
-                return
-            self.appends.add(self._clock() - began)
-            self._appended(event)
-
-        future.add_done_callback(done)
-        return future
-
-    async def append_batch(self, items: Sequence[tuple[str, Event, int]]) -> list[int]:
-        stored = await self._log.append_batch(items)
-        for _, event, _ in items:
-            self._appended(event)
-        return stored
-
-    async def follow(
-        self,
-        callback: Callable[[Recorded], None],
-        *,
-        start: int = 1,
-        subjects: Sequence[str] = (),
-    ) -> Follower:
-        caught_up: list[asyncio.Event] = []
-
-        def take(recorded: Recorded) -> None:
-            callback(recorded)
-            # What was there before this process is not its doing.
-            if caught_up and caught_up[0].is_set():
-                self._seen(recorded.event)
-
-        follower = await self._log.follow(take, start=start, subjects=subjects)
-        caught_up.append(follower.caught_up)
-        return follower
-
-    async def read(
-        self, subject: str, *, start: int = 1, limit: int = 1_000_000
-    ) -> list[Recorded]:
-        return await self._log.read(subject, start=start, limit=limit)
-
-    async def get(self, seq: int) -> Recorded | None:
-        return await self._log.get(seq)
-
-    async def last(self, subject: str) -> Recorded | None:
-        return await self._log.last(subject)
-
-    async def last_sequence(self) -> int:
-        return await self._log.last_sequence()
-
-
-def _log_metrics(log: MeteredLog) -> Iterator[Metric]:
-    yield log.appends.metric(
-        "agentcom_append_seconds", "From sending an event until the log has it."
-    )
-    yield log.failures.metric(
-        "agentcom_append_failures", "Appends that were refused or not acknowledged."
-    )
 
 
 class SchedulerMeter(Collector):
@@ -178,7 +38,7 @@ class SchedulerMeter(Collector):
         self.role: SchedulerRole | None = None
         self._decisions = Tally("tier", "target")
         self._fallbacks = Tally("from", "to")
-        self._decided = Durations(FAST_S)
+        self._decided = DurationHistogram(FAST_S)
         self._rejected = Tally("reason")
         self._requeued = Tally("reason")
 
@@ -199,7 +59,7 @@ class SchedulerMeter(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """Yield the metrics, for the registry."""
-        yield from _log_metrics(self.log)
+        yield from self.log.metrics()
         yield self._decisions.metric(
             "agentcom_scheduler_decisions", "Routings decided here and stored."
         )
@@ -264,7 +124,7 @@ class SidecarMeter(Collector):
         self.log = MeteredLog(log, appended=self._appended)
         self.sidecar: Sidecar | None = None
         self._runs = Tally("outcome", "model")
-        self._run_s = Durations(SLOW_S)
+        self._run_s = DurationHistogram(SLOW_S)
         self._tokens = Tally("direction")
         self._dollars = Tally()
         self._retries = Tally()
@@ -291,7 +151,7 @@ class SidecarMeter(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """Yield the metrics, for the registry."""
-        yield from _log_metrics(self.log)
+        yield from self.log.metrics()
         yield self._runs.metric("agentcom_sidecar_runs", "Runs that ended, by outcome.")
         yield self._run_s.metric("agentcom_sidecar_run_seconds", "What runs took.")
         yield self._retries.metric("agentcom_sidecar_retries", "Local retries.")

@@ -13,10 +13,11 @@ import msgspec
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from cli.metering import MeteredLog, SchedulerMeter, SidecarMeter, exposed
+from cli.metering import SchedulerMeter, SidecarMeter, exposed
 from events.catalogue import TaskRejected
 from events.errors import Conflict
 from events.log import MemoryLog
+from events.metered import MeteredLog
 from tests.support.histories import History, result, tell
 from tests.support.livelog import ROOT
 from web.exposition import Exposition
