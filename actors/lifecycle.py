@@ -12,7 +12,7 @@ from msgspec import Struct
 
 from events import catalogue as c
 from events import subjects
-from events.commands import Refusal
+from events.commands import refuse
 from events.lifecycle import (
     BY_LEADER,
     FINAL,
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from events.catalogue import Recorded
+    from events.commands import Refusal
 
 
 class TaskState(Struct, frozen=True, kw_only=True):
@@ -258,11 +259,7 @@ def cancel(
     if state.phase in ("cancelling", "cancelled"):
         return None
     if state.phase in FINAL:
-        return Refusal(
-            code="too_late",
-            error=f"task {state.task_id} is {state.phase} already",
-            status=409,
-        )
+        return refuse("too_late", f"task {state.task_id} is {state.phase} already")
     return c.TaskCancelled(
         id=head.id,
         at=head.at,
@@ -283,11 +280,10 @@ def retry(
     if (state.phase, c.TaskRetried) not in TABLE:
         if state.phase not in FINAL:
             return None
-        return Refusal(
-            code="not_retriable",
-            error=f"task {state.task_id} is {state.phase}: only failed, dead, "
+        return refuse(
+            "not_retriable",
+            f"task {state.task_id} is {state.phase}: only failed, dead, "
             "cancelled and expired tasks can be tried again",
-            status=409,
         )
     return c.TaskRetried(
         id=head.id,
@@ -306,11 +302,10 @@ def reassign(
     if state.phase == "absent":
         return _not_found(state)
     if (state.phase, c.TaskReassigned) not in TABLE:
-        return Refusal(
-            code="too_late",
-            error=f"task {state.task_id} is {state.phase}: only tasks that wait or run "
+        return refuse(
+            "too_late",
+            f"task {state.task_id} is {state.phase}: only tasks that wait or run "
             "can be given to another host",
-            status=409,
         )
     if state.phase == "waiting" and state.assign_to == host:
         return None
@@ -369,6 +364,4 @@ def give_back(
 
 
 def _not_found(state: TaskState) -> Refusal:
-    return Refusal(
-        code="not_found", error=f"there is no task {state.task_id}", status=404
-    )
+    return refuse("not_found", f"there is no task {state.task_id}")

@@ -10,7 +10,7 @@ an older host understands a newer scheduler.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 from msgspec import Meta, Struct, field
 
@@ -26,6 +26,7 @@ from events.catalogue import (
     Tier,
     Token,
 )
+from events.errors import AgentComError, Malformed
 
 
 class Command(
@@ -139,18 +140,69 @@ class SetPolicy(Command, frozen=True, kw_only=True):
 # Every field is spelled, `ok` above all: whoever reads them may know nothing of defaults.
 
 
-class Refusal(Struct, frozen=True, kw_only=True):
-    """A command that was not carried out, and why. Nothing was stored.
+STATUS: Final = {
+    "malformed": 400,
+    "bad_token": 400,
+    "unknown_subject": 400,
+    "unauthorized": 401,
+    "denied": 403,
+    "forbidden": 403,
+    "not_found": 404,
+    "unknown_command": 404,
+    "unknown_query": 404,
+    "unreachable": 404,
+    "expired": 408,
+    "ambiguous": 409,
+    "conflict": 409,
+    "not_retriable": 409,
+    "refused": 409,
+    "too_late": 409,
+    "too_large": 413,
+    "unsupported_media_type": 415,
+    "busy": 429,
+    "error": 500,
+    "fault": 500,
+    "internal": 500,
+    "bad_gateway": 502,
+    "behind": 503,
+    "log_error": 503,
+    "log_unavailable": 503,
+    "unavailable": 503,
+}
+"""Every code of a refusal and its HTTP status, which NATS's error header carries too.
 
-    `code` is a stable word (`malformed`, `conflict`, `not_found`, `expired`, ...), `path`
-    the JSON path of the value that is wrong.
+`unreachable` is said of a host that was named and does not answer; of a role that should
+answer and is not there, `unavailable`."""
+
+
+class Refusal(Struct, frozen=True, kw_only=True):
+    """A command or question that was not carried out, and why. Nothing was stored.
+
+    `code` is a stable word (`malformed`, `conflict`, `not_found`, `expired`, ...), `error`
+    a sentence for people, `path` the JSON path of the value that is wrong, `status` the
+    HTTP status that goes with the code.
     """
 
     ok: Literal[False] = False
     code: str
     error: str
     path: str = ""
-    status: int = 400
+    status: int
+
+
+def refuse(code: str, error: str, path: str = "") -> Refusal:
+    """Make the refusal of a code in `STATUS`; another code is a KeyError."""
+    return Refusal(code=code, error=error, path=path, status=STATUS[code])
+
+
+def refusal_of(error: AgentComError) -> Refusal:
+    """Make the refusal that an error amounts to; 500 where its code is not for clients."""
+    return Refusal(
+        code=error.code,
+        error=str(error),
+        path=error.path if isinstance(error, Malformed) else "",
+        status=STATUS.get(error.code, STATUS["error"]),
+    )
 
 
 class Submitted(Struct, frozen=True, kw_only=True):

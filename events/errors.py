@@ -123,7 +123,7 @@ class Denied(LogError):
 class Unreachable(AgentComError):
     """Nobody answered at `subject`: no listener (`absent`), or none in time."""
 
-    code = "unreachable"
+    code = "unavailable"
 
     def __init__(self, subject: str, *, absent: bool) -> None:
         self.subject = subject

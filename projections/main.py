@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 from events import catalogue as c
 from events import subjects
 from events.codec import Reader, encode
-from events.commands import Refusal
+from events.commands import Refusal, refuse
 from events.errors import Malformed
 from events.races import first
 from projections.checkpoints import Checkpoints
@@ -86,9 +86,7 @@ class QueryService:
         try:
             answer = await self._queries.answer(name, message.data)
         except Exception as error:  # noqa: BLE001 - the service's edge
-            answer = Refusal(
-                code="internal", error=f"{type(error).__name__}: {error}", status=500
-            )
+            answer = refuse("internal", f"{type(error).__name__}: {error}")
         data, headers = spell(answer)
         message.respond(data, headers)
 
@@ -97,11 +95,10 @@ def spell(answer: Answer) -> tuple[bytes, dict[str, str] | None]:
     """Turn an answer into a message's body and headers."""
     data = encode(answer)
     if len(data) > ANSWER_BYTES and not isinstance(answer, Refusal):
-        answer = Refusal(
-            code="too_large",
-            error=f"the answer takes {len(data)} bytes, a message holds "
+        answer = refuse(
+            "too_large",
+            f"the answer takes {len(data)} bytes, a message holds "
             f"{ANSWER_BYTES}: ask for less at once",
-            status=413,
         )
         data = encode(answer)
     if not isinstance(answer, Refusal):

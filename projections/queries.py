@@ -16,8 +16,8 @@ import msgspec
 from events import catalogue as c
 from events import subjects
 from events.codec import Reader, encode
-from events.commands import Refusal
-from events.errors import AgentComError, LogError, Malformed, Unreachable
+from events.commands import Refusal, refusal_of, refuse
+from events.errors import AgentComError
 from projections import answers, mapping, search, store, waiting
 from projections import questions as q
 from projections.fleet import Beats
@@ -133,26 +133,16 @@ class Queries:
         """Answer the question in `raw`; whatever goes wrong is a Refusal."""
         known = self._queries.get(name)
         if known is None:
-            return Refusal(
-                code="unknown_query",
-                error=f"there is no query {name[:80]!r}, only {', '.join(self.names)}",
-                status=404,
+            return refuse(
+                "unknown_query",
+                f"there is no query {name[:80]!r}, only {', '.join(self.names)}",
             )
         reader, method = known
         try:
             question = reader.decode(raw if raw.strip() else b"{}")
-        except Malformed as error:
-            return Refusal(code=error.code, error=str(error), path=error.path)
-        try:
             return await self._ask(method, question)
-        except Malformed as error:
-            return Refusal(code=error.code, error=str(error), path=error.path)
-        except LogError as error:
-            return Refusal(code=error.code, error=str(error), status=503)
-        except Unreachable as error:
-            return Refusal(code=error.code, error=str(error), status=503)
         except AgentComError as error:
-            return Refusal(code=error.code, error=str(error))
+            return refusal_of(error)
 
     async def _ask(
         self, method: Callable[[Any], Awaitable[Answer]], question: q.Question
@@ -161,11 +151,10 @@ class Queries:
         if wanted is not None and not await self._runner.wait_for(
             wanted, self._wait_limit_s
         ):
-            return Refusal(
-                code="behind",
-                error=f"the read models are at {self._runner.position}, not yet at "
+            return refuse(
+                "behind",
+                f"the read models are at {self._runner.position}, not yet at "
                 f"{wanted}: ask again",
-                status=503,
             )
         return await method(question)
 
@@ -330,10 +319,9 @@ class Queries:
     async def output(self, asked: q.AskOutput) -> Answer:
         """Answer `output`."""
         if self._output is None:
-            return Refusal(
-                code="unavailable",
-                error="live output is not read here; ask where the dashboard runs",
-                status=503,
+            return refuse(
+                "unavailable",
+                "live output is not read here; ask where the dashboard runs",
             )
         found = await self._find(asked.task_id)
         if isinstance(found, Refusal):
@@ -364,11 +352,10 @@ class Queries:
     async def whatif(self, asked: q.AskWhatIf) -> Answer:
         """Answer `whatif`."""
         if self._whatif is None:
-            return Refusal(
-                code="unavailable",
-                error="nothing here decides anew; ask where the dashboard runs, or "
+            return refuse(
+                "unavailable",
+                "nothing here decides anew; ask where the dashboard runs, or "
                 "`agentcom whatif`",
-                status=503,
             )
         return await self._whatif(asked)
 
@@ -424,12 +411,10 @@ class Queries:
             ids = await self._runner.store.look(search.ids_from(task_id.upper()))
             ids = ids or await self._runner.store.look(search.ids_from(task_id))
             if len(ids) > 1:
-                return Refusal(
-                    code="ambiguous",
-                    error=f"more than one task's id begins with {task_id}: "
-                    "give more of it",
-                    path="task_id",
-                    status=409,
+                return refuse(
+                    "ambiguous",
+                    f"more than one task's id begins with {task_id}: give more of it",
+                    "task_id",
                 )
             record = self._runner.world.tasks.find(ids[0]) if ids else None
         if record is None:
@@ -448,12 +433,7 @@ class Queries:
 
 
 def _not_found(task_id: str) -> Refusal:
-    return Refusal(
-        code="not_found",
-        error=f"there is no task {task_id}",
-        path="task_id",
-        status=404,
-    )
+    return refuse("not_found", f"there is no task {task_id}", "task_id")
 
 
 async def _none() -> list[c.Recorded]:

@@ -2,8 +2,8 @@
 
 Questions are the queries of `projections.queries`, with their fields as parameters;
 commands are those of `events.commands`, with their fields as the JSON body. Both are
-tables here, and `web/openapi.json` is held against them by a test. A refusal is the same
-JSON object everywhere, with its status as the response's.
+tables here, which the server's routes and the OpenAPI document are made from. A refusal
+is the same JSON object everywhere, with its status as the response's.
 """
 
 from __future__ import annotations
@@ -14,14 +14,15 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, NamedTuple, Protocol
 import msgspec
 from msgspec import Meta, Struct
 
+from events import catalogue as c
+from events import commands as m
 from events import subjects
-from events.catalogue import PolicyChanged
 from events.codec import convert, encode
-from events.commands import Refusal
-from events.errors import AgentComError, Denied, Malformed, Unreachable
+from events.commands import Refusal, refusal_of, refuse
+from events.errors import AgentComError, Denied, Unreachable
 from events.nats.link import Link
-from projections import answers
-from projections.questions import AskQueue
+from projections import answers as v
+from projections import questions as q
 from web.bridge import spelled
 from web.topics import Pattern
 
@@ -41,50 +42,65 @@ ABSENT_TRIES: Final = 15
 EVENTS_BYTES: Final = 2_000_000
 
 
-class Question(NamedTuple):
-    """A path that is answered by a query."""
+class QueryRoute(NamedTuple):
+    """A path that a query answers; the question's `fields` are its parameters."""
 
     path: str
     query: str
+    fields: type[Any]
+    answer: type[Any]
 
 
-class Command(NamedTuple):
+class CommandRoute(NamedTuple):
     """A path that carries out a command; parts of the path become fields of its body."""
 
     method: str
     path: str
     name: str
+    body: type[Any]
+    answer: type[Any] = m.Done
 
 
-QUESTIONS: Final = (
-    Question("/api/v1/tasks", "tasks"),
-    Question("/api/v1/tasks/{task_id}", "task"),
-    Question("/api/v1/tasks/{task_id}/trace", "task"),
-    Question("/api/v1/tasks/{task_id}/output", "output"),
-    Question("/api/v1/tasks/{task_id}/why", "why"),
-    Question("/api/v1/alerts", "alerts"),
-    Question("/api/v1/queue", "queue"),
-    Question("/api/v1/fleet", "hosts"),
-    Question("/api/v1/costs", "costs"),
-    Question("/api/v1/stats", "stats"),
-    Question("/api/v1/status", "status"),
+QUERIES: Final = (
+    QueryRoute("/api/v1/tasks", "tasks", q.AskTasks, v.TasksAnswer),
+    QueryRoute("/api/v1/tasks/{task_id}", "task", q.AskTask, v.TaskAnswer),
+    QueryRoute("/api/v1/tasks/{task_id}/output", "output", q.AskOutput, v.OutputAnswer),
+    QueryRoute("/api/v1/tasks/{task_id}/why", "why", q.AskWhy, v.WhyAnswer),
+    QueryRoute("/api/v1/alerts", "alerts", q.AskThen, v.AlertsAnswer),
+    QueryRoute("/api/v1/queue", "queue", q.AskQueue, v.QueueAnswer),
+    QueryRoute("/api/v1/fleet", "hosts", q.AskThen, v.HostsAnswer),
+    QueryRoute("/api/v1/costs", "costs", q.AskCosts, v.CostsAnswer),
+    QueryRoute("/api/v1/stats", "stats", q.AskThen, v.StatsAnswer),
+    QueryRoute("/api/v1/status", "status", q.Question, v.StatusAnswer),
 )
 
+_TASK: Final = "/api/v1/tasks/{task_id}"
 COMMANDS: Final = (
-    Command("POST", "/api/v1/tasks", "task.submit"),
-    Command("POST", "/api/v1/tasks/batch", "task.batch"),
-    Command("POST", "/api/v1/tasks/classify", "task.classify"),
-    Command("POST", "/api/v1/tasks/route", "task.route"),
-    Command("POST", "/api/v1/tasks/{task_id}/cancel", "task.cancel"),
-    Command("POST", "/api/v1/tasks/{task_id}/retry", "task.retry"),
-    Command("POST", "/api/v1/tasks/{task_id}/reassign", "task.reassign"),
-    Command("POST", "/api/v1/hosts/{host}/drain", "host.drain"),
-    Command("POST", "/api/v1/hosts/{host}/resume", "host.resume"),
-    Command("POST", "/api/v1/endpoints", "endpoint.add"),
-    Command("DELETE", "/api/v1/endpoints/{endpoint}", "endpoint.remove"),
-    Command("POST", "/api/v1/alerts/{tier}/acknowledge", "alert.acknowledge"),
-    Command("PUT", "/api/v1/policy", "policy.set"),
-    Command("POST", "/api/v1/policy/validate", "policy.validate"),
+    CommandRoute("POST", "/api/v1/tasks", "task.submit", m.Submit, m.Submitted),
+    CommandRoute(
+        "POST", "/api/v1/tasks/batch", "task.batch", m.SubmitBatch, m.BatchSubmitted
+    ),
+    CommandRoute(
+        "POST", "/api/v1/tasks/classify", "task.classify", m.Classify, m.Classified
+    ),
+    CommandRoute("POST", "/api/v1/tasks/route", "task.route", m.Classify, m.WouldRoute),
+    CommandRoute("POST", f"{_TASK}/cancel", "task.cancel", m.CancelTask),
+    CommandRoute("POST", f"{_TASK}/retry", "task.retry", m.RetryTask),
+    CommandRoute("POST", f"{_TASK}/reassign", "task.reassign", m.ReassignTask),
+    CommandRoute("POST", "/api/v1/hosts/{host}/drain", "host.drain", m.DrainHost),
+    CommandRoute("POST", "/api/v1/hosts/{host}/resume", "host.resume", m.ResumeHost),
+    CommandRoute("POST", "/api/v1/endpoints", "endpoint.add", m.AddEndpoint),
+    CommandRoute(
+        "DELETE", "/api/v1/endpoints/{endpoint}", "endpoint.remove", m.RemoveEndpoint
+    ),
+    CommandRoute(
+        "POST",
+        "/api/v1/alerts/{tier}/acknowledge",
+        "alert.acknowledge",
+        m.AcknowledgeAlert,
+    ),
+    CommandRoute("PUT", "/api/v1/policy", "policy.set", m.SetPolicy),
+    CommandRoute("POST", "/api/v1/policy/validate", "policy.validate", m.SetPolicy),
 )
 
 ASKING: Final = frozenset({"task.classify", "task.route", "policy.validate"})
@@ -120,6 +136,17 @@ class PolicyAnswer(Struct, kw_only=True):
     requested_by: str
 
 
+class TraceAnswer(Struct, kw_only=True):
+    """A task's routing alone: why it went where it went, and what it waited for."""
+
+    seq: int
+    task_id: str
+    state: str
+    classification: c.Classification | None
+    route: c.TaskRouted | None
+    attempts: list[v.AttemptView]
+
+
 class AskSavings(Struct, frozen=True, forbid_unknown_fields=True):
     """`/api/v1/savings`: what local work would have cost on a chosen Claude model."""
 
@@ -140,8 +167,8 @@ class SavingsAnswer(Struct, kw_only=True):
     unpriced: int
 
 
-class Savings(Protocol):
-    """Reads the log by another price. Handed in: whoever knows prices stands elsewhere."""
+class SavingsReader(Protocol):
+    """Reads the log by another price; handed in, because prices are not known here."""
 
     async def __call__(self, model: str) -> SavingsAnswer:
         """Answer for one model."""
@@ -157,7 +184,7 @@ class Api:
         bus: Bus,
         log: EventLog,
         builtin: dict[str, Any],
-        savings: Savings | None = None,
+        savings: SavingsReader | None = None,
     ) -> None:
         self._queries = queries
         self._bus = bus
@@ -178,16 +205,16 @@ class Api:
     async def trace(self, request: web.Request) -> Any:
         """Answer with the routing decision alone: reason, candidates, excluded, wait."""
         answer = await self.ask("task", request)
-        if not isinstance(answer, answers.TaskAnswer):
+        if not isinstance(answer, v.TaskAnswer):
             return answer
-        return {
-            "seq": answer.seq,
-            "task_id": answer.task.task_id,
-            "state": answer.task.state,
-            "classification": answer.task.classification,
-            "route": answer.route,
-            "attempts": answer.attempts,
-        }
+        return TraceAnswer(
+            seq=answer.seq,
+            task_id=answer.task.task_id,
+            state=answer.task.state,
+            classification=answer.task.classification,
+            route=answer.route,
+            attempts=answer.attempts,
+        )
 
     async def events(self, request: web.Request) -> Any:
         """Answer with a piece of the log."""
@@ -203,10 +230,8 @@ class Api:
             found = await self._log.read(
                 asked.subject, start=max(start, 1), limit=asked.limit + 1
             )
-        except Malformed as error:
-            return Refusal(code=error.code, error=str(error), path=error.path)
         except AgentComError as error:
-            return Refusal(code=error.code, error=str(error), status=503)
+            return refusal_of(error)
         told: list[msgspec.Raw] = []
         size, following = 0, None
         for recorded in found:
@@ -221,7 +246,7 @@ class Api:
     async def _sequence(self, start: int | str) -> int | Refusal:
         if isinstance(start, int):
             return start
-        answer = await self._queries.queue(AskQueue(at=start, limit=0))
+        answer = await self._queries.queue(q.AskQueue(at=start, limit=0))
         return answer if isinstance(answer, Refusal) else answer.seq + 1
 
     async def what_if(self, request: web.Request) -> Any:
@@ -234,26 +259,22 @@ class Api:
         if isinstance(question, Refusal):
             return question
         if self._savings is None:
-            return Refusal(
-                code="unavailable", error="no prices are known here", status=503
-            )
+            return refuse("unavailable", "no prices are known here")
         try:
             asked = convert(question, AskSavings)
             async with self._saving:
                 return await self._savings(asked.model)
-        except Malformed as error:
-            return Refusal(code=error.code, error=str(error), path=error.path)
         except AgentComError as error:
-            return Refusal(code=error.code, error=str(error), status=503)
+            return refusal_of(error)
 
     async def policy(self) -> Any:
         """Answer with the policy in force."""
         try:
             last = await self._log.last(subjects.POLICY)
         except AgentComError as error:
-            return Refusal(code=error.code, error=str(error), status=503)
+            return refusal_of(error)
         event = last.event if last is not None else None
-        if last is None or not isinstance(event, PolicyChanged):
+        if last is None or not isinstance(event, c.PolicyChanged):
             return PolicyAnswer(
                 seq=0, version=0, policy=self._builtin, changed_at="", requested_by=""
             )
@@ -273,26 +294,22 @@ class Api:
         try:
             body = msgspec.json.decode(raw) if raw.strip() else {}
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            return spell(Refusal(code="malformed", error=f"the body: {error}"))
+            return spell(refuse("malformed", f"the body: {error}"))
         if not isinstance(body, dict):
-            return spell(
-                Refusal(code="malformed", error="the body: expected an object")
-            )
+            return spell(refuse("malformed", "the body: expected an object"))
         for field, value in request.match_info.items():
             if body.setdefault(field, value) != value:
                 return spell(
-                    Refusal(
-                        code="malformed",
-                        error=f"{field}: {value!r} in the path, another in the body",
-                        path=field,
+                    refuse(
+                        "malformed",
+                        f"{field}: {value!r} in the path, another in the body",
+                        field,
                     )
                 )
         try:
             answer = await self._pass_on(subjects.command(name), encode(body), who)
-        except Denied as error:
-            return spell(Refusal(code=error.code, error=str(error), status=403))
-        except Unreachable as error:
-            return spell(Refusal(code=error.code, error=str(error), status=503))
+        except (Denied, Unreachable) as error:
+            return spell(refusal_of(error))
         return _answered(answer)
 
     async def _pass_on(self, subject: str, body: bytes, who: str) -> bytes:
@@ -329,9 +346,7 @@ def _answered(raw: bytes) -> web.Response:
     try:
         said = msgspec.json.decode(raw, type=_Status)
     except msgspec.DecodeError:
-        return spell(
-            Refusal(code="internal", error="the answer is no JSON object", status=502)
-        )
+        return spell(refuse("bad_gateway", "the answer is no JSON object"))
     return _response(raw, 200 if said.ok else max(said.status, 400))
 
 
@@ -380,6 +395,4 @@ def _value(key: str, text: str) -> int | bool | str:
 
 
 def _wrong(key: str, expected: str, got: str) -> Refusal:
-    return Refusal(
-        code="malformed", error=f"{key}: expected {expected}, got {got}", path=key
-    )
+    return refuse("malformed", f"{key}: expected {expected}, got {got}", key)

@@ -46,7 +46,7 @@ from msgspec import Meta, Struct
 from events import subjects
 from events.catalogue import Recorded, TaskRouted, Unknown
 from events.codec import Reader, convert, encode
-from events.commands import Refusal
+from events.commands import Refusal, refusal_of
 from events.errors import AgentComError, Malformed
 from events.log import matches
 from web.access import Buckets
@@ -370,7 +370,7 @@ class Page:
             self._say(
                 refused(
                     ask_id,
-                    Refusal(code=error.code, error=str(error), path=error.path),
+                    refusal_of(error),
                 )
             )
 

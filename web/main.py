@@ -1,4 +1,4 @@
-"""The web role: one connection, the projections, and the HTTP server beside them."""
+"""The web role: the read models, and the HTTP server beside them."""
 
 from __future__ import annotations
 
@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 
-from events.nats.link import Address, Link
-from events.nats.log import JetStreamLog, JetStreamOutput
 from projections.main import projecting, until
 from web.access import Access, Tokens
 from web.server import DEFAULT_PORT, LOOPBACK, Server
@@ -21,47 +19,23 @@ if TYPE_CHECKING:
     from events.bus import Bus
     from events.log import EventLog
     from projections.queries import OutputReader, WhatIf
-    from web.api import Savings
+    from web.api import SavingsReader
 
 
 class WebConfig(Struct, frozen=True, kw_only=True):
     """What the role needs to know.
 
-    `address` is the NATS server, as the role `projections`; `store` the file for the
-    read models, None for a temporary one; `port` 0 for a free one. `names` are further host names
-    under which the server may be asked for, None for any. `tokens` is the file of the
-    dashboard's tokens, None where everybody who reaches the port may do everything.
+    `store` is the file for the read models, None for a temporary one; `port` 0 for a free
+    one. `names` are further host names under which the server may be asked for, None for
+    any. `tokens` is the file of the dashboard's tokens, None where everybody who reaches
+    the port may do everything.
     """
 
-    address: Address
     store: Path | None
     host: str = LOOPBACK
     port: int = DEFAULT_PORT
     names: frozenset[str] | None = frozenset()
     tokens: Path | None = None
-
-
-async def run(
-    config: WebConfig,
-    stop: asyncio.Event,
-    *,
-    ready: Callable[[int], None] | None = None,
-) -> None:
-    """Serve until `stop` is set; `ready` is called with the port once it listens.
-
-    Raises what ends it before that: LogUnavailable, Denied, StoreInUse, OSError.
-    """
-    link = await Link.connect(config.address)
-    try:
-        log = JetStreamLog(link)
-        try:
-            await serve(
-                log, link, config, stop, output=JetStreamOutput(link), ready=ready
-            )
-        finally:
-            await log.close()
-    finally:
-        await link.close()
 
 
 async def serve(
@@ -74,10 +48,11 @@ async def serve(
     ready: Callable[[int], None] | None = None,
     whatif: WhatIf | None = None,
     policy: dict[str, Any] | None = None,
-    savings: Savings | None = None,
+    savings: SavingsReader | None = None,
 ) -> None:
-    """Serve from a log and a bus that are there already, until `stop` is set.
+    """Serve until `stop` is set; `ready` is called with the port once it listens.
 
+    Raises what ends it before that: LogUnavailable, Denied, StoreInUse, OSError.
     `whatif` decides the past anew, `policy` is the built-in one, as it is shown until
     somebody sets another; `savings` compares local work with a chosen model.
     """

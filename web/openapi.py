@@ -1,61 +1,35 @@
 """The interface for programs as an OpenAPI document, made from the code.
 
-`python -m web.openapi > web/openapi.json` writes it; a test holds the file against this.
+It is served at `/api/v1/openapi.json`. Paths, parameters and bodies come from the tables
+and structs that the server itself goes by, the sentences from the structs' docstrings.
 """
 
 from __future__ import annotations
 
-import json
 import re
-import sys
-from typing import Any, Final
+from functools import cache
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
 from events import commands as m
 from projections import answers as v
 from projections import questions as q
+from web.access import COOKIE
 from web.api import (
     ASKING,
     COMMANDS,
-    QUESTIONS,
+    QUERIES,
     AskEvents,
     AskSavings,
     Events,
     PolicyAnswer,
     SavingsAnswer,
+    TraceAnswer,
 )
 
 VERSION: Final = "1"
-
-_ASKED: Final[dict[str, tuple[type[Any], type[Any]]]] = {
-    "tasks": (q.AskTasks, v.TasksAnswer),
-    "task": (q.AskTask, v.TaskAnswer),
-    "output": (q.AskOutput, v.OutputAnswer),
-    "why": (q.AskWhy, v.WhyAnswer),
-    "alerts": (q.AskThen, v.AlertsAnswer),
-    "queue": (q.AskQueue, v.QueueAnswer),
-    "hosts": (q.AskThen, v.HostsAnswer),
-    "costs": (q.AskCosts, v.CostsAnswer),
-    "stats": (q.AskThen, v.StatsAnswer),
-    "status": (q.Question, v.StatusAnswer),
-}
-_TOLD: Final[dict[str, tuple[type[Any], type[Any]]]] = {
-    "task.submit": (m.Submit, m.Submitted),
-    "task.batch": (m.SubmitBatch, m.BatchSubmitted),
-    "task.classify": (m.Classify, m.Classified),
-    "task.route": (m.Classify, m.WouldRoute),
-    "task.cancel": (m.CancelTask, m.Done),
-    "task.retry": (m.RetryTask, m.Done),
-    "task.reassign": (m.ReassignTask, m.Done),
-    "host.drain": (m.DrainHost, m.Done),
-    "host.resume": (m.ResumeHost, m.Done),
-    "endpoint.add": (m.AddEndpoint, m.Done),
-    "endpoint.remove": (m.RemoveEndpoint, m.Done),
-    "alert.acknowledge": (m.AcknowledgeAlert, m.Done),
-    "policy.set": (m.SetPolicy, m.Done),
-    "policy.validate": (m.SetPolicy, m.Done),
-}
+_SCHEMAS: Final = "#/components/schemas/"
 
 
 class Health(msgspec.Struct):
@@ -74,70 +48,81 @@ class Readiness(msgspec.Struct):
 
 
 class Me(msgspec.Struct):
-    """Who asks: what he may do, and how the log calls him."""
+    """Who asks: its role, and its name in the log."""
 
     role: str
     name: str
 
 
+class Operation(NamedTuple):
+    """One method of one path.
+
+    `fields` is the struct whose fields are its parameters, `body` the one it reads,
+    `answer` the one it answers with; `note` is added to what the first of them says.
+    """
+
+    method: str
+    path: str
+    fields: type[Any] | None = None
+    body: type[Any] | None = None
+    answer: type[Any] | None = None
+    note: str = ""
+    token: bool = True
+    content_type: str = "application/json"
+
+
+def operations() -> list[Operation]:
+    """Return all that the server answers, without the page and its files."""
+    return [
+        *(Operation("GET", r.path, fields=r.fields, answer=r.answer) for r in QUERIES),
+        *(
+            Operation(
+                r.method,
+                r.path,
+                body=r.body,
+                answer=r.answer,
+                note="" if r.name in ASKING else "Operators only.",
+            )
+            for r in COMMANDS
+        ),
+        Operation(
+            "GET",
+            "/api/v1/tasks/{task_id}/trace",
+            fields=q.AskTask,
+            answer=TraceAnswer,
+            note="Its routing alone.",
+        ),
+        Operation("GET", "/api/v1/events", fields=AskEvents, answer=Events),
+        Operation("POST", "/api/v1/whatif", body=q.AskWhatIf, answer=v.WhatIfAnswer),
+        Operation("GET", "/api/v1/savings", fields=AskSavings, answer=SavingsAnswer),
+        Operation("GET", "/api/v1/policy", answer=PolicyAnswer),
+        Operation("GET", "/api/v1/me", answer=Me),
+        Operation("GET", "/api/v1/openapi.json", note="This document."),
+        Operation("GET", "/healthz", answer=Health, token=False),
+        Operation("GET", "/readyz", answer=Readiness, token=False),
+        Operation(
+            "GET",
+            "/metrics",
+            note="Metrics for Prometheus.",
+            token=False,
+            content_type="text/plain",
+        ),
+    ]
+
+
+@cache
 def document() -> dict[str, Any]:
-    """Return the whole document."""
-    kinds = [
-        *(kind for pair in (*_ASKED.values(), *_TOLD.values()) for kind in pair),
-        *(q.AskWhatIf, v.WhatIfAnswer, AskEvents, Events, PolicyAnswer, m.Refusal),
-        *(AskSavings, SavingsAnswer),
-        *(Health, Readiness, Me),
+    """Return the whole document; to be read only, it is made once."""
+    listed = operations()
+    structs = [
+        kind for op in listed for kind in (op.fields, op.body, op.answer) if kind
     ]
     _, schemas = msgspec.json.schema_components(
-        dict.fromkeys(kinds), ref_template="#/components/schemas/{name}"
+        dict.fromkeys([*structs, m.Refusal]), ref_template=_SCHEMAS + "{name}"
     )
     paths: dict[str, dict[str, Any]] = {}
-    for question in QUESTIONS:
-        asked, answer = _ASKED[question.query]
-        trace = question.path.endswith("/trace")
-        _add(
-            paths,
-            "GET",
-            question.path,
-            summary=_summary(asked) + (" Its routing alone." if trace else ""),
-            parameters=_parameters(question.path, schemas[asked.__name__]),
-            answer=None if trace else answer,
-        )
-    for command in COMMANDS:
-        body, answer = _TOLD[command.name]
-        _add(
-            paths,
-            command.method,
-            command.path,
-            summary=_summary(body)
-            + ("" if command.name in ASKING else " Operators only."),
-            parameters=_in_path(command.path),
-            body=body,
-            answer=answer,
-        )
-    _add(
-        paths,
-        "GET",
-        "/api/v1/events",
-        summary=_summary(AskEvents),
-        parameters=_parameters("", schemas["AskEvents"]),
-        answer=Events,
-    )
-    _add(paths, "POST", "/api/v1/whatif", summary=_summary(q.AskWhatIf), body=q.AskWhatIf, answer=v.WhatIfAnswer)  # fmt: skip
-    _add(
-        paths,
-        "GET",
-        "/api/v1/savings",
-        summary=_summary(AskSavings),
-        parameters=_parameters("", schemas["AskSavings"]),
-        answer=SavingsAnswer,
-    )
-    _add(paths, "GET", "/api/v1/policy", summary=_summary(PolicyAnswer), answer=PolicyAnswer)  # fmt: skip
-    _add(paths, "GET", "/api/v1/me", summary=_summary(Me), answer=Me)
-    _add(paths, "GET", "/api/v1/openapi.json", summary="This document.")
-    _add(paths, "GET", "/healthz", summary=_summary(Health), answer=Health, token=False)
-    _add(paths, "GET", "/readyz", summary=_summary(Readiness), answer=Readiness, token=False)  # fmt: skip
-    _add(paths, "GET", "/metrics", summary="Metrics for Prometheus.", token=False)
+    for op in sorted(listed, key=lambda op: op.path):
+        paths.setdefault(op.path, {})[op.method.lower()] = _described(op, schemas)
     return {
         "openapi": "3.1.0",
         "info": {
@@ -151,75 +136,64 @@ def document() -> dict[str, Any]:
         },
         "servers": [{"url": "http://localhost:4000"}],
         "security": [{"bearer": []}, {"cookie": []}],
-        "paths": dict(sorted(paths.items())),
+        "paths": paths,
         "components": {
             "schemas": dict(sorted(schemas.items())),
             "securitySchemes": {
                 "bearer": {"type": "http", "scheme": "bearer"},
-                "cookie": {"type": "apiKey", "in": "cookie", "name": "agentcom"},
+                "cookie": {"type": "apiKey", "in": "cookie", "name": COOKIE},
             },
         },
     }
 
 
-def _add(
-    paths: dict[str, dict[str, Any]],
-    method: str,
-    path: str,
-    *,
-    summary: str,
-    parameters: list[dict[str, Any]] | None = None,
-    body: type[Any] | None = None,
-    answer: type[Any] | None = None,
-    token: bool = True,
-) -> None:
-    kind = "text/plain" if path == "/metrics" else "application/json"
-    schema = {} if answer is None else {"schema": _ref(answer)}
-    operation: dict[str, Any] = {
-        "summary": summary,
+def _described(op: Operation, schemas: dict[str, Any]) -> dict[str, Any]:
+    """Return one operation as the document has it."""
+    about = op.fields or op.body or op.answer
+    sentences = [_summary(about)] if about is not None else []
+    answer = {} if op.answer is None else {"schema": _reference(op.answer)}
+    described: dict[str, Any] = {
+        "summary": " ".join([*sentences, op.note]).strip(),
         "responses": {
-            "200": {"description": "Done.", "content": {kind: schema}},
+            "200": {"description": "Done.", "content": {op.content_type: answer}},
             "default": {
                 "description": "Not done, and why.",
-                "content": {"application/json": {"schema": _ref(m.Refusal)}},
+                "content": {"application/json": {"schema": _reference(m.Refusal)}},
             },
         },
     }
+    parameters = _parameters(
+        op.path, {} if op.fields is None else schemas[op.fields.__name__]["properties"]
+    )
     if parameters:
-        operation["parameters"] = parameters
-    if body is not None:
-        operation["requestBody"] = {
-            "content": {"application/json": {"schema": _ref(body)}}
+        described["parameters"] = parameters
+    if op.body is not None:
+        described["requestBody"] = {
+            "content": {"application/json": {"schema": _reference(op.body)}}
         }
-    if not token:
-        operation["security"] = []
-    paths.setdefault(path, {})[method.lower()] = operation
+    if not op.token:
+        described["security"] = []
+    return described
 
 
-def _ref(kind: type[Any]) -> dict[str, str]:
-    return {"$ref": f"#/components/schemas/{kind.__name__}"}
+def _reference(kind: type[Any]) -> dict[str, str]:
+    return {"$ref": _SCHEMAS + kind.__name__}
 
 
 def _summary(kind: type[Any]) -> str:
-    said = " ".join((kind.__doc__ or "").split())
-    return said.partition(". ")[0].rstrip(".") + "."
+    """Return the first sentence of a struct's docstring."""
+    text = " ".join((kind.__doc__ or "").split())
+    return text.partition(". ")[0].rstrip(".") + "."
 
 
-def _in_path(path: str) -> list[dict[str, Any]]:
+def _parameters(path: str, fields: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the parameters in the path, and as the query's those fields not in it."""
+    in_path = re.findall(r"{(\w+)}", path)
     return [
         {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
-        for name in re.findall(r"{(\w+)}", path)
+        for name in in_path
+    ] + [
+        {"name": name, "in": "query", "schema": schema}
+        for name, schema in fields.items()
+        if name not in in_path
     ]
-
-
-def _parameters(path: str, schema: dict[str, Any]) -> list[dict[str, Any]]:
-    found = _in_path(path)
-    known = {each["name"] for each in found}
-    for name, field in schema["properties"].items():
-        if name not in known:
-            found.append({"name": name, "in": "query", "schema": field})
-    return found
-
-
-if __name__ == "__main__":
-    sys.stdout.write(json.dumps(document(), indent=1, sort_keys=True) + "\n")

@@ -19,12 +19,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 from aiohttp import web
 
-from events.commands import Refusal
+from events.commands import Refusal, refuse
 from events.errors import AgentComError
 from web.access import HEADERS, Access, Visitor, same_origin
-from web.api import ASKING, COMMANDS, QUESTIONS, Api, spell
+from web.api import ASKING, COMMANDS, QUERIES, Api, spell
 from web.bridge import Bridge
 from web.metrics import CONTENT_TYPE, Metrics
+from web.openapi import document
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from events.log import EventLog
     from projections.queries import OutputReader, Queries
     from projections.runner import Runner
-    from web.api import Savings
+    from web.api import SavingsReader
 
     Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -43,9 +44,7 @@ BODY_BYTES: Final = 1_000_000
 MESSAGE_BYTES: Final = 64 * 1024
 HEARTBEAT_S: Final = 15.0
 
-HERE: Final = Path(__file__).parent
-STATIC: Final = HERE / "static"
-OPENAPI: Final = HERE / "openapi.json"
+STATIC: Final = Path(__file__).parent / "static"
 
 _LOOPBACK_NAMES: Final = frozenset({"localhost", "127.0.0.1", "::1"})
 _SAFE: Final = frozenset({"GET", "HEAD"})
@@ -93,7 +92,7 @@ class Server:
         names: frozenset[str] | None = frozenset(),
         access: Access | None = None,
         policy: dict[str, Any] | None = None,
-        savings: Savings | None = None,
+        savings: SavingsReader | None = None,
         static: Path = STATIC,
     ) -> None:
         self._runner = runner
@@ -121,6 +120,9 @@ class Server:
                 web.get("/ws", self._socket),
                 web.get("/api/v1/openapi.json", self._openapi),
                 web.get("/api/v1/me", self._me),
+                web.get(
+                    "/api/v1/tasks/{task_id}/trace", self._answering(self._api.trace)
+                ),
                 web.get("/api/v1/policy", self._answering(self._policy)),
                 web.get("/api/v1/events", self._answering(self._api.events)),
                 web.get("/api/v1/savings", self._answering(self._api.saved)),
@@ -131,13 +133,8 @@ class Server:
             app.router.add_route(
                 command.method, command.path, self._commanding(command.name)
             )
-        for question in QUESTIONS:
-            answer = (
-                self._answering(self._api.trace)
-                if question.path.endswith("/trace")
-                else self._asking(question.query)
-            )
-            app.router.add_get(question.path, answer)
+        for route in QUERIES:
+            app.router.add_get(route.path, self._asking(route.query))
         return app
 
     async def open(self, host: str = LOOPBACK, port: int = DEFAULT_PORT) -> int:
@@ -181,6 +178,7 @@ class Server:
             try:
                 response = await handler(request)
             except web.HTTPException as error:
+                # The HTTP library's own, with the words of HTTP as its code.
                 response = spell(
                     Refusal(
                         code=error.reason.lower().replace(" ", "_"),
@@ -197,11 +195,7 @@ class Server:
         """Say why a request is turned away; None if it is not."""
         name = _asked_for(request)
         if self._names is not None and name not in _LOOPBACK_NAMES | self._names:
-            return Refusal(
-                code="forbidden",
-                error=f"this server does not serve {name[:80]!r}",
-                status=403,
-            )
+            return refuse("forbidden", f"this server does not serve {name[:80]!r}")
         if request.path in _OPEN:
             return None
         who = request.remote or ""
@@ -215,16 +209,13 @@ class Server:
                 who
             ):
                 return _too_many("wrong tokens")
-            return Refusal(
-                code="unauthorized",
-                error="a token is needed: `Authorization: Bearer TOKEN`, or the page's "
+            return refuse(
+                "unauthorized",
+                "a token is needed: `Authorization: Bearer TOKEN`, or the page's "
                 "cookie",
-                status=401,
             )
         if not same_origin(request):
-            return Refusal(
-                code="forbidden", error="asked by a page of another origin", status=403
-            )
+            return refuse("forbidden", "asked by a page of another origin")
         request[_VISITOR] = visitor
         return None
 
@@ -308,7 +299,7 @@ class Server:
     # -- the interface for programs ----------------------------------------------------
 
     async def _openapi(self, request: web.Request) -> web.StreamResponse:
-        return web.FileResponse(OPENAPI, headers={"Content-Type": "application/json"})
+        return spell(document())
 
     async def _me(self, request: web.Request) -> web.Response:
         visitor = request[_VISITOR]
@@ -334,18 +325,13 @@ class Server:
             visitor = request[_VISITOR]
             if not visitor.may_command and name not in ASKING:
                 return spell(
-                    Refusal(
-                        code="forbidden",
-                        error=f"a {visitor.role} may look, not give commands",
-                        status=403,
-                    )
+                    refuse("forbidden", f"a {visitor.role} may look, not give commands")
                 )
             if request.can_read_body and request.content_type != "application/json":
                 return spell(
-                    Refusal(
-                        code="malformed",
-                        error=f"expected application/json, got {request.content_type}",
-                        status=415,
+                    refuse(
+                        "unsupported_media_type",
+                        f"expected application/json, got {request.content_type}",
                     )
                 )
             if not self._access.commands.take(visitor.name):
@@ -363,7 +349,7 @@ def _asked_for(request: web.Request) -> str:
 
 
 def _too_many(what: str) -> Refusal:
-    return Refusal(code="busy", error=f"too many {what}: wait a little", status=429)
+    return refuse("busy", f"too many {what}: wait a little")
 
 
 def _html(text: str, status: int) -> web.Response:

@@ -14,7 +14,7 @@ from msgspec import Meta, Struct
 
 from events import subjects
 from events.catalogue import PolicyChanged, RunEvent
-from events.commands import Refusal
+from events.commands import Refusal, refuse
 from projections import answers, mapping, waiting
 from projections.questions import AskCosts, AskTask, AskTasks, AskThen, AskWhy
 
@@ -322,7 +322,7 @@ async def _prices(sources: Sources) -> dict[str, Any]:
 
 
 def _odd() -> Refusal:
-    return Refusal(code="internal", error="an answer of another kind", status=500)
+    return refuse("internal", "an answer of another kind")
 
 
 TOPICS: Final[dict[str, Topic]] = {

@@ -15,7 +15,7 @@ import structlog
 
 from events import subjects
 from events.codec import encode
-from events.commands import Refusal
+from events.commands import Refusal, refuse
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -145,7 +145,7 @@ class Service:
             self._respond(
                 message,
                 name,
-                Refusal(code="busy", error="too many commands at once", status=429),
+                refuse("busy", "too many commands at once"),
             )
             return
         task = self._loop.create_task(self._answer(message, name))
@@ -161,10 +161,8 @@ class Service:
         except Exception as error:  # noqa: BLE001 - the actor's edge: a fault answers
             self.faults += 1
             _log.exception("a command failed", command=name[:80])
-            answer = Refusal(
-                code="fault",
-                error=f"the gateway failed at this command ({type(error).__name__})",
-                status=500,
+            answer = refuse(
+                "fault", f"the gateway failed at this command ({type(error).__name__})"
             )
         stats = self._stats.get(name)
         if stats is not None:

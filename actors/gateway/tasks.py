@@ -21,7 +21,7 @@ from events import catalogue as c
 from events import commands as m
 from events import subjects
 from events.codec import Reader, encode, instant, rfc3339
-from events.errors import AgentComError, Conflict, LogError, Malformed, Unreachable
+from events.errors import AgentComError, Conflict, Malformed, Unreachable
 from events.ids import derived
 
 if TYPE_CHECKING:
@@ -43,16 +43,6 @@ METADATA_DEPTH: Final = 32
 DECIDE_AGAIN: Final = 8
 """So often a decision is made anew when somebody else was first."""
 
-_STATUS: Final = {
-    "malformed": 400,
-    "bad_token": 400,
-    "too_large": 413,
-    "conflict": 409,
-    "log_unavailable": 503,
-    "unreachable": 503,
-    "denied": 403,
-}
-
 
 class DryRun(Protocol):
     """Whoever has the log at hand: where a task would go now, who and what there is.
@@ -68,17 +58,6 @@ class DryRun(Protocol):
     ) -> tuple[c.TaskRouted | None, str]:
         """Return the decision as it would be, or why there is none."""
         ...
-
-
-def refusal(error: AgentComError) -> m.Refusal:
-    """Spell an error as the answer to a command."""
-    path = error.path if isinstance(error, Malformed) else ""
-    return m.Refusal(
-        code=error.code,
-        error=str(error),
-        path=path,
-        status=_STATUS.get(error.code, 500),
-    )
 
 
 class Gateway:
@@ -139,20 +118,17 @@ class Gateway:
                 return await self._submitted_batch(self._batch.decode(body), who)
             found = self._readers.get(name)
             if found is None:
-                return m.Refusal(
-                    code="unknown_command",
-                    error=f"there is no command {name[:80]!r}; "
+                return m.refuse(
+                    "unknown_command",
+                    f"there is no command {name[:80]!r}; "
                     f"there are {', '.join(self.commands)}",
-                    status=404,
                 )
             reader, handler = found
             command = reader.decode(body)
             self._in_time(command.expires_at)
             return await handler(command, who)
-        except Expired as late:
-            return m.Refusal(code="expired", error=str(late), status=408)
         except AgentComError as error:
-            return refusal(error)
+            return m.refusal_of(error)
 
     # -- submitting --------------------------------------------------------------------
 
@@ -196,27 +172,24 @@ class Gateway:
         """The same key came before: the same body finds its task, another is refused."""
         found = await self._log.read(subjects.task(event.task_id), limit=1)
         if not found:
-            return m.Refusal(
-                code="conflict",
-                error="is new, but others of this batch were submitted before; "
+            return m.refuse(
+                "conflict",
+                "is new, but others of this batch were submitted before; "
                 "a batch is all or nothing",
-                status=409,
             )
         first = found[0].event
         if not isinstance(first, c.TaskSubmitted):
-            return m.Refusal(
-                code="conflict",
-                error=f"task {event.task_id} exists but does not begin with a submission",
-                status=409,
+            return m.refuse(
+                "conflict",
+                f"task {event.task_id} exists but does not begin with a submission",
             )
         if first.body_digest != event.body_digest:
             path = "idempotency_key" if event.spec.idempotency_key else "id"
-            return m.Refusal(
-                code="conflict",
-                error=f"{path}: was used before for another task "
+            return m.refuse(
+                "conflict",
+                f"{path}: was used before for another task "
                 f"({event.task_id}); use a new one",
-                path=path,
-                status=409,
+                path,
             )
         return msgspec.structs.replace(
             self._submitted_answer(first, found[0].seq), existing=True
@@ -306,12 +279,11 @@ class Gateway:
                 requested_by=who,
             )
             if isinstance(decided, c.TaskReassigned) and not self._knows(command.host):
-                return m.Refusal(
-                    code="not_found",
-                    error=f"host: there is no host {command.host}; none of that name "
+                return m.refuse(
+                    "not_found",
+                    f"host: there is no host {command.host}; none of that name "
                     "has ever joined",
-                    path="host",
-                    status=404,
+                    "host",
                 )
             return decided
 
@@ -337,11 +309,7 @@ class Gateway:
             except Conflict:
                 continue
             return m.Done(task_id=task_id, seq=seq, state=c.name(decided))
-        return m.Refusal(
-            code="conflict",
-            error=f"task {task_id} changes too fast; try again",
-            status=409,
-        )
+        return m.refuse("conflict", f"task {task_id} changes too fast; try again")
 
     async def _state(self, task_id: str) -> lifecycle.TaskState:
         history = await self._log.read(subjects.task(task_id))
@@ -401,15 +369,14 @@ class Gateway:
             if reply.ok:
                 return m.Done(detail=reply.detail[:1_000])
             if reply.code != "conflict":
+                # Hosts have codes of their own; they are passed on.
                 return m.Refusal(
                     code=reply.code[:64] or "refused",
                     error=reply.detail[:1_000],
-                    status=409,
+                    status=m.STATUS["refused"],
                 )
-        return m.Refusal(
-            code="conflict",
-            error=f"host {host} is drained and resumed by others; try again",
-            status=409,
+        return m.refuse(
+            "conflict", f"host {host} is drained and resumed by others; try again"
         )
 
     async def _tell(self, host: str, mail: m.Turn | m.Inspect) -> m.Reply | m.Refusal:
@@ -418,19 +385,13 @@ class Gateway:
                 subjects.host_mailbox(host), encode(mail), timeout=2.0
             )
         except Unreachable as error:
-            return m.Refusal(
-                code="unreachable",
-                error=f"host {host} is not there: {error}",
-                status=404,
-            )
+            return m.refuse("unreachable", f"host {host} is not there: {error}")
         try:
             return _replies.decode(raw)
         except Malformed as error:
             # A host's nonsense is no fault of whoever asked.
-            return m.Refusal(
-                code="bad_gateway",
-                error=f"host {host} answered what is no answer: {error}",
-                status=502,
+            return m.refuse(
+                "bad_gateway", f"host {host} answered what is no answer: {error}"
             )
 
     async def _add_endpoint(self, command: m.AddEndpoint, who: str) -> Answer:
@@ -441,12 +402,10 @@ class Gateway:
             old = added.event
             if (old.kind, old.url, old.slots) == (command.kind, url, command.slots):
                 return m.Done(seq=added.seq, detail="was added before")
-            return m.Refusal(
-                code="conflict",
-                error=f"endpoint: {command.endpoint} exists with {old.url}; "
-                "remove it first",
-                path="endpoint",
-                status=409,
+            return m.refuse(
+                "conflict",
+                f"endpoint: {command.endpoint} exists with {old.url}; remove it first",
+                "endpoint",
             )
         id_, at, by = self._head()
         event = c.EndpointAdded(
@@ -478,11 +437,10 @@ class Gateway:
         subject = subjects.fleet(command.endpoint)
         added, expect = await self._added(subject)
         if added is None:
-            return m.Refusal(
-                code="not_found",
-                error=f"endpoint: no shared endpoint {command.endpoint} was added",
-                path="endpoint",
-                status=404,
+            return m.refuse(
+                "not_found",
+                f"endpoint: no shared endpoint {command.endpoint} was added",
+                "endpoint",
             )
         id_, at, by = self._head()
         event = c.EndpointRemoved(
@@ -492,11 +450,8 @@ class Gateway:
 
     async def _acknowledge(self, command: m.AcknowledgeAlert, who: str) -> Answer:
         if not self._dry_run.tiers[command.tier].alerted:
-            return m.Refusal(
-                code="not_found",
-                error=f"there is no alert about {command.tier}",
-                path="tier",
-                status=404,
+            return m.refuse(
+                "not_found", f"there is no alert about {command.tier}", "tier"
             )
         id_, at, by = self._head()
         event = c.AlertAcknowledged(
@@ -516,19 +471,16 @@ class Gateway:
             except Conflict:
                 # Somebody else was first: his change stays, ours is laid over it.
                 continue
-        return m.Refusal(
-            code="conflict", error="the policy changes too fast; try again", status=409
-        )
+        return m.refuse("conflict", "the policy changes too fast; try again")
 
     async def _set_policy_once(self, command: m.SetPolicy, who: str) -> Answer:
         current, version, seq = await self._policy()
         if command.based_on is not None and command.based_on != version:
-            return m.Refusal(
-                code="conflict",
-                error=f"based_on: the policy is at version {version}, "
+            return m.refuse(
+                "conflict",
+                f"based_on: the policy is at version {version}, "
                 f"not {command.based_on}; read it again",
-                path="based_on",
-                status=409,
+                "based_on",
             )
         new = _merged(current, command.policy)
         changed = policies.differences(current, new)
@@ -702,4 +654,4 @@ def _check_metadata(metadata: dict[str, Any]) -> None:
         raise Malformed("metadata", f"at most {METADATA_LIMIT} bytes", f"{size}")
 
 
-__all__ = ["DryRun", "Gateway", "LogError", "check", "refusal"]
+__all__ = ["DryRun", "Gateway", "check"]

@@ -431,7 +431,6 @@ async def be_web(
 
     store.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     config = WebConfig(
-        address=credentials.address(),
         store=store,
         host=address,
         port=port,

@@ -25,7 +25,6 @@ from playwright.sync_api import sync_playwright
 from events.bus import MemoryBroker, MemoryBus
 from events.codec import instant
 from events.log import MemoryLog
-from events.nats.link import Address
 from tests.browser.house import House, chromium
 from tests.support.histories import History, tell
 from web.main import WebConfig, serve
@@ -210,9 +209,7 @@ class LongTable:
         log = MemoryLog()
         last = await tell(log, history.recorded)
         self.loop, self.stop = asyncio.get_running_loop(), asyncio.Event()
-        config = WebConfig(
-            address=Address(url="nats://127.0.0.1:1"), store=None, port=0
-        )
+        config = WebConfig(store=None, port=0)
 
         def listening(port: int) -> None:
             self.port = port

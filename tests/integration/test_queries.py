@@ -12,6 +12,7 @@ from events import catalogue as c
 from events import subjects
 from events.bus import MemoryBroker, MemoryBus
 from events.codec import encode, instant
+from events.commands import refuse
 from events.log import MemoryLog
 from projections.main import projecting, spell
 from projections.queries import Queries, Refusal
@@ -467,7 +468,7 @@ async def test_every_query_answers_after_any_history(asking):
 
 
 def test_a_refusal_stands_in_the_headers_too():
-    data, headers = spell(Refusal(code="not_found", error="no täsk\n", status=404))
+    data, headers = spell(refuse("not_found", "no täsk\n"))
 
     assert msgspec.json.decode(data)["code"] == "not_found"
     assert headers == {

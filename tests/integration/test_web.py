@@ -13,15 +13,12 @@ from events import subjects
 from events.bus import MemoryBroker, MemoryBus
 from events.codec import encode
 from events.log import MemoryLog
-from events.nats.link import Address
-from events.nats.log import JetStreamLog
+from events.nats.log import JetStreamLog, JetStreamOutput
 from projections.runner import Runner
 from projections.store import Store
 from tests.support.histories import History, plausible, tell
-from tests.support.links import address, linked
-from web.main import WebConfig, run, serve
-
-NOWHERE = Address(url="nats://127.0.0.1:1")
+from tests.support.links import linked
+from web.main import WebConfig, serve
 
 
 class Site:
@@ -59,7 +56,7 @@ async def running(role, stop):
 @asynccontextmanager
 async def serving(log, path=None):
     stop, bus = asyncio.Event(), MemoryBus(MemoryBroker())
-    config = WebConfig(address=NOWHERE, store=path, port=0)
+    config = WebConfig(store=path, port=0)
     async with running(
         lambda ready: serve(log, bus, config, stop, ready=ready), stop
     ) as site:
@@ -155,7 +152,7 @@ async def test_metrics_say_what_the_folds_say():
 async def test_a_port_that_is_taken_is_said():
     async with serving(MemoryLog()) as (site, _):
         port = int(site.base.rpartition(":")[2])
-        config = WebConfig(address=NOWHERE, store=None, port=port)
+        config = WebConfig(store=None, port=port)
         with pytest.raises(OSError, match="address already in use"):
             await serve(MemoryLog(), MemoryBus(MemoryBroker()), config, asyncio.Event())
 
@@ -165,9 +162,7 @@ async def test_the_role_follows_a_real_log_and_answers_clients_over_nats(
 ):
     history = plausible(2, tasks=30)
     stop = asyncio.Event()
-    config = WebConfig(
-        address=address(broker, "projections"), store=tmp_path / "read.db", port=0
-    )
+    config = WebConfig(store=tmp_path / "read.db", port=0)
     async with linked(broker, "scheduler") as link:
         log = JetStreamLog(link)
         try:
@@ -180,7 +175,20 @@ async def test_the_role_follows_a_real_log_and_answers_clients_over_nats(
         finally:
             await log.close()
 
-    async with running(lambda ready: run(config, stop, ready=ready), stop) as site:
+    async with (
+        linked(broker, "projections") as link,
+        running(
+            lambda ready: serve(
+                JetStreamLog(link),
+                link,
+                config,
+                stop,
+                output=JetStreamOutput(link),
+                ready=ready,
+            ),
+            stop,
+        ) as site,
+    ):
         status, answer = await site.get(f"/api/v1/status?wait_seq={last}")
         assert (status, answer["seq"], answer["undecodable"]) == (200, last, 0)
         async with linked(broker, "submitter") as client:

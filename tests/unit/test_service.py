@@ -11,7 +11,7 @@ import pytest
 from actors.gateway.service import NAME, QUEUE, Service, requester
 from events.bus import MemoryBroker, MemoryBus, MemoryMessage
 from events.codec import encode
-from events.commands import Done, Refusal
+from events.commands import Done, Refusal, refuse
 
 SERVICE_NAME = re.compile(r"[A-Za-z0-9_-]+")
 SEMVER = re.compile(r"\d+\.\d+\.\d+")
@@ -31,10 +31,8 @@ class Commands:
         self.asked.append((name, body, who))
         await self.gate.wait()
         if name == "task.cancel":
-            return Refusal(
-                code="malformed",
-                error="task_id: expected str,\r\n got 'é\x00\x1b[31m'",
-                path="task_id",
+            return refuse(
+                "malformed", "task_id: expected str,\r\n got 'é\x00\x1b[31m'", "task_id"
             )
         if name == "host.drain":
             raise ZeroDivisionError("something of ours is broken")
