@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from actors.rules.policy import Policy
     from events.log import EventLog
     from projections.checkpoints import Checkpoints
-    from projections.projection import Moment
+    from projections.judged import JudgedEvent
     from projections.questions import AskWhatIf
     from projections.world import World
 
@@ -255,36 +255,36 @@ class Reading:
         self._escalated: set[str] = set()
         self._escalated_usd: dict[str, float] = {}
 
-    def see(self, world: World, moment: Moment) -> None:
+    def see(self, world: World, judged: JudgedEvent) -> None:
         """Take one event in; `world` is what it has led to."""
-        if moment.standing == "foreign":
+        if judged.verdict == "foreign":
             return
-        event = moment.recorded.event
-        task = moment.task
-        if moment.booked is not None and moment.routing is not None:
-            bill = self.bills.get(moment.routing.route)
+        event = judged.recorded.event
+        task = judged.task
+        if judged.result is not None and judged.routing is not None:
+            bill = self.bills.get(judged.routing.route)
             if bill is not None:
-                bill.add(moment.booked)
-            if moment.routing.fallback_used and moment.routing.tier == "complex":
+                bill.add(judged.result)
+            if judged.routing.fallback_used and judged.routing.tier == "complex":
                 day = event.at[:10]
-                spent = moment.booked.estimated_cost_usd or 0.0
+                spent = judged.result.estimated_cost_usd or 0.0
                 self._escalated_usd[day] = self._escalated_usd.get(day, 0.0) + spent
-        if task is not None and moment.after not in UNDER_WAY:
+        if task is not None and judged.after not in UNDER_WAY:
             self._escalated.discard(task.id)
-        if moment.standing != "taken":
+        if judged.verdict != "applied":
             return
         if isinstance(event, c.TaskSubmitted):
             self.wanted[event.task_id] = event.spec.model or ""
         elif isinstance(event, c.TierUp):
             self.ups.setdefault(event.tier, []).append(_epoch(event.at))
         elif isinstance(event, c.TaskRouted) and task is not None:
-            if moment.recorded.seq <= self.end:
-                self._decision(world, moment, event)
+            if judged.recorded.seq <= self.end:
+                self._decision(world, judged, event)
             if event.fallback_used and event.effective_tier == "complex":
                 self._escalated.add(task.id)
 
-    def _decision(self, world: World, moment: Moment, event: c.TaskRouted) -> None:
-        task = moment.task
+    def _decision(self, world: World, judged: JudgedEvent, event: c.TaskRouted) -> None:
+        task = judged.task
         assert task is not None
         self.bills[event.id] = Bill()
         endpoints = {}
@@ -300,7 +300,7 @@ class Reading:
         tier = world.fleet.tiers.get(other)
         self.decisions.append(
             Seen(
-                seq=moment.recorded.seq,
+                seq=judged.recorded.seq,
                 event=event,
                 preferred=_tier(task.preferred_tier),
                 ready_at=_epoch(task.waiting_since),

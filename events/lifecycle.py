@@ -17,7 +17,7 @@ on an older state, and is void.
 A later phase implies the earlier ones: a result is good from `routed` on. This is
 vocabulary, like the events themselves: the scheduler and the gateway fold a task to
 decide about it (`actors.lifecycle`), the read models fold it to show it
-(`projections.lifecycle`). The two folds are written apart and read this one table.
+(`projections.tasks`). The two folds are written apart and read this one table.
 """
 
 from __future__ import annotations

@@ -16,9 +16,10 @@ from events import catalogue as c
 from projections.record import NOTHING, Spent
 
 if TYPE_CHECKING:
-    from projections.projection import Moment
+    from projections.judged import JudgedEvent
     from projections.record import Routing
 
+VERSION: Final = 2
 _HOUR: Final = re.compile(r"\d{4}-[01]\d-[0-3]\dT[0-2]\d", re.ASCII)
 _hours: set[str] = set()
 
@@ -53,43 +54,34 @@ class CostsState(Struct):
     total: Spent = NOTHING
 
 
-class Costs:
-    """The fold over what runs cost."""
-
-    name = "costs"
-    version = 2
-    subjects = ("agentcom.evt.run.*.*",)
-
-    def initial(self) -> CostsState:
-        return CostsState()
-
-    def evolve(self, state: CostsState, moment: Moment) -> None:
-        result, spent = moment.booked, moment.spent
-        task, routing = moment.task, moment.routing
-        if result is None or spent is None or task is None or routing is None:
-            return
-        event = moment.recorded.event
-        cell = Cell(
-            hour_of(event.at),
-            result.model_used,
-            routing.tier,
-            task.repo,
-            routing.host,
-            routing.endpoint,
-            routing.target_type,
-            outage_of(routing),
-            result.simulated,
-        )
-        booked = state.cells.get(cell)
-        if booked is None:
-            booked = state.cells[cell] = Booked()
-        booked.runs += 1
-        if moment.standing != "taken":
-            booked.late += 1
-        elif isinstance(event, c.TaskCompleted):
-            booked.completed += 1
-        booked.spent += spent
-        state.total += spent
+def evolve(state: CostsState, judged: JudgedEvent) -> None:
+    """Book what an event says was spent."""
+    result, spent = judged.result, judged.spent
+    task, routing = judged.task, judged.routing
+    if result is None or spent is None or task is None or routing is None:
+        return
+    event = judged.recorded.event
+    cell = Cell(
+        hour_of(event.at),
+        result.model_used,
+        routing.tier,
+        task.repo,
+        routing.host,
+        routing.endpoint,
+        routing.target_type,
+        outage_of(routing),
+        result.simulated,
+    )
+    booked = state.cells.get(cell)
+    if booked is None:
+        booked = state.cells[cell] = Booked()
+    booked.runs += 1
+    if judged.verdict != "applied":
+        booked.late += 1
+    elif isinstance(event, c.TaskCompleted):
+        booked.completed += 1
+    booked.spent += spent
+    state.total += spent
 
 
 def outage_of(routing: Routing) -> str:

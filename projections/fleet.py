@@ -14,12 +14,13 @@ from msgspec import Struct, field
 from events import catalogue as c
 
 if TYPE_CHECKING:
-    from projections.projection import Moment
+    from projections.judged import JudgedEvent
 
 BEAT_S: Final = 2.0
 BEATS_TRUE: Final = 3
 """A host's resources count as known for this many beats."""
 ALERTS_KEPT: Final = 100
+VERSION: Final = 2
 
 
 class EndpointView(Struct):
@@ -127,174 +128,164 @@ class FleetState(Struct):
         return [alert for alert in self.alerts if alert.cleared_at is None]
 
 
-class Fleet:
-    """The fold over hosts, tiers and leaders; it judges every event about them."""
-
-    name = "fleet"
-    version = 2
-    subjects = (
-        "agentcom.evt.host.*",
-        "agentcom.evt.fleet.*",
-        "agentcom.evt.tier.*",
-        "agentcom.evt.policy",
-        "agentcom.evt.scheduler",
-    )
-
-    def initial(self) -> FleetState:
-        return FleetState()
-
-    def evolve(self, state: FleetState, moment: Moment) -> None:
-        if moment.standing != "taken" or moment.family in ("task", "run"):
+def evolve(state: FleetState, judged: JudgedEvent) -> None:
+    """Fold one event; complete its verdict if it is about hosts, tiers, policy or leaders."""
+    if judged.verdict != "applied" or judged.family in ("task", "run"):
+        return
+    event, seq = judged.recorded.event, judged.recorded.seq
+    refused = ""
+    if isinstance(event, c.HostEvent):
+        if _said_before(state, event):
+            judged.verdict = "repeat"
             return
-        event, seq = moment.recorded.event, moment.recorded.seq
-        refused = ""
-        if isinstance(event, c.HostEvent):
-            if _said_before(state, event):
-                moment.standing = "repeat"
-                return
-            refused = self._host(state, event, seq)
-        elif isinstance(event, c.FleetEvent | c.TierEvent) and _outdated(state, event):
-            refused = "another leader's"
-        elif isinstance(event, c.FleetEvent):
-            refused = self._decided(state, event)
-        elif isinstance(event, c.TierEvent):
-            refused = self._tier(state, event, seq)
-        elif isinstance(event, c.PolicyChanged):
-            head = state.head
-            head.policy_version, head.policy_seq = event.version, seq
-            head.policy_changed_at, head.policy_by = event.at, event.requested_by
-            state.touched.add(("head", ""))
-        elif isinstance(event, c.SchedulerElected):
-            refused = self._elected(state, event)
-        if refused:
-            moment.standing, moment.reason = "void", refused
-
-    def _elected(self, state: FleetState, event: c.SchedulerElected) -> str:
-        if event.epoch <= state.head.epoch:
-            return "an older epoch"
-        state.head.epoch, state.head.leader = event.epoch, event.name
-        state.head.elected_at = event.at
+        refused = _host(state, event, seq)
+    elif isinstance(event, c.FleetEvent | c.TierEvent) and _outdated(state, event):
+        refused = "another leader's"
+    elif isinstance(event, c.FleetEvent):
+        refused = _decided(state, event)
+    elif isinstance(event, c.TierEvent):
+        refused = _tier(state, event, seq)
+    elif isinstance(event, c.PolicyChanged):
+        head = state.head
+        head.policy_version, head.policy_seq = event.version, seq
+        head.policy_changed_at, head.policy_by = event.at, event.requested_by
         state.touched.add(("head", ""))
-        return ""
+    elif isinstance(event, c.SchedulerElected):
+        refused = _elected(state, event)
+    if refused:
+        judged.verdict, judged.reason = "void", refused
 
-    def _host(self, state: FleetState, event: c.HostEvent, seq: int) -> str:
-        if isinstance(event, c.HostJoined):
-            return self._joined(state, event, seq)
-        host = state.hosts.get(event.host)
-        if host is None:
-            return "no such host"
-        if host.incarnation != event.incarnation:
-            return "an earlier life of the host"
-        host.last_id = event.id
-        state.touched.add(("host", host.host))
-        match event:
-            case c.HostRecovered():
-                _become(host, "up", event.at)
-            case c.HostDraining():
-                _become(host, "draining", event.at, event.reason)
-            case c.HostResumed():
-                _become(host, "up", event.at)
-            case c.HostLeft():
-                _become(host, "left", event.at, event.reason)
-            case c.EndpointUp() | c.EndpointChanged():
-                known = host.endpoints.get(event.state.endpoint)
-                since = known.since if known and known.up else event.at
-                host.endpoints[event.state.endpoint] = _endpoint(event.state, since)
-            case c.EndpointDown():
+
+def _elected(state: FleetState, event: c.SchedulerElected) -> str:
+    if event.epoch <= state.head.epoch:
+        return "an older epoch"
+    state.head.epoch, state.head.leader = event.epoch, event.name
+    state.head.elected_at = event.at
+    state.touched.add(("head", ""))
+    return ""
+
+
+def _host(state: FleetState, event: c.HostEvent, seq: int) -> str:
+    if isinstance(event, c.HostJoined):
+        return _joined(state, event, seq)
+    host = state.hosts.get(event.host)
+    if host is None:
+        return "no such host"
+    if host.incarnation != event.incarnation:
+        return "an earlier life of the host"
+    host.last_id = event.id
+    state.touched.add(("host", host.host))
+    match event:
+        case c.HostRecovered():
+            _become(host, "up", event.at)
+        case c.HostDraining():
+            _become(host, "draining", event.at, event.reason)
+        case c.HostResumed():
+            _become(host, "up", event.at)
+        case c.HostLeft():
+            _become(host, "left", event.at, event.reason)
+        case c.EndpointUp() | c.EndpointChanged():
+            known = host.endpoints.get(event.state.endpoint)
+            since = known.since if known and known.up else event.at
+            host.endpoints[event.state.endpoint] = _endpoint(event.state, since)
+        case c.EndpointDown():
+            known = host.endpoints.get(event.endpoint)
+            if known is None:
+                known = EndpointView(event.endpoint, event.kind, True, event.at)
+                host.endpoints[event.endpoint] = known
+            if known.up:
+                known.up, known.since, known.loaded = False, event.at, []
+            known.reason = event.reason
+        case _:
+            return "nothing we know of a host"
+    return ""
+
+
+def _joined(state: FleetState, event: c.HostJoined, seq: int) -> str:
+    before = state.hosts.get(event.host)
+    again = before is not None and before.incarnation == event.incarnation
+    state.hosts[event.host] = HostView(
+        host=event.host,
+        incarnation=event.incarnation,
+        state="draining" if event.draining else "up",
+        since=event.at,
+        joined_at=before.joined_at if before is not None and again else event.at,
+        seq=seq,
+        version=event.version,
+        platform=event.platform,
+        slots=event.slots,
+        capabilities=event.capabilities,
+        repos=event.repos,
+        default_repo=event.default_repo,
+        ram_bytes=event.ram_bytes,
+        endpoints={s.endpoint: _endpoint(s, event.at) for s in event.endpoints},
+        last_id=event.id,
+    )
+    state.touched.add(("host", event.host))
+    return ""
+
+
+def _decided(state: FleetState, event: c.FleetEvent) -> str:
+    match event:
+        case c.HostLost():
+            host = state.hosts.get(event.host)
+            if host is None or host.incarnation != event.incarnation:
+                return "another life of the host"
+            _become(host, "lost", event.at, f"silent for {event.silent_s:g} s")
+            state.touched.add(("host", host.host))
+        case c.EndpointAdded():
+            state.shared[event.endpoint] = SharedView(
+                event.endpoint,
+                event.kind,
+                event.url,
+                event.slots,
+                event.at,
+                event.requested_by,
+            )
+            state.touched.add(("shared", event.endpoint))
+        case c.EndpointRemoved():
+            if state.shared.pop(event.endpoint, None) is None:
+                return "no such endpoint"
+            state.touched.add(("shared", event.endpoint))
+            for host in state.hosts.values():
                 known = host.endpoints.get(event.endpoint)
-                if known is None:
-                    known = EndpointView(event.endpoint, event.kind, True, event.at)
-                    host.endpoints[event.endpoint] = known
-                if known.up:
-                    known.up, known.since, known.loaded = False, event.at, []
-                known.reason = event.reason
-            case _:
-                return "nothing we know of a host"
-        return ""
+                if known is not None and known.shared:
+                    del host.endpoints[event.endpoint]
+                    state.touched.add(("host", host.host))
+        case _:
+            return "nothing we know of a fleet"
+    return ""
 
-    def _joined(self, state: FleetState, event: c.HostJoined, seq: int) -> str:
-        before = state.hosts.get(event.host)
-        again = before is not None and before.incarnation == event.incarnation
-        state.hosts[event.host] = HostView(
-            host=event.host,
-            incarnation=event.incarnation,
-            state="draining" if event.draining else "up",
-            since=event.at,
-            joined_at=before.joined_at if before is not None and again else event.at,
-            seq=seq,
-            version=event.version,
-            platform=event.platform,
-            slots=event.slots,
-            capabilities=event.capabilities,
-            repos=event.repos,
-            default_repo=event.default_repo,
-            ram_bytes=event.ram_bytes,
-            endpoints={s.endpoint: _endpoint(s, event.at) for s in event.endpoints},
-            last_id=event.id,
-        )
-        state.touched.add(("host", event.host))
-        return ""
 
-    def _decided(self, state: FleetState, event: c.FleetEvent) -> str:
-        match event:
-            case c.HostLost():
-                host = state.hosts.get(event.host)
-                if host is None or host.incarnation != event.incarnation:
-                    return "another life of the host"
-                _become(host, "lost", event.at, f"silent for {event.silent_s:g} s")
-                state.touched.add(("host", host.host))
-            case c.EndpointAdded():
-                state.shared[event.endpoint] = SharedView(
-                    event.endpoint,
-                    event.kind,
-                    event.url,
-                    event.slots,
-                    event.at,
-                    event.requested_by,
-                )
-                state.touched.add(("shared", event.endpoint))
-            case c.EndpointRemoved():
-                if state.shared.pop(event.endpoint, None) is None:
-                    return "no such endpoint"
-                state.touched.add(("shared", event.endpoint))
-                for host in state.hosts.values():
-                    known = host.endpoints.get(event.endpoint)
-                    if known is not None and known.shared:
-                        del host.endpoints[event.endpoint]
-                        state.touched.add(("host", host.host))
-            case _:
-                return "nothing we know of a fleet"
-        return ""
-
-    def _tier(self, state: FleetState, event: c.TierEvent, seq: int) -> str:
-        match event:
-            case c.TierDown():
-                _turn(state, event, "down", event.reason)
-            case c.TierUp():
-                _turn(state, event, "up")
-            case c.TierLimited():
-                tier = _turn(state, event, "limited", event.reason)
-                tier.until, tier.account = event.until, event.account
-            case c.AlertRaised():
-                if _active(state, event.tier) is not None:
-                    return "an alert is active already"
-                alert = AlertView(event.tier, seq, event.at, event.down_s, event.reason)
-                state.alerts = [*state.alerts, alert][-ALERTS_KEPT:]
-            case c.AlertCleared():
-                cleared = _active(state, event.tier)
-                if cleared is None:
-                    return "no active alert"
-                cleared.cleared_at, cleared.down_s = event.at, event.down_s
-            case c.AlertAcknowledged():
-                seen = _active(state, event.tier)
-                if seen is None:
-                    return "no active alert"
-                seen.acknowledged_at = event.at
-                seen.acknowledged_by = event.requested_by
-            case _:
-                return "nothing we know of a tier"
-        state.touched.add(("tiers", ""))
-        return ""
+def _tier(state: FleetState, event: c.TierEvent, seq: int) -> str:
+    match event:
+        case c.TierDown():
+            _turn(state, event, "down", event.reason)
+        case c.TierUp():
+            _turn(state, event, "up")
+        case c.TierLimited():
+            tier = _turn(state, event, "limited", event.reason)
+            tier.until, tier.account = event.until, event.account
+        case c.AlertRaised():
+            if _active(state, event.tier) is not None:
+                return "an alert is active already"
+            alert = AlertView(event.tier, seq, event.at, event.down_s, event.reason)
+            state.alerts = [*state.alerts, alert][-ALERTS_KEPT:]
+        case c.AlertCleared():
+            cleared = _active(state, event.tier)
+            if cleared is None:
+                return "no active alert"
+            cleared.cleared_at, cleared.down_s = event.at, event.down_s
+        case c.AlertAcknowledged():
+            seen = _active(state, event.tier)
+            if seen is None:
+                return "no active alert"
+            seen.acknowledged_at = event.at
+            seen.acknowledged_by = event.requested_by
+        case _:
+            return "nothing we know of a tier"
+    state.touched.add(("tiers", ""))
+    return ""
 
 
 def _said_before(state: FleetState, event: c.HostEvent) -> bool:

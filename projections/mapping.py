@@ -55,7 +55,7 @@ def _row(record: TaskRecord, description: str) -> dict[str, Any]:
     return {
         "task_id": record.id,
         "seq": record.seq,
-        "state": record.state,
+        "state": record.phase,
         "description": description,
         "priority": record.priority,
         "tier": record.tier,
@@ -68,7 +68,7 @@ def _row(record: TaskRecord, description: str) -> dict[str, Any]:
         "repo": record.repo,
         "fallback_used": record.fallback_used,
         "fallback_from_tier": record.fallback_from_tier,
-        "attempts": record.attempts,
+        "attempts": record.attempts_begun,
         "max_attempts": record.max_attempts,
         "generation": record.generation,
         "tokens_in": spent.tokens_in,
@@ -169,7 +169,7 @@ def queue(state: QueueState, seq: int, limit: int) -> QueueAnswer:
     """Show the queue, with at most `limit` of those under way and of those waiting."""
     under_way: dict[str, int] = {}
     for record in state.under_way.values():
-        under_way[record.state] = under_way.get(record.state, 0) + 1
+        under_way[record.phase] = under_way.get(record.phase, 0) + 1
     shown = [row(record) for record in _first(state.under_way.values(), limit)]
     lanes = [
         LaneView(
@@ -204,7 +204,7 @@ def hosts(
     """Show the fleet; `now` is the monotonic clock that the beats were noted by."""
     in_flight: dict[str, dict[str, int]] = {}
     for record in queued.under_way.values():
-        if record.state != "returned":
+        if record.phase != "returned":
             held = in_flight.setdefault(record.host, {})
             held[record.endpoint] = held.get(record.endpoint, 0) + 1
     return HostsAnswer(

@@ -302,7 +302,7 @@ class Queries:
             checkpoints=list(self._checkpoints()),
             events=state.events,
             types=state.types,
-            standings=state.standings,
+            standings=state.verdicts,
             void=state.void,
             unknown=state.unknown,
             undecodable=state.undecodable,
@@ -344,7 +344,7 @@ class Queries:
         return answers.OutputAnswer(
             seq=self._runner.position,
             task_id=found.id,
-            state=found.state,
+            state=found.phase,
             chunks=chunks[:kept],
             left_out=len(chunks) - kept,
         )

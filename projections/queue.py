@@ -13,11 +13,12 @@ from msgspec import Struct
 from events.lifecycle import FINAL
 
 if TYPE_CHECKING:
-    from projections.projection import Moment
+    from projections.judged import JudgedEvent
     from projections.record import TaskRecord
 
 TIERS: Final = ("trivial", "standard", "complex")
 PRIORITIES: Final = ("urgent", "high", "normal", "low")
+VERSION: Final = 1
 
 Lane = tuple[str, str]
 
@@ -53,9 +54,9 @@ class QueueState:
             del self.lanes[lane][task_id]
         else:
             self.under_way.pop(task_id, None)
-        if record.state in FINAL:
+        if record.phase in FINAL:
             return
-        if record.state == "waiting":
+        if record.phase == "waiting":
             lane = (record.tier, record.priority)
             self._lane_of[task_id] = lane
             self.lanes.setdefault(lane, {})[task_id] = record
@@ -69,16 +70,7 @@ class QueueState:
         return None
 
 
-class Queue:
-    """The fold over the open tasks."""
-
-    name = "queue"
-    version = 1
-    subjects = ("agentcom.evt.task.*", "agentcom.evt.run.*.*")
-
-    def initial(self) -> QueueState:
-        return QueueState()
-
-    def evolve(self, state: QueueState, moment: Moment) -> None:
-        if moment.task is not None and moment.before != moment.after:
-            state.place(moment.task)
+def evolve(state: QueueState, judged: JudgedEvent) -> None:
+    """Put the task that an event is about where its phase says."""
+    if judged.task is not None and judged.before != judged.after:
+        state.place(judged.task)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from msgspec import Struct, field
 
-from projections.lifecycle import Fence, Life
+from events.lifecycle import Phase
 
 if TYPE_CHECKING:
     from events import catalogue as c
@@ -66,14 +66,27 @@ def spent_on(result: c.Result) -> Spent:
     )
 
 
-class Routing(Fence, array_like=True, kw_only=True, gc=False):
+class Routing(Struct, array_like=True, kw_only=True, gc=False):
     """One routing of a task and what came of it. Instants are as the writers gave them.
 
     `outcome` is routed, accepted, running, rejected, returned, requeued, completed,
     failed, stopped, abandoned or dead; `late` marks a report that came too late to count.
     `fallback_since` is when the tier that it fell back from became unavailable.
+
+    To tell news from repeats, `reported` is the highest rank of a report that counted,
+    `line` the highest number of a line, and `booked` the types of report whose dollars
+    are in the books. `started` says that the run began and is an attempt, `counted` that
+    it is over and among the task's `attempts`.
     """
 
+    route: str
+    host: str
+    attempt: int
+    reported: int = 0
+    line: int = -1
+    booked: list[str] = field(default_factory=list)
+    started: bool = False
+    counted: bool = False
     seq: int
     generation: int
     tier: str
@@ -111,14 +124,22 @@ class Void(Struct, array_like=True, gc=False):
     reason: str
 
 
-class TaskRecord(Life, array_like=True, kw_only=True, gc=False):
+class TaskRecord(Struct, array_like=True, kw_only=True, gc=False):
     """A task as people look at it.
 
+    `phase` is where it stands, `phase_seq` the event that took it there. `route` is the
+    routing in force, or the last one while it waits; `generation` is the highest that was
+    routed. `attempts` counts those that are over and counted.
     `tier` is where it runs or waits to run, `preferred_tier` what its classification
     said. `trace_seq`, `result_seq` and `seq` (its submission) are where the log has the
     rest. `waiting_since` is when it last began to wait.
     """
 
+    phase: Phase = "waiting"
+    phase_seq: int = 0
+    route: str = ""
+    generation: int = 0
+    attempts: int = 0
     id: str
     seq: int
     updated_seq: int
@@ -166,11 +187,11 @@ class TaskRecord(Life, array_like=True, kw_only=True, gc=False):
     routings: list[Routing] = field(default_factory=list)
 
     @property
-    def attempts(self) -> int:
+    def attempts_begun(self) -> int:
         """Routings that started: those that are over and counted, and the present one."""
         last = self.routings[-1] if self.routings else None
         running = last is not None and last.started and not last.counted
-        return self.used + running
+        return self.attempts + running
 
     def routing(self, route: str) -> Routing | None:
         """Return the remembered routing with this id."""

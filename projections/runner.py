@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from events import catalogue as c
     from events.log import EventLog, Follower
     from projections.checkpoints import Checkpoints
-    from projections.projection import Moment
+    from projections.judged import JudgedEvent
     from projections.world import World
 
 GROUP_EVENTS: Final = 10_000
@@ -76,7 +76,7 @@ class Runner:
         self._timer: asyncio.TimerHandle | None = None
         self._waiting: list[tuple[int, int, asyncio.Future[None]]] = []
         self._waits = 0
-        self._watchers: list[Callable[[Moment], None]] = []
+        self._watchers: list[Callable[[JudgedEvent], None]] = []
         self._shown = 0
         self._fresh: Runner | None = None
         self._background: set[asyncio.Task[None]] = set()
@@ -221,7 +221,7 @@ class Runner:
 
     # -- folding -----------------------------------------------------------------------
 
-    def watch(self, watcher: Callable[[Moment], None]) -> None:
+    def watch(self, watcher: Callable[[JudgedEvent], None]) -> None:
         """Show every event to `watcher` once it is folded in, with what it counted for."""
         self._watchers.append(watcher)
 
@@ -229,7 +229,7 @@ class Runner:
         if self.failed.done():
             return
         try:
-            moment = self.world.fold(recorded)
+            judged = self.world.fold(recorded)
             self._unsaved = unsaved = self._unsaved + 1
             if unsaved == 1 and not self._origin:
                 self._origin = _origin_of(recorded)
@@ -238,16 +238,16 @@ class Runner:
             elif self._timer is None:
                 self._set_timer()
             if self._watchers:
-                self._show(moment)
+                self._show(judged)
         except Exception as error:  # noqa: BLE001 - the runner's edge
             self._fail(error)
             return
         if self._waiting:
             self._wake(recorded.seq)
 
-    def _show(self, moment: Moment) -> None:
+    def _show(self, judged: JudgedEvent) -> None:
         """Show an event to those who watch, unless they have seen it before a swap."""
-        seq = moment.recorded.seq
+        seq = judged.recorded.seq
         if seq <= self._shown:
             return
         if self._follower is None:
@@ -255,7 +255,7 @@ class Runner:
                 return
             self._shown = seq
         for watcher in self._watchers:
-            watcher(moment)
+            watcher(judged)
 
     def _wake(self, seq: int) -> None:
         while self._waiting and self._waiting[0][0] <= seq:

@@ -17,12 +17,15 @@ from events.errors import Malformed
 from events.lifecycle import FINAL
 
 if TYPE_CHECKING:
-    from projections.projection import Moment
+    from projections.judged import JudgedEvent
     from projections.record import TaskRecord
 
 BUCKETS_MS: Final[tuple[float, ...]] = tuple(float(2**i) / 4 for i in range(26))
 """Upper edges in milliseconds, 0.25 ms to 2.3 h; one more bucket takes the rest."""
 MINUTES_KEPT: Final = 120
+VERSION: Final = 1
+COUNTED_AS: Final = {"applied": "taken"}
+"""How the first version named a verdict; its name for them all was `standings`."""
 _SECOND: Final = 1_000
 TAGS: Final = {kind: tag for tag, kind in c.types().items()}
 
@@ -68,7 +71,7 @@ class StatsState(Struct):
     events: int = 0
     states: dict[str, int] = field(default_factory=dict)
     types: dict[str, int] = field(default_factory=dict)
-    standings: dict[str, int] = field(default_factory=dict)
+    verdicts: dict[str, int] = field(default_factory=dict, name="standings")
     void: dict[str, int] = field(default_factory=dict)
     unknown: dict[str, int] = field(default_factory=dict)
     undecodable: int = 0
@@ -85,68 +88,58 @@ class StatsState(Struct):
     run_ms: dict[str, Histogram] = field(default_factory=dict)
 
 
-class Stats:
-    """The fold that counts."""
+def evolve(state: StatsState, judged: JudgedEvent) -> None:
+    """Count one event, whatever its verdict."""
+    recorded, verdict = judged.recorded, judged.verdict
+    event = recorded.event
+    seq = recorded.seq
+    if seq != state.last_seq + 1:
+        # The log has no gaps: what was passed over were messages that are no events.
+        state.undecodable += seq - state.last_seq - 1
+    state.last_seq = seq
+    state.last_at = event.at
+    state.events += 1
+    _count(state.verdicts, COUNTED_AS.get(verdict, verdict))
+    kind = TAGS.get(type(event))
+    if kind is None:
+        _count(state.unknown, c.tag(event))
+        return
+    _count(state.types, kind)
+    if verdict == "applied":
+        if judged.task is not None and judged.before != judged.after:
+            _task(state, judged.task, judged)
+    elif verdict == "void":
+        _count(state.void, f"{kind}: {judged.reason}")
 
-    name = "stats"
-    version = 1
-    subjects: tuple[str, ...] = ()
 
-    def initial(self) -> StatsState:
-        return StatsState()
-
-    def evolve(self, state: StatsState, moment: Moment) -> None:
-        recorded, standing = moment.recorded, moment.standing
-        event = recorded.event
-        seq = recorded.seq
-        if seq != state.last_seq + 1:
-            # The log has no gaps: what was passed over were messages that are no events.
-            state.undecodable += seq - state.last_seq - 1
-        state.last_seq = seq
-        state.last_at = event.at
-        state.events += 1
-        _count(state.standings, standing)
-        kind = TAGS.get(type(event))
-        if kind is None:
-            _count(state.unknown, c.tag(event))
-            return
-        _count(state.types, kind)
-        if standing == "taken":
-            if moment.task is not None and moment.before != moment.after:
-                self._task(state, moment.task, moment)
-        elif standing == "void":
-            _count(state.void, f"{kind}: {moment.reason}")
-
-    def _task(self, state: StatsState, task: TaskRecord, moment: Moment) -> None:
-        event: Any = moment.recorded.event
-        kind, after = type(event), moment.after
-        if before := moment.before:
-            state.states[before] -= 1
-        _count(state.states, after)
-        if kind is c.TaskRouted:
-            _decision(state, event)
-        elif kind is c.TaskSubmitted:
-            _minute(state, event.at).submitted += 1
-            said = event.classification
-            if said.explicit_tier not in (None, "unknown", said.inferred.tier):
-                _count(
-                    state.disagreements, f"{said.explicit_tier}/{said.inferred.tier}"
-                )
-        elif kind is c.TaskStarted:
-            _minute(state, event.at).started += 1
-            waited = between_ms(task.waiting_since, event.at)
-            if waited is not None:
-                _into(state.wait_ms, task.tier, waited)
-        elif after in FINAL:
-            minute = _minute(state, event.at)
-            if after == "completed":
-                minute.completed += 1
-            elif after == "failed":
-                minute.failed += 1
-            else:
-                minute.other += 1
-            if moment.booked is not None:
-                _into(state.run_ms, task.tier, max(moment.booked.execution_ms, 0.0))
+def _task(state: StatsState, task: TaskRecord, judged: JudgedEvent) -> None:
+    event: Any = judged.recorded.event
+    kind, after = type(event), judged.after
+    if before := judged.before:
+        state.states[before] -= 1
+    _count(state.states, after)
+    if kind is c.TaskRouted:
+        _decision(state, event)
+    elif kind is c.TaskSubmitted:
+        _minute(state, event.at).submitted += 1
+        said = event.classification
+        if said.explicit_tier not in (None, "unknown", said.inferred.tier):
+            _count(state.disagreements, f"{said.explicit_tier}/{said.inferred.tier}")
+    elif kind is c.TaskStarted:
+        _minute(state, event.at).started += 1
+        waited = between_ms(task.waiting_since, event.at)
+        if waited is not None:
+            _into(state.wait_ms, task.tier, waited)
+    elif after in FINAL:
+        minute = _minute(state, event.at)
+        if after == "completed":
+            minute.completed += 1
+        elif after == "failed":
+            minute.failed += 1
+        else:
+            minute.other += 1
+        if judged.result is not None:
+            _into(state.run_ms, task.tier, max(judged.result.execution_ms, 0.0))
 
 
 def _decision(state: StatsState, event: c.TaskRouted) -> None:

@@ -311,7 +311,7 @@ class Store:
         records, recent = world.tasks.records, self._recent
         for task_id, record in world.tasks.touched.items():
             recent.pop(task_id, None)
-            if record.state not in OPEN:
+            if record.phase not in OPEN:
                 recent[task_id] = None
         # All at once: each search for a dictionary's first key passes over those deleted.
         for oldest in list(islice(recent, max(len(recent) - RECENT_KEPT, 0))):
@@ -406,7 +406,7 @@ def _loaded(connection: sqlite3.Connection) -> World:
         OPEN,
     )
     records = [decoded(body) for (body,) in rows]
-    for record in sorted(records, key=lambda record: record.state_seq):
+    for record in sorted(records, key=lambda record: record.phase_seq):
         world.tasks.records[record.id] = record
         world.queue.place(record)
     _load_documents(connection, world)
@@ -554,7 +554,7 @@ def _task_row(record: TaskRecord) -> tuple[Any, ...]:
     return (
         record.seq,
         record.id,
-        record.state,
+        record.phase,
         record.tier,
         record.preferred_tier,
         record.priority,
@@ -563,7 +563,7 @@ def _task_row(record: TaskRecord) -> tuple[Any, ...]:
         record.model,
         record.repo,
         record.fallback_used,
-        record.attempts,
+        record.attempts_begun,
         spent.tokens_in + spent.tokens_out,
         spent.usd_nano,
         record.updated_seq,

@@ -1,4 +1,4 @@
-"""The history of every task: where it stands, where it ran, what it took and cost.
+"""The fold over tasks; it completes the verdict on every event about one.
 
 What is long and never changes stays in the log and is fetched by its sequence when
 somebody looks: the specification, the whole routing trace, the result's text. A record
@@ -14,20 +14,27 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from events import catalogue as c
-from events.lifecycle import BY_LEADER, FINAL, NO_ATTEMPT
-from projections.lifecycle import is_repeat, said, step
+from events.lifecycle import BY_LEADER, FINAL, NO_ATTEMPT, RANK, TABLE
 from projections.record import Routing, TaskRecord, Void, spent_on
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from projections.projection import Moment, Standing
+    from projections.judged import JudgedEvent, Verdict
 
 DESCRIPTION_KEPT: Final = 1_000
 """Characters of a description that lists and searches see; the log has all of it."""
 ROUTINGS_KEPT: Final = 64
 """Routings of one task that are remembered; of more, those that never started go."""
 VOIDS_KEPT: Final = 16
+"""Void steps of one task that are remembered; the rest are counted."""
+NO_SUCH_STEP: Final = "takes no such step"
+NOT_IN_FORCE: Final = "the route is not in force"
+"""How the reasons for void steps end that are counted apart, see `verify`."""
+NUMBERED: Final = frozenset({c.TaskStatus, c.TaskErrorLine, c.TaskRetrying})
+"""Lines of a run: many of one type, told apart by their running number."""
+VERSION: Final = 3
+"""Goes up whenever this fold makes other records of the same log."""
 SUBMITTED_MASK: Final = 2**26 - 1
 
 
@@ -83,116 +90,134 @@ class TasksState:
         return record
 
 
-class Tasks:
-    """The fold over tasks; it judges every event about one."""
-
-    name = "tasks"
-    version = 3
-    subjects = (
-        "agentcom.evt.task.*",
-        "agentcom.evt.run.*.*",
-        "agentcom.evt.scheduler",
-    )
-
-    def initial(self) -> TasksState:
-        return TasksState()
-
-    def evolve(self, state: TasksState, moment: Moment) -> None:
-        if moment.standing != "taken":
-            return
-        family, event = moment.family, moment.recorded.event
-        if family == "run" or family == "task":
-            about: Any = event
-            if type(event) is c.TaskSubmitted:
-                self._submitted(state, moment, about)
-            else:
-                self._step(state, moment, about)
-        elif isinstance(event, c.SchedulerElected):
-            state.epoch = max(state.epoch, event.epoch)
-
-    def _step(self, state: TasksState, moment: Moment, event: Any) -> None:
-        task_id: str = event.task_id
-        record = state.records.get(task_id) or state.find(task_id)
-        if record is None:
-            moment.standing, moment.reason = "void", "no such task"
-            return
-        moment.task = record
-        moment.before = record.state
-        if moment.family == "run":
-            standing = self._report(moment, record, event)
+def evolve(state: TasksState, judged: JudgedEvent) -> None:
+    """Fold one event; complete its verdict, and what it is about, if it is a task's."""
+    if judged.verdict != "applied":
+        return
+    family, event = judged.family, judged.recorded.event
+    if family == "run" or family == "task":
+        about: Any = event
+        if type(event) is c.TaskSubmitted:
+            _submitted(state, judged, about)
         else:
-            standing = self._decision(state, moment, record, event)
-        moment.after = record.state
-        if standing != "taken":
-            moment.standing = standing
-            if standing == "repeat":
-                return
-            _note_void(record, moment)
-        record.updated_seq = moment.recorded.seq
-        state.touched[task_id] = record
+            _about_task(state, judged, about)
+    elif isinstance(event, c.SchedulerElected):
+        state.epoch = max(state.epoch, event.epoch)
 
-    def _submitted(
-        self, state: TasksState, moment: Moment, event: c.TaskSubmitted
-    ) -> None:
-        submitted = state.submitted
-        if (submitted is None or submitted.add(event.task_id)) and (
-            state.find(event.task_id) is not None
-        ):
-            moment.standing, moment.reason = "void", "submitted before"
+
+def _about_task(state: TasksState, judged: JudgedEvent, event: Any) -> None:
+    task_id: str = event.task_id
+    record = state.records.get(task_id) or state.find(task_id)
+    if record is None:
+        judged.verdict, judged.reason = "void", "no such task"
+        return
+    judged.task = record
+    judged.before = record.phase
+    if judged.family == "run":
+        verdict = _report(judged, record, event)
+    else:
+        verdict = _decision(state, judged, record, event)
+    judged.after = record.phase
+    if verdict != "applied":
+        judged.verdict = verdict
+        if verdict == "repeat":
             return
-        record = _new(event, moment.recorded.seq)
-        state.records[record.id] = state.touched[record.id] = record
-        moment.task = record
-        moment.after = "waiting"
+        _note_void(record, judged)
+    record.updated_seq = judged.recorded.seq
+    state.touched[task_id] = record
 
-    def _decision(
-        self,
-        state: TasksState,
-        moment: Moment,
-        record: TaskRecord,
-        event: c.TaskEvent,
-    ) -> Standing:
-        if event.epoch != state.epoch and isinstance(event, BY_LEADER):
-            moment.reason = "another leader's"
-            return "void"
-        seq, route = moment.recorded.seq, record.route
-        routing = record.routing(route) if route else None
-        if reason := step(record, event, seq):
-            moment.reason = reason
-            return "void"
-        _EFFECTS[type(event)](record, routing, event, seq)
-        route = record.route
-        moment.routing = record.routing(route) if route else None
-        return "taken"
 
-    def _report(
-        self, moment: Moment, record: TaskRecord, event: c.RunEvent
-    ) -> Standing:
-        routing = record.routing(event.route)
-        if routing is None:
-            moment.reason = "no such route"
-            return "void"
-        if routing.host != event.host:
-            moment.reason = "another host's route"
-            return "void"
-        moment.routing = routing
-        if event.route != record.route:
-            _book(moment, record, routing, event)
-            _too_late(moment, routing, event)
-            moment.reason = "the route is not in force"
-            return "void"
-        if is_repeat(routing, event):
-            return "repeat"
-        if type(event) in _WITH_RESULT:
-            _book(moment, record, routing, event)
-        seq = moment.recorded.seq
-        if reason := step(record, event, seq):
-            moment.reason = reason
-            _too_late(moment, routing, event)
-            return "void"
-        said(routing, event)
-        _EFFECTS[type(event)](record, routing, event, seq)
-        return "taken"
+def _submitted(state: TasksState, judged: JudgedEvent, event: c.TaskSubmitted) -> None:
+    submitted = state.submitted
+    if (submitted is None or submitted.add(event.task_id)) and (
+        state.find(event.task_id) is not None
+    ):
+        judged.verdict, judged.reason = "void", "submitted before"
+        return
+    record = _new(event, judged.recorded.seq)
+    state.records[record.id] = state.touched[record.id] = record
+    judged.task = record
+    judged.after = "waiting"
+
+
+def _decision(
+    state: TasksState,
+    judged: JudgedEvent,
+    record: TaskRecord,
+    event: c.TaskEvent,
+) -> Verdict:
+    if event.epoch != state.epoch and isinstance(event, BY_LEADER):
+        judged.reason = "another leader's"
+        return "void"
+    seq, route = judged.recorded.seq, record.route
+    routing = record.routing(route) if route else None
+    if reason := _take_step(record, event, seq):
+        judged.reason = reason
+        return "void"
+    _EFFECTS[type(event)](record, routing, event, seq)
+    route = record.route
+    judged.routing = record.routing(route) if route else None
+    return "applied"
+
+
+def _report(judged: JudgedEvent, record: TaskRecord, event: c.RunEvent) -> Verdict:
+    routing = record.routing(event.route)
+    if routing is None:
+        judged.reason = "no such route"
+        return "void"
+    if routing.host != event.host:
+        judged.reason = "another host's route"
+        return "void"
+    judged.routing = routing
+    if event.route != record.route:
+        _book(judged, record, routing, event)
+        _too_late(judged, routing, event)
+        judged.reason = NOT_IN_FORCE
+        return "void"
+    if _is_repeat(routing, event):
+        return "repeat"
+    if type(event) in _WITH_RESULT:
+        _book(judged, record, routing, event)
+    seq = judged.recorded.seq
+    if reason := _take_step(record, event, seq):
+        judged.reason = reason
+        _too_late(judged, routing, event)
+        return "void"
+    _note_report(routing, event)
+    _EFFECTS[type(event)](record, routing, event, seq)
+    return "applied"
+
+
+def _is_repeat(routing: Routing, event: Any) -> bool:
+    """Whether the routing in force has reported this, or more than this, before."""
+    kind = type(event)
+    if kind in RANK:
+        return RANK[kind] <= routing.reported
+    return kind in NUMBERED and event.n <= routing.line
+
+
+def _note_report(routing: Routing, event: Any) -> None:
+    """Remember that the routing reported this, and that it counted."""
+    kind = type(event)
+    if kind in RANK:
+        if RANK[kind] > routing.reported:
+            routing.reported = RANK[kind]
+    elif kind in NUMBERED:
+        routing.line = event.n
+
+
+def _take_step(record: TaskRecord, event: Any, seq: int) -> str:
+    """Take the step if the table allows it; say why not otherwise, "" if it did."""
+    kind, phase = type(event), record.phase
+    after = TABLE.get((phase, kind))
+    if after is None:
+        return f"a task that is {phase} {NO_SUCH_STEP}"
+    if kind is c.TaskRouted and event.generation <= record.generation:
+        return f"generation {record.generation} has been routed already"
+    if after != phase:
+        record.phase = after
+        record.phase_seq = seq
+    return ""
 
 
 _WITH_RESULT: Final = frozenset(
@@ -206,7 +231,7 @@ def _new(event: c.TaskSubmitted, seq: int) -> TaskRecord:
         id=event.task_id,
         seq=seq,
         updated_seq=seq,
-        state_seq=seq,
+        phase_seq=seq,
         description=spec.description[:DESCRIPTION_KEPT],
         priority=spec.priority,
         tier=classed.effective_tier,
@@ -227,7 +252,7 @@ def _new(event: c.TaskSubmitted, seq: int) -> TaskRecord:
 
 
 def _book(
-    moment: Moment, record: TaskRecord, routing: Routing, event: c.RunEvent
+    judged: JudgedEvent, record: TaskRecord, routing: Routing, event: c.RunEvent
 ) -> None:
     """Book what a report says was spent, once a routing and type, counting or not."""
     result: c.Result | None = getattr(event, "result", None)
@@ -235,25 +260,25 @@ def _book(
     if result is None or kind in routing.booked:
         return
     routing.booked.append(kind)
-    moment.booked = result
-    moment.spent = spent = spent_on(result)
+    judged.result = result
+    judged.spent = spent = spent_on(result)
     routing.spent += spent
     record.spent += spent
     record.simulated = record.simulated or result.simulated
 
 
-def _too_late(moment: Moment, routing: Routing, event: c.RunEvent) -> None:
-    if moment.booked is not None:
+def _too_late(judged: JudgedEvent, routing: Routing, event: c.RunEvent) -> None:
+    if judged.result is not None:
         routing.late = True
         routing.ended_at = routing.ended_at or event.at
-        routing.execution_ms = moment.booked.execution_ms
+        routing.execution_ms = judged.result.execution_ms
 
 
-def _note_void(record: TaskRecord, moment: Moment) -> None:
+def _note_void(record: TaskRecord, judged: JudgedEvent) -> None:
     record.void += 1
     if len(record.voids) < VOIDS_KEPT:
-        kind = type(moment.recorded.event).__struct_config__.tag
-        record.voids.append(Void(moment.recorded.seq, str(kind), moment.reason))
+        kind = type(judged.recorded.event).__struct_config__.tag
+        record.voids.append(Void(judged.recorded.seq, str(kind), judged.reason))
 
 
 # -- What each step leaves behind ------------------------------------------------------
@@ -318,13 +343,13 @@ def _requeued(
     record: TaskRecord, routing: Routing | None, event: c.TaskRequeued, seq: int
 ) -> None:
     if routing is not None:
-        said = routing.outcome in ("rejected", "returned", "stopped")
-        if not said:
+        has_ended = routing.outcome in ("rejected", "returned", "stopped")
+        if not has_ended:
             routing.outcome = "requeued"
         routing.reason = routing.reason or event.reason
         routing.detail = routing.detail or event.detail
         routing.ended_at = routing.ended_at or event.at
-        _attempt(record, routing, counts=event.counts_as_attempt and not said)
+        _attempt(record, routing, counts=event.counts_as_attempt and not has_ended)
     record.waiting_for = event.detail or event.reason
     record.exclude = event.exclude or ""
     record.waiting_since = event.at
@@ -332,9 +357,9 @@ def _requeued(
 
 
 def _attempt(record: TaskRecord, routing: Routing, *, counts: bool) -> None:
-    """Say of a routing that is over whether it was an attempt, unless that was said."""
+    """Note of a routing that is over whether it was an attempt."""
     if counts:
-        record.used += 1
+        record.attempts += 1
         routing.counted = True
     routing.started = routing.counted
 
@@ -343,7 +368,7 @@ def _ended(record: TaskRecord, routing: Routing | None, at: str, outcome: str) -
     if routing is not None:
         routing.outcome = outcome
         routing.ended_at = routing.ended_at or at
-    if record.state in FINAL:
+    if record.phase in FINAL:
         record.finished_at = at
         record.waiting_for = ""
 
@@ -380,7 +405,7 @@ def _dead(
         last.counted = True
         if not last.ended_at:
             last.outcome, last.reason, last.ended_at = "dead", event.reason, event.at
-    record.used = event.attempts
+    record.attempts = event.attempts
     record.reason = event.detail or event.reason
     record.error_code, record.error_message = event.reason, record.reason
     _ended(record, None, event.at, "")
@@ -389,7 +414,7 @@ def _dead(
 def _retried(
     record: TaskRecord, routing: object, event: c.TaskRetried, seq: int
 ) -> None:
-    record.used = 0
+    record.attempts = 0
     record.route = ""
     for last in record.routings[-1:]:
         last.started = last.counted = False
@@ -526,7 +551,7 @@ def _stopped(
     record: TaskRecord, routing: Routing, event: c.TaskStopped, seq: int
 ) -> None:
     _result(record, routing, event.result, seq)
-    if record.state == "returned":
+    if record.phase == "returned":
         _attempt(record, routing, counts=True)
         record.waiting_for = "stopped"
     _ended(record, routing, event.at, "stopped")

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from events import catalogue as c
     from events.log import EventLog
     from projections.checkpoints import Checkpoints
-    from projections.projection import Moment
+    from projections.judged import JudgedEvent
 
 WORTH_A_COPY: Final = 2_000
 """Events that are folded faster than a copy is opened."""
@@ -66,7 +66,7 @@ class TimeTravel:
             return await self._to(min(seq, await self._log.last_sequence()))
 
     async def walk(
-        self, start: int, end: int, see: Callable[[World, Moment], None]
+        self, start: int, end: int, see: Callable[[World, JudgedEvent], None]
     ) -> World:
         """Show every event from `start` to `end` to `see`, with the world after it.
 
@@ -123,7 +123,7 @@ class TimeTravel:
     async def _forward(
         self,
         wanted: int,
-        see: Callable[[World, Moment], None] | None = None,
+        see: Callable[[World, JudgedEvent], None] | None = None,
     ) -> None:
         store = self._behind()
         world, arrived = self._world, asyncio.Event()
@@ -134,10 +134,10 @@ class TimeTravel:
                 return
             if recorded.seq <= wanted:
                 try:
-                    moment = world.fold(recorded)
+                    judged = world.fold(recorded)
                     self.folded += 1
                     if see is not None:
-                        see(world, moment)
+                        see(world, judged)
                     if not recorded.seq % GROUP_EVENTS:
                         store.save(world, "")
                 except Exception as error:  # noqa: BLE001 - handed to who asked

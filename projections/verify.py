@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 from msgspec import Struct
 
 from projections.store import made_by, saved
+from projections.tasks import NO_SUCH_STEP, NOT_IN_FORCE
 from projections.timetravel import TimeTravel
 
 if TYPE_CHECKING:
@@ -70,11 +71,11 @@ async def verify(
         missing=missing,
         undecodable=passed_over,
         unknown=stats.unknown,
-        foreign=stats.standings.get("foreign", 0),
+        foreign=stats.verdicts.get("foreign", 0),
         void=stats.void,
-        illegal=_voids(stats.void, "takes no such step"),
-        late=_voids(stats.void, "the route is not in force"),
-        repeats=stats.standings.get("repeat", 0),
+        illegal=_voids(stats.void, NO_SUCH_STEP),
+        late=_voids(stats.void, NOT_IN_FORCE),
+        repeats=stats.verdicts.get("repeat", 0),
         read_models=said,
         differences=differences,
     )

@@ -39,10 +39,10 @@ def why(
 ) -> WhyAnswer:
     """Say why a task waits; `policy` is the one in force, None the built-in one."""
     tier = world.fleet.tiers.get(record.tier, TierView(record.tier))
-    ahead = _ahead(record, world.queue) if record.state == "waiting" else None
+    ahead = _ahead(record, world.queue) if record.phase == "waiting" else None
     up = sum(host.state == "up" for host in world.fleet.hosts.values())
     in_flight = sum(
-        other.tier == record.tier and other.state != "returned"
+        other.tier == record.tier and other.phase != "returned"
         for other in world.queue.under_way.values()
     )
     others = _other_tiers(record, spec, policy or {})
@@ -56,7 +56,7 @@ def why(
     return WhyAnswer(
         seq=world.position,
         task_id=record.id,
-        state=record.state,
+        state=record.phase,
         tier=record.tier,
         tier_state=tier.state,
         tier_since=tier.since,
@@ -190,7 +190,7 @@ def _because(
     in_flight: int,
 ) -> Iterator[str]:
     if ahead is None:
-        yield f"It does not wait: it is {record.state}" + (
+        yield f"It does not wait: it is {record.phase}" + (
             f" on {record.host}." if record.host else "."
         )
         return

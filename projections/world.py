@@ -1,4 +1,4 @@
-"""All read models at one moment of the log, and the fold that takes them to the next.
+"""All read models at one place in the log, and the fold that takes them to the next.
 
 Pure: a world folded from the first event on says what was true then, with no store and
 no connection. The runner keeps one up to date and lets the store take what changed.
@@ -8,26 +8,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from projections.costs import Costs
-from projections.fleet import Fleet
-from projections.projection import Moment, moment_of
-from projections.queue import Queue
-from projections.stats import Stats
-from projections.tasks import Tasks
+from projections import costs, fleet, queue, stats, tasks
+from projections.judged import JudgedEvent, judge
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from events import catalogue as c
 
-TASKS: Final = Tasks()
-FLEET: Final = Fleet()
-QUEUE: Final = Queue()
-COSTS: Final = Costs()
-STATS: Final = Stats()
-
-VERSIONS: Final[dict[str, int]] = {
-    fold.name: fold.version for fold in (TASKS, FLEET, QUEUE, COSTS, STATS)
+VERSIONS: Final = {
+    "tasks": tasks.VERSION,
+    "fleet": fleet.VERSION,
+    "queue": queue.VERSION,
+    "costs": costs.VERSION,
+    "stats": stats.VERSION,
 }
 """What the stored read models were made by; another version makes them anew."""
 
@@ -37,25 +31,25 @@ class World:
 
     def __init__(self) -> None:
         self.position = 0
-        self.tasks = TASKS.initial()
-        self.fleet = FLEET.initial()
-        self.queue = QUEUE.initial()
-        self.costs = COSTS.initial()
-        self.stats = STATS.initial()
+        self.tasks = tasks.TasksState()
+        self.fleet = fleet.FleetState()
+        self.queue = queue.QueueState()
+        self.costs = costs.CostsState()
+        self.stats = stats.StatsState()
 
-    def fold(self, recorded: c.Recorded) -> Moment:
-        """Take one event in; return what it counted for."""
-        moment = moment_of(recorded)
-        TASKS.evolve(self.tasks, moment)
-        if moment.task is not None:
-            QUEUE.evolve(self.queue, moment)
-            if moment.booked is not None:
-                COSTS.evolve(self.costs, moment)
+    def fold(self, recorded: c.Recorded) -> JudgedEvent:
+        """Fold one event; return it with its verdict."""
+        judged = judge(recorded)
+        tasks.evolve(self.tasks, judged)
+        if judged.task is not None:
+            queue.evolve(self.queue, judged)
+            if judged.result is not None:
+                costs.evolve(self.costs, judged)
         else:
-            FLEET.evolve(self.fleet, moment)
-        STATS.evolve(self.stats, moment)
+            fleet.evolve(self.fleet, judged)
+        stats.evolve(self.stats, judged)
         self.position = recorded.seq
-        return moment
+        return judged
 
 
 def fold(history: Iterable[c.Recorded]) -> World:

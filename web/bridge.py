@@ -61,7 +61,7 @@ if TYPE_CHECKING:
 
     from events.bus import Bus
     from events.log import EventLog
-    from projections.projection import Moment
+    from projections.judged import JudgedEvent
     from projections.queries import OutputReader, Queries
     from projections.runner import Runner
     from web.topics import Topic
@@ -583,16 +583,16 @@ class Bridge:
             key = (document.topic.name, encode(document.params))
             self._documents.pop(key, None)
 
-    def _on(self, moment: Moment) -> None:
-        recorded = moment.recorded
-        self.sources.last_hour.take(moment)
+    def _on(self, judged: JudgedEvent) -> None:
+        recorded = judged.recorded
+        self.sources.last_hour.take(judged)
         self._events.append(recorded)
         if len(self._events) == EVENTS_KEPT:
             self._first_kept = self._events[0].seq
-        self._families.add(moment.family)
-        if moment.task is not None:
-            self._tasks.add(moment.task.id)
-        if isinstance(recorded.event, TaskRouted) and moment.standing == "taken":
+        self._families.add(judged.family)
+        if judged.task is not None:
+            self._tasks.add(judged.task.id)
+        if isinstance(recorded.event, TaskRouted) and judged.verdict == "applied":
             self._decisions.appendleft(_decision(recorded.seq, recorded.event))
         if self._timer is None:
             loop = asyncio.get_running_loop()

@@ -20,7 +20,7 @@ from projections.stats import Histogram, between_ms
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from projections.projection import Moment
+    from projections.judged import JudgedEvent
     from projections.record import TaskRecord
     from projections.runner import Runner
 
@@ -41,15 +41,15 @@ class LastHour:
         self._minutes: dict[int, dict[Key, Histogram]] = {}
         self._sums: dict[Key, Histogram] = {}
 
-    def take(self, moment: Moment) -> None:
+    def take(self, judged: JudgedEvent) -> None:
         """Count what an event says that was just folded in."""
-        task, event = moment.task, moment.recorded.event
-        if task is None or moment.standing != "taken" or moment.before == moment.after:
+        task, event = judged.task, judged.recorded.event
+        if task is None or judged.verdict != "applied" or judged.before == judged.after:
             return
         if isinstance(event, TaskStarted):
             self._wait(task.tier, task.waiting_since, event.at)
-        elif moment.after in FINAL and moment.booked is not None:
-            self._add(("run", task.tier), event.at, moment.booked.execution_ms)
+        elif judged.after in FINAL and judged.result is not None:
+            self._add(("run", task.tier), event.at, judged.result.execution_ms)
 
     async def look_back(self, runner: Runner, upto: int) -> None:
         """Count what was before: of each stored task its last wait and its last run.

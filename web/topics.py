@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from events.bus import Bus
     from events.log import EventLog
-    from projections.projection import Family
+    from projections.judged import Family
     from projections.queries import Queries
     from projections.runner import Runner
     from projections.world import World
@@ -186,7 +186,7 @@ def _free(world: World, tier: str) -> int:
     """Count a tier's slots that nothing holds, on hosts that take work."""
     held: Counter[tuple[str, str]] = Counter()
     for record in world.queue.under_way.values():
-        if record.state != "returned" and record.executor not in waiting.TIERLESS:
+        if record.phase != "returned" and record.executor not in waiting.TIERLESS:
             held[record.host, record.endpoint] += 1
             held["", record.endpoint] += 1
     kinds = waiting.TIER_KINDS.get(tier)

@@ -19,10 +19,11 @@ from events.catalogue import Result
 from events.errors import LogError
 from events.lifecycle import FINAL
 from events.races import first
+from projections import tasks
 from projections.answers import TaskAnswer, WhyAnswer
-from projections.projection import Moment, moment_of
+from projections.judged import JudgedEvent, judge
 from projections.record import NANO
-from projections.tasks import Tasks
+from projections.tasks import TasksState
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -38,7 +39,6 @@ EXPLAIN_AGAIN_S: Final = 15.0
 REST_OF_OUTPUT_S: Final = 2.0
 """How long the end of a task waits for the rest of its output to be stored."""
 _TEXT: Final = frozenset({"stdout", "token"})
-_tasks: Final = Tasks()
 
 
 class Outcome(Struct, kw_only=True):
@@ -77,8 +77,8 @@ class Outcome(Struct, kw_only=True):
 class Audience(Protocol):
     """Who is shown a task as it goes on."""
 
-    def event(self, recorded: Recorded, moment: Moment) -> None:
-        """An event of the task; `moment` says what it counted for."""
+    def event(self, recorded: Recorded, judged: JudgedEvent) -> None:
+        """An event of the task; `judged` says what it counted for."""
         ...
 
     def chunk(self, chunk: Chunk) -> None:
@@ -95,7 +95,7 @@ class Following:
         self._client = client
         self._task_id = task_id
         self._audience = audience
-        self._state = _tasks.initial()
+        self._state = TasksState()
         self._result: Result | None = None
         self._ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
@@ -105,16 +105,16 @@ class Following:
         return self._state.records.get(self._task_id)
 
     def _on(self, recorded: Recorded) -> None:
-        moment = moment_of(recorded)
-        _tasks.evolve(self._state, moment)
+        judged = judge(recorded)
+        tasks.evolve(self._state, judged)
         record = self.record
-        if moment.task is not None and moment.standing == "taken":
+        if judged.task is not None and judged.verdict == "applied":
             found = getattr(recorded.event, "result", None)
             if isinstance(found, Result):
                 self._result = found
-        if self._audience is not None and moment.task is not None:
-            self._audience.event(recorded, moment)
-        if record is not None and record.state in FINAL and not self._ended.done():
+        if self._audience is not None and judged.task is not None:
+            self._audience.event(recorded, judged)
+        if record is not None and record.phase in FINAL and not self._ended.done():
             self._ended.set_result(None)
 
     async def outcome(
@@ -139,7 +139,7 @@ class Following:
             await asyncio.sleep(pause)
             pause = EXPLAIN_S
             record = self.record
-            if record is None or record.state != "waiting":
+            if record is None or record.phase != "waiting":
                 continue
             question = {"task_id": self._task_id, "wait_seq": record.updated_seq}
             try:
@@ -284,6 +284,8 @@ def outcome_of(record: TaskRecord, result: Result | None) -> Outcome:
         record,
         result,
         task_id=record.id,
+        status=record.phase,
+        attempts=record.attempts_begun,
         cost=None if spent.unpriced else spent.usd_nano / NANO,
         equivalent=spent.equivalent_nano / NANO,
         saved=spent.saved_nano / NANO,
@@ -301,6 +303,8 @@ def outcome_of_answer(answer: TaskAnswer) -> Outcome:
         task,
         task.result,
         task_id=task.task_id,
+        status=task.state,
+        attempts=task.attempts,
         cost=None if task.unpriced_runs else task.cost_usd,
         equivalent=task.equivalent_claude_cost_usd,
         saved=task.saved_usd,
@@ -316,6 +320,8 @@ def _outcome(
     result: Result | None,
     *,
     task_id: str,
+    status: str,
+    attempts: int,
     cost: float | None,
     equivalent: float,
     saved: float,
@@ -327,7 +333,7 @@ def _outcome(
     unknown = result is not None and result.tokens_in is None
     outcome = Outcome(
         task_id=task_id,
-        status=about.state,
+        status=status,
         tokens_in=None if unknown else tokens[0],
         tokens_out=None if unknown else tokens[1],
         estimated_cost_usd=cost,
@@ -340,7 +346,7 @@ def _outcome(
         endpoint=about.endpoint,
         fallback_used=about.fallback_used,
         fallback_from_tier=about.fallback_from_tier,
-        attempts=about.attempts,
+        attempts=attempts,
         generation=about.generation,
         late=about.late,
         simulated=about.simulated,
@@ -379,21 +385,21 @@ class Crowd:
     def __init__(self, client: Client, task_ids: list[str]) -> None:
         self._client = client
         self._places = {task_id: n for n, task_id in enumerate(task_ids)}
-        self._state = _tasks.initial()
+        self._state = TasksState()
         self._results: dict[str, Result] = {}
         self._ended: asyncio.Queue[str] = asyncio.Queue()
         self._told: set[str] = set()
 
     def _on(self, recorded: Recorded) -> None:
-        moment = moment_of(recorded)
-        _tasks.evolve(self._state, moment)
-        record = moment.task
+        judged = judge(recorded)
+        tasks.evolve(self._state, judged)
+        record = judged.task
         if record is None or record.id not in self._places:
             return
         found = getattr(recorded.event, "result", None)
-        if moment.standing == "taken" and isinstance(found, Result):
+        if judged.verdict == "applied" and isinstance(found, Result):
             self._results[record.id] = found
-        if record.state in FINAL and record.id not in self._told:
+        if record.phase in FINAL and record.id not in self._told:
             self._told.add(record.id)
             self._ended.put_nowait(record.id)
 
@@ -402,7 +408,7 @@ class Crowd:
         start = await self._first()
         for recorded in await self._client.log.read(subjects.SCHEDULER):
             if recorded.seq < start:
-                _tasks.evolve(self._state, moment_of(recorded))
+                tasks.evolve(self._state, judge(recorded))
         follower = await self._client.log.follow(
             self._on,
             start=start,

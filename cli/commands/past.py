@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from actors.rules.policy import Policy
-    from projections.projection import Moment
+    from projections.judged import JudgedEvent
     from projections.world import World
 
 LONGEST_PAUSE_S: Final = 5.0
@@ -420,14 +420,14 @@ class Steps:
         self._as_json = as_json
         self._before: float | None = None
 
-    def line(self, world: World, moment: Moment) -> str:
+    def line(self, world: World, judged: JudgedEvent) -> str:
         """Spell an event and what it led to."""
-        recorded = moment.recorded
+        recorded = judged.recorded
         if self._as_json:
             return json_line(recorded)
         line = event_line(recorded.seq, recorded.subject, recorded.event)
-        if moment.standing != "taken":
-            why = f"{moment.standing}: {moment.reason}"
+        if judged.verdict != "applied":
+            why = f"{judged.verdict}: {judged.reason}"
             line += painted(f"  [{line_of(why)}]", "warn", sys.stdout)
         return line + painted(f"  {summary(world)}", "dim", sys.stdout)
 
@@ -508,28 +508,28 @@ async def _replay(
     return EXIT_OK
 
 
-def _about(task_id: str | None) -> Callable[[Moment], bool]:
+def _about(task_id: str | None) -> Callable[[JudgedEvent], bool]:
     if task_id is None:
-        return lambda moment: True
-    return lambda moment: getattr(moment.recorded.event, "task_id", None) == task_id
+        return lambda judged: True
+    return lambda judged: getattr(judged.recorded.event, "task_id", None) == task_id
 
 
 async def _walk(
     past: TimeTravel,
     first: int,
     last: int,
-    wanted: Callable[[Moment], bool],
+    wanted: Callable[[JudgedEvent], bool],
     shown: Steps,
 ) -> None:
     for start in range(max(first, 1), last + 1, AT_ONCE):
         lines: list[tuple[str, str]] = []
 
         def see(
-            world: World, moment: Moment, lines: list[tuple[str, str]] = lines
+            world: World, judged: JudgedEvent, lines: list[tuple[str, str]] = lines
         ) -> None:
-            if wanted(moment):
-                line = shown.line(world, moment)
-                lines.append((line, moment.recorded.event.at))
+            if wanted(judged):
+                line = shown.line(world, judged)
+                lines.append((line, judged.recorded.event.at))
 
         await past.walk(start, min(start + AT_ONCE - 1, last), see)
         for line, at in lines:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from events.catalogue import Result
     from projections.answers import WhatIfAnswer
     from projections.checkpoints import Checkpoints
-    from projections.projection import Moment
+    from projections.judged import JudgedEvent
     from projections.world import World
 
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -350,9 +350,9 @@ class Ledger:
         self._lines: dict[str, Repriced] = {}
         self._booked: dict[str, int] = {}
 
-    def see(self, world: World, moment: Moment) -> None:
+    def see(self, world: World, judged: JudgedEvent) -> None:
         """Book what a run's report brought, once, as the first books do."""
-        result, task, routing = moment.booked, moment.task, moment.routing
+        result, task, routing = judged.result, judged.task, judged.routing
         if result is None or task is None or routing is None:
             return
         key = {
@@ -360,7 +360,7 @@ class Ledger:
             "tier": routing.tier,
             "repo": task.repo,
             "host": routing.host,
-            "day": _day(moment.recorded.event.at),
+            "day": _day(judged.recorded.event.at),
         }[self._by]
         line = self._lines.setdefault(key, Repriced(key=key))
         line.runs += 1

@@ -17,7 +17,7 @@ from events.codec import encode
 if TYPE_CHECKING:
     from cli.client.follow import Outcome
     from events.catalogue import Chunk, Recorded
-    from projections.projection import Moment
+    from projections.judged import JudgedEvent
 
 
 class Screen:
@@ -31,9 +31,9 @@ class Screen:
         self._together = _same_place(sys.stdout, self._notes)
         self.lines: list[str] = []
 
-    def event(self, recorded: Recorded, moment: Moment) -> None:
+    def event(self, recorded: Recorded, judged: JudgedEvent) -> None:
         """Show what was decided or has happened, where the output does not say it."""
-        if not self._about or moment.standing != "taken":
+        if not self._about or judged.verdict != "applied":
             return
         said = told(recorded.event)
         if said:
@@ -100,7 +100,7 @@ def _same_place(one: IO[str], other: IO[str]) -> bool:
 class JsonLines:
     """An audience that is a program."""
 
-    def event(self, recorded: Recorded, moment: Moment) -> None:
+    def event(self, recorded: Recorded, judged: JudgedEvent) -> None:
         """Say nothing: `agentcom events --task ID --json` does."""
 
     def chunk(self, chunk: Chunk) -> None:

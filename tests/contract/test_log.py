@@ -232,7 +232,7 @@ async def test_a_subject_that_is_no_text_stops_nobody(broker):
             await asyncio.wait_for(follower.caught_up.wait(), 20)
             await until(lambda seen=seen: len(seen) == 2)
             assert seen[0].subject == "agentcom.evt.run.h1.\ufffd"
-            assert fold(seen).stats.standings["foreign"] == 2
+            assert fold(seen).stats.verdicts["foreign"] == 2
             board = Board()
             for recorded in seen:
                 board.fold(recorded)

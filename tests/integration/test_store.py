@@ -306,7 +306,7 @@ async def test_finished_tasks_leave_memory_and_are_found_again(tmp_path, monkeyp
     await runner.wait_for(len(history.recorded), 10)
 
     record = runner.world.tasks.find(routes[0].task)
-    assert (record.state, record.void) == ("completed", 1)
+    assert (record.phase, record.void) == ("completed", 1)
     await runner.stop()
     assert store.dump() == fresh(history.recorded)
     store.close()

@@ -19,7 +19,7 @@ from events import commands as m
 from events import subjects
 from events.codec import Reader, instant
 from events.lifecycle import FINAL, ON_HOST
-from projections import lifecycle as reading
+from projections.tasks import NUMBERED
 from projections.world import World as ReadModels
 
 if TYPE_CHECKING:
@@ -164,8 +164,8 @@ class Judge:
         after, verdict = lifecycle.evolve(before, recorded, epoch=current, host=host)
         self.states[task_id] = after
         self.verdicts[verdict] = self.verdicts.get(verdict, 0) + 1
-        moment = self.read.fold(recorded)
-        self._both_sides(task_id, recorded, after, verdict, moment.standing)
+        judged = self.read.fold(recorded)
+        self._both_sides(task_id, recorded, after, verdict, judged.verdict)
         if verdict != "applied":
             return
         where = f"seq {recorded.seq}, {task_id}, {c.name(event)}"
@@ -191,30 +191,29 @@ class Judge:
         recorded: Recorded,
         after: TaskState,
         verdict: str,
-        standing: str,
+        seen: str,
     ) -> None:
         record = self.read.tasks.find(task_id)
-        shown = record.state if record is not None else "absent"
+        shown = record.phase if record is not None else "absent"
         where = f"seq {recorded.seq}, {task_id}, {c.name(recorded.event)}"
         if shown != after.phase:
             self.complain(
                 "read side and write side agree",
                 f"{where}: read {shown}, write {after.phase}",
             )
-        said = {"taken": "applied", "repeat": "repeat"}.get(standing, "void")
-        told = type(recorded.event) in reading.NUMBERED
-        if said != verdict and not told:
+        comparable = seen if seen in ("applied", "repeat") else "void"
+        if comparable != verdict and type(recorded.event) not in NUMBERED:
             self.complain(
                 "read side and write side agree",
-                f"{where}: {standing} for the read side, {verdict} for the write side",
+                f"{where}: {seen} for the read side, {verdict} for the write side",
             )
-        if record is None or record.state in ("absent", "dead"):
+        if record is None or record.phase in ("absent", "dead"):
             return
         mine = (after.attempts, after.generation)
-        if (record.used, record.generation) != mine:
+        if (record.attempts, record.generation) != mine:
             self.complain(
                 "read side and write side agree",
-                f"{where}: attempts and generation {record.used, record.generation}"
+                f"{where}: attempts and generation {record.attempts, record.generation}"
                 f" against {mine}",
             )
 

@@ -194,7 +194,7 @@ def test_unknown_tags_are_kept_counted_and_stop_nobody():
     world = fold(history.recorded)
 
     assert world.stats.unknown == {"policy.sung.v9": 1}
-    assert world.tasks.find(task).state == "waiting"
+    assert world.tasks.find(task).phase == "waiting"
 
 
 def test_what_was_passed_over_in_the_log_is_counted_as_undecodable():

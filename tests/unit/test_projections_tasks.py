@@ -30,12 +30,12 @@ def test_a_task_that_ran_shows_where_how_long_and_for_how_much(history):
 
     record = seen(history, task)
 
-    assert (record.state, record.host, record.endpoint) == (
+    assert (record.phase, record.host, record.endpoint) == (
         "completed",
         "h1",
         "h1-ollama",
     )
-    assert (record.attempts, record.generation, record.priority) == (1, 1, "high")
+    assert (record.attempts_begun, record.generation, record.priority) == (1, 1, "high")
     assert (record.spent.usd_nano, record.spent.tokens_in) == (250_000_000, 100)
     assert record.result_seq == history.last.seq
     assert record.trace_seq == 2
@@ -51,7 +51,7 @@ def test_a_routing_that_does_not_raise_the_generation_is_void_and_noted(history)
 
     record = seen(history, task)
 
-    assert (record.state, record.host, record.generation) == ("waiting", "h1", 1)
+    assert (record.phase, record.host, record.generation) == ("waiting", "h1", 1)
     assert [each.type for each in record.voids] == ["task.routed.v1"]
     assert record.voids[0].reason == "generation 1 has been routed already"
 
@@ -68,7 +68,7 @@ def test_a_later_phase_implies_the_earlier_ones(history, skipped):
 
     record = seen(history, task)
 
-    assert (record.state, record.attempts) == ("completed", 1)
+    assert (record.phase, record.attempts_begun) == ("completed", 1)
     assert record.accepted_at
     assert record.started_at
 
@@ -82,7 +82,7 @@ def test_a_result_of_the_last_route_counts_until_the_task_is_routed_anew(history
 
     record = seen(history, task)
 
-    assert (record.state, record.attempts, record.void) == ("completed", 1, 0)
+    assert (record.phase, record.attempts_begun, record.void) == ("completed", 1, 0)
 
 
 def test_a_result_of_an_older_route_is_void_but_its_dollars_are_booked(history):
@@ -97,7 +97,7 @@ def test_a_result_of_an_older_route_is_void_but_its_dollars_are_booked(history):
     world = fold(history.recorded)
     record = world.tasks.find(task)
 
-    assert (record.state, record.host) == ("routed", "h2")
+    assert (record.phase, record.host) == ("routed", "h2")
     assert record.spent.usd_nano == 750_000_000
     assert record.routings[0].late
     assert record.void == 2
@@ -118,7 +118,7 @@ def test_a_repeated_report_changes_nothing(history):
 
     assert record.spent.usd_nano == 500_000_000
     assert (record.void, record.routings[0].lines) == (0, 1)
-    assert world.stats.standings["repeat"] == 3
+    assert world.stats.verdicts["repeat"] == 3
 
 
 def test_cancelling_lasts_until_the_host_says_it_stopped(history):
@@ -126,12 +126,12 @@ def test_cancelling_lasts_until_the_host_says_it_stopped(history):
     route = history.route(task)
     history.start(route)
     history.cancel(task)
-    assert seen(history, task).state == "cancelling"
+    assert seen(history, task).phase == "cancelling"
 
     history.stopped(route, usd=0.1)
 
     record = seen(history, task)
-    assert (record.state, record.cancelled_by) == ("cancelled", "alice")
+    assert (record.phase, record.cancelled_by) == ("cancelled", "alice")
     assert record.spent.usd_nano == 100_000_000
 
 
@@ -139,7 +139,7 @@ def test_what_waits_is_cancelled_at_once(history):
     task = history.submit()
     history.cancel(task)
 
-    assert seen(history, task).state == "cancelled"
+    assert seen(history, task).phase == "cancelled"
 
 
 def test_a_cancelled_run_whose_host_was_lost_is_cancelled(history):
@@ -150,19 +150,19 @@ def test_a_cancelled_run_whose_host_was_lost_is_cancelled(history):
         c.TaskAbandoned, task, route=route.id, generation=1, host="h1", reason="lost"
     )
 
-    assert seen(history, task).state == "cancelled"
+    assert seen(history, task).phase == "cancelled"
 
 
 def test_a_rejection_waits_for_the_requeue_and_is_no_attempt(history):
     task = history.submit()
     route = history.route(task)
     history.report(c.TaskRejected, route, reason="busy", detail="slots are taken")
-    assert seen(history, task).state == "returned"
+    assert seen(history, task).phase == "returned"
 
     history.requeue(route, "busy")
 
     record = seen(history, task)
-    assert (record.state, record.attempts) == ("waiting", 0)
+    assert (record.phase, record.attempts_begun) == ("waiting", 0)
     assert record.routings[0].outcome == "rejected"
 
 
@@ -178,7 +178,7 @@ def test_a_run_given_back_counts_unless_it_was_limited_or_drained(
     history.give_back(route, reason)
     history.requeue(route, reason)
 
-    assert seen(history, task).attempts == attempts
+    assert seen(history, task).attempts_begun == attempts
 
 
 def test_a_retry_begins_again_but_the_generation_goes_on_rising(history):
@@ -187,13 +187,21 @@ def test_a_retry_begins_again_but_the_generation_goes_on_rising(history):
     history.fail(first, usd=0.2)
     history.retry(task)
     waiting = seen(history, task)
-    assert (waiting.state, waiting.attempts, waiting.error_code) == ("waiting", 0, "")
+    assert (waiting.phase, waiting.attempts_begun, waiting.error_code) == (
+        "waiting",
+        0,
+        "",
+    )
 
     second = history.route(task, "h2")
     history.complete(second, usd=0.3)
 
     record = seen(history, task)
-    assert (record.state, record.attempts, record.generation) == ("completed", 1, 2)
+    assert (record.phase, record.attempts_begun, record.generation) == (
+        "completed",
+        1,
+        2,
+    )
     assert record.spent.usd_nano == 500_000_000
 
 
@@ -207,7 +215,7 @@ def test_what_came_before_a_retry_counts_no_more(history):
 
     record = seen(history, task)
 
-    assert (record.state, record.void) == ("waiting", 1)
+    assert (record.phase, record.void) == ("waiting", 1)
     assert record.spent.usd_nano == 300_000_000
 
 
@@ -219,7 +227,7 @@ def test_a_dead_letter_says_why(history):
 
     record = seen(history, task)
 
-    assert (record.state, record.attempts) == ("dead", 3)
+    assert (record.phase, record.attempts_begun) == ("dead", 3)
     assert record.error_code == "attempts_used"
 
 
@@ -231,7 +239,7 @@ def test_a_leader_that_was_succeeded_decides_nothing(history):
 
     record = seen(history, task)
 
-    assert (record.state, record.void) == ("waiting", 1)
+    assert (record.phase, record.void) == ("waiting", 1)
 
 
 def test_a_cancellation_needs_no_leader(history):
@@ -239,7 +247,7 @@ def test_a_cancellation_needs_no_leader(history):
     task = history.submit()
     history.cancel(task)
 
-    assert seen(history, task).state == "cancelled"
+    assert seen(history, task).phase == "cancelled"
 
 
 def test_another_host_cannot_report_on_a_route(history):
@@ -249,7 +257,7 @@ def test_another_host_cannot_report_on_a_route(history):
 
     record = seen(history, task)
 
-    assert (record.state, record.spent.usd_nano, record.void) == ("routed", 0, 1)
+    assert (record.phase, record.spent.usd_nano, record.void) == ("routed", 0, 1)
 
 
 def test_a_body_that_disagrees_with_its_subject_is_dropped(history):
@@ -263,8 +271,8 @@ def test_a_body_that_disagrees_with_its_subject_is_dropped(history):
 
     world = fold(history.recorded)
 
-    assert world.tasks.find(task).state == "routed"
-    assert world.stats.standings["foreign"] == 3
+    assert world.tasks.find(task).phase == "routed"
+    assert world.stats.verdicts["foreign"] == 3
     assert world.costs.total.usd_nano == 0
 
 
@@ -326,11 +334,11 @@ def test_every_state_is_one_and_every_open_task_is_in_the_queue(seed):
     for recorded in plausible(seed, tasks=60):
         world.fold(recorded)
         records = world.tasks.records.values()
-        waiting = {r.id for r in records if r.state == "waiting"}
+        waiting = {r.id for r in records if r.phase == "waiting"}
         queued = {i for lane in world.queue.lanes.values() for i in lane}
         assert queued == waiting
         assert set(world.queue.under_way) == {
-            r.id for r in records if r.state in OPEN and r.state != "waiting"
+            r.id for r in records if r.phase in OPEN and r.phase != "waiting"
         }
     counts = {state: n for state, n in world.stats.states.items() if n}
     assert sum(counts.values()) == len(world.tasks.records)
