@@ -1,6 +1,6 @@
 """The sidecar: one host's role, wired together.
 
-Mail comes in on the host's mailboxes; `actors.host.decide` decides; facts are folded, events go
+Mail comes in on the host's mailboxes; `actors.host` decides; facts are folded, events go
 to the outbox, effects are carried out here. Each run is a task of its own. The order of a
 life: open the journal, sweep what an earlier life left running, look at the endpoints,
 join; then mail, beats and probes; at the end drain, hand back, say goodbye.
@@ -22,7 +22,9 @@ from typing import TYPE_CHECKING, Protocol, assert_never
 import msgspec
 import structlog
 
-from actors.host import decide as actor
+from actors.host import messages as msg
+from actors.host import state as host_state
+from actors.host.decide import decide
 from actors.runtime import Letter, Mailbox
 from events import catalogue as cat
 from events import commands as mail
@@ -236,7 +238,7 @@ class Sidecar:
         self._pipeline = Pipeline(
             parts.executors, parts.prepare, parts.price, self._endpoints
         )
-        self.state = actor.initial(
+        self.state = host_state.initial(
             self.host,
             self.incarnation,
             self._about(parts.executors),
@@ -275,9 +277,9 @@ class Sidecar:
         journal.on_fault(self._journal_fault)
         connection.bus.on_connection(self._connected)
 
-    def _about(self, executors: Mapping[str, Executor]) -> actor.About:
+    def _about(self, executors: Mapping[str, Executor]) -> host_state.About:
         config = self._config
-        return actor.About(
+        return host_state.About(
             version=_version(),
             platform=f"{platform.system()} {platform.machine()}",
             capabilities=list(config.capabilities),
@@ -318,7 +320,7 @@ class Sidecar:
         await asyncio.wait([probing], timeout=JOIN_AFTER_S)
         await self._host_mail.open()
         await self._task_mail.open()
-        self.handle(actor.Join())
+        self.handle(msg.Join())
         self._beating = self._group.create_task(self._beat_on())
         self._watching = self._group.create_task(self._endpoints.watch())
 
@@ -326,7 +328,7 @@ class Sidecar:
         """Take over what the journal holds; end what an earlier life left running."""
         found = self._journal.found
         if found.epoch:
-            actor.evolve(self.state, actor.EpochSeen(found.epoch))
+            host_state.evolve(self.state, msg.EpochSeen(found.epoch))
         for route in found.done:
             self.state.done[route] = ""
         idents = []
@@ -351,13 +353,13 @@ class Sidecar:
             if mark is not None and mark.step == "removed":
                 self._clear(row.route)
             elif row.route in found.ended:
-                self.handle(actor.Recovered(assign, "finished"))
+                self.handle(msg.Recovered(assign, "finished"))
             elif mark is not None and "agent" in self.state.about.targets:
-                self.handle(actor.Recovered(assign, "continuing"))
+                self.handle(msg.Recovered(assign, "continuing"))
             elif row.phase == "accepted":
-                self.handle(actor.Recovered(assign, "recovered"))
+                self.handle(msg.Recovered(assign, "recovered"))
             else:
-                self.handle(actor.Recovered(assign, "interrupted"))
+                self.handle(msg.Recovered(assign, "interrupted"))
         if idents:
             swept, left = await sweep(idents)
             if swept:
@@ -386,23 +388,23 @@ class Sidecar:
         results = self._parts.results
         if results is None:
             return
-        results.on_left = lambda count: self.handle(actor.ResultsLeft(count))
+        results.on_left = lambda count: self.handle(msg.ResultsLeft(count))
         held = {each.task_id for each in self._agents.values()}
         await results.open(self.host, held)
 
     async def stop(self, reason: str) -> None:
         """Drain: let runs finish, hand back what does not in time, say goodbye."""
-        self.handle(actor.Leave(reason))
+        self.handle(msg.Leave(reason))
         try:
             async with asyncio.timeout(self._config.drain_timeout_s):
                 await self._until_quiet()
         except TimeoutError:
-            self.handle(actor.HandBack())
+            self.handle(msg.HandBack())
             await self._until_quiet()
         self._watching.cancel()
         await self._host_mail.close()
         await self._task_mail.close()
-        self.handle(actor.Left(reason))
+        self.handle(msg.Left(reason))
         self._beating.cancel()
         self._beat()
         try:
@@ -416,7 +418,7 @@ class Sidecar:
             logger.warning("the log has not taken everything; it is kept on the disk")
 
     async def _until_quiet(self) -> None:
-        while actor.busy(self.state):
+        while host_state.slots_taken(self.state):
             self._quiet.clear()
             await self._quiet.wait()
 
@@ -438,16 +440,16 @@ class Sidecar:
     def new_id(self) -> str:
         return self._new_id()
 
-    def handle(self, command: actor.HostCommand, letter: Letter | None = None) -> None:
+    def handle(self, command: msg.HostCommand, letter: Letter | None = None) -> None:
         """Decide on a command and carry out what follows."""
-        made = actor.decide(command, self.state, time.time(), self._new_id)
+        made = decide(command, self.state, time.time(), self._new_id)
         for fact in made.facts:
-            actor.evolve(self.state, fact)
+            host_state.evolve(self.state, fact)
             if isinstance(fact, cat.Event):
                 self._record(fact)
         for effect in made.effects:
             self._perform(effect, letter)
-        if not self._quiet.is_set() and not actor.busy(self.state):
+        if not self._quiet.is_set() and not host_state.slots_taken(self.state):
             self._quiet.set()
 
     def _record(self, event: cat.Event) -> None:
@@ -461,7 +463,7 @@ class Sidecar:
             self.outbox.send(
                 subjects.host(self.host),
                 event,
-                on_ack=lambda: self.handle(actor.Announced()),
+                on_ack=lambda: self.handle(msg.Announced()),
             )
         else:
             self.outbox.send(subjects.host(self.host), event)
@@ -471,30 +473,30 @@ class Sidecar:
         self.outbox.send(subject, event)
 
     def _reported(self, route: str) -> None:
-        self.handle(actor.Reported(route))
+        self.handle(msg.Reported(route))
 
-    def _perform(self, effect: actor.Effect, letter: Letter | None) -> None:
+    def _perform(self, effect: msg.Effect, letter: Letter | None) -> None:
         match effect:
-            case actor.Answer():
+            case msg.Respond():
                 asked = self._awaiting.pop(effect.route, None) or letter
                 if asked is not None:
                     asked.respond(encode(effect.reply))
-            case actor.Persist():
+            case msg.Persist():
                 self._persist(effect.assign, letter)
-            case actor.Start():
+            case msg.Start():
                 stop = self._stops[effect.assign.route] = Stop()
                 self._group.create_task(self._run(effect.assign, stop))
-            case actor.StopRun():
+            case msg.StopRun():
                 if (running := self._stops.get(effect.route)) is not None:
                     running.request(effect.reason)
-            case actor.Forget():
+            case msg.Forget():
                 if effect.route in self._agents:
                     self._clear(effect.route)
                 else:
                     self._journal.finish(effect.route)
-            case actor.RememberEpoch():
+            case msg.RememberEpoch():
                 self._journal.remember_epoch(effect.epoch)
-            case actor.Watch():
+            case msg.Watch():
                 self._endpoints.share(effect.endpoints)
             case _:
                 assert_never(effect)
@@ -510,9 +512,9 @@ class Sidecar:
                 return
             error = future.exception()
             if error is None:
-                self.handle(actor.Persisted(route))
+                self.handle(msg.Persisted(route))
             else:
-                self.handle(actor.NotPersisted(route, str(error)))
+                self.handle(msg.NotPersisted(route, str(error)))
 
         future = self._journal.accept(route, assign.task_id, raw)
         future.add_done_callback(written)
@@ -532,7 +534,7 @@ class Sidecar:
         def began(executor: str, simulated: bool) -> None:
             if assign.target_type != "agent":  # it notes its own steps
                 self._journal.note(route, phase="running")
-            self.handle(actor.Began(route, executor, simulated))
+            self.handle(msg.Began(route, executor, simulated))
 
         try:
             if assign.target_type == "agent":
@@ -541,7 +543,7 @@ class Sidecar:
         finally:
             del self._stops[route], self._progress[route]
             self._earlier.discard(route)
-        self.handle(actor.Ended(route, outcome))
+        self.handle(msg.RunEnded(route, outcome))
 
     # -- the steps of a woken agent's run
 
@@ -692,7 +694,7 @@ class Sidecar:
             n=self._beats,
             at=rfc3339(time.time()),
             resources=self._machine.read(),
-            held=actor.held(self.state),
+            held=host_state.runs_held(self.state),
             draining=self.state.draining,
             outbox=self.outbox.pending,
         )
@@ -708,10 +710,10 @@ class Sidecar:
             logger.error("journal fails, taking no work", fault=fault)
         else:
             logger.info("journal works again")
-        self.handle(actor.JournalState(fault))
+        self.handle(msg.JournalState(fault))
 
     def _probed(self, state: cat.EndpointState) -> None:
-        seen = actor.EndpointFound if state.up else actor.EndpointGone
+        seen = msg.EndpointFound if state.up else msg.EndpointGone
         self.handle(seen(state))
 
 

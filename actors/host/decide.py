@@ -1,30 +1,18 @@
-"""The host: which runs a machine holds, in which slots, and what it answers to mail.
+"""What one machine accepts, runs and reports: the host actor's decisions.
 
-`decide(command, state, now, new_id)` says what follows, `evolve(state, fact)` what is
-true afterwards. A fact is an event for the log, or a note that concerns this machine
-alone (a slot reserved, an epoch seen). Effects are carried out by the sidecar: answer,
-persist, start, stop, forget. Nothing here touches disk, network or processes.
-
-A run's way: reserved (the journal is writing), accepted, running, finished (its last
-event is on its way to the log), gone. After a restart a run comes back as recovered (it
-never started: an `Assign` for the same route starts it), interrupted (it had started:
-it is returned once the log knows this incarnation) or continuing (it goes on where it
-was, as soon as the host has joined: an agent's work outlives the sidecar). A slot is taken from reserved until
-the run's processes are gone; the journal's row stays until the log has acknowledged the
-run's last event.
-
-The state is kept in place, not copied: at thousands of tasks a second a fresh dict per
-event would be most of the work.
+`decide(command, state, now, new_id)` says what follows from a command, as facts and
+effects (`actors.host.messages`); `actors.host.state.evolve` folds the facts. Nothing here
+touches disk, network or processes: the sidecar does (`sidecar.host`).
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal, assert_never
+from typing import TYPE_CHECKING, Any, assert_never
 
-from msgspec import Struct, field
-
-from actors.host.outcomes import Finished, Outcome, Returned, Stopped
-from events import catalogue as cat
+from actors.host import messages as msg
+from actors.host.outcomes import Finished, Returned, Stopped
+from actors.host.state import HOLDING, runs_held, slot_of
+from events import catalogue as c
 from events import commands as mail
 from events.codec import instant, rfc3339
 from events.errors import Malformed
@@ -32,401 +20,15 @@ from events.errors import Malformed
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-REMEMBERED = 8_192
-"""How many finished routes a host knows by heart, to answer a late repeat."""
-
-Phase = Literal[
-    "reserved",
-    "accepted",
-    "running",
-    "recovered",
-    "interrupted",
-    "continuing",
-    "finished",
-]
-_HOLDING: frozenset[str] = frozenset({"reserved", "accepted", "running", "continuing"})
-_SHOWN: dict[str, Literal["accepted", "running", "interrupted", "finished"]] = {
-    "accepted": "accepted",
-    "running": "running",
-    "recovered": "accepted",
-    "interrupted": "interrupted",
-    "continuing": "running",
-    "finished": "finished",
-}
-
-_Fields = dict[str, Any]
-
-Wish = Literal["", "cancel", "drain"]
-"""Why a run was asked to end."""
-
-
-# -- State -----------------------------------------------------------------------------
-
-
-class About(Struct, frozen=True, kw_only=True):
-    """What a host says of itself when it joins, and what it could run."""
-
-    version: str
-    platform: str = ""
-    capabilities: list[str] = []
-    repos: list[str] = []
-    default_repo: str | None = None
-    ram_bytes: int | None = None
-    targets: frozenset[str] = frozenset({"sidecar"})
-
-
-class HeldRun(Struct):
-    """A run on this machine. `wish` is set once it has been asked to end."""
-
-    assign: mail.Assign
-    slot: str
-    phase: Phase
-    wish: Wish = ""
-
-
-class HostState(Struct, kw_only=True):
-    """A host in one life of its process.
-
-    `slots` and `used` are counted per kind (shell, claude, agent, noop) and per model
-    endpoint by name. `done` maps the last routes that ended here to how they were
-    refused, "" for those that ran. `journal_fault` says why nothing can be persisted.
-    `turns` counts what this life was told of draining and resuming, by which it knows a
-    word that comes late.
-    """
-
-    host: str
-    incarnation: str
-    about: About
-    kinds: dict[str, int]
-    slots: dict[str, int] = field(default_factory=dict)
-    used: dict[str, int] = field(default_factory=dict)
-    runs: dict[str, HeldRun] = field(default_factory=dict)
-    by_task: dict[str, str] = field(default_factory=dict)
-    done: dict[str, str] = field(default_factory=dict)
-    endpoints: dict[str, cat.EndpointState] = field(default_factory=dict)
-    shared: dict[str, mail.SharedEndpoint] = field(default_factory=dict)
-    shared_as_of: int = 0
-    epoch: int = 0
-    draining: bool = False
-    turns: int = 0
-    leaving: bool = False
-    joined: bool = False
-    announcing: bool = False
-    journal_fault: str = ""
-    results_left: int = 0
-
-
-def initial(
-    host: str,
-    incarnation: str,
-    about: About,
-    slots: dict[str, int],
-    endpoints: dict[str, int] | None = None,
-) -> HostState:
-    """Make a host that holds nothing. `endpoints` maps its own endpoints to slots."""
-    return HostState(
-        host=host,
-        incarnation=incarnation,
-        about=about,
-        kinds=dict(slots),
-        slots={**slots, **(endpoints or {})},
-    )
-
-
-def held(state: HostState) -> list[cat.Held]:
-    """List what this host holds, as beats and joining say it."""
-    return [
-        cat.Held(run.assign.task_id, route, _SHOWN[run.phase])
-        for route, run in state.runs.items()
-        if run.phase != "reserved"
-    ]
-
-
-def busy(state: HostState) -> int:
-    """Count the runs that hold a slot."""
-    return sum(state.used.values())
-
-
-def slot_of(assign: mail.Assign) -> str:
-    """Name the slot an assignment takes: its kind, or its model endpoint."""
-    match assign.target_type:
-        case "sidecar":
-            return "shell"
-        case "ollama" | "openai":
-            return assign.endpoint
-        case "claude" | "agent" | "noop":
-            return assign.target_type
-        case _:
-            assert_never(assign.target_type)
-
-
-# -- Commands: what happens to a host, beside its mail ---------------------------------
-
-
-class Recovered(Struct, frozen=True):
-    """The journal holds this from an earlier life."""
-
-    assign: mail.Assign
-    phase: Literal["recovered", "interrupted", "continuing", "finished"]
-
-
-class Persisted(Struct, frozen=True):
-    """The assignment is on the disk."""
-
-    route: str
-
-
-class NotPersisted(Struct, frozen=True):
-    """The assignment could not be written."""
-
-    route: str
-    reason: str
-
-
-class JournalState(Struct, frozen=True):
-    """The journal fails, and why; or works again (empty)."""
-
-    fault: str
-
-
-class ResultsLeft(Struct, frozen=True):
-    """So many results of agents lie here for tasks that are not at work here."""
-
-    count: int
-
-
-class Began(Struct, frozen=True):
-    """The executor is about to run."""
-
-    route: str
-    executor: str
-    simulated: bool = False
-
-
-class Ended(Struct, frozen=True):
-    """A run is over and no process of it is left."""
-
-    route: str
-    outcome: Outcome[cat.Result]
-
-
-class Reported(Struct, frozen=True):
-    """The log has acknowledged the run's last event."""
-
-    route: str
-
-
-class Join(Struct, frozen=True):
-    """Say who is here."""
-
-
-class Announced(Struct, frozen=True):
-    """The log has acknowledged that this host joined or recovered."""
-
-
-class EndpointFound(Struct, frozen=True):
-    """An endpoint answers, as described."""
-
-    state: cat.EndpointState
-
-
-class EndpointGone(Struct, frozen=True):
-    """An endpoint does not answer. `state` describes it, its `reason` says why."""
-
-    state: cat.EndpointState
-
-
-class Leave(Struct, frozen=True):
-    """This process is to end: take nothing more."""
-
-    reason: str
-
-
-class HandBack(Struct, frozen=True):
-    """The time to finish is over: return what still runs."""
-
-
-class Left(Struct, frozen=True):
-    """Everything has ended; say goodbye."""
-
-    reason: str
-
-
-HostCommand = (
-    mail.HostMail
-    | Recovered
-    | Persisted
-    | NotPersisted
-    | JournalState
-    | ResultsLeft
-    | Began
-    | Ended
-    | Reported
-    | Join
-    | Announced
-    | EndpointFound
-    | EndpointGone
-    | Leave
-    | HandBack
-    | Left
-)
-
-
-# -- Notes: facts that concern this machine alone --------------------------------------
-
-
-class Holding(Struct, frozen=True):
-    """A run is in this phase here; from reserved on it takes its slot."""
-
-    assign: mail.Assign
-    phase: Phase
-
-
-class Wished(Struct, frozen=True):
-    """A run was asked to end."""
-
-    route: str
-    wish: Wish
-
-
-class Gone(Struct, frozen=True):
-    """A run is no longer held. `refused` is how it was, where it never ran."""
-
-    route: str
-    refused: str = ""
-
-
-class EpochSeen(Struct, frozen=True):
-    """A leader of this epoch has spoken."""
-
-    epoch: int
-
-
-class Sharing(Struct, frozen=True):
-    """These are the shared endpoints now."""
-
-    endpoints: list[mail.SharedEndpoint]
-
-
-class ListSeen(Struct, frozen=True):
-    """The list of shared endpoints is known as of this place in the log."""
-
-    as_of: int
-
-
-class Turned(Struct, frozen=True):
-    """This host was told to drain or to resume, so often now."""
-
-    turns: int
-
-
-class EndpointKnown(Struct, frozen=True):
-    """What is known of an endpoint before the host has joined."""
-
-    state: cat.EndpointState
-
-
-class Journal(Struct, frozen=True):
-    """The journal fails, or works (empty)."""
-
-    fault: str
-
-
-class LeftLying(Struct, frozen=True):
-    """So many results lie here that nobody asked for."""
-
-    count: int
-
-
-class Leaving(Struct, frozen=True):
-    """This life is coming to its end."""
-
-
-class WasAnnounced(Struct, frozen=True):
-    """The log knows that this host is here."""
-
-
-Note = (
-    Holding
-    | Wished
-    | Gone
-    | EpochSeen
-    | Sharing
-    | ListSeen
-    | Turned
-    | EndpointKnown
-    | Journal
-    | LeftLying
-    | Leaving
-    | WasAnnounced
-)
-
-
-# -- Effects: what the sidecar is to do ------------------------------------------------
-
-
-class Answer(Struct, frozen=True):
-    """Answer the mail that was decided on, or the waiting assignment of `route`."""
-
-    reply: mail.Reply
-    route: str = ""
-
-
-class Persist(Struct, frozen=True):
-    """Write the assignment to the journal, then say Persisted or NotPersisted."""
-
-    assign: mail.Assign
-
-
-class Start(Struct, frozen=True):
-    """Run it."""
-
-    assign: mail.Assign
-
-
-class StopRun(Struct, frozen=True):
-    """Ask the run to end."""
-
-    route: str
-    reason: str
-
-
-class Forget(Struct, frozen=True):
-    """Take the run out of the journal."""
-
-    route: str
-
-
-class RememberEpoch(Struct, frozen=True):
-    """Write the highest epoch to the journal."""
-
-    epoch: int
-
-
-class Watch(Struct, frozen=True):
-    """Probe these shared endpoints, and no other shared ones."""
-
-    endpoints: list[mail.SharedEndpoint]
-
-
-Effect = Answer | Persist | Start | StopRun | Forget | RememberEpoch | Watch
-
-
-class Decision(Struct):
-    """What follows: facts, in order (the events among them go to the log), effects."""
-
-    facts: list[cat.Event | Note] = field(default_factory=list)
-    effects: list[Effect] = field(default_factory=list)
-
-
-# -- Decide ----------------------------------------------------------------------------
+    from actors.host.messages import Effect, HostCommand, HostDecision, Note
+    from actors.host.state import HeldRun, HostState
 
 _OK = mail.Reply(ok=True)
 
 
 def decide(
     command: HostCommand, state: HostState, now: float, new_id: Callable[[], str]
-) -> Decision:
+) -> HostDecision:
     """Say what follows from a command; `now` in epoch seconds."""
     return _Decider(state, now, new_id).decide(command)
 
@@ -438,19 +40,19 @@ class _Decider:
         self.state = state
         self.now = now
         self.new_id = new_id
-        self.made = Decision()
+        self.decision = msg.HostDecision()
 
-    def decide(self, command: HostCommand) -> Decision:
+    def decide(self, command: HostCommand) -> HostDecision:
         match command:
             case mail.Assign():
                 self.assign(command)
-            case Persisted():
+            case msg.Persisted():
                 self.persisted(command)
-            case Began():
+            case msg.Began():
                 self.began(command)
-            case Ended():
+            case msg.RunEnded():
                 self.ended(command)
-            case Reported():
+            case msg.Reported():
                 self.reported(command)
             case mail.Cancel():
                 self.cancel(command)
@@ -464,32 +66,32 @@ class _Decider:
                 self.use_endpoints(command)
             case mail.Inspect():
                 self.answer(True, info=_view(self.state))
-            case Recovered():
-                self.fact(Holding(command.assign, command.phase))
-            case NotPersisted():
+            case msg.Recovered():
+                self.fact(msg.Holding(command.assign, command.phase))
+            case msg.NotPersisted():
                 self.not_persisted(command)
-            case JournalState():
+            case msg.JournalState():
                 if command.fault != self.state.journal_fault:
-                    self.fact(Journal(command.fault))
-            case ResultsLeft():
-                self.fact(LeftLying(command.count))
-            case Join():
+                    self.fact(command)
+            case msg.ResultsLeft():
+                self.fact(command)
+            case msg.Join():
                 self.join()
-            case Announced():
-                self.announced()
-            case EndpointFound():
-                self.found(command.state)
-            case EndpointGone():
-                self.gone(command.state)
-            case Leave():
+            case msg.Announced():
+                self.announced(command)
+            case msg.EndpointFound():
+                self.endpoint_found(command.state)
+            case msg.EndpointGone():
+                self.endpoint_gone(command.state)
+            case msg.Leave():
                 self.leave(command)
-            case HandBack():
+            case msg.HandBack():
                 self.hand_back()
-            case Left():
-                self.fact(cat.HostLeft(**self.mine(), reason=command.reason))
+            case msg.Left():
+                self.host_event(c.HostLeft, reason=command.reason)
             case _:
                 assert_never(command)
-        return self.made
+        return self.decision
 
     # -- assignments
 
@@ -508,13 +110,11 @@ class _Decider:
         slot = slot_of(assign)
         if refusal := self.refusal(assign, slot):
             reason, detail, holders = refusal
-            self.fact(
-                cat.TaskRejected(
-                    **self.of(assign), reason=reason, detail=detail, holders=holders
-                )
+            self.run_event(
+                c.TaskRejected, assign, reason=reason, detail=detail, holders=holders
             )
             if run is None:
-                self.fact(Gone(route, reason))
+                self.fact(msg.Gone(route, reason))
             self.answer(False, reason, detail)
             return
         older = state.by_task.get(assign.task_id)
@@ -524,8 +124,8 @@ class _Decider:
             self.start(assign)
             self.answer(True)
             return
-        self.fact(Holding(assign, "reserved"))
-        self.effect(Persist(assign))
+        self.fact(msg.Holding(assign, "reserved"))
+        self.effect(msg.Persist(assign))
 
     def refusal(
         self, assign: mail.Assign, slot: str
@@ -548,7 +148,7 @@ class _Decider:
         holders = [
             run.assign.task_id
             for run in state.runs.values()
-            if run.slot == slot and run.phase in _HOLDING
+            if run.slot == slot and run.phase in HOLDING
         ]
         shown = ", ".join(holders[:4]) or "none, there are no such slots"
         return "busy", f"all {total} {slot} slots are taken ({shown})", holders[:64]
@@ -560,89 +160,87 @@ class _Decider:
             return
         if run.phase in ("recovered", "interrupted"):
             self.give_back(run, "interrupted", "the task came anew")
-        elif run.phase in _HOLDING:
-            self.fact(Wished(older, "cancel"))
-            self.effect(StopRun(older, "superseded by a newer route"))
+        elif run.phase in HOLDING:
+            self.fact(msg.Wished(older, "cancel"))
+            self.effect(msg.StopRun(older, "superseded by a newer route"))
 
     def start(self, assign: mail.Assign) -> None:
-        self.fact(cat.TaskAccepted(**self.of(assign)))
-        self.effect(Start(assign))
+        self.run_event(c.TaskAccepted, assign)
+        self.effect(msg.Start(assign))
 
-    def persisted(self, command: Persisted) -> None:
+    def persisted(self, command: msg.Persisted) -> None:
         run = self.state.runs.get(command.route)
         if run is None or run.phase != "reserved":
             return
-        self.effect(Answer(_OK, command.route))
+        self.effect(msg.Respond(_OK, command.route))
         if run.wish == "cancel":
-            self.fact(cat.TaskStopped(**self.of(run.assign)))
+            self.run_event(c.TaskStopped, run.assign)
         elif run.wish == "drain":
             self.give_back(run, "draining", "it had not started")
         else:
             self.start(run.assign)
 
-    def not_persisted(self, command: NotPersisted) -> None:
+    def not_persisted(self, command: msg.NotPersisted) -> None:
         run = self.state.runs.get(command.route)
         if run is None or run.phase != "reserved":
             return
-        self.fact(
-            cat.TaskRejected(
-                **self.of(run.assign), reason="journal", detail=command.reason
-            )
+        self.run_event(
+            c.TaskRejected, run.assign, reason="journal", detail=command.reason
         )
-        self.fact(Gone(command.route, "journal"))
+        self.fact(msg.Gone(command.route, "journal"))
         reply = mail.Reply(ok=False, code="journal", detail=command.reason)
-        self.effect(Answer(reply, command.route))
+        self.effect(msg.Respond(reply, command.route))
 
-    def began(self, command: Began) -> None:
+    def began(self, command: msg.Began) -> None:
         run = self.state.runs.get(command.route)
         if run is None or run.phase != "accepted":
             return
-        self.fact(
-            cat.TaskStarted(
-                **self.of(run.assign),
-                executor=command.executor,
-                endpoint=run.assign.endpoint,
-                model=run.assign.model,
-                simulated=command.simulated,
-            )
+        self.run_event(
+            c.TaskStarted,
+            run.assign,
+            executor=command.executor,
+            endpoint=run.assign.endpoint,
+            model=run.assign.model,
+            simulated=command.simulated,
         )
 
-    def ended(self, command: Ended) -> None:
+    def ended(self, command: msg.RunEnded) -> None:
         run = self.state.runs.get(command.route)
-        if run is None or run.phase not in _HOLDING:
+        if run is None or run.phase not in HOLDING:
             return
-        outcome, of = command.outcome, self.of(run.assign)
+        assign, outcome = run.assign, command.outcome
+        result = outcome.result
         if run.wish == "cancel":
             left = outcome.descendants_left if isinstance(outcome, Stopped) else 0
-            self.fact(
-                cat.TaskStopped(**of, result=outcome.result, descendants_left=left)
-            )
+            self.run_event(c.TaskStopped, assign, result=result, descendants_left=left)
             return
         match outcome:
-            case Finished(result=result):
-                kind = (
-                    cat.TaskCompleted if result.status == "success" else cat.TaskFailed
+            case Finished():
+                good = outcome.result.status == "success"
+                self.run_event(
+                    c.TaskCompleted if good else c.TaskFailed,
+                    assign,
+                    result=result,
+                    late=self.late(assign.spec),
                 )
-                self.fact(kind(**of, result=result, late=self.late(run.assign.spec)))
             case Returned():
                 until = outcome.limited_until
-                self.fact(
-                    cat.TaskReturned(
-                        **of,
-                        reason=outcome.reason,
-                        detail=outcome.detail,
-                        exclude=outcome.exclude,
-                        limited_until=None if until is None else rfc3339(until),
-                        result=outcome.result,
-                    )
+                self.run_event(
+                    c.TaskReturned,
+                    assign,
+                    reason=outcome.reason,
+                    detail=outcome.detail,
+                    exclude=outcome.exclude,
+                    limited_until=None if until is None else rfc3339(until),
+                    result=result,
                 )
             case Stopped():
                 reason = "draining" if run.wish == "drain" else "interrupted"
-                self.give_back(run, reason, "it was ended", outcome.result)
+                self.give_back(run, reason, "it was ended", result)
             case _:
                 assert_never(outcome)
 
-    def late(self, spec: cat.TaskSpec) -> bool:
+    def late(self, spec: c.TaskSpec) -> bool:
         if spec.deadline is None:
             return False
         try:
@@ -655,19 +253,17 @@ class _Decider:
         run: HeldRun,
         reason: str,
         detail: str,
-        result: cat.Result | None = None,
+        result: c.Result | None = None,
     ) -> None:
-        self.fact(
-            cat.TaskReturned(
-                **self.of(run.assign), reason=reason, detail=detail, result=result
-            )
+        self.run_event(
+            c.TaskReturned, run.assign, reason=reason, detail=detail, result=result
         )
 
-    def reported(self, command: Reported) -> None:
+    def reported(self, command: msg.Reported) -> None:
         run = self.state.runs.get(command.route)
         if run is not None and run.phase == "finished":
-            self.fact(Gone(command.route))
-            self.effect(Forget(command.route))
+            self.fact(msg.Gone(command.route))
+            self.effect(msg.Forget(command.route))
 
     # -- the rest of the mail
 
@@ -685,38 +281,38 @@ class _Decider:
             return
         self.answer(True)
         if run.phase in ("recovered", "interrupted"):
-            self.fact(cat.TaskStopped(**self.of(run.assign)))
-        elif run.phase in _HOLDING and run.wish != "cancel":
-            self.fact(Wished(route, "cancel"))
-            self.effect(StopRun(route, command.reason or "cancelled"))
+            self.run_event(c.TaskStopped, run.assign)
+        elif run.phase in HOLDING and run.wish != "cancel":
+            self.fact(msg.Wished(route, "cancel"))
+            self.effect(msg.StopRun(route, command.reason or "cancelled"))
 
     def drain(self, command: mail.Drain) -> None:
-        if not self.turns(command):
+        if not self.next_drain_version(command):
             return
         if not self.state.draining:
-            self.fact(cat.HostDraining(**self.mine(), reason=command.reason))
+            self.host_event(c.HostDraining, reason=command.reason)
         self.answer(True)
 
     def resume(self, command: mail.Resume) -> None:
         if self.state.leaving:
             self.answer(False, "leaving", "this host is about to end")
             return
-        if not self.turns(command):
+        if not self.next_drain_version(command):
             return
         if self.state.draining:
-            self.fact(cat.HostResumed(**self.mine()))
+            self.host_event(c.HostResumed)
         self.answer(True)
 
-    def turns(self, command: mail.Turn) -> bool:
-        """Take one more turn, unless another has come since the sender looked."""
+    def next_drain_version(self, command: mail.Turn) -> bool:
+        """Count this command, unless another has come since its sender looked."""
         if command.epoch and self.stale(command.epoch):
             return False
-        now = (self.state.incarnation, self.state.turns)
-        # An older gateway does not look before it speaks, and names no life.
+        now = (self.state.incarnation, self.state.drain_version)
+        # An older gateway does not look before it sends, and names no incarnation.
         if command.incarnation and (command.incarnation, command.turn) != now:
             self.answer(False, "conflict", "it was drained or resumed since")
             return False
-        self.fact(Turned(self.state.turns + 1))
+        self.fact(msg.DrainVersion(self.state.drain_version + 1))
         return True
 
     def rejoin(self, command: mail.Rejoin) -> None:
@@ -727,9 +323,9 @@ class _Decider:
         if not state.joined or state.announcing:
             return
         if command.incarnation == state.incarnation:
-            self.fact(cat.HostRecovered(**self.mine(), held=held(state)))
+            self.host_event(c.HostRecovered, held=runs_held(state))
         else:
-            self.fact(self.joined())
+            self.host_joined()
 
     def use_endpoints(self, command: mail.UseEndpoints) -> None:
         if self.stale(command.epoch):
@@ -737,32 +333,32 @@ class _Decider:
         if command.as_of < self.state.shared_as_of:
             self.answer(True, detail="a newer list has come")
             return
-        self.fact(ListSeen(command.as_of))
+        self.fact(msg.ListSeen(command.as_of))
         own = self.state.slots.keys() - self.state.shared.keys()
-        wanted = [each for each in command.endpoints if each.endpoint not in own]
+        shared = [each for each in command.endpoints if each.endpoint not in own]
         self.answer(True)
-        if {each.endpoint: each for each in wanted} != self.state.shared:
-            self.fact(Sharing(wanted))
-            self.effect(Watch(wanted))
+        if {each.endpoint: each for each in shared} != self.state.shared:
+            self.fact(msg.SharedChanged(shared))
+            self.effect(msg.Watch(shared))
 
     # -- presence and endpoints
 
     def join(self) -> None:
-        self.fact(self.joined())
+        self.host_joined()
         for run in self.state.runs.values():
             if run.phase != "continuing":
                 continue
             if run.wish == "cancel":
-                self.fact(cat.TaskStopped(**self.of(run.assign)))
+                self.run_event(c.TaskStopped, run.assign)
             elif run.wish == "drain":
                 self.give_back(run, "draining", "it had not gone on")
             else:
                 self.start(run.assign)
 
-    def joined(self) -> cat.HostJoined:
+    def host_joined(self) -> None:
         state, about = self.state, self.state.about
-        return cat.HostJoined(
-            **self.mine(),
+        self.host_event(
+            c.HostJoined,
             version=about.version,
             platform=about.platform,
             slots=state.kinds,
@@ -771,51 +367,46 @@ class _Decider:
             default_repo=about.default_repo,
             endpoints=list(state.endpoints.values()),
             ram_bytes=about.ram_bytes,
-            held=held(state),
+            held=runs_held(state),
             draining=state.draining,
         )
 
-    def announced(self) -> None:
-        self.fact(WasAnnounced())
+    def announced(self, command: msg.Announced) -> None:
+        self.fact(command)
         for run in self.state.runs.values():
             if run.phase == "interrupted":
                 self.give_back(run, "interrupted", "the host was restarted")
 
-    def found(self, found: cat.EndpointState) -> None:
-        known = self.state.endpoints.get(found.endpoint)
+    def endpoint_found(self, now: c.EndpointState) -> None:
+        before = self.state.endpoints.get(now.endpoint)
         if not self.state.joined:
-            self.fact(EndpointKnown(found))
-        elif known is None or not known.up:
-            self.fact(cat.EndpointUp(**self.mine(), state=found))
-        elif known != found:
-            self.fact(cat.EndpointChanged(**self.mine(), state=found))
+            self.fact(msg.EndpointKnown(now))
+        elif before is None or not before.up:
+            self.host_event(c.EndpointUp, state=now)
+        elif before != now:
+            self.host_event(c.EndpointChanged, state=now)
 
-    def gone(self, gone: cat.EndpointState) -> None:
-        known = self.state.endpoints.get(gone.endpoint)
+    def endpoint_gone(self, now: c.EndpointState) -> None:
+        before = self.state.endpoints.get(now.endpoint)
         if not self.state.joined:
-            self.fact(EndpointKnown(gone))
-        elif known is None or known.up:
-            self.fact(
-                cat.EndpointDown(
-                    **self.mine(),
-                    endpoint=gone.endpoint,
-                    kind=gone.kind,
-                    reason=gone.reason,
-                )
+            self.fact(msg.EndpointKnown(now))
+        elif before is None or before.up:
+            self.host_event(
+                c.EndpointDown, endpoint=now.endpoint, kind=now.kind, reason=now.reason
             )
 
-    def leave(self, command: Leave) -> None:
-        self.fact(Leaving())
+    def leave(self, command: msg.Leave) -> None:
+        self.fact(msg.Leaving())
         if not self.state.draining and self.state.joined:
-            self.fact(cat.HostDraining(**self.mine(), reason=command.reason))
+            self.host_event(c.HostDraining, reason=command.reason)
 
     def hand_back(self) -> None:
         for route, run in self.state.runs.items():
-            if run.phase in _HOLDING and not run.wish:
-                self.fact(Wished(route, "drain"))
-                self.effect(StopRun(route, "draining"))
+            if run.phase in HOLDING and not run.wish:
+                self.fact(msg.Wished(route, "drain"))
+                self.effect(msg.StopRun(route, "draining"))
 
-    # -- words
+    # -- what every branch says
 
     def stale(self, epoch: int) -> bool:
         """Refuse a deposed leader; take note of a new one."""
@@ -824,8 +415,8 @@ class _Decider:
             self.answer(False, "stale_epoch", seen)
             return True
         if epoch > self.state.epoch:
-            self.fact(EpochSeen(epoch))
-            self.effect(RememberEpoch(epoch))
+            self.fact(msg.EpochSeen(epoch))
+            self.effect(msg.RememberEpoch(epoch))
         return False
 
     def answer(
@@ -836,33 +427,47 @@ class _Decider:
         info: dict[str, object] | None = None,
     ) -> None:
         reply = mail.Reply(ok=ok, code=code, detail=detail, info=info or {})
-        self.effect(Answer(reply))
+        self.effect(msg.Respond(reply))
 
-    def fact(self, fact: cat.Event | Note) -> None:
-        self.made.facts.append(fact)
+    def fact(self, fact: c.Event | Note) -> None:
+        self.decision.facts.append(fact)
 
     def effect(self, effect: Effect) -> None:
-        self.made.effects.append(effect)
+        self.decision.effects.append(effect)
 
-    def mine(self) -> _Fields:
-        """Spell what every event of the host carries."""
-        return {
-            "id": self.new_id(),
-            "at": rfc3339(self.now),
-            "by": "host:" + self.state.host,
-            "host": self.state.host,
-            "incarnation": self.state.incarnation,
-        }
+    def host_event(self, kind: type[c.HostEvent], /, **fields: Any) -> None:
+        """Say what happened to the host."""
+        state = self.state
+        self.fact(
+            kind(
+                id=self.new_id(),
+                at=rfc3339(self.now),
+                by="host:" + state.host,
+                host=state.host,
+                incarnation=state.incarnation,
+                **fields,
+            )
+        )
 
-    def of(self, assign: mail.Assign) -> _Fields:
-        """Spell what every event of a run carries."""
-        return {
-            **self.mine(),
-            "task_id": assign.task_id,
-            "route": assign.route,
-            "generation": assign.generation,
-            "attempt": assign.attempt,
-        }
+    def run_event(
+        self, kind: type[c.RunEvent], assign: mail.Assign, /, **fields: Any
+    ) -> None:
+        """Say what happened to a run."""
+        state = self.state
+        self.fact(
+            kind(
+                id=self.new_id(),
+                at=rfc3339(self.now),
+                by="host:" + state.host,
+                host=state.host,
+                incarnation=state.incarnation,
+                task_id=assign.task_id,
+                route=assign.route,
+                generation=assign.generation,
+                attempt=assign.attempt,
+                **fields,
+            )
+        )
 
 
 def _view(state: HostState) -> dict[str, Any]:
@@ -872,108 +477,14 @@ def _view(state: HostState) -> dict[str, Any]:
         "incarnation": state.incarnation,
         "epoch": state.epoch,
         "draining": state.draining,
-        "turns": state.turns,
+        "turns": state.drain_version,
         "journal_fault": state.journal_fault,
         "slots": dict(state.slots),
         "used": {slot: used for slot, used in state.used.items() if used},
         "held": [
             {"task_id": each.task_id, "route": each.route, "phase": each.phase}
-            for each in held(state)
+            for each in runs_held(state)
         ],
         "endpoints": {name: each.up for name, each in state.endpoints.items()},
         "results_left": state.results_left,
     }
-
-
-# -- Evolve ----------------------------------------------------------------------------
-
-
-def evolve(state: HostState, fact: cat.Event | Note) -> HostState:
-    """Say what is true after a fact. Changes `state` in place and returns it."""
-    match fact:
-        case Holding():
-            _hold(state, fact)
-        case cat.TaskAccepted():
-            _move(state, fact.route, "accepted")
-        case cat.TaskStarted():
-            _move(state, fact.route, "running")
-        case (
-            cat.TaskCompleted()
-            | cat.TaskFailed()
-            | cat.TaskReturned()
-            | cat.TaskStopped()
-            | cat.TaskRejected()
-        ):
-            _move(state, fact.route, "finished")
-        case Gone():
-            _let_go(state, fact)
-        case Wished():
-            if (run := state.runs.get(fact.route)) is not None:
-                run.wish = fact.wish
-        case EpochSeen():
-            state.epoch = fact.epoch
-        case Sharing():
-            _share(state, fact.endpoints)
-        case ListSeen():
-            state.shared_as_of = fact.as_of
-        case Turned():
-            state.turns = fact.turns
-        case EndpointKnown() | cat.EndpointUp() | cat.EndpointChanged():
-            state.endpoints[fact.state.endpoint] = fact.state
-        case cat.EndpointDown():
-            state.endpoints[fact.endpoint] = cat.EndpointState(
-                endpoint=fact.endpoint, kind=fact.kind, up=False, reason=fact.reason
-            )
-        case Journal():
-            state.journal_fault = fact.fault
-        case LeftLying():
-            state.results_left = fact.count
-        case Leaving():
-            state.leaving = True
-        case WasAnnounced():
-            state.announcing = False
-        case cat.HostJoined() | cat.HostRecovered():
-            state.joined = state.announcing = True
-        case cat.HostDraining():
-            state.draining = True
-        case cat.HostResumed():
-            state.draining = False
-        case _:
-            pass
-    return state
-
-
-def _hold(state: HostState, fact: Holding) -> None:
-    assign, slot = fact.assign, slot_of(fact.assign)
-    state.runs[assign.route] = HeldRun(assign, slot, fact.phase)
-    state.by_task[assign.task_id] = assign.route
-    if fact.phase in _HOLDING:
-        state.used[slot] = state.used.get(slot, 0) + 1
-
-
-def _move(state: HostState, route: str, phase: Phase) -> None:
-    run = state.runs.get(route)
-    if run is None:
-        return
-    was, now = run.phase in _HOLDING, phase in _HOLDING
-    run.phase = phase
-    if was != now:
-        state.used[run.slot] = state.used.get(run.slot, 0) + (1 if now else -1)
-
-
-def _let_go(state: HostState, fact: Gone) -> None:
-    _move(state, fact.route, "finished")
-    run = state.runs.pop(fact.route, None)
-    if run is not None and state.by_task.get(run.assign.task_id) == fact.route:
-        del state.by_task[run.assign.task_id]
-    state.done[fact.route] = fact.refused
-    if len(state.done) > REMEMBERED:
-        del state.done[next(iter(state.done))]
-
-
-def _share(state: HostState, endpoints: list[mail.SharedEndpoint]) -> None:
-    for name in state.shared:
-        state.slots.pop(name, None)
-        state.endpoints.pop(name, None)
-    state.shared = {each.endpoint: each for each in endpoints}
-    state.slots.update({each.endpoint: each.slots for each in endpoints})

@@ -25,7 +25,7 @@ from projections.world import World as ReadModels
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from actors.host.decide import HostState
+    from actors.host.state import HostState
     from actors.scheduler.decide import Decision
     from actors.scheduler.state import Live
     from events.catalogue import Recorded

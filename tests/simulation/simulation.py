@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import msgspec
 import structlog
 
-from actors.host import decide as host_actor
+from actors.host import state as host_state
 from actors.scheduler.role import SchedulerRole
 from events import catalogue as c
 from events import commands as m
@@ -451,7 +451,7 @@ class Simulation:
             )
         for life in self.lives.values():
             if isinstance(life, Life) and life.sidecar is not None:
-                held = host_actor.held(life.sidecar.state)
+                held = host_state.runs_held(life.sidecar.state)
                 said.append(
                     f"{life.name}: runs {sorted(life.runs)}, holds {held}, "
                     f"outbox {life.sidecar.outbox.pending}"

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from actors import lifecycle
-from actors.host import decide as host_actor
+from actors.host import decide
+from actors.host import messages as msg
+from actors.host import state as host_state
 from actors.scheduler import decide as scheduler
 from actors.scheduler import dispatch, queue, tiers
 from actors.scheduler import places as fleet
@@ -46,7 +48,7 @@ def lost_fence(patch: Patch) -> None:
 
 def host_heeds_anybody(patch: Patch) -> None:
     """A host takes mail of any epoch."""
-    patch.setattr(host_actor._Decider, "stale", lambda self, epoch: False)
+    patch.setattr(decide._Decider, "stale", lambda self, epoch: False)
 
 
 def skipped_requeue(patch: Patch) -> None:
@@ -260,11 +262,11 @@ def alert_remembered_for_ever(patch: Patch) -> None:
 def late_word_counts(patch: Patch) -> None:
     """A host drains and resumes as it is told, however late."""
 
-    def turns(self: Any, command: Any) -> bool:
-        self.fact(host_actor.Turned(self.state.turns + 1))
+    def next_drain_version(self: Any, command: Any) -> bool:
+        self.fact(msg.DrainVersion(self.state.drain_version + 1))
         return True
 
-    patch.setattr(host_actor._Decider, "turns", turns)
+    patch.setattr(decide._Decider, "next_drain_version", next_drain_version)
 
 
 def alert_repeated(patch: Patch) -> None:
@@ -284,7 +286,7 @@ def accepted_before_it_is_on_disk(patch: Patch) -> None:
 
     def hasty(self: Any, assign: Any, message: Any) -> None:
         persist(self, assign, message)
-        self.handle(host_actor.Persisted(assign.route))
+        self.handle(msg.Persisted(assign.route))
 
     patch.setattr(Sidecar, "_persist", hasty)
 
@@ -297,7 +299,7 @@ def results_not_on_disk(patch: Patch) -> None:
 
 def host_slot_leaks(patch: Patch) -> None:
     """A host that gives a run up keeps its slot."""
-    move = host_actor._move
+    move = host_state.move
 
     def leaky(state: Any, route: str, phase: Any) -> None:
         run = state.runs.get(route)
@@ -306,7 +308,7 @@ def host_slot_leaks(patch: Patch) -> None:
         if held and phase == "finished" and run.wish == "cancel":
             state.used[run.slot] += 1
 
-    patch.setattr(host_actor, "_move", leaky)
+    patch.setattr(host_state, "move", leaky)
 
 
 def restarted_run_forgotten(patch: Patch) -> None:

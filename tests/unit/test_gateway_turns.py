@@ -5,7 +5,8 @@ from __future__ import annotations
 import itertools
 
 from actors.gateway.tasks import Gateway
-from actors.host import decide as actor
+from actors.host.decide import decide
+from actors.host.state import About, evolve, initial
 from events import commands as m
 from events import subjects
 from events.bus import MemoryBroker, MemoryBus
@@ -20,15 +21,15 @@ class Machine:
     """A host that hears mail; `before` is told each one before it is decided on."""
 
     def __init__(self) -> None:
-        self.state = actor.initial("h1", "life-1", actor.About(version="1"), {})
+        self.state = initial("h1", "life-1", About(version="1"), {})
         self.heard: list[m.HostMail] = []
         self.before = lambda mail: None
 
     def hear(self, mail: m.HostMail) -> m.Reply:
-        made = actor.decide(mail, self.state, NOW, lambda: "e1")
-        for fact in made.facts:
-            actor.evolve(self.state, fact)
-        return made.effects[-1].reply
+        decision = decide(mail, self.state, NOW, lambda: "e1")
+        for fact in decision.facts:
+            evolve(self.state, fact)
+        return decision.effects[-1].reply
 
     def on(self, message) -> None:
         mail = Reader(m.HostMail).decode(message.data)
@@ -63,7 +64,7 @@ async def test_a_drain_that_is_overtaken_by_another_gateway_looks_again():
     machine = Machine()
 
     def overtake(mail: m.HostMail) -> None:
-        if isinstance(mail, m.Drain) and machine.state.turns == 0:
+        if isinstance(mail, m.Drain) and machine.state.drain_version == 0:
             machine.hear(m.Resume(incarnation="life-1", turn=0))
 
     machine.before = overtake

@@ -9,14 +9,16 @@ from hypothesis import given as generated
 from hypothesis import settings
 from hypothesis import strategies as st
 
-from actors.host import decide as actor
+from actors.host import messages as msg
+from actors.host.decide import decide
 from actors.host.outcomes import Finished, Returned, Stopped
-from events import catalogue as cat
+from actors.host.state import HOLDING, About, evolve, initial, runs_held, slots_taken
+from events import catalogue as c
 from events import commands as mail
 
 NOW = 1_770_000_000.0
-SUCCESS = Finished(cat.Result(status="success", output="ok"))
-FAILURE = Finished(cat.Result(status="failed"))
+SUCCESS = Finished(c.Result(status="success", output="ok"))
+FAILURE = Finished(c.Result(status="failed"))
 
 
 class Host:
@@ -24,35 +26,35 @@ class Host:
 
     def __init__(self, **slots: int) -> None:
         self.count = 0
-        about = actor.About(
+        about = About(
             version="1",
             targets=frozenset({"sidecar", "ollama", "claude", "noop"}),
         )
         slots = slots or {"shell": 1, "claude": 1}
-        self.state = actor.initial("h1", "life-1", about, slots, {"h1-gpu": 1})
+        self.state = initial("h1", "life-1", about, slots, {"h1-gpu": 1})
 
     def new_id(self) -> str:
         self.count += 1
         return f"e{self.count}"
 
-    def tell(self, command: actor.HostCommand, now: float = NOW) -> actor.Decision:
-        made = actor.decide(command, self.state, now, self.new_id)
-        for fact in made.facts:
-            actor.evolve(self.state, fact)
-        return made
+    def tell(self, command: msg.HostCommand, now: float = NOW) -> msg.HostDecision:
+        decision = decide(command, self.state, now, self.new_id)
+        for fact in decision.facts:
+            evolve(self.state, fact)
+        return decision
 
-    def given(self, *commands: actor.HostCommand) -> Host:
+    def given(self, *commands: msg.HostCommand) -> Host:
         for command in commands:
             self.tell(command)
         return self
 
-    def when(self, command: actor.HostCommand, now: float = NOW) -> Host:
-        self.made = self.tell(command, now)
+    def when(self, command: msg.HostCommand, now: float = NOW) -> Host:
+        self.decision = self.tell(command, now)
         return self
 
     @property
-    def events(self) -> list[cat.Event]:
-        return [fact for fact in self.made.facts if isinstance(fact, cat.Event)]
+    def events(self) -> list[c.Event]:
+        return [fact for fact in self.decision.facts if isinstance(fact, c.Event)]
 
     @property
     def event(self) -> Any:
@@ -61,15 +63,15 @@ class Host:
 
     @property
     def names(self) -> list[str]:
-        return [cat.name(event) for event in self.events]
+        return [c.name(event) for event in self.events]
 
     @property
     def reply(self) -> mail.Reply:
-        [reply] = [e.reply for e in self.made.effects if isinstance(e, actor.Answer)]
+        [reply] = [e.reply for e in self.decision.effects if isinstance(e, msg.Respond)]
         return reply
 
     def effects(self, kind: type) -> list[Any]:
-        return [effect for effect in self.made.effects if isinstance(effect, kind)]
+        return [effect for effect in self.decision.effects if isinstance(effect, kind)]
 
 
 def assign(task: str = "t1", route: str = "r1", **fields: Any) -> mail.Assign:
@@ -80,7 +82,7 @@ def assign(task: str = "t1", route: str = "r1", **fields: Any) -> mail.Assign:
             "route": route,
             "generation": 1,
             "attempt": 1,
-            "spec": cat.TaskSpec(description="x"),
+            "spec": c.TaskSpec(description="x"),
             "tier": "trivial",
             "target_type": "sidecar",
             **fields,
@@ -88,16 +90,16 @@ def assign(task: str = "t1", route: str = "r1", **fields: Any) -> mail.Assign:
     )
 
 
-def accepted(route: str = "r1", task: str = "t1") -> list[actor.HostCommand]:
-    return [assign(task, route), actor.Persisted(route)]
+def accepted(route: str = "r1", task: str = "t1") -> list[msg.HostCommand]:
+    return [assign(task, route), msg.Persisted(route)]
 
 
-def running(route: str = "r1", task: str = "t1") -> list[actor.HostCommand]:
-    return [*accepted(route, task), actor.Began(route, "sidecar")]
+def running(route: str = "r1", task: str = "t1") -> list[msg.HostCommand]:
+    return [*accepted(route, task), msg.Began(route, "sidecar")]
 
 
-def finished(route: str = "r1", task: str = "t1") -> list[actor.HostCommand]:
-    return [*running(route, task), actor.Ended(route, SUCCESS)]
+def finished(route: str = "r1", task: str = "t1") -> list[msg.HostCommand]:
+    return [*running(route, task), msg.RunEnded(route, SUCCESS)]
 
 
 def cancel(route: str = "r1", epoch: int = 1, task: str = "t1") -> mail.Cancel:
@@ -110,46 +112,46 @@ def cancel(route: str = "r1", epoch: int = 1, task: str = "t1") -> mail.Cancel:
 def test_an_assignment_is_persisted_before_anything_is_said() -> None:
     host = Host().when(assign())
     assert host.events == []
-    assert host.effects(actor.Persist) == [actor.Persist(assign())]
-    assert host.effects(actor.Answer) == []
+    assert host.effects(msg.Persist) == [msg.Persist(assign())]
+    assert host.effects(msg.Respond) == []
 
 
 def test_a_persisted_assignment_is_accepted_answered_and_started() -> None:
-    host = Host().given(assign()).when(actor.Persisted("r1"))
+    host = Host().given(assign()).when(msg.Persisted("r1"))
     assert host.names == ["task.accepted"]
     assert host.reply.ok
-    assert host.effects(actor.Start) == [actor.Start(assign())]
+    assert host.effects(msg.Start) == [msg.Start(assign())]
 
 
 def test_what_cannot_be_persisted_is_rejected_and_its_slot_is_free() -> None:
-    host = Host().given(assign()).when(actor.NotPersisted("r1", "disk full"))
+    host = Host().given(assign()).when(msg.NotPersisted("r1", "disk full"))
     assert (host.event.reason, host.reply.code) == ("journal", "journal")
-    assert host.when(assign("t2", "r2")).effects(actor.Persist)
+    assert host.when(assign("t2", "r2")).effects(msg.Persist)
 
 
 def test_no_work_is_taken_while_the_journal_fails_and_again_afterwards() -> None:
-    host = Host().given(actor.JournalState("disk full")).when(assign())
+    host = Host().given(msg.JournalState("disk full")).when(assign())
     assert (host.event.reason, host.event.detail) == ("journal", "disk full")
-    host.given(actor.JournalState("")).when(assign("t2", "r2"))
-    assert host.effects(actor.Persist)
+    host.given(msg.JournalState("")).when(assign("t2", "r2"))
+    assert host.effects(msg.Persist)
 
 
 def test_a_repeat_of_a_route_held_is_answered_and_not_run_again() -> None:
     for before in (accepted(), running(), finished()):
         host = Host().given(*before).when(assign())
         assert host.reply.ok
-        assert host.made.facts == []
-        assert host.effects(actor.Persist) == host.effects(actor.Start) == []
+        assert host.decision.facts == []
+        assert host.effects(msg.Persist) == host.effects(msg.Start) == []
 
 
 def test_a_repeat_of_a_route_reported_is_answered_and_not_run_again() -> None:
-    host = Host().given(*finished(), actor.Reported("r1")).when(assign())
+    host = Host().given(*finished(), msg.Reported("r1")).when(assign())
     assert host.reply.ok
-    assert host.made.facts == []
+    assert host.decision.facts == []
 
 
 def test_a_repeat_of_a_rejected_route_is_refused_again_without_an_event() -> None:
-    host = Host().given(*running("r0", "t0"), assign(), actor.Ended("r0", SUCCESS))
+    host = Host().given(*running("r0", "t0"), assign(), msg.RunEnded("r0", SUCCESS))
     host.when(assign())
     assert (host.reply.ok, host.reply.code, host.events) == (False, "busy", [])
 
@@ -158,14 +160,14 @@ def test_an_older_epoch_is_refused_and_a_newer_one_remembered() -> None:
     host = Host().given(assign(epoch=5)).when(assign("t2", "r2", epoch=4))
     assert (host.reply.code, host.events) == ("stale_epoch", [])
     host.when(cancel(epoch=6))
-    assert host.effects(actor.RememberEpoch) == [actor.RememberEpoch(6)]
+    assert host.effects(msg.RememberEpoch) == [msg.RememberEpoch(6)]
     assert host.when(cancel(epoch=5)).reply.code == "stale_epoch"
 
 
 def test_a_full_host_rejects_and_names_the_holders() -> None:
     host = Host(shell=2).given(*running("r1", "t1"), *accepted("r2", "t2"))
     host.when(assign("t3", "r3"))
-    assert isinstance(host.event, cat.TaskRejected)
+    assert isinstance(host.event, c.TaskRejected)
     assert (host.event.reason, host.event.holders) == ("busy", ["t1", "t2"])
     assert (host.reply.ok, host.reply.code) == (False, "busy")
 
@@ -173,11 +175,11 @@ def test_a_full_host_rejects_and_names_the_holders() -> None:
 def test_slots_are_counted_by_kind_and_by_endpoint() -> None:
     host = Host().given(*running())
     model = assign("t2", "r2", target_type="ollama", endpoint="h1-gpu")
-    assert host.when(model).effects(actor.Persist)
+    assert host.when(model).effects(msg.Persist)
     model = assign("t3", "r3", target_type="ollama", endpoint="h1-gpu")
     assert host.when(model).event.reason == "busy"
     claude = assign("t4", "r4", target_type="claude", endpoint="h1-claude")
-    assert host.when(claude).effects(actor.Persist)
+    assert host.when(claude).effects(msg.Persist)
 
 
 @pytest.mark.parametrize(
@@ -196,8 +198,8 @@ def test_an_unknown_target_is_rejected(fields: dict[str, Any]) -> None:
 
 def test_a_task_that_comes_anew_ends_its_older_run_here() -> None:
     host = Host(shell=2).given(*running()).when(assign(route="r2"))
-    assert [each.route for each in host.effects(actor.StopRun)] == ["r1"]
-    host.when(actor.Ended("r1", Stopped()))
+    assert [each.route for each in host.effects(msg.StopRun)] == ["r1"]
+    host.when(msg.RunEnded("r1", Stopped()))
     assert host.names == ["task.stopped"]
 
 
@@ -205,41 +207,41 @@ def test_a_task_that_comes_anew_ends_its_older_run_here() -> None:
 
 
 def test_a_run_that_works_is_completed_and_frees_its_slot() -> None:
-    host = Host().given(*running()).when(actor.Ended("r1", SUCCESS))
-    assert (host.names, actor.busy(host.state)) == (["task.completed"], 0)
-    assert actor.held(host.state) == [cat.Held("t1", "r1", "finished")]
+    host = Host().given(*running()).when(msg.RunEnded("r1", SUCCESS))
+    assert (host.names, slots_taken(host.state)) == (["task.completed"], 0)
+    assert runs_held(host.state) == [c.Held("t1", "r1", "finished")]
 
 
 def test_a_run_that_fails_is_failed() -> None:
-    host = Host().given(*running()).when(actor.Ended("r1", FAILURE))
+    host = Host().given(*running()).when(msg.RunEnded("r1", FAILURE))
     assert host.names == ["task.failed"]
 
 
 def test_a_run_past_its_deadline_is_marked_late() -> None:
-    spec = cat.TaskSpec(description="x", deadline="2026-01-01T00:00:00Z")
+    spec = c.TaskSpec(description="x", deadline="2026-01-01T00:00:00Z")
     before = [assign(spec=spec), *running()[1:]]
-    host = Host().given(*before).when(actor.Ended("r1", SUCCESS))
+    host = Host().given(*before).when(msg.RunEnded("r1", SUCCESS))
     assert host.event.late
-    host = Host().given(*before).when(actor.Ended("r1", SUCCESS), now=1_700_000_000)
+    host = Host().given(*before).when(msg.RunEnded("r1", SUCCESS), now=1_700_000_000)
     assert not host.event.late
 
 
 def test_a_run_given_back_names_what_to_avoid_and_until_when() -> None:
     back = Returned(reason="limited", exclude="x", limited_until=NOW)
-    host = Host().given(*running()).when(actor.Ended("r1", back))
+    host = Host().given(*running()).when(msg.RunEnded("r1", back))
     assert (host.event.reason, host.event.exclude) == ("limited", "x")
     assert host.event.limited_until == "2026-02-02T02:40:00.000000Z"
 
 
 def test_a_run_ends_once() -> None:
-    host = Host().given(*finished()).when(actor.Ended("r1", FAILURE))
-    assert host.made == actor.Decision()
+    host = Host().given(*finished()).when(msg.RunEnded("r1", FAILURE))
+    assert host.decision == msg.HostDecision()
 
 
 def test_a_reported_run_is_forgotten() -> None:
-    host = Host().given(*finished()).when(actor.Reported("r1"))
-    assert host.effects(actor.Forget) == [actor.Forget("r1")]
-    assert actor.held(host.state) == []
+    host = Host().given(*finished()).when(msg.Reported("r1"))
+    assert host.effects(msg.Forget) == [msg.Forget("r1")]
+    assert runs_held(host.state) == []
 
 
 # -- cancelling
@@ -248,22 +250,22 @@ def test_a_reported_run_is_forgotten() -> None:
 def test_a_running_run_is_stopped_and_holds_its_slot_until_it_has_ended() -> None:
     host = Host().given(*running()).when(cancel())
     assert host.reply.ok
-    assert host.effects(actor.StopRun) == [actor.StopRun("r1", "cancelled")]
+    assert host.effects(msg.StopRun) == [msg.StopRun("r1", "cancelled")]
     assert host.when(assign("t2", "r2")).event.reason == "busy"
-    ending = Stopped(result=cat.Result(status="failed"), descendants_left=2)
-    host.when(actor.Ended("r1", ending))
+    ending = Stopped(result=c.Result(status="failed"), descendants_left=2)
+    host.when(msg.RunEnded("r1", ending))
     assert (host.names, host.event.descendants_left) == (["task.stopped"], 2)
-    assert actor.busy(host.state) == 0
+    assert slots_taken(host.state) == 0
 
 
 def test_a_run_that_completes_after_the_wish_is_stopped_with_its_result() -> None:
-    host = Host().given(*running(), cancel()).when(actor.Ended("r1", SUCCESS))
+    host = Host().given(*running(), cancel()).when(msg.RunEnded("r1", SUCCESS))
     assert (host.names, host.event.result) == (["task.stopped"], SUCCESS.result)
 
 
 def test_an_empty_route_means_whatever_runs_of_the_task() -> None:
     host = Host().given(*running()).when(cancel(route=""))
-    assert host.effects(actor.StopRun) == [actor.StopRun("r1", "cancelled")]
+    assert host.effects(msg.StopRun) == [msg.StopRun("r1", "cancelled")]
 
 
 def test_a_run_unknown_here_is_said_to_be() -> None:
@@ -273,20 +275,20 @@ def test_a_run_unknown_here_is_said_to_be() -> None:
 
 
 def test_cancelling_what_has_ended_is_fine_and_does_nothing() -> None:
-    for before in (finished(), [*finished(), actor.Reported("r1")]):
+    for before in (finished(), [*finished(), msg.Reported("r1")]):
         host = Host().given(*before).when(cancel())
-        assert (host.reply.ok, host.made.facts) == (True, [])
+        assert (host.reply.ok, host.decision.facts) == (True, [])
 
 
 def test_cancelling_twice_stops_once() -> None:
     host = Host().given(*running(), cancel()).when(cancel())
-    assert (host.reply.ok, host.made.facts) == (True, [])
+    assert (host.reply.ok, host.decision.facts) == (True, [])
 
 
 def test_what_is_cancelled_while_it_is_persisted_never_starts() -> None:
-    host = Host().given(assign(), cancel()).when(actor.Persisted("r1"))
+    host = Host().given(assign(), cancel()).when(msg.Persisted("r1"))
     assert host.names == ["task.stopped"]
-    assert host.effects(actor.Start) == []
+    assert host.effects(msg.Start) == []
 
 
 # -- draining
@@ -298,7 +300,7 @@ def test_a_draining_host_takes_nothing_until_it_is_resumed() -> None:
     assert host.when(assign()).event.reason == "draining"
     assert host.when(mail.Drain()).events == []
     assert host.when(mail.Resume()).names == ["host.resumed"]
-    assert host.when(assign("t2", "r2")).effects(actor.Persist)
+    assert host.when(assign("t2", "r2")).effects(msg.Persist)
 
 
 def test_a_drain_that_comes_behind_a_later_resume_is_passed_by() -> None:
@@ -316,37 +318,41 @@ def test_a_word_of_draining_that_was_meant_for_an_earlier_life_is_passed_by() ->
 
 def test_whoever_looks_first_drains_and_resumes_a_host() -> None:
     host = Host()
-    for word, state in ((mail.Drain, True), (mail.Drain, True), (mail.Resume, False)):
+    for word, draining in (
+        (mail.Drain, True),
+        (mail.Drain, True),
+        (mail.Resume, False),
+    ):
         seen = host.when(mail.Inspect()).reply.info
         host.when(word(incarnation=seen["incarnation"], turn=seen["turns"]))
-        assert (host.reply.ok, host.state.draining) == (True, state)
+        assert (host.reply.ok, host.state.draining) == (True, draining)
 
 
 def test_a_leaving_host_is_not_resumed() -> None:
-    host = Host().given(actor.Join(), actor.Leave("stop")).when(mail.Resume())
+    host = Host().given(msg.Join(), msg.Leave("stop")).when(mail.Resume())
     assert (host.reply.ok, host.reply.code) == (False, "leaving")
     assert host.when(assign()).event.reason == "draining"
 
 
 def test_what_does_not_finish_in_time_is_handed_back() -> None:
     host = Host(shell=2).given(*running(), *running("r2", "t2"), cancel("r2"))
-    host.when(actor.HandBack())
-    assert [each.route for each in host.effects(actor.StopRun)] == ["r1"]
-    host.when(actor.Ended("r1", Stopped()))
+    host.when(msg.HandBack())
+    assert [each.route for each in host.effects(msg.StopRun)] == ["r1"]
+    host.when(msg.RunEnded("r1", Stopped()))
     assert (host.names, host.event.reason) == (["task.returned"], "draining")
-    assert host.when(actor.Ended("r2", Stopped())).names == ["task.stopped"]
+    assert host.when(msg.RunEnded("r2", Stopped())).names == ["task.stopped"]
 
 
 def test_what_finishes_while_it_is_handed_back_is_finished() -> None:
-    host = Host().given(*running(), actor.HandBack()).when(actor.Ended("r1", SUCCESS))
+    host = Host().given(*running(), msg.HandBack()).when(msg.RunEnded("r1", SUCCESS))
     assert host.names == ["task.completed"]
 
 
 # -- lives
 
 
-def recovered(phase: Any, route: str = "r1", task: str = "t1") -> actor.Recovered:
-    return actor.Recovered(assign(task, route), phase)
+def recovered(phase: Any, route: str = "r1", task: str = "t1") -> msg.Recovered:
+    return msg.Recovered(assign(task, route), phase)
 
 
 def test_joining_says_what_an_earlier_life_left() -> None:
@@ -355,7 +361,7 @@ def test_joining_says_what_an_earlier_life_left() -> None:
         recovered("interrupted", "r2", "t2"),
         recovered("finished", "r3", "t3"),
     )
-    host.when(actor.Join())
+    host.when(msg.Join())
     assert [(each.route, each.phase) for each in host.event.held] == [
         ("r1", "accepted"),
         ("r2", "interrupted"),
@@ -364,78 +370,76 @@ def test_joining_says_what_an_earlier_life_left() -> None:
 
 
 def test_interrupted_runs_are_returned_once_the_log_knows_this_life() -> None:
-    host = Host().given(recovered("interrupted"), actor.Join())
-    host.when(actor.Announced())
+    host = Host().given(recovered("interrupted"), msg.Join())
+    host.when(msg.Announced())
     assert (host.names, host.event.reason) == (["task.returned"], "interrupted")
-    assert host.when(actor.Reported("r1")).effects(actor.Forget)
+    assert host.when(msg.Reported("r1")).effects(msg.Forget)
 
 
 def test_a_run_that_never_started_is_started_by_the_same_route_again() -> None:
-    host = Host().given(recovered("recovered"), actor.Join()).when(assign())
+    host = Host().given(recovered("recovered"), msg.Join()).when(assign())
     assert host.names == ["task.accepted"]
-    assert host.effects(actor.Start) == [actor.Start(assign())]
-    assert actor.busy(host.state) == 1
+    assert host.effects(msg.Start) == [msg.Start(assign())]
+    assert slots_taken(host.state) == 1
 
 
 def test_a_run_that_never_started_can_be_cancelled() -> None:
-    host = Host().given(recovered("recovered"), actor.Join()).when(cancel())
+    host = Host().given(recovered("recovered"), msg.Join()).when(cancel())
     assert (host.reply.ok, host.names) == (True, ["task.stopped"])
 
 
 def test_a_run_that_never_started_is_returned_when_its_task_comes_anew() -> None:
-    host = Host().given(recovered("recovered"), actor.Join()).when(assign(route="r2"))
+    host = Host().given(recovered("recovered"), msg.Join()).when(assign(route="r2"))
     assert (host.event.route, host.event.reason) == ("r1", "interrupted")
 
 
 def test_a_host_given_up_says_that_it_recovered() -> None:
-    host = Host().given(actor.Join(), actor.Announced(), *running())
+    host = Host().given(msg.Join(), msg.Announced(), *running())
     host.when(mail.Rejoin(epoch=1, incarnation="life-1"))
     assert (host.names, host.event.held) == (
         ["host.recovered"],
-        [cat.Held("t1", "r1", "running")],
+        [c.Held("t1", "r1", "running")],
     )
 
 
 def test_a_host_unknown_to_the_leader_joins_again() -> None:
-    host = Host().given(actor.Join(), actor.Announced())
+    host = Host().given(msg.Join(), msg.Announced())
     assert host.when(mail.Rejoin(epoch=1)).names == ["host.joined"]
 
 
 def test_a_host_that_is_being_announced_does_not_repeat_itself() -> None:
-    host = Host().given(actor.Join()).when(mail.Rejoin(epoch=1))
+    host = Host().given(msg.Join()).when(mail.Rejoin(epoch=1))
     assert (host.reply.ok, host.events) == (True, [])
 
 
 # -- endpoints
 
-UP = cat.EndpointState(endpoint="h1-gpu", kind="ollama", up=True, models=["a:latest"])
-DOWN = cat.EndpointState(endpoint="h1-gpu", kind="ollama", up=False, reason="refused")
+UP = c.EndpointState(endpoint="h1-gpu", kind="ollama", up=True, models=["a:latest"])
+DOWN = c.EndpointState(endpoint="h1-gpu", kind="ollama", up=False, reason="refused")
 
 
 def test_endpoints_found_before_joining_are_part_of_joining() -> None:
-    host = Host().given(actor.EndpointFound(UP)).when(actor.Join())
+    host = Host().given(msg.EndpointFound(UP)).when(msg.Join())
     assert host.event.endpoints == [UP]
 
 
 def test_only_changes_of_endpoints_are_events() -> None:
-    host = Host().given(actor.Join())
-    assert host.when(actor.EndpointFound(UP)).names == ["endpoint.up"]
-    assert host.when(actor.EndpointFound(UP)).names == []
-    more = cat.EndpointState(endpoint="h1-gpu", kind="ollama", up=True, loaded=["a"])
-    assert host.when(actor.EndpointFound(more)).names == ["endpoint.changed"]
-    assert host.when(actor.EndpointGone(DOWN)).names == ["endpoint.down"]
-    assert host.when(actor.EndpointGone(DOWN)).names == []
-    assert host.when(actor.EndpointFound(UP)).names == ["endpoint.up"]
+    host = Host().given(msg.Join())
+    assert host.when(msg.EndpointFound(UP)).names == ["endpoint.up"]
+    assert host.when(msg.EndpointFound(UP)).names == []
+    more = c.EndpointState(endpoint="h1-gpu", kind="ollama", up=True, loaded=["a"])
+    assert host.when(msg.EndpointFound(more)).names == ["endpoint.changed"]
+    assert host.when(msg.EndpointGone(DOWN)).names == ["endpoint.down"]
+    assert host.when(msg.EndpointGone(DOWN)).names == []
+    assert host.when(msg.EndpointFound(UP)).names == ["endpoint.up"]
 
 
 def test_shared_endpoints_are_watched_and_take_runs() -> None:
     shared = mail.SharedEndpoint(endpoint="big", kind="openai", url="http://x", slots=1)
     own = mail.SharedEndpoint(endpoint="h1-gpu", kind="openai", url="http://y")
     host = Host().when(mail.UseEndpoints(epoch=1, endpoints=[shared, own]))
-    assert host.effects(actor.Watch) == [actor.Watch([shared])]
-    assert host.when(assign(target_type="ollama", endpoint="big")).effects(
-        actor.Persist
-    )
+    assert host.effects(msg.Watch) == [msg.Watch([shared])]
+    assert host.when(assign(target_type="ollama", endpoint="big")).effects(msg.Persist)
     host.when(mail.UseEndpoints(epoch=1, endpoints=[]))
     host.when(assign("t2", "r2", target_type="ollama", endpoint="big"))
     assert host.event.reason == "unknown_target"
@@ -445,17 +449,17 @@ def test_a_shared_endpoint_that_was_added_anew_is_reported_anew() -> None:
     pool = mail.SharedEndpoint(
         endpoint="pool", kind="ollama", url="http://x", added="1"
     )
-    up = cat.EndpointState(endpoint="pool", kind="ollama", up=True, shared=True)
-    host = Host().given(actor.Join(), mail.UseEndpoints(epoch=1, endpoints=[pool]))
-    assert host.when(actor.EndpointFound(up)).names == ["endpoint.up"]
+    up = c.EndpointState(endpoint="pool", kind="ollama", up=True, shared=True)
+    host = Host().given(msg.Join(), mail.UseEndpoints(epoch=1, endpoints=[pool]))
+    assert host.when(msg.EndpointFound(up)).names == ["endpoint.up"]
     host.when(mail.UseEndpoints(epoch=1, endpoints=[pool], as_of=1))
-    assert host.effects(actor.Watch) == []
+    assert host.effects(msg.Watch) == []
     anew = mail.SharedEndpoint(
         endpoint="pool", kind="ollama", url="http://x", added="2"
     )
     host.when(mail.UseEndpoints(epoch=1, endpoints=[anew], as_of=2))
-    assert host.effects(actor.Watch) == [actor.Watch([anew])]
-    assert host.when(actor.EndpointFound(up)).names == ["endpoint.up"]
+    assert host.effects(msg.Watch) == [msg.Watch([anew])]
+    assert host.when(msg.EndpointFound(up)).names == ["endpoint.up"]
 
 
 def test_an_older_list_of_shared_endpoints_that_comes_late_is_passed_by():
@@ -473,28 +477,28 @@ _tasks = st.sampled_from(["t1", "t2", "t3"])
 _routes = st.sampled_from(["r1", "r2", "r3", "r4"])
 _commands = st.one_of(
     st.builds(assign, _tasks, _routes, epoch=st.integers(1, 2)),
-    st.builds(actor.Persisted, _routes),
-    st.builds(actor.NotPersisted, _routes, st.just("x")),
-    st.builds(actor.Began, _routes, st.just("sidecar")),
-    st.builds(actor.Ended, _routes, st.sampled_from([SUCCESS, FAILURE])),
-    st.builds(actor.Ended, _routes, st.just(Stopped())),
-    st.builds(actor.Reported, _routes),
+    st.builds(msg.Persisted, _routes),
+    st.builds(msg.NotPersisted, _routes, st.just("x")),
+    st.builds(msg.Began, _routes, st.just("sidecar")),
+    st.builds(msg.RunEnded, _routes, st.sampled_from([SUCCESS, FAILURE])),
+    st.builds(msg.RunEnded, _routes, st.just(Stopped())),
+    st.builds(msg.Reported, _routes),
     st.builds(cancel, _routes, st.integers(1, 2), _tasks),
-    st.sampled_from([mail.Drain(), mail.Resume(), actor.HandBack(), actor.Announced()]),
+    st.sampled_from([mail.Drain(), mail.Resume(), msg.HandBack(), msg.Announced()]),
 )
 
 
 @settings(max_examples=200, deadline=None)
 @generated(st.lists(_commands, max_size=40))
 def test_slots_are_never_overdrawn_and_a_route_ends_at_most_once(
-    commands: list[actor.HostCommand],
+    commands: list[msg.HostCommand],
 ) -> None:
     host, ended = Host(shell=2), set()
-    ends = (cat.TaskCompleted, cat.TaskFailed, cat.TaskReturned, cat.TaskStopped)
+    ends = (c.TaskCompleted, c.TaskFailed, c.TaskReturned, c.TaskStopped)
     for command in commands:
         for event in host.tell(command).facts:
             if isinstance(event, ends):
                 assert event.route not in ended
                 ended.add(event.route)
-        holding = [r for r in host.state.runs.values() if r.phase in actor._HOLDING]
+        holding = [r for r in host.state.runs.values() if r.phase in HOLDING]
         assert host.state.used.get("shell", 0) == len(holding) <= 2
