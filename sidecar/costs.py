@@ -20,11 +20,10 @@ result names it with its version: history is never priced anew in silence.
 
 from __future__ import annotations
 
-import functools
 from decimal import Decimal
-from importlib import metadata
 from typing import TYPE_CHECKING
 
+from actors.rules.prices import price, price_list
 from events.catalogue import Result
 from sidecar.output import fitting
 
@@ -34,45 +33,8 @@ if TYPE_CHECKING:
     from events.commands import Assign
     from sidecar.executors.port import RawResult
 
-_LIST = "genai-prices"
 _REPORTER = "claude-code"
 _NOTHING = Decimal(0)
-
-
-@functools.cache
-def price_list() -> str:
-    """The price list in use, with its version: `genai-prices 0.2.3`."""
-    return f"{_LIST} {metadata.version(_LIST)}"
-
-
-def price(
-    model: str,
-    *,
-    tokens_in: int,
-    tokens_out: int,
-    cache_read: int = 0,
-    cache_write: int = 0,
-    at: datetime | None = None,
-) -> Decimal | None:
-    """What one request of these tokens costs on a Claude model; None if it has no price.
-
-    `tokens_in` excludes the cache's tokens; the price list wants them included.
-    """
-    from genai_prices import Usage, calc_price  # a second to import, not needed by all
-
-    usage = Usage(
-        input_tokens=tokens_in + cache_read + cache_write,
-        cache_read_tokens=cache_read,
-        cache_write_tokens=cache_write,
-        output_tokens=tokens_out,
-    )
-    try:
-        priced = calc_price(
-            usage, model, provider_id="anthropic", genai_request_timestamp=at
-        )
-    except LookupError:
-        return None
-    return Decimal(priced.total_price)
 
 
 def settle(raw: RawResult, assign: Assign, at: datetime | None = None) -> Result:

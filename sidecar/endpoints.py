@@ -21,6 +21,7 @@ import msgspec
 import structlog
 from msgspec import Struct, structs
 
+from actors.rules.models import normal_model
 from events.catalogue import EndpointState
 from sidecar.executors import claude
 from sidecar.executors.port import Finished, Returned
@@ -125,11 +126,6 @@ class Watched:
             return None
         self.state = self._told = state
         return state
-
-
-def normal_model(name: str) -> str:
-    """Spell a model's name with its tag: `llama3.2` is `llama3.2:latest`."""
-    return name if ":" in name.rpartition("/")[2] else f"{name}:latest"
 
 
 # -- What the servers say --------------------------------------------------------------

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from aiohttp import web
 
+    from analysis.savings import SavingsAnswer
     from events.bus import Bus
     from events.log import EventLog
     from projections.queries import Queries
@@ -151,20 +152,6 @@ class AskSavings(Struct, frozen=True, forbid_unknown_fields=True):
     """`/api/v1/savings`: what local work would have cost on a chosen Claude model."""
 
     model: Annotated[str, Meta(min_length=1, max_length=250)]
-
-
-class SavingsAnswer(Struct, kw_only=True):
-    """What local work would have cost on `model`; `booked_usd` on the booked one.
-
-    `unpriced` counts runs without known tokens or without a price; they are in neither.
-    """
-
-    seq: int
-    model: str
-    price_list: str
-    booked_usd: float
-    saved_usd: float
-    unpriced: int
 
 
 class SavingsReader(Protocol):

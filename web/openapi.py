@@ -12,6 +12,7 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
+from analysis.savings import SavingsAnswer
 from events import commands as m
 from projections import answers as v
 from projections import questions as q
@@ -24,7 +25,6 @@ from web.api import (
     AskSavings,
     Events,
     PolicyAnswer,
-    SavingsAnswer,
     TraceAnswer,
 )
 

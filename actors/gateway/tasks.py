@@ -461,7 +461,9 @@ class Gateway:
 
     async def _validate_policy(self, command: m.SetPolicy, who: str) -> Answer:
         current, version, _ = await self._policy()
-        changed = policies.differences(current, _merged(current, command.policy))
+        changed = policies.differences(
+            current, policies.with_changes(current, command.policy)
+        )
         return m.Done(detail=f"valid; differs from version {version} in: {changed}")
 
     async def _set_policy(self, command: m.SetPolicy, who: str) -> Answer:
@@ -482,7 +484,7 @@ class Gateway:
                 f"not {command.based_on}; read it again",
                 "based_on",
             )
-        new = _merged(current, command.policy)
+        new = policies.with_changes(current, command.policy)
         changed = policies.differences(current, new)
         if not changed:
             return m.Done(detail=f"nothing differs from version {version}")
@@ -561,15 +563,6 @@ def _of_batch(refused: m.Refusal, n: int) -> m.Refusal:
         error=f"{place}{joint}{refused.error}",
         path=f"{place}.{refused.path}" if refused.path else place,
     )
-
-
-def _merged(current: policies.Policy, change: dict[str, Any]) -> policies.Policy:
-    """Lay a change over the policy in force; what it does not name stays."""
-    whole = policies.document(current)
-    for name, value in change.items():
-        nested = isinstance(value, dict) and isinstance(whole.get(name), dict)
-        whole[name] = {**whole[name], **value} if nested else value
-    return policies.parse(whole)
 
 
 def check(spec: c.TaskSpec, now: float) -> None:

@@ -121,6 +121,18 @@ def document(policy: Policy) -> dict[str, Any]:
     return plain
 
 
+def with_changes(policy: Policy, changes: dict[str, Any]) -> Policy:
+    """Return `policy` with `changes` laid over it, `{"scoring": {"warm": 2}}` style.
+
+    What they do not name stays. Raises Malformed naming the field that is wrong.
+    """
+    whole = document(policy)
+    for name, value in changes.items():
+        nested = isinstance(value, dict) and isinstance(whole.get(name), dict)
+        whole[name] = {**whole[name], **value} if nested else value
+    return parse(whole)
+
+
 def differences(old: Policy, new: Policy) -> list[str]:
     """Name the fields that differ, `scoring.warm` style."""
     return sorted(_differences("", document(old), document(new)))

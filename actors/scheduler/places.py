@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 from sortedcontainers import SortedList
 
+from actors.rules.models import normal_model, usual_model
 from actors.rules.scoring import Inputs, candidate, factors, product, ranked, spread
 from events.catalogue import Excluded
 
@@ -149,19 +150,9 @@ class Place:
         if self.kind != "local":
             return ""
         if wanted:
-            spelled = normal_model(wanted)
-            return spelled if spelled in self.models else None
-        for preferred in policy.local_models:
-            if normal_model(preferred) in self.models:
-                return normal_model(preferred)
-        if self.loaded:
-            return min(self.loaded)
-        return min(self.models) if self.models else None
-
-
-def normal_model(name: str) -> str:
-    """Spell a model's name with its tag: `llama3.2` is `llama3.2:latest`."""
-    return name if ":" in name.rpartition("/")[2] else f"{name}:latest"
+            named = normal_model(wanted)
+            return named if named in self.models else None
+        return usual_model(self.models, self.loaded, policy)
 
 
 class Pool:

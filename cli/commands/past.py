@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from analysis.explain import Recheck, policies_of, recheck, words
+from analysis.span import first_from, last_until
 from cli.client.connection import Client, connected, run
 from cli.client.spans import point_option
 from cli.client.target import on_target
 from cli.commands.figures import PATIENCE_S
 from cli.commands.log import event_line, json_line
-from cli.redecide import comes_out_same, policies_of
 from cli.render.terminal import (
     EXIT_INTERRUPTED,
     EXIT_OK,
@@ -40,11 +41,10 @@ from projections.answers import HostsAnswer, QueueAnswer, TaskAnswer
 from projections.timetravel import TimeTravel
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from rich.console import Console
 
-    from actors.rules.policy import Policy
     from projections.judged import JudgedEvent
     from projections.world import World
 
@@ -110,10 +110,10 @@ async def _explain(
             _hosts(screen, fleet)
         if checked is not None:
             screen.print(
-                line_of(f"\ncheck: {checked['said']}"),
-                style="green" if checked["agrees"] else "bold red",
+                line_of(f"\ncheck: {checked.said}"),
+                style="green" if checked.agrees else "bold red",
             )
-    return EXIT_OK if checked is None or checked["agrees"] else EXIT_REFUSED
+    return EXIT_OK if checked is None or checked.agrees else EXIT_REFUSED
 
 
 def _chosen(
@@ -134,79 +134,6 @@ def _chosen(
     raise Problem(f"{task_id} has no routing {generation}, only 1 to {len(routed)}")
 
 
-def words(routed: c.TaskRouted, submitted: c.Event) -> Iterator[str]:
-    """Say a decision in sentences."""
-    where = routed.selected_endpoint or routed.selected_host
-    on = f" on {routed.selected_host}" if where != routed.selected_host else ""
-    model = f", model {routed.selected_model}" if routed.selected_model else ""
-    yield (
-        f"Routing {routed.generation} (attempt {routed.attempt}) sent the task to "
-        f"{where}{on}{model}, as {routed.effective_tier}."
-    )
-    if isinstance(submitted, c.TaskSubmitted):
-        classed = submitted.classification
-        said, found = classed.explicit_tier, classed.inferred.tier
-        if said not in (None, "unknown", found):
-            yield (
-                f"Its submitter said {said}, its wording suggests {found}: the "
-                "submitter's word counts."
-            )
-    yield f"Its tier: {routed.classification_reason}."
-    if routed.fallback_used:
-        yield (
-            f"It fell back from {routed.fallback_from_tier}: {routed.fallback_reason}."
-        )
-    elif routed.wait is not None:
-        yield (
-            f"It waited {routed.wait.waited_s:.1f} s for {routed.wait.tier}, which came "
-            "back in time: a fallback was avoided."
-        )
-    if routed.candidates:
-        yield _against(routed, routed.candidates[0], routed.candidates[1:])
-    left_out = sum(routed.excluded.values())
-    if left_out:
-        reasons = ", ".join(
-            f"{n} × {why}" for why, n in sorted(routed.excluded.items())
-        )
-        yield f"{left_out} could not take it: {reasons}."
-    cost = routed.estimated_cost_usd
-    dollars_said = "" if cost is None else f", {dollars(cost)}"
-    yield (
-        f"Expected cost: {routed.estimated_cost_tier}{dollars_said}. Decided under policy "
-        f"{routed.policy_version} from sequence {routed.log_seq} in "
-        f"{routed.decided_us:.0f} µs."
-    )
-
-
-def _against(routed: c.TaskRouted, best: c.Candidate, others: list[c.Candidate]) -> str:
-    if not others:
-        return f"It was the only place that could take it (score {best.score:.3f})."
-    second = others[0]
-    name = _name(second)
-    count = f"best of {routed.candidate_count}"
-    if second.score == best.score:
-        return (
-            f"It was the {count}, with the same score as {name} ({best.score:.3f}): "
-            "fewest in flight, then the task's own hash, decided."
-        )
-    ahead = [
-        f"{factor} {getattr(best.factors, factor):.3g} against "
-        f"{getattr(second.factors, factor):.3g}"
-        for factor in c.Factors.__struct_fields__
-        if getattr(best.factors, factor) > getattr(second.factors, factor)
-    ]
-    return (
-        f"It was the {count}: {best.score:.3f} against {second.score:.3f} of {name} "
-        f"({', '.join(ahead)})."
-    )
-
-
-def _name(candidate: c.Candidate) -> str:
-    if candidate.endpoint:
-        return f"{candidate.endpoint} on {candidate.host}"
-    return candidate.host
-
-
 async def _fleet_then(client: Client, routed: c.TaskRouted) -> HostsAnswer | None:
     """Return the fleet as of the decision, where the read models can be asked."""
     try:
@@ -220,34 +147,9 @@ async def _fleet_then(client: Client, routed: c.TaskRouted) -> HostsAnswer | Non
         return None
 
 
-async def _checked(client: Client, routed: c.TaskRouted) -> dict[str, Any]:
-    known, _ = await policies_of(client.log)
-    return check_of(routed, known.get(routed.policy_version))
-
-
-def check_of(routed: c.TaskRouted, policy: Policy | None) -> dict[str, Any]:
-    """Decide a decision again; say whether it comes out as recorded."""
-    from actors.rules.routing import recheck
-
-    if policy is None:
-        said = f"policy {routed.policy_version} is not to be read by this version"
-        return {"agrees": False, "said": said}
-    if not routed.candidates:
-        return {"agrees": False, "said": "the decision records no candidates"}
-    anew = recheck(routed, policy.scoring)
-    found = _name(anew) + (f", {anew.model}" if anew.model else "")
-    if comes_out_same(routed, policy):
-        said = (
-            f"decided again from the recorded inputs under policy "
-            f"{routed.policy_version}: {found}, score {anew.score:.6f}, as recorded"
-        )
-        return {"agrees": True, "said": said}
-    recorded = routed.candidates[0]
-    return {
-        "agrees": False,
-        "said": f"decided again it is {found} with {anew.score!r}; recorded are "
-        f"{routed.selected_endpoint or routed.selected_host} and {recorded.score!r}",
-    }
+async def _checked(client: Client, routed: c.TaskRouted) -> Recheck:
+    by_version, _ = await policies_of(client.log)
+    return recheck(routed, by_version.get(routed.policy_version))
 
 
 # -- state -----------------------------------------------------------------------------
@@ -499,8 +401,8 @@ async def _replay(
         past = TimeTravel(client.log)
         try:
             last = await client.log.last_sequence()
-            first = await _place(past, start, 1, after=True)
-            until = min(await _place(past, end, last, after=False), last)
+            first = await first_from(past, 1 if start is None else start)
+            until = await last_until(past, end, last)
             with suppress(Enough):
                 await _walk(past, first, until, _about(full), shown)
         finally:
@@ -521,7 +423,7 @@ async def _walk(
     wanted: Callable[[JudgedEvent], bool],
     shown: Steps,
 ) -> None:
-    for start in range(max(first, 1), last + 1, AT_ONCE):
+    for start in range(first, last + 1, AT_ONCE):
         lines: list[tuple[str, str]] = []
 
         def see(
@@ -534,13 +436,3 @@ async def _walk(
         await past.walk(start, min(start + AT_ONCE - 1, last), see)
         for line, at in lines:
             await shown.show(line, at)
-
-
-async def _place(
-    past: TimeTravel, at: int | str | None, otherwise: int, *, after: bool
-) -> int:
-    if at is None:
-        return otherwise
-    if isinstance(at, int):
-        return at
-    return await past.sequence_at(at) + after

@@ -421,9 +421,8 @@ async def be_web(
 ) -> None:
     """Be projections and web server until `stop` is set."""
     from actors.rules import policy as policies
-    from cli.commands.whatif import list_price
-    from cli.redecide import Redecider
-    from cli.savings import Savings
+    from analysis.savings import LocalSavings
+    from analysis.whatif import Redecider
     from events.nats.log import JetStreamLog, JetStreamOutput
     from projections.main import checkpoints_beside
     from web.access import TOKENS_FILE
@@ -438,6 +437,8 @@ async def be_web(
         tokens=Instance().data / TOKENS_FILE,
     )
 
+    checkpoints = checkpoints_beside(store)
+
     def ready(chosen: int) -> None:
         _log.info("web", url=f"http://localhost:{chosen}", nats=credentials.url)
 
@@ -451,11 +452,9 @@ async def be_web(
                 stop,
                 output=JetStreamOutput(link),
                 ready=ready,
-                whatif=Redecider(
-                    log, price=list_price, checkpoints=checkpoints_beside(store)
-                ),
+                whatif=Redecider(log, checkpoints=checkpoints),
                 policy=policies.document(policies.Policy()),
-                savings=Savings(log),
+                savings=LocalSavings(log, checkpoints=checkpoints),
             )
             await until_closed(serving, link)
         except OSError as error:

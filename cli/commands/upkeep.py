@@ -230,7 +230,7 @@ async def _export(task_id: str, target: Path | None) -> int:
 
 async def exported_of(client: Client, task_id: str) -> Exported:
     """Gather what is known of a task."""
-    from cli.commands.past import words
+    from analysis.explain import words
 
     full = await client.full_id(task_id)
     answer = await client.query("task", {"task_id": full}, TaskAnswer)

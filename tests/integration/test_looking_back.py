@@ -8,11 +8,13 @@ import json
 
 import msgspec
 import pytest
+from rich.console import Console
 
 from actors.rules import scoring
 from actors.rules.policy import Policy
-from cli.commands.whatif import Rates, list_price
-from cli.redecide import Redecider
+from analysis.reprice import Rates
+from analysis.whatif import Redecider
+from cli.commands.whatif import show_whatif
 from events import catalogue as c
 from events.bus import MemoryBroker, MemoryBus
 from events.codec import rfc3339
@@ -124,7 +126,7 @@ def hopped(history, task, since, waited, usd=2.0, **more):
 async def what_if(history, policy, **asked):
     log = MemoryLog()
     await tell(log, history.recorded)
-    return await Redecider(log, price=list_price)(AskWhatIf(policy=policy, **asked))
+    return await Redecider(log)(AskWhatIf(policy=policy, **asked))
 
 
 # -- what-if ---------------------------------------------------------------------------
@@ -218,6 +220,37 @@ async def test_a_shorter_wait_would_have_hopped_sooner():
     assert answer.changed == {"fallback_sooner": 1}
     assert answer.waited_s == pytest.approx(5.0, abs=0.2)
     assert answer.waited_s_then == pytest.approx(1.0, abs=0.2)
+
+
+async def test_where_nothing_goes_elsewhere_the_places_are_the_same():
+    history = History()
+    fleet(history)
+    decided(history, history.submit(), place("h1", loaded=True))
+    since = outage(history, lasted=5.0)
+    hopped(history, history.submit(), since, 5.0)
+    history.tier(c.TierUp, "standard", down_s=5.0)
+
+    sooner = await what_if(history, {"fallback_wait_s": 1})
+    other_models = await what_if(
+        history, {"local_models": ["qwen3"], "claude_model": "claude-opus-4-1"}
+    )
+
+    assert (sooner.changed, other_models.changed) == (
+        {"fallback_sooner": 1},
+        {"model": 2},
+    )
+    for answer in (sooner, other_models):
+        assert answer.by_place == answer.by_place_then
+        assert answer.by_place == {"standard h1-ollama@h1": 1, "complex h1": 1}
+    assert shown(sooner).count("the same numbers of decisions") == 1
+    assert "h1-ollama" not in shown(sooner)
+
+
+def shown(answer):
+    """What `agentcom whatif` prints, without colours."""
+    screen = Console(file=io.StringIO(), width=200)
+    show_whatif(screen, answer)
+    return screen.file.getvalue()
 
 
 async def test_an_avoided_wait_would_have_been_a_fallback():

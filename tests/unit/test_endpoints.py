@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from actors.rules.models import normal_model
 from events.catalogue import EndpointState
 from sidecar.endpoints import (
     UNUSABLE_S,
     Answered,
     Watched,
     base_url,
-    normal_model,
     ollama_answer,
     openai_answer,
 )

@@ -19,8 +19,9 @@ MAY_IMPORT = {
     "actors": {"events"},
     "projections": {"events"},
     "sidecar": {"actors", "events"},
-    "web": {"projections", "events"},
-    "cli": {"bench", "web", "sidecar", "projections", "actors", "events"},
+    "analysis": {"actors", "projections", "events"},
+    "web": {"analysis", "projections", "events"},
+    "cli": {"bench", "web", "sidecar", "analysis", "projections", "actors", "events"},
     "bench": {"cli", "sidecar", "projections", "actors", "events"},
 }
 

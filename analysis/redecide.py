@@ -1,0 +1,365 @@
+"""Recorded decisions, decided again under another policy, one by one.
+
+See `analysis.whatif` for what such an answer can know and what it cannot.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections import Counter
+from typing import TYPE_CHECKING, NamedTuple
+
+from msgspec.structs import replace
+
+from actors.rules import scoring
+from actors.rules.models import usual_model
+from actors.rules.prices import price_result
+from analysis.explain import comes_out_same
+from analysis.reading import epoch
+from events import catalogue as c
+from projections.answers import Changed
+
+if TYPE_CHECKING:
+    from actors.rules.policy import Policy
+    from analysis.reading import Bill, PastDecision, Reading
+    from projections.answers import WhatIfAnswer
+
+
+class Alternative(NamedTuple):
+    """How a decision would have gone.
+
+    `what` is the kind of change, "" for none. `place` is where the task would have gone,
+    "" where the record does not say, and `model` what would have run there. `usd` is None
+    where nothing is known of it; `estimated` says that it is the price list's.
+    """
+
+    what: str
+    place: str
+    model: str
+    why: str
+    usd: float | None
+    waited_s: float
+    hopped: bool
+    estimated: bool = False
+
+
+class Case(NamedTuple):
+    """A decision to be decided again: what was known, what it cost, how it went."""
+
+    past: PastDecision
+    bill: Bill
+    policy: Policy | None
+    """The one of its time, None where this version cannot read it."""
+    recorded: Alternative
+
+
+class Judge:
+    """Decides each decision again under `other`, and adds up."""
+
+    def __init__(
+        self, by_version: dict[int, Policy], other: Policy, reading: Reading
+    ) -> None:
+        self._by_version = by_version
+        self._other = other
+        self._reading = reading
+        self._stays: Counter[str] = Counter()
+        self._changed: Counter[str] = Counter()
+        self._counts: Counter[str] = Counter()
+        self._places: Counter[str] = Counter()
+        self._places_then: Counter[str] = Counter()
+        self._sums = dict.fromkeys(("usd", "usd_then", "waited", "waited_then"), 0.0)
+        self._changes: list[Changed] = []
+        self._left_out = 0
+
+    def judge(self, past: PastDecision, limit: int) -> None:
+        """Decide one decision again; of those that change, `limit` are kept for show."""
+        event = past.event
+        policy = self._by_version.get(event.policy_version)
+        if policy is None:
+            self._stays["its policy cannot be read by this version"] += 1
+        elif comes_out_same(event, policy):
+            self._counts["reproduced"] += 1
+        else:
+            self._counts["not_reproduced"] += 1
+        bill = self._reading.bills[event.id]
+        recorded = Alternative(
+            what="",
+            place=_place(
+                event.effective_tier, event.selected_host, event.selected_endpoint
+            ),
+            model=event.selected_model,
+            why="",
+            usd=bill.usd_if_known,
+            waited_s=_waited(past),
+            hopped=event.fallback_used,
+        )
+        then = self._then(Case(past, bill, policy, recorded))
+        self._count(bill, recorded, then)
+        if not then.what:
+            return
+        self._changed[then.what] += 1
+        if len(self._changes) >= limit:
+            self._left_out += 1
+            return
+        self._changes.append(
+            Changed(
+                seq=past.seq,
+                task_id=event.task_id,
+                at=event.at,
+                what=then.what,
+                was=_with_model(recorded),
+                then=_with_model(then),
+                why=then.why,
+                usd=recorded.usd,
+                usd_then=then.usd,
+            )
+        )
+
+    def _count(self, bill: Bill, recorded: Alternative, then: Alternative) -> None:
+        self._sums["usd"] += bill.usd
+        self._sums["usd_then"] += then.usd or 0.0
+        self._sums["waited"] += recorded.waited_s
+        self._sums["waited_then"] += then.waited_s
+        self._places[recorded.place] += 1
+        self._places_then[then.place or "not known"] += 1
+        self._counts["fallbacks"] += recorded.hopped
+        self._counts["fallbacks_then"] += then.hopped
+        self._counts["estimated"] += then.estimated
+        self._counts["unknown"] += then.usd is None
+
+    def _then(self, case: Case) -> Alternative:
+        hop = self._hop(case)
+        if hop is not None and hop.what not in ("fallback_sooner", "fallback_later"):
+            return hop
+        anew = self._again(case)
+        return hop or anew or case.recorded
+
+    # -- where -------------------------------------------------------------------------
+
+    def _again(self, case: Case) -> Alternative | None:
+        """Score the recorded candidates anew; None if nothing would have changed."""
+        event = case.past.event
+        if not event.candidates:
+            self._stays["it recorded no candidates"] += 1
+            return None
+        numbers = self._other.scoring
+        anew = [
+            scoring.candidate(self._inputs(case, one), numbers)
+            for one in event.candidates
+        ]
+        best = scoring.ranked(event.task_id, anew)[0]
+        usd, estimated = self._dollars(case, best.model)
+        then = case.recorded._replace(
+            place=_place(event.effective_tier, best.host, best.endpoint),
+            model=best.model,
+            usd=usd,
+            estimated=estimated,
+        )
+        if then.place != case.recorded.place:
+            return then._replace(what="route", why=_why(event, best), estimated=True)
+        if best.model != event.selected_model:
+            why = f"{best.model} instead of {event.selected_model}"
+            return then._replace(what="model", why=why)
+        return None
+
+    def _inputs(self, case: Case, one: c.Candidate) -> scoring.Inputs:
+        """Take a candidate's inputs, with the model that it would run."""
+        event, other = case.past.event, self._other
+        local = event.estimated_cost_tier == "local"
+        inputs = scoring.inputs_of(one, local_model=local)
+        if self._reading.named_models.get(event.task_id) or case.policy is None:
+            return inputs
+        if event.target_type == "claude":
+            return replace(inputs, model=other.claude_model)
+        endpoint = case.past.endpoints.get((one.host, one.endpoint))
+        if (
+            not local
+            or endpoint is None
+            or other.local_models == case.policy.local_models
+        ):
+            return inputs
+        models, loaded = endpoint
+        model = usual_model(models, loaded, other) or one.model
+        return replace(inputs, model=model, loaded=model in loaded)
+
+    def _dollars(self, case: Case, model: str) -> tuple[float | None, bool]:
+        """Return what the run would have cost with a model, and whether that is a guess."""
+        event, result = case.past.event, case.bill.result
+        if event.target_type != "claude" or model == event.selected_model:
+            return case.recorded.usd, False
+        if result is None:
+            return 0.0, False
+        return price_result(model, result), True
+
+    def _on_claude(self, bill: Bill) -> float | None:
+        """Return what a local route would have cost on Claude, None if nobody knows."""
+        if bill.equivalent is not None or bill.result is None:
+            return bill.equivalent
+        return price_result(self._other.claude_model, bill.result)
+
+    # -- whether it would have left its tier -------------------------------------------
+
+    def _hop(self, case: Case) -> Alternative | None:
+        wait = case.past.event.wait
+        if case.past.event.fallback_used:
+            return self._held_back(case) or self._taken(case)
+        if wait is not None and wait.outcome == "avoided":
+            return self._avoided(case, wait)
+        return None
+
+    def _held_back(self, case: Case) -> Alternative | None:
+        """A hop was taken: would it have been allowed?"""
+        past, other = case.past, self._other
+        held_back = case.recorded._replace(
+            what="held_back", place="", model="", usd=None, hopped=False
+        )
+        if past.event.fallback_from_tier == "complex" and not other.allow_downgrade:
+            why = "allow_downgrade is off: it would have waited for Claude"
+            usd = self._on_claude(case.bill)
+            return held_back._replace(why=why, usd=usd, estimated=True)
+        if past.event.effective_tier != "complex":
+            return None
+        if past.escalated >= other.max_escalations_in_flight:
+            why = f"{past.escalated} escalations were in flight already"
+            return held_back._replace(why=why)
+        budget = other.escalation_budget_usd_per_day
+        if budget is not None and past.escalated_usd >= budget:
+            why = f"${past.escalated_usd:.2f} were spent on escalations that day"
+            return held_back._replace(why=why)
+        return None
+
+    def _taken(self, case: Case) -> Alternative | None:
+        """A hop was taken, and would have been: when?"""
+        past, event, policy = case.past, case.past.event, case.policy
+        wait, wait_s = event.wait, self._other.fallback_wait_s
+        if wait is None or policy is None or wait_s == policy.fallback_wait_s:
+            return None
+        reason = event.fallback_reason or ""
+        if reason.endswith("is not set up"):
+            return None
+        since, hopped_at = epoch(wait.since), epoch(event.at)
+        begun = max(since, past.ready_at)
+        hop_at = max(since + wait_s, past.ready_at)
+        waits = max(0.0, hop_at - begun)
+        moved = case.recorded._replace(
+            why=f"after {waits:.1f} s instead of {case.recorded.waited_s:.1f} s",
+            waited_s=waits,
+        )
+        if hop_at > hopped_at:
+            if " was down for " not in reason:
+                self._stays["for how long nothing would have met its needs"] += 1
+                return None
+            home = event.fallback_from_tier or wait.tier
+            back = self._back(home, since)
+            if back is not None and back <= hop_at:
+                return Alternative(
+                    what="fallback_avoided",
+                    place=f"{home}: a place that the record does not name",
+                    model="",
+                    why=f"{home} was back after {back - since:.1f} s",
+                    usd=0.0 if home == "standard" else case.bill.equivalent,
+                    waited_s=max(0.0, back - begun),
+                    hopped=False,
+                    estimated=True,
+                )
+            return moved._replace(what="fallback_later")
+        if hop_at < hopped_at and hopped_at - since <= policy.fallback_wait_s + 1.0:
+            return moved._replace(what="fallback_sooner")
+        # It hopped later than it might have: something else held it, and would again.
+        return None
+
+    def _avoided(self, case: Case, wait: c.Wait) -> Alternative | None:
+        """It waited, and its tier came back in time: would it have hopped?"""
+        past, event, other = case.past, case.past.event, self._other
+        named = self._reading.named_models.get(event.task_id)
+        if past.fixed or named or past.preferred == "trivial":
+            return None
+        if past.preferred == "complex" and not other.allow_downgrade:
+            return None
+        since = epoch(wait.since)
+        back = self._back(wait.tier, since) or epoch(event.at)
+        hop_at = max(since + other.fallback_wait_s, past.ready_at)
+        if hop_at >= back:
+            return None
+        if not past.other_tier_up:
+            self._stays["whether the other tier could have taken it"] += 1
+            return None
+        tier: c.Tier = "standard"
+        usd: float | None = 0.0
+        if past.preferred == "standard":
+            if past.escalated >= other.max_escalations_in_flight:
+                return None
+            tier = "complex"
+            if case.bill.result is not None:
+                usd = self._on_claude(case.bill)
+        return Alternative(
+            what="fallback_added",
+            place=f"{tier}: a place that the record does not name",
+            model="",
+            why=f"it would not have waited longer than {other.fallback_wait_s:g} s "
+            f"for {wait.tier}",
+            usd=usd,
+            waited_s=max(0.0, hop_at - max(since, past.ready_at)),
+            hopped=True,
+            estimated=True,
+        )
+
+    def _back(self, tier: str, since: float) -> float | None:
+        """Return when a tier that was down at `since` came back, None if it did not."""
+        ups = self._reading.ups.get(tier, [])
+        place = bisect_right(ups, since)
+        return ups[place] if place < len(ups) else None
+
+    # -- the sum -----------------------------------------------------------------------
+
+    def answer(self, answer: WhatIfAnswer) -> WhatIfAnswer:
+        """Fill in what was counted."""
+        counts, sums = self._counts, self._sums
+        answer.reproduced = counts["reproduced"]
+        answer.not_reproduced = counts["not_reproduced"]
+        answer.changed = dict(sorted(self._changed.items()))
+        answer.fallbacks = counts["fallbacks"]
+        answer.fallbacks_then = counts["fallbacks_then"]
+        answer.waited_s = round(sums["waited"], 3)
+        answer.waited_s_then = round(sums["waited_then"], 3)
+        answer.cost_usd = round(sums["usd"], 9)
+        answer.cost_usd_then = round(sums["usd_then"], 9)
+        answer.estimated_decisions = counts["estimated"]
+        answer.unknown_dollars = counts["unknown"]
+        answer.by_place = dict(sorted(self._places.items()))
+        answer.by_place_then = dict(sorted(self._places_then.items()))
+        answer.stays = dict(sorted(self._stays.items()))
+        answer.changes = self._changes
+        answer.changes_left_out = self._left_out
+        return answer
+
+
+def _why(event: c.TaskRouted, best: c.Candidate) -> str:
+    """Name the factors of the one now chosen that differ from the recorded ones."""
+    before = {(one.host, one.endpoint): one for one in event.candidates}
+    recorded = before[best.host, best.endpoint]
+    moved = [
+        f"{name} {getattr(recorded.factors, name):.3g} → {getattr(best.factors, name):.3g}"
+        for name in c.Factors.__struct_fields__
+        if getattr(recorded.factors, name) != getattr(best.factors, name)
+    ]
+    return "; ".join(moved) or "the factors of the one chosen then fell below it"
+
+
+def _waited(past: PastDecision) -> float:
+    """Return how long the task itself waited for its tier."""
+    wait = past.event.wait
+    if wait is None:
+        return 0.0
+    begun = max(epoch(wait.since), past.ready_at)
+    if wait.outcome == "avoided":
+        return wait.waited_s
+    return max(0.0, epoch(past.event.at) - begun)
+
+
+def _place(tier: str, host: str, endpoint: str) -> str:
+    return f"{tier} {endpoint}@{host}" if endpoint else f"{tier} {host}"
+
+
+def _with_model(one: Alternative) -> str:
+    return f"{one.place} {one.model}" if one.model else one.place
