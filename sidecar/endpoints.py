@@ -23,7 +23,7 @@ from msgspec import Struct, structs
 
 from actors.rules.models import normal_model
 from events.catalogue import EndpointState
-from sidecar.executors import claude
+from sidecar.executors.claude import command as claude
 from sidecar.executors.port import Finished, Returned
 
 if TYPE_CHECKING:

@@ -36,7 +36,8 @@ from sidecar.costs import settle
 from sidecar.endpoints import Endpoints
 from sidecar.executors import wake_command
 from sidecar.executors.agent import AgentExecutor, AgentOptions, Bookmark
-from sidecar.executors.claude import ClaudeExecutor, ClaudeOptions
+from sidecar.executors.claude.command import ClaudeOptions
+from sidecar.executors.claude.executor import ClaudeExecutor
 from sidecar.executors.noop import NoopExecutor
 from sidecar.executors.ollama import OllamaExecutor
 from sidecar.executors.openai import OpenAIExecutor

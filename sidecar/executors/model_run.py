@@ -24,7 +24,7 @@ from msgspec import Struct
 from events.catalogue import RunError
 from sidecar.executors.ndjson import Broken
 from sidecar.executors.port import Finished, RawResult, Returned, Stopped
-from sidecar.executors.watch import Watch
+from sidecar.executors.watch import Watchdog
 from sidecar.output import HeadTail
 
 if TYPE_CHECKING:
@@ -163,12 +163,12 @@ class ModelExecutor:
         """Run it, with the host's own retries."""
         began = time.monotonic()
         limits = run.assign.limits
-        watch = Watch(stop, limits.run_timeout_s)
+        watch = Watchdog(stop, limits.run_timeout_s)
         try:
             for number in range(1, limits.model_retries + 2):
                 tried = await self._try(run, emit, watch)
                 result = _result(tried, run.assign, began)
-                if watch.rung.done() and watch.rung.result() == "stopped":
+                if watch.stopped:
                     return Stopped(result=result)
                 fault = tried.fault
                 if fault is None:
@@ -201,12 +201,12 @@ class ModelExecutor:
             result=result,
         )
 
-    async def _try(self, run: Run, emit: Emit, watch: Watch) -> _Try:
+    async def _try(self, run: Run, emit: Emit, watch: Watchdog) -> _Try:
         tried = _Try(run.assign.limits.output_limit_bytes)
         limits = run.assign.limits
-        rung = None
+        interruption = None
         try:
-            rung = await watch.over(self._ask(run, emit, watch, tried))
+            interruption = await watch.guard(self._ask(run, emit, watch, tried))
         except (aiohttp.InvalidURL, ValueError) as wrong:
             message = f"cannot be asked: {wrong}"
             tried.fault = Fault(code="bad_endpoint", message=message, again=False)
@@ -217,7 +217,7 @@ class ModelExecutor:
             tried.fault = Fault(code="stream_died", message=f"connection lost: {said}")
         finally:
             watch.allow(None)
-        match rung:
+        match interruption:
             case "silent" if tried.tokens:
                 message = f"no token for {limits.idle_timeout_s:g}s"
                 tried.fault = Fault(code="idle_timeout", message=message)
@@ -237,7 +237,7 @@ class ModelExecutor:
                 pass
         return tried
 
-    async def _ask(self, run: Run, emit: Emit, watch: Watch, tried: _Try) -> None:
+    async def _ask(self, run: Run, emit: Emit, watch: Watchdog, tried: _Try) -> None:
         session = self._connected()
         base = run.assign.endpoint_url.rstrip("/")
         limits = run.assign.limits
@@ -299,7 +299,7 @@ class ModelExecutor:
         answer: aiohttp.ClientResponse,
         run: Run,
         emit: Emit,
-        watch: Watch,
+        watch: Watchdog,
         tried: _Try,
     ) -> None:
         reader = self._dialect.reader()

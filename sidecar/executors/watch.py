@@ -11,33 +11,33 @@ if TYPE_CHECKING:
 
     from sidecar.executors.port import Stop
 
-Ring = Literal["stopped", "silent", "overtime"]
+Interruption = Literal["stopped", "silent", "overtime"]
 
 T = TypeVar("T")
 
 
-class Watch:
-    """Rings once, with the first reason: asked to stop, silent, or over time.
+class Watchdog:
+    """Fires once, with the first reason: asked to stop, silent too long, or over time.
 
-    `allow` says how long silence may last from now on (None: for ever), `heard` starts it
-    anew; both cost next to nothing, whatever the pace of tokens.
+    `allow` says how long silence may last from now on (None: for ever), `heard` starts
+    that time anew; both cost next to nothing, whatever the pace of tokens.
     """
 
     def __init__(self, stop: Stop, total_s: float | None = None) -> None:
         self._loop = asyncio.get_running_loop()
-        self.rung: asyncio.Future[Ring] = self._loop.create_future()
+        self._fired: asyncio.Future[Interruption] = self._loop.create_future()
         self._silence_s: float | None = None
         self._deadline = 0.0
         self._silence: asyncio.TimerHandle | None = None
         self._total = (
             None
             if total_s is None
-            else self._loop.call_later(max(total_s, 0.0), self._ring, "overtime")
+            else self._loop.call_later(max(total_s, 0.0), self._fire, "overtime")
         )
         self._stopping = self._loop.create_task(self._await(stop))
 
     def allow(self, silence_s: float | None) -> None:
-        """Ring when nothing is heard for so long."""
+        """Fire when nothing is heard for so long; None: silence may last for ever."""
         if self._silence is not None:
             self._silence.cancel()
             self._silence = None
@@ -47,50 +47,55 @@ class Watch:
             self._silence = self._loop.call_at(self._deadline, self._check)
 
     def heard(self) -> None:
-        """Something was heard."""
+        """Start the time of silence anew: something was heard."""
         if self._silence_s is not None:
             self._deadline = self._loop.time() + self._silence_s
 
-    async def over(self, work: Coroutine[Any, Any, T]) -> T | Ring:
-        """Do the work until it is done or this rings; then the work is cancelled.
+    async def guard(self, work: Coroutine[Any, Any, T]) -> T | Interruption:
+        """Do the work until it is done or this fires; then the work is cancelled.
 
         Silence during earlier work is forgotten; the other reasons stay.
         """
-        if self.rung.done() and self.rung.result() == "silent":
-            self.rung = self._loop.create_future()
+        if self._fired.done() and self._fired.result() == "silent":
+            self._fired = self._loop.create_future()
         doing = self._loop.create_task(work)
         try:
-            either: list[asyncio.Future[Any]] = [doing, self.rung]
+            either: list[asyncio.Future[Any]] = [doing, self._fired]
             await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
-            return doing.result() if doing.done() else self.rung.result()
+            return doing.result() if doing.done() else self._fired.result()
         finally:
             if not doing.done():
                 doing.cancel()
                 with suppress(asyncio.CancelledError):
                     await doing
 
+    @property
+    def stopped(self) -> bool:
+        """Whether it fired because the run was asked to stop."""
+        return self._fired.done() and self._fired.result() == "stopped"
+
     def close(self) -> None:
-        """Ring no more."""
+        """Fire no more."""
         self.allow(None)
         if self._total is not None:
             self._total.cancel()
         self._stopping.cancel()
-        self.rung.cancel()
+        self._fired.cancel()
 
     def _check(self) -> None:
         # The deadline may have moved since the timer was set: set it again, only now.
         if self._loop.time() >= self._deadline:
-            self._ring("silent")
+            self._fire("silent")
         else:
             self._silence = self._loop.call_at(self._deadline, self._check)
 
-    def _ring(self, why: Ring) -> None:
-        if not self.rung.done():
-            self.rung.set_result(why)
+    def _fire(self, why: Interruption) -> None:
+        if not self._fired.done():
+            self._fired.set_result(why)
 
     async def _await(self, stop: Stop) -> None:
         await stop.wait()
-        self._ring("stopped")
+        self._fire("stopped")
 
 
 async def pause(stop: Stop, seconds: float) -> bool:

@@ -11,15 +11,15 @@ import pytest
 from msgspec.structs import replace
 
 from sidecar.costs import settle
-from sidecar.executors.claude import (
+from sidecar.executors.claude.command import (
     NOT_FOUND,
-    ClaudeExecutor,
     ClaudeOptions,
     command_line,
     find_program,
     narrowed,
     probe,
 )
+from sidecar.executors.claude.executor import ClaudeExecutor
 from sidecar.executors.port import Finished, Returned, Run, Stop, Stopped
 from sidecar.processes.family import Processes
 from sidecar.simulated.claude import Scenario
@@ -275,7 +275,8 @@ async def test_who_does_not_exit_after_the_result_is_ended_and_the_result_counts
     executor: ClaudeExecutor, simulated_claude: SimulatedClaude, tmp_path: Path
 ) -> None:
     simulated_claude.order(Scenario(kind="hang_after_result", ignores=("int",)))
-    outcome, _ = await run(executor, tmp_path)
+    limits = replace(QUICK, claude_result_grace_s=0.05)
+    outcome, _ = await run(executor, tmp_path, limits=limits)
     assert isinstance(outcome, Finished)
     assert outcome.result.status == "success"
     assert outcome.result.reported_cost_usd

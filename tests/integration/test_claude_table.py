@@ -16,7 +16,8 @@ import pytest
 from msgspec import Struct, field
 
 from sidecar.costs import price, settle
-from sidecar.executors.claude import ClaudeExecutor, ClaudeOptions
+from sidecar.executors.claude.command import ClaudeOptions
+from sidecar.executors.claude.executor import ClaudeExecutor
 from sidecar.executors.port import Finished, Returned, Run, Stop, Stopped
 from sidecar.processes.family import Processes
 from tests.support.messages_api import Reply

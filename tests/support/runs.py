@@ -22,7 +22,6 @@ QUICK = Limits(
     first_token_cold_s=10.0,
     idle_timeout_s=10.0,
     shell_term_grace_s=5.0,
-    claude_result_grace_s=0.05,
 )
 
 

@@ -64,7 +64,7 @@ PURE = [
     "sidecar/executors/port.py",
     "sidecar/executors/prompt.py",
     "sidecar/executors/sse.py",
-    "sidecar/executors/stream_json.py",
+    "sidecar/executors/claude/stream_json.py",
 ]
 FROM_THE_WORLD = {"time", "random", "secrets", "uuid"}
 SPELLED = {"datetime.now", "datetime.utcnow", "date.today", "os.environ", "os.getenv"}

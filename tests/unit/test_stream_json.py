@@ -11,20 +11,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidecar.executors.claude import verdict_on
-from sidecar.executors.ndjson import Broken
-from sidecar.executors.stream_json import (
+from sidecar.executors.claude.stream_json import (
     Begun,
     Delta,
-    Denied,
-    Ended,
     Ignored,
     RateLimit,
-    Said,
+    RunEnd,
     StreamJson,
+    ToolDenied,
     ToolResult,
+    WholeMessage,
     read,
 )
+from sidecar.executors.claude.verdict import verdict_on
+from sidecar.executors.ndjson import Broken
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "claude-code"
 FILES = sorted(path.stem for path in GOLDEN.glob("*.jsonl"))
@@ -45,9 +45,9 @@ def events(data: bytes, step: int | None = None) -> list[Any]:
     ] + machine.close()
 
 
-def ended(case: str) -> Ended:
+def ended(case: str) -> RunEnd:
     last = events(raw(case))[-1]
-    assert isinstance(last, Ended)
+    assert isinstance(last, RunEnd)
     return last
 
 
@@ -77,9 +77,14 @@ def test_text_comes_in_deltas_and_the_cost_in_the_result() -> None:
 
 def test_a_tool_call_its_denial_and_its_result_are_seen() -> None:
     found = events(raw("tool"))
-    calls = [call for event in found if isinstance(event, Said) for call in event.calls]
+    calls = [
+        call
+        for event in found
+        if isinstance(event, WholeMessage)
+        for call in event.calls
+    ]
     assert [call.name for call in calls] == ["Bash"]
-    assert [e.tool for e in found if isinstance(e, Denied)] == ["Bash"]
+    assert [e.tool for e in found if isinstance(e, ToolDenied)] == ["Bash"]
     assert [e.is_error for e in found if isinstance(e, ToolResult)] == [True]
 
 
@@ -104,7 +109,9 @@ def test_a_tool_call_its_denial_and_its_result_are_seen() -> None:
 def test_every_recorded_end_has_its_meaning(
     case: str, code: str, again: bool, unusable: bool
 ) -> None:
-    names = [e.error for e in events(raw(case)) if isinstance(e, Said) and e.error]
+    names = [
+        e.error for e in events(raw(case)) if isinstance(e, WholeMessage) and e.error
+    ]
     verdict = verdict_on(ended(case), names[-1] if names else None, [])
     assert verdict is not None
     assert (verdict.code, verdict.again, verdict.unusable) == (code, again, unusable)
@@ -128,7 +135,7 @@ def test_names_and_statuses_decide_what_is_worth_a_retry(
 ) -> None:
     line = {"type": "result", "subtype": "success", "is_error": True}
     (end,) = read({**line, "api_error_status": status})
-    assert isinstance(end, Ended)
+    assert isinstance(end, RunEnd)
     verdict = verdict_on(end, error, [])
     assert verdict is not None
     assert (verdict.code, verdict.again) == (code, again)
@@ -145,7 +152,7 @@ def test_an_invented_price_is_marked() -> None:
     for usage in (line["modelUsage"], line["model_usage_since_last_result"]):
         usage["claude-sonnet-4-5"]["costBasis"] = "unknown"
     (end,) = read(line)
-    assert isinstance(end, Ended)
+    assert isinstance(end, RunEnd)
     assert end.since is not None
     assert not end.since[0].priced
 
@@ -178,5 +185,5 @@ def test_a_field_of_any_shape_is_borne(line: dict[str, Any], data: Any) -> None:
     else:
         changed[name] = data.draw(values)
     for event in read(changed):
-        if isinstance(event, Ended):
+        if isinstance(event, RunEnd):
             assert verdict_on(event, None, []) is not None

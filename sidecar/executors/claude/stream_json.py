@@ -2,7 +2,7 @@
 
 Pure: bytes in, events out. Types that nobody knows are `Ignored` (and counted), a line
 that is no JSON is `Broken`; neither ends the stream. Text comes twice, in deltas and in
-the whole message; `Said` holds the whole message and is only needed for what deltas do not
+the whole message; `WholeMessage` holds the whole message and is only needed for what deltas do not
 carry: tool calls, an error's name.
 """
 
@@ -57,7 +57,7 @@ class ToolCall(Struct, frozen=True):
     input: dict[str, Any]
 
 
-class Said(Struct, frozen=True):
+class WholeMessage(Struct, frozen=True):
     """A whole message of the model. `error` names what an API error was."""
 
     text: str
@@ -84,7 +84,7 @@ class ApiRetry(Struct, frozen=True):
     error: str
 
 
-class Denied(Struct, frozen=True):
+class ToolDenied(Struct, frozen=True):
     """A tool was not allowed."""
 
     tool: str
@@ -111,7 +111,7 @@ class ModelUse(Struct, frozen=True, kw_only=True):
     priced: bool
 
 
-class Ended(Struct, frozen=True, kw_only=True):
+class RunEnd(Struct, frozen=True, kw_only=True):
     """`result`: the end, whatever it was.
 
     `session` is over the whole session, `since` over this run alone (None where the
@@ -146,12 +146,12 @@ Event = (
     Begun
     | Delta
     | MessageUsage
-    | Said
+    | WholeMessage
     | ToolResult
     | ApiRetry
-    | Denied
+    | ToolDenied
     | RateLimit
-    | Ended
+    | RunEnd
     | Ignored
     | Broken
 )
@@ -235,7 +235,7 @@ def _usage(usage: dict[str, Any], *, start: bool) -> MessageUsage:
     )
 
 
-def _said(line: dict[str, Any]) -> Said:
+def _said(line: dict[str, Any]) -> WholeMessage:
     blocks = _blocks(line)
     text = "".join(_text(each.get("text")) for each in blocks)
     calls = tuple(
@@ -247,7 +247,7 @@ def _said(line: dict[str, Any]) -> Said:
     )
     error = line.get("error")
     inner = line.get("parent_tool_use_id") is not None
-    return Said(text, calls, error if isinstance(error, str) else None, inner)
+    return WholeMessage(text, calls, error if isinstance(error, str) else None, inner)
 
 
 def _tool_results(line: dict[str, Any]) -> list[ToolResult]:
@@ -280,7 +280,7 @@ def _system(line: dict[str, Any]) -> Event:
                 _text(line.get("error")),
             )
         case "permission_denied":
-            return Denied(_text(line.get("tool_name")), _text(line.get("message")))
+            return ToolDenied(_text(line.get("tool_name")), _text(line.get("message")))
         case _:
             return Ignored(f"system/{kind}")
 
@@ -293,13 +293,13 @@ def _rate_limit(info: dict[str, Any]) -> RateLimit:
     )
 
 
-def _ended(line: dict[str, Any]) -> Ended:
+def _ended(line: dict[str, Any]) -> RunEnd:
     since = line.get("model_usage_since_last_result")
     result = line.get("result")
     denials = line.get("permission_denials")
     errors = line.get("errors")
     api_error = line.get("api_error")
-    return Ended(
+    return RunEnd(
         subtype=_text(line.get("subtype")),
         is_error=line.get("is_error") is not False,
         text=result if isinstance(result, str) else None,
