@@ -1,7 +1,7 @@
 """The gateway as a NATS service: commands in, answers out, discovery as ADR-32 says.
 
-Our own and not nats-py's: that one runs an endpoint's handlers one by one, so that one
-slow command would hold up all, and answers errors with an empty body.
+It is not nats-py's own micro service: that one runs an endpoint's handlers one by one,
+so that one slow command would hold up all, and answers errors with an empty body.
 https://github.com/nats-io/nats-architecture-and-design/blob/main/adr/ADR-32.md
 """
 
@@ -20,7 +20,7 @@ from events.commands import Refusal, refuse
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from actors.gateway.tasks import Gateway
+    from actors.gateway.gateway import Gateway
     from events.bus import Bus, Listening, Message
 
 NAME: Final = "agentcom"
@@ -57,30 +57,30 @@ _requesters = msgspec.json.Decoder(_Requester)
 def requester(headers: dict[str, str] | Any) -> str:
     """Return who asked, as the broker says; never what the body says of itself.
 
-    Whoever comes from another account carries the broker's word, which nobody can forge.
-    Without it the command comes from inside core, and there alone from web, which names
-    the person it let in. A name from anywhere else is not looked at.
+    On a request from another account the broker puts a header that nobody can forge.
+    Without that header the command comes from inside the core account, and there from
+    web alone, which names the person it let in. A name from elsewhere is not looked at.
     """
     raw = headers.get(REQUESTER)
     if raw is None:
         return _named(headers.get(ON_BEHALF_OF, ""))
     try:
-        found = _requesters.decode(raw)
+        requester = _requesters.decode(raw)
     except msgspec.DecodeError:
         return "unknown"
-    return found.user or found.acc or "unknown"
+    return requester.user or requester.acc or "unknown"
 
 
 def _named(name: str) -> str:
-    """Return a name that web gave, if it can stand in the log as one."""
+    """Return the name that web gave, `core` where it cannot stand in the log as one."""
     usable = name.isascii() and name.isprintable() and len(name) <= _NAME_LENGTH
     return name if name and usable else "core"
 
 
 def _header(text: str) -> str:
-    """Spell a sentence as a header's value: one line of printable ASCII."""
+    """Encode a sentence as a header's value: one line of printable ASCII."""
     line = " ".join(text.split())[:500].encode("ascii", "replace").decode()
-    return "".join(each if each.isprintable() else "?" for each in line)
+    return "".join(char if char.isprintable() else "?" for char in line)
 
 
 class Service:
@@ -133,8 +133,8 @@ class Service:
 
     async def stop(self) -> None:
         """Take no more commands; finish those under way."""
-        for one in self._listening:
-            await one.stop()
+        for listening in self._listening:
+            await listening.stop()
         self._listening.clear()
         await asyncio.gather(*self._running, return_exceptions=True)
 

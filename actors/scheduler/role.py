@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 
+from actors.gateway.gateway import Gateway
 from actors.gateway.service import Service
-from actors.gateway.tasks import Gateway
 from actors.scheduler.decide import Body, Decision, History, Mail, Scheduler
 from actors.scheduler.lease import Lease, Leases
 from events import catalogue as c

@@ -13,6 +13,7 @@ import aiohttp
 import msgspec
 import pytest
 
+from actors.gateway.gateway import Gateway
 from actors.gateway.service import requester
 from events import subjects
 from events.bus import MemoryBroker, MemoryBus
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-class Gateway:
+class FakeGateway:
     """Answers every command as it is told to, and remembers what was asked."""
 
     def __init__(self, bus: MemoryBus) -> None:
@@ -52,7 +53,7 @@ class Gateway:
 class House:
     """A running web role over the twins, and sessions to it."""
 
-    def __init__(self, port: int, tokens: Tokens, gateway: Gateway, log: MemoryLog):
+    def __init__(self, port: int, tokens: Tokens, gateway: FakeGateway, log: MemoryLog):
         self.base = f"http://127.0.0.1:{port}"
         self.tokens = tokens
         self.gateway = gateway
@@ -83,7 +84,7 @@ async def house(tmp_path: Path, history: History | None = None):
     log, bus = MemoryLog(), MemoryBus(MemoryBroker())
     if history is not None:
         await tell(log, history.recorded)
-    gateway = Gateway(bus)
+    gateway = FakeGateway(bus)
     await gateway.open()
     stop = asyncio.Event()
     ready: asyncio.Future[int] = asyncio.get_running_loop().create_future()
@@ -354,6 +355,8 @@ def test_the_document_has_the_fields_that_queries_and_commands_read():
         reads, _ = queries._queries[route.query]
         parameters = {each["name"] for each in paths[route.path]["get"]["parameters"]}
         assert parameters == set(reads._kind.__struct_fields__), route.path
+    gateway = Gateway("g", MemoryLog(), MemoryBus(MemoryBroker()), None, None, None)
+    assert {r.name: r.body for r in COMMANDS} == gateway.commands
     for route in COMMANDS:
         operation = paths[route.path][route.method.lower()]
         body = operation["requestBody"]["content"]["application/json"]["schema"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 
-from actors.gateway.tasks import Gateway
+from actors.gateway.gateway import Gateway
 from actors.host.decide import decide
 from actors.host.state import About, evolve, initial
 from events import commands as m

@@ -1,0 +1,245 @@
+"""Commands about hosts, shared endpoints, alerts and the policy."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from actors.gateway.tasks import DECIDE_AGAIN
+from actors.rules import policy as policies
+from events import catalogue as c
+from events import commands as m
+from events import subjects
+from events.codec import Reader, encode
+from events.errors import Conflict, Malformed, Unreachable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from actors.gateway.tasks import DryRun
+    from actors.lifecycle import Head
+    from events.bus import Bus
+    from events.log import EventLog
+
+HOST_ANSWER_S: Final = 2.0
+"""How long a host may take to answer its mail."""
+DETAIL_LENGTH: Final = 1_000
+"""So much is passed on of what a host says."""
+
+_replies: Reader[m.Reply] = Reader(m.Reply)
+
+
+class AddedEndpoint(NamedTuple):
+    """An endpoint that was added, and where that stands in the log."""
+
+    seq: int
+    event: c.EndpointAdded
+
+
+class AdminCommands:
+    """Carries out what operators ask for; each method is one command.
+
+    `head` makes the id, time and author of an event.
+    """
+
+    def __init__(
+        self, log: EventLog, bus: Bus, dry_run: DryRun, head: Callable[[], Head]
+    ) -> None:
+        self._log = log
+        self._bus = bus
+        self._dry_run = dry_run
+        self._head = head
+
+    # -- hosts -------------------------------------------------------------------------
+
+    async def drain(self, command: m.DrainHost, who: str) -> m.Done | m.Refusal:
+        """Have a host finish what runs and take nothing new."""
+        reason = command.reason or f"by {who}"
+        return await self._steer(
+            command.host,
+            lambda incarnation, version: m.Drain(
+                incarnation=incarnation, turn=version, reason=reason
+            ),
+        )
+
+    async def resume(self, command: m.ResumeHost, who: str) -> m.Done | m.Refusal:
+        """Have a host take work again."""
+        return await self._steer(
+            command.host,
+            lambda incarnation, version: m.Resume(
+                incarnation=incarnation, turn=version
+            ),
+        )
+
+    async def _steer(
+        self, host: str, mail: Callable[[str, int], m.Turn]
+    ) -> m.Done | m.Refusal:
+        """Look how the host stands and send mail for that; again if it moved meanwhile.
+
+        `mail` is made of the incarnation and the version that were seen, see `Turn`.
+        """
+        for _ in range(DECIDE_AGAIN):
+            inspection = await self._ask(host, m.Inspect())
+            if isinstance(inspection, m.Refusal):
+                return inspection
+            reply = await self._ask(host, mail(*_version_in(inspection)))
+            if isinstance(reply, m.Refusal):
+                return reply
+            if reply.ok:
+                return m.Done(detail=reply.detail[:DETAIL_LENGTH])
+            if reply.code != "conflict":
+                # Hosts have codes of their own; they are passed on.
+                return m.Refusal(
+                    code=reply.code[:64] or "refused",
+                    error=reply.detail[:DETAIL_LENGTH],
+                    status=m.STATUS["refused"],
+                )
+        return m.refuse(
+            "conflict", f"host {host} is drained and resumed by others; try again"
+        )
+
+    async def _ask(self, host: str, mail: m.Turn | m.Inspect) -> m.Reply | m.Refusal:
+        try:
+            raw = await self._bus.request(
+                subjects.host_mailbox(host), encode(mail), timeout=HOST_ANSWER_S
+            )
+        except Unreachable as error:
+            return m.refuse("unreachable", f"host {host} is not there: {error}")
+        try:
+            return _replies.decode(raw)
+        except Malformed as error:
+            # The host's mistake, not the requester's.
+            return m.refuse(
+                "bad_gateway", f"host {host} answered what is no answer: {error}"
+            )
+
+    # -- shared endpoints and alerts ---------------------------------------------------
+
+    async def add_endpoint(
+        self, command: m.AddEndpoint, who: str
+    ) -> m.Done | m.Refusal:
+        """Add a shared endpoint; done already where the same one was added before."""
+        subject = subjects.fleet(command.endpoint)
+        added, expect = await self._endpoint_at(subject)
+        url = command.url.rstrip("/")
+        if added is not None:
+            old = added.event
+            if (old.kind, old.url, old.slots) == (command.kind, url, command.slots):
+                return m.Done(seq=added.seq, detail="was added before")
+            return m.refuse(
+                "conflict",
+                f"endpoint: {command.endpoint} exists with {old.url}; remove it first",
+                "endpoint",
+            )
+        event = c.EndpointAdded(
+            **self._head()._asdict(),
+            endpoint=command.endpoint,
+            kind=command.kind,
+            url=url,
+            slots=command.slots,
+            requested_by=who,
+        )
+        return m.Done(seq=await self._log.append(subject, event, expect=expect))
+
+    async def _endpoint_at(self, subject: str) -> tuple[AddedEndpoint | None, int]:
+        """Return the endpoint in force there, and where the subject stands.
+
+        A host of the same name has its loss recorded on the same subject.
+        """
+        history = await self._log.read(subject)
+        for recorded in reversed(history):
+            if isinstance(recorded.event, c.EndpointAdded):
+                return AddedEndpoint(recorded.seq, recorded.event), history[-1].seq
+            if isinstance(recorded.event, c.EndpointRemoved):
+                break
+        return None, history[-1].seq if history else 0
+
+    async def remove_endpoint(
+        self, command: m.RemoveEndpoint, who: str
+    ) -> m.Done | m.Refusal:
+        """Remove a shared endpoint."""
+        subject = subjects.fleet(command.endpoint)
+        added, expect = await self._endpoint_at(subject)
+        if added is None:
+            return m.refuse(
+                "not_found",
+                f"endpoint: no shared endpoint {command.endpoint} was added",
+                "endpoint",
+            )
+        event = c.EndpointRemoved(
+            **self._head()._asdict(), endpoint=command.endpoint, requested_by=who
+        )
+        return m.Done(seq=await self._log.append(subject, event, expect=expect))
+
+    async def acknowledge(
+        self, command: m.AcknowledgeAlert, who: str
+    ) -> m.Done | m.Refusal:
+        """Note that somebody has seen a tier's alert."""
+        if not self._dry_run.tiers[command.tier].alerted:
+            return m.refuse(
+                "not_found", f"there is no alert about {command.tier}", "tier"
+            )
+        event = c.AlertAcknowledged(
+            **self._head()._asdict(), tier=command.tier, requested_by=who
+        )
+        return m.Done(seq=await self._log.append(subjects.tier(command.tier), event))
+
+    # -- the policy --------------------------------------------------------------------
+
+    async def validate_policy(self, command: m.SetPolicy, who: str) -> m.Done:
+        """Answer what a change of the policy would change, and change nothing."""
+        current, version, _ = await self._policy()
+        changed = policies.differences(
+            current, policies.with_changes(current, command.policy)
+        )
+        return m.Done(detail=f"valid; differs from version {version} in: {changed}")
+
+    async def set_policy(self, command: m.SetPolicy, who: str) -> m.Done | m.Refusal:
+        """Change the policy; whatever the command does not name stays as it is."""
+        for _ in range(DECIDE_AGAIN):
+            try:
+                return await self._set_policy_once(command, who)
+            except Conflict:
+                # Another change came first: it stays, and this one is laid over it.
+                continue
+        return m.refuse("conflict", "the policy changes too fast; try again")
+
+    async def _set_policy_once(
+        self, command: m.SetPolicy, who: str
+    ) -> m.Done | m.Refusal:
+        current, version, seq = await self._policy()
+        if command.based_on is not None and command.based_on != version:
+            return m.refuse(
+                "conflict",
+                f"based_on: the policy is at version {version}, "
+                f"not {command.based_on}; read it again",
+                "based_on",
+            )
+        new = policies.with_changes(current, command.policy)
+        changed = policies.differences(current, new)
+        if not changed:
+            return m.Done(detail=f"nothing differs from version {version}")
+        event = c.PolicyChanged(
+            **self._head()._asdict(),
+            version=version + 1,
+            policy=policies.document(new),
+            changed=changed,
+            requested_by=who,
+        )
+        stored = await self._log.append(subjects.POLICY, event, expect=seq)
+        return m.Done(seq=stored, detail=f"version {version + 1}: {', '.join(changed)}")
+
+    async def _policy(self) -> tuple[policies.Policy, int, int]:
+        """Return the policy in force, its version, and the sequence of its event."""
+        last = await self._log.last(subjects.POLICY)
+        if last is None or not isinstance(last.event, c.PolicyChanged):
+            return policies.Policy(), 0, last.seq if last is not None else 0
+        return policies.parse(last.event.policy), last.event.version, last.seq
+
+
+def _version_in(inspection: m.Reply) -> tuple[str, int]:
+    """Return a host's incarnation and version; "" and 0 of an older one that says none."""
+    incarnation = inspection.info.get("incarnation")
+    version = inspection.info.get("turns")
+    if not isinstance(incarnation, str) or not isinstance(version, int):
+        return "", 0
+    return (incarnation, version) if 0 <= version < 2**31 else ("", 0)

@@ -1,0 +1,111 @@
+"""The gateway: turns commands into events, or says precisely why not.
+
+Stateless: what it must know of a task it reads from the log, what it decides it appends
+with the sequence it read, and on a conflict it reads and decides again. Any number of
+gateways may serve one queue group. `service` is how commands reach it over NATS.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from actors.gateway.admin import AdminCommands
+from actors.gateway.tasks import TaskCommands
+from actors.lifecycle import Head
+from events import commands as m
+from events.codec import Reader, instant, rfc3339
+from events.errors import AgentComError, Malformed
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    import msgspec
+
+    from actors.gateway.tasks import DryRun
+    from events.bus import Bus
+    from events.log import EventLog
+
+    Handler = Callable[[Any, str], Awaitable[msgspec.Struct]]
+
+MAX_COMMAND_BYTES: Final = 900_000
+
+
+class Gateway:
+    """Answers commands. `answer(name, body, who)` is the whole of it.
+
+    `name` is the author of its events, `clock` tells seconds since the epoch. `commands`
+    has what can be asked for by name: the struct that the body is read as.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        log: EventLog,
+        bus: Bus,
+        ids: Callable[[], str],
+        clock: Callable[[], float],
+        dry_run: DryRun,
+    ) -> None:
+        self._clock = clock
+
+        def head() -> Head:
+            return Head(ids(), rfc3339(clock()), name)
+
+        tasks = TaskCommands(log, dry_run, head, ids, clock)
+        admin = AdminCommands(log, bus, dry_run, head)
+        table: dict[str, tuple[type[Any], Handler]] = {
+            "task.submit": (m.Submit, tasks.submit),
+            "task.batch": (m.SubmitBatch, tasks.submit_batch),
+            "task.cancel": (m.CancelTask, tasks.cancel),
+            "task.retry": (m.RetryTask, tasks.retry),
+            "task.reassign": (m.ReassignTask, tasks.reassign),
+            "task.classify": (m.Classify, tasks.classify),
+            "task.route": (m.Classify, tasks.route),
+            "host.drain": (m.DrainHost, admin.drain),
+            "host.resume": (m.ResumeHost, admin.resume),
+            "endpoint.add": (m.AddEndpoint, admin.add_endpoint),
+            "endpoint.remove": (m.RemoveEndpoint, admin.remove_endpoint),
+            "alert.acknowledge": (m.AcknowledgeAlert, admin.acknowledge),
+            "policy.set": (m.SetPolicy, admin.set_policy),
+            "policy.validate": (m.SetPolicy, admin.validate_policy),
+        }
+        self.commands = {name: kind for name, (kind, _) in table.items()}
+        self._table: dict[str, tuple[Reader[Any], Handler]] = {
+            name: (Reader(kind), handler) for name, (kind, handler) in table.items()
+        }
+
+    async def answer(self, name: str, body: bytes, who: str) -> msgspec.Struct:
+        """Carry out a command, or refuse it; never raises for what came from outside.
+
+        `who` is the requester's name, as the broker gives it.
+        """
+        try:
+            if len(body) > MAX_COMMAND_BYTES:
+                raise Malformed(
+                    "", f"at most {MAX_COMMAND_BYTES} bytes", f"{len(body)} bytes"
+                )
+            entry = self._table.get(name)
+            if entry is None:
+                return m.refuse(
+                    "unknown_command",
+                    f"there is no command {name[:80]!r}; "
+                    f"there are {', '.join(self.commands)}",
+                )
+            reader, handler = entry
+            command = reader.decode(body)
+            until = command.expires_at
+            if until is not None and instant(until, "expires_at") < self._clock():
+                raise Expired(until)
+            return await handler(command, who)
+        except AgentComError as error:
+            return m.refusal_of(error)
+
+
+class Expired(AgentComError):
+    """A command that arrived after it was meant."""
+
+    code = "expired"
+
+    def __init__(self, expires_at: str) -> None:
+        self.expires_at = expires_at
+        super().__init__(f"expires_at: the command was meant until {expires_at}")

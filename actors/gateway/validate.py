@@ -1,0 +1,103 @@
+"""What is checked of a task beyond its types: paths, branches, text, metadata.
+
+The types of `events.commands` say what a field may hold; here is what depends on other
+fields, on the time, or on what the text is used for on a host. Everything wrong is a
+Malformed with the JSON path of the value.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any, Final
+
+from events.codec import encode, instant
+from events.errors import Malformed
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from events import catalogue as c
+
+METADATA_LIMIT: Final = 64 * 1024
+"""Bytes that a task's metadata may take, as JSON."""
+METADATA_DEPTH: Final = 32
+"""How deep metadata may be nested: every reader of the log must be able to read it."""
+
+_NO_BRANCH: Final = re.compile(
+    r"^[-/]|\.\.|//|@\{|[\x00-\x20\x7f~^:?*\[\\]|(?:^|/)\.|\.(?:/|\Z)|\.lock(?:/|\Z)|/\Z|^@\Z"
+)
+"""What no branch's name contains, after `git check-ref-format --branch`."""
+
+
+def check(spec: c.TaskSpec, now: float) -> None:
+    """Refuse what the types alone cannot: raises Malformed with the JSON path."""
+    if spec.tier == "trivial" and spec.shell is None and spec.executor is None:
+        raise Malformed("shell", "a command, because tier is trivial", "none")
+    if spec.deadline is not None and instant(spec.deadline, "deadline") <= now:
+        raise Malformed("deadline", "a time to come", spec.deadline)
+    if not spec.description.strip():
+        raise Malformed("description", "some text", "white space alone")
+    for path, text in _handed_on(spec):
+        if "\x00" in text:
+            raise Malformed(path, "text without NUL characters", "one")
+    if spec.repo is not None:
+        _check_path("repo", spec.repo)
+    if spec.branch is not None and _NO_BRANCH.search(spec.branch):
+        raise Malformed("branch", "a name that git takes", repr(spec.branch[:80]))
+    if spec.shell is not None:
+        if spec.shell.cwd is not None:
+            _check_path("shell.cwd", spec.shell.cwd)
+        for name in spec.shell.env:
+            if not name or "=" in name:
+                raise Malformed(
+                    f"shell.env.{name[:40]}", "an environment variable", repr(name[:40])
+                )
+    _check_metadata(spec.metadata)
+
+
+def _handed_on(spec: c.TaskSpec) -> Iterator[tuple[str, str]]:
+    """Yield what reaches programs and files as an argument, a name or a line."""
+    yield "description", spec.description
+    for name in ("repo", "branch", "model"):
+        yield name, getattr(spec, name) or ""
+    for n, hint in enumerate(spec.file_hints):
+        yield f"file_hints[{n}].path", hint.path
+        yield f"file_hints[{n}].reason", hint.reason
+    for name in ("success_criteria", "verification_steps"):
+        for n, text in enumerate(getattr(spec, name)):
+            yield f"{name}[{n}]", text
+    if spec.shell is not None:
+        yield "shell.command", spec.shell.command
+        yield "shell.cwd", spec.shell.cwd or ""
+        for name, value in spec.shell.env.items():
+            yield f"shell.env.{name[:40]}", name + value
+
+
+def _check_path(path: str, text: str) -> None:
+    """Refuse a folder that climbs out of where it is put, or reads as an option."""
+    if text.startswith("-") or ".." in text.split("/") or not text.isprintable():
+        raise Malformed(
+            path, "a name without '..' that begins no option", repr(text[:80])
+        )
+
+
+def _check_metadata(metadata: dict[str, Any]) -> None:
+    if not metadata:
+        return
+    containers: list[Any] = [metadata]
+    for _ in range(METADATA_DEPTH):
+        containers = [
+            below
+            for container in containers
+            for below in (
+                container.values() if isinstance(container, dict) else container
+            )
+            if isinstance(below, dict | list)
+        ]
+        if not containers:
+            break
+    else:
+        raise Malformed("metadata", f"at most {METADATA_DEPTH} levels", "more")
+    size = len(encode(metadata))
+    if size > METADATA_LIMIT:
+        raise Malformed("metadata", f"at most {METADATA_LIMIT} bytes", f"{size}")
