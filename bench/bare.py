@@ -149,7 +149,7 @@ async def worker(address: Address, sizes: list[int]) -> None:
 
 
 def main() -> None:
-    """Run one of the two processes: `python -m bench.bare core|worker URL SEED SIZES`."""
+    """Run one of the two processes: `agentcom -m bench.bare core|worker URL SEED SIZES`."""
     from pathlib import Path
 
     import uvloop

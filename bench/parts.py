@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import subprocess
-import sys
 import time
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
@@ -16,6 +15,7 @@ from msgspec import Struct
 from cli.commands.keys import provision_with
 from cli.local.broker import Broker
 from cli.local.instance import Instance
+from cli.local.supervisor import environment, program
 from events import subjects
 from events.codec import Reader, instant
 from events.nats.link import Link
@@ -55,11 +55,11 @@ class Process:
     def __init__(self, arguments: list[str], env: dict[str, str], log: Path) -> None:
         self._log = log.open("ab")
         self.child = subprocess.Popen(
-            [sys.executable, *arguments],
+            program(*arguments),
             stdout=subprocess.PIPE,
             stderr=self._log,
             stdin=subprocess.DEVNULL,
-            env={**os.environ, **env},
+            env={**environment(), **env},
         )
 
     def first_line(self) -> str:
@@ -128,7 +128,7 @@ def bare_processes(instance: Instance, sizes: list[int]) -> list[Process]:
 def ring_processes(instance: Instance, *, host: bool = True) -> list[Process]:
     """Start the real scheduler and, with `host`, a real sidecar that offers noop."""
     env = {"AGENTCOM_DATA": str(instance.data)}
-    made = [Process(["-m", "cli", "scheduler"], env, instance.data / "scheduler.log")]
+    made = [Process(["scheduler"], env, instance.data / "scheduler.log")]
     if host:
         config = instance.data / "sidecar.toml"
         config.write_text(
@@ -137,7 +137,7 @@ def ring_processes(instance: Instance, *, host: bool = True) -> list[Process]:
         )
         made.append(
             Process(
-                ["-m", "cli", "sidecar", "--config", str(config)],
+                ["sidecar", "--config", str(config)],
                 env,
                 instance.data / "sidecar.log",
             )

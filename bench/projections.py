@@ -1,6 +1,6 @@
 """How fast the read models are made from a log, beside a bare reader of the same log.
 
-    python -m bench.projections read|rebuild|restart URL SEED STORE     (one measurement)
+    agentcom -m bench.projections read|rebuild|restart URL SEED STORE     (one measurement)
 
 The log is made here: whole lives of tasks, five events each, as many bytes as real ones.
 Each measurement is a process of its own, so that its memory is its own: `read` follows
@@ -24,6 +24,7 @@ from cli.client.connection import loop_factory
 from cli.commands.keys import provision_with
 from cli.commands.roles import spare_the_collector
 from cli.local.instance import Credentials, Instance
+from cli.local.supervisor import environment, program
 from events import catalogue as c
 from events import subjects
 from events.codec import encode, rfc3339
@@ -96,11 +97,13 @@ def show(found: dict[str, Any]) -> str:
 
 def _child(what: str, admin: Credentials, store: Path) -> dict[str, Any]:
     done = subprocess.run(
-        [sys.executable, "-m", "bench.projections", what, admin.url,
-         str(admin.seed_path), str(store)],
+        program(
+            "-m", "bench.projections", what, admin.url, str(admin.seed_path), str(store)
+        ),
+        env=environment(),
         stdout=subprocess.PIPE,
         check=True,
-    )  # fmt: skip
+    )
     said: dict[str, Any] = json.loads(done.stdout)
     return said
 

@@ -5,7 +5,7 @@ sidecar and a real broker, to a subscriber of the output subjects. Each token is
 at which the server sent it, so that nothing is left to guessing: a token's delay is the
 time at which the subscriber has it, less what it says.
 
-`python -m bench.streams` is the model server.
+`agentcom -m bench.streams` is the model server.
 """
 
 from __future__ import annotations
@@ -122,7 +122,7 @@ async def _streams(
         )
         for role in (["scheduler"], ["sidecar", "--config", str(config)]):
             log = instance.data / f"{role[0]}.log"
-            processes.append(Process(["-m", "cli", *role], env, log))
+            processes.append(Process(role, env, log))
         link = await Link.connect(instance.credentials("operator").address())
         try:
             return await _listen(link, processes, streams, tokens, tokens_per_s)
@@ -227,7 +227,7 @@ def show_streams(report: Report) -> None:
 
 def main() -> None:
     """Be the model server."""
-    parser = argparse.ArgumentParser(prog="python -m bench.streams")
+    parser = argparse.ArgumentParser(prog="agentcom -m bench.streams")
     parser.add_argument("tokens", type=int)
     parser.add_argument("tokens_per_s", type=float)
     parser.add_argument("parallel", type=int)

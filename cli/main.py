@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 from click.shell_completion import CompletionItem
 
+from agentcom import __version__
 from cli.client.target import set_target, target_options
 
 if TYPE_CHECKING:
@@ -147,9 +148,7 @@ def _exists(name: str) -> bool:
 
 def _version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
     if wanted and not ctx.resilient_parsing:
-        from cli.render.terminal import version
-
-        click.echo(f"agentcom {version()}")
+        click.echo(f"agentcom {__version__}")
         ctx.exit()
 
 

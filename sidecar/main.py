@@ -15,7 +15,6 @@ import secrets
 import time
 from dataclasses import dataclass, field
 from functools import partial
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, assert_never
 
@@ -26,6 +25,7 @@ from actors.host import messages as msg
 from actors.host import state as host_state
 from actors.host.decide import decide
 from actors.runtime import Letter, Mailbox
+from agentcom import __version__
 from events import catalogue as cat
 from events import commands as mail
 from events import subjects
@@ -281,7 +281,7 @@ class Sidecar:
     def _about(self, executors: Mapping[str, Executor]) -> host_state.About:
         config = self._config
         return host_state.About(
-            version=_version(),
+            version=__version__,
             platform=f"{platform.system()} {platform.machine()}",
             capabilities=list(config.capabilities),
             repos=sorted(config.repos),
@@ -720,13 +720,6 @@ class Sidecar:
 
 def _spelled(bookmark: Bookmark) -> str:
     return encode(bookmark).decode()
-
-
-def _version() -> str:
-    try:
-        return metadata.version("agentcom")
-    except metadata.PackageNotFoundError:
-        return "source"
 
 
 def _refuse(letter: Letter, error: Malformed) -> None:

@@ -20,6 +20,7 @@ import click
 import msgspec
 from msgspec import Struct
 
+from agentcom import __version__
 from cli.client.connection import (
     Client,
     NotRunning,
@@ -40,7 +41,6 @@ from cli.render.terminal import (
     painted,
     sentence_of,
     size,
-    version,
 )
 from events import subjects
 from events.codec import encode, rfc3339
@@ -120,7 +120,7 @@ def _print(check: Check) -> None:
 def _python() -> Check:
     found = (
         f"{platform.python_version()} on {platform.system()} {platform.machine()}, "
-        f"AgentCom {version()}"
+        f"AgentCom {__version__}"
     )
     if sys.platform == "win32":
         return Check("python", "fail", found, "use WSL, Linux or macOS")

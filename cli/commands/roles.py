@@ -24,6 +24,7 @@ import psutil
 import structlog
 
 from actors.scheduler.lease import LEASE_TTL_S, renewal
+from agentcom import __version__
 from cli.client.connection import loop_factory, new_id
 from cli.client.target import on_target, said_creds, said_url
 from cli.local.instance import (
@@ -33,7 +34,7 @@ from cli.local.instance import (
     local_host_name,
 )
 from cli.render.redaction import redact
-from cli.render.terminal import EXIT_INTERRUPTED, Problem, colours_on, version
+from cli.render.terminal import EXIT_INTERRUPTED, Problem, colours_on
 from events.errors import LogUnavailable
 from events.nats.link import Link
 from events.races import first
@@ -325,7 +326,7 @@ async def be_scheduler(
             link,
             JetStreamLeases(link),
             ids=new_id,
-            version=version(),
+            version=__version__,
             lease_ttl=lease_ttl,
             lease_renew=renewal(lease_ttl),
         )

@@ -13,6 +13,7 @@ import click
 import msgspec
 from msgspec import Struct
 
+from agentcom import __version__
 from cli import archive as archives
 from cli.client.connection import Client, NotRunning, connected, run
 from cli.client.target import on_target
@@ -26,7 +27,6 @@ from cli.render.terminal import (
     line_of,
     size,
     utc_now,
-    version,
 )
 from events import subjects
 from events.catalogue import Chunk, TaskRouted, Unknown
@@ -248,7 +248,7 @@ async def exported_of(client: Client, task_id: str) -> Exported:
     ]
     return Exported(
         format=EXPORT,
-        agentcom=version(),
+        agentcom=__version__,
         made_at=utc_now().isoformat(),
         task=answer,
         events=[
@@ -341,7 +341,7 @@ async def _archive(file: Path) -> archives.Header:
             header, _ = await archives.archive(
                 client.link,
                 file,
-                agentcom=version(),
+                agentcom=__version__,
                 made_at=utc_now().isoformat(),
                 progress=told,
             )

@@ -378,10 +378,8 @@ class _Address(msgspec.Struct):
 
 
 def shipped_conf() -> Path:
-    """Return the nats.conf that came with AgentCom: inside the wheel, or the source tree."""
-    here = Path(__file__).parents[1]
-    packaged = here / SHIPPED_CONF
-    return packaged if packaged.exists() else here.parent / SHIPPED_CONF
+    """Return the nats.conf that came with AgentCom; it lies beside the packages."""
+    return Path(__file__).parents[2] / SHIPPED_CONF
 
 
 def _reachable(listen: str) -> str:

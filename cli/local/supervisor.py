@@ -109,13 +109,7 @@ class Child:
     async def _live(self) -> int:
         with open_log(self.log) as log:
             self._process = await asyncio.create_subprocess_exec(
-                sys.executable,
-                # Not from the working folder, which may well have a `cli` of its own.
-                "-P",
-                "-m",
-                "cli",
-                self.role,
-                *self._arguments,
+                *program(self.role, *self._arguments),
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -387,8 +381,16 @@ async def answers_questions(client: Client) -> bool:
     return True
 
 
+def program(*arguments: str) -> list[str]:
+    """Return how a process of AgentCom is started; see `agentcom/__main__.py`.
+
+    `-P`: not from the working folder, which may have an `agentcom` of its own.
+    """
+    return [sys.executable, "-P", "-m", "agentcom", *arguments]
+
+
 def environment() -> dict[str, str]:
-    """Return the roles' environment: ours, and where to find a source tree's modules."""
+    """Return such a process's environment: ours, and where a checkout's modules are."""
     source = Path(__file__).parents[2]
     if not (source / "pyproject.toml").exists():
         return dict(os.environ)

@@ -12,7 +12,6 @@ import re
 import shutil
 import sys
 from datetime import UTC, datetime
-from importlib import metadata
 from typing import IO, TYPE_CHECKING, Any, Final
 
 import click
@@ -62,14 +61,6 @@ class Problem(click.ClickException):
     def format_message(self) -> str:
         """Return the sentence as it is shown; it may quote untrusted text."""
         return harmless(self.message)
-
-
-def version() -> str:
-    """Return AgentCom's version, `source` where it is not installed."""
-    try:
-        return metadata.version("agentcom")
-    except metadata.PackageNotFoundError:
-        return "source"
 
 
 def exit_code_of(error: BaseException) -> int:

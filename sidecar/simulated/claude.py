@@ -2,7 +2,7 @@
 
 It is a program, not a class: `write_program(folder)` puts an executable `claude` into
 `folder`, and `SimulatedClaude` orders what its runs shall do and reads what they saw.
-`python -m sidecar.simulated.claude` is the same program without a wrapper.
+`agentcom -m sidecar.simulated.claude` is the same program without a wrapper.
 
 What a run does is a `Scenario`. They come, first found first taken, from
 

@@ -1,7 +1,7 @@
 """A simulated Ollama server: its own API and the OpenAI-compatible one, on a socket.
 
 In a test: `async with SimulatedOllama() as ollama: ollama.fail_next("busy")`. As a
-process: `python -m sidecar.simulated.ollama --port 0` prints one JSON line with its
+process: `agentcom -m sidecar.simulated.ollama --port 0` prints one JSON line with its
 address and serves until it is told to stop.
 
 It is recognisable: `/api/version` says `0.0.0-simulated`, every answer carries
@@ -1057,7 +1057,7 @@ async def serve(ollama: SimulatedOllama) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m sidecar.simulated.ollama")
+    parser = argparse.ArgumentParser(prog="agentcom -m sidecar.simulated.ollama")
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=0)
     parser.add_argument("--model", action="append", help="may be given several times")

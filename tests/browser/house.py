@@ -89,7 +89,7 @@ class House:
         }
         self._up = subprocess.Popen(
             [
-                *(sys.executable, "-m", "cli", "up", "--data", str(self.data)),
+                *(sys.executable, "-m", "agentcom", "up", "--data", str(self.data)),
                 *("--port", "0", "--nats-port", "0", "--name", HOST),
                 *("--config", str(config)),
             ],

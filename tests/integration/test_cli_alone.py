@@ -46,7 +46,7 @@ def _stepping(ends: bytes) -> tuple[int, str]:
     """Replay on a terminal; type `ends` after the second event."""
     master, slave = pty.openpty()
     process = subprocess.Popen(
-        [sys.executable, "-m", "cli", "replay", "--step"],
+        [sys.executable, "-m", "agentcom", "replay", "--step"],
         stdin=slave,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -64,7 +64,7 @@ async def test_the_sidecars_unit_starts_one_and_stops_it_in_good_order(
     env = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "USER": unit["User"]}
     async with observing(broker) as observer:
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "cli"),
+            *(sys.executable, "-m", "agentcom"),
             *(words.get(each, each) for each in arguments),
             env=env,
             stderr=asyncio.subprocess.DEVNULL,

@@ -140,7 +140,7 @@ async def test_a_role_serves_its_metrics(broker, role):
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
-        "cli",
+        "agentcom",
         role,
         "--metrics-port",
         "0",

@@ -37,7 +37,9 @@ def command() -> list[str]:
     """The installed `agentcom`, or the same from the source tree."""
     installed = Path(sys.executable).with_name("agentcom")
     return (
-        [str(installed)] if installed.exists() else [sys.executable, "-P", "-m", "cli"]
+        [str(installed)]
+        if installed.exists()
+        else [sys.executable, "-P", "-m", "agentcom"]
     )
 
 

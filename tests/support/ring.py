@@ -72,7 +72,7 @@ class Ring:
         self._envs[name] = env or {}
         with (self.folder / f"{name}.log").open("ab") as log:
             self._children[name] = subprocess.Popen(
-                [sys.executable, "-m", "cli", *arguments],
+                [sys.executable, "-m", "agentcom", *arguments],
                 env={
                     **os.environ,
                     "AGENTCOM_DATA": str(self.broker.instance.data),
