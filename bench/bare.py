@@ -14,10 +14,10 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
-from events import subjects
+from events import header, subjects
 from events.codec import rfc3339
+from events.nats.follow import HEARTBEAT, PULL_BATCH, PULL_EXPIRES
 from events.nats.link import Address, Link
-from events.nats.log import HEARTBEAT, PULL_BATCH, PULL_EXPIRES
 
 if TYPE_CHECKING:
     from events.bus import Message
@@ -51,7 +51,7 @@ async def core(address: Address, sizes: list[int]) -> None:
             subject,
             submitted,
             reply=link.expect(subject, stored),
-            headers={"Nats-Expected-Last-Subject-Sequence": "0"},
+            headers={header.EXPECTED_LAST: "0"},
         )
 
     def on_log(subject: str, data: bytes, seq: int) -> None:
@@ -61,7 +61,7 @@ async def core(address: Address, sizes: list[int]) -> None:
                 subject,
                 routed,
                 reply=link.expect(subject, lambda _: None),
-                headers={"Nats-Expected-Last-Subject-Sequence": str(seq)},
+                headers={header.EXPECTED_LAST: str(seq)},
             )
         elif data.startswith(b'{"type":"task.routed'):
             answer = link.request(

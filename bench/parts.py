@@ -190,7 +190,7 @@ class Client:
         ]
         await asyncio.wait_for(until.wait(), 60)
         for one in heard:
-            await self.link.unsubscribe(one)
+            await one.stop()
 
     def _on_size(self, message: LinkMessage) -> None:
         kind = message.data[:40]

@@ -31,10 +31,10 @@ from msgspec import Struct
 
 from cli.local.broker import Broker
 from cli.local.instance import Credentials, Instance
-from events import subjects
+from events import header, subjects
 from events.codec import encode
 from events.errors import AgentComError, LogUnavailable
-from events.nats.log import ALL, SEQUENCE, SUBJECT, PubAck, direct
+from events.nats.api import ALL, PubAck, direct
 
 if TYPE_CHECKING:
     import asyncio
@@ -52,7 +52,6 @@ ALL_OF: Final = {
     subjects.EVENTS: subjects.ALL_EVENTS,
     subjects.OUTPUT: subjects.ALL_OUTPUT,
 }
-TIME: Final = "Nats-Time-Stamp"
 LEVEL: Final = 5
 WINDOW: Final = 512
 """Messages on their way at once while restoring."""
@@ -218,8 +217,11 @@ async def _write_stream(
 
 def _entry(stream: str, message: LinkMessage) -> Entry:
     headers = message.headers
-    seq, subject = int(headers[SEQUENCE]), headers.get(SUBJECT, message.subject)
-    stamp = headers.get(TIME, "")
+    seq, subject = (
+        int(headers[header.SEQUENCE]),
+        headers.get(header.SUBJECT, message.subject),
+    )
+    stamp = headers.get(header.TIME_STAMP, "")
     try:
         return Entry(stream, seq, subject, stamp, d=message.data.decode())
     except UnicodeDecodeError:

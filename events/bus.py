@@ -1,19 +1,19 @@
-"""Messages that are not history: requests, mailboxes, signs of life. Port and twin.
+"""Messages that are not history: requests, mailboxes, signs of life. Port and fake.
 
 A request finds nobody (`Unreachable.absent`), times out, or is answered. Nothing here is
-kept: what must not be lost is in the log, and is said again after a reconnect.
+kept: what must not be lost is in the log, and is sent again after a reconnect.
 """
 
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from events.errors import Unreachable
 from events.log import matches
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
 
 class Message(Protocol):
@@ -57,7 +57,12 @@ class Bus(Protocol):
         ...
 
     def request(
-        self, subject: str, data: bytes, *, timeout: float
+        self,
+        subject: str,
+        data: bytes,
+        *,
+        timeout: float,
+        headers: Mapping[str, str] | None = None,
     ) -> asyncio.Future[bytes]:
         """Ask, and get the answer's bytes; raises Unreachable through the future.
 
@@ -81,7 +86,7 @@ class Bus(Protocol):
 
 
 class MemoryMessage:
-    """A message of the twin."""
+    """A message of the in-memory fake."""
 
     def __init__(
         self,
@@ -105,7 +110,7 @@ class MemoryMessage:
 
 
 class MemorySubscription:
-    """A subscription of the twin."""
+    """A subscription of the in-memory fake."""
 
     def __init__(
         self,
@@ -124,37 +129,64 @@ class MemorySubscription:
             self._broker.subscriptions.remove(self)
 
 
+class Subscribed(Protocol):
+    """A subscription, as the choice of receivers sees it; `queue` "" for none."""
+
+    subject: str
+    queue: str
+
+
+S = TypeVar("S", bound=Subscribed)
+
+
+def receivers(
+    subscriptions: Iterable[S], subject: str, pick: Callable[[list[S]], S]
+) -> list[S]:
+    """Return who gets a message on `subject`: every listener, and one of each queue.
+
+    `pick` chooses among the members of a queue.
+    """
+    chosen: list[S] = []
+    queues: dict[str, list[S]] = {}
+    for subscription in subscriptions:
+        if not matches(subscription.subject, subject):
+            continue
+        if subscription.queue:
+            queues.setdefault(subscription.queue, []).append(subscription)
+        else:
+            chosen.append(subscription)
+    return chosen + [pick(members) for members in queues.values()]
+
+
 class MemoryBroker:
-    """What the twins of several processes share."""
+    """What the in-memory buses of several processes share."""
 
     def __init__(self) -> None:
         self.subscriptions: list[MemorySubscription] = []
         self._turn = 0
 
     def deliver(
-        self, subject: str, data: bytes, answer: asyncio.Future[bytes] | None
+        self,
+        subject: str,
+        data: bytes,
+        answer: asyncio.Future[bytes] | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> bool:
-        """Hand a message to every listener and one of each queue; False if nobody."""
-        groups: dict[str, list[MemorySubscription]] = {}
-        chosen: list[MemorySubscription] = []
-        for subscription in self.subscriptions:
-            if not matches(subscription.subject, subject):
-                continue
-            if subscription.queue:
-                groups.setdefault(subscription.queue, []).append(subscription)
-            else:
-                chosen.append(subscription)
+        """Hand a message to whom it is for; False if nobody listens."""
         self._turn += 1
-        chosen += [group[self._turn % len(group)] for group in groups.values()]
+        turn = self._turn
+        chosen = receivers(
+            self.subscriptions, subject, lambda group: group[turn % len(group)]
+        )
         loop = asyncio.get_running_loop()
         for subscription in chosen:
-            message = MemoryMessage(subject, data, answer)
+            message = MemoryMessage(subject, data, answer, headers)
             loop.call_soon(subscription.handler, message)
         return bool(chosen)
 
 
 class MemoryBus:
-    """The twin: one process's connection to a MemoryBroker."""
+    """The in-memory fake: one process's connection to a MemoryBroker."""
 
     def __init__(self, broker: MemoryBroker) -> None:
         self._broker = broker
@@ -163,14 +195,21 @@ class MemoryBus:
 
     def publish(self, subject: str, data: bytes) -> None:
         if self.connected:
-            self._broker.deliver(subject, data, None)
+            self._broker.deliver(subject, data)
 
     def request(
-        self, subject: str, data: bytes, *, timeout: float
+        self,
+        subject: str,
+        data: bytes,
+        *,
+        timeout: float,
+        headers: Mapping[str, str] | None = None,
     ) -> asyncio.Future[bytes]:
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[bytes] = loop.create_future()
-        if not self.connected or not self._broker.deliver(subject, data, answer):
+        if not self.connected or not self._broker.deliver(
+            subject, data, answer, headers
+        ):
             answer.set_exception(Unreachable(subject, absent=self.connected))
             return answer
 

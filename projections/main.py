@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Final
 
 from events import catalogue as c
-from events import subjects
+from events import header, subjects
 from events.codec import Reader, encode
 from events.commands import Refusal, refuse
 from events.errors import Malformed
@@ -32,8 +32,6 @@ if TYPE_CHECKING:
 
 GROUP: Final = "projections"
 ANY_QUERY: Final = subjects.query("*")
-CODE_HEADER: Final = "Nats-Service-Error-Code"
-ERROR_HEADER: Final = "Nats-Service-Error"
 
 _beats: Final[Reader[c.Beat]] = Reader(c.Beat)
 
@@ -105,7 +103,10 @@ def spell(answer: Answer) -> tuple[bytes, dict[str, str] | None]:
         return data, None
     said = answer.error.replace("\r", " ").replace("\n", " ")
     said = said.encode("ascii", "replace").decode()
-    return data, {CODE_HEADER: str(answer.status), ERROR_HEADER: said[:500]}
+    return data, {
+        header.SERVICE_ERROR_CODE: str(answer.status),
+        header.SERVICE_ERROR: said[:500],
+    }
 
 
 @asynccontextmanager

@@ -22,6 +22,7 @@ import structlog
 from msgspec import Struct, structs
 
 from actors.rules.models import normal_model
+from events import header
 from events.catalogue import EndpointState
 from sidecar.executors.claude import command as claude
 from sidecar.executors.port import Finished, Returned
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
 
 MISSES_UNTIL_DOWN = 2
 UNUSABLE_S = 300.0
-SIMULATED_HEADER = "x-agentcom-simulated"
 _LOOK_AGAIN_S = 1.0
 _FOR_CLAUDE = ("HOME", "PATH", "LANG", "USER")
 
@@ -190,7 +190,7 @@ async def ask_ollama(client: httpx.AsyncClient, url: str) -> Answered | Missed:
         _json(version),
         _json(tags),
         _json(ps) if ps.status_code == 200 else None,
-        simulated=SIMULATED_HEADER in version.headers,
+        simulated=header.SIMULATED in version.headers,
     )
 
 
@@ -211,7 +211,7 @@ async def ask_openai(
     return openai_answer(
         _json(models),
         resident=health.status_code == 200,
-        simulated=SIMULATED_HEADER in models.headers,
+        simulated=header.SIMULATED in models.headers,
     )
 
 

@@ -16,19 +16,16 @@ from msgspec import Meta, Struct
 
 from events import catalogue as c
 from events import commands as m
-from events import subjects
+from events import header, subjects
 from events.codec import convert, encode
 from events.commands import Refusal, refusal_of, refuse
 from events.errors import AgentComError, Denied, Unreachable
-from events.nats.link import Link
 from projections import answers as v
 from projections import questions as q
 from web.bridge import spelled
 from web.topics import Pattern
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable
-
     from aiohttp import web
 
     from analysis.savings import SavingsAnswer
@@ -36,8 +33,6 @@ if TYPE_CHECKING:
     from events.log import EventLog
     from projections.queries import Queries
 
-REQUESTER: Final = "AgentCom-Requester"
-"""Who gave the command; the gateway believes it from inside the core account alone."""
 ANSWER_S: Final = 5.0
 ABSENT_TRIES: Final = 15
 EVENTS_BYTES: Final = 2_000_000
@@ -303,25 +298,14 @@ class Api:
         """Ask the gateway; right after somebody's reconnect nobody may seem to listen."""
         for tried in range(ABSENT_TRIES):
             try:
-                return await self._request(subject, body, who)
+                return await self._bus.request(
+                    subject, body, timeout=ANSWER_S, headers={header.REQUESTER: who}
+                )
             except Unreachable as error:
                 if not error.absent or tried == ABSENT_TRIES - 1:
                     raise
             await asyncio.sleep(0.02)
         raise Unreachable(subject, absent=True)
-
-    def _request(self, subject: str, body: bytes, who: str) -> Awaitable[bytes]:
-        bus = self._bus
-        if isinstance(bus, Link):
-            return _data(
-                bus.call(subject, body, timeout=ANSWER_S, headers={REQUESTER: who})
-            )
-        return bus.request(subject, body, timeout=ANSWER_S)
-
-
-async def _data(call: Awaitable[Any]) -> bytes:
-    data: bytes = (await call).data
-    return data
 
 
 class _Status(Struct):

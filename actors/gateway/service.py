@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 import structlog
 
-from events import subjects
+from events import header, subjects
 from events.codec import encode
 from events.commands import Refusal, refuse
 
@@ -28,8 +28,6 @@ QUEUE: Final = "agentcom"
 IN_FLIGHT: Final = 4_096
 """More commands at once are answered with `busy`: the sender may slow down."""
 
-REQUESTER: Final = "Nats-Request-Info"
-ON_BEHALF_OF: Final = "AgentCom-Requester"
 _NAME_LENGTH: Final = 100
 
 
@@ -61,9 +59,9 @@ def requester(headers: dict[str, str] | Any) -> str:
     Without that header the command comes from inside the core account, and there from
     web alone, which names the person it let in. A name from elsewhere is not looked at.
     """
-    raw = headers.get(REQUESTER)
+    raw = headers.get(header.REQUEST_INFO)
     if raw is None:
-        return _named(headers.get(ON_BEHALF_OF, ""))
+        return _named(headers.get(header.REQUESTER, ""))
     try:
         requester = _requesters.decode(raw)
     except msgspec.DecodeError:
@@ -181,8 +179,8 @@ class Service:
         message.respond(
             encode(answer),
             {
-                "Nats-Service-Error": _header(answer.error),
-                "Nats-Service-Error-Code": str(answer.status),
+                header.SERVICE_ERROR: _header(answer.error),
+                header.SERVICE_ERROR_CODE: str(answer.status),
             },
         )
 

@@ -30,13 +30,14 @@ from cli.render.terminal import (
     Problem,
     line_of,
 )
-from events import subjects
+from events import header, subjects
 from events.codec import Reader, encode
 from events.commands import Refusal
 from events.errors import Denied, Malformed, Unreachable
 from events.ids import IdSource
 from events.nats.link import Link
-from events.nats.log import JetStreamLog, JetStreamOutput
+from events.nats.log import JetStreamLog
+from events.nats.output import JetStreamOutput
 from projections.answers import TaskAnswer
 
 if TYPE_CHECKING:
@@ -56,7 +57,6 @@ ABSENT_FOR_S: Final = 0.3
 """Right after somebody's reconnect nobody may seem to listen: this long it is asked anew."""
 FULL_ID: Final = 26
 SHORTEST_ID: Final = 4
-_CODE: Final = "Nats-Service-Error-Code"
 _NO_PROJECTIONS: Final = (
     "nobody answers questions: start the read models with `agentcom web`, or "
     "everything with `agentcom up`"
@@ -175,7 +175,7 @@ class Client:
             )
         answer = await self._answer(subject, raw, absent, timeout)
         try:
-            if _CODE in answer.headers:
+            if header.SERVICE_ERROR_CODE in answer.headers:
                 raise Refused(_refusals.decode(answer.data))
             return msgspec.json.decode(answer.data, type=kind)
         except (Malformed, msgspec.DecodeError) as error:

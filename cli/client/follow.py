@@ -230,7 +230,7 @@ class LiveOutput:
             self._reading.cancel()
             await asyncio.gather(self._reading, return_exceptions=True)
         if self._subscription is not None:
-            await self._client.link.unsubscribe(self._subscription)
+            await self._subscription.stop()
 
     def _on(self, chunk: Chunk) -> None:
         if self._waiting is not None:

@@ -340,7 +340,7 @@ async def _leader(client: Client) -> Check:
         said = f"none of {several} leads" if answers else NO_SCHEDULER
         return Check("leader", "fail", said, advice)
     finally:
-        await client.link.unsubscribe(listening)
+        await listening.stop()
     if not answers:
         return Check("leader", "fail", NO_SCHEDULER, START_SCHEDULER)
     (name,) = [one["instance"] for one in answers if one.get("leading") == "true"][:1]

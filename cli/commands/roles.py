@@ -310,7 +310,8 @@ async def be_scheduler(
     """Be a scheduler until `stop` is set."""
     from actors.scheduler.role import SchedulerRole
     from cli.metering import SchedulerMeter, exposed
-    from events.nats.log import JetStreamLeases, JetStreamLog
+    from events.nats.leases import JetStreamLeases
+    from events.nats.log import JetStreamLog
     from events.nats.readers import ReadersGate
 
     name = f"scheduler-{local_host_name()[:40]}-{os.getpid()}-{secrets.token_hex(2)}"
@@ -424,7 +425,8 @@ async def be_web(
     from actors.rules import policy as policies
     from analysis.savings import LocalSavings
     from analysis.whatif import Redecider
-    from events.nats.log import JetStreamLog, JetStreamOutput
+    from events.nats.log import JetStreamLog
+    from events.nats.output import JetStreamOutput
     from projections.main import checkpoints_beside
     from web.access import TOKENS_FILE
     from web.main import WebConfig, serve

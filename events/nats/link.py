@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,7 +40,7 @@ _PERMISSION = re.compile(r'permissions violation for (\w+) to "([^"]+)"', re.IGN
 class Address(msgspec.Struct, frozen=True, kw_only=True):
     """Where the server is and as whom to come.
 
-    `seed` is an nkey seed file; None for a server that asks nobody who he is. `inbox` is
+    `seed` is an nkey seed file; None for a server that asks nobody for a key. `inbox` is
     the prefix that the role may receive answers under.
     """
 
@@ -87,16 +88,18 @@ class LinkMessage:
 class LinkSubscription:
     """A subscription over the link."""
 
-    def __init__(self, link: Link, subscription: Subscription) -> None:
-        self._link = link
+    def __init__(self, client: Wire, subscription: Subscription) -> None:
+        self._client = client
         self._subscription = subscription
 
     async def stop(self) -> None:
-        await self._link.unsubscribe(self._subscription)
+        """End it; no error if it or the connection has ended already."""
+        with suppress(nats.errors.Error, OSError, ValueError):
+            await self._client.deafen(self._subscription)
 
 
-class Waiting:
-    """Somebody who waits for one answer. `heard` is called at most once."""
+class PendingReply:
+    """An answer that is waited for. `heard` is called with it, at most once."""
 
     __slots__ = ("heard", "subject")
 
@@ -119,11 +122,10 @@ class Link:
         self.reason = ""
         self._client = Wire()
         self._loop = asyncio.get_running_loop()
-        self._waiting: dict[str, Waiting] = {}
+        self._waiting: dict[str, PendingReply] = {}
         self._count = 0
         self._inbox = ""
         self._handlers: list[Callable[[bool], None]] = []
-        self._on_refusal: list[Callable[[str], None]] = []
 
     @classmethod
     async def connect(cls, address: Address, *, timeout: float = 10.0) -> Link:
@@ -237,7 +239,7 @@ class Link:
         """Wait for one answer; return the reply subject to send along."""
         self._count += 1
         number = str(self._count)
-        self._waiting[number] = Waiting(subject, heard)
+        self._waiting[number] = PendingReply(subject, heard)
         return f"{self._inbox}.{number}"
 
     def forget(self, reply: str) -> None:
@@ -289,7 +291,12 @@ class Link:
         return future
 
     def request(
-        self, subject: str, data: bytes, *, timeout: float
+        self,
+        subject: str,
+        data: bytes,
+        *,
+        timeout: float,
+        headers: Mapping[str, str] | None = None,
     ) -> asyncio.Future[bytes]:
         answered: asyncio.Future[bytes] = self._loop.create_future()
 
@@ -303,7 +310,8 @@ class Link:
             else:
                 answered.set_result(call.result().data)
 
-        self.call(subject, data, timeout=timeout).add_done_callback(hand_on)
+        call = self.call(subject, data, timeout=timeout, headers=headers)
+        call.add_done_callback(hand_on)
         return answered
 
     # -- listening ---------------------------------------------------------------------
@@ -311,12 +319,12 @@ class Link:
     async def listen(
         self, subject: str, handler: Callable[[Message], None], *, queue: str = ""
     ) -> Listening:
-        return LinkSubscription(self, await self.subscribe(subject, handler, queue))
+        return await self.subscribe(subject, handler, queue)
 
     async def subscribe(
         self, subject: str, handler: Callable[[LinkMessage], None], queue: str = ""
-    ) -> Subscription:
-        """Subscribe, and return once the server knows."""
+    ) -> LinkSubscription:
+        """Subscribe, and return once the server knows; `handler` gets a LinkMessage."""
 
         def on(subject: str, reply: str, data: bytes, raw: bytes) -> None:
             try:
@@ -333,14 +341,7 @@ class Link:
                 await self._client.flush()
         except (nats.errors.Error, OSError) as error:
             raise LogUnavailable(f"subscribe to {subject}", str(error)) from error
-        return subscription
-
-    async def unsubscribe(self, subscription: Subscription) -> None:
-        """End a subscription; no error if it or the connection has ended already."""
-        try:
-            await self._client.deafen(subscription)
-        except (nats.errors.Error, OSError, ValueError):
-            return
+        return LinkSubscription(self._client, subscription)
 
     def new_inbox(self) -> str:
         """Return a subject under which this link may receive."""
@@ -350,10 +351,6 @@ class Link:
 
     def on_connection(self, handler: Callable[[bool], None]) -> None:
         self._handlers.append(handler)
-
-    def on_refusal(self, handler: Callable[[str], None]) -> None:
-        """Call `handler` with the subject of every publish that the broker refuses."""
-        self._on_refusal.append(handler)
 
     async def _disconnected(self) -> None:
         if not self.up:
@@ -378,8 +375,6 @@ class Link:
             return
         self.refusals += 1
         subject = found[2]
-        for handler in self._on_refusal:
-            handler(subject)
         # The server names a publish by its subject only, so the oldest one is meant.
         for number, waiting in list(self._waiting.items()):
             if waiting.subject == subject:

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 import aiohttp
 from msgspec import Struct
 
+from events import header
 from events.catalogue import RunError
 from sidecar.executors.ndjson import Broken
 from sidecar.executors.port import Finished, RawResult, Returned, Stopped
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
     from events.commands import Assign
     from sidecar.executors.port import Emit, Outcome, Run, Stop
 
-SIMULATED_HEADER = "X-AgentCom-Simulated"
 
 _ERROR_BODY = 64 * 1024
 _MODELS_BODY = 8 * 2**20
@@ -258,7 +258,7 @@ class ModelExecutor:
                 allow_redirects=False,
             ) as answer:
                 tried.asked = True
-                tried.simulated = SIMULATED_HEADER in answer.headers
+                tried.simulated = header.SIMULATED in answer.headers
                 if answer.status == 200:
                     try:
                         await self._listen(answer, run, emit, watch, tried)

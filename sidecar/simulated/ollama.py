@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, get_args
 import msgspec
 from aiohttp import web
 
+from events import header
 from sidecar.simulated.answers import answer_to, count_tokens, pieces, thoughts_on
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
     ]
 
 VERSION = "0.0.0-simulated"
-SIMULATED_HEADER = "X-AgentCom-Simulated"
+SIMULATED_HEADER = header.SIMULATED
 
 FaultKind = Literal[
     "slow_first",  # `delay_s` before the first token

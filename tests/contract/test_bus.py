@@ -95,6 +95,16 @@ async def test_a_request_is_answered_by_whoever_listens(fleet):
     assert heard == [(SUBJECT, b"hello", True)]
 
 
+async def test_a_request_brings_its_headers(fleet):
+    await fleet.serving[0].listen(
+        SUBJECT, lambda message: message.respond(message.headers["A-B"].encode())
+    )
+    answer = await fleet.asking.request(
+        SUBJECT, b"", timeout=10, headers={"A-B": "c d"}
+    )
+    assert answer == b"c d"
+
+
 async def test_an_answer_may_come_later_and_in_another_order(fleet):
     kept = []
     await fleet.serving[0].listen(SUBJECT, kept.append)

@@ -8,7 +8,7 @@ import pytest
 
 from actors.scheduler.lease import Lease, MemoryLeases, renewal
 from events.errors import Conflict, LogUnavailable
-from events.nats.log import JetStreamLeases
+from events.nats.leases import JetStreamLeases
 from tests.support.broker import live_broker
 from tests.support.links import linked
 

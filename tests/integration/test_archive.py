@@ -17,7 +17,8 @@ from events import subjects
 from events.catalogue import Chunk
 from events.codec import encode
 from events.nats.link import Link
-from events.nats.log import JetStreamLog, JetStreamOutput
+from events.nats.log import JetStreamLog
+from events.nats.output import JetStreamOutput
 from projections.world import fold
 from tests.support.broker import SMALL
 from tests.support.histories import plausible

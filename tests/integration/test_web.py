@@ -13,7 +13,8 @@ from events import subjects
 from events.bus import MemoryBroker, MemoryBus
 from events.codec import encode
 from events.log import MemoryLog
-from events.nats.log import JetStreamLog, JetStreamOutput
+from events.nats.log import JetStreamLog
+from events.nats.output import JetStreamOutput
 from projections.runner import Runner
 from projections.store import Store
 from tests.support.histories import History, plausible, tell

@@ -13,6 +13,7 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 
 from actors.scheduler.lease import MemoryLeases
+from events.bus import receivers
 from events.catalogue import Recorded
 from events.codec import decode_event, encode
 from events.errors import Conflict, LogUnavailable, Unreachable
@@ -132,10 +133,11 @@ class SimMessage:
         answered: Callable[[Link, bytes], None] | None,
         to: Link,
         by: str,
+        headers: Mapping[str, str] | None = None,
     ) -> None:
         self.subject = subject
         self.data = data
-        self.headers: Mapping[str, str] = {}
+        self.headers: Mapping[str, str] = headers or {}
         self.by = by
         self.to = to
         self._answered = answered
@@ -525,7 +527,12 @@ class Link:
             self._post(subject, data, None)
 
     def request(
-        self, subject: str, data: bytes, *, timeout: float
+        self,
+        subject: str,
+        data: bytes,
+        *,
+        timeout: float,
+        headers: Mapping[str, str] | None = None,
     ) -> asyncio.Future[bytes]:
         future: asyncio.Future[bytes] = self.loop.create_future()
         if not self.process.alive:
@@ -543,7 +550,7 @@ class Link:
 
         timer = self.loop.call_later(timeout, give_up)
         future.add_done_callback(lambda _: timer.cancel())
-        self._post(subject, data, answered, lambda: give_up(absent=True))
+        self._post(subject, data, answered, lambda: give_up(absent=True), headers)
         return future
 
     def _back(self, future: asyncio.Future[bytes], answer: bytes) -> None:
@@ -563,6 +570,7 @@ class Link:
         data: bytes,
         answered: Callable[[Link, bytes], None] | None,
         absent: Callable[[], None] | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> None:
         weather = self.server.weather
         if not self.up or self._happens(weather.lost):
@@ -570,7 +578,7 @@ class Link:
         times = 2 if self._happens(weather.twice) else 1
         for _ in range(times):
             self.loop.call_later(
-                self.delay(), self._pass_on, subject, data, answered, absent,
+                self.delay(), self._pass_on, subject, data, answered, absent, headers,
                 context=_NOBODY,
             )  # fmt: skip
 
@@ -580,24 +588,20 @@ class Link:
         data: bytes,
         answered: Callable[[Link, bytes], None] | None,
         absent: Callable[[], None] | None,
+        headers: Mapping[str, str] | None,
     ) -> None:
         """The server has it: hand it to every listener, and to one of each queue."""
         if not self.up:
             return
-        chosen: list[Subscription] = []
-        groups: dict[str, list[Subscription]] = {}
-        for one in self.server.subscriptions:
-            if not matches(one.subject, subject):
-                continue
-            if one.queue:
-                groups.setdefault(one.queue, []).append(one)
-            else:
-                chosen.append(one)
-        chosen += [self.server.chance.choice(group) for group in groups.values()]
+        chosen = receivers(
+            self.server.subscriptions, subject, self.server.chance.choice
+        )
         if not chosen and absent is not None:
             self.loop.call_later(self.delay(), absent, context=self.process.context)
         for one in chosen:
-            message = SimMessage(subject, data, answered, one.link, self.process.name)
+            message = SimMessage(
+                subject, data, answered, one.link, self.process.name, headers
+            )
             self.loop.call_later(
                 one.link.delay(), _deliver, one, message,
                 context=one.link.process.context,

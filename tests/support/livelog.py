@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from events import subjects
 from events.nats.link import Link
-from events.nats.log import JetStreamLog, JetStreamOutput
+from events.nats.log import JetStreamLog
+from events.nats.output import JetStreamOutput
 from projections.main import projecting
 
 if TYPE_CHECKING:

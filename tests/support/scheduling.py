@@ -8,7 +8,8 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 from actors.scheduler.role import SchedulerRole
-from events.nats.log import JetStreamLeases, JetStreamLog
+from events.nats.leases import JetStreamLeases
+from events.nats.log import JetStreamLog
 from tests.support.links import linked
 
 if TYPE_CHECKING:

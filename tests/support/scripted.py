@@ -14,7 +14,8 @@ from events import commands as m
 from events import subjects
 from events.codec import Reader, encode, rfc3339
 from events.ids import IdSource
-from events.nats.log import JetStreamLeases, JetStreamLog
+from events.nats.leases import JetStreamLeases
+from events.nats.log import JetStreamLog
 from tests.support.links import linked
 from tests.support.ring import Observer, observing
 

@@ -43,7 +43,6 @@ KNOWN_TO = {
     "nats": [
         "events/nats/wire.py",
         "events/nats/link.py",
-        "events/nats/log.py",
         "events/nats/provision.py",
         "cli/commands/keys.py",
         "bench/",

@@ -1,0 +1,327 @@
+"""Readers of the log over NATS: one that pulls, one that follows what is republished."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any, Final
+
+from events import header, subjects
+from events.catalogue import Recorded
+from events.codec import decode_event, encode
+from events.errors import LogError, LogUnavailable, Malformed, Unreachable
+from events.nats.api import ALL, direct, read_consumer, recorded_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from events.nats.link import Link, LinkMessage, LinkSubscription
+
+PULL_BATCH: Final = 2_000
+"""Events asked for in one pull request."""
+PULL_AHEAD: Final = 2
+"""Pull requests kept open, so that the server need not wait for the next."""
+PULL_EXPIRES: Final = 30.0
+"""Seconds after which the server ends a pull request that is not filled."""
+HEARTBEAT: Final = 2.0
+"""Seconds of silence after which the server says that it is still there."""
+
+
+class PullFollower:
+    """Follows the log with a pull consumer of its own; see `events.log.Follower`."""
+
+    def __init__(
+        self,
+        link: Link,
+        callback: Callable[[Recorded], None],
+        start: int,
+        filters: tuple[str, ...],
+    ) -> None:
+        self._link = link
+        self._loop = asyncio.get_running_loop()
+        self._callback = callback
+        self._next = max(start, 1)
+        self._filters = filters
+        self._subscription: LinkSubscription | None = None
+        self._generation = 0
+        self._delivered = 0
+        self._asked = 0
+        self._seen = 0.0
+        self._broken = True
+        self._inbox = ""
+        self._pull_subject = ""
+        self._task: asyncio.Task[None] | None = None
+        self._nudge = asyncio.Event()
+        self.position = 0
+        self.undecodable = 0
+        self.failed: asyncio.Future[None] = self._loop.create_future()
+        self.caught_up = asyncio.Event()
+        link.on_connection(self._connection)
+
+    def start(self) -> None:
+        """Begin."""
+        self._task = self._loop.create_task(self._run())
+
+    async def stop(self) -> None:
+        self._generation += 1
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        await self._drop()
+
+    def _connection(self, up: bool) -> None:
+        if up:
+            self._broken = True
+            self._nudge.set()
+
+    async def _run(self) -> None:
+        while True:
+            try:
+                if self._link.up and (self._broken or self._silent()):
+                    await self._open()
+                async with asyncio.timeout(HEARTBEAT if not self._broken else 0.05):
+                    await self._nudge.wait()
+                self._nudge.clear()
+            except TimeoutError:
+                continue
+            except (LogError, Unreachable, Malformed):
+                self._broken = True
+                await asyncio.sleep(0.05)
+
+    def _silent(self) -> bool:
+        return self._loop.time() - self._seen > 3 * HEARTBEAT
+
+    async def _drop(self) -> None:
+        if self._subscription is not None:
+            subscription, self._subscription = self._subscription, None
+            await subscription.stop()
+
+    async def _open(self) -> None:
+        """Make a consumer that begins where we stand, and ask it for two batches."""
+        await self._drop()
+        self._generation += 1
+        self._delivered = self._asked = 0
+        stream = subjects.EVENTS
+        config: dict[str, Any] = {
+            "ack_policy": "none",
+            "mem_storage": True,
+            "num_replicas": 1,
+            "inactive_threshold": int(60e9),
+            "deliver_policy": "by_start_sequence",
+            "opt_start_seq": self._next,
+            "max_waiting": 16,
+        }
+        if len(self._filters) == 1:
+            config["filter_subject"] = self._filters[0]
+        elif self._filters:
+            config["filter_subjects"] = list(self._filters)
+        answer = await self._link.call(
+            f"$JS.API.CONSUMER.CREATE.{stream}",
+            encode({"stream_name": stream, "config": config}),
+            timeout=5.0,
+        )
+        made = read_consumer.decode(answer.data)
+        if made.error is not None:
+            raise LogUnavailable("follow the log", made.error.description)
+        self._pull_subject = f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{made.name}"
+        self._inbox = self._link.new_inbox()
+        generation = self._generation
+        self._subscription = await self._link.subscribe(
+            self._inbox, lambda message: self._on(generation, message)
+        )
+        self._broken = False
+        self._seen = self._loop.time()
+        if made.num_pending == 0:
+            self.caught_up.set()
+        self._pull()
+
+    def _pull(self) -> None:
+        while self._asked <= PULL_BATCH * (PULL_AHEAD - 1):
+            self._asked += PULL_BATCH
+            request = {
+                "batch": PULL_BATCH,
+                "expires": int(PULL_EXPIRES * 1e9),
+                "idle_heartbeat": int(HEARTBEAT * 1e9),
+            }
+            self._link.post(self._pull_subject, encode(request), reply=self._inbox)
+
+    def _on(self, generation: int, message: LinkMessage) -> None:
+        if generation != self._generation or self._broken:
+            return
+        self._seen = self._loop.time()
+        if not message.reply.startswith("$JS.ACK"):
+            self._on_status(message)
+            return
+        # $JS.ACK.<stream>.<consumer>.<times>.<seq>.<delivery>.<time>.<pending>
+        parts = message.reply.split(".")
+        seq, delivery = int(parts[5]), int(parts[6])
+        if delivery != self._delivered + 1:
+            self._reopen()
+            return
+        self._delivered = delivery
+        self._next = seq + 1
+        self._asked -= 1
+        try:
+            recorded = Recorded(seq, message.subject, decode_event(message.data))
+        except Malformed:
+            self.undecodable += 1
+            recorded = None
+        self.position = seq
+        if recorded is not None:
+            try:
+                self._callback(recorded)
+            except BaseException as error:
+                self._broken = True
+                self._generation += 1
+                if not self.failed.done():
+                    self.failed.set_exception(error)
+                raise
+        if parts[8] == "0":
+            self.caught_up.set()
+        if self._asked <= PULL_BATCH * (PULL_AHEAD - 1):
+            self._pull()
+
+    def _on_status(self, message: LinkMessage) -> None:
+        status = message.status
+        if status == "100":
+            return
+        if status == "409" and "Exceeded" not in message.headers.get("Description", ""):
+            self._reopen()
+            return
+        # The requests made so far have expired (404, 408): ask anew.
+        self._asked = 0
+        self._pull()
+
+    def _reopen(self) -> None:
+        self._broken = True
+        self._nudge.set()
+
+
+class TapFollower:
+    """Follows the log by what the stream republishes, and fetches what it missed.
+
+    For roles that may not make consumers. Live messages wait in a buffer while the past
+    is read; a gap in the sequence means that some were missed, so they are read too.
+    With filters a gap cannot be seen, so after a reconnect everything since is read.
+    """
+
+    LIMIT: Final = 50_000
+
+    def __init__(
+        self,
+        link: Link,
+        callback: Callable[[Recorded], None],
+        start: int,
+        filters: tuple[str, ...],
+    ) -> None:
+        self._link = link
+        self._loop = asyncio.get_running_loop()
+        self._callback = callback
+        self._next = max(start, 1)
+        self._filters = filters or (subjects.ALL_EVENTS,)
+        self._buffer: dict[int, LinkMessage] = {}
+        self._behind = True
+        self._nudge = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self._subscriptions: list[LinkSubscription] = []
+        self.position = 0
+        self.undecodable = 0
+        self.failed: asyncio.Future[None] = self._loop.create_future()
+        self.caught_up = asyncio.Event()
+        link.on_connection(self._connection)
+
+    def start(self) -> None:
+        """Begin."""
+        self._task = self._loop.create_task(self._run())
+
+    async def stop(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        for subscription in self._subscriptions:
+            await subscription.stop()
+
+    def _connection(self, up: bool) -> None:
+        if up:
+            self._behind = True
+            self._nudge.set()
+
+    def _on(self, message: LinkMessage) -> None:
+        sequence = message.headers.get(header.SEQUENCE)
+        if sequence is None:
+            return
+        if len(self._buffer) >= self.LIMIT:
+            self._buffer.clear()
+            self._behind = True
+        self._buffer[int(sequence)] = message
+        self._nudge.set()
+
+    async def _run(self) -> None:
+        for filter_subject in self._filters:
+            self._subscriptions.append(
+                await self._link.subscribe(filter_subject, self._on)
+            )
+        while True:
+            try:
+                if self._behind and self._link.up:
+                    self._behind = False
+                    await self._read_past()
+                    self.caught_up.set()
+                self._hand_on_live()
+                async with asyncio.timeout(HEARTBEAT):
+                    await self._nudge.wait()
+                self._nudge.clear()
+            except TimeoutError:
+                continue
+            except (LogError, Unreachable):
+                self._behind = True
+                await asyncio.sleep(0.05)
+
+    async def _read_past(self) -> None:
+        if len(self._filters) == 1:
+            async for message in direct(
+                self._link,
+                subjects.EVENTS,
+                self._filters[0],
+                start=self._next,
+                limit=ALL,
+            ):
+                self._hand_on(message)
+            return
+        found: dict[int, LinkMessage] = {}
+        for filter_subject in self._filters:
+            async for message in direct(
+                self._link,
+                subjects.EVENTS,
+                filter_subject,
+                start=self._next,
+                limit=ALL,
+            ):
+                found[int(message.headers[header.SEQUENCE])] = message
+        for seq in sorted(found):
+            self._hand_on(found[seq])
+
+    def _hand_on_live(self) -> None:
+        whole = self._filters == (subjects.ALL_EVENTS,)
+        for seq in sorted(self._buffer):
+            if whole and seq > self._next:
+                self._behind = True
+                self._nudge.set()
+                return
+            self._hand_on(self._buffer.pop(seq))
+
+    def _hand_on(self, message: LinkMessage) -> None:
+        seq = int(message.headers[header.SEQUENCE])
+        if seq < self._next:
+            return
+        self._next = seq + 1
+        self.position = seq
+        recorded = recorded_of(message)
+        if recorded is None:
+            self.undecodable += 1
+            return
+        try:
+            self._callback(recorded)
+        except BaseException as error:
+            if not self.failed.done():
+                self.failed.set_exception(error)
+            raise

@@ -1,0 +1,61 @@
+"""The stream of live output over NATS."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from events import subjects
+from events.catalogue import Chunk
+from events.codec import Reader
+from events.errors import Malformed
+from events.nats.api import direct
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from events.nats.link import Link, LinkMessage, LinkSubscription
+
+_chunks: Reader[Chunk] = Reader(Chunk)
+
+
+class JetStreamOutput:
+    """The output stream: pieces of live output, written by hosts, read by anybody."""
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+
+    def publish(self, subject: str, data: bytes) -> None:
+        """Send a chunk; lost while disconnected (its number tells)."""
+        self._link.post(subject, data)
+
+    async def read(self, task_id: str, *, start: int = 1) -> list[Chunk]:
+        """Return a task's chunks, oldest first, from all hosts it ran on."""
+        found: list[Chunk] = []
+        async for message in direct(
+            self._link, subjects.OUTPUT, subjects.outputs_of(task_id), start=start
+        ):
+            try:
+                found.append(_chunks.decode(message.data))
+            except Malformed:
+                continue
+        return found
+
+    async def listen(
+        self, task_id: str, callback: Callable[[Chunk], None], *, republished: bool
+    ) -> LinkSubscription:
+        """Hand on a task's chunks as they come.
+
+        `republished` for readers inside the core account, where the stream's copy has a
+        subject of its own; other accounts receive it under the original name.
+        """
+
+        def on(message: LinkMessage) -> None:
+            try:
+                callback(_chunks.decode(message.data))
+            except Malformed:
+                return
+
+        subject = subjects.outputs_of(task_id)
+        if republished:
+            subject = subject.replace("agentcom.out.", "agentcom.tap.", 1)
+        return await self._link.subscribe(subject, on)
