@@ -17,6 +17,7 @@ from actors.rules.prices import price_result
 from analysis.explain import comes_out_same
 from analysis.reading import epoch
 from events import catalogue as c
+from events.codec import fallback_code
 from projections.answers import Changed
 
 if TYPE_CHECKING:
@@ -234,8 +235,8 @@ class Judge:
         wait, wait_s = event.wait, self._other.fallback_wait_s
         if wait is None or policy is None or wait_s == policy.fallback_wait_s:
             return None
-        reason = event.fallback_reason or ""
-        if reason.endswith("is not set up"):
+        cause = fallback_code(event)
+        if cause == "absent":
             return None
         since, hopped_at = epoch(wait.since), epoch(event.at)
         begun = max(since, past.ready_at)
@@ -246,7 +247,7 @@ class Judge:
             waited_s=waits,
         )
         if hop_at > hopped_at:
-            if " was down for " not in reason:
+            if cause != "down":
                 self._stays["for how long nothing would have met its needs"] += 1
                 return None
             home = event.fallback_from_tier or wait.tier

@@ -23,6 +23,12 @@ Priority = Literal["urgent", "high", "normal", "low"]
 TargetType = Literal["sidecar", "ollama", "openai", "claude", "agent", "noop"]
 EndpointKind = Literal["ollama", "openai", "claude"]
 CostTier = Literal["free", "local", "api"]
+FallbackCode = Literal["absent", "down", "failed", "unmet"]
+"""Why a task left its preferred tier, for programs; `fallback_reason` is for people.
+
+`absent`: the tier is not set up. `down`: nothing in it could run anything. `failed`: all
+of its places had failed on this task. `unmet`: none of its places met the task's needs.
+"""
 TOKEN_PATTERN = r"^[A-Za-z0-9_-]{1,64}\Z"
 Token = Annotated[str, Meta(pattern=TOKEN_PATTERN)]
 """What may become part of a subject, see `events.ids`."""
@@ -248,6 +254,7 @@ class TaskRouted(TaskEvent, frozen=True, kw_only=True, tag="task.routed.v1"):
     fallback_used: bool = False
     fallback_from_tier: Tier | None = None
     fallback_reason: str | None = None
+    fallback_code: FallbackCode | None = None
     wait: Wait | None = None
     classification_reason: str
     candidate_count: Int

@@ -18,7 +18,9 @@ from events.catalogue import (
     TOKEN_PATTERN,
     AnyEvent,
     Event,
+    FallbackCode,
     TaskReturned,
+    TaskRouted,
     Unknown,
     types,
 )
@@ -66,6 +68,24 @@ def decode_event(raw: bytes) -> Event:
     if type(event) is TaskReturned:
         _check_returned(event)
     return event
+
+
+def fallback_code(event: TaskRouted) -> FallbackCode | None:
+    """Return why a task left its tier; None where it did not, or nobody can say.
+
+    Routes of before there was a code are known by the sentences that were written then.
+    The event itself stays as it was stored, so that it is written back as it came.
+    """
+    reason = event.fallback_reason
+    if event.fallback_code is not None or reason is None:
+        return event.fallback_code
+    if reason.endswith(" is not set up"):
+        return "absent"
+    if " was down for " in reason:
+        return "down"
+    if " endpoint failed on it " in reason:
+        return "failed"
+    return "unmet" if " met its needs for " in reason else None
 
 
 def _check_returned(event: TaskReturned) -> None:

@@ -93,14 +93,15 @@ def outage_of(routing: Routing) -> str:
     if not routing.fallback_used:
         return ""
     hop = f"{routing.fallback_from_tier} to {routing.tier}"
-    reason = routing.fallback_reason or ""
-    if reason.endswith("is not set up"):
-        return f"{hop}: not set up"
-    if " was down for " in reason and routing.fallback_since:
-        return f"{hop}: down since {routing.fallback_since[:19]}Z"
-    if " failed on it" in reason:
-        return f"{hop}: every endpoint failed on the task"
-    return f"{hop}: nothing met the task's needs"
+    match routing.fallback_code:
+        case "absent":
+            return f"{hop}: not set up"
+        case "down" if routing.fallback_since:
+            return f"{hop}: down since {routing.fallback_since[:19]}Z"
+        case "failed":
+            return f"{hop}: every endpoint failed on the task"
+        case _:
+            return f"{hop}: nothing met the task's needs"
 
 
 def hour_of(at: str) -> str:

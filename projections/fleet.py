@@ -154,6 +154,7 @@ def evolve(state: FleetState, judged: JudgedEvent) -> None:
         refused = _elected(state, event)
     if refused:
         judged.verdict, judged.reason = "void", refused
+        judged.reason_code = "fleet"
 
 
 def _elected(state: FleetState, event: c.SchedulerElected) -> str:

@@ -14,7 +14,7 @@ year.
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 from msgspec import Struct
 
@@ -41,11 +41,31 @@ Family = Literal["task", "run", "host", "fleet", "tier", "policy", "scheduler"]
 """What an event is about: the third part of its subject."""
 
 
+class VoidReason(NamedTuple):
+    """Why an event about a task counts for nothing: a code for programs, and words."""
+
+    code: str
+    text: str
+
+
+NO_TASK: Final = VoidReason("no_task", "no such task")
+SUBMITTED_BEFORE: Final = VoidReason("submitted_before", "submitted before")
+ANOTHER_LEADERS: Final = VoidReason("another_leaders", "another leader's")
+NO_ROUTE: Final = VoidReason("no_route", "no such route")
+ANOTHER_HOSTS: Final = VoidReason("another_hosts", "another host's route")
+NOT_IN_FORCE: Final = VoidReason("not_in_force", "the route is not in force")
+NO_SUCH_STEP: Final = "no_such_step"
+"""The code where the table has no cell for the event in the task's phase."""
+ROUTED_BEFORE: Final = "routed_before"
+"""The code where a routing does not raise the generation."""
+
+
 class JudgedEvent(Struct, gc=False):
     """One event on its way through the folds.
 
     `family` is None for a tag that this version does not know; `reason` says why an event
-    that was not applied was not. `task` and `routing` are the records that it is about,
+    that was not applied was not, `reason_code` the same for programs ("fleet" where it is
+    not about a task). `task` and `routing` are the records that it is about,
     `before` and `after` the task's phases around it ("" before its submission). `result`
     is the run's result whose tokens and dollars have not been booked before, `spent` what
     it says was spent; None where it brings none.
@@ -55,6 +75,7 @@ class JudgedEvent(Struct, gc=False):
     family: Family | None
     verdict: Verdict = "applied"
     reason: str = ""
+    reason_code: str = ""
     task: TaskRecord | None = None
     routing: Routing | None = None
     before: str = ""

@@ -114,6 +114,7 @@ class Routing(Struct, array_like=True, kw_only=True, gc=False):
     late: bool = False
     spent: Spent = NOTHING
     fallback_since: str = ""
+    fallback_code: str | None = None
 
 
 class Void(Struct, array_like=True, gc=False):

@@ -14,7 +14,19 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from events import catalogue as c
+from events.codec import fallback_code
 from events.lifecycle import BY_LEADER, FINAL, NO_ATTEMPT, RANK, TABLE
+from projections.judged import (
+    ANOTHER_HOSTS,
+    ANOTHER_LEADERS,
+    NO_ROUTE,
+    NO_SUCH_STEP,
+    NO_TASK,
+    NOT_IN_FORCE,
+    ROUTED_BEFORE,
+    SUBMITTED_BEFORE,
+    VoidReason,
+)
 from projections.record import Routing, TaskRecord, Void, spent_on
 
 if TYPE_CHECKING:
@@ -28,12 +40,9 @@ ROUTINGS_KEPT: Final = 64
 """Routings of one task that are remembered; of more, those that never started go."""
 VOIDS_KEPT: Final = 16
 """Void steps of one task that are remembered; the rest are counted."""
-NO_SUCH_STEP: Final = "takes no such step"
-NOT_IN_FORCE: Final = "the route is not in force"
-"""How the reasons for void steps end that are counted apart, see `verify`."""
 NUMBERED: Final = frozenset({c.TaskStatus, c.TaskErrorLine, c.TaskRetrying})
 """Lines of a run: many of one type, told apart by their running number."""
-VERSION: Final = 3
+VERSION: Final = 4
 """Goes up whenever this fold makes other records of the same log."""
 SUBMITTED_MASK: Final = 2**26 - 1
 
@@ -109,7 +118,7 @@ def _about_task(state: TasksState, judged: JudgedEvent, event: Any) -> None:
     task_id: str = event.task_id
     record = state.records.get(task_id) or state.find(task_id)
     if record is None:
-        judged.verdict, judged.reason = "void", "no such task"
+        _void(judged, NO_TASK)
         return
     judged.task = record
     judged.before = record.phase
@@ -132,7 +141,7 @@ def _submitted(state: TasksState, judged: JudgedEvent, event: c.TaskSubmitted) -
     if (submitted is None or submitted.add(event.task_id)) and (
         state.find(event.task_id) is not None
     ):
-        judged.verdict, judged.reason = "void", "submitted before"
+        _void(judged, SUBMITTED_BEFORE)
         return
     record = _new(event, judged.recorded.seq)
     state.records[record.id] = state.touched[record.id] = record
@@ -147,13 +156,11 @@ def _decision(
     event: c.TaskEvent,
 ) -> Verdict:
     if event.epoch != state.epoch and isinstance(event, BY_LEADER):
-        judged.reason = "another leader's"
-        return "void"
+        return _void(judged, ANOTHER_LEADERS)
     seq, route = judged.recorded.seq, record.route
     routing = record.routing(route) if route else None
-    if reason := _take_step(record, event, seq):
-        judged.reason = reason
-        return "void"
+    if refused := _take_step(record, event, seq):
+        return _void(judged, refused)
     _EFFECTS[type(event)](record, routing, event, seq)
     route = record.route
     judged.routing = record.routing(route) if route else None
@@ -163,26 +170,22 @@ def _decision(
 def _report(judged: JudgedEvent, record: TaskRecord, event: c.RunEvent) -> Verdict:
     routing = record.routing(event.route)
     if routing is None:
-        judged.reason = "no such route"
-        return "void"
+        return _void(judged, NO_ROUTE)
     if routing.host != event.host:
-        judged.reason = "another host's route"
-        return "void"
+        return _void(judged, ANOTHER_HOSTS)
     judged.routing = routing
     if event.route != record.route:
         _book(judged, record, routing, event)
         _too_late(judged, routing, event)
-        judged.reason = NOT_IN_FORCE
-        return "void"
+        return _void(judged, NOT_IN_FORCE)
     if _is_repeat(routing, event):
         return "repeat"
     if type(event) in _WITH_RESULT:
         _book(judged, record, routing, event)
     seq = judged.recorded.seq
-    if reason := _take_step(record, event, seq):
-        judged.reason = reason
+    if refused := _take_step(record, event, seq):
         _too_late(judged, routing, event)
-        return "void"
+        return _void(judged, refused)
     _note_report(routing, event)
     _EFFECTS[type(event)](record, routing, event, seq)
     return "applied"
@@ -206,18 +209,19 @@ def _note_report(routing: Routing, event: Any) -> None:
         routing.line = event.n
 
 
-def _take_step(record: TaskRecord, event: Any, seq: int) -> str:
-    """Take the step if the table allows it; say why not otherwise, "" if it did."""
+def _take_step(record: TaskRecord, event: Any, seq: int) -> VoidReason | None:
+    """Take the step if the table allows it; return why not otherwise, None if it did."""
     kind, phase = type(event), record.phase
     after = TABLE.get((phase, kind))
     if after is None:
-        return f"a task that is {phase} {NO_SUCH_STEP}"
+        return VoidReason(NO_SUCH_STEP, f"a task that is {phase} takes no such step")
     if kind is c.TaskRouted and event.generation <= record.generation:
-        return f"generation {record.generation} has been routed already"
+        text = f"generation {record.generation} has been routed already"
+        return VoidReason(ROUTED_BEFORE, text)
     if after != phase:
         record.phase = after
         record.phase_seq = seq
-    return ""
+    return None
 
 
 _WITH_RESULT: Final = frozenset(
@@ -274,6 +278,12 @@ def _too_late(judged: JudgedEvent, routing: Routing, event: c.RunEvent) -> None:
         routing.execution_ms = judged.result.execution_ms
 
 
+def _void(judged: JudgedEvent, reason: VoidReason) -> Verdict:
+    judged.verdict = "void"
+    judged.reason_code, judged.reason = reason
+    return "void"
+
+
 def _note_void(record: TaskRecord, judged: JudgedEvent) -> None:
     record.void += 1
     if len(record.voids) < VOIDS_KEPT:
@@ -324,6 +334,7 @@ def _routed(record: TaskRecord, routing: object, event: c.TaskRouted, seq: int) 
             fallback_since=event.wait.since
             if event.fallback_used and event.wait is not None
             else "",
+            fallback_code=fallback_code(event),
             waited_s=event.wait.waited_s if event.wait is not None else 0.0,
             simulated=event.simulated,
             routed_at=event.at,

@@ -7,18 +7,21 @@ fold of the same events.
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING, Any, Final
 
 from msgspec import Struct
 
+from projections.judged import NO_SUCH_STEP, NOT_IN_FORCE
 from projections.store import made_by, saved
-from projections.tasks import NO_SUCH_STEP, NOT_IN_FORCE
 from projections.timetravel import TimeTravel
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from events.log import EventLog
+    from projections.judged import JudgedEvent
+    from projections.world import World
 
 DIFFERENCES_SHOWN: Final = 20
 
@@ -56,9 +59,20 @@ async def verify(
     `stored` is what the log's keeper says: the last sequence, and how many messages.
     """
     past = TimeTravel(log)
+    void_codes: Counter[str] = Counter()
+
+    def note(world: World, judged: JudgedEvent) -> None:
+        if judged.verdict == "void":
+            void_codes[judged.reason_code] += 1
+
     try:
-        said, differences = await _compared(past, path)
-        world = await past.world(await log.last_sequence())
+        kept, not_compared = _kept(path)
+        position = kept["position"][0] if kept else 0
+        await past.walk(1, position, note)
+        differences = (
+            list(_differences(kept, await past.rows(position))) if kept else []
+        )
+        world = await past.walk(position + 1, await log.last_sequence(), note)
     finally:
         past.close()
     stats = world.stats
@@ -73,35 +87,28 @@ async def verify(
         unknown=stats.unknown,
         foreign=stats.verdicts.get("foreign", 0),
         void=stats.void,
-        illegal=_voids(stats.void, NO_SUCH_STEP),
-        late=_voids(stats.void, NOT_IN_FORCE),
+        illegal=void_codes[NO_SUCH_STEP],
+        late=void_codes[NOT_IN_FORCE.code],
         repeats=stats.verdicts.get("repeat", 0),
-        read_models=said,
+        read_models=not_compared
+        or f"{'differ from' if differences else 'equal'} a fresh fold at {position}",
         differences=differences,
     )
 
 
-def _voids(void: dict[str, int], reason: str) -> int:
-    return sum(count for what, count in void.items() if what.endswith(reason))
-
-
-async def _compared(past: TimeTravel, path: Path | None) -> tuple[str, list[str]]:
+def _kept(path: Path | None) -> tuple[dict[str, list[Any]], str]:
+    """Return the rows of the stored read models; none, and why, if not to be compared."""
     try:
         maker, rows = ("", {}) if path is None else saved(path)
     except FileNotFoundError:
         maker, rows = "", {}
     if not rows:
-        return "not compared: there is no file", []
+        return {}, "not compared: there is no file"
     if maker != made_by():
-        return f"not compared: made by {maker or 'another version'}", []
-    position = rows["position"][0]
-    if not position:
-        return "not compared: nothing has been saved yet", []
-    differences = list(_differences(rows, await past.rows(position)))
-    return (
-        f"{'differ from' if differences else 'equal'} a fresh fold at {position}",
-        differences,
-    )
+        return {}, f"not compared: made by {maker or 'another version'}"
+    if not rows["position"][0]:
+        return {}, "not compared: nothing has been saved yet"
+    return rows, ""
 
 
 def _differences(kept: dict[str, list[Any]], fresh: dict[str, list[Any]]) -> list[str]:

@@ -44,6 +44,7 @@ class Subject(Struct, frozen=True, kw_only=True):
     classification_reason: str
     fallback_from: c.Tier | None = None
     fallback_reason: str | None = None
+    fallback_code: c.FallbackCode | None = None
     wait: c.Wait | None = None
 
 
@@ -87,6 +88,7 @@ def route(
             fallback_used=subject.fallback_from is not None,
             fallback_from_tier=subject.fallback_from,
             fallback_reason=subject.fallback_reason,
+            fallback_code=subject.fallback_code,
             wait=subject.wait,
             classification_reason=subject.classification_reason,
             candidate_count=len(pool.ranking),

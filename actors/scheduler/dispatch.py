@@ -42,6 +42,7 @@ class Target(NamedTuple):
     pool: Pool
     excluded: tuple[str, ...]
     hop_from: Tier | None = None
+    code: c.FallbackCode | None = None
     reason: str | None = None
     wait: c.Wait | None = None
 
@@ -167,7 +168,7 @@ class Dispatch:
                 other,
                 required.excluded,
                 required.tier,
-                self._why_hop(required, pool, absent, waited),
+                *self._why_hop(required, pool, absent, waited),
                 c.Wait(required.tier, rfc3339(since), waited, "taken"),
             )
         return Held(self._why_none(required, pool), None, starving=True)
@@ -226,15 +227,18 @@ class Dispatch:
 
     def _why_hop(
         self, required: Requirement, pool: Pool, absent: bool, waited: float
-    ) -> str:
+    ) -> tuple[c.FallbackCode, str]:
         if absent:
-            return f"{required.tier} is not set up"
+            return "absent", f"{required.tier} is not set up"
         if pool.available and required.excluded:
             failed = ", ".join(required.excluded)
-            return f"every {required.tier} endpoint failed on it ({failed})"
+            return "failed", f"every {required.tier} endpoint failed on it ({failed})"
         if self.tier_pool(required.tier).available:
-            return f"nothing in {required.tier} met its needs for {waited:.1f} s"
-        return f"{required.tier} was down for {waited:.1f} s"
+            return (
+                "unmet",
+                f"nothing in {required.tier} met its needs for {waited:.1f} s",
+            )
+        return "down", f"{required.tier} was down for {waited:.1f} s"
 
     def _why_none(self, required: Requirement, pool: Pool) -> str:
         counted = [f"{n} × {why}" for why, n in sorted(pool.counts.items())]
@@ -273,6 +277,7 @@ class Dispatch:
                 classification_reason=live.reason,
                 fallback_from=target.hop_from,
                 fallback_reason=target.reason,
+                fallback_code=target.code,
                 wait=target.wait or self._avoided(waiting, now),
             ),
             target.pool,
@@ -331,6 +336,7 @@ class Dispatch:
                 classification_reason=classification.reason,
                 fallback_from=target.hop_from,
                 fallback_reason=target.reason,
+                fallback_code=target.code,
                 wait=target.wait or self._avoided(waiting, board.now),
             ),
             target.pool,

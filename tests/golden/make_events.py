@@ -1,8 +1,8 @@
-"""Writes a golden line for every tag of the catalogue that has none yet.
+"""Writes a golden line for every event that has none yet with all of its fields.
 
     python -m tests.golden.make_events
 
-Run it when an event is new. A line that is there is never rewritten or taken away, also
+Run it when an event or a field is new. A line that is there is never rewritten or taken away, also
 when its tag is no longer written: logs out there hold such lines, and they must still be
 read. Every field is spelled, none at its default.
 """
@@ -108,10 +108,13 @@ def make(kind: type[Event]) -> bytes:
 
 
 def main() -> None:
-    there = {json.loads(line)["type"] for line in golden_lines()}
+    fields_of: dict[str, set[str]] = {}
+    for line in golden_lines():
+        event = json.loads(line)
+        fields_of.setdefault(event["type"], set()).update(event)
     FOLDER.mkdir(exist_ok=True)
     for tag, kind in types().items():
-        if tag not in there:
+        if not fields_of.get(tag, set()) >= set(kind.__struct_fields__):
             path = FOLDER / f"{tag.partition('.')[0]}.jsonl"
             with path.open("ab") as file:
                 file.write(make(kind) + b"\n")

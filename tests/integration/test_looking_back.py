@@ -78,7 +78,7 @@ def outage(history, *, lasted, tier="standard", reason="down"):
     return since
 
 
-def escalated(history, task, since, waited=5.0, *, score=None):
+def escalated(history, task, since, waited=5.0, *, score=None, code=None, reason=""):
     """Let a task fall back to Claude."""
     route = history.route(
         task,
@@ -89,7 +89,8 @@ def escalated(history, task, since, waited=5.0, *, score=None):
         model="claude-sonnet-4-5",
         fallback_used=True,
         fallback_from_tier="standard",
-        fallback_reason=f"standard was down for {waited:.1f} s",
+        fallback_reason=reason or f"standard was down for {waited:.1f} s",
+        fallback_code=code,
         wait=c.Wait("standard", since, waited, "taken"),
     )
     inputs = scoring.Inputs(
@@ -188,12 +189,15 @@ async def test_another_list_of_models_changes_what_runs_and_what_is_warm():
     assert (change.what, change.then) == ("model", "standard h1-ollama@h1 qwen3:latest")
 
 
-async def test_a_longer_wait_would_have_spared_a_fallback():
+@pytest.mark.parametrize(
+    "written", [{}, {"code": "down", "reason": "in other words"}], ids=["old", "new"]
+)
+async def test_a_longer_wait_would_have_spared_a_fallback(written):
     history = History()
     fleet(history)
     task = history.submit()
     since = outage(history, lasted=5.0)
-    hopped(history, task, since, 5.0)
+    hopped(history, task, since, 5.0, **written)
     history.now += 3.0
     history.tier(c.TierUp, "standard", down_s=8.3)
 

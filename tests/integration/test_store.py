@@ -11,7 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from events import catalogue as c
 from events.log import MemoryLog
+from projections import tasks
 from projections.runner import Runner
 from projections.store import Store, StoreInUse, saved
 from projections.verify import verify
@@ -379,6 +381,31 @@ async def test_verifying_tells_read_models_that_differ(tmp_path):
         ["differs", "is missing"],
         ["is missing", "differs"],
     )
+
+
+async def test_verifying_counts_void_events_by_code_whatever_their_words(monkeypatch):
+    history = History()
+    task = history.submit()
+    old = history.route(task)
+    history.requeue(old, "busy")
+    history.complete(history.route(task))
+    history.complete(old)
+    history.decide(c.TaskDeferred, task, reason="too late to wait")
+    log = MemoryLog()
+    await tell(log, history.recorded)
+    expected = await verify(log)
+    assert (expected.illegal, expected.late) == (1, 1)
+
+    def reworded(reason):
+        return reason and reason._replace(text="in other words")
+
+    monkeypatch.setattr(tasks, "NOT_IN_FORCE", reworded(tasks.NOT_IN_FORCE))
+    step = tasks._take_step
+    monkeypatch.setattr(tasks, "_take_step", lambda *args: reworded(step(*args)))
+    report = await verify(log)
+
+    assert (report.illegal, report.late) == (1, 1)
+    assert all(text.endswith(": in other words") for text in report.void)
 
 
 async def test_verifying_tells_messages_that_are_no_events():

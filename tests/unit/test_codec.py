@@ -16,6 +16,7 @@ from events import codec
 from events import commands as m
 from events.codec import Reader, decode_event, encode, instant, rfc3339
 from events.errors import Malformed
+from tests.golden.make_events import golden_lines
 from tests.support.strategies import JSON, TEXTS, structs, values
 
 DEEP = b"[" * 100_000 + b"]" * 100_000
@@ -330,6 +331,27 @@ def test_an_old_tag_is_read_through_its_upcasters_one_after_the_other(monkeypatc
     )
     assert isinstance(event, c.TaskDeferred)
     assert event.reason == "no gpu"
+
+
+@pytest.mark.parametrize(
+    ("code", "reason", "cause"),
+    [
+        (None, None, None),
+        (None, "standard is not set up", "absent"),
+        (None, "standard was down for 5.0 s", "down"),
+        (None, "every standard endpoint failed on it (o1, o2)", "failed"),
+        (None, "nothing in standard met its needs for 5.0 s", "unmet"),
+        (None, "the moon was full", None),
+        ("down", "the moon was full", "down"),
+        ("failed", "standard is not set up", "failed"),
+    ],
+)
+def test_a_fallback_s_code_is_read_from_the_old_sentences_where_none_was_stored(
+    code, reason, cause
+):
+    line = next(line for line in golden_lines() if b"task.routed.v1" in line)
+    body = json.loads(line) | {"fallback_code": code, "fallback_reason": reason}
+    assert codec.fallback_code(decode_event(encode(body))) == cause
 
 
 def test_upcasters_that_lead_in_a_circle_end_in_an_unknown_tag(monkeypatch):

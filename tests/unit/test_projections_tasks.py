@@ -305,6 +305,35 @@ def test_a_route_off_the_preferred_tier_wears_the_badge(history):
     )
 
 
+@pytest.mark.parametrize(
+    ("code", "outage"),
+    [
+        ("absent", "not set up"),
+        ("down", "down since 2026-01-01T00:00:00Z"),
+        ("failed", "every endpoint failed on the task"),
+        ("unmet", "nothing met the task's needs"),
+    ],
+)
+@pytest.mark.parametrize("reason", ["reworded", "standard is not set up", None])
+def test_what_a_fallback_cost_is_filed_by_its_code_whatever_its_words(
+    history, code, outage, reason
+):
+    route = history.route(
+        history.submit(tier="standard"),
+        tier="complex",
+        fallback_used=True,
+        fallback_from_tier="standard",
+        fallback_reason=reason,
+        fallback_code=code,
+        wait=c.Wait("standard", "2026-01-01T00:00:00.000000Z", 5.0, "taken"),
+    )
+    history.complete(route)
+
+    cells = fold(history.recorded).costs.cells
+
+    assert [cell.fallback for cell in cells] == [f"standard to complex: {outage}"]
+
+
 def test_unknown_dollars_are_counted_as_unknown(history):
     task = history.submit()
     route = history.route(task)

@@ -79,6 +79,7 @@ def test_an_absent_local_tier_is_not_waited_for():
     assert routed.fallback_used
     assert routed.fallback_from_tier == "standard"
     assert routed.fallback_reason == "standard is not set up"
+    assert routed.fallback_code == "absent"
     assert routed.selected_model == "claude-sonnet-4-5"
 
 
@@ -108,6 +109,7 @@ def test_a_tier_down_for_longer_causes_one_hop_with_the_reason():
     assert routed.effective_tier == "complex"
     assert routed.wait.outcome == "taken"
     assert "standard was down for 5" in routed.fallback_reason
+    assert routed.fallback_code == "down"
     w.submit("t2", tier="standard")
     assert w.routes("t2") == []  # Claude's one slot is taken
     w.run("t1")
@@ -233,6 +235,7 @@ def test_when_every_endpoint_failed_on_a_task_it_hops_after_the_wait():
     routed = w.routes("t1")[-1]
     assert routed.fallback_used
     assert routed.fallback_reason == "every standard endpoint failed on it (o1)"
+    assert routed.fallback_code == "failed"
 
 
 def test_a_cancelled_run_is_cancelling_until_its_host_says_it_has_stopped():
