@@ -22,7 +22,7 @@ from events.commands import Refusal, refusal_of, refuse
 from events.errors import AgentComError, Denied, Unreachable
 from projections import answers as v
 from projections import questions as q
-from web.bridge import spelled
+from web.tail import encode_recorded
 from web.topics import Pattern
 
 if TYPE_CHECKING:
@@ -217,7 +217,7 @@ class Api:
         told: list[msgspec.Raw] = []
         size, following = 0, None
         for recorded in found:
-            raw = spelled(recorded)
+            raw = encode_recorded(recorded)
             size += len(raw)
             if told and (len(told) >= asked.limit or size > EVENTS_BYTES):
                 following = recorded.seq

@@ -1,9 +1,9 @@
-"""Live output on its way to pages: what was said so far, then what is being said.
+"""Live output on its way to pages: first what a run has put out, then what follows.
 
 Per task that somebody watches there is one subscription to what the output stream
 republishes. A watch first gets what the stream already holds; what comes meanwhile waits,
-and repeats are told by the run's numbering. After the server was away the stream is read
-again, so that nothing is missing and nothing comes twice.
+and repeats are recognised by the run's numbering. After the broker was away the stream is
+read again, so that nothing is missing and nothing comes twice.
 """
 
 from __future__ import annotations
@@ -22,8 +22,9 @@ if TYPE_CHECKING:
     from projections.queries import OutputReader
 
 HISTORY_BYTES: Final = 1_500_000
-"""Of output that was there before, a page gets at most the last of it."""
+"""Of the text that was put out before a page came, it gets the last so much."""
 BACKLOG: Final = 20_000
+"""Chunks that wait while the stream is being read; the oldest are dropped."""
 TAIL_TASKS: Final = 256
 TAIL_LINES: Final = 4
 TAIL_TEXT: Final = 400
@@ -41,7 +42,7 @@ class Sink(Protocol):
 
     def output(self, raw: bytes, task_id: str, *, keep: bool, past: bool) -> None:
         """Take a piece of output; `keep` where it may not be left out, `past` where it
-        is of what was there before, whose size is bounded already."""
+        was put out before the page came, whose size is bounded already."""
         ...
 
     def gap(self, task_id: str, lost: int) -> None:
@@ -49,8 +50,12 @@ class Sink(Protocol):
         ...
 
 
-class Watch:
-    """A page's interest in one task's output; `reached` is the last n by route."""
+class OutputWatch:
+    """A page's interest in one task's output.
+
+    `reached` is the number of the last chunk it has, by route. Until `ready`, what comes
+    waits in `backlog`, because the stream is still being read.
+    """
 
     def __init__(self, task_id: str, sink: Sink, reached: dict[str, int]) -> None:
         self.task_id = task_id
@@ -60,7 +65,7 @@ class Watch:
         self.reading: asyncio.Task[None] | None = None
         self._sink = sink
 
-    def tell(self, chunk: Chunk, raw: bytes, *, past: bool = False) -> None:
+    def take(self, chunk: Chunk, raw: bytes, *, past: bool = False) -> None:
         """Hand a chunk on unless it was handed on before."""
         if not self.ready:
             self.backlog.append((chunk, raw))
@@ -72,31 +77,32 @@ class Watch:
     def begin(self, history: list[tuple[Chunk, bytes]], lost: int) -> None:
         """Hand on what the stream holds and what came meanwhile; go on from there.
 
-        `lost` pieces of text before that were too many.
+        `lost` is how many chunks before that were left out, because they were too much.
         """
         self.ready = True
         if lost:
             self._sink.gap(self.task_id, lost)
         for chunk, raw in history:
-            self.tell(chunk, raw, past=True)
+            self.take(chunk, raw, past=True)
         while self.backlog:
-            self.tell(*self.backlog.popleft())
+            self.take(*self.backlog.popleft())
 
 
-class Live:
-    """All watches of this process, and the last lines of everything that runs."""
+class OutputFeed:
+    """All output watches of this process, and the last lines of everything that runs."""
 
     def __init__(self, bus: Bus, output: OutputReader | None) -> None:
         self._bus = bus
         self._output = output
-        self._watches: dict[str, set[Watch]] = {}
+        # By task.
+        self._watches: dict[str, set[OutputWatch]] = {}
         self._listening: dict[str, Listening] = {}
+        # By task, the latest to begin at the end: kind and text of its last lines.
         self._tails: OrderedDict[str, deque[list[str]]] = OrderedDict()
         self._listening_to_all: Listening | None = None
         self._opening_all: asyncio.Task[None] | None = None
-        self.changed = 0
 
-    async def attach(self, watch: Watch) -> None:
+    async def attach(self, watch: OutputWatch) -> None:
         """Begin to hand on a task's output."""
         others = self._watches.setdefault(watch.task_id, set())
         others.add(watch)
@@ -108,7 +114,7 @@ class Live:
             self._listening[watch.task_id] = await self._bus.listen(pattern, self._on)
         self._read(watch)
 
-    async def detach(self, watch: Watch) -> None:
+    async def detach(self, watch: OutputWatch) -> None:
         """Hand on nothing more."""
         if watch.reading is not None:
             watch.reading.cancel()
@@ -121,7 +127,7 @@ class Live:
                 await listening.stop()
 
     def again(self) -> None:
-        """Read the stream again: something may have passed us by."""
+        """Read the stream again: something may have been missed."""
         for watches in self._watches.values():
             for watch in watches:
                 watch.ready = False
@@ -138,29 +144,29 @@ class Live:
         self._listening.clear()
         self._listening_to_all = None
 
-    def _read(self, watch: Watch) -> None:
+    def _read(self, watch: OutputWatch) -> None:
         if watch.reading is not None:
             watch.reading.cancel()
         loop = asyncio.get_running_loop()
         watch.reading = loop.create_task(self._read_past(watch))
 
-    async def _read_past(self, watch: Watch) -> None:
-        found: list[Chunk] = []
+    async def _read_past(self, watch: OutputWatch) -> None:
+        stored: list[Chunk] = []
         while self._output is not None:
             try:
-                found = await self._output.read(watch.task_id)
+                stored = await self._output.read(watch.task_id)
                 break
             except AgentComError:
                 await asyncio.sleep(AGAIN_S)
         history: list[tuple[Chunk, bytes]] = []
         size = lost = 0
-        for chunk in reversed(found):
+        for chunk in reversed(stored):
             if chunk.n <= watch.reached.get(chunk.route, -1):
                 continue
             if size > HISTORY_BYTES and chunk.event_type not in STATE:
                 lost += 1
                 continue
-            raw = spelled(chunk)
+            raw = encode_chunk(chunk)
             size += len(raw)
             history.append((chunk, raw))
         history.reverse()
@@ -172,14 +178,14 @@ class Live:
         chunk = _chunk_of(message)
         if chunk is None:
             return
-        raw = spelled(chunk)
+        raw = encode_chunk(chunk)
         for watch in self._watches.get(chunk.task_id, ()):
-            watch.tell(chunk, raw)
+            watch.take(chunk, raw)
 
     # -- the last lines of everything --------------------------------------------------
 
     def tails(self, task_ids: list[str]) -> dict[str, list[dict[str, str]]]:
-        """Return the last lines of tasks; from the first question on, they are kept."""
+        """Return the last lines of tasks; they are kept from the first call on."""
         if self._listening_to_all is None and self._opening_all is None:
             loop = asyncio.get_running_loop()
             self._opening_all = loop.create_task(self._open_all())
@@ -200,7 +206,6 @@ class Live:
         chunk = _chunk_of(message)
         if chunk is None:
             return
-        self.changed += 1
         tail = self._tails.get(chunk.task_id)
         if tail is None:
             tail = self._tails[chunk.task_id] = deque(maxlen=TAIL_LINES)
@@ -217,8 +222,8 @@ class Live:
             tail.append([chunk.event_type, line[-TAIL_TEXT:]])
 
 
-def spelled(chunk: Chunk) -> bytes:
-    """Spell a chunk for a page: every field, also those that the wire leaves out."""
+def encode_chunk(chunk: Chunk) -> bytes:
+    """Encode a chunk for a page: every field, also those that the stream leaves out."""
     return encode({name: getattr(chunk, name) for name in chunk.__struct_fields__})
 
 

@@ -15,8 +15,8 @@ from events.codec import encode, rfc3339
 from events.log import MemoryLog
 from tests.support.histories import START, History, tell
 from tests.support.links import until
-from web import bridge as bridges
-from web.live import Live, Watch
+from web import pages
+from web.live import OutputFeed, OutputWatch
 from web.main import projecting
 from web.server import Server
 
@@ -300,7 +300,7 @@ async def test_a_stalled_page_loses_text_first_and_state_never(place):
         told += len(await brisk.text("the end"))
         assert told == 600 + 6 + 1
         waiting = max(page._output_bytes for page in place.server.bridge.pages)
-        assert waiting <= bridges.QUEUE_BYTES + len(text) * 2
+        assert waiting <= pages.QUEUE_BYTES + len(text) * 2
 
         history.complete(route)
         await place.tell()
@@ -355,15 +355,15 @@ async def test_what_a_page_may_not_ask_is_refused_and_hurts_nobody(place, said):
 
 async def test_a_page_has_only_so_many_subscriptions(place):
     async with place.page() as client:
-        for n in range(bridges.SUBSCRIPTIONS + 1):
+        for n in range(pages.SUBSCRIPTIONS + 1):
             await client.subscribe(f"s{n}", "fleet")
         refused = await client.until(lambda m: m["type"] == "refused")
-        assert refused["id"] == f"s{bridges.SUBSCRIPTIONS}"
+        assert refused["id"] == f"s{pages.SUBSCRIPTIONS}"
 
 
 async def test_a_page_that_asks_without_end_is_slowed(place):
     async with place.page() as client:
-        for _ in range(bridges.ASKS_AT_ONCE + 50):
+        for _ in range(pages.REQUESTS_AT_ONCE + 50):
             await client.subscribe("t", "status")
         refused = await client.until(lambda m: m["type"] == "refused")
         assert "a second" in refused["error"]["error"]
@@ -404,11 +404,11 @@ async def test_nothing_is_made_for_nobody(place):
         await client.subscribe("o", "overview")
         await client.subscribe("t", "task", task_id="01ARZ3NDEKTSV4RRFFQ69G5FAV")
         await client.until(lambda m: m["type"] == "refused")
-        assert len(place.server.bridge._documents) == 2
+        assert len(place.server.bridge.documents.watched) == 2
         await client.socket.send_json({"op": "unsubscribe", "id": "t"})
-        await until(lambda: len(place.server.bridge._documents) == 1)
+        await until(lambda: len(place.server.bridge.documents.watched) == 1)
     await until(lambda: not place.server.bridge.pages)
-    assert place.server.bridge._documents == {}
+    assert place.server.bridge.documents.watched == {}
     assert place.server.bridge.output._listening == {}
 
 
@@ -435,8 +435,8 @@ async def test_the_last_lines_of_what_runs_are_kept_while_somebody_looks(place):
 
 async def test_a_watch_s_backlog_is_bounded():
     bus = MemoryBus(MemoryBroker())
-    live = Live(bus, None)
-    watch = Watch("T", None, {})
+    feed = OutputFeed(bus, None)
+    watch = OutputWatch("T", None, {})
     chunk = Chunk(
         task_id="T",
         event_type="stdout",
@@ -449,6 +449,6 @@ async def test_a_watch_s_backlog_is_bounded():
         n=0,
     )
     for _ in range(30_000):
-        watch.tell(chunk, b"")
+        watch.take(chunk, b"")
     assert len(watch.backlog) == 20_000
-    await live.close()
+    await feed.close()
