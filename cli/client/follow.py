@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from cli.client.connection import Client
     from events.catalogue import Chunk, Recorded
+    from projections.answers import TaskDetail
     from projections.record import TaskRecord
 
 EXPLAIN_S: Final = 1.5
@@ -316,7 +317,7 @@ def outcome_of_answer(answer: TaskAnswer) -> Outcome:
 
 
 def _outcome(
-    about: Any,
+    about: TaskRecord | TaskDetail,
     result: Result | None,
     *,
     task_id: str,
@@ -359,13 +360,13 @@ def _outcome(
         outcome.truncated = result.truncated
         outcome.simulated = outcome.simulated or result.simulated
         outcome.execution_ms = execution_ms or result.execution_ms
-    if about.state != "completed":
+    if status != "completed":
         code, message = error
         if not code and result is not None and result.error is not None:
             code, message = result.error.code, result.error.message
         outcome.error = {
-            "code": code or about.state,
-            "message": message or reason or f"the task is {about.state}",
+            "code": code or status,
+            "message": message or reason or f"the task is {status}",
         }
     return outcome
 
