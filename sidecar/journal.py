@@ -3,8 +3,8 @@
 One SQLite file (WAL, `synchronous=FULL`) in a thread of its own. Whatever waits goes into
 one commit: while the thread writes, the next batch gathers on the loop's side, and each
 commit wakes the loop once. An acceptance is answered after the commit that holds it.
-Everything else is lazy: an outbox entry that was acknowledged before its turn is never
-written, a deletion rides along with the next batch.
+Everything else is lazy: an outbox entry that the log acknowledges before it would be
+written never is, a deletion waits for the next batch.
 
 When the disk is full or broken, the batch stays, `fault` says why, and the journal tries
 again every second; the host takes no work meanwhile. Another process holding the journal
@@ -13,7 +13,7 @@ is an error at once.
     assignments  one row per run held: the raw `Assign`, its phase, its process
     outbox       events not yet acknowledged by the log, in order
     done         the last routes that ended here, against late repeats
-    meta         how many lives there were; the highest epoch heard
+    meta         how many incarnations there were (`lives`); the highest epoch heard
 """
 
 from __future__ import annotations
@@ -96,14 +96,25 @@ class Row(Struct, frozen=True, kw_only=True):
     session: str | None = None
 
 
-class Found(Struct, frozen=True, kw_only=True):
-    """What an earlier life left: `ended` are routes whose last event is in the outbox."""
+class JournalContents(Struct, frozen=True, kw_only=True):
+    """What the journal held when it was opened: what an earlier incarnation left."""
 
-    life: int
+    # How many incarnations have opened this journal, this one included.
+    incarnations: int
+
+    # The highest leader's epoch heard.
     epoch: int
+
+    # The runs held, by route.
     rows: list[Row]
+
+    # Those of them whose last event is in the outbox: they have ended.
     ended: set[str]
+
+    # The last routes that ended and were reported, oldest first.
     done: list[str]
+
+    # The numbers of the outbox entries (0 where there are none), and how many there are.
     outbox_first: int
     outbox_last: int
     outbox_count: int
@@ -122,7 +133,11 @@ class Pending(Protocol):
 
 
 class _Batch(Struct):
-    """What goes into one commit."""
+    """What goes into one commit.
+
+    `accepting` and `noting` are resolved by it. `trim` and `epoch` are the highest wanted,
+    0 for none.
+    """
 
     accepts: list[tuple[str, str, bytes, str]] = field(default_factory=list)
     accepting: list[asyncio.Future[None]] = field(default_factory=list)
@@ -147,9 +162,11 @@ class _Batch(Struct):
 class Journal:
     """The loop's side: gathers batches, resolves futures. Made by `open_journal`."""
 
-    def __init__(self, path: Path, thread: _Writer, found: Found) -> None:
+    def __init__(
+        self, path: Path, thread: _JournalThread, at_start: JournalContents
+    ) -> None:
         self.path = path
-        self.found = found
+        self.at_start = at_start
         self.commits = 0
         self._thread = thread
         self._loop = asyncio.get_running_loop()
@@ -299,8 +316,8 @@ class Journal:
         if self.fault:
             self.fault = ""
             self._on_fault("")
-        waited_for = self._next.accepts or self._next.puts or self._next.noting
-        if waited_for or not self._settled.is_set():
+        urgent = self._next.accepts or self._next.puts or self._next.noting
+        if urgent or not self._settled.is_set():
             self._kick()
         elif not self._next.empty():
             self._kick_lazily()
@@ -308,8 +325,12 @@ class Journal:
     def _failed(self, batch: _Batch, error: str) -> None:
         """Refuse what asked to be accepted, keep the rest, try again in a while."""
         waiting, self._next = self._next, _Batch()
-        asked = batch.accepting + waiting.accepting + batch.noting + waiting.noting
-        for future in asked:
+        for future in (
+            *batch.accepting,
+            *waiting.accepting,
+            *batch.noting,
+            *waiting.noting,
+        ):
             if not future.done():
                 future.set_exception(JournalError(self.path, error))
         notes = {**batch.notes}
@@ -329,7 +350,10 @@ class Journal:
         self._retry = self._loop.call_later(_RETRY_S, self._try_again)
 
     def _try_again(self) -> None:
-        """Write what waits, or a word of no weight, to see whether the disk is back."""
+        """Write what waits, to see whether the disk is back; nothing waiting, epoch 0.
+
+        Epoch 0 changes no row, since the journal keeps the highest one.
+        """
         self._next.epoch = self._next.epoch or -1
         self._kick()
 
@@ -338,10 +362,10 @@ class Journal:
 
 
 def _statements(batch: _Batch) -> list[tuple[str, list[tuple[Any, ...]]]]:
-    """Spell a batch as SQL, on the loop's side: the thread touches no shared state."""
-    made: list[tuple[str, list[tuple[Any, ...]]]] = []
+    """Turn a batch into SQL, on the loop's side: the thread touches no shared state."""
+    statements: list[tuple[str, list[tuple[Any, ...]]]] = []
     if batch.accepts:
-        made.append(
+        statements.append(
             (
                 "INSERT OR REPLACE INTO assignments (route, task, assign, phase)"
                 " VALUES (?, ?, ?, ?)",
@@ -350,14 +374,14 @@ def _statements(batch: _Batch) -> list[tuple[str, list[tuple[Any, ...]]]]:
         )
     for route, columns in batch.notes.items():
         names = ", ".join(f"{name} = ?" for name in columns)
-        made.append(
+        statements.append(
             (
                 f"UPDATE assignments SET {names} WHERE route = ?",
                 [(*columns.values(), route)],
             )
         )
     if batch.puts:
-        made.append(
+        statements.append(
             (
                 "INSERT OR REPLACE INTO outbox (n, subject, event, ends)"
                 " VALUES (?, ?, ?, ?)",
@@ -366,19 +390,19 @@ def _statements(batch: _Batch) -> list[tuple[str, list[tuple[Any, ...]]]]:
         )
     if batch.finished:
         routes = [(route,) for route in batch.finished]
-        made.append(("DELETE FROM assignments WHERE route = ?", routes))
-        made.append(("INSERT INTO done (route) VALUES (?)", list(routes)))
+        statements.append(("DELETE FROM assignments WHERE route = ?", routes))
+        statements.append(("INSERT INTO done (route) VALUES (?)", list(routes)))
     if batch.trim:
-        made.append(("DELETE FROM outbox WHERE n <= ?", [(batch.trim,)]))
+        statements.append(("DELETE FROM outbox WHERE n <= ?", [(batch.trim,)]))
     if batch.epoch:
-        made.append(
+        statements.append(
             (
                 "INSERT INTO meta (name, value) VALUES ('epoch', ?) ON CONFLICT (name)"
                 " DO UPDATE SET value = max(value, excluded.value)",
                 [(max(batch.epoch, 0),)],
             )
         )
-    return made
+    return statements
 
 
 def _write(
@@ -411,7 +435,7 @@ def _read_outbox(
     return rows
 
 
-def _open(path: Path) -> tuple[sqlite3.Connection, Found]:
+def _open(path: Path) -> tuple[sqlite3.Connection, JournalContents]:
     db = sqlite3.connect(path, isolation_level=None, timeout=2.0)
     try:
         # Alone with the file: no shared memory, no locking per transaction.
@@ -431,13 +455,13 @@ def _open(path: Path) -> tuple[sqlite3.Connection, Found]:
             "INSERT INTO meta (name, value) VALUES ('lives', 1)"
             " ON CONFLICT (name) DO UPDATE SET value = value + 1"
         )
-        return db, _found(db)
+        return db, _contents(db)
     except BaseException:
         db.close()
         raise
 
 
-def _found(db: sqlite3.Connection) -> Found:
+def _contents(db: sqlite3.Connection) -> JournalContents:
     meta = dict(db.execute("SELECT name, value FROM meta"))
     rows = [
         Row(
@@ -469,8 +493,8 @@ def _found(db: sqlite3.Connection) -> Found:
     db.execute(
         "DELETE FROM done WHERE n <= (SELECT max(n) FROM done) - ?", (_DONE_KEPT,)
     )
-    return Found(
-        life=meta["lives"],
+    return JournalContents(
+        incarnations=meta["lives"],
         epoch=meta.get("epoch", 0),
         rows=rows,
         ended={
@@ -484,8 +508,8 @@ def _found(db: sqlite3.Connection) -> Found:
     )
 
 
-class _Writer:
-    """The thread that owns the connection: takes one job at a time, tells the loop."""
+class _JournalThread:
+    """The thread that owns the database: does one job at a time, calls the loop back."""
 
     def __init__(self, path: Path, lock: int, loop: asyncio.AbstractEventLoop) -> None:
         self._path = path
@@ -496,7 +520,7 @@ class _Writer:
             | None
         ] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="journal", daemon=True)
-        self.opened: asyncio.Future[Found] = loop.create_future()
+        self.opened: asyncio.Future[JournalContents] = loop.create_future()
         self._thread.start()
 
     def ask(
@@ -508,18 +532,18 @@ class _Writer:
         self._jobs.put((job, done))
 
     def close(self) -> None:
-        """Do what was asked, end, let go of the lock."""
+        """Do what is queued, end, let go of the lock."""
         self._jobs.put(None)
         self._thread.join()
         os.close(self._lock)
 
     def _run(self) -> None:
         try:
-            db, found = _open(self._path)
+            db, contents = _open(self._path)
         except (sqlite3.Error, AgentComError, OSError) as error:
-            self._tell(self._not_opened, error)
+            self._call_back(self._not_opened, error)
             return
-        self._tell(self._opened, found)
+        self._call_back(self._opened, contents)
         since_trim = 0
         while (item := self._jobs.get()) is not None:
             job, done = item
@@ -535,19 +559,19 @@ class _Writer:
                     )
             except _THREAD_SURVIVES as error:
                 problem = f"{error} ({type(error).__name__})"
-            self._tell(done, answer, problem)
+            self._call_back(done, answer, problem)
         db.close()
 
-    def _tell(self, callback: Callable[..., None], *arguments: Any) -> None:
+    def _call_back(self, callback: Callable[..., None], *arguments: Any) -> None:
         try:
             self._loop.call_soon_threadsafe(callback, *arguments)
         except RuntimeError:
-            # The loop has closed under us: nobody is left to be told.
+            # The loop has closed meanwhile: nobody waits for it any more.
             return
 
-    def _opened(self, found: Found) -> None:
+    def _opened(self, contents: JournalContents) -> None:
         if not self.opened.done():
-            self.opened.set_result(found)
+            self.opened.set_result(contents)
 
     def _not_opened(self, error: Exception) -> None:
         if not self.opened.done():
@@ -569,9 +593,9 @@ async def open_journal(path: Path) -> Journal:
         raise JournalHeld(path, pid) from error
     os.ftruncate(lock, 0)
     os.pwrite(lock, str(os.getpid()).encode(), 0)
-    writer = _Writer(path, lock, asyncio.get_running_loop())
+    thread = _JournalThread(path, lock, asyncio.get_running_loop())
     try:
-        found = await writer.opened
+        contents = await thread.opened
     except AgentComError:
         os.close(lock)
         raise
@@ -582,4 +606,4 @@ async def open_journal(path: Path) -> Journal:
             f"cannot be read: {error}; move it away to start with an empty one "
             "(what it held is then lost to this host)",
         ) from error
-    return Journal(path, writer, found)
+    return Journal(path, thread, contents)

@@ -33,21 +33,25 @@ if TYPE_CHECKING:
     from sidecar.journal import Journal
 
 IN_FLIGHT = 1_024
+"""How many events may be sent and not settled."""
+
 WINDOW = 4_096
 WINDOW_BYTES = 16 * 1024 * 1024
+"""How much is kept in memory, in events and in bytes; what is beyond is on the disk."""
+
 _WRITE_ENDS_AFTER_S = 0.02
 _WRITE_AFTER_S = 0.25
+"""After how long an event that the log has not got is written to the journal: one that
+ends a run, any other."""
+
 _RETRY_S = (0.1, 0.2, 0.5, 1.0, 2.0)
 _SURELY_SMALL = 64 * 1024
 
 logger = structlog.get_logger(__name__)
 
 
-class Entry:
-    """An event on its way. `ends` is the route whose run it finishes, or "".
-
-    `acked`: the log has it. `placed`: and it stands behind what was said before it.
-    """
+class OutboxEntry:
+    """An event on its way. `n` counts them up; `ends`: the route it finishes, or ""."""
 
     __slots__ = (
         "_raw",
@@ -67,15 +71,22 @@ class Entry:
         self.subject = subject
         self.event = event
         self.ends = ends
+
+        # The log has it.
         self.acked = False
+
+        # It has it behind all that was sent before it, as far as that is known.
         self.placed = False
-        self.stored = False
+
+        # It is to be on the disk: given to the journal; and it is: committed.
         self.on_disk = False
+        self.stored = False
+
         self.size = _roughly(event)
         self._raw: bytes | None = None
 
     def raw(self) -> bytes:
-        """Spell the event, once."""
+        """Encode the event, once."""
         if self._raw is None:
             self._raw = encode(self.event)
         return self._raw
@@ -96,39 +107,56 @@ class Outbox:
         self._journal = journal
         self._reported = reported
         self._loop = asyncio.get_running_loop()
-        self._sent: deque[Entry] = deque()
-        self._ready: deque[Entry] = deque()
-        self._tail: deque[Entry] = deque()
-        self._on_ack: dict[int, Callable[[], None]] = {}
-        self._connected = True
+
+        # The window, oldest first: what was sent, until all before it is on the log too;
+        # what is to be sent next.
+        self._sent: deque[OutboxEntry] = deque()
+        self._ready: deque[OutboxEntry] = deque()
         self._window_bytes = 0
+
+        # What came while the window was full, as long as the disk does not have it.
+        self._tail: deque[OutboxEntry] = deque()
+
+        # The numbers of the last event there is, and of the last that came into the
+        # window. Between them lies what is to be read back from the disk.
+        self._last = journal.at_start.outbox_last
+        self._windowed = self._last
+
+        # What to call when the log has an event, by its number.
+        self._on_ack: dict[int, Callable[[], None]] = {}
+
+        self._connected = True
         self._in_flight = 0
+
+        # The log did not take an event: nothing is sent until what is in flight has
+        # settled and the retry, `_tries` many so far, is due.
         self._stalled = False
         self._tries = 0
         self._retry: asyncio.TimerHandle | None = None
-        self._unwritten: list[Entry] = []
-        self._unwritten_ends: list[Entry] = []
+
+        # What was sent and will be written to the disk when its timer is up, unless the
+        # log has it by then: what ends a run has a shorter one.
+        self._unwritten: list[OutboxEntry] = []
+        self._unwritten_ends: list[OutboxEntry] = []
         self._writing: asyncio.TimerHandle | None = None
         self._writing_ends: asyncio.TimerHandle | None = None
+
+        # Entries are being read back from the disk.
         self._loading = False
+
+        # Who waits in `flush`.
         self._waiters: list[asyncio.Future[None]] = []
+
         self._closed = False
         self.undeliverable = 0
-        found = journal.found
-        self._last = found.outbox_last
-        self._windowed = found.outbox_first - 1 if found.outbox_count else self._last
-        if found.outbox_count:
+        if journal.at_start.outbox_count:
+            self._windowed = journal.at_start.outbox_first - 1
             self._load()
 
     @property
     def pending(self) -> int:
         """How many events the log has not acknowledged yet."""
         return len(self._sent) + len(self._ready) + (self._last - self._windowed)
-
-    @property
-    def stalled(self) -> bool:
-        """Whether the log did not take the last events."""
-        return self._stalled
 
     # -- coming in
 
@@ -140,9 +168,12 @@ class Outbox:
         ends: str = "",
         on_ack: Callable[[], None] | None = None,
     ) -> None:
-        """Say an event. `ends` names the route whose run it finishes."""
+        """Send an event. `ends` names the route whose run it finishes, if any.
+
+        `on_ack` is called once the log has it.
+        """
         self._last += 1
-        entry = Entry(self._last, subject, fit(event), ends)
+        entry = OutboxEntry(self._last, subject, fit(event), ends)
         if on_ack is not None:
             self._on_ack[entry.n] = on_ack
         spilling = self._windowed != entry.n - 1
@@ -196,12 +227,12 @@ class Outbox:
             self._in_flight += 1
             try:
                 future = self._log.append(entry.subject, entry.event)
-            except (ValueError, TypeError) as unspeakable:
+            except (ValueError, TypeError) as error:  # it cannot be encoded
                 future = self._loop.create_future()
-                future.set_exception(unspeakable)
+                future.set_exception(error)
             future.add_done_callback(partial(self._settled, entry))
 
-    def _settled(self, entry: Entry, future: asyncio.Future[int]) -> None:
+    def _settled(self, entry: OutboxEntry, future: asyncio.Future[int]) -> None:
         self._in_flight -= 1
         if self._closed:
             return
@@ -224,7 +255,7 @@ class Outbox:
         self._pump()
         self._refill()
 
-    def _acknowledged(self, entry: Entry) -> None:
+    def _acknowledged(self, entry: OutboxEntry) -> None:
         entry.placed = True
         if not entry.acked:
             entry.acked = True
@@ -252,7 +283,7 @@ class Outbox:
                 if not waiter.done():
                     waiter.set_result(None)
 
-    def _refused(self, entry: Entry, problem: BaseException) -> None:
+    def _refused(self, entry: OutboxEntry, problem: BaseException) -> None:
         """The log will never take it as it is: cut it, or give it up, loudly."""
         if isinstance(problem, TooLarge):
             smaller = fit(entry.event, problem.limit // 2)
@@ -294,7 +325,7 @@ class Outbox:
         if self._closed or not self._stalled or self._in_flight or not self._connected:
             return
         self._stalled = False
-        again: list[Entry] = []
+        again: list[OutboxEntry] = []
         open_subjects: set[str] = set()
         trim = 0
         for entry in self._sent:
@@ -316,7 +347,7 @@ class Outbox:
 
     # -- the disk
 
-    def _later_to_disk(self, entry: Entry) -> None:
+    def _later_to_disk(self, entry: OutboxEntry) -> None:
         """Write it down, unless the log has it by then; sooner what finishes a run."""
         if self._stalled or not self._connected:
             self._to_disk([entry])
@@ -347,20 +378,12 @@ class Outbox:
         self._unwritten, self._unwritten_ends = [], []
         self._to_disk(entries)
 
-    def _to_disk(self, entries: list[Entry]) -> None:
-        entries = [e for e in entries if not e.acked and self._spelled(e)]
+    def _to_disk(self, entries: list[OutboxEntry]) -> None:
+        entries = [e for e in entries if not e.acked and _encodable(e)]
         for entry in entries:
             entry.on_disk = True
         if entries:
             self._journal.put(entries)
-
-    def _spelled(self, entry: Entry) -> bool:
-        """Whether it can be written at all; the log will refuse what cannot."""
-        try:
-            entry.raw()
-        except (ValueError, TypeError):
-            return False
-        return True
 
     def _refill(self) -> None:
         """Read on from the disk once the window is half empty."""
@@ -416,11 +439,11 @@ class Outbox:
             logger.error("outbox entry unreadable", n=n, problem=str(error))
             self._windowed = n
             return
-        entry = Entry(n, subject, event, ends)
+        entry = OutboxEntry(n, subject, event, ends)
         entry.on_disk = entry.stored = True
         self._into_window(entry)
 
-    def _into_window(self, entry: Entry) -> None:
+    def _into_window(self, entry: OutboxEntry) -> None:
         self._windowed = entry.n
         self._window_bytes += entry.size
         self._ready.append(entry)
@@ -443,6 +466,15 @@ class Outbox:
         await self._journal.settle()
 
 
+def _encodable(entry: OutboxEntry) -> bool:
+    """Whether it can be written at all; the log will refuse what cannot."""
+    try:
+        entry.raw()
+    except (ValueError, TypeError):
+        return False
+    return True
+
+
 # -- Size ------------------------------------------------------------------------------
 
 
@@ -458,7 +490,7 @@ def fit(event: Event, limit: int = EVENT_LIMIT) -> Event:
 
 
 def _roughly(event: Event) -> int:
-    """Estimate an event's size without spelling it."""
+    """Estimate an event's size without encoding it."""
     result: Result | None = getattr(event, "result", None)
     if result is None:
         return 512

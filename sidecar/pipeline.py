@@ -1,7 +1,7 @@
 """One run, from assignment to ending: resolve, prepare, stream, finish.
 
 Then the host records the ending (a decision and its event) and reports it (the event
-reaches the log, and the journal lets go): `sidecar.main`. Foreign code runs in `stream`
+reaches the log, and the journal lets go): `sidecar.host`. Foreign code runs in `stream`
 alone; whatever it raises becomes a failure that says so.
 """
 
@@ -17,6 +17,7 @@ from msgspec import structs
 
 from events.catalogue import Result, RunError
 from events.errors import AgentComError
+from events.races import first
 from sidecar.executors.port import Finished, RawResult, Returned, Run, Stop, Stopped
 from sidecar.progress import speakable
 
@@ -94,7 +95,7 @@ class Pipeline:
         progress: Progress,
         began: Callable[[str, bool], None],
     ) -> outcomes.Outcome[Result]:
-        """Run it to its end. `began(executor, simulated)` is said before `stream`."""
+        """Run it to its end. `began(executor, simulated)` is called before `stream`."""
         if stop.requested:
             return Stopped()
         # resolve
@@ -129,21 +130,16 @@ class Pipeline:
     async def _surroundings(
         self, assign: Assign, stop: Stop
     ) -> AsyncIterator[Run | None]:
-        """Have them made, which may mean to wait for a turn; None if stopped meanwhile."""
+        """Have them made, which may mean to wait for a lock; None if stopped meanwhile."""
         if assign.target_type not in ("sidecar", "claude", "agent"):
             yield Run(assign=assign, cwd=Path(), env={})
             return
-        made = self._prepare(assign)
-        entering = asyncio.ensure_future(made.__aenter__())
-        stopping = asyncio.ensure_future(stop.wait())
+        surroundings = self._prepare(assign)
+        entering = asyncio.ensure_future(surroundings.__aenter__())
         try:
-            await asyncio.wait(
-                {entering, stopping}, return_when=asyncio.FIRST_COMPLETED
-            )
+            await first(entering, stop.wait())
         finally:
-            stopping.cancel()
-            if not entering.done():
-                entering.cancel()
+            entering.cancel()
         try:
             run = await entering
         except asyncio.CancelledError:
@@ -154,10 +150,12 @@ class Pipeline:
         try:
             yield run
         except BaseException as error:
-            if not await made.__aexit__(type(error), error, error.__traceback__):
+            if not await surroundings.__aexit__(
+                type(error), error, error.__traceback__
+            ):
                 raise
         else:
-            await made.__aexit__(None, None, None)
+            await surroundings.__aexit__(None, None, None)
 
     async def _stream(
         self, executor: Executor, run: Run, progress: Progress, stop: Stop
@@ -166,9 +164,9 @@ class Pipeline:
             return await executor.run(run, progress, stop)
         except Exception as error:
             logger.exception("executor fault", route=run.assign.route)
-            said = f"{type(error).__name__}: {error}"
-            progress.error(said, "executor_fault")
-            fault = RunError("executor_fault", said)
+            problem = f"{type(error).__name__}: {error}"
+            progress.error(problem, "executor_fault")
+            fault = RunError("executor_fault", problem)
             return Finished(RawResult(status="failed", error=fault))
 
     def finish(self, outcome: Outcome, assign: Assign) -> outcomes.Outcome[Result]:
@@ -205,7 +203,7 @@ class Pipeline:
         }
         return structs.replace(result, **texts) if texts else result
 
-    def _fault(self, assign: Assign, said: str) -> Finished[Result]:
-        fault = RunError("executor_fault", said)
+    def _fault(self, assign: Assign, problem: str) -> Finished[Result]:
+        fault = RunError("executor_fault", problem)
         raw = RawResult(status="failed", error=fault)
         return Finished(self._price(raw, assign))

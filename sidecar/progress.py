@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 
 JOIN_S = 0.1
 CHUNK_BYTES = 64 * 1024
-LATER_LIFE = 1_000_000
-"""Numbers of a run that goes on in a later life of its host begin so much higher: what was
-said before cannot be known exactly, and a number must not come twice."""
+NEXT_INCARNATION = 1_000_000
+"""Numbers of a run that goes on in a later incarnation of its host begin so much higher: how
+far it had counted is not known exactly, and a number must not come twice."""
 LINE_CHARS = 8 * 1024
 
 Kind = Literal["token", "thinking", "stdout", "stderr", "status", "error", "tool"]
@@ -59,7 +59,7 @@ class Progress:
     def __init__(
         self, assign: Assign, sink: OutputSink, speaker: Speaker, *, earlier: int = 0
     ) -> None:
-        """`earlier` counts the lives of this host in which the run may have spoken."""
+        """`earlier` counts the incarnations of the host in which the run may have spoken."""
         self._assign = assign
         self._sink = sink
         self._speaker = speaker
@@ -73,7 +73,7 @@ class Progress:
         self._timer: asyncio.TimerHandle | None = None
         self._closed = False
         self.host = speaker.host
-        self.n = earlier * LATER_LIFE
+        self.n = earlier * NEXT_INCARNATION
         self.segment = earlier
         self.dropped = 0
 
@@ -102,7 +102,12 @@ class Progress:
         text = self._line("status", text)
         if text:
             self._say(
-                TaskStatus(**self._of(), text=text, segment=self.segment, n=self.n)
+                TaskStatus(
+                    **run_fields(self._speaker, self._assign),
+                    text=text,
+                    segment=self.segment,
+                    n=self.n,
+                )
             )
 
     def error(self, text: str, code: str = "") -> None:
@@ -110,7 +115,11 @@ class Progress:
         if text:
             self._say(
                 TaskErrorLine(
-                    **self._of(), text=text, code=code, segment=self.segment, n=self.n
+                    **run_fields(self._speaker, self._assign),
+                    text=text,
+                    code=code,
+                    segment=self.segment,
+                    n=self.n,
                 )
             )
 
@@ -129,7 +138,7 @@ class Progress:
         if text:
             self._say(
                 TaskRetrying(
-                    **self._of(),
+                    **run_fields(self._speaker, self._assign),
                     text=text,
                     retry=retry,
                     of=of,
@@ -205,19 +214,20 @@ class Progress:
     def _say(self, event: Event) -> None:
         self._speaker.say(self._run_subject, event)
 
-    def _of(self) -> dict[str, Any]:
-        speaker, assign = self._speaker, self._assign
-        return {
-            "id": speaker.new_id(),
-            "at": rfc3339(speaker.now()),
-            "by": "host:" + speaker.host,
-            "task_id": assign.task_id,
-            "host": speaker.host,
-            "route": assign.route,
-            "generation": assign.generation,
-            "attempt": assign.attempt,
-            "incarnation": speaker.incarnation,
-        }
+
+def run_fields(speaker: Speaker, assign: Assign) -> dict[str, Any]:
+    """Return the fields that every event of a run has in common."""
+    return {
+        "id": speaker.new_id(),
+        "at": rfc3339(speaker.now()),
+        "by": "host:" + speaker.host,
+        "task_id": assign.task_id,
+        "host": speaker.host,
+        "route": assign.route,
+        "generation": assign.generation,
+        "attempt": assign.attempt,
+        "incarnation": speaker.incarnation,
+    }
 
 
 class OutputQueue:

@@ -566,9 +566,10 @@ async def be_sidecar(
     metrics: tuple[str, int] | None = None,
 ) -> None:
     """Be this host until `stop` is set; then drain."""
-    from cli.metering import SidecarMeter, exposed
+    from cli.metering import exposed
     from events.nats.log import JetStreamLog
     from sidecar.main import run
+    from sidecar.metrics import SidecarMetrics
 
     data = Instance().data
     data.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -576,7 +577,7 @@ async def be_sidecar(
         log = JetStreamLog(link, consumers=False)
         _log.info("sidecar", host=config.host, nats=credentials.url)
         try:
-            meter = SidecarMeter(log)
+            meter = SidecarMetrics(log)
             used = log if metrics is None else meter.log
             async with exposed(meter, metrics, _metrics_ready):
                 living = run(

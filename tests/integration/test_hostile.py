@@ -20,10 +20,11 @@ from events import subjects
 from events.codec import encode, rfc3339
 from events.errors import Denied
 from events.nats.log import JetStreamLog
+from sidecar.assembly import Parts
 from sidecar.config import ClaudeConfig, SidecarConfig, SlotsConfig
 from sidecar.executors.noop import NoopExecutor
 from sidecar.executors.shell import ShellExecutor
-from sidecar.main import Parts, Sidecar, run
+from sidecar.main import run
 from sidecar.processes.family import Processes
 from tests.support.links import linked, until
 from tests.support.scheduling import scheduling
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
     from actors.scheduler.role import SchedulerRole
     from events.nats.link import Link
+    from sidecar.host import Sidecar
 
 AT = "2026-01-01T00:00:00.000000Z"
 DEEP = b"[" * 20_000 + b"]" * 20_000

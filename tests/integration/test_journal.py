@@ -51,7 +51,7 @@ async def one(journal, n):
 
 async def main():
     journal = await open_journal(Path(sys.argv[1]))
-    n = journal.found.outbox_last + len(journal.found.rows) + 100_000 * journal.found.life
+    n = journal.at_start.outbox_last + len(journal.at_start.rows) + 100_000 * journal.at_start.incarnations
     while True:
         await asyncio.gather(*(one(journal, n + i) for i in range(20)))
         n += 20
@@ -90,9 +90,9 @@ async def test_what_was_accepted_or_finished_survives_a_kill(
     )
     journal = await open_journal(path)
     try:
-        rows = {int(row.route[1:]) for row in journal.found.rows}
-        done = {int(route[1:]) for route in journal.found.done}
-        ended = {int(route[1:]) for route in journal.found.ended}
+        rows = {int(row.route[1:]) for row in journal.at_start.rows}
+        done = {int(route[1:]) for route in journal.at_start.done}
+        ended = {int(route[1:]) for route in journal.at_start.ended}
         assert said["accepted"]
         assert said["accepted"] <= rows | done
         assert said["finished"] <= ended
@@ -156,15 +156,20 @@ async def test_a_life_finds_what_the_last_one_left(tmp_path: Path) -> None:
     journal.remember_epoch(9)
     await journal.close()
     journal = await open_journal(path)
-    found = journal.found
+    found = journal.at_start
     [row] = found.rows
     assert (row.route, row.assign, row.phase, row.pid) == ("r1", b"one", "running", 7)
-    assert (found.life, found.epoch, found.ended, found.done) == (2, 9, {"r1"}, ["r2"])
+    assert (found.incarnations, found.epoch, found.ended, found.done) == (
+        2,
+        9,
+        {"r1"},
+        ["r2"],
+    )
     assert (found.outbox_first, found.outbox_last, found.outbox_count) == (5, 5, 1)
     journal.trim(5)
     await journal.close()
     journal = await open_journal(path)
-    assert (journal.found.life, journal.found.outbox_count) == (3, 0)
+    assert (journal.at_start.incarnations, journal.at_start.outbox_count) == (3, 0)
     await journal.close()
 
 

@@ -13,11 +13,12 @@ import msgspec
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from cli.metering import SchedulerMeter, SidecarMeter, exposed
+from cli.metering import SchedulerMeter, exposed
 from events.catalogue import TaskRejected
 from events.errors import Conflict
 from events.log import MemoryLog
 from events.metered import MeteredLog
+from sidecar.metrics import SidecarMetrics
 from tests.support.histories import History, result, tell
 from tests.support.livelog import ROOT
 from web.exposition import Exposition
@@ -102,14 +103,14 @@ async def test_a_sidecar_counts_runs_tokens_dollars_and_what_it_dropped():
     history = History()
     route = history.route(history.submit())
     done = history.complete(route, usd=0.25)
-    meter = SidecarMeter(MemoryLog())
+    meter = SidecarMetrics(MemoryLog())
     await tell(meter.log, [done])
     await asyncio.sleep(0)
     meter.attach(
         SimpleNamespace(
             state=SimpleNamespace(runs={"r": 1}, draining=False),
             outbox=SimpleNamespace(pending=3),
-            _sink=SimpleNamespace(dropped=2, lost=1),
+            output=SimpleNamespace(dropped=2, lost=1),
         )
     )
 
@@ -124,14 +125,14 @@ async def test_a_sidecar_counts_runs_tokens_dollars_and_what_it_dropped():
 
 
 async def test_every_name_begins_with_agentcom():
-    for meter in (SchedulerMeter(MemoryLog()), SidecarMeter(MemoryLog())):
+    for meter in (SchedulerMeter(MemoryLog()), SidecarMetrics(MemoryLog())):
         names = {name for name, *_ in samples(Exposition(meter).text())}
         assert names
         assert all(name.startswith("agentcom_") for name in names)
 
 
 async def test_nothing_listens_unless_asked():
-    async with exposed(SidecarMeter(MemoryLog()), None, lambda port: 1 / 0):
+    async with exposed(SidecarMetrics(MemoryLog()), None, lambda port: 1 / 0):
         pass
 
 

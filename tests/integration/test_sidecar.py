@@ -223,7 +223,8 @@ from events.errors import LogUnavailable
 from events.log import MemoryLog
 from events import subjects
 from sidecar.config import ClaudeConfig, SidecarConfig, SlotsConfig
-from sidecar.main import assemble, run
+from sidecar.assembly import assemble
+from sidecar.main import run
 
 class Away(MemoryLog):
     def append(self, subject, event, *, expect=None):

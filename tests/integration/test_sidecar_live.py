@@ -14,7 +14,7 @@ from events import subjects
 from events.codec import encode
 from events.nats.log import JetStreamLog
 from sidecar.config import ClaudeConfig, EndpointConfig, SidecarConfig, SlotsConfig
-from sidecar.main import Sidecar, run
+from sidecar.main import run
 from tests.support.links import linked
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     import pytest
 
     from events.nats.link import Link
+    from sidecar.host import Sidecar
     from sidecar.simulated.claude import SimulatedClaude
     from sidecar.simulated.ollama import SimulatedOllama
     from tests.support.broker import LiveBroker

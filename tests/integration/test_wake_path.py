@@ -75,7 +75,7 @@ async def test_every_step_is_an_event_and_files_go_after_the_last_word(
     assert list((tmp_path / "results").iterdir()) == []
     journal = await open_journal(tmp_path / "journal-h1.db")
     await journal.close()
-    assert journal.found.rows == []
+    assert journal.at_start.rows == []
 
 
 async def test_a_host_without_agents_does_not_offer_any(tmp_path: Path) -> None:
@@ -266,7 +266,7 @@ async def test_a_host_killed_while_it_clears_up_wakes_nobody_and_clears_up(
     assert (tmp_path / "woken").read_text() == "t1\n"
     journal = await open_journal(tmp_path / "journal-h1.db")
     await journal.close()
-    assert journal.found.rows == []
+    assert journal.at_start.rows == []
 
 
 def living_agent(folder: Path) -> str:

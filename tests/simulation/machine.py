@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING, Any
 from unittest import mock
 
 from events import catalogue as c
+from sidecar import host as sidecars
 from sidecar import journal as journals
-from sidecar import main as sidecars
+from sidecar.assembly import Parts
 from sidecar.config import ShellConfig, SidecarConfig, SlotsConfig
 from sidecar.executors.port import Finished, RawResult, Returned, Stopped
+from sidecar.host import Sidecar
 from sidecar.journal import Journal
-from sidecar.main import Parts, Sidecar
 from tests.simulation.loop import PROCESS, Process
 
 if TYPE_CHECKING:

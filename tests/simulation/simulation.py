@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     from actors.scheduler.decide import Decision
     from events.catalogue import Recorded
-    from sidecar.main import Sidecar
+    from sidecar.host import Sidecar
 
 SETTLES_WITHIN = 150.0
 """After the last fault everything must have come to its end within so many seconds."""

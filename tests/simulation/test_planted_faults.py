@@ -21,7 +21,7 @@ from actors.scheduler import role as roles
 from actors.scheduler import state as board
 from events import catalogue as c
 from sidecar import outbox
-from sidecar.main import Sidecar
+from sidecar.host import Sidecar
 from tests.simulation.simulation import play
 
 if TYPE_CHECKING:

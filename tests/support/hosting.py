@@ -14,12 +14,15 @@ from events import subjects
 from events.bus import MemoryBroker, MemoryBus
 from events.codec import encode
 from events.log import MemoryLog
+from sidecar.assembly import Parts
 from sidecar.config import ClaudeConfig, SidecarConfig, SlotsConfig
-from sidecar.main import Parts, Sidecar, run
+from sidecar.main import run
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
+
+    from sidecar.host import Sidecar
 
 REPLIES = msgspec.json.Decoder(mail.Reply)
 

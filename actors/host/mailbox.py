@@ -1,4 +1,4 @@
-"""What an actor hears through: a mailbox on a subject, bounded, one message at a time.
+"""How the host actor hears: a mailbox on a subject, bounded, one message at a time.
 
 The handler is a plain function: it gets one message, decides, folds, and returns, so two
 messages never meet inside an actor and its state needs no lock. An answer may come later
@@ -27,8 +27,8 @@ M = TypeVar("M")
 CAPACITY: Final = 65_536
 
 
-class Letter:
-    """A message in a mailbox, see `events.bus.Message`; it takes one answer.
+class Envelope:
+    """A message in a mailbox (see `events.bus.Message`) that takes one answer.
 
     It holds its place until it is answered, or until nobody holds it any more.
     """
@@ -74,8 +74,8 @@ class Mailbox(Generic[M]):
     """One actor's mailbox.
 
     `kind` is the union of mail it understands. `handle` takes one piece of mail with its
-    letter, and answers the letter, now or later. `faults` gets what it raised. `capacity`
-    bounds how many letters may wait for their answers.
+    envelope, and answers the envelope, now or later. `faults` gets what it raised. `capacity`
+    bounds how many envelopes may wait for their answers.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class Mailbox(Generic[M]):
         bus: Bus,
         subject: str,
         kind: object,
-        handle: Callable[[M, Letter], None],
+        handle: Callable[[M, Envelope], None],
         *,
         faults: Callable[[Exception], None],
         capacity: int = CAPACITY,
@@ -126,12 +126,12 @@ class Mailbox(Generic[M]):
             return
         self.waiting += 1
         self._empty.clear()
-        letter = Letter(message, self._left)
+        envelope = Envelope(message, self._left)
         try:
-            self._handle(mail, letter)
+            self._handle(mail, envelope)
         except Exception as error:  # noqa: BLE001 - the actor's edge: a fault answers
             self.faulty += 1
-            _answer(letter, "fault", f"{type(error).__name__}: {error}")
+            _answer(envelope, "fault", f"{type(error).__name__}: {error}")
             self._faults(error)
 
     def _left(self) -> None:

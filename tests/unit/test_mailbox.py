@@ -7,7 +7,7 @@ import asyncio
 import msgspec
 import pytest
 
-from actors.runtime import Letter, Mailbox
+from actors.host.mailbox import Envelope, Mailbox
 from events import commands as m
 from events.bus import MemoryBroker, MemoryBus
 from events.codec import encode
@@ -24,7 +24,7 @@ class Actor:
         broker = MemoryBroker()
         self.theirs = MemoryBus(broker)
         self.got: list[m.HostMail] = []
-        self.kept: list[Letter] = []
+        self.kept: list[Envelope] = []
         self.keep = False
         self.fault: Exception | None = None
         self.faults: list[Exception] = []
@@ -37,14 +37,14 @@ class Actor:
             capacity=capacity,
         )
 
-    def handle(self, mail: m.HostMail, letter: Letter) -> None:
+    def handle(self, mail: m.HostMail, envelope: Envelope) -> None:
         self.got.append(mail)
         if self.fault is not None:
             raise self.fault
         if self.keep:
-            self.kept.append(letter)
+            self.kept.append(envelope)
         else:
-            letter.respond(encode(m.Reply(ok=True)))
+            envelope.respond(encode(m.Reply(ok=True)))
 
     async def tell(self, mail: object, timeout: float = 10) -> m.Reply:
         data = mail if isinstance(mail, bytes) else encode(mail)
@@ -75,8 +75,8 @@ async def test_an_answer_may_come_later_and_others_are_handled_meanwhile(actor):
     while len(actor.kept) < 2:
         await asyncio.sleep(0)
     assert actor.mailbox.waiting == 2
-    for n, letter in enumerate(reversed(actor.kept)):
-        letter.respond(encode(m.Reply(ok=True, detail=str(n))))
+    for n, envelope in enumerate(reversed(actor.kept)):
+        envelope.respond(encode(m.Reply(ok=True, detail=str(n))))
     assert [(await one).detail for one in asked] == ["1", "0"]
     assert actor.mailbox.waiting == 0
 
@@ -86,10 +86,10 @@ async def test_a_letter_takes_one_answer(actor):
     asked = asyncio.ensure_future(actor.tell(m.Inspect()))
     while not actor.kept:
         await asyncio.sleep(0)
-    (letter,) = actor.kept
+    (envelope,) = actor.kept
     for n in range(3):
-        letter.respond(encode(m.Reply(ok=True, detail=str(n))))
-    assert letter.answered
+        envelope.respond(encode(m.Reply(ok=True, detail=str(n))))
+    assert envelope.answered
     assert (await asked).detail == "0"
     assert actor.mailbox.waiting == 0
 

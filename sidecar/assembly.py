@@ -1,0 +1,165 @@
+"""What a sidecar is put together from: executors, working folders, prices."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sidecar.costs import settle
+from sidecar.executors import wake_command
+from sidecar.executors.agent import AgentExecutor, AgentOptions
+from sidecar.executors.claude.command import ClaudeOptions
+from sidecar.executors.claude.executor import ClaudeExecutor
+from sidecar.executors.noop import NoopExecutor
+from sidecar.executors.ollama import OllamaExecutor
+from sidecar.executors.openai import OpenAIExecutor
+from sidecar.executors.shell import CommandPolicy, ShellExecutor, ShellOptions
+from sidecar.pipeline import unprepared, unpriced
+from sidecar.processes.family import Processes
+from sidecar.results import Results
+from sidecar.workspace import Workspace
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
+
+    from events import commands as mail
+    from sidecar.config import SidecarConfig
+    from sidecar.executors.agent import Bookmark, Steps
+    from sidecar.executors.port import Executor
+    from sidecar.pipeline import Prepare, Price
+    from sidecar.processes.table import Ident
+
+
+class Callbacks:
+    """What the parts tell the sidecar. They are made before it: it fills these in."""
+
+    def __init__(self) -> None:
+        self.started: Callable[[Ident], None] = lambda _ident: None
+        self.noted: Callable[[mail.Assign, str], None] = lambda _assign, _text: None
+        self.steps: Steps | None = None
+
+
+class _LateSteps:
+    """The sidecar's `Steps`, for an executor that is made before the sidecar is."""
+
+    def __init__(self, callbacks: Callbacks) -> None:
+        self._callbacks = callbacks
+
+    def bookmark(self, route: str) -> Bookmark | None:
+        return self._steps.bookmark(route)
+
+    def turn(self, assign: mail.Assign, bookmark: Bookmark) -> None:
+        self._steps.turn(assign, bookmark)
+
+    async def step(self, assign: mail.Assign, bookmark: Bookmark, detail: str) -> None:
+        await self._steps.step(assign, bookmark, detail)
+
+    @property
+    def _steps(self) -> Steps:
+        if self._callbacks.steps is None:
+            raise RuntimeError("no sidecar keeps the steps of this executor's runs")
+        return self._callbacks.steps
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parts:
+    """What a sidecar is put together from; `assemble` makes the usual ones."""
+
+    # Who runs what, by target type. What is not here the host does not offer.
+    executors: Mapping[str, Executor]
+
+    # Makes a run's surroundings: its folder and its environment.
+    prepare: Prepare = unprepared
+
+    # Makes dollars of a run's counts.
+    price: Price = unpriced
+
+    # The processes that runs start, where any do.
+    processes: Processes | None = None
+
+    callbacks: Callbacks = field(default_factory=Callbacks)
+
+    # Called at the start, when nothing runs yet, with the routes that will go on.
+    tidy: Callable[[frozenset[str]], Awaitable[object]] | None = None
+
+    # Called at the end, in order.
+    closers: Sequence[Callable[[], Awaitable[object]]] = ()
+
+    # Where woken agents leave their results.
+    results: Results | None = None
+
+
+def assemble(
+    config: SidecarConfig, folder: Path, environ: Mapping[str, str] = os.environ
+) -> Parts:
+    """Make the usual parts: all executors, working folders under `folder`, prices."""
+    callbacks = Callbacks()
+    processes = Processes(lambda ident: callbacks.started(ident))
+    workspace = Workspace(
+        folder / "work" / config.host,
+        processes,
+        repos=config.repo_paths,
+        default_repo=config.default_repo,
+        source=environ,
+        note=lambda assign, text: callbacks.noted(assign, text),
+    )
+    keys = {
+        config.endpoint_name(each.name): each.api_key_env
+        for each in config.endpoints()
+        if each.api_key_env
+    }
+
+    def api_key(endpoint: str) -> str | None:
+        return environ.get(keys[endpoint]) if endpoint in keys else None
+
+    shell = ShellOptions(
+        policy=CommandPolicy(tuple(config.shell.allowed)), limits=config.shell.limits
+    )
+    claude = ClaudeOptions(
+        program=config.claude.program,
+        permission_mode=config.claude.permission_mode,
+        allowed_tools=tuple(config.claude.allowed_tools),
+        disallowed_tools=tuple(config.claude.disallowed_tools),
+        max_turns=config.claude.max_turns,
+        limits=config.claude.limits,
+    )
+    ollama, openai = OllamaExecutor(api_key), OpenAIExecutor(api_key)
+    executors: dict[str, Executor] = {
+        "sidecar": ShellExecutor(processes, shell),
+        "ollama": ollama,
+        "openai": openai,
+        "claude": ClaudeExecutor(processes, claude),
+        "noop": NoopExecutor(),
+    }
+    results = None
+    if config.agent.enabled:
+        own = config.agent.results_folder
+        results = Results(Path(own).expanduser() if own else folder / "results")
+        executors["agent"] = AgentExecutor(
+            config.host,
+            processes,
+            results,
+            _LateSteps(callbacks),
+            _agent_options(config),
+        )
+    return Parts(
+        executors=executors,
+        prepare=workspace.prepare,
+        price=settle,
+        processes=processes,
+        callbacks=callbacks,
+        tidy=workspace.tidy,
+        closers=(ollama.close, openai.close),
+        results=results,
+    )
+
+
+def _agent_options(config: SidecarConfig) -> AgentOptions:
+    template = config.agent.wake_command
+    return AgentOptions(
+        command=None if template is None else wake_command.parse(template),
+        confirm_s=config.agent.confirm_s,
+        limits=config.agent.limits,
+    )

@@ -1,0 +1,502 @@
+"""The sidecar's core: the host actor with its disk, its connection and its runs.
+
+Mail comes in on the host's mailboxes; `actors.host` decides; facts are folded, events go
+to the outbox, effects are carried out here. Each run is a task of its own. `start` opens
+nothing itself: it recovers what the journal holds, ends the processes that an earlier
+incarnation left running, looks at the endpoints and joins. Then come mail, beats and
+probes; `stop` drains, hands back what does not finish in time, and says goodbye.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import platform
+import secrets
+import time
+from functools import partial
+from typing import TYPE_CHECKING, Protocol, assert_never
+
+import structlog
+
+from actors.host import messages as msg
+from actors.host.decide import decide
+from actors.host.mailbox import Envelope, Mailbox
+from actors.host.state import About, evolve, initial, runs_held, slots_taken
+from agentcom import __version__
+from events import catalogue as c
+from events import commands as mail
+from events import subjects
+from events.codec import Reader, encode, rfc3339
+from events.errors import Malformed
+from events.ids import IdSource
+from sidecar.agents import AgentRuns
+from sidecar.endpoints import Endpoints
+from sidecar.executors.port import Stop
+from sidecar.outbox import Outbox
+from sidecar.pipeline import Pipeline
+from sidecar.processes.family import sweep
+from sidecar.processes.table import Ident
+from sidecar.progress import OutputQueue, Progress
+from sidecar.resources import Machine
+
+if TYPE_CHECKING:
+    from typing import Literal
+
+    from events.bus import Bus
+    from events.log import EventLog
+    from sidecar.assembly import Parts
+    from sidecar.config import SidecarConfig
+    from sidecar.executors.agent import Bookmark
+    from sidecar.journal import Journal, Row
+
+JOIN_AFTER_S = 2.0
+"""How long joining waits for the first look at the endpoints."""
+
+GOODBYE_S = 5.0
+"""How long a host that leaves waits for the log to take its last words."""
+
+logger = structlog.get_logger(__name__)
+
+_assigns: Reader[mail.Assign] = Reader(mail.Assign)
+
+_ENDS = (
+    c.TaskCompleted,
+    c.TaskFailed,
+    c.TaskReturned,
+    c.TaskStopped,
+    c.TaskRejected,
+)
+
+
+class HostConnection(Protocol):
+    """What connects a host with the rest: the log it reports to, the bus it hears."""
+
+    @property
+    def log(self) -> EventLog: ...
+
+    @property
+    def bus(self) -> Bus: ...
+
+
+class Sidecar:
+    """One incarnation of a host. `start`, then `stop`, then `close`."""
+
+    def __init__(
+        self,
+        config: SidecarConfig,
+        connection: HostConnection,
+        journal: Journal,
+        parts: Parts,
+        group: asyncio.TaskGroup,
+    ) -> None:
+        """`group` runs the runs, the beats and the probes."""
+        self.host = config.host
+        self._config = config
+        self._bus = connection.bus
+        self._journal = journal
+        self._parts = parts
+        self._group = group
+        self._new_id = IdSource(time.time, partial(secrets.randbits, 80))
+        self.incarnation = f"{journal.at_start.incarnations:06d}-{self._new_id()}"
+
+        # Live output on its way to the stream.
+        self.output = OutputQueue(connection.bus)
+
+        self._machine = Machine()
+        self._endpoints = Endpoints(config, self._probed, parts.processes)
+        self._pipeline = Pipeline(
+            parts.executors, parts.prepare, parts.price, self._endpoints
+        )
+
+        # What the host remembers; changed by `handle` alone.
+        offered = self._offered()
+        self.state = initial(
+            self.host,
+            self.incarnation,
+            self._about(offered),
+            self._slots(offered),
+            self._endpoints.own_slots(),
+        )
+
+        # Events on their way to the log.
+        self.outbox = Outbox(connection.log, journal, reported=self._reported)
+
+        # Of each run at work, by route: how to end it, and what it says.
+        self._stops: dict[str, Stop] = {}
+        self._progress: dict[str, Progress] = {}
+
+        # Routes that an earlier incarnation held and that have not been run since: what
+        # they say from now on is numbered behind whatever they may have said then.
+        self._recovered: set[str] = set()
+
+        self._agents = AgentRuns(
+            self, journal, parts.results, group, lambda task: task in self.state.by_task
+        )
+
+        # Assignments whose commit is awaited, by route; answered once it is there.
+        self._awaiting: dict[str, Envelope] = {}
+
+        # Set while no run holds a slot.
+        self._quiet = asyncio.Event()
+
+        self._beats = 0
+        self._host_mail: Mailbox[mail.HostMail] = Mailbox(
+            self._bus,
+            subjects.host_mailbox(self.host),
+            mail.HostMail,
+            self._on_host_mail,
+            faults=_fault,
+        )
+        self._task_mail: Mailbox[mail.TaskMail] = Mailbox(
+            self._bus,
+            subjects.task_mailboxes(self.host),
+            mail.TaskMail,
+            self._on_task_mail,
+            faults=_fault,
+        )
+        parts.callbacks.started = self._started
+        parts.callbacks.noted = self._noted
+        parts.callbacks.steps = self._agents
+        journal.on_fault(self._journal_fault)
+        connection.bus.on_connection(self._connected)
+
+    def _offered(self) -> list[str]:
+        """List the target types that this host takes work of."""
+        config = self._config
+        switched_off = {
+            "sidecar": not config.shell.enabled,
+            "claude": not config.claude.enabled,
+            "noop": not config.noop,
+        }
+        return [kind for kind in self._parts.executors if not switched_off.get(kind)]
+
+    def _about(self, offered: list[str]) -> About:
+        config = self._config
+        return About(
+            version=__version__,
+            platform=f"{platform.system()} {platform.machine()}",
+            capabilities=list(config.capabilities),
+            repos=sorted(config.repos),
+            default_repo=config.default_repo,
+            ram_bytes=self._machine.read().ram_total_bytes,
+            targets=frozenset(offered),
+        )
+
+    def _slots(self, offered: list[str]) -> dict[str, int]:
+        config = self._config
+        counts = {
+            "sidecar": ("shell", config.shell_slots),
+            "claude": ("claude", config.slots.claude),
+            "agent": ("agent", config.slots.agent),
+            "noop": ("noop", config.slots.noop),
+        }
+        return {slot: n for kind, (slot, n) in counts.items() if kind in offered}
+
+    # -- from start to end -------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Recover, look around, join; from then on mail is answered."""
+        await self._recover()
+        await self._tidy()
+        await self._open_results()
+        probing = self._group.create_task(self._endpoints.look())
+        await asyncio.wait([probing], timeout=JOIN_AFTER_S)
+        await self._host_mail.open()
+        await self._task_mail.open()
+        self.handle(msg.Join())
+        self._beating = self._group.create_task(self._beat_on())
+        self._watching = self._group.create_task(self._endpoints.watch())
+
+    async def _recover(self) -> None:
+        """Take over what the journal holds; end what is left running of it."""
+        at_start = self._journal.at_start
+        if at_start.epoch:
+            evolve(self.state, msg.EpochSeen(at_start.epoch))
+        for route in at_start.done:
+            self.state.done[route] = ""
+        orphans = []
+        for row in at_start.rows:
+            self._recovered.add(row.route)
+            ident = Ident(row.pid or -1, row.started or "", row.route)
+            try:
+                assign = _assigns.decode(row.assign)
+            except Malformed as error:
+                logger.error("assignment unreadable", route=row.route, why=str(error))
+                self._journal.finish(row.route)
+                orphans.append(ident)
+                continue
+            if assign.target_type == "agent":
+                self._agents.add(assign)
+            bookmark = self._agents.recover(row, ident)
+            if bookmark is None or bookmark.step == "waking":
+                # What an agent has begun goes on without us; a wake is begun anew.
+                orphans.append(ident)
+            if bookmark is not None and bookmark.step == "removed":
+                self._agents.clear(row.route)
+            else:
+                phase = self._phase_after_restart(row, bookmark)
+                self.handle(msg.Recovered(assign, phase))
+        if orphans:
+            ended, left = await sweep(orphans)
+            if ended:
+                logger.warning(
+                    "ended what an earlier incarnation left", found=ended, left=left
+                )
+
+    def _phase_after_restart(
+        self, row: Row, bookmark: Bookmark | None
+    ) -> Literal["recovered", "interrupted", "continuing", "finished"]:
+        if row.route in self._journal.at_start.ended:
+            return "finished"
+        if bookmark is not None and "agent" in self.state.about.targets:
+            return "continuing"
+        return "recovered" if row.phase == "accepted" else "interrupted"
+
+    async def _tidy(self) -> None:
+        if self._parts.tidy is not None:
+            runs = self.state.runs.items()
+            going_on = (r for r, run in runs if run.phase == "continuing")
+            await self._parts.tidy(frozenset(going_on))
+
+    async def _open_results(self) -> None:
+        results = self._parts.results
+        if results is None:
+            return
+        results.on_left = lambda count: self.handle(msg.ResultsLeft(count))
+        await results.open(self.host, self._agents.task_ids)
+
+    async def stop(self, reason: str) -> None:
+        """Drain: let runs finish, hand back what does not in time, say goodbye."""
+        self.handle(msg.Leave(reason))
+        try:
+            async with asyncio.timeout(self._config.drain_timeout_s):
+                await self._until_quiet()
+        except TimeoutError:
+            self.handle(msg.HandBack())
+            await self._until_quiet()
+        self._watching.cancel()
+        await self._host_mail.close()
+        await self._task_mail.close()
+        self.handle(msg.Left(reason))
+        self._beating.cancel()
+        self._beat()
+        try:
+            async with asyncio.timeout(GOODBYE_S):
+                await self.output.flush()
+                await self.outbox.flush()
+                while await self._agents.cleared():
+                    await self.outbox.flush()
+        except TimeoutError:
+            logger.warning("the log has not taken everything; it is kept on the disk")
+
+    async def _until_quiet(self) -> None:
+        while slots_taken(self.state):
+            self._quiet.clear()
+            await self._quiet.wait()
+
+    async def close(self) -> None:
+        """Write down what is not delivered, let go of the disk."""
+        if self._parts.results is not None:
+            await self._parts.results.close()
+        await self._endpoints.close()
+        for closer in self._parts.closers:
+            await closer()
+        await self.outbox.close()
+        await self._journal.close()
+
+    # -- the actor's loop: decide, fold, record, perform -------------------------------
+
+    def now(self) -> float:
+        return time.time()
+
+    def new_id(self) -> str:
+        return self._new_id()
+
+    def handle(
+        self, command: msg.HostCommand, envelope: Envelope | None = None
+    ) -> None:
+        """Decide on a command and carry out what follows."""
+        decision = decide(command, self.state, time.time(), self._new_id)
+        for fact in decision.facts:
+            evolve(self.state, fact)
+            if isinstance(fact, c.Event):
+                self._record(fact)
+        for effect in decision.effects:
+            self._perform(effect, envelope)
+        if not self._quiet.is_set() and not slots_taken(self.state):
+            self._quiet.set()
+
+    def _record(self, event: c.Event) -> None:
+        """Send an event on its way to the log, under the subject it belongs to."""
+        if isinstance(event, c.RunEvent):
+            ends = ""
+            if isinstance(event, _ENDS) and event.route in self.state.runs:
+                ends = event.route
+            self.outbox.send(subjects.run(self.host, event.task_id), event, ends=ends)
+        elif isinstance(event, c.HostJoined | c.HostRecovered):
+            self.outbox.send(
+                subjects.host(self.host),
+                event,
+                on_ack=lambda: self.handle(msg.Announced()),
+            )
+        else:
+            self.outbox.send(subjects.host(self.host), event)
+
+    def say(self, subject: str, event: c.Event) -> None:
+        """Send an event of a run on its way (what progress has to say)."""
+        self.outbox.send(subject, event)
+
+    def _reported(self, route: str) -> None:
+        self.handle(msg.Reported(route))
+
+    def _perform(self, effect: msg.Effect, envelope: Envelope | None) -> None:
+        match effect:
+            case msg.Respond():
+                asker = self._awaiting.pop(effect.route, None) or envelope
+                if asker is not None:
+                    asker.respond(encode(effect.reply))
+            case msg.Persist():
+                self._persist(effect.assign, envelope)
+            case msg.Start():
+                stop = self._stops[effect.assign.route] = Stop()
+                self._group.create_task(self._run(effect.assign, stop))
+            case msg.StopRun():
+                if (running := self._stops.get(effect.route)) is not None:
+                    running.request(effect.reason)
+            case msg.Forget():
+                if effect.route in self._agents:
+                    self._agents.clear(effect.route)
+                else:
+                    self._journal.finish(effect.route)
+            case msg.RememberEpoch():
+                self._journal.remember_epoch(effect.epoch)
+            case msg.Watch():
+                self._endpoints.share(effect.endpoints)
+            case _:
+                assert_never(effect)
+
+    def _persist(self, assign: mail.Assign, envelope: Envelope | None) -> None:
+        route = assign.route
+        if envelope is not None:
+            self._awaiting[route] = envelope
+        raw = envelope.data if envelope is not None else encode(assign)
+
+        def written(future: asyncio.Future[None]) -> None:
+            if future.cancelled():
+                return
+            error = future.exception()
+            if error is None:
+                self.handle(msg.Persisted(route))
+            else:
+                self.handle(msg.NotPersisted(route, str(error)))
+
+        future = self._journal.accept(route, assign.task_id, raw)
+        future.add_done_callback(written)
+
+    # -- a run -------------------------------------------------------------------------
+
+    async def _run(self, assign: mail.Assign, stop: Stop) -> None:
+        """Resolve, prepare, stream, finish; then record. The log's answer reports it."""
+        route, agent = assign.route, assign.target_type == "agent"
+        before = self._journal.at_start.incarnations - 1
+        earlier = before if route in self._recovered else 0
+        progress = Progress(assign, self.output, self, earlier=earlier)
+        self._progress[route] = progress
+
+        def began(executor: str, simulated: bool) -> None:
+            if not agent:  # it notes its own steps
+                self._journal.note(route, phase="running")
+            self.handle(msg.Began(route, executor, simulated))
+
+        try:
+            if agent:
+                self._agents.add(assign)
+                await self._agents.wait_for_others(assign, stop)
+            outcome = await self._pipeline.run(assign, stop, progress, began)
+        finally:
+            del self._stops[route], self._progress[route]
+            self._recovered.discard(route)
+        self.handle(msg.RunEnded(route, outcome))
+
+    def _started(self, ident: Ident) -> None:
+        """Write down a run's process, so that a later incarnation finds it."""
+        if ident.mark in self.state.runs:
+            self._journal.note(
+                ident.mark, pid=ident.pid, started=ident.started, mark=ident.mark
+            )
+
+    def _noted(self, assign: mail.Assign, text: str) -> None:
+        """Say what people should know of a run's folder."""
+        if (progress := self._progress.get(assign.route)) is not None:
+            progress.status(text)
+
+    # -- mail --------------------------------------------------------------------------
+
+    def _on_host_mail(self, command: mail.HostMail, envelope: Envelope) -> None:
+        self.handle(command, envelope)
+
+    def _on_task_mail(self, command: mail.TaskMail, envelope: Envelope) -> None:
+        task_id = envelope.subject.rpartition(".")[2]
+        match command:
+            case mail.Cancel():
+                if command.task_id != task_id:
+                    _refuse(envelope, Malformed("task_id", task_id, command.task_id))
+                else:
+                    self.handle(command, envelope)
+            case mail.Inspect():
+                envelope.respond(encode(self._view(task_id)))
+            case _:
+                assert_never(command)
+
+    def _view(self, task_id: str) -> mail.TaskView | mail.Reply:
+        route = self.state.by_task.get(task_id, "")
+        run = self.state.runs.get(route)
+        if run is None:
+            return mail.Reply(ok=False, code="unknown_route", detail="it is not here")
+        phase = "stopping" if run.wish and run.phase != "finished" else run.phase
+        return mail.TaskView(task_id=task_id, route=route, phase=phase)
+
+    # -- signs of life -----------------------------------------------------------------
+
+    async def _beat_on(self) -> None:
+        while True:
+            self._beat()
+            await asyncio.sleep(self._config.beat_every_s)
+
+    def _beat(self) -> None:
+        self._beats += 1
+        beat = c.Beat(
+            host=self.host,
+            incarnation=self.incarnation,
+            n=self._beats,
+            at=rfc3339(time.time()),
+            resources=self._machine.read(),
+            held=runs_held(self.state),
+            draining=self.state.draining,
+            outbox=self.outbox.pending,
+        )
+        self._bus.publish(subjects.beat(self.host), encode(beat))
+
+    def _connected(self, up: bool) -> None:
+        self.outbox.connection(up)
+        if up and self.state.joined:
+            self._beat()
+
+    def _journal_fault(self, fault: str) -> None:
+        if fault:
+            logger.error("journal fails, taking no work", fault=fault)
+        else:
+            logger.info("journal works again")
+        self.handle(msg.JournalState(fault))
+
+    def _probed(self, state: c.EndpointState) -> None:
+        self.handle(msg.EndpointFound(state) if state.up else msg.EndpointGone(state))
+
+
+def _refuse(envelope: Envelope, error: Malformed) -> None:
+    reply = mail.Reply(ok=False, code=error.code, detail=str(error))
+    envelope.respond(encode(reply))
+
+
+def _fault(error: Exception) -> None:
+    logger.error("mail not handled", exc_info=error)
