@@ -137,7 +137,7 @@ class SetPolicy(Command, frozen=True, kw_only=True):
 
 # -- Answers ---------------------------------------------------------------------------
 #
-# Every field is spelled, `ok` above all: whoever reads them may know nothing of defaults.
+# Every field is encoded, defaults too: whoever reads them may know nothing of defaults.
 
 
 STATUS: Final = {

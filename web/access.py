@@ -94,21 +94,21 @@ class Tokens(Struct, frozen=True):
         except FileNotFoundError:
             return cls._make(path)
         try:
-            found = msgspec.json.decode(raw, type=cls)
+            tokens = msgspec.json.decode(raw, type=cls)
         except msgspec.DecodeError as error:
             raise BadTokens(path, str(error)) from error
-        if min(len(found.operator), len(found.viewer)) < 16:
+        if min(len(tokens.operator), len(tokens.viewer)) < 16:
             raise BadTokens(path, "a token of under 16 characters")
-        return found
+        return tokens
 
     @classmethod
     def _make(cls, path: Path) -> Tokens:
-        made = cls(secrets.token_urlsafe(24), secrets.token_urlsafe(24))
+        tokens = cls(secrets.token_urlsafe(24), secrets.token_urlsafe(24))
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         scratch = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
         descriptor = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(descriptor, "wb") as file:
-            file.write(msgspec.json.encode(made))
+            file.write(msgspec.json.encode(tokens))
         try:
             # Of two processes that start at once, one's tokens stay.
             path.hardlink_to(scratch)
@@ -116,7 +116,7 @@ class Tokens(Struct, frozen=True):
             return cls.load(path)
         finally:
             scratch.unlink()
-        return made
+        return tokens
 
 
 class Visitor(Struct, frozen=True):
@@ -136,11 +136,11 @@ class Access:
 
     def __init__(self, tokens: Tokens | None, *, clock: Callable[[], float]) -> None:
         self.tokens = tokens
-        self._known: dict[str, Role] = {}
+        self._tokens: dict[str, Role] = {}
         if tokens is not None:
-            self._known = {tokens.operator: "operator", tokens.viewer: "viewer"}
+            self._tokens = {tokens.operator: "operator", tokens.viewer: "viewer"}
         self._cookies: dict[str, Role] = {
-            _cookie(token): role for token, role in self._known.items()
+            _cookie(token): role for token, role in self._tokens.items()
         }
         self.attempts = Buckets(rate=0.5, burst=20, clock=clock)
         self.commands = Buckets(rate=100, burst=400, clock=clock)
@@ -150,17 +150,17 @@ class Access:
         """Say who asks: by cookie, or by bearer token."""
         if self.tokens is None:
             return Visitor("operator", "web:anyone")
-        said = request.headers.get("Authorization", "")
-        scheme, _, token = said.partition(" ")
+        authorization = request.headers.get("Authorization", "")
+        scheme, _, token = authorization.partition(" ")
         if scheme.lower() == "bearer":
-            role = _found(self._known, token.strip())
+            role = _role_of(token.strip(), self._tokens)
         else:
-            role = _found(self._cookies, request.cookies.get(COOKIE, ""))
+            role = _role_of(request.cookies.get(COOKIE, ""), self._cookies)
         return None if role is None else Visitor(role, f"web:{role}")
 
     def cookie_for(self, token: str) -> str | None:
         """Return the cookie that a token is exchanged for; None for an unknown one."""
-        return _cookie(token) if _found(self._known, token) else None
+        return _cookie(token) if _role_of(token, self._tokens) else None
 
     def set_cookie(self, response: web.StreamResponse, cookie: str) -> None:
         """Hand out a cookie."""
@@ -189,14 +189,13 @@ def _cookie(token: str) -> str:
     return hmac.new(token.encode(), b"agentcom cookie", hashlib.sha256).hexdigest()
 
 
-def _found(known: dict[str, Role], secret: str) -> Role | None:
+def _role_of(secret: str, roles: dict[str, Role]) -> Role | None:
     """Look a secret up, taking as long for a wrong one as for a right one."""
-    given = secret.encode()
-    found: Role | None = None
-    for each, role in known.items():
-        if hmac.compare_digest(each.encode(), given):
-            found = role
-    return found
+    match: Role | None = None
+    for right, role in roles.items():
+        if hmac.compare_digest(right.encode(), secret.encode()):
+            match = role
+    return match
 
 
 class Buckets:

@@ -204,26 +204,26 @@ class Api:
         if isinstance(question, Refusal):
             return question
         try:
-            asked = convert(question, AskEvents)
-            start = await self._sequence(asked.start)
+            ask = convert(question, AskEvents)
+            start = await self._sequence(ask.start)
             if isinstance(start, Refusal):
                 return start
             last = await self._log.last_sequence()
-            found = await self._log.read(
-                asked.subject, start=max(start, 1), limit=asked.limit + 1
+            events = await self._log.read(
+                ask.subject, start=max(start, 1), limit=ask.limit + 1
             )
         except AgentComError as error:
             return refusal_of(error)
-        told: list[msgspec.Raw] = []
+        encoded: list[msgspec.Raw] = []
         size, following = 0, None
-        for recorded in found:
+        for recorded in events:
             raw = encode_recorded(recorded)
             size += len(raw)
-            if told and (len(told) >= asked.limit or size > EVENTS_BYTES):
+            if encoded and (len(encoded) >= ask.limit or size > EVENTS_BYTES):
                 following = recorded.seq
                 break
-            told.append(msgspec.Raw(raw))
-        return Events(seq=last, events=told, next=following)
+            encoded.append(msgspec.Raw(raw))
+        return Events(seq=last, events=encoded, next=following)
 
     async def _sequence(self, start: int | str) -> int | Refusal:
         if isinstance(start, int):
@@ -243,9 +243,9 @@ class Api:
         if self._savings is None:
             return refuse("unavailable", "no prices are known here")
         try:
-            asked = convert(question, AskSavings)
+            ask = convert(question, AskSavings)
             async with self._saving:
-                return await self._savings(asked.model)
+                return await self._savings(ask.model)
         except AgentComError as error:
             return refusal_of(error)
 
@@ -276,12 +276,12 @@ class Api:
         try:
             body = msgspec.json.decode(raw) if raw.strip() else {}
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            return spell(refuse("malformed", f"the body: {error}"))
+            return response_of(refuse("malformed", f"the body: {error}"))
         if not isinstance(body, dict):
-            return spell(refuse("malformed", "the body: expected an object"))
+            return response_of(refuse("malformed", "the body: expected an object"))
         for field, value in request.match_info.items():
             if body.setdefault(field, value) != value:
-                return spell(
+                return response_of(
                     refuse(
                         "malformed",
                         f"{field}: {value!r} in the path, another in the body",
@@ -291,18 +291,18 @@ class Api:
         try:
             answer = await self._pass_on(subjects.command(name), encode(body), who)
         except (Denied, Unreachable) as error:
-            return spell(refusal_of(error))
+            return response_of(refusal_of(error))
         return _answered(answer)
 
     async def _pass_on(self, subject: str, body: bytes, who: str) -> bytes:
         """Ask the gateway; right after somebody's reconnect nobody may seem to listen."""
-        for tried in range(ABSENT_TRIES):
+        for attempt in range(1, ABSENT_TRIES + 1):
             try:
                 return await self._bus.request(
                     subject, body, timeout=ANSWER_S, headers={header.REQUESTER: who}
                 )
             except Unreachable as error:
-                if not error.absent or tried == ABSENT_TRIES - 1:
+                if not error.absent or attempt == ABSENT_TRIES:
                     raise
             await asyncio.sleep(0.02)
         raise Unreachable(subject, absent=True)
@@ -315,13 +315,13 @@ class _Status(Struct):
 
 def _answered(raw: bytes) -> web.Response:
     try:
-        said = msgspec.json.decode(raw, type=_Status)
+        answer = msgspec.json.decode(raw, type=_Status)
     except msgspec.DecodeError:
-        return spell(refuse("bad_gateway", "the answer is no JSON object"))
-    return _response(raw, 200 if said.ok else max(said.status, 400))
+        return response_of(refuse("bad_gateway", "the answer is no JSON object"))
+    return _response(raw, 200 if answer.ok else max(answer.status, 400))
 
 
-def spell(answer: Any) -> web.Response:
+def response_of(answer: Any) -> web.Response:
     """Turn an answer into a response."""
     status = answer.status if isinstance(answer, Refusal) else 200
     return _response(encode(answer), status)

@@ -22,7 +22,7 @@ class Exposition:
         self._site: web.AppRunner | None = None
 
     def text(self) -> bytes:
-        """Spell all metrics."""
+        """Encode all metrics."""
         return generate_latest(self._registry)
 
     async def open(self, host: str, port: int) -> int:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from events.catalogue import TaskStarted
+from events import catalogue as c
 from events.codec import instant
 from events.errors import Malformed
 from events.lifecycle import FINAL
@@ -46,7 +46,7 @@ class LastHour:
         task, event = judged.task, judged.recorded.event
         if task is None or judged.verdict != "applied" or judged.before == judged.after:
             return
-        if isinstance(event, TaskStarted):
+        if isinstance(event, c.TaskStarted):
             self._wait(task.tier, task.waiting_since, event.at)
         elif judged.after in FINAL and judged.result is not None:
             self._add(("run", task.tier), event.at, judged.result.execution_ms)
@@ -64,8 +64,8 @@ class LastHour:
         _, records = await runner.store.look(search.tasks(running))
         self._stored(records, seen, upto)
         for offset in range(0, STORED_SOUGHT, STORED_AT_ONCE):
-            wanted = Filter(sort="-finished", limit=STORED_AT_ONCE, offset=offset)
-            _, records = await runner.store.look(search.tasks(wanted))
+            page = Filter(sort="-finished", limit=STORED_AT_ONCE, offset=offset)
+            _, records = await runner.store.look(search.tasks(page))
             self._stored(records, seen, upto)
             if len(records) < STORED_AT_ONCE or _before(records[-1], since):
                 return
@@ -111,13 +111,13 @@ class LastHour:
         self._forget()
         return {
             tier: {
-                "n": found.n,
-                "p50_ms": found.quantile(0.5),
-                "p95_ms": found.quantile(0.95),
-                "counts": list(found.counts),
+                "n": durations.n,
+                "p50_ms": durations.quantile(0.5),
+                "p95_ms": durations.quantile(0.95),
+                "counts": list(durations.counts),
             }
-            for (of, tier), found in sorted(self._sums.items())
-            if of == kind and found.n
+            for (of, tier), durations in sorted(self._sums.items())
+            if of == kind and durations.n
         }
 
 

@@ -40,7 +40,7 @@ class Metrics:
         self._lag = 0
 
     def text(self, lag: int) -> bytes:
-        """Spell all metrics; `lag` is how many events are not folded in yet."""
+        """Encode all metrics; `lag` is how many events are not folded in yet."""
         self._lag = lag
         return generate_latest(self._registry)
 

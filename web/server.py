@@ -22,7 +22,7 @@ from aiohttp import web
 from events.commands import Refusal, refuse
 from events.errors import AgentComError
 from web.access import HEADERS, Access, Visitor, same_origin
-from web.api import ASKING, COMMANDS, QUERIES, Api, spell
+from web.api import ASKING, COMMANDS, QUERIES, Api, response_of
 from web.bridge import Bridge
 from web.metrics import CONTENT_TYPE, Metrics
 from web.openapi import document
@@ -173,13 +173,13 @@ class Server:
     ) -> web.StreamResponse:
         refusal = self._refused(request)
         if refusal is not None:
-            response: web.StreamResponse = spell(refusal)
+            response: web.StreamResponse = response_of(refusal)
         else:
             try:
                 response = await handler(request)
             except web.HTTPException as error:
                 # The HTTP library's own, with the words of HTTP as its code.
-                response = spell(
+                response = response_of(
                     Refusal(
                         code=error.reason.lower().replace(" ", "_"),
                         error=f"{request.method} {request.path[:200]}: {error.reason}",
@@ -192,8 +192,8 @@ class Server:
         return response
 
     def _refused(self, request: web.Request) -> Refusal | None:
-        """Say why a request is turned away; None if it is not."""
-        name = _asked_for(request)
+        """Return why a request is turned away; None if it is not."""
+        name = _host_in(request)
         if self._names is not None and name not in _LOOPBACK_NAMES | self._names:
             return refuse("forbidden", f"this server does not serve {name[:80]!r}")
         if request.path in _OPEN:
@@ -226,13 +226,13 @@ class Server:
 
     async def _ready(self, request: web.Request) -> web.Response:
         ready = self._runner.caught_up.is_set() and self._bus.connected
-        said = {
+        state = {
             "ok": ready,
             "seq": self._runner.position,
             "connected": self._bus.connected,
             "caught_up": self._runner.caught_up.is_set(),
         }
-        return web.json_response(said, status=200 if ready else 503)
+        return web.json_response(state, status=200 if ready else 503)
 
     async def _metric_page(self, request: web.Request) -> web.Response:
         try:
@@ -261,7 +261,7 @@ class Server:
         cookie = self._access.cookie_for(token)
         if cookie is None:
             if not self._access.attempts.take(request.remote or ""):
-                return spell(_too_many("wrong tokens"))
+                return response_of(_too_many("wrong tokens"))
             return _html(_NO_ENTRY, 401)
         response = web.Response(status=303, headers={"Location": "/"})
         self._access.set_cookie(response, cookie)
@@ -284,7 +284,7 @@ class Server:
 
     async def _socket(self, request: web.Request) -> web.StreamResponse:
         if self.bridge.full:
-            return spell(_too_many("pages"))
+            return response_of(_too_many("pages"))
         socket = web.WebSocketResponse(
             heartbeat=HEARTBEAT_S, max_msg_size=MESSAGE_BYTES, compress=False
         )
@@ -299,24 +299,24 @@ class Server:
     # -- the interface for programs ----------------------------------------------------
 
     async def _openapi(self, request: web.Request) -> web.StreamResponse:
-        return spell(document())
+        return response_of(document())
 
     async def _me(self, request: web.Request) -> web.Response:
         visitor = request[_VISITOR]
-        return spell({"role": visitor.role, "name": visitor.name})
+        return response_of({"role": visitor.role, "name": visitor.name})
 
     async def _policy(self, request: web.Request) -> Any:
         return await self._api.policy()
 
     def _answering(self, ask: Callable[[web.Request], Awaitable[Any]]) -> Handler:
         async def handle(request: web.Request) -> web.StreamResponse:
-            return spell(await ask(request))
+            return response_of(await ask(request))
 
         return handle
 
     def _asking(self, query: str) -> Handler:
         async def handle(request: web.Request) -> web.StreamResponse:
-            return spell(await self._api.ask(query, request))
+            return response_of(await self._api.ask(query, request))
 
         return handle
 
@@ -324,24 +324,24 @@ class Server:
         async def handle(request: web.Request) -> web.StreamResponse:
             visitor = request[_VISITOR]
             if not visitor.may_command and name not in ASKING:
-                return spell(
+                return response_of(
                     refuse("forbidden", f"a {visitor.role} may look, not give commands")
                 )
             if request.can_read_body and request.content_type != "application/json":
-                return spell(
+                return response_of(
                     refuse(
                         "unsupported_media_type",
                         f"expected application/json, got {request.content_type}",
                     )
                 )
             if not self._access.commands.take(visitor.name):
-                return spell(_too_many("commands"))
+                return response_of(_too_many("commands"))
             return await self._api.command(name, request, visitor.name)
 
         return handle
 
 
-def _asked_for(request: web.Request) -> str:
+def _host_in(request: web.Request) -> str:
     try:
         return request.url.host or ""
     except ValueError:

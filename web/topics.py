@@ -1,7 +1,7 @@
 """What a page can watch: the sections of each topic, and what they are made of.
 
-A topic says which events may change it, how soon it is made anew, and how. It is made
-from the read models alone; whoever watches it is the bridge's business.
+A topic names the events that may change it, how often it is made anew, and how. It is
+made from the read models alone; `web.documents` keeps it up to date for its watchers.
 """
 
 from __future__ import annotations
@@ -184,11 +184,11 @@ def _plain(tier: Any) -> dict[str, Any]:
 
 def _free(world: World, tier: str) -> int:
     """Count a tier's slots that nothing holds, on hosts that take work."""
-    held: Counter[tuple[str, str]] = Counter()
+    busy: Counter[tuple[str, str]] = Counter()
     for record in world.queue.under_way.values():
         if record.phase != "returned" and record.executor not in waiting.TIERLESS:
-            held[record.host, record.endpoint] += 1
-            held["", record.endpoint] += 1
+            busy[record.host, record.endpoint] += 1
+            busy["", record.endpoint] += 1
     kinds = waiting.TIER_KINDS.get(tier)
     slots: dict[tuple[str, str], int] = {}
     for host in world.fleet.hosts.values():
@@ -201,7 +201,7 @@ def _free(world: World, tier: str) -> int:
             if endpoint.up and endpoint.kind in kinds:
                 # Hosts that share an endpoint share its slots.
                 slots["" if endpoint.shared else host.host, name] = endpoint.slots
-    return sum(max(n - held[place], 0) for place, n in slots.items())
+    return sum(max(n - busy[place], 0) for place, n in slots.items())
 
 
 async def _policy(sources: Sources) -> dict[str, Any]:
@@ -221,7 +221,7 @@ async def _tails(sources: Sources, params: Nothing) -> Sections | Refusal:
 async def _tasks(sources: Sources, params: Window) -> Sections | Refusal:
     answer = await sources.queries.tasks(params)
     if not isinstance(answer, answers.TasksAnswer):
-        return answer if isinstance(answer, Refusal) else _odd()
+        return answer if isinstance(answer, Refusal) else _unexpected()
     return {
         "total": answer.total,
         "states": answer.states,
@@ -233,8 +233,8 @@ async def _tasks(sources: Sources, params: Window) -> Sections | Refusal:
 async def _task(sources: Sources, params: OneTask) -> Sections | Refusal:
     answer = await sources.queries.task(AskTask(task_id=params.task_id, events=True))
     if not isinstance(answer, answers.TaskAnswer):
-        return answer if isinstance(answer, Refusal) else _odd()
-    made: Sections = {
+        return answer if isinstance(answer, Refusal) else _unexpected()
+    sections: Sections = {
         "task": answer.task,
         "route": answer.route,
         "attempts": answer.attempts,
@@ -245,14 +245,14 @@ async def _task(sources: Sources, params: OneTask) -> Sections | Refusal:
     if answer.task.state in ("waiting", "returned"):
         why = await sources.queries.why(AskWhy(task_id=answer.task.task_id))
         if isinstance(why, answers.WhyAnswer):
-            made["why"] = why.because
-    return made
+            sections["why"] = why.because
+    return sections
 
 
 async def _fleet(sources: Sources, params: Nothing) -> Sections | Refusal:
     answer = await sources.queries.hosts(AskThen())
     if not isinstance(answer, answers.HostsAnswer):
-        return answer if isinstance(answer, Refusal) else _odd()
+        return answer if isinstance(answer, Refusal) else _unexpected()
     return {
         "hosts": answer.hosts,
         "shared_endpoints": answer.shared_endpoints,
@@ -283,7 +283,7 @@ async def _routing(sources: Sources, params: Nothing) -> Sections | Refusal:
 
 
 async def _costs(sources: Sources, params: Money) -> Sections | Refusal:
-    made: Sections = {}
+    sections: Sections = {}
     questions = {
         "lines": params,
         "days": AskCosts(by="day"),
@@ -292,13 +292,13 @@ async def _costs(sources: Sources, params: Money) -> Sections | Refusal:
     for name, question in questions.items():
         answer = await sources.queries.costs(question)
         if not isinstance(answer, answers.CostsAnswer):
-            return answer if isinstance(answer, Refusal) else _odd()
-        made[name] = answer.lines
+            return answer if isinstance(answer, Refusal) else _unexpected()
+        sections[name] = answer.lines
         if name == "lines":
-            made |= {"by": answer.by, "since": answer.since, "total": answer.total}
+            sections |= {"by": answer.by, "since": answer.since, "total": answer.total}
     stats = sources.runner.world.stats
-    made |= {"hops": stats.hops, "prices": await _prices(sources)}
-    return made
+    sections |= {"hops": stats.hops, "prices": await _prices(sources)}
+    return sections
 
 
 async def _prices(sources: Sources) -> dict[str, Any]:
@@ -321,7 +321,7 @@ async def _prices(sources: Sources) -> dict[str, Any]:
     return {}
 
 
-def _odd() -> Refusal:
+def _unexpected() -> Refusal:
     return refuse("internal", "an answer of another kind")
 
 

@@ -34,11 +34,11 @@ if TYPE_CHECKING:
 
 
 class FakeGateway:
-    """Answers every command as it is told to, and remembers what was asked."""
+    """Answers every command with `answer`, and keeps the commands."""
 
     def __init__(self, bus: MemoryBus) -> None:
         self.bus = bus
-        self.asked: list[tuple[str, dict]] = []
+        self.commands: list[tuple[str, dict]] = []
         self.answer: msgspec.Struct = Done(seq=7)
 
     async def open(self) -> None:
@@ -46,12 +46,12 @@ class FakeGateway:
 
     def _on(self, message) -> None:
         name = message.subject.removeprefix("agentcom.cmd.")
-        self.asked.append((name, msgspec.json.decode(message.data)))
+        self.commands.append((name, msgspec.json.decode(message.data)))
         message.respond(encode(self.answer))
 
 
-class House:
-    """A running web role over the twins, and sessions to it."""
+class Site:
+    """A running web role over in-memory fakes, and sessions to it."""
 
     def __init__(self, port: int, tokens: Tokens, gateway: FakeGateway, log: MemoryLog):
         self.base = f"http://127.0.0.1:{port}"
@@ -80,7 +80,7 @@ class House:
 
 
 @asynccontextmanager
-async def house(tmp_path: Path, history: History | None = None):
+async def serving(tmp_path: Path, history: History | None = None):
     log, bus = MemoryLog(), MemoryBus(MemoryBroker())
     if history is not None:
         await tell(log, history.recorded)
@@ -95,14 +95,14 @@ async def house(tmp_path: Path, history: History | None = None):
         await asyncio.wait((ready, task), return_when=asyncio.FIRST_COMPLETED)
         if task.done():
             await task
-        yield House(await ready, Tokens.load(path), gateway, log)
+        yield Site(await ready, Tokens.load(path), gateway, log)
     finally:
         stop.set()
         await task
 
 
 async def test_nobody_reads_or_commands_without_a_token(tmp_path):
-    async with house(tmp_path) as site:
+    async with serving(tmp_path) as site:
         for method, path in (
             ("GET", "/api/v1/tasks"),
             ("POST", "/api/v1/tasks"),
@@ -114,11 +114,11 @@ async def test_nobody_reads_or_commands_without_a_token(tmp_path):
         assert (await site.ask("GET", "/api/v1/tasks", token="wrong" * 8))[0] == 401
         for path in ("/healthz", "/metrics"):
             assert (await site.ask("GET", path))[0] == 200
-        assert site.gateway.asked == []
+        assert site.gateway.commands == []
 
 
 async def test_the_address_is_exchanged_for_a_cookie_that_scripts_cannot_read(tmp_path):
-    async with house(tmp_path) as site:
+    async with serving(tmp_path) as site:
         async with (
             aiohttp.ClientSession() as session,
             session.get(
@@ -140,26 +140,26 @@ async def test_the_address_is_exchanged_for_a_cookie_that_scripts_cannot_read(tm
 
 
 async def test_a_viewer_looks_and_commands_nothing(tmp_path):
-    async with house(tmp_path) as site:
+    async with serving(tmp_path) as site:
         token = site.tokens.viewer
         assert (await site.ask("GET", "/api/v1/tasks", token=token))[0] == 200
-        status, said = await site.ask(
+        status, answer = await site.ask(
             "POST", "/api/v1/tasks", {"description": "x"}, token=token
         )
-        assert (status, said["code"]) == (403, "forbidden")
-        assert site.gateway.asked == []
+        assert (status, answer["code"]) == (403, "forbidden")
+        assert site.gateway.commands == []
         body = {"description": "x"}
         await site.ask("POST", "/api/v1/tasks/classify", body, token=token)
-        assert [name for name, _ in site.gateway.asked] == ["task.classify"]
+        assert [name for name, _ in site.gateway.commands] == ["task.classify"]
 
 
 async def test_commands_reach_the_gateway_with_what_the_path_says(tmp_path):
-    async with house(tmp_path) as site:
+    async with serving(tmp_path) as site:
         token = site.tokens.operator
         site.gateway.answer = Submitted(task_id="T", seq=1, effective_tier="standard")
         body = {"description": "say hi", "idempotency_key": "k"}
-        status, said = await site.ask("POST", "/api/v1/tasks", body, token=token)
-        assert (status, said["task_id"]) == (200, "T")
+        status, answer = await site.ask("POST", "/api/v1/tasks", body, token=token)
+        assert (status, answer["task_id"]) == (200, "T")
         site.gateway.answer = Done(seq=2)
         for method, path, more in (
             ("POST", "/api/v1/tasks/T/cancel", {"reason": "no"}),
@@ -171,7 +171,7 @@ async def test_commands_reach_the_gateway_with_what_the_path_says(tmp_path):
             ("PUT", "/api/v1/policy", {"policy": {"fallback_wait_s": 2}}),
         ):
             assert (await site.ask(method, path, more, token=token))[0] == 200
-        assert site.gateway.asked == [
+        assert site.gateway.commands == [
             ("task.submit", body),
             ("task.cancel", {"task_id": "T", "reason": "no"}),
             ("task.retry", {"task_id": "T"}),
@@ -184,7 +184,7 @@ async def test_commands_reach_the_gateway_with_what_the_path_says(tmp_path):
 
 
 async def test_a_refusal_keeps_its_status_and_its_words(tmp_path):
-    async with house(tmp_path) as site:
+    async with serving(tmp_path) as site:
         site.gateway.answer = refuse("conflict", "no")
         answer = await site.ask(
             "POST", "/api/v1/tasks/T/cancel", {}, token=site.tokens.operator
@@ -213,12 +213,12 @@ async def test_a_refusal_keeps_its_status_and_its_words(tmp_path):
 async def test_what_is_no_command_is_passed_to_nobody(
     tmp_path, path, raw, headers, status
 ):
-    async with house(tmp_path) as site:
-        said = await site.ask(
+    async with serving(tmp_path) as site:
+        response = await site.ask(
             "POST", path, raw=raw, headers=headers, token=site.tokens.operator
         )
-        assert said[0] == status
-        assert site.gateway.asked == []
+        assert response[0] == status
+        assert site.gateway.commands == []
 
 
 async def test_the_log_is_read_in_pieces(tmp_path):
@@ -226,14 +226,14 @@ async def test_the_log_is_read_in_pieces(tmp_path):
     history.join("h1")
     for _ in range(5):
         history.route(history.submit("x"))
-    async with house(tmp_path, history) as site:
+    async with serving(tmp_path, history) as site:
         token, path = site.tokens.viewer, "/api/v1/events?limit=3&subject="
         _, first = await site.ask("GET", f"{path}agentcom.evt.task.*", token=token)
         _, more = await site.ask(
             "GET", f"{path}agentcom.evt.task.*&from={first['next']}", token=token
         )
-        found = [each["seq"] for each in (*first["events"], *more["events"])]
-        assert found == [2, 3, 4, 5, 6, 7]
+        seqs = [each["seq"] for each in (*first["events"], *more["events"])]
+        assert seqs == [2, 3, 4, 5, 6, 7]
         at = first["events"][-1]["event"]["at"]
         _, since = await site.ask("GET", f"/api/v1/events?from={at}", token=token)
         assert since["events"][0]["seq"] == 5
@@ -244,18 +244,18 @@ async def test_a_task_s_trace_is_its_routing_alone(tmp_path):
     history = History()
     task = history.submit("x")
     history.route(task)
-    async with house(tmp_path, history) as site:
+    async with serving(tmp_path, history) as site:
         token = site.tokens.viewer
         await site.ask("GET", "/api/v1/status?wait_seq=2", token=token)
-        _, said = await site.ask("GET", f"/api/v1/tasks/{task}/trace", token=token)
-        assert said["route"]["candidates"]
-        assert set(said) == {
+        _, answer = await site.ask("GET", f"/api/v1/tasks/{task}/trace", token=token)
+        assert answer["route"]["candidates"]
+        assert set(answer) == {
             *("seq", "task_id", "state", "classification", "route", "attempts")
         }
 
 
 async def test_every_response_forbids_what_the_page_does_not_need(tmp_path):
-    async with house(tmp_path) as site, aiohttp.ClientSession() as session:
+    async with serving(tmp_path) as site, aiohttp.ClientSession() as session:
         for path in ("/", "/healthz", "/api/v1/tasks", "/nowhere"):
             async with session.get(site.base + path) as response:
                 policy = response.headers["Content-Security-Policy"]
@@ -265,7 +265,7 @@ async def test_every_response_forbids_what_the_page_does_not_need(tmp_path):
 
 
 async def test_wrong_tokens_are_not_tried_for_ever(tmp_path):
-    async with house(tmp_path) as site:
+    async with serving(tmp_path) as site:
         tried = [
             (await site.ask("GET", "/api/v1/me", token=f"{n:032}"))[0]
             for n in range(25)
@@ -276,10 +276,10 @@ async def test_wrong_tokens_are_not_tried_for_ever(tmp_path):
 
 def test_tokens_are_made_once_and_are_their_owner_s_alone(tmp_path):
     path = tmp_path / "deep" / "tokens.json"
-    made = Tokens.load(path)
-    assert Tokens.load(path) == made
+    tokens = Tokens.load(path)
+    assert Tokens.load(path) == tokens
     assert path.stat().st_mode & 0o777 == 0o600
-    assert made.operator != made.viewer
+    assert tokens.operator != tokens.viewer
     path.write_text("{}")
     with pytest.raises(BadTokens, match="remove it"):
         Tokens.load(path)
@@ -289,14 +289,14 @@ def test_the_gateway_believes_a_name_from_inside_core_alone():
     named = {"AgentCom-Requester": "web:operator"}
     assert requester(named) == "web:operator"
     assert requester({}) == "core"
-    told = {"Nats-Request-Info": '{"acc": "CLIENTS", "user": "UABC"}'}
-    assert requester(named | told) == "UABC"
+    crossing = {"Nats-Request-Info": '{"acc": "CLIENTS", "user": "UABC"}'}
+    assert requester(named | crossing) == "UABC"
     for odd in ("", "x" * 101, "two\nlines", "n\u00e4me"):
         assert requester({"AgentCom-Requester": odd}) == "core"
 
 
 async def test_wrong_tokens_of_others_lock_nobody_out(tmp_path):
-    async with house(tmp_path) as site:
+    async with serving(tmp_path) as site:
         for n in range(25):
             await site.ask("GET", "/api/v1/me", token=f"{n:032}")
         right = await site.ask("GET", "/api/v1/me", token=site.tokens.viewer)
@@ -313,7 +313,7 @@ def test_a_bucket_fills_with_time():
 
 
 async def test_the_document_is_served_as_the_code_has_it(tmp_path):
-    async with house(tmp_path) as site:
+    async with serving(tmp_path) as site:
         status, served = await site.ask(
             "GET", "/api/v1/openapi.json", token=site.tokens.viewer
         )
@@ -376,9 +376,9 @@ async def test_the_document_names_every_path_and_no_other(tmp_path):
         if route.method != "HEAD"
     }
     pages = {("get", p) for p in ("/", "/ws", "/favicon.svg", "/static/{name}")}
-    said = {
+    described = {
         (method, path)
         for path, operations in document()["paths"].items()
         for method in operations
     }
-    assert served - pages == said
+    assert served - pages == described

@@ -51,8 +51,8 @@ class Output:
         return chunk
 
 
-class Place:
-    """A running server over the twins."""
+class Site:
+    """A running server over in-memory fakes."""
 
     def __init__(self, base, session, log, bus, output, server, runner) -> None:
         self.base = base
@@ -63,12 +63,12 @@ class Place:
         self.server = server
         self.runner = runner
         self.history = History()
-        self.told = 0
+        self.appended = 0
 
     async def tell(self) -> int:
         """Put what the history has gained into the log; wait until it is folded."""
-        fresh = self.history.recorded[self.told :]
-        self.told = len(self.history.recorded)
+        fresh = self.history.recorded[self.appended :]
+        self.appended = len(self.history.recorded)
         last = await tell(self.log, fresh)
         assert await self.runner.wait_for(last, 20)
         return last
@@ -88,8 +88,10 @@ class Client:
         self.seq: dict[str, int] = {}
 
     async def subscribe(self, id_, topic, since=None, **params) -> None:
-        said = {"op": "subscribe", "id": id_, "topic": topic, "params": params}
-        await self.socket.send_json(said | ({} if since is None else {"since": since}))
+        request = {"op": "subscribe", "id": id_, "topic": topic, "params": params}
+        await self.socket.send_json(
+            request | ({} if since is None else {"since": since})
+        )
 
     async def next(self) -> dict:
         message = await self.socket.receive_json(timeout=20)
@@ -101,22 +103,22 @@ class Client:
             self.seq[message["id"]] = message["seq"]
         return message
 
-    async def until(self, wanted):
-        """Take messages until `wanted(message)`; return that one."""
+    async def until(self, matches):
+        """Take messages until `matches(message)`; return that one."""
         async with asyncio.timeout(20):
             while True:
                 message = await self.next()
-                if wanted(message):
+                if matches(message):
                     return message
 
     async def text(self, enough: str, task=None) -> list[dict]:
         """Take live output until it ends in `enough`."""
-        found = []
-        while not found or found[-1].get("text") != enough:
+        messages = []
+        while not messages or messages[-1].get("text") != enough:
             message = await self.next()
             if message["type"] in ("execution_event", "gap"):
-                found.append(message)
-        return found
+                messages.append(message)
+        return messages
 
 
 @pytest.fixture
@@ -128,7 +130,7 @@ async def place():
         port = await server.open("127.0.0.1", 0)
         async with aiohttp.ClientSession() as session:
             base = f"http://127.0.0.1:{port}"
-            yield Place(base, session, log, bus, output, server, runner)
+            yield Site(base, session, log, bus, output, server, runner)
         await server.close()
 
 
@@ -203,8 +205,8 @@ async def test_live_output_is_what_the_dashboard_s_rules_say(place):
         await client.subscribe("t", "task", task_id=route.task)
         assert [each["text"] for each in await client.text("before")] == ["before"]
         output.say(route, "trying again", "status", segment=1)
-        (said,) = await client.text("trying again")
-        assert said == {
+        (message,) = await client.text("trying again")
+        assert message == {
             "type": "execution_event",
             "task_id": route.task,
             "event_type": "status",
@@ -256,10 +258,10 @@ async def test_of_long_output_a_page_gets_the_end_and_a_mark(place):
     output.say(route, "the end")
     async with place.page() as client:
         await client.subscribe("t", "task", task_id=route.task)
-        found = await client.text("the end")
-        assert found[0]["type"] == "gap"
-        assert found[0]["lost"] + len(found[1:]) == 41
-        assert 10 < len(found) < 20
+        messages = await client.text("the end")
+        assert messages[0]["type"] == "gap"
+        assert messages[0]["lost"] + len(messages[1:]) == 41
+        assert 10 < len(messages) < 20
 
 
 async def test_a_chunk_of_another_task_s_subject_is_nobody_s(place):
@@ -277,7 +279,7 @@ async def test_a_chunk_of_another_task_s_subject_is_nobody_s(place):
 
 
 async def test_a_stalled_page_loses_text_first_and_state_never(place):
-    """And the page beside it is told everything meanwhile."""
+    """And the page beside it is sent everything meanwhile."""
     history, output = place.history, place.output
     route = history.route(history.submit("x"))
     history.start(route)
@@ -289,27 +291,27 @@ async def test_a_stalled_page_loses_text_first_and_state_never(place):
         # The stalled one reads nothing: its kernel buffers fill, then its queue.
         stalled.socket._response.connection.transport.pause_reading()
         text = "x" * 50_000
-        told = 0
+        received = 0
         for n in range(600):
             output.say(route, f"{n} {text}")
-            told += len(await brisk.text(f"{n} {text}"))
+            received += len(await brisk.text(f"{n} {text}"))
             if n % 100 == 0:
                 output.say(route, f"status {n}", "status")
-                told += len(await brisk.text(f"status {n}"))
+                received += len(await brisk.text(f"status {n}"))
         output.say(route, "the end", "status")
-        told += len(await brisk.text("the end"))
-        assert told == 600 + 6 + 1
+        received += len(await brisk.text("the end"))
+        assert received == 600 + 6 + 1
         waiting = max(page._output_bytes for page in place.server.bridge.pages)
         assert waiting <= pages.QUEUE_BYTES + len(text) * 2
 
         history.complete(route)
         await place.tell()
         stalled.socket._response.connection.transport.resume_reading()
-        found = await stalled.text("the end")
-        kinds = [each.get("event_type", each["type"]) for each in found]
+        messages = await stalled.text("the end")
+        kinds = [each.get("event_type", each["type"]) for each in messages]
         assert kinds.count("status") == 7
         assert "gap" in kinds
-        lost = sum(each.get("lost", 0) for each in found)
+        lost = sum(each.get("lost", 0) for each in messages)
         assert lost + kinds.count("stdout") == 600
         await stalled.until(
             lambda m: m.get("data", {}).get("task", {}).get("state") == "completed"
@@ -332,7 +334,7 @@ async def test_many_changes_reach_a_page_as_few(place):
 
 
 @pytest.mark.parametrize(
-    "said",
+    "text",
     [
         "{",
         "[]",
@@ -345,9 +347,9 @@ async def test_many_changes_reach_a_page_as_few(place):
         '{"op": "subscribe", "id": "a", "topic": "task", "params": {"task_id": "*.>"}}',
     ],
 )
-async def test_what_a_page_may_not_ask_is_refused_and_hurts_nobody(place, said):
+async def test_what_a_page_may_not_ask_is_refused_and_hurts_nobody(place, text):
     async with place.page() as client:
-        await client.socket.send_str(said)
+        await client.socket.send_str(text)
         assert (await client.next())["type"] == "refused"
         await client.subscribe("t", "tasks")
         assert (await client.next())["type"] == "snapshot"
@@ -378,10 +380,10 @@ async def test_a_tier_says_how_many_of_its_slots_are_free(place):
         await client.subscribe("o", "overview")
         await client.next()
 
-        async def free(*wanted: int) -> None:
+        async def free(*slots: int) -> None:
             await place.tell()
             async with asyncio.timeout(20):
-                while [tier["free"] for tier in client.data["o"]["tiers"]] != [*wanted]:
+                while [tier["free"] for tier in client.data["o"]["tiers"]] != [*slots]:
                     await client.next()
 
         await free(2, 1, 0)

@@ -30,7 +30,7 @@ class Client:
         self.broker = broker
         self.role = role
 
-    async def told(self, seq: int) -> None:
+    async def folded(self, seq: int) -> None:
         """Return once the gateway has seen what stands there."""
         async with asyncio.timeout(10):
             while self.role.scheduler.position < seq:
@@ -76,7 +76,7 @@ async def joined(client: Client, host: str) -> None:
             slots={"shell": 1},
             endpoints=[],
         )
-        await client.told(await log.append(subjects.host(host), event))
+        await client.folded(await log.append(subjects.host(host), event))
         await log.close()
 
 
@@ -335,8 +335,8 @@ async def test_a_task_for_a_host_that_never_was_is_taken_with_a_warning(client):
     assert warning.startswith("assign_to: no host nope has ever joined")
     again = await client.ask("task.submit", **body, assign_to="nope")
     assert again == {**answer, "existing": True}
-    known = await client.ask("task.submit", description="x", assign_to="h2")
-    assert known["warnings"] == []
+    answer = await client.ask("task.submit", description="x", assign_to="h2")
+    assert answer["warnings"] == []
     tasks = [{"description": "x"}, {"description": "y", "assign_to": "nope"}]
     batch = await client.ask("task.batch", tasks=tasks)
     assert batch["warnings"] == [f"tasks[1]: {warning}"]
@@ -473,7 +473,7 @@ async def test_an_alert_is_acknowledged_by_name(client):
         subject = subjects.tier("standard")
         await log.append(subject, c.TierDown(id="a1", **head))
         raised = c.AlertRaised(id="a2", down_s=60.0, **head)
-        await client.told(await log.append(subject, raised))
+        await client.folded(await log.append(subject, raised))
         await log.close()
     assert (await client.ask("alert.acknowledge", tier="standard"))["ok"]
     wrong = await client.ask("alert.acknowledge", tier="huge")

@@ -1,4 +1,4 @@
-"""The HTTP edge over both twins, and the whole role over a real broker."""
+"""The HTTP edge over in-memory fakes, and the whole role over a real broker."""
 
 from __future__ import annotations
 

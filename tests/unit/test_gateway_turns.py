@@ -18,7 +18,7 @@ NOW = 1_770_000_000.0
 
 
 class Machine:
-    """A host that hears mail; `before` is told each one before it is decided on."""
+    """A host that answers mail; `before` is called with each before it is decided on."""
 
     def __init__(self) -> None:
         self.state = initial("h1", "life-1", About(version="1"), {})
@@ -38,7 +38,7 @@ class Machine:
         message.respond(encode(self.hear(mail)))
 
 
-async def told(machine: Machine, command: str) -> m.Done | m.Refusal:
+async def answer_to(machine: Machine, command: str) -> m.Done | m.Refusal:
     """Ask a gateway for it that has nothing but a bus to this machine."""
     bus = MemoryBus(MemoryBroker())
     await bus.listen(subjects.host_mailbox("h1"), machine.on)
@@ -49,13 +49,13 @@ async def told(machine: Machine, command: str) -> m.Done | m.Refusal:
 
 async def test_a_host_is_told_what_it_was_seen_to_be():
     machine = Machine()
-    assert (await told(machine, "host.drain")).ok
+    assert (await answer_to(machine, "host.drain")).ok
     assert machine.heard == [
         m.Inspect(),
         m.Drain(incarnation="life-1", turn=0, reason="by alice"),
     ]
     assert machine.state.draining
-    assert (await told(machine, "host.resume")).ok
+    assert (await answer_to(machine, "host.resume")).ok
     assert machine.heard[-1] == m.Resume(incarnation="life-1", turn=1)
     assert not machine.state.draining
 
@@ -68,7 +68,7 @@ async def test_a_drain_that_is_overtaken_by_another_gateway_looks_again():
             machine.hear(m.Resume(incarnation="life-1", turn=0))
 
     machine.before = overtake
-    assert (await told(machine, "host.drain")).ok
+    assert (await answer_to(machine, "host.drain")).ok
     assert [mail.turn for mail in machine.heard if isinstance(mail, m.Drain)] == [0, 1]
     assert machine.state.draining
 
@@ -76,7 +76,7 @@ async def test_a_drain_that_is_overtaken_by_another_gateway_looks_again():
 async def test_a_host_that_others_turn_all_the_time_is_left_to_them():
     machine = Machine()
     machine.before = lambda mail: machine.hear(m.Resume())
-    answer = await told(machine, "host.drain")
+    answer = await answer_to(machine, "host.drain")
     assert (answer.ok, answer.code, answer.status) == (False, "conflict", 409)
 
 
@@ -88,5 +88,5 @@ async def test_a_host_of_an_older_version_is_told_as_it_always_was():
         if isinstance(mail, m.Inspect)
         else hear(mail)
     )
-    assert (await told(machine, "host.drain")).ok
+    assert (await answer_to(machine, "host.drain")).ok
     assert machine.heard[-1] == m.Drain(reason="by alice")

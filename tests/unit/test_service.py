@@ -23,12 +23,12 @@ class Commands:
     commands = ("task.submit", "task.cancel", "host.drain")
 
     def __init__(self) -> None:
-        self.asked: list[tuple[str, bytes, str]] = []
+        self.received: list[tuple[str, bytes, str]] = []
         self.gate = asyncio.Event()
         self.gate.set()
 
     async def answer(self, name: str, body: bytes, who: str) -> Done | Refusal:
-        self.asked.append((name, body, who))
+        self.received.append((name, body, who))
         await self.gate.wait()
         if name == "task.cancel":
             return refuse(
@@ -52,7 +52,7 @@ def bus():
 @pytest.fixture
 async def service(gateway, bus):
     ticks = iter(range(0, 1_000_000, 7))
-    made = Service(
+    service = Service(
         gateway,
         bus,
         service_id="S1",
@@ -60,9 +60,9 @@ async def service(gateway, bus):
         started_at="2026-01-01T00:00:00.000000Z",
         ticks=lambda: next(ticks),
     )
-    await made.start()
-    yield made
-    await made.stop()
+    await service.start()
+    yield service
+    await service.stop()
 
 
 async def ask(bus, subject: str, body: bytes = b"") -> dict:
@@ -70,7 +70,7 @@ async def ask(bus, subject: str, body: bytes = b"") -> dict:
 
 
 async def ask_with_headers(bus, service, subject: str) -> tuple[bytes, dict[str, str]]:
-    """What the answer's headers are, which the twin's request does not show."""
+    """What the answer's headers are, which the in-memory bus's request does not show."""
     answered = asyncio.get_running_loop().create_future()
 
     class Asking(MemoryMessage):
@@ -155,20 +155,20 @@ async def test_a_fault_answers_and_the_next_command_is_served(bus, service):
 
 async def test_commands_are_answered_side_by_side(bus, service, gateway):
     gateway.gate.clear()
-    asked = [
+    answers = [
         asyncio.ensure_future(ask(bus, "agentcom.cmd.task.submit")) for _ in range(3)
     ]
-    while len(gateway.asked) < 3:
+    while len(gateway.received) < 3:
         await asyncio.sleep(0)
     gateway.gate.set()
-    assert all(answer["ok"] for answer in await asyncio.gather(*asked))
+    assert all(answer["ok"] for answer in await asyncio.gather(*answers))
 
 
 async def test_too_many_at_once_are_told_so(bus, service, gateway, monkeypatch):
     monkeypatch.setattr("actors.gateway.service.IN_FLIGHT", 1)
     gateway.gate.clear()
     first = asyncio.ensure_future(ask(bus, "agentcom.cmd.task.submit"))
-    while not gateway.asked:
+    while not gateway.received:
         await asyncio.sleep(0)
     second = await ask(bus, "agentcom.cmd.task.submit")
     assert (second["code"], second["status"], service.rejected) == ("busy", 429, 1)
@@ -178,14 +178,14 @@ async def test_too_many_at_once_are_told_so(bus, service, gateway, monkeypatch):
 
 async def test_stopping_finishes_what_is_under_way(bus, service, gateway):
     gateway.gate.clear()
-    asked = asyncio.ensure_future(ask(bus, "agentcom.cmd.task.submit"))
-    while not gateway.asked:
+    answer = asyncio.ensure_future(ask(bus, "agentcom.cmd.task.submit"))
+    while not gateway.received:
         await asyncio.sleep(0)
     stopping = asyncio.ensure_future(service.stop())
     await asyncio.sleep(0)
     gateway.gate.set()
     await stopping
-    assert (await asked)["ok"]
+    assert (await answer)["ok"]
 
 
 @pytest.mark.parametrize(
@@ -214,6 +214,6 @@ async def test_who_asked_reaches_the_gateway_and_never_from_the_body(
         ),
         "agentcom.cmd.",
     )
-    while not gateway.asked:
+    while not gateway.received:
         await asyncio.sleep(0)
-    assert gateway.asked == [("task.submit", b'{"by":"root"}', "UABC")]
+    assert gateway.received == [("task.submit", b'{"by":"root"}', "UABC")]
