@@ -151,7 +151,7 @@ async def _listen(
             if len(ended) == streams:
                 over.set()
 
-    await link.subscribe("agentcom.evt.>", on_event)
+    await link.subscribe(subjects.ALL_EVENTS, on_event)
     await link.subscribe(subjects.ALL_OUTPUT, ear.hear)
     await asyncio.wait_for(joined.wait(), 60)
     await asyncio.sleep(WARM_UP_S)

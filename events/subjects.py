@@ -1,8 +1,9 @@
 """The names on the wire: streams, buckets and subjects, built and parsed here alone.
 
-Who wrote an event is what the broker lets through, that is, its subject. So the parsers
-matter as much as the builders: a fold takes host and task from the subject and drops an
-event whose body says something else.
+No other product module may write one out (`tests/unit/test_subjects.py`). Who wrote an
+event is what the broker lets through, that is, its subject. So the parsers matter as
+much as the builders: a fold takes host and task from the subject and drops an event
+whose body says something else.
 """
 
 from __future__ import annotations
@@ -18,11 +19,25 @@ EVENTS: Final = "AGENTCOM_EVENTS"
 OUTPUT: Final = "AGENTCOM_OUTPUT"
 LEASES: Final = "AGENTCOM_LEASE"
 
+EVENT_PREFIX: Final = "agentcom.evt."
+EVENT_PATTERN: Final = r"^agentcom\.evt\.[^\s]{1,200}\Z"
+"""What a pattern of event subjects must look like: a regular expression."""
+
 ALL_EVENTS: Final = "agentcom.evt.>"
 ALL_OUTPUT: Final = "agentcom.out.>"
+ALL_LEASES: Final = f"$KV.{LEASES}.>"
+REPUBLISHED_EVENTS: Final = "agentcom.log.>"
+"""What the events stream has stored, once more, under a name that only it writes."""
+REPUBLISHED_OUTPUT: Final = "agentcom.tap.>"
+"""The same of the output stream."""
+READERS: Final = "agentcom.read"
+"""Where the broker sends readers' requests about consumers; see `events.nats.readers`."""
 ALL_BEATS: Final = "agentcom.beat.*"
 ALL_TASKS: Final = "agentcom.evt.task.*"
 ALL_RUNS: Final = "agentcom.evt.run.>"
+ALL_HOSTS: Final = "agentcom.evt.host.*"
+ALL_FLEET: Final = "agentcom.evt.fleet.*"
+ALL_TIERS: Final = "agentcom.evt.tier.*"
 
 POLICY: Final = "agentcom.evt.policy"
 SCHEDULER: Final = "agentcom.evt.scheduler"
@@ -55,6 +70,21 @@ def run(host: str, task_id: str) -> str:
     return f"agentcom.evt.run.{token(host, 'host')}.{token(task_id, 'task')}"
 
 
+def is_task(subject: str, task_id: str) -> bool:
+    """Whether this is a task's subject; for the folds, faster than to parse it."""
+    return subject == f"agentcom.evt.task.{task_id}"
+
+
+def is_run(subject: str, host: str, task_id: str) -> bool:
+    """Whether this is a run's subject; for the folds, faster than to parse it."""
+    return subject == f"agentcom.evt.run.{host}.{task_id}"
+
+
+def runs_on(host: str) -> str:
+    """Match every task's runs on one host."""
+    return f"agentcom.evt.run.{token(host, 'host')}.*"
+
+
 def runs_of(task_id: str) -> str:
     """Match one task's runs on every host."""
     return f"agentcom.evt.run.*.{token(task_id, 'task')}"
@@ -83,6 +113,21 @@ def output(host_name: str, task_id: str) -> str:
 def outputs_of(task_id: str) -> str:
     """Match one task's output on every host."""
     return f"agentcom.out.*.{token(task_id, 'task')}"
+
+
+def outputs_on(host_name: str) -> str:
+    """Match every task's output on one host."""
+    return f"agentcom.out.{token(host_name, 'host')}.*"
+
+
+def republished(pattern: str) -> str:
+    """Name the output stream's copy of an output subject or pattern."""
+    return pattern.replace("agentcom.out.", "agentcom.tap.", 1)
+
+
+def lease(key: str) -> str:
+    """Name a key of the lease bucket."""
+    return f"$KV.{LEASES}.{key}"
 
 
 def beat(host_name: str) -> str:
@@ -155,12 +200,15 @@ def parse(subject: str) -> Subject:
 
 
 def parse_output(subject: str) -> tuple[str, str]:
-    """Return (host, task) of an output subject; raise UnknownSubject otherwise."""
+    """Return (host, task) of an output subject, or of the stream's copy of one.
+
+    Raises UnknownSubject for any other.
+    """
     parts = subject.split(".")
     if (
         len(parts) != 4
         or parts[0] != "agentcom"
-        or parts[1] != "out"
+        or parts[1] not in ("out", "tap")
         or TOKEN.fullmatch(parts[2]) is None
         or TOKEN.fullmatch(parts[3]) is None
     ):

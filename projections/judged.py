@@ -117,14 +117,14 @@ def judge(recorded: c.Recorded) -> JudgedEvent:
     if family == "run":
         task, host = event.task_id, event.host
         if (
-            recorded.subject == f"agentcom.evt.run.{host}.{task}"
+            subjects.is_run(recorded.subject, host, task)
             and _is_token(task)
             and _is_token(host)
         ):
             return JudgedEvent(recorded, family)
     elif family == "task":
         task = event.task_id
-        if recorded.subject == f"agentcom.evt.task.{task}" and _is_token(task):
+        if subjects.is_task(recorded.subject, task) and _is_token(task):
             return JudgedEvent(recorded, family)
     return _parsed(recorded, family)
 

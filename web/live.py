@@ -32,8 +32,6 @@ AGAIN_S: Final = 0.5
 STATE: Final = frozenset({"status", "error"})
 """Kinds of live events that are never left out."""
 
-_OUT: Final = "agentcom.out."
-_TAP: Final = "agentcom.tap."
 _chunks: Final[Reader[Chunk]] = Reader(Chunk)
 
 
@@ -108,7 +106,7 @@ class OutputFeed:
         others.add(watch)
         if watch.task_id not in self._listening:
             try:
-                pattern = subjects.outputs_of(watch.task_id).replace(_OUT, _TAP, 1)
+                pattern = subjects.republished(subjects.outputs_of(watch.task_id))
             except AgentComError:
                 return
             self._listening[watch.task_id] = await self._bus.listen(pattern, self._on)
@@ -199,7 +197,7 @@ class OutputFeed:
 
     async def _open_all(self) -> None:
         self._listening_to_all = await self._bus.listen(
-            subjects.ALL_OUTPUT.replace(_OUT, _TAP, 1), self._on_any
+            subjects.REPUBLISHED_OUTPUT, self._on_any
         )
 
     def _on_any(self, message: Message) -> None:
@@ -231,7 +229,7 @@ def _chunk_of(message: Message) -> Chunk | None:
     """Read a chunk; None where it is none, or not of the task its subject names."""
     try:
         chunk = _chunks.decode(message.data)
-        _, task_id = subjects.parse_output(message.subject.replace(_TAP, _OUT, 1))
+        _, task_id = subjects.parse_output(message.subject)
     except (Malformed, UnknownSubject):
         return None
     return chunk if chunk.task_id == task_id else None

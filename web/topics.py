@@ -86,9 +86,7 @@ class Money(AskCosts, frozen=True, kw_only=True, forbid_unknown_fields=True):
 class Pattern(Struct, frozen=True, forbid_unknown_fields=True):
     """A part of the log, by NATS pattern."""
 
-    subject: Annotated[str, Meta(pattern=r"^agentcom\.evt\.[^\s]{1,200}\Z")] = (
-        subjects.ALL_EVENTS
-    )
+    subject: Annotated[str, Meta(pattern=subjects.EVENT_PATTERN)] = subjects.ALL_EVENTS
 
 
 @dataclass(frozen=True)

@@ -50,7 +50,8 @@ LAST_FOLLOWED: Final = 10
     "--subject",
     "patterns",
     multiple=True,
-    help="Only these subjects; * and > as in NATS. 'agentcom.evt.' may be left out.",
+    help="Only these subjects; * and > as in NATS. "
+    f"'{subjects.EVENT_PREFIX}' may be left out.",
 )
 @click.option(
     "--type",
@@ -151,8 +152,8 @@ async def _events(
 def pattern_of(said: str) -> str:
     """Spell out a pattern of subjects; raises UsageError where it can match no event."""
     parts = said.split(".")
-    if said != ">" and parts[0] != "agentcom":
-        parts = ["agentcom", "evt", *parts]
+    if said != ">" and parts[0] != _ROOT[0]:
+        parts = [*_ROOT, *parts]
     well_formed = ">" not in parts[:-1] and all(
         part in ("*", ">") or _PART.fullmatch(part) for part in parts
     )
@@ -165,12 +166,13 @@ def pattern_of(said: str) -> str:
     return ".".join(parts)
 
 
+_ROOT: Final = subjects.EVENT_PREFIX.rstrip(".").split(".")
 _PART: Final = re.compile(r"[A-Za-z0-9_-]+")
 
 
 def _of_events(parts: list[str]) -> bool:
-    """Whether a pattern can match a subject below `agentcom.evt`."""
-    for part, name in zip(parts, ("agentcom", "evt"), strict=False):
+    """Whether a pattern can match an event's subject."""
+    for part, name in zip(parts, _ROOT, strict=False):
         if part == ">":
             return True
         if part not in (name, "*"):
@@ -214,7 +216,7 @@ def event_line(seq: int, subject: str, event: Any) -> str:
 
         event = decode_event(encode(event))
     name = c.name(event) or "unknown"
-    about = subject.removeprefix("agentcom.evt.")
+    about = subject.removeprefix(subjects.EVENT_PREFIX)
     head = f"{seq:>7}  {clock_time(event.at)}  "
     kind = painted(f"{name:<20}", _style(name), sys.stdout)
     return f"{head}{kind} {line_of(about)}  {line_of(gist(event), 400)}".rstrip()

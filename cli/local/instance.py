@@ -29,6 +29,7 @@ import msgspec
 import nkeys
 import platformdirs
 
+from events import subjects
 from events.errors import AgentComError
 from events.ids import is_token, token
 from events.nats.link import Address
@@ -408,14 +409,17 @@ def _local_conf(listen: str, instance: Instance, public: dict[str, str]) -> str:
 
 
 def _host_user(name: str, public: str) -> str:
+    reports = f'"{subjects.runs_on(name)}", "{subjects.host(name)}"'
+    signs = f'"{subjects.outputs_on(name)}", "{subjects.beat(name)}"'
+    mail = f'"{subjects.host_mailbox(name)}", "{subjects.task_mailboxes(name)}"'
     return f"""  {{ nkey: "{public.strip()}"
     permissions: {{
       publish: {{ allow: [
-        "agentcom.evt.run.{name}.*", "agentcom.evt.host.{name}",
-        "agentcom.out.{name}.*", "agentcom.beat.{name}"
+        {reports},
+        {signs}
       ] }}
       subscribe: {{ allow: [
-        "agentcom.mbx.host.{name}", "agentcom.mbx.task.{name}.*", "_INBOX_{name}.>"
+        {mail}, "_INBOX_{name}.>"
       ] }}
       allow_responses: {{ max: 1, expires: "1m" }}
     }} }}

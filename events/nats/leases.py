@@ -41,7 +41,7 @@ class JetStreamLeases:
     async def _write(
         self, key: str, text: str, expect: int, headers: dict[str, str], timeout: float
     ) -> int:
-        subject = f"$KV.{subjects.LEASES}.{key}"
+        subject = subjects.lease(key)
         try:
             answer = await self._link.call(
                 subject, text.encode(), timeout=timeout, headers=headers
@@ -57,7 +57,7 @@ class JetStreamLeases:
 
     async def holder(self, key: str, *, timeout: float) -> tuple[str, int] | None:
         """Return who holds a lease and its revision, as the bucket's leader knows it."""
-        subject = f"$KV.{subjects.LEASES}.{key}"
+        subject = subjects.lease(key)
         try:
             message = await stored_message(
                 self._link,

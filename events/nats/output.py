@@ -57,5 +57,5 @@ class JetStreamOutput:
 
         subject = subjects.outputs_of(task_id)
         if republished:
-            subject = subject.replace("agentcom.out.", "agentcom.tap.", 1)
+            subject = subjects.republished(subject)
         return await self._link.subscribe(subject, on)

@@ -115,7 +115,7 @@ def events_config(retention: Retention) -> dict[str, Any]:
         "allow_atomic": True,
         "duplicate_window": 120 * _NANOSECOND,
         "num_replicas": retention.replicas,
-        "republish": {"src": subjects.ALL_EVENTS, "dest": "agentcom.log.>"},
+        "republish": {"src": subjects.ALL_EVENTS, "dest": subjects.REPUBLISHED_EVENTS},
     }
 
 
@@ -135,7 +135,7 @@ def output_config(retention: Retention) -> dict[str, Any]:
         "allow_direct": True,
         "duplicate_window": min(120, retention.output_max_age_s) * _NANOSECOND,
         "num_replicas": retention.replicas,
-        "republish": {"src": subjects.ALL_OUTPUT, "dest": "agentcom.tap.>"},
+        "republish": {"src": subjects.ALL_OUTPUT, "dest": subjects.REPUBLISHED_OUTPUT},
     }
 
 
@@ -148,7 +148,7 @@ def lease_config(retention: Retention) -> dict[str, Any]:
     return {
         "name": f"KV_{subjects.LEASES}",
         "description": "AgentCom: the leader's lease",
-        "subjects": [f"$KV.{subjects.LEASES}.>"],
+        "subjects": [subjects.ALL_LEASES],
         "retention": "limits",
         "storage": "file",
         "discard": "new",

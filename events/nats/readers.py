@@ -24,7 +24,7 @@ from events.errors import AgentComError
 if TYPE_CHECKING:
     from events.bus import Bus, Listening, Message
 
-GATE: Final = "agentcom.read.>"
+GATE: Final = f"{subjects.READERS}.>"
 
 _UNUSED_FOR_NS: Final = 60 * 1_000_000_000
 # Both the CLI's page consumers and what we call those who do not name theirs.
@@ -81,7 +81,9 @@ class ReadersGate:
         task.add_done_callback(self._answering.discard)
 
     async def _answer(self, request: Message) -> None:
-        verb, _, rest = request.subject.removeprefix("agentcom.read.").partition(".")
+        verb, _, rest = request.subject.removeprefix(f"{subjects.READERS}.").partition(
+            "."
+        )
         try:
             answer = await self._handle(verb, rest.partition(".")[0], request.data)
         except AgentComError:

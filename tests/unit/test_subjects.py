@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import ast
+import re
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,6 +16,8 @@ from events.log import matches
 from events.subjects import Subject
 from tests.support.strategies import TEXTS, TOKENS
 
+ROOT = Path(__file__).parents[2]
+ROOMS = ("events", "actors", "projections", "analysis", "sidecar", "web", "cli")
 BUILT = st.one_of(
     TOKENS.map(lambda t: (subjects.task(t), Subject("task", task=t))),
     st.tuples(TOKENS, TOKENS).map(
@@ -51,7 +57,10 @@ def test_what_is_built_is_parsed_back(built):
 
 @given(TOKENS, TOKENS)
 def test_an_output_subject_is_parsed_back(host, task):
-    assert subjects.parse_output(subjects.output(host, task)) == (host, task)
+    subject = subjects.output(host, task)
+    assert subjects.parse_output(subject) == (host, task)
+    assert subjects.parse_output(subjects.republished(subject)) == (host, task)
+    assert matches(subjects.REPUBLISHED_OUTPUT, subjects.republished(subject))
 
 
 @given(BUILT, TEXTS.filter(bool))
@@ -131,3 +140,40 @@ def test_no_builder_lets_a_name_become_more_than_one_part(build, name):
 )
 def test_patterns_cover_what_nats_says_they_cover(pattern, subject, covered):
     assert matches(pattern, subject) is covered
+
+
+def _texts(path):
+    """The strings of a module that are no docstrings, f-strings' parts too."""
+    module = ast.parse(path.read_text())
+    docs = {
+        id(node.value)
+        for node in ast.walk(module)
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+    }
+    return [
+        node.value
+        for node in ast.walk(module)
+        if isinstance(node, ast.Constant)
+        and isinstance(node.value, str)
+        and id(node) not in docs
+    ]
+
+
+@pytest.mark.parametrize(
+    ("named", "home"),
+    [
+        (
+            r"agentcom\\?\.(cmd|evt|out|mbx|beat|query|tap|log|read)\b",
+            "events/subjects.py",
+        ),
+        (r"Nats-[A-Z]|AgentCom-[A-Z]", "events/header.py"),
+    ],
+)
+def test_a_name_on_the_wire_is_written_out_in_one_module(named, home):
+    assert {
+        place: texts
+        for room in ROOMS
+        for path in sorted((ROOT / room).rglob("*.py"))
+        if (place := path.relative_to(ROOT).as_posix()) != home
+        and (texts := [text for text in _texts(path) if re.search(named, text)])
+    } == {}
