@@ -14,9 +14,10 @@ from __future__ import annotations
 import asyncio
 import os
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Literal
 
-import httpx
+import aiohttp
 import msgspec
 import structlog
 from msgspec import Struct, structs
@@ -26,6 +27,7 @@ from events import header
 from events.catalogue import EndpointState
 from sidecar.executors.claude import command as claude
 from sidecar.executors.port import Finished, Returned
+from sidecar.http import http_client
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -175,51 +177,82 @@ def base_url(url: str) -> str:
 # -- Asking them -----------------------------------------------------------------------
 
 
-async def ask_ollama(client: httpx.AsyncClient, url: str) -> Answered | Missed:
-    """Look at an Ollama server; loads nothing."""
-    base = base_url(url)
+class _ProbeReply(Struct):
+    """A server's answer to a probe; `body` is None where it is no JSON."""
+
+    path: str
+    status: int
+    simulated: bool
+    body: Any
+
+
+async def ask_server(
+    client: aiohttp.ClientSession, kind: str, url: str, api_key: str | None = None
+) -> Answered | Missed:
+    """Look at a model server of this kind (`ollama`, `openai`); loads nothing there."""
+    try:
+        if kind == "ollama":
+            return await _ask_ollama(client, base_url(url))
+        return await _ask_openai(client, base_url(url), api_key)
+    except TimeoutError:
+        return Missed("no answer in time")
+    except (aiohttp.ClientError, OSError) as error:
+        return Missed(_why(error))
+
+
+async def _ask_ollama(client: aiohttp.ClientSession, base: str) -> Answered | Missed:
     version, tags, ps = await asyncio.gather(
-        client.get(f"{base}/api/version"),
-        client.get(f"{base}/api/tags"),
-        client.get(f"{base}/api/ps"),
+        _get(client, base, "/api/version"),
+        _get(client, base, "/api/tags"),
+        _get(client, base, "/api/ps"),
     )
     for answer in (version, tags):
-        if answer.status_code != 200:
-            return Missed(f"{answer.url.path} answered {answer.status_code}")
+        if answer.status != 200:
+            return Missed(f"{answer.path} answered {answer.status}")
     return ollama_answer(
-        _json(version),
-        _json(tags),
-        _json(ps) if ps.status_code == 200 else None,
-        simulated=header.SIMULATED in version.headers,
+        version.body,
+        tags.body,
+        ps.body if ps.status == 200 else None,
+        simulated=version.simulated,
     )
 
 
-async def ask_openai(
-    client: httpx.AsyncClient, url: str, api_key: str | None
+async def _ask_openai(
+    client: aiohttp.ClientSession, base: str, api_key: str | None
 ) -> Answered | Missed:
-    """Look at an OpenAI-compatible server; loads nothing."""
-    base = base_url(url)
-    headers = {"authorization": f"Bearer {api_key}"} if api_key else {}
     models, health = await asyncio.gather(
-        client.get(f"{base}/v1/models", headers=headers),
-        client.get(f"{base}/health", headers=headers),
+        _get(client, base, "/v1/models", api_key),
+        _get(client, base, "/health", api_key),
     )
-    if health.status_code == 503:
+    if health.status == 503:
         return Missed("/health answered 503 (still loading its model)")
-    if models.status_code != 200:
-        return Missed(f"/v1/models answered {models.status_code}")
+    if models.status != 200:
+        return Missed(f"/v1/models answered {models.status}")
     return openai_answer(
-        _json(models),
-        resident=health.status_code == 200,
-        simulated=header.SIMULATED in models.headers,
+        models.body, resident=health.status == 200, simulated=models.simulated
     )
 
 
-def _json(answer: httpx.Response) -> Any:
-    try:
-        return msgspec.json.decode(answer.content)
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        return None
+async def _get(
+    client: aiohttp.ClientSession, base: str, path: str, api_key: str | None = None
+) -> _ProbeReply:
+    headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+    async with client.get(
+        base + path, headers=headers, allow_redirects=False
+    ) as answer:
+        raw = await answer.read()
+    body = None
+    with suppress(msgspec.DecodeError, UnicodeDecodeError):
+        body = msgspec.json.decode(raw)
+    return _ProbeReply(path, answer.status, header.SIMULATED in answer.headers, body)
+
+
+def _why(error: Exception) -> str:
+    if isinstance(error, aiohttp.ClientConnectorError):
+        if isinstance(error.os_error, ConnectionRefusedError):
+            return f"connection refused ({error.host}:{error.port})"
+        return str(error)
+    return str(error) or type(error).__name__
 
 
 async def ask_claude(
@@ -259,9 +292,7 @@ class Endpoints:
         self._config = config
         self._found = found
         self._processes = processes
-        self._client = httpx.AsyncClient(
-            timeout=config.probe_timeout_s, trust_env=False
-        )
+        self._client: aiohttp.ClientSession | None = None
         self._again = asyncio.Event()
         self._claude = config.endpoint_name("claude")
         self._places: dict[str, _Place] = {}
@@ -359,7 +390,7 @@ class Endpoints:
                 found = await self._ask(place)
         except TimeoutError:
             found = Missed(f"no answer within {self._config.probe_timeout_s:g}s")
-        except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
+        except OSError as error:
             found = Missed(_why(error))
         if self._places.get(name) is not place:
             return
@@ -371,11 +402,11 @@ class Endpoints:
         self._tell(news)
 
     async def _ask(self, place: _Place) -> Answered | Missed:
-        if place.kind == "ollama":
-            return await ask_ollama(self._client, place.url)
-        if place.kind == "openai":
+        if place.kind != "claude":
+            if self._client is None:
+                self._client = http_client()
             key = os.environ.get(place.api_key_env) if place.api_key_env else None
-            return await ask_openai(self._client, place.url, key)
+            return await ask_server(self._client, place.kind, place.url, key)
         if self._processes is None:
             return Missed("no processes can be started here")
         # Its own limit ends the program; the outer one is for what then still hangs.
@@ -429,7 +460,8 @@ class Endpoints:
 
     async def close(self) -> None:
         """Let go of the connections."""
-        await self._client.aclose()
+        if self._client is not None:
+            await self._client.close()
 
 
 def _complaint(outcome: Finished[RawResult] | Returned[RawResult]) -> str:
@@ -437,10 +469,3 @@ def _complaint(outcome: Finished[RawResult] | Returned[RawResult]) -> str:
         return outcome.detail or outcome.reason
     error = outcome.result.error
     return error.message if error is not None else "it refused the last run"
-
-
-def _why(error: Exception) -> str:
-    said = str(error) or type(error).__name__
-    if isinstance(error, httpx.ConnectError):
-        return f"connection refused ({said})" if "refused" not in said else said
-    return said

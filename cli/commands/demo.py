@@ -183,17 +183,13 @@ async def _backends(
 
 async def _real_ollama(about: list[str]) -> str | None:
     """Return the URL of an Ollama that has a model, None where there is none."""
-    import httpx
-
     from sidecar.config import ollama_url
-    from sidecar.endpoints import Answered, ask_ollama
+    from sidecar.endpoints import Answered, ask_server
+    from sidecar.http import http_client
 
     url = ollama_url()
-    try:
-        async with httpx.AsyncClient(timeout=3.0, trust_env=False) as http:
-            found = await ask_ollama(http, url)
-    except (httpx.HTTPError, httpx.InvalidURL, OSError):
-        return None
+    async with http_client(total_s=3.0) as http:
+        found = await ask_server(http, "ollama", url)
     if not isinstance(found, Answered) or not found.models:
         return None
     about.append(f"Ollama {found.version} at {url} does the standard tasks, for real.")

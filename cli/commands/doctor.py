@@ -408,25 +408,17 @@ def _fleet(fleet: HostsAnswer) -> list[Check]:
 
 
 async def _ollama(config: SidecarConfig, fleet: HostsAnswer | None) -> list[Check]:
-    import httpx
-
-    from sidecar.endpoints import Answered, ask_ollama, ask_openai
+    from sidecar.endpoints import Answered, ask_server
+    from sidecar.http import http_client
 
     offered = {
         each.url for host in (fleet.hosts if fleet else []) for each in host.endpoints
     }
     checks = []
-    async with httpx.AsyncClient(timeout=_PROBE_S, trust_env=False) as http:
+    async with http_client(total_s=_PROBE_S) as http:
         for each in config.endpoints():
-            try:
-                found = (
-                    await ask_ollama(http, each.url)
-                    if each.kind == "ollama"
-                    else await ask_openai(http, each.url, _key(each.api_key_env))
-                )
-            except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
-                checks.append(_no_server(each.kind, each.url, str(error), config))
-                continue
+            key = _key(each.api_key_env)
+            found = await ask_server(http, each.kind, each.url, key)
             if not isinstance(found, Answered):
                 checks.append(_no_server(each.kind, each.url, found.reason, config))
                 continue

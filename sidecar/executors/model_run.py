@@ -26,6 +26,7 @@ from events.catalogue import RunError
 from sidecar.executors.ndjson import Broken
 from sidecar.executors.port import Finished, RawResult, Returned, Stopped
 from sidecar.executors.watch import Watchdog
+from sidecar.http import http_client
 from sidecar.output import HeadTail
 
 if TYPE_CHECKING:
@@ -344,12 +345,7 @@ class ModelExecutor:
 
     def _connected(self) -> aiohttp.ClientSession:
         if self._session is None:
-            # A connection a run: closing it is what cancels the run on the server, and a
-            # kept one may be dead by the time of the next.
-            connector = aiohttp.TCPConnector(limit=0, force_close=True)
-            self._session = aiohttp.ClientSession(
-                connector=connector, read_bufsize=2**16, auto_decompress=True
-            )
+            self._session = http_client(keep_alive=False)
         return self._session
 
 

@@ -16,6 +16,8 @@ from sidecar.processes.family import Processes
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    import pytest
+
     from sidecar.simulated.claude import SimulatedClaude
     from sidecar.simulated.ollama import SimulatedOllama
 
@@ -72,7 +74,27 @@ async def test_a_server_that_is_not_there_is_down_and_says_why() -> None:
         await endpoints.look()
         state = told.states["h1-gpu"]
         assert not state.up
-        assert state.reason
+        assert state.reason.startswith("connection refused (127.0.0.1:")
+
+
+async def test_an_address_that_is_none_is_down_and_says_why() -> None:
+    one = EndpointConfig(name="gpu", kind="openai", url="http://[nowhere")
+    async with looking(one) as (endpoints, told):
+        await endpoints.look()
+        state = told.states["h1-gpu"]
+        assert not state.up
+        assert "nowhere" in state.reason
+
+
+async def test_a_proxy_of_the_environment_is_not_asked(
+    simulated_ollama: SimulatedOllama, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HTTP_PROXY", NOBODY)
+    monkeypatch.setenv("http_proxy", NOBODY)
+    one = EndpointConfig(name="gpu", kind="ollama", url=simulated_ollama.url)
+    async with looking(one) as (endpoints, told):
+        await endpoints.look()
+        assert told.states["h1-gpu"].up
 
 
 async def test_a_simulated_claude_says_its_version(

@@ -47,8 +47,6 @@ KNOWN_TO = {
         "cli/commands/keys.py",
         "bench/",
     ],
-    # Beside the hosts: the doctor and the demo, who look whether a server is there.
-    "httpx": ["sidecar/", "cli/commands/doctor.py", "cli/commands/demo.py"],
     "aiohttp": ["sidecar/", "web/"],
     "sqlite3": ["sidecar/journal.py", "projections/"],
     "psutil": ["sidecar/", "cli/", "bench/"],
