@@ -767,7 +767,11 @@ class Resources(Struct, frozen=True, omit_defaults=True, kw_only=True):
 
 
 class Beat(Struct, frozen=True, omit_defaults=True, kw_only=True):
-    """A host's sign of life, every 2 s on core NATS. `n` rises by one each time."""
+    """A host's sign of life on core NATS. `n` rises by one each time.
+
+    The next one comes in `interval_s` seconds, or sooner; by that readers tell how long
+    `resources` count as known. 0: a host of 0.1 does not say.
+    """
 
     host: str
     incarnation: str
@@ -777,3 +781,4 @@ class Beat(Struct, frozen=True, omit_defaults=True, kw_only=True):
     held: list[Held] = []
     draining: bool = False
     outbox: Int = 0
+    interval_s: Annotated[float, Meta(ge=0, le=86_400)] = 0.0

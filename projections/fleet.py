@@ -1,6 +1,6 @@
 """The fleet as the log knows it: hosts, their endpoints and models, tiers, alerts, leader.
 
-How busy a machine is, is no history: hosts say it every two seconds and nobody logs it.
+How busy a machine is, is no history: hosts say it every few seconds and nobody logs it.
 `Beats` keeps the last word of each, and gives it out for as long as it is true; after
 three missed beats a host's resources are unknown, not stale.
 """
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from projections.judged import JudgedEvent
 
 BEAT_S: Final = 2.0
+"""How often a host beats that does not say it (0.1)."""
 BEATS_TRUE: Final = 3
 """A host's resources count as known for this many beats."""
 ALERTS_KEPT: Final = 100
@@ -368,7 +369,7 @@ class Beats:
         heard, beat = self._last.get(host.host, (0.0, None))
         if beat is None or beat.incarnation != host.incarnation:
             return None
-        return beat if now - heard <= BEAT_S * BEATS_TRUE else None
+        return beat if now - heard <= (beat.interval_s or BEAT_S) * BEATS_TRUE else None
 
     def resources(self, host: HostView, now: float) -> c.Resources | None:
         """Return what is known of the machine now, None if nothing is."""

@@ -474,6 +474,7 @@ class Sidecar:
             held=runs_held(self.state),
             draining=self.state.draining,
             outbox=self.outbox.pending,
+            interval_s=self._config.beat_every_s,
         )
         self._bus.publish(subjects.beat(self.host), encode(beat))
 

@@ -58,6 +58,7 @@ class Policy(Struct, frozen=True, forbid_unknown_fields=True):
     host_lease_s: PositiveSeconds = 15.0
     resources_fresh_beats: Annotated[int, Meta(ge=1, le=1_000)] = 3
     beat_interval_s: PositiveSeconds = 2.0
+    """How often a host beats that does not say it (0.1); others say it in each beat."""
     ageing_s: PositiveSeconds = 300.0
     limited_initial_s: PositiveSeconds = 60.0
     limited_cap_s: PositiveSeconds = 900.0

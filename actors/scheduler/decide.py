@@ -563,8 +563,9 @@ class Scheduler(Board):
 
     def _decide_hosts(self, now: float, made: list[Decision]) -> None:
         self._lease_due = now + LEASE_CHECK_S
-        fresh = self.policy.resources_fresh_beats * self.policy.beat_interval_s
         for host in self.fleet.hosts.values():
+            interval = host.beat_interval_s or self.policy.beat_interval_s
+            fresh = self.policy.resources_fresh_beats * interval
             silent = now - host.last_beat
             if not host.live or silent < min(fresh, self.policy.host_lease_s):
                 continue

@@ -53,6 +53,7 @@ class Host:
     """One machine's sidecar, in one of its lives."""
 
     __slots__ = (
+        "beat_interval_s",
         "capabilities",
         "cpu",
         "default_repo",
@@ -93,6 +94,8 @@ class Host:
         self.vram_total: int | None = None
         self.vram_free: int | None = None
         self.last_beat = 0.0
+        self.beat_interval_s = 0.0
+        """How often its incarnation beats, as its last beat said; 0: it has not said."""
         self.missing: dict[str, int] = {}
 
     @property
@@ -398,6 +401,7 @@ class Fleet:
         host.ram_bytes = event.ram_bytes
         host.cpu = host.vram_total = host.vram_free = None
         host.last_beat = now
+        host.beat_interval_s = 0.0
         host.missing.clear()
         for names in self._by_repo.values():
             names.discard(host.name)
@@ -496,6 +500,7 @@ class Fleet:
         if host is None or host.incarnation != beat.incarnation:
             return
         host.last_beat = now
+        host.beat_interval_s = beat.interval_s
         resources = beat.resources
         total = sum(gpu.vram_total_bytes for gpu in resources.gpus)
         free = sum(gpu.vram_free_bytes for gpu in resources.gpus)

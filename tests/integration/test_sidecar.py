@@ -168,6 +168,7 @@ async def test_a_host_beats_with_resources_and_what_it_holds(tmp_path: Path) -> 
                 while (beat := await beats.get()).held != running:
                     assert not beat.held or beat.held[0].phase == "accepted"
             assert beat.incarnation == sidecar.incarnation
+            assert beat.interval_s == 0.01
             assert beat.resources.ram_total_bytes
 
 

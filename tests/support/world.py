@@ -120,7 +120,9 @@ class World:
         self.beat(name, incarnation)
         self.turn()
 
-    def beat(self, name: str, incarnation: str = "i1", held=(), **resources) -> None:
+    def beat(
+        self, name: str, incarnation: str = "i1", held=(), interval_s=0.0, **resources
+    ) -> None:
         self.scheduler.beat(
             c.Beat(
                 host=name,
@@ -129,6 +131,7 @@ class World:
                 at=rfc3339(self.now),
                 resources=c.Resources(**resources),
                 held=list(held),
+                interval_s=interval_s,
             ),
             self.now,
         )

@@ -130,6 +130,26 @@ def test_an_alert_is_active_until_it_is_cleared():
     assert fleet.tiers["standard"].state == "up"
 
 
+def test_resources_are_known_for_three_beats_as_the_host_itself_beats():
+    history = History()
+    history.join("h1")
+    host = fold(history.recorded).fleet.hosts["h1"]
+    resources = c.Resources(cpu=0.25)
+    beat = c.Beat(
+        host="h1",
+        incarnation=host.incarnation,
+        n=1,
+        at="",
+        resources=resources,
+        interval_s=10.0,
+    )
+    beats = Beats()
+    beats.note(beat, now=100.0)
+
+    assert beats.resources(host, 129.0) == resources
+    assert beats.resources(host, 131.0) is None
+
+
 def test_resources_are_unknown_after_three_missed_beats():
     history = History()
     history.join("h1")

@@ -734,6 +734,20 @@ def test_warm_beats_cold_and_a_repo_wins_at_similar_load_only():
     assert w.routes("t2")[0].selected_host == "h2"
 
 
+@pytest.mark.parametrize(
+    ("interval_s", "silent_s", "known"),
+    [(0.0, 7, False), (4.0, 11, True), (4.0, 13, False)],
+)
+def test_resources_are_known_for_three_beats_as_the_host_itself_beats(
+    interval_s, silent_s, known
+):
+    w = World()
+    w.join("h1", endpoints=[ollama()])
+    w.beat("h1", interval_s=interval_s, cpu=0.5)
+    w.wait(silent_s)
+    assert (w.scheduler.fleet.hosts["h1"].cpu is not None) == known
+
+
 def test_many_tasks_are_told_why_they_wait_in_portions_and_each_once():
     w = World()
     w.join("h1", endpoints=[ollama()])
