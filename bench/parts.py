@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from msgspec import Struct
 
-from cli.commands.keys import provision_with
 from cli.local.broker import Broker
 from cli.local.instance import Instance
+from cli.local.streams import provision_with
 from cli.local.supervisor import environment, program
 from events import subjects
 from events.codec import Reader, instant

@@ -21,9 +21,9 @@ from typing import TYPE_CHECKING, Any
 
 from cli.archive import private_broker
 from cli.client.connection import loop_factory
-from cli.commands.keys import provision_with
-from cli.commands.roles import spare_the_collector
 from cli.local.instance import Credentials, Instance
+from cli.local.process import spare_the_collector
+from cli.local.streams import provision_with
 from cli.local.supervisor import environment, program
 from events import catalogue as c
 from events import subjects

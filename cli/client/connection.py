@@ -51,6 +51,8 @@ CONNECT_S: Final = 5.0
 ANSWER_S: Final = 5.0
 QUESTION_S: Final = 8.0
 """Longer than the read models wait for a `wait_seq`: their refusal, `behind`, gets here."""
+PAST_S: Final = 120.0
+"""How long an answer about the past may take."""
 TRIES: Final = 3
 CANCEL_AGAIN_S: Final = 0.25
 ABSENT_FOR_S: Final = 0.3

@@ -90,7 +90,7 @@ def route(
 
 
 async def _route(fields: dict[str, Any], *, as_json: bool) -> int:
-    from cli.commands.tasks import trace
+    from cli.render.tasks import trace
 
     async with connected() as client:
         answer = await client.command("task.route", fields, WouldRoute)

@@ -29,15 +29,15 @@ from cli.client.connection import (
     run,
     unless,
 )
-from cli.client.follow import Following, Outcome
-from cli.commands.fleet import cost_table
+from cli.client.follow import Following
 from cli.commands.submit import hand_in
-from cli.commands.tasks import trace
-from cli.commands.up import describe
 from cli.local.fault_proxy import Line
 from cli.local.instance import Instance
 from cli.local.supervisor import Everything, Plan, free_port
+from cli.render.costs import cost_table
 from cli.render.display import Screen
+from cli.render.fleet import describe
+from cli.render.tasks import trace
 from cli.render.terminal import (
     EXIT_INTERRUPTED,
     EXIT_OK,
@@ -53,6 +53,8 @@ from projections.answers import CostsAnswer, TaskAnswer
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+
+    from cli.render.outcome import Outcome
 
 HOST: Final = "demo"
 STEP_S: Final = 120.0
@@ -219,7 +221,8 @@ url = "{backends.line.url}"
     )
     everything = Everything(Instance(data), plan, lambda text: say(text, "dim"))
     try:
-        describe(await unless(stop, everything.start()), everything, hint=False)
+        fleet = await unless(stop, everything.start())
+        describe(fleet, HOST, everything.places(), hint=False)
         yield everything
     finally:
         await everything.stop()

@@ -30,9 +30,9 @@ from cli.client.connection import (
     run,
 )
 from cli.client.target import on_target, said_creds, said_url
-from cli.commands.up import tier_state
 from cli.local.broker import BrokerError, find_server, running_pid
 from cli.local.instance import Instance
+from cli.render.fleet import tier_state
 from cli.render.terminal import (
     EXIT_OK,
     EXIT_REFUSED,
@@ -193,7 +193,7 @@ def _disk(instance: Instance) -> Check:
 
 
 def _configuration() -> tuple[SidecarConfig, list[Check]]:
-    from cli.commands.roles import sidecar_config
+    from cli.local.roles import sidecar_config
     from sidecar.config import ConfigError, SidecarConfig
 
     try:

@@ -6,7 +6,8 @@ import click
 
 from cli.client.connection import connected, run
 from cli.client.target import on_target
-from cli.commands.fleet import endpoint_table, tell
+from cli.commands.fleet import tell
+from cli.render.fleet import endpoint_table
 from cli.render.terminal import EXIT_OK, cell, console, table
 from events.codec import encode
 from projections.answers import HostsAnswer

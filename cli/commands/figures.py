@@ -11,7 +11,7 @@ import click
 from cli.client.connection import connected, run
 from cli.client.spans import moment_option, point_option
 from cli.client.target import on_target
-from cli.commands.fleet import cost_table
+from cli.render.costs import cost_table
 from cli.render.terminal import (
     EXIT_OK,
     TIER_STYLE,
@@ -39,7 +39,7 @@ from projections.search import DIMENSIONS
 if TYPE_CHECKING:
     from rich.console import Console
 
-PATIENCE_S: Final = 120.0
+PAST_S: Final = 120.0
 """How long an answer about the past may take."""
 
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -127,7 +127,7 @@ def stats(*, at: int | str | None, as_json: bool) -> int:
 async def _stats(at: int | str | None, *, as_json: bool) -> int:
     async with connected() as client:
         asked = {} if at is None else {"at": at}
-        answer = await client.query("stats", asked, StatsAnswer, timeout=PATIENCE_S)
+        answer = await client.query("stats", asked, StatsAnswer, timeout=PAST_S)
     if as_json:
         click.echo(encode(answer).decode())
         return EXIT_OK
@@ -184,7 +184,7 @@ def alerts(*, at: int | str | None, as_json: bool) -> int:
 async def _alerts(at: int | str | None, *, as_json: bool) -> int:
     async with connected() as client:
         asked = {} if at is None else {"at": at}
-        answer = await client.query("alerts", asked, AlertsAnswer, timeout=PATIENCE_S)
+        answer = await client.query("alerts", asked, AlertsAnswer, timeout=PAST_S)
     if as_json:
         click.echo(encode(answer).decode())
         return EXIT_OK

@@ -4,27 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import json
-import socket
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import click
-from nats.aio.client import Client
-from nats.errors import Error as NatsError
 
 from cli.local import broker
 from cli.local.instance import (
-    DEFAULT_LISTEN,
-    EVERYWHERE,
     ROLES,
     Credentials,
     Instance,
     local_host_name,
-    shipped_conf,
 )
-from events.errors import AgentComError, LogUnavailable
+from cli.local.reach import Reach, link_beside, nats_command
+from cli.local.streams import provision_with
+from events.errors import AgentComError
 from events.ids import is_token
-from events.nats.provision import Retention, provision
+from events.nats.provision import Retention
 
 _DATA = click.option(
     "--data",
@@ -194,92 +189,6 @@ def provision_command(
     except AgentComError as failure:
         raise click.ClickException(str(failure)) from failure
     click.echo("streams ready")
-
-
-async def provision_with(admin: Credentials, retention: Retention) -> None:
-    """Connect as admin and provision; raises what `provision` raises, and NoCredentials."""
-    options = admin.connect_options()
-    failures: list[Exception] = []
-
-    async def note(failure: Exception) -> None:
-        failures.append(failure)
-
-    connection = Client()
-    try:
-        # Once and once more: by default the client goes on for two minutes.
-        await connection.connect(
-            **options,
-            allow_reconnect=False,
-            max_reconnect_attempts=1,
-            reconnect_time_wait=0,
-            connect_timeout=5,
-            error_cb=note,
-        )
-    except (NatsError, OSError, TimeoutError) as failure:
-        await connection.close()
-        reason = str(failures[0] if failures else failure)
-        raise LogUnavailable(f"connect to {admin.url}", reason) from failure
-    try:
-        await provision(connection, retention)
-    finally:
-        await connection.close()
-
-
-def nats_command(credentials: Credentials) -> str:
-    """Spell the nats CLI's options for a role."""
-    return (
-        f"nats --server {credentials.url} --nkey {credentials.seed_path} "
-        f"--inbox-prefix {credentials.inbox_prefix}"
-    )
-
-
-def link_beside(folder: Path, instance: Instance) -> list[Path]:
-    """Link what nats.conf includes into a folder that holds AgentCom's nats.conf.
-
-    nats-server reads included files from beside the including one. Only our own
-    nats.conf counts, and only links and absent names are replaced; returns the links.
-    """
-    conf = folder / "nats.conf"
-    if folder.resolve() == instance.data.resolve() or not conf.is_file():
-        return []
-    if conf.read_bytes() != shipped_conf().read_bytes():
-        return []
-    links = []
-    for target in (instance.local_conf, instance.hosts_conf, instance.site_conf):
-        link = folder / target.name
-        if link.exists() and not link.is_symlink():
-            raise click.ClickException(
-                f"{link} is a file, not AgentCom's link; move it away first"
-            )
-        link.unlink(missing_ok=True)
-        link.symlink_to(target)
-        links.append(link)
-    return links
-
-
-class Reach:
-    """Where other machines find an instance's broker: `url`, None where they cannot."""
-
-    def __init__(self, instance: Instance) -> None:
-        self.local = instance.url
-        self.listen = instance.listen or DEFAULT_LISTEN
-        told = urlsplit(self.local)
-        host = self.listen.rpartition(":")[0]
-        self.port = told.port
-        self.url: str | None = None
-        if host in EVERYWHERE:
-            self.url = f"{told.scheme}://{_this_machine()}:{self.port}"
-        elif not _is_loopback(host):
-            self.url = f"{told.scheme}://{host}:{self.port}"
-
-
-def _is_loopback(host: str) -> bool:
-    return host == "localhost" or host == "[::1]" or host.startswith("127.")
-
-
-def _this_machine() -> str:
-    name = socket.gethostname()
-    return "THIS-HOST" if name.partition(".")[0] in {"", "localhost"} else name
 
 
 def _reloaded(instance: Instance) -> tuple[bool, str | None]:

@@ -13,25 +13,20 @@ import click
 
 from analysis.explain import Recheck, policies_of, recheck, words
 from analysis.span import first_from, last_until
-from cli.client.connection import Client, connected, run
+from cli.client.connection import PAST_S, Client, connected, run
 from cli.client.spans import point_option
 from cli.client.target import on_target
-from cli.commands.figures import PATIENCE_S
-from cli.commands.log import event_line, json_line
+from cli.render.events import event_line, json_line
+from cli.render.past import show_hosts, show_past_task, show_queue
 from cli.render.terminal import (
     EXIT_INTERRUPTED,
     EXIT_OK,
     EXIT_REFUSED,
-    STATE_STYLE,
-    TIER_STYLE,
     Problem,
-    cell,
     console,
     dollars,
-    duration,
     line_of,
     painted,
-    table,
 )
 from events import catalogue as c
 from events import subjects
@@ -42,8 +37,6 @@ from projections.timetravel import TimeTravel
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    from rich.console import Console
 
     from projections.judged import JudgedEvent
     from projections.world import World
@@ -83,7 +76,7 @@ def explain(task_id: str, *, generation: int | None, check: bool, as_json: bool)
 async def _explain(
     task_id: str, generation: int | None, *, check: bool, as_json: bool
 ) -> int:
-    from cli.commands.tasks import trace
+    from cli.render.tasks import trace
 
     async with connected() as client:
         full = await client.full_id(task_id)
@@ -107,7 +100,7 @@ async def _explain(
         trace(screen, routed)
         if fleet is not None:
             screen.print(f"\nthe fleet at sequence {routed.log_seq}", style="bold")
-            _hosts(screen, fleet)
+            show_hosts(screen, fleet)
         if checked is not None:
             screen.print(
                 line_of(f"\ncheck: {checked.said}"),
@@ -138,7 +131,7 @@ async def _fleet_then(client: Client, routed: c.TaskRouted) -> HostsAnswer | Non
     """Return the fleet as of the decision, where the read models can be asked."""
     try:
         return await client.query(
-            "hosts", {"at": routed.log_seq}, HostsAnswer, timeout=PATIENCE_S
+            "hosts", {"at": routed.log_seq}, HostsAnswer, timeout=PAST_S
         )
     except Problem as problem:
         click.echo(
@@ -182,12 +175,12 @@ async def _state(
     async with connected() as client:
         answer: QueueAnswer | HostsAnswer | TaskAnswer
         if what == "queue":
-            answer = await client.query("queue", asked, QueueAnswer, timeout=PATIENCE_S)
+            answer = await client.query("queue", asked, QueueAnswer, timeout=PAST_S)
         elif what == "fleet":
-            answer = await client.query("hosts", asked, HostsAnswer, timeout=PATIENCE_S)
+            answer = await client.query("hosts", asked, HostsAnswer, timeout=PAST_S)
         else:
             asked["task_id"] = task_id
-            answer = await client.query("task", asked, TaskAnswer, timeout=PATIENCE_S)
+            answer = await client.query("task", asked, TaskAnswer, timeout=PAST_S)
     if as_json:
         click.echo(encode(answer).decode())
         return EXIT_OK
@@ -195,80 +188,12 @@ async def _state(
     screen.print(f"after sequence {answer.seq}", style="dim")
     match answer:
         case QueueAnswer():
-            _queue(screen, answer)
+            show_queue(screen, answer)
         case HostsAnswer():
-            _hosts(screen, answer)
+            show_hosts(screen, answer)
         case TaskAnswer():
-            _task(screen, answer)
+            show_past_task(screen, answer)
     return EXIT_OK
-
-
-def _queue(screen: Console, answer: QueueAnswer) -> None:
-    made = table(("tier", "priority", "waiting", "oldest", "since"), right=("waiting",))
-    for lane in answer.lanes:
-        made.add_row(
-            cell(lane.tier, style=TIER_STYLE.get(lane.tier, "")),
-            cell(lane.priority),
-            str(lane.waiting),
-            cell(lane.oldest.task_id if lane.oldest else ""),
-            cell(lane.oldest.waiting_since[:19] if lane.oldest else ""),
-        )
-    if made.row_count:
-        screen.print(made)
-    else:
-        screen.print("nobody waits")
-    under_way = ", ".join(f"{n} {what}" for what, n in answer.under_way.items())
-    screen.print(line_of(f"under way: {under_way or 'none'}"))
-    for row in answer.running:
-        where = row.endpoint or row.host
-        screen.print(
-            line_of(f"  {row.task_id}  {row.state:<10} {where}  {row.description}", 160)
-        )
-
-
-def _hosts(screen: Console, answer: HostsAnswer) -> None:
-    made = table(("host", "state", "since", "running", "endpoints"), right=("running",))
-    for row in answer.hosts:
-        endpoints = ", ".join(
-            f"{each.endpoint} {'up' if each.up else 'down'}"
-            + (f" ({', '.join(each.loaded)})" if each.loaded else "")
-            for each in row.endpoints
-        )
-        made.add_row(
-            cell(row.host, style="bold"),
-            cell(row.state, style=STATE_STYLE.get(row.state, "")),
-            cell(row.since[:19]),
-            str(row.in_flight),
-            cell(endpoints, 120),
-        )
-    if made.row_count:
-        screen.print(made)
-    else:
-        screen.print("no hosts")
-    for tier in answer.tiers:
-        reason = f": {tier.reason}" if tier.reason else ""
-        since = f" since {tier.since[:19]}" if tier.since else ""
-        screen.print(
-            line_of(f"{tier.tier:<10}{tier.state}{since}{reason}"),
-            style=TIER_STYLE.get(tier.tier, ""),
-        )
-
-
-def _task(screen: Console, answer: TaskAnswer) -> None:
-    task = answer.task
-    screen.print(line_of(f"{task.task_id}  {task.state}"), style="bold")
-    screen.print(line_of(f"{task.tier}, {task.priority}: {task.description}", 200))
-    if task.waiting_for:
-        screen.print(line_of(f"waits for {task.waiting_for}"), style="yellow")
-    for each in answer.attempts:
-        where = each.endpoint or each.host
-        screen.print(
-            line_of(
-                f"  {each.generation}. {where} {each.outcome} {each.reason} "
-                f"{duration(each.run_ms)}"
-            )
-        )
-    screen.print(f"cost so far {dollars(task.cost_usd)}", style="dim")
 
 
 # -- replay ----------------------------------------------------------------------------

@@ -31,7 +31,8 @@ from events.commands import BatchSubmitted, Refusal, Submitted
 from events.errors import Malformed
 
 if TYPE_CHECKING:
-    from cli.client.follow import Audience, Outcome
+    from cli.client.follow import Audience
+    from cli.render.outcome import Outcome
 
 MOST_AT_ONCE: Final = 1_000
 _specs: Reader[TaskSpec] = Reader(TaskSpec)

@@ -17,8 +17,8 @@ from agentcom import __version__
 from cli import archive as archives
 from cli.client.connection import Client, NotRunning, connected, run
 from cli.client.target import on_target
-from cli.commands.log import event_line
 from cli.local.instance import Instance
+from cli.render.events import event_line
 from cli.render.terminal import (
     EXIT_OK,
     EXIT_REFUSED,
@@ -268,14 +268,14 @@ async def exported_of(client: Client, task_id: str) -> Exported:
 
 def show_export(file: Path) -> int:
     """Show an exported task; raises Problem where the file is none."""
-    from cli.commands.tasks import show_task
+    from cli.render.tasks import show_task
 
     try:
         exported = msgspec.json.decode(file.read_bytes(), type=Exported)
     except msgspec.MsgspecError as error:
         raise Problem(f"{file} is no exported task: {error}") from error
     screen = console()
-    show_task(screen, exported.task, [])
+    show_task(screen, exported.task, [], Instance().role_of)
     for sentence in exported.words:
         screen.print(line_of(sentence), style="dim")
     screen.print("\nevents", style="bold")
@@ -387,8 +387,7 @@ def restore(file: Path, *, as_json: bool) -> int:
 
 
 async def _restore(admin: Any, file: Path, header: Header) -> dict[str, int]:
-    from cli.commands.keys import provision_with
-    from cli.commands.roles import missing_streams
+    from cli.local.streams import missing_streams, provision_with
     from events.nats.provision import Retention
 
     link = await Link.connect(admin.address())

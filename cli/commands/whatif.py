@@ -19,17 +19,14 @@ from cli.client.connection import connected, run
 from cli.client.spans import point_option
 from cli.client.target import on_target
 from cli.local.instance import Instance
-from cli.render.terminal import EXIT_OK, Problem, cell, console, dollars, line_of, table
+from cli.render.past import show_repriced, show_whatif
+from cli.render.terminal import EXIT_OK, Problem, console
 from events.codec import encode
 from events.errors import Malformed
 from projections.main import checkpoints_beside
 from projections.questions import AskWhatIf
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
-    from analysis.reprice import RepriceAnswer, Repriced
-    from projections.answers import WhatIfAnswer
     from projections.checkpoints import Checkpoints
 
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -97,84 +94,6 @@ async def _whatif(asked: AskWhatIf, *, as_json: bool) -> int:
     return EXIT_OK
 
 
-def show_whatif(screen: Console, answer: WhatIfAnswer) -> None:
-    """Show what would have been."""
-    screen.print(
-        f"{answer.decisions} decisions from sequence {answer.from_seq} to "
-        f"{answer.to_seq}, against policy {answer.policy_version}"
-    )
-    screen.print(line_of(f"different: {', '.join(answer.differences) or 'nothing'}"))
-    screen.print(
-        f"check: {answer.reproduced} come out as recorded under the policy of their time, "
-        f"{answer.not_reproduced} do not",
-        style="red" if answer.not_reproduced else "dim",
-    )
-    made = table(("", "then", "would be"), right=("then", "would be"))
-    made.add_row("fallbacks", str(answer.fallbacks), str(answer.fallbacks_then))
-    made.add_row(
-        "waits for a tier", f"{answer.waited_s:.1f} s", f"{answer.waited_s_then:.1f} s"
-    )
-    made.add_row(
-        "dollars", dollars(answer.cost_usd), f"~{dollars(answer.cost_usd_then)}"
-    )
-    screen.print(made)
-    total = sum(answer.changed.values())
-    kinds = ", ".join(f"{n} {what}" for what, n in answer.changed.items())
-    screen.print(line_of(f"changed: {total}{f' ({kinds})' if kinds else ''}"))
-    _places(screen, answer)
-    _changes(screen, answer)
-    for reason, count in answer.stays.items():
-        screen.print(line_of(f"not decided for {count}: {reason}"), style="yellow")
-    if answer.estimated_decisions or answer.unknown_dollars:
-        screen.print(
-            f"dollars of {answer.estimated_decisions} decisions are estimates, those of "
-            f"{answer.unknown_dollars} are not known and count as nothing",
-            style="yellow",
-        )
-    for sentence in answer.said:
-        screen.print(sentence, style="dim")
-
-
-def _places(screen: Console, answer: WhatIfAnswer) -> None:
-    names = sorted({*answer.by_place, *answer.by_place_then})
-    moved = [
-        (name, answer.by_place.get(name, 0), answer.by_place_then.get(name, 0))
-        for name in names
-    ]
-    moved = [line for line in moved if line[1] != line[2]]
-    if not moved:
-        screen.print("places: the same numbers of decisions as then", style="dim")
-        return
-    made = table(("place", "then", "would be"), right=("then", "would be"))
-    for name, was, then in moved:
-        made.add_row(cell(name, 60), str(was), str(then))
-    screen.print(made)
-
-
-def _changes(screen: Console, answer: WhatIfAnswer) -> None:
-    if not answer.changes:
-        return
-    made = table(
-        ("seq", "task", "what", "was", "would be", "cost", "would cost", "why"),
-        right=("seq", "cost", "would cost"),
-        elastic=("was", "would be", "why"),
-    )
-    for each in answer.changes:
-        made.add_row(
-            str(each.seq),
-            cell(each.task_id),
-            cell(each.what.replace("_", " ")),
-            cell(each.was, 48),
-            cell(each.then or "not known", 48),
-            dollars(each.usd),
-            dollars(each.usd_then),
-            cell(each.why, 80),
-        )
-    screen.print(made)
-    if answer.changes_left_out:
-        screen.print(f"and {answer.changes_left_out} more: --limit", style="dim")
-
-
 # -- reprice ---------------------------------------------------------------------------
 
 
@@ -227,35 +146,5 @@ async def _reprice(prices: Prices, by: str, since: int | str, *, as_json: bool) 
     if as_json:
         click.echo(encode(answer).decode())
         return EXIT_OK
-    _show_repriced(console(), answer)
+    show_repriced(console(), answer)
     return EXIT_OK
-
-
-def _show_repriced(screen: Console, answer: RepriceAnswer) -> None:
-    numbers = ("runs", "booked", "by this list", "on Claude", "on Claude by this list")
-    made = table((answer.by, *numbers), right=numbers)
-
-    def spelled(line: Repriced) -> list[Any]:
-        unknown = f" + {line.unpriced} unknown" if line.unpriced else ""
-        return [
-            cell(line.key or "none", 40),
-            str(line.runs),
-            dollars(line.cost_usd),
-            dollars(line.cost_usd_then) + unknown,
-            dollars(line.equivalent_usd),
-            dollars(line.equivalent_usd_then),
-        ]
-
-    for line in answer.lines:
-        made.add_row(*spelled(line))
-    made.add_section()
-    made.add_row(*spelled(answer.total), style="bold")
-    screen.print(made)
-    booked = ", ".join(f"{name} ({n} runs)" for name, n in answer.booked_lists.items())
-    screen.print(
-        line_of(
-            f"this list: {answer.price_list}; booked by: {booked or 'no list'}. "
-            "What is booked stays booked; this is an estimate from each run's tokens."
-        ),
-        style="dim",
-    )

@@ -337,6 +337,13 @@ class Instance:
             return (self.keys / f"{name}.pub").read_text().strip()
         return self._make_key(name)
 
+    def role_of(self, public: str) -> str:
+        """Return the role of a public key that this instance has made, else the key."""
+        for role in ROLES:
+            if (self.keys / f"{role}.nk").exists() and self._make_key(role) == public:
+                return role
+        return public
+
     def _make_host_key(self, name: str) -> None:
         role = f"{_HOST_PREFIX}{token(name, 'host')}"
         public = self.keys / f"{role}.pub"

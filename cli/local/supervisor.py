@@ -22,9 +22,9 @@ from typing import TYPE_CHECKING, Final, Literal
 from msgspec import Struct
 
 from cli.client.connection import Client, NotRunning, Refused, connected
-from cli.commands.roles import descendants, kill_all
 from cli.local.broker import Broker, die_with_parent, running_pid
 from cli.local.instance import EVERYWHERE, LOOPBACK
+from cli.local.process import descendants, kill_all
 from cli.render.terminal import EXIT_UNREACHABLE, Problem
 from events.errors import AgentComError
 from projections.answers import HostsAnswer, StatusAnswer
@@ -187,6 +187,14 @@ class Everything:
         if not tokens.exists():
             return bare
         return f"{bare}/?token={Tokens.load(tokens).operator}"
+
+    def places(self) -> dict[str, str]:
+        """Return where broker, data and dashboard are, once everything runs."""
+        return {
+            "broker": self.instance.url,
+            "data": str(self.instance.data),
+            "dashboard": self.url,
+        }
 
     async def start(self) -> HostsAnswer:
         """Start it all; return the fleet once this host has joined it.

@@ -15,7 +15,7 @@ from events import catalogue as c
 from events.codec import encode
 
 if TYPE_CHECKING:
-    from cli.client.follow import Outcome
+    from cli.render.outcome import Outcome
     from events.catalogue import Chunk, Recorded
     from projections.judged import JudgedEvent
 

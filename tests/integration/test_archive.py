@@ -10,9 +10,9 @@ import pytest
 
 from cli import archive as archives
 from cli.archive import ArchiveError, check, entries
-from cli.commands.keys import provision_with
 from cli.local.broker import StoreInUse
 from cli.local.instance import Instance
+from cli.local.streams import provision_with
 from events import subjects
 from events.catalogue import Chunk
 from events.codec import encode

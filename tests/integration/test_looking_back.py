@@ -14,7 +14,7 @@ from actors.rules import scoring
 from actors.rules.policy import Policy
 from analysis.reprice import Rates
 from analysis.whatif import Redecider
-from cli.commands.whatif import show_whatif
+from cli.render.past import show_whatif
 from events import catalogue as c
 from events.bus import MemoryBroker, MemoryBus
 from events.codec import rfc3339

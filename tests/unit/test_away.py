@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 from structlog.testing import capture_logs
 
-from cli.commands.roles import Away
+from cli.local.process import Away
 
 
 class Loop:

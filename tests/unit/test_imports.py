@@ -36,6 +36,15 @@ MAY_IMPORT = {
     "bench": {"cli", "sidecar", "projections", "actors", "events"},
 }
 
+# Inside cli: a room, and those that it may import beside itself. Only cli/main.py, which
+# finds them by name, is above the commands.
+CLI_ROOMS = {
+    "render": set(),
+    "local": {"client", "render"},
+    "client": {"local", "render"},
+    "commands": {"client", "local", "render"},
+}
+
 # A library, and the modules or packages it is known to.
 KNOWN_TO = {
     # Everyone else holds an EventLog or a Bus; the keys' and bench's connections are
@@ -44,7 +53,7 @@ KNOWN_TO = {
         "events/nats/wire.py",
         "events/nats/link.py",
         "events/nats/provision.py",
-        "cli/commands/keys.py",
+        "cli/local/streams.py",
         "bench/",
     ],
     "aiohttp": ["sidecar/", "web/"],
@@ -103,6 +112,18 @@ def imports(path: Path) -> set[str]:
     return found
 
 
+def cli_rooms(path: Path) -> set[str]:
+    """The rooms of the command line that a module imports."""
+    modules = set()
+    for node in ast.walk(tree(path)):
+        if isinstance(node, ast.Import):
+            modules |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            modules |= {f"{node.module}.{alias.name}" for alias in node.names}
+    parts = (module.split(".") for module in modules)
+    return {each[1] for each in parts if each[0] == "cli" and each[1] in CLI_ROOMS}
+
+
 def spelled(path: Path) -> set[str]:
     """The attributes that a module reads, `os.environ` style."""
     return {
@@ -129,6 +150,25 @@ def test_a_package_imports_only_from_the_floors_below_it(package):
         if path.relative_to(ROOT).parts[0] == package
         and (forbidden := imports(path) & MAY_IMPORT.keys() - allowed)
     } == {}
+
+
+@pytest.mark.parametrize("room", CLI_ROOMS)
+def test_a_room_of_the_command_line_imports_only_those_that_it_may(room):
+    allowed = {room, *CLI_ROOMS[room]}
+    assert {
+        place(path): forbidden
+        for path in sources()
+        if place(path).startswith(f"cli/{room}/")
+        and (forbidden := cli_rooms(path) - allowed)
+    } == {}
+
+
+def test_nobody_imports_a_command():
+    assert [
+        place(path)
+        for path in sources()
+        if "commands" in cli_rooms(path) and not place(path).startswith("cli/commands/")
+    ] == []
 
 
 @pytest.mark.parametrize("library", KNOWN_TO)

@@ -10,7 +10,7 @@ import sys
 import pytest
 import structlog
 
-from cli.commands.roles import set_up_logs
+from cli.local.process import set_up_logs
 from cli.render.redaction import REDACTED, redact, redacted, without_secrets
 
 SEED = "SU" + "A2" * 28

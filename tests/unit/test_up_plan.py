@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 import click
 import pytest
 
-from cli.commands.up import _local, plan_for
+from cli.commands.up import plan_for
 from cli.local.instance import Instance
 from cli.local.supervisor import Child, require_free
+from cli.render.fleet import _local
 from cli.render.terminal import Problem
 from projections.fleet import EndpointView
 

@@ -1,0 +1,239 @@
+"""The three roles, assembled from their parts: scheduler, web and sidecar."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from typing import TYPE_CHECKING, Any, Final
+
+import structlog
+
+from actors.scheduler.lease import LEASE_TTL_S, renewal
+from agentcom import __version__
+from cli.client.connection import new_id
+from cli.client.target import said_creds, said_url
+from cli.local.instance import (
+    Credentials,
+    Instance,
+    explicit_credentials,
+    local_host_name,
+)
+from cli.local.process import role_link, until_closed
+from cli.local.streams import make_streams
+from cli.render.terminal import Problem
+
+if TYPE_CHECKING:
+    import asyncio
+    from pathlib import Path
+
+    from sidecar.config import SidecarConfig
+
+_log = structlog.get_logger("agentcom")
+
+WEB_PORT: Final = 4000
+
+
+def role_credentials(role: str) -> Credentials:
+    """Choose a role's key: the one named by `--creds` if it is that role's, or its own."""
+    creds, url = said_creds(), said_url()
+    instance = Instance()
+    if creds is None:
+        found = instance.keys / f"{role}.nk"
+        return Credentials(url or instance.url, found, role)
+    chosen = explicit_credentials(url or instance.url, creds)
+    if chosen.role != role:
+        raise Problem(
+            f"{creds} is the key of {chosen.role}, this needs the one of {role}"
+        )
+    return chosen
+
+
+def _metrics_ready(port: int) -> None:
+    _log.info("metrics", url=f"http://localhost:{port}/metrics")
+
+
+async def be_scheduler(
+    credentials: Credentials,
+    stop: asyncio.Event,
+    metrics: tuple[str, int] | None = None,
+    *,
+    lease_ttl: float = LEASE_TTL_S,
+) -> None:
+    """Be a scheduler until `stop` is set."""
+    from actors.scheduler.role import SchedulerRole
+    from cli.metering import SchedulerMeter, exposed
+    from events.nats.leases import JetStreamLeases
+    from events.nats.log import JetStreamLog
+    from events.nats.readers import ReadersGate
+
+    name = f"scheduler-{local_host_name()[:40]}-{os.getpid()}-{secrets.token_hex(2)}"
+    async with role_link(credentials) as link:
+        await make_streams(credentials.url, link)
+        log = JetStreamLog(link)
+        meter = SchedulerMeter(log)
+        # Counting costs a little of each event: only where somebody wants the figures.
+        used = log if metrics is None else meter.log
+        role = SchedulerRole(
+            name,
+            used,
+            link,
+            JetStreamLeases(link),
+            ids=new_id,
+            version=__version__,
+            lease_ttl=lease_ttl,
+            lease_renew=renewal(lease_ttl),
+        )
+        meter.role = role
+        gate = ReadersGate(link)
+        await gate.open()
+        _log.info("scheduler", name=name, nats=credentials.url)
+        try:
+            async with exposed(meter, metrics, _metrics_ready):
+                await until_closed(role.run(stop), link)
+        finally:
+            await gate.close()
+            await log.close()
+
+
+async def be_web(
+    credentials: Credentials,
+    stop: asyncio.Event,
+    store: Path,
+    address: str,
+    port: int,
+    names: tuple[str, ...] = (),
+) -> None:
+    """Be projections and web server until `stop` is set."""
+    from actors.rules import policy as policies
+    from analysis.savings import LocalSavings
+    from analysis.whatif import Redecider
+    from events.nats.log import JetStreamLog
+    from events.nats.output import JetStreamOutput
+    from projections.main import checkpoints_beside
+    from web.access import TOKENS_FILE
+    from web.main import WebConfig, serve
+
+    store.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    config = WebConfig(
+        store=store,
+        host=address,
+        port=port,
+        names=None if "*" in names else frozenset(names),
+        tokens=Instance().data / TOKENS_FILE,
+    )
+
+    checkpoints = checkpoints_beside(store)
+
+    def ready(chosen: int) -> None:
+        _log.info("web", url=f"http://localhost:{chosen}", nats=credentials.url)
+
+    async with role_link(credentials) as link:
+        log = JetStreamLog(link)
+        try:
+            serving = serve(
+                log,
+                link,
+                config,
+                stop,
+                output=JetStreamOutput(link),
+                ready=ready,
+                whatif=Redecider(log, checkpoints=checkpoints),
+                policy=policies.document(policies.Policy()),
+                savings=LocalSavings(log, checkpoints=checkpoints),
+            )
+            await until_closed(serving, link)
+        except OSError as error:
+            raise Problem(
+                f"{address}:{port} cannot be listened on ({error.strerror or error}): "
+                "choose another port with --port"
+            ) from error
+        finally:
+            await log.close()
+
+
+def sidecar_config(file: Path | None, name: str | None) -> SidecarConfig:
+    """Read the sidecar's configuration: the file named, the data folder's, or defaults."""
+    from sidecar.config import SidecarConfig, load
+
+    usual = Instance().data / "sidecar.toml"
+    if file is None and usual.exists():
+        file = usual
+    config = load(file) if file is not None else SidecarConfig()
+    return named(config, name) if name else config
+
+
+def named(config: SidecarConfig, name: str) -> SidecarConfig:
+    """Return the configuration with the host's name in it."""
+    from msgspec.structs import replace
+
+    from events.ids import token
+
+    return replace(config, name=token(name, "--name"))
+
+
+def host_credentials(config: SidecarConfig, *, chosen: bool) -> Credentials:
+    """Find the host's key: the one said, the name's, or the only one there is."""
+    creds, url = said_creds(), said_url()
+    instance = Instance()
+    if creds is not None:
+        found = explicit_credentials(url or instance.url, creds)
+        if found.host is None:
+            raise Problem(
+                f"{creds} is the key of {found.role}, a sidecar needs a host's: "
+                "`agentcom host add NAME` makes one"
+            )
+        if chosen and found.host != config.host:
+            raise Problem(
+                f"{creds} is the key of host {found.host}, not of {config.host}: "
+                "a host's key goes with its name"
+            )
+        return found
+    url = url or instance.url
+    name = config.host if chosen else local_host_name()
+    known = instance.hosts()
+    if name not in known and not chosen and len(known) == 1:
+        name = known[0]
+    if name not in known:
+        raise Problem(
+            f"there is no key for a host {name} in {instance.keys}: "
+            f"make it with `agentcom host add {name}`"
+        )
+    role = f"host-{name}"
+    return Credentials(url, instance.keys / f"{role}.nk", role)
+
+
+class _Connection:
+    """Log and bus of one link, as a sidecar wants them."""
+
+    def __init__(self, log: Any, bus: Any) -> None:
+        self.log = log
+        self.bus = bus
+
+
+async def be_sidecar(
+    credentials: Credentials,
+    config: SidecarConfig,
+    stop: asyncio.Event,
+    metrics: tuple[str, int] | None = None,
+) -> None:
+    """Be this host until `stop` is set; then drain."""
+    from cli.metering import exposed
+    from events.nats.log import JetStreamLog
+    from sidecar.main import run
+    from sidecar.metrics import SidecarMetrics
+
+    data = Instance().data
+    data.mkdir(mode=0o700, parents=True, exist_ok=True)
+    async with role_link(credentials) as link:
+        log = JetStreamLog(link, consumers=False)
+        _log.info("sidecar", host=config.host, nats=credentials.url)
+        try:
+            meter = SidecarMetrics(log)
+            used = log if metrics is None else meter.log
+            async with exposed(meter, metrics, _metrics_ready):
+                living = run(
+                    config, _Connection(used, link), stop, data=data, ready=meter.attach
+                )
+                await until_closed(living, link)
+        finally:
+            await log.close()

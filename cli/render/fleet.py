@@ -1,0 +1,200 @@
+"""The fleet for people: hosts, endpoints, tiers, and what `agentcom up` has found."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+from cli.render.terminal import (
+    STATE_STYLE,
+    TIER_STYLE,
+    age,
+    cell,
+    clock_time,
+    console,
+    line_of,
+    size,
+    table,
+    utc_now,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from rich.console import Console
+    from rich.table import Table
+
+    from projections.answers import HostRow, HostsAnswer
+    from projections.fleet import EndpointView, TierView
+
+
+def describe(
+    fleet: HostsAnswer, name: str, places: Mapping[str, str], *, hint: bool = True
+) -> None:
+    """Print what the host `name` has found; `places` say where the rest is.
+
+    With a hint of what to do with it.
+    """
+    screen = console()
+    host = next(each for each in fleet.hosts if each.host == name)
+    slots = ", ".join(f"{count} {kind}" for kind, count in host.slots.items())
+    lines: list[tuple[str, str, str]] = [("host", f"{host.host}: {slots} at once", "")]
+    shared = {each.endpoint: each.url for each in fleet.shared_endpoints}
+    lines += [_local(host.endpoints, shared), _claude(host.endpoints)]
+    endpoints = [each for one in fleet.hosts for each in one.endpoints]
+    lines += [_tier(tier, endpoints) for tier in fleet.tiers]
+    lines += [
+        (what, where, "bold" if what == "dashboard" else "")
+        for what, where in places.items()
+    ]
+    from rich.text import Text
+
+    for name, value, style in lines:
+        line = Text(f"{name:<12}", style="dim")
+        line.append(line_of(value), style=style)
+        screen.print(line, soft_wrap=True)
+    sys.stdout.flush()
+    if not hint:
+        return
+    screen.print(
+        "\nTry, in another terminal:  agentcom submit --shell 'uname -a' --follow",
+        style="dim",
+        soft_wrap=True,
+    )
+
+
+def _local(
+    endpoints: Iterable[EndpointView], shared: Mapping[str, str]
+) -> tuple[str, str, str]:
+    found = []
+    for each in endpoints:
+        if each.kind == "claude":
+            continue
+        mark = " (simulated)" if each.simulated else ""
+        # Of a shared one that was never reached, its host does not tell the address.
+        where = each.url or shared.get(each.endpoint) or each.endpoint
+        if each.up:
+            models = ", ".join(each.models) or "no models yet: `ollama pull llama3.2`"
+            found.append(f"{each.kind} {each.version} at {where}{mark}: {models}")
+        else:
+            found.append(f"{each.kind} at {where} is down: {each.reason}{mark}")
+    if not found:
+        return "Ollama", "not found: install it from ollama.com for standard tasks", ""
+    return "Ollama", "; ".join(found), ""
+
+
+def _claude(endpoints: Iterable[EndpointView]) -> tuple[str, str, str]:
+    for each in endpoints:
+        if each.kind == "claude":
+            mark = " (simulated)" if each.simulated else ""
+            state = each.version if each.up else f"is not usable: {each.reason}"
+            return "Claude Code", f"{state}{mark}", ""
+    return (
+        "Claude Code",
+        "not found: npm install -g @anthropic-ai/claude-code for complex tasks",
+        "",
+    )
+
+
+_KINDS: dict[str, tuple[str, ...]] = {
+    "standard": ("ollama", "openai"),
+    "complex": ("claude",),
+}
+
+
+def _tier(tier: TierView, endpoints: Iterable[EndpointView]) -> tuple[str, str, str]:
+    """Say a tier's state; the log holds only its changes."""
+    return tier.tier, tier_state(tier, endpoints), TIER_STYLE.get(tier.tier, "")
+
+
+def tier_state(tier: TierView, endpoints: Iterable[EndpointView]) -> str:
+    """Say how a tier is, from what was found about it and who could run it."""
+    kinds = _KINDS.get(tier.tier)
+    offered = [each for each in endpoints if kinds is not None and each.kind in kinds]
+    if kinds is not None and not offered:
+        return "not set up"
+    if tier.state == "unknown":
+        return "up" if kinds is None or any(each.up for each in offered) else "down"
+    if tier.state == "down":
+        return f"down since {clock_time(tier.since)}: {tier.reason}"
+    if tier.state == "limited":
+        return f"limited until {clock_time(tier.until or '')}"
+    return tier.state
+
+
+def host_table(rows: list[HostRow]) -> Table:
+    made = table(
+        ("host", "state", "since", "running", "slots", "cpu", "ram free", "vram free"),
+        right=("since", "running", "cpu", "ram free", "vram free"),
+    )
+    now = utc_now()
+    for row in rows:
+        known = row.resources
+        gpus = known.gpus if known is not None else []
+        made.add_row(
+            cell(row.host, style="bold"),
+            cell(row.state, style=STATE_STYLE.get(row.state, "")),
+            age(row.since, now),
+            str(row.in_flight),
+            cell(" ".join(f"{kind}:{count}" for kind, count in row.slots.items())),
+            "unknown" if known is None or known.cpu is None else f"{known.cpu:.0%}",
+            size(known.ram_free_bytes if known is not None else None),
+            size(sum(gpu.vram_free_bytes for gpu in gpus)) if gpus else "",
+        )
+    return made
+
+
+def endpoint_table(answer: HostsAnswer) -> Table | None:
+    """Make a table of every endpoint as its hosts see it; None where there is none."""
+    found = [(row.host, each) for row in answer.hosts for each in row.endpoints]
+    if not found:
+        return None
+    made = table(
+        ("endpoint", "host", "kind", "state", "version", "models"),
+        elastic=("version", "models"),
+    )
+    for host, each in found:
+        state = "up" if each.up else "down"
+        made.add_row(
+            cell(each.endpoint + (" [simulated]" if each.simulated else "")),
+            cell(host),
+            cell(each.kind),
+            cell(state, style=STATE_STYLE[state]),
+            cell(each.version, 24),
+            cell(_models(each) if each.up else each.reason, 80),
+        )
+    return made
+
+
+def _models(each: EndpointView) -> str:
+    return ", ".join(
+        f"{name} (loaded)" if name in each.loaded else name
+        for name in sorted({*each.models, *each.loaded})
+    )
+
+
+def show_tiers(screen: Console, answer: HostsAnswer) -> None:
+    from rich.text import Text
+
+    endpoints = [each for row in answer.hosts for each in row.endpoints]
+    for tier in answer.tiers:
+        line = Text(f"{tier.tier:<10}", style=TIER_STYLE.get(tier.tier, ""))
+        living = any(row.state in ("up", "draining") for row in answer.hosts)
+        line.append(tier_state(tier, endpoints) if living else "no host lives")
+        screen.print(line)
+    for alert in answer.alerts:
+        seen = f", seen by {alert.acknowledged_by}" if alert.acknowledged_by else ""
+        screen.print(
+            line_of(
+                f"alert: {alert.tier} down since {clock_time(alert.raised_at)}: "
+                f"{alert.reason}{seen}"
+            ),
+            style="red",
+        )
+    screen.print(
+        line_of(
+            f"leader {answer.leader or 'none'} (epoch {answer.epoch}), "
+            f"policy version {answer.policy_version}"
+        ),
+        style="dim",
+    )

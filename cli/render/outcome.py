@@ -1,0 +1,140 @@
+"""How a task ended, in one structure: what `submit --wait --json` prints."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from msgspec import Struct
+
+from projections.record import NANO
+
+if TYPE_CHECKING:
+    from events import catalogue as c
+    from projections.answers import TaskAnswer, TaskDetail
+    from projections.record import TaskRecord
+
+
+class Outcome(Struct, kw_only=True):
+    """How a task ended: what `submit --wait --json` prints.
+
+    Tokens and dollars are the sum over all its runs; None is unknown. `status` is the
+    task's final state, `error` {code, message} where it did not complete.
+    """
+
+    task_id: str
+    status: str
+    output: str = ""
+    stderr: str = ""
+    model_used: str = "none"
+    tokens_in: int | None = 0
+    tokens_out: int | None = 0
+    estimated_cost_usd: float | None = 0.0
+    equivalent_claude_cost_usd: float | None = None
+    saved_usd: float = 0.0
+    execution_ms: float | None = None
+    error: dict[str, str] | None = None
+    exit_code: int | None = None
+    truncated: bool = False
+    tier: str = ""
+    target_type: str = ""
+    host: str = ""
+    endpoint: str = ""
+    fallback_used: bool = False
+    fallback_from_tier: str | None = None
+    attempts: int = 0
+    generation: int = 0
+    late: bool = False
+    simulated: bool = False
+
+
+def outcome_of(record: TaskRecord, result: c.Result | None) -> Outcome:
+    """Say how a task ended, from its record and the last result that counted."""
+    spent = record.spent
+    return _outcome(
+        record,
+        result,
+        task_id=record.id,
+        status=record.phase,
+        attempts=record.attempts_begun,
+        cost=None if spent.unpriced else spent.usd_nano / NANO,
+        equivalent=spent.equivalent_nano / NANO,
+        saved=spent.saved_nano / NANO,
+        tokens=(spent.tokens_in, spent.tokens_out),
+        execution_ms=record.execution_ms,
+        error=(record.error_code, record.error_message),
+        reason=record.reason,
+    )
+
+
+def outcome_of_answer(answer: TaskAnswer) -> Outcome:
+    """Say how a task ended, from what the read models answer."""
+    task = answer.task
+    return _outcome(
+        task,
+        task.result,
+        task_id=task.task_id,
+        status=task.state,
+        attempts=task.attempts,
+        cost=None if task.unpriced_runs else task.cost_usd,
+        equivalent=task.equivalent_claude_cost_usd,
+        saved=task.saved_usd,
+        tokens=(task.tokens_in, task.tokens_out),
+        execution_ms=task.run_ms,
+        error=(task.error_code, task.error),
+        reason=task.reason,
+    )
+
+
+def _outcome(
+    about: TaskRecord | TaskDetail,
+    result: c.Result | None,
+    *,
+    task_id: str,
+    status: str,
+    attempts: int,
+    cost: float | None,
+    equivalent: float,
+    saved: float,
+    tokens: tuple[int, int],
+    execution_ms: float | None,
+    error: tuple[str, str],
+    reason: str,
+) -> Outcome:
+    unknown = result is not None and result.tokens_in is None
+    outcome = Outcome(
+        task_id=task_id,
+        status=status,
+        tokens_in=None if unknown else tokens[0],
+        tokens_out=None if unknown else tokens[1],
+        estimated_cost_usd=cost,
+        equivalent_claude_cost_usd=equivalent or None,
+        saved_usd=saved,
+        execution_ms=execution_ms,
+        tier=about.tier,
+        target_type=about.target_type,
+        host=about.host,
+        endpoint=about.endpoint,
+        fallback_used=about.fallback_used,
+        fallback_from_tier=about.fallback_from_tier,
+        attempts=attempts,
+        generation=about.generation,
+        late=about.late,
+        simulated=about.simulated,
+    )
+    if result is not None:
+        outcome.output = result.output
+        outcome.stderr = result.stderr
+        outcome.model_used = result.model_used
+        outcome.exit_code = result.exit_code
+        outcome.truncated = result.truncated
+        outcome.simulated = outcome.simulated or result.simulated
+        outcome.execution_ms = execution_ms or result.execution_ms
+    if status != "completed":
+        code, message = error
+        if not code and result is not None and result.error is not None:
+            code, message = result.error.code, result.error.message
+        outcome.error = {
+            "code": code or status,
+            "message": message or reason or f"the task is {status}",
+        }
+    return outcome

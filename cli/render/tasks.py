@@ -1,0 +1,246 @@
+"""Tasks for people: the list, one task with its attempts, the trace of a decision."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from cli.render.display import route_line
+from cli.render.terminal import (
+    STATE_STYLE,
+    TIER_STYLE,
+    age,
+    cell,
+    dollars,
+    duration,
+    is_narrow,
+    line_of,
+    short_ids,
+    size,
+    table,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from datetime import datetime
+
+    from rich.console import Console
+    from rich.table import Table
+
+    from events import catalogue as c
+    from projections.answers import (
+        AttemptView,
+        TaskAnswer,
+        TaskDetail,
+        TaskRow,
+        TasksAnswer,
+    )
+
+
+def task_table(answer: TasksAnswer, now: datetime) -> Table:
+    made = table(
+        ("id", "state", "tier", "where", "tries", "tokens", "cost", "age", "task"),
+        right=("tries", "tokens", "cost", "age"),
+        elastic=("where", "task"),
+    )
+    ids = short_ids([row.task_id for row in answer.tasks])
+    for shown, row in zip(ids, answer.tasks, strict=True):
+        made.add_row(
+            cell(shown),
+            cell(row.state, style=STATE_STYLE.get(row.state, "")),
+            _tier_cell(row),
+            cell(_where(row), 40),
+            str(row.attempts),
+            str(row.tokens_in + row.tokens_out),
+            "?" if row.unpriced_runs else dollars(row.cost_usd),
+            age(row.submitted_at, now),
+            cell(row.description, 60),
+        )
+    return made
+
+
+def _tier_cell(row: TaskRow) -> Any:
+    mark = " FB" if row.fallback_used else ""
+    return cell(row.tier + mark, style=TIER_STYLE.get(row.tier, ""))
+
+
+def _where(row: TaskRow) -> str:
+    place = row.endpoint or row.host
+    model = f" {row.model}" if row.model else ""
+    return place + model + (" [simulated]" if row.simulated else "")
+
+
+def tasks_footer(answer: TasksAnswer) -> str:
+    counts = ", ".join(f"{count} {state}" for state, count in answer.states.items())
+    return f"{len(answer.tasks)} of {answer.total}; all: {counts or 'none'}"
+
+
+def show_task(
+    screen: Console,
+    answer: TaskAnswer,
+    because: list[str],
+    role_of: Callable[[str], str],
+) -> None:
+    """Show a task, its attempts, and the trace of its last route.
+
+    `because` is why it waits, in sentences; `role_of` names the role of a public key.
+    """
+    _details(screen, answer.task, because, role_of(answer.task.submitter))
+    _attempts(screen, answer.attempts)
+    if answer.route is not None:
+        trace(screen, answer.route)
+
+
+def _details(
+    screen: Console, task: TaskDetail, because: list[str], submitter: str
+) -> None:
+    from rich.table import Table
+
+    made = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
+    made.add_column(style="dim", no_wrap=True)
+    made.add_column()
+    for name, value, style in _facts(task, " ".join(because), submitter):
+        if value:
+            made.add_row(name, cell(value, style=style))
+    screen.print(made)
+    result = task.result
+    if result is None:
+        return
+    for name, text in (("output", result.output), ("stderr", result.stderr)):
+        if text.strip():
+            screen.print(f"\n{name}", style="bold")
+            screen.print(_block(text))
+
+
+def _facts(
+    task: TaskDetail, because: str, submitter: str
+) -> list[tuple[str, str, str]]:
+    spec, classed = task.spec, task.classification
+    hop = f" (fallback from {task.fallback_from_tier})" if task.fallback_used else ""
+    timing = ", ".join(
+        f"{name} {duration(ms)}"
+        for name, ms in (("waited", task.wait_ms), ("ran", task.run_ms))
+        if ms is not None
+    )
+    cost = "unknown" if task.unpriced_runs else dollars(task.cost_usd)
+    tokens = f"{task.tokens_in} in, {task.tokens_out} out"
+    shell = spec.shell if spec is not None else None
+    return [
+        ("task", task.task_id, "bold"),
+        ("state", task.state, STATE_STYLE.get(task.state, "")),
+        ("waits", because, "yellow"),
+        ("error", f"{task.error_code}: {task.error}" if task.error else "", "red"),
+        ("reason", task.reason, ""),
+        ("description", task.description, ""),
+        ("command", shell.command if shell is not None else "", ""),
+        ("tier", task.tier + hop, TIER_STYLE.get(task.tier, "")),
+        ("classified", classed.reason if classed is not None else "", ""),
+        ("priority", task.priority, ""),
+        ("repo", task.repo, ""),
+        ("branch", (spec.branch or "") if spec is not None else "", ""),
+        ("ran on", _where(task) if task.host else "", ""),
+        ("attempts", f"{task.attempts} of {task.max_attempts}", ""),
+        ("submitted", f"{task.submitted_at} by {submitter}", ""),
+        ("took", timing, ""),
+        ("tokens", tokens, ""),
+        ("cost", cost, ""),
+        ("saved", dollars(task.saved_usd) if task.saved_usd else "", "green"),
+        ("warnings", "; ".join(task.warnings), "yellow"),
+        ("void", f"{task.void} steps did not count" if task.void else "", "yellow"),
+    ]
+
+
+def _block(text: str) -> Any:
+    """Show several lines of untrusted text."""
+    from rich.text import Text
+
+    return Text("\n".join(line_of(line) for line in text.rstrip().splitlines()))
+
+
+def _attempts(screen: Console, attempts: list[AttemptView]) -> None:
+    if len(attempts) < 2 and not any(each.local_retries for each in attempts):
+        return
+    made = table(
+        ("try", "tier", "where", "outcome", "retries", "ran", "cost", "why"),
+        right=("try", "retries", "ran", "cost"),
+        elastic=("where", "why"),
+    )
+    for each in attempts:
+        place = each.endpoint or each.host
+        made.add_row(
+            str(each.generation),
+            cell(each.tier, style=TIER_STYLE.get(each.tier, "")),
+            cell(f"{place} {each.model}", 40),
+            cell(each.outcome, style=STATE_STYLE.get(each.outcome, "")),
+            str(each.local_retries),
+            duration(each.run_ms),
+            "?" if each.unpriced else dollars(each.cost_usd),
+            cell(each.error or each.detail or each.reason, 60),
+        )
+    screen.print("\nroutings", style="bold")
+    screen.print(made)
+
+
+def trace(screen: Console, route: c.TaskRouted) -> None:
+    """Show a decision: the reason, the candidates with every factor, the excluded."""
+    screen.print("\nroute", style="bold")
+    screen.print(line_of(route_line(route)))
+    screen.print(line_of(f"because {route.classification_reason}"), style="dim")
+    if route.wait is not None:
+        wait = route.wait
+        screen.print(
+            f"waited {wait.waited_s:.1f} s for {wait.tier}: {wait.outcome}", style="dim"
+        )
+    if route.candidates:
+        shown = _SCORE if is_narrow() else (*_SCORE, *_RAW)
+        made = table(
+            ("candidate", "model", *shown), right=shown, elastic=("candidate", "model")
+        )
+        for each in route.candidates:
+            made.add_row(*_candidate(each, route)[: len(shown) + 2])
+        screen.print(made)
+        left = route.candidate_count - len(route.candidates)
+        if left > 0:
+            screen.print(f"and {left} more", style="dim")
+    for excluded in route.excluded_names:
+        screen.print(
+            line_of(f"excluded {excluded.name}: {excluded.reason}"), style="dim"
+        )
+    if not route.excluded_names:
+        for reason, count in route.excluded.items():
+            screen.print(line_of(f"excluded {count}: {reason}"), style="dim")
+    screen.print(
+        f"policy {route.policy_version}, decided from sequence {route.log_seq} "
+        f"in {route.decided_us:.0f} µs",
+        style="dim",
+    )
+
+
+_SCORE: Final = ("score", "load", "capacity", "vram", "warm", "affinity", "slots")
+
+
+_RAW: Final = ("free", "cpu", "ram")
+
+
+def _candidate(each: c.Candidate, route: c.TaskRouted) -> list[Any]:
+    chosen = (each.host, each.endpoint) == (
+        route.selected_host,
+        route.selected_endpoint,
+    )
+    factors = each.factors
+    numbers = (
+        each.score,
+        factors.load,
+        factors.capacity,
+        factors.vram,
+        factors.warm,
+        factors.affinity,
+        factors.slots,
+    )
+    return [
+        cell(each.endpoint or each.host, style="bold" if chosen else ""),
+        cell(each.model),
+        *(f"{number:.3f}" for number in numbers),
+        f"{each.slots_free}/{each.slots_total}",
+        "unknown" if each.cpu is None else f"{each.cpu:.0%}",
+        size(each.ram_bytes),
+    ]
