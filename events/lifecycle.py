@@ -140,3 +140,30 @@ STARTED: Final = RANK[c.TaskStarted]
 
 NO_ATTEMPT: Final = frozenset({"busy", "draining", "limited"})
 """A run given back for these reasons was not an attempt of the task's."""
+
+FIXED_KINDS: Final = ("agent", "noop")
+"""Executors outside the tiers: such a task waits for that kind alone, and never falls
+back."""
+
+TIER_KINDS: Final[dict[str, tuple[c.EndpointKind, ...]]] = {
+    "trivial": (),
+    "standard": ("ollama", "openai"),
+    "complex": ("claude",),
+}
+"""The kinds of endpoint that make a tier. Every host runs commands, which is trivial."""
+
+TASK_TTL_S: Final = 600.0
+"""A waiting task's time to live where neither the task nor a policy says another."""
+
+
+def time_to_live(
+    waiting_since: float, gone_since: float, own_s: float | None, policy_s: float
+) -> tuple[float, float]:
+    """Return when a waiting task's time to live began, and how long it is, in seconds.
+
+    It runs while the task waits and nothing could take it, not even with all slots free:
+    `gone_since` is when the last of its tiers went away, or the one host that it may run
+    on. Time without a leader does not count; whoever knows of such time adds it. A
+    deadline is kept beside this and needs no outage.
+    """
+    return max(waiting_since, gone_since), policy_s if own_s is None else own_s

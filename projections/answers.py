@@ -209,6 +209,23 @@ class ModelRow(Struct, kw_only=True):
     on_disk: list[str]
 
 
+class TierRow(TierView, kw_only=True):
+    """A tier, and how it stands. What the log says of it is in the fields of TierView.
+
+    `offered` is what the living hosts have of it, `free` how many of its slots nothing
+    holds, `waiting` how many tasks wait for it. `condition` is how it stands: absent,
+    limited, down, busy or up. `wording` says that to people; where it ends in "since" or
+    "until", `wording_at` is the instant that belongs behind it.
+    """
+
+    offered: str = ""
+    free: int = 0
+    waiting: int = 0
+    condition: str = ""
+    wording: str = ""
+    wording_at: str = ""
+
+
 class HostsAnswer(Struct, kw_only=True):
     """`hosts`: the fleet."""
 
@@ -216,7 +233,7 @@ class HostsAnswer(Struct, kw_only=True):
     hosts: list[HostRow]
     shared_endpoints: list[SharedView]
     models: list[ModelRow]
-    tiers: list[TierView]
+    tiers: list[TierRow]
     alerts: list[AlertView]
     leader: str
     epoch: int

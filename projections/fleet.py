@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final, Literal
 from msgspec import Struct, field
 
 from events import catalogue as c
+from events.lifecycle import TASK_TTL_S
 
 if TYPE_CHECKING:
     from projections.judged import JudgedEvent
@@ -21,7 +22,7 @@ BEAT_S: Final = 2.0
 BEATS_TRUE: Final = 3
 """A host's resources count as known for this many beats."""
 ALERTS_KEPT: Final = 100
-VERSION: Final = 2
+VERSION: Final = 3
 
 
 class EndpointView(Struct):
@@ -101,8 +102,12 @@ class AlertView(Struct):
     cleared_at: str | None = None
 
 
-class Head(Struct):
-    """What there is one of: the leader and the policy."""
+class InForce(Struct):
+    """What there is one of: the leader and the policy in force.
+
+    `policy_seq` is where the log has the whole policy, 0 while none was set. Of it,
+    `task_ttl_s` and `allow_downgrade` say until when a task waits, and for what.
+    """
 
     epoch: int = 0
     leader: str = ""
@@ -111,6 +116,8 @@ class Head(Struct):
     policy_changed_at: str = ""
     policy_by: str = ""
     policy_seq: int = 0
+    task_ttl_s: float = TASK_TTL_S
+    allow_downgrade: bool = False
 
 
 class FleetState(Struct):
@@ -120,7 +127,7 @@ class FleetState(Struct):
     shared: dict[str, SharedView] = field(default_factory=dict)
     tiers: dict[str, TierView] = field(default_factory=dict)
     alerts: list[AlertView] = field(default_factory=list)
-    head: Head = field(default_factory=Head)
+    in_force: InForce = field(default_factory=InForce)
     touched: set[tuple[str, str]] = field(default_factory=set)
 
     @property
@@ -147,9 +154,12 @@ def evolve(state: FleetState, judged: JudgedEvent) -> None:
     elif isinstance(event, c.TierEvent):
         refused = _tier(state, event, seq)
     elif isinstance(event, c.PolicyChanged):
-        head = state.head
-        head.policy_version, head.policy_seq = event.version, seq
-        head.policy_changed_at, head.policy_by = event.at, event.requested_by
+        in_force, policy = state.in_force, event.policy
+        in_force.policy_version, in_force.policy_seq = event.version, seq
+        in_force.policy_changed_at, in_force.policy_by = event.at, event.requested_by
+        ttl_s = policy.get("task_ttl_s")
+        in_force.task_ttl_s = ttl_s if isinstance(ttl_s, int | float) else TASK_TTL_S
+        in_force.allow_downgrade = policy.get("allow_downgrade") is True
         state.touched.add(("head", ""))
     elif isinstance(event, c.SchedulerElected):
         refused = _elected(state, event)
@@ -159,10 +169,10 @@ def evolve(state: FleetState, judged: JudgedEvent) -> None:
 
 
 def _elected(state: FleetState, event: c.SchedulerElected) -> str:
-    if event.epoch <= state.head.epoch:
+    if event.epoch <= state.in_force.epoch:
         return "an older epoch"
-    state.head.epoch, state.head.leader = event.epoch, event.name
-    state.head.elected_at = event.at
+    state.in_force.epoch, state.in_force.leader = event.epoch, event.name
+    state.in_force.elected_at = event.at
     state.touched.add(("head", ""))
     return ""
 
@@ -303,7 +313,7 @@ def _said_before(state: FleetState, event: c.HostEvent) -> bool:
 def _outdated(state: FleetState, event: c.FleetEvent | c.TierEvent) -> bool:
     if isinstance(event, c.EndpointAdded | c.EndpointRemoved | c.AlertAcknowledged):
         return False
-    return event.epoch != state.head.epoch
+    return event.epoch != state.in_force.epoch
 
 
 def _become(

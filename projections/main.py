@@ -118,6 +118,7 @@ async def projecting(
     output: OutputReader | None = None,
     whatif: WhatIf | None = None,
     clock: Callable[[], float] = time.monotonic,
+    now: Callable[[], float] = time.time,
 ) -> AsyncIterator[tuple[Runner, Queries]]:
     """Follow the log and answer questions for as long as the block lasts.
 
@@ -129,7 +130,9 @@ async def projecting(
     runner: Runner | None = None
     try:
         runner = Runner(log, store, checkpoints=checkpoints_beside(path))
-        queries = Queries(runner, log, clock=clock, output=output, whatif=whatif)
+        queries = Queries(
+            runner, log, clock=clock, now=now, output=output, whatif=whatif
+        )
         service = QueryService(bus, queries, clock=clock)
         await runner.start()
         try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Final
 
+from projections import tiers
 from projections.answers import (
     AttemptView,
     Durations,
@@ -17,7 +18,6 @@ from projections.answers import (
     TaskDetail,
     TaskRow,
 )
-from projections.fleet import TierView
 from projections.record import NANO
 from projections.stats import BUCKETS_MS, between_ms
 
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from projections.queue import QueueState
     from projections.record import Routing, TaskRecord
     from projections.stats import Histogram, StatsState
+    from projections.world import World
 
 WAITING_SHOWN: Final = 100
 LISTED_DESCRIPTION: Final = 240
@@ -198,31 +199,30 @@ def _first(records: Iterable[TaskRecord], limit: int) -> list[TaskRecord]:
     return [record for record, _ in zip(records, range(limit), strict=False)]
 
 
-def hosts(
-    fleet: FleetState, queued: QueueState, beats: Beats, seq: int, now: float
-) -> HostsAnswer:
-    """Show the fleet; `now` is the monotonic clock that the beats were noted by."""
+def hosts(world: World, beats: Beats, *, monotonic: float, now: float) -> HostsAnswer:
+    """Show the fleet: `beats` were noted by the clock that says `monotonic`.
+
+    `now` is the time that it is shown for, in epoch seconds.
+    """
+    fleet, queued = world.fleet, world.queue
     in_flight: dict[str, dict[str, int]] = {}
     for record in queued.under_way.values():
         if record.phase != "returned":
             held = in_flight.setdefault(record.host, {})
             held[record.endpoint] = held.get(record.endpoint, 0) + 1
     return HostsAnswer(
-        seq=seq,
+        seq=world.position,
         hosts=[
-            _host(host, in_flight.get(host.host, {}), beats, now)
+            _host(host, in_flight.get(host.host, {}), beats, monotonic)
             for _, host in sorted(fleet.hosts.items())
         ],
         shared_endpoints=[shared for _, shared in sorted(fleet.shared.items())],
         models=models(fleet),
-        tiers=[
-            fleet.tiers.get(tier, TierView(tier))
-            for tier in ("trivial", "standard", "complex")
-        ],
+        tiers=tiers.rows(world, now),
         alerts=fleet.active_alerts,
-        leader=fleet.head.leader,
-        epoch=fleet.head.epoch,
-        policy_version=fleet.head.policy_version,
+        leader=fleet.in_force.leader,
+        epoch=fleet.in_force.epoch,
+        policy_version=fleet.in_force.policy_version,
     )
 
 

@@ -18,7 +18,7 @@ from events import subjects
 from events.codec import Reader, encode
 from events.commands import Refusal, refusal_of, refuse
 from events.errors import AgentComError
-from projections import answers, mapping, search, store, waiting
+from projections import answers, mapping, search, store, tiers, waiting
 from projections import questions as q
 from projections.fleet import Beats
 from projections.timetravel import TimeTravel
@@ -77,7 +77,8 @@ Answer = (
 class Queries:
     """Answers from one runner's read models.
 
-    `clock` is a monotonic one, for what is known of the hosts right now. `output` is
+    `clock` is a monotonic one, for what is known of the hosts right now; `now` tells the
+    time in epoch seconds. `output` is
     where live output is read from; without it `output` is refused. `whatif` decides the
     past anew; without it that is refused.
     """
@@ -88,6 +89,7 @@ class Queries:
         log: EventLog,
         *,
         clock: Callable[[], float],
+        now: Callable[[], float],
         output: OutputReader | None = None,
         whatif: WhatIf | None = None,
         wait_limit_s: float = WAIT_LIMIT_S,
@@ -96,6 +98,7 @@ class Queries:
         self._runner = runner
         self._log = log
         self._clock = clock
+        self._now = now
         self._output = output
         self._past = TimeTravel(log, checkpoints=runner.checkpoints)
         self._whatif = whatif
@@ -232,10 +235,12 @@ class Queries:
     async def hosts(self, asked: q.AskThen) -> Answer:
         """Answer `hosts`; of the past, what machines said every two seconds is gone."""
         world = await self._world(asked.at)
-        beats = self.beats if world is self._runner.world else Beats()
-        return mapping.hosts(
-            world.fleet, world.queue, beats, world.position, self._clock()
-        )
+        monotonic = self._clock()
+        if world is self._runner.world:
+            now = self._now()
+            return mapping.hosts(world, self.beats, monotonic=monotonic, now=now)
+        then = tiers.instant_of(world.stats.last_at)
+        return mapping.hosts(world, Beats(), monotonic=monotonic, now=then)
 
     async def alerts(self, asked: q.AskThen) -> Answer:
         """Answer `alerts`, the newest first."""
@@ -251,19 +256,7 @@ class Queries:
         found = await self._find(asked.task_id)
         if isinstance(found, Refusal):
             return found
-        # Read first: the answer is then of one moment.
-        submitted, policy = await asyncio.gather(
-            self._log.get(found.seq),
-            self._at(self._runner.world.fleet.head.policy_seq),
-        )
-        told = submitted.event if submitted is not None else None
-        changed = policy.event if policy is not None else None
-        return waiting.why(
-            found,
-            self._runner.world,
-            spec=told.spec if isinstance(told, c.TaskSubmitted) else None,
-            policy=changed.policy if isinstance(changed, c.PolicyChanged) else None,
-        )
+        return waiting.why(found, self._runner.world, self._now())
 
     async def costs(self, asked: q.AskCosts) -> Answer:
         """Answer `costs`."""
@@ -306,8 +299,8 @@ class Queries:
             void=state.void,
             unknown=state.unknown,
             undecodable=state.undecodable,
-            leader=fleet.head.leader,
-            epoch=fleet.head.epoch,
+            leader=fleet.in_force.leader,
+            epoch=fleet.in_force.epoch,
             active_alerts=len(fleet.active_alerts),
             simulated=any(
                 endpoint.simulated

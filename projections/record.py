@@ -133,7 +133,9 @@ class TaskRecord(Struct, array_like=True, kw_only=True, gc=False):
     routed. `attempts` counts those that are over and counted.
     `tier` is where it runs or waits to run, `preferred_tier` what its classification
     said. `trace_seq`, `result_seq` and `seq` (its submission) are where the log has the
-    rest. `waiting_since` is when it last began to wait.
+    rest. `waiting_since` is when it last began to wait. `exact_model` and `has_command`
+    say that its specification names a model, or a command: they bound where it may go
+    instead of its own tier.
     """
 
     phase: Phase = "waiting"
@@ -186,6 +188,9 @@ class TaskRecord(Struct, array_like=True, kw_only=True, gc=False):
     voids: list[Void] = field(default_factory=list)
     spent: Spent = NOTHING
     routings: list[Routing] = field(default_factory=list)
+    ttl_s: float | None = None
+    exact_model: bool = False
+    has_command: bool = False
 
     @property
     def attempts_begun(self) -> int:

@@ -23,7 +23,7 @@ import msgspec
 
 from events.errors import AgentComError
 from events.lifecycle import OPEN
-from projections.fleet import AlertView, Head, HostView, SharedView, TierView
+from projections.fleet import AlertView, HostView, InForce, SharedView, TierView
 from projections.record import Spent, TaskRecord
 from projections.stats import StatsState
 from projections.tasks import SubmittedIds
@@ -298,7 +298,7 @@ class Store:
             case "tiers":
                 body = (fleet.tiers, fleet.alerts)
             case _:
-                body = fleet.head
+                body = fleet.in_force
         if body is None:
             self._writing.execute(
                 "delete from document where projection = ? and key = ?", (kind, key)
@@ -426,7 +426,7 @@ def _load_documents(connection: sqlite3.Connection, world: World) -> None:
                 tiers, alerts = _read(body, tuple[dict[str, TierView], list[AlertView]])
                 fleet.tiers, fleet.alerts = tiers, alerts
             case "head":
-                fleet.head = _read(body, Head)
+                fleet.in_force = _read(body, InForce)
             case "stats":
                 world.stats = _read(body, StatsState)
             case _:

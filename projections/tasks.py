@@ -252,6 +252,9 @@ def _new(event: c.TaskSubmitted, seq: int) -> TaskRecord:
         submitter=event.submitter,
         submitted_at=event.at,
         waiting_since=event.at,
+        ttl_s=spec.ttl_s,
+        exact_model=spec.model is not None,
+        has_command=spec.shell is not None,
     )
 
 

@@ -1,56 +1,53 @@
-"""Why a task waits, and until when: what could take it, what is ahead of it, what is missing."""
+"""Why a task waits, and when it expires: what is ahead of it, what is missing.
+
+The rule of the time to live is in `events.lifecycle`; here it is applied to what the log
+says of the tiers and hosts that could take the task.
+"""
 
 from __future__ import annotations
 
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Final
 
-from events.codec import instant, rfc3339
-from events.errors import Malformed
+from events.codec import rfc3339
+from events.lifecycle import FIXED_KINDS, TIER_KINDS, time_to_live
 from projections.answers import WhyAnswer
 from projections.fleet import TierView
 from projections.queue import PRIORITIES
+from projections.tiers import (
+    condition,
+    endpoints_of,
+    gone_since,
+    instant_of,
+    offered,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from events import catalogue as c
     from projections.fleet import FleetState
     from projections.queue import QueueState
     from projections.record import TaskRecord
     from projections.world import World
 
-USUAL_TTL_S: Final = 600.0
-"""The policy's `task_ttl_s` where no policy was ever set."""
-TIER_KINDS: Final = {"standard": ("ollama", "openai"), "complex": ("claude",)}
-"""The kinds of endpoint that make a tier; every host runs commands, which is trivial."""
 EXPIRING_SOUGHT: Final = 100
 """So many of a lane are looked at; the others came later."""
-TIERLESS: Final = ("agent", "noop")
-"""Executors that belong to no tier."""
 
 
-def why(
-    record: TaskRecord,
-    world: World,
-    *,
-    spec: c.TaskSpec | None = None,
-    policy: dict[str, Any] | None = None,
-) -> WhyAnswer:
-    """Say why a task waits; `policy` is the one in force, None the built-in one."""
-    tier = world.fleet.tiers.get(record.tier, TierView(record.tier))
+def why(record: TaskRecord, world: World, now: float) -> WhyAnswer:
+    """Say why a task waits; `now` is the present time, in epoch seconds."""
+    fleet = world.fleet
+    tier = fleet.tiers.get(record.tier, TierView(record.tier))
     ahead = _ahead(record, world.queue) if record.phase == "waiting" else None
-    up = sum(host.state == "up" for host in world.fleet.hosts.values())
+    up = sum(host.state == "up" for host in fleet.hosts.values())
     in_flight = sum(
         other.tier == record.tier and other.phase != "returned"
         for other in world.queue.under_way.values()
     )
-    others = _other_tiers(record, spec, policy or {})
     expires_at = ""
-    if ahead is not None:
-        expires_at = _expires_at(record, world.fleet, others, spec, policy or {})
-    said = _because(record, world.fleet, tier, others, ahead, up, in_flight)
-    because = list(said)
+    if ahead is not None and (end := expires_at_of(record, fleet)) is not None:
+        expires_at = rfc3339(end)
+    because = list(_because(record, fleet, tier, ahead, up, in_flight, now))
     if expires_at:
         because.append(f"Unless something takes it before, it expires at {expires_at}.")
     return WhyAnswer(
@@ -72,26 +69,6 @@ def why(
     )
 
 
-def offered(fleet: FleetState, tier: str) -> Literal["up", "down", "absent"]:
-    """Say what the log's tier events leave open: absent, or up since the first probe."""
-    kinds = TIER_KINDS.get(tier)
-    hosts = [h for h in fleet.hosts.values() if h.state in ("up", "draining")]
-    if kinds is None:
-        return "up" if hosts else "absent"
-    found = [e for h in hosts for e in h.endpoints.values() if e.kind in kinds]
-    if not found:
-        return "absent"
-    return "up" if any(endpoint.up for endpoint in found) else "down"
-
-
-def gone_since(fleet: FleetState, tier: str) -> float | None:
-    """Return since when a tier is down or absent, None while it is there."""
-    view = fleet.tiers.get(tier)
-    if view is not None and view.state == "down":
-        return instant_of(view.since)
-    return None if offered(fleet, tier) == "up" else 0.0
-
-
 def away_since(fleet: FleetState, host: str, otherwise: float | None) -> float | None:
     """Return since when a task's only host is away; without one, `otherwise`."""
     if not host:
@@ -102,68 +79,50 @@ def away_since(fleet: FleetState, host: str, otherwise: float | None) -> float |
     return otherwise if view.state == "up" else instant_of(view.since)
 
 
-def instant_of(text: str) -> float:
-    """Read when something was; what cannot be read was long ago."""
-    try:
-        return instant(text)
-    except Malformed:
-        return 0.0
+def expires_at_of(record: TaskRecord, fleet: FleetState) -> float | None:
+    """Return when a waiting task expires if nothing takes it before, in epoch seconds.
 
-
-def _other_tiers(
-    record: TaskRecord, spec: c.TaskSpec | None, policy: dict[str, Any]
-) -> list[str]:
-    """Name the tiers that could take it instead of its own: at most one step away."""
-    exact = spec is not None and spec.model is not None
-    if exact or record.fallback_used or record.executor in TIERLESS:
-        return []
-    if record.tier == "standard":
-        shell = spec is not None and spec.shell is not None
-        return ["complex", "trivial"] if shell else ["complex"]
-    if record.tier == "complex" and policy.get("allow_downgrade", False):
-        return ["standard"]
-    return []
-
-
-def _expires_at(
-    record: TaskRecord,
-    fleet: FleetState,
-    others: list[str],
-    spec: c.TaskSpec | None,
-    policy: dict[str, Any],
-) -> str:
-    """Return when it expires: at its deadline, or so long after nobody could take it."""
+    None where it waits for something that is there and has no deadline.
+    """
     ends = [instant_of(record.deadline)] if record.deadline else []
     gone: float | None = None
-    if record.executor not in TIERLESS:
-        since = [gone_since(fleet, tier) for tier in (record.tier, *others)]
-        known = [at for at in since if at is not None]
-        gone = max(known) if len(known) == len(since) else None
+    if record.executor not in FIXED_KINDS:
+        tiers = (record.tier, *_other_tiers(record, fleet))
+        since = [gone_since(fleet, tier) for tier in tiers]
+        outages = [at for at in since if at is not None]
+        gone = max(outages) if len(outages) == len(since) else None
     away = away_since(fleet, record.assign_to, gone)
     if away is not None:
-        own = spec.ttl_s if spec is not None else None
-        ttl_s = policy.get("task_ttl_s", USUAL_TTL_S) if own is None else own
-        ends.append(max(instant_of(record.waiting_since), away) + ttl_s)
-    return rfc3339(min(ends)) if ends else ""
+        waits_since = instant_of(record.waiting_since)
+        policy_s = fleet.in_force.task_ttl_s
+        began, ttl_s = time_to_live(waits_since, away, record.ttl_s, policy_s)
+        ends.append(began + ttl_s)
+    return min(ends, default=None)
 
 
-def expiring(world: World, ttl_s: float) -> dict[str, int]:
-    """Say of each lane when its first task expires, in ms, if nothing can take it before.
-
-    A task expires that long after it waits and there is nobody who could take it: its
-    host is away, or its tier is.
-    """
-    found: dict[str, int] = {}
+def expiring(world: World) -> dict[str, int]:
+    """Say of each lane when its first task expires, in epoch milliseconds."""
+    first: dict[str, int] = {}
     for (tier, priority), records in world.queue.lanes.items():
-        gone = gone_since(world.fleet, tier)
-        begins = [
-            max(instant_of(record.waiting_since), since)
+        ends = [
+            end
             for record in islice(records.values(), EXPIRING_SOUGHT)
-            if (since := away_since(world.fleet, record.assign_to, gone)) is not None
+            if (end := expires_at_of(record, world.fleet)) is not None
         ]
-        if begins:
-            found[f"{tier}/{priority}"] = round((min(begins) + ttl_s) * 1_000)
-    return found
+        if ends:
+            first[f"{tier}/{priority}"] = round(min(ends) * 1_000)
+    return first
+
+
+def _other_tiers(record: TaskRecord, fleet: FleetState) -> list[str]:
+    """Name the tiers that could take it instead of its own: at most one step away."""
+    if record.exact_model or record.fallback_used or record.executor in FIXED_KINDS:
+        return []
+    if record.tier == "standard":
+        return ["complex", "trivial"] if record.has_command else ["complex"]
+    if record.tier == "complex" and fleet.in_force.allow_downgrade:
+        return ["standard"]
+    return []
 
 
 def _ahead(record: TaskRecord, queued: QueueState) -> int:
@@ -184,10 +143,10 @@ def _because(
     record: TaskRecord,
     fleet: FleetState,
     tier: TierView,
-    others: list[str],
     ahead: int | None,
     up: int,
     in_flight: int,
+    now: float,
 ) -> Iterator[str]:
     if ahead is None:
         yield f"It does not wait: it is {record.phase}" + (
@@ -195,19 +154,19 @@ def _because(
         )
         return
     there = offered(fleet, record.tier)
-    tiered = record.executor not in TIERLESS
+    tiered = record.executor not in FIXED_KINDS
     if not up:
         yield "No host is up."
     if tiered and up and there == "absent":
         yield _NOT_SET_UP[record.tier]
     elif tier.state == "down":
-        said = f": {tier.reason}" if tier.reason else ""
-        yield f"The {tier.tier} tier is down since {tier.since}{said}."
+        reason = f": {tier.reason}" if tier.reason else ""
+        yield f"The {tier.tier} tier is down since {tier.since}{reason}."
     elif tiered and up and there == "down":
         yield f"The {record.tier} tier is down: {_down(fleet, record.tier)}."
     if tiered and up and there != "up":
-        yield from _nor(fleet, others)
-    if tier.state == "limited":
+        yield from _nor(fleet, _other_tiers(record, fleet))
+    if condition(fleet, record.tier, now) == "limited":
         yield f"The {tier.tier} tier is limited until {tier.until}."
     if record.assign_to:
         yield _only_on(record, fleet)
@@ -250,17 +209,13 @@ def _nor(fleet: FleetState, others: list[str]) -> Iterator[str]:
 
 def _down(fleet: FleetState, tier: str) -> str:
     """Name a tier's endpoints that are down, and why."""
-    kinds = TIER_KINDS.get(tier, ())
-    found = [
+    names = [
         f"{endpoint.endpoint} on {host.host}"
         + (f" ({endpoint.reason})" if endpoint.reason else "")
-        for host in fleet.hosts.values()
-        if host.state in ("up", "draining")
-        for endpoint in host.endpoints.values()
-        if endpoint.kind in kinds
+        for host, endpoint in endpoints_of(fleet, tier)
     ]
-    more = f" and {len(found) - 3} more" if len(found) > 3 else ""
-    return "nothing answers at " + ", ".join(found[:3]) + more
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return "nothing answers at " + ", ".join(names[:3]) + more
 
 
 def _only_on(record: TaskRecord, fleet: FleetState) -> str:
@@ -271,11 +226,10 @@ def _only_on(record: TaskRecord, fleet: FleetState) -> str:
             f"It waits for host {name}, which is not known: none of that name joined."
         )
     if host.state != "up":
-        said = "away" if host.state == "left" else host.state
-        return f"It waits for host {name}, which is {said} since {host.since}."
-    kinds = TIER_KINDS.get(record.tier)
-    if kinds is None or record.executor in TIERLESS:
-        return f"It may run on {name} only."
-    if any(endpoint.kind in kinds for endpoint in host.endpoints.values()):
+        state = "away" if host.state == "left" else host.state
+        return f"It waits for host {name}, which is {state} since {host.since}."
+    kinds = TIER_KINDS[record.tier]
+    there = any(endpoint.kind in kinds for endpoint in host.endpoints.values())
+    if there or not kinds or record.executor in FIXED_KINDS:
         return f"It may run on {name} only."
     return f"It may run on {name} only, which does not offer {_WORK[record.tier]}."

@@ -6,7 +6,6 @@ made from the read models alone; `web.documents` keeps it up to date for its wat
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Final, Protocol
 
@@ -26,7 +25,6 @@ if TYPE_CHECKING:
     from projections.judged import Family
     from projections.queries import Queries
     from projections.runner import Runner
-    from projections.world import World
     from web.lasthour import LastHour
 
 RUNNING_SHOWN: Final = 24
@@ -124,7 +122,7 @@ async def _status(sources: Sources, params: Nothing) -> Sections | Refusal:
         "position": world.position,
         "lag": max(last - world.position, 0),
         "last_event_at": world.stats.last_at,
-        "leader": world.fleet.head.leader,
+        "leader": world.fleet.in_force.leader,
         "alerts": len(world.fleet.active_alerts),
         "simulated": simulated,
     }
@@ -139,30 +137,22 @@ async def _overview(sources: Sources, params: Nothing) -> Sections | Refusal:
     )
     today = await queries.costs(AskCosts(by="fallback", since=sources.today()))
     ever = await queries.costs(AskCosts(by="fallback"))
-    for answer in (stats, dead, today, ever):
+    hosts = await queries.hosts(AskThen())
+    for answer in (stats, dead, today, ever, hosts):
         if isinstance(answer, Refusal):
             return answer
     assert isinstance(stats, answers.StatsAnswer)
     assert isinstance(dead, answers.TasksAnswer)
     assert isinstance(today, answers.CostsAnswer)
     assert isinstance(ever, answers.CostsAnswer)
-    tiers = mapping.hosts(world.fleet, world.queue, queries.beats, 0, 0.0).tiers
+    assert isinstance(hosts, answers.HostsAnswer)
     return {
-        "tiers": [
-            {
-                **_plain(tier),
-                "offered": waiting.offered(world.fleet, tier.tier),
-                "free": _free(world, tier.tier),
-            }
-            for tier in tiers
-        ],
+        "tiers": hosts.tiers,
         "waiting": queue.waiting,
         "lanes": queue.lanes,
         "under_way": queue.under_way,
         "running": queue.running,
-        "expiring": waiting.expiring(
-            world, (await _policy(sources)).get("task_ttl_s", waiting.USUAL_TTL_S)
-        ),
+        "expiring": waiting.expiring(world),
         "alerts": world.fleet.active_alerts,
         "dead": {"total": dead.total, "tasks": dead.tasks},
         "states": stats.states,
@@ -176,35 +166,9 @@ async def _overview(sources: Sources, params: Nothing) -> Sections | Refusal:
     }
 
 
-def _plain(tier: Any) -> dict[str, Any]:
-    return {name: getattr(tier, name) for name in tier.__struct_fields__}
-
-
-def _free(world: World, tier: str) -> int:
-    """Count a tier's slots that nothing holds, on hosts that take work."""
-    busy: Counter[tuple[str, str]] = Counter()
-    for record in world.queue.under_way.values():
-        if record.phase != "returned" and record.executor not in waiting.TIERLESS:
-            busy[record.host, record.endpoint] += 1
-            busy["", record.endpoint] += 1
-    kinds = waiting.TIER_KINDS.get(tier)
-    slots: dict[tuple[str, str], int] = {}
-    for host in world.fleet.hosts.values():
-        if host.state != "up":
-            continue
-        if kinds is None:
-            slots[host.host, ""] = host.slots.get("shell", 0)
-            continue
-        for name, endpoint in host.endpoints.items():
-            if endpoint.up and endpoint.kind in kinds:
-                # Hosts that share an endpoint share its slots.
-                slots["" if endpoint.shared else host.host, name] = endpoint.slots
-    return sum(max(n - busy[place], 0) for place, n in slots.items())
-
-
 async def _policy(sources: Sources) -> dict[str, Any]:
     """Return the policy in force."""
-    seq = sources.runner.world.fleet.head.policy_seq
+    seq = sources.runner.world.fleet.in_force.policy_seq
     recorded = await sources.log.get(seq) if seq else None
     event = recorded.event if recorded is not None else None
     return event.policy if isinstance(event, PolicyChanged) else sources.builtin
@@ -262,7 +226,7 @@ async def _fleet(sources: Sources, params: Nothing) -> Sections | Refusal:
 
 async def _routing(sources: Sources, params: Nothing) -> Sections | Refusal:
     world = sources.runner.world
-    stats, head = world.stats, world.fleet.head
+    stats, in_force = world.stats, world.fleet.in_force
     return {
         "decisions": sources.decisions(),
         "by_tier": stats.decisions_by_tier,
@@ -272,9 +236,9 @@ async def _routing(sources: Sources, params: Nothing) -> Sections | Refusal:
         "waits_avoided": stats.waits_avoided,
         "disagreements": stats.disagreements,
         "policy": {
-            "version": head.policy_version,
-            "changed_at": head.policy_changed_at,
-            "by": head.policy_by,
+            "version": in_force.policy_version,
+            "changed_at": in_force.policy_changed_at,
+            "by": in_force.policy_by,
             "policy": await _policy(sources),
         },
     }

@@ -15,6 +15,7 @@ from msgspec import Meta, Struct
 from events.codec import convert
 from events.commands import Limits
 from events.errors import Malformed
+from events.lifecycle import TASK_TTL_S
 
 Seconds = Annotated[float, Meta(ge=0, le=31_536_000)]
 PositiveSeconds = Annotated[float, Meta(gt=0, le=31_536_000)]
@@ -52,7 +53,7 @@ class Policy(Struct, frozen=True, forbid_unknown_fields=True):
     max_escalations_in_flight: Count = 4
     escalation_budget_usd_per_day: Annotated[float, Meta(ge=0)] | None = None
     max_budget_usd_per_task: Annotated[float, Meta(gt=0)] | None = None
-    task_ttl_s: PositiveSeconds = 600.0
+    task_ttl_s: PositiveSeconds = TASK_TTL_S
     tier_alert_after_s: Seconds = 60.0
     accept_timeout_s: PositiveSeconds = 5.0
     host_lease_s: PositiveSeconds = 15.0

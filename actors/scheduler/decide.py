@@ -21,7 +21,6 @@ from actors.lifecycle import Head, TaskState
 from actors.scheduler.dispatch import Dispatch, Held
 from actors.scheduler.queue import TIER_KIND, Group, Requirement, Waiting
 from actors.scheduler.state import (
-    FIXED_KINDS,
     Board,
     Body,
     Effect,
@@ -34,7 +33,7 @@ from events import catalogue as c
 from events import subjects
 from events.codec import instant, rfc3339
 from events.commands import Assign, Cancel, Rejoin, SharedEndpoint, UseEndpoints
-from events.lifecycle import FINAL, ON_HOST
+from events.lifecycle import FINAL, FIXED_KINDS, ON_HOST, time_to_live
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -513,9 +512,11 @@ class Scheduler(Board):
 
     def _expires_at(self, group: Group, waiting: Waiting, live: Live) -> float:
         """The TTL began when the task waited and all its tiers were gone."""
-        began = max(waiting.since, group.starving_since or waiting.since)
-        ttl = self.policy.task_ttl_s if live.ttl_s is None else live.ttl_s
-        return self.after(began, ttl)
+        starving = group.starving_since or waiting.since
+        policy_ttl_s = self.policy.task_ttl_s
+        return self.after(
+            *time_to_live(waiting.since, starving, live.ttl_s, policy_ttl_s)
+        )
 
     def _expire_starved(
         self, group: Group, live: Live, now: float, made: list[Decision]

@@ -23,9 +23,9 @@ from actors.scheduler.queue import (
     rank_of,
     requirement,
 )
-from actors.scheduler.state import FIXED_KINDS
 from events import catalogue as c
 from events.codec import rfc3339
+from events.lifecycle import FIXED_KINDS
 
 if TYPE_CHECKING:
     from collections.abc import Callable

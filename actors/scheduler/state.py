@@ -28,7 +28,7 @@ from events import catalogue as c
 from events import subjects
 from events.codec import instant
 from events.errors import Malformed
-from events.lifecycle import FINAL, ON_HOST, STARTED
+from events.lifecycle import FINAL, FIXED_KINDS, ON_HOST, STARTED
 
 if TYPE_CHECKING:
     from actors.rules.policy import Policy
@@ -38,9 +38,6 @@ if TYPE_CHECKING:
 
 BODIES: Final = 4_096
 """Task bodies kept in memory for a prompt assignment; others are read from the log."""
-
-FIXED_KINDS: Final = ("agent", "noop")
-"""Kinds of work that belong to no tier: they never hop."""
 
 
 class Mail(NamedTuple):

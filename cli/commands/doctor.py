@@ -396,11 +396,9 @@ def _fleet(fleet: HostsAnswer) -> list[Check]:
         checks.append(Check("hosts", "warn", f"lost: {', '.join(lost)}", advice))
     else:
         checks.append(Check("hosts", "ok", ", ".join(living)))
-    endpoints = [each for host in fleet.hosts for each in host.endpoints]
     for tier in fleet.tiers:
-        state = tier_state(tier, endpoints)
-        good = state in ("up", "not set up")
-        checks.append(Check(f"tier {tier.tier}", "ok" if good else "warn", state))
+        status: Status = "warn" if tier.condition in ("down", "limited") else "ok"
+        checks.append(Check(f"tier {tier.tier}", status, tier_state(tier)))
     return checks
 
 

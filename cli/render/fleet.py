@@ -19,13 +19,13 @@ from cli.render.terminal import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from rich.console import Console
     from rich.table import Table
 
-    from projections.answers import HostRow, HostsAnswer
-    from projections.fleet import EndpointView, TierView
+    from projections.answers import HostRow, HostsAnswer, TierRow
+    from projections.fleet import EndpointView
 
 
 def describe(
@@ -41,8 +41,10 @@ def describe(
     lines: list[tuple[str, str, str]] = [("host", f"{host.host}: {slots} at once", "")]
     shared = {each.endpoint: each.url for each in fleet.shared_endpoints}
     lines += [_local(host.endpoints, shared), _claude(host.endpoints)]
-    endpoints = [each for one in fleet.hosts for each in one.endpoints]
-    lines += [_tier(tier, endpoints) for tier in fleet.tiers]
+    lines += [
+        (tier.tier, tier_state(tier), TIER_STYLE.get(tier.tier, ""))
+        for tier in fleet.tiers
+    ]
     lines += [
         (what, where, "bold" if what == "dashboard" else "")
         for what, where in places.items()
@@ -96,30 +98,14 @@ def _claude(endpoints: Iterable[EndpointView]) -> tuple[str, str, str]:
     )
 
 
-_KINDS: dict[str, tuple[str, ...]] = {
-    "standard": ("ollama", "openai"),
-    "complex": ("claude",),
-}
-
-
-def _tier(tier: TierView, endpoints: Iterable[EndpointView]) -> tuple[str, str, str]:
-    """Say a tier's state; the log holds only its changes."""
-    return tier.tier, tier_state(tier, endpoints), TIER_STYLE.get(tier.tier, "")
-
-
-def tier_state(tier: TierView, endpoints: Iterable[EndpointView]) -> str:
-    """Say how a tier is, from what was found about it and who could run it."""
-    kinds = _KINDS.get(tier.tier)
-    offered = [each for each in endpoints if kinds is not None and each.kind in kinds]
-    if kinds is not None and not offered:
-        return "not set up"
-    if tier.state == "unknown":
-        return "up" if kinds is None or any(each.up for each in offered) else "down"
-    if tier.state == "down":
-        return f"down since {clock_time(tier.since)}: {tier.reason}"
-    if tier.state == "limited":
-        return f"limited until {clock_time(tier.until or '')}"
-    return tier.state
+def tier_state(tier: TierRow, clock: Callable[[str], str] = clock_time) -> str:
+    """Say how a tier stands, as the read models word it; `clock` writes the instant."""
+    text = tier.wording or tier.state
+    if tier.wording_at:
+        text += f" {clock(tier.wording_at)}"
+    if tier.condition == "down" and tier.reason:
+        text += f": {tier.reason}"
+    return text
 
 
 def host_table(rows: list[HostRow]) -> Table:
@@ -176,11 +162,9 @@ def _models(each: EndpointView) -> str:
 def show_tiers(screen: Console, answer: HostsAnswer) -> None:
     from rich.text import Text
 
-    endpoints = [each for row in answer.hosts for each in row.endpoints]
     for tier in answer.tiers:
         line = Text(f"{tier.tier:<10}", style=TIER_STYLE.get(tier.tier, ""))
-        living = any(row.state in ("up", "draining") for row in answer.hosts)
-        line.append(tier_state(tier, endpoints) if living else "no host lives")
+        line.append(tier_state(tier))
         screen.print(line)
     for alert in answer.alerts:
         seen = f", seen by {alert.acknowledged_by}" if alert.acknowledged_by else ""

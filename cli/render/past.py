@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from cli.render.fleet import tier_state
 from cli.render.terminal import (
     STATE_STYLE,
     TIER_STYLE,
@@ -64,10 +65,9 @@ def show_hosts(screen: Console, answer: HostsAnswer) -> None:
     else:
         screen.print("no hosts")
     for tier in answer.tiers:
-        reason = f": {tier.reason}" if tier.reason else ""
-        since = f" since {tier.since[:19]}" if tier.since else ""
+        state = tier_state(tier, lambda at: at[:19])
         screen.print(
-            line_of(f"{tier.tier:<10}{tier.state}{since}{reason}"),
+            line_of(f"{tier.tier:<10}{state}"),
             style=TIER_STYLE.get(tier.tier, ""),
         )
 

@@ -350,7 +350,7 @@ def test_the_document_describes_what_it_refers_to_and_the_questions_alone():
 
 def test_the_document_has_the_fields_that_queries_and_commands_read():
     paths, schemas = document()["paths"], document()["components"]["schemas"]
-    queries = Queries(Runner(), MemoryLog(), clock=lambda: 0.0)
+    queries = Queries(Runner(), MemoryLog(), clock=lambda: 0.0, now=lambda: 0.0)
     for route in QUERIES:
         reads, _ = queries._queries[route.query]
         parameters = {each["name"] for each in paths[route.path]["get"]["parameters"]}

@@ -163,7 +163,13 @@ async def test_a_question_waits_for_what_the_asker_has_written(asking):
 
 async def test_a_question_that_is_ahead_of_the_log_is_refused_as_behind(tmp_path):
     async with _asking(None) as asking:
-        queries = Queries(asking.runner, asking.log, clock=lambda: 0.0, wait_limit_s=0)
+        queries = Queries(
+            asking.runner,
+            asking.log,
+            clock=lambda: 0.0,
+            now=lambda: 0.0,
+            wait_limit_s=0,
+        )
         answer = await queries.answer("queue", b'{"wait_seq": 7}')
 
     assert isinstance(answer, Refusal)

@@ -13,12 +13,11 @@ from typing import TYPE_CHECKING, Any
 from actors import lifecycle
 from actors.lifecycle import Epochs, TaskState
 from actors.scheduler.decide import Scheduler
-from actors.scheduler.state import FIXED_KINDS
 from events import catalogue as c
 from events import commands as m
 from events import subjects
 from events.codec import Reader, instant
-from events.lifecycle import FINAL, ON_HOST
+from events.lifecycle import FINAL, FIXED_KINDS, ON_HOST
 from projections.tasks import NUMBERED
 from projections.world import World as ReadModels
 

@@ -2,7 +2,7 @@
 import { useMemo } from "preact/hooks";
 import { carryOut, post } from "../api.js";
 import { Chart } from "../charts.jsx";
-import { PRIORITIES, TIERS, age, at, clock, count, dollars, duration, plain, savedText } from "../format.js";
+import { PRIORITIES, TIERS, age, clock, count, dollars, duration, plain, savedText } from "../format.js";
 import { Empty, Fallback, Figure, Panel, Scroll, Simulated, State, Text, Tier } from "../parts.jsx";
 import { useNow, useTopic } from "../socket.js";
 
@@ -14,7 +14,7 @@ export function Now({ operator, theme, submit }) {
   return (
     <div class="page">
       <h1 class="sr">Now</h1>
-      <Tiers data={data} now={now} />
+      <Tiers data={data} />
       <div class="columns even">
         <Attention data={data} now={now} operator={operator} />
         <Queue data={data} now={now} />
@@ -28,31 +28,17 @@ export function Now({ operator, theme, submit }) {
 
 const waitingFor = (tier, data) => data.lanes.filter((lane) => lane.tier === tier).reduce((n, lane) => n + lane.waiting, 0);
 
-function tierState(tier, data, now) {
-  const waiting = waitingFor(tier.tier, data);
-  if (tier.offered === "absent") return ["absent", "not set up"];
-  if (tier.state === "limited" && at(tier.until) > now) return ["limited", `limited until ${clock(tier.until)}`];
-  if (tier.state === "down") return ["down", `down since ${clock(tier.since)}`];
-  if (tier.state === "unknown" && tier.offered === "down") return ["down", "down"];
-  if (!waiting) return ["up", "up"];
-  // What waits while slots are free, waits for something else: its host, a model.
-  return tier.free ? ["up", `up, ${count(waiting)} waiting`] : ["busy", `busy, ${count(waiting)} waiting`];
-}
-
-function Tiers({ data, now }) {
+function Tiers({ data }) {
   return (
     <section class="tiers" aria-label="Tiers">
-      {data.tiers.map((tier) => {
-        const [state, said] = tierState(tier, data, now);
-        return (
-          <article class={`tier-card ${state}`} id={`tier-${tier.tier}`}>
-            <Tier tier={tier.tier} />
-            <b>{said}</b>
-            {state === "down" && tier.reason && <small><Text most={200}>{tier.reason}</Text></small>}
-            <small>{count(data.decisions[tier.tier] ?? 0)} routed here so far</small>
-          </article>
-        );
-      })}
+      {data.tiers.map((tier) => (
+        <article class={`tier-card ${tier.condition}`} id={`tier-${tier.tier}`}>
+          <Tier tier={tier.tier} />
+          <b>{tier.wording}{tier.wording_at && ` ${clock(tier.wording_at)}`}</b>
+          {tier.condition === "down" && tier.reason && <small><Text most={200}>{tier.reason}</Text></small>}
+          <small>{count(data.decisions[tier.tier] ?? 0)} routed here so far</small>
+        </article>
+      ))}
     </section>
   );
 }

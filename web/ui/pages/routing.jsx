@@ -144,26 +144,13 @@ function World({ world: { now, seq, queue, fleet, at } }) {
         <div>
           <h3>Fleet</h3>
           <ul class="list">
-            {fleet.tiers.map((tier) => <li><Tier tier={tier.tier} /> {tierState(tier, fleet.hosts)}</li>)}
+            {fleet.tiers.map((tier) => <li><Tier tier={tier.tier} /> {tier.wording}{tier.wording_at && ` ${moment(tier.wording_at)}`}</li>)}
             {fleet.hosts.map((host) => <li><span class={`badge state-${host.state}`}>{host.state}</span> <Text>{host.host}</Text>: {host.endpoints.filter((each) => each.up).length} of {host.endpoints.length} endpoints up</li>)}
           </ul>
         </div>
       </div>
     </div>
   );
-}
-
-// The log tells of outages; a tier that never had one is as its hosts are.
-const KINDS = { standard: ["ollama", "openai"], complex: ["claude"] };
-function tierState(tier, hosts) {
-  if (tier.state === "limited") return `limited until ${moment(tier.until)}`;
-  if (tier.state === "down") return `down since ${moment(tier.since)}`;
-  if (tier.state !== "unknown") return tier.state;
-  const here = hosts.filter((host) => host.state === "up" || host.state === "draining");
-  if (tier.tier === "trivial") return here.length ? "up" : "no host";
-  const offered = here.flatMap((host) => host.endpoints).filter((each) => KINDS[tier.tier]?.includes(each.kind));
-  if (!offered.length) return "not set up";
-  return offered.some((each) => each.up) ? "up" : "down";
 }
 
 const Open = ({ task }) => <li><span class={`badge state-${task.state}`}>{task.state}</span> <a href={`#/task/${task.task_id}`}><Text most={70}>{task.description}</Text></a></li>;

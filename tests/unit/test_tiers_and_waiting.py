@@ -1,0 +1,134 @@
+"""How a tier stands, in words, and when a task that waits for one expires."""
+
+from __future__ import annotations
+
+import pytest
+
+from actors.rules.policy import Policy
+from cli.render.fleet import tier_state
+from events import catalogue as c
+from events import subjects
+from events.codec import instant, rfc3339
+from events.lifecycle import TASK_TTL_S
+from projections import tiers, waiting
+from projections.world import World, fold
+from tests.support.histories import History
+
+
+def shown(history: History, now: float | None = None) -> dict[str, tuple[str, str]]:
+    """Each tier's condition and wording, the instant behind it as `T`."""
+    rows = tiers.rows(fold(history.recorded), history.now if now is None else now)
+    return {row.tier: (row.condition, tier_state(row, lambda at: "T")) for row in rows}
+
+
+def expiry(history: History, task: str) -> float | None:
+    world: World = fold(history.recorded)
+    return waiting.expires_at_of(world.tasks.records[task], world.fleet)
+
+
+def test_without_hosts_every_tier_is_absent():
+    assert shown(History()) == {
+        "trivial": ("absent", "no host"),
+        "standard": ("absent", "no host"),
+        "complex": ("absent", "no host"),
+    }
+
+
+def test_a_tier_is_as_the_living_hosts_are_until_the_log_says_more():
+    history = History()
+    history.join("h1")
+    assert shown(history) == {
+        "trivial": ("up", "up"),
+        "standard": ("up", "up"),
+        "complex": ("absent", "not set up"),
+    }
+    history.host_says(
+        c.EndpointDown, "h1", endpoint="h1-ollama", kind="ollama", reason="refused"
+    )
+    assert shown(history)["standard"] == ("down", "down")
+    history.tier(c.TierDown, "standard", reason="no endpoint is up")
+    assert shown(history)["standard"] == ("down", "down since T: no endpoint is up")
+    history.lose("h1")
+    assert shown(history)["standard"] == ("absent", "no host")
+
+
+def test_a_limit_is_over_when_its_time_has_come():
+    history = History()
+    history.join("h1")
+    until = history.now + 60
+    history.tier(
+        c.TierLimited, "standard", until=rfc3339(until), reason="spent", known_end=True
+    )
+    assert shown(history)["standard"] == ("limited", "limited until T")
+    assert shown(history, until + 1)["standard"] == ("up", "up")
+
+
+def test_a_tier_is_busy_where_tasks_wait_and_no_slot_is_free():
+    history = History()
+    history.join("h1")
+    history.submit()
+    assert shown(history)["standard"] == ("up", "up, 1 waiting")
+    history.route(history.submit(), host="h1", endpoint="h1-ollama")
+    assert shown(history)["standard"] == ("busy", "busy, 1 waiting")
+
+
+def test_what_something_can_take_expires_only_at_its_deadline():
+    history = History()
+    history.join("h1")
+    late = rfc3339(history.now + 3_600)
+    assert expiry(history, history.submit()) is None
+    assert expiry(history, history.submit(deadline=late)) == instant(late)
+
+
+@pytest.mark.parametrize(
+    ("spec", "policy", "ttl_s"),
+    [
+        ({}, None, TASK_TTL_S),
+        ({}, {"task_ttl_s": 30}, 30.0),
+        ({"ttl_s": 7.0}, {"task_ttl_s": 30}, 7.0),
+    ],
+)
+def test_a_time_to_live_is_the_task_s_own_or_the_policy_s_or_the_usual_one(
+    spec, policy, ttl_s
+):
+    history = History()
+    task = history.submit(**spec)
+    if policy is not None:
+        event = c.PolicyChanged(**history.head("gateway"), version=1, policy=policy)
+        history.say(subjects.POLICY, event)
+    since = fold(history.recorded).tasks.records[task].waiting_since
+    assert expiry(history, task) == pytest.approx(instant(since) + ttl_s)
+
+
+def test_the_usual_time_to_live_is_the_built_in_policy_s():
+    assert Policy().task_ttl_s == TASK_TTL_S
+
+
+def test_it_begins_when_the_last_tier_that_could_take_it_went_away():
+    history = History()
+    history.join("h1")
+    task = history.submit()
+    down = history.tier(c.TierDown, "standard", reason="gone").event
+    assert expiry(history, task) == pytest.approx(instant(down.at) + TASK_TTL_S)
+
+
+def test_an_exact_model_and_a_command_bound_where_a_task_may_go_instead():
+    history = History()
+    history.join("h1")
+    history.tier(c.TierDown, "standard", reason="gone")
+    plain = history.submit()
+    command = history.submit(shell="true")
+    exact = history.submit(shell="true", model="llama3.2")
+    assert expiry(history, plain) is not None
+    assert expiry(history, command) is None, "the host is there to run it"
+    assert expiry(history, exact) is not None
+
+
+def test_a_lane_says_when_its_first_task_expires():
+    history = History()
+    first = history.submit(ttl_s=50.0)
+    history.submit(ttl_s=90.0)
+    world = fold(history.recorded)
+    end = expiry(history, first)
+    assert end is not None
+    assert waiting.expiring(world) == {"standard/normal": round(end * 1_000)}
