@@ -315,27 +315,30 @@ class Cancel(Struct, frozen=True, omit_defaults=True, kw_only=True, tag="cancel"
     reason: str = ""
 
 
-class Turn(Struct, frozen=True, omit_defaults=True, kw_only=True):
+class DrainOrResume(Struct, frozen=True, omit_defaults=True, kw_only=True):
     """Mail that has a host take work or not.
 
     Any gateway may send it, at the same time as another, and no log orders what they
-    send. So the host does, by compare-and-set: the sender looks first, and names the life
-    of the host and how many turns it had taken. One that comes late finds that the host
-    has taken another since, and is refused (`conflict`). No clocks are compared.
+    send. So the host does, by compare-and-set: it counts this mail, the sender looks first
+    (`Inspect`) and names the incarnation and the count (`version`, on the wire `turn`) that
+    it saw. Mail that comes late names an older one and is refused (`conflict`). No clocks
+    are compared.
     """
 
     epoch: Epoch = 0
     incarnation: str = ""
-    turn: Count = 0
+    version: Count = field(default=0, name="turn")
 
 
-class Drain(Turn, frozen=True, omit_defaults=True, kw_only=True, tag="drain"):
+class Drain(DrainOrResume, frozen=True, omit_defaults=True, kw_only=True, tag="drain"):
     """Take no more work."""
 
     reason: str = ""
 
 
-class Resume(Turn, frozen=True, omit_defaults=True, kw_only=True, tag="resume"):
+class Resume(
+    DrainOrResume, frozen=True, omit_defaults=True, kw_only=True, tag="resume"
+):
     """Take work again."""
 
 

@@ -13,20 +13,31 @@ import re
 import socket
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+from typing import (
+    TYPE_CHECKING,
+    Annotated,
+    Any,
+    Literal,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 import msgspec
 from msgspec import Meta, Struct
 
-from events.catalogue import Token
+from events import catalogue as c
 from events.codec import malformed
 from events.errors import AgentComError
 from events.ids import is_token
 from sidecar.executors import wake_command
 from sidecar.processes.family import ProcessLimits
 
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
 Count = Annotated[int, Meta(ge=0, le=10_000)]
-Some = Annotated[int, Meta(ge=1, le=10_000)]
+AtLeastOne = Annotated[int, Meta(ge=1, le=10_000)]
 Seconds = Annotated[float, Meta(gt=0, le=86_400)]
 Url = Annotated[str, Meta(pattern=r"^https?://[^\s/]+.*$", max_length=1_000)]
 
@@ -57,10 +68,10 @@ class SlotsConfig(Struct, frozen=True, kw_only=True):
 class EndpointConfig(Struct, frozen=True, kw_only=True):
     """A model server of this host. Its name in the fleet is `<host>-<name>`."""
 
-    name: Token
+    name: c.Token
     kind: Literal["ollama", "openai"]
     url: Url
-    slots: Some = 1
+    slots: AtLeastOne = 1
     api_key_env: Annotated[str, Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")] | None = None
 
 
@@ -74,7 +85,7 @@ class ClaudeConfig(Struct, frozen=True, kw_only=True):
     ] = "acceptEdits"
     allowed_tools: list[str] = []
     disallowed_tools: list[str] = []
-    max_turns: Some | None = None
+    max_turns: AtLeastOne | None = None
     limits: ProcessLimits = ProcessLimits()
 
 
@@ -107,12 +118,12 @@ class AgentConfig(Struct, frozen=True, kw_only=True):
 class SidecarConfig(Struct, frozen=True, kw_only=True):
     """A sidecar's whole configuration. Nothing is required: defaults make a host."""
 
-    name: Token | None = None
+    name: c.Token | None = None
     data: str | None = None
     slots: SlotsConfig = SlotsConfig()
     repos: dict[str, str] = {}
     default_repo: str | None = None
-    capabilities: list[Token] = []
+    capabilities: list[c.Token] = []
     endpoint: list[EndpointConfig] = []
     discover: bool = True
     claude: ClaudeConfig = ClaudeConfig()
@@ -145,11 +156,11 @@ class SidecarConfig(Struct, frozen=True, kw_only=True):
 
     @property
     def repo_paths(self) -> dict[str, Path]:
-        """Repositories by name, `~` spelled out."""
+        """Repositories by name, `~` expanded."""
         return {name: Path(path).expanduser() for name, path in self.repos.items()}
 
     def endpoint_name(self, name: str) -> str:
-        """Spell an endpoint's name in the fleet, where two hosts may both say `gpu`."""
+        """Return an endpoint's name in the fleet, where two hosts may both have a `gpu`."""
         return f"{self.host}-{name}"[:64]
 
     def endpoints(self) -> list[EndpointConfig]:
@@ -180,17 +191,14 @@ def parse(text: str, where: str = "sidecar.toml") -> SidecarConfig:
 def from_values(body: dict[str, Any], where: str = "sidecar.toml") -> SidecarConfig:
     """Turn plain values into a configuration; raise ConfigError naming every problem."""
     problems = _unknown_keys(body, SidecarConfig, "")
-    known = {
-        name: value for name, value in body.items() if name in _fields(SidecarConfig)
-    }
     values: dict[str, Any] = {}
-    for name, value in known.items():
+    for name in [key for key in body if key in _fields(SidecarConfig)]:
         try:
             values[name] = getattr(
-                msgspec.convert({name: value}, SidecarConfig, strict=True), name
+                msgspec.convert({name: body[name]}, SidecarConfig, strict=True), name
             )
         except msgspec.ValidationError as error:
-            problems.append(_said(error, body))
+            problems.append(_problem(error, body))
     config = SidecarConfig(**values)
     problems += _contradictions(config)
     if problems:
@@ -205,19 +213,19 @@ _MEANINGS = {
 }
 
 
-def _said(error: msgspec.ValidationError, body: dict[str, Any]) -> str:
-    """Say a finding: place, expectation, and the value that stands there."""
+def _problem(error: msgspec.ValidationError, body: dict[str, Any]) -> str:
+    """Word a mistake: its place, what was expected, and the value that stands there."""
     fault = malformed(error)
     expected = fault.expected
     for pattern, meaning in _MEANINGS.items():
         if repr(pattern) in expected or pattern in expected:
             expected = meaning
-    came = _at(body, fault.path)
-    got = fault.got if came is None else _shown(came)
+    value = _at(body, fault.path)
+    got = fault.got if value is None else _shown(value)
     if expected == "one of the allowed values" and (choices := _choices(fault.path)):
         expected = "one of " + ", ".join(choices)
-        if isinstance(came, str):
-            got += _meant(came, choices)
+        if isinstance(value, str):
+            got += _did_you_mean(value, choices)
     return f"{fault.path or 'the file'}: expected {expected}, got {got}"
 
 
@@ -259,10 +267,10 @@ def _unknown_keys(body: dict[str, Any], kind: type[Struct], path: str) -> list[s
     for key, value in body.items():
         place = f"{path}{key}"
         if key not in _fields(kind):
-            known = ", ".join(sorted(_fields(kind)))
+            settings = ", ".join(sorted(_fields(kind)))
             problems.append(
-                f"{place}: no such setting{_meant(key, _fields(kind))}"
-                f" (there are: {known})"
+                f"{place}: no such setting{_did_you_mean(key, _fields(kind))}"
+                f" (there are: {settings})"
             )
             continue
         hint = hints[key]
@@ -278,8 +286,8 @@ def _unknown_keys(body: dict[str, Any], kind: type[Struct], path: str) -> list[s
     return problems
 
 
-def _meant(word: str, known: Any) -> str:
-    close = difflib.get_close_matches(word, list(known), n=1)
+def _did_you_mean(word: str, choices: Iterable[str]) -> str:
+    close = difflib.get_close_matches(word, list(choices), n=1)
     return f", did you mean {close[0]!r}?" if close else ""
 
 
@@ -300,17 +308,17 @@ def _contradictions(config: SidecarConfig) -> list[str]:
         names = ", ".join(sorted(config.repos)) or "none is configured"
         problems.append(
             f"default_repo: expected the name of one of [repos] ({names}), "
-            f"got {config.default_repo!r}{_meant(config.default_repo, config.repos)}"
+            f"got {config.default_repo!r}{_did_you_mean(config.default_repo, config.repos)}"
         )
-    seen: set[str] = set()
+    endpoints: set[str] = set()
     for i, each in enumerate(config.endpoint):
-        if each.name in seen or each.name == "claude":
+        if each.name in endpoints or each.name == "claude":
             whose = "Claude Code's" if each.name == "claude" else "another endpoint's"
             problems.append(
                 f"endpoint[{i}].name: expected a name of its own, "
                 f"got {each.name!r}, which is {whose}"
             )
-        seen.add(each.name)
+        endpoints.add(each.name)
     if config.claude.program is not None:
         program = Path(config.claude.program).expanduser()
         if program.parent != Path() and not os.access(program, os.X_OK):
@@ -345,12 +353,12 @@ def machine_name() -> str:
 
 def ollama_url() -> str:
     """Where Ollama is by its own rules: OLLAMA_HOST, else loopback."""
-    said = os.environ.get("OLLAMA_HOST", "").strip().rstrip("/")
-    if not said:
+    address = os.environ.get("OLLAMA_HOST", "").strip().rstrip("/")
+    if not address:
         return f"http://127.0.0.1:{OLLAMA_PORT}"
-    scheme, found, rest = said.partition("://")
-    if not found:
-        scheme, rest = "http", said
+    scheme, separator, rest = address.partition("://")
+    if not separator:
+        scheme, rest = "http", address
     host, _, port = rest.rpartition(":") if ":" in rest else (rest, "", "")
     if not port.isdigit():
         host, port = rest, "443" if scheme == "https" else str(OLLAMA_PORT)

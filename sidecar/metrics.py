@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
     from prometheus_client.core import Metric
 
-    from events.catalogue import Event
     from events.log import EventLog
     from sidecar.host import Sidecar
 
@@ -43,7 +42,7 @@ class SidecarMetrics(Collector):
         """Look at this sidecar from now on."""
         self.sidecar = sidecar
 
-    def _appended(self, event: Event) -> None:
+    def _appended(self, event: c.Event) -> None:
         if isinstance(event, c.TaskRetrying):
             self._retries.add()
         elif isinstance(event, c.TaskRejected):

@@ -28,7 +28,7 @@ from sidecar.output import EVENT_LIMIT, fitting
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from events.catalogue import Event, Result
+    from events import catalogue as c
     from events.log import EventLog
     from sidecar.journal import Journal
 
@@ -66,7 +66,7 @@ class OutboxEntry:
         "subject",
     )
 
-    def __init__(self, n: int, subject: str, event: Event, ends: str) -> None:
+    def __init__(self, n: int, subject: str, event: c.Event, ends: str) -> None:
         self.n = n
         self.subject = subject
         self.event = event
@@ -163,7 +163,7 @@ class Outbox:
     def send(
         self,
         subject: str,
-        event: Event,
+        event: c.Event,
         *,
         ends: str = "",
         on_ack: Callable[[], None] | None = None,
@@ -478,9 +478,9 @@ def _encodable(entry: OutboxEntry) -> bool:
 # -- Size ------------------------------------------------------------------------------
 
 
-def fit(event: Event, limit: int = EVENT_LIMIT) -> Event:
+def fit(event: c.Event, limit: int = EVENT_LIMIT) -> c.Event:
     """Return `event`, its result cut until that takes at most `limit` encoded."""
-    result: Result | None = getattr(event, "result", None)
+    result: c.Result | None = getattr(event, "result", None)
     if result is None or _roughly(event) < min(_SURELY_SMALL, limit // 8):
         return event
     fitted = fitting(result, limit)
@@ -489,9 +489,9 @@ def fit(event: Event, limit: int = EVENT_LIMIT) -> Event:
     return msgspec.structs.replace(event, result=fitted)
 
 
-def _roughly(event: Event) -> int:
+def _roughly(event: c.Event) -> int:
     """Estimate an event's size without encoding it."""
-    result: Result | None = getattr(event, "result", None)
+    result: c.Result | None = getattr(event, "result", None)
     if result is None:
         return 512
     return 1_024 + len(result.output) + len(result.stderr)

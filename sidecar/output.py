@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 if TYPE_CHECKING:
-    from events.catalogue import Result
+    from events import catalogue as c
 
 EVENT_LIMIT = 480_000
 """Bytes a result may take when encoded: an event holds 512 KiB, other fields included."""
@@ -122,7 +122,7 @@ class Utf8:
         return self._decoder.decode(b"", final=True)
 
 
-def fitting(result: Result, limit: int = EVENT_LIMIT) -> Result:
+def fitting(result: c.Result, limit: int = EVENT_LIMIT) -> c.Result:
     """`result` with its texts cut until it takes at most `limit` bytes when encoded.
 
     Text that needs escaping grows in JSON, up to six times; output keeps twice as much as

@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any, Protocol, assert_never
 import structlog
 from msgspec import structs
 
-from events.catalogue import Result, RunError
+from events import catalogue as c
 from events.errors import AgentComError
 from events.races import first
 from sidecar.executors.port import Finished, RawResult, Returned, Run, Stop, Stopped
-from sidecar.progress import speakable
+from sidecar.progress import encodable
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping
@@ -42,7 +42,7 @@ class Prepare(Protocol):
 class Price(Protocol):
     """Turns raw counts into a result with dollars."""
 
-    def __call__(self, raw: RawResult, assign: Assign) -> Result: ...
+    def __call__(self, raw: RawResult, assign: Assign) -> c.Result: ...
 
 
 class Places(Protocol):
@@ -62,15 +62,15 @@ def unprepared(assign: Assign) -> AbstractAsyncContextManager[Run]:
     return nullcontext(Run(assign=assign, cwd=Path(), env={}))
 
 
-def unpriced(raw: RawResult, assign: Assign) -> Result:
+def unpriced(raw: RawResult, assign: Assign) -> c.Result:
     """Copy the counts; dollars only where the program itself named them."""
     del assign
     fields = {
         name: getattr(raw, name)
-        for name in Result.__struct_fields__
+        for name in c.Result.__struct_fields__
         if hasattr(raw, name)
     }
-    return Result(**fields, estimated_cost_usd=raw.reported_cost_usd or 0.0)
+    return c.Result(**fields, estimated_cost_usd=raw.reported_cost_usd or 0.0)
 
 
 class Pipeline:
@@ -94,7 +94,7 @@ class Pipeline:
         stop: Stop,
         progress: Progress,
         began: Callable[[str, bool], None],
-    ) -> outcomes.Outcome[Result]:
+    ) -> outcomes.Outcome[c.Result]:
         """Run it to its end. `began(executor, simulated)` is called before `stream`."""
         if stop.requested:
             return Stopped()
@@ -166,10 +166,10 @@ class Pipeline:
             logger.exception("executor fault", route=run.assign.route)
             problem = f"{type(error).__name__}: {error}"
             progress.error(problem, "executor_fault")
-            fault = RunError("executor_fault", problem)
+            fault = c.RunError("executor_fault", problem)
             return Finished(RawResult(status="failed", error=fault))
 
-    def finish(self, outcome: Outcome, assign: Assign) -> outcomes.Outcome[Result]:
+    def finish(self, outcome: Outcome, assign: Assign) -> outcomes.Outcome[c.Result]:
         """Turn what an executor ended in into what the host records."""
         match outcome:
             case Finished():
@@ -179,7 +179,7 @@ class Pipeline:
             case Returned():
                 return Returned(
                     reason=outcome.reason,
-                    detail=speakable(outcome.detail)[:2_000],
+                    detail=encodable(outcome.detail)[:2_000],
                     exclude=outcome.exclude,
                     limited_until=outcome.limited_until,
                     result=self._priced(outcome.result, assign),
@@ -192,18 +192,18 @@ class Pipeline:
             case _:
                 assert_never(outcome)
 
-    def _priced(self, raw: RawResult | None, assign: Assign) -> Result | None:
+    def _priced(self, raw: RawResult | None, assign: Assign) -> c.Result | None:
         if raw is None:
             return None
         result = self._price(raw, assign)
         texts: dict[str, Any] = {
-            name: speakable(text)
+            name: encodable(text)
             for name in ("output", "stderr")
             if not (text := getattr(result, name)).isascii()
         }
         return structs.replace(result, **texts) if texts else result
 
-    def _fault(self, assign: Assign, problem: str) -> Finished[Result]:
-        fault = RunError("executor_fault", problem)
+    def _fault(self, assign: Assign, problem: str) -> Finished[c.Result]:
+        fault = c.RunError("executor_fault", problem)
         raw = RawResult(status="failed", error=fault)
         return Finished(self._price(raw, assign))

@@ -13,21 +13,28 @@ import asyncio
 from collections import deque
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+from events import catalogue as c
 from events import subjects
-from events.catalogue import Chunk, TaskErrorLine, TaskRetrying, TaskStatus
 from events.codec import encode, rfc3339
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from events.bus import Bus
-    from events.catalogue import Event
     from events.commands import Assign
 
 JOIN_S = 0.1
+"""For how long text is joined into one chunk."""
+
 CHUNK_BYTES = 64 * 1024
+"""The most text in one chunk; so much gathered leaves sooner."""
+
 NEXT_INCARNATION = 1_000_000
 """Numbers of a run that goes on in a later incarnation of its host begin so much higher: how
 far it had counted is not known exactly, and a number must not come twice."""
+
 LINE_CHARS = 8 * 1024
+"""What is kept of a status or error line."""
 
 Kind = Literal["token", "thinking", "stdout", "stderr", "status", "error", "tool"]
 
@@ -41,7 +48,7 @@ class OutputSink(Protocol):
 
 
 class Speaker(Protocol):
-    """What progress needs of the host: time, ids, and a way to the log."""
+    """What whoever reports of a run needs of the host: time, ids, a way to the log."""
 
     host: str
     incarnation: str
@@ -50,7 +57,7 @@ class Speaker(Protocol):
 
     def new_id(self) -> str: ...
 
-    def say(self, subject: str, event: Event) -> None: ...
+    def say(self, subject: str, event: c.Event) -> None: ...
 
 
 class Progress:
@@ -60,6 +67,7 @@ class Progress:
         self, assign: Assign, sink: OutputSink, speaker: Speaker, *, earlier: int = 0
     ) -> None:
         """`earlier` counts the incarnations of the host in which the run may have spoken."""
+        self.host = speaker.host
         self._assign = assign
         self._sink = sink
         self._speaker = speaker
@@ -67,15 +75,23 @@ class Progress:
         self._subject = subjects.output(speaker.host, assign.task_id)
         self._run_subject = subjects.run(speaker.host, assign.task_id)
         self._model = assign.model or None
+
+        # Text that is not out yet, and how much; the timer runs from one flush to the next.
         self._pieces: list[tuple[Kind, str]] = []
         self._gathered = 0
-        self._tokens: int | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._closed = False
-        self.host = speaker.host
+
+        # The last count of tokens that the executor gave.
+        self._tokens: int | None = None
+
+        # The last chunk's number. Readers see by a gap that something was dropped.
         self.n = earlier * NEXT_INCARNATION
+
+        # Which try of the work speaks; readers show each by itself.
         self.segment = earlier
+
         self.dropped = 0
+        self._closed = False
 
     # -- Emit
 
@@ -99,29 +115,10 @@ class Progress:
             self._flush()
 
     def status(self, text: str) -> None:
-        text = self._line("status", text)
-        if text:
-            self._say(
-                TaskStatus(
-                    **run_fields(self._speaker, self._assign),
-                    text=text,
-                    segment=self.segment,
-                    n=self.n,
-                )
-            )
+        self._line(c.TaskStatus, "status", text)
 
     def error(self, text: str, code: str = "") -> None:
-        text = self._line("error", text)
-        if text:
-            self._say(
-                TaskErrorLine(
-                    **run_fields(self._speaker, self._assign),
-                    text=text,
-                    code=code,
-                    segment=self.segment,
-                    n=self.n,
-                )
-            )
+        self._line(c.TaskErrorLine, "error", text, code=code)
 
     def retrying(
         self,
@@ -134,20 +131,15 @@ class Progress:
     ) -> None:
         self._flush()
         self.segment += 1
-        text = self._line("status", text)
-        if text:
-            self._say(
-                TaskRetrying(
-                    **run_fields(self._speaker, self._assign),
-                    text=text,
-                    retry=retry,
-                    of=of,
-                    backoff_s=backoff_s,
-                    reason=speakable(reason)[:LINE_CHARS],
-                    segment=self.segment,
-                    n=self.n,
-                )
-            )
+        self._line(
+            c.TaskRetrying,
+            "status",
+            text,
+            retry=retry,
+            of=of,
+            backoff_s=backoff_s,
+            reason=encodable(reason)[:LINE_CHARS],
+        )
 
     # -- the end
 
@@ -180,22 +172,34 @@ class Progress:
             joined.append(text)
         self._emit(kind, "".join(joined))
 
-    def _line(self, kind: Kind, text: str) -> str:
-        """Let out a line at once, behind the text before it; "" once closed."""
+    def _line(
+        self, event: Callable[..., c.RunEvent], kind: Kind, text: str, **fields: Any
+    ) -> None:
+        """Let out a line at once, behind the text before it, and log it."""
         if self._closed:
-            return ""
+            return
         self._flush()
-        text = speakable(text)[:LINE_CHARS]
+        text = encodable(text)[:LINE_CHARS]
         self._emit(kind, text)
-        return text
+        if text:
+            self._speaker.say(
+                self._run_subject,
+                event(
+                    **run_fields(self._speaker, self._assign),
+                    text=text,
+                    segment=self.segment,
+                    n=self.n,
+                    **fields,
+                ),
+            )
 
     def _emit(self, kind: Kind, text: str) -> None:
-        text = speakable(text)
+        text = encodable(text)
         at = rfc3339(self._speaker.now())
         counted = self._tokens if kind in ("token", "thinking", "tool") else None
         for piece in split(text, CHUNK_BYTES):
             self.n += 1
-            chunk = Chunk(
+            chunk = c.Chunk(
                 task_id=self._assign.task_id,
                 event_type=kind,
                 text=piece,
@@ -210,9 +214,6 @@ class Progress:
             )
             if not self._sink.publish(self._subject, encode(chunk)):
                 self.dropped += 1
-
-    def _say(self, event: Event) -> None:
-        self._speaker.say(self._run_subject, event)
 
 
 def run_fields(speaker: Speaker, assign: Assign) -> dict[str, Any]:
@@ -246,21 +247,29 @@ class OutputQueue:
         per_run_bytes: int = 4 * 1024 * 1024,
         timeout_s: float = 5.0,
     ) -> None:
+        """`in_flight_bytes` may be sent and not acknowledged, `timeout_s` at most."""
         self._bus = bus
         self._window = in_flight_bytes
         self._limit = waiting_bytes
         self._per_run = per_run_bytes
         self._timeout = timeout_s
         self._in_flight = 0
+
+        # Chunks that wait, oldest first, and their bytes: in all, and of each run.
         self._waiting: deque[tuple[str, bytes]] = deque()
         self._waiting_bytes = 0
         self._by_subject: dict[str, int] = {}
+
+        # Who waits in `flush`.
         self._idle: list[asyncio.Future[None]] = []
+
+        # Chunks that found no room here; chunks that were sent and not acknowledged.
         self.dropped = 0
         self.lost = 0
         bus.on_connection(self._connection)
 
     def publish(self, subject: str, data: bytes) -> bool:
+        """Send a chunk, or let it wait; False, and dropped, where there is no room."""
         size = len(data)
         if self._bus.connected and not self._waiting and self._in_flight < self._window:
             self._send(subject, data)
@@ -282,7 +291,7 @@ class OutputQueue:
         def settled(future: asyncio.Future[bytes]) -> None:
             self._in_flight -= size
             if future.cancelled() or future.exception() is not None:
-                # Lost on its way: its number says so to whoever reads.
+                # Lost on its way; readers see the gap in the numbers.
                 self.lost += 1
             self._pump()
 
@@ -318,7 +327,7 @@ class OutputQueue:
 
 
 def split(text: str, limit: int) -> list[str]:
-    """Cut `text` into pieces of at most `limit` bytes of UTF-8, never inside a letter."""
+    """Cut `text` into pieces of at most `limit` bytes of UTF-8, never inside a character."""
     if len(text) * 4 <= limit or (text.isascii() and len(text) <= limit):
         return [text]
     if text.isascii():
@@ -333,8 +342,8 @@ def split(text: str, limit: int) -> list[str]:
     return pieces
 
 
-def speakable(text: str) -> str:
-    """Return `text` with what UTF-8 cannot spell (half surrogates) replaced."""
+def encodable(text: str) -> str:
+    """Return `text` with what UTF-8 cannot encode (half surrogates) replaced."""
     if text.isascii():
         return text
     try:

@@ -8,7 +8,7 @@ from typing import Any
 
 import psutil
 
-from events.catalogue import Gpu, Resources
+from events import catalogue as c
 
 
 class Machine:
@@ -21,7 +21,7 @@ class Machine:
             # The first answer covers no time at all; the next one counts from here.
             psutil.cpu_percent(None)
 
-    def read(self) -> Resources:
+    def read(self) -> c.Resources:
         """Measure now; CPU is the mean since the last time."""
         cpu: float | None = None
         total: int | None = None
@@ -31,7 +31,7 @@ class Machine:
         with contextlib.suppress(psutil.Error, OSError):
             memory = psutil.virtual_memory()
             total, free = memory.total, memory.available
-        return Resources(
+        return c.Resources(
             cpu=cpu,
             cores=self._cores,
             ram_total_bytes=total,
@@ -39,7 +39,7 @@ class Machine:
             gpus=self._gpus(),
         )
 
-    def _gpus(self) -> list[Gpu]:
+    def _gpus(self) -> list[c.Gpu]:
         nvml = self._nvml
         if nvml is None:
             return []
@@ -50,7 +50,7 @@ class Machine:
                 name = nvml.nvmlDeviceGetName(card)
                 memory = nvml.nvmlDeviceGetMemoryInfo(card)
                 gpus.append(
-                    Gpu(
+                    c.Gpu(
                         name if isinstance(name, str) else name.decode(),
                         int(memory.total),
                         int(memory.free),

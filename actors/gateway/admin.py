@@ -57,7 +57,7 @@ class AdminCommands:
         return await self._steer(
             command.host,
             lambda incarnation, version: m.Drain(
-                incarnation=incarnation, turn=version, reason=reason
+                incarnation=incarnation, version=version, reason=reason
             ),
         )
 
@@ -66,16 +66,16 @@ class AdminCommands:
         return await self._steer(
             command.host,
             lambda incarnation, version: m.Resume(
-                incarnation=incarnation, turn=version
+                incarnation=incarnation, version=version
             ),
         )
 
     async def _steer(
-        self, host: str, mail: Callable[[str, int], m.Turn]
+        self, host: str, mail: Callable[[str, int], m.DrainOrResume]
     ) -> m.Done | m.Refusal:
         """Look how the host stands and send mail for that; again if it moved meanwhile.
 
-        `mail` is made of the incarnation and the version that were seen, see `Turn`.
+        `mail` is made of the incarnation and the version that were seen, see `DrainOrResume`.
         """
         for _ in range(DECIDE_AGAIN):
             inspection = await self._ask(host, m.Inspect())
@@ -97,7 +97,9 @@ class AdminCommands:
             "conflict", f"host {host} is drained and resumed by others; try again"
         )
 
-    async def _ask(self, host: str, mail: m.Turn | m.Inspect) -> m.Reply | m.Refusal:
+    async def _ask(
+        self, host: str, mail: m.DrainOrResume | m.Inspect
+    ) -> m.Reply | m.Refusal:
         try:
             raw = await self._bus.request(
                 subjects.host_mailbox(host), encode(mail), timeout=HOST_ANSWER_S

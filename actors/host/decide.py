@@ -303,13 +303,13 @@ class _Decider:
             self.host_event(c.HostResumed)
         self.answer(True)
 
-    def next_drain_version(self, command: mail.Turn) -> bool:
+    def next_drain_version(self, command: mail.DrainOrResume) -> bool:
         """Count this command, unless another has come since its sender looked."""
         if command.epoch and self.stale(command.epoch):
             return False
         now = (self.state.incarnation, self.state.drain_version)
         # An older gateway does not look before it sends, and names no incarnation.
-        if command.incarnation and (command.incarnation, command.turn) != now:
+        if command.incarnation and (command.incarnation, command.version) != now:
             self.answer(False, "conflict", "it was drained or resumed since")
             return False
         self.fact(msg.DrainVersion(self.state.drain_version + 1))

@@ -74,8 +74,11 @@ class Mailbox(Generic[M]):
     """One actor's mailbox.
 
     `kind` is the union of mail it understands. `handle` takes one piece of mail with its
-    envelope, and answers the envelope, now or later. `faults` gets what it raised. `capacity`
-    bounds how many envelopes may wait for their answers.
+    envelope, and answers the envelope, now or later. `faults` gets what it raised.
+    `capacity` bounds how many envelopes may wait for their answers.
+
+    `waiting` counts the envelopes that do; `refused`, `malformed` and `faulty` count the
+    messages that found no place, were no mail, or whose handling failed.
     """
 
     def __init__(
@@ -143,5 +146,5 @@ class Mailbox(Generic[M]):
 def _answer(message: Message, code: str, detail: str) -> None:
     if message.wants_answer:
         # What an error says of a path may hold what UTF-8 cannot.
-        sayable = detail[:1_000].encode("utf-8", "backslashreplace").decode()
-        message.respond(encode(Reply(ok=False, code=code, detail=sayable)))
+        text = detail[:1_000].encode("utf-8", "backslashreplace").decode()
+        message.respond(encode(Reply(ok=False, code=code, detail=text)))

@@ -117,7 +117,7 @@ class Judge:
         self.given_up: set[str] = set()
         self._unaccepted: dict[tuple[int, str], tuple[str, float]] = {}
         self._unalerted: dict[tuple[int, str], float] = {}
-        self._turns: dict[tuple[str, str], int] = {}
+        self._drain_versions: dict[tuple[str, str], int] = {}
         self._heard_epoch: dict[int, int] = {}
         self._was_stale: dict[int, tuple[int, int]] = {}
         self._counted: set[str] = set()
@@ -540,15 +540,15 @@ class Judge:
         if not message.subject.startswith("agentcom.mbx.host."):
             return
         mail: Any = _mail.decode(message.data)
-        if not isinstance(mail, m.Turn) or not _replies.decode(data).ok:
+        if not isinstance(mail, m.DrainOrResume) or not _replies.decode(data).ok:
             return
         life = (message.to.process.name, mail.incarnation)
-        if mail.turn <= self._turns.get(life, -1):
+        if mail.version <= self._drain_versions.get(life, -1):
             self.complain(
                 "a late word of draining or resuming is passed by",
-                f"{life[0]} took turn {mail.turn} after {self._turns[life]}",
+                f"{life[0]} took drain version {mail.version} after {self._drain_versions[life]}",
             )
-        self._turns[life] = mail.turn
+        self._drain_versions[life] = mail.version
 
     # -- hosts -------------------------------------------------------------------------
 

@@ -305,14 +305,14 @@ def test_a_draining_host_takes_nothing_until_it_is_resumed() -> None:
 
 def test_a_drain_that_comes_behind_a_later_resume_is_passed_by() -> None:
     host = Host()
-    late = mail.Drain(incarnation="life-1", turn=0)
-    host.given(mail.Resume(incarnation="life-1", turn=0)).when(late)
+    late = mail.Drain(incarnation="life-1", version=0)
+    host.given(mail.Resume(incarnation="life-1", version=0)).when(late)
     assert (host.events, host.reply.ok, host.reply.code) == ([], False, "conflict")
     assert not host.state.draining
 
 
 def test_a_word_of_draining_that_was_meant_for_an_earlier_life_is_passed_by() -> None:
-    host = Host().when(mail.Drain(incarnation="life-0", turn=0))
+    host = Host().when(mail.Drain(incarnation="life-0", version=0))
     assert (host.events, host.reply.code) == ([], "conflict")
 
 
@@ -324,7 +324,7 @@ def test_whoever_looks_first_drains_and_resumes_a_host() -> None:
         (mail.Resume, False),
     ):
         seen = host.when(mail.Inspect()).reply.info
-        host.when(word(incarnation=seen["incarnation"], turn=seen["turns"]))
+        host.when(word(incarnation=seen["incarnation"], version=seen["turns"]))
         assert (host.reply.ok, host.state.draining) == (True, draining)
 
 

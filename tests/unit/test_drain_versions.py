@@ -52,11 +52,11 @@ async def test_a_host_is_told_what_it_was_seen_to_be():
     assert (await answer_to(machine, "host.drain")).ok
     assert machine.heard == [
         m.Inspect(),
-        m.Drain(incarnation="life-1", turn=0, reason="by alice"),
+        m.Drain(incarnation="life-1", version=0, reason="by alice"),
     ]
     assert machine.state.draining
     assert (await answer_to(machine, "host.resume")).ok
-    assert machine.heard[-1] == m.Resume(incarnation="life-1", turn=1)
+    assert machine.heard[-1] == m.Resume(incarnation="life-1", version=1)
     assert not machine.state.draining
 
 
@@ -65,11 +65,14 @@ async def test_a_drain_that_is_overtaken_by_another_gateway_looks_again():
 
     def overtake(mail: m.HostMail) -> None:
         if isinstance(mail, m.Drain) and machine.state.drain_version == 0:
-            machine.hear(m.Resume(incarnation="life-1", turn=0))
+            machine.hear(m.Resume(incarnation="life-1", version=0))
 
     machine.before = overtake
     assert (await answer_to(machine, "host.drain")).ok
-    assert [mail.turn for mail in machine.heard if isinstance(mail, m.Drain)] == [0, 1]
+    assert [mail.version for mail in machine.heard if isinstance(mail, m.Drain)] == [
+        0,
+        1,
+    ]
     assert machine.state.draining
 
 
@@ -90,3 +93,8 @@ async def test_a_host_of_an_older_version_is_told_as_it_always_was():
     )
     assert (await answer_to(machine, "host.drain")).ok
     assert machine.heard[-1] == m.Drain(reason="by alice")
+
+
+def test_the_version_is_called_turn_on_the_wire_as_hosts_of_0_1_know_it():
+    raw = encode(m.Drain(incarnation="life-1", version=3))
+    assert raw == b'{"type":"drain","incarnation":"life-1","turn":3}'
