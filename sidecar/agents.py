@@ -40,7 +40,7 @@ _bookmarks = msgspec.json.Decoder(Bookmark)
 
 
 class AgentRuns:
-    """A host's runs of woken agents; the executor's `Steps`.
+    """A host's runs of woken agents; the executor's `WakeSteps`.
 
     `at_work(task_id)` says whether the host holds a run of the task.
     """
@@ -97,7 +97,7 @@ class AgentRuns:
         self._bookmarks[row.route] = bookmark
         return bookmark
 
-    # -- Steps
+    # -- WakeSteps
 
     def bookmark(self, route: str) -> Bookmark | None:
         """Return how far an earlier incarnation had brought the run."""

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from events import commands as mail
     from sidecar.config import SidecarConfig
-    from sidecar.executors.agent import Bookmark, Steps
+    from sidecar.executors.agent import Bookmark, WakeSteps
     from sidecar.executors.port import Executor
     from sidecar.pipeline import Prepare, Price
     from sidecar.processes.table import Ident
@@ -38,11 +38,11 @@ class Callbacks:
     def __init__(self) -> None:
         self.started: Callable[[Ident], None] = lambda _ident: None
         self.noted: Callable[[mail.Assign, str], None] = lambda _assign, _text: None
-        self.steps: Steps | None = None
+        self.steps: WakeSteps | None = None
 
 
 class _LateSteps:
-    """The sidecar's `Steps`, for an executor that is made before the sidecar is."""
+    """The sidecar's `WakeSteps`, for an executor that is made before the sidecar is."""
 
     def __init__(self, callbacks: Callbacks) -> None:
         self._callbacks = callbacks
@@ -57,7 +57,7 @@ class _LateSteps:
         await self._steps.step(assign, bookmark, detail)
 
     @property
-    def _steps(self) -> Steps:
+    def _steps(self) -> WakeSteps:
         if self._callbacks.steps is None:
             raise RuntimeError("no sidecar keeps the steps of this executor's runs")
         return self._callbacks.steps

@@ -24,7 +24,7 @@ from decimal import Decimal
 from typing import TYPE_CHECKING
 
 from actors.rules.prices import price, price_list
-from events.catalogue import Result
+from events import catalogue as c
 from sidecar.output import fitting
 
 if TYPE_CHECKING:
@@ -37,14 +37,14 @@ _REPORTER = "claude-code"
 _NOTHING = Decimal(0)
 
 
-def settle(raw: RawResult, assign: Assign, at: datetime | None = None) -> Result:
+def settle(raw: RawResult, assign: Assign, at: datetime | None = None) -> c.Result:
     """Turn raw counts into the result that goes to the log, with its dollars.
 
     `at` is when the run took place, for a list whose prices change; None means now. The
     result is cut to what an event may hold.
     """
     spent = _spent(raw, assign, at)
-    result = Result(
+    result = c.Result(
         status=raw.status,
         output=raw.output,
         stderr=raw.stderr,
@@ -72,7 +72,7 @@ def settle(raw: RawResult, assign: Assign, at: datetime | None = None) -> Result
     return fitting(result)
 
 
-class _Spent:
+class _Cost:
     """Dollars, how they were found, and with which prices."""
 
     def __init__(
@@ -90,7 +90,7 @@ class _Spent:
         self.equivalent_model = equivalent_model
 
 
-def _spent(raw: RawResult, assign: Assign, at: datetime | None) -> _Spent:
+def _spent(raw: RawResult, assign: Assign, at: datetime | None) -> _Cost:
     match assign.target_type:
         case "claude":
             return _claude(raw, at)
@@ -99,32 +99,32 @@ def _spent(raw: RawResult, assign: Assign, at: datetime | None) -> _Spent:
         case "agent":
             return _agent(raw, at)
         case "sidecar" | "noop":
-            return _Spent(_NOTHING, "none")
+            return _Cost(_NOTHING, "none")
 
 
-def _claude(raw: RawResult, at: datetime | None) -> _Spent:
+def _claude(raw: RawResult, at: datetime | None) -> _Cost:
     if raw.reported_cost_usd is not None:
         usd = Decimal(repr(raw.reported_cost_usd))
         if raw.simulated:
-            return _Spent(usd, "simulated")
+            return _Cost(usd, "simulated")
         if not usd and not _has_tokens(raw):
-            return _Spent(_NOTHING, "none")
+            return _Cost(_NOTHING, "none")
         basis = "reported" if raw.cost_known else "reported_unpriced"
-        return _Spent(usd, basis, _REPORTER)
+        return _Cost(usd, basis, _REPORTER)
     if not _has_tokens(raw):
         known = raw.tokens_in is not None and raw.tokens_out is not None
-        return _Spent(_NOTHING, "none") if known else _Spent(None, "unknown")
+        return _Cost(_NOTHING, "none") if known else _Cost(None, "unknown")
     return _from_list(raw, at)
 
 
-def _local(raw: RawResult, assign: Assign, at: datetime | None) -> _Spent:
+def _local(raw: RawResult, assign: Assign, at: datetime | None) -> _Cost:
     if raw.simulated:
-        return _Spent(_NOTHING, "simulated")
+        return _Cost(_NOTHING, "simulated")
     if not raw.cost_known:  # a local server that hands the work to a paid one
-        return _Spent(None, "unknown")
+        return _Cost(None, "unknown")
     model = assign.equivalent_model
     if not model or raw.tokens_in is None or raw.tokens_out is None:
-        return _Spent(_NOTHING, "local")
+        return _Cost(_NOTHING, "local")
     equivalent = price(
         model,
         tokens_in=raw.tokens_in,
@@ -134,22 +134,22 @@ def _local(raw: RawResult, assign: Assign, at: datetime | None) -> _Spent:
         at=at,
     )
     if equivalent is None:
-        return _Spent(_NOTHING, "local")
-    return _Spent(_NOTHING, "local_estimate", price_list(), equivalent, model)
+        return _Cost(_NOTHING, "local")
+    return _Cost(_NOTHING, "local_estimate", price_list(), equivalent, model)
 
 
-def _agent(raw: RawResult, at: datetime | None) -> _Spent:
+def _agent(raw: RawResult, at: datetime | None) -> _Cost:
     """An external agent says what it used, if it says anything."""
     if raw.simulated:
-        return _Spent(_NOTHING, "simulated")
+        return _Cost(_NOTHING, "simulated")
     if raw.model_used in ("none", ""):
-        return _Spent(_NOTHING, "none")
+        return _Cost(_NOTHING, "none")
     return _from_list(raw, at)
 
 
-def _from_list(raw: RawResult, at: datetime | None) -> _Spent:
+def _from_list(raw: RawResult, at: datetime | None) -> _Cost:
     if raw.tokens_in is None or raw.tokens_out is None:
-        return _Spent(None, "simulated" if raw.simulated else "unknown")
+        return _Cost(None, "simulated" if raw.simulated else "unknown")
     usd = price(
         raw.model_used,
         tokens_in=raw.tokens_in,
@@ -159,10 +159,10 @@ def _from_list(raw: RawResult, at: datetime | None) -> _Spent:
         at=at,
     )
     if raw.simulated:
-        return _Spent(usd, "simulated")
+        return _Cost(usd, "simulated")
     if usd is None:
-        return _Spent(None, "unknown")
-    return _Spent(usd, "estimated", price_list())
+        return _Cost(None, "unknown")
+    return _Cost(usd, "estimated", price_list())
 
 
 def _has_tokens(raw: RawResult) -> bool:

@@ -23,8 +23,8 @@ import structlog
 from msgspec import Struct, structs
 
 from actors.rules.models import normal_model
+from events import catalogue as c
 from events import header
-from events.catalogue import EndpointState
 from sidecar.executors.claude import command as claude
 from sidecar.executors.port import Finished, Returned
 from sidecar.http import http_client
@@ -66,20 +66,20 @@ class Missed(Struct, frozen=True):
 class Watched:
     """One endpoint as this host knows it. Pure: time is an argument."""
 
-    def __init__(self, blank: EndpointState, *, mentioned: bool) -> None:
+    def __init__(self, blank: c.EndpointState, *, mentioned: bool) -> None:
         """`mentioned`: somebody named it, so that its absence is worth a word."""
         self.state = blank
         self._mentioned = mentioned
-        self._told: EndpointState | None = None
+        self._told: c.EndpointState | None = None
         self._misses = 0
         self._unusable_until = 0.0
 
     @property
-    def told(self) -> EndpointState | None:
+    def told(self) -> c.EndpointState | None:
         """What was last told of it, None before it has been looked at."""
         return self._told
 
-    def answered(self, found: Answered, now: float) -> EndpointState | None:
+    def answered(self, found: Answered, now: float) -> c.EndpointState | None:
         """Return the endpoint's new state if it is news."""
         self._misses = 0
         if now < self._unusable_until:
@@ -97,7 +97,7 @@ class Watched:
             )
         )
 
-    def missed(self, reason: str) -> EndpointState | None:
+    def missed(self, reason: str) -> c.EndpointState | None:
         """Return the endpoint's new state if that makes it down."""
         self._misses += 1
         if self._told is None and not self._mentioned:
@@ -112,18 +112,18 @@ class Watched:
         self._misses = 0
         self._unusable_until = 0.0
 
-    def unusable(self, reason: str, now: float) -> EndpointState | None:
+    def unusable(self, reason: str, now: float) -> c.EndpointState | None:
         """Take note that its next run would be refused too."""
         self._unusable_until = now + UNUSABLE_S
         return self._down(reason)
 
-    def _down(self, reason: str) -> EndpointState | None:
+    def _down(self, reason: str) -> c.EndpointState | None:
         down = structs.replace(self.state, up=False, reason=reason, loaded=[])
         if self._told is not None and not self._told.up:
             return None
         return self._tell(down)
 
-    def _tell(self, state: EndpointState) -> EndpointState | None:
+    def _tell(self, state: c.EndpointState) -> c.EndpointState | None:
         if state == self._told:
             return None
         self.state = self._told = state
@@ -270,7 +270,7 @@ async def ask_claude(
 # -- All of them -----------------------------------------------------------------------
 
 
-class _Place(Struct):
+class _EndpointEntry(Struct):
     """An endpoint and how it is asked."""
 
     kind: Literal["ollama", "openai", "claude"]
@@ -286,7 +286,7 @@ class Endpoints:
     def __init__(
         self,
         config: SidecarConfig,
-        found: Callable[[EndpointState], None],
+        found: Callable[[c.EndpointState], None],
         processes: Processes | None,
     ) -> None:
         self._config = config
@@ -295,23 +295,23 @@ class Endpoints:
         self._client: aiohttp.ClientSession | None = None
         self._again = asyncio.Event()
         self._claude = config.endpoint_name("claude")
-        self._places: dict[str, _Place] = {}
+        self._places: dict[str, _EndpointEntry] = {}
         for each in config.endpoints():
             self._places[config.endpoint_name(each.name)] = self._own(each)
         if config.claude.enabled and processes is not None:
-            blank = EndpointState(
+            blank = c.EndpointState(
                 endpoint=self._claude,
                 kind="claude",
                 up=False,
                 slots=config.slots.claude,
             )
             mentioned = config.claude.program is not None
-            self._places[self._claude] = _Place(
+            self._places[self._claude] = _EndpointEntry(
                 "claude", Watched(blank, mentioned=mentioned)
             )
 
-    def _own(self, each: EndpointConfig) -> _Place:
-        blank = EndpointState(
+    def _own(self, each: EndpointConfig) -> _EndpointEntry:
+        blank = c.EndpointState(
             endpoint=self._config.endpoint_name(each.name),
             kind=each.kind,
             up=False,
@@ -319,7 +319,7 @@ class Endpoints:
             slots=each.slots,
         )
         mentioned = bool(self._config.endpoint)
-        return _Place(
+        return _EndpointEntry(
             each.kind, Watched(blank, mentioned=mentioned), each.url, each.api_key_env
         )
 
@@ -331,7 +331,7 @@ class Endpoints:
             if place.kind != "claude" and not place.shared
         }
 
-    def states(self) -> list[EndpointState]:
+    def states(self) -> list[c.EndpointState]:
         """List every endpoint as it is known now."""
         return [place.watched.state for place in self._places.values()]
 
@@ -352,7 +352,7 @@ class Endpoints:
                 # that was taken away and added again is back at once.
                 self._tell(self._places[name].watched.told)
                 continue
-            blank = EndpointState(
+            blank = c.EndpointState(
                 endpoint=name,
                 kind=each.kind,
                 up=False,
@@ -361,7 +361,9 @@ class Endpoints:
                 shared=True,
             )
             watched = Watched(blank, mentioned=True)
-            self._places[name] = _Place(each.kind, watched, each.url, shared=True)
+            self._places[name] = _EndpointEntry(
+                each.kind, watched, each.url, shared=True
+            )
         self._again.set()
 
     # -- looking
@@ -384,7 +386,7 @@ class Endpoints:
             await self.look()
             await asyncio.sleep(min(_LOOK_AGAIN_S, self._config.probe_every_s))
 
-    async def _look_at(self, name: str, place: _Place) -> None:
+    async def _look_at(self, name: str, place: _EndpointEntry) -> None:
         try:
             async with asyncio.timeout(self._config.probe_timeout_s):
                 found = await self._ask(place)
@@ -401,7 +403,7 @@ class Endpoints:
         )
         self._tell(news)
 
-    async def _ask(self, place: _Place) -> Answered | Missed:
+    async def _ask(self, place: _EndpointEntry) -> Answered | Missed:
         if place.kind != "claude":
             if self._client is None:
                 self._client = http_client()
@@ -415,7 +417,7 @@ class Endpoints:
             self._processes, self._config.claude.program, timeout_s=limit
         )
 
-    def _tell(self, news: EndpointState | None) -> None:
+    def _tell(self, news: c.EndpointState | None) -> None:
         if news is not None:
             self._found(news)
 
@@ -453,7 +455,7 @@ class Endpoints:
         elif isinstance(outcome, Finished) and outcome.result.status == "success":
             place.watched.worked()
 
-    def _place_of(self, assign: Assign) -> _Place | None:
+    def _place_of(self, assign: Assign) -> _EndpointEntry | None:
         if assign.target_type == "claude":
             return self._places.get(assign.endpoint or self._claude)
         return self._places.get(assign.endpoint)

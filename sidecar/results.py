@@ -67,7 +67,7 @@ class ResultsFolderError(AgentComError):
         super().__init__(f"results folder {folder}: {problem}")
 
 
-class Place:
+class TaskFiles:
     """One task's three files, while it is at work here."""
 
     def __init__(
@@ -136,7 +136,7 @@ class Results:
         self.left: set[str] = set()
         self.on_left: Callable[[int], None] = lambda _count: None
         self._still = still or partial(asyncio.sleep, STILL_S)
-        self._places: dict[str, Place] = {}
+        self._places: dict[str, TaskFiles] = {}
         self._known: frozenset[str] = frozenset()
         self._watching: asyncio.Task[None] | None = None
         self._stop = asyncio.Event()
@@ -168,9 +168,9 @@ class Results:
             self._watching = None
 
     @contextmanager
-    def expecting(self, task_id: str) -> Iterator[Place]:
+    def expecting(self, task_id: str) -> Iterator[TaskFiles]:
         """Have a task at work here for the length of the block."""
-        place = self._places[task_id] = Place(self.folder, task_id, self._still)
+        place = self._places[task_id] = TaskFiles(self.folder, task_id, self._still)
         if place.result_file.name in self.left:
             self.left.discard(place.result_file.name)
             self.on_left(len(self.left))
@@ -184,7 +184,7 @@ class Results:
 
     def remove(self, task_id: str, *, result: bool) -> None:
         """Take away the files of a task whose end the log has; `result`: that one too."""
-        place = Place(self.folder, task_id, self._still)
+        place = TaskFiles(self.folder, task_id, self._still)
         place.withdraw()
         if result:
             _remove(place.result_file)

@@ -28,7 +28,7 @@ import msgspec
 from msgspec import Struct, field
 from msgspec.structs import replace
 
-from events.catalogue import RunError
+from events import catalogue as c
 from events.codec import encode
 from events.errors import AgentComError
 from sidecar.executors.port import Finished, RawResult, Returned, Stopped
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from events.commands import Assign
     from sidecar.executors.port import Emit, Outcome, Run, Stop
     from sidecar.processes.family import Child, Processes
-    from sidecar.results import Place, Results
+    from sidecar.results import Results, TaskFiles
 
 Step = Literal["waking", "waking_confirmation", "working", "removed"]
 Came = Literal["result", "started", "stopped", "time"]
@@ -69,7 +69,7 @@ class Bookmark(Struct, frozen=True, omit_defaults=True):
     process: Ident | None = None
 
 
-class Steps(Protocol):
+class WakeSteps(Protocol):
     """Where the steps of runs are kept."""
 
     def bookmark(self, route: str) -> Bookmark | None:
@@ -145,7 +145,7 @@ def read_result(raw: bytes) -> AgentResult:
     return found
 
 
-def texts_for(assign: Assign, place: Place, body: bytes) -> dict[str, str]:
+def texts_for(assign: Assign, place: TaskFiles, body: bytes) -> dict[str, str]:
     """Spell what stands in the wake command's places, and in its environment."""
     text = body.decode("utf-8", "replace")
     if len(body) > ARGUMENT_LIMIT:
@@ -170,7 +170,7 @@ class AgentExecutor:
         host: str,
         processes: Processes,
         results: Results,
-        steps: Steps,
+        steps: WakeSteps,
         options: AgentOptions | None = None,
     ) -> None:
         self.host = host
@@ -197,7 +197,12 @@ class _Waking:
     """One run, from the first step that is still to be taken."""
 
     def __init__(
-        self, executor: AgentExecutor, run: Run, emit: Emit, stop: Stop, place: Place
+        self,
+        executor: AgentExecutor,
+        run: Run,
+        emit: Emit,
+        stop: Stop,
+        place: TaskFiles,
     ) -> None:
         self._executor = executor
         self._processes = executor.processes
@@ -454,7 +459,7 @@ class _Waking:
         error = None
         if found.status == "failed":
             reason = cut(found.reason or "the agent says that it failed", 2_000)
-            error = RunError("agent_failed", reason)
+            error = c.RunError("agent_failed", reason)
         return RawResult(
             status=found.status,
             output=kept.text(),
@@ -479,7 +484,7 @@ class _Waking:
             status="failed",
             stderr=self._stderr.text(),
             stderr_bytes=self._stderr.size,
-            error=RunError(code, message),
+            error=c.RunError(code, message),
             execution_ms=self._took(),
         )
 

@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Literal, Protocol
 import aiohttp
 from msgspec import Struct
 
+from events import catalogue as c
 from events import header
-from events.catalogue import RunError
 from sidecar.executors.ndjson import Broken
 from sidecar.executors.port import Finished, RawResult, Returned, Stopped
 from sidecar.executors.watch import Watchdog
@@ -52,7 +52,7 @@ class Thought(Struct, frozen=True):
     text: str
 
 
-class Counts(Struct, frozen=True, kw_only=True):
+class TokenCounts(Struct, frozen=True, kw_only=True):
     """Tokens as the server counted them; None where it did not say.
 
     `tokens_in` excludes what came from its cache. `free` is False where the server hands
@@ -66,14 +66,14 @@ class Counts(Struct, frozen=True, kw_only=True):
     free: bool = True
 
 
-class Done(Struct, frozen=True, kw_only=True):
+class ReplyEnd(Struct, frozen=True, kw_only=True):
     """The stream's own end."""
 
-    counts: Counts
+    counts: TokenCounts
     reason: str = "stop"
 
 
-class Fault(Struct, frozen=True, kw_only=True):
+class ModelFault(Struct, frozen=True, kw_only=True):
     """Why a try failed, and what follows.
 
     `again`: a second try may help. `whose`: the work's own answer, or the server's
@@ -87,10 +87,10 @@ class Fault(Struct, frozen=True, kw_only=True):
     unusable: bool = False
 
 
-Piece = Token | Thought | Done | Fault | Broken
+Piece = Token | Thought | ReplyEnd | ModelFault | Broken
 
 
-class Reader(Protocol):
+class ReplyReader(Protocol):
     """Turns an answer's bytes into pieces. Pure."""
 
     def feed(self, data: bytes) -> list[Piece]: ...
@@ -98,7 +98,7 @@ class Reader(Protocol):
     def close(self) -> list[Piece]: ...
 
 
-class Ask(Struct, frozen=True):
+class ModelRequest(Struct, frozen=True):
     """A request: where to, and what."""
 
     path: str
@@ -110,14 +110,14 @@ class Dialect(Protocol):
 
     name: str
 
-    def ask(self, run: Run) -> Ask: ...
+    def request(self, run: Run) -> ModelRequest: ...
 
-    def reader(self) -> Reader: ...
+    def reader(self) -> ReplyReader: ...
 
-    def refused(self, status: int, body: bytes, model: str) -> Fault: ...
+    def refused(self, status: int, body: bytes, model: str) -> ModelFault: ...
 
     def learn(self, url: str, status: int, body: bytes) -> bool:
-        """Whether the same question, asked otherwise, may now be understood."""
+        """Learn from a refusal; whether another way of asking should be tried now."""
         ...
 
     def loaded_path(self) -> str | None:
@@ -126,21 +126,25 @@ class Dialect(Protocol):
 
     def is_loaded(self, body: bytes, model: str) -> bool: ...
 
-    def remark(self, run: Run, done: Done) -> str | None:
+    def remark(self, run: Run, done: ReplyEnd) -> str | None:
         """What people should know about an answer that counts as one."""
         ...
 
 
-class _Try:
-    """One request: what it has said so far, how it ended."""
+class ModelTry:
+    """One request: what has come of it so far, and how it ended.
+
+    Ends with `done` or with `fault`, never both. `tokens` counts pieces of answer and
+    thought, as the server cut them; `answered` says that the server's answer has begun.
+    """
 
     def __init__(self, limit: int) -> None:
         self.text = HeadTail(limit)
         self.tokens = 0
-        self.fault: Fault | None = None
-        self.done: Done | None = None
+        self.fault: ModelFault | None = None
+        self.done: ReplyEnd | None = None
         self.simulated = False
-        self.asked = False
+        self.answered = False
 
 
 class ModelExecutor:
@@ -149,7 +153,7 @@ class ModelExecutor:
     def __init__(
         self, dialect: Dialect, api_key: Callable[[str], str | None] | None = None
     ) -> None:
-        """`api_key`: the key that an endpoint, by name, wants to see; None for none."""
+        """`api_key` maps an endpoint's name to the key it wants; None for none."""
         self._dialect = dialect
         self._api_key = api_key or (lambda _: None)
         self._session: aiohttp.ClientSession | None = None
@@ -187,11 +191,16 @@ class ModelExecutor:
             watch.close()
 
     def _failed(
-        self, fault: Fault, result: RawResult, tries: int, assign: Assign, emit: Emit
+        self,
+        fault: ModelFault,
+        result: RawResult,
+        tries: int,
+        assign: Assign,
+        emit: Emit,
     ) -> Outcome:
         attempts = "1 attempt" if tries == 1 else f"{tries} attempts"
-        said = f"{self._dialect.name} failed after {attempts}: {fault.message}"
-        emit.error(said, fault.code)
+        text = f"{self._dialect.name} failed after {attempts}: {fault.message}"
+        emit.error(text, fault.code)
         if fault.whose == "work":
             return Finished(result)
         return Returned(
@@ -202,43 +211,47 @@ class ModelExecutor:
             result=result,
         )
 
-    async def _try(self, run: Run, emit: Emit, watch: Watchdog) -> _Try:
-        tried = _Try(run.assign.limits.output_limit_bytes)
+    async def _try(self, run: Run, emit: Emit, watch: Watchdog) -> ModelTry:
+        tried = ModelTry(run.assign.limits.output_limit_bytes)
         limits = run.assign.limits
         interruption = None
         try:
-            interruption = await watch.guard(self._ask(run, emit, watch, tried))
+            interruption = await watch.guard(self._request(run, emit, watch, tried))
         except (aiohttp.InvalidURL, ValueError) as wrong:
             message = f"cannot be asked: {wrong}"
-            tried.fault = Fault(code="bad_endpoint", message=message, again=False)
+            tried.fault = ModelFault(code="bad_endpoint", message=message, again=False)
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as wrong:
-            tried.fault = Fault(code="unreachable", message=f"no connection: {wrong}")
+            tried.fault = ModelFault(
+                code="unreachable", message=f"no connection: {wrong}"
+            )
         except (aiohttp.ClientError, ConnectionError, TimeoutError) as wrong:
-            said = str(wrong) or type(wrong).__name__
-            tried.fault = Fault(code="stream_died", message=f"connection lost: {said}")
+            message = f"connection lost: {str(wrong) or type(wrong).__name__}"
+            tried.fault = ModelFault(code="stream_died", message=message)
         finally:
             watch.allow(None)
         match interruption:
             case "silent" if tried.tokens:
                 message = f"no token for {limits.idle_timeout_s:g}s"
-                tried.fault = Fault(code="idle_timeout", message=message)
+                tried.fault = ModelFault(code="idle_timeout", message=message)
             case "silent":
-                tried.fault = Fault(
+                tried.fault = ModelFault(
                     code="first_token_timeout", message="no first token in time"
                 )
             case "overtime":
                 message = f"not finished after {limits.run_timeout_s:g}s"
-                tried.fault = Fault(
+                tried.fault = ModelFault(
                     code="timeout", message=message, again=False, whose="work"
                 )
             case "stopped":
                 message = "stopped"
-                tried.fault = Fault(code="stopped", message=message, again=False)
+                tried.fault = ModelFault(code="stopped", message=message, again=False)
             case _:
                 pass
         return tried
 
-    async def _ask(self, run: Run, emit: Emit, watch: Watchdog, tried: _Try) -> None:
+    async def _request(
+        self, run: Run, emit: Emit, watch: Watchdog, tried: ModelTry
+    ) -> None:
         session = self._connected()
         base = run.assign.endpoint_url.rstrip("/")
         limits = run.assign.limits
@@ -250,15 +263,15 @@ class ModelExecutor:
         warm = await self._is_warm(session, run, base, headers)
         watch.allow(limits.first_token_warm_s if warm else limits.first_token_cold_s)
         while True:
-            ask = self._dialect.ask(run)
+            request = self._dialect.request(run)
             async with session.post(
-                base + ask.path,
-                data=ask.body,
+                base + request.path,
+                data=request.body,
                 headers={"Content-Type": "application/json", **headers},
                 timeout=connect,
                 allow_redirects=False,
             ) as answer:
-                tried.asked = True
+                tried.answered = True
                 tried.simulated = header.SIMULATED in answer.headers
                 if answer.status == 200:
                     try:
@@ -301,7 +314,7 @@ class ModelExecutor:
         run: Run,
         emit: Emit,
         watch: Watchdog,
-        tried: _Try,
+        tried: ModelTry,
     ) -> None:
         reader = self._dialect.reader()
         idle = run.assign.limits.idle_timeout_s
@@ -318,12 +331,12 @@ class ModelExecutor:
             if tried.done is None and tried.fault is None:
                 self._take(piece, run, emit, tried)
         if tried.done is None and tried.fault is None:
-            tried.fault = Fault(
+            tried.fault = ModelFault(
                 code="stream_died",
                 message=f"the stream ended after {tried.tokens} tokens without saying so",
             )
 
-    def _take(self, piece: Piece, run: Run, emit: Emit, tried: _Try) -> None:
+    def _take(self, piece: Piece, run: Run, emit: Emit, tried: ModelTry) -> None:
         match piece:
             case Token():
                 tried.tokens += 1
@@ -332,16 +345,16 @@ class ModelExecutor:
             case Thought():
                 tried.tokens += 1
                 emit.text("thinking", piece.text, tokens_so_far=tried.tokens)
-            case Done():
+            case ReplyEnd():
                 tried.done = piece
                 remark = self._dialect.remark(run, piece)
                 if remark is not None:
                     emit.status(remark)
-            case Fault():
+            case ModelFault():
                 tried.fault = piece
             case Broken():
                 message = f"the stream holds what cannot be read: {piece}"
-                tried.fault = Fault(code="malformed_stream", message=message)
+                tried.fault = ModelFault(code="malformed_stream", message=message)
 
     def _connected(self) -> aiohttp.ClientSession:
         if self._session is None:
@@ -349,22 +362,22 @@ class ModelExecutor:
         return self._session
 
 
-def _result(tried: _Try, assign: Assign, began: float) -> RawResult:
+def _result(tried: ModelTry, assign: Assign, began: float) -> RawResult:
     """The try's result. Counts of tries before it are not in it: they cost nothing."""
     counts = tried.done.counts if tried.done is not None else None
     if counts is None:
-        # Nothing was counted for a try that died; where it was never heard, nothing was
+        # Nothing was counted for a try that died; where no answer had begun, nothing was
         # spent.
         counts = (
-            Counts(tokens_in=None, tokens_out=tried.tokens or None)
-            if tried.asked
-            else Counts(tokens_in=0, tokens_out=0)
+            TokenCounts(tokens_in=None, tokens_out=tried.tokens or None)
+            if tried.answered
+            else TokenCounts(tokens_in=0, tokens_out=0)
         )
     fault = tried.fault
     return RawResult(
         status="success" if fault is None else "failed",
         output=tried.text.text(),
-        error=None if fault is None else RunError(fault.code, fault.message),
+        error=None if fault is None else c.RunError(fault.code, fault.message),
         model_used=counts.model or assign.model or "unknown",
         tokens_in=counts.tokens_in,
         tokens_out=counts.tokens_out,
@@ -378,27 +391,29 @@ def _result(tried: _Try, assign: Assign, began: float) -> RawResult:
     )
 
 
-def fault_of_status(status: int, said: str, model: str) -> Fault:
-    """What an answer that is no answer means; `said` is the server's own text."""
-    text = said or f"status {status}"
+def fault_of_status(status: int, message: str, model: str) -> ModelFault:
+    """What a status other than 200 means; `message` is the server's own text."""
+    text = message or f"status {status}"
     shown = f"{text} (status {status})"
     match status:
         case 404:
             code = "model_missing"
-            return Fault(code=code, message=said or f"no model {model!r}", again=False)
+            return ModelFault(
+                code=code, message=message or f"no model {model!r}", again=False
+            )
         case 401 | 402 | 403:
             code = "credit" if status == 402 else "not_authorised"
-            return Fault(code=code, message=shown, again=False, unusable=True)
+            return ModelFault(code=code, message=shown, again=False, unusable=True)
         case 408 | 425 | 429 | 499:
-            return Fault(code="busy", message=shown)
+            return ModelFault(code="busy", message=shown)
         case _ if 400 <= status < 500:
             long = status == 413 or "context length" in text or "too long" in text
             code = "prompt_too_long" if long else "bad_request"
-            return Fault(code=code, message=text, again=False, whose="work")
+            return ModelFault(code=code, message=text, again=False, whose="work")
         case 503:
-            return Fault(code="busy", message=text)
+            return ModelFault(code="busy", message=text)
         case _ if status >= 500:
-            return Fault(code="server_error", message=shown)
+            return ModelFault(code="server_error", message=shown)
         case _:
             code = "bad_endpoint"
-            return Fault(code=code, message=f"unexpected {shown}", again=False)
+            return ModelFault(code=code, message=f"unexpected {shown}", again=False)

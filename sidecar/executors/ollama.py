@@ -12,15 +12,16 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from msgspec import Struct
 
+from actors.rules.models import normal_model
 from sidecar.executors.model_run import (
-    Ask,
-    Counts,
-    Done,
-    Fault,
     ModelExecutor,
+    ModelFault,
+    ModelRequest,
     Piece,
+    ReplyEnd,
     Thought,
     Token,
+    TokenCounts,
     fault_of_status,
 )
 from sidecar.executors.ndjson import Broken, Ndjson, excerpt
@@ -35,14 +36,14 @@ _BYTES_A_TOKEN = 12
 """More bytes of prompt than this for each token read: the server has cut it."""
 
 
-class _Message(Struct):
+class _ChatMessage(Struct):
     content: str = ""
     thinking: str = ""
 
 
 class _Chunk(Struct):
     model: str = ""
-    message: _Message | None = None
+    message: _ChatMessage | None = None
     done: bool = False
     done_reason: str = "stop"
     error: Any = None
@@ -82,7 +83,7 @@ def _pieces(chunks: list[_Chunk | Broken]) -> list[Piece]:
             pieces.append(chunk)
             continue
         if chunk.error is not None:
-            pieces.append(Fault(code="server_error", message=str(chunk.error)))
+            pieces.append(ModelFault(code="server_error", message=str(chunk.error)))
             continue
         if chunk.message is not None:
             if chunk.message.thinking:
@@ -90,22 +91,22 @@ def _pieces(chunks: list[_Chunk | Broken]) -> list[Piece]:
             if chunk.message.content:
                 pieces.append(Token(chunk.message.content))
         if chunk.done:
-            counts = Counts(
+            counts = TokenCounts(
                 tokens_in=chunk.prompt_eval_count,
                 tokens_out=chunk.eval_count,
                 model=chunk.model or None,
                 free=not chunk.remote_host,
             )
-            pieces.append(Done(counts=counts, reason=chunk.done_reason))
+            pieces.append(ReplyEnd(counts=counts, reason=chunk.done_reason))
     return pieces
 
 
 class OllamaDialect:
-    """How Ollama is asked and understood."""
+    """Ollama's requests and answers."""
 
     name = "Ollama"
 
-    def ask(self, run: Run) -> Ask:
+    def request(self, run: Run) -> ModelRequest:
         """A chat of one message."""
         body = {
             "model": run.assign.model,
@@ -114,13 +115,13 @@ class OllamaDialect:
             "truncate": False,
             "options": {"num_ctx": run.assign.limits.num_ctx},
         }
-        return Ask("/api/chat", msgspec.json.encode(body))
+        return ModelRequest("/api/chat", msgspec.json.encode(body))
 
     def reader(self) -> OllamaReader:
         """A new reader for a new answer."""
         return OllamaReader()
 
-    def refused(self, status: int, body: bytes, model: str) -> Fault:
+    def refused(self, status: int, body: bytes, model: str) -> ModelFault:
         """What a status other than 200 means."""
         return fault_of_status(status, _error_text(body), model)
 
@@ -138,11 +139,13 @@ class OllamaDialect:
             models = msgspec.json.decode(body, type=_Ps).models or []
         except msgspec.MsgspecError:
             return False
-        wanted = full_name(model)
-        return any(wanted in (full_name(m.name), full_name(m.model)) for m in models)
+        name = normal_model(model)
+        return any(
+            name in (normal_model(m.name), normal_model(m.model)) for m in models
+        )
 
-    def remark(self, run: Run, done: Done) -> str | None:
-        """Say it where an answer stopped short, or a prompt was cut all the same."""
+    def remark(self, run: Run, done: ReplyEnd) -> str | None:
+        """Remark that an answer stopped short, or that a prompt was cut all the same."""
         read = done.counts.tokens_in
         sent = len(prompt_for(run.assign.spec).encode())
         context = run.assign.limits.num_ctx
@@ -161,11 +164,6 @@ class OllamaExecutor(ModelExecutor):
 
     def __init__(self, api_key: Callable[[str], str | None] | None = None) -> None:
         super().__init__(OllamaDialect(), api_key)
-
-
-def full_name(model: str) -> str:
-    """`llama3.2` is `llama3.2:latest`."""
-    return model if ":" in model.rsplit("/", 1)[-1] else f"{model}:latest"
 
 
 def _error_text(body: bytes) -> str:

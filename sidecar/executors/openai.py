@@ -14,14 +14,14 @@ import msgspec
 from msgspec import Struct
 
 from sidecar.executors.model_run import (
-    Ask,
-    Counts,
-    Done,
-    Fault,
     ModelExecutor,
+    ModelFault,
+    ModelRequest,
     Piece,
+    ReplyEnd,
     Thought,
     Token,
+    TokenCounts,
     fault_of_status,
 )
 from sidecar.executors.ndjson import Broken, Decoder, excerpt
@@ -49,7 +49,7 @@ class _Details(Struct):
     cached_tokens: int | None = None
 
 
-class _Usage(Struct):
+class _CompletionUsage(Struct):
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
     prompt_tokens_details: _Details | None = None
@@ -58,7 +58,7 @@ class _Usage(Struct):
 class _Completion(Struct):
     model: str = ""
     choices: list[_Choice] | None = None
-    usage: _Usage | None = None
+    usage: _CompletionUsage | None = None
     error: Any = None
 
 
@@ -68,7 +68,7 @@ class OpenAIReader:
     def __init__(self) -> None:
         self._events = Sse()
         self._decode = Decoder(_Completion)
-        self._usage: _Usage | None = None
+        self._usage: _CompletionUsage | None = None
         self._model: str | None = None
         self._reason = "stop"
 
@@ -113,23 +113,25 @@ class OpenAIReader:
     def _end(self) -> Piece:
         if self._reason == "content_filter":
             message = "the server's content filter refused the answer"
-            return Fault(code="refused", message=message, again=False, whose="work")
+            return ModelFault(
+                code="refused", message=message, again=False, whose="work"
+            )
         usage = self._usage
         if usage is None:
-            return Done(counts=Counts(model=self._model), reason=self._reason)
+            return ReplyEnd(counts=TokenCounts(model=self._model), reason=self._reason)
         details = usage.prompt_tokens_details
         cached = (details.cached_tokens if details else None) or 0
         prompt = usage.prompt_tokens
-        counts = Counts(
+        counts = TokenCounts(
             tokens_in=None if prompt is None else max(prompt - cached, 0),
             tokens_out=usage.completion_tokens,
             cache_read=cached,
             model=self._model,
         )
-        return Done(counts=counts, reason=self._reason)
+        return ReplyEnd(counts=counts, reason=self._reason)
 
 
-def _inside(error: Any, data: str) -> Fault:
+def _inside(error: Any, data: str) -> ModelFault:
     """What an error inside the stream means: it names its own code, or none."""
     message, status = data, 500
     if isinstance(error, str):
@@ -143,14 +145,15 @@ def _inside(error: Any, data: str) -> Fault:
 
 
 class OpenAIDialect:
-    """How OpenAI-compatible servers are asked and understood."""
+    """The requests and answers of OpenAI-compatible servers."""
 
     name = "Model server"
 
     def __init__(self) -> None:
+        # Addresses of servers that refused `stream_options`: asked without them since.
         self._without_options: set[str] = set()
 
-    def ask(self, run: Run) -> Ask:
+    def request(self, run: Run) -> ModelRequest:
         """A chat of one message."""
         url = run.assign.endpoint_url.rstrip("/")
         body: dict[str, Any] = {
@@ -162,13 +165,13 @@ class OpenAIDialect:
             body["stream_options"] = {"include_usage": True}
         # The address may be given with or without the version that belongs to it.
         path = "/chat/completions" if url.endswith("/v1") else "/v1/chat/completions"
-        return Ask(path, msgspec.json.encode(body))
+        return ModelRequest(path, msgspec.json.encode(body))
 
     def reader(self) -> OpenAIReader:
         """A new reader for a new answer."""
         return OpenAIReader()
 
-    def refused(self, status: int, body: bytes, model: str) -> Fault:
+    def refused(self, status: int, body: bytes, model: str) -> ModelFault:
         """What a status other than 200 means."""
         return fault_of_status(status, _error_text(body), model)
 
@@ -188,8 +191,8 @@ class OpenAIDialect:
         """Nothing tells."""
         return False
 
-    def remark(self, run: Run, done: Done) -> str | None:
-        """Say it where an answer stopped short."""
+    def remark(self, run: Run, done: ReplyEnd) -> str | None:
+        """Remark that an answer stopped short."""
         if done.reason == "length":
             return (
                 "The server stopped at the length limit: the answer may be incomplete"

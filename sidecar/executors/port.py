@@ -19,7 +19,7 @@ from actors.host import outcomes
 from actors.host.outcomes import Finished as Finished
 from actors.host.outcomes import Returned as Returned
 from actors.host.outcomes import Stopped as Stopped
-from events.catalogue import RunError
+from events import catalogue as c
 from events.commands import Assign
 
 
@@ -105,7 +105,7 @@ class RawResult(Struct, frozen=True, kw_only=True):
     status: Literal["success", "failed"]
     output: str = ""
     stderr: str = ""
-    error: RunError | None = None
+    error: c.RunError | None = None
     model_used: str = "none"
     tokens_in: int | None = 0
     tokens_out: int | None = 0

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from events.catalogue import TaskSpec
+    from events import catalogue as c
 
 
-def prompt_for(spec: TaskSpec) -> str:
+def prompt_for(spec: c.TaskSpec) -> str:
     """The prompt of a task; `Context:` only where there is any."""
     context: list[str] = []
     if spec.repo:

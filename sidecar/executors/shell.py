@@ -12,28 +12,28 @@ own limit was meant to bound.
 
 from __future__ import annotations
 
-import asyncio
 import re
 import shlex
 import time
-from contextlib import suppress
 from typing import TYPE_CHECKING, Literal
 
 from msgspec import Struct
 from msgspec.structs import replace
 
-from events.catalogue import RunError
+from events import catalogue as c
+from events.races import first
 from sidecar.executors.port import Finished, RawResult, Stopped
 from sidecar.output import HeadTail, Utf8
 from sidecar.processes.ending import Exit, shell_stages
 from sidecar.processes.family import Processes, ProcessLimits
 
 if TYPE_CHECKING:
-    from events.catalogue import Shell
     from sidecar.executors.port import Emit, Outcome, Run, Stop
-    from sidecar.processes.family import Child
+
+How = Literal["ended", "timeout", "stopped"]
 
 _SHELL = "/bin/sh"
+_ENDS: tuple[How, How] = ("ended", "stopped")
 _OPERATORS = re.compile(r"[;&|<>()`$\n\r\\{}!#*?\[\]~]")
 _STEERS_THE_SHELL = re.compile(r"PATH|ENV|BASH_ENV|IFS|SHELLOPTS|LD_.*|DYLD_.*")
 
@@ -50,7 +50,7 @@ class CommandPolicy(Struct, frozen=True):
 
     allowed: tuple[str, ...] = ()
 
-    def refusal(self, shell: Shell) -> str | None:
+    def refusal(self, shell: c.Shell) -> str | None:
         """Why `shell` may not run here, None where it may."""
         if not self.allowed:
             return None
@@ -86,11 +86,11 @@ class ShellOptions(Struct, frozen=True, kw_only=True):
     """Less output kept in a result than the assignment asks for."""
 
 
-class _Try(Struct, frozen=True):
+class ShellTry(Struct, frozen=True):
     """How one try ended."""
 
     result: RawResult
-    why: Literal["ended", "timeout", "stopped"] = "ended"
+    why: How = "ended"
     again: bool = False
     left: int = 0
 
@@ -140,12 +140,12 @@ class ShellExecutor:
             )
         raise AssertionError("unreachable")
 
-    async def _try(self, run: Run, shell: Shell, emit: Emit, stop: Stop) -> _Try:
+    async def _try(self, run: Run, shell: c.Shell, emit: Emit, stop: Stop) -> ShellTry:
         # Relative to the working folder; an absolute one is taken as it is.
         folder = run.cwd / shell.cwd if shell.cwd else run.cwd
         if not folder.is_dir():
-            return _Try(_failure("cwd_missing", f"no such folder: {folder}"))
-        spoken = _Spoken(emit, self._limit(run))
+            return ShellTry(_failure("cwd_missing", f"no such folder: {folder}"))
+        output = _ShellOutput(emit, self._limit(run))
         stages = shell_stages(run.assign.limits.shell_term_grace_s)
         try:
             child = self._processes.start(
@@ -154,14 +154,17 @@ class ShellExecutor:
                 env=run.env,
                 route=run.assign.route,
                 limits=self._options.limits,
-                on_stdout=spoken.stdout,
-                on_stderr=spoken.stderr,
+                on_stdout=output.stdout,
+                on_stderr=output.stderr,
             )
         except (OSError, ValueError) as wrong:
-            return _Try(_failure("cannot_start", f"the command cannot start: {wrong}"))
-        why: Literal["ended", "timeout", "stopped"] = "stopped"
+            return ShellTry(
+                _failure("cannot_start", f"the command cannot start: {wrong}")
+            )
+        why: How = "stopped"
         try:
-            why = await _first(child, stop, shell.timeout_s)
+            winner = await first(child.wait(), stop.wait(), timeout=shell.timeout_s)
+            why = "timeout" if winner is None else _ENDS[winner.place]
             if why == "timeout":
                 text = (
                     f"Command timed out after {shell.timeout_s:g}s, sending SIGTERM..."
@@ -170,16 +173,16 @@ class ShellExecutor:
             left = await child.end(stages)
         finally:
             await child.end()
-        return _judged(spoken, child.exit or Exit(None), why, left, shell.timeout_s)
+        return _judged(output, child.exit or Exit(None), why, left, shell.timeout_s)
 
     def _limit(self, run: Run) -> int:
-        asked = run.assign.limits.output_limit_bytes
+        limit = run.assign.limits.output_limit_bytes
         own = self._options.output_limit_bytes
-        return asked if own is None else min(own, asked)
+        return limit if own is None else min(own, limit)
 
 
-class _Spoken:
-    """What the command says: shown as it comes, and kept."""
+class _ShellOutput:
+    """What the command prints: shown as it comes, and kept."""
 
     def __init__(self, emit: Emit, limit: int) -> None:
         self._emit = emit
@@ -205,62 +208,42 @@ class _Spoken:
             self._emit.text("stderr", rest)
 
 
-async def _first(
-    child: Child, stop: Stop, timeout_s: float
-) -> Literal["ended", "timeout", "stopped"]:
-    """What comes first: the command's end, the end of its time, the wish to stop."""
-    waits = [asyncio.ensure_future(child.wait()), asyncio.ensure_future(stop.wait())]
-    try:
-        done, _ = await asyncio.wait(
-            waits, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED
-        )
-        if waits[0] in done:
-            waits[0].result()
-            return "ended"
-        return "stopped" if done else "timeout"
-    finally:
-        for wait in waits:
-            wait.cancel()
-            with suppress(asyncio.CancelledError):
-                await wait
-
-
 def _judged(
-    spoken: _Spoken,
+    output: _ShellOutput,
     ended: Exit,
-    why: Literal["ended", "timeout", "stopped"],
+    why: How,
     left: int,
     timeout_s: float,
-) -> _Try:
+) -> ShellTry:
     """The try's result: success is exit code 0, and nothing else is."""
-    spoken.close()
+    output.close()
     error, again = None, False
     if why == "stopped":
-        error = RunError("stopped", f"stopped ({ended})")
+        error = c.RunError("stopped", f"stopped ({ended})")
     elif why == "timeout":
-        error = RunError("timeout", f"timed out after {timeout_s:g}s ({ended})")
+        error = c.RunError("timeout", f"timed out after {timeout_s:g}s ({ended})")
     elif ended.code == 127:
-        error = RunError("command_not_found", f"command not found ({ended})")
+        error = c.RunError("command_not_found", f"command not found ({ended})")
     elif ended.code == 126:
-        error = RunError("not_executable", f"command cannot be executed ({ended})")
+        error = c.RunError("not_executable", f"command cannot be executed ({ended})")
     elif ended.signal is not None:
-        error, again = RunError("signal", str(ended)), True
+        error, again = c.RunError("signal", str(ended)), True
     elif not ended.ok:
-        error, again = RunError("exit_code", str(ended)), True
+        error, again = c.RunError("exit_code", str(ended)), True
     result = RawResult(
         status="failed" if error else "success",
-        output=spoken.out.text(),
-        stderr=spoken.err.text(),
+        output=output.out.text(),
+        stderr=output.err.text(),
         error=error,
         exit_code=ended.code,
         signal=ended.signal,
-        output_bytes=spoken.out.size,
-        stderr_bytes=spoken.err.size,
-        output_sha256=spoken.out.sha256,
-        truncated=spoken.out.truncated or spoken.err.truncated,
+        output_bytes=output.out.size,
+        stderr_bytes=output.err.size,
+        output_sha256=output.out.sha256,
+        truncated=output.out.truncated or output.err.truncated,
     )
-    return _Try(result, why, again, left)
+    return ShellTry(result, why, again, left)
 
 
 def _failure(code: str, message: str) -> RawResult:
-    return RawResult(status="failed", error=RunError(code, message))
+    return RawResult(status="failed", error=c.RunError(code, message))

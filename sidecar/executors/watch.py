@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
+
+from events.races import first
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
@@ -58,16 +60,8 @@ class Watchdog:
         """
         if self._fired.done() and self._fired.result() == "silent":
             self._fired = self._loop.create_future()
-        doing = self._loop.create_task(work)
-        try:
-            either: list[asyncio.Future[Any]] = [doing, self._fired]
-            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
-            return doing.result() if doing.done() else self._fired.result()
-        finally:
-            if not doing.done():
-                doing.cancel()
-                with suppress(asyncio.CancelledError):
-                    await doing
+        winner = await first(work, self._fired)
+        return cast("T | Interruption", winner.value)
 
     @property
     def stopped(self) -> bool:

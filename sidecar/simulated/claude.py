@@ -37,6 +37,7 @@ from typing import IO, TYPE_CHECKING, Any, Literal, NoReturn
 
 import msgspec
 
+from actors.rules.prices import price
 from sidecar.simulated.answers import answer_to, count_tokens, pieces
 
 if TYPE_CHECKING:
@@ -101,8 +102,8 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     cache_read_tokens: int = 20000
 
 
-class Run(msgspec.Struct, frozen=True, kw_only=True):
-    """What one run of the program was given."""
+class SeenRun(msgspec.Struct, frozen=True, kw_only=True):
+    """What one run of the program was given, for tests to look at."""
 
     pid: int
     argv: list[str]
@@ -140,11 +141,11 @@ class SimulatedClaude:
             orders.always = _as_scenario(scenario)
 
     @property
-    def runs(self) -> list[Run]:
+    def runs(self) -> list[SeenRun]:
         """The runs so far that have read their prompt."""
         with suppress(FileNotFoundError):
             lines = _runs_of(self.control).read_bytes().splitlines()
-            return [msgspec.json.decode(line, type=Run) for line in lines]
+            return [msgspec.json.decode(line, type=SeenRun) for line in lines]
         return []
 
 
@@ -1249,20 +1250,17 @@ def _deltas(block: dict[str, Any]) -> tuple[dict[str, Any], list[dict[str, Any]]
 
 def _price(model: str, usage: _Usage) -> tuple[float, str]:
     """Dollars, and whether the model is on the price list; Claude Code guesses else."""
-    from genai_prices import Usage, calc_price  # slow to import, and seldom needed
-
-    tokens = Usage(
-        input_tokens=usage.input + usage.cache_creation + usage.cache_read,
-        cache_write_tokens=usage.cache_creation,
-        cache_read_tokens=usage.cache_read,
-        output_tokens=usage.output,
-    )
-    try:
-        price = calc_price(tokens, model, provider_id="anthropic")
-    except LookupError:
-        guessed = calc_price(tokens, DEFAULT_MODEL, provider_id="anthropic")
-        return float(guessed.total_price), "unknown"
-    return float(price.total_price), "list"
+    for priced, basis in ((model, "list"), (DEFAULT_MODEL, "unknown")):
+        dollars = price(
+            priced,
+            tokens_in=usage.input,
+            tokens_out=usage.output,
+            cache_read=usage.cache_read,
+            cache_write=usage.cache_creation,
+        )
+        if dollars is not None:
+            return float(dollars), basis
+    raise AssertionError(f"{DEFAULT_MODEL} has no price")
 
 
 def _with_earlier(here: dict[str, Any], earlier: dict[str, Any]) -> dict[str, Any]:
@@ -1383,7 +1381,7 @@ def _ordered(control: str | None) -> tuple[Scenario, Path | None]:
 
 
 def _record(control: Path, argv: list[str], prompt: str, scenario: Scenario) -> None:
-    run = Run(
+    run = SeenRun(
         pid=os.getpid(),
         argv=argv,
         prompt=prompt,

@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, get_args
 import msgspec
 from aiohttp import web
 
+from actors.rules.models import normal_model
 from events import header
 from sidecar.simulated.answers import answer_to, count_tokens, pieces, thoughts_on
 
@@ -413,7 +414,7 @@ class SimulatedOllama:
         keep_alive: timedelta = _KEEP_ALIVE,
     ) -> None:
         self.models = {
-            normalise(model.name): model
+            normal_model(model.name): model
             for model in (
                 Model(name=each) if isinstance(each, str) else each for each in models
             )
@@ -436,7 +437,7 @@ class SimulatedOllama:
         self._runner: web.AppRunner | None = None
         self._watchers: list[tuple[Callable[[], bool], asyncio.Future[None]]] = []
 
-    # -- life ---------------------------------------------------------------
+    # -- start and stop -----------------------------------------------------
 
     @property
     def url(self) -> str:
@@ -755,7 +756,7 @@ class SimulatedOllama:
         """An empty request loads the model, or with `keep_alive` 0 unloads it."""
         kept = _kept_for(asked.keep_alive, self._keep_alive)
         if kept <= timedelta(0):
-            self._loaded.pop(normalise(model.name), None)
+            self._loaded.pop(normal_model(model.name), None)
         else:
             await self._load(model, kept)
         message = {"message": {"role": "assistant", "content": ""}}
@@ -772,7 +773,7 @@ class SimulatedOllama:
     async def _load(self, model: Model, kept: timedelta) -> int:
         """Bring `model` into memory; the nanoseconds it took. Aborting cancels it."""
         began = time.perf_counter_ns()
-        name = normalise(model.name)
+        name = normal_model(model.name)
         async with self._loading:
             if name not in self.loaded() and self._load_s:
                 await asyncio.sleep(self._load_s)
@@ -889,7 +890,7 @@ class SimulatedOllama:
     def _find(self, name: str) -> Model:
         if not name:
             raise _Refused(400, "model is required")
-        model = self.models.get(normalise(name))
+        model = self.models.get(normal_model(name))
         if model is None:
             raise _Refused(404, f"model '{name}' not found")
         return model
@@ -941,13 +942,8 @@ _STORED_AT = "2025-01-01T00:00:00Z"
 _Shape = TypeVar("_Shape")
 
 
-def normalise(name: str) -> str:
-    """`llama3.2` is `llama3.2:latest`."""
-    return name if ":" in name.rsplit("/", 1)[-1] else f"{name}:latest"
-
-
 def _tag(model: Model) -> dict[str, Any]:
-    name = normalise(model.name)
+    name = normal_model(model.name)
     remote = (
         {"remote_model": model.name, "remote_host": model.remote_host}
         if model.remote_host

@@ -11,7 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from events.catalogue import FileHint, TaskSpec
-from sidecar.executors.model_run import Done, Fault, Thought, Token, fault_of_status
+from sidecar.executors.model_run import (
+    ModelFault,
+    ReplyEnd,
+    Thought,
+    Token,
+    fault_of_status,
+)
 from sidecar.executors.ndjson import Broken
 from sidecar.executors.ollama import OllamaDialect, OllamaReader
 from sidecar.executors.openai import OpenAIDialect, OpenAIReader
@@ -62,7 +68,7 @@ def read(reader: Any, data: bytes, places: list[int]) -> list[Any]:
 def test_ollama_answers_read_the_same_however_cut(places: list[int]) -> None:
     *said, done = read(OllamaReader(), OLLAMA, places)
     assert said == [Thought("h"), Token("a\u20ac"), Token("b")]
-    assert isinstance(done, Done)
+    assert isinstance(done, ReplyEnd)
     assert (done.counts.tokens_in, done.counts.tokens_out) == (7, 3)
 
 
@@ -70,7 +76,7 @@ def test_ollama_answers_read_the_same_however_cut(places: list[int]) -> None:
 def test_openai_answers_read_the_same_however_cut(places: list[int]) -> None:
     *said, done = read(OpenAIReader(), OPENAI, places)
     assert said == [Thought("h"), Token("a\u20ac"), Token("b")]
-    assert isinstance(done, Done)
+    assert isinstance(done, ReplyEnd)
     counts = done.counts
     assert (counts.tokens_in, counts.cache_read, counts.tokens_out) == (7, 2, 3)
     assert done.reason == "length"
@@ -105,7 +111,7 @@ def test_a_model_that_runs_elsewhere_is_not_free() -> None:
 )
 def test_errors_inside_a_stream_are_faults(line: bytes, code: str, whose: str) -> None:
     (fault,) = read(OpenAIReader(), line, [])
-    assert isinstance(fault, Fault)
+    assert isinstance(fault, ModelFault)
     assert (fault.code, fault.whose) == (code, whose)
 
 

@@ -15,15 +15,15 @@ tokens seen in the stream are reported, without dollars.
 
 from __future__ import annotations
 
-import asyncio
 import time
 from contextlib import suppress
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
-from events.catalogue import RunError
+from events import catalogue as c
+from events.races import first
 from sidecar.executors.claude.command import (
     NOT_FOUND,
     ClaudeOptions,
@@ -63,7 +63,7 @@ class ClaudeExecutor:
         program = find_program(self._options.program, run.env.get("PATH"))
         if program is None:
             emit.error(NOT_FOUND, "claude_not_found")
-            error = RunError("claude_not_found", NOT_FOUND)
+            error = c.RunError("claude_not_found", NOT_FOUND)
             failed = RawResult(status="failed", error=error)
             return Finished(replace(failed, model_used=_model(run)), unusable=True)
         options, refused = narrowed(self._options, run.assign)
@@ -108,18 +108,8 @@ class ClaudeExecutor:
 
 async def _ended(child: Child, tried: ClaudeTry, grace_s: float) -> None:
     """Until the program has ended, or its result is here and it does not end."""
-    ending = asyncio.ensure_future(child.wait())
-    try:
-        either: list[asyncio.Future[Any]] = [ending, tried.has_ended]
-        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
-        if not ending.done():
-            await asyncio.wait([ending], timeout=grace_s)
-        if ending.done():
-            ending.result()
-    finally:
-        ending.cancel()
-        with suppress(asyncio.CancelledError):
-            await ending
+    if (await first(child.wait(), tried.has_ended)).place == 1:
+        await first(child.wait(), timeout=grace_s)
 
 
 def _stages(limits: Limits, interruption: Interruption | None) -> list[Stage]:
@@ -236,7 +226,7 @@ class _ClaudeRun:
             status="success" if verdict.ok else "failed",
             output=kept.text(),
             stderr=tried.stderr.text(),
-            error=None if verdict.ok else RunError(verdict.code, verdict.message),
+            error=None if verdict.ok else c.RunError(verdict.code, verdict.message),
             model_used=(begun.model if begun else "") or _model(self._run),
             tokens_in=spent.tokens_in,
             tokens_out=spent.tokens_out,
@@ -277,7 +267,7 @@ class _ClaudeRun:
     def _unstartable(self, wrong: OSError | ValueError) -> Outcome:
         message = f"Claude Code cannot be started: {wrong}"
         self._emit.error(message, "claude_cannot_start")
-        error = RunError("claude_cannot_start", message)
+        error = c.RunError("claude_cannot_start", message)
         failed = RawResult(status="failed", error=error, model_used=_model(self._run))
         return Finished(failed, unusable=True)
 
