@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from http import HTTPStatus
 from pathlib import Path
 
@@ -53,6 +54,18 @@ def test_refusals_are_made_with_refuse_and_no_status_is_written_beside_the_table
         if keyword.arg == "status" and isinstance(keyword.value, ast.Constant)
     ]
     assert written == []
+
+
+def test_the_docs_have_the_same_table():
+    rows = re.findall(
+        r"^\| (\d{3}) \| (.*) \|$", (ROOT / "docs/queries.md").read_text(), re.M
+    )
+    table = {
+        code: int(status)
+        for status, codes in rows
+        for code in re.findall(r"`(\w+)`", codes)
+    }
+    assert table == STATUS
 
 
 def test_an_error_is_refused_with_its_code_its_sentence_and_its_place():
