@@ -214,3 +214,14 @@ def parse_output(subject: str) -> tuple[str, str]:
     ):
         raise UnknownSubject(subject)
     return parts[2], parts[3]
+
+
+def matches(pattern: str, subject: str) -> bool:
+    """Whether a NATS pattern (`*` one part, `>` the rest) covers a literal subject."""
+    wanted, given = pattern.split("."), subject.split(".")
+    for i, part in enumerate(wanted):
+        if part == ">":
+            return len(given) > i
+        if i >= len(given) or (part != "*" and part != given[i]):
+            return False
+    return len(wanted) == len(given)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 from events import catalogue as c
 from events.codec import encode
 from events.errors import AgentComError
-from events.log import matches
+from events.subjects import matches
 
 if TYPE_CHECKING:
     from collections.abc import Callable

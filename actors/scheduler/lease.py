@@ -128,34 +128,3 @@ class Lease:
                 self._until = float("-inf")
         except LogError:
             return
-
-
-class MemoryLeases:
-    """The twin: keys that expire by a given clock."""
-
-    def __init__(self, clock: Callable[[], float]) -> None:
-        self._clock = clock
-        self._keys: dict[str, tuple[str, int, float]] = {}
-        self._revision = 0
-
-    async def put(
-        self, key: str, holder: str, *, expect: int, ttl: float, timeout: float
-    ) -> int:
-        found = self._keys.get(key)
-        if found is not None and found[2] <= self._clock():
-            found = None
-        if expect != (found[1] if found is not None else 0):
-            raise Conflict(key, expect, found[1] if found is not None else 0)
-        self._revision += 1
-        self._keys[key] = (holder, self._revision, self._clock() + ttl)
-        return self._revision
-
-    async def note(self, key: str, text: str, *, timeout: float) -> None:
-        self._revision += 1
-        self._keys[key] = (text, self._revision, float("inf"))
-
-    async def holder(self, key: str, *, timeout: float) -> tuple[str, int] | None:
-        found = self._keys.get(key)
-        if found is None or found[2] <= self._clock():
-            return None
-        return found[0], found[1]

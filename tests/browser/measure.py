@@ -22,10 +22,9 @@ import aiohttp
 import psutil
 from playwright.sync_api import sync_playwright
 
-from events.bus import MemoryBroker, MemoryBus
 from events.codec import instant
-from events.log import MemoryLog
 from tests.browser.house import House, chromium
+from tests.support.fakes import MemoryBroker, MemoryBus, MemoryLog
 from tests.support.histories import History, tell
 from web.main import WebConfig, serve
 

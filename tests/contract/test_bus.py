@@ -8,10 +8,10 @@ from contextlib import asynccontextmanager
 import pytest
 import uvloop
 
-from events.bus import MemoryBroker, MemoryBus
 from events.errors import Denied, LogUnavailable, Unreachable
 from events.nats.link import Address, Link
 from tests.support.broker import live_broker
+from tests.support.fakes import MemoryBroker, MemoryBus
 from tests.support.links import linked, until
 
 SUBJECT = "agentcom.cmd.test.do"

@@ -6,10 +6,11 @@ import asyncio
 
 import pytest
 
-from actors.scheduler.lease import Lease, MemoryLeases, renewal
+from actors.scheduler.lease import Lease, renewal
 from events.errors import Conflict, LogUnavailable
 from events.nats.leases import JetStreamLeases
 from tests.support.broker import live_broker
+from tests.support.fakes import MemoryLeases
 from tests.support.links import linked
 
 TTL = 1.0

@@ -11,11 +11,11 @@ from events import subjects
 from events.catalogue import Recorded, TaskCancelled, TaskDeferred
 from events.codec import encode
 from events.errors import Conflict, LogUnavailable, TooLarge
-from events.log import MemoryLog
 from events.nats.link import Link
 from events.nats.log import JetStreamLog
 from projections.world import fold
 from tests.support.broker import live_broker
+from tests.support.fakes import MemoryLog
 from tests.support.links import address, linked, until
 
 

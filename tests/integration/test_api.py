@@ -16,11 +16,10 @@ import pytest
 from actors.gateway.gateway import Gateway
 from actors.gateway.service import requester
 from events import subjects
-from events.bus import MemoryBroker, MemoryBus
 from events.codec import encode
 from events.commands import Done, Submitted, refuse
-from events.log import MemoryLog
 from projections.queries import Queries
+from tests.support.fakes import MemoryBroker, MemoryBus, MemoryLog
 from tests.support.histories import History, tell
 from web.access import COOKIE, Access, BadTokens, Buckets, Tokens
 from web.api import COMMANDS, QUERIES

@@ -9,10 +9,9 @@ import aiohttp
 import msgspec
 import pytest
 
-from events.bus import MemoryBroker, MemoryBus
 from events.catalogue import Chunk
 from events.codec import encode, rfc3339
-from events.log import MemoryLog
+from tests.support.fakes import MemoryBroker, MemoryBus, MemoryLog
 from tests.support.histories import START, History, tell
 from tests.support.links import until
 from web import pages

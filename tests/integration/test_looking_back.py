@@ -16,12 +16,11 @@ from analysis.reprice import Rates
 from analysis.whatif import Redecider
 from cli.render.past import show_whatif
 from events import catalogue as c
-from events.bus import MemoryBroker, MemoryBus
 from events.codec import rfc3339
 from events.errors import Malformed
-from events.log import MemoryLog
 from projections.main import projecting
 from projections.questions import AskWhatIf
+from tests.support.fakes import MemoryBroker, MemoryBus, MemoryLog
 from tests.support.histories import START, History, tell
 from tests.support.livelog import command, read_models, writing
 

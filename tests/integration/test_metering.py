@@ -16,9 +16,9 @@ from prometheus_client.parser import text_string_to_metric_families
 from cli.metering import SchedulerMeter, exposed
 from events.catalogue import TaskRejected
 from events.errors import Conflict
-from events.log import MemoryLog
 from events.metered import MeteredLog
 from sidecar.metrics import SidecarMetrics
+from tests.support.fakes import MemoryLog
 from tests.support.histories import History, result, tell
 from tests.support.livelog import ROOT
 from web.exposition import Exposition

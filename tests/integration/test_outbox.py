@@ -12,10 +12,11 @@ import pytest
 from events import catalogue as cat
 from events.codec import encode
 from events.errors import Denied, LogUnavailable, TooLarge
-from events.log import MAX_EVENT_BYTES, MemoryLog
+from events.log import MAX_EVENT_BYTES
 from sidecar import outbox as under_test
 from sidecar.journal import Journal, open_journal
 from sidecar.outbox import Outbox
+from tests.support.fakes import MemoryLog
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

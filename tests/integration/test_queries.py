@@ -10,12 +10,11 @@ import pytest
 
 from events import catalogue as c
 from events import subjects
-from events.bus import MemoryBroker, MemoryBus
 from events.codec import encode, instant
 from events.commands import refuse
-from events.log import MemoryLog
 from projections.main import projecting, spell
 from projections.queries import Queries, Refusal
+from tests.support.fakes import MemoryBroker, MemoryBus, MemoryLog
 from tests.support.histories import History, plausible, tell
 
 

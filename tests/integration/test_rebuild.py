@@ -7,14 +7,13 @@ import shutil
 
 import pytest
 
-from events.bus import MemoryBroker, MemoryBus
-from events.log import MemoryLog
 from projections.checkpoints import Checkpoints
 from projections.main import projecting
 from projections.runner import AlreadyRebuilding, Runner
 from projections.store import Store, about, saved
 from projections.timetravel import TimeTravel
 from projections.world import fold
+from tests.support.fakes import MemoryBroker, MemoryBus, MemoryLog
 from tests.support.histories import plausible, tell
 
 

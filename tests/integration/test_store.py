@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 
 from events import catalogue as c
-from events.log import MemoryLog
 from projections import tasks
 from projections.runner import Runner
 from projections.store import Store, StoreInUse, saved
 from projections.verify import verify
 from projections.world import fold
+from tests.support.fakes import MemoryLog
 from tests.support.histories import History, plausible, tell
 from tests.support.projecting import read, written
 

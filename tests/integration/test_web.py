@@ -10,13 +10,12 @@ import msgspec
 import pytest
 
 from events import subjects
-from events.bus import MemoryBroker, MemoryBus
 from events.codec import encode
-from events.log import MemoryLog
 from events.nats.log import JetStreamLog
 from events.nats.output import JetStreamOutput
 from projections.runner import Runner
 from projections.store import Store
+from tests.support.fakes import MemoryBroker, MemoryBus, MemoryLog
 from tests.support.histories import History, plausible, tell
 from tests.support.links import linked
 from web.main import WebConfig, serve

@@ -12,12 +12,11 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any
 
-from actors.scheduler.lease import MemoryLeases
-from events.bus import receivers
 from events.catalogue import Recorded
 from events.codec import decode_event, encode
 from events.errors import Conflict, LogUnavailable, Unreachable
-from events.log import matches
+from events.subjects import matches
+from tests.support.fakes import MemoryLeases, receivers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

@@ -11,12 +11,11 @@ import msgspec
 from events import catalogue as cat
 from events import commands as mail
 from events import subjects
-from events.bus import MemoryBroker, MemoryBus
 from events.codec import encode
-from events.log import MemoryLog
 from sidecar.assembly import Parts
 from sidecar.config import ClaudeConfig, SidecarConfig, SlotsConfig
 from sidecar.main import run
+from tests.support.fakes import MemoryBroker, MemoryBus, MemoryLog
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -9,10 +9,9 @@ from actors.host.decide import decide
 from actors.host.state import About, evolve, initial
 from events import commands as m
 from events import subjects
-from events.bus import MemoryBroker, MemoryBus
 from events.codec import Reader, encode
 from events.ids import ulid
-from events.log import MemoryLog
+from tests.support.fakes import MemoryBroker, MemoryBus, MemoryLog
 
 NOW = 1_770_000_000.0
 

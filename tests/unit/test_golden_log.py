@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from events import catalogue as c
-from events.log import MemoryLog
 from projections.runner import Runner
 from projections.store import Store
 from projections.world import VERSIONS
 from tests.golden.make_log import LOG, kept_models, line_of, models_of, recorded
+from tests.support.fakes import MemoryLog
 
 ROOT = Path(__file__).parents[2]
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from events.log import MemoryLog
 from projections.runner import Runner
 from projections.store import Store
+from tests.support.fakes import MemoryLog
 from tests.support.histories import History, tell
 from web.lasthour import LastHour
 

@@ -9,9 +9,9 @@ import pytest
 
 from actors.host.mailbox import Envelope, Mailbox
 from events import commands as m
-from events.bus import MemoryBroker, MemoryBus
 from events.codec import encode
 from events.errors import Unreachable
+from tests.support.fakes import MemoryBroker, MemoryBus
 
 SUBJECT = "agentcom.mbx.host.h1"
 _replies = msgspec.json.Decoder(m.Reply)

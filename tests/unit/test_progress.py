@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from events import catalogue as cat
 from events import commands as mail
-from events.bus import MemoryBroker, MemoryBus
 from sidecar import progress as under_test
 from sidecar.progress import CHUNK_BYTES, OutputQueue, Progress, split
+from tests.support.fakes import MemoryBroker, MemoryBus
 
 if TYPE_CHECKING:
     import pytest

@@ -14,10 +14,9 @@ from actors.scheduler.role import SchedulerRole
 from actors.scheduler.state import History
 from events import catalogue as c
 from events import subjects
-from events.bus import MemoryBroker, MemoryBus
 from events.codec import rfc3339
 from events.commands import UseEndpoints
-from events.log import MemoryLog
+from tests.support.fakes import MemoryBroker, MemoryBus, MemoryLog
 from tests.support.world import World, claude, ollama
 
 

@@ -7,11 +7,9 @@ import asyncio
 import pytest
 from click.testing import CliRunner
 
-from actors.scheduler.lease import MemoryLeases
 from actors.scheduler.role import SchedulerRole
 from cli.commands import roles
-from events.bus import MemoryBroker, MemoryBus
-from events.log import MemoryLog
+from tests.support.fakes import MemoryBroker, MemoryBus, MemoryLeases, MemoryLog
 
 
 @pytest.fixture

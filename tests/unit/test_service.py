@@ -9,9 +9,9 @@ import re
 import pytest
 
 from actors.gateway.service import NAME, QUEUE, Service, requester
-from events.bus import MemoryBroker, MemoryBus, MemoryMessage
 from events.codec import encode
 from events.commands import Done, Refusal, refuse
+from tests.support.fakes import MemoryBroker, MemoryBus, MemoryMessage
 
 SERVICE_NAME = re.compile(r"[A-Za-z0-9_-]+")
 SEMVER = re.compile(r"\d+\.\d+\.\d+")

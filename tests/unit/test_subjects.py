@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 
 from events import subjects
 from events.errors import BadToken, UnknownSubject
-from events.log import matches
-from events.subjects import Subject
+from events.subjects import Subject, matches
 from tests.support.strategies import TEXTS, TOKENS
 
 ROOT = Path(__file__).parents[2]

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from events.log import MemoryLog
 from projections.runner import Runner
 from projections.search import Filter, tasks
 from projections.store import Store
+from tests.support.fakes import MemoryLog
 from tests.support.histories import History, tell
 
 
