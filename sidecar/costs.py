@@ -21,7 +21,7 @@ result names it with its version: history is never priced anew in silence.
 from __future__ import annotations
 
 from decimal import Decimal
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from actors.rules.prices import price, price_list
 from events import catalogue as c
@@ -72,22 +72,15 @@ def settle(raw: RawResult, assign: Assign, at: datetime | None = None) -> c.Resu
     return fitting(result)
 
 
-class _Cost:
-    """Dollars, how they were found, and with which prices."""
+class _Cost(NamedTuple):
+    """Dollars (None: unknown), how they were found, with which prices, and what the same
+    work would have cost on which Claude model."""
 
-    def __init__(
-        self,
-        usd: Decimal | None,
-        basis: str,
-        prices: str | None = None,
-        equivalent: Decimal | None = None,
-        equivalent_model: str | None = None,
-    ) -> None:
-        self.usd = usd
-        self.basis = basis
-        self.prices = prices
-        self.equivalent = equivalent
-        self.equivalent_model = equivalent_model
+    usd: Decimal | None
+    basis: str
+    prices: str | None = None
+    equivalent: Decimal | None = None
+    equivalent_model: str | None = None
 
 
 def _spent(raw: RawResult, assign: Assign, at: datetime | None) -> _Cost:
@@ -112,8 +105,8 @@ def _claude(raw: RawResult, at: datetime | None) -> _Cost:
         basis = "reported" if raw.cost_known else "reported_unpriced"
         return _Cost(usd, basis, _REPORTER)
     if not _has_tokens(raw):
-        known = raw.tokens_in is not None and raw.tokens_out is not None
-        return _Cost(_NOTHING, "none") if known else _Cost(None, "unknown")
+        counted = raw.tokens_in is not None and raw.tokens_out is not None
+        return _Cost(_NOTHING, "none") if counted else _Cost(None, "unknown")
     return _from_list(raw, at)
 
 
@@ -123,16 +116,9 @@ def _local(raw: RawResult, assign: Assign, at: datetime | None) -> _Cost:
     if not raw.cost_known:  # a local server that hands the work to a paid one
         return _Cost(None, "unknown")
     model = assign.equivalent_model
-    if not model or raw.tokens_in is None or raw.tokens_out is None:
+    if not model:
         return _Cost(_NOTHING, "local")
-    equivalent = price(
-        model,
-        tokens_in=raw.tokens_in,
-        tokens_out=raw.tokens_out,
-        cache_read=raw.cache_read_tokens,
-        cache_write=raw.cache_write_tokens,
-        at=at,
-    )
+    equivalent = _list_price(model, raw, at)
     if equivalent is None:
         return _Cost(_NOTHING, "local")
     return _Cost(_NOTHING, "local_estimate", price_list(), equivalent, model)
@@ -148,21 +134,26 @@ def _agent(raw: RawResult, at: datetime | None) -> _Cost:
 
 
 def _from_list(raw: RawResult, at: datetime | None) -> _Cost:
+    usd = _list_price(raw.model_used, raw, at)
+    if raw.simulated:
+        return _Cost(usd, "simulated")
+    if usd is None:
+        return _Cost(None, "unknown")
+    return _Cost(usd, "estimated", price_list())
+
+
+def _list_price(model: str, raw: RawResult, at: datetime | None) -> Decimal | None:
+    """The run's tokens at the list's price; None where they or the price are unknown."""
     if raw.tokens_in is None or raw.tokens_out is None:
-        return _Cost(None, "simulated" if raw.simulated else "unknown")
-    usd = price(
-        raw.model_used,
+        return None
+    return price(
+        model,
         tokens_in=raw.tokens_in,
         tokens_out=raw.tokens_out,
         cache_read=raw.cache_read_tokens,
         cache_write=raw.cache_write_tokens,
         at=at,
     )
-    if raw.simulated:
-        return _Cost(usd, "simulated")
-    if usd is None:
-        return _Cost(None, "unknown")
-    return _Cost(usd, "estimated", price_list())
 
 
 def _has_tokens(raw: RawResult) -> bool:

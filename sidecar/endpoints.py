@@ -45,7 +45,7 @@ _FOR_CLAUDE = ("HOME", "PATH", "LANG", "USER")
 logger = structlog.get_logger(__name__)
 
 
-# -- What a look found, and what follows from it ---------------------------------------
+# -- What a look shows, and what follows from it ---------------------------------------
 
 
 class Answered(Struct, frozen=True, kw_only=True):
@@ -70,16 +70,12 @@ class Watched:
         """`mentioned`: somebody named it, so that its absence is worth a word."""
         self.state = blank
         self._mentioned = mentioned
-        self._told: c.EndpointState | None = None
+        # What was last said of it to the host; None while nothing was worth a word.
+        self.reported: c.EndpointState | None = None
         self._misses = 0
         self._unusable_until = 0.0
 
-    @property
-    def told(self) -> c.EndpointState | None:
-        """What was last told of it, None before it has been looked at."""
-        return self._told
-
-    def answered(self, found: Answered, now: float) -> c.EndpointState | None:
+    def answered(self, answer: Answered, now: float) -> c.EndpointState | None:
         """Return the endpoint's new state if it is news."""
         self._misses = 0
         if now < self._unusable_until:
@@ -90,20 +86,20 @@ class Watched:
                 self.state,
                 up=True,
                 reason="",
-                version=found.version,
-                models=sorted({normal_model(model) for model in found.models}),
-                loaded=sorted({normal_model(model) for model in found.loaded}),
-                simulated=found.simulated,
+                version=answer.version,
+                models=sorted({normal_model(model) for model in answer.models}),
+                loaded=sorted({normal_model(model) for model in answer.loaded}),
+                simulated=answer.simulated,
             )
         )
 
     def missed(self, reason: str) -> c.EndpointState | None:
         """Return the endpoint's new state if that makes it down."""
         self._misses += 1
-        if self._told is None and not self._mentioned:
+        if self.reported is None and not self._mentioned:
             return None
-        told = self._told
-        if told is not None and (not told.up or self._misses < MISSES_UNTIL_DOWN):
+        last = self.reported
+        if last is not None and (not last.up or self._misses < MISSES_UNTIL_DOWN):
             return None
         return self._down(reason)
 
@@ -119,14 +115,14 @@ class Watched:
 
     def _down(self, reason: str) -> c.EndpointState | None:
         down = structs.replace(self.state, up=False, reason=reason, loaded=[])
-        if self._told is not None and not self._told.up:
+        if self.reported is not None and not self.reported.up:
             return None
         return self._tell(down)
 
     def _tell(self, state: c.EndpointState) -> c.EndpointState | None:
-        if state == self._told:
+        if state == self.reported:
             return None
-        self.state = self._told = state
+        self.state = self.reported = state
         return state
 
 
@@ -135,12 +131,12 @@ class Watched:
 
 def ollama_answer(version: Any, tags: Any, ps: Any, *, simulated: bool) -> Answered:
     """Read the three answers of an Ollama server; what is not local is left out."""
-    said = version.get("version", "") if isinstance(version, dict) else ""
+    number = version.get("version", "") if isinstance(version, dict) else ""
     return Answered(
-        version=said if isinstance(said, str) else "",
+        version=number if isinstance(number, str) else "",
         models=[name for name, each in _named(tags) if not _remote(each)],
         loaded=[name for name, each in _named(ps) if not _remote(each)],
-        simulated=simulated or "simulated" in str(said),
+        simulated=simulated or "simulated" in str(number),
     )
 
 
@@ -260,11 +256,11 @@ async def ask_claude(
 ) -> Answered | Missed:
     """Ask Claude Code for its version; spends nothing."""
     env = {name: os.environ[name] for name in _FOR_CLAUDE if name in os.environ}
-    found = claude.find_program(program, env.get("PATH"))
-    said = await claude.probe(processes, found, env, timeout_s)
-    if not said.version:
-        return Missed(said.reason)
-    return Answered(version=said.version, simulated=said.simulated)
+    path = claude.find_program(program, env.get("PATH"))
+    probe = await claude.probe(processes, path, env, timeout_s)
+    if not probe.version:
+        return Missed(probe.reason)
+    return Answered(version=probe.version, simulated=probe.simulated)
 
 
 # -- All of them -----------------------------------------------------------------------
@@ -281,23 +277,23 @@ class _EndpointEntry(Struct):
 
 
 class Endpoints:
-    """Looks at all endpoints of this host; tells what is news, by `found`."""
+    """Looks at all endpoints of this host; says what is news by calling `report`."""
 
     def __init__(
         self,
         config: SidecarConfig,
-        found: Callable[[c.EndpointState], None],
+        report: Callable[[c.EndpointState], None],
         processes: Processes | None,
     ) -> None:
         self._config = config
-        self._found = found
+        self._report = report
         self._processes = processes
         self._client: aiohttp.ClientSession | None = None
         self._again = asyncio.Event()
         self._claude = config.endpoint_name("claude")
-        self._places: dict[str, _EndpointEntry] = {}
+        self._entries: dict[str, _EndpointEntry] = {}
         for each in config.endpoints():
-            self._places[config.endpoint_name(each.name)] = self._own(each)
+            self._entries[config.endpoint_name(each.name)] = self._own(each)
         if config.claude.enabled and processes is not None:
             blank = c.EndpointState(
                 endpoint=self._claude,
@@ -306,7 +302,7 @@ class Endpoints:
                 slots=config.slots.claude,
             )
             mentioned = config.claude.program is not None
-            self._places[self._claude] = _EndpointEntry(
+            self._entries[self._claude] = _EndpointEntry(
                 "claude", Watched(blank, mentioned=mentioned)
             )
 
@@ -326,31 +322,31 @@ class Endpoints:
     def own_slots(self) -> dict[str, int]:
         """Map the host's own model endpoints to their slots."""
         return {
-            name: place.watched.state.slots
-            for name, place in self._places.items()
-            if place.kind != "claude" and not place.shared
+            name: entry.watched.state.slots
+            for name, entry in self._entries.items()
+            if entry.kind != "claude" and not entry.shared
         }
 
     def states(self) -> list[c.EndpointState]:
         """List every endpoint as it is known now."""
-        return [place.watched.state for place in self._places.values()]
+        return [entry.watched.state for entry in self._entries.values()]
 
     def share(self, endpoints: list[SharedEndpoint]) -> None:
         """Look at these shared endpoints too, and at no other shared ones."""
-        wanted = {each.endpoint: each for each in endpoints}
-        for name in [n for n, place in self._places.items() if place.shared]:
-            place, each = self._places[name], wanted.get(name)
+        shared = {each.endpoint: each for each in endpoints}
+        for name in [n for n, entry in self._entries.items() if entry.shared]:
+            entry, each = self._entries[name], shared.get(name)
             same = each is not None and (
-                (place.kind, place.url, place.watched.state.slots)
+                (entry.kind, entry.url, entry.watched.state.slots)
                 == (each.kind, each.url, each.slots)
             )
             if not same:
-                del self._places[name]
-        for name, each in wanted.items():
-            if name in self._places:
-                # Told anew, because the host has forgotten what it was told before; one
+                del self._entries[name]
+        for name, each in shared.items():
+            if name in self._entries:
+                # Said anew, because the host has forgotten what it heard before; one
                 # that was taken away and added again is back at once.
-                self._tell(self._places[name].watched.told)
+                self._tell(self._entries[name].watched.reported)
                 continue
             blank = c.EndpointState(
                 endpoint=name,
@@ -361,7 +357,7 @@ class Endpoints:
                 shared=True,
             )
             watched = Watched(blank, mentioned=True)
-            self._places[name] = _EndpointEntry(
+            self._entries[name] = _EndpointEntry(
                 each.kind, watched, each.url, shared=True
             )
         self._again.set()
@@ -371,7 +367,7 @@ class Endpoints:
     async def look(self) -> None:
         """Look at every endpoint once, all at the same time."""
         await asyncio.gather(
-            *(self._look_at(name, place) for name, place in self._places.items())
+            *(self._look_at(name, entry) for name, entry in self._entries.items())
         )
 
     async def watch(self) -> None:
@@ -386,29 +382,29 @@ class Endpoints:
             await self.look()
             await asyncio.sleep(min(_LOOK_AGAIN_S, self._config.probe_every_s))
 
-    async def _look_at(self, name: str, place: _EndpointEntry) -> None:
+    async def _look_at(self, name: str, entry: _EndpointEntry) -> None:
         try:
             async with asyncio.timeout(self._config.probe_timeout_s):
-                found = await self._ask(place)
+                look = await self._ask(entry)
         except TimeoutError:
-            found = Missed(f"no answer within {self._config.probe_timeout_s:g}s")
+            look = Missed(f"no answer within {self._config.probe_timeout_s:g}s")
         except OSError as error:
-            found = Missed(_why(error))
-        if self._places.get(name) is not place:
+            look = Missed(_why(error))
+        if self._entries.get(name) is not entry:
             return
         news = (
-            place.watched.answered(found, time.time())
-            if isinstance(found, Answered)
-            else place.watched.missed(found.reason)
+            entry.watched.answered(look, time.time())
+            if isinstance(look, Answered)
+            else entry.watched.missed(look.reason)
         )
         self._tell(news)
 
-    async def _ask(self, place: _EndpointEntry) -> Answered | Missed:
-        if place.kind != "claude":
+    async def _ask(self, entry: _EndpointEntry) -> Answered | Missed:
+        if entry.kind != "claude":
             if self._client is None:
                 self._client = http_client()
-            key = os.environ.get(place.api_key_env) if place.api_key_env else None
-            return await ask_server(self._client, place.kind, place.url, key)
+            key = os.environ.get(entry.api_key_env) if entry.api_key_env else None
+            return await ask_server(self._client, entry.kind, entry.url, key)
         if self._processes is None:
             return Missed("no processes can be started here")
         # Its own limit ends the program; the outer one is for what then still hangs.
@@ -419,46 +415,46 @@ class Endpoints:
 
     def _tell(self, news: c.EndpointState | None) -> None:
         if news is not None:
-            self._found(news)
+            self._report(news)
 
     # -- what a run needs, and what it shows
 
     def resolved(self, assign: Assign) -> Assign:
         """Fill in the URL and kind of an endpoint of this host."""
-        place = self._places.get(assign.endpoint)
-        if place is None or place.kind == "claude":
+        entry = self._entries.get(assign.endpoint)
+        if entry is None or entry.kind == "claude":
             return assign
-        return structs.replace(assign, endpoint_url=place.url, endpoint_kind=place.kind)
+        return structs.replace(assign, endpoint_url=entry.url, endpoint_kind=entry.kind)
 
     def api_key(self, endpoint: str) -> str | None:
         """Return the key for an endpoint, from the variable its configuration names."""
-        place = self._places.get(endpoint)
-        if place is None or not place.api_key_env:
+        entry = self._entries.get(endpoint)
+        if entry is None or not entry.api_key_env:
             return None
-        return os.environ.get(place.api_key_env)
+        return os.environ.get(entry.api_key_env)
 
     def is_simulated(self, assign: Assign) -> bool:
         """Whether what runs there only imitates a model."""
-        place = self._place_of(assign)
-        return place is not None and place.watched.state.simulated
+        entry = self._entry_of(assign)
+        return entry is not None and entry.watched.state.simulated
 
     def showed(self, assign: Assign, outcome: Outcome) -> None:
         """Learn from a real run whether its endpoint is usable."""
-        place = self._place_of(assign)
-        if place is None:
+        entry = self._entry_of(assign)
+        if entry is None:
             return
         if isinstance(outcome, Finished | Returned) and outcome.unusable:
-            self._tell(place.watched.unusable(_complaint(outcome), time.time()))
+            self._tell(entry.watched.unusable(_complaint(outcome), time.time()))
         elif isinstance(outcome, Returned) and outcome.reason == "endpoint_failed":
-            self._tell(place.watched.missed(outcome.detail or outcome.reason))
+            self._tell(entry.watched.missed(outcome.detail or outcome.reason))
             self._again.set()
         elif isinstance(outcome, Finished) and outcome.result.status == "success":
-            place.watched.worked()
+            entry.watched.worked()
 
-    def _place_of(self, assign: Assign) -> _EndpointEntry | None:
+    def _entry_of(self, assign: Assign) -> _EndpointEntry | None:
         if assign.target_type == "claude":
-            return self._places.get(assign.endpoint or self._claude)
-        return self._places.get(assign.endpoint)
+            return self._entries.get(assign.endpoint or self._claude)
+        return self._entries.get(assign.endpoint)
 
     async def close(self) -> None:
         """Let go of the connections."""

@@ -133,11 +133,14 @@ class Results:
         self, folder: Path, *, still: Callable[[], Awaitable[None]] | None = None
     ) -> None:
         self.folder = folder
+        # Names of results for no task at work here; `on_left` is told how many they are.
         self.left: set[str] = set()
         self.on_left: Callable[[int], None] = lambda _count: None
         self._still = still or partial(asyncio.sleep, STILL_S)
-        self._places: dict[str, TaskFiles] = {}
-        self._known: frozenset[str] = frozenset()
+        self._expected: dict[str, TaskFiles] = {}
+        # Tasks that this host has still to do with, though no run of theirs waits for a
+        # result just now: theirs is not a stranger's.
+        self._concerned: frozenset[str] = frozenset()
         self._watching: asyncio.Task[None] | None = None
         self._stop = asyncio.Event()
 
@@ -152,12 +155,12 @@ class Results:
 
     async def open(self, host: str, held: Collection[str] = ()) -> None:
         """Begin to watch; `held` are tasks that this host has still to do with."""
-        self._known = frozenset(held)
+        self._concerned = frozenset(held)
         self._stop = asyncio.Event()
         self.make()
         await asyncio.to_thread(self._tidy, host)
         self._watching = asyncio.create_task(self._watch())
-        await asyncio.sleep(0)  # from here on it is told of changes
+        await asyncio.sleep(0)  # from here on changes are seen
         self._look_at_all()
 
     async def close(self) -> None:
@@ -170,28 +173,28 @@ class Results:
     @contextmanager
     def expecting(self, task_id: str) -> Iterator[TaskFiles]:
         """Have a task at work here for the length of the block."""
-        place = self._places[task_id] = TaskFiles(self.folder, task_id, self._still)
-        if place.result_file.name in self.left:
-            self.left.discard(place.result_file.name)
+        files = self._expected[task_id] = TaskFiles(self.folder, task_id, self._still)
+        if files.result_file.name in self.left:
+            self.left.discard(files.result_file.name)
             self.on_left(len(self.left))
-        place.look()
+        files.look()
         try:
-            yield place
+            yield files
         finally:
-            if self._places.get(task_id) is place:
-                del self._places[task_id]
-            self._known |= {task_id}
+            if self._expected.get(task_id) is files:
+                del self._expected[task_id]
+            self._concerned |= {task_id}
 
     def remove(self, task_id: str, *, result: bool) -> None:
         """Take away the files of a task whose end the log has; `result`: that one too."""
-        place = TaskFiles(self.folder, task_id, self._still)
-        place.withdraw()
+        files = TaskFiles(self.folder, task_id, self._still)
+        files.withdraw()
         if result:
-            _remove(place.result_file)
+            _remove(files.result_file)
 
     def let_go(self, task_id: str) -> None:
         """Have nothing more to do with a task: a result that comes now is left."""
-        self._known -= {task_id}
+        self._concerned -= {task_id}
         self._look_at(f"{task_id}{_RESULT}")
 
     # -- looking
@@ -200,7 +203,7 @@ class Results:
         """Take away work that this host has no more to do with."""
         for name in os.listdir(self.folder):
             task = name.removesuffix(_TASK)
-            if task != name and is_token(task) and task not in self._known:
+            if task != name and is_token(task) and task not in self._concerned:
                 path = self.folder / name
                 with suppress(AgentComError, OSError, msgspec.DecodeError):
                     body: Any = msgspec.json.decode(_read(path))
@@ -231,9 +234,9 @@ class Results:
             recursive=False,
             stop_event=self._stop,
         )
-        async for found in changes:
-            if found:
-                for _, path in found:
+        async for batch in changes:
+            if batch:
+                for _, path in batch:
                     self._look_at(os.path.basename(path))
             else:
                 self._look_at_all()
@@ -251,15 +254,15 @@ class Results:
             return
         started = name.removesuffix(_STARTED)
         if started != name:
-            if (place := self._places.get(started)) is not None:
-                place.look()
+            if (files := self._expected.get(started)) is not None:
+                files.look()
             return
         task = name.removesuffix(_RESULT)
         if task == name or not is_token(task):
             return
-        if (place := self._places.get(task)) is not None:
-            place.look()
-        elif task not in self._known:
+        if (files := self._expected.get(task)) is not None:
+            files.look()
+        elif task not in self._concerned:
             self._leave(name)
 
     def _leave(self, name: str) -> None:
@@ -280,10 +283,10 @@ class Results:
 def _stamp(path: Path) -> tuple[int, int, int] | None:
     """What changes when a file is written to; None where there is none."""
     try:
-        found = os.lstat(path)
+        status = os.lstat(path)
     except OSError:
         return None
-    return found.st_ino, found.st_size, found.st_mtime_ns
+    return status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def _read(path: Path) -> bytes:

@@ -241,22 +241,22 @@ class Workspace:
 
     def _checkout(self, assign: Assign) -> Path | None:
         """The host's checkout of the task's repository; None where none is meant."""
-        wanted = assign.spec.repo or self._default
-        if wanted is None:
+        repo = assign.spec.repo or self._default
+        if repo is None:
             if assign.spec.branch is not None:
                 reason = (
                     "the task names no repository, and this host has no default one"
                 )
                 raise WorkspaceError(f"branch {assign.spec.branch!r}", reason)
             return None
-        path = self._repos.get(_plain(wanted))
+        path = self._repos.get(_plain(repo))
         if path is None:
-            known = ", ".join(sorted(self._repos)) or "none"
-            reason = f"this host has no checkout of it (it has: {known})"
-            raise WorkspaceError(f"repository {wanted!r}", reason)
+            names = ", ".join(sorted(self._repos)) or "none"
+            reason = f"this host has no checkout of it (it has: {names})"
+            raise WorkspaceError(f"repository {repo!r}", reason)
         if not path.is_dir():
             reason = f"its checkout {path} is not there"
-            raise WorkspaceError(f"repository {wanted!r}", reason)
+            raise WorkspaceError(f"repository {repo!r}", reason)
         return path.resolve()
 
     def _would_wait(self, folder: Path, *, alone: bool) -> bool:
@@ -316,7 +316,7 @@ class Workspace:
         lock = self._git_locks.setdefault(repo, asyncio.Lock())
         _make(folder.parent)
         detached, base = False, None
-        if not folder.is_dir():  # else an earlier life of the sidecar has made it
+        if not folder.is_dir():  # else an earlier incarnation has made it
             async with lock:
                 detached = await _add_worktree(git, repo, folder, branch)
             base = await git.line(folder, "rev-parse", "HEAD")
@@ -337,11 +337,11 @@ class Workspace:
                 folder.parent.rmdir()
 
     async def _recover(self, task: str, folder: Path) -> None:
-        """Take down a worktree that an earlier life of the sidecar left."""
+        """Take down a worktree that an earlier incarnation of the sidecar left."""
         git = Git(self._processes, "tidy", self._source)
-        asked = ("rev-parse", "--path-format=absolute", "--git-common-dir")
+        question = ("rev-parse", "--path-format=absolute", "--git-common-dir")
         with suppress(WorkspaceError):
-            common = await git.line(folder, *asked)
+            common = await git.line(folder, *question)
             reference = f"refs/agentcom/{task}/{folder.name}"
             await _take_down(git, Path(common), folder, reference, None)
 
@@ -367,7 +367,7 @@ class Git:
         }
 
     async def ask(self, folder: Path, *words: str) -> tuple[bool, str, str]:
-        """Run a git command; whether it went well, and what it said."""
+        """Run a git command; whether it went well, its stdout, its stderr."""
         quiet = ("-c", "core.hooksPath=/dev/null", "-c", "core.fsmonitor=false")
         try:
             brief = await self._processes.brief(
@@ -382,7 +382,7 @@ class Git:
         return brief.ok, brief.stdout, brief.stderr.strip()
 
     async def line(self, folder: Path, *words: str) -> str:
-        """Run a git command that must go well; what it said."""
+        """Run a git command that must go well; its stdout. Raises WorkspaceError."""
         ok, out, err = await self.ask(folder, *words)
         if not ok:
             raise WorkspaceError(f"git {words[0]}", err or "failed without a word")
@@ -397,15 +397,15 @@ async def _add_worktree(git: Git, repo: Path, folder: Path, branch: str) -> bool
     exists, _, _ = await git.ask(repo, "show-ref", "--verify", "--quiet", full)
     if exists:
         listed = await git.line(repo, "worktree", "list", "--porcelain")
-        taken = f"branch {full}" in listed.splitlines()
-        if taken:
+        in_use = f"branch {full}" in listed.splitlines()
+        if in_use:
             await git.line(repo, "worktree", "add", "--detach", "--", str(folder), full)
         else:
             await git.line(repo, "worktree", "add", "--", str(folder), branch)
-        return taken
+        return in_use
     pattern = f"refs/remotes/*/{branch}"
-    found = await git.line(repo, "for-each-ref", "--format=%(refname)", pattern)
-    remote = sorted(found.splitlines(), key=lambda ref: "/origin/" not in ref)[:1]
+    listed = await git.line(repo, "for-each-ref", "--format=%(refname)", pattern)
+    remote = sorted(listed.splitlines(), key=lambda ref: "/origin/" not in ref)[:1]
     start = remote[0] if remote else "HEAD"
     await git.line(repo, "worktree", "add", "-b", branch, "--", str(folder), start)
     return False
@@ -436,12 +436,13 @@ async def _keep_work(git: Git, folder: Path, reference: str, base: str | None) -
     if changed:
         await git.line(folder, "add", "--all")
         tree = await git.line(folder, "write-tree")
-        said = "Work that a task had not committed"
-        head = await git.line(folder, "commit-tree", tree, "-p", head, "-m", said)
+        message = "Work that a task had not committed"
+        head = await git.line(folder, "commit-tree", tree, "-p", head, "-m", message)
     elif attached or head == base:
         return False
     elif base is None:
-        # Of an earlier life: whether its tip moved is not known; keep it if it is alone.
+        # An earlier incarnation's: whether its tip moved is not known; keep it where no
+        # branch has it.
         on = await git.line(folder, "for-each-ref", "--contains", head, "refs/heads")
         if on:
             return False
@@ -453,7 +454,7 @@ async def _keep_work(git: Git, folder: Path, reference: str, base: str | None) -
 
 
 def _plain(repo: str) -> str:
-    """One spelling for a repository's URLs; a plain name stays as it is."""
+    """One form for all of a repository's URLs; a plain name stays as it is."""
     plain = repo.strip().rstrip("/").removesuffix(".git")
     if "://" in plain:
         _, _, plain = plain.partition("://")

@@ -10,8 +10,8 @@ in the task's file, in the wake command's environment, and in its places.
 | `waking_confirmation` | the agent has 30 s to say that it has begun | failure, never a loop |
 | `working` | it has 30 min | its result, or failure |
 
-Each step is on the disk before it begins, so that a new life of the sidecar goes on where
-the last one ended, and wakes nobody twice. Without a wake command an agent finds its work
+Each step is on the disk before it begins, so that the sidecar's next incarnation goes on
+where this one ended, and wakes nobody twice. Without a wake command an agent finds its work
 by itself, and `working` is the only step.
 
 What the wake command has left running belongs to the run: it ends with the run.
@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from contextlib import suppress
+from collections import deque
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import msgspec
@@ -31,6 +31,7 @@ from msgspec.structs import replace
 from events import catalogue as c
 from events.codec import encode
 from events.errors import AgentComError
+from events.races import first
 from sidecar.executors.port import Finished, RawResult, Returned, Stopped
 from sidecar.executors.prompt import prompt_for
 from sidecar.executors.wake_command import ARGUMENT_LIMIT, WakeCommand, sayable
@@ -49,7 +50,8 @@ if TYPE_CHECKING:
     from sidecar.results import Results, TaskFiles
 
 Step = Literal["waking", "waking_confirmation", "working", "removed"]
-Came = Literal["result", "started", "stopped", "time"]
+WakeNews = Literal["result", "started", "stopped", "time"]
+"""What a step may end with: a file of the agent's, the wish to stop, its time is up."""
 
 _SHOWN_OF_STDERR = 500
 _KEPT_OF_STDERR = 16 * 1024
@@ -59,7 +61,7 @@ class Bookmark(Struct, frozen=True, omit_defaults=True):
     """Where a run is: its step, since when (epoch seconds), how many wakes were begun.
 
     `read`: the result has been read, and goes once the log has what came of it. `process`
-    is what an earlier life of the sidecar had started for it.
+    is what an earlier incarnation of the sidecar had started for it.
     """
 
     step: Step
@@ -73,7 +75,7 @@ class WakeSteps(Protocol):
     """Where the steps of runs are kept."""
 
     def bookmark(self, route: str) -> Bookmark | None:
-        """Return what an earlier life of the sidecar had noted of this run."""
+        """Return what an earlier incarnation of the sidecar had noted of this run."""
         ...
 
     def turn(self, assign: Assign, bookmark: Bookmark) -> None:
@@ -135,30 +137,33 @@ def read_result(raw: bytes) -> AgentResult:
     """Read what an agent wrote; raises Unreadable."""
     name = "the result"
     try:
-        found = msgspec.json.decode(raw, type=AgentResult)
+        result = msgspec.json.decode(raw, type=AgentResult)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise Unreadable(name, str(error) or type(error).__name__) from error
     for field_name in ("tokens_in", "tokens_out"):
-        count = getattr(found, field_name)
+        count = getattr(result, field_name)
         if count is not None and not 0 <= count < 2**53:
             raise Unreadable(name, f"{field_name}: expected a count, got {count}")
-    return found
+    return result
 
 
-def texts_for(assign: Assign, place: TaskFiles, body: bytes) -> dict[str, str]:
-    """Spell what stands in the wake command's places, and in its environment."""
+def texts_for(assign: Assign, files: TaskFiles, body: bytes) -> dict[str, str]:
+    """The wake command's variables, for its places and its environment alike.
+
+    `body` is the task file's JSON.
+    """
     text = body.decode("utf-8", "replace")
     if len(body) > ARGUMENT_LIMIT:
         # No argument can hold it; the file does.
-        short = {"task_id": assign.task_id, "file": str(place.task_file)}
+        short = {"task_id": assign.task_id, "file": str(files.task_file)}
         text = msgspec.json.encode(short).decode()
     return {
         "TASK_ID": assign.task_id,
         "TASK_JSON": sayable(text),
         "TASK_DESCRIPTION": sayable(assign.spec.description),
-        "TASK_FILE": str(place.task_file),
-        "STARTED_FILE": str(place.started_file),
-        "RESULT_FILE": str(place.result_file),
+        "TASK_FILE": str(files.task_file),
+        "STARTED_FILE": str(files.started_file),
+        "RESULT_FILE": str(files.result_file),
     }
 
 
@@ -181,13 +186,13 @@ class AgentExecutor:
 
     async def run(self, run: Run, emit: Emit, stop: Stop) -> Outcome:
         """Wake, wait, read."""
-        with self.results.expecting(run.assign.task_id) as place:
-            waking = _Waking(self, run, emit, stop, place)
+        with self.results.expecting(run.assign.task_id) as files:
+            waking = _Waking(self, run, emit, stop, files)
             try:
                 outcome = await waking.all()
             finally:
                 left = await waking.end()
-            place.withdraw()
+            files.withdraw()
             if isinstance(outcome, Stopped):
                 return replace(outcome, descendants_left=left)
             return outcome
@@ -202,7 +207,7 @@ class _Waking:
         run: Run,
         emit: Emit,
         stop: Stop,
-        place: TaskFiles,
+        files: TaskFiles,
     ) -> None:
         self._executor = executor
         self._processes = executor.processes
@@ -213,30 +218,41 @@ class _Waking:
         self._limits = run.assign.limits
         self._emit = emit
         self._stop = stop
-        self._place = place
+        self._files = files
         self._loop = asyncio.get_running_loop()
         self._began = time.monotonic()
+        # The run's step; None before its first. Of an earlier incarnation of the sidecar
+        # where the run began under that one, and then with the process it had started.
         self._mark = executor.steps.bookmark(run.assign.route)
         self._before = self._mark.process if self._mark is not None else None
+        # Wake commands that ended well stay here: what they started may be the agent.
         self._children: list[Child] = []
         self._stderr = HeadTail(_KEPT_OF_STDERR)
-        self._waits: dict[Came, asyncio.Task[Any]] = {}
+        # One task for each kind of news, waiting for the whole run; "result" yields the
+        # file's bytes, or why they cannot be read.
+        self._waits: dict[WakeNews, asyncio.Task[Any]] = {}
 
     # -- the steps
 
     async def all(self) -> Outcome:
         """Take the steps that are left; each says how it ended, or goes on to the next."""
         self._waits = {
-            "result": self._loop.create_task(self._place.result()),
-            "started": self._loop.create_task(self._place.started.wait()),
+            "result": self._loop.create_task(self._read_result()),
+            "started": self._loop.create_task(self._files.started.wait()),
             "stopped": self._loop.create_task(self._stop.wait()),
         }
-        ended = await self._begin()
-        if ended is None and self._at("waking"):
-            ended = await self._wake()
-        if ended is None and self._at("waking_confirmation"):
-            ended = await self._confirm()
-        return ended if ended is not None else await self._work()
+        outcome = await self._begin()
+        if outcome is None and self._at("waking"):
+            outcome = await self._wake()
+        if outcome is None and self._at("waking_confirmation"):
+            outcome = await self._confirm()
+        return outcome if outcome is not None else await self._work()
+
+    async def _read_result(self) -> bytes | Unreadable:
+        try:
+            return await self._files.result()
+        except Unreadable as error:
+            return error
 
     def _at(self, step: Step) -> bool:
         return self._mark is not None and self._mark.step == step
@@ -245,12 +261,12 @@ class _Waking:
         command = self._options.command
         try:
             if self._mark is None:
-                self._place.forget_started()
+                self._files.forget_started()
                 await self._step("working" if command is None else "waking")
             else:
                 self._emit.status(f"Going on where the host was: {self._mark.step}")
             if not self._waits["result"].done():
-                await asyncio.to_thread(self._place.write_task, self._task_file())
+                await asyncio.to_thread(self._files.write_task, self._task_file())
         except (AgentComError, OSError) as error:
             self._emit.error(f"Wake not begun: {error}", "results_folder")
             return self._elsewhere("results_folder", str(error))
@@ -264,7 +280,7 @@ class _Waking:
         retries, waits = self._limits.wake_retries, self._limits.wake_backoff_s or [0.0]
         reason = "the host was restarted meanwhile"
         number = self._mark.tries
-        while not self._place.has_result:
+        while not self._files.has_result:
             if number > 0:
                 if number > retries:
                     return self._not_woken(number, reason)
@@ -276,10 +292,10 @@ class _Waking:
                     backoff_s=seconds,
                     reason=reason,
                 )
-                came = await self._until(self._loop.time() + seconds, started=True)
-                if came == "stopped":
+                news = await self._until(self._loop.time() + seconds, started=True)
+                if news == "stopped":
                     return Stopped(result=self._failed("stopped", "stopped"))
-                if came != "time":
+                if news != "time":
                     break
             number += 1
             self._mark = replace(self._mark, tries=number)
@@ -297,11 +313,11 @@ class _Waking:
         """Wait until the agent says that it has begun; if it never does, that is that."""
         own = self._options.confirm_s
         seconds = self._limits.wake_confirm_s if own is None else own
-        came = await self._until(self._deadline(seconds), started=True)
-        if came == "stopped":
+        news = await self._until(self._deadline(seconds), started=True)
+        if news == "stopped":
             return Stopped(result=self._failed("stopped", "stopped"))
-        if came == "time":
-            name = self._place.started_file.name
+        if news == "time":
+            name = self._files.started_file.name
             message = f"no {name} within {seconds:g}s of the wake command's end"
             self._emit.error(f"Agent did not begin: {message}", "wake_not_confirmed")
             return Finished(self._failed("wake_not_confirmed", message))
@@ -311,18 +327,21 @@ class _Waking:
     async def _work(self) -> Outcome:
         """Wait for the result, as long as an agent may take."""
         seconds = self._limits.run_timeout_s
-        came = await self._until(self._deadline(seconds), started=False)
-        if came == "stopped":
+        news = await self._until(self._deadline(seconds), started=False)
+        if news == "stopped":
             return Stopped(result=self._failed("stopped", "stopped"))
-        if came == "time":
+        if news == "time":
             message = f"no result within {seconds:g}s"
             self._emit.error(f"Agent timed out: {message}", "timeout")
             return Finished(self._failed("timeout", message))
         if self._mark is not None:
             self._mark = replace(self._mark, read=True)
             self._steps.turn(self._assign, self._mark)
+        raw = self._waits["result"].result()
         try:
-            return Finished(self._result(self._waits["result"].result()))
+            if isinstance(raw, Unreadable):
+                raise raw
+            return Finished(self._result(raw))
         except Unreadable as error:
             self._emit.error(f"Result not understood: {error}", error.code)
             return Finished(self._failed(error.code, str(error)))
@@ -342,20 +361,22 @@ class _Waking:
             self._emit.error(f"Step {step} is not on the disk: {error}", error.code)
 
     def _deadline(self, seconds: float) -> float:
-        """When a step is over that may take so long, whatever life it began in."""
+        """When a step is over that may take so long, by the loop's clock.
+
+        It may have begun under an earlier incarnation of the sidecar: a wall clock that
+        was set back meanwhile gives it no more than `seconds` from now.
+        """
         gone = time.time() - self._mark.since if self._mark is not None else 0.0
         return self._loop.time() + min(max(seconds - gone, 0.0), seconds)
 
-    async def _until(self, deadline: float, *, started: bool) -> Came:
+    async def _until(self, deadline: float, *, started: bool) -> WakeNews:
         """Wait for the first of: a result, the start, the wish to stop, the time."""
-        names: list[Came] = ["result", "stopped"]
+        names: list[WakeNews] = ["result", "stopped"]
         if started:
             names.insert(1, "started")
-        waits = [self._waits[name] for name in names]
         left = max(deadline - self._loop.time(), 0.0)
-        if not any(wait.done() for wait in waits):
-            await asyncio.wait(waits, timeout=left, return_when=asyncio.FIRST_COMPLETED)
-        return next((name for name in names if self._waits[name].done()), "time")
+        winner = await first(*(self._waits[name] for name in names), timeout=left)
+        return names[winner.place] if winner is not None else "time"
 
     # -- the command
 
@@ -363,17 +384,16 @@ class _Waking:
         """Run the wake command once: "" where it ended well, else why not; None: stop."""
         command = self._options.command
         assert command is not None
-        texts = texts_for(self._assign, self._place, self._task_file())
+        texts = texts_for(self._assign, self._files, self._task_file())
         out, err = Utf8(), Utf8()
-        said: list[bytes] = []
+        last_stderr: deque[bytes] = deque(maxlen=8)
 
         def stdout(data: bytes) -> None:
             self._emit.text("stdout", out.feed(data))
 
         def stderr(data: bytes) -> None:
             self._stderr.feed(data)
-            said.append(data)
-            del said[:-8]
+            last_stderr.append(data)
             self._emit.text("stderr", err.feed(data))
 
         try:
@@ -390,27 +410,17 @@ class _Waking:
             return f"the wake command cannot start: {wrong}"
         self._children.append(child)
         seconds = self._limits.wake_timeout_s
-        waiting = self._loop.create_task(child.wait())
-        try:
-            either: list[asyncio.Future[Any]] = [waiting, self._waits["stopped"]]
-            await asyncio.wait(
-                either, timeout=seconds, return_when=asyncio.FIRST_COMPLETED
-            )
-            if waiting.done():
-                ended = waiting.result()
-                if ended.ok:
-                    return ""  # what it has started goes on, it may be the agent
-                detail = b"".join(said).decode("utf-8", "replace").strip()
-                why = f"{ended}: {detail}" if detail else str(ended)
-                why = cut(why, _SHOWN_OF_STDERR)
-            elif self._stop.requested:
-                return None
-            else:
-                why = f"the wake command did not end within {seconds:g}s"
-        finally:
-            waiting.cancel()
-            with suppress(asyncio.CancelledError):
-                await waiting
+        winner = await first(child.wait(), self._waits["stopped"], timeout=seconds)
+        if winner is None:
+            why = f"the wake command did not end within {seconds:g}s"
+        elif winner.place == 1:
+            return None
+        elif winner.value.ok:
+            return ""  # what it has started goes on, it may be the agent
+        else:
+            detail = b"".join(last_stderr).decode("utf-8", "replace").strip()
+            why = f"{winner.value}: {detail}" if detail else str(winner.value)
+            why = cut(why, _SHOWN_OF_STDERR)
         await child.end(shell_stages(self._limits.shell_term_grace_s))
         self._children.remove(child)
         return why
@@ -419,7 +429,7 @@ class _Waking:
         return {**self._run.env, **texts}
 
     def _task_file(self) -> bytes:
-        assign, place = self._assign, self._place
+        assign, files = self._assign, self._files
         return encode(
             TaskFile(
                 task_id=assign.task_id,
@@ -429,8 +439,8 @@ class _Waking:
                 host=self._executor.host,
                 prompt=prompt_for(assign.spec),
                 folder=str(self._run.cwd),
-                started_file=str(place.started_file),
-                result_file=str(place.result_file),
+                started_file=str(files.started_file),
+                result_file=str(files.result_file),
                 task=assign.spec,
             )
         )
@@ -453,21 +463,21 @@ class _Waking:
     # -- what came of it
 
     def _result(self, raw: bytes) -> RawResult:
-        found = read_result(raw)
+        result = read_result(raw)
         kept = HeadTail(self._limits.output_limit_bytes)
-        kept.feed(found.output.encode("utf-8", "replace"))
+        kept.feed(result.output.encode("utf-8", "replace"))
         error = None
-        if found.status == "failed":
-            reason = cut(found.reason or "the agent says that it failed", 2_000)
+        if result.status == "failed":
+            reason = cut(result.reason or "the agent says that it failed", 2_000)
             error = c.RunError("agent_failed", reason)
         return RawResult(
-            status=found.status,
+            status=result.status,
             output=kept.text(),
             stderr=self._stderr.text(),
             error=error,
-            model_used=cut(found.model_used or "none", 200),
-            tokens_in=self._count(found.tokens_in, found),
-            tokens_out=self._count(found.tokens_out, found),
+            model_used=cut(result.model_used or "none", 200),
+            tokens_in=self._count(result.tokens_in, result),
+            tokens_out=self._count(result.tokens_out, result),
             execution_ms=self._took(),
             output_bytes=kept.size,
             stderr_bytes=self._stderr.size,
@@ -475,9 +485,9 @@ class _Waking:
             truncated=kept.truncated or self._stderr.truncated,
         )
 
-    def _count(self, count: int | None, found: AgentResult) -> int | None:
+    def _count(self, count: int | None, result: AgentResult) -> int | None:
         """Nobody who used a model used nothing: what was not said is unknown."""
-        return 0 if count is None and not found.model_used else count
+        return 0 if count is None and not result.model_used else count
 
     def _failed(self, code: str, message: str) -> RawResult:
         return RawResult(

@@ -106,7 +106,7 @@ class Ndjson(Generic[T]):
 
 
 class Decoder(Generic[T]):
-    """Reads JSON as a `T`, with more patience than the letter of it asks for.
+    """Reads JSON as a `T`, more tolerant than the standard asks for.
 
     Broken UTF-8 and halves of surrogate pairs, which a program that cuts strings by
     UTF-16 units may write, become U+FFFD.

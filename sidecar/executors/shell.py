@@ -42,8 +42,8 @@ class CommandPolicy(Struct, frozen=True):
     """Which commands a host runs at all; an empty list means every command.
 
     An entry is a command, or its beginning, in words: `make`, `git status`. A task's
-    command must begin with the words of an entry and hold no shell syntax, or be, letter
-    for letter, an entry. Then neither may the task's environment change what a word
+    command must begin with the words of an entry and hold no shell syntax, or be exactly
+    an entry. Then neither may the task's environment change what a word
     means (PATH, LD_*, ENV, ...). The list keeps tasks to what the operator has thought of;
     it is no sandbox: what `make` runs is up to the Makefile.
     """

@@ -94,7 +94,7 @@ class WakeCommand(Struct, frozen=True):
 
 
 def sayable(text: str) -> str:
-    """`text` as an argument or a variable can hold it: no NUL, no half letter."""
+    """`text` as an argument or a variable can hold it: no NUL, no half of a surrogate pair."""
     return text.replace("\0", "\ufffd").encode("utf-8", "replace").decode()
 
 
@@ -140,8 +140,8 @@ def _rereads(names: list[str], place: int) -> str:
 
 
 def _unknown(name: str) -> str:
-    known = NAMES + TEXTS
-    close = difflib.get_close_matches(name, known, n=1)
+    names = NAMES + TEXTS
+    close = difflib.get_close_matches(name, names, n=1)
     meant = f", did you mean ${{{close[0]}}}?" if close else ""
-    there = ", ".join(f"${{{each}}}" for each in known)
+    there = ", ".join(f"${{{each}}}" for each in names)
     return f"it has no place ${{{name}}}{meant} (there are: {there})"

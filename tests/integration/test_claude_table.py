@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from msgspec import Struct, field
 
-from sidecar.costs import price, settle
+from actors.rules.prices import price
+from sidecar.costs import settle
 from sidecar.executors.claude.command import ClaudeOptions
 from sidecar.executors.claude.executor import ClaudeExecutor
 from sidecar.executors.port import Finished, Returned, Run, Stop, Stopped

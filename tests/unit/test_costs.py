@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from sidecar.costs import price, price_list, settle
+from actors.rules.prices import price, price_list
+from sidecar.costs import settle
 from sidecar.executors.port import RawResult
 from tests.support.runs import assignment
 
