@@ -219,9 +219,9 @@ async def test_results_made_while_the_log_is_away_arrive_afterwards(
 VICTIM = """
 import asyncio, sys
 from pathlib import Path
-from events.bus import MemoryBroker, MemoryBus
+from tests.support.fakes import MemoryBroker, MemoryBus
 from events.errors import LogUnavailable
-from events.log import MemoryLog
+from tests.support.fakes import MemoryLog
 from events import subjects
 from sidecar.config import ClaudeConfig, SidecarConfig, SlotsConfig
 from sidecar.assembly import assemble

@@ -150,8 +150,8 @@ async def test_a_task_that_comes_anew_waits_for_the_files_of_the_last_route(
 VICTIM = """
 import asyncio, os, signal, sys
 from pathlib import Path
-from events.bus import MemoryBroker, MemoryBus
-from events.log import MemoryLog
+from tests.support.fakes import MemoryBroker, MemoryBus
+from tests.support.fakes import MemoryLog
 from events import subjects
 from sidecar import journal
 from sidecar.config import AgentConfig, ClaudeConfig, SidecarConfig
