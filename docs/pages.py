@@ -1,7 +1,8 @@
-"""Writes the pages of docs/ that are made from the code: `make docs`.
+"""Writes the files that are made from the code: `make docs`.
 
-`events.md` is the catalogue, `lifecycle.md` a task's table of phases and its picture. A
-test holds the committed pages against what this makes.
+`events.md` is the catalogue, `lifecycle.md` a task's table of phases and its picture,
+`web/ui/answers.d.ts` what the read models answer, as the page's type checker reads it. A
+test holds the committed files against what this makes.
 """
 
 from __future__ import annotations
@@ -13,9 +14,11 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 from msgspec import inspect as mi
 
+from analysis.savings import SavingsAnswer
 from events import catalogue as c
 from events import lifecycle
 from events.lifecycle import FINAL, PHASES, TABLE, Absent, Phase
+from projections import answers
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -254,7 +257,71 @@ def _name(tag: str) -> str:
     return tag.rpartition(".v")[0]
 
 
-PAGES: Final = {"events.md": events_page, "lifecycle.md": lifecycle_page}
+# -- web/ui/answers.d.ts ---------------------------------------------------------------
+
+ANSWERED: Final[tuple[type[msgspec.Struct], ...]] = (
+    answers.TasksAnswer,
+    answers.TaskAnswer,
+    answers.QueueAnswer,
+    answers.HostsAnswer,
+    answers.StatsAnswer,
+    answers.CostsAnswer,
+    answers.WhatIfAnswer,
+    SavingsAnswer,
+    c.Chunk,
+)
+_WORDS: Final = {
+    mi.AnyType: "any",
+    mi.NoneType: "null",
+    mi.BoolType: "boolean",
+    mi.IntType: "number",
+    mi.FloatType: "number",
+    mi.StrType: "string",
+}
+
+
+def answers_types() -> str:
+    """Write the answers, and the structs inside them, as TypeScript interfaces."""
+    structs: dict[str, type[msgspec.Struct]] = {"TaskRouted": c.TaskRouted}
+    for answer in ANSWERED:
+        _collect(mi.type_info(answer), structs)
+    lines = ["// Made from the code by `make docs`; change it there."]
+    for name, struct in sorted(structs.items()):
+        info = mi.type_info(struct)
+        assert isinstance(info, mi.StructType)
+        lines.append(f"export interface {name} {{")
+        for each in info.fields:
+            # What has its default may be left out where the struct says so.
+            left_out = not each.required and struct.__struct_config__.omit_defaults
+            mark = "?" if left_out else ""
+            lines.append(f"  {each.encode_name}{mark}: {_typescript(each.type)};")
+        lines.append("}")
+    return "\n".join(lines) + "\n"
+
+
+def _typescript(info: mi.Type) -> str:
+    match info:
+        case mi.Metadata(type=kind):
+            return _typescript(kind)
+        case mi.StructType(cls=cls):
+            return cls.__name__
+        case mi.UnionType(types=types):
+            return " | ".join(_typescript(each) for each in types)
+        case mi.LiteralType(values=values):
+            return " | ".join(msgspec.json.encode(each).decode() for each in values)
+        case mi.ListType(item_type=item):
+            return f"Array<{_typescript(item)}>"
+        case mi.DictType(value_type=value):
+            return f"Record<string, {_typescript(value)}>"
+        case _:
+            return _WORDS[type(info)]
+
+
+PAGES: Final = {
+    "events.md": events_page,
+    "lifecycle.md": lifecycle_page,
+    "../web/ui/answers.d.ts": answers_types,
+}
 
 
 def main() -> None:

@@ -1,5 +1,12 @@
 // Questions and commands over HTTP, and what came of them, said to the reader.
+/** @import { Fault } from "./topics.d.ts" */
+
+/** The server's no, as an error whose message is for the reader. */
 export class Refused extends Error {
+  /**
+   * @param {Fault | null} answer the body, if there is one
+   * @param {number} status
+   */
   constructor(answer, status) {
     super(answer?.error ?? `HTTP ${status}`);
     this.code = answer?.code ?? "";
@@ -7,6 +14,12 @@ export class Refused extends Error {
   }
 }
 
+/**
+ * @param {string} method
+ * @param {string} path below /api/v1
+ * @param {unknown} [body]
+ * @returns {Promise<any>} the answer; what is in it depends on the path
+ */
 async function ask(method, path, body) {
   let response;
   try {
@@ -28,38 +41,59 @@ async function ask(method, path, body) {
   return answer;
 }
 
+/** @param {string} path */
 export const get = (path) => ask("GET", path);
+/** @param {string} path @param {unknown} [body] */
 export const post = (path, body = {}) => ask("POST", path, body);
+/** @param {string} path @param {unknown} body */
 export const put = (path, body) => ask("PUT", path, body);
+/** @param {string} path */
 export const del = (path) => ask("DELETE", path);
 
-// A key that makes a command safe to repeat.
+/** A key that makes a command safe to repeat. */
 export function newKey() {
   const bytes = crypto.getRandomValues(new Uint8Array(16));
   return Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("");
 }
 
+/** @typedef {{ text: string, kind: string }} Notice */
+
+/** @type {Set<(one: Notice) => void>} */
 const tellers = new Set();
+/** @param {(one: Notice) => void} tell */
 export const onNotice = (tell) => {
   tellers.add(tell);
-  return () => tellers.delete(tell);
+  return () => {
+    tellers.delete(tell);
+  };
 };
+/** @param {string} text @param {string} [kind] */
 export function notice(text, kind = "good") {
   for (const tell of tellers) tell({ text, kind });
 }
 
-// Run a command; say what came of it. Returns its answer, null if it was refused.
+/**
+ * Run a command; say what came of it. Returns its answer, null if it was refused.
+ * @template T
+ * @param {() => Promise<T>} work
+ * @param {string | ((answer: T) => string)} [done]
+ * @returns {Promise<T | null>}
+ */
 export async function carryOut(work, done) {
   try {
     const answer = await work();
     if (done) notice(typeof done === "function" ? done(answer) : done);
     return answer;
   } catch (error) {
-    notice(error.message, "bad");
+    notice(wordsOf(error), "bad");
     return null;
   }
 }
 
+/** @param {unknown} error */
+export const wordsOf = (error) => (error instanceof Error ? error.message : String(error));
+
+/** @param {string} name @param {string} text @param {string} type */
 export function download(name, text, type) {
   const url = URL.createObjectURL(new Blob([text], { type }));
   const link = document.createElement("a");

@@ -1,9 +1,20 @@
 // Always visible: where one is, and whether what one sees is true.
+/** @import { Connection } from "./socket.js" */
+/** @import { Theme } from "./theme.js" */
+/** @import { Topics } from "./topics.d.ts" */
 import { clock, count, plain } from "./format.js";
 import { useConnection, useNow, useTopic } from "./socket.js";
 
-const PAGES = [["now", "Now"], ["tasks", "Tasks"], ["fleet", "Fleet"], ["routing", "Routing"], ["costs", "Costs"], ["events", "Events"]];
+const PAGES = [
+  ["now", "Now"],
+  ["tasks", "Tasks"],
+  ["fleet", "Fleet"],
+  ["routing", "Routing"],
+  ["costs", "Costs"],
+  ["events", "Events"],
+];
 
+/** @param {{ place: string, theme: Theme, operator: boolean, submit: () => void }} props */
 export function Bar({ place, theme, operator, submit }) {
   const connection = useConnection();
   const { data: status } = useTopic("status");
@@ -13,31 +24,66 @@ export function Bar({ place, theme, operator, submit }) {
   const here = place === "task" ? "tasks" : place;
   return (
     <header class="bar">
-      <a class="brand" href="#/now">AgentCom</a>
+      <a class="brand" href="#/now">
+        AgentCom
+      </a>
       <nav aria-label="Pages">
         {PAGES.map(([name, title]) => (
-          <a href={`#/${name}`} aria-current={here === name ? "page" : undefined}>{title}</a>
+          <a href={`#/${name}`} aria-current={here === name ? "page" : undefined}>
+            {title}
+          </a>
         ))}
       </nav>
       <div class="standing" role="group" aria-label="Connection">
         <span class={`dot ${reached ? "good" : "bad"}`} aria-hidden="true" />
         <span id="connection">{connection.open ? (reached ? "live" : "no broker") : "disconnected"}</span>
-        <span title="The last sequence of the log that is shown">seq <b id="last-seq">{count(status?.position)}</b></span>
+        <span title="The last sequence of the log that is shown">
+          seq <b id="last-seq">{count(status?.position)}</b>
+        </span>
         <span title="Events that are not folded in yet">lag {count(status?.lag)}</span>
-        {stale && <span class="badge stale" id="stale" role="alert">stale since {clock(stale)}</span>}
-        {status?.alerts > 0 ? <a class="badge alert" href="#/now">{status.alerts} alert{status.alerts > 1 ? "s" : ""}</a> : <span title="Tiers that are down for long">alerts 0</span>}
-        {status?.simulated?.length > 0 && (
-          <span class="badge simulated" title={plain(status.simulated.join(", "))}>simulated<span class="wide-only">: {plain(status.simulated.map((each) => each.split(" ")[0]).join(", "), 60)}</span></span>
+        {stale && (
+          <span class="badge stale" id="stale" role="alert">
+            stale since {clock(stale)}
+          </span>
         )}
-        {operator && <button type="button" class="main" id="submit-task" onClick={submit}>Submit a task</button>}
-        <button type="button" class="quiet theme" onClick={theme.toggle} aria-label={`Switch to ${theme.theme === "dark" ? "light" : "dark"} colours`}>{theme.theme === "dark" ? "☀" : "☾"}</button>
+        {status && status.alerts > 0 ? (
+          <a class="badge alert" href="#/now">
+            {status.alerts} alert{status.alerts > 1 ? "s" : ""}
+          </a>
+        ) : (
+          <span title="Tiers that are down for long">alerts 0</span>
+        )}
+        {status && status.simulated.length > 0 && (
+          <span class="badge simulated" title={plain(status.simulated.join(", "))}>
+            simulated
+            <span class="wide-only">: {plain(status.simulated.map((each) => each.split(" ")[0]).join(", "), 60)}</span>
+          </span>
+        )}
+        {operator && (
+          <button type="button" class="main" id="submit-task" onClick={submit}>
+            Submit a task
+          </button>
+        )}
+        <button
+          type="button"
+          class="quiet theme"
+          onClick={theme.toggle}
+          aria-label={`Switch to ${theme.theme === "dark" ? "light" : "dark"} colours`}
+        >
+          {theme.theme === "dark" ? "☀" : "☾"}
+        </button>
       </div>
     </header>
   );
 }
 
+/** @type {number | null} */
 let brokenSince = null;
-// Since when what is shown may be old; null while it is true.
+/**
+ * Since when what is shown may be old; null while it is true.
+ * @param {Connection} connection
+ * @param {Topics["status"] | null} status
+ */
 function staleSince(connection, status) {
   if (!connection.open) return connection.since;
   if (status && !status.connected) {

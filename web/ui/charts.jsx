@@ -3,31 +3,63 @@ import { useEffect, useRef } from "preact/hooks";
 import uPlot from "uplot";
 import "uplot/dist/uPlot.min.css";
 
+/** @typedef {uPlot.AlignedData} Data */
+/** @typedef {uPlot.Axis} Axis */
+/**
+ * `color` names a CSS variable; `data` is [x, ...ys]; `whole`: what is counted has no halves.
+ * @typedef {{ label: string, color: string, bars?: boolean }} Series
+ * @typedef {{
+ *   label: string, series: Series[], data: Data, x?: Axis, y?: Axis, height?: number, time?: boolean,
+ *   whole?: boolean, theme: string,
+ * }} ChartProps
+ */
+
+/** @param {string} name of a CSS variable */
 const ink = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 
 const WHOLE = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1e3, 2e3, 5e3, 1e4, 2e4, 5e4, 1e5, 1e6];
 
+/**
+ * @param {{ x: Axis, y: Axis, hours: boolean, whole: boolean }} options
+ * @returns {Axis[]}
+ */
 function axes(options) {
-  const line = { stroke: ink("--muted"), grid: { stroke: ink("--line"), width: 1 }, ticks: { show: false }, font: "11px system-ui" };
+  const line = {
+    stroke: ink("--muted"),
+    grid: { stroke: ink("--line"), width: 1 },
+    ticks: { show: false },
+    font: "11px system-ui",
+  };
   return [
-    { ...line, size: 24, values: options.hours ? (_, ticks) => ticks.map((tick) => new Date(tick * 1000).toTimeString().slice(0, 5)) : undefined, ...options.x },
+    {
+      ...line,
+      size: 24,
+      values: options.hours
+        ? (_, ticks) => ticks.map((tick) => new Date(tick * 1000).toTimeString().slice(0, 5))
+        : undefined,
+      ...options.x,
+    },
     { ...line, size: 46, incrs: options.whole ? WHOLE : undefined, ...options.y },
   ];
 }
 
-// `series`: [{label, color (a CSS variable), bars?}]; `data`: [x, ...ys].
-// `whole`: what is counted has no halves.
+/** @param {ChartProps} props */
 export function Chart({ label, series, data, x = {}, y = {}, height = 140, time = true, whole = false, theme }) {
-  const box = useRef(null);
-  const plot = useRef(null);
+  const box = useRef(/** @type {HTMLDivElement | null} */ (null));
+  const plot = useRef(/** @type {uPlot | null} */ (null));
+  // biome-ignore lint/correctness/useExhaustiveDependencies: made anew for other colours or series alone
   useEffect(() => {
-    const made = new uPlot(
+    const here = /** @type {HTMLDivElement} */ (box.current);
+    const drawn = new uPlot(
       {
-        width: Math.max(box.current.clientWidth, 120),
+        width: Math.max(here.clientWidth, 120),
         height,
         legend: { show: false },
         cursor: { show: false },
-        scales: { x: { time, ...(time ? {} : { range: (self) => [self.data[0][0] - 0.6, self.data[0].at(-1) + 0.6] }) }, y: { range: (_, low, high) => [Math.min(0, low ?? 0), high > 0 ? high * 1.1 : whole ? 1 : 0.01] } },
+        scales: {
+          x: { time, range: time ? undefined : ({ data: [xs] }) => [xs[0] - 0.6, xs[xs.length - 1] + 0.6] },
+          y: { range: (_, low, high) => [Math.min(0, low ?? 0), high > 0 ? high * 1.1 : whole ? 1 : 0.01] },
+        },
         axes: axes({ x, y, hours: time, whole }),
         series: [
           {},
@@ -37,19 +69,19 @@ export function Chart({ label, series, data, x = {}, y = {}, height = 140, time 
             fill: each.bars ? ink(each.color) : undefined,
             width: 2,
             points: { show: false },
-            paths: each.bars ? uPlot.paths.bars({ size: [0.7, 40] }) : undefined,
+            paths: each.bars ? uPlot.paths.bars?.({ size: [0.7, 40] }) : undefined,
           })),
         ],
       },
       data,
-      box.current,
+      here,
     );
-    plot.current = made;
-    const watcher = new ResizeObserver(() => made.setSize({ width: Math.max(box.current?.clientWidth ?? 120, 120), height }));
-    watcher.observe(box.current);
+    plot.current = drawn;
+    const watcher = new ResizeObserver(() => drawn.setSize({ width: Math.max(here.clientWidth, 120), height }));
+    watcher.observe(here);
     return () => {
       watcher.disconnect();
-      made.destroy();
+      drawn.destroy();
     };
   }, [theme, series.length]);
   useEffect(() => plot.current?.setData(data), [data]);
@@ -57,9 +89,13 @@ export function Chart({ label, series, data, x = {}, y = {}, height = 140, time 
     <figure class="chart">
       <figcaption>
         {label}
-        {series.length > 1 && series.map((each) => (
-          <span class="key"><i class={`swatch ${each.color.slice(2)}`} />{each.label}</span>
-        ))}
+        {series.length > 1 &&
+          series.map((each) => (
+            <span class="key">
+              <i class={`swatch ${each.color.slice(2)}`} />
+              {each.label}
+            </span>
+          ))}
       </figcaption>
       <div ref={box} role="img" aria-label={label} />
     </figure>

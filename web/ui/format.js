@@ -1,21 +1,36 @@
 // Numbers, times and foreign text, as people read them.
 const HIDDEN = /[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u061c\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff]/g;
-const code = (char) => `⟨${char.codePointAt(0).toString(16).toUpperCase().padStart(4, "0")}⟩`;
+/** @param {string} char */
+const code = (char) => `⟨${char.charCodeAt(0).toString(16).toUpperCase().padStart(4, "0")}⟩`;
 
-// Text from tasks, hosts and models: nothing in it may hide, reorder or run on for ever.
+/**
+ * Text from tasks, hosts and models: nothing in it may hide, reorder or run on for ever.
+ * @param {unknown} text
+ * @param {number} [most]
+ */
 export function plain(text, most = 10_000) {
   if (text === null || text === undefined) return "";
-  const said = String(text);
-  const cut = said.length > most ? `${said.slice(0, most)}…${most < 1000 ? "" : ` (${said.length - most} more characters)`}` : said;
+  const whole = String(text);
+  const cut =
+    whole.length > most
+      ? `${whole.slice(0, most)}…${most < 1000 ? "" : ` (${whole.length - most} more characters)`}`
+      : whole;
   return cut.replace(HIDDEN, code);
 }
-// In running output, line ends and tabs stay, and colours are taken out before.
+/**
+ * In running output line ends and tabs stay; colours are taken out before.
+ * @param {string} text
+ */
 export const visible = (text) => text.replace(HIDDEN, code);
 
+/** @param {number | null | undefined} usd */
 export const dollars = (usd) => `$${(usd ?? 0).toFixed(4)}`;
+/** @param {number} usd */
 export const savedText = (usd) => `$${usd >= 0.01 ? usd.toFixed(2) : usd.toFixed(4)}`;
+/** @param {number | null | undefined} n */
 export const count = (n) => (n ?? 0).toLocaleString("en-US");
 
+/** @param {number | null | undefined} n */
 export function bytes(n) {
   if (n === null || n === undefined) return "unknown";
   const units = ["B", "KiB", "MiB", "GiB", "TiB"];
@@ -28,6 +43,7 @@ export function bytes(n) {
   return `${value.toFixed(unit && value < 100 ? 1 : 0)} ${units[unit]}`;
 }
 
+/** @param {number | null | undefined} ms */
 export function duration(ms) {
   if (ms === null || ms === undefined || Number.isNaN(ms)) return "–";
   if (ms < 1) return `${ms.toFixed(2)} ms`;
@@ -39,22 +55,39 @@ export function duration(ms) {
   return `${Math.floor(s / 86400)} d ${Math.floor((s % 86400) / 3600)} h`;
 }
 
+/** @param {string | null | undefined} text */
 export const at = (text) => (text ? Date.parse(text) : NaN);
+/** @param {string | null | undefined} text @param {number} now */
 export const age = (text, now) => (text ? duration(Math.max(0, now - at(text))) : "–");
 
+/** @param {string | number | null | undefined} time */
 export function clock(time) {
   const date = typeof time === "string" ? new Date(time) : new Date(time ?? NaN);
   if (Number.isNaN(date.getTime())) return "–";
   return date.toLocaleTimeString([], { hour: "2-digit", minute: "2-digit", second: "2-digit", hour12: false });
 }
+/** @param {string | number | null | undefined} text */
 export function moment(text) {
-  const date = new Date(text);
+  const date = new Date(text ?? NaN);
   if (!text || Number.isNaN(date.getTime())) return "–";
   const today = new Date().toDateString() === date.toDateString();
   return today ? clock(text) : `${date.toLocaleDateString()} ${clock(text)}`;
 }
+/** @param {string} id */
 export const shortId = (id) => `${id.slice(0, 6)}…${id.slice(-4)}`;
 export const FINAL = new Set(["completed", "failed", "dead", "cancelled", "expired"]);
-export const STATES = ["waiting", "routed", "accepted", "running", "returned", "cancelling", "completed", "failed", "dead", "cancelled", "expired"];
+export const STATES = [
+  "waiting",
+  "routed",
+  "accepted",
+  "running",
+  "returned",
+  "cancelling",
+  "completed",
+  "failed",
+  "dead",
+  "cancelled",
+  "expired",
+];
 export const TIERS = ["trivial", "standard", "complex"];
 export const PRIORITIES = ["urgent", "high", "normal", "low"];

@@ -16,6 +16,9 @@ import { Submit } from "./submit.jsx";
 import { useTheme } from "./theme.js";
 import "./style.css";
 
+/** @import { PageProps } from "./topics.d.ts" */
+
+/** @type {Record<string, (props: PageProps) => any>} */
 const PAGES = { now: Now, tasks: Tasks, task: Task, fleet: Fleet, routing: Routing, costs: Costs, events: Events };
 
 function where() {
@@ -36,7 +39,8 @@ function App() {
     };
     addEventListener("hashchange", moved);
     // Whoever came while the server went away is asked about again.
-    let timer = null;
+    /** @type {ReturnType<typeof setTimeout> | undefined} */
+    let timer;
     const introduce = () => get("/me").then(meet, () => (timer = setTimeout(introduce, 2000)));
     introduce();
     return () => {
@@ -52,10 +56,25 @@ function App() {
   const operator = me.role === "operator";
   return (
     <>
-      <a class="skip" href="#main" onClick={(event) => { event.preventDefault(); document.getElementById("main").focus(); }}>Skip to content</a>
+      <a
+        class="skip"
+        href="#main"
+        onClick={(event) => {
+          event.preventDefault();
+          document.getElementById("main")?.focus();
+        }}
+      >
+        Skip to content
+      </a>
       <Bar place={place.name} theme={theme} operator={operator} submit={() => submit(true)} />
-      <main id="main" tabindex="-1">
-        <Page key={place.rest[0]} rest={place.rest} operator={operator} theme={theme.theme} submit={() => submit(true)} />
+      <main id="main" tabindex={-1}>
+        <Page
+          key={place.rest[0]}
+          rest={place.rest}
+          operator={operator}
+          theme={theme.theme}
+          submit={() => submit(true)}
+        />
       </main>
       {submitting && <Submit close={() => submit(false)} />}
       <Notices />
@@ -64,4 +83,4 @@ function App() {
 }
 
 connection.connect();
-render(<App />, document.getElementById("app"));
+render(<App />, /** @type {HTMLElement} */ (document.getElementById("app")));

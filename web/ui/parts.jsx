@@ -3,19 +3,30 @@ import { useEffect, useRef, useState } from "preact/hooks";
 import { onNotice } from "./api.js";
 import { plain } from "./format.js";
 
+/** @import { Notice } from "./api.js" */
+/** @import { TaskRow } from "./answers.d.ts" */
+
 // Foreign text: shown as text, whatever is in it.
+/** @param {{ children?: any, most?: number, class?: string }} props */
 export const Text = ({ children, most, class: name = "" }) => (
   <bdi class={name}>{plain(Array.isArray(children) ? children.join("") : children, most)}</bdi>
 );
 
+/** @param {{ tier: string }} props */
 export const Tier = ({ tier }) => <span class={`badge tier-${tier || "none"}`}>{tier || "–"}</span>;
+/** @param {{ state: string }} props */
 export const State = ({ state }) => <span class={`badge state-${state}`}>{state}</span>;
+/** @param {{ task: TaskRow }} props */
 export const Fallback = ({ task }) =>
   task.fallback_used ? (
-    <span class="badge fb" title={`fell back from ${task.fallback_from_tier}`}>FB</span>
+    <span class="badge fb" title={`fell back from ${task.fallback_from_tier}`}>
+      FB
+    </span>
   ) : null;
+/** @param {{ on: boolean }} props */
 export const Simulated = ({ on }) => (on ? <span class="badge simulated">simulated</span> : null);
 
+/** @param {{ title?: string, children?: any, action?: any, class?: string, id?: string }} props */
 export function Panel({ title, children, action, class: name = "", id }) {
   return (
     <section class={`panel ${name}`} id={id}>
@@ -30,8 +41,10 @@ export function Panel({ title, children, action, class: name = "", id }) {
   );
 }
 
+/** @param {{ children?: any }} props */
 export const Empty = ({ children }) => <p class="empty">{children}</p>;
 
+/** @param {{ label: string, children?: any, class?: string }} props */
 export function Figure({ label, children, class: name = "" }) {
   return (
     <div class={`figure ${name}`}>
@@ -41,16 +54,19 @@ export function Figure({ label, children, class: name = "" }) {
   );
 }
 
+/** @param {{ title: string, close: () => void, children?: any }} props */
 export function Dialog({ title, close, children }) {
-  const box = useRef(null);
+  const box = useRef(/** @type {HTMLDialogElement | null} */ (null));
   useEffect(() => {
-    box.current.showModal();
+    box.current?.showModal();
   }, []);
   return (
     <dialog ref={box} onClose={close} aria-labelledby="dialog-title">
       <header>
         <h2 id="dialog-title">{title}</h2>
-        <button type="button" class="quiet" aria-label="Close" onClick={() => box.current.close()}>✕</button>
+        <button type="button" class="quiet" aria-label="Close" onClick={() => box.current?.close()}>
+          ✕
+        </button>
       </header>
       {children}
     </dialog>
@@ -58,6 +74,7 @@ export function Dialog({ title, close, children }) {
 }
 
 // A button that asks once more before it acts.
+/** @param {{ label: string, sure: string, act: () => void, class?: string }} props */
 export function Sure({ label, sure, act, class: name = "" }) {
   const [asked, ask] = useState(false);
   useEffect(() => {
@@ -80,7 +97,7 @@ export function Sure({ label, sure, act, class: name = "" }) {
 }
 
 export function Notices() {
-  const [shown, show] = useState([]);
+  const [shown, show] = useState(/** @type {Notice[]} */ ([]));
   useEffect(
     () =>
       onNotice((one) => {
@@ -99,6 +116,9 @@ export function Notices() {
 }
 
 // A wide table may be scrolled sideways, by keyboard too.
+/** @param {{ label: string, children?: any, class?: string }} props */
 export const Scroll = ({ label, children, class: name = "" }) => (
-  <div class={`scroll ${name}`} tabindex="0" role="region" aria-label={label}>{children}</div>
+  <div class={`scroll ${name}`} tabindex={0} role="region" aria-label={label}>
+    {children}
+  </div>
 );

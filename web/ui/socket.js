@@ -6,22 +6,42 @@ const FIRST_WAIT = 250;
 const LONGEST_WAIT = 5000;
 const TOGETHER = 30; // ms: messages that come close together are shown together
 
-class Connection {
+/** @import { Fault, Message, Output, Topics } from "./topics.d.ts" */
+
+/**
+ * What a page watches. `data` holds the sections as they are now: a new object with every
+ * message, in which those that did not change are the same objects as before. `key`
+ * spells the parameters it was asked with, `after` says how far a task's output came.
+ * @typedef {{
+ *   id: string, topic: string, params: Record<string, any>, key: string,
+ *   tell: () => void, output: ((message: Output) => void) | null,
+ *   data: any, seq: number, error: Fault | null, after: Record<string, number>,
+ * }} Subscription
+ */
+
+export class Connection {
   constructor() {
+    /** @type {Map<string, Subscription>} by id */
     this.subscriptions = new Map();
+    /** @type {Set<() => void>} told when the connection comes or goes */
     this.listeners = new Set();
+    /** @type {WebSocket | null} */
+    this.socket = null;
     this.open = false;
     this.since = Date.now(); // when `open` last changed
     this.heardAt = Date.now();
     this.count = 0;
     this.wait = FIRST_WAIT;
+    /** @type {Set<Subscription>} whose pages are told with the next flush */
     this.changed = new Set();
-    this.timer = null;
+    /** @type {ReturnType<typeof setTimeout> | undefined} */
+    this.timer = undefined;
   }
 
   connect() {
     const scheme = location.protocol === "https:" ? "wss" : "ws";
-    const socket = (this.socket = new WebSocket(`${scheme}://${location.host}/ws`));
+    const socket = new WebSocket(`${scheme}://${location.host}/ws`);
+    this.socket = socket;
     socket.onopen = () => {
       this.wait = FIRST_WAIT;
       this.turn(true);
@@ -35,42 +55,66 @@ class Connection {
     };
   }
 
+  /** @param {boolean} open */
   turn(open) {
     if (this.open !== open) this.since = Date.now();
     this.open = open;
     for (const tell of this.listeners) tell();
   }
 
+  /** @param {Record<string, any>} object */
   say(object) {
-    if (this.open && this.socket.readyState === WebSocket.OPEN) this.socket.send(JSON.stringify(object));
+    if (this.open && this.socket?.readyState === WebSocket.OPEN) this.socket.send(JSON.stringify(object));
   }
 
+  /** @param {Subscription} subscription */
   ask(subscription) {
     const { id, topic, params, seq, after } = subscription;
-    const said = { op: "subscribe", id, topic, params: topic === "task" ? { ...params, after } : params };
-    if (subscription.data) said.since = seq;
-    this.say(said);
+    /** @type {Record<string, any>} */
+    const request = { op: "subscribe", id, topic, params: topic === "task" ? { ...params, after } : params };
+    if (subscription.data) request.since = seq;
+    this.say(request);
   }
 
+  /**
+   * @param {string} topic
+   * @param {Record<string, any>} params
+   * @param {() => void} tell called when there is something new
+   * @param {((message: Output) => void) | null} output gets a task's live output
+   * @returns {Subscription}
+   */
   subscribe(topic, params, tell, output) {
     const subscription = {
-      id: `s${++this.count}`, topic, params, tell, output,
-      data: null, seq: 0, error: null, after: {},
+      key: JSON.stringify(params),
+      id: `s${++this.count}`,
+      topic,
+      params,
+      tell,
+      output,
+      data: null,
+      seq: 0,
+      error: null,
+      after: {},
     };
     this.subscriptions.set(subscription.id, subscription);
     this.ask(subscription);
     return subscription;
   }
 
+  /** @param {Subscription} subscription */
   unsubscribe(subscription) {
     this.subscriptions.delete(subscription.id);
     this.changed.delete(subscription);
     this.say({ op: "unsubscribe", id: subscription.id });
   }
 
+  /** @param {Message} message */
   take(message) {
     this.heardAt = Date.now();
-    if (message.type === "execution_event" || message.type === "gap") return this.output(message);
+    if (message.type === "execution_event" || message.type === "gap") {
+      this.output(message);
+      return;
+    }
     const subscription = this.subscriptions.get(message.id);
     if (!subscription) return;
     if (message.type === "refused") {
@@ -83,20 +127,26 @@ class Connection {
       else subscription.data = { ...subscription.data, ...message.data };
     }
     this.changed.add(subscription);
-    if (message.type === "snapshot") return this.flush();
-    this.timer ??= setTimeout(() => this.flush(), TOGETHER);
+    if (message.type === "snapshot") this.flush();
+    else this.timer ??= setTimeout(() => this.flush(), TOGETHER);
   }
 
+  /**
+   * The log's tail: what comes is added to what is there.
+   * @param {Subscription} subscription
+   * @param {{ type: string, data: Record<string, any> }} message
+   */
   events(subscription, message) {
     const { events } = message.data;
     if (message.type === "snapshot") subscription.data = { events };
     else {
       const last = subscription.data.events.at(-1)?.seq ?? 0;
-      const fresh = events.filter((each) => each.seq > last);
+      const fresh = events.filter((/** @type {{ seq: number }} */ each) => each.seq > last);
       subscription.data = { events: [...subscription.data.events, ...fresh].slice(-2000) };
     }
   }
 
+  /** @param {Output} message */
   output(message) {
     for (const each of this.subscriptions.values()) {
       if (each.params?.task_id !== message.task_id || !each.output) continue;
@@ -110,7 +160,7 @@ class Connection {
 
   flush() {
     clearTimeout(this.timer);
-    this.timer = null;
+    this.timer = undefined;
     const changed = [...this.changed];
     this.changed.clear();
     for (const each of changed) each.tell();
@@ -119,16 +169,24 @@ class Connection {
 
 export const connection = new Connection();
 
-// What a topic says now: {data, seq, error, key}; `key` spells the parameters it is said
-// for, which may still be those of the render before. `output` receives a task's live output.
+/**
+ * What a topic says now; `key` spells the parameters it is said for, which may still be
+ * those of the render before. `output` receives a task's live output.
+ * @template {keyof Topics} T
+ * @param {T | null} topic
+ * @param {Record<string, any>} [params]
+ * @param {((message: Output) => void) | null} [output]
+ * @returns {{ data: Topics[T] | null, seq: number, error: Fault | null, key: string }}
+ */
 export function useTopic(topic, params = {}, output = null) {
   const [, render] = useState(0);
+  /** @type {import("preact/hooks").MutableRef<Subscription | null>} */
   const current = useRef(null);
   const key = JSON.stringify(params);
+  // biome-ignore lint/correctness/useExhaustiveDependencies: `key` spells params; output is the first render's
   useLayoutEffect(() => {
     if (!topic) return undefined;
     const subscription = connection.subscribe(topic, params, () => render((n) => n + 1), output);
-    subscription.key = key;
     current.current = subscription;
     render((n) => n + 1);
     return () => {
@@ -136,22 +194,24 @@ export function useTopic(topic, params = {}, output = null) {
       connection.unsubscribe(subscription);
     };
   }, [topic, key]);
-  const { data, seq, error, key: known } = current.current ?? {};
-  return { data: data ?? null, seq: seq ?? 0, error: error ?? null, key: known ?? "" };
+  const { data, seq, error, key: answered } = current.current ?? { data: null, seq: 0, error: null, key: "" };
+  return { data, seq, error, key: answered };
 }
 
-// Render again when the connection comes or goes.
+/** Render again when the connection comes or goes. */
 export function useConnection() {
   const [, render] = useState(0);
   useEffect(() => {
     const tell = () => render((n) => n + 1);
     connection.listeners.add(tell);
-    return () => connection.listeners.delete(tell);
+    return () => {
+      connection.listeners.delete(tell);
+    };
   }, []);
   return connection;
 }
 
-// The time, every `every` ms.
+/** The time, every `every` ms. */
 export function useNow(every = 1000) {
   const [now, set] = useState(Date.now());
   useEffect(() => {

@@ -12,6 +12,9 @@ function stored() {
   }
 }
 
+/** @typedef {{ theme: string, toggle: () => void }} Theme */
+
+/** @returns {Theme} */
 export function useTheme() {
   const [chosen, choose] = useState(stored());
   const [dark, setDark] = useState(system.matches);

@@ -5,8 +5,12 @@ import { age, bytes, count, plain } from "../format.js";
 import { Dialog, Empty, Panel, Scroll, Simulated, Sure, Text } from "../parts.jsx";
 import { useNow, useTopic } from "../socket.js";
 
+/** @import { HostRow, ModelRow, SharedView } from "../answers.d.ts" */
+/** @import { PageProps } from "../topics.d.ts" */
+
 const GONE = new Set(["left", "lost"]);
 
+/** @param {PageProps} props */
 export function Fleet({ operator }) {
   const { data } = useTopic("fleet");
   const now = useNow();
@@ -17,76 +21,168 @@ export function Fleet({ operator }) {
     <div class="page">
       <h1 class="sr">Fleet</h1>
       <div class="cards wide">
-        {here.map((host) => <Host key={host.host} host={host} now={now} operator={operator} />)}
+        {here.map((host) => (
+          <Host key={host.host} host={host} now={now} operator={operator} />
+        ))}
         {!here.length && <Empty>No host is here.</Empty>}
       </div>
       <Models models={data.models} hosts={here} />
       <Shared shared={data.shared_endpoints} operator={operator} />
       {gone.length > 0 && (
         <Panel title="No longer here">
-          <ul class="list">{gone.map((host) => <li><span class={`badge state-${host.state}`}>{host.state}</span> <Text>{host.host}</Text> since {age(host.since, now)} <small><Text>{host.reason}</Text></small></li>)}</ul>
+          <ul class="list">
+            {gone.map((host) => (
+              <li>
+                <span class={`badge state-${host.state}`}>{host.state}</span> <Text>{host.host}</Text> since{" "}
+                {age(host.since, now)}{" "}
+                <small>
+                  <Text>{host.reason}</Text>
+                </small>
+              </li>
+            ))}
+          </ul>
         </Panel>
       )}
     </div>
   );
 }
 
+/** @param {{ label: string, share: number | null | undefined, text: string }} props */
 function Bar({ label, share, text }) {
-  const known = share !== null && share !== undefined && !Number.isNaN(share);
+  const part = share ?? Number.NaN;
+  const known = !Number.isNaN(part);
   return (
     <div class="meter-row">
       <span>{label}</span>
-      <span class="meter" role="meter" aria-label={label} aria-valuemin="0" aria-valuemax="100" aria-valuenow={known ? Math.round(share * 100) : 0} aria-valuetext={known ? text : "unknown"}><i style={{ width: known ? `${Math.min(100, share * 100)}%` : "0" }} class={share > 0.9 ? "full" : ""} /></span>
+      <span
+        class="meter"
+        role="meter"
+        aria-label={label}
+        aria-valuemin={0}
+        aria-valuemax={100}
+        aria-valuenow={known ? Math.round(part * 100) : 0}
+        aria-valuetext={known ? text : "unknown"}
+      >
+        <i style={{ width: known ? `${Math.min(100, part * 100)}%` : "0" }} class={part > 0.9 ? "full" : ""} />
+      </span>
       <span class="n">{known ? text : "unknown"}</span>
     </div>
   );
 }
 
+/** @param {{ host: HostRow }} props */
 function Resources({ host }) {
   const now = host.resources ?? {};
   const { cpu, ram_total_bytes: total, ram_free_bytes: free, gpus = [] } = now;
-  const ram = total && free !== null && free !== undefined ? (total - free) / total : null;
+  const used = total && free !== null && free !== undefined ? total - free : null;
   return (
     <div class="meters">
-      <Bar label="CPU" share={cpu} text={`${Math.round((cpu ?? 0) * 100)}%${now.cores ? ` of ${now.cores} cores` : ""}`} />
-      <Bar label="RAM" share={ram} text={ram === null ? "" : `${bytes(total - free)} of ${bytes(total)}`} />
-      {gpus.map((gpu) => <Bar label={`VRAM ${plain(gpu.name, 24)}`} share={(gpu.vram_total_bytes - gpu.vram_free_bytes) / gpu.vram_total_bytes} text={`${bytes(gpu.vram_total_bytes - gpu.vram_free_bytes)} of ${bytes(gpu.vram_total_bytes)}`} />)}
+      <Bar
+        label="CPU"
+        share={cpu}
+        text={`${Math.round((cpu ?? 0) * 100)}%${now.cores ? ` of ${now.cores} cores` : ""}`}
+      />
+      <Bar label="RAM" share={used === null ? null : used / Number(total)} text={`${bytes(used)} of ${bytes(total)}`} />
+      {gpus.map((gpu) => (
+        <Bar
+          label={`VRAM ${plain(gpu.name, 24)}`}
+          share={(gpu.vram_total_bytes - gpu.vram_free_bytes) / gpu.vram_total_bytes}
+          text={`${bytes(gpu.vram_total_bytes - gpu.vram_free_bytes)} of ${bytes(gpu.vram_total_bytes)}`}
+        />
+      ))}
       {!gpus.length && <Bar label="VRAM" share={null} text="unknown" />}
     </div>
   );
 }
 
+/** @param {{ host: HostRow, now: number, operator: boolean }} props */
 function Host({ host, now, operator }) {
   const draining = host.state === "draining";
   const slots = Object.entries(host.slots);
   return (
     <section class="panel host" id={`host-${host.host}`}>
       <header>
-        <h2><Text>{host.host}</Text></h2>
+        <h2>
+          <Text>{host.host}</Text>
+        </h2>
         <span class={`badge state-${host.state}`}>{host.state}</span>
         <small>for {age(host.since, now)}</small>
-        {operator && (draining ? (
-          <button type="button" onClick={() => carryOut(() => post(`/hosts/${host.host}/resume`), `${host.host} takes work again.`)}>Resume</button>
-        ) : (
-          <Sure label="Drain" sure="Take no more work?" act={() => carryOut(() => post(`/hosts/${host.host}/drain`, { reason: "from the dashboard" }), `${host.host} takes no more work.`)} />
-        ))}
+        {operator &&
+          (draining ? (
+            <button
+              type="button"
+              onClick={() => carryOut(() => post(`/hosts/${host.host}/resume`), `${host.host} takes work again.`)}
+            >
+              Resume
+            </button>
+          ) : (
+            <Sure
+              label="Drain"
+              sure="Take no more work?"
+              act={() =>
+                carryOut(
+                  () => post(`/hosts/${host.host}/drain`, { reason: "from the dashboard" }),
+                  `${host.host} takes no more work.`,
+                )
+              }
+            />
+          ))}
       </header>
-      <p><small><Text>{[host.platform, host.version && `AgentCom ${host.version}`].filter(Boolean).join(" · ")}</Text></small></p>
+      <p>
+        <small>
+          <Text>{[host.platform, host.version && `AgentCom ${host.version}`].filter(Boolean).join(" · ")}</Text>
+        </small>
+      </p>
       <Resources host={host} />
-      <p>Slots: {slots.map(([kind, n]) => `${n} ${plain(kind)}`).join(", ") || "none"}; {count(host.in_flight)} under way{host.outbox ? `; ${count(host.outbox)} reports not delivered yet` : ""}</p>
-      {host.capabilities.length > 0 && <p><small>Can: <Text>{host.capabilities.join(", ")}</Text></small></p>}
-      {host.repos.length > 0 && <p><small>Has: <Text>{host.repos.join(", ")}</Text></small></p>}
+      <p>
+        Slots: {slots.map(([kind, n]) => `${n} ${plain(kind)}`).join(", ") || "none"}; {count(host.in_flight)} under way
+        {host.outbox ? `; ${count(host.outbox)} reports not delivered yet` : ""}
+      </p>
+      {host.capabilities.length > 0 && (
+        <p>
+          <small>
+            Can: <Text>{host.capabilities.join(", ")}</Text>
+          </small>
+        </p>
+      )}
+      {host.repos.length > 0 && (
+        <p>
+          <small>
+            Has: <Text>{host.repos.join(", ")}</Text>
+          </small>
+        </p>
+      )}
       {host.endpoints.length > 0 && (
         <Scroll label={`Endpoints of ${plain(host.host)}`}>
           <table class="small">
-            <thead><tr><th>Endpoint</th><th>Kind</th><th>State</th><th class="n">In use</th><th>Since</th></tr></thead>
+            <thead>
+              <tr>
+                <th>Endpoint</th>
+                <th>Kind</th>
+                <th>State</th>
+                <th class="n">In use</th>
+                <th>Since</th>
+              </tr>
+            </thead>
             <tbody>
               {host.endpoints.map((each) => (
                 <tr>
-                  <td><Text most={80}>{each.endpoint}</Text> {each.shared && <span class="badge">shared</span>} <Simulated on={each.simulated} /></td>
-                  <td><Text>{`${each.kind} ${each.version}`}</Text></td>
-                  <td><span class={`badge ${each.up ? "state-up" : "state-down"}`}>{each.up ? "up" : "down"}</span> <small><Text most={160}>{each.reason}</Text></small></td>
-                  <td class="n">{host.in_flight_by_endpoint[each.endpoint] ?? 0}/{each.slots}</td>
+                  <td>
+                    <Text most={80}>{each.endpoint}</Text> {each.shared && <span class="badge">shared</span>}{" "}
+                    <Simulated on={each.simulated} />
+                  </td>
+                  <td>
+                    <Text>{`${each.kind} ${each.version}`}</Text>
+                  </td>
+                  <td>
+                    <span class={`badge ${each.up ? "state-up" : "state-down"}`}>{each.up ? "up" : "down"}</span>{" "}
+                    <small>
+                      <Text most={160}>{each.reason}</Text>
+                    </small>
+                  </td>
+                  <td class="n">
+                    {host.in_flight_by_endpoint[each.endpoint] ?? 0}/{each.slots}
+                  </td>
                   <td>{age(each.since, now)}</td>
                 </tr>
               ))}
@@ -98,22 +194,45 @@ function Host({ host, now, operator }) {
   );
 }
 
+/** @param {{ models: ModelRow[], hosts: HostRow[] }} props */
 function Models({ models, hosts }) {
   return (
     <Panel title="Models" id="models">
       {models.length ? (
         <Scroll label="Models" class={hosts.length < 3 ? "fit" : ""}>
           <table class="small matrix">
-            <thead><tr><th>Model</th><th>How many</th>{hosts.map((host) => <th><Text most={24}>{host.host}</Text></th>)}</tr></thead>
+            <thead>
+              <tr>
+                <th>Model</th>
+                <th>How many</th>
+                {hosts.map((host) => (
+                  <th>
+                    <Text most={24}>{host.host}</Text>
+                  </th>
+                ))}
+              </tr>
+            </thead>
             <tbody>
               {models.map((row) => {
                 const n = new Set([...row.loaded, ...row.on_disk]).size;
                 return (
                   <tr>
-                    <td class="mono"><Text most={80}>{row.model}</Text></td>
-                    <td>{n} host{n === 1 ? " has" : "s have"} <Text most={40}>{row.model}</Text></td>
+                    <td class="mono">
+                      <Text most={80}>{row.model}</Text>
+                    </td>
+                    <td>
+                      {n} host{n === 1 ? " has" : "s have"} <Text most={40}>{row.model}</Text>
+                    </td>
                     {hosts.map(({ host }) => (
-                      <td>{row.loaded.includes(host) ? <span class="badge state-up">loaded</span> : row.on_disk.includes(host) ? <span class="badge">on disk</span> : <span class="absent">absent</span>}</td>
+                      <td>
+                        {row.loaded.includes(host) ? (
+                          <span class="badge state-up">loaded</span>
+                        ) : row.on_disk.includes(host) ? (
+                          <span class="badge">on disk</span>
+                        ) : (
+                          <span class="absent">absent</span>
+                        )}
+                      </td>
                     ))}
                   </tr>
                 );
@@ -128,16 +247,39 @@ function Models({ models, hosts }) {
   );
 }
 
+/** @param {{ shared: SharedView[], operator: boolean }} props */
 function Shared({ shared, operator }) {
   const [adding, add] = useState(false);
   return (
-    <Panel title="Shared endpoints" id="shared" action={operator && <button type="button" onClick={() => add(true)}>Add an endpoint</button>}>
+    <Panel
+      title="Shared endpoints"
+      id="shared"
+      action={
+        operator && (
+          <button type="button" onClick={() => add(true)}>
+            Add an endpoint
+          </button>
+        )
+      }
+    >
       {shared.length ? (
         <ul class="list">
           {shared.map((each) => (
-            <li>
-              <b><Text>{each.endpoint}</Text></b> <Text>{`${each.kind} at ${each.url}, ${each.slots} slot${each.slots > 1 ? "s" : ""}`}</Text> <small>by <Text>{each.by}</Text></small>
-              {operator && <Sure label="Remove" sure="Remove it?" act={() => carryOut(() => del(`/endpoints/${each.endpoint}`), "The endpoint is removed.")} />}
+            <li key={each.endpoint}>
+              <b>
+                <Text>{each.endpoint}</Text>
+              </b>{" "}
+              <Text>{`${each.kind} at ${each.url}, ${each.slots} slot${each.slots > 1 ? "s" : ""}`}</Text>{" "}
+              <small>
+                by <Text>{each.by}</Text>
+              </small>
+              {operator && (
+                <Sure
+                  label="Remove"
+                  sure="Remove it?"
+                  act={() => carryOut(() => del(`/endpoints/${each.endpoint}`), "The endpoint is removed.")}
+                />
+              )}
             </li>
           ))}
         </ul>
@@ -149,21 +291,46 @@ function Shared({ shared, operator }) {
   );
 }
 
+/** @param {{ close: () => void }} props */
 function Add({ close }) {
-  const send = async (event) => {
+  const send = async (/** @type {Event} */ event) => {
     event.preventDefault();
-    const form = new FormData(event.currentTarget);
-    const body = { endpoint: form.get("endpoint"), kind: form.get("kind"), url: form.get("url"), slots: Number(form.get("slots")) };
+    const form = new FormData(/** @type {HTMLFormElement} */ (event.currentTarget));
+    const body = {
+      endpoint: form.get("endpoint"),
+      kind: form.get("kind"),
+      url: form.get("url"),
+      slots: Number(form.get("slots")),
+    };
     if (await carryOut(() => post("/endpoints", body), "The endpoint is added; hosts look for it now.")) close();
   };
   return (
     <Dialog title="Add a shared endpoint" close={close}>
       <form class="form" onSubmit={send}>
-        <label>Name<input name="endpoint" required pattern="[A-Za-z0-9_\-]{1,64}" title="letters, digits, _ and -" autofocus /></label>
-        <label>Kind<select name="kind"><option>ollama</option><option>openai</option></select></label>
-        <label>URL<input name="url" type="url" required placeholder="http://10.0.0.5:11434" /></label>
-        <label>Slots<input name="slots" type="number" min="1" max="10000" value="1" /></label>
-        <footer><button type="submit" class="main">Add</button></footer>
+        <label>
+          Name
+          <input name="endpoint" required pattern="[A-Za-z0-9_\-]{1,64}" title="letters, digits, _ and -" autofocus />
+        </label>
+        <label>
+          Kind
+          <select name="kind">
+            <option>ollama</option>
+            <option>openai</option>
+          </select>
+        </label>
+        <label>
+          URL
+          <input name="url" type="url" required placeholder="http://10.0.0.5:11434" />
+        </label>
+        <label>
+          Slots
+          <input name="slots" type="number" min="1" max="10000" value="1" />
+        </label>
+        <footer>
+          <button type="submit" class="main">
+            Add
+          </button>
+        </footer>
       </form>
     </Dialog>
   );

@@ -6,6 +6,13 @@ import { PRIORITIES, TIERS, age, clock, count, dollars, duration, plain, savedTe
 import { Empty, Fallback, Figure, Panel, Scroll, Simulated, State, Text, Tier } from "../parts.jsx";
 import { useNow, useTopic } from "../socket.js";
 
+/** @import { LaneView } from "../answers.d.ts" */
+/** @import { Axis, Data } from "../charts.jsx" */
+/** @import { LastHour, Minutes, Overview, PageProps, Topics } from "../topics.d.ts" */
+/** @typedef {Topics["tails"]["tails"]} Tails by task */
+/** @typedef {Tails[string][number]} Line */
+
+/** @param {PageProps} props */
 export function Now({ operator, theme, submit }) {
   const { data } = useTopic("overview");
   const { data: live } = useTopic("tails");
@@ -26,16 +33,23 @@ export function Now({ operator, theme, submit }) {
   );
 }
 
-const waitingFor = (tier, data) => data.lanes.filter((lane) => lane.tier === tier).reduce((n, lane) => n + lane.waiting, 0);
+/** @param {string} tier @param {Overview} data */
+const waitingFor = (tier, data) =>
+  data.lanes.filter((lane) => lane.tier === tier).reduce((n, lane) => n + lane.waiting, 0);
 
+/** @param {{ data: Overview }} props */
 function Tiers({ data }) {
   return (
     <section class="tiers" aria-label="Tiers">
       {data.tiers.map((tier) => (
         <article class={`tier-card ${tier.condition}`} id={`tier-${tier.tier}`}>
           <Tier tier={tier.tier} />
-          <b>{tier.wording}{tier.wording_at && ` ${clock(tier.wording_at)}`}</b>
-          {tier.condition === "down" && tier.reason && <small><Text most={200}>{tier.reason}</Text></small>}
+          <b>{[tier.wording, tier.wording_at && clock(tier.wording_at)].join(" ").trim()}</b>
+          {tier.condition === "down" && tier.reason && (
+            <small>
+              <Text most={200}>{tier.reason}</Text>
+            </small>
+          )}
           <small>{count(data.decisions[tier.tier] ?? 0)} routed here so far</small>
         </article>
       ))}
@@ -43,28 +57,49 @@ function Tiers({ data }) {
   );
 }
 
-// When the first of a lane expires, if nothing can take it before.
+/**
+ * When the first of a lane expires, if nothing can take it before.
+ * @param {LaneView} lane
+ * @param {Overview} data
+ * @param {number} now
+ */
 function expiry(lane, data, now) {
   const due = data.expiring[`${lane.tier}/${lane.priority}`];
   if (!due) return "–";
   return due > now ? duration(due - now) : "about to";
 }
 
+/** @param {{ data: Overview, now: number }} props */
 function Queue({ data, now }) {
-  const lanes = [...data.lanes].sort((a, b) => TIERS.indexOf(a.tier) - TIERS.indexOf(b.tier) || PRIORITIES.indexOf(a.priority) - PRIORITIES.indexOf(b.priority));
+  const lanes = [...data.lanes].sort(
+    (a, b) =>
+      TIERS.indexOf(a.tier) - TIERS.indexOf(b.tier) || PRIORITIES.indexOf(a.priority) - PRIORITIES.indexOf(b.priority),
+  );
   return (
     <Panel title={`Queue: ${count(data.waiting)} waiting`} id="queue">
       {lanes.length ? (
         <Scroll label="Queue" class="fit">
           <table>
-            <thead><tr><th>Tier</th><th>Priority</th><th class="n">Waiting</th><th class="n">Oldest</th><th class="n" title="The first of them, if nothing can take it before">Expires in</th></tr></thead>
+            <thead>
+              <tr>
+                <th>Tier</th>
+                <th>Priority</th>
+                <th class="n">Waiting</th>
+                <th class="n">Oldest</th>
+                <th class="n" title="The first of them, if nothing can take it before">
+                  Expires in
+                </th>
+              </tr>
+            </thead>
             <tbody>
               {lanes.map((lane) => (
                 <tr>
-                  <td><Tier tier={lane.tier} /></td>
+                  <td>
+                    <Tier tier={lane.tier} />
+                  </td>
                   <td>{lane.priority}</td>
                   <td class="n">{count(lane.waiting)}</td>
-                  <td class="n">{age(lane.oldest?.waiting_since ?? lane.oldest?.since, now)}</td>
+                  <td class="n">{age(lane.oldest?.waiting_since, now)}</td>
                   <td class="n">{expiry(lane, data, now)}</td>
                 </tr>
               ))}
@@ -78,8 +113,11 @@ function Queue({ data, now }) {
   );
 }
 
+/** @param {{ data: Overview, now: number, operator: boolean }} props */
 function Attention({ data, now, operator }) {
-  const blocked = data.tiers.filter((tier) => tier.state === "down" && data.lanes.some((lane) => lane.tier === tier.tier));
+  const blocked = data.tiers.filter(
+    (tier) => tier.state === "down" && data.lanes.some((lane) => lane.tier === tier.tier),
+  );
   const none = !data.alerts.length && !blocked.length && !data.dead.total;
   return (
     <Panel title="Needs attention" id="attention">
@@ -87,102 +125,190 @@ function Attention({ data, now, operator }) {
       <ul class="list">
         {data.alerts.map((alert) => (
           <li>
-            <span class="badge alert">alert</span> <Tier tier={alert.tier} /> down for {age(alert.raised_at, now)}: <Text most={200}>{alert.reason}</Text>
+            <span class="badge alert">alert</span> <Tier tier={alert.tier} /> down for {age(alert.raised_at, now)}:{" "}
+            <Text most={200}>{alert.reason}</Text>
             {alert.acknowledged_at ? (
-              <small> seen by <Text>{alert.acknowledged_by}</Text></small>
+              <small>
+                {" "}
+                seen by <Text>{alert.acknowledged_by}</Text>
+              </small>
             ) : (
-              operator && <button type="button" onClick={() => carryOut(() => post(`/alerts/${alert.tier}/acknowledge`), "The alert is acknowledged.")}>Acknowledge</button>
+              operator && (
+                <button
+                  type="button"
+                  onClick={() =>
+                    carryOut(() => post(`/alerts/${alert.tier}/acknowledge`), "The alert is acknowledged.")
+                  }
+                >
+                  Acknowledge
+                </button>
+              )
             )}
           </li>
         ))}
         {blocked.map(({ tier }) => {
           const n = waitingFor(tier, data);
-          return <li><span class="badge state-waiting">waiting</span> {count(n)} {n === 1 ? "task waits" : "tasks wait"} for <Tier tier={tier} /> or a fallback</li>;
+          return (
+            <li>
+              <span class="badge state-waiting">waiting</span>
+              {` ${count(n)} ${n === 1 ? "task waits" : "tasks wait"} for `}
+              <Tier tier={tier} /> or a fallback
+            </li>
+          );
         })}
         {data.dead.tasks.map((task) => (
           <li>
-            <State state={task.state} /> <a href={`#/task/${task.task_id}`}><Text most={90}>{task.description}</Text></a> <small><Text most={120}>{task.error}</Text></small>
+            <State state={task.state} />{" "}
+            <a href={`#/task/${task.task_id}`}>
+              <Text most={90}>{task.description}</Text>
+            </a>{" "}
+            <small>
+              <Text most={120}>{task.error}</Text>
+            </small>
           </li>
         ))}
-        {data.dead.total > data.dead.tasks.length && <li><a href="#/tasks/dead">All {count(data.dead.total)} dead letters</a></li>}
+        {data.dead.total > data.dead.tasks.length && (
+          <li>
+            <a href="#/tasks/dead">All {count(data.dead.total)} dead letters</a>
+          </li>
+        )}
       </ul>
     </Panel>
   );
 }
 
-// A line that has not begun takes no room.
+/**
+ * A line that has not begun takes no room.
+ * @param {Line[]} lines
+ */
 const ended = (lines) => (lines.at(-1)?.text === "" ? lines.slice(0, -1) : lines);
 
+/** @param {{ data: Overview, tails: Tails, now: number, operator: boolean, submit: () => void }} props */
 function Running({ data, tails, now, operator, submit }) {
   const total = Object.values(data.under_way).reduce((a, b) => a + b, 0);
   return (
-    <Panel title={`Under way: ${count(total)}`} id="running" action={total > data.running.length && <a href="#/tasks/running">all of them</a>}>
+    <Panel
+      title={`Under way: ${count(total)}`}
+      id="running"
+      action={total > data.running.length && <a href="#/tasks/running">all of them</a>}
+    >
       {data.running.length ? (
         <div class="cards">
           {data.running.map((task) => (
             <article class="card" key={task.task_id}>
               <header>
-                <Tier tier={task.tier} /><Fallback task={task} /><State state={task.state} />
+                <Tier tier={task.tier} />
+                <Fallback task={task} />
+                <State state={task.state} />
                 <small class="push">{age(task.started_at || task.routed_at, now)}</small>
               </header>
-              <a href={`#/task/${task.task_id}`} class="title"><Text most={140}>{task.description}</Text></a>
-              <small><Text>{[task.host, task.endpoint, task.model].filter(Boolean).join(" · ")}</Text> <Simulated on={task.simulated} /></small>
-              <div class="tail" aria-hidden="true">{ended(tails[task.task_id] ?? []).map((line) => <div class={line.type}>{plain(line.text.replace(/\u001b\[[0-9;]*m/g, ""), 400) || " "}</div>)}</div>
+              <a href={`#/task/${task.task_id}`} class="title">
+                <Text most={140}>{task.description}</Text>
+              </a>
+              <small>
+                <Text>{[task.host, task.endpoint, task.model].filter(Boolean).join(" · ")}</Text>{" "}
+                <Simulated on={task.simulated} />
+              </small>
+              <div class="tail" aria-hidden="true">
+                {ended(tails[task.task_id] ?? []).map((line) => (
+                  <div class={line.type}>{plain(line.text.replace(/\u001b\[[0-9;]*m/g, ""), 400) || " "}</div>
+                ))}
+              </div>
             </article>
           ))}
         </div>
       ) : (
-        <Empty>Nothing runs. {operator && <button type="button" class="link" onClick={submit}>Submit a task</button>}</Empty>
+        <Empty>
+          Nothing runs.{" "}
+          {operator && (
+            <button type="button" class="link" onClick={submit}>
+              Submit a task
+            </button>
+          )}
+        </Empty>
       )}
     </Panel>
   );
 }
 
+/** @type {("submitted" | "completed" | "failed")[]} */
+const COUNTED = ["submitted", "completed", "failed"];
 const THROUGHPUT = [
   { label: "submitted", color: "--c-submitted" },
   { label: "completed", color: "--c-good" },
   { label: "failed", color: "--c-bad" },
 ];
 
+/**
+ * @param {Minutes} minutes
+ * @param {number} now
+ * @returns {Data}
+ */
 function hour(minutes, now) {
   const last = Math.floor(now / 60000);
   const xs = Array.from({ length: 60 }, (_, n) => (last - 59 + n) * 60);
-  const found = xs.map((x) => minutes[new Date(x * 1000).toISOString().slice(0, 16)]);
-  return [xs, ...["submitted", "completed", "failed"].map((name) => found.map((one) => one?.[name] ?? 0))];
+  const each = xs.map((x) => minutes[new Date(x * 1000).toISOString().slice(0, 16)] ?? {});
+  return [xs, ...COUNTED.map((name) => each.map((minute) => minute[name] ?? 0))];
 }
 
+/**
+ * @param {LastHour} durations
+ * @param {number[]} edges
+ * @returns {Data}
+ */
 function spread(durations, edges) {
   const counts = edges.map((_, n) => TIERS.reduce((sum, tier) => sum + (durations[tier]?.counts[n] ?? 0), 0));
   return [edges.map((_, n) => n), counts.map((n) => n || null)]; // no bar where there is nothing
 }
 const EDGES = Array.from({ length: 27 }, (_, n) => 2 ** n / 4);
 const BARS = [{ label: "tasks", color: "--c-submitted", bars: true }];
+/** @type {Record<number, string>} */
 const ROUND = { 2: "1 ms", 6: "16 ms", 10: "¼ s", 14: "4 s", 18: "1 min", 22: "17 min", 26: "hours" };
+/** @type {Axis} */
 const POWERS = { splits: () => Object.keys(ROUND).map(Number), values: (_, ticks) => ticks.map((n) => ROUND[n] ?? "") };
 
+/** @param {{ data: Overview, now: number, theme: string }} props */
 function Charts({ data, now, theme }) {
-  const minute = Math.floor(now / 10_000);
-  const through = useMemo(() => hour(data.minutes, now), [data.minutes, minute]);
+  const tick = Math.floor(now / 10_000);
+  const through = useMemo(() => hour(data.minutes, tick * 10_000), [data.minutes, tick]);
   const wait = useMemo(() => spread(data.wait, EDGES), [data.wait]);
   const run = useMemo(() => spread(data.run, EDGES), [data.run]);
   return (
     <Panel title="The last hour" id="last-hour">
       <div class="charts">
         <Chart label="Tasks a minute, last hour" series={THROUGHPUT} data={through} whole theme={theme} />
-        <Chart label={`Wait until started, last hour (${summed(data.wait)})`} series={BARS} data={wait} x={POWERS} time={false} whole theme={theme} />
-        <Chart label={`Run time, last hour (${summed(data.run)})`} series={BARS} data={run} x={POWERS} time={false} whole theme={theme} />
+        <Chart
+          label={`Wait until started, last hour (${summed(data.wait)})`}
+          series={BARS}
+          data={wait}
+          x={POWERS}
+          time={false}
+          whole
+          theme={theme}
+        />
+        <Chart
+          label={`Run time, last hour (${summed(data.run)})`}
+          series={BARS}
+          data={run}
+          x={POWERS}
+          time={false}
+          whole
+          theme={theme}
+        />
       </div>
     </Panel>
   );
 }
 
+/** @param {LastHour} durations */
 function summed(durations) {
-  const known = TIERS.filter((tier) => durations[tier]?.n);
-  const total = known.reduce((sum, tier) => sum + durations[tier].n, 0);
-  const said = known.map((tier) => `${tier} ${duration(durations[tier].p50_ms)}`);
-  return `${count(total)} task${total === 1 ? "" : "s"}${said.length ? `, half within: ${said.join(", ")}` : ""}`;
+  const tiers = TIERS.filter((tier) => durations[tier]?.n);
+  const total = tiers.reduce((sum, tier) => sum + durations[tier].n, 0);
+  const halves = tiers.map((tier) => `${tier} ${duration(durations[tier].p50_ms)}`).join(", ");
+  return `${count(total)} task${total === 1 ? "" : "s"}${halves && `, half within: ${halves}`}`;
 }
 
+/** @param {{ data: Overview }} props */
 function Money({ data }) {
   const { today, ever } = data;
   const fell = today.lines.filter((line) => line.key && line.key !== "none" && line.key !== "false");
@@ -191,11 +317,22 @@ function Money({ data }) {
     <Panel title="Money and totals" action={<a href="#/costs">all costs</a>}>
       <dl class="figures">
         <Figure label="Today">{dollars(today.total.cost_usd)}</Figure>
-        <Figure label="Saved against Claude" class="saved">{savedText(today.total.saved_usd)}</Figure>
+        <Figure label="Saved against Claude" class="saved">
+          {savedText(today.total.saved_usd)}
+        </Figure>
         <Figure label="Cost of fallbacks today">{dollars(cost)}</Figure>
         <Figure label="In all">{dollars(ever.total.cost_usd)}</Figure>
-        {TIERS.map((tier) => <Figure label={`Routed to ${tier}`}>{count(data.decisions[tier])}</Figure>)}
-        <Figure label="Fallbacks">{count(data.fallbacks.count)} <small class="below">{Object.entries(data.fallbacks.hops).map(([hop, n]) => `${hop.replace("->", " → ")}: ${n}`).join(", ")}</small></Figure>
+        {TIERS.map((tier) => (
+          <Figure label={`Routed to ${tier}`}>{count(data.decisions[tier])}</Figure>
+        ))}
+        <Figure label="Fallbacks">
+          {count(data.fallbacks.count)}{" "}
+          <small class="below">
+            {Object.entries(data.fallbacks.hops)
+              .map(([hop, n]) => `${hop.replace("->", " → ")}: ${n}`)
+              .join(", ")}
+          </small>
+        </Figure>
       </dl>
     </Panel>
   );

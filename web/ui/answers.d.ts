@@ -1,0 +1,509 @@
+// Made from the code by `make docs`; change it there.
+export interface AlertView {
+  tier: string;
+  seq: number;
+  raised_at: string;
+  down_s: number;
+  reason: string;
+  acknowledged_at: string | null;
+  acknowledged_by: string;
+  cleared_at: string | null;
+}
+export interface AttemptView {
+  route: string;
+  seq: number;
+  generation: number;
+  attempt: number;
+  tier: string;
+  target_type: string;
+  host: string;
+  endpoint: string;
+  model: string;
+  fallback_used: boolean;
+  fallback_from_tier: string | null;
+  fallback_reason: string | null;
+  waited_s: number;
+  outcome: string;
+  reason: string;
+  detail: string;
+  error_code: string;
+  error: string;
+  routed_at: string;
+  accepted_at: string;
+  started_at: string;
+  ended_at: string;
+  run_ms: number | null;
+  local_retries: number;
+  lines: number;
+  last_line: string;
+  late: boolean;
+  simulated: boolean;
+  tokens_in: number;
+  tokens_out: number;
+  cache_read_tokens: number;
+  cache_write_tokens: number;
+  cost_usd: number;
+  equivalent_claude_cost_usd: number;
+  unpriced: boolean;
+}
+export interface Candidate {
+  host: string;
+  endpoint?: string;
+  model?: string;
+  cpu?: number | null;
+  ram_bytes?: number | null;
+  vram_total_bytes?: number | null;
+  vram_free_bytes?: number | null;
+  loaded?: boolean;
+  has_repo?: boolean;
+  slots_free: number;
+  slots_total: number;
+  in_flight?: number;
+  factors: Factors;
+  score: number;
+}
+export interface Changed {
+  seq: number;
+  task_id: string;
+  at: string;
+  what: string;
+  was: string;
+  then: string;
+  why: string;
+  usd: number | null;
+  usd_then: number | null;
+}
+export interface Chunk {
+  type?: "execution_event";
+  task_id: string;
+  event_type: "error" | "status" | "stderr" | "stdout" | "thinking" | "token" | "tool";
+  text: string;
+  timestamp: string;
+  route: string;
+  generation: number;
+  attempt: number;
+  segment: number;
+  n: number;
+  tokens_so_far?: number | null;
+  model?: string | null;
+}
+export interface Classification {
+  effective_tier: "complex" | "standard" | "trivial";
+  explicit_tier: "complex" | "standard" | "trivial" | "unknown" | null;
+  source: "explicit" | "inferred";
+  inferred: Inferred;
+  reason: string;
+}
+export interface CostLine {
+  key: string;
+  runs: number;
+  completed: number;
+  late: number;
+  tokens_in: number;
+  tokens_out: number;
+  cache_read_tokens: number;
+  cache_write_tokens: number;
+  cost_usd: number;
+  equivalent_claude_cost_usd: number;
+  saved_usd: number;
+  unpriced: number;
+}
+export interface CostsAnswer {
+  seq: number;
+  by: string;
+  since: string;
+  lines: Array<CostLine>;
+  total: CostLine;
+}
+export interface Durations {
+  n: number;
+  mean_ms: number | null;
+  p50_ms: number | null;
+  p95_ms: number | null;
+  p99_ms: number | null;
+  counts: Array<number>;
+}
+export interface EndpointView {
+  endpoint: string;
+  kind: string;
+  up: boolean;
+  since: string;
+  url: string;
+  version: string;
+  models: Array<string>;
+  loaded: Array<string>;
+  slots: number;
+  reason: string;
+  shared: boolean;
+  simulated: boolean;
+}
+export interface Excluded {
+  name: string;
+  reason: string;
+}
+export interface Factors {
+  load: number;
+  capacity: number;
+  vram: number;
+  warm: number;
+  affinity: number;
+  slots: number;
+}
+export interface FileHint {
+  path: string;
+  reason?: string;
+}
+export interface Gpu {
+  name: string;
+  vram_total_bytes: number;
+  vram_free_bytes: number;
+}
+export interface HostRow {
+  host: string;
+  state: string;
+  since: string;
+  reason: string;
+  incarnation: string;
+  joined_at: string;
+  version: string;
+  platform: string;
+  slots: Record<string, number>;
+  in_flight: number;
+  in_flight_by_endpoint: Record<string, number>;
+  capabilities: Array<string>;
+  repos: Array<string>;
+  default_repo: string | null;
+  endpoints: Array<EndpointView>;
+  resources: Resources | null;
+  outbox: number | null;
+  ram_bytes: number | null;
+}
+export interface HostsAnswer {
+  seq: number;
+  hosts: Array<HostRow>;
+  shared_endpoints: Array<SharedView>;
+  models: Array<ModelRow>;
+  tiers: Array<TierRow>;
+  alerts: Array<AlertView>;
+  leader: string;
+  epoch: number;
+  policy_version: number;
+}
+export interface Inferred {
+  tier: "complex" | "standard" | "trivial" | "unknown";
+  confidence: number;
+  signals: Array<string>;
+}
+export interface LaneView {
+  tier: string;
+  priority: string;
+  waiting: number;
+  oldest: Oldest | null;
+}
+export interface LoggedEvent {
+  seq: number;
+  subject: string;
+  event: any;
+}
+export interface ModelRow {
+  model: string;
+  loaded: Array<string>;
+  on_disk: Array<string>;
+}
+export interface Oldest {
+  task_id: string;
+  submitted_at: string;
+  waiting_since: string;
+}
+export interface QueueAnswer {
+  seq: number;
+  waiting: number;
+  lanes: Array<LaneView>;
+  under_way: Record<string, number>;
+  running: Array<TaskRow>;
+  waiting_tasks: Array<TaskRow>;
+}
+export interface Resources {
+  cpu?: number | null;
+  cores?: number | null;
+  ram_total_bytes?: number | null;
+  ram_free_bytes?: number | null;
+  gpus?: Array<Gpu>;
+}
+export interface Result {
+  status: "failed" | "success";
+  output?: string;
+  stderr?: string;
+  error?: RunError | null;
+  model_used?: string;
+  tokens_in?: number | null;
+  tokens_out?: number | null;
+  cache_read_tokens?: number;
+  cache_write_tokens?: number;
+  estimated_cost_usd?: number | null;
+  equivalent_claude_cost_usd?: number | null;
+  equivalent_model?: string | null;
+  cost_basis?: string;
+  price_list?: string | null;
+  execution_ms?: number;
+  exit_code?: number | null;
+  signal?: string | null;
+  output_bytes?: number;
+  stderr_bytes?: number;
+  output_sha256?: string | null;
+  truncated?: boolean;
+  session_id?: string | null;
+  simulated?: boolean;
+}
+export interface RunError {
+  code: string;
+  message: string;
+}
+export interface SavingsAnswer {
+  seq: number;
+  model: string;
+  price_list: string;
+  booked_usd: number;
+  saved_usd: number;
+  unpriced: number;
+}
+export interface SharedView {
+  endpoint: string;
+  kind: string;
+  url: string;
+  slots: number;
+  added_at: string;
+  by: string;
+}
+export interface Shell {
+  command: string;
+  timeout_s?: number;
+  env?: Record<string, string>;
+  cwd?: string | null;
+  exclusive?: boolean;
+}
+export interface StatsAnswer {
+  seq: number;
+  states: Record<string, number>;
+  decisions_by_tier: Record<string, number>;
+  decisions_by_target: Record<string, number>;
+  fallbacks: number;
+  fallbacks_by_hop: Record<string, number>;
+  waits_avoided: number;
+  disagreements: Record<string, number>;
+  minutes: Record<string, any>;
+  buckets_ms: Array<number>;
+  wait: Record<string, Durations>;
+  run: Record<string, Durations>;
+  cost_usd: number;
+  saved_usd: number;
+}
+export interface TaskAnswer {
+  seq: number;
+  task: TaskDetail;
+  route: TaskRouted | null;
+  attempts: Array<AttemptView>;
+  events: Array<LoggedEvent>;
+  events_left_out: number;
+}
+export interface TaskDetail {
+  task_id: string;
+  seq: number;
+  state: string;
+  description: string;
+  priority: string;
+  tier: string;
+  preferred_tier: string;
+  explicit_tier: string | null;
+  target_type: string;
+  host: string;
+  endpoint: string;
+  model: string;
+  repo: string;
+  fallback_used: boolean;
+  fallback_from_tier: string | null;
+  attempts: number;
+  max_attempts: number;
+  generation: number;
+  tokens_in: number;
+  tokens_out: number;
+  cost_usd: number;
+  equivalent_claude_cost_usd: number;
+  saved_usd: number;
+  unpriced_runs: number;
+  submitted_at: string;
+  waiting_since: string;
+  waiting_for: string;
+  routed_at: string;
+  started_at: string;
+  finished_at: string;
+  wait_ms: number | null;
+  run_ms: number | null;
+  status: string;
+  error_code: string;
+  error: string;
+  late: boolean;
+  simulated: boolean;
+  updated_seq: number;
+  spec: TaskSpec | null;
+  classification: Classification | null;
+  submitter: string;
+  warnings: Array<string>;
+  accepted_at: string;
+  cache_read_tokens: number;
+  cache_write_tokens: number;
+  reason: string;
+  cancelled_by: string;
+  assign_to: string;
+  deadline: string;
+  exclude: string;
+  void: number;
+  voids: Array<Void>;
+  result: Result | null;
+}
+export interface TaskRouted {
+  id: string;
+  at: string;
+  by: string;
+  task_id: string;
+  epoch?: number;
+  generation: number;
+  attempt: number;
+  effective_tier: "complex" | "standard" | "trivial";
+  target_type: "agent" | "claude" | "noop" | "ollama" | "openai" | "sidecar";
+  selected_host: string;
+  selected_endpoint?: string;
+  selected_model?: string;
+  fallback_used?: boolean;
+  fallback_from_tier?: "complex" | "standard" | "trivial" | null;
+  fallback_reason?: string | null;
+  fallback_code?: "absent" | "down" | "failed" | "unmet" | null;
+  wait?: Wait | null;
+  classification_reason: string;
+  candidate_count: number;
+  candidates: Array<Candidate>;
+  excluded?: Record<string, number>;
+  excluded_names?: Array<Excluded>;
+  estimated_cost_tier: "api" | "free" | "local";
+  estimated_cost_usd?: number | null;
+  policy_version: number;
+  log_seq: number;
+  decided_us?: number;
+  simulated?: boolean;
+}
+export interface TaskRow {
+  task_id: string;
+  seq: number;
+  state: string;
+  description: string;
+  priority: string;
+  tier: string;
+  preferred_tier: string;
+  explicit_tier: string | null;
+  target_type: string;
+  host: string;
+  endpoint: string;
+  model: string;
+  repo: string;
+  fallback_used: boolean;
+  fallback_from_tier: string | null;
+  attempts: number;
+  max_attempts: number;
+  generation: number;
+  tokens_in: number;
+  tokens_out: number;
+  cost_usd: number;
+  equivalent_claude_cost_usd: number;
+  saved_usd: number;
+  unpriced_runs: number;
+  submitted_at: string;
+  waiting_since: string;
+  waiting_for: string;
+  routed_at: string;
+  started_at: string;
+  finished_at: string;
+  wait_ms: number | null;
+  run_ms: number | null;
+  status: string;
+  error_code: string;
+  error: string;
+  late: boolean;
+  simulated: boolean;
+  updated_seq: number;
+}
+export interface TaskSpec {
+  description: string;
+  priority?: "high" | "low" | "normal" | "urgent";
+  tier?: "complex" | "standard" | "trivial" | "unknown" | null;
+  shell?: Shell | null;
+  repo?: string | null;
+  branch?: string | null;
+  file_hints?: Array<FileHint>;
+  success_criteria?: Array<string>;
+  verification_steps?: Array<string>;
+  needs?: Array<string>;
+  assign_to?: string | null;
+  model?: string | null;
+  max_attempts?: number;
+  ttl_s?: number | null;
+  deadline?: string | null;
+  idempotency_key?: string | null;
+  executor?: "agent" | "noop" | null;
+  metadata?: Record<string, any>;
+}
+export interface TasksAnswer {
+  seq: number;
+  total: number;
+  tasks: Array<TaskRow>;
+  states: Record<string, number>;
+}
+export interface TierRow {
+  tier: string;
+  state: "down" | "limited" | "unknown" | "up";
+  since: string;
+  until: string | null;
+  account: string;
+  reason: string;
+  offered: string;
+  free: number;
+  waiting: number;
+  condition: string;
+  wording: string;
+  wording_at: string;
+}
+export interface Void {
+  seq: number;
+  type: string;
+  reason: string;
+}
+export interface Wait {
+  tier: "complex" | "standard" | "trivial";
+  since: string;
+  waited_s: number;
+  outcome: "avoided" | "taken";
+}
+export interface WhatIfAnswer {
+  seq: number;
+  from_seq: number;
+  to_seq: number;
+  policy_version: number;
+  differences: Array<string>;
+  decisions: number;
+  reproduced: number;
+  not_reproduced: number;
+  changed: Record<string, number>;
+  fallbacks: number;
+  fallbacks_then: number;
+  waited_s: number;
+  waited_s_then: number;
+  cost_usd: number;
+  cost_usd_then: number;
+  estimated_decisions: number;
+  unknown_dollars: number;
+  by_place: Record<string, number>;
+  by_place_then: Record<string, number>;
+  stays: Record<string, number>;
+  changes: Array<Changed>;
+  changes_left_out: number;
+  said: Array<string>;
+}

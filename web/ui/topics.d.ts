@@ -1,0 +1,149 @@
+// The sections of each topic, as web/topics.py makes them, and what else the socket brings.
+import type {
+  AlertView,
+  AttemptView,
+  Chunk,
+  CostLine,
+  Durations,
+  HostRow,
+  LaneView,
+  LoggedEvent,
+  ModelRow,
+  SharedView,
+  TaskDetail,
+  TaskRouted,
+  TaskRow,
+  TierRow,
+} from "./answers.d.ts";
+
+type Counts = Record<string, number>;
+type Json = Record<string, any>;
+
+/** A finished minute's counts. */
+export type Minutes = Record<string, { submitted?: number; completed?: number; failed?: number }>;
+
+/** The last hour's durations by tier. */
+export type LastHour = Record<string, Pick<Durations, "n" | "p50_ms" | "counts">>;
+
+/** A decision in the list of the latest. */
+export interface Decision {
+  seq: number;
+  at: string;
+  task_id: string;
+  tier: string;
+  target: string;
+  host: string;
+  endpoint: string;
+  model: string;
+  fallback: boolean;
+  why: string | null;
+  reason: string;
+  candidates: number;
+  excluded: number;
+  decided_us: number;
+}
+
+export interface PolicyView {
+  version: number;
+  changed_at: string;
+  by: string;
+  policy: Json;
+}
+
+export interface Overview {
+  tiers: TierRow[];
+  waiting: number;
+  lanes: LaneView[];
+  under_way: Counts;
+  running: TaskRow[];
+  expiring: Counts;
+  alerts: AlertView[];
+  dead: { total: number; tasks: TaskRow[] };
+  states: Counts;
+  decisions: Counts;
+  fallbacks: { count: number; hops: Counts };
+  minutes: Minutes;
+  wait: LastHour;
+  run: LastHour;
+  today: { total: CostLine; lines: CostLine[] };
+  ever: { total: CostLine; lines: CostLine[] };
+}
+
+export interface Costs {
+  by: string;
+  since: string;
+  total: CostLine;
+  lines: CostLine[];
+  days: CostLine[];
+  fallback_days: CostLine[];
+  prices: { price_list?: string; equivalent_model?: string };
+}
+
+export interface Topics {
+  status: {
+    connected: boolean;
+    position: number;
+    lag: number;
+    last_event_at: string;
+    leader: string;
+    alerts: number;
+    simulated: string[];
+  };
+  overview: Overview;
+  tails: { tails: Record<string, { type: string; text: string }[]> };
+  tasks: { total: number; states: Counts; offset: number; rows: TaskRow[] };
+  task: {
+    task: TaskDetail;
+    route: TaskRouted | null;
+    attempts: AttemptView[];
+    events: LoggedEvent[];
+    events_left_out: number;
+    why: string[];
+  };
+  fleet: { hosts: HostRow[]; shared_endpoints: SharedView[]; models: ModelRow[]; leader: string; epoch: number };
+  routing: {
+    decisions: Decision[];
+    by_tier: Counts;
+    by_target: Counts;
+    fallbacks: number;
+    hops: Counts;
+    waits_avoided: number;
+    disagreements: Counts;
+    policy: PolicyView;
+  };
+  costs: Costs;
+  events: { events: LoggedEvent[] };
+}
+
+/** That so many pieces of a task's text were left out. */
+export interface Gap {
+  type: "gap";
+  task_id: string;
+  lost: number;
+}
+
+export type Output = (Chunk & { type: "execution_event" }) | Gap;
+
+/** What the server sends. */
+export type Message =
+  | Output
+  | { type: "refused"; id: string; error: Fault }
+  | { type: "snapshot" | "change"; id: string; topic: string; seq: number; data: Json };
+
+/** A refusal's body, as the HTTP API has it too. */
+export interface Fault {
+  error: string;
+  code?: string;
+  path?: string;
+}
+
+/** What each page of the dashboard gets. */
+export interface PageProps {
+  rest: string[];
+  operator: boolean;
+  theme: string;
+  submit: () => void;
+}
+
+/** What a form's field tells when it is changed. */
+export type Edit = { currentTarget: HTMLInputElement | HTMLSelectElement | HTMLTextAreaElement };
