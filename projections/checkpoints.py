@@ -13,7 +13,7 @@ import sqlite3
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
-from projections.store import about, copy_of, made_by
+from projections.store import about, made_by
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -59,7 +59,7 @@ class Checkpoints:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             scratch.unlink(missing_ok=True)
-            _, _, position = copy_of(source, scratch)
+            _, _, position = _copied(source, scratch)
             scratch.rename(self._path(position))
         except (OSError, sqlite3.Error) as error:
             self.fault = str(error)
@@ -103,3 +103,24 @@ class Checkpoints:
                 range(1, len(places) - 1), key=lambda i: places[i + 1] - places[i - 1]
             )
             self.drop(places[closest])
+
+
+def _copied(source: Path, target: Path) -> tuple[str, str, int]:
+    """Copy a store's file beside the process that writes it.
+
+    Returns what made it, the log's first event, and the position. Raises what SQLite
+    raises; then there is no copy.
+    """
+    reading = sqlite3.connect(f"{source.resolve().as_uri()}?mode=ro", uri=True)
+    try:
+        writing = sqlite3.connect(target)
+        try:
+            reading.backup(writing)
+        finally:
+            writing.close()
+    except BaseException:
+        target.unlink(missing_ok=True)
+        raise
+    finally:
+        reading.close()
+    return about(target)

@@ -1,4 +1,4 @@
-"""What it all cost: tokens and dollars by hour, model, tier, repo, host and endpoint.
+"""The fold over what runs cost: tokens and dollars by hour, model, tier, repo, host and endpoint.
 
 Every run that reports is booked once, in the hour it ended, whether its result counted
 or not. The cells hold what has been added since the store last took it; the store holds
@@ -87,8 +87,8 @@ def evolve(state: CostsState, judged: JudgedEvent) -> None:
 def outage_of(routing: Routing) -> str:
     """Name what drove a run off its preferred tier, the same for all of one outage.
 
-    The reason itself says how long this task waited, so no two need be equal. "" where
-    the run was on its preferred tier.
+    "" where the run was on its preferred tier. Runs are summed by this text, so it must
+    not hold what differs within one outage, such as how long a task waited.
     """
     if not routing.fallback_used:
         return ""

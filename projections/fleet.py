@@ -1,8 +1,7 @@
 """The fleet as the log knows it: hosts, their endpoints and models, tiers, alerts, leader.
 
-How busy a machine is, is no history: hosts say it every few seconds and nobody logs it.
-`Beats` keeps the last word of each, and gives it out for as long as it is true; after
-three missed beats a host's resources are unknown, not stale.
+How busy a machine is is not logged: hosts publish it every few seconds as a beat. `Beats`
+keeps each host's last one; after three missed beats its resources are unknown.
 """
 
 from __future__ import annotations
@@ -45,8 +44,8 @@ class EndpointView(Struct):
 class HostView(Struct):
     """A host: `state` is up, draining, left or lost; `since` is when it became so.
 
-    `last_id` is that of its last word in this life: its ids rise, so what does not rise
-    above it was said before.
+    `last_id` is the id of the last event of this incarnation. A host's ids rise, so an
+    event whose id is not higher has been folded before.
     """
 
     host: str
@@ -79,7 +78,7 @@ class SharedView(Struct):
 
 
 class TierView(Struct):
-    """A tier as the scheduler found it: unknown until it first said something."""
+    """A tier's outages and limits in the log: unknown before the first of them."""
 
     tier: str
     state: Literal["unknown", "up", "down", "limited"] = "unknown"
@@ -143,7 +142,7 @@ def evolve(state: FleetState, judged: JudgedEvent) -> None:
     event, seq = judged.recorded.event, judged.recorded.seq
     refused = ""
     if isinstance(event, c.HostEvent):
-        if _said_before(state, event):
+        if _is_repeat(state, event):
             judged.verdict = "repeat"
             return
         refused = _host(state, event, seq)
@@ -184,7 +183,7 @@ def _host(state: FleetState, event: c.HostEvent, seq: int) -> str:
     if host is None:
         return "no such host"
     if host.incarnation != event.incarnation:
-        return "an earlier life of the host"
+        return "an earlier incarnation of the host"
     host.last_id = event.id
     state.touched.add(("host", host.host))
     match event:
@@ -197,17 +196,17 @@ def _host(state: FleetState, event: c.HostEvent, seq: int) -> str:
         case c.HostLeft():
             _become(host, "left", event.at, event.reason)
         case c.EndpointUp() | c.EndpointChanged():
-            known = host.endpoints.get(event.state.endpoint)
-            since = known.since if known and known.up else event.at
+            endpoint = host.endpoints.get(event.state.endpoint)
+            since = endpoint.since if endpoint and endpoint.up else event.at
             host.endpoints[event.state.endpoint] = _endpoint(event.state, since)
         case c.EndpointDown():
-            known = host.endpoints.get(event.endpoint)
-            if known is None:
-                known = EndpointView(event.endpoint, event.kind, True, event.at)
-                host.endpoints[event.endpoint] = known
-            if known.up:
-                known.up, known.since, known.loaded = False, event.at, []
-            known.reason = event.reason
+            endpoint = host.endpoints.get(event.endpoint)
+            if endpoint is None:
+                endpoint = EndpointView(event.endpoint, event.kind, True, event.at)
+                host.endpoints[event.endpoint] = endpoint
+            if endpoint.up:
+                endpoint.up, endpoint.since, endpoint.loaded = False, event.at, []
+            endpoint.reason = event.reason
         case _:
             return "nothing we know of a host"
     return ""
@@ -242,7 +241,7 @@ def _decided(state: FleetState, event: c.FleetEvent) -> str:
         case c.HostLost():
             host = state.hosts.get(event.host)
             if host is None or host.incarnation != event.incarnation:
-                return "another life of the host"
+                return "another incarnation of the host"
             _become(host, "lost", event.at, f"silent for {event.silent_s:g} s")
             state.touched.add(("host", host.host))
         case c.EndpointAdded():
@@ -260,8 +259,8 @@ def _decided(state: FleetState, event: c.FleetEvent) -> str:
                 return "no such endpoint"
             state.touched.add(("shared", event.endpoint))
             for host in state.hosts.values():
-                known = host.endpoints.get(event.endpoint)
-                if known is not None and known.shared:
+                endpoint = host.endpoints.get(event.endpoint)
+                if endpoint is not None and endpoint.shared:
                     del host.endpoints[event.endpoint]
                     state.touched.add(("host", host.host))
         case _:
@@ -284,24 +283,24 @@ def _tier(state: FleetState, event: c.TierEvent, seq: int) -> str:
             alert = AlertView(event.tier, seq, event.at, event.down_s, event.reason)
             state.alerts = [*state.alerts, alert][-ALERTS_KEPT:]
         case c.AlertCleared():
-            cleared = _active(state, event.tier)
-            if cleared is None:
+            active = _active(state, event.tier)
+            if active is None:
                 return "no active alert"
-            cleared.cleared_at, cleared.down_s = event.at, event.down_s
+            active.cleared_at, active.down_s = event.at, event.down_s
         case c.AlertAcknowledged():
-            seen = _active(state, event.tier)
-            if seen is None:
+            active = _active(state, event.tier)
+            if active is None:
                 return "no active alert"
-            seen.acknowledged_at = event.at
-            seen.acknowledged_by = event.requested_by
+            active.acknowledged_at = event.at
+            active.acknowledged_by = event.requested_by
         case _:
             return "nothing we know of a tier"
     state.touched.add(("tiers", ""))
     return ""
 
 
-def _said_before(state: FleetState, event: c.HostEvent) -> bool:
-    """Whether a host says again, perhaps behind what came after it, what it has said."""
+def _is_repeat(state: FleetState, event: c.HostEvent) -> bool:
+    """Whether a host repeats an event, perhaps behind others that came after it."""
     host = state.hosts.get(event.host)
     return (
         host is not None
@@ -365,23 +364,18 @@ def _endpoint(state: c.EndpointState, since: str) -> EndpointView:
 
 
 class Beats:
-    """The last sign of life of each host. Instants are a monotonic clock's seconds."""
+    """The last beat of each host. Instants are seconds of a monotonic clock."""
 
     def __init__(self) -> None:
         self._last: dict[str, tuple[float, c.Beat]] = {}
 
     def note(self, beat: c.Beat, now: float) -> None:
-        """Take a beat in."""
+        """Keep a beat in place of the host's last one."""
         self._last[beat.host] = (now, beat)
 
     def of(self, host: HostView, now: float) -> c.Beat | None:
-        """Return the host's last beat while it is still true."""
+        """Return the host's last beat, None if it is of before or too old."""
         heard, beat = self._last.get(host.host, (0.0, None))
         if beat is None or beat.incarnation != host.incarnation:
             return None
         return beat if now - heard <= (beat.interval_s or BEAT_S) * BEATS_TRUE else None
-
-    def resources(self, host: HostView, now: float) -> c.Resources | None:
-        """Return what is known of the machine now, None if nothing is."""
-        beat = self.of(host, now)
-        return None if beat is None else beat.resources

@@ -85,11 +85,11 @@ class QueryService:
             answer = await self._queries.answer(name, message.data)
         except Exception as error:  # noqa: BLE001 - the service's edge
             answer = refuse("internal", f"{type(error).__name__}: {error}")
-        data, headers = spell(answer)
+        data, headers = encode_answer(answer)
         message.respond(data, headers)
 
 
-def spell(answer: Answer) -> tuple[bytes, dict[str, str] | None]:
+def encode_answer(answer: Answer) -> tuple[bytes, dict[str, str] | None]:
     """Turn an answer into a message's body and headers."""
     data = encode(answer)
     if len(data) > ANSWER_BYTES and not isinstance(answer, Refusal):
@@ -101,11 +101,11 @@ def spell(answer: Answer) -> tuple[bytes, dict[str, str] | None]:
         data = encode(answer)
     if not isinstance(answer, Refusal):
         return data, None
-    said = answer.error.replace("\r", " ").replace("\n", " ")
-    said = said.encode("ascii", "replace").decode()
+    text = answer.error.replace("\r", " ").replace("\n", " ")
+    text = text.encode("ascii", "replace").decode()
     return data, {
         header.SERVICE_ERROR_CODE: str(answer.status),
-        header.SERVICE_ERROR: said[:500],
+        header.SERVICE_ERROR: text[:500],
     }
 
 
@@ -154,20 +154,6 @@ def checkpoints_beside(path: Path | None) -> Checkpoints | None:
     if path is None:
         return None
     return Checkpoints(path.with_name(f"{path.name}.past"))
-
-
-async def run(
-    log: EventLog,
-    bus: Bus,
-    path: Path | None,
-    stop: asyncio.Event,
-    *,
-    output: OutputReader | None = None,
-    whatif: WhatIf | None = None,
-) -> None:
-    """Project until `stop` is set; raises what ends it before that."""
-    async with projecting(log, bus, path, output=output, whatif=whatif) as (runner, _):
-        await until(stop, runner)
 
 
 async def until(stop: asyncio.Event, runner: Runner) -> None:

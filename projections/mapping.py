@@ -208,8 +208,8 @@ def hosts(world: World, beats: Beats, *, monotonic: float, now: float) -> HostsA
     in_flight: dict[str, dict[str, int]] = {}
     for record in queued.under_way.values():
         if record.phase != "returned":
-            held = in_flight.setdefault(record.host, {})
-            held[record.endpoint] = held.get(record.endpoint, 0) + 1
+            running = in_flight.setdefault(record.host, {})
+            running[record.endpoint] = running.get(record.endpoint, 0) + 1
     return HostsAnswer(
         seq=world.position,
         hosts=[
@@ -226,7 +226,7 @@ def hosts(world: World, beats: Beats, *, monotonic: float, now: float) -> HostsA
     )
 
 
-def _host(host: HostView, held: dict[str, int], beats: Beats, now: float) -> HostRow:
+def _host(host: HostView, running: dict[str, int], beats: Beats, now: float) -> HostRow:
     beat = beats.of(host, now)
     return HostRow(
         host=host.host,
@@ -238,8 +238,8 @@ def _host(host: HostView, held: dict[str, int], beats: Beats, now: float) -> Hos
         version=host.version,
         platform=host.platform,
         slots=host.slots,
-        in_flight=sum(held.values()),
-        in_flight_by_endpoint=held,
+        in_flight=sum(running.values()),
+        in_flight_by_endpoint=running,
         capabilities=host.capabilities,
         repos=host.repos,
         default_repo=host.default_repo,
@@ -252,7 +252,7 @@ def _host(host: HostView, held: dict[str, int], beats: Beats, now: float) -> Hos
 
 def models(fleet: FleetState) -> list[ModelRow]:
     """Show which live hosts have which model, in memory or on disk."""
-    found: dict[str, ModelRow] = {}
+    rows: dict[str, ModelRow] = {}
     for name, host in sorted(fleet.hosts.items()):
         if host.state in ("lost", "left"):
             continue
@@ -260,13 +260,13 @@ def models(fleet: FleetState) -> list[ModelRow]:
             if not endpoint.up:
                 continue
             for model in sorted({*endpoint.models, *endpoint.loaded}):
-                place = found.setdefault(
+                place = rows.setdefault(
                     model, ModelRow(model=model, loaded=[], on_disk=[])
                 )
                 where = place.loaded if model in endpoint.loaded else place.on_disk
                 if name not in where:
                     where.append(name)
-    return [place for _, place in sorted(found.items())]
+    return [place for _, place in sorted(rows.items())]
 
 
 def durations(histogram: Histogram) -> Durations:

@@ -50,9 +50,9 @@ class OutputReader(Protocol):
 
 
 class WhatIf(Protocol):
-    """Decides the past anew. Handed in: whoever knows the router stands elsewhere."""
+    """Decides the past anew. Handed in, since read models do not know the router."""
 
-    async def __call__(self, asked: q.AskWhatIf) -> answers.WhatIfAnswer:
+    async def __call__(self, question: q.AskWhatIf, /) -> answers.WhatIfAnswer:
         """Answer `whatif`; raises Malformed for a policy that is none."""
         ...
 
@@ -134,13 +134,13 @@ class Queries:
 
     async def answer(self, name: str, raw: bytes) -> Answer:
         """Answer the question in `raw`; whatever goes wrong is a Refusal."""
-        known = self._queries.get(name)
-        if known is None:
+        query = self._queries.get(name)
+        if query is None:
             return refuse(
                 "unknown_query",
                 f"there is no query {name[:80]!r}, only {', '.join(self.names)}",
             )
-        reader, method = known
+        reader, method = query
         try:
             question = reader.decode(raw if raw.strip() else b"{}")
             return await self._ask(method, question)
@@ -150,37 +150,35 @@ class Queries:
     async def _ask(
         self, method: Callable[[Any], Awaitable[Answer]], question: q.Question
     ) -> Answer:
-        wanted = question.wait_seq
-        if wanted is not None and not await self._runner.wait_for(
-            wanted, self._wait_limit_s
-        ):
+        seq = question.wait_seq
+        if seq is not None and not await self._runner.wait_for(seq, self._wait_limit_s):
             return refuse(
                 "behind",
                 f"the read models are at {self._runner.position}, not yet at "
-                f"{wanted}: ask again",
+                f"{seq}: ask again",
             )
         return await method(question)
 
     # -- the queries -------------------------------------------------------------------
 
-    async def tasks(self, asked: q.AskTasks) -> Answer:
+    async def tasks(self, question: q.AskTasks) -> Answer:
         """Answer `tasks`."""
-        wanted = search.Filter(
-            states=tuple(asked.state),
-            tier=asked.tier,
-            host=asked.host,
-            model=asked.model,
-            repo=asked.repo,
-            priority=asked.priority,
-            text=asked.text,
-            fallback=asked.fallback,
-            sort=asked.sort,
-            limit=asked.limit,
-            offset=asked.offset,
+        which = search.Filter(
+            states=tuple(question.state),
+            tier=question.tier,
+            host=question.host,
+            model=question.model,
+            repo=question.repo,
+            priority=question.priority,
+            text=question.text,
+            fallback=question.fallback,
+            sort=question.sort,
+            limit=question.limit,
+            offset=question.offset,
         )
         self._runner.save()
         seq, states = self._runner.position, self._states()
-        total, records = await self._runner.store.look(search.tasks(wanted))
+        total, records = await self._runner.store.look(search.tasks(which))
         return answers.TasksAnswer(
             seq=seq,
             total=total,
@@ -188,15 +186,15 @@ class Queries:
             states=states,
         )
 
-    async def task(self, asked: q.AskTask) -> Answer:
+    async def task(self, question: q.AskTask) -> Answer:
         """Answer `task`."""
-        found = await self._find(asked.task_id)
-        if isinstance(found, Refusal):
-            return found
-        world = await self._world(asked.at)
-        was = found if asked.at is None else world.tasks.find(found.id)
+        record = await self._find(question.task_id)
+        if isinstance(record, Refusal):
+            return record
+        world = await self._world(question.at)
+        was = record if question.at is None else world.tasks.find(record.id)
         if was is None:
-            return _not_found(asked.task_id)
+            return _not_found(question.task_id)
         # What is read from the log takes a while, and the task goes on meanwhile.
         record, seq = store.copied(was), world.position
         attempts = [mapping.attempt(routing) for routing in record.routings]
@@ -204,18 +202,22 @@ class Queries:
             self._log.get(record.seq),
             self._at(record.trace_seq),
             self._at(record.result_seq),
-            self._events(record.id, asked.events_from) if asked.events else _none(),
+            self._events(record.id, question.events_from)
+            if question.events
+            else _none(),
         )
         logged = [recorded for recorded in logged if recorded.seq <= seq]
         event = submitted.event if submitted is not None else None
-        told = event if isinstance(event, c.TaskSubmitted) else None
+        submission = event if isinstance(event, c.TaskSubmitted) else None
         answer = answers.TaskAnswer(
             seq=seq,
             task=mapping.detail(
                 record,
-                spec=told.spec if told is not None else None,
-                classification=told.classification if told is not None else None,
-                warnings=told.warnings if told is not None else [],
+                spec=submission.spec if submission is not None else None,
+                classification=submission.classification
+                if submission is not None
+                else None,
+                warnings=submission.warnings if submission is not None else [],
                 result=_result_of(finished),
             ),
             route=routed.event
@@ -227,14 +229,14 @@ class Queries:
         )
         return _with_events(answer, logged)
 
-    async def queue(self, asked: q.AskQueue) -> Answer:
+    async def queue(self, question: q.AskQueue) -> Answer:
         """Answer `queue`."""
-        world = await self._world(asked.at)
-        return mapping.queue(world.queue, world.position, asked.limit)
+        world = await self._world(question.at)
+        return mapping.queue(world.queue, world.position, question.limit)
 
-    async def hosts(self, asked: q.AskThen) -> Answer:
+    async def hosts(self, question: q.AskThen) -> Answer:
         """Answer `hosts`; of the past, what machines said every two seconds is gone."""
-        world = await self._world(asked.at)
+        world = await self._world(question.at)
         monotonic = self._clock()
         if world is self._runner.world:
             now = self._now()
@@ -242,42 +244,46 @@ class Queries:
         then = tiers.instant_of(world.stats.last_at)
         return mapping.hosts(world, Beats(), monotonic=monotonic, now=then)
 
-    async def alerts(self, asked: q.AskThen) -> Answer:
+    async def alerts(self, question: q.AskThen) -> Answer:
         """Answer `alerts`, the newest first."""
-        world = await self._world(asked.at)
+        world = await self._world(question.at)
         return answers.AlertsAnswer(
             seq=world.position,
             active=len(world.fleet.active_alerts),
             alerts=world.fleet.alerts[::-1],
         )
 
-    async def why(self, asked: q.AskWhy) -> Answer:
+    async def why(self, question: q.AskWhy) -> Answer:
         """Answer `why`."""
-        found = await self._find(asked.task_id)
-        if isinstance(found, Refusal):
-            return found
-        return waiting.why(found, self._runner.world, self._now())
+        record = await self._find(question.task_id)
+        if isinstance(record, Refusal):
+            return record
+        return waiting.why(record, self._runner.world, self._now())
 
-    async def costs(self, asked: q.AskCosts) -> Answer:
+    async def costs(self, question: q.AskCosts) -> Answer:
         """Answer `costs`."""
         self._runner.save()
         seq = self._runner.position
         lines = await self._runner.store.look(
-            search.costs(asked.by, asked.since, fallback=asked.fallback)
+            search.costs(question.by, question.since, fallback=question.fallback)
         )
         return answers.CostsAnswer(
-            seq=seq, by=asked.by, since=asked.since, lines=lines, total=_sum(lines)
+            seq=seq,
+            by=question.by,
+            since=question.since,
+            lines=lines,
+            total=_sum(lines),
         )
 
-    async def stats(self, asked: q.AskThen) -> Answer:
+    async def stats(self, question: q.AskThen) -> Answer:
         """Answer `stats`."""
-        world = await self._world(asked.at)
+        world = await self._world(question.at)
         spent = world.costs.total
         return mapping.stats(
             world.stats, world.position, spent.usd_nano, spent.saved_nano
         )
 
-    async def status(self, asked: q.Question) -> Answer:
+    async def status(self, question: q.Question) -> Answer:
         """Answer `status`."""
         last = await self._log.last_sequence()
         world = self._runner.world
@@ -309,40 +315,42 @@ class Queries:
             ),
         )
 
-    async def output(self, asked: q.AskOutput) -> Answer:
+    async def output(self, question: q.AskOutput) -> Answer:
         """Answer `output`."""
         if self._output is None:
             return refuse(
                 "unavailable",
                 "live output is not read here; ask where the dashboard runs",
             )
-        found = await self._find(asked.task_id)
-        if isinstance(found, Refusal):
-            return found
-        route = asked.route or found.route
+        record = await self._find(question.task_id)
+        if isinstance(record, Refusal):
+            return record
+        route = question.route or record.route
         chunks = [
             chunk
-            for chunk in await self._output.read(found.id)
-            if (not asked.route or chunk.route == route)
+            for chunk in await self._output.read(record.id)
+            if (not question.route or chunk.route == route)
             and (
-                asked.after_n is None or chunk.route != route or chunk.n > asked.after_n
+                question.after_n is None
+                or chunk.route != route
+                or chunk.n > question.after_n
             )
         ]
-        kept, size = 0, 0
+        fitting, size = 0, 0
         for chunk in chunks:
             size += len(encode(chunk))
             if size > ANSWER_BYTES:
                 break
-            kept += 1
+            fitting += 1
         return answers.OutputAnswer(
             seq=self._runner.position,
-            task_id=found.id,
-            state=found.phase,
-            chunks=chunks[:kept],
-            left_out=len(chunks) - kept,
+            task_id=record.id,
+            state=record.phase,
+            chunks=chunks[:fitting],
+            left_out=len(chunks) - fitting,
         )
 
-    async def whatif(self, asked: q.AskWhatIf) -> Answer:
+    async def whatif(self, question: q.AskWhatIf) -> Answer:
         """Answer `whatif`."""
         if self._whatif is None:
             return refuse(
@@ -350,9 +358,9 @@ class Queries:
                 "nothing here decides anew; ask where the dashboard runs, or "
                 "`agentcom whatif`",
             )
-        return await self._whatif(asked)
+        return await self._whatif(question)
 
-    async def rebuild(self, asked: q.AskRebuild) -> Answer:
+    async def rebuild(self, question: q.AskRebuild) -> Answer:
         """Answer `rebuild` once it has begun; `status` says how far it is."""
         running = self._runner
         if running.rebuilding is None:

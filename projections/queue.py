@@ -1,4 +1,4 @@
-"""The queue as it stands: who waits, by tier and priority, and who is under way.
+"""The fold over the queue: which tasks wait, by tier and priority, which are under way.
 
 Kept as an index over the open tasks' records, so it costs a step a few dictionary
 operations, and a restart fills it from the stored tasks that are open.
@@ -10,17 +10,17 @@ from typing import TYPE_CHECKING, Final
 
 from msgspec import Struct
 
-from events.lifecycle import FINAL
+from events.lifecycle import FINAL, TIER_KINDS
 
 if TYPE_CHECKING:
     from projections.judged import JudgedEvent
     from projections.record import TaskRecord
 
-TIERS: Final = ("trivial", "standard", "complex")
 PRIORITIES: Final = ("urgent", "high", "normal", "low")
 VERSION: Final = 1
 
 Lane = tuple[str, str]
+"""A tier and a priority."""
 
 
 class Oldest(Struct, frozen=True):
@@ -32,11 +32,15 @@ class Oldest(Struct, frozen=True):
 
 
 class QueueState:
-    """The open tasks. In a lane, and among those under way, by when they came there."""
+    """The open tasks, each either in the lane it waits in or among those under way.
+
+    Dictionaries keep the order in which tasks came, so the first of a lane is the one
+    that waits longest.
+    """
 
     def __init__(self) -> None:
         self.lanes: dict[Lane, dict[str, TaskRecord]] = {
-            (tier, priority): {} for tier in TIERS for priority in PRIORITIES
+            (tier, priority): {} for tier in TIER_KINDS for priority in PRIORITIES
         }
         self.under_way: dict[str, TaskRecord] = {}
         self._lane_of: dict[str, Lane] = {}
@@ -47,7 +51,7 @@ class QueueState:
         return len(self._lane_of)
 
     def place(self, record: TaskRecord) -> None:
-        """Put a task where its state says."""
+        """Put a task where its phase says."""
         task_id = record.id
         lane = self._lane_of.pop(task_id, None)
         if lane is not None:

@@ -45,11 +45,11 @@ class Runner:
     """Keeps one world up to date and one store behind it.
 
     `start` returns once the store is loaded and the log is being followed; `caught_up`
-    is set when all has been folded that was there then. `failed` is a future that holds
-    what ended the runner, if anything did: whoever runs it waits for that too.
+    is set when all has been folded that was in the log then. `failed` is a future that
+    gets the exception that ends the runner: whoever runs it waits for that too.
 
-    An outdated store (another version's) is looked at as it is until a new one has been
-    made beside it; its position says how old it is. `rebuilt` counts the swaps.
+    An outdated store (another version's) answers as it is until a new one has been made
+    beside it; its position says how old it is. `rebuilt` counts the swaps.
     """
 
     def __init__(
@@ -74,15 +74,18 @@ class Runner:
         self._origin = store.origin or ""
         self._unsaved = 0
         self._timer: asyncio.TimerHandle | None = None
+        # Those who wait for a sequence: a heap of (sequence, a running number, future).
         self._waiting: list[tuple[int, int, asyncio.Future[None]]] = []
         self._waits = 0
         self._watchers: list[Callable[[JudgedEvent], None]] = []
+        # The last sequence shown to watchers: a swap must show no event twice.
         self._shown = 0
+        # Makes the read models anew beside these, while a rebuild runs.
         self._fresh: Runner | None = None
         self._background: set[asyncio.Task[None]] = set()
         self._copying: asyncio.Task[None] | None = None
 
-    # -- its life ----------------------------------------------------------------------
+    # -- start, stop, rebuild ----------------------------------------------------------------------
 
     async def start(self) -> None:
         """Make sure that the store belongs to this log, then follow on from there."""
@@ -137,7 +140,7 @@ class Runner:
         self._let_go()
 
     async def _renew(self) -> None:
-        """Take the place of another version's read models, which are shown meanwhile."""
+        """Replace another version's read models, which answer meanwhile."""
         try:
             await self.rebuild()
         except Exception as error:  # noqa: BLE001 - the runner's edge
@@ -173,8 +176,8 @@ class Runner:
                 await fresh.until(self.position)
             await fresh.stop()
             if self._follower is not None:
-                # Who watches has then seen all that the new ones have folded. They are
-                # behind by what came since, for as long as it takes to read that again.
+                # Watchers have then seen all that the new ones have folded. What came
+                # since is read again after the swap, and shown then.
                 await self.until(fresh.position)
                 await self._follower.stop()
         except BaseException:
@@ -278,7 +281,7 @@ class Runner:
             self._copy_if_due()
 
     def _copy_if_due(self) -> None:
-        """Have a copy of the store taken beside, now and then."""
+        """Start to copy the store's file for the checkpoints, if one is due."""
         checkpoints, path = self.checkpoints, self.store.path
         if (
             checkpoints is None

@@ -57,13 +57,13 @@ class Filter(Struct, frozen=True, kw_only=True):
 
 
 def tasks(
-    wanted: Filter,
+    chosen: Filter,
 ) -> Callable[[sqlite3.Connection], tuple[int, list[TaskRecord]]]:
     """Ask for a page of tasks and how many there are in all."""
-    clauses, values = _clauses(wanted)
+    clauses, values = _clauses(chosen)
     where = f"where {' and '.join(clauses)}" if clauses else ""
-    column = _SORTS[wanted.sort.removeprefix("-")]
-    order = "desc" if wanted.sort.startswith("-") else "asc"
+    column = _SORTS[chosen.sort.removeprefix("-")]
+    order = "desc" if chosen.sort.startswith("-") else "asc"
 
     def ask(connection: sqlite3.Connection) -> tuple[int, list[TaskRecord]]:
         (total,) = connection.execute(
@@ -73,49 +73,49 @@ def tasks(
         rows = connection.execute(
             f"select body from task {where} order by {column} {order}, seq {order} "
             "limit ? offset ?",
-            (*values, wanted.limit, wanted.offset),
+            (*values, chosen.limit, chosen.offset),
         )
         return total, [decoded(body) for (body,) in rows]
 
     def ask_once(connection: sqlite3.Connection) -> tuple[int, list[TaskRecord]]:
         """Count and choose in one go: to look for a text, all tasks are read."""
-        found = connection.execute(
+        seqs = connection.execute(
             f"select seq from task {where} order by {column} {order}, seq {order}",
             values,
         ).fetchall()
-        chosen = [seq for (seq,) in found[wanted.offset :][: wanted.limit]]
+        page = [seq for (seq,) in seqs[chosen.offset :][: chosen.limit]]
         bodies = dict(
             connection.execute(
-                f"select seq, body from task where seq in ({','.join('?' * len(chosen))})",
-                chosen,
+                f"select seq, body from task where seq in ({','.join('?' * len(page))})",
+                page,
             )
         )
-        return len(found), [decoded(bodies[seq]) for seq in chosen]
+        return len(seqs), [decoded(bodies[seq]) for seq in page]
 
-    return ask_once if wanted.text else ask
+    return ask_once if chosen.text else ask
 
 
-def _clauses(wanted: Filter) -> tuple[list[str], list[Any]]:
+def _clauses(chosen: Filter) -> tuple[list[str], list[Any]]:
     clauses: list[str] = []
     values: list[Any] = []
-    if wanted.states:
-        clauses.append(f"state in ({','.join('?' * len(wanted.states))})")
-        values += wanted.states
+    if chosen.states:
+        clauses.append(f"state in ({','.join('?' * len(chosen.states))})")
+        values += chosen.states
     for column in ("tier", "host", "model", "repo", "priority"):
-        if value := getattr(wanted, column):
+        if value := getattr(chosen, column):
             clauses.append(f"{column} = ?")
             values.append(value)
-    if wanted.fallback is not None:
+    if chosen.fallback is not None:
         clauses.append("fallback = ?")
-        values.append(wanted.fallback)
-    if wanted.text and not wanted.text.isascii():
+        values.append(chosen.fallback)
+    if chosen.text and not chosen.text.isascii():
         # SQLite's own `like` knows the cases of ASCII only, and is quicker.
         clauses.append("instr(folded(description), ?)")
-        values.append(wanted.text.casefold())
-    elif wanted.text:
+        values.append(chosen.text.casefold())
+    elif chosen.text:
         clauses.append("(description like ? escape '\\' or id like ? escape '\\')")
         # To `like` a text ends at a NUL, so nothing would be looked for.
-        pattern = wanted.text.replace("\0", "\ufffd").replace("\\", "\\\\")
+        pattern = chosen.text.replace("\0", "\ufffd").replace("\\", "\\\\")
         pattern = pattern.replace("%", "\\%").replace("_", "\\_")
         values += [f"%{pattern}%", f"{pattern}%"]
     return clauses, values

@@ -1,4 +1,4 @@
-"""How much, how often, how long: counts and histograms over everything.
+"""The fold that counts: events, decisions, tasks by state, durations.
 
 Decisions are counted once each, whatever became of them; attempts are not decisions.
 Durations go into buckets that double, so the document stays small whatever the load.
@@ -47,10 +47,10 @@ class Histogram(Struct):
         """Return the upper edge of the bucket that holds the q-th part; None if empty."""
         if not self.n:
             return None
-        wanted, seen = q * self.n, 0
+        rank, seen = q * self.n, 0
         for edge, count in zip(BUCKETS_MS, self.counts, strict=False):
             seen += count
-            if seen >= wanted:
+            if seen >= rank:
                 return edge
         return BUCKETS_MS[-1]
 
@@ -94,7 +94,7 @@ def evolve(state: StatsState, judged: JudgedEvent) -> None:
     event = recorded.event
     seq = recorded.seq
     if seq != state.last_seq + 1:
-        # The log has no gaps: what was passed over were messages that are no events.
+        # The log has no gaps, so what was skipped were messages that are not events.
         state.undecodable += seq - state.last_seq - 1
     state.last_seq = seq
     state.last_at = event.at
@@ -122,9 +122,16 @@ def _task(state: StatsState, task: TaskRecord, judged: JudgedEvent) -> None:
         _decision(state, event)
     elif kind is c.TaskSubmitted:
         _minute(state, event.at).submitted += 1
-        said = event.classification
-        if said.explicit_tier not in (None, "unknown", said.inferred.tier):
-            _count(state.disagreements, f"{said.explicit_tier}/{said.inferred.tier}")
+        classification = event.classification
+        if classification.explicit_tier not in (
+            None,
+            "unknown",
+            classification.inferred.tier,
+        ):
+            _count(
+                state.disagreements,
+                f"{classification.explicit_tier}/{classification.inferred.tier}",
+            )
     elif kind is c.TaskStarted:
         _minute(state, event.at).started += 1
         waited = between_ms(task.waiting_since, event.at)

@@ -1,8 +1,8 @@
 """Where read models are kept: one SQLite file, rows and log position in one transaction.
 
 So a crash can neither skip nor repeat an event: what is in the file is exactly the fold
-up to its position. Everything that is needed to go on is in there, live state too, so a
-restart takes as long as there are open tasks and hosts, however long the log is.
+up to its position. The state that a fold goes on from is in there too, so a restart takes
+as long as there are open tasks and hosts, however long the log is.
 
 The file can be deleted at any time; the log makes it anew. A file of another version,
 or one that was made from another log, is set aside and made anew as well.
@@ -140,9 +140,12 @@ class Store:
         self._keep_outdated = keep_outdated
         self._path = path
         self._lock: IO[str] | None = None
+        # Searches run on a thread and a connection of their own, beside the writer.
         self._reading: sqlite3.Connection | None = None
         self._pool: ThreadPoolExecutor | None = None
+        # Finished tasks that are still in memory, the longest untouched first.
         self._recent: dict[str, None] = {}
+        # While behind, commits run on a thread of their own; one at a time is open.
         self._behind = False
         self._committer: ThreadPoolExecutor | None = None
         self._committing: Future[sqlite3.Cursor] | None = None
@@ -177,8 +180,8 @@ class Store:
             self._set_aside()
             return self._open()
         if maker is None:
-            made = f"insert into meta values ('made_by', '{made_by()}')"
-            connection.executescript(f"begin; {_TABLES} {made}; commit;")
+            insert = f"insert into meta values ('made_by', '{made_by()}')"
+            connection.executescript(f"begin; {_TABLES} {insert}; commit;")
         return connection
 
     def _connect(self) -> sqlite3.Connection:
@@ -396,7 +399,7 @@ class Store:
 
 
 def _loaded(connection: sqlite3.Connection) -> World:
-    """Read what goes on: open tasks, hosts, sums, counts."""
+    """Read what a fold goes on from: open tasks, hosts, sums, counts."""
     world = World()
     world.position = int(_meta(connection, "position") or 0)
     world.tasks.epoch = int(_meta(connection, "epoch") or 0)
@@ -447,27 +450,6 @@ def _readable(connection: sqlite3.Connection, maker: str) -> bool:
     return True
 
 
-def copy_of(source: Path, target: Path) -> tuple[str, str, int]:
-    """Copy a store's file as it is at one moment, beside the process that writes it.
-
-    Returns what made it, the log's first event, and the position. Raises what SQLite
-    raises; then there is no copy.
-    """
-    reading = sqlite3.connect(f"{source.resolve().as_uri()}?mode=ro", uri=True)
-    try:
-        writing = sqlite3.connect(target)
-        try:
-            reading.backup(writing)
-        finally:
-            writing.close()
-    except BaseException:
-        target.unlink(missing_ok=True)
-        raise
-    finally:
-        reading.close()
-    return about(target)
-
-
 def about(path: Path) -> tuple[str, str, int]:
     """Return what made a store's file, the log's first event, and the position."""
     connection = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)
@@ -503,18 +485,18 @@ def saved(path: Path) -> tuple[str, dict[str, list[Any]]]:
 
 
 def _rows(connection: sqlite3.Connection) -> dict[str, list[Any]]:
-    made: dict[str, list[Any]] = {}
+    tables: dict[str, list[Any]] = {}
     for table in ("task", "spend", "document"):
         rows = connection.execute(f"select * from {table} order by 1, 2")
-        made[table] = [
+        tables[table] = [
             tuple(
                 msgspec.msgpack.decode(value) if isinstance(value, bytes) else value
                 for value in row
             )
             for row in rows
         ]
-    made["position"] = [int(_meta(connection, "position") or 0)]
-    return made
+    tables["position"] = [int(_meta(connection, "position") or 0)]
+    return tables
 
 
 def made_by() -> str:

@@ -48,12 +48,12 @@ SUBMITTED_MASK: Final = 2**26 - 1
 
 
 def nobody(task_id: str) -> TaskRecord | None:
-    """Find nothing: what a fold without a store has beside its own memory."""
+    """Find nothing: a fold without a store has no tasks but those in memory."""
     return None
 
 
 class SubmittedIds:
-    """Which ids have been submitted, roughly: it may say yes for one that has not.
+    """A Bloom filter of submitted ids: it may say yes for one that was not submitted.
 
     Kept while the log is folded from its beginning, where nearly every submission is a
     new one and need not be looked for in the store. Eight megabytes, however many.

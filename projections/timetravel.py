@@ -60,7 +60,7 @@ class TimeTravel:
     async def world(self, seq: int) -> World:
         """Return the world after `seq`, or after the last event if that is earlier.
 
-        It is true until somebody asks for another one.
+        It stays as it is until the next call of any method here.
         """
         async with self._one_at_a_time:
             return await self._to(min(seq, await self._log.last_sequence()))
@@ -73,30 +73,30 @@ class TimeTravel:
         What `see` raises ends the walk.
         """
         async with self._one_at_a_time:
-            wanted = min(end, await self._log.last_sequence())
-            if wanted < start:
+            target = min(end, await self._log.last_sequence())
+            if target < start:
                 return self._world
             await self._to(start - 1)
-            await self._forward(wanted, see)
+            await self._forward(target, see)
             return self._world
 
-    async def _to(self, wanted: int) -> World:
-        if self._world.position > wanted:
+    async def _to(self, target: int) -> World:
+        if self._world.position > target:
             self.close()
-        if wanted - self._world.position > WORTH_A_COPY:
-            await self._jump(wanted)
-        if self._world.position < wanted:
-            await self._forward(wanted)
+        if target - self._world.position > WORTH_A_COPY:
+            await self._jump(target)
+        if self._world.position < target:
+            await self._forward(target)
         return self._world
 
-    async def _jump(self, wanted: int) -> None:
-        """Go on from the nearest copy, if one is nearer than where we stand."""
+    async def _jump(self, target: int) -> None:
+        """Go on from the nearest copy, if it is nearer than the present world."""
         if self._checkpoints is None:
             return
-        found = self._checkpoints.nearest(wanted)
-        if found is None or found[0] <= self._world.position:
+        nearest = self._checkpoints.nearest(target)
+        if nearest is None or nearest[0] <= self._world.position:
             return
-        place, origin, path = found
+        place, origin, path = nearest
         if not await belongs(self._log, origin, place):
             self._checkpoints.drop(place)
             return
@@ -122,7 +122,7 @@ class TimeTravel:
 
     async def _forward(
         self,
-        wanted: int,
+        target: int,
         see: Callable[[World, JudgedEvent], None] | None = None,
     ) -> None:
         store = self._behind()
@@ -132,7 +132,7 @@ class TimeTravel:
         def take(recorded: c.Recorded) -> None:
             if arrived.is_set():
                 return
-            if recorded.seq <= wanted:
+            if recorded.seq <= target:
                 try:
                     judged = world.fold(recorded)
                     self.folded += 1
@@ -142,7 +142,7 @@ class TimeTravel:
                         store.save(world, "")
                 except Exception as error:  # noqa: BLE001 - handed to who asked
                     failed.append(error)
-            if failed or recorded.seq >= wanted:
+            if failed or recorded.seq >= target:
                 arrived.set()
 
         follower = await self._log.follow(take, start=world.position + 1)
@@ -160,11 +160,11 @@ class TimeTravel:
         By the writers' clocks, which differ a little from machine to machine. Raises
         Malformed where `at` is no instant.
         """
-        wanted = instant(at)
+        until = instant(at)
         low, high = 0, await self._log.last_sequence()
         while low < high:
             middle = (low + high + 1) // 2
-            if await self._instant_near(middle, low) <= wanted:
+            if await self._instant_near(middle, low) <= until:
                 low = middle
             else:
                 high = middle - 1

@@ -1,8 +1,8 @@
-"""Is everything as it should be? The log read through, and the read models held to it.
+"""Reads the whole log, counts what is odd in it, and compares the stored read models.
 
-What is found in the log is counted, not judged: an unknown tag is another version's, a
-void step is what fences are for. What must not differ are the read models and a fresh
-fold of the same events.
+Unknown tags and void events are counted and are no fault: the first are another
+version's, the second are what the folds' checks are for. A fault is a stored read model
+that differs from a fresh fold of the same events.
 """
 
 from __future__ import annotations
@@ -111,20 +111,26 @@ def _kept(path: Path | None) -> tuple[dict[str, list[Any]], str]:
     return rows, ""
 
 
-def _differences(kept: dict[str, list[Any]], fresh: dict[str, list[Any]]) -> list[str]:
-    found: list[str] = []
+def _differences(
+    stored: dict[str, list[Any]], fresh: dict[str, list[Any]]
+) -> list[str]:
+    differences: list[str] = []
     for table, rows in fresh.items():
-        ours = {_name(row): row for row in kept.get(table, [])}
+        ours = {_name(row): row for row in stored.get(table, [])}
         theirs = {_name(row): row for row in rows}
         for name in sorted({*ours, *theirs}):
             if name not in theirs:
-                found.append(f"{table} {name}: should not be there")
+                differences.append(f"{table} {name}: should not be there")
             elif name not in ours:
-                found.append(f"{table} {name}: is missing")
+                differences.append(f"{table} {name}: is missing")
             elif ours[name] != theirs[name]:
-                found.append(f"{table} {name}: differs")
-    left = len(found) - DIFFERENCES_SHOWN
-    return found if left <= 0 else [*found[:DIFFERENCES_SHOWN], f"and {left} more"]
+                differences.append(f"{table} {name}: differs")
+    left = len(differences) - DIFFERENCES_SHOWN
+    return (
+        differences
+        if left <= 0
+        else [*differences[:DIFFERENCES_SHOWN], f"and {left} more"]
+    )
 
 
 def _name(row: Any) -> str:

@@ -12,7 +12,7 @@ from events import catalogue as c
 from events import subjects
 from events.codec import encode, instant
 from events.commands import refuse
-from projections.main import projecting, spell
+from projections.main import encode_answer, projecting
 from projections.queries import Queries, Refusal
 from tests.support.fakes import MemoryBroker, MemoryBus, MemoryLog
 from tests.support.histories import History, plausible, tell
@@ -473,7 +473,7 @@ async def test_every_query_answers_after_any_history(asking):
 
 
 def test_a_refusal_stands_in_the_headers_too():
-    data, headers = spell(refuse("not_found", "no täsk\n"))
+    data, headers = encode_answer(refuse("not_found", "no täsk\n"))
 
     assert msgspec.json.decode(data)["code"] == "not_found"
     assert headers == {

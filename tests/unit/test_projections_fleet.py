@@ -39,7 +39,7 @@ def test_an_endpoint_that_went_down_has_no_models():
     assert fold(history.recorded).fleet.hosts["h1"].endpoints["h1-ollama"].up
 
 
-def test_an_earlier_life_of_a_host_says_nothing():
+def test_an_earlier_incarnation_of_a_host_counts_for_nothing():
     history = History()
     history.join("h1")
     first = history.incarnations["h1"]
@@ -51,7 +51,7 @@ def test_an_earlier_life_of_a_host_says_nothing():
 
     assert world.fleet.hosts["h1"].state == "up"
     assert world.fleet.hosts["h1"].incarnation == second
-    assert world.stats.void == {"host.left.v1: an earlier life of the host": 1}
+    assert world.stats.void == {"host.left.v1: an earlier incarnation of the host": 1}
 
 
 def test_what_a_host_says_again_does_not_undo_what_it_said_since():
@@ -146,8 +146,8 @@ def test_resources_are_known_for_three_beats_as_the_host_itself_beats():
     beats = Beats()
     beats.note(beat, now=100.0)
 
-    assert beats.resources(host, 129.0) == resources
-    assert beats.resources(host, 131.0) is None
+    assert beats.of(host, 129.0).resources == resources
+    assert beats.of(host, 131.0) is None
 
 
 def test_resources_are_unknown_after_three_missed_beats():
@@ -166,10 +166,10 @@ def test_resources_are_unknown_after_three_missed_beats():
         now=100.0,
     )
 
-    assert beats.resources(host, 105.0) == c.Resources(cpu=0.25)
-    assert beats.resources(host, 107.0) is None
+    assert beats.of(host, 105.0).resources == c.Resources(cpu=0.25)
+    assert beats.of(host, 107.0) is None
     host.incarnation = "another"
-    assert beats.resources(host, 100.0) is None
+    assert beats.of(host, 100.0) is None
 
 
 def test_decisions_are_counted_once_whatever_became_of_them():
