@@ -12,8 +12,8 @@ import asyncio
 from collections import OrderedDict, deque
 from typing import TYPE_CHECKING, Final, Protocol
 
+from events import catalogue as c
 from events import subjects
-from events.catalogue import Chunk
 from events.codec import Reader, encode
 from events.errors import AgentComError, Malformed, UnknownSubject
 
@@ -32,7 +32,7 @@ AGAIN_S: Final = 0.5
 STATE: Final = frozenset({"status", "error"})
 """Kinds of live events that are never left out."""
 
-_chunks: Final[Reader[Chunk]] = Reader(Chunk)
+_chunks: Final[Reader[c.Chunk]] = Reader(c.Chunk)
 
 
 class Sink(Protocol):
@@ -59,11 +59,11 @@ class OutputWatch:
         self.task_id = task_id
         self.reached = reached
         self.ready = False
-        self.backlog: deque[tuple[Chunk, bytes]] = deque(maxlen=BACKLOG)
+        self.backlog: deque[tuple[c.Chunk, bytes]] = deque(maxlen=BACKLOG)
         self.reading: asyncio.Task[None] | None = None
         self._sink = sink
 
-    def take(self, chunk: Chunk, raw: bytes, *, past: bool = False) -> None:
+    def take(self, chunk: c.Chunk, raw: bytes, *, past: bool = False) -> None:
         """Hand a chunk on unless it was handed on before."""
         if not self.ready:
             self.backlog.append((chunk, raw))
@@ -72,7 +72,7 @@ class OutputWatch:
             keep = chunk.event_type in STATE
             self._sink.output(raw, self.task_id, keep=keep, past=past)
 
-    def begin(self, history: list[tuple[Chunk, bytes]], lost: int) -> None:
+    def begin(self, history: list[tuple[c.Chunk, bytes]], lost: int) -> None:
         """Hand on what the stream holds and what came meanwhile; go on from there.
 
         `lost` is how many chunks before that were left out, because they were too much.
@@ -149,14 +149,14 @@ class OutputFeed:
         watch.reading = loop.create_task(self._read_past(watch))
 
     async def _read_past(self, watch: OutputWatch) -> None:
-        stored: list[Chunk] = []
+        stored: list[c.Chunk] = []
         while self._output is not None:
             try:
                 stored = await self._output.read(watch.task_id)
                 break
             except AgentComError:
                 await asyncio.sleep(AGAIN_S)
-        history: list[tuple[Chunk, bytes]] = []
+        history: list[tuple[c.Chunk, bytes]] = []
         size = lost = 0
         for chunk in reversed(stored):
             if chunk.n <= watch.reached.get(chunk.route, -1):
@@ -220,12 +220,12 @@ class OutputFeed:
             tail.append([chunk.event_type, line[-TAIL_TEXT:]])
 
 
-def encode_chunk(chunk: Chunk) -> bytes:
+def encode_chunk(chunk: c.Chunk) -> bytes:
     """Encode a chunk for a page: every field, also those that the stream leaves out."""
     return encode({name: getattr(chunk, name) for name in chunk.__struct_fields__})
 
 
-def _chunk_of(message: Message) -> Chunk | None:
+def _chunk_of(message: Message) -> c.Chunk | None:
     """Read a chunk; None where it is none, or not of the task its subject names."""
     try:
         chunk = _chunks.decode(message.data)

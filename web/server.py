@@ -47,7 +47,6 @@ HEARTBEAT_S: Final = 15.0
 STATIC: Final = Path(__file__).parent / "static"
 
 _LOOPBACK_NAMES: Final = frozenset({"localhost", "127.0.0.1", "::1"})
-_SAFE: Final = frozenset({"GET", "HEAD"})
 _OPEN: Final = frozenset({"/healthz", "/readyz", "/metrics", "/favicon.svg"})
 _FILES: Final = {
     "app.js": "text/javascript; charset=utf-8",

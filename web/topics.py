@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Protocol
 
 from msgspec import Meta, Struct
 
+from events import catalogue as c
 from events import subjects
-from events.catalogue import PolicyChanged, RunEvent
 from events.commands import Refusal, refuse
 from projections import answers, mapping, waiting
 from projections.questions import AskCosts, AskTask, AskTasks, AskThen, AskWhy
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
 RUNNING_SHOWN: Final = 24
 ATTENTION_SHOWN: Final = 8
-DECISIONS_SHOWN: Final = 100
 
 Sections = dict[str, Any]
 
@@ -171,7 +170,7 @@ async def _policy(sources: Sources) -> dict[str, Any]:
     seq = sources.runner.world.fleet.in_force.policy_seq
     recorded = await sources.log.get(seq) if seq else None
     event = recorded.event if recorded is not None else None
-    return event.policy if isinstance(event, PolicyChanged) else sources.builtin
+    return event.policy if isinstance(event, c.PolicyChanged) else sources.builtin
 
 
 async def _tails(sources: Sources, params: Nothing) -> Sections | Refusal:
@@ -274,7 +273,9 @@ async def _prices(sources: Sources) -> dict[str, Any]:
         record = sources.runner.world.tasks.find(row.task_id)
         at = await sources.log.get(record.result_seq) if record is not None else None
         event = at.event if at is not None else None
-        result = getattr(event, "result", None) if isinstance(event, RunEvent) else None
+        result = (
+            getattr(event, "result", None) if isinstance(event, c.RunEvent) else None
+        )
         if result is not None and result.price_list:
             return {
                 "price_list": result.price_list,

@@ -1,0 +1,152 @@
+"""What pages are sent: sections that changed, the log's end, output in bounded queues."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from types import SimpleNamespace
+
+from events import subjects
+from events.commands import refuse
+from tests.support.fakes import MemoryLog
+from tests.support.histories import History
+from web.documents import Documents
+from web.pages import LINES_KEPT, QUEUE_BYTES, Page
+from web.tail import EVENTS_AT_ONCE, EVENTS_KEPT, RecentEvents
+from web.topics import Nothing, OneTask, Topic
+
+
+class Watched:
+    """Documents of one topic that shows `value`, and a page's subscription to it."""
+
+    def __init__(self, value) -> None:
+        self.value = value
+        self.runner = SimpleNamespace(position=1)
+        self.documents = Documents(SimpleNamespace(runner=self.runner))
+        self.topic = Topic("t", Nothing, self.make, pause_s=0.0)
+        self.woken = asyncio.Event()
+
+    async def make(self, sources, params):
+        return self.value
+
+    def subscribe(self, id_="s", since=None, params=None):
+        return self.documents.subscribe(
+            self.woken.set, id_, self.topic, params or Nothing(), since
+        )
+
+    async def becomes(self, value, seq) -> None:
+        """Let the topic show another value, and the document take it up."""
+        self.woken.clear()
+        self.value, self.runner.position = value, seq
+        self.documents.touch_all()
+        await asyncio.wait_for(self.woken.wait(), 10)
+
+
+async def watched(value) -> Watched:
+    topic = Watched(value)
+    topic.first = topic.subscribe()
+    await asyncio.wait_for(topic.woken.wait(), 10)
+    return topic
+
+
+def read(message: bytes) -> tuple[str, int, dict]:
+    fields = json.loads(message)
+    return fields["type"], fields["seq"], fields["data"]
+
+
+async def test_a_page_is_sent_everything_once_and_then_the_sections_that_changed():
+    topic = await watched({"a": 1, "b": 1})
+    assert read(topic.first.next()) == ("snapshot", 1, {"a": 1, "b": 1})
+    assert topic.first.next() is None
+    await topic.becomes({"a": 1, "b": 2}, seq=5)
+    assert read(topic.first.next()) == ("change", 5, {"b": 2})
+    topic.documents.close()
+
+
+async def test_a_page_that_was_slow_is_sent_the_newest_of_each_section():
+    topic = await watched({"a": 1, "b": 1})
+    topic.first.next()
+    await topic.becomes({"a": 2, "b": 1}, seq=5)
+    await topic.becomes({"a": 2, "b": 3}, seq=6)
+    assert read(topic.first.next()) == ("change", 6, {"a": 2, "b": 3})
+    topic.documents.close()
+
+
+async def test_a_page_that_comes_back_is_sent_what_changed_after_its_sequence():
+    topic = await watched({"a": 1, "b": 1})
+    await topic.becomes({"a": 2, "b": 1}, seq=5)
+    await topic.becomes({"a": 2, "b": 3}, seq=9)
+    again, unknown = topic.subscribe("u", since=7), topic.subscribe("v", since=99)
+    assert read(again.next()) == ("change", 9, {"b": 3})
+    assert read(unknown.next()) == ("snapshot", 9, {"a": 2, "b": 3})
+    topic.documents.close()
+
+
+async def test_what_cannot_be_shown_is_refused_once():
+    topic = await watched({"a": 1})
+    await topic.becomes(refuse("not_found", "gone"), seq=2)
+    message = json.loads(topic.first.next())
+    assert (message["type"], message["error"]["code"]) == ("refused", "not_found")
+    assert topic.first.next() is None
+    topic.documents.close()
+
+
+async def test_a_document_is_shared_by_its_watchers_and_ends_with_the_last():
+    topic = Watched({"a": 1})
+    one = topic.subscribe("1", params=OneTask("T", after={"R": 3}))
+    other = topic.subscribe("2", params=OneTask("T"))
+    assert one.document is other.document
+    topic.documents.leave(one)
+    assert len(topic.documents.watched) == 1
+    topic.documents.leave(other)
+    assert topic.documents.watched == {}
+
+
+def recent(events: int) -> tuple[RecentEvents, SimpleNamespace]:
+    """The end of a log of so many submissions."""
+    runner = SimpleNamespace(position=0)
+    tail = RecentEvents(runner, MemoryLog())
+    history = History()
+    for _ in range(events):
+        history.submit("x")
+    for recorded in history.recorded:
+        tail.take(recorded)
+        runner.position = recorded.seq
+    return tail, runner
+
+
+def test_the_log_s_end_is_sent_in_bounded_pieces_that_join():
+    tail, runner = recent(EVENTS_AT_ONCE + 3)
+    first, reached = tail.after(0, subjects.ALL_EVENTS)
+    assert (len(first), reached) == (EVENTS_AT_ONCE, EVENTS_AT_ONCE)
+    rest, reached = tail.after(reached, subjects.ALL_EVENTS)
+    assert (len(rest), reached) == (3, runner.position)
+    assert tail.after(0, subjects.ALL_TASKS)[0] == first
+    assert tail.after(0, "agentcom.evt.host.*") == ([], runner.position)
+
+
+def test_of_the_log_s_end_so_much_is_held_and_that_is_known():
+    tail, _ = recent(EVENTS_KEPT + 10)
+    assert tail.holds_after(0) == 11
+    assert tail.holds_after(500) == 501
+
+
+async def test_text_is_left_out_of_a_full_queue_and_counted_in_its_place():
+    page = Page(None, None, None, None)
+    page.output(b"x" * QUEUE_BYTES, "T", keep=False, past=False)
+    for _ in range(3):
+        page.output(b"more", "T", keep=False, past=False)
+    page.output(b"status", "T", keep=True, past=False)
+    text, gap, status = page._messages()
+    assert json.loads(gap) == {"type": "gap", "task_id": "T", "lost": 3}
+    assert (len(text), status) == (QUEUE_BYTES, b"status")
+    assert not page._overrun
+
+
+async def test_a_page_that_lets_too_many_lines_wait_is_sent_away():
+    page = Page(None, None, None, None)
+    for _ in range(LINES_KEPT):
+        page.output(b"line", "T", keep=True, past=False)
+    assert not page._overrun
+    page.output(b"line", "T", keep=True, past=False)
+    assert page._overrun
