@@ -10,7 +10,7 @@ import pytest
 from msgspec.structs import replace
 
 from sidecar.executors.ollama import OllamaExecutor
-from sidecar.executors.port import Finished, Returned, Run, Stop, Stopped
+from sidecar.executors.port import Finished, Returned, Run, Stop
 from sidecar.simulated.ollama import Fault, SimulatedOllama
 from tests.support.runs import QUICK, Ear, assignment
 
@@ -63,14 +63,6 @@ async def test_an_answer_is_streamed_and_counted(
     assert asked["options"]["num_ctx"] == QUICK.num_ctx
 
 
-async def test_thoughts_stand_apart(executor: OllamaExecutor) -> None:
-    async with SimulatedOllama(split_lines=True) as server:
-        outcome, ear = await run(executor, server, model="qwen3:8b")
-    assert isinstance(outcome, Finished)
-    assert "thought" in ear.said("thinking")
-    assert "thought" not in outcome.result.output
-
-
 async def test_concurrent_runs_do_not_mix(executor: OllamaExecutor) -> None:
     async with SimulatedOllama(split_lines=True, parallel=8) as server:
         specs = [{"description": f"number {n}"} for n in range(16)]
@@ -80,46 +72,6 @@ async def test_concurrent_runs_do_not_mix(executor: OllamaExecutor) -> None:
     for spec, (outcome, _) in zip(specs, outcomes, strict=True):
         assert isinstance(outcome, Finished)
         assert spec["description"] in outcome.result.output
-
-
-@pytest.mark.parametrize(
-    ("kind", "code"),
-    [
-        ("busy", "busy"),
-        ("internal", "server_error"),
-        ("reset", "stream_died"),
-        ("end", "stream_died"),
-        ("error_line", "server_error"),
-        ("malformed_line", "malformed_stream"),
-    ],
-)
-async def test_a_server_that_stays_broken_gets_the_work_given_back(
-    executor: OllamaExecutor, simulated_ollama: SimulatedOllama, kind: Any, code: str
-) -> None:
-    simulated_ollama.fail_next(Fault(kind=kind, times=0))
-    outcome, ear = await run(executor, simulated_ollama)
-    assert isinstance(outcome, Returned)
-    assert (outcome.reason, outcome.exclude) == ("endpoint_failed", "gpu")
-    assert outcome.result is not None
-    assert outcome.result.error is not None
-    assert outcome.result.error.code == code
-    assert ear.lines("retrying") == ["Ollama retry 1/2...", "Ollama retry 2/2..."]
-    assert ear.lines("error") == [f"Ollama failed after 3 attempts: {outcome.detail}"]
-    assert len(simulated_ollama.runs()) == 3
-
-
-@pytest.mark.parametrize("kind", ["busy", "internal", "reset", "end", "error_line"])
-async def test_one_fault_costs_one_retry(
-    executor: OllamaExecutor, simulated_ollama: SimulatedOllama, kind: Any
-) -> None:
-    simulated_ollama.fail_next(kind)
-    outcome, ear = await run(executor, simulated_ollama)
-    assert isinstance(outcome, Finished)
-    assert outcome.result.status == "success"
-    assert ear.lines("retrying", "error") == ["Ollama retry 1/2..."]
-    after = [each.kind for each in ear.heard].index("retrying")
-    said = "".join(each.text for each in ear.heard[after:] if each.kind == "token")
-    assert outcome.result.output == said
 
 
 async def test_a_missing_model_is_given_back_at_once(
@@ -133,17 +85,6 @@ async def test_a_missing_model_is_given_back_at_once(
     ]
 
 
-async def test_a_bad_request_is_the_works_answer(
-    executor: OllamaExecutor, simulated_ollama: SimulatedOllama
-) -> None:
-    simulated_ollama.fail_next("bad_request")
-    outcome, ear = await run(executor, simulated_ollama)
-    assert isinstance(outcome, Finished)
-    assert outcome.result.error is not None
-    assert outcome.result.error.code == "bad_request"
-    assert ear.lines("retrying") == []
-
-
 async def test_a_prompt_beyond_the_context_is_an_error_and_not_a_shorter_prompt(
     executor: OllamaExecutor, simulated_ollama: SimulatedOllama
 ) -> None:
@@ -153,39 +94,6 @@ async def test_a_prompt_beyond_the_context_is_an_error_and_not_a_shorter_prompt(
     assert isinstance(outcome, Finished)
     assert outcome.result.error is not None
     assert outcome.result.error.code == "prompt_too_long"
-
-
-async def test_missing_counts_are_unknown(
-    executor: OllamaExecutor, simulated_ollama: SimulatedOllama
-) -> None:
-    simulated_ollama.fail_next("usage_missing")
-    outcome, _ = await run(executor, simulated_ollama)
-    assert isinstance(outcome, Finished)
-    assert (outcome.result.status, outcome.result.tokens_in) == ("success", None)
-    assert outcome.result.tokens_out is None
-
-
-@pytest.mark.parametrize(
-    ("kind", "code"), [("hang", "first_token_timeout"), ("stall", "idle_timeout")]
-)
-async def test_silence_has_its_limits(
-    executor: OllamaExecutor, simulated_ollama: SimulatedOllama, kind: Any, code: str
-) -> None:
-    simulated_ollama.fail_next(Fault(kind=kind, times=0))
-    limits = replace(
-        QUICK, first_token_cold_s=0.3, first_token_warm_s=0.3, idle_timeout_s=0.05
-    )
-    outcome, _ = await run(
-        executor, simulated_ollama, limits=replace(limits, model_retries=1)
-    )
-    assert isinstance(outcome, Returned)
-    assert outcome.result is not None
-    assert outcome.result.error is not None
-    assert outcome.result.error.code == code
-    assert len(simulated_ollama.runs()) == 2
-    await simulated_ollama.wait_until(
-        lambda: all(request.aborted for request in simulated_ollama.runs())
-    )
 
 
 async def test_a_model_that_must_be_loaded_gets_more_time(
@@ -221,20 +129,6 @@ async def test_the_time_in_all_is_the_works_answer(
     assert ear.lines("retrying") == []
 
 
-async def test_stopping_closes_the_stream(
-    executor: OllamaExecutor, simulated_ollama: SimulatedOllama
-) -> None:
-    simulated_ollama.fail_next("stall")
-    ear, stop = Ear(), Stop()
-    ear.on_each(lambda: stop.request("cancelled"))
-    outcome = await executor.run(asking(simulated_ollama), ear, stop)
-    assert isinstance(outcome, Stopped)
-    assert outcome.result is not None
-    assert outcome.result.output == ear.said("token") != ""
-    await simulated_ollama.wait_until(lambda: simulated_ollama.runs()[0].aborted)
-    assert simulated_ollama.running == 0
-
-
 async def test_cancelling_the_coroutine_closes_the_stream(
     executor: OllamaExecutor, simulated_ollama: SimulatedOllama
 ) -> None:
@@ -245,25 +139,6 @@ async def test_cancelling_the_coroutine_closes_the_stream(
     with pytest.raises(asyncio.CancelledError):
         await task
     await simulated_ollama.wait_until(lambda: simulated_ollama.runs()[0].aborted)
-
-
-async def test_nobody_there_is_given_back(executor: OllamaExecutor) -> None:
-    server = SimulatedOllama()
-    await server.start()
-    await server.stop()
-    outcome, ear = await run(executor, server)
-    assert isinstance(outcome, Returned)
-    assert len(ear.lines("retrying")) == 2
-    assert outcome.result is not None
-    assert outcome.result.tokens_in == 0
-
-
-async def test_an_address_that_is_none_is_given_back_at_once(
-    executor: OllamaExecutor, simulated_ollama: SimulatedOllama
-) -> None:
-    outcome, ear = await run(executor, simulated_ollama, endpoint_url="nonsense")
-    assert isinstance(outcome, Returned)
-    assert ear.lines("retrying") == []
 
 
 async def test_a_long_line_is_read(
