@@ -154,7 +154,7 @@ class _Decider:
         return "busy", f"all {total} {slot} slots are taken ({shown})", holders[:64]
 
     def supersede(self, older: str) -> None:
-        """A task came anew: what an older route of it left here has no future."""
+        """End or return what an older route of the same task has left here."""
         run = self.state.runs.get(older)
         if run is None or run.wish:
             return
@@ -406,13 +406,13 @@ class _Decider:
                 self.fact(msg.Wished(route, "drain"))
                 self.effect(msg.StopRun(route, "draining"))
 
-    # -- what every branch says
+    # -- what every branch uses
 
     def stale(self, epoch: int) -> bool:
         """Refuse a deposed leader; take note of a new one."""
         if epoch < self.state.epoch:
-            seen = f"epoch {self.state.epoch} has spoken, this is {epoch}"
-            self.answer(False, "stale_epoch", seen)
+            detail = f"epoch {self.state.epoch} has spoken, this is {epoch}"
+            self.answer(False, "stale_epoch", detail)
             return True
         if epoch > self.state.epoch:
             self.fact(msg.EpochSeen(epoch))

@@ -20,7 +20,6 @@ from events.errors import (
     AgentComError,
     Denied,
     LogUnavailable,
-    Malformed,
     Unreachable,
 )
 
@@ -96,11 +95,6 @@ def sentence_of(error: BaseException) -> str:
 
 def _code(error: BaseException) -> str:
     return str(getattr(error, "code", "")) if isinstance(error, AgentComError) else ""
-
-
-def malformed_at(line: int, error: Malformed) -> str:
-    """Say what is wrong in a line of a file."""
-    return f"line {line}: {error}"
 
 
 # -- colours ---------------------------------------------------------------------------

@@ -145,7 +145,7 @@ async def test_an_entry_acknowledged_before_its_turn_is_never_written(
     assert (first.stored, second.stored) == (False, True)
 
 
-async def test_a_life_finds_what_the_last_one_left(tmp_path: Path) -> None:
+async def test_an_incarnation_is_given_what_the_last_one_left(tmp_path: Path) -> None:
     path = tmp_path / "journal.db"
     journal = await open_journal(path)
     await journal.accept("r1", "t1", b"one")
@@ -156,16 +156,16 @@ async def test_a_life_finds_what_the_last_one_left(tmp_path: Path) -> None:
     journal.remember_epoch(9)
     await journal.close()
     journal = await open_journal(path)
-    found = journal.at_start
-    [row] = found.rows
+    left = journal.at_start
+    [row] = left.rows
     assert (row.route, row.assign, row.phase, row.pid) == ("r1", b"one", "running", 7)
-    assert (found.incarnations, found.epoch, found.ended, found.done) == (
+    assert (left.incarnations, left.epoch, left.ended, left.done) == (
         2,
         9,
         {"r1"},
         ["r2"],
     )
-    assert (found.outbox_first, found.outbox_last, found.outbox_count) == (5, 5, 1)
+    assert (left.outbox_first, left.outbox_last, left.outbox_count) == (5, 5, 1)
     journal.trim(5)
     await journal.close()
     journal = await open_journal(path)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from events import catalogue as cat
+from events import catalogue as c
 from events.codec import encode
 from events.errors import Denied, LogUnavailable, TooLarge
 from events.log import MAX_EVENT_BYTES
@@ -35,7 +35,7 @@ class FlakyLog(MemoryLog):
         self.in_flight = 0
 
     def append(
-        self, subject: str, event: cat.Event, *, expect: int | None = None
+        self, subject: str, event: c.Event, *, expect: int | None = None
     ) -> asyncio.Future[int]:
         self.offered += 1
         loop = asyncio.get_running_loop()
@@ -65,8 +65,8 @@ class FlakyLog(MemoryLog):
         ]
 
 
-def line(text: str, route: str = "r1") -> cat.TaskStatus:
-    return cat.TaskStatus(
+def line(text: str, route: str = "r1") -> c.TaskStatus:
+    return c.TaskStatus(
         id="e",
         at="2026-01-01T00:00:00Z",
         by="host:h1",
@@ -80,12 +80,10 @@ def line(text: str, route: str = "r1") -> cat.TaskStatus:
     )
 
 
-def completed(output: str) -> cat.TaskCompleted:
+def completed(output: str) -> c.TaskCompleted:
     said = line("")
-    fields = {name: getattr(said, name) for name in cat.RunEvent.__struct_fields__}
-    return cat.TaskCompleted(
-        **fields, result=cat.Result(status="success", output=output)
-    )
+    fields = {name: getattr(said, name) for name in c.RunEvent.__struct_fields__}
+    return c.TaskCompleted(**fields, result=c.Result(status="success", output=output))
 
 
 @asynccontextmanager
@@ -180,7 +178,7 @@ async def test_a_long_absence_of_the_log_is_kept_on_disk_in_bounded_memory(
         assert journal.at_start.outbox_count == 0
 
 
-async def test_the_next_life_delivers_what_the_last_one_could_not(
+async def test_the_next_incarnation_delivers_what_the_last_one_could_not(
     tmp_path: Path,
 ) -> None:
     log = FlakyLog()
@@ -219,19 +217,19 @@ async def test_nothing_is_offered_while_the_connection_is_away(tmp_path: Path) -
         await outbox.close()
 
 
-@pytest.mark.parametrize("letter", ["x", "\x00", "\U0001f600"])
+@pytest.mark.parametrize("character", ["x", "\x00", "\U0001f600"])
 async def test_an_event_over_the_limit_is_cut_to_head_and_tail(
-    tmp_path: Path, letter: str
+    tmp_path: Path, character: str
 ) -> None:
     log = MemoryLog()
     async with opened(tmp_path) as journal:
         outbox = Outbox(log, journal)
-        output = "head" + letter * 600_000 + "tail"
+        output = "head" + character * 600_000 + "tail"
         outbox.send("agentcom.evt.run.h1.t1", completed(output), ends="r1")
         await outbox.flush()
         stored = await log.get(1)
         assert stored is not None
-        assert isinstance(stored.event, cat.TaskCompleted)
+        assert isinstance(stored.event, c.TaskCompleted)
         assert len(encode(stored.event)) <= MAX_EVENT_BYTES
         result = stored.event.result
         assert result.truncated
@@ -248,7 +246,7 @@ class RefusingLog(MemoryLog):
         self.problem: Exception | None = problem
 
     def append(
-        self, subject: str, event: cat.Event, *, expect: int | None = None
+        self, subject: str, event: c.Event, *, expect: int | None = None
     ) -> asyncio.Future[int]:
         if self.problem is None:
             return super().append(subject, event)

@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from events import catalogue as cat
+from events import catalogue as c
 from events import commands as mail
 from events import subjects
 from events.codec import encode
@@ -48,7 +48,7 @@ async def test_a_task_is_accepted_run_and_completed(tmp_path: Path) -> None:
     async with world(tmp_path) as w, w.living({"sidecar": Scripted()}):
         reply = await w.tell(assign())
         assert reply.ok
-        [done] = await w.until(cat.TaskCompleted)
+        [done] = await w.until(c.TaskCompleted)
         assert done.result.output == "hi\n"
         assert await w.names("t1") == [
             "task.accepted",
@@ -64,10 +64,10 @@ async def test_a_shell_command_runs_for_real(tmp_path: Path) -> None:
         world(tmp_path) as w,
         w.living({"sidecar": ShellExecutor(processes)}),
     ):
-        command = cat.Shell(command="echo out; echo err >&2")
-        spec = cat.TaskSpec(description="x", shell=command)
+        command = c.Shell(command="echo out; echo err >&2")
+        spec = c.TaskSpec(description="x", shell=command)
         assert (await w.tell(assign(spec=spec))).ok
-        [done] = await w.until(cat.TaskCompleted)
+        [done] = await w.until(c.TaskCompleted)
         assert (done.result.output, done.result.stderr) == ("out\n", "err\n")
         assert done.result.exit_code == 0
 
@@ -76,7 +76,7 @@ async def test_a_repeat_is_answered_and_not_run_again(tmp_path: Path) -> None:
     work = Scripted()
     async with world(tmp_path) as w, w.living({"sidecar": work}):
         await w.tell(assign())
-        await w.until(cat.TaskCompleted)
+        await w.until(c.TaskCompleted)
         assert (await w.tell(assign())).ok
     assert work.started == ["t1-r1"]
 
@@ -89,7 +89,7 @@ async def test_a_full_host_says_who_holds_its_slots(tmp_path: Path) -> None:
         await w.tell(assign("t2"))
         reply = await w.tell(assign("t3"))
         assert (reply.ok, reply.code) == (False, "busy")
-        [rejected] = await w.until(cat.TaskRejected)
+        [rejected] = await w.until(c.TaskRejected)
         assert rejected.holders == ["t1", "t2"]
 
 
@@ -98,13 +98,13 @@ async def test_a_cancelled_run_stops_and_frees_its_slot(tmp_path: Path) -> None:
     work.hold = True
     async with world(tmp_path) as w, w.living({"sidecar": work}) as sidecar:
         await w.tell(assign())
-        await w.until(cat.TaskStarted)
+        await w.until(c.TaskStarted)
         cancel = mail.Cancel(epoch=1, task_id="t1", route="t1-r1")
         raw = await w.theirs.request(
             subjects.task_mailbox("h1", "t1"), encode(cancel), timeout=10
         )
         assert REPLIES.decode(raw).ok
-        [stopped] = await w.until(cat.TaskStopped)
+        [stopped] = await w.until(c.TaskStopped)
         assert stopped.result.output == "hi\n"
         assert sidecar.state.used["shell"] == 0
 
@@ -116,12 +116,12 @@ async def test_a_faulty_executor_fails_its_task_and_nothing_else(
     work.fault = RuntimeError("a bug")
     async with world(tmp_path) as w, w.living({"sidecar": work}):
         await w.tell(assign())
-        [failed] = await w.until(cat.TaskFailed)
+        [failed] = await w.until(c.TaskFailed)
         assert failed.result.error.code == "executor_fault"
         assert "a bug" in failed.result.error.message
         work.fault = None
         await w.tell(assign("t2"))
-        await w.until(cat.TaskCompleted)
+        await w.until(c.TaskCompleted)
 
 
 @pytest.mark.parametrize(
@@ -154,17 +154,17 @@ async def test_a_host_beats_with_resources_and_what_it_holds(tmp_path: Path) -> 
     work = Scripted()
     work.hold = True
     async with world(tmp_path) as w:
-        beats: asyncio.Queue[cat.Beat] = asyncio.Queue()
+        beats: asyncio.Queue[c.Beat] = asyncio.Queue()
 
         def on(message) -> None:
-            beats.put_nowait(msgspec.json.decode(message.data, type=cat.Beat))
+            beats.put_nowait(msgspec.json.decode(message.data, type=c.Beat))
 
         await w.theirs.listen(subjects.ALL_BEATS, on)
         async with w.living({"sidecar": work}, beat_every_s=0.01) as sidecar:
             await w.tell(assign())
-            await w.until(cat.TaskStarted)
+            await w.until(c.TaskStarted)
             async with asyncio.timeout(20):
-                running = [cat.Held("t1", "t1-r1", "running")]
+                running = [c.Held("t1", "t1-r1", "running")]
                 while (beat := await beats.get()).held != running:
                     assert not beat.held or beat.held[0].phase == "accepted"
             assert beat.incarnation == sidecar.incarnation
@@ -180,10 +180,10 @@ async def test_a_drained_host_lets_runs_finish_and_says_goodbye(
     async with world(tmp_path) as w:
         async with w.living({"sidecar": work}, drain_timeout_s=60.0) as sidecar:
             await w.tell(assign())
-            await w.until(cat.TaskStarted)
+            await w.until(c.TaskStarted)
             asyncio.get_running_loop().call_later(0.05, work.until.set)
         assert sidecar.state.leaving
-        names = [cat.name(event) for event in await w.events()]
+        names = [c.name(event) for event in await w.events()]
         assert names[-3:] == ["host.draining", "task.completed", "host.left"]
 
 
@@ -193,10 +193,10 @@ async def test_what_does_not_finish_in_time_is_handed_back(tmp_path: Path) -> No
     async with world(tmp_path) as w:
         async with w.living({"sidecar": work}):
             await w.tell(assign())
-            await w.until(cat.TaskStarted)
-        [returned] = await w.until(cat.TaskReturned)
+            await w.until(c.TaskStarted)
+        [returned] = await w.until(c.TaskReturned)
         assert returned.reason == "draining"
-        assert isinstance((await w.events())[-1], cat.HostLeft)
+        assert isinstance((await w.events())[-1], c.HostLeft)
 
 
 async def test_results_made_while_the_log_is_away_arrive_afterwards(
@@ -210,7 +210,7 @@ async def test_results_made_while_the_log_is_away_arrive_afterwards(
                 await asyncio.sleep(0)
         assert await w.events(subjects.ALL_RUNS) == []
         sidecar.outbox.connection(True)
-        done = await w.until(cat.TaskCompleted, count=20)
+        done = await w.until(c.TaskCompleted, count=20)
         assert [event.task_id for event in done] == [f"t{n}" for n in range(20)]
 
 
@@ -219,9 +219,8 @@ async def test_results_made_while_the_log_is_away_arrive_afterwards(
 VICTIM = """
 import asyncio, sys
 from pathlib import Path
-from tests.support.fakes import MemoryBroker, MemoryBus
+from tests.support.fakes import MemoryBroker, MemoryBus, MemoryLog
 from events.errors import LogUnavailable
-from tests.support.fakes import MemoryLog
 from events import subjects
 from sidecar.config import ClaudeConfig, SidecarConfig, SlotsConfig
 from sidecar.assembly import assemble
@@ -262,7 +261,7 @@ async def test_a_killed_sidecar_loses_nothing_and_leaves_nothing_running(
     """One run had finished (unreported), one was running, in a session of its own."""
 
     def shell(task: str, command: str) -> mail.Assign:
-        spec = cat.TaskSpec(description="x", shell=cat.Shell(command=command))
+        spec = c.TaskSpec(description="x", shell=c.Shell(command=command))
         return assign(task, spec=spec)
 
     orphan = f"setsid sh -c 'echo $$ > {tmp_path}/pid; sleep 1000' & sleep 1000"
@@ -282,21 +281,21 @@ async def test_a_killed_sidecar_loses_nothing_and_leaves_nothing_running(
     (tmp_path / "ran1").unlink()
 
     async with world(tmp_path) as w, w.living({"sidecar": Scripted()}):
-        [completed] = await w.until(cat.TaskCompleted)
+        [completed] = await w.until(c.TaskCompleted)
         assert (completed.route, completed.result.output) == ("t1-r1", "done\n")
-        _, joined = await w.until(cat.HostJoined, count=2)
+        _, joined = await w.until(c.HostJoined, count=2)
         phases = {each.route: each.phase for each in joined.held}
         assert phases.pop("t2-r1") == "interrupted"
         # The other's result may have reached the log before the host had joined.
         assert phases in ({"t1-r1": "finished"}, {})
-        [returned] = await w.until(cat.TaskReturned)
+        [returned] = await w.until(c.TaskReturned)
         assert (returned.route, returned.reason) == ("t2-r1", "interrupted")
         assert returned.incarnation == joined.incarnation != completed.incarnation
         assert not _alive(orphaned)
         assert (await w.tell(shell("t1", "true"))).ok
     assert not (tmp_path / "ran1").exists()
     async with world(tmp_path) as w, w.living({"sidecar": Scripted()}):
-        [joined] = await w.until(cat.HostJoined)
+        [joined] = await w.until(c.HostJoined)
         assert joined.held == []
 
 
@@ -332,20 +331,20 @@ async def test_a_cancel_ends_the_wait_for_a_checkouts_turn(tmp_path: Path) -> No
     repos = {"web": str(tmp_path / "web")}
 
     def alone(task: str) -> mail.Assign:
-        shell = cat.Shell(command=f"echo x >> ../{task}; sleep 1000", exclusive=True)
-        return assign(task, spec=cat.TaskSpec(description="x", shell=shell, repo="web"))
+        shell = c.Shell(command=f"echo x >> ../{task}; sleep 1000", exclusive=True)
+        return assign(task, spec=c.TaskSpec(description="x", shell=shell, repo="web"))
 
     async with world(tmp_path) as w, w.living(repos=repos):
         await w.tell(alone("t1"))
-        await w.until(cat.TaskStarted)
+        await w.until(c.TaskStarted)
         await w.tell(alone("t2"))
-        [line] = await w.until(cat.TaskStatus)
+        [line] = await w.until(c.TaskStatus)
         assert (line.task_id, line.text[:18]) == ("t2", "Waiting for others")
         for task in ("t2", "t1"):
             cancel = encode(mail.Cancel(epoch=1, task_id=task))
             mailbox = subjects.task_mailbox("h1", task)
             await w.theirs.request(mailbox, cancel, timeout=10)
-        stopped = await w.until(cat.TaskStopped, count=2)
+        stopped = await w.until(c.TaskStopped, count=2)
         assert stopped[0].task_id == "t2"
         assert await w.names("t2") == ["task.accepted", "task.status", "task.stopped"]
     assert not (tmp_path / "t2").exists()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from events import catalogue as cat
+from events import catalogue as c
 from events import commands as mail
 from events import subjects
 from events.codec import encode
@@ -64,10 +64,10 @@ class Core:
     def __init__(self, link: Link) -> None:
         self.link = link
         self.log = JetStreamLog(link)
-        self.events: list[cat.Event] = []
+        self.events: list[c.Event] = []
         self._news = asyncio.Event()
 
-    def heard(self, recorded: cat.Recorded) -> None:
+    def heard(self, recorded: c.Recorded) -> None:
         self.events.append(recorded.event)
         self._news.set()
 
@@ -106,7 +106,7 @@ def assign(task: str, target: str, **fields: object) -> mail.Assign:
             "route": f"{task}-r1",
             "generation": 1,
             "attempt": 1,
-            "spec": cat.TaskSpec(description="say hello"),
+            "spec": c.TaskSpec(description="say hello"),
             "tier": "trivial",
             "target_type": target,
             **fields,
@@ -129,11 +129,11 @@ async def test_all_three_tiers_run_on_a_real_broker(
         drain_timeout_s=0.0,
     )
     async with core_of(broker) as core, living(broker, tmp_path / "data", config):
-        [joined] = await core.until(cat.HostJoined)
+        [joined] = await core.until(c.HostJoined)
         up = {each.endpoint: each for each in joined.endpoints if each.up}
         assert up.keys() == {"h1-gpu", "h1-claude"}
-        shell = cat.Shell(command="pwd; echo err >&2")
-        spec = cat.TaskSpec(description="x", shell=shell)
+        shell = c.Shell(command="pwd; echo err >&2")
+        spec = c.TaskSpec(description="x", shell=shell)
         model = up["h1-gpu"].models[0]
         for order in (
             assign("t1", "sidecar", spec=spec),
@@ -141,14 +141,14 @@ async def test_all_three_tiers_run_on_a_real_broker(
             assign("t3", "claude", endpoint="h1-claude", tier="complex"),
         ):
             assert (await core.tell(order)).ok
-        done = await core.until(cat.TaskCompleted, count=3)
+        done = await core.until(c.TaskCompleted, count=3)
         results = {event.task_id: event.result for event in done}
         assert results["t1"].output.startswith(str(tmp_path))
         assert results["t1"].stderr == "err\n"
         assert results["t2"].output
         assert results["t2"].simulated
         assert results["t3"].simulated
-        started = await core.until(cat.TaskStarted, count=3)
+        started = await core.until(c.TaskStarted, count=3)
         assert {event.task_id: event.simulated for event in started} == {
             "t1": False,
             "t2": True,
@@ -164,12 +164,12 @@ async def test_results_made_while_the_broker_is_away_arrive_when_it_is_back(
     )
     begun, go = tmp_path / "begun", tmp_path / "go"
     command = f"touch {begun}; until [ -e {go} ]; do sleep 0.01; done; echo finished"
-    spec = cat.TaskSpec(description="x", shell=cat.Shell(command=command))
+    spec = c.TaskSpec(description="x", shell=c.Shell(command=command))
     async with (
         core_of(broker) as core,
         living(broker, tmp_path / "data", config) as sidecar,
     ):
-        await core.until(cat.HostJoined)
+        await core.until(c.HostJoined)
         assert (await core.tell(assign("t1", "sidecar", spec=spec))).ok
         async with asyncio.timeout(20):
             while not begun.exists():
@@ -181,7 +181,7 @@ async def test_results_made_while_the_broker_is_away_arrive_when_it_is_back(
         # Not before the run has ended: a server that this very process starts while a
         # run is under way would pass for something that the run has left behind.
         broker.restart()
-        [done] = await core.until(cat.TaskCompleted)
+        [done] = await core.until(c.TaskCompleted)
         assert done.result.output == "finished\n"
 
 
@@ -202,17 +202,17 @@ async def test_what_runs_and_ends_without_a_broker_is_told_afterwards_in_order(
             f"[ -e {tried} ] && echo {n} && exit 0; touch {tried};"
             f"until [ -e {gate} ]; do sleep 0.01; done; exit 1"
         )
-        spec = cat.TaskSpec(description="x", shell=cat.Shell(command=command))
+        spec = c.TaskSpec(description="x", shell=c.Shell(command=command))
         return assign(f"t{n}", "sidecar", spec=spec)
 
     async with (
         core_of(broker) as core,
         living(broker, tmp_path / "data", config) as sidecar,
     ):
-        await core.until(cat.HostJoined)
+        await core.until(c.HostJoined)
         for n in range(8):
             assert (await core.tell(gated(n))).ok
-        await core.until(cat.TaskStarted, count=8)
+        await core.until(c.TaskStarted, count=8)
         broker.kill()
         order = [3, 1, 7, 0, 5, 2, 6, 4]
         for n in order:
@@ -221,13 +221,13 @@ async def test_what_runs_and_ends_without_a_broker_is_told_afterwards_in_order(
                 while sidecar.state.runs[f"t{n}-r1"].phase != "finished":
                     await asyncio.sleep(0.01)
         broker.restart()
-        done = await core.until(cat.TaskCompleted, count=8)
+        done = await core.until(c.TaskCompleted, count=8)
         assert [event.task_id for event in done] == [f"t{n}" for n in order]
         for event in done:
             of_run = [
-                cat.name(each)
+                c.name(each)
                 for each in core.events
-                if isinstance(each, cat.RunEvent) and each.route == event.route
+                if isinstance(each, c.RunEvent) and each.route == event.route
             ]
             assert of_run == [
                 "task.accepted",

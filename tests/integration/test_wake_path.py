@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from events import catalogue as cat
+from events import catalogue as c
 from events import commands as mail
 from events import subjects
 from events.codec import encode
@@ -25,7 +25,7 @@ GOOD = {"status": "success", "output": "done", "model_used": "claude-sonnet-4-5"
 
 
 def waking(task: str = "t1", route: str = "", **fields: Any) -> mail.Assign:
-    spec = cat.TaskSpec(description="wake up", executor="agent")
+    spec = c.TaskSpec(description="wake up", executor="agent")
     usual = {"target_type": "agent", "tier": "standard", "spec": spec, "limits": QUICK}
     return assign(task, route, **{**usual, **fields})
 
@@ -52,7 +52,7 @@ def agent_in(folder: Path, *, tidy: bool = True) -> str:
 
 async def steps(w: World, task: str = "t1") -> list[str]:
     events = await w.events(subjects.runs_of(task))
-    return [e.step if isinstance(e, cat.TaskStep) else cat.name(e) for e in events]
+    return [e.step if isinstance(e, c.TaskStep) else c.name(e) for e in events]
 
 
 async def test_every_step_is_an_event_and_files_go_after_the_last_word(
@@ -61,7 +61,7 @@ async def test_every_step_is_an_event_and_files_go_after_the_last_word(
     async with world(tmp_path) as w:
         async with w.living(agent=agents(tmp_path, agent_in(tmp_path))):
             assert (await w.tell(waking())).ok
-            [done] = await w.until(cat.TaskCompleted)
+            [done] = await w.until(c.TaskCompleted)
             assert (done.result.output, done.result.cost_basis) == ("done", "unknown")
         assert await steps(w) == [
             "task.accepted",
@@ -80,7 +80,7 @@ async def test_every_step_is_an_event_and_files_go_after_the_last_word(
 
 async def test_a_host_without_agents_does_not_offer_any(tmp_path: Path) -> None:
     async with world(tmp_path) as w, w.living():
-        [joined] = await w.until(cat.HostJoined)
+        [joined] = await w.until(c.HostJoined)
         assert "agent" not in joined.slots
         assert (await w.tell(waking())).code == "unknown_target"
 
@@ -91,14 +91,14 @@ async def test_a_result_stays_until_the_log_has_what_came_of_it(
     result = tmp_path / "results" / "t1.json"
     async with world(tmp_path) as w:
         async with w.living(agent=agents(tmp_path, agent_in(tmp_path))) as sidecar:
-            await w.until(cat.HostJoined)
+            await w.until(c.HostJoined)
             sidecar.outbox.connection(False)
             await w.tell(waking())
             while sidecar.state.runs["t1-r1"].phase != "finished":
                 await asyncio.sleep(0)
             assert result.exists()
             sidecar.outbox.connection(True)
-            await w.until(cat.TaskCompleted)
+            await w.until(c.TaskCompleted)
         assert not result.exists()
 
 
@@ -120,7 +120,7 @@ async def test_a_cancelled_wake_leaves_nothing(tmp_path: Path) -> None:
         await w.theirs.request(
             subjects.task_mailbox("h1", "t1"), encode(cancel), timeout=10
         )
-        await w.until(cat.TaskStopped)
+        await w.until(c.TaskStopped)
     assert list((tmp_path / "results").iterdir()) == []
 
 
@@ -132,14 +132,14 @@ async def test_a_task_that_comes_anew_waits_for_the_files_of_the_last_route(
         world(tmp_path) as w,
         w.living(agent=agents(tmp_path, agent_in(tmp_path))) as sidecar,
     ):
-        await w.until(cat.HostJoined)
+        await w.until(c.HostJoined)
         sidecar.outbox.connection(False)
         await w.tell(waking())
         while sidecar.state.runs["t1-r1"].phase != "finished":
             await asyncio.sleep(0)
         await w.tell(waking(route="t1-r2"))
         sidecar.outbox.connection(True)
-        first, second = await w.until(cat.TaskCompleted, count=2)
+        first, second = await w.until(c.TaskCompleted, count=2)
         assert (first.route, second.route) == ("t1-r1", "t1-r2")
     assert (tmp_path / "woken").read_text() == "t1\nt1\n"
     assert list((tmp_path / "results").iterdir()) == []
@@ -150,8 +150,7 @@ async def test_a_task_that_comes_anew_waits_for_the_files_of_the_last_route(
 VICTIM = """
 import asyncio, os, signal, sys
 from pathlib import Path
-from tests.support.fakes import MemoryBroker, MemoryBus
-from tests.support.fakes import MemoryLog
+from tests.support.fakes import MemoryBroker, MemoryBus, MemoryLog
 from events import subjects
 from sidecar import journal
 from sidecar.config import AgentConfig, ClaudeConfig, SidecarConfig
@@ -230,13 +229,13 @@ async def test_a_killed_host_goes_on_with_the_step_that_was_on_its_disk(
     await killed(tmp_path, command, when, what)
     async with world(tmp_path) as w:
         async with w.living(agent=agents(tmp_path, command)):
-            [joined] = await w.until(cat.HostJoined)
+            [joined] = await w.until(c.HostJoined)
             phases = [each.phase for each in joined.held]
             if again is None:
                 assert phases == ["accepted"]
             else:
                 assert phases == ["running"]
-                [done] = await w.until(cat.TaskCompleted)
+                [done] = await w.until(c.TaskCompleted)
                 assert done.route == "t1-r1"
                 # Readers pass over numbers that they have seen on this route.
                 assert w.output[0].n > 1_000_000
@@ -287,10 +286,10 @@ async def test_an_agent_that_lives_on_over_a_restart_ends_with_its_run(
     await killed(tmp_path, command, "after", "working")
     assert len(alive("t1-r1")) == 1
     async with world(tmp_path) as w, w.living(agent=agents(tmp_path, command)):
-        await w.until(cat.TaskStarted)
+        await w.until(c.TaskStarted)
         assert [int((tmp_path / "pid").read_text())] == alive("t1-r1")
         leave(tmp_path, "t1")
-        await w.until(cat.TaskCompleted)
+        await w.until(c.TaskCompleted)
         assert alive("t1-r1") == []
 
 
@@ -300,7 +299,7 @@ async def test_a_host_that_has_stopped_waking_hands_its_runs_back(
     await killed(tmp_path, living_agent(tmp_path), "after", "working")
     assert len(alive("t1-r1")) == 1
     async with world(tmp_path) as w, w.living():
-        [returned] = await w.until(cat.TaskReturned)
+        [returned] = await w.until(c.TaskReturned)
         assert (returned.route, returned.reason) == ("t1-r1", "interrupted")
     assert alive("t1-r1") == []
 
@@ -333,6 +332,6 @@ async def test_a_run_cancelled_before_the_host_had_joined_does_not_go_on(
 
         w.bus.listen = listen  # type: ignore[method-assign]
         async with w.living(agent=agents(tmp_path, "true")):
-            [stopped] = await w.until(cat.TaskStopped)
+            [stopped] = await w.until(c.TaskStopped)
             assert stopped.route == "t1-r1"
     assert not (tmp_path / "results" / "t1.task.json").exists()

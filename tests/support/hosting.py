@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from events import catalogue as cat
+from events import catalogue as c
 from events import commands as mail
 from events import subjects
 from events.codec import encode
@@ -35,7 +35,7 @@ class World:
         self.broker = MemoryBroker()
         self.bus = MemoryBus(self.broker)
         self.theirs = MemoryBus(self.broker)
-        self.output: list[cat.Chunk] = []
+        self.output: list[c.Chunk] = []
         self._news = asyncio.Event()
         self.sidecar: Sidecar | None = None
 
@@ -44,11 +44,11 @@ class World:
         await self.theirs.listen("agentcom.out.>", self._chunk)
 
     def _chunk(self, message) -> None:
-        self.output.append(msgspec.json.decode(message.data, type=cat.Chunk))
+        self.output.append(msgspec.json.decode(message.data, type=c.Chunk))
         message.respond(b"{}")
         self._news.set()
 
-    async def events(self, subject: str = "agentcom.evt.>") -> list[cat.Event]:
+    async def events(self, subject: str = "agentcom.evt.>") -> list[c.Event]:
         return [each.event for each in await self.log.read(subject)]
 
     async def until(self, kind: type, *, count: int = 1) -> list:
@@ -63,7 +63,7 @@ class World:
 
     async def names(self, task_id: str) -> list[str]:
         events = await self.events(subjects.runs_of(task_id))
-        return [cat.name(event) for event in events]
+        return [c.name(event) for event in events]
 
     async def tell(self, message: object, host: str = "h1") -> mail.Reply:
         subject = subjects.host_mailbox(host)
@@ -123,7 +123,7 @@ def assign(task: str = "t1", route: str = "", **fields: object) -> mail.Assign:
             "route": route or f"{task}-r1",
             "generation": 1,
             "attempt": 1,
-            "spec": cat.TaskSpec(description="x", shell=cat.Shell(command="echo hi")),
+            "spec": c.TaskSpec(description="x", shell=c.Shell(command="echo hi")),
             "tier": "trivial",
             "target_type": "sidecar",
             **fields,

@@ -20,7 +20,7 @@ class Machine:
     """A host that answers mail; `before` is called with each before it is decided on."""
 
     def __init__(self) -> None:
-        self.state = initial("h1", "life-1", About(version="1"), {})
+        self.state = initial("h1", "incarnation-1", About(version="1"), {})
         self.heard: list[m.HostMail] = []
         self.before = lambda mail: None
 
@@ -51,11 +51,11 @@ async def test_a_host_is_told_what_it_was_seen_to_be():
     assert (await answer_to(machine, "host.drain")).ok
     assert machine.heard == [
         m.Inspect(),
-        m.Drain(incarnation="life-1", version=0, reason="by alice"),
+        m.Drain(incarnation="incarnation-1", version=0, reason="by alice"),
     ]
     assert machine.state.draining
     assert (await answer_to(machine, "host.resume")).ok
-    assert machine.heard[-1] == m.Resume(incarnation="life-1", version=1)
+    assert machine.heard[-1] == m.Resume(incarnation="incarnation-1", version=1)
     assert not machine.state.draining
 
 
@@ -64,7 +64,7 @@ async def test_a_drain_that_is_overtaken_by_another_gateway_looks_again():
 
     def overtake(mail: m.HostMail) -> None:
         if isinstance(mail, m.Drain) and machine.state.drain_version == 0:
-            machine.hear(m.Resume(incarnation="life-1", version=0))
+            machine.hear(m.Resume(incarnation="incarnation-1", version=0))
 
     machine.before = overtake
     assert (await answer_to(machine, "host.drain")).ok
@@ -86,7 +86,7 @@ async def test_a_host_of_an_older_version_is_told_as_it_always_was():
     machine = Machine()
     hear = machine.hear
     machine.hear = lambda mail: (
-        m.Reply(ok=True, info={"incarnation": "life-1", "turns": "many"})
+        m.Reply(ok=True, info={"incarnation": "incarnation-1", "turns": "many"})
         if isinstance(mail, m.Inspect)
         else hear(mail)
     )
@@ -95,5 +95,5 @@ async def test_a_host_of_an_older_version_is_told_as_it_always_was():
 
 
 def test_the_version_is_called_turn_on_the_wire_as_hosts_of_0_1_know_it():
-    raw = encode(m.Drain(incarnation="life-1", version=3))
-    assert raw == b'{"type":"drain","incarnation":"life-1","turn":3}'
+    raw = encode(m.Drain(incarnation="incarnation-1", version=3))
+    assert raw == b'{"type":"drain","incarnation":"incarnation-1","turn":3}'

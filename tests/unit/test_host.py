@@ -31,7 +31,7 @@ class Host:
             targets=frozenset({"sidecar", "ollama", "claude", "noop"}),
         )
         slots = slots or {"shell": 1, "claude": 1}
-        self.state = initial("h1", "life-1", about, slots, {"h1-gpu": 1})
+        self.state = initial("h1", "incarnation-1", about, slots, {"h1-gpu": 1})
 
     def new_id(self) -> str:
         self.count += 1
@@ -305,14 +305,16 @@ def test_a_draining_host_takes_nothing_until_it_is_resumed() -> None:
 
 def test_a_drain_that_comes_behind_a_later_resume_is_passed_by() -> None:
     host = Host()
-    late = mail.Drain(incarnation="life-1", version=0)
-    host.given(mail.Resume(incarnation="life-1", version=0)).when(late)
+    late = mail.Drain(incarnation="incarnation-1", version=0)
+    host.given(mail.Resume(incarnation="incarnation-1", version=0)).when(late)
     assert (host.events, host.reply.ok, host.reply.code) == ([], False, "conflict")
     assert not host.state.draining
 
 
-def test_a_word_of_draining_that_was_meant_for_an_earlier_life_is_passed_by() -> None:
-    host = Host().when(mail.Drain(incarnation="life-0", version=0))
+def test_a_word_of_draining_that_was_meant_for_an_earlier_incarnation_is_passed_by() -> (
+    None
+):
+    host = Host().when(mail.Drain(incarnation="incarnation-0", version=0))
     assert (host.events, host.reply.code) == ([], "conflict")
 
 
@@ -348,14 +350,14 @@ def test_what_finishes_while_it_is_handed_back_is_finished() -> None:
     assert host.names == ["task.completed"]
 
 
-# -- lives
+# -- over a restart
 
 
 def recovered(phase: Any, route: str = "r1", task: str = "t1") -> msg.Recovered:
     return msg.Recovered(assign(task, route), phase)
 
 
-def test_joining_says_what_an_earlier_life_left() -> None:
+def test_joining_says_what_an_earlier_incarnation_left() -> None:
     host = Host().given(
         recovered("recovered"),
         recovered("interrupted", "r2", "t2"),
@@ -369,7 +371,7 @@ def test_joining_says_what_an_earlier_life_left() -> None:
     ]
 
 
-def test_interrupted_runs_are_returned_once_the_log_knows_this_life() -> None:
+def test_interrupted_runs_are_returned_once_the_log_knows_this_incarnation() -> None:
     host = Host().given(recovered("interrupted"), msg.Join())
     host.when(msg.Announced())
     assert (host.names, host.event.reason) == (["task.returned"], "interrupted")
@@ -395,7 +397,7 @@ def test_a_run_that_never_started_is_returned_when_its_task_comes_anew() -> None
 
 def test_a_host_given_up_says_that_it_recovered() -> None:
     host = Host().given(msg.Join(), msg.Announced(), *running())
-    host.when(mail.Rejoin(epoch=1, incarnation="life-1"))
+    host.when(mail.Rejoin(epoch=1, incarnation="incarnation-1"))
     assert (host.names, host.event.held) == (
         ["host.recovered"],
         [c.Held("t1", "r1", "running")],

@@ -8,7 +8,7 @@ import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from events.catalogue import Result, RunError
+from events import catalogue as c
 from sidecar.output import HeadTail, Utf8, cut, fitting
 
 
@@ -66,10 +66,10 @@ def test_text_is_the_same_however_its_bytes_were_cut(pieces: list[bytes]) -> Non
 
 
 @given(st.sampled_from(["x", "\0", "\u20ac", '"']), st.integers(0, 400_000))
-def test_a_result_is_cut_to_what_an_event_may_hold(letter: str, count: int) -> None:
-    text = letter * count
-    error = RunError("exit_code", text[:1000])
-    result = Result(status="failed", output=text, stderr=text, error=error)
+def test_a_result_is_cut_to_what_an_event_may_hold(character: str, count: int) -> None:
+    text = character * count
+    error = c.RunError("exit_code", text[:1000])
+    result = c.Result(status="failed", output=text, stderr=text, error=error)
     small = fitting(result, 300_000)
     assert len(msgspec.json.encode(small)) <= 300_000
     if len(msgspec.json.encode(result)) <= 300_000:

@@ -9,7 +9,7 @@ import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from events import catalogue as cat
+from events import catalogue as c
 from events import commands as mail
 from sidecar import progress as under_test
 from sidecar.progress import CHUNK_BYTES, OutputQueue, Progress, split
@@ -23,7 +23,7 @@ class Sink:
     """Keeps chunks; refuses them while `full`."""
 
     def __init__(self) -> None:
-        self.chunks: list[cat.Chunk] = []
+        self.chunks: list[c.Chunk] = []
         self.full = False
         self.news = asyncio.Event()
 
@@ -31,7 +31,7 @@ class Sink:
         assert subject == "agentcom.out.h1.t1"
         if self.full:
             return False
-        self.chunks.append(msgspec.json.decode(data, type=cat.Chunk))
+        self.chunks.append(msgspec.json.decode(data, type=c.Chunk))
         self.news.set()
         return True
 
@@ -45,7 +45,7 @@ class Sink:
 
 
 class Speaker:
-    host, incarnation = "h1", "life-1"
+    host, incarnation = "h1", "incarnation-1"
 
     def __init__(self) -> None:
         self.events: list[Any] = []
@@ -56,7 +56,7 @@ class Speaker:
     def new_id(self) -> str:
         return "e"
 
-    def say(self, subject: str, event: cat.Event) -> None:
+    def say(self, subject: str, event: c.Event) -> None:
         assert subject == "agentcom.evt.run.h1.t1"
         self.events.append(event)
 
@@ -70,7 +70,7 @@ class Told:
             route="r1",
             generation=2,
             attempt=3,
-            spec=cat.TaskSpec(description="x"),
+            spec=c.TaskSpec(description="x"),
             tier="standard",
             target_type="ollama",
             model="m",
@@ -144,7 +144,7 @@ async def test_lines_are_events_with_the_number_of_their_chunk() -> None:
     assert (status.text, status.n, status.segment) == ("going", 2, 0)
     assert (error.text, error.code, error.n) == ("broken", "oops", 3)
     assert (status.route, status.generation, status.attempt) == ("r1", 2, 3)
-    assert status.incarnation == "life-1"
+    assert status.incarnation == "incarnation-1"
 
 
 async def test_a_retry_starts_a_new_segment() -> None:
@@ -156,7 +156,7 @@ async def test_a_retry_starts_a_new_segment() -> None:
     told.progress.close()
     assert [chunk.segment for chunk in told.sink.chunks] == [0, 0, 1, 1]
     [event] = told.speaker.events
-    assert isinstance(event, cat.TaskRetrying)
+    assert isinstance(event, c.TaskRetrying)
     assert (event.retry, event.of, event.segment, event.n) == (1, 2, 1, 3)
 
 
