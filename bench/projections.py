@@ -19,8 +19,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cli.archive import private_broker
 from cli.client.connection import loop_factory
+from cli.local.backup import private_broker
 from cli.local.instance import Credentials, Instance
 from cli.local.process import spare_the_collector
 from cli.local.streams import provision_with

@@ -1,5 +1,7 @@
-"""Operations on the log: verify, rebuild, export, archive, restore. None of them writes
-an event, but restoring, which fills an empty log."""
+"""Operations on the log: verify, rebuild, export, archive, restore.
+
+None of them writes an event, but restoring, which fills an empty log.
+"""
 
 from __future__ import annotations
 
@@ -14,10 +16,10 @@ import msgspec
 from msgspec import Struct
 
 from agentcom import __version__
-from cli import archive as archives
-from cli.client.connection import Client, NotRunning, connected, run
+from cli.client.connection import Client, NotRunning, connected, credentials_for, run
 from cli.client.target import on_target
-from cli.local.instance import Instance
+from cli.local.backup import private_broker
+from cli.local.instance import Credentials, Instance
 from cli.render.events import event_line
 from cli.render.terminal import (
     EXIT_OK,
@@ -28,9 +30,12 @@ from cli.render.terminal import (
     size,
     utc_now,
 )
+from events import archive as archives
 from events import subjects
 from events.catalogue import Chunk, TaskRouted, Unknown
 from events.codec import encode
+from events.nats import backup
+from events.nats.api import stream_state
 from events.nats.link import Link
 from projections.answers import LoggedEvent, RebuildAnswer, StatusAnswer, TaskAnswer
 from projections.runner import Runner
@@ -42,7 +47,8 @@ from projections.world import VERSIONS
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from cli.archive import Header, Progress
+    from events.archive import ArchiveHeader
+    from events.nats.backup import Progress
 
 LOOK_AGAIN_S: Final = 0.1
 EXPORT: Final = "agentcom-task.v1"
@@ -79,7 +85,7 @@ def verify(*, store: Path | None, as_json: bool) -> int:
 
 async def _verify(store: Path, *, as_json: bool) -> int:
     async with connected() as client:
-        state = await archives.state_of(client.link, subjects.EVENTS)
+        state = await stream_state(client.link, subjects.EVENTS)
         stored = (state.last_seq, state.messages)
         report = await verify_log(client.log, store, stored=stored)
     if as_json:
@@ -203,15 +209,32 @@ class Exported(Struct, kw_only=True):
     type=click.Path(path_type=Path, dir_okay=False, exists=True),
     help="Show such a file; nothing else is needed for that.",
 )
-def export(task_id: str | None, *, target: Path | None, view: Path | None) -> int:
+@click.option(
+    "--log",
+    "whole_log",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Write the whole log and its output instead, as JSON lines compressed by gzip.",
+)
+def export(
+    task_id: str | None,
+    *,
+    target: Path | None,
+    view: Path | None,
+    whole_log: Path | None,
+) -> int:
     """Write the task ID with all its events, its trace and its output to one JSON file.
 
     Without --to it is ID.json; `--to -` prints it.
     """
     if view is not None:
         return show_export(view)
+    if whole_log is not None:
+        if whole_log.exists():
+            raise Problem(f"{whole_log} exists: name another file")
+        header = run(_written(credentials_for("operator"), whole_log))
+        return _report(whole_log, header, size(whole_log.stat().st_size))
     if task_id is None:
-        raise click.UsageError("expected a task's ID, or --view FILE")
+        raise click.UsageError("expected a task's ID, --view FILE, or --log FILE")
     return run(_export(task_id, target))
 
 
@@ -322,40 +345,54 @@ def _progress() -> Iterator[Progress]:
 )
 @_JSON
 def archive(file: Path, *, force: bool, only_check: bool, as_json: bool) -> int:
-    """Write the whole log and all output that is kept to FILE, compressed.
+    """Write the whole log and all output that is kept to FILE.
 
-    FILE appears once it is whole. `agentcom restore FILE` fills an empty log from it.
+    FILE appears once it is whole. `agentcom restore FILE` fills an empty log from it. It
+    is the broker's own snapshot, which takes the admin's key; with another role's key
+    the readable form of `agentcom export --log` is written, without headers.
     """
     if only_check:
-        header, _ = archives.check(file)
-        return _told(file, header, "whole and unchanged", as_json=as_json)
+        header = archives.check(file)
+        return _report(file, header, "whole and unchanged", as_json=as_json)
     if file.exists() and not force:
         raise Problem(f"{file} exists: name another file, or --force")
-    header = run(_archive(file))
-    return _told(file, header, size(file.stat().st_size), as_json=as_json)
+    credentials = credentials_for("admin")
+    if not credentials.seed_path.exists():
+        credentials = credentials_for("operator")
+    if credentials.role != "admin":
+        click.echo(
+            "without the admin's key: the readable form is written, and what is "
+            "restored from it has the time of the restoring",
+            err=True,
+        )
+    header = run(_written(credentials, file))
+    return _report(file, header, size(file.stat().st_size), as_json=as_json)
 
 
-async def _archive(file: Path) -> archives.Header:
-    async with connected() as client:
-        with _progress() as told:
-            header, _ = await archives.archive(
+async def _written(credentials: Credentials, file: Path) -> ArchiveHeader:
+    """Write a backup if the admin asks, else the readable form."""
+    write = backup.archive if credentials.role == "admin" else backup.export
+    async with connected(credentials=credentials) as client:
+        with _progress() as progress:
+            return await write(
                 client.link,
                 file,
                 agentcom=__version__,
                 made_at=utc_now().isoformat(),
-                progress=told,
+                progress=progress,
             )
-    return header
 
 
-def _told(file: Path, header: Header, said: str, *, as_json: bool) -> int:
+def _report(
+    file: Path, header: ArchiveHeader, what: str, *, as_json: bool = False
+) -> int:
     if as_json:
         click.echo(encode({"file": str(file), "archive": header}).decode())
         return EXIT_OK
     for stream, span in header.streams.items():
         count = span.last - span.first + 1 if span.last else 0
         click.echo(f"{stream}: {count} messages, {span.first} to {span.last}")
-    click.echo(f"{file}: {said}, made {header.made_at} by agentcom {header.agentcom}")
+    click.echo(f"{file}: {what}, made {header.made_at} by agentcom {header.agentcom}")
     return EXIT_OK
 
 
@@ -371,10 +408,10 @@ def restore(file: Path, *, as_json: bool) -> int:
     The file is checked first. A restore that was interrupted goes on when said again.
     Sequences are kept; the read models are made anew on the next start.
     """
-    header, _ = archives.check(file)
+    header = archives.check(file)
     instance = Instance()
     instance.prepare()
-    with archives.private_broker(instance.data) as admin:
+    with private_broker(instance.data) as admin:
         stored = asyncio.run(_restore(admin, file, header))
     total = sum(stored.values())
     if as_json:
@@ -386,15 +423,18 @@ def restore(file: Path, *, as_json: bool) -> int:
     return EXIT_OK
 
 
-async def _restore(admin: Any, file: Path, header: Header) -> dict[str, int]:
+async def _restore(
+    admin: Credentials, file: Path, header: ArchiveHeader
+) -> dict[str, int]:
     from cli.local.streams import missing_streams, provision_with
     from events.nats.provision import Retention
 
     link = await Link.connect(admin.address())
     try:
-        if await missing_streams(link):
+        # A backup brings its streams along, the readable form fills those that are there.
+        if header.format == archives.READABLE and await missing_streams(link):
             await provision_with(admin, Retention())
-        with _progress() as told:
-            return await archives.restore(link, file, header, progress=told)
+        with _progress() as progress:
+            return await backup.restore(link, file, header, progress=progress)
     finally:
         await link.close()

@@ -28,6 +28,7 @@ WRONG_LAST_SEQUENCE: Final = 10071
 READ_AGAIN: Final = 10164
 """The same, where another write of the subject was under way."""
 NO_MESSAGE_FOUND: Final = 10037
+STREAM_NOT_FOUND: Final = 10059
 REFUSED_FOR_GOOD: Final = frozenset({400, 403, 404, 413})
 """Values of `code` after which sending the same again is of no use."""
 
@@ -78,12 +79,15 @@ class StreamState(msgspec.Struct):
     last_seq: int = 0
     messages: int = 0
     bytes: int = 0
+    first_ts: str = ""
+    last_ts: str = ""
 
 
 class StreamAnswer(msgspec.Struct):
     """The answer of STREAM.INFO, as far as it is read here."""
 
     state: StreamState | None = None
+    ts: str = ""
     error: ApiError | None = None
 
 

@@ -17,12 +17,12 @@ from nats.errors import Error as NatsError
 
 from events import subjects
 from events.errors import LogError, LogUnavailable
+from events.nats.api import STREAM_NOT_FOUND
 
 if TYPE_CHECKING:
     from nats.aio.client import Client
 
 _NANOSECOND = 1_000_000_000
-_STREAM_NOT_FOUND = 10059
 _NO_STORAGE = 10047
 
 # What a stored event rests on. The server lets nobody unset deny_delete and deny_purge,
@@ -183,7 +183,7 @@ async def _ensure(
     try:
         found = await _call(connection, f"STREAM.INFO.{name}", None, timeout)
     except ApiRefused as refused:
-        if refused.error_code != _STREAM_NOT_FOUND:
+        if refused.error_code != STREAM_NOT_FOUND:
             raise
         await _call(connection, f"STREAM.CREATE.{name}", wanted, timeout)
         return

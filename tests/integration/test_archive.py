@@ -5,26 +5,33 @@ from __future__ import annotations
 import asyncio
 import gzip
 import json
+from pathlib import Path
 
 import pytest
 
-from cli import archive as archives
-from cli.archive import ArchiveError, check, entries
+from cli.local.backup import private_broker
 from cli.local.broker import StoreInUse
 from cli.local.instance import Instance
 from cli.local.streams import provision_with
-from events import subjects
+from events import archive as archives
+from events import header, subjects
+from events.archive import STREAMS, ArchiveError, StreamSpan, check, messages_of
 from events.catalogue import Chunk
 from events.codec import encode
+from events.nats import backup
+from events.nats.api import direct, stream_state
 from events.nats.link import Link
 from events.nats.log import JetStreamLog
 from events.nats.output import JetStreamOutput
 from projections.world import fold
 from tests.support.broker import SMALL
 from tests.support.histories import plausible
+from tests.support.links import linked
 from tests.support.livelog import command, writing
 
 HOSTS = ("h1", "h2", "h3")
+OF_0_1_0 = Path(__file__).parents[1] / "golden/archive-0.1.0.gz"
+"""Written by AgentCom 0.1.0."""
 
 
 @pytest.fixture
@@ -61,11 +68,28 @@ async def lived(broker, *, tasks=12, chunks=5):
 
 
 async def archived(broker, file):
-    link = await Link.connect(broker.credentials("operator").address())
-    try:
-        return await archives.archive(link, file, agentcom="test", made_at="now")
-    finally:
-        await link.close()
+    """Write a backup, as the admin."""
+    async with linked(broker, "admin") as link:
+        return await backup.archive(link, file, agentcom="test", made_at="now")
+
+
+async def exported(broker, file):
+    """Write the readable form, as an operator."""
+    async with linked(broker, "operator") as link:
+        return await backup.export(link, file, agentcom="test", made_at="now")
+
+
+async def stored_as(link, stream, pattern):
+    """Return a stream's messages with all that the broker keeps of them."""
+    return [
+        (
+            message.headers[header.SEQUENCE],
+            message.headers[header.TIME_STAMP],
+            message.headers.get(header.EXPECTED_LAST),
+            message.data,
+        )
+        async for message in direct(link, stream, pattern)
+    ]
 
 
 async def contents(credentials):
@@ -85,7 +109,7 @@ async def contents(credentials):
 async def fill(admin, file, **more):
     link = await Link.connect(admin.address())
     try:
-        return await archives.restore(link, file, check(file)[0], **more)
+        return await backup.restore(link, file, check(file), **more)
     finally:
         await link.close()
 
@@ -101,18 +125,174 @@ async def test_what_is_restored_is_what_was_archived(broker, data, tmp_path):
     new = tmp_path / "new"
     done = await command("--data", str(new), "restore", str(file))
     assert done.exit_code == 0, done.output
-    with archives.private_broker(new) as admin:
+    with private_broker(new) as admin:
         after = await contents(admin)
     assert after == before
     assert fold(after[0]).stats == fold(before[0]).stats
     assert not list(new.glob("restore.*"))
 
 
+async def test_a_backup_keeps_times_and_headers(broker, data, tmp_path):
+    await lived(broker, chunks=3)
+    async with linked(broker, "scheduler") as link:
+        expected = {header.EXPECTED_LAST: "0"}
+        await link.call(subjects.POLICY, b"{}", timeout=5, headers=expected)
+    file, new = tmp_path / "log.tar", Instance(tmp_path / "new")
+    about = await archived(broker, file)
+    new.prepare()
+    async with linked(broker, "admin") as link:
+        before = {s: await stored_as(link, s, backup.ALL_OF[s]) for s in STREAMS}
+
+    with private_broker(new.data) as admin:
+        stored = await fill(admin, file)
+        link = await Link.connect(admin.address())
+        after = {s: await stored_as(link, s, backup.ALL_OF[s]) for s in STREAMS}
+        await link.close()
+
+    assert after == before
+    assert any(expected for _, _, expected, _ in before[subjects.EVENTS])
+    assert stored == {s: len(before[s]) for s in STREAMS}
+    assert about.streams[subjects.OUTPUT] == StreamSpan(1, 3)
+
+
+async def test_a_backup_that_was_restored_in_part_is_restored_to_the_end(
+    broker, data, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(archives, "CHUNK", 100)
+    await lived(broker)
+    file, new = tmp_path / "log.tar", Instance(tmp_path / "new")
+    await archived(broker, file)
+    before = await contents(broker.credentials("operator"))
+    new.prepare()
+
+    def pull_the_plug(stream, done, of):
+        if stream == subjects.OUTPUT:
+            raise asyncio.CancelledError
+
+    with private_broker(new.data) as admin:
+        await provision_with(admin, SMALL)
+        with pytest.raises(asyncio.CancelledError):
+            await fill(admin, file, progress=pull_the_plug)
+    with private_broker(new.data) as admin:
+        stored = await fill(admin, file)
+        assert stored == {subjects.EVENTS: 0, subjects.OUTPUT: 5}
+        assert await contents(admin) == before
+        assert await fill(admin, file) == dict.fromkeys(STREAMS, 0)
+
+
+async def test_a_backup_of_another_log_is_not_restored_over(broker, data, tmp_path):
+    await lived(broker, tasks=2)
+    file, new = tmp_path / "log.tar", Instance(tmp_path / "new")
+    about = await archived(broker, file)
+    new.prepare()
+    with private_broker(new.data) as admin:
+        await provision_with(admin, SMALL)
+        link = await Link.connect(admin.address())
+        for _ in range(about.streams[subjects.EVENTS].last):
+            await link.call(subjects.POLICY, b"{}", timeout=5)
+        await link.close()
+
+        with pytest.raises(ArchiveError, match="not empty"):
+            await fill(admin, file)
+
+
+async def test_a_backup_of_many_pieces_is_whole(broker, data, tmp_path, monkeypatch):
+    monkeypatch.setattr(backup, "CHUNK", 1_000)
+    await lived(broker, tasks=60)
+    file, new = tmp_path / "log.tar", Instance(tmp_path / "new")
+    await archived(broker, file)
+    before = await contents(broker.credentials("operator"))
+    new.prepare()
+
+    with private_broker(new.data) as admin:
+        await fill(admin, file)
+        assert await contents(admin) == before
+
+
+async def test_the_log_goes_on_after_a_restore(broker, data, tmp_path):
+    await lived(broker, tasks=1)
+    file, new = tmp_path / "log.tar", Instance(tmp_path / "new")
+    about = await archived(broker, file)
+    new.prepare()
+    with private_broker(new.data) as admin:
+        await fill(admin, file)
+        await provision_with(admin, SMALL)
+        link = await Link.connect(admin.address())
+        await link.call(subjects.POLICY, b"{}", timeout=5)
+        state = await stream_state(link, subjects.EVENTS)
+        await link.close()
+
+        assert state.last_seq == about.streams[subjects.EVENTS].last + 1
+        with pytest.raises(ArchiveError, match="not empty"):
+            await fill(admin, file)
+
+
+async def test_an_archive_of_0_1_0_is_checked_and_restored(tmp_path):
+    new = tmp_path / "new"
+    raw = gzip.decompress(OF_0_1_0.read_bytes())
+    lines = [json.loads(line) for line in raw.splitlines()]
+    texts = {line["d"] for line in lines[1:-1]}
+
+    done = await command("archive", str(OF_0_1_0), "--check")
+    assert done.exit_code == 0, done.output
+    assert "made 2026-01-01T00:00:00+00:00 by agentcom 0.1.0" in done.output
+    done = await command("--data", str(new), "restore", str(OF_0_1_0))
+    assert done.exit_code == 0, done.output
+
+    with private_broker(new) as admin:
+        link = await Link.connect(admin.address())
+        after = [
+            message
+            for stream in STREAMS
+            async for message in direct(link, stream, backup.ALL_OF[stream])
+        ]
+        await link.close()
+    assert {message.data.decode() for message in after} == texts
+    assert len(after) == len(lines) - 2 == 36
+
+
+async def test_without_the_admins_key_the_readable_form_is_written(
+    broker, data, tmp_path
+):
+    await lived(broker, tasks=1)
+    operator = str(broker.credentials("operator").seed_path)
+    of_archive, of_export = tmp_path / "a.gz", tmp_path / "e.gz"
+
+    for said in (("archive", str(of_archive)), ("export", "--log", str(of_export))):
+        done = await command(*said, "--creds", operator)
+        assert done.exit_code == 0, done.output
+
+    assert check(of_archive).streams == check(of_export).streams
+    assert [m.data for m in messages_of(of_archive)] == [
+        m.data for m in messages_of(of_export)
+    ]
+
+
+async def test_a_backup_that_was_changed_or_cut_off_is_refused(broker, data, tmp_path):
+    await lived(broker, tasks=2)
+    file = tmp_path / "log.tar"
+    await archived(broker, file)
+    whole = file.read_bytes()
+    check(file)
+
+    for spoilt, said in (
+        (whole.replace(b'"agentcom":"test"', b'"agentcom":"best"'), "changed"),
+        (whole[:1_000], "cut off"),
+        (whole[: whole.index(b"SHA256SUMS")], "cut off"),
+        (whole[: whole.index(b"SHA256SUMS") + 520], "cut off"),
+        (b"", "damaged"),
+    ):
+        bad = tmp_path / "bad.tar"
+        bad.write_bytes(spoilt)
+        with pytest.raises(ArchiveError, match=said):
+            check(bad)
+
+
 async def test_a_running_broker_is_not_restored_into(broker, data, tmp_path):
     await lived(broker, tasks=1)
     await archived(broker, tmp_path / "log.gz")
 
-    with pytest.raises(StoreInUse), archives.private_broker(data):
+    with pytest.raises(StoreInUse), private_broker(data):
         pass
 
 
@@ -125,7 +305,7 @@ async def test_a_log_of_its_own_is_not_restored_into(broker, data, tmp_path):
     broker.stop()
 
     with (
-        archives.private_broker(data) as admin,
+        private_broker(data) as admin,
         pytest.raises(ArchiveError, match="not empty"),
     ):
         await fill(admin, file)
@@ -136,13 +316,13 @@ async def test_another_log_of_the_same_length_is_not_restored_into(
 ):
     await lived(broker, tasks=2)
     file = tmp_path / "log.gz"
-    header, _ = await archived(broker, file)
+    about = await exported(broker, file)
     new = Instance(tmp_path / "new")
     new.prepare()
-    with archives.private_broker(new.data) as admin:
+    with private_broker(new.data) as admin:
         await provision_with(admin, SMALL)
         link = await Link.connect(admin.address())
-        for _ in range(header.streams[subjects.EVENTS].last):
+        for _ in range(about.streams[subjects.EVENTS].last):
             await link.call(subjects.POLICY, b"{}", timeout=5)
         await link.close()
 
@@ -151,11 +331,11 @@ async def test_another_log_of_the_same_length_is_not_restored_into(
 
 
 async def test_an_interrupted_restore_goes_on(broker, data, tmp_path, monkeypatch):
-    monkeypatch.setattr(archives, "TOLD_EVERY", 10)
-    monkeypatch.setattr(archives, "WINDOW", 4)
+    monkeypatch.setattr(backup, "REPORTED_EVERY", 10)
+    monkeypatch.setattr(backup, "WINDOW", 4)
     await lived(broker)
     file = tmp_path / "log.gz"
-    await archived(broker, file)
+    await exported(broker, file)
     before = await contents(broker.credentials("operator"))
     new = Instance(tmp_path / "new")
     new.prepare()
@@ -163,15 +343,15 @@ async def test_an_interrupted_restore_goes_on(broker, data, tmp_path, monkeypatc
     def pull_the_plug(stream, done, of):
         raise asyncio.CancelledError
 
-    with archives.private_broker(new.data) as admin:
+    with private_broker(new.data) as admin:
         await provision_with(admin, SMALL)
         with pytest.raises(asyncio.CancelledError):
             await fill(admin, file, progress=pull_the_plug)
-    with archives.private_broker(new.data) as admin:
+    with private_broker(new.data) as admin:
         stored = await fill(admin, file)
         assert 0 < stored[subjects.EVENTS] < len(before[0])
         assert await contents(admin) == before
-        assert await fill(admin, file) == dict.fromkeys(archives.STREAMS, 0)
+        assert await fill(admin, file) == dict.fromkeys(STREAMS, 0)
 
 
 async def test_output_that_was_forgotten_leaves_its_numbers(broker, data, tmp_path):
@@ -181,31 +361,32 @@ async def test_output_that_was_forgotten_leaves_its_numbers(broker, data, tmp_pa
     await admin.call(purge, encode({"seq": 4}), timeout=5)
     await admin.close()
     file = tmp_path / "log.gz"
-    header, _ = await archived(broker, file)
-    assert header.streams[subjects.OUTPUT] == archives.Span(4, 9)
+    about = await exported(broker, file)
+    assert about.streams[subjects.OUTPUT] == StreamSpan(4, 9)
     new = Instance(tmp_path / "new")
     new.prepare()
 
-    with archives.private_broker(new.data) as owner:
+    with private_broker(new.data) as owner:
         await provision_with(owner, SMALL)
         await fill(owner, file)
         link = await Link.connect(owner.address())
-        state = await archives.state_of(link, subjects.OUTPUT)
+        state = await stream_state(link, subjects.OUTPUT)
         await link.close()
 
     assert (state.first_seq, state.last_seq) == (4, 9)
 
 
-async def test_an_archive_that_fails_leaves_nothing(broker, data, tmp_path):
+@pytest.mark.parametrize("write", [backup.archive, backup.export])
+async def test_an_archive_that_fails_leaves_nothing(broker, data, tmp_path, write):
     await lived(broker, tasks=1)
     file = tmp_path / "log.gz"
 
     def full(stream, done, of):
         raise OSError(28, "No space left on device")
 
-    link = await Link.connect(broker.credentials("operator").address())
+    link = await Link.connect(broker.credentials("admin").address())
     with pytest.raises(OSError, match="No space"):
-        await archives.archive(link, file, agentcom="", made_at="", progress=full)
+        await write(link, file, agentcom="", made_at="", progress=full)
     await link.close()
 
     assert list(tmp_path.glob("*.gz*")) + list(tmp_path.glob(".*part")) == []
@@ -214,7 +395,7 @@ async def test_an_archive_that_fails_leaves_nothing(broker, data, tmp_path):
 async def test_a_file_that_was_changed_or_cut_off_is_refused(broker, data, tmp_path):
     await lived(broker, tasks=2)
     file = tmp_path / "log.gz"
-    await archived(broker, file)
+    await exported(broker, file)
     whole = gzip.decompress(file.read_bytes())
     lines = whole.splitlines(keepends=True)
     changed = [*lines]
@@ -233,7 +414,7 @@ async def test_a_file_that_was_changed_or_cut_off_is_refused(broker, data, tmp_p
         bad.write_bytes(spoilt)
         with pytest.raises(ArchiveError, match=said):
             check(bad)
-    assert [entry.q for entry in entries(file)][:3] == [1, 2, 3]
+    assert [message.q for message in messages_of(file)][:3] == [1, 2, 3]
 
 
 async def test_a_file_that_is_there_is_kept(broker, data, tmp_path):
