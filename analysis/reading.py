@@ -7,18 +7,17 @@ runs were booked for, when a tier came back).
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from actors.rules.models import normal_model
 from events import catalogue as c
 from events.codec import instant
 from events.errors import Malformed
+from events.lifecycle import ON_HOST
 
 if TYPE_CHECKING:
     from projections.judged import JudgedEvent
     from projections.world import World
-
-UNDER_WAY: Final = frozenset({"routed", "accepted", "running", "cancelling"})
 
 
 class PastDecision(NamedTuple):
@@ -106,7 +105,7 @@ class Reading:
                 day = event.at[:10]
                 spent = judged.result.estimated_cost_usd or 0.0
                 self._escalated_usd[day] = self._escalated_usd.get(day, 0.0) + spent
-        if task is not None and judged.after not in UNDER_WAY:
+        if task is not None and judged.after not in ON_HOST:
             self._escalated.discard(task.id)
         if judged.verdict != "applied":
             return

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from events.bus import Message
     from events.nats.link import LinkMessage
 
-STAGES = ("submitted", "routed", "accepted", "started", "completed")
 HOST = "bare"
 
 

@@ -28,7 +28,7 @@ from actors.rules.routing import Subject, route
 from actors.scheduler.places import Fleet
 from actors.scheduler.queue import Requirement
 from bench.parts import (
-    Client,
+    BenchClient,
     Process,
     bare_processes,
     broker_in,
@@ -134,7 +134,7 @@ async def _bare(instance: Instance, tasks: int, sizes: list[int]) -> Report:
             return await _pace(watching, submit, tasks, processes)
 
 
-async def _until_ready(watching: Client) -> None:
+async def _until_ready(watching: BenchClient) -> None:
     """Return once a task has gone all the way through."""
     done = watching.count_to(1)
     sizes = asyncio.create_task(watching.measure_sizes(done))
@@ -151,7 +151,7 @@ async def _until_ready(watching: Client) -> None:
 
 
 async def _pace(
-    watching: Client,
+    watching: BenchClient,
     submit: Callable[[], Awaitable[str]],
     tasks: int,
     processes: list[Process],
@@ -264,7 +264,7 @@ async def _submissions(instance: Instance, amount: int) -> None:
         await link.close()
 
 
-async def _until_elected(watching: Client) -> None:
+async def _until_elected(watching: BenchClient) -> None:
     """Return once the scheduler leads: it has read the log by then."""
     await asyncio.wait_for(watching.elected.wait(), 600)
     # What it does at once after taking over is part of what it takes.

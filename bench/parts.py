@@ -161,7 +161,7 @@ class _At(Struct):
 _at: Reader[_At] = Reader(_At)
 
 
-class Client:
+class BenchClient:
     """Submits, and watches runs start and end.
 
     It hears of runs alone: on two cores, one who watches everything takes part.
@@ -234,11 +234,11 @@ class Client:
 
 
 @asynccontextmanager
-async def client(instance: Instance) -> AsyncIterator[Client]:
+async def client(instance: Instance) -> AsyncIterator[BenchClient]:
     """A client that reads along, as the operator."""
     link = await Link.connect(instance.credentials("operator").address())
     try:
-        made = Client(link)
+        made = BenchClient(link)
         await made.watch()
         yield made
     finally:

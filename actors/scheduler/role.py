@@ -16,7 +16,7 @@ import structlog
 from actors.gateway.gateway import Gateway
 from actors.gateway.service import Service
 from actors.scheduler.decide import Body, Decision, History, Mail, Scheduler
-from actors.scheduler.lease import Lease, Leases
+from actors.scheduler.lease import LEASE_TTL_S, Lease, Leases, renewal
 from events import catalogue as c
 from events import subjects
 from events.codec import Reader, encode, instant, rfc3339
@@ -67,8 +67,7 @@ class SchedulerRole:
         version: str,
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
-        lease_ttl: float = 4.0,
-        lease_renew: float = 1.0,
+        lease_ttl: float = LEASE_TTL_S,
     ) -> None:
         self._name = name
         self._log = log
@@ -87,7 +86,7 @@ class SchedulerRole:
             monotonic,
             connected=lambda: bus.connected,
             ttl=lease_ttl,
-            renew=lease_renew,
+            renew=renewal(lease_ttl),
         )
         self.gateway = Gateway(name, log, bus, ids, clock, self.scheduler)
         self.service = Service(

@@ -103,7 +103,7 @@ def credentials_for(role: str = "operator") -> Credentials:
     return Credentials(url, instance.keys / f"{role}.nk", role)
 
 
-class Client:
+class Session:
     """Asks on behalf of a person: commands, queries, the log, the output stream."""
 
     def __init__(self, link: Link, role: str) -> None:
@@ -258,12 +258,12 @@ def check_id(task_id: str) -> None:
 @asynccontextmanager
 async def connected(
     role: str = "operator", credentials: Credentials | None = None
-) -> AsyncIterator[Client]:
+) -> AsyncIterator[Session]:
     """Connect as `role` (or as whom `--creds` says) for as long as the block lasts."""
     chosen = credentials or credentials_for(role)
     logs_to_stderr()
     link = await Link.connect(chosen.address(), timeout=CONNECT_S)
-    client = Client(link, chosen.role)
+    client = Session(link, chosen.role)
     try:
         yield client
     finally:
@@ -286,12 +286,12 @@ def run(work: Coroutine[Any, Any, T]) -> T:
         return runner.run(_interruptible(work))
 
 
-class Stopped(Exception):
+class GivenUp(Exception):
     """What was to be done was given up, because somebody said stop."""
 
 
 async def unless(stop: asyncio.Event, work: Coroutine[Any, Any, T]) -> T:
-    """Run `work`; when `stop` is set, cancel it until it has ended, and raise Stopped.
+    """Run `work`; when `stop` is set, cancel it until it has ended, and raise GivenUp.
 
     To cancel once is not always enough: `asyncio.wait_for` of Python 3.11, which the NATS
     client uses, loses a cancellation that comes together with what it waits for.
@@ -307,7 +307,7 @@ async def unless(stop: asyncio.Event, work: Coroutine[Any, Any, T]) -> T:
         stopping.cancel()
         working.cancel()
     if working.cancelled():
-        raise Stopped
+        raise GivenUp
     return working.result()
 
 
@@ -318,7 +318,7 @@ async def _interruptible(work: Coroutine[Any, Any, T]) -> T:
         loop.add_signal_handler(signal.SIGINT, interrupted.set)
     try:
         return await unless(interrupted, work)
-    except Stopped:
+    except GivenUp:
         raise KeyboardInterrupt from None
 
 

@@ -26,7 +26,7 @@ from projections.tasks import TasksState
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
-    from cli.client.connection import Client
+    from cli.client.connection import Session
     from events.catalogue import Chunk, Recorded
     from projections.record import TaskRecord
 
@@ -55,7 +55,7 @@ class Following:
     """One task, followed. `outcome` returns once it has ended."""
 
     def __init__(
-        self, client: Client, task_id: str, audience: Audience | None = None
+        self, client: Session, task_id: str, audience: Audience | None = None
     ) -> None:
         self._client = client
         self._task_id = task_id
@@ -147,7 +147,7 @@ class Following:
                 await live.stop()
 
 
-async def outcome_by_asking(client: Client, task_id: str) -> Outcome:
+async def outcome_by_asking(client: Session, task_id: str) -> Outcome:
     """Wait for a task's end by questions that are answered when there is news."""
     question: dict[str, Any] = {"task_id": task_id}
     while True:
@@ -170,7 +170,7 @@ class LiveOutput:
     """A task's output, piece by piece and in order, also over a reconnect."""
 
     def __init__(
-        self, client: Client, task_id: str, show: Callable[[Chunk], None]
+        self, client: Session, task_id: str, show: Callable[[Chunk], None]
     ) -> None:
         self._client = client
         self._task_id = task_id
@@ -243,7 +243,7 @@ class LiveOutput:
 
 
 async def each_outcome(
-    client: Client, task_ids: list[str]
+    client: Session, task_ids: list[str]
 ) -> AsyncIterator[tuple[int, Outcome]]:
     """Yield (place, outcome) of many tasks as they end."""
     follow = Crowd(client, task_ids)
@@ -254,7 +254,7 @@ async def each_outcome(
 class Crowd:
     """Many tasks followed together, over one reading of the log."""
 
-    def __init__(self, client: Client, task_ids: list[str]) -> None:
+    def __init__(self, client: Session, task_ids: list[str]) -> None:
         self._client = client
         self._places = {task_id: n for n, task_id in enumerate(task_ids)}
         self._state = TasksState()

@@ -17,13 +17,13 @@ from events.errors import AgentComError
 from projections.answers import HostsAnswer
 
 if TYPE_CHECKING:
-    from cli.client.connection import Client
+    from cli.client.connection import Session
 
 PLACES: Final = ("repo", "branch", "assign_to")
 ANSWER_S: Final = 2.0
 
 
-async def stand_here(client: Client, fields: dict[str, Any], host: str) -> str:
+async def stand_here(client: Session, fields: dict[str, Any], host: str) -> str:
     """Have a shell command run in this folder if `host`, this one, is all there is.
 
     Returns the folder, "" if the command runs where it would have.

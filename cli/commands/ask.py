@@ -10,7 +10,7 @@ import click
 import msgspec
 
 from actors.rules import policy as policies
-from cli.client.connection import Client, connected, run
+from cli.client.connection import Session, connected, run
 from cli.client.target import on_target
 from cli.commands.submit import fields_of, submit
 from cli.render.terminal import EXIT_OK, EXIT_USAGE, Problem, console, line_of
@@ -133,7 +133,7 @@ async def _show(*, as_json: bool) -> int:
     return EXIT_OK
 
 
-async def current_policy(client: Client) -> tuple[int, dict[str, Any]]:
+async def current_policy(client: Session) -> tuple[int, dict[str, Any]]:
     """Return version and document of the policy in force; 0 for the built-in one."""
     last = await client.log.last(subjects.POLICY)
     if last is None or not isinstance(last.event, PolicyChanged):

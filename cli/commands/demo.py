@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from cli.client.connection import (
-    Client,
-    Stopped,
+    GivenUp,
+    Session,
     connected,
     new_id,
     run,
@@ -31,7 +31,7 @@ from cli.client.connection import (
 )
 from cli.client.follow import Following
 from cli.commands.submit import hand_in
-from cli.local.fault_proxy import Line
+from cli.local.fault_proxy import FaultProxy
 from cli.local.instance import Instance
 from cli.local.supervisor import Everything, Plan, free_port
 from cli.render.costs import cost_table
@@ -105,7 +105,7 @@ async def _demo(*, stay: bool, simulated: bool, real_claude: bool) -> int:
                 _everything(folder, backends, stop)
             )
             problems = await unless(stop, _tour(everything, backends))
-        except Stopped:
+        except GivenUp:
             return EXIT_INTERRUPTED
         took = time.monotonic() - began
         if problems:
@@ -142,10 +142,10 @@ def say(text: str, style: str = "") -> None:
 
 
 class Backends:
-    """The model server behind its line, and Claude Code."""
+    """The model server behind the proxy that breaks it, and Claude Code."""
 
-    def __init__(self, line: Line, claude: str | None, about: list[str]) -> None:
-        self.line = line
+    def __init__(self, proxy: FaultProxy, claude: str | None, about: list[str]) -> None:
+        self.proxy = proxy
         self.claude = claude
         self.about = about
 
@@ -168,9 +168,9 @@ async def _backends(
                 "Ollama is simulated here: a server that speaks its protocol, but no "
                 "model answers."
             )
-        line = Line(target)
-        await line.restore()
-        stack.push_async_callback(line.cut)
+        proxy = FaultProxy(target)
+        await proxy.restore()
+        stack.push_async_callback(proxy.cut)
         program = None
         if not real_claude:
             claude = SimulatedClaude(folder / "claude")
@@ -180,7 +180,7 @@ async def _backends(
                 "Claude Code is simulated here, so that the tour costs nothing: its "
                 "dollars are what Claude would have reported."
             )
-        yield Backends(line, program, about)
+        yield Backends(proxy, program, about)
 
 
 async def _real_ollama(about: list[str]) -> str | None:
@@ -213,7 +213,7 @@ drain_timeout_s = 1.0
 [[endpoint]]
 name = "ollama"
 kind = "ollama"
-url = "{backends.line.url}"
+url = "{backends.proxy.url}"
 {claude}"""
     )
     plan = Plan(
@@ -234,9 +234,9 @@ url = "{backends.line.url}"
 class Tour:
     """Walks through it step by step; `problems` is what did not go as it should."""
 
-    def __init__(self, client: Client, backends: Backends) -> None:
+    def __init__(self, client: Session, backends: Backends) -> None:
         self._client = client
-        self._line = backends.line
+        self._proxy = backends.proxy
         self._step = 0
         self.problems: list[str] = []
 
@@ -325,7 +325,7 @@ class Tour:
     async def retry(self) -> None:
         """A stream that dies in the middle."""
         self._head("A retry: the connection to the model is cut in mid-answer.")
-        self._line.break_next_answer()
+        self._proxy.break_next_answer()
         outcome, screen = await self._run(
             description="Name three things that a good log entry says.", tier="standard"
         )
@@ -338,7 +338,7 @@ class Tour:
         """The local tier goes away."""
         self._head("A fallback: the local model goes away, Claude Code takes over.")
         down = asyncio.ensure_future(self._tier_event(c.TierDown, "standard"))
-        await self._line.cut()
+        await self._proxy.cut()
         event = await down
         say(
             f"the standard tier is down ({event.reason}); after 5 s its tasks may hop "
@@ -362,7 +362,7 @@ class Tour:
             say(f"\nWhy, as the log has it (agentcom task {outcome.task_id[:8]}):")
             trace(console(), answer.route)
         up = asyncio.ensure_future(self._tier_event(c.TierUp, "standard"))
-        await self._line.restore()
+        await self._proxy.restore()
         await up
         say("the standard tier is back", "good")
 

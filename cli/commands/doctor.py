@@ -22,9 +22,9 @@ from msgspec import Struct
 
 from agentcom import __version__
 from cli.client.connection import (
-    Client,
     NotRunning,
     Refused,
+    Session,
     connected,
     credentials_for,
     run,
@@ -219,7 +219,7 @@ async def _system(note: Any) -> HostsAnswer | None:
 
 
 async def _connected(
-    client: Client, chosen: Credentials, note: Any
+    client: Session, chosen: Credentials, note: Any
 ) -> HostsAnswer | None:
     began = time.perf_counter()
     streams = await _streams(client)
@@ -239,7 +239,7 @@ async def _connected(
     return fleet
 
 
-async def _streams(client: Client) -> Check:
+async def _streams(client: Session) -> Check:
     if not client.may_read:
         return Check("streams", "ok", f"not looked at: {client.role} may not")
     try:
@@ -265,7 +265,7 @@ async def _streams(client: Client) -> Check:
     )
 
 
-async def _stream(client: Client, name: str) -> dict[str, Any]:
+async def _stream(client: Session, name: str) -> dict[str, Any]:
     answer = await client.link.call(
         f"$JS.API.STREAM.INFO.{name}", b"", timeout=_PROBE_S
     )
@@ -275,7 +275,7 @@ async def _stream(client: Client, name: str) -> dict[str, Any]:
     return found
 
 
-async def _rights(client: Client) -> Check:
+async def _rights(client: Session) -> Check:
     """See whether the key can do what the command line needs."""
     if not client.may_read:
         return Check(
@@ -291,7 +291,7 @@ async def _rights(client: Client) -> Check:
     return Check("rights", "ok", f"{client.role} reads the log")
 
 
-async def _scheduler(client: Client) -> list[Check]:
+async def _scheduler(client: Session) -> list[Check]:
     now = time.time()
     try:
         if await _expired(client, now + SKEW_S):
@@ -312,7 +312,7 @@ async def _scheduler(client: Client) -> list[Check]:
     return [*found, Check("clock", "ok", f"within {SKEW_S:g} s of the scheduler's")]
 
 
-async def _leader(client: Client) -> Check:
+async def _leader(client: Session) -> Check:
     """Whether one of the schedulers leads: without, nothing is decided."""
     answers: list[dict[str, str]] = []
     heard = asyncio.Event()
@@ -349,7 +349,7 @@ async def _leader(client: Client) -> Check:
     return Check("leader", "ok", name + more)
 
 
-async def _expired(client: Client, until: float) -> bool:
+async def _expired(client: Session, until: float) -> bool:
     """Whether a command that is meant until then comes too late for the scheduler."""
     question = {"description": "doctor", "expires_at": rfc3339(until)}
     try:

@@ -11,6 +11,7 @@ from cli.render.fleet import endpoint_table
 from cli.render.terminal import EXIT_OK, cell, console, table
 from events.codec import encode
 from projections.answers import HostsAnswer
+from projections.queue import TIERS
 
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
@@ -65,7 +66,7 @@ def list_endpoints(*, as_json: bool) -> int:
 
 
 @click.command()
-@click.argument("tier", type=click.Choice(["trivial", "standard", "complex"]))
+@click.argument("tier", type=click.Choice(TIERS))
 @on_target
 @_JSON
 def ack(tier: str, *, as_json: bool) -> int:

@@ -21,6 +21,9 @@ from events.errors import AgentComError
 from events.ids import is_token
 from events.nats.provision import Retention
 
+_USUAL = Retention()
+_DAY_S = 24 * 3600
+_GIB = 1024**3
 _DATA = click.option(
     "--data",
     type=click.Path(path_type=Path, file_okay=False),
@@ -167,11 +170,21 @@ def list_keys(data: Path | None, as_json: bool) -> None:
 
 @click.command("provision")
 @_DATA
-@click.option("--output-days", type=click.IntRange(1), default=30, show_default=True)
 @click.option(
-    "--output-gib", type=click.FloatRange(0.001), default=20.0, show_default=True
+    "--output-days",
+    type=click.IntRange(1),
+    default=_USUAL.output_max_age_s // _DAY_S,
+    show_default=True,
 )
-@click.option("--replicas", type=click.Choice(["1", "3", "5"]), default="1")
+@click.option(
+    "--output-gib",
+    type=click.FloatRange(0.001),
+    default=_USUAL.output_max_bytes / _GIB,
+    show_default=True,
+)
+@click.option(
+    "--replicas", type=click.Choice(["1", "3", "5"]), default=str(_USUAL.replicas)
+)
 def provision_command(
     data: Path | None, output_days: int, output_gib: float, replicas: str
 ) -> None:
@@ -180,8 +193,8 @@ def provision_command(
     `agentcom up` does this by itself; it is for a broker that was started by hand.
     """
     retention = Retention(
-        output_max_age_s=output_days * 24 * 3600,
-        output_max_bytes=int(output_gib * 1024**3),
+        output_max_age_s=output_days * _DAY_S,
+        output_max_bytes=int(output_gib * _GIB),
         replicas=int(replicas),
     )
     try:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from cli.client.connection import Client, connected, run
+from cli.client.connection import Session, connected, run
 from cli.client.target import on_target
 from cli.render.events import event_line, json_line
 from cli.render.terminal import (
@@ -176,7 +176,7 @@ def _of_events(parts: list[str]) -> bool:
 
 
 async def _first(
-    client: Client, start: int | None, *, follow: bool, plain: bool
+    client: Session, start: int | None, *, follow: bool, plain: bool
 ) -> int:
     """Choose the sequence to begin at."""
     if start is not None and start >= 0:

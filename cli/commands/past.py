@@ -13,7 +13,7 @@ import click
 
 from analysis.explain import Recheck, policies_of, recheck, words
 from analysis.span import first_from, last_until
-from cli.client.connection import PAST_S, Client, connected, run
+from cli.client.connection import PAST_S, Session, connected, run
 from cli.client.spans import point_option
 from cli.client.target import on_target
 from cli.render.events import event_line, json_line
@@ -32,6 +32,7 @@ from events import catalogue as c
 from events import subjects
 from events.codec import encode, instant
 from events.errors import Malformed
+from events.lifecycle import FINAL
 from projections.answers import HostsAnswer, QueueAnswer, TaskAnswer
 from projections.timetravel import TimeTravel
 
@@ -127,7 +128,7 @@ def _chosen(
     raise Problem(f"{task_id} has no routing {generation}, only 1 to {len(routed)}")
 
 
-async def _fleet_then(client: Client, routed: c.TaskRouted) -> HostsAnswer | None:
+async def _fleet_then(client: Session, routed: c.TaskRouted) -> HostsAnswer | None:
     """Return the fleet as of the decision, where the read models can be asked."""
     try:
         return await client.query(
@@ -140,7 +141,7 @@ async def _fleet_then(client: Client, routed: c.TaskRouted) -> HostsAnswer | Non
         return None
 
 
-async def _checked(client: Client, routed: c.TaskRouted) -> Recheck:
+async def _checked(client: Session, routed: c.TaskRouted) -> Recheck:
     by_version, _ = await policies_of(client.log)
     return recheck(routed, by_version.get(routed.policy_version))
 
@@ -227,7 +228,7 @@ def replay(
     """
     if step and not sys.stdin.isatty():
         raise click.UsageError("--step needs a terminal")
-    shown = Steps(speed, step=step, as_json=as_json)
+    shown = ReplayScreen(speed, step=step, as_json=as_json)
     try:
         return run(_replay(shown, span["from"], span["to"], task_id))
     except KeyboardInterrupt:
@@ -238,7 +239,7 @@ class Enough(Exception):
     """Who looks has seen enough."""
 
 
-class Steps:
+class ReplayScreen:
     """Shows a replay, at a pace."""
 
     def __init__(self, speed: float | None, *, step: bool, as_json: bool) -> None:
@@ -307,10 +308,7 @@ async def _typed_line() -> str:
 
 def summary(world: World) -> str:
     """Say in a few figures how the world stands."""
-    finished = sum(
-        world.stats.states.get(state, 0)
-        for state in ("completed", "failed", "dead", "cancelled", "expired")
-    )
+    finished = sum(world.stats.states.get(phase, 0) for phase in FINAL)
     spent = world.costs.total.usd_nano / 1e9
     return (
         f"{world.queue.waiting} wait, {len(world.queue.under_way)} under way, "
@@ -319,7 +317,10 @@ def summary(world: World) -> str:
 
 
 async def _replay(
-    shown: Steps, start: int | str | None, end: int | str | None, task_id: str | None
+    shown: ReplayScreen,
+    start: int | str | None,
+    end: int | str | None,
+    task_id: str | None,
 ) -> int:
     async with connected() as client:
         full = await client.full_id(task_id) if task_id is not None else None
@@ -346,7 +347,7 @@ async def _walk(
     first: int,
     last: int,
     wanted: Callable[[JudgedEvent], bool],
-    shown: Steps,
+    shown: ReplayScreen,
 ) -> None:
     for start in range(first, last + 1, AT_ONCE):
         lines: list[tuple[str, str]] = []

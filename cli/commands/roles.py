@@ -117,7 +117,7 @@ def web(
 ) -> None:
     """Run the read models, and serve them and the dashboard over HTTP."""
     credentials = role_credentials("projections")
-    file = store or Instance().data / "projections.db"
+    file = store or Instance().read_models
 
     async def work(stop: asyncio.Event) -> None:
         await be_web(credentials, stop, file, address, port, names)

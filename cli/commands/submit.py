@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 import msgspec
 
-from cli.client.connection import Client, Refused, connected, new_id, run
+from cli.client.connection import Refused, Session, connected, new_id, run
 from cli.client.target import on_target
 from cli.render.terminal import (
     EXIT_INTERRUPTED,
@@ -29,6 +29,7 @@ from events.catalogue import TaskSpec
 from events.codec import Reader, encode
 from events.commands import BatchSubmitted, Refusal, Submitted
 from events.errors import Malformed
+from projections.queue import PRIORITIES, TIERS
 
 if TYPE_CHECKING:
     from cli.client.follow import Audience
@@ -43,9 +44,7 @@ _PLACE = re.compile(r"tasks\[(\d+)\]\.?")
 @click.argument("text", nargs=-1)
 @on_target
 @click.option("--shell", metavar="COMMAND", help="Run this command, no model.")
-@click.option(
-    "--tier", type=click.Choice(["trivial", "standard", "complex", "unknown"])
-)
+@click.option("--tier", type=click.Choice([*TIERS, "unknown"]))
 @click.option("--repo", help="The repository it is about.")
 @click.option("--branch", help="The branch to work on.")
 @click.option(
@@ -54,7 +53,7 @@ _PLACE = re.compile(r"tasks\[(\d+)\]\.?")
 @click.option("--criterion", "criteria", multiple=True, help="When it counts as done.")
 @click.option("--verify", "steps", multiple=True, help="How to check that it is done.")
 @click.option("--need", "needs", multiple=True, help="What the host must be able to.")
-@click.option("--priority", type=click.Choice(["urgent", "high", "normal", "low"]))
+@click.option("--priority", type=click.Choice(PRIORITIES))
 @click.option("--assign-to", metavar="HOST", help="Only this host.")
 @click.option("--model", help="Exactly this model, or wait for it.")
 @click.option(
@@ -232,7 +231,7 @@ async def _hand_in(fields: dict[str, Any], *, as_json: bool) -> int:
     return EXIT_OK
 
 
-async def _settle_folder(client: Client, fields: dict[str, Any]) -> None:
+async def _settle_folder(client: Session, fields: dict[str, Any]) -> None:
     """Say where a shell command runs, if that is here."""
     from cli.client.here import stand_here
     from cli.local.instance import local_host_name
@@ -241,7 +240,7 @@ async def _settle_folder(client: Client, fields: dict[str, Any]) -> None:
         _say(f"runs in {here}: this machine is the only host")
 
 
-async def hand_in(client: Client, fields: dict[str, Any]) -> Submitted:
+async def hand_in(client: Session, fields: dict[str, Any]) -> Submitted:
     """Submit one task; raises Refused."""
     return await client.command("task.submit", fields, Submitted)
 
@@ -407,7 +406,7 @@ def _with_line(refused: Refused, lines: list[tuple[int, dict[str, Any]]]) -> Pro
     return Problem(f"line {number}: {said}; nothing was submitted", refused.exit_code)
 
 
-async def _outcomes(client: Client, ids: list[str]) -> list[Outcome]:
+async def _outcomes(client: Session, ids: list[str]) -> list[Outcome]:
     """Wait for all of them, showing how far they are."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 import msgspec
 
-from cli.client.connection import Client, Refused, connected, run
+from cli.client.connection import Refused, Session, connected, run
 from cli.client.target import on_target
 from cli.local.instance import Instance
 from cli.render.tasks import show_task, task_table, tasks_footer
@@ -25,6 +25,7 @@ from events.codec import encode
 from events.commands import Done
 from events.lifecycle import PHASES
 from projections.answers import TaskAnswer, TasksAnswer, WhyAnswer
+from projections.queue import PRIORITIES, TIERS
 from projections.search import SORTS
 
 if TYPE_CHECKING:
@@ -43,11 +44,11 @@ _IDS = click.argument("task_ids", metavar="ID...", nargs=-1, required=True)
 @click.option(
     "--state", multiple=True, type=click.Choice(PHASES), help="Several are allowed."
 )
-@click.option("--tier", type=click.Choice(["trivial", "standard", "complex"]))
+@click.option("--tier", type=click.Choice(TIERS))
 @click.option("--host")
 @click.option("--model")
 @click.option("--repo")
-@click.option("--priority", type=click.Choice(["urgent", "high", "normal", "low"]))
+@click.option("--priority", type=click.Choice(PRIORITIES))
 @click.option("--text", help="In the description.")
 @click.option(
     "--fallback/--no-fallback", default=None, help="Ran off its preferred tier."
@@ -153,7 +154,7 @@ async def _show_task(task_id: str, *, events: bool, as_json: bool) -> int:
     return EXIT_OK
 
 
-async def reasons(client: Client, task: TaskDetail) -> list[str]:
+async def reasons(client: Session, task: TaskDetail) -> list[str]:
     """Return why a task waits, in sentences; nothing for one that does not."""
     if task.state != "waiting":
         return []
@@ -315,7 +316,7 @@ _SAID: Final = {
 
 
 async def _one(
-    client: Client, command: str, task_id: str, reason: str, more: dict[str, str]
+    client: Session, command: str, task_id: str, reason: str, more: dict[str, str]
 ) -> Done:
     full = await client.full_id(task_id)
     body = {"task_id": full, "reason": reason, **more}

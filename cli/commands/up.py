@@ -10,9 +10,15 @@ from pathlib import Path
 
 import click
 
-from cli.client.connection import Stopped, run, unless
+from cli.client.connection import GivenUp, run, unless
 from cli.client.target import on_target, said_creds, said_url
-from cli.local.instance import DEFAULT_LISTEN, EVERY_ADDRESS, Instance, local_host_name
+from cli.local.instance import (
+    BROKER_PORT,
+    DEFAULT_LISTEN,
+    EVERY_ADDRESS,
+    Instance,
+    local_host_name,
+)
 from cli.local.roles import WEB_PORT, sidecar_config
 from cli.local.supervisor import Everything, Plan, free_port
 from cli.render.fleet import describe
@@ -23,7 +29,6 @@ from cli.render.terminal import (
     painted,
 )
 
-NATS_PORT = 4222
 _ADDRESS = re.compile(r"\S+:([0-9]{1,5})")
 
 
@@ -39,7 +44,7 @@ _ADDRESS = re.compile(r"\S+:([0-9]{1,5})")
 @click.option(
     "--nats-port",
     type=click.IntRange(0, 65535),
-    help=f"The broker's; 0 for any free one  [default: as last time, {NATS_PORT} at first]",
+    help=f"The broker's; 0 for any free one  [default: as last time, {BROKER_PORT} at first]",
 )
 @click.option(
     "--listen",
@@ -92,7 +97,7 @@ def plan_for(
             raise click.UsageError("--listen names the port: leave out --nats-port")
     nats_host, _, last = (listen or instance.listen or DEFAULT_LISTEN).rpartition(":")
     if nats_port is None:
-        nats_port = int(last) if last.isdigit() else NATS_PORT
+        nats_port = int(last) if last.isdigit() else BROKER_PORT
     return Plan(
         host=config.name or local_host_name(),
         port=port or free_port(),
@@ -130,7 +135,7 @@ async def live(instance: Instance, plan: Plan) -> int:
         fleet = await unless(stop, everything.start())
         describe(fleet, plan.host, everything.places())
         await stop.wait()
-    except Stopped:
+    except GivenUp:
         pass
     finally:
         if interrupted:

@@ -16,7 +16,7 @@ import msgspec
 from msgspec import Struct
 
 from agentcom import __version__
-from cli.client.connection import Client, NotRunning, connected, credentials_for, run
+from cli.client.connection import NotRunning, Session, connected, credentials_for, run
 from cli.client.target import on_target
 from cli.local.backup import private_broker
 from cli.local.instance import Credentials, Instance
@@ -63,7 +63,7 @@ _STORE = click.option(
 
 
 def _local_store(said: Path | None) -> Path:
-    return said or Instance().data / "projections.db"
+    return said or Instance().read_models
 
 
 # -- verify ----------------------------------------------------------------------------
@@ -151,7 +151,7 @@ async def _rebuild(name: str, store: Path | None, *, as_json: bool) -> int:
     return EXIT_OK
 
 
-async def _until_rebuilt(client: Client, begun: RebuildAnswer) -> int:
+async def _until_rebuilt(client: Session, begun: RebuildAnswer) -> int:
     with _progress() as told:
         while True:
             # Several may answer; the one that was told to is the one that changes.
@@ -166,7 +166,7 @@ async def _until_rebuilt(client: Client, begun: RebuildAnswer) -> int:
             await asyncio.sleep(LOOK_AGAIN_S)
 
 
-async def _rebuild_here(client: Client, path: Path) -> int:
+async def _rebuild_here(client: Session, path: Path) -> int:
     """Make the file anew beside itself; nobody uses it meanwhile."""
     store = Store(path)
     try:
@@ -251,7 +251,7 @@ async def _export(task_id: str, target: Path | None) -> int:
     return EXIT_OK
 
 
-async def exported_of(client: Client, task_id: str) -> Exported:
+async def exported_of(client: Session, task_id: str) -> Exported:
     """Gather what is known of a task."""
     from analysis.explain import words
 

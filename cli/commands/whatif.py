@@ -47,7 +47,7 @@ def document_of(file: Path) -> dict[str, Any]:
 
 def local_checkpoints() -> Checkpoints | None:
     """Return the copies of this machine's read models, where there are any."""
-    return checkpoints_beside(Instance().data / "projections.db")
+    return checkpoints_beside(Instance().read_models)
 
 
 # -- whatif ----------------------------------------------------------------------------

@@ -60,7 +60,7 @@ class PrivateInstance(Instance):
 def private_broker(data: Path) -> Iterator[Credentials]:
     """Run a broker of one's own on an instance's store; yields the admin's credentials.
 
-    Raises StoreInUse while the instance's own broker runs.
+    Raises FolderInUse while the instance's own broker runs.
     """
     instance = PrivateInstance(data)
     instance.write_conf()

@@ -64,7 +64,7 @@ class NoServer(BrokerError):
         super().__init__(where)
 
 
-class StoreInUse(BrokerError):
+class FolderInUse(BrokerError):
     """Another server works on the same data folder; `pid` is its, None if unknown."""
 
     code = "store_in_use"
@@ -111,7 +111,6 @@ class Broker:
         self.instance: Final = instance
         self._program = program
         self._process: subprocess.Popen[bytes] | None = None
-        self._health = ""
 
     @property
     def url(self) -> str:
@@ -132,7 +131,7 @@ class Broker:
         """Start the server on a prepared instance and wait until it is healthy.
 
         Healthy means that JetStream has recovered its streams, which takes seconds with
-        millions of events; `timeout` is in seconds. Raises NoServer, StoreInUse,
+        millions of events; `timeout` is in seconds. Raises NoServer, FolderInUse,
         StartFailed.
         """
         program = self._program or find_server()
@@ -196,10 +195,6 @@ class Broker:
             raise BrokerError("the broker does not run")
         self._process.send_signal(number)
 
-    def healthy(self) -> bool:
-        """Whether the server answers and JetStream works."""
-        return self.running and _healthy(self._health)
-
     def log_errors(self) -> list[str]:
         """Return the lines of the server's log that report errors."""
         return log_errors(self.instance)
@@ -216,10 +211,8 @@ class Broker:
                 )
             if found is None:
                 found = _read_ports(address, self._program_name())
-            if found is not None:
-                self._health = found["monitoring"][0]
-                if _healthy(self._health):
-                    break
+            if found is not None and _healthy(found["monitoring"][0]):
+                break
             if time.monotonic() > deadline:
                 raise StartFailed("is not healthy yet", _last_words(self.instance))
             time.sleep(_POLL_S)
@@ -395,7 +388,7 @@ def _last_words(instance: Instance) -> str:
 
 
 def _lock(instance: Instance) -> int:
-    """Take the store's lock; return its descriptor. Raises StoreInUse."""
+    """Take the store's lock; return its descriptor. Raises FolderInUse."""
     # Not on Windows, where this file is imported for its other half.
     import fcntl
 
@@ -404,11 +397,11 @@ def _lock(instance: Instance) -> int:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as held:
         os.close(descriptor)
-        raise StoreInUse(instance.store, running_pid(instance)) from held
+        raise FolderInUse(instance.store, running_pid(instance)) from held
     # A server started by hand holds no lock of ours, but writes its pid.
     if (pid := running_pid(instance)) is not None:
         os.close(descriptor)
-        raise StoreInUse(instance.store, pid)
+        raise FolderInUse(instance.store, pid)
     return descriptor
 
 

@@ -1,8 +1,8 @@
-"""A line between two sockets that can be cut: the demo's way to make trouble.
+"""A TCP proxy that injects faults: it passes bytes on until it is told to break.
 
-It stands between a sidecar and a model server, real or simulated, and passes bytes on.
-`break_next_answer` cuts one answer in the middle, `cut` refuses everybody until
-`restore`.
+`agentcom demo` puts it between the sidecar and a model server, real or simulated, to show
+a retry and a fallback; the browser tests do the same. `break_next_answer` cuts one answer
+in the middle, `cut` refuses every connection until `restore`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _PIECE: Final = b'"content"'
 _BYTES: Final = 64 * 1024
 
 
-class Line:
+class FaultProxy:
     """Passes connections on to `target`, a URL; `url` is its own end."""
 
     def __init__(self, target: str) -> None:

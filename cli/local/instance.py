@@ -49,7 +49,8 @@ LOOPBACK: Final = "127.0.0.1"
 EVERY_ADDRESS: Final = "0.0.0.0"
 EVERYWHERE: Final = ("", EVERY_ADDRESS, "[::]", "::")
 """Addresses to listen on that mean: each that this machine has."""
-DEFAULT_LISTEN: Final = f"{LOOPBACK}:4222"
+BROKER_PORT: Final = 4222
+DEFAULT_LISTEN: Final = f"{LOOPBACK}:{BROKER_PORT}"
 SHIPPED_CONF: Final = "nats.conf"
 
 _HOST_PREFIX = "host-"
@@ -240,6 +241,11 @@ class Instance:
     def address_file(self) -> Path:
         """Where the broker is to be found."""
         return self.data / "address.json"
+
+    @property
+    def read_models(self) -> Path:
+        """The file of the read models."""
+        return self.data / "projections.db"
 
     @property
     def url(self) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 
-from actors.scheduler.lease import LEASE_TTL_S, renewal
+from actors.scheduler.lease import LEASE_TTL_S
 from agentcom import __version__
 from cli.client.connection import new_id
 from cli.client.target import said_creds, said_url
@@ -81,7 +81,6 @@ async def be_scheduler(
             ids=new_id,
             version=__version__,
             lease_ttl=lease_ttl,
-            lease_renew=renewal(lease_ttl),
         )
         meter.role = role
         gate = ReadersGate(link)

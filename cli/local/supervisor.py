@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Final, Literal
 
 from msgspec import Struct
 
-from cli.client.connection import Client, NotRunning, Refused, connected
+from cli.client.connection import NotRunning, Refused, Session, connected
 from cli.local.broker import Broker, die_with_parent, running_pid
 from cli.local.instance import EVERYWHERE, LOOPBACK
 from cli.local.process import descendants, kill_all
@@ -63,7 +63,7 @@ class Plan(Struct, frozen=True, kw_only=True):
     drain_s: float = 30.0
 
 
-class Child:
+class ServedRole:
     """One role's process, started again whenever it ends unasked."""
 
     def __init__(
@@ -169,12 +169,12 @@ class Everything:
         sidecar = [*data, "--name", plan.host]
         if plan.config is not None:
             sidecar += ["--config", str(plan.config)]
-        self.children: dict[Role, Child] = {
-            "scheduler": Child("scheduler", data, logs / "scheduler.log", say),
-            "web": Child(
+        self.children: dict[Role, ServedRole] = {
+            "scheduler": ServedRole("scheduler", data, logs / "scheduler.log", say),
+            "web": ServedRole(
                 "web", [*data, "--port", str(plan.port)], logs / "web.log", say
             ),
-            "sidecar": Child("sidecar", sidecar, logs / "sidecar.log", say),
+            "sidecar": ServedRole("sidecar", sidecar, logs / "sidecar.log", say),
         }
 
     @property
@@ -265,7 +265,7 @@ class Everything:
                 )
             await asyncio.sleep(0.03)
 
-    async def _joined(self, client: Client) -> bool:
+    async def _joined(self, client: Session) -> bool:
         answer = await client.query("hosts", {}, HostsAnswer)
         return any(
             each.host == self.plan.host
@@ -371,7 +371,7 @@ class FullDisk:
         return self.full and shutil.disk_usage(self._store).free > ROOM_BYTES
 
 
-async def answers_commands(client: Client) -> bool:
+async def answers_commands(client: Session) -> bool:
     """Whether a gateway answers."""
     try:
         await client.link.request("$SRV.PING.agentcom", b"", timeout=1.0)
@@ -380,7 +380,7 @@ async def answers_commands(client: Client) -> bool:
     return True
 
 
-async def answers_questions(client: Client) -> bool:
+async def answers_questions(client: Session) -> bool:
     """Whether the read models answer."""
     try:
         await client.query("status", {"wait_seq": 0}, StatusAnswer)

@@ -24,7 +24,7 @@ import urllib.request
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-from cli.local.fault_proxy import Line
+from cli.local.fault_proxy import FaultProxy
 from sidecar.simulated.claude import Scenario, SimulatedClaude
 from sidecar.simulated.ollama import SimulatedOllama
 
@@ -72,7 +72,7 @@ class House:
             tokens_per_s=self._tokens_per_s, first_token_s=0.05
         )
         self.call(self.ollama.start())
-        self.line = Line(self.ollama.url)
+        self.line = FaultProxy(self.ollama.url)
         self.call(self.line.restore())
         config = self.data / "sidecar.toml"
         config.write_text(

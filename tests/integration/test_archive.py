@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from cli.local.backup import private_broker
-from cli.local.broker import StoreInUse
+from cli.local.broker import FolderInUse
 from cli.local.instance import Instance
 from cli.local.streams import provision_with
 from events import archive as archives
@@ -292,7 +292,7 @@ async def test_a_running_broker_is_not_restored_into(broker, data, tmp_path):
     await lived(broker, tasks=1)
     await archived(broker, tmp_path / "log.gz")
 
-    with pytest.raises(StoreInUse), private_broker(data):
+    with pytest.raises(FolderInUse), private_broker(data):
         pass
 
 

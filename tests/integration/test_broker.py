@@ -13,10 +13,10 @@ import pytest
 
 from cli.local.broker import (
     Broker,
+    FolderInUse,
     NoServer,
     ReloadRefused,
     StartFailed,
-    StoreInUse,
     find_server,
     reload,
     server_environment,
@@ -76,7 +76,7 @@ def test_a_second_server_on_the_same_store_is_refused(instance):
     first = Broker(instance)
     first.start()
     try:
-        with pytest.raises(StoreInUse) as refused:
+        with pytest.raises(FolderInUse) as refused:
             Broker(Instance(instance.data)).start()
         assert refused.value.pid == first.pid
         assert str(instance.store) in str(refused.value)
@@ -116,7 +116,7 @@ def by_hand(instance):
 
 
 def test_a_server_started_by_hand_is_noticed(instance, by_hand):
-    with pytest.raises(StoreInUse) as refused:
+    with pytest.raises(FolderInUse) as refused:
         Broker(instance).start()
 
     assert refused.value.pid == by_hand.pid

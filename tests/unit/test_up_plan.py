@@ -10,7 +10,7 @@ import pytest
 
 from cli.commands.up import plan_for
 from cli.local.instance import Instance
-from cli.local.supervisor import Child, require_free
+from cli.local.supervisor import ServedRole, require_free
 from cli.render.fleet import _local
 from cli.render.terminal import Problem
 from projections.fleet import EndpointView
@@ -116,13 +116,13 @@ async def test_a_killed_role_is_not_explained_by_an_old_line(
     log.parent.mkdir()
     log.write_text("old news\n")
     heard: list[str] = []
-    child: Child
+    child: ServedRole
 
     def hear(text: str) -> None:
         heard.append(text)
         child._stopping = True
 
-    child = Child("web", [], log, hear)
+    child = ServedRole("web", [], log, hear)
     child.start()
     assert child._keeping is not None
     await child._keeping
