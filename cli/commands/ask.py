@@ -12,6 +12,7 @@ import msgspec
 from actors.rules import policy as policies
 from cli.client.connection import Session, connected, run
 from cli.client.target import on_target
+from cli.commands.options import json_option
 from cli.commands.submit import fields_of, submit
 from cli.render.terminal import EXIT_OK, EXIT_USAGE, Problem, console, line_of
 from events import subjects
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 
     F = TypeVar("F", bound=Callable[..., Any])
 
-_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 _NOT_OF_A_TASK = {"wait", "follow", "batch", "as_json", "key"}
 
 
@@ -44,7 +44,7 @@ def _task_options(command: F) -> F:
 @click.command()
 @click.argument("text", nargs=-1)
 @on_target
-@_JSON
+@json_option
 @_task_options
 def classify(text: tuple[str, ...], *, as_json: bool, **options: Any) -> int:
     """Say which tier TEXT belongs to, and by what signals; nothing is submitted."""
@@ -76,7 +76,7 @@ def _show_classification(found: Classification) -> None:
 @click.command()
 @click.argument("text", nargs=-1)
 @on_target
-@_JSON
+@json_option
 @click.option(
     "--dry-run", is_flag=True, help="Nothing else is possible: it is the way."
 )
@@ -115,7 +115,7 @@ def policy() -> None:
 
 @policy.command("show")
 @on_target
-@_JSON
+@json_option
 def show(*, as_json: bool) -> int:
     """Print the policy in force."""
     return run(_show(as_json=as_json))
@@ -167,7 +167,7 @@ _FILE = click.option(
 @click.option(
     "--based-on", type=int, metavar="N", help="Refuse unless it is version N."
 )
-@_JSON
+@json_option
 def set_policy(
     changes: tuple[str, ...], *, file: Path | None, based_on: int | None, as_json: bool
 ) -> int:
@@ -179,7 +179,7 @@ def set_policy(
 @_CHANGES
 @on_target
 @_FILE
-@_JSON
+@json_option
 def validate(changes: tuple[str, ...], *, file: Path | None, as_json: bool) -> int:
     """Check a change of the policy without making it."""
     return run(_change("policy.validate", changes, file, None, as_json=as_json))

@@ -30,6 +30,7 @@ from cli.client.connection import (
     run,
 )
 from cli.client.target import on_target, said_creds, said_url
+from cli.commands.options import json_option
 from cli.local.broker import BrokerError, find_server, running_pid
 from cli.local.instance import Instance
 from cli.render.fleet import tier_state
@@ -76,7 +77,7 @@ class Check(Struct, frozen=True):
 
 @click.command()
 @on_target
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@json_option
 def doctor(*, as_json: bool) -> int:
     """Check this installation and the running system; say what to do about it.
 

@@ -7,13 +7,11 @@ import click
 from cli.client.connection import connected, run
 from cli.client.target import on_target
 from cli.commands.fleet import tell
+from cli.commands.options import TIERS, json_option
 from cli.render.fleet import endpoint_table
 from cli.render.terminal import EXIT_OK, cell, console, table
 from events.codec import encode
 from projections.answers import HostsAnswer
-from projections.queue import TIERS
-
-_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
 @click.group()
@@ -39,7 +37,7 @@ def endpoints() -> None:
     show_default=True,
     help="How many tasks at once, over all hosts that call it.",
 )
-@_JSON
+@json_option
 def add(name: str, url: str, *, kind: str, slots: int, as_json: bool) -> int:
     """Add the shared server NAME at URL; hosts that reach it report its health."""
     body = {"endpoint": name, "kind": kind, "url": url, "slots": slots}
@@ -50,7 +48,7 @@ def add(name: str, url: str, *, kind: str, slots: int, as_json: bool) -> int:
 @endpoints.command()
 @click.argument("name")
 @on_target
-@_JSON
+@json_option
 def remove(name: str, *, as_json: bool) -> int:
     """Take the shared server NAME away; what runs there may finish."""
     said = f"{name} removed"
@@ -59,7 +57,7 @@ def remove(name: str, *, as_json: bool) -> int:
 
 @endpoints.command(name="list")
 @on_target
-@_JSON
+@json_option
 def list_endpoints(*, as_json: bool) -> int:
     """List shared servers, and every endpoint as its hosts see it."""
     return run(_list(as_json=as_json))
@@ -68,7 +66,7 @@ def list_endpoints(*, as_json: bool) -> int:
 @click.command()
 @click.argument("tier", type=click.Choice(TIERS))
 @on_target
-@_JSON
+@json_option
 def ack(tier: str, *, as_json: bool) -> int:
     """Acknowledge the alert about TIER."""
     said = f"the alert about {tier} is seen"

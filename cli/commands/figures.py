@@ -11,6 +11,7 @@ import click
 from cli.client.connection import connected, run
 from cli.client.spans import moment_option, point_option
 from cli.client.target import on_target
+from cli.commands.options import json_option
 from cli.render.costs import cost_table
 from cli.render.terminal import (
     EXIT_OK,
@@ -42,8 +43,6 @@ if TYPE_CHECKING:
 PAST_S: Final = 120.0
 """How long an answer about the past may take."""
 
-_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-
 
 # -- costs -----------------------------------------------------------------------------
 
@@ -60,7 +59,7 @@ _JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
     help="Only runs that were, or were not, off their preferred tier.",
 )
 @click.option("--csv", "as_csv", is_flag=True, help="Print CSV.")
-@_JSON
+@json_option
 def costs(
     *, by: str, since: str, fallback: bool | None, as_csv: bool, as_json: bool
 ) -> int:
@@ -114,7 +113,7 @@ def _inert(text: str) -> str:
 @click.command()
 @on_target
 @point_option("--at", "As it was then.")
-@_JSON
+@json_option
 def stats(*, at: int | str | None, as_json: bool) -> int:
     """Show counts and durations: tasks, decisions, fallbacks, waits, runs, dollars.
 
@@ -175,7 +174,7 @@ def _durations(screen: Console, answer: StatsAnswer) -> None:
 @click.command()
 @on_target
 @point_option("--at", "As it was then.")
-@_JSON
+@json_option
 def alerts(*, at: int | str | None, as_json: bool) -> int:
     """List alerts, active ones first: tiers that were down for too long."""
     return run(_alerts(at, as_json=as_json))
@@ -209,7 +208,7 @@ async def _alerts(at: int | str | None, *, as_json: bool) -> int:
 @click.command()
 @on_target
 @click.option("--limit", type=click.IntRange(1, 500), default=50, show_default=True)
-@_JSON
+@json_option
 def dead(*, limit: int, as_json: bool) -> int:
     """List dead letters: tasks whose attempts are used up, with the last reason.
 
@@ -252,7 +251,7 @@ async def _dead(limit: int, *, as_json: bool) -> int:
 @click.command("why-waiting")
 @click.argument("task_id", metavar="ID")
 @on_target
-@_JSON
+@json_option
 def why_waiting(task_id: str, *, as_json: bool) -> int:
     """Say what the task ID waits for."""
     return run(_why(task_id, as_json=as_json))

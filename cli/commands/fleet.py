@@ -8,6 +8,7 @@ import click
 
 from cli.client.connection import connected, run
 from cli.client.target import on_target
+from cli.commands.options import json_option
 from cli.render.fleet import endpoint_table, host_table, show_tiers
 from cli.render.terminal import (
     EXIT_OK,
@@ -17,12 +18,10 @@ from events.codec import encode
 from events.commands import Done
 from projections.answers import HostsAnswer
 
-_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-
 
 @click.command()
 @on_target
-@_JSON
+@json_option
 def hosts(*, as_json: bool) -> int:
     """List hosts with their endpoints and models, tiers and alerts."""
     return run(_hosts(as_json=as_json))
@@ -53,7 +52,7 @@ async def _hosts(*, as_json: bool) -> int:
 @click.argument("host")
 @on_target
 @click.option("--reason", default="", help="Shown where the host is listed.")
-@_JSON
+@json_option
 def drain(host: str, *, reason: str, as_json: bool) -> int:
     """Let HOST finish what runs and take nothing new."""
     body = {"host": host, "reason": reason}
@@ -63,7 +62,7 @@ def drain(host: str, *, reason: str, as_json: bool) -> int:
 @click.command()
 @click.argument("host")
 @on_target
-@_JSON
+@json_option
 def resume(host: str, *, as_json: bool) -> int:
     """Let HOST take work again."""
     said = f"{host} takes work again"

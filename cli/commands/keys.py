@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 
+from cli.commands.options import json_option
 from cli.local import broker
 from cli.local.instance import (
     ROLES,
@@ -29,7 +30,6 @@ _DATA = click.option(
     type=click.Path(path_type=Path, file_okay=False),
     help="The data folder  [default: $AGENTCOM_DATA, else your user data folder]",
 )
-_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
 class _HostName(click.ParamType[str]):
@@ -53,7 +53,7 @@ HOST_NAME = _HostName()
 
 @click.command()
 @_DATA
-@_JSON
+@json_option
 @click.option("--listen", metavar="HOST:PORT", help="Where the broker listens.")
 @click.option(
     "--host",
@@ -99,7 +99,7 @@ def host() -> None:
 @host.command("add")
 @click.argument("name", type=HOST_NAME)
 @_DATA
-@_JSON
+@json_option
 def add(name: str, data: Path | None, as_json: bool) -> None:
     """Let the machine NAME join: make its key, and tell a running broker.
 
@@ -161,7 +161,7 @@ def remove(name: str, data: Path | None) -> None:
 
 @host.command("keys")
 @_DATA
-@_JSON
+@json_option
 def list_keys(data: Path | None, as_json: bool) -> None:
     """List the machines that have a key."""
     names = _prepared(data).hosts()

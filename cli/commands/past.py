@@ -16,6 +16,7 @@ from analysis.span import first_from, last_until
 from cli.client.connection import PAST_S, Session, connected, run
 from cli.client.spans import point_option
 from cli.client.target import on_target
+from cli.commands.options import json_option
 from cli.render.events import event_line, json_line
 from cli.render.past import show_hosts, show_past_task, show_queue
 from cli.render.terminal import (
@@ -48,8 +49,6 @@ LONGEST_LINE: Final = 4096
 AT_ONCE: Final = 500
 """Events that a replay reads ahead."""
 
-_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-
 
 # -- explain ---------------------------------------------------------------------------
 
@@ -65,7 +64,7 @@ _JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
     is_flag=True,
     help="Decide it again from its recorded inputs, under the policy of its time.",
 )
-@_JSON
+@json_option
 def explain(task_id: str, *, generation: int | None, check: bool, as_json: bool) -> int:
     """Say why the task ID went where it went: in words, and as a table.
 
@@ -154,7 +153,7 @@ async def _checked(client: Session, routed: c.TaskRouted) -> Recheck:
 @click.argument("task_id", metavar="[ID]", required=False)
 @on_target
 @point_option("--at", "A sequence, a time, or so long ago (15m).", default=None)
-@_JSON
+@json_option
 def state(
     what: str, task_id: str | None, *, at: int | str | None, as_json: bool
 ) -> int:
@@ -212,7 +211,7 @@ async def _state(
 )
 @click.option("--step", is_flag=True, help="Wait for Enter after each event; q ends.")
 @click.option("--task", "task_id", metavar="ID", help="Only what is about this task.")
-@_JSON
+@json_option
 def replay(
     *,
     speed: float | None,

@@ -13,6 +13,7 @@ import click
 
 from actors.scheduler.lease import LEASE_TTL_S
 from cli.client.target import on_target
+from cli.commands.options import store_option
 from cli.local.instance import (
     Instance,
 )
@@ -106,11 +107,7 @@ def scheduler(metrics: tuple[str, int] | None, lease_ttl: int, debug: bool) -> N
     multiple=True,
     help="A further host name to be asked for under; * for any.",
 )
-@click.option(
-    "--store",
-    type=click.Path(path_type=Path, dir_okay=False),
-    help="The file of the read models  [default: projections.db in the data folder]",
-)
+@store_option
 @_DEBUG
 def web(
     port: int, address: str, names: tuple[str, ...], store: Path | None, debug: bool

@@ -16,6 +16,7 @@ import msgspec
 
 from cli.client.connection import Refused, Session, connected, new_id, run
 from cli.client.target import on_target
+from cli.commands.options import PRIORITIES, TIERS, json_option
 from cli.render.terminal import (
     EXIT_INTERRUPTED,
     EXIT_OF_STATE,
@@ -29,7 +30,6 @@ from events.catalogue import TaskSpec
 from events.codec import Reader, encode
 from events.commands import BatchSubmitted, Refusal, Submitted
 from events.errors import Malformed
-from projections.queue import PRIORITIES, TIERS
 
 if TYPE_CHECKING:
     from cli.client.follow import Audience
@@ -86,7 +86,7 @@ _PLACE = re.compile(r"tasks\[(\d+)\]\.?")
     metavar="FILE",
     help="Submit a file, one task a line as JSON; all of them or none. - is stdin.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@json_option
 def submit(
     text: tuple[str, ...],
     *,

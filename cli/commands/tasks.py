@@ -10,6 +10,7 @@ import msgspec
 
 from cli.client.connection import Refused, Session, connected, run
 from cli.client.target import on_target
+from cli.commands.options import PRIORITIES, TIERS, json_option
 from cli.local.instance import Instance
 from cli.render.tasks import show_task, task_table, tasks_footer
 from cli.render.terminal import (
@@ -25,13 +26,11 @@ from events.codec import encode
 from events.commands import Done
 from events.lifecycle import PHASES
 from projections.answers import TaskAnswer, TasksAnswer, WhyAnswer
-from projections.queue import PRIORITIES, TIERS
 from projections.search import SORTS
 
 if TYPE_CHECKING:
     from projections.answers import TaskDetail
 
-_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 _ID = click.argument("task_id", metavar="ID")
 _IDS = click.argument("task_ids", metavar="ID...", nargs=-1, required=True)
 
@@ -64,7 +63,7 @@ _IDS = click.argument("task_ids", metavar="ID...", nargs=-1, required=True)
 @click.option("--limit", type=click.IntRange(1, 500), default=50, show_default=True)
 @click.option("--offset", type=click.IntRange(0), default=0)
 @click.option("--watch", is_flag=True, help="Keep it up to date until Ctrl-C.")
-@_JSON
+@json_option
 def tasks(*, watch: bool, as_json: bool, **asked: Any) -> int:
     """List tasks, the newest first."""
     question = {
@@ -124,7 +123,7 @@ async def _watch_tasks(question: dict[str, Any]) -> int:
 @_ID
 @on_target
 @click.option("--events", is_flag=True, help="Its events too.")
-@_JSON
+@json_option
 def task(task_id: str, *, events: bool, as_json: bool) -> int:
     """Show the task ID: what it is, how it went, where it was routed and why.
 
@@ -213,7 +212,7 @@ async def _logs(task_id: str, *, follow: bool, as_json: bool) -> int:
 @_IDS
 @on_target
 @click.option("--reason", default="", help="Kept in the log.")
-@_JSON
+@json_option
 def cancel(task_ids: tuple[str, ...], *, reason: str, as_json: bool) -> int:
     """Cancel tasks; what runs is stopped, with every process it has started."""
     return run(_steer("task.cancel", task_ids, reason, as_json=as_json))
@@ -235,7 +234,7 @@ _RETRIABLE: Final = ("dead", "failed", "cancelled", "expired")
 @click.option("--tier", help="Of these only this tier's.")
 @click.option("--text", help="Of these only those whose description has this text.")
 @click.option("--reason", default="", help="Kept in the log.")
-@_JSON
+@json_option
 def retry(
     task_ids: tuple[str, ...],
     *,
@@ -274,7 +273,7 @@ async def _retry_all(wanted: dict[str, Any], reason: str, as_json: bool) -> int:
 @click.argument("host")
 @on_target
 @click.option("--reason", default="", help="Kept in the log.")
-@_JSON
+@json_option
 def reassign(task_id: str, host: str, *, reason: str, as_json: bool) -> int:
     """Take task ID from where it is, and give it to HOST and no other."""
     more = {"host": host}

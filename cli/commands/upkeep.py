@@ -18,6 +18,7 @@ from msgspec import Struct
 from agentcom import __version__
 from cli.client.connection import NotRunning, Session, connected, credentials_for, run
 from cli.client.target import on_target
+from cli.commands.options import json_option, store_option
 from cli.local.backup import private_broker
 from cli.local.instance import Credentials, Instance
 from cli.render.events import event_line
@@ -53,13 +54,7 @@ if TYPE_CHECKING:
 LOOK_AGAIN_S: Final = 0.1
 EXPORT: Final = "agentcom-task.v1"
 
-_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 _FILE = click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
-_STORE = click.option(
-    "--store",
-    type=click.Path(path_type=Path, dir_okay=False),
-    help="The file of the read models  [default: projections.db in the data folder]",
-)
 
 
 def _local_store(said: Path | None) -> Path:
@@ -71,8 +66,8 @@ def _local_store(said: Path | None) -> Path:
 
 @click.command()
 @on_target
-@_STORE
-@_JSON
+@store_option
+@json_option
 def verify(*, store: Path | None, as_json: bool) -> int:
     """Read the log through and hold this machine's read models against it.
 
@@ -120,8 +115,8 @@ def _findings(report: Report) -> Iterator[str]:
 @click.command()
 @click.argument("name", required=False, type=click.Choice(sorted(VERSIONS)))
 @on_target
-@_STORE
-@_JSON
+@store_option
+@json_option
 def rebuild(name: str | None, *, store: Path | None, as_json: bool) -> int:
     """Make the read models anew from the log, beside the running ones, and swap.
 
@@ -343,7 +338,7 @@ def _progress() -> Iterator[Progress]:
 @click.option(
     "--check", "only_check", is_flag=True, help="Check a file; write nothing."
 )
-@_JSON
+@json_option
 def archive(file: Path, *, force: bool, only_check: bool, as_json: bool) -> int:
     """Write the whole log and all output that is kept to FILE.
 
@@ -401,7 +396,7 @@ def _report(
     "file", type=click.Path(path_type=Path, dir_okay=False, exists=True, readable=True)
 )
 @on_target
-@_JSON
+@json_option
 def restore(file: Path, *, as_json: bool) -> int:
     """Fill the empty log of the data folder from FILE; everything else must be stopped.
 

@@ -18,6 +18,7 @@ from analysis.whatif import Redecider
 from cli.client.connection import connected, run
 from cli.client.spans import point_option
 from cli.client.target import on_target
+from cli.commands.options import json_option
 from cli.local.instance import Instance
 from cli.render.past import show_repriced, show_whatif
 from cli.render.terminal import EXIT_OK, Problem, console
@@ -29,7 +30,6 @@ from projections.questions import AskWhatIf
 if TYPE_CHECKING:
     from projections.checkpoints import Checkpoints
 
-_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 _PATH = click.Path(path_type=Path, dir_okay=False, exists=True)
 
 
@@ -66,7 +66,7 @@ def local_checkpoints() -> Checkpoints | None:
 @point_option("--since", "Decisions from here on.", default="7d")
 @point_option("--until", "Up to here.", default=None)
 @click.option("--limit", type=click.IntRange(0, 100_000), default=20, show_default=True)
-@_JSON
+@json_option
 def whatif(
     *,
     file: Path,
@@ -125,7 +125,7 @@ def prices_of(file: Path | None, claude: str) -> Prices:
 @click.option("--model", "claude", default="", help="As if Claude had been this model.")
 @click.option("--by", type=click.Choice(DIMENSIONS), default="model", show_default=True)
 @point_option("--since", "Runs that ended from here on.", default="1")
-@_JSON
+@json_option
 def reprice(
     *, file: Path | None, claude: str, by: str, since: int | str, as_json: bool
 ) -> int:
