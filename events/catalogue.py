@@ -1,4 +1,4 @@
-"""The catalogue: everything that can be said about the past.
+"""The catalogue: every kind of event that the log can hold.
 
 Each event is a flat JSON object, one struct of one tagged union:
 `{"type": "task.routed.v1", "id", "at", "by", ...}`. The class may be renamed; a stored
@@ -36,7 +36,7 @@ Token = Annotated[str, Meta(pattern=TOKEN_PATTERN)]
 Int = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 """What a database column and another language's integer can hold.
 
-Hosts are believed about themselves, but what they write must not end those who read it.
+A host may write any number about itself, and no reader may fail on it.
 """
 
 Tokens = Annotated[int, Meta(ge=0, le=10**12)]
@@ -236,7 +236,7 @@ class TaskSubmitted(TaskEvent, frozen=True, kw_only=True, tag="task.submitted.v1
 
 
 class TaskDeferred(TaskEvent, frozen=True, kw_only=True, tag="task.deferred.v1"):
-    """The task's own requirement, not its tier, is what nobody can meet now."""
+    """The task waits because no place meets its own requirements; its tier may be up."""
 
     reason: str
 
@@ -301,7 +301,7 @@ class TaskExpired(TaskEvent, frozen=True, kw_only=True, tag="task.expired.v1"):
 
 
 class TaskCancelled(TaskEvent, frozen=True, kw_only=True, tag="task.cancelled.v1"):
-    """Somebody no longer wants it. What runs is *cancelling* until it has stopped."""
+    """Somebody cancelled it. A run is *cancelling* until its host says that it has stopped."""
 
     reason: str = ""
     requested_by: str = ""
@@ -330,7 +330,7 @@ class TaskDeadLettered(
 
 
 class TaskRetried(TaskEvent, frozen=True, kw_only=True, tag="task.retried.v1"):
-    """Somebody wants a final task tried anew: attempts, hop and exclusions start over."""
+    """Somebody had an ended task tried anew: attempts, fallback and exclusions start over."""
 
     reason: str = ""
     requested_by: str = ""
@@ -338,7 +338,7 @@ class TaskRetried(TaskEvent, frozen=True, kw_only=True, tag="task.retried.v1"):
 
 
 class TaskReassigned(TaskEvent, frozen=True, kw_only=True, tag="task.reassigned.v1"):
-    """Somebody wants it on another host: a route in force no longer is."""
+    """Somebody gave it to another host; a route that was in force no longer is."""
 
     host: Token
     reason: str = ""
@@ -361,7 +361,7 @@ class TaskAccepted(RunEvent, frozen=True, kw_only=True, tag="task.accepted.v1"):
 
 
 class TaskRejected(RunEvent, frozen=True, kw_only=True, tag="task.rejected.v1"):
-    """The host does not take it: `busy` (naming who holds the slots), `draining`, ..."""
+    """The host does not take it. `reason`: `busy` (`holders` have the slots), `draining`, ..."""
 
     reason: str
     detail: str = ""
@@ -414,14 +414,14 @@ class TaskStep(RunEvent, frozen=True, kw_only=True, tag="task.step.v1"):
 
 
 class TaskCompleted(RunEvent, frozen=True, kw_only=True, tag="task.completed.v1"):
-    """It worked. This event is the result."""
+    """The run succeeded; this event carries the result."""
 
     result: Result
     late: bool = False
 
 
 class TaskFailed(RunEvent, frozen=True, kw_only=True, tag="task.failed.v1"):
-    """The work's own answer is failure; nobody tries again unless asked to."""
+    """The work itself failed: it is not tried again unless somebody asks for it."""
 
     result: Result
     late: bool = False
@@ -477,7 +477,7 @@ class Held(Struct, frozen=True, omit_defaults=True):
 
 
 class HostEvent(Event, frozen=True, omit_defaults=True, kw_only=True):
-    """What a host says of itself. An incarnation is one life of its process."""
+    """What a host reports about itself. An incarnation is one start of its process."""
 
     host: str
     incarnation: str
@@ -499,7 +499,7 @@ class HostJoined(HostEvent, frozen=True, kw_only=True, tag="host.joined.v1"):
 
 
 class HostRecovered(HostEvent, frozen=True, kw_only=True, tag="host.recovered.v1"):
-    """The host was given up but lives: the same life goes on."""
+    """The host was declared lost but is alive: the same incarnation goes on."""
 
     held: list[Held] = []
 
@@ -515,7 +515,7 @@ class HostResumed(HostEvent, frozen=True, kw_only=True, tag="host.resumed.v1"):
 
 
 class HostLeft(HostEvent, frozen=True, kw_only=True, tag="host.left.v1"):
-    """The host ends in good order."""
+    """The host shut down and left nothing running."""
 
     reason: str = ""
 
@@ -572,7 +572,7 @@ class EndpointRemoved(FleetEvent, frozen=True, kw_only=True, tag="endpoint.remov
 
 
 class TierEvent(Event, frozen=True, omit_defaults=True, kw_only=True):
-    """What was found about a tier."""
+    """What the scheduler found out about a tier."""
 
     tier: Tier
     epoch: Int = 0
@@ -607,7 +607,7 @@ class AlertRaised(TierEvent, frozen=True, kw_only=True, tag="alert.raised.v1"):
 
 
 class AlertCleared(TierEvent, frozen=True, kw_only=True, tag="alert.cleared.v1"):
-    """The tier is back; so is the peace."""
+    """The alert ends, because the tier is up again. `down_s`: for how long it was not."""
 
     down_s: float
 
@@ -695,7 +695,7 @@ E_co = TypeVar("E_co", bound=Event, covariant=True)
 
 
 class Recorded(Struct, frozen=True):
-    """An event as the log holds it: what was said, where it stands, on which subject.
+    """An event as the log holds it: its place there, its subject, and what was written.
 
     `seq` is the stream's sequence, from 1. `at` is the writer's clock, inside the event.
     """
@@ -723,13 +723,13 @@ def types() -> dict[str, type[Event]]:
     return {str(member.__struct_config__.tag): member for member in members}
 
 
-# -- Live output and signs of life: spoken on the wire, not in the log -----------------
+# -- Live output and signs of life: sent over NATS, not kept in the log ----------------
 
 
 class Chunk(Struct, frozen=True, omit_defaults=True, kw_only=True):
     """A piece of live output, as the output stream holds it and a page receives it.
 
-    `n` runs through the whole run without a gap, `segment` counts local retries from 0.
+    `n` counts the run's pieces from 0 without a gap, `segment` its local retries from 0.
     """
 
     type: Literal["execution_event"] = "execution_event"

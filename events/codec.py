@@ -14,16 +14,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 import msgspec
 from msgspec import inspect as mi
 
-from events.catalogue import (
-    TOKEN_PATTERN,
-    AnyEvent,
-    Event,
-    FallbackCode,
-    TaskReturned,
-    TaskRouted,
-    Unknown,
-    types,
-)
+from events import catalogue as c
 from events.errors import Malformed
 
 if TYPE_CHECKING:
@@ -36,41 +27,41 @@ Upcaster = "Callable[[dict[str, Any]], dict[str, Any]]"
 UPCASTERS: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {}
 """Old tag to a function that rewrites its object, `type` included, to a newer one."""
 
-_KNOWN = frozenset(types())
+_KNOWN = frozenset(c.types())
 _encoder = msgspec.json.Encoder()
-_event_decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(AnyEvent)
+_event_decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(c.AnyEvent)
 _UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 _ALLOWED = "one of the allowed values"
 _SHOWN = 80
 """So many characters of what came are shown; the rest of a long value says no more."""
 
-_TOKEN = f"matching regex {TOKEN_PATTERN!r}"
-_AT = re.compile(r"^(?P<said>.*?)(?: - at `(?P<path>[^`]*)`)?$", re.DOTALL)
+_TOKEN = f"matching regex {c.TOKEN_PATTERN!r}"
+_AT = re.compile(r"^(?P<sentence>.*?)(?: - at `(?P<path>[^`]*)`)?$", re.DOTALL)
 _EXPECTED = re.compile(r"^Expected (?P<expected>.*?)(?:, got (?P<got>.*))?$", re.DOTALL)
 
 
 def encode(value: Any) -> bytes:
-    """Spell an event, command or answer as JSON."""
+    """Encode an event, command or answer as JSON."""
     return _encoder.encode(value)
 
 
-def decode_event(raw: bytes) -> Event:
+def decode_event(raw: bytes) -> c.Event:
     """Read a stored event; raise Malformed if it is none.
 
     The fast way first; a tag the catalogue lacks is looked for among the upcasters and
-    otherwise kept as Unknown. What is nested too deeply to be read is no event either:
-    it must not end those who read along.
+    otherwise kept as Unknown. What is nested too deeply to be read is no event either,
+    so that it cannot end a follower.
     """
     try:
-        event: Event = _event_decoder.decode(raw)
+        event: c.Event = _event_decoder.decode(raw)
     except _UNREADABLE as error:
         return _older_or_unknown(raw, error)
-    if type(event) is TaskReturned:
+    if type(event) is c.TaskReturned:
         _check_returned(event)
     return event
 
 
-def fallback_code(event: TaskRouted) -> FallbackCode | None:
+def fallback_code(event: c.TaskRouted) -> c.FallbackCode | None:
     """Return why a task left its tier; None where it did not, or nobody can say.
 
     Routes of before there was a code are known by the sentences that were written then.
@@ -88,13 +79,13 @@ def fallback_code(event: TaskRouted) -> FallbackCode | None:
     return "unmet" if " met its needs for " in reason else None
 
 
-def _check_returned(event: TaskReturned) -> None:
+def _check_returned(event: c.TaskReturned) -> None:
     """A host says until when its account is limited, and deciders reckon with it."""
     if event.limited_until is not None:
         instant(event.limited_until, "limited_until")
 
 
-def _older_or_unknown(raw: bytes, error: Exception) -> Event:
+def _older_or_unknown(raw: bytes, error: Exception) -> c.Event:
     try:
         body = msgspec.json.decode(raw)
     except _UNREADABLE as worse:
@@ -113,14 +104,14 @@ def _older_or_unknown(raw: bytes, error: Exception) -> Event:
             raise Malformed("", f"a {tag}", "something else") from strange
     if tag in _KNOWN:
         try:
-            event: Event = msgspec.convert(body, type=AnyEvent)
+            event: c.Event = msgspec.convert(body, type=c.AnyEvent)
         except (msgspec.ValidationError, RecursionError) as late:
             raise malformed(late) from late
-        if isinstance(event, TaskReturned):
+        if isinstance(event, c.TaskReturned):
             _check_returned(event)
         return event
     head = {name: body.get(name) for name in ("id", "at", "by")}
-    return Unknown(
+    return c.Unknown(
         tag=tag,
         body=body,
         **{
@@ -160,23 +151,23 @@ def _with_choices(fault: Malformed, kind: Any) -> Malformed:
     here = [mi.type_info(kind)]
     for name in re.findall(r"[^.\[\]]+|\[[^\]]*\]", fault.path):
         here = [below for info in _members(here) for below in _below(info, name)]
-    found = [i.values for i in _members(here) if isinstance(i, mi.LiteralType)]
-    choices = ", ".join(str(value) for values in found for value in values)
+    allowed = [i.values for i in _members(here) if isinstance(i, mi.LiteralType)]
+    choices = ", ".join(str(value) for values in allowed for value in values)
     expected = f"one of {choices}" if choices else fault.expected
     return Malformed(fault.path, expected, fault.got)
 
 
 def _members(infos: list[mi.Type]) -> list[mi.Type]:
     """Take unions and annotated types apart."""
-    found: list[mi.Type] = []
+    members: list[mi.Type] = []
     for info in infos:
         if isinstance(info, mi.Metadata):
-            found += _members([info.type])
+            members += _members([info.type])
         elif isinstance(info, mi.UnionType):
-            found += _members(list(info.types))
+            members += _members(list(info.types))
         else:
-            found.append(info)
-    return found
+            members.append(info)
+    return members
 
 
 def _below(info: mi.Type, name: str) -> list[mi.Type]:
@@ -195,20 +186,20 @@ def _below(info: mi.Type, name: str) -> list[mi.Type]:
 
 
 def malformed(error: Exception) -> Malformed:
-    """Say in our words what msgspec found: place, expectation, what came.
+    """Turn an error of msgspec into Malformed: the place, what it expects, what came.
 
     msgspec gives its finding as a sentence alone, so the sentence is taken apart here and
     nowhere else; one that does not fit the pattern is passed on whole.
     """
-    said = str(error)
+    sentence = str(error)
     if isinstance(error, UnicodeDecodeError):
         return Malformed("", "JSON in UTF-8", f"bytes that are not ({error.reason})")
     if isinstance(error, RecursionError):
         return Malformed("", "JSON of a reasonable depth", "one nested too deeply")
     if not isinstance(error, msgspec.ValidationError):
-        return Malformed("", "JSON", f"something else ({said})")
-    match = _AT.match(said)
-    what = match["said"] if match else said
+        return Malformed("", "JSON", f"something else ({sentence})")
+    match = _AT.match(sentence)
+    what = match["sentence"] if match else sentence
     path = (
         ((match["path"] if match else None) or "").removeprefix("$").removeprefix(".")
     )
@@ -241,7 +232,7 @@ def _short(text: str) -> str:
 
 
 def rfc3339(now: float) -> str:
-    """Spell an instant (epoch seconds) in UTC with microseconds and a Z."""
+    """Write an instant (epoch seconds) in UTC with microseconds and a Z."""
     whole, micro = divmod(round(now * 1_000_000), 1_000_000)
     return f"{_second(whole)}.{micro:06d}Z"
 
@@ -254,20 +245,20 @@ def _second(whole: int) -> str:
     if text is None:
         if len(_seconds) > 64:
             _seconds.clear()
-        moment = datetime.fromtimestamp(whole, UTC)
-        text = _seconds[whole] = moment.strftime("%Y-%m-%dT%H:%M:%S")
+        date = datetime.fromtimestamp(whole, UTC)
+        text = _seconds[whole] = date.strftime("%Y-%m-%dT%H:%M:%S")
     return text
 
 
 def instant(text: str, path: str = "at") -> float:
     """Read an RFC 3339 instant as epoch seconds; raise Malformed naming `path`."""
     try:
-        moment = datetime.fromisoformat(text)
+        date = datetime.fromisoformat(text)
     except ValueError:
         raise Malformed(path, "an RFC 3339 time", repr(text[:80])) from None
-    if moment.tzinfo is not None and text[4:8:3] + text[13:17:3] != "--::":
-        # ISO 8601 knows more spellings (weeks, no separators) than RFC 3339 allows.
+    if date.tzinfo is not None and text[4:8:3] + text[13:17:3] != "--::":
+        # ISO 8601 has more forms (weeks, no separators) than RFC 3339 allows.
         raise Malformed(path, "an RFC 3339 time", repr(text[:80]))
-    if moment.tzinfo is None:
+    if date.tzinfo is None:
         raise Malformed(path, "a time with its zone", repr(text[:80]))
-    return moment.timestamp()
+    return date.timestamp()

@@ -1,4 +1,4 @@
-"""What can be asked for: commands, their answers, and the actors' mail.
+"""Requests: commands, their answers, and the actors' mail.
 
 Commands are requests on `agentcom.cmd.<name>`; each may carry an `id` and an
 `expires_at` (RFC 3339), because a request that timed out while disconnected is still
@@ -14,18 +14,7 @@ from typing import Annotated, Any, Final, Literal
 
 from msgspec import Meta, Struct, field
 
-from events.catalogue import (
-    Classification,
-    EndpointKind,
-    FileHint,
-    Result,
-    Shell,
-    TargetType,
-    TaskRouted,
-    TaskSpec,
-    Tier,
-    Token,
-)
+from events import catalogue as c
 from events.errors import AgentComError, Malformed
 
 
@@ -34,19 +23,19 @@ class Command(
 ):
     """What every command may carry: an id, and until when it is meant."""
 
-    id: Token | None = None
+    id: c.Token | None = None
     expires_at: str | None = None
 
 
-class NewShell(Shell, frozen=True, forbid_unknown_fields=True):
+class NewShell(c.Shell, frozen=True, forbid_unknown_fields=True):
     """A command as a submitter may write it: a misspelled field is refused."""
 
 
-class NewFileHint(FileHint, frozen=True, forbid_unknown_fields=True):
+class NewFileHint(c.FileHint, frozen=True, forbid_unknown_fields=True):
     """A file hint as a submitter may write it."""
 
 
-class NewTask(TaskSpec, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class NewTask(c.TaskSpec, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A task as a submitter may write it."""
 
     shell: NewShell | None = None
@@ -58,7 +47,7 @@ class NewTask(TaskSpec, frozen=True, kw_only=True, forbid_unknown_fields=True):
 class Submit(NewTask, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """`task.submit`: a task's fields, flat, with the command's own two."""
 
-    id: Token | None = None
+    id: c.Token | None = None
     expires_at: str | None = None
 
 
@@ -71,22 +60,22 @@ class SubmitBatch(Command, frozen=True, kw_only=True):
 class CancelTask(Command, frozen=True, kw_only=True):
     """`task.cancel`."""
 
-    task_id: Token
+    task_id: c.Token
     reason: Annotated[str, Meta(max_length=1_000)] = ""
 
 
 class RetryTask(Command, frozen=True, kw_only=True):
     """`task.retry`: try a final task anew."""
 
-    task_id: Token
+    task_id: c.Token
     reason: Annotated[str, Meta(max_length=1_000)] = ""
 
 
 class ReassignTask(Command, frozen=True, kw_only=True):
     """`task.reassign`: take the task where it is and give it to another host."""
 
-    task_id: Token
-    host: Token
+    task_id: c.Token
+    host: c.Token
     reason: Annotated[str, Meta(max_length=1_000)] = ""
 
 
@@ -97,20 +86,20 @@ class Classify(Submit, frozen=True, kw_only=True, forbid_unknown_fields=True):
 class DrainHost(Command, frozen=True, kw_only=True):
     """`host.drain`: finish what runs, take nothing new."""
 
-    host: Token
+    host: c.Token
     reason: Annotated[str, Meta(max_length=1_000)] = ""
 
 
 class ResumeHost(Command, frozen=True, kw_only=True):
     """`host.resume`."""
 
-    host: Token
+    host: c.Token
 
 
 class AddEndpoint(Command, frozen=True, kw_only=True):
     """`endpoint.add`: a shared model server that hosts may call."""
 
-    endpoint: Token
+    endpoint: c.Token
     kind: Literal["ollama", "openai"]
     url: Annotated[str, Meta(pattern=r"^https?://[^\s]+\Z", max_length=1_000)]
     slots: Annotated[int, Meta(ge=1, le=10_000)] = 1
@@ -119,13 +108,13 @@ class AddEndpoint(Command, frozen=True, kw_only=True):
 class RemoveEndpoint(Command, frozen=True, kw_only=True):
     """`endpoint.remove`."""
 
-    endpoint: Token
+    endpoint: c.Token
 
 
 class AcknowledgeAlert(Command, frozen=True, kw_only=True):
     """`alert.acknowledge`."""
 
-    tier: Tier
+    tier: c.Tier
 
 
 class SetPolicy(Command, frozen=True, kw_only=True):
@@ -171,8 +160,8 @@ STATUS: Final = {
 }
 """Every code of a refusal and its HTTP status, which NATS's error header carries too.
 
-`unreachable` is said of a host that was named and does not answer; of a role that should
-answer and is not there, `unavailable`."""
+`unreachable`: a host that was named does not answer. `unavailable`: a role that should
+answer is not there."""
 
 
 class Refusal(Struct, frozen=True, kw_only=True):
@@ -211,7 +200,7 @@ class Submitted(Struct, frozen=True, kw_only=True):
     ok: Literal[True] = True
     task_id: str
     seq: int
-    effective_tier: Tier
+    effective_tier: c.Tier
     existing: bool = False
     warnings: list[str] = []
 
@@ -239,7 +228,7 @@ class Classified(Struct, frozen=True, kw_only=True):
     """What `classify` answers."""
 
     ok: Literal[True] = True
-    classification: Classification
+    classification: c.Classification
     warnings: list[str] = []
 
 
@@ -247,8 +236,8 @@ class WouldRoute(Struct, frozen=True, kw_only=True):
     """What `route` answers: the decision as it would be now, or why there is none."""
 
     ok: Literal[True] = True
-    classification: Classification
-    decision: TaskRouted | None = None
+    classification: c.Classification
+    decision: c.TaskRouted | None = None
     waiting_for: str = ""
 
 
@@ -289,15 +278,15 @@ class Assign(Struct, frozen=True, omit_defaults=True, kw_only=True, tag="assign"
     """Run this. `route` is the routed event's id and the fence for all that follows."""
 
     epoch: Epoch
-    task_id: Token
-    route: Token
+    task_id: c.Token
+    route: c.Token
     generation: Count
     attempt: Count
-    spec: TaskSpec
-    tier: Tier
-    target_type: TargetType
+    spec: c.TaskSpec
+    tier: c.Tier
+    target_type: c.TargetType
     endpoint: str = ""
-    endpoint_kind: EndpointKind | None = None
+    endpoint_kind: c.EndpointKind | None = None
     endpoint_url: str = ""
     model: str = ""
     equivalent_model: str = ""
@@ -310,7 +299,7 @@ class Cancel(Struct, frozen=True, omit_defaults=True, kw_only=True, tag="cancel"
     """End this run; `route` "" means whatever runs of the task."""
 
     epoch: Epoch
-    task_id: Token
+    task_id: c.Token
     route: Route = ""
     reason: str = ""
 
@@ -398,4 +387,4 @@ class TaskView(Struct, frozen=True, omit_defaults=True, kw_only=True):
     task_id: str
     route: str
     phase: str
-    result: Result | None = None
+    result: c.Result | None = None

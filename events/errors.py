@@ -1,4 +1,4 @@
-"""Everything that can go wrong with words and with the log, as one tree.
+"""Everything that can go wrong with values and with the log, as one tree.
 
     AgentComError
     ├── Malformed            bytes or values that are not what they should be

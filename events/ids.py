@@ -35,13 +35,13 @@ def is_token(value: str) -> bool:
 
 
 def ulid(now: float, chance: int) -> str:
-    """Spell a ULID for `now` (epoch seconds) from 80 bits of `chance`."""
+    """Make a ULID for `now` (epoch seconds) from 80 bits of `chance`."""
     value = (int(now * 1000) & ((1 << 48) - 1)) << 80 | chance & ((1 << 80) - 1)
     return _base32(value)
 
 
 def derived(*parts: str) -> str:
-    """Spell the id that always belongs to `parts`: the same parts, the same id.
+    """Make the id that always belongs to `parts`: the same parts, the same id.
 
     130 bits of SHA-256 over the length-prefixed parts, in the ULID's alphabet and length.
     """

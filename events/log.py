@@ -13,14 +13,14 @@ if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable, Sequence
 
-    from events.catalogue import Event, Recorded
+    from events import catalogue as c
 
 MAX_EVENT_BYTES = 512 * 1024
 """No event is larger than this once encoded."""
 
 
 class Follower(Protocol):
-    """Somebody who reads along. `position` is the last sequence handed on."""
+    """A reader that gets every new event. `position` is the last sequence handed on."""
 
     @property
     def position(self) -> int:
@@ -51,7 +51,7 @@ class EventLog(Protocol):
     """The immutable log."""
 
     def append(
-        self, subject: str, event: Event, *, expect: int | None = None
+        self, subject: str, event: c.Event, *, expect: int | None = None
     ) -> asyncio.Future[int]:
         """Write one event; the future yields its sequence.
 
@@ -62,7 +62,9 @@ class EventLog(Protocol):
         """
         ...
 
-    async def append_batch(self, items: Sequence[tuple[str, Event, int]]) -> list[int]:
+    async def append_batch(
+        self, items: Sequence[tuple[str, c.Event, int]]
+    ) -> list[int]:
         """Write (subject, event, expect) all or none, at most 1,000.
 
         Raises Conflict naming the first subject that refused, TooLarge, LogUnavailable.
@@ -71,7 +73,7 @@ class EventLog(Protocol):
 
     async def follow(
         self,
-        callback: Callable[[Recorded], None],
+        callback: Callable[[c.Recorded], None],
         *,
         start: int = 1,
         subjects: Sequence[str] = (),
@@ -86,15 +88,15 @@ class EventLog(Protocol):
 
     async def read(
         self, subject: str, *, start: int = 1, limit: int = 1_000_000
-    ) -> list[Recorded]:
+    ) -> list[c.Recorded]:
         """Return the events of one subject (wildcards allowed), oldest first."""
         ...
 
-    async def get(self, seq: int) -> Recorded | None:
+    async def get(self, seq: int) -> c.Recorded | None:
         """Return the event at `seq`."""
         ...
 
-    async def last(self, subject: str) -> Recorded | None:
+    async def last(self, subject: str) -> c.Recorded | None:
         """Return the newest event of one literal subject, as its leader knows it."""
         ...
 

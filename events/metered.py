@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from prometheus_client.core import Metric
 
-    from events.catalogue import Event, Recorded
+    from events import catalogue as c
     from events.log import EventLog, Follower
 
 FAST_S: Final = tuple(1e-5 * 2**i for i in range(18))
@@ -82,8 +82,8 @@ class MeteredLog:
         self,
         log: EventLog,
         *,
-        appended: Callable[[Event], None] = lambda event: None,
-        seen: Callable[[Event], None] = lambda event: None,
+        appended: Callable[[c.Event], None] = lambda event: None,
+        seen: Callable[[c.Event], None] = lambda event: None,
     ) -> None:
         self.appends = DurationHistogram(FAST_S)
         self.failures = Tally("error")
@@ -92,7 +92,7 @@ class MeteredLog:
         self._seen = seen
 
     def append(
-        self, subject: str, event: Event, *, expect: int | None = None
+        self, subject: str, event: c.Event, *, expect: int | None = None
     ) -> asyncio.Future[int]:
         clock = asyncio.get_running_loop().time
         began = clock()
@@ -111,7 +111,9 @@ class MeteredLog:
         future.add_done_callback(done)
         return future
 
-    async def append_batch(self, items: Sequence[tuple[str, Event, int]]) -> list[int]:
+    async def append_batch(
+        self, items: Sequence[tuple[str, c.Event, int]]
+    ) -> list[int]:
         stored = await self._log.append_batch(items)
         for _, event, _ in items:
             self._appended(event)
@@ -119,14 +121,14 @@ class MeteredLog:
 
     async def follow(
         self,
-        callback: Callable[[Recorded], None],
+        callback: Callable[[c.Recorded], None],
         *,
         start: int = 1,
         subjects: Sequence[str] = (),
     ) -> Follower:
         caught_up: list[asyncio.Event] = []
 
-        def take(recorded: Recorded) -> None:
+        def take(recorded: c.Recorded) -> None:
             callback(recorded)
             # What was there before this process is not its doing.
             if caught_up and caught_up[0].is_set():
@@ -138,13 +140,13 @@ class MeteredLog:
 
     async def read(
         self, subject: str, *, start: int = 1, limit: int = 1_000_000
-    ) -> list[Recorded]:
+    ) -> list[c.Recorded]:
         return await self._log.read(subject, start=start, limit=limit)
 
-    async def get(self, seq: int) -> Recorded | None:
+    async def get(self, seq: int) -> c.Recorded | None:
         return await self._log.get(seq)
 
-    async def last(self, subject: str) -> Recorded | None:
+    async def last(self, subject: str) -> c.Recorded | None:
         return await self._log.last(subject)
 
     async def last_sequence(self) -> int:

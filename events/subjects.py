@@ -101,7 +101,7 @@ def fleet(name: str) -> str:
 
 
 def tier(name: str) -> str:
-    """Name what was found about a tier."""
+    """Name what the scheduler found out about a tier."""
     return f"agentcom.evt.tier.{token(name, 'tier')}"
 
 
@@ -218,10 +218,10 @@ def parse_output(subject: str) -> tuple[str, str]:
 
 def matches(pattern: str, subject: str) -> bool:
     """Whether a NATS pattern (`*` one part, `>` the rest) covers a literal subject."""
-    wanted, given = pattern.split("."), subject.split(".")
-    for i, part in enumerate(wanted):
+    parts, given = pattern.split("."), subject.split(".")
+    for i, part in enumerate(parts):
         if part == ">":
             return len(given) > i
         if i >= len(given) or (part != "*" and part != given[i]):
             return False
-    return len(wanted) == len(given)
+    return len(parts) == len(given)

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
+from events import catalogue as c
 from events import header
-from events.catalogue import Recorded
 from events.codec import Reader, decode_event, encode
 from events.errors import Denied, LogUnavailable, Malformed, Unreachable
 
@@ -208,11 +208,11 @@ async def _direct_batch(
     return messages, more
 
 
-def recorded_of(message: LinkMessage) -> Recorded | None:
+def recorded_of(message: LinkMessage) -> c.Recorded | None:
     """Read a message of direct get or of the republished log; None if it is no event."""
     try:
         event = decode_event(message.data)
     except Malformed:
         return None
     seq = int(message.headers[header.SEQUENCE])
-    return Recorded(seq, message.headers.get(header.SUBJECT, message.subject), event)
+    return c.Recorded(seq, message.headers.get(header.SUBJECT, message.subject), event)

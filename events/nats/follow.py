@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any, Final
 
+from events import catalogue as c
 from events import header, subjects
-from events.catalogue import Recorded
 from events.codec import decode_event, encode
 from events.errors import LogError, LogUnavailable, Malformed, Unreachable
 from events.nats.api import ALL, direct, read_consumer, recorded_of
@@ -32,7 +32,7 @@ class PullFollower:
     def __init__(
         self,
         link: Link,
-        callback: Callable[[Recorded], None],
+        callback: Callable[[c.Recorded], None],
         start: int,
         filters: tuple[str, ...],
     ) -> None:
@@ -44,7 +44,7 @@ class PullFollower:
         self._subscription: LinkSubscription | None = None
         self._generation = 0
         self._delivered = 0
-        self._asked = 0
+        self._requested = 0
         self._seen = 0.0
         self._broken = True
         self._inbox = ""
@@ -99,7 +99,7 @@ class PullFollower:
         """Make a consumer that begins where we stand, and ask it for two batches."""
         await self._drop()
         self._generation += 1
-        self._delivered = self._asked = 0
+        self._delivered = self._requested = 0
         stream = subjects.EVENTS
         config: dict[str, Any] = {
             "ack_policy": "none",
@@ -119,10 +119,10 @@ class PullFollower:
             encode({"stream_name": stream, "config": config}),
             timeout=5.0,
         )
-        made = read_consumer.decode(answer.data)
-        if made.error is not None:
-            raise LogUnavailable("follow the log", made.error.description)
-        self._pull_subject = f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{made.name}"
+        consumer = read_consumer.decode(answer.data)
+        if consumer.error is not None:
+            raise LogUnavailable("follow the log", consumer.error.description)
+        self._pull_subject = f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer.name}"
         self._inbox = self._link.new_inbox()
         generation = self._generation
         self._subscription = await self._link.subscribe(
@@ -130,13 +130,13 @@ class PullFollower:
         )
         self._broken = False
         self._seen = self._loop.time()
-        if made.num_pending == 0:
+        if consumer.num_pending == 0:
             self.caught_up.set()
         self._pull()
 
     def _pull(self) -> None:
-        while self._asked <= PULL_BATCH * (PULL_AHEAD - 1):
-            self._asked += PULL_BATCH
+        while self._requested <= PULL_BATCH * (PULL_AHEAD - 1):
+            self._requested += PULL_BATCH
             request = {
                 "batch": PULL_BATCH,
                 "expires": int(PULL_EXPIRES * 1e9),
@@ -159,9 +159,9 @@ class PullFollower:
             return
         self._delivered = delivery
         self._next = seq + 1
-        self._asked -= 1
+        self._requested -= 1
         try:
-            recorded = Recorded(seq, message.subject, decode_event(message.data))
+            recorded = c.Recorded(seq, message.subject, decode_event(message.data))
         except Malformed:
             self.undecodable += 1
             recorded = None
@@ -177,7 +177,7 @@ class PullFollower:
                 raise
         if parts[8] == "0":
             self.caught_up.set()
-        if self._asked <= PULL_BATCH * (PULL_AHEAD - 1):
+        if self._requested <= PULL_BATCH * (PULL_AHEAD - 1):
             self._pull()
 
     def _on_status(self, message: LinkMessage) -> None:
@@ -188,7 +188,7 @@ class PullFollower:
             self._reopen()
             return
         # The requests made so far have expired (404, 408): ask anew.
-        self._asked = 0
+        self._requested = 0
         self._pull()
 
     def _reopen(self) -> None:
@@ -209,7 +209,7 @@ class TapFollower:
     def __init__(
         self,
         link: Link,
-        callback: Callable[[Recorded], None],
+        callback: Callable[[c.Recorded], None],
         start: int,
         filters: tuple[str, ...],
     ) -> None:
@@ -287,7 +287,7 @@ class TapFollower:
             ):
                 self._hand_on(message)
             return
-        found: dict[int, LinkMessage] = {}
+        messages: dict[int, LinkMessage] = {}
         for filter_subject in self._filters:
             async for message in direct(
                 self._link,
@@ -296,9 +296,9 @@ class TapFollower:
                 start=self._next,
                 limit=ALL,
             ):
-                found[int(message.headers[header.SEQUENCE])] = message
-        for seq in sorted(found):
-            self._hand_on(found[seq])
+                messages[int(message.headers[header.SEQUENCE])] = message
+        for seq in sorted(messages):
+            self._hand_on(messages[seq])
 
     def _hand_on_live(self) -> None:
         whole = self._filters == (subjects.ALL_EVENTS,)

@@ -2,8 +2,8 @@
 
 All that is sent leaves in the order of the calls. While the server is away nothing is
 buffered for later: what must arrive is kept by those who care (the log's appends, a host's
-outbox) and said again after the reconnect, which is announced to them before anything new
-is sent. So nothing arrives late that was meant for then.
+outbox) and sent again after the reconnect, which is announced to them before anything new
+is sent. So nothing arrives late that was meant for an earlier time.
 
 Requests share one inbox, answers are told apart by a number. The broker's refusals come
 asynchronously and as text; they are matched to the waiting calls by subject, so that a
@@ -163,11 +163,11 @@ class Link:
                 await link.subscribe(f"{link._inbox}.*", link._answered)
         except (TimeoutError, OSError, nats.errors.Error, LogUnavailable) as error:
             link.up = False
-            said = link.reason or str(error) or "no answer in time"
+            reason = link.reason or str(error) or "no answer in time"
             await link._abandon()
-            if "authorization" in said.lower():
-                raise Denied(f"connect to {address.url}", said) from error
-            raise LogUnavailable(f"connect to {address.url}", said) from error
+            if "authorization" in reason.lower():
+                raise Denied(f"connect to {address.url}", reason) from error
+            raise LogUnavailable(f"connect to {address.url}", reason) from error
         return link
 
     async def _abandon(self) -> None:
@@ -212,15 +212,15 @@ class Link:
         if not self.up:
             return False
         try:
-            made = frame(subject, reply, data, headers)
+            encoded = frame(subject, reply, data, headers)
         except ValueError as error:
             self._loop.call_soon(self._failed, reply, subject, str(error))
             return True
         if len(data) > self._client.max_payload:
-            said = f"{len(data)} bytes are more than {self._client.max_payload}"
-            self._loop.call_soon(self._failed, reply, subject, said)
+            reason = f"{len(data)} bytes are more than {self._client.max_payload}"
+            self._loop.call_soon(self._failed, reply, subject, reason)
             return True
-        self._client.send(made)
+        self._client.send(encoded)
         return True
 
     def publish(self, subject: str, data: bytes) -> None:
@@ -347,7 +347,7 @@ class Link:
         """Return a subject under which this link may receive."""
         return self._client.new_inbox()
 
-    # -- the connection's fate ---------------------------------------------------------
+    # -- the connection comes and goes ---------------------------------------------------------
 
     def on_connection(self, handler: Callable[[bool], None]) -> None:
         self._handlers.append(handler)
@@ -370,11 +370,11 @@ class Link:
 
     async def _error(self, error: Exception) -> None:
         self.reason = str(error)
-        found = _PERMISSION.search(self.reason)
-        if found is None:
+        match = _PERMISSION.search(self.reason)
+        if match is None:
             return
         self.refusals += 1
-        subject = found[2]
+        subject = match[2]
         # The server names a publish by its subject only, so the oldest one is meant.
         for number, waiting in list(self._waiting.items()):
             if waiting.subject == subject:

@@ -1,4 +1,4 @@
-"""The real log: JetStream, spoken over a `Link`.
+"""The log in JetStream, over a `Link`.
 
 Three techniques carry it. Appends name the sequence their subject must stand at, and one
 whose acknowledgement got lost is resolved by looking at what came next on that subject:
@@ -14,8 +14,8 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any, Final
 
+from events import catalogue as c
 from events import header, subjects
-from events.catalogue import Event, Recorded
 from events.codec import decode_event, encode
 from events.errors import (
     Conflict,
@@ -117,7 +117,7 @@ class JetStreamLog:
     # -- appending ---------------------------------------------------------------------
 
     def append(
-        self, subject: str, event: Event, *, expect: int | None = None
+        self, subject: str, event: c.Event, *, expect: int | None = None
     ) -> asyncio.Future[int]:
         return self.append_raw(subject, encode(event), event.id, expect=expect)
 
@@ -198,7 +198,7 @@ class JetStreamLog:
     def _connection(self, up: bool) -> None:
         if not up:
             return
-        # Before anything new is sent, and in the order it was said first.
+        # Before anything new is sent, and in the order in which it was sent first.
         for append in list(self._pending):
             if append.reply:
                 self._link.forget(append.reply)
@@ -271,7 +271,9 @@ class JetStreamLog:
         seq = last[0] if last else 0
         return None if seq == append.expect else seq
 
-    async def append_batch(self, items: Sequence[tuple[str, Event, int]]) -> list[int]:
+    async def append_batch(
+        self, items: Sequence[tuple[str, c.Event, int]]
+    ) -> list[int]:
         encoded = [
             (subject, encode(event), event.id, expect)
             for subject, event, expect in items
@@ -331,7 +333,7 @@ class JetStreamLog:
         self, encoded: list[tuple[str, bytes, str, int]]
     ) -> list[int] | None:
         """Look where every subject stands: all ours, or somebody came first."""
-        found: list[int] = []
+        sequences: list[int] = []
         for subject, _, event_id, expect in encoded:
             try:
                 following = await self._next(subject, expect + 1)
@@ -341,8 +343,8 @@ class JetStreamLog:
                 continue
             if _event_id(following[2]) != event_id:
                 raise Conflict(subject, expect, following[0])
-            found.append(following[0])
-        return found if len(found) == len(encoded) else None
+            sequences.append(following[0])
+        return sequences if len(sequences) == len(encoded) else None
 
     # -- looking up --------------------------------------------------------------------
 
@@ -360,18 +362,18 @@ class JetStreamLog:
         answer = await ask(self._link, f"$JS.API.DIRECT.GET.{subjects.EVENTS}", request)
         return None if answer.status == "404" else answer
 
-    async def get(self, seq: int) -> Recorded | None:
+    async def get(self, seq: int) -> c.Recorded | None:
         message = await self._direct_get({"seq": seq})
         return None if message is None else recorded_of(message)
 
-    async def last(self, subject: str) -> Recorded | None:
+    async def last(self, subject: str) -> c.Recorded | None:
         if not self._consumers:
             message = await self._direct_get({"last_by_subj": subject})
             return None if message is None else recorded_of(message)
         stored = await self._leader_get({"last_by_subj": subject})
         if stored is None:
             return None
-        return Recorded(stored[0], stored[1], decode_event(stored[2]))
+        return c.Recorded(stored[0], stored[1], decode_event(stored[2]))
 
     async def last_sequence(self) -> int:
         if not self._consumers:
@@ -381,19 +383,19 @@ class JetStreamLog:
 
     async def read(
         self, subject: str, *, start: int = 1, limit: int = 1_000_000
-    ) -> list[Recorded]:
-        found: list[Recorded] = []
+    ) -> list[c.Recorded]:
+        events: list[c.Recorded] = []
         async for message in direct(
             self._link, subjects.EVENTS, subject, start=start, limit=limit
         ):
             recorded = recorded_of(message)
             if recorded is not None:
-                found.append(recorded)
-        return found
+                events.append(recorded)
+        return events
 
     async def follow(
         self,
-        callback: Callable[[Recorded], None],
+        callback: Callable[[c.Recorded], None],
         *,
         start: int = 1,
         subjects: Sequence[str] = (),

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from events import catalogue as c
 from events import subjects
-from events.catalogue import Chunk
 from events.codec import Reader
 from events.errors import Malformed
 from events.nats.api import direct
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from events.nats.link import Link, LinkMessage, LinkSubscription
 
-_chunks: Reader[Chunk] = Reader(Chunk)
+_chunks: Reader[c.Chunk] = Reader(c.Chunk)
 
 
 class JetStreamOutput:
@@ -28,20 +28,20 @@ class JetStreamOutput:
         """Send a chunk; lost while disconnected (its number tells)."""
         self._link.post(subject, data)
 
-    async def read(self, task_id: str, *, start: int = 1) -> list[Chunk]:
+    async def read(self, task_id: str, *, start: int = 1) -> list[c.Chunk]:
         """Return a task's chunks, oldest first, from all hosts it ran on."""
-        found: list[Chunk] = []
+        chunks: list[c.Chunk] = []
         async for message in direct(
             self._link, subjects.OUTPUT, subjects.outputs_of(task_id), start=start
         ):
             try:
-                found.append(_chunks.decode(message.data))
+                chunks.append(_chunks.decode(message.data))
             except Malformed:
                 continue
-        return found
+        return chunks
 
     async def listen(
-        self, task_id: str, callback: Callable[[Chunk], None], *, republished: bool
+        self, task_id: str, callback: Callable[[c.Chunk], None], *, republished: bool
     ) -> LinkSubscription:
         """Hand on a task's chunks as they come.
 

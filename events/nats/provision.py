@@ -84,8 +84,8 @@ class UnsafeStream(LogError):
         self.wrong = wrong
         listed = ", ".join(
             f"{name} must be {msgspec.json.encode(must).decode()}, "
-            f"is {msgspec.json.encode(found).decode()}"
-            for name, (must, found) in sorted(wrong.items())
+            f"is {msgspec.json.encode(value).decode()}"
+            for name, (must, value) in sorted(wrong.items())
         )
         super().__init__(
             f"stream {stream} exists and could lose events: {listed}; "
@@ -170,24 +170,24 @@ async def provision(
     where the events stream exists and could lose events, ApiRefused where the server
     says no, LogUnavailable where it says nothing.
     """
-    wanted = retention or Retention()
-    await _ensure(connection, events_config(wanted), _EVENTS_MUST, timeout)
-    await _ensure(connection, output_config(wanted), {}, timeout)
-    await _ensure(connection, lease_config(wanted), {}, timeout)
+    keep = retention or Retention()
+    await _ensure(connection, events_config(keep), _EVENTS_MUST, timeout)
+    await _ensure(connection, output_config(keep), {}, timeout)
+    await _ensure(connection, lease_config(keep), {}, timeout)
 
 
 async def _ensure(
-    connection: Client, wanted: dict[str, Any], must: dict[str, Any], timeout: float
+    connection: Client, config: dict[str, Any], must: dict[str, Any], timeout: float
 ) -> None:
-    name = wanted["name"]
+    name = config["name"]
     try:
-        found = await _call(connection, f"STREAM.INFO.{name}", None, timeout)
+        info = await _call(connection, f"STREAM.INFO.{name}", None, timeout)
     except ApiRefused as refused:
         if refused.error_code != STREAM_NOT_FOUND:
             raise
-        await _call(connection, f"STREAM.CREATE.{name}", wanted, timeout)
+        await _call(connection, f"STREAM.CREATE.{name}", config, timeout)
         return
-    current: dict[str, Any] = found["config"]
+    current: dict[str, Any] = info["config"]
     # The server leaves out what is false or 0.
     wrong = {
         setting: (value, current.get(setting, type(value)()))
@@ -196,8 +196,8 @@ async def _ensure(
     }
     if wrong:
         raise UnsafeStream(name, wrong)
-    if any(current.get(setting) != value for setting, value in wanted.items()):
-        await _call(connection, f"STREAM.UPDATE.{name}", {**current, **wanted}, timeout)
+    if any(current.get(setting) != value for setting, value in config.items()):
+        await _call(connection, f"STREAM.UPDATE.{name}", {**current, **config}, timeout)
 
 
 async def _call(

@@ -29,7 +29,7 @@ GATE: Final = f"{subjects.READERS}.>"
 _UNUSED_FOR_NS: Final = 60 * 1_000_000_000
 # Both the CLI's page consumers and what we call those who do not name theirs.
 _NAME: Final = re.compile(r"[A-Za-z0-9_-]{8,64}", re.ASCII)
-# Where to start and what to see; all else of a request is ours to say.
+# Where to start and what to see; all else of a request is set here.
 _PASSED_ON: Final = (
     "deliver_policy",
     "opt_start_seq",
@@ -97,15 +97,15 @@ class ReadersGate:
             )
         match verb:
             case "create":
-                asked = harmless(name, body)
-                if isinstance(asked, str):
-                    return _refusal(_REFUSED, asked)
-                return await self._call(f"CREATE.{subjects.EVENTS}.{name}", asked)
+                passed_on = harmless(name, body)
+                if isinstance(passed_on, str):
+                    return _refusal(_REFUSED, passed_on)
+                return await self._call(f"CREATE.{subjects.EVENTS}.{name}", passed_on)
             case "info":
                 return await self._call(f"INFO.{subjects.EVENTS}.{name}", b"")
             case "delete":
-                found = await self._call(f"INFO.{subjects.EVENTS}.{name}", b"")
-                if not _is_readers(found):
+                info = await self._call(f"INFO.{subjects.EVENTS}.{name}", b"")
+                if not _is_readers(info):
                     return _refusal(_REFUSED, "not a reader's consumer")
                 return await self._call(f"DELETE.{subjects.EVENTS}.{name}", b"")
             case _:
@@ -123,8 +123,8 @@ def harmless(name: str, body: bytes) -> bytes | str:
     A push consumer is refused rather than changed: its owner would wait in vain.
     """
     try:
-        asked = msgspec.json.decode(body, type=dict[str, Any])
-        config = msgspec.convert(asked.get("config", {}), dict[str, Any])
+        request = msgspec.json.decode(body, type=dict[str, Any])
+        config = msgspec.convert(request.get("config", {}), dict[str, Any])
     except (msgspec.DecodeError, msgspec.ValidationError):
         return "expected {stream_name, config}"
     if config.get("deliver_subject"):
@@ -149,13 +149,13 @@ def harmless(name: str, body: bytes) -> bytes | str:
 
 
 def _is_readers(info: bytes) -> bool:
-    found = msgspec.json.decode(info, type=dict[str, Any])
-    metadata = found.get("config", {}).get("metadata", {})
+    answer = msgspec.json.decode(info, type=dict[str, Any])
+    metadata = answer.get("config", {}).get("metadata", {})
     return bool(metadata.get("agentcom") == "reader")
 
 
 def _refusal(code: int, why: str) -> bytes:
-    """Spell a refusal the way JetStream does, so that clients show it."""
+    """Encode a refusal the way JetStream does, so that clients show it."""
     return msgspec.json.encode(
         {
             "type": "io.nats.jetstream.api.v1.consumer_create_response",

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     """Called with subject, reply (or ""), data and raw headers (or b"")."""
 
 HEADER_LINE: Final = b"NATS/1.0"
-_SPEAKABLE: Final = re.compile(r"[^\s\x00]+")
+_ONE_WORD: Final = re.compile(r"[^\s\x00]+")
 _LINE_ENDS: Final = re.compile(r"[\r\n]+")
 
 
@@ -73,8 +73,8 @@ class Wire(Client):
         if handler is None:
             await super()._process_msg(sid, subject, reply, data, headers)
             return
-        # A subject may hold what UTF-8 cannot: it must not end the reader. What it is
-        # read as is no subject of ours.
+        # A subject may hold bytes that are no UTF-8: they must not end the reader. With
+        # the replacements it is no subject of ours.
         handler(
             subject.decode("utf-8", "replace"),
             reply.decode("utf-8", "replace"),
@@ -104,16 +104,16 @@ class Wire(Client):
 def frame(
     subject: str, reply: str, data: bytes, headers: Mapping[str, str] | None
 ) -> bytes:
-    """Spell a publish; raises ValueError for a subject that would break the line."""
-    if not _SPEAKABLE.fullmatch(subject):
+    """Encode a publish; raises ValueError for a subject that would break the line."""
+    if not _ONE_WORD.fullmatch(subject):
         raise ValueError(f"not a subject: {subject!r}")
-    if reply and not _SPEAKABLE.fullmatch(reply):
+    if reply and not _ONE_WORD.fullmatch(reply):
         raise ValueError(f"not a subject: {reply!r}")
     if not headers:
         return pub_cmd(subject, reply, data)
     lines = [HEADER_LINE.decode()]
     for name, value in headers.items():
-        if not _SPEAKABLE.fullmatch(name) or ":" in name:
+        if not _ONE_WORD.fullmatch(name) or ":" in name:
             raise ValueError(f"not a header name: {name!r}")
         lines.append(f"{name}: {_LINE_ENDS.sub(' ', value)}")
     block = "\r\n".join([*lines, "", ""]).encode()
@@ -128,15 +128,15 @@ def status_of(raw: bytes) -> str:
 def headers_of(raw: bytes) -> dict[str, str]:
     """Read raw headers; an inline status becomes `Status` and `Description`."""
     first, _, rest = raw.partition(b"\r\n")
-    found: dict[str, str] = {}
+    headers: dict[str, str] = {}
     status, _, description = first[len(HEADER_LINE) :].strip().partition(b" ")
     if status:
-        found["Status"] = status.decode("ascii", "replace")
+        headers["Status"] = status.decode("ascii", "replace")
     if description:
-        found["Description"] = description.decode("utf-8", "replace")
+        headers["Description"] = description.decode("utf-8", "replace")
     for line in rest.split(b"\r\n"):
         name, colon, value = line.partition(b":")
         if colon:
             key = name.strip().decode("ascii", "replace")
-            found[key] = value.strip().decode("utf-8", "replace")
-    return found
+            headers[key] = value.strip().decode("utf-8", "replace")
+    return headers

@@ -1,4 +1,4 @@
-"""What every Bus promises; the twin in memory and the real server both keep it."""
+"""What every Bus promises; the in-memory fake and the real server both keep it."""
 
 from __future__ import annotations
 
@@ -63,8 +63,8 @@ async def nats_fleet(folder):
 
 @pytest.fixture(params=["memory", "nats"])
 async def fleet(request, tmp_path):
-    made = memory_fleet() if request.param == "memory" else nats_fleet(tmp_path)
-    async with made as running:
+    opened = memory_fleet() if request.param == "memory" else nats_fleet(tmp_path)
+    async with opened as running:
         yield running
 
 
@@ -205,8 +205,8 @@ async def test_who_has_stopped_listening_hears_nothing_more(fleet):
 
 
 async def test_a_loss_and_a_reconnect_are_told_and_listening_goes_on(fleet):
-    told: list[bool] = []
-    fleet.asking.on_connection(told.append)
+    changes: list[bool] = []
+    fleet.asking.on_connection(changes.append)
     await fleet.serving[0].listen(SUBJECT, lambda m: m.respond(b"still here"))
     assert await fleet.asking.request(SUBJECT, b"", timeout=10) == b"still here"
     assert fleet.asking.connected
@@ -219,7 +219,7 @@ async def test_a_loss_and_a_reconnect_are_told_and_listening_goes_on(fleet):
         fleet.asking.publish(SUBJECT, b"dropped, not kept for later")
         fleet.mend()
         await settled(fleet)
-        assert told == [False, True] * times
+        assert changes == [False, True] * times
 
 
 async def test_what_is_sent_while_disconnected_never_comes_late(fleet):

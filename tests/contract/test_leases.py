@@ -1,4 +1,4 @@
-"""What every Leases promises, and how a Lease lives on one."""
+"""What every Leases promises, and how a Lease uses them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every EventLog promises; the twin in memory and the real server both keep it."""
+"""What every EventLog promises; the in-memory fake and the real server both keep it."""
 
 from __future__ import annotations
 
