@@ -38,6 +38,7 @@ TRY_S: Final = 3.0
 TOLD_AFTER_S: Final = 2.0
 AWAY_TOLD_AFTER_S: Final = 1.0
 AWAY_TOLD_AGAIN_S: Final = 60.0
+TRACEBACK_FRAMES: Final = 20
 _log = structlog.get_logger("agentcom")
 
 
@@ -95,6 +96,14 @@ def kill_all(processes: list[psutil.Process]) -> None:
             process.kill()
 
 
+_TRACEBACKS = structlog.processors.ExceptionRenderer(
+    structlog.tracebacks.ExceptionDictTransformer(
+        show_locals=False, max_frames=TRACEBACK_FRAMES
+    )
+)
+"""Tracebacks without the frames' variables: those hold what was being worked with."""
+
+
 def set_up_logs(*, debug: bool) -> None:
     """Write logs to stderr: for people on a terminal, as JSON lines elsewhere."""
     people = sys.stderr.isatty()
@@ -104,11 +113,15 @@ def set_up_logs(*, debug: bool) -> None:
         structlog.processors.TimeStamper(fmt="iso", utc=not people),
     ]
     if people:
-        render: Any = structlog.dev.ConsoleRenderer(colors=colours_on(sys.stderr))
-        shown += [redact, render]
+        render: Any = structlog.dev.ConsoleRenderer(
+            colors=colours_on(sys.stderr),
+            exception_formatter=structlog.dev.plain_traceback,
+        )
+        # Made into text before the secrets are looked for.
+        shown += [structlog.processors.format_exc_info, redact, render]
     else:
         render = structlog.processors.JSONRenderer()
-        shown += [structlog.processors.dict_tracebacks, redact, render]
+        shown += [_TRACEBACKS, redact, render]
     structlog.configure(
         processors=shown,
         wrapper_class=structlog.make_filtering_bound_logger(

@@ -106,19 +106,24 @@ async def be_web(
     from actors.rules import policy as policies
     from analysis.savings import LocalSavings
     from analysis.whatif import Redecider
+    from cli.render.redaction import keep_out
     from events.nats.log import JetStreamLog
     from events.nats.output import JetStreamOutput
     from projections.main import checkpoints_beside
-    from web.access import TOKENS_FILE
+    from web.access import TOKENS_FILE, Tokens
     from web.main import WebConfig, serve
 
     store.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    tokens_file = Instance().data / TOKENS_FILE
+    tokens = Tokens.load(tokens_file)
+    keep_out(tokens.operator)
+    keep_out(tokens.viewer)
     config = WebConfig(
         store=store,
         host=address,
         port=port,
         names=None if "*" in names else frozenset(names),
-        tokens=Instance().data / TOKENS_FILE,
+        tokens=tokens_file,
     )
 
     checkpoints = checkpoints_beside(store)

@@ -1,13 +1,16 @@
-"""Keeps secrets out of the logs: by the name of a field, and by what secrets look like.
+"""Keeps secrets out of the logs: by the name beside them, and by what secrets look like.
 
-Names of fields are judged by their parts, so that `api_key`, `Authorization` and
-`ANTHROPIC_API_KEY` go, and `tokens_in` and `idempotency_key` stay.
+Names, of fields and within texts, are judged by their parts, so that `api_key`,
+`Authorization`, `?token=` and `ANTHROPIC_API_KEY` go, and `tokens_in` and
+`idempotency_key` stay. Secrets that this process itself gives out are told to
+`keep_out`, and never appear whatever is beside them.
 """
 
 from __future__ import annotations
 
 import re
 from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import quote
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, MutableMapping
@@ -22,6 +25,7 @@ _SECRET_NAME: Final = re.compile(
     r"auth[_\-]?token)$",
     re.IGNORECASE,
 )
+_VALUE: Final = r"""(?:\\?"[^"]*"|\\?'[^']*'|[^\s,;&"'\\]+)"""
 _SECRETS: Final = tuple(
     (re.compile(pattern), shown)
     for pattern, shown in (
@@ -32,12 +36,26 @@ _SECRETS: Final = tuple(
         (r"\bxox[abprs]-[A-Za-z0-9-]{10,}", REDACTED),
         # nkey seeds: users, accounts, operators.
         (r"\bS[UAONC][A-Z2-7]{56}\b", REDACTED),
-        (r"\beyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]*", REDACTED),
-        (r"(?i)\b(bearer|basic)\s+[A-Za-z0-9+/._~=-]{8,}", rf"\1 {REDACTED}"),
-        (r"(?i)(\b[a-z][a-z0-9+.-]*://[^\s:/@]*):[^\s/@]+@", rf"\1:{REDACTED}@"),
         (
-            r"(?i)\b([a-z0-9_]*(?:api_?key|password|passwd|secret|auth_token))"
-            r"(\s*[=:]\s*)(?:\"[^\"]*\"|'[^']*'|[^\s,;&]+)",
+            r"(?<![A-Za-z0-9_-])eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]*",
+            REDACTED,
+        ),
+        (r"(?i)\b(bearer|basic)\s+[A-Za-z0-9+/._~=-]{8,}", rf"\1 {REDACTED}"),
+        (
+            r"(?i)((?<![a-z0-9+.-])[a-z][a-z0-9+.-]*://[^\s:/@]*):[^\s/@]+@",
+            rf"\1:{REDACTED}@",
+        ),
+        # Headers whose whole rest is the secret.
+        (
+            r"(?i)\b((?:set-)?cookie|sec-websocket-protocol)"
+            r"""(\\?["']?\s*:\s*)(?:\\?"[^"]*"|\\?'[^']*'|[^\r\n]+)""",
+            rf"\1\2{REDACTED}",
+        ),
+        # What stands beside a name, in addresses (encoded ones too), JSON, settings.
+        (
+            r"(?i)(?<![a-z0-9_-])([a-z0-9_-]*(?:api[_-]?key|access[_-]?key|"
+            r"private[_-]?key|password|passwd|secret|token|credentials?|creds|nkey|jwt))"
+            rf"""(\\?["']?\s*(?:[=:]|%3d)\s*){_VALUE}""",
             rf"\1\2{REDACTED}",
         ),
         (
@@ -47,9 +65,18 @@ _SECRETS: Final = tuple(
     )
 )
 
+_own: Final[set[str]] = set()
+
+
+def keep_out(secret: str) -> None:
+    """Leave this very text, plain or as in an address, out of all that is logged."""
+    _own.update({secret, quote(secret, safe="")})
+
 
 def without_secrets(text: str) -> str:
-    """Return a text with what looks like a secret left out."""
+    """Return a text with what is a secret, or looks like one, left out."""
+    for secret in _own:
+        text = text.replace(secret, REDACTED)
     for pattern, shown in _SECRETS:
         text = pattern.sub(shown, text)
     return text
