@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-Upcaster = "Callable[[dict[str, Any]], dict[str, Any]]"
-
 UPCASTERS: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {}
 """Old tag to a function that rewrites its object, `type` included, to a newer one."""
 

@@ -412,17 +412,17 @@ class Link:
             self._later(append, ACK_TIMEOUT)
 
     async def append_batch(self, items: Sequence[tuple[str, Event, int]]) -> list[int]:
-        spelled = [(s, decode_event(encode(event)), n) for s, event, n in items]
+        encoded = [(s, decode_event(encode(event)), n) for s, event, n in items]
         await self._there("append a batch")
         server = self.server
         stored: list[int] = []
-        for subject, event, expect in spelled:
+        for subject, event, expect in encoded:
             last = server.last.get(subject, 0)
             if last != expect:
                 following = server.find(subject, expect + 1)
                 if not following or following[0].event.id != event.id:
                     raise Conflict(subject, expect, last)
-        for subject, event, expect in spelled:
+        for subject, event, expect in encoded:
             answer = server.write(subject, event, expect, self.process.name)
             assert isinstance(answer, int)
             stored.append(answer)

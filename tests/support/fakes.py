@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 class MemoryLog:
     """The same promises as the real log, kept in a list.
 
-    Everything goes through the codec, so that what cannot be spelled cannot be stored.
+    Everything goes through the codec, so that what cannot be encoded cannot be stored.
     """
 
     def __init__(self) -> None:
