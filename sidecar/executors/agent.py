@@ -464,25 +464,25 @@ class _Waking:
 
     def _result(self, raw: bytes) -> RawResult:
         result = read_result(raw)
-        kept = HeadTail(self._limits.output_limit_bytes)
-        kept.feed(result.output.encode("utf-8", "replace"))
+        output = HeadTail(self._limits.output_limit_bytes)
+        output.feed(result.output.encode("utf-8", "replace"))
         error = None
         if result.status == "failed":
             reason = cut(result.reason or "the agent says that it failed", 2_000)
             error = c.RunError("agent_failed", reason)
         return RawResult(
             status=result.status,
-            output=kept.text(),
+            output=output.text(),
             stderr=self._stderr.text(),
             error=error,
             model_used=cut(result.model_used or "none", 200),
             tokens_in=self._count(result.tokens_in, result),
             tokens_out=self._count(result.tokens_out, result),
             execution_ms=self._took(),
-            output_bytes=kept.size,
+            output_bytes=output.size,
             stderr_bytes=self._stderr.size,
-            output_sha256=kept.sha256,
-            truncated=kept.truncated or self._stderr.truncated,
+            output_sha256=output.sha256,
+            truncated=output.truncated or self._stderr.truncated,
         )
 
     def _count(self, count: int | None, result: AgentResult) -> int | None:

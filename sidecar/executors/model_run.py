@@ -171,11 +171,11 @@ class ModelExecutor:
         watch = Watchdog(stop, limits.run_timeout_s)
         try:
             for number in range(1, limits.model_retries + 2):
-                tried = await self._try(run, emit, watch)
-                result = _result(tried, run.assign, began)
+                try_ = await self._try(run, emit, watch)
+                result = _result(try_, run.assign, began)
                 if watch.stopped:
                     return Stopped(result=result)
-                fault = tried.fault
+                fault = try_.fault
                 if fault is None:
                     return Finished(result)
                 if not fault.again or number > limits.model_retries:
@@ -212,45 +212,45 @@ class ModelExecutor:
         )
 
     async def _try(self, run: Run, emit: Emit, watch: Watchdog) -> ModelTry:
-        tried = ModelTry(run.assign.limits.output_limit_bytes)
+        try_ = ModelTry(run.assign.limits.output_limit_bytes)
         limits = run.assign.limits
         interruption = None
         try:
-            interruption = await watch.guard(self._request(run, emit, watch, tried))
+            interruption = await watch.guard(self._request(run, emit, watch, try_))
         except (aiohttp.InvalidURL, ValueError) as wrong:
             message = f"cannot be asked: {wrong}"
-            tried.fault = ModelFault(code="bad_endpoint", message=message, again=False)
+            try_.fault = ModelFault(code="bad_endpoint", message=message, again=False)
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as wrong:
-            tried.fault = ModelFault(
+            try_.fault = ModelFault(
                 code="unreachable", message=f"no connection: {wrong}"
             )
         except (aiohttp.ClientError, ConnectionError, TimeoutError) as wrong:
             message = f"connection lost: {str(wrong) or type(wrong).__name__}"
-            tried.fault = ModelFault(code="stream_died", message=message)
+            try_.fault = ModelFault(code="stream_died", message=message)
         finally:
             watch.allow(None)
         match interruption:
-            case "silent" if tried.tokens:
+            case "silent" if try_.tokens:
                 message = f"no token for {limits.idle_timeout_s:g}s"
-                tried.fault = ModelFault(code="idle_timeout", message=message)
+                try_.fault = ModelFault(code="idle_timeout", message=message)
             case "silent":
-                tried.fault = ModelFault(
+                try_.fault = ModelFault(
                     code="first_token_timeout", message="no first token in time"
                 )
             case "overtime":
                 message = f"not finished after {limits.run_timeout_s:g}s"
-                tried.fault = ModelFault(
+                try_.fault = ModelFault(
                     code="timeout", message=message, again=False, whose="work"
                 )
             case "stopped":
                 message = "stopped"
-                tried.fault = ModelFault(code="stopped", message=message, again=False)
+                try_.fault = ModelFault(code="stopped", message=message, again=False)
             case _:
                 pass
-        return tried
+        return try_
 
     async def _request(
-        self, run: Run, emit: Emit, watch: Watchdog, tried: ModelTry
+        self, run: Run, emit: Emit, watch: Watchdog, try_: ModelTry
     ) -> None:
         session = self._connected()
         base = run.assign.endpoint_url.rstrip("/")
@@ -271,18 +271,18 @@ class ModelExecutor:
                 timeout=connect,
                 allow_redirects=False,
             ) as answer:
-                tried.answered = True
-                tried.simulated = header.SIMULATED in answer.headers
+                try_.answered = True
+                try_.simulated = header.SIMULATED in answer.headers
                 if answer.status == 200:
                     try:
-                        await self._listen(answer, run, emit, watch, tried)
+                        await self._listen(answer, run, emit, watch, try_)
                     finally:
                         answer.close()
                     return
                 body = await answer.content.read(_ERROR_BODY)
                 answer.close()
             if not self._dialect.learn(base, answer.status, body):
-                tried.fault = self._dialect.refused(
+                try_.fault = self._dialect.refused(
                     answer.status, body, run.assign.model
                 )
                 return
@@ -314,47 +314,47 @@ class ModelExecutor:
         run: Run,
         emit: Emit,
         watch: Watchdog,
-        tried: ModelTry,
+        try_: ModelTry,
     ) -> None:
         reader = self._dialect.reader()
         idle = run.assign.limits.idle_timeout_s
         async for data in answer.content.iter_any():
             for piece in reader.feed(data):
-                self._take(piece, run, emit, tried)
-                if tried.done is not None or tried.fault is not None:
+                self._take(piece, run, emit, try_)
+                if try_.done is not None or try_.fault is not None:
                     return
-                if tried.tokens == 1:
+                if try_.tokens == 1:
                     watch.allow(idle)
                 else:
                     watch.heard()
         for piece in reader.close():
-            if tried.done is None and tried.fault is None:
-                self._take(piece, run, emit, tried)
-        if tried.done is None and tried.fault is None:
-            tried.fault = ModelFault(
+            if try_.done is None and try_.fault is None:
+                self._take(piece, run, emit, try_)
+        if try_.done is None and try_.fault is None:
+            try_.fault = ModelFault(
                 code="stream_died",
-                message=f"the stream ended after {tried.tokens} tokens without saying so",
+                message=f"the stream ended after {try_.tokens} tokens without saying so",
             )
 
-    def _take(self, piece: Piece, run: Run, emit: Emit, tried: ModelTry) -> None:
+    def _take(self, piece: Piece, run: Run, emit: Emit, try_: ModelTry) -> None:
         match piece:
             case Token():
-                tried.tokens += 1
-                tried.text.feed(piece.text.encode("utf-8", "replace"))
-                emit.text("token", piece.text, tokens_so_far=tried.tokens)
+                try_.tokens += 1
+                try_.text.feed(piece.text.encode("utf-8", "replace"))
+                emit.text("token", piece.text, tokens_so_far=try_.tokens)
             case Thought():
-                tried.tokens += 1
-                emit.text("thinking", piece.text, tokens_so_far=tried.tokens)
+                try_.tokens += 1
+                emit.text("thinking", piece.text, tokens_so_far=try_.tokens)
             case ReplyEnd():
-                tried.done = piece
+                try_.done = piece
                 remark = self._dialect.remark(run, piece)
                 if remark is not None:
                     emit.status(remark)
             case ModelFault():
-                tried.fault = piece
+                try_.fault = piece
             case Broken():
                 message = f"the stream holds what cannot be read: {piece}"
-                tried.fault = ModelFault(code="malformed_stream", message=message)
+                try_.fault = ModelFault(code="malformed_stream", message=message)
 
     def _connected(self) -> aiohttp.ClientSession:
         if self._session is None:
@@ -362,21 +362,21 @@ class ModelExecutor:
         return self._session
 
 
-def _result(tried: ModelTry, assign: Assign, began: float) -> RawResult:
+def _result(try_: ModelTry, assign: Assign, began: float) -> RawResult:
     """The try's result. Counts of tries before it are not in it: they cost nothing."""
-    counts = tried.done.counts if tried.done is not None else None
+    counts = try_.done.counts if try_.done is not None else None
     if counts is None:
         # Nothing was counted for a try that died; where no answer had begun, nothing was
         # spent.
         counts = (
-            TokenCounts(tokens_in=None, tokens_out=tried.tokens or None)
-            if tried.answered
+            TokenCounts(tokens_in=None, tokens_out=try_.tokens or None)
+            if try_.answered
             else TokenCounts(tokens_in=0, tokens_out=0)
         )
-    fault = tried.fault
+    fault = try_.fault
     return RawResult(
         status="success" if fault is None else "failed",
-        output=tried.text.text(),
+        output=try_.text.text(),
         error=None if fault is None else c.RunError(fault.code, fault.message),
         model_used=counts.model or assign.model or "unknown",
         tokens_in=counts.tokens_in,
@@ -384,10 +384,10 @@ def _result(tried: ModelTry, assign: Assign, began: float) -> RawResult:
         cache_read_tokens=counts.cache_read,
         cost_known=counts.free,
         execution_ms=(time.monotonic() - began) * 1000,
-        output_bytes=tried.text.size,
-        output_sha256=tried.text.sha256,
-        truncated=tried.text.truncated,
-        simulated=tried.simulated,
+        output_bytes=try_.text.size,
+        output_sha256=try_.text.sha256,
+        truncated=try_.text.truncated,
+        simulated=try_.simulated,
     )
 
 

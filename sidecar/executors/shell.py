@@ -117,15 +117,15 @@ class ShellExecutor:
             return Finished(_failure("refused_by_policy", text))
         retries = run.assign.limits.shell_retries
         for number in range(1, retries + 2):
-            tried = await self._try(run, shell, emit, stop)
+            try_ = await self._try(run, shell, emit, stop)
             result = replace(
-                tried.result, execution_ms=(time.monotonic() - began) * 1000
+                try_.result, execution_ms=(time.monotonic() - began) * 1000
             )
-            if tried.why == "stopped":
-                return Stopped(result=result, descendants_left=tried.left)
+            if try_.why == "stopped":
+                return Stopped(result=result, descendants_left=try_.left)
             if result.error is None:
                 return Finished(result)
-            if not tried.again or number > retries:
+            if not try_.again or number > retries:
                 tries = "1 attempt" if number == 1 else f"{number} attempts"
                 text = f"Shell failed after {tries}: {result.error.message}"
                 emit.error(text, result.error.code)
@@ -210,7 +210,7 @@ class _ShellOutput:
 
 def _judged(
     output: _ShellOutput,
-    ended: Exit,
+    exit_: Exit,
     why: How,
     left: int,
     timeout_s: float,
@@ -219,24 +219,24 @@ def _judged(
     output.close()
     error, again = None, False
     if why == "stopped":
-        error = c.RunError("stopped", f"stopped ({ended})")
+        error = c.RunError("stopped", f"stopped ({exit_})")
     elif why == "timeout":
-        error = c.RunError("timeout", f"timed out after {timeout_s:g}s ({ended})")
-    elif ended.code == 127:
-        error = c.RunError("command_not_found", f"command not found ({ended})")
-    elif ended.code == 126:
-        error = c.RunError("not_executable", f"command cannot be executed ({ended})")
-    elif ended.signal is not None:
-        error, again = c.RunError("signal", str(ended)), True
-    elif not ended.ok:
-        error, again = c.RunError("exit_code", str(ended)), True
+        error = c.RunError("timeout", f"timed out after {timeout_s:g}s ({exit_})")
+    elif exit_.code == 127:
+        error = c.RunError("command_not_found", f"command not found ({exit_})")
+    elif exit_.code == 126:
+        error = c.RunError("not_executable", f"command cannot be executed ({exit_})")
+    elif exit_.signal is not None:
+        error, again = c.RunError("signal", str(exit_)), True
+    elif not exit_.ok:
+        error, again = c.RunError("exit_code", str(exit_)), True
     result = RawResult(
         status="failed" if error else "success",
         output=output.out.text(),
         stderr=output.err.text(),
         error=error,
-        exit_code=ended.code,
-        signal=ended.signal,
+        exit_code=exit_.code,
+        signal=exit_.signal,
         output_bytes=output.out.size,
         stderr_bytes=output.err.size,
         output_sha256=output.out.sha256,

@@ -155,11 +155,11 @@ async def _one_gone(proc: Proc, timeout_s: float) -> bool:
     except OSError:
         return True
     loop = asyncio.get_running_loop()
-    ended: asyncio.Future[None] = loop.create_future()
-    loop.add_reader(handle, _settle, ended)
+    end: asyncio.Future[None] = loop.create_future()
+    loop.add_reader(handle, _settle, end)
     try:
         async with asyncio.timeout(max(timeout_s, 0)):
-            await ended
+            await end
     except TimeoutError:
         return False
     finally:

@@ -467,7 +467,7 @@ class _Claude:
         self._begun: list[str] = []  # ids of API messages
         self._denials: list[dict[str, Any]] = []
         self._first_token_ms: int | None = None
-        self._said = ""
+        self._text = ""
         self._settled = _Usage()  # `_counted` without the message under way
         self._block: dict[str, Any] | None = None  # the block being streamed
         self._tool_id: str | None = None  # the tool that runs
@@ -587,7 +587,7 @@ class _Claude:
         self._request()
         block = self._text_block()
         self._message([block], stop_after=self._scenario.after)
-        self._said = block["text"]
+        self._text = block["text"]
         self._call_usage_again(len(pieces(block["text"])))
         message = {
             **self._message_head([block]),
@@ -595,7 +595,7 @@ class _Claude:
             "usage": self._settled.whole(),
             "context_management": None,
         }
-        self._print(self._said_by_model(message))
+        self._print(self._model_message(message))
         self._turns = 1
         self._result(self._success())
         return 0
@@ -693,11 +693,11 @@ class _Claude:
         self._synthetic(words, "invalid_request", about)
 
     def _interrupted(self) -> int:
-        """SIGINT: what was said so far, and the cost of it. The exit code is 0."""
+        """SIGINT: the text so far, and the cost of it. The exit code is 0."""
         block, tool = self._block, self._tool_id
         if block is not None and (block.get("text") or block.get("thinking")):
             message = {**self._message_head([block]), "context_management": None}
-            self._print(self._said_by_model(message, aborted=True))
+            self._print(self._model_message(message, aborted=True))
         if tool is not None:
             self._reject(tool)
         what = " for tool use" if tool is not None else ""
@@ -800,17 +800,17 @@ class _Claude:
             self._stream_block(index, block, stop_after)
         if declined is not None:
             self._decline(declined)
-        said = self._spent.output - before
+        written = self._spent.output - before
         read = self._call_usage()
         if stop_after is None:
             self._counted = self._counted.plus(read)
-            self._counted.output += said
+            self._counted.output += written
             self._settled = self._counted
             self._stream(
                 {
                     "type": "message_delta",
                     "delta": {"stop_reason": stop_reason, "stop_sequence": None},
-                    "usage": {"output_tokens": said},
+                    "usage": {"output_tokens": written},
                 }
             )
             if denied is not None:
@@ -843,12 +843,12 @@ class _Claude:
             for part in ("text", "thinking"):
                 if part in delta:
                     self._block[part] = self._block[part] + delta[part]
-            self._said += delta.get("text", "")
+            self._text += delta.get("text", "")
         self._block = None
         if stop_after is None:
             took = {"thinking_duration_ms": 0, **thinks} if thinks else {}
             message = {**self._message_head([block]), "context_management": None}
-            self._print(self._said_by_model(message, **took))
+            self._print(self._model_message(message, **took))
         if stop_after is None or self._scenario.kind in _LOSES_A_STREAM:
             self._stream({"type": "content_block_stop", "index": index})
 
@@ -861,7 +861,7 @@ class _Claude:
     def _use_tool(self, *, allowed: bool) -> None:
         """A Bash call and its result, run for real when it is allowed."""
         block = self._tool_block()
-        self._said = ""
+        self._text = ""
         denied = {
             "type": "system",
             "subtype": "permission_denied",
@@ -1010,7 +1010,7 @@ class _Claude:
         )
 
     def _request(self) -> None:
-        """A call to the API begins; said only where partial messages are."""
+        """A call to the API begins; printed only where partial messages are."""
         if self._flags.include_partial_messages:
             self._print(
                 self._signed(
@@ -1073,7 +1073,7 @@ class _Claude:
             "subtype": "success",
             "is_error": False,
             "api_error_status": None,
-            "result": self._said,
+            "result": self._text,
             "stop_reason": "end_turn",
             "terminal_reason": "completed",
             "ttft_ms": self._first_token_ms,
@@ -1082,7 +1082,7 @@ class _Claude:
             "first_content_frame_ms": self._first_token_ms,
         }
 
-    def _result(self, said: dict[str, Any]) -> None:
+    def _result(self, fields: dict[str, Any]) -> None:
         here = self._model_usage(self._spent)
         whole = _with_earlier(here, self._earlier())
         result = {
@@ -1106,7 +1106,7 @@ class _Claude:
             "queued_turn_count": 0,
             "result_index": 0,
             "model_usage_since_last_result": here,
-            **said,
+            **fields,
         }
         self._remember(whole)
         match self._flags.output_format:
@@ -1184,7 +1184,7 @@ class _Claude:
                 }
             )
 
-    def _said_by_model(self, message: dict[str, Any], **more: Any) -> dict[str, Any]:
+    def _model_message(self, message: dict[str, Any], **more: Any) -> dict[str, Any]:
         return self._spoken("assistant", message, request_id=_REQUEST, **more)
 
     def _spoken(self, who: str, message: dict[str, Any], **more: Any) -> dict[str, Any]:

@@ -194,8 +194,8 @@ class _RunBody(msgspec.Struct):
     stream_options: _StreamOptions | None = None
 
     def prompt_text(self) -> str:
-        said = [message.text() for message in self.messages or []]
-        return "\n".join(part for part in (self.system, *said, self.prompt) if part)
+        words = [message.text() for message in self.messages or []]
+        return "\n".join(part for part in (self.system, *words, self.prompt) if part)
 
     def question(self) -> str:
         """What the answer is about: the last thing said."""
@@ -222,7 +222,7 @@ class _Answer(msgspec.Struct, kw_only=True):
     model: Model
     asked_as: str  # the model's name as the request spelt it
     thinking: list[str]
-    said: list[str]
+    words: list[str]
     prompt_tokens: int
     reason: str  # stop or length
     started_ns: int
@@ -231,7 +231,7 @@ class _Answer(msgspec.Struct, kw_only=True):
 
     @property
     def eval_count(self) -> int:
-        return len(self.thinking) + len(self.said)
+        return len(self.thinking) + len(self.words)
 
     def final(self, *, counted: bool) -> dict[str, Any]:
         """The counts of the final chunk; what is zero is left out, as Ollama does."""
@@ -291,10 +291,10 @@ class _OllamaVoice:
         return b""
 
     def whole(self, *, counted: bool) -> dict[str, Any]:
-        said, thought = "".join(self._answer.said), "".join(self._answer.thinking)
+        words, thought = "".join(self._answer.words), "".join(self._answer.thinking)
         return {
             **self._head(),
-            **self._spoken(said, thought),
+            **self._spoken(words, thought),
             **self._end(counted=counted),
         }
 
@@ -335,13 +335,13 @@ class _OpenAIVoice:
 
     def finishes(self, *, counted: bool, on_last: bool) -> bytes:
         delta = {"role": "assistant", "content": ""}
-        wanted = counted and self._include_usage
+        with_usage = counted and self._include_usage
         if on_last:
             usage = {"usage": self._usage()} if counted else {}
             lines = self._chunk(delta, self._answer.reason, **usage)
         else:
             lines = self._chunk(delta, self._answer.reason)
-            if wanted:
+            if with_usage:
                 lines += self._event(
                     {**self._head(), "choices": [], "usage": self._usage()}
                 )
@@ -359,7 +359,7 @@ class _OpenAIVoice:
     def whole(self, *, counted: bool) -> dict[str, Any]:
         message: dict[str, Any] = {
             "role": "assistant",
-            "content": "".join(self._answer.said),
+            "content": "".join(self._answer.words),
         }
         if self._answer.thinking:
             message["reasoning"] = "".join(self._answer.thinking)
@@ -378,11 +378,11 @@ class _OpenAIVoice:
         }
 
     def _usage(self) -> dict[str, Any]:
-        prompt, said = self._answer.prompt_tokens, self._answer.eval_count
+        prompt, written = self._answer.prompt_tokens, self._answer.eval_count
         return {
             "prompt_tokens": prompt,
-            "completion_tokens": said,
-            "total_tokens": prompt + said,
+            "completion_tokens": written,
+            "total_tokens": prompt + written,
         }
 
     def _chunk(
@@ -662,8 +662,8 @@ class SimulatedOllama:
     async def _show(
         self, request: web.Request, body: bytes, fault: Fault | None
     ) -> web.Response:
-        asked = _decode(body, _ShowBody)
-        model = self._find(asked.model or asked.name)
+        run_body = _decode(body, _ShowBody)
+        model = self._find(run_body.model or run_body.name)
         return web.json_response(
             {
                 "modelfile": f"# simulated\nFROM {model.name}\n",
@@ -701,34 +701,34 @@ class SimulatedOllama:
     async def _ollama_run(
         self, request: web.Request, body: bytes, fault: Fault | None, *, chat: bool
     ) -> web.StreamResponse:
-        asked = _decode(body, _RunBody)
-        model = self._find(asked.model)
-        if not asked.question():
-            return await self._load_only(asked, model, chat=chat)
-        if asked.think and not model.thinking:
-            raise _Refused(400, f'"{asked.model}" does not support thinking')
-        options = asked.options or _Options()
+        run_body = _decode(body, _RunBody)
+        model = self._find(run_body.model)
+        if not run_body.question():
+            return await self._load_only(run_body, model, chat=chat)
+        if run_body.think and not model.thinking:
+            raise _Refused(400, f'"{run_body.model}" does not support thinking')
+        options = run_body.options or _Options()
         async with self._slot():
-            answer = await self._decide(asked, model, options)
+            answer = await self._decide(run_body, model, options)
             voice = _OllamaVoice(answer, chat=chat)
-            streamed = asked.stream is not False
+            streamed = run_body.stream is not False
             return await self._deliver(request, voice, answer, fault, streamed=streamed)
 
     async def _completions(
         self, request: web.Request, body: bytes, fault: Fault | None
     ) -> web.StreamResponse:
-        asked = _decode(body, _RunBody)
-        model = self._find(asked.model)
-        if not asked.messages:
+        run_body = _decode(body, _RunBody)
+        model = self._find(run_body.model)
+        if not run_body.messages:
             raise _Refused(400, "[] is too short - 'messages'")
-        limit = asked.max_completion_tokens or asked.max_tokens
+        limit = run_body.max_completion_tokens or run_body.max_tokens
         async with self._slot():
-            answer = await self._decide(asked, model, _Options(num_predict=limit))
-            include = asked.stream_options is not None and (
-                asked.stream_options.include_usage
+            answer = await self._decide(run_body, model, _Options(num_predict=limit))
+            include = run_body.stream_options is not None and (
+                run_body.stream_options.include_usage
             )
             voice = _OpenAIVoice(answer, include_usage=include)
-            streamed = asked.stream is True
+            streamed = run_body.stream is True
             return await self._deliver(request, voice, answer, fault, streamed=streamed)
 
     @asynccontextmanager
@@ -751,57 +751,57 @@ class SimulatedOllama:
             self._slots.release()
 
     async def _load_only(
-        self, asked: _RunBody, model: Model, *, chat: bool
+        self, run_body: _RunBody, model: Model, *, chat: bool
     ) -> web.Response:
         """An empty request loads the model, or with `keep_alive` 0 unloads it."""
-        kept = _kept_for(asked.keep_alive, self._keep_alive)
-        if kept <= timedelta(0):
+        keep = _keep_for(run_body.keep_alive, self._keep_alive)
+        if keep <= timedelta(0):
             self._loaded.pop(normal_model(model.name), None)
         else:
-            await self._load(model, kept)
+            await self._load(model, keep)
         message = {"message": {"role": "assistant", "content": ""}}
         return web.json_response(
             {
-                "model": asked.model,
+                "model": run_body.model,
                 "created_at": _now(),
                 **(message if chat else {"response": ""}),
                 "done": True,
-                "done_reason": "unload" if kept <= timedelta(0) else "load",
+                "done_reason": "unload" if keep <= timedelta(0) else "load",
             }
         )
 
-    async def _load(self, model: Model, kept: timedelta) -> int:
+    async def _load(self, model: Model, keep: timedelta) -> int:
         """Bring `model` into memory; the nanoseconds it took. Aborting cancels it."""
         began = time.perf_counter_ns()
         name = normal_model(model.name)
         async with self._loading:
             if name not in self.loaded() and self._load_s:
                 await asyncio.sleep(self._load_s)
-            end = datetime.now(UTC) + kept
+            end = datetime.now(UTC) + keep
             self._loaded[name] = end
         self._tell()
         return time.perf_counter_ns() - began
 
     async def _decide(
-        self, asked: _RunBody, model: Model, options: _Options
+        self, run_body: _RunBody, model: Model, options: _Options
     ) -> _Answer:
         """Load the model and settle everything that the answer will hold."""
         context = options.num_ctx or model.context_length
-        prompt_tokens = count_tokens(asked.prompt_text())
-        if prompt_tokens > context and asked.truncate is False:
+        prompt_tokens = count_tokens(run_body.prompt_text())
+        if prompt_tokens > context and run_body.truncate is False:
             raise _Refused(400, "the input length exceeds the context length")
         began = time.perf_counter_ns()
-        kept = _kept_for(asked.keep_alive, self._keep_alive)
-        load_ns = await self._load(model, max(kept, timedelta(0)))
-        said = pieces(_worded(asked))
-        thinking = model.thinking and asked.think is not False
+        keep = _keep_for(run_body.keep_alive, self._keep_alive)
+        load_ns = await self._load(model, max(keep, timedelta(0)))
+        words = pieces(_worded(run_body))
+        thinking = model.thinking and run_body.think is not False
         limit = options.num_predict or -1
-        cut = 0 < limit < len(said)
+        cut = 0 < limit < len(words)
         return _Answer(
             model=model,
-            asked_as=asked.model,
-            thinking=pieces(thoughts_on(asked.question())) if thinking else [],
-            said=said[:limit] if cut else said,
+            asked_as=run_body.model,
+            thinking=pieces(thoughts_on(run_body.question())) if thinking else [],
+            words=words[:limit] if cut else words,
             prompt_tokens=min(prompt_tokens, context),
             reason="length" if cut else "stop",
             started_ns=began,
@@ -878,9 +878,9 @@ class SimulatedOllama:
             first_s = fault.delay_s
         if fault is not None and fault.kind == "slow_tokens":
             token_s = fault.delay_s
-        spoken = [(True, piece) for piece in answer.thinking]
-        spoken += [(False, piece) for piece in answer.said]
-        for index, (thought, piece) in enumerate(spoken):
+        pieces_due = [(True, piece) for piece in answer.thinking]
+        pieces_due += [(False, piece) for piece in answer.words]
+        for index, (thought, piece) in enumerate(pieces_due):
             wait_s = first_s if index == 0 else token_s
             if wait_s:
                 await asyncio.sleep(wait_s)
@@ -960,22 +960,22 @@ def _tag(model: Model) -> dict[str, Any]:
     }
 
 
-def _worded(asked: _RunBody) -> str:
+def _worded(run_body: _RunBody) -> str:
     """The answer, as JSON where the request wants it structured."""
-    text = answer_to(asked.question())
-    if asked.format:
+    text = answer_to(run_body.question())
+    if run_body.format:
         return json.dumps({"simulated": True, "answer": text})
     return text
 
 
-def _kept_for(wanted: str | float | None, usual: timedelta) -> timedelta:
+def _keep_for(value: str | float | None, usual: timedelta) -> timedelta:
     """`keep_alive` as Ollama reads it: seconds, or `5m`; below zero for ever."""
-    if wanted is None:
+    if value is None:
         return usual
     try:
-        seconds = float(wanted)
+        seconds = float(value)
     except ValueError:
-        text = str(wanted)
+        text = str(value)
         unit = next((u for u in _UNITS if text.endswith(u)), None)
         if unit is None:
             raise _Refused(400, f'time: invalid duration "{text}"') from None
@@ -1069,18 +1069,18 @@ def main(argv: Sequence[str] | None = None) -> None:
         default=[],
         help=f"a kind ({', '.join(get_args(FaultKind))}) or a fault as JSON",
     )
-    given = parser.parse_args(argv)
+    options = parser.parse_args(argv)
     ollama = SimulatedOllama(
-        given.model or DEFAULT_MODELS,
-        host=given.host,
-        port=given.port,
-        tokens_per_s=given.tokens_per_s,
-        first_token_s=given.first_token_s,
-        load_s=given.load_s,
-        parallel=given.parallel,
-        split_lines=given.split_lines,
+        options.model or DEFAULT_MODELS,
+        host=options.host,
+        port=options.port,
+        tokens_per_s=options.tokens_per_s,
+        first_token_s=options.first_token_s,
+        load_s=options.load_s,
+        parallel=options.parallel,
+        split_lines=options.split_lines,
     )
-    for fault in given.fault:
+    for fault in options.fault:
         if fault.startswith("{"):
             ollama.fail_next(msgspec.json.decode(fault, type=Fault))
         else:

@@ -82,7 +82,7 @@ class ClaudeExecutor:
     ) -> tuple[ClaudeTry, Exit, Interruption | None, int]:
         """One run of the program: what it said, how it ended, and what ended it."""
         limits = run.assign.limits
-        tried = ClaudeTry(run, emit, watch)
+        try_ = ClaudeTry(run, emit, watch)
         child = self._processes.start(
             words,
             cwd=run.cwd,
@@ -90,25 +90,25 @@ class ClaudeExecutor:
             route=run.assign.route,
             stdin=prompt_for(run.assign.spec).encode("utf-8", "replace"),
             limits=self._options.limits,
-            on_stdout=tried.stdout,
-            on_stderr=tried.errors,
+            on_stdout=try_.stdout,
+            on_stderr=try_.errors,
         )
         try:
             watch.allow(limits.idle_timeout_s)
             interruption = await watch.guard(
-                _ended(child, tried, limits.claude_result_grace_s)
+                _ended(child, try_, limits.claude_result_grace_s)
             )
             watch.allow(None)
             left = await child.end(_stages(limits, interruption))
         finally:
             await child.end()
-        tried.close()
-        return tried, child.exit or Exit(None), interruption, left
+        try_.close()
+        return try_, child.exit or Exit(None), interruption, left
 
 
-async def _ended(child: Child, tried: ClaudeTry, grace_s: float) -> None:
+async def _ended(child: Child, try_: ClaudeTry, grace_s: float) -> None:
     """Until the program has ended, or its result is here and it does not end."""
-    if (await first(child.wait(), tried.has_ended)).place == 1:
+    if (await first(child.wait(), try_.has_ended)).place == 1:
         await first(child.wait(), timeout=grace_s)
 
 
@@ -159,15 +159,15 @@ class _ClaudeRun:
                 resume=resume is not None,
             )
             try:
-                tried, ended, interruption, left = await self._executor.once(
+                try_, exit_, interruption, left = await self._executor.once(
                     self._run, self._emit, self._watch, words
                 )
             except (OSError, ValueError) as wrong:
                 return self._unstartable(wrong)
             resumed = resume is not None
-            self._spent = self._spent.plus(tried.spent(self._run, resumed=resumed))
-            verdict = self._verdict(tried, ended, interruption)
-            result = self._result(tried, ended, verdict, session)
+            self._spent = self._spent.plus(try_.spent(self._run, resumed=resumed))
+            verdict = self._verdict(try_, exit_, interruption)
+            result = self._result(try_, exit_, verdict, session)
             if interruption == "stopped":
                 return Stopped(result=result, descendants_left=left)
             if verdict.ok:
@@ -176,8 +176,8 @@ class _ClaudeRun:
                 self._emit.status("The session to resume is gone: starting anew")
                 self._resume = None
                 continue
-            if verdict.limited and tried.resets_at is not None:
-                return self._limited(verdict, result, tried.resets_at)
+            if verdict.limited and try_.resets_at is not None:
+                return self._limited(verdict, result, try_.resets_at)
             if not verdict.again or number > retries:
                 return self._failed(verdict, result, number)
             if not await self._back_off(number, retries, verdict):
@@ -197,9 +197,9 @@ class _ClaudeRun:
         return await pause(self._stop, seconds)
 
     def _verdict(
-        self, tried: ClaudeTry, ended: Exit, interruption: Interruption | None
+        self, try_: ClaudeTry, exit_: Exit, interruption: Interruption | None
     ) -> Verdict:
-        verdict = verdict_on(tried.ended, tried.error, tried.denied)
+        verdict = verdict_on(try_.end, try_.error, try_.denials)
         if verdict is not None and verdict.ok:
             return verdict  # a result that arrived counts
         if interruption == "overtime":
@@ -210,24 +210,24 @@ class _ClaudeRun:
             return Verdict(code="idle_timeout", message=message)
         if interruption == "stopped":
             return Verdict(code="stopped", message="stopped")
-        return without_result(tried, ended) if verdict is None else verdict
+        return without_result(try_, exit_) if verdict is None else verdict
 
     def _result(
-        self, tried: ClaudeTry, ended: Exit, verdict: Verdict, session: str
+        self, try_: ClaudeTry, exit_: Exit, verdict: Verdict, session: str
     ) -> RawResult:
-        answer = tried.ended.text if tried.ended is not None and verdict.ok else None
-        kept = tried.text
+        answer = try_.end.text if try_.end is not None and verdict.ok else None
+        output = try_.text
         if answer is not None:
-            kept = HeadTail(self._limits.output_limit_bytes)
-            kept.feed(answer.encode("utf-8", "replace"))
+            output = HeadTail(self._limits.output_limit_bytes)
+            output.feed(answer.encode("utf-8", "replace"))
         spent = self._spent
-        begun = tried.begun
+        start = try_.start
         return RawResult(
             status="success" if verdict.ok else "failed",
-            output=kept.text(),
-            stderr=tried.stderr.text(),
+            output=output.text(),
+            stderr=try_.stderr.text(),
             error=None if verdict.ok else c.RunError(verdict.code, verdict.message),
-            model_used=(begun.model if begun else "") or _model(self._run),
+            model_used=(start.model if start else "") or _model(self._run),
             tokens_in=spent.tokens_in,
             tokens_out=spent.tokens_out,
             cache_read_tokens=spent.cache_read,
@@ -235,14 +235,14 @@ class _ClaudeRun:
             reported_cost_usd=spent.usd,
             cost_known=spent.known,
             execution_ms=(time.monotonic() - self._began) * 1000,
-            exit_code=ended.code,
-            signal=ended.signal,
-            output_bytes=kept.size,
-            stderr_bytes=tried.stderr.size,
-            output_sha256=kept.sha256,
-            truncated=kept.truncated or tried.stderr.truncated,
-            session_id=(begun.session_id if begun else "") or session,
-            simulated=begun is not None and "simulated" in begun.version,
+            exit_code=exit_.code,
+            signal=exit_.signal,
+            output_bytes=output.size,
+            stderr_bytes=try_.stderr.size,
+            output_sha256=output.sha256,
+            truncated=output.truncated or try_.stderr.truncated,
+            session_id=(start.session_id if start else "") or session,
+            simulated=start is not None and "simulated" in start.version,
         )
 
     def _failed(self, verdict: Verdict, result: RawResult, tries: int) -> Outcome:

@@ -60,10 +60,10 @@ class ClaudeTry:
         self._stderr_text = Utf8()
         self.text = HeadTail(limits.output_limit_bytes)
         self.stderr = HeadTail(limits.output_limit_bytes // 4)
-        self.begun: stream_json.Begun | None = None
-        self.ended: stream_json.RunEnd | None = None
+        self.start: stream_json.Begun | None = None
+        self.end: stream_json.RunEnd | None = None
         self.error: str | None = None  # Claude Code's name of the last API error
-        self.denied: list[str] = []  # names of tools that were not allowed
+        self.denials: list[str] = []  # names of tools that were not allowed
         self.resets_at: float | None = None  # epoch seconds, of a limit that was hit
         self.has_ended: asyncio.Future[None] = (
             asyncio.get_running_loop().create_future()
@@ -91,9 +91,9 @@ class ClaudeTry:
         """The last line, where it had no end."""
         for event in self._stream.close():
             self._take(event)
-        rest = self._stderr_text.close()
-        if rest:
-            self._emit.text("stderr", rest)
+        tail = self._stderr_text.close()
+        if tail:
+            self._emit.text("stderr", tail)
 
     def _take(self, event: stream_json.Event) -> None:
         match event:
@@ -113,7 +113,7 @@ class ClaudeTry:
                 self._show_tool(f"{'error: ' if event.is_error else ''}{event.text}")
                 self._wait_for_tools()
             case stream_json.ToolDenied():
-                self.denied.append(event.tool)
+                self.denials.append(event.tool)
                 text = cut(event.message, _SHOWN_OF_A_DENIAL)
                 self._emit.error(
                     f"Permission denied: {event.tool}: {text}", "permission_denied"
@@ -126,9 +126,9 @@ class ClaudeTry:
                     f"Claude Code retries a call {event.attempt}/{event.of}: {reason}"
                 )
             case stream_json.Begun():
-                self.begun = event
+                self.start = event
             case stream_json.RunEnd():
-                self.ended = event
+                self.end = event
                 self._watch.allow(None)
                 if not self.has_ended.done():
                     self.has_ended.set_result(None)
@@ -180,7 +180,7 @@ class ClaudeTry:
 
     def _wait_for_tools(self) -> None:
         """A tool may be silent as long as it likes; the time in all bounds it."""
-        self._watch.allow(None if self._open or self.ended else self._idle_s)
+        self._watch.allow(None if self._open or self.end else self._idle_s)
 
     def spent(self, run: Run, *, resumed: bool) -> ClaudeUsage:
         """What this run of the program has cost; dollars only where it said how many.
@@ -189,15 +189,15 @@ class ClaudeTry:
         cost before; where it gives only the session's total, the earlier cost that the
         host remembers is taken off.
         """
-        ended = self.ended
-        if ended is None:
+        end = self.end
+        if end is None:
             spent = self.streamed()
             tokens = spent.tokens_in + spent.tokens_out + spent.cache_read
             spent.usd = None if tokens else 0.0
             return spent
-        uses = ended.since
+        uses = end.since
         if uses is None and not resumed:
-            uses = ended.session
+            uses = end.session
         if uses is not None:
             return ClaudeUsage(
                 tokens_in=sum(use.tokens_in for use in uses),
@@ -207,13 +207,13 @@ class ClaudeTry:
                 usd=sum(use.cost_usd for use in uses),
                 known=all(use.priced for use in uses),
             )
-        usage, before = ended.usage, run.previous_cost_usd
-        total = ended.cost_usd
+        usage, before = end.usage, run.previous_cost_usd
+        total = end.cost_usd
         return ClaudeUsage(
             tokens_in=usage.tokens_in or 0,
             tokens_out=usage.tokens_out or 0,
             cache_read=usage.cache_read or 0,
             cache_write=usage.cache_write or 0,
             usd=None if total is None or before is None else max(total - before, 0.0),
-            known=all(use.priced for use in ended.session),
+            known=all(use.priced for use in end.session),
         )

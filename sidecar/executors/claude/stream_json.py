@@ -132,7 +132,7 @@ class RunEnd(Struct, frozen=True, kw_only=True):
     session: tuple[ModelUse, ...]
     since: tuple[ModelUse, ...] | None
     usage: MessageUsage
-    denied: tuple[str, ...]
+    denials: tuple[str, ...]
     session_id: str
 
 
@@ -313,7 +313,7 @@ def _ended(line: dict[str, Any]) -> RunEnd:
         session=_models(_object(line.get("modelUsage"))),
         since=_models(since) if isinstance(since, dict) else None,
         usage=_usage(_object(line.get("usage")), start=False),
-        denied=tuple(
+        denials=tuple(
             _text(_object(each).get("tool_name"))
             for each in (denials if isinstance(denials, list) else ())
         ),

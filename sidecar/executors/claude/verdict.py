@@ -68,31 +68,31 @@ _BY_STATUS: dict[int, str] = {
 
 
 def verdict_on(
-    ended: RunEnd | None, error: str | None, denied: list[str]
+    end: RunEnd | None, error: str | None, denials: list[str]
 ) -> Verdict | None:
     """What a result means; None where there is none. `error` is Claude Code's own name."""
-    if ended is None:
+    if end is None:
         return None
-    text = ended.text or "; ".join(ended.errors) or ended.subtype
-    if not ended.is_error and ended.subtype == "success":
-        refused = sorted({*ended.denied, *denied})
-        if ended.denied:
+    text = end.text or "; ".join(end.errors) or end.subtype
+    if not end.is_error and end.subtype == "success":
+        refused = sorted({*end.denials, *denials})
+        if end.denials:
             message = f"permission denied: {', '.join(refused)}"
             return Verdict(code="permission_denied", message=message)
         return Verdict()
-    if ended.subtype == "error_max_turns":
+    if end.subtype == "error_max_turns":
         return Verdict(code="max_turns", message=text)
-    if ended.subtype == "error_max_budget_usd":
+    if end.subtype == "error_max_budget_usd":
         return Verdict(code="budget", message=text)
-    if ended.subtype == "error_during_execution":
-        if any("No conversation found" in each for each in ended.errors):
+    if end.subtype == "error_during_execution":
+        if any("No conversation found" in each for each in end.errors):
             return Verdict(code="session_lost", message=text, lost_session=True)
         return Verdict(code="unknown", message=text, again=True)
-    if ended.stop_reason == "refusal":
+    if end.stop_reason == "refusal":
         return Verdict(code="refused", message=text)
-    if ended.terminal_reason == "prompt_too_long":
+    if end.terminal_reason == "prompt_too_long":
         return Verdict(code="prompt_too_long", message=text)
-    return replace(_by_error(error, ended.status), message=text)
+    return replace(_by_error(error, end.status), message=text)
 
 
 def _by_error(error: str | None, status: int | None) -> Verdict:
@@ -106,11 +106,11 @@ def _by_error(error: str | None, status: int | None) -> Verdict:
     return Verdict(code=error) if error else _BY_NAME["unknown"]
 
 
-def without_result(tried: ClaudeTry, ended: Exit) -> Verdict:
+def without_result(try_: ClaudeTry, end: Exit) -> Verdict:
     """No `result` came: a failure, whatever the exit code says."""
-    detail = cut(tried.stderr.text().strip(), _SHOWN_OF_STDERR)
-    message = f"Claude Code ended without a result ({ended})"
+    detail = cut(try_.stderr.text().strip(), _SHOWN_OF_STDERR)
+    message = f"Claude Code ended without a result ({end})"
     message = f"{message}: {detail}" if detail else message
     # It never began and says why: another try would say the same.
-    explained = tried.begun is None and ended.code not in (None, 0) and bool(detail)
+    explained = try_.start is None and end.code not in (None, 0) and bool(detail)
     return Verdict(code="no_result", message=message, again=not explained)
