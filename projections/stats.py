@@ -24,8 +24,6 @@ BUCKETS_MS: Final[tuple[float, ...]] = tuple(float(2**i) / 4 for i in range(26))
 """Upper edges in milliseconds, 0.25 ms to 2.3 h; one more bucket takes the rest."""
 MINUTES_KEPT: Final = 120
 VERSION: Final = 1
-COUNTED_AS: Final = {"applied": "taken"}
-"""How the first version named a verdict; its name for them all was `standings`."""
 _SECOND: Final = 1_000
 TAGS: Final = {kind: tag for tag, kind in c.types().items()}
 
@@ -99,7 +97,8 @@ def evolve(state: StatsState, judged: JudgedEvent) -> None:
     state.last_seq = seq
     state.last_at = event.at
     state.events += 1
-    _count(state.verdicts, COUNTED_AS.get(verdict, verdict))
+    # As the first version named it, and programs and stored files still do.
+    _count(state.verdicts, "taken" if verdict == "applied" else verdict)
     kind = TAGS.get(type(event))
     if kind is None:
         _count(state.unknown, c.tag(event))

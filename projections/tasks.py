@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from events import catalogue as c
 from events.codec import fallback_code
-from events.lifecycle import BY_LEADER, FINAL, NO_ATTEMPT, RANK, TABLE
+from events.lifecycle import BY_LEADER, FINAL, NO_ATTEMPT, RANK, TABLE, Phase
 from projections.judged import (
     ANOTHER_HOSTS,
     ANOTHER_LEADERS,
@@ -194,25 +194,33 @@ def _report(judged: JudgedEvent, record: TaskRecord, event: c.RunEvent) -> Verdi
 def _is_repeat(routing: Routing, event: Any) -> bool:
     """Whether the routing in force has reported this, or more than this, before."""
     kind = type(event)
-    if kind in RANK:
-        return RANK[kind] <= routing.reported
+    rank = RANK.get(kind)
+    if rank is not None:
+        return rank <= routing.reported
     return kind in NUMBERED and event.n <= routing.line
 
 
 def _note_report(routing: Routing, event: Any) -> None:
-    """Remember that the routing reported this, and that it counted."""
+    """Remember that the routing reported this, which was no repeat, and that it counted."""
     kind = type(event)
-    if kind in RANK:
-        if RANK[kind] > routing.reported:
-            routing.reported = RANK[kind]
+    rank = RANK.get(kind)
+    if rank is not None:
+        routing.reported = rank
     elif kind in NUMBERED:
         routing.line = event.n
+
+
+_AFTER: Final[dict[type[c.Event], dict[str, Phase]]] = {
+    kind: {phase: after for (phase, of), after in TABLE.items() if of is kind}
+    for _, kind in TABLE
+}
+"""The table by event: a step is looked up for every event."""
 
 
 def _take_step(record: TaskRecord, event: Any, seq: int) -> VoidReason | None:
     """Take the step if the table allows it; return why not otherwise, None if it did."""
     kind, phase = type(event), record.phase
-    after = TABLE.get((phase, kind))
+    after = _AFTER[kind].get(phase)
     if after is None:
         return VoidReason(NO_SUCH_STEP, f"a task that is {phase} takes no such step")
     if kind is c.TaskRouted and event.generation <= record.generation:
