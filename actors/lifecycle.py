@@ -26,6 +26,7 @@ from events.lifecycle import (
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from actors.stamp import Stamp
     from events.catalogue import Recorded
     from events.commands import Refusal
 
@@ -242,16 +243,8 @@ class Epochs:
 # -- What may be decided ---------------------------------------------------------------
 
 
-class Head(NamedTuple):
-    """An event's id, time and author, made at the edge."""
-
-    id: str
-    at: str
-    by: str
-
-
 def cancel(
-    state: TaskState, head: Head, *, reason: str, requested_by: str
+    state: TaskState, stamp: Stamp, *, reason: str, requested_by: str
 ) -> c.TaskCancelled | Refusal | None:
     """Decide a cancellation; None if it is cancelled or cancelling already."""
     if state.phase == "absent":
@@ -260,10 +253,8 @@ def cancel(
         return None
     if state.phase in FINAL:
         return refuse("too_late", f"task {state.task_id} is {state.phase} already")
-    return c.TaskCancelled(
-        id=head.id,
-        at=head.at,
-        by=head.by,
+    return stamp.on(
+        c.TaskCancelled,
         task_id=state.task_id,
         reason=reason,
         requested_by=requested_by,
@@ -272,7 +263,7 @@ def cancel(
 
 
 def retry(
-    state: TaskState, head: Head, *, reason: str, requested_by: str
+    state: TaskState, stamp: Stamp, *, reason: str, requested_by: str
 ) -> c.TaskRetried | Refusal | None:
     """Decide to try a final task anew; None if it waits or runs already."""
     if state.phase == "absent":
@@ -285,10 +276,8 @@ def retry(
             f"task {state.task_id} is {state.phase}: only failed, dead, "
             "cancelled and expired tasks can be tried again",
         )
-    return c.TaskRetried(
-        id=head.id,
-        at=head.at,
-        by=head.by,
+    return stamp.on(
+        c.TaskRetried,
         task_id=state.task_id,
         reason=reason,
         requested_by=requested_by,
@@ -296,7 +285,7 @@ def retry(
 
 
 def reassign(
-    state: TaskState, head: Head, *, host: str, reason: str, requested_by: str
+    state: TaskState, stamp: Stamp, *, host: str, reason: str, requested_by: str
 ) -> c.TaskReassigned | Refusal | None:
     """Decide to give a task that is not over to another host; None if it waits for it."""
     if state.phase == "absent":
@@ -309,57 +298,12 @@ def reassign(
         )
     if state.phase == "waiting" and state.assign_to == host:
         return None
-    return c.TaskReassigned(
-        id=head.id,
-        at=head.at,
-        by=head.by,
+    return stamp.on(
+        c.TaskReassigned,
         task_id=state.task_id,
         host=host,
         reason=reason,
         requested_by=requested_by,
-    )
-
-
-def give_back(
-    state: TaskState,
-    head: Head,
-    *,
-    epoch: int,
-    reason: str,
-    detail: str = "",
-    exclude: str | None = None,
-    counts: bool = False,
-) -> c.TaskRequeued | c.TaskDeadLettered:
-    """Decide what follows a route that is over: another one, or the dead letter.
-
-    `counts` says whether this end is one more attempt than the fold has counted.
-    """
-    attempts = state.attempts + counts
-    if attempts >= state.max_attempts:
-        return c.TaskDeadLettered(
-            id=head.id,
-            at=head.at,
-            by=head.by,
-            task_id=state.task_id,
-            epoch=epoch,
-            attempts=attempts,
-            reason=reason,
-            detail=detail,
-            route=state.route,
-            generation=state.generation,
-        )
-    return c.TaskRequeued(
-        id=head.id,
-        at=head.at,
-        by=head.by,
-        task_id=state.task_id,
-        epoch=epoch,
-        route=state.route,
-        generation=state.generation,
-        reason=reason,
-        detail=detail,
-        exclude=exclude,
-        counts_as_attempt=counts,
     )
 
 

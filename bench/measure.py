@@ -21,12 +21,12 @@ from typing import TYPE_CHECKING, Any
 
 import uvloop
 
-from actors.lifecycle import Head
 from actors.rules.classification import classify
 from actors.rules.policy import Policy
-from actors.rules.routing import Subject, route
-from actors.scheduler.places import Fleet
+from actors.rules.routing import Routable, route
+from actors.scheduler.fleet import Fleet
 from actors.scheduler.queue import Requirement
+from actors.stamp import Stamp
 from bench.parts import (
     BenchClient,
     Process,
@@ -306,7 +306,7 @@ def decisions_per_s(endpoints: int, seconds: float = 1.0) -> Report:
     for n in count():
         start = time.perf_counter()
         decided = route(
-            Subject(
+            Routable(
                 task_id=f"task-{n}",
                 generation=1,
                 attempt=1,
@@ -316,7 +316,7 @@ def decisions_per_s(endpoints: int, seconds: float = 1.0) -> Report:
             ),
             pool,
             policy,
-            Head(f"E{n}", "2026-01-01T00:00:00.000000Z", "bench"),
+            Stamp(f"E{n}", "2026-01-01T00:00:00.000000Z", "bench"),
             epoch=1,
             policy_version=1,
             log_seq=n,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 from aiohttp import web
@@ -10,6 +11,8 @@ from prometheus_client import CollectorRegistry, generate_latest
 from web.metrics import CONTENT_TYPE
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
     from prometheus_client.registry import Collector
 
 
@@ -52,3 +55,21 @@ class Exposition:
 
     async def _health(self, request: web.Request) -> web.Response:
         return web.json_response({"ok": True})
+
+
+@asynccontextmanager
+async def exposed(
+    collector: Collector,
+    address: tuple[str, int] | None,
+    ready: Callable[[int], None] = lambda port: None,
+) -> AsyncIterator[None]:
+    """Serve metrics for as long as the block lasts; nothing where `address` is None."""
+    if address is None:
+        yield
+        return
+    serving = Exposition(collector)
+    ready(await serving.open(*address))
+    try:
+        yield
+    finally:
+        await serving.close()

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from actors.gateway.tasks import DryRun
-    from actors.lifecycle import Head
+    from actors.stamp import Stamp
     from events.bus import Bus
     from events.log import EventLog
 
@@ -38,16 +38,16 @@ class AddedEndpoint(NamedTuple):
 class AdminCommands:
     """Carries out what operators ask for; each method is one command.
 
-    `head` makes the id, time and author of an event.
+    `stamp` makes the id, time and author of an event.
     """
 
     def __init__(
-        self, log: EventLog, bus: Bus, dry_run: DryRun, head: Callable[[], Head]
+        self, log: EventLog, bus: Bus, dry_run: DryRun, stamp: Callable[[], Stamp]
     ) -> None:
         self._log = log
         self._bus = bus
         self._dry_run = dry_run
-        self._head = head
+        self._stamp = stamp
 
     # -- hosts -------------------------------------------------------------------------
 
@@ -132,8 +132,8 @@ class AdminCommands:
                 f"endpoint: {command.endpoint} exists with {old.url}; remove it first",
                 "endpoint",
             )
-        event = c.EndpointAdded(
-            **self._head()._asdict(),
+        event = self._stamp().on(
+            c.EndpointAdded,
             endpoint=command.endpoint,
             kind=command.kind,
             url=url,
@@ -167,8 +167,8 @@ class AdminCommands:
                 f"endpoint: no shared endpoint {command.endpoint} was added",
                 "endpoint",
             )
-        event = c.EndpointRemoved(
-            **self._head()._asdict(), endpoint=command.endpoint, requested_by=who
+        event = self._stamp().on(
+            c.EndpointRemoved, endpoint=command.endpoint, requested_by=who
         )
         return m.Done(seq=await self._log.append(subject, event, expect=expect))
 
@@ -180,8 +180,8 @@ class AdminCommands:
             return m.refuse(
                 "not_found", f"there is no alert about {command.tier}", "tier"
             )
-        event = c.AlertAcknowledged(
-            **self._head()._asdict(), tier=command.tier, requested_by=who
+        event = self._stamp().on(
+            c.AlertAcknowledged, tier=command.tier, requested_by=who
         )
         return m.Done(seq=await self._log.append(subjects.tier(command.tier), event))
 
@@ -220,8 +220,8 @@ class AdminCommands:
         changed = policies.differences(current, new)
         if not changed:
             return m.Done(detail=f"nothing differs from version {version}")
-        event = c.PolicyChanged(
-            **self._head()._asdict(),
+        event = self._stamp().on(
+            c.PolicyChanged,
             version=version + 1,
             policy=policies.document(new),
             changed=changed,

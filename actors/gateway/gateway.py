@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from actors.gateway.admin import AdminCommands
 from actors.gateway.tasks import TaskCommands
-from actors.lifecycle import Head
+from actors.stamp import Stamp
 from events import commands as m
 from events.codec import Reader, instant, rfc3339
 from events.errors import AgentComError, Malformed
@@ -48,11 +48,11 @@ class Gateway:
     ) -> None:
         self._clock = clock
 
-        def head() -> Head:
-            return Head(ids(), rfc3339(clock()), name)
+        def stamp() -> Stamp:
+            return Stamp(ids(), rfc3339(clock()), name)
 
-        tasks = TaskCommands(log, dry_run, head, ids, clock)
-        admin = AdminCommands(log, bus, dry_run, head)
+        tasks = TaskCommands(log, dry_run, stamp, ids, clock)
+        admin = AdminCommands(log, bus, dry_run, stamp)
         table: dict[str, tuple[type[Any], Handler]] = {
             "task.submit": (m.Submit, tasks.submit),
             "task.batch": (m.SubmitBatch, tasks.submit_batch),

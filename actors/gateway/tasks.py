@@ -21,9 +21,9 @@ from events.ids import derived
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from actors.lifecycle import Head
-    from actors.scheduler.places import Fleet
+    from actors.scheduler.fleet import Fleet
     from actors.scheduler.tiers import TierWatch
+    from actors.stamp import Stamp
     from events.log import EventLog
 
 DECIDE_AGAIN: Final = 8
@@ -38,8 +38,11 @@ class DryRun(Protocol):
     It may be behind the log, so what is decided by it must do no harm then.
     """
 
-    tiers: dict[c.Tier, TierWatch]
-    fleet: Fleet
+    @property
+    def tiers(self) -> dict[c.Tier, TierWatch]: ...
+
+    @property
+    def fleet(self) -> Fleet: ...
 
     def would_route(
         self, spec: c.TaskSpec, classification: c.Classification
@@ -51,7 +54,7 @@ class DryRun(Protocol):
 class TaskCommands:
     """Carries out commands about tasks; each public method is one command.
 
-    `head` makes the id, time and author of an event, `ids` an id alone; `clock` tells
+    `stamp` makes the id, time and author of an event, `ids` an id alone; `clock` tells
     seconds since the epoch.
     """
 
@@ -59,13 +62,13 @@ class TaskCommands:
         self,
         log: EventLog,
         dry_run: DryRun,
-        head: Callable[[], Head],
+        stamp: Callable[[], Stamp],
         ids: Callable[[], str],
         clock: Callable[[], float],
     ) -> None:
         self._log = log
         self._dry_run = dry_run
-        self._head = head
+        self._stamp = stamp
         self._ids = ids
         self._clock = clock
 
@@ -94,8 +97,8 @@ class TaskCommands:
         self, task_id: str, spec: c.TaskSpec, who: str, command_id: str | None
     ) -> c.TaskSubmitted:
         check(spec, self._clock())
-        return c.TaskSubmitted(
-            **self._head()._asdict(),
+        return self._stamp().on(
+            c.TaskSubmitted,
             task_id=task_id,
             spec=spec,
             classification=classify(spec),
@@ -199,7 +202,7 @@ class TaskCommands:
         return await self._decide(
             command.task_id,
             lambda state: lifecycle.cancel(
-                state, self._head(), reason=command.reason, requested_by=who
+                state, self._stamp(), reason=command.reason, requested_by=who
             ),
         )
 
@@ -208,7 +211,7 @@ class TaskCommands:
         return await self._decide(
             command.task_id,
             lambda state: lifecycle.retry(
-                state, self._head(), reason=command.reason, requested_by=who
+                state, self._stamp(), reason=command.reason, requested_by=who
             ),
         )
 
@@ -218,7 +221,7 @@ class TaskCommands:
         def decide(state: lifecycle.TaskState) -> c.TaskEvent | m.Refusal | None:
             decision = lifecycle.reassign(
                 state,
-                self._head(),
+                self._stamp(),
                 host=command.host,
                 reason=command.reason,
                 requested_by=who,

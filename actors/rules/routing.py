@@ -14,9 +14,9 @@ from actors.rules import scoring
 from events import catalogue as c
 
 if TYPE_CHECKING:
-    from actors.lifecycle import Head
     from actors.rules.policy import Policy, Scoring
     from actors.scheduler.places import Place, Pool
+    from actors.stamp import Stamp
 
 TARGETS: Final[dict[str, c.TargetType]] = {
     "sidecar": "sidecar",
@@ -33,7 +33,7 @@ COST_TIERS: Final[dict[str, c.CostTier]] = {
 }
 
 
-class Subject(Struct, frozen=True, kw_only=True):
+class Routable(Struct, frozen=True, kw_only=True):
     """What is being routed, and under which circumstances."""
 
     task_id: str
@@ -49,10 +49,10 @@ class Subject(Struct, frozen=True, kw_only=True):
 
 
 def route(
-    subject: Subject,
+    task: Routable,
     pool: Pool,
     policy: Policy,
-    head: Head,
+    stamp: Stamp,
     *,
     epoch: int,
     policy_version: int,
@@ -60,37 +60,37 @@ def route(
     decided_us: float = 0.0,
 ) -> tuple[c.TaskRouted, Place] | None:
     """Choose the best place of a pool; None if none is open to this task."""
-    candidates = pool.best(subject.task_id, subject.repo, subject.excluded)
+    candidates = pool.best(task.task_id, task.repo, task.excluded)
     if not candidates:
         return None
     chosen = candidates[0]
     place = pool.place(chosen)
     required = pool.requirement
-    counts, named = pool.excluded_for(subject.excluded, policy.recorded_candidates)
+    counts, named = pool.excluded_for(task.excluded, policy.recorded_candidates)
     target = TARGETS.get(place.kind) or (
         "openai" if place.endpoint_kind == "openai" else "ollama"
     )
     cost_tier = COST_TIERS[place.kind]
     return (
         c.TaskRouted(
-            id=head.id,
-            at=head.at,
-            by=head.by,
-            task_id=subject.task_id,
+            id=stamp.id,
+            at=stamp.at,
+            by=stamp.by,
+            task_id=task.task_id,
             epoch=epoch,
-            generation=subject.generation,
-            attempt=subject.attempt,
+            generation=task.generation,
+            attempt=task.attempt,
             effective_tier=required.tier,
             target_type=target,
             selected_host=chosen.host,
             selected_endpoint=chosen.endpoint,
             selected_model=chosen.model,
-            fallback_used=subject.fallback_from is not None,
-            fallback_from_tier=subject.fallback_from,
-            fallback_reason=subject.fallback_reason,
-            fallback_code=subject.fallback_code,
-            wait=subject.wait,
-            classification_reason=subject.classification_reason,
+            fallback_used=task.fallback_from is not None,
+            fallback_from_tier=task.fallback_from,
+            fallback_reason=task.fallback_reason,
+            fallback_code=task.fallback_code,
+            wait=task.wait,
+            classification_reason=task.classification_reason,
             candidate_count=len(pool.ranking),
             candidates=candidates,
             excluded=counts,

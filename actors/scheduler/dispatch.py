@@ -1,19 +1,25 @@
 """Dispatch: which waiting task goes to which place, and when one may leave its tier.
 
-A group is offered its own pool first. Is nothing open there because all is taken or
-limited, it queues. Is nothing there at all, the wait for the tier runs (from the tier's
-own `down`, not from the task's arrival), and after it one hop, one step, may follow. What
-all its tiers refuse starves: only then does its TTL run.
+A group is offered its own pool first. If all places there are taken or limited, it queues.
+If there is none at all, the wait for the tier runs: from the tier's own outage, not from
+the task's arrival, and from the group's own first look where the tier is up and only what
+this group needs is missing. After the wait one hop, one step, may follow. Where the tier
+was never set up, nothing is waited for.
+
+`look` asks and changes nothing; `note` writes what it found into the group.
 """
 
 from __future__ import annotations
 
 import heapq
-from typing import TYPE_CHECKING, NamedTuple
+from collections import deque
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import msgspec
 
 from actors.rules import routing
+from actors.scheduler import returns
+from actors.scheduler.outputs import about_task
 from actors.scheduler.queue import (
     LANES,
     TIER_KIND,
@@ -30,320 +36,386 @@ from events.lifecycle import FIXED_KINDS
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from actors.lifecycle import Head
+    from actors.scheduler.leadership import Leadership
+    from actors.scheduler.outputs import Decision
     from actors.scheduler.places import Place, Pool
-    from actors.scheduler.state import Board, Live
+    from actors.scheduler.state import SchedulerState
+    from actors.stamp import Stamp
     from events.catalogue import TaskSpec, Tier
+
+TOLD_AT_ONCE: Final = 200
+TELL_PAUSE_S: Final = 0.05
+"""So many tasks of a group are told at once why they wait; the rest in the turns that
+follow, so that a million of them do not hold up everybody else."""
+
+_BUSY: Final = "all that could take it are busy or limited"
+
+
+class Hop(NamedTuple):
+    """A task leaves its tier: from which, why, and how long it waited for it."""
+
+    tier: Tier
+    code: c.FallbackCode
+    reason: str
+    wait: c.Wait
 
 
 class Target(NamedTuple):
-    """A pool to choose from, and the hop that leads there."""
+    """A pool with a place for a group's head, and the hop that leads there.
+
+    `met` says whether it is the group's own pool with all its exclusions. `unmet_since`
+    is what the group has to remember, see `Group.unmet_since`.
+    """
 
     pool: Pool
     excluded: tuple[str, ...]
-    hop_from: Tier | None = None
-    code: c.FallbackCode | None = None
-    reason: str | None = None
-    wait: c.Wait | None = None
+    hop: Hop | None = None
+    met: bool = True
+    unmet_since: float | None = None
 
 
-class Held(NamedTuple):
+class Blocked(NamedTuple):
     """Why a group's head has no place now, and when time alone may change that.
 
-    `starving` says that none of its tiers could take it even with all slots free.
+    `starving` says that none of its tiers could take it even with all slots free. `met`
+    and `unmet_since` are as in `Target`.
     """
 
     why: str
     again_at: float | None = None
     starving: bool = False
+    met: bool = False
+    unmet_since: float | None = None
 
 
-class Dispatch:
-    """Routes for the waiting. `head` makes the ids and times of the events."""
+# -- where to --------------------------------------------------------------------------
 
-    def __init__(
-        self,
-        board: Board,
-        head: Callable[[], Head],
-        wake_at: Callable[[float, Requirement], None],
-        ticks: Callable[[], float],
-    ) -> None:
-        self._board = board
-        self._head = head
-        self._wake_at = wake_at
-        self._ticks = ticks
 
-    def run(
-        self, now: float, take: Callable[[Live, c.TaskRouted, Place], None]
-    ) -> list[Group]:
-        """Offer open places to the groups that might move, the best head first.
+def look(state: SchedulerState, group: Group, now: float) -> Target | Blocked:
+    """Find the pool that a group's head may use now, with the hop if there is one."""
+    required = group.requirement
+    pool = state.fleet.pool(required)
+    if not pool.available_to(required.excluded):
+        return _look_elsewhere(state, group, pool, now)
+    if pool.open_to(required.excluded):
+        return Target(pool, required.excluded)
+    return Blocked(_BUSY, met=True)
 
-        `take` reserves what was decided. Returns the groups that stay without a place
-        because nothing is there for them.
-        """
-        board = self._board
-        ageing = board.policy.ageing_s
-        heads: list[tuple[tuple[int, int], Group]] = []
-        ready, board.ready = board.ready, set()
-        for required in ready:
-            group = board.queue.groups.get(required)
-            first = group.head(now, ageing) if group is not None else None
-            if group is not None and first is not None:
-                heads.append((rank_of(first, now, ageing), group))
-        heapq.heapify(heads)
-        unmet: list[Group] = []
-        while heads:
-            _, group = heapq.heappop(heads)
-            waiting = group.head(now, ageing)
-            if waiting is None:
-                continue
-            target = self.target(group, now)
-            if isinstance(target, Held):
-                if target.again_at is not None:
-                    self._wake_at(target.again_at, group.requirement)
-                if group.requirement in board.unmet:
-                    unmet.append(group)
-                continue
-            routed = self._route(waiting, target, now)
-            if routed is None:
-                continue
-            take(*routed)
-            following = group.head(now, ageing)
-            if following is not None:
-                heapq.heappush(heads, (rank_of(following, now, ageing), group))
-        return unmet
 
-    # -- where to ----------------------------------------------------------------------
+def _look_elsewhere(
+    state: SchedulerState, group: Group, pool: Pool, now: float
+) -> Target | Blocked:
+    """Its own pool has nobody for it: hop, wait, or try the excluded again."""
+    required, policy = group.requirement, state.policy
+    unmet_since = group.unmet_since
+    since = None
+    if required.kind not in FIXED_KINDS:
+        since = state.tiers[required.tier].down_since
+    if since is None:
+        since = unmet_since = now if unmet_since is None else unmet_since
 
-    def target(self, group: Group, now: float) -> Target | Held:
-        """Find the pool that a group's head may use now, with the hop if there is one."""
-        board, required = self._board, group.requirement
-        pool = board.fleet.pool(required)
-        excluded = required.excluded
-        if pool.available_to(excluded):
-            board.unmet.discard(required)
-            group.unmet_since = group.starving_since = None
-            group.expiries = group.untold = None
-            if pool.open_to(excluded):
-                return Target(pool, excluded)
-            return Held("all that could take it are busy or limited")
-        board.unmet.add(required)
-        held = self._elsewhere(group, pool, now)
-        if isinstance(held, Held) and held.starving:
-            if group.starving_since is None:
-                group.starving_since = self._starving_since(required, now)
-        else:
-            group.starving_since = group.expiries = None
-        return held
+    def blocked(
+        why: str, again_at: float | None = None, *, starving: bool = False
+    ) -> Blocked:
+        return Blocked(why, again_at, starving, False, unmet_since)
 
-    def _elsewhere(self, group: Group, pool: Pool, now: float) -> Target | Held:
-        """Its own pool has nobody for it: hop, wait, or try the excluded again."""
-        board, required = self._board, group.requirement
-        since = self._unavailable_since(group, now)
-        tiers = self._one_step(required)
-        pools = [(tier, self._pool_in(tier, required)) for tier in tiers]
-        reachable = any(other.available_to(required.excluded) for _, other in pools)
-        if pool.available and not reachable:
-            # Nothing but what failed on it: the exclusions are dropped.
-            if pool.open_to(()):
-                return Target(pool, ())
-            return Held("all that could take it are busy or limited")
-        absent = not board.fleet.offered(required.kind)
-        hop_at = since if absent else since + board.policy.fallback_wait_s
-        if not reachable:
-            return Held(self._why_none(required, pool), None, starving=True)
-        if now < hop_at:
-            return Held(f"waiting for {required.tier} to come back", hop_at)
-        for tier, other in pools:
-            if not other.available_to(required.excluded):
-                continue
-            if tier == "complex":
-                refused = self._may_not_escalate()
-                if refused is not None:
-                    return Held(refused)
-            if not other.open_to(required.excluded):
-                return Held(f"{tier}, where it may fall back to, is busy or limited")
-            waited = round(max(0.0, now - since), 6)
-            return Target(
-                other,
-                required.excluded,
-                required.tier,
-                *self._why_hop(required, pool, absent, waited),
-                c.Wait(required.tier, rfc3339(since), waited, "taken"),
-            )
-        return Held(self._why_none(required, pool), None, starving=True)
+    others = [
+        (tier, _pool_in(state, tier, required)) for tier in _hops(state, required)
+    ]
+    reachable = [
+        (tier, other) for tier, other in others if other.available_to(required.excluded)
+    ]
+    if not reachable:
+        if not pool.available:
+            return blocked(_why_none(required, pool), starving=True)
+        # Nothing but what failed on it: the exclusions are dropped.
+        if pool.open_to(()):
+            return Target(pool, (), None, False, unmet_since)
+        return blocked(_BUSY)
+    absent = not state.fleet.offered(required.kind)
+    hop_at = since if absent else since + policy.fallback_wait_s
+    if now < hop_at:
+        return blocked(f"waiting for {required.tier} to come back", hop_at)
+    tier, other = reachable[0]
+    if tier == "complex":
+        refusal = _may_not_escalate(state)
+        if refusal is not None:
+            return blocked(refusal)
+    if not other.open_to(required.excluded):
+        return blocked(f"{tier}, where it may fall back to, is busy or limited")
+    waited_s = round(max(0.0, now - since), 6)
+    hop = Hop(
+        required.tier,
+        *_why_hop(state, required, pool, absent, waited_s),
+        c.Wait(required.tier, rfc3339(since), waited_s, "taken"),
+    )
+    return Target(other, required.excluded, hop, False, unmet_since)
 
-    def _pool_in(self, tier: Tier, required: Requirement) -> Pool:
-        return self._board.fleet.pool(
-            Requirement(
-                kind=TIER_KIND[tier],
-                tier=tier,
-                needs=required.needs,
-                assign_to=required.assign_to,
-            )
-        )
 
-    def tier_pool(self, tier: Tier) -> Pool:
-        """Return the pool of a whole tier."""
-        return self._board.fleet.pool(Requirement(kind=TIER_KIND[tier], tier=tier))
+def note(state: SchedulerState, group: Group, found: Target | Blocked) -> None:
+    """Write into a group what a look at it found."""
+    if found.met:
+        state.unmet.discard(group.requirement)
+        group.unmet_since = group.starving_since = None
+        group.expiries = group.untold = None
+        return
+    state.unmet.add(group.requirement)
+    group.unmet_since = found.unmet_since
+    if isinstance(found, Target) or not found.starving:
+        group.starving_since = group.expiries = None
 
-    def _unavailable_since(self, group: Group, now: float) -> float:
-        required = group.requirement
-        down_since = self._board.tiers[required.tier].down_since
-        if down_since is not None and required.kind not in FIXED_KINDS:
-            return down_since
-        if group.unmet_since is None:
-            group.unmet_since = now
-        return group.unmet_since
 
-    def _one_step(self, required: Requirement) -> list[Tier]:
-        """Where one hop may lead: at most one step, never for an exact model."""
-        if required.hopped or required.model or required.kind in FIXED_KINDS:
-            return []
-        tier_is_up = self.tier_pool(required.tier).available > 0
-        if required.assign_to and tier_is_up and not required.excluded:
-            return []
-        if required.tier == "standard":
-            complex_is_up = self.tier_pool("complex").available > 0
-            lower: list[Tier] = (
-                ["trivial"] if required.shell and not complex_is_up else []
-            )
-            return ["complex", *lower]
-        if required.tier == "complex" and self._board.policy.allow_downgrade:
-            # It acts on a tier that is down; what failed on Claude never goes lower.
-            return ["standard"] if not tier_is_up else []
+def options(state: SchedulerState, required: Requirement) -> list[Tier]:
+    """All tiers that could take a task of this requirement: its own, and one step."""
+    return [required.tier, *_hops(state, required)]
+
+
+def _hops(state: SchedulerState, required: Requirement) -> list[Tier]:
+    """Where one hop may lead: at most one step, never for an exact model."""
+    if required.hopped or required.model or required.kind in FIXED_KINDS:
         return []
+    tier_is_up = state.fleet.tier_pool(required.tier).available > 0
+    if required.assign_to and tier_is_up and not required.excluded:
+        return []
+    if required.tier == "standard":
+        complex_is_up = state.fleet.tier_pool("complex").available > 0
+        if required.shell and not complex_is_up:
+            return ["complex", "trivial"]
+        return ["complex"]
+    if required.tier == "complex" and state.policy.allow_downgrade and not tier_is_up:
+        # It acts on a tier that is down; what failed on Claude never goes lower.
+        return ["standard"]
+    return []
 
-    def _may_not_escalate(self) -> str | None:
-        board = self._board
-        most = board.policy.max_escalations_in_flight
-        if len(board.escalated) >= most:
-            return f"{most} escalations to complex are in flight already"
-        budget = board.policy.escalation_budget_usd_per_day
-        day, spent = board.escalated_usd
-        if budget is not None and day == rfc3339(board.now)[:10] and spent >= budget:
-            return f"today's ${budget:.2f} for escalations are spent"
+
+def _pool_in(state: SchedulerState, tier: Tier, required: Requirement) -> Pool:
+    return state.fleet.pool(
+        Requirement(
+            kind=TIER_KIND[tier],
+            tier=tier,
+            needs=required.needs,
+            assign_to=required.assign_to,
+        )
+    )
+
+
+def _may_not_escalate(state: SchedulerState) -> str | None:
+    """Why no more tasks may go from standard to complex now, None if they may."""
+    most = state.policy.max_escalations_in_flight
+    if len(state.escalated) >= most:
+        return f"{most} escalations to complex are in flight already"
+    budget = state.policy.escalation_budget_usd_per_day
+    day, spent_usd = state.escalated_usd
+    today = rfc3339(state.now)[:10]
+    if budget is not None and day == today and spent_usd >= budget:
+        return f"today's ${budget:.2f} for escalations are spent"
+    return None
+
+
+def _why_hop(
+    state: SchedulerState,
+    required: Requirement,
+    pool: Pool,
+    absent: bool,
+    waited_s: float,
+) -> tuple[c.FallbackCode, str]:
+    tier = required.tier
+    if absent:
+        return "absent", f"{tier} is not set up"
+    if pool.available and required.excluded:
+        failed = ", ".join(required.excluded)
+        return "failed", f"every {tier} endpoint failed on it ({failed})"
+    if state.fleet.tier_pool(tier).available:
+        return "unmet", f"nothing in {tier} met its needs for {waited_s:.1f} s"
+    return "down", f"{tier} was down for {waited_s:.1f} s"
+
+
+def _why_none(required: Requirement, pool: Pool) -> str:
+    counted = [f"{n} × {why}" for why, n in sorted(pool.counts.items())]
+    return "; ".join(counted) or f"no host offers {required.kind}"
+
+
+# -- routes ----------------------------------------------------------------------------
+
+
+def decide_routes(
+    state: SchedulerState,
+    lead: Leadership,
+    now: float,
+    ticks: Callable[[], float],
+) -> tuple[list[Decision], list[tuple[Group, Blocked]]]:
+    """Offer open places to the groups that might move, the best head first.
+
+    Each routing holds its slot at once, so that the next head finds what is left. Returns
+    the decisions, and the groups whose own pool has nothing for them, with the reason.
+    """
+    ageing_s = state.policy.ageing_s
+    heads: list[tuple[tuple[int, int], Group]] = []
+    ready, state.ready = state.ready, set()
+    for required in ready:
+        group = state.queue.groups.get(required)
+        first = group.head(now, ageing_s) if group is not None else None
+        if group is not None and first is not None:
+            heads.append((rank_of(first, now, ageing_s), group))
+    heapq.heapify(heads)
+    decisions: list[Decision] = []
+    unmet: list[tuple[Group, Blocked]] = []
+    while heads:
+        _, group = heapq.heappop(heads)
+        waiting = group.head(now, ageing_s)
+        if waiting is None:
+            continue
+        found = look(state, group, now)
+        note(state, group, found)
+        if isinstance(found, Blocked):
+            if not found.met:
+                unmet.append((group, found))
+            continue
+        decision = _route_head(state, lead, waiting, found, now, ticks)
+        if decision is None:
+            continue
+        decisions.append(decision)
+        following = group.head(now, ageing_s)
+        if following is not None:
+            heapq.heappush(heads, (rank_of(following, now, ageing_s), group))
+    return decisions, unmet
+
+
+def _route_head(
+    state: SchedulerState,
+    lead: Leadership,
+    waiting: Waiting,
+    target: Target,
+    now: float,
+    ticks: Callable[[], float],
+) -> Decision | None:
+    live = state.tasks[waiting.task_id]
+    task = live.state
+    if task.attempts >= task.max_attempts:
+        return returns.used_up(state, lead, live, now)
+    began = ticks()
+    routed = _route(
+        state,
+        waiting,
+        target,
+        now,
+        lead.stamp(now),
+        generation=task.generation + 1,
+        attempt=task.attempts + 1,
+        repo=live.repo,
+        classification_reason=live.reason,
+    )
+    if routed is None:
         return None
+    event, place = routed
+    event = msgspec.structs.replace(event, decided_us=round(ticks() - began, 1))
+    state.reserve(live, event, place)
+    return about_task(event, task)
 
-    def _why_hop(
-        self, required: Requirement, pool: Pool, absent: bool, waited: float
-    ) -> tuple[c.FallbackCode, str]:
-        if absent:
-            return "absent", f"{required.tier} is not set up"
-        if pool.available and required.excluded:
-            failed = ", ".join(required.excluded)
-            return "failed", f"every {required.tier} endpoint failed on it ({failed})"
-        if self.tier_pool(required.tier).available:
-            return (
-                "unmet",
-                f"nothing in {required.tier} met its needs for {waited:.1f} s",
-            )
-        return "down", f"{required.tier} was down for {waited:.1f} s"
 
-    def _why_none(self, required: Requirement, pool: Pool) -> str:
-        counted = [f"{n} × {why}" for why, n in sorted(pool.counts.items())]
-        return "; ".join(counted) or f"no host offers {required.kind}"
+def _route(
+    state: SchedulerState,
+    waiting: Waiting,
+    target: Target,
+    now: float,
+    stamp: Stamp,
+    *,
+    generation: int,
+    attempt: int,
+    repo: str | None,
+    classification_reason: str,
+) -> tuple[c.TaskRouted, Place] | None:
+    hop = target.hop
+    return routing.route(
+        routing.Routable(
+            task_id=waiting.task_id,
+            generation=generation,
+            attempt=attempt,
+            repo=repo,
+            excluded=target.excluded,
+            classification_reason=classification_reason,
+            fallback_from=hop.tier if hop is not None else None,
+            fallback_code=hop.code if hop is not None else None,
+            fallback_reason=hop.reason if hop is not None else None,
+            wait=hop.wait if hop is not None else _avoided(state, waiting, now),
+        ),
+        target.pool,
+        state.policy,
+        stamp,
+        epoch=state.epochs.current,
+        policy_version=state.policy_version,
+        log_seq=state.position,
+    )
 
-    # -- starving ----------------------------------------------------------------------
 
-    def options(self, required: Requirement) -> list[Tier]:
-        """All tiers that could take a task of this requirement: its own, and one step."""
-        return [required.tier, *self._one_step(required)]
+def _avoided(state: SchedulerState, waiting: Waiting, now: float) -> c.Wait | None:
+    """A wait for the tier that ended well, if this task was part of one."""
+    watch = state.tiers[waiting.requirement.tier]
+    outage = watch.outage
+    if outage is None or waiting.requirement.kind in FIXED_KINDS:
+        return None
+    # An outage that is over may not have come back from the log as over yet.
+    until = now if outage.until is None else outage.until
+    if waiting.since > until:
+        return None
+    waited_s = round(max(0.0, until - max(outage.since, waiting.since)), 6)
+    return c.Wait(watch.tier, rfc3339(outage.since), waited_s, "avoided")
 
-    def _starving_since(self, required: Requirement, now: float) -> float:
-        """Since when none of its tiers could take it: the latest of their outages."""
-        watches = [self._board.tiers[tier] for tier in self.options(required)]
-        begins = [w.down_since for w in watches if w.down_since is not None]
-        if required.kind in FIXED_KINDS or self.tier_pool(required.tier).available:
-            return now
-        return max(begins, default=now)
 
-    # -- the decision ------------------------------------------------------------------
+def would_route(
+    state: SchedulerState,
+    stamp: Stamp,
+    spec: TaskSpec,
+    classification: c.Classification,
+) -> tuple[c.TaskRouted | None, str]:
+    """Return the decision as it would be now, or why the task would wait.
 
-    def _route(
-        self, waiting: Waiting, target: Target, now: float
-    ) -> tuple[Live, c.TaskRouted, Place] | None:
-        board = self._board
-        live = board.tasks[waiting.task_id]
-        state = live.state
-        began = self._ticks()
-        decided = routing.route(
-            routing.Subject(
-                task_id=state.task_id,
-                generation=state.generation + 1,
-                attempt=state.attempts + 1,
-                repo=live.repo,
-                excluded=target.excluded,
-                classification_reason=live.reason,
-                fallback_from=target.hop_from,
-                fallback_reason=target.reason,
-                fallback_code=target.code,
-                wait=target.wait or self._avoided(waiting, now),
-            ),
-            target.pool,
-            board.policy,
-            self._head(),
-            epoch=board.epochs.current,
-            policy_version=board.policy_version,
-            log_seq=board.position,
-        )
-        if decided is None:
-            return None
-        event, place = decided
-        took = round(self._ticks() - began, 1)
-        return live, msgspec.structs.replace(event, decided_us=took), place
+    Nothing is reserved and nothing remembered.
+    """
+    now = state.now
+    tier = classification.effective_tier
+    required = requirement(spec, tier, assign_to=spec.assign_to)
+    found = look(state, Group(required), now)
+    if isinstance(found, Blocked):
+        return None, found.why
+    routed = _route(
+        state,
+        Waiting("dry-run", 0, LANES[spec.priority], now, required),
+        found,
+        now,
+        stamp,
+        generation=1,
+        attempt=1,
+        repo=spec.repo,
+        classification_reason=classification.reason,
+    )
+    return (routed[0], "") if routed is not None else (None, "no place is open")
 
-    def _avoided(self, waiting: Waiting, now: float) -> c.Wait | None:
-        """A wait for the tier that ended well, if this task was part of one."""
-        watch = self._board.tiers[waiting.requirement.tier]
-        outage = watch.outage
-        if outage is None or waiting.requirement.kind in FIXED_KINDS:
-            return None
-        # An outage that is over may not have come back from the log as over yet.
-        until = now if outage.until is None else outage.until
-        if waiting.since > until:
-            return None
-        waited = round(max(0.0, until - max(outage.since, waiting.since)), 6)
-        return c.Wait(watch.tier, rfc3339(outage.since), waited, "avoided")
 
-    # -- asking without doing ----------------------------------------------------------
+# -- why it waits ----------------------------------------------------------------------
 
-    def would_route(
-        self, spec: TaskSpec, classification: c.Classification
-    ) -> tuple[c.TaskRouted | None, str]:
-        """Return the decision as it would be now, or why the task would wait.
 
-        Nothing is reserved and nothing remembered.
-        """
-        board = self._board
-        required = requirement(
-            spec, classification.effective_tier, assign_to=spec.assign_to
-        )
-        group = Group(required)
-        target = self.target(group, board.now)
-        if required not in board.queue.groups:
-            board.unmet.discard(required)
-        if isinstance(target, Held):
-            return None, target.why
-        waiting = Waiting("dry-run", 0, LANES[spec.priority], board.now, required)
-        decided = routing.route(
-            routing.Subject(
-                task_id="dry-run",
-                generation=1,
-                attempt=1,
-                repo=spec.repo,
-                excluded=(),
-                classification_reason=classification.reason,
-                fallback_from=target.hop_from,
-                fallback_reason=target.reason,
-                fallback_code=target.code,
-                wait=target.wait or self._avoided(waiting, board.now),
-            ),
-            target.pool,
-            board.policy,
-            self._head(),
-            epoch=board.epochs.current,
-            policy_version=board.policy_version,
-            log_seq=board.position,
-        )
-        return (decided[0], "") if decided is not None else (None, "no place is open")
+def decide_deferred(
+    state: SchedulerState, lead: Leadership, group: Group, why: str, now: float
+) -> list[Decision]:
+    """Say once of each task that its own requirement, not its tier, is what waits."""
+    required = group.requirement
+    tiered = required.kind not in FIXED_KINDS
+    if tiered and not state.fleet.tier_pool(required.tier).available:
+        return []
+    if group.untold is None:
+        group.untold = deque(group)
+    decisions: list[Decision] = []
+    while group.untold and len(decisions) < TOLD_AT_ONCE:
+        waiting = group.untold.popleft()
+        live = state.tasks.get(waiting.task_id)
+        if waiting.group is not group or live is None:
+            continue
+        if live.deferred or live.deciding:
+            continue
+        live.deferred = True
+        event = lead.write(now, c.TaskDeferred, task_id=waiting.task_id, reason=why)
+        decisions.append(about_task(event, live.state))
+    if group.untold:
+        lead.wake_group(now + TELL_PAUSE_S, group)
+    return decisions

@@ -60,10 +60,11 @@ class Lease:
         clock: Callable[[], float],
         *,
         connected: Callable[[], bool],
-        ttl: float = 5.0,
-        renew: float = 1.0,
+        ttl: float = LEASE_TTL_S,
+        renew: float | None = None,
         margin: float | None = None,
     ) -> None:
+        renew = renewal(ttl) if renew is None else renew
         margin = min(1.0, renewal(ttl)) if margin is None else margin
         if ttl - margin <= renew:
             raise ValueError(
@@ -121,9 +122,9 @@ class Lease:
     async def _look(self) -> None:
         """Somebody else's, or our own first try whose answer got lost."""
         try:
-            found = await self._leases.holder(self._key, timeout=min(self._renew, 2.0))
-            if found is not None and found[0] == self._me:
-                await self._put(found[1])
+            holder = await self._leases.holder(self._key, timeout=min(self._renew, 2.0))
+            if holder is not None and holder[0] == self._me:
+                await self._put(holder[1])
             else:
                 self._until = float("-inf")
         except LogError:

@@ -1,10 +1,9 @@
-"""The fleet as the scheduler knows it: hosts, endpoints, places, and ranked pools.
+"""Hosts, the places on them, and pools of places ranked for one requirement.
 
 A *place* is where a task can run: a host's shell, its Claude Code, its agents, or a model
 endpoint as called by a host. A *pool* holds, for one requirement, the places that meet it
-ranked by score, and for all others the reason why not. Pools are kept incrementally: an
-event or a beat touches one host's places in the few pools they belong to, so choosing for
-a task looks at the best few places and scans nothing.
+ranked by score, and for all others the reason why not. `actors.scheduler.fleet` keeps
+them up to date.
 """
 
 from __future__ import annotations
@@ -23,18 +22,20 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from actors.rules.policy import Policy
+    from actors.scheduler.fleet import Fleet
     from actors.scheduler.queue import Requirement
     from events import catalogue as c
 
 SLOT_KINDS: Final = {"sidecar": "shell", "agent": "agent", "noop": "noop"}
 """Kind of place to the kind of slot a host offers for it; the rest are endpoints."""
 
-LOOK_AT: Final = 64
-"""At most so many hosts with affinity are compared for one task beside the best ranked."""
-
 
 class Slots:
-    """Room for so many at once. `reserved` are decided but not yet read back."""
+    """Room for so many runs at once.
+
+    `in_flight` are taken by routes in force, as the log says. `reserved` are taken by
+    routes that have been decided and not yet come back from the log.
+    """
 
     __slots__ = ("in_flight", "reserved", "total")
 
@@ -50,13 +51,12 @@ class Slots:
 
 
 class Host:
-    """One machine's sidecar, in one of its lives."""
+    """One machine's sidecar, as it described itself and as its beats find it."""
 
     __slots__ = (
         "beat_interval_s",
         "capabilities",
         "cpu",
-        "default_repo",
         "draining",
         "endpoints",
         "held",
@@ -77,25 +77,38 @@ class Host:
 
     def __init__(self, name: str) -> None:
         self.name = name
+        # Names one start of its process. Incarnations sort by age, and what an older one
+        # says does not count.
         self.incarnation = ""
+        # The id of the last event it wrote of itself. A host's ids rise, so an event with
+        # an id no greater has been here before.
         self.last_id = ""
+        # Routes it had on its disk when it joined, and the phase of each ("accepted" is
+        # not begun yet).
         self.held: dict[str, str] = {}
+        # It has joined and not left; it was silent for so long that it was given up; it
+        # takes no more work.
         self.present = False
         self.lost = False
         self.draining = False
+        # Its places: by kind for its own kinds of work, by name for model endpoints.
         self.kinds: dict[str, Place] = {}
-        self.slots: dict[str, Slots] = {}
         self.endpoints: dict[str, Place] = {}
+        # Its room, by kind of slot ("shell") or as "endpoint:<name>". It outlives the
+        # places, because routes in force may hold slots where a place is gone.
+        self.slots: dict[str, Slots] = {}
         self.capabilities: frozenset[str] = frozenset()
         self.repos: frozenset[str] = frozenset()
-        self.default_repo: str | None = None
+        # What its last beat said, memory in bytes, cpu 0 to 1; None while unknown.
         self.ram_bytes: int | None = None
         self.cpu: float | None = None
         self.vram_total: int | None = None
         self.vram_free: int | None = None
+        # When it was last heard of (epoch seconds).
         self.last_beat = 0.0
+        # How often this incarnation beats, as its last beat said; 0: it has not said.
         self.beat_interval_s = 0.0
-        """How often its incarnation beats, as its last beat said; 0: it has not said."""
+        # Routes that the log has here and its beats do not name: how many beats in a row.
         self.missing: dict[str, int] = {}
 
     @property
@@ -110,7 +123,13 @@ class Host:
 
 
 class Place:
-    """Where a task can run. `endpoint` is "" for a host's own kinds of work."""
+    """Where a task can run.
+
+    `kind` is sidecar (shell commands), local (a model endpoint), claude, agent or noop;
+    `endpoint` is "" for the kinds that are the host's own. `models` it has, of these
+    `loaded` are in memory; names with their tag. `reason` says why it is down. A
+    `shared` endpoint is called by several hosts: each has a place, all one `slots`.
+    """
 
     __slots__ = (
         "endpoint",
@@ -164,15 +183,18 @@ class Pool:
     def __init__(self, fleet: Fleet, required: Requirement) -> None:
         self._fleet = fleet
         self.requirement = required
-        # (-score, in flight, name): the best is first.
+        # Places with a free slot as (-score, in flight, name): the best is first. Affinity
+        # to a repository is not in these scores, because it is the task's.
         self.ranking: SortedList[tuple[float, int, str]] = SortedList()
         self.places: dict[str, Place] = {}
+        # The entry in the ranking, by place; what a place would run, "" without a model.
         self._keys: dict[str, tuple[float, int, str]] = {}
         self._models: dict[str, str] = {}
+        # Why each other place cannot take it now, and how often each reason occurs.
         self.reasons: dict[str, str] = {}
         self.counts: Counter[str] = Counter()
+        # Places that could run it if all their slots were free and no limit held.
         self._available: set[str] = set()
-        self.waiting_for_slot = 0
 
     @property
     def available(self) -> int:
@@ -303,12 +325,12 @@ class Pool:
                     if place.name in self._keys:
                         names.setdefault(place.name)
         scoring = self._fleet.policy.scoring
-        found = [
+        candidates = [
             candidate(self._inputs(self.places[name], repo), scoring)
             for name in names
             if not (excluded and self._fleet.is_excluded(self.places[name], excluded))
         ]
-        return ranked(task_id, found)[: self._fleet.policy.recorded_candidates]
+        return ranked(task_id, candidates)[: self._fleet.policy.recorded_candidates]
 
     def _window(self, task_id: str) -> Iterable[str]:
         """The first places of the ranking; among too many equals, a part by hash.
@@ -352,343 +374,3 @@ class Pool:
                     out.append(Excluded(name, "failed on it before"))
         few = sum(counts.values()) <= most
         return dict(counts), (sorted(out, key=lambda e: e.name) if few else [])
-
-
-class Fleet:
-    """All hosts and endpoints, and the pools over them."""
-
-    def __init__(self, policy: Policy) -> None:
-        self.policy = policy
-        self.now = 0.0
-        self.hosts: dict[str, Host] = {}
-        self.limited_until: dict[str, float] = {}
-        self._pools: dict[Requirement, Pool] = {}
-        self._pools_by_kind: dict[str, dict[Requirement, Pool]] = {}
-        self._pools_by_host: dict[str, dict[Requirement, Pool]] = {}
-        self._by_repo: dict[str, set[str]] = {}
-        self._last_on_repo: dict[str, str] = {}
-        self._offered: set[str] = set()
-        self._shared_slots: dict[str, Slots] = {}
-        self._up_seq: dict[str, int] = {}
-        self._paused: dict[str, float] = {}
-        # Requirements that a place opened for, and kinds whose availability may differ:
-        # the scheduler takes them from here.
-        self.opened: set[Requirement] = set()
-        self.changed_kinds: set[str] = set()
-
-    # -- events and beats --------------------------------------------------------------
-
-    def host(self, name: str) -> Host:
-        """Return a host, made known if it was not."""
-        host = self.hosts.get(name)
-        if host is None:
-            host = self.hosts[name] = Host(name)
-        return host
-
-    def joined(self, event: c.HostJoined, seq: int, now: float) -> None:
-        """A host begins a life: what it said before no longer holds."""
-        host = self.host(event.host)
-        for place in list(host.places()):
-            self._drop(place)
-        host.incarnation = event.incarnation
-        host.held = {one.route: one.phase for one in event.held}
-        host.present = True
-        host.lost = False
-        host.draining = event.draining
-        host.capabilities = frozenset(event.capabilities)
-        host.repos = frozenset(event.repos)
-        host.default_repo = event.default_repo
-        host.ram_bytes = event.ram_bytes
-        host.cpu = host.vram_total = host.vram_free = None
-        host.last_beat = now
-        host.beat_interval_s = 0.0
-        host.missing.clear()
-        for names in self._by_repo.values():
-            names.discard(host.name)
-        for repo in event.repos:
-            self._by_repo.setdefault(repo, set()).add(host.name)
-        for kind, slot in SLOT_KINDS.items():
-            total = event.slots.get(slot, 0)
-            slots = host.slots.setdefault(slot, Slots(total))
-            slots.total = total
-            if total or kind == "sidecar":
-                host.kinds[kind] = Place(host, kind, "", slots)
-        self._offered.update(host.kinds)
-        self._up_seq[host.name] = seq
-        for state in event.endpoints:
-            self.endpoint_seen(event.host, state, seq)
-        self.touch(host)
-
-    def left(self, name: str) -> None:
-        """A host ended in good order."""
-        host = self.host(name)
-        host.present = False
-        self.touch(host)
-
-    def gave_up(self, name: str) -> None:
-        """A host's lease has run out."""
-        host = self.host(name)
-        host.lost = True
-        host.cpu = host.vram_total = host.vram_free = None
-        self.touch(host)
-
-    def recovered(self, name: str, seq: int, now: float) -> None:
-        """A host that was given up lives on."""
-        host = self.host(name)
-        host.lost = False
-        host.last_beat = now
-        self._up_seq[name] = seq
-        self.touch(host)
-
-    def draining(self, name: str, draining: bool) -> None:
-        """A host takes no more work, or takes work again."""
-        host = self.host(name)
-        host.draining = draining
-        self.touch(host)
-
-    def endpoint_seen(self, name: str, state: c.EndpointState, seq: int) -> None:
-        """An endpoint as its host reports it: up, down, or changed."""
-        host = self.host(name)
-        place = host.endpoints.get(state.endpoint)
-        kind = "claude" if state.kind == "claude" else "local"
-        if place is None or place.kind != kind:
-            place = Place(host, kind, state.endpoint, self._endpoint_slots(host, state))
-            host.endpoints[state.endpoint] = place
-        place.shared = state.shared
-        place.endpoint_kind = state.kind
-        place.slots.total = state.slots
-        if state.up and (not place.up or state.endpoint not in self._up_seq):
-            self._up_seq[state.endpoint] = seq
-        if state.up:
-            self._offered.add(kind)
-        place.up = state.up
-        place.reason = state.reason
-        place.url = state.url
-        place.models = tuple(normal_model(m) for m in state.models)
-        place.loaded = frozenset(normal_model(m) for m in state.loaded)
-        place.simulated = state.simulated
-        self._touch_place(place)
-
-    def _endpoint_slots(self, host: Host, state: c.EndpointState) -> Slots:
-        """An endpoint that several hosts may call has one set of slots for all."""
-        if not state.shared:
-            name = f"endpoint:{state.endpoint}"
-            return host.slots.setdefault(name, Slots(0))
-        slots = self._shared_slots.setdefault(state.endpoint, Slots(0))
-        host.slots[f"endpoint:{state.endpoint}"] = slots
-        return slots
-
-    def remove_endpoint(self, endpoint: str) -> None:
-        """An operator took a shared endpoint away."""
-        for host in self.hosts.values():
-            place = host.endpoints.get(endpoint)
-            if place is not None and place.shared:
-                self._drop(place)
-
-    def endpoint_down(self, name: str, endpoint: str, reason: str) -> None:
-        """An endpoint does not answer."""
-        place = self.host(name).endpoints.get(endpoint)
-        if place is not None:
-            place.up = False
-            place.reason = reason
-            place.loaded = frozenset()
-            self._touch_place(place)
-
-    def beat(self, beat: c.Beat, now: float) -> None:
-        """Take in a host's resources; of another life's beat nothing is taken."""
-        host = self.hosts.get(beat.host)
-        if host is None or host.incarnation != beat.incarnation:
-            return
-        host.last_beat = now
-        host.beat_interval_s = beat.interval_s
-        resources = beat.resources
-        total = sum(gpu.vram_total_bytes for gpu in resources.gpus)
-        free = sum(gpu.vram_free_bytes for gpu in resources.gpus)
-        cpu = None if resources.cpu is None else round(resources.cpu, 2)
-        new = (cpu, resources.ram_total_bytes, total or None, free if total else None)
-        if new != (host.cpu, host.ram_bytes, host.vram_total, host.vram_free):
-            host.cpu, host.ram_bytes, host.vram_total, host.vram_free = new
-            self.touch(host)
-
-    def unconfirmed(self, host: Host) -> None:
-        """Its resources are too old to be true: they are unknown."""
-        if host.cpu is not None or host.vram_total is not None:
-            host.cpu = host.vram_total = host.vram_free = None
-            self.touch(host)
-
-    def ran_on(self, repo: str, host: str) -> None:
-        """Remember who was the last to run a task of this repository."""
-        self._last_on_repo[repo] = host
-
-    def pause(self, host: str, until: float) -> None:
-        """A host refused for lack of room that we thought it had: not before then."""
-        self._paused[host] = until
-        self.touch(self.host(host))
-
-    def resume_paused(self, now: float) -> None:
-        """Offer to hosts again whose pause is over."""
-        for host in [name for name, until in self._paused.items() if until <= now]:
-            del self._paused[host]
-            self.touch(self.host(host))
-
-    def came_up_after(self, name: str, seq: int) -> bool:
-        """Whether a host or endpoint has come up since that place in the log."""
-        return self._up_seq.get(name, 0) > seq
-
-    def limit(self, kind: str, until: float) -> None:
-        """The account behind a kind of place is limited until then (epoch seconds)."""
-        self.limited_until[kind] = until
-        self.refresh(kind)
-
-    def set_policy(self, policy: Policy) -> None:
-        """Other numbers, other ranks."""
-        self.policy = policy
-        for kind in list(self._pools_by_kind):
-            self.refresh(kind)
-
-    # -- slots -------------------------------------------------------------------------
-
-    def find(self, host: str, endpoint: str, kind: str) -> Place | None:
-        """Return the place a route names, if it is known."""
-        known = self.hosts.get(host)
-        if known is None:
-            return None
-        return known.endpoints.get(endpoint) if endpoint else known.kinds.get(kind)
-
-    def slots_of(self, host: str, endpoint: str, kind: str) -> Slots:
-        """Return the slots a route occupies, also where its place is gone."""
-        known = self.host(host)
-        name = f"endpoint:{endpoint}" if endpoint else SLOT_KINDS.get(kind, kind)
-        return known.slots.setdefault(name, Slots(0))
-
-    def slots_changed(self, host: str, endpoint: str, kind: str) -> None:
-        """Rank a place anew after its slots changed."""
-        place = self.find(host, endpoint, kind)
-        if place is None:
-            return
-        if not place.shared:
-            self._rank(place)
-            return
-        for other in self.hosts.values():
-            if endpoint in other.endpoints:
-                self._rank(other.endpoints[endpoint])
-
-    # -- pools -------------------------------------------------------------------------
-
-    def pool(self, required: Requirement) -> Pool:
-        """Return the pool of a requirement; its exclusions and history do not matter."""
-        key = plain(required)
-        pool = self._pools.get(key)
-        if pool is None:
-            pool = self._pools[key] = Pool(self, key)
-            if key.assign_to:
-                self._pools_by_host.setdefault(key.assign_to, {})[key] = pool
-                members = (
-                    [self.hosts[key.assign_to]] if key.assign_to in self.hosts else []
-                )
-            else:
-                self._pools_by_kind.setdefault(key.kind, {})[key] = pool
-                members = list(self.hosts.values())
-            for host in members:
-                for place in host.places():
-                    if place.kind == key.kind:
-                        pool.update(place)
-        return pool
-
-    def release_pool(self, required: Requirement) -> None:
-        """Forget a pool that nobody waits for; it is made again when asked for.
-
-        Those of whole tiers stay: their state is watched.
-        """
-        key = plain(required)
-        if key.assign_to or key.model or key.needs:
-            self._pools.pop(key, None)
-            self._pools_by_kind.get(key.kind, {}).pop(key, None)
-            self._pools_by_host.get(key.assign_to, {}).pop(key, None)
-
-    def touch(self, host: Host) -> None:
-        """Rank all places of a host anew."""
-        for place in list(host.places()):
-            self._touch_place(place)
-
-    def refresh(self, kind: str) -> None:
-        """Rank all places of a kind anew."""
-        for host in self.hosts.values():
-            for place in list(host.places()):
-                if place.kind == kind:
-                    self._touch_place(place)
-
-    def _touch_place(self, place: Place) -> None:
-        self.changed_kinds.add(place.kind)
-        self._rank(place)
-
-    def _rank(self, place: Place) -> None:
-        for pools in (
-            self._pools_by_kind.get(place.kind),
-            self._pools_by_host.get(place.host.name),
-        ):
-            for key, pool in (pools or {}).items():
-                if key.kind != place.kind:
-                    continue
-                had = pool.available
-                if pool.update(place) or pool.available < had:
-                    # A place that is gone matters too: who counted on it may have to
-                    # hop, to expire, or to try again what failed on it.
-                    self.opened.add(key)
-
-    def _drop(self, place: Place) -> None:
-        for pools in (self._pools_by_kind, self._pools_by_host):
-            for by_requirement in pools.values():
-                for pool in by_requirement.values():
-                    if (
-                        place.name in pool.places
-                        and pool.requirement.kind == place.kind
-                    ):
-                        pool.forget(place.name)
-                        self.opened.add(pool.requirement)
-        place.host.endpoints.pop(place.endpoint, None)
-        place.host.kinds.pop(place.kind, None)
-        self.changed_kinds.add(place.kind)
-
-    # -- facts -------------------------------------------------------------------------
-
-    def has_repo(self, host: Host, repo: str) -> bool:
-        """Whether a host has a repository checked out or was the last to run it."""
-        return repo in host.repos or self._last_on_repo.get(repo) == host.name
-
-    def hosts_with_repo(self, repo: str) -> list[Host]:
-        """Return hosts with affinity to a repository, at most LOOK_AT of them."""
-        names = sorted(self._by_repo.get(repo, ()))[:LOOK_AT]
-        last = self._last_on_repo.get(repo)
-        if last is not None and last not in names:
-            names.append(last)
-        return [self.hosts[name] for name in names if name in self.hosts]
-
-    def is_excluded(self, place: Place, excluded: tuple[str, ...]) -> bool:
-        """Whether a task's exclusions cover a place, by endpoint, host or both."""
-        return (
-            place.name in excluded
-            or place.host.name in excluded
-            or (bool(place.endpoint) and place.endpoint in excluded)
-        )
-
-    def offered(self, kind: str) -> bool:
-        """Whether any host ever offered this kind of place."""
-        return kind in self._offered
-
-    def paused(self, host: str) -> bool:
-        """Whether a host refused work a moment ago."""
-        return host in self._paused
-
-
-def plain(required: Requirement) -> Requirement:
-    """The part of a requirement that decides about places."""
-    if not (required.excluded or required.hopped or required.shell):
-        return required
-    return type(required)(
-        kind=required.kind,
-        tier=required.tier,
-        model=required.model,
-        needs=required.needs,
-        assign_to=required.assign_to,
-    )

@@ -26,12 +26,16 @@ if TYPE_CHECKING:
 
     from events.catalogue import Priority, TaskSpec
 
-LANES: Final[dict[Priority, int]] = {"urgent": 0, "high": 1, "normal": 2, "low": 3}
 TIER_KIND: Final[dict[Tier, str]] = {
     "trivial": "sidecar",
     "standard": "local",
     "complex": "claude",
 }
+"""The kind of place where a tier's tasks run: a host's shell, a local model, Claude Code.
+
+`events.lifecycle.TIER_KINDS` says which kinds of endpoint are places of a tier.
+"""
+LANES: Final[dict[Priority, int]] = {"urgent": 0, "high": 1, "normal": 2, "low": 3}
 
 
 class Requirement(Struct, frozen=True, kw_only=True):
@@ -75,7 +79,11 @@ def requirement(
 
 
 class Waiting:
-    """A task in the queue: what is needed to choose it, and no more."""
+    """A task in the queue: what is needed to choose it, and no more.
+
+    `seq` is its submission's place in the log, `since` when it began to wait (epoch
+    seconds), `group` where it stands: None once it has been taken out.
+    """
 
     __slots__ = ("group", "lane", "requirement", "seq", "since", "task_id")
 
@@ -118,9 +126,9 @@ class Disordered:
         """Take a task in, unaged; `head` moves it to where it belongs."""
         if self._entries > 2 * self._group.count + 64:
             # Most entries are of tasks that wait no longer, or have moved up.
-            still = list(self._standing())
+            remaining = list(self._standing())
             self._clear()
-            for rank, one in still:
+            for rank, one in remaining:
                 self._put(one, rank)
         self._put(waiting, waiting.lane)
 
@@ -202,19 +210,29 @@ class Group:
 
     def __init__(self, required: Requirement) -> None:
         self.requirement = required
+        # By priority, each a heap by submission. An entry whose `group` is another has
+        # been taken out, and is dropped when it comes to the top.
         self.lanes: tuple[list[Waiting], ...] = ([], [], [], [])
         # The last that came into each lane, by which the next is known to be in order.
         self._newest: list[Waiting | None] = [None, None, None, None]
         self._disordered: Disordered | None = None
         self.count = 0
-        # Who has not been told yet why it waits; None while nobody is to be told.
+        # Whose log does not say yet why it waits; None while nothing is to be said.
         self.untold: deque[Waiting] | None = None
-        # Since when nothing is there for it; since when none of its tiers could take it,
-        # and then when which of its tasks expires: (time, task id), a heap.
+        # Since when its own pool has had no place for it. The wait before a hop runs from
+        # here where its tier is up, and from the tier's own outage where it is down.
         self.unmet_since: float | None = None
+        # Since when none of its tiers has had a place for it: its tasks' TTL runs. Then
+        # `expiries` is a heap of (when, task id); an entry may be too early, never late.
         self.starving_since: float | None = None
         self.expiries: list[tuple[float, str]] | None = None
+        # The timer that is set for this group, so that none is set twice.
         self.wake_at: float | None = None
+
+    def begin_anew(self) -> None:
+        """Forget what an earlier leadership timed."""
+        self.wake_at = self.expiries = None
+        self.unmet_since = self.starving_since = None
 
     def add(self, waiting: Waiting) -> None:
         """Take a task in."""
@@ -287,7 +305,7 @@ class Queue:
         group = self.groups.get(waiting.requirement)
         if group is None:
             group = self.groups[waiting.requirement] = Group(waiting.requirement)
-        # The group's own spelling, so that a million tasks share one requirement.
+        # The group's own object, so that a million tasks share one requirement.
         waiting.requirement = group.requirement
         self.tasks[waiting.task_id] = waiting
         group.add(waiting)

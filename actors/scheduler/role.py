@@ -1,4 +1,4 @@
-"""The scheduler's role: the mind of `actors.scheduler.decide`, with log, bus and lease.
+"""The scheduler's role: `actors.scheduler.decide` with a log, a bus and a lease.
 
 Everything that happens, happens in turns: what came in is folded, then everything that
 can be decided is decided, appended and mailed, then a timer is set for what time alone
@@ -15,8 +15,9 @@ import structlog
 
 from actors.gateway.gateway import Gateway
 from actors.gateway.service import Service
-from actors.scheduler.decide import Body, Decision, History, Mail, Scheduler
-from actors.scheduler.lease import LEASE_TTL_S, Lease, Leases, renewal
+from actors.scheduler.decide import Scheduler
+from actors.scheduler.lease import LEASE_TTL_S, Lease, Leases
+from actors.scheduler.outputs import Body, Decision, History, Mail
 from events import catalogue as c
 from events import subjects
 from events.codec import Reader, encode, instant, rfc3339
@@ -86,7 +87,6 @@ class SchedulerRole:
             monotonic,
             connected=lambda: bus.connected,
             ttl=lease_ttl,
-            renew=renewal(lease_ttl),
         )
         self.gateway = Gateway(name, log, bus, ids, clock, self.scheduler)
         self.service = Service(
@@ -165,10 +165,10 @@ class SchedulerRole:
 
     async def _be_elected(self) -> None:
         """Write the next epoch by compare-and-set; lead once it has been folded."""
-        scheduler = self.scheduler
+        scheduler, state = self.scheduler, self.scheduler.state
         leaderless_s = await self._leaderless()
         # Taken together: an election that comes in between must be a conflict.
-        epoch, expect = scheduler.epochs.current + 1, scheduler.scheduler_seq
+        epoch, expect = state.epochs.current + 1, state.scheduler_seq
         event = c.SchedulerElected(
             id=self._ids(),
             at=rfc3339(self._clock()),
@@ -185,11 +185,11 @@ class SchedulerRole:
             _log.warning("not elected", reason=str(error))
             return
         await self._folded(seq)
-        while scheduler.coming_back:
+        while state.coming_back:
             # Who leads knows every run; a retried task's are known with its history.
             self._back.clear()
             await self._back.wait()
-        if self.lease.held and scheduler.epochs.current == epoch:
+        if self.lease.held and state.epochs.current == epoch:
             _log.info("leading", name=self._name, epoch=epoch)
             scheduler.lead(epoch, self._clock())
             self._turn_soon()
@@ -206,7 +206,7 @@ class SchedulerRole:
                     _log.warning("leadership not noted", reason=str(error))
 
     async def _leaderless(self) -> float:
-        """Seconds since somebody last noted that he led; 0 where nobody ever did."""
+        """Seconds since a leader last noted that it led; 0 where none ever did."""
         try:
             noted = await self._leases.holder(LED_KEY, timeout=LED_EVERY)
             if noted is None:
@@ -218,7 +218,7 @@ class SchedulerRole:
 
     async def _folded(self, seq: int) -> None:
         """Return once our own fold has reached `seq`."""
-        if self.scheduler.position < seq:
+        if self.scheduler.state.position < seq:
             self._awaited = (seq, self._loop.create_future())
             await self._awaited[1]
 

@@ -1,20 +1,26 @@
-"""The board: what the log says of tasks, hosts, tiers, policy and leaders, right now.
+"""The scheduler's state: what the log says of tasks, hosts, tiers, policy and leaders.
 
-One fold for all of it, kept incrementally. It decides nothing and sends nothing; what a
-leader has to look at because of an event is put on the lists at its end (`ready`,
-`give_back`, `effects`), which a standby lets lie.
+One fold for all of it, kept incrementally. It decides nothing and sends nothing, and it
+is the same in the leader and in every standby: what a leader has to look at because of an
+event is put on lists (`ready`, `ended`, `arrived`), which a standby lets lie. `fold`
+returns what an event changed, for the scheduler to act upon.
+
+Beside what the log says the state holds what has been decided and is not back from the
+log yet (`reserved`, `tier_pending`, and `LiveTask.deciding`), because nothing may be
+decided twice. All of that is given up when a leadership ends.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, NamedTuple
-
-import msgspec
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 from actors import lifecycle
 from actors.lifecycle import Epochs, TaskState
 from actors.rules import policy as policies
-from actors.scheduler.places import Fleet, plain
+from actors.scheduler import hosts
+from actors.scheduler.fleet import Fleet, plain
+from actors.scheduler.live import LiveTask, RouteEnd, end_said_by
+from actors.scheduler.outputs import History
 from actors.scheduler.queue import (
     LANES,
     TIER_KIND,
@@ -23,206 +29,177 @@ from actors.scheduler.queue import (
     Waiting,
     requirement,
 )
-from actors.scheduler.tiers import TIERS, TierWatch
+from actors.scheduler.tiers import TierWatch
 from events import catalogue as c
 from events import subjects
 from events.codec import instant
 from events.errors import Malformed
-from events.lifecycle import FINAL, FIXED_KINDS, ON_HOST, STARTED
+from events.lifecycle import FINAL, ON_HOST
 
 if TYPE_CHECKING:
     from actors.rules.policy import Policy
-    from actors.scheduler.places import Host, Place
+    from actors.scheduler.places import Place
     from events.catalogue import Event, Recorded, TaskSpec, Tier
-    from events.commands import HostMail
 
 BODIES: Final = 4_096
 """Task bodies kept in memory for a prompt assignment; others are read from the log."""
+REASONS: Final = 10_000
+"""Reasons of classifications that are kept once for all tasks that share them."""
+GAPS: Final = 64
+"""Times without a leader that are remembered; what is timed began within a few of them."""
+
+Verdict = Literal["applied", "repeat", "void"]
+"""Whether an event counted, said again what was known, or was not allowed."""
 
 
-class Mail(NamedTuple):
-    """Something to say to a host's mailbox."""
+class TaskStep(NamedTuple):
+    """A task took a step that counts. `live.state` is its state after the event."""
 
-    host: str
-    message: HostMail
-
-
-class Body(NamedTuple):
-    """An assignment whose task has to be read from the log before it can be mailed."""
-
-    task_id: str
-    route: str
-    seq: int
+    live: LiveTask
+    before: TaskState
+    event: Event
 
 
-class History(NamedTuple):
-    """A task that has to be read from the log whole, and brought back by `adopt`."""
+class FoldCounts:
+    """How many events did not count, for the metrics: counters that only rise.
 
-    task_id: str
-
-
-Effect = Mail | Body | History
-
-
-class GivenBack(NamedTuple):
-    """A route that is over without a result, and why."""
-
-    reason: str
-    detail: str = ""
-    exclude: str | None = None
-    counts: bool = False
-
-
-class Live:
-    """A task that is not over: its state, and what choosing a place for it needs.
-
-    `deciding` is the id of the decision about it that is on its way to the log,
-    `incarnation` the life of its host that reported of its run, and lives sort.
+    `unknown` are another version's events; `undecided` are decisions of this process that
+    were not stored.
     """
 
-    __slots__ = (
-        "base",
-        "deadline",
-        "deciding",
-        "deferred",
-        "incarnation",
-        "lane",
-        "reason",
-        "repo",
-        "routed",
-        "state",
-        "ttl_s",
-    )
-
-    def __init__(
-        self,
-        state: TaskState,
-        base: Requirement,
-        lane: int,
-        repo: str | None,
-        reason: str,
-    ) -> None:
-        self.state = state
-        self.base = base
-        self.lane = lane
-        self.repo = repo
-        self.reason = reason
-        self.ttl_s: float | None = None
-        self.deadline: float | None = None
-        self.deciding = ""
-        self.incarnation = ""
-        self.deferred = False
-        self.routed: c.TaskRouted | None = None
-
-    @property
-    def kind(self) -> str:
-        """The kind of place it is at, or wants next."""
-        return self.base.kind if self.fixed else TIER_KIND[self.state.tier]
-
-    @property
-    def fixed(self) -> bool:
-        """Whether its kind of work belongs to no tier."""
-        return self.base.kind in FIXED_KINDS
-
-    def requirement(self, excluded: tuple[str, ...]) -> Requirement:
-        """What it requires in the tier it is in now."""
-        base, state = self.base, self.state
-        return Requirement(
-            kind=self.kind,
-            tier=state.tier,
-            model=base.model,
-            needs=base.needs,
-            assign_to=state.assign_to or "",
-            shell=base.shell,
-            hopped=state.hopped_from is not None,
-            excluded=excluded,
-        )
-
-
-class Counts:
-    """What happened, for metrics: counters that only rise."""
-
-    __slots__ = ("decisions", "repeats", "undecided", "unknown", "void")
+    __slots__ = ("repeats", "undecided", "unknown", "void")
 
     def __init__(self) -> None:
-        self.decisions = 0
         self.repeats = 0
         self.void = 0
         self.unknown = 0
         self.undecided = 0
 
 
-class Board:
-    """The fold. `leading` and `now` are set by the scheduler that stands before it."""
+class SchedulerState:
+    """The fold and its lists. `now` is the time of the last turn (epoch seconds)."""
 
     def __init__(self) -> None:
+        self.now = 0.0
+        self.counts = FoldCounts()
+
+        # -- what the log says --
+        # The last sequence folded. Whoever leads has folded its own election.
+        self.position = 0
+        # The policy in force. One that cannot be read leaves the one before in force.
         self.policy: Policy = policies.Policy()
         self.policy_version = 0
+        # Which leader's epoch was in force where: decisions of another are void. And
+        # where the elections' subject stands: the next one expects it.
         self.epochs = Epochs()
         self.scheduler_seq = 0
-        self.position = 0
+        # Times in which nobody led, as (begin, end). A wait, a TTL and an alert count
+        # only time in which somebody could have acted, see `elapsed` and `after`.
         self.gaps: list[tuple[float, float]] = []
-        self.leading = False
-        self.now = 0.0
+        # Every task that is not over. One that is over is forgotten here; what comes in
+        # about it later changes nothing, and a retry reads its history from the log.
+        self.tasks: dict[str, LiveTask] = {}
+        # Tasks with a route in force, by host: whom the loss of a host concerns.
+        self.on_host: dict[str, dict[str, LiveTask]] = {}
+        # Tasks that wait and about which nothing is on its way to the log.
         self.queue = Queue()
+        # Hosts and places, with the slots that routes in force hold.
         self.fleet = Fleet(self.policy)
-        self.tiers: dict[Tier, TierWatch] = {tier: TierWatch(tier) for tier in TIERS}
-        self.ever_shared = False
-        self.tasks: dict[str, Live] = {}
-        self.on_host: dict[str, dict[str, Live]] = {}
+        self.tiers: dict[Tier, TierWatch] = {
+            tier: TierWatch(tier) for tier in TIER_KIND
+        }
+        # Endpoints that operators have added for several hosts to call, by name. Where
+        # there never was one, no host has to be told of them.
         self.shared: dict[str, c.EndpointAdded] = {}
+        self.ever_shared = False
+        # Tasks of the standard tier that run in the complex one, those decided and not
+        # yet stored included: only so many may at once.
         self.escalated: set[str] = set()
+        # What such runs have cost, and the day (UTC) of which that is the sum.
         self.escalated_usd: tuple[str, float] = ("", 0.0)
-        self.counts = Counts()
-        # Where the subjects of hosts' losses and of tiers stand: said twice, a loss or
-        # an outage would begin anew.
+        # Where the subjects of tiers and of hosts' losses stand. Decisions about them
+        # expect it: an outage that two leaders wrote down would begin twice.
         self.stands: dict[str, int] = {}
-        # What a leader has to look at, or to do.
-        self.effects: list[Effect] = []
-        self.ready: set[Requirement] = set()
-        self.unmet: set[Requirement] = set()
-        self.by_pool: dict[Requirement, set[Requirement]] = {}
-        self.give_back: dict[str, GivenBack] = {}
-        self.limits: list[tuple[Tier, str | None, str]] = []
+
+        # -- what is decided and not back from the log --
+        # The place whose slot a routing will take, by the routed event's id. The fold of
+        # that event, or the news that it was not stored, gives it up.
         self.reserved: dict[str, Place] = {}
-        self.tiers_dirty = True
+        # Tiers about which a decision is on its way: there is one at a time.
         self.tier_pending: set[Tier] = set()
-        # An outage, what is decided about one, the policy or a gap: alerts fall due at
-        # another time than before.
+
+        # -- what a leader has to look at --
+        # Groups of the queue that may have a place now.
+        self.ready: set[Requirement] = set()
+        # Groups whose own pool has no place at all; they look elsewhere, or starve.
+        self.unmet: set[Requirement] = set()
+        # The groups that share a pool, by its plain requirement: the pool tells who
+        # becomes ready when a place opens, and is let go with the last of them.
+        self.by_pool: dict[Requirement, set[Requirement]] = {}
+        # Routes that are over, by task: they are requeued, or the task is dead.
+        self.ended: dict[str, RouteEnd] = {}
+        # Tasks that began to wait: the leader sets timers for their deadline and TTL.
+        self.arrived: list[Waiting] = []
+        # Whether tiers are to be compared with the fleet; whether the next alert has to
+        # be reckoned anew (an outage, a decision about one, the policy or a gap).
+        self.tiers_dirty = True
         self.alerts_moved = True
+
+        # -- caches --
         self.bodies: dict[str, TaskSpec] = {}
-        # Retried tasks whose history is being read, and what came in meanwhile.
+        # Retried tasks whose history is being read, with the events that came meanwhile.
         self.coming_back: dict[str, list[Recorded]] = {}
+        # One object for equal requirements, and for equal reasons of classification: a
+        # million waiting tasks have a handful of them.
         self._interned: dict[Requirement, Requirement] = {}
         self._reasons: dict[str, str] = {}
 
-    def fold(self, recorded: Recorded) -> None:
-        """Take in one event of the log."""
+    def at(self, now: float) -> None:
+        """Note the time."""
+        self.now = self.fleet.now = now
+
+    def fold(self, recorded: Recorded) -> TaskStep | History | Event | None:
+        """Take in one event of the log; return what it changed, None if it did not count.
+
+        That is the step of a task, a retried task whose history is to be read, or the
+        event itself.
+        """
         self.position = recorded.seq
         event = recorded.event
         if isinstance(event, c.Unknown):
             self.counts.unknown += 1
-            return
+            return None
         parts = recorded.subject.split(".")
+        verdict: Verdict = "void"
         match parts[2]:
             case "task":
-                self._fold_task(parts[3], recorded, "")
+                return self._fold_task(parts[3], recorded, "")
             case "run":
-                self._fold_task(parts[4], recorded, parts[3])
+                return self._fold_task(parts[4], recorded, parts[3])
             case "host":
-                self._fold_host(parts[3], recorded)
+                verdict = hosts.fold_host(self, parts[3], recorded)
             case "fleet":
                 self.stands[recorded.subject] = recorded.seq
-                self._fold_fleet(parts[3], event)
+                verdict = hosts.fold_fleet(self, parts[3], event)
             case "tier":
                 self.stands[recorded.subject] = recorded.seq
-                self._fold_tier(parts[3], event)
+                verdict = self._fold_tier(parts[3], event)
             case "policy":
-                self._fold_policy(event)
+                verdict = self._fold_policy(event)
             case "scheduler":
-                self._fold_scheduler(recorded)
+                verdict = self._fold_scheduler(recorded)
             case _:
-                self.counts.void += 1
+                pass
+        if verdict == "applied":
+            return event
+        self._count(verdict)
+        return None
+
+    def _count(self, verdict: Verdict) -> None:
+        if verdict == "repeat":
+            self.counts.repeats += 1
+        else:
+            self.counts.void += 1
 
     # -- time without a leader ---------------------------------------------------------
 
@@ -240,7 +217,9 @@ class Board:
 
     # -- tasks -------------------------------------------------------------------------
 
-    def _fold_task(self, task_id: str, recorded: Recorded, host: str) -> None:
+    def _fold_task(
+        self, task_id: str, recorded: Recorded, host: str
+    ) -> TaskStep | History | None:
         live = self.tasks.get(task_id)
         event = recorded.event
         if live is None:
@@ -248,16 +227,15 @@ class Board:
                 # Of a task that is over: what still comes in changes no state here. A
                 # retried one is brought back from its whole history; what comes in
                 # while that is being read is kept for it.
+                self.release(event.id)
+                self.not_escalated(task_id)
+                self.counts.repeats += 1
                 if task_id in self.coming_back:
                     self.coming_back[task_id].append(recorded)
                 elif isinstance(event, c.TaskRetried):
                     self.coming_back[task_id] = [recorded]
-                    self.effects.append(History(task_id))
-                self.release(event.id)
-                self.not_escalated(task_id)
-                self._book(event, escalated=False)
-                self.counts.repeats += 1
-                return
+                    return History(task_id)
+                return None
             live = self._appears(task_id, event)
         before = live.state
         state, verdict = lifecycle.evolve(
@@ -266,29 +244,29 @@ class Board:
         live.state = state
         if verdict == "applied":
             self._moved(live, before, state, event)
-        elif verdict == "void":
-            self.counts.void += 1
-            self.release(event.id)
-            self.not_escalated(task_id)
-            if before.phase == "absent":
-                self.tasks.pop(task_id, None)
         else:
-            self.counts.repeats += 1
+            self._count(verdict)
+            if verdict == "void":
+                self.release(event.id)
+                self.not_escalated(task_id)
+                if before.phase == "absent":
+                    self.tasks.pop(task_id, None)
         if not host:
             live.deciding = ""
             if state.phase == "waiting" and task_id not in self.queue.tasks:
                 self.enqueue(live)
+        return TaskStep(live, before, event) if verdict == "applied" else None
 
-    def _appears(self, task_id: str, event: c.TaskSubmitted) -> Live:
+    def _appears(self, task_id: str, event: c.TaskSubmitted) -> LiveTask:
         spec = event.spec
         tier = event.classification.effective_tier
         base = requirement(spec, tier, assign_to=spec.assign_to)
         base = self._interned.setdefault(base, base)
-        if len(self._reasons) > 10_000:
+        if len(self._reasons) > REASONS:
             self._reasons.clear()
         reason = event.classification.reason
         reason = self._reasons.setdefault(reason, reason)
-        live = Live(
+        live = LiveTask(
             lifecycle.initial(task_id), base, LANES[spec.priority], spec.repo, reason
         )
         live.ttl_s = spec.ttl_s
@@ -299,34 +277,39 @@ class Board:
             self.bodies[task_id] = spec
         return live
 
-    def adopt(self, task_id: str, history: list[Recorded]) -> None:
+    def adopt(self, task_id: str, history: list[Recorded]) -> list[TaskStep]:
         """Bring back a task that was over and is retried, from its whole history.
 
         What the log holds beyond our own position will be folded in its turn; what we
-        have folded since the history was read has been kept.
+        have folded since the history was read has been kept. Returns the steps that the
+        task took after its retry.
         """
         whole = {one.seq: one for one in history if one.seq <= self.position}
         whole |= {one.seq: one for one in self.coming_back.pop(task_id, ())}
-        known = [whole[seq] for seq in sorted(whole)]
-        first = known[0].event if known else None
+        ordered = [whole[seq] for seq in sorted(whole)]
+        first = ordered[0].event if ordered else None
         if not isinstance(first, c.TaskSubmitted) or task_id in self.tasks:
-            return
-        retried = [n for n, r in enumerate(known) if isinstance(r.event, c.TaskRetried)]
-        cut = retried[-1] + 1 if retried else len(known)
-        state = lifecycle.fold(task_id, known[:cut], self.epochs)
+            return []
+        retried = [
+            n for n, r in enumerate(ordered) if isinstance(r.event, c.TaskRetried)
+        ]
+        cut = retried[-1] + 1 if retried else len(ordered)
+        state = lifecycle.fold(task_id, ordered[:cut], self.epochs)
         if state.phase in FINAL:
-            return
+            return []
         live = self._appears(task_id, first)
         live.state = state
         self.enqueue(live)
-        for recorded in known[cut:]:
-            place = subjects.parse(recorded.subject)
-            self._fold_task(task_id, recorded, place.host)
+        steps = [
+            self._fold_task(task_id, recorded, subjects.parse(recorded.subject).host)
+            for recorded in ordered[cut:]
+        ]
         if task_id in self.tasks and live.state.phase in ON_HOST:
-            self._back_on_host(live)
+            hosts.back_on_host(self, live)
+        return [step for step in steps if isinstance(step, TaskStep)]
 
     def _moved(
-        self, live: Live, before: TaskState, state: TaskState, event: Event
+        self, live: LiveTask, before: TaskState, state: TaskState, event: Event
     ) -> None:
         task_id = state.task_id
         if isinstance(event, c.TaskRouted):
@@ -334,15 +317,15 @@ class Board:
         elif before.phase in ON_HOST and state.phase not in ON_HOST:
             self._off(live, before)
         if state.phase == "returned":
-            self.give_back[task_id] = _why_returned(event)
+            self.ended[task_id] = end_said_by(event)
         elif state.phase != before.phase and not self._is_lost(state):
-            self.give_back.pop(task_id, None)
+            self.ended.pop(task_id, None)
         if isinstance(event, c.TaskAccepted | c.TaskStarted):
             live.incarnation = event.incarnation
             host = self.fleet.hosts.get(event.host)
             if host is not None and event.incarnation < host.incarnation:
                 # Said before the restart, come after it.
-                self._in_new_life(live, host)
+                hosts.after_restart(self, live, host)
         if before.phase == "waiting" and (
             state.phase != "waiting" or isinstance(event, c.TaskReassigned)
         ):
@@ -355,20 +338,15 @@ class Board:
             self.tasks.pop(task_id, None)
         elif isinstance(event, c.TaskDeferred):
             live.deferred = True
-        self._book(event, escalated=state.hopped_from == "standard")
-        self.moved(live, before, state, event)
+        if state.hopped_from == "standard" and isinstance(event, c.RunEvent):
+            self._book(event)
 
     def _is_lost(self, state: TaskState) -> bool:
-        """Whether a route is in force on a host that is gone: words change nothing."""
+        """Whether a route is in force on a host that is gone: its words change nothing."""
         host = self.fleet.hosts.get(state.host)
         return state.phase in ON_HOST and host is not None and not host.live
 
-    def moved(
-        self, live: Live, before: TaskState, state: TaskState, event: Event
-    ) -> None:
-        """For whoever stands before the board: a task took a step."""
-
-    def _on(self, live: Live, event: c.TaskRouted) -> None:
+    def _on(self, live: LiveTask, event: c.TaskRouted) -> None:
         state = live.state
         slots = self.fleet.slots_of(state.host, state.endpoint, live.kind)
         slots.in_flight += 1
@@ -385,7 +363,7 @@ class Board:
         if state.hopped_from == "standard" and state.tier == "complex":
             self.escalated.add(state.task_id)
 
-    def _off(self, live: Live, before: TaskState) -> None:
+    def _off(self, live: LiveTask, before: TaskState) -> None:
         slots = self.fleet.slots_of(before.host, before.endpoint, live.kind)
         slots.in_flight -= 1
         self.on_host.get(before.host, {}).pop(before.task_id, None)
@@ -399,16 +377,30 @@ class Board:
         live.routed = None
         self.fleet.slots_changed(before.host, before.endpoint, live.kind)
 
-    def _book(self, event: Event, *, escalated: bool) -> None:
+    def _book(self, event: c.RunEvent) -> None:
         """Count what escalated work cost today, for the budget."""
-        if not escalated or not isinstance(event, c.RunEvent):
-            return
         result = getattr(event, "result", None)
         if isinstance(result, c.Result) and result.estimated_cost_usd:
             day, spent = self.escalated_usd
             today = event.at[:10]
             spent = spent if day == today else 0.0
             self.escalated_usd = (today, spent + result.estimated_cost_usd)
+
+    # -- what is on its way to the log -------------------------------------------------
+
+    def in_flight(self, live: LiveTask, event: Event) -> None:
+        """Note that a decision about a task is on its way to the log."""
+        live.deciding = event.id
+        self.dequeue(live.state.task_id)
+
+    def reserve(self, live: LiveTask, event: c.TaskRouted, place: Place) -> None:
+        """Note that a routing is on its way to the log, and hold its slot."""
+        self.in_flight(live, event)
+        place.slots.reserved += 1
+        self.reserved[event.id] = place
+        if event.fallback_used and event.effective_tier == "complex":
+            self.escalated.add(event.task_id)
+        self.fleet.slots_changed(place.host.name, place.endpoint, place.kind)
 
     def release(self, event_id: str) -> None:
         """Give up the reservation of a decision that did not come to count."""
@@ -423,7 +415,24 @@ class Board:
         if live is None or live.state.phase not in ON_HOST:
             self.escalated.discard(task_id)
 
-    def enqueue(self, live: Live) -> None:
+    def wait_again(self, live: LiveTask) -> None:
+        """Put a waiting task back that was taken out of the queue for a decision."""
+        if live.state.phase == "waiting" and live.state.task_id not in self.queue.tasks:
+            self.enqueue(live)
+
+    def give_up_in_flight(self) -> None:
+        """Give up whatever is on its way to the log: if it is stored, it will be folded."""
+        for event_id in list(self.reserved):
+            self.release(event_id)
+        for live in self.tasks.values():
+            live.deciding = ""
+            self.wait_again(live)
+        for task_id in list(self.escalated):
+            self.not_escalated(task_id)
+
+    # -- the queue ---------------------------------------------------------------------
+
+    def enqueue(self, live: LiveTask) -> None:
         """Put a waiting task where those with its requirement wait."""
         state = live.state
         excluded = sorted(
@@ -443,10 +452,7 @@ class Board:
         self.queue.add(waiting)
         self.by_pool.setdefault(plain(required), set()).add(required)
         self.ready.add(required)
-        self.queued(live, waiting)
-
-    def queued(self, live: Live, waiting: Waiting) -> None:
-        """For whoever stands before the board: a task waits."""
+        self.arrived.append(waiting)
 
     def dequeue(self, task_id: str) -> None:
         """Take a task out of the queue; its group goes with its last task."""
@@ -462,156 +468,40 @@ class Board:
             self.by_pool.pop(key, None)
             self.fleet.release_pool(required)
 
-    def _regroup(self) -> None:
-        """Something came up: tasks that had excluded it may try it again."""
+    def regroup(self) -> None:
+        """Let tasks try again what they had excluded: something has come up."""
         for required in [r for r in self.queue.groups if r.excluded]:
             for waiting in list(self.queue.groups[required]):
                 live = self.tasks[waiting.task_id]
                 self.dequeue(waiting.task_id)
                 self.enqueue(live)
 
-    # -- hosts -------------------------------------------------------------------------
+    def make_ready(self) -> None:
+        """Have those looked at for whom a place has opened, or gone."""
+        if self.fleet.opened:
+            for key in self.fleet.opened:
+                self.ready.update(self.by_pool.get(key, ()))
+            self.fleet.opened.clear()
+            self.ready.update(self.unmet)
 
-    def _fold_host(self, name: str, recorded: Recorded) -> None:
-        event = recorded.event
-        if not isinstance(event, c.HostEvent) or event.host != name:
-            self.counts.void += 1
-            return
-        host = self.fleet.host(name)
-        if event.incarnation == host.incarnation and event.id <= host.last_id:
-            # Said again, perhaps behind what came after it: a host's ids rise.
-            self.counts.repeats += 1
-            return
-        if isinstance(event, c.HostJoined):
-            new = event.incarnation != host.incarnation
-            self.fleet.joined(self._still_shared(event), recorded.seq, self.now)
-            if new:
-                for live in list(self.on_host.get(name, {}).values()):
-                    self._in_new_life(live, host)
-            self._regroup()
-        elif event.incarnation != host.incarnation:
-            self.counts.void += 1
-            return
-        host.last_id = event.id
-        match event:
-            case c.HostRecovered():
-                self.fleet.recovered(name, recorded.seq, self.now)
-                self._regroup()
-                self.compare(host, {held.route for held in event.held}, patience=0)
-            case c.HostDraining():
-                self.fleet.draining(name, True)
-            case c.HostResumed():
-                self.fleet.draining(name, False)
-            case c.HostLeft():
-                self.fleet.left(name)
-                self.compare(host, set(), patience=0)
-            case c.EndpointUp() | c.EndpointChanged() if not self._is_still_shared(
-                event.state
-            ):
-                self.counts.void += 1
-            case c.EndpointUp():
-                self.fleet.endpoint_seen(name, event.state, recorded.seq)
-                self._regroup()
-            case c.EndpointChanged():
-                self.fleet.endpoint_seen(name, event.state, recorded.seq)
-            case c.EndpointDown():
-                self.fleet.endpoint_down(name, event.endpoint, event.reason)
-            case _:
-                pass
+    def lift_limits(self, now: float) -> None:
+        """Pauses of hosts and limits of accounts may be over."""
+        self.fleet.resume_paused(now)
+        for kind, until in self.fleet.limited_until.items():
+            if until <= now:
+                self.fleet.refresh(kind)
         self.tiers_dirty = True
-        self.host_changed(host, event)
-
-    def host_changed(self, host: Host, event: c.HostEvent) -> None:
-        """For whoever stands before the board: a host said something of itself."""
-
-    def _is_still_shared(self, state: c.EndpointState) -> bool:
-        """Whether a host speaks of its own, or of what no operator has taken away."""
-        return not state.shared or state.endpoint in self.shared
-
-    def _still_shared(self, event: c.HostJoined) -> c.HostJoined:
-        kept = [state for state in event.endpoints if self._is_still_shared(state)]
-        if len(kept) == len(event.endpoints):
-            return event
-        return msgspec.structs.replace(event, endpoints=kept)
-
-    def _in_new_life(self, live: Live, host: Host) -> None:
-        """A run of an earlier life: not held, or held and not begun, it runs again."""
-        phase = host.held.get(live.state.route)
-        if phase is None:
-            self.lose(live, "host restarted", "its new life does not hold the run")
-        elif phase == "accepted" and live.state.phase in ("accepted", "running"):
-            # Not on its disk as begun: nothing there will ever begin it by itself.
-            self.lose(live, "host restarted", "it had not begun the run")
-
-    def _back_on_host(self, live: Live) -> None:
-        """A task came back with a route in force: its host may be another by now."""
-        host = self.fleet.hosts.get(live.state.host)
-        if host is None or not host.live:
-            self.lose(live, "host lost", "gone while its history was read")
-        elif live.incarnation and live.incarnation < host.incarnation:
-            self._in_new_life(live, host)
-
-    def compare(self, host: Host, held: set[str], *, patience: int) -> None:
-        """Find runs that the log has on a host and the host does not hold.
-
-        `patience` is how many times in a row one may be missing; the acceptance time-out
-        watches over those not accepted yet.
-        """
-        for live in list(self.on_host.get(host.name, {}).values()):
-            state = live.state
-            if state.phase == "routed" and patience:
-                continue
-            if state.route in held:
-                host.missing.pop(state.route, None)
-                continue
-            missed = host.missing.get(state.route, 0) + 1
-            host.missing[state.route] = missed
-            if missed > patience:
-                self.lose(live, "host lost it", f"{host.name} does not hold the run")
-
-    def lose(self, live: Live, reason: str, detail: str) -> None:
-        """A run is gone without a report; whether it was an attempt, its start tells."""
-        started = live.state.reported >= STARTED
-        self.give_back[live.state.task_id] = GivenBack(reason, detail, None, started)
-
-    def _fold_fleet(self, name: str, event: Event) -> None:
-        match event:
-            case c.HostLost():
-                if event.epoch != self.epochs.current or event.host != name:
-                    self.counts.void += 1
-                    return
-                if self.fleet.host(name).incarnation == event.incarnation:
-                    self.fleet.gave_up(name)
-                    for live in list(self.on_host.get(name, {}).values()):
-                        self.lose(
-                            live, "host lost", f"silent for {event.silent_s:.1f} s"
-                        )
-            case c.EndpointAdded():
-                self.shared[name] = event
-                self.ever_shared = True
-                self.shared_changed()
-            case c.EndpointRemoved():
-                self.shared.pop(name, None)
-                self.fleet.remove_endpoint(name)
-                self.shared_changed()
-            case _:
-                self.counts.void += 1
-        self.tiers_dirty = True
-
-    def shared_changed(self) -> None:
-        """For whoever stands before the board: the shared endpoints are others now."""
+        self.ready.update(self.queue.groups)
 
     # -- tiers, policy, leaders --------------------------------------------------------
 
-    def _fold_tier(self, name: str, event: Event) -> None:
+    def _fold_tier(self, name: str, event: Event) -> Verdict:
         watch = next((w for tier, w in self.tiers.items() if tier == name), None)
         if watch is None or not isinstance(event, c.TierEvent) or event.tier != name:
-            self.counts.void += 1
-            return
+            return "void"
         by_anybody = isinstance(event, c.AlertAcknowledged)
         if event.epoch != self.epochs.current and not by_anybody:
-            self.counts.void += 1
-            return
+            return "void"
         watch.evolve(event)
         self.tier_pending.discard(watch.tier)
         self.tiers_dirty = self.alerts_moved = True
@@ -619,20 +509,19 @@ class Board:
             self.fleet.limit(TIER_KIND[watch.tier], watch.limited_until)
         # What waits for this tier, or could hop from or to it, is looked at again.
         self.ready.update(self.queue.groups)
+        return "applied"
 
-    def _fold_policy(self, event: Event) -> None:
+    def _fold_policy(self, event: Event) -> Verdict:
         if (
             not isinstance(event, c.PolicyChanged)
             or event.version != self.policy_version + 1
         ):
-            self.counts.void += 1
-            return
+            return "void"
         try:
             policy = policies.parse(event.policy)
         except Malformed:
             # A newer version's document; the old numbers stay until ours can be read.
-            self.counts.void += 1
-            return
+            return "void"
         self.policy_version = event.version
         self.policy = policy
         self.fleet.set_policy(self.policy)
@@ -641,32 +530,18 @@ class Board:
             group.expiries = None
         self.tiers_dirty = self.alerts_moved = True
         self.ready.update(self.queue.groups)
+        return "applied"
 
-    def _fold_scheduler(self, recorded: Recorded) -> None:
+    def _fold_scheduler(self, recorded: Recorded) -> Verdict:
         event = recorded.event
         self.scheduler_seq = recorded.seq
         if not isinstance(event, c.SchedulerElected) or not self.epochs.observe(
             recorded.seq, event.epoch
         ):
-            self.counts.void += 1
-            return
+            return "void"
         at = instant(event.at)
         if event.leaderless_s > 0:
             self.gaps.append((at - event.leaderless_s, at))
-            # Nothing that is still timed began before a few of them.
-            del self.gaps[:-64]
+            del self.gaps[:-GAPS]
             self.alerts_moved = True
-        self.elected(event)
-
-    def elected(self, event: c.SchedulerElected) -> None:
-        """For whoever stands before the board: there is a new leader."""
-
-
-def _why_returned(event: Event) -> GivenBack:
-    match event:
-        case c.TaskReturned():
-            return GivenBack(event.reason, event.detail, event.exclude)
-        case c.TaskRejected():
-            return GivenBack(f"rejected: {event.reason}", event.detail)
-        case _:
-            return GivenBack("stopped")
+        return "applied"

@@ -1,25 +1,23 @@
-"""The tiers: up, down, absent, limited; their outages and the alerts about them.
+"""The tiers' outages, the limits of their accounts, and the alerts about them.
 
 A tier's outage is one event, not one for each task that waits for it. `tier.down` is the
-start of the wait, `tier.up` its end; an alert is raised once when an outage lasts, and
+start of the outage, `tier.up` its end; an alert is raised once when an outage lasts, and
 cleared once.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING
 
+from actors.scheduler.outputs import Decision
+from actors.scheduler.queue import TIER_KIND
 from events import catalogue as c
+from events import subjects
 from events.codec import instant, rfc3339
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from actors.lifecycle import Head
-    from actors.rules.policy import Policy
-
-TIERS: Final[tuple[c.Tier, ...]] = ("trivial", "standard", "complex")
-State = Literal["absent", "up", "limited", "down"]
+    from actors.scheduler.leadership import Leadership, ReportedLimit
+    from actors.scheduler.state import SchedulerState
 
 
 class Outage:
@@ -39,8 +37,12 @@ class TierWatch:
 
     def __init__(self, tier: c.Tier) -> None:
         self.tier = tier
+        # The last outage: the present one, or one that is over.
         self.outage: Outage | None = None
+        # Whether an alert about an outage is raised and not cleared.
         self.alerted = False
+        # Until when its account is limited (epoch seconds), and how long the last limit
+        # was whose end nobody knew: the next of those is twice as long. 0 where known.
         self.limited_until = 0.0
         self.limited_for = 0.0
 
@@ -73,96 +75,123 @@ class TierWatch:
             case _:
                 pass
 
-    def state(self, available: int, offered: bool, now: float) -> State:
-        """Name the tier's state from what the fleet offers at this moment."""
-        if self.limited_until > now:
-            return "limited"
-        if available:
-            return "up"
-        return "down" if offered else "absent"
-
-    def limit(
-        self,
-        until: float | None,
-        reason: str,
-        now: float,
-        policy: Policy,
-        epoch: int,
-        head: Callable[[], Head],
-    ) -> c.TierLimited | None:
-        """Decide until when the account is limited; None if that is known already.
-
-        Without a known end the limit starts short and doubles while it lasts.
-        """
-        known = until is not None
-        if until is None:
-            if self.limited_until > now:
-                return None
-            again = self.limited_for and now < self.limited_until + self.limited_for
-            longer = min(2 * self.limited_for, policy.limited_cap_s)
-            until = now + (longer if again else policy.limited_initial_s)
-        # A host's word alone must not shut a tier for years.
-        until = min(until, now + policy.limited_known_cap_s)
-        if until <= max(now, self.limited_until):
-            return None
-        id_, at, by = head()
-        return c.TierLimited(
-            id=id_,
-            at=at,
-            by=by,
-            tier=self.tier,
-            epoch=epoch,
-            until=rfc3339(until),
-            reason=reason,
-            known_end=known,
-        )
-
-    def decide(
-        self,
-        available: int,
-        offered: bool,
-        now: float,
-        down_for: float,
-        policy: Policy,
-        epoch: int,
-        head: Callable[[], Head],
-    ) -> c.TierEvent | None:
-        """Compare the log with the fleet; return what has to be said next.
-
-        `available` places could run it with all slots free; `down_for` seconds of the
-        present outage had a leader.
-        """
-        since = self.down_since
-        if since is None:
-            if self.alerted:
-                id_, at, by = head()
-                return c.AlertCleared(
-                    id=id_, at=at, by=by, tier=self.tier, epoch=epoch,
-                    down_s=self._lasted(),
-                )  # fmt: skip
-            if available or not offered:
-                return None
-            id_, at, by = head()
-            return c.TierDown(
-                id=id_, at=at, by=by, tier=self.tier, epoch=epoch,
-                reason="nothing could run it even with all slots free",
-            )  # fmt: skip
-        down_s = round(max(0.0, now - since), 6)
-        if available:
-            id_, at, by = head()
-            return c.TierUp(
-                id=id_, at=at, by=by, tier=self.tier, epoch=epoch, down_s=down_s
-            )
-        if self.alerted or down_for < policy.tier_alert_after_s:
-            return None
-        id_, at, by = head()
-        return c.AlertRaised(
-            id=id_, at=at, by=by, tier=self.tier, epoch=epoch, down_s=down_s,
-            reason=f"{self.tier} is down",
-        )  # fmt: skip
-
-    def _lasted(self) -> float:
+    def lasted(self) -> float:
         """How long the outage that is over lasted, in seconds."""
         if self.outage is None or self.outage.until is None:
             return 0.0
         return round(max(0.0, self.outage.until - self.outage.since), 6)
+
+
+def decide_limits(
+    state: SchedulerState, lead: Leadership, now: float
+) -> list[Decision]:
+    """Decide what hosts have said of limited accounts; of each tier one at a time."""
+    limits, lead.limits = lead.limits, []
+    decisions = []
+    for limit in limits:
+        if limit.tier in state.tier_pending:
+            lead.limits.append(limit)
+            continue
+        event = limited(state, lead, limit, now)
+        if event is not None:
+            decisions.append(_about_tier(state, event))
+            lead.wake_at(instant(event.until))
+    return decisions
+
+
+def limited(
+    state: SchedulerState, lead: Leadership, limit: ReportedLimit, now: float
+) -> c.TierLimited | None:
+    """Decide until when an account is limited; None if that is known already.
+
+    Without a known end the limit starts short and doubles while it lasts.
+    """
+    watch, policy = state.tiers[limit.tier], state.policy
+    if limit.until is not None:
+        until = instant(limit.until)
+    elif watch.limited_until > now:
+        return None
+    else:
+        again = watch.limited_for and now < watch.limited_until + watch.limited_for
+        longer = min(2 * watch.limited_for, policy.limited_cap_s)
+        until = now + (longer if again else policy.limited_initial_s)
+    # A host's word alone must not shut a tier for years.
+    until = min(until, now + policy.limited_known_cap_s)
+    if until <= max(now, watch.limited_until):
+        return None
+    return lead.write(
+        now,
+        c.TierLimited,
+        tier=limit.tier,
+        until=rfc3339(until),
+        reason=limit.detail,
+        known_end=limit.until is not None,
+    )
+
+
+def decide_tiers(state: SchedulerState, lead: Leadership, now: float) -> list[Decision]:
+    """Decide which outages begin and end, and which alerts."""
+    state.tiers_dirty = False
+    state.fleet.changed_kinds.clear()
+    decisions = []
+    for tier, watch in state.tiers.items():
+        if tier not in state.tier_pending:
+            event = _next_event(state, lead, watch, now)
+            if event is not None:
+                decisions.append(_about_tier(state, event))
+    return decisions
+
+
+def _next_event(
+    state: SchedulerState, lead: Leadership, watch: TierWatch, now: float
+) -> c.TierEvent | None:
+    """Compare what the log says of a tier with the fleet; return what to say next."""
+    tier, since = watch.tier, watch.down_since
+    available = state.fleet.tier_pool(tier).available
+    if since is None:
+        if watch.alerted:
+            lasted = watch.lasted()
+            return lead.write(now, c.AlertCleared, tier=tier, down_s=lasted)
+        if available or not state.fleet.offered(TIER_KIND[tier]):
+            return None
+        reason = "nothing could run it even with all slots free"
+        return lead.write(now, c.TierDown, tier=tier, reason=reason)
+    down_s = round(max(0.0, now - since), 6)
+    if available:
+        return lead.write(now, c.TierUp, tier=tier, down_s=down_s)
+    if watch.alerted or state.elapsed(since, now) < state.policy.tier_alert_after_s:
+        return None
+    reason = f"{tier} is down"
+    return lead.write(now, c.AlertRaised, tier=tier, down_s=down_s, reason=reason)
+
+
+def _about_tier(state: SchedulerState, event: c.TierEvent) -> Decision:
+    """Return a decision about a tier, and remember that one is on its way."""
+    state.tier_pending.add(event.tier)
+    state.alerts_moved = True
+    subject = subjects.tier(event.tier)
+    return Decision(subject, event, state.stands.get(subject, 0))
+
+
+def alert_is_due(state: SchedulerState, lead: Leadership, now: float) -> bool:
+    """Whether an outage has lasted for so long that it is to be alerted."""
+    alert = next_alert(state, lead)
+    return alert is not None and alert <= now
+
+
+def next_alert(state: SchedulerState, lead: Leadership) -> float | None:
+    """When the next outage that lasts is to be alerted, None while there is none.
+
+    Asked for in every turn, so it is remembered until something it rests on moves.
+    """
+    if state.alerts_moved:
+        state.alerts_moved = False
+        waits = (
+            state.after(watch.down_since, state.policy.tier_alert_after_s)
+            for watch in state.tiers.values()
+            if watch.down_since is not None
+            and not watch.alerted
+            and watch.tier not in state.tier_pending
+        )
+        lead.alert_at = min(waits, default=None)
+    return lead.alert_at

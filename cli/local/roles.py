@@ -60,17 +60,18 @@ async def be_scheduler(
     lease_ttl: float = LEASE_TTL_S,
 ) -> None:
     """Be a scheduler until `stop` is set."""
+    from actors.scheduler.metrics import SchedulerMetrics
     from actors.scheduler.role import SchedulerRole
-    from cli.metering import SchedulerMeter, exposed
     from events.nats.leases import JetStreamLeases
     from events.nats.log import JetStreamLog
     from events.nats.readers import ReadersGate
+    from web.exposition import exposed
 
     name = f"scheduler-{local_host_name()[:40]}-{os.getpid()}-{secrets.token_hex(2)}"
     async with role_link(credentials) as link:
         await make_streams(credentials.url, link)
         log = JetStreamLog(link)
-        meter = SchedulerMeter(log)
+        meter = SchedulerMetrics(log)
         # Counting costs a little of each event: only where somebody wants the figures.
         used = log if metrics is None else meter.log
         role = SchedulerRole(
@@ -221,10 +222,10 @@ async def be_sidecar(
     metrics: tuple[str, int] | None = None,
 ) -> None:
     """Be this host until `stop` is set; then drain."""
-    from cli.metering import exposed
     from events.nats.log import JetStreamLog
     from sidecar.main import run
     from sidecar.metrics import SidecarMetrics
+    from web.exposition import exposed
 
     data = Instance().data
     data.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from actors.scheduler.state import Board
+from actors.scheduler.state import SchedulerState
 from events import subjects
 from events.catalogue import Recorded, TaskCancelled, TaskDeferred
 from events.codec import encode
@@ -233,7 +233,7 @@ async def test_a_subject_that_is_no_text_stops_nobody(broker):
             await until(lambda seen=seen: len(seen) == 2)
             assert seen[0].subject == "agentcom.evt.run.h1.\ufffd"
             assert fold(seen).stats.verdicts["foreign"] == 2
-            board = Board()
+            board = SchedulerState()
             for recorded in seen:
                 board.fold(recorded)
             assert board.tasks == {}

@@ -33,7 +33,7 @@ class Client:
     async def folded(self, seq: int) -> None:
         """Return once the gateway has seen what stands there."""
         async with asyncio.timeout(10):
-            while self.role.scheduler.position < seq:
+            while self.role.scheduler.state.position < seq:
                 await asyncio.sleep(0.01)
 
     async def call(self, command: str, body: object = None):
@@ -467,7 +467,7 @@ async def test_an_alert_is_acknowledged_by_name(client):
             "at": "2026-01-01T00:00:00.000000Z",
             "by": "s1",
             "tier": "standard",
-            "epoch": client.role.scheduler.epoch,
+            "epoch": client.role.scheduler.leadership.epoch,
             "reason": "standard is down",
         }
         subject = subjects.tier("standard")

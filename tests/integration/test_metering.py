@@ -13,7 +13,7 @@ import msgspec
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from cli.metering import SchedulerMeter, exposed
+from actors.scheduler.metrics import SchedulerMetrics
 from events.catalogue import TaskRejected
 from events.errors import Conflict
 from events.metered import MeteredLog
@@ -21,7 +21,7 @@ from sidecar.metrics import SidecarMetrics
 from tests.support.fakes import MemoryLog
 from tests.support.histories import History, result, tell
 from tests.support.livelog import ROOT
-from web.exposition import Exposition
+from web.exposition import Exposition, exposed
 
 
 def samples(text: bytes) -> dict[tuple[str, ...], float]:
@@ -45,7 +45,7 @@ async def test_a_scheduler_counts_decisions_fallbacks_and_refusals():
         fallback_from_tier="standard",
     )
     history.requeue(hop, "host_lost")
-    meter = SchedulerMeter(log)
+    meter = SchedulerMetrics(log)
     follower = await meter.log.follow(lambda recorded: None)
     await follower.caught_up.wait()
     await tell(meter.log, history.recorded)
@@ -72,7 +72,7 @@ async def test_what_was_there_before_is_not_counted_as_seen():
     history = History()
     history.report(TaskRejected, history.route(history.submit()), reason="busy")
     await tell(log, history.recorded)
-    meter = SchedulerMeter(log)
+    meter = SchedulerMetrics(log)
     follower = await meter.log.follow(lambda recorded: None)
     await follower.caught_up.wait()
 
@@ -125,7 +125,7 @@ async def test_a_sidecar_counts_runs_tokens_dollars_and_what_it_dropped():
 
 
 async def test_every_name_begins_with_agentcom():
-    for meter in (SchedulerMeter(MemoryLog()), SidecarMetrics(MemoryLog())):
+    for meter in (SchedulerMetrics(MemoryLog()), SidecarMetrics(MemoryLog())):
         names = {name for name, *_ in samples(Exposition(meter).text())}
         assert names
         assert all(name.startswith("agentcom_") for name in names)

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from actors.host.state import HostState
-    from actors.scheduler.decide import Decision
-    from actors.scheduler.state import Live
+    from actors.scheduler.live import LiveTask
+    from actors.scheduler.outputs import Decision
     from events.catalogue import Recorded
     from tests.simulation.machine import Life
     from tests.simulation.network import Link, SimMessage
@@ -416,51 +416,51 @@ class Judge:
 
     # -- decisions, as they are made ---------------------------------------------------
 
-    def decided(self, mind: Scheduler, decision: Decision) -> None:
+    def decided(self, scheduler: Scheduler, decision: Decision) -> None:
         """A leader has decided something: does it follow from what it knows?"""
         event = decision.event
         if not isinstance(event, c.TaskEvent):
             return
-        live = mind.tasks[event.task_id]
+        live = scheduler.state.tasks[event.task_id]
         # A decision that does not get through is made again: the patience starts over.
-        self._unaccepted.pop((id(mind), event.task_id), None)
-        where = f"{mind.name}, {event.task_id}, {c.name(event)}"
+        self._unaccepted.pop((id(scheduler), event.task_id), None)
+        where = f"{scheduler.name}, {event.task_id}, {c.name(event)}"
         match event:
             case c.TaskRouted():
-                self._decided_route(mind, live, event, where)
+                self._decided_route(scheduler, live, event, where)
             case c.TaskRequeued() | c.TaskDeadLettered():
-                self._decided_end(mind, live, event, where)
+                self._decided_end(scheduler, live, event, where)
             case c.TaskExpired(reason="ttl"):
-                required = live.requirement(self._excluded(mind, live))
-                if mind.fleet.pool(required).available_to(required.excluded):
+                required = live.requirement(self._excluded(scheduler, live))
+                if scheduler.state.fleet.pool(required).available_to(required.excluded):
                     self.complain("the TTL runs only while nobody could take it", where)
             case _:
                 pass
 
-    def _excluded(self, mind: Scheduler, live: Live) -> tuple[str, ...]:
+    def _excluded(self, scheduler: Scheduler, live: LiveTask) -> tuple[str, ...]:
         return tuple(
             name
             for name, seq in live.state.excluded
-            if not mind.fleet.came_up_after(name, seq)
+            if not scheduler.state.fleet.came_up_after(name, seq)
         )
 
     def _decided_route(
-        self, mind: Scheduler, live: Live, event: c.TaskRouted, where: str
+        self, scheduler: Scheduler, live: LiveTask, event: c.TaskRouted, where: str
     ) -> None:
         if live.state.phase != "waiting":
             self.complain("only who waits is routed", f"{where}: {live.state.phase}")
-        if live.deadline is not None and live.deadline < mind.now - 1.0:
+        if live.deadline is not None and live.deadline < scheduler.state.now - 1.0:
             self.complain("nothing is routed after its deadline", where)
-        place = mind.reserved[event.id]
+        place = scheduler.state.reserved[event.id]
         slots = place.slots
         if slots.in_flight + slots.reserved > slots.total:
             self.complain(
                 "slots are never overcommitted",
                 f"{where}: {slots.in_flight} and {slots.reserved} of {slots.total}",
             )
-        excluded = self._excluded(mind, live)
+        excluded = self._excluded(scheduler, live)
         names = {place.name, place.host.name, place.endpoint}
-        pool = mind.fleet.pool(live.requirement(()))
+        pool = scheduler.state.fleet.pool(live.requirement(()))
         others = any(
             {each.name, each.host.name, each.endpoint}.isdisjoint(excluded)
             for name, each in pool.places.items()
@@ -471,12 +471,12 @@ class Judge:
                 "what failed on a task is not tried while others are left",
                 f"{where}: {place.name}, excluded {excluded}",
             )
-        ageing = mind.policy.ageing_s
-        mine = _rank(live, mind.now, ageing)
-        group = mind.queue.groups.get(live.requirement(excluded))
+        ageing = scheduler.state.policy.ageing_s
+        mine = _rank(live, scheduler.state.now, ageing)
+        group = scheduler.state.queue.groups.get(live.requirement(excluded))
         for waiting in group or ():
-            other = mind.tasks[waiting.task_id]
-            rank = _rank(other, mind.now, ageing)
+            other = scheduler.state.tasks[waiting.task_id]
+            rank = _rank(other, scheduler.state.now, ageing)
             if rank < mine:
                 # A task that was given back keeps its place in the log, and ages anew.
                 same = rank[0] == mine[0]
@@ -487,13 +487,13 @@ class Judge:
 
     def _decided_end(
         self,
-        mind: Scheduler,
-        live: Live,
+        scheduler: Scheduler,
+        live: LiveTask,
         event: c.TaskRequeued | c.TaskDeadLettered,
         where: str,
     ) -> None:
         state = live.state
-        host = mind.fleet.hosts.get(state.host)
+        host = scheduler.state.fleet.hosts.get(state.host)
         fits = {
             "not accepted": state.phase == "routed",
             "host lost": host is None or not host.live,
@@ -597,65 +597,73 @@ class Judge:
 
     # -- schedulers --------------------------------------------------------------------
 
-    def scheduler(self, mind: Scheduler, *, able: bool) -> None:
+    def scheduler(self, scheduler: Scheduler, *, able: bool) -> None:
         """Recount a scheduler's slots, queue and index from its tasks.
 
         `able` says whether it could have decided what there was to decide.
         """
-        self._acceptance(mind, able=able and mind.leading)
-        self._alerts(mind, able=able and mind.leading)
+        self._acceptance(scheduler, able=able and scheduler.leading)
+        self._alerts(scheduler, able=able and scheduler.leading)
         slots: dict[int, int] = {}
         on_host: dict[str, set[str]] = {}
-        for task_id, live in mind.tasks.items():
+        for task_id, live in scheduler.state.tasks.items():
             state = live.state
             if state.phase in FINAL:
-                self.complain("what is over is let go", f"{mind.name}: {task_id}")
+                self.complain("what is over is let go", f"{scheduler.name}: {task_id}")
             if state.phase in ON_HOST:
-                found = mind.fleet.slots_of(state.host, state.endpoint, live.kind)
+                found = scheduler.state.fleet.slots_of(
+                    state.host, state.endpoint, live.kind
+                )
                 slots[id(found)] = slots.get(id(found), 0) + 1
                 on_host.setdefault(state.host, set()).add(task_id)
-            queued = task_id in mind.queue.tasks
+            queued = task_id in scheduler.state.queue.tasks
             waits = state.phase == "waiting" and not live.deciding
             if queued != waits:
                 self.complain(
                     "who waits is in the queue",
-                    f"{mind.name}: {task_id} is {state.phase}, deciding "
+                    f"{scheduler.name}: {task_id} is {state.phase}, deciding "
                     f"{live.deciding}, queued {queued}",
                 )
-        for task_id in mind.queue.tasks:
-            if task_id not in mind.tasks:
-                self.complain("who waits is in the queue", f"{mind.name}: {task_id}")
+        for task_id in scheduler.state.queue.tasks:
+            if task_id not in scheduler.state.tasks:
+                self.complain(
+                    "who waits is in the queue", f"{scheduler.name}: {task_id}"
+                )
         reserved: dict[int, int] = {}
-        for place in mind.reserved.values():
+        for place in scheduler.state.reserved.values():
             key = id(place.slots)
             reserved[key] = reserved.get(key, 0) + 1
-        for name, host in mind.fleet.hosts.items():
+        for name, host in scheduler.state.fleet.hosts.items():
             for what, one in host.slots.items():
                 counted = (one.in_flight, one.reserved)
                 real = (slots.get(id(one), 0), reserved.get(id(one), 0))
                 if counted != real:
                     self.complain(
                         "slots are counted right",
-                        f"{mind.name}: {what} of {name} has {counted} in flight and "
+                        f"{scheduler.name}: {what} of {name} has {counted} in flight and "
                         f"reserved, it is {real}",
                     )
-        indexed = {host: set(found) for host, found in mind.on_host.items() if found}
+        indexed = {
+            host: set(found) for host, found in scheduler.state.on_host.items() if found
+        }
         if indexed != on_host:
             self.complain(
-                "who runs where is known", f"{mind.name}: {indexed} for {on_host}"
+                "who runs where is known", f"{scheduler.name}: {indexed} for {on_host}"
             )
-        for group in mind.queue.groups.values():
+        for group in scheduler.state.queue.groups.values():
             if group.count != sum(1 for _ in group):
-                self.complain("groups are counted right", f"{mind.name}: {group.count}")
+                self.complain(
+                    "groups are counted right", f"{scheduler.name}: {group.count}"
+                )
 
-    def told(self, mind: Scheduler, state: HostState) -> None:
+    def told(self, scheduler: Scheduler, state: HostState) -> None:
         """Every host knows the shared endpoints, and the scheduler what it has."""
-        if set(state.shared) != set(mind.shared):
+        if set(state.shared) != set(scheduler.state.shared):
             self.complain(
                 "every host knows the shared endpoints",
-                f"{state.host}: {sorted(state.shared)} for {sorted(mind.shared)}",
+                f"{state.host}: {sorted(state.shared)} for {sorted(scheduler.state.shared)}",
             )
-        known = mind.fleet.hosts[state.host].endpoints
+        known = scheduler.state.fleet.hosts[state.host].endpoints
         real = {name for name, each in state.endpoints.items() if each.up}
         shown = {name for name, place in known.items() if place.up}
         if real != shown:
@@ -664,116 +672,122 @@ class Judge:
                 f"{state.host}: {sorted(shown)} for {sorted(real)}",
             )
 
-    def _acceptance(self, mind: Scheduler, *, able: bool) -> None:
+    def _acceptance(self, scheduler: Scheduler, *, able: bool) -> None:
         """No acceptance in time: the route is taken back, as soon as anybody can."""
-        patience = mind.policy.accept_timeout_s + ACCEPTANCE_LEEWAY
-        for task_id, live in mind.tasks.items():
+        patience = scheduler.state.policy.accept_timeout_s + ACCEPTANCE_LEEWAY
+        for task_id, live in scheduler.state.tasks.items():
             state = live.state
             if state.phase != "routed" or not able:
-                self._unaccepted.pop((id(mind), task_id), None)
+                self._unaccepted.pop((id(scheduler), task_id), None)
                 continue
-            key = (id(mind), task_id)
+            key = (id(scheduler), task_id)
             # Whatever is written about it upsets a decision that is on its way.
             stands = f"{state.route} {state.last_seq}"
             seen, since = self._unaccepted.get(key, ("", 0.0))
             if seen != stands:
-                self._unaccepted[key] = (stands, mind.now)
-            elif mind.now - since > patience and not live.deciding:
+                self._unaccepted[key] = (stands, scheduler.state.now)
+            elif scheduler.state.now - since > patience and not live.deciding:
                 self.complain(
                     "what nobody accepts is taken back",
-                    f"{mind.name}: {task_id} on {state.host} for {mind.now - since} s",
+                    f"{scheduler.name}: {task_id} on {state.host} for {scheduler.state.now - since} s",
                 )
 
-    def _alerts(self, mind: Scheduler, *, able: bool) -> None:
+    def _alerts(self, scheduler: Scheduler, *, able: bool) -> None:
         """An outage that lasts is alerted, as soon as anybody can."""
-        for tier, watch in mind.tiers.items():
-            since, key = watch.down_since, (id(mind), tier)
+        for tier, watch in scheduler.state.tiers.items():
+            since, key = watch.down_since, (id(scheduler), tier)
             late = able and since is not None and not watch.alerted
-            if not late or tier in mind.tier_pending or since is None:
+            if not late or tier in scheduler.state.tier_pending or since is None:
                 self._unalerted.pop(key, None)
                 continue
-            if mind.now < mind.after(since, mind.policy.tier_alert_after_s):
+            if scheduler.state.now < scheduler.state.after(
+                since, scheduler.state.policy.tier_alert_after_s
+            ):
                 self._unalerted.pop(key, None)
                 continue
-            first = self._unalerted.setdefault(key, mind.now)
-            if mind.now - first > ALERT_LEEWAY:
+            first = self._unalerted.setdefault(key, scheduler.state.now)
+            if scheduler.state.now - first > ALERT_LEEWAY:
                 self.complain(
                     "an outage that lasts is alerted",
-                    f"{mind.name}: {tier} is down since {mind.now - since:.1f} s",
+                    f"{scheduler.name}: {tier} is down since {scheduler.state.now - since:.1f} s",
                 )
 
-    def left_over(self, mind: Scheduler) -> None:
+    def left_over(self, scheduler: Scheduler) -> None:
         """A leader at rest has nothing reserved, pending or waiting to be done."""
-        for what in (
-            "give_back",
-            "reserved",
-            "escalated",
-            "limits",
-            "unmet",
-        ):
-            if getattr(mind, what):
-                found = getattr(mind, what)
+        state, lead = scheduler.state, scheduler.leadership
+        left = {
+            "ended": state.ended,
+            "reserved": state.reserved,
+            "escalated": state.escalated,
+            "unmet": state.unmet,
+            "arrived": state.arrived,
+            "limits": lead.limits if lead is not None else [],
+        }
+        for what, found in left.items():
+            if found:
                 self.complain("at rest nothing is left over", f"{what}: {found}")
 
-    def same(self, mind: Scheduler, log: list[Recorded]) -> None:
+    def same(self, scheduler: Scheduler, log: list[Recorded]) -> None:
         """Compare a scheduler with two fresh ones that fold the log from its start."""
         first, second = refolded(log), refolded(log)
         if first != second:
             self.complain("replaying twice gives the same", _differ(first, second))
-        live = signature(mind)
+        live = signature(scheduler)
         if live != first:
             self.complain(
                 "what a scheduler knows is what the log says",
-                f"{mind.name}: {_differ(live, first)}",
+                f"{scheduler.name}: {_differ(live, first)}",
             )
         for task_id, state in self.states.items():
-            known = mind.tasks.get(task_id)
+            known = scheduler.state.tasks.get(task_id)
             if state.phase in FINAL:
                 if known is not None:
-                    self.complain("what is over is let go", f"{mind.name}: {task_id}")
+                    self.complain(
+                        "what is over is let go", f"{scheduler.name}: {task_id}"
+                    )
             elif known is None or known.state != state:
                 said = known.state if known is not None else None
                 self.complain(
                     "what a scheduler knows is what the log says",
-                    f"{mind.name}: {task_id} is {said}, the log says {state}",
+                    f"{scheduler.name}: {task_id} is {said}, the log says {state}",
                 )
 
 
 def refolded(log: list[Recorded]) -> dict[str, Any]:
     """Fold a log with a fresh scheduler, as a standby that starts now."""
     ids = iter(range(1_000_000))
-    mind = Scheduler("fresh", lambda: f"F{next(ids)}")
+    scheduler = Scheduler("fresh", lambda: f"F{next(ids)}")
     by_task: dict[str, list[Recorded]] = {}
     for recorded in log:
         place = subjects.parse(recorded.subject)
         if place.task:
             by_task.setdefault(place.task, []).append(recorded)
-        mind.fold(recorded)
-        wanted, mind.effects = mind.effects, []
+        scheduler.fold(recorded)
+        wanted, scheduler.effects = scheduler.effects, []
         for effect in wanted:
             if type(effect).__name__ == "History":
-                mind.adopt(effect.task_id, list(by_task[effect.task_id]))
-    return signature(mind)
+                scheduler.adopt(effect.task_id, list(by_task[effect.task_id]))
+    return signature(scheduler)
 
 
-def signature(mind: Scheduler) -> dict[str, Any]:
+def signature(scheduler: Scheduler) -> dict[str, Any]:
     """Everything a scheduler knows from the log alone, comparable."""
     found: dict[str, Any] = {
-        "position": mind.position,
-        "epoch": mind.epochs.current,
-        "policy": (mind.policy_version, mind.policy),
-        "shared": sorted(mind.shared),
-        "escalated": sorted(mind.escalated),
+        "position": scheduler.state.position,
+        "epoch": scheduler.state.epochs.current,
+        "policy": (scheduler.state.policy_version, scheduler.state.policy),
+        "shared": sorted(scheduler.state.shared),
+        "escalated": sorted(scheduler.state.escalated),
     }
-    for task_id, live in mind.tasks.items():
+    for task_id, live in scheduler.state.tasks.items():
         routed = live.routed.id if live.routed is not None else ""
         found[f"task {task_id}"] = (live.state, live.base, live.lane, routed)
-        waiting = mind.queue.tasks.get(task_id)
+        waiting = scheduler.state.queue.tasks.get(task_id)
         if waiting is not None:
             found[f"queue {task_id}"] = (
                 waiting.requirement, waiting.lane, waiting.seq, waiting.since,
             )  # fmt: skip
-    for name, host in mind.fleet.hosts.items():
+    for name, host in scheduler.state.fleet.hosts.items():
         found[f"host {name}"] = (
             host.incarnation, host.present, host.lost, host.draining,
             host.capabilities, host.repos,
@@ -784,14 +798,14 @@ def signature(mind: Scheduler) -> dict[str, Any]:
             found[f"endpoint {name} {endpoint}"] = (
                 place.up, place.models, place.loaded, place.kind,
             )  # fmt: skip
-    for tier, watch in mind.tiers.items():
+    for tier, watch in scheduler.state.tiers.items():
         found[f"tier {tier}"] = (
             watch.down_since, watch.alerted, watch.limited_until, watch.limited_for,
         )  # fmt: skip
     return found
 
 
-def _rank(live: Live, now: float, ageing: float) -> tuple[int, int]:
+def _rank(live: LiveTask, now: float, ageing: float) -> tuple[int, int]:
     state = live.state
     waited = max(0.0, now - instant(state.waiting_since))
     return max(0, live.lane - int(waited // ageing)), state.submitted_seq

@@ -34,7 +34,7 @@ from tests.simulation.plan import CALM_AT, POLICY, Step, draw
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from actors.scheduler.decide import Decision
+    from actors.scheduler.outputs import Decision
     from events.catalogue import Recorded
     from sidecar.host import Sidecar
 
@@ -191,7 +191,6 @@ class Simulation:
             )  # fmt: skip
             role.judge, role.life = self.judge, life
             role.scheduler._ticks = lambda: 0.0  # type: ignore[attr-defined]
-            role.scheduler._dispatch._ticks = lambda: 0.0
             life.role = role
             await role.run(asyncio.Event())
 
@@ -414,11 +413,11 @@ class Simulation:
             return False
         end = len(self.server.entries)
         roles = self._roles()
-        if len(roles) < 2 or any(r.scheduler.position < end for r in roles):
+        if len(roles) < 2 or any(r.scheduler.state.position < end for r in roles):
             return False
         if sum(r.scheduler.leading for r in roles) != 1:
             return False
-        if any(r.scheduler.tasks for r in roles):
+        if any(r.scheduler.state.tasks for r in roles):
             return False
         for machine in self.machines.values():
             life = self.lives.get(machine.name)
@@ -443,11 +442,11 @@ class Simulation:
             if state.phase not in FINAL:
                 said.append(f"{task_id} is {state.phase} ({state.host})")
         for role in self._roles():
-            mind = role.scheduler
+            scheduler = role.scheduler
             said.append(
-                f"{mind.name}: leading {mind.leading}, epoch {mind.epochs.current}, "
-                f"at {mind.position} of {len(self.server.entries)}, "
-                f"{len(mind.tasks)} tasks, {len(mind.queue)} queued"
+                f"{scheduler.name}: leading {scheduler.leading}, epoch {scheduler.state.epochs.current}, "
+                f"at {scheduler.state.position} of {len(self.server.entries)}, "
+                f"{len(scheduler.state.tasks)} tasks, {len(scheduler.state.queue)} queued"
             )
         for life in self.lives.values():
             if isinstance(life, Life) and life.sidecar is not None:

@@ -14,11 +14,21 @@ from actors import lifecycle
 from actors.host import decide
 from actors.host import messages as msg
 from actors.host import state as host_state
-from actors.scheduler import decide as scheduler
-from actors.scheduler import dispatch, queue, tiers
-from actors.scheduler import places as fleet
+from actors.scheduler import (
+    dispatch,
+    expiry,
+    fleet,
+    hosts,
+    mailing,
+    queue,
+    returns,
+    tiers,
+)
 from actors.scheduler import role as roles
-from actors.scheduler import state as board
+from actors.scheduler.decide import Scheduler
+from actors.scheduler.leadership import Leadership
+from actors.scheduler.live import RouteEnd
+from actors.scheduler.state import SchedulerState
 from events import catalogue as c
 from sidecar import outbox
 from sidecar.host import Sidecar
@@ -53,69 +63,68 @@ def host_heeds_anybody(patch: Patch) -> None:
 
 def skipped_requeue(patch: Patch) -> None:
     """What ran on a lost host is not given back."""
-    lose = board.Board.lose
+    lose = hosts.lose
 
-    def forgetful(self: Any, live: Any, reason: str, detail: str) -> None:
+    def forgetful(state: Any, live: Any, reason: str, detail: str) -> None:
         if reason != "host lost":
-            lose(self, live, reason, detail)
+            lose(state, live, reason, detail)
 
-    patch.setattr(board.Board, "lose", forgetful)
+    patch.setattr(hosts, "lose", forgetful)
 
 
 def acceptance_timer_not_cancelled(patch: Patch) -> None:
     """The acceptance time-out strikes though the host has accepted."""
 
-    def eager(self: Any, now: float) -> None:
-        limit = self.policy.accept_timeout_s
-        while self._accepting and self._accepting[0][0] + limit <= now:
-            _, task_id, route = self._accepting.popleft()
-            live = self.tasks.get(task_id)
+    def eager(state: Any, lead: Any, now: float) -> None:
+        limit = state.policy.accept_timeout_s
+        while lead.unaccepted and lead.unaccepted[0].since + limit <= now:
+            _, task_id, route = lead.unaccepted.popleft()
+            live = state.tasks.get(task_id)
             if live is not None and live.state.route == route:
-                self.give_back.setdefault(task_id, board.GivenBack("not accepted yet"))
+                state.ended.setdefault(task_id, RouteEnd("not accepted yet"))
 
-    patch.setattr(scheduler.Scheduler, "_expire_acceptance", eager)
+    patch.setattr(returns, "note_unaccepted", eager)
 
 
 def acceptance_never_times_out(patch: Patch) -> None:
     """An assignment that nobody accepts is waited for for ever."""
     patch.setattr(
-        scheduler.Scheduler, "_expire_acceptance",
-        lambda self, now: self._accepting.clear(),
-    )  # fmt: skip
+        returns, "note_unaccepted", lambda state, lead, now: lead.unaccepted.clear()
+    )
 
 
 def slot_not_freed(patch: Patch) -> None:
     """A run that ends keeps its slot."""
-    off = board.Board._off
+    off = SchedulerState._off
 
     def keep(self: Any, live: Any, before: Any) -> None:
         off(self, live, before)
         self.fleet.slots_of(before.host, before.endpoint, live.kind).in_flight += 1
 
-    patch.setattr(board.Board, "_off", keep)
+    patch.setattr(SchedulerState, "_off", keep)
 
 
 def slot_freed_twice(patch: Patch) -> None:
     """A run that ends frees one slot too many."""
-    off = board.Board._off
+    off = SchedulerState._off
 
     def twice(self: Any, live: Any, before: Any) -> None:
         off(self, live, before)
         self.fleet.slots_of(before.host, before.endpoint, live.kind).in_flight -= 1
 
-    patch.setattr(board.Board, "_off", twice)
+    patch.setattr(SchedulerState, "_off", twice)
 
 
 def reservation_kept(patch: Patch) -> None:
     """A decision that lost a race keeps the slot it had reserved."""
-    patch.setattr(board.Board, "release", lambda self, event_id: None)
+    patch.setattr(SchedulerState, "release", lambda self, event_id: None)
 
 
 def hop_forgotten(patch: Patch) -> None:
     """A task that has hopped may hop again."""
     patch.setattr(
-        dispatch.Dispatch, "_one_step",
-        lambda self, required: (
+        dispatch, "_hops",
+        lambda state, required: (
             ["complex"] if required.tier == "standard"
             else ["standard"] if required.tier == "complex" else []
         ),
@@ -144,47 +153,48 @@ def late_result_counts(patch: Patch) -> None:
 
 def cancel_not_repeated(patch: Patch) -> None:
     """A host that runs what is not in force is left alone."""
-    patch.setattr(scheduler.Scheduler, "_stop_strays", lambda self, beat: None)
+    patch.setattr(mailing, "stop_strays", lambda state, lead, beat: [])
 
 
 def host_lease_never_ends(patch: Patch) -> None:
     """A silent host is trusted for ever."""
 
-    def trusting(self: Any, now: float, made: Any) -> None:
-        self._lease_due = now + 0.5
+    def trusting(state: Any, lead: Any, now: float) -> Any:
+        lead.silence_check_at = now + 0.5
+        return []
 
-    patch.setattr(scheduler.Scheduler, "_decide_hosts", trusting)
+    patch.setattr(hosts, "decide_lost", trusting)
 
 
 def undecided_not_put_back(patch: Patch) -> None:
     """A task whose decision was not stored is never looked at again."""
-    patch.setattr(scheduler.Scheduler, "_wait_again", lambda self, live: None)
+    patch.setattr(SchedulerState, "wait_again", lambda self, live: None)
 
 
 def given_back_forgotten_when_undecided(patch: Patch) -> None:
     """A route that is over, whose requeue was not stored, is not requeued."""
-    undecided = scheduler.Scheduler.undecided
+    undecided = Scheduler.undecided
 
     def forgetful(self: Any, decision: Any) -> None:
-        before = dict(self.give_back)
+        before = dict(self.state.ended)
         undecided(self, decision)
-        self.give_back = before
+        self.state.ended = before
 
-    patch.setattr(scheduler.Scheduler, "undecided", forgetful)
+    patch.setattr(Scheduler, "undecided", forgetful)
 
 
 def undecided_after_all(patch: Patch) -> None:
     """A requeue that was stored after all, and not acknowledged, is decided again."""
-    undecided = scheduler.Scheduler.undecided
+    undecided = Scheduler.undecided
 
     def twice(self: Any, decision: Any) -> None:
         undecided(self, decision)
         event = decision.event
-        if isinstance(event, c.TaskRequeued) and event.task_id in self.tasks:
-            again = board.GivenBack(event.reason, event.detail, event.exclude)
-            self.give_back.setdefault(event.task_id, again)
+        if isinstance(event, c.TaskRequeued) and event.task_id in self.state.tasks:
+            again = RouteEnd(event.reason, event.detail, event.exclude)
+            self.state.ended.setdefault(event.task_id, again)
 
-    patch.setattr(scheduler.Scheduler, "undecided", twice)
+    patch.setattr(Scheduler, "undecided", twice)
 
 
 def no_compare_and_set(patch: Patch) -> None:
@@ -204,28 +214,28 @@ def pause_never_ends(patch: Patch) -> None:
 
 def limit_never_ends(patch: Patch) -> None:
     """Nobody looks again when an account's limit is over."""
-    patch.setattr(scheduler.Scheduler, "_lift", lambda self, now: None)
+    patch.setattr(SchedulerState, "lift_limits", lambda self, now: None)
 
 
 def group_timer_lost(patch: Patch) -> None:
     """Nobody wakes up for the end of a wait, or of a TTL."""
-    patch.setattr(scheduler.Scheduler, "_wake_group", lambda self, when, group: None)
+    patch.setattr(Leadership, "wake_group", lambda self, when, group: None)
 
 
 def deadline_forgotten(patch: Patch) -> None:
     """A task runs after its deadline."""
-    patch.setattr(scheduler.Scheduler, "_deadline", lambda self, *_: None)
+    patch.setattr(expiry, "decide_deadline", lambda *_: [])
 
 
 def retried_task_half_remembered(patch: Patch) -> None:
     """What happened while a retried task's history was read is forgotten."""
-    adopt = board.Board.adopt
+    adopt = SchedulerState.adopt
 
-    def half(self: Any, task_id: str, history: Any) -> None:
+    def half(self: Any, task_id: str, history: Any) -> Any:
         self.coming_back.pop(task_id, None)
-        adopt(self, task_id, history)
+        return adopt(self, task_id, history)
 
-    patch.setattr(board.Board, "adopt", half)
+    patch.setattr(SchedulerState, "adopt", half)
 
 
 def requeue_counts_twice(patch: Patch) -> None:
@@ -247,16 +257,15 @@ def who_came_back_holds_up_the_lane(patch: Patch) -> None:
 
 def alert_remembered_for_ever(patch: Patch) -> None:
     """When the next alert falls due is reckoned once for each leader."""
-    reckon = scheduler.Scheduler._next_alert
-    known: dict[tuple[int, int], float | None] = {}
+    reckon = tiers.next_alert
+    known: dict[Any, float | None] = {}
 
-    def next_alert(self: Any) -> float | None:
-        key = (id(self), self.epoch)
-        if key not in known:
-            known[key] = reckon(self)
-        return known[key]
+    def next_alert(state: Any, lead: Any) -> float | None:
+        if lead not in known:
+            known[lead] = reckon(state, lead)
+        return known[lead]
 
-    patch.setattr(scheduler.Scheduler, "_next_alert", next_alert)
+    patch.setattr(tiers, "next_alert", next_alert)
 
 
 def late_word_counts(patch: Patch) -> None:
@@ -314,11 +323,11 @@ def host_slot_leaks(patch: Patch) -> None:
 def restarted_run_forgotten(patch: Patch) -> None:
     """What a restarted host holds and had not begun is taken for running."""
 
-    def trusting(self: Any, live: Any, host: Any) -> None:
+    def trusting(state: Any, live: Any, host: Any) -> None:
         if live.state.route not in host.held:
-            self.lose(live, "host restarted", "")
+            hosts.lose(state, live, "host restarted", "")
 
-    patch.setattr(board.Board, "_in_new_life", trusting)
+    patch.setattr(hosts, "after_restart", trusting)
 
 
 PLANTED: list[Callable[[Patch], None]] = [

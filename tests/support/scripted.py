@@ -158,14 +158,14 @@ class Fleet:
         )
         wanted = int(last.headers["Nats-Sequence"])
         async with asyncio.timeout(20):
-            while self.role.scheduler.position < wanted:
+            while self.role.scheduler.state.position < wanted:
                 await asyncio.sleep(0.005)
 
     async def know(self, host: str, **resources: Any) -> None:
         """Let a host report these resources and the scheduler take them in."""
         self[host].resources = resources
         self[host].beat()
-        known = self.role.scheduler.fleet.hosts[host]
+        known = self.role.scheduler.state.fleet.hosts[host]
         async with asyncio.timeout(20):
             while known.cpu != resources.get("cpu"):
                 await asyncio.sleep(0.005)

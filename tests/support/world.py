@@ -10,7 +10,8 @@ import itertools
 
 from actors.lifecycle import Epochs
 from actors.rules.classification import classify
-from actors.scheduler.decide import Decision, Mail, Scheduler
+from actors.scheduler.decide import Scheduler
+from actors.scheduler.outputs import Decision, Mail
 from events import catalogue as c
 from events import subjects
 from events.codec import decode_event, encode, rfc3339

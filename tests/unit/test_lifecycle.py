@@ -6,14 +6,21 @@ import msgspec
 import pytest
 
 from actors import lifecycle
-from actors.lifecycle import Epochs, Head, TaskState, evolve, fold
+from actors.lifecycle import Epochs, TaskState, evolve, fold
+from actors.scheduler.leadership import Leadership
+from actors.scheduler.live import RouteEnd
+from actors.scheduler.returns import after_route
+from actors.stamp import Stamp
 from events import catalogue as c
 from events import subjects
+from events.codec import instant
 from events.commands import Refusal
 from events.lifecycle import FINAL, ON_HOST, PHASES, TABLE
 
 AT = "2026-01-01T00:00:00.000000Z"
-HEAD = Head("E9", AT, "test")
+STAMP = Stamp("E9", AT, "test")
+LEAD = Leadership("test", lambda: "E9", 1)
+NOW = instant(AT)
 EVERY_PHASE = ("absent", *PHASES)
 KINDS = [
     kind for kind in c.types().values() if issubclass(kind, c.TaskEvent | c.RunEvent)
@@ -380,7 +387,7 @@ def test_a_reassignment_is_to_that_host_and_forgets_exclusions():
 
 @pytest.mark.parametrize("phase", EVERY_PHASE)
 def test_a_cancellation_is_decided_where_the_table_has_it(phase):
-    decided = lifecycle.cancel(being(phase), HEAD, reason="r", requested_by="alice")
+    decided = lifecycle.cancel(being(phase), STAMP, reason="r", requested_by="alice")
     if isinstance(decided, c.TaskCancelled):
         assert (phase, c.TaskCancelled) in TABLE
         assert (decided.requested_by, decided.reason) == ("alice", "r")
@@ -393,7 +400,7 @@ def test_a_cancellation_is_decided_where_the_table_has_it(phase):
 
 @pytest.mark.parametrize("phase", EVERY_PHASE)
 def test_a_retry_is_decided_where_the_table_has_it(phase):
-    decided = lifecycle.retry(being(phase), HEAD, reason="r", requested_by="alice")
+    decided = lifecycle.retry(being(phase), STAMP, reason="r", requested_by="alice")
     if isinstance(decided, c.TaskRetried):
         assert (phase, c.TaskRetried) in TABLE
     else:
@@ -406,7 +413,7 @@ def test_a_retry_is_decided_where_the_table_has_it(phase):
 @pytest.mark.parametrize("phase", EVERY_PHASE)
 def test_a_reassignment_is_decided_where_the_table_has_it(phase):
     decided = lifecycle.reassign(
-        being(phase), HEAD, host="h3", reason="", requested_by="alice"
+        being(phase), STAMP, host="h3", reason="", requested_by="alice"
     )
     if isinstance(decided, c.TaskReassigned):
         assert (phase, c.TaskReassigned) in TABLE
@@ -419,7 +426,7 @@ def test_a_reassignment_is_decided_where_the_table_has_it(phase):
 def test_a_task_that_waits_for_that_host_already_is_left_alone():
     state = being("waiting", assign_to="h3")
     assert (
-        lifecycle.reassign(state, HEAD, host="h3", reason="", requested_by="a") is None
+        lifecycle.reassign(state, STAMP, host="h3", reason="", requested_by="a") is None
     )
 
 
@@ -437,9 +444,8 @@ def test_a_run_given_back_waits_again_or_is_dead_when_attempts_are_used_up(
     attempts, counts, kind
 ):
     state = being("running", attempts=attempts)
-    decided = lifecycle.give_back(
-        state, HEAD, epoch=1, reason="endpoint_failed", exclude="o1", counts=counts
-    )
+    end = RouteEnd("endpoint_failed", "", "o1", counts)
+    decided = after_route(state, end, LEAD, NOW)
     assert type(decided) is kind
     after = step(state, decided)
     assert after.verdict == "applied"
@@ -452,5 +458,5 @@ def test_a_run_given_back_waits_again_or_is_dead_when_attempts_are_used_up(
 
 @pytest.mark.parametrize("phase", sorted(ON_HOST - {"cancelling"}))
 def test_a_route_that_is_lost_can_be_given_back_from_any_live_phase(phase):
-    decided = lifecycle.give_back(being(phase), HEAD, epoch=1, reason="lost")
+    decided = after_route(being(phase), RouteEnd("lost"), LEAD, NOW)
     assert step(being(phase), decided).state.phase == "waiting"

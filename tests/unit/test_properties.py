@@ -14,7 +14,7 @@ from actors import lifecycle
 from actors.lifecycle import Epochs
 from actors.rules.policy import Policy
 from actors.rules.scoring import candidate, ranked
-from actors.scheduler.places import Fleet
+from actors.scheduler.fleet import Fleet
 from actors.scheduler.queue import LANES, Group, Queue, Requirement, Waiting, rank_of
 from events import catalogue as c
 from events import subjects
@@ -403,15 +403,15 @@ def _something(w: World, chance: Random) -> None:
 
 def _recount(w: World) -> None:
     taken: dict[tuple[str, str], int] = {}
-    for task_id, live in w.scheduler.tasks.items():
+    for task_id, live in w.scheduler.state.tasks.items():
         state = live.state
         assert state.phase not in FINAL
         if state.phase in ON_HOST:
             what = f"endpoint:{state.endpoint}" if state.endpoint else "shell"
             taken[state.host, what] = taken.get((state.host, what), 0) + 1
         waits = state.phase == "waiting" and not live.deciding
-        assert waits == (task_id in w.scheduler.queue.tasks)
-    for name, host in w.scheduler.fleet.hosts.items():
+        assert waits == (task_id in w.scheduler.state.queue.tasks)
+    for name, host in w.scheduler.state.fleet.hosts.items():
         for what, slots in host.slots.items():
             assert slots.in_flight == taken.get((name, what), 0)
             assert slots.reserved == 0
@@ -428,4 +428,6 @@ def test_a_random_history_ends_with_every_slot_free(seed):
     while any(w.phase(f"t{n}") not in FINAL for n in range(10)):
         routes = [r for r in w.routes() if w.phase(r.task_id) in ON_HOST]
         w.run(chance.choice(routes).task_id)
-    assert all(s.in_flight == 0 for s in w.scheduler.fleet.hosts["h1"].slots.values())
+    assert all(
+        s.in_flight == 0 for s in w.scheduler.state.fleet.hosts["h1"].slots.values()
+    )

@@ -188,7 +188,7 @@ def test_a_late_result_after_a_new_routing_changes_nothing():
     assert w.routes("t1")[-1].selected_host == "h2"
     w.report("t1", c.TaskCompleted, route=first, result=c.Result(status="success"))
     assert w.phase("t1") == "routed"
-    assert w.scheduler.counts.void == 1
+    assert w.scheduler.state.counts.void == 1
 
 
 def test_no_acceptance_in_time_gives_the_task_to_another_host():
@@ -423,8 +423,8 @@ def test_a_turn_does_not_reckon_anew_when_an_alert_falls_due():
     w.turn()
     w.scheduler.next_wake()
     asked = []
-    after = w.scheduler.after
-    w.scheduler.after = lambda *said: asked.append(said) or after(*said)
+    after = w.scheduler.state.after
+    w.scheduler.state.after = lambda *said: asked.append(said) or after(*said)
     for n in range(20):
         w.shell(f"t{n}")
         w.scheduler.next_wake()
@@ -453,7 +453,7 @@ def test_the_decision_can_be_made_again_from_its_record():
         w.beat(f"h{n}", cpu=0.1 * n, ram_total_bytes=(n + 1) * 2**33)
     w.shell("t1", repo="r")
     (routed,) = w.routes("t1")
-    again = recheck(routed, w.scheduler.policy.scoring)
+    again = recheck(routed, w.scheduler.state.policy.scoring)
     assert again.host == routed.selected_host
     assert routed.candidate_count == len(routed.candidates) == 5
 
@@ -474,7 +474,7 @@ def test_a_finished_task_leaves_memory_and_its_slot(end):
     w.join("h1", slots={"shell": 1})
     w.shell("t1")
     w.report("t1", end, result=c.Result(status="success"))
-    assert w.scheduler.tasks == {}
+    assert w.scheduler.state.tasks == {}
     w.shell("t2")
     assert len(w.routes("t2")) == 1
 
@@ -502,10 +502,10 @@ def test_replaying_the_log_gives_the_same_state():
     other = World(leading=False)
     for recorded in w.log:
         other.scheduler.fold(recorded)
-    assert {k: v.state for k, v in other.scheduler.tasks.items()} == {
-        k: v.state for k, v in w.scheduler.tasks.items()
+    assert {k: v.state for k, v in other.scheduler.state.tasks.items()} == {
+        k: v.state for k, v in w.scheduler.state.tasks.items()
     }
-    assert set(other.scheduler.queue.tasks) == set(w.scheduler.queue.tasks)
+    assert set(other.scheduler.state.queue.tasks) == set(w.scheduler.state.queue.tasks)
 
 
 # -- waiting that ends ------------------------------------------------------------------
@@ -745,7 +745,7 @@ def test_resources_are_known_for_three_beats_as_the_host_itself_beats(
     w.join("h1", endpoints=[ollama()])
     w.beat("h1", interval_s=interval_s, cpu=0.5)
     w.wait(silent_s)
-    assert (w.scheduler.fleet.hosts["h1"].cpu is not None) == known
+    assert (w.scheduler.state.fleet.hosts["h1"].cpu is not None) == known
 
 
 def test_many_tasks_are_told_why_they_wait_in_portions_and_each_once():

@@ -9,9 +9,9 @@ import pytest
 from msgspec import structs
 
 from actors.rules import policy as policies
-from actors.scheduler.decide import Decision
+from actors.scheduler import hosts
+from actors.scheduler.outputs import Decision, History
 from actors.scheduler.role import SchedulerRole
-from actors.scheduler.state import History
 from events import catalogue as c
 from events import subjects
 from events.codec import rfc3339
@@ -24,7 +24,7 @@ def held(w: World) -> dict[str, tuple[int, int]]:
     """In flight and reserved, for every kind of slot."""
     return {
         f"{host.name} {what}": (slots.in_flight, slots.reserved)
-        for host in w.scheduler.fleet.hosts.values()
+        for host in w.scheduler.state.fleet.hosts.values()
         for what, slots in host.slots.items()
         if slots.in_flight or slots.reserved
     }
@@ -67,10 +67,10 @@ def test_a_late_answer_to_an_older_decision_does_not_disturb_the_newer_one():
     w.wait(0.6)
     (second,) = w.routes("t1")[1:]
     w.report("t1", c.TaskRejected, reason="busy")
-    w.scheduler.fleet.resume_paused(float("inf"))
+    w.scheduler.state.fleet.resume_paused(float("inf"))
     (third,) = [d for d in decide(w) if isinstance(d.event, c.TaskRouted)]
     w.scheduler.undecided(old)
-    assert "t1" not in w.scheduler.queue.tasks
+    assert "t1" not in w.scheduler.state.queue.tasks
     assert decide(w) == []
     w.take(third)
     assert [r.id for r in w.routes("t1")] == [first.id, second.id, third.event.id]
@@ -109,8 +109,8 @@ def test_an_attempt_that_was_reported_as_over_is_not_counted_again():
     w.shell("t1", max_attempts=2)
     w.report("t1", c.TaskAccepted)
     w.report("t1", c.TaskStarted, executor="shell")
-    live = w.scheduler.tasks["t1"]
-    w.scheduler.lose(live, "host lost it", "the beats say so")
+    live = w.scheduler.state.tasks["t1"]
+    hosts.lose(w.scheduler.state, live, "host lost it", "the beats say so")
     (requeued,) = [d for d in decide(w) if isinstance(d.event, c.TaskRequeued)]
     assert requeued.event.counts_as_attempt
     route = w.routes("t1")[0]
@@ -122,7 +122,7 @@ def test_an_attempt_that_was_reported_as_over_is_not_counted_again():
         ),
     )  # fmt: skip
     w.store(requeued.subject, requeued.event)
-    assert w.scheduler.tasks["t1"].state.attempts == 1
+    assert w.scheduler.state.tasks["t1"].state.attempts == 1
 
 
 @pytest.mark.parametrize("kind", [c.HostLost, c.TierDown])
@@ -173,8 +173,8 @@ def test_what_happens_while_a_retried_tasks_history_is_read_is_not_forgotten():
     read = [r for r in w.log if r.subject.endswith(".t1")]
     w.store(subjects.task("t1"), c.TaskCancelled(**w.head(), task_id="t1"))
     w.scheduler.adopt("t1", read)
-    assert w.scheduler.tasks == {}
-    assert len(w.scheduler.queue) == 0
+    assert w.scheduler.state.tasks == {}
+    assert len(w.scheduler.state.queue) == 0
 
 
 def test_a_run_of_a_retried_task_whose_history_is_being_read_is_no_stray():
@@ -238,15 +238,15 @@ def test_an_escalation_that_did_not_come_to_count_leaves_room_for_others():
     w.join("h1", endpoints=[ollama(up=False), claude()])
     w.submit("t1", tier="standard")
     w.beat_on(6, "h1")
-    assert w.scheduler.escalated == {"t1"}
+    assert w.scheduler.state.escalated == {"t1"}
     w.report("t1", c.TaskRejected, reason="busy")
-    assert w.scheduler.escalated == set()
-    w.scheduler.fleet.resume_paused(float("inf"))
-    w.scheduler.ready.update(w.scheduler.queue.groups)
+    assert w.scheduler.state.escalated == set()
+    w.scheduler.state.fleet.resume_paused(float("inf"))
+    w.scheduler.state.ready.update(w.scheduler.state.queue.groups)
     (routed,) = [d for d in decide(w) if isinstance(d.event, c.TaskRouted)]
     w.store(subjects.task("t1"), c.TaskCancelled(**w.head(), task_id="t1"))
     assert not w.take(routed)
-    assert w.scheduler.escalated == set()
+    assert w.scheduler.state.escalated == set()
 
 
 def test_a_time_out_is_taken_back_by_the_acceptance_that_comes_before_the_decision():
@@ -355,7 +355,7 @@ def test_a_shared_endpoint_that_was_taken_away_does_not_come_back_with_a_late_re
     w.store(subjects.fleet("pool"), c.EndpointRemoved(**w.head(), endpoint="pool"))
     w.host_says("h1", c.EndpointUp, state=pool)
     w.join("h1", endpoints=[pool])
-    assert "pool" not in w.scheduler.fleet.hosts["h1"].endpoints
+    assert "pool" not in w.scheduler.state.fleet.hosts["h1"].endpoints
 
 
 def test_a_host_that_comes_back_hears_that_nothing_is_shared_any_more():
@@ -378,7 +378,7 @@ def test_what_a_host_said_does_not_count_again_behind_what_it_said_later():
     w.store(subjects.host("h1"), draining)
     w.host_says("h1", c.HostResumed)
     w.store(subjects.host("h1"), draining)
-    assert not w.scheduler.fleet.hosts["h1"].draining
+    assert not w.scheduler.state.fleet.hosts["h1"].draining
 
 
 def test_a_shorter_ttl_ends_the_waits_that_have_begun():
@@ -403,7 +403,7 @@ def test_a_retried_task_that_comes_back_finds_its_host_restarted(before):
     w.report("t1", c.TaskFailed, result=c.Result(status="failed"))
     w.store(subjects.task("t1"), c.TaskRetried(**w.head(), task_id="t1"))
     routed = structs.replace(
-        w.routes("t1")[0], **w.head(), generation=2, epoch=w.scheduler.epoch
+        w.routes("t1")[0], **w.head(), generation=2, epoch=w.scheduler.leadership.epoch
     )
     w.store(subjects.task("t1"), routed)
     for kind in [c.TaskAccepted, c.TaskStarted]:

@@ -1,33 +1,32 @@
-"""What a scheduler does, counted from what goes through its log.
+"""What a scheduler does, counted for Prometheus from what goes through its log.
 
-Nothing inside the roles is changed for it: a metered log (`events.metered`) counts what
-is appended and what comes back, the rest is looked up when somebody asks. Counters begin
-at 0 with the process; the read models' own (`web/metrics.py`) agree with the whole log.
+Nothing inside the role is changed for it: a metered log (`events.metered`) counts what is
+appended and what comes back, the rest is looked up when somebody asks. Counters begin at
+0 with the process; the read models' own (`web/metrics.py`) agree with the whole log.
 """
 
 from __future__ import annotations
 
-from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
+from actors.scheduler.queue import TIER_KIND
 from events import catalogue as c
 from events.metered import FAST_S, DurationHistogram, MeteredLog, Tally
-from web.exposition import Exposition
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator
+    from collections.abc import Iterator
 
     from prometheus_client.core import Metric
 
     from actors.scheduler.role import SchedulerRole
-    from events.catalogue import Event
+    from events.catalogue import Event, Tier
     from events.log import EventLog
 
 
-class SchedulerMeter(Collector):
+class SchedulerMetrics(Collector):
     """What a scheduler does."""
 
     def __init__(self, log: EventLog) -> None:
@@ -73,22 +72,24 @@ class SchedulerMeter(Collector):
             "agentcom_rejected_assignments", "Assignments that a host did not take."
         )
         if self.role is not None:
-            yield from _mind(self.role)
+            yield from _of_role(self.role)
 
 
-def _mind(role: SchedulerRole) -> Iterator[Metric]:
-    mind = role.scheduler
+def _of_role(role: SchedulerRole) -> Iterator[Metric]:
+    state = role.scheduler.state
     yield GaugeMetricFamily(
-        "agentcom_scheduler_leading", "1 for the leader.", value=int(mind.leading)
+        "agentcom_scheduler_leading",
+        "1 for the leader.",
+        value=int(role.scheduler.leading),
     )
     yield GaugeMetricFamily(
-        "agentcom_scheduler_position", "Last sequence folded.", value=mind.position
+        "agentcom_scheduler_position", "Last sequence folded.", value=state.position
     )
     depth = GaugeMetricFamily(
         "agentcom_scheduler_queue_depth", "Waiting tasks.", labels=("tier",)
     )
-    waiting: dict[str, int] = dict.fromkeys(("trivial", "standard", "complex"), 0)
-    for group in mind.queue.groups.values():
+    waiting: dict[Tier, int] = dict.fromkeys(TIER_KIND, 0)
+    for group in state.queue.groups.values():
         waiting[group.requirement.tier] += group.count
     for tier, count in waiting.items():
         depth.add_metric((tier,), count)
@@ -96,9 +97,9 @@ def _mind(role: SchedulerRole) -> Iterator[Metric]:
     yield GaugeMetricFamily(
         "agentcom_scheduler_open_tasks",
         "Tasks that are not final.",
-        value=len(mind.tasks),
+        value=len(state.tasks),
     )
-    counts = mind.counts
+    counts = state.counts
     reports = CounterMetricFamily(
         "agentcom_scheduler_events",
         "Events folded that did not count, and decisions that were not stored.",
@@ -112,21 +113,3 @@ def _mind(role: SchedulerRole) -> Iterator[Metric]:
         "Signs of life that could not be read, or were somebody else's.",
         value=role.malformed_beats,
     )
-
-
-@asynccontextmanager
-async def exposed(
-    collector: Collector,
-    address: tuple[str, int] | None,
-    ready: Callable[[int], None] = lambda port: None,
-) -> AsyncIterator[None]:
-    """Serve metrics for as long as the block lasts; nothing where `address` is None."""
-    if address is None:
-        yield
-        return
-    serving = Exposition(collector)
-    ready(await serving.open(*address))
-    try:
-        yield
-    finally:
-        await serving.close()

@@ -1,0 +1,156 @@
+"""When a waiting task expires: at its deadline, or when its time to live is over.
+
+The deadline is an instant. The time to live (TTL) runs only while a task waits and none
+of its tiers has a place for it, full or not: being behind others in a queue never expires
+a task. A group in that state *starves*; since it does, it holds a heap of when each of its
+tasks expires. Seconds in which nobody led do not count.
+"""
+
+from __future__ import annotations
+
+import heapq
+from typing import TYPE_CHECKING, Final
+
+from actors.scheduler import dispatch
+from actors.scheduler.outputs import Decision, about_task
+from actors.scheduler.queue import TIER_KIND
+from events import catalogue as c
+from events.lifecycle import FIXED_KINDS, time_to_live
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from actors.scheduler.leadership import Leadership
+    from actors.scheduler.live import LiveTask
+    from actors.scheduler.queue import Group, Requirement, Waiting
+    from actors.scheduler.state import SchedulerState
+
+AT_ONCE: Final = 1_000
+"""At most so many tasks of a group expire in one turn; the rest follow in the next."""
+
+
+def set_timers(
+    state: SchedulerState, lead: Leadership, arrived: Iterable[Waiting]
+) -> None:
+    """Have the scheduler wake when tasks expire that have begun to wait."""
+    for waiting in arrived:
+        live = state.tasks.get(waiting.task_id)
+        if live is None:
+            continue
+        if live.deadline is not None:
+            lead.wake_at(live.deadline, task_id=waiting.task_id)
+        group = waiting.group
+        if group is not None and group.expiries is not None:
+            due = _expires_at(state, group, waiting, live)
+            heapq.heappush(group.expiries, (due, waiting.task_id))
+
+
+def decide_deadline(
+    state: SchedulerState, lead: Leadership, task_id: str, now: float
+) -> list[Decision]:
+    """Expire a task whose deadline has passed while it waits."""
+    live = state.tasks.get(task_id)
+    if live is None or live.deadline is None or live.deadline > now:
+        return []
+    if live.state.phase != "waiting" or live.deciding:
+        return []
+    return [_expire(state, lead, live, now, "deadline", "its deadline has passed", [])]
+
+
+def decide_starving(
+    state: SchedulerState, lead: Leadership, group: Group, now: float
+) -> list[Decision]:
+    """Expire the tasks of a starving group whose TTL is over."""
+    if group.starving_since is None:
+        group.starving_since = _starving_since(state, group.requirement, now)
+    if group.expiries is None:
+        group.expiries = []
+        for waiting in group:
+            live = state.tasks[waiting.task_id]
+            due = _expires_at(state, group, waiting, live)
+            group.expiries.append((due, waiting.task_id))
+        heapq.heapify(group.expiries)
+    decisions: list[Decision] = []
+    while group.expiries and group.expiries[0][0] <= now and len(decisions) < AT_ONCE:
+        _, task_id = heapq.heappop(group.expiries)
+        queued = state.queue.tasks.get(task_id)
+        live_now = state.tasks.get(task_id)
+        if queued is None or queued.group is not group or live_now is None:
+            continue
+        due = _expires_at(state, group, queued, live_now)
+        if due > now:
+            heapq.heappush(group.expiries, (due, task_id))
+            continue
+        outages = _outages(state, group.requirement, now)
+        detail = _why(state, group.requirement, outages)
+        decisions.append(_expire(state, lead, live_now, now, "ttl", detail, outages))
+    if group.expiries and group.requirement in state.queue.groups:
+        lead.wake_group(max(group.expiries[0][0], now), group)
+    return decisions
+
+
+def _expires_at(
+    state: SchedulerState, group: Group, waiting: Waiting, live: LiveTask
+) -> float:
+    """When a task's TTL is over: it began when the task waited and its group starved."""
+    starving_since = group.starving_since or waiting.since
+    policy_s = state.policy.task_ttl_s
+    return state.after(
+        *time_to_live(waiting.since, starving_since, live.ttl_s, policy_s)
+    )
+
+
+def _starving_since(state: SchedulerState, required: Requirement, now: float) -> float:
+    """Since when none of its tiers could take it: the latest of their outages."""
+    if required.kind in FIXED_KINDS or state.fleet.tier_pool(required.tier).available:
+        return now
+    watches = [state.tiers[tier] for tier in dispatch.options(state, required)]
+    begins = [w.down_since for w in watches if w.down_since is not None]
+    return max(begins, default=now)
+
+
+def _outages(
+    state: SchedulerState, required: Requirement, now: float
+) -> list[c.TierOutage]:
+    """Return which of its tiers are down or absent, and for how long."""
+    return [
+        c.TierOutage(
+            tier,
+            "down" if state.fleet.offered(TIER_KIND[tier]) else "absent",
+            round(now - (state.tiers[tier].down_since or now), 3),
+        )
+        for tier in dispatch.options(state, required)
+        if not state.fleet.tier_pool(tier).available
+    ]
+
+
+def _why(
+    state: SchedulerState, required: Requirement, outages: list[c.TierOutage]
+) -> str:
+    reasons = [f"{one.tier} was {one.state} for {one.down_s:.0f} s" for one in outages]
+    if not reasons:
+        counts = state.fleet.pool(required).counts
+        reasons = [f"{n} × {why}" for why, n in counts.items()]
+    return "; ".join(reasons)
+
+
+def _expire(
+    state: SchedulerState,
+    lead: Leadership,
+    live: LiveTask,
+    now: float,
+    reason: str,
+    detail: str,
+    outages: list[c.TierOutage],
+) -> Decision:
+    event = lead.write(
+        now,
+        c.TaskExpired,
+        task_id=live.state.task_id,
+        reason=reason,
+        detail=detail,
+        tiers=outages,
+        generation=live.state.generation,
+    )
+    state.in_flight(live, event)
+    return about_task(event, live.state)

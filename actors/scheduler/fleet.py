@@ -1,0 +1,376 @@
+"""The fleet as the scheduler knows it: all hosts and endpoints, and the pools over them.
+
+Pools are kept incrementally: an event or a beat touches one host's places in the few
+pools they belong to, so choosing for a task looks at the best few places of a pool and
+scans nothing.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from actors.rules.models import normal_model
+from actors.scheduler.places import SLOT_KINDS, Host, Place, Pool, Slots
+from actors.scheduler.queue import TIER_KIND, Requirement
+
+if TYPE_CHECKING:
+    from actors.rules.policy import Policy
+    from events import catalogue as c
+
+LOOK_AT: Final = 64
+"""At most so many hosts with affinity are compared for one task beside the best ranked."""
+
+_WHOLE_TIER: Final = {
+    tier: Requirement(kind=TIER_KIND[tier], tier=tier) for tier in TIER_KIND
+}
+
+
+class Fleet:
+    """All hosts and endpoints, and the pools over them."""
+
+    def __init__(self, policy: Policy) -> None:
+        self.policy = policy
+        self.now = 0.0
+        self.hosts: dict[str, Host] = {}
+        # Until when the account behind a kind of place is limited (epoch seconds).
+        self.limited_until: dict[str, float] = {}
+        # Every pool by its plain requirement; and the same pools by what can change
+        # them: those bound to a host stand under it, all others under their kind.
+        self._pools: dict[Requirement, Pool] = {}
+        self._pools_by_kind: dict[str, dict[Requirement, Pool]] = {}
+        self._pools_by_host: dict[str, dict[Requirement, Pool]] = {}
+        # Affinity: hosts that have a repository checked out, and who last worked on it.
+        self._by_repo: dict[str, set[str]] = {}
+        self._last_on_repo: dict[str, str] = {}
+        # Kinds of place that were ever offered: one that is gone is down, not absent.
+        self._offered: set[str] = set()
+        # The slots of endpoints that several hosts call.
+        self._shared_slots: dict[str, Slots] = {}
+        # Where in the log a host or endpoint last came up: exclusions from before are
+        # lifted by it.
+        self._up_seq: dict[str, int] = {}
+        # Hosts that refused work a moment ago, and until when they are spared.
+        self._paused: dict[str, float] = {}
+        # For the scheduler to take from here: requirements that a place opened for, or
+        # whose last place is gone, and kinds whose availability may have changed.
+        self.opened: set[Requirement] = set()
+        self.changed_kinds: set[str] = set()
+
+    # -- events and beats --------------------------------------------------------------
+
+    def host(self, name: str) -> Host:
+        """Return a host, made known if it was not."""
+        host = self.hosts.get(name)
+        if host is None:
+            host = self.hosts[name] = Host(name)
+        return host
+
+    def joined(self, event: c.HostJoined, seq: int, now: float) -> None:
+        """A host begins anew: what it said before no longer holds."""
+        host = self.host(event.host)
+        for place in list(host.places()):
+            self._drop(place)
+        host.incarnation = event.incarnation
+        host.held = {one.route: one.phase for one in event.held}
+        host.present = True
+        host.lost = False
+        host.draining = event.draining
+        host.capabilities = frozenset(event.capabilities)
+        host.repos = frozenset(event.repos)
+        host.ram_bytes = event.ram_bytes
+        host.cpu = host.vram_total = host.vram_free = None
+        host.last_beat = now
+        host.beat_interval_s = 0.0
+        host.missing.clear()
+        for names in self._by_repo.values():
+            names.discard(host.name)
+        for repo in event.repos:
+            self._by_repo.setdefault(repo, set()).add(host.name)
+        for kind, slot in SLOT_KINDS.items():
+            total = event.slots.get(slot, 0)
+            slots = host.slots.setdefault(slot, Slots(total))
+            slots.total = total
+            if total or kind == "sidecar":
+                host.kinds[kind] = Place(host, kind, "", slots)
+        self._offered.update(host.kinds)
+        self._up_seq[host.name] = seq
+        for state in event.endpoints:
+            self.endpoint_seen(event.host, state, seq)
+        self.touch(host)
+
+    def left(self, name: str) -> None:
+        """A host ended in good order."""
+        host = self.host(name)
+        host.present = False
+        self.touch(host)
+
+    def gave_up(self, name: str) -> None:
+        """A host's lease has run out."""
+        host = self.host(name)
+        host.lost = True
+        host.cpu = host.vram_total = host.vram_free = None
+        self.touch(host)
+
+    def recovered(self, name: str, seq: int, now: float) -> None:
+        """A host that was given up lives on."""
+        host = self.host(name)
+        host.lost = False
+        host.last_beat = now
+        self._up_seq[name] = seq
+        self.touch(host)
+
+    def draining(self, name: str, draining: bool) -> None:
+        """A host takes no more work, or takes work again."""
+        host = self.host(name)
+        host.draining = draining
+        self.touch(host)
+
+    def endpoint_seen(self, name: str, state: c.EndpointState, seq: int) -> None:
+        """An endpoint as its host reports it: up, down, or changed."""
+        host = self.host(name)
+        place = host.endpoints.get(state.endpoint)
+        kind = "claude" if state.kind == "claude" else "local"
+        if place is None or place.kind != kind:
+            place = Place(host, kind, state.endpoint, self._endpoint_slots(host, state))
+            host.endpoints[state.endpoint] = place
+        place.shared = state.shared
+        place.endpoint_kind = state.kind
+        place.slots.total = state.slots
+        if state.up and (not place.up or state.endpoint not in self._up_seq):
+            self._up_seq[state.endpoint] = seq
+        if state.up:
+            self._offered.add(kind)
+        place.up = state.up
+        place.reason = state.reason
+        place.url = state.url
+        place.models = tuple(normal_model(m) for m in state.models)
+        place.loaded = frozenset(normal_model(m) for m in state.loaded)
+        place.simulated = state.simulated
+        self._touch_place(place)
+
+    def _endpoint_slots(self, host: Host, state: c.EndpointState) -> Slots:
+        """An endpoint that several hosts may call has one set of slots for all."""
+        if not state.shared:
+            name = f"endpoint:{state.endpoint}"
+            return host.slots.setdefault(name, Slots(0))
+        slots = self._shared_slots.setdefault(state.endpoint, Slots(0))
+        host.slots[f"endpoint:{state.endpoint}"] = slots
+        return slots
+
+    def remove_endpoint(self, endpoint: str) -> None:
+        """An operator took a shared endpoint away."""
+        for host in self.hosts.values():
+            place = host.endpoints.get(endpoint)
+            if place is not None and place.shared:
+                self._drop(place)
+
+    def endpoint_down(self, name: str, endpoint: str, reason: str) -> None:
+        """An endpoint does not answer."""
+        place = self.host(name).endpoints.get(endpoint)
+        if place is not None:
+            place.up = False
+            place.reason = reason
+            place.loaded = frozenset()
+            self._touch_place(place)
+
+    def beat(self, beat: c.Beat, now: float) -> None:
+        """Take in a host's resources; of an older incarnation nothing is taken."""
+        host = self.hosts.get(beat.host)
+        if host is None or host.incarnation != beat.incarnation:
+            return
+        host.last_beat = now
+        host.beat_interval_s = beat.interval_s
+        resources = beat.resources
+        total = sum(gpu.vram_total_bytes for gpu in resources.gpus)
+        free = sum(gpu.vram_free_bytes for gpu in resources.gpus)
+        cpu = None if resources.cpu is None else round(resources.cpu, 2)
+        new = (cpu, resources.ram_total_bytes, total or None, free if total else None)
+        if new != (host.cpu, host.ram_bytes, host.vram_total, host.vram_free):
+            host.cpu, host.ram_bytes, host.vram_total, host.vram_free = new
+            self.touch(host)
+
+    def unconfirmed(self, host: Host) -> None:
+        """Its resources are too old to be true: they are unknown."""
+        if host.cpu is not None or host.vram_total is not None:
+            host.cpu = host.vram_total = host.vram_free = None
+            self.touch(host)
+
+    def ran_on(self, repo: str, host: str) -> None:
+        """Remember who was the last to run a task of this repository."""
+        self._last_on_repo[repo] = host
+
+    def pause(self, host: str, until: float) -> None:
+        """A host refused for lack of room that we thought it had: not before then."""
+        self._paused[host] = until
+        self.touch(self.host(host))
+
+    def resume_paused(self, now: float) -> None:
+        """Offer to hosts again whose pause is over."""
+        for host in [name for name, until in self._paused.items() if until <= now]:
+            del self._paused[host]
+            self.touch(self.host(host))
+
+    def came_up_after(self, name: str, seq: int) -> bool:
+        """Whether a host or endpoint has come up since that place in the log."""
+        return self._up_seq.get(name, 0) > seq
+
+    def limit(self, kind: str, until: float) -> None:
+        """The account behind a kind of place is limited until then (epoch seconds)."""
+        self.limited_until[kind] = until
+        self.refresh(kind)
+
+    def set_policy(self, policy: Policy) -> None:
+        """Other numbers, other ranks."""
+        self.policy = policy
+        for kind in list(self._pools_by_kind):
+            self.refresh(kind)
+
+    # -- slots -------------------------------------------------------------------------
+
+    def find(self, host: str, endpoint: str, kind: str) -> Place | None:
+        """Return the place a route names, if it is known."""
+        of_host = self.hosts.get(host)
+        if of_host is None:
+            return None
+        return of_host.endpoints.get(endpoint) if endpoint else of_host.kinds.get(kind)
+
+    def slots_of(self, host: str, endpoint: str, kind: str) -> Slots:
+        """Return the slots a route occupies, also where its place is gone."""
+        name = f"endpoint:{endpoint}" if endpoint else SLOT_KINDS.get(kind, kind)
+        return self.host(host).slots.setdefault(name, Slots(0))
+
+    def slots_changed(self, host: str, endpoint: str, kind: str) -> None:
+        """Rank a place anew after its slots changed."""
+        place = self.find(host, endpoint, kind)
+        if place is None:
+            return
+        if not place.shared:
+            self._rank(place)
+            return
+        for other in self.hosts.values():
+            if endpoint in other.endpoints:
+                self._rank(other.endpoints[endpoint])
+
+    # -- pools -------------------------------------------------------------------------
+
+    def pool(self, required: Requirement) -> Pool:
+        """Return the pool of a requirement; its exclusions and history do not matter."""
+        key = plain(required)
+        pool = self._pools.get(key)
+        if pool is None:
+            pool = self._pools[key] = Pool(self, key)
+            if key.assign_to:
+                self._pools_by_host.setdefault(key.assign_to, {})[key] = pool
+                members = (
+                    [self.hosts[key.assign_to]] if key.assign_to in self.hosts else []
+                )
+            else:
+                self._pools_by_kind.setdefault(key.kind, {})[key] = pool
+                members = list(self.hosts.values())
+            for host in members:
+                for place in host.places():
+                    if place.kind == key.kind:
+                        pool.update(place)
+        return pool
+
+    def tier_pool(self, tier: c.Tier) -> Pool:
+        """Return the pool of a whole tier: its `available` says whether the tier is up."""
+        return self.pool(_WHOLE_TIER[tier])
+
+    def release_pool(self, required: Requirement) -> None:
+        """Forget a pool that nobody waits for; it is made again when asked for.
+
+        Those of whole tiers stay: their state is watched.
+        """
+        key = plain(required)
+        if key.assign_to or key.model or key.needs:
+            self._pools.pop(key, None)
+            self._pools_by_kind.get(key.kind, {}).pop(key, None)
+            self._pools_by_host.get(key.assign_to, {}).pop(key, None)
+
+    def touch(self, host: Host) -> None:
+        """Rank all places of a host anew."""
+        for place in list(host.places()):
+            self._touch_place(place)
+
+    def refresh(self, kind: str) -> None:
+        """Rank all places of a kind anew."""
+        for host in self.hosts.values():
+            for place in list(host.places()):
+                if place.kind == kind:
+                    self._touch_place(place)
+
+    def _touch_place(self, place: Place) -> None:
+        self.changed_kinds.add(place.kind)
+        self._rank(place)
+
+    def _rank(self, place: Place) -> None:
+        for pools in (
+            self._pools_by_kind.get(place.kind),
+            self._pools_by_host.get(place.host.name),
+        ):
+            for key, pool in (pools or {}).items():
+                if key.kind != place.kind:
+                    continue
+                before = pool.available
+                if pool.update(place) or pool.available < before:
+                    # A place that is gone matters too: who counted on it may have to
+                    # hop, to expire, or to try again what failed on it.
+                    self.opened.add(key)
+
+    def _drop(self, place: Place) -> None:
+        for pools in (self._pools_by_kind, self._pools_by_host):
+            for by_requirement in pools.values():
+                for pool in by_requirement.values():
+                    if (
+                        place.name in pool.places
+                        and pool.requirement.kind == place.kind
+                    ):
+                        pool.forget(place.name)
+                        self.opened.add(pool.requirement)
+        place.host.endpoints.pop(place.endpoint, None)
+        place.host.kinds.pop(place.kind, None)
+        self.changed_kinds.add(place.kind)
+
+    # -- facts -------------------------------------------------------------------------
+
+    def has_repo(self, host: Host, repo: str) -> bool:
+        """Whether a host has a repository checked out or was the last to run it."""
+        return repo in host.repos or self._last_on_repo.get(repo) == host.name
+
+    def hosts_with_repo(self, repo: str) -> list[Host]:
+        """Return hosts with affinity to a repository, at most LOOK_AT of them."""
+        names = sorted(self._by_repo.get(repo, ()))[:LOOK_AT]
+        last = self._last_on_repo.get(repo)
+        if last is not None and last not in names:
+            names.append(last)
+        return [self.hosts[name] for name in names if name in self.hosts]
+
+    def is_excluded(self, place: Place, excluded: tuple[str, ...]) -> bool:
+        """Whether a task's exclusions cover a place, by endpoint, host or both."""
+        return (
+            place.name in excluded
+            or place.host.name in excluded
+            or (bool(place.endpoint) and place.endpoint in excluded)
+        )
+
+    def offered(self, kind: str) -> bool:
+        """Whether any host ever offered this kind of place."""
+        return kind in self._offered
+
+    def paused(self, host: str) -> bool:
+        """Whether a host refused work a moment ago."""
+        return host in self._paused
+
+
+def plain(required: Requirement) -> Requirement:
+    """The part of a requirement that decides about places."""
+    if not (required.excluded or required.hopped or required.shell):
+        return required
+    return Requirement(
+        kind=required.kind,
+        tier=required.tier,
+        model=required.model,
+        needs=required.needs,
+        assign_to=required.assign_to,
+    )

@@ -1,0 +1,203 @@
+"""Hosts: what their events change, which runs are gone with them, when one is lost.
+
+A run is gone where the log has it on a host and the host does not hold it: it restarted
+without it, its beats do not name it, it left, or it was silent for its whole lease.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from actors.scheduler.live import RouteEnd
+from actors.scheduler.outputs import Decision
+from events import catalogue as c
+from events import subjects
+from events.lifecycle import STARTED
+
+if TYPE_CHECKING:
+    from actors.scheduler.leadership import Leadership
+    from actors.scheduler.live import LiveTask
+    from actors.scheduler.places import Host
+    from actors.scheduler.state import SchedulerState, Verdict
+
+SILENCE_CHECK_S: Final = 0.5
+"""How often hosts that are silent are looked for."""
+
+
+# -- the fold --------------------------------------------------------------------------
+
+
+def fold_host(state: SchedulerState, name: str, recorded: c.Recorded) -> Verdict:
+    """Fold what a host says of itself and its endpoints."""
+    event, fleet = recorded.event, state.fleet
+    if not isinstance(event, c.HostEvent) or event.host != name:
+        return "void"
+    host = fleet.host(name)
+    if event.incarnation == host.incarnation and event.id <= host.last_id:
+        # Said again, perhaps behind what came after it.
+        return "repeat"
+    if isinstance(event, c.HostJoined):
+        restarted = event.incarnation != host.incarnation
+        fleet.joined(_without_removed(state, event), recorded.seq, state.now)
+        if restarted:
+            for live in list(state.on_host.get(name, {}).values()):
+                after_restart(state, live, host)
+        state.regroup()
+    elif event.incarnation != host.incarnation:
+        return "void"
+    host.last_id = event.id
+    state.tiers_dirty = True
+    match event:
+        case c.HostRecovered():
+            fleet.recovered(name, recorded.seq, state.now)
+            state.regroup()
+            compare(state, host, {held.route for held in event.held}, patience=0)
+        case c.HostDraining():
+            fleet.draining(name, True)
+        case c.HostResumed():
+            fleet.draining(name, False)
+        case c.HostLeft():
+            fleet.left(name)
+            compare(state, host, set(), patience=0)
+        case c.EndpointUp() | c.EndpointChanged():
+            if _is_removed(state, event.state):
+                return "void"
+            fleet.endpoint_seen(name, event.state, recorded.seq)
+            if isinstance(event, c.EndpointUp):
+                state.regroup()
+        case c.EndpointDown():
+            fleet.endpoint_down(name, event.endpoint, event.reason)
+        case _:
+            pass
+    return "applied"
+
+
+def fold_fleet(state: SchedulerState, name: str, event: c.Event) -> Verdict:
+    """Fold what was decided about a host or a shared endpoint."""
+    match event:
+        case c.HostLost():
+            if event.epoch != state.epochs.current or event.host != name:
+                return "void"
+            if state.fleet.host(name).incarnation == event.incarnation:
+                state.fleet.gave_up(name)
+                silent = f"silent for {event.silent_s:.1f} s"
+                for live in list(state.on_host.get(name, {}).values()):
+                    lose(state, live, "host lost", silent)
+        case c.EndpointAdded():
+            state.shared[name] = event
+            state.ever_shared = True
+        case c.EndpointRemoved():
+            state.shared.pop(name, None)
+            state.fleet.remove_endpoint(name)
+        case _:
+            return "void"
+    state.tiers_dirty = True
+    return "applied"
+
+
+def _is_removed(state: SchedulerState, endpoint: c.EndpointState) -> bool:
+    """Whether a host speaks of a shared endpoint that an operator has taken away."""
+    return endpoint.shared and endpoint.endpoint not in state.shared
+
+
+def _without_removed(state: SchedulerState, event: c.HostJoined) -> c.HostJoined:
+    kept = [one for one in event.endpoints if not _is_removed(state, one)]
+    if len(kept) == len(event.endpoints):
+        return event
+    return msgspec.structs.replace(event, endpoints=kept)
+
+
+# -- runs that are gone ----------------------------------------------------------------
+
+
+def after_restart(state: SchedulerState, live: LiveTask, host: Host) -> None:
+    """A run from before a restart: not held, or held and not begun, it runs again."""
+    phase = host.held.get(live.state.route)
+    if phase is None:
+        lose(state, live, "host restarted", "its new life does not hold the run")
+    elif phase == "accepted" and live.state.phase in ("accepted", "running"):
+        # Not on its disk as begun: nothing there will ever begin it by itself.
+        lose(state, live, "host restarted", "it had not begun the run")
+
+
+def back_on_host(state: SchedulerState, live: LiveTask) -> None:
+    """A task came back with a route in force: its host may be another by now."""
+    host = state.fleet.hosts.get(live.state.host)
+    if host is None or not host.live:
+        lose(state, live, "host lost", "gone while its history was read")
+    elif live.incarnation and live.incarnation < host.incarnation:
+        after_restart(state, live, host)
+
+
+def compare(
+    state: SchedulerState, host: Host, held: set[str], *, patience: int
+) -> None:
+    """Find runs that the log has on a host and the host does not hold.
+
+    `patience` is how many times in a row one may be missing; the acceptance time-out
+    watches over those not accepted yet.
+    """
+    for live in list(state.on_host.get(host.name, {}).values()):
+        route = live.state.route
+        if live.state.phase == "routed" and patience:
+            continue
+        if route in held:
+            host.missing.pop(route, None)
+            continue
+        missed = host.missing.get(route, 0) + 1
+        host.missing[route] = missed
+        if missed > patience:
+            lose(state, live, "host lost it", f"{host.name} does not hold the run")
+
+
+def lose(state: SchedulerState, live: LiveTask, reason: str, detail: str) -> None:
+    """A run is gone without a report; whether it was an attempt, its start tells."""
+    started = live.state.reported >= STARTED
+    state.ended[live.state.task_id] = RouteEnd(reason, detail, None, started)
+
+
+# -- silence ---------------------------------------------------------------------------
+
+
+def decide_lost(state: SchedulerState, lead: Leadership, now: float) -> list[Decision]:
+    """Give up hosts that have been silent for their whole lease, each once."""
+    lead.silence_check_at = now + SILENCE_CHECK_S
+    decisions = []
+    for host in state.fleet.hosts.values():
+        if _lease_is_over(state, lead, host, now):
+            lead.lost.add(host.name)
+            event = lead.write(
+                now,
+                c.HostLost,
+                host=host.name,
+                incarnation=host.incarnation,
+                silent_s=round(now - host.last_beat, 3),
+            )
+            subject = subjects.fleet(host.name)
+            decisions.append(Decision(subject, event, state.stands.get(subject, 0)))
+    return decisions
+
+
+def unconfirmed(state: SchedulerState, lead: Leadership, now: float) -> list[Host]:
+    """Return hosts whose resources are too old to be true, and that are not given up."""
+    beats, interval_s = state.policy.resources_fresh_beats, state.policy.beat_interval_s
+    return [
+        host
+        for host in state.fleet.hosts.values()
+        if host.live
+        and now - host.last_beat >= beats * (host.beat_interval_s or interval_s)
+        and not _lease_is_over(state, lead, host, now)
+    ]
+
+
+def _lease_is_over(
+    state: SchedulerState, lead: Leadership, host: Host, now: float
+) -> bool:
+    silent_s = now - host.last_beat
+    return (
+        host.live
+        and silent_s >= state.policy.host_lease_s
+        and host.name not in lead.lost
+    )

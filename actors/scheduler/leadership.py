@@ -1,0 +1,104 @@
+"""What a leader remembers beyond the log, while it leads. A standby has none of it."""
+
+from __future__ import annotations
+
+import heapq
+from collections import deque
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+
+from actors.stamp import Stamp
+from events.codec import rfc3339
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from actors.scheduler.queue import Group, Requirement
+    from events.catalogue import Event, Tier
+
+E = TypeVar("E", bound="Event")
+
+
+class Timer(NamedTuple):
+    """When to look again at a group (`required`), a task (`task_id`), or at all."""
+
+    when: float
+    order: int
+    required: Requirement | None = None
+    task_id: str = ""
+
+
+class Unaccepted(NamedTuple):
+    """A route that its host has been sent and may not have accepted yet."""
+
+    since: float
+    task_id: str
+    route: str
+
+
+class ReportedLimit(NamedTuple):
+    """A host has said that a tier's account is limited; `until` is None if not known."""
+
+    tier: Tier
+    until: str | None
+    detail: str
+
+
+class Leadership:
+    """One leadership, from its election to its end.
+
+    Everything in it is derived or may be lost: the next leader begins with an empty one
+    and the same log. Times are in epoch seconds.
+    """
+
+    def __init__(self, name: str, ids: Callable[[], str], epoch: int) -> None:
+        self._name = name
+        self._ids = ids
+        # Every decision carries it; it counts only while this is the newest epoch.
+        self.epoch = epoch
+        # What time alone will change, the soonest first. A timer that is no longer
+        # needed stays, and finds nothing to do when it is due.
+        self._timers: list[Timer] = []
+        self._timers_set = 0
+        # In the order they were sent, so that looking at the first is enough. Those that
+        # have been accepted meanwhile are passed over when their time has come.
+        self.unaccepted: deque[Unaccepted] = deque()
+        # Hosts whose loss has been decided, so that it is decided once.
+        self.lost: set[str] = set()
+        # When to look next for hosts that are silent.
+        self.silence_check_at = 0.0
+        # What hosts have said of accounts since limits were last decided.
+        self.limits: list[ReportedLimit] = []
+        # When the next lasting outage is to be alerted, see `tiers.next_alert`.
+        self.alert_at: float | None = None
+
+    def write(self, now: float, kind: type[E], /, **fields: Any) -> E:
+        """Make an event of this leadership."""
+        return self.stamp(now).on(kind, epoch=self.epoch, **fields)
+
+    def stamp(self, now: float) -> Stamp:
+        """Make what the next event carries."""
+        return Stamp(self._ids(), rfc3339(now), self._name)
+
+    def wake_at(
+        self, when: float, required: Requirement | None = None, task_id: str = ""
+    ) -> None:
+        """Have the scheduler look again at that time."""
+        self._timers_set += 1
+        timer = Timer(when, self._timers_set, required, task_id)
+        heapq.heappush(self._timers, timer)
+
+    def wake_group(self, when: float, group: Group) -> None:
+        """Have the scheduler look again at a group."""
+        if group.wake_at != when:
+            group.wake_at = when
+            self.wake_at(when, group.requirement)
+
+    def due(self, now: float) -> Iterator[Timer]:
+        """Take the timers whose time has come, also those set while they are taken."""
+        while self._timers and self._timers[0].when <= now:
+            yield heapq.heappop(self._timers)
+
+    @property
+    def next_timer(self) -> float | None:
+        """When the next timer is due."""
+        return self._timers[0].when if self._timers else None

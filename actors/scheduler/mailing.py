@@ -1,0 +1,130 @@
+"""What hosts are told: assignments, cancellations, shared endpoints, to join again.
+
+Nothing here is the truth: an assignment is mailed because its routing is in the log. What
+gets lost on the way is sent again, by a time-out or because a beat shows that it is
+missing, so a host may be told anything twice.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from actors.scheduler.outputs import Body, Mail
+from events.commands import Assign, Cancel, Rejoin, SharedEndpoint, UseEndpoints
+
+if TYPE_CHECKING:
+    from actors.lifecycle import TaskState
+    from actors.scheduler.leadership import Leadership
+    from actors.scheduler.live import LiveTask
+    from actors.scheduler.outputs import Effect
+    from actors.scheduler.state import SchedulerState
+    from events.catalogue import Beat, TaskSpec
+
+
+def send_assignment(
+    state: SchedulerState, lead: Leadership, live: LiveTask
+) -> list[Effect]:
+    """Send a route to its host; its task may have to be read from the log first."""
+    task = live.state
+    spec = state.bodies.get(task.task_id)
+    if spec is None:
+        return [Body(task.task_id, task.route, task.submitted_seq)]
+    mail = assignment(state, lead, task.task_id, task.route, spec)
+    return [mail] if mail is not None else []
+
+
+def assignment(
+    state: SchedulerState, lead: Leadership, task_id: str, route: str, spec: TaskSpec
+) -> Mail | None:
+    """Write the assignment of a route; None if it is no longer to be sent."""
+    live = state.tasks.get(task_id)
+    if live is None or live.routed is None:
+        return None
+    if live.state.route != route or live.state.phase != "routed":
+        return None
+    routed, policy = live.routed, state.policy
+    place = state.fleet.find(routed.selected_host, routed.selected_endpoint, live.kind)
+    return Mail(
+        routed.selected_host,
+        Assign(
+            epoch=lead.epoch,
+            task_id=task_id,
+            route=route,
+            generation=routed.generation,
+            attempt=routed.attempt,
+            spec=spec,
+            tier=routed.effective_tier,
+            target_type=routed.target_type,
+            endpoint=routed.selected_endpoint,
+            endpoint_kind=place.endpoint_kind if place is not None else None,
+            endpoint_url=place.url if place is not None else "",
+            model=routed.selected_model,
+            equivalent_model=policy.equivalent,
+            max_budget_usd=policy.max_budget_usd_per_task,
+            limits=policy.limits,
+        ),
+    )
+
+
+def cancellation(lead: Leadership, task: TaskState) -> Mail:
+    """Tell a task's host to stop its run."""
+    return _cancel(lead, task.host, task.task_id, task.route, "cancelled")
+
+
+def _cancel(lead: Leadership, host: str, task_id: str, route: str, reason: str) -> Mail:
+    message = Cancel(epoch=lead.epoch, task_id=task_id, route=route, reason=reason)
+    return Mail(host, message)
+
+
+def stop_strays(state: SchedulerState, lead: Leadership, beat: Beat) -> list[Mail]:
+    """Cancel what a host runs on routes that are not in force."""
+    mails = []
+    for run in beat.held:
+        if run.phase == "finished" or run.task_id in state.coming_back:
+            continue
+        live = state.tasks.get(run.task_id)
+        if (
+            live is None
+            or live.state.route != run.route
+            or live.state.phase not in ("routed", "accepted", "running")
+        ):
+            reason = "its route is not in force"
+            mails.append(_cancel(lead, beat.host, run.task_id, run.route, reason))
+    return mails
+
+
+def rejoin(state: SchedulerState, lead: Leadership, name: str) -> Mail:
+    """Ask a host to join, or to recover, whose beat comes from nobody we have here."""
+    host = state.fleet.hosts.get(name)
+    incarnation = host.incarnation if host is not None and host.present else ""
+    return Mail(name, Rejoin(epoch=lead.epoch, incarnation=incarnation))
+
+
+def share_with_all(state: SchedulerState, lead: Leadership) -> list[Mail]:
+    """Tell every host that is here which endpoints are shared."""
+    message = _shared_endpoints(state, lead)
+    return [
+        Mail(host.name, message) for host in state.fleet.hosts.values() if host.live
+    ]
+
+
+def share_with(state: SchedulerState, lead: Leadership, name: str) -> Mail:
+    """Tell one host which endpoints are shared."""
+    return Mail(name, _shared_endpoints(state, lead))
+
+
+def _shared_endpoints(state: SchedulerState, lead: Leadership) -> UseEndpoints:
+    return UseEndpoints(
+        epoch=lead.epoch,
+        as_of=state.position,
+        endpoints=[
+            SharedEndpoint(
+                endpoint=one.endpoint,
+                kind=one.kind,
+                url=one.url,
+                slots=one.slots,
+                added=one.id,
+            )
+            for one in state.shared.values()
+        ],
+    )

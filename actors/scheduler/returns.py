@@ -1,0 +1,114 @@
+"""Routes that are over without a result: another one follows, or the dead letter.
+
+A route ends because its host says so, because its run is gone (`hosts`), or because
+nobody accepted it in time. What the end was is kept in `SchedulerState.ended` until a
+decision about it is in the log.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from actors.scheduler.live import RouteEnd
+from actors.scheduler.outputs import Decision, about_task
+from events import catalogue as c
+from events.lifecycle import FINAL
+
+if TYPE_CHECKING:
+    from actors.lifecycle import TaskState
+    from actors.scheduler.leadership import Leadership
+    from actors.scheduler.live import LiveTask
+    from actors.scheduler.state import SchedulerState
+
+NOT_ACCEPTED: Final = "not accepted"
+"""The reason that an acceptance takes back, if it comes before the decision."""
+
+
+def note_unaccepted(state: SchedulerState, lead: Leadership, now: float) -> None:
+    """End the routes that their hosts have not accepted in time."""
+    limit = state.policy.accept_timeout_s
+    while lead.unaccepted and lead.unaccepted[0].since + limit <= now:
+        _, task_id, route = lead.unaccepted.popleft()
+        live = state.tasks.get(task_id)
+        if live is None or live.state.route != route or live.state.phase != "routed":
+            continue
+        host = live.state.host
+        detail = f"{host} did not accept it in {limit:g} s"
+        state.ended.setdefault(task_id, RouteEnd(NOT_ACCEPTED, detail, host))
+
+
+def decide_ended(state: SchedulerState, lead: Leadership, now: float) -> list[Decision]:
+    """Decide what follows the routes that are over."""
+    decisions = []
+    for task_id, end in list(state.ended.items()):
+        live = state.tasks.get(task_id)
+        if live is None or live.state.phase in ("waiting", *FINAL):
+            del state.ended[task_id]
+            continue
+        if live.deciding:
+            continue
+        del state.ended[task_id]
+        if end.reason != NOT_ACCEPTED or live.state.phase == "routed":
+            decisions.append(_decide(state, lead, live, end, now))
+    return decisions
+
+
+def used_up(
+    state: SchedulerState, lead: Leadership, live: LiveTask, now: float
+) -> Decision:
+    """Decide the end of a waiting task whose last run ended after its route had.
+
+    The route was being taken back when the report of its end came, and the report was an
+    attempt too.
+    """
+    return _decide(state, lead, live, RouteEnd("attempts used up"), now)
+
+
+def _decide(
+    state: SchedulerState, lead: Leadership, live: LiveTask, end: RouteEnd, now: float
+) -> Decision:
+    event = after_route(live.state, end, lead, now)
+    state.in_flight(live, event)
+    return about_task(event, live.state)
+
+
+def after_route(
+    task: TaskState, end: RouteEnd, lead: Leadership, now: float
+) -> c.TaskRequeued | c.TaskDeadLettered | c.TaskAbandoned:
+    """Decide what follows a route that is over: another one, or the dead letter.
+
+    What was being cancelled is given up for cancelled.
+    """
+    about = {
+        "task_id": task.task_id,
+        "route": task.route,
+        "generation": task.generation,
+        "reason": end.reason,
+    }
+    if task.phase == "cancelling":
+        return lead.write(now, c.TaskAbandoned, **about, host=task.host)
+    attempts = task.attempts + end.counts
+    if attempts >= task.max_attempts:
+        return lead.write(
+            now, c.TaskDeadLettered, **about, attempts=attempts, detail=end.detail
+        )
+    return lead.write(
+        now,
+        c.TaskRequeued,
+        **about,
+        detail=end.detail,
+        exclude=end.exclude,
+        counts_as_attempt=end.counts,
+    )
+
+
+def end_behind(event: c.TaskEvent, route: str) -> RouteEnd | None:
+    """Return the end that a decision was made from; None if it is not about this route."""
+    match event:
+        case c.TaskRequeued() if event.route == route:
+            counts = event.counts_as_attempt
+            return RouteEnd(event.reason, event.detail, event.exclude, counts)
+        case c.TaskDeadLettered() | c.TaskAbandoned() if event.route == route:
+            return RouteEnd(event.reason)
+        case _:
+            return None
