@@ -61,37 +61,37 @@ def measure(events: int, *, say: Callable[[str], None]) -> dict[str, Any]:
                 runner.run(_write(admin, events))
             wrote = time.perf_counter() - began
             store = instance.data / "read.db"
-            found: dict[str, Any] = {
+            figures: dict[str, Any] = {
                 "events": events,
                 "written_per_s": round(events / wrote),
             }
             for what in ("read", "rebuild", "read_again", "restart"):
                 say(f"read models: {what.replace('_', ' ')}")
                 kind = what.partition("_")[0]
-                found[what] = _child(kind, admin, store)
-            found["store_bytes"] = store.stat().st_size
-            found["checkpoints_bytes"] = sum(
+                figures[what] = _child(kind, admin, store)
+            figures["store_bytes"] = store.stat().st_size
+            figures["checkpoints_bytes"] = sum(
                 path.stat().st_size for path in store.parent.glob("read.db.past/*.db")
             )
-    bare = (found["read"]["events_per_s"] + found["read_again"]["events_per_s"]) / 2
-    found["ratio_to_bare"] = round(found["rebuild"]["events_per_s"] / bare, 3)
-    return found
+    bare = (figures["read"]["events_per_s"] + figures["read_again"]["events_per_s"]) / 2
+    figures["ratio_to_bare"] = round(figures["rebuild"]["events_per_s"] / bare, 3)
+    return figures
 
 
-def show(found: dict[str, Any]) -> str:
+def show(figures: dict[str, Any]) -> str:
     """Say a measurement in sentences."""
-    rebuild, restart = found["rebuild"], found["restart"]
+    rebuild, restart = figures["rebuild"], figures["restart"]
     mib = 2**20
     return (
-        f"read models: {found['events']:,} events made into all of them at "
+        f"read models: {figures['events']:,} events made into all of them at "
         f"{rebuild['events_per_s']:,.0f}/s ({rebuild['took_s']:.1f} s), "
-        f"{found['ratio_to_bare']:.2f} of the bare decoding reader "
-        f"({found['read']['events_per_s']:,.0f} and "
-        f"{found['read_again']['events_per_s']:,.0f}/s); restart on the store "
+        f"{figures['ratio_to_bare']:.2f} of the bare decoding reader "
+        f"({figures['read']['events_per_s']:,.0f} and "
+        f"{figures['read_again']['events_per_s']:,.0f}/s); restart on the store "
         f"{restart['took_s']:.2f} s; memory {rebuild['max_rss'] / mib:.0f} MiB "
-        f"(reader {found['read']['max_rss'] / mib:.0f}, after a restart "
-        f"{restart['max_rss'] / mib:.0f}); store {found['store_bytes'] / mib:.0f} MiB, "
-        f"copies of the past {found['checkpoints_bytes'] / mib:.0f} MiB"
+        f"(reader {figures['read']['max_rss'] / mib:.0f}, after a restart "
+        f"{restart['max_rss'] / mib:.0f}); store {figures['store_bytes'] / mib:.0f} MiB, "
+        f"copies of the past {figures['checkpoints_bytes'] / mib:.0f} MiB"
     )
 
 
@@ -104,8 +104,8 @@ def _child(what: str, admin: Credentials, store: Path) -> dict[str, Any]:
         stdout=subprocess.PIPE,
         check=True,
     )
-    said: dict[str, Any] = json.loads(done.stdout)
-    return said
+    figures: dict[str, Any] = json.loads(done.stdout)
+    return figures
 
 
 # -- the log ---------------------------------------------------------------------------
@@ -117,7 +117,7 @@ def head(by: str) -> dict[str, Any]:
 
 
 def life(kind: int) -> list[tuple[str, bytes]]:
-    """Spell one kind of life, with marks where ids and times go."""
+    """Encode one kind of life, with marks where ids and times go."""
     tier: c.Tier = ("trivial", "standard", "standard", "complex")[kind % 4]
     target: c.TargetType = {  # type: ignore[assignment]
         "trivial": "sidecar", "standard": "ollama", "complex": "claude"
@@ -169,20 +169,20 @@ def life(kind: int) -> list[tuple[str, bytes]]:
 def history(events: int) -> Iterator[Line]:
     """Yield subjects and bytes of a long history."""
     kinds = [life(kind) for kind in range(KINDS)]
-    made, number, now = 0, 0, START
-    while made < events:
+    written, number, now = 0, 0, START
+    while written < events:
         tasks = [
             (ulid(now, number + i), ulid(now, 2**40 + number + i), kinds[i % KINDS])
             for i in range(TASKS_AT_ONCE)
         ]
         number += TASKS_AT_ONCE
         for step in range(5):
-            for task, route, told in tasks:
-                if made == events:
+            for task, route, steps in tasks:
+                if written == events:
                     return
-                made += 1
+                written += 1
                 now += 0.01
-                where, spelled = told[step]
+                where, encoded = steps[step]
                 subject = (
                     subjects.task(task)
                     if where == "task"
@@ -191,9 +191,9 @@ def history(events: int) -> Iterator[Line]:
                 yield (
                     subject,
                     (
-                        spelled.replace(b"@TASK@", task.encode())
+                        encoded.replace(b"@TASK@", task.encode())
                         .replace(b"@ROUTE@", route.encode())
-                        .replace(b"@ID@", ulid(now, made).encode())
+                        .replace(b"@ID@", ulid(now, written).encode())
                         .replace(b"@AT@", rfc3339(now).encode())
                     ),
                 )
@@ -259,8 +259,8 @@ def _peak() -> int:
 def main(what: str, url: str, seed: str, store: str) -> None:
     credentials = Credentials(url, Path(seed), "admin")
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
-        found = runner.run(_measured(what, credentials, Path(store)))
-    print(json.dumps(found))
+        figures = runner.run(_measured(what, credentials, Path(store)))
+    print(json.dumps(figures))
 
 
 if __name__ == "__main__":

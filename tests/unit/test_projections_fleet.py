@@ -62,13 +62,13 @@ def test_what_a_host_says_again_does_not_undo_what_it_said_since():
     history.host_says(
         c.EndpointDown, "h1", endpoint="h1-ollama", kind="ollama", reason="refused"
     )
-    told = fold(history.recorded)
+    once = fold(history.recorded)
     history.again(joined)
     history.again(draining)
 
     world = fold(history.recorded)
 
-    assert world.fleet.hosts == told.fleet.hosts
+    assert world.fleet.hosts == once.fleet.hosts
     assert world.fleet.hosts["h1"].state == "up"
     assert not world.fleet.hosts["h1"].endpoints["h1-ollama"].up
 
@@ -190,14 +190,14 @@ def test_a_disagreement_of_submitter_and_wording_is_counted():
     history = History()
     history.submit(tier="complex", inferred="standard")
     assert fold(history.recorded).stats.disagreements == {}
-    said = history.last.event
+    submitted = history.last.event
     classification = c.Classification(
-        "complex", "complex", "explicit", said.classification.inferred, "explicit"
+        "complex", "complex", "explicit", submitted.classification.inferred, "explicit"
     )
     event = c.TaskSubmitted(
         **history.head("gateway"),
         task_id="t2",
-        spec=said.spec,
+        spec=submitted.spec,
         classification=classification,
     )
     history.say(subjects.task("t2"), event)

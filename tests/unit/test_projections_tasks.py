@@ -263,11 +263,11 @@ def test_another_host_cannot_report_on_a_route(history):
 def test_a_body_that_disagrees_with_its_subject_is_dropped(history):
     task = history.submit()
     route = history.route(task, "h1")
-    said = history.complete(route, usd=9.0)
+    completed = history.complete(route, usd=9.0)
     history.recorded.pop()
-    history.say(subjects.run("h2", task), said.event)
-    history.say(subjects.task(task), said.event)
-    history.say("agentcom.evt.run.h1", said.event)
+    history.say(subjects.run("h2", task), completed.event)
+    history.say(subjects.task(task), completed.event)
+    history.say("agentcom.evt.run.h1", completed.event)
 
     world = fold(history.recorded)
 

@@ -26,14 +26,14 @@ async def test_a_page_of_what_a_text_finds_is_a_part_of_all_of_it(sort):
     assert await runner.wait_for(await tell(log, history.recorded), 20)
     runner.save()
 
-    async def find(**wanted):
-        total, records = await store.look(tasks(Filter(sort=sort, **wanted)))
+    async def find(**filters):
+        total, records = await store.look(tasks(Filter(sort=sort, **filters)))
         return total, [record.description for record in records]
 
     _, everything = await find(limit=100)
-    wanted = [each for each in everything if "Needle" in each]
-    assert await find(text="needle", limit=100) == (20, wanted)
-    assert await find(text="needle", limit=7, offset=5) == (20, wanted[5:12])
+    expected = [each for each in everything if "Needle" in each]
+    assert await find(text="needle", limit=100) == (20, expected)
+    assert await find(text="needle", limit=7, offset=5) == (20, expected[5:12])
     assert await find(text="needle", limit=7, offset=20) == (20, [])
     assert await find(text="needle", limit=0) == (20, [])
     assert await find(text="nowhere", limit=7) == (0, [])
@@ -41,7 +41,7 @@ async def test_a_page_of_what_a_text_finds_is_a_part_of_all_of_it(sort):
 
 
 @pytest.mark.parametrize(
-    ("text", "found"),
+    ("text", "matches"),
     [
         ("ÄÖ", ["Prüfe die äöü", "ÄÖ GROSS"]),
         ("äö", ["Prüfe die äöü", "ÄÖ GROSS"]),
@@ -57,7 +57,7 @@ async def test_a_page_of_what_a_text_finds_is_a_part_of_all_of_it(sort):
         ("'; drop table task; --", []),
     ],
 )
-async def test_a_text_is_found_whatever_its_case_and_letters(text, found):
+async def test_a_text_is_found_whatever_its_case_and_letters(text, matches):
     history = History()
     history.join("h1")
     for description in (
@@ -75,8 +75,8 @@ async def test_a_text_is_found_whatever_its_case_and_letters(text, found):
     assert await runner.wait_for(await tell(log, history.recorded), 20)
     runner.save()
 
-    wanted = tasks(Filter(sort="submitted", text=text, limit=10))
-    total, records = await store.look(wanted)
-    assert [record.description for record in records] == found
-    assert total == len(found)
+    search = tasks(Filter(sort="submitted", text=text, limit=10))
+    total, records = await store.look(search)
+    assert [record.description for record in records] == matches
+    assert total == len(matches)
     await runner.stop()
