@@ -31,6 +31,49 @@ def test_whatever_the_docs_name_is_there():
     assert lost == []
 
 
+# What each answer of docs/architecture.md does in code: whoever else did it would be a
+# second copy of the rule.
+RULES = {
+    "sidecar/progress.py": r"\bJOIN_S = ",
+    "actors/scheduler/hosts.py": r"\(\s*now,\s*c\.HostLost\b",
+    "actors/rules/classification.py": r"def infer\(",
+    "actors/gateway/tasks.py": r"def _digest\(|derived\(who",
+    "actors/scheduler/role.py": r"= c\.SchedulerElected\(",
+    "sidecar/costs.py": r"\bcost_basis=spent\.",
+    "actors/scheduler/dispatch.py": r"since \+ policy\.fallback_wait_s",
+    "actors/scheduler/returns.py": r"\(\s*now,\s*c\.TaskDeadLettered\b",
+    "actors/scheduler/expiry.py": r"\(\s*now,\s*c\.TaskExpired\b",
+    "projections/tiers.py": r"\.wording = ",
+}
+
+
+def test_each_of_the_ten_rules_stands_in_the_file_that_is_named_for_it():
+    page = (FOLDER / "architecture.md").read_text(encoding="utf-8")
+    section = page.partition("## Which file decides what")[2]
+    named = re.findall(r"^\| .*\? \| `([\w/]+\.py)` \|", section, flags=re.M)
+    assert named == list(RULES)
+    product = [
+        path
+        for room in (
+            "events",
+            "actors",
+            "sidecar",
+            "projections",
+            "analysis",
+            "web",
+            "cli",
+        )
+        for path in (ROOT / room).rglob("*.py")
+    ]
+    for name, rule in RULES.items():
+        places = [
+            path.relative_to(ROOT).as_posix()
+            for path in product
+            if re.search(rule, path.read_text(encoding="utf-8"), flags=re.M)
+        ]
+        assert places == [name], rule
+
+
 def test_every_event_stands_in_exactly_one_family():
     for tag, kind in c.types().items():
         assert sum(issubclass(kind, base) for _, base, _, _ in FAMILIES) == 1, tag
