@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from actors.stamp import Stamp
-    from events.catalogue import Recorded
     from events.commands import Refusal
 
 
@@ -78,7 +77,9 @@ def initial(task_id: str) -> TaskState:
     return TaskState(task_id=task_id)
 
 
-def evolve(state: TaskState, recorded: Recorded, *, epoch: int, host: str = "") -> Step:
+def evolve(
+    state: TaskState, recorded: c.Recorded, *, epoch: int, host: str = ""
+) -> Step:
     """Fold one event of this task.
 
     `epoch` is the leader's in force at this place in the log, `host` the one whose
@@ -203,7 +204,7 @@ def _decision(state: TaskState, event: c.TaskEvent, phase: Phase, seq: int) -> S
     return Step(new, "applied")
 
 
-def fold(task_id: str, history: Iterable[Recorded], epochs: Epochs) -> TaskState:
+def fold(task_id: str, history: Iterable[c.Recorded], epochs: Epochs) -> TaskState:
     """Fold a task's whole history, both subjects in the log's order."""
     state = initial(task_id)
     for recorded in history:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 if TYPE_CHECKING:
-    from events.catalogue import Event
+    from events import catalogue as c
 
-E = TypeVar("E", bound="Event")
+E = TypeVar("E", bound="c.Event")
 
 
 class Stamp(NamedTuple):

@@ -23,8 +23,8 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from bench.parts import HOST, Process, broker_in, running
+from events import catalogue as c
 from events import subjects
-from events.catalogue import Chunk
 from events.nats.link import Link
 from sidecar.simulated.ollama import SimulatedOllama, serve
 
@@ -42,7 +42,7 @@ WARM_UP_S = 1.0
 
 Report = dict[str, Any]
 
-_chunks = msgspec.json.Decoder(Chunk)
+_chunks = msgspec.json.Decoder(c.Chunk)
 
 
 class ClockedOllama(SimulatedOllama):

@@ -6,12 +6,9 @@ Always computed, also where the submitter names a tier: his wins, a disagreement
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
-from events.catalogue import Classification, Inferred, Tier
-
-if TYPE_CHECKING:
-    from events.catalogue import ExplicitTier, TaskSpec
+from events import catalogue as c
 
 COMPLEX_WORDS: Final = (
     "refactor",
@@ -52,25 +49,25 @@ _COMPLEX = _whole_words(COMPLEX_WORDS)
 _TRIVIAL = _whole_words(TRIVIAL_WORDS)
 
 
-def classify(spec: TaskSpec) -> Classification:
+def classify(spec: c.TaskSpec) -> c.Classification:
     """Classify a task; pure, and the same for the same task for ever."""
     inferred = infer(spec)
     explicit = spec.tier
     signals = ", ".join([f"confidence {inferred.confidence:.2f}", *inferred.signals])
     if explicit is not None and explicit != "unknown":
         reason = f"explicit:{explicit} (inferred {inferred.tier}, {signals})"
-        return Classification(explicit, explicit, "explicit", inferred, reason)
-    effective: Tier = "standard" if inferred.tier == "unknown" else inferred.tier
+        return c.Classification(explicit, explicit, "explicit", inferred, reason)
+    effective: c.Tier = "standard" if inferred.tier == "unknown" else inferred.tier
     reason = f"inferred:{inferred.tier} ({signals})"
     if inferred.tier == "unknown":
         reason += "; unknown runs as standard"
     elif effective == "trivial" and spec.shell is None:
         effective = "standard"
         reason += "; no shell command, runs as standard"
-    return Classification(effective, explicit, "inferred", inferred, reason)
+    return c.Classification(effective, explicit, "inferred", inferred, reason)
 
 
-def infer(spec: TaskSpec) -> Inferred:
+def infer(spec: c.TaskSpec) -> c.Inferred:
     """Say what the wording and the attachments suggest, and what they suggest it by."""
     words = len(spec.description.split())
     files = len(spec.file_hints)
@@ -79,37 +76,37 @@ def infer(spec: TaskSpec) -> Inferred:
     counts += [f"files={files}"] if files else []
     counts += [f"steps={steps}"] if steps else []
     if spec.shell is not None and spec.tier in (None, "unknown"):
-        return Inferred("trivial", 1.0, ["shell command", *counts])
+        return c.Inferred("trivial", 1.0, ["shell command", *counts])
 
     complex_word = _COMPLEX.search(spec.description)
     trivial_word = _TRIVIAL.search(spec.description)
     if complex_word:
         support = (words > LONG) + (files > FEW) + (steps > FEW)
         confidence = round(min(1.0, 0.7 + 0.1 * support), 2)
-        return Inferred("complex", confidence, [_keyword(complex_word), *counts])
+        return c.Inferred("complex", confidence, [_keyword(complex_word), *counts])
     if trivial_word and files <= FEW and steps <= FEW:
         confidence = 0.9 if words < SHORT else 0.75
-        return Inferred("trivial", confidence, [_keyword(trivial_word), *counts])
+        return c.Inferred("trivial", confidence, [_keyword(trivial_word), *counts])
     return _by_votes(words, files, steps, counts)
 
 
-def _by_votes(words: int, files: int, steps: int, counts: list[str]) -> Inferred:
+def _by_votes(words: int, files: int, steps: int, counts: list[str]) -> c.Inferred:
     # A short text alone says little: it is a weak vote, which never wins by itself.
-    votes: list[ExplicitTier] = [_vote(n) for n in (files, steps) if n]
+    votes: list[c.ExplicitTier] = [_vote(n) for n in (files, steps) if n]
     if words >= SHORT:
         votes.append("complex" if words > LONG else "standard")
     if not votes:
-        return Inferred("unknown", 0.0, counts)
+        return c.Inferred("unknown", 0.0, counts)
     standard, complex_ = votes.count("standard"), votes.count("complex")
     weak = int(words < SHORT)
-    winner: ExplicitTier = "standard"
+    winner: c.ExplicitTier = "standard"
     if complex_ > standard and complex_ > weak:
         winner = "complex"
     won = complex_ if winner == "complex" else standard
-    return Inferred(winner, round(won / 3, 2), counts)
+    return c.Inferred(winner, round(won / 3, 2), counts)
 
 
-def _vote(count: int) -> ExplicitTier:
+def _vote(count: int) -> c.ExplicitTier:
     return "standard" if count <= FEW else "complex"
 
 
@@ -117,7 +114,7 @@ def _keyword(match: re.Match[str]) -> str:
     return f"keyword={' '.join(match[0].lower().split())}"
 
 
-def warnings(spec: TaskSpec) -> list[str]:
+def warnings(spec: c.TaskSpec) -> list[str]:
     """Say what is accepted but probably not meant."""
     found = []
     if len(spec.verification_steps) > MANY_STEPS:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
-from events.catalogue import Candidate, Factors
+from events import catalogue as c
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -39,7 +39,7 @@ class Inputs(Struct, frozen=True, kw_only=True):
     local_model: bool
 
 
-def factors(inputs: Inputs, scoring: Scoring) -> Factors:
+def factors(inputs: Inputs, scoring: Scoring) -> c.Factors:
     """Turn raw inputs into the factors; every rule of the score is here."""
     load = scoring.load_unknown
     if inputs.cpu is not None:
@@ -56,7 +56,7 @@ def factors(inputs: Inputs, scoring: Scoring) -> Factors:
             share = inputs.vram_free_bytes / inputs.vram_total_bytes
             vram = scoring.vram_base + scoring.vram_share * share
         warm = scoring.warm if inputs.loaded else 1.0
-    return Factors(
+    return c.Factors(
         load=load,
         capacity=capacity,
         vram=vram,
@@ -66,15 +66,15 @@ def factors(inputs: Inputs, scoring: Scoring) -> Factors:
     )
 
 
-def product(f: Factors) -> float:
+def product(f: c.Factors) -> float:
     """Multiply the factors."""
     return f.load * f.capacity * f.vram * f.warm * f.affinity * f.slots
 
 
-def candidate(inputs: Inputs, scoring: Scoring) -> Candidate:
+def candidate(inputs: Inputs, scoring: Scoring) -> c.Candidate:
     """Spell a place as the decision records it."""
     found = factors(inputs, scoring)
-    return Candidate(
+    return c.Candidate(
         host=inputs.host,
         endpoint=inputs.endpoint,
         model=inputs.model,
@@ -92,7 +92,7 @@ def candidate(inputs: Inputs, scoring: Scoring) -> Candidate:
     )
 
 
-def inputs_of(recorded: Candidate, *, local_model: bool) -> Inputs:
+def inputs_of(recorded: c.Candidate, *, local_model: bool) -> Inputs:
     """Take the raw inputs back out of a recorded candidate, to score it anew."""
     return Inputs(
         host=recorded.host,
@@ -116,13 +116,13 @@ def spread(task_id: str, name: str) -> int:
     return int.from_bytes(digest, "big")
 
 
-def ranked(task_id: str, candidates: Iterable[Candidate]) -> list[Candidate]:
+def ranked(task_id: str, candidates: Iterable[c.Candidate]) -> list[c.Candidate]:
     """Order candidates: best score, then fewest in flight, then by hash of the task."""
     return sorted(
         candidates,
-        key=lambda c: (
-            -c.score,
-            c.in_flight,
-            spread(task_id, f"{c.endpoint}@{c.host}"),
+        key=lambda each: (
+            -each.score,
+            each.in_flight,
+            spread(task_id, f"{each.endpoint}@{each.host}"),
         ),
     )

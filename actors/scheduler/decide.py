@@ -21,7 +21,7 @@ from actors.scheduler import dispatch, expiry, hosts, mailing, returns, tiers
 from actors.scheduler.leadership import Leadership, ReportedLimit, Unaccepted
 from actors.scheduler.live import RouteEnd
 from actors.scheduler.outputs import History, Mail
-from actors.scheduler.state import SchedulerState, TaskStep
+from actors.scheduler.state import FoldedStep, SchedulerState
 from actors.stamp import Stamp
 from events import catalogue as c
 from events.codec import rfc3339
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from actors.scheduler.fleet import Fleet
     from actors.scheduler.outputs import Decision, Effect
     from actors.scheduler.tiers import TierWatch
-    from events.catalogue import TaskSpec, Tier
 
 MISSED_BEATS: Final = 3
 """After so many beats that do not name a run which the log has there, it is lost."""
@@ -76,7 +75,7 @@ class Scheduler:
         return self.state.fleet
 
     @property
-    def tiers(self) -> dict[Tier, TierWatch]:
+    def tiers(self) -> dict[c.Tier, TierWatch]:
         """The tiers, for the gateway."""
         return self.state.tiers
 
@@ -135,7 +134,7 @@ class Scheduler:
         """Take in one event of the log, and do what follows from it at once."""
         change = self.state.fold(recorded)
         self._set_timers()
-        if isinstance(change, TaskStep):
+        if isinstance(change, FoldedStep):
             self._after_step(change)
         elif isinstance(change, History):
             self.effects.append(change)
@@ -203,7 +202,7 @@ class Scheduler:
 
     # -- what follows at once ----------------------------------------------------------
 
-    def _after_step(self, step: TaskStep) -> None:
+    def _after_step(self, step: FoldedStep) -> None:
         state, lead = self.state, self.leadership
         if lead is None:
             return
@@ -321,7 +320,7 @@ class Scheduler:
 
     # -- for the role ------------------------------------------------------------------
 
-    def assignment(self, task_id: str, route: str, spec: TaskSpec) -> Mail | None:
+    def assignment(self, task_id: str, route: str, spec: c.TaskSpec) -> Mail | None:
         """Return the assignment of a route whose task has been read, if still good."""
         if self.leadership is None:
             return None
@@ -342,7 +341,7 @@ class Scheduler:
             self.effects.append(mailing.share_with(self.state, lead, name))
 
     def would_route(
-        self, spec: TaskSpec, classification: c.Classification
+        self, spec: c.TaskSpec, classification: c.Classification
     ) -> tuple[c.TaskRouted | None, str]:
         """Return the decision as it would be now, or why the task would wait."""
         stamp = Stamp(self._ids(), rfc3339(self.state.now), self.name)

@@ -41,7 +41,6 @@ if TYPE_CHECKING:
     from actors.scheduler.places import Place, Pool
     from actors.scheduler.state import SchedulerState
     from actors.stamp import Stamp
-    from events.catalogue import TaskSpec, Tier
 
 TOLD_AT_ONCE: Final = 200
 TELL_PAUSE_S: Final = 0.05
@@ -54,7 +53,7 @@ _BUSY: Final = "all that could take it are busy or limited"
 class Hop(NamedTuple):
     """A task leaves its tier: from which, why, and how long it waited for it."""
 
-    tier: Tier
+    tier: c.Tier
     code: c.FallbackCode
     reason: str
     wait: c.Wait
@@ -165,12 +164,12 @@ def note(state: SchedulerState, group: Group, found: Target | Blocked) -> None:
         group.starving_since = group.expiries = None
 
 
-def options(state: SchedulerState, required: Requirement) -> list[Tier]:
+def options(state: SchedulerState, required: Requirement) -> list[c.Tier]:
     """All tiers that could take a task of this requirement: its own, and one step."""
     return [required.tier, *_hops(state, required)]
 
 
-def _hops(state: SchedulerState, required: Requirement) -> list[Tier]:
+def _hops(state: SchedulerState, required: Requirement) -> list[c.Tier]:
     """Where one hop may lead: at most one step, never for an exact model."""
     if required.hopped or required.model or required.kind in FIXED_KINDS:
         return []
@@ -188,7 +187,7 @@ def _hops(state: SchedulerState, required: Requirement) -> list[Tier]:
     return []
 
 
-def _pool_in(state: SchedulerState, tier: Tier, required: Requirement) -> Pool:
+def _pool_in(state: SchedulerState, tier: c.Tier, required: Requirement) -> Pool:
     return state.fleet.pool(
         Requirement(
             kind=TIER_KIND[tier],
@@ -365,7 +364,7 @@ def _avoided(state: SchedulerState, waiting: Waiting, now: float) -> c.Wait | No
 def would_route(
     state: SchedulerState,
     stamp: Stamp,
-    spec: TaskSpec,
+    spec: c.TaskSpec,
     classification: c.Classification,
 ) -> tuple[c.TaskRouted | None, str]:
     """Return the decision as it would be now, or why the task would wait.

@@ -13,9 +13,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from actors.scheduler.queue import Group, Requirement
-    from events.catalogue import Event, Tier
+    from events import catalogue as c
 
-E = TypeVar("E", bound="Event")
+E = TypeVar("E", bound="c.Event")
 
 
 class Timer(NamedTuple):
@@ -38,7 +38,7 @@ class Unaccepted(NamedTuple):
 class ReportedLimit(NamedTuple):
     """A host has said that a tier's account is limited; `until` is None if not known."""
 
-    tier: Tier
+    tier: c.Tier
     until: str | None
     detail: str
 

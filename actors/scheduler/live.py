@@ -10,7 +10,6 @@ from events.lifecycle import FIXED_KINDS
 
 if TYPE_CHECKING:
     from actors.lifecycle import TaskState
-    from events.catalogue import Event
 
 
 class LiveTask:
@@ -99,7 +98,7 @@ class RouteEnd(NamedTuple):
     counts: bool = False
 
 
-def end_said_by(event: Event) -> RouteEnd:
+def end_said_by(event: c.Event) -> RouteEnd:
     """Return the end of a route as its host's own report says it."""
     match event:
         case c.TaskReturned():

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from actors.scheduler.live import LiveTask
     from actors.scheduler.outputs import Effect
     from actors.scheduler.state import SchedulerState
-    from events.catalogue import Beat, TaskSpec
+    from events import catalogue as c
 
 
 def send_assignment(
@@ -34,7 +34,7 @@ def send_assignment(
 
 
 def assignment(
-    state: SchedulerState, lead: Leadership, task_id: str, route: str, spec: TaskSpec
+    state: SchedulerState, lead: Leadership, task_id: str, route: str, spec: c.TaskSpec
 ) -> Mail | None:
     """Write the assignment of a route; None if it is no longer to be sent."""
     live = state.tasks.get(task_id)
@@ -76,7 +76,7 @@ def _cancel(lead: Leadership, host: str, task_id: str, route: str, reason: str) 
     return Mail(host, message)
 
 
-def stop_strays(state: SchedulerState, lead: Leadership, beat: Beat) -> list[Mail]:
+def stop_strays(state: SchedulerState, lead: Leadership, beat: c.Beat) -> list[Mail]:
     """Cancel what a host runs on routes that are not in force."""
     mails = []
     for run in beat.held:

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from prometheus_client.core import Metric
 
     from actors.scheduler.role import SchedulerRole
-    from events.catalogue import Event, Tier
     from events.log import EventLog
 
 
@@ -38,7 +37,7 @@ class SchedulerMetrics(Collector):
         self._rejected = Tally("reason")
         self._requeued = Tally("reason")
 
-    def _appended(self, event: Event) -> None:
+    def _appended(self, event: c.Event) -> None:
         if isinstance(event, c.TaskRouted):
             self._decisions.add(event.effective_tier, event.target_type)
             self._decided.add(event.decided_us / 1e6)
@@ -49,7 +48,7 @@ class SchedulerMetrics(Collector):
         elif isinstance(event, c.TaskRequeued):
             self._requeued.add(event.reason)
 
-    def _saw(self, event: Event) -> None:
+    def _saw(self, event: c.Event) -> None:
         if isinstance(event, c.TaskRejected):
             self._rejected.add(event.reason[:64])
 
@@ -88,7 +87,7 @@ def _of_role(role: SchedulerRole) -> Iterator[Metric]:
     depth = GaugeMetricFamily(
         "agentcom_scheduler_queue_depth", "Waiting tasks.", labels=("tier",)
     )
-    waiting: dict[Tier, int] = dict.fromkeys(TIER_KIND, 0)
+    waiting: dict[c.Tier, int] = dict.fromkeys(TIER_KIND, 0)
     for group in state.queue.groups.values():
         waiting[group.requirement.tier] += group.count
     for tier, count in waiting.items():

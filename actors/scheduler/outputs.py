@@ -13,7 +13,7 @@ from events import subjects
 
 if TYPE_CHECKING:
     from actors.lifecycle import TaskState
-    from events.catalogue import Event, TaskEvent
+    from events import catalogue as c
     from events.commands import HostMail
 
 
@@ -25,11 +25,11 @@ class Decision(NamedTuple):
     """
 
     subject: str
-    event: Event
+    event: c.Event
     expect: int | None
 
 
-def about_task(event: TaskEvent, state: TaskState) -> Decision:
+def about_task(event: c.TaskEvent, state: TaskState) -> Decision:
     """Return a decision about a task, good for the state that it was made from."""
     return Decision(subjects.task(state.task_id), event, state.last_seq)
 

@@ -16,7 +16,7 @@ from sortedcontainers import SortedList
 
 from actors.rules.models import normal_model, usual_model
 from actors.rules.scoring import Inputs, candidate, factors, product, ranked, spread
-from events.catalogue import Excluded
+from events import catalogue as c
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from actors.rules.policy import Policy
     from actors.scheduler.fleet import Fleet
     from actors.scheduler.queue import Requirement
-    from events import catalogue as c
 
 SLOT_KINDS: Final = {"sidecar": "shell", "agent": "agent", "noop": "noop"}
 """Kind of place to the kind of slot a host offers for it; the rest are endpoints."""
@@ -359,11 +358,11 @@ class Pool:
 
     def excluded_for(
         self, excluded: tuple[str, ...], most: int
-    ) -> tuple[dict[str, int], list[Excluded]]:
+    ) -> tuple[dict[str, int], list[c.Excluded]]:
         """Return why places are out, as counts, and by name where they are few."""
         counts = Counter(self.counts)
         out = (
-            [Excluded(name, reason) for name, reason in self.reasons.items()]
+            [c.Excluded(name, reason) for name, reason in self.reasons.items()]
             if (len(self.reasons) <= most)
             else []
         )
@@ -371,6 +370,6 @@ class Pool:
             for name in list(self._keys):
                 if self._fleet.is_excluded(self.places[name], excluded):
                     counts["failed on it before"] += 1
-                    out.append(Excluded(name, "failed on it before"))
+                    out.append(c.Excluded(name, "failed on it before"))
         few = sum(counts.values()) <= most
         return dict(counts), (sorted(out, key=lambda e: e.name) if few else [])

@@ -18,15 +18,14 @@ from typing import TYPE_CHECKING, Final
 from msgspec import Struct
 from sortedcontainers import SortedKeyList
 
-from events.catalogue import Tier
+from events import catalogue as c
 
 if TYPE_CHECKING:
     from collections import deque
     from collections.abc import Iterator
 
-    from events.catalogue import Priority, TaskSpec
 
-TIER_KIND: Final[dict[Tier, str]] = {
+TIER_KIND: Final[dict[c.Tier, str]] = {
     "trivial": "sidecar",
     "standard": "local",
     "complex": "claude",
@@ -35,7 +34,7 @@ TIER_KIND: Final[dict[Tier, str]] = {
 
 `events.lifecycle.TIER_KINDS` says which kinds of endpoint are places of a tier.
 """
-LANES: Final[dict[Priority, int]] = {"urgent": 0, "high": 1, "normal": 2, "low": 3}
+LANES: Final[dict[c.Priority, int]] = {"urgent": 0, "high": 1, "normal": 2, "low": 3}
 
 
 class Requirement(Struct, frozen=True, kw_only=True):
@@ -47,7 +46,7 @@ class Requirement(Struct, frozen=True, kw_only=True):
     """
 
     kind: str
-    tier: Tier
+    tier: c.Tier
     model: str = ""
     needs: tuple[str, ...] = ()
     assign_to: str = ""
@@ -57,8 +56,8 @@ class Requirement(Struct, frozen=True, kw_only=True):
 
 
 def requirement(
-    spec: TaskSpec,
-    tier: Tier,
+    spec: c.TaskSpec,
+    tier: c.Tier,
     *,
     assign_to: str | None,
     excluded: tuple[str, ...] = (),

@@ -39,7 +39,6 @@ from events.lifecycle import FINAL, ON_HOST
 if TYPE_CHECKING:
     from actors.rules.policy import Policy
     from actors.scheduler.places import Place
-    from events.catalogue import Event, Recorded, TaskSpec, Tier
 
 BODIES: Final = 4_096
 """Task bodies kept in memory for a prompt assignment; others are read from the log."""
@@ -52,12 +51,12 @@ Verdict = Literal["applied", "repeat", "void"]
 """Whether an event counted, said again what was known, or was not allowed."""
 
 
-class TaskStep(NamedTuple):
+class FoldedStep(NamedTuple):
     """A task took a step that counts. `live.state` is its state after the event."""
 
     live: LiveTask
     before: TaskState
-    event: Event
+    event: c.Event
 
 
 class FoldCounts:
@@ -105,7 +104,7 @@ class SchedulerState:
         self.queue = Queue()
         # Hosts and places, with the slots that routes in force hold.
         self.fleet = Fleet(self.policy)
-        self.tiers: dict[Tier, TierWatch] = {
+        self.tiers: dict[c.Tier, TierWatch] = {
             tier: TierWatch(tier) for tier in TIER_KIND
         }
         # Endpoints that operators have added for several hosts to call, by name. Where
@@ -126,7 +125,7 @@ class SchedulerState:
         # that event, or the news that it was not stored, gives it up.
         self.reserved: dict[str, Place] = {}
         # Tiers about which a decision is on its way: there is one at a time.
-        self.tier_pending: set[Tier] = set()
+        self.tier_pending: set[c.Tier] = set()
 
         # -- what a leader has to look at --
         # Groups of the queue that may have a place now.
@@ -146,9 +145,9 @@ class SchedulerState:
         self.alerts_moved = True
 
         # -- caches --
-        self.bodies: dict[str, TaskSpec] = {}
+        self.bodies: dict[str, c.TaskSpec] = {}
         # Retried tasks whose history is being read, with the events that came meanwhile.
-        self.coming_back: dict[str, list[Recorded]] = {}
+        self.coming_back: dict[str, list[c.Recorded]] = {}
         # One object for equal requirements, and for equal reasons of classification: a
         # million waiting tasks have a handful of them.
         self._interned: dict[Requirement, Requirement] = {}
@@ -158,7 +157,7 @@ class SchedulerState:
         """Note the time."""
         self.now = self.fleet.now = now
 
-    def fold(self, recorded: Recorded) -> TaskStep | History | Event | None:
+    def fold(self, recorded: c.Recorded) -> FoldedStep | History | c.Event | None:
         """Take in one event of the log; return what it changed, None if it did not count.
 
         That is the step of a task, a retried task whose history is to be read, or the
@@ -218,8 +217,8 @@ class SchedulerState:
     # -- tasks -------------------------------------------------------------------------
 
     def _fold_task(
-        self, task_id: str, recorded: Recorded, host: str
-    ) -> TaskStep | History | None:
+        self, task_id: str, recorded: c.Recorded, host: str
+    ) -> FoldedStep | History | None:
         live = self.tasks.get(task_id)
         event = recorded.event
         if live is None:
@@ -255,7 +254,7 @@ class SchedulerState:
             live.deciding = ""
             if state.phase == "waiting" and task_id not in self.queue.tasks:
                 self.enqueue(live)
-        return TaskStep(live, before, event) if verdict == "applied" else None
+        return FoldedStep(live, before, event) if verdict == "applied" else None
 
     def _appears(self, task_id: str, event: c.TaskSubmitted) -> LiveTask:
         spec = event.spec
@@ -277,7 +276,7 @@ class SchedulerState:
             self.bodies[task_id] = spec
         return live
 
-    def adopt(self, task_id: str, history: list[Recorded]) -> list[TaskStep]:
+    def adopt(self, task_id: str, history: list[c.Recorded]) -> list[FoldedStep]:
         """Bring back a task that was over and is retried, from its whole history.
 
         What the log holds beyond our own position will be folded in its turn; what we
@@ -306,10 +305,10 @@ class SchedulerState:
         ]
         if task_id in self.tasks and live.state.phase in ON_HOST:
             hosts.back_on_host(self, live)
-        return [step for step in steps if isinstance(step, TaskStep)]
+        return [step for step in steps if isinstance(step, FoldedStep)]
 
     def _moved(
-        self, live: LiveTask, before: TaskState, state: TaskState, event: Event
+        self, live: LiveTask, before: TaskState, state: TaskState, event: c.Event
     ) -> None:
         task_id = state.task_id
         if isinstance(event, c.TaskRouted):
@@ -388,7 +387,7 @@ class SchedulerState:
 
     # -- what is on its way to the log -------------------------------------------------
 
-    def in_flight(self, live: LiveTask, event: Event) -> None:
+    def in_flight(self, live: LiveTask, event: c.Event) -> None:
         """Note that a decision about a task is on its way to the log."""
         live.deciding = event.id
         self.dequeue(live.state.task_id)
@@ -495,7 +494,7 @@ class SchedulerState:
 
     # -- tiers, policy, leaders --------------------------------------------------------
 
-    def _fold_tier(self, name: str, event: Event) -> Verdict:
+    def _fold_tier(self, name: str, event: c.Event) -> Verdict:
         watch = next((w for tier, w in self.tiers.items() if tier == name), None)
         if watch is None or not isinstance(event, c.TierEvent) or event.tier != name:
             return "void"
@@ -511,7 +510,7 @@ class SchedulerState:
         self.ready.update(self.queue.groups)
         return "applied"
 
-    def _fold_policy(self, event: Event) -> Verdict:
+    def _fold_policy(self, event: c.Event) -> Verdict:
         if (
             not isinstance(event, c.PolicyChanged)
             or event.version != self.policy_version + 1
@@ -532,7 +531,7 @@ class SchedulerState:
         self.ready.update(self.queue.groups)
         return "applied"
 
-    def _fold_scheduler(self, recorded: Recorded) -> Verdict:
+    def _fold_scheduler(self, recorded: c.Recorded) -> Verdict:
         event = recorded.event
         self.scheduler_seq = recorded.seq
         if not isinstance(event, c.SchedulerElected) or not self.epochs.observe(

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 from cli.client.connection import Refused
 from cli.render.outcome import Outcome, outcome_of, outcome_of_answer
 from cli.render.terminal import Problem
+from events import catalogue as c
 from events import subjects
-from events.catalogue import Result
 from events.errors import LogError
 from events.lifecycle import FINAL
 from events.races import first
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
     from cli.client.connection import Session
-    from events.catalogue import Chunk, Recorded
     from projections.record import TaskRecord
 
 EXPLAIN_S: Final = 1.5
@@ -42,11 +41,11 @@ _TEXT: Final = frozenset({"stdout", "token"})
 class Audience(Protocol):
     """Who is shown a task as it goes on."""
 
-    def event(self, recorded: Recorded, judged: JudgedEvent) -> None:
+    def event(self, recorded: c.Recorded, judged: JudgedEvent) -> None:
         """An event of the task; `judged` says what it counted for."""
         ...
 
-    def chunk(self, chunk: Chunk) -> None:
+    def chunk(self, chunk: c.Chunk) -> None:
         """A piece of its output, in order."""
         ...
 
@@ -61,7 +60,7 @@ class Following:
         self._task_id = task_id
         self._audience = audience
         self._state = TasksState()
-        self._result: Result | None = None
+        self._result: c.Result | None = None
         self._ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     @property
@@ -69,13 +68,13 @@ class Following:
         """The task as far as it has been followed."""
         return self._state.records.get(self._task_id)
 
-    def _on(self, recorded: Recorded) -> None:
+    def _on(self, recorded: c.Recorded) -> None:
         judged = judge(recorded)
         tasks.evolve(self._state, judged)
         record = self.record
         if judged.task is not None and judged.verdict == "applied":
             found = getattr(recorded.event, "result", None)
-            if isinstance(found, Result):
+            if isinstance(found, c.Result):
                 self._result = found
         if self._audience is not None and judged.task is not None:
             self._audience.event(recorded, judged)
@@ -170,14 +169,14 @@ class LiveOutput:
     """A task's output, piece by piece and in order, also over a reconnect."""
 
     def __init__(
-        self, client: Session, task_id: str, show: Callable[[Chunk], None]
+        self, client: Session, task_id: str, show: Callable[[c.Chunk], None]
     ) -> None:
         self._client = client
         self._task_id = task_id
         self._show = show
         self._last: dict[str, int] = {}
         self._bytes: dict[str, int] = {}
-        self._waiting: list[Chunk] | None = []
+        self._waiting: list[c.Chunk] | None = []
         self._subscription: Any = None
         self._reading: asyncio.Task[None] | None = None
         client.link.on_connection(self._connection)
@@ -197,13 +196,13 @@ class LiveOutput:
         if self._subscription is not None:
             await self._subscription.stop()
 
-    def _on(self, chunk: Chunk) -> None:
+    def _on(self, chunk: c.Chunk) -> None:
         if self._waiting is not None:
             self._waiting.append(chunk)
         else:
             self._hand_on(chunk)
 
-    def _hand_on(self, chunk: Chunk) -> None:
+    def _hand_on(self, chunk: c.Chunk) -> None:
         if chunk.n <= self._last.get(chunk.route, 0):
             return
         self._last[chunk.route] = chunk.n
@@ -258,18 +257,18 @@ class Crowd:
         self._client = client
         self._places = {task_id: n for n, task_id in enumerate(task_ids)}
         self._state = TasksState()
-        self._results: dict[str, Result] = {}
+        self._results: dict[str, c.Result] = {}
         self._ended: asyncio.Queue[str] = asyncio.Queue()
         self._told: set[str] = set()
 
-    def _on(self, recorded: Recorded) -> None:
+    def _on(self, recorded: c.Recorded) -> None:
         judged = judge(recorded)
         tasks.evolve(self._state, judged)
         record = judged.task
         if record is None or record.id not in self._places:
             return
         found = getattr(recorded.event, "result", None)
-        if judged.verdict == "applied" and isinstance(found, Result):
+        if judged.verdict == "applied" and isinstance(found, c.Result):
             self._results[record.id] = found
         if record.phase in FINAL and record.id not in self._told:
             self._told.add(record.id)

@@ -15,8 +15,8 @@ from cli.client.target import on_target
 from cli.commands.options import json_option
 from cli.commands.submit import fields_of, submit
 from cli.render.terminal import EXIT_OK, EXIT_USAGE, Problem, console, line_of
+from events import catalogue as c
 from events import subjects
-from events.catalogue import Classification, PolicyChanged
 from events.codec import encode
 from events.commands import Classified, Done, WouldRoute
 
@@ -63,7 +63,7 @@ async def _classify(fields: dict[str, Any], *, as_json: bool) -> int:
     return EXIT_OK
 
 
-def _show_classification(found: Classification) -> None:
+def _show_classification(found: c.Classification) -> None:
     inferred = found.inferred
     click.echo(f"tier        {found.effective_tier}")
     click.echo(f"because     {line_of(found.reason)}")
@@ -136,7 +136,7 @@ async def _show(*, as_json: bool) -> int:
 async def current_policy(client: Session) -> tuple[int, dict[str, Any]]:
     """Return version and document of the policy in force; 0 for the built-in one."""
     last = await client.log.last(subjects.POLICY)
-    if last is None or not isinstance(last.event, PolicyChanged):
+    if last is None or not isinstance(last.event, c.PolicyChanged):
         return 0, policies.document(policies.Policy())
     return last.event.version, policies.document(policies.parse(last.event.policy))
 

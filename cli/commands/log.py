@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import sys
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import click
 
@@ -22,9 +22,6 @@ from events import catalogue as c
 from events import subjects
 from events.ids import is_token
 from events.races import first
-
-if TYPE_CHECKING:
-    from events.catalogue import Recorded
 
 LAST_SHOWN: Final = 50
 LAST_FOLLOWED: Final = 10
@@ -92,7 +89,7 @@ class Chosen:
         self.enough = asyncio.Event()
         self.anything = not types
 
-    def show(self, recorded: Recorded) -> None:
+    def show(self, recorded: c.Recorded) -> None:
         """Print an event, if it is one of them."""
         if self.enough.is_set() or not self._wanted(recorded.event):
             return

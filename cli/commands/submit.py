@@ -26,7 +26,7 @@ from cli.render.terminal import (
     harmless,
     painted,
 )
-from events.catalogue import TaskSpec
+from events import catalogue as c
 from events.codec import Reader, encode
 from events.commands import BatchSubmitted, Refusal, Submitted
 from events.errors import Malformed
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from cli.render.outcome import Outcome
 
 MOST_AT_ONCE: Final = 1_000
-_specs: Reader[TaskSpec] = Reader(TaskSpec)
+_specs: Reader[c.TaskSpec] = Reader(c.TaskSpec)
 _PLACE = re.compile(r"tasks\[(\d+)\]\.?")
 
 

@@ -32,8 +32,8 @@ from cli.render.terminal import (
     utc_now,
 )
 from events import archive as archives
+from events import catalogue as c
 from events import subjects
-from events.catalogue import Chunk, TaskRouted, Unknown
 from events.codec import encode
 from events.nats import backup
 from events.nats.api import stream_state
@@ -191,7 +191,7 @@ class Exported(Struct, kw_only=True):
     made_at: str
     task: TaskAnswer
     events: list[LoggedEvent]
-    output: list[Chunk]
+    output: list[c.Chunk]
     words: list[str]
 
 
@@ -261,7 +261,7 @@ async def exported_of(client: Session, task_id: str) -> Exported:
     said = [
         sentence
         for recorded in history
-        if isinstance(recorded.event, TaskRouted)
+        if isinstance(recorded.event, c.TaskRouted)
         for sentence in words(recorded.event, history[0].event)
     ]
     return Exported(
@@ -274,7 +274,7 @@ async def exported_of(client: Session, task_id: str) -> Exported:
                 seq=recorded.seq,
                 subject=recorded.subject,
                 event=recorded.event.body
-                if isinstance(recorded.event, Unknown)
+                if isinstance(recorded.event, c.Unknown)
                 else recorded.event,
             )
             for recorded in history

@@ -252,14 +252,14 @@ class Instance:
         """The broker's URL; raises NoAddress where none was ever written."""
         try:
             return msgspec.json.decode(
-                self.address_file.read_bytes(), type=_Address
+                self.address_file.read_bytes(), type=_KeptAddress
             ).nats
         except (FileNotFoundError, msgspec.DecodeError) as missing:
             raise NoAddress(self.data) from missing
 
     def record_url(self, url: str) -> None:
         """Write down where the broker is to be found."""
-        self._write(self.address_file, msgspec.json.encode(_Address(url)).decode())
+        self._write(self.address_file, msgspec.json.encode(_KeptAddress(url)).decode())
 
     def prepare(
         self, listen: str | None = None, hosts: Iterable[str] | None = None
@@ -387,7 +387,7 @@ class Instance:
         scratch.replace(path)
 
 
-class _Address(msgspec.Struct):
+class _KeptAddress(msgspec.Struct):
     nats: str
 
 

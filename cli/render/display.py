@@ -16,7 +16,6 @@ from events.codec import encode
 
 if TYPE_CHECKING:
     from cli.render.outcome import Outcome
-    from events.catalogue import Chunk, Recorded
     from projections.judged import JudgedEvent
 
 
@@ -31,7 +30,7 @@ class Screen:
         self._together = _same_place(sys.stdout, self._notes)
         self.lines: list[str] = []
 
-    def event(self, recorded: Recorded, judged: JudgedEvent) -> None:
+    def event(self, recorded: c.Recorded, judged: JudgedEvent) -> None:
         """Show what was decided or has happened, where the output does not say it."""
         if not self._about or judged.verdict != "applied":
             return
@@ -39,7 +38,7 @@ class Screen:
         if said:
             self.note(said)
 
-    def chunk(self, chunk: Chunk) -> None:
+    def chunk(self, chunk: c.Chunk) -> None:
         """Show a piece of output."""
         kind = chunk.event_type
         if kind in ("status", "error"):
@@ -100,10 +99,10 @@ def _same_place(one: IO[str], other: IO[str]) -> bool:
 class JsonLines:
     """An audience that is a program."""
 
-    def event(self, recorded: Recorded, judged: JudgedEvent) -> None:
+    def event(self, recorded: c.Recorded, judged: JudgedEvent) -> None:
         """Say nothing: `agentcom events --task ID --json` does."""
 
-    def chunk(self, chunk: Chunk) -> None:
+    def chunk(self, chunk: c.Chunk) -> None:
         """Print a piece of output as it is stored."""
         sys.stdout.write(encode(chunk).decode() + "\n")
         sys.stdout.flush()

@@ -41,7 +41,7 @@ class _ChatMessage(Struct):
     thinking: str = ""
 
 
-class _Chunk(Struct):
+class _ChatChunk(Struct):
     model: str = ""
     message: _ChatMessage | None = None
     done: bool = False
@@ -65,7 +65,7 @@ class OllamaReader:
     """Chat chunks from bytes."""
 
     def __init__(self) -> None:
-        self._lines = Ndjson(_Chunk)
+        self._lines = Ndjson(_ChatChunk)
 
     def feed(self, data: bytes) -> list[Piece]:
         """The pieces whose lines end in `data`."""
@@ -76,7 +76,7 @@ class OllamaReader:
         return _pieces(self._lines.close())
 
 
-def _pieces(chunks: list[_Chunk | Broken]) -> list[Piece]:
+def _pieces(chunks: list[_ChatChunk | Broken]) -> list[Piece]:
     pieces: list[Piece] = []
     for chunk in chunks:
         if isinstance(chunk, Broken):

@@ -34,14 +34,14 @@ if TYPE_CHECKING:
     from sidecar.executors.port import Run
 
 
-class _Delta(Struct):
+class _CompletionDelta(Struct):
     content: str | None = None
     reasoning: str | None = None
     reasoning_content: str | None = None
 
 
 class _Choice(Struct):
-    delta: _Delta | None = None
+    delta: _CompletionDelta | None = None
     finish_reason: str | None = None
 
 

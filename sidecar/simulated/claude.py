@@ -374,7 +374,7 @@ class _Interrupted(Exception):
     """SIGINT arrived."""
 
 
-class _Refusal(Exception):
+class _Declined(Exception):
     """The command line is refused: the words go to stderr, the exit code is 1."""
 
 
@@ -1298,8 +1298,8 @@ class _Flags(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         if message.startswith("unrecognized arguments: "):
             flag = message.removeprefix("unrecognized arguments: ").split()[0]
-            raise _Refusal(f"error: unknown option '{flag}'")
-        raise _Refusal(f"error: {message}")
+            raise _Declined(f"error: unknown option '{flag}'")
+        raise _Declined(f"error: {message}")
 
 
 def _flags() -> _Flags:
@@ -1336,14 +1336,14 @@ def _check(flags: argparse.Namespace) -> None:
     """What Claude Code refuses before it does anything."""
     flags.allowed_tools = flags.allowedTools
     if flags.print and flags.output_format == "stream-json" and not flags.verbose:
-        raise _Refusal(
+        raise _Declined(
             "Error: When using --print, --output-format=stream-json requires --verbose"
         )
     skips = flags.dangerously_skip_permissions or (
         flags.permission_mode == "bypassPermissions"
     )
     if skips and os.geteuid() == 0:
-        raise _Refusal(
+        raise _Declined(
             "--dangerously-skip-permissions cannot be used with root/sudo privileges "
             "for security reasons"
         )
@@ -1352,9 +1352,9 @@ def _check(flags: argparse.Namespace) -> None:
             uuid.UUID(flags.session_id)
         except ValueError as wrong:
             text = "Error: Invalid session ID. Must be a valid UUID."
-            raise _Refusal(text) from wrong
+            raise _Declined(text) from wrong
         if _session_file(flags.session_id).exists():
-            raise _Refusal(f"Error: Session ID {flags.session_id} is already in use.")
+            raise _Declined(f"Error: Session ID {flags.session_id} is already in use.")
 
 
 def _read_prompt(flags: argparse.Namespace) -> str:
@@ -1364,7 +1364,7 @@ def _read_prompt(flags: argparse.Namespace) -> str:
     ready, _, _ = select.select([0], [], [], 3.0)
     prompt = sys.stdin.buffer.read().decode(errors="replace") if ready else ""
     if not prompt.strip():
-        raise _Refusal(
+        raise _Declined(
             "Error: Input must be provided either through stdin or as a prompt "
             "argument when using --print"
         )
@@ -1426,7 +1426,7 @@ def main(argv: Sequence[str] | None = None, *, control: str | None = None) -> in
             return 0
         _check(flags)
         prompt = _read_prompt(flags)
-    except _Refusal as refusal:
+    except _Declined as refusal:
         print(refusal, file=sys.stderr)  # noqa: T201
         return 1
     scenario, file = _ordered(control)

@@ -161,7 +161,7 @@ class _Options(msgspec.Struct):
     num_predict: int | None = None
 
 
-class _Message(msgspec.Struct):
+class _RequestMessage(msgspec.Struct):
     role: str
     content: str | list[dict[str, Any]] | None = None
 
@@ -180,7 +180,7 @@ class _RunBody(msgspec.Struct):
     """What chat, generate and completions ask for; each uses its part of it."""
 
     model: str = ""
-    messages: list[_Message] | None = None
+    messages: list[_RequestMessage] | None = None
     prompt: str = ""
     system: str = ""
     stream: bool | None = None
@@ -207,7 +207,7 @@ class _ShowBody(msgspec.Struct):
     name: str = ""  # what older clients send
 
 
-class _Refused(Exception):
+class _BadRequest(Exception):
     """A request that is answered with a status and an error text."""
 
     def __init__(self, status: int, message: str) -> None:
@@ -574,7 +574,7 @@ class SimulatedOllama:
             if fault is not None:
                 await self._strike_early(request, fault, body)
             return await handler(request, body, fault)
-        except _Refused as refused:
+        except _BadRequest as refused:
             error: dict[str, Any] = {"error": refused.message}
             if request.path.startswith("/v1/"):
                 error = _openai_error(refused.status, refused.message)
@@ -593,19 +593,19 @@ class SimulatedOllama:
                 usual = (
                     "server busy, please try again.  maximum pending requests exceeded"
                 )
-                raise _Refused(503, fault.message or usual)
+                raise _BadRequest(503, fault.message or usual)
             case "internal":
                 usual = "llama runner process has terminated: exit status 2"
-                raise _Refused(500, fault.message or usual)
+                raise _BadRequest(500, fault.message or usual)
             case "missing":
                 model = _as_object(body).get("model", "")
-                raise _Refused(404, fault.message or f"model '{model}' not found")
+                raise _BadRequest(404, fault.message or f"model '{model}' not found")
             case "bad_request":
                 usual = "invalid character 'x' looking for beginning of value"
-                raise _Refused(400, fault.message or usual)
+                raise _BadRequest(400, fault.message or usual)
             case "refuses_stream_options" if "stream_options" in _as_object(body):
                 usual = "unknown field: stream_options"
-                raise _Refused(400, fault.message or usual)
+                raise _BadRequest(400, fault.message or usual)
             case _:
                 pass
 
@@ -706,7 +706,7 @@ class SimulatedOllama:
         if not run_body.question():
             return await self._load_only(run_body, model, chat=chat)
         if run_body.think and not model.thinking:
-            raise _Refused(400, f'"{run_body.model}" does not support thinking')
+            raise _BadRequest(400, f'"{run_body.model}" does not support thinking')
         options = run_body.options or _Options()
         async with self._slot():
             answer = await self._decide(run_body, model, options)
@@ -720,7 +720,7 @@ class SimulatedOllama:
         run_body = _decode(body, _RunBody)
         model = self._find(run_body.model)
         if not run_body.messages:
-            raise _Refused(400, "[] is too short - 'messages'")
+            raise _BadRequest(400, "[] is too short - 'messages'")
         limit = run_body.max_completion_tokens or run_body.max_tokens
         async with self._slot():
             answer = await self._decide(run_body, model, _Options(num_predict=limit))
@@ -735,7 +735,7 @@ class SimulatedOllama:
     async def _slot(self) -> AsyncIterator[None]:
         """One of the parallel runs: waits for it, or is refused as busy."""
         if self._slots.locked() and self._waiting >= self._queue:
-            raise _Refused(503, _BUSY)
+            raise _BadRequest(503, _BUSY)
         self._waiting += 1
         try:
             await self._slots.acquire()
@@ -789,7 +789,7 @@ class SimulatedOllama:
         context = options.num_ctx or model.context_length
         prompt_tokens = count_tokens(run_body.prompt_text())
         if prompt_tokens > context and run_body.truncate is False:
-            raise _Refused(400, "the input length exceeds the context length")
+            raise _BadRequest(400, "the input length exceeds the context length")
         began = time.perf_counter_ns()
         keep = _keep_for(run_body.keep_alive, self._keep_alive)
         load_ns = await self._load(model, max(keep, timedelta(0)))
@@ -825,7 +825,7 @@ class SimulatedOllama:
         response = web.StreamResponse(headers={"Content-Type": voice.content_type})
         response.enable_chunked_encoding()
         await response.prepare(request)
-        wire = _Wire(response, split=self._split_lines)
+        wire = _ResponseWriter(response, split=self._split_lines)
         async for lines in self._lines(request, voice, answer, fault):
             await wire.send(lines)
         await wire.flush()
@@ -889,10 +889,10 @@ class SimulatedOllama:
 
     def _find(self, name: str) -> Model:
         if not name:
-            raise _Refused(400, "model is required")
+            raise _BadRequest(400, "model is required")
         model = self.models.get(normal_model(name))
         if model is None:
-            raise _Refused(404, f"model '{name}' not found")
+            raise _BadRequest(404, f"model '{name}' not found")
         return model
 
     # -- orders from another process ---------------------------------------------
@@ -916,7 +916,7 @@ class SimulatedOllama:
         return web.json_response(msgspec.to_builtins(self.requests))
 
 
-class _Wire:
+class _ResponseWriter:
     """Sends lines at once, or, when `split`, in pieces that end inside lines."""
 
     def __init__(self, response: web.StreamResponse, *, split: bool) -> None:
@@ -978,21 +978,21 @@ def _keep_for(value: str | float | None, usual: timedelta) -> timedelta:
         text = str(value)
         unit = next((u for u in _UNITS if text.endswith(u)), None)
         if unit is None:
-            raise _Refused(400, f'time: invalid duration "{text}"') from None
+            raise _BadRequest(400, f'time: invalid duration "{text}"') from None
         try:
             seconds = float(text.removesuffix(unit)) * _UNITS[unit]
         except ValueError as wrong:
-            raise _Refused(400, f'time: invalid duration "{text}"') from wrong
+            raise _BadRequest(400, f'time: invalid duration "{text}"') from wrong
     return _FOREVER if seconds < 0 else timedelta(seconds=seconds)
 
 
 def _decode(body: bytes, shape: type[_Shape]) -> _Shape:
     if not body:
-        raise _Refused(400, "missing request body")
+        raise _BadRequest(400, "missing request body")
     try:
         return msgspec.json.decode(body, type=shape)
     except msgspec.MsgspecError as wrong:
-        raise _Refused(400, str(wrong)) from wrong
+        raise _BadRequest(400, str(wrong)) from wrong
 
 
 def _as_object(body: bytes) -> dict[str, Any]:
