@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from actors.rules.models import normal_model
+from actors.rules.models import listed_models
 from events import catalogue as c
 from events.codec import instant
 from events.errors import Malformed
@@ -30,7 +30,7 @@ class PastDecision(NamedTuple):
     """Since when the task could be routed, seconds since 1970."""
     fixed: bool
     """Whether the task named its host or executor, and so could go nowhere else."""
-    endpoints: dict[tuple[str, str], tuple[frozenset[str], tuple[str, ...]]]
+    endpoints: dict[tuple[str, str], tuple[str, list[str], list[str]]]
     """(host, endpoint) of each local candidate to its models and those in memory."""
     escalated: int
     """Other tasks that were in flight on a tier above their own."""
@@ -129,8 +129,9 @@ class Reading:
             endpoint = host.endpoints.get(one.endpoint) if host is not None else None
             if endpoint is not None and endpoint.kind != "claude":
                 endpoints[one.host, one.endpoint] = (
-                    frozenset(normal_model(model) for model in endpoint.models),
-                    tuple(sorted(normal_model(model) for model in endpoint.loaded)),
+                    endpoint.kind,
+                    listed_models(endpoint.kind, endpoint.models),
+                    listed_models(endpoint.kind, endpoint.loaded),
                 )
         other = "standard" if task.preferred_tier == "complex" else "complex"
         tier = world.fleet.tiers.get(other)

@@ -179,8 +179,8 @@ class Judge:
             or other.local_models == case.policy.local_models
         ):
             return inputs
-        models, loaded = endpoint
-        model = usual_model(models, loaded, other) or one.model
+        kind, models, loaded = endpoint
+        model = usual_model(kind, models, loaded, other) or one.model
         return replace(inputs, model=model, loaded=model in loaded)
 
     def _dollars(self, case: Case, model: str) -> tuple[float | None, bool]:

@@ -22,7 +22,7 @@ import msgspec
 import structlog
 from msgspec import Struct, structs
 
-from actors.rules.models import normal_model
+from actors.rules.models import listed_models
 from events import catalogue as c
 from events import header
 from sidecar.executors.claude import command as claude
@@ -87,8 +87,8 @@ class Watched:
                 up=True,
                 reason="",
                 version=answer.version,
-                models=sorted({normal_model(model) for model in answer.models}),
-                loaded=sorted({normal_model(model) for model in answer.loaded}),
+                models=listed_models(self.state.kind, answer.models),
+                loaded=listed_models(self.state.kind, answer.loaded),
                 simulated=answer.simulated,
             )
         )

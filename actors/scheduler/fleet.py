@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from actors.rules.models import normal_model
+from actors.rules.models import listed_models
 from actors.scheduler.places import SLOT_KINDS, Host, Place, Pool, Slots
 from actors.scheduler.queue import TIER_KIND, Requirement
 
@@ -143,8 +143,8 @@ class Fleet:
         place.up = state.up
         place.reason = state.reason
         place.url = state.url
-        place.models = tuple(normal_model(m) for m in state.models)
-        place.loaded = frozenset(normal_model(m) for m in state.loaded)
+        place.models = tuple(listed_models(state.kind, state.models))
+        place.loaded = frozenset(listed_models(state.kind, state.loaded))
         place.simulated = state.simulated
         self._touch_place(place)
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 from sortedcontainers import SortedList
 
-from actors.rules.models import normal_model, usual_model
+from actors.rules.models import model_named, usual_model
 from actors.rules.scoring import Inputs, candidate, factors, product, ranked, spread
 from events import catalogue as c
 
@@ -126,7 +126,7 @@ class Place:
 
     `kind` is sidecar (shell commands), local (a model endpoint), claude, agent or noop;
     `endpoint` is "" for the kinds that are the host's own. `models` it has, of these
-    `loaded` are in memory; names with their tag. `reason` says why it is down. A
+    `loaded` are in memory; names as the server writes them. `reason` says why it is down. A
     `shared` endpoint is called by several hosts: each has a place, all one `slots`.
     """
 
@@ -171,9 +171,8 @@ class Place:
         if self.kind != "local":
             return ""
         if wanted:
-            named = normal_model(wanted)
-            return named if named in self.models else None
-        return usual_model(self.models, self.loaded, policy)
+            return model_named(wanted, self.endpoint_kind, self.models)
+        return usual_model(self.endpoint_kind, self.models, self.loaded, policy)
 
 
 class Pool:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from msgspec import Struct
 
-from actors.rules.models import normal_model
+from actors.rules.models import same_model
 from sidecar.executors.model_run import (
     ModelExecutor,
     ModelFault,
@@ -139,9 +139,11 @@ class OllamaDialect:
             models = msgspec.json.decode(body, type=_Ps).models or []
         except msgspec.MsgspecError:
             return False
-        name = normal_model(model)
         return any(
-            name in (normal_model(m.name), normal_model(m.model)) for m in models
+            same_model("ollama", name, model)
+            for each in models
+            for name in (each.name, each.model)
+            if name
         )
 
     def remark(self, run: Run, done: ReplyEnd) -> str | None:
