@@ -13,17 +13,20 @@ by pointing its own name here. Who may do what is decided in `web.access`.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 
 from events.commands import Refusal, refuse
 from events.errors import AgentComError
 from web.access import HEADERS, Access, Visitor, same_origin
 from web.api import ASKING, COMMANDS, QUERIES, Api, response_of
 from web.bridge import Bridge
+from web.door import Connection, Door
 from web.metrics import CONTENT_TYPE, Metrics
 from web.openapi import document
 
@@ -43,6 +46,10 @@ LOOPBACK: Final = "127.0.0.1"
 BODY_BYTES: Final = 1_000_000
 MESSAGE_BYTES: Final = 64 * 1024
 HEARTBEAT_S: Final = 15.0
+BODY_S: Final = 20.0
+"""How long the body of a request may take to arrive."""
+LAG_S: Final = 0.5
+"""How long the projections' lag, which the broker is asked for, is good for metrics."""
 
 STATIC: Final = Path(__file__).parent / "static"
 
@@ -101,7 +108,12 @@ class Server:
         self._static = static
         self._api = Api(queries, bus, log, policy or {}, savings)
         self._metrics = Metrics(runner)
+        self.door = Door(time.monotonic)
         self._site: web.AppRunner | None = None
+        self._listener: asyncio.Server | None = None
+        # The projections' lag, when it was found, and whether somebody asks for it now.
+        self._lag = (-1, float("-inf"))
+        self._asking_lag = asyncio.Lock()
         self.bridge = Bridge(runner, queries, bus, log, output, policy or {})
         self._sockets: set[web.WebSocketResponse] = set()
 
@@ -142,24 +154,27 @@ class Server:
         Raises OSError where the port is taken.
         """
         await self.bridge.open()
-        site = web.AppRunner(
-            self.app(), access_log=None, handle_signals=False, shutdown_timeout=2.0
-        )
+        site = web.AppRunner(self.app(), handle_signals=False, shutdown_timeout=2.0)
         await site.setup()
+        server = site.server
+        assert server is not None
         try:
-            await web.TCPSite(site, host, port).start()
+            self._listener = await asyncio.get_running_loop().create_server(
+                lambda: Connection(self.door, server), host, port, backlog=512
+            )
         except BaseException:
             await site.cleanup()
             await self.bridge.close()
             raise
         self._site = site
-        return int(site.addresses[0][1])
+        return int(self._listener.sockets[0].getsockname()[1])
 
     async def close(self) -> None:
         """Listen no more."""
         for socket in list(self._sockets):
             await socket.close(code=1001, message=b"stopping")
-        if self._site is not None:
+        if self._listener is not None and self._site is not None:
+            self._listener.close()
             await self._site.cleanup()
             self._site = None
         await self.bridge.close()
@@ -174,21 +189,40 @@ class Server:
         if refusal is not None:
             response: web.StreamResponse = response_of(refusal)
         else:
-            try:
-                response = await handler(request)
-            except web.HTTPException as error:
-                # The HTTP library's own, with the words of HTTP as its code.
-                response = response_of(
-                    Refusal(
-                        code=error.reason.lower().replace(" ", "_"),
-                        error=f"{request.method} {request.path[:200]}: {error.reason}",
-                        status=error.status,
-                    )
-                )
+            response = await self._answer(request, handler)
         if not response.prepared:
             for name, value in HEADERS.items():
                 response.headers.setdefault(name, value)
+            if request.path in _OPEN:
+                # Nobody known: its connection would be ended soon, maybe in mid-answer.
+                response.force_close()
+        self.door.answered(request)
         return response
+
+    async def _answer(
+        self, request: web.Request, handler: Handler
+    ) -> web.StreamResponse:
+        try:
+            if not await _whole(request):
+                return response_of(
+                    refuse("expired", f"the body did not come in {BODY_S:g} s")
+                )
+            return await handler(request)
+        except web.HTTPException as error:
+            # The HTTP library's own, with the words of HTTP as its code.
+            refusal = Refusal(
+                code=error.reason.lower().replace(" ", "_"),
+                error=f"{request.method} {request.path[:200]}: {error.reason}",
+                status=error.status,
+            )
+        except (web.RequestPayloadError, HttpProcessingError):
+            refusal = refuse("malformed", "the body is not what its headers say")
+        except ConnectionError:
+            raise
+        except Exception as error:  # noqa: BLE001 - one request's end, not the server's
+            self.door.complaints.about(error)
+            refusal = refuse("internal", "a fault of AgentCom's own: see its log")
+        return response_of(refusal)
 
     def _refused(self, request: web.Request) -> Refusal | None:
         """Return why a request is turned away; None if it is not."""
@@ -197,11 +231,11 @@ class Server:
             return refuse("forbidden", f"this server does not serve {name[:80]!r}")
         if request.path in _OPEN:
             return None
-        who = request.remote or ""
-        if not self._access.requests.take(who):
-            return _too_many("requests")
         if request.path == "/" or request.path.startswith("/static/"):
             return None
+        # A known token is looked for first: whatever strangers do, even from the same
+        # address, its holder is served.
+        who = request.remote or ""
         visitor = self._access.visitor(request)
         if visitor is None:
             if "Authorization" in request.headers and not self._access.attempts.take(
@@ -215,6 +249,10 @@ class Server:
             )
         if not same_origin(request):
             return refuse("forbidden", "asked by a page of another origin")
+        if not self._access.requests.take(f"{visitor.name} {who}"):
+            return _too_many("requests")
+        if not self.door.knows(request, visitor.name):
+            return _too_many("connections")
         request[_VISITOR] = visitor
         return None
 
@@ -234,12 +272,16 @@ class Server:
         return web.json_response(state, status=200 if ready else 503)
 
     async def _metric_page(self, request: web.Request) -> web.Response:
-        try:
-            lag = await self._runner.lag()
-        except AgentComError:
-            lag = -1
+        async with self._asking_lag:
+            if time.monotonic() - self._lag[1] > LAG_S:
+                try:
+                    lag = await self._runner.lag()
+                except AgentComError:
+                    lag = -1
+                self._lag = (lag, time.monotonic())
         return web.Response(
-            body=self._metrics.text(lag), headers={"Content-Type": CONTENT_TYPE}
+            body=self._metrics.text(self._lag[0]),
+            headers={"Content-Type": CONTENT_TYPE},
         )
 
     # -- the page ----------------------------------------------------------------------
@@ -291,6 +333,9 @@ class Server:
         self._sockets.add(socket)
         try:
             await self.bridge.serve(socket)
+        except Exception as error:  # noqa: BLE001 - this page's end, not the server's
+            self.door.complaints.about(error)
+            await socket.close(code=1011)
         finally:
             self._sockets.discard(socket)
         return socket
@@ -326,7 +371,7 @@ class Server:
                 return response_of(
                     refuse("forbidden", f"a {visitor.role} may look, not give commands")
                 )
-            if request.can_read_body and request.content_type != "application/json":
+            if request.body_exists and request.content_type != "application/json":
                 return response_of(
                     refuse(
                         "unsupported_media_type",
@@ -338,6 +383,17 @@ class Server:
             return await self._api.command(name, request, visitor.name)
 
         return handle
+
+
+async def _whole(request: web.Request) -> bool:
+    """Read the body, which the request then keeps; False where it does not come."""
+    if request.can_read_body:
+        try:
+            async with asyncio.timeout(BODY_S):
+                await request.read()
+        except TimeoutError:
+            return False
+    return True
 
 
 def _host_in(request: web.Request) -> str:

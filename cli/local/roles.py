@@ -112,8 +112,10 @@ async def be_web(
     from events.nats.output import JetStreamOutput
     from projections.main import checkpoints_beside
     from web.access import TOKENS_FILE, Tokens
+    from web.door import allow_files
     from web.main import WebConfig, serve
 
+    allow_files()
     store.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     tokens_file = Instance().data / TOKENS_FILE
     tokens = Tokens.load(tokens_file)
