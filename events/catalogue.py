@@ -729,7 +729,9 @@ def types() -> dict[str, type[Event]]:
 class Chunk(Struct, frozen=True, omit_defaults=True, kw_only=True):
     """A piece of live output, as the output stream holds it and a page receives it.
 
-    `n` counts the run's pieces from 0 without a gap, `segment` its local retries from 0.
+    `n` counts the run's pieces from 1; a gap is text that is missing. A run that goes on in
+    a later incarnation of its host counts on from the next million. `segment` counts its
+    local retries from 0.
     """
 
     type: Literal["execution_event"] = "execution_event"

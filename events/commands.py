@@ -271,6 +271,7 @@ class Limits(Struct, frozen=True, omit_defaults=True, kw_only=True):
     claude_term_grace_s: float = 3.0
     claude_result_grace_s: float = 5.0
     output_limit_bytes: int = 262_144
+    live_output_bytes: int = 2**30
     num_ctx: int = 8192
 
 

@@ -100,7 +100,7 @@ class Sidecar:
         self.incarnation = f"{journal.at_start.incarnations:06d}-{self._new_id()}"
 
         # Live output on its way to the stream.
-        self.output = OutputQueue(connection.bus)
+        self.output = OutputQueue(connection.bus, throttle=self._throttle)
 
         self._machine = Machine()
         self._endpoints = Endpoints(config, self._probed, parts.processes)
@@ -415,8 +415,16 @@ class Sidecar:
             outcome = await self._pipeline.run(assign, stop, progress, began)
         finally:
             del self._stops[route], self._progress[route]
+            if self._parts.processes is not None:
+                self._parts.processes.hold(route, False)
             self._recovered.discard(route)
         self.handle(msg.RunEnded(route, outcome))
+
+    def _throttle(self, subject: str, held: bool) -> None:
+        """Hold up what a run's processes print while the output stream is behind."""
+        for route, progress in self._progress.items():
+            if progress.subject == subject and self._parts.processes is not None:
+                self._parts.processes.hold(route, held)
 
     def _started(self, ident: Ident) -> None:
         """Write down a run's process, so that a later incarnation finds it."""

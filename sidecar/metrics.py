@@ -88,10 +88,14 @@ def _gauges(sidecar: Sidecar) -> Iterator[Metric]:
     )
     dropped = CounterMetricFamily(
         "agentcom_sidecar_dropped_chunks",
-        "Pieces of live output that were not stored: dropped here, or lost on the way.",
+        "Pieces of live output that were dropped: the output stream took nothing for long.",
         labels=("as",),
     )
     output = sidecar.output
     dropped.add_metric(("dropped",), output.dropped)
-    dropped.add_metric(("lost",), output.lost)
     yield dropped
+    yield CounterMetricFamily(
+        "agentcom_sidecar_resent_chunks",
+        "Pieces of live output that the stream had not acknowledged in time.",
+        value=output.resent,
+    )

@@ -2,9 +2,13 @@
 
 The first piece leaves at once; after it text is joined for 100 ms, sooner where much has
 gathered. Status and error lines leave at once and never overtake text that came before
-them. Every chunk has the run's next number `n`; a chunk that could not be passed on
-(connection away, reader too slow) is dropped with its number, so that the gap shows.
-Status lines, error lines and retries are events of the log too.
+them. Every chunk has the run's next number `n`. Status lines, error lines and retries are
+events of the log too.
+
+Nothing is left out without a word. While the output stream is slow or away, chunks wait
+and what makes them is held up: a process whose pipe nobody reads stops writing. Only
+where that would last too long is text dropped; the next chunk then says how much, in the
+text itself, and the gap shows in the numbers.
 """
 
 from __future__ import annotations
@@ -15,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from events import catalogue as c
 from events import subjects
+from events.chunks import NEXT_INCARNATION
 from events.codec import encode, rfc3339
 
 if TYPE_CHECKING:
@@ -29,9 +34,13 @@ JOIN_S = 0.1
 CHUNK_BYTES = 64 * 1024
 """The most text in one chunk; so much gathered leaves sooner."""
 
-NEXT_INCARNATION = 1_000_000
-"""Numbers of a run that goes on in a later incarnation of its host begin so much higher: how
-far it had counted is not known exactly, and a number must not come twice."""
+PATIENCE_S = 20.0
+"""For how long runs are held up while the output stream takes nothing at all."""
+
+RETRY_S = 0.5
+MOST_RETRY_S = 10.0
+"""After how long chunks that the stream has not acknowledged are sent again; each time in
+a row twice as long, up to the second."""
 
 LINE_CHARS = 8 * 1024
 """What is kept of a status or error line."""
@@ -42,8 +51,11 @@ Kind = Literal["token", "thinking", "stdout", "stderr", "status", "error", "tool
 class OutputSink(Protocol):
     """Where chunks go."""
 
-    def publish(self, subject: str, data: bytes) -> bool:
-        """Take a chunk without blocking; False if it is dropped instead."""
+    def publish(self, subject: str, data: bytes, *, must: bool = False) -> bool:
+        """Take a chunk without blocking; False if it is dropped instead.
+
+        `must` for what is small and says something of what was dropped.
+        """
         ...
 
 
@@ -72,7 +84,7 @@ class Progress:
         self._sink = sink
         self._speaker = speaker
         self._loop = asyncio.get_running_loop()
-        self._subject = subjects.output(speaker.host, assign.task_id)
+        self.subject = subjects.output(speaker.host, assign.task_id)
         self._run_subject = subjects.run(speaker.host, assign.task_id)
         self._model = assign.model or None
 
@@ -90,7 +102,15 @@ class Progress:
         # Which try of the work speaks; readers show each by itself.
         self.segment = earlier
 
+        # Chunks that were dropped; bytes of text in them that no mark tells of yet, and
+        # of which kind the last of them was.
         self.dropped = 0
+        self._unmarked = 0
+        self._unmarked_kind: Kind = "stdout"
+
+        # How much text may still be passed on; below 0 the run has said too much.
+        self._room = assign.limits.live_output_bytes
+
         self._closed = False
 
     # -- Emit
@@ -104,7 +124,7 @@ class Progress:
     ) -> None:
         if tokens_so_far is not None:
             self._tokens = tokens_so_far
-        if not text or self._closed:
+        if not text or self._closed or self._room < 0:
             return
         self._pieces.append((kind, text))
         self._gathered += len(text)
@@ -146,6 +166,7 @@ class Progress:
     def close(self) -> None:
         """Let everything out and stay silent from now on."""
         self._flush()
+        self._mark(must=True)
         self._closed = True
         if self._timer is not None:
             self._timer.cancel()
@@ -195,25 +216,62 @@ class Progress:
 
     def _emit(self, kind: Kind, text: str) -> None:
         text = encodable(text)
-        at = rfc3339(self._speaker.now())
-        counted = self._tokens if kind in ("token", "thinking", "tool") else None
         for piece in split(text, CHUNK_BYTES):
-            self.n += 1
-            chunk = c.Chunk(
-                task_id=self._assign.task_id,
-                event_type=kind,
-                text=piece,
-                timestamp=at,
-                route=self._assign.route,
-                generation=self._assign.generation,
-                attempt=self._assign.attempt,
-                segment=self.segment,
-                n=self.n,
-                tokens_so_far=counted,
-                model=self._model,
-            )
-            if not self._sink.publish(self._subject, encode(chunk)):
-                self.dropped += 1
+            if kind in ("status", "error"):
+                self._pass_on(kind, piece)
+            elif self._room >= 0:
+                self._pass_on_within_cap(kind, piece)
+
+    def _pass_on_within_cap(self, kind: Kind, piece: str) -> None:
+        """Pass on text up to the run's cap, then say once that there is no more."""
+        size = len(piece) if piece.isascii() else len(piece.encode())
+        if size <= self._room:
+            self._room -= size
+            self._pass_on(kind, piece)
+            return
+        if self._room:
+            self._pass_on(kind, split(piece, self._room)[0])
+        self._room = -1
+        cap = self._assign.limits.live_output_bytes
+        self._line(
+            c.TaskStatus,
+            "status",
+            f"[... output is cut here: a run may show {cap:,} bytes; its result keeps "
+            "head and tail of all of it ...]\n",
+        )
+
+    def _pass_on(self, kind: Kind, piece: str) -> None:
+        self._mark()
+        if not self._publish(kind, piece):
+            self._unmarked += len(piece.encode())
+            self._unmarked_kind = kind
+
+    def _mark(self, *, must: bool = False) -> None:
+        """Say in the text how much of it was dropped before this place."""
+        if self._unmarked:
+            text = f"\n[... {self._unmarked:,} bytes are missing here: the output stream took nothing ...]\n"
+            if self._publish(self._unmarked_kind, text, must=must):
+                self._unmarked = 0
+
+    def _publish(self, kind: Kind, text: str, *, must: bool = False) -> bool:
+        self.n += 1
+        counted = self._tokens if kind in ("token", "thinking", "tool") else None
+        chunk = c.Chunk(
+            task_id=self._assign.task_id,
+            event_type=kind,
+            text=text,
+            timestamp=rfc3339(self._speaker.now()),
+            route=self._assign.route,
+            generation=self._assign.generation,
+            attempt=self._assign.attempt,
+            segment=self.segment,
+            n=self.n,
+            tokens_so_far=counted,
+            model=self._model,
+        )
+        taken = self._sink.publish(self.subject, encode(chunk), must=must)
+        self.dropped += not taken
+        return taken
 
 
 def run_fields(speaker: Speaker, assign: Assign) -> dict[str, Any]:
@@ -231,83 +289,168 @@ def run_fields(speaker: Speaker, assign: Assign) -> dict[str, Any]:
     }
 
 
+class _Piece:
+    """A chunk on its way."""
+
+    __slots__ = ("acked", "data", "subject")
+
+    def __init__(self, subject: str, data: bytes) -> None:
+        self.subject = subject
+        self.data = data
+        self.acked = False
+
+
 class OutputQueue:
     """Chunks on their way to the output stream: acknowledged, windowed, bounded.
 
-    While the stream is slow or away, chunks wait here up to a bound, in all and for each
-    run, so that one flood does not silence the others; past it they are dropped.
+    What is not acknowledged is sent again, in order; readers know a repeat by its number.
+    While the stream is slow or away chunks wait here, up to a bound in all and for each
+    run, so that one flood does not silence the others. Well below the bound `throttle`
+    is called with the run's subject and True, and with False once it may go on; so the
+    bound is reached only by what cannot be held up, and by all once the stream has taken
+    nothing for `patience_s`. What comes beyond the bound is dropped.
     """
 
     def __init__(
         self,
         bus: Bus,
         *,
+        throttle: Callable[[str, bool], None] = lambda _subject, _held: None,
         in_flight_bytes: int = 4 * 1024 * 1024,
         waiting_bytes: int = 16 * 1024 * 1024,
         per_run_bytes: int = 4 * 1024 * 1024,
         timeout_s: float = 5.0,
+        patience_s: float = PATIENCE_S,
+        retry_s: float = RETRY_S,
     ) -> None:
         """`in_flight_bytes` may be sent and not acknowledged, `timeout_s` at most."""
         self._bus = bus
+        self._throttle = throttle
         self._window = in_flight_bytes
         self._limit = waiting_bytes
         self._per_run = per_run_bytes
         self._timeout = timeout_s
+        self._patience = patience_s
+        self._retry = retry_s
+        self._loop = asyncio.get_running_loop()
+
+        # Chunks sent and not known to be stored, oldest first; bytes of those whose
+        # answer is awaited, and how many they are.
+        self._sent: deque[_Piece] = deque()
         self._in_flight = 0
+        self._awaited = 0
+
+        # One was not acknowledged: nothing more is sent until all answers are in, then
+        # everything from the oldest such on is sent again.
+        self._failing = False
+        self._failures = 0
 
         # Chunks that wait, oldest first, and their bytes: in all, and of each run.
-        self._waiting: deque[tuple[str, bytes]] = deque()
+        self._waiting: deque[_Piece] = deque()
         self._waiting_bytes = 0
         self._by_subject: dict[str, int] = {}
+
+        # Runs that are held up; until when they are, and whether that time is over and
+        # the stream still takes nothing.
+        self._held: set[str] = set()
+        self._until: asyncio.TimerHandle | None = None
+        self._given_up = False
 
         # Who waits in `flush`.
         self._idle: list[asyncio.Future[None]] = []
 
-        # Chunks that found no room here; chunks that were sent and not acknowledged.
+        # Chunks that found no room here; chunks that had to be sent again.
         self.dropped = 0
-        self.lost = 0
+        self.resent = 0
         bus.on_connection(self._connection)
 
-    def publish(self, subject: str, data: bytes) -> bool:
+    def publish(self, subject: str, data: bytes, *, must: bool = False) -> bool:
         """Send a chunk, or let it wait; False, and dropped, where there is no room."""
         size = len(data)
-        if self._bus.connected and not self._waiting and self._in_flight < self._window:
-            self._send(subject, data)
+        if self._open() and not self._waiting:
+            self._send(_Piece(subject, data))
             return True
         waiting = self._by_subject.get(subject, 0)
-        if self._waiting_bytes + size > self._limit or waiting + size > self._per_run:
+        full = (
+            self._waiting_bytes + size > self._limit or waiting + size > self._per_run
+        )
+        if full and not must:
             self.dropped += 1
             return False
-        self._waiting.append((subject, data))
-        self._waiting_bytes += size
-        self._by_subject[subject] = waiting + size
+        self._waiting.append(_Piece(subject, data))
+        self._count(subject, size)
+        if self._is_crowded(subject, self._per_run // 2):
+            self._hold(subject)
         return True
 
-    def _send(self, subject: str, data: bytes) -> None:
-        size = len(data)
+    def _open(self) -> bool:
+        return (
+            self._bus.connected and not self._failing and self._in_flight < self._window
+        )
+
+    def _count(self, subject: str, size: int) -> None:
+        self._waiting_bytes += size
+        left = self._by_subject.get(subject, 0) + size
+        if left:
+            self._by_subject[subject] = left
+        else:
+            del self._by_subject[subject]
+
+    def _send(self, piece: _Piece) -> None:
+        size = len(piece.data)
+        self._sent.append(piece)
         self._in_flight += size
-        answer = self._bus.request(subject, data, timeout=self._timeout)
+        self._awaited += 1
+        answer = self._bus.request(piece.subject, piece.data, timeout=self._timeout)
 
         def settled(future: asyncio.Future[bytes]) -> None:
             self._in_flight -= size
-            if future.cancelled() or future.exception() is not None:
-                # Lost on its way; readers see the gap in the numbers.
-                self.lost += 1
+            self._awaited -= 1
+            if (
+                future.cancelled()
+                or future.exception() is not None
+                or b'"error"' in future.result()
+            ):
+                self._failing = True
+            else:
+                piece.acked = True
+                self._heard()
+            while self._sent and self._sent[0].acked:
+                self._sent.popleft()
+            if self._failing and not self._awaited:
+                self._take_back()
             self._pump()
 
         answer.add_done_callback(settled)
 
+    def _take_back(self) -> None:
+        """Put what was not acknowledged in front of what waits, for another try."""
+        while self._sent:
+            piece = self._sent.pop()
+            if not piece.acked:
+                self.resent += 1
+                self._waiting.appendleft(piece)
+                self._count(piece.subject, len(piece.data))
+        pause = min(self._retry * 2**self._failures, MOST_RETRY_S)
+        self._failures = min(self._failures + 1, 10)
+        self._loop.call_later(pause, self._again)
+
+    def _again(self) -> None:
+        if not self._awaited:
+            self._failing = False
+        self._pump()
+
     def _pump(self) -> None:
-        while self._waiting and self._bus.connected and self._in_flight < self._window:
-            subject, data = self._waiting.popleft()
-            self._waiting_bytes -= len(data)
-            left = self._by_subject[subject] - len(data)
-            if left:
-                self._by_subject[subject] = left
-            else:
-                del self._by_subject[subject]
-            self._send(subject, data)
-        if not self._waiting and not self._in_flight:
+        while self._waiting and self._open():
+            piece = self._waiting.popleft()
+            self._count(piece.subject, -len(piece.data))
+            self._send(piece)
+        for subject in [
+            s for s in self._held if not self._is_crowded(s, self._per_run // 4)
+        ]:
+            self._held.discard(subject)
+            self._throttle(subject, False)
+        if not self._waiting and not self._sent:
             idle, self._idle = self._idle, []
             for waiter in idle:
                 if not waiter.done():
@@ -317,9 +460,43 @@ class OutputQueue:
         if up:
             self._pump()
 
+    # -- holding up
+
+    def _is_crowded(self, subject: str, bound: int) -> bool:
+        waiting = self._by_subject.get(subject, 0)
+        return waiting > bound or (
+            waiting > 0 and self._waiting_bytes > self._limit // 2
+        )
+
+    def _hold(self, subject: str) -> None:
+        if subject in self._held or self._given_up:
+            return
+        self._held.add(subject)
+        if self._until is None:
+            self._until = self._loop.call_later(self._patience, self._give_up)
+        self._throttle(subject, True)
+
+    def _heard(self) -> None:
+        """The stream takes chunks: there is a reason to hold runs up again."""
+        self._given_up = False
+        self._failures = 0
+        if self._until is not None:
+            self._until.cancel()
+            self._until = None
+        if self._held:
+            self._until = self._loop.call_later(self._patience, self._give_up)
+
+    def _give_up(self) -> None:
+        """The stream is away for long: let the runs go on; what has no room is lost."""
+        self._until = None
+        self._given_up = True
+        held, self._held = self._held, set()
+        for subject in held:
+            self._throttle(subject, False)
+
     async def flush(self) -> None:
-        """Return once everything taken has been acknowledged or lost."""
-        if self._waiting or self._in_flight:
+        """Return once everything taken has been acknowledged."""
+        if self._waiting or self._sent:
             waiter: asyncio.Future[None]
             waiter = asyncio.get_running_loop().create_future()
             self._idle.append(waiter)

@@ -22,6 +22,7 @@ from cli.render.terminal import (
     utc_now,
 )
 from events import subjects
+from events.chunks import gaps
 from events.codec import encode
 from events.commands import Done
 from events.lifecycle import PHASES
@@ -200,6 +201,13 @@ async def _logs(task_id: str, *, follow: bool, as_json: bool) -> int:
         chunks = await client.output.read(full)
         for chunk in chunks:
             audience.chunk(chunk)
+    for gap in gaps(chunks):
+        pieces = "1 piece" if gap.count == 1 else f"{gap.count:,} pieces"
+        where = f"behind piece {gap.after}" if gap.after else "at the beginning"
+        click.echo(
+            f"not the whole output: {pieces} missing {where} of route {gap.route}",
+            err=True,
+        )
     if not chunks and not as_json:
         click.echo("no output, or none that is still kept", err=True)
     return EXIT_OK

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from events import catalogue as c
 from events import subjects
+from events.chunks import without_repeats
 from events.codec import Reader
 from events.errors import Malformed
 from events.nats.api import direct
@@ -29,7 +30,7 @@ class JetStreamOutput:
         self._link.post(subject, data)
 
     async def read(self, task_id: str, *, start: int = 1) -> list[c.Chunk]:
-        """Return a task's chunks, oldest first, from all hosts it ran on."""
+        """Return a task's chunks, each once, oldest first, from all its hosts."""
         chunks: list[c.Chunk] = []
         async for message in direct(
             self._link, subjects.OUTPUT, subjects.outputs_of(task_id), start=start
@@ -38,7 +39,7 @@ class JetStreamOutput:
                 chunks.append(_chunks.decode(message.data))
             except Malformed:
                 continue
-        return chunks
+        return without_repeats(chunks)
 
     async def listen(
         self, task_id: str, callback: Callable[[c.Chunk], None], *, republished: bool

@@ -127,7 +127,8 @@ class Child:
             if pipe is not None:
                 os.set_blocking(pipe.fileno(), False)
                 self._readers[pipe.fileno()] = sink
-                self._loop.add_reader(pipe.fileno(), self._read, pipe.fileno())
+        if not family.is_held(route):
+            self.read_on()
         if self._handle is not None:
             self._loop.add_reader(self._handle, self._reap)
         else:
@@ -223,6 +224,16 @@ class Child:
             self._popen.wait(1.0)
         self._close()
 
+    def hold(self) -> None:
+        """Read no more for now: who writes into the pipes waits once they are full."""
+        for pipe in self._readers:
+            self._loop.remove_reader(pipe)
+
+    def read_on(self) -> None:
+        """Read what comes."""
+        for pipe in self._readers:
+            self._loop.add_reader(pipe, self._read, pipe)
+
     def _read(self, pipe: int) -> None:
         try:
             data = os.read(pipe, _CHUNK)
@@ -310,6 +321,10 @@ class Processes:
         self._on_start = on_start
         self._children: dict[int, Child] = {}
         self._spared: set[int] = set()
+
+        # Routes whose children are not read from for now.
+        self._held: set[str] = set()
+
         self._briefs = 0
         self._subreaper = False
 
@@ -400,6 +415,19 @@ class Processes:
             ended = child.exit
         out, err = (bytes(each).decode("utf-8", "replace") for each in texts)
         return Brief(ended, out, err)
+
+    def hold(self, route: str, held: bool) -> None:
+        """Stop reading what a run's processes print, or go on: they wait meanwhile."""
+        if held == self.is_held(route):
+            return
+        (self._held.add if held else self._held.discard)(route)
+        for child in self._children.values():
+            if child.route == route:
+                child.hold() if held else child.read_on()
+
+    def is_held(self, route: str) -> bool:
+        """Whether what the run's processes print is not read for now."""
+        return route in self._held
 
     def members(self, child: Child) -> list[Proc]:
         """Every living process of `child`'s run. Reaps strays that have ended."""

@@ -207,6 +207,29 @@ async def test_all_that_was_written_is_read(processes: Processes) -> None:
     assert got.endswith(b"end\n")
 
 
+async def test_what_is_held_waits_with_its_output_and_loses_none(
+    processes: Processes,
+) -> None:
+    got, began = bytearray(), asyncio.Event()
+
+    def take(data: bytes) -> None:
+        got.extend(data)
+        if not began.is_set():
+            began.set()
+            processes.hold("r", True)
+
+    child = shell(processes, "head -c 1000000 /dev/zero; echo end", on_stdout=take)
+    await began.wait()
+    for _ in range(100):
+        await asyncio.sleep(0)
+    assert len(got) <= 65_536
+    assert child.exit is None
+    processes.hold("r", False)
+    await child.wait()
+    await child.end()
+    assert len(got) == 1_000_004
+
+
 async def test_stdin_is_what_was_given_and_then_ends(processes: Processes) -> None:
     got = bytearray()
     child = shell(processes, "wc -c", stdin=b"x" * 300_000, on_stdout=got.extend)

@@ -11,8 +11,10 @@ import msgspec
 from events import catalogue as c
 from events import commands as mail
 from events import subjects
+from events.chunks import gaps
 from events.codec import encode
 from events.nats.log import JetStreamLog
+from events.nats.output import JetStreamOutput
 from sidecar.config import ClaudeConfig, EndpointConfig, SidecarConfig, SlotsConfig
 from sidecar.main import run
 from tests.support.links import linked
@@ -154,6 +156,29 @@ async def test_all_three_tiers_run_on_a_real_broker(
             "t2": True,
             "t3": True,
         }
+
+
+async def test_the_output_of_a_flood_is_stored_whole(
+    broker: LiveBroker, tmp_path: Path
+) -> None:
+    """It is made faster than the stream takes it: the command has to wait."""
+    config = SidecarConfig(
+        name="h1", discover=False, claude=ClaudeConfig(enabled=False)
+    )
+    spec = c.TaskSpec(description="x", shell=c.Shell(command="seq 1 5000000"))
+    async with (
+        core_of(broker) as core,
+        living(broker, tmp_path / "data", config) as sidecar,
+    ):
+        await core.until(c.HostJoined)
+        assert (await core.tell(assign("t1", "sidecar", spec=spec))).ok
+        [done] = await core.until(c.TaskCompleted)
+        await sidecar.output.flush()
+        chunks = await JetStreamOutput(core.link).read("t1")
+        assert gaps(chunks) == []
+        text = "".join(each.text for each in chunks)
+        assert len(text) == done.result.output_bytes == 38_888_896
+        assert text.endswith("\n5000000\n")
 
 
 async def test_results_made_while_the_broker_is_away_arrive_when_it_is_back(

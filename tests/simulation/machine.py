@@ -372,11 +372,11 @@ class SimResources:
 class NoOutput:
     """Live output is no part of this."""
 
-    def __init__(self, bus: object) -> None:
+    def __init__(self, bus: object, **_: object) -> None:
         del bus
 
-    def publish(self, subject: str, data: bytes) -> bool:
-        del subject, data
+    def publish(self, subject: str, data: bytes, *, must: bool = False) -> bool:
+        del subject, data, must
         return True
 
     async def flush(self) -> None:

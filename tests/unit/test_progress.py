@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from events import catalogue as c
 from events import commands as mail
+from events.chunks import Gap, gaps, without_repeats
 from sidecar import progress as under_test
 from sidecar.progress import CHUNK_BYTES, OutputQueue, Progress, split
 from tests.support.fakes import MemoryBroker, MemoryBus
@@ -27,9 +28,9 @@ class Sink:
         self.full = False
         self.news = asyncio.Event()
 
-    def publish(self, subject: str, data: bytes) -> bool:
+    def publish(self, subject: str, data: bytes, *, must: bool = False) -> bool:
         assert subject == "agentcom.out.h1.t1"
-        if self.full:
+        if self.full and not must:
             return False
         self.chunks.append(msgspec.json.decode(data, type=c.Chunk))
         self.news.set()
@@ -62,7 +63,7 @@ class Speaker:
 
 
 class Told:
-    def __init__(self) -> None:
+    def __init__(self, limits: mail.Limits | None = None) -> None:
         self.sink, self.speaker = Sink(), Speaker()
         assign = mail.Assign(
             epoch=1,
@@ -74,6 +75,7 @@ class Told:
             tier="standard",
             target_type="ollama",
             model="m",
+            limits=limits or mail.Limits(),
         )
         self.progress = Progress(assign, self.sink, self.speaker)
 
@@ -170,16 +172,46 @@ async def test_tokens_so_far_and_the_model_travel_along() -> None:
     assert {chunk.model for chunk in told.sink.chunks} == {"m"}
 
 
-async def test_a_dropped_chunk_leaves_a_gap_in_the_numbers() -> None:
+async def test_dropped_text_leaves_a_gap_in_the_numbers_and_a_mark_in_the_text() -> (
+    None
+):
     told = Told()
     told.progress.text("stdout", "a")
     told.sink.full = True
     told.progress.text("stdout", "b" * CHUNK_BYTES)
     told.sink.full = False
     told.progress.status("c")
-    assert told.sink.numbers == [1, 3]
+    assert told.sink.numbers == [1, 3, 4]
+    kind, mark = told.sink.said[1]
+    assert (kind, "65,536 bytes are missing here" in mark) == ("stdout", True)
     assert told.progress.dropped == 1
     told.progress.close()
+    assert len(told.sink.chunks) == 3
+
+
+async def test_text_dropped_at_the_end_is_marked_whatever_room_there_is() -> None:
+    told = Told()
+    told.progress.text("stdout", "a")
+    told.sink.full = True
+    told.progress.text("stdout", "b" * CHUNK_BYTES)
+    told.progress.close()
+    assert "65,536 bytes are missing" in told.sink.said[-1][1]
+
+
+async def test_a_run_that_shows_too_much_is_cut_with_one_notice_and_goes_on() -> None:
+    told = Told(mail.Limits(live_output_bytes=10))
+    told.progress.text("stdout", "12345")
+    told.progress.text("stdout", "67890123")
+    told.progress.status("still here")
+    for _ in range(3):
+        told.progress.text("stdout", "more")
+    told.progress.close()
+    kinds = [kind for kind, _ in told.sink.said]
+    text = "".join(text for kind, text in told.sink.said if kind == "stdout")
+    assert kinds == ["stdout", "stdout", "status", "status"]
+    assert text == "1234567890"
+    assert "may show 10 bytes" in told.sink.said[2][1]
+    assert "may show 10 bytes" in told.speaker.events[0].text
 
 
 async def test_nothing_is_said_once_closed() -> None:
@@ -218,6 +250,7 @@ class Stream:
         self.bus, self._theirs = MemoryBus(broker), MemoryBus(broker)
         self.messages: list[Any] = []
         self.holding = False
+        self.answer = b"{}"
 
     async def open(self) -> Stream:
         await self._theirs.listen("agentcom.out.>", self._on)
@@ -226,7 +259,7 @@ class Stream:
     def _on(self, message: Any) -> None:
         self.messages.append(message)
         if not self.holding:
-            message.respond(b"{}")
+            message.respond(self.answer)
 
     def release(self) -> None:
         self.holding = False
@@ -272,4 +305,110 @@ async def test_what_waits_while_the_connection_is_away_goes_when_it_is_back() ->
     stream.bus.set_connected(True)
     await queue.flush()
     assert stream.texts == [b"a", b"b"]
-    assert queue.lost == 0
+    assert (queue.dropped, queue.resent) == (0, 0)
+
+
+async def test_what_was_not_acknowledged_is_sent_again_in_order() -> None:
+    stream = await Stream().open()
+    queue = OutputQueue(stream.bus, timeout_s=0.01, retry_s=0.001)
+    stream.holding = True
+    chunks = [b"%04d" % n for n in range(20)]
+    assert all(queue.publish("agentcom.out.h1.t1", chunk) for chunk in chunks)
+    while len(stream.messages) < 40:
+        await asyncio.sleep(0)
+    stream.holding = False
+    await queue.flush()
+    assert list(dict.fromkeys(stream.texts)) == chunks
+    assert stream.texts[-20:] == chunks
+    assert queue.dropped == 0
+
+
+async def test_a_refusal_of_the_stream_is_no_acknowledgement() -> None:
+    stream = await Stream().open()
+    stream.answer = b'{"error":{"code":503}}'
+    queue = OutputQueue(stream.bus, retry_s=0.001)
+    queue.publish("agentcom.out.h1.t1", b"a")
+    while len(stream.messages) < 2:
+        await asyncio.sleep(0)
+    stream.answer = b"{}"
+    await queue.flush()
+    assert set(stream.texts) == {b"a"}
+    assert queue.resent >= 2
+
+
+class Valve:
+    """Which runs are held up."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[str, bool]] = []
+        self.news = asyncio.Event()
+
+    def __call__(self, subject: str, held: bool) -> None:
+        self.calls.append((subject, held))
+        self.news.set()
+
+
+async def test_a_run_is_held_up_before_anything_is_dropped_and_let_go_again() -> None:
+    stream, valve = await Stream().open(), Valve()
+    stream.holding = True
+    queue = OutputQueue(
+        stream.bus, in_flight_bytes=10, per_run_bytes=40, throttle=valve
+    )
+    flood = "agentcom.out.h1.t1"
+    sent = 0
+    while not valve.calls:
+        assert queue.publish(flood, b"12345")
+        sent += 1
+    assert valve.calls == [(flood, True)]
+    await asyncio.sleep(0)
+    stream.release()
+    await queue.flush()
+    assert valve.calls == [(flood, True), (flood, False)]
+    assert (len(stream.messages), queue.dropped) == (sent, 0)
+
+
+async def test_nobody_is_held_up_for_ever() -> None:
+    stream, valve = await Stream().open(), Valve()
+    stream.bus.set_connected(False)
+    queue = OutputQueue(stream.bus, per_run_bytes=40, throttle=valve, patience_s=0.001)
+    run = "agentcom.out.h1.t1"
+    while not valve.calls:
+        assert queue.publish(run, b"12345")
+    valve.news.clear()
+    await valve.news.wait()
+    assert valve.calls == [(run, True), (run, False)]
+    while queue.publish(run, b"12345"):
+        pass
+    assert (valve.calls[2:], queue.dropped) == ([], 1)
+    stream.bus.set_connected(True)
+    await queue.flush()
+    assert len(stream.messages) == 8
+
+
+# -- what is stored
+
+
+def chunk(n: int, route: str = "r1") -> c.Chunk:
+    return c.Chunk(
+        task_id="t1",
+        event_type="stdout",
+        text=str(n),
+        timestamp="2026-01-01T00:00:00Z",
+        route=route,
+        generation=1,
+        attempt=1,
+        segment=0,
+        n=n,
+    )
+
+
+def test_repeats_are_left_out_and_gaps_are_named() -> None:
+    stored = [chunk(n) for n in (2, 3, 3, 6, 1_000_001, 1_000_003)] + [chunk(1, "r2")]
+    once = without_repeats(stored)
+    assert [each.n for each in once] == [2, 3, 6, 1_000_001, 1_000_003, 1]
+    assert gaps(once) == [
+        Gap("r1", 0, 1),
+        Gap("r1", 3, 2),
+        Gap("r1", 1_000_001, 1),
+    ]
+    assert gaps([chunk(n) for n in (1, 2, 3, 1_000_001)]) == []
