@@ -138,18 +138,18 @@ class Recheck(Struct, kw_only=True):
 def recheck(routed: c.TaskRouted, policy: Policy | None) -> Recheck:
     """Decide a decision again under the policy of its time, None if that is unreadable."""
     if policy is None:
-        said = f"policy {routed.policy_version} is not to be read by this version"
-        return Recheck(agrees=False, said=said)
+        finding = f"policy {routed.policy_version} is not to be read by this version"
+        return Recheck(agrees=False, said=finding)
     if not routed.candidates:
         return Recheck(agrees=False, said="the decision records no candidates")
     anew = routing.recheck(routed, policy.scoring)
     place = _name(anew) + (f", {anew.model}" if anew.model else "")
     if comes_out_same(routed, policy):
-        said = (
+        finding = (
             f"decided again from the recorded inputs under policy "
             f"{routed.policy_version}: {place}, score {anew.score:.6f}, as recorded"
         )
-        return Recheck(agrees=True, said=said)
+        return Recheck(agrees=True, said=finding)
     recorded = routed.candidates[0]
     return Recheck(
         agrees=False,

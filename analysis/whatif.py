@@ -49,22 +49,22 @@ class Redecider:
         self._log = log
         self._checkpoints = checkpoints
 
-    async def __call__(self, asked: AskWhatIf) -> WhatIfAnswer:
+    async def __call__(self, question: AskWhatIf) -> WhatIfAnswer:
         """Answer; raises Malformed for a policy or an instant that is none."""
         by_version, version = await policies_of(self._log)
         base = by_version.get(version, by_version[BUILT_IN])
-        other = policies.with_changes(base, asked.policy)
+        other = policies.with_changes(base, question.policy)
         with closing(TimeTravel(self._log, checkpoints=self._checkpoints)) as past:
             last = await self._log.last_sequence()
-            start = await first_from(past, asked.since)
-            end = await last_until(past, asked.until, last)
+            start = await first_from(past, question.since)
+            end = await last_until(past, question.until, last)
             reading = Reading(start, end)
             # What runs cost is known later than where they went.
             await past.walk(start, last, reading.see)
         await self._name_models(reading)
         judge = Judge(by_version, other, reading)
         for n, decision in enumerate(reading.decisions):
-            judge.judge(decision, asked.limit)
+            judge.judge(decision, question.limit)
             if not n % DECISIONS_A_TURN:
                 await asyncio.sleep(0)
         return judge.answer(

@@ -94,15 +94,15 @@ def show(report: dict[str, Any]) -> None:
     ):
         table.add_column(column, justify="right" if column else "left")
     for name, title in (("ring", "AgentCom"), ("bare", "bare pipeline")):
-        found = report[name]
-        waits = found["submit_to_started_ms"]
-        core, worker = found["cpu_us_per_task"]
+        figures = report[name]
+        waits = figures["submit_to_started_ms"]
+        core, worker = figures["cpu_us_per_task"]
         table.add_row(
             title,
-            f"{found['tasks_per_s']:,.0f}",
+            f"{figures['tasks_per_s']:,.0f}",
             f"{waits['p50']:.2f} ms",
             f"{waits['p95']:.2f} ms",
-            f"{found['submit_to_started_heard_ms']['p50']:.2f} ms",
+            f"{figures['submit_to_started_heard_ms']['p50']:.2f} ms",
             f"{core:.0f} + {worker:.0f} µs",
         )
     console.print(table)
@@ -119,8 +119,8 @@ def show(report: dict[str, Any]) -> None:
     router = Table(title="router, one decision with its whole trace")
     for column in ("endpoints", "decisions/s", "p50"):
         router.add_column(column, justify="right")
-    for size, found in report["router"].items():
-        router.add_row(size, f"{found['per_s']:,.0f}", f"{found['p50_us']:.0f} µs")
+    for size, figures in report["router"].items():
+        router.add_row(size, f"{figures['per_s']:,.0f}", f"{figures['p50_us']:.0f} µs")
     console.print(router)
     if "streams" in report:
         from bench.streams import show_streams

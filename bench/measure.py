@@ -159,10 +159,10 @@ async def _pace(
     to_begin, to_hear = [], []
     for _ in range(SEQUENTIAL):
         done = watching.count_to(1)
-        asked = time.time()
+        asked_at = time.time()
         started = await watching.until_started(await submit())
-        to_begin.append(started.began - asked)
-        to_hear.append(started.heard - asked)
+        to_begin.append(started.began - asked_at)
+        to_hear.append(started.heard - asked_at)
         await asyncio.wait_for(done.wait(), 30)
     await asyncio.sleep(0.2)
     done = watching.count_to(tasks)

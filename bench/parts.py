@@ -103,10 +103,10 @@ def running(processes: list[Process]) -> Iterator[list[Process]]:
 
 def bare_processes(instance: Instance, sizes: list[int]) -> list[Process]:
     """Start the bare pipeline; returns once it listens."""
-    made = []
+    processes = []
     for part, role in (("core", "scheduler"), ("worker", f"host-{BARE_HOST}")):
         credentials = instance.credentials(role)
-        made.append(
+        processes.append(
             Process(
                 [
                     "-m",
@@ -120,29 +120,29 @@ def bare_processes(instance: Instance, sizes: list[int]) -> list[Process]:
                 instance.data / "bare.log",
             )
         )
-    for process in made:
+    for process in processes:
         process.first_line()
-    return made
+    return processes
 
 
 def ring_processes(instance: Instance, *, host: bool = True) -> list[Process]:
     """Start the real scheduler and, with `host`, a real sidecar that offers noop."""
     env = {"AGENTCOM_DATA": str(instance.data)}
-    made = [Process(["scheduler"], env, instance.data / "scheduler.log")]
+    processes = [Process(["scheduler"], env, instance.data / "scheduler.log")]
     if host:
         config = instance.data / "sidecar.toml"
         config.write_text(
             f'name = "{HOST}"\nnoop = true\ndiscover = false\n'
             f"[slots]\nshell = 0\nclaude = 0\nagent = 0\nnoop = {SLOTS}\n"
         )
-        made.append(
+        processes.append(
             Process(
                 ["sidecar", "--config", str(config)],
                 env,
                 instance.data / "sidecar.log",
             )
         )
-    return made
+    return processes
 
 
 class Started(NamedTuple):
@@ -164,7 +164,7 @@ _at: Reader[_At] = Reader(_At)
 class BenchClient:
     """Submits, and watches runs start and end.
 
-    It hears of runs alone: on two cores, one who watches everything takes part.
+    It subscribes to runs alone: on two cores, watching everything would cost time.
     """
 
     def __init__(self, link: Link) -> None:
@@ -184,12 +184,12 @@ class BenchClient:
 
     async def measure_sizes(self, until: asyncio.Event) -> None:
         """Note how large each stage's event is, from those that come meanwhile."""
-        heard = [
+        subscriptions = [
             await self.link.subscribe(subject, self._on_size)
             for subject in (subjects.ALL_TASKS, subjects.ALL_RUNS)
         ]
         await asyncio.wait_for(until.wait(), 60)
-        for one in heard:
+        for one in subscriptions:
             await one.stop()
 
     def _on_size(self, message: LinkMessage) -> None:
@@ -205,9 +205,9 @@ class BenchClient:
     def _on(self, message: LinkMessage) -> None:
         kind = message.data[:40]
         if b'"task.started' in kind:
-            heard = time.time()
+            now = time.time()
             task = message.subject.rpartition(".")[2]
-            started = Started(instant(_at.decode(message.data).at), heard)
+            started = Started(instant(_at.decode(message.data).at), now)
             waiting = self._awaited.pop(task, None)
             if waiting is None:
                 self._begun[task] = started
@@ -238,8 +238,8 @@ async def client(instance: Instance) -> AsyncIterator[BenchClient]:
     """A client that reads along, as the operator."""
     link = await Link.connect(instance.credentials("operator").address())
     try:
-        made = BenchClient(link)
-        await made.watch()
-        yield made
+        watching = BenchClient(link)
+        await watching.watch()
+        yield watching
     finally:
         await link.close()

@@ -232,15 +232,15 @@ async def _measured(what: str, credentials: Credentials, store: Path) -> dict[st
         took = time.perf_counter() - began
         await follower.stop()
     else:
-        kept = Store(store)
-        runner = Runner(log, kept, checkpoints=checkpoints_beside(store))
+        read_models = Store(store)
+        runner = Runner(log, read_models, checkpoints=checkpoints_beside(store))
         await runner.start()
         await runner.until_caught_up()
         runner.save()
         took = time.perf_counter() - began
         assert runner.position == last
         await runner.stop()
-        kept.close()
+        read_models.close()
     await log.close()
     await link.close()
     return {

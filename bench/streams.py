@@ -158,22 +158,24 @@ async def _listen(
     before = [process.cpu_s() for process in processes]
     began = time.monotonic()
     body = {"description": "tell me the time", "tier": "standard"}
-    asked = [
+    subscriptions = [
         json.dumps({**body, "idempotency_key": f"stream-{n}"}).encode()
         for n in range(streams)
     ]
     submit = subjects.command("task.submit")
-    await asyncio.gather(*(link.request(submit, each, timeout=30) for each in asked))
+    await asyncio.gather(
+        *(link.request(submit, each, timeout=30) for each in subscriptions)
+    )
     await asyncio.wait_for(over.wait(), tokens / tokens_per_s + 120)
     took = time.monotonic() - began
     used = [p.cpu_s() - b for p, b in zip(processes, before, strict=True)]
-    heard = len(ear.first_ms) + len(ear.later_ms)
+    count = len(ear.first_ms) + len(ear.later_ms)
     return {
         "streams": streams,
-        "tokens_per_s": round(heard / took, 1),
+        "tokens_per_s": round(count / took, 1),
         "asked_tokens_per_s": streams * tokens_per_s,
-        "tokens": heard,
-        "lost": streams * tokens - heard,
+        "tokens": count,
+        "lost": streams * tokens - count,
         "chunks": ear.chunks,
         "gaps": ear.gaps,
         "first_ms": _spread(ear.first_ms),
@@ -188,15 +190,15 @@ async def _listen(
     }
 
 
-def _spread(found: list[float]) -> dict[str, float]:
-    if len(found) < 2:
+def _spread(times: list[float]) -> dict[str, float]:
+    if len(times) < 2:
         return {}
-    parts = statistics.quantiles(found, n=100, method="inclusive")
+    parts = statistics.quantiles(times, n=100, method="inclusive")
     return {
-        "p50": round(statistics.median(found), 2),
+        "p50": round(statistics.median(times), 2),
         "p95": round(parts[94], 2),
         "p99": round(parts[98], 2),
-        "max": round(max(found), 2),
+        "max": round(max(times), 2),
     }
 
 
@@ -214,9 +216,9 @@ def show_streams(report: Report) -> None:
         ("first_ms", "first token", FIRST_TARGET_MS),
         ("later_ms", "later ones", LATER_TARGET_MS),
     ):
-        found = report[name]
-        shown = [f"{found[each]:.1f} ms" for each in ("p50", "p95", "p99", "max")]
-        table.add_row(title, *shown, f"{aim:.0f} ms")
+        figures = report[name]
+        columns = [f"{figures[each]:.1f} ms" for each in ("p50", "p95", "p99", "max")]
+        table.add_row(title, *columns, f"{aim:.0f} ms")
     console = Console()
     console.print(table)
     used = ", ".join(f"{name} {share:.0%}" for name, share in report["cpu"].items())

@@ -215,11 +215,11 @@ class Session:
                     await asyncio.sleep(0.5)
 
     async def full_id(self, task_id: str) -> str:
-        """Spell out the id of a task that was named by its beginning."""
+        """Return the whole id of a task that was named by its beginning."""
         if len(task_id) >= FULL_ID:
             return task_id
-        found = await self.query("task", {"task_id": task_id}, TaskAnswer)
-        return found.task.task_id
+        answer = await self.query("task", {"task_id": task_id}, TaskAnswer)
+        return answer.task.task_id
 
 
 def not_utf8(body: Any) -> str:
@@ -272,7 +272,7 @@ async def connected(
 
 
 def logs_to_stderr() -> None:
-    """Keep stdout for what was asked for; who has set up logs already keeps them so."""
+    """Keep stdout for the answer, unless logs have been set up already."""
     if not structlog.is_configured():
         structlog.configure(logger_factory=lambda *_: structlog.PrintLogger(sys.stderr))
 

@@ -73,9 +73,9 @@ class Following:
         tasks.evolve(self._state, judged)
         record = self.record
         if judged.task is not None and judged.verdict == "applied":
-            found = getattr(recorded.event, "result", None)
-            if isinstance(found, c.Result):
-                self._result = found
+            result = getattr(recorded.event, "result", None)
+            if isinstance(result, c.Result):
+                self._result = result
         if self._audience is not None and judged.task is not None:
             self._audience.event(recorded, judged)
         if record is not None and record.phase in FINAL and not self._ended.done():
@@ -97,7 +97,7 @@ class Following:
 
     async def _explain(self, waits: Callable[[list[str]], None]) -> None:
         """Say why the task waits, and again when that has changed."""
-        said: list[str] = []
+        reasons: list[str] = []
         pause = EXPLAIN_S
         while True:
             await asyncio.sleep(pause)
@@ -114,9 +114,9 @@ class Following:
             if answer.state != "waiting" or not answer.because:
                 continue
             pause = EXPLAIN_AGAIN_S
-            if answer.because != said:
-                said = answer.because
-                waits(said)
+            if answer.because != reasons:
+                reasons = answer.because
+                waits(reasons)
 
     async def _follow(self) -> Outcome:
         client = self._client
@@ -207,8 +207,8 @@ class LiveOutput:
             return
         self._last[chunk.route] = chunk.n
         if chunk.event_type in _TEXT:
-            said = self._bytes.get(chunk.route, 0) + len(chunk.text.encode())
-            self._bytes[chunk.route] = said
+            size = self._bytes.get(chunk.route, 0) + len(chunk.text.encode())
+            self._bytes[chunk.route] = size
         self._show(chunk)
 
     def _connection(self, up: bool) -> None:
@@ -267,9 +267,9 @@ class Crowd:
         record = judged.task
         if record is None or record.id not in self._places:
             return
-        found = getattr(recorded.event, "result", None)
-        if judged.verdict == "applied" and isinstance(found, c.Result):
-            self._results[record.id] = found
+        result = getattr(recorded.event, "result", None)
+        if judged.verdict == "applied" and isinstance(result, c.Result):
+            self._results[record.id] = result
         if record.phase in FINAL and record.id not in self._told:
             self._told.add(record.id)
             self._ended.put_nowait(record.id)
@@ -296,9 +296,9 @@ class Crowd:
 
     async def _first(self) -> int:
         """Return the sequence of the earliest submission among the tasks."""
-        found = [
+        firsts = [
             events[0].seq
             for task_id in self._places
             if (events := await self._client.log.read(subjects.task(task_id), limit=1))
         ]
-        return min(found, default=1)
+        return min(firsts, default=1)

@@ -1,8 +1,8 @@
 """Where a shell command runs that names no place: here, if here is the whole fleet.
 
 A command goes to any host that has a slot, into a folder of its own, unless it says
-otherwise. Who has but one machine and types a command into its terminal means the folder
-that he stands in, as with any other command.
+otherwise. On an instance of one machine, a person who types a command into its terminal
+means the current folder, as with any other command.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Points of the log as people say them: `7d`, `2026-01-31`, an instant, a sequence."""
+"""Points of the log as people write them: `7d`, `2026-01-31`, an instant, a sequence."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ _UNITS: Final = {
 _DAY: Final = re.compile(r"\d{4}-\d{2}-\d{2}", re.ASCII)
 
 
-def point(said: str, now: Callable[[], datetime] = utc_now) -> int | str:
-    """Read what was said as a sequence or an RFC 3339 instant; raises BadParameter.
+def point(argument: str, now: Callable[[], datetime] = utc_now) -> int | str:
+    """Read an argument as a sequence or an RFC 3339 instant; raises BadParameter.
 
     `90s`, `15m`, `24h`, `7d`, `2w` are so long ago; a date alone is its first instant in
     UTC; digits alone are a sequence.
     """
-    text = said.strip()
+    text = argument.strip()
     if text.isascii() and text.isdigit():
         return int(text)
     if ago := _AGO.fullmatch(text):
@@ -44,29 +44,29 @@ def point(said: str, now: Callable[[], datetime] = utc_now) -> int | str:
         instant(text)
     except Malformed as error:
         raise click.BadParameter(
-            f"{said!r}: expected a sequence, 7d, 2026-01-31, or an RFC 3339 time"
+            f"{argument!r}: expected a sequence, 7d, 2026-01-31, or an RFC 3339 time"
         ) from error
     return text
 
 
-def moment(said: str) -> str:
-    """Read what was said as an RFC 3339 instant; a sequence is refused."""
-    read = point(said)
-    if isinstance(read, int):
+def instant_of(argument: str) -> str:
+    """Read an argument as an RFC 3339 instant; a sequence is refused."""
+    place = point(argument)
+    if isinstance(place, int):
         raise click.BadParameter(
-            f"{said!r}: expected 7d, 2026-01-31, or an RFC 3339 time"
+            f"{argument!r}: expected 7d, 2026-01-31, or an RFC 3339 time"
         )
-    return read
+    return place
 
 
 def _point_option(
-    _: click.Context, __: click.Parameter, said: str | None
+    _: click.Context, __: click.Parameter, argument: str | None
 ) -> int | str | None:
-    return None if said is None else point(said)
+    return None if argument is None else point(argument)
 
 
-def _moment_option(_: click.Context, __: click.Parameter, said: str) -> str:
-    return moment(said) if said else ""
+def _time_option(_: click.Context, __: click.Parameter, argument: str) -> str:
+    return instant_of(argument) if argument else ""
 
 
 def point_option(
@@ -83,10 +83,10 @@ def point_option(
     )
 
 
-def moment_option(
+def time_option(
     flag: str, help_text: str
 ) -> Callable[[Callable[..., int]], Callable[..., int]]:
     """Make an option that takes a time."""
     return click.option(
-        flag, metavar="TIME", callback=_moment_option, default="", help=help_text
+        flag, metavar="TIME", callback=_time_option, default="", help=help_text
     )

@@ -63,8 +63,8 @@ def said_url() -> str | None:
 
 def said_creds() -> Path | None:
     """Return what `--creds` said."""
-    said = os.environ.get(_CREDS)
-    return Path(said).expanduser() if said else None
+    path = os.environ.get(_CREDS)
+    return Path(path).expanduser() if path else None
 
 
 _FOLDER = click.Path(path_type=Path, file_okay=False)

@@ -35,9 +35,9 @@ def _task_options(command: F) -> F:
         if isinstance(option, click.Option) and option.expose_value:
             if option.name in _NOT_OF_A_TASK:
                 continue
-            kept: list[click.Parameter] = getattr(command, "__click_params__", [])
-            kept.append(option)
-            command.__click_params__ = kept  # type: ignore[attr-defined]
+            params: list[click.Parameter] = getattr(command, "__click_params__", [])
+            params.append(option)
+            command.__click_params__ = params  # type: ignore[attr-defined]
     return command
 
 
@@ -63,10 +63,10 @@ async def _classify(fields: dict[str, Any], *, as_json: bool) -> int:
     return EXIT_OK
 
 
-def _show_classification(found: c.Classification) -> None:
-    inferred = found.inferred
-    click.echo(f"tier        {found.effective_tier}")
-    click.echo(f"because     {line_of(found.reason)}")
+def _show_classification(classed: c.Classification) -> None:
+    inferred = classed.inferred
+    click.echo(f"tier        {classed.effective_tier}")
+    click.echo(f"because     {line_of(classed.reason)}")
     click.echo(
         f"inferred    {inferred.tier} (confidence {inferred.confidence:.2f}): "
         f"{line_of(', '.join(inferred.signals)) or 'no signals'}"
@@ -212,10 +212,10 @@ def changed_fields(changes: tuple[str, ...], file: Path | None) -> dict[str, Any
             raise Problem(
                 f"{file}: expected a JSON object ({error})", EXIT_USAGE
             ) from (error)
-    for said in changes:
-        name, equals, value = said.partition("=")
+    for change in changes:
+        name, equals, value = change.partition("=")
         if not equals or not name:
-            raise click.UsageError(f"{said!r}: expected NAME=VALUE")
+            raise click.UsageError(f"{change!r}: expected NAME=VALUE")
         *above, last = name.split(".")
         place = document
         for part in above:
@@ -226,9 +226,9 @@ def changed_fields(changes: tuple[str, ...], file: Path | None) -> dict[str, Any
     return document
 
 
-def _value(said: str) -> Any:
+def _value(text: str) -> Any:
     """Read a value as JSON, and what is none as a word."""
     try:
-        return json.loads(said)
+        return json.loads(text)
     except ValueError:
-        return said
+        return text

@@ -191,10 +191,10 @@ async def _real_ollama(about: list[str]) -> str | None:
 
     url = ollama_url()
     async with http_client(total_s=3.0) as http:
-        found = await ask_server(http, "ollama", url)
-    if not isinstance(found, Answered) or not found.models:
+        server = await ask_server(http, "ollama", url)
+    if not isinstance(server, Answered) or not server.models:
         return None
-    about.append(f"Ollama {found.version} at {url} does the standard tasks, for real.")
+    about.append(f"Ollama {server.version} at {url} does the standard tasks, for real.")
     return url
 
 
@@ -266,8 +266,8 @@ class Tour:
         if command:
             say(f"   $ {command}", "dim")
 
-    def _expect(self, what: str, held: bool) -> None:
-        if not held:
+    def _expect(self, what: str, ok: bool) -> None:
+        if not ok:
             self.problems.append(what)
 
     async def _run(self, **fields: Any) -> tuple[Outcome, Screen]:
@@ -368,18 +368,18 @@ class Tour:
 
     async def _tier_event(self, kind: type[c.TierEvent], tier: str) -> Any:
         """Wait for the next event of a kind about a tier."""
-        found: asyncio.Future[c.Event] = asyncio.get_running_loop().create_future()
+        event: asyncio.Future[c.Event] = asyncio.get_running_loop().create_future()
 
         def on(recorded: c.Recorded) -> None:
-            if isinstance(recorded.event, kind) and not found.done():
-                found.set_result(recorded.event)
+            if isinstance(recorded.event, kind) and not event.done():
+                event.set_result(recorded.event)
 
         start = await self._client.log.last_sequence() + 1
         follower = await self._client.log.follow(
             on, start=start, subjects=[subjects.tier(tier)]
         )
         try:
-            return await found
+            return await event
         finally:
             await follower.stop()
 

@@ -92,16 +92,16 @@ def doctor(*, as_json: bool) -> int:
 async def _examine(*, as_json: bool) -> list[Check]:
     checks: list[Check] = []
 
-    def note(found: list[Check]) -> None:
-        for each in found:
+    def note(more: list[Check]) -> None:
+        for each in more:
             checks.append(each)
             if not as_json:
                 _print(each)
 
     instance = Instance()
     note([_python(), _server(instance), _folder(instance), _disk(instance)])
-    config, found = _configuration()
-    note(found)
+    config, findings = _configuration()
+    note(findings)
     offered = await _system(note)
     note(await _ollama(config, offered))
     note([await _claude(config, offered)])
@@ -119,19 +119,19 @@ def _print(check: Check) -> None:
 
 
 def _python() -> Check:
-    found = (
+    about = (
         f"{platform.python_version()} on {platform.system()} {platform.machine()}, "
         f"AgentCom {__version__}"
     )
     if sys.platform == "win32":
-        return Check("python", "fail", found, "use WSL, Linux or macOS")
-    return Check("python", "ok", found)
+        return Check("python", "fail", about, "use WSL, Linux or macOS")
+    return Check("python", "ok", about)
 
 
 def _server(instance: Instance) -> Check:
     try:
         program = find_server()
-        said = subprocess.run(
+        banner = subprocess.run(
             [program, "--version"],
             capture_output=True,
             text=True,
@@ -146,7 +146,7 @@ def _server(instance: Instance) -> Check:
         )
     pid = running_pid(instance)
     running = f", running here as process {pid}" if pid else ""
-    return Check("nats-server", "ok", f"{said} ({program}){running}")
+    return Check("nats-server", "ok", f"{banner} ({program}){running}")
 
 
 def _folder(instance: Instance) -> Check:
@@ -214,8 +214,8 @@ async def _system(note: Any) -> HostsAnswer | None:
         async with connected(credentials=chosen) as client:
             return await _connected(client, chosen, note)
     except (AgentComError, Problem) as error:
-        said = error.message if isinstance(error, Problem) else sentence_of(error)
-        note([Check("broker", "fail", said, "start everything with `agentcom up`")])
+        problem = error.message if isinstance(error, Problem) else sentence_of(error)
+        note([Check("broker", "fail", problem, "start everything with `agentcom up`")])
         return None
 
 
@@ -270,10 +270,10 @@ async def _stream(client: Session, name: str) -> dict[str, Any]:
     answer = await client.link.call(
         f"$JS.API.STREAM.INFO.{name}", b"", timeout=_PROBE_S
     )
-    found = msgspec.json.decode(answer.data, type=dict[str, Any])
-    if "error" in found:
-        raise AgentComError(f"no stream {name}: {found['error'].get('description')}")
-    return found
+    info = msgspec.json.decode(answer.data, type=dict[str, Any])
+    if "error" in info:
+        raise AgentComError(f"no stream {name}: {info['error'].get('description')}")
+    return info
 
 
 async def _rights(client: Session) -> Check:
@@ -306,40 +306,40 @@ async def _scheduler(client: Session) -> list[Check]:
     except Problem as error:
         return [Check("scheduler", "fail", error.message, START_SCHEDULER)]
     took = (time.time() - now) * 1000
-    found = [Check("scheduler", "ok", f"answers, {took:.1f} ms")]
+    checks = [Check("scheduler", "ok", f"answers, {took:.1f} ms")]
     if skew:
         advice = "set both machines' clocks by NTP: deadlines and waits rely on them"
-        return [*found, Check("clock", "warn", skew, advice)]
-    return [*found, Check("clock", "ok", f"within {SKEW_S:g} s of the scheduler's")]
+        return [*checks, Check("clock", "warn", skew, advice)]
+    return [*checks, Check("clock", "ok", f"within {SKEW_S:g} s of the scheduler's")]
 
 
 async def _leader(client: Session) -> Check:
     """Whether one of the schedulers leads: without, nothing is decided."""
     answers: list[dict[str, str]] = []
-    heard = asyncio.Event()
+    leads = asyncio.Event()
 
     def on(message: LinkMessage) -> None:
         if not message.data:  # the broker's word that nobody listens
-            heard.set()
+            leads.set()
             return
         answers.append(json.loads(message.data).get("metadata", {}))
         if answers[-1].get("leading") == "true":
-            heard.set()
+            leads.set()
 
     inbox = client.link.new_inbox()
     listening = await client.link.subscribe(inbox, on)
     client.link.post("$SRV.PING.agentcom", b"", reply=inbox)
     try:
         async with asyncio.timeout(LEADER_S):
-            await heard.wait()
+            await leads.wait()
     except TimeoutError:
         advice = (
             "wait a few seconds; if it stays so, the log takes no writes: look at the "
             "broker's log and its disk (a broker that met a full disk must be restarted)"
         )
         several = "1 scheduler" if len(answers) == 1 else f"{len(answers)} schedulers"
-        said = f"none of {several} leads" if answers else NO_SCHEDULER
-        return Check("leader", "fail", said, advice)
+        problem = f"none of {several} leads" if answers else NO_SCHEDULER
+        return Check("leader", "fail", problem, advice)
     finally:
         await listening.stop()
     if not answers:
@@ -363,25 +363,25 @@ async def _expired(client: Session, until: float) -> bool:
 
 
 def _read_models(status: StatusAnswer) -> Check:
-    found = f"at sequence {status.seq} of {status.last_seq}"
+    about = f"at sequence {status.seq} of {status.last_seq}"
     odd = {
         **status.unknown,
         **({"undecodable": n} if (n := status.undecodable) else {}),
     }
     if odd:
-        found += f"; not understood: {odd}"
+        about += f"; not understood: {odd}"
         advice = (
             "another, newer version of AgentCom writes to this log: update this one"
         )
-        return Check("read models", "warn", found, advice)
+        return Check("read models", "warn", about, advice)
     if status.lag > 1_000:
         return Check(
             "read models",
             "warn",
-            found,
+            about,
             "they are catching up, or too slow for the load",
         )
-    return Check("read models", "ok", found)
+    return Check("read models", "ok", about)
 
 
 def _fleet(fleet: HostsAnswer) -> list[Check]:
@@ -417,14 +417,14 @@ async def _ollama(config: SidecarConfig, fleet: HostsAnswer | None) -> list[Chec
     async with http_client(total_s=_PROBE_S) as http:
         for each in config.endpoints():
             key = _key(each.api_key_env)
-            found = await ask_server(http, each.kind, each.url, key)
-            if not isinstance(found, Answered):
-                checks.append(_no_server(each.kind, each.url, found.reason, config))
+            server = await ask_server(http, each.kind, each.url, key)
+            if not isinstance(server, Answered):
+                checks.append(_no_server(each.kind, each.url, server.reason, config))
                 continue
-            about = f"{each.kind} {found.version} at {each.url}"
-            if found.simulated:
+            about = f"{each.kind} {server.version} at {each.url}"
+            if server.simulated:
                 about += " (simulated)"
-            if not found.models:
+            if not server.models:
                 advice = "load one: `ollama pull llama3.2`"
                 checks.append(Check("local models", "warn", f"{about}: none", advice))
             elif fleet is not None and fleet.hosts and each.url not in offered:
@@ -435,7 +435,7 @@ async def _ollama(config: SidecarConfig, fleet: HostsAnswer | None) -> list[Chec
                     )
                 )
             else:
-                models = ", ".join(found.models)
+                models = ", ".join(server.models)
                 checks.append(Check("local models", "ok", f"{about}: {models}"))
     return checks
 
@@ -461,24 +461,24 @@ async def _claude(config: SidecarConfig, fleet: HostsAnswer | None) -> Check:
     if not config.claude.enabled:
         return Check("Claude Code", "ok", "switched off in sidecar.toml")
     processes = Processes()
-    found = await ask_claude(processes, config.claude.program, _PROBE_S)
+    answer = await ask_claude(processes, config.claude.program, _PROBE_S)
     mode = config.claude.permission_mode
-    if not isinstance(found, Answered):
+    if not isinstance(answer, Answered):
         return Check(
             "Claude Code",
             "warn",
-            found.reason,
+            answer.reason,
             "install it with npm install -g @anthropic-ai/claude-code for complex tasks",
         )
-    about = f"{found.version}, permission mode {mode}"
-    if found.simulated:
+    about = f"{answer.version}, permission mode {mode}"
+    if answer.simulated:
         about += " (simulated)"
     for host in fleet.hosts if fleet is not None else []:
         for each in host.endpoints:
             if each.kind == "claude" and not each.up:
                 advice = f"log in on {host.host}: run `claude` there once"
-                said = f"{about}; on {host.host}: {each.reason}"
-                return Check("Claude Code", "warn", said, advice)
+                problem = f"{about}; on {host.host}: {each.reason}"
+                return Check("Claude Code", "warn", problem, advice)
     if mode == "bypassPermissions":
         advice = "any task may do anything on this host: acceptEdits asks for less"
         return Check("Claude Code", "warn", about, advice)

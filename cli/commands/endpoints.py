@@ -41,8 +41,8 @@ def endpoints() -> None:
 def add(name: str, url: str, *, kind: str, slots: int, as_json: bool) -> int:
     """Add the shared server NAME at URL; hosts that reach it report its health."""
     body = {"endpoint": name, "kind": kind, "url": url, "slots": slots}
-    said = f"{name} added; `agentcom endpoints list` shows who reaches it"
-    return run(tell("endpoint.add", body, said, as_json=as_json))
+    report = f"{name} added; `agentcom endpoints list` shows who reaches it"
+    return run(tell("endpoint.add", body, report, as_json=as_json))
 
 
 @endpoints.command()
@@ -51,8 +51,8 @@ def add(name: str, url: str, *, kind: str, slots: int, as_json: bool) -> int:
 @json_option
 def remove(name: str, *, as_json: bool) -> int:
     """Take the shared server NAME away; what runs there may finish."""
-    said = f"{name} removed"
-    return run(tell("endpoint.remove", {"endpoint": name}, said, as_json=as_json))
+    report = f"{name} removed"
+    return run(tell("endpoint.remove", {"endpoint": name}, report, as_json=as_json))
 
 
 @endpoints.command(name="list")
@@ -69,33 +69,37 @@ def list_endpoints(*, as_json: bool) -> int:
 @json_option
 def ack(tier: str, *, as_json: bool) -> int:
     """Acknowledge the alert about TIER."""
-    said = f"the alert about {tier} is seen"
-    return run(tell("alert.acknowledge", {"tier": tier}, said, as_json=as_json))
+    report = f"the alert about {tier} is seen"
+    return run(tell("alert.acknowledge", {"tier": tier}, report, as_json=as_json))
 
 
 async def _list(*, as_json: bool) -> int:
     async with connected() as client:
         answer = await client.query("hosts", {}, HostsAnswer)
     if as_json:
-        seen = [
+        views = [
             {"host": row.host, "endpoint": each}
             for row in answer.hosts
             for each in row.endpoints
         ]
-        click.echo(encode({"shared": answer.shared_endpoints, "seen": seen}).decode())
+        click.echo(encode({"shared": answer.shared_endpoints, "seen": views}).decode())
         return EXIT_OK
     screen = console()
     if answer.shared_endpoints:
-        made = table(("shared", "kind", "url", "slots", "added by"), right=("slots",))
+        shared = table(("shared", "kind", "url", "slots", "added by"), right=("slots",))
         for one in answer.shared_endpoints:
-            made.add_row(
+            shared.add_row(
                 cell(one.endpoint),
                 cell(one.kind),
                 cell(one.url, 60),
                 str(one.slots),
                 cell(one.by, 20),
             )
-        screen.print(made)
-    found = endpoint_table(answer)
-    screen.print(found if found is not None else "no host has reported an endpoint yet")
+        screen.print(shared)
+    endpoints_seen = endpoint_table(answer)
+    screen.print(
+        endpoints_seen
+        if endpoints_seen is not None
+        else "no host has reported an endpoint yet"
+    )
     return EXIT_OK

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from cli.client.connection import connected, run
-from cli.client.spans import moment_option, point_option
+from cli.client.spans import point_option, time_option
 from cli.client.target import on_target
 from cli.commands.options import json_option
 from cli.render.costs import cost_table
@@ -52,7 +52,7 @@ PAST_S: Final = 120.0
 @click.option(
     "--by", type=click.Choice(list(DIMENSIONS)), default="model", show_default=True
 )
-@moment_option("--since", "7d, 2026-01-31, or RFC 3339; taken by the hour.")
+@time_option("--since", "7d, 2026-01-31, or RFC 3339; taken by the hour.")
 @click.option(
     "--fallback/--no-fallback",
     default=None,
@@ -68,14 +68,14 @@ def costs(
     `--by fallback` shows what each outage has cost, `--by day --fallback` what fallbacks
     cost over time.
     """
-    asked = {"by": by, "since": since}
+    question = {"by": by, "since": since}
     more = {} if fallback is None else {"fallback": fallback}
-    return run(_costs(asked | more, as_csv=as_csv, as_json=as_json))
+    return run(_costs(question | more, as_csv=as_csv, as_json=as_json))
 
 
-async def _costs(asked: dict[str, Any], *, as_csv: bool, as_json: bool) -> int:
+async def _costs(question: dict[str, Any], *, as_csv: bool, as_json: bool) -> int:
     async with connected() as client:
-        answer = await client.query("costs", asked, CostsAnswer)
+        answer = await client.query("costs", question, CostsAnswer)
     if as_json:
         click.echo(encode(answer).decode())
     elif as_csv:
@@ -92,14 +92,14 @@ async def _costs(asked: dict[str, Any], *, as_csv: bool, as_json: bool) -> int:
 
 
 def cost_csv(answer: CostsAnswer) -> str:
-    """Spell the lines of the bill as CSV, without the sum."""
-    made = io.StringIO()
+    """Write the lines of the bill as CSV, without the sum."""
+    out = io.StringIO()
     names = CostLine.__struct_fields__
-    writer = csv.writer(made, lineterminator="\n")
+    writer = csv.writer(out, lineterminator="\n")
     writer.writerow([answer.by, *names[1:]])
     for line in answer.lines:
         writer.writerow([_inert(line.key), *(getattr(line, n) for n in names[1:])])
-    return made.getvalue()
+    return out.getvalue()
 
 
 def _inert(text: str) -> str:
@@ -125,8 +125,8 @@ def stats(*, at: int | str | None, as_json: bool) -> int:
 
 async def _stats(at: int | str | None, *, as_json: bool) -> int:
     async with connected() as client:
-        asked = {} if at is None else {"at": at}
-        answer = await client.query("stats", asked, StatsAnswer, timeout=PAST_S)
+        question = {} if at is None else {"at": at}
+        answer = await client.query("stats", question, StatsAnswer, timeout=PAST_S)
     if as_json:
         click.echo(encode(answer).decode())
         return EXIT_OK
@@ -148,24 +148,24 @@ async def _stats(at: int | str | None, *, as_json: bool) -> int:
 
 
 def _counts(screen: Console, name: str, counts: dict[str, int]) -> None:
-    told = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
-    screen.print(line_of(f"{name}: {told or 'none'}"))
+    figures = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
+    screen.print(line_of(f"{name}: {figures or 'none'}"))
 
 
 def _durations(screen: Console, answer: StatsAnswer) -> None:
     columns = ("n", "mean", "p50", "p95", "p99")
-    made = table(("", "tier", *columns), right=columns)
+    rows = table(("", "tier", *columns), right=columns)
     for what, by_tier in (("waited", answer.wait), ("ran", answer.run)):
         for tier, each in sorted(by_tier.items()):
-            made.add_row(
+            rows.add_row(
                 what,
                 cell(tier, style=TIER_STYLE.get(tier, "")),
                 str(each.n),
                 duration(each.mean_ms),
                 *(duration(ms) for ms in (each.p50_ms, each.p95_ms, each.p99_ms)),
             )
-    if made.row_count:
-        screen.print(made)
+    if rows.row_count:
+        screen.print(rows)
 
 
 # -- alerts, dead letters, why ---------------------------------------------------------
@@ -182,18 +182,18 @@ def alerts(*, at: int | str | None, as_json: bool) -> int:
 
 async def _alerts(at: int | str | None, *, as_json: bool) -> int:
     async with connected() as client:
-        asked = {} if at is None else {"at": at}
-        answer = await client.query("alerts", asked, AlertsAnswer, timeout=PAST_S)
+        question = {} if at is None else {"at": at}
+        answer = await client.query("alerts", question, AlertsAnswer, timeout=PAST_S)
     if as_json:
         click.echo(encode(answer).decode())
         return EXIT_OK
     if not answer.alerts:
         click.echo("no alerts")
         return EXIT_OK
-    made = table(("tier", "state", "raised", "down", "seen by", "reason"))
+    rows = table(("tier", "state", "raised", "down", "seen by", "reason"))
     for each in sorted(answer.alerts, key=lambda alert: alert.cleared_at is not None):
         active = each.cleared_at is None
-        made.add_row(
+        rows.add_row(
             cell(each.tier, style=TIER_STYLE.get(each.tier, "")),
             cell("active" if active else "cleared", style="red" if active else "dim"),
             cell(each.raised_at[:19]),
@@ -201,7 +201,7 @@ async def _alerts(at: int | str | None, *, as_json: bool) -> int:
             cell(each.acknowledged_by),
             cell(each.reason, 80),
         )
-    console().print(made)
+    console().print(rows)
     return EXIT_OK
 
 
@@ -219,8 +219,8 @@ def dead(*, limit: int, as_json: bool) -> int:
 
 async def _dead(limit: int, *, as_json: bool) -> int:
     async with connected() as client:
-        asked = {"state": ["dead"], "sort": "-finished", "limit": limit}
-        answer = await client.query("tasks", asked, TasksAnswer)
+        question = {"state": ["dead"], "sort": "-finished", "limit": limit}
+        answer = await client.query("tasks", question, TasksAnswer)
     if as_json:
         click.echo(encode(answer).decode())
         return EXIT_OK
@@ -228,13 +228,13 @@ async def _dead(limit: int, *, as_json: bool) -> int:
         click.echo("no dead letters")
         return EXIT_OK
     now = utc_now()
-    made = table(
+    rows = table(
         ("id", "tries", "died", "cost", "why", "task"),
         right=("tries", "died", "cost"),
         elastic=("why", "task"),
     )
     for row in answer.tasks:
-        made.add_row(
+        rows.add_row(
             cell(row.task_id),
             str(row.attempts),
             age(row.finished_at, now),
@@ -242,7 +242,7 @@ async def _dead(limit: int, *, as_json: bool) -> int:
             cell(row.error or row.error_code, 80, style="red"),
             cell(row.description, 60),
         )
-    console().print(made)
+    console().print(rows)
     if answer.total > len(answer.tasks):
         click.echo(f"{len(answer.tasks)} of {answer.total}")
     return EXIT_OK

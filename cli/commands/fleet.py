@@ -38,9 +38,9 @@ async def _hosts(*, as_json: bool) -> int:
         screen.print("no host has joined: start one with `agentcom sidecar`")
     else:
         screen.print(host_table(answer.hosts))
-        found = endpoint_table(answer)
-        if found is not None:
-            screen.print(found)
+        endpoints = endpoint_table(answer)
+        if endpoints is not None:
+            screen.print(endpoints)
     show_tiers(screen, answer)
     return EXIT_OK
 
@@ -65,18 +65,20 @@ def drain(host: str, *, reason: str, as_json: bool) -> int:
 @json_option
 def resume(host: str, *, as_json: bool) -> int:
     """Let HOST take work again."""
-    said = f"{host} takes work again"
-    return run(tell("host.resume", {"host": host}, said, as_json=as_json))
+    report = f"{host} takes work again"
+    return run(tell("host.resume", {"host": host}, report, as_json=as_json))
 
 
-async def tell(command: str, body: dict[str, Any], said: str, *, as_json: bool) -> int:
+async def tell(
+    command: str, body: dict[str, Any], report: str, *, as_json: bool
+) -> int:
     """Send a command that is simply done, and say so."""
     async with connected() as client:
         done = await client.command(command, body, Done)
     if as_json:
         click.echo(encode(done).decode())
     else:
-        click.echo(said + (f": {done.detail}" if done.detail else ""))
+        click.echo(report + (f": {done.detail}" if done.detail else ""))
     return EXIT_OK
 
 

@@ -108,16 +108,16 @@ def add(name: str, data: Path | None, as_json: bool) -> None:
     """
     instance = _prepared(data)
     credentials = instance.add_host(name)
-    told, refused = _reloaded(instance)
+    reloaded, refused = _reloaded(instance)
     reach = Reach(instance)
     if as_json:
-        shown = {
+        document = {
             **_one(credentials),
-            "broker_reloaded": told,
+            "broker_reloaded": reloaded,
             "broker_refused": refused,
             "remote_url": reach.url,
         }
-        click.echo(json.dumps(shown, indent=2))
+        click.echo(json.dumps(document, indent=2))
         raise SystemExit(1 if refused else 0)
     click.echo(f"host          {name}")
     if credentials.seed_path.exists():
@@ -127,8 +127,8 @@ def add(name: str, data: Path | None, as_json: bool) -> None:
     if refused:
         click.echo(f"broker        must be restarted to know it: {refused}")
     else:
-        known = "knows it now" if told else "will know it at its start"
-        click.echo(f"broker        {known}")
+        when = "knows it now" if reloaded else "will know it at its start"
+        click.echo(f"broker        {when}")
     if reach.url is None:
         click.echo(
             f"reach         other machines cannot: the broker listens on {reach.listen} "

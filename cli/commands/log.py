@@ -70,9 +70,9 @@ def events(
     the last 10 and what comes.
     """
     chosen = Chosen(types, limit, as_json=as_json)
-    wanted = [pattern_of(each) for each in patterns]
+    filters = [pattern_of(each) for each in patterns]
     try:
-        return run(_events(chosen, follow, start, wanted, task_id))
+        return run(_events(chosen, follow, start, filters, task_id))
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED if not follow else EXIT_OK
 
@@ -122,15 +122,15 @@ async def _events(
     task_id: str | None,
 ) -> int:
     async with connected() as client:
-        wanted = list(patterns)
+        filters = list(patterns)
         if task_id is not None:
             full = await client.full_id(task_id)
             if not is_token(full):
                 raise Problem(f"{task_id!r} is no task's id")
-            wanted += [subjects.task(full), subjects.runs_of(full)]
-        plain = not wanted and chosen.anything
+            filters += [subjects.task(full), subjects.runs_of(full)]
+        plain = not filters and chosen.anything
         begin = await _first(client, start, follow=follow, plain=plain)
-        follower = await client.log.follow(chosen.show, start=begin, subjects=wanted)
+        follower = await client.log.follow(chosen.show, start=begin, subjects=filters)
         ends = [chosen.enough] if follow else [chosen.enough, follower.caught_up]
         try:
             await first(*(end.wait() for end in ends), follower.failed)
@@ -141,17 +141,17 @@ async def _events(
     return EXIT_OK
 
 
-def pattern_of(said: str) -> str:
-    """Spell out a pattern of subjects; raises UsageError where it can match no event."""
-    parts = said.split(".")
-    if said != ">" and parts[0] != _ROOT[0]:
+def pattern_of(argument: str) -> str:
+    """Return a whole pattern of subjects; raises UsageError where it can match no event."""
+    parts = argument.split(".")
+    if argument != ">" and parts[0] != _ROOT[0]:
         parts = [*_ROOT, *parts]
     well_formed = ">" not in parts[:-1] and all(
         part in ("*", ">") or _PART.fullmatch(part) for part in parts
     )
     if not well_formed or not _of_events(parts):
         raise click.UsageError(
-            f"--subject {line_of(repr(said), 100)}: expected parts of letters, digits, - and _ "
+            f"--subject {line_of(repr(argument), 100)}: expected parts of letters, digits, - and _ "
             "with dots between, * for any part, > at the end for any rest, like task.* "
             "or run.h1.>"
         )

@@ -86,13 +86,13 @@ async def _explain(
         fleet = await _fleet_then(client, routed)
         checked = await _checked(client, routed) if check else None
     if as_json:
-        said = {
+        document = {
             "decision": routed,
             "words": list(words(routed, submitted)),
             "fleet": fleet,
             "check": checked,
         }
-        click.echo(encode(said).decode())
+        click.echo(encode(document).decode())
     else:
         screen = console()
         for sentence in words(routed, submitted):
@@ -171,16 +171,16 @@ def state(
 async def _state(
     what: str, task_id: str | None, at: int | str | None, *, as_json: bool
 ) -> int:
-    asked: dict[str, Any] = {} if at is None else {"at": at}
+    question: dict[str, Any] = {} if at is None else {"at": at}
     async with connected() as client:
         answer: QueueAnswer | HostsAnswer | TaskAnswer
         if what == "queue":
-            answer = await client.query("queue", asked, QueueAnswer, timeout=PAST_S)
+            answer = await client.query("queue", question, QueueAnswer, timeout=PAST_S)
         elif what == "fleet":
-            answer = await client.query("hosts", asked, HostsAnswer, timeout=PAST_S)
+            answer = await client.query("hosts", question, HostsAnswer, timeout=PAST_S)
         else:
-            asked["task_id"] = task_id
-            answer = await client.query("task", asked, TaskAnswer, timeout=PAST_S)
+            question["task_id"] = task_id
+            answer = await client.query("task", question, TaskAnswer, timeout=PAST_S)
     if as_json:
         click.echo(encode(answer).decode())
         return EXIT_OK
@@ -227,15 +227,15 @@ def replay(
     """
     if step and not sys.stdin.isatty():
         raise click.UsageError("--step needs a terminal")
-    shown = ReplayScreen(speed, step=step, as_json=as_json)
+    screen = ReplayScreen(speed, step=step, as_json=as_json)
     try:
-        return run(_replay(shown, span["from"], span["to"], task_id))
+        return run(_replay(screen, span["from"], span["to"], task_id))
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
 
 
 class Enough(Exception):
-    """Who looks has seen enough."""
+    """The person at the terminal ended the replay."""
 
 
 class ReplayScreen:
@@ -248,7 +248,7 @@ class ReplayScreen:
         self._before: float | None = None
 
     def line(self, world: World, judged: JudgedEvent) -> str:
-        """Spell an event and what it led to."""
+        """Write an event and what it led to as a line."""
         recorded = judged.recorded
         if self._as_json:
             return json_line(recorded)
@@ -263,13 +263,13 @@ class ReplayScreen:
         if self._speed is None:
             return 0.0
         try:
-            made = instant(at)
+            now = instant(at)
         except Malformed:
             return 0.0
-        before, self._before = self._before, made
+        before, self._before = self._before, now
         if before is None:
             return 0.0
-        return min(max(made - before, 0.0) / self._speed, LONGEST_PAUSE_S)
+        return min(max(now - before, 0.0) / self._speed, LONGEST_PAUSE_S)
 
     async def show(self, line: str, at: str) -> None:
         """Print a line in its time; raises Enough."""
@@ -279,19 +279,19 @@ class ReplayScreen:
         sys.stdout.write(line + "\n")
         sys.stdout.flush()
         if self._step:
-            said = await _typed_line()
-            if not said or said.strip() in ("q", "quit"):
+            answer = await _typed_line()
+            if not answer or answer.strip() in ("q", "quit"):
                 raise Enough
 
 
 async def _typed_line() -> str:
     """Return the terminal's next line, "" at its end; Ctrl-C gets through meanwhile."""
     loop = asyncio.get_running_loop()
-    typed: asyncio.Future[str] = loop.create_future()
+    next_line: asyncio.Future[str] = loop.create_future()
 
     def keep(line: str) -> None:
-        if not typed.done():
-            typed.set_result(line)
+        if not next_line.done():
+            next_line.set_result(line)
 
     def read() -> None:
         # A terminal gives a line at a time. Past sys.stdin, for its lock must be free
@@ -302,7 +302,7 @@ async def _typed_line() -> str:
 
     # Of no pool: the interpreter's end must not wait for somebody to type.
     threading.Thread(target=read, daemon=True).start()
-    return await typed
+    return await next_line
 
 
 def summary(world: World) -> str:
@@ -316,7 +316,7 @@ def summary(world: World) -> str:
 
 
 async def _replay(
-    shown: ReplayScreen,
+    screen: ReplayScreen,
     start: int | str | None,
     end: int | str | None,
     task_id: str | None,
@@ -329,7 +329,7 @@ async def _replay(
             first = await first_from(past, 1 if start is None else start)
             until = await last_until(past, end, last)
             with suppress(Enough):
-                await _walk(past, first, until, _about(full), shown)
+                await _walk(past, first, until, _about(full), screen)
         finally:
             past.close()
     return EXIT_OK
@@ -345,8 +345,8 @@ async def _walk(
     past: TimeTravel,
     first: int,
     last: int,
-    wanted: Callable[[JudgedEvent], bool],
-    shown: ReplayScreen,
+    matches: Callable[[JudgedEvent], bool],
+    screen: ReplayScreen,
 ) -> None:
     for start in range(first, last + 1, AT_ONCE):
         lines: list[tuple[str, str]] = []
@@ -354,10 +354,10 @@ async def _walk(
         def see(
             world: World, judged: JudgedEvent, lines: list[tuple[str, str]] = lines
         ) -> None:
-            if wanted(judged):
-                line = shown.line(world, judged)
+            if matches(judged):
+                line = screen.line(world, judged)
                 lines.append((line, judged.recorded.event.at))
 
         await past.walk(start, min(start + AT_ONCE - 1, last), see)
         for line, at in lines:
-            await shown.show(line, at)
+            await screen.show(line, at)

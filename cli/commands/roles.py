@@ -37,14 +37,14 @@ _DEBUG = click.option("--debug", is_flag=True, help="Log more.")
 
 
 def _address(
-    _: click.Context, __: click.Parameter, said: str | None
+    _: click.Context, __: click.Parameter, argument: str | None
 ) -> tuple[str, int] | None:
     """Read `9090` or `0.0.0.0:9090`."""
-    if said is None:
+    if argument is None:
         return None
-    host, _colon, port = said.rpartition(":")
+    host, _colon, port = argument.rpartition(":")
     if not port.isascii() or not port.isdigit() or int(port) > 65_535:
-        raise click.BadParameter(f"{said!r}: expected PORT or HOST:PORT")
+        raise click.BadParameter(f"{argument!r}: expected PORT or HOST:PORT")
     return host or "127.0.0.1", int(port)
 
 

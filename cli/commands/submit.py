@@ -138,7 +138,7 @@ def fields_of(text: tuple[str, ...], options: dict[str, Any]) -> dict[str, Any]:
     fields: dict[str, Any] = {
         "description": description,
         "shell": shell,
-        "file_hints": [_hint(said) for said in options["files"]],
+        "file_hints": [_hint(hint) for hint in options["files"]],
         "success_criteria": list(options["criteria"]),
         "verification_steps": list(options["steps"]),
         "needs": list(options["needs"]),
@@ -179,35 +179,35 @@ def _shell(options: dict[str, Any]) -> dict[str, Any] | None:
     fields = {
         "command": options["shell"],
         "timeout_s": options["timeout"],
-        "env": dict(_variable(said) for said in options["variables"]) or None,
+        "env": dict(_variable(variable) for variable in options["variables"]) or None,
         "cwd": options["cwd"],
         "exclusive": options["exclusive"] or None,
     }
-    said = {name: value for name, value in fields.items() if value is not None}
-    if said and "command" not in said:
+    variable = {name: value for name, value in fields.items() if value is not None}
+    if variable and "command" not in variable:
         raise click.UsageError(
             "--timeout, --env, --cwd and --exclusive belong to a --shell command"
         )
-    return said or None
+    return variable or None
 
 
-def _variable(said: str) -> tuple[str, str]:
-    name, equals, value = said.partition("=")
+def _variable(argument: str) -> tuple[str, str]:
+    name, equals, value = argument.partition("=")
     if not equals:
-        raise click.UsageError(f"--env {said}: expected NAME=VALUE")
+        raise click.UsageError(f"--env {argument}: expected NAME=VALUE")
     return name, value
 
 
-def _hint(said: str) -> dict[str, str]:
-    path, _, reason = said.partition(":")
+def _hint(argument: str) -> dict[str, str]:
+    path, _, reason = argument.partition(":")
     return {"path": path, "reason": reason.strip()} if reason else {"path": path}
 
 
-def _metadata(said: str | None) -> dict[str, Any] | None:
-    if said is None:
+def _metadata(argument: str | None) -> dict[str, Any] | None:
+    if argument is None:
         return None
     try:
-        return msgspec.json.decode(said, type=dict[str, Any])
+        return msgspec.json.decode(argument, type=dict[str, Any])
     except (msgspec.DecodeError, UnicodeEncodeError) as error:
         raise click.UsageError(
             f"--metadata: expected a JSON object ({error})"
@@ -346,7 +346,7 @@ def read_tasks(path: Path) -> list[tuple[int, dict[str, Any]]]:
     except OSError as error:
         raise Problem(f"{path} cannot be read: {error}", EXIT_USAGE) from error
     text = _text_of(raw, "stdin" if str(path) == "-" else str(path))
-    found = []
+    tasks = []
     for number, line in enumerate(text.splitlines(), 1):
         if not line.strip():
             continue
@@ -356,16 +356,16 @@ def read_tasks(path: Path) -> list[tuple[int, dict[str, Any]]]:
             raise Problem(
                 f"{path}, line {number}: {error}; nothing was submitted"
             ) from (error)
-        found.append((number, msgspec.json.decode(line, type=dict[str, Any])))
-    if not found:
+        tasks.append((number, msgspec.json.decode(line, type=dict[str, Any])))
+    if not tasks:
         raise Problem(f"{path} holds no task: one JSON object a line", EXIT_USAGE)
-    if len(found) > MOST_AT_ONCE:
+    if len(tasks) > MOST_AT_ONCE:
         raise Problem(
-            f"{path} holds {len(found)} tasks, {MOST_AT_ONCE} are the most at once: "
+            f"{path} holds {len(tasks)} tasks, {MOST_AT_ONCE} are the most at once: "
             "split it",
             EXIT_USAGE,
         )
-    return found
+    return tasks
 
 
 async def _hand_in_file(
@@ -398,12 +398,12 @@ async def _hand_in_file(
 def _with_line(refused: Refused, lines: list[tuple[int, dict[str, Any]]]) -> Problem:
     """Say a refusal with the line instead of the place in the batch."""
     refusal: Refusal = refused.refusal
-    found = _PLACE.match(refusal.path) or _PLACE.match(refusal.error)
-    if found is None:
+    place = _PLACE.match(refusal.path) or _PLACE.match(refusal.error)
+    if place is None:
         return refused
-    number = lines[int(found[1])][0]
-    said = _PLACE.sub("", refusal.error, count=1)
-    return Problem(f"line {number}: {said}; nothing was submitted", refused.exit_code)
+    number = lines[int(place[1])][0]
+    error = _PLACE.sub("", refusal.error, count=1)
+    return Problem(f"line {number}: {error}; nothing was submitted", refused.exit_code)
 
 
 async def _outcomes(client: Session, ids: list[str]) -> list[Outcome]:
@@ -414,7 +414,7 @@ async def _outcomes(client: Session, ids: list[str]) -> list[Outcome]:
     from cli.render.display import ending
     from cli.render.terminal import console
 
-    found: dict[int, Outcome] = {}
+    outcomes: dict[int, Outcome] = {}
     progress = Progress(
         TextColumn("tasks"),
         BarColumn(),
@@ -427,7 +427,7 @@ async def _outcomes(client: Session, ids: list[str]) -> list[Outcome]:
         bar = progress.add_task("", total=len(ids))
 
         def note(place: int, outcome: Outcome) -> None:
-            found[place] = outcome
+            outcomes[place] = outcome
             progress.advance(bar)
             progress.console.print(f"{outcome.task_id}  {ending(outcome)}")
 
@@ -437,4 +437,4 @@ async def _outcomes(client: Session, ids: list[str]) -> list[Outcome]:
         else:
             for place, task_id in enumerate(ids):
                 note(place, await outcome_by_asking(client, task_id))
-    return [found[place] for place in range(len(ids))]
+    return [outcomes[place] for place in range(len(ids))]

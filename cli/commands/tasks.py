@@ -256,24 +256,24 @@ def retry(
     if bool(task_ids) == bool(states):
         raise click.UsageError("name tasks by their ids, or choose them with --state")
     if states:
-        wanted = {"state": list(states), "tier": tier, "text": text}
-        return run(_retry_all({k: v for k, v in wanted.items() if v}, reason, as_json))
+        filters = {"state": list(states), "tier": tier, "text": text}
+        return run(_retry_all({k: v for k, v in filters.items() if v}, reason, as_json))
     return run(_steer("task.retry", task_ids, reason, as_json=as_json))
 
 
-async def _retry_all(wanted: dict[str, Any], reason: str, as_json: bool) -> int:
+async def _retry_all(filters: dict[str, Any], reason: str, as_json: bool) -> int:
     """Page through the tasks that are meant, then try each anew."""
-    found: list[str] = []
+    ids: list[str] = []
     async with connected() as client:
         while True:
-            page = {**wanted, "limit": 500, "offset": len(found)}
+            page = {**filters, "limit": 500, "offset": len(ids)}
             answer = await client.query("tasks", page, TasksAnswer)
-            found += [row.task_id for row in answer.tasks]
-            if not answer.tasks or len(found) >= answer.total:
+            ids += [row.task_id for row in answer.tasks]
+            if not answer.tasks or len(ids) >= answer.total:
                 break
-    if not found and not as_json:
+    if not ids and not as_json:
         click.echo("no task is meant")
-    return await _steer("task.retry", tuple(found), reason, as_json=as_json)
+    return await _steer("task.retry", tuple(ids), reason, as_json=as_json)
 
 
 @click.command()
@@ -310,8 +310,8 @@ async def _steer(
             if as_json:
                 click.echo(encode(done).decode())
             else:
-                said = _SAID.get(done.state, f"it is {done.state} already")
-                click.echo(f"{done.task_id}  {said}")
+                report = _SAID.get(done.state, f"it is {done.state} already")
+                click.echo(f"{done.task_id}  {report}")
     return worst
 
 

@@ -109,8 +109,8 @@ def plan_for(
 
 
 def _check(listen: str) -> None:
-    found = _ADDRESS.fullmatch(listen)
-    if found is None or int(found[1]) > 65535:
+    match = _ADDRESS.fullmatch(listen)
+    if match is None or int(match[1]) > 65535:
         raise click.UsageError(
             f"--listen {listen} is not HOST:PORT, as 0.0.0.0:4222 is"
         )

@@ -57,8 +57,8 @@ EXPORT: Final = "agentcom-task.v1"
 _FILE = click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
 
 
-def _local_store(said: Path | None) -> Path:
-    return said or Instance().read_models
+def _local_store(chosen: Path | None) -> Path:
+    return chosen or Instance().read_models
 
 
 # -- verify ----------------------------------------------------------------------------
@@ -147,17 +147,17 @@ async def _rebuild(name: str, store: Path | None, *, as_json: bool) -> int:
 
 
 async def _until_rebuilt(client: Session, begun: RebuildAnswer) -> int:
-    with _progress() as told:
+    with _progress() as progress:
         while True:
             # Several may answer; the one that was told to is the one that changes.
             status = await client.query("status", {"wait_seq": 0}, StatusAnswer)
             if status.rebuild_failed:
                 raise Problem(f"not made anew: {status.rebuild_failed}")
             if status.rebuilt > begun.rebuilt:
-                told("rebuild", status.last_seq, status.last_seq)
+                progress("rebuild", status.last_seq, status.last_seq)
                 return status.seq
             if status.rebuilding is not None:
-                told("rebuild", status.rebuilding, status.last_seq)
+                progress("rebuild", status.rebuilding, status.last_seq)
             await asyncio.sleep(LOOK_AGAIN_S)
 
 
@@ -258,7 +258,7 @@ async def exported_of(client: Session, task_id: str) -> Exported:
         client.output.read(full),
     )
     history = sorted([*decided, *reported], key=lambda recorded: recorded.seq)
-    said = [
+    sentences = [
         sentence
         for recorded in history
         if isinstance(recorded.event, c.TaskRouted)
@@ -280,7 +280,7 @@ async def exported_of(client: Session, task_id: str) -> Exported:
             for recorded in history
         ],
         output=output,
-        words=said,
+        words=sentences,
     )
 
 

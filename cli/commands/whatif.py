@@ -37,12 +37,12 @@ def document_of(file: Path) -> dict[str, Any]:
     """Read a TOML or JSON file; raises Problem naming what is wrong."""
     try:
         text = file.read_text()
-        read = json.loads(text) if file.suffix == ".json" else tomllib.loads(text)
+        document = json.loads(text) if file.suffix == ".json" else tomllib.loads(text)
     except (tomllib.TOMLDecodeError, ValueError) as error:
         raise Problem(f"{file}: {error}") from error
-    if not isinstance(read, dict):
+    if not isinstance(document, dict):
         raise Problem(f"{file}: expected names and values")
-    return read
+    return document
 
 
 def local_checkpoints() -> Checkpoints | None:
@@ -80,13 +80,15 @@ def whatif(
     Shows which routes, fallbacks, waits and dollars would have been different, and says
     what of that is an estimate. Nothing is changed.
     """
-    asked = AskWhatIf(policy=document_of(file), since=since, until=until, limit=limit)
-    return run(_whatif(asked, as_json=as_json))
+    question = AskWhatIf(
+        policy=document_of(file), since=since, until=until, limit=limit
+    )
+    return run(_whatif(question, as_json=as_json))
 
 
-async def _whatif(asked: AskWhatIf, *, as_json: bool) -> int:
+async def _whatif(question: AskWhatIf, *, as_json: bool) -> int:
     async with connected() as client:
-        answer = await Redecider(client.log, checkpoints=local_checkpoints())(asked)
+        answer = await Redecider(client.log, checkpoints=local_checkpoints())(question)
     if as_json:
         click.echo(encode(answer).decode())
         return EXIT_OK

@@ -203,20 +203,20 @@ class Broker:
         process = self._process
         assert process is not None
         address = ports / f"nats-server_{process.pid}.ports"
-        found: dict[str, list[str]] | None = None
+        addresses: dict[str, list[str]] | None = None
         while True:
             if (status := process.poll()) is not None:
                 raise StartFailed(
                     f"ended with status {status}", _last_words(self.instance)
                 )
-            if found is None:
-                found = _read_ports(address, self._program_name())
-            if found is not None and _healthy(found["monitoring"][0]):
+            if addresses is None:
+                addresses = _read_ports(address, self._program_name())
+            if addresses is not None and _healthy(addresses["monitoring"][0]):
                 break
             if time.monotonic() > deadline:
                 raise StartFailed("is not healthy yet", _last_words(self.instance))
             time.sleep(_POLL_S)
-        urls = [_loopback(url) for url in found["nats"]]
+        urls = [_loopback(url) for url in addresses["nats"]]
         # Of all addresses of this machine, the one that is this machine's alone.
         mine = (url for url in urls if f"//{LOOPBACK}:" in url)
         self.instance.record_url(next(mine, urls[0]))
@@ -227,10 +227,10 @@ class Broker:
 
 def server_environment(environment: Mapping[str, str], cores: int) -> dict[str, str]:
     """Return the server's environment on a machine with so many cores, shared with us."""
-    made = dict(environment)
+    variables = dict(environment)
     if cores <= SMALL_MACHINE:
-        made.setdefault("GOMAXPROCS", "1")
-    return made
+        variables.setdefault("GOMAXPROCS", "1")
+    return variables
 
 
 def find_server() -> Path:
@@ -240,10 +240,10 @@ def find_server() -> Path:
     """
     named = os.environ.get("AGENTCOM_NATS_SERVER")
     if named:
-        found = shutil.which(named)
-        if found is None:
+        program = shutil.which(named)
+        if program is None:
             raise NoServer(named)
-        return Path(found)
+        return Path(program)
     name = "nats-server.exe" if os.name == "nt" else "nats-server"
     for candidate in _installed(name):
         if os.access(candidate, os.X_OK):
@@ -322,8 +322,8 @@ class _Tail:
 def _monitoring(instance: Instance, pid: int) -> str:
     """Find where the server tells about itself; "" where that cannot be known."""
     for path in (instance.data / "ports").glob(f"*_{pid}.ports"):
-        if (found := _read_ports(path, "nats-server")) is not None:
-            return found["monitoring"][0]
+        if (addresses := _read_ports(path, "nats-server")) is not None:
+            return addresses["monitoring"][0]
     try:
         sockets = psutil.Process(pid).net_connections("tcp4")
     except psutil.Error:
@@ -346,10 +346,10 @@ def _loaded_at(monitoring: str) -> str:
         return ""
     status, body = _get(monitoring, "/varz")
     try:
-        told = json.loads(body) if status == 200 else {}
+        figures = json.loads(body) if status == 200 else {}
     except ValueError:
         return ""
-    return str(told.get("config_load_time", ""))
+    return str(figures.get("config_load_time", ""))
 
 
 def running_pid(instance: Instance) -> int | None:
@@ -426,10 +426,10 @@ def _read_ports(path: Path, program: str) -> dict[str, list[str]] | None:
     if program != "nats-server":
         path = path.with_name(path.name.replace("nats-server", program, 1))
     try:
-        found: dict[str, list[str]] = json.loads(path.read_text())
+        addresses: dict[str, list[str]] = json.loads(path.read_text())
     except (FileNotFoundError, ValueError):
         return None
-    return found
+    return addresses
 
 
 def _healthy(monitoring: str) -> bool:

@@ -62,7 +62,7 @@ _SITE_CONF = """\
 #
 # tls: { cert_file: "/etc/agentcom/server.pem", key_file: "/etc/agentcom/server-key.pem" }
 """
-# As we write it, and as a person may, in any spelling that nats-server reads.
+# As we write it, and in every form that nats-server reads, for people edit the file.
 _LISTEN = re.compile(r"""^[ \t]*LISTEN\b[ \t]*[:=]?[ \t]*["']?([^"'\s#;,]+)""", re.M)
 
 
@@ -75,7 +75,7 @@ class UnknownRole(AgentComError):
         self.role = role
         super().__init__(
             f"unknown role {role!r}: a credentials file is named after its role, "
-            f"{', '.join(f'{known}.nk' for known in ROLES)} or host-NAME.nk"
+            f"{', '.join(f'{name}.nk' for name in ROLES)} or host-NAME.nk"
         )
 
 
@@ -179,8 +179,8 @@ def host_of(role: str) -> str | None:
 
 def local_host_name() -> str:
     """Name this machine: its host name up to the first dot, as a token."""
-    spelled = re.sub(r"[^A-Za-z0-9_-]", "-", socket.gethostname().split(".")[0])
-    return spelled[:64].strip("-") or "local"
+    name = re.sub(r"[^A-Za-z0-9_-]", "-", socket.gethostname().split(".")[0])
+    return name[:64].strip("-") or "local"
 
 
 def data_folder(chosen: Path | None = None) -> Path:
@@ -295,10 +295,10 @@ class Instance:
     def listen(self) -> str | None:
         """The HOST:PORT the broker was told to listen on, or None before `prepare`."""
         try:
-            found = _LISTEN.search(self.local_conf.read_text())
+            match = _LISTEN.search(self.local_conf.read_text())
         except FileNotFoundError:
             return None
-        return found[1] if found else None
+        return match[1] if match else None
 
     def hosts(self) -> list[str]:
         """Return the names of the hosts that may connect."""
@@ -322,11 +322,11 @@ class Instance:
     def remove_host(self, name: str) -> bool:
         """Forget a host; False if there was none. A running broker must be reloaded."""
         public = self.keys / f"{_HOST_PREFIX}{token(name, 'host')}.pub"
-        known = public.exists()
+        existed = public.exists()
         public.unlink(missing_ok=True)
         public.with_suffix(".nk").unlink(missing_ok=True)
         self._write_hosts()
-        return known
+        return existed
 
     def credentials(self, role: str) -> Credentials:
         """Return a role's credentials (`operator`, `host-h1`); raise UnknownRole, NoAddress."""

@@ -107,7 +107,7 @@ _TRACEBACKS = structlog.processors.ExceptionRenderer(
 def set_up_logs(*, debug: bool) -> None:
     """Write logs to stderr: for people on a terminal, as JSON lines elsewhere."""
     people = sys.stderr.isatty()
-    shown: list[Any] = [
+    processors: list[Any] = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=not people),
@@ -118,12 +118,12 @@ def set_up_logs(*, debug: bool) -> None:
             exception_formatter=structlog.dev.plain_traceback,
         )
         # Made into text before the secrets are looked for.
-        shown += [structlog.processors.format_exc_info, redact, render]
+        processors += [structlog.processors.format_exc_info, redact, render]
     else:
         render = structlog.processors.JSONRenderer()
-        shown += [_TRACEBACKS, redact, render]
+        processors += [_TRACEBACKS, redact, render]
     structlog.configure(
-        processors=shown,
+        processors=processors,
         wrapper_class=structlog.make_filtering_bound_logger(
             logging.DEBUG if debug else logging.INFO
         ),
@@ -134,7 +134,7 @@ def set_up_logs(*, debug: bool) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=[structlog.stdlib.add_logger_name, *shown[:-1]],
+            foreign_pre_chain=[structlog.stdlib.add_logger_name, *processors[:-1]],
             processors=[
                 structlog.stdlib.ProcessorFormatter.remove_processors_meta,
                 render,
@@ -198,7 +198,7 @@ class Away:
 async def _connect(credentials: Credentials) -> Link:
     address = credentials.address()
     began = time.monotonic()
-    told = False
+    reported = False
     while True:
         try:
             return await Link.connect(address, timeout=TRY_S)
@@ -209,8 +209,8 @@ async def _connect(credentials: Credentials) -> Link:
                     f"no broker at {address.url} for {waited:.0f} s ({error.reason}): "
                     "start it with `nats-server -c nats.conf` or `agentcom up`"
                 ) from error
-            if not told and waited > TOLD_AFTER_S:
-                told = True
+            if not reported and waited > TOLD_AFTER_S:
+                reported = True
                 _log.info("waiting for the broker", url=address.url)
             await asyncio.sleep(0.1)
 

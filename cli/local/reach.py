@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def nats_command(credentials: Credentials) -> str:
-    """Spell the nats CLI's options for a role."""
+    """Return the nats CLI's command line for a role."""
     return (
         f"nats --server {credentials.url} --nkey {credentials.seed_path} "
         f"--inbox-prefix {credentials.inbox_prefix}"
@@ -55,14 +55,14 @@ class Reach:
     def __init__(self, instance: Instance) -> None:
         self.local = instance.url
         self.listen = instance.listen or DEFAULT_LISTEN
-        told = urlsplit(self.local)
+        address = urlsplit(self.local)
         host = self.listen.rpartition(":")[0]
-        self.port = told.port
+        self.port = address.port
         self.url: str | None = None
         if host in EVERYWHERE:
-            self.url = f"{told.scheme}://{_this_machine()}:{self.port}"
+            self.url = f"{address.scheme}://{_this_machine()}:{self.port}"
         elif not _is_loopback(host):
-            self.url = f"{told.scheme}://{host}:{self.port}"
+            self.url = f"{address.scheme}://{host}:{self.port}"
 
 
 def _is_loopback(host: str) -> bool:

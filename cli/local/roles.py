@@ -38,8 +38,8 @@ def role_credentials(role: str) -> Credentials:
     creds, url = said_creds(), said_url()
     instance = Instance()
     if creds is None:
-        found = instance.keys / f"{role}.nk"
-        return Credentials(url or instance.url, found, role)
+        seed = instance.keys / f"{role}.nk"
+        return Credentials(url or instance.url, seed, role)
     chosen = explicit_credentials(url or instance.url, creds)
     if chosen.role != role:
         raise Problem(
@@ -183,24 +183,24 @@ def host_credentials(config: SidecarConfig, *, chosen: bool) -> Credentials:
     creds, url = said_creds(), said_url()
     instance = Instance()
     if creds is not None:
-        found = explicit_credentials(url or instance.url, creds)
-        if found.host is None:
+        chosen_key = explicit_credentials(url or instance.url, creds)
+        if chosen_key.host is None:
             raise Problem(
-                f"{creds} is the key of {found.role}, a sidecar needs a host's: "
+                f"{creds} is the key of {chosen_key.role}, a sidecar needs a host's: "
                 "`agentcom host add NAME` makes one"
             )
-        if chosen and found.host != config.host:
+        if chosen and chosen_key.host != config.host:
             raise Problem(
-                f"{creds} is the key of host {found.host}, not of {config.host}: "
+                f"{creds} is the key of host {chosen_key.host}, not of {config.host}: "
                 "a host's key goes with its name"
             )
-        return found
+        return chosen_key
     url = url or instance.url
     name = config.host if chosen else local_host_name()
-    known = instance.hosts()
-    if name not in known and not chosen and len(known) == 1:
-        name = known[0]
-    if name not in known:
+    names = instance.hosts()
+    if name not in names and not chosen and len(names) == 1:
+        name = names[0]
+    if name not in names:
         raise Problem(
             f"there is no key for a host {name} in {instance.keys}: "
             f"make it with `agentcom host add {name}`"

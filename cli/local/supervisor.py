@@ -52,7 +52,7 @@ ROOM_BYTES: Final = 16 * 1024 * 1024
 class Plan(Struct, frozen=True, kw_only=True):
     """What is to run. Ports are free ones already; `config` is a sidecar.toml or None.
 
-    `nats_host` is the address that the broker listens on, as nats-server spells it.
+    `nats_host` is the address that the broker listens on, in nats-server's notation.
     """
 
     host: str
@@ -99,7 +99,7 @@ class ServedRole:
                 failures = 0
             wait = BACKOFF_S[min(failures, len(BACKOFF_S) - 1)]
             failures += 1
-            # Whoever is killed has no time to say why: the log's last line is an old one.
+            # A killed process writes no reason: the log's last line is an old one.
             why = last_words(self.log) if status >= 0 else ""
             self._say(
                 f"{self.role} {ended_how(status)}; starting it again in {wait:g} s{why}"
@@ -253,10 +253,10 @@ class Everything:
         child = self.children[role]
         deadline = time.monotonic() + READY_S
         while True:
-            found = ready()
-            if asyncio.iscoroutine(found):
-                found = await found
-            if found:
+            answer = ready()
+            if asyncio.iscoroutine(answer):
+                answer = await answer
+            if answer:
                 return
             if child.starts > 2 or time.monotonic() > deadline:
                 raise Problem(
@@ -281,8 +281,8 @@ class Everything:
         while True:
             await asyncio.sleep(0.25)
             if self._broker.running:
-                if (said := disk.look()) is not None:
-                    self._say(said)
+                if (news := disk.look()) is not None:
+                    self._say(news)
                 if disk.over:
                     # What it could not write once it does not try to write again.
                     self._broker.stop()

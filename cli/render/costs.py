@@ -17,12 +17,12 @@ _NUMBERS: Final = ("runs", "in", "out", "cache", "cost", "on Claude", "saved")
 
 def cost_table(answer: CostsAnswer) -> Table:
     """Make the bill: a line each, and the sum."""
-    made = table((answer.by, *_NUMBERS), right=_NUMBERS)
+    bill = table((answer.by, *_NUMBERS), right=_NUMBERS)
     for line in answer.lines:
-        made.add_row(*_bill(line))
-    made.add_section()
-    made.add_row(*_bill(answer.total), style="bold")
-    return made
+        bill.add_row(*_bill(line))
+    bill.add_section()
+    bill.add_row(*_bill(answer.total), style="bold")
+    return bill
 
 
 def _bill(line: CostLine) -> list[Any]:

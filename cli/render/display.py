@@ -34,9 +34,9 @@ class Screen:
         """Show what was decided or has happened, where the output does not say it."""
         if not self._about or judged.verdict != "applied":
             return
-        said = told(recorded.event)
-        if said:
-            self.note(said)
+        line = told(recorded.event)
+        if line:
+            self.note(line)
 
     def chunk(self, chunk: c.Chunk) -> None:
         """Show a piece of output."""
@@ -109,7 +109,7 @@ class JsonLines:
 
 
 def told(event: c.Event) -> str:
-    """Say what an event means to somebody who waits; "" where it goes without saying."""
+    """Say what an event means to somebody who waits; "" where the output tells it."""
     match event:
         case c.TaskRouted():
             return f"→ {route_line(event)}"

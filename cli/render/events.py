@@ -13,7 +13,7 @@ from events.codec import encode
 
 
 def json_line(recorded: c.Recorded) -> str:
-    """Spell an event with its place, as one line of JSON."""
+    """Encode an event with its place as one line of JSON."""
     event = recorded.event
     body: Any = event.body if isinstance(event, c.Unknown) else event
     return encode(
@@ -22,7 +22,7 @@ def json_line(recorded: c.Recorded) -> str:
 
 
 def event_line(seq: int, subject: str, event: Any) -> str:
-    """Spell an event as a line for people."""
+    """Write an event as a line for people."""
     if isinstance(event, dict):
         # As the read models pass it on: plain JSON.
         from events.codec import decode_event

@@ -68,7 +68,7 @@ def describe(
 def _local(
     endpoints: Iterable[EndpointView], shared: Mapping[str, str]
 ) -> tuple[str, str, str]:
-    found = []
+    servers = []
     for each in endpoints:
         if each.kind == "claude":
             continue
@@ -77,12 +77,12 @@ def _local(
         where = each.url or shared.get(each.endpoint) or each.endpoint
         if each.up:
             models = ", ".join(each.models) or "no models yet: `ollama pull llama3.2`"
-            found.append(f"{each.kind} {each.version} at {where}{mark}: {models}")
+            servers.append(f"{each.kind} {each.version} at {where}{mark}: {models}")
         else:
-            found.append(f"{each.kind} at {where} is down: {each.reason}{mark}")
-    if not found:
+            servers.append(f"{each.kind} at {where} is down: {each.reason}{mark}")
+    if not servers:
         return "Ollama", "not found: install it from ollama.com for standard tasks", ""
-    return "Ollama", "; ".join(found), ""
+    return "Ollama", "; ".join(servers), ""
 
 
 def _claude(endpoints: Iterable[EndpointView]) -> tuple[str, str, str]:
@@ -109,39 +109,41 @@ def tier_state(tier: TierRow, clock: Callable[[str], str] = clock_time) -> str:
 
 
 def host_table(rows: list[HostRow]) -> Table:
-    made = table(
+    hosts = table(
         ("host", "state", "since", "running", "slots", "cpu", "ram free", "vram free"),
         right=("since", "running", "cpu", "ram free", "vram free"),
     )
     now = utc_now()
     for row in rows:
-        known = row.resources
-        gpus = known.gpus if known is not None else []
-        made.add_row(
+        resources = row.resources
+        gpus = resources.gpus if resources is not None else []
+        hosts.add_row(
             cell(row.host, style="bold"),
             cell(row.state, style=STATE_STYLE.get(row.state, "")),
             age(row.since, now),
             str(row.in_flight),
             cell(" ".join(f"{kind}:{count}" for kind, count in row.slots.items())),
-            "unknown" if known is None or known.cpu is None else f"{known.cpu:.0%}",
-            size(known.ram_free_bytes if known is not None else None),
+            "unknown"
+            if resources is None or resources.cpu is None
+            else f"{resources.cpu:.0%}",
+            size(resources.ram_free_bytes if resources is not None else None),
             size(sum(gpu.vram_free_bytes for gpu in gpus)) if gpus else "",
         )
-    return made
+    return hosts
 
 
 def endpoint_table(answer: HostsAnswer) -> Table | None:
     """Make a table of every endpoint as its hosts see it; None where there is none."""
-    found = [(row.host, each) for row in answer.hosts for each in row.endpoints]
-    if not found:
+    views = [(row.host, each) for row in answer.hosts for each in row.endpoints]
+    if not views:
         return None
-    made = table(
+    endpoints = table(
         ("endpoint", "host", "kind", "state", "version", "models"),
         elastic=("version", "models"),
     )
-    for host, each in found:
+    for host, each in views:
         state = "up" if each.up else "down"
-        made.add_row(
+        endpoints.add_row(
             cell(each.endpoint + (" [simulated]" if each.simulated else "")),
             cell(host),
             cell(each.kind),
@@ -149,7 +151,7 @@ def endpoint_table(answer: HostsAnswer) -> Table | None:
             cell(each.version, 24),
             cell(_models(each) if each.up else each.reason, 80),
         )
-    return made
+    return endpoints
 
 
 def _models(each: EndpointView) -> str:
@@ -167,11 +169,11 @@ def show_tiers(screen: Console, answer: HostsAnswer) -> None:
         line.append(tier_state(tier))
         screen.print(line)
     for alert in answer.alerts:
-        seen = f", seen by {alert.acknowledged_by}" if alert.acknowledged_by else ""
+        by = f", seen by {alert.acknowledged_by}" if alert.acknowledged_by else ""
         screen.print(
             line_of(
                 f"alert: {alert.tier} down since {clock_time(alert.raised_at)}: "
-                f"{alert.reason}{seen}"
+                f"{alert.reason}{by}"
             ),
             style="red",
         )

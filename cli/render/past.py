@@ -23,17 +23,19 @@ if TYPE_CHECKING:
 
 
 def show_queue(screen: Console, answer: QueueAnswer) -> None:
-    made = table(("tier", "priority", "waiting", "oldest", "since"), right=("waiting",))
+    lanes = table(
+        ("tier", "priority", "waiting", "oldest", "since"), right=("waiting",)
+    )
     for lane in answer.lanes:
-        made.add_row(
+        lanes.add_row(
             cell(lane.tier, style=TIER_STYLE.get(lane.tier, "")),
             cell(lane.priority),
             str(lane.waiting),
             cell(lane.oldest.task_id if lane.oldest else ""),
             cell(lane.oldest.waiting_since[:19] if lane.oldest else ""),
         )
-    if made.row_count:
-        screen.print(made)
+    if lanes.row_count:
+        screen.print(lanes)
     else:
         screen.print("nobody waits")
     under_way = ", ".join(f"{n} {what}" for what, n in answer.under_way.items())
@@ -46,22 +48,24 @@ def show_queue(screen: Console, answer: QueueAnswer) -> None:
 
 
 def show_hosts(screen: Console, answer: HostsAnswer) -> None:
-    made = table(("host", "state", "since", "running", "endpoints"), right=("running",))
+    hosts = table(
+        ("host", "state", "since", "running", "endpoints"), right=("running",)
+    )
     for row in answer.hosts:
         endpoints = ", ".join(
             f"{each.endpoint} {'up' if each.up else 'down'}"
             + (f" ({', '.join(each.loaded)})" if each.loaded else "")
             for each in row.endpoints
         )
-        made.add_row(
+        hosts.add_row(
             cell(row.host, style="bold"),
             cell(row.state, style=STATE_STYLE.get(row.state, "")),
             cell(row.since[:19]),
             str(row.in_flight),
             cell(endpoints, 120),
         )
-    if made.row_count:
-        screen.print(made)
+    if hosts.row_count:
+        screen.print(hosts)
     else:
         screen.print("no hosts")
     for tier in answer.tiers:
@@ -101,15 +105,15 @@ def show_whatif(screen: Console, answer: WhatIfAnswer) -> None:
         f"{answer.not_reproduced} do not",
         style="red" if answer.not_reproduced else "dim",
     )
-    made = table(("", "then", "would be"), right=("then", "would be"))
-    made.add_row("fallbacks", str(answer.fallbacks), str(answer.fallbacks_then))
-    made.add_row(
+    sums = table(("", "then", "would be"), right=("then", "would be"))
+    sums.add_row("fallbacks", str(answer.fallbacks), str(answer.fallbacks_then))
+    sums.add_row(
         "waits for a tier", f"{answer.waited_s:.1f} s", f"{answer.waited_s_then:.1f} s"
     )
-    made.add_row(
+    sums.add_row(
         "dollars", dollars(answer.cost_usd), f"~{dollars(answer.cost_usd_then)}"
     )
-    screen.print(made)
+    screen.print(sums)
     total = sum(answer.changed.values())
     kinds = ", ".join(f"{n} {what}" for what, n in answer.changed.items())
     screen.print(line_of(f"changed: {total}{f' ({kinds})' if kinds else ''}"))
@@ -137,22 +141,22 @@ def _places(screen: Console, answer: WhatIfAnswer) -> None:
     if not moved:
         screen.print("places: the same numbers of decisions as then", style="dim")
         return
-    made = table(("place", "then", "would be"), right=("then", "would be"))
+    places = table(("place", "then", "would be"), right=("then", "would be"))
     for name, was, then in moved:
-        made.add_row(cell(name, 60), str(was), str(then))
-    screen.print(made)
+        places.add_row(cell(name, 60), str(was), str(then))
+    screen.print(places)
 
 
 def _changes(screen: Console, answer: WhatIfAnswer) -> None:
     if not answer.changes:
         return
-    made = table(
+    changes = table(
         ("seq", "task", "what", "was", "would be", "cost", "would cost", "why"),
         right=("seq", "cost", "would cost"),
         elastic=("was", "would be", "why"),
     )
     for each in answer.changes:
-        made.add_row(
+        changes.add_row(
             str(each.seq),
             cell(each.task_id),
             cell(each.what.replace("_", " ")),
@@ -162,16 +166,16 @@ def _changes(screen: Console, answer: WhatIfAnswer) -> None:
             dollars(each.usd_then),
             cell(each.why, 80),
         )
-    screen.print(made)
+    screen.print(changes)
     if answer.changes_left_out:
         screen.print(f"and {answer.changes_left_out} more: --limit", style="dim")
 
 
 def show_repriced(screen: Console, answer: RepriceAnswer) -> None:
     numbers = ("runs", "booked", "by this list", "on Claude", "on Claude by this list")
-    made = table((answer.by, *numbers), right=numbers)
+    bill = table((answer.by, *numbers), right=numbers)
 
-    def spelled(line: Repriced) -> list[Any]:
+    def cells(line: Repriced) -> list[Any]:
         unknown = f" + {line.unpriced} unknown" if line.unpriced else ""
         return [
             cell(line.key or "none", 40),
@@ -183,10 +187,10 @@ def show_repriced(screen: Console, answer: RepriceAnswer) -> None:
         ]
 
     for line in answer.lines:
-        made.add_row(*spelled(line))
-    made.add_section()
-    made.add_row(*spelled(answer.total), style="bold")
-    screen.print(made)
+        bill.add_row(*cells(line))
+    bill.add_section()
+    bill.add_row(*cells(answer.total), style="bold")
+    screen.print(bill)
     booked = ", ".join(f"{name} ({n} runs)" for name, n in answer.booked_lists.items())
     screen.print(
         line_of(

@@ -29,7 +29,7 @@ _VALUE: Final = r"""(?:\\?"[^"]*"|\\?'[^']*'|[^\s,;&"'\\]+)"""
 _SECRETS: Final = tuple(
     (re.compile(pattern), shown)
     for pattern, shown in (
-        # Anthropic, OpenAI and those who spell theirs like them.
+        # Anthropic, OpenAI, and providers whose keys look the same.
         (r"\bsk-[A-Za-z0-9_-]{16,}", REDACTED),
         (r"\b(?:ghp|gho|ghs|ghu|github_pat)_[A-Za-z0-9_]{20,}", REDACTED),
         (r"\bAKIA[0-9A-Z]{16}\b", REDACTED),

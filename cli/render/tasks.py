@@ -37,15 +37,15 @@ if TYPE_CHECKING:
 
 
 def task_table(answer: TasksAnswer, now: datetime) -> Table:
-    made = table(
+    tasks = table(
         ("id", "state", "tier", "where", "tries", "tokens", "cost", "age", "task"),
         right=("tries", "tokens", "cost", "age"),
         elastic=("where", "task"),
     )
     ids = short_ids([row.task_id for row in answer.tasks])
-    for shown, row in zip(ids, answer.tasks, strict=True):
-        made.add_row(
-            cell(shown),
+    for name, row in zip(ids, answer.tasks, strict=True):
+        tasks.add_row(
+            cell(name),
             cell(row.state, style=STATE_STYLE.get(row.state, "")),
             _tier_cell(row),
             cell(_where(row), 40),
@@ -55,7 +55,7 @@ def task_table(answer: TasksAnswer, now: datetime) -> Table:
             age(row.submitted_at, now),
             cell(row.description, 60),
         )
-    return made
+    return tasks
 
 
 def _tier_cell(row: TaskRow) -> Any:
@@ -95,13 +95,13 @@ def _details(
 ) -> None:
     from rich.table import Table
 
-    made = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
-    made.add_column(style="dim", no_wrap=True)
-    made.add_column()
+    facts = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
+    facts.add_column(style="dim", no_wrap=True)
+    facts.add_column()
     for name, value, style in _facts(task, " ".join(because), submitter):
         if value:
-            made.add_row(name, cell(value, style=style))
-    screen.print(made)
+            facts.add_row(name, cell(value, style=style))
+    screen.print(facts)
     result = task.result
     if result is None:
         return
@@ -159,14 +159,14 @@ def _block(text: str) -> Any:
 def _attempts(screen: Console, attempts: list[AttemptView]) -> None:
     if len(attempts) < 2 and not any(each.local_retries for each in attempts):
         return
-    made = table(
+    routings = table(
         ("try", "tier", "where", "outcome", "retries", "ran", "cost", "why"),
         right=("try", "retries", "ran", "cost"),
         elastic=("where", "why"),
     )
     for each in attempts:
         place = each.endpoint or each.host
-        made.add_row(
+        routings.add_row(
             str(each.generation),
             cell(each.tier, style=TIER_STYLE.get(each.tier, "")),
             cell(f"{place} {each.model}", 40),
@@ -177,7 +177,7 @@ def _attempts(screen: Console, attempts: list[AttemptView]) -> None:
             cell(each.error or each.detail or each.reason, 60),
         )
     screen.print("\nroutings", style="bold")
-    screen.print(made)
+    screen.print(routings)
 
 
 def trace(screen: Console, route: c.TaskRouted) -> None:
@@ -191,13 +191,15 @@ def trace(screen: Console, route: c.TaskRouted) -> None:
             f"waited {wait.waited_s:.1f} s for {wait.tier}: {wait.outcome}", style="dim"
         )
     if route.candidates:
-        shown = _SCORE if is_narrow() else (*_SCORE, *_RAW)
-        made = table(
-            ("candidate", "model", *shown), right=shown, elastic=("candidate", "model")
+        columns = _SCORE if is_narrow() else (*_SCORE, *_RAW)
+        candidates = table(
+            ("candidate", "model", *columns),
+            right=columns,
+            elastic=("candidate", "model"),
         )
         for each in route.candidates:
-            made.add_row(*_candidate(each, route)[: len(shown) + 2])
-        screen.print(made)
+            candidates.add_row(*_candidate(each, route)[: len(columns) + 2])
+        screen.print(candidates)
         left = route.candidate_count - len(route.candidates)
         if left > 0:
             screen.print(f"and {left} more", style="dim")

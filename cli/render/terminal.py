@@ -136,7 +136,7 @@ _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1a\x1c-\x1f\x7f-\x9f]")
 
 
 _HIDDEN = re.compile(r"[\u061c\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff]")
-"""What no one sees and what turns the order of the letters around it."""
+"""Invisible characters, and those that reverse the order of the text around them."""
 
 
 def _visible(text: str) -> str:
@@ -153,7 +153,7 @@ def harmless(text: str) -> str:
 
 
 def line_of(text: str, limit: int = 0) -> str:
-    """Return `text` as one line without control characters, cut to `limit` letters."""
+    """Return `text` as one line without control characters, cut to `limit` characters."""
     flat = _visible(_CONTROL.sub("", " ".join(_ESCAPE.sub("", text).split())))
     return flat[: limit - 1] + "…" if limit and len(flat) > limit else flat
 
@@ -188,7 +188,7 @@ def table(
     from rich.table import Table
 
     numbers, giving = set(right), set(elastic) if sys.stdout.isatty() else set()
-    made = Table(
+    grid = Table(
         box=box.SIMPLE_HEAD,
         pad_edge=False,
         show_edge=False,
@@ -196,14 +196,14 @@ def table(
         expand=bool(giving),
     )
     for column in columns:
-        made.add_column(
+        grid.add_column(
             column,
             justify="right" if column in numbers else "left",
             no_wrap=True,
             overflow="ellipsis",
             ratio=1 if column in giving else None,
         )
-    return made
+    return grid
 
 
 def is_narrow() -> bool:
@@ -250,12 +250,12 @@ TIER_STYLE: Final = {"trivial": "green", "standard": "blue", "complex": "magenta
 
 
 def dollars(amount: float | None) -> str:
-    """Spell dollars as `$0.0123`; unknown is said so."""
+    """Write dollars as `$0.0123`, None as "unknown"."""
     return "unknown" if amount is None else f"${amount:.4f}"
 
 
 def duration(ms: float | None) -> str:
-    """Spell milliseconds for people."""
+    """Write milliseconds for people."""
     if ms is None:
         return ""
     if ms < 1_000:
@@ -266,7 +266,7 @@ def duration(ms: float | None) -> str:
 
 
 def size(count: float | None) -> str:
-    """Spell bytes for people."""
+    """Write bytes for people."""
     if count is None:
         return "unknown"
     value = float(count)
@@ -278,7 +278,7 @@ def size(count: float | None) -> str:
 
 
 def age(at: str, now: datetime) -> str:
-    """Spell how long ago an RFC 3339 instant was."""
+    """Write how long ago an RFC 3339 instant was."""
     if not at:
         return ""
     try:
@@ -292,12 +292,12 @@ def age(at: str, now: datetime) -> str:
 
 
 def clock_time(at: str) -> str:
-    """Spell an RFC 3339 instant in local time, `14:03:22.123`."""
+    """Write an RFC 3339 instant in local time, `14:03:22.123`."""
     try:
-        moment = datetime.fromisoformat(at).astimezone()
+        local = datetime.fromisoformat(at).astimezone()
     except ValueError:
         return at[:23]
-    return moment.strftime("%H:%M:%S.%f")[:-3]
+    return local.strftime("%H:%M:%S.%f")[:-3]
 
 
 def utc_now() -> datetime:
