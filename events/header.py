@@ -18,6 +18,8 @@ SUBJECT: Final = "Nats-Subject"
 """The same: the subject it was published on."""
 TIME_STAMP: Final = "Nats-Time-Stamp"
 """The same: when it was stored."""
+LAST_CONSUMER: Final = "Nats-Last-Consumer"
+"""On a consumer's heartbeat: the number of the last message that it sent."""
 NUM_PENDING: Final = "Nats-Num-Pending"
 """At the end of a batch of direct get: how many more there are."""
 

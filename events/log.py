@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from events import catalogue as c
+    from events.position import Position
 
 MAX_EVENT_BYTES = 512 * 1024
 """No event is larger than this once encoded."""
@@ -39,7 +40,7 @@ class Follower(Protocol):
 
     @property
     def failed(self) -> asyncio.Future[None]:
-        """Holds what the callback raised, if it ever did; nothing follows after that."""
+        """Holds what the callback raised, or LogChanged; nothing follows after that."""
         ...
 
     async def stop(self) -> None:
@@ -76,13 +77,16 @@ class EventLog(Protocol):
         callback: Callable[[c.Recorded], None],
         *,
         start: int = 1,
+        after: Position | None = None,
         subjects: Sequence[str] = (),
     ) -> Follower:
         """Hand on every event from `start`, in order, once each, and go on for ever.
 
-        Survives reconnects and restarts of the server without gap or repeat. An empty
-        `subjects` means all. The callback must not block; what it raises ends the
-        follower loudly.
+        With `after`, from the event behind that one. Survives reconnects and restarts of
+        the server without gap or repeat. An empty `subjects` means all. The callback
+        must not block; what it raises ends the follower loudly. So does a log that does
+        not hold the event handed on last (or `after`) any more: `failed` gets LogChanged,
+        at the start or after a reconnect, and nothing is handed on.
         """
         ...
 

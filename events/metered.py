@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from events import catalogue as c
     from events.log import EventLog, Follower
+    from events.position import Position
 
 FAST_S: Final = tuple(1e-5 * 2**i for i in range(18))
 """10 µs to 1.3 s: decisions and appends."""
@@ -124,6 +125,7 @@ class MeteredLog:
         callback: Callable[[c.Recorded], None],
         *,
         start: int = 1,
+        after: Position | None = None,
         subjects: Sequence[str] = (),
     ) -> Follower:
         caught_up: list[asyncio.Event] = []
@@ -134,7 +136,9 @@ class MeteredLog:
             if caught_up and caught_up[0].is_set():
                 self._seen(recorded.event)
 
-        follower = await self._log.follow(take, start=start, subjects=subjects)
+        follower = await self._log.follow(
+            take, start=start, after=after, subjects=subjects
+        )
         caught_up.append(follower.caught_up)
         return follower
 

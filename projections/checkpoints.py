@@ -8,15 +8,19 @@ so that a longer log has copies further apart, never more of them.
 
 from __future__ import annotations
 
-import shutil
 import sqlite3
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
+from events.errors import Malformed
+from events.position import NOWHERE, stands
 from projections.store import about, made_by
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from events.log import EventLog
+    from events.position import Position
 
 EVERY: Final = 100_000
 """Events between two copies, at least."""
@@ -59,7 +63,8 @@ class Checkpoints:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             scratch.unlink(missing_ok=True)
-            _, _, position = _copied(source, scratch)
+            _, stands = _copied(source, scratch)
+            position = stands.seq
             scratch.rename(self._path(position))
         except (OSError, sqlite3.Error) as error:
             self.fault = str(error)
@@ -70,16 +75,23 @@ class Checkpoints:
         self._places = sorted({*self._places, position})
         self._thin()
 
-    def nearest(self, seq: int) -> tuple[int, str, Path] | None:
-        """Return the last copy at or before `seq`: position, the log's origin, file."""
+    async def nearest(self, log: EventLog, seq: int) -> tuple[int, Path] | None:
+        """Return the last copy at or before `seq` that is of this log: position, file.
+
+        Those before it that are not go. Raises LogError.
+        """
         for place in reversed([place for place in self._places if place <= seq]):
             path = self._path(place)
             try:
-                maker, origin, position = about(path)
-            except sqlite3.Error:
-                maker, origin, position = "", "", 0
-            if maker == made_by() and position == place:
-                return position, origin, path
+                maker, position = about(path)
+            except (sqlite3.Error, Malformed):
+                maker, position = "", NOWHERE
+            if (
+                maker == made_by()
+                and position.seq == place
+                and await stands(log, position)
+            ):
+                return place, path
             self.drop(place)
         return None
 
@@ -88,10 +100,13 @@ class Checkpoints:
         self._path(place).unlink(missing_ok=True)
         self._places = [each for each in self._places if each != place]
 
-    def clear(self) -> None:
-        """Delete all copies: the log is another one."""
-        self._places = []
-        shutil.rmtree(self.folder, ignore_errors=True)
+    async def drop_strangers(self, log: EventLog) -> None:
+        """Delete the copies that are not of this log. Raises LogError."""
+        while self._places:
+            last = self._places[-1]
+            nearest = await self.nearest(log, last)
+            if nearest is not None and nearest[0] == last:
+                return
 
     def _path(self, place: int) -> Path:
         return self.folder / f"{place}.db"
@@ -105,11 +120,11 @@ class Checkpoints:
             self.drop(places[closest])
 
 
-def _copied(source: Path, target: Path) -> tuple[str, str, int]:
+def _copied(source: Path, target: Path) -> tuple[str, Position]:
     """Copy a store's file beside the process that writes it.
 
-    Returns what made it, the log's first event, and the position. Raises what SQLite
-    raises; then there is no copy.
+    Returns what made it, and the last event in it. Raises what SQLite raises; then there
+    is no copy.
     """
     reading = sqlite3.connect(f"{source.resolve().as_uri()}?mode=ro", uri=True)
     try:

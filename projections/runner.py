@@ -11,7 +11,10 @@ import asyncio
 import heapq
 from typing import TYPE_CHECKING, Any, Final
 
+import structlog
+
 from events.errors import AgentComError
+from events.position import LogChanged, stands
 from events.races import first
 from projections.store import Store, remove
 
@@ -23,6 +26,8 @@ if TYPE_CHECKING:
     from projections.checkpoints import Checkpoints
     from projections.judged import JudgedEvent
     from projections.world import World
+
+_log = structlog.get_logger("agentcom.projections")
 
 GROUP_EVENTS: Final = 10_000
 """Events folded before what they changed is saved, at the latest."""
@@ -71,7 +76,6 @@ class Runner:
         self._group_events = group_events
         self._group_s = group_s
         self._follower: Follower | None = None
-        self._origin = store.origin or ""
         self._unsaved = 0
         self._timer: asyncio.TimerHandle | None = None
         # Those who wait for a sequence: a heap of (sequence, a running number, future).
@@ -88,15 +92,19 @@ class Runner:
     # -- start, stop, rebuild ----------------------------------------------------------------------
 
     async def start(self) -> None:
-        """Make sure that the store belongs to this log, then follow on from there."""
-        if self.world.position and not await belongs(
-            self._log, self._origin, self.world.position
-        ):
+        """Make sure that the store belongs to this log, then follow on from there.
+
+        A store of another log, or of one that was put back since, is made anew.
+        """
+        if not await stands(self._log, self.world.stands):
+            _log.warning(
+                "the read models are made anew",
+                reason=str(LogChanged(self.world.stands)),
+            )
             self.store.begin_anew()
             self.world = self.store.load()
-            self._origin = ""
-            if self.checkpoints is not None:
-                self.checkpoints.clear()
+        if self.checkpoints is not None:
+            await self.checkpoints.drop_strangers(self._log)
         if self.store.outdated:
             self._in_background(self._renew())
         else:
@@ -104,9 +112,7 @@ class Runner:
 
     async def _follow(self) -> None:
         self.store.hurry(behind=True)
-        self._follower = await self._log.follow(
-            self._take, start=self.world.position + 1
-        )
+        self._follower = await self._log.follow(self._take, after=self.world.stands)
         self._follower.failed.add_done_callback(self._follower_failed)
         self._in_background(self._notice(self._follower))
 
@@ -201,7 +207,6 @@ class Runner:
             fresh.store.close()
             self.store.take_over(fresh.store.path)
             self.world = self.store.load()
-        self._origin = self.store.origin or ""
         self.rebuilt += 1
         self._wake(self.world.position)
 
@@ -234,8 +239,6 @@ class Runner:
         try:
             judged = self.world.fold(recorded)
             self._unsaved = unsaved = self._unsaved + 1
-            if unsaved == 1 and not self._origin:
-                self._origin = _origin_of(recorded)
             if unsaved >= self._group_events:
                 self.save()
             elif self._timer is None:
@@ -276,7 +279,7 @@ class Runner:
         """Save what has been folded since the last time."""
         self._let_go_of_timer()
         if self._unsaved:
-            self.store.save(self.world, self._origin)
+            self.store.save(self.world)
             self._unsaved = 0
             self._copy_if_due()
 
@@ -343,18 +346,3 @@ class Runner:
         if not done:
             future.cancel()
         return seq <= self.world.position
-
-
-async def belongs(log: EventLog, origin: str, position: int) -> bool:
-    """Whether read models at `position` that began with `origin` are of this log."""
-    seq = int(origin.partition(":")[0] or 0)
-    first = await log.get(seq) if seq else None
-    return (
-        first is not None
-        and _origin_of(first) == origin
-        and await log.last_sequence() >= position
-    )
-
-
-def _origin_of(first: c.Recorded) -> str:
-    return f"{first.seq}:{first.event.id}"

@@ -23,6 +23,7 @@ import msgspec
 
 from events.errors import AgentComError
 from events.lifecycle import OPEN
+from events.position import Position
 from projections.fleet import AlertView, HostView, InForce, SharedView, TierView
 from projections.record import Spent, TaskRecord
 from projections.stats import StatsState
@@ -224,11 +225,6 @@ class Store:
     # -- coming back -------------------------------------------------------------------
 
     @property
-    def origin(self) -> str | None:
-        """The id of the log's first event, None if nothing was ever saved."""
-        return _meta(self._settled(), "origin")
-
-    @property
     def position(self) -> int:
         """The last sequence whose effect is in the file."""
         return int(_meta(self._settled(), "position") or 0)
@@ -263,7 +259,7 @@ class Store:
         pages = WAL_PAGES_HURRIED if behind else WAL_PAGES
         connection.execute(f"pragma wal_autocheckpoint = {pages}")
 
-    def save(self, world: World, origin: str) -> None:
+    def save(self, world: World) -> None:
         """Write what changed in the world since the last time, all of it or nothing."""
         touched = world.tasks.touched
         with self._transaction() as connection:
@@ -282,7 +278,7 @@ class Store:
                 (
                     ("position", str(world.position)),
                     ("epoch", str(world.tasks.epoch)),
-                    ("origin", origin),
+                    ("stands", str(world.stands)),
                 ),
             )
         self._forget_finished(world)
@@ -402,6 +398,7 @@ def _loaded(connection: sqlite3.Connection) -> World:
     """Read what a fold goes on from: open tasks, hosts, sums, counts."""
     world = World()
     world.position = int(_meta(connection, "position") or 0)
+    world.loaded_at = _stands(connection)
     world.tasks.epoch = int(_meta(connection, "epoch") or 0)
     marks = ",".join("?" * len(OPEN))
     rows = connection.execute(
@@ -450,15 +447,20 @@ def _readable(connection: sqlite3.Connection, maker: str) -> bool:
     return True
 
 
-def about(path: Path) -> tuple[str, str, int]:
-    """Return what made a store's file, the log's first event, and the position."""
+def _stands(connection: sqlite3.Connection) -> Position:
+    """Return the last event whose effect is in a file.
+
+    A file of before the event was kept names no event, so no log holds it.
+    """
+    position = int(_meta(connection, "position") or 0)
+    return Position.parse(_meta(connection, "stands") or str(position))
+
+
+def about(path: Path) -> tuple[str, Position]:
+    """Return what made a store's file, and the last event that is in it."""
     connection = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)
     try:
-        return (
-            _meta(connection, "made_by") or "",
-            _meta(connection, "origin") or "",
-            int(_meta(connection, "position") or 0),
-        )
+        return _meta(connection, "made_by") or "", _stands(connection)
     finally:
         connection.close()
 

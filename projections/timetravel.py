@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 from events.codec import instant
 from events.errors import Malformed
+from events.position import LogChanged, stands
 from events.races import first
-from projections.runner import GROUP_EVENTS, belongs
+from projections.runner import GROUP_EVENTS
 from projections.store import Store
 from projections.world import World
 
@@ -81,7 +82,9 @@ class TimeTravel:
             return self._world
 
     async def _to(self, target: int) -> World:
-        if self._world.position > target:
+        if self._world.position > target or not await stands(
+            self._log, self._world.stands
+        ):
             self.close()
         if target - self._world.position > WORTH_A_COPY:
             await self._jump(target)
@@ -93,13 +96,10 @@ class TimeTravel:
         """Go on from the nearest copy, if it is nearer than the present world."""
         if self._checkpoints is None:
             return
-        nearest = self._checkpoints.nearest(target)
+        nearest = await self._checkpoints.nearest(self._log, target)
         if nearest is None or nearest[0] <= self._world.position:
             return
-        place, origin, path = nearest
-        if not await belongs(self._log, origin, place):
-            self._checkpoints.drop(place)
-            return
+        _, path = nearest
         self.close()
         self._folder = Path(tempfile.mkdtemp(prefix="agentcom-past-"))
         copy = self._folder / "past.db"
@@ -111,7 +111,7 @@ class TimeTravel:
         """Return what a store would hold after `seq`."""
         world = await self.world(seq)
         store = self._behind()
-        store.save(world, "")
+        store.save(world)
         return store.dump()
 
     def _behind(self) -> Store:
@@ -139,15 +139,18 @@ class TimeTravel:
                     if see is not None:
                         see(world, judged)
                     if not recorded.seq % GROUP_EVENTS:
-                        store.save(world, "")
+                        store.save(world)
                 except Exception as error:  # noqa: BLE001 - handed to who asked
                     failed.append(error)
             if failed or recorded.seq >= target:
                 arrived.set()
 
-        follower = await self._log.follow(take, start=world.position + 1)
+        follower = await self._log.follow(take, after=world.stands)
         try:
-            await first(arrived.wait(), follower.caught_up.wait())
+            await first(arrived.wait(), follower.caught_up.wait(), follower.failed)
+        except LogChanged:
+            self.close()
+            raise
         finally:
             await follower.stop()
         if failed:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from events.position import NOWHERE, Position
 from projections import costs, fleet, queue, stats, tasks
 from projections.judged import JudgedEvent, judge
 
@@ -31,6 +32,9 @@ class World:
 
     def __init__(self) -> None:
         self.position = 0
+        # The last event folded in; None until one is, after a store was loaded too.
+        self._last: c.Recorded | None = None
+        self.loaded_at = NOWHERE
         self.tasks = tasks.TasksState()
         self.fleet = fleet.FleetState()
         self.queue = queue.QueueState()
@@ -49,7 +53,13 @@ class World:
             fleet.evolve(self.fleet, judged)
         stats.evolve(self.stats, judged)
         self.position = recorded.seq
+        self._last = recorded
         return judged
+
+    @property
+    def stands(self) -> Position:
+        """The last event folded in, by which the log is known again."""
+        return self.loaded_at if self._last is None else Position.of(self._last)
 
 
 def fold(history: Iterable[c.Recorded]) -> World:

@@ -6,8 +6,11 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import structlog
 from msgspec import Struct
+from msgspec.structs import replace
 
+from events.position import LogChanged
 from projections.main import projecting, until
 from web.access import Access, Tokens
 from web.server import DEFAULT_PORT, LOOPBACK, Server
@@ -20,6 +23,8 @@ if TYPE_CHECKING:
     from events.log import EventLog
     from projections.queries import OutputReader, WhatIf
     from web.api import SavingsReader
+
+_log = structlog.get_logger("agentcom.web")
 
 
 class WebConfig(Struct, frozen=True, kw_only=True):
@@ -53,9 +58,38 @@ async def serve(
     """Serve until `stop` is set; `ready` is called with the port once it listens.
 
     Raises what ends it before that: LogUnavailable, Denied, StoreInUse, OSError.
-    `whatif` decides the past anew, `policy` is the built-in one, as it is shown until
+    A log that was put back makes all anew. `whatif` decides the past anew, `policy` is the built-in one, as it is shown until
     somebody sets another; `savings` compares local work with a chosen model.
     """
+    ports: list[int] = []
+
+    def listening(port: int) -> None:
+        if not ports and ready is not None:
+            ready(port)
+        ports.append(port)
+
+    while True:
+        try:
+            at = replace(config, port=ports[0]) if ports else config
+            await _serve(log, bus, at, stop, output, listening, whatif, policy, savings)
+            return
+        except LogChanged as changed:
+            # Whatever was made of the log, here and on the pages, is of another one.
+            _log.warning("starting anew", reason=str(changed))
+
+
+async def _serve(
+    log: EventLog,
+    bus: Bus,
+    config: WebConfig,
+    stop: asyncio.Event,
+    output: OutputReader | None,
+    listening: Callable[[int], None],
+    whatif: WhatIf | None,
+    policy: dict[str, Any] | None,
+    savings: SavingsReader | None,
+) -> None:
+    """Serve until `stop` is set, or raise what ends it before."""
     tokens = None if config.tokens is None else Tokens.load(config.tokens)
     async with projecting(log, bus, config.store, output=output, whatif=whatif) as (
         runner,
@@ -74,8 +108,7 @@ async def serve(
         )
         port = await server.open(config.host, config.port)
         try:
-            if ready is not None:
-                ready(port)
+            listening(port)
             await until(stop, runner)
         finally:
             await server.close()

@@ -65,6 +65,7 @@ async def be_scheduler(
     from events.nats.leases import JetStreamLeases
     from events.nats.log import JetStreamLog
     from events.nats.readers import ReadersGate
+    from events.position import LogChanged
     from web.exposition import exposed
 
     name = f"scheduler-{local_host_name()[:40]}-{os.getpid()}-{secrets.token_hex(2)}"
@@ -74,22 +75,32 @@ async def be_scheduler(
         meter = SchedulerMetrics(log)
         # Counting costs a little of each event: only where somebody wants the figures.
         used = log if metrics is None else meter.log
-        role = SchedulerRole(
-            name,
-            used,
-            link,
-            JetStreamLeases(link),
-            ids=new_id,
-            version=__version__,
-            lease_ttl=lease_ttl,
-        )
-        meter.role = role
+
+        async def schedule() -> None:
+            while True:
+                meter.role = role = SchedulerRole(
+                    name,
+                    used,
+                    link,
+                    JetStreamLeases(link),
+                    ids=new_id,
+                    version=__version__,
+                    lease_ttl=lease_ttl,
+                )
+                try:
+                    await role.run(stop)
+                except* LogChanged as changed:
+                    # What it had folded is of another log, and so is what it had decided.
+                    _log.warning("starting anew", reason=str(changed.exceptions[0]))
+                else:
+                    return
+
         gate = ReadersGate(link)
         await gate.open()
         _log.info("scheduler", name=name, nats=credentials.url)
         try:
             async with exposed(meter, metrics, _metrics_ready):
-                await until_closed(role.run(stop), link)
+                await until_closed(schedule(), link)
         finally:
             await gate.close()
             await log.close()

@@ -9,7 +9,8 @@ from events import catalogue as c
 from events import header, subjects
 from events.codec import decode_event, encode
 from events.errors import LogError, LogUnavailable, Malformed, Unreachable
-from events.nats.api import ALL, direct, read_consumer, recorded_of
+from events.nats.api import ALL, direct, read_consumer, recorded_of, stored_message
+from events.position import NOWHERE, LogChanged, Position
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,6 +25,22 @@ PULL_EXPIRES: Final = 30.0
 """Seconds after which the server ends a pull request that is not filled."""
 HEARTBEAT: Final = 2.0
 """Seconds of silence after which the server says that it is still there."""
+LOOK_AGAIN: Final = 5
+"""Heartbeats' lengths without an event after which a tap looks whether it missed one."""
+
+
+async def check(link: Link, last: c.Recorded | Position) -> None:
+    """Raise LogChanged where the log's leader does not hold what was read last."""
+    position = last if isinstance(last, Position) else Position.of(last)
+    if not position.seq:
+        return
+    stored = await stored_message(link, subjects.EVENTS, {"seq": position.seq})
+    try:
+        recorded = stored and c.Recorded(stored[0], stored[1], decode_event(stored[2]))
+    except Malformed:
+        recorded = None
+    if not position.holds(recorded):
+        raise LogChanged(position)
 
 
 class PullFollower:
@@ -35,12 +52,15 @@ class PullFollower:
         callback: Callable[[c.Recorded], None],
         start: int,
         filters: tuple[str, ...],
+        after: Position = NOWHERE,
     ) -> None:
         self._link = link
         self._loop = asyncio.get_running_loop()
         self._callback = callback
         self._next = max(start, 1)
         self._filters = filters
+        # The event handed on last, by which the log is known again.
+        self._last: c.Recorded | Position = after
         self._subscription: LinkSubscription | None = None
         self._generation = 0
         self._delivered = 0
@@ -83,6 +103,9 @@ class PullFollower:
                 self._nudge.clear()
             except TimeoutError:
                 continue
+            except LogChanged as error:
+                self._fail(error)
+                return
             except (LogError, Unreachable, Malformed):
                 self._broken = True
                 await asyncio.sleep(0.05)
@@ -98,6 +121,7 @@ class PullFollower:
     async def _open(self) -> None:
         """Make a consumer that begins where we stand, and ask it for two batches."""
         await self._drop()
+        await check(self._link, self._last)
         self._generation += 1
         self._delivered = self._requested = 0
         stream = subjects.EVENTS
@@ -167,13 +191,11 @@ class PullFollower:
             recorded = None
         self.position = seq
         if recorded is not None:
+            self._last = recorded
             try:
                 self._callback(recorded)
             except BaseException as error:
-                self._broken = True
-                self._generation += 1
-                if not self.failed.done():
-                    self.failed.set_exception(error)
+                self._fail(error)
                 raise
         if parts[8] == "0":
             self.caught_up.set()
@@ -183,6 +205,9 @@ class PullFollower:
     def _on_status(self, message: LinkMessage) -> None:
         status = message.status
         if status == "100":
+            if int(message.headers.get(header.LAST_CONSUMER, 0)) > self._delivered:
+                # What was delivered last did not arrive, and nothing else came after it.
+                self._reopen()
             return
         if status == "409" and "Exceeded" not in message.headers.get("Description", ""):
             self._reopen()
@@ -190,6 +215,12 @@ class PullFollower:
         # The requests made so far have expired (404, 408): ask anew.
         self._requested = 0
         self._pull()
+
+    def _fail(self, error: BaseException) -> None:
+        self._broken = True
+        self._generation += 1
+        if not self.failed.done():
+            self.failed.set_exception(error)
 
     def _reopen(self) -> None:
         self._broken = True
@@ -212,14 +243,19 @@ class TapFollower:
         callback: Callable[[c.Recorded], None],
         start: int,
         filters: tuple[str, ...],
+        after: Position = NOWHERE,
     ) -> None:
         self._link = link
         self._loop = asyncio.get_running_loop()
         self._callback = callback
         self._next = max(start, 1)
         self._filters = filters or (subjects.ALL_EVENTS,)
+        # The event handed on last, by which the log is known again.
+        self._last: c.Recorded | Position = after
         self._buffer: dict[int, LinkMessage] = {}
         self._behind = True
+        # Heartbeats' lengths without any event.
+        self._quiet = 0
         self._nudge = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._subscriptions: list[LinkSubscription] = []
@@ -256,22 +292,31 @@ class TapFollower:
         self._nudge.set()
 
     async def _run(self) -> None:
-        for filter_subject in self._filters:
-            self._subscriptions.append(
-                await self._link.subscribe(filter_subject, self._on)
-            )
         while True:
             try:
+                for filter_subject in self._filters[len(self._subscriptions) :]:
+                    self._subscriptions.append(
+                        await self._link.subscribe(filter_subject, self._on)
+                    )
                 if self._behind and self._link.up:
                     self._behind = False
+                    self._quiet = 0
+                    await check(self._link, self._last)
                     await self._read_past()
                     self.caught_up.set()
                 self._hand_on_live()
                 async with asyncio.timeout(HEARTBEAT):
                     await self._nudge.wait()
                 self._nudge.clear()
+                self._quiet = 0
             except TimeoutError:
-                continue
+                self._quiet += 1
+                if self._quiet >= LOOK_AGAIN:
+                    self._behind = True
+            except LogChanged as error:
+                if not self.failed.done():
+                    self.failed.set_exception(error)
+                return
             except (LogError, Unreachable):
                 self._behind = True
                 await asyncio.sleep(0.05)
@@ -319,6 +364,7 @@ class TapFollower:
         if recorded is None:
             self.undecodable += 1
             return
+        self._last = recorded
         try:
             self._callback(recorded)
         except BaseException as error:

@@ -333,15 +333,19 @@ class Link:
                 self.faults += 1
                 _log.exception("a handler failed", subject=subject)
 
+        subscribed: LinkSubscription | None = None
         try:
             subscription = await self._client.listen(subject, queue, on)
+            subscribed = LinkSubscription(self._client, subscription)
             if self.up:
                 # One flush does not cover a subscribe made just before it.
                 await self._client.flush()
                 await self._client.flush()
         except (nats.errors.Error, OSError) as error:
+            if subscribed is not None:
+                await subscribed.stop()
             raise LogUnavailable(f"subscribe to {subject}", str(error)) from error
-        return LinkSubscription(self._client, subscription)
+        return subscribed
 
     def new_inbox(self) -> str:
         """Return a subject under which this link may receive."""

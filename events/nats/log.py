@@ -42,12 +42,14 @@ from events.nats.api import (
 )
 from events.nats.follow import PullFollower, TapFollower
 from events.nats.link import NO_RESPONDERS
+from events.position import NOWHERE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from events.log import Follower
     from events.nats.link import Link, LinkMessage
+    from events.position import Position
 
 APPEND_DEADLINE: Final = 10.0
 """Seconds after which an append that nobody acknowledged is given up."""
@@ -398,10 +400,13 @@ class JetStreamLog:
         callback: Callable[[c.Recorded], None],
         *,
         start: int = 1,
+        after: Position | None = None,
         subjects: Sequence[str] = (),
     ) -> Follower:
         kind = PullFollower if self._consumers else TapFollower
-        follower = kind(self._link, callback, start, tuple(subjects))
+        behind = after or NOWHERE
+        start = behind.seq + 1 if behind.seq else start
+        follower = kind(self._link, callback, start, tuple(subjects), behind)
         follower.start()
         return follower
 

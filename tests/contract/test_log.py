@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 
 import pytest
 
@@ -11,8 +12,10 @@ from events import subjects
 from events.catalogue import Recorded, TaskCancelled, TaskDeferred
 from events.codec import encode
 from events.errors import Conflict, LogUnavailable, TooLarge
+from events.nats.follow import PullFollower, TapFollower
 from events.nats.link import Link
 from events.nats.log import JetStreamLog
+from events.position import LogChanged, Position
 from projections.world import fold
 from tests.support.broker import live_broker
 from tests.support.fakes import MemoryLog
@@ -294,3 +297,121 @@ async def test_an_unreachable_server_is_one_clear_error(tmp_path):
     with pytest.raises(LogUnavailable) as error:
         await Link.connect(Address(url="nats://127.0.0.1:1"), timeout=0.5)
     assert "127.0.0.1:1" in str(error.value)
+
+
+# -- a log that is put back ------------------------------------------------------------
+
+
+@pytest.fixture(params=["memory", "pulls", "taps"])
+async def past(request, tmp_path):
+    """A log to follow, one to write, and what puts both back to where it was kept."""
+    if request.param == "memory":
+        log, kept = MemoryLog(), []
+
+        async def keep() -> None:
+            kept.append(await log.last_sequence())
+
+        async def put_back() -> None:
+            log.put_back(kept[0])
+
+        yield log, log, keep, put_back
+        return
+    broker = await live_broker(tmp_path / "instance")
+    store = broker.instance.store
+    role = "scheduler" if request.param == "pulls" else "operator"
+    async with linked(broker, "scheduler") as link, linked(broker, role) as reading:
+
+        async def while_stopped(act) -> None:
+            broker.stop()
+            await until(lambda: not link.up and not reading.up)
+            act()
+            broker.start()
+            await until(lambda: link.up and reading.up)
+
+        async def keep() -> None:
+            await while_stopped(lambda: shutil.copytree(store, tmp_path / "kept"))
+
+        async def put_back() -> None:
+            def replace() -> None:
+                shutil.rmtree(store)
+                shutil.copytree(tmp_path / "kept", store)
+
+            await while_stopped(replace)
+
+        log = JetStreamLog(link)
+        reads = JetStreamLog(reading, consumers=request.param == "pulls")
+        yield reads, log, keep, put_back
+        await log.close()
+        await reads.close()
+    await broker.close()
+
+
+async def test_a_follower_tells_a_log_that_was_put_back(past):
+    reads, log, keep, put_back = past
+    await log.append(subjects.task("a"), event("a"))
+    await keep()
+    seen: list[Recorded] = []
+    follower = await reads.follow(seen.append)
+    for n in (1, 2):
+        await log.append(subjects.task("b"), event("b", n))
+    await until(lambda: len(seen) == 3)
+
+    await put_back()
+
+    with pytest.raises(LogChanged) as changed:
+        await asyncio.wait_for(follower.failed, 20)
+    assert changed.value.position == Position.of(seen[-1])
+    await follower.stop()
+
+
+async def test_a_follower_tells_a_log_that_has_grown_again_since(past):
+    reads, log, keep, put_back = past
+    await log.append(subjects.task("a"), event("a"))
+    await keep()
+    await log.append(subjects.task("b"), event("b", 1))
+    stood = Position.of(await log.get(2))
+    first = Position.of(await log.get(1))
+    await put_back()
+    for n in (2, 3, 4):
+        await log.append(subjects.task("b"), event("b", n))
+    seen: list[Recorded] = []
+
+    follower = await reads.follow(seen.append, after=stood)
+    with pytest.raises(LogChanged):
+        await asyncio.wait_for(follower.failed, 20)
+    await follower.stop()
+    assert seen == []
+
+    follower = await reads.follow(seen.append, after=first)
+    await until(lambda: len(seen) == 3)
+    await follower.stop()
+    assert [recorded.seq for recorded in seen] == [2, 3, 4]
+
+
+@pytest.mark.parametrize(
+    ("role", "kind"), [("scheduler", PullFollower), ("operator", TapFollower)]
+)
+async def test_a_lost_last_message_is_noticed(broker, role, kind, monkeypatch):
+    monkeypatch.setattr("events.nats.follow.HEARTBEAT", 0.1)
+    take, lost = kind._on, []
+
+    def losing(self, *message) -> None:
+        if not lost and b"Ea2" in message[-1].data:
+            lost.append(message)
+        else:
+            take(self, *message)
+
+    monkeypatch.setattr(kind, "_on", losing)
+    async with linked(broker, "scheduler") as link, linked(broker, role) as reading:
+        log = JetStreamLog(link)
+        seen: list[int] = []
+        reads = JetStreamLog(reading, consumers=role == "scheduler")
+        follower = await reads.follow(lambda recorded: seen.append(recorded.seq))
+        await log.append(subjects.task("a"), event("a", 1))
+        await until(lambda: seen == [1])
+        await log.append(subjects.task("a"), event("a", 2))
+
+        await until(lambda: seen == [1, 2])
+        assert len(lost) == 1
+        await follower.stop()
+        await log.close()

@@ -48,7 +48,7 @@ def models_of(history: Iterable[Recorded]) -> bytes:
     world = store.load()
     for each in history:
         world.fold(each)
-    store.save(world, "golden")
+    store.save(world)
     try:
         return json.dumps(store.dump(), sort_keys=True, indent=0).encode()
     finally:

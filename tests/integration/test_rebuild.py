@@ -7,6 +7,7 @@ import shutil
 
 import pytest
 
+from events.position import Position
 from projections.checkpoints import Checkpoints
 from projections.main import projecting
 from projections.runner import AlreadyRebuilding, Runner
@@ -220,13 +221,37 @@ async def test_copies_of_another_log_are_not_used(tmp_path, monkeypatch):
     plain.close()
 
 
+async def test_copies_from_before_the_point_that_a_log_was_put_back_to_stay(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr("projections.timetravel.WORTH_A_COPY", 0)
+    log, history = MemoryLog(), plausible(9, tasks=80)
+    await tell(log, history)
+    checkpoints = await with_copies(log, tmp_path, every=50)
+    first, last = checkpoints.places[0], checkpoints.places[-1]
+    past = TimeTravel(log, checkpoints=checkpoints)
+    await past.world(last + 1)
+
+    log.put_back(first + 1)
+    await tell(log, plausible(10, tasks=200))
+    seq = await log.last_sequence()
+    plain = TimeTravel(log)
+    assert seq > last + 1
+    assert await past.rows(last + 1) == await plain.rows(last + 1)
+    assert await past.rows(seq) == await plain.rows(seq)
+    assert checkpoints.places == (first,)
+
+    past.close()
+    plain.close()
+
+
 def test_copies_that_stand_closest_go(tmp_path):
     store = Store(tmp_path / "read.db")
     world = store.load()
     checkpoints = Checkpoints(tmp_path / "past", every=10, kept=4)
     for position in range(10, 200, 10):
-        world.position = position
-        store.save(world, "log")
+        world.position, world.loaded_at = position, Position(position, "e")
+        store.save(world)
         if checkpoints.due(position):
             checkpoints.take(tmp_path / "read.db")
     store.close()
@@ -234,13 +259,13 @@ def test_copies_that_stand_closest_go(tmp_path):
     places = checkpoints.places
     assert len(places) == 4
     assert max(b - a for a, b in zip((0, *places), places, strict=False)) <= 100
-    assert [about(p)[2] for p in sorted(checkpoints.folder.glob("*.db"))]
+    assert [about(p)[1].seq for p in sorted(checkpoints.folder.glob("*.db"))]
     assert Checkpoints(tmp_path / "past").places == places
 
 
 def test_a_copy_that_cannot_be_made_hurts_nobody(tmp_path):
     store = Store(tmp_path / "read.db")
-    store.save(store.load(), "log")
+    store.save(store.load())
     (tmp_path / "past").write_text("a file where a folder should be")
     checkpoints = Checkpoints(tmp_path / "past")
 
@@ -251,17 +276,17 @@ def test_a_copy_that_cannot_be_made_hurts_nobody(tmp_path):
     store.close()
 
 
-def test_damaged_copies_go(tmp_path):
+async def test_damaged_copies_go(tmp_path):
     folder = tmp_path / "past"
     folder.mkdir()
     (folder / "70.db").write_bytes(b"nonsense" * 100)
     store = Store(tmp_path / "read.db")
     world = store.load()
-    world.position = 30
-    store.save(world, "log")
+    world.position, world.loaded_at = 30, Position(30, "e")
+    store.save(world)
     shutil.copy(tmp_path / "read.db", folder / "40.db")
     store.close()
     checkpoints = Checkpoints(folder)
 
-    assert checkpoints.nearest(100) is None
+    assert await checkpoints.nearest(MemoryLog(), 100) is None
     assert checkpoints.places == ()

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from events import catalogue as c
+from events.position import LogChanged
 from projections import tasks
 from projections.runner import Runner
 from projections.store import Store, StoreInUse, saved
@@ -22,7 +23,6 @@ from tests.support.histories import History, plausible, tell
 from tests.support.projecting import read, written
 
 ROOT = Path(__file__).parents[2]
-ORIGIN = "1:first"
 CHAOS = (
     pytest.mark.chaos,
     pytest.mark.skipif("not config.getoption('-m')", reason="a long run: -m chaos"),
@@ -35,7 +35,7 @@ def fresh(history):
     world = store.load()
     for recorded in history:
         world.fold(recorded)
-    store.save(world, ORIGIN)
+    store.save(world)
     try:
         return store.dump()
     finally:
@@ -53,7 +53,7 @@ def in_groups(path, history, sizes):
         for recorded in history[at : at + size]:
             world.fold(recorded)
         at = world.position
-        store.save(world, ORIGIN)
+        store.save(world)
         store.close()
     store = Store(path)
     try:
@@ -114,7 +114,7 @@ def test_a_killed_process_leaves_exactly_the_fold_up_to_its_position(
         assert position >= world.position
         for recorded in history[world.position : position]:
             world.fold(recorded)
-        reference.save(world, "log")
+        reference.save(world)
         assert rows == reference.dump(), f"kill {kill}"
     reference.close()
 
@@ -138,12 +138,12 @@ def test_a_save_that_fails_is_made_up_for_by_the_next(tmp_path):
     broken = store._writing
     store._writing = sqlite3.connect(":memory:", isolation_level=None)
     with pytest.raises(sqlite3.OperationalError):
-        store.save(world, ORIGIN)
+        store.save(world)
     store._writing.close()
     store._writing = broken
     for recorded in history[20:]:
         world.fold(recorded)
-    store.save(world, ORIGIN)
+    store.save(world)
 
     try:
         assert store.dump() == fresh(history)
@@ -170,7 +170,7 @@ def test_a_group_on_its_way_is_waited_for_and_its_failure_is_raised(
     world = store.load()
     for recorded in history[:20]:
         world.fold(recorded)
-    store.save(world, ORIGIN)
+    store.save(world)
     assert store.dump() == fresh(history[:20])
     store.close()
 
@@ -184,9 +184,9 @@ def test_a_group_on_its_way_is_waited_for_and_its_failure_is_raised(
     world = store.load()
     for recorded in history[20:]:
         world.fold(recorded)
-    store.save(world, ORIGIN)
+    store.save(world)
     # Whoever asks first is told, and everybody after him: nothing may follow the gap.
-    for ask in (store.dump, store.dump, lambda: store.save(world, ORIGIN)):
+    for ask in (store.dump, store.dump, lambda: store.save(world)):
         with pytest.raises(sqlite3.OperationalError, match="disk is full"):
             ask()
     store.close()
@@ -284,6 +284,34 @@ async def test_another_log_makes_the_read_models_anew(tmp_path):
 
     told = await another.read("agentcom.evt.>")
     assert await project(another, tmp_path / "read.db") == fresh(told)
+
+
+async def test_a_log_put_back_and_grown_again_makes_the_read_models_anew(tmp_path):
+    log, history = MemoryLog(), plausible(5, tasks=20)
+    await tell(log, history)
+    await project(log, tmp_path / "read.db")
+    log.put_back(len(history) // 2)
+    await tell(log, plausible(6, tasks=60))
+
+    told = await log.read("agentcom.evt.>")
+    assert len(told) > len(history)
+    assert await project(log, tmp_path / "read.db") == fresh(told)
+
+
+async def test_a_log_put_back_under_a_running_runner_ends_it(tmp_path):
+    log, history = MemoryLog(), plausible(5, tasks=20)
+    await tell(log, history)
+    store = Store(tmp_path / "read.db")
+    runner = Runner(log, store)
+    await runner.start()
+    await runner.until(len(history))
+
+    log.put_back(len(history) // 2)
+
+    with pytest.raises(LogChanged):
+        await asyncio.wait_for(runner.failed, 10)
+    await runner.stop()
+    store.close()
 
 
 async def test_finished_tasks_leave_memory_and_are_found_again(tmp_path, monkeypatch):

@@ -125,6 +125,28 @@ async def test_health_is_about_the_process_and_readiness_about_the_log():
         assert (await site.get("/healthz"))[0] == 200
 
 
+async def test_a_log_put_back_under_it_is_served_anew(tmp_path):
+    log, history = MemoryLog(), plausible(5, tasks=20)
+    await tell(log, history)
+    kept = [r for r in history if r.seq <= len(history) // 2]
+    tasks = {r.event.task_id for r in kept if hasattr(r.event, "spec")}
+
+    async with serving(log, tmp_path / "read.db") as (site, _):
+        await site.get(f"/api/v1/tasks?wait_seq={len(history)}")
+        log.put_back(len(kept))
+        async with asyncio.timeout(20):
+            while True:
+                try:
+                    _, answer = await site.get(f"/api/v1/status?wait_seq={len(kept)}")
+                    if answer.get("seq") == len(kept):
+                        break
+                except aiohttp.ClientError:
+                    await asyncio.sleep(0)
+        _, answer = await site.get("/api/v1/tasks?limit=500")
+
+    assert {task["task_id"] for task in answer["tasks"]} == tasks
+
+
 async def test_metrics_say_what_the_folds_say():
     history = History()
     history.submit("a", priority="high")

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from events.bus import Listening, Message
     from events.catalogue import Event
     from events.log import Follower
+    from events.position import Position
     from tests.simulation.loop import Process, SimLoop
 
 ACK_TIMEOUT = 2.0
@@ -455,8 +456,10 @@ class Link:
         callback: Callable[[Recorded], None],
         *,
         start: int = 1,
+        after: Position | None = None,
         subjects: Sequence[str] = (),
     ) -> Follower:
+        start = after.seq + 1 if after is not None else start
         follower = SimFollower(self, callback, start, tuple(subjects))
         self.server.followers.append(follower)
         follower.wake()

@@ -13,6 +13,7 @@ from events.catalogue import Event, Recorded
 from events.codec import decode_event, encode
 from events.errors import Conflict, Malformed, TooLarge, Unreachable
 from events.log import MAX_EVENT_BYTES, Follower
+from events.position import NOWHERE, LogChanged, Position
 from events.subjects import matches
 
 if TYPE_CHECKING:
@@ -87,12 +88,22 @@ class MemoryLog:
         callback: Callable[[Recorded], None],
         *,
         start: int = 1,
+        after: Position | None = None,
         subjects: Sequence[str] = (),
     ) -> Follower:
-        follower = MemoryFollower(self, callback, start, tuple(subjects))
+        behind = after or NOWHERE
+        start = behind.seq + 1 if behind.seq else start
+        follower = MemoryFollower(self, callback, start, tuple(subjects), behind)
         self._followers.append(follower)
         follower.wake()
         return follower
+
+    def put_back(self, seq: int) -> None:
+        """Be as after `seq` again, as a restored backup would be; followers reconnect."""
+        del self._entries[seq:]
+        self._last = {subject: at for at, (subject, _) in enumerate(self._entries, 1)}
+        for follower in self._followers:
+            follower.reconnect()
 
     async def read(
         self, subject: str, *, start: int = 1, limit: int = 1_000_000
@@ -141,9 +152,12 @@ class MemoryFollower:
         callback: Callable[[Recorded], None],
         start: int,
         subjects: tuple[str, ...],
+        after: Position,
     ) -> None:
         self._log = log
         self._callback = callback
+        self._last = after
+        self._unchecked = True
         self._subjects = subjects
         self._scanned = max(start, 1) - 1
         self._woken = False
@@ -159,8 +173,22 @@ class MemoryFollower:
             self._woken = True
             asyncio.get_running_loop().call_soon(self._run)
 
+    def reconnect(self) -> None:
+        """See whether the log is still the one that was read."""
+        self._unchecked = True
+        self.wake()
+
+    def _stands(self) -> bool:
+        seq = self._last.seq
+        there = 1 <= seq <= len(self._log._entries)
+        return self._last.holds(self._log.recorded(seq) if there else None)
+
     def _run(self) -> None:
         self._woken = False
+        if self._unchecked and not self._stands():
+            self._stopped = True
+            self.failed.set_exception(LogChanged(self._last))
+        self._unchecked = False
         while not self._stopped and self._scanned < len(self._log._entries):
             self._scanned += 1
             subject = self._log.subject_at(self._scanned)
@@ -171,13 +199,15 @@ class MemoryFollower:
                 self.undecodable += 1
                 continue
             self.position = self._scanned
+            self._last = Position.of(recorded)
             try:
                 self._callback(recorded)
             except BaseException as error:
                 self._stopped = True
                 self.failed.set_exception(error)
                 raise
-        self.caught_up.set()
+        if not self._stopped:
+            self.caught_up.set()
 
     async def stop(self) -> None:
         self._stopped = True

@@ -46,9 +46,9 @@ def main(store_path: str, log_path: str, group: str, pace: str = "") -> None:
     for recorded in read(Path(log_path))[world.position :]:
         world.fold(recorded)
         if recorded.seq % int(group) == 0:
-            store.save(world, "log")
+            store.save(world)
             print(world.position, flush=True)
-    store.save(world, "log")
+    store.save(world)
     print("done", flush=True)
     threading.Event().wait()
 
