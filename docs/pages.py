@@ -68,7 +68,7 @@ _HEAD: Final = c.Event.__struct_fields__
 
 
 def events_page() -> str:
-    """Spell the catalogue."""
+    """Write out the catalogue."""
     return "\n".join(_events()) + "\n"
 
 
@@ -182,26 +182,26 @@ def _bounds(info: Any) -> str:
     return f" ({', '.join(said)})" if said else ""
 
 
-def _collect(info: Any, found: dict[str, type[msgspec.Struct]]) -> None:
+def _collect(info: Any, structs: dict[str, type[msgspec.Struct]]) -> None:
     """Gather the structs that a type holds, at any depth."""
     match info:
         case mi.StructType():
             is_event = issubclass(info.cls, c.Event)
             if not is_event:
-                if info.cls.__name__ in found:
+                if info.cls.__name__ in structs:
                     return
-                found[info.cls.__name__] = info.cls
+                structs[info.cls.__name__] = info.cls
             for field in info.fields:
-                _collect(field.type, found)
+                _collect(field.type, structs)
         case mi.UnionType():
             for one in info.types:
-                _collect(one, found)
+                _collect(one, structs)
         case mi.ListType():
-            _collect(info.item_type, found)
+            _collect(info.item_type, structs)
         case mi.DictType():
-            _collect(info.value_type, found)
+            _collect(info.value_type, structs)
         case mi.Metadata():
-            _collect(info.type, found)
+            _collect(info.type, structs)
         case _:
             return
 
@@ -210,7 +210,7 @@ def _collect(info: Any, found: dict[str, type[msgspec.Struct]]) -> None:
 
 
 def lifecycle_page() -> str:
-    """Spell a task's life: the picture and the whole table."""
+    """Write out the life of a task: the picture and the whole table."""
     return "\n".join(_lifecycle()) + "\n"
 
 

@@ -76,22 +76,22 @@ export function Dialog({ title, close, children }) {
 // A button that asks once more before it acts.
 /** @param {{ label: string, sure: string, act: () => void, class?: string }} props */
 export function Sure({ label, sure, act, class: name = "" }) {
-  const [asked, ask] = useState(false);
+  const [asking, ask] = useState(false);
   useEffect(() => {
-    if (!asked) return undefined;
+    if (!asking) return undefined;
     const timer = setTimeout(() => ask(false), 4000);
     return () => clearTimeout(timer);
-  }, [asked]);
+  }, [asking]);
   return (
     <button
       type="button"
-      class={`${name} ${asked ? "danger" : ""}`}
+      class={`${name} ${asking ? "danger" : ""}`}
       onClick={() => {
-        if (asked) act();
-        ask(!asked);
+        if (asking) act();
+        ask(!asking);
       }}
     >
-      {asked ? sure : label}
+      {asking ? sure : label}
     </button>
   );
 }

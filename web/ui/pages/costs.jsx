@@ -199,10 +199,10 @@ const SERIES = [
 function Days({ days, fallback, theme }) {
   const data = useMemo(() => {
     /** @type {Record<string, number>} */
-    const fell = Object.fromEntries(fallback.map((line) => [line.key, line.cost_usd]));
+    const byFallbacks = Object.fromEntries(fallback.map((line) => [line.key, line.cost_usd]));
     const sorted = [...days].sort((a, b) => a.key.localeCompare(b.key)).slice(-60);
     const spent = sorted.map((line) => line.cost_usd);
-    return /** @type {Data} */ ([sorted.map((_, n) => n), spent, sorted.map((line) => fell[line.key] ?? 0)]);
+    return /** @type {Data} */ ([sorted.map((_, n) => n), spent, sorted.map((line) => byFallbacks[line.key] ?? 0)]);
   }, [days, fallback]);
   const names = [...days]
     .map((line) => line.key.slice(0, 10))

@@ -50,7 +50,7 @@ export function Fleet({ operator }) {
 /** @param {{ label: string, share: number | null | undefined, text: string }} props */
 function Bar({ label, share, text }) {
   const part = share ?? Number.NaN;
-  const known = !Number.isNaN(part);
+  const isKnown = !Number.isNaN(part);
   return (
     <div class="meter-row">
       <span>{label}</span>
@@ -60,12 +60,12 @@ function Bar({ label, share, text }) {
         aria-label={label}
         aria-valuemin={0}
         aria-valuemax={100}
-        aria-valuenow={known ? Math.round(part * 100) : 0}
-        aria-valuetext={known ? text : "unknown"}
+        aria-valuenow={isKnown ? Math.round(part * 100) : 0}
+        aria-valuetext={isKnown ? text : "unknown"}
       >
-        <i style={{ width: known ? `${Math.min(100, part * 100)}%` : "0" }} class={part > 0.9 ? "full" : ""} />
+        <i style={{ width: isKnown ? `${Math.min(100, part * 100)}%` : "0" }} class={part > 0.9 ? "full" : ""} />
       </span>
-      <span class="n">{known ? text : "unknown"}</span>
+      <span class="n">{isKnown ? text : "unknown"}</span>
     </div>
   );
 }

@@ -311,8 +311,8 @@ function summed(durations) {
 /** @param {{ data: Overview }} props */
 function Money({ data }) {
   const { today, ever } = data;
-  const fell = today.lines.filter((line) => line.key && line.key !== "none" && line.key !== "false");
-  const cost = fell.reduce((sum, line) => sum + line.cost_usd, 0);
+  const fallbacks = today.lines.filter((line) => line.key && line.key !== "none" && line.key !== "false");
+  const cost = fallbacks.reduce((sum, line) => sum + line.cost_usd, 0);
   return (
     <Panel title="Money and totals" action={<a href="#/costs">all costs</a>}>
       <dl class="figures">

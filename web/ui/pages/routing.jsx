@@ -48,7 +48,7 @@ export function Routing({ operator }) {
       </Panel>
       <Decisions decisions={data.decisions} />
       {last > 0 && <Past last={last} />}
-      <Disagreements found={data.disagreements} />
+      <Disagreements counts={data.disagreements} />
       <Policy policy={data.policy} operator={operator} />
       <WhatIf last={last} policy={data.policy.policy} />
     </div>
@@ -136,9 +136,9 @@ function Decisions({ decisions }) {
   );
 }
 
-/** @param {{ found: Record<string, number> }} props */
-function Disagreements({ found }) {
-  const pairs = Object.entries(found);
+/** @param {{ counts: Record<string, number> }} props */
+function Disagreements({ counts }) {
+  const pairs = Object.entries(counts);
   return (
     <Panel title="Said one tier, worded like another">
       {pairs.length ? (
@@ -152,11 +152,11 @@ function Disagreements({ found }) {
           </thead>
           <tbody>
             {pairs.map(([pair, n]) => {
-              const [said, inferred] = pair.split("/");
+              const [explicit, inferred] = pair.split("/");
               return (
                 <tr>
                   <td>
-                    <Tier tier={said} />
+                    <Tier tier={explicit} />
                   </td>
                   <td>
                     <Tier tier={inferred} />
