@@ -79,7 +79,7 @@ async def test_they_are_the_same_however_they_are_saved(tmp_path, group):
     world = plain.load()
     for each in recorded():
         world.fold(each)
-    plain.save(world, "golden")
+    plain.save(world)
     assert kept == plain.dump()
     plain.close()
 
