@@ -42,6 +42,18 @@ REJECTED_PAUSE_S: Final = 0.5
 and asking again at once would only fill the log."""
 
 
+_FOLLOWED: Final = frozenset(
+    {
+        c.TaskRouted,
+        c.TaskRejected,
+        c.TaskReturned,
+        c.TaskCancelled,
+        c.TaskReassigned,
+    }
+)
+"""The steps of a task that a leader acts upon at once."""
+
+
 class Scheduler:
     """One scheduler, leading or standing by. A standby folds and decides nothing.
 
@@ -133,9 +145,11 @@ class Scheduler:
     def fold(self, recorded: c.Recorded) -> None:
         """Take in one event of the log, and do what follows from it at once."""
         change = self.state.fold(recorded)
-        self._set_timers()
+        if self.state.arrived:
+            self._set_timers()
         if isinstance(change, FoldedStep):
-            self._after_step(change)
+            if type(change.event) in _FOLLOWED and self.leadership is not None:
+                self._after_step(self.leadership, change)
         elif isinstance(change, History):
             self.effects.append(change)
         elif change is not None:
@@ -146,7 +160,8 @@ class Scheduler:
         steps = self.state.adopt(task_id, history)
         self._set_timers()
         for step in steps:
-            self._after_step(step)
+            if self.leadership is not None:
+                self._after_step(self.leadership, step)
 
     def beat(self, beat: c.Beat, now: float) -> None:
         """Take in a host's sign of life."""
@@ -202,11 +217,8 @@ class Scheduler:
 
     # -- what follows at once ----------------------------------------------------------
 
-    def _after_step(self, step: FoldedStep) -> None:
-        state, lead = self.state, self.leadership
-        if lead is None:
-            return
-        task, event = step.live.state, step.event
+    def _after_step(self, lead: Leadership, step: FoldedStep) -> None:
+        state, task, event = self.state, step.live.state, step.event
         match event:
             case c.TaskRouted():
                 sent = Unaccepted(state.now, task.task_id, task.route)
@@ -243,11 +255,10 @@ class Scheduler:
                 pass
 
     def _set_timers(self) -> None:
-        """Time those who have begun to wait; where nobody leads, nobody needs to."""
-        if self.state.arrived:
-            arrived, self.state.arrived = self.state.arrived, []
-            if self.leadership is not None:
-                expiry.set_timers(self.state, self.leadership, arrived)
+        """Time those who have begun to wait; a standby need not."""
+        arrived, self.state.arrived = self.state.arrived, []
+        if self.leadership is not None:
+            expiry.set_timers(self.state, self.leadership, arrived)
 
     # -- deciding ----------------------------------------------------------------------
 
@@ -257,7 +268,9 @@ class Scheduler:
         state.at(now)
         if lead is None:
             return []
-        decisions = self._decide_due(lead, now)
+        decisions: list[Decision] = []
+        if lead.timers and lead.timers[0].when <= now:
+            self._decide_due(lead, now, decisions)
         if now >= lead.silence_check_at:
             unconfirmed = hosts.unconfirmed(state, lead, now)
             decisions += hosts.decide_lost(state, lead, now)
@@ -265,24 +278,24 @@ class Scheduler:
                 state.fleet.unconfirmed(host)
         if lead.limits:
             decisions += tiers.decide_limits(state, lead, now)
-        if (
-            state.tiers_dirty
-            or state.fleet.changed_kinds
-            or tiers.alert_is_due(state, lead, now)
-        ):
+        alert_at = self._next_alert(lead)
+        alert_is_due = alert_at is not None and alert_at <= now
+        if state.tiers_dirty or state.fleet.changed_kinds or alert_is_due:
             decisions += tiers.decide_tiers(state, lead, now)
         returns.note_unaccepted(state, lead, now)
         if state.ended:
             decisions += returns.decide_ended(state, lead, now)
-        state.make_ready()
+        if state.fleet.opened:
+            state.make_ready()
         if state.ready:
             decisions += self._decide_waiting(lead, now)
         return decisions
 
-    def _decide_due(self, lead: Leadership, now: float) -> list[Decision]:
+    def _decide_due(
+        self, lead: Leadership, now: float, decisions: list[Decision]
+    ) -> None:
         """Do what time alone has brought."""
         state = self.state
-        decisions: list[Decision] = []
         for timer in lead.due(now):
             if timer.task_id:
                 decisions += expiry.decide_deadline(state, lead, timer.task_id, now)
@@ -291,7 +304,6 @@ class Scheduler:
             elif timer.required in state.queue.groups:
                 state.queue.groups[timer.required].wake_at = None
                 state.ready.add(timer.required)
-        return decisions
 
     def _decide_waiting(self, lead: Leadership, now: float) -> list[Decision]:
         """Route who can be routed; say why the others wait; expire who has starved."""
@@ -311,12 +323,20 @@ class Scheduler:
         state, lead = self.state, self.leadership
         if lead is None:
             return None
-        wakes = [lead.next_timer, tiers.next_alert(state, lead)]
+        wakes = [lead.timers[0].when] if lead.timers else []
+        alert_at = self._next_alert(lead)
+        if alert_at is not None:
+            wakes.append(alert_at)
         if lead.unaccepted:
             wakes.append(lead.unaccepted[0].since + state.policy.accept_timeout_s)
         if state.fleet.hosts:
             wakes.append(lead.silence_check_at)
-        return min((wake for wake in wakes if wake is not None), default=None)
+        return min(wakes, default=None)
+
+    def _next_alert(self, lead: Leadership) -> float | None:
+        if self.state.alerts_moved:
+            tiers.reckon_alert(self.state, lead)
+        return lead.alert_at
 
     # -- for the role ------------------------------------------------------------------
 

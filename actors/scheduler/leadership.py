@@ -56,8 +56,8 @@ class Leadership:
         # Every decision carries it; it counts only while this is the newest epoch.
         self.epoch = epoch
         # What time alone will change, the soonest first. A timer that is no longer
-        # needed stays, and finds nothing to do when it is due.
-        self._timers: list[Timer] = []
+        # needed stays, and finds nothing to do when it is due. A heap.
+        self.timers: list[Timer] = []
         self._timers_set = 0
         # In the order they were sent, so that looking at the first is enough. Those that
         # have been accepted meanwhile are passed over when their time has come.
@@ -68,7 +68,8 @@ class Leadership:
         self.silence_check_at = 0.0
         # What hosts have said of accounts since limits were last decided.
         self.limits: list[ReportedLimit] = []
-        # When the next lasting outage is to be alerted, see `tiers.next_alert`.
+        # When the next outage that lasts is to be alerted, None while there is none. It
+        # is asked for in every turn and reckoned where `SchedulerState.alerts_moved`.
         self.alert_at: float | None = None
 
     def write(self, now: float, kind: type[E], /, **fields: Any) -> E:
@@ -85,7 +86,7 @@ class Leadership:
         """Have the scheduler look again at that time."""
         self._timers_set += 1
         timer = Timer(when, self._timers_set, required, task_id)
-        heapq.heappush(self._timers, timer)
+        heapq.heappush(self.timers, timer)
 
     def wake_group(self, when: float, group: Group) -> None:
         """Have the scheduler look again at a group."""
@@ -95,10 +96,5 @@ class Leadership:
 
     def due(self, now: float) -> Iterator[Timer]:
         """Take the timers whose time has come, also those set while they are taken."""
-        while self._timers and self._timers[0].when <= now:
-            yield heapq.heappop(self._timers)
-
-    @property
-    def next_timer(self) -> float | None:
-        """When the next timer is due."""
-        return self._timers[0].when if self._timers else None
+        while self.timers and self.timers[0].when <= now:
+            yield heapq.heappop(self.timers)

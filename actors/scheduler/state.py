@@ -139,8 +139,8 @@ class SchedulerState:
         self.ended: dict[str, RouteEnd] = {}
         # Tasks that began to wait: the leader sets timers for their deadline and TTL.
         self.arrived: list[Waiting] = []
-        # Whether tiers are to be compared with the fleet; whether the next alert has to
-        # be reckoned anew (an outage, a decision about one, the policy or a gap).
+        # Whether tiers are to be compared with the fleet; whether the time of the next
+        # alert rests on what has moved (an outage, a decision about one, policy or gaps).
         self.tiers_dirty = True
         self.alerts_moved = True
 
@@ -477,11 +477,10 @@ class SchedulerState:
 
     def make_ready(self) -> None:
         """Have those looked at for whom a place has opened, or gone."""
-        if self.fleet.opened:
-            for key in self.fleet.opened:
-                self.ready.update(self.by_pool.get(key, ()))
-            self.fleet.opened.clear()
-            self.ready.update(self.unmet)
+        for key in self.fleet.opened:
+            self.ready.update(self.by_pool.get(key, ()))
+        self.fleet.opened.clear()
+        self.ready.update(self.unmet)
 
     def lift_limits(self, now: float) -> None:
         """Pauses of hosts and limits of accounts may be over."""

@@ -173,25 +173,14 @@ def _about_tier(state: SchedulerState, event: c.TierEvent) -> Decision:
     return Decision(subject, event, state.stands.get(subject, 0))
 
 
-def alert_is_due(state: SchedulerState, lead: Leadership, now: float) -> bool:
-    """Whether an outage has lasted for so long that it is to be alerted."""
-    alert = next_alert(state, lead)
-    return alert is not None and alert <= now
-
-
-def next_alert(state: SchedulerState, lead: Leadership) -> float | None:
-    """When the next outage that lasts is to be alerted, None while there is none.
-
-    Asked for in every turn, so it is remembered until something it rests on moves.
-    """
-    if state.alerts_moved:
-        state.alerts_moved = False
-        waits = (
-            state.after(watch.down_since, state.policy.tier_alert_after_s)
-            for watch in state.tiers.values()
-            if watch.down_since is not None
-            and not watch.alerted
-            and watch.tier not in state.tier_pending
-        )
-        lead.alert_at = min(waits, default=None)
-    return lead.alert_at
+def reckon_alert(state: SchedulerState, lead: Leadership) -> None:
+    """Reckon when the next outage that lasts is to be alerted."""
+    state.alerts_moved = False
+    waits = (
+        state.after(watch.down_since, state.policy.tier_alert_after_s)
+        for watch in state.tiers.values()
+        if watch.down_since is not None
+        and not watch.alerted
+        and watch.tier not in state.tier_pending
+    )
+    lead.alert_at = min(waits, default=None)

@@ -257,15 +257,15 @@ def who_came_back_holds_up_the_lane(patch: Patch) -> None:
 
 def alert_remembered_for_ever(patch: Patch) -> None:
     """When the next alert falls due is reckoned once for each leader."""
-    reckon = tiers.next_alert
-    known: dict[Any, float | None] = {}
+    reckon = tiers.reckon_alert
+    known: set[Any] = set()
 
-    def next_alert(state: Any, lead: Any) -> float | None:
+    def reckon_once(state: Any, lead: Any) -> None:
         if lead not in known:
-            known[lead] = reckon(state, lead)
-        return known[lead]
+            known.add(lead)
+            reckon(state, lead)
 
-    patch.setattr(tiers, "next_alert", next_alert)
+    patch.setattr(tiers, "reckon_alert", reckon_once)
 
 
 def late_word_counts(patch: Patch) -> None:
