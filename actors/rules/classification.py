@@ -1,6 +1,6 @@
 """Which tier a task belongs to, by its wording and what came with it.
 
-Always computed, also where the submitter names a tier: his wins, a disagreement shows.
+Always computed, also where the submitter names a tier: that one wins, a disagreement shows.
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ MANY_STEPS: Final = 10
 
 
 def _whole_words(phrases: tuple[str, ...]) -> re.Pattern[str]:
-    spelled = "|".join(
+    alternatives = "|".join(
         r"\s+".join(map(re.escape, phrase.split())) for phrase in phrases
     )
-    return re.compile(rf"\b(?:{spelled})\b", re.IGNORECASE)
+    return re.compile(rf"\b(?:{alternatives})\b", re.IGNORECASE)
 
 
 _COMPLEX = _whole_words(COMPLEX_WORDS)
@@ -116,10 +116,10 @@ def _keyword(match: re.Match[str]) -> str:
 
 def warnings(spec: c.TaskSpec) -> list[str]:
     """Say what is accepted but probably not meant."""
-    found = []
+    warned = []
     if len(spec.verification_steps) > MANY_STEPS:
-        found.append(
+        warned.append(
             f"verification_steps: {len(spec.verification_steps)} are many, "
             f"{MANY_STEPS} or fewer are read with more care"
         )
-    return found
+    return warned

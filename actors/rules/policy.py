@@ -115,7 +115,7 @@ def _check_limit(path: str, name: str, value: Any) -> None:
 
 
 def document(policy: Policy) -> dict[str, Any]:
-    """Spell a policy as plain JSON, every field present."""
+    """Return a policy as plain JSON, every field present."""
     plain: dict[str, Any] = msgspec.to_builtins(policy)
     plain["limits"] = {
         name: getattr(policy.limits, name) for name in Limits.__struct_fields__
@@ -142,9 +142,9 @@ def differences(old: Policy, new: Policy) -> list[str]:
 
 def _differences(path: str, old: Any, new: Any) -> list[str]:
     if isinstance(old, dict) and isinstance(new, dict):
-        found: list[str] = []
+        paths: list[str] = []
         for name in sorted(set(old) | set(new)):
             below = f"{path}.{name}" if path else name
-            found += _differences(below, old.get(name), new.get(name))
-        return found
+            paths += _differences(below, old.get(name), new.get(name))
+        return paths
     return [] if old == new else [path]

@@ -72,8 +72,8 @@ def product(f: c.Factors) -> float:
 
 
 def candidate(inputs: Inputs, scoring: Scoring) -> c.Candidate:
-    """Spell a place as the decision records it."""
-    found = factors(inputs, scoring)
+    """Return a place as the decision records it."""
+    parts = factors(inputs, scoring)
     return c.Candidate(
         host=inputs.host,
         endpoint=inputs.endpoint,
@@ -87,8 +87,8 @@ def candidate(inputs: Inputs, scoring: Scoring) -> c.Candidate:
         slots_free=inputs.slots_free,
         slots_total=inputs.slots_total,
         in_flight=inputs.slots_total - inputs.slots_free,
-        factors=found,
-        score=product(found),
+        factors=parts,
+        score=product(parts),
     )
 
 

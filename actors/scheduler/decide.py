@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Final
 from actors.scheduler import dispatch, expiry, hosts, mailing, returns, tiers
 from actors.scheduler.leadership import Leadership, ReportedLimit, Unaccepted
 from actors.scheduler.live import RouteEnd
-from actors.scheduler.outputs import History, Mail
+from actors.scheduler.outputs import HistoryNeeded, Mail
 from actors.scheduler.state import FoldedStep, SchedulerState
 from actors.stamp import Stamp
 from events import catalogue as c
@@ -136,7 +136,7 @@ class Scheduler:
     def step_down(self) -> None:
         """Stop deciding; what was reserved and not confirmed is released."""
         self.leadership = None
-        self.effects = [one for one in self.effects if isinstance(one, History)]
+        self.effects = [one for one in self.effects if isinstance(one, HistoryNeeded)]
         self.state.give_up_in_flight()
         self._set_timers()
 
@@ -150,13 +150,13 @@ class Scheduler:
         if isinstance(change, FoldedStep):
             if type(change.event) in _FOLLOWED and self.leadership is not None:
                 self._after_step(self.leadership, change)
-        elif isinstance(change, History):
+        elif isinstance(change, HistoryNeeded):
             self.effects.append(change)
         elif change is not None:
             self._after_event(change)
 
     def adopt(self, task_id: str, history: list[c.Recorded]) -> None:
-        """Take in the whole history of a retried task, as `History` asked for it."""
+        """Take in the whole history of a retried task, as `HistoryNeeded` asked for it."""
         steps = self.state.adopt(task_id, history)
         self._set_timers()
         for step in steps:

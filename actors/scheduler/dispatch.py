@@ -6,7 +6,7 @@ the task's arrival, and from the group's own first look where the tier is up and
 this group needs is missing. After the wait one hop, one step, may follow. Where the tier
 was never set up, nothing is waited for.
 
-`look` asks and changes nothing; `note` writes what it found into the group.
+`look` asks and changes nothing; `note` writes what it showed into the group.
 """
 
 from __future__ import annotations
@@ -151,16 +151,16 @@ def _look_elsewhere(
     return Target(other, required.excluded, hop, False, unmet_since)
 
 
-def note(state: SchedulerState, group: Group, found: Target | Blocked) -> None:
-    """Write into a group what a look at it found."""
-    if found.met:
+def note(state: SchedulerState, group: Group, outlook: Target | Blocked) -> None:
+    """Write into a group what a look at it showed."""
+    if outlook.met:
         state.unmet.discard(group.requirement)
         group.unmet_since = group.starving_since = None
         group.expiries = group.untold = None
         return
     state.unmet.add(group.requirement)
-    group.unmet_since = found.unmet_since
-    if isinstance(found, Target) or not found.starving:
+    group.unmet_since = outlook.unmet_since
+    if isinstance(outlook, Target) or not outlook.starving:
         group.starving_since = group.expiries = None
 
 
@@ -264,13 +264,13 @@ def decide_routes(
         waiting = group.head(now, ageing_s)
         if waiting is None:
             continue
-        found = look(state, group, now)
-        note(state, group, found)
-        if isinstance(found, Blocked):
-            if not found.met:
-                unmet.append((group, found))
+        outlook = look(state, group, now)
+        note(state, group, outlook)
+        if isinstance(outlook, Blocked):
+            if not outlook.met:
+                unmet.append((group, outlook))
             continue
-        decision = _route_head(state, lead, waiting, found, now, ticks)
+        decision = _route_head(state, lead, waiting, outlook, now, ticks)
         if decision is None:
             continue
         decisions.append(decision)
@@ -374,13 +374,13 @@ def would_route(
     now = state.now
     tier = classification.effective_tier
     required = requirement(spec, tier, assign_to=spec.assign_to)
-    found = look(state, Group(required), now)
-    if isinstance(found, Blocked):
-        return None, found.why
+    outlook = look(state, Group(required), now)
+    if isinstance(outlook, Blocked):
+        return None, outlook.why
     routed = _route(
         state,
         Waiting("dry-run", 0, LANES[spec.priority], now, required),
-        found,
+        outlook,
         now,
         stamp,
         generation=1,

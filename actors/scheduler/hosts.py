@@ -103,10 +103,10 @@ def _is_removed(state: SchedulerState, endpoint: c.EndpointState) -> bool:
 
 
 def _without_removed(state: SchedulerState, event: c.HostJoined) -> c.HostJoined:
-    kept = [one for one in event.endpoints if not _is_removed(state, one)]
-    if len(kept) == len(event.endpoints):
+    endpoints = [one for one in event.endpoints if not _is_removed(state, one)]
+    if len(endpoints) == len(event.endpoints):
         return event
-    return msgspec.structs.replace(event, endpoints=kept)
+    return msgspec.structs.replace(event, endpoints=endpoints)
 
 
 # -- runs that are gone ----------------------------------------------------------------
@@ -116,7 +116,7 @@ def after_restart(state: SchedulerState, live: LiveTask, host: Host) -> None:
     """A run from before a restart: not held, or held and not begun, it runs again."""
     phase = host.held.get(live.state.route)
     if phase is None:
-        lose(state, live, "host restarted", "its new life does not hold the run")
+        lose(state, live, "host restarted", "its new incarnation does not hold the run")
     elif phase == "accepted" and live.state.phase in ("accepted", "running"):
         # Not on its disk as begun: nothing there will ever begin it by itself.
         lose(state, live, "host restarted", "it had not begun the run")

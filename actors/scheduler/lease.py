@@ -79,8 +79,11 @@ class Lease:
         self._ttl = ttl
         self._renew = renew
         self._margin = margin
+        # The key's revision that we wrote last: renewing it expects that one.
         self._revision = 0
+        # Until when we believe that we hold it, by our own clock.
         self._until = float("-inf")
+        # Set whenever `held` may have changed; whoever waits for it clears it.
         self.changed = asyncio.Event()
 
     @property

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from actors.scheduler.outputs import Body, Mail
+from actors.scheduler.outputs import Mail, SpecNeeded
 from events.commands import Assign, Cancel, Rejoin, SharedEndpoint, UseEndpoints
 
 if TYPE_CHECKING:
@@ -26,9 +26,9 @@ def send_assignment(
 ) -> list[Effect]:
     """Send a route to its host; its task may have to be read from the log first."""
     task = live.state
-    spec = state.bodies.get(task.task_id)
+    spec = state.specs.get(task.task_id)
     if spec is None:
-        return [Body(task.task_id, task.route, task.submitted_seq)]
+        return [SpecNeeded(task.task_id, task.route, task.submitted_seq)]
     mail = assignment(state, lead, task.task_id, task.route, spec)
     return [mail] if mail is not None else []
 

@@ -41,7 +41,7 @@ class Mail(NamedTuple):
     message: HostMail
 
 
-class Body(NamedTuple):
+class SpecNeeded(NamedTuple):
     """An assignment whose task has to be read from the log before it can be mailed.
 
     `seq` is where its submission stands.
@@ -52,10 +52,10 @@ class Body(NamedTuple):
     seq: int
 
 
-class History(NamedTuple):
+class HistoryNeeded(NamedTuple):
     """A retried task: its whole history has to be read, and handed to `adopt`."""
 
     task_id: str
 
 
-Effect = Mail | Body | History
+Effect = Mail | SpecNeeded | HistoryNeeded

@@ -164,14 +164,14 @@ class Place:
         """`endpoint@host`, or the host alone: unique over the fleet."""
         return f"{self.endpoint}@{self.host.name}" if self.endpoint else self.host.name
 
-    def model_for(self, wanted: str, policy: Policy) -> str | None:
+    def model_for(self, model: str, policy: Policy) -> str | None:
         """Return the model it would run, "" where none is needed, None if it lacks it."""
         if self.kind == "claude":
-            return wanted or policy.claude_model
+            return model or policy.claude_model
         if self.kind != "local":
             return ""
-        if wanted:
-            return model_named(wanted, self.endpoint_kind, self.models)
+        if model:
+            return model_named(model, self.endpoint_kind, self.models)
         return usual_model(self.endpoint_kind, self.models, self.loaded, policy)
 
 
@@ -250,8 +250,8 @@ class Pool:
             return f"lacks {', '.join(missing)}", False
         model = place.model_for(required.model, self._fleet.policy)
         if model is None:
-            wanted = required.model
-            return (f"does not have {wanted}" if wanted else "has no model"), False
+            named = required.model
+            return (f"does not have {named}" if named else "has no model"), False
         self._models[place.name] = model
         if host.draining:
             return "draining", False

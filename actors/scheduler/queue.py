@@ -60,10 +60,8 @@ def requirement(
     tier: c.Tier,
     *,
     assign_to: str | None,
-    excluded: tuple[str, ...] = (),
-    hopped: bool = False,
 ) -> Requirement:
-    """Say what a task requires while it is in `tier`."""
+    """Return what a task requires of a place as it was submitted."""
     kind = spec.executor or TIER_KIND[tier]
     return Requirement(
         kind=kind,
@@ -72,8 +70,6 @@ def requirement(
         needs=tuple(sorted(set(spec.needs))),
         assign_to=assign_to or "",
         shell=spec.shell is not None,
-        hopped=hopped,
-        excluded=tuple(sorted(excluded)),
     )
 
 
@@ -145,9 +141,9 @@ class Disordered:
         """Return the best of them."""
         if ageing_s != self._ageing_s:
             self._ageing_s = ageing_s
-            still = list(self)
+            remaining = list(self)
             self._clear()
-            for waiting in still:
+            for waiting in remaining:
                 self._put(waiting, waiting.lane)
         self._move_up(now)
         for rank, heap in enumerate(self._ranks):

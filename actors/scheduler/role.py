@@ -17,7 +17,7 @@ from actors.gateway.gateway import Gateway
 from actors.gateway.service import Service
 from actors.scheduler.decide import Scheduler
 from actors.scheduler.lease import LEASE_TTL_S, Lease, Leases
-from actors.scheduler.outputs import Body, Decision, History, Mail
+from actors.scheduler.outputs import Decision, HistoryNeeded, Mail, SpecNeeded
 from events import catalogue as c
 from events import subjects
 from events.codec import Reader, encode, instant, rfc3339
@@ -34,17 +34,22 @@ if TYPE_CHECKING:
 LEASE_KEY: Final = "scheduler"
 LED_KEY: Final = "led"
 LED_EVERY: Final = 1.0
-"""How often a leader notes that it still leads, so that the next one knows since when
-nobody did."""
+"""How often (s) a leader notes under LED_KEY that it still leads, so that the next one
+knows since when nobody did."""
 
 MAIL_TIMEOUT: Final = 2.0
 SHARE_AGAIN_S: Final = 1.0
+"""When a host that nobody answered for is told of the shared endpoints again."""
+
 RESEND_FIRST: Final = 0.05
+RESEND_TIMES: Final = 6
+"""An assignment that nobody answered for is sent again so often: the first time after
+RESEND_FIRST seconds, then after twice the time before."""
+
 SOONEST_S: Final = 0.001
 SOONEST_DEAF_S: Final = 0.25
-"""The next turn at the soonest; for a leader that cannot decide, what is due stays due."""
-
-RESEND_TIMES: Final = 6
+"""The next turn at the soonest; the longer one for a leader that may not decide just now
+(without lease or connection), for which whatever is due stays due."""
 
 _beats: Reader[c.Beat] = Reader(c.Beat)
 _replies: Reader[Reply] = Reader(Reply)
@@ -99,13 +104,20 @@ class SchedulerRole:
             metadata=self._about,
         )
         self._follower: Follower | None = None
+        # Whether a turn is scheduled already, and the timer of the next one.
         self._turning = False
         self._timer: asyncio.TimerHandle | None = None
+        # Reads of the log that effects asked for; the loop itself holds no reference.
         self._background: set[asyncio.Task[Any]] = set()
-        self._back = asyncio.Event()
+        # Set when a retried task's history has been read and adopted.
+        self._adopted = asyncio.Event()
+        # The sequence whose fold an election waits for.
         self._awaited: tuple[int, asyncio.Future[None]] | None = None
+        # How often each route's assignment has been sent again.
         self._resends: dict[str, int] = {}
+        # Gets what a turn raised: it ends `run`.
         self._fault: asyncio.Future[None] = self._loop.create_future()
+        # Set when the log has been folded and commands are answered.
         self.ready = asyncio.Event()
         self.malformed_beats = 0
 
@@ -187,8 +199,8 @@ class SchedulerRole:
         await self._folded(seq)
         while state.coming_back:
             # Who leads knows every run; a retried task's are known with its history.
-            self._back.clear()
-            await self._back.wait()
+            self._adopted.clear()
+            await self._adopted.wait()
         if self.lease.held and state.epochs.current == epoch:
             _log.info("leading", name=self._name, epoch=epoch)
             scheduler.lead(epoch, self._clock())
@@ -208,10 +220,10 @@ class SchedulerRole:
     async def _leaderless(self) -> float:
         """Seconds since a leader last noted that it led; 0 where none ever did."""
         try:
-            noted = await self._leases.holder(LED_KEY, timeout=LED_EVERY)
-            if noted is None:
+            note = await self._leases.holder(LED_KEY, timeout=LED_EVERY)
+            if note is None:
                 return 0.0
-            return round(max(0.0, self._clock() - instant(noted[0], LED_KEY)), 3)
+            return round(max(0.0, self._clock() - instant(note[0], LED_KEY)), 3)
         except (LogError, Malformed) as error:
             _log.warning("time without a leader is not known", reason=str(error))
             return 0.0
@@ -318,13 +330,13 @@ class SchedulerRole:
 
     # -- effects -----------------------------------------------------------------------
 
-    def _perform(self, effect: Mail | Body | History) -> None:
+    def _perform(self, effect: Mail | SpecNeeded | HistoryNeeded) -> None:
         match effect:
             case Mail():
                 self._mail(effect)
-            case Body():
-                self._in_background(self._fetch_body(effect))
-            case History():
+            case SpecNeeded():
+                self._in_background(self._fetch_spec(effect))
+            case HistoryNeeded():
                 self._in_background(self._fetch_history(effect))
 
     def _in_background(self, work: Any) -> None:
@@ -332,37 +344,35 @@ class SchedulerRole:
         self._background.add(task)
         task.add_done_callback(self._background.discard)
 
-    async def _fetch_body(self, wanted: Body) -> None:
+    async def _fetch_spec(self, effect: SpecNeeded) -> None:
         try:
-            recorded = await self._log.get(wanted.seq)
+            recorded = await self._log.get(effect.seq)
         except LogError as error:
-            _log.warning(
-                "task body not read", task_id=wanted.task_id, reason=str(error)
-            )
-            self._resend_later(wanted.task_id, wanted.route)
+            _log.warning("task not read", task_id=effect.task_id, reason=str(error))
+            self._resend_later(effect.task_id, effect.route)
             return
         if recorded is not None and isinstance(recorded.event, c.TaskSubmitted):
             mail = self.scheduler.assignment(
-                wanted.task_id, wanted.route, recorded.event.spec
+                effect.task_id, effect.route, recorded.event.spec
             )
             if mail is not None:
                 self._mail(mail)
 
-    async def _fetch_history(self, wanted: History) -> None:
+    async def _fetch_history(self, effect: HistoryNeeded) -> None:
         history: list[c.Recorded] = []
         while True:
             try:
-                history = await self._log.read(subjects.task(wanted.task_id))
-                history += await self._log.read(subjects.runs_of(wanted.task_id))
+                history = await self._log.read(subjects.task(effect.task_id))
+                history += await self._log.read(subjects.runs_of(effect.task_id))
                 break
             except LogUnavailable as error:
                 _log.warning(
-                    "task history not read", task_id=wanted.task_id, reason=str(error)
+                    "task history not read", task_id=effect.task_id, reason=str(error)
                 )
                 await asyncio.sleep(0.5)
         history.sort(key=lambda recorded: recorded.seq)
-        self.scheduler.adopt(wanted.task_id, history)
-        self._back.set()
+        self.scheduler.adopt(effect.task_id, history)
+        self._adopted.set()
         self._turn_soon()
 
     def _mail(self, mail: Mail) -> None:
@@ -408,14 +418,14 @@ class SchedulerRole:
         self._turn_soon()
 
     def _resend_later(self, task_id: str, route: str) -> None:
-        tried = self._resends.get(route, 0)
-        if tried >= RESEND_TIMES:
+        resends = self._resends.get(route, 0)
+        if resends >= RESEND_TIMES:
             self._resends.pop(route, None)
             return
-        self._resends[route] = tried + 1
+        self._resends[route] = resends + 1
 
         def again() -> None:
             self.scheduler.resend(task_id, route)
             self._turn_soon()
 
-        self._loop.call_later(RESEND_FIRST * 2**tried, again)
+        self._loop.call_later(RESEND_FIRST * 2**resends, again)

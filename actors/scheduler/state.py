@@ -20,7 +20,7 @@ from actors.rules import policy as policies
 from actors.scheduler import hosts
 from actors.scheduler.fleet import Fleet, plain
 from actors.scheduler.live import LiveTask, RouteEnd, end_said_by
-from actors.scheduler.outputs import History
+from actors.scheduler.outputs import HistoryNeeded
 from actors.scheduler.queue import (
     LANES,
     TIER_KIND,
@@ -40,8 +40,8 @@ if TYPE_CHECKING:
     from actors.rules.policy import Policy
     from actors.scheduler.places import Place
 
-BODIES: Final = 4_096
-"""Task bodies kept in memory for a prompt assignment; others are read from the log."""
+SPECS_KEPT: Final = 4_096
+"""Task specs kept in memory for a prompt assignment; others are read from the log."""
 REASONS: Final = 10_000
 """Reasons of classifications that are kept once for all tasks that share them."""
 GAPS: Final = 64
@@ -145,7 +145,8 @@ class SchedulerState:
         self.alerts_moved = True
 
         # -- caches --
-        self.bodies: dict[str, c.TaskSpec] = {}
+        # What the newest tasks ask for, so that an assignment need not read the log.
+        self.specs: dict[str, c.TaskSpec] = {}
         # Retried tasks whose history is being read, with the events that came meanwhile.
         self.coming_back: dict[str, list[c.Recorded]] = {}
         # One object for equal requirements, and for equal reasons of classification: a
@@ -157,7 +158,7 @@ class SchedulerState:
         """Note the time."""
         self.now = self.fleet.now = now
 
-    def fold(self, recorded: c.Recorded) -> FoldedStep | History | c.Event | None:
+    def fold(self, recorded: c.Recorded) -> FoldedStep | HistoryNeeded | c.Event | None:
         """Take in one event of the log; return what it changed, None if it did not count.
 
         That is the step of a task, a retried task whose history is to be read, or the
@@ -218,7 +219,7 @@ class SchedulerState:
 
     def _fold_task(
         self, task_id: str, recorded: c.Recorded, host: str
-    ) -> FoldedStep | History | None:
+    ) -> FoldedStep | HistoryNeeded | None:
         live = self.tasks.get(task_id)
         event = recorded.event
         if live is None:
@@ -233,7 +234,7 @@ class SchedulerState:
                     self.coming_back[task_id].append(recorded)
                 elif isinstance(event, c.TaskRetried):
                     self.coming_back[task_id] = [recorded]
-                    return History(task_id)
+                    return HistoryNeeded(task_id)
                 return None
             live = self._appears(task_id, event)
         before = live.state
@@ -242,7 +243,7 @@ class SchedulerState:
         )
         live.state = state
         if verdict == "applied":
-            self._moved(live, before, state, event)
+            self._take_step(live, before, state, event)
         else:
             self._count(verdict)
             if verdict == "void":
@@ -272,8 +273,8 @@ class SchedulerState:
         if spec.deadline is not None:
             live.deadline = instant(spec.deadline)
         self.tasks[task_id] = live
-        if len(self.bodies) < BODIES:
-            self.bodies[task_id] = spec
+        if len(self.specs) < SPECS_KEPT:
+            self.specs[task_id] = spec
         return live
 
     def adopt(self, task_id: str, history: list[c.Recorded]) -> list[FoldedStep]:
@@ -307,14 +308,14 @@ class SchedulerState:
             hosts.back_on_host(self, live)
         return [step for step in steps if isinstance(step, FoldedStep)]
 
-    def _moved(
+    def _take_step(
         self, live: LiveTask, before: TaskState, state: TaskState, event: c.Event
     ) -> None:
         task_id = state.task_id
         if isinstance(event, c.TaskRouted):
-            self._on(live, event)
+            self._begin_route(live, event)
         elif before.phase in ON_HOST and state.phase not in ON_HOST:
-            self._off(live, before)
+            self._end_route(live, before)
         if state.phase == "returned":
             self.ended[task_id] = end_said_by(event)
         elif state.phase != before.phase and not self._is_lost(state):
@@ -333,7 +334,7 @@ class SchedulerState:
             live.deferred = False
             self.enqueue(live)
         elif state.phase in FINAL:
-            self.bodies.pop(task_id, None)
+            self.specs.pop(task_id, None)
             self.tasks.pop(task_id, None)
         elif isinstance(event, c.TaskDeferred):
             live.deferred = True
@@ -345,7 +346,7 @@ class SchedulerState:
         host = self.fleet.hosts.get(state.host)
         return state.phase in ON_HOST and host is not None and not host.live
 
-    def _on(self, live: LiveTask, event: c.TaskRouted) -> None:
+    def _begin_route(self, live: LiveTask, event: c.TaskRouted) -> None:
         state = live.state
         slots = self.fleet.slots_of(state.host, state.endpoint, live.kind)
         slots.in_flight += 1
@@ -362,7 +363,7 @@ class SchedulerState:
         if state.hopped_from == "standard" and state.tier == "complex":
             self.escalated.add(state.task_id)
 
-    def _off(self, live: LiveTask, before: TaskState) -> None:
+    def _end_route(self, live: LiveTask, before: TaskState) -> None:
         slots = self.fleet.slots_of(before.host, before.endpoint, live.kind)
         slots.in_flight -= 1
         self.on_host.get(before.host, {}).pop(before.task_id, None)

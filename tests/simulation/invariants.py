@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from actors import lifecycle
 from actors.lifecycle import Epochs, TaskState
 from actors.scheduler.decide import Scheduler
+from actors.scheduler.outputs import HistoryNeeded
 from events import catalogue as c
 from events import commands as m
 from events import subjects
@@ -765,7 +766,7 @@ def refolded(log: list[Recorded]) -> dict[str, Any]:
         scheduler.fold(recorded)
         wanted, scheduler.effects = scheduler.effects, []
         for effect in wanted:
-            if type(effect).__name__ == "History":
+            if isinstance(effect, HistoryNeeded):
                 scheduler.adopt(effect.task_id, list(by_task[effect.task_id]))
     return signature(scheduler)
 

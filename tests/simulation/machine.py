@@ -182,7 +182,7 @@ class Life(Process):
     """One life of a machine's sidecar. `runs` are the routes whose work is alive in it,
     `ended` when each route that is over here ended, and the id of the event that says so.
 
-    Whoever asks for the time, chance or resources is found by his context.
+    Whoever asks for the time, chance or resources is found by its context.
     """
 
     def __init__(self, machine: Machine, *, skew: float) -> None:

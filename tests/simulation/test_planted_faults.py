@@ -95,24 +95,24 @@ def acceptance_never_times_out(patch: Patch) -> None:
 
 def slot_not_freed(patch: Patch) -> None:
     """A run that ends keeps its slot."""
-    off = SchedulerState._off
+    off = SchedulerState._end_route
 
     def keep(self: Any, live: Any, before: Any) -> None:
         off(self, live, before)
         self.fleet.slots_of(before.host, before.endpoint, live.kind).in_flight += 1
 
-    patch.setattr(SchedulerState, "_off", keep)
+    patch.setattr(SchedulerState, "_end_route", keep)
 
 
 def slot_freed_twice(patch: Patch) -> None:
     """A run that ends frees one slot too many."""
-    off = SchedulerState._off
+    off = SchedulerState._end_route
 
     def twice(self: Any, live: Any, before: Any) -> None:
         off(self, live, before)
         self.fleet.slots_of(before.host, before.endpoint, live.kind).in_flight -= 1
 
-    patch.setattr(SchedulerState, "_off", twice)
+    patch.setattr(SchedulerState, "_end_route", twice)
 
 
 def reservation_kept(patch: Patch) -> None:

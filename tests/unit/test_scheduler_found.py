@@ -10,7 +10,7 @@ from msgspec import structs
 
 from actors.rules import policy as policies
 from actors.scheduler import hosts
-from actors.scheduler.outputs import Decision, History
+from actors.scheduler.outputs import Decision, HistoryNeeded
 from actors.scheduler.role import SchedulerRole
 from events import catalogue as c
 from events import subjects
@@ -169,7 +169,7 @@ def test_what_happens_while_a_retried_tasks_history_is_read_is_not_forgotten():
     w.shell("t1")
     w.report("t1", c.TaskFailed, result=c.Result(status="failed"))
     w.store(subjects.task("t1"), c.TaskRetried(**w.head(), task_id="t1"))
-    assert w.scheduler.effects == [History("t1")]
+    assert w.scheduler.effects == [HistoryNeeded("t1")]
     read = [r for r in w.log if r.subject.endswith(".t1")]
     w.store(subjects.task("t1"), c.TaskCancelled(**w.head(), task_id="t1"))
     w.scheduler.adopt("t1", read)
