@@ -1,25 +1,24 @@
 """Who may do what through the browser's edge.
 
 Two tokens are made on first start and kept in a file that its owner alone may read: the
-operator's, who may also give commands, and the viewer's. An address with `?token=...` is
-answered once with a cookie that scripts cannot read and other sites cannot send; programs
-send `Authorization: Bearer TOKEN`. The cookie is derived from the token, so that the one
-does not give away the other, and ends with it: removing the file takes every right back
-at the next start.
+operator's, who may also give commands, and the viewer's. Programs and the page send
+`Authorization: Bearer TOKEN` with each request. For the websocket, where a page can set no
+header, the token stands among the protocols that it offers: `agentcom, token.TOKEN`. The
+page keeps the token in its origin's storage. There is no cookie: a browser would send it
+to every port of the machine, and for pages of others. Removing the file takes every right
+back at the next start.
 
-Beside that: a page of another origin can neither open the websocket nor send a command,
-whatever cookies the browser would send along; and wrong tokens, requests, commands and
-what a page asks for are limited by rate.
+Beside that: a page of another origin can neither open the websocket nor send a command;
+and wrong tokens, requests, commands and what a page asks for are limited by rate.
 """
 
 from __future__ import annotations
 
-import hashlib
 import hmac
 import os
 import secrets
 from typing import TYPE_CHECKING, Final, Literal
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import msgspec
 from msgspec import Struct
@@ -34,7 +33,8 @@ if TYPE_CHECKING:
 
 Role = Literal["operator", "viewer"]
 
-COOKIE: Final = "agentcom"
+PROTOCOL: Final = "agentcom"
+"""The websocket's, which the server chooses of those that a page offers."""
 TOKENS_FILE: Final = "web-tokens.json"
 SECURITY_POLICY: Final = "; ".join(
     (
@@ -64,7 +64,7 @@ HEADERS: Final = {
     "Content-Security-Policy": SECURITY_POLICY,
 }
 
-_COOKIE_S: Final = 90 * 24 * 3600
+_TOKEN_PROTOCOL: Final = "token."
 
 
 class BadTokens(AgentComError):
@@ -139,39 +139,28 @@ class Access:
         self._tokens: dict[str, Role] = {}
         if tokens is not None:
             self._tokens = {tokens.operator: "operator", tokens.viewer: "viewer"}
-        self._cookies: dict[str, Role] = {
-            _cookie(token): role for token, role in self._tokens.items()
-        }
         self.attempts = Buckets(rate=0.5, burst=20, clock=clock)
         self.commands = Buckets(rate=100, burst=400, clock=clock)
         self.requests = Buckets(rate=200, burst=1_000, clock=clock)
 
     def visitor(self, request: web.Request) -> Visitor | None:
-        """Say who asks: by cookie, or by bearer token."""
+        """Say who asks, by the token that is shown."""
         if self.tokens is None:
             return Visitor("operator", "web:anyone")
-        authorization = request.headers.get("Authorization", "")
-        scheme, _, token = authorization.partition(" ")
-        if scheme.lower() == "bearer":
-            role = _role_of(token.strip(), self._tokens)
-        else:
-            role = _role_of(request.cookies.get(COOKIE, ""), self._cookies)
+        role = _role_of(shown_token(request), self._tokens)
         return None if role is None else Visitor(role, f"web:{role}")
 
-    def cookie_for(self, token: str) -> str | None:
-        """Return the cookie that a token is exchanged for; None for an unknown one."""
-        return _cookie(token) if _role_of(token, self._tokens) else None
 
-    def set_cookie(self, response: web.StreamResponse, cookie: str) -> None:
-        """Hand out a cookie."""
-        response.set_cookie(
-            COOKIE,
-            cookie,
-            max_age=_COOKIE_S,
-            path="/",
-            httponly=True,
-            samesite="Strict",
-        )
+def shown_token(request: web.Request) -> str:
+    """Return the token that a request carries, right or wrong; "" where it has none."""
+    scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+    if scheme.lower() == "bearer":
+        return token.strip()
+    for offered in request.headers.get("Sec-WebSocket-Protocol", "").split(","):
+        name = offered.strip()
+        if name.startswith(_TOKEN_PROTOCOL):
+            return unquote(name.removeprefix(_TOKEN_PROTOCOL))
+    return ""
 
 
 def same_origin(request: web.Request) -> bool:
@@ -183,10 +172,6 @@ def same_origin(request: web.Request) -> bool:
         return urlsplit(origin).netloc == request.host
     except ValueError:
         return False
-
-
-def _cookie(token: str) -> str:
-    return hmac.new(token.encode(), b"agentcom cookie", hashlib.sha256).hexdigest()
 
 
 def _role_of(secret: str, roles: dict[str, Role]) -> Role | None:

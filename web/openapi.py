@@ -16,7 +16,6 @@ from analysis.savings import SavingsAnswer
 from events import commands as m
 from projections import answers as v
 from projections import questions as q
-from web.access import COOKIE
 from web.api import (
     ASKING,
     COMMANDS,
@@ -131,17 +130,16 @@ def document() -> dict[str, Any]:
             "description": "Questions to the read models, and commands. A command is "
             "safe to repeat with the same `id` or `idempotency_key`. What cannot be "
             "done is a Refusal, with its status as the response's. Pages listen on the "
-            "websocket /ws.",
+            "websocket /ws, and show the token there among its protocols.",
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
-        "servers": [{"url": "http://localhost:4000"}],
-        "security": [{"bearer": []}, {"cookie": []}],
+        "servers": [{"url": "http://127.0.0.1:4000"}],
+        "security": [{"bearer": []}],
         "paths": paths,
         "components": {
             "schemas": dict(sorted(schemas.items())),
             "securitySchemes": {
                 "bearer": {"type": "http", "scheme": "bearer"},
-                "cookie": {"type": "apiKey", "in": "cookie", "name": COOKIE},
             },
         },
     }

@@ -1,8 +1,7 @@
 """The HTTP edge: health, metrics, the interface for programs, the page and its websocket.
 
     /healthz  /readyz  /metrics      no token needed
-    /                                the page; `?token=...` is answered with a cookie
-    /static/...                      its files
+    /  /static/...                   nor here: the page and its files
     /ws                              what it shows, see `web.bridge`
     /api/v1/...                      see `web.api` and /api/v1/openapi.json
 
@@ -23,7 +22,14 @@ from aiohttp.http_exceptions import HttpProcessingError
 
 from events.commands import Refusal, refuse
 from events.errors import AgentComError
-from web.access import HEADERS, Access, Visitor, same_origin
+from web.access import (
+    HEADERS,
+    PROTOCOL,
+    Access,
+    Visitor,
+    same_origin,
+    shown_token,
+)
 from web.api import ASKING, COMMANDS, QUERIES, Api, response_of
 from web.bridge import Bridge
 from web.door import Connection, Door
@@ -62,14 +68,6 @@ _FILES: Final = {
 }
 _VISITOR: Final = web.RequestKey("visitor", Visitor)
 
-_NO_ENTRY: Final = """<!doctype html><html lang="en"><meta charset="utf-8">
-<meta name="viewport" content="width=device-width"><title>AgentCom</title>
-<main><h1>AgentCom</h1>
-<p>This page needs the address that <code>agentcom up</code> printed: it ends in
-<code>?token=…</code> and is needed once in each browser.</p>
-<p>The tokens are in <code>web-tokens.json</code> in the data folder: the operator's, and
-the viewer's for whoever should look only.</p></main></html>
-"""
 _NOT_BUILT: Final = """<!doctype html><html lang="en"><meta charset="utf-8">
 <meta name="viewport" content="width=device-width"><title>AgentCom</title>
 <main><h1>AgentCom</h1>
@@ -238,14 +236,11 @@ class Server:
         who = request.remote or ""
         visitor = self._access.visitor(request)
         if visitor is None:
-            if "Authorization" in request.headers and not self._access.attempts.take(
-                who
-            ):
+            if shown_token(request) and not self._access.attempts.take(who):
                 return _too_many("wrong tokens")
             return refuse(
                 "unauthorized",
-                "a token is needed: `Authorization: Bearer TOKEN`, or the page's "
-                "cookie",
+                "a token is needed: `Authorization: Bearer TOKEN`",
             )
         if not same_origin(request):
             return refuse("forbidden", "asked by a page of another origin")
@@ -287,26 +282,10 @@ class Server:
     # -- the page ----------------------------------------------------------------------
 
     async def _page(self, request: web.Request) -> web.StreamResponse:
-        token = request.query.get("token")
-        if token is not None and self._access.tokens is not None:
-            return self._let_in(request, token)
-        if self._access.visitor(request) is None:
-            return _html(_NO_ENTRY, 401)
         index = self._static / "index.html"
         if not index.is_file():
             return _html(_NOT_BUILT, 503)
         return _html(index.read_text(), 200)
-
-    def _let_in(self, request: web.Request, token: str) -> web.StreamResponse:
-        """Exchange a token for a cookie; the address bar keeps neither."""
-        cookie = self._access.cookie_for(token)
-        if cookie is None:
-            if not self._access.attempts.take(request.remote or ""):
-                return response_of(_too_many("wrong tokens"))
-            return _html(_NO_ENTRY, 401)
-        response = web.Response(status=303, headers={"Location": "/"})
-        self._access.set_cookie(response, cookie)
-        return response
 
     async def _icon(self, request: web.Request) -> web.StreamResponse:
         return self._static_file("favicon.svg")
@@ -327,7 +306,10 @@ class Server:
         if self.bridge.full:
             return response_of(_too_many("pages"))
         socket = web.WebSocketResponse(
-            heartbeat=HEARTBEAT_S, max_msg_size=MESSAGE_BYTES, compress=False
+            protocols=(PROTOCOL,),
+            heartbeat=HEARTBEAT_S,
+            max_msg_size=MESSAGE_BYTES,
+            compress=False,
         )
         await socket.prepare(request)
         self._sockets.add(socket)

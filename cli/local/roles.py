@@ -13,6 +13,8 @@ from agentcom import __version__
 from cli.client.connection import new_id
 from cli.client.target import said_creds, said_url
 from cli.local.instance import (
+    EVERYWHERE,
+    LOOPBACK,
     Credentials,
     Instance,
     explicit_credentials,
@@ -49,7 +51,7 @@ def role_credentials(role: str) -> Credentials:
 
 
 def _metrics_ready(port: int) -> None:
-    _log.info("metrics", url=f"http://localhost:{port}/metrics")
+    _log.info("metrics", url=f"http://{LOOPBACK}:{port}/metrics")
 
 
 async def be_scheduler(
@@ -106,6 +108,19 @@ async def be_scheduler(
             await log.close()
 
 
+def web_url(address: str, port: int) -> str:
+    """Return where a browser on this machine finds what listens on `address`.
+
+    Loopback is named by number: under the name, another program may listen on its other
+    address, and would be given what is meant for this one.
+    """
+    if address in EVERYWHERE:
+        address = LOOPBACK
+    return (
+        f"http://[{address}]:{port}" if ":" in address else f"http://{address}:{port}"
+    )
+
+
 async def be_web(
     credentials: Credentials,
     stop: asyncio.Event,
@@ -143,7 +158,7 @@ async def be_web(
     checkpoints = checkpoints_beside(store)
 
     def ready(chosen: int) -> None:
-        _log.info("web", url=f"http://localhost:{chosen}", nats=credentials.url)
+        _log.info("web", url=web_url(address, chosen), nats=credentials.url)
 
     async with role_link(credentials) as link:
         log = JetStreamLog(link)

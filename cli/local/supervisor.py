@@ -18,6 +18,7 @@ import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
+from urllib.parse import quote
 
 from msgspec import Struct
 
@@ -25,6 +26,7 @@ from cli.client.connection import NotRunning, Refused, Session, connected
 from cli.local.broker import Broker, die_with_parent, running_pid
 from cli.local.instance import EVERYWHERE, LOOPBACK
 from cli.local.process import descendants, kill_all
+from cli.local.roles import web_url
 from cli.render.terminal import EXIT_UNREACHABLE, Problem
 from events.errors import AgentComError
 from projections.answers import HostsAnswer, StatusAnswer
@@ -179,14 +181,17 @@ class Everything:
 
     @property
     def url(self) -> str:
-        """Where the dashboard is, with the token that a browser needs once."""
+        """Where the dashboard is, with the token that a browser needs once.
+
+        It stands after the `#`, which browsers send nobody.
+        """
         from web.access import TOKENS_FILE, Tokens
 
-        bare = f"http://localhost:{self.plan.port}"
+        bare = web_url(LOOPBACK, self.plan.port)
         tokens = self.instance.data / TOKENS_FILE
         if not tokens.exists():
             return bare
-        return f"{bare}/?token={Tokens.load(tokens).operator}"
+        return f"{bare}/#token={quote(Tokens.load(tokens).operator, safe='')}"
 
     def places(self) -> dict[str, str]:
         """Return where broker, data and dashboard are, once everything runs."""

@@ -129,7 +129,7 @@ class House:
         assert self._up.stdout is not None
         for line in self._up.stdout:
             self.lines.append(line)
-            found = re.search(r"http://localhost:\d+/\?token=\S+", line)
+            found = re.search(r"http://127\.0\.0\.1:\d+/#token=\S+", line)
             if found:
                 self.address = found[0]
                 self._found.set()
@@ -150,7 +150,7 @@ class House:
     @property
     def base(self) -> str:
         """The address without its token."""
-        return self.address.partition("/?")[0]
+        return self.address.partition("/#")[0]
 
     @property
     def token(self) -> str:

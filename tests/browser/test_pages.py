@@ -590,7 +590,7 @@ def test_a_viewer_sees_no_button_that_commands(browser, house):
     task = house.submit("looked at", shell={"command": "true"})
     context = browser.new_context()
     page = context.new_page()
-    page.goto(f"{house.base}/?token={tokens['viewer']}")
+    page.goto(f"{house.base}/#token={tokens['viewer']}")
     page.wait_for_selector("#connection:text-is('live')")
     assert "token" not in page.url
     go(page, f"task/{task}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hmac
 import io
 import json
 import re
@@ -21,7 +22,7 @@ from events.commands import Done, Submitted, refuse
 from projections.queries import Queries
 from tests.support.fakes import MemoryBroker, MemoryBus, MemoryLog
 from tests.support.histories import History, tell
-from web.access import COOKIE, Access, BadTokens, Buckets, Tokens
+from web.access import Access, BadTokens, Buckets, Tokens
 from web.api import COMMANDS, QUERIES
 from web.main import WebConfig, serve
 from web.openapi import document, operations
@@ -116,26 +117,64 @@ async def test_nobody_reads_or_commands_without_a_token(tmp_path):
         assert site.gateway.commands == []
 
 
-async def test_the_address_is_exchanged_for_a_cookie_that_scripts_cannot_read(tmp_path):
-    async with serving(tmp_path) as site:
-        async with (
-            aiohttp.ClientSession() as session,
-            session.get(
-                f"{site.base}/?token={site.tokens.operator}", allow_redirects=False
-            ) as response,
-        ):
-            cookie = response.cookies[COOKIE]
-            assert (response.status, response.headers["Location"]) == (303, "/")
-        assert cookie["httponly"] is True
-        assert cookie["samesite"] == "Strict"
-        assert site.tokens.operator not in cookie.value
-        sent = {"Cookie": f"{COOKIE}={cookie.value}"}
-        assert (await site.ask("GET", "/api/v1/me", headers=sent))[1] == {
+async def test_there_is_no_secret_that_a_browser_would_send_along(tmp_path):
+    async with serving(tmp_path) as site, aiohttp.ClientSession() as session:
+        token = site.tokens.operator
+        for path in ("/", f"/?token={token}", "/static/app.js", "/ws"):
+            headers = {"Authorization": f"Bearer {token}"}
+            async with session.get(site.base + path, headers=headers) as response:
+                assert "Set-Cookie" not in response.headers
+                assert token not in await response.text()
+        for cookie in (token, hmac.digest(token.encode(), b"x", "sha256").hex()):
+            sent = {"Cookie": f"agentcom={cookie}"}
+            assert (await site.ask("GET", "/api/v1/me", headers=sent))[0] == 401
+        for path in (f"/api/v1/me?token={token}", f"/api/v1/me?access_token={token}"):
+            assert (await site.ask("GET", path))[0] == 401
+        assert (await site.ask("GET", "/api/v1/me", token=token))[1] == {
             "role": "operator",
             "name": "web:operator",
         }
-        assert (await site.ask("GET", "/?token=wrong"))[0] == 401
-        assert (await site.ask("GET", "/"))[0] == 401
+
+
+@pytest.mark.parametrize(
+    "offered",
+    [
+        ["agentcom", "token.{}"],
+        ["token.{}", "agentcom"],
+        ["agentcom", "token.wrong"],
+        ["agentcom"],
+        ["agentcom", "token."],
+        ["agentcom", "{}"],
+    ],
+)
+async def test_a_page_says_its_token_among_the_websocket_s_protocols(tmp_path, offered):
+    async with serving(tmp_path) as site, aiohttp.ClientSession() as session:
+        protocols = [each.format(site.tokens.viewer) for each in offered]
+        if "token.{}" not in offered:
+            with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
+                await session.ws_connect(f"{site.base}/ws", protocols=protocols)
+            assert refused.value.status == 401
+            return
+        async with session.ws_connect(f"{site.base}/ws", protocols=protocols) as socket:
+            assert socket.protocol == "agentcom"
+            await socket.send_json({"op": "subscribe", "id": "s", "topic": "status"})
+            assert (await socket.receive_json(timeout=20))["type"] == "snapshot"
+
+
+async def test_a_page_of_another_origin_opens_no_websocket_even_with_a_token(tmp_path):
+    async with serving(tmp_path) as site, aiohttp.ClientSession() as session:
+        protocols = ["agentcom", f"token.{site.tokens.operator}"]
+        for origin in (
+            "http://127.0.0.1:1",
+            "http://localhost",
+            "null",
+            "https://e.vil",
+        ):
+            with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
+                await session.ws_connect(
+                    f"{site.base}/ws", protocols=protocols, headers={"Origin": origin}
+                )
+            assert refused.value.status == 403
 
 
 async def test_a_viewer_looks_and_commands_nothing(tmp_path):

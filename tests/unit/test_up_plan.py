@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from typing import TYPE_CHECKING
+from urllib.parse import parse_qs
 
 import click
 import pytest
 
 from cli.commands.up import plan_for
 from cli.local.instance import Instance
-from cli.local.supervisor import ServedRole, require_free
+from cli.local.roles import web_url
+from cli.local.supervisor import Everything, ServedRole, require_free
 from cli.render.fleet import _local
 from cli.render.terminal import Problem
 from projections.fleet import EndpointView
@@ -87,6 +90,36 @@ def test_the_port_is_said_once(instance: Instance) -> None:
 def test_an_address_of_another_machine_is_not_called_taken() -> None:
     with pytest.raises(Problem, match=r"nobody can listen on 192\.0\.2\.77:4522"):
         require_free(4522, "--nats-port", "192.0.2.77")
+
+
+def test_the_dashboard_s_address_names_one_listener_and_keeps_its_token_to_itself(
+    instance: Instance,
+) -> None:
+    everything = Everything(
+        instance, plan_for(instance, 8080, 4222, None, "h1", None), print
+    )
+    instance.data.mkdir()
+    assert everything.url == "http://127.0.0.1:8080"
+    (instance.data / "web-tokens.json").write_text(
+        json.dumps({"operator": "a+b/c&d=" * 4, "viewer": "v" * 16})
+    )
+    bare, _, fragment = everything.url.partition("#")
+    assert bare == "http://127.0.0.1:8080/"
+    assert parse_qs(fragment) == {"token": ["a+b/c&d=" * 4]}
+
+
+@pytest.mark.parametrize(
+    ("address", "url"),
+    [
+        ("127.0.0.1", "http://127.0.0.1:80"),
+        ("0.0.0.0", "http://127.0.0.1:80"),
+        ("::", "http://127.0.0.1:80"),
+        ("::1", "http://[::1]:80"),
+        ("10.1.2.3", "http://10.1.2.3:80"),
+    ],
+)
+def test_an_address_is_said_as_it_is_listened_on(address: str, url: str) -> None:
+    assert web_url(address, 80) == url
 
 
 def test_a_shared_server_that_was_never_reached_is_named_with_its_address() -> None:

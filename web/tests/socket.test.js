@@ -1,13 +1,13 @@
 import assert from "node:assert/strict";
 import { beforeEach, mock, test } from "node:test";
-import { Connection } from "../ui/socket.js";
 
 let sockets = [];
 
 class FakeSocket {
   static OPEN = 1;
-  constructor(url) {
+  constructor(url, protocols) {
     this.url = url;
+    this.protocols = protocols;
     this.readyState = 0;
     this.sent = [];
     sockets.push(this);
@@ -29,7 +29,14 @@ class FakeSocket {
 }
 
 globalThis.WebSocket = FakeSocket;
-globalThis.location = { protocol: "https:", host: "example.org" };
+globalThis.location = new URL("https://example.org/fleet/?x=1#/now");
+const asked = [];
+globalThis.fetch = async (path, { headers }) => {
+  asked.push([path, headers.Authorization]);
+  return { ok: false, status: 401, json: async () => ({ error: "a token is needed" }) };
+};
+const { Connection } = await import("../ui/socket.js");
+const { session } = await import("../ui/session.js");
 
 function connected() {
   const connection = new Connection();
@@ -44,9 +51,41 @@ beforeEach(() => {
   mock.timers.enable({ apis: ["setTimeout", "Date"] });
 });
 
-test("a page served over TLS speaks over TLS", () => {
+test("a page served over TLS speaks over TLS, below the path that it is served at", () => {
   connected();
-  assert.equal(sockets[0].url, "wss://example.org/ws");
+  assert.equal(sockets[0].url, "wss://example.org/fleet/ws");
+  assert.deepEqual(sockets[0].protocols, ["agentcom"]);
+});
+
+test("the token is said with the connection, whatever its characters are, and not in the address", () => {
+  session.token = "t/o(k)=n";
+  connected();
+  assert.deepEqual(sockets[0].protocols, ["agentcom", "token.t%2Fo%28k%29%3Dn"]);
+  assert.equal(sockets[0].url, "wss://example.org/fleet/ws");
+  session.token = "";
+});
+
+test("where no connection opens, the server is asked why, and a refused token is told", async () => {
+  let told = 0;
+  session.changed = () => (told += 1);
+  session.token = "old";
+  asked.length = 0;
+  new Connection().connect();
+  sockets.at(-1).onclose();
+  await new Promise(setImmediate);
+  assert.deepEqual(asked, [["/fleet/api/v1/me", "Bearer old"]]);
+  assert.equal(told, 1);
+  session.token = "";
+  session.changed = () => {};
+});
+
+test("whoever lets go of a connection is not connected again", () => {
+  const [connection, socket] = connected();
+  connection.disconnect();
+  assert.equal(socket.readyState, 3);
+  assert.equal(connection.open, false);
+  mock.timers.tick(60_000);
+  assert.equal(sockets.length, 1);
 });
 
 test("what is watched before there is a connection is asked for when there is", () => {

@@ -1,4 +1,6 @@
 // Questions and commands over HTTP, and what came of them, said to the reader.
+import { BASE, session } from "./session.js";
+
 /** @import { Fault } from "./topics.d.ts" */
 
 /** The server's no, as an error whose message is for the reader. */
@@ -9,6 +11,7 @@ export class Refused extends Error {
    */
   constructor(answer, status) {
     super(answer?.error ?? `HTTP ${status}`);
+    this.status = status;
     this.code = answer?.code ?? "";
     this.path = answer?.path ?? "";
   }
@@ -18,14 +21,19 @@ export class Refused extends Error {
  * @param {string} method
  * @param {string} path below /api/v1
  * @param {unknown} [body]
+ * @param {string} [token] another than the session's
  * @returns {Promise<any>} the answer; what is in it depends on the path
  */
-async function ask(method, path, body) {
+async function ask(method, path, body, token) {
+  const shown = token ?? session.token;
+  /** @type {Record<string, string>} */
+  const headers = body === undefined ? {} : { "Content-Type": "application/json" };
+  if (shown) headers.Authorization = `Bearer ${shown}`;
   let response;
   try {
-    response = await fetch(`/api/v1${path}`, {
+    response = await fetch(`${BASE}api/v1${path}`, {
       method,
-      headers: body === undefined ? {} : { "Content-Type": "application/json" },
+      headers,
       body: body === undefined ? undefined : JSON.stringify(body),
     });
   } catch {
@@ -37,6 +45,7 @@ async function ask(method, path, body) {
   } catch {
     // An answer without a body: its status says enough.
   }
+  if (response.status === 401 && token === undefined && shown === session.token) session.changed();
   if (!response.ok) throw new Refused(answer, response.status);
   return answer;
 }
@@ -49,6 +58,12 @@ export const post = (path, body = {}) => ask("POST", path, body);
 export const put = (path, body) => ask("PUT", path, body);
 /** @param {string} path */
 export const del = (path) => ask("DELETE", path);
+
+/**
+ * Who a token belongs to; asks nobody to log in where it is refused.
+ * @param {string} token
+ */
+export const me = (token) => ask("GET", "/me", undefined, token);
 
 /** A key that makes a command safe to repeat. */
 export function newKey() {

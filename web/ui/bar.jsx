@@ -14,8 +14,8 @@ const PAGES = [
   ["events", "Events"],
 ];
 
-/** @param {{ place: string, theme: Theme, operator: boolean, submit: () => void }} props */
-export function Bar({ place, theme, operator, submit }) {
+/** @param {{ place: string, theme: Theme, operator: boolean, submit: () => void, leave: (() => void) | null }} props */
+export function Bar({ place, theme, operator, submit, leave }) {
   const connection = useConnection();
   const { data: status } = useTopic("status");
   useNow(5000);
@@ -72,6 +72,11 @@ export function Bar({ place, theme, operator, submit }) {
         >
           {theme.theme === "dark" ? "☀" : "☾"}
         </button>
+        {leave && (
+          <button type="button" class="quiet" id="sign-out" onClick={leave}>
+            Sign out
+          </button>
+        )}
       </div>
     </header>
   );

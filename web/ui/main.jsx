@@ -1,8 +1,9 @@
 // The page: the bar that is always there, and one of seven pages below it.
 import { render } from "preact";
 import { useEffect, useState } from "preact/hooks";
-import { get } from "./api.js";
+import { Refused, me, wordsOf } from "./api.js";
 import { Bar } from "./bar.jsx";
+import { Login } from "./login.jsx";
 import { Costs } from "./pages/costs.jsx";
 import { Events } from "./pages/events.jsx";
 import { Fleet } from "./pages/fleet.jsx";
@@ -11,11 +12,13 @@ import { Routing } from "./pages/routing.jsx";
 import { Task } from "./pages/task.jsx";
 import { Tasks } from "./pages/tasks.jsx";
 import { Notices } from "./parts.jsx";
+import { session, tokenInAddress } from "./session.js";
 import { connection } from "./socket.js";
 import { Submit } from "./submit.jsx";
 import { useTheme } from "./theme.js";
 import "./style.css";
 
+/** @import { Theme } from "./theme.js" */
 /** @import { PageProps } from "./topics.d.ts" */
 
 /** @type {Record<string, (props: PageProps) => any>} */
@@ -26,11 +29,85 @@ function where() {
   return { name: PAGES[name] ? name : "now", rest: rest.map(decodeURIComponent) };
 }
 
-function App() {
-  const [place, go] = useState(where());
-  const [me, meet] = useState({ role: "viewer" });
-  const [submitting, submit] = useState(false);
+/** @typedef {{ role: string, name: string }} Visitor */
+/**
+ * Who is here, or why nobody is: "" where a token is wanted, null while that is not known.
+ * @typedef {{ visitor: Visitor | null, why: string | null }} Place
+ */
+
+/**
+ * Find the token that is right: the address's, or the one that is kept; none where the
+ * server needs none. Throws the server's no.
+ * @returns {Promise<Visitor>}
+ */
+async function introduce() {
+  const brought = tokenInAddress();
+  for (const token of new Set([brought, session.token].filter(Boolean))) {
+    try {
+      return await enter(token);
+    } catch (error) {
+      if (!(error instanceof Refused) || error.status !== 401) throw error;
+    }
+  }
+  return me("");
+}
+
+/** @param {string} token @returns {Promise<Visitor>} */
+async function enter(token) {
+  const visitor = await me(token);
+  session.keep(token);
+  return visitor;
+}
+
+/** The page for whoever may see it; for others, where to say a token. */
+function Entry() {
   const theme = useTheme();
+  const [{ visitor, why }, set] = useState(/** @type {Place} */ ({ visitor: null, why: null }));
+  useEffect(() => {
+    /** @type {ReturnType<typeof setTimeout> | undefined} */
+    let timer;
+    const begin = async () => {
+      clearTimeout(timer);
+      try {
+        set({ visitor: await introduce(), why: null });
+      } catch (error) {
+        const status = error instanceof Refused ? error.status : 0;
+        if (status === 401) set({ visitor: null, why: "" });
+        else if (status === 403) set({ visitor: null, why: wordsOf(error) });
+        // The server goes away or comes: it is asked again.
+        else timer = setTimeout(begin, 2000);
+      }
+    };
+    // An address with a token may also be typed into a page that is open already.
+    const moved = () => {
+      if (location.hash.startsWith("#token=")) begin();
+    };
+    addEventListener("hashchange", moved);
+    session.changed = begin;
+    begin();
+    return () => {
+      clearTimeout(timer);
+      removeEventListener("hashchange", moved);
+    };
+  }, []);
+  useEffect(() => {
+    if (!visitor) return undefined;
+    connection.connect();
+    return () => connection.disconnect();
+  }, [visitor]);
+  const leave = () => {
+    session.keep("");
+    set({ visitor: null, why: "" });
+  };
+  const login = async (/** @type {string} */ token) => set({ visitor: await enter(token), why: null });
+  if (visitor) return <App theme={theme} operator={visitor.role === "operator"} leave={session.token ? leave : null} />;
+  return why === null ? null : <Login key={why} why={why} enter={login} />;
+}
+
+/** @param {{ theme: Theme, operator: boolean, leave: (() => void) | null }} props */
+function App({ theme, operator, leave }) {
+  const [place, go] = useState(where());
+  const [submitting, submit] = useState(false);
   useEffect(() => {
     const moved = () => {
       go(where());
@@ -38,22 +115,13 @@ function App() {
       scrollTo(0, 0);
     };
     addEventListener("hashchange", moved);
-    // Whoever came while the server went away is asked about again.
-    /** @type {ReturnType<typeof setTimeout> | undefined} */
-    let timer;
-    const introduce = () => get("/me").then(meet, () => (timer = setTimeout(introduce, 2000)));
-    introduce();
-    return () => {
-      clearTimeout(timer);
-      removeEventListener("hashchange", moved);
-    };
+    return () => removeEventListener("hashchange", moved);
   }, []);
   useEffect(() => {
     const name = place.name[0].toUpperCase() + place.name.slice(1);
     document.title = `${name} · AgentCom`;
   }, [place.name]);
   const Page = PAGES[place.name];
-  const operator = me.role === "operator";
   return (
     <>
       <a
@@ -66,7 +134,7 @@ function App() {
       >
         Skip to content
       </a>
-      <Bar place={place.name} theme={theme} operator={operator} submit={() => submit(true)} />
+      <Bar place={place.name} theme={theme} operator={operator} submit={() => submit(true)} leave={leave} />
       <main id="main" tabindex={-1}>
         <Page
           key={place.rest[0]}
@@ -82,5 +150,4 @@ function App() {
   );
 }
 
-connection.connect();
-render(<App />, /** @type {HTMLElement} */ (document.getElementById("app")));
+render(<Entry />, /** @type {HTMLElement} */ (document.getElementById("app")));

@@ -1,6 +1,8 @@
 // The websocket: subscriptions that outlive it. After a break every subscription says how
 // far it is, and is told what it missed, or gets a fresh snapshot.
 import { useEffect, useLayoutEffect, useRef, useState } from "preact/hooks";
+import { get } from "./api.js";
+import { BASE, protocols } from "./session.js";
 
 const FIRST_WAIT = 250;
 const LONGEST_WAIT = 5000;
@@ -36,23 +38,40 @@ export class Connection {
     this.changed = new Set();
     /** @type {ReturnType<typeof setTimeout> | undefined} */
     this.timer = undefined;
+    /** @type {ReturnType<typeof setTimeout> | undefined} until it is tried again */
+    this.again = undefined;
   }
 
   connect() {
+    this.disconnect();
     const scheme = location.protocol === "https:" ? "wss" : "ws";
-    const socket = new WebSocket(`${scheme}://${location.host}/ws`);
+    const socket = new WebSocket(`${scheme}://${location.host}${BASE}ws`, protocols());
     this.socket = socket;
+    let opened = false;
     socket.onopen = () => {
+      opened = true;
       this.wait = FIRST_WAIT;
       this.turn(true);
       for (const each of this.subscriptions.values()) this.ask(each);
     };
     socket.onmessage = (message) => this.take(JSON.parse(message.data));
     socket.onclose = () => {
+      if (this.socket !== socket) return;
       this.turn(false);
-      setTimeout(() => this.connect(), this.wait);
+      this.again = setTimeout(() => this.connect(), this.wait);
       this.wait = Math.min(this.wait * 2, LONGEST_WAIT);
+      // A browser does not say why there is no connection; an answer does.
+      if (!opened) get("/me").catch(() => {});
     };
+  }
+
+  /** Let go of the connection, and try no more. */
+  disconnect() {
+    clearTimeout(this.again);
+    const socket = this.socket;
+    this.socket = null;
+    socket?.close();
+    if (this.open) this.turn(false);
   }
 
   /** @param {boolean} open */
