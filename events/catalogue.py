@@ -554,6 +554,31 @@ class HostLost(FleetEvent, frozen=True, kw_only=True, tag="host.lost.v1"):
     silent_s: float
 
 
+class HostAlertRaised(
+    FleetEvent, frozen=True, kw_only=True, tag="host.alert_raised.v1"
+):
+    """Something is wrong with a host that somebody should look at.
+
+    `code` says what (`cannot_persist`), `text` says it to people. One alert of a code is
+    active for a host at a time.
+    """
+
+    host: str
+    incarnation: str
+    code: str
+    text: str
+
+
+class HostAlertCleared(
+    FleetEvent, frozen=True, kw_only=True, tag="host.alert_cleared.v1"
+):
+    """What was wrong with the host is over. `lasted_s`: for how long it was alerted."""
+
+    host: str
+    code: str
+    lasted_s: float = 0.0
+
+
 class EndpointAdded(FleetEvent, frozen=True, kw_only=True, tag="endpoint.added.v1"):
     """An operator added a shared endpoint."""
 
@@ -679,6 +704,8 @@ AnyEvent = (
     | EndpointDown
     | EndpointChanged
     | HostLost
+    | HostAlertRaised
+    | HostAlertCleared
     | EndpointAdded
     | EndpointRemoved
     | TierDown
@@ -772,7 +799,8 @@ class Beat(Struct, frozen=True, omit_defaults=True, kw_only=True):
     """A host's sign of life on core NATS. `n` rises by one each time.
 
     The next one comes in `interval_s` seconds, or sooner; by that readers tell how long
-    `resources` count as known. 0: a host of 0.1 does not say.
+    `resources` count as known. 0: a host of 0.1 does not say. `fault`: why it can take no
+    work at present, "" where it can.
     """
 
     host: str
@@ -784,3 +812,4 @@ class Beat(Struct, frozen=True, omit_defaults=True, kw_only=True):
     draining: bool = False
     outbox: Int = 0
     interval_s: Annotated[float, Meta(ge=0, le=86_400)] = 0.0
+    fault: str = ""

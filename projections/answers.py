@@ -179,7 +179,10 @@ class QueueAnswer(Struct, kw_only=True):
 
 
 class HostRow(Struct, kw_only=True):
-    """A host, with what runs there now; `resources` is None where nothing is known."""
+    """A host, with what runs there now; `resources` is None where nothing is known.
+
+    `fault` says why it can take no work at present, by its last beat.
+    """
 
     host: str
     state: str
@@ -199,6 +202,7 @@ class HostRow(Struct, kw_only=True):
     resources: c.Resources | None
     outbox: int | None
     ram_bytes: int | None
+    fault: str = ""
 
 
 class ModelRow(Struct, kw_only=True):

@@ -89,7 +89,10 @@ class TierView(Struct):
 
 
 class AlertView(Struct):
-    """An alert: a tier was down for too long. Active until it is cleared."""
+    """An alert: a tier was down for too long, or something is wrong with a host.
+
+    Active until it is cleared. One about a host names the host and a `code`, and no tier.
+    """
 
     tier: str
     seq: int
@@ -99,6 +102,8 @@ class AlertView(Struct):
     acknowledged_at: str | None = None
     acknowledged_by: str = ""
     cleared_at: str | None = None
+    host: str = ""
+    code: str = ""
 
 
 class InForce(Struct):
@@ -149,7 +154,7 @@ def evolve(state: FleetState, judged: JudgedEvent) -> None:
     elif isinstance(event, c.FleetEvent | c.TierEvent) and _outdated(state, event):
         refused = "another leader's"
     elif isinstance(event, c.FleetEvent):
-        refused = _decided(state, event)
+        refused = _decided(state, event, seq)
     elif isinstance(event, c.TierEvent):
         refused = _tier(state, event, seq)
     elif isinstance(event, c.PolicyChanged):
@@ -236,7 +241,7 @@ def _joined(state: FleetState, event: c.HostJoined, seq: int) -> str:
     return ""
 
 
-def _decided(state: FleetState, event: c.FleetEvent) -> str:
+def _decided(state: FleetState, event: c.FleetEvent, seq: int) -> str:
     match event:
         case c.HostLost():
             host = state.hosts.get(event.host)
@@ -244,6 +249,19 @@ def _decided(state: FleetState, event: c.FleetEvent) -> str:
                 return "another incarnation of the host"
             _become(host, "lost", event.at, f"silent for {event.silent_s:g} s")
             state.touched.add(("host", host.host))
+        case c.HostAlertRaised():
+            if _active(state, host=event.host, code=event.code) is not None:
+                return "an alert is active already"
+            alert = AlertView("", seq, event.at, 0.0, event.text)
+            alert.host, alert.code = event.host, event.code
+            state.alerts = [*state.alerts, alert][-ALERTS_KEPT:]
+            state.touched.add(("tiers", ""))
+        case c.HostAlertCleared():
+            active = _active(state, host=event.host, code=event.code)
+            if active is None:
+                return "no active alert"
+            active.cleared_at, active.down_s = event.at, event.lasted_s
+            state.touched.add(("tiers", ""))
         case c.EndpointAdded():
             state.shared[event.endpoint] = SharedView(
                 event.endpoint,
@@ -339,9 +357,12 @@ def _turn(
     return tier
 
 
-def _active(state: FleetState, tier: str) -> AlertView | None:
+def _active(
+    state: FleetState, tier: str = "", *, host: str = "", code: str = ""
+) -> AlertView | None:
+    about = (tier, host, code)
     for alert in reversed(state.alerts):
-        if alert.tier == tier and alert.cleared_at is None:
+        if (alert.tier, alert.host, alert.code) == about and alert.cleared_at is None:
             return alert
     return None
 

@@ -142,7 +142,9 @@ def _parsed(recorded: c.Recorded, family: Family | None) -> JudgedEvent:
 
 
 def _about(event: Any) -> str:
-    return event.host if isinstance(event, c.HostLost) else event.endpoint
+    shared = isinstance(event, c.EndpointAdded | c.EndpointRemoved)
+    name: str = event.endpoint if shared else event.host
+    return name
 
 
 _AGREES: dict[Family, Callable[[Subject, Any], bool]] = {

@@ -246,6 +246,7 @@ def _host(host: HostView, running: dict[str, int], beats: Beats, now: float) -> 
         endpoints=[endpoint for _, endpoint in sorted(host.endpoints.items())],
         resources=None if beat is None else beat.resources,
         outbox=None if beat is None else beat.outbox,
+        fault="" if beat is None else beat.fault,
         ram_bytes=host.ram_bytes,
     )
 

@@ -473,6 +473,7 @@ class Sidecar:
 
     def _beat(self) -> None:
         self._beats += 1
+        fault = self.state.journal_fault
         beat = c.Beat(
             host=self.host,
             incarnation=self.incarnation,
@@ -483,6 +484,7 @@ class Sidecar:
             draining=self.state.draining,
             outbox=self.outbox.pending,
             interval_s=self._config.beat_every_s,
+            fault=f"cannot persist: {fault}"[:500] if fault else "",
         )
         self._bus.publish(subjects.beat(self.host), encode(beat))
 
@@ -497,6 +499,9 @@ class Sidecar:
         else:
             logger.info("journal works again")
         self.handle(msg.JournalState(fault))
+        if self.state.joined:
+            # Before the next assignment: whoever routes is to know it now.
+            self._beat()
 
     def _probed(self, state: c.EndpointState) -> None:
         self.handle(msg.EndpointFound(state) if state.up else msg.EndpointGone(state))

@@ -7,13 +7,16 @@ Everything else is lazy: an outbox entry that the log acknowledges before it wou
 written never is, a deletion waits for the next batch.
 
 When the disk is full or broken, the batch stays, `fault` says why, and the journal tries
-again every second; the host takes no work meanwhile. Another process holding the journal
-is an error at once.
+again after a second, then after twice as long each time, up to two minutes; the host takes
+no work meanwhile. A try writes as much as had no room, so that it does not succeed by
+being small; and a disk that fails again soon is waited for as long as before. Another
+process holding the journal is an error at once.
 
     assignments  one row per run held: the raw `Assign`, its phase, its process
     outbox       events not yet acknowledged by the log, in order
     done         the last routes that ended here, against late repeats
     meta         how many incarnations there were (`lives`); the highest epoch heard
+    probe        empty: what is written to see whether there is room again
 """
 
 from __future__ import annotations
@@ -44,10 +47,15 @@ CREATE TABLE IF NOT EXISTS assignments (
 CREATE TABLE IF NOT EXISTS outbox (
     n INTEGER PRIMARY KEY, subject TEXT NOT NULL, event BLOB NOT NULL, ends TEXT);
 CREATE TABLE IF NOT EXISTS done (n INTEGER PRIMARY KEY, route TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS probe (n INTEGER PRIMARY KEY, filler BLOB NOT NULL);
 """
 _VERSION = 1
 _LAZY_S = 0.05
 _RETRY_S = 1.0
+_MOST_RETRY_S = 120.0
+_STEADY_S = 60.0
+"""A journal that has worked for so long begins its pauses anew when it fails."""
+_LEAST_PROBE = 64 * 1024
 _DONE_KEPT = 4_096
 _TRIM_DONE_EVERY = 1_024
 
@@ -175,6 +183,13 @@ class Journal:
         self._kicked = False
         self._lazy: asyncio.TimerHandle | None = None
         self._retry: asyncio.TimerHandle | None = None
+
+        # The next pause after a failure; when writing last began to work again (time of
+        # the loop); how many bytes had no room, 0 where the next batch is no retry.
+        self._pause = _RETRY_S
+        self._works_since = -_STEADY_S
+        self._probe = 0
+
         self._settled = asyncio.Event()
         self._on_fault: Callable[[str], None] = lambda _fault: None
         self._closed = False
@@ -260,7 +275,7 @@ class Journal:
         if self._next.empty() and not self._busy:
             return
         self._settled.clear()
-        self._kick()
+        self._kick(try_again=True)
         await self._settled.wait()
 
     async def close(self) -> None:
@@ -274,8 +289,9 @@ class Journal:
 
     # -- batches
 
-    def _kick(self) -> None:
-        if not self._kicked and not self._busy:
+    def _kick(self, *, try_again: bool = False) -> None:
+        """Commit in the loop's next turn; while the journal fails only as a try."""
+        if not self._kicked and not self._busy and (try_again or not self.fault):
             self._kicked = True
             self._loop.call_soon(self._commit)
 
@@ -296,9 +312,9 @@ class Journal:
             self._settled.set()
             return
         self._busy = True
-        statements = _statements(batch)
+        statements, probe = _statements(batch), self._probe
         self._thread.ask(
-            lambda db: _write(db, statements),
+            lambda db: _write(db, statements, probe),
             lambda _, error: self._committed(batch, error),
         )
 
@@ -314,7 +330,8 @@ class Journal:
             if not future.done():
                 future.set_result(None)
         if self.fault:
-            self.fault = ""
+            self.fault, self._probe = "", 0
+            self._works_since = self._loop.time()
             self._on_fault("")
         urgent = self._next.accepts or self._next.puts or self._next.noting
         if urgent or not self._settled.is_set():
@@ -347,15 +364,23 @@ class Journal:
             self.fault = error
             self._on_fault(error)
         self._settled.set()
-        self._retry = self._loop.call_later(_RETRY_S, self._try_again)
+        if self._probe == 0 and self._loop.time() - self._works_since > _STEADY_S:
+            self._pause = _RETRY_S
+        size = sum(len(assign) for _, _, assign, _ in batch.accepts + waiting.accepts)
+        self._probe = max(self._probe, _LEAST_PROBE, size)
+        if self._retry is not None:
+            self._retry.cancel()
+        self._retry = self._loop.call_later(self._pause, self._try_again)
+        self._pause = min(2 * self._pause, _MOST_RETRY_S)
 
     def _try_again(self) -> None:
         """Write what waits, to see whether the disk is back; nothing waiting, epoch 0.
 
         Epoch 0 changes no row, since the journal keeps the highest one.
         """
+        self._retry = None
         self._next.epoch = self._next.epoch or -1
-        self._kick()
+        self._kick(try_again=True)
 
 
 # -- The thread's side -----------------------------------------------------------------
@@ -406,8 +431,15 @@ def _statements(batch: _Batch) -> list[tuple[str, list[tuple[Any, ...]]]]:
 
 
 def _write(
-    db: sqlite3.Connection, statements: list[tuple[str, list[tuple[Any, ...]]]]
+    db: sqlite3.Connection,
+    statements: list[tuple[str, list[tuple[Any, ...]]]],
+    probe: int = 0,
 ) -> None:
+    """Commit the statements; first of all `probe` bytes that are taken out again."""
+    if probe:
+        filler = "INSERT OR REPLACE INTO probe (n, filler) VALUES (1, zeroblob(?))"
+        _write(db, [(filler, [(probe,)])])
+        statements = [("DELETE FROM probe WHERE n = ?", [(1,)]), *statements]
     db.execute("BEGIN IMMEDIATE")
     try:
         for sql, rows in statements:

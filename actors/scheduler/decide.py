@@ -37,10 +37,6 @@ if TYPE_CHECKING:
 MISSED_BEATS: Final = 3
 """After so many beats that do not name a run which the log has there, it is lost."""
 
-REJECTED_PAUSE_S: Final = 0.5
-"""A host that refused is not offered more work for so long: its slots disagree with ours,
-and asking again at once would only fill the log."""
-
 
 _FOLLOWED: Final = frozenset(
     {
@@ -106,7 +102,7 @@ class Scheduler:
         # The timers that would have ended pauses of an earlier leadership are gone.
         state.fleet.resume_paused(float("inf"))
         for host in state.fleet.hosts.values():
-            host.last_beat = now
+            host.last_beat = host.fault_since = now
             host.missing.clear()
             if not host.live:
                 for live in list(state.on_host.get(host.name, {}).values()):
@@ -195,6 +191,8 @@ class Scheduler:
                 lead.limits.append(ReportedLimit(event.tier, until, event.reason))
         elif isinstance(event, c.HostLost) and lead is not None:
             lead.lost.discard(event.host)
+        elif isinstance(event, c.HostAlertRaised | c.HostAlertCleared) and lead:
+            lead.alerting.discard((event.host, event.code))
         elif isinstance(event, c.TaskEvent):
             self._task_undecided(event)
             self._set_timers()
@@ -224,10 +222,10 @@ class Scheduler:
                 sent = Unaccepted(state.now, task.task_id, task.route)
                 lead.unaccepted.append(sent)
                 self.effects += mailing.send_assignment(state, lead, step.live)
+            case c.TaskAccepted():
+                state.fleet.accepted(task.host)
             case c.TaskRejected():
-                until = state.now + REJECTED_PAUSE_S
-                state.fleet.pause(step.before.host, until)
-                lead.wake_at(until)
+                lead.wake_at(state.fleet.pause(step.before.host, state.now))
             case c.TaskReturned() if event.reason == "limited":
                 limit = ReportedLimit(task.tier, event.limited_until, event.detail)
                 lead.limits.append(limit)
@@ -247,6 +245,8 @@ class Scheduler:
                 lead.lost.discard(event.host)
                 if state.ever_shared:
                     self.effects.append(mailing.share_with(state, lead, event.host))
+            case c.HostAlertRaised() | c.HostAlertCleared():
+                lead.alerting.discard((event.host, event.code))
             case c.EndpointAdded() | c.EndpointRemoved():
                 self.effects += mailing.share_with_all(state, lead)
             case c.SchedulerElected() if event.epoch != lead.epoch:
@@ -274,6 +274,7 @@ class Scheduler:
         if now >= lead.silence_check_at:
             unconfirmed = hosts.unconfirmed(state, lead, now)
             decisions += hosts.decide_lost(state, lead, now)
+            decisions += hosts.decide_alerts(state, lead, now)
             for host in unconfirmed:
                 state.fleet.unconfirmed(host)
         if lead.limits:

@@ -20,6 +20,11 @@ if TYPE_CHECKING:
 LOOK_AT: Final = 64
 """At most so many hosts with affinity are compared for one task beside the best ranked."""
 
+REJECTED_PAUSE_S: Final = 0.5
+MOST_PAUSE_S: Final = 120.0
+"""A host that refused is not offered more work for so long: asking again at once would only
+fill the log. The pause doubles with each refusal in a row, up to the second number."""
+
 _WHOLE_TIER: Final = {
     tier: Requirement(kind=TIER_KIND[tier], tier=tier) for tier in TIER_KIND
 }
@@ -49,8 +54,10 @@ class Fleet:
         # Where in the log a host or endpoint last came up: exclusions from before are
         # lifted by it.
         self._up_seq: dict[str, int] = {}
-        # Hosts that refused work a moment ago, and until when they are spared.
+        # Hosts that refused work a moment ago, and until when they are spared; for how
+        # long each was spared last, until it accepts something.
         self._paused: dict[str, float] = {}
+        self._pauses: dict[str, float] = {}
         # For the scheduler to take from here: requirements that a place opened for, or
         # whose last place is gone, and kinds whose availability may have changed.
         self.opened: set[Requirement] = set()
@@ -81,6 +88,7 @@ class Fleet:
         host.cpu = host.vram_total = host.vram_free = None
         host.last_beat = now
         host.beat_interval_s = 0.0
+        host.fault, host.fault_since = "", now
         host.missing.clear()
         for names in self._by_repo.values():
             names.discard(host.name)
@@ -180,6 +188,11 @@ class Fleet:
             return
         host.last_beat = now
         host.beat_interval_s = beat.interval_s
+        if beat.fault != host.fault:
+            if bool(beat.fault) != bool(host.fault):
+                host.fault_since = now
+            host.fault = beat.fault
+            self.touch(host)
         resources = beat.resources
         total = sum(gpu.vram_total_bytes for gpu in resources.gpus)
         free = sum(gpu.vram_free_bytes for gpu in resources.gpus)
@@ -199,10 +212,22 @@ class Fleet:
         """Remember who was the last to run a task of this repository."""
         self._last_on_repo[repo] = host
 
-    def pause(self, host: str, until: float) -> None:
-        """A host refused for lack of room that we thought it had: not before then."""
-        self._paused[host] = until
-        self.touch(self.host(host))
+    def pause(self, host: str, now: float) -> float:
+        """Spare a host that has refused work; return until when.
+
+        Each time in a row for twice as long. What is refused during a pause had been sent
+        before it, and does not prolong it.
+        """
+        if host not in self._paused:
+            pause = min(2 * self._pauses.get(host, REJECTED_PAUSE_S / 2), MOST_PAUSE_S)
+            self._pauses[host] = pause
+            self._paused[host] = now + pause
+            self.touch(self.host(host))
+        return self._paused[host]
+
+    def accepted(self, host: str) -> None:
+        """A host has accepted work: its next refusal is the first again."""
+        self._pauses.pop(host, None)
 
     def resume_paused(self, now: float) -> None:
         """Offer to hosts again whose pause is over."""

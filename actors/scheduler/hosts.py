@@ -14,6 +14,7 @@ from actors.scheduler.live import RouteEnd
 from actors.scheduler.outputs import Decision
 from events import catalogue as c
 from events import subjects
+from events.codec import instant
 from events.lifecycle import STARTED
 
 if TYPE_CHECKING:
@@ -24,6 +25,11 @@ if TYPE_CHECKING:
 
 SILENCE_CHECK_S: Final = 0.5
 """How often hosts that are silent are looked for."""
+
+ALERT_AFTER_S: Final = 10.0
+CLEAR_AFTER_S: Final = 60.0
+"""How long a host says that it can take no work before that is an alert, and how long it
+has to be well again before the alert ends."""
 
 
 # -- the fold --------------------------------------------------------------------------
@@ -85,6 +91,14 @@ def fold_fleet(state: SchedulerState, name: str, event: c.Event) -> Verdict:
                 silent = f"silent for {event.silent_s:.1f} s"
                 for live in list(state.on_host.get(name, {}).values()):
                     lose(state, live, "host lost", silent)
+        case c.HostAlertRaised():
+            if event.epoch != state.epochs.current or event.host != name:
+                return "void"
+            state.fleet.host(name).alerts.setdefault(event.code, instant(event.at))
+        case c.HostAlertCleared():
+            if event.epoch != state.epochs.current or event.host != name:
+                return "void"
+            state.fleet.host(name).alerts.pop(event.code, None)
         case c.EndpointAdded():
             state.shared[name] = event
             state.ever_shared = True
@@ -178,6 +192,47 @@ def decide_lost(state: SchedulerState, lead: Leadership, now: float) -> list[Dec
             subject = subjects.fleet(host.name)
             decisions.append(Decision(subject, event, state.stands.get(subject, 0)))
     return decisions
+
+
+# -- alerts ----------------------------------------------------------------------------
+
+
+def decide_alerts(
+    state: SchedulerState, lead: Leadership, now: float
+) -> list[Decision]:
+    """Decide which alerts about hosts begin and end."""
+    decisions = []
+    for host in state.fleet.hosts.values():
+        event = _next_alert(lead, host, now)
+        if event is not None and (host.name, event.code) not in lead.alerting:
+            lead.alerting.add((host.name, event.code))
+            subject = subjects.fleet(host.name)
+            decisions.append(Decision(subject, event, state.stands.get(subject, 0)))
+    return decisions
+
+
+def _next_alert(
+    lead: Leadership, host: Host, now: float
+) -> c.HostAlertRaised | c.HostAlertCleared | None:
+    """Compare what a host's beats say with what is alerted; return what to say next."""
+    code, for_s = "cannot_persist", now - host.fault_since
+    if code not in host.alerts:
+        if not host.live or not host.fault or for_s < ALERT_AFTER_S:
+            return None
+        return lead.write(
+            now,
+            c.HostAlertRaised,
+            host=host.name,
+            incarnation=host.incarnation,
+            code=code,
+            text=host.fault,
+        )
+    if host.present and (host.lost or host.fault or for_s < CLEAR_AFTER_S):
+        return None
+    lasted = round(max(0.0, now - host.alerts[code]), 3)
+    return lead.write(
+        now, c.HostAlertCleared, host=host.name, code=code, lasted_s=lasted
+    )
 
 
 def unconfirmed(state: SchedulerState, lead: Leadership, now: float) -> list[Host]:

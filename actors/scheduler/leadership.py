@@ -64,6 +64,8 @@ class Leadership:
         self.unaccepted: deque[Unaccepted] = deque()
         # Hosts whose loss has been decided, so that it is decided once.
         self.lost: set[str] = set()
+        # Alerts about hosts that are being raised or cleared: host and code.
+        self.alerting: set[tuple[str, str]] = set()
         # When to look next for hosts that are silent.
         self.silence_check_at = 0.0
         # What hosts have said of accounts since limits were last decided.

@@ -53,11 +53,14 @@ class Host:
     """One machine's sidecar, as it described itself and as its beats find it."""
 
     __slots__ = (
+        "alerts",
         "beat_interval_s",
         "capabilities",
         "cpu",
         "draining",
         "endpoints",
+        "fault",
+        "fault_since",
         "held",
         "incarnation",
         "kinds",
@@ -107,6 +110,11 @@ class Host:
         self.last_beat = 0.0
         # How often this incarnation beats, as its last beat said; 0: it has not said.
         self.beat_interval_s = 0.0
+        # Why it can take no work, as its last beat said ("" where it can); since when that
+        # is so. Alerts about it that are active in the log, by code: since when.
+        self.fault = ""
+        self.fault_since = 0.0
+        self.alerts: dict[str, float] = {}
         # Routes that the log has here and its beats do not name: how many beats in a row.
         self.missing: dict[str, int] = {}
 
@@ -255,6 +263,8 @@ class Pool:
         self._models[place.name] = model
         if host.draining:
             return "draining", False
+        if host.fault:
+            return host.fault, False
         if self._fleet.limited_until.get(place.kind, 0.0) > self._fleet.now:
             return "limited", True
         if place.slots.total < 1:

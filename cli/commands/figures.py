@@ -176,7 +176,7 @@ def _durations(screen: Console, answer: StatsAnswer) -> None:
 @point_option("--at", "As it was then.")
 @json_option
 def alerts(*, at: int | str | None, as_json: bool) -> int:
-    """List alerts, active ones first: tiers that were down for too long."""
+    """List alerts, active ones first: tiers down for too long, hosts that are unwell."""
     return run(_alerts(at, as_json=as_json))
 
 
@@ -190,11 +190,11 @@ async def _alerts(at: int | str | None, *, as_json: bool) -> int:
     if not answer.alerts:
         click.echo("no alerts")
         return EXIT_OK
-    rows = table(("tier", "state", "raised", "down", "seen by", "reason"))
+    rows = table(("about", "state", "raised", "down", "seen by", "reason"))
     for each in sorted(answer.alerts, key=lambda alert: alert.cleared_at is not None):
         active = each.cleared_at is None
         rows.add_row(
-            cell(each.tier, style=TIER_STYLE.get(each.tier, "")),
+            cell(each.tier or each.host, style=TIER_STYLE.get(each.tier, "")),
             cell("active" if active else "cleared", style="red" if active else "dim"),
             cell(each.raised_at[:19]),
             duration(each.down_s * 1_000),

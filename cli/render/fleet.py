@@ -119,7 +119,10 @@ def host_table(rows: list[HostRow]) -> Table:
         gpus = resources.gpus if resources is not None else []
         hosts.add_row(
             cell(row.host, style="bold"),
-            cell(row.state, style=STATE_STYLE.get(row.state, "")),
+            cell(
+                "takes nothing" if row.fault and row.state == "up" else row.state,
+                style="red" if row.fault else STATE_STYLE.get(row.state, ""),
+            ),
             age(row.since, now),
             str(row.in_flight),
             cell(" ".join(f"{kind}:{count}" for kind, count in row.slots.items())),
@@ -168,11 +171,15 @@ def show_tiers(screen: Console, answer: HostsAnswer) -> None:
         line = Text(f"{tier.tier:<10}", style=TIER_STYLE.get(tier.tier, ""))
         line.append(tier_state(tier))
         screen.print(line)
+    for row in answer.hosts:
+        if row.fault:
+            screen.print(line_of(f"{row.host} takes nothing: {row.fault}"), style="red")
     for alert in answer.alerts:
         by = f", seen by {alert.acknowledged_by}" if alert.acknowledged_by else ""
+        about = f"host {alert.host}" if alert.host else f"{alert.tier} down"
         screen.print(
             line_of(
-                f"alert: {alert.tier} down since {clock_time(alert.raised_at)}: "
+                f"alert: {about} since {clock_time(alert.raised_at)}: "
                 f"{alert.reason}{by}"
             ),
             style="red",

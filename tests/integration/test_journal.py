@@ -198,6 +198,37 @@ async def test_a_full_disk_is_said_and_what_waits_is_written_once_there_is_room(
     assert journal.fault == ""
 
 
+async def test_a_disk_that_stays_full_is_tried_ever_more_seldom(
+    journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also by a try that is small: what has no room is more than a row."""
+    monkeypatch.setattr("sidecar.journal._RETRY_S", 0.001)
+    monkeypatch.setattr("sidecar.journal._MOST_RETRY_S", 0.064)
+    faults: list[str] = []
+    journal.on_fault(faults.append)
+    await _limit_pages(journal, 1)
+    with pytest.raises(JournalError, match="full"):
+        await journal.accept("r1", "t1", b"x" * 100_000)
+    pauses = [journal._pause]
+    while journal._pause < 0.064:
+        journal.remember_epoch(1)
+        await asyncio.sleep(0.001)
+        if journal._pause != pauses[-1]:
+            pauses.append(journal._pause)
+    assert pauses == [0.002, 0.004, 0.008, 0.016, 0.032, 0.064]
+    assert len(faults) == 1
+    await _limit_pages(journal, 1_000_000)
+    while journal.fault:
+        await asyncio.sleep(0.001)
+    # It fails again soon: the pauses go on where they were.
+    await _limit_pages(journal, 1)
+    with pytest.raises(JournalError, match="full"):
+        await journal.accept("r2", "t2", b"x" * 1_000_000)
+    assert journal._retry is not None
+    assert journal._pause == 0.064
+    await _limit_pages(journal, 1_000_000)
+
+
 async def _limit_pages(journal: Journal, pages: int) -> None:
     """Let the file grow to no more than it has (1), or far beyond."""
     done = asyncio.get_running_loop().create_future()

@@ -122,7 +122,13 @@ class World:
         self.turn()
 
     def beat(
-        self, name: str, incarnation: str = "i1", held=(), interval_s=0.0, **resources
+        self,
+        name: str,
+        incarnation: str = "i1",
+        held=(),
+        interval_s=0.0,
+        fault="",
+        **resources,
     ) -> None:
         self.scheduler.beat(
             c.Beat(
@@ -133,6 +139,7 @@ class World:
                 resources=c.Resources(**resources),
                 held=list(held),
                 interval_s=interval_s,
+                fault=fault,
             ),
             self.now,
         )

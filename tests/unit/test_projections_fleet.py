@@ -113,6 +113,27 @@ def test_a_shared_endpoint_goes_from_every_host_when_it_is_removed():
     assert fleet.shared == {}
 
 
+def test_an_alert_about_a_host_is_active_until_it_is_cleared_and_no_tiers():
+    history = History()
+    history.join("h1")
+    about = {"host": "h1", "code": "cannot_persist", "epoch": history.epoch}
+    history.say(
+        subjects.fleet("h1"),
+        c.HostAlertRaised(
+            **history.head("s1"), **about, incarnation="i", text="disk full"
+        ),
+    )
+    (alert,) = fold(history.recorded).fleet.active_alerts
+    assert (alert.host, alert.tier, alert.reason) == ("h1", "", "disk full")
+    history.say(
+        subjects.fleet("h1"),
+        c.HostAlertCleared(**history.head("s1"), **about, lasted_s=9),
+    )
+    fleet = fold(history.recorded).fleet
+    assert fleet.active_alerts == []
+    assert fleet.alerts[0].down_s == 9
+
+
 def test_an_alert_is_active_until_it_is_cleared():
     history = History()
     history.tier(c.TierDown, "standard", reason="no endpoint is up")

@@ -8,6 +8,8 @@ export interface AlertView {
   acknowledged_at: string | null;
   acknowledged_by: string;
   cleared_at: string | null;
+  host: string;
+  code: string;
 }
 export interface AttemptView {
   route: string;
@@ -177,6 +179,7 @@ export interface HostRow {
   resources: Resources | null;
   outbox: number | null;
   ram_bytes: number | null;
+  fault: string;
 }
 export interface HostsAnswer {
   seq: number;

@@ -107,6 +107,11 @@ function Host({ host, now, operator }) {
         </h2>
         <span class={`badge state-${host.state}`}>{host.state}</span>
         <small>for {age(host.since, now)}</small>
+        {host.fault ? (
+          <small>
+            takes nothing: <Text>{host.fault}</Text>
+          </small>
+        ) : null}
         {operator &&
           (draining ? (
             <button

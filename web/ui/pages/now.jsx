@@ -125,9 +125,10 @@ function Attention({ data, now, operator }) {
       <ul class="list">
         {data.alerts.map((alert) => (
           <li>
-            <span class="badge alert">alert</span> <Tier tier={alert.tier} /> down for {age(alert.raised_at, now)}:{" "}
-            <Text most={200}>{alert.reason}</Text>
-            {alert.acknowledged_at ? (
+            <span class="badge alert">alert</span>{" "}
+            {alert.host ? <Text>{`host ${alert.host}`}</Text> : <Tier tier={alert.tier} />}{" "}
+            {alert.host ? "since" : "down for"} {age(alert.raised_at, now)}: <Text most={200}>{alert.reason}</Text>
+            {alert.host ? null : alert.acknowledged_at ? (
               <small>
                 {" "}
                 seen by <Text>{alert.acknowledged_by}</Text>
