@@ -5,19 +5,20 @@ and, with a task's topic, to its live output (`web.live`).
 
 From the page (JSON objects):
 
-    {"op": "subscribe", "id": "t", "topic": "tasks", "params": {...}, "since": 4711}
+    {"op": "subscribe", "id": "t", "topic": "tasks", "params": {...}, "since": 4711,
+     "position": "4711:01J..:2026-..."}
     {"op": "unsubscribe", "id": "t"}
 
 To the page:
 
-    {"type": "snapshot", "id", "topic", "seq", "data": {section: ...}}
-    {"type": "change",   "id", "topic", "seq", "data": {the sections that changed}}
+    {"type": "snapshot", "id", "topic", "seq", "position", "data": {section: ...}}
+    {"type": "change",   "id", "topic", "seq", "position", "data": {what changed}}
     {"type": "execution_event", ...}         live output of a `task` topic: a Chunk
     {"type": "gap", "task_id", "lost"}       that many pieces of text were left out here
     {"type": "refused", "id", "error": {...}}
 
-`seq` is the log's sequence that is folded in. A page that comes back says since where,
-and gets what changed after that as a change, or a snapshot where that is not known any
+`seq` is the log's sequence that is folded in, `position` names the event there. A page
+that comes back says since where, and at which event (`position` as it came), and gets what changed after that as a change, or a snapshot where that is not known any
 more.
 
 Topics: status, overview, tails (last lines of what runs), tasks (filter, `offset`,

@@ -18,6 +18,7 @@ from msgspec import Struct
 from events.codec import encode
 from events.commands import Refusal
 from events.errors import AgentComError
+from events.position import NOWHERE, Position
 from web.topics import OneTask
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ class Document:
         self.task_id = params.task_id if isinstance(params, OneTask) else ""
         self.watchers: set[Subscription] = set()
         self.version = 0
-        self.seq = 0
+        self.position = NOWHERE
         self.refusal: Refusal | None = None
         self.dirty = asyncio.Event()
         self._sources = sources
@@ -80,7 +81,7 @@ class Document:
             began = loop.time()
             try:
                 # What is folded while it is made may or may not be in it.
-                seq = self._sources.runner.position
+                position = self._sources.runner.world.stands
                 sections = await self.topic.make(self._sources, self.params)
             except AgentComError as error:
                 _log.debug("topic", topic=self.topic.name, error=str(error))
@@ -90,7 +91,7 @@ class Document:
                 _log.exception("topic", topic=self.topic.name)
                 await asyncio.sleep(AGAIN_S)
                 continue
-            self._take(sections, seq)
+            self._take(sections, position)
             took = loop.time() - began
             await asyncio.sleep(max(self.topic.pause_s, 2 * took))
             await self._until_dirty()
@@ -105,9 +106,9 @@ class Document:
         except TimeoutError:
             return
 
-    def _take(self, sections: dict[str, Any] | Refusal, seq: int) -> None:
+    def _take(self, sections: dict[str, Any] | Refusal, position: Position) -> None:
         version = self.version + 1
-        self.seq = seq
+        self.position = position
         if isinstance(sections, Refusal):
             if self.refusal != sections:
                 self.refusal, self.version = sections, version
@@ -123,7 +124,7 @@ class Document:
                 changed = True
         if changed:
             self.version = version
-            self._makings.append((seq, version))
+            self._makings.append((position.seq, version))
             self._encoded.clear()
             self._wake()
 
@@ -136,7 +137,7 @@ class Document:
 
         0 where that cannot be told: it then gets everything.
         """
-        if since > self.seq:
+        if since > self.position.seq:
             return 0
         seen = 0
         for seq, version in self._makings:
@@ -156,9 +157,9 @@ class Document:
                 for name, section in self._sections.items()
                 if section.version > version
             )
-            tail = b'"topic":"%s","seq":%d,"data":{%s}}' % (
+            tail = b'"topic":"%s",%s,"data":{%s}}' % (
                 self.topic.name.encode(),
-                self.seq,
+                encode_position(self.position),
                 data,
             )
             if len(self._encoded) > ENCODED_KEPT:
@@ -256,6 +257,11 @@ class Documents:
         for document in self.watched.values():
             document.close()
         self.watched.clear()
+
+
+def encode_position(position: Position) -> bytes:
+    """Encode how far a message reaches, as two members of its object."""
+    return b'"seq":%d,"position":%s' % (position.seq, encode(str(position)))
 
 
 def encode_refusal(id_: str, refusal: Refusal) -> bytes:

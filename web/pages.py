@@ -17,7 +17,8 @@ from msgspec import Meta, Struct
 
 from events.codec import Reader, convert, encode
 from events.commands import refusal_of
-from events.errors import Malformed
+from events.errors import AgentComError, Malformed
+from events.position import Position
 from web.access import Buckets
 from web.documents import Subscription, encode_refusal
 from web.live import OutputWatch
@@ -47,13 +48,18 @@ REFUSALS_KEPT: Final = 4 * SUBSCRIPTIONS
 
 
 class PageRequest(Struct, frozen=True, forbid_unknown_fields=True):
-    """What a page asks for; `since` is the sequence that it has already."""
+    """What a page asks for; `since` is the sequence that it has already.
+
+    `position` is that of the message which said so. Without it the number is taken at
+    its word, and a log that was put back meanwhile is not noticed.
+    """
 
     op: Literal["subscribe", "unsubscribe"]
     id: Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,64}\Z")]
     topic: Annotated[str, Meta(max_length=40)] = ""
     params: dict[str, Any] = {}
     since: Annotated[int, Meta(ge=0)] | None = None
+    position: Annotated[str, Meta(max_length=200)] = ""
 
 
 class Piece(Struct, frozen=True):
@@ -133,10 +139,11 @@ class Page:
         id_ = request.id
         if len(self._subscriptions) >= SUBSCRIPTIONS:
             raise Malformed("id", f"at most {SUBSCRIPTIONS} subscriptions", "more")
+        since = await self._has(request)
         if request.topic == "events":
             pattern = convert(request.params, Pattern).subject
             self._subscriptions[id_] = EventTail(
-                self.wake, id_, pattern, self._recent, request.since
+                self.wake, id_, pattern, self._recent, since
             )
             return
         topic = TOPICS.get(request.topic)
@@ -146,13 +153,24 @@ class Page:
             )
         params = convert(request.params, topic.params)
         self._subscriptions[id_] = self._documents.subscribe(
-            self.wake, id_, topic, params, request.since
+            self.wake, id_, topic, params, since
         )
         if isinstance(params, OneTask):
             watch = OutputWatch(params.task_id, self, dict(params.after))
             self._watches[id_] = watch
             await self._feed.attach(watch)
         self.wake()
+
+    async def _has(self, request: PageRequest) -> int | None:
+        """Return how far the page is in this log; None where it has seen another."""
+        if request.since is None or not request.position:
+            return request.since
+        position = Position.parse(request.position)
+        try:
+            same = position.seq == request.since and await self._recent.knows(position)
+        except AgentComError:
+            same = False
+        return request.since if same else None
 
     async def _unsubscribe(self, id_: str) -> None:
         subscription = self._subscriptions.pop(id_, None)

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Final
 from events import catalogue as c
 from events.codec import encode
 from events.errors import AgentComError
+from events.position import Position, stands
 from events.subjects import matches
+from web.documents import encode_position
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -39,12 +41,21 @@ class RecentEvents:
         self._events: deque[c.Recorded] = deque(maxlen=EVENTS_KEPT)
         self._first_kept = runner.position + 1
         # What `after` answered; many pages ask the same between two events.
-        self._encoded: dict[tuple[int, int, str], tuple[list[bytes], int]] = {}
+        self._encoded: dict[tuple[int, int, str], tuple[list[bytes], Position]] = {}
 
     @property
     def position(self) -> int:
         """The last sequence that is folded into the read models."""
         return self._runner.position
+
+    @property
+    def stands(self) -> Position:
+        """The same, with the event that is there."""
+        return self._runner.world.stands
+
+    async def knows(self, position: Position) -> bool:
+        """Whether `position` is one of this log; raises LogError."""
+        return await stands(self._log, position)
 
     def begin(self) -> None:
         """Hold what is folded in from now on."""
@@ -61,7 +72,7 @@ class RecentEvents:
         """Return the first sequence that is held here, at least the one after `seq`."""
         return max(self._first_kept, seq + 1)
 
-    def after(self, seq: int, pattern: str) -> tuple[list[bytes], int]:
+    def after(self, seq: int, pattern: str) -> tuple[list[bytes], Position]:
         """Encode what came after `seq`; say how far in the log that reaches."""
         key = (seq, self.position, pattern)
         answer = self._encoded.get(key)
@@ -69,7 +80,7 @@ class RecentEvents:
             answer = self._encoded[key] = self._after(seq, pattern)
         return answer
 
-    def _after(self, seq: int, pattern: str) -> tuple[list[bytes], int]:
+    def _after(self, seq: int, pattern: str) -> tuple[list[bytes], Position]:
         newer: list[c.Recorded] = []
         for recorded in reversed(self._events):
             if recorded.seq <= seq:
@@ -77,15 +88,17 @@ class RecentEvents:
             newer.append(recorded)
         encoded: list[bytes] = []
         size = 0
+        last = newer[-1] if newer else None
         for recorded in reversed(newer):
+            before, last = last, recorded
             if not matches(pattern, recorded.subject):
                 continue
             raw = encode_recorded(recorded)
             size += len(raw)
             if encoded and (size > MESSAGE_BYTES or len(encoded) >= EVENTS_AT_ONCE):
-                return encoded, recorded.seq - 1
+                return encoded, Position.of(before or recorded)
             encoded.append(raw)
-        return encoded, self.position
+        return encoded, self.stands
 
     async def latest(self, pattern: str, position: int) -> list[bytes]:
         """Encode the last events up to `position` that match, as one message holds.
@@ -131,7 +144,8 @@ class EventTail:
 
     async def _open(self, since: int | None) -> None:
         while True:
-            position = self._recent.position
+            at = self._recent.stands
+            position = at.seq
             if since is not None and self._recent.holds_after(since) <= position:
                 self._position = min(since, position)
                 self._wake()
@@ -141,7 +155,7 @@ class EventTail:
             except AgentComError:
                 await asyncio.sleep(AGAIN_S)
                 continue
-            self._snapshot = self._message(b"snapshot", position, events)
+            self._snapshot = self._message(b"snapshot", at, events)
             self._position = position
             self._wake()
             return
@@ -159,16 +173,20 @@ class EventTail:
             self._position = None
             self._opening = asyncio.get_running_loop().create_task(self._open(None))
             return None
-        events, self._position = self._recent.after(position, self.pattern)
+        events, at = self._recent.after(position, self.pattern)
+        self._position = at.seq
         if not events:
             return self.next()
-        return self._message(b"change", self._position, events)
+        return self._message(b"change", at, events)
 
-    def _message(self, kind: bytes, seq: int, events: list[bytes]) -> bytes:
-        head = (
-            b'{"type":"%s","id":"%s","topic":"events","seq":%d,"data":{"events":[%s]}}'
+    def _message(self, kind: bytes, at: Position, events: list[bytes]) -> bytes:
+        head = b'{"type":"%s","id":"%s","topic":"events",%s,"data":{"events":[%s]}}'
+        return head % (
+            kind,
+            self.id.encode(),
+            encode_position(at),
+            b",".join(events),
         )
-        return head % (kind, self.id.encode(), seq, b",".join(events))
 
 
 def encode_recorded(recorded: c.Recorded) -> bytes:

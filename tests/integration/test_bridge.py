@@ -86,10 +86,12 @@ class Client:
         self.data: dict[str, dict] = {}
         self.seq: dict[str, int] = {}
 
-    async def subscribe(self, id_, topic, since=None, **params) -> None:
+    async def subscribe(self, id_, topic, since=None, at="", **params) -> None:
         request = {"op": "subscribe", "id": id_, "topic": topic, "params": params}
         await self.socket.send_json(
-            request | ({} if since is None else {"since": since})
+            request
+            | ({} if since is None else {"since": since})
+            | ({"position": at} if at else {})
         )
 
     async def next(self) -> dict:
@@ -147,6 +149,28 @@ async def test_a_snapshot_says_its_sequence_and_a_change_its_own(place):
         assert (change["type"], change["seq"]) == ("change", second)
         assert change["data"]["total"] == 2
         assert "offset" not in change["data"]
+
+
+@pytest.mark.parametrize("topic", ["overview", "events"])
+async def test_who_comes_back_from_a_log_that_was_put_back_gets_all(place, topic):
+    place.history.submit("a")
+    await place.tell()
+    async with place.page() as client:
+        # Somebody watches all the time.
+        await client.subscribe("w", topic)
+        message = await client.until(lambda m: m["seq"])
+        seen, at = message["seq"], message["position"]
+        place.history.submit("b")
+        await place.tell()
+        await client.until(lambda m: m["seq"] > seen)
+
+        await client.subscribe("o", topic, since=seen, at=at)
+        assert (await client.next())["type"] == "change"
+        # Another event than the one that stands there.
+        await client.subscribe("o", topic, since=seen, at=f"{seen}:ghost:{at[-27:]}")
+        assert (await client.next())["type"] == "snapshot"
+        await client.subscribe("o", topic, since=seen, at="nonsense")
+        assert (await client.next())["type"] == "refused"
 
 
 async def test_who_comes_back_gets_what_changed_since(place):

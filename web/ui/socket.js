@@ -17,7 +17,7 @@ const TOGETHER = 30; // ms: messages that come close together are shown together
  * @typedef {{
  *   id: string, topic: string, params: Record<string, any>, key: string,
  *   tell: () => void, output: ((message: Output) => void) | null,
- *   data: any, seq: number, error: Fault | null, after: Record<string, number>,
+ *   data: any, seq: number, position: string, error: Fault | null, after: Record<string, number>,
  * }} Subscription
  */
 
@@ -88,10 +88,10 @@ export class Connection {
 
   /** @param {Subscription} subscription */
   ask(subscription) {
-    const { id, topic, params, seq, after } = subscription;
+    const { id, topic, params, seq, position, after } = subscription;
     /** @type {Record<string, any>} */
     const request = { op: "subscribe", id, topic, params: topic === "task" ? { ...params, after } : params };
-    if (subscription.data) request.since = seq;
+    if (subscription.data) Object.assign(request, { since: seq, position });
     this.say(request);
   }
 
@@ -112,6 +112,7 @@ export class Connection {
       output,
       data: null,
       seq: 0,
+      position: "",
       error: null,
       after: {},
     };
@@ -141,6 +142,7 @@ export class Connection {
     } else {
       subscription.error = null;
       subscription.seq = message.seq;
+      subscription.position = message.position;
       if (subscription.topic === "events") this.events(subscription, message);
       else if (message.type === "snapshot") subscription.data = message.data;
       else subscription.data = { ...subscription.data, ...message.data };

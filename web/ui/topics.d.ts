@@ -128,7 +128,7 @@ export type Output = (Chunk & { type: "execution_event" }) | Gap;
 export type Message =
   | Output
   | { type: "refused"; id: string; error: Fault }
-  | { type: "snapshot" | "change"; id: string; topic: string; seq: number; data: Json };
+  | { type: "snapshot" | "change"; id: string; topic: string; seq: number; position: string; data: Json };
 
 /** A refusal's body, as the HTTP API has it too. */
 export interface Fault {
