@@ -453,6 +453,7 @@ class EndpointState(Struct, frozen=True, omit_defaults=True, kw_only=True):
 
     `endpoint` is its name, unique over the fleet. `models` are on disk, `loaded` are in
     memory now. `shared` marks one that an operator added and several hosts may call.
+    `again_at`: it refused work, and is not believed to be up before then.
     """
 
     endpoint: str
@@ -466,6 +467,7 @@ class EndpointState(Struct, frozen=True, omit_defaults=True, kw_only=True):
     reason: str = ""
     shared: bool = False
     simulated: bool = False
+    again_at: str = ""
 
 
 class Held(Struct, frozen=True, omit_defaults=True):
@@ -527,11 +529,12 @@ class EndpointUp(HostEvent, frozen=True, kw_only=True, tag="endpoint.up.v1"):
 
 
 class EndpointDown(HostEvent, frozen=True, kw_only=True, tag="endpoint.down.v1"):
-    """An endpoint does not answer, or may not be used."""
+    """An endpoint does not answer, or may not be used until `again_at` ("": unknown)."""
 
     endpoint: str
     kind: EndpointKind
     reason: str
+    again_at: str = ""
 
 
 class EndpointChanged(HostEvent, frozen=True, kw_only=True, tag="endpoint.changed.v1"):

@@ -21,11 +21,14 @@ BEAT_S: Final = 2.0
 BEATS_TRUE: Final = 3
 """A host's resources count as known for this many beats."""
 ALERTS_KEPT: Final = 100
-VERSION: Final = 3
+VERSION: Final = 4
 
 
 class EndpointView(Struct):
-    """An endpoint on one host. `since` is when it last went up or down."""
+    """An endpoint on one host. `since` is when it last went up or down.
+
+    `again_at`: down because it refused work, and not believed before then.
+    """
 
     endpoint: str
     kind: str
@@ -39,6 +42,7 @@ class EndpointView(Struct):
     reason: str = ""
     shared: bool = False
     simulated: bool = False
+    again_at: str = ""
 
 
 class HostView(Struct):
@@ -211,7 +215,7 @@ def _host(state: FleetState, event: c.HostEvent, seq: int) -> str:
                 host.endpoints[event.endpoint] = endpoint
             if endpoint.up:
                 endpoint.up, endpoint.since, endpoint.loaded = False, event.at, []
-            endpoint.reason = event.reason
+            endpoint.reason, endpoint.again_at = event.reason, event.again_at
         case _:
             return "nothing we know of a host"
     return ""
@@ -381,6 +385,7 @@ def _endpoint(state: c.EndpointState, since: str) -> EndpointView:
         reason=state.reason,
         shared=state.shared,
         simulated=state.simulated,
+        again_at=state.again_at,
     )
 
 

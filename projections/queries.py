@@ -258,7 +258,12 @@ class Queries:
         record = await self._find(question.task_id)
         if isinstance(record, Refusal):
             return record
-        return waiting.why(record, self._runner.world, self._now())
+        model = None
+        if record.exact_model and record.phase == "waiting":
+            submitted = await self._log.get(record.seq)
+            if submitted is not None and isinstance(submitted.event, c.TaskSubmitted):
+                model = submitted.event.spec.model
+        return waiting.why(record, self._runner.world, self._now(), model)
 
     async def costs(self, question: q.AskCosts) -> Answer:
         """Answer `costs`."""

@@ -15,6 +15,7 @@ from projections.answers import WhyAnswer
 from projections.fleet import TierView
 from projections.queue import PRIORITIES
 from projections.tiers import (
+    LIVING,
     condition,
     endpoints_of,
     gone_since,
@@ -25,17 +26,24 @@ from projections.tiers import (
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from projections.fleet import FleetState
+    from projections.fleet import FleetState, HostView
     from projections.queue import QueueState
     from projections.record import TaskRecord
     from projections.world import World
 
 EXPIRING_SOUGHT: Final = 100
 """So many of a lane are looked at; the others came later."""
+MODELS_NAMED: Final = 10
+"""So many models are named to whoever waits for one that nobody has."""
 
 
-def why(record: TaskRecord, world: World, now: float) -> WhyAnswer:
-    """Say why a task waits; `now` is the present time, in epoch seconds."""
+def why(
+    record: TaskRecord, world: World, now: float, model: str | None = None
+) -> WhyAnswer:
+    """Say why a task waits; `now` is the present time, in epoch seconds.
+
+    `model` is the one that its specification names.
+    """
     fleet = world.fleet
     tier = fleet.tiers.get(record.tier, TierView(record.tier))
     ahead = _ahead(record, world.queue) if record.phase == "waiting" else None
@@ -47,7 +55,7 @@ def why(record: TaskRecord, world: World, now: float) -> WhyAnswer:
     expires_at = ""
     if ahead is not None and (end := expires_at_of(record, fleet)) is not None:
         expires_at = rfc3339(end)
-    because = list(_because(record, fleet, tier, ahead, up, in_flight, now))
+    because = list(_because(record, fleet, tier, ahead, up, in_flight, now, model))
     if expires_at:
         because.append(f"Unless something takes it before, it expires at {expires_at}.")
     return WhyAnswer(
@@ -147,6 +155,7 @@ def _because(
     up: int,
     in_flight: int,
     now: float,
+    model: str | None,
 ) -> Iterator[str]:
     if ahead is None:
         yield f"It does not wait: it is {record.phase}" + (
@@ -155,25 +164,38 @@ def _because(
         return
     there = offered(fleet, record.tier)
     tiered = record.executor not in FIXED_KINDS
-    if not up:
+    drained = _drained(record, fleet)
+    if not up and not drained:
         yield "No host is up."
     if tiered and up and there == "absent":
         yield _NOT_SET_UP[record.tier]
-    elif tier.state == "down":
+    elif tiered and there == "down":
+        since = f" since {tier.since}" if tier.state == "down" else ""
+        down = _down(fleet, record.tier)
+        yield f"The {record.tier} tier is down{since}: {down}."
+    elif tier.state == "down" and not drained:
         reason = f": {tier.reason}" if tier.reason else ""
         yield f"The {tier.tier} tier is down since {tier.since}{reason}."
-    elif tiered and up and there == "down":
-        yield f"The {record.tier} tier is down: {_down(fleet, record.tier)}."
     if tiered and up and there != "up":
         yield from _nor(fleet, _other_tiers(record, fleet))
     if condition(fleet, record.tier, now) == "limited":
-        yield f"The {tier.tier} tier is limited until {tier.until}."
-    if record.assign_to:
+        reason = f" ({tier.reason})" if tier.reason else ""
+        yield f"The {tier.tier} tier is limited until {tier.until}{reason}."
+    if record.assign_to and not any(host.host == record.assign_to for host in drained):
         yield _only_on(record, fleet)
+    for host in drained:
+        yield _drain_of(host, only=bool(record.assign_to))
     if record.exclude:
         yield f"It is not to be tried on {record.exclude} until that is up again."
+    lacking = _lacking(fleet, record.tier, model) if model and there == "up" else ""
+    if lacking:
+        yield lacking
     # Of a host that is away, the scheduler says only that nobody offers the kind of work.
-    if record.waiting_for and away_since(fleet, record.assign_to, None) is None:
+    elif (
+        record.waiting_for
+        and not drained
+        and away_since(fleet, record.assign_to, None) is None
+    ):
         yield f"Last said about it: {record.waiting_for}."
     if ahead:
         others_wait = "1 other waits" if ahead == 1 else f"{ahead} others wait"
@@ -182,6 +204,59 @@ def _because(
         tasks_are = "1 task" if in_flight == 1 else f"{in_flight} tasks"
         verb = "is" if in_flight == 1 else "are"
         yield f"{tasks_are} of the {record.tier} tier {verb} under way."
+
+
+def _drained(record: TaskRecord, fleet: FleetState) -> list[HostView]:
+    """Return the drained hosts that could take it, where no other host could."""
+    able = [
+        host
+        for host in fleet.hosts.values()
+        if host.state in LIVING
+        and (not record.assign_to or host.host == record.assign_to)
+        and _offers(host, record)
+    ]
+    return [] if any(host.state == "up" for host in able) else able
+
+
+def _offers(host: HostView, record: TaskRecord) -> bool:
+    kinds = TIER_KINDS[record.tier]
+    if record.executor in FIXED_KINDS or not kinds:
+        return True
+    return any(
+        endpoint.up and endpoint.kind in kinds for endpoint in host.endpoints.values()
+    )
+
+
+def _drain_of(host: HostView, *, only: bool) -> str:
+    reason = f" ({host.reason})" if host.reason else ""
+    waits = f"It waits for host {host.host}, which" if only else f"Host {host.host}"
+    return (
+        f"{waits} is drained since {host.since}{reason}; "
+        f"`agentcom resume {host.host}` has it take work again."
+    )
+
+
+def _lacking(fleet: FleetState, tier: str, model: str) -> str:
+    """Say that none of a tier's endpoints lists a model, and which there are."""
+    if "claude" in TIER_KINDS[tier] or not TIER_KINDS[tier]:
+        # Claude Code lists none; a command needs none.
+        return ""
+    names = {
+        name
+        for _, endpoint in endpoints_of(fleet, tier)
+        if endpoint.up
+        for name in (*endpoint.models, *endpoint.loaded)
+    }
+    if _bare(model) in {_bare(name) for name in names}:
+        return ""
+    some = sorted(names)[:MODELS_NAMED]
+    more = f" and {len(names) - len(some)} more" if len(names) > len(some) else ""
+    there = f"there are: {', '.join(some)}{more}" if some else "there is none at all"
+    return f"Nobody has the model {model}; {there}."
+
+
+def _bare(model: str) -> str:
+    return model.casefold().removesuffix(":latest")
 
 
 _NOT_SET_UP: Final = {
@@ -208,14 +283,27 @@ def _nor(fleet: FleetState, others: list[str]) -> Iterator[str]:
 
 
 def _down(fleet: FleetState, tier: str) -> str:
-    """Name a tier's endpoints that are down, and why."""
-    names = [
-        f"{endpoint.endpoint} on {host.host}"
-        + (f" ({endpoint.reason})" if endpoint.reason else "")
-        for host, endpoint in endpoints_of(fleet, tier)
-    ]
-    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return "nothing answers at " + ", ".join(names[:3]) + more
+    """Name a tier's endpoints that are down: since when, why, and what comes next."""
+    silent, refusing = [], []
+    for host, endpoint in endpoints_of(fleet, tier):
+        where = f"{endpoint.endpoint} on {host.host}"
+        reason = f" ({endpoint.reason})" if endpoint.reason else ""
+        if endpoint.kind != "claude" and not endpoint.again_at:
+            silent.append(f"{where} since {endpoint.since}{reason}")
+            continue
+        again = f"at {endpoint.again_at}" if endpoint.again_at else "all the time"
+        refusing.append(
+            f"{where} cannot be used since {endpoint.since}{reason}, "
+            f"and is looked at again {again}"
+        )
+    parts = []
+    if silent:
+        more = f" and {len(silent) - 3} more" if len(silent) > 3 else ""
+        parts.append("nothing answers at " + ", ".join(silent[:3]) + more)
+    if refusing:
+        more = f"; and {len(refusing) - 3} more" if len(refusing) > 3 else ""
+        parts.append("; ".join(refusing[:3]) + more)
+    return "; ".join(parts)
 
 
 def _only_on(record: TaskRecord, fleet: FleetState) -> str:

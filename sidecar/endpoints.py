@@ -25,6 +25,7 @@ from msgspec import Struct, structs
 from actors.rules.models import listed_models
 from events import catalogue as c
 from events import header
+from events.codec import rfc3339
 from sidecar.executors.claude import command as claude
 from sidecar.executors.port import Finished, Returned
 from sidecar.http import http_client
@@ -86,6 +87,7 @@ class Watched:
                 self.state,
                 up=True,
                 reason="",
+                again_at="",
                 version=answer.version,
                 models=listed_models(self.state.kind, answer.models),
                 loaded=listed_models(self.state.kind, answer.loaded),
@@ -111,10 +113,12 @@ class Watched:
     def unusable(self, reason: str, now: float) -> c.EndpointState | None:
         """Take note that its next run would be refused too."""
         self._unusable_until = now + UNUSABLE_S
-        return self._down(reason)
+        return self._down(reason, rfc3339(self._unusable_until))
 
-    def _down(self, reason: str) -> c.EndpointState | None:
-        down = structs.replace(self.state, up=False, reason=reason, loaded=[])
+    def _down(self, reason: str, again_at: str = "") -> c.EndpointState | None:
+        down = structs.replace(
+            self.state, up=False, reason=reason, loaded=[], again_at=again_at
+        )
         if self.reported is not None and not self.reported.up:
             return None
         return self._tell(down)

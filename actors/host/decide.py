@@ -392,7 +392,11 @@ class _Decider:
             self.fact(msg.EndpointKnown(now))
         elif before is None or before.up:
             self.host_event(
-                c.EndpointDown, endpoint=now.endpoint, kind=now.kind, reason=now.reason
+                c.EndpointDown,
+                endpoint=now.endpoint,
+                kind=now.kind,
+                reason=now.reason,
+                again_at=now.again_at,
             )
 
     def leave(self, command: msg.Leave) -> None:

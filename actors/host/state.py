@@ -212,7 +212,11 @@ def evolve(state: HostState, fact: c.Event | Note) -> HostState:
             state.endpoints[fact.state.endpoint] = fact.state
         case c.EndpointDown():
             state.endpoints[fact.endpoint] = c.EndpointState(
-                endpoint=fact.endpoint, kind=fact.kind, up=False, reason=fact.reason
+                endpoint=fact.endpoint,
+                kind=fact.kind,
+                up=False,
+                reason=fact.reason,
+                again_at=fact.again_at,
             )
         case msg.JournalState():
             state.journal_fault = fact.fault

@@ -9,7 +9,12 @@ import click
 from cli.client.connection import connected, run
 from cli.client.target import on_target
 from cli.commands.options import json_option
-from cli.render.fleet import endpoint_table, host_table, show_tiers
+from cli.render.fleet import (
+    endpoint_table,
+    host_notes,
+    host_table,
+    show_tiers,
+)
 from cli.render.terminal import (
     EXIT_OK,
     console,
@@ -38,6 +43,8 @@ async def _hosts(*, as_json: bool) -> int:
         screen.print("no host has joined: start one with `agentcom sidecar`")
     else:
         screen.print(host_table(answer.hosts))
+        for note in host_notes(answer.hosts):
+            screen.print(note, style="yellow", soft_wrap=True)
         endpoints = endpoint_table(answer)
         if endpoints is not None:
             screen.print(endpoints)

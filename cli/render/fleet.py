@@ -135,6 +135,16 @@ def host_table(rows: list[HostRow]) -> Table:
     return hosts
 
 
+def host_notes(rows: list[HostRow]) -> list[str]:
+    """Say of hosts that take no work why that is, and of drained ones the way back."""
+    return [
+        line_of(f"{row.host} is {row.state}: {row.reason or 'no reason given'}")
+        + (f"; `agentcom resume {row.host}`" if row.state == "draining" else "")
+        for row in rows
+        if row.state == "draining" or (row.state != "up" and row.reason)
+    ]
+
+
 def endpoint_table(answer: HostsAnswer) -> Table | None:
     """Make a table of every endpoint as its hosts see it; None where there is none."""
     views = [(row.host, each) for row in answer.hosts for each in row.endpoints]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from cli.render.fleet import tier_state
+from cli.render.fleet import host_notes, tier_state
 from cli.render.terminal import (
     STATE_STYLE,
     TIER_STYLE,
@@ -66,6 +66,8 @@ def show_hosts(screen: Console, answer: HostsAnswer) -> None:
         )
     if hosts.row_count:
         screen.print(hosts)
+        for note in host_notes(answer.hosts):
+            screen.print(note, style="yellow", soft_wrap=True)
     else:
         screen.print("no hosts")
     for tier in answer.tiers:

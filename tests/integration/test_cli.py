@@ -220,11 +220,13 @@ def test_hosts_costs_and_doctor(up: System) -> None:
 
 
 def test_a_host_drains_and_resumes(up: System) -> None:
-    assert up.run("drain", "h1").returncode == 0
+    assert up.run("drain", "h1", "--reason", "new disk").returncode == 0
     try:
         task_id = up.run("submit", "--shell", "echo at last").stdout.strip()
         waiting = up.json("task", task_id)["task"]
         assert waiting["state"] == "waiting"
+        listed = up.run("hosts").stdout
+        assert "h1 is draining: new disk; `agentcom resume h1`" in listed
     finally:
         assert up.run("resume", "h1").returncode == 0
     assert up.run("logs", task_id, "--follow").stdout == "at last\n"

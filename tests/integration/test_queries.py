@@ -17,6 +17,9 @@ from projections.queries import Queries, Refusal
 from tests.support.fakes import MemoryBroker, MemoryBus, MemoryLog
 from tests.support.histories import History, plausible, tell
 
+NOT_EVEN = "nothing could run it even with all slots free"
+"""What the scheduler says of a tier that is down, whatever the cause."""
+
 
 class Asking:
     """A log that is projected, and somebody who asks."""
@@ -406,14 +409,90 @@ async def test_a_tier_that_was_never_up_is_down(asking):
     history.host_says(
         c.EndpointDown, "h1", endpoint=name, kind="ollama", reason="refused"
     )
+    since = history.last.event.at
     task = history.submit()
     await asking.tell(history)
 
     answer = await asking.ask("why", task_id=task)
 
     assert answer["because"][0] == (
-        "The standard tier is down: nothing answers at h1-ollama on h1 (refused)."
+        f"The standard tier is down: nothing answers at h1-ollama on h1 since {since} "
+        "(refused)."
     )
+
+
+async def test_a_drained_host_is_named_with_the_reason_and_the_way_back(asking):
+    history = History()
+    history.join("h1")
+    drained = history.host_says(c.HostDraining, "h1", reason="new disk").event.at
+    history.tier(c.TierDown, "standard", reason=NOT_EVEN)
+    plain = history.submit()
+    only = history.submit(assign_to="h1")
+    command = history.submit(tier="trivial")
+    history.decide(c.TaskDeferred, only, reason="1 × draining")
+    await asking.tell(history)
+
+    for task in (plain, command):
+        because = (await asking.ask("why", task_id=task))["because"]
+        assert because[0] == (
+            f"Host h1 is drained since {drained} (new disk); "
+            "`agentcom resume h1` has it take work again."
+        )
+        assert not any(NOT_EVEN in sentence for sentence in because)
+    because = (await asking.ask("why", task_id=only))["because"]
+    assert because[0] == (
+        f"It waits for host h1, which is drained since {drained} (new disk); "
+        "`agentcom resume h1` has it take work again."
+    )
+    assert not any("Last said" in sentence for sentence in because)
+    history.join("h2")
+    await asking.tell(history)
+    because = (await asking.ask("why", task_id=plain))["because"]
+    assert not any("drained" in sentence for sentence in because)
+
+
+async def test_an_unusable_claude_says_why_since_when_and_when_it_is_looked_at(asking):
+    history = History()
+    history.join("h1")
+    claude = c.EndpointState(endpoint="h1-claude", kind="claude", up=True)
+    history.host_says(c.EndpointUp, "h1", state=claude)
+    history.host_says(
+        c.EndpointDown,
+        "h1",
+        endpoint="h1-claude",
+        kind="claude",
+        reason="not logged in",
+        again_at="2026-01-01T00:05:00.000000Z",
+    )
+    gone = history.last.event.at
+    down = history.tier(c.TierDown, "complex", reason=NOT_EVEN).event.at
+    task = history.submit(tier="complex")
+    await asking.tell(history)
+
+    because = (await asking.ask("why", task_id=task))["because"]
+
+    assert because[0] == (
+        f"The complex tier is down since {down}: h1-claude on h1 cannot be used since "
+        f"{gone} (not logged in), and is looked at again at 2026-01-01T00:05:00.000000Z."
+    )
+
+
+async def test_a_model_that_nobody_has_is_said_once_with_those_there_are(asking):
+    history = History()
+    history.join("h1", models=("llama3.2:latest", "qwen3:8b"))
+    nobody = history.submit(model="nosuch")
+    somebody = history.submit(model="llama3.2")
+    for task in (nobody, somebody):
+        history.decide(c.TaskDeferred, task, reason="1 × does not have nosuch")
+    await asking.tell(history)
+
+    because = (await asking.ask("why", task_id=nobody))["because"]
+    assert because[0] == (
+        "Nobody has the model nosuch; there are: llama3.2:latest, qwen3:8b."
+    )
+    assert sum("nosuch" in sentence for sentence in because) == 1
+    because = (await asking.ask("why", task_id=somebody))["because"]
+    assert not any("Nobody has" in sentence for sentence in because)
 
 
 async def test_status_counts_what_did_not_count(asking):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from actors.rules.models import normal_model
 from events.catalogue import EndpointState
+from events.codec import instant
 from sidecar.endpoints import (
     UNUSABLE_S,
     Answered,
@@ -80,8 +81,11 @@ def test_what_would_refuse_its_next_run_is_down_for_a_while() -> None:
     down = each.unusable("not logged in", 100)
     assert down is not None
     assert (down.up, down.reason) == (False, "not logged in")
+    assert instant(down.again_at) == 100 + UNUSABLE_S
     assert each.answered(FOUND, 100 + UNUSABLE_S - 1) is None
-    assert each.answered(FOUND, 100 + UNUSABLE_S) is not None
+    back = each.answered(FOUND, 100 + UNUSABLE_S)
+    assert back is not None
+    assert back.again_at == ""
 
 
 def test_cloud_models_are_left_out() -> None:

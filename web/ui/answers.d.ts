@@ -138,6 +138,7 @@ export interface EndpointView {
   reason: string;
   shared: boolean;
   simulated: boolean;
+  again_at: string;
 }
 export interface Excluded {
   name: string;
