@@ -127,6 +127,8 @@ class Result(Struct, frozen=True, omit_defaults=True, kw_only=True):
     `output` and `stderr` hold at most head and tail of what was written (`*_bytes` counts
     all of it, `output_sha256` is over all of stdout or text). `tokens_in` excludes the
     cache reads and writes, which stand beside it; None means unknown, which is not 0.
+    `truncated`: the event does not hold all of the text. `length_limited`: the model was
+    cut off at a limit of tokens, so that the text may stop in the middle.
     """
 
     status: Literal["success", "failed"]
@@ -150,6 +152,7 @@ class Result(Struct, frozen=True, omit_defaults=True, kw_only=True):
     stderr_bytes: Int = 0
     output_sha256: str | None = None
     truncated: bool = False
+    length_limited: bool = False
     session_id: str | None = None
     simulated: bool = False
 
@@ -430,7 +433,8 @@ class TaskFailed(RunEvent, frozen=True, kw_only=True, tag="task.failed.v1"):
 class TaskReturned(RunEvent, frozen=True, kw_only=True, tag="task.returned.v1"):
     """The host gives the run back, for another place or another time.
 
-    `reason`: `endpoint_failed` (with `exclude`), `limited` (with `limited_until`, or
+    `reason`: `endpoint_failed` (with `exclude`; `endpoint_busy` and `endpoint_unfit`, where
+    nothing is wrong with the endpoint), `limited` (with `limited_until`, or
     without where the end is unknown), `draining`, `interrupted`, `workspace`, ...
     """
 

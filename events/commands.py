@@ -255,6 +255,7 @@ class Limits(Struct, frozen=True, omit_defaults=True, kw_only=True):
 
     shell_retries: int = 1
     model_retries: int = 2
+    model_backoff_s: list[float] = field(default_factory=lambda: [0.5, 2.0])
     claude_retries: int = 3
     claude_backoff_s: list[float] = field(default_factory=lambda: [2.0, 4.0, 8.0])
     wake_retries: int = 3

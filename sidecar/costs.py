@@ -66,6 +66,7 @@ def settle(raw: RawResult, assign: Assign, at: datetime | None = None) -> c.Resu
         stderr_bytes=raw.stderr_bytes,
         output_sha256=raw.output_sha256,
         truncated=raw.truncated,
+        length_limited=raw.length_limited,
         session_id=raw.session_id,
         simulated=raw.simulated,
     )

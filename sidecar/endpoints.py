@@ -28,7 +28,7 @@ from events import header
 from events.codec import rfc3339
 from sidecar.executors.claude import command as claude
 from sidecar.executors.port import Finished, Returned
-from sidecar.http import http_client
+from sidecar.http import base_url, http_client
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -169,11 +169,6 @@ def openai_answer(models: Any, *, resident: bool, simulated: bool) -> Answered:
     return Answered(models=names, loaded=names if resident else [], simulated=simulated)
 
 
-def base_url(url: str) -> str:
-    """Return a server's address without the `/v1` that some people add."""
-    return url.rstrip("/").removesuffix("/v1")
-
-
 # -- Asking them -----------------------------------------------------------------------
 
 
@@ -192,8 +187,8 @@ async def ask_server(
     """Look at a model server of this kind (`ollama`, `openai`); loads nothing there."""
     try:
         if kind == "ollama":
-            return await _ask_ollama(client, base_url(url))
-        return await _ask_openai(client, base_url(url), api_key)
+            return await _ask_ollama(client, base_url(kind, url))
+        return await _ask_openai(client, base_url(kind, url), api_key)
     except TimeoutError:
         return Missed("no answer in time")
     except (aiohttp.ClientError, OSError) as error:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Final
 
 from cli.render.terminal import dollars, duration, harmless, line_of, painted
 from events import catalogue as c
@@ -151,6 +151,9 @@ def simulated(is_simulated: bool) -> str:
     return " [simulated]" if is_simulated else ""
 
 
+CUT_SHORT: Final = "cut off at the model's length limit"
+
+
 def ending(outcome: Outcome) -> str:
     """Say in a line how a task ended and what it cost."""
     parts = [outcome.status]
@@ -160,6 +163,8 @@ def ending(outcome: Outcome) -> str:
         parts.append(f"{outcome.attempts} attempts")
     if outcome.error is not None:
         parts.append(outcome.error["message"])
+    if outcome.length_limited:
+        parts.append(CUT_SHORT)
     if outcome.host:
         parts.append(cost_line(outcome))
     return ", ".join(parts)

@@ -18,7 +18,9 @@ class Outcome(Struct, kw_only=True):
     """How a task ended: what `submit --wait --json` prints.
 
     Tokens and dollars are the sum over all its runs; None is unknown. `status` is the
-    task's final state, `error` {code, message} where it did not complete.
+    task's final state, `error` {code, message} where it did not complete. `truncated`: the
+    output here is not all of it; `length_limited`: the model was cut off at a limit of
+    tokens.
     """
 
     task_id: str
@@ -35,6 +37,7 @@ class Outcome(Struct, kw_only=True):
     error: dict[str, str] | None = None
     exit_code: int | None = None
     truncated: bool = False
+    length_limited: bool = False
     tier: str = ""
     target_type: str = ""
     host: str = ""
@@ -127,6 +130,7 @@ def _outcome(
         outcome.model_used = result.model_used
         outcome.exit_code = result.exit_code
         outcome.truncated = result.truncated
+        outcome.length_limited = result.length_limited
         outcome.simulated = outcome.simulated or result.simulated
         outcome.execution_ms = execution_ms or result.execution_ms
     if status != "completed":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from cli.render.display import route_line
+from cli.render.display import CUT_SHORT, route_line
 from cli.render.terminal import (
     STATE_STYLE,
     TIER_STYLE,
@@ -114,7 +114,7 @@ def _details(
 def _facts(
     task: TaskDetail, because: str, submitter: str
 ) -> list[tuple[str, str, str]]:
-    spec, classed = task.spec, task.classification
+    spec, classed, result = task.spec, task.classification, task.result
     hop = f" (fallback from {task.fallback_from_tier})" if task.fallback_used else ""
     timing = ", ".join(
         f"{name} {duration(ms)}"
@@ -130,6 +130,7 @@ def _facts(
         ("waits", because, "yellow"),
         ("error", f"{task.error_code}: {task.error}" if task.error else "", "red"),
         ("reason", task.reason, ""),
+        ("answer", CUT_SHORT if result and result.length_limited else "", "yellow"),
         ("description", task.description, ""),
         ("command", shell.command if shell is not None else "", ""),
         ("tier", task.tier + hop, TIER_STYLE.get(task.tier, "")),

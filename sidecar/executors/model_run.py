@@ -2,31 +2,37 @@
 
 One try is one streamed request: connect, wait for the first token (longer where the model
 has to be loaded), then never wait for a token longer than the idle limit. Only the
-stream's own end is success. A try that failed is repeated at once, as often as the limits
-say; then, or at once where it cannot help, one of two things follows:
+stream's own end, with an answer in it, is success. A try that failed is repeated after a
+pause, as often as the limits say, and a server that is loading its model is waited for;
+then, or at once where it cannot help, one of three things follows:
 
-- the work's own answer (a bad request, a refusal, the time is up): `Finished`, failed;
+- the work's own answer (a bad request, a refusal, no answer, the time is up): `Finished`,
+  failed;
 - this server's fault (connection, a stream that died, 5xx, the model is gone, a key that
-  it does not take): `Returned`, for another endpoint.
+  it does not take): `Returned`, for another endpoint;
+- this server's limit (it is busy, its context is too small): `Returned` too, but nothing is
+  wrong with it.
 
 What differs between servers is a `Dialect`: bytes in, `Piece`s out.
 """
 
 from __future__ import annotations
 
+import asyncio
 import time
 from contextlib import suppress
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import aiohttp
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from events import catalogue as c
 from events import header
 from sidecar.executors.ndjson import Broken
 from sidecar.executors.port import Finished, RawResult, Returned, Stopped
+from sidecar.executors.server_errors import ModelFault, retry_after
 from sidecar.executors.watch import Watchdog
-from sidecar.http import http_client
+from sidecar.http import base_url, http_client, without_secrets
 from sidecar.output import HeadTail
 
 if TYPE_CHECKING:
@@ -38,6 +44,10 @@ if TYPE_CHECKING:
 
 _ERROR_BODY = 64 * 1024
 _MODELS_BODY = 8 * 2**20
+_LONGEST_PAUSE_S = 60.0
+"""A server that wants to be left alone for longer is left to another task's time."""
+_END_S = 3.0
+"""An answer that is whole waits so long for its counts and for the stream's end."""
 
 
 class Token(Struct, frozen=True):
@@ -73,25 +83,43 @@ class ReplyEnd(Struct, frozen=True, kw_only=True):
     reason: str = "stop"
 
 
-class ModelFault(Struct, frozen=True, kw_only=True):
-    """Why a try failed, and what follows.
-
-    `again`: a second try may help. `whose`: the work's own answer, or the server's
-    trouble. `unusable`: the next task would meet the same trouble there.
-    """
-
-    code: str
-    message: str
-    again: bool = True
-    whose: Literal["work", "server"] = "server"
-    unusable: bool = False
-
-
 Piece = Token | Thought | ReplyEnd | ModelFault | Broken
 
 
+def spoken(value: Any, *, thought: bool = False) -> list[Piece]:
+    """Read a text as servers send one: a string, nothing, or a list of parts."""
+    if isinstance(value, str):
+        if not value:
+            return []
+        return [Thought(value) if thought else Token(value)]
+    if isinstance(value, list):
+        return [piece for part in value for piece in spoken(part, thought=thought)]
+    if isinstance(value, dict):
+        thinks = thought or value.get("type") in ("thinking", "reasoning")
+        for name in ("text", "thinking", "reasoning", "content"):
+            if value.get(name):
+                return spoken(value[name], thought=thinks or name not in _SAID)
+    return []
+
+
+_SAID = ("text", "content")
+
+
+def token_count(value: Any) -> int | None:
+    """Read a number of tokens; what is none is unknown."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return int(value) if 0 <= value < 1e12 else None
+
+
 class ReplyReader(Protocol):
-    """Turns an answer's bytes into pieces. Pure."""
+    """Turns an answer's bytes into pieces. Pure.
+
+    `finished`: the answer is whole, and `close` says so, though the stream may go on.
+    """
+
+    @property
+    def finished(self) -> bool: ...
 
     def feed(self, data: bytes) -> list[Piece]: ...
 
@@ -109,14 +137,15 @@ class Dialect(Protocol):
     """What is particular to one kind of server. Pure but for `learn`."""
 
     name: str
+    kind: str
 
-    def request(self, run: Run) -> ModelRequest: ...
+    def request(self, run: Run, base: str) -> ModelRequest: ...
 
     def reader(self) -> ReplyReader: ...
 
     def refused(self, status: int, body: bytes, model: str) -> ModelFault: ...
 
-    def learn(self, url: str, status: int, body: bytes) -> bool:
+    def learn(self, base: str, status: int, body: bytes) -> bool:
         """Learn from a refusal; whether another way of asking should be tried now."""
         ...
 
@@ -134,17 +163,28 @@ class Dialect(Protocol):
 class ModelTry:
     """One request: what has come of it so far, and how it ended.
 
-    Ends with `done` or with `fault`, never both. `tokens` counts pieces of answer and
-    thought, as the server cut them; `answered` says that the server's answer has begun.
+    Ends with `done`, with `fault`, or, where an answer came to its end and is none, with
+    both. `tokens` counts pieces of answer and thought, as the server cut them; `spoke`
+    says that the answer holds more than white space, `thought` that the model thought
+    before it, `answered` that the server's answer
+    has begun.
     """
 
     def __init__(self, limit: int) -> None:
         self.text = HeadTail(limit)
         self.tokens = 0
+        self.spoke = False
+        self.thought = False
         self.fault: ModelFault | None = None
         self.done: ReplyEnd | None = None
         self.simulated = False
         self.answered = False
+        self.reader: ReplyReader | None = None
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing that comes counts any more."""
+        return self.done is not None or self.fault is not None
 
 
 class ModelExecutor:
@@ -169,8 +209,9 @@ class ModelExecutor:
         began = time.monotonic()
         limits = run.assign.limits
         watch = Watchdog(stop, limits.run_timeout_s)
+        number, loading = 1, _Loading(limits.first_token_cold_s)
         try:
-            for number in range(1, limits.model_retries + 2):
+            while True:
                 try_ = await self._try(run, emit, watch)
                 result = _result(try_, run.assign, began)
                 if watch.stopped:
@@ -178,15 +219,30 @@ class ModelExecutor:
                 fault = try_.fault
                 if fault is None:
                     return Finished(result)
-                if not fault.again or number > limits.model_retries:
+                if fault.loading and (wait_s := loading.pause(fault)):
+                    if loading.waits == 1:
+                        emit.status(f"{self._dialect.name} is loading: {fault.message}")
+                    await watch.guard(asyncio.sleep(wait_s))
+                    continue
+                pauses = limits.model_backoff_s or [0.0]
+                pause_s = pauses[min(number, len(pauses)) - 1]
+                if fault.retry_after_s is not None:
+                    pause_s = max(pause_s, fault.retry_after_s)
+                if (
+                    not fault.again
+                    or number > limits.model_retries
+                    or pause_s > _LONGEST_PAUSE_S
+                ):
                     return self._failed(fault, result, number, run.assign, emit)
                 emit.retrying(
                     f"{self._dialect.name} retry {number}/{limits.model_retries}...",
                     retry=number,
                     of=limits.model_retries,
+                    backoff_s=pause_s,
                     reason=fault.message,
                 )
-            raise AssertionError("unreachable")
+                await watch.guard(asyncio.sleep(pause_s))
+                number += 1
         finally:
             watch.close()
 
@@ -203,8 +259,12 @@ class ModelExecutor:
         emit.error(text, fault.code)
         if fault.whose == "work":
             return Finished(result)
+        # What is no trouble of the server's does not count against it.
+        reason = "endpoint_failed" if fault.whose == "server" else "endpoint_unfit"
+        if fault.whose == "place" and fault.code == "busy":
+            reason = "endpoint_busy"
         return Returned(
-            reason="endpoint_failed",
+            reason=reason,
             detail=fault.message,
             exclude=assign.endpoint or None,
             unusable=fault.unusable,
@@ -212,8 +272,8 @@ class ModelExecutor:
         )
 
     async def _try(self, run: Run, emit: Emit, watch: Watchdog) -> ModelTry:
-        try_ = ModelTry(run.assign.limits.output_limit_bytes)
         limits = run.assign.limits
+        try_ = ModelTry(limits.output_limit_bytes)
         interruption = None
         try:
             interruption = await watch.guard(self._request(run, emit, watch, try_))
@@ -230,6 +290,9 @@ class ModelExecutor:
         finally:
             watch.allow(None)
         match interruption:
+            case "silent" if try_.reader is not None and try_.reader.finished:
+                # It has said that it is whole and then not hung up.
+                self._close(run, emit, try_)
             case "silent" if try_.tokens:
                 message = f"no token for {limits.idle_timeout_s:g}s"
                 try_.fault = ModelFault(code="idle_timeout", message=message)
@@ -247,13 +310,24 @@ class ModelExecutor:
                 try_.fault = ModelFault(code="stopped", message=message, again=False)
             case _:
                 pass
+        if try_.fault is not None:
+            self._hide_secrets(try_, run)
         return try_
+
+    def _hide_secrets(self, try_: ModelTry, run: Run) -> None:
+        """Keep the address's password and the key out of a message that repeats them."""
+        assert try_.fault is not None
+        key = None
+        with suppress(ValueError):
+            key = self._api_key(run.assign.endpoint)
+        message = without_secrets(try_.fault.message, run.assign.endpoint_url, key)
+        try_.fault = structs.replace(try_.fault, message=message)
 
     async def _request(
         self, run: Run, emit: Emit, watch: Watchdog, try_: ModelTry
     ) -> None:
         session = self._connected()
-        base = run.assign.endpoint_url.rstrip("/")
+        base = base_url(self._dialect.kind, run.assign.endpoint_url)
         limits = run.assign.limits
         key = self._api_key(run.assign.endpoint)
         headers = {"Authorization": f"Bearer {key}"} if key else {}
@@ -263,7 +337,7 @@ class ModelExecutor:
         warm = await self._is_warm(session, run, base, headers)
         watch.allow(limits.first_token_warm_s if warm else limits.first_token_cold_s)
         while True:
-            request = self._dialect.request(run)
+            request = self._dialect.request(run, base)
             async with session.post(
                 base + request.path,
                 data=request.body,
@@ -282,9 +356,9 @@ class ModelExecutor:
                 body = await answer.content.read(_ERROR_BODY)
                 answer.close()
             if not self._dialect.learn(base, answer.status, body):
-                try_.fault = self._dialect.refused(
-                    answer.status, body, run.assign.model
-                )
+                fault = self._dialect.refused(answer.status, body, run.assign.model)
+                wait_s = retry_after(answer.headers)
+                try_.fault = structs.replace(fault, retry_after_s=wait_s)
                 return
 
     async def _is_warm(
@@ -316,21 +390,32 @@ class ModelExecutor:
         watch: Watchdog,
         try_: ModelTry,
     ) -> None:
-        reader = self._dialect.reader()
+        reader = try_.reader = self._dialect.reader()
         idle = run.assign.limits.idle_timeout_s
-        async for data in answer.content.iter_any():
-            for piece in reader.feed(data):
+        try:
+            async for data in answer.content.iter_any():
+                for piece in reader.feed(data):
+                    self._take(piece, run, emit, try_)
+                    if try_.over:
+                        return
+                    if try_.tokens == 1:
+                        watch.allow(idle)
+                    else:
+                        watch.heard()
+                if reader.finished:
+                    watch.allow(min(idle, _END_S))
+        except (aiohttp.ClientError, ConnectionError, TimeoutError):
+            if not reader.finished:
+                raise
+        self._close(run, emit, try_)
+
+    def _close(self, run: Run, emit: Emit, try_: ModelTry) -> None:
+        """Take what the end of the stream shows."""
+        assert try_.reader is not None
+        for piece in try_.reader.close():
+            if not try_.over:
                 self._take(piece, run, emit, try_)
-                if try_.done is not None or try_.fault is not None:
-                    return
-                if try_.tokens == 1:
-                    watch.allow(idle)
-                else:
-                    watch.heard()
-        for piece in reader.close():
-            if try_.done is None and try_.fault is None:
-                self._take(piece, run, emit, try_)
-        if try_.done is None and try_.fault is None:
+        if not try_.over:
             try_.fault = ModelFault(
                 code="stream_died",
                 message=f"the stream ended after {try_.tokens} tokens without saying so",
@@ -340,14 +425,24 @@ class ModelExecutor:
         match piece:
             case Token():
                 try_.tokens += 1
+                try_.spoke = try_.spoke or not piece.text.isspace()
                 try_.text.feed(piece.text.encode("utf-8", "replace"))
                 emit.text("token", piece.text, tokens_so_far=try_.tokens)
             case Thought():
                 try_.tokens += 1
+                try_.thought = True
                 emit.text("thinking", piece.text, tokens_so_far=try_.tokens)
             case ReplyEnd():
                 try_.done = piece
+                try_.fault = (
+                    None if try_.spoke else _no_answer(piece, thought=try_.thought)
+                )
                 remark = self._dialect.remark(run, piece)
+                if remark is None and piece.reason == "length":
+                    remark = (
+                        f"{self._dialect.name} stopped at the length limit: "
+                        "the answer may be incomplete"
+                    )
                 if remark is not None:
                     emit.status(remark)
             case ModelFault():
@@ -360,6 +455,40 @@ class ModelExecutor:
         if self._session is None:
             self._session = http_client(keep_alive=False)
         return self._session
+
+
+class _Loading:
+    """How long a server that loads its model is waited for: as for a first token."""
+
+    def __init__(self, limit_s: float) -> None:
+        self._limit_s = limit_s
+        self._until: float | None = None
+        self.waits = 0
+
+    def pause(self, fault: ModelFault) -> float:
+        """Return how long to wait before the next look; 0 when it took too long."""
+        now = time.monotonic()
+        if self._until is None:
+            self._until = now + self._limit_s
+        usual_s = min(0.5 * 2**self.waits, 2.0)
+        self.waits += 1
+        return max(0.0, min(fault.retry_after_s or usual_s, self._until - now))
+
+
+def _no_answer(end: ReplyEnd, *, thought: bool) -> ModelFault:
+    """Say what is wrong with an answer that came to its end and holds nothing."""
+    if end.reason in ("load", "unload"):
+        message = f"the server gave no answer, only {end.reason}ed its model"
+        return ModelFault(code="empty_answer", message=message)
+    message = "the model gave an empty answer"
+    if thought:
+        message = "the model thought and gave no answer"
+    if end.reason == "length":
+        message += ": it was cut at the length limit"
+    elif end.reason != "stop":
+        message += f" ({end.reason})"
+    again = end.reason != "length"
+    return ModelFault(code="empty_answer", message=message, again=again, whose="work")
 
 
 def _result(try_: ModelTry, assign: Assign, began: float) -> RawResult:
@@ -387,33 +516,6 @@ def _result(try_: ModelTry, assign: Assign, began: float) -> RawResult:
         output_bytes=try_.text.size,
         output_sha256=try_.text.sha256,
         truncated=try_.text.truncated,
+        length_limited=try_.done is not None and try_.done.reason == "length",
         simulated=try_.simulated,
     )
-
-
-def fault_of_status(status: int, message: str, model: str) -> ModelFault:
-    """What a status other than 200 means; `message` is the server's own text."""
-    text = message or f"status {status}"
-    shown = f"{text} (status {status})"
-    match status:
-        case 404:
-            code = "model_missing"
-            return ModelFault(
-                code=code, message=message or f"no model {model!r}", again=False
-            )
-        case 401 | 402 | 403:
-            code = "credit" if status == 402 else "not_authorised"
-            return ModelFault(code=code, message=shown, again=False, unusable=True)
-        case 408 | 425 | 429 | 499:
-            return ModelFault(code="busy", message=shown)
-        case _ if 400 <= status < 500:
-            long = status == 413 or "context length" in text or "too long" in text
-            code = "prompt_too_long" if long else "bad_request"
-            return ModelFault(code=code, message=text, again=False, whose="work")
-        case 503:
-            return ModelFault(code="busy", message=text)
-        case _ if status >= 500:
-            return ModelFault(code="server_error", message=shown)
-        case _:
-            code = "bad_endpoint"
-            return ModelFault(code=code, message=f"unexpected {shown}", again=False)

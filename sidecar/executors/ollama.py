@@ -15,17 +15,23 @@ from msgspec import Struct
 from actors.rules.models import same_model
 from sidecar.executors.model_run import (
     ModelExecutor,
-    ModelFault,
     ModelRequest,
     Piece,
     ReplyEnd,
-    Thought,
-    Token,
     TokenCounts,
-    fault_of_status,
+    spoken,
+    token_count,
 )
-from sidecar.executors.ndjson import Broken, Ndjson, excerpt
+from sidecar.executors.ndjson import Broken, Ndjson
 from sidecar.executors.prompt import prompt_for
+from sidecar.executors.server_errors import (
+    ModelFault,
+    ServerError,
+    error_in,
+    error_of_body,
+    fault_inside,
+    fault_of,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -34,22 +40,6 @@ if TYPE_CHECKING:
 
 _BYTES_A_TOKEN = 12
 """More bytes of prompt than this for each token read: the server has cut it."""
-
-
-class _ChatMessage(Struct):
-    content: str = ""
-    thinking: str = ""
-
-
-class _ChatChunk(Struct):
-    model: str = ""
-    message: _ChatMessage | None = None
-    done: bool = False
-    done_reason: str = "stop"
-    error: Any = None
-    prompt_eval_count: int | None = None
-    eval_count: int | None = None
-    remote_host: str = ""
 
 
 class _Loaded(Struct):
@@ -62,42 +52,47 @@ class _Ps(Struct):
 
 
 class OllamaReader:
-    """Chat chunks from bytes."""
+    """Chat chunks from bytes, read by what they hold and not by a schema."""
+
+    finished = False  # nothing but the line with `done` says that an answer is whole
 
     def __init__(self) -> None:
-        self._lines = Ndjson(_ChatChunk)
+        self._lines = Ndjson(Any)
 
     def feed(self, data: bytes) -> list[Piece]:
         """The pieces whose lines end in `data`."""
-        return _pieces(self._lines.feed(data))
+        return [piece for line in self._lines.feed(data) for piece in _pieces(line)]
 
     def close(self) -> list[Piece]:
         """The last piece, where its line had no end."""
-        return _pieces(self._lines.close())
+        return [piece for line in self._lines.close() for piece in _pieces(line)]
 
 
-def _pieces(chunks: list[_ChatChunk | Broken]) -> list[Piece]:
+def _pieces(chunk: Any) -> list[Piece]:
+    if isinstance(chunk, Broken):
+        return [chunk]
+    if not isinstance(chunk, dict):
+        return [Broken("not as expected (no JSON object)", str(chunk)[:200])]
+    if chunk.get("error"):
+        error = error_in(chunk) or ServerError(str(chunk["error"]))
+        return [fault_inside(error)]
+    message = chunk.get("message")
+    if not isinstance(message, dict | None):
+        return [Broken("not as expected (`message`)", str(message)[:200])]
     pieces: list[Piece] = []
-    for chunk in chunks:
-        if isinstance(chunk, Broken):
-            pieces.append(chunk)
-            continue
-        if chunk.error is not None:
-            pieces.append(ModelFault(code="server_error", message=str(chunk.error)))
-            continue
-        if chunk.message is not None:
-            if chunk.message.thinking:
-                pieces.append(Thought(chunk.message.thinking))
-            if chunk.message.content:
-                pieces.append(Token(chunk.message.content))
-        if chunk.done:
-            counts = TokenCounts(
-                tokens_in=chunk.prompt_eval_count,
-                tokens_out=chunk.eval_count,
-                model=chunk.model or None,
-                free=not chunk.remote_host,
-            )
-            pieces.append(ReplyEnd(counts=counts, reason=chunk.done_reason))
+    if message:
+        pieces += spoken(message.get("thinking"), thought=True)
+        pieces += spoken(message.get("content"))
+    if chunk.get("done"):
+        model, reason = chunk.get("model"), chunk.get("done_reason")
+        counts = TokenCounts(
+            tokens_in=token_count(chunk.get("prompt_eval_count")),
+            tokens_out=token_count(chunk.get("eval_count")),
+            model=model if isinstance(model, str) and model else None,
+            free=not chunk.get("remote_host"),
+        )
+        reason = reason if isinstance(reason, str) and reason else "stop"
+        pieces.append(ReplyEnd(counts=counts, reason=reason))
     return pieces
 
 
@@ -105,8 +100,9 @@ class OllamaDialect:
     """Ollama's requests and answers."""
 
     name = "Ollama"
+    kind = "ollama"
 
-    def request(self, run: Run) -> ModelRequest:
+    def request(self, run: Run, base: str) -> ModelRequest:
         """A chat of one message."""
         body = {
             "model": run.assign.model,
@@ -123,9 +119,9 @@ class OllamaDialect:
 
     def refused(self, status: int, body: bytes, model: str) -> ModelFault:
         """What a status other than 200 means."""
-        return fault_of_status(status, _error_text(body), model)
+        return fault_of(status, error_of_body(body), model)
 
-    def learn(self, url: str, status: int, body: bytes) -> bool:
+    def learn(self, base: str, status: int, body: bytes) -> bool:
         """There is one way of asking."""
         return False
 
@@ -156,8 +152,6 @@ class OllamaDialect:
                 f"Ollama read only {read} tokens of a prompt of {sent:,} bytes: "
                 f"its context of {context} tokens may have cut it"
             )
-        if done.reason == "length":
-            return "Ollama stopped at the length limit: the answer may be incomplete"
         return None
 
 
@@ -166,12 +160,3 @@ class OllamaExecutor(ModelExecutor):
 
     def __init__(self, api_key: Callable[[str], str | None] | None = None) -> None:
         super().__init__(OllamaDialect(), api_key)
-
-
-def _error_text(body: bytes) -> str:
-    try:
-        value = msgspec.json.decode(body)
-    except msgspec.MsgspecError:
-        return excerpt(body)
-    error = value.get("error") if isinstance(value, dict) else None
-    return str(error) if error else excerpt(body)

@@ -1,9 +1,14 @@
 """OpenAI-compatible servers: `POST /v1/chat/completions`, server-sent events.
 
-llama.cpp's server, vLLM, LM Studio, and Ollama's second face. Success is `data: [DONE]`.
-Counts come in a chunk of their own with empty `choices`, or on the last content chunk, or
-not at all; a server that does not know `stream_options` is asked again without them, and
-from then on never with them.
+llama.cpp's server, vLLM, LM Studio, LiteLLM, and Ollama's second face. An answer is whole
+where the server says so in one of the ways that servers have: `data: [DONE]`, a
+`finish_reason`, or a body that is one JSON value because `stream` was ignored. Text
+without any of these is a stream that died. Counts come in a chunk of their own with empty
+`choices`, or in each chunk, or not at all; a server that does not know `stream_options` is
+asked again without them, and from then on never with them.
+
+Chunks are read by what they hold, not by a schema: a field of an unusual shape beside the
+text costs nothing.
 """
 
 from __future__ import annotations
@@ -11,21 +16,26 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-from msgspec import Struct
 
 from sidecar.executors.model_run import (
     ModelExecutor,
-    ModelFault,
     ModelRequest,
     Piece,
     ReplyEnd,
-    Thought,
-    Token,
     TokenCounts,
-    fault_of_status,
+    spoken,
+    token_count,
 )
-from sidecar.executors.ndjson import Broken, Decoder, excerpt
+from sidecar.executors.ndjson import LINE_LIMIT, Broken, Decoder, excerpt
 from sidecar.executors.prompt import prompt_for
+from sidecar.executors.server_errors import (
+    ModelFault,
+    ServerError,
+    error_in,
+    error_of_body,
+    fault_inside,
+    fault_of,
+)
 from sidecar.executors.sse import ServerEvent, Sse
 
 if TYPE_CHECKING:
@@ -33,139 +43,163 @@ if TYPE_CHECKING:
 
     from sidecar.executors.port import Run
 
-
-class _CompletionDelta(Struct):
-    content: str | None = None
-    reasoning: str | None = None
-    reasoning_content: str | None = None
-
-
-class _Choice(Struct):
-    delta: _CompletionDelta | None = None
-    finish_reason: str | None = None
-
-
-class _Details(Struct):
-    cached_tokens: int | None = None
-
-
-class _CompletionUsage(Struct):
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
-    prompt_tokens_details: _Details | None = None
-
-
-class _Completion(Struct):
-    model: str = ""
-    choices: list[_Choice] | None = None
-    usage: _CompletionUsage | None = None
-    error: Any = None
+_BOM = b"\xef\xbb\xbf"
 
 
 class OpenAIReader:
-    """Completion chunks from bytes."""
+    """Completion chunks from bytes, framed as events or not at all."""
 
     def __init__(self) -> None:
         self._events = Sse()
-        self._decode = Decoder(_Completion)
-        self._usage: _CompletionUsage | None = None
+        self._decode = Decoder(Any)
+        # A body that begins as JSON is held whole: it has no events. None until the first
+        # byte that is no white space has shown which it is.
+        self._body: bytearray | None = None
+        self._is_body: bool | None = None
+        self._usage: dict[str, Any] = {}
         self._model: str | None = None
-        self._reason = "stop"
+        self._reason: str | None = None
+        self._ended = False
+
+    @property
+    def finished(self) -> bool:
+        """Whether the answer is whole, though the stream may go on."""
+        return self._reason is not None
 
     def feed(self, data: bytes) -> list[Piece]:
         """The pieces whose events end in `data`."""
-        return self._pieces(self._events.feed(data))
+        if self._is_body is None:
+            start = data.removeprefix(_BOM).lstrip()
+            if start:
+                self._is_body = start[:1] in (b"{", b"[")
+                self._body = bytearray()
+        if not self._is_body:
+            return self._pieces(self._events.feed(data))
+        assert self._body is not None
+        if len(self._body) <= LINE_LIMIT:
+            self._body += data
+        return []
 
     def close(self) -> list[Piece]:
-        """What the stream had not closed."""
-        return self._pieces(self._events.close())
+        """What the stream had not closed, and the end where one was said."""
+        pieces: list[Piece] = []
+        if self._is_body:
+            self._whole(bytes(self._body or b""), pieces)
+        else:
+            pieces += self._pieces(self._events.close())
+        if self._reason is not None and not self._ended:
+            pieces.append(self._end())
+        return pieces
+
+    def _whole(self, body: bytes, pieces: list[Piece]) -> None:
+        """One JSON value, or one a line."""
+        if len(body) > LINE_LIMIT:
+            pieces.append(Broken(f"a body larger than {LINE_LIMIT:,} bytes"))
+            return
+        body = body.removeprefix(_BOM).strip()
+        value = self._decode(body)
+        lines = body.splitlines()
+        if isinstance(value, Broken) and len(lines) > 1:
+            for line in lines:
+                if line.strip() and not self._ended:
+                    self._value(self._decode(line), excerpt(line), pieces)
+            return
+        self._value(value, excerpt(body), pieces)
 
     def _pieces(self, events: list[ServerEvent | Broken]) -> list[Piece]:
         pieces: list[Piece] = []
         for event in events:
+            data = "" if isinstance(event, Broken) else event.data.strip()
             if isinstance(event, Broken):
                 pieces.append(event)
-            elif event.data.strip() == "[DONE]":
+            elif data.strip("[]").upper() == "DONE":
+                self._reason = self._reason or "stop"
                 pieces.append(self._end())
-            else:
-                self._chunk(event, pieces)
+            elif event.event == "error":
+                told = self._decode(event.data.encode())
+                pieces.append(fault_inside(error_in(told) or ServerError(event.data)))
+            elif data:
+                self._value(self._decode(event.data.encode()), data, pieces)
         return pieces
 
-    def _chunk(self, event: ServerEvent, pieces: list[Piece]) -> None:
-        chunk = self._decode(event.data.encode())
+    def _value(self, chunk: Any, raw: str, pieces: list[Piece]) -> None:
+        """Read one chunk, or one whole completion."""
         if isinstance(chunk, Broken):
             pieces.append(chunk)
             return
-        if chunk.error is not None or event.event == "error":
-            pieces.append(_inside(chunk.error, event.data))
+        if not isinstance(chunk, dict):
+            pieces.append(Broken("not as expected (no JSON object)", raw[:200]))
             return
-        self._usage = chunk.usage or self._usage
-        self._model = chunk.model or self._model
-        for choice in chunk.choices or ():
-            self._reason = choice.finish_reason or self._reason
-            if choice.delta is not None:
-                thought = choice.delta.reasoning or choice.delta.reasoning_content
-                if thought:
-                    pieces.append(Thought(thought))
-                if choice.delta.content:
-                    pieces.append(Token(choice.delta.content))
+        error = error_in(chunk)
+        if error is not None:
+            pieces.append(fault_inside(error))
+            return
+        usage, model = chunk.get("usage"), chunk.get("model")
+        if isinstance(usage, dict):
+            self._usage = usage
+        if isinstance(model, str) and model:
+            self._model = model
+        choices = chunk.get("choices")
+        for choice in choices if isinstance(choices, list) else ():
+            if isinstance(choice, dict):
+                self._choice(choice, pieces)
+
+    def _choice(self, choice: dict[str, Any], pieces: list[Piece]) -> None:
+        message = choice.get("delta") or choice.get("message") or {}
+        if isinstance(message, dict):
+            for name in ("reasoning", "reasoning_content"):
+                thoughts = spoken(message.get(name), thought=True)
+                pieces += thoughts
+                if thoughts:
+                    break
+            pieces += spoken(message.get("content"))
+        pieces += spoken(choice.get("text"))
+        reason = choice.get("finish_reason")
+        if isinstance(reason, str) and reason:
+            self._reason = reason
 
     def _end(self) -> Piece:
-        if self._reason == "content_filter":
+        self._ended = True
+        reason = self._reason or "stop"
+        if reason == "content_filter":
             message = "the server's content filter refused the answer"
             return ModelFault(
                 code="refused", message=message, again=False, whose="work"
             )
-        usage = self._usage
-        if usage is None:
-            return ReplyEnd(counts=TokenCounts(model=self._model), reason=self._reason)
-        details = usage.prompt_tokens_details
-        cached = (details.cached_tokens if details else None) or 0
-        prompt = usage.prompt_tokens
+        details = self._usage.get("prompt_tokens_details")
+        cached = token_count(
+            details.get("cached_tokens") if isinstance(details, dict) else None
+        )
+        prompt = token_count(self._usage.get("prompt_tokens"))
         counts = TokenCounts(
-            tokens_in=None if prompt is None else max(prompt - cached, 0),
-            tokens_out=usage.completion_tokens,
-            cache_read=cached,
+            tokens_in=None if prompt is None else max(prompt - (cached or 0), 0),
+            tokens_out=token_count(self._usage.get("completion_tokens")),
+            cache_read=cached or 0,
             model=self._model,
         )
-        return ReplyEnd(counts=counts, reason=self._reason)
-
-
-def _inside(error: Any, data: str) -> ModelFault:
-    """What an error inside the stream means: it names its own code, or none."""
-    message, status = data, 500
-    if isinstance(error, str):
-        message = error
-    elif isinstance(error, dict):
-        message = str(error.get("message") or data)
-        code = error.get("code")
-        if isinstance(code, int) and 400 <= code < 600:
-            status = code
-    return fault_of_status(status, message, "")
+        return ReplyEnd(counts=counts, reason=reason)
 
 
 class OpenAIDialect:
     """The requests and answers of OpenAI-compatible servers."""
 
     name = "Model server"
+    kind = "openai"
 
     def __init__(self) -> None:
         # Addresses of servers that refused `stream_options`: asked without them since.
         self._without_options: set[str] = set()
 
-    def request(self, run: Run) -> ModelRequest:
+    def request(self, run: Run, base: str) -> ModelRequest:
         """A chat of one message."""
-        url = run.assign.endpoint_url.rstrip("/")
         body: dict[str, Any] = {
             "model": run.assign.model,
             "messages": [{"role": "user", "content": prompt_for(run.assign.spec)}],
             "stream": True,
         }
-        if url not in self._without_options:
+        if base not in self._without_options:
             body["stream_options"] = {"include_usage": True}
-        # The address may be given with or without the version that belongs to it.
-        path = "/chat/completions" if url.endswith("/v1") else "/v1/chat/completions"
-        return ModelRequest(path, msgspec.json.encode(body))
+        return ModelRequest("/v1/chat/completions", msgspec.json.encode(body))
 
     def reader(self) -> OpenAIReader:
         """A new reader for a new answer."""
@@ -173,14 +207,14 @@ class OpenAIDialect:
 
     def refused(self, status: int, body: bytes, model: str) -> ModelFault:
         """What a status other than 200 means."""
-        return fault_of_status(status, _error_text(body), model)
+        return fault_of(status, error_of_body(body), model)
 
-    def learn(self, url: str, status: int, body: bytes) -> bool:
+    def learn(self, base: str, status: int, body: bytes) -> bool:
         """Ask again without `stream_options` where these were refused."""
         refused = status in (400, 422) and b"stream_options" in body
-        if not refused or url in self._without_options:
+        if not refused or base in self._without_options:
             return False
-        self._without_options.add(url)
+        self._without_options.add(base)
         return True
 
     def loaded_path(self) -> str | None:
@@ -192,11 +226,7 @@ class OpenAIDialect:
         return False
 
     def remark(self, run: Run, done: ReplyEnd) -> str | None:
-        """Remark that an answer stopped short."""
-        if done.reason == "length":
-            return (
-                "The server stopped at the length limit: the answer may be incomplete"
-            )
+        """Nothing but what is remarked of all servers."""
         return None
 
 
@@ -205,14 +235,3 @@ class OpenAIExecutor(ModelExecutor):
 
     def __init__(self, api_key: Callable[[str], str | None] | None = None) -> None:
         super().__init__(OpenAIDialect(), api_key)
-
-
-def _error_text(body: bytes) -> str:
-    try:
-        value = msgspec.json.decode(body)
-    except msgspec.MsgspecError:
-        return excerpt(body)
-    error = value.get("error") if isinstance(value, dict) else None
-    if isinstance(error, dict):
-        error = error.get("message")
-    return str(error) if error else excerpt(body)

@@ -100,6 +100,7 @@ class RawResult(Struct, frozen=True, kw_only=True):
     `output` and `stderr` are already cut to head and tail where they were too long;
     `*_bytes` count all of it. `reported_cost_usd` is what the program itself said this
     run cost, `cost_known` False where it said so about a model it has no price for.
+    `length_limited`: the model was cut off at a limit of tokens (`truncated` is ours).
     """
 
     status: Literal["success", "failed"]
@@ -120,6 +121,7 @@ class RawResult(Struct, frozen=True, kw_only=True):
     stderr_bytes: int = 0
     output_sha256: str | None = None
     truncated: bool = False
+    length_limited: bool = False
     session_id: str | None = None
     simulated: bool = False
 

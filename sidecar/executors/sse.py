@@ -2,7 +2,8 @@
 
 Lines end in LF, CR LF or CR, wherever the network cut them. An event is dispatched by an
 empty line; one that was never closed by it is given at the end all the same, because some
-servers hang up right after their last `data:` line.
+servers hang up right after their last `data:` line. A line that is JSON without a field's
+name is an event too.
 """
 
 from __future__ import annotations
@@ -78,6 +79,12 @@ class Sse:
             line = line.removeprefix(b"\xef\xbb\xbf")
             self._first_line = False
         if not line:
+            self._dispatch(items)
+        elif line.startswith(b"{") and not self._too_large:
+            # No field's name begins so: a server that forgot the frame, mostly for an
+            # error in mid-stream.
+            self._dispatch(items)
+            self._data.append(line)
             self._dispatch(items)
         elif not self._too_large and not line.startswith(b":"):
             name, _, value = line.partition(b":")

@@ -91,9 +91,12 @@ async def test_a_prompt_beyond_the_context_is_an_error_and_not_a_shorter_prompt(
     spec = {"description": "word " * 1000}
     limits = replace(QUICK, num_ctx=512)
     outcome, _ = await run(executor, simulated_ollama, spec=spec, limits=limits)
-    assert isinstance(outcome, Finished)
+    assert isinstance(outcome, Returned)
+    assert (outcome.reason, outcome.exclude) == ("endpoint_unfit", "gpu")
+    assert outcome.result is not None
     assert outcome.result.error is not None
     assert outcome.result.error.code == "prompt_too_long"
+    assert len(simulated_ollama.runs()) == 1
 
 
 async def test_a_model_that_must_be_loaded_gets_more_time(

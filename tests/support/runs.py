@@ -14,6 +14,7 @@ from sidecar.executors.port import Run
 from sidecar.processes.table import TASK_MARK, look_up, route_of
 
 QUICK = Limits(
+    model_backoff_s=[0.001, 0.001],
     claude_backoff_s=[0.001, 0.001, 0.001],
     wake_backoff_s=[0.001, 0.001, 0.001],
     run_timeout_s=30.0,

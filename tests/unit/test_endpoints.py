@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from actors.rules.models import normal_model
 from events.catalogue import EndpointState
 from events.codec import instant
@@ -9,10 +11,10 @@ from sidecar.endpoints import (
     UNUSABLE_S,
     Answered,
     Watched,
-    base_url,
     ollama_answer,
     openai_answer,
 )
+from sidecar.http import base_url
 
 FOUND = Answered(version="1", models=["b", "a:7b"], loaded=["b"])
 
@@ -109,4 +111,17 @@ def test_a_simulated_version_is_recognised() -> None:
 def test_names_and_addresses_are_spelled_one_way() -> None:
     assert normal_model("llama3.2") == normal_model("llama3.2:latest")
     assert normal_model("host:5000/llama") == "host:5000/llama:latest"
-    assert base_url("http://x:1/v1/") == base_url("http://x:1") == "http://x:1"
+
+
+@pytest.mark.parametrize(
+    ("kind", "routes"),
+    [
+        ("openai", ["", "/", "/v1", "/v1/", "/v1/chat/completions", "/v1/models"]),
+        ("ollama", ["", "/", "/v1", "/v1/chat/completions", "/api", "/api/chat/"]),
+    ],
+)
+def test_an_address_is_read_one_way(kind: str, routes: list[str]) -> None:
+    for route in routes:
+        assert base_url(kind, f"http://x:1{route}") == "http://x:1"
+    assert base_url(kind, "http://x:1/gpu1") == "http://x:1/gpu1"
+    assert base_url("openai", "https://x/api/v1") == "https://x/api"

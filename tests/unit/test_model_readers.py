@@ -11,17 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from events.catalogue import FileHint, TaskSpec
-from sidecar.executors.model_run import (
-    ModelFault,
-    ReplyEnd,
-    Thought,
-    Token,
-    fault_of_status,
-)
+from sidecar.executors.model_run import ReplyEnd, Thought, Token
 from sidecar.executors.ndjson import Broken
 from sidecar.executors.ollama import OllamaDialect, OllamaReader
 from sidecar.executors.openai import OpenAIDialect, OpenAIReader
 from sidecar.executors.prompt import prompt_for
+from sidecar.executors.server_errors import ModelFault, error_of_body, fault_of
 
 OLLAMA = b"".join(
     json.dumps(line, ensure_ascii=False).encode() + b"\n"
@@ -133,19 +128,19 @@ def test_a_line_of_another_shape_is_broken() -> None:
         (401, "not_authorised", False, "server"),
         (402, "credit", False, "server"),
         (404, "model_missing", False, "server"),
-        (413, "prompt_too_long", False, "work"),
-        (429, "busy", True, "server"),
-        (499, "busy", True, "server"),
+        (413, "prompt_too_long", False, "place"),
+        (429, "busy", True, "place"),
+        (499, "busy", True, "place"),
         (500, "server_error", True, "server"),
         (502, "server_error", True, "server"),
-        (503, "busy", True, "server"),
+        (503, "busy", True, "place"),
         (302, "bad_endpoint", False, "server"),
     ],
 )
 def test_every_status_has_its_consequence(
     status: int, code: str, again: bool, whose: str
 ) -> None:
-    fault = fault_of_status(status, "", "m")
+    fault = fault_of(status, error_of_body(b""), "m")
     assert (fault.code, fault.again, fault.whose) == (code, again, whose)
 
 

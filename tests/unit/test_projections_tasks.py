@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from cli.render.display import CUT_SHORT, ending
+from cli.render.outcome import outcome_of
 from events import catalogue as c
 from events import subjects
+from events.codec import encode
 from events.lifecycle import OPEN, PHASES
 from projections.world import World, fold
 from tests.support.histories import History, Route, plausible, result
@@ -384,3 +387,15 @@ def test_what_tasks_cost_together_is_the_total(seed):
     assert sum(r.spent.usd_nano for r in records) == total
     assert sum(b.spent.usd_nano for b in cells) == total
     assert sum(t.spent.usd_nano for r in records for t in r.routings) == total
+
+
+def test_an_answer_that_was_cut_off_says_so_where_people_and_programs_look(history):
+    task = history.submit(tier="standard")
+    route = history.route(task)
+    history.start(route)
+    last = history.complete(route, length_limited=True).event.result
+    outcome = outcome_of(seen(history, task), last)
+    assert encode(outcome).count(b'"length_limited":true') == 1
+    assert CUT_SHORT in ending(outcome)
+    whole = outcome_of(seen(history, task), result())
+    assert CUT_SHORT not in ending(whole)

@@ -256,6 +256,7 @@ export interface Result {
   stderr_bytes?: number;
   output_sha256?: string | null;
   truncated?: boolean;
+  length_limited?: boolean;
   session_id?: string | null;
   simulated?: boolean;
 }
