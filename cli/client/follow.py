@@ -109,7 +109,7 @@ class Following:
             try:
                 answer = await self._client.query("why", question, WhyAnswer)
             except Problem:
-                # Without read models nobody knows; the task itself does not mind.
+                # Without read models the reason is not known; the task goes on all the same.
                 continue
             if answer.state != "waiting" or not answer.because:
                 continue

@@ -300,7 +300,7 @@ async def _typed_line() -> str:
         with suppress(RuntimeError):  # the loop has ended meanwhile
             loop.call_soon_threadsafe(keep, line)
 
-    # Of no pool: the interpreter's end must not wait for somebody to type.
+    # A thread of its own: at its end the interpreter would wait for a pool's.
     threading.Thread(target=read, daemon=True).start()
     return await next_line
 
