@@ -64,6 +64,9 @@ HEADERS: Final = {
     "Content-Security-Policy": SECURITY_POLICY,
 }
 
+PAGE_ORIGIN: Final = "AgentCom-Page"
+"""The header in which our page says its origin."""
+_USUAL_PORTS: Final = {"http": 80, "https": 443}
 _TOKEN_PROTOCOL: Final = "token."
 
 
@@ -163,15 +166,27 @@ def shown_token(request: web.Request) -> str:
     return ""
 
 
-def same_origin(request: web.Request) -> bool:
-    """Whether a request comes from a page of ours, or from no page at all."""
-    origin = request.headers.get("Origin")
+def other_origin(request: web.Request) -> str:
+    """Return which origin a request's page is of; "" if it is of ours, or of none.
+
+    Browsers leave `Origin` out of a page's questions to its own origin, as they see it.
+    Our page says it in a header of its own, so that a proxy which asks us under another
+    name than the browser asked the proxy is noticed at once, and not by the websocket.
+    """
+    origin = request.headers.get("Origin") or request.headers.get(PAGE_ORIGIN)
     if origin is None:
-        return request.headers.get("Sec-Fetch-Site", "none") in ("none", "same-origin")
+        site = request.headers.get("Sec-Fetch-Site", "none")
+        return "" if site in ("none", "same-origin") else "another"
     try:
-        return urlsplit(origin).netloc == request.host
-    except ValueError:
-        return False
+        theirs, ours = urlsplit(origin), urlsplit(f"//{request.host}")
+        usual = _USUAL_PORTS[theirs.scheme]
+        same = (theirs.hostname, theirs.port or usual) == (
+            ours.hostname,
+            ours.port or usual,
+        )
+    except (ValueError, KeyError):
+        same = False
+    return "" if same else origin[:100] or "another"
 
 
 def _role_of(secret: str, roles: dict[str, Role]) -> Role | None:

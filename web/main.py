@@ -32,7 +32,7 @@ class WebConfig(Struct, frozen=True, kw_only=True):
 
     `store` is the file for the read models, None for a temporary one; `port` 0 for a free
     one. `names` are further host names under which the server may be asked for, None for
-    any. `tokens` is the file of the dashboard's tokens, None where everybody who reaches
+    any; `base` is the path below which it is asked, "" or like "/fleet". `tokens` is the file of the dashboard's tokens, None where everybody who reaches
     the port may do everything.
     """
 
@@ -40,6 +40,7 @@ class WebConfig(Struct, frozen=True, kw_only=True):
     host: str = LOOPBACK
     port: int = DEFAULT_PORT
     names: frozenset[str] | None = frozenset()
+    base: str = ""
     tokens: Path | None = None
 
 
@@ -102,6 +103,7 @@ async def _serve(
             log,
             output=output,
             names=config.names,
+            base=config.base,
             policy=policy,
             savings=savings,
             access=Access(tokens, clock=time.monotonic),

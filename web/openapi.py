@@ -110,8 +110,8 @@ def operations() -> list[Operation]:
 
 
 @cache
-def document() -> dict[str, Any]:
-    """Return the whole document; to be read only, it is made once."""
+def document(base: str = "") -> dict[str, Any]:
+    """Return the whole document of a server below `base`; to be read only."""
     listed = operations()
     structs = [
         kind for op in listed for kind in (op.fields, op.body, op.answer) if kind
@@ -133,7 +133,7 @@ def document() -> dict[str, Any]:
             "websocket /ws, and show the token there among its protocols.",
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
-        "servers": [{"url": "http://127.0.0.1:4000"}],
+        "servers": [{"url": base or "/"}],
         "security": [{"bearer": []}],
         "paths": paths,
         "components": {

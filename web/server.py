@@ -13,6 +13,7 @@ by pointing its own name here. Who may do what is decided in `web.access`.
 from __future__ import annotations
 
 import asyncio
+import html
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -27,7 +28,7 @@ from web.access import (
     PROTOCOL,
     Access,
     Visitor,
-    same_origin,
+    other_origin,
     shown_token,
 )
 from web.api import ASKING, COMMANDS, QUERIES, Api, response_of
@@ -60,7 +61,6 @@ LAG_S: Final = 0.5
 STATIC: Final = Path(__file__).parent / "static"
 
 _LOOPBACK_NAMES: Final = frozenset({"localhost", "127.0.0.1", "::1"})
-_OPEN: Final = frozenset({"/healthz", "/readyz", "/metrics", "/favicon.svg"})
 _FILES: Final = {
     "app.js": "text/javascript; charset=utf-8",
     "app.css": "text/css; charset=utf-8",
@@ -68,12 +68,16 @@ _FILES: Final = {
 }
 _VISITOR: Final = web.RequestKey("visitor", Visitor)
 
+_REFUSED: Final = """<!doctype html><html lang="en"><meta charset="utf-8">
+<meta name="viewport" content="width=device-width"><title>AgentCom</title>
+<main><h1>AgentCom</h1><p>{}</p></main></html>
+"""
 _NOT_BUILT: Final = """<!doctype html><html lang="en"><meta charset="utf-8">
 <meta name="viewport" content="width=device-width"><title>AgentCom</title>
 <main><h1>AgentCom</h1>
 <p>The dashboard's page was not built here. In the source tree: <code>make ui</code>
 (it needs Node 18 or newer). The interface for programs works without:
-<a href="/api/v1/status">/api/v1/status</a>.</p></main></html>
+<a href="api/v1/status">/api/v1/status</a>.</p></main></html>
 """
 
 
@@ -81,8 +85,9 @@ class Server:
     """The HTTP server of one runner's read models.
 
     `names` are the host names (without port) that requests may ask for, beside the
-    loopback ones; None where any will do, because the address is a public one. Without
-    `access` everybody may do everything: for tests and for a guarded network.
+    loopback ones; None where any will do, because the address is a public one. All is
+    below the path `base`, "" or like "/fleet"; health and metrics are above it, too.
+    Without `access` everybody may do everything: for tests and for a guarded network.
     """
 
     def __init__(
@@ -94,6 +99,7 @@ class Server:
         *,
         output: OutputReader | None = None,
         names: frozenset[str] | None = frozenset(),
+        base: str = "",
         access: Access | None = None,
         policy: dict[str, Any] | None = None,
         savings: SavingsReader | None = None,
@@ -101,7 +107,11 @@ class Server:
     ) -> None:
         self._runner = runner
         self._bus = bus
-        self._names = names
+        self._names = None if names is None else _LOOPBACK_NAMES | names
+        self._base = base
+        # What needs no token: questions that nobody stays for, and what the page is.
+        self._passing = {self._health, self._ready, self._metric_page, self._icon}
+        self._open = self._passing | {self._page, self._file, self._to_page}
         self._access = access or Access(None, clock=time.monotonic)
         self._static = static
         self._api = Api(queries, bus, log, policy or {}, savings)
@@ -118,32 +128,40 @@ class Server:
     def app(self) -> web.Application:
         """Make the application."""
         app = web.Application(middlewares=[self._guard], client_max_size=BODY_BYTES)
-        app.add_routes(
-            [
-                web.get("/healthz", self._health),
-                web.get("/readyz", self._ready),
-                web.get("/metrics", self._metric_page),
-                web.get("/", self._page),
-                web.get("/favicon.svg", self._icon),
-                web.get("/static/{name}", self._file),
-                web.get("/ws", self._socket),
-                web.get("/api/v1/openapi.json", self._openapi),
-                web.get("/api/v1/me", self._me),
-                web.get(
-                    "/api/v1/tasks/{task_id}/trace", self._answering(self._api.trace)
-                ),
-                web.get("/api/v1/policy", self._answering(self._policy)),
-                web.get("/api/v1/events", self._answering(self._api.events)),
-                web.get("/api/v1/savings", self._answering(self._api.saved)),
-                web.post("/api/v1/whatif", self._answering(self._api.what_if)),
-            ]
-        )
-        for command in COMMANDS:
-            app.router.add_route(
-                command.method, command.path, self._commanding(command.name)
-            )
-        for route in QUERIES:
-            app.router.add_get(route.path, self._asking(route.query))
+        health = [
+            ("/healthz", self._health),
+            ("/readyz", self._ready),
+            ("/metrics", self._metric_page),
+        ]
+        asked = [
+            *health,
+            ("/", self._page),
+            ("/favicon.svg", self._icon),
+            ("/static/{name}", self._file),
+            ("/ws", self._socket),
+            ("/api/v1/openapi.json", self._openapi),
+            ("/api/v1/me", self._me),
+            ("/api/v1/tasks/{task_id}/trace", self._answering(self._api.trace)),
+            ("/api/v1/policy", self._answering(self._policy)),
+            ("/api/v1/events", self._answering(self._api.events)),
+            ("/api/v1/savings", self._answering(self._api.saved)),
+            *((route.path, self._asking(route.query)) for route in QUERIES),
+        ]
+        done = [
+            ("POST", "/api/v1/whatif", self._answering(self._api.what_if)),
+            *(
+                (each.method, each.path, self._commanding(each.name))
+                for each in COMMANDS
+            ),
+        ]
+        base, router = self._base, app.router
+        for path, handler in asked:
+            router.add_get(base + path, handler)
+        for method, path, handler in done:
+            router.add_route(method, base + path, handler)
+        if base:
+            for path, handler in [*health, ("/", self._to_page), (base, self._to_page)]:
+                router.add_get(path, handler)
         return app
 
     async def open(self, host: str = LOOPBACK, port: int = DEFAULT_PORT) -> int:
@@ -185,13 +203,17 @@ class Server:
     ) -> web.StreamResponse:
         refusal = self._refused(request)
         if refusal is not None:
-            response: web.StreamResponse = response_of(refusal)
+            response: web.StreamResponse = (
+                _html(_REFUSED.format(html.escape(refusal.error)), refusal.status)
+                if request.match_info.handler == self._page
+                else response_of(refusal)
+            )
         else:
             response = await self._answer(request, handler)
         if not response.prepared:
             for name, value in HEADERS.items():
                 response.headers.setdefault(name, value)
-            if request.path in _OPEN:
+            if request.match_info.handler in self._passing:
                 # Nobody known: its connection would be ended soon, maybe in mid-answer.
                 response.force_close()
         self.door.answered(request)
@@ -225,11 +247,15 @@ class Server:
     def _refused(self, request: web.Request) -> Refusal | None:
         """Return why a request is turned away; None if it is not."""
         name = _host_in(request)
-        if self._names is not None and name not in _LOOPBACK_NAMES | self._names:
-            return refuse("forbidden", f"this server does not serve {name[:80]!r}")
-        if request.path in _OPEN:
-            return None
-        if request.path == "/" or request.path.startswith("/static/"):
+        if self._names is not None and name not in self._names:
+            return refuse(
+                "forbidden",
+                f"this server does not serve {name[:80]!r}: if that is its own name, or "
+                "that of a proxy before it, start `agentcom up` or `agentcom web` with "
+                "--web-name and that name",
+            )
+        # By what answers, not by the path, which can be written in many ways.
+        if request.match_info.handler in self._open:
             return None
         # A known token is looked for first: whatever strangers do, even from the same
         # address, its holder is served.
@@ -242,8 +268,15 @@ class Server:
                 "unauthorized",
                 "a token is needed: `Authorization: Bearer TOKEN`",
             )
-        if not same_origin(request):
-            return refuse("forbidden", "asked by a page of another origin")
+        if origin := other_origin(request):
+            return refuse(
+                "forbidden",
+                f"asked by a page of another origin, {origin}, while this server was "
+                f"asked for as {request.host[:80]}: a proxy between them has to pass the "
+                "Host header on as it is (nginx: `proxy_set_header Host $http_host;`), "
+                "and `agentcom up` or `agentcom web` is started with --web-name and the "
+                "proxy's name",
+            )
         if not self._access.requests.take(f"{visitor.name} {who}"):
             return _too_many("requests")
         if not self.door.knows(request, visitor.name):
@@ -287,6 +320,9 @@ class Server:
             return _html(_NOT_BUILT, 503)
         return _html(index.read_text(), 200)
 
+    async def _to_page(self, request: web.Request) -> web.StreamResponse:
+        return web.Response(status=307, headers={"Location": f"{self._base}/"})
+
     async def _icon(self, request: web.Request) -> web.StreamResponse:
         return self._static_file("favicon.svg")
 
@@ -325,7 +361,7 @@ class Server:
     # -- the interface for programs ----------------------------------------------------
 
     async def _openapi(self, request: web.Request) -> web.StreamResponse:
-        return response_of(document())
+        return response_of(document(self._base))
 
     async def _me(self, request: web.Request) -> web.Response:
         visitor = request[_VISITOR]

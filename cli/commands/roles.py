@@ -13,6 +13,7 @@ import click
 
 from actors.scheduler.lease import LEASE_TTL_S
 from cli.client.target import on_target
+from cli.commands.dashboard import ON_BASE_PATH, on_names
 from cli.commands.options import store_option
 from cli.local.instance import (
     Instance,
@@ -101,23 +102,24 @@ def scheduler(metrics: tuple[str, int] | None, lease_ttl: int, debug: bool) -> N
     help="Where to listen; 0 for any free port.",
 )
 @click.option("--host", "address", default="127.0.0.1", show_default=True)
-@click.option(
-    "--name",
-    "names",
-    multiple=True,
-    help="A further host name to be asked for under; * for any.",
-)
+@on_names("--web-name", "--name")
+@ON_BASE_PATH
 @store_option
 @_DEBUG
 def web(
-    port: int, address: str, names: tuple[str, ...], store: Path | None, debug: bool
+    port: int,
+    address: str,
+    names: tuple[str, ...],
+    base: str,
+    store: Path | None,
+    debug: bool,
 ) -> None:
     """Run the read models, and serve them and the dashboard over HTTP."""
     credentials = role_credentials("projections")
     file = store or Instance().read_models
 
     async def work(stop: asyncio.Event) -> None:
-        await be_web(credentials, stop, file, address, port, names)
+        await be_web(credentials, stop, file, address, port, names, base)
 
     run_role(work, debug=debug)
 

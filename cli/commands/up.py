@@ -9,9 +9,11 @@ import sys
 from pathlib import Path
 
 import click
+from msgspec.structs import replace
 
 from cli.client.connection import GivenUp, run, unless
 from cli.client.target import on_target, said_creds, said_url
+from cli.commands.dashboard import ON_BASE_PATH, on_names
 from cli.local.instance import (
     BROKER_PORT,
     DEFAULT_LISTEN,
@@ -53,6 +55,8 @@ _ADDRESS = re.compile(r"\S+:([0-9]{1,5})")
     f"  [default: as last time, {DEFAULT_LISTEN} at first]",
 )
 @click.option("--name", help="This host's name  [default: the machine's]")
+@on_names("--web-name")
+@ON_BASE_PATH
 @click.option(
     "--config",
     "file",
@@ -64,6 +68,8 @@ def up(
     nats_port: int | None,
     listen: str | None,
     name: str | None,
+    names: tuple[str, ...],
+    base: str,
     file: Path | None,
 ) -> int:
     """Run broker, scheduler, web and sidecar, until Ctrl-C.
@@ -78,7 +84,8 @@ def up(
     if sys.platform == "win32":
         raise Problem("AgentCom does not run on Windows: use WSL, Linux or macOS")
     instance = Instance()
-    return run(live(instance, plan_for(instance, port, nats_port, listen, name, file)))
+    plan = plan_for(instance, port, nats_port, listen, name, file)
+    return run(live(instance, replace(plan, web_names=names, base=base)))
 
 
 def plan_for(

@@ -128,6 +128,7 @@ async def be_web(
     address: str,
     port: int,
     names: tuple[str, ...] = (),
+    base: str = "",
 ) -> None:
     """Be projections and web server until `stop` is set."""
     from actors.rules import policy as policies
@@ -152,13 +153,14 @@ async def be_web(
         host=address,
         port=port,
         names=None if "*" in names else frozenset(names),
+        base=base,
         tokens=tokens_file,
     )
 
     checkpoints = checkpoints_beside(store)
 
     def ready(chosen: int) -> None:
-        _log.info("web", url=web_url(address, chosen), nats=credentials.url)
+        _log.info("web", url=web_url(address, chosen) + base, nats=credentials.url)
 
     async with role_link(credentials) as link:
         log = JetStreamLog(link)

@@ -55,6 +55,7 @@ class Plan(Struct, frozen=True, kw_only=True):
     """What is to run. Ports are free ones already; `config` is a sidecar.toml or None.
 
     `nats_host` is the address that the broker listens on, in nats-server's notation.
+    The dashboard is asked for under `web_names`, too, and is below the path `base`.
     """
 
     host: str
@@ -63,6 +64,8 @@ class Plan(Struct, frozen=True, kw_only=True):
     nats_host: str = LOOPBACK
     config: Path | None = None
     drain_s: float = 30.0
+    web_names: tuple[str, ...] = ()
+    base: str = ""
 
 
 class ServedRole:
@@ -168,14 +171,14 @@ class Everything:
         self._watching: asyncio.Task[None] | None = None
         logs = instance.data / "logs"
         data = ["--data", str(instance.data)]
+        web = [*data, "--port", str(plan.port), f"--base-path={plan.base}"]
+        web += [f"--web-name={name}" for name in plan.web_names]
         sidecar = [*data, "--name", plan.host]
         if plan.config is not None:
             sidecar += ["--config", str(plan.config)]
         self.children: dict[Role, ServedRole] = {
             "scheduler": ServedRole("scheduler", data, logs / "scheduler.log", say),
-            "web": ServedRole(
-                "web", [*data, "--port", str(plan.port)], logs / "web.log", say
-            ),
+            "web": ServedRole("web", web, logs / "web.log", say),
             "sidecar": ServedRole("sidecar", sidecar, logs / "sidecar.log", say),
         }
 
@@ -187,7 +190,7 @@ class Everything:
         """
         from web.access import TOKENS_FILE, Tokens
 
-        bare = web_url(LOOPBACK, self.plan.port)
+        bare = web_url(LOOPBACK, self.plan.port) + self.plan.base
         tokens = self.instance.data / TOKENS_FILE
         if not tokens.exists():
             return bare

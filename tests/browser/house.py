@@ -49,10 +49,15 @@ class House:
     """Everything, up, until the block ends."""
 
     def __init__(
-        self, folder: Path, *, tokens_per_s: float = 60, shell_slots: int = 2
+        self,
+        folder: Path,
+        *options: str,
+        tokens_per_s: float = 60,
+        shell_slots: int = 2,
     ) -> None:
         self.folder = folder
         self.data = folder / "instance"
+        self._options = options
         self.lines: list[str] = []
         self._tokens_per_s = tokens_per_s
         self._shell_slots = shell_slots
@@ -91,7 +96,7 @@ class House:
             [
                 *(sys.executable, "-m", "agentcom", "up", "--data", str(self.data)),
                 *("--port", "0", "--nats-port", "0", "--name", HOST),
-                *("--config", str(config)),
+                *("--config", str(config), *self._options),
             ],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -129,7 +134,7 @@ class House:
         assert self._up.stdout is not None
         for line in self._up.stdout:
             self.lines.append(line)
-            found = re.search(r"http://127\.0\.0\.1:\d+/#token=\S+", line)
+            found = re.search(r"http://127\.0\.0\.1:\d+(/\w+)?/#token=\S+", line)
             if found:
                 self.address = found[0]
                 self._found.set()

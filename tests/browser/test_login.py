@@ -152,6 +152,28 @@ def test_two_instances_on_one_machine_stay_signed_in_side_by_side(
             expect(page.locator("#submit-task")).to_be_visible()
 
 
+def test_below_a_path_the_page_asks_for_nothing_beside_it(context, tmp_path):
+    with House(tmp_path, "--base-path", "/fleet") as below:
+        assert below.base.endswith("/fleet")
+        page = context.new_page()
+        asked: list[str] = []
+        page.on("request", lambda request: asked.append(request.url))
+        page.on("websocket", lambda socket: asked.append(socket.url))
+        page.goto(below.address)
+        live(page)
+        page.get_by_role("link", name="Fleet").click()
+        page.reload()
+        live(page)
+        page.click("#submit-task")
+        page.fill("textarea[name=description]", "below a path")
+        page.fill("textarea[name=command]", "echo there")
+        page.get_by_role("button", name="Submit", exact=True).click()
+        expect(page.locator("#task h1")).to_have_text("below a path")
+        assert all("/fleet/" in url for url in asked)
+        root = visit(context, below.base.removesuffix("/fleet"))
+        live(root)
+
+
 def test_another_port_of_this_machine_is_sent_nothing_and_gets_nothing(context, house):
     live(visit(context, house.address))
     port = house.base.rpartition(":")[2]

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import aiohttp
 import msgspec
 import pytest
+from yarl import URL
 
 from actors.gateway.gateway import Gateway
 from actors.gateway.service import requester
@@ -80,7 +81,7 @@ class Site:
 
 
 @asynccontextmanager
-async def serving(tmp_path: Path, history: History | None = None):
+async def serving(tmp_path: Path, history: History | None = None, **more):
     log, bus = MemoryLog(), MemoryBus(MemoryBroker())
     if history is not None:
         await tell(log, history.recorded)
@@ -89,7 +90,7 @@ async def serving(tmp_path: Path, history: History | None = None):
     stop = asyncio.Event()
     ready: asyncio.Future[int] = asyncio.get_running_loop().create_future()
     path = tmp_path / "tokens.json"
-    config = WebConfig(store=None, port=0, tokens=path)
+    config = WebConfig(store=None, port=0, tokens=path, **more)
     task = asyncio.create_task(serve(log, bus, config, stop, ready=ready.set_result))
     try:
         await asyncio.wait((ready, task), return_when=asyncio.FIRST_COMPLETED)
@@ -175,6 +176,100 @@ async def test_a_page_of_another_origin_opens_no_websocket_even_with_a_token(tmp
                     f"{site.base}/ws", protocols=protocols, headers={"Origin": origin}
                 )
             assert refused.value.status == 403
+
+
+@pytest.mark.parametrize("path", ["/", "/static/app.js", "/api/v1/me", "/ws"])
+async def test_another_name_is_refused_with_the_setting_that_allows_it(tmp_path, path):
+    names = {"names": frozenset({"fleet.example"})}
+    async with serving(tmp_path, **names) as site:
+        token = site.tokens.operator
+        sent = {"Host": "<evil>.example", "Accept": "text/html"}
+        status, answer = await site.ask("GET", path, token=token, headers=sent)
+        assert status == 403
+        assert "--web-name" in str(answer)
+        assert "<evil>" not in answer
+        ours = {"Host": "fleet.example:4000"}
+        assert (await site.ask("GET", path, token=token, headers=ours))[0] != 403
+
+
+@pytest.mark.parametrize(
+    ("host", "origin", "status"),
+    [
+        ("127.0.0.1", "https://fleet.example", 403),
+        ("fleet.example", "https://fleet.example", 200),
+        ("fleet.example:443", "https://fleet.example", 200),
+        ("fleet.example", "https://fleet.example:8443", 403),
+        ("fleet.example:8443", "https://fleet.example:8443", 200),
+        ("fleet.example", "null", 403),
+        ("fleet.example", "file://fleet.example", 403),
+        ("[::1]:4000", "http://[::1]:4000", 200),
+        ("[::1]:4000", "http://[::1]:5000", 403),
+    ],
+)
+async def test_a_proxy_that_hides_the_name_is_told_which_setting_passes_it_on(
+    tmp_path, host, origin, status
+):
+    async with serving(tmp_path, names=frozenset({"fleet.example"})) as site:
+        token = site.tokens.operator
+        for header in ("Origin", "AgentCom-Page"):
+            sent = {"Host": host, header: origin}
+            given, answer = await site.ask(
+                "GET", "/api/v1/me", token=token, headers=sent
+            )
+            assert given == status
+            if status == 403:
+                assert "proxy_set_header Host $http_host" in answer["error"]
+                assert origin in answer["error"]
+
+
+async def test_below_a_path_everything_is_there_and_nothing_is_beside_it(tmp_path):
+    async with serving(tmp_path, base="/fleet") as site:
+        token = site.tokens.operator
+        for path in ("/healthz", "/readyz", "/metrics"):
+            assert (await site.ask("GET", path))[0] == 200
+            assert (await site.ask("GET", f"/fleet{path}"))[0] == 200
+        assert (await site.ask("GET", "/fleet/api/v1/me"))[0] == 401
+        assert (await site.ask("GET", "/fleet/api/v1/me", token=token))[0] == 200
+        document_ = (await site.ask("GET", "/fleet/api/v1/openapi.json", token=token))[
+            1
+        ]
+        assert document_ == document("/fleet")
+        assert document_["servers"] == [{"url": "/fleet"}]
+        for path in ("/api/v1/me", "/ws", "/static/app.js", "/fleet/fleet/"):
+            assert (await site.ask("GET", path, token=token))[0] == 404
+        body = {"description": "x"}
+        site.gateway.answer = Submitted(task_id="T", seq=1, effective_tier="standard")
+        path = "/fleet/api/v1/tasks"
+        assert (await site.ask("POST", path, body, token=token))[0] == 200
+        async with aiohttp.ClientSession() as session:
+            for path in ("/", "/fleet"):
+                async with session.get(site.base + path) as page:
+                    assert page.url.path == "/fleet/"
+            protocols = ["agentcom", f"token.{token}"]
+            async with session.ws_connect(
+                f"{site.base}/fleet/ws", protocols=protocols
+            ) as socket:
+                assert socket.protocol == "agentcom"
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/static/../api/v1/tasks",
+        "/static/%2e%2e/api/v1/tasks",
+        "/static/..%2fapi/v1/tasks",
+        "//api/v1/tasks",
+        "/healthz/../api/v1/tasks",
+        "/api%2fv1%2ftasks",
+        "/api/v1/tasks/%2e%2e/../../healthz/",
+    ],
+)
+async def test_no_way_of_writing_a_path_goes_round_the_token(tmp_path, path):
+    async with serving(tmp_path) as site, aiohttp.ClientSession() as session:
+        url = URL(site.base + path, encoded=True)
+        async with session.get(url) as response:
+            assert response.status in (401, 404)
+            assert "tasks" not in (await response.text()).replace(path, "")
 
 
 async def test_a_viewer_looks_and_commands_nothing(tmp_path):

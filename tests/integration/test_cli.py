@@ -424,7 +424,7 @@ def test_four_terminals_run_a_task(tmp_path: Path) -> None:
             Running(["sidecar"], env, tmp_path),
             Running(["web", "--port", "0"], env, tmp_path),
         ]
-        terminals[3].until("http://localhost", "stderr")
+        terminals[3].until("http://127.0.0.1", "stderr")
         done = system.json("submit", "--shell", "echo by hand", "--wait")
         assert (done["output"], done["host"]) == ("by hand\n", "h1")
         assert system.json("tasks")["total"] == 1

@@ -9,7 +9,9 @@ from urllib.parse import parse_qs
 
 import click
 import pytest
+from msgspec.structs import replace
 
+from cli.commands.roles import web
 from cli.commands.up import plan_for
 from cli.local.instance import Instance
 from cli.local.roles import web_url
@@ -106,6 +108,37 @@ def test_the_dashboard_s_address_names_one_listener_and_keeps_its_token_to_itsel
     bare, _, fragment = everything.url.partition("#")
     assert bare == "http://127.0.0.1:8080/"
     assert parse_qs(fragment) == {"token": ["a+b/c&d=" * 4]}
+
+
+def test_web_is_started_with_the_dashboard_s_names_and_path(instance: Instance) -> None:
+    plan = plan_for(instance, 8080, 4222, None, "h1", None)
+    names = ("fleet.example", "*")
+    everything = Everything(
+        instance, replace(plan, web_names=names, base="/fleet"), print
+    )
+    assert everything.url == "http://127.0.0.1:8080/fleet"
+    arguments = everything.children["web"]._arguments
+    context = web.make_context("web", list(arguments))
+    assert context.params["names"] == names
+    assert context.params["base"] == "/fleet"
+
+
+@pytest.mark.parametrize(
+    ("path", "base"),
+    [("", ""), ("/", ""), ("fleet", "/fleet"), ("/a/b.c/", "/a/b.c"), ("..", None),
+     ("/a/../b", None), ("/a//b", None), ("/a?b", None), ("/{x}", None), ("//h", "/h")],
+)  # fmt: skip
+def test_a_base_path_is_a_plain_one(path: str, base: str | None) -> None:
+    if base is None:
+        with pytest.raises(click.BadParameter, match="not a path"):
+            web.make_context("web", ["--base-path", path])
+    else:
+        assert web.make_context("web", ["--base-path", path]).params["base"] == base
+
+
+def test_the_name_option_of_web_stays(instance: Instance) -> None:
+    context = web.make_context("web", ["--name", "a", "--web-name", "b"])
+    assert context.params["names"] == ("a", "b")
 
 
 @pytest.mark.parametrize(

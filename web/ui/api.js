@@ -27,7 +27,8 @@ export class Refused extends Error {
 async function ask(method, path, body, token) {
   const shown = token ?? session.token;
   /** @type {Record<string, string>} */
-  const headers = body === undefined ? {} : { "Content-Type": "application/json" };
+  const headers = { "AgentCom-Page": location.origin };
+  if (body !== undefined) headers["Content-Type"] = "application/json";
   if (shown) headers.Authorization = `Bearer ${shown}`;
   let response;
   try {
