@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from actors.scheduler.live import LiveTask
     from actors.scheduler.outputs import Decision
     from events.catalogue import Recorded
-    from tests.simulation.machine import Life
+    from tests.simulation.machine import SidecarProcess
     from tests.simulation.network import Link, SimMessage
 
 _mail: Reader[m.HostMail] = Reader(m.HostMail)
@@ -516,12 +516,12 @@ class Judge:
         epoch = getattr(mail, "epoch", 0)
         if not epoch:
             return
-        life = id(link.process)
-        heard = self._heard_epoch.get(life, 0)
+        key = id(link.process)
+        heard = self._heard_epoch.get(key, 0)
         if epoch < heard:
             self._was_stale[id(message)] = (epoch, heard)
             message.stale = True
-        self._heard_epoch[life] = max(heard, epoch)
+        self._heard_epoch[key] = max(heard, epoch)
         if isinstance(mail, m.Assign) and mail.route not in self.in_force:
             self.complain(
                 "nothing is mailed that was not in force",
@@ -543,39 +543,39 @@ class Judge:
         mail: Any = _mail.decode(message.data)
         if not isinstance(mail, m.DrainOrResume) or not _replies.decode(data).ok:
             return
-        life = (message.to.process.name, mail.incarnation)
-        if mail.version <= self._drain_versions.get(life, -1):
+        incarnation = (message.to.process.name, mail.incarnation)
+        if mail.version <= self._drain_versions.get(incarnation, -1):
             self.complain(
                 "a late word of draining or resuming is passed by",
-                f"{life[0]} took drain version {mail.version} after {self._drain_versions[life]}",
+                f"{incarnation[0]} took drain version {mail.version} after {self._drain_versions[incarnation]}",
             )
-        self._drain_versions[life] = mail.version
+        self._drain_versions[incarnation] = mail.version
 
     # -- hosts -------------------------------------------------------------------------
 
-    def ran(self, life: Life, assign: m.Assign) -> None:
+    def ran(self, process: SidecarProcess, assign: m.Assign) -> None:
         """A run's work begins."""
-        if assign.route in life.runs:
+        if assign.route in process.runs:
             self.complain(
-                "a route runs once at a time", f"{assign.route} on {life.name}"
+                "a route runs once at a time", f"{assign.route} on {process.name}"
             )
-        if not life.machine.disk.holds(assign.route):
+        if not process.machine.disk.holds(assign.route):
             self.complain(
                 "nothing runs that is not on the disk",
-                f"{assign.route} on {life.name}",
+                f"{assign.route} on {process.name}",
             )
 
-    def died(self, life: Life, now: float) -> None:
+    def died(self, process: SidecarProcess, now: float) -> None:
         """A host's process is gone: what had ended there must be on disk or log."""
-        disk = life.machine.disk
-        for route, (ended, event_id) in life.ended.items():
+        disk = process.machine.disk
+        for route, (ended, event_id) in process.ended.items():
             young = now - ended < DISK_TAKES
             if young or disk.was_full or event_id in self.stored_ids:
                 continue
             if not disk.promises(route):
                 self.complain(
                     "no result is lost with its process",
-                    f"{life.name}: {route} ended {now - ended:.1f} s before",
+                    f"{process.name}: {route} ended {now - ended:.1f} s before",
                 )
 
     def host(self, state: HostState) -> None:

@@ -30,7 +30,7 @@ class Stuck(Exception):
 
 
 class Process:
-    """One life of a program. `skew` is how far its wall clock is off, in seconds."""
+    """One start of a program. `skew` is how far its wall clock is off, in seconds."""
 
     def __init__(self, loop: SimLoop, name: str, *, skew: float = 0.0) -> None:
         self.loop = loop

@@ -121,7 +121,7 @@ def open_journal(process: Process, disk: Disk, chance: Random) -> Journal:
 
 
 class Machine:
-    """What a host is made of, whatever life it is in."""
+    """What a host is made of, whatever incarnation it is in."""
 
     def __init__(self, name: str, loop: SimLoop, chance: Random, temper: Temper):
         self.name = name
@@ -135,7 +135,9 @@ class Machine:
         self.capabilities = chance.choice(([], ["gpu"], ["gpu", "docker"]))
         self.repos = chance.choice(([], ["web"], ["web", "api"]))
         self.endpoints: dict[str, c.EndpointState] = {}
-        self.on_run: Callable[[Life, Assign], None] = lambda _life, _assign: None
+        self.on_run: Callable[[SidecarProcess, Assign], None] = (
+            lambda _process, _assign: None
+        )
         self.wanted: Callable[[str, str], bool] = lambda _task, _route: True
         self.on_handled: Callable[[Sidecar], None] = lambda _sidecar: None
         if chance.random() < 0.8:
@@ -178,8 +180,8 @@ class Machine:
         )  # fmt: skip
 
 
-class Life(Process):
-    """One life of a machine's sidecar. `runs` are the routes whose work is alive in it,
+class SidecarProcess(Process):
+    """One incarnation of a machine's sidecar. `runs` are the routes whose work is alive in it,
     `ended` when each route that is over here ended, and the id of the event that says so.
 
     Whoever asks for the time, chance or resources is found by its context.
@@ -199,14 +201,14 @@ class Life(Process):
         super().kill()
 
 
-def _life() -> Life:
+def _own_process() -> SidecarProcess:
     process = PROCESS.get()
-    assert isinstance(process, Life)
+    assert isinstance(process, SidecarProcess)
     return process
 
 
 def _machine() -> Machine:
-    return _life().machine
+    return _own_process().machine
 
 
 class SimEndpoints:
@@ -282,13 +284,13 @@ class SimExecutor:
         self.kind = kind
 
     async def run(self, run: Run, emit: Emit, stop: Stop) -> Outcome:
-        life, route = _life(), run.assign.route
-        life.machine.on_run(life, run.assign)
-        life.runs[route] = run.assign.task_id
+        process, route = _own_process(), run.assign.route
+        process.machine.on_run(process, run.assign)
+        process.runs[route] = run.assign.task_id
         try:
-            return await self._run(life.machine, run.assign, emit, stop)
+            return await self._run(process.machine, run.assign, emit, stop)
         finally:
-            life.runs.pop(route, None)
+            process.runs.pop(route, None)
 
     async def _run(
         self, machine: Machine, assign: Assign, emit: Emit, stop: Stop
@@ -313,7 +315,7 @@ class SimExecutor:
                 )
             case "limited" if self.kind == "claude":
                 known = chance.random() < 0.5
-                until = _life().clock() + chance.uniform(1, 5) if known else None
+                until = _own_process().clock() + chance.uniform(1, 5) if known else None
                 return Returned(reason="limited", limited_until=until, result=raw)
             case "back":
                 exclude = assign.endpoint or machine.name
@@ -386,7 +388,7 @@ class NoOutput:
 class _Time:
     @staticmethod
     def time() -> float:
-        return _life().clock()
+        return _own_process().clock()
 
 
 class _Secrets:
@@ -428,26 +430,26 @@ class Watched(Sidecar):
     def _record(self, event: c.Event) -> None:
         super()._record(event)
         if isinstance(event, ENDS) and event.route in self.state.runs:
-            life = _life()
-            life.ended[event.route] = (life.loop.time(), event.id)
+            process = _own_process()
+            process.ended[event.route] = (process.loop.time(), event.id)
 
     def handle(self, command: Any, message: Any = None) -> None:
         super().handle(command, message)
-        life = _life()
-        if life.alive:
-            life.machine.on_handled(self)
+        process = _own_process()
+        if process.alive:
+            process.machine.on_handled(self)
 
 
-async def live(life: Life, link: Link) -> None:
+async def live(process: SidecarProcess, link: Link) -> None:
     """Be this host until `stop`; as `sidecar.main.run`, on the simulated disk."""
-    machine = life.machine
-    journal = open_journal(life, machine.disk, machine.chance)
+    machine = process.machine
+    journal = open_journal(process, machine.disk, machine.chance)
     parts = Parts(executors={kind: SimExecutor(kind) for kind in TARGETS})
     async with asyncio.TaskGroup() as group:
         sidecar = Watched(machine.config(), Connection(link), journal, parts, group)
-        life.sidecar = sidecar
+        process.sidecar = sidecar
         await sidecar.start()
-        await life.stop.wait()
+        await process.stop.wait()
         await sidecar.stop("stopped")
         await sidecar.outbox.close()
-    life.kill()
+    process.kill()

@@ -27,7 +27,13 @@ from events.ids import IdSource
 from events.lifecycle import FINAL
 from tests.simulation.invariants import Broken, Judge
 from tests.simulation.loop import Process, SimLoop, Stuck
-from tests.simulation.machine import Life, Machine, Temper, live, simulated_edges
+from tests.simulation.machine import (
+    Machine,
+    SidecarProcess,
+    Temper,
+    live,
+    simulated_edges,
+)
 from tests.simulation.network import Link, Server, Weather
 from tests.simulation.plan import CALM_AT, POLICY, Step, draw
 
@@ -82,22 +88,22 @@ class WatchedRole(SchedulerRole):
     """A scheduler's role, looked at whenever it has come to rest."""
 
     judge: Judge
-    life: Process
+    process: Process
 
     def _append(self, decision: Decision) -> None:
-        if self.life.alive:
+        if self.process.alive:
             self.judge.decided(self.scheduler, decision)
         super()._append(decision)
 
     def _take_turn(self) -> None:
         super()._take_turn()
-        if self.life.alive:
+        if self.process.alive:
             able = self.lease.held and self._bus.connected
             self.judge.scheduler(self.scheduler, able=able)
 
 
-class SchedulerLife(Process):
-    """One life of a scheduler process."""
+class SchedulerProcess(Process):
+    """One scheduler, from its start to its end."""
 
     role: WatchedRole | None = None
 
@@ -128,7 +134,7 @@ class Simulation:
             machine.on_handled = self._handled
             machine.wanted = self.judge.wanted
         self.links: dict[str, Link] = {}
-        self.lives: dict[str, Process] = {}
+        self.processes: dict[str, Process] = {}
         self.skews = {
             name: self.chance.uniform(-self.plan.skew, self.plan.skew)
             for name in ("s1", "s2", *self.machines)
@@ -163,11 +169,11 @@ class Simulation:
             self.say("mail", f"{message.by} to {link.process.name}: {shown}")
         self.judge.mail(link, message)
 
-    def _ran(self, life: Life, assign: m.Assign) -> None:
-        if not life.alive:
+    def _ran(self, process: SidecarProcess, assign: m.Assign) -> None:
+        if not process.alive:
             return
-        self.say("run", f"{life.name} runs {assign.task_id} on {assign.route}")
-        self.judge.ran(life, assign)
+        self.say("run", f"{process.name} runs {assign.task_id} on {assign.route}")
+        self.judge.ran(process, assign)
 
     def _handled(self, sidecar: Sidecar) -> None:
         self.judge.host(sidecar.state)
@@ -178,57 +184,57 @@ class Simulation:
         return IdSource(process.clock, lambda: self.chance.getrandbits(79))
 
     def start_scheduler(self, name: str) -> None:
-        if name in self.lives:
+        if name in self.processes:
             return
-        life = SchedulerLife(self.loop, name, skew=self.skews[name])
-        link = self._enter(life)
+        process = SchedulerProcess(self.loop, name, skew=self.skews[name])
+        link = self._enter(process)
 
         async def be() -> None:
             role = WatchedRole(
                 name, link, link, link,
-                ids=self._ids(life), version="0", clock=life.clock,
+                ids=self._ids(process), version="0", clock=process.clock,
                 monotonic=self.loop.time,
             )  # fmt: skip
-            role.judge, role.life = self.judge, life
+            role.judge, role.process = self.judge, process
             role.scheduler._ticks = lambda: 0.0  # type: ignore[attr-defined]
-            life.role = role
+            process.role = role
             await role.run(asyncio.Event())
 
         self.say("start", name)
-        self._watch(life, life.spawn(be()))
+        self._watch(process, process.spawn(be()))
 
     def start_host(self, name: str) -> None:
         machine = self.machines[name]
-        if name in self.lives or machine.gone_for_good:
+        if name in self.processes or machine.gone_for_good:
             return
-        life = Life(machine, skew=self.skews[name])
-        link = self._enter(life)
+        process = SidecarProcess(machine, skew=self.skews[name])
+        link = self._enter(process)
         self.say("start", name)
-        self._watch(life, life.spawn(live(life, link)))
+        self._watch(process, process.spawn(live(process, link)))
 
-    def _enter(self, life: Process) -> Link:
-        link = Link(self.server, life)
-        self.lives[life.name] = life
-        self.links[life.name] = link
-        life.on_death = lambda: self._died(life, link)
+    def _enter(self, process: Process) -> Link:
+        link = Link(self.server, process)
+        self.processes[process.name] = process
+        self.links[process.name] = link
+        process.on_death = lambda: self._died(process, link)
         return link
 
-    def _died(self, life: Process, link: Link) -> None:
-        self.say("end", f"{life.name} is gone")
-        if isinstance(life, Life):
-            self.judge.died(life, self.loop.time())
-        if self.lives.get(life.name) is life:
-            del self.lives[life.name]
-            del self.links[life.name]
+    def _died(self, process: Process, link: Link) -> None:
+        self.say("end", f"{process.name} is gone")
+        if isinstance(process, SidecarProcess):
+            self.judge.died(process, self.loop.time())
+        if self.processes.get(process.name) is process:
+            del self.processes[process.name]
+            del self.links[process.name]
         link.close()
 
-    def _watch(self, life: Process, task: asyncio.Task[None]) -> None:
+    def _watch(self, process: Process, task: asyncio.Task[None]) -> None:
         def ended(done: asyncio.Task[None]) -> None:
             if done.cancelled():
                 return
             error = done.exception()
-            if error is not None and life.alive:
-                self.judge.complain("no process fails", f"{life.name}: {error!r}")
+            if error is not None and process.alive:
+                self.judge.complain("no process fails", f"{process.name}: {error!r}")
 
         task.add_done_callback(ended)
 
@@ -290,8 +296,8 @@ class Simulation:
     def do(self, step: Step) -> None:
         """Let one step of the plan happen."""
         self.say("plan", f"{step.what} {step.whom} {_short(step.fields)}")
-        client = self.lives["client"]
-        life, link = self.lives.get(step.whom), self.links.get(step.whom)
+        client = self.processes["client"]
+        process, link = self.processes.get(step.whom), self.links.get(step.whom)
         fields = dict(step.fields)
         match step.what:
             case "submit":
@@ -305,21 +311,21 @@ class Simulation:
             case "start":
                 self._start(step.whom)
             case "kill":
-                if life is not None:
-                    life.die_within(fields["steps"])
+                if process is not None:
+                    process.die_within(fields["steps"])
             case "vanish":
                 self.machines[step.whom].gone_for_good = True
-                if life is not None:
-                    life.kill()
+                if process is not None:
+                    process.kill()
             case "leave":
-                if isinstance(life, Life):
-                    life.call(life.stop.set)
+                if isinstance(process, SidecarProcess):
+                    process.call(process.stop.set)
             case "freeze":
-                if life is not None:
-                    life.freeze()
+                if process is not None:
+                    process.freeze()
             case "thaw":
-                if life is not None:
-                    life.thaw()
+                if process is not None:
+                    process.thaw()
             case "cut":
                 if link is not None:
                     link.cut(fields["notice"])
@@ -363,13 +369,13 @@ class Simulation:
         """Nothing breaks from here on, and what was broken is made whole."""
         self.weather.calm()
         self.temper.calm = True
-        for life in list(self.lives.values()):
-            life.dies_at = 0
-            life.thaw()
+        for process in list(self.processes.values()):
+            process.dies_at = 0
+            process.thaw()
         for link in self.links.values():
             link.slowness = 1.0
             link.heal(0.1)
-        client = self.lives["client"]
+        client = self.processes["client"]
         for name, machine in self.machines.items():
             machine.disk.full = False
             for endpoint, state in machine.endpoints.items():
@@ -384,10 +390,10 @@ class Simulation:
         client.spawn(self.ask("policy.set", {"policy": policy}))
 
     async def _come_back(self, name: str) -> None:
-        life = self.lives.get(name)
-        while isinstance(life, Life) and life.stop.is_set():
+        process = self.processes.get(name)
+        while isinstance(process, SidecarProcess) and process.stop.is_set():
             await asyncio.sleep(0.5)
-            life = self.lives.get(name)
+            process = self.processes.get(name)
         self.start_host(name)
         await asyncio.sleep(1.0)
         await self.ask("host.resume", {"host": name})
@@ -420,20 +426,24 @@ class Simulation:
         if any(r.scheduler.state.tasks for r in roles):
             return False
         for machine in self.machines.values():
-            life = self.lives.get(machine.name)
+            process = self.processes.get(machine.name)
             if machine.gone_for_good:
                 continue
-            if not isinstance(life, Life) or life.sidecar is None:
+            if not isinstance(process, SidecarProcess) or process.sidecar is None:
                 return False
-            if life.runs or life.sidecar.outbox.pending or life.sidecar.state.runs:
+            if (
+                process.runs
+                or process.sidecar.outbox.pending
+                or process.sidecar.state.runs
+            ):
                 return False
         return True
 
     def _roles(self) -> list[WatchedRole]:
         return [
-            life.role
-            for life in self.lives.values()
-            if isinstance(life, SchedulerLife) and life.role is not None
+            process.role
+            for process in self.processes.values()
+            if isinstance(process, SchedulerProcess) and process.role is not None
         ]
 
     def _why_not_at_rest(self) -> str:
@@ -448,12 +458,12 @@ class Simulation:
                 f"at {scheduler.state.position} of {len(self.server.entries)}, "
                 f"{len(scheduler.state.tasks)} tasks, {len(scheduler.state.queue)} queued"
             )
-        for life in self.lives.values():
-            if isinstance(life, Life) and life.sidecar is not None:
-                held = host_state.runs_held(life.sidecar.state)
+        for process in self.processes.values():
+            if isinstance(process, SidecarProcess) and process.sidecar is not None:
+                held = host_state.runs_held(process.sidecar.state)
                 said.append(
-                    f"{life.name}: runs {sorted(life.runs)}, holds {held}, "
-                    f"outbox {life.sidecar.outbox.pending}"
+                    f"{process.name}: runs {sorted(process.runs)}, holds {held}, "
+                    f"outbox {process.sidecar.outbox.pending}"
                 )
         if self.asking:
             said.append(f"{self.asking} commands not answered")
@@ -470,9 +480,12 @@ class Simulation:
             judge.same(role.scheduler, log)
             if role.scheduler.leading:
                 judge.left_over(role.scheduler)
-                for life in self.lives.values():
-                    if isinstance(life, Life) and life.sidecar is not None:
-                        judge.told(role.scheduler, life.sidecar.state)
+                for process in self.processes.values():
+                    if (
+                        isinstance(process, SidecarProcess)
+                        and process.sidecar is not None
+                    ):
+                        judge.told(role.scheduler, process.sidecar.state)
 
     def run(self) -> Outcome:
         """Play the seed to its end."""
@@ -500,8 +513,8 @@ class Simulation:
             finally:
                 seconds = self.loop.time()
                 said = list(self.history)
-                for life in list(self.lives.values()):
-                    life.kill()
+                for process in list(self.processes.values()):
+                    process.kill()
                 self.loop.drain()
                 self.loop.close()
         digest = hashlib.sha256("\n".join(map(str, said)).encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""A scheduler in a bottle: a log in a list, a clock in a variable, hosts that are facts.
+"""A scheduler by itself: a log in a list, a clock in a variable, hosts that only say things.
 
 Decisions are stored by compare-and-set, as the log would, and folded in order. Tests say
 what happens, and look at what was decided.
@@ -46,7 +46,7 @@ class World:
         return {"id": next(self._ids), "at": rfc3339(self.now), "by": "test"}
 
     def store(self, subject: str, event: c.Event) -> int:
-        """Put an event into the log, through its spelling, and fold it."""
+        """Put an event into the log, encoded and decoded, and fold it."""
         event = decode_event(encode(event))
         recorded = c.Recorded(len(self.log) + 1, subject, event)
         self.log.append(recorded)
