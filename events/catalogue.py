@@ -586,6 +586,16 @@ class HostAlertCleared(
     lasted_s: float = 0.0
 
 
+class HostForgotten(FleetEvent, frozen=True, kw_only=True, tag="host.forgotten.v1"):
+    """An operator struck a host that is gone from the lists; its past stays in the log.
+
+    Void while the host is there. If it comes back, it joins as a new one.
+    """
+
+    host: str
+    requested_by: str = ""
+
+
 class EndpointAdded(FleetEvent, frozen=True, kw_only=True, tag="endpoint.added.v1"):
     """An operator added a shared endpoint."""
 
@@ -713,6 +723,7 @@ AnyEvent = (
     | HostLost
     | HostAlertRaised
     | HostAlertCleared
+    | HostForgotten
     | EndpointAdded
     | EndpointRemoved
     | TierDown

@@ -96,6 +96,12 @@ class ResumeHost(Command, frozen=True, kw_only=True):
     host: c.Token
 
 
+class ForgetHost(Command, frozen=True, kw_only=True):
+    """`host.forget`: strike a host that is gone from the lists."""
+
+    host: c.Token
+
+
 class AddEndpoint(Command, frozen=True, kw_only=True):
     """`endpoint.add`: a shared model server that hosts may call."""
 

@@ -253,6 +253,12 @@ def _decided(state: FleetState, event: c.FleetEvent, seq: int) -> str:
                 return "another incarnation of the host"
             _become(host, "lost", event.at, f"silent for {event.silent_s:g} s")
             state.touched.add(("host", host.host))
+        case c.HostForgotten():
+            host = state.hosts.get(event.host)
+            if host is None or host.state not in ("left", "lost"):
+                return "the host is there, or was never"
+            del state.hosts[event.host]
+            state.touched.add(("host", event.host))
         case c.HostAlertRaised():
             if _active(state, host=event.host, code=event.code) is not None:
                 return "an alert is active already"
@@ -332,7 +338,10 @@ def _is_repeat(state: FleetState, event: c.HostEvent) -> bool:
 
 
 def _outdated(state: FleetState, event: c.FleetEvent | c.TierEvent) -> bool:
-    if isinstance(event, c.EndpointAdded | c.EndpointRemoved | c.AlertAcknowledged):
+    by_gateway = (
+        c.EndpointAdded | c.EndpointRemoved | c.AlertAcknowledged | c.HostForgotten
+    )
+    if isinstance(event, by_gateway):
         return False
     return event.epoch != state.in_force.epoch
 

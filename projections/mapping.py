@@ -5,6 +5,8 @@ from __future__ import annotations
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Final
 
+from msgspec.structs import replace
+
 from projections import tiers
 from projections.answers import (
     AttemptView,
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from events import catalogue as c
-    from projections.fleet import Beats, FleetState, HostView
+    from projections.fleet import Beats, EndpointView, FleetState, HostView
     from projections.queue import QueueState
     from projections.record import Routing, TaskRecord
     from projections.stats import Histogram, StatsState
@@ -243,12 +245,20 @@ def _host(host: HostView, running: dict[str, int], beats: Beats, now: float) -> 
         capabilities=host.capabilities,
         repos=host.repos,
         default_repo=host.default_repo,
-        endpoints=[endpoint for _, endpoint in sorted(host.endpoints.items())],
+        endpoints=[_seen(host, each) for _, each in sorted(host.endpoints.items())],
         resources=None if beat is None else beat.resources,
         outbox=None if beat is None else beat.outbox,
         fault="" if beat is None else beat.fault,
         ram_bytes=host.ram_bytes,
     )
+
+
+def _seen(host: HostView, endpoint: EndpointView) -> EndpointView:
+    """Show an endpoint; nobody knows one to be up whose host is gone."""
+    if host.state in tiers.LIVING or not endpoint.up:
+        return endpoint
+    reason = f"its host {'left' if host.state == 'left' else 'is lost'}"
+    return replace(endpoint, up=False, since=host.since, loaded=[], reason=reason)
 
 
 def models(fleet: FleetState) -> list[ModelRow]:

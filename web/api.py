@@ -85,6 +85,7 @@ COMMANDS: Final = (
     CommandRoute("POST", f"{_TASK}/reassign", "task.reassign", m.ReassignTask),
     CommandRoute("POST", "/api/v1/hosts/{host}/drain", "host.drain", m.DrainHost),
     CommandRoute("POST", "/api/v1/hosts/{host}/resume", "host.resume", m.ResumeHost),
+    CommandRoute("POST", "/api/v1/hosts/{host}/forget", "host.forget", m.ForgetHost),
     CommandRoute("POST", "/api/v1/endpoints", "endpoint.add", m.AddEndpoint),
     CommandRoute(
         "DELETE", "/api/v1/endpoints/{endpoint}", "endpoint.remove", m.RemoveEndpoint

@@ -25,6 +25,9 @@ HOST_ANSWER_S: Final = 2.0
 DETAIL_LENGTH: Final = 1_000
 """So much is passed on of what a host says."""
 
+HOSTS_NAMED: Final = 20
+"""So many hosts are named to whoever names one that is not there."""
+
 _replies: Reader[m.Reply] = Reader(m.Reply)
 
 
@@ -70,6 +73,35 @@ class AdminCommands:
             ),
         )
 
+    async def forget(self, command: m.ForgetHost, who: str) -> m.Done | m.Refusal:
+        """Strike a host that left or was lost from the lists."""
+        if not self._names(command.host):
+            return self._no_host(command.host)
+        if self._dry_run.fleet.hosts[command.host].live:
+            return m.refuse(
+                "conflict",
+                f"host: {command.host} is there; end its sidecar first, or have it drain",
+                "host",
+            )
+        event = self._stamp().on(c.HostForgotten, host=command.host, requested_by=who)
+        return m.Done(seq=await self._log.append(subjects.fleet(command.host), event))
+
+    def _names(self, name: str) -> bool:
+        """Whether a host of this name has joined and was not forgotten."""
+        host = self._dry_run.fleet.hosts.get(name)
+        return host is not None and host.incarnation != ""
+
+    def _no_host(self, name: str, code: str = "not_found") -> m.Refusal:
+        """Refuse a name that no host has, with the names there are."""
+        names = sorted(
+            host.name for host in self._dry_run.fleet.hosts.values() if host.incarnation
+        )
+        some = ", ".join(names[:HOSTS_NAMED]) or "none"
+        more = (
+            f" and {len(names) - HOSTS_NAMED} more" if len(names) > HOSTS_NAMED else ""
+        )
+        return m.refuse(code, f"no host {name}; hosts: {some}{more}", "host")
+
     async def _steer(
         self, host: str, mail: Callable[[str, int], m.DrainOrResume]
     ) -> m.Done | m.Refusal:
@@ -104,8 +136,12 @@ class AdminCommands:
             raw = await self._bus.request(
                 subjects.host_mailbox(host), encode(mail), timeout=HOST_ANSWER_S
             )
-        except Unreachable as error:
-            return m.refuse("unreachable", f"host {host} is not there: {error}")
+        except Unreachable:
+            if not self._names(host):
+                return self._no_host(host, "unreachable")
+            return m.refuse(
+                "unreachable", f"host {host} does not answer; is its sidecar running?"
+            )
         try:
             return _replies.decode(raw)
         except Malformed as error:

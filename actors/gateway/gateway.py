@@ -63,6 +63,7 @@ class Gateway:
             "task.route": (m.Classify, tasks.route),
             "host.drain": (m.DrainHost, admin.drain),
             "host.resume": (m.ResumeHost, admin.resume),
+            "host.forget": (m.ForgetHost, admin.forget),
             "endpoint.add": (m.AddEndpoint, admin.add_endpoint),
             "endpoint.remove": (m.RemoveEndpoint, admin.remove_endpoint),
             "alert.acknowledge": (m.AcknowledgeAlert, admin.acknowledge),

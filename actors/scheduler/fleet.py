@@ -112,6 +112,22 @@ class Fleet:
         host.present = False
         self.touch(host)
 
+    def forget(self, name: str) -> None:
+        """A host that is gone is as if it had never been; runs of it keep their slots.
+
+        What nobody else offers is not set up any more, rather than down.
+        """
+        host = self.host(name)
+        kinds = {place.kind for place in host.places()}
+        for place in list(host.places()):
+            self._drop(place)
+        blank = self.hosts[name] = Host(name)
+        blank.slots, blank.alerts = host.slots, host.alerts
+        for names in self._by_repo.values():
+            names.discard(name)
+        others = {p.kind for other in self.hosts.values() for p in other.places()}
+        self._offered -= kinds - others
+
     def gave_up(self, name: str) -> None:
         """A host's lease has run out."""
         host = self.host(name)

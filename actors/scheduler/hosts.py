@@ -91,6 +91,11 @@ def fold_fleet(state: SchedulerState, name: str, event: c.Event) -> Verdict:
                 silent = f"silent for {event.silent_s:.1f} s"
                 for live in list(state.on_host.get(name, {}).values()):
                     lose(state, live, "host lost", silent)
+        case c.HostForgotten():
+            if event.host != name or state.fleet.host(name).live:
+                return "void"
+            state.fleet.forget(name)
+            state.regroup()
         case c.HostAlertRaised():
             if event.epoch != state.epochs.current or event.host != name:
                 return "void"

@@ -19,6 +19,7 @@ from projections.answers import HostsAnswer
 if TYPE_CHECKING:
     from cli.client.connection import Session
 
+LIVING: Final = ("up", "draining")
 PLACES: Final = ("repo", "branch", "assign_to")
 ANSWER_S: Final = 2.0
 
@@ -42,9 +43,13 @@ async def stand_here(client: Session, fields: dict[str, Any], host: str) -> str:
         fleet = await client.query("hosts", {}, HostsAnswer, timeout=ANSWER_S)
     except (Problem, AgentComError, OSError):
         return ""
-    if [each.host for each in fleet.hosts if each.state != "left"] != [host]:
+    living = [each.host for each in fleet.hosts if each.state in LIVING]
+    if living != [host]:
         return ""
     shell["cwd"] = here
+    if any(each.state == "lost" for each in fleet.hosts):
+        # It may come back at any moment, and this folder is not there.
+        fields["assign_to"] = host
     return here
 
 

@@ -8,6 +8,9 @@ from pathlib import Path
 
 import click
 
+from cli.client.connection import run
+from cli.client.target import on_target
+from cli.commands.fleet import tell
 from cli.commands.options import json_option
 from cli.local import broker
 from cli.local.instance import (
@@ -152,11 +155,26 @@ def remove(name: str, data: Path | None) -> None:
     if not instance.remove_host(name):
         raise click.ClickException(f"no host {name}; there are: {_listed(instance)}")
     _, refused = _reloaded(instance)
-    click.echo(f"removed {name}")
+    click.echo(
+        f"removed {name}; `agentcom host forget {name}` strikes it from the lists"
+    )
     if refused:
         raise click.ClickException(
             f"the running broker still lets {name} in and must be restarted: {refused}"
         )
+
+
+@host.command("forget")
+@click.argument("name", type=HOST_NAME)
+@on_target
+@json_option
+def forget(name: str, *, as_json: bool) -> int:
+    """Strike the machine NAME, which is gone, from all lists; its past stays.
+
+    Its key stays too: `host remove` takes that. With a key it may join again.
+    """
+    said = f"{name} is forgotten"
+    return run(tell("host.forget", {"host": name}, said, as_json=as_json))
 
 
 @host.command("keys")

@@ -409,6 +409,39 @@ async def test_changes_made_at_once_all_count(client):
 async def test_a_host_that_is_not_there_cannot_be_drained(client):
     answer = await client.ask("host.drain", host="h1")
     assert (answer["code"], answer["status"]) == ("unreachable", 404)
+    assert answer["error"] == "no host h1; hosts: none"
+    await joined(client, "h1")
+    answer = await client.ask("host.drain", host="nosuch")
+    assert answer["error"] == "no host nosuch; hosts: h1"
+    answer = await client.ask("host.drain", host="h1")
+    assert answer["error"] == "host h1 does not answer; is its sidecar running?"
+
+
+async def test_only_a_host_that_is_gone_is_forgotten(client):
+    unknown = await client.ask("host.forget", host="h1")
+    assert (unknown["code"], unknown["error"]) == (
+        "not_found",
+        "no host h1; hosts: none",
+    )
+    await joined(client, "h1")
+    living = await client.ask("host.forget", host="h1")
+    assert (living["code"], living["path"]) == ("conflict", "host")
+    async with linked(client.broker, "host-h1") as link:
+        log = JetStreamLog(link)
+        event = c.HostLeft(
+            id="left-h1",
+            at="2026-01-01T00:00:00.000000Z",
+            by="host:h1",
+            host="h1",
+            incarnation="life-1",
+        )
+        await client.folded(await log.append(subjects.host("h1"), event))
+        await log.close()
+    done = await client.ask("host.forget", host="h1")
+    assert done["ok"], done
+    await client.folded(done["seq"])
+    again = await client.ask("host.forget", host="h1")
+    assert again["code"] == "not_found"
 
 
 async def test_a_host_is_told_and_its_answer_is_passed_on(client):
@@ -502,6 +535,7 @@ BODIES = {
     "task.route": {"description": "x"},
     "host.drain": {"host": "h1"},
     "host.resume": {"host": "h1"},
+    "host.forget": {"host": "h1"},
     "endpoint.add": {"endpoint": "e", "kind": "ollama", "url": "http://x"},
     "endpoint.remove": {"endpoint": "e"},
     "alert.acknowledge": {"tier": "standard"},

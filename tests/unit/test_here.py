@@ -41,11 +41,17 @@ async def test_on_the_only_machine_it_runs_here():
     assert fields["shell"]["cwd"] == os.getcwd()
 
 
+async def test_a_lost_host_does_not_change_where_a_command_runs():
+    fields = command()
+    assert await stand_here(Asked(("me", "up"), ("other", "lost")), fields, "me")
+    assert fields["shell"]["cwd"] == os.getcwd()
+    assert fields["assign_to"] == "me", "the other one may come back at any moment"
+
+
 @pytest.mark.parametrize(
     ("client", "fields"),
     [
         (Asked(("me", "up"), ("other", "up")), command()),
-        (Asked(("me", "up"), ("other", "lost")), command()),
         (Asked(("other", "up")), command()),
         (Asked(), command()),
         (Asked(("me", "up"), url="nats://10.0.0.7:4222"), command()),

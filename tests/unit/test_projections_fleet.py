@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from events import catalogue as c
 from events import subjects
-from projections import mapping
+from projections import mapping, waiting
 from projections.fleet import Beats
 from projections.stats import BUCKETS_MS, Histogram
 from projections.world import fold
@@ -37,6 +37,52 @@ def test_an_endpoint_that_went_down_has_no_models():
 
     history.host_says(c.EndpointUp, "h1", state=endpoint_state("h1-ollama"))
     assert fold(history.recorded).fleet.hosts["h1"].endpoints["h1-ollama"].up
+
+
+def shown(history: History):
+    world = fold(history.recorded)
+    return mapping.hosts(world, Beats(), monotonic=0.0, now=history.now)
+
+
+def test_of_a_host_that_is_gone_no_endpoint_is_up():
+    history = History()
+    history.join("h1")
+    history.join("h2")
+    history.lose("h1")
+    lost = history.last.event.at
+    history.host_says(c.HostLeft, "h2")
+
+    [first], [second] = (host.endpoints for host in shown(history).hosts)
+
+    assert (first.up, first.since, first.reason) == (False, lost, "its host is lost")
+    assert (second.up, second.loaded, second.reason) == (False, [], "its host left")
+    history.host_says(c.HostRecovered, "h1")
+    assert shown(history).hosts[0].endpoints[0].up
+
+
+def test_a_forgotten_host_is_in_no_list_and_may_join_again():
+    history = History()
+    history.join("h1")
+    task = history.submit(assign_to="h1")
+
+    def forget() -> None:
+        event = c.HostForgotten(**history.head("gateway"), host="h1")
+        history.say(subjects.fleet("h1"), event)
+
+    forget()
+    assert [host.host for host in shown(history).hosts] == ["h1"], "it is there"
+    history.lose("h1")
+    forget()
+    world = fold(history.recorded)
+    assert world.fleet.hosts == {}
+    assert (shown(history).hosts, shown(history).models) == ([], [])
+    assert world.stats.void == {"host.forgotten.v1: the host is there, or was never": 1}
+    because = waiting.why(world.tasks.records[task], world, history.now).because
+    assert "It waits for host h1, which is not known: none of that name joined." in (
+        because
+    )
+    history.join("h1")
+    assert shown(history).hosts[0].state == "up"
 
 
 def test_an_earlier_incarnation_of_a_host_counts_for_nothing():

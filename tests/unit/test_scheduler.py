@@ -164,6 +164,33 @@ def test_a_silent_host_is_lost_after_its_lease_and_its_tasks_run_elsewhere():
     assert w.phase("t1") == "completed"
 
 
+def test_a_forgotten_host_is_as_if_it_had_never_been_until_it_joins_again():
+    w = World()
+    w.join("h1", endpoints=[claude()])
+    w.shell("t1")
+    w.join("h2")
+    assert w.scheduler.state.fleet.offered("claude")
+    forgotten = c.HostForgotten(**w.head(), host="h1")
+    w.store(subjects.fleet("h1"), forgotten)
+    assert w.scheduler.state.fleet.hosts["h1"].live, "what is there is not forgotten"
+    w.beat_on(18, "h2")
+    assert [e.host for e in w.events(c.HostLost)] == ["h1"]
+    w.store(subjects.fleet("h1"), forgotten)
+    fleet = w.scheduler.state.fleet
+    assert fleet.hosts["h1"].incarnation == ""
+    assert not fleet.offered("claude"), "nobody else ever had it"
+    w.beat("h1")
+    assert any(isinstance(m.message, Rejoin) and m.host == "h1" for m in w.mail)
+    w.join("h1", "i2")
+    assert fleet.hosts["h1"].slots["shell"].in_flight == 0
+    for n in range(4):
+        w.shell(f"u{n}")
+    assert {r.selected_host for n in range(4) for r in w.routes(f"u{n}")} == {
+        "h1",
+        "h2",
+    }
+
+
 def test_a_late_result_of_the_last_route_counts_until_the_task_is_routed_anew():
     w = World()
     w.join("h1")
