@@ -176,8 +176,7 @@ class Queries:
             limit=question.limit,
             offset=question.offset,
         )
-        self._runner.save()
-        seq, states = self._runner.position, self._states()
+        seq, states = self._runner.save(), self._states()
         total, records = await self._runner.store.look(search.tasks(which))
         return answers.TasksAnswer(
             seq=seq,
@@ -267,8 +266,7 @@ class Queries:
 
     async def costs(self, question: q.AskCosts) -> Answer:
         """Answer `costs`."""
-        self._runner.save()
-        seq = self._runner.position
+        seq = self._runner.save()
         lines = await self._runner.store.look(
             search.costs(question.by, question.since, fallback=question.fallback)
         )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import heapq
+import sqlite3
 from typing import TYPE_CHECKING, Any, Final
 
 import structlog
@@ -16,7 +17,7 @@ import structlog
 from events.errors import AgentComError
 from events.position import LogChanged, stands
 from events.races import first
-from projections.store import Store, remove
+from projections.store import Damaged, Store, may_pass, remove
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -33,6 +34,8 @@ GROUP_EVENTS: Final = 10_000
 """Events folded before what they changed is saved, at the latest."""
 GROUP_S: Final = 0.1
 """Seconds after which what changed is saved, at the latest."""
+AGAIN_S: Final = 1.0
+"""Seconds after which a store that could not be written is tried again."""
 REBUILD_S: Final = 2.0
 """The same while what was there at the start is still being read."""
 
@@ -76,7 +79,12 @@ class Runner:
         self._group_events = group_events
         self._group_s = group_s
         self._follower: Follower | None = None
+        store.on_damage = self._fail
         self._unsaved = 0
+        # The last sequence whose effect is in the store.
+        self._saved = self.world.position
+        # Why the store takes nothing at the moment; "" while it does.
+        self._stuck = ""
         self._timer: asyncio.TimerHandle | None = None
         # Those who wait for a sequence: a heap of (sequence, a running number, future).
         self._waiting: list[tuple[int, int, asyncio.Future[None]]] = []
@@ -103,6 +111,7 @@ class Runner:
             )
             self.store.begin_anew()
             self.world = self.store.load()
+            self._saved = 0
         if self.checkpoints is not None:
             await self.checkpoints.drop_strangers(self._log)
         if self.store.outdated:
@@ -199,7 +208,7 @@ class Runner:
 
     def _swap(self, fresh: Runner) -> None:
         self._let_go_of_timer()
-        self._unsaved = 0
+        self._unsaved, self._stuck = 0, ""
         if self.store.path is None or fresh.store.path is None:
             self.store.close()
             self.store, self.world = fresh.store, fresh.world
@@ -207,6 +216,8 @@ class Runner:
             fresh.store.close()
             self.store.take_over(fresh.store.path)
             self.world = self.store.load()
+        self.store.on_damage = self._fail
+        self._saved = self.world.position
         self.rebuilt += 1
         self._wake(self.world.position)
 
@@ -239,7 +250,7 @@ class Runner:
         try:
             judged = self.world.fold(recorded)
             self._unsaved = unsaved = self._unsaved + 1
-            if unsaved >= self._group_events:
+            if unsaved >= self._group_events and not self._stuck:
                 self.save()
             elif self._timer is None:
                 self._set_timer()
@@ -275,13 +286,39 @@ class Runner:
         loop = asyncio.get_running_loop()
         self._timer = loop.call_later(delay, self._save_in_time)
 
-    def save(self) -> None:
-        """Save what has been folded since the last time."""
-        self._let_go_of_timer()
-        if self._unsaved:
+    def save(self) -> int:
+        """Save what has been folded since the last time; return how far that reaches.
+
+        While the store cannot be written (a full disk, a lock of another process), that
+        is tried each second and said once; what is folded meanwhile stays in memory.
+        """
+        if self._unsaved and not self._stuck:
+            self._let_go_of_timer()
+            self._save()
+        return self._saved
+
+    def _save(self) -> None:
+        try:
             self.store.save(self.world)
-            self._unsaved = 0
-            self._copy_if_due()
+        except sqlite3.OperationalError as error:
+            if self.store.gap or not may_pass(error):
+                raise
+            if not self._stuck:
+                _log.warning(
+                    "the read models cannot be written, and wait",
+                    file=str(self.store.path),
+                    reason=str(error),
+                )
+            self._stuck = str(error)
+            loop = asyncio.get_running_loop()
+            self._timer = loop.call_later(AGAIN_S, self._save_in_time)
+            return
+        if self._stuck:
+            self._stuck = ""
+            _log.info("the read models are written again", file=str(self.store.path))
+        self._unsaved = 0
+        self._saved = self.world.position
+        self._copy_if_due()
 
     def _copy_if_due(self) -> None:
         """Start to copy the store's file for the checkpoints, if one is due."""
@@ -307,7 +344,8 @@ class Runner:
     def _save_in_time(self) -> None:
         self._timer = None
         try:
-            self.save()
+            if self._unsaved:
+                self._save()
         except Exception as error:  # noqa: BLE001 - the runner's edge
             self._fail(error)
 
@@ -318,6 +356,8 @@ class Runner:
             self._fail(error)
 
     def _fail(self, error: Exception) -> None:
+        if isinstance(error, sqlite3.DatabaseError) and not may_pass(error):
+            error = Damaged(self.store.path, str(error))
         if not self.failed.done():
             self.failed.set_exception(error)
         self._let_go()

@@ -11,6 +11,7 @@ or one that was made from another log, is set aside and made anew as well.
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import sqlite3
 import sys
@@ -20,8 +21,9 @@ from itertools import islice
 from typing import IO, TYPE_CHECKING, Any, Final, TypeVar
 
 import msgspec
+import structlog
 
-from events.errors import AgentComError
+from events.errors import AgentComError, Malformed
 from events.lifecycle import OPEN
 from events.position import Position
 from projections.fleet import AlertView, HostView, InForce, SharedView, TierView
@@ -39,10 +41,15 @@ if sys.platform != "win32":
 
 T = TypeVar("T")
 
+_log = structlog.get_logger("agentcom.projections")
+
 SCHEMA: Final = 1
 """The shape of the tables; part of what makes a file's version."""
 RECENT_KEPT: Final = 10_000
 """Finished tasks that stay in memory, because late reports come soon or not at all."""
+LOCKED_S: Final = 0.1
+"""Seconds to wait in place for a file that another process has locked; who saves tries
+again later, and is not to stand still meanwhile."""
 WAL_PAGES: Final = 1_000
 """Pages of 4 KiB in the write-ahead log that make SQLite copy them into the file."""
 WAL_PAGES_HURRIED: Final = 8_000
@@ -119,6 +126,40 @@ class StoreInUse(AgentComError):
         )
 
 
+class Damaged(AgentComError):
+    """A file of read models does not agree with itself, or cannot be read."""
+
+    code = "read_models_damaged"
+
+    def __init__(self, path: Path | None, why: str) -> None:
+        self.path = path
+        self.why = why
+        super().__init__(f"{path} does not agree with itself: {why}")
+
+
+_MAY_PASS: Final = frozenset(
+    {
+        sqlite3.SQLITE_BUSY,
+        sqlite3.SQLITE_LOCKED,
+        sqlite3.SQLITE_NOMEM,
+        sqlite3.SQLITE_READONLY,
+        sqlite3.SQLITE_IOERR,
+        sqlite3.SQLITE_FULL,
+        sqlite3.SQLITE_CANTOPEN,
+    }
+)
+
+
+def may_pass(error: Exception) -> bool:
+    """Whether an error is of the disk or a lock, not of what the file holds."""
+    if isinstance(error, OSError):
+        return error.errno in (errno.ENOSPC, errno.EDQUOT)
+    code = getattr(error, "sqlite_errorcode", None)
+    return isinstance(error, sqlite3.OperationalError) and (
+        code is None or code & 0xFF in _MAY_PASS
+    )
+
+
 decoded: Final = msgspec.msgpack.Decoder(TaskRecord).decode
 """Turns a row's body into the record that it holds."""
 _encoder: Final = msgspec.msgpack.Encoder()
@@ -138,6 +179,8 @@ class Store:
         self, path: Path | None = None, *, keep_outdated: bool = False
     ) -> None:
         self.outdated = False
+        # Told when the file turns out to be damaged while it is used.
+        self.on_damage: Callable[[Damaged], None] = lambda _: None
         self._keep_outdated = keep_outdated
         self._path = path
         self._lock: IO[str] | None = None
@@ -187,18 +230,17 @@ class Store:
 
     def _connect(self) -> sqlite3.Connection:
         connection = sqlite3.connect(
-            str(self._path or TEMPORARY), isolation_level=None, check_same_thread=False
+            str(self._path or TEMPORARY),
+            timeout=LOCKED_S,
+            isolation_level=None,
+            check_same_thread=False,
         )
         connection.create_function("folded", 1, str.casefold, deterministic=True)
         return connection
 
     def _set_aside(self) -> None:
-        if self._path is None:
-            return
-        for suffix in ("", "-wal", "-shm"):
-            old = self._path.with_name(self._path.name + suffix)
-            if old.exists():
-                old.rename(old.with_name(f"{self._path.name}.old{suffix}"))
+        if self._path is not None:
+            set_aside(self._path)
 
     def begin_anew(self) -> None:
         """Set the file aside and start an empty one: the log is another one."""
@@ -230,21 +272,46 @@ class Store:
         return int(_meta(self._settled(), "position") or 0)
 
     def load(self) -> World:
-        """Return the world as it was at `position`."""
-        world = _loaded(self._settled())
+        """Return the world as it was at `position`; at 0 where the file is damaged."""
+        try:
+            world = self._loaded()
+        except Damaged as damage:
+            _log.warning("the read models are made anew", reason=str(damage))
+            self.begin_anew()
+            world = self._loaded()
         world.tasks.fetch = self.task
         if not world.position:
             world.tasks.submitted = SubmittedIds()
         return world
 
+    def _loaded(self) -> World:
+        connection = self._settled()
+        with self._guarded():
+            world = _loaded(connection)
+            if not self.outdated and (why := _disagreement(connection, world)):
+                raise Damaged(self._path, why)
+        return world
+
+    @contextmanager
+    def _guarded(self) -> Iterator[None]:
+        """Tell what is wrong with the file from a disk or a lock that may come right."""
+        try:
+            yield
+        except (sqlite3.DatabaseError, msgspec.MsgspecError, Malformed) as error:
+            if may_pass(error):
+                raise
+            damage = Damaged(self._path, f"{type(error).__name__}: {error}")
+            self.on_damage(damage)
+            raise damage from error
+
     def task(self, task_id: str) -> TaskRecord | None:
         """Return a task by its id."""
-        row = (
-            self._settled()
-            .execute("select body from task where id = ?", (task_id,))
-            .fetchone()
-        )
-        return None if row is None else decoded(row[0])
+        connection = self._settled()
+        with self._guarded():
+            row = connection.execute(
+                "select body from task where id = ?", (task_id,)
+            ).fetchone()
+            return None if row is None else decoded(row[0])
 
     # -- keeping -----------------------------------------------------------------------
 
@@ -279,6 +346,7 @@ class Store:
                     ("position", str(world.position)),
                     ("epoch", str(world.tasks.epoch)),
                     ("stands", str(world.stands)),
+                    ("documents", str(_documents(connection))),
                 ),
             )
         self._forget_finished(world)
@@ -324,14 +392,31 @@ class Store:
         try:
             yield connection
         except BaseException:
-            connection.execute("rollback")
+            # Of a full disk SQLite has taken it back already.
+            if connection.in_transaction:
+                connection.execute("rollback")
             raise
         if not self._behind:
-            connection.execute("commit")
+            try:
+                connection.execute("commit")
+            except sqlite3.Error:
+                if connection.in_transaction:
+                    connection.execute("rollback")
+                raise
             return
         if self._committer is None:
             self._committer = ThreadPoolExecutor(1, thread_name_prefix="commits")
         self._committing = self._committer.submit(connection.execute, "commit")
+
+    @property
+    def gap(self) -> bool:
+        """Whether a group on its way to the disk was lost: the file must be loaded anew."""
+        committing = self._committing
+        return (
+            committing is not None
+            and committing.done()
+            and committing.exception() is not None
+        )
 
     def _settled(self) -> sqlite3.Connection:
         """Return the connection once the last group is in; raise what prevented it."""
@@ -347,13 +432,14 @@ class Store:
     async def look(self, question: Callable[[sqlite3.Connection], T]) -> T:
         """Answer a question about what has been saved, beside the writer."""
         connection = self._settled()
-        if self._path is None:
-            return question(connection)
-        if self._pool is None:
-            self._pool = ThreadPoolExecutor(1, thread_name_prefix="read-models")
-        return await asyncio.get_running_loop().run_in_executor(
-            self._pool, self._ask, question
-        )
+        with self._guarded():
+            if self._path is None:
+                return question(connection)
+            if self._pool is None:
+                self._pool = ThreadPoolExecutor(1, thread_name_prefix="read-models")
+            return await asyncio.get_running_loop().run_in_executor(
+                self._pool, self._ask, question
+            )
 
     def _ask(self, question: Callable[[sqlite3.Connection], T]) -> T:
         if self._reading is None:
@@ -433,6 +519,36 @@ def _load_documents(connection: sqlite3.Connection, world: World) -> None:
                 world.costs.total = _read(body, Spent)
 
 
+def _documents(connection: sqlite3.Connection) -> int:
+    return int(connection.execute("select count(*) from document").fetchone()[0])
+
+
+def _disagreement(connection: sqlite3.Connection, world: World) -> str:
+    """Say what in a file does not fit the rest of it; "" where all does.
+
+    Looks at counts: of the documents, and of the tasks in each state by an index. It
+    takes milliseconds for each hundred thousand tasks.
+    """
+    if not world.position:
+        return ""
+    count = _meta(connection, "documents")
+    if count is not None and int(count) != (there := _documents(connection)):
+        return f"{count} documents were saved, {there} are there"
+    if world.stats.last_seq != world.position:
+        return f"counts up to {world.stats.last_seq}, tasks up to {world.position}"
+    spent = world.costs.total
+    sums = connection.execute(
+        "select total(tokens_in), total(tokens_out), total(usd_nano) from spend"
+    ).fetchone()
+    if sums != (spent.tokens_in, spent.tokens_out, spent.usd_nano):
+        return f"costs sum up to {sums}, not to what was booked"
+    tasks = dict(connection.execute("select state, count(*) from task group by state"))
+    counted = {state: n for state, n in world.stats.states.items() if n}
+    if tasks != counted:
+        return f"tasks by state are {tasks}, counted were {counted}"
+    return ""
+
+
 def _readable(connection: sqlite3.Connection, maker: str) -> bool:
     """Whether a file that another version made can still be looked at by this one."""
     if not maker.startswith(f"schema={SCHEMA} "):
@@ -463,6 +579,14 @@ def about(path: Path) -> tuple[str, Position]:
         return _meta(connection, "made_by") or "", _stands(connection)
     finally:
         connection.close()
+
+
+def set_aside(path: Path) -> None:
+    """Rename a store's files, so that the next one to open it makes them anew."""
+    for suffix in ("", "-wal", "-shm"):
+        old = path.with_name(path.name + suffix)
+        if old.exists():
+            old.rename(old.with_name(f"{path.name}.old{suffix}"))
 
 
 def remove(path: Path, *, lock: bool = True) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,11 +14,12 @@ from msgspec.structs import replace
 
 from events.position import LogChanged
 from projections.main import projecting, until
+from projections.runner import AGAIN_S
+from projections.store import Damaged, may_pass, set_aside
 from web.access import Access, Tokens
 from web.server import DEFAULT_PORT, LOOPBACK, Server
 
 if TYPE_CHECKING:
-    import asyncio
     from collections.abc import Callable
 
     from events.bus import Bus
@@ -59,10 +62,12 @@ async def serve(
     """Serve until `stop` is set; `ready` is called with the port once it listens.
 
     Raises what ends it before that: LogUnavailable, Denied, StoreInUse, OSError.
-    A log that was put back makes all anew. `whatif` decides the past anew, `policy` is the built-in one, as it is shown until
+    A log that was put back makes all anew, and so do read models that are damaged; a
+    store that cannot be written (a full disk, another's lock) is waited for. `whatif` decides the past anew, `policy` is the built-in one, as it is shown until
     somebody sets another; `savings` compares local work with a chosen model.
     """
     ports: list[int] = []
+    waits = ""
 
     def listening(port: int) -> None:
         if not ports and ready is not None:
@@ -77,6 +82,24 @@ async def serve(
         except LogChanged as changed:
             # Whatever was made of the log, here and on the pages, is of another one.
             _log.warning("starting anew", reason=str(changed))
+        except Damaged as damage:
+            _log.warning("the read models are made anew", reason=str(damage))
+            if config.store is not None:
+                set_aside(config.store)
+        except Exception as error:
+            if not may_pass(error):
+                raise
+            if waits != str(error):
+                waits = str(error)
+                _log.warning(
+                    "the read models cannot be written, and wait",
+                    file=str(config.store),
+                    reason=waits,
+                )
+            with suppress(TimeoutError):
+                async with asyncio.timeout(AGAIN_S):
+                    await stop.wait()
+                return
 
 
 async def _serve(

@@ -13,13 +13,14 @@ import pytest
 
 from events import catalogue as c
 from events.position import LogChanged
-from projections import tasks
+from projections import search, tasks
 from projections.runner import Runner
-from projections.store import Store, StoreInUse, saved
+from projections.store import Damaged, Store, StoreInUse, saved
 from projections.verify import verify
 from projections.world import fold
 from tests.support.fakes import MemoryLog
 from tests.support.histories import History, plausible, tell
+from tests.support.links import until
 from tests.support.projecting import read, written
 
 ROOT = Path(__file__).parents[2]
@@ -211,6 +212,91 @@ async def test_a_disk_that_fills_up_while_it_catches_up_ends_the_runner(
     await runner.start()
     with pytest.raises(sqlite3.OperationalError, match="disk is full"):
         await runner.until_caught_up()
+    await runner.stop()
+    store.close()
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "update document set body = substr(body, 1, 7) where projection = 'stats'",
+        "update document set body = x'c1' where projection = 'host'",
+        "delete from document",
+        "delete from document where projection = 'host'",
+        "delete from document where projection = 'costs'",
+        "delete from task where state = 'completed'",
+        "delete from spend",
+        "update meta set value = value + 1 where key = 'position'",
+        "update meta set value = 'x' where key = 'stands'",
+        "drop table spend",
+    ],
+)
+async def test_read_models_that_do_not_agree_with_themselves_are_made_anew(
+    tmp_path, damage
+):
+    history, path = plausible(5, tasks=20), tmp_path / "read.db"
+    log = MemoryLog()
+    await tell(log, history)
+    await project(log, path)
+    store = Store(path)
+    store._writing.execute(damage)
+    store.close()
+
+    told = await log.read("agentcom.evt.>")
+    assert await project(log, path) == fresh(told)
+
+
+async def test_damage_that_is_met_later_ends_the_runner_and_says_so(tmp_path):
+    history, path = plausible(5, tasks=20), tmp_path / "read.db"
+    log = MemoryLog()
+    await tell(log, history)
+    await project(log, path)
+    store = Store(path)
+    store._writing.execute("update task set body = x'c1' where state = 'completed'")
+    runner = Runner(log, store)
+    await runner.start()
+
+    with pytest.raises(Damaged, match="does not agree with itself"):
+        await store.look(search.tasks(search.Filter(states=("completed",), limit=5)))
+
+    with pytest.raises(Damaged):
+        await asyncio.wait_for(runner.failed, 10)
+    await runner.stop()
+    store.close()
+
+
+@pytest.mark.parametrize("trouble", ["locked", "full"])
+async def test_a_store_that_cannot_be_written_is_waited_for(
+    tmp_path, trouble, monkeypatch
+):
+    monkeypatch.setattr("projections.runner.AGAIN_S", 0.01)
+    history, path = plausible(5, tasks=20), tmp_path / "read.db"
+    log, half = MemoryLog(), len(history) // 2
+    await tell(log, history[:half])
+    store = Store(path)
+    runner = Runner(log, store)
+    await runner.start()
+    await runner.until(half)
+    assert runner.save() == half
+    if trouble == "locked":
+        other = sqlite3.connect(path, isolation_level=None)
+        other.execute("begin immediate")
+    else:
+        size = store._writing.execute("pragma page_count").fetchone()[0]
+        store._writing.execute(f"pragma max_page_count = {size}")
+
+    await tell(log, history[half:])
+    await runner.until(len(history))
+    assert runner.save() == half
+    assert not runner.failed.done()
+
+    if trouble == "locked":
+        other.execute("rollback")
+        other.close()
+    else:
+        store._writing.execute("pragma max_page_count = 1000000")
+    await until(lambda: runner.save() == len(history))
+    assert store.dump() == fresh(await log.read("agentcom.evt.>"))
     await runner.stop()
     store.close()
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 from contextlib import asynccontextmanager
+from types import SimpleNamespace
 
 import aiohttp
 import msgspec
@@ -145,6 +147,30 @@ async def test_a_log_put_back_under_it_is_served_anew(tmp_path):
         _, answer = await site.get("/api/v1/tasks?limit=500")
 
     assert {task["task_id"] for task in answer["tasks"]} == tasks
+
+
+async def test_a_store_that_is_locked_at_the_start_is_waited_for(tmp_path, monkeypatch):
+    log, path = MemoryLog(), tmp_path / "read.db"
+    await tell(log, plausible(5, tasks=3))
+    Store(path).close()
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("pragma journal_mode = delete")
+    other.execute("begin exclusive")
+    told = []
+
+    def warning(said, **facts):
+        told.append((said, facts["reason"]))
+        other.close()
+
+    monkeypatch.setattr("web.main.AGAIN_S", 0.01)
+    monkeypatch.setattr("web.main._log", SimpleNamespace(warning=warning))
+
+    async with serving(log, path) as (site, _):
+        assert (await site.get("/api/v1/status"))[0] == 200
+
+    assert told == [
+        ("the read models cannot be written, and wait", "database is locked")
+    ]
 
 
 async def test_metrics_say_what_the_folds_say():
