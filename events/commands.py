@@ -283,7 +283,10 @@ class Limits(Struct, frozen=True, omit_defaults=True, kw_only=True):
 
 
 class Assign(Struct, frozen=True, omit_defaults=True, kw_only=True, tag="assign"):
-    """Run this. `route` is the routed event's id and the fence for all that follows."""
+    """Run this. `route` is the routed event's id and the fence for all that follows.
+
+    `incarnation` is the host's that it was routed to: another one refuses it. "": any.
+    """
 
     epoch: Epoch
     task_id: c.Token
@@ -301,6 +304,7 @@ class Assign(Struct, frozen=True, omit_defaults=True, kw_only=True, tag="assign"
     max_budget_usd: float | None = None
     limits: Limits = Limits()
     resume_session: str | None = None
+    incarnation: str = ""
 
 
 class Cancel(Struct, frozen=True, omit_defaults=True, kw_only=True, tag="cancel"):
@@ -346,6 +350,14 @@ class Rejoin(Struct, frozen=True, omit_defaults=True, kw_only=True, tag="rejoin"
     incarnation: str = ""
 
 
+class Evict(Struct, frozen=True, omit_defaults=True, kw_only=True, tag="evict"):
+    """Two processes are this host; the one of this incarnation is to leave, and end."""
+
+    epoch: Epoch
+    incarnation: str
+    reason: str = ""
+
+
 class UseEndpoints(
     Struct, frozen=True, omit_defaults=True, kw_only=True, tag="endpoints"
 ):
@@ -376,7 +388,7 @@ class Inspect(Struct, frozen=True, omit_defaults=True, kw_only=True, tag="inspec
     """What is going on there?"""
 
 
-HostMail = Assign | Cancel | Drain | Resume | Rejoin | UseEndpoints | Inspect
+HostMail = Assign | Cancel | Drain | Resume | Rejoin | Evict | UseEndpoints | Inspect
 TaskMail = Cancel | Inspect
 
 

@@ -99,6 +99,9 @@ class Sidecar:
         self._new_id = IdSource(time.time, partial(secrets.randbits, 80))
         self.incarnation = f"{journal.at_start.incarnations:06d}-{self._new_id()}"
 
+        # Resolves with the reason when this process is told that another one is this host.
+        self.evicted: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+
         # Live output on its way to the stream.
         self.output = OutputQueue(connection.bus, throttle=self._throttle)
 
@@ -370,6 +373,9 @@ class Sidecar:
                     self._journal.finish(effect.route)
             case msg.RememberEpoch():
                 self._journal.remember_epoch(effect.epoch)
+            case msg.End():
+                if not self.evicted.done():
+                    self.evicted.set_result(effect.reason)
             case msg.Watch():
                 self._endpoints.share(effect.endpoints)
             case _:

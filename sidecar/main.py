@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
+from events.errors import AgentComError
+from events.races import first
 from sidecar.assembly import assemble
 from sidecar.host import Sidecar
 from sidecar.journal import open_journal
@@ -16,6 +18,19 @@ if TYPE_CHECKING:
     from sidecar.assembly import Parts
     from sidecar.config import SidecarConfig
     from sidecar.host import HostConnection
+
+
+class Evicted(AgentComError):
+    """Another process is this host too, and was first."""
+
+    code = "evicted"
+
+    def __init__(self, host: str, reason: str) -> None:
+        self.host = host
+        super().__init__(
+            f"this process has left: {reason}. Give this machine a name and a key of its "
+            f"own (`agentcom host add NAME`), or end the other sidecar of {host}"
+        )
 
 
 async def run(
@@ -31,7 +46,7 @@ async def run(
 
     `data` is the folder for journal and work unless the configuration names one. `ready`
     is called once the host has joined. Raises JournalHeld, JournalError,
-    ResultsFolderError.
+    ResultsFolderError, and Evicted once it has left because another process is this host.
     """
     folder = config.data_path or data
     if folder is None:
@@ -47,7 +62,11 @@ async def run(
         try:
             await sidecar.start()
             ready(sidecar)
-            await stop.wait()
-            await sidecar.stop("stopped")
+            await first(stop.wait(), sidecar.evicted)
+            evicted = sidecar.evicted.done() and not stop.is_set()
+            reason = sidecar.evicted.result() if evicted else "stopped"
+            await sidecar.stop(reason)
         finally:
             await sidecar.close()
+    if evicted:
+        raise Evicted(config.host, reason)

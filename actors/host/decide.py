@@ -62,6 +62,8 @@ class _Decider:
                 self.resume(command)
             case mail.Rejoin():
                 self.rejoin(command)
+            case mail.Evict():
+                self.evict(command)
             case mail.UseEndpoints():
                 self.use_endpoints(command)
             case mail.Inspect():
@@ -97,7 +99,7 @@ class _Decider:
 
     def assign(self, assign: mail.Assign) -> None:
         state = self.state
-        if self.stale(assign.epoch):
+        if self.stale(assign.epoch) or self.for_another(assign.incarnation):
             return
         route = assign.route
         run = state.runs.get(route)
@@ -326,6 +328,21 @@ class _Decider:
             self.host_event(c.HostRecovered, held=runs_held(state))
         else:
             self.host_joined()
+
+    def evict(self, command: mail.Evict) -> None:
+        if self.stale(command.epoch) or self.for_another(command.incarnation):
+            return
+        self.answer(True)
+        if not self.state.leaving:
+            self.effect(msg.End(command.reason or "another process is this host"))
+
+    def for_another(self, incarnation: str) -> bool:
+        """Refuse what is meant for another process that is, or was, this host."""
+        if incarnation in ("", self.state.incarnation):
+            return False
+        detail = f"it is for {incarnation}, this is {self.state.incarnation}"
+        self.answer(False, "other_incarnation", detail)
+        return True
 
     def use_endpoints(self, command: mail.UseEndpoints) -> None:
         if self.stale(command.epoch):

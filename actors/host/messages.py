@@ -260,13 +260,19 @@ class RememberEpoch(Struct, frozen=True):
     epoch: int
 
 
+class End(Struct, frozen=True):
+    """End this process, in good order: another one is this host."""
+
+    reason: str
+
+
 class Watch(Struct, frozen=True):
     """Probe these shared endpoints, and no other shared ones."""
 
     endpoints: list[mail.SharedEndpoint]
 
 
-Effect = Respond | Persist | Start | StopRun | Forget | RememberEpoch | Watch
+Effect = Respond | Persist | Start | StopRun | Forget | RememberEpoch | End | Watch
 
 
 class HostDecision(Struct):

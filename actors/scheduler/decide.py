@@ -41,6 +41,7 @@ MISSED_BEATS: Final = 3
 _FOLLOWED: Final = frozenset(
     {
         c.TaskRouted,
+        c.TaskAccepted,
         c.TaskRejected,
         c.TaskReturned,
         c.TaskCancelled,
@@ -164,6 +165,12 @@ class Scheduler:
         state, lead = self.state, self.leadership
         state.at(now)
         host = state.fleet.hosts.get(beat.host)
+        if host is not None and (later := host.hear(beat.incarnation, now)):
+            if lead is not None and later == beat.incarnation:
+                reason = f"another process is host {host.name}, and was first"
+                self.effects.append(mailing.evict(lead, host.name, later, reason))
+            if later == beat.incarnation != host.incarnation:
+                return
         if host is None or not host.live or host.incarnation != beat.incarnation:
             if lead is not None:
                 self.effects.append(mailing.rejoin(state, lead, beat.host))

@@ -12,6 +12,7 @@ import msgspec
 
 from actors.scheduler.live import RouteEnd
 from actors.scheduler.outputs import Decision
+from actors.scheduler.places import RIVALS_AFTER, RIVALS_FORGOTTEN_S
 from events import catalogue as c
 from events import subjects
 from events.codec import instant
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
 
 SILENCE_CHECK_S: Final = 0.5
 """How often hosts that are silent are looked for."""
+
+JOINS_KEPT: Final = 16
+"""Of so many incarnations of a host it is known which came first."""
 
 ALERT_AFTER_S: Final = 10.0
 CLEAR_AFTER_S: Final = 60.0
@@ -46,6 +50,9 @@ def fold_host(state: SchedulerState, name: str, recorded: c.Recorded) -> Verdict
         return "repeat"
     if isinstance(event, c.HostJoined):
         restarted = event.incarnation != host.incarnation
+        host.joins.setdefault(event.incarnation, recorded.seq)
+        while len(host.joins) > JOINS_KEPT:
+            del host.joins[next(iter(host.joins))]
         fleet.joined(_without_removed(state, event), recorded.seq, state.now)
         if restarted:
             for live in list(state.on_host.get(name, {}).values()):
@@ -208,36 +215,43 @@ def decide_alerts(
     """Decide which alerts about hosts begin and end."""
     decisions = []
     for host in state.fleet.hosts.values():
-        event = _next_alert(lead, host, now)
-        if event is not None and (host.name, event.code) not in lead.alerting:
-            lead.alerting.add((host.name, event.code))
+        for code, (text, over) in _wrong_with(host, now).items():
+            if (host.name, code) in lead.alerting:
+                continue
+            about = {"host": host.name, "code": code}
+            event: c.FleetEvent
+            if text and code not in host.alerts:
+                event = lead.write(
+                    now,
+                    c.HostAlertRaised,
+                    **about,
+                    incarnation=host.incarnation,
+                    text=text,
+                )
+            elif over and code in host.alerts:
+                lasted = round(max(0.0, now - host.alerts[code]), 3)
+                event = lead.write(now, c.HostAlertCleared, **about, lasted_s=lasted)
+            else:
+                continue
+            lead.alerting.add((host.name, code))
             subject = subjects.fleet(host.name)
             decisions.append(Decision(subject, event, state.stands.get(subject, 0)))
     return decisions
 
 
-def _next_alert(
-    lead: Leadership, host: Host, now: float
-) -> c.HostAlertRaised | c.HostAlertCleared | None:
-    """Compare what a host's beats say with what is alerted; return what to say next."""
-    code, for_s = "cannot_persist", now - host.fault_since
-    if code not in host.alerts:
-        if not host.live or not host.fault or for_s < ALERT_AFTER_S:
-            return None
-        return lead.write(
-            now,
-            c.HostAlertRaised,
-            host=host.name,
-            incarnation=host.incarnation,
-            code=code,
-            text=host.fault,
-        )
-    if host.present and (host.lost or host.fault or for_s < CLEAR_AFTER_S):
-        return None
-    lasted = round(max(0.0, now - host.alerts[code]), 3)
-    return lead.write(
-        now, c.HostAlertCleared, host=host.name, code=code, lasted_s=lasted
-    )
+def _wrong_with(host: Host, now: float) -> dict[str, tuple[str, bool]]:
+    """Return by code what is to be alerted about a host, and whether that is over."""
+    for_s = now - host.fault_since
+    unwell = host.fault if host.live and for_s >= ALERT_AFTER_S else ""
+    well = not host.lost and not host.fault and for_s >= CLEAR_AFTER_S
+    rivals, quiet = "", now - host.returned_at >= RIVALS_FORGOTTEN_S
+    if host.returns >= RIVALS_AFTER and not quiet:
+        names = " and ".join(sorted(host.heard[-2:]))
+        rivals = f"two processes are this host: {names}; the later one is told to leave"
+    return {
+        "cannot_persist": (unwell, well or not host.present),
+        "two_incarnations": (rivals, quiet),
+    }
 
 
 def unconfirmed(state: SchedulerState, lead: Leadership, now: float) -> list[Host]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from actors.scheduler.outputs import Mail, SpecNeeded
-from events.commands import Assign, Cancel, Rejoin, SharedEndpoint, UseEndpoints
+from events.commands import Assign, Cancel, Evict, Rejoin, SharedEndpoint, UseEndpoints
 
 if TYPE_CHECKING:
     from actors.lifecycle import TaskState
@@ -43,6 +43,7 @@ def assignment(
     if live.state.route != route or live.state.phase != "routed":
         return None
     routed, policy = live.routed, state.policy
+    host = state.fleet.hosts.get(routed.selected_host)
     place = state.fleet.find(routed.selected_host, routed.selected_endpoint, live.kind)
     return Mail(
         routed.selected_host,
@@ -62,6 +63,7 @@ def assignment(
             equivalent_model=policy.equivalent,
             max_budget_usd=policy.max_budget_usd_per_task,
             limits=policy.limits,
+            incarnation=host.incarnation if host is not None and host.present else "",
         ),
     )
 
@@ -98,6 +100,11 @@ def rejoin(state: SchedulerState, lead: Leadership, name: str) -> Mail:
     host = state.fleet.hosts.get(name)
     incarnation = host.incarnation if host is not None and host.present else ""
     return Mail(name, Rejoin(epoch=lead.epoch, incarnation=incarnation))
+
+
+def evict(lead: Leadership, name: str, incarnation: str, reason: str) -> Mail:
+    """Tell one of two processes that are the same host to leave."""
+    return Mail(name, Evict(epoch=lead.epoch, incarnation=incarnation, reason=reason))
 
 
 def share_with_all(state: SchedulerState, lead: Leadership) -> list[Mail]:

@@ -29,6 +29,12 @@ SLOT_KINDS: Final = {"sidecar": "shell", "agent": "agent", "noop": "noop"}
 """Kind of place to the kind of slot a host offers for it; the rest are endpoints."""
 
 
+RIVALS_AFTER: Final = 3
+RIVALS_FORGOTTEN_S: Final = 60.0
+"""Two incarnations whose beats come in turns, so often, are two processes; until neither
+has come back behind the other for so long."""
+
+
 class Slots:
     """Room for so many runs at once.
 
@@ -61,8 +67,10 @@ class Host:
         "endpoints",
         "fault",
         "fault_since",
+        "heard",
         "held",
         "incarnation",
+        "joins",
         "kinds",
         "last_beat",
         "last_id",
@@ -72,6 +80,8 @@ class Host:
         "present",
         "ram_bytes",
         "repos",
+        "returned_at",
+        "returns",
         "slots",
         "vram_free",
         "vram_total",
@@ -115,6 +125,13 @@ class Host:
         self.fault = ""
         self.fault_since = 0.0
         self.alerts: dict[str, float] = {}
+        # Where in the log each of its last incarnations joined first. Which of them beats
+        # come from: the last one heard, all heard, how often one came back behind another
+        # (which a process that is gone never does), and when that was last so.
+        self.joins: dict[str, int] = {}
+        self.heard: list[str] = []
+        self.returns = 0
+        self.returned_at = 0.0
         # Routes that the log has here and its beats do not name: how many beats in a row.
         self.missing: dict[str, int] = {}
 
@@ -122,6 +139,26 @@ class Host:
     def live(self) -> bool:
         """Whether it is here and has not been given up."""
         return self.present and not self.lost
+
+    def hear(self, incarnation: str, now: float) -> str:
+        """Note whose beat came; return who is to leave where two processes are this host.
+
+        That is whoever joined later.
+        """
+        if now - self.returned_at >= RIVALS_FORGOTTEN_S:
+            self.returns = 0
+        if self.heard and incarnation != self.heard[-1]:
+            if incarnation in self.heard:
+                self.heard.remove(incarnation)
+                self.returns += 1
+                self.returned_at = now
+            del self.heard[:-3]
+            self.heard.append(incarnation)
+        elif not self.heard:
+            self.heard.append(incarnation)
+        if self.returns < RIVALS_AFTER:
+            return ""
+        return max(self.heard[-2:], key=lambda one: self.joins.get(one, 1 << 62))
 
     def places(self) -> Iterator[Place]:
         """Every place on this host."""

@@ -218,7 +218,7 @@ def test_an_error_does_not_repeat_what_is_long(raw):
 def test_mail_of_no_known_kind_is_named():
     assert (
         complaint(mail, b'{"type":"sing"}')
-        == "type: expected one of assign, cancel, drain, resume, rejoin, endpoints, "
+        == "type: expected one of assign, cancel, drain, resume, rejoin, evict, endpoints, "
         "inspect, got 'sing'"
     )
     assert complaint(mail, b"{}") == "type: expected a value, got none"

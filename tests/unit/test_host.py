@@ -504,3 +504,26 @@ def test_slots_are_never_overdrawn_and_a_route_ends_at_most_once(
                 ended.add(event.route)
         holding = [r for r in host.state.runs.values() if r.phase in HOLDING]
         assert host.state.used.get("shell", 0) == len(holding) <= 2
+
+
+# -- two processes, one host
+
+
+def test_mail_for_another_incarnation_is_refused_and_changes_nothing() -> None:
+    for message in (
+        assign(incarnation="incarnation-2"),
+        mail.Evict(epoch=1, incarnation="incarnation-2"),
+    ):
+        host = Host().when(message)
+        assert host.reply.code == "other_incarnation"
+        assert host.names == []
+        assert host.effects(msg.End) == host.effects(msg.Persist) == []
+    assert Host().when(assign(incarnation="incarnation-1")).effects(msg.Persist)
+
+
+def test_a_host_that_is_told_to_leave_ends_once() -> None:
+    host = Host().when(mail.Evict(epoch=1, incarnation="incarnation-1", reason="two"))
+    assert host.reply.ok
+    assert host.effects(msg.End) == [msg.End("two")]
+    host.given(msg.Leave("two")).when(mail.Evict(epoch=1, incarnation="incarnation-1"))
+    assert host.effects(msg.End) == []
