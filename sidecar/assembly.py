@@ -16,6 +16,7 @@ from sidecar.executors.noop import NoopExecutor
 from sidecar.executors.ollama import OllamaExecutor
 from sidecar.executors.openai import OpenAIExecutor
 from sidecar.executors.shell import CommandPolicy, ShellExecutor, ShellOptions
+from sidecar.http import header_key
 from sidecar.pipeline import unprepared, unpriced
 from sidecar.processes.family import Processes
 from sidecar.results import Results
@@ -112,7 +113,8 @@ def assemble(
     }
 
     def api_key(endpoint: str) -> str | None:
-        return environ.get(keys[endpoint]) if endpoint in keys else None
+        name = keys.get(endpoint)
+        return None if name is None else header_key(name, environ.get(name))
 
     shell = ShellOptions(
         policy=CommandPolicy(tuple(config.shell.allowed)), limits=config.shell.limits

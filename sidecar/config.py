@@ -12,6 +12,8 @@ import os
 import re
 import socket
 import tomllib
+from contextlib import suppress
+from ipaddress import ip_address
 from pathlib import Path
 from typing import (
     TYPE_CHECKING,
@@ -352,16 +354,31 @@ def machine_name() -> str:
 
 
 def ollama_url() -> str:
-    """Where Ollama is by its own rules: OLLAMA_HOST, else loopback."""
-    address = os.environ.get("OLLAMA_HOST", "").strip().rstrip("/")
-    if not address:
-        return f"http://127.0.0.1:{OLLAMA_PORT}"
+    """Where Ollama is by its own rules: OLLAMA_HOST, else loopback.
+
+    Read as Ollama's `envconfig.Host` does: quotes and blanks around it are not part of it,
+    and a port that is none is the usual one.
+    """
+    address = os.environ.get("OLLAMA_HOST", "").strip().strip("\"'").strip()
     scheme, separator, rest = address.partition("://")
     if not separator:
         scheme, rest = "http", address
-    host, _, port = rest.rpartition(":") if ":" in rest else (rest, "", "")
-    if not port.isdigit():
-        host, port = rest, "443" if scheme == "https" else str(OLLAMA_PORT)
-    # 0.0.0.0 is where a server listens, not where a client goes.
-    host = "127.0.0.1" if host in ("", "0.0.0.0", "[::]") else host
-    return f"{scheme}://{host}:{port}"
+    usual = OLLAMA_PORT if not separator else {"http": 80, "https": 443}.get(scheme)
+    place, slash, path = rest.partition("/")
+    host, port = _host_and_port(place)
+    if not (port.isdecimal() and int(port) < 2**16):
+        port = str(usual or OLLAMA_PORT)
+    # This is where a server listens, not where a client goes.
+    host = "127.0.0.1" if host in ("", "0.0.0.0", "::") else host
+    if ":" in host:
+        host = f"[{host}]"
+    return f"{scheme}://{host}:{port}{slash}{path}".rstrip("/")
+
+
+def _host_and_port(place: str) -> tuple[str, str]:
+    """Split an authority; an IPv6 address may stand without its brackets."""
+    bare = place.strip("[]")
+    with suppress(ValueError):
+        return str(ip_address(bare)), ""
+    host, colon, port = place.rpartition(":")
+    return (host.strip("[]"), port) if colon else (place, "")

@@ -1,9 +1,13 @@
 """The model servers and the Claude Code that this host can reach, and whether they answer.
 
 Each is looked at every 30 s by requests that load nothing. One answer makes it up, two
-misses in a row make it down; a request that really failed counts as a miss and has the
-endpoint looked at again at once. One that would refuse its next run too (not logged in,
-no credit) is down at once, for five minutes, whatever the probe says.
+misses in a row make it down; a request that really failed counts as a miss. From its first
+miss on it is looked at after 0.25 s, and then each time after a quarter of the time that it
+has been away: a server that was restarted is found before its tasks go elsewhere. One that
+would refuse its next run too (not logged in, no credit) is down at once, for five minutes,
+whatever the probe says.
+
+What is told of an endpoint goes into the log: no password and no key may be in it.
 
 The usual Ollama and Claude Code are looked for unasked; found nowhere, they are not
 mentioned: what a host never had is absent, not down.
@@ -13,25 +17,30 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 import time
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
-import aiohttp
-import msgspec
 import structlog
-from msgspec import Struct, structs
+from msgspec import Struct, field, structs
 
 from actors.rules.models import listed_models
 from events import catalogue as c
-from events import header
 from events.codec import rfc3339
-from sidecar.executors.claude import command as claude
 from sidecar.executors.port import Finished, Returned
-from sidecar.http import base_url, http_client
+from sidecar.http import (
+    header_key,
+    http_client,
+    shown_url,
+    without_secrets,
+)
+from sidecar.looks import Abilities, Answered, Missed, ask_claude, ask_server, why_not
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
+
+    import aiohttp
 
     from events.commands import Assign, SharedEndpoint
     from sidecar.config import EndpointConfig, SidecarConfig
@@ -40,28 +49,14 @@ if TYPE_CHECKING:
 
 MISSES_UNTIL_DOWN = 2
 UNUSABLE_S = 300.0
-_LOOK_AGAIN_S = 1.0
-_FOR_CLAUDE = ("HOME", "PATH", "LANG", "USER")
+_QUICKEST_S = 0.25
+_QUICKEST_PROGRAM_S = 2.0
+"""A program is started for each look, which costs more than a request."""
 
 logger = structlog.get_logger(__name__)
 
 
-# -- What a look shows, and what follows from it ---------------------------------------
-
-
-class Answered(Struct, frozen=True, kw_only=True):
-    """An endpoint answered: its version, its models on disk and in memory."""
-
-    version: str = ""
-    models: list[str] = []
-    loaded: list[str] = []
-    simulated: bool = False
-
-
-class Missed(Struct, frozen=True):
-    """An endpoint did not answer, and why."""
-
-    reason: str
+# -- What follows from a look ---------------------------------------
 
 
 class Watched:
@@ -74,11 +69,13 @@ class Watched:
         # What was last said of it to the host; None while nothing was worth a word.
         self.reported: c.EndpointState | None = None
         self._misses = 0
+        # When the first of the misses in a row was (the loop's clock); None without any.
+        self._missing_since: float | None = None
         self._unusable_until = 0.0
 
     def answered(self, answer: Answered, now: float) -> c.EndpointState | None:
         """Return the endpoint's new state if it is news."""
-        self._misses = 0
+        self._found()
         if now < self._unusable_until:
             return None
         self._unusable_until = 0.0
@@ -95,9 +92,11 @@ class Watched:
             )
         )
 
-    def missed(self, reason: str) -> c.EndpointState | None:
+    def missed(self, reason: str, now: float = 0.0) -> c.EndpointState | None:
         """Return the endpoint's new state if that makes it down."""
         self._misses += 1
+        if self._missing_since is None:
+            self._missing_since = now
         if self.reported is None and not self._mentioned:
             return None
         last = self.reported
@@ -107,13 +106,28 @@ class Watched:
 
     def worked(self) -> None:
         """Take note that a real request succeeded."""
-        self._misses = 0
+        self._found()
         self._unusable_until = 0.0
 
-    def unusable(self, reason: str, now: float) -> c.EndpointState | None:
-        """Take note that its next run would be refused too."""
+    def unusable(self, reason: str, now: float, wall: float) -> c.EndpointState | None:
+        """Take note that its next run would be refused too.
+
+        `wall` is the same moment in epoch seconds, for people.
+        """
         self._unusable_until = now + UNUSABLE_S
-        return self._down(reason, rfc3339(self._unusable_until))
+        return self._down(reason, rfc3339(wall + UNUSABLE_S))
+
+    def pause_s(self, now: float, usual_s: float, quickest_s: float) -> float:
+        """Return how long to wait before the next look."""
+        sought = self._mentioned or self.reported is not None
+        if self._missing_since is None or not sought:
+            return usual_s
+        quick_s = max(quickest_s, (now - self._missing_since) / 4)
+        return min(quick_s, usual_s)
+
+    def _found(self) -> None:
+        self._misses = 0
+        self._missing_since = None
 
     def _down(self, reason: str, again_at: str = "") -> c.EndpointState | None:
         down = structs.replace(
@@ -130,138 +144,6 @@ class Watched:
         return state
 
 
-# -- What the servers say --------------------------------------------------------------
-
-
-def ollama_answer(version: Any, tags: Any, ps: Any, *, simulated: bool) -> Answered:
-    """Read the three answers of an Ollama server; what is not local is left out."""
-    number = version.get("version", "") if isinstance(version, dict) else ""
-    return Answered(
-        version=number if isinstance(number, str) else "",
-        models=[name for name, each in _named(tags) if not _remote(each)],
-        loaded=[name for name, each in _named(ps) if not _remote(each)],
-        simulated=simulated or "simulated" in str(number),
-    )
-
-
-def _named(listing: Any) -> Iterable[tuple[str, dict[str, Any]]]:
-    models = listing.get("models") if isinstance(listing, dict) else None
-    for each in models if isinstance(models, list) else []:
-        if isinstance(each, dict):
-            name = each.get("name") or each.get("model")
-            if isinstance(name, str) and name:
-                yield name, each
-
-
-def _remote(model: dict[str, Any]) -> bool:
-    """Whether it runs in a cloud: such a model is neither local nor free."""
-    return bool(model.get("remote_model") or model.get("remote_host"))
-
-
-def openai_answer(models: Any, *, resident: bool, simulated: bool) -> Answered:
-    """Read `/v1/models`. `resident`: the server keeps what it lists in memory."""
-    data = models.get("data") if isinstance(models, dict) else None
-    names = [
-        each["id"]
-        for each in (data if isinstance(data, list) else [])
-        if isinstance(each, dict) and isinstance(each.get("id"), str) and each["id"]
-    ]
-    return Answered(models=names, loaded=names if resident else [], simulated=simulated)
-
-
-# -- Asking them -----------------------------------------------------------------------
-
-
-class _ProbeReply(Struct):
-    """A server's answer to a probe; `body` is None where it is no JSON."""
-
-    path: str
-    status: int
-    simulated: bool
-    body: Any
-
-
-async def ask_server(
-    client: aiohttp.ClientSession, kind: str, url: str, api_key: str | None = None
-) -> Answered | Missed:
-    """Look at a model server of this kind (`ollama`, `openai`); loads nothing there."""
-    try:
-        if kind == "ollama":
-            return await _ask_ollama(client, base_url(kind, url))
-        return await _ask_openai(client, base_url(kind, url), api_key)
-    except TimeoutError:
-        return Missed("no answer in time")
-    except (aiohttp.ClientError, OSError) as error:
-        return Missed(_why(error))
-
-
-async def _ask_ollama(client: aiohttp.ClientSession, base: str) -> Answered | Missed:
-    version, tags, ps = await asyncio.gather(
-        _get(client, base, "/api/version"),
-        _get(client, base, "/api/tags"),
-        _get(client, base, "/api/ps"),
-    )
-    for answer in (version, tags):
-        if answer.status != 200:
-            return Missed(f"{answer.path} answered {answer.status}")
-    return ollama_answer(
-        version.body,
-        tags.body,
-        ps.body if ps.status == 200 else None,
-        simulated=version.simulated,
-    )
-
-
-async def _ask_openai(
-    client: aiohttp.ClientSession, base: str, api_key: str | None
-) -> Answered | Missed:
-    models, health = await asyncio.gather(
-        _get(client, base, "/v1/models", api_key),
-        _get(client, base, "/health", api_key),
-    )
-    if health.status == 503:
-        return Missed("/health answered 503 (still loading its model)")
-    if models.status != 200:
-        return Missed(f"/v1/models answered {models.status}")
-    return openai_answer(
-        models.body, resident=health.status == 200, simulated=models.simulated
-    )
-
-
-async def _get(
-    client: aiohttp.ClientSession, base: str, path: str, api_key: str | None = None
-) -> _ProbeReply:
-    headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
-    async with client.get(
-        base + path, headers=headers, allow_redirects=False
-    ) as answer:
-        raw = await answer.read()
-    body = None
-    with suppress(msgspec.DecodeError, UnicodeDecodeError):
-        body = msgspec.json.decode(raw)
-    return _ProbeReply(path, answer.status, header.SIMULATED in answer.headers, body)
-
-
-def _why(error: Exception) -> str:
-    if isinstance(error, aiohttp.ClientConnectorError):
-        if isinstance(error.os_error, ConnectionRefusedError):
-            return f"connection refused ({error.host}:{error.port})"
-        return str(error)
-    return str(error) or type(error).__name__
-
-
-async def ask_claude(
-    processes: Processes, program: str | None, timeout_s: float
-) -> Answered | Missed:
-    """Ask Claude Code for its version; spends nothing."""
-    env = {name: os.environ[name] for name in _FOR_CLAUDE if name in os.environ}
-    path = claude.find_program(program, env.get("PATH"))
-    probe = await claude.probe(processes, path, env, timeout_s)
-    if not probe.version:
-        return Missed(probe.reason)
-    return Answered(version=probe.version, simulated=probe.simulated)
-
-
 # -- All of them -----------------------------------------------------------------------
 
 
@@ -273,6 +155,9 @@ class _EndpointEntry(Struct):
     url: str = ""
     api_key_env: str | None = None
     shared: bool = False
+    abilities: Abilities = field(default_factory=dict)
+    again: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set: it is to be looked at now."""
 
 
 class Endpoints:
@@ -288,7 +173,8 @@ class Endpoints:
         self._report = report
         self._processes = processes
         self._client: aiohttp.ClientSession | None = None
-        self._again = asyncio.Event()
+        # Set when there are other entries than before.
+        self._changed = asyncio.Event()
         self._claude = config.endpoint_name("claude")
         self._entries: dict[str, _EndpointEntry] = {}
         for each in config.endpoints():
@@ -310,7 +196,7 @@ class Endpoints:
             endpoint=self._config.endpoint_name(each.name),
             kind=each.kind,
             up=False,
-            url=each.url,
+            url=shown_url(each.url),
             slots=each.slots,
         )
         mentioned = bool(self._config.endpoint)
@@ -351,15 +237,15 @@ class Endpoints:
                 endpoint=name,
                 kind=each.kind,
                 up=False,
-                url=each.url,
+                url=shown_url(each.url),
                 slots=each.slots,
                 shared=True,
             )
             watched = Watched(blank, mentioned=True)
-            self._entries[name] = _EndpointEntry(
-                each.kind, watched, each.url, shared=True
-            )
-        self._again.set()
+            entry = _EndpointEntry(each.kind, watched, each.url, shared=True)
+            entry.again.set()
+            self._entries[name] = entry
+        self._changed.set()
 
     # -- looking
 
@@ -370,16 +256,35 @@ class Endpoints:
         )
 
     async def watch(self) -> None:
-        """Look again every 30 s, and at once when something has gone wrong."""
+        """Look again every 30 s, and quickly while something does not answer."""
+        looking: dict[str, tuple[_EndpointEntry, asyncio.Task[None]]] = {}
+        async with asyncio.TaskGroup() as group:
+            while True:
+                self._changed.clear()
+                for name, (entry, task) in list(looking.items()):
+                    if self._entries.get(name) is not entry:
+                        task.cancel()
+                        del looking[name]
+                for name in self._entries.keys() - looking.keys():
+                    entry = self._entries[name]
+                    task = group.create_task(self._keep_looking(name, entry))
+                    looking[name] = (entry, task)
+                await self._changed.wait()
+
+    async def _keep_looking(self, name: str, entry: _EndpointEntry) -> None:
+        usual_s = self._config.probe_every_s
+        program = entry.kind == "claude"
+        quickest_s = _QUICKEST_PROGRAM_S if program else _QUICKEST_S
         while True:
-            try:
-                async with asyncio.timeout(self._config.probe_every_s):
-                    await self._again.wait()
-            except TimeoutError:
-                pass
-            self._again.clear()
-            await self.look()
-            await asyncio.sleep(min(_LOOK_AGAIN_S, self._config.probe_every_s))
+            pause_s = entry.watched.pause_s(time.monotonic(), usual_s, quickest_s)
+            with suppress(TimeoutError):
+                # Hosts that lost the same server do not all ask at the same moment.
+                async with asyncio.timeout(pause_s * random.uniform(0.8, 1.2)):
+                    await entry.again.wait()
+            entry.again.clear()
+            await self._look_at(name, entry)
+            if entry.again.is_set():
+                await asyncio.sleep(min(_QUICKEST_S, usual_s))
 
     async def _look_at(self, name: str, entry: _EndpointEntry) -> None:
         try:
@@ -388,13 +293,13 @@ class Endpoints:
         except TimeoutError:
             look = Missed(f"no answer within {self._config.probe_timeout_s:g}s")
         except OSError as error:
-            look = Missed(_why(error))
+            look = Missed(without_secrets(why_not(error), entry.url))
         if self._entries.get(name) is not entry:
             return
         news = (
-            entry.watched.answered(look, time.time())
+            entry.watched.answered(look, time.monotonic())
             if isinstance(look, Answered)
-            else entry.watched.missed(look.reason)
+            else entry.watched.missed(look.reason, time.monotonic())
         )
         self._tell(news)
 
@@ -402,8 +307,13 @@ class Endpoints:
         if entry.kind != "claude":
             if self._client is None:
                 self._client = http_client()
-            key = os.environ.get(entry.api_key_env) if entry.api_key_env else None
-            return await ask_server(self._client, entry.kind, entry.url, key)
+            try:
+                key = _key(entry)
+            except ValueError as error:
+                return Missed(str(error))
+            return await ask_server(
+                self._client, entry.kind, entry.url, key, entry.abilities
+            )
         if self._processes is None:
             return Missed("no processes can be started here")
         # Its own limit ends the program; the outer one is for what then still hangs.
@@ -426,11 +336,12 @@ class Endpoints:
         return structs.replace(assign, endpoint_url=entry.url, endpoint_kind=entry.kind)
 
     def api_key(self, endpoint: str) -> str | None:
-        """Return the key for an endpoint, from the variable its configuration names."""
+        """Return the key for an endpoint, from the variable its configuration names.
+
+        Raise ValueError, naming the variable, where its value cannot be a key.
+        """
         entry = self._entries.get(endpoint)
-        if entry is None or not entry.api_key_env:
-            return None
-        return os.environ.get(entry.api_key_env)
+        return None if entry is None else _key(entry)
 
     def is_simulated(self, assign: Assign) -> bool:
         """Whether what runs there only imitates a model."""
@@ -443,10 +354,15 @@ class Endpoints:
         if entry is None:
             return
         if isinstance(outcome, Finished | Returned) and outcome.unusable:
-            self._tell(entry.watched.unusable(_complaint(outcome), time.time()))
+            self._tell(
+                entry.watched.unusable(
+                    _complaint(outcome), time.monotonic(), time.time()
+                )
+            )
         elif isinstance(outcome, Returned) and outcome.reason == "endpoint_failed":
-            self._tell(entry.watched.missed(outcome.detail or outcome.reason))
-            self._again.set()
+            reason = outcome.detail or outcome.reason
+            self._tell(entry.watched.missed(reason, time.monotonic()))
+            entry.again.set()
         elif isinstance(outcome, Finished) and outcome.result.status == "success":
             entry.watched.worked()
 
@@ -459,6 +375,12 @@ class Endpoints:
         """Let go of the connections."""
         if self._client is not None:
             await self._client.close()
+
+
+def _key(entry: _EndpointEntry) -> str | None:
+    if entry.api_key_env is None:
+        return None
+    return header_key(entry.api_key_env, os.environ.get(entry.api_key_env))
 
 
 def _complaint(outcome: Finished[RawResult] | Returned[RawResult]) -> str:

@@ -186,8 +186,8 @@ async def _backends(
 async def _real_ollama(about: list[str]) -> str | None:
     """Return the URL of an Ollama that has a model, None where there is none."""
     from sidecar.config import ollama_url
-    from sidecar.endpoints import Answered, ask_server
     from sidecar.http import http_client
+    from sidecar.looks import Answered, ask_server
 
     url = ollama_url()
     async with http_client(total_s=3.0) as http:

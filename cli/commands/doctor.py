@@ -407,8 +407,8 @@ def _fleet(fleet: HostsAnswer) -> list[Check]:
 
 
 async def _ollama(config: SidecarConfig, fleet: HostsAnswer | None) -> list[Check]:
-    from sidecar.endpoints import Answered, ask_server
     from sidecar.http import http_client
+    from sidecar.looks import Answered, ask_server
 
     offered = {
         each.url for host in (fleet.hosts if fleet else []) for each in host.endpoints
@@ -455,7 +455,7 @@ def _no_server(kind: str, url: str, why: str, config: SidecarConfig) -> Check:
 
 
 async def _claude(config: SidecarConfig, fleet: HostsAnswer | None) -> Check:
-    from sidecar.endpoints import Answered, ask_claude
+    from sidecar.looks import Answered, ask_claude
     from sidecar.processes.family import Processes
 
     if not config.claude.enabled:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from msgspec import structs
 
 from events import commands as mail
 from events.catalogue import EndpointState, TaskSpec
@@ -12,11 +15,10 @@ from sidecar.config import ClaudeConfig, EndpointConfig, SidecarConfig
 from sidecar.endpoints import Endpoints
 from sidecar.executors.port import Finished, RawResult, Returned
 from sidecar.processes.family import Processes
+from tests.support.canned import canned, whole
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
-
-    import pytest
 
     from sidecar.simulated.claude import SimulatedClaude
     from sidecar.simulated.ollama import SimulatedOllama
@@ -174,6 +176,12 @@ def claude_run() -> mail.Assign:
     )
 
 
+def ollama_run() -> mail.Assign:
+    return structs.replace(
+        claude_run(), tier="standard", target_type="ollama", endpoint="h1-gpu"
+    )
+
+
 async def test_a_refused_login_takes_claude_down_until_it_works_again(
     simulated_claude: SimulatedClaude,
 ) -> None:
@@ -198,19 +206,111 @@ async def test_a_request_that_fails_has_its_endpoint_looked_at_at_once(
         await told.news.get()
         watching = asyncio.create_task(endpoints.watch())
         await simulated_ollama.stop()
-        run = mail.Assign(
-            epoch=1,
-            task_id="t1",
-            route="r1",
-            generation=1,
-            attempt=1,
-            spec=TaskSpec(description="x"),
-            tier="standard",
-            target_type="ollama",
-            endpoint="h1-gpu",
-        )
+        run = ollama_run()
         assert endpoints.resolved(run).endpoint_url == one.url
         endpoints.showed(run, Returned(reason="endpoint_failed", exclude="h1-gpu"))
         async with asyncio.timeout(20):
             assert not (await told.news.get()).up
         watching.cancel()
+
+
+def openai_server() -> dict[str, list[bytes]]:
+    return {"/v1/models": [whole({"data": [{"id": "a"}]})]}
+
+
+def ollama_server(*models: dict[str, Any]) -> dict[str, list[bytes]]:
+    return {
+        "/api/version": [whole({"version": "0.12.0"})],
+        "/api/tags": [whole({"models": list(models)})],
+        "/api/ps": [whole({"models": []})],
+    }
+
+
+async def test_an_openai_server_is_asked_for_its_models_and_nothing_else() -> None:
+    async with canned(openai_server()) as server:
+        one = EndpointConfig(name="gpu", kind="openai", url=f"{server.url}/v1")
+        async with looking(one) as (endpoints, told):
+            await endpoints.look()
+        assert (told.states["h1-gpu"].up, server.asked) == (True, ["/v1/models"])
+        assert told.states["h1-gpu"].loaded == []
+
+
+async def test_a_list_that_does_not_say_what_models_can_do_is_asked_once() -> None:
+    answers = ollama_server({"name": "all-minilm:latest", "digest": "1"})
+    answers["/api/show"] = [whole({"capabilities": ["embedding"]})]
+    async with canned(answers) as server:
+        one = EndpointConfig(name="gpu", kind="ollama", url=server.url)
+        async with looking(one) as (endpoints, told):
+            await endpoints.look()
+            await endpoints.look()
+        assert told.states["h1-gpu"].models == []
+        assert server.asked.count("/api/show") == 1
+
+
+async def test_an_old_server_that_does_not_know_either_is_believed() -> None:
+    async with canned(ollama_server({"name": "a:7b"})) as server:
+        one = EndpointConfig(name="gpu", kind="ollama", url=server.url)
+        async with looking(one) as (endpoints, told):
+            await endpoints.look()
+        assert told.states["h1-gpu"].models == ["a:7b"]
+
+
+async def test_no_secret_of_an_address_or_a_key_is_told(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with canned(openai_server()) as server:
+        place = server.url.removeprefix("http://")
+        monkeypatch.setenv("MYKEY", "sk-abc\n")
+        made = [
+            EndpointConfig(name=name, kind="openai", url=url, api_key_env=key)
+            for name, url, key in (
+                ("good", f"http://bob:geheim77@{place}", None),
+                ("gone", "http://bob:geheim77@127.0.0.1:9", None),
+                ("none", "http://bob:geheim77@[nowhere", None),
+                ("key", server.url, "MYKEY"),
+            )
+        ]
+        async with looking(*made) as (endpoints, told):
+            await endpoints.look()
+            shared = mail.SharedEndpoint(
+                endpoint="big", kind="openai", url=f"http://bob:geheim77@{place}"
+            )
+            endpoints.share([shared])
+            await endpoints.look()
+            with pytest.raises(ValueError, match="MYKEY holds a newline"):
+                endpoints.api_key("h1-key")
+    assert told.states["h1-good"].up
+    assert told.states["big"].up
+    assert told.states["h1-key"].reason == "the key in MYKEY holds a newline"
+    said = repr(told.states)
+    assert "geheim77" not in said
+    assert "sk-abc" not in said
+
+
+async def test_a_server_that_is_restarted_is_back_before_its_tasks_have_gone(
+    simulated_ollama: SimulatedOllama,
+) -> None:
+    one = EndpointConfig(name="gpu", kind="ollama", url=simulated_ollama.url)
+    async with looking(one) as (endpoints, told):
+        await endpoints.look()
+        assert (await told.news.get()).up
+        watching = asyncio.create_task(endpoints.watch())
+        await simulated_ollama.stop()
+        endpoints.showed(ollama_run(), Returned(reason="endpoint_failed"))
+        async with asyncio.timeout(5):
+            assert not (await told.news.get()).up
+        await simulated_ollama.start()
+        async with asyncio.timeout(5):
+            assert (await told.news.get()).up
+        watching.cancel()
+
+
+async def test_a_busy_endpoint_and_one_that_is_too_small_stay_up(
+    simulated_ollama: SimulatedOllama,
+) -> None:
+    one = EndpointConfig(name="gpu", kind="ollama", url=simulated_ollama.url)
+    async with looking(one) as (endpoints, told):
+        await endpoints.look()
+        for reason in ("endpoint_busy", "endpoint_unfit") * 2:
+            endpoints.showed(ollama_run(), Returned(reason=reason, exclude="h1-gpu"))
+        assert told.states["h1-gpu"].up

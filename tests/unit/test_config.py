@@ -101,6 +101,16 @@ def test_a_file_that_is_not_there_is_a_mistake_that_says_so(tmp_path: Path) -> N
         ("gpu.lan:9000", "http://gpu.lan:9000"),
         ("https://gpu.lan", "https://gpu.lan:443"),
         ("http://0.0.0.0:8000/", "http://127.0.0.1:8000"),
+        ("http://gpu.lan", "http://gpu.lan:80"),
+        ("https://h:8443/gpu1", "https://h:8443/gpu1"),
+        ('"127.0.0.1:4540"', "http://127.0.0.1:4540"),
+        (" '0.0.0.0' ", "http://127.0.0.1:11434"),
+        ("::1", "http://[::1]:11434"),
+        ("[::1]:4540", "http://[::1]:4540"),
+        ("[::]:4540", "http://127.0.0.1:4540"),
+        (":4540", "http://127.0.0.1:4540"),
+        ("gpu.lan:99999", "http://gpu.lan:11434"),
+        ("gpu.lan:what", "http://gpu.lan:11434"),
     ],
 )
 def test_ollama_is_looked_for_where_it_says_it_is(

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from actors.rules.models import normal_model
 from events.catalogue import EndpointState
 from events.codec import instant
-from sidecar.endpoints import (
-    UNUSABLE_S,
-    Answered,
-    Watched,
-    ollama_answer,
-    openai_answer,
-)
-from sidecar.http import base_url
+from sidecar.endpoints import UNUSABLE_S, Watched
+from sidecar.http import base_url, header_key, shown_url, without_secrets
+from sidecar.looks import Answered, ollama_answer, openai_answer
 
 FOUND = Answered(version="1", models=["b", "a:7b"], loaded=["b"])
 
@@ -80,7 +77,7 @@ def test_a_success_in_between_forgives_a_miss() -> None:
 def test_what_would_refuse_its_next_run_is_down_for_a_while() -> None:
     each = watched()
     each.answered(FOUND, 0)
-    down = each.unusable("not logged in", 100)
+    down = each.unusable("not logged in", 100, 100)
     assert down is not None
     assert (down.up, down.reason) == (False, "not logged in")
     assert instant(down.again_at) == 100 + UNUSABLE_S
@@ -100,7 +97,7 @@ def test_answers_that_are_nonsense_are_no_models() -> None:
     for value in (None, [], "x", {"models": 3}, {"models": [None, {"name": 5}, "x"]}):
         assert ollama_answer(value, value, value, simulated=False).models == []
     for value in (None, [], {"data": 3}, {"data": [None, {"id": ""}, {"id": 5}]}):
-        assert openai_answer(value, resident=True, simulated=False).models == []
+        assert openai_answer(value, simulated=False).models == []
 
 
 def test_a_simulated_version_is_recognised() -> None:
@@ -125,3 +122,98 @@ def test_an_address_is_read_one_way(kind: str, routes: list[str]) -> None:
         assert base_url(kind, f"http://x:1{route}") == "http://x:1"
     assert base_url(kind, "http://x:1/gpu1") == "http://x:1/gpu1"
     assert base_url("openai", "https://x/api/v1") == "https://x/api"
+
+
+def test_what_does_not_answer_is_looked_at_quickly_and_then_ever_less() -> None:
+    each = watched()
+    each.answered(FOUND, 0)
+    assert each.pause_s(0, 30, 0.25) == 30
+    now, looks = 100.0, []
+    each.missed("refused", now)
+    while now < 110:
+        now += each.pause_s(now, 30, 0.25)
+        looks.append(now - 100)
+        each.missed("refused", now)
+    assert looks[:4] == [0.25, 0.5, 0.75, 1.0]
+    # Back within 4 s of its absence: found before its tasks have waited for 5 s.
+    assert any(4 <= look <= 5.25 for look in looks)
+    assert each.pause_s(100 + 3600, 30, 0.25) == 30
+    each.answered(FOUND, 3700)
+    assert each.pause_s(3700, 30, 0.25) == 30
+
+
+def test_what_nobody_named_and_nobody_found_is_not_looked_for_quickly() -> None:
+    each = watched(mentioned=False)
+    each.missed("refused", 100)
+    assert each.pause_s(100, 30, 0.25) == 30
+
+
+@pytest.mark.parametrize(
+    ("model", "chats"),
+    [
+        ({"capabilities": ["completion", "tools"]}, True),
+        ({"capabilities": ["embedding"]}, False),
+        ({"capabilities": ["embedding", "completion"]}, True),
+        ({"capabilities": ["vision"]}, True),
+        ({"capabilities": []}, True),
+        ({"capabilities": None}, True),
+        ({"capabilities": {"completion_chat": False, "ocr": True}}, False),
+        ({"capabilities": {"completion_chat": True}}, True),
+        ({"type": "embeddings"}, False),
+        ({"type": "llm"}, True),
+        ({"object": "model"}, True),
+        ({"details": {"family": "nomic-bert"}}, False),
+        ({"details": {"family": "llama"}}, True),
+    ],
+)
+def test_what_only_embeds_is_no_model_for_tasks(
+    model: dict[str, Any], chats: bool
+) -> None:
+    named = {"models": [{"name": "m", **model}]}
+    found = ollama_answer({}, named, None, simulated=False)
+    assert found.models == (["m"] if chats else [])
+    found = openai_answer({"data": [{"id": "m", **model}]}, simulated=False)
+    assert found.models == (["m"] if chats else [])
+
+
+def test_loaded_is_what_the_server_says_is() -> None:
+    data = [
+        {"id": "a", "status": {"value": "loaded"}},
+        {"id": "b", "status": {"value": "unloaded"}},
+        {"id": "c", "status": {"value": "loading"}},
+        {"id": "d"},
+    ]
+    found = openai_answer({"data": data}, simulated=False)
+    assert (found.models, found.loaded) == (["a", "b", "c", "d"], ["a"])
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("http://x:1/v1", "http://x:1/v1"),
+        ("http://bob:geheim77@x:1", "http://***@x:1"),
+        ("https://sk-abc@x/v1", "https://***@x/v1"),
+        ("http://bob:a@b@x", "http://***@x"),
+        ("http://x/v1?key=sk-abc", "http://x/v1?***"),
+    ],
+)
+def test_an_address_is_shown_without_what_opens_it(url: str, shown: str) -> None:
+    assert shown_url(url) == shown
+    assert without_secrets(f"no answer of {url}", url) == f"no answer of {shown}"
+
+
+def test_a_secret_is_hidden_however_it_is_repeated() -> None:
+    url, key = "http://bob:pa%20ss@x", "sk-abc\n"
+    text = f"pa ss, pa%20ss, bob:pa%20ss, {key!r}, sk-abc"
+    hidden = without_secrets(text, url, key)
+    for secret in ("pa ss", "pa%20ss", "sk-abc"):
+        assert secret not in hidden
+
+
+@pytest.mark.parametrize("key", ["sk-abc\n", "sk\rabc", "sk-\u20ac", "sk\x00abc"])
+def test_a_key_that_no_header_can_hold_is_named_by_its_variable(key: str) -> None:
+    with pytest.raises(ValueError, match="the key in MYKEY holds") as wrong:
+        header_key("MYKEY", key)
+    assert "abc" not in str(wrong.value)
+    assert header_key("MYKEY", "sk-abc") == "sk-abc"
+    assert header_key("MYKEY", "") is None

@@ -9,7 +9,8 @@ import pytest
 from actors.rules.models import model_named, usual_model
 from actors.rules.policy import Policy
 from events import catalogue as c
-from sidecar.endpoints import Answered, Watched
+from sidecar.endpoints import Watched
+from sidecar.looks import Answered
 from tests.support.world import World
 
 QWEN = "Qwen/Qwen2.5-7B-Instruct"
