@@ -17,7 +17,6 @@ from cli.local.instance import (
     ROLES,
     Credentials,
     Instance,
-    local_host_name,
 )
 from cli.local.reach import Reach, link_beside, nats_command
 from cli.local.streams import provision_with
@@ -256,6 +255,6 @@ def _as_json(instance: Instance, credentials: list[Credentials]) -> dict[str, ob
         "data": str(instance.data),
         "conf": str(instance.conf),
         "url": instance.url,
-        "this_host": local_host_name(),
+        "this_host": instance.own_host(),
         "roles": [_one(one) for one in credentials],
     }

@@ -234,9 +234,9 @@ async def _hand_in(fields: dict[str, Any], *, as_json: bool) -> int:
 async def _settle_folder(client: Session, fields: dict[str, Any]) -> None:
     """Say where a shell command runs, if that is here."""
     from cli.client.here import stand_here
-    from cli.local.instance import local_host_name
+    from cli.local.instance import Instance
 
-    if here := await stand_here(client, fields, local_host_name()):
+    if here := await stand_here(client, fields, Instance().own_host()):
         _say(f"runs in {here}: this machine is the only host")
 
 

@@ -19,7 +19,6 @@ from cli.local.instance import (
     DEFAULT_LISTEN,
     EVERY_ADDRESS,
     Instance,
-    local_host_name,
 )
 from cli.local.roles import WEB_PORT, sidecar_config
 from cli.local.supervisor import Everything, Plan, free_port
@@ -106,7 +105,7 @@ def plan_for(
     if nats_port is None:
         nats_port = int(last) if last.isdigit() else BROKER_PORT
     return Plan(
-        host=config.name or local_host_name(),
+        host=config.name or instance.own_host(),
         port=port or free_port(),
         nats_port=nats_port or free_port(),
         nats_host=nats_host or EVERY_ADDRESS,

@@ -224,7 +224,7 @@ def host_credentials(config: SidecarConfig, *, chosen: bool) -> Credentials:
             )
         return chosen_key
     url = url or instance.url
-    name = config.host if chosen else local_host_name()
+    name = config.host if chosen else instance.own_host()
     names = instance.hosts()
     if name not in names and not chosen and len(names) == 1:
         name = names[0]
@@ -261,7 +261,8 @@ async def be_sidecar(
     data.mkdir(mode=0o700, parents=True, exist_ok=True)
     async with role_link(credentials) as link:
         log = JetStreamLog(link, consumers=False)
-        _log.info("sidecar", host=config.host, nats=credentials.url)
+        machine = local_host_name()
+        _log.info("sidecar", host=config.host, machine=machine, nats=credentials.url)
         try:
             meter = SidecarMetrics(log)
             used = log if metrics is None else meter.log

@@ -14,18 +14,20 @@ from msgspec.structs import replace
 from cli.commands.roles import web
 from cli.commands.up import plan_for
 from cli.local.instance import Instance
-from cli.local.roles import web_url
+from cli.local.roles import host_credentials, web_url
 from cli.local.supervisor import Everything, ServedRole, require_free
 from cli.render.fleet import _local
 from cli.render.terminal import Problem
 from projections.fleet import EndpointView
+from sidecar.config import SidecarConfig
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 
 @pytest.fixture
-def instance(tmp_path: Path) -> Instance:
+def instance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Instance:
+    monkeypatch.setenv("AGENTCOM_DATA", str(tmp_path / "data"))
     return Instance(tmp_path / "data")
 
 
@@ -82,6 +84,23 @@ def test_an_address_that_is_said_wins(instance: Instance) -> None:
 def test_an_address_that_is_none_is_refused(instance: Instance, address: str) -> None:
     with pytest.raises(click.UsageError, match="HOST:PORT"):
         chosen(instance, listen=address)
+
+
+def test_a_machine_that_is_called_otherwise_is_still_its_host(
+    instance: Instance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("socket.gethostname", lambda: "alpha.example.org")
+    plan = plan_for(instance, 8080, 4222, None, None, None)
+    assert plan.host == "alpha"
+    instance.prepare("127.0.0.1:4222", ["alpha"])
+    (instance.data / "journal-alpha.db").touch()
+    monkeypatch.setattr("socket.gethostname", lambda: "beta")
+    assert plan_for(instance, 8080, 4222, None, None, None).host == "alpha"
+    assert host_credentials(SidecarConfig(), chosen=False).host == "alpha"
+    # Also where a key for the new name was made meanwhile: it has never worked.
+    instance.prepare("127.0.0.1:4222", ["beta"])
+    assert plan_for(instance, 8080, 4222, None, None, None).host == "alpha"
+    assert plan_for(instance, 8080, 4222, None, "gamma", None).host == "gamma"
 
 
 def test_the_port_is_said_once(instance: Instance) -> None:
