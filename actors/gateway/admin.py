@@ -156,6 +156,14 @@ class AdminCommands:
         self, command: m.AddEndpoint, who: str
     ) -> m.Done | m.Refusal:
         """Add a shared endpoint; done already where the same one was added before."""
+        address = command.url.partition("://")[2]
+        if "@" in address.partition("/")[0] or "?" in address:
+            return m.refuse(
+                "malformed",
+                "url: expected an address without a password or a query, because every "
+                "reader of the log sees it; name that server in a host's sidecar.toml",
+                "url",
+            )
         subject = subjects.fleet(command.endpoint)
         added, expect = await self._endpoint_at(subject)
         url = command.url.rstrip("/")

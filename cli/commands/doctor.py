@@ -407,27 +407,37 @@ def _fleet(fleet: HostsAnswer) -> list[Check]:
 
 
 async def _ollama(config: SidecarConfig, fleet: HostsAnswer | None) -> list[Check]:
-    from sidecar.http import http_client
+    from sidecar.http import header_key, http_client, shown_url
     from sidecar.looks import Answered, ask_server
 
-    offered = {
-        each.url for host in (fleet.hosts if fleet else []) for each in host.endpoints
-    }
+    models = [
+        each
+        for host in (fleet.hosts if fleet else [])
+        for each in host.endpoints
+        if each.kind != "claude"
+    ]
+    offered = {each.url for each in models}
+    others = sorted({each.endpoint for each in models if each.up})
     checks = []
     async with http_client(total_s=_PROBE_S) as http:
         for each in config.endpoints():
-            key = _key(each.api_key_env)
+            url, name = shown_url(each.url), each.api_key_env or ""
+            try:
+                key = header_key(name, os.environ.get(name))
+            except ValueError as wrong:
+                checks.append(_no_server(each.kind, url, str(wrong), config, others))
+                continue
             server = await ask_server(http, each.kind, each.url, key)
             if not isinstance(server, Answered):
-                checks.append(_no_server(each.kind, each.url, server.reason, config))
+                checks.append(_no_server(each.kind, url, server.reason, config, others))
                 continue
-            about = f"{each.kind} {server.version} at {each.url}"
+            about = f"{each.kind} {server.version}".rstrip() + f" at {url}"
             if server.simulated:
                 about += " (simulated)"
             if not server.models:
                 advice = "load one: `ollama pull llama3.2`"
                 checks.append(Check("local models", "warn", f"{about}: none", advice))
-            elif fleet is not None and fleet.hosts and each.url not in offered:
+            elif fleet is not None and fleet.hosts and url not in offered:
                 advice = "name it in the sidecar.toml of a host that can reach it"
                 checks.append(
                     Check(
@@ -435,16 +445,19 @@ async def _ollama(config: SidecarConfig, fleet: HostsAnswer | None) -> list[Chec
                     )
                 )
             else:
-                models = ", ".join(server.models)
-                checks.append(Check("local models", "ok", f"{about}: {models}"))
+                listed = ", ".join(server.models)
+                checks.append(Check("local models", "ok", f"{about}: {listed}"))
     return checks
 
 
-def _key(variable: str | None) -> str | None:
-    return os.environ.get(variable) if variable else None
-
-
-def _no_server(kind: str, url: str, why: str, config: SidecarConfig) -> Check:
+def _no_server(
+    kind: str, url: str, why: str, config: SidecarConfig, others: list[str]
+) -> Check:
+    """Say what a server's absence means; `others` are up somewhere in the fleet."""
+    if not config.endpoint and others:
+        # Nobody named it, and standard tasks have somewhere to go.
+        served = f"no {kind} here; standard tasks go to {', '.join(others)}"
+        return Check("local models", "ok", served)
     advice = (
         "start it, or correct its url in sidecar.toml"
         if config.endpoint

@@ -68,21 +68,24 @@ def describe(
 def _local(
     endpoints: Iterable[EndpointView], shared: Mapping[str, str]
 ) -> tuple[str, str, str]:
-    servers = []
+    servers, label = [], "Ollama"
     for each in endpoints:
         if each.kind == "claude":
             continue
+        if each.kind != "ollama":
+            label = "Models"
         mark = " (simulated)" if each.simulated else ""
         # Of a shared one that was never reached, its host does not tell the address.
         where = each.url or shared.get(each.endpoint) or each.endpoint
         if each.up:
             models = ", ".join(each.models) or "no models yet: `ollama pull llama3.2`"
-            servers.append(f"{each.kind} {each.version} at {where}{mark}: {models}")
+            about = f"{each.kind} {each.version}".rstrip()
+            servers.append(f"{about} at {where}{mark}: {models}")
         else:
             servers.append(f"{each.kind} at {where} is down: {each.reason}{mark}")
     if not servers:
         return "Ollama", "not found: install it from ollama.com for standard tasks", ""
-    return "Ollama", "; ".join(servers), ""
+    return label, "; ".join(servers), ""
 
 
 def _claude(endpoints: Iterable[EndpointView]) -> tuple[str, str, str]:

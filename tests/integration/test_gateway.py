@@ -474,6 +474,14 @@ async def test_a_host_is_told_and_its_answer_is_passed_on(client):
         assert [h["type"] for h in heard] == ["drain", "resume", "resume", "resume"]
 
 
+@pytest.mark.parametrize("url", ["http://bob:geheim@x/", "http://x/v1?key=geheim"])
+async def test_a_shared_endpoint_with_a_secret_in_its_address_is_refused(client, url):
+    answer = await client.ask("endpoint.add", endpoint="big", kind="openai", url=url)
+    assert (answer["code"], answer["path"]) == ("malformed", "url")
+    assert "sidecar.toml" in answer["error"]
+    assert await client.events(c.EndpointAdded) == []
+
+
 async def test_a_shared_endpoint_is_added_once_and_removed_once(client):
     where = {"endpoint": "big", "kind": "ollama", "url": "http://big:11434/"}
     added = await client.ask("endpoint.add", **where)

@@ -183,6 +183,16 @@ def test_a_shared_server_that_was_never_reached_is_named_with_its_address() -> N
     assert said == "ollama at gpu is down: refused"
 
 
+def test_a_server_of_another_kind_is_not_called_ollama() -> None:
+    lab = EndpointView(
+        "lab", "openai", up=True, since="", url="http://x:1", models=["m"]
+    )
+    gpu = EndpointView("gpu", "ollama", up=False, since="", reason="refused")
+    assert _local([lab], {}) == ("Models", "openai at http://x:1: m", "")
+    assert _local([gpu, lab], {})[0] == "Models"
+    assert _local([gpu], {})[0] == "Ollama"
+
+
 @pytest.mark.parametrize(
     ("last", "said"),
     [

@@ -1,0 +1,47 @@
+"""What the doctor says about model servers."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+from cli.commands.doctor import _ollama
+from projections.fleet import EndpointView
+from sidecar.config import EndpointConfig, SidecarConfig
+
+if TYPE_CHECKING:
+    import pytest
+
+    from sidecar.simulated.ollama import SimulatedOllama
+
+
+def fleet(*endpoints: EndpointView) -> Any:
+    """As much of an answer about hosts as is looked at."""
+    return SimpleNamespace(hosts=[SimpleNamespace(endpoints=list(endpoints))])
+
+
+async def test_no_ollama_is_no_trouble_where_another_server_is_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("OLLAMA_HOST", "127.0.0.1:9")
+    config = SidecarConfig(name="h1")
+    up = EndpointView("h1-lab", "openai", up=True, since="", models=["m"])
+    [check] = await _ollama(config, fleet(up))
+    assert check.status == "ok"
+    assert check.found == "no ollama here; standard tasks go to h1-lab"
+    [check] = await _ollama(config, fleet())
+    assert (check.status, "go to Claude" in check.advice) == ("warn", True)
+
+
+async def test_an_address_with_a_password_is_told_without_it(
+    simulated_ollama: SimulatedOllama,
+) -> None:
+    url = simulated_ollama.url.replace("http://", "http://bob:geheim77@")
+    one = EndpointConfig(name="gpu", kind="ollama", url=url)
+    config = SidecarConfig(name="h1", endpoint=[one])
+    offered = EndpointView(
+        "h1-gpu", "ollama", up=True, since="", url=url.replace("bob:geheim77", "***")
+    )
+    [check] = await _ollama(config, fleet(offered))
+    assert check.status == "ok"
+    assert "geheim77" not in check.found
