@@ -14,7 +14,7 @@ from msgspec import Struct
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from events.catalogue import Chunk
+    from events import catalogue as c
 
 NEXT_INCARNATION: Final = 1_000_000
 """Numbers of a run that goes on in a later incarnation of its host begin so much higher: how
@@ -29,7 +29,7 @@ class Gap(Struct, frozen=True):
     count: int
 
 
-def without_repeats(chunks: Iterable[Chunk]) -> list[Chunk]:
+def without_repeats(chunks: Iterable[c.Chunk]) -> list[c.Chunk]:
     """Return each chunk once: as stored, a route's later repeats left out."""
     seen: set[tuple[str, int]] = set()
     once = []
@@ -40,7 +40,7 @@ def without_repeats(chunks: Iterable[Chunk]) -> list[Chunk]:
     return once
 
 
-def gaps(chunks: Iterable[Chunk]) -> list[Gap]:
+def gaps(chunks: Iterable[c.Chunk]) -> list[Gap]:
     """Name what is missing, by the numbers; how much was behind the last is not known."""
     by_route: dict[str, set[int]] = {}
     for chunk in chunks:

@@ -289,7 +289,7 @@ def run_fields(speaker: Speaker, assign: Assign) -> dict[str, Any]:
     }
 
 
-class _Piece:
+class _OutputPiece:
     """A chunk on its way."""
 
     __slots__ = ("acked", "data", "subject")
@@ -336,7 +336,7 @@ class OutputQueue:
 
         # Chunks sent and not known to be stored, oldest first; bytes of those whose
         # answer is awaited, and how many they are.
-        self._sent: deque[_Piece] = deque()
+        self._sent: deque[_OutputPiece] = deque()
         self._in_flight = 0
         self._awaited = 0
 
@@ -346,7 +346,7 @@ class OutputQueue:
         self._failures = 0
 
         # Chunks that wait, oldest first, and their bytes: in all, and of each run.
-        self._waiting: deque[_Piece] = deque()
+        self._waiting: deque[_OutputPiece] = deque()
         self._waiting_bytes = 0
         self._by_subject: dict[str, int] = {}
 
@@ -368,7 +368,7 @@ class OutputQueue:
         """Send a chunk, or let it wait; False, and dropped, where there is no room."""
         size = len(data)
         if self._open() and not self._waiting:
-            self._send(_Piece(subject, data))
+            self._send(_OutputPiece(subject, data))
             return True
         waiting = self._by_subject.get(subject, 0)
         full = (
@@ -377,7 +377,7 @@ class OutputQueue:
         if full and not must:
             self.dropped += 1
             return False
-        self._waiting.append(_Piece(subject, data))
+        self._waiting.append(_OutputPiece(subject, data))
         self._count(subject, size)
         if self._is_crowded(subject, self._per_run // 2):
             self._hold(subject)
@@ -396,7 +396,7 @@ class OutputQueue:
         else:
             del self._by_subject[subject]
 
-    def _send(self, piece: _Piece) -> None:
+    def _send(self, piece: _OutputPiece) -> None:
         size = len(piece.data)
         self._sent.append(piece)
         self._in_flight += size

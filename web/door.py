@@ -19,7 +19,7 @@ import structlog
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
-from events.commands import Refusal
+from events.commands import refuse
 from web.access import HEADERS
 from web.api import response_of
 
@@ -50,7 +50,7 @@ def allow_files() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
-class Connection(web.RequestHandler):
+class HttpConnection(web.RequestHandler):
     """One connection; `role` is "" until a token was shown on it."""
 
     def __init__(self, door: Door, server: web.Server) -> None:
@@ -100,16 +100,12 @@ class Connection(web.RequestHandler):
     ) -> web.StreamResponse:
         """Answer what is no request, or could not be answered, without repeating it."""
         super().handle_error(request, status, exc, message)
-        stranger = status < 500
-        response = response_of(
-            Refusal(
-                code="malformed" if stranger else "internal",
-                error="this is no HTTP request"
-                if stranger
-                else "a fault of AgentCom's",
-                status=status,
-            )
+        refusal = (
+            refuse("malformed", "this is no HTTP request")
+            if status < 500
+            else refuse("internal", "a fault of AgentCom's")
         )
+        response = response_of(refusal)
         response.headers.update(HEADERS)
         response.force_close()
         return response
@@ -127,9 +123,9 @@ class Door:
         self.stranger_s = STRANGER_S
         self.complaints = Complaints(clock)
         # Oldest first, by role.
-        self._connections: dict[str, dict[Connection, None]] = {}
+        self._connections: dict[str, dict[HttpConnection, None]] = {}
 
-    def came(self, connection: Connection) -> None:
+    def came(self, connection: HttpConnection) -> None:
         """Take a stranger in; the one that has been here longest makes room."""
         strangers = self._connections.setdefault("", {})
         strangers[connection] = None
@@ -138,14 +134,14 @@ class Door:
             del strangers[oldest]
             oldest.end()
 
-    def left(self, connection: Connection) -> None:
+    def left(self, connection: HttpConnection) -> None:
         """Forget one."""
         self._connections.get(connection.role, {}).pop(connection, None)
 
     def knows(self, request: web.Request, role: str) -> bool:
         """Note that a token was shown; False where that role has no room left."""
         connection = request.protocol
-        if not isinstance(connection, Connection):
+        if not isinstance(connection, HttpConnection):
             return True
         group = self._connections.setdefault(role, {})
         if connection not in group:
@@ -160,7 +156,7 @@ class Door:
     def answered(self, request: web.Request) -> None:
         """Note that an answer is ready to be sent."""
         connection = request.protocol
-        if isinstance(connection, Connection) and connection.role:
+        if isinstance(connection, HttpConnection) and connection.role:
             connection.lasts(IDLE_S)
 
 

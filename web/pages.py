@@ -62,7 +62,7 @@ class PageRequest(Struct, frozen=True, forbid_unknown_fields=True):
     position: Annotated[str, Meta(max_length=200)] = ""
 
 
-class Piece(Struct, frozen=True):
+class PageOutput(Struct, frozen=True):
     """Live output that waits to be sent: its JSON, or how many pieces are missing."""
 
     task_id: str
@@ -91,7 +91,7 @@ class Page:
         self._watches: dict[str, OutputWatch] = {}
         self._woken = asyncio.Event()
         self._refusals: deque[bytes] = deque()
-        self._output: deque[Piece] = deque()
+        self._output: deque[PageOutput] = deque()
         self._output_bytes = 0
         # Status and error lines since the queue was last empty.
         self._lines = 0
@@ -202,7 +202,7 @@ class Page:
         elif not past and self._output_bytes + len(raw) > QUEUE_BYTES:
             self.gap(task_id, 1)
             return
-        self._output.append(Piece(task_id, raw))
+        self._output.append(PageOutput(task_id, raw))
         self._output_bytes += len(raw)
         self.wake()
 
@@ -211,7 +211,7 @@ class Page:
         last = self._output[-1] if self._output else None
         if last is not None and last.lost and last.task_id == task_id:
             lost += self._output.pop().lost
-        self._output.append(Piece(task_id, lost=lost))
+        self._output.append(PageOutput(task_id, lost=lost))
         self.wake()
 
     def _messages(self) -> Iterator[bytes]:

@@ -33,7 +33,7 @@ from web.access import (
 )
 from web.api import ASKING, COMMANDS, QUERIES, Api, response_of
 from web.bridge import Bridge
-from web.door import Connection, Door
+from web.door import Door, HttpConnection
 from web.metrics import CONTENT_TYPE, Metrics
 from web.openapi import document
 
@@ -176,7 +176,7 @@ class Server:
         assert server is not None
         try:
             self._listener = await asyncio.get_running_loop().create_server(
-                lambda: Connection(self.door, server), host, port, backlog=512
+                lambda: HttpConnection(self.door, server), host, port, backlog=512
             )
         except BaseException:
             await site.cleanup()
