@@ -15,6 +15,7 @@ tokens seen in the stream are reported, without dollars.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -34,17 +35,20 @@ from sidecar.executors.claude.command import (
     session_of,
 )
 from sidecar.executors.claude.reading import ClaudeTry, ClaudeUsage
-from sidecar.executors.claude.verdict import Verdict, verdict_on, without_result
+from sidecar.executors.claude.verdict import (
+    Verdict,
+    known_of,
+    verdict_on,
+    without_result,
+)
 from sidecar.executors.port import Finished, RawResult, Returned, Stopped
 from sidecar.executors.prompt import prompt_for
 from sidecar.executors.watch import Interruption, Watchdog, pause
-from sidecar.output import HeadTail
-from sidecar.processes.ending import Exit, Stage, claude_stages
+from sidecar.processes.ending import Exit, claude_stages
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from events.commands import Limits
     from sidecar.executors.port import Emit, Outcome, Run, Stop
     from sidecar.processes.family import Child, Processes
 
@@ -78,11 +82,11 @@ class ClaudeExecutor:
             watch.close()
 
     async def once(
-        self, run: Run, emit: Emit, watch: Watchdog, words: list[str]
+        self, run: Run, emit: Emit, watch: Watchdog, words: list[str], *, resumed: bool
     ) -> tuple[ClaudeTry, Exit, Interruption | None, int]:
         """One run of the program: what it said, how it ended, and what ended it."""
         limits = run.assign.limits
-        try_ = ClaudeTry(run, emit, watch)
+        try_ = ClaudeTry(run, emit, watch, resumed=resumed)
         child = self._processes.start(
             words,
             cwd=run.cwd,
@@ -99,7 +103,10 @@ class ClaudeExecutor:
                 _ended(child, try_, limits.claude_result_grace_s)
             )
             watch.allow(None)
-            left = await child.end(_stages(limits, interruption))
+            stages = claude_stages(
+                limits.claude_int_grace_s, limits.claude_term_grace_s
+            )
+            left = await child.end(stages)
         finally:
             await child.end()
         try_.close()
@@ -107,15 +114,15 @@ class ClaudeExecutor:
 
 
 async def _ended(child: Child, try_: ClaudeTry, grace_s: float) -> None:
-    """Until the program has ended, or its result is here and it does not end."""
-    if (await first(child.wait(), try_.has_ended)).place == 1:
-        await first(child.wait(), timeout=grace_s)
-
-
-def _stages(limits: Limits, interruption: Interruption | None) -> list[Stage]:
-    """How to end the program; one that has given its result needs no SIGINT any more."""
-    stages = claude_stages(limits.claude_int_grace_s, limits.claude_term_grace_s)
-    return stages[1:] if interruption is None else stages
+    """Until the program has ended, or it does not end though nothing goes on in it."""
+    exited = asyncio.ensure_future(child.wait())
+    try:
+        while (await first(exited, try_.over.wait())).place == 1:
+            more = await first(exited, try_.going_on.wait(), timeout=grace_s)
+            if more is None or more.place == 0:
+                return
+    finally:
+        exited.cancel()
 
 
 class _ClaudeRun:
@@ -151,21 +158,21 @@ class _ClaudeRun:
             resume = self._resume
             session = resume or session_of(self._run.assign.route, sessions)
             sessions += 1
+            resumed = resume is not None
             words = command_line(
                 self._program,
                 self._options,
                 self._run.assign,
                 session,
-                resume=resume is not None,
+                resume=resumed,
             )
             try:
                 try_, exit_, interruption, left = await self._executor.once(
-                    self._run, self._emit, self._watch, words
+                    self._run, self._emit, self._watch, words, resumed=resumed
                 )
             except (OSError, ValueError) as wrong:
                 return self._unstartable(wrong)
-            resumed = resume is not None
-            self._spent = self._spent.plus(try_.spent(self._run, resumed=resumed))
+            self._spent = self._spent.plus(try_.spent())
             verdict = self._verdict(try_, exit_, interruption)
             result = self._result(try_, exit_, verdict, session)
             if interruption == "stopped":
@@ -176,8 +183,9 @@ class _ClaudeRun:
                 self._emit.status("The session to resume is gone: starting anew")
                 self._resume = None
                 continue
-            if verdict.limited and try_.resets_at is not None:
-                return self._limited(verdict, result, try_.resets_at)
+            until = verdict.limited_until or try_.resets_at
+            if verdict.limited and until is not None:
+                return self._limited(verdict, result, until)
             if not verdict.again or number > retries:
                 return self._failed(verdict, result, number)
             if not await self._back_off(number, retries, verdict):
@@ -201,25 +209,35 @@ class _ClaudeRun:
     ) -> Verdict:
         verdict = verdict_on(try_.end, try_.error, try_.denials)
         if verdict is not None and verdict.ok:
-            return verdict  # a result that arrived counts
+            if not try_.answer.size and not try_.used_tools:
+                message = "Claude Code ended without an answer"
+                return Verdict(code="empty_answer", message=message)
+            if not try_.is_unfinished:
+                return verdict  # a result that arrived counts
+            if try_.in_turn:
+                verdict = None  # the turn after it has none
         if interruption == "overtime":
             message = f"not finished after {self._limits.run_timeout_s:g}s"
+            if try_.background:
+                message += f": {try_.background} background tasks still open"
             return Verdict(code="timeout", message=message)
         if interruption == "silent":
             message = f"nothing heard for {self._limits.idle_timeout_s:g}s"
             return Verdict(code="idle_timeout", message=message)
         if interruption == "stopped":
             return Verdict(code="stopped", message="stopped")
-        return without_result(try_, exit_) if verdict is None else verdict
+        if verdict is None:
+            return without_result(try_, exit_)
+        if try_.end is not None and not (try_.end.text or try_.end.errors):
+            return replace(
+                verdict, message=f"{verdict.message} {known_of(try_, exit_)}"
+            )
+        return verdict
 
     def _result(
         self, try_: ClaudeTry, exit_: Exit, verdict: Verdict, session: str
     ) -> RawResult:
-        answer = try_.end.text if try_.end is not None and verdict.ok else None
-        output = try_.text
-        if answer is not None:
-            output = HeadTail(self._limits.output_limit_bytes)
-            output.feed(answer.encode("utf-8", "replace"))
+        output = try_.answer if verdict.ok else try_.text
         spent = self._spent
         start = try_.start
         return RawResult(

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 
 from sidecar.executors.claude import stream_json
 from sidecar.executors.ndjson import Broken
@@ -20,36 +21,128 @@ _SHOWN_OF_A_TOOL = 4_096
 _SHOWN_OF_A_DENIAL = 500
 
 
-class ClaudeUsage(Struct, kw_only=True):
-    """Tokens and dollars; `usd` None where nobody said how many.
+class ClaudeUsage(Struct, frozen=True, kw_only=True):
+    """Tokens and dollars; `usd` and the tokens are None where nobody said how many.
 
     `known` is False where a model was used that Claude Code has no price for.
     """
 
-    tokens_in: int = 0
-    tokens_out: int = 0
+    tokens_in: int | None = 0
+    tokens_out: int | None = 0
     cache_read: int = 0
     cache_write: int = 0
     usd: float | None = 0.0
     known: bool = True
 
     def plus(self, other: ClaudeUsage) -> ClaudeUsage:
-        """Both together; unknown dollars make the sum unknown."""
-        unknown = self.usd is None or other.usd is None
+        """Both together; what is unknown of one is unknown of the sum."""
         return ClaudeUsage(
-            tokens_in=self.tokens_in + other.tokens_in,
-            tokens_out=self.tokens_out + other.tokens_out,
+            tokens_in=_sum(self.tokens_in, other.tokens_in),
+            tokens_out=_sum(self.tokens_out, other.tokens_out),
             cache_read=self.cache_read + other.cache_read,
             cache_write=self.cache_write + other.cache_write,
-            usd=None if unknown else (self.usd or 0.0) + (other.usd or 0.0),
+            usd=_sum(self.usd, other.usd),
             known=self.known and other.known,
         )
+
+
+N = TypeVar("N", int, float)
+
+
+def _sum(one: N | None, other: N | None) -> N | None:
+    return None if one is None or other is None else one + other
+
+
+class Meter:
+    """Adds up what the results of one run of the program say was used.
+
+    Each result counts what was used since the one before: by its own words, or as what
+    it adds to the session's totals. A total that falls was begun anew. What a resumed
+    session had used before is left out; `before_usd` is its cost, None where unknown.
+    """
+
+    def __init__(self, before_usd: float | None, *, resumed: bool) -> None:
+        self.spent = ClaudeUsage()
+        self._usd = before_usd if resumed else 0.0
+        # By model; None while it is not known what a resumed session had used.
+        self._models: dict[str, stream_json.ModelUse] | None = None if resumed else {}
+
+    def take(self, end: stream_json.RunEnd) -> None:
+        """Count one result."""
+        uses = end.since or self._added(end)
+        if uses:
+            used = _together(uses)
+        elif end.since is not None and end.session:  # nothing, and it says so
+            used = ClaudeUsage(usd=self._added_usd(end) or 0.0)
+        else:
+            unsaid = None if end.turns else 0
+            counts = end.usage
+            used = ClaudeUsage(
+                tokens_in=unsaid if counts.tokens_in is None else counts.tokens_in,
+                tokens_out=unsaid if counts.tokens_out is None else counts.tokens_out,
+                cache_read=counts.cache_read or 0,
+                cache_write=counts.cache_write or 0,
+                usd=self._added_usd(end),
+            )
+        if end.cost_usd is None and not used.usd:
+            # A total that is missing: only where nothing was used did that cost nothing.
+            nothing = used.tokens_in == 0 and used.tokens_out == 0
+            used = replace(used, usd=0.0 if nothing else None)
+        known = used.known and all(use.priced for use in end.session)
+        self.spent = self.spent.plus(replace(used, known=known))
+        if end.cost_usd is not None:
+            self._usd = end.cost_usd
+        if end.session:
+            self._models = {use.model: use for use in end.session}
+
+    def _added(self, end: stream_json.RunEnd) -> tuple[stream_json.ModelUse, ...]:
+        """What a result adds to the session's use of each model."""
+        if self._models is None or end.since is not None:
+            return ()
+        return tuple(_grown(self._models.get(use.model), use) for use in end.session)
+
+    def _added_usd(self, end: stream_json.RunEnd) -> float | None:
+        if end.cost_usd is None or self._usd is None:
+            return None
+        return end.cost_usd - (self._usd if self._usd <= end.cost_usd else 0.0)
+
+
+def _grown(
+    before: stream_json.ModelUse | None, now: stream_json.ModelUse
+) -> stream_json.ModelUse:
+    if before is None or now.tokens_in < before.tokens_in:
+        return now
+    cost = now.cost_usd
+    if cost is not None and before.cost_usd is not None:
+        cost = max(cost - before.cost_usd, 0.0)
+    return replace(
+        now,
+        cost_usd=cost,
+        tokens_in=now.tokens_in - before.tokens_in,
+        tokens_out=max(now.tokens_out - before.tokens_out, 0),
+        cache_read=max(now.cache_read - before.cache_read, 0),
+        cache_write=max(now.cache_write - before.cache_write, 0),
+    )
+
+
+def _together(uses: tuple[stream_json.ModelUse, ...]) -> ClaudeUsage:
+    costs = [use.cost_usd for use in uses]
+    return ClaudeUsage(
+        tokens_in=sum(use.tokens_in for use in uses),
+        tokens_out=sum(use.tokens_out for use in uses),
+        cache_read=sum(use.cache_read for use in uses),
+        cache_write=sum(use.cache_write for use in uses),
+        usd=None if None in costs else sum(cost or 0.0 for cost in costs),
+        known=all(use.priced for use in uses),
+    )
 
 
 class ClaudeTry:
     """One run of the program, as its stream tells it."""
 
-    def __init__(self, run: Run, emit: Emit, watch: Watchdog) -> None:
+    def __init__(
+        self, run: Run, emit: Emit, watch: Watchdog, *, resumed: bool = False
+    ) -> None:
         limits = run.assign.limits
         self._emit = emit
         self._watch = watch
@@ -57,19 +150,37 @@ class ClaudeTry:
         self._stream = stream_json.StreamJson()
         # Ids of the tools that run now: while there are any, silence is no fault.
         self._open: set[str] = set()
+        # Ids of the background work that goes on: while there is any, silence is no
+        # fault, and a result is not the end.
+        self._background: set[str] = set()
         self._stderr_text = Utf8()
         self.text = HeadTail(limits.output_limit_bytes)
         self.stderr = HeadTail(limits.output_limit_bytes // 4)
         self.start: stream_json.Begun | None = None
+        # The result that is the run's outcome so far: the last, unless that is an error
+        # after a good one with no work between.
         self.end: stream_json.RunEnd | None = None
+        # What the good results said, one after the other, for the run's output.
+        self.answer = HeadTail(limits.output_limit_bytes)
+        self.used_tools = False
+        # The text streamed since the last result.
+        self._turn_text = HeadTail(limits.output_limit_bytes)
+        # Whether a turn has begun since the last result, whether the model has said
+        # anything in it.
+        self._turn_open = False
+        self.in_turn = False
         self.error: str | None = None  # Claude Code's name of the last API error
         self.denials: list[str] = []  # names of tools that were not allowed
         self.resets_at: float | None = None  # epoch seconds, of a limit that was hit
-        self.has_ended: asyncio.Future[None] = (
-            asyncio.get_running_loop().create_future()
-        )
-        # Tokens as the stream counts them, for a run that ends without a result: of the
-        # messages that are over, and of the one under way, with its characters so far.
+        # One of them is set: a result is here and nothing goes on, or something does.
+        self.over = asyncio.Event()
+        self.going_on = asyncio.Event()
+        self.going_on.set()
+        self._meter = Meter(run.previous_cost_usd, resumed=resumed)
+        # Tokens as the stream counts them, for a turn that ends without a result: of the
+        # messages that are over, and of the one under way, with its characters so far;
+        # and what of them the results have counted.
+        self._counted = ClaudeUsage()
         self._streamed = ClaudeUsage()
         self._message = ClaudeUsage()
         self._characters = 0
@@ -102,16 +213,20 @@ class ClaudeTry:
             case stream_json.MessageUsage():
                 self._count(event)
             case stream_json.WholeMessage():
+                if not event.inner:
+                    self._turn_goes_on()
+                    self.in_turn = True
                 self.error = event.error or self.error
+                self.used_tools = self.used_tools or bool(event.calls)
                 for call in event.calls:
                     self._open.add(call.id)
                     arguments = msgspec.json.encode(call.input).decode()
                     self._show_tool(f"{call.name} {arguments}")
-                self._wait_for_tools()
+                self._watch_silence()
             case stream_json.ToolResult():
                 self._open.discard(event.id)
                 self._show_tool(f"{'error: ' if event.is_error else ''}{event.text}")
-                self._wait_for_tools()
+                self._watch_silence()
             case stream_json.ToolDenied():
                 self.denials.append(event.tool)
                 text = cut(event.message, _SHOWN_OF_A_DENIAL)
@@ -127,28 +242,85 @@ class ClaudeTry:
                 )
             case stream_json.Begun():
                 self.start = event
+                self._turn_goes_on()
+            case stream_json.Requesting():
+                self._turn_goes_on()
+            case stream_json.BackgroundTasks():
+                self._take_background(event)
             case stream_json.RunEnd():
-                self.end = event
-                self._watch.allow(None)
-                if not self.has_ended.done():
-                    self.has_ended.set_result(None)
+                self._take_result(event)
             case Broken() | stream_json.Ignored():
                 pass
 
+    def _take_background(self, event: stream_json.BackgroundTasks) -> None:
+        match event.change:
+            case "all":
+                self._background = set(event.ids)
+            case "opened":
+                self._background.update(event.ids)
+            case "closed":
+                self._background.difference_update(event.ids)
+        self._look_for_the_end()
+
+    def _take_result(self, event: stream_json.RunEnd) -> None:
+        before, worked = self.end, self.in_turn
+        self._meter.take(event)
+        self._counted = self.streamed()
+        if not (
+            before is not None and before.is_good and event.is_error and not worked
+        ):
+            denials = (*(before.denials if before is not None else ()), *event.denials)
+            self.end = replace(event, denials=denials)
+        if event.is_good:
+            said = event.text or self._turn_text.text()
+            said = f"\n\n{said}" if said and self.answer.size else said
+            self.answer.feed(said.encode("utf-8", "replace"))
+        self._turn_text = HeadTail(self._turn_text.limit)
+        self._open.clear()
+        self.in_turn = self._turn_open = False
+        self._look_for_the_end()
+
+    def _turn_goes_on(self) -> None:
+        if not self._turn_open:
+            self._turn_open = True
+            self._look_for_the_end()
+
+    def _look_for_the_end(self) -> None:
+        """A result is the end where no turn and no background work goes on after it."""
+        over = self.end is not None and not self._turn_open and not self._background
+        (self.over if over else self.going_on).set()
+        (self.going_on if over else self.over).clear()
+        self._watch_silence()
+
+    @property
+    def is_unfinished(self) -> bool:
+        """Whether work went on after the last result, or none came."""
+        return self.end is None or self.in_turn or bool(self._background)
+
+    @property
+    def background(self) -> int:
+        """How many pieces of background work are open."""
+        return len(self._background)
+
     def _delta(self, event: stream_json.Delta) -> None:
+        if not event.inner:
+            self._turn_goes_on()
+            self.in_turn = True
         self._characters += len(event.text)
         if event.inner:
             self._emit.text("tool", event.text)
         elif event.kind == "thinking":
             self._emit.text("thinking", event.text, tokens_so_far=self._so_far())
         else:
-            self.text.feed(event.text.encode("utf-8", "replace"))
+            data = event.text.encode("utf-8", "replace")
+            self.text.feed(data)
+            self._turn_text.feed(data)
             self._emit.text("token", event.text, tokens_so_far=self._so_far())
 
     def _so_far(self) -> int:
         """Tokens written; of the message under way an estimate, until it is over."""
-        here = max(self._message.tokens_out, self._characters // 4)
-        return self._streamed.tokens_out + here
+        here = max(self._message.tokens_out or 0, self._characters // 4)
+        return (self._streamed.tokens_out or 0) + here
 
     def _count(self, usage: stream_json.MessageUsage) -> None:
         if usage.start:
@@ -161,7 +333,8 @@ class ClaudeTry:
             )
             self._characters = 0
         elif usage.tokens_out is not None:
-            self._message.tokens_out = max(usage.tokens_out, self._message.tokens_out)
+            written = max(usage.tokens_out, self._message.tokens_out or 0)
+            self._message = replace(self._message, tokens_out=written)
 
     def streamed(self) -> ClaudeUsage:
         """What the stream has told of tokens."""
@@ -178,42 +351,25 @@ class ClaudeTry:
     def _show_tool(self, text: str) -> None:
         self._emit.text("tool", cut(text, _SHOWN_OF_A_TOOL).rstrip("\n") + "\n")
 
-    def _wait_for_tools(self) -> None:
-        """A tool may be silent as long as it likes; the time in all bounds it."""
-        self._watch.allow(None if self._open or self.end else self._idle_s)
+    def _watch_silence(self) -> None:
+        """Tools and background work may be silent long; the time in all bounds them."""
+        waits = self._open or self._background or self.over.is_set()
+        self._watch.allow(None if waits else self._idle_s)
 
-    def spent(self, run: Run, *, resumed: bool) -> ClaudeUsage:
-        """What this run of the program has cost; dollars only where it said how many.
+    def spent(self) -> ClaudeUsage:
+        """What this run of the program has used, a turn without a result included.
 
-        The program's figures *since its last result* leave out what a resumed session had
-        cost before; where it gives only the session's total, the earlier cost that the
-        host remembers is taken off.
+        Of such a turn the stream tells the tokens, and nobody the dollars.
         """
-        end = self.end
-        if end is None:
-            spent = self.streamed()
-            tokens = spent.tokens_in + spent.tokens_out + spent.cache_read
-            spent.usd = None if tokens else 0.0
-            return spent
-        uses = end.since
-        if uses is None and not resumed:
-            uses = end.session
-        if uses is not None:
-            return ClaudeUsage(
-                tokens_in=sum(use.tokens_in for use in uses),
-                tokens_out=sum(use.tokens_out for use in uses),
-                cache_read=sum(use.cache_read for use in uses),
-                cache_write=sum(use.cache_write for use in uses),
-                usd=sum(use.cost_usd for use in uses),
-                known=all(use.priced for use in uses),
-            )
-        usage, before = end.usage, run.previous_cost_usd
-        total = end.cost_usd
-        return ClaudeUsage(
-            tokens_in=usage.tokens_in or 0,
-            tokens_out=usage.tokens_out or 0,
-            cache_read=usage.cache_read or 0,
-            cache_write=usage.cache_write or 0,
-            usd=None if total is None or before is None else max(total - before, 0.0),
-            known=all(use.priced for use in end.session),
-        )
+        left = _less(self.streamed(), self._counted)
+        tokens = (left.tokens_in or 0) + (left.tokens_out or 0) + left.cache_read
+        return self._meter.spent.plus(replace(left, usd=None if tokens else 0.0))
+
+
+def _less(one: ClaudeUsage, other: ClaudeUsage) -> ClaudeUsage:
+    return ClaudeUsage(
+        tokens_in=(one.tokens_in or 0) - (other.tokens_in or 0),
+        tokens_out=(one.tokens_out or 0) - (other.tokens_out or 0),
+        cache_read=one.cache_read - other.cache_read,
+        cache_write=one.cache_write - other.cache_write,
+    )

@@ -99,11 +99,25 @@ class RateLimit(Struct, frozen=True):
     kind: str
 
 
+class BackgroundTasks(Struct, frozen=True):
+    """Background work: `all` that is open now, or what was `opened` or `closed`."""
+
+    change: Literal["all", "opened", "closed"]
+    ids: tuple[str, ...]
+
+
+class Requesting(Struct, frozen=True):
+    """The model is being asked."""
+
+
 class ModelUse(Struct, frozen=True, kw_only=True):
-    """What one model cost. `priced` is False where Claude Code invented the price."""
+    """What one model cost. `priced` is False where Claude Code invented the price.
+
+    `cost_usd` is None where no cost was given.
+    """
 
     model: str
-    cost_usd: float
+    cost_usd: float | None
     tokens_in: int
     tokens_out: int
     cache_read: int
@@ -112,11 +126,11 @@ class ModelUse(Struct, frozen=True, kw_only=True):
 
 
 class RunEnd(Struct, frozen=True, kw_only=True):
-    """`result`: the end, whatever it was.
+    """`result`: the end of a turn, whatever it was; a run may have several.
 
-    `session` is over the whole session, `since` over this run alone (None where the
-    program does not say); `usage` is the program's own summary, which leaves out what was
-    cut short.
+    `session` is over the whole session, as is `cost_usd`; `since` is what was used since
+    the last result (None where the program does not say); `usage` is the program's own
+    summary of this turn, which leaves out what was cut short.
     """
 
     subtype: str
@@ -135,6 +149,11 @@ class RunEnd(Struct, frozen=True, kw_only=True):
     denials: tuple[str, ...]
     session_id: str
 
+    @property
+    def is_good(self) -> bool:
+        """Whether it says that all went well."""
+        return not self.is_error and self.subtype == "success"
+
 
 class Ignored(Struct, frozen=True):
     """An event that says nothing to us."""
@@ -151,6 +170,8 @@ Event = (
     | ApiRetry
     | ToolDenied
     | RateLimit
+    | BackgroundTasks
+    | Requesting
     | RunEnd
     | Ignored
     | Broken
@@ -281,8 +302,32 @@ def _system(line: dict[str, Any]) -> Event:
             )
         case "permission_denied":
             return ToolDenied(_text(line.get("tool_name")), _text(line.get("message")))
+        case "status" if line.get("status") == "requesting":
+            return Requesting()
+        case "background_tasks_changed" if isinstance(line.get("tasks"), list):
+            tasks = [_object(each) for each in line["tasks"]]
+            open_now = [each for each in tasks if each.get("ambient") is not True]
+            ids = tuple(_text(each.get("task_id")) for each in open_now)
+            return BackgroundTasks("all", ids)
+        case "task_started" | "task_updated" | "task_notification":
+            return _background(line, kind)
         case _:
             return Ignored(f"system/{kind}")
+
+
+_TASK_OVER = ("completed", "failed", "killed", "stopped")
+
+
+def _background(line: dict[str, Any], kind: str) -> Event:
+    """A task that goes on in the background, or that has ended."""
+    ids = (_text(line.get("task_id")),)
+    fields = _object(line.get("patch")) if kind == "task_updated" else line
+    if kind == "task_notification" or fields.get("status") in _TASK_OVER:
+        return BackgroundTasks("closed", ids)
+    # One in the foreground has an open tool call; an ambient one is never waited for.
+    if fields.get("is_backgrounded") is True and line.get("ambient") is not True:
+        return BackgroundTasks("opened", ids)
+    return Ignored(f"system/{kind}")
 
 
 def _rate_limit(info: dict[str, Any]) -> RateLimit:
@@ -325,7 +370,7 @@ def _models(usage: dict[str, Any]) -> tuple[ModelUse, ...]:
     return tuple(
         ModelUse(
             model=model,
-            cost_usd=_number(use.get("costUSD")) or 0.0,
+            cost_usd=_number(use.get("costUSD")),
             tokens_in=_count(use.get("inputTokens")) or 0,
             tokens_out=_count(use.get("outputTokens")) or 0,
             cache_read=_count(use.get("cacheReadInputTokens")) or 0,

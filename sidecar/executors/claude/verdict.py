@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from msgspec import Struct
@@ -30,6 +31,7 @@ class Verdict(Struct, frozen=True, kw_only=True):
     limited: bool = False
     unusable: bool = False
     lost_session: bool = False
+    limited_until: float | None = None  # epoch seconds, where the text says
 
     @property
     def ok(self) -> bool:
@@ -67,14 +69,29 @@ _BY_STATUS: dict[int, str] = {
 }
 
 
+# What older programs give as the answer, without calling it an error.
+_LIMIT_TEXT = re.compile(
+    r"(?:Claude (?:AI )?usage limit reached|You've hit your [^.|\n]{0,40}?limit"
+    r"|(?:\d+-hour|[Dd]aily|[Ww]eekly|Opus|Sonnet|[Ss]ession|[Uu]sage) limit reached)"
+    r"(?:\|(?P<until>\d{9,11})| ?[·∙.] ?[^\n]{0,80})?",
+    re.ASCII,
+)
+
+
 def verdict_on(
     end: RunEnd | None, error: str | None, denials: list[str]
 ) -> Verdict | None:
     """What a result means; None where there is none. `error` is Claude Code's own name."""
     if end is None:
         return None
-    text = end.text or "; ".join(end.errors) or end.subtype
-    if not end.is_error and end.subtype == "success":
+    text = end.text or "; ".join(end.errors)
+    if not text and not end.is_good:
+        text = "Claude Code reported an error without saying which"
+        text += "" if end.subtype in ("", "success") else f" ({end.subtype})"
+    if limit := _LIMIT_TEXT.fullmatch(text.strip()):
+        until = float(limit["until"]) if limit["until"] else None
+        return replace(_BY_NAME["rate_limit"], message=text, limited_until=until)
+    if end.is_good:
         refused = sorted({*end.denials, *denials})
         if end.denials:
             message = f"permission denied: {', '.join(refused)}"
@@ -106,11 +123,16 @@ def _by_error(error: str | None, status: int | None) -> Verdict:
     return Verdict(code=error) if error else _BY_NAME["unknown"]
 
 
+def known_of(try_: ClaudeTry, end: Exit) -> str:
+    """How the program exited, and what it wrote to stderr, where it says no more."""
+    detail = cut(try_.stderr.text().strip(), _SHOWN_OF_STDERR)
+    return f"({end}): {detail}" if detail else f"({end})"
+
+
 def without_result(try_: ClaudeTry, end: Exit) -> Verdict:
     """No `result` came: a failure, whatever the exit code says."""
-    detail = cut(try_.stderr.text().strip(), _SHOWN_OF_STDERR)
-    message = f"Claude Code ended without a result ({end})"
-    message = f"{message}: {detail}" if detail else message
+    message = f"Claude Code ended without a result {known_of(try_, end)}"
     # It never began and says why: another try would say the same.
-    explained = try_.start is None and end.code not in (None, 0) and bool(detail)
+    explained = try_.start is None and end.code not in (None, 0)
+    explained = explained and bool(try_.stderr.text().strip())
     return Verdict(code="no_result", message=message, again=not explained)
