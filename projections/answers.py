@@ -23,6 +23,9 @@ class TaskRow(Struct, kw_only=True):
 
     `fallback_used` is the badge: it ran, or runs, off its preferred tier. `wait_ms` is
     from when it last began to wait until it started, `run_ms` what the executor took.
+    `tokens_in` and `tokens_out` are None where those of a run are unknown. `cost_basis` is
+    what the dollars rest on, of several runs the least certain: `estimated` and
+    `reported_unpriced` are a guess.
     """
 
     task_id: str
@@ -43,9 +46,10 @@ class TaskRow(Struct, kw_only=True):
     attempts: int
     max_attempts: int
     generation: int
-    tokens_in: int
-    tokens_out: int
+    tokens_in: int | None
+    tokens_out: int | None
     cost_usd: float
+    cost_basis: str
     equivalent_claude_cost_usd: float
     saved_usd: float
     unpriced_runs: int
@@ -96,11 +100,12 @@ class AttemptView(Struct, kw_only=True):
     last_line: str
     late: bool
     simulated: bool
-    tokens_in: int
-    tokens_out: int
+    tokens_in: int | None
+    tokens_out: int | None
     cache_read_tokens: int
     cache_write_tokens: int
     cost_usd: float
+    cost_basis: str
     equivalent_claude_cost_usd: float
     unpriced: bool
 
@@ -278,20 +283,27 @@ class WhyAnswer(Struct, kw_only=True):
 
 
 class CostLine(Struct, frozen=True, kw_only=True):
-    """What was spent under one value of a dimension."""
+    """What was spent under one value of a dimension.
+
+    Tokens are those that are known, None where nothing is; `unknown_tokens` counts the
+    runs whose tokens are not among them, `unpriced` those whose dollars are not, and
+    `guessed` those whose dollars are a guess.
+    """
 
     key: str
     runs: int
     completed: int
     late: int
-    tokens_in: int
-    tokens_out: int
+    tokens_in: int | None
+    tokens_out: int | None
     cache_read_tokens: int
     cache_write_tokens: int
     cost_usd: float
     equivalent_claude_cost_usd: float
     saved_usd: float
     unpriced: int
+    guessed: int = 0
+    unknown_tokens: int = 0
 
 
 class CostsAnswer(Struct, kw_only=True):

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from projections.judged import JudgedEvent
     from projections.record import Routing
 
-VERSION: Final = 2
+VERSION: Final = 3
 _HOUR: Final = re.compile(r"\d{4}-[01]\d-[0-3]\dT[0-2]\d", re.ASCII)
 _hours: set[str] = set()
 

@@ -483,8 +483,11 @@ def _with_events(
 
 def _sum(lines: list[answers.CostLine]) -> answers.CostLine:
     fields: dict[str, Any] = {
-        name: sum(getattr(line, name) for line in lines)
+        name: sum(getattr(line, name) or 0 for line in lines)
         for name in answers.CostLine.__struct_fields__
         if name != "key"
     }
+    for name in ("tokens_in", "tokens_out"):
+        if not fields[name] and any(getattr(line, name) is None for line in lines):
+            fields[name] = None
     return answers.CostLine(key="total", **fields)

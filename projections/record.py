@@ -19,8 +19,28 @@ NANO: Final = 1_000_000_000
 """Billionths in a dollar. Dollars are kept as whole billionths."""
 
 
+CERTAIN: Final = (
+    "none",
+    "simulated",
+    "local",
+    "local_estimate",
+    "reported",
+    "reported_unpriced",
+    "estimated",
+    "unknown",
+)
+"""What a price may rest on (`cost_basis` of a result), the surest first."""
+GUESSED: Final = ("reported_unpriced", "estimated")
+"""Of these: dollars that were spent, and are a guess."""
+
+
 class Spent(Struct, frozen=True, array_like=True, gc=False):
-    """Tokens and dollars. `unpriced` counts runs whose dollars nobody knows."""
+    """Tokens and dollars.
+
+    `unpriced` counts runs whose dollars nobody knows, `guessed` those whose dollars are a
+    guess, `unknown_in` and `unknown_out` those whose tokens nobody knows. `basis` is what
+    the least certain of the prices rests on.
+    """
 
     tokens_in: int = 0
     tokens_out: int = 0
@@ -30,6 +50,10 @@ class Spent(Struct, frozen=True, array_like=True, gc=False):
     equivalent_nano: int = 0
     saved_nano: int = 0
     unpriced: int = 0
+    unknown_in: int = 0
+    unknown_out: int = 0
+    guessed: int = 0
+    basis: str = "none"
 
     def __add__(self, other: Spent) -> Spent:
         if self is NOTHING:
@@ -43,6 +67,10 @@ class Spent(Struct, frozen=True, array_like=True, gc=False):
             self.equivalent_nano + other.equivalent_nano,
             self.saved_nano + other.saved_nano,
             self.unpriced + other.unpriced,
+            self.unknown_in + other.unknown_in,
+            self.unknown_out + other.unknown_out,
+            self.guessed + other.guessed,
+            max(self.basis, other.basis, key=CERTAIN.index),
         )
 
 
@@ -53,6 +81,7 @@ def spent_on(result: c.Result) -> Spent:
     """Return what a run's result says it took."""
     usd, equivalent = result.estimated_cost_usd, result.equivalent_claude_cost_usd
     usd_nano = round(usd * NANO) if usd else 0
+    basis = result.cost_basis
     equivalent_nano = round(equivalent * NANO) if equivalent else 0
     return Spent(
         result.tokens_in or 0,
@@ -63,6 +92,10 @@ def spent_on(result: c.Result) -> Spent:
         equivalent_nano,
         0 if equivalent is None else equivalent_nano - usd_nano,
         1 if usd is None else 0,
+        1 if result.tokens_in is None else 0,
+        1 if result.tokens_out is None else 0,
+        1 if usd and basis in GUESSED else 0,
+        "unknown" if usd is None or basis not in CERTAIN else basis,
     )
 
 

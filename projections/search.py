@@ -159,18 +159,21 @@ def costs(
 
 def _cost_line(row: tuple[Any, ...]) -> CostLine:
     (key, runs, completed, late, tokens_in, tokens_out, *rest) = row
-    cache_read, cache_write, usd, equivalent, saved, unpriced = rest
+    cache_read, cache_write, usd, equivalent, saved, unpriced, *unsure = rest
+    unknown_in, unknown_out, guessed = unsure
     return CostLine(
         key=key,
         runs=runs,
         completed=completed,
         late=late,
-        tokens_in=tokens_in,
-        tokens_out=tokens_out,
+        tokens_in=tokens_in if tokens_in or not unknown_in else None,
+        tokens_out=tokens_out if tokens_out or not unknown_out else None,
         cache_read_tokens=cache_read,
         cache_write_tokens=cache_write,
         cost_usd=usd / NANO,
         equivalent_claude_cost_usd=equivalent / NANO,
         saved_usd=saved / NANO,
         unpriced=unpriced,
+        guessed=guessed,
+        unknown_tokens=max(unknown_in, unknown_out),
     )

@@ -43,7 +43,7 @@ T = TypeVar("T")
 
 _log = structlog.get_logger("agentcom.projections")
 
-SCHEMA: Final = 1
+SCHEMA: Final = 2
 """The shape of the tables; part of what makes a file's version."""
 RECENT_KEPT: Final = 10_000
 """Finished tasks that stay in memory, because late reports come soon or not at all."""
@@ -77,6 +77,7 @@ create table spend (
   cache_read integer not null, cache_write integer not null,
   usd_nano integer not null, equivalent_nano integer not null,
   saved_nano integer not null, unpriced integer not null,
+  unknown_in integer not null, unknown_out integer not null, guessed integer not null,
   primary key (hour, model, tier, repo, host, endpoint, target_type, fallback, simulated)
 ) without rowid;
 create table document (
@@ -105,6 +106,9 @@ SPEND_SUMS: Final = (
     "equivalent_nano",
     "saved_nano",
     "unpriced",
+    "unknown_in",
+    "unknown_out",
+    "guessed",
 )
 _PUT_SPEND: Final = (
     f"insert into spend values ({','.join('?' * (9 + len(SPEND_SUMS)))}) "
@@ -697,6 +701,9 @@ def _spend_rows(world: World) -> Iterator[tuple[Any, ...]]:
             spent.equivalent_nano,
             spent.saved_nano,
             spent.unpriced,
+            spent.unknown_in,
+            spent.unknown_out,
+            spent.guessed,
         )
 
 

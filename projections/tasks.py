@@ -42,7 +42,7 @@ VOIDS_KEPT: Final = 16
 """Void steps of one task that are remembered; the rest are counted."""
 NUMBERED: Final = frozenset({c.TaskStatus, c.TaskErrorLine, c.TaskRetrying})
 """Lines of a run: many of one type, told apart by their running number."""
-VERSION: Final = 4
+VERSION: Final = 5
 """Goes up whenever this fold makes other records of the same log."""
 SUBMITTED_MASK: Final = 2**26 - 1
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from cli.render.terminal import cell, dollars, table
+from cli.render.terminal import cell, dollars, table, tokens
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -25,15 +25,20 @@ def cost_table(answer: CostsAnswer) -> Table:
     return bill
 
 
+def _counted(known: int | None, unknown_runs: int) -> str:
+    """Spell a sum of tokens; `+` where runs are missing whose tokens nobody knows."""
+    return tokens(known) + ("+" if unknown_runs and known is not None else "")
+
+
 def _bill(line: CostLine) -> list[Any]:
     unknown = f" + {line.unpriced} unknown" if line.unpriced else ""
     return [
         cell(line.key or "none", 40),
         str(line.runs),
-        str(line.tokens_in),
-        str(line.tokens_out),
+        _counted(line.tokens_in, line.unknown_tokens),
+        _counted(line.tokens_out, line.unknown_tokens),
         str(line.cache_read_tokens + line.cache_write_tokens),
-        dollars(line.cost_usd) + unknown,
+        ("~" if line.guessed else "") + dollars(line.cost_usd) + unknown,
         dollars(line.equivalent_claude_cost_usd),
         cell(dollars(line.saved_usd), style="green" if line.saved_usd > 0 else ""),
     ]

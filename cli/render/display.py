@@ -10,7 +10,15 @@ import os
 import sys
 from typing import IO, TYPE_CHECKING, Final
 
-from cli.render.terminal import dollars, duration, harmless, line_of, painted
+from cli.render.terminal import (
+    dollars,
+    duration,
+    harmless,
+    line_of,
+    painted,
+    priced,
+    tokens,
+)
 from events import catalogue as c
 from events.codec import encode
 
@@ -174,14 +182,12 @@ def cost_line(outcome: Outcome) -> str:
     """Say in a few words what a task cost."""
     if outcome.target_type == "sidecar":
         return "0 tokens, $0.00 (shell execution)"
-
-    def count(tokens: int | None) -> str:
-        return "?" if tokens is None else str(tokens)
-
-    tokens = f"{count(outcome.tokens_in)} in, {count(outcome.tokens_out)} out"
+    counts = f"{tokens(outcome.tokens_in)} in, {tokens(outcome.tokens_out)} out"
+    if cached := outcome.cache_read_tokens + outcome.cache_write_tokens:
+        counts += f", {cached} cached"
     if outcome.target_type in ("ollama", "openai"):
         saved = f", saved {dollars(outcome.saved_usd)}" if outcome.saved_usd else ""
         money = f"$0.00 (local{saved})"
     else:
-        money = dollars(outcome.estimated_cost_usd)
-    return f"{outcome.model_used}, {tokens}, {money}{simulated(outcome.simulated)}"
+        money = priced(outcome.estimated_cost_usd, outcome.cost_basis)
+    return f"{outcome.model_used}, {counts}, {money}{simulated(outcome.simulated)}"

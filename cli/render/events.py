@@ -6,7 +6,14 @@ import sys
 from typing import Any, Final
 
 from cli.render.display import route_line
-from cli.render.terminal import clock_time, dollars, duration, line_of, painted
+from cli.render.terminal import (
+    clock_time,
+    duration,
+    line_of,
+    painted,
+    priced,
+    tokens,
+)
 from events import catalogue as c
 from events import subjects
 from events.codec import encode
@@ -84,8 +91,8 @@ def gist(event: c.Event) -> str:
 def _result(result: c.Result) -> str:
     parts = [duration(result.execution_ms), result.model_used]
     if result.model_used != "none":
-        parts += [f"{result.tokens_in} in, {result.tokens_out} out"]
-        parts += [dollars(result.estimated_cost_usd)]
+        parts += [f"{tokens(result.tokens_in)} in, {tokens(result.tokens_out)} out"]
+        parts += [priced(result.estimated_cost_usd, result.cost_basis)]
     if result.error is not None:
         parts.append(f"{result.error.code}: {result.error.message}")
     return ", ".join(parts)

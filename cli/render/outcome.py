@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 class Outcome(Struct, kw_only=True):
     """How a task ended: what `submit --wait --json` prints.
 
-    Tokens and dollars are the sum over all its runs; None is unknown. `status` is the
+    Tokens and dollars are the sum over all its runs; None is unknown. `cost_basis` is what
+    the least certain of the dollars rest on; `estimated` and `reported_unpriced` are a guess. `status` is the
     task's final state, `error` {code, message} where it did not complete. `truncated`: the
     output here is not all of it; `length_limited`: the model was cut off at a limit of
     tokens.
@@ -30,7 +31,10 @@ class Outcome(Struct, kw_only=True):
     model_used: str = "none"
     tokens_in: int | None = 0
     tokens_out: int | None = 0
+    cache_read_tokens: int = 0
+    cache_write_tokens: int = 0
     estimated_cost_usd: float | None = 0.0
+    cost_basis: str = "none"
     equivalent_claude_cost_usd: float | None = None
     saved_usd: float = 0.0
     execution_ms: float | None = None
@@ -62,7 +66,12 @@ def outcome_of(record: TaskRecord, result: c.Result | None) -> Outcome:
         cost=None if spent.unpriced else spent.usd_nano / NANO,
         equivalent=spent.equivalent_nano / NANO,
         saved=spent.saved_nano / NANO,
-        tokens=(spent.tokens_in, spent.tokens_out),
+        basis=spent.basis,
+        tokens=(
+            None if spent.unknown_in else spent.tokens_in,
+            None if spent.unknown_out else spent.tokens_out,
+        ),
+        cache=(spent.cache_read, spent.cache_write),
         execution_ms=record.execution_ms,
         error=(record.error_code, record.error_message),
         reason=record.reason,
@@ -81,7 +90,9 @@ def outcome_of_answer(answer: TaskAnswer) -> Outcome:
         cost=None if task.unpriced_runs else task.cost_usd,
         equivalent=task.equivalent_claude_cost_usd,
         saved=task.saved_usd,
+        basis=task.cost_basis,
         tokens=(task.tokens_in, task.tokens_out),
+        cache=(task.cache_read_tokens, task.cache_write_tokens),
         execution_ms=task.run_ms,
         error=(task.error_code, task.error),
         reason=task.reason,
@@ -98,17 +109,21 @@ def _outcome(
     cost: float | None,
     equivalent: float,
     saved: float,
-    tokens: tuple[int, int],
+    basis: str,
+    tokens: tuple[int | None, int | None],
+    cache: tuple[int, int],
     execution_ms: float | None,
     error: tuple[str, str],
     reason: str,
 ) -> Outcome:
-    unknown = result is not None and result.tokens_in is None
     outcome = Outcome(
         task_id=task_id,
         status=status,
-        tokens_in=None if unknown else tokens[0],
-        tokens_out=None if unknown else tokens[1],
+        tokens_in=tokens[0],
+        tokens_out=tokens[1],
+        cache_read_tokens=cache[0],
+        cache_write_tokens=cache[1],
+        cost_basis=basis,
         estimated_cost_usd=cost,
         equivalent_claude_cost_usd=equivalent or None,
         saved_usd=saved,

@@ -14,9 +14,11 @@ from cli.render.terminal import (
     duration,
     is_narrow,
     line_of,
+    priced,
     short_ids,
     size,
     table,
+    tokens,
 )
 
 if TYPE_CHECKING:
@@ -50,12 +52,18 @@ def task_table(answer: TasksAnswer, now: datetime) -> Table:
             _tier_cell(row),
             cell(_where(row), 40),
             str(row.attempts),
-            str(row.tokens_in + row.tokens_out),
-            "?" if row.unpriced_runs else dollars(row.cost_usd),
+            tokens(_all_tokens(row)),
+            "?" if row.unpriced_runs else priced(row.cost_usd, row.cost_basis),
             age(row.submitted_at, now),
             cell(row.description, 60),
         )
     return tasks
+
+
+def _all_tokens(row: TaskRow) -> int | None:
+    if row.tokens_in is None or row.tokens_out is None:
+        return None
+    return row.tokens_in + row.tokens_out
 
 
 def _tier_cell(row: TaskRow) -> Any:
@@ -121,8 +129,16 @@ def _facts(
         for name, ms in (("waited", task.wait_ms), ("ran", task.run_ms))
         if ms is not None
     )
-    cost = "unknown" if task.unpriced_runs else dollars(task.cost_usd)
-    tokens = f"{task.tokens_in} in, {task.tokens_out} out"
+    cost = "unknown"
+    if not task.unpriced_runs:
+        cost = priced(task.cost_usd, task.cost_basis)
+        if cost.startswith("~"):
+            cost += f" (a guess: {task.cost_basis.replace('_', ' ')})"
+    counts = f"{tokens(task.tokens_in)} in, {tokens(task.tokens_out)} out"
+    if task.cache_read_tokens or task.cache_write_tokens:
+        counts += (
+            f", cache {task.cache_read_tokens} read, {task.cache_write_tokens} written"
+        )
     shell = spec.shell if spec is not None else None
     return [
         ("task", task.task_id, "bold"),
@@ -142,7 +158,7 @@ def _facts(
         ("attempts", f"{task.attempts} of {task.max_attempts}", ""),
         ("submitted", f"{task.submitted_at} by {submitter}", ""),
         ("took", timing, ""),
-        ("tokens", tokens, ""),
+        ("tokens", counts, ""),
         ("cost", cost, ""),
         ("saved", dollars(task.saved_usd) if task.saved_usd else "", "green"),
         ("warnings", "; ".join(task.warnings), "yellow"),
@@ -174,7 +190,7 @@ def _attempts(screen: Console, attempts: list[AttemptView]) -> None:
             cell(each.outcome, style=STATE_STYLE.get(each.outcome, "")),
             str(each.local_retries),
             duration(each.run_ms),
-            "?" if each.unpriced else dollars(each.cost_usd),
+            "?" if each.unpriced else priced(each.cost_usd, each.cost_basis),
             cell(each.error or each.detail or each.reason, 60),
         )
     screen.print("\nroutings", style="bold")

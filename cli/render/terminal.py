@@ -22,6 +22,7 @@ from events.errors import (
     LogUnavailable,
     Unreachable,
 )
+from projections.record import GUESSED
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -247,6 +248,21 @@ TIER_STYLE: Final = {"trivial": "green", "standard": "blue", "complex": "magenta
 
 
 # -- figures ---------------------------------------------------------------------------
+
+
+UNKNOWN: Final = "–"
+"""What stands where a number is not known; never 0."""
+
+
+def tokens(count: int | None) -> str:
+    """Spell a number of tokens."""
+    return UNKNOWN if count is None else str(count)
+
+
+def priced(amount: float | None, basis: str) -> str:
+    """Spell dollars with what they rest on: `~` before a guess."""
+    guess = "~" if amount and basis in GUESSED else ""
+    return guess + dollars(amount)
 
 
 def dollars(amount: float | None) -> str:

@@ -242,6 +242,46 @@ async def test_hosts_show_what_they_hold_and_their_last_beat(asking):
     assert answer["tiers"][0]["state"] == "unknown"
 
 
+async def test_unknown_tokens_are_null_and_a_guessed_price_says_so(asking):
+    history = History()
+    history.join("h1")
+
+    def ran(**fields: Any) -> str:
+        task = history.submit(repo=fields.pop("repo"))
+        route = history.route(task, target="claude", endpoint="h1-claude")
+        history.start(route)
+        history.complete(route, **fields)
+        return task
+
+    unknown = ran(repo="a", tokens=(None, None), usd=None, cost_basis="unknown")
+    guessed = ran(repo="b", usd=0.25, cost_basis="estimated", cache_read_tokens=7)
+    sure = ran(repo="c", usd=0.5, cost_basis="reported")
+    await asking.tell(history)
+
+    async def row(task: str) -> tuple[Any, ...]:
+        found = (await asking.ask("task", task_id=task))["task"]
+        [attempt] = (await asking.ask("task", task_id=task))["attempts"]
+        names = ("tokens_in", "tokens_out", "cost_basis", "cache_read_tokens")
+        assert [attempt[name] for name in names] == [found[name] for name in names]
+        return tuple(found[name] for name in names)
+
+    assert await row(unknown) == (None, None, "unknown", 0)
+    assert await row(guessed) == (100, 20, "estimated", 7)
+    assert await row(sure) == (100, 20, "reported", 0)
+    costs = await asking.ask("costs", by="repo")
+    lines = {line["key"]: line for line in [*costs["lines"], costs["total"]]}
+    counted = {
+        key: (line["tokens_in"], line["unknown_tokens"], line["guessed"])
+        for key, line in lines.items()
+    }
+    assert counted == {
+        "a": (None, 1, 0),
+        "b": (100, 0, 1),
+        "c": (100, 0, 0),
+        "total": (200, 1, 1),
+    }
+
+
 async def test_costs_are_summed_by_what_is_asked(asking):
     history = History()
     ran(history, repo="shop")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from cli.render.display import CUT_SHORT, ending
+from cli.render.display import CUT_SHORT, cost_line, ending
 from cli.render.outcome import outcome_of
 from events import catalogue as c
 from events import subjects
@@ -399,3 +399,24 @@ def test_an_answer_that_was_cut_off_says_so_where_people_and_programs_look(histo
     assert CUT_SHORT in ending(outcome)
     whole = outcome_of(seen(history, task), result())
     assert CUT_SHORT not in ending(whole)
+
+
+def test_what_a_task_cost_says_what_it_rests_on():
+    history = History()
+    task = history.submit()
+    route = history.route(task, target="claude")
+    history.start(route)
+    history.give_back(route, result=result(usd=0.5, cost_basis="reported"))
+    history.requeue(route, "endpoint_failed", counts=True)
+    route = history.route(task, target="claude", attempt=2)
+    history.start(route)
+    last = history.complete(
+        route, usd=0.25, cost_basis="estimated", tokens=(None, 5), cache_read_tokens=7
+    )
+
+    outcome = outcome_of(seen(history, task), last.event.result)
+
+    assert (outcome.tokens_in, outcome.tokens_out) == (None, 25)
+    assert (outcome.estimated_cost_usd, outcome.cost_basis) == (0.75, "estimated")
+    assert outcome.cache_read_tokens == 7
+    assert cost_line(outcome) == "llama3.2, – in, 25 out, 7 cached, ~$0.7500"

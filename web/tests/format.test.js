@@ -44,6 +44,7 @@ test("money has four digits, savings two from a cent on", () => {
 test("numbers are grouped, and an unknown one counts nothing", () => {
   assert.equal(count(1234567), "1,234,567");
   assert.equal(count(undefined), "0");
+  assert.equal(count(null), "–");
 });
 
 test("bytes are told in the unit that fits", () => {

@@ -40,11 +40,12 @@ export interface AttemptView {
   last_line: string;
   late: boolean;
   simulated: boolean;
-  tokens_in: number;
-  tokens_out: number;
+  tokens_in: number | null;
+  tokens_out: number | null;
   cache_read_tokens: number;
   cache_write_tokens: number;
   cost_usd: number;
+  cost_basis: string;
   equivalent_claude_cost_usd: number;
   unpriced: boolean;
 }
@@ -101,14 +102,16 @@ export interface CostLine {
   runs: number;
   completed: number;
   late: number;
-  tokens_in: number;
-  tokens_out: number;
+  tokens_in: number | null;
+  tokens_out: number | null;
   cache_read_tokens: number;
   cache_write_tokens: number;
   cost_usd: number;
   equivalent_claude_cost_usd: number;
   saved_usd: number;
   unpriced: number;
+  guessed: number;
+  unknown_tokens: number;
 }
 export interface CostsAnswer {
   seq: number;
@@ -330,9 +333,10 @@ export interface TaskDetail {
   attempts: number;
   max_attempts: number;
   generation: number;
-  tokens_in: number;
-  tokens_out: number;
+  tokens_in: number | null;
+  tokens_out: number | null;
   cost_usd: number;
+  cost_basis: string;
   equivalent_claude_cost_usd: number;
   saved_usd: number;
   unpriced_runs: number;
@@ -415,9 +419,10 @@ export interface TaskRow {
   attempts: number;
   max_attempts: number;
   generation: number;
-  tokens_in: number;
-  tokens_out: number;
+  tokens_in: number | null;
+  tokens_out: number | null;
   cost_usd: number;
+  cost_basis: string;
   equivalent_claude_cost_usd: number;
   saved_usd: number;
   unpriced_runs: number;

@@ -28,7 +28,21 @@ export const dollars = (usd) => `$${(usd ?? 0).toFixed(4)}`;
 /** @param {number} usd */
 export const savedText = (usd) => `$${usd >= 0.01 ? usd.toFixed(2) : usd.toFixed(4)}`;
 /** @param {number | null | undefined} n */
-export const count = (n) => (n ?? 0).toLocaleString("en-US");
+export const count = (n) => (n === null ? "–" : (n ?? 0).toLocaleString("en-US"));
+
+/**
+ * A task's tokens in all, null where those of a run are unknown.
+ * @param {{tokens_in: number | null, tokens_out: number | null}} task
+ */
+export const allTokens = ({ tokens_in, tokens_out }) =>
+  tokens_in === null || tokens_out === null ? null : tokens_in + tokens_out;
+
+/**
+ * What stands before dollars that are a guess.
+ * @param {{cost_basis: string, cost_usd: number}} run
+ */
+export const guess = (run) =>
+  run.cost_usd && ["estimated", "reported_unpriced"].includes(run.cost_basis) ? "~" : "";
 
 /** @param {number | null | undefined} n */
 export function bytes(n) {

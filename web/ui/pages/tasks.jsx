@@ -1,7 +1,7 @@
 // Tasks: however many there are, the table holds the rows that are looked at.
 import { useEffect, useLayoutEffect, useMemo, useRef, useState } from "preact/hooks";
 import { carryOut, get, notice, post, wordsOf } from "../api.js";
-import { FINAL, STATES, TIERS, age, count, dollars, shortId } from "../format.js";
+import { FINAL, STATES, TIERS, age, allTokens, count, dollars, guess, shortId } from "../format.js";
 import { Empty, Fallback, Simulated, State, Sure, Text, Tier } from "../parts.jsx";
 import { useNow, useTopic } from "../socket.js";
 import { TaskList } from "../tasklist.js";
@@ -313,8 +313,11 @@ function Drawn({ task, n, age, operator }) {
       <td class="n c-tries">
         {task.attempts}/{task.max_attempts}
       </td>
-      <td class="n c-tokens">{count(task.tokens_in + task.tokens_out)}</td>
-      <td class="n c-cost">{dollars(task.cost_usd)}</td>
+      <td class="n c-tokens">{count(allTokens(task))}</td>
+      <td class="n c-cost">
+        {task.unpriced_runs > 0 ? "?" : guess(task)}
+        {task.unpriced_runs > 0 ? "" : dollars(task.cost_usd)}
+      </td>
       <td class="n c-age">{age}</td>
       {operator && (
         <td class="c-do">

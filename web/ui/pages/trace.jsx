@@ -1,5 +1,5 @@
 // Why a task went where it went, and what that cost.
-import { clock, count, dollars, duration, plain, savedText } from "../format.js";
+import { allTokens, clock, count, dollars, duration, guess, plain, savedText } from "../format.js";
 import { Empty, Panel, Scroll, Text, Tier } from "../parts.jsx";
 
 /** @import { AttemptView, Candidate, TaskDetail } from "../answers.d.ts" */
@@ -138,13 +138,13 @@ export function Cost({ task, attempts }) {
   const lines = attempts.filter((each) => each.started_at);
   return (
     <Panel title="Cost" id="cost">
-      {shell && task.tokens_in + task.tokens_out === 0 && task.cost_usd === 0 ? (
+      {shell && allTokens(task) === 0 && task.cost_usd === 0 ? (
         <p>
           <b>0 tokens, $0.00 (shell execution)</b>
         </p>
       ) : (
         <p>
-          <b>{local && task.cost_usd === 0 ? "$0.00 (local)" : dollars(task.cost_usd)}</b>
+          <b>{local && task.cost_usd === 0 ? "$0.00 (local)" : guess(task) + dollars(task.cost_usd)}</b>
           {task.saved_usd > 0 && <span class="saved"> Saved: {savedText(task.saved_usd)} vs Claude</span>}
           {task.unpriced_runs > 0 && <span class="bad"> {task.unpriced_runs} runs could not be priced</span>}
         </p>
@@ -173,7 +173,7 @@ export function Cost({ task, attempts }) {
                 <td class="n">{count(each.tokens_out)}</td>
                 <td class="n">{count(each.cache_read_tokens)}</td>
                 <td class="n">{count(each.cache_write_tokens)}</td>
-                <td class="n">{each.unpriced ? "unknown" : dollars(each.cost_usd)}</td>
+                <td class="n">{each.unpriced ? "unknown" : guess(each) + dollars(each.cost_usd)}</td>
               </tr>
             ))}
           </tbody>
