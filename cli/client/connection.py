@@ -96,7 +96,7 @@ def credentials_for(role: str = "operator") -> Credentials:
     """Choose key and address: `--nats` and `--creds` where said, else the folder's."""
     url, creds = said_url(), said_creds()
     if creds is not None:
-        return explicit_credentials(url or Instance().url, creds)
+        return explicit_credentials(url, creds)
     instance = Instance()
     if url is None:
         return instance.credentials(role)

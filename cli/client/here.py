@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 from cli.render.terminal import Problem
 from events.errors import AgentComError
+from events.nats.link import servers_of
 from projections.answers import HostsAnswer
 
 if TYPE_CHECKING:
@@ -55,6 +56,10 @@ async def stand_here(client: Session, fields: dict[str, Any], host: str) -> str:
 
 def is_loopback(url: str) -> bool:
     """Whether a broker's address is one of this machine alone."""
+    return all(map(_is_loopback, servers_of(url)))
+
+
+def _is_loopback(url: str) -> bool:
     name = urlsplit(url).hostname or ""
     try:
         return ipaddress.ip_address(name).is_loopback

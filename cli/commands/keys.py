@@ -22,11 +22,12 @@ from cli.local.reach import Reach, link_beside, nats_command
 from cli.local.streams import provision_with
 from events.errors import AgentComError
 from events.ids import is_token
-from events.nats.provision import Retention
+from events.nats.provision import USUAL, Retention
 
-_USUAL = Retention()
 _DAY_S = 24 * 3600
 _GIB = 1024**3
+_USUAL_DAYS = (USUAL.output_max_age_s or 0) // _DAY_S
+_USUAL_GIB = (USUAL.output_max_bytes or 0) // _GIB
 _DATA = click.option(
     "--data",
     type=click.Path(path_type=Path, file_okay=False),
@@ -190,29 +191,33 @@ def list_keys(data: Path | None, as_json: bool) -> None:
 @click.option(
     "--output-days",
     type=click.IntRange(1),
-    default=_USUAL.output_max_age_s // _DAY_S,
-    show_default=True,
+    help=f"So long output is kept  [default: as it is, {_USUAL_DAYS} at first]",
 )
 @click.option(
     "--output-gib",
     type=click.FloatRange(0.001),
-    default=_USUAL.output_max_bytes / _GIB,
-    show_default=True,
+    help=f"So much of it  [default: as it is, {_USUAL_GIB} at first]",
 )
 @click.option(
-    "--replicas", type=click.Choice(["1", "3", "5"]), default=str(_USUAL.replicas)
+    "--replicas",
+    type=click.Choice(["1", "3", "5"]),
+    help="Servers that hold each stream  [default: as it is, 1 at first]",
 )
 def provision_command(
-    data: Path | None, output_days: int, output_gib: float, replicas: str
+    data: Path | None,
+    output_days: int | None,
+    output_gib: float | None,
+    replicas: str | None,
 ) -> None:
     """Make or update the streams of a running broker, with the admin's key.
 
-    `agentcom up` does this by itself; it is for a broker that was started by hand.
+    `agentcom up` does this by itself; it is for a broker that was started by hand. What
+    is not named stays as it is.
     """
     retention = Retention(
-        output_max_age_s=output_days * _DAY_S,
-        output_max_bytes=int(output_gib * _GIB),
-        replicas=int(replicas),
+        output_max_age_s=None if output_days is None else output_days * _DAY_S,
+        output_max_bytes=None if output_gib is None else int(output_gib * _GIB),
+        replicas=None if replicas is None else int(replicas),
     )
     try:
         asyncio.run(provision_with(Instance(data).credentials("admin"), retention))

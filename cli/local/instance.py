@@ -32,7 +32,7 @@ import platformdirs
 from events import subjects
 from events.errors import AgentComError
 from events.ids import is_token, token
-from events.nats.link import Address
+from events.nats.link import Address, key_file, servers_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -108,8 +108,8 @@ class NoAddress(AgentComError):
 class ConnectOptions(TypedDict):
     """What `nats.connect(**options)` needs to be a role: address, key, inbox."""
 
-    servers: str
-    nkeys_seed: str
+    servers: list[str]
+    nkeys_seed_str: str
     inbox_prefix: str
     name: str
 
@@ -147,20 +147,23 @@ class Credentials(msgspec.Struct, frozen=True):
         if not self.seed_path.is_file():
             raise NoCredentials(self.seed_path)
         return {
-            "servers": self.url,
-            "nkeys_seed": str(self.seed_path),
+            "servers": servers_of(self.url),
+            "nkeys_seed_str": key_file(self.seed_path)[0],
             "inbox_prefix": self.inbox_prefix,
             "name": f"agentcom-{self.role}",
         }
 
 
-def explicit_credentials(url: str, seed_path: Path) -> Credentials:
+def explicit_credentials(url: str | None, seed_path: Path) -> Credentials:
     """Read `--nats URL --creds FILE`; the role is the file's name.
+
+    Without a URL, the servers that the file names are meant, else this instance's.
 
     Raises NoCredentials where the file is missing, UnknownRole for another name.
     """
     if not seed_path.is_file():
         raise NoCredentials(seed_path)
+    url = url or key_file(seed_path)[1] or Instance().url
     return Credentials(url, seed_path, known_role(seed_path.stem))
 
 

@@ -40,14 +40,33 @@ _PERMISSION = re.compile(r'permissions violation for (\w+) to "([^"]+)"', re.IGN
 class Address(msgspec.Struct, frozen=True, kw_only=True):
     """Where the server is and as whom to come.
 
-    `seed` is an nkey seed file; None for a server that asks nobody for a key. `inbox` is
-    the prefix that the role may receive answers under.
+    `url` may be several, with commas between: the servers of a cluster. `seed` is an nkey
+    seed file (`key_file`); None for a server that asks nobody for a key. `inbox` is the
+    prefix that the role may receive answers under.
     """
 
     url: str
     seed: Path | None = None
     inbox: str = "_INBOX"
     name: str = "agentcom"
+
+
+def servers_of(url: str) -> list[str]:
+    """Return the servers that `A,B,C` names."""
+    return [one for part in url.split(",") if (one := part.strip())]
+
+
+def key_file(path: Path) -> tuple[str, str]:
+    """Read a key's file: the seed, and the servers it names (`A,B,C`; "" for none).
+
+    The seed is a line of its own, each server one too; lines with # say something to
+    people. Raises OSError.
+    """
+    lines = [line.strip() for line in path.read_text().splitlines()]
+    said = [line for line in lines if line and not line.startswith("#")]
+    servers = [line for line in said if "://" in line]
+    seed = next((line for line in said if "://" not in line), "")
+    return seed, ",".join(servers)
 
 
 class LinkMessage:
@@ -133,14 +152,15 @@ class Link:
 
         Once connected, the link reconnects for ever.
         """
-        if address.url.partition(":")[0] in ("ws", "wss"):
+        servers = servers_of(address.url)
+        if any(url.partition(":")[0] in ("ws", "wss") for url in servers):
             raise LogUnavailable(
                 f"connect to {address.url}",
                 "expected nats:// or tls://, got a websocket address",
             )
         link = cls(address)
         options: dict[str, Any] = {
-            "servers": [address.url],
+            "servers": servers,
             "name": address.name,
             "inbox_prefix": address.inbox,
             "max_reconnect_attempts": -1,
@@ -154,7 +174,7 @@ class Link:
             "closed_cb": link._closed,
         }
         if address.seed is not None:
-            options["nkeys_seed"] = str(address.seed)
+            options["nkeys_seed_str"] = key_file(address.seed)[0]
         try:
             async with asyncio.timeout(timeout):
                 await link._client.connect(**options)

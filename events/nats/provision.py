@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 _NANOSECOND = 1_000_000_000
 _NO_STORAGE = 10047
+_OVERLAP = 10065
 
 # What a stored event rests on. The server lets nobody unset deny_delete and deny_purge,
 # so a stream made without them can only be made anew.
@@ -46,12 +47,28 @@ _EVENTS_MUST: dict[str, Any] = {
 class Retention(msgspec.Struct, frozen=True, kw_only=True):
     """How much is kept of what may be forgotten, and in how many copies.
 
-    Output is dropped, oldest first, past either bound; events are never dropped.
+    Output is dropped, oldest first, past either bound; events are never dropped. What is
+    None is not asked for: it stays as it is, and a new stream gets `USUAL`.
     """
 
-    output_max_age_s: int = 30 * 24 * 3600
-    output_max_bytes: int = 20 * 1024**3
-    replicas: int = 1
+    output_max_age_s: int | None = None
+    output_max_bytes: int | None = None
+    replicas: int | None = None
+
+    def settled(self, usual: Retention) -> Retention:
+        """Return this with what is None taken from `usual`."""
+        return Retention(
+            **{
+                name: getattr(usual, name) if value is None else value
+                for name, value in msgspec.structs.asdict(self).items()
+            }
+        )
+
+
+USUAL = Retention(
+    output_max_age_s=30 * 24 * 3600, output_max_bytes=20 * 1024**3, replicas=1
+)
+"""What a new stream gets where nothing else is asked for."""
 
 
 class ApiRefused(LogError):
@@ -114,13 +131,15 @@ def events_config(retention: Retention) -> dict[str, Any]:
         "allow_direct": True,
         "allow_atomic": True,
         "duplicate_window": 120 * _NANOSECOND,
-        "num_replicas": retention.replicas,
+        "num_replicas": retention.settled(USUAL).replicas,
         "republish": {"src": subjects.ALL_EVENTS, "dest": subjects.REPUBLISHED_EVENTS},
     }
 
 
 def output_config(retention: Retention) -> dict[str, Any]:
     """Describe AGENTCOM_OUTPUT: text of runs, kept by age and size."""
+    keep = retention.settled(USUAL)
+    age = keep.output_max_age_s or 0
     return {
         "name": subjects.OUTPUT,
         "description": "AgentCom: what running tasks print and say",
@@ -129,12 +148,13 @@ def output_config(retention: Retention) -> dict[str, Any]:
         "storage": "file",
         "compression": "s2",
         "discard": "old",
-        "max_age": retention.output_max_age_s * _NANOSECOND,
-        "max_bytes": retention.output_max_bytes,
+        "max_age": age * _NANOSECOND,
+        "max_bytes": keep.output_max_bytes,
         "max_consumers": 100_000,
         "allow_direct": True,
-        "duplicate_window": min(120, retention.output_max_age_s) * _NANOSECOND,
-        "num_replicas": retention.replicas,
+        # No longer than anything is kept; an age of 0 is none.
+        "duplicate_window": min(120, age or 120) * _NANOSECOND,
+        "num_replicas": retention.settled(USUAL).replicas,
         "republish": {"src": subjects.ALL_OUTPUT, "dest": subjects.REPUBLISHED_OUTPUT},
     }
 
@@ -157,7 +177,7 @@ def lease_config(retention: Retention) -> dict[str, Any]:
         "allow_rollup_hdrs": True,
         "allow_direct": True,
         "allow_msg_ttl": True,
-        "num_replicas": retention.replicas,
+        "num_replicas": retention.settled(USUAL).replicas,
     }
 
 
@@ -171,23 +191,59 @@ async def provision(
     says no, LogUnavailable where it says nothing.
     """
     keep = retention or Retention()
-    await _ensure(connection, events_config(keep), _EVENTS_MUST, timeout)
-    await _ensure(connection, output_config(keep), {}, timeout)
-    await _ensure(connection, lease_config(keep), {}, timeout)
+    infos = {
+        name: await _info(connection, name, timeout)
+        for name in (subjects.EVENTS, subjects.OUTPUT, f"KV_{subjects.LEASES}")
+    }
+    # A stream that is made later stands on as many servers as those that are there.
+    copies = max(
+        (info.get("num_replicas", 1) for info in infos.values() if info is not None),
+        default=USUAL.replicas,
+    )
+    usual = msgspec.structs.replace(USUAL, replicas=copies)
+    for name, describe, must in (
+        (subjects.EVENTS, events_config, _EVENTS_MUST),
+        (subjects.OUTPUT, output_config, {}),
+        (f"KV_{subjects.LEASES}", lease_config, {}),
+    ):
+        info = infos[name]
+        here = USUAL if info is None else _retention_of(info)
+        config = describe(keep.settled(usual if info is None else here))
+        await _ensure(connection, config, info, must, timeout)
 
 
-async def _ensure(
-    connection: Client, config: dict[str, Any], must: dict[str, Any], timeout: float
-) -> None:
-    name = config["name"]
+async def _info(connection: Client, name: str, timeout: float) -> dict[str, Any] | None:
+    """Return a stream's configuration, None where there is no such stream."""
     try:
         info = await _call(connection, f"STREAM.INFO.{name}", None, timeout)
     except ApiRefused as refused:
         if refused.error_code != STREAM_NOT_FOUND:
             raise
-        await _call(connection, f"STREAM.CREATE.{name}", config, timeout)
+        return None
+    config: dict[str, Any] = info["config"]
+    return config
+
+
+def _retention_of(config: dict[str, Any]) -> Retention:
+    """Return what a stream keeps now."""
+    return Retention(
+        output_max_age_s=config.get("max_age", 0) // _NANOSECOND,
+        output_max_bytes=config.get("max_bytes", -1),
+        replicas=config.get("num_replicas", 1),
+    )
+
+
+async def _ensure(
+    connection: Client,
+    config: dict[str, Any],
+    current: dict[str, Any] | None,
+    must: dict[str, Any],
+    timeout: float,
+) -> None:
+    name = config["name"]
+    if current is None:
+        await _create(connection, config, timeout)
         return
-    current: dict[str, Any] = info["config"]
     # The server leaves out what is false or 0.
     wrong = {
         setting: (value, current.get(setting, type(value)()))
@@ -198,6 +254,34 @@ async def _ensure(
         raise UnsafeStream(name, wrong)
     if any(current.get(setting) != value for setting, value in config.items()):
         await _call(connection, f"STREAM.UPDATE.{name}", {**current, **config}, timeout)
+
+
+async def _create(connection: Client, config: dict[str, Any], timeout: float) -> None:
+    """Make a stream; where its subjects are taken, say by which one."""
+    name = config["name"]
+    try:
+        answer = await _call(connection, f"STREAM.CREATE.{name}", config, timeout)
+        if answer.get("state", {}).get("messages"):
+            # Its description was damaged, its messages were there. What the server has
+            # not written anew (the checksum alone) it does with a change.
+            for described in ({**config, "description": "AgentCom"}, config):
+                await _call(connection, f"STREAM.UPDATE.{name}", described, timeout)
+    except ApiRefused as refused:
+        if refused.error_code != _OVERLAP:
+            raise
+        names: set[str] = set()
+        for subject in config["subjects"]:
+            asked = {"subject": subject}
+            answer = await _call(connection, "STREAM.NAMES", asked, timeout)
+            names.update(answer.get("streams") or ())
+        listed = ", ".join(sorted(names)) or "one that is not listed"
+        raise ApiRefused(
+            refused.api,
+            refused.error_code,
+            f"{refused.description}: {listed} holds {', '.join(config['subjects'])}. "
+            "Take these subjects out of it (`nats stream edit`), or give AgentCom a "
+            "broker of its own",
+        ) from refused
 
 
 async def _call(

@@ -307,3 +307,20 @@ def test_a_machine_without_a_name_gets_a_word_to_replace(data, monkeypatch, name
     run(keys, "--host", "h1", "--listen", "0.0.0.0:4333")
 
     assert "--nats nats://THIS-HOST:4333" in run(host, "add", "h2")
+
+
+async def test_a_key_s_file_may_name_the_servers(broker, tmp_path, monkeypatch):
+    monkeypatch.setenv("AGENTCOM_DATA", str(tmp_path / "nowhere"))
+    moved = tmp_path / "operator.nk"
+    seed = broker.credentials("operator").seed_path.read_text()
+    dead = "nats://127.0.0.1:1"
+    moved.write_text(f"# the cluster\n{dead}\n{broker.url}\n\n{seed}\n")
+
+    credentials = explicit_credentials(None, moved)
+    assert credentials.url == f"{dead},{broker.url}"
+    for url in (None, f"{dead}, {broker.url}"):
+        link = await Link.connect(explicit_credentials(url, moved).address())
+        assert link.up
+        await link.close()
+    connection = await nats.connect(**credentials.connect_options())
+    await connection.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import pytest
 
@@ -113,3 +114,66 @@ async def test_the_streams_survive_a_restart(broker):
     admin = await broker.connect("admin")
 
     assert (await config(admin, "AGENTCOM_EVENTS"))["deny_purge"] is True
+
+
+async def test_what_is_not_named_stays_as_it_is(bare):
+    first = Retention(output_max_age_s=3600, output_max_bytes=1024**2)
+    await provision(bare, first)
+
+    await provision(bare, Retention(output_max_age_s=7200))
+    after_days = await config(bare, "AGENTCOM_OUTPUT")
+    await provision(bare)
+    after_none = await config(bare, "AGENTCOM_OUTPUT")
+
+    assert (after_days["max_age"], after_days["max_bytes"]) == (7200 * 10**9, 1024**2)
+    assert after_none == after_days
+
+
+class Cluster:
+    """Answers as three servers would: what is asked for is what there is."""
+
+    def __init__(self) -> None:
+        self.streams: dict[str, dict] = {}
+
+    async def request(self, subject, payload, timeout):
+        verb, name = subject.removeprefix("$JS.API.STREAM.").split(".")
+        if verb != "INFO":
+            self.streams[name] = json.loads(payload)
+        elif name not in self.streams:
+            error = {"code": 404, "err_code": 10059, "description": "stream not found"}
+            return SimpleNamespace(data=json.dumps({"error": error}).encode())
+        answer = {"config": self.streams[name]}
+        return SimpleNamespace(data=json.dumps(answer).encode())
+
+    @property
+    def replicas(self):
+        return {name: config["num_replicas"] for name, config in self.streams.items()}
+
+
+async def test_nobody_lowers_replicas_without_naming_them():
+    cluster = Cluster()
+    await provision(cluster, Retention(replicas=3))
+    assert set(cluster.replicas.values()) == {3}
+
+    await provision(cluster, Retention(output_max_age_s=7 * 24 * 3600))
+    assert set(cluster.replicas.values()) == {3}
+
+    # As a scheduler does that finds one missing.
+    del cluster.streams["AGENTCOM_OUTPUT"]
+    await provision(cluster, Retention())
+    assert set(cluster.replicas.values()) == {3}
+
+    await provision(cluster, Retention(replicas=1))
+    assert set(cluster.replicas.values()) == {1}
+
+
+@pytest.mark.parametrize("taken", ["agentcom.evt.>", "agentcom.out.h1.*", ">"])
+async def test_a_stream_that_has_our_subjects_is_named(bare, taken):
+    theirs = {"name": "THEIRS", "subjects": [taken], "storage": "file"}
+    if taken == ">":
+        theirs["no_ack"] = True
+    made = await api(bare, "STREAM.CREATE.THEIRS", theirs)
+    assert "error" not in made
+
+    with pytest.raises(ApiRefused, match=r"overlap.*: THEIRS holds agentcom\."):
+        await provision(bare, SMALL)
