@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from cli.local.broker import Broker
 from cli.local.instance import Credentials, Instance
+from cli.local.streams import provision_with
 from events.codec import encode
+from events.nats.provision import Retention
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -67,7 +70,10 @@ def private_broker(data: Path) -> Iterator[Credentials]:
     broker = Broker(instance)
     try:
         broker.start()
-        yield Credentials(instance.url, instance.keys / "admin.nk", "admin")
+        admin = Credentials(instance.url, instance.keys / "admin.nk", "admin")
+        if broker.unrecovered:
+            asyncio.run(provision_with(admin, Retention()))
+        yield admin
     finally:
         broker.stop(60)
         for path in (instance.conf, instance.log_file):

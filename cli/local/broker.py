@@ -19,10 +19,12 @@ import subprocess
 import sys
 import sysconfig
 import time
+from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
+import msgspec
 import psutil
 
 from cli.local.instance import LOOPBACK
@@ -35,11 +37,20 @@ if TYPE_CHECKING:
 
 _PR_SET_PDEATHSIG: Final = 1
 _POLL_S: Final = 0.005
+_LONGEST_POLL_S: Final = 0.25
+_UNRECOVERED: Final = "could not be recovered"
+"""In the server's answer about its health: a stream's description is damaged, and stays so."""
 _RELOADED: Final = "Reloaded server configuration"
 _NOT_RELOADED: Final = "Failed to reload server configuration"
 SMALL_MACHINE: Final = 2
 """With so many cores, the server hands work from thread to thread more dearly than it
 does it; one thread is faster in every figure (docs/decisions/0103)."""
+
+
+_CONTAINER_LIMITS: Final = (
+    Path("/sys/fs/cgroup/memory.max"),
+    Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
+)
 
 
 class BrokerError(AgentComError):
@@ -111,6 +122,8 @@ class Broker:
         self.instance: Final = instance
         self._program = program
         self._process: subprocess.Popen[bytes] | None = None
+        # Which stream's description the server could not read, in its words; "": none.
+        self.unrecovered = ""
 
     @property
     def url(self) -> str:
@@ -131,7 +144,9 @@ class Broker:
         """Start the server on a prepared instance and wait until it is healthy.
 
         Healthy means that JetStream has recovered its streams, which takes seconds with
-        millions of events; `timeout` is in seconds. Raises NoServer, FolderInUse,
+        millions of events; `timeout` is in seconds. A stream whose description is damaged
+        is no reason to wait: `unrecovered` names it, and provisioning makes the
+        description anew over the messages that are there. Raises NoServer, FolderInUse,
         StartFailed.
         """
         program = self._program or find_server()
@@ -147,7 +162,9 @@ class Broker:
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=subprocess.STDOUT,
-                    env=server_environment(os.environ, os.cpu_count() or 1),
+                    env=server_environment(
+                        os.environ, os.cpu_count() or 1, machine_memory()
+                    ),
                     # Ctrl-C in the terminal is for us; we stop the server afterwards.
                     start_new_session=True,
                     preexec_fn=die_with_parent(),
@@ -204,6 +221,7 @@ class Broker:
         assert process is not None
         address = ports / f"nats-server_{process.pid}.ports"
         addresses: dict[str, list[str]] | None = None
+        pause, fault = _POLL_S, ""
         while True:
             if (status := process.poll()) is not None:
                 raise StartFailed(
@@ -211,11 +229,16 @@ class Broker:
                 )
             if addresses is None:
                 addresses = _read_ports(address, self._program_name())
-            if addresses is not None and _healthy(addresses["monitoring"][0]):
-                break
+            if addresses is not None:
+                fault = _health_fault(addresses["monitoring"][0])
+                self.unrecovered = fault if _UNRECOVERED in fault else ""
+                if not fault or self.unrecovered:
+                    break
             if time.monotonic() > deadline:
-                raise StartFailed("is not healthy yet", _last_words(self.instance))
-            time.sleep(_POLL_S)
+                why = f"is not healthy yet ({fault})" if fault else "is not healthy yet"
+                raise StartFailed(why, _last_words(self.instance))
+            time.sleep(pause)
+            pause = min(pause * 1.5, _LONGEST_POLL_S)
         urls = [_loopback(url) for url in addresses["nats"]]
         # Of all addresses of this machine, the one that is this machine's alone.
         mine = (url for url in urls if f"//{LOOPBACK}:" in url)
@@ -225,12 +248,27 @@ class Broker:
         return (self._program or find_server()).name
 
 
-def server_environment(environment: Mapping[str, str], cores: int) -> dict[str, str]:
-    """Return the server's environment on a machine with so many cores, shared with us."""
+def server_environment(
+    environment: Mapping[str, str], cores: int, memory: int
+) -> dict[str, str]:
+    """Return the server's environment on a machine with so many cores and bytes of memory.
+
+    Both are shared with us. What the operator has set stays.
+    """
     variables = dict(environment)
     if cores <= SMALL_MACHINE:
         variables.setdefault("GOMAXPROCS", "1")
+    variables.setdefault("GOMEMLIMIT", str(memory // 4))
     return variables
+
+
+def machine_memory() -> int:
+    """Return the bytes of memory that there are for this machine, or this container."""
+    memory = int(psutil.virtual_memory().total)
+    for limit in _CONTAINER_LIMITS:
+        with suppress(OSError, ValueError):
+            memory = min(memory, int(limit.read_text()))
+    return memory
 
 
 def find_server() -> Path:
@@ -432,8 +470,15 @@ def _read_ports(path: Path, program: str) -> dict[str, list[str]] | None:
     return addresses
 
 
-def _healthy(monitoring: str) -> bool:
-    return _get(monitoring, "/healthz")[0] == 200
+def _health_fault(monitoring: str) -> str:
+    """Return what keeps the server from being healthy, "" if it is."""
+    status, body = _get(monitoring, "/healthz")
+    if status == 200:
+        return ""
+    try:
+        return str(msgspec.json.decode(body, type=dict[str, Any])["error"])
+    except (msgspec.DecodeError, msgspec.ValidationError, KeyError):
+        return "it does not answer" if not status else f"it answers {status}"
 
 
 def _get(monitoring: str, path: str) -> tuple[int, bytes]:

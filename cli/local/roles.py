@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import secrets
 from typing import TYPE_CHECKING, Any, Final
@@ -23,11 +24,13 @@ from cli.local.instance import (
 from cli.local.process import role_link, until_closed
 from cli.local.streams import make_streams
 from cli.render.terminal import Problem
+from events.errors import AgentComError
 
 if TYPE_CHECKING:
-    import asyncio
+    from collections.abc import Callable
     from pathlib import Path
 
+    from events.nats.link import Link
     from sidecar.config import SidecarConfig
 
 _log = structlog.get_logger("agentcom")
@@ -42,7 +45,7 @@ def role_credentials(role: str) -> Credentials:
     if creds is None:
         seed = instance.keys / f"{role}.nk"
         return Credentials(url or instance.url, seed, role)
-    chosen = explicit_credentials(url or instance.url, creds)
+    chosen = explicit_credentials(url, creds)
     if chosen.role != role:
         raise Problem(
             f"{creds} is the key of {chosen.role}, this needs the one of {role}"
@@ -73,6 +76,7 @@ async def be_scheduler(
     name = f"scheduler-{local_host_name()[:40]}-{os.getpid()}-{secrets.token_hex(2)}"
     async with role_link(credentials) as link:
         await make_streams(credentials.url, link)
+        link.on_connection(_made_again(credentials.url, link))
         log = JetStreamLog(link)
         meter = SchedulerMetrics(log)
         # Counting costs a little of each event: only where somebody wants the figures.
@@ -119,6 +123,25 @@ def web_url(address: str, port: int) -> str:
     return (
         f"http://[{address}]:{port}" if ":" in address else f"http://{address}:{port}"
     )
+
+
+def _made_again(url: str, link: Link) -> Callable[[bool], None]:
+    """Make what is missing after a reconnect too: a damaged stream is not there any more."""
+    making: set[asyncio.Task[None]] = set()
+
+    async def make() -> None:
+        try:
+            await make_streams(url, link)
+        except (AgentComError, Problem) as error:
+            _log.warning("streams are not known to be there", reason=str(error))
+
+    def connection(up: bool) -> None:
+        if up:
+            task = asyncio.get_running_loop().create_task(make())
+            making.add(task)
+            task.add_done_callback(making.discard)
+
+    return connection
 
 
 async def be_web(
@@ -211,7 +234,7 @@ def host_credentials(config: SidecarConfig, *, chosen: bool) -> Credentials:
     creds, url = said_creds(), said_url()
     instance = Instance()
     if creds is not None:
-        chosen_key = explicit_credentials(url or instance.url, creds)
+        chosen_key = explicit_credentials(url, creds)
         if chosen_key.host is None:
             raise Problem(
                 f"{creds} is the key of {chosen_key.role}, a sidecar needs a host's: "

@@ -215,6 +215,8 @@ class Everything:
         require_free(plan.port, "--port")
         self.instance.prepare(f"{plan.nats_host}:{plan.nats_port}", [plan.host])
         self._broker.start()
+        if self._broker.unrecovered:
+            self._say(f"{self._broker.unrecovered}: its description is made anew")
         self._watching = asyncio.get_running_loop().create_task(self._watch_broker())
         # The scheduler makes the streams; the others need them.
         self.children["scheduler"].start()

@@ -18,6 +18,7 @@ from cli.local.broker import (
     ReloadRefused,
     StartFailed,
     find_server,
+    machine_memory,
     reload,
     server_environment,
 )
@@ -225,9 +226,21 @@ def test_the_wheel_s_program_is_found_without_a_path(monkeypatch):
     ],
 )
 def test_a_small_machine_s_server_works_with_one_thread(given, cores, threads):
-    made = server_environment({"PATH": "/bin", **given}, cores)
+    made = server_environment({"PATH": "/bin", **given}, cores, 2**30)
     assert made["PATH"] == "/bin"
     assert made.get("GOMAXPROCS") == threads
+
+
+@pytest.mark.parametrize(
+    ("given", "limit"),
+    [
+        ({}, str(4 * 2**30)),
+        ({"GOMEMLIMIT": "1GiB"}, "1GiB"),
+        ({"GOMEMLIMIT": "off"}, "off"),
+    ],
+)
+def test_the_server_has_a_quarter_of_the_memory_or_what_the_operator_says(given, limit):
+    assert server_environment(given, 4, 16 * 2**30)["GOMEMLIMIT"] == limit
 
 
 def test_the_server_is_started_with_that_environment(instance):
@@ -236,8 +249,48 @@ def test_the_server_is_started_with_that_environment(instance):
     try:
         assert server.pid is not None
         there = psutil.Process(server.pid).environ()
-        assert there.get("GOMAXPROCS") == server_environment(
-            os.environ, os.cpu_count() or 1
-        ).get("GOMAXPROCS")
+        wanted = server_environment(os.environ, os.cpu_count() or 1, machine_memory())
+        for name in ("GOMAXPROCS", "GOMEMLIMIT"):
+            assert there.get(name) == wanted.get(name)
     finally:
         server.stop()
+
+
+@pytest.mark.parametrize("name", ["meta.inf", "meta.sum"])
+async def test_a_stream_whose_description_is_damaged_is_made_whole(broker, name):
+    scheduler = await broker.connect("scheduler")
+    for n in range(3):
+        await scheduler.jetstream().publish(f"agentcom.evt.task.t{n}", b"{}")
+    await scheduler.close()
+    broker.stop()
+    (damaged,) = broker.instance.store.rglob(f"AGENTCOM_EVENTS/{name}")
+    damaged.write_bytes(b"")
+
+    broker.start()
+    assert "AGENTCOM_EVENTS" in broker._broker.unrecovered
+    await broker.provision()
+
+    reader = await broker.connect("projections")
+    info = await reader.jetstream().stream_info("AGENTCOM_EVENTS")
+    assert (info.state.messages, info.state.last_seq) == (3, 3)
+    assert info.config.deny_delete
+    await reader.close()
+    broker.restart()
+    assert broker._broker.unrecovered == ""
+
+
+def test_a_server_that_stays_sick_is_asked_seldom_and_its_reason_said(
+    instance, monkeypatch
+):
+    asked = []
+
+    def sick(monitoring, path):
+        asked.append(path)
+        return 503, b'{"status":"unavailable","error":"JetStream is not current"}'
+
+    monkeypatch.setattr("cli.local.broker._get", sick)
+    with pytest.raises(
+        StartFailed, match=r"not healthy yet \(JetStream is not current"
+    ):
+        Broker(instance).start(timeout=2)
+    assert len(asked) < 25
