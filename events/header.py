@@ -33,5 +33,8 @@ REQUESTER: Final = "AgentCom-Requester"
 """Written by web: the person who gave the command that it passes on. The gateway believes
 it from inside the core account alone."""
 
+PAGE_ORIGIN: Final = "AgentCom-Page"
+"""On the dashboard page's HTTP requests: the origin that the page is of."""
+
 SIMULATED: Final = "X-AgentCom-Simulated"
 """On a simulated backend's HTTP answers, so that everything built on them says so."""

@@ -23,6 +23,7 @@ from urllib.parse import unquote, urlsplit
 import msgspec
 from msgspec import Struct
 
+from events import header
 from events.errors import AgentComError
 
 if TYPE_CHECKING:
@@ -64,8 +65,6 @@ HEADERS: Final = {
     "Content-Security-Policy": SECURITY_POLICY,
 }
 
-PAGE_ORIGIN: Final = "AgentCom-Page"
-"""The header in which our page says its origin."""
 _USUAL_PORTS: Final = {"http": 80, "https": 443}
 _TOKEN_PROTOCOL: Final = "token."
 
@@ -173,7 +172,7 @@ def other_origin(request: web.Request) -> str:
     Our page says it in a header of its own, so that a proxy which asks us under another
     name than the browser asked the proxy is noticed at once, and not by the websocket.
     """
-    origin = request.headers.get("Origin") or request.headers.get(PAGE_ORIGIN)
+    origin = request.headers.get("Origin") or request.headers.get(header.PAGE_ORIGIN)
     if origin is None:
         site = request.headers.get("Sec-Fetch-Site", "none")
         return "" if site in ("none", "same-origin") else "another"
