@@ -8,24 +8,43 @@ event too and raises the *epoch*; a decision of an older epoch is void when it i
 The words that are used here, each for one thing:
 
 - A *task* belongs to a *tier*: trivial (a shell command), standard (a local model) or
-  complex (Claude Code). Work of a fixed kind (agent, noop) belongs to none.
+  complex (Claude Code). Work of a fixed kind (agent, noop) is outside the tiers: the tier
+  that it was classified as stands in its events, but no place is chosen by it.
 - A *host* runs a sidecar. Each start of it has a new *incarnation*. Every few seconds it
   sends a *beat*, outside the log: its resources, and the runs that it holds.
+- A *lease* is what one has to renew to keep its part. A scheduler's is a key that expires
+  (`lease`). A host's is counted by the leader alone: each beat renews it, and a host that
+  was silent for all of it is *lost*.
 - A *place* is where a task can run: a host's shell, agents or no-ops, or an *endpoint*
-  (a model server, Claude Code) as called by a host. It has so many *slots*.
-- A *requirement* is what a place must be to take a task. A *pool* is the places that meet
-  one, ranked by score; a *group* is the waiting tasks that have one.
+  (a model server, Claude Code) as called by a host. It has so many *slots*. Its *kind* is
+  the word of the task's `executor`: `sidecar` (the host's shell), `local` (a model),
+  `claude`, `agent` or `noop`.
+- A *requirement* is what a place must be to take a task, with what the task may still try.
+  A *pool* is the places that meet one, ranked by score; a *group* is the waiting tasks
+  that have one, and its *head* is the one whose turn is next.
+- A place is *open* to a task if it has a free slot, and *available* to it if it could run
+  it with all slots free. A tier is *up* while it has an available place, else *down*; it
+  is *absent* if no known host ever offered one. While the account behind it is *limited*, its
+  places are available and not open.
 - A *route* is one assignment of a task to a place: `task.routed` begins it, and its id is
-  that event's. Each raises the task's *generation*. A route that was started, or failed
-  in a way that counts, is an *attempt*; so many are allowed, then comes the *dead letter*.
+  that event's. It is *in force* until its end is in the log. Each raises the task's
+  *generation*, so that of two routes the later is known. A route that was started, or
+  failed in a way that counts, is an *attempt*; so many are allowed, then comes the *dead
+  letter*. A host or endpoint that failed on a task is *excluded* for it until it has come
+  up anew, or until nothing else is left.
 - A *hop* (a fallback) takes a task to another tier where its own has no place for it,
   after a wait. Each task hops once at most. From standard to complex it is an
   *escalation*, of which only so many may run at once, because they cost money.
-- A group *starves* while none of the tiers that it may use has a place for it, not even
-  one that is taken. Only then does the time to live of its tasks run.
+- A group is *met* while its own pool has an available place, and *unmet* otherwise. It
+  *starves* while none of the tiers that it may use has one. Only then does the time to
+  live of its tasks run.
+- A waiting task is *deferred* once the log says why it waits.
 
-Read them in this order: `outputs` (what comes out), `live`, `queue`, `places`, `fleet`
-(the parts of the state), `state` (the fold), `leadership` (what only a leader remembers),
-then the deciders `dispatch`, `expiry`, `returns`, `hosts`, `tiers`, and `mailing`;
-`decide` composes them, and `role` gives that a log, a bus and a `lease`.
+Everywhere `state` is the `SchedulerState`, `lead` the `Leadership`, `live` a `LiveTask`.
+
+Read them in this order: `outputs` (what comes out), `queue`, `live`, `places`, `fleet`
+(the parts of the state), `state` (the fold; `hosts` and `tiers` have a part of it),
+`leadership` (what only a leader remembers), then the deciders `dispatch`, `expiry`,
+`returns`, `hosts`, `tiers`, and `mailing`; `decide` composes them, and `role` gives that
+a log, a bus and a `lease`. `metrics` counts what goes through the role's log.
 """

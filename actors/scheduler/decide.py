@@ -35,7 +35,8 @@ if TYPE_CHECKING:
     from actors.scheduler.tiers import TierWatch
 
 MISSED_BEATS: Final = 3
-"""After so many beats that do not name a run which the log has there, it is lost."""
+"""So many beats in a row may leave out a run that the log has there; one more, and the run
+is gone."""
 
 
 _FOLLOWED: Final = frozenset(
@@ -93,7 +94,7 @@ class Scheduler:
     def lead(self, epoch: int, now: float) -> None:
         """Begin to decide: the election of `epoch` is in the log and has been folded.
 
-        Every host gets one full lease; what is routed and unconfirmed is sent again,
+        Every host gets one full lease; what is routed and not accepted is sent again,
         what is being cancelled is cancelled again; timers are rebuilt.
         """
         state = self.state
@@ -131,7 +132,7 @@ class Scheduler:
         state.ready.update(state.queue.groups)
 
     def step_down(self) -> None:
-        """Stop deciding; what was reserved and not confirmed is released."""
+        """Stop deciding; what is on its way to the log is given up."""
         self.leadership = None
         self.effects = [one for one in self.effects if isinstance(one, HistoryNeeded)]
         self.state.give_up_in_flight()
@@ -279,11 +280,12 @@ class Scheduler:
         if lead.timers and lead.timers[0].when <= now:
             self._decide_due(lead, now, decisions)
         if now >= lead.silence_check_at:
-            unconfirmed = hosts.unconfirmed(state, lead, now)
+            # Asked first: a host that is declared lost here forgets by its event's fold.
+            old = hosts.with_old_resources(state, lead, now)
             decisions += hosts.decide_lost(state, lead, now)
             decisions += hosts.decide_alerts(state, lead, now)
-            for host in unconfirmed:
-                state.fleet.unconfirmed(host)
+            for host in old:
+                state.fleet.forget_resources(host)
         if lead.limits:
             decisions += tiers.decide_limits(state, lead, now)
         alert_at = self._next_alert(lead)
@@ -293,7 +295,7 @@ class Scheduler:
         returns.note_unaccepted(state, lead, now)
         if state.ended:
             decisions += returns.decide_ended(state, lead, now)
-        if state.fleet.opened:
+        if state.fleet.changed_pools:
             state.make_ready()
         if state.ready:
             decisions += self._decide_waiting(lead, now)

@@ -1,10 +1,10 @@
 """Dispatch: which waiting task goes to which place, and when one may leave its tier.
 
 A group is offered its own pool first. If all places there are taken or limited, it queues.
-If there is none at all, the wait for the tier runs: from the tier's own outage, not from
-the task's arrival, and from the group's own first look where the tier is up and only what
-this group needs is missing. After the wait one hop, one step, may follow. Where the tier
-was never set up, nothing is waited for.
+If it is unmet, the wait before a hop runs. Where the tier is down the wait began with that
+outage, not with the task's arrival; where the tier is up and only what this group needs is
+missing, it began when the group was first seen unmet. After the wait its tasks may hop, to
+the tier next to theirs. Where the tier is absent, nothing is waited for.
 
 `look` asks and changes nothing; `note` writes what it showed into the group.
 """
@@ -22,7 +22,7 @@ from actors.scheduler import returns
 from actors.scheduler.outputs import about_task
 from actors.scheduler.queue import (
     LANES,
-    TIER_KIND,
+    PLACE_KIND,
     Group,
     Requirement,
     Waiting,
@@ -51,7 +51,7 @@ _BUSY: Final = "all that could take it are busy or limited"
 
 
 class Hop(NamedTuple):
-    """A task leaves its tier: from which, why, and how long it waited for it."""
+    """A task leaves its tier: which that was, why, and how long it waited for it."""
 
     tier: c.Tier
     code: c.FallbackCode
@@ -62,8 +62,8 @@ class Hop(NamedTuple):
 class Target(NamedTuple):
     """A pool with a place for a group's head, and the hop that leads there.
 
-    `met` says whether it is the group's own pool with all its exclusions. `unmet_since`
-    is what the group has to remember, see `Group.unmet_since`.
+    `met` says whether the group is met: no hop, and no exclusion dropped. `unmet_since` is
+    what the group has to remember, see `Group.unmet_since`.
     """
 
     pool: Pool
@@ -76,8 +76,8 @@ class Target(NamedTuple):
 class Blocked(NamedTuple):
     """Why a group's head has no place now, and when time alone may change that.
 
-    `starving` says that none of its tiers could take it even with all slots free. `met`
-    and `unmet_since` are as in `Target`.
+    `starving` and `met` say whether the group is that; a group that is met waits for a
+    slot or a limit. `unmet_since` is as in `Target`.
     """
 
     why: str
@@ -104,7 +104,7 @@ def look(state: SchedulerState, group: Group, now: float) -> Target | Blocked:
 def _look_elsewhere(
     state: SchedulerState, group: Group, pool: Pool, now: float
 ) -> Target | Blocked:
-    """Its own pool has nobody for it: hop, wait, or try the excluded again."""
+    """Find what an unmet group may do: hop, wait, or try the excluded again."""
     required, policy = group.requirement, state.policy
     unmet_since = group.unmet_since
     since = None
@@ -165,12 +165,12 @@ def note(state: SchedulerState, group: Group, outlook: Target | Blocked) -> None
 
 
 def options(state: SchedulerState, required: Requirement) -> list[c.Tier]:
-    """All tiers that could take a task of this requirement: its own, and one step."""
+    """All tiers that could take a task of this requirement: its own, and where it may hop."""
     return [required.tier, *_hops(state, required)]
 
 
 def _hops(state: SchedulerState, required: Requirement) -> list[c.Tier]:
-    """Where one hop may lead: at most one step, never for an exact model."""
+    """Return where the one hop may lead; nowhere for an exact model."""
     if required.hopped or required.model or required.kind in FIXED_KINDS:
         return []
     tier_is_up = state.fleet.tier_pool(required.tier).available > 0
@@ -190,7 +190,7 @@ def _hops(state: SchedulerState, required: Requirement) -> list[c.Tier]:
 def _pool_in(state: SchedulerState, tier: c.Tier, required: Requirement) -> Pool:
     return state.fleet.pool(
         Requirement(
-            kind=TIER_KIND[tier],
+            kind=PLACE_KIND[tier],
             tier=tier,
             needs=required.needs,
             assign_to=required.assign_to,
@@ -246,7 +246,7 @@ def decide_routes(
     """Offer open places to the groups that might move, the best head first.
 
     Each routing holds its slot at once, so that the next head finds what is left. Returns
-    the decisions, and the groups whose own pool has nothing for them, with the reason.
+    the decisions, and the groups that stay unmet, with the reason.
     """
     ageing_s = state.policy.ageing_s
     heads: list[tuple[tuple[int, int], Group]] = []
@@ -290,8 +290,9 @@ def _route_head(
 ) -> Decision | None:
     live = state.tasks[waiting.task_id]
     task = live.state
-    if task.attempts >= task.max_attempts:
-        return returns.used_up(state, lead, live, now)
+    used_up = returns.decide_used_up(state, lead, live, now)
+    if used_up is not None:
+        return used_up
     began = ticks()
     routed = _route(
         state,
@@ -302,7 +303,7 @@ def _route_head(
         generation=task.generation + 1,
         attempt=task.attempts + 1,
         repo=live.repo,
-        classification_reason=live.reason,
+        classification_reason=live.classification_reason,
     )
     if routed is None:
         return None
@@ -348,7 +349,7 @@ def _route(
 
 
 def _avoided(state: SchedulerState, waiting: Waiting, now: float) -> c.Wait | None:
-    """A wait for the tier that ended well, if this task was part of one."""
+    """Return the wait for its tier's last outage, which spared this task the hop."""
     watch = state.tiers[waiting.requirement.tier]
     outage = watch.outage
     if outage is None or waiting.requirement.kind in FIXED_KINDS:
@@ -397,7 +398,10 @@ def would_route(
 def decide_deferred(
     state: SchedulerState, lead: Leadership, group: Group, why: str, now: float
 ) -> list[Decision]:
-    """Say once of each task that its own requirement, not its tier, is what waits."""
+    """Say once of each task of an unmet group why it waits.
+
+    Where its tier is not up, that is the reason for all, and is not said of each.
+    """
     required = group.requirement
     tiered = required.kind not in FIXED_KINDS
     if tiered and not state.fleet.tier_pool(required.tier).available:

@@ -1,9 +1,12 @@
 """When a waiting task expires: at its deadline, or when its time to live is over.
 
-The deadline is an instant. The time to live (TTL) runs only while a task waits and none
-of its tiers has a place for it, full or not: being behind others in a queue never expires
-a task. A group in that state *starves*; since it does, it holds a heap of when each of its
-tasks expires. Seconds in which nobody led do not count.
+The deadline is an instant. The time to live (TTL) runs only while a task waits and its
+group *starves*, that is, none of its tiers has a place for it, full or not: being behind
+others in a queue never expires a task. While a group starves it keeps a heap of when each
+of its tasks expires. Seconds in which nobody led do not count.
+
+From when the TTL runs and how long it is says `events.lifecycle.time_to_live`, for this
+file and for the read models.
 """
 
 from __future__ import annotations
@@ -13,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 
 from actors.scheduler import dispatch
 from actors.scheduler.outputs import Decision, about_task
-from actors.scheduler.queue import TIER_KIND
+from actors.scheduler.queue import PLACE_KIND
 from events import catalogue as c
 from events.lifecycle import FIXED_KINDS, time_to_live
 
@@ -92,7 +95,7 @@ def decide_starving(
 def _expires_at(
     state: SchedulerState, group: Group, waiting: Waiting, live: LiveTask
 ) -> float:
-    """When a task's TTL is over: it began when the task waited and its group starved."""
+    """When a task's TTL is over, without the seconds in which nobody led."""
     starving_since = group.starving_since or waiting.since
     policy_s = state.policy.task_ttl_s
     return state.after(
@@ -116,7 +119,7 @@ def _outages(
     return [
         c.TierOutage(
             tier,
-            "down" if state.fleet.offered(TIER_KIND[tier]) else "absent",
+            "down" if state.fleet.offered(PLACE_KIND[tier]) else "absent",
             round(now - (state.tiers[tier].down_since or now), 3),
         )
         for tier in dispatch.options(state, required)

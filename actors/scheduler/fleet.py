@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from actors.rules.models import listed_models
 from actors.scheduler.places import SLOT_KINDS, Host, Place, Pool, Slots
-from actors.scheduler.queue import TIER_KIND, Requirement
+from actors.scheduler.queue import PLACE_KIND, Requirement
 
 if TYPE_CHECKING:
     from actors.rules.policy import Policy
@@ -22,11 +22,11 @@ LOOK_AT: Final = 64
 
 REJECTED_PAUSE_S: Final = 0.5
 MOST_PAUSE_S: Final = 120.0
-"""A host that refused is not offered more work for so long: asking again at once would only
-fill the log. The pause doubles with each refusal in a row, up to the second number."""
+"""A host that rejected a route is not offered more work for so long: asking again at once
+would only fill the log. Each pause is twice the one before, up to the second number."""
 
 _WHOLE_TIER: Final = {
-    tier: Requirement(kind=TIER_KIND[tier], tier=tier) for tier in TIER_KIND
+    tier: Requirement(kind=PLACE_KIND[tier], tier=tier) for tier in PLACE_KIND
 }
 
 
@@ -39,28 +39,28 @@ class Fleet:
         self.hosts: dict[str, Host] = {}
         # Until when the account behind a kind of place is limited (epoch seconds).
         self.limited_until: dict[str, float] = {}
-        # Every pool by its plain requirement; and the same pools by what can change
-        # them: those bound to a host stand under it, all others under their kind.
+        # Every pool by its requirement, made plain (see `plain` below); and the same pools
+        # by what can change them: those bound to a host under it, all others by kind.
         self._pools: dict[Requirement, Pool] = {}
         self._pools_by_kind: dict[str, dict[Requirement, Pool]] = {}
         self._pools_by_host: dict[str, dict[Requirement, Pool]] = {}
         # Affinity: hosts that have a repository checked out, and who last worked on it.
         self._by_repo: dict[str, set[str]] = {}
         self._last_on_repo: dict[str, str] = {}
-        # Kinds of place that were ever offered: one that is gone is down, not absent.
+        # Kinds of place that were ever offered: a tier without one is absent, not down.
         self._offered: set[str] = set()
         # The slots of endpoints that several hosts call.
         self._shared_slots: dict[str, Slots] = {}
         # Where in the log a host or endpoint last came up: exclusions from before are
         # lifted by it.
         self._up_seq: dict[str, int] = {}
-        # Hosts that refused work a moment ago, and until when they are spared; for how
-        # long each was spared last, until it accepts something.
-        self._paused: dict[str, float] = {}
-        self._pauses: dict[str, float] = {}
-        # For the scheduler to take from here: requirements that a place opened for, or
-        # whose last place is gone, and kinds whose availability may have changed.
-        self.opened: set[Requirement] = set()
+        # Hosts that rejected a route a moment ago, and until when they are offered none;
+        # and how long each one's last pause was.
+        self._paused_until: dict[str, float] = {}
+        self._last_pause_s: dict[str, float] = {}
+        # For the scheduler to take from here: plain requirements in whose pool a place
+        # has opened or gone, and kinds of place of which one has changed.
+        self.changed_pools: set[Requirement] = set()
         self.changed_kinds: set[str] = set()
 
     # -- events and beats --------------------------------------------------------------
@@ -99,8 +99,8 @@ class Fleet:
             slots = host.slots.setdefault(slot, Slots(total))
             slots.total = total
             if total or kind == "sidecar":
-                host.kinds[kind] = Place(host, kind, "", slots)
-        self._offered.update(host.kinds)
+                host.own_places[kind] = Place(host, kind, "", slots)
+        self._offered.update(host.own_places)
         self._up_seq[host.name] = seq
         for state in event.endpoints:
             self.endpoint_seen(event.host, state, seq)
@@ -128,15 +128,15 @@ class Fleet:
         others = {p.kind for other in self.hosts.values() for p in other.places()}
         self._offered -= kinds - others
 
-    def gave_up(self, name: str) -> None:
-        """A host's lease has run out."""
+    def lost(self, name: str) -> None:
+        """A host was silent for its whole lease."""
         host = self.host(name)
         host.lost = True
         host.cpu = host.vram_total = host.vram_free = None
         self.touch(host)
 
     def recovered(self, name: str, seq: int, now: float) -> None:
-        """A host that was given up lives on."""
+        """A host that was lost is heard of again."""
         host = self.host(name)
         host.lost = False
         host.last_beat = now
@@ -218,8 +218,8 @@ class Fleet:
             host.cpu, host.ram_bytes, host.vram_total, host.vram_free = new
             self.touch(host)
 
-    def unconfirmed(self, host: Host) -> None:
-        """Its resources are too old to be true: they are unknown."""
+    def forget_resources(self, host: Host) -> None:
+        """What its beats said of its resources is too old to be true: unknown again."""
         if host.cpu is not None or host.vram_total is not None:
             host.cpu = host.vram_total = host.vram_free = None
             self.touch(host)
@@ -229,26 +229,29 @@ class Fleet:
         self._last_on_repo[repo] = host
 
     def pause(self, host: str, now: float) -> float:
-        """Spare a host that has refused work; return until when.
+        """Offer no more work to a host that rejected some; return until when.
 
-        Each time in a row for twice as long. What is refused during a pause had been sent
-        before it, and does not prolong it.
+        What is rejected during a pause had been sent before it, and does not prolong it.
         """
-        if host not in self._paused:
-            pause = min(2 * self._pauses.get(host, REJECTED_PAUSE_S / 2), MOST_PAUSE_S)
-            self._pauses[host] = pause
-            self._paused[host] = now + pause
+        if host not in self._paused_until:
+            pause = min(
+                2 * self._last_pause_s.get(host, REJECTED_PAUSE_S / 2), MOST_PAUSE_S
+            )
+            self._last_pause_s[host] = pause
+            self._paused_until[host] = now + pause
             self.touch(self.host(host))
-        return self._paused[host]
+        return self._paused_until[host]
 
     def accepted(self, host: str) -> None:
-        """A host has accepted work: its next refusal is the first again."""
-        self._pauses.pop(host, None)
+        """A host has accepted work: its next pause is the shortest again."""
+        self._last_pause_s.pop(host, None)
 
     def resume_paused(self, now: float) -> None:
         """Offer to hosts again whose pause is over."""
-        for host in [name for name, until in self._paused.items() if until <= now]:
-            del self._paused[host]
+        for host in [
+            name for name, until in self._paused_until.items() if until <= now
+        ]:
+            del self._paused_until[host]
             self.touch(self.host(host))
 
     def came_up_after(self, name: str, seq: int) -> bool:
@@ -273,7 +276,11 @@ class Fleet:
         of_host = self.hosts.get(host)
         if of_host is None:
             return None
-        return of_host.endpoints.get(endpoint) if endpoint else of_host.kinds.get(kind)
+        return (
+            of_host.endpoints.get(endpoint)
+            if endpoint
+            else of_host.own_places.get(kind)
+        )
 
     def slots_of(self, host: str, endpoint: str, kind: str) -> Slots:
         """Return the slots a route occupies, also where its place is gone."""
@@ -295,7 +302,7 @@ class Fleet:
     # -- pools -------------------------------------------------------------------------
 
     def pool(self, required: Requirement) -> Pool:
-        """Return the pool of a requirement; its exclusions and history do not matter."""
+        """Return the pool of a requirement; what the task may still try does not matter."""
         key = plain(required)
         pool = self._pools.get(key)
         if pool is None:
@@ -315,7 +322,7 @@ class Fleet:
         return pool
 
     def tier_pool(self, tier: c.Tier) -> Pool:
-        """Return the pool of a whole tier: its `available` says whether the tier is up."""
+        """Return the pool of a whole tier: the tier is up where any is `available`."""
         return self.pool(_WHOLE_TIER[tier])
 
     def release_pool(self, required: Requirement) -> None:
@@ -357,7 +364,7 @@ class Fleet:
                 if pool.update(place) or pool.available < before:
                     # A place that is gone matters too: who counted on it may have to
                     # hop, to expire, or to try again what failed on it.
-                    self.opened.add(key)
+                    self.changed_pools.add(key)
 
     def _drop(self, place: Place) -> None:
         for pools in (self._pools_by_kind, self._pools_by_host):
@@ -368,9 +375,9 @@ class Fleet:
                         and pool.requirement.kind == place.kind
                     ):
                         pool.forget(place.name)
-                        self.opened.add(pool.requirement)
+                        self.changed_pools.add(pool.requirement)
         place.host.endpoints.pop(place.endpoint, None)
-        place.host.kinds.pop(place.kind, None)
+        place.host.own_places.pop(place.kind, None)
         self.changed_kinds.add(place.kind)
 
     # -- facts -------------------------------------------------------------------------
@@ -401,11 +408,11 @@ class Fleet:
 
     def paused(self, host: str) -> bool:
         """Whether a host refused work a moment ago."""
-        return host in self._paused
+        return host in self._paused_until
 
 
 def plain(required: Requirement) -> Requirement:
-    """The part of a requirement that decides about places."""
+    """Return a requirement without what the task may still try: places go by the rest."""
     if not (required.excluded or required.hopped or required.shell):
         return required
     return Requirement(

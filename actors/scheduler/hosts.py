@@ -1,4 +1,5 @@
-"""Hosts: what their events change, which runs are gone with them, when one is lost.
+"""Hosts: what their events change, which runs are gone with them, when one is lost, and
+the alerts about them.
 
 A run is gone where the log has it on a host and the host does not hold it: it restarted
 without it, its beats do not name it, it left, or it was silent for its whole lease.
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from actors.scheduler.state import SchedulerState, Verdict
 
 SILENCE_CHECK_S: Final = 0.5
-"""How often hosts that are silent are looked for."""
+"""How often hosts that are silent, or unwell, are looked for."""
 
 JOINS_KEPT: Final = 16
 """Of so many incarnations of a host it is known which came first."""
@@ -94,7 +95,7 @@ def fold_fleet(state: SchedulerState, name: str, event: c.Event) -> Verdict:
             if event.epoch != state.epochs.current or event.host != name:
                 return "void"
             if state.fleet.host(name).incarnation == event.incarnation:
-                state.fleet.gave_up(name)
+                state.fleet.lost(name)
                 silent = f"silent for {event.silent_s:.1f} s"
                 for live in list(state.on_host.get(name, {}).values()):
                     lose(state, live, "host lost", silent)
@@ -162,8 +163,8 @@ def compare(
 ) -> None:
     """Find runs that the log has on a host and the host does not hold.
 
-    `patience` is how many times in a row one may be missing; the acceptance time-out
-    watches over those not accepted yet.
+    `patience` is how many times in a row one may be missing. With any, a route that is not
+    accepted yet is left to the acceptance time-out: its host may not have got it yet.
     """
     for live in list(state.on_host.get(host.name, {}).values()):
         route = live.state.route
@@ -179,7 +180,7 @@ def compare(
 
 
 def lose(state: SchedulerState, live: LiveTask, reason: str, detail: str) -> None:
-    """A run is gone without a report; whether it was an attempt, its start tells."""
+    """A run is gone without a report; it was an attempt if it had been started."""
     started = live.state.reported >= STARTED
     state.ended[live.state.task_id] = RouteEnd(reason, detail, None, started)
 
@@ -188,11 +189,11 @@ def lose(state: SchedulerState, live: LiveTask, reason: str, detail: str) -> Non
 
 
 def decide_lost(state: SchedulerState, lead: Leadership, now: float) -> list[Decision]:
-    """Give up hosts that have been silent for their whole lease, each once."""
+    """Declare hosts lost that have been silent for their whole lease, each once."""
     lead.silence_check_at = now + SILENCE_CHECK_S
     decisions = []
     for host in state.fleet.hosts.values():
-        if _lease_is_over(state, lead, host, now):
+        if _is_newly_lost(state, lead, host, now):
             lead.lost.add(host.name)
             event = lead.write(
                 now,
@@ -202,7 +203,9 @@ def decide_lost(state: SchedulerState, lead: Leadership, now: float) -> list[Dec
                 silent_s=round(now - host.last_beat, 3),
             )
             subject = subjects.fleet(host.name)
-            decisions.append(Decision(subject, event, state.stands.get(subject, 0)))
+            decisions.append(
+                Decision(subject, event, state.subject_seqs.get(subject, 0))
+            )
     return decisions
 
 
@@ -235,7 +238,9 @@ def decide_alerts(
                 continue
             lead.alerting.add((host.name, code))
             subject = subjects.fleet(host.name)
-            decisions.append(Decision(subject, event, state.stands.get(subject, 0)))
+            decisions.append(
+                Decision(subject, event, state.subject_seqs.get(subject, 0))
+            )
     return decisions
 
 
@@ -254,21 +259,24 @@ def _wrong_with(host: Host, now: float) -> dict[str, tuple[str, bool]]:
     }
 
 
-def unconfirmed(state: SchedulerState, lead: Leadership, now: float) -> list[Host]:
-    """Return hosts whose resources are too old to be true, and that are not given up."""
+def with_old_resources(
+    state: SchedulerState, lead: Leadership, now: float
+) -> list[Host]:
+    """Return hosts whose resources are too old to be true, but that are not lost yet."""
     beats, interval_s = state.policy.resources_fresh_beats, state.policy.beat_interval_s
     return [
         host
         for host in state.fleet.hosts.values()
         if host.live
         and now - host.last_beat >= beats * (host.beat_interval_s or interval_s)
-        and not _lease_is_over(state, lead, host, now)
+        and not _is_newly_lost(state, lead, host, now)
     ]
 
 
-def _lease_is_over(
+def _is_newly_lost(
     state: SchedulerState, lead: Leadership, host: Host, now: float
 ) -> bool:
+    """Whether a host was silent for its whole lease, and nothing is decided about it."""
     silent_s = now - host.last_beat
     return (
         host.live

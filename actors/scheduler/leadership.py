@@ -19,7 +19,11 @@ E = TypeVar("E", bound="c.Event")
 
 
 class Timer(NamedTuple):
-    """When to look again at a group (`required`), a task (`task_id`), or at all."""
+    """When to look again at a group (`required`) or at a task's deadline (`task_id`).
+
+    With neither, some pause or limit is over then. `order` is unique: with it, two of one
+    time can be compared.
+    """
 
     when: float
     order: int
@@ -59,10 +63,10 @@ class Leadership:
         # needed stays, and finds nothing to do when it is due. A heap.
         self.timers: list[Timer] = []
         self._timers_set = 0
-        # In the order they were sent, so that looking at the first is enough. Those that
-        # have been accepted meanwhile are passed over when their time has come.
+        # In the order they were sent, so that the first is due first. One that has been
+        # accepted meanwhile stays, and is passed over when its time has come.
         self.unaccepted: deque[Unaccepted] = deque()
-        # Hosts whose loss has been decided, so that it is decided once.
+        # Hosts whose loss this leader has decided, until they join or recover: once each.
         self.lost: set[str] = set()
         # Alerts about hosts that are being raised or cleared: host and code.
         self.alerting: set[tuple[str, str]] = set()
@@ -70,8 +74,8 @@ class Leadership:
         self.silence_check_at = 0.0
         # What hosts have said of accounts since limits were last decided.
         self.limits: list[ReportedLimit] = []
-        # When the next outage that lasts is to be alerted, None while there is none. It
-        # is asked for in every turn and reckoned where `SchedulerState.alerts_moved`.
+        # When the next alert about an outage is due, None if none is. It is asked for in
+        # every turn, and reckoned anew only after `SchedulerState.alerts_moved` was set.
         self.alert_at: float | None = None
 
     def write(self, now: float, kind: type[E], /, **fields: Any) -> E:

@@ -1,9 +1,9 @@
-"""Leadership: a lease on one key, and an epoch in the log as the real fence.
+"""The lease of a leader: one key that expires, and who may try to lead because it holds it.
 
-The holder's deadline is its own monotonic clock, counted from before each request was
-sent, so it is always earlier than the server's expiry: no two machines' clocks are ever
-compared. The lease only decides who tries; what decides is the epoch event, written by
-compare-and-set, that every later decision carries.
+The holder counts the lease by its own monotonic clock, from before it sent each request,
+and so stops believing in it before the server lets it expire: no two machines' clocks are
+ever compared. The lease says only who may try. What fences off an earlier leader is the
+election's event, written by compare-and-set (`role`): its epoch is in every decision.
 """
 
 from __future__ import annotations
@@ -95,7 +95,8 @@ class Lease:
         """Take the lease whenever it is free, and renew it; never returns."""
         held = False
         while True:
-            # A write that waited in some buffer could arrive late and renew for the dead.
+            # Without a connection a write would wait in some buffer and could renew the
+            # lease after this process had ended.
             if self._connected():
                 await self._try()
             if self.held != held:
@@ -123,7 +124,10 @@ class Lease:
         self._until = before + self._ttl - self._margin
 
     async def _look(self) -> None:
-        """Somebody else's, or our own first try whose answer got lost."""
+        """Find out why a write conflicted: somebody else holds the key, or we do.
+
+        We do where an earlier write of ours was stored and its answer got lost.
+        """
         try:
             holder = await self._leases.holder(self._key, timeout=min(self._renew, 2.0))
             if holder is not None and holder[0] == self._me:

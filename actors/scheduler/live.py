@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from actors.scheduler.queue import TIER_KIND, Requirement
+from actors.scheduler.queue import PLACE_KIND, Requirement
 from events import catalogue as c
 from events.lifecycle import FIXED_KINDS
 
@@ -17,12 +17,12 @@ class LiveTask:
 
     __slots__ = (
         "base",
+        "classification_reason",
         "deadline",
         "deciding",
         "deferred",
         "incarnation",
         "lane",
-        "reason",
         "repo",
         "routed",
         "state",
@@ -35,7 +35,7 @@ class LiveTask:
         base: Requirement,
         lane: int,
         repo: str | None,
-        reason: str,
+        classification_reason: str,
     ) -> None:
         # The fold of its events, see `actors.lifecycle`.
         self.state = state
@@ -44,10 +44,10 @@ class LiveTask:
         self.lane = lane
         self.repo = repo
         # Why it was classified as it is; every route repeats it.
-        self.reason = reason
-        # Its own limits to waiting: seconds of which nobody could take it (None: the
-        # policy's), and an instant (epoch seconds).
+        self.classification_reason = classification_reason
+        # How many seconds it may wait while its group starves; None: the policy's.
         self.ttl_s: float | None = None
+        # Until when it may wait at all (epoch seconds).
         self.deadline: float | None = None
         # The id of the decision about it that is on its way to the log, "" for none.
         # Until that is back, or is known not to have been stored, nothing else is
@@ -55,7 +55,7 @@ class LiveTask:
         self.deciding = ""
         # The incarnation of its host that accepted or started the route in force.
         self.incarnation = ""
-        # Whether the log says already why it waits.
+        # Whether the log says already, or is about to say, why it waits.
         self.deferred = False
         # The route in force, None while there is none.
         self.routed: c.TaskRouted | None = None
@@ -63,7 +63,7 @@ class LiveTask:
     @property
     def kind(self) -> str:
         """The kind of place it is at, or wants next."""
-        return self.base.kind if self.fixed else TIER_KIND[self.state.tier]
+        return self.base.kind if self.fixed else PLACE_KIND[self.state.tier]
 
     @property
     def fixed(self) -> bool:
@@ -88,8 +88,9 @@ class LiveTask:
 class RouteEnd(NamedTuple):
     """A route that is over without a result, and why.
 
-    `exclude` is an endpoint or host that the task should not be sent to again; `counts`
-    says whether this end is an attempt that the task's fold has not counted.
+    `exclude` is an endpoint or host that the task should not be sent to again. `counts`
+    says whether the decision that follows has to count an attempt; a host's own report of
+    an end has been counted when it was folded.
     """
 
     reason: str

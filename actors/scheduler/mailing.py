@@ -1,8 +1,8 @@
 """What hosts are told: assignments, cancellations, shared endpoints, to join again.
 
 Nothing here is the truth: an assignment is mailed because its routing is in the log. What
-gets lost on the way is sent again, by a time-out or because a beat shows that it is
-missing, so a host may be told anything twice.
+gets lost on the way is sent again, by `role` where nobody answered or because a beat shows
+that it is missing, so a host may be told anything twice.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ def stop_strays(state: SchedulerState, lead: Leadership, beat: c.Beat) -> list[M
 
 
 def rejoin(state: SchedulerState, lead: Leadership, name: str) -> Mail:
-    """Ask a host to join, or to recover, whose beat comes from nobody we have here."""
+    """Ask a host to join or to recover: it beats, and the log does not have it as here."""
     host = state.fleet.hosts.get(name)
     incarnation = host.incarnation if host is not None and host.present else ""
     return Mail(name, Rejoin(epoch=lead.epoch, incarnation=incarnation))

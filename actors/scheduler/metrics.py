@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from actors.scheduler.queue import TIER_KIND
+from actors.scheduler.queue import PLACE_KIND
 from events import catalogue as c
 from events.metered import FAST_S, DurationHistogram, MeteredLog, Tally
 
@@ -87,7 +87,7 @@ def _of_role(role: SchedulerRole) -> Iterator[Metric]:
     depth = GaugeMetricFamily(
         "agentcom_scheduler_queue_depth", "Waiting tasks.", labels=("tier",)
     )
-    waiting: dict[c.Tier, int] = dict.fromkeys(TIER_KIND, 0)
+    waiting: dict[c.Tier, int] = dict.fromkeys(PLACE_KIND, 0)
     for group in state.queue.groups.values():
         waiting[group.requirement.tier] += group.count
     for tier, count in waiting.items():

@@ -71,12 +71,12 @@ class Host:
         "held",
         "incarnation",
         "joins",
-        "kinds",
         "last_beat",
         "last_id",
         "lost",
         "missing",
         "name",
+        "own_places",
         "present",
         "ram_bytes",
         "repos",
@@ -98,17 +98,19 @@ class Host:
         # Routes it had on its disk when it joined, and the phase of each ("accepted" is
         # not begun yet).
         self.held: dict[str, str] = {}
-        # It has joined and not left; it was silent for so long that it was given up; it
-        # takes no more work.
+        # It has joined and not left.
         self.present = False
+        # It was silent for its whole lease.
         self.lost = False
+        # It has said that it takes no more work.
         self.draining = False
-        # Its places: by kind for its own kinds of work, by name for model endpoints.
-        self.kinds: dict[str, Place] = {}
+        # Its places: by kind what it runs itself, by name the endpoints that it calls.
+        self.own_places: dict[str, Place] = {}
         self.endpoints: dict[str, Place] = {}
         # Its room, by kind of slot ("shell") or as "endpoint:<name>". It outlives the
         # places, because routes in force may hold slots where a place is gone.
         self.slots: dict[str, Slots] = {}
+        # What it says it can do (a task's `needs`), and the repositories it has.
         self.capabilities: frozenset[str] = frozenset()
         self.repos: frozenset[str] = frozenset()
         # What its last beat said, memory in bytes, cpu 0 to 1; None while unknown.
@@ -120,10 +122,11 @@ class Host:
         self.last_beat = 0.0
         # How often this incarnation beats, as its last beat said; 0: it has not said.
         self.beat_interval_s = 0.0
-        # Why it can take no work, as its last beat said ("" where it can); since when that
-        # is so. Alerts about it that are active in the log, by code: since when.
+        # Why it can take no work, as its last beat said, "" where it can; and since when
+        # it has had some fault, or none.
         self.fault = ""
         self.fault_since = 0.0
+        # Alerts about it that are active in the log, by code: since when.
         self.alerts: dict[str, float] = {}
         # Where in the log each of its last incarnations joined first. Which of them beats
         # come from: the last one heard, all heard, how often one came back behind another
@@ -137,7 +140,7 @@ class Host:
 
     @property
     def live(self) -> bool:
-        """Whether it is here and has not been given up."""
+        """Whether it is here and not lost."""
         return self.present and not self.lost
 
     def hear(self, incarnation: str, now: float) -> str:
@@ -162,17 +165,19 @@ class Host:
 
     def places(self) -> Iterator[Place]:
         """Every place on this host."""
-        yield from self.kinds.values()
+        yield from self.own_places.values()
         yield from self.endpoints.values()
 
 
 class Place:
     """Where a task can run.
 
-    `kind` is sidecar (shell commands), local (a model endpoint), claude, agent or noop;
-    `endpoint` is "" for the kinds that are the host's own. `models` it has, of these
-    `loaded` are in memory; names as the server writes them. `reason` says why it is down. A
-    `shared` endpoint is called by several hosts: each has a place, all one `slots`.
+    `kind` is sidecar (shell commands), local (a model endpoint), claude, agent or noop.
+    `endpoint` is the endpoint's name, "" for what the host runs itself; `endpoint_kind`
+    the program that answers there (ollama, openai, claude). `models` are those it has,
+    `loaded` those of them in memory, named as the server writes them. `reason` says why it
+    is down. A `shared` endpoint is called by several hosts: each has a place of its own,
+    and all of these have one `slots`.
     """
 
     __slots__ = (
@@ -226,8 +231,8 @@ class Pool:
     def __init__(self, fleet: Fleet, required: Requirement) -> None:
         self._fleet = fleet
         self.requirement = required
-        # Places with a free slot as (-score, in flight, name): the best is first. Affinity
-        # to a repository is not in these scores, because it is the task's.
+        # Open places as (-score, in flight, name): the best is first. Affinity (a task goes
+        # where its repository is) is not in these scores: it differs from task to task.
         self.ranking: SortedList[tuple[float, int, str]] = SortedList()
         self.places: dict[str, Place] = {}
         # The entry in the ranking, by place; what a place would run, "" without a model.
@@ -236,7 +241,7 @@ class Pool:
         # Why each other place cannot take it now, and how often each reason occurs.
         self.reasons: dict[str, str] = {}
         self.counts: Counter[str] = Counter()
-        # Places that could run it if all their slots were free and no limit held.
+        # Places that could run it if all their slots were free and no limit or pause held.
         self._available: set[str] = set()
 
     @property

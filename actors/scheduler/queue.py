@@ -1,13 +1,17 @@
 """What waits: tasks grouped by what they require, in lanes by priority.
 
 Tasks with the same requirement are interchangeable to the router, so a freed place is
-offered to a handful of groups and never to a million tasks. Inside a group four lanes are
-heaps by submission. Who is next is the best lane after ageing, and there the first
-submitted. Where those of a lane began to wait in the order they were submitted, its head
-is the best of it at any time, and looking at four heads is enough. A task whose wait began
-anew breaks that order: it stands first and has not aged. Such tasks stand in a part of
-their own, which moves each of them up as it ages. Removal is lazy: an entry that no longer
-waits is dropped when it comes to the top.
+offered to a handful of groups and never to a million tasks. Inside a group four lanes,
+one for each priority, are heaps by submission.
+
+A task *ages*: for each `ageing_s` of the policy that it waits it counts as if it stood one
+lane better. Who is next is the best lane after ageing, and there the first submitted. Where
+those of a lane began to wait in the order they were submitted, its head has waited longest
+too and is the best of it at any time, so looking at four heads is enough. A task that waits
+again after a route breaks that order: it was submitted early and has hardly aged. Such
+tasks are kept apart (`Disordered`), where each is moved up as it ages.
+
+Removal is lazy: an entry that no longer waits is dropped when it comes to the top.
 """
 
 from __future__ import annotations
@@ -25,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
-TIER_KIND: Final[dict[c.Tier, str]] = {
+PLACE_KIND: Final[dict[c.Tier, str]] = {
     "trivial": "sidecar",
     "standard": "local",
     "complex": "claude",
@@ -40,9 +44,13 @@ LANES: Final[dict[c.Priority, int]] = {"urgent": 0, "high": 1, "normal": 2, "low
 class Requirement(Struct, frozen=True, kw_only=True):
     """What a place must be to take a task. Equal requirements share a group.
 
-    `kind` is the kind of place (`sidecar`, `local`, `claude`, `agent`, `noop`), `tier`
-    the one it belongs to now, `shell` whether it could also run as a command, `hopped`
-    whether its one hop is used up, `excluded` the places not to be tried.
+    Of the place: its `kind`, the `model` it must have ("" for any), the capabilities that
+    its host must have (`needs`), the only host that it may be on (`assign_to`, "" for any).
+    `actors.scheduler.fleet.plain` keeps these, and pools go by them alone.
+
+    Of what the task may still try: `shell`, whether it could also run as a command;
+    `hopped`, whether its one hop is used up; `excluded`, the hosts and endpoints not to be
+    tried. `tier` is the one it is in now.
     """
 
     kind: str
@@ -62,7 +70,7 @@ def requirement(
     assign_to: str | None,
 ) -> Requirement:
     """Return what a task requires of a place as it was submitted."""
-    kind = spec.executor or TIER_KIND[tier]
+    kind = spec.executor or PLACE_KIND[tier]
     return Requirement(
         kind=kind,
         tier=tier,
@@ -212,13 +220,14 @@ class Group:
         self._newest: list[Waiting | None] = [None, None, None, None]
         self._disordered: Disordered | None = None
         self.count = 0
-        # Whose log does not say yet why it waits; None while nothing is to be said.
+        # Those not deferred yet: the log is still to say why they wait. None while the
+        # group is met and nothing is to be said.
         self.untold: deque[Waiting] | None = None
-        # Since when its own pool has had no place for it. The wait before a hop runs from
+        # Since when it is unmet, as far as that was seen. The wait before a hop runs from
         # here where its tier is up, and from the tier's own outage where it is down.
         self.unmet_since: float | None = None
-        # Since when none of its tiers has had a place for it: its tasks' TTL runs. Then
-        # `expiries` is a heap of (when, task id); an entry may be too early, never late.
+        # Since when it starves: its tasks' time to live runs. While it does, `expiries`
+        # is a heap of (when, task id); an entry may be too early, never late.
         self.starving_since: float | None = None
         self.expiries: list[tuple[float, str]] | None = None
         # The timer that is set for this group, so that none is set twice.

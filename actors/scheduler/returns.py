@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from actors.scheduler.state import SchedulerState
 
 NOT_ACCEPTED: Final = "not accepted"
-"""The reason that an acceptance takes back, if it comes before the decision."""
+"""Why a route ended that its host did not accept in time. If the host accepts it after
+all, before anything is decided, the route goes on."""
 
 
 def note_unaccepted(state: SchedulerState, lead: Leadership, now: float) -> None:
@@ -53,14 +54,16 @@ def decide_ended(state: SchedulerState, lead: Leadership, now: float) -> list[De
     return decisions
 
 
-def used_up(
+def decide_used_up(
     state: SchedulerState, lead: Leadership, live: LiveTask, now: float
-) -> Decision:
-    """Decide the end of a waiting task whose last run ended after its route had.
+) -> Decision | None:
+    """Decide the end of a waiting task that has no attempt left, None if it has one.
 
-    The route was being taken back when the report of its end came, and the report was an
-    attempt too.
+    It waits because its last route was requeued; behind that in the log came the host's
+    report of the run, which counted as an attempt too.
     """
+    if not _is_used_up(live.state, live.state.attempts):
+        return None
     return _decide(state, lead, live, RouteEnd("attempts used up"), now)
 
 
@@ -88,7 +91,7 @@ def after_route(
     if task.phase == "cancelling":
         return lead.write(now, c.TaskAbandoned, **about, host=task.host)
     attempts = task.attempts + end.counts
-    if attempts >= task.max_attempts:
+    if _is_used_up(task, attempts):
         return lead.write(
             now, c.TaskDeadLettered, **about, attempts=attempts, detail=end.detail
         )
@@ -102,8 +105,15 @@ def after_route(
     )
 
 
+def _is_used_up(task: TaskState, attempts: int) -> bool:
+    return attempts >= task.max_attempts
+
+
 def end_behind(event: c.TaskEvent, route: str) -> RouteEnd | None:
-    """Return the end that a decision was made from; None if it is not about this route."""
+    """Return the end from which `after_route` made an event, to decide about it again.
+
+    None if the event is not about the end of this route.
+    """
     match event:
         case c.TaskRequeued() if event.route == route:
             counts = event.counts_as_attempt

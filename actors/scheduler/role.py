@@ -32,22 +32,26 @@ if TYPE_CHECKING:
     from events.log import EventLog, Follower
 
 LEASE_KEY: Final = "scheduler"
-LED_KEY: Final = "led"
-LED_EVERY: Final = 1.0
-"""How often (s) a leader notes under LED_KEY that it still leads, so that the next one
-knows since when nobody did."""
+"""The key that whoever leads must hold."""
 
-MAIL_TIMEOUT: Final = 2.0
+LED_KEY: Final = "led"
+LED_EVERY_S: Final = 1.0
+"""How often a leader notes under LED_KEY that it still leads, so that the next one knows
+since when nobody did."""
+
+MAIL_TIMEOUT_S: Final = 2.0
+"""For how long a host may take to answer that it has its mail."""
+
 SHARE_AGAIN_S: Final = 1.0
 """When a host that nobody answered for is told of the shared endpoints again."""
 
-RESEND_FIRST: Final = 0.05
+RESEND_FIRST_S: Final = 0.05
 RESEND_TIMES: Final = 6
 """An assignment that nobody answered for is sent again so often: the first time after
-RESEND_FIRST seconds, then after twice the time before."""
+RESEND_FIRST_S seconds, then after twice the time before."""
 
 SOONEST_S: Final = 0.001
-SOONEST_DEAF_S: Final = 0.25
+SOONEST_HELD_BACK_S: Final = 0.25
 """The next turn at the soonest; the longer one for a leader that may not decide just now
 (without lease or connection), for which whatever is due stays due."""
 
@@ -208,11 +212,11 @@ class SchedulerRole:
 
     async def _note_that_we_lead(self) -> None:
         while True:
-            await asyncio.sleep(LED_EVERY)
+            await asyncio.sleep(LED_EVERY_S)
             if self.scheduler.leading and self.lease.held and self._bus.connected:
                 try:
                     await self._leases.note(
-                        LED_KEY, rfc3339(self._clock()), timeout=LED_EVERY
+                        LED_KEY, rfc3339(self._clock()), timeout=LED_EVERY_S
                     )
                 except LogError as error:
                     _log.warning("leadership not noted", reason=str(error))
@@ -220,7 +224,7 @@ class SchedulerRole:
     async def _leaderless(self) -> float:
         """Seconds since a leader last noted that it led; 0 where none ever did."""
         try:
-            note = await self._leases.holder(LED_KEY, timeout=LED_EVERY)
+            note = await self._leases.holder(LED_KEY, timeout=LED_EVERY_S)
             if note is None:
                 return 0.0
             return round(max(0.0, self._clock() - instant(note[0], LED_KEY)), 3)
@@ -260,7 +264,7 @@ class SchedulerRole:
 
     def _on_connection(self, up: bool) -> None:
         if up and self.scheduler.leading:
-            # The leases count only while we are connected: every host gets a full one.
+            # Hosts' leases count only while we could hear them: each gets a full one.
             now = self._clock()
             for host in self.scheduler.fleet.hosts.values():
                 host.last_beat = now
@@ -296,7 +300,7 @@ class SchedulerRole:
         wake = self.scheduler.next_wake()
         if wake is None:
             return
-        soonest = SOONEST_S if self._decides else SOONEST_DEAF_S
+        soonest = SOONEST_S if self._decides else SOONEST_HELD_BACK_S
         due = self._loop.time() + max(soonest, wake - self._clock())
         if self._timer is not None:
             # A turn too early does no harm, and sets the timer anew. Both are times of
@@ -377,7 +381,9 @@ class SchedulerRole:
 
     def _mail(self, mail: Mail) -> None:
         answer = self._bus.request(
-            subjects.host_mailbox(mail.host), encode(mail.message), timeout=MAIL_TIMEOUT
+            subjects.host_mailbox(mail.host),
+            encode(mail.message),
+            timeout=MAIL_TIMEOUT_S,
         )
         answer.add_done_callback(lambda done: self._mailed(mail, done))
 
@@ -428,4 +434,4 @@ class SchedulerRole:
             self.scheduler.resend(task_id, route)
             self._turn_soon()
 
-        self._loop.call_later(RESEND_FIRST * 2**resends, again)
+        self._loop.call_later(RESEND_FIRST_S * 2**resends, again)

@@ -23,7 +23,7 @@ from actors.scheduler.live import LiveTask, RouteEnd, end_said_by
 from actors.scheduler.outputs import HistoryNeeded
 from actors.scheduler.queue import (
     LANES,
-    TIER_KIND,
+    PLACE_KIND,
     Queue,
     Requirement,
     Waiting,
@@ -92,8 +92,8 @@ class SchedulerState:
         # where the elections' subject stands: the next one expects it.
         self.epochs = Epochs()
         self.scheduler_seq = 0
-        # Times in which nobody led, as (begin, end). A wait, a TTL and an alert count
-        # only time in which somebody could have acted, see `elapsed` and `after`.
+        # Times in which nobody led, as (begin, end). A time to live and the time until an
+        # alert do not count them, see `elapsed` and `after`. The wait before a hop does.
         self.gaps: list[tuple[float, float]] = []
         # Every task that is not over. One that is over is forgotten here; what comes in
         # about it later changes nothing, and a retry reads its history from the log.
@@ -105,7 +105,7 @@ class SchedulerState:
         # Hosts and places, with the slots that routes in force hold.
         self.fleet = Fleet(self.policy)
         self.tiers: dict[c.Tier, TierWatch] = {
-            tier: TierWatch(tier) for tier in TIER_KIND
+            tier: TierWatch(tier) for tier in PLACE_KIND
         }
         # Endpoints that operators have added for several hosts to call, by name. Where
         # there never was one, no host has to be told of them.
@@ -116,9 +116,9 @@ class SchedulerState:
         self.escalated: set[str] = set()
         # What such runs have cost, and the day (UTC) of which that is the sum.
         self.escalated_usd: tuple[str, float] = ("", 0.0)
-        # Where the subjects of tiers and of hosts' losses stand. Decisions about them
-        # expect it: an outage that two leaders wrote down would begin twice.
-        self.stands: dict[str, int] = {}
+        # The last sequence of each tier's subject and of each `fleet` subject. Decisions
+        # about them expect it: an outage that two leaders wrote down would begin twice.
+        self.subject_seqs: dict[str, int] = {}
 
         # -- what is decided and not back from the log --
         # The place whose slot a routing will take, by the routed event's id. The fold of
@@ -130,18 +130,19 @@ class SchedulerState:
         # -- what a leader has to look at --
         # Groups of the queue that may have a place now.
         self.ready: set[Requirement] = set()
-        # Groups whose own pool has no place at all; they look elsewhere, or starve.
+        # Groups that were unmet when last looked at; they look elsewhere, or starve.
         self.unmet: set[Requirement] = set()
-        # The groups that share a pool, by its plain requirement: the pool tells who
-        # becomes ready when a place opens, and is let go with the last of them.
+        # The groups that share a pool, by its plain requirement: when a place opens in it
+        # they become ready, and with the last of them the pool is let go.
         self.by_pool: dict[Requirement, set[Requirement]] = {}
-        # Routes that are over, by task: they are requeued, or the task is dead.
+        # Routes that are over without a result, by task: `returns` decides what follows.
         self.ended: dict[str, RouteEnd] = {}
         # Tasks that began to wait: the leader sets timers for their deadline and TTL.
         self.arrived: list[Waiting] = []
-        # Whether tiers are to be compared with the fleet; whether the time of the next
-        # alert rests on what has moved (an outage, a decision about one, policy or gaps).
+        # Whether tiers are to be compared with the fleet.
         self.tiers_dirty = True
+        # Whether `Leadership.alert_at` is to be reckoned anew: an outage, a decision about
+        # one, the policy or a gap has changed.
         self.alerts_moved = True
 
         # -- caches --
@@ -169,6 +170,8 @@ class SchedulerState:
         if isinstance(event, c.Unknown):
             self.counts.unknown += 1
             return None
+        # `events.subjects` says what stands where: `agentcom.evt.<kind>.<names>`. Split
+        # here, because every event of the log comes this way.
         parts = recorded.subject.split(".")
         verdict: Verdict = "void"
         match parts[2]:
@@ -179,10 +182,10 @@ class SchedulerState:
             case "host":
                 verdict = hosts.fold_host(self, parts[3], recorded)
             case "fleet":
-                self.stands[recorded.subject] = recorded.seq
+                self.subject_seqs[recorded.subject] = recorded.seq
                 verdict = hosts.fold_fleet(self, parts[3], event)
             case "tier":
-                self.stands[recorded.subject] = recorded.seq
+                self.subject_seqs[recorded.subject] = recorded.seq
                 verdict = self._fold_tier(parts[3], event)
             case "policy":
                 verdict = self._fold_policy(event)
@@ -220,6 +223,7 @@ class SchedulerState:
     def _fold_task(
         self, task_id: str, recorded: c.Recorded, host: str
     ) -> FoldedStep | HistoryNeeded | None:
+        """Fold an event about a task; `host` is "" for all but a host's reports."""
         live = self.tasks.get(task_id)
         event = recorded.event
         if live is None:
@@ -252,6 +256,8 @@ class SchedulerState:
                 if before.phase == "absent":
                     self.tasks.pop(task_id, None)
         if not host:
+            # Decisions about a task expect where its subject stands: what was on its way
+            # is this event, or will not be stored.
             live.deciding = ""
             if state.phase == "waiting" and task_id not in self.queue.tasks:
                 self.enqueue(live)
@@ -342,7 +348,10 @@ class SchedulerState:
             self._book(event)
 
     def _is_lost(self, state: TaskState) -> bool:
-        """Whether a route is in force on a host that is gone: its words change nothing."""
+        """Whether a route is in force on a host that is gone.
+
+        Then what it still reports does not take back that the route is over.
+        """
         host = self.fleet.hosts.get(state.host)
         return state.phase in ON_HOST and host is not None and not host.live
 
@@ -477,10 +486,10 @@ class SchedulerState:
                 self.enqueue(live)
 
     def make_ready(self) -> None:
-        """Have those looked at for whom a place has opened, or gone."""
-        for key in self.fleet.opened:
+        """Have those looked at in whose pool a place has opened or gone, and the unmet."""
+        for key in self.fleet.changed_pools:
             self.ready.update(self.by_pool.get(key, ()))
-        self.fleet.opened.clear()
+        self.fleet.changed_pools.clear()
         self.ready.update(self.unmet)
 
     def lift_limits(self, now: float) -> None:
@@ -505,7 +514,7 @@ class SchedulerState:
         self.tier_pending.discard(watch.tier)
         self.tiers_dirty = self.alerts_moved = True
         if isinstance(event, c.TierLimited):
-            self.fleet.limit(TIER_KIND[watch.tier], watch.limited_until)
+            self.fleet.limit(PLACE_KIND[watch.tier], watch.limited_until)
         # What waits for this tier, or could hop from or to it, is looked at again.
         self.ready.update(self.queue.groups)
         return "applied"

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from actors.scheduler.outputs import Decision
-from actors.scheduler.queue import TIER_KIND
+from actors.scheduler.queue import PLACE_KIND
 from events import catalogue as c
 from events import subjects
 from events.codec import instant, rfc3339
@@ -41,8 +41,8 @@ class TierWatch:
         self.outage: Outage | None = None
         # Whether an alert about an outage is raised and not cleared.
         self.alerted = False
-        # Until when its account is limited (epoch seconds), and how long the last limit
-        # was whose end nobody knew: the next of those is twice as long. 0 where known.
+        # Until when its account is limited (epoch seconds); and how long the last limit
+        # was if nobody knew its end, else 0: if it lasts, the next is twice as long.
         self.limited_until = 0.0
         self.limited_for = 0.0
 
@@ -85,7 +85,7 @@ class TierWatch:
 def decide_limits(
     state: SchedulerState, lead: Leadership, now: float
 ) -> list[Decision]:
-    """Decide what hosts have said of limited accounts; of each tier one at a time."""
+    """Decide upon what hosts have said of limited accounts, once a tier at a time."""
     limits, lead.limits = lead.limits, []
     decisions = []
     for limit in limits:
@@ -152,7 +152,7 @@ def _next_event(
         if watch.alerted:
             lasted = watch.lasted()
             return lead.write(now, c.AlertCleared, tier=tier, down_s=lasted)
-        if available or not state.fleet.offered(TIER_KIND[tier]):
+        if available or not state.fleet.offered(PLACE_KIND[tier]):
             return None
         reason = "nothing could run it even with all slots free"
         return lead.write(now, c.TierDown, tier=tier, reason=reason)
@@ -170,11 +170,11 @@ def _about_tier(state: SchedulerState, event: c.TierEvent) -> Decision:
     state.tier_pending.add(event.tier)
     state.alerts_moved = True
     subject = subjects.tier(event.tier)
-    return Decision(subject, event, state.stands.get(subject, 0))
+    return Decision(subject, event, state.subject_seqs.get(subject, 0))
 
 
 def reckon_alert(state: SchedulerState, lead: Leadership) -> None:
-    """Reckon when the next outage that lasts is to be alerted."""
+    """Reckon when the next alert about an outage is due, if the outage lasts so long."""
     state.alerts_moved = False
     waits = (
         state.after(watch.down_since, state.policy.tier_alert_after_s)

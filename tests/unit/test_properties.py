@@ -271,7 +271,7 @@ def random_fleet(chance: Random) -> Fleet:
                 fleet.draining(name, chance.random() < 0.5)
             case "lost" if known:
                 if chance.random() < 0.5:
-                    fleet.gave_up(name)
+                    fleet.lost(name)
                 else:
                     fleet.recovered(name, seq, fleet.now)
             case "pool":
