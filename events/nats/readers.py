@@ -28,6 +28,8 @@ GATE: Final = f"{subjects.READERS}.>"
 
 _UNUSED_FOR_NS: Final = 60 * 1_000_000_000
 # Both the CLI's page consumers and what we call those who do not name theirs.
+# `nats stream view` asks for a durable that it deletes itself.
+_PAGERS: Final = "jsm_stream_pager"
 _NAME: Final = re.compile(r"[A-Za-z0-9_-]{8,64}", re.ASCII)
 # Where to start and what to see; all else of a request is set here.
 _PASSED_ON: Final = (
@@ -91,7 +93,8 @@ class ReadersGate:
         request.respond(answer)
 
     async def _handle(self, verb: str, name: str, body: bytes) -> bytes:
-        if _NAME.fullmatch(name) is None:
+        # Clients may leave the name of a new one to the server.
+        if (name or verb != "create") and _NAME.fullmatch(name) is None:
             return _refusal(
                 _REFUSED, "a consumer's name is 8 to 64 letters, digits, '_' or '-'"
             )
@@ -100,7 +103,8 @@ class ReadersGate:
                 passed_on = harmless(name, body)
                 if isinstance(passed_on, str):
                     return _refusal(_REFUSED, passed_on)
-                return await self._call(f"CREATE.{subjects.EVENTS}.{name}", passed_on)
+                call = f"CREATE.{subjects.EVENTS}"
+                return await self._call(f"{call}.{name}" if name else call, passed_on)
             case "info":
                 return await self._call(f"INFO.{subjects.EVENTS}.{name}", b"")
             case "delete":
@@ -129,6 +133,11 @@ def harmless(name: str, body: bytes) -> bytes | str:
         return "expected {stream_name, config}"
     if config.get("deliver_subject"):
         return "readers pull: a consumer with a deliver_subject is refused"
+    if config.get("durable_name") and not name.startswith(_PAGERS):
+        return (
+            "readers' consumers end a minute after their last use: leave durable_name "
+            "out, and remember how far you came (opt_start_seq)"
+        )
     passed = {key: config[key] for key in _PASSED_ON if key in config}
     return msgspec.json.encode(
         {
@@ -137,7 +146,7 @@ def harmless(name: str, body: bytes) -> bytes | str:
             "action": "create",
             "config": {
                 **passed,
-                "name": name,
+                **({"name": name} if name else {}),
                 "ack_policy": "none",
                 "mem_storage": True,
                 "num_replicas": 1,

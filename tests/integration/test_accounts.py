@@ -128,7 +128,6 @@ MAY_NOT_PUBLISH = [
     ("watcher", "agentcom.cmd.task.submit"),
     ("watcher", "agentcom.mbx.host.h1"),
     ("watcher", f"$JS.API.CONSUMER.CREATE.{OUTPUT}"),
-    ("watcher", f"$JS.API.CONSUMER.CREATE.{EVENTS}"),
     ("operator", f"$JS.API.CONSUMER.CREATE.{OUTPUT}.some-consumer"),
 ]
 
@@ -584,9 +583,10 @@ async def test_nats_stream_view_pages_through_the_log(broker, role, verb):
 
 @pytest.mark.usefixtures("gate")
 @pytest.mark.parametrize("role", READERS)
-async def test_a_reader_s_consumer_cannot_deliver_anywhere(broker, role):
+@pytest.mark.parametrize("name", [f".{PAGER}", ""])
+async def test_a_reader_s_consumer_cannot_deliver_anywhere(broker, role, name):
     reader = await broker.connect(role)
-    subject = f"$JS.API.CONSUMER.CREATE.{EVENTS}.{PAGER}"
+    subject = f"$JS.API.CONSUMER.CREATE.{EVENTS}{name}"
 
     answers = [
         await request(reader, subject, pager_request(deliver_subject=target))
@@ -626,3 +626,51 @@ async def test_nonsense_asked_of_the_gate_is_refused(broker, role, body):
     answer = await request(reader, f"$JS.API.CONSUMER.CREATE.{EVENTS}.{PAGER}", body)
 
     assert answer["error"]["code"] == 403
+
+
+@pytest.mark.usefixtures("gate")
+@pytest.mark.parametrize("role", READERS)
+async def test_a_durable_is_refused_in_words_not_made_ephemeral(broker, role):
+    reader = await broker.connect(role)
+    asked = {"stream_name": EVENTS, "config": {"durable_name": "archive-job"}}
+    for verb in ("CREATE", "DURABLE.CREATE"):
+        answer = await request(
+            reader, f"$JS.API.CONSUMER.{verb}.{EVENTS}.archive-job", asked
+        )
+        assert answer["error"]["code"] == 403
+        assert "leave durable_name out" in answer["error"]["description"]
+
+
+@pytest.mark.usefixtures("gate")
+@pytest.mark.parametrize("role", READERS)
+@pytest.mark.parametrize(
+    "filters",
+    [
+        {},
+        {"filter_subject": "agentcom.evt.task.*"},
+        {"filter_subjects": ["agentcom.evt.task.t1", "agentcom.evt.task.t3"]},
+    ],
+)
+async def test_a_usual_client_reads_with_a_nameless_consumer(broker, role, filters):
+    scheduler = await broker.connect("scheduler")
+    for task in ("t1", "t2", "t3"):
+        await request(scheduler, f"agentcom.evt.task.{task}", {})
+    reader = await broker.connect(role)
+    # What clients ask before anything else.
+    account = await reader.jsm().account_info()
+    assert account.streams == 3
+
+    config = ConsumerConfig(ack_policy="none", **filters)
+    made = await reader.jsm().add_consumer(EVENTS, config)
+    page = await reader.subscribe(reader.new_inbox())
+    await reader.publish(
+        f"$JS.API.CONSUMER.MSG.NEXT.{EVENTS}.{made.name}",
+        b'{"batch": 25, "no_wait": true}',
+        reply=page.subject,
+    )
+    wanted = filters.get("filter_subjects", ["t1", "t2", "t3"])
+    seen = [(await page.next_msg(timeout=2)).subject for _ in wanted]
+
+    assert [each.split(".")[-1] for each in seen] == [w.split(".")[-1] for w in wanted]
+    assert (await reader.jsm().consumer_info(EVENTS, made.name)).name == made.name
+    assert await reader.jsm().delete_consumer(EVENTS, made.name)
