@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 from events import subjects
 from events.commands import refuse
+from events.position import NOWHERE, Position
 from tests.support.fakes import MemoryLog
 from tests.support.histories import History
 from web.documents import Documents
@@ -16,12 +17,28 @@ from web.tail import EVENTS_AT_ONCE, EVENTS_KEPT, RecentEvents
 from web.topics import Nothing, OneTask, Topic
 
 
+def at(seq: int) -> Position:
+    """The position at an event of that sequence."""
+    return Position(seq, f"E{seq}", "2026-01-01T00:00:00.000000Z") if seq else NOWHERE
+
+
+class Folding:
+    """As much of a runner as a page's sources look at: how far it has folded."""
+
+    def __init__(self, seq: int) -> None:
+        self.world = SimpleNamespace(stands=at(seq))
+
+    @property
+    def position(self) -> int:
+        return self.world.stands.seq
+
+
 class Watched:
     """Documents of one topic that shows `value`, and a page's subscription to it."""
 
     def __init__(self, value) -> None:
         self.value = value
-        self.runner = SimpleNamespace(position=1)
+        self.runner = Folding(1)
         self.documents = Documents(SimpleNamespace(runner=self.runner))
         self.topic = Topic("t", Nothing, self.make, pause_s=0.0)
         self.woken = asyncio.Event()
@@ -37,7 +54,7 @@ class Watched:
     async def becomes(self, value, seq) -> None:
         """Let the topic show another value, and the document take it up."""
         self.woken.clear()
-        self.value, self.runner.position = value, seq
+        self.value, self.runner.world.stands = value, at(seq)
         self.documents.touch_all()
         await asyncio.wait_for(self.woken.wait(), 10)
 
@@ -51,6 +68,7 @@ async def watched(value) -> Watched:
 
 def read(message: bytes) -> tuple[str, int, dict]:
     fields = json.loads(message)
+    assert Position.parse(fields["position"]) == at(fields["seq"])
     return fields["type"], fields["seq"], fields["data"]
 
 
@@ -102,27 +120,27 @@ async def test_a_document_is_shared_by_its_watchers_and_ends_with_the_last():
     assert topic.documents.watched == {}
 
 
-def recent(events: int) -> tuple[RecentEvents, SimpleNamespace]:
+def recent(events: int) -> tuple[RecentEvents, Folding]:
     """The end of a log of so many submissions."""
-    runner = SimpleNamespace(position=0)
+    runner = Folding(0)
     tail = RecentEvents(runner, MemoryLog())
     history = History()
     for _ in range(events):
         history.submit("x")
     for recorded in history.recorded:
         tail.take(recorded)
-        runner.position = recorded.seq
+        runner.world.stands = Position.of(recorded)
     return tail, runner
 
 
 def test_the_log_s_end_is_sent_in_bounded_pieces_that_join():
     tail, runner = recent(EVENTS_AT_ONCE + 3)
     first, reached = tail.after(0, subjects.ALL_EVENTS)
-    assert (len(first), reached) == (EVENTS_AT_ONCE, EVENTS_AT_ONCE)
-    rest, reached = tail.after(reached, subjects.ALL_EVENTS)
-    assert (len(rest), reached) == (3, runner.position)
+    assert (len(first), reached.seq) == (EVENTS_AT_ONCE, EVENTS_AT_ONCE)
+    rest, reached = tail.after(reached.seq, subjects.ALL_EVENTS)
+    assert (len(rest), reached) == (3, runner.world.stands)
     assert tail.after(0, subjects.ALL_TASKS)[0] == first
-    assert tail.after(0, "agentcom.evt.host.*") == ([], runner.position)
+    assert tail.after(0, "agentcom.evt.host.*") == ([], runner.world.stands)
 
 
 def test_of_the_log_s_end_so_much_is_held_and_that_is_known():
