@@ -17,7 +17,7 @@ from events import catalogue as c
 from events import subjects
 from events.codec import Reader, encode
 from events.commands import Refusal, refusal_of, refuse
-from events.errors import AgentComError
+from events.errors import AgentComError, Malformed
 from projections import answers, mapping, search, store, tiers, waiting
 from projections import questions as q
 from projections.fleet import Beats
@@ -382,11 +382,13 @@ class Queries:
     # -- what they need ----------------------------------------------------------------
 
     async def _world(self, at: int | str | None) -> World:
-        """Return the world now, or as it was."""
+        """Return the world now, or as it was; raises Malformed beyond the log's end."""
         if at is None:
             return self._runner.world
         if isinstance(at, str):
             at = await self._past.sequence_at(at)
+        elif at > (last := await self._log.last_sequence()):
+            raise Malformed("at", f"at most {last}, where the log ends", str(at))
         return await self._past.world(at)
 
     def _rebuild_failed(self) -> str:

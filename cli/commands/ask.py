@@ -12,7 +12,7 @@ import msgspec
 from actors.rules import policy as policies
 from cli.client.connection import Session, connected, run
 from cli.client.target import on_target
-from cli.commands.options import json_option
+from cli.commands.options import ShellCommand, json_option
 from cli.commands.submit import fields_of, submit
 from cli.render.terminal import EXIT_OK, EXIT_USAGE, Problem, console, line_of
 from events import catalogue as c
@@ -41,7 +41,7 @@ def _task_options(command: F) -> F:
     return command
 
 
-@click.command()
+@click.command(cls=ShellCommand)
 @click.argument("text", nargs=-1)
 @on_target
 @json_option
@@ -73,7 +73,7 @@ def _show_classification(classed: c.Classification) -> None:
     )
 
 
-@click.command()
+@click.command(cls=ShellCommand)
 @click.argument("text", nargs=-1)
 @on_target
 @json_option

@@ -16,6 +16,7 @@ from cli.render.terminal import (
     EXIT_INTERRUPTED,
     EXIT_OK,
     Problem,
+    did_you_mean,
     line_of,
 )
 from events import catalogue as c
@@ -69,12 +70,31 @@ def events(
     On a terminal, without --from and filters, the last 50 events; with --follow alone,
     the last 10 and what comes.
     """
+    for each in types:
+        _check_type(each)
     chosen = Chosen(types, limit, as_json=as_json)
     filters = [pattern_of(each) for each in patterns]
     try:
         return run(_events(chosen, follow, start, filters, task_id))
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED if not follow else EXIT_OK
+
+
+def _check_type(argument: str) -> None:
+    """Refuse a type that no event has; raises UsageError with what is near.
+
+    A tag with a version may be one of a later version's.
+    """
+    tags = c.types().keys()
+    names = {tag.rpartition(".v")[0] for tag in tags}
+    families = {f"{name.rpartition('.')[0]}.*" for name in names}
+    if argument in names | families or re.fullmatch(r".+\.v\d+", argument):
+        return
+    hint = did_you_mean(argument, sorted(names | families))
+    raise click.UsageError(
+        f"--type {line_of(argument, 60)}: no event has this type.{hint} "
+        f"Families: {', '.join(sorted(families))}"
+    )
 
 
 class Chosen:
@@ -130,6 +150,9 @@ async def _events(
             filters += [subjects.task(full), subjects.runs_of(full)]
         plain = not filters and chosen.anything
         begin = await _first(client, start, follow=follow, plain=plain)
+        last = await client.log.last_sequence()
+        if not follow and begin > last + 1:
+            raise Problem(f"--from {begin}: the log ends at sequence {last}")
         follower = await client.log.follow(chosen.show, start=begin, subjects=filters)
         ends = [chosen.enough] if follow else [chosen.enough, follower.caught_up]
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Final, get_args
 
@@ -19,3 +20,42 @@ store_option = click.option(
     type=click.Path(path_type=Path, dir_okay=False),
     help="The file of the read models  [default: projections.db in the data folder]",
 )
+
+
+class ShellCommand(click.Command):
+    """A command with `--shell`: takes the words after `--shell --` as what to run.
+
+    One bare word with words behind it is a command that was not quoted; it is refused,
+    because the first word alone would run.
+    """
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Read the arguments as click does, once the shell command is one of them."""
+        return super().parse_args(ctx, _with_shell(args, ctx))
+
+
+def _with_shell(args: list[str], ctx: click.Context) -> list[str]:
+    for place, argument in enumerate(args):
+        if argument == "--":
+            break
+        if argument == "--shell" and args[place + 1 : place + 2] == ["--"]:
+            words = args[place + 2 :]
+            if not words:
+                raise click.UsageError("--shell --: expected a command behind it", ctx)
+            command = words[0] if len(words) == 1 else shlex.join(words)
+            return [*args[:place], "--shell", command]
+        flag, joined, first = argument.partition("=")
+        if flag != "--shell":
+            continue
+        rest = args[place + 1 :]
+        if not joined and rest:
+            first, *rest = rest
+        if rest and not rest[0].startswith("-") and len(first.split()) == 1:
+            quoted = shlex.join([first, *rest])
+            raise click.UsageError(
+                f"--shell takes the whole command as one argument, not {first!r} alone: "
+                f"--shell {shlex.quote(quoted)}, or --shell -- {quoted}; "
+                "a text that describes it goes before --shell",
+                ctx,
+            )
+    return args

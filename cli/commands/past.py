@@ -326,6 +326,9 @@ async def _replay(
         past = TimeTravel(client.log)
         try:
             last = await client.log.last_sequence()
+            for flag, point, most in (("from", start, last + 1), ("to", end, last)):
+                if isinstance(point, int) and point > most:
+                    raise Problem(f"--{flag} {point}: the log ends at sequence {last}")
             first = await first_from(past, 1 if start is None else start)
             until = await last_until(past, end, last)
             with suppress(Enough):

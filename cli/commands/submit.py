@@ -16,7 +16,7 @@ import msgspec
 
 from cli.client.connection import Refused, Session, connected, new_id, run
 from cli.client.target import on_target
-from cli.commands.options import PRIORITIES, TIERS, json_option
+from cli.commands.options import PRIORITIES, TIERS, ShellCommand, json_option
 from cli.render.terminal import (
     EXIT_INTERRUPTED,
     EXIT_OF_STATE,
@@ -40,10 +40,14 @@ _specs: Reader[c.TaskSpec] = Reader(c.TaskSpec)
 _PLACE = re.compile(r"tasks\[(\d+)\]\.?")
 
 
-@click.command()
+@click.command(cls=ShellCommand)
 @click.argument("text", nargs=-1)
 @on_target
-@click.option("--shell", metavar="COMMAND", help="Run this command, no model.")
+@click.option(
+    "--shell",
+    metavar="COMMAND",
+    help="Run this command, no model; `--shell -- COMMAND ARGS...` ends the options.",
+)
 @click.option("--tier", type=click.Choice([*TIERS, "unknown"]))
 @click.option("--repo", help="The repository it is about.")
 @click.option("--branch", help="The branch to work on.")

@@ -12,6 +12,7 @@ import re
 import shutil
 import sys
 from datetime import UTC, datetime
+from difflib import get_close_matches
 from typing import IO, TYPE_CHECKING, Any, Final
 
 import click
@@ -157,6 +158,12 @@ def line_of(text: str, limit: int = 0) -> str:
     """Return `text` as one line without control characters, cut to `limit` characters."""
     flat = _visible(_CONTROL.sub("", " ".join(_ESCAPE.sub("", text).split())))
     return flat[: limit - 1] + "…" if limit and len(flat) > limit else flat
+
+
+def did_you_mean(argument: str, names: Iterable[str]) -> str:
+    """Return ` Did you mean X?` for a name that is none, "" where nothing is near."""
+    near = get_close_matches(argument, list(names), n=3, cutoff=0.6)
+    return f" Did you mean {' or '.join(near)}?" if near else ""
 
 
 # -- tables ----------------------------------------------------------------------------

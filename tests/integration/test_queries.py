@@ -340,7 +340,12 @@ async def test_the_past_is_shown_as_it_was(asking):
         assert (hosts["seq"], hosts["hosts"][0]["state"]) == (3, "up")
     assert (await asking.ask("queue", at=2))["waiting"] == 1
     assert (await asking.ask("queue", at=0))["waiting"] == 0
-    assert (await asking.ask("hosts", at=99))["hosts"][0]["state"] == "lost"
+    last = len(history.recorded)
+    assert (await asking.ask("hosts", at=last))["hosts"][0]["state"] == "lost"
+    for query in ("hosts", "queue", "stats", "alerts"):
+        beyond = await asking.ask(query, at=99_999)
+        assert (beyond["code"], beyond["path"]) == ("malformed", "at")
+        assert f"at most {last}, where the log ends" in beyond["error"]
     assert (await asking.ask("stats", at=2))["states"] == {"waiting": 1}
     assert (await asking.ask("queue", at="noon"))["code"] == "malformed"
     was = await asking.ask("task", task_id=task, at=3, events=True)

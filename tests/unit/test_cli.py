@@ -9,10 +9,13 @@ from typing import TYPE_CHECKING
 
 import click
 import pytest
+from click.testing import CliRunner
 
 from cli.client.connection import QUESTION_S, not_utf8
-from cli.commands.log import pattern_of
-from cli.main import main
+from cli.commands.ask import classify, route
+from cli.commands.log import events, pattern_of
+from cli.commands.submit import submit
+from cli.main import agentcom, main
 from cli.render.display import Screen
 from cli.render.terminal import cell, harmless, line_of
 from events.catalogue import Chunk
@@ -164,3 +167,61 @@ def test_wrong_use_is_one_sentence(
     assert said in shown.err
     assert "Traceback" not in shown.err
     assert shown.out == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "command", "text"),
+    [
+        (["--shell", "echo hi"], "echo hi", ()),
+        (["say hi", "--shell", "echo"], "echo", ("say hi",)),
+        (["--shell", "echo hi", "say hi"], "echo hi", ("say hi",)),
+        (["--shell=true", "--wait"], "true", ()),
+        (["--wait", "--shell", "--", "echo", "a b", "-n"], "echo 'a b' -n", ()),
+        (["--shell", "--", "ls | head"], "ls | head", ()),
+    ],
+)
+def test_a_shell_command_is_one_argument_or_all_behind_two_dashes(
+    arguments: list[str], command: str, text: tuple[str, ...]
+) -> None:
+    context = submit.make_context("submit", arguments)
+    assert (context.params["shell"], context.params["text"]) == (command, text)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--shell", "echo", "hi"],
+        ["--shell=echo", "hi"],
+        ["--wait", "--shell", "echo", "hi"],
+    ],
+)
+@pytest.mark.parametrize("command", [submit, classify, route])
+def test_an_unquoted_shell_command_is_refused_with_the_way_out(
+    command: click.Command, arguments: list[str]
+) -> None:
+    if command is not submit:
+        arguments = [each for each in arguments if each != "--wait"]
+    with pytest.raises(click.UsageError) as refused:
+        command.make_context("x", arguments)
+    assert "--shell 'echo hi'" in refused.value.message
+    assert "--shell -- echo hi" in refused.value.message
+
+
+@pytest.mark.parametrize(
+    ("argument", "hint"),
+    [("task.faild", "task.failed"), ("tsk.*", "task.*"), ("host.lots", "host.lost")],
+)
+def test_a_type_that_no_event_has_is_refused_with_what_is_near(
+    argument: str, hint: str
+) -> None:
+    ended = CliRunner().invoke(events, ["--type", argument])
+    assert ended.exit_code == 2
+    assert "no event has this type" in ended.output
+    assert "Did you mean" in ended.output
+    assert hint in ended.output
+
+
+def test_a_command_that_is_none_is_refused_with_what_is_near() -> None:
+    ended = CliRunner().invoke(agentcom, ["taks"])
+    assert ended.exit_code == 2
+    assert "No such command 'taks'. Did you mean tasks" in ended.output
