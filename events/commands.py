@@ -221,12 +221,17 @@ class BatchSubmitted(Struct, frozen=True, kw_only=True):
 
 
 class Done(Struct, frozen=True, kw_only=True):
-    """The command was carried out; `seq` is its event, 0 where nothing had to be done."""
+    """The command was carried out; `seq` is its event, 0 where nothing had to be done.
+
+    `phase` is where a task stands after it, `state` the event's name, or the phase again
+    where there is none.
+    """
 
     ok: Literal[True] = True
     seq: int = 0
     task_id: str = ""
     state: str = ""
+    phase: str = ""
     detail: str = ""
 
 

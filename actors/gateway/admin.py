@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from actors.gateway.tasks import DECIDE_AGAIN
+from actors.gateway.tasks import DECIDE_AGAIN, hosts_named
 from actors.rules import policy as policies
 from events import catalogue as c
 from events import commands as m
@@ -24,9 +24,6 @@ HOST_ANSWER_S: Final = 2.0
 """How long a host may take to answer its mail."""
 DETAIL_LENGTH: Final = 1_000
 """So much is passed on of what a host says."""
-
-HOSTS_NAMED: Final = 20
-"""So many hosts are named to whoever names one that is not there."""
 
 _replies: Reader[m.Reply] = Reader(m.Reply)
 
@@ -93,14 +90,8 @@ class AdminCommands:
 
     def _no_host(self, name: str, code: str = "not_found") -> m.Refusal:
         """Refuse a name that no host has, with the names there are."""
-        names = sorted(
-            host.name for host in self._dry_run.fleet.hosts.values() if host.incarnation
-        )
-        some = ", ".join(names[:HOSTS_NAMED]) or "none"
-        more = (
-            f" and {len(names) - HOSTS_NAMED} more" if len(names) > HOSTS_NAMED else ""
-        )
-        return m.refuse(code, f"no host {name}; hosts: {some}{more}", "host")
+        hosts = hosts_named(self._dry_run)
+        return m.refuse(code, f"no host {name}; hosts: {hosts}", "host")
 
     async def _steer(
         self, host: str, mail: Callable[[str, int], m.DrainOrResume]

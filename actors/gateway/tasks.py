@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 DECIDE_AGAIN: Final = 8
 """So often a decision is made anew when somebody else was first."""
 
+HOSTS_NAMED: Final = 20
+
 _SPEC_FIELDS: Final = c.TaskSpec.__struct_fields__
 
 
@@ -49,6 +51,16 @@ class DryRun(Protocol):
     ) -> tuple[c.TaskRouted | None, str]:
         """Return the decision as it would be, or why there is none."""
         ...
+
+
+def hosts_named(dry_run: DryRun) -> str:
+    """Name the hosts there are, for whoever names one that is not."""
+    names = sorted(
+        host.name for host in dry_run.fleet.hosts.values() if host.incarnation
+    )
+    some = ", ".join(names[:HOSTS_NAMED]) or "none"
+    more = f" and {len(names) - HOSTS_NAMED} more" if len(names) > HOSTS_NAMED else ""
+    return some + more
 
 
 class TaskCommands:
@@ -232,7 +244,7 @@ class TaskCommands:
                 return m.refuse(
                     "not_found",
                     f"host: there is no host {command.host}; none of that name "
-                    "has ever joined",
+                    f"has ever joined; hosts: {hosts_named(self._dry_run)}",
                     "host",
                 )
             return decision
@@ -244,29 +256,50 @@ class TaskCommands:
         task_id: str,
         decide: Callable[[lifecycle.TaskState], c.TaskEvent | m.Refusal | None],
     ) -> m.Done | m.Refusal:
-        """Read, decide, append; on a conflict read and decide again."""
+        """Read, decide, append; on a conflict read and decide again.
+
+        The append holds the decision against the task's own subject alone; what its host
+        reports meanwhile stands on another. So what the decision came to is read from the
+        fold at its place in the log, and one that came too late there is decided again.
+        """
         for _ in range(DECIDE_AGAIN):
-            state = await self._state(task_id)
+            state = lifecycle.fold(task_id, *await self._history(task_id))
             decision = decide(state)
             if isinstance(decision, m.Refusal):
                 return decision
             if decision is None:
-                return m.Done(task_id=task_id, state=state.phase)
+                return m.Done(
+                    task_id=task_id, state=state.phase, phase=str(state.phase)
+                )
             try:
                 seq = await self._log.append(
                     subjects.task(task_id), decision, expect=state.last_seq
                 )
             except Conflict:
                 continue
-            return m.Done(task_id=task_id, seq=seq, state=c.name(decision))
+            history, epochs = await self._history(task_id)
+            before = lifecycle.fold(
+                task_id, (each for each in history if each.seq < seq), epochs
+            )
+            recorded = c.Recorded(seq, subjects.task(task_id), decision)
+            step = lifecycle.evolve(before, recorded, epoch=epochs.at(seq))
+            if step.verdict != "applied":
+                continue
+            return m.Done(
+                task_id=task_id,
+                seq=seq,
+                state=c.name(decision),
+                phase=str(step.state.phase),
+            )
         return m.refuse("conflict", f"task {task_id} changes too fast; try again")
 
-    async def _state(self, task_id: str) -> lifecycle.TaskState:
+    async def _history(self, task_id: str) -> tuple[list[c.Recorded], Epochs]:
+        """Read all that was written about a task, in the log's order."""
         history = await self._log.read(subjects.task(task_id))
         if history:
             history += await self._log.read(subjects.runs_of(task_id))
             history.sort(key=lambda recorded: recorded.seq)
-        return lifecycle.fold(task_id, history, await self._epochs(history))
+        return history, await self._epochs(history)
 
     async def _epochs(self, history: list[c.Recorded]) -> Epochs:
         """Return the leaders' epochs; read only where the history has their decisions."""

@@ -19,6 +19,7 @@ from cli.render.terminal import (
     EXIT_OK,
     Problem,
     console,
+    line_of,
     utc_now,
 )
 from events import subjects
@@ -26,7 +27,7 @@ from events.chunks import gaps
 from events.codec import encode
 from events.commands import Done
 from events.lifecycle import PHASES
-from projections.answers import TaskAnswer, TasksAnswer, WhyAnswer
+from projections.answers import HostsAnswer, TaskAnswer, TasksAnswer, WhyAnswer
 from projections.search import SORTS
 
 if TYPE_CHECKING:
@@ -83,6 +84,8 @@ def tasks(*, watch: bool, as_json: bool, **asked: Any) -> int:
 async def _list_tasks(question: dict[str, Any], *, as_json: bool) -> int:
     async with connected() as client:
         answer = await client.query("tasks", question, TasksAnswer)
+        if "host" in question and not answer.total:
+            await _check_host(client, question["host"])
     if as_json:
         click.echo(encode(answer).decode())
         return EXIT_OK
@@ -90,6 +93,15 @@ async def _list_tasks(question: dict[str, Any], *, as_json: bool) -> int:
     screen.print(task_table(answer, utc_now()))
     screen.print(tasks_footer(answer), style="dim")
     return EXIT_OK
+
+
+async def _check_host(client: Session, name: str) -> None:
+    """Say on stderr that no host has this name, if that is why nothing is found."""
+    fleet = await client.query("hosts", {}, HostsAnswer)
+    names = [row.host for row in fleet.hosts]
+    if name not in names:
+        listed = ", ".join(names) or "none"
+        click.echo(line_of(f"no host {name}; hosts: {listed}"), err=True)
 
 
 async def _watch_tasks(question: dict[str, Any]) -> int:
@@ -310,15 +322,20 @@ async def _steer(
             if as_json:
                 click.echo(encode(done).decode())
             else:
-                report = _SAID.get(done.state, f"it is {done.state} already")
+                report = _SAID.get((done.state, done.phase))
+                report = report or _SAID.get((done.state, ""))
+                report = report or f"it is {done.state} already"
                 click.echo(f"{done.task_id}  {report}")
     return worst
 
 
 _SAID: Final = {
-    "task.cancelled": "cancelled; what runs is being stopped",
-    "task.retried": "waits to be tried anew",
-    "task.reassigned": "goes to the host you named",
+    ("task.cancelled", "cancelled"): "cancelled; nothing of it was running",
+    ("task.cancelled", "cancelling"): "cancelled; what runs is being stopped",
+    # Of a gateway that says no phase.
+    ("task.cancelled", ""): "cancelled; what runs of it is stopped",
+    ("task.retried", ""): "waits to be tried anew",
+    ("task.reassigned", ""): "goes to the host you named",
 }
 
 

@@ -72,6 +72,7 @@ def test_a_task_is_given_to_another_host_and_waits_for_it(up: System) -> None:
     nowhere = up.run("reassign", task, "nowhere")
     assert nowhere.returncode == 7
     assert "there is no host nowhere" in nowhere.stderr
+    assert up.run("tasks", "--host", "nowhere").stderr.startswith("no host nowhere; ")
     [host] = [row["host"] for row in up.json("hosts")["hosts"]]
     assert up.run("drain", host).returncode == 0
     try:
@@ -87,6 +88,12 @@ def test_a_task_for_an_unknown_host_is_submitted_with_a_warning(up: System) -> N
     ended = up.run("submit", "--shell", "true", "--assign-to", "nobody", "--ttl", "5")
     assert ended.returncode == 0
     assert "no host nobody has ever joined" in ended.stdout + ended.stderr
+
+
+def test_cancelling_says_whether_something_ran(up: System) -> None:
+    nowhere = up.run("submit", "--shell", "true", "--assign-to", "nobody").stdout
+    ended = up.run("cancel", nowhere.strip())
+    assert ended.stdout.endswith("cancelled; nothing of it was running\n")
 
 
 def test_an_alert_that_is_not_there_is_not_seen(up: System) -> None:
