@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import resource
 from typing import TYPE_CHECKING
 
 from events.errors import AgentComError
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
     from sidecar.host import HostConnection
 
 
+_FILES = 65_536
+
+
 class Evicted(AgentComError):
     """Another process is this host too, and was first."""
 
@@ -31,6 +35,14 @@ class Evicted(AgentComError):
             f"this process has left: {reason}. Give this machine a name and a key of its "
             f"own (`agentcom host add NAME`), or end the other sidecar of {host}"
         )
+
+
+def allow_files() -> None:
+    """Let this process open as many files as it may; each run takes several."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = _FILES if hard == resource.RLIM_INFINITY else min(_FILES, hard)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
 async def run(
@@ -48,6 +60,7 @@ async def run(
     is called once the host has joined. Raises JournalHeld, JournalError,
     ResultsFolderError, and Evicted once it has left because another process is this host.
     """
+    allow_files()
     folder = config.data_path or data
     if folder is None:
         raise ValueError("a sidecar needs a data folder")

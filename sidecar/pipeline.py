@@ -122,6 +122,8 @@ class Pipeline:
             progress.close()
         if outcome is None:
             return Stopped()
+        if isinstance(outcome, Returned) and outcome.reason == "host_short":
+            outcome = structs.replace(outcome, exclude=progress.host)
         self._places.showed(assign, outcome)
         # finish
         return self.finish(outcome, assign)

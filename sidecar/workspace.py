@@ -32,16 +32,26 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import structlog
+
 from events.errors import AgentComError
 from events.ids import token
 from sidecar.executors.port import Run
 from sidecar.processes.table import ROUTE_MARK, TASK_MARK
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Collection, Mapping
+    from collections.abc import (
+        AsyncIterator,
+        Callable,
+        Collection,
+        Mapping,
+        Sequence,
+    )
 
     from events.commands import Assign
     from sidecar.processes.family import Processes
+
+logger = structlog.get_logger("agentcom.sidecar")
 
 KEEP_FOLDERS_S = 7 * 86_400.0
 
@@ -368,7 +378,32 @@ class Git:
 
     async def ask(self, folder: Path, *words: str) -> tuple[bool, str, str]:
         """Run a git command; whether it went well, its stdout, its stderr."""
-        quiet = ("-c", "core.hooksPath=/dev/null", "-c", "core.fsmonitor=false")
+        quiet = ["-c", "core.hooksPath=/dev/null", "-c", "core.fsmonitor=false"]
+        for name in await self._filters(folder):
+            for key in ("clean", "smudge", "process"):
+                quiet += ["-c", f"filter.{name}.{key}="]
+            quiet += ["-c", f"filter.{name}.required=false"]
+        return await self._run(folder, quiet, words)
+
+    async def _filters(self, folder: Path) -> list[str]:
+        """Names of the filters that the repository itself sets, which are never run.
+
+        Those of the host's own configuration are the operator's, and stay.
+        """
+        words = ("config", "-z", "--show-scope", "--name-only", "--get-regexp")
+        _, out, _ = await self._run(folder, [], (*words, r"^filter\."))
+        fields = out.split("\0")
+        keys = zip(fields[::2], fields[1::2], strict=False)
+        names = {
+            key.removeprefix("filter.").rpartition(".")[0]
+            for scope, key in keys
+            if scope in ("local", "worktree")
+        }
+        return sorted(names)
+
+    async def _run(
+        self, folder: Path, quiet: Sequence[str], words: Sequence[str]
+    ) -> tuple[bool, str, str]:
         try:
             brief = await self._processes.brief(
                 ["git", *quiet, *words],
@@ -479,7 +514,25 @@ async def _remove(folder: Path) -> None:
     except FileNotFoundError:
         return
     except OSError:
-        await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
+        if not await asyncio.to_thread(_remove_tree, folder):
+            logger.warning("folder remains", folder=str(folder))
+
+
+def _remove_tree(folder: Path) -> bool:
+    """Remove it, with folders that nobody may write to (Go's module cache); if it went."""
+    for place, _, _ in os.walk(folder, onerror=None):
+        _make_writable(place)  # before its folders are looked into
+    shutil.rmtree(folder, ignore_errors=True)
+    return not folder.exists()
+
+
+def _make_writable(place: str) -> None:
+    with suppress(OSError), os.scandir(place) as entries:
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                os.chmod(entry.path, 0o700)
+    with suppress(OSError):
+        os.chmod(place, 0o700)
 
 
 def _folders(parent: Path) -> list[Path]:

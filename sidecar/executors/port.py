@@ -10,6 +10,7 @@ Whatever way it ends, no process of the run is alive when `run` returns.
 from __future__ import annotations
 
 import asyncio
+import errno
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -128,6 +129,21 @@ class RawResult(Struct, frozen=True, kw_only=True):
 
 Outcome = outcomes.Outcome[RawResult]
 """How a run ends here: in counts, which the host turns into dollars."""
+
+
+_SHORTAGES = frozenset(
+    {errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM, errno.ENOSPC, errno.EDQUOT}
+)
+
+
+def shortage(wrong: Exception, result: RawResult) -> Returned[RawResult] | None:
+    """What a run comes to that could not start for want of something on its host.
+
+    None where the work itself is at fault. `result` holds what was spent before.
+    """
+    if not isinstance(wrong, OSError) or wrong.errno not in _SHORTAGES:
+        return None
+    return Returned(reason="host_short", detail=str(wrong), result=result)
 
 
 class Executor(Protocol):

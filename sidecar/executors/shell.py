@@ -12,9 +12,12 @@ own limit was meant to bound.
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
+import tempfile
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, Literal
 
 from msgspec import Struct
@@ -22,7 +25,7 @@ from msgspec.structs import replace
 
 from events import catalogue as c
 from events.races import first
-from sidecar.executors.port import Finished, RawResult, Stopped
+from sidecar.executors.port import Finished, RawResult, Returned, Stopped, shortage
 from sidecar.output import HeadTail, Utf8
 from sidecar.processes.ending import Exit, shell_stages
 from sidecar.processes.family import Processes, ProcessLimits
@@ -33,6 +36,8 @@ if TYPE_CHECKING:
 How = Literal["ended", "timeout", "stopped"]
 
 _SHELL = "/bin/sh"
+_ARGUMENT_LIMIT = 128 * 1024 - 1
+"""Bytes that the kernel takes as one argument; a longer command is run from a file."""
 _ENDS: tuple[How, How] = ("ended", "stopped")
 _OPERATORS = re.compile(r"[;&|<>()`$\n\r\\{}!#*?\[\]~]")
 _STEERS_THE_SHELL = re.compile(r"PATH|ENV|BASH_ENV|IFS|SHELLOPTS|LD_.*|DYLD_.*")
@@ -118,6 +123,9 @@ class ShellExecutor:
         retries = run.assign.limits.shell_retries
         for number in range(1, retries + 2):
             try_ = await self._try(run, shell, emit, stop)
+            if isinstance(try_, Returned):
+                emit.error(f"This host is short: {try_.detail}", try_.reason)
+                return try_
             result = replace(
                 try_.result, execution_ms=(time.monotonic() - began) * 1000
             )
@@ -140,16 +148,20 @@ class ShellExecutor:
             )
         raise AssertionError("unreachable")
 
-    async def _try(self, run: Run, shell: c.Shell, emit: Emit, stop: Stop) -> ShellTry:
+    async def _try(
+        self, run: Run, shell: c.Shell, emit: Emit, stop: Stop
+    ) -> ShellTry | Returned[RawResult]:
         # Relative to the working folder; an absolute one is taken as it is.
         folder = run.cwd / shell.cwd if shell.cwd else run.cwd
         if not folder.is_dir():
             return ShellTry(_failure("cwd_missing", f"no such folder: {folder}"))
         output = _ShellOutput(emit, self._limit(run))
         stages = shell_stages(run.assign.limits.shell_term_grace_s)
+        script: str | None = None
         try:
+            script = _script(shell.command, run.env.get("TMPDIR"))
             child = self._processes.start(
-                [_SHELL, "-c", shell.command],
+                [_SHELL, script] if script else [_SHELL, "-c", shell.command],
                 cwd=folder,
                 env=run.env,
                 route=run.assign.route,
@@ -158,9 +170,9 @@ class ShellExecutor:
                 on_stderr=output.stderr,
             )
         except (OSError, ValueError) as wrong:
-            return ShellTry(
-                _failure("cannot_start", f"the command cannot start: {wrong}")
-            )
+            _forget(script)
+            failed = _failure("cannot_start", f"the command cannot start: {wrong}")
+            return shortage(wrong, failed) or ShellTry(failed)
         why: How = "stopped"
         try:
             winner = await first(child.wait(), stop.wait(), timeout=shell.timeout_s)
@@ -173,6 +185,7 @@ class ShellExecutor:
             left = await child.end(stages)
         finally:
             await child.end()
+            _forget(script)
         return _judged(output, child.exit or Exit(None), why, left, shell.timeout_s)
 
     def _limit(self, run: Run) -> int:
@@ -243,6 +256,23 @@ def _judged(
         truncated=output.out.truncated or output.err.truncated,
     )
     return ShellTry(result, why, again, left)
+
+
+def _script(command: str, folder: str | None) -> str | None:
+    """A file that holds a command too long for an argument; None for any other."""
+    text = command.encode("utf-8", "surrogateescape")
+    if len(text) <= _ARGUMENT_LIMIT:
+        return None
+    handle, name = tempfile.mkstemp(prefix="agentcom-", suffix=".sh", dir=folder)
+    with open(handle, "wb") as file:
+        file.write(text)
+    return name
+
+
+def _forget(script: str | None) -> None:
+    if script is not None:
+        with suppress(OSError):
+            os.unlink(script)
 
 
 def _failure(code: str, message: str) -> RawResult:

@@ -7,8 +7,9 @@ them: in a word that is itself a script (`sh -c 'agent "${TASK_DESCRIPTION}"'`) 
 filled in, because there a task's text would become syntax; the shell that runs it expands
 the variable, and what a shell expands it does not read again as syntax.
 
-Programs that hand their words to another shell (`ssh`, `su`, `eval`) may be given names
-and paths, never a task's free text: the template is refused.
+Programs that hand their words to another shell (`ssh`, `su`, `eval`), and programs that an
+option makes take code (`-c`, `-e`, `-S`), may be given names and paths, never a task's free
+text: the template is refused.
 """
 
 from __future__ import annotations
@@ -50,20 +51,10 @@ _READ_AGAIN: Final = frozenset(
         "screen",
     }
 )
-_SHELLS: Final = frozenset(
-    {
-        "sh",
-        "bash",
-        "dash",
-        "ash",
-        "zsh",
-        "ksh",
-        "mksh",
-        "fish",
-        "csh",
-        "tcsh",
-        "busybox",
-    }
+# Options after which a program takes code: whose they are does not matter, and neither
+# does what stands between them and the text.
+_TAKES_CODE: Final = re.compile(
+    r"-\w*[ceEsS]\w*|--(?:command|eval|exec|expr|split-string|session-command)(?:=.*)?"
 )
 
 
@@ -133,9 +124,8 @@ def _rereads(names: list[str], place: int) -> str:
     for at, name in enumerate(names[:place]):
         if name in _READ_AGAIN:
             return name
-        option = names[place - 1]
-        if name in _SHELLS and at < place - 1 and re.fullmatch(r"-\w*c", option):
-            return name
+        if at and _TAKES_CODE.fullmatch(name):
+            return f"{names[at - 1]} {name}"
     return ""
 
 

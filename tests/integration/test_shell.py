@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 from typing import TYPE_CHECKING
 
 import pytest
 from msgspec.structs import replace
 
-from sidecar.executors.port import Finished, Stop, Stopped
+from sidecar.executors.port import Finished, Returned, Stop, Stopped
 from sidecar.executors.shell import CommandPolicy, ShellExecutor, ShellOptions
 from sidecar.processes.family import Processes, ProcessLimits
 from tests.support.runs import QUICK, Ear, alive, shell_run
@@ -263,3 +264,32 @@ async def test_a_refused_command_never_starts(tmp_path: Path) -> None:
     assert result.error.code == "refused_by_policy"
     assert ear.lines("retrying") == []
     assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize("letter", ["x", "日"])
+async def test_a_command_longer_than_an_argument_may_be_runs(
+    shell: ShellExecutor, tmp_path: Path, letter: str
+) -> None:
+    """100,000 characters are allowed; the kernel counts bytes."""
+    text = letter * (60_000 if letter != "x" else 140_000)
+    result = await result_of(shell, f"printf %s {text} | wc -c", tmp_path)
+    assert (result.status, result.output.strip()) == (
+        "success",
+        str(len(text.encode())),
+    )
+
+
+@pytest.mark.parametrize("number", ["EMFILE", "ENFILE", "EAGAIN", "ENOMEM", "ENOSPC"])
+async def test_a_shortage_of_the_host_gives_the_task_back(
+    shell: ShellExecutor,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    number: str,
+) -> None:
+    def start(*_: object, **__: object) -> None:
+        raise OSError(getattr(errno, number), "short")
+
+    monkeypatch.setattr(shell._processes, "start", start)
+    outcome = await shell.run(shell_run("true", tmp_path), Ear(), Stop())
+    assert isinstance(outcome, Returned)
+    assert outcome.reason == "host_short"

@@ -12,7 +12,7 @@ import pytest
 
 from events.catalogue import Shell
 from sidecar.processes.family import Processes
-from sidecar.workspace import Turns, Workspace, WorkspaceError
+from sidecar.workspace import Turns, Workspace, WorkspaceError, _remove_tree
 from tests.support.runs import assignment
 
 if TYPE_CHECKING:
@@ -309,3 +309,27 @@ async def test_what_an_earlier_life_left_is_tidied_and_its_work_is_kept(
     assert not old.exists()
     assert young.exists()
     assert git(repo, "worktree", "list").count("\n") == 0
+
+
+async def test_filters_that_the_repository_sets_do_not_run(
+    workspace: Workspace, repo: Path, tmp_path: Path
+) -> None:
+    for key in ("clean", "smudge"):
+        git(repo, "config", f"filter.a.b.{key}", f"touch {tmp_path}/owned; cat")
+    (repo / ".git/info/attributes").write_text("* filter=a.b\n")
+    assign = shell(repo="shop", branch="x")
+    async with workspace.prepare(assign) as run:
+        (run.cwd / "new").write_text("new\n")
+    assert not (tmp_path / "owned").exists()
+    assert git(repo, "show", f"refs/agentcom/T1/{assign.route}:new") == "new"
+
+
+def test_folders_that_may_not_be_written_to_are_removed(tmp_path: Path) -> None:
+    folder = tmp_path / "tree"
+    (folder / "go/x").mkdir(parents=True)
+    (folder / "go/x/f").write_text("")
+    for each in (folder / "go/x", folder / "go", folder):
+        each.chmod(0o555)
+    (folder / "go/x").chmod(0)
+    _remove_tree(folder)
+    assert not folder.exists()

@@ -41,7 +41,7 @@ from sidecar.executors.claude.verdict import (
     verdict_on,
     without_result,
 )
-from sidecar.executors.port import Finished, RawResult, Returned, Stopped
+from sidecar.executors.port import Finished, RawResult, Returned, Stopped, shortage
 from sidecar.executors.prompt import prompt_for
 from sidecar.executors.watch import Interruption, Watchdog, pause
 from sidecar.processes.ending import Exit, claude_stages
@@ -285,9 +285,19 @@ class _ClaudeRun:
     def _unstartable(self, wrong: OSError | ValueError) -> Outcome:
         message = f"Claude Code cannot be started: {wrong}"
         self._emit.error(message, "claude_cannot_start")
-        error = c.RunError("claude_cannot_start", message)
-        failed = RawResult(status="failed", error=error, model_used=_model(self._run))
-        return Finished(failed, unusable=True)
+        spent = self._spent
+        failed = RawResult(
+            status="failed",
+            error=c.RunError("claude_cannot_start", message),
+            model_used=_model(self._run),
+            tokens_in=spent.tokens_in,
+            tokens_out=spent.tokens_out,
+            cache_read_tokens=spent.cache_read,
+            cache_write_tokens=spent.cache_write,
+            reported_cost_usd=spent.usd,
+            cost_known=spent.known,
+        )
+        return shortage(wrong, failed) or Finished(failed, unusable=True)
 
 
 def _model(run: Run) -> str:
