@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 from msgspec import Struct
 
+from events.position import NOWHERE, Position
 from projections.judged import NO_SUCH_STEP, NOT_IN_FORCE
 from projections.store import made_by, saved
 from projections.timetravel import TimeTravel
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
     from pathlib import Path
 
     from events.log import EventLog
@@ -26,11 +28,24 @@ if TYPE_CHECKING:
 DIFFERENCES_SHOWN: Final = 20
 
 
+class Gap(Struct, frozen=True):
+    """Sequences, `first` to `last`, that hold no event: missing, or no event at all.
+
+    `after` is the position of the event before them, so that it is known of which log
+    they are; "" at the log's beginning.
+    """
+
+    first: int
+    last: int
+    after: str = ""
+
+
 class Report(Struct, kw_only=True):
     """What was found. `seq` is how far the log was read.
 
-    `ok` is False where read models differ from the log, messages are no events, or
-    sequences are missing. `missing` counts those, None where that could not be asked.
+    `ok` is False where read models differ from the log, or messages are no events or
+    missing, unless somebody has acknowledged these: `gaps` are those that nobody has,
+    `acknowledged` counts the sequences of the others. `missing` counts those, None where that could not be asked.
     `illegal` counts steps that the task's state refused, `late` reports on routes no
     longer in force. `read_models` is "not compared" where there is no file, or another
     version's.
@@ -41,6 +56,8 @@ class Report(Struct, kw_only=True):
     events: int
     missing: int | None
     undecodable: int
+    acknowledged: int = 0
+    gaps: list[Gap] = []
     unknown: dict[str, int]
     foreign: int
     void: dict[str, int]
@@ -52,16 +69,30 @@ class Report(Struct, kw_only=True):
 
 
 async def verify(
-    log: EventLog, path: Path | None = None, *, stored: tuple[int, int] | None = None
+    log: EventLog,
+    path: Path | None = None,
+    *,
+    stored: tuple[int, int] | None = None,
+    acknowledged: Collection[Gap] = (),
 ) -> Report:
     """Read the log through and compare the store at `path`, which may be in use.
 
     `stored` is what the log's keeper says: the last sequence, and how many messages.
+    `acknowledged` are gaps that are known and no fault any more.
     """
     past = TimeTravel(log)
     void_codes: Counter[str] = Counter()
 
+    gaps: list[Gap] = []
+    before = NOWHERE
+
     def note(world: World, judged: JudgedEvent) -> None:
+        nonlocal before
+        seq = judged.recorded.seq
+        if seq > before.seq + 1:
+            after = str(before) if before.seq else ""
+            gaps.append(Gap(before.seq + 1, seq - 1, after))
+        before = Position.of(judged.recorded)
         if judged.verdict == "void":
             void_codes[judged.reason_code] += 1
 
@@ -78,8 +109,15 @@ async def verify(
     stats = world.stats
     missing = None if stored is None else stored[0] - stored[1]
     passed_over = stats.undecodable - (missing or 0)
+    unknown_gaps = [gap for gap in gaps if gap not in acknowledged]
+    # Missing behind the last event, so in no gap.
+    behind = max((missing or 0) - stats.undecodable, 0)
     return Report(
-        ok=not differences and not passed_over and not missing,
+        ok=not differences and not unknown_gaps and not behind,
+        acknowledged=sum(
+            gap.last - gap.first + 1 for gap in gaps if gap in acknowledged
+        ),
+        gaps=unknown_gaps,
         seq=world.position,
         events=stats.events,
         missing=missing,

@@ -34,14 +34,15 @@ from cli.render.terminal import (
 from events import archive as archives
 from events import catalogue as c
 from events import subjects
-from events.codec import encode
+from events.codec import Reader, encode
+from events.errors import Malformed
 from events.nats import backup
 from events.nats.api import stream_state
 from events.nats.link import Link
 from projections.answers import LoggedEvent, RebuildAnswer, StatusAnswer, TaskAnswer
 from projections.runner import Runner
 from projections.store import Store, remove
-from projections.verify import Report
+from projections.verify import Gap, Report
 from projections.verify import verify as verify_log
 from projections.world import VERSIONS
 
@@ -52,6 +53,10 @@ if TYPE_CHECKING:
     from events.nats.backup import Progress
 
 LOOK_AGAIN_S: Final = 0.1
+ACKNOWLEDGED: Final = "acknowledged.json"
+"""In the data folder: the log's gaps that somebody has acknowledged."""
+GAPS_SHOWN: Final = 10
+_gaps: Final[Reader[list[Gap]]] = Reader(list[Gap])
 EXPORT: Final = "agentcom-task.v1"
 
 _FILE = click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
@@ -67,22 +72,36 @@ def _local_store(chosen: Path | None) -> Path:
 @click.command()
 @on_target
 @store_option
+@click.option(
+    "--acknowledge",
+    is_flag=True,
+    help="Take what is missing or no event now as known: it is no fault any more.",
+)
 @json_option
-def verify(*, store: Path | None, as_json: bool) -> int:
+def verify(*, store: Path | None, acknowledge: bool, as_json: bool) -> int:
     """Read the log through and hold this machine's read models against it.
 
     Counts missing sequences, messages that are no events, unknown types, steps that were
     refused, and reports that came too late. Exits with 1 where something is missing or
-    the read models differ from a fresh fold.
+    the read models differ from a fresh fold. What --acknowledge has noted, in the data
+    folder, is counted and no fault.
     """
-    return run(_verify(_local_store(store), as_json=as_json))
+    return run(_verify(_local_store(store), acknowledge=acknowledge, as_json=as_json))
 
 
-async def _verify(store: Path, *, as_json: bool) -> int:
+async def _verify(store: Path, *, acknowledge: bool, as_json: bool) -> int:
+    file = Instance().data / ACKNOWLEDGED
+    known = _acknowledged(file)
     async with connected() as client:
         state = await stream_state(client.link, subjects.EVENTS)
         stored = (state.last_seq, state.messages)
-        report = await verify_log(client.log, store, stored=stored)
+        report = await verify_log(client.log, store, stored=stored, acknowledged=known)
+        if acknowledge and report.gaps:
+            known |= set(report.gaps)
+            _keep(file, known)
+            report = await verify_log(
+                client.log, store, stored=stored, acknowledged=known
+            )
     if as_json:
         click.echo(encode(report).decode())
     else:
@@ -91,10 +110,33 @@ async def _verify(store: Path, *, as_json: bool) -> int:
     return EXIT_OK if report.ok else EXIT_REFUSED
 
 
+def _acknowledged(file: Path) -> set[Gap]:
+    """Read which gaps somebody has acknowledged on this machine."""
+    try:
+        return set(_gaps.decode(file.read_bytes()))
+    except FileNotFoundError:
+        return set()
+    except Malformed as error:
+        raise Problem(f"{file}: {error}") from error
+
+
+def _keep(file: Path, gaps: set[Gap]) -> None:
+    file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    scratch = file.with_name(f".{file.name}.new")
+    scratch.write_bytes(encode(sorted(gaps, key=lambda gap: gap.first)))
+    scratch.replace(file)
+
+
 def _findings(report: Report) -> Iterator[str]:
     yield f"{report.events} events up to sequence {report.seq}"
     yield f"missing sequences: {report.missing}"
     yield f"messages that are no events: {report.undecodable}"
+    for gap in report.gaps[:GAPS_SHOWN]:
+        yield f"  no events: sequences {gap.first} to {gap.last}"
+    if report.gaps:
+        yield "  (`agentcom verify --acknowledge` takes them as known)"
+    if report.acknowledged:
+        yield f"acknowledged sequences without an event: {report.acknowledged}"
     unknown = ", ".join(f"{n} {tag}" for tag, n in report.unknown.items())
     yield f"types unknown to this version: {unknown or 0}"
     yield f"events whose body disagrees with their subject: {report.foreign}"

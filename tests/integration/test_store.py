@@ -530,3 +530,30 @@ async def test_verifying_tells_messages_that_are_no_events():
     report = await verify(log)
 
     assert (report.ok, report.undecodable) == (False, 1)
+
+
+async def test_what_was_acknowledged_is_no_fault_any_more_of_this_log():
+    log = MemoryLog()
+    await tell(log, plausible(4, tasks=1)[:2])
+    log.store_raw("agentcom.evt.run.h1.x", b"nonsense")
+    log.store_raw("agentcom.evt.run.h1.x", b"more")
+    await tell(log, plausible(5, tasks=1)[:2])
+
+    report = await verify(log)
+    assert not report.ok
+    assert [(gap.first, gap.last) for gap in report.gaps] == [(3, 4)]
+    known = set(report.gaps)
+    report = await verify(log, acknowledged=known)
+    assert (report.ok, report.acknowledged, report.undecodable) == (True, 2, 2)
+
+    # Another one later, and the same place in another log, are new.
+    log.store_raw("agentcom.evt.run.h1.x", b"again")
+    await tell(log, plausible(6, tasks=1)[:1])
+    report = await verify(log, acknowledged=known)
+    assert (report.ok, [gap.first for gap in report.gaps]) == (False, [7])
+    log.put_back(1)
+    await tell(log, plausible(7, tasks=1)[:1])
+    for _ in range(2):
+        log.store_raw("agentcom.evt.run.h1.x", b"nonsense")
+    await tell(log, plausible(8, tasks=1)[:1])
+    assert not (await verify(log, acknowledged=known)).ok
