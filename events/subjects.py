@@ -35,6 +35,7 @@ READERS: Final = "agentcom.read"
 ALL_BEATS: Final = "agentcom.beat.*"
 ALL_TASKS: Final = "agentcom.evt.task.*"
 ALL_RUNS: Final = "agentcom.evt.run.>"
+ALL_HOSTS: Final = "agentcom.evt.host.*"
 
 POLICY: Final = "agentcom.evt.policy"
 SCHEDULER: Final = "agentcom.evt.scheduler"

@@ -53,10 +53,13 @@ class PullFollower:
         start: int,
         filters: tuple[str, ...],
         after: Position = NOWHERE,
+        weigh: Callable[[str, int], None] = lambda _subject, _size: None,
     ) -> None:
         self._link = link
         self._loop = asyncio.get_running_loop()
         self._callback = callback
+        # Told of what comes once all that was there has been read.
+        self._weigh = weigh
         self._next = max(start, 1)
         self._filters = filters
         # The event handed on last, by which the log is known again.
@@ -67,6 +70,7 @@ class PullFollower:
         self._requested = 0
         self._seen = 0.0
         self._broken = True
+        self._live = False
         self._inbox = ""
         self._pull_subject = ""
         self._task: asyncio.Task[None] | None = None
@@ -156,6 +160,7 @@ class PullFollower:
         self._seen = self._loop.time()
         if consumer.num_pending == 0:
             self.caught_up.set()
+            self._live = True
         self._pull()
 
     def _pull(self) -> None:
@@ -190,6 +195,8 @@ class PullFollower:
             self.undecodable += 1
             recorded = None
         self.position = seq
+        if self._live:
+            self._weigh(message.subject, len(message.data))
         if recorded is not None:
             self._last = recorded
             try:
@@ -199,6 +206,7 @@ class PullFollower:
                 raise
         if parts[8] == "0":
             self.caught_up.set()
+            self._live = True
         if self._requested <= PULL_BATCH * (PULL_AHEAD - 1):
             self._pull()
 
@@ -244,6 +252,7 @@ class TapFollower:
         start: int,
         filters: tuple[str, ...],
         after: Position = NOWHERE,
+        _weigh: Callable[[str, int], None] | None = None,
     ) -> None:
         self._link = link
         self._loop = asyncio.get_running_loop()

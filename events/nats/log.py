@@ -42,6 +42,7 @@ from events.nats.api import (
 )
 from events.nats.follow import PullFollower, TapFollower
 from events.nats.link import NO_RESPONDERS
+from events.nats.volume import HostVolume
 from events.position import NOWHERE
 
 if TYPE_CHECKING:
@@ -103,6 +104,7 @@ class JetStreamLog:
         self._consumers = consumers
         self._pending: dict[Append, None] = {}
         self._resolving: dict[Append, asyncio.Task[None]] = {}
+        self.volume = HostVolume(self._loop.time)
         self._batches = 0
         self._sweeper: asyncio.Task[None] | None = None
         link.on_connection(self._connection)
@@ -406,7 +408,9 @@ class JetStreamLog:
         kind = PullFollower if self._consumers else TapFollower
         behind = after or NOWHERE
         start = behind.seq + 1 if behind.seq else start
-        follower = kind(self._link, callback, start, tuple(subjects), behind)
+        follower = kind(
+            self._link, callback, start, tuple(subjects), behind, self.volume.weigh
+        )
         follower.start()
         return follower
 

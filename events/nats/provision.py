@@ -17,6 +17,7 @@ from nats.errors import Error as NatsError
 
 from events import subjects
 from events.errors import LogError, LogUnavailable
+from events.log import MAX_EVENT_BYTES
 from events.nats.api import STREAM_NOT_FOUND
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 _NANOSECOND = 1_000_000_000
 _NO_STORAGE = 10047
 _OVERLAP = 10065
+_HEADER_BYTES = 4096
 
 # What a stored event rests on. The server lets nobody unset deny_delete and deny_purge,
 # so a stream made without them can only be made anew.
@@ -126,6 +128,8 @@ def events_config(retention: Retention) -> dict[str, Any]:
         "max_msgs_per_subject": -1,
         # Stated, because the server stops at 1,000 consumers where nothing is.
         "max_consumers": 100_000,
+        # An event and its headers: nobody writes larger ones past our own check.
+        "max_msg_size": MAX_EVENT_BYTES + _HEADER_BYTES,
         "deny_delete": True,
         "deny_purge": True,
         "allow_direct": True,

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from events.log import MAX_EVENT_BYTES
 from events.nats.provision import (
     ApiRefused,
     Retention,
@@ -177,3 +178,12 @@ async def test_a_stream_that_has_our_subjects_is_named(bare, taken):
 
     with pytest.raises(ApiRefused, match=r"overlap.*: THEIRS holds agentcom\."):
         await provision(bare, SMALL)
+
+
+async def test_a_host_can_write_nothing_larger_than_an_event(broker):
+    host = await broker.connect("host-h1")
+    admin = await broker.connect("admin")
+    for size, taken in ((MAX_EVENT_BYTES, True), (MAX_EVENT_BYTES + 8192, False)):
+        answer = await host.request("agentcom.evt.host.h1", b" " * size, timeout=5)
+        assert ("error" not in json.loads(answer.data)) is taken
+    assert (await api(admin, "STREAM.INFO.AGENTCOM_EVENTS"))["state"]["messages"] == 1
