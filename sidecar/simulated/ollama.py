@@ -75,7 +75,7 @@ Place = Literal[
     "show",
     "version",
     "models",
-    "health",
+    "health",  # only where a server of another kind is simulated
     "root",
 ]
 
@@ -111,6 +111,7 @@ class Model(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     size_vram: int | None = None  # in memory: None is all of it, 0 is CPU alone
     context_length: int = 4096
     thinking: bool = False
+    embedding: bool = False  # it embeds and answers no prompt
     parameter_size: str = "3.2B"
     quantization: str = "Q4_K_M"
     remote_host: str | None = None  # set: a cloud model, which is not free
@@ -125,6 +126,8 @@ class Model(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
     @property
     def capabilities(self) -> list[str]:
+        if self.embedding:
+            return ["embedding"]
         return ["completion", "thinking"] if self.thinking else ["completion"]
 
     def details(self) -> dict[str, Any]:
@@ -176,7 +179,7 @@ class _StreamOptions(msgspec.Struct):
     include_usage: bool = False
 
 
-class _RunBody(msgspec.Struct):
+class RunBody(msgspec.Struct):
     """What chat, generate and completions ask for; each uses its part of it."""
 
     model: str = ""
@@ -207,12 +210,13 @@ class _ShowBody(msgspec.Struct):
     name: str = ""  # what older clients send
 
 
-class _BadRequest(Exception):
+class RequestRefused(Exception):
     """A request that is answered with a status and an error text."""
 
-    def __init__(self, status: int, message: str) -> None:
+    def __init__(self, status: int, message: str, **more: Any) -> None:
         self.status = status
         self.message = message
+        self.more = more  # what an OpenAI-compatible error says beside the message
         super().__init__(f"{status}: {message}")
 
 
@@ -414,7 +418,7 @@ class SimulatedOllama:
         keep_alive: timedelta = _KEEP_ALIVE,
     ) -> None:
         self.models = {
-            normal_model(model.name): model
+            self.full_name(model.name): model
             for model in (
                 Model(name=each) if isinstance(each, str) else each for each in models
             )
@@ -436,6 +440,10 @@ class SimulatedOllama:
         self._keep_alive = keep_alive
         self._runner: web.AppRunner | None = None
         self._watchers: list[tuple[Callable[[], bool], asyncio.Future[None]]] = []
+
+    def full_name(self, name: str) -> str:
+        """The name under which a model is listed."""
+        return normal_model(name)
 
     # -- start and stop -----------------------------------------------------
 
@@ -508,11 +516,10 @@ class SimulatedOllama:
 
     # -- the application ------------------------------------------------------
 
-    def _app(self) -> web.Application:
-        app = web.Application(client_max_size=64 * 2**20)
-        places: list[tuple[str, str, str, _Handler]] = [
+    def _routes(self) -> list[tuple[str, str, str, _Handler]]:
+        """Method, path, place and handler of what is answered: what the real one has."""
+        return [
             ("GET", "/", "root", self._root),
-            ("GET", "/health", "health", self._health),
             ("GET", "/api/version", "version", self._version),
             ("GET", "/api/tags", "tags", self._tags),
             ("GET", "/api/ps", "ps", self._ps),
@@ -522,7 +529,10 @@ class SimulatedOllama:
             ("GET", "/v1/models", "models", self._openai_models),
             ("POST", "/v1/chat/completions", "completions", self._completions),
         ]
-        for method, path, place, handler in places:
+
+    def _app(self) -> web.Application:
+        app = web.Application(client_max_size=64 * 2**20)
+        for method, path, place, handler in self._routes():
             app.router.add_route(method, path, self._door(place, handler))
             if method == "GET":
                 app.router.add_route("HEAD", path, self._door(place, handler))
@@ -574,10 +584,11 @@ class SimulatedOllama:
             if fault is not None:
                 await self._strike_early(request, fault, body)
             return await handler(request, body, fault)
-        except _BadRequest as refused:
+        except RequestRefused as refused:
             error: dict[str, Any] = {"error": refused.message}
             if request.path.startswith("/v1/"):
                 error = _openai_error(refused.status, refused.message)
+                error["error"].update(refused.more)
             return web.json_response(error, status=refused.status)
 
     async def _strike_early(
@@ -593,19 +604,19 @@ class SimulatedOllama:
                 usual = (
                     "server busy, please try again.  maximum pending requests exceeded"
                 )
-                raise _BadRequest(503, fault.message or usual)
+                raise RequestRefused(503, fault.message or usual)
             case "internal":
                 usual = "llama runner process has terminated: exit status 2"
-                raise _BadRequest(500, fault.message or usual)
+                raise RequestRefused(500, fault.message or usual)
             case "missing":
                 model = _as_object(body).get("model", "")
-                raise _BadRequest(404, fault.message or f"model '{model}' not found")
+                raise RequestRefused(404, fault.message or f"model '{model}' not found")
             case "bad_request":
                 usual = "invalid character 'x' looking for beginning of value"
-                raise _BadRequest(400, fault.message or usual)
+                raise RequestRefused(400, fault.message or usual)
             case "refuses_stream_options" if "stream_options" in _as_object(body):
                 usual = "unknown field: stream_options"
-                raise _BadRequest(400, fault.message or usual)
+                raise RequestRefused(400, fault.message or usual)
             case _:
                 pass
 
@@ -631,9 +642,6 @@ class SimulatedOllama:
 
     async def _root(self, *_: object) -> web.Response:
         return web.Response(text="Ollama is running")
-
-    async def _health(self, *_: object) -> web.Response:
-        return web.json_response({"status": "ok"})
 
     async def _version(self, *_: object) -> web.Response:
         return web.json_response({"version": VERSION})
@@ -701,12 +709,14 @@ class SimulatedOllama:
     async def _ollama_run(
         self, request: web.Request, body: bytes, fault: Fault | None, *, chat: bool
     ) -> web.StreamResponse:
-        run_body = _decode(body, _RunBody)
+        run_body = _decode(body, RunBody)
         model = self._find(run_body.model)
         if not run_body.question():
             return await self._load_only(run_body, model, chat=chat)
+        if chat and model.embedding:
+            raise RequestRefused(400, f'"{run_body.model}" does not support chat')
         if run_body.think and not model.thinking:
-            raise _BadRequest(400, f'"{run_body.model}" does not support thinking')
+            raise RequestRefused(400, f'"{run_body.model}" does not support thinking')
         options = run_body.options or _Options()
         async with self._slot():
             answer = await self._decide(run_body, model, options)
@@ -717,10 +727,12 @@ class SimulatedOllama:
     async def _completions(
         self, request: web.Request, body: bytes, fault: Fault | None
     ) -> web.StreamResponse:
-        run_body = _decode(body, _RunBody)
+        run_body = _decode(body, RunBody)
         model = self._find(run_body.model)
         if not run_body.messages:
-            raise _BadRequest(400, "[] is too short - 'messages'")
+            raise RequestRefused(400, "[] is too short - 'messages'")
+        if model.embedding:
+            raise RequestRefused(400, f'"{run_body.model}" does not support chat')
         limit = run_body.max_completion_tokens or run_body.max_tokens
         async with self._slot():
             answer = await self._decide(run_body, model, _Options(num_predict=limit))
@@ -735,7 +747,7 @@ class SimulatedOllama:
     async def _slot(self) -> AsyncIterator[None]:
         """One of the parallel runs: waits for it, or is refused as busy."""
         if self._slots.locked() and self._waiting >= self._queue:
-            raise _BadRequest(503, _BUSY)
+            raise RequestRefused(503, _BUSY)
         self._waiting += 1
         try:
             await self._slots.acquire()
@@ -751,12 +763,12 @@ class SimulatedOllama:
             self._slots.release()
 
     async def _load_only(
-        self, run_body: _RunBody, model: Model, *, chat: bool
+        self, run_body: RunBody, model: Model, *, chat: bool
     ) -> web.Response:
         """An empty request loads the model, or with `keep_alive` 0 unloads it."""
         keep = _keep_for(run_body.keep_alive, self._keep_alive)
         if keep <= timedelta(0):
-            self._loaded.pop(normal_model(model.name), None)
+            self._loaded.pop(self.full_name(model.name), None)
         else:
             await self._load(model, keep)
         message = {"message": {"role": "assistant", "content": ""}}
@@ -773,7 +785,7 @@ class SimulatedOllama:
     async def _load(self, model: Model, keep: timedelta) -> int:
         """Bring `model` into memory; the nanoseconds it took. Aborting cancels it."""
         began = time.perf_counter_ns()
-        name = normal_model(model.name)
+        name = self.full_name(model.name)
         async with self._loading:
             if name not in self.loaded() and self._load_s:
                 await asyncio.sleep(self._load_s)
@@ -783,13 +795,13 @@ class SimulatedOllama:
         return time.perf_counter_ns() - began
 
     async def _decide(
-        self, run_body: _RunBody, model: Model, options: _Options
+        self, run_body: RunBody, model: Model, options: _Options
     ) -> _Answer:
         """Load the model and settle everything that the answer will hold."""
         context = options.num_ctx or model.context_length
         prompt_tokens = count_tokens(run_body.prompt_text())
         if prompt_tokens > context and run_body.truncate is False:
-            raise _BadRequest(400, "the input length exceeds the context length")
+            raise RequestRefused(400, "the input length exceeds the context length")
         began = time.perf_counter_ns()
         keep = _keep_for(run_body.keep_alive, self._keep_alive)
         load_ns = await self._load(model, max(keep, timedelta(0)))
@@ -889,10 +901,10 @@ class SimulatedOllama:
 
     def _find(self, name: str) -> Model:
         if not name:
-            raise _BadRequest(400, "model is required")
-        model = self.models.get(normal_model(name))
+            raise RequestRefused(400, "model is required")
+        model = self.models.get(self.full_name(name))
         if model is None:
-            raise _BadRequest(404, f"model '{name}' not found")
+            raise RequestRefused(404, f"model '{name}' not found")
         return model
 
     # -- orders from another process ---------------------------------------------
@@ -957,10 +969,11 @@ def _tag(model: Model) -> dict[str, Any]:
         "size": model.size,
         "digest": model.digest,
         "details": model.details(),
+        "capabilities": model.capabilities,
     }
 
 
-def _worded(run_body: _RunBody) -> str:
+def _worded(run_body: RunBody) -> str:
     """The answer, as JSON where the request wants it structured."""
     text = answer_to(run_body.question())
     if run_body.format:
@@ -978,21 +991,21 @@ def _keep_for(value: str | float | None, usual: timedelta) -> timedelta:
         text = str(value)
         unit = next((u for u in _UNITS if text.endswith(u)), None)
         if unit is None:
-            raise _BadRequest(400, f'time: invalid duration "{text}"') from None
+            raise RequestRefused(400, f'time: invalid duration "{text}"') from None
         try:
             seconds = float(text.removesuffix(unit)) * _UNITS[unit]
         except ValueError as wrong:
-            raise _BadRequest(400, f'time: invalid duration "{text}"') from wrong
+            raise RequestRefused(400, f'time: invalid duration "{text}"') from wrong
     return _FOREVER if seconds < 0 else timedelta(seconds=seconds)
 
 
 def _decode(body: bytes, shape: type[_Shape]) -> _Shape:
     if not body:
-        raise _BadRequest(400, "missing request body")
+        raise RequestRefused(400, "missing request body")
     try:
         return msgspec.json.decode(body, type=shape)
     except msgspec.MsgspecError as wrong:
-        raise _BadRequest(400, str(wrong)) from wrong
+        raise RequestRefused(400, str(wrong)) from wrong
 
 
 def _as_object(body: bytes) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import httpx
 import ollama
 import pytest
 
+from sidecar.simulated.llama_server import SimulatedLlamaServer
 from sidecar.simulated.ollama import Fault, Model, SimulatedOllama
 
 if TYPE_CHECKING:
@@ -326,3 +327,47 @@ async def test_another_process_takes_orders_over_http() -> None:
     process.terminate()
     assert await process.wait() == 0
     await process.stdout.read()
+
+
+# -- what the real ones have, and what they lack ---------------------------------
+
+
+async def test_it_has_no_route_that_the_real_one_lacks(http: httpx.AsyncClient) -> None:
+    assert (await http.get("/health")).status_code == 404
+
+
+async def test_what_embeds_says_so_and_refuses_to_chat() -> None:
+    models = [Model(name="all-minilm", embedding=True), Model(name="llama3.2")]
+    async with (
+        SimulatedOllama(models) as server,
+        httpx.AsyncClient(base_url=server.url) as http,
+    ):
+        tags = (await http.get("/api/tags")).json()["models"]
+        abilities = [each["capabilities"] for each in tags]
+        assert abilities == [["embedding"], ["completion"]]
+        for path in ("/api/chat", "/v1/chat/completions"):
+            answer = await http.post(path, json={**CHAT, "model": "all-minilm"})
+            assert answer.status_code == 400
+            assert "does not support chat" in answer.text
+
+
+async def test_a_llama_server_lists_what_is_loaded_and_knows_its_names() -> None:
+    name, path = "ggml-org/gemma-3-270m-it-GGUF:Q8_0", "/v1/chat/completions"
+    async with (
+        SimulatedLlamaServer([name], n_ctx=64) as server,
+        httpx.AsyncClient(base_url=server.url) as http,
+    ):
+        [model] = (await http.get("/v1/models")).json()["data"]
+        assert (model["id"], model["status"]) == (name, {"value": "unloaded"})
+        assert (await http.get("/api/tags")).status_code == 404
+        wrong = await http.post(path, json={**CHAT, "model": f"{name}:latest"})
+        assert wrong.status_code == 400
+        said = await lines(http, path, {**COMPLETION, "model": name})
+        assert said[-1] == "[DONE]"
+        [model] = (await http.get("/v1/models")).json()["data"]
+        assert model["status"] == {"value": "loaded"}
+        long = [{"role": "user", "content": "word " * 100}]
+        refused = await http.post(path, json={"model": name, "messages": long})
+        error = refused.json()["error"]
+        assert refused.status_code == 400
+        assert (error["type"], error["n_ctx"]) == ("exceed_context_size_error", 64)
