@@ -18,7 +18,7 @@ from events import subjects
 from events.codec import Reader, encode
 from events.commands import Refusal, refusal_of, refuse
 from events.errors import AgentComError, Malformed
-from projections import answers, mapping, search, store, tiers, waiting
+from projections import answers, mapping, search, tables, tiers, waiting
 from projections import questions as q
 from projections.fleet import Beats
 from projections.timetravel import TimeTravel
@@ -195,7 +195,7 @@ class Queries:
         if was is None:
             return _not_found(question.task_id)
         # What is read from the log takes a while, and the task goes on meanwhile.
-        record, seq = store.copied(was), world.position
+        record, seq = tables.copied(was), world.position
         attempts = [mapping.attempt(routing) for routing in record.routings]
         submitted, routed, finished, logged = await asyncio.gather(
             self._log.get(record.seq),

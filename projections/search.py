@@ -12,7 +12,7 @@ from msgspec import Struct
 
 from projections.answers import CostLine
 from projections.record import NANO, TaskRecord
-from projections.store import SPEND_SUMS, decoded
+from projections.tables import SPEND_SUMS, decoded
 
 if TYPE_CHECKING:
     import sqlite3

@@ -29,6 +29,17 @@ from events.position import Position
 from projections.fleet import AlertView, HostView, InForce, SharedView, TierView
 from projections.record import Spent, TaskRecord
 from projections.stats import StatsState
+from projections.tables import (
+    PUT_DOCUMENT,
+    PUT_SPEND,
+    PUT_TASK,
+    SCHEMA,
+    TABLES,
+    decoded,
+    encoder,
+    spend_rows,
+    task_row,
+)
 from projections.tasks import SubmittedIds
 from projections.world import VERSIONS, World
 
@@ -43,8 +54,6 @@ T = TypeVar("T")
 
 _log = structlog.get_logger("agentcom.projections")
 
-SCHEMA: Final = 2
-"""The shape of the tables; part of what makes a file's version."""
 RECENT_KEPT: Final = 10_000
 """Finished tasks that stay in memory, because late reports come soon or not at all."""
 LOCKED_S: Final = 0.1
@@ -56,66 +65,6 @@ WAL_PAGES_HURRIED: Final = 8_000
 """The same while many events are behind: a page that changes often is copied once."""
 TEMPORARY: Final = ""
 """SQLite's name for a database of its own on disk that ends with the connection."""
-
-_TABLES: Final = """
-create table meta (key text primary key, value text not null) without rowid;
-create table task (
-  seq integer primary key, id text not null unique, state text not null,
-  tier text not null, preferred_tier text not null, priority text not null,
-  host text not null, endpoint text not null, model text not null, repo text not null,
-  fallback integer not null, attempts integer not null, tokens integer not null,
-  usd_nano integer not null, updated integer not null, finished_at text not null,
-  description text not null, body blob not null
-);
-create index task_state on task (state, seq);
-create table spend (
-  hour text not null, model text not null, tier text not null, repo text not null,
-  host text not null, endpoint text not null, target_type text not null,
-  fallback text not null, simulated integer not null,
-  runs integer not null, completed integer not null, late integer not null,
-  tokens_in integer not null, tokens_out integer not null,
-  cache_read integer not null, cache_write integer not null,
-  usd_nano integer not null, equivalent_nano integer not null,
-  saved_nano integer not null, unpriced integer not null,
-  unknown_in integer not null, unknown_out integer not null, guessed integer not null,
-  primary key (hour, model, tier, repo, host, endpoint, target_type, fallback, simulated)
-) without rowid;
-create table document (
-  projection text not null, key text not null, body blob not null,
-  primary key (projection, key)
-) without rowid;
-"""
-
-_PUT_TASK: Final = (
-    "insert into task values (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?) "
-    "on conflict (seq) do update set state=excluded.state, tier=excluded.tier, "
-    "host=excluded.host, endpoint=excluded.endpoint, model=excluded.model, "
-    "fallback=excluded.fallback, attempts=excluded.attempts, tokens=excluded.tokens, "
-    "usd_nano=excluded.usd_nano, updated=excluded.updated, "
-    "finished_at=excluded.finished_at, body=excluded.body"
-)
-SPEND_SUMS: Final = (
-    "runs",
-    "completed",
-    "late",
-    "tokens_in",
-    "tokens_out",
-    "cache_read",
-    "cache_write",
-    "usd_nano",
-    "equivalent_nano",
-    "saved_nano",
-    "unpriced",
-    "unknown_in",
-    "unknown_out",
-    "guessed",
-)
-_PUT_SPEND: Final = (
-    f"insert into spend values ({','.join('?' * (9 + len(SPEND_SUMS)))}) "
-    "on conflict do update set "
-    + ", ".join(f"{n} = {n} + excluded.{n}" for n in SPEND_SUMS)
-)
-_PUT_DOCUMENT: Final = "insert or replace into document values (?, ?, ?)"
 
 
 class StoreInUse(AgentComError):
@@ -162,11 +111,6 @@ def may_pass(error: Exception) -> bool:
     return isinstance(error, sqlite3.OperationalError) and (
         code is None or code & 0xFF in _MAY_PASS
     )
-
-
-decoded: Final = msgspec.msgpack.Decoder(TaskRecord).decode
-"""Turns a row's body into the record that it holds."""
-_encoder: Final = msgspec.msgpack.Encoder()
 
 
 class Store:
@@ -229,7 +173,7 @@ class Store:
             return self._open()
         if maker is None:
             insert = f"insert into meta values ('made_by', '{made_by()}')"
-            connection.executescript(f"begin; {_TABLES} {insert}; commit;")
+            connection.executescript(f"begin; {TABLES} {insert}; commit;")
         return connection
 
     def _connect(self) -> sqlite3.Connection:
@@ -334,15 +278,13 @@ class Store:
         """Write what changed in the world since the last time, all of it or nothing."""
         touched = world.tasks.touched
         with self._transaction() as connection:
-            connection.executemany(_PUT_TASK, map(_task_row, touched.values()))
-            connection.executemany(_PUT_SPEND, _spend_rows(world))
+            connection.executemany(PUT_TASK, map(task_row, touched.values()))
+            connection.executemany(PUT_SPEND, spend_rows(world))
             for kind, key in world.fleet.touched:
                 self._save_fleet(world, kind, key)
+            connection.execute(PUT_DOCUMENT, ("stats", "", encoder.encode(world.stats)))
             connection.execute(
-                _PUT_DOCUMENT, ("stats", "", _encoder.encode(world.stats))
-            )
-            connection.execute(
-                _PUT_DOCUMENT, ("costs", "", _encoder.encode(world.costs.total))
+                PUT_DOCUMENT, ("costs", "", encoder.encode(world.costs.total))
             )
             connection.executemany(
                 "insert or replace into meta values (?, ?)",
@@ -375,7 +317,7 @@ class Store:
                 "delete from document where projection = ? and key = ?", (kind, key)
             )
         else:
-            self._writing.execute(_PUT_DOCUMENT, (kind, key, _encoder.encode(body)))
+            self._writing.execute(PUT_DOCUMENT, (kind, key, encoder.encode(body)))
 
     def _forget_finished(self, world: World) -> None:
         """Drop the finished tasks from memory that nobody has touched for long."""
@@ -659,54 +601,3 @@ def _locked(path: Path) -> IO[str]:
         raise StoreInUse(path) from error
     os.set_inheritable(lock.fileno(), False)
     return lock
-
-
-def _task_row(record: TaskRecord) -> tuple[Any, ...]:
-    spent = record.spent
-    return (
-        record.seq,
-        record.id,
-        record.phase,
-        record.tier,
-        record.preferred_tier,
-        record.priority,
-        record.host,
-        record.endpoint,
-        record.model,
-        record.repo,
-        record.fallback_used,
-        record.attempts_begun,
-        spent.tokens_in + spent.tokens_out,
-        spent.usd_nano,
-        record.updated_seq,
-        record.finished_at,
-        record.description,
-        _encoder.encode(record),
-    )
-
-
-def _spend_rows(world: World) -> Iterator[tuple[Any, ...]]:
-    for cell, booked in world.costs.cells.items():
-        spent = booked.spent
-        yield (
-            *cell,
-            booked.runs,
-            booked.completed,
-            booked.late,
-            spent.tokens_in,
-            spent.tokens_out,
-            spent.cache_read,
-            spent.cache_write,
-            spent.usd_nano,
-            spent.equivalent_nano,
-            spent.saved_nano,
-            spent.unpriced,
-            spent.unknown_in,
-            spent.unknown_out,
-            spent.guessed,
-        )
-
-
-def copied(record: TaskRecord) -> TaskRecord:
-    """Return a copy that the fold does not change any more."""
-    return decoded(_encoder.encode(record))

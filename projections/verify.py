@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 DIFFERENCES_SHOWN: Final = 20
 
 
-class Gap(Struct, frozen=True):
+class LogGap(Struct, frozen=True):
     """Sequences, `first` to `last`, that hold no event: missing, or no event at all.
 
     `after` is the position of the event before them, so that it is known of which log
@@ -57,7 +57,7 @@ class Report(Struct, kw_only=True):
     missing: int | None
     undecodable: int
     acknowledged: int = 0
-    gaps: list[Gap] = []
+    gaps: list[LogGap] = []
     unknown: dict[str, int]
     foreign: int
     void: dict[str, int]
@@ -73,7 +73,7 @@ async def verify(
     path: Path | None = None,
     *,
     stored: tuple[int, int] | None = None,
-    acknowledged: Collection[Gap] = (),
+    acknowledged: Collection[LogGap] = (),
 ) -> Report:
     """Read the log through and compare the store at `path`, which may be in use.
 
@@ -83,7 +83,7 @@ async def verify(
     past = TimeTravel(log)
     void_codes: Counter[str] = Counter()
 
-    gaps: list[Gap] = []
+    gaps: list[LogGap] = []
     before = NOWHERE
 
     def note(world: World, judged: JudgedEvent) -> None:
@@ -91,7 +91,7 @@ async def verify(
         seq = judged.recorded.seq
         if seq > before.seq + 1:
             after = str(before) if before.seq else ""
-            gaps.append(Gap(before.seq + 1, seq - 1, after))
+            gaps.append(LogGap(before.seq + 1, seq - 1, after))
         before = Position.of(judged.recorded)
         if judged.verdict == "void":
             void_codes[judged.reason_code] += 1

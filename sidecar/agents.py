@@ -19,7 +19,7 @@ from events import subjects
 from events.codec import encode
 from events.races import first
 from sidecar.executors.agent import Bookmark
-from sidecar.journal import JournalError
+from sidecar.journal_file import JournalError
 from sidecar.processes.family import sweep
 from sidecar.progress import run_fields
 
@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     from events import commands as mail
     from sidecar.executors.agent import Step
     from sidecar.executors.port import Stop
-    from sidecar.journal import Journal, Row
+    from sidecar.journal import Journal
+    from sidecar.journal_file import Row
     from sidecar.processes.table import Ident
     from sidecar.progress import Speaker
     from sidecar.results import Results

@@ -47,7 +47,8 @@ if TYPE_CHECKING:
     from sidecar.assembly import Parts
     from sidecar.config import SidecarConfig
     from sidecar.executors.agent import Bookmark
-    from sidecar.journal import Journal, Row
+    from sidecar.journal import Journal
+    from sidecar.journal_file import Row
 
 JOIN_AFTER_S = 2.0
 """How long joining waits for the first look at the endpoints."""

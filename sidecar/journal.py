@@ -32,100 +32,29 @@ from typing import TYPE_CHECKING, Any, Protocol
 from msgspec import Struct, field
 
 from events.errors import AgentComError
+from sidecar.journal_file import (
+    DONE_KEPT,
+    JournalContents,
+    JournalError,
+    JournalHeld,
+    opened,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from pathlib import Path
 
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value INTEGER NOT NULL)
-    WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS assignments (
-    route TEXT PRIMARY KEY, task TEXT NOT NULL, assign BLOB NOT NULL,
-    phase TEXT NOT NULL, pid INTEGER, started TEXT, mark TEXT, session TEXT)
-    WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS outbox (
-    n INTEGER PRIMARY KEY, subject TEXT NOT NULL, event BLOB NOT NULL, ends TEXT);
-CREATE TABLE IF NOT EXISTS done (n INTEGER PRIMARY KEY, route TEXT NOT NULL);
-CREATE TABLE IF NOT EXISTS probe (n INTEGER PRIMARY KEY, filler BLOB NOT NULL);
-"""
-_VERSION = 1
 _LAZY_S = 0.05
 _RETRY_S = 1.0
 _MOST_RETRY_S = 120.0
 _STEADY_S = 60.0
 """A journal that has worked for so long begins its pauses anew when it fails."""
 _LEAST_PROBE = 64 * 1024
-_DONE_KEPT = 4_096
 _TRIM_DONE_EVERY = 1_024
 
 
 _THREAD_SURVIVES = (sqlite3.Error, OSError, MemoryError, ArithmeticError, ValueError)
 """What a job may raise without ending the thread: it becomes the journal's fault."""
-
-
-class JournalError(AgentComError):
-    """The journal cannot be used: `path`, and what is wrong with it."""
-
-    code = "journal"
-
-    def __init__(self, path: Path, problem: str) -> None:
-        self.path = path
-        self.problem = problem
-        super().__init__(f"journal {path}: {problem}")
-
-
-class JournalHeld(JournalError):
-    """Another process holds the journal; `pid` is what it left in the lock file."""
-
-    code = "journal_held"
-
-    def __init__(self, path: Path, pid: str) -> None:
-        self.pid = pid
-        who = f"process {pid}" if pid else "another process"
-        super().__init__(
-            path,
-            f"{who} holds it; a second sidecar needs a name and key of its own "
-            "(`agentcom host add NAME`) and a data folder of its own (`data` in "
-            "sidecar.toml)",
-        )
-
-
-class Row(Struct, frozen=True, kw_only=True):
-    """An assignment as the journal holds it, and the last process started for it."""
-
-    route: str
-    task: str
-    assign: bytes
-    phase: str
-    pid: int | None = None
-    started: str | None = None
-    mark: str | None = None
-    session: str | None = None
-
-
-class JournalContents(Struct, frozen=True, kw_only=True):
-    """What the journal held when it was opened: what an earlier incarnation left."""
-
-    # How many incarnations have opened this journal, this one included.
-    incarnations: int
-
-    # The highest leader's epoch heard.
-    epoch: int
-
-    # The runs held, by route.
-    rows: list[Row]
-
-    # Those of them whose last event is in the outbox: they have ended.
-    ended: set[str]
-
-    # The last routes that ended and were reported, oldest first.
-    done: list[str]
-
-    # The numbers of the outbox entries (0 where there are none), and how many there are.
-    outbox_first: int
-    outbox_last: int
-    outbox_count: int
 
 
 class Pending(Protocol):
@@ -467,79 +396,6 @@ def _read_outbox(
     return rows
 
 
-def _open(path: Path) -> tuple[sqlite3.Connection, JournalContents]:
-    db = sqlite3.connect(path, isolation_level=None, timeout=2.0)
-    try:
-        # Alone with the file: no shared memory, no locking per transaction.
-        db.execute("PRAGMA locking_mode = EXCLUSIVE")
-        db.execute("PRAGMA journal_mode = WAL")
-        db.execute("PRAGMA synchronous = FULL")
-        (version,) = db.execute("PRAGMA user_version").fetchone()
-        if version > _VERSION:
-            raise JournalError(
-                path,
-                f"it was written by a newer AgentCom (format {version}, this one "
-                f"reads {_VERSION})",
-            )
-        db.executescript(_SCHEMA)
-        db.execute(f"PRAGMA user_version = {_VERSION}")
-        db.execute(
-            "INSERT INTO meta (name, value) VALUES ('lives', 1)"
-            " ON CONFLICT (name) DO UPDATE SET value = value + 1"
-        )
-        return db, _contents(db)
-    except BaseException:
-        db.close()
-        raise
-
-
-def _contents(db: sqlite3.Connection) -> JournalContents:
-    meta = dict(db.execute("SELECT name, value FROM meta"))
-    rows = [
-        Row(
-            route=route,
-            task=task,
-            assign=assign,
-            phase=phase,
-            pid=pid,
-            started=started,
-            mark=mark,
-            session=session,
-        )
-        for route, task, assign, phase, pid, started, mark, session in db.execute(
-            "SELECT route, task, assign, phase, pid, started, mark, session"
-            " FROM assignments ORDER BY route"
-        )
-    ]
-    first, last, count = db.execute(
-        "SELECT coalesce(min(n), 0), coalesce(max(n), 0), count(*) FROM outbox"
-    ).fetchone()
-    done = [
-        route
-        for (route,) in db.execute(
-            "SELECT route FROM (SELECT n, route FROM done ORDER BY n DESC LIMIT ?)"
-            " ORDER BY n",
-            (_DONE_KEPT,),
-        )
-    ]
-    db.execute(
-        "DELETE FROM done WHERE n <= (SELECT max(n) FROM done) - ?", (_DONE_KEPT,)
-    )
-    return JournalContents(
-        incarnations=meta["lives"],
-        epoch=meta.get("epoch", 0),
-        rows=rows,
-        ended={
-            route
-            for (route,) in db.execute("SELECT ends FROM outbox WHERE ends IS NOT NULL")
-        },
-        done=done,
-        outbox_first=first,
-        outbox_last=last,
-        outbox_count=count,
-    )
-
-
 class _JournalThread:
     """The thread that owns the database: does one job at a time, calls the loop back."""
 
@@ -571,7 +427,7 @@ class _JournalThread:
 
     def _run(self) -> None:
         try:
-            db, contents = _open(self._path)
+            db, contents = opened(self._path)
         except (sqlite3.Error, AgentComError, OSError) as error:
             self._call_back(self._not_opened, error)
             return
@@ -587,7 +443,7 @@ class _JournalThread:
                     since_trim = 0
                     db.execute(
                         "DELETE FROM done WHERE n <= (SELECT max(n) FROM done) - ?",
-                        (_DONE_KEPT,),
+                        (DONE_KEPT,),
                     )
             except _THREAD_SURVIVES as error:
                 problem = f"{error} ({type(error).__name__})"

@@ -73,7 +73,7 @@ class AdminCommands:
     async def forget(self, command: m.ForgetHost, who: str) -> m.Done | m.Refusal:
         """Strike a host that left or was lost from the lists."""
         if not self._names(command.host):
-            return self._no_host(command.host)
+            return m.refuse("not_found", self._no_host(command.host), "host")
         if self._dry_run.fleet.hosts[command.host].live:
             return m.refuse(
                 "conflict",
@@ -88,10 +88,10 @@ class AdminCommands:
         host = self._dry_run.fleet.hosts.get(name)
         return host is not None and host.incarnation != ""
 
-    def _no_host(self, name: str, code: str = "not_found") -> m.Refusal:
-        """Refuse a name that no host has, with the names there are."""
+    def _no_host(self, name: str) -> str:
+        """Say that no host has this name, and which names there are."""
         hosts = hosts_named(self._dry_run)
-        return m.refuse(code, f"no host {name}; hosts: {hosts}", "host")
+        return f"no host {name}; hosts: {hosts}"
 
     async def _steer(
         self, host: str, mail: Callable[[str, int], m.DrainOrResume]
@@ -129,7 +129,7 @@ class AdminCommands:
             )
         except Unreachable:
             if not self._names(host):
-                return self._no_host(host, "unreachable")
+                return m.refuse("unreachable", self._no_host(host), "host")
             return m.refuse(
                 "unreachable", f"host {host} does not answer; is its sidecar running?"
             )

@@ -42,7 +42,7 @@ from events.nats.link import Link
 from projections.answers import LoggedEvent, RebuildAnswer, StatusAnswer, TaskAnswer
 from projections.runner import Runner
 from projections.store import Store, remove
-from projections.verify import Gap, Report
+from projections.verify import LogGap, Report
 from projections.verify import verify as verify_log
 from projections.world import VERSIONS
 
@@ -56,7 +56,7 @@ LOOK_AGAIN_S: Final = 0.1
 ACKNOWLEDGED: Final = "acknowledged.json"
 """In the data folder: the log's gaps that somebody has acknowledged."""
 GAPS_SHOWN: Final = 10
-_gaps: Final[Reader[list[Gap]]] = Reader(list[Gap])
+_gaps: Final[Reader[list[LogGap]]] = Reader(list[LogGap])
 EXPORT: Final = "agentcom-task.v1"
 
 _FILE = click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
@@ -110,7 +110,7 @@ async def _verify(store: Path, *, acknowledge: bool, as_json: bool) -> int:
     return EXIT_OK if report.ok else EXIT_REFUSED
 
 
-def _acknowledged(file: Path) -> set[Gap]:
+def _acknowledged(file: Path) -> set[LogGap]:
     """Read which gaps somebody has acknowledged on this machine."""
     try:
         return set(_gaps.decode(file.read_bytes()))
@@ -120,7 +120,7 @@ def _acknowledged(file: Path) -> set[Gap]:
         raise Problem(f"{file}: {error}") from error
 
 
-def _keep(file: Path, gaps: set[Gap]) -> None:
+def _keep(file: Path, gaps: set[LogGap]) -> None:
     file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     scratch = file.with_name(f".{file.name}.new")
     scratch.write_bytes(encode(sorted(gaps, key=lambda gap: gap.first)))

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from events.errors import AgentComError
-from sidecar.journal import Journal, JournalError, JournalHeld, open_journal
+from sidecar.journal import Journal, open_journal
+from sidecar.journal_file import JournalError, JournalHeld
 
 if TYPE_CHECKING:
     import sqlite3

@@ -16,7 +16,7 @@ from unittest import mock
 
 from events import catalogue as c
 from sidecar import host as sidecars
-from sidecar import journal as journals
+from sidecar import journal_file
 from sidecar.assembly import Parts
 from sidecar.config import ShellConfig, SidecarConfig, SlotsConfig
 from sidecar.executors.port import Finished, RawResult, Returned, Stopped
@@ -114,8 +114,8 @@ class DiskThread:
 
 def open_journal(process: Process, disk: Disk, chance: Random) -> Journal:
     """Open the journal as the sidecar does, on the simulated disk."""
-    with mock.patch.object(journals.sqlite3, "connect", return_value=disk.db):
-        _, found = journals._open(Path("journal.db"))
+    with mock.patch.object(journal_file.sqlite3, "connect", return_value=disk.db):
+        _, found = journal_file.opened(Path("journal.db"))
     thread = DiskThread(process, disk, chance)
     return Journal(Path("journal.db"), thread, found)  # type: ignore[arg-type]
 

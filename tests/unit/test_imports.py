@@ -57,7 +57,7 @@ KNOWN_TO = {
         "bench/",
     ],
     "aiohttp": ["sidecar/", "web/"],
-    "sqlite3": ["sidecar/journal.py", "projections/"],
+    "sqlite3": ["sidecar/journal.py", "sidecar/journal_file.py", "projections/"],
     "psutil": ["sidecar/", "cli/", "bench/"],
     "subprocess": ["sidecar/", "cli/", "bench/"],
     "click": ["cli/", "bench/"],

@@ -1,0 +1,136 @@
+"""The tables of a store, and what becomes a row of them: tasks, spending, documents."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+
+from projections.record import TaskRecord
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from projections.world import World
+
+SCHEMA: Final = 2
+"""The shape of the tables; part of what makes a file's version."""
+
+TABLES: Final = """
+create table meta (key text primary key, value text not null) without rowid;
+create table task (
+  seq integer primary key, id text not null unique, state text not null,
+  tier text not null, preferred_tier text not null, priority text not null,
+  host text not null, endpoint text not null, model text not null, repo text not null,
+  fallback integer not null, attempts integer not null, tokens integer not null,
+  usd_nano integer not null, updated integer not null, finished_at text not null,
+  description text not null, body blob not null
+);
+create index task_state on task (state, seq);
+create table spend (
+  hour text not null, model text not null, tier text not null, repo text not null,
+  host text not null, endpoint text not null, target_type text not null,
+  fallback text not null, simulated integer not null,
+  runs integer not null, completed integer not null, late integer not null,
+  tokens_in integer not null, tokens_out integer not null,
+  cache_read integer not null, cache_write integer not null,
+  usd_nano integer not null, equivalent_nano integer not null,
+  saved_nano integer not null, unpriced integer not null,
+  unknown_in integer not null, unknown_out integer not null, guessed integer not null,
+  primary key (hour, model, tier, repo, host, endpoint, target_type, fallback, simulated)
+) without rowid;
+create table document (
+  projection text not null, key text not null, body blob not null,
+  primary key (projection, key)
+) without rowid;
+"""
+
+PUT_TASK: Final = (
+    "insert into task values (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?) "
+    "on conflict (seq) do update set state=excluded.state, tier=excluded.tier, "
+    "host=excluded.host, endpoint=excluded.endpoint, model=excluded.model, "
+    "fallback=excluded.fallback, attempts=excluded.attempts, tokens=excluded.tokens, "
+    "usd_nano=excluded.usd_nano, updated=excluded.updated, "
+    "finished_at=excluded.finished_at, body=excluded.body"
+)
+
+SPEND_SUMS: Final = (
+    "runs",
+    "completed",
+    "late",
+    "tokens_in",
+    "tokens_out",
+    "cache_read",
+    "cache_write",
+    "usd_nano",
+    "equivalent_nano",
+    "saved_nano",
+    "unpriced",
+    "unknown_in",
+    "unknown_out",
+    "guessed",
+)
+
+PUT_SPEND: Final = (
+    f"insert into spend values ({','.join('?' * (9 + len(SPEND_SUMS)))}) "
+    "on conflict do update set "
+    + ", ".join(f"{n} = {n} + excluded.{n}" for n in SPEND_SUMS)
+)
+
+PUT_DOCUMENT: Final = "insert or replace into document values (?, ?, ?)"
+
+decoded: Final = msgspec.msgpack.Decoder(TaskRecord).decode
+"""Turns a row's body into the record that it holds."""
+
+encoder: Final = msgspec.msgpack.Encoder()
+
+
+def task_row(record: TaskRecord) -> tuple[Any, ...]:
+    spent = record.spent
+    return (
+        record.seq,
+        record.id,
+        record.phase,
+        record.tier,
+        record.preferred_tier,
+        record.priority,
+        record.host,
+        record.endpoint,
+        record.model,
+        record.repo,
+        record.fallback_used,
+        record.attempts_begun,
+        spent.tokens_in + spent.tokens_out,
+        spent.usd_nano,
+        record.updated_seq,
+        record.finished_at,
+        record.description,
+        encoder.encode(record),
+    )
+
+
+def spend_rows(world: World) -> Iterator[tuple[Any, ...]]:
+    for cell, booked in world.costs.cells.items():
+        spent = booked.spent
+        yield (
+            *cell,
+            booked.runs,
+            booked.completed,
+            booked.late,
+            spent.tokens_in,
+            spent.tokens_out,
+            spent.cache_read,
+            spent.cache_write,
+            spent.usd_nano,
+            spent.equivalent_nano,
+            spent.saved_nano,
+            spent.unpriced,
+            spent.unknown_in,
+            spent.unknown_out,
+            spent.guessed,
+        )
+
+
+def copied(record: TaskRecord) -> TaskRecord:
+    """Return a copy that the fold does not change any more."""
+    return decoded(encoder.encode(record))
