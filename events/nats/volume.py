@@ -29,7 +29,7 @@ _OF_HOSTS: Final = tuple(
     all_of.removesuffix(">").removesuffix("*")
     for all_of in (subjects.ALL_RUNS, subjects.ALL_HOSTS)
 )
-_log = structlog.get_logger("agentcom.log")
+_log = structlog.get_logger("agentcom.volume")
 
 
 class HostVolume:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -250,6 +251,13 @@ def test_the_policy_is_changed_checked_and_shown(up: System) -> None:
     assert "ageing_s" in refused.stderr
 
 
+def task_of(said: str) -> str:
+    """The task that a command has named on stderr."""
+    named = re.search(r"^task (\w+):", said, re.MULTILINE)
+    assert named is not None, said
+    return named[1]
+
+
 # -- ends ------------------------------------------------------------------------------
 
 
@@ -259,7 +267,7 @@ def test_cancel_ends_the_whole_tree(up: System, tmp_path: Path) -> None:
     with up.running("submit", "--shell", loop, "--follow") as submit:
         submit.until("up")
         tree = [psutil.Process(int(pid)) for pid in pids.read_text().split()]
-        task_id = submit.said["stderr"].split()[1].rstrip(":")
+        task_id = task_of(submit.said["stderr"])
         assert up.run("cancel", task_id[:10], "--reason", "enough").returncode == 0
         assert submit.end() == 5
     assert survivors(tree) == []
@@ -281,7 +289,7 @@ def test_ctrl_c_while_waiting_leaves_the_task(up: System, tmp_path: Path) -> Non
         submit.until("one")
         submit.signal(signal.SIGINT)
         assert submit.end() == 130
-    task_id = submit.said["stderr"].split()[1].rstrip(":")
+    task_id = task_of(submit.said["stderr"])
     assert f"agentcom cancel {task_id}" in submit.said["stderr"]
     gate.touch()
     assert up.run("logs", task_id, "--follow").stdout == "one\ntwo\n"
