@@ -66,6 +66,7 @@ VALID: dict[str, dict[str, Any]] = {
     "task.route": {"description": "x"},
     "host.drain": {"host": "h9"},
     "host.resume": {"host": "h9"},
+    "host.forget": {"host": "h9"},
     "endpoint.add": {"endpoint": "e", "kind": "ollama", "url": "http://x"},
     "endpoint.remove": {"endpoint": "e"},
     "alert.acknowledge": {"tier": "standard"},

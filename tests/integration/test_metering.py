@@ -110,7 +110,7 @@ async def test_a_sidecar_counts_runs_tokens_dollars_and_what_it_dropped():
         SimpleNamespace(
             state=SimpleNamespace(runs={"r": 1}, draining=False),
             outbox=SimpleNamespace(pending=3),
-            output=SimpleNamespace(dropped=2, lost=1),
+            output=SimpleNamespace(dropped=2, resent=1),
         )
     )
 
@@ -121,7 +121,7 @@ async def test_a_sidecar_counts_runs_tokens_dollars_and_what_it_dropped():
     assert said[("agentcom_sidecar_cost_dollars_total",)] == 0.25
     assert said[("agentcom_sidecar_outbox_depth",)] == 3
     assert said["agentcom_sidecar_dropped_chunks_total", "dropped"] == 2
-    assert said["agentcom_sidecar_dropped_chunks_total", "lost"] == 1
+    assert said[("agentcom_sidecar_resent_chunks_total",)] == 1
 
 
 async def test_every_name_begins_with_agentcom():
