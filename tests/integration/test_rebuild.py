@@ -12,13 +12,14 @@ from projections.checkpoints import Checkpoints
 from projections.main import projecting
 from projections.runner import AlreadyRebuilding, Runner
 from projections.store import Store, about, saved
+from projections.tables import SCHEMA
 from projections.timetravel import TimeTravel
 from projections.world import fold
 from tests.support.fakes import MemoryBroker, MemoryBus, MemoryLog
 from tests.support.histories import plausible, tell
 
 
-def as_another_version(path, schema="schema=1"):
+def as_another_version(path, schema=f"schema={SCHEMA}"):
     """Make a store's file look as if an older version had made it."""
     store = Store(path)
     store._writing.execute(
