@@ -79,6 +79,7 @@ class TaskSpec(Struct, frozen=True, omit_defaults=True, kw_only=True):
     shell: Shell | None = None
     repo: Annotated[str, Meta(min_length=1, max_length=1_000)] | None = None
     branch: Annotated[str, Meta(min_length=1, max_length=250)] | None = None
+    cwd: Line | None = None
     file_hints: Annotated[list[FileHint], Meta(max_length=1_000)] = []
     success_criteria: Annotated[list[Text], Meta(max_length=1_000)] = []
     verification_steps: Annotated[list[Text], Meta(max_length=1_000)] = []
@@ -121,6 +122,41 @@ class RunError(Struct, frozen=True):
     message: str
 
 
+class ChangedFile(Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """A file that differs; None among the counts is a file without lines (binary).
+
+    `was` is its name before, where it was renamed.
+    """
+
+    path: str
+    how: Literal["added", "modified", "deleted", "renamed"] = "modified"
+    insertions: Int | None = None
+    deletions: Int | None = None
+    was: str = ""
+
+
+class Changes(Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """What a run changed in its git checkout, from when it began to when it ended.
+
+    Untracked files count, ignored ones do not. `base` is the commit it began at, `commits`
+    those it made, the newest first; `branch` is "" on no branch. `changed` and `commits`
+    name the first of many, `files` counts all. `patch` is what `git apply` takes, whole
+    files only: `patch_truncated` says that some are not in it. Its bytes are the text in
+    `patch_encoding`.
+    """
+
+    branch: str = ""
+    base: str = ""
+    commits: list[str] = []
+    files: Int = 0
+    insertions: Int = 0
+    deletions: Int = 0
+    changed: list[ChangedFile] = []
+    patch: str = ""
+    patch_truncated: bool = False
+    patch_encoding: Literal["utf-8", "latin-1"] = "utf-8"
+
+
 class Result(Struct, frozen=True, omit_defaults=True, kw_only=True):
     """What every executor gives back, in one shape.
 
@@ -128,7 +164,8 @@ class Result(Struct, frozen=True, omit_defaults=True, kw_only=True):
     all of it, `output_sha256` is over all of stdout or text). `tokens_in` excludes the
     cache reads and writes, which stand beside it; None means unknown, which is not 0.
     `truncated`: the event does not hold all of the text. `length_limited`: the model was
-    cut off at a limit of tokens, so that the text may stop in the middle.
+    cut off at a limit of tokens, so that the text may stop in the middle. `cwd` is the
+    folder it worked in, "" where it needed none; `changes` what it changed in a checkout.
     """
 
     status: Literal["success", "failed"]
@@ -155,6 +192,8 @@ class Result(Struct, frozen=True, omit_defaults=True, kw_only=True):
     length_limited: bool = False
     session_id: str | None = None
     simulated: bool = False
+    cwd: str = ""
+    changes: Changes | None = None
 
 
 # -- How a decision was reached --------------------------------------------------------
@@ -372,12 +411,13 @@ class TaskRejected(RunEvent, frozen=True, kw_only=True, tag="task.rejected.v1"):
 
 
 class TaskStarted(RunEvent, frozen=True, kw_only=True, tag="task.started.v1"):
-    """The executor runs."""
+    """The executor runs, in the folder `cwd`; "" where its work needs none."""
 
     executor: str
     endpoint: str = ""
     model: str = ""
     simulated: bool = False
+    cwd: str = ""
 
 
 class TaskStatus(RunEvent, frozen=True, kw_only=True, tag="task.status.v1"):

@@ -111,7 +111,10 @@ class AttemptView(Struct, kw_only=True):
 
 
 class TaskDetail(TaskRow, kw_only=True):
-    """A task by itself: its row, its whole text, and what is known beyond that."""
+    """A task by itself: its row, its whole text, and what is known beyond that.
+
+    `cwd` is the folder on `host` that it works or worked in, "" where it needs none.
+    """
 
     spec: c.TaskSpec | None
     classification: c.Classification | None
@@ -128,6 +131,7 @@ class TaskDetail(TaskRow, kw_only=True):
     void: int
     voids: list[Void]
     result: c.Result | None
+    cwd: str = ""
 
 
 class LoggedEvent(Struct, kw_only=True):

@@ -125,6 +125,7 @@ def detail(
         void=record.void,
         voids=record.voids,
         result=result,
+        cwd=record.cwd,
     )
 
 

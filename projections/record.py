@@ -168,7 +168,7 @@ class TaskRecord(Struct, array_like=True, kw_only=True, gc=False):
     said. `trace_seq`, `result_seq` and `seq` (its submission) are where the log has the
     rest. `waiting_since` is when it last began to wait. `exact_model` and `has_command`
     say that its specification names a model, or a command: they bound where it may go
-    instead of its own tier.
+    instead of its own tier. `cwd` is the folder that its last run worked in.
     """
 
     phase: Phase = "waiting"
@@ -224,6 +224,7 @@ class TaskRecord(Struct, array_like=True, kw_only=True, gc=False):
     ttl_s: float | None = None
     exact_model: bool = False
     has_command: bool = False
+    cwd: str = ""
 
     @property
     def attempts_begun(self) -> int:

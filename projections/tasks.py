@@ -42,7 +42,7 @@ VOIDS_KEPT: Final = 16
 """Void steps of one task that are remembered; the rest are counted."""
 NUMBERED: Final = frozenset({c.TaskStatus, c.TaskErrorLine, c.TaskRetrying})
 """Lines of a run: many of one type, told apart by their running number."""
-VERSION: Final = 5
+VERSION: Final = 6
 """Goes up whenever this fold makes other records of the same log."""
 SUBMITTED_MASK: Final = 2**26 - 1
 
@@ -447,6 +447,7 @@ def _retried(
         record.assign_to = event.assign_to
     record.routed_at = record.accepted_at = record.started_at = ""
     record.finished_at = record.status = record.error_code = record.error_message = ""
+    record.cwd = ""
     record.reason = record.cancelled_by = record.exclude = ""
     record.result_seq, record.execution_ms, record.late = 0, None, False
     record.waiting_for = event.reason
@@ -494,6 +495,7 @@ def _started(
     routing.endpoint = record.endpoint = event.endpoint or record.endpoint
     routing.model = record.model = event.model or record.model
     record.simulated = record.simulated or event.simulated
+    record.cwd = event.cwd
 
 
 def _line(
@@ -547,6 +549,7 @@ def _result(
     if result is None:
         return
     record.result_seq = seq
+    record.cwd = result.cwd or record.cwd
     record.execution_ms = routing.execution_ms = result.execution_ms
     if result.error is not None:
         routing.error_code = record.error_code = result.error.code

@@ -410,10 +410,10 @@ class Sidecar:
         progress = Progress(assign, self.output, self, earlier=earlier)
         self._progress[route] = progress
 
-        def began(executor: str, simulated: bool) -> None:
+        def began(executor: str, simulated: bool, cwd: str) -> None:
             if not agent:  # it notes its own steps
                 self._journal.note(route, phase="running")
-            self.handle(msg.Began(route, executor, simulated))
+            self.handle(msg.Began(route, executor, simulated, cwd))
 
         try:
             if agent:

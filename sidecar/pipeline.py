@@ -19,6 +19,7 @@ from events import catalogue as c
 from events.errors import AgentComError
 from events.races import first
 from sidecar.executors.port import Finished, RawResult, Returned, Run, Stop, Stopped
+from sidecar.folders import FolderMissing
 from sidecar.progress import encodable
 
 if TYPE_CHECKING:
@@ -93,9 +94,13 @@ class Pipeline:
         assign: Assign,
         stop: Stop,
         progress: Progress,
-        began: Callable[[str, bool], None],
+        began: Callable[[str, bool, str], None],
     ) -> outcomes.Outcome[c.Result]:
-        """Run it to its end. `began(executor, simulated)` is called before `stream`."""
+        """Run it to its end.
+
+        `began(executor, simulated, folder)` is called before `stream`; the folder is ""
+        where the work needs none.
+        """
         if stop.requested:
             return Stopped()
         # resolve
@@ -105,12 +110,19 @@ class Pipeline:
         assign = self._places.resolved(assign)
         # prepare
         outcome: Outcome | None = None
+        cwd = ""
         try:
             async with self._surroundings(assign, stop) as run:
                 if run is not None:
-                    began(assign.target_type, self._places.is_simulated(assign))
+                    cwd = str(run.cwd) if run.cwd != Path() else ""
+                    simulated = self._places.is_simulated(assign)
+                    began(assign.target_type, simulated, cwd)
                     # stream
                     outcome = await self._stream(executor, run, progress, stop)
+        except FolderMissing as error:
+            progress.error(str(error), error.code)
+            missing = c.RunError(error.code, str(error))
+            outcome = Finished(RawResult(status="failed", error=missing))
         except (AgentComError, OSError) as error:
             logger.warning("working folder", route=assign.route, problem=str(error))
             progress.error(f"Working folder: {error}", "workspace")
@@ -126,7 +138,12 @@ class Pipeline:
             outcome = structs.replace(outcome, exclude=progress.host)
         self._places.showed(assign, outcome)
         # finish
-        return self.finish(outcome, assign)
+        ended = self.finish(outcome, assign)
+        if ended.result is not None and cwd:
+            ended = structs.replace(
+                ended, result=structs.replace(ended.result, cwd=cwd)
+            )
+        return ended
 
     @asynccontextmanager
     async def _surroundings(

@@ -1,10 +1,8 @@
 """Where a run works, and in what surroundings.
 
-| the task has | it works in |
-| --- | --- |
-| no repository, and the host no default one | a folder of its own, kept for a while |
-| a repository | the host's checkout of it, shared |
-| a repository and a branch | a git worktree of its own |
+`actors.rules.folders` says in which folder: one of its own, kept for a while; the host's
+checkout of its repository, shared; a git worktree of its own on its branch; or one that
+was named.
 
 In a shared checkout Claude and woken agents work one at a time; shell commands share it,
 as people do, unless the task asks for `exclusive`. Who waits is served in turn.
@@ -25,18 +23,25 @@ from __future__ import annotations
 
 import asyncio
 import os
-import shutil
 import time
 from collections import deque
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, assert_never
 
-import structlog
-
-from events.errors import AgentComError
+from actors.rules.folders import plain_repo, working_folder
+from events.errors import Malformed
 from events.ids import token
 from sidecar.executors.port import Run
+from sidecar.folders import (
+    FolderMissing,
+    WorkspaceError,
+    folders,
+    last_change,
+    make,
+    remove,
+)
+from sidecar.git import Git, add_worktree, take_down
 from sidecar.processes.table import ROUTE_MARK, TASK_MARK
 
 if TYPE_CHECKING:
@@ -45,13 +50,11 @@ if TYPE_CHECKING:
         Callable,
         Collection,
         Mapping,
-        Sequence,
     )
 
+    from actors.rules.folders import WorkingFolder
     from events.commands import Assign
     from sidecar.processes.family import Processes
-
-logger = structlog.get_logger("agentcom.sidecar")
 
 KEEP_FOLDERS_S = 7 * 86_400.0
 
@@ -68,18 +71,6 @@ _FOR_CLAUDE = (
     "SSL_CERT_FILE",
     "SSL_CERT_DIR",
 )
-_GIT_TIMEOUT_S = 120.0
-
-
-class WorkspaceError(AgentComError):
-    """A run has no place to work on this host: `what` could not be had, and why."""
-
-    code = "workspace"
-
-    def __init__(self, what: str, reason: str) -> None:
-        self.what = what
-        self.reason = reason
-        super().__init__(f"{what}: {reason}")
 
 
 # -- Surroundings ----------------------------------------------------------------------
@@ -198,7 +189,7 @@ class Workspace:
     ) -> None:
         self._root = root.absolute()
         self._processes = processes
-        self._repos = {_plain(name): path for name, path in (repos or {}).items()}
+        self._repos = {plain_repo(name): path for name, path in (repos or {}).items()}
         self._default = default_repo
         self._source = dict(source or {})
         self._note = note
@@ -222,44 +213,66 @@ class Workspace:
     @asynccontextmanager
     async def _temporary(self, assign: Assign) -> AsyncIterator[Path]:
         folder = self._root / "tmp" / token(assign.route, "route")
-        _make(folder)
+        make(folder)
         try:
             yield folder
         finally:
-            await _remove(folder)
+            await remove(folder)
 
     @asynccontextmanager
     async def _folder(self, assign: Assign) -> AsyncIterator[Path]:
-        repo = self._checkout(assign)
-        if repo is None:
-            folder = self._root / "tasks" / token(assign.task_id, "task_id")
-            async with self._turn(folder, alone=True):
-                _make(folder)
-                yield folder
-        elif assign.spec.branch is not None:
-            async with self._worktree(assign, repo, assign.spec.branch) as folder:
-                yield folder
-        else:
-            shell = assign.spec.shell
-            alone = assign.target_type != "sidecar" or (
-                shell is not None and shell.exclusive
-            )
-            if self._would_wait(repo, alone=alone):
-                self._note(assign, f"Waiting for others to leave {repo}")
-            async with self._turn(repo, alone=alone):
-                yield repo
+        try:
+            where = working_folder(assign.spec, self._default)
+        except Malformed as wrong:
+            raise WorkspaceError(
+                f"branch {assign.spec.branch!r}", str(wrong)
+            ) from wrong
+        async with self._outer(assign, where) as outer:
+            folder = outer / where.below if where.below else outer
+            if not folder.is_dir():
+                raise FolderMissing(folder)
+            yield folder
 
-    def _checkout(self, assign: Assign) -> Path | None:
-        """The host's checkout of the task's repository; None where none is meant."""
-        repo = assign.spec.repo or self._default
-        if repo is None:
-            if assign.spec.branch is not None:
-                reason = (
-                    "the task names no repository, and this host has no default one"
-                )
-                raise WorkspaceError(f"branch {assign.spec.branch!r}", reason)
-            return None
-        path = self._repos.get(_plain(repo))
+    @asynccontextmanager
+    async def _outer(self, assign: Assign, where: WorkingFolder) -> AsyncIterator[Path]:
+        """Have the folder that the rule names, in turn with others."""
+        match where.kind:
+            case "own":
+                folder = self._root / "tasks" / token(assign.task_id, "task_id")
+                async with self._turn(folder, alone=True):
+                    make(folder)
+                    yield folder
+            case "worktree":
+                repo = self._checkout(where.repo)
+                async with self._worktree(assign, repo, where.branch) as folder:
+                    yield folder
+            case "checkout":
+                async with self._shared(assign, self._checkout(where.repo)) as folder:
+                    yield folder
+            case "named":
+                folder = Path(where.below)
+                if not folder.is_dir():
+                    raise FolderMissing(folder)
+                async with self._shared(assign, _checkout_around(folder)):
+                    yield folder
+            case _:
+                assert_never(where.kind)
+
+    @asynccontextmanager
+    async def _shared(self, assign: Assign, folder: Path) -> AsyncIterator[Path]:
+        """Share a folder: commands with commands, an agent with nobody."""
+        shell = assign.spec.shell
+        alone = assign.target_type != "sidecar" or (
+            shell is not None and shell.exclusive
+        )
+        if self._would_wait(folder, alone=alone):
+            self._note(assign, f"Waiting for others to leave {folder}")
+        async with self._turn(folder, alone=alone):
+            yield folder
+
+    def _checkout(self, repo: str) -> Path:
+        """Return the host's checkout of a repository."""
+        path = self._repos.get(plain_repo(repo))
         if path is None:
             names = ", ".join(sorted(self._repos)) or "none"
             reason = f"this host has no checkout of it (it has: {names})"
@@ -294,13 +307,13 @@ class Workspace:
         stays: others may be at work there.
         """
         gone = 0
-        for folder in _folders(self._root / "tmp"):
+        for folder in folders(self._root / "tmp"):
             if folder.name in going_on:
                 continue
-            await _remove(folder)
+            await remove(folder)
             gone += 1
-        for task in _folders(self._root / "worktrees"):
-            for folder in _folders(task):
+        for task in folders(self._root / "worktrees"):
+            for folder in folders(task):
                 if folder.name in going_on:
                     continue
                 await self._recover(task.name, folder)
@@ -308,9 +321,9 @@ class Workspace:
             with suppress(OSError):
                 task.rmdir()
         oldest = time.time() - keep_s
-        for folder in _folders(self._root / "tasks"):
-            if await asyncio.to_thread(_last_change, folder) < oldest:
-                await _remove(folder)
+        for folder in folders(self._root / "tasks"):
+            if await asyncio.to_thread(last_change, folder) < oldest:
+                await remove(folder)
                 gone += 1
         return gone
 
@@ -324,11 +337,11 @@ class Workspace:
         task = token(assign.task_id, "task_id")
         folder = self._root / "worktrees" / task / token(assign.route, "route")
         lock = self._git_locks.setdefault(repo, asyncio.Lock())
-        _make(folder.parent)
+        make(folder.parent)
         detached, base = False, None
         if not folder.is_dir():  # else an earlier incarnation has made it
             async with lock:
-                detached = await _add_worktree(git, repo, folder, branch)
+                detached = await add_worktree(git, repo, folder, branch)
             base = await git.line(folder, "rev-parse", "HEAD")
         if detached:
             self._note(
@@ -340,7 +353,7 @@ class Workspace:
         finally:
             reference = f"refs/agentcom/{task}/{assign.route}"
             async with lock:
-                kept = await _take_down(git, repo, folder, reference, base)
+                kept = await take_down(git, repo, folder, reference, base)
             if kept:
                 self._note(assign, f"Kept uncommitted work as {reference} in {repo}")
             with suppress(OSError):
@@ -353,200 +366,11 @@ class Workspace:
         with suppress(WorkspaceError):
             common = await git.line(folder, *question)
             reference = f"refs/agentcom/{task}/{folder.name}"
-            await _take_down(git, Path(common), folder, reference, None)
+            await take_down(git, Path(common), folder, reference, None)
 
 
-class Git:
-    """Git, with an environment of its own, no hooks and no questions."""
-
-    def __init__(
-        self, processes: Processes, route: str, source: Mapping[str, str]
-    ) -> None:
-        self._processes = processes
-        self._route = route
-        self._env = {
-            "PATH": source.get("PATH") or os.defpath,
-            "HOME": source.get("HOME") or "/",
-            "LC_ALL": "C.UTF-8",
-            "GIT_TERMINAL_PROMPT": "0",
-            "GIT_OPTIONAL_LOCKS": "0",
-            "GIT_AUTHOR_NAME": "AgentCom",
-            "GIT_AUTHOR_EMAIL": "agentcom@localhost",
-            "GIT_COMMITTER_NAME": "AgentCom",
-            "GIT_COMMITTER_EMAIL": "agentcom@localhost",
-        }
-
-    async def ask(self, folder: Path, *words: str) -> tuple[bool, str, str]:
-        """Run a git command; whether it went well, its stdout, its stderr."""
-        quiet = ["-c", "core.hooksPath=/dev/null", "-c", "core.fsmonitor=false"]
-        for name in await self._filters(folder):
-            for key in ("clean", "smudge", "process"):
-                quiet += ["-c", f"filter.{name}.{key}="]
-            quiet += ["-c", f"filter.{name}.required=false"]
-        return await self._run(folder, quiet, words)
-
-    async def _filters(self, folder: Path) -> list[str]:
-        """Names of the filters that the repository itself sets, which are never run.
-
-        Those of the host's own configuration are the operator's, and stay.
-        """
-        words = ("config", "-z", "--show-scope", "--name-only", "--get-regexp")
-        _, out, _ = await self._run(folder, [], (*words, r"^filter\."))
-        fields = out.split("\0")
-        keys = zip(fields[::2], fields[1::2], strict=False)
-        names = {
-            key.removeprefix("filter.").rpartition(".")[0]
-            for scope, key in keys
-            if scope in ("local", "worktree")
-        }
-        return sorted(names)
-
-    async def _run(
-        self, folder: Path, quiet: Sequence[str], words: Sequence[str]
-    ) -> tuple[bool, str, str]:
-        try:
-            brief = await self._processes.brief(
-                ["git", *quiet, *words],
-                cwd=folder,
-                env=self._env,
-                route=self._route,
-                timeout_s=_GIT_TIMEOUT_S,
-            )
-        except OSError as wrong:
-            raise WorkspaceError(f"git {words[0]}", str(wrong)) from wrong
-        return brief.ok, brief.stdout, brief.stderr.strip()
-
-    async def line(self, folder: Path, *words: str) -> str:
-        """Run a git command that must go well; its stdout. Raises WorkspaceError."""
-        ok, out, err = await self.ask(folder, *words)
-        if not ok:
-            raise WorkspaceError(f"git {words[0]}", err or "failed without a word")
-        return out.strip()
-
-
-async def _add_worktree(git: Git, repo: Path, folder: Path, branch: str) -> bool:
-    """Check `branch` out in `folder`; whether only a copy of its tip could be had."""
-    full = f"refs/heads/{branch}"
-    if branch.startswith("-") or not (await git.ask(repo, "check-ref-format", full))[0]:
-        raise WorkspaceError(f"branch {branch!r}", "that is no branch name")
-    exists, _, _ = await git.ask(repo, "show-ref", "--verify", "--quiet", full)
-    if exists:
-        listed = await git.line(repo, "worktree", "list", "--porcelain")
-        in_use = f"branch {full}" in listed.splitlines()
-        if in_use:
-            await git.line(repo, "worktree", "add", "--detach", "--", str(folder), full)
-        else:
-            await git.line(repo, "worktree", "add", "--", str(folder), branch)
-        return in_use
-    pattern = f"refs/remotes/*/{branch}"
-    listed = await git.line(repo, "for-each-ref", "--format=%(refname)", pattern)
-    remote = sorted(listed.splitlines(), key=lambda ref: "/origin/" not in ref)[:1]
-    start = remote[0] if remote else "HEAD"
-    await git.line(repo, "worktree", "add", "-b", branch, "--", str(folder), start)
-    return False
-
-
-async def _take_down(
-    git: Git, repo: Path, folder: Path, reference: str, base: str | None
-) -> bool:
-    """Remove a worktree; whether work had to be kept under `reference` first."""
-    try:
-        kept = await _keep_work(git, folder, reference, base)
-    except WorkspaceError:
-        return False  # better a folder too many than work that is lost
-    removed, _, _ = await git.ask(
-        repo, "worktree", "remove", "--force", "--force", "--", str(folder)
-    )
-    if not removed:
-        await _remove(folder)
-        await git.ask(repo, "worktree", "prune")
-    return kept
-
-
-async def _keep_work(git: Git, folder: Path, reference: str, base: str | None) -> bool:
-    """Save what is on no branch as a commit of its own, through no hook."""
-    changed = await git.line(folder, "status", "--porcelain", "--untracked-files=all")
-    head = await git.line(folder, "rev-parse", "HEAD")
-    attached, _, _ = await git.ask(folder, "symbolic-ref", "--quiet", "HEAD")
-    if changed:
-        await git.line(folder, "add", "--all")
-        tree = await git.line(folder, "write-tree")
-        message = "Work that a task had not committed"
-        head = await git.line(folder, "commit-tree", tree, "-p", head, "-m", message)
-    elif attached or head == base:
-        return False
-    elif base is None:
-        # An earlier incarnation's: whether its tip moved is not known; keep it where no
-        # branch has it.
-        on = await git.line(folder, "for-each-ref", "--contains", head, "refs/heads")
-        if on:
-            return False
-    await git.line(folder, "update-ref", reference, head)
-    return True
-
-
-# -- Names and files -------------------------------------------------------------------
-
-
-def _plain(repo: str) -> str:
-    """One form for all of a repository's URLs; a plain name stays as it is."""
-    plain = repo.strip().rstrip("/").removesuffix(".git")
-    if "://" in plain:
-        _, _, plain = plain.partition("://")
-        host, slash, path = plain.partition("/")
-        return f"{host.rpartition('@')[2].lower()}{slash}{path}"
-    host, colon, path = plain.partition(":")
-    if colon and "/" not in host:
-        return f"{host.rpartition('@')[2].lower()}/{path}"
-    return plain
-
-
-def _make(folder: Path) -> None:
-    try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except OSError as wrong:
-        raise WorkspaceError(f"folder {folder}", str(wrong)) from wrong
-
-
-async def _remove(folder: Path) -> None:
-    try:
-        os.rmdir(folder)  # most are empty
-    except FileNotFoundError:
-        return
-    except OSError:
-        if not await asyncio.to_thread(_remove_tree, folder):
-            logger.warning("folder remains", folder=str(folder))
-
-
-def _remove_tree(folder: Path) -> bool:
-    """Remove it, with folders that nobody may write to (Go's module cache); if it went."""
-    for place, _, _ in os.walk(folder, onerror=None):
-        _make_writable(place)  # before its folders are looked into
-    shutil.rmtree(folder, ignore_errors=True)
-    return not folder.exists()
-
-
-def _make_writable(place: str) -> None:
-    with suppress(OSError), os.scandir(place) as entries:
-        for entry in entries:
-            if entry.is_dir(follow_symlinks=False):
-                os.chmod(entry.path, 0o700)
-    with suppress(OSError):
-        os.chmod(place, 0o700)
-
-
-def _folders(parent: Path) -> list[Path]:
-    try:
-        return sorted(each for each in parent.iterdir() if each.is_dir())
-    except OSError:
-        return []
-
-
-def _last_change(folder: Path) -> float:
-    """When anything in `folder` last changed; links are not followed."""
-    newest = 0.0
-    for place, folders, files in os.walk(folder):
-        for name in (".", *folders, *files):
-            with suppress(OSError):
-                newest = max(newest, Path(place, name).lstat().st_mtime)
-    return newest
+def _checkout_around(folder: Path) -> Path:
+    """Return the checkout that a folder lies in, which is what is shared; else itself."""
+    folder = folder.resolve()
+    around = (each for each in (folder, *folder.parents) if (each / ".git").exists())
+    return next(around, folder)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any, Final
 
+from actors.rules.folders import check_folder
 from events.codec import encode, instant
 from events.errors import Malformed
 
@@ -42,6 +43,9 @@ def check(spec: c.TaskSpec, now: float) -> None:
             raise Malformed(path, "text without NUL characters", "one")
     if spec.repo is not None:
         _check_path("repo", spec.repo)
+    if spec.cwd is not None:
+        _check_path("cwd", spec.cwd)
+    check_folder(spec)
     if spec.branch is not None and _NO_BRANCH.search(spec.branch):
         raise Malformed("branch", "a name that git takes", repr(spec.branch[:80]))
     if spec.shell is not None:
@@ -58,7 +62,7 @@ def check(spec: c.TaskSpec, now: float) -> None:
 def _handed_on(spec: c.TaskSpec) -> Iterator[tuple[str, str]]:
     """Yield what reaches programs and files as an argument, a name or a line."""
     yield "description", spec.description
-    for name in ("repo", "branch", "model"):
+    for name in ("repo", "branch", "model", "cwd"):
         yield name, getattr(spec, name) or ""
     for n, hint in enumerate(spec.file_hints):
         yield f"file_hints[{n}].path", hint.path

@@ -204,6 +204,7 @@ class _Decider:
             endpoint=run.assign.endpoint,
             model=run.assign.model,
             simulated=command.simulated,
+            cwd=command.cwd,
         )
 
     def ended(self, command: msg.RunEnded) -> None:

@@ -59,6 +59,7 @@ class Began(Struct, frozen=True):
     route: str
     executor: str
     simulated: bool = False
+    cwd: str = ""
 
 
 class RunEnded(Struct, frozen=True):

@@ -1,57 +1,48 @@
-"""Where a shell command runs that names no place: here, if here is the whole fleet.
+"""Where a task runs that was typed here: the terminal's half of the rule of folders.
 
-A command goes to any host that has a slot, into a folder of its own, unless it says
-otherwise. On an instance of one machine, a person who types a command into its terminal
-means the current folder, as with any other command.
+The rule itself is `actors.rules.folders.typed`; here is what it has to know of this
+machine: the folder, and which host this machine is.
 """
 
 from __future__ import annotations
 
 import ipaddress
-import os
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 from urllib.parse import urlsplit
 
-from cli.render.terminal import Problem
-from events.errors import AgentComError
+from actors.rules.folders import Typed, typed
 from events.nats.link import servers_of
-from projections.answers import HostsAnswer
 
-if TYPE_CHECKING:
-    from cli.client.connection import Session
-
-LIVING: Final = ("up", "draining")
-PLACES: Final = ("repo", "branch", "assign_to")
-ANSWER_S: Final = 2.0
+PLACES: Final = ("repo", "branch", "needs")
+"""What names a place other than the folder one is in."""
 
 
-async def stand_here(client: Session, fields: dict[str, Any], host: str) -> str:
-    """Have a shell command run in this folder if `host`, this one, is all there is.
+def stand_here(
+    fields: dict[str, Any], *, here: str, host: str, anywhere: bool = False
+) -> str:
+    """Fill in where a task runs that was typed in the folder `here`.
 
-    Returns the folder, "" if the command runs where it would have.
+    `host` is the host that this machine is, "" where it is none of this fleet's. Returns
+    the folder of this machine that the task is bound to, "" if it is bound to none. Raises
+    Malformed for a relative folder that leads nowhere.
     """
     shell = fields.get("shell")
-    if (
-        shell is None
-        or "cwd" in shell
-        or any(fields.get(place) for place in PLACES)
-        or not client.may_read
-        or not is_loopback(client.link.address.url)
-    ):
-        return ""
-    try:
-        here = os.getcwd()
-        fleet = await client.query("hosts", {}, HostsAnswer, timeout=ANSWER_S)
-    except (Problem, AgentComError, OSError):
-        return ""
-    living = [each.host for each in fleet.hosts if each.state in LIVING]
-    if living != [host]:
-        return ""
-    shell["cwd"] = here
-    if any(each.state == "lost" for each in fleet.hosts):
-        # It may come back at any moment, and this folder is not there.
-        fields["assign_to"] = host
-    return here
+    cwd = (shell or fields).get("cwd") or ""
+    other = fields.get("assign_to") or ""
+    asked = Typed(
+        command=shell is not None,
+        cwd=cwd,
+        in_checkout=bool(fields.get("repo") or fields.get("branch")),
+        elsewhere=any(fields.get(place) for place in PLACES)
+        or bool(other and not (cwd and other == host)),
+        anywhere=anywhere,
+    )
+    stand = typed(asked, here, host)
+    if stand.cwd:
+        (fields if shell is None else shell)["cwd"] = stand.cwd
+    if stand.host:
+        fields["assign_to"] = stand.host
+    return stand.cwd if stand.host else ""
 
 
 def is_loopback(url: str) -> bool:

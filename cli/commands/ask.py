@@ -13,7 +13,7 @@ from actors.rules import policy as policies
 from cli.client.connection import Session, connected, run
 from cli.client.target import on_target
 from cli.commands.options import ShellCommand, json_option
-from cli.commands.submit import fields_of, submit
+from cli.commands.submit import fields_of, settle_folder, submit
 from cli.render.terminal import EXIT_OK, EXIT_USAGE, Problem, console, line_of
 from events import catalogue as c
 from events import subjects
@@ -53,6 +53,7 @@ def classify(text: tuple[str, ...], *, as_json: bool, **options: Any) -> int:
 
 async def _classify(fields: dict[str, Any], *, as_json: bool) -> int:
     async with connected() as client:
+        await settle_folder(client, fields)
         answer = await client.command("task.classify", fields, Classified)
     if as_json:
         click.echo(encode(answer).decode())
@@ -93,6 +94,7 @@ async def _route(fields: dict[str, Any], *, as_json: bool) -> int:
     from cli.render.tasks import trace
 
     async with connected() as client:
+        await settle_folder(client, fields)
         answer = await client.command("task.route", fields, WouldRoute)
     if as_json:
         click.echo(encode(answer).decode())

@@ -6,6 +6,7 @@ got lost. The gateway validates; its words name the field, ours the line of the 
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from pathlib import Path
@@ -69,8 +70,13 @@ _PLACE = re.compile(r"tasks\[(\d+)\]\.?")
 @click.option(
     "--cwd",
     metavar="DIR",
-    help="Where the shell command runs; else in the repo's checkout, or in this folder "
-    "if this machine is the only host, or in a folder of its own.",
+    help="Work in this folder of this machine; with --repo, in this one of its checkout. "
+    "A command that names no place runs in the folder it is typed in.",
+)
+@click.option(
+    "--anywhere",
+    is_flag=True,
+    help="Let any host take what names no place, in a folder of its own.",
 )
 @click.option("--exclusive", is_flag=True, help="Nothing beside it in its checkout.")
 @click.option("--max-attempts", type=int, metavar="N")
@@ -148,6 +154,8 @@ def fields_of(text: tuple[str, ...], options: dict[str, Any]) -> dict[str, Any]:
         "needs": list(options["needs"]),
         "metadata": _metadata(options["metadata"]),
         "ttl_s": options["ttl"],
+        "cwd": options["cwd"] if shell is None else None,
+        "anywhere": options["anywhere"] or None,
         **{name: options[name] for name in _SAME},
     }
     return {name: value for name, value in fields.items() if value not in (None, [])}
@@ -184,14 +192,15 @@ def _shell(options: dict[str, Any]) -> dict[str, Any] | None:
         "command": options["shell"],
         "timeout_s": options["timeout"],
         "env": dict(_variable(variable) for variable in options["variables"]) or None,
-        "cwd": options["cwd"],
         "exclusive": options["exclusive"] or None,
     }
     variable = {name: value for name, value in fields.items() if value is not None}
     if variable and "command" not in variable:
         raise click.UsageError(
-            "--timeout, --env, --cwd and --exclusive belong to a --shell command"
+            "--timeout, --env and --exclusive belong to a --shell command"
         )
+    if variable and options["cwd"] is not None:
+        variable["cwd"] = options["cwd"]
     return variable or None
 
 
@@ -223,7 +232,7 @@ def _metadata(argument: str | None) -> dict[str, Any] | None:
 
 async def _hand_in(fields: dict[str, Any], *, as_json: bool) -> int:
     async with connected("operator") as client:
-        await _settle_folder(client, fields)
+        await settle_folder(client, fields)
         submitted = await hand_in(client, fields)
     if as_json:
         click.echo(encode(submitted).decode())
@@ -235,13 +244,29 @@ async def _hand_in(fields: dict[str, Any], *, as_json: bool) -> int:
     return EXIT_OK
 
 
-async def _settle_folder(client: Session, fields: dict[str, Any]) -> None:
-    """Say where a shell command runs, if that is here."""
-    from cli.client.here import stand_here
+async def settle_folder(client: Session, fields: dict[str, Any]) -> None:
+    """Fill in where a task works that was typed here, and say so."""
+    from cli.client.here import is_loopback, stand_here
     from cli.local.instance import Instance
 
-    if here := await stand_here(client, fields, Instance().own_host()):
-        _say(f"runs in {here}: this machine is the only host")
+    anywhere = fields.pop("anywhere", False)
+    instance = Instance()
+    host = instance.own_host() if is_loopback(client.link.address.url) else ""
+    host = host if host and instance.has_worked(host) else ""
+    try:
+        here = stand_here(fields, here=_here(), host=host, anywhere=anywhere)
+    except Malformed as wrong:
+        raise click.UsageError(str(wrong)) from wrong
+    if here:
+        more = "" if fields.get("shell") is None else "; --anywhere: on any host"
+        _say(f"for {host}, this machine, in {here}{more}")
+
+
+def _here() -> str:
+    try:
+        return os.getcwd()
+    except OSError as wrong:
+        raise Problem(f"the folder this was typed in is gone: {wrong}") from wrong
 
 
 async def hand_in(client: Session, fields: dict[str, Any]) -> Submitted:
@@ -271,7 +296,7 @@ async def _hand_in_and_wait(
                 "a submitter may not read output: wait with --wait, or follow with "
                 "the operator's key"
             )
-        await _settle_folder(client, fields)
+        await settle_folder(client, fields)
         submitted = await hand_in(client, fields)
         ids.append(submitted.task_id)
         _say(f"task {submitted.task_id}: {_about(submitted)}")

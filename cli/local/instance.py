@@ -328,6 +328,10 @@ class Instance:
             return here
         return max(worked, key=lambda name: worked[name])
 
+    def has_worked(self, name: str) -> bool:
+        """Whether this machine has been the host of this name: its journal is here."""
+        return (self.data / f"journal-{name}.db").exists()
+
     def add_host(self, name: str) -> Credentials:
         """Let a host connect: its key and its entry in hosts.conf.
 

@@ -121,6 +121,8 @@ def told(event: c.Event) -> str:
     match event:
         case c.TaskRouted():
             return f"→ {route_line(event)}"
+        case c.TaskStarted(cwd=cwd) if cwd:
+            return f"runs in {cwd}"
         case c.TaskDeferred():
             return f"waits: {event.reason}"
         case c.TaskRequeued():

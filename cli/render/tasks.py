@@ -140,6 +140,7 @@ def _facts(
             f", cache {task.cache_read_tokens} read, {task.cache_write_tokens} written"
         )
     shell = spec.shell if spec is not None else None
+    folder = task.cwd + (f" on {task.host}" if task.cwd and task.host else "")
     return [
         ("task", task.task_id, "bold"),
         ("state", task.state, STATE_STYLE.get(task.state, "")),
@@ -155,6 +156,7 @@ def _facts(
         ("repo", task.repo, ""),
         ("branch", (spec.branch or "") if spec is not None else "", ""),
         ("ran on", _where(task) if task.host else "", ""),
+        ("in", folder, ""),
         ("attempts", f"{task.attempts} of {task.max_attempts}", ""),
         ("submitted", f"{task.submitted_at} by {submitter}", ""),
         ("took", timing, ""),

@@ -151,10 +151,6 @@ class ShellExecutor:
     async def _try(
         self, run: Run, shell: c.Shell, emit: Emit, stop: Stop
     ) -> ShellTry | Returned[RawResult]:
-        # Relative to the working folder; an absolute one is taken as it is.
-        folder = run.cwd / shell.cwd if shell.cwd else run.cwd
-        if not folder.is_dir():
-            return ShellTry(_failure("cwd_missing", f"no such folder: {folder}"))
         output = _ShellOutput(emit, self._limit(run))
         stages = shell_stages(run.assign.limits.shell_term_grace_s)
         script: str | None = None
@@ -162,7 +158,7 @@ class ShellExecutor:
             script = _script(shell.command, run.env.get("TMPDIR"))
             child = self._processes.start(
                 [_SHELL, script] if script else [_SHELL, "-c", shell.command],
-                cwd=folder,
+                cwd=run.cwd,
                 env=run.env,
                 route=run.assign.route,
                 limits=self._options.limits,

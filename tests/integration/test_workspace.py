@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from events.catalogue import Shell
+from sidecar.folders import FolderMissing, WorkspaceError, remove_tree
 from sidecar.processes.family import Processes
-from sidecar.workspace import Turns, Workspace, WorkspaceError, _remove_tree
+from sidecar.workspace import Turns, Workspace
 from tests.support.runs import assignment
 
 if TYPE_CHECKING:
@@ -146,6 +147,47 @@ async def test_what_this_host_does_not_have_is_said(
     with pytest.raises(WorkspaceError):
         async with workspace.prepare(shell(**spec)):
             pass
+
+
+@pytest.mark.parametrize("kind", [shell, claude])
+async def test_a_folder_that_is_named_is_where_the_work_begins(
+    workspace: Workspace, repo: Path, tmp_path: Path, kind: Any
+) -> None:
+    (repo / "inner").mkdir()
+    for spec, folder in (
+        ({"cwd": str(tmp_path)}, tmp_path),
+        ({"cwd": str(repo / "inner")}, repo / "inner"),
+        ({"cwd": "inner", "repo": "shop"}, repo / "inner"),
+        ({"repo": "shop"}, repo),
+    ):
+        async with workspace.prepare(kind(**spec)) as run:
+            assert run.cwd == folder
+    async with workspace.prepare(shell(shell={"cwd": str(tmp_path)})) as run:
+        assert run.cwd == tmp_path, "the name of old"
+
+
+@pytest.mark.parametrize(
+    "spec", [{"cwd": "/nowhere"}, {"cwd": "no", "repo": "shop"}, {"cwd": "no"}]
+)
+async def test_a_missing_folder_is_said(
+    workspace: Workspace, spec: dict[str, Any]
+) -> None:
+    with pytest.raises(FolderMissing) as missing:
+        async with workspace.prepare(shell(**spec)):
+            pass
+    assert missing.value.code == "cwd_missing"
+
+
+async def test_an_agent_has_the_checkout_around_its_folder_alone(
+    workspace: Workspace, repo: Path, notes: Notes
+) -> None:
+    (repo / "inner").mkdir()
+    async with workspace.prepare(shell(repo="shop")):
+        waiting = asyncio.create_task(_pass(workspace, claude(cwd=str(repo / "inner"))))
+        while not notes:
+            await asyncio.sleep(0)
+        assert not waiting.done()
+    await waiting
 
 
 async def test_shell_commands_share_a_checkout_and_claude_has_it_alone(
@@ -331,5 +373,5 @@ def test_folders_that_may_not_be_written_to_are_removed(tmp_path: Path) -> None:
     for each in (folder / "go/x", folder / "go", folder):
         each.chmod(0o555)
     (folder / "go/x").chmod(0)
-    _remove_tree(folder)
+    remove_tree(folder)
     assert not folder.exists()

@@ -1,76 +1,128 @@
-"""A command that names no place runs where it was typed, if that is the whole fleet."""
+"""The rule of working folders, as tables: what was typed, and what a host makes of it."""
 
 from __future__ import annotations
 
-import os
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from cli.client.connection import NotRunning
+from actors.rules.folders import WorkingFolder, check_folder, working_folder
 from cli.client.here import is_loopback, stand_here
+from events import catalogue as c
+from events.errors import Malformed
+
+HERE = "/home/me/shop"
 
 
-class Asked:
-    """A client that knows some hosts, or nobody who could tell."""
-
-    def __init__(self, *hosts: tuple[str, str], url="nats://127.0.0.1:4222") -> None:
-        self.hosts = hosts
-        self.may_read = True
-        self.link = SimpleNamespace(address=SimpleNamespace(url=url))
-
-    async def query(self, name, body, kind, *, timeout) -> Any:
-        assert (name, body) == ("hosts", {})
-        if not self.hosts:
-            raise NotRunning("nobody")
-        return SimpleNamespace(
-            hosts=[
-                SimpleNamespace(host=host, state=state) for host, state in self.hosts
-            ]
-        )
+def fields(**more: Any) -> dict[str, Any]:
+    return {"description": "d", **more}
 
 
-def command(**more: Any) -> dict[str, Any]:
-    return {"description": "d", "shell": {"command": "ls"}, **more}
+def command(cwd: str | None = None, **more: Any) -> dict[str, Any]:
+    shell = {"command": "ls"} | ({} if cwd is None else {"cwd": cwd})
+    return fields(shell=shell, **more)
 
 
-async def test_on_the_only_machine_it_runs_here():
-    fields = command()
-    assert await stand_here(Asked(("me", "up"), ("gone", "left")), fields, "me")
-    assert fields["shell"]["cwd"] == os.getcwd()
+TYPED = [
+    # what was typed, on a machine that is the host "me": the folder, the only host
+    (command(), HERE, "me"),
+    (command("."), HERE, "me"),
+    (command("../blog"), "/home/me/blog", "me"),
+    (command("/srv"), "/srv", "me"),
+    (command(".", assign_to="me"), HERE, "me"),
+    (command(assign_to="me"), None, "me"),
+    (command(assign_to="gpu"), None, "gpu"),
+    (command("/srv", assign_to="gpu"), "/srv", "gpu"),
+    (command(needs=["cuda"]), None, None),
+    (command(repo="shop"), None, None),
+    (command("src", repo="shop"), "src", None),
+    (fields(), None, None),
+    (fields(cwd="."), HERE, "me"),
+    (fields(repo="shop", branch="fix"), None, None),
+]
 
 
-async def test_a_lost_host_does_not_change_where_a_command_runs():
-    fields = command()
-    assert await stand_here(Asked(("me", "up"), ("other", "lost")), fields, "me")
-    assert fields["shell"]["cwd"] == os.getcwd()
-    assert fields["assign_to"] == "me", "the other one may come back at any moment"
+@pytest.mark.parametrize(("asked", "cwd", "host"), TYPED)
+def test_what_is_typed_on_a_host_runs_there_unless_it_names_a_place(asked, cwd, host):
+    bound = stand_here(asked, here=HERE, host="me")
+    assert (asked.get("shell") or asked).get("cwd") == cwd
+    assert asked.get("assign_to") == host
+    assert bound == (cwd if cwd and cwd.startswith("/") and host == "me" else "")
 
 
 @pytest.mark.parametrize(
-    ("client", "fields"),
+    ("asked", "anywhere"),
+    [(command(), True), (command(needs=["x"]), True), (fields(), True)],
+)
+def test_anywhere_binds_to_no_machine(asked, anywhere):
+    assert stand_here(asked, here=HERE, host="me", anywhere=anywhere) == ""
+    assert "assign_to" not in asked
+    assert "cwd" not in (asked.get("shell") or asked)
+
+
+@pytest.mark.parametrize("asked", [command(), command("/srv"), fields(cwd="/srv")])
+def test_on_a_machine_that_is_no_host_nothing_is_bound(asked):
+    assert stand_here(asked, here=HERE, host="") == ""
+    assert "assign_to" not in asked
+
+
+@pytest.mark.parametrize(
+    ("asked", "host", "anywhere"),
     [
-        (Asked(("me", "up"), ("other", "up")), command()),
-        (Asked(("other", "up")), command()),
-        (Asked(), command()),
-        (Asked(("me", "up"), url="nats://10.0.0.7:4222"), command()),
-        (Asked(("me", "up")), command(repo="shop")),
-        (Asked(("me", "up")), command(assign_to="me")),
-        (Asked(("me", "up")), {"description": "no command"}),
+        (command("."), "", False),
+        (command("."), "me", True),
+        (command(".", assign_to="gpu"), "me", False),
+        (fields(cwd="src"), "", False),
     ],
 )
-async def test_elsewhere_it_runs_where_it_would_have(client, fields):
-    before = {name: dict(v) if name == "shell" else v for name, v in fields.items()}
-    assert await stand_here(client, fields, "me") == ""
-    assert fields == before
+def test_a_relative_folder_of_an_unknown_machine_is_refused(asked, host, anywhere):
+    with pytest.raises(Malformed, match="--cwd: expected an absolute path"):
+        stand_here(asked, here=HERE, host=host, anywhere=anywhere)
 
 
-async def test_a_folder_that_was_named_stays():
-    fields = command()
-    fields["shell"]["cwd"] = "/srv"
-    assert await stand_here(Asked(("me", "up")), fields, "me") == ""
-    assert fields["shell"]["cwd"] == "/srv"
+def spec(cwd: str | None = None, shell: str | None = None, **more: Any) -> c.TaskSpec:
+    of = None if shell is None else c.Shell(command="ls", cwd=shell or None)
+    return c.TaskSpec(description="d", cwd=cwd, shell=of, **more)
+
+
+ON_A_HOST = [
+    # the task, the host's default repository, the folder
+    (spec(), None, WorkingFolder("own")),
+    (spec(shell=""), None, WorkingFolder("own")),
+    (spec("src"), None, WorkingFolder("own", below="src")),
+    (spec(), "web", WorkingFolder("checkout", "web")),
+    (spec(shell="src"), "web", WorkingFolder("checkout", "web", below="src")),
+    (spec(repo="shop"), "web", WorkingFolder("checkout", "shop")),
+    (spec("src", repo="shop"), None, WorkingFolder("checkout", "shop", below="src")),
+    (spec(repo="shop", branch="b"), None, WorkingFolder("worktree", "shop", "b")),
+    (spec(branch="b"), "web", WorkingFolder("worktree", "web", "b")),
+    (spec("/srv"), None, WorkingFolder("named", below="/srv")),
+    (spec("/srv"), "web", WorkingFolder("named", below="/srv")),
+    (spec(shell="/srv"), "web", WorkingFolder("named", below="/srv")),
+]
+
+
+@pytest.mark.parametrize(("task", "default", "folder"), ON_A_HOST)
+def test_a_host_finds_the_folder_by_the_task_alone(task, default, folder):
+    assert working_folder(task, default) == folder
+
+
+def test_a_branch_of_no_repository_is_no_place():
+    with pytest.raises(Malformed, match="branch: expected a repository"):
+        working_folder(spec(branch="b"), None)
+
+
+@pytest.mark.parametrize(
+    "task",
+    [
+        spec("/srv", repo="shop"),
+        spec(shell="/srv", branch="b"),
+        spec("a", shell="b"),
+    ],
+)
+def test_folders_that_contradict_each_other_are_refused(task):
+    with pytest.raises(Malformed):
+        check_folder(task)
 
 
 @pytest.mark.parametrize(

@@ -76,6 +76,25 @@ export interface Changed {
   usd: number | null;
   usd_then: number | null;
 }
+export interface ChangedFile {
+  path: string;
+  how?: "added" | "deleted" | "modified" | "renamed";
+  insertions?: number | null;
+  deletions?: number | null;
+  was?: string;
+}
+export interface Changes {
+  branch?: string;
+  base?: string;
+  commits?: Array<string>;
+  files?: number;
+  insertions?: number;
+  deletions?: number;
+  changed?: Array<ChangedFile>;
+  patch?: string;
+  patch_truncated?: boolean;
+  patch_encoding?: "latin-1" | "utf-8";
+}
 export interface Chunk {
   type?: "execution_event";
   task_id: string;
@@ -262,6 +281,8 @@ export interface Result {
   length_limited?: boolean;
   session_id?: string | null;
   simulated?: boolean;
+  cwd?: string;
+  changes?: Changes | null;
 }
 export interface RunError {
   code: string;
@@ -369,6 +390,7 @@ export interface TaskDetail {
   void: number;
   voids: Array<Void>;
   result: Result | null;
+  cwd: string;
 }
 export interface TaskRouted {
   id: string;
@@ -448,6 +470,7 @@ export interface TaskSpec {
   shell?: Shell | null;
   repo?: string | null;
   branch?: string | null;
+  cwd?: string | null;
   file_hints?: Array<FileHint>;
   success_criteria?: Array<string>;
   verification_steps?: Array<string>;

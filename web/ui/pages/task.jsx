@@ -272,6 +272,12 @@ function Details({ task }) {
             <Text>{`${repo}${branch ? ` @ ${branch}` : ""}`}</Text>
           </Detail>
         )}
+        {task.cwd && (
+          <Detail name="Working folder">
+            <code>{plain(task.cwd)}</code>
+            {task.host && <Text>{` on ${task.host}`}</Text>}
+          </Detail>
+        )}
         {needs.length > 0 && (
           <Detail name="Needs">
             <Text>{needs.join(", ")}</Text>

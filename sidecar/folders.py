@@ -1,0 +1,89 @@
+"""Folders on the disk: made, listed, and removed whatever is in them."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+from contextlib import suppress
+from pathlib import Path
+
+import structlog
+
+from events.errors import AgentComError
+
+logger = structlog.get_logger("agentcom.sidecar")
+
+
+class WorkspaceError(AgentComError):
+    """A run has no place to work on this host: `what` could not be had, and why."""
+
+    code = "workspace"
+
+    def __init__(self, what: str, reason: str) -> None:
+        self.what = what
+        self.reason = reason
+        super().__init__(f"{what}: {reason}")
+
+
+class FolderMissing(WorkspaceError):
+    """The folder that a task names is not there."""
+
+    code = "cwd_missing"
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__("no such folder", str(folder))
+
+
+def make(folder: Path) -> None:
+    """Make it where it is missing; raises WorkspaceError."""
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as wrong:
+        raise WorkspaceError(f"folder {folder}", str(wrong)) from wrong
+
+
+async def remove(folder: Path) -> None:
+    """Remove it with all that is in it; says in the log where it cannot."""
+    try:
+        os.rmdir(folder)  # most are empty
+    except FileNotFoundError:
+        return
+    except OSError:
+        if not await asyncio.to_thread(remove_tree, folder):
+            logger.warning("folder remains", folder=str(folder))
+
+
+def remove_tree(folder: Path) -> bool:
+    """Remove it, with folders that nobody may write to (Go's module cache); if it went."""
+    for place, _, _ in os.walk(folder, onerror=None):
+        _make_writable(place)  # before its folders are looked into
+    shutil.rmtree(folder, ignore_errors=True)
+    return not folder.exists()
+
+
+def _make_writable(place: str) -> None:
+    with suppress(OSError), os.scandir(place) as entries:
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                os.chmod(entry.path, 0o700)
+    with suppress(OSError):
+        os.chmod(place, 0o700)
+
+
+def folders(parent: Path) -> list[Path]:
+    """List the folders in `parent`, by name; none where it is not there."""
+    try:
+        return sorted(each for each in parent.iterdir() if each.is_dir())
+    except OSError:
+        return []
+
+
+def last_change(folder: Path) -> float:
+    """When anything in `folder` last changed; links are not followed."""
+    newest = 0.0
+    for place, inner, files in os.walk(folder):
+        for name in (".", *inner, *files):
+            with suppress(OSError):
+                newest = max(newest, Path(place, name).lstat().st_mtime)
+    return newest

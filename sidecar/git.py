@@ -1,0 +1,149 @@
+"""Git as the sidecar runs it: worktrees, and what is kept of them.
+
+No hook, no filter and no transport of a repository's own configuration is ever run, and no
+question asked.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from sidecar.folders import WorkspaceError, remove
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from sidecar.processes.family import Processes
+
+_GIT_TIMEOUT_S = 120.0
+
+
+class Git:
+    """Git, with an environment of its own, no hooks and no questions."""
+
+    def __init__(
+        self, processes: Processes, route: str, source: Mapping[str, str]
+    ) -> None:
+        self._processes = processes
+        self._route = route
+        self._env = {
+            "PATH": source.get("PATH") or os.defpath,
+            "HOME": source.get("HOME") or "/",
+            "LC_ALL": "C.UTF-8",
+            "GIT_TERMINAL_PROMPT": "0",
+            "GIT_OPTIONAL_LOCKS": "0",
+            "GIT_AUTHOR_NAME": "AgentCom",
+            "GIT_AUTHOR_EMAIL": "agentcom@localhost",
+            "GIT_COMMITTER_NAME": "AgentCom",
+            "GIT_COMMITTER_EMAIL": "agentcom@localhost",
+        }
+
+    async def ask(self, folder: Path, *words: str) -> tuple[bool, str, str]:
+        """Run a git command; whether it went well, its stdout, its stderr."""
+        quiet = ["-c", "core.hooksPath=/dev/null", "-c", "core.fsmonitor=false"]
+        for name in await self._filters(folder):
+            for key in ("clean", "smudge", "process"):
+                quiet += ["-c", f"filter.{name}.{key}="]
+            quiet += ["-c", f"filter.{name}.required=false"]
+        return await self._run(folder, quiet, words)
+
+    async def _filters(self, folder: Path) -> list[str]:
+        """Names of the filters that the repository itself sets, which are never run.
+
+        Those of the host's own configuration are the operator's, and stay.
+        """
+        words = ("config", "-z", "--show-scope", "--name-only", "--get-regexp")
+        _, out, _ = await self._run(folder, [], (*words, r"^filter\."))
+        fields = out.split("\0")
+        keys = zip(fields[::2], fields[1::2], strict=False)
+        names = {
+            key.removeprefix("filter.").rpartition(".")[0]
+            for scope, key in keys
+            if scope in ("local", "worktree")
+        }
+        return sorted(names)
+
+    async def _run(
+        self, folder: Path, quiet: Sequence[str], words: Sequence[str]
+    ) -> tuple[bool, str, str]:
+        try:
+            brief = await self._processes.brief(
+                ["git", *quiet, *words],
+                cwd=folder,
+                env=self._env,
+                route=self._route,
+                timeout_s=_GIT_TIMEOUT_S,
+            )
+        except OSError as wrong:
+            raise WorkspaceError(f"git {words[0]}", str(wrong)) from wrong
+        return brief.ok, brief.stdout, brief.stderr.strip()
+
+    async def line(self, folder: Path, *words: str) -> str:
+        """Run a git command that must go well; its stdout. Raises WorkspaceError."""
+        ok, out, err = await self.ask(folder, *words)
+        if not ok:
+            raise WorkspaceError(f"git {words[0]}", err or "failed without a word")
+        return out.strip()
+
+
+async def add_worktree(git: Git, repo: Path, folder: Path, branch: str) -> bool:
+    """Check `branch` out in `folder`; whether only a copy of its tip could be had."""
+    full = f"refs/heads/{branch}"
+    if branch.startswith("-") or not (await git.ask(repo, "check-ref-format", full))[0]:
+        raise WorkspaceError(f"branch {branch!r}", "that is no branch name")
+    exists, _, _ = await git.ask(repo, "show-ref", "--verify", "--quiet", full)
+    if exists:
+        listed = await git.line(repo, "worktree", "list", "--porcelain")
+        in_use = f"branch {full}" in listed.splitlines()
+        if in_use:
+            await git.line(repo, "worktree", "add", "--detach", "--", str(folder), full)
+        else:
+            await git.line(repo, "worktree", "add", "--", str(folder), branch)
+        return in_use
+    pattern = f"refs/remotes/*/{branch}"
+    listed = await git.line(repo, "for-each-ref", "--format=%(refname)", pattern)
+    remote = sorted(listed.splitlines(), key=lambda ref: "/origin/" not in ref)[:1]
+    start = remote[0] if remote else "HEAD"
+    await git.line(repo, "worktree", "add", "-b", branch, "--", str(folder), start)
+    return False
+
+
+async def take_down(
+    git: Git, repo: Path, folder: Path, reference: str, base: str | None
+) -> bool:
+    """Remove a worktree; whether work had to be kept under `reference` first."""
+    try:
+        kept = await _keep_work(git, folder, reference, base)
+    except WorkspaceError:
+        return False  # better a folder too many than work that is lost
+    removed, _, _ = await git.ask(
+        repo, "worktree", "remove", "--force", "--force", "--", str(folder)
+    )
+    if not removed:
+        await remove(folder)
+        await git.ask(repo, "worktree", "prune")
+    return kept
+
+
+async def _keep_work(git: Git, folder: Path, reference: str, base: str | None) -> bool:
+    """Save what is on no branch as a commit of its own, through no hook."""
+    changed = await git.line(folder, "status", "--porcelain", "--untracked-files=all")
+    head = await git.line(folder, "rev-parse", "HEAD")
+    attached, _, _ = await git.ask(folder, "symbolic-ref", "--quiet", "HEAD")
+    if changed:
+        await git.line(folder, "add", "--all")
+        tree = await git.line(folder, "write-tree")
+        message = "Work that a task had not committed"
+        head = await git.line(folder, "commit-tree", tree, "-p", head, "-m", message)
+    elif attached or head == base:
+        return False
+    elif base is None:
+        # An earlier incarnation's: whether its tip moved is not known; keep it where no
+        # branch has it.
+        on = await git.line(folder, "for-each-ref", "--contains", head, "refs/heads")
+        if on:
+            return False
+    await git.line(folder, "update-ref", reference, head)
+    return True
