@@ -60,6 +60,7 @@ FAMILIES: Final[list[tuple[str, type[c.Event], str, str]]] = [
     ),
     ("The policy", c.PolicyChanged, "agentcom.evt.policy", "gateway"),
     ("The leader", c.SchedulerElected, "agentcom.evt.scheduler", "scheduler"),
+    ("A clock", c.ClockStepped, "agentcom.evt.scheduler", "scheduler"),
 ]
 _HEAD: Final = c.Event.__struct_fields__
 

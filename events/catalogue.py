@@ -723,6 +723,20 @@ class SchedulerElected(Event, frozen=True, kw_only=True, tag="scheduler.elected.
     leaderless_s: float = 0.0
 
 
+class ClockStepped(Event, frozen=True, kw_only=True, tag="clock.stepped.v1"):
+    """A wall clock was put forward, or back (`step_s` below 0), beside its own monotonic.
+
+    So does a person, NTP, or a machine that slept. No duration changes by it; times of
+    day before and after are `step_s` further apart than they look. `role` and `name` say
+    whose clock; `epoch` is the leader's that says so.
+    """
+
+    epoch: Int
+    role: str
+    name: str
+    step_s: float
+
+
 class Unknown(Event, frozen=True, kw_only=True, tag="unknown"):
     """An event whose tag this version does not know: kept, counted, shown."""
 
@@ -774,6 +788,7 @@ AnyEvent = (
     | AlertAcknowledged
     | PolicyChanged
     | SchedulerElected
+    | ClockStepped
 )
 
 E_co = TypeVar("E_co", bound=Event, covariant=True)

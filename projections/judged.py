@@ -92,6 +92,7 @@ _FAMILIES: tuple[tuple[type[c.Event], Family], ...] = (
     (c.TierEvent, "tier"),
     (c.PolicyChanged, "policy"),
     (c.SchedulerElected, "scheduler"),
+    (c.ClockStepped, "scheduler"),
 )
 
 FAMILY: dict[type[c.Event], Family] = {

@@ -24,7 +24,6 @@ from actors.scheduler.outputs import HistoryNeeded, Mail
 from actors.scheduler.state import FoldedStep, SchedulerState
 from actors.stamp import Stamp
 from events import catalogue as c
-from events.codec import rfc3339
 from events.lifecycle import ON_HOST
 
 if TYPE_CHECKING:
@@ -98,7 +97,8 @@ class Scheduler:
         what is being cancelled is cancelled again; timers are rebuilt.
         """
         state = self.state
-        lead = self.leadership = Leadership(self.name, self._ids, epoch)
+        lead = self.leadership = Leadership(self.name, self._ids, epoch, state.time)
+        state.time.now = now
         state.at(now)
         state.tier_pending.clear()
         # The timers that would have ended pauses of an earlier leadership are gone.
@@ -111,6 +111,7 @@ class Scheduler:
                     hosts.lose(
                         state, live, "host lost", "gone before this leader's time"
                     )
+        state.not_after(now)
         for group in state.queue.groups.values():
             group.begin_anew()
         for live in state.tasks.values():
@@ -124,7 +125,8 @@ class Scheduler:
             elif task.phase == "returned":
                 state.ended.setdefault(task.task_id, RouteEnd("returned"))
             elif task.phase == "waiting" and live.deadline is not None:
-                lead.wake_at(live.deadline, task_id=task.task_id)
+                due = live.deadline - state.time.ahead_s
+                lead.wake_at(due, task_id=task.task_id)
         self.effects += mailing.share_with_all(state, lead)
         for until in state.fleet.limited_until.values():
             lead.wake_at(until)
@@ -134,6 +136,8 @@ class Scheduler:
     def step_down(self) -> None:
         """Stop deciding; what is on its way to the log is given up."""
         self.leadership = None
+        self.state.time.now = float("inf")
+        self.state.time.unsaid_s = 0.0
         self.effects = [one for one in self.effects if isinstance(one, HistoryNeeded)]
         self.state.give_up_in_flight()
         self._set_timers()
@@ -259,8 +263,20 @@ class Scheduler:
                 self.effects += mailing.share_with_all(state, lead)
             case c.SchedulerElected() if event.epoch != lead.epoch:
                 self.step_down()
+            case c.ClockStepped():
+                self._after_clock(lead)
             case _:
                 pass
+
+    def _after_clock(self, lead: Leadership) -> None:
+        """The wall clock stands elsewhere: so do instants that somebody named."""
+        state = self.state
+        for live in state.tasks.values():
+            if live.deadline is not None:
+                due = live.deadline - state.time.ahead_s
+                lead.wake_at(due, task_id=live.state.task_id)
+        for until in state.fleet.limited_until.values():
+            lead.wake_at(until)
 
     def _set_timers(self) -> None:
         """Time those who have begun to wait; a standby need not."""
@@ -329,7 +345,7 @@ class Scheduler:
         return decisions
 
     def next_wake(self) -> float | None:
-        """When time alone changes something next (epoch seconds), None if never."""
+        """When time alone changes something next (log time), None if never."""
         state, lead = self.state, self.leadership
         if lead is None:
             return None
@@ -374,5 +390,5 @@ class Scheduler:
         self, spec: c.TaskSpec, classification: c.Classification
     ) -> tuple[c.TaskRouted | None, str]:
         """Return the decision as it would be now, or why the task would wait."""
-        stamp = Stamp(self._ids(), rfc3339(self.state.now), self.name)
+        stamp = Stamp(self._ids(), self.state.time.stamp(self.state.now), self.name)
         return dispatch.would_route(self.state, stamp, spec, classification)

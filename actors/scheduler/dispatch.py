@@ -30,7 +30,6 @@ from actors.scheduler.queue import (
     requirement,
 )
 from events import catalogue as c
-from events.codec import rfc3339
 from events.lifecycle import FIXED_KINDS
 
 if TYPE_CHECKING:
@@ -146,7 +145,7 @@ def _look_elsewhere(
     hop = Hop(
         required.tier,
         *_why_hop(state, required, pool, absent, waited_s),
-        c.Wait(required.tier, rfc3339(since), waited_s, "taken"),
+        c.Wait(required.tier, state.time.text(since), waited_s, "taken"),
     )
     return Target(other, required.excluded, hop, False, unmet_since)
 
@@ -205,7 +204,7 @@ def _may_not_escalate(state: SchedulerState) -> str | None:
         return f"{most} escalations to complex are in flight already"
     budget = state.policy.escalation_budget_usd_per_day
     day, spent_usd = state.escalated_usd
-    today = rfc3339(state.now)[:10]
+    today = state.time.text(state.now)[:10]
     if budget is not None and day == today and spent_usd >= budget:
         return f"today's ${budget:.2f} for escalations are spent"
     return None
@@ -359,7 +358,7 @@ def _avoided(state: SchedulerState, waiting: Waiting, now: float) -> c.Wait | No
     if waiting.since > until:
         return None
     waited_s = round(max(0.0, until - max(outage.since, waiting.since)), 6)
-    return c.Wait(watch.tier, rfc3339(outage.since), waited_s, "avoided")
+    return c.Wait(watch.tier, state.time.text(outage.since), waited_s, "avoided")
 
 
 def would_route(

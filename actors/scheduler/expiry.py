@@ -1,6 +1,6 @@
 """When a waiting task expires: at its deadline, or when its time to live is over.
 
-The deadline is an instant. The time to live (TTL) runs only while a task waits and its
+The deadline is an instant of the wall clock. The time to live (TTL) runs only while a task waits and its
 group *starves*, that is, none of its tiers has a place for it, full or not: being behind
 others in a queue never expires a task. While a group starves it keeps a heap of when each
 of its tasks expires. Seconds in which nobody led do not count.
@@ -41,7 +41,7 @@ def set_timers(
         if live is None:
             continue
         if live.deadline is not None:
-            lead.wake_at(live.deadline, task_id=waiting.task_id)
+            lead.wake_at(live.deadline - state.time.ahead_s, task_id=waiting.task_id)
         group = waiting.group
         if group is not None and group.expiries is not None:
             due = _expires_at(state, group, waiting, live)
@@ -53,7 +53,9 @@ def decide_deadline(
 ) -> list[Decision]:
     """Expire a task whose deadline has passed while it waits."""
     live = state.tasks.get(task_id)
-    if live is None or live.deadline is None or live.deadline > now:
+    if live is None or live.deadline is None:
+        return []
+    if live.deadline > now + state.time.ahead_s:
         return []
     if live.state.phase != "waiting" or live.deciding:
         return []

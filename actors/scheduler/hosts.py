@@ -16,7 +16,6 @@ from actors.scheduler.outputs import Decision
 from actors.scheduler.places import RIVALS_AFTER, RIVALS_FORGOTTEN_S
 from events import catalogue as c
 from events import subjects
-from events.codec import instant
 from events.lifecycle import STARTED
 
 if TYPE_CHECKING:
@@ -107,7 +106,9 @@ def fold_fleet(state: SchedulerState, name: str, event: c.Event) -> Verdict:
         case c.HostAlertRaised():
             if event.epoch != state.epochs.current or event.host != name:
                 return "void"
-            state.fleet.host(name).alerts.setdefault(event.code, instant(event.at))
+            state.fleet.host(name).alerts.setdefault(
+                event.code, state.time.of(event.at)
+            )
         case c.HostAlertCleared():
             if event.epoch != state.epochs.current or event.host != name:
                 return "void"

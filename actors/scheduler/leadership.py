@@ -7,11 +7,11 @@ from collections import deque
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from actors.stamp import Stamp
-from events.codec import rfc3339
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from actors.scheduler.logtime import LogTime
     from actors.scheduler.queue import Group, Requirement
     from events import catalogue as c
 
@@ -51,11 +51,14 @@ class Leadership:
     """One leadership, from its election to its end.
 
     Everything in it is derived or may be lost: the next leader begins with an empty one
-    and the same log. Times are in epoch seconds.
+    and the same log. Times are log time (`logtime`), in seconds.
     """
 
-    def __init__(self, name: str, ids: Callable[[], str], epoch: int) -> None:
+    def __init__(
+        self, name: str, ids: Callable[[], str], epoch: int, time: LogTime
+    ) -> None:
         self._name = name
+        self._time = time
         self._ids = ids
         # Every decision carries it; it counts only while this is the newest epoch.
         self.epoch = epoch
@@ -84,7 +87,7 @@ class Leadership:
 
     def stamp(self, now: float) -> Stamp:
         """Make what the next event carries."""
-        return Stamp(self._ids(), rfc3339(now), self._name)
+        return Stamp(self._ids(), self._time.stamp(now), self._name)
 
     def wake_at(
         self, when: float, required: Requirement | None = None, task_id: str = ""

@@ -76,13 +76,15 @@ class Lease:
         self._me = me
         self._clock = clock
         self._connected = connected
-        self._ttl = ttl
+        self.ttl = ttl
         self._renew = renew
         self._margin = margin
         # The key's revision that we wrote last: renewing it expects that one.
         self._revision = 0
         # Until when we believe that we hold it, by our own clock.
         self._until = float("-inf")
+        # When we last saw that another holds it, by our own clock.
+        self.other_at = float("-inf")
         # Set whenever `held` may have changed; whoever waits for it clears it.
         self.changed = asyncio.Event()
 
@@ -118,10 +120,10 @@ class Lease:
             self._key,
             self._me,
             expect=expect,
-            ttl=self._ttl,
+            ttl=self.ttl,
             timeout=min(self._renew, 2.0),
         )
-        self._until = before + self._ttl - self._margin
+        self._until = before + self.ttl - self._margin
 
     async def _look(self) -> None:
         """Find out why a write conflicted: somebody else holds the key, or we do.
@@ -134,5 +136,7 @@ class Lease:
                 await self._put(holder[1])
             else:
                 self._until = float("-inf")
+                if holder is not None:
+                    self.other_at = self._clock()
         except LogError:
             return

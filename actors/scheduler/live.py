@@ -25,6 +25,7 @@ class LiveTask:
         "lane",
         "repo",
         "routed",
+        "since",
         "state",
         "ttl_s",
     )
@@ -47,6 +48,8 @@ class LiveTask:
         self.classification_reason = classification_reason
         # How many seconds it may wait while its group starves; None: the policy's.
         self.ttl_s: float | None = None
+        # When it last began to wait (log time).
+        self.since = 0.0
         # Until when it may wait at all (epoch seconds).
         self.deadline: float | None = None
         # The id of the decision about it that is on its way to the log, "" for none.

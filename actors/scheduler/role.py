@@ -17,6 +17,7 @@ from actors.gateway.gateway import Gateway
 from actors.gateway.service import Service
 from actors.scheduler.decide import Scheduler
 from actors.scheduler.lease import LEASE_TTL_S, Lease, Leases
+from actors.scheduler.logtime import NOTICED_S, ClockWatch
 from actors.scheduler.outputs import Decision, HistoryNeeded, Mail, SpecNeeded
 from events import catalogue as c
 from events import subjects
@@ -28,6 +29,7 @@ from events.races import first
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from actors.scheduler.leadership import Leadership
     from events.bus import Bus, Message
     from events.log import EventLog, Follower
 
@@ -36,8 +38,8 @@ LEASE_KEY: Final = "scheduler"
 
 LED_KEY: Final = "led"
 LED_EVERY_S: Final = 1.0
-"""How often a leader notes under LED_KEY that it still leads, so that the next one knows
-since when nobody did."""
+"""How often a leader notes under LED_KEY that it still leads, and the log time, so that the
+next one knows since when nobody did."""
 
 MAIL_TIMEOUT_S: Final = 2.0
 """For how long a host may take to answer that it has its mail."""
@@ -63,7 +65,8 @@ _log = structlog.get_logger("agentcom.scheduler")
 class SchedulerRole:
     """One scheduler process. `run` returns after `stop` is set, or raises.
 
-    `clock` is the wall clock in epoch seconds, `monotonic` the lease's; `ids` makes ids.
+    `clock` is the wall clock in epoch seconds, by which events are stamped; durations go
+    by `monotonic` (see `logtime`). `ids` makes ids.
     """
 
     def __init__(
@@ -85,6 +88,10 @@ class SchedulerRole:
         self._leases = leases
         self._ids = ids
         self._clock = clock
+        self._monotonic = monotonic
+        self._watch = ClockWatch(clock(), monotonic())
+        # Log time less the monotonic clock, while this one leads.
+        self._origin = 0.0
         self._loop = asyncio.get_running_loop()
         self.scheduler = Scheduler(
             name, ids, ticks=lambda: time.perf_counter_ns() / 1_000
@@ -97,7 +104,7 @@ class SchedulerRole:
             connected=lambda: bus.connected,
             ttl=lease_ttl,
         )
-        self.gateway = Gateway(name, log, bus, ids, clock, self.scheduler)
+        self.gateway = Gateway(name, log, bus, ids, self._stamping, self.scheduler)
         self.service = Service(
             self.gateway,
             bus,
@@ -115,8 +122,8 @@ class SchedulerRole:
         self._background: set[asyncio.Task[Any]] = set()
         # Set when a retried task's history has been read and adopted.
         self._adopted = asyncio.Event()
-        # The sequence whose fold an election waits for.
-        self._awaited: tuple[int, asyncio.Future[None]] | None = None
+        # The sequences whose fold is waited for.
+        self._awaited: list[tuple[int, asyncio.Future[None]]] = []
         # How often each route's assignment has been sent again.
         self._resends: dict[str, int] = {}
         # Gets what a turn raised: it ends `run`.
@@ -182,12 +189,21 @@ class SchedulerRole:
     async def _be_elected(self) -> None:
         """Write the next epoch by compare-and-set; lead once it has been folded."""
         scheduler, state = self.scheduler, self.scheduler.state
-        leaderless_s = await self._leaderless()
+        noted = await self._noted()
+        wall = self._clock()
+        watch = ClockWatch(wall, self._monotonic())
+        now = wall - state.time.ahead_s
+        leaderless_s = max(0.0, now - (now if noted is None else noted))
+        longest_s = self._monotonic() - self.lease.other_at + self.lease.ttl + NOTICED_S
+        # Never longer without a leader than since one was last met: what is more, this
+        # clock is ahead of that leader's.
+        put_forward = leaderless_s > longest_s
+        leaderless_s = round(min(leaderless_s, longest_s), 3)
         # Taken together: an election that comes in between must be a conflict.
         epoch, expect = state.epochs.current + 1, state.scheduler_seq
         event = c.SchedulerElected(
             id=self._ids(),
-            at=rfc3339(self._clock()),
+            at=rfc3339(wall),
             by=self._name,
             epoch=epoch,
             name=self._name,
@@ -205,48 +221,120 @@ class SchedulerRole:
             # Who leads knows every run; a retried task's are known with its history.
             self._adopted.clear()
             await self._adopted.wait()
+        # A step may have been said meanwhile by whoever led before.
+        now = wall - state.time.ahead_s
+        reached = max(state.time.last, float("-inf") if noted is None else noted)
+        step = 0.0
+        if now < reached - NOTICED_S:
+            step = now - reached
+        elif put_forward and noted is not None:
+            step = max(0.0, now - noted - leaderless_s)
+        step += watch.stepped(self._clock(), self._monotonic())
+        if step and not await self._say_stepped(epoch, step):
+            return
         if self.lease.held and state.epochs.current == epoch:
             _log.info("leading", name=self._name, epoch=epoch)
-            scheduler.lead(epoch, self._clock())
+            self._watch = watch
+            self._origin = watch.apart - state.time.ahead_s
+            scheduler.lead(epoch, self._now())
             self._turn_soon()
 
     async def _note_that_we_lead(self) -> None:
         while True:
             await asyncio.sleep(LED_EVERY_S)
+            self._look_at_clock()
             if self.scheduler.leading and self.lease.held and self._bus.connected:
                 try:
                     await self._leases.note(
-                        LED_KEY, rfc3339(self._clock()), timeout=LED_EVERY_S
+                        LED_KEY, rfc3339(self._now()), timeout=LED_EVERY_S
                     )
                 except LogError as error:
                     _log.warning("leadership not noted", reason=str(error))
 
-    async def _leaderless(self) -> float:
-        """Seconds since a leader last noted that it led; 0 where none ever did."""
+    async def _noted(self) -> float | None:
+        """Return when (log time) a leader last noted that it led, None if not known."""
         try:
             note = await self._leases.holder(LED_KEY, timeout=LED_EVERY_S)
-            if note is None:
-                return 0.0
-            return round(max(0.0, self._clock() - instant(note[0], LED_KEY)), 3)
+            return None if note is None else instant(note[0], LED_KEY)
         except (LogError, Malformed) as error:
             _log.warning("time without a leader is not known", reason=str(error))
-            return 0.0
+            return None
+
+    # -- time --------------------------------------------------------------------------
+
+    def _now(self) -> float:
+        """Return log time; the leader's runs on by its monotonic clock alone."""
+        if self.scheduler.leading:
+            return self._origin + self._monotonic()
+        return self._clock() - self.scheduler.state.time.ahead_s
+
+    def _stamping(self) -> float:
+        """Return what an event is stamped with now (epoch seconds)."""
+        if not self.scheduler.leading:
+            return self._clock()
+        self._look_at_clock()
+        return self.scheduler.state.time.wall(self._now())
+
+    def _look_at_clock(self) -> None:
+        """A leader says in the log how far its wall clock was put forward or back."""
+        step = self._watch.stepped(self._clock(), self._monotonic())
+        lead, time = self.scheduler.leadership, self.scheduler.state.time
+        if not step or lead is None:
+            return
+        _log.warning("the clock was put forward or back", step_s=round(step, 3))
+        saying = time.unsaid_s != 0.0
+        time.unsaid_s = round(time.unsaid_s + step, 6)
+        if not saying:
+            self._in_background(self._say_steps(lead))
+
+    async def _say_steps(self, lead: Leadership) -> None:
+        """Say what steps there are, until all are in the log or another leads."""
+        time = self.scheduler.state.time
+        while self.scheduler.leadership is lead and time.unsaid_s:
+            if not await self._say_stepped(lead.epoch, time.unsaid_s):
+                await asyncio.sleep(RESEND_FIRST_S)
+
+    async def _say_stepped(self, epoch: int, step_s: float) -> bool:
+        """Write one step into the log and fold it; whether it is there."""
+        state = self.scheduler.state
+        event = c.ClockStepped(
+            id=self._ids(),
+            at=rfc3339(self._clock()),
+            by=self._name,
+            epoch=epoch,
+            role="scheduler",
+            name=self._name,
+            step_s=round(step_s, 6),
+        )
+        try:
+            seq = await self._log.append(
+                subjects.SCHEDULER, event, expect=state.scheduler_seq
+            )
+        except LogError as error:
+            _log.warning("a step of the clock is not stored", reason=str(error))
+            return False
+        await self._folded(seq)
+        return True
 
     async def _folded(self, seq: int) -> None:
         """Return once our own fold has reached `seq`."""
         if self.scheduler.state.position < seq:
-            self._awaited = (seq, self._loop.create_future())
-            await self._awaited[1]
+            future: asyncio.Future[None] = self._loop.create_future()
+            self._awaited.append((seq, future))
+            await future
 
     # -- turns -------------------------------------------------------------------------
 
     def _on_event(self, recorded: c.Recorded) -> None:
+        if self.scheduler.leading:
+            # What the event begins, begins now and not with the last turn.
+            self.scheduler.state.at(self._now())
         self.scheduler.fold(recorded)
-        awaited = self._awaited
-        if awaited is not None and recorded.seq >= awaited[0]:
-            self._awaited = None
-            if not awaited[1].done():
-                awaited[1].set_result(None)
+        for awaited in list(self._awaited):
+            if recorded.seq >= awaited[0]:
+                self._awaited.remove(awaited)
+                if not awaited[1].done():
+                    awaited[1].set_result(None)
         if not self._turning:
             self._turn_soon()
 
@@ -259,13 +347,13 @@ class SchedulerRole:
         if subjects.beat(beat.host) != message.subject:
             self.malformed_beats += 1
             return
-        self.scheduler.beat(beat, self._clock())
+        self.scheduler.beat(beat, self._now())
         self._turn_soon()
 
     def _on_connection(self, up: bool) -> None:
         if up and self.scheduler.leading:
             # Hosts' leases count only while we could hear them: each gets a full one.
-            now = self._clock()
+            now = self._now()
             for host in self.scheduler.fleet.hosts.values():
                 host.last_beat = now
 
@@ -289,7 +377,8 @@ class SchedulerRole:
     def _take_turn(self) -> None:
         scheduler = self.scheduler
         if self._decides:
-            for decision in scheduler.decide(self._clock()):
+            self._look_at_clock()
+            for decision in scheduler.decide(self._now()):
                 self._append(decision)
         effects, scheduler.effects = scheduler.effects, []
         for effect in effects:
@@ -301,7 +390,7 @@ class SchedulerRole:
         if wake is None:
             return
         soonest = SOONEST_S if self._decides else SOONEST_HELD_BACK_S
-        due = self._loop.time() + max(soonest, wake - self._clock())
+        due = self._loop.time() + max(soonest, wake - self._now())
         if self._timer is not None:
             # A turn too early does no harm, and sets the timer anew. Both are times of
             # the loop: the wall clock may have been put forward or back meanwhile.

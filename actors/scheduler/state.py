@@ -20,6 +20,7 @@ from actors.rules import policy as policies
 from actors.scheduler import hosts
 from actors.scheduler.fleet import Fleet, plain
 from actors.scheduler.live import LiveTask, RouteEnd, end_said_by
+from actors.scheduler.logtime import LogTime
 from actors.scheduler.outputs import HistoryNeeded
 from actors.scheduler.queue import (
     LANES,
@@ -29,7 +30,7 @@ from actors.scheduler.queue import (
     Waiting,
     requirement,
 )
-from actors.scheduler.tiers import TierWatch
+from actors.scheduler.tiers import Outage, TierWatch
 from events import catalogue as c
 from events import subjects
 from events.codec import instant
@@ -76,10 +77,14 @@ class FoldCounts:
 
 
 class SchedulerState:
-    """The fold and its lists. `now` is the time of the last turn (epoch seconds)."""
+    """The fold and its lists. `now` is the time of the last turn.
+
+    All times are log time, see `logtime`.
+    """
 
     def __init__(self) -> None:
         self.now = 0.0
+        self.time = LogTime()
         self.counts = FoldCounts()
 
         # -- what the log says --
@@ -158,6 +163,8 @@ class SchedulerState:
     def at(self, now: float) -> None:
         """Note the time."""
         self.now = self.fleet.now = now
+        if self.time.now < float("inf"):
+            self.time.now = now
 
     def fold(self, recorded: c.Recorded) -> FoldedStep | HistoryNeeded | c.Event | None:
         """Take in one event of the log; return what it changed, None if it did not count.
@@ -218,6 +225,18 @@ class SchedulerState:
         lost = sum(max(0.0, end - max(start, since)) for start, end in self.gaps)
         return since + wait + lost
 
+    def not_after(self, now: float) -> None:
+        """What was stamped in a future that the clock has left began now at the latest."""
+        for live in self.tasks.values():
+            if live.since > now:
+                live.since = now
+                if live.state.task_id in self.queue.tasks:
+                    self.dequeue(live.state.task_id)
+                    self.enqueue(live)
+        for watch in self.tiers.values():
+            if watch.down_since is not None and watch.down_since > now:
+                watch.outage = Outage(now)
+
     # -- tasks -------------------------------------------------------------------------
 
     def _fold_task(
@@ -247,6 +266,10 @@ class SchedulerState:
         )
         live.state = state
         if verdict == "applied":
+            if state.waiting_since != before.waiting_since:
+                live.since = self.time.of(state.waiting_since)
+            if not host and getattr(event, "epoch", None):
+                self.time.decided(event.at)
             self._take_step(live, before, state, event)
         else:
             self._count(verdict)
@@ -305,6 +328,7 @@ class SchedulerState:
             return []
         live = self._appears(task_id, first)
         live.state = state
+        live.since = self.time.of(state.waiting_since)
         self.enqueue(live)
         steps = [
             self._fold_task(task_id, recorded, subjects.parse(recorded.subject).host)
@@ -455,7 +479,7 @@ class SchedulerState:
             state.task_id,
             state.submitted_seq,
             live.lane,
-            instant(state.waiting_since),
+            live.since,
             required,
         )
         self.queue.add(waiting)
@@ -510,7 +534,9 @@ class SchedulerState:
         by_anybody = isinstance(event, c.AlertAcknowledged)
         if event.epoch != self.epochs.current and not by_anybody:
             return "void"
-        watch.evolve(event)
+        watch.evolve(event, self.time)
+        if not by_anybody:
+            self.time.decided(event.at)
         self.tier_pending.discard(watch.tier)
         self.tiers_dirty = self.alerts_moved = True
         if isinstance(event, c.TierLimited):
@@ -543,13 +569,29 @@ class SchedulerState:
     def _fold_scheduler(self, recorded: c.Recorded) -> Verdict:
         event = recorded.event
         self.scheduler_seq = recorded.seq
+        if isinstance(event, c.ClockStepped):
+            return self._fold_step(event)
         if not isinstance(event, c.SchedulerElected) or not self.epochs.observe(
             recorded.seq, event.epoch
         ):
             return "void"
-        at = instant(event.at)
+        at = self.time.of(event.at)
         if event.leaderless_s > 0:
             self.gaps.append((at - event.leaderless_s, at))
             del self.gaps[:-GAPS]
             self.alerts_moved = True
+        return "applied"
+
+    def _fold_step(self, event: c.ClockStepped) -> Verdict:
+        """The leader's wall clock was put forward or back: durations go on evenly."""
+        if event.epoch != self.epochs.current:
+            return "void"
+        self.time.stepped(event.step_s)
+        for watch in self.tiers.values():
+            if watch.known_end:
+                # An instant that somebody named is nearer now, or farther.
+                watch.limited_until -= event.step_s
+                self.fleet.limit(PLACE_KIND[watch.tier], watch.limited_until)
+        self.alerts_moved = True
+        self.ready.update(self.queue.groups)
         return "applied"

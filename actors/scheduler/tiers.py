@@ -13,15 +13,15 @@ from actors.scheduler.outputs import Decision
 from actors.scheduler.queue import PLACE_KIND
 from events import catalogue as c
 from events import subjects
-from events.codec import instant, rfc3339
 
 if TYPE_CHECKING:
     from actors.scheduler.leadership import Leadership, ReportedLimit
+    from actors.scheduler.logtime import LogTime
     from actors.scheduler.state import SchedulerState
 
 
 class Outage:
-    """From when to when a tier was down; `until` None while it lasts. Epoch seconds."""
+    """From when to when a tier was down, in log time; `until` None while it lasts."""
 
     __slots__ = ("since", "until")
 
@@ -33,7 +33,14 @@ class Outage:
 class TierWatch:
     """What the log says about one tier."""
 
-    __slots__ = ("alerted", "limited_for", "limited_until", "outage", "tier")
+    __slots__ = (
+        "alerted",
+        "known_end",
+        "limited_for",
+        "limited_until",
+        "outage",
+        "tier",
+    )
 
     def __init__(self, tier: c.Tier) -> None:
         self.tier = tier
@@ -41,9 +48,11 @@ class TierWatch:
         self.outage: Outage | None = None
         # Whether an alert about an outage is raised and not cleared.
         self.alerted = False
-        # Until when its account is limited (epoch seconds); and how long the last limit
-        # was if nobody knew its end, else 0: if it lasts, the next is twice as long.
-        self.limited_until = 0.0
+        # Until when its account is limited (log time), and whether somebody named that
+        # instant; how long the last limit was if nobody knew its end, else 0: if it
+        # lasts, the next is twice as long.
+        self.limited_until = float("-inf")
+        self.known_end = False
         self.limited_for = 0.0
 
     @property
@@ -53,18 +62,19 @@ class TierWatch:
             return None
         return self.outage.since
 
-    def evolve(self, event: c.Event) -> None:
+    def evolve(self, event: c.Event, time: LogTime) -> None:
         """Fold an event about this tier."""
         match event:
             case c.TierDown():
                 if self.down_since is None:
-                    self.outage = Outage(instant(event.at))
+                    self.outage = Outage(time.of(event.at))
             case c.TierUp():
                 if self.outage is not None and self.outage.until is None:
-                    self.outage.until = instant(event.at)
+                    self.outage.until = time.of(event.at)
             case c.TierLimited():
-                self.limited_until = instant(event.until)
-                since = instant(event.at)
+                self.known_end = event.known_end
+                self.limited_until = time.until(event.until)
+                since = time.until(event.at)
                 self.limited_for = (
                     0.0 if event.known_end else self.limited_until - since
                 )
@@ -95,7 +105,7 @@ def decide_limits(
         event = limited(state, lead, limit, now)
         if event is not None:
             decisions.append(_about_tier(state, event))
-            lead.wake_at(instant(event.until))
+            lead.wake_at(state.time.until(event.until))
     return decisions
 
 
@@ -108,7 +118,7 @@ def limited(
     """
     watch, policy = state.tiers[limit.tier], state.policy
     if limit.until is not None:
-        until = instant(limit.until)
+        until = state.time.until(limit.until)
     elif watch.limited_until > now:
         return None
     else:
@@ -123,7 +133,7 @@ def limited(
         now,
         c.TierLimited,
         tier=limit.tier,
-        until=rfc3339(until),
+        until=state.time.text(until),
         reason=limit.detail,
         known_end=limit.until is not None,
     )

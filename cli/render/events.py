@@ -82,6 +82,8 @@ def gist(event: c.Event) -> str:
             return f"version {event.version}: {', '.join(event.changed)}"
         case c.SchedulerElected():
             return f"epoch {event.epoch}: {event.name}"
+        case c.ClockStepped():
+            return f"{event.role} {event.name}: {event.step_s:+.1f} s"
         case c.Unknown():
             return f"a type that this version does not know: {event.tag}"
         case _:

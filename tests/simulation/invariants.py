@@ -17,7 +17,7 @@ from actors.scheduler.outputs import HistoryNeeded
 from events import catalogue as c
 from events import commands as m
 from events import subjects
-from events.codec import Reader, instant
+from events.codec import Reader
 from events.lifecycle import FINAL, FIXED_KINDS, ON_HOST
 from projections.tasks import NUMBERED
 from projections.world import World as ReadModels
@@ -66,6 +66,10 @@ ACCEPTANCE_LEEWAY = 1.5
 ALERT_LEEWAY = 1.5
 """So much later than it falls due a leader that turns twice a second raises an alert."""
 
+EARLY_S = 22.0
+"""How much too early a time to live may end: stamps of other gateways are off by their
+clocks' skew, and by what an append took; a stamp that is farther off is not believed."""
+
 DISK_TAKES = 3.0
 """By then an ended run's last event is on the disk, if the log has not got it."""
 
@@ -94,6 +98,9 @@ class Account:
         self.attempts = 0
         self.cancelled = False
         self.read_attempts = 0
+        # When its route in force, and its wait, were stored, in the loop's seconds.
+        self.routed_at = 0.0
+        self.waits_since = 0.0
 
 
 class Judge:
@@ -101,6 +108,7 @@ class Judge:
 
     def __init__(self) -> None:
         self.broken: Broken | None = None
+        self.now = 0.0
         self.epochs = Epochs()
         self.states: dict[str, TaskState] = {}
         self.accounts: dict[str, Account] = {}
@@ -122,6 +130,8 @@ class Judge:
         self._heard_epoch: dict[int, int] = {}
         self._was_stale: dict[int, tuple[int, int]] = {}
         self._counted: set[str] = set()
+        # When a scheduler last heard a host, in the loop's seconds.
+        self._heard: dict[tuple[int, str], float] = {}
 
     def complain(self, invariant: str, what: str) -> None:
         """Note the first thing that is wrong."""
@@ -130,9 +140,10 @@ class Judge:
 
     # -- the log -----------------------------------------------------------------------
 
-    def stored(self, recorded: Recorded) -> None:
-        """Judge one more event of the log."""
+    def stored(self, recorded: Recorded, now: float) -> None:
+        """Judge one more event of the log; `now` in the loop's seconds."""
         event = recorded.event
+        self.now = now
         place = subjects.parse(recorded.subject)
         current = self.epochs.current
         if isinstance(event, c.SchedulerElected):
@@ -177,8 +188,13 @@ class Judge:
         account = self.accounts.get(task_id)
         if account is None:
             if isinstance(event, c.TaskSubmitted):
-                self.accounts[task_id] = Account(event)
+                self.accounts[task_id] = account = Account(event)
+                account.waits_since = self.now
             return
+        if isinstance(event, c.TaskRouted):
+            account.routed_at = self.now
+        elif after.waiting_since != before.waiting_since:
+            account.waits_since = self.now
         if isinstance(event, c.RunEvent):
             self._report(account, event, host, where)
         else:
@@ -417,11 +433,26 @@ class Judge:
 
     # -- decisions, as they are made ---------------------------------------------------
 
-    def decided(self, scheduler: Scheduler, decision: Decision) -> None:
+    def beaten(self, scheduler: Scheduler, subject: str, now: float) -> None:
+        """A scheduler heard a beat; one that counts is of the incarnation it knows."""
+        name = subject.rpartition(".")[2]
+        host = scheduler.fleet.hosts.get(name)
+        if host is not None and host.last_beat == scheduler.state.now:
+            self._heard[id(scheduler), name] = now
+
+    def decided(self, scheduler: Scheduler, decision: Decision, now: float) -> None:
         """A leader has decided something: does it follow from what it knows?"""
         event = decision.event
+        if isinstance(event, c.HostLost):
+            heard = self._heard.get((id(scheduler), event.host), float("-inf"))
+            if now - heard < scheduler.state.policy.host_lease_s - 0.01:
+                self.complain(
+                    "a host is lost for its silence alone",
+                    f"{scheduler.name}: {event.host} was heard {now - heard:.1f} s before",
+                )
         if not isinstance(event, c.TaskEvent):
             return
+        self._in_time(scheduler, event, now)
         live = scheduler.state.tasks[event.task_id]
         # A decision that does not get through is made again: the patience starts over.
         self._unaccepted.pop((id(scheduler), event.task_id), None)
@@ -438,6 +469,23 @@ class Judge:
             case _:
                 pass
 
+    def _in_time(self, scheduler: Scheduler, event: c.TaskEvent, now: float) -> None:
+        """Durations are as long as they are, whatever the wall clocks say meanwhile."""
+        account = self.accounts[event.task_id]
+        policy, since, least = scheduler.state.policy, 0.0, 0.0
+        if isinstance(event, c.TaskRequeued) and event.reason == "not accepted":
+            since, least = account.routed_at, policy.accept_timeout_s - 0.05
+        elif isinstance(event, c.TaskExpired) and event.reason == "ttl":
+            own_s = account.submitted.spec.ttl_s
+            ttl_s = policy.task_ttl_s if own_s is None else own_s
+            since, least = account.waits_since, ttl_s - EARLY_S
+        if now - since < least:
+            self.complain(
+                "no duration is shorter than it is",
+                f"{scheduler.name}, {event.task_id}: {c.name(event)} after "
+                f"{now - since:.1f} of {least:.1f} s",
+            )
+
     def _excluded(self, scheduler: Scheduler, live: LiveTask) -> tuple[str, ...]:
         return tuple(
             name
@@ -450,7 +498,8 @@ class Judge:
     ) -> None:
         if live.state.phase != "waiting":
             self.complain("only who waits is routed", f"{where}: {live.state.phase}")
-        if live.deadline is not None and live.deadline < scheduler.state.now - 1.0:
+        wall = scheduler.state.now + scheduler.state.time.ahead_s
+        if live.deadline is not None and live.deadline < wall - 1.0:
             self.complain("nothing is routed after its deadline", where)
         place = scheduler.state.reserved[event.id]
         slots = place.slots
@@ -808,7 +857,7 @@ def signature(scheduler: Scheduler) -> dict[str, Any]:
 
 def _rank(live: LiveTask, now: float, ageing: float) -> tuple[int, int]:
     state = live.state
-    waited = max(0.0, now - instant(state.waiting_since))
+    waited = max(0.0, now - live.since)
     return max(0, live.lane - int(waited // ageing)), state.submitted_seq
 
 

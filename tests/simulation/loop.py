@@ -108,6 +108,10 @@ class SimLoop(asyncio.BaseEventLoop):
         """Read the true wall clock, epoch seconds."""
         return self._start + self._now
 
+    def step(self, seconds: float) -> None:
+        """Put the true wall clock forward (back, below 0), and everybody's with it."""
+        self._start += seconds
+
     def again(self, handles: list[asyncio.Handle]) -> None:
         """Put handles that had been taken out back, as ready."""
         self._ready.extend(handles)  # type: ignore[attr-defined]

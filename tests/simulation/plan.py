@@ -53,6 +53,10 @@ POLICY = {
 """Shorter than the defaults, so that more happens in a simulated minute."""
 
 
+STEPS_S = (2.0, 30.0, 90.0, 3_600.0, 86_400.0, 3 * 86_400.0)
+"""How far a wall clock is put forward, or back."""
+
+
 class Step(NamedTuple):
     """At a time, something happens to somebody."""
 
@@ -103,6 +107,23 @@ def draw(chance: Random) -> Plan:
     skew = chance.choice((0.0, 0.0, 0.5, 3.0))
     steps = sorted(drawing.steps, key=lambda step: step.at)
     return Plan(len(hosts), skew, faults, steps)
+
+
+def clock_steps(chance: Random, hosts: int) -> list[Step]:
+    """Draw whose wall clock is put forward and back when; in most seeds nobody's.
+
+    `world` is everybody's: a machine that slept with all of them on it, if it is forward.
+    """
+    if chance.random() < 0.6:
+        return []
+    names = ["s1", "s2", "world", *(f"h{n + 1}" for n in range(hosts))]
+    drawing = _Drawing(chance)
+    only = chance.choice(("any", "s1", "world"))
+    for _ in range(chance.choice((1, 1, 2, 3, 5))):
+        by = chance.choice(STEPS_S) * chance.choice((1, -1))
+        whom = chance.choice(names) if only == "any" else only
+        drawing.add(chance.uniform(2.0, CALM_AT + 5), "step", whom, by=by)
+    return drawing.steps
 
 
 def _work(drawing: _Drawing, hosts: list[str]) -> None:

@@ -35,7 +35,7 @@ from tests.simulation.machine import (
     simulated_edges,
 )
 from tests.simulation.network import Link, Server, Weather
-from tests.simulation.plan import CALM_AT, POLICY, Step, draw
+from tests.simulation.plan import CALM_AT, POLICY, Step, clock_steps, draw
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -92,8 +92,13 @@ class WatchedRole(SchedulerRole):
 
     def _append(self, decision: Decision) -> None:
         if self.process.alive:
-            self.judge.decided(self.scheduler, decision)
+            self.judge.decided(self.scheduler, decision, self._loop.time())
         super()._append(decision)
+
+    def _on_beat(self, message: Any) -> None:
+        super()._on_beat(message)
+        if self.process.alive:
+            self.judge.beaten(self.scheduler, message.subject, self._loop.time())
 
     def _take_turn(self) -> None:
         super()._take_turn()
@@ -139,6 +144,8 @@ class Simulation:
             name: self.chance.uniform(-self.plan.skew, self.plan.skew)
             for name in ("s1", "s2", *self.machines)
         }
+        # Drawn apart, so that a seed's other accidents are the same with and without.
+        self.clock_steps = clock_steps(random.Random(f"clocks {seed}"), self.plan.hosts)
         self.task_ids: dict[int, str] = {}
         self.asking = 0
         self._quiet_since: float | None = None
@@ -156,7 +163,7 @@ class Simulation:
             f"{recorded.seq:>4} {by:<4} {recorded.subject[12:]:<34} "
             f"{c.name(event)} {_brief(event)}",
         )
-        self.judge.stored(recorded)
+        self.judge.stored(recorded, self.loop.time())
 
     def _mailed(self, link: Link, message: Any) -> None:
         if message.subject.startswith("agentcom.mbx."):
@@ -348,6 +355,8 @@ class Simulation:
             case "weather":
                 for name, value in fields.items():
                     setattr(self.weather, name, value)
+            case "step":
+                self._step_clock(step.whom, fields["by"])
             case "calm":
                 self._calm()
             case _:
@@ -358,6 +367,14 @@ class Simulation:
             self.start_host(name)
         else:
             self.start_scheduler(name)
+
+    def _step_clock(self, whom: str, by: float) -> None:
+        if whom == "world":
+            self.loop.step(by)
+            return
+        self.skews[whom] += by
+        if whom in self.processes:
+            self.processes[whom].skew += by
 
     def _toggle(self, name: str, fields: dict[str, Any]) -> None:
         machine = self.machines[name]
@@ -492,7 +509,7 @@ class Simulation:
         with _quiet_logs(self), simulated_edges():
             client = Process(self.loop, "client")
             self._enter(client)
-            for step in self.plan.steps:
+            for step in (*self.plan.steps, *self.clock_steps):
                 self.loop.call_at(step.at, self.do, step)
             try:
                 self.loop.run(until=CALM_AT + SETTLES_WITHIN, done=self._over)
@@ -551,7 +568,7 @@ def _brief(event: c.Event) -> str:
     for name in (
         "epoch", "generation", "selected_host", "selected_endpoint", "effective_tier",
         "fallback_from_tier", "host", "reason", "exclude", "tier", "attempt", "until",
-        "incarnation", "endpoint", "leaderless_s", "held",
+        "incarnation", "endpoint", "leaderless_s", "held", "step_s",
     ):  # fmt: skip
         value = getattr(event, name, None)
         if value not in (None, "", [], False):

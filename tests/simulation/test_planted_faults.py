@@ -282,9 +282,9 @@ def alert_repeated(patch: Patch) -> None:
     """An outage raises an alert again and again."""
     evolve = tiers.TierWatch.evolve
 
-    def deaf(self: Any, event: Any) -> None:
+    def deaf(self: Any, event: Any, time: Any) -> None:
         if not isinstance(event, c.AlertRaised):
-            evolve(self, event)
+            evolve(self, event, time)
 
     patch.setattr(tiers.TierWatch, "evolve", deaf)
 
@@ -330,6 +330,24 @@ def restarted_run_forgotten(patch: Patch) -> None:
     patch.setattr(hosts, "after_restart", trusting)
 
 
+def durations_by_the_wall_clock(patch: Patch) -> None:
+    """Who leads measures durations by the wall clock, wherever somebody puts it."""
+    patch.setattr(
+        roles.SchedulerRole,
+        "_now",
+        lambda self: self._clock() - self.scheduler.state.time.ahead_s,
+    )
+
+
+def step_not_said(patch: Patch) -> None:
+    """A leader notices that its clock was put forward or back, and says nothing."""
+
+    async def silent(self: Any, epoch: int, step_s: float) -> bool:
+        return True
+
+    patch.setattr(roles.SchedulerRole, "_say_stepped", silent)
+
+
 PLANTED: list[Callable[[Patch], None]] = [
     lost_fence,
     host_heeds_anybody,
@@ -363,6 +381,8 @@ PLANTED: list[Callable[[Patch], None]] = [
     results_not_on_disk,
     host_slot_leaks,
     restarted_run_forgotten,
+    durations_by_the_wall_clock,
+    step_not_said,
 ]
 
 

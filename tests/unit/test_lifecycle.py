@@ -9,6 +9,7 @@ from actors import lifecycle
 from actors.lifecycle import Epochs, TaskState, evolve, fold
 from actors.scheduler.leadership import Leadership
 from actors.scheduler.live import RouteEnd
+from actors.scheduler.logtime import LogTime
 from actors.scheduler.returns import after_route
 from actors.stamp import Stamp
 from events import catalogue as c
@@ -19,7 +20,7 @@ from events.lifecycle import FINAL, ON_HOST, PHASES, TABLE
 
 AT = "2026-01-01T00:00:00.000000Z"
 STAMP = Stamp("E9", AT, "test")
-LEAD = Leadership("test", lambda: "E9", 1)
+LEAD = Leadership("test", lambda: "E9", 1, LogTime())
 NOW = instant(AT)
 EVERY_PHASE = ("absent", *PHASES)
 KINDS = [

@@ -1,0 +1,96 @@
+"""Log time: what the scheduler reckons durations in, so that no clock's step changes one.
+
+Events carry the wall clock of whoever wrote them, for people. A wall clock may be put
+forward or back, by a person, by NTP, by a machine that slept. Whoever leads notices that
+beside its monotonic clock and says so in the log, `clock.stepped`; from there on log time
+is the wall clock less all steps said so far. So it runs on evenly, in the leader (which
+adds monotonic seconds to what it was at its election) and in whoever folds the log later.
+
+A stamp and the event of a step may change places in the log. A leader therefore stamps
+by the later of the two readings until the step is in the log: what is out of place then
+lies in the future, and what lies in the future counts as now.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from events.codec import instant, rfc3339
+
+LATE_S: Final = 20.0
+"""A stamp that lies so far before what is in the log already is not believed: an append
+is given up sooner."""
+
+NOTICED_S: Final = 1.0
+"""Wall and monotonic clock are one step apart when they differ by so much."""
+
+
+class LogTime:
+    """The fold of the steps. `ahead_s` is how far the wall clock is ahead of log time."""
+
+    __slots__ = ("ahead_s", "last", "now", "unsaid_s")
+
+    def __init__(self) -> None:
+        self.ahead_s = 0.0
+        # The leader's own steps that it has noticed and that are not in the log yet.
+        self.unsaid_s = 0.0
+        # The latest decision's time.
+        self.last = float("-inf")
+        # The present, where somebody leads; infinite where the log alone is read.
+        self.now = float("inf")
+
+    def of(self, at: str) -> float:
+        """Return when a scheduler or gateway wrote an event, from its stamp.
+
+        Never in the future, and never long before what was in the log already.
+        """
+        when, led = self.until(at), self.now < float("inf")
+        reached = max(self.last, self.now) if led else self.last
+        if when < reached - LATE_S:
+            when = reached
+        # Stamps are rounded.
+        return when if when <= self.now + 0.001 else self.now
+
+    def until(self, instant_of_day: str) -> float:
+        """Return when an instant that somebody named comes, as the clock stands."""
+        return instant(instant_of_day) - self.ahead_s
+
+    def decided(self, at: str) -> None:
+        """A decision of the leader in force is in the log."""
+        self.last = max(self.last, self.until(at))
+
+    def stepped(self, step_s: float) -> None:
+        """The wall clock was put forward (or back, below 0)."""
+        self.ahead_s += step_s
+        if self.unsaid_s:
+            self.unsaid_s = round(self.unsaid_s - step_s, 6)
+
+    def text(self, when: float) -> str:
+        """Write a log time for people, as the wall clock stands."""
+        return rfc3339(when + self.ahead_s)
+
+    def wall(self, now: float) -> float:
+        """Return what an event of now is stamped with, in epoch seconds."""
+        return now + self.ahead_s + max(self.unsaid_s, 0.0)
+
+    def stamp(self, now: float) -> str:
+        """Write what an event of now is stamped with."""
+        return rfc3339(self.wall(now))
+
+
+class ClockWatch:
+    """Tells a process how far its wall clock has been put forward since it last asked.
+
+    Both clocks count seconds; `wall` since the epoch. `apart`: how far they were apart then.
+    """
+
+    def __init__(self, wall: float, monotonic: float) -> None:
+        self.apart = wall - monotonic
+
+    def stepped(self, wall: float, monotonic: float) -> float:
+        """Return the step since the last one that was returned, 0.0 for none."""
+        step = wall - monotonic - self.apart
+        if abs(step) < NOTICED_S:
+            return 0.0
+        self.apart += step
+        return step

@@ -1,0 +1,159 @@
+"""Log time: durations that no wall clock's step changes, over a change of leaders too."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+
+import pytest
+
+from actors.scheduler.logtime import ClockWatch, LogTime
+from actors.scheduler.role import LED_KEY, SchedulerRole
+from events import catalogue as c
+from events import subjects
+from events.codec import rfc3339
+from tests.support.fakes import MemoryBroker, MemoryBus, MemoryLeases, MemoryLog
+from tests.support.world import START, World
+
+DAY = 86_400.0
+
+
+def stepped(w: World, by: float) -> None:
+    """The leader's wall clock is put forward, and it says so."""
+    event = c.ClockStepped(
+        **w.head(), epoch=1, role="scheduler", name="s1", step_s=float(by)
+    )
+    w.store(subjects.SCHEDULER, event)
+    w.turn()
+
+
+@pytest.mark.parametrize("by", [3_600.0, -3_600.0, 30 * DAY])
+def test_a_time_to_live_is_as_long_as_it_is_wherever_the_clock_is_put(by):
+    w = World()
+    w.shell("t1", ttl_s=60)
+    w.wait(30)
+    stepped(w, by)
+    w.wait(29)
+    assert w.scheduler.state.tasks["t1"].state.phase == "waiting"
+    w.wait(2)
+    assert "t1" not in w.scheduler.state.tasks
+
+
+@pytest.mark.parametrize(("by", "over"), [(3_600.0, True), (-3_600.0, False)])
+def test_a_deadline_is_an_instant_of_the_wall_clock(by, over):
+    w = World()
+    w.shell("t1", deadline=rfc3339(START + 100), ttl_s=10 * DAY)
+    stepped(w, by)
+    w.wait(200)
+    assert ("t1" not in w.scheduler.state.tasks) is over
+    w.wait(3_600)
+    assert "t1" not in w.scheduler.state.tasks
+
+
+def test_what_happens_after_a_step_is_stamped_as_the_clock_stands():
+    w = World()
+    stepped(w, DAY)
+    w.join("h1")
+    w.shell("t1")
+    routed = next(r.event for r in w.log if isinstance(r.event, c.TaskRouted))
+    assert routed.at == rfc3339(START + DAY)
+
+
+def test_a_step_of_another_epoch_does_not_count():
+    w = World()
+    event = c.ClockStepped(**w.head(), epoch=7, role="scheduler", name="s9", step_s=DAY)
+    w.store(subjects.SCHEDULER, event)
+    assert w.scheduler.state.time.ahead_s == 0
+
+
+def test_a_stamp_from_far_before_the_log_is_not_believed():
+    time = LogTime()
+    time.decided(rfc3339(START))
+    assert time.of(rfc3339(START - 5)) == START - 5
+    assert time.of(rfc3339(START - DAY)) == START
+    time.now = START + 10
+    assert time.of(rfc3339(START + DAY)) == START + 10
+
+
+def test_a_watch_says_each_step_once_and_no_drift():
+    watch = ClockWatch(1_000.0, 5.0)
+    assert watch.stepped(1_010.0, 15.0) == 0
+    assert watch.stepped(1_010.4, 15.0) == 0
+    assert watch.stepped(4_610.0, 15.0) == 3_600
+    assert watch.stepped(4_611.0, 16.0) == 0
+    assert watch.stepped(1_011.0, 16.0) == -3_600
+
+
+class Clocks:
+    """A wall clock that somebody puts forward and back, beside an even one."""
+
+    def __init__(self) -> None:
+        self.ahead = START
+
+    def wall(self) -> float:
+        return self.monotonic() + self.ahead
+
+    def monotonic(self) -> float:
+        return asyncio.get_running_loop().time()
+
+
+async def elected(clocks: Clocks, log: MemoryLog, leases: MemoryLeases):
+    """Start a scheduler; return it once it leads, with what ends it."""
+    numbers = itertools.count(1)
+    role = SchedulerRole(
+        "s1", log, MemoryBus(MemoryBroker()), leases,
+        ids=lambda: f"{clocks.ahead:.0f}-{next(numbers):04d}", version="0",
+        clock=clocks.wall, monotonic=clocks.monotonic,
+    )  # fmt: skip
+    stop = asyncio.Event()
+    running = asyncio.create_task(role.run(stop))
+    async with asyncio.timeout(10):
+        while not role.scheduler.leading:
+            await asyncio.sleep(0.01)
+    return role, stop, running
+
+
+async def steps_in(log: MemoryLog, count: int) -> list[float]:
+    async with asyncio.timeout(10):
+        while True:
+            found = await log.read(subjects.SCHEDULER)
+            steps = [r.event.step_s for r in found if type(r.event) is c.ClockStepped]
+            if len(steps) >= count:
+                return steps
+            await asyncio.sleep(0.01)
+
+
+@pytest.mark.parametrize("by", [3_600.0, -120.0])
+async def test_a_leader_says_in_the_log_that_its_clock_was_put_elsewhere(by):
+    clocks, log = Clocks(), MemoryLog()
+    role, stop, running = await elected(clocks, log, MemoryLeases(clocks.monotonic))
+    before = role._now()
+    clocks.ahead += by
+    steps = await steps_in(log, 1)
+    assert [round(step) for step in steps] == [by]
+    # For its decisions no time has passed but what really did.
+    assert 0 <= role._now() - before < 10
+    assert abs(role._stamping() - clocks.wall()) < 1
+    stop.set()
+    await running
+
+
+async def test_after_a_wrong_future_time_goes_on_where_the_log_was():
+    clocks, log = Clocks(), MemoryLog()
+    leases = MemoryLeases(clocks.monotonic)
+    clocks.ahead += DAY
+    role, stop, running = await elected(clocks, log, leases)
+    before = role._now()
+    await leases.note(LED_KEY, rfc3339(clocks.wall()), timeout=1)
+    stop.set()
+    await running
+    clocks.ahead -= DAY
+    role, stop, running = await elected(clocks, log, MemoryLeases(clocks.monotonic))
+    # Without a note, from what is decided in the log; here nothing was.
+    stop.set()
+    await running
+    role, stop, running = await elected(clocks, log, leases)
+    assert [round(step / 10) for step in await steps_in(log, 1)] == [-DAY / 10]
+    assert abs(role._now() - before) < 60
+    stop.set()
+    await running
