@@ -33,8 +33,10 @@ class Ring:
         self._commands: dict[str, list[str]] = {}
         self._envs: dict[str, dict[str, str]] = {}
 
-    def scheduler(self, name: str = "scheduler") -> None:
-        self._start(name, ["scheduler"])
+    def scheduler(
+        self, name: str = "scheduler", env: dict[str, str] | None = None
+    ) -> None:
+        self._start(name, ["scheduler"], env)
 
     def sidecar(
         self,
