@@ -15,9 +15,11 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from sidecar.processes.family import Processes
+    from sidecar.processes.family import Brief, Processes
 
 _GIT_TIMEOUT_S = 120.0
+_KEEP = 65_536
+_FILTER_KEYS = ("clean", "smudge", "process")
 
 
 class Git:
@@ -42,12 +44,34 @@ class Git:
 
     async def ask(self, folder: Path, *words: str) -> tuple[bool, str, str]:
         """Run a git command; whether it went well, its stdout, its stderr."""
-        quiet = ["-c", "core.hooksPath=/dev/null", "-c", "core.fsmonitor=false"]
+        brief = await self.run(folder, words)
+        return brief.ok, brief.stdout, brief.stderr.strip()
+
+    async def run(
+        self,
+        folder: Path,
+        words: Sequence[str],
+        *,
+        env: Mapping[str, str] | None = None,
+        stdin: bytes = b"",
+        timeout_s: float = _GIT_TIMEOUT_S,
+        keep: int = _KEEP,
+    ) -> Brief:
+        """Run a git command; of its output `keep` bytes. Raises WorkspaceError."""
+        quiet = {
+            "core.hooksPath": "/dev/null",
+            "core.fsmonitor": "false",
+            "protocol.allow": "never",
+        }
         for name in await self._filters(folder):
-            for key in ("clean", "smudge", "process"):
-                quiet += ["-c", f"filter.{name}.{key}="]
-            quiet += ["-c", f"filter.{name}.required=false"]
-        return await self._run(folder, quiet, words)
+            quiet |= {f"filter.{name}.{key}": "" for key in _FILTER_KEYS}
+            quiet[f"filter.{name}.required"] = "false"
+        # Not as options: there a name that holds '=' would end at it.
+        more = {"GIT_CONFIG_COUNT": str(len(quiet))}
+        for n, (key, value) in enumerate(quiet.items()):
+            more |= {f"GIT_CONFIG_KEY_{n}": key, f"GIT_CONFIG_VALUE_{n}": value}
+        more |= env or {}
+        return await self._brief(folder, words, more, stdin, timeout_s, keep)
 
     async def _filters(self, folder: Path) -> list[str]:
         """Names of the filters that the repository itself sets, which are never run.
@@ -55,8 +79,10 @@ class Git:
         Those of the host's own configuration are the operator's, and stay.
         """
         words = ("config", "-z", "--show-scope", "--name-only", "--get-regexp")
-        _, out, _ = await self._run(folder, [], (*words, r"^filter\."))
-        fields = out.split("\0")
+        brief = await self._brief(folder, (*words, r"^filter\."), {}, b"", 30.0, _KEEP)
+        if len(brief.raw) >= _KEEP:
+            raise WorkspaceError("git", "its configuration names too many filters")
+        fields = brief.stdout.split("\0")
         keys = zip(fields[::2], fields[1::2], strict=False)
         names = {
             key.removeprefix("filter.").rpartition(".")[0]
@@ -65,20 +91,27 @@ class Git:
         }
         return sorted(names)
 
-    async def _run(
-        self, folder: Path, quiet: Sequence[str], words: Sequence[str]
-    ) -> tuple[bool, str, str]:
+    async def _brief(
+        self,
+        folder: Path,
+        words: Sequence[str],
+        env: Mapping[str, str],
+        stdin: bytes,
+        timeout_s: float,
+        keep: int,
+    ) -> Brief:
         try:
-            brief = await self._processes.brief(
-                ["git", *quiet, *words],
+            return await self._processes.brief(
+                ["git", *words],
                 cwd=folder,
-                env=self._env,
+                env={**self._env, **env},
                 route=self._route,
-                timeout_s=_GIT_TIMEOUT_S,
+                timeout_s=timeout_s,
+                keep=keep,
+                stdin=stdin,
             )
         except OSError as wrong:
             raise WorkspaceError(f"git {words[0]}", str(wrong)) from wrong
-        return brief.ok, brief.stdout, brief.stderr.strip()
 
     async def line(self, folder: Path, *words: str) -> str:
         """Run a git command that must go well; its stdout. Raises WorkspaceError."""

@@ -125,10 +125,13 @@ class Utf8:
 def fitting(result: c.Result, limit: int = EVENT_LIMIT) -> c.Result:
     """`result` with its texts cut until it takes at most `limit` bytes when encoded.
 
-    Text that needs escaping grows in JSON, up to six times; output keeps twice as much as
+    A patch may take two thirds of it, cut between files. Text that needs escaping grows in JSON, up to six times; output keeps twice as much as
     stderr.
     """
     room = limit
+    if result.changes is not None:
+        changes = _patch_within(result.changes, limit * 2 // 3)
+        result = msgspec.structs.replace(result, changes=changes)
     while len(msgspec.json.encode(result)) > limit and room > 256:
         room = room * 2 // 3
         error = result.error
@@ -144,3 +147,24 @@ def fitting(result: c.Result, limit: int = EVENT_LIMIT) -> c.Result:
             truncated=True,
         )
     return result
+
+
+def whole_files(patch: str, limit: int) -> str:
+    """Return the part of a patch that has at most `limit` characters, cut between files."""
+    if len(patch) <= limit:
+        return patch
+    end = patch.rfind("\ndiff --git ", 0, limit)
+    return patch[: end + 1]
+
+
+def _patch_within(changes: c.Changes, limit: int) -> c.Changes:
+    room = limit
+    while len(msgspec.json.encode(changes)) > limit and room > 256:
+        room = room * 2 // 3
+        changes = msgspec.structs.replace(
+            changes,
+            patch=whole_files(changes.patch, room),
+            changed=changes.changed[: room // 256],
+            patch_truncated=True,
+        )
+    return changes

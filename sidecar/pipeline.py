@@ -20,6 +20,7 @@ from events.errors import AgentComError
 from events.races import first
 from sidecar.executors.port import Finished, RawResult, Returned, Run, Stop, Stopped
 from sidecar.folders import FolderMissing
+from sidecar.output import fitting
 from sidecar.progress import encodable
 
 if TYPE_CHECKING:
@@ -110,7 +111,7 @@ class Pipeline:
         assign = self._places.resolved(assign)
         # prepare
         outcome: Outcome | None = None
-        cwd = ""
+        cwd, changes = "", None
         try:
             async with self._surroundings(assign, stop) as run:
                 if run is not None:
@@ -119,6 +120,8 @@ class Pipeline:
                     began(assign.target_type, simulated, cwd)
                     # stream
                     outcome = await self._stream(executor, run, progress, stop)
+                    if run.changes is not None and outcome.result is not None:
+                        changes = await run.changes()
         except FolderMissing as error:
             progress.error(str(error), error.code)
             missing = c.RunError(error.code, str(error))
@@ -140,9 +143,8 @@ class Pipeline:
         # finish
         ended = self.finish(outcome, assign)
         if ended.result is not None and cwd:
-            ended = structs.replace(
-                ended, result=structs.replace(ended.result, cwd=cwd)
-            )
+            result = structs.replace(ended.result, cwd=cwd, changes=changes)
+            ended = structs.replace(ended, result=fitting(result))
         return ended
 
     @asynccontextmanager

@@ -32,6 +32,7 @@ from typing import TYPE_CHECKING, assert_never
 from actors.rules.folders import plain_repo, working_folder
 from events.errors import Malformed
 from events.ids import token
+from sidecar.changes import Checkout
 from sidecar.executors.port import Run
 from sidecar.folders import (
     FolderMissing,
@@ -47,12 +48,14 @@ from sidecar.processes.table import ROUTE_MARK, TASK_MARK
 if TYPE_CHECKING:
     from collections.abc import (
         AsyncIterator,
+        Awaitable,
         Callable,
         Collection,
         Mapping,
     )
 
     from actors.rules.folders import WorkingFolder
+    from events.catalogue import Changes
     from events.commands import Assign
     from sidecar.processes.family import Processes
 
@@ -208,7 +211,40 @@ class Workspace:
             return
         async with self._temporary(assign) as tmp, self._folder(assign) as folder:
             env = environment(assign, self._source, tmp)
-            yield Run(assign=assign, cwd=folder, env=env)
+            async with self._watched(assign, folder) as changes:
+                yield Run(assign=assign, cwd=folder, env=env, changes=changes)
+
+    @asynccontextmanager
+    async def _watched(
+        self, assign: Assign, folder: Path
+    ) -> AsyncIterator[Callable[[], Awaitable[Changes | None]] | None]:
+        """Remember how a checkout is before the run; None where nobody asks for it."""
+        kind = working_folder(assign.spec, self._default).kind
+        commands = assign.target_type == "sidecar" and not assign.spec.repo
+        if kind == "own" or (commands and kind != "worktree"):
+            yield None
+            return
+        scratch = self._root / "snapshots" / token(assign.route, "route")
+        checkout = Checkout(Git(self._processes, assign.route, self._source), scratch)
+        try:
+            before = None
+            try:
+                before = await checkout.begin(folder)
+            except (WorkspaceError, OSError) as wrong:
+                self._note(assign, f"What it changes will not be known: {wrong}")
+
+            async def changes() -> Changes | None:
+                if before is None:
+                    return None
+                try:
+                    return await checkout.end(before)
+                except (WorkspaceError, OSError) as wrong:
+                    self._note(assign, f"What it changed is not known: {wrong}")
+                    return None
+
+            yield changes
+        finally:
+            await remove(scratch)
 
     @asynccontextmanager
     async def _temporary(self, assign: Assign) -> AsyncIterator[Path]:
@@ -307,11 +343,12 @@ class Workspace:
         stays: others may be at work there.
         """
         gone = 0
-        for folder in folders(self._root / "tmp"):
-            if folder.name in going_on:
-                continue
-            await remove(folder)
-            gone += 1
+        for place in ("tmp", "snapshots"):
+            for folder in folders(self._root / place):
+                if folder.name in going_on:
+                    continue
+                await remove(folder)
+                gone += 1
         for task in folders(self._root / "worktrees"):
             for folder in folders(task):
                 if folder.name in going_on:

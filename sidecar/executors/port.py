@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -30,12 +31,14 @@ class Run(Struct, frozen=True, kw_only=True):
     `cwd` is the working folder (made, and locked where that is asked for), `env` the whole
     environment of a child process: built up, never inherited. `previous_cost_usd` is what
     the session that is resumed (`assign.resume_session`) has cost so far, where known.
+    `changes` says what has changed in the checkout since the run began, None outside one.
     """
 
     assign: Assign
     cwd: Path
     env: dict[str, str]
     previous_cost_usd: float | None = None
+    changes: Callable[[], Awaitable[c.Changes | None]] | None = None
 
 
 class Emit(Protocol):

@@ -297,11 +297,15 @@ def _readable(pipe: int) -> bool:
 
 
 class Brief(Struct, frozen=True):
-    """What a short command printed; `exit` is None where it took too long."""
+    """What a short command printed; `exit` is None where it took too long.
+
+    `raw` is what `stdout` was made of.
+    """
 
     exit: Exit | None
     stdout: str
     stderr: str
+    raw: bytes = b""
 
     @property
     def ok(self) -> bool:
@@ -392,6 +396,7 @@ class Processes:
         route: str | None = None,
         timeout_s: float = 30.0,
         keep: int = 65_536,
+        stdin: bytes = b"",
     ) -> Brief:
         """Run a short command to its end; of its output `keep` bytes each."""
         self._briefs += 1
@@ -406,6 +411,7 @@ class Processes:
             cwd=cwd,
             env=env,
             route=mark,
+            stdin=stdin,
             on_stdout=functools.partial(take, texts[0]),
             on_stderr=functools.partial(take, texts[1]),
         ) as child:
@@ -414,7 +420,7 @@ class Processes:
                     await child.wait()
             ended = child.exit
         out, err = (bytes(each).decode("utf-8", "replace") for each in texts)
-        return Brief(ended, out, err)
+        return Brief(ended, out, err, bytes(texts[0]))
 
     def hold(self, route: str, held: bool) -> None:
         """Stop reading what a run's processes print, or go on: they wait meanwhile."""
