@@ -55,7 +55,7 @@ if TYPE_CHECKING:
     )
 
     from actors.rules.folders import WorkingFolder
-    from events.catalogue import Changes
+    from events import catalogue as c
     from events.commands import Assign
     from sidecar.processes.family import Processes
 
@@ -217,7 +217,7 @@ class Workspace:
     @asynccontextmanager
     async def _watched(
         self, assign: Assign, folder: Path
-    ) -> AsyncIterator[Callable[[], Awaitable[Changes | None]] | None]:
+    ) -> AsyncIterator[Callable[[], Awaitable[c.Changes | None]] | None]:
         """Remember how a checkout is before the run; None where nobody asks for it."""
         kind = working_folder(assign.spec, self._default).kind
         commands = assign.target_type == "sidecar" and not assign.spec.repo
@@ -233,7 +233,7 @@ class Workspace:
             except (WorkspaceError, OSError) as wrong:
                 self._note(assign, f"What it changes will not be known: {wrong}")
 
-            async def changes() -> Changes | None:
+            async def changes() -> c.Changes | None:
                 if before is None:
                     return None
                 try:
