@@ -50,6 +50,7 @@ KNOWN_TO = {
     # Everyone else holds an EventLog or a Bus; the keys' and bench's connections are
     # the administrator's and the bare pipeline's.
     "nats": [
+        "events/nats/__init__.py",
         "events/nats/wire.py",
         "events/nats/link.py",
         "events/nats/provision.py",

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from nats.aio.client import Client
 
 from events.nats.wire import frame, headers_of, status_of
+
+ROOT = Path(__file__).parents[2]
 
 
 def test_a_frame_without_headers():
@@ -91,3 +98,20 @@ def test_what_is_spelled_is_read_back(headers):
     assert headers_of(block) == headers
     # And as the library's own reader understands it.
     assert Client._parse_header_lines(block[len(b"NATS/1.0\r\n") :]) == headers
+
+
+def test_speaking_to_nats_imports_no_web_client():
+    """A command of the command line would pay a tenth of a second for it."""
+    said = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            "import sys, events.nats.link; print('aiohttp' in sys.modules);"
+            "import aiohttp; print(bool(aiohttp.ClientSession))",
+        ],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    assert said.stdout.split() == ["False", "True"]
