@@ -31,6 +31,7 @@ COMMANDS: Final[dict[str, tuple[str, str, str]]] = {
     "submit": ("cli.commands.submit", "submit", "Submit a task, or a file of them."),
     "tasks": ("cli.commands.tasks", "tasks", "List tasks."),
     "task": ("cli.commands.tasks", "task", "Show one task, its route and why."),
+    "diff": ("cli.commands.changes", "diff", "Show what a task changed in its files."),
     "logs": ("cli.commands.tasks", "logs", "Show a task's output."),
     "cancel": ("cli.commands.tasks", "cancel", "Cancel tasks."),
     "retry": ("cli.commands.tasks", "retry", "Try final tasks anew."),

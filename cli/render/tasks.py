@@ -157,6 +157,7 @@ def _facts(
         ("branch", (spec.branch or "") if spec is not None else "", ""),
         ("ran on", _where(task) if task.host else "", ""),
         ("in", folder, ""),
+        ("changed", _changed(task), ""),
         ("attempts", f"{task.attempts} of {task.max_attempts}", ""),
         ("submitted", f"{task.submitted_at} by {submitter}", ""),
         ("took", timing, ""),
@@ -166,6 +167,15 @@ def _facts(
         ("warnings", "; ".join(task.warnings), "yellow"),
         ("void", f"{task.void} steps did not count" if task.void else "", "yellow"),
     ]
+
+
+def _changed(task: TaskDetail) -> str:
+    changes = task.result.changes if task.result is not None else None
+    if changes is None:
+        return ""
+    files = "1 file" if changes.files == 1 else f"{changes.files:,} files"
+    lines = f"+{changes.insertions:,} -{changes.deletions:,}"
+    return f"{files}, {lines} (agentcom diff {task.task_id})"
 
 
 def _block(text: str) -> Any:

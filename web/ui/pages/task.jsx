@@ -2,6 +2,7 @@
 import { useCallback, useEffect, useRef, useState } from "preact/hooks";
 import { Ansi } from "../ansi.js";
 import { carryOut, download, get, notice, post, wordsOf } from "../api.js";
+import { Changes } from "../changes.jsx";
 import { FINAL, at, count, duration, moment, plain } from "../format.js";
 import { Output } from "../output.jsx";
 import { Dialog, Empty, Fallback, Panel, Simulated, State, Sure, Text, Tier } from "../parts.jsx";
@@ -69,6 +70,7 @@ export function Task({ rest, operator }) {
       <Routing data={data} />
       <Cost task={task} attempts={data.attempts} />
       <Result task={task} />
+      <Changes changes={task.result?.changes} id={task.task_id} />
       <Events events={data.events} left={data.events_left_out} />
     </div>
   );

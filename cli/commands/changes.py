@@ -1,0 +1,149 @@
+"""What came of a task in files: `diff` shows what it changed in its checkout."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Final
+
+import click
+
+from cli.client.connection import connected, run
+from cli.client.target import on_target
+from cli.commands.options import json_option
+from cli.render.terminal import (
+    EXIT_NOT_FOUND,
+    EXIT_OK,
+    Problem,
+    harmless,
+    line_of,
+    painted,
+)
+from events.codec import encode
+from projections.answers import TaskAnswer
+
+if TYPE_CHECKING:
+    from events import catalogue as c
+    from projections.answers import TaskDetail
+
+_BAR: Final = 40
+"""Characters of the longest bar of `--stat`."""
+
+
+@click.command()
+@click.argument("task_id", metavar="ID")
+@on_target
+@click.option("--stat", is_flag=True, help="The files and how many lines, no patch.")
+@json_option
+def diff(task_id: str, *, stat: bool, as_json: bool) -> int:
+    """Show what the task ID changed in its git checkout.
+
+    \b
+      agentcom diff ID                  in colours, on a terminal
+      agentcom diff ID | git apply      the patch as it is, in a pipe
+
+    ID may be shortened to its first characters, 4 at least.
+    """
+    return run(_diff(task_id, stat=stat, as_json=as_json))
+
+
+async def _diff(task_id: str, *, stat: bool, as_json: bool) -> int:
+    async with connected() as client:
+        answer = await client.query("task", {"task_id": task_id}, TaskAnswer)
+    task = answer.task
+    changes = task.result.changes if task.result is not None else None
+    if changes is None:
+        raise Problem(_why_none(task), EXIT_NOT_FOUND)
+    if as_json:
+        click.echo(encode(changes).decode())
+        return EXIT_OK
+    if stat or not sys.stdout.isatty():
+        _raw(changes, stat=stat)
+    else:
+        _on_terminal(changes)
+    if changes.patch_truncated and not stat:
+        click.echo(
+            "not all of it: the patch is cut between files, or leaves out what is too "
+            "large; --stat names them",
+            err=True,
+        )
+    return EXIT_OK
+
+
+def _why_none(task: TaskDetail) -> str:
+    if task.result is None:
+        return f"task {task.task_id} is {task.state} and has no result yet"
+    where = f" in {task.cwd}" if task.cwd else " in no folder"
+    return (
+        f"nothing is known of what task {task.task_id} changed: it worked{where}; "
+        "changes are kept of work in a git checkout (a command's with --repo)"
+    )
+
+
+def _raw(changes: c.Changes, *, stat: bool) -> None:
+    if stat:
+        for line in stat_lines(changes):
+            click.echo(line)
+        return
+    sys.stdout.flush()
+    sys.stdout.buffer.write(changes.patch.encode(changes.patch_encoding))
+    sys.stdout.buffer.flush()
+
+
+def _on_terminal(changes: c.Changes) -> None:
+    for line in stat_lines(changes):
+        click.echo(painted(line, "dim", sys.stdout))
+    in_hunk = False
+    raw = changes.patch.encode(changes.patch_encoding)
+    for line in raw.decode("utf-8", "replace").removesuffix("\n").split("\n"):
+        if line.startswith("diff --git "):
+            in_hunk = False
+        in_hunk = in_hunk or line.startswith("@@")
+        click.echo(painted(harmless(line), _style(line, in_hunk), sys.stdout))
+
+
+def _style(line: str, in_hunk: bool) -> str:
+    if not in_hunk or line.startswith("@@"):
+        return "dim"
+    return {"+": "good", "-": "bad"}.get(line[:1], "")
+
+
+def stat_lines(changes: c.Changes) -> list[str]:
+    """Name the files with their counts, as `git diff --stat` does, and the sum."""
+    most = max(
+        (_count(each.insertions) + _count(each.deletions) for each in changes.changed),
+        default=0,
+    )
+    scale = min(1.0, _BAR / most) if most else 1.0
+    names = [
+        line_of(f"{each.was} => {each.path}" if each.was else each.path, 60)
+        for each in changes.changed
+    ]
+    width = max(map(len, names), default=0)
+    lines = []
+    for name, each in zip(names, changes.changed, strict=True):
+        if each.insertions is None:
+            counts = "binary" if each.how != "deleted" else "binary, deleted"
+        else:
+            plus, minus = each.insertions, _count(each.deletions)
+            bars = "+" * _bar(plus, scale) + "-" * _bar(minus, scale)
+            counts = f"{plus + minus:>5} {bars}"
+        lines.append(f" {name:<{width}} | {counts}")
+    left = changes.files - len(changes.changed)
+    if left > 0:
+        lines.append(f" and {left:,} more")
+    files = "1 file" if changes.files == 1 else f"{changes.files:,} files"
+    place = f", on {line_of(changes.branch)}" if changes.branch else ""
+    made = f", {len(changes.commits)} committed" if changes.commits else ""
+    lines.append(
+        f" {files} changed, {changes.insertions:,} insertions(+), "
+        f"{changes.deletions:,} deletions(-){place}{made}"
+    )
+    return lines
+
+
+def _count(number: int | None) -> int:
+    return number or 0
+
+
+def _bar(number: int, scale: float) -> int:
+    return max(1, round(number * scale)) if number else 0
