@@ -530,13 +530,17 @@ class HostEvent(Event, frozen=True, omit_defaults=True, kw_only=True):
 
 
 class HostJoined(HostEvent, frozen=True, kw_only=True, tag="host.joined.v1"):
-    """The host is here, with this to offer; `held` is what it had before."""
+    """The host is here, with this to offer; `held` is what it had before.
+
+    `clones` are the beginnings of URLs that it may clone; none: it clones nothing.
+    """
 
     version: str
     platform: str = ""
     slots: dict[str, Int] = {}
     capabilities: list[str] = []
     repos: list[str] = []
+    clones: list[str] = []
     default_repo: str | None = None
     endpoints: list[EndpointState] = []
     ram_bytes: Int | None = None

@@ -29,7 +29,8 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, assert_never
 
-from actors.rules.folders import plain_repo, working_folder
+from actors.rules.folders import working_folder
+from actors.rules.repos import plain_repo
 from events.errors import Malformed
 from events.ids import token
 from sidecar.changes import Checkout

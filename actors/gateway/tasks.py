@@ -11,6 +11,7 @@ from actors import lifecycle
 from actors.gateway.validate import check
 from actors.lifecycle import Epochs
 from actors.rules.classification import classify, warnings
+from actors.rules.repos import unknown_repo
 from events import catalogue as c
 from events import commands as m
 from events import subjects
@@ -91,6 +92,11 @@ class TaskCommands:
         spec = _spec_of(command)
         task_id = self._task_id(who, spec, command.id and ("id", command.id))
         event = self._submission(task_id, spec, who, command.id)
+        if (unknown := self._unknown_repo(spec)) is not None:
+            # What was taken once is found again, whatever became of its host.
+            if await self._log.read(subjects.task(task_id), limit=1):
+                return await self._existing(event)
+            raise unknown
         try:
             seq = await self._log.append(subjects.task(task_id), event, expect=0)
         except Conflict:
@@ -157,13 +163,36 @@ class TaskCommands:
 
     def _warnings(self, event: c.TaskSubmitted) -> list[str]:
         """What to know of a submission; that its host may still join is not stored."""
-        host = event.spec.assign_to
-        if host is None or self._has_joined(host):
-            return event.warnings
-        return [
-            *event.warnings,
-            f"assign_to: no host {host} has ever joined; the task waits for one",
-        ]
+        spec, warned = event.spec, list(event.warnings)
+        if spec.assign_to is not None and not self._has_joined(spec.assign_to):
+            warned.append(
+                f"assign_to: no host {spec.assign_to} has ever joined; the task waits "
+                "for one"
+            )
+        if spec.repo and not any(
+            host.incarnation for host in self._dry_run.fleet.hosts.values()
+        ):
+            warned.append(
+                f"repo: no host has ever joined; the task waits for one with a checkout "
+                f"of {spec.repo[:200]}"
+            )
+        return warned
+
+    def _unknown_repo(self, spec: c.TaskSpec) -> Malformed | None:
+        """Return what is wrong with a repository that no host has or may clone.
+
+        A host that is away counts. While none has ever joined, nobody can tell.
+        """
+        hosts = [h for h in self._dry_run.fleet.hosts.values() if h.incarnation]
+        repo = spec.repo
+        if repo is None or spec.executor == "noop" or not hosts:
+            return None
+        if spec.assign_to and self._has_joined(spec.assign_to):
+            hosts = [host for host in hosts if host.name == spec.assign_to]
+        if any(host.may_work_on(repo) for host in hosts):
+            return None
+        known = {name for host in hosts for name in host.repos}
+        return Malformed("repo", *unknown_repo(repo, known))
 
     def _has_joined(self, name: str) -> bool:
         """Whether a host of this name has ever joined."""
@@ -181,6 +210,11 @@ class TaskCommands:
             )
             try:
                 events.append(self._submission(task_id, spec, who, command.id))
+                unknown = self._unknown_repo(spec)
+                if unknown and not await self._log.read(
+                    subjects.task(task_id), limit=1
+                ):
+                    raise unknown
             except Malformed as error:
                 raise Malformed(
                     f"tasks[{n}].{error.path}", error.expected, error.got
@@ -312,16 +346,21 @@ class TaskCommands:
 
     # -- asking without doing ----------------------------------------------------------
 
-    async def classify(self, command: m.Classify, who: str) -> m.Classified:
-        """Answer how a task would be classified."""
+    def _checked(self, command: m.Classify) -> c.TaskSpec:
         spec = _spec_of(command)
         check(spec, self._clock())
+        if (unknown := self._unknown_repo(spec)) is not None:
+            raise unknown
+        return spec
+
+    async def classify(self, command: m.Classify, who: str) -> m.Classified:
+        """Answer how a task would be classified."""
+        spec = self._checked(command)
         return m.Classified(classification=classify(spec), warnings=warnings(spec))
 
     async def route(self, command: m.Classify, who: str) -> m.WouldRoute:
         """Answer where a task would go now."""
-        spec = _spec_of(command)
-        check(spec, self._clock())
+        spec = self._checked(command)
         classification = classify(spec)
         decision, waiting_for = self._dry_run.would_route(spec, classification)
         return m.WouldRoute(

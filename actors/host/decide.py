@@ -382,6 +382,7 @@ class _Decider:
             slots=state.kinds,
             capabilities=about.capabilities,
             repos=about.repos,
+            clones=about.clones,
             default_repo=about.default_repo,
             endpoints=list(state.endpoints.values()),
             ram_bytes=about.ram_bytes,

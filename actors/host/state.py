@@ -52,6 +52,7 @@ class About(Struct, frozen=True, kw_only=True):
     platform: str = ""
     capabilities: list[str] = []
     repos: list[str] = []
+    clones: list[str] = []
     default_repo: str | None = None
     ram_bytes: int | None = None
     targets: frozenset[str] = frozenset({"sidecar"})

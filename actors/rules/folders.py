@@ -115,16 +115,3 @@ def check_folder(spec: c.TaskSpec) -> None:
             "a path below the checkout, because a repo or branch is named",
             repr(cwd[:80]),
         )
-
-
-def plain_repo(repo: str) -> str:
-    """Return one form for all of a repository's URLs; a plain name stays as it is."""
-    plain = repo.strip().rstrip("/").removesuffix(".git")
-    if "://" in plain:
-        _, _, plain = plain.partition("://")
-        host, slash, path = plain.partition("/")
-        return f"{host.rpartition('@')[2].lower()}{slash}{path}"
-    host, colon, path = plain.partition(":")
-    if colon and "/" not in host:
-        return f"{host.rpartition('@')[2].lower()}/{path}"
-    return plain

@@ -193,6 +193,7 @@ def _pool_in(state: SchedulerState, tier: c.Tier, required: Requirement) -> Pool
             tier=tier,
             needs=required.needs,
             assign_to=required.assign_to,
+            repo=required.repo,
         )
     )
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from actors.rules.models import listed_models
+from actors.rules.repos import plain_repo
 from actors.scheduler.places import SLOT_KINDS, Host, Place, Pool, Slots
 from actors.scheduler.queue import PLACE_KIND, Requirement
 
@@ -84,6 +85,8 @@ class Fleet:
         host.draining = event.draining
         host.capabilities = frozenset(event.capabilities)
         host.repos = frozenset(event.repos)
+        host.plain_repos = frozenset(map(plain_repo, event.repos))
+        host.clones = tuple(event.clones)
         host.ram_bytes = event.ram_bytes
         host.cpu = host.vram_total = host.vram_free = None
         host.last_beat = now
@@ -92,7 +95,7 @@ class Fleet:
         host.missing.clear()
         for names in self._by_repo.values():
             names.discard(host.name)
-        for repo in event.repos:
+        for repo in host.plain_repos:
             self._by_repo.setdefault(repo, set()).add(host.name)
         for kind, slot in SLOT_KINDS.items():
             total = event.slots.get(slot, 0)
@@ -331,7 +334,7 @@ class Fleet:
         Those of whole tiers stay: their state is watched.
         """
         key = plain(required)
-        if key.assign_to or key.model or key.needs:
+        if key.assign_to or key.model or key.needs or key.repo:
             self._pools.pop(key, None)
             self._pools_by_kind.get(key.kind, {}).pop(key, None)
             self._pools_by_host.get(key.assign_to, {}).pop(key, None)
@@ -384,11 +387,12 @@ class Fleet:
 
     def has_repo(self, host: Host, repo: str) -> bool:
         """Whether a host has a repository checked out or was the last to run it."""
-        return repo in host.repos or self._last_on_repo.get(repo) == host.name
+        has = plain_repo(repo) in host.plain_repos
+        return has or self._last_on_repo.get(repo) == host.name
 
     def hosts_with_repo(self, repo: str) -> list[Host]:
         """Return hosts with affinity to a repository, at most LOOK_AT of them."""
-        names = sorted(self._by_repo.get(repo, ()))[:LOOK_AT]
+        names = sorted(self._by_repo.get(plain_repo(repo), ()))[:LOOK_AT]
         last = self._last_on_repo.get(repo)
         if last is not None and last not in names:
             names.append(last)
@@ -421,4 +425,5 @@ def plain(required: Requirement) -> Requirement:
         model=required.model,
         needs=required.needs,
         assign_to=required.assign_to,
+        repo=required.repo,
     )

@@ -82,6 +82,7 @@ class LiveTask:
             model=base.model,
             needs=base.needs,
             assign_to=state.assign_to or "",
+            repo=base.repo,
             shell=base.shell,
             hopped=state.hopped_from is not None,
             excluded=excluded,

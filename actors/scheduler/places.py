@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 from sortedcontainers import SortedList
 
 from actors.rules.models import model_named, usual_model
+from actors.rules.repos import may_clone, plain_repo
 from actors.rules.scoring import Inputs, candidate, factors, product, ranked, spread
 from events import catalogue as c
 
@@ -62,6 +63,7 @@ class Host:
         "alerts",
         "beat_interval_s",
         "capabilities",
+        "clones",
         "cpu",
         "draining",
         "endpoints",
@@ -77,6 +79,7 @@ class Host:
         "missing",
         "name",
         "own_places",
+        "plain_repos",
         "present",
         "ram_bytes",
         "repos",
@@ -113,6 +116,9 @@ class Host:
         # What it says it can do (a task's `needs`), and the repositories it has.
         self.capabilities: frozenset[str] = frozenset()
         self.repos: frozenset[str] = frozenset()
+        # The same in the one form of their URLs, and what it may clone.
+        self.plain_repos: frozenset[str] = frozenset()
+        self.clones: tuple[str, ...] = ()
         # What its last beat said, memory in bytes, cpu 0 to 1; None while unknown.
         self.ram_bytes: int | None = None
         self.cpu: float | None = None
@@ -162,6 +168,10 @@ class Host:
         if self.returns < RIVALS_AFTER:
             return ""
         return max(self.heard[-2:], key=lambda one: self.joins.get(one, 1 << 62))
+
+    def may_work_on(self, repo: str) -> bool:
+        """Whether it has a checkout of a repository, or may make one."""
+        return plain_repo(repo) in self.plain_repos or may_clone(repo, self.clones)
 
     def places(self) -> Iterator[Place]:
         """Every place on this host."""
@@ -298,6 +308,8 @@ class Pool:
         if any(need not in host.capabilities for need in required.needs):
             missing = [n for n in required.needs if n not in host.capabilities]
             return f"lacks {', '.join(missing)}", False
+        if required.repo and not host.may_work_on(required.repo):
+            return f"has no checkout of {required.repo[:200]}", False
         model = place.model_for(required.model, self._fleet.policy)
         if model is None:
             named = required.model

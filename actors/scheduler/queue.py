@@ -45,7 +45,8 @@ class Requirement(Struct, frozen=True, kw_only=True):
     """What a place must be to take a task. Equal requirements share a group.
 
     Of the place: its `kind`, the `model` it must have ("" for any), the capabilities that
-    its host must have (`needs`), the only host that it may be on (`assign_to`, "" for any).
+    its host must have (`needs`), the only host that it may be on (`assign_to`, "" for any),
+    the repository that its host must have or may clone (`repo`, "" for none).
     `actors.scheduler.fleet.plain` keeps these, and pools go by them alone.
 
     Of what the task may still try: `shell`, whether it could also run as a command;
@@ -58,6 +59,7 @@ class Requirement(Struct, frozen=True, kw_only=True):
     model: str = ""
     needs: tuple[str, ...] = ()
     assign_to: str = ""
+    repo: str = ""
     shell: bool = False
     hopped: bool = False
     excluded: tuple[str, ...] = ()
@@ -77,6 +79,7 @@ def requirement(
         model="" if kind in ("sidecar", "noop", "agent") else spec.model or "",
         needs=tuple(sorted(set(spec.needs))),
         assign_to=assign_to or "",
+        repo="" if kind == "noop" else spec.repo or "",
         shell=spec.shell is not None,
     )
 

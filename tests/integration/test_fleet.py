@@ -91,18 +91,19 @@ async def test_free_graphics_memory_counts_and_an_unknown_one_is_neutral(fleet: 
 async def test_a_checkout_wins_at_similar_load_and_loses_to_a_much_less_loaded_host(
     fleet: Fleet,
 ):
-    await fleet["h1"].join(repos=["shop"])
-    await fleet["h2"].join()
+    shop = "https://git.example.org/team/shop"
+    await fleet["h1"].join(repos=[f"{shop}.git"])
+    await fleet["h2"].join(clones=["https://git.example.org/team"])
     await fleet.seen()
     await fleet.know("h1", cpu=0.5)
     await fleet.know("h2", cpu=0.49)
     shell = {"command": "true"}
-    near = await fleet.observer.submit(description="x", repo="shop", shell=shell)
+    near = await fleet.observer.submit(description="x", repo=shop, shell=shell)
     routed = await fleet.route(near)
     assert routed["selected_host"] == "h1"
     assert factors(routed, "h1")["affinity"] == 1.05
     await fleet.know("h2", cpu=0.1)
-    far = await fleet.observer.submit(description="x", repo="shop", shell=shell)
+    far = await fleet.observer.submit(description="x", repo=shop, shell=shell)
     assert (await fleet.route(far))["selected_host"] == "h2"
 
 

@@ -61,7 +61,7 @@ class Client:
         ]
 
 
-async def joined(client: Client, host: str) -> None:
+async def joined(client: Client, host: str, **more) -> None:
     """Let a host join, and every gateway know it."""
     async with linked(client.broker, f"host-{host}") as link:
         log = JetStreamLog(link)
@@ -75,6 +75,7 @@ async def joined(client: Client, host: str) -> None:
             platform="linux",
             slots={"shell": 1},
             endpoints=[],
+            **more,
         )
         await client.folded(await log.append(subjects.host(host), event))
         await log.close()
@@ -605,3 +606,45 @@ async def test_a_submitter_may_not_steer_the_fleet(client):
         for command in ("policy.set", "host.drain", "endpoint.add"):
             with pytest.raises(Denied):
                 await link.call(subjects.command(command), b"{}", timeout=20)
+
+
+async def test_a_repository_that_no_host_has_is_refused_with_the_known_ones(
+    client: Client,
+):
+    early = await client.ask("task.submit", description="x", repo="shpo")
+    (warning,) = early["warnings"]
+    assert warning.startswith("repo: no host has ever joined")
+    await joined(client, "h1", repos=["shop"])
+    await joined(client, "h2", repos=["blog"], clones=["https://git.example.org/"])
+    for command, body, path in (
+        ("task.submit", {}, "repo"),
+        ("task.route", {}, "repo"),
+        ("task.classify", {}, "repo"),
+    ):
+        answer = await client.ask(command, description="x", repo="shpo", **body)
+        assert (answer["code"], answer["path"]) == ("malformed", path)
+        assert "(blog, shop)" in answer["error"]
+        assert "did you mean 'shop'?" in answer["error"]
+    both = [{"description": "x", "repo": name} for name in ("shop", "shpo")]
+    answer = await client.ask("task.batch", tasks=both)
+    assert answer["path"] == "tasks[1].repo"
+    answer = await client.ask(
+        "task.submit", description="x", repo="shop", assign_to="h2"
+    )
+    assert "(blog)" in answer["error"]
+    for repo in ("shop", "blog", "https://git.example.org/x"):
+        assert (await client.ask("task.submit", description="x", repo=repo))["ok"]
+    for hostile in ("ext::sh -c id", "file:///etc", "https://evil.example/x"):
+        answer = await client.ask("task.submit", description="x", repo=hostile)
+        assert answer["code"] == "malformed"
+
+
+async def test_what_was_taken_is_found_again_after_its_host_is_gone(client: Client):
+    body = {"description": "x", "repo": "shop", "idempotency_key": "k"}
+    first = await client.ask("task.submit", **body)
+    await joined(client, "h1")
+    again = await client.ask("task.submit", **body)
+    assert again["existing"]
+    assert again["task_id"] == first["task_id"]
+    batch = [{**body, "idempotency_key": "k2"}]
+    assert not (await client.ask("task.batch", tasks=batch))["ok"]

@@ -117,6 +117,7 @@ class Judge:
         self.slots: dict[str, dict[str, int]] = {}
         self.endpoints: dict[str, dict[str, int]] = {}
         self.shared: dict[str, int] = {}
+        self.repos: dict[str, list[str]] = {}
         self.taken: dict[tuple[str, str], set[str]] = {}
         self.silenced: dict[str, str] = {}
         self.acknowledged: set[str] = set()
@@ -152,6 +153,7 @@ class Judge:
             self.epochs.observe(recorded.seq, event.epoch)
         elif isinstance(event, c.HostJoined):
             self.slots[event.host] = dict(event.slots)
+            self.repos[event.host] = event.repos
             known = self.endpoints.setdefault(event.host, {})
             known.clear()
             known.update({e.endpoint: e.slots for e in event.endpoints})
@@ -315,6 +317,12 @@ class Judge:
             self.complain(
                 "never silently another model",
                 f"{where}: {event.selected_model} for {spec.model}",
+            )
+        has = self.repos.get(event.selected_host, ())
+        if spec.repo and spec.executor != "noop" and spec.repo not in has:
+            self.complain(
+                "work goes where its repository is",
+                f"{where}: {event.selected_host} has {has}, not {spec.repo}",
             )
         wanted = before.assign_to
         if wanted and event.selected_host != wanted:

@@ -280,6 +280,9 @@ class Simulation:
         if "task_id" in answer:
             self.task_ids[n] = answer["task_id"]
             self.judge.acknowledged.add(answer["task_id"])
+        elif answer.get("path") == "repo":
+            if all(fields["repo"] in each.repos for each in self.machines.values()):
+                self.judge.complain("what a host has is taken", f"{answer}")
         elif deadline is None:
             self.judge.complain("what is well formed is taken", f"{answer}")
 

@@ -20,6 +20,7 @@ from actors.scheduler import (
     fleet,
     hosts,
     mailing,
+    places,
     queue,
     returns,
     tiers,
@@ -348,8 +349,14 @@ def step_not_said(patch: Patch) -> None:
     patch.setattr(roles.SchedulerRole, "_say_stepped", silent)
 
 
+def repository_ignored(patch: Patch) -> None:
+    """A host is offered work on a repository that it does not have."""
+    patch.setattr(places.Host, "may_work_on", lambda self, repo: True)
+
+
 PLANTED: list[Callable[[Patch], None]] = [
     lost_fence,
+    repository_ignored,
     host_heeds_anybody,
     skipped_requeue,
     acceptance_timer_not_cancelled,

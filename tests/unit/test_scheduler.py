@@ -478,7 +478,7 @@ def test_the_decision_can_be_made_again_from_its_record():
     for n in range(5):
         w.join(f"h{n}", ram_bytes=(n + 1) * 2**33)
         w.beat(f"h{n}", cpu=0.1 * n, ram_total_bytes=(n + 1) * 2**33)
-    w.shell("t1", repo="r")
+    w.shell("t1")
     (routed,) = w.routes("t1")
     again = recheck(routed, w.scheduler.state.policy.scoring)
     assert again.host == routed.selected_host
@@ -750,15 +750,37 @@ def test_warm_beats_cold_and_a_repo_wins_at_similar_load_only():
     w.submit("t1", tier="standard")
     assert w.routes("t1")[0].selected_endpoint == "o2"
     w = World()
-    w.join("h1", repos=["r"], slots={"shell": 4})
-    w.join("h2", slots={"shell": 4})
+    r = "https://git.example.org/r"
+    w.join("h1", repos=["git@git.example.org:r.git"], slots={"shell": 4})
+    w.join("h2", clones=["https://git.example.org/"], slots={"shell": 4})
     w.beat("h1", cpu=0.5)
     w.beat("h2", cpu=0.49)
-    w.shell("t1", repo="r")
+    w.shell("t1", repo=r)
     assert w.routes("t1")[0].selected_host == "h1"
     w.beat("h2", cpu=0.1)
-    w.shell("t2", repo="r")
+    w.shell("t2", repo=r)
     assert w.routes("t2")[0].selected_host == "h2"
+
+
+def test_work_waits_for_a_host_that_has_its_repository():
+    w = World()
+    w.join("h1", repos=["api"], slots={"shell": 4})
+    w.beat("h1", cpu=0.0)
+    w.shell("t1", repo="web")
+    assert w.routes("t1") == []
+    assert "has no checkout of web" in w.events(c.TaskDeferred)[0].reason
+    w.join("h2", repos=["web"], slots={"shell": 4})
+    w.turn()
+    assert w.routes("t1")[0].selected_host == "h2"
+
+
+def test_a_hop_does_not_lead_away_from_the_repository():
+    w = World()
+    w.join("h1", repos=["web"], endpoints=[ollama("o1")])
+    w.join("h2", endpoints=[claude()])
+    w.submit("t1", tier="complex", repo="web")
+    w.beat_on(20, "h1", "h2")
+    assert w.routes("t1") == []
 
 
 @pytest.mark.parametrize(
