@@ -36,7 +36,8 @@ class TaskState(Struct, frozen=True, kw_only=True):
     `last_seq` is where the task's own subject stands, void events included: the next
     decision expects it. `route` is the one in force, or the last one while it waits.
     `reported` is how far the reports on that route have come (1 accepted, 2 started,
-    3 ended). `excluded` are endpoints and hosts not to be tried, each with the place in
+    3 ended), `restarted` how often its host has started the command again; every start of a
+    command is an attempt. `excluded` are endpoints and hosts not to be tried, each with the place in
     the log since when; coming up after it lifts it. `preferred` is the tier
     of its classification, `tier` the one it was last routed to, `hopped_from` the one it
     left in its one hop.
@@ -54,6 +55,8 @@ class TaskState(Struct, frozen=True, kw_only=True):
     tier: c.Tier = "standard"
     hopped_from: c.Tier | None = None
     reported: int = 0
+    is_command: bool = False
+    restarted: int = 0
     attempts: int = 0
     max_attempts: int = 3
     excluded: tuple[tuple[str, int], ...] = ()
@@ -118,7 +121,7 @@ def _report(state: TaskState, event: c.RunEvent) -> Step:
     if phase is None:
         return Step(state, "void")
     if not rank:
-        return Step(state, "applied")
+        return Step(_started_again(state, event), "applied")
     changes: dict[str, object] = {"phase": phase, "reported": rank}
     if kind is c.TaskReturned and _counts(event):
         changes["attempts"] = state.attempts + 1
@@ -126,6 +129,17 @@ def _report(state: TaskState, event: c.RunEvent) -> Step:
         # Ended by the host without a cancellation: like a run given back.
         changes["attempts"] = state.attempts + 1
     return Step(msgspec.structs.replace(state, **changes), "applied")
+
+
+def _started_again(state: TaskState, event: c.RunEvent) -> TaskState:
+    """Count the try that is over where a host starts a command again by itself."""
+    if not isinstance(event, c.TaskRetrying) or not state.is_command:
+        return state
+    if event.retry <= state.restarted:
+        return state
+    return msgspec.structs.replace(
+        state, attempts=state.attempts + 1, restarted=event.retry
+    )
 
 
 def _is_one_more(state: TaskState, event: c.TaskRequeued) -> bool:
@@ -154,6 +168,8 @@ def _decision(state: TaskState, event: c.TaskEvent, phase: Phase, seq: int) -> S
                 tier=event.effective_tier,
                 hopped_from=hopped,
                 reported=0,
+                is_command=event.target_type == "sidecar",
+                restarted=0,
             )
         case c.TaskSubmitted():
             new = replace(

@@ -50,10 +50,13 @@ Line = Annotated[str, Meta(max_length=1_000)]
 
 
 class Shell(Struct, frozen=True, omit_defaults=True):
-    """A command for `/bin/sh -c`, with its limits and its surroundings."""
+    """A command for `/bin/sh -c`, with its limits and its surroundings.
+
+    `timeout_s` is the task's own under its older name; None: the policy's.
+    """
 
     command: Annotated[str, Meta(min_length=1, max_length=100_000)]
-    timeout_s: Annotated[float, Meta(gt=0, le=86_400)] = 60
+    timeout_s: Annotated[float, Meta(gt=0, le=86_400)] | None = None
     env: dict[str, str] = {}
     cwd: Line | None = None
     exclusive: bool = False
@@ -71,6 +74,8 @@ class TaskSpec(Struct, frozen=True, omit_defaults=True, kw_only=True):
 
     As stored and mailed it is read leniently: an older reader passes over a field that a
     newer gateway knew. What a submitter may write is `events.commands.NewTask`.
+    `timeout_s` bounds one run of any kind, 0 means no limit; `retries` is how often a
+    command is started again because of its exit code. None: the policy's.
     """
 
     description: Annotated[str, Meta(min_length=1, max_length=10_000)]
@@ -92,6 +97,8 @@ class TaskSpec(Struct, frozen=True, omit_defaults=True, kw_only=True):
     idempotency_key: Annotated[str, Meta(min_length=1, max_length=250)] | None = None
     executor: Literal["agent", "noop"] | None = None
     metadata: dict[str, Any] = {}
+    timeout_s: Annotated[float, Meta(ge=0, le=31_536_000)] | None = None
+    retries: Annotated[int, Meta(ge=0, le=99)] | None = None
 
 
 class Inferred(Struct, frozen=True):

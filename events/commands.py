@@ -265,6 +265,7 @@ class Limits(Struct, frozen=True, omit_defaults=True, kw_only=True):
     """The policy's numbers that a run uses; they stay as they were for that run."""
 
     shell_retries: int = 1
+    shell_timeout_s: float = 60.0
     model_retries: int = 2
     model_backoff_s: list[float] = field(default_factory=lambda: [0.5, 2.0])
     claude_retries: int = 3

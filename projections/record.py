@@ -109,7 +109,8 @@ class Routing(Struct, array_like=True, kw_only=True, gc=False):
     To tell news from repeats, `reported` is the highest rank of a report that counted,
     `line` the highest number of a line, and `booked` the types of report whose dollars
     are in the books. `started` says that the run began and is an attempt, `counted` that
-    it is over and among the task's `attempts`.
+    it is over and among the task's `attempts`. `restarted` is how often its host has started
+    the command again.
     """
 
     route: str
@@ -148,6 +149,7 @@ class Routing(Struct, array_like=True, kw_only=True, gc=False):
     spent: Spent = NOTHING
     fallback_since: str = ""
     fallback_code: str | None = None
+    restarted: int = 0
 
 
 class Void(Struct, array_like=True, gc=False):

@@ -42,7 +42,7 @@ VOIDS_KEPT: Final = 16
 """Void steps of one task that are remembered; the rest are counted."""
 NUMBERED: Final = frozenset({c.TaskStatus, c.TaskErrorLine, c.TaskRetrying})
 """Lines of a run: many of one type, told apart by their running number."""
-VERSION: Final = 6
+VERSION: Final = 7
 """Goes up whenever this fold makes other records of the same log."""
 SUBMITTED_MASK: Final = 2**26 - 1
 
@@ -511,6 +511,9 @@ def _line(
 def _retrying(
     record: TaskRecord, routing: Routing, event: c.TaskRetrying, seq: int
 ) -> None:
+    if routing.target_type == "sidecar" and event.retry > routing.restarted:
+        record.attempts += 1  # every start of a command is one
+        routing.restarted = event.retry
     routing.local_retries += 1
     routing.lines += 1
     routing.last_line = event.text[:DESCRIPTION_KEPT]

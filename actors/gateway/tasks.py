@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 import msgspec
 
 from actors import lifecycle
-from actors.gateway.validate import check
+from actors.gateway.validate import check, check_limits
 from actors.lifecycle import Epochs
 from actors.rules.classification import classify, warnings
 from actors.rules.repos import unknown_repo
@@ -114,7 +114,7 @@ class TaskCommands:
     def _submission(
         self, task_id: str, spec: c.TaskSpec, who: str, command_id: str | None
     ) -> c.TaskSubmitted:
-        check(spec, self._clock())
+        self._check(spec)
         return self._stamp().on(
             c.TaskSubmitted,
             task_id=task_id,
@@ -125,6 +125,11 @@ class TaskCommands:
             warnings=warnings(spec),
             command_id=command_id,
         )
+
+    def _check(self, spec: c.TaskSpec) -> None:
+        """Refuse what cannot be done: raises Malformed."""
+        check(spec, self._clock())
+        check_limits(spec, self._dry_run.fleet.policy)
 
     async def _existing(self, event: c.TaskSubmitted) -> m.Submitted | m.Refusal:
         """The same key came before: the same body finds its task, another is refused."""
@@ -348,7 +353,7 @@ class TaskCommands:
 
     def _checked(self, command: m.Classify) -> c.TaskSpec:
         spec = _spec_of(command)
-        check(spec, self._clock())
+        self._check(spec)
         if (unknown := self._unknown_repo(spec)) is not None:
             raise unknown
         return spec

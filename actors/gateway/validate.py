@@ -17,6 +17,7 @@ from events.errors import Malformed
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from actors.rules.policy import Policy
     from events import catalogue as c
 
 METADATA_LIMIT: Final = 64 * 1024
@@ -57,6 +58,29 @@ def check(spec: c.TaskSpec, now: float) -> None:
                     f"shell.env.{name[:40]}", "an environment variable", repr(name[:40])
                 )
     _check_metadata(spec.metadata)
+
+
+def check_limits(spec: c.TaskSpec, policy: Policy) -> None:
+    """Refuse limits that contradict each other or the policy: raises Malformed."""
+    if spec.timeout_s == 0 and not policy.allow_no_timeout:
+        raise Malformed(
+            "timeout_s",
+            "a time, because the policy's allow_no_timeout is false",
+            "none (0)",
+        )
+    if spec.timeout_s is not None and spec.shell and spec.shell.timeout_s is not None:
+        raise Malformed("shell.timeout_s", "none beside timeout_s", "both")
+    if spec.retries is None:
+        return
+    if spec.shell is None:
+        raise Malformed("retries", "none, because there is no shell command", "some")
+    if spec.retries >= spec.max_attempts:
+        raise Malformed(
+            "retries",
+            f"fewer than max_attempts ({spec.max_attempts}), which counts every start "
+            "of the command",
+            str(spec.retries),
+        )
 
 
 def _handed_on(spec: c.TaskSpec) -> Iterator[tuple[str, str]]:

@@ -1,4 +1,6 @@
-"""Points of the log as people write them: `7d`, `2026-01-31`, an instant, a sequence."""
+"""Times as people write them: `90` and `5m` are spans; `7d`, `2026-01-31`, an instant or a
+sequence are points of the log.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +17,7 @@ from events.errors import Malformed
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+_SPAN: Final = re.compile(r"(\d{1,9}(?:\.\d{1,6})?)([smhdw]?)", re.ASCII)
 _AGO: Final = re.compile(r"(\d{1,6})([smhdw])", re.ASCII)
 _UNITS: Final = {
     "s": "seconds",
@@ -24,6 +27,32 @@ _UNITS: Final = {
     "w": "weeks",
 }
 _DAY: Final = re.compile(r"\d{4}-\d{2}-\d{2}", re.ASCII)
+
+
+def span(argument: str) -> float:
+    """Read a length of time in seconds: `90`, `90s`, `5m`, `2h`, `1d`; raises BadParameter."""
+    written = _SPAN.fullmatch(argument.strip())
+    if written is None:
+        raise click.BadParameter(f"{argument!r}: expected a time such as 90, 5m or 2h")
+    unit = _UNITS[written[2] or "s"]
+    return timedelta(**{unit: float(written[1])}).total_seconds()
+
+
+def _span_option(
+    _: click.Context, parameter: click.Parameter, argument: str | None
+) -> float | None:
+    if argument is None:
+        return None
+    if argument.strip().lower() == "none" and parameter.name == "timeout":
+        return 0.0
+    return span(argument)
+
+
+def span_option(
+    flag: str, help_text: str
+) -> Callable[[Callable[..., int]], Callable[..., int]]:
+    """Make an option that takes a length of time; `none` for `--timeout` is 0."""
+    return click.option(flag, metavar="TIME", callback=_span_option, help=help_text)
 
 
 def point(argument: str, now: Callable[[], datetime] = utc_now) -> int | str:

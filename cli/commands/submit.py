@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 import msgspec
 
+from actors.rules.policy import Policy
 from cli.client.connection import Refused, Session, connected, new_id, run
+from cli.client.spans import span_option
 from cli.client.target import on_target
 from cli.commands.options import PRIORITIES, TIERS, ShellCommand, json_option
 from cli.render.terminal import (
@@ -38,6 +40,9 @@ if TYPE_CHECKING:
 
 MOST_AT_ONCE: Final = 1_000
 _specs: Reader[c.TaskSpec] = Reader(c.TaskSpec)
+_fields: Reader[dict[str, Any]] = Reader(dict[str, Any])
+_USUAL: Final = c.TaskSpec(description="-")
+_POLICY: Final = Policy()
 _PLACE = re.compile(r"tasks\[(\d+)\]\.?")
 
 
@@ -58,11 +63,25 @@ _PLACE = re.compile(r"tasks\[(\d+)\]\.?")
 @click.option("--criterion", "criteria", multiple=True, help="When it counts as done.")
 @click.option("--verify", "steps", multiple=True, help="How to check that it is done.")
 @click.option("--need", "needs", multiple=True, help="What the host must be able to.")
-@click.option("--priority", type=click.Choice(PRIORITIES))
+@click.option(
+    "--priority",
+    type=click.Choice(PRIORITIES),
+    help=f"How urgent it is  [default: {_USUAL.priority}]",
+)
 @click.option("--assign-to", metavar="HOST", help="Only this host.")
 @click.option("--model", help="Exactly this model, or wait for it.")
+@span_option(
+    "--timeout",
+    "How long it may run: 90, 5m, 2h; none where the policy allows it  [default by "
+    f"policy: {_POLICY.limits.shell_timeout_s:g} s for a shell command, "
+    f"{_POLICY.limits.run_timeout_s:g} s for the rest]",
+)
 @click.option(
-    "--timeout", type=float, metavar="S", help="The shell command's limit, in seconds."
+    "--retries",
+    type=click.IntRange(0, 99),
+    metavar="N",
+    help="Start a command that failed again, so often  [default by policy: "
+    f"{_POLICY.limits.shell_retries}]",
 )
 @click.option(
     "--env", "variables", metavar="K=V", multiple=True, help="For the shell command."
@@ -79,8 +98,18 @@ _PLACE = re.compile(r"tasks\[(\d+)\]\.?")
     help="Let any host take what names no place, in a folder of its own.",
 )
 @click.option("--exclusive", is_flag=True, help="Nothing beside it in its checkout.")
-@click.option("--max-attempts", type=int, metavar="N")
-@click.option("--ttl", type=float, metavar="S", help="How long it may wait for a tier.")
+@click.option(
+    "--max-attempts",
+    type=int,
+    metavar="N",
+    help="How often it is started at most, over all hosts and retries  [default: "
+    f"{_USUAL.max_attempts}]",
+)
+@span_option(
+    "--ttl",
+    "How long it may wait while its tiers are down: 90, 5m, 2h  [default by policy: "
+    f"{_POLICY.task_ttl_s:g} s]",
+)
 @click.option(
     "--deadline", metavar="TIME", help="RFC 3339; it starts before, or never."
 )
@@ -122,7 +151,10 @@ def submit(
                 "-f and --follow do not go together: wait for the file's tasks with "
                 "--wait, then look at one with `agentcom logs ID`"
             )
-        if text or any(options.values()):
+        if text or any(
+            value is not None and value is not False and value != ()
+            for value in options.values()
+        ):
             raise click.UsageError(
                 "-f takes its tasks from the file alone: leave out the text and the "
                 "options that describe a task"
@@ -154,6 +186,9 @@ def fields_of(text: tuple[str, ...], options: dict[str, Any]) -> dict[str, Any]:
         "needs": list(options["needs"]),
         "metadata": _metadata(options["metadata"]),
         "ttl_s": options["ttl"],
+        "timeout_s": options["timeout"],
+        "retries": options["retries"],
+        "max_attempts": _starts(options),
         "cwd": options["cwd"] if shell is None else None,
         "anywhere": options["anywhere"] or None,
         **{name: options[name] for name in _SAME},
@@ -168,7 +203,6 @@ _SAME: Final = (
     "priority",
     "assign_to",
     "model",
-    "max_attempts",
     "deadline",
     "executor",
 )
@@ -176,6 +210,7 @@ _SAME: Final = (
 
 def _text_of(raw: bytes, source: str) -> str:
     """Read UTF-8; raises Problem naming the line that is none."""
+    raw = raw.removeprefix(b"\xef\xbb\xbf")
     try:
         return raw.decode().replace("\r\n", "\n")
     except UnicodeDecodeError as error:
@@ -190,18 +225,23 @@ def _text_of(raw: bytes, source: str) -> str:
 def _shell(options: dict[str, Any]) -> dict[str, Any] | None:
     fields = {
         "command": options["shell"],
-        "timeout_s": options["timeout"],
         "env": dict(_variable(variable) for variable in options["variables"]) or None,
         "exclusive": options["exclusive"] or None,
     }
     variable = {name: value for name, value in fields.items() if value is not None}
     if variable and "command" not in variable:
-        raise click.UsageError(
-            "--timeout, --env and --exclusive belong to a --shell command"
-        )
+        raise click.UsageError("--env and --exclusive belong to a --shell command")
     if variable and options["cwd"] is not None:
         variable["cwd"] = options["cwd"]
     return variable or None
+
+
+def _starts(options: dict[str, Any]) -> int | None:
+    """The most starts: as asked for, and else as many as the retries need."""
+    starts: int | None = options["max_attempts"]
+    if starts is None and options["retries"] is not None:
+        starts = max(_USUAL.max_attempts, options["retries"] + 1)
+    return starts
 
 
 def _variable(argument: str) -> tuple[str, str]:
@@ -380,12 +420,13 @@ def read_tasks(path: Path) -> list[tuple[int, dict[str, Any]]]:
         if not line.strip():
             continue
         try:
-            _specs.decode(line.encode())
+            fields = _titled(line)
+            _specs.decode(msgspec.json.encode(fields))
         except Malformed as error:
             raise Problem(
                 f"{path}, line {number}: {error}; nothing was submitted"
             ) from (error)
-        tasks.append((number, msgspec.json.decode(line, type=dict[str, Any])))
+        tasks.append((number, fields))
     if not tasks:
         raise Problem(f"{path} holds no task: one JSON object a line", EXIT_USAGE)
     if len(tasks) > MOST_AT_ONCE:
@@ -395,6 +436,20 @@ def read_tasks(path: Path) -> list[tuple[int, dict[str, Any]]]:
             EXIT_USAGE,
         )
     return tasks
+
+
+def _titled(line: str) -> dict[str, Any]:
+    """Read a line's fields; a command without a description is its own title.
+
+    Raises Malformed.
+    """
+    fields = _fields.decode(line.encode())
+    shell = fields.get("shell")
+    if "description" not in fields and isinstance(shell, dict):
+        command = shell.get("command")
+        if isinstance(command, str) and command.strip():
+            fields["description"] = command[:10_000]
+    return fields
 
 
 async def _hand_in_file(

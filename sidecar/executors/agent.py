@@ -22,6 +22,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
+from math import inf
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import msgspec
@@ -32,7 +33,7 @@ from events import catalogue as c
 from events.codec import encode
 from events.errors import AgentComError
 from events.races import first
-from sidecar.executors.port import Finished, RawResult, Returned, Stopped
+from sidecar.executors.port import Finished, RawResult, Returned, Stopped, time_limit
 from sidecar.executors.prompt import prompt_for
 from sidecar.executors.wake_command import ARGUMENT_LIMIT, WakeCommand, sayable
 from sidecar.output import HeadTail, Utf8, cut
@@ -326,8 +327,9 @@ class _Waking:
 
     async def _work(self) -> Outcome:
         """Wait for the result, as long as an agent may take."""
-        seconds = self._limits.run_timeout_s
-        news = await self._until(self._deadline(seconds), started=False)
+        seconds = time_limit(self._assign)
+        deadline = inf if seconds is None else self._deadline(seconds)
+        news = await self._until(deadline, started=False)
         if news == "stopped":
             return Stopped(result=self._failed("stopped", "stopped"))
         if news == "time":
@@ -374,7 +376,7 @@ class _Waking:
         names: list[WakeNews] = ["result", "stopped"]
         if started:
             names.insert(1, "started")
-        left = max(deadline - self._loop.time(), 0.0)
+        left = None if deadline == inf else max(deadline - self._loop.time(), 0.0)
         winner = await first(*(self._waits[name] for name in names), timeout=left)
         return names[winner.place] if winner is not None else "time"
 

@@ -29,7 +29,7 @@ from msgspec import Struct, structs
 from events import catalogue as c
 from events import header
 from sidecar.executors.ndjson import Broken
-from sidecar.executors.port import Finished, RawResult, Returned, Stopped
+from sidecar.executors.port import Finished, RawResult, Returned, Stopped, time_limit
 from sidecar.executors.server_errors import ModelFault, retry_after
 from sidecar.executors.watch import Watchdog
 from sidecar.http import base_url, http_client, without_secrets
@@ -208,7 +208,7 @@ class ModelExecutor:
         """Run it, with the host's own retries."""
         began = time.monotonic()
         limits = run.assign.limits
-        watch = Watchdog(stop, limits.run_timeout_s)
+        watch = Watchdog(stop, time_limit(run.assign))
         number, loading = 1, _Loading(limits.first_token_cold_s)
         try:
             while True:
@@ -301,7 +301,7 @@ class ModelExecutor:
                     code="first_token_timeout", message="no first token in time"
                 )
             case "overtime":
-                message = f"not finished after {limits.run_timeout_s:g}s"
+                message = f"not finished after {time_limit(run.assign):g}s"
                 try_.fault = ModelFault(
                     code="timeout", message=message, again=False, whose="work"
                 )

@@ -149,6 +149,17 @@ def shortage(wrong: Exception, result: RawResult) -> Returned[RawResult] | None:
     return Returned(reason="host_short", detail=str(wrong), result=result)
 
 
+def time_limit(assign: Assign) -> float | None:
+    """How long a run may take, in seconds: the task's word, else the policy's; None: for ever."""
+    spec, limits = assign.spec, assign.limits
+    limit = spec.timeout_s
+    if limit is None and assign.target_type == "sidecar" and spec.shell is not None:
+        limit = spec.shell.timeout_s or limits.shell_timeout_s
+    if limit is None:
+        limit = limits.run_timeout_s
+    return limit or None
+
+
 class Executor(Protocol):
     """Runs one kind of work."""
 

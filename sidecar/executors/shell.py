@@ -4,10 +4,11 @@
 order. When the shell itself has ended the run has ended: what it left in the background
 is ended too, first politely.
 
-One local retry, and none where a second try cannot differ: the command does not exist
-(exit code 127 or 126), the host's policy refuses it, its folder is missing. A command
-that ran out of time is not tried again either: it would double the wait that the task's
-own limit was meant to bound.
+A command that could not be started is started once more. One that failed is, as often as
+the task says (`retries`) or else the policy, and not where another try cannot differ: the
+command does not exist (exit code 127 or 126), the host's policy refuses it, its folder is
+missing. A command that ran out of time is not tried again either: it would double the wait
+that the task's own limit was meant to bound. `max_attempts` counts every start.
 """
 
 from __future__ import annotations
@@ -25,12 +26,20 @@ from msgspec.structs import replace
 
 from events import catalogue as c
 from events.races import first
-from sidecar.executors.port import Finished, RawResult, Returned, Stopped, shortage
+from sidecar.executors.port import (
+    Finished,
+    RawResult,
+    Returned,
+    Stopped,
+    shortage,
+    time_limit,
+)
 from sidecar.output import HeadTail, Utf8
 from sidecar.processes.ending import Exit, shell_stages
 from sidecar.processes.family import Processes, ProcessLimits
 
 if TYPE_CHECKING:
+    from events.commands import Assign
     from sidecar.executors.port import Emit, Outcome, Run, Stop
 
 How = Literal["ended", "timeout", "stopped"]
@@ -38,6 +47,8 @@ How = Literal["ended", "timeout", "stopped"]
 _SHELL = "/bin/sh"
 _ARGUMENT_LIMIT = 128 * 1024 - 1
 """Bytes that the kernel takes as one argument; a longer command is run from a file."""
+_INFRASTRUCTURE_RETRIES = 1
+"""So often a command is started again that could not be started."""
 _ENDS: tuple[How, How] = ("ended", "stopped")
 _OPERATORS = re.compile(r"[;&|<>()`$\n\r\\{}!#*?\[\]~]")
 _STEERS_THE_SHELL = re.compile(r"PATH|ENV|BASH_ENV|IFS|SHELLOPTS|LD_.*|DYLD_.*")
@@ -98,6 +109,7 @@ class ShellTry(Struct, frozen=True):
     why: How = "ended"
     again: bool = False
     left: int = 0
+    started: bool = True
 
 
 class ShellExecutor:
@@ -120,8 +132,9 @@ class ShellExecutor:
             text = f"Command refused: {refusal}"
             emit.error(text, "refused_by_policy")
             return Finished(_failure("refused_by_policy", text))
-        retries = run.assign.limits.shell_retries
-        for number in range(1, retries + 2):
+        retries = _retries(run.assign)
+        starts = run.assign.spec.max_attempts - run.assign.attempt + 1
+        for number in range(1, max(retries, _INFRASTRUCTURE_RETRIES) + 2):
             try_ = await self._try(run, shell, emit, stop)
             if isinstance(try_, Returned):
                 emit.error(f"This host is short: {try_.detail}", try_.reason)
@@ -133,7 +146,9 @@ class ShellExecutor:
                 return Stopped(result=result, descendants_left=try_.left)
             if result.error is None:
                 return Finished(result)
-            if not try_.again or number > retries:
+            more = retries if try_.started else _INFRASTRUCTURE_RETRIES
+            more = min(more, starts - 1)
+            if not try_.again or number > more:
                 tries = "1 attempt" if number == 1 else f"{number} attempts"
                 text = f"Shell failed after {tries}: {result.error.message}"
                 emit.error(text, result.error.code)
@@ -141,9 +156,9 @@ class ShellExecutor:
             if stop.requested:
                 return Stopped(result=result)
             emit.retrying(
-                f"Shell retry {number}/{retries}...",
+                f"Shell retry {number}/{more}... (try {number + 1} of {more + 1})",
                 retry=number,
-                of=retries,
+                of=more,
                 reason=result.error.message,
             )
         raise AssertionError("unreachable")
@@ -168,21 +183,23 @@ class ShellExecutor:
         except (OSError, ValueError) as wrong:
             _forget(script)
             failed = _failure("cannot_start", f"the command cannot start: {wrong}")
-            return shortage(wrong, failed) or ShellTry(failed)
+            again = isinstance(wrong, OSError)
+            return shortage(wrong, failed) or ShellTry(
+                failed, again=again, started=False
+            )
+        timeout_s = time_limit(run.assign)
         why: How = "stopped"
         try:
-            winner = await first(child.wait(), stop.wait(), timeout=shell.timeout_s)
+            winner = await first(child.wait(), stop.wait(), timeout=timeout_s)
             why = "timeout" if winner is None else _ENDS[winner.place]
             if why == "timeout":
-                text = (
-                    f"Command timed out after {shell.timeout_s:g}s, sending SIGTERM..."
-                )
+                text = f"Command timed out after {timeout_s:g}s, sending SIGTERM..."
                 emit.error(text, "timeout")
             left = await child.end(stages)
         finally:
             await child.end()
             _forget(script)
-        return _judged(output, child.exit or Exit(None), why, left, shell.timeout_s)
+        return _judged(output, child.exit or Exit(None), why, left, timeout_s)
 
     def _limit(self, run: Run) -> int:
         limit = run.assign.limits.output_limit_bytes
@@ -222,7 +239,7 @@ def _judged(
     exit_: Exit,
     why: How,
     left: int,
-    timeout_s: float,
+    timeout_s: float | None,
 ) -> ShellTry:
     """The try's result: success is exit code 0, and nothing else is."""
     output.close()
@@ -252,6 +269,12 @@ def _judged(
         truncated=output.out.truncated or output.err.truncated,
     )
     return ShellTry(result, why, again, left)
+
+
+def _retries(assign: Assign) -> int:
+    """How often a command may be started again because it failed."""
+    wished = assign.spec.retries
+    return assign.limits.shell_retries if wished is None else wished
 
 
 def _script(command: str, folder: str | None) -> str | None:

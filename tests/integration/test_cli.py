@@ -123,7 +123,7 @@ def test_every_option_reaches_the_task(up: System) -> None:
         {"path": "a.py", "reason": "the bug"},
         {"path": "b.py"},
     ]
-    assert (spec["shell"]["timeout_s"], spec["shell"]["exclusive"]) == (9, True)
+    assert (spec["timeout_s"], spec["shell"]["exclusive"]) == (9, True)
     assert (spec["priority"], spec["max_attempts"]) == ("high", 2)
     assert (spec["metadata"], spec["ttl_s"]) == ({"ticket": 7}, 60)
 

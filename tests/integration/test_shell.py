@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 from msgspec.structs import replace
 
-from sidecar.executors.port import Finished, Returned, Stop, Stopped
+from sidecar.executors.port import Finished, Returned, Stop, Stopped, time_limit
 from sidecar.executors.shell import CommandPolicy, ShellExecutor, ShellOptions
 from sidecar.processes.family import Processes, ProcessLimits
 from tests.support.runs import QUICK, Ear, alive, shell_run
@@ -63,7 +63,7 @@ async def test_a_failing_command_is_tried_once_more(
     command = "test -e seen || { touch seen; echo first; exit 3; }; echo second"
     result = await result_of(shell, command, tmp_path, ear)
     assert (result.status, result.output) == ("success", "second\n")
-    assert ear.lines("retrying", "error") == ["Shell retry 1/1..."]
+    assert ear.lines("retrying", "error") == ["Shell retry 1/1... (try 2 of 2)"]
 
 
 async def test_two_failures_are_the_answer(
@@ -285,3 +285,57 @@ async def test_a_shortage_of_the_host_gives_the_task_back(
     outcome = await shell.run(shell_run("true", tmp_path), Ear(), Stop())
     assert isinstance(outcome, Returned)
     assert outcome.reason == "host_short"
+
+
+async def test_max_attempts_counts_every_start_of_the_command(
+    shell: ShellExecutor, tmp_path: Path
+) -> None:
+    run = shell_run("echo x >> starts; exit 7", tmp_path)
+    spec = replace(run.assign.spec, max_attempts=1)
+    run = replace(run, assign=replace(run.assign, spec=spec))
+    assert isinstance(await shell.run(run, Ear(), Stop()), Finished)
+    assert (tmp_path / "starts").read_text() == "x\n"
+
+
+@pytest.mark.parametrize(
+    ("retries", "attempt", "starts"), [(0, 1, 1), (2, 1, 3), (2, 2, 2)]
+)
+async def test_a_command_is_tried_as_often_as_the_task_says(
+    shell: ShellExecutor, tmp_path: Path, retries: int, attempt: int, starts: int
+) -> None:
+    run = shell_run("echo x >> starts; exit 7", tmp_path)
+    spec = replace(run.assign.spec, retries=retries)
+    run = replace(run, assign=replace(run.assign, spec=spec, attempt=attempt))
+    ear = Ear()
+    assert isinstance(await shell.run(run, ear, Stop()), Finished)
+    assert len((tmp_path / "starts").read_text().split()) == starts
+    if starts == 3:
+        assert ear.lines("retrying")[-1] == "Shell retry 2/2... (try 3 of 3)"
+
+
+async def test_the_tasks_own_limit_comes_before_the_policys(
+    shell: ShellExecutor, tmp_path: Path
+) -> None:
+    short = replace(QUICK, shell_timeout_s=0.05)
+    run = shell_run("sleep 0.3; echo done", tmp_path, limits=short)
+    spec = replace(run.assign.spec, timeout_s=60)
+    shell_alone = replace(
+        spec, timeout_s=None, shell=replace(spec.shell, timeout_s=None)
+    )
+    for each, status in ((spec, "success"), (shell_alone, "failed")):
+        each = replace(each, shell=replace(each.shell, timeout_s=None))
+        outcome = await shell.run(
+            replace(run, assign=replace(run.assign, spec=each)), Ear(), Stop()
+        )
+        assert isinstance(outcome, Finished)
+        assert outcome.result.status == status
+
+
+async def test_no_limit_is_none(shell: ShellExecutor, tmp_path: Path) -> None:
+    run = shell_run("echo done", tmp_path, limits=replace(QUICK, shell_timeout_s=0.001))
+    spec = replace(run.assign.spec, timeout_s=0)
+    run = replace(run, assign=replace(run.assign, spec=spec))
+    assert time_limit(run.assign) is None
+    outcome = await shell.run(run, Ear(), Stop())
+    assert isinstance(outcome, Finished)
+    assert outcome.result.output == "done\n"

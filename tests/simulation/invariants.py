@@ -392,7 +392,10 @@ class Judge:
         event: c.Event,
         where: str,
     ) -> None:
-        """An attempt is a routing that started, counted when it is over without result."""
+        """An attempt is a routing that started, counted when it is over without result.
+
+        A command that its host starts again by itself is one more.
+        """
         most = account.submitted.spec.max_attempts
         if isinstance(event, c.TaskRouted) and after.attempts >= most:
             self.complain(
@@ -401,7 +404,10 @@ class Judge:
             )
         if after.attempts > before.attempts + 1:
             self.complain("an attempt counts once", where)
-        if after.attempts > before.attempts:
+        if isinstance(event, c.TaskRetrying):
+            if after.attempts >= most and before.is_command:
+                self.complain("a command is started max_attempts times", where)
+        elif after.attempts > before.attempts:
             route = before.route
             if route in self._counted:
                 self.complain("an attempt counts once", f"{where}: again {route}")

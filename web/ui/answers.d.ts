@@ -306,7 +306,7 @@ export interface SharedView {
 }
 export interface Shell {
   command: string;
-  timeout_s?: number;
+  timeout_s?: number | null;
   env?: Record<string, string>;
   cwd?: string | null;
   exclusive?: boolean;
@@ -483,6 +483,8 @@ export interface TaskSpec {
   idempotency_key?: string | null;
   executor?: "agent" | "noop" | null;
   metadata?: Record<string, any>;
+  timeout_s?: number | null;
+  retries?: number | null;
 }
 export interface TasksAnswer {
   seq: number;

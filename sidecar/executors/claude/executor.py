@@ -41,7 +41,14 @@ from sidecar.executors.claude.verdict import (
     verdict_on,
     without_result,
 )
-from sidecar.executors.port import Finished, RawResult, Returned, Stopped, shortage
+from sidecar.executors.port import (
+    Finished,
+    RawResult,
+    Returned,
+    Stopped,
+    shortage,
+    time_limit,
+)
 from sidecar.executors.prompt import prompt_for
 from sidecar.executors.watch import Interruption, Watchdog, pause
 from sidecar.processes.ending import Exit, claude_stages
@@ -73,7 +80,7 @@ class ClaudeExecutor:
         options, refused = narrowed(self._options, run.assign)
         for refusal in refused:
             emit.status(f"The task may only narrow what this host allows; {refusal}")
-        watch = Watchdog(stop, run.assign.limits.run_timeout_s)
+        watch = Watchdog(stop, time_limit(run.assign))
         try:
             return await _ClaudeRun(
                 self, run, emit, stop, watch, program, options
@@ -217,7 +224,7 @@ class _ClaudeRun:
             if try_.in_turn:
                 verdict = None  # the turn after it has none
         if interruption == "overtime":
-            message = f"not finished after {self._limits.run_timeout_s:g}s"
+            message = f"not finished after {time_limit(self._run.assign):g}s"
             if try_.background:
                 message += f": {try_.background} background tasks still open"
             return Verdict(code="timeout", message=message)
