@@ -13,6 +13,8 @@ A child process starts as `python -P -m agentcom`, with a command's arguments, o
 
 from __future__ import annotations
 
+import io
+import os
 import runpy
 import sys
 from pathlib import Path
@@ -25,8 +27,33 @@ def rooms() -> Path:
     return installed if installed.is_dir() else here.parent
 
 
+def standard_streams() -> None:
+    """Make stdin, stdout and stderr usable, whatever they were started as.
+
+    A closed one becomes the null device: else the next file that is opened would take
+    its number, and be written to as output or closed under the event loop. A character
+    that the terminal's encoding does not have is replaced, and is no error.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            null = os.open(os.devnull, os.O_RDONLY if number == 0 else os.O_WRONLY)
+            if null != number:
+                os.dup2(null, number)
+                os.close(null)
+            os.set_inheritable(number, True)
+        if getattr(sys, name) is None:
+            stream = open(number, "r" if number == 0 else "w", closefd=False)  # noqa: SIM115
+            setattr(sys, name, stream)
+    for output in (sys.stdout, sys.stderr):
+        if isinstance(output, io.TextIOWrapper) and output.errors == "strict":
+            output.reconfigure(errors="replace")
+
+
 def main() -> int:
     """Run the command that `sys.argv` names; return its exit code."""
+    standard_streams()
     sys.path.insert(0, str(rooms()))
     if sys.argv[1:2] == ["-m"] and len(sys.argv) > 2:
         module = sys.argv[2]

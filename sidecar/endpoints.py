@@ -92,8 +92,14 @@ class Watched:
             )
         )
 
-    def missed(self, reason: str, now: float = 0.0) -> c.EndpointState | None:
-        """Return the endpoint's new state if that makes it down."""
+    def missed(
+        self, reason: str, now: float = 0.0, *, there: bool = False
+    ) -> c.EndpointState | None:
+        """Return the endpoint's new state if that makes it down.
+
+        `there`: it was found, so that its silence is worth a word though nobody named it.
+        """
+        self._mentioned = self._mentioned or there
         self._misses += 1
         if self._missing_since is None:
             self._missing_since = now
@@ -299,7 +305,7 @@ class Endpoints:
         news = (
             entry.watched.answered(look, time.monotonic())
             if isinstance(look, Answered)
-            else entry.watched.missed(look.reason, time.monotonic())
+            else entry.watched.missed(look.reason, time.monotonic(), there=look.there)
         )
         self._tell(news)
 

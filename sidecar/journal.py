@@ -473,12 +473,7 @@ async def open_journal(path: Path) -> Journal:
         lock = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT, 0o600)
     except OSError as error:
         raise JournalError(path, f"cannot be opened ({error})") from error
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        pid = os.pread(lock, 32, 0).decode("ascii", "replace").strip()
-        os.close(lock)
-        raise JournalHeld(path, pid) from error
+    _hold(path, lock)
     os.ftruncate(lock, 0)
     os.pwrite(lock, str(os.getpid()).encode(), 0)
     thread = _JournalThread(path, lock, asyncio.get_running_loop())
@@ -495,3 +490,23 @@ async def open_journal(path: Path) -> Journal:
             "(what it held is then lost to this host)",
         ) from error
     return Journal(path, thread, contents)
+
+
+def _hold(path: Path, lock: int) -> None:
+    """Lock the open lock file; else close it and raise JournalHeld."""
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        pid = os.pread(lock, 32, 0).decode("ascii", "replace").strip()
+        os.close(lock)
+        raise JournalHeld(path, pid) from error
+
+
+def require_not_held(path: Path) -> None:
+    """Raise JournalHeld where a sidecar works with the journal at `path`."""
+    try:
+        lock = os.open(f"{path}.lock", os.O_RDWR)
+    except OSError:
+        return
+    _hold(path, lock)
+    os.close(lock)

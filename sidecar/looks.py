@@ -39,9 +39,10 @@ class Answered(Struct, frozen=True, kw_only=True):
 
 
 class Missed(Struct, frozen=True):
-    """An endpoint did not answer, and why."""
+    """An endpoint did not answer, and why; `there`: it is known to be on this machine."""
 
     reason: str
+    there: bool = False
 
 
 # -- What the servers say --------------------------------------------------------------
@@ -276,5 +277,5 @@ async def ask_claude(
     path = claude.find_program(program, env.get("PATH"))
     probe = await claude.probe(processes, path, env, timeout_s)
     if not probe.version:
-        return Missed(probe.reason)
+        return Missed(probe.reason, there=path is not None)
     return Answered(version=probe.version, simulated=probe.simulated)

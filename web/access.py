@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 Role = Literal["operator", "viewer"]
 
+DEFAULT_PORT: Final = 4000
 PROTOCOL: Final = "agentcom"
 """The websocket's, which the server chooses of those that a page offers."""
 TOKENS_FILE: Final = "web-tokens.json"

@@ -16,8 +16,8 @@ from events.position import LogChanged
 from projections.main import projecting, until
 from projections.runner import AGAIN_S
 from projections.store import Damaged, may_pass, set_aside
-from web.access import Access, Tokens
-from web.server import DEFAULT_PORT, LOOPBACK, Server
+from web.access import DEFAULT_PORT, Access, Tokens
+from web.server import LOOPBACK, Server
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -24,6 +24,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 from events.commands import Refusal, refuse
 from events.errors import AgentComError
 from web.access import (
+    DEFAULT_PORT,
     HEADERS,
     PROTOCOL,
     Access,
@@ -48,7 +49,6 @@ if TYPE_CHECKING:
 
     Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
-DEFAULT_PORT: Final = 4000
 LOOPBACK: Final = "127.0.0.1"
 BODY_BYTES: Final = 1_000_000
 MESSAGE_BYTES: Final = 64 * 1024

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-import signal
 import sys
 import tempfile
 import time
@@ -33,7 +32,9 @@ from cli.client.follow import Following
 from cli.commands.submit import hand_in
 from cli.local.fault_proxy import FaultProxy
 from cli.local.instance import Instance
+from cli.local.process import ending_signals
 from cli.local.supervisor import Everything, Plan, free_port
+from cli.local.unheard import speak_unheard
 from cli.render.costs import cost_table
 from cli.render.display import Screen
 from cli.render.fleet import describe
@@ -74,6 +75,7 @@ def demo(*, once: bool, simulated: bool, real_claude: bool) -> int:
 
     Nothing is kept. On a terminal it stays up afterwards, until Ctrl-C.
     """
+    speak_unheard()
     stay = sys.stdout.isatty() and sys.stdin.isatty() and not once
     return run(_demo(stay=stay, simulated=simulated, real_claude=real_claude))
 
@@ -82,7 +84,7 @@ def _stop_on_signals() -> asyncio.Event:
     """Make an event that a signal sets; whoever waits for it cleans up."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+    for number in ending_signals():
         loop.add_signal_handler(number, stop.set)
     return stop
 

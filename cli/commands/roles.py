@@ -20,7 +20,6 @@ from cli.local.instance import (
 )
 from cli.local.process import run_role
 from cli.local.roles import (
-    WEB_PORT,
     be_scheduler,
     be_sidecar,
     be_web,
@@ -30,6 +29,7 @@ from cli.local.roles import (
     sidecar_config,
 )
 from cli.render.terminal import Problem
+from web.access import DEFAULT_PORT
 
 if TYPE_CHECKING:
     import asyncio
@@ -97,7 +97,7 @@ def scheduler(metrics: tuple[str, int] | None, lease_ttl: int, debug: bool) -> N
 @click.option(
     "--port",
     type=click.IntRange(0, 65535),
-    default=WEB_PORT,
+    default=DEFAULT_PORT,
     show_default=True,
     help="Where to listen; 0 for any free port.",
 )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import re
-import signal
 import sys
 from pathlib import Path
 
@@ -20,8 +19,10 @@ from cli.local.instance import (
     EVERY_ADDRESS,
     Instance,
 )
-from cli.local.roles import WEB_PORT, sidecar_config
+from cli.local.process import ending_signals
+from cli.local.roles import sidecar_config
 from cli.local.supervisor import Everything, Plan, free_port
+from cli.local.unheard import speak_unheard
 from cli.render.fleet import describe
 from cli.render.terminal import (
     EXIT_INTERRUPTED,
@@ -29,6 +30,7 @@ from cli.render.terminal import (
     Problem,
     painted,
 )
+from web.access import DEFAULT_PORT
 
 _ADDRESS = re.compile(r"\S+:([0-9]{1,5})")
 
@@ -38,7 +40,7 @@ _ADDRESS = re.compile(r"\S+:([0-9]{1,5})")
 @click.option(
     "--port",
     type=click.IntRange(0, 65535),
-    default=WEB_PORT,
+    default=DEFAULT_PORT,
     show_default=True,
     help="The dashboard's; 0 for any free one.",
 )
@@ -82,6 +84,7 @@ def up(
         )
     if sys.platform == "win32":
         raise Problem("AgentCom does not run on Windows: use WSL, Linux or macOS")
+    speak_unheard()
     instance = Instance()
     plan = plan_for(instance, port, nats_port, listen, name, file)
     return run(live(instance, replace(plan, web_names=names, base=base)))
@@ -108,8 +111,10 @@ def plan_for(
         host=config.name or instance.own_host(),
         port=port or free_port(),
         nats_port=nats_port or free_port(),
+        any_nats_port=not nats_port,
         nats_host=nats_host or EVERY_ADDRESS,
         config=file,
+        work=config.data_path,
         drain_s=config.drain_timeout_s,
     )
 
@@ -135,7 +140,7 @@ async def live(instance: Instance, plan: Plan) -> int:
         stop.set()
 
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+    for number in ending_signals():
         loop.add_signal_handler(number, on_signal, number)
     try:
         fleet = await unless(stop, everything.start())

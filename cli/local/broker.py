@@ -13,6 +13,7 @@ import http.client
 import importlib.metadata
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -20,6 +21,7 @@ import sys
 import sysconfig
 import time
 from contextlib import suppress
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
@@ -380,29 +382,74 @@ def _monitoring(instance: Instance, pid: int) -> str:
 
 def _loaded_at(monitoring: str) -> str:
     """Return when the server last read its configuration, as it says; "": unknown."""
+    return str(_figures(monitoring).get("config_load_time", ""))
+
+
+def _figures(monitoring: str) -> dict[str, Any]:
+    """Return what a server tells about itself; nothing where it does not answer."""
     if not monitoring:
-        return ""
+        return {}
     status, body = _get(monitoring, "/varz")
     try:
-        figures = json.loads(body) if status == 200 else {}
+        figures: dict[str, Any] = json.loads(body) if status == 200 else {}
     except ValueError:
-        return ""
-    return str(figures.get("config_load_time", ""))
+        return {}
+    return figures
 
 
 def running_pid(instance: Instance) -> int | None:
-    """Return the process id of the server on this instance, however it was started."""
+    """Return the process id of the server on this instance, however it was started.
+
+    After a kill -9 the number's file stays, and the number may be another program's, or
+    another instance's server's: a process is ours by the configuration it was started
+    with, else by the store that it says it has.
+    """
     try:
         pid = int(instance.pid_file.read_text())
-        # After a kill -9 the file stays, and the number may be another program's.
         process = psutil.Process(pid)
+        if process.status() == psutil.STATUS_ZOMBIE:
+            return None
+        command = process.cmdline()
         is_server = "nats-server" in process.name() or any(
-            "nats-server" in part for part in process.cmdline()[:1]
+            "nats-server" in part for part in command[:1]
         )
-        alive = process.status() != psutil.STATUS_ZOMBIE
-    except (FileNotFoundError, ValueError, psutil.Error):
+        if not is_server:
+            return None
+        if _is_started_with(command, process.cwd(), instance.conf):
+            return pid
+    except (OSError, ValueError, OverflowError, psutil.Error):
         return None
-    return pid if is_server and alive else None
+    return pid if _is_same(_store_of(instance, pid), instance.store) else None
+
+
+def _is_started_with(command: list[str], folder: str, conf: Path) -> bool:
+    """Whether a server's command line, in its folder, names this configuration."""
+    named = [
+        value
+        for option, value in pairwise(command)
+        if option.lstrip("-") in ("c", "config")
+    ]
+    named += [
+        part.partition("=")[2]
+        for part in command
+        if re.match(r"--?(c|config)=", part) is not None
+    ]
+    return any(_is_same(os.path.join(folder, each), conf) for each in named)
+
+
+def _is_same(one: str, other: Path) -> bool:
+    try:
+        return bool(one) and os.path.samefile(one, other)
+    except OSError:
+        return False
+
+
+def _store_of(instance: Instance, pid: int) -> str:
+    """Return the folder that a server says its JetStream is in; "" where it has none."""
+    figures = _figures(_monitoring(instance, pid))
+    store = str(figures.get("jetstream", {}).get("config", {}).get("store_dir", ""))
+    # The server adds a folder of its own.
+    return os.path.dirname(store) if os.path.basename(store) == "jetstream" else store
 
 
 def log_errors(instance: Instance) -> list[str]:

@@ -1,6 +1,7 @@
 """One role in this process, until it is told to stop: signals, logs, its connection.
 
-The first SIGTERM or Ctrl-C ends it in good order, the second at once. A role whose
+The first SIGTERM, SIGHUP or Ctrl-C ends it in good order, the second at once; under nohup
+SIGHUP is nothing. A role whose
 connection is closed for good ends with an error, so that whoever supervises it starts
 it again.
 """
@@ -21,6 +22,7 @@ import psutil
 import structlog
 
 from cli.client.connection import loop_factory
+from cli.local.unheard import speak_unheard
 from cli.render.redaction import redact
 from cli.render.terminal import EXIT_INTERRUPTED, Problem, colours_on
 from events.errors import LogUnavailable
@@ -44,6 +46,7 @@ _log = structlog.get_logger("agentcom")
 
 def run_role(work: Callable[[asyncio.Event], Awaitable[None]], *, debug: bool) -> None:
     """Run `work(stop)` until it ends; signals set `stop`."""
+    speak_unheard()
     set_up_logs(debug=debug)
     spare_the_collector()
 
@@ -68,7 +71,7 @@ def spare_the_collector() -> None:
 
 
 def stop_on_signals(stop: asyncio.Event) -> None:
-    """Let SIGTERM and SIGINT set `stop`; the second of them ends the process at once."""
+    """Let signals that end a process set `stop`; the second of them ends it at once."""
     loop = asyncio.get_running_loop()
 
     def on_signal() -> None:
@@ -77,8 +80,17 @@ def stop_on_signals(stop: asyncio.Event) -> None:
             os._exit(EXIT_INTERRUPTED)
         stop.set()
 
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in ending_signals():
         loop.add_signal_handler(number, on_signal)
+
+
+def ending_signals() -> list[signal.Signals]:
+    """List the signals that end what runs until it is told to stop.
+
+    SIGHUP is none where it was ignored when this process started: that is what nohup is.
+    """
+    ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    return [signal.SIGTERM, signal.SIGINT, *([] if ignored else [signal.SIGHUP])]
 
 
 def descendants(pid: int) -> list[psutil.Process]:

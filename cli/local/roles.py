@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import structlog
 
@@ -34,8 +34,6 @@ if TYPE_CHECKING:
     from sidecar.config import SidecarConfig
 
 _log = structlog.get_logger("agentcom")
-
-WEB_PORT: Final = 4000
 
 
 def role_credentials(role: str) -> Credentials:

@@ -21,11 +21,13 @@ from typing import TYPE_CHECKING, Final, Literal
 from urllib.parse import quote
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from cli.client.connection import NotRunning, Refused, Session, connected
-from cli.local.broker import Broker, die_with_parent, running_pid
+from cli.local.broker import Broker, StartFailed, die_with_parent, running_pid
 from cli.local.instance import EVERYWHERE, LOOPBACK
 from cli.local.process import descendants, kill_all
+from cli.local.role_logs import bound_log, last_words, open_log
 from cli.local.roles import web_url
 from cli.render.terminal import EXIT_UNREACHABLE, Problem
 from events.errors import AgentComError
@@ -33,20 +35,23 @@ from projections.answers import HostsAnswer, StatusAnswer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import IO
 
     from cli.local.instance import Instance
 
 Role = Literal["scheduler", "web", "sidecar"]
 
 BACKOFF_S: Final = (0.2, 1.0, 2.0, 5.0, 10.0, 30.0)
+LOGS_EVERY_S: Final = 2.0
+SUCCESSION_S: Final = 30.0
+"""How long what a killed `agentcom up` ran is waited for; a sidecar that drains, longer."""
+PORT_TRIES: Final = 5
 STEADY_S: Final = 30.0
 """A role that has lived this long begins again with the shortest wait."""
 READY_S: Final = 30.0
 DRAIN_EXTRA_S: Final = 10.0
 STOP_S: Final = 10.0
-LOG_BYTES: Final = 16 * 1024 * 1024
 NO_SPACE: Final = b"no space left on device"
+PORT_TAKEN: Final = "address already in use"
 ROOM_BYTES: Final = 16 * 1024 * 1024
 """So much has to be free before a broker that met a full disk is started anew."""
 
@@ -54,14 +59,17 @@ ROOM_BYTES: Final = 16 * 1024 * 1024
 class Plan(Struct, frozen=True, kw_only=True):
     """What is to run. Ports are free ones already; `config` is a sidecar.toml or None.
 
-    `nats_host` is the address that the broker listens on, in nats-server's notation.
+    `any_nats_port`: another one does as well, where this one was taken meanwhile. `work`
+    is the sidecar's own data folder, None for the instance's. `nats_host` is the address that the broker listens on, in nats-server's notation.
     The dashboard is asked for under `web_names`, too, and is below the path `base`.
     """
 
     host: str
     port: int
     nats_port: int
+    any_nats_port: bool = False
     nats_host: str = LOOPBACK
+    work: Path | None = None
     config: Path | None = None
     drain_s: float = 30.0
     web_names: tuple[str, ...] = ()
@@ -97,18 +105,22 @@ class ServedRole:
         failures = 0
         while not self._stopping:
             began = time.monotonic()
-            status = await self._live()
+            try:
+                status = await self._live()
+            except OSError as error:
+                # No room, memory, processes or descriptors: the next try may have them.
+                how, why = "could not be started", f": {error}"
+            else:
+                # A killed process writes no reason: the log's last line is an old one.
+                why = last_words(self.log) if status >= 0 else ""
+                how = ended_how(status)
             if self._stopping:
                 return
             if time.monotonic() - began > STEADY_S:
                 failures = 0
             wait = BACKOFF_S[min(failures, len(BACKOFF_S) - 1)]
             failures += 1
-            # A killed process writes no reason: the log's last line is an old one.
-            why = last_words(self.log) if status >= 0 else ""
-            self._say(
-                f"{self.role} {ended_how(status)}; starting it again in {wait:g} s{why}"
-            )
+            self._say(f"{self.role} {how}; starting it again in {wait:g} s{why}")
             await asyncio.sleep(wait)
 
     async def _live(self) -> int:
@@ -168,7 +180,7 @@ class Everything:
         self._say = say
         self._broker = Broker(instance)
         self._lock: int | None = None
-        self._watching: asyncio.Task[None] | None = None
+        self._watching: list[asyncio.Task[None]] = []
         logs = instance.data / "logs"
         data = ["--data", str(instance.data)]
         web = [*data, "--port", str(plan.port), f"--base-path={plan.base}"]
@@ -209,15 +221,21 @@ class Everything:
 
         Raises Problem where something does not come up, BrokerError.
         """
-        self._take_folder()
         plan = self.plan
-        require_free(plan.nats_port, "--nats-port", plan.nats_host)
-        require_free(plan.port, "--port")
-        self.instance.prepare(f"{plan.nats_host}:{plan.nats_port}", [plan.host])
-        self._broker.start()
+        patience = SUCCESSION_S if self._take_folder() else 0.0
+        await self._once(self._require_no_broker, patience)
+        await self._once(
+            lambda: require_free(plan.nats_port, "--nats-port", plan.nats_host),
+            patience,
+        )
+        await self._once(lambda: require_free(plan.port, "--port"), patience)
+        self._start_broker()
         if self._broker.unrecovered:
             self._say(f"{self._broker.unrecovered}: its description is made anew")
-        self._watching = asyncio.get_running_loop().create_task(self._watch_broker())
+        self._watching = [
+            asyncio.get_running_loop().create_task(watch)
+            for watch in (self._watch_broker(), self._watch_logs())
+        ]
         # The scheduler makes the streams; the others need them.
         self.children["scheduler"].start()
         async with connected(
@@ -225,38 +243,99 @@ class Everything:
         ) as client:
             await self._until("scheduler", lambda: answers_commands(client))
             self.children["web"].start()
+            # Meanwhile an earlier sidecar delivers what it has finished.
+            await self._once(
+                self._require_journal,
+                plan.drain_s + DRAIN_EXTRA_S,
+                "finishes its tasks",
+            )
             self.children["sidecar"].start()
             await self._until("web", lambda: answers_questions(client))
             await self._until("sidecar", lambda: self._joined(client))
             return await client.query("hosts", {}, HostsAnswer)
 
-    def _take_folder(self) -> None:
-        """Be the only `agentcom up` on this folder; raise Problem otherwise."""
+    def _take_folder(self) -> bool:
+        """Be the only `agentcom up` on this folder; raise Problem otherwise.
+
+        Return whether the last one was killed: what it ran may not have ended yet.
+        """
         # Not on Windows, where this file is imported to say that it does not run there.
         import fcntl
 
         data = self.instance.data
         data.mkdir(mode=0o700, parents=True, exist_ok=True)
         descriptor = os.open(data / "up.lock", os.O_RDWR | os.O_CREAT, 0o600)
+        who = os.pread(descriptor, 32, 0).decode(errors="replace").strip()
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as held:
-            who = os.pread(descriptor, 32, 0).decode(errors="replace").strip()
             os.close(descriptor)
             raise Problem(
                 f"AgentCom is up on {data} already"
                 + (f" (process {who})" if who else "")
                 + ": use it from here, or choose another folder with --data"
             ) from held
-        if (pid := running_pid(self.instance)) is not None:
-            os.close(descriptor)
-            raise Problem(
-                f"a nats-server (process {pid}) runs on {data} already: stop it, or "
-                "run the roles beside it with `agentcom scheduler`, `sidecar`, `web`"
-            )
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, str(os.getpid()).encode(), 0)
         self._lock = descriptor
+        return bool(who)
+
+    def _require_no_broker(self) -> None:
+        """Raise Problem where a nats-server runs on this folder."""
+        if (pid := running_pid(self.instance)) is not None:
+            raise Problem(
+                f"a nats-server (process {pid}) runs on {self.instance.data} already: "
+                "stop it, or run the roles beside it with `agentcom scheduler`, "
+                "`sidecar`, `web`"
+            )
+
+    def _require_journal(self) -> None:
+        """Raise Problem where another sidecar works with this host's journal."""
+        from sidecar.journal import require_not_held
+        from sidecar.journal_file import JournalHeld
+
+        folder = self.plan.work or self.instance.data
+        try:
+            require_not_held(folder / f"journal-{self.plan.host}.db")
+        except JournalHeld as held:
+            raise Problem(str(held)) from held
+
+    async def _once(
+        self, check: Callable[[], None], patience: float, does: str = "ends"
+    ) -> None:
+        """Wait until `check()` raises no Problem any more; raise it after `patience` s.
+
+        `does` is what is waited for, of what an earlier `agentcom up` left running.
+        """
+        deadline = time.monotonic() + patience
+        told = False
+        while True:
+            try:
+                check()
+                return
+            except Problem as problem:
+                if time.monotonic() >= deadline:
+                    raise
+                if not told:
+                    told = True
+                    self._say(
+                        f"waiting up to {patience:g} s while what an earlier "
+                        f"`agentcom up` left running {does}: {problem.message}"
+                    )
+            await asyncio.sleep(0.1)
+
+    def _start_broker(self) -> None:
+        """Start it; where the port was taken since it was chosen, on another."""
+        for left in reversed(range(PORT_TRIES)):
+            plan = self.plan
+            self.instance.prepare(f"{plan.nats_host}:{plan.nats_port}", [plan.host])
+            try:
+                self._broker.start()
+                return
+            except StartFailed as failed:
+                if not (left and plan.any_nats_port and PORT_TAKEN in failed.log):
+                    raise
+                self.plan = replace(plan, nats_port=free_port())
 
     async def _until(self, role: Role, ready: Callable[[], object]) -> None:
         """Ask `ready()` until it says yes; raise Problem when the role does not live."""
@@ -290,26 +369,33 @@ class Everything:
         disk = FullDisk(self.instance)
         while True:
             await asyncio.sleep(0.25)
-            if self._broker.running:
-                if (news := disk.look()) is not None:
-                    self._say(news)
-                if disk.over:
-                    # What it could not write once it does not try to write again.
-                    self._broker.stop()
-                    self._broker.start()
-                    disk = FullDisk(self.instance)
-                    self._say("there is room again: nats-server was started anew")
-                continue
-            wait = BACKOFF_S[min(failures, len(BACKOFF_S) - 1)]
-            self._say(f"nats-server has ended; starting it again in {wait:g} s")
-            await asyncio.sleep(wait)
-            failures += 1
             try:
+                if self._broker.running:
+                    if (news := disk.look()) is not None:
+                        self._say(news)
+                    if disk.over:
+                        # What it could not write once it does not try to write again.
+                        self._broker.stop()
+                        self._broker.start()
+                        disk = FullDisk(self.instance)
+                        self._say("there is room again: nats-server was started anew")
+                    continue
+                wait = BACKOFF_S[min(failures, len(BACKOFF_S) - 1)]
+                self._say(f"nats-server has ended; starting it again in {wait:g} s")
+                await asyncio.sleep(wait)
+                failures += 1
                 # Blocks until it is healthy; on this thread, for its parent-death signal.
                 self._broker.start()
                 failures = 0
-            except AgentComError as error:
+            except (AgentComError, OSError) as error:
                 self._say(str(error))
+
+    async def _watch_logs(self) -> None:
+        """Keep the roles' logs within bounds."""
+        while True:
+            await asyncio.sleep(LOGS_EVERY_S)
+            for child in self.children.values():
+                bound_log(child.log)
 
     async def stop(self) -> None:
         """End it all: the sidecar drains first, the broker is the last."""
@@ -317,9 +403,9 @@ class Everything:
         await asyncio.gather(
             *(self.children[role].stop(STOP_S) for role in ("web", "scheduler"))
         )
-        if self._watching is not None:
-            self._watching.cancel()
-            await asyncio.gather(self._watching, return_exceptions=True)
+        for watch in self._watching:
+            watch.cancel()
+        await asyncio.gather(*self._watching, return_exceptions=True)
         self._broker.stop()
         self._let_go()
 
@@ -327,13 +413,15 @@ class Everything:
         """End it all at once."""
         for child in self.children.values():
             child.kill()
-        if self._watching is not None:
-            self._watching.cancel()
+        for watch in self._watching:
+            watch.cancel()
         self._broker.kill()
         self._let_go()
 
     def _let_go(self) -> None:
         if self._lock is not None:
+            # A pid that stays tells the next one that this one was killed.
+            os.ftruncate(self._lock, 0)
             os.close(self._lock)
             self._lock = None
 
@@ -360,8 +448,10 @@ class FullDisk:
     def look(self) -> str | None:
         """Read what is new in the log; return what there is to say, once."""
         size = self._size()
-        if size <= self._read:
-            self._read = size
+        if size < self._read:
+            # Another file has taken its place.
+            self._read = 0
+        if size == self._read:
             return None
         with self._log.open("rb") as log:
             log.seek(self._read)
@@ -442,32 +532,8 @@ def require_free(port: int, option: str, address: str = LOOPBACK) -> None:
             ) from error
 
 
-def open_log(path: Path) -> IO[bytes]:
-    """Open a role's log to append to; a very long one is put aside first."""
-    path.parent.mkdir(mode=0o700, exist_ok=True)
-    try:
-        if path.stat().st_size > LOG_BYTES:
-            path.replace(path.with_suffix(".log.1"))
-    except FileNotFoundError:
-        pass
-    return path.open("ab")
-
-
 def ended_how(status: int) -> str:
     """Say how a process ended."""
     if status < 0:
         return f"was ended by {signal.Signals(-status).name}"
     return f"ended with status {status}"
-
-
-def last_words(log: Path) -> str:
-    """Return the last line of a log that tells of trouble, as `: line`."""
-    try:
-        with log.open("rb") as file:
-            file.seek(max(0, log.stat().st_size - 8192))
-            lines = file.read().decode(errors="replace").strip().splitlines()
-    except OSError:
-        return ""
-    if not lines or '"level": "info"' in lines[-1]:
-        return f" (see {log})"
-    return f": {lines[-1][:300]} (more in {log})"

@@ -20,6 +20,7 @@ from cli.local.broker import (
     find_server,
     machine_memory,
     reload,
+    running_pid,
     server_environment,
 )
 from cli.local.instance import Instance
@@ -294,3 +295,48 @@ def test_a_server_that_stays_sick_is_asked_seldom_and_its_reason_said(
     ):
         Broker(instance).start(timeout=2)
     assert len(asked) < 25
+
+
+def test_a_number_that_belongs_to_another_s_server_is_not_ours(instance, tmp_path):
+    other = Instance(tmp_path / "other")
+    other.prepare("127.0.0.1:-1", ["h1"])
+    stranger = Broker(other)
+    stranger.start()
+    try:
+        instance.pid_file.write_text(other.pid_file.read_text())
+        assert running_pid(instance) is None
+        assert running_pid(other) == stranger.pid
+        # Neither told to read its configuration anew, nor in the way.
+        assert reload(instance) is False
+        server = Broker(instance)
+        server.start()
+        assert running_pid(instance) == server.pid
+        server.stop()
+        assert "eload" not in other.log_file.read_text()
+    finally:
+        stranger.stop()
+
+
+@pytest.mark.parametrize("text", ["1", str(os.getpid()), "-3", "9" * 30, "", "x"])
+def test_a_number_that_is_no_server_s_is_not_ours(instance, text):
+    instance.pid_file.write_text(text)
+    assert running_pid(instance) is None
+
+
+def test_a_server_with_a_configuration_of_its_own_is_known_by_its_store(instance):
+    own = instance.data / "mine.conf"
+    own.write_text(
+        f'listen: "127.0.0.1:-1"\nhttp: "127.0.0.1:-1"\n'
+        f'pid_file: "{instance.pid_file}"\njetstream: {{store_dir: "{instance.store}"}}\n'
+    )
+    server = subprocess.Popen(
+        [find_server(), "-c", own], stderr=subprocess.PIPE, text=True
+    )
+    try:
+        for line in server.stderr:
+            if "Server is ready" in line:
+                break
+        assert running_pid(instance) == server.pid
+    finally:
+        server.terminate()
+        server.communicate(timeout=10)

@@ -1,15 +1,28 @@
-"""`agentcom up` and the address that the operator gave the broker."""
+"""`agentcom up`: the broker's address, who hears it, and what an earlier one left."""
 
 from __future__ import annotations
 
+import os
 import signal
+import socket
+import subprocess
+import time
 from typing import TYPE_CHECKING
 
 import psutil
+import pytest
 
+from cli.local.broker import StartFailed
 from cli.local.instance import Instance
-from cli.local.supervisor import free_port
-from tests.support.command import NOTHING_ELSE, System
+from cli.local.supervisor import Everything, Plan, free_port
+from tests.support.command import (
+    NOTHING_ELSE,
+    PATIENCE_S,
+    Running,
+    System,
+    agentcom_up,
+    command,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -36,3 +49,116 @@ def test_a_broker_for_other_machines_stays_one_and_is_reached_from_here(
 
     assert instance.listen == listen
     assert instance.url == listen.replace("0.0.0.0:", "nats://127.0.0.1:")
+
+
+def children(pid: int) -> dict[str, int]:
+    """The roles that an `agentcom up` runs, and their process ids."""
+    found = {}
+    for each in psutil.Process(pid).children():
+        words = each.cmdline()
+        found["nats-server" if "agentcom" not in words else words[4]] = each.pid
+    return found
+
+
+def test_it_goes_on_supervising_when_nobody_reads_it(tmp_path: Path) -> None:
+    system = System(tmp_path)
+    system.data.mkdir()
+    (system.data / "sidecar.toml").write_text(NOTHING_ELSE)
+    arguments = [*command(), "up", "--port", "0", "--nats-port", "0", "--name", "h1"]
+    up = subprocess.Popen(
+        arguments,
+        env=system.env,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+    assert up.stdout is not None
+    try:
+        while b"dashboard" not in up.stdout.readline():
+            pass
+        # Who read it goes away, and then there is something to say, twice.
+        up.stdout.close()
+        for role in ("web", "scheduler"):
+            old = children(up.pid)[role]
+            os.kill(old, signal.SIGKILL)
+            psutil.wait_procs([psutil.Process(old)])
+            while children(up.pid).get(role) in (None, old):
+                assert up.poll() is None
+                time.sleep(0.05)
+        done = system.run("submit", "--shell", "echo here", "--wait")
+        assert done.stdout == "here\n", done.stderr
+        up.send_signal(signal.SIGTERM)
+        assert up.wait(PATIENCE_S) == 0
+    finally:
+        up.kill()
+        up.wait()
+
+
+def test_nohup_is_what_it_is_and_without_it_a_hangup_ends_it(tmp_path: Path) -> None:
+    system = System(tmp_path)
+    system.data.mkdir()
+    (system.data / "sidecar.toml").write_text(NOTHING_ELSE)
+    arguments = ["up", "--port", "0", "--nats-port", "0", "--name", "h1"]
+    program = ["nohup", *command()]
+    up = Running(arguments, system.env, tmp_path, program=program)
+    try:
+        up.until("dashboard")
+        up.signal(signal.SIGHUP)
+        done = system.run("submit", "--shell", "echo here", "--wait")
+        assert done.stdout == "here\n", done.stderr
+        up.signal(signal.SIGTERM)
+        assert up.end() == 0
+        assert "starting it again" not in up.said["stderr"]
+    finally:
+        up.close()
+
+    with system.running(*arguments) as other:
+        other.until("dashboard")
+        os.kill(children(other.process.pid)["sidecar"], signal.SIGHUP)
+        assert "sidecar ended with status 0" in other.until("sidecar", "stderr")
+        other.signal(signal.SIGHUP)
+        assert other.end() == 0
+
+
+def test_it_waits_for_the_sidecar_of_a_killed_one(tmp_path: Path) -> None:
+    with agentcom_up(tmp_path, NOTHING_ELSE.replace("5.0", "30.0")) as (system, up):
+        gate = tmp_path / "gate"
+        wait = f"echo x >>{tmp_path}/count; while [ ! -e {gate} ]; do sleep 0.05; done"
+        task = system.run("submit", "--shell", wait).stdout.strip()
+        while not (tmp_path / "count").exists():
+            time.sleep(0.05)
+        up.signal(signal.SIGKILL)
+        up.process.wait()
+        arguments = ["up", "--port", "0", "--nats-port", "0", "--name", "h1"]
+        with system.running(*arguments) as second:
+            said = second.until("waiting", "stderr")
+            assert "journal-h1.db" in said
+            gate.touch()
+            second.until("dashboard")
+            done = system.run("task", task, "--json").json
+            leaders = system.run("events", "--type", "scheduler.elected", "--json")
+            second.signal(signal.SIGINT)
+            assert second.end() == 0
+        assert done["task"]["status"] == "success"
+        assert (tmp_path / "count").read_text() == "x\n"
+        assert len(leaders.stdout.splitlines()) == 2
+
+
+def test_a_port_that_was_taken_meanwhile_is_another_one(tmp_path: Path) -> None:
+    instance = Instance(tmp_path / "data")
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        plan = Plan(host="h1", port=1, nats_port=port, any_nats_port=True)
+        everything = Everything(instance, plan, print)
+        everything._start_broker()
+        try:
+            assert everything.plan.nats_port != port
+            assert instance.url.endswith(f":{everything.plan.nats_port}")
+            assert instance.listen == f"127.0.0.1:{everything.plan.nats_port}"
+        finally:
+            everything.kill()
+        chosen = Everything(instance, Plan(host="h1", port=1, nats_port=port), print)
+        with pytest.raises(StartFailed, match="address already in use"):
+            chosen._start_broker()
