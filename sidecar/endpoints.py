@@ -35,7 +35,15 @@ from sidecar.http import (
     shown_url,
     without_secrets,
 )
-from sidecar.looks import Abilities, Answered, Missed, ask_claude, ask_server, why_not
+from sidecar.looks import (
+    Abilities,
+    Answered,
+    Missed,
+    ask_claude,
+    ask_server,
+    claude_program,
+    why_not,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -260,6 +268,19 @@ class Endpoints:
         await asyncio.gather(
             *(self._look_at(name, entry) for name, entry in self._entries.items())
         )
+
+    def say_unanswered(self, after_s: float) -> None:
+        """Say of what is there, or was named, that it has not answered yet.
+
+        What is merely slow is else taken for what this host does not have.
+        """
+        for entry in self._entries.values():
+            if entry.watched.reported is None:
+                there = entry.kind == "claude" and (
+                    claude_program(self._config.claude.program) is not None
+                )
+                reason = f"no answer yet after {after_s:g}s"
+                self._tell(entry.watched.missed(reason, time.monotonic(), there=there))
 
     async def watch(self) -> None:
         """Look again every 30 s, and quickly while something does not answer."""

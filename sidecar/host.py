@@ -204,7 +204,9 @@ class Sidecar:
         await self._tidy()
         await self._open_results()
         probing = self._group.create_task(self._endpoints.look())
-        await asyncio.wait([probing], timeout=JOIN_AFTER_S)
+        _, unanswered = await asyncio.wait([probing], timeout=JOIN_AFTER_S)
+        if unanswered:
+            self._endpoints.say_unanswered(JOIN_AFTER_S)
         await self._host_mail.open()
         await self._task_mail.open()
         self.handle(msg.Join())

@@ -21,6 +21,7 @@ from sidecar.http import base_url, without_secrets
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
+    from pathlib import Path
 
     from sidecar.processes.family import Processes
 
@@ -274,8 +275,13 @@ async def ask_claude(
 ) -> Answered | Missed:
     """Ask Claude Code for its version; spends nothing."""
     env = {name: os.environ[name] for name in _FOR_CLAUDE if name in os.environ}
-    path = claude.find_program(program, env.get("PATH"))
+    path = claude_program(program)
     probe = await claude.probe(processes, path, env, timeout_s)
     if not probe.version:
         return Missed(probe.reason, there=path is not None)
     return Answered(version=probe.version, simulated=probe.simulated)
+
+
+def claude_program(program: str | None) -> Path | None:
+    """Find Claude Code on this machine, without asking it anything."""
+    return claude.find_program(program, os.environ.get("PATH"))

@@ -66,6 +66,15 @@ def test_a_first_miss_is_told_of_what_was_configured_and_of_nothing_else() -> No
     assert sought.answered(FOUND, 0) is not None
 
 
+def test_a_first_miss_is_told_of_what_is_known_to_be_there() -> None:
+    slow = watched(mentioned=False)
+    down = slow.missed("no answer in 4.5s", there=True)
+    assert down is not None
+    assert (down.up, down.reason) == (False, "no answer in 4.5s")
+    assert slow.missed("no answer in 4.5s", there=True) is None
+    assert slow.answered(FOUND, 0) is not None
+
+
 def test_a_success_in_between_forgives_a_miss() -> None:
     each = watched()
     each.answered(FOUND, 0)
