@@ -291,7 +291,11 @@ class TaskDeferred(TaskEvent, frozen=True, kw_only=True, tag="task.deferred.v1")
 
 
 class TaskRouted(TaskEvent, frozen=True, kw_only=True, tag="task.routed.v1"):
-    """Where the task goes, and everything that decided it. Its id is the route's."""
+    """Where the task goes, and everything that decided it. Its id is the route's.
+
+    `clock_ahead_s` is how far the host's clock was ahead of the scheduler's, 0 where that
+    was little: reports of this route are so much younger than they look.
+    """
 
     generation: Int
     attempt: Int
@@ -316,6 +320,7 @@ class TaskRouted(TaskEvent, frozen=True, kw_only=True, tag="task.routed.v1"):
     log_seq: Int
     decided_us: float = 0.0
     simulated: bool = False
+    clock_ahead_s: float = 0.0
 
 
 class TaskRequeued(TaskEvent, frozen=True, kw_only=True, tag="task.requeued.v1"):
@@ -617,7 +622,7 @@ class HostAlertRaised(
 ):
     """Something is wrong with a host that somebody should look at.
 
-    `code` says what (`cannot_persist`), `text` says it to people. One alert of a code is
+    `code` says what (`cannot_persist`, `two_incarnations`, `clock_skew`), `text` says it to people. One alert of a code is
     active for a host at a time.
     """
 

@@ -190,7 +190,8 @@ class QueueAnswer(Struct, kw_only=True):
 class HostRow(Struct, kw_only=True):
     """A host, with what runs there now; `resources` is None where nothing is known.
 
-    `fault` says why it can take no work at present, by its last beat.
+    `fault` says why it can take no work at present, by its last beat; `clock_ahead_s` how
+    far its clock is ahead of the answering process's.
     """
 
     host: str
@@ -212,6 +213,7 @@ class HostRow(Struct, kw_only=True):
     outbox: int | None
     ram_bytes: int | None
     fault: str = ""
+    clock_ahead_s: float | None = None
 
 
 class ModelRow(Struct, kw_only=True):

@@ -6,11 +6,15 @@ keeps each host's last one; after three missed beats its resources are unknown.
 
 from __future__ import annotations
 
+from collections import deque
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final, Literal
 
 from msgspec import Struct, field
 
 from events import catalogue as c
+from events.codec import instant
+from events.errors import Malformed
 from events.lifecycle import TASK_TTL_S
 
 if TYPE_CHECKING:
@@ -398,15 +402,34 @@ def _endpoint(state: c.EndpointState, since: str) -> EndpointView:
     )
 
 
+CLOCKS_KEPT: Final = 5
+"""From so many beats it is known how far a host's clock is off."""
+
+
 class Beats:
     """The last beat of each host. Instants are seconds of a monotonic clock."""
 
     def __init__(self) -> None:
         self._last: dict[str, tuple[float, c.Beat]] = {}
+        # How far each host's clock was ahead of ours with its last beats, as they came.
+        self._clocks: dict[str, deque[float]] = {}
 
-    def note(self, beat: c.Beat, now: float) -> None:
-        """Keep a beat in place of the host's last one."""
+    def note(self, beat: c.Beat, now: float, wall: float) -> None:
+        """Keep a beat in place of the host's last one; `wall` is the time of day."""
         self._last[beat.host] = (now, beat)
+        with suppress(Malformed):
+            clocks = self._clocks.setdefault(beat.host, deque(maxlen=CLOCKS_KEPT))
+            clocks.append(instant(beat.at) - wall)
+
+    def clock_ahead_s(self, host: HostView, now: float) -> float | None:
+        """Return how far a host's clock is ahead of ours, None where that is not known.
+
+        What a beat took on its way makes it look behind: the fastest counts.
+        """
+        clocks = self._clocks.get(host.host)
+        if not clocks or self.of(host, now) is None:
+            return None
+        return round(max(clocks), 3)
 
     def of(self, host: HostView, now: float) -> c.Beat | None:
         """Return the host's last beat, None if it is of before or too old."""

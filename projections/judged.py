@@ -13,14 +13,17 @@ year.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from events import catalogue as c
 from events import subjects
-from events.errors import UnknownSubject
+from events.codec import instant, rfc3339
+from events.errors import Malformed, UnknownSubject
 from events.ids import is_token
 from projections.record import Routing, Spent, TaskRecord
 
@@ -128,6 +131,17 @@ def judge(recorded: c.Recorded) -> JudgedEvent:
         if subjects.is_task(recorded.subject, task) and _is_token(task):
             return JudgedEvent(recorded, family)
     return _parsed(recorded, family)
+
+
+def on_the_logs_clock(judged: JudgedEvent, event: Any, ahead_s: float) -> Any:
+    """Return a host's event with its time by the scheduler's clock, for all folds.
+
+    The host's own is `ahead_s` seconds ahead of that.
+    """
+    with suppress(Malformed, ValueError, OverflowError):
+        event = replace(event, at=rfc3339(instant(event.at) - ahead_s))
+        judged.recorded = replace(judged.recorded, event=event)
+    return event
 
 
 def _parsed(recorded: c.Recorded, family: Family | None) -> JudgedEvent:

@@ -70,7 +70,7 @@ class QueryService:
         except Malformed:
             return
         if message.subject.rpartition(".")[2] == beat.host:
-            self._queries.beats.note(beat, self._clock())
+            self._queries.note_beat(beat)
 
     def _receive(self, message: Message) -> None:
         if not message.wants_answer:

@@ -252,6 +252,7 @@ def _host(host: HostView, running: dict[str, int], beats: Beats, now: float) -> 
         resources=None if beat is None else beat.resources,
         outbox=None if beat is None else beat.outbox,
         fault="" if beat is None else beat.fault,
+        clock_ahead_s=beats.clock_ahead_s(host, now),
         ram_bytes=host.ram_bytes,
     )
 

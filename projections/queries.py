@@ -228,6 +228,10 @@ class Queries:
         )
         return _with_events(answer, logged)
 
+    def note_beat(self, beat: c.Beat) -> None:
+        """Take in a host's sign of life, as it comes."""
+        self.beats.note(beat, self._clock(), self._now())
+
     async def queue(self, question: q.AskQueue) -> Answer:
         """Answer `queue`."""
         world = await self._world(question.at)

@@ -150,6 +150,7 @@ class Routing(Struct, array_like=True, kw_only=True, gc=False):
     fallback_since: str = ""
     fallback_code: str | None = None
     restarted: int = 0
+    clock_ahead_s: float = 0.0
 
 
 class Void(Struct, array_like=True, gc=False):

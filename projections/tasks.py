@@ -26,6 +26,7 @@ from projections.judged import (
     ROUTED_BEFORE,
     SUBMITTED_BEFORE,
     VoidReason,
+    on_the_logs_clock,
 )
 from projections.record import Routing, TaskRecord, Void, spent_on
 
@@ -174,6 +175,8 @@ def _report(judged: JudgedEvent, record: TaskRecord, event: c.RunEvent) -> Verdi
     if routing.host != event.host:
         return _void(judged, ANOTHER_HOSTS)
     judged.routing = routing
+    if routing.clock_ahead_s:
+        event = on_the_logs_clock(judged, event, routing.clock_ahead_s)
     if event.route != record.route:
         _book(judged, record, routing, event)
         _too_late(judged, routing, event)
@@ -349,6 +352,7 @@ def _routed(record: TaskRecord, routing: object, event: c.TaskRouted, seq: int) 
             waited_s=event.wait.waited_s if event.wait is not None else 0.0,
             simulated=event.simulated,
             routed_at=event.at,
+            clock_ahead_s=event.clock_ahead_s,
         )
     )
 

@@ -181,6 +181,7 @@ class Scheduler:
                 self.effects.append(mailing.rejoin(state, lead, beat.host))
             return
         state.fleet.beat(beat, now)
+        hosts.note_clock(state, host, beat.at)
         if lead is not None:
             self.effects += mailing.stop_strays(state, lead, beat)
             held = {one.route for one in beat.held}
@@ -255,6 +256,7 @@ class Scheduler:
         match event:
             case c.HostJoined() | c.HostRecovered():
                 lead.lost.discard(event.host)
+                hosts.note_clock(state, state.fleet.host(event.host), event.at)
                 if state.ever_shared:
                     self.effects.append(mailing.share_with(state, lead, event.host))
             case c.HostAlertRaised() | c.HostAlertCleared():
@@ -271,6 +273,8 @@ class Scheduler:
     def _after_clock(self, lead: Leadership) -> None:
         """The wall clock stands elsewhere: so do instants that somebody named."""
         state = self.state
+        for host in state.fleet.hosts.values():
+            host.clocks.clear()
         for live in state.tasks.values():
             if live.deadline is not None:
                 due = live.deadline - state.time.ahead_s

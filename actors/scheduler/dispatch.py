@@ -308,7 +308,11 @@ def _route_head(
     if routed is None:
         return None
     event, place = routed
-    event = msgspec.structs.replace(event, decided_us=round(ticks() - began, 1))
+    event = msgspec.structs.replace(
+        event,
+        decided_us=round(ticks() - began, 1),
+        clock_ahead_s=round(place.host.clock_ahead_s, 3),
+    )
     state.reserve(live, event, place)
     return about_task(event, task)
 

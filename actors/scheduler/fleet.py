@@ -93,6 +93,7 @@ class Fleet:
         host.beat_interval_s = 0.0
         host.fault, host.fault_since = "", now
         host.missing.clear()
+        host.clocks.clear()
         for names in self._by_repo.values():
             names.discard(host.name)
         for repo in host.plain_repos:

@@ -13,9 +13,11 @@ import msgspec
 
 from actors.scheduler.live import RouteEnd
 from actors.scheduler.outputs import Decision
-from actors.scheduler.places import RIVALS_AFTER, RIVALS_FORGOTTEN_S
+from actors.scheduler.places import CLOCKS_KEPT, RIVALS_AFTER, RIVALS_FORGOTTEN_S
 from events import catalogue as c
 from events import subjects
+from events.codec import instant
+from events.errors import Malformed
 from events.lifecycle import STARTED
 
 if TYPE_CHECKING:
@@ -29,6 +31,9 @@ SILENCE_CHECK_S: Final = 0.5
 
 JOINS_KEPT: Final = 16
 """Of so many incarnations of a host it is known which came first."""
+
+SKEW_S: Final = 2.0
+"""A host's clock that is so far off is an alert."""
 
 ALERT_AFTER_S: Final = 10.0
 CLEAR_AFTER_S: Final = 60.0
@@ -254,10 +259,28 @@ def _wrong_with(host: Host, now: float) -> dict[str, tuple[str, bool]]:
     if host.returns >= RIVALS_AFTER and not quiet:
         names = " and ".join(sorted(host.heard[-2:]))
         rivals = f"two processes are this host: {names}; the later one is told to leave"
+    ahead_s = host.clock_ahead_s
+    known = host.live and len(host.clocks) == CLOCKS_KEPT
+    skew = ""
+    if known and abs(ahead_s) > SKEW_S:
+        where = "ahead of" if ahead_s > 0 else "behind"
+        skew = f"its clock is {abs(ahead_s):.1f} s {where} the scheduler's"
     return {
+        "clock_skew": (
+            skew,
+            not host.present or (known and abs(ahead_s) < SKEW_S / 2),
+        ),
         "cannot_persist": (unwell, well or not host.present),
         "two_incarnations": (rivals, quiet),
     }
+
+
+def note_clock(state: SchedulerState, host: Host, at: str) -> None:
+    """Hold a host's clock, as it stamped what has just come in, against the log's."""
+    try:
+        host.clocks.append(instant(at) - state.time.wall(state.now))
+    except Malformed:
+        return
 
 
 def with_old_resources(

@@ -8,7 +8,7 @@ them up to date.
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from itertools import islice
 from typing import TYPE_CHECKING, Final
 
@@ -29,6 +29,10 @@ if TYPE_CHECKING:
 SLOT_KINDS: Final = {"sidecar": "shell", "agent": "agent", "noop": "noop"}
 """Kind of place to the kind of slot a host offers for it; the rest are endpoints."""
 
+
+CLOCKS_KEPT: Final = 5
+CLOCK_FINE_S: Final = 0.25
+"""From so many beats a host's clock is known; so near to the scheduler's it is the same."""
 
 RIVALS_AFTER: Final = 3
 RIVALS_FORGOTTEN_S: Final = 60.0
@@ -63,6 +67,7 @@ class Host:
         "alerts",
         "beat_interval_s",
         "capabilities",
+        "clocks",
         "clones",
         "cpu",
         "draining",
@@ -132,6 +137,9 @@ class Host:
         # it has had some fault, or none.
         self.fault = ""
         self.fault_since = 0.0
+        # How far its clock was ahead of the scheduler's with each of its last beats, as
+        # they came in.
+        self.clocks: deque[float] = deque(maxlen=CLOCKS_KEPT)
         # Alerts about it that are active in the log, by code: since when.
         self.alerts: dict[str, float] = {}
         # Where in the log each of its last incarnations joined first. Which of them beats
@@ -143,6 +151,15 @@ class Host:
         self.returned_at = 0.0
         # Routes that the log has here and its beats do not name: how many beats in a row.
         self.missing: dict[str, int] = {}
+
+    @property
+    def clock_ahead_s(self) -> float:
+        """How far its clock is ahead of the scheduler's; 0.0 where that is too little.
+
+        What a message took on its way makes a clock look behind: the fastest counts.
+        """
+        ahead_s = max(self.clocks, default=0.0)
+        return ahead_s if abs(ahead_s) >= CLOCK_FINE_S else 0.0
 
     @property
     def live(self) -> bool:

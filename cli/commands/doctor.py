@@ -33,7 +33,7 @@ from cli.client.target import on_target, said_creds, said_url
 from cli.commands.options import json_option
 from cli.local.broker import BrokerError, find_server, running_pid
 from cli.local.instance import Instance
-from cli.render.fleet import tier_state
+from cli.render.fleet import SKEW_S, tier_state
 from cli.render.terminal import (
     EXIT_OK,
     EXIT_REFUSED,
@@ -57,7 +57,6 @@ if TYPE_CHECKING:
     from sidecar.config import SidecarConfig
 
 Status = Literal["ok", "warn", "fail"]
-SKEW_S: Final = 2.0
 LEADER_S: Final = 1.0
 NO_SCHEDULER: Final = "no scheduler answers"
 START_SCHEDULER: Final = "start `agentcom scheduler`, or everything with `agentcom up`"
@@ -397,6 +396,13 @@ def _fleet(fleet: HostsAnswer) -> list[Check]:
         checks.append(Check("hosts", "warn", f"lost: {', '.join(lost)}", advice))
     else:
         checks.append(Check("hosts", "ok", ", ".join(living)))
+    for each in fleet.hosts:
+        ahead_s = each.clock_ahead_s
+        if ahead_s is not None and abs(ahead_s) > SKEW_S:
+            where = "ahead" if ahead_s > 0 else "behind"
+            said = f"the clock of {each.host} is {abs(ahead_s):.1f} s {where}"
+            advice = "set its clock by NTP: times that it writes are read by people"
+            checks.append(Check("clock", "warn", said, advice))
     for tier in fleet.tiers:
         status: Status = "warn" if tier.condition in ("down", "limited") else "ok"
         checks.append(Check(f"tier {tier.tier}", status, tier_state(tier)))

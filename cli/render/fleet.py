@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from cli.render.terminal import (
     STATE_STYLE,
@@ -177,6 +177,10 @@ def _models(each: EndpointView) -> str:
     )
 
 
+SKEW_S: Final = 2.0
+"""A host's clock that is so far off is said."""
+
+
 def show_tiers(screen: Console, answer: HostsAnswer) -> None:
     from rich.text import Text
 
@@ -187,6 +191,11 @@ def show_tiers(screen: Console, answer: HostsAnswer) -> None:
     for row in answer.hosts:
         if row.fault:
             screen.print(line_of(f"{row.host} takes nothing: {row.fault}"), style="red")
+        ahead_s = row.clock_ahead_s
+        if ahead_s is not None and abs(ahead_s) > SKEW_S:
+            where = "ahead" if ahead_s > 0 else "behind"
+            said = f"{row.host}: its clock is {abs(ahead_s):.1f} s {where}; use NTP"
+            screen.print(line_of(said), style="red")
     for alert in answer.alerts:
         by = f", seen by {alert.acknowledged_by}" if alert.acknowledged_by else ""
         about = f"host {alert.host}" if alert.host else f"{alert.tier} down"

@@ -17,7 +17,7 @@ from actors.scheduler.outputs import HistoryNeeded
 from events import catalogue as c
 from events import commands as m
 from events import subjects
-from events.codec import Reader
+from events.codec import Reader, instant
 from events.lifecycle import FINAL, FIXED_KINDS, ON_HOST
 from projections.tasks import NUMBERED
 from projections.world import World as ReadModels
@@ -482,6 +482,15 @@ class Judge:
                     self.complain("the TTL runs only while nobody could take it", where)
             case _:
                 pass
+
+    def stamped(self, scheduler: Scheduler, decision: Decision, wall: float) -> None:
+        """Who leads stamps by its wall clock, as soon as it has said its steps."""
+        off_s = instant(decision.event.at) - wall
+        if abs(off_s) > 1.1:
+            self.complain(
+                "times of day are right for people",
+                f"{scheduler.name}: {c.name(decision.event)} is {off_s:.1f} s off",
+            )
 
     def _in_time(self, scheduler: Scheduler, event: c.TaskEvent, now: float) -> None:
         """Durations are as long as they are, whatever the wall clocks say meanwhile."""

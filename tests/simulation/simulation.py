@@ -93,6 +93,8 @@ class WatchedRole(SchedulerRole):
     def _append(self, decision: Decision) -> None:
         if self.process.alive:
             self.judge.decided(self.scheduler, decision, self._loop.time())
+            if not self.scheduler.state.time.unsaid_s:
+                self.judge.stamped(self.scheduler, decision, self._clock())
         super()._append(decision)
 
     def _on_beat(self, message: Any) -> None:

@@ -344,6 +344,7 @@ def step_not_said(patch: Patch) -> None:
     """A leader notices that its clock was put forward or back, and says nothing."""
 
     async def silent(self: Any, epoch: int, step_s: float) -> bool:
+        self.scheduler.state.time.unsaid_s = 0.0
         return True
 
     patch.setattr(roles.SchedulerRole, "_say_stepped", silent)

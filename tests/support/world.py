@@ -128,6 +128,7 @@ class World:
         held=(),
         interval_s=0.0,
         fault="",
+        ahead_s=0.0,
         **resources,
     ) -> None:
         self.scheduler.beat(
@@ -135,7 +136,7 @@ class World:
                 host=name,
                 incarnation=incarnation,
                 n=1,
-                at=rfc3339(self.now),
+                at=rfc3339(self.now + ahead_s),
                 resources=c.Resources(**resources),
                 held=list(held),
                 interval_s=interval_s,

@@ -211,7 +211,7 @@ def test_resources_are_known_for_three_beats_as_the_host_itself_beats():
         interval_s=10.0,
     )
     beats = Beats()
-    beats.note(beat, now=100.0)
+    beats.note(beat, now=100.0, wall=0.0)
 
     assert beats.of(host, 129.0).resources == resources
     assert beats.of(host, 131.0) is None
@@ -231,6 +231,7 @@ def test_resources_are_unknown_after_three_missed_beats():
             resources=c.Resources(cpu=0.25),
         ),
         now=100.0,
+        wall=0.0,
     )
 
     assert beats.of(host, 105.0).resources == c.Resources(cpu=0.25)

@@ -203,6 +203,7 @@ export interface HostRow {
   outbox: number | null;
   ram_bytes: number | null;
   fault: string;
+  clock_ahead_s: number | null;
 }
 export interface HostsAnswer {
   seq: number;
@@ -421,6 +422,7 @@ export interface TaskRouted {
   log_seq: number;
   decided_us?: number;
   simulated?: boolean;
+  clock_ahead_s?: number;
 }
 export interface TaskRow {
   task_id: string;
