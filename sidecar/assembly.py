@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,6 +19,7 @@ from sidecar.http import header_key
 from sidecar.pipeline import unprepared, unpriced
 from sidecar.processes.family import Processes
 from sidecar.results import Results
+from sidecar.shield import variables
 from sidecar.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -93,9 +93,13 @@ class Parts:
 
 
 def assemble(
-    config: SidecarConfig, folder: Path, environ: Mapping[str, str] = os.environ
+    config: SidecarConfig, folder: Path, environ: Mapping[str, str] | None = None
 ) -> Parts:
-    """Make the usual parts: all executors, working folders under `folder`, prices."""
+    """Make the usual parts: all executors, working folders under `folder`, prices.
+
+    `environ`: the variables that the sidecar was started with; None: as they were.
+    """
+    environ = variables() if environ is None else environ
     callbacks = Callbacks()
     processes = Processes(lambda ident: callbacks.started(ident))
     workspace = Workspace(

@@ -165,6 +165,10 @@ class SidecarConfig(Struct, frozen=True, kw_only=True):
         """Return an endpoint's name in the fleet, where two hosts may both have a `gpu`."""
         return f"{self.host}-{name}"[:64]
 
+    def secret_names(self) -> list[str]:
+        """List the variables that hold this host's keys, by the configuration."""
+        return [each.api_key_env for each in self.endpoint if each.api_key_env]
+
     def endpoints(self) -> list[EndpointConfig]:
         """List this host's model servers; without any, the usual Ollama is looked for."""
         if self.endpoint or not self.discover:

@@ -16,7 +16,6 @@ mentioned: what a host never had is absent, not down.
 from __future__ import annotations
 
 import asyncio
-import os
 import random
 import time
 from contextlib import suppress
@@ -44,6 +43,7 @@ from sidecar.looks import (
     claude_program,
     why_not,
 )
+from sidecar.shield import variables
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -407,7 +407,7 @@ class Endpoints:
 def _key(entry: _EndpointEntry) -> str | None:
     if entry.api_key_env is None:
         return None
-    return header_key(entry.api_key_env, os.environ.get(entry.api_key_env))
+    return header_key(entry.api_key_env, variables().get(entry.api_key_env))
 
 
 def _complaint(outcome: Finished[RawResult] | Returned[RawResult]) -> str:

@@ -7,7 +7,6 @@ embeds, and what runs in a cloud, is left out.
 from __future__ import annotations
 
 import asyncio
-import os
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +17,7 @@ from msgspec import Struct
 from events import header
 from sidecar.executors.claude import command as claude
 from sidecar.http import base_url, without_secrets
+from sidecar.shield import variables
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -274,7 +274,8 @@ async def ask_claude(
     processes: Processes, program: str | None, timeout_s: float
 ) -> Answered | Missed:
     """Ask Claude Code for its version; spends nothing."""
-    env = {name: os.environ[name] for name in _FOR_CLAUDE if name in os.environ}
+    given = variables()
+    env = {name: given[name] for name in _FOR_CLAUDE if name in given}
     path = claude_program(program)
     probe = await claude.probe(processes, path, env, timeout_s)
     if not probe.version:
@@ -284,4 +285,4 @@ async def ask_claude(
 
 def claude_program(program: str | None) -> Path | None:
     """Find Claude Code on this machine, without asking it anything."""
-    return claude.find_program(program, os.environ.get("PATH"))
+    return claude.find_program(program, variables().get("PATH"))

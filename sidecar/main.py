@@ -11,6 +11,7 @@ from events.races import first
 from sidecar.assembly import assemble
 from sidecar.host import Sidecar
 from sidecar.journal import open_journal
+from sidecar.private import mend
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -64,6 +65,7 @@ async def run(
     folder = config.data_path or data
     if folder is None:
         raise ValueError("a sidecar needs a data folder")
+    mend(folder)
     parts = parts or assemble(config, folder)
     if parts.results is not None:
         parts.results.make()

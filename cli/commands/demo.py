@@ -51,6 +51,7 @@ from events import catalogue as c
 from events import subjects
 from events.errors import AgentComError
 from projections.answers import CostsAnswer, TaskAnswer
+from sidecar.shield import shield
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -205,6 +206,7 @@ async def _everything(
     folder: Path, backends: Backends, stop: asyncio.Event
 ) -> AsyncIterator[Everything]:
     """Run the whole of `agentcom up` for as long as the block lasts."""
+    shield()
     data = folder / "instance"
     data.mkdir(mode=0o700)
     config = data / "sidecar.toml"

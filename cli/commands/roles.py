@@ -29,6 +29,8 @@ from cli.local.roles import (
     sidecar_config,
 )
 from cli.render.terminal import Problem
+from sidecar.private import mend
+from sidecar.shield import shield, take_out
 from web.access import DEFAULT_PORT
 
 if TYPE_CHECKING:
@@ -82,6 +84,8 @@ def scheduler(metrics: tuple[str, int] | None, lease_ttl: int, debug: bool) -> N
     Makes the streams first where they are missing and the data folder has the admin's
     key.
     """
+    shield()
+    mend(Instance().data)
     credentials = role_credentials("scheduler")
     run_role(
         lambda stop: be_scheduler(credentials, stop, metrics, lease_ttl=lease_ttl),
@@ -115,6 +119,8 @@ def web(
     debug: bool,
 ) -> None:
     """Run the read models, and serve them and the dashboard over HTTP."""
+    shield()
+    mend(Instance().data)
     credentials = role_credentials("projections")
     file = store or Instance().read_models
 
@@ -147,7 +153,10 @@ def sidecar(
     """Run this machine's sidecar: it takes tasks, runs them, and reports."""
     if sys.platform == "win32":
         raise Problem("the sidecar does not run on Windows: use WSL, Linux or macOS")
+    shield()
+    mend(Instance().data)
     config = sidecar_config(file, name)
+    take_out(config.secret_names())
     credentials = host_credentials(config, chosen=bool(name or config.name))
     host = credentials.host
     assert host is not None

@@ -30,6 +30,8 @@ from cli.render.terminal import (
     Problem,
     painted,
 )
+from sidecar.private import mend
+from sidecar.shield import shield, take_out
 from web.access import DEFAULT_PORT
 
 _ADDRESS = re.compile(r"\S+:([0-9]{1,5})")
@@ -86,6 +88,8 @@ def up(
         raise Problem("AgentCom does not run on Windows: use WSL, Linux or macOS")
     speak_unheard()
     instance = Instance()
+    shield()
+    mend(instance.data)
     plan = plan_for(instance, port, nats_port, listen, name, file)
     return run(live(instance, replace(plan, web_names=names, base=base)))
 
@@ -100,6 +104,7 @@ def plan_for(
 ) -> Plan:
     """Choose name, address and ports; what was chosen before is kept."""
     config = sidecar_config(file, name)
+    take_out(config.secret_names())
     if listen is not None:
         _check(listen)
         if nats_port is not None:

@@ -31,6 +31,7 @@ import psutil
 
 from cli.local.instance import LOOPBACK
 from events.errors import AgentComError
+from sidecar.shield import held
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -41,6 +42,7 @@ _PR_SET_PDEATHSIG: Final = 1
 _POLL_S: Final = 0.005
 _LONGEST_POLL_S: Final = 0.25
 _UNRECOVERED: Final = "could not be recovered"
+_VARIABLE: Final = re.compile(r"\$([A-Za-z_][A-Za-z0-9_]*)")
 """In the server's answer about its health: a stream's description is damaged, and stays so."""
 _RELOADED: Final = "Reloaded server configuration"
 _NOT_RELOADED: Final = "Failed to reload server configuration"
@@ -165,7 +167,7 @@ class Broker:
                     stdout=log,
                     stderr=subprocess.STDOUT,
                     env=server_environment(
-                        os.environ, os.cpu_count() or 1, machine_memory()
+                        _named_by(instance), os.cpu_count() or 1, machine_memory()
                     ),
                     # Ctrl-C in the terminal is for us; we stop the server afterwards.
                     start_new_session=True,
@@ -248,6 +250,16 @@ class Broker:
 
     def _program_name(self) -> str:
         return (self._program or find_server()).name
+
+
+def _named_by(instance: Instance) -> dict[str, str]:
+    """Return our environment, and those of our secrets that site.conf asks for."""
+    try:
+        names = set(_VARIABLE.findall(instance.site_conf.read_text(errors="replace")))
+    except OSError:
+        names = set()
+    wanted = {name: value for name, value in held().items() if name in names}
+    return {**os.environ, **wanted}
 
 
 def server_environment(

@@ -16,6 +16,7 @@ import signal
 import socket
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
 from urllib.parse import quote
@@ -32,9 +33,10 @@ from cli.local.roles import web_url
 from cli.render.terminal import EXIT_UNREACHABLE, Problem
 from events.errors import AgentComError
 from projections.answers import HostsAnswer, StatusAnswer
+from sidecar.shield import SECRETS_FD, child_umask, encoded, held
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from cli.local.instance import Instance
 
@@ -124,17 +126,20 @@ class ServedRole:
             await asyncio.sleep(wait)
 
     async def _live(self) -> int:
-        with open_log(self.log) as log:
+        mine = held() if self.role == "sidecar" else {}
+        with open_log(self.log) as log, _Secrets(mine) as secrets:
             self._process = await asyncio.create_subprocess_exec(
                 *program(self.role, *self._arguments),
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env=environment(),
+                env={**environment(), **secrets.environment},
+                pass_fds=secrets.descriptors,
                 start_new_session=True,
-                preexec_fn=die_with_parent(),
+                preexec_fn=_as_we_began(),
             )
-        self.starts += 1
+            self.starts += 1
+            await secrets.give()
         return await self._process.wait()
 
     async def stop(self, timeout: float) -> None:
@@ -167,6 +172,45 @@ class ServedRole:
                 self._process.send_signal(number)
             except ProcessLookupError:
                 return
+
+
+def _as_we_began() -> Callable[[], None]:
+    """Make what runs in a role's process first: our mask is not what tasks should have."""
+    dying, umask = die_with_parent(), child_umask()
+
+    def begin() -> None:
+        if umask >= 0:
+            os.umask(umask)
+        if dying is not None:
+            dying()
+
+    return begin
+
+
+class _Secrets:
+    """The way of a role's secrets to it: a socket, used once the role asks."""
+
+    def __init__(self, secrets: Mapping[str, str]) -> None:
+        self._secrets = secrets
+        self._ours, self._theirs = socket.socketpair()
+        self.descriptors = (self._theirs.fileno(),) if secrets else ()
+        self.environment = {SECRETS_FD: str(self._theirs.fileno())} if secrets else {}
+
+    def __enter__(self) -> _Secrets:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ours.close()
+        self._theirs.close()
+
+    async def give(self) -> None:
+        """Wait for the role to ask, and answer; nothing where it ends before it does."""
+        self._theirs.close()
+        self._ours.setblocking(False)
+        loop = asyncio.get_running_loop()
+        with suppress(OSError):
+            if await loop.sock_recv(self._ours, 1):
+                await loop.sock_sendall(self._ours, encoded(self._secrets))
 
 
 class Everything:

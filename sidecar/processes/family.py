@@ -47,6 +47,7 @@ from sidecar.processes.table import (
     process_table,
     route_of,
 )
+from sidecar.shield import child_umask
 
 if TYPE_CHECKING:
     from collections.abc import (
@@ -370,6 +371,7 @@ class Processes:
                 stderr=subprocess.PIPE,
                 bufsize=0,
                 start_new_session=True,
+                umask=child_umask(),
                 preexec_fn=functools.partial(_prepare, parent, rlimits),
             )
         try:

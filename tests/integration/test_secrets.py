@@ -1,0 +1,137 @@
+"""What a shell task reaches of the secrets of the roles beside it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import stat
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.support.command import NOTHING_ELSE, Running, System, command, family
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+KEY = "model-key-4711"
+ENDPOINT = """
+[[endpoint]]
+name = "vllm"
+kind = "openai"
+url = "http://127.0.0.1:PORT"
+api_key_env = "VLLM"
+"""
+
+
+def plain() -> list[str]:
+    """What makes root a user like any other: itself, without capabilities."""
+    if os.geteuid() != 0:
+        return []
+    setpriv = shutil.which("setpriv")
+    if setpriv is None:
+        pytest.skip("root reads everything, and there is no setpriv to be less")
+    return [setpriv, "--bounding-set=-all", "--inh-caps=-all", "--"]
+
+
+@pytest.fixture
+def asked() -> list[str]:
+    """The keys that the model server was asked with."""
+    return []
+
+
+@pytest.fixture
+def server(asked: list[str]) -> Iterator[int]:
+    """The port of a model server without a model."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.headers.get("Authorization", ""))
+            self.send_error(404)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as http:
+        thread = threading.Thread(target=http.serve_forever)
+        thread.start()
+        yield http.server_port
+        http.shutdown()
+        thread.join()
+
+
+@pytest.fixture
+def system(tmp_path: Path, server: int) -> Iterator[System]:
+    """`agentcom up` without privileges, with secrets in its environment."""
+    system = System(tmp_path)
+    system.env |= {"VLLM": KEY, "ANTHROPIC_API_KEY": KEY, "GITHUB_TOKEN": KEY}
+    system.data.mkdir(mode=0o755)
+    (system.data / "sidecar.toml").write_text(
+        NOTHING_ELSE + ENDPOINT.replace("PORT", str(server))
+    )
+    for name in ("projections.db", "nats-server.log"):
+        (system.data / name).touch(mode=0o644)
+    arguments = ["up", "--port", "0", "--nats-port", "0", "--name", "h1"]
+    up = Running(arguments, system.env, tmp_path, [*plain(), *command()])
+    try:
+        up.until("dashboard")
+        yield system
+    finally:
+        up.signal(signal.SIGINT)
+        up.close()
+
+
+def test_a_task_reads_no_secret_out_of_any_role_s_process(system: System) -> None:
+    up = int((system.data / "up.lock").read_text())
+    roles = [up, *(each.pid for each in family(up))]
+    assert len(roles) == 5
+    files = [f"/proc/{pid}/{name}" for pid in roles for name in ("environ", "cmdline")]
+    reads = "; ".join(f"cat {name} 2>/dev/null" for name in files)
+    looks = f"{reads}; ls /proc/{roles[1]}/fd 2>&1; cat /proc/$PPID/environ 2>&1; true"
+    done = system.run("submit", "--shell", looks, "--wait")
+    assert done.returncode == 0, done.stderr
+    assert KEY not in done.stdout
+    assert "--data" in done.stdout
+    assert "Permission denied" in done.stdout
+
+
+def test_a_task_s_files_have_the_modes_that_its_user_gives_them(
+    system: System,
+) -> None:
+    ours = os.umask(0o022)
+    os.umask(ours)
+    done = system.run("submit", "--shell", "umask", "--wait")
+    assert int(done.stdout, 8) == ours
+
+
+def test_nothing_in_the_data_folder_is_open_to_others(system: System) -> None:
+    assert system.run("submit", "--shell", "true", "--wait").returncode == 0
+    opened = [
+        path
+        for path in (system.data, *system.data.rglob("*"))
+        if not path.is_symlink()
+        and stat.S_IMODE(path.stat().st_mode) & 0o077
+        and system.data / "sidecar.toml" != path
+        # A closed folder closes what is in it.
+        and not any(
+            not stat.S_IMODE(above.stat().st_mode) & 0o077
+            for above in path.parents
+            if above.is_relative_to(system.data) and above != system.data
+        )
+    ]
+    assert opened == []
+
+
+def test_a_model_server_still_gets_its_key(system: System, asked: list[str]) -> None:
+    assert system.run("hosts").returncode == 0
+    assert asked
+    assert set(asked) == {f"Bearer {KEY}"}
+
+
+def test_no_role_leaves_a_core(system: System) -> None:
+    done = system.run("submit", "--shell", "ulimit -c", "--wait")
+    assert done.stdout.strip() == "0"
