@@ -40,6 +40,8 @@ def words(routed: c.TaskRouted, submitted: c.Event) -> Iterator[str]:
                 "submitter's word counts."
             )
     yield f"Its tier: {routed.classification_reason}."
+    if isinstance(submitted, c.TaskSubmitted) and submitted.mode is not None:
+        yield f"Its mode: {submitted.mode} ({submitted.mode_reason})."
     if routed.fallback_used:
         yield (
             f"It fell back from {routed.fallback_from_tier}: {routed.fallback_reason}."

@@ -23,6 +23,8 @@ Priority = Literal["urgent", "high", "normal", "low"]
 TargetType = Literal["sidecar", "ollama", "openai", "claude", "agent", "noop"]
 EndpointKind = Literal["ollama", "openai", "claude"]
 CostTier = Literal["free", "local", "api"]
+Mode = Literal["answer", "work"]
+"""One chat completion, or an agent with tools in a folder."""
 FallbackCode = Literal["absent", "down", "failed", "unmet"]
 """Why a task left its preferred tier, for programs; `fallback_reason` is for people.
 
@@ -42,6 +44,8 @@ A host may write any number about itself, and no reader may fail on it.
 Tokens = Annotated[int, Meta(ge=0, le=10**12)]
 Usd = Annotated[float, Meta(ge=-1e6, le=1e6)]
 Milliseconds = Annotated[float, Meta(ge=-1e12, le=1e12)]
+DESCRIPTION_LIMIT = 200_000
+"""Characters of a description, which is a prompt."""
 Text = Annotated[str, Meta(max_length=10_000)]
 Line = Annotated[str, Meta(max_length=1_000)]
 
@@ -78,7 +82,7 @@ class TaskSpec(Struct, frozen=True, omit_defaults=True, kw_only=True):
     command is started again because of its exit code. None: the policy's.
     """
 
-    description: Annotated[str, Meta(min_length=1, max_length=10_000)]
+    description: Annotated[str, Meta(min_length=1, max_length=DESCRIPTION_LIMIT)]
     priority: Priority = "normal"
     tier: ExplicitTier | None = None
     shell: Shell | None = None
@@ -96,6 +100,7 @@ class TaskSpec(Struct, frozen=True, omit_defaults=True, kw_only=True):
     deadline: str | None = None
     idempotency_key: Annotated[str, Meta(min_length=1, max_length=250)] | None = None
     executor: Literal["agent", "noop"] | None = None
+    mode: Mode | None = None
     metadata: dict[str, Any] = {}
     timeout_s: Annotated[float, Meta(ge=0, le=31_536_000)] | None = None
     retries: Annotated[int, Meta(ge=0, le=99)] | None = None
@@ -274,7 +279,12 @@ class TaskEvent(Event, frozen=True, omit_defaults=True, kw_only=True):
 
 
 class TaskSubmitted(TaskEvent, frozen=True, kw_only=True, tag="task.submitted.v1"):
-    """A task exists from here on."""
+    """A task exists from here on.
+
+    `mode` is None where it has none (`mode_reason` says why), or where it was submitted
+    before there were modes (`mode_reason` is ""). `prompt_tokens_estimate` guesses the
+    prompt's length, 0 where no model is asked.
+    """
 
     spec: TaskSpec
     classification: Classification
@@ -282,6 +292,9 @@ class TaskSubmitted(TaskEvent, frozen=True, kw_only=True, tag="task.submitted.v1
     body_digest: str = ""
     warnings: list[str] = []
     command_id: str | None = None
+    mode: Mode | None = None
+    mode_reason: str = ""
+    prompt_tokens_estimate: Int = 0
 
 
 class TaskDeferred(TaskEvent, frozen=True, kw_only=True, tag="task.deferred.v1"):

@@ -209,6 +209,8 @@ class Submitted(Struct, frozen=True, kw_only=True):
     effective_tier: c.Tier
     existing: bool = False
     warnings: list[str] = []
+    mode: c.Mode | None = None
+    mode_reason: str = ""
 
 
 class BatchSubmitted(Struct, frozen=True, kw_only=True):
@@ -241,6 +243,8 @@ class Classified(Struct, frozen=True, kw_only=True):
     ok: Literal[True] = True
     classification: c.Classification
     warnings: list[str] = []
+    mode: c.Mode | None = None
+    mode_reason: str = ""
 
 
 class WouldRoute(Struct, frozen=True, kw_only=True):

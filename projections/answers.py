@@ -113,6 +113,8 @@ class AttemptView(Struct, kw_only=True):
 class TaskDetail(TaskRow, kw_only=True):
     """A task by itself: its row, its whole text, and what is known beyond that.
 
+    The whole text is `spec.description`, `description` its first 10,000 characters. `mode`
+    is None where it has none (`mode_reason` says why), or of before there were modes.
     `cwd` is the folder on `host` that it works or worked in, "" where it needs none.
     """
 
@@ -132,6 +134,8 @@ class TaskDetail(TaskRow, kw_only=True):
     voids: list[Void]
     result: c.Result | None
     cwd: str = ""
+    mode: c.Mode | None = None
+    mode_reason: str = ""
 
 
 class LoggedEvent(Struct, kw_only=True):

@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 WAITING_SHOWN: Final = 100
 LISTED_DESCRIPTION: Final = 240
 """Characters of a description in a list; the task itself has all of it."""
+SHOWN_DESCRIPTION: Final = 10_000
+"""Characters of a description beside its specification, which has all of it."""
 
 
 def usd(nano: int) -> float:
@@ -101,19 +103,20 @@ def _row(record: TaskRecord, description: str) -> dict[str, Any]:
 def detail(
     record: TaskRecord,
     *,
-    spec: c.TaskSpec | None,
-    classification: c.Classification | None,
-    warnings: list[str],
+    submission: c.TaskSubmitted | None,
     result: c.Result | None,
 ) -> TaskDetail:
     """Show a task by itself."""
+    spec = submission.spec if submission is not None else None
     description = spec.description if spec is not None else record.description
     return TaskDetail(
-        **_row(record, description),
+        **_row(record, description[:SHOWN_DESCRIPTION]),
         spec=spec,
-        classification=classification,
+        classification=submission.classification if submission is not None else None,
         submitter=record.submitter,
-        warnings=warnings,
+        warnings=submission.warnings if submission is not None else [],
+        mode=submission.mode if submission is not None else None,
+        mode_reason=submission.mode_reason if submission is not None else "",
         accepted_at=record.accepted_at,
         cache_read_tokens=record.spent.cache_read,
         cache_write_tokens=record.spent.cache_write,

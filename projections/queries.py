@@ -212,11 +212,7 @@ class Queries:
             seq=seq,
             task=mapping.detail(
                 record,
-                spec=submission.spec if submission is not None else None,
-                classification=submission.classification
-                if submission is not None
-                else None,
-                warnings=submission.warnings if submission is not None else [],
+                submission=submission,
                 result=_result_of(finished),
             ),
             route=routed.event

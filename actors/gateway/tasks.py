@@ -11,6 +11,8 @@ from actors import lifecycle
 from actors.gateway.validate import check, check_limits
 from actors.lifecycle import Epochs
 from actors.rules.classification import classify, warnings
+from actors.rules.modes import resolve
+from actors.rules.prompt import estimate
 from actors.rules.repos import unknown_repo
 from events import catalogue as c
 from events import commands as m
@@ -115,6 +117,7 @@ class TaskCommands:
         self, task_id: str, spec: c.TaskSpec, who: str, command_id: str | None
     ) -> c.TaskSubmitted:
         self._check(spec)
+        resolved = resolve(spec)
         return self._stamp().on(
             c.TaskSubmitted,
             task_id=task_id,
@@ -124,6 +127,9 @@ class TaskCommands:
             body_digest=_digest(spec) if spec.idempotency_key or command_id else "",
             warnings=warnings(spec),
             command_id=command_id,
+            mode=resolved.mode,
+            mode_reason=resolved.reason,
+            prompt_tokens_estimate=estimate(spec) if resolved.mode else 0,
         )
 
     def _check(self, spec: c.TaskSpec) -> None:
@@ -164,6 +170,8 @@ class TaskCommands:
             seq=seq,
             effective_tier=event.classification.effective_tier,
             warnings=self._warnings(event),
+            mode=event.mode,
+            mode_reason=event.mode_reason,
         )
 
     def _warnings(self, event: c.TaskSubmitted) -> list[str]:
@@ -361,7 +369,13 @@ class TaskCommands:
     async def classify(self, command: m.Classify, who: str) -> m.Classified:
         """Answer how a task would be classified."""
         spec = self._checked(command)
-        return m.Classified(classification=classify(spec), warnings=warnings(spec))
+        resolved = resolve(spec)
+        return m.Classified(
+            classification=classify(spec),
+            warnings=warnings(spec),
+            mode=resolved.mode,
+            mode_reason=resolved.reason,
+        )
 
     async def route(self, command: m.Classify, who: str) -> m.WouldRoute:
         """Answer where a task would go now."""

@@ -11,6 +11,7 @@ import re
 from typing import TYPE_CHECKING, Any, Final
 
 from actors.rules.folders import check_folder
+from actors.rules.modes import check_mode
 from events.codec import encode, instant
 from events.errors import Malformed
 
@@ -47,6 +48,7 @@ def check(spec: c.TaskSpec, now: float) -> None:
     if spec.cwd is not None:
         _check_path("cwd", spec.cwd)
     check_folder(spec)
+    check_mode(spec)
     if spec.branch is not None and _NO_BRANCH.search(spec.branch):
         raise Malformed("branch", "a name that git takes", repr(spec.branch[:80]))
     if spec.shell is not None:

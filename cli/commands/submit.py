@@ -115,6 +115,15 @@ _PLACE = re.compile(r"tasks\[(\d+)\]\.?")
 )
 @click.option("--key", help="Idempotency key: the same key finds the same task.")
 @click.option("--metadata", metavar="JSON", help="A JSON object, kept with the task.")
+@click.option(
+    "--answer",
+    "mode",
+    flag_value="answer",
+    help="One answer of a model; without it and --work, what the task names decides.",
+)
+@click.option(
+    "--work", "mode", flag_value="work", help="An agent with tools works in a folder."
+)
 @click.option("--executor", type=click.Choice(["agent", "noop"]))
 @click.option("--wait", is_flag=True, help="Wait for the end; exit by how it ended.")
 @click.option("--follow", is_flag=True, help="Show the output as it comes, and wait.")
@@ -174,7 +183,7 @@ def fields_of(text: tuple[str, ...], options: dict[str, Any]) -> dict[str, Any]:
         description = _text_of(sys.stdin.buffer.read(), "stdin").strip()
     shell = _shell(options)
     if not description and shell is not None:
-        description = shell["command"][:10_000]
+        description = shell["command"][: c.DESCRIPTION_LIMIT]
     if not description:
         raise click.UsageError("say what is to be done: a text, --shell COMMAND, or -f")
     fields: dict[str, Any] = {
@@ -205,6 +214,7 @@ _SAME: Final = (
     "model",
     "deadline",
     "executor",
+    "mode",
 )
 
 
@@ -372,7 +382,8 @@ def _print_output(outcome: Outcome) -> None:
 def _about(submitted: Submitted) -> str:
     again = " (submitted before)" if submitted.existing else ""
     warned = "".join(f"; {warning}" for warning in submitted.warnings)
-    return f"{submitted.effective_tier}{again}{warned}"
+    mode = f", {submitted.mode} ({submitted.mode_reason})" if submitted.mode else ""
+    return f"{submitted.effective_tier}{mode}{again}{warned}"
 
 
 def _say(text: str) -> None:

@@ -57,7 +57,9 @@ def gist(event: c.Event) -> str:
     match event:
         case c.TaskSubmitted():
             tier = event.classification.effective_tier
-            return f"{tier}, {event.spec.priority}: {event.spec.description[:200]}"
+            mode = f", {event.mode}" if event.mode else ""
+            about = event.spec.description[:200]
+            return f"{tier}, {event.spec.priority}{mode}: {about}"
         case c.TaskRouted():
             return f"#{event.generation} {route_line(event)}"
         case c.TaskCompleted() | c.TaskFailed():

@@ -148,9 +148,10 @@ def _facts(
         ("error", f"{task.error_code}: {task.error}" if task.error else "", "red"),
         ("reason", task.reason, ""),
         ("answer", CUT_SHORT if result and result.length_limited else "", "yellow"),
-        ("description", task.description, ""),
+        ("description", task.description[:DESCRIPTION_SHOWN], ""),
         ("command", shell.command if shell is not None else "", ""),
         ("tier", task.tier + hop, TIER_STYLE.get(task.tier, "")),
+        ("mode", f"{task.mode} ({task.mode_reason})" if task.mode else "", ""),
         ("classified", classed.reason if classed is not None else "", ""),
         ("priority", task.priority, ""),
         ("repo", task.repo, ""),
@@ -246,6 +247,8 @@ def trace(screen: Console, route: c.TaskRouted) -> None:
     )
 
 
+DESCRIPTION_SHOWN: Final = 2_000
+"""Characters of a description among a task's facts; `--json` has all of it."""
 _SCORE: Final = ("score", "load", "capacity", "vram", "warm", "affinity", "slots")
 
 

@@ -29,12 +29,12 @@ import msgspec
 from msgspec import Struct, field
 from msgspec.structs import replace
 
+from actors.rules.prompt import prompt_for
 from events import catalogue as c
 from events.codec import encode
 from events.errors import AgentComError
 from events.races import first
 from sidecar.executors.port import Finished, RawResult, Returned, Stopped, time_limit
-from sidecar.executors.prompt import prompt_for
 from sidecar.executors.wake_command import ARGUMENT_LIMIT, WakeCommand, sayable
 from sidecar.output import HeadTail, Utf8, cut
 from sidecar.processes.ending import shell_stages
@@ -158,10 +158,16 @@ def texts_for(assign: Assign, files: TaskFiles, body: bytes) -> dict[str, str]:
         # No argument can hold it; the file does.
         short = {"task_id": assign.task_id, "file": str(files.task_file)}
         text = msgspec.json.encode(short).decode()
+    description = assign.spec.description
+    if len(description.encode("utf-8", "replace")) > ARGUMENT_LIMIT:
+        description = (
+            f"The task is longer than an argument can be. Read it in {files.task_file}: "
+            "its field `prompt` is all of it."
+        )
     return {
         "TASK_ID": assign.task_id,
         "TASK_JSON": sayable(text),
-        "TASK_DESCRIPTION": sayable(assign.spec.description),
+        "TASK_DESCRIPTION": sayable(description),
         "TASK_FILE": str(files.task_file),
         "STARTED_FILE": str(files.started_file),
         "RESULT_FILE": str(files.result_file),

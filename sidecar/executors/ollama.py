@@ -13,6 +13,7 @@ import msgspec
 from msgspec import Struct
 
 from actors.rules.models import same_model
+from actors.rules.prompt import prompt_for
 from sidecar.executors.model_run import (
     ModelExecutor,
     ModelRequest,
@@ -23,7 +24,6 @@ from sidecar.executors.model_run import (
     token_count,
 )
 from sidecar.executors.ndjson import Broken, Ndjson
-from sidecar.executors.prompt import prompt_for
 from sidecar.executors.server_errors import (
     ModelFault,
     ServerError,

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from actors.rules.prompt import prompt_for
 from sidecar.executors.model_run import (
     ModelExecutor,
     ModelRequest,
@@ -27,7 +28,6 @@ from sidecar.executors.model_run import (
     token_count,
 )
 from sidecar.executors.ndjson import LINE_LIMIT, Broken, Decoder, excerpt
-from sidecar.executors.prompt import prompt_for
 from sidecar.executors.server_errors import (
     ModelFault,
     ServerError,

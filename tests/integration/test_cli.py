@@ -109,6 +109,30 @@ def test_text_comes_from_stdin(up: System) -> None:
     assert task["task"]["description"] == "words"
 
 
+def test_a_long_text_comes_from_stdin_and_its_lists_stay_short(up: System) -> None:
+    text = "refactor é\n" * 16_000
+    ended = up.run("submit", "-", "--shell", "true", "--wait", "--json", stdin=text)
+    shown = up.run("task", ended.json["task_id"])
+    assert (shown.returncode, len(shown.stdout) < 10_000) == (0, True)
+    listed = up.run("tasks", "--json")
+    assert len(listed.stdout) < 200_000
+    told = up.json("task", ended.json["task_id"], "--events")
+    assert told["task"]["spec"]["description"] == text.strip()
+
+
+def test_a_mode_is_said_or_inferred_and_shown(up: System) -> None:
+    said = up.run("submit", "look", "--work", "--deadline", "2099-01-01T00:00:00Z")
+    assert "work (said)" in said.stderr
+    shown = up.run("task", said.stdout.strip()).stdout
+    assert "work (said)" in shown
+    up.run("cancel", said.stdout.strip())
+    refused = up.run("submit", "look", "--answer", "--repo", "shop")
+    assert (refused.returncode, refused.stdout) == (1, "")
+    assert "mode: expected work, because an answer is given in no folder" in (
+        refused.stderr
+    )
+
+
 def test_every_option_reaches_the_task(up: System) -> None:
     ended = up.run(
         *("submit", "look", "--shell", "echo $COLOUR", "--env", "COLOUR=blue"),

@@ -226,6 +226,22 @@ async def test_a_submission_too_large_for_the_log_is_refused(client):
     assert await client.events() == []
 
 
+async def test_a_description_is_a_prompt_and_may_be_long(client):
+    answer = await client.ask("task.submit", description="x" * 200_000)
+    assert (answer["ok"], answer["mode"]) == (True, "answer")
+    [event] = await client.events(c.TaskSubmitted)
+    assert len(event.spec.description) == 200_000
+    assert event.prompt_tokens_estimate == 50_000
+    longer = await client.ask("task.submit", description="x" * 200_001)
+    assert (longer["code"], longer["path"]) == ("malformed", "description")
+
+
+async def test_a_mode_is_recorded_with_its_reason(client):
+    await client.ask("task.submit", description="fix it", repo="shop")
+    [event] = await client.events(c.TaskSubmitted)
+    assert (event.mode, event.mode_reason) == ("work", "names repo")
+
+
 # -- batches ---------------------------------------------------------------------------
 
 

@@ -80,7 +80,7 @@ PURE = [
     "sidecar/output.py",
     "sidecar/executors/ndjson.py",
     "sidecar/executors/port.py",
-    "sidecar/executors/prompt.py",
+    "actors/rules/prompt.py",
     "sidecar/executors/sse.py",
     "sidecar/executors/claude/stream_json.py",
 ]

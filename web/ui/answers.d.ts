@@ -392,6 +392,8 @@ export interface TaskDetail {
   voids: Array<Void>;
   result: Result | null;
   cwd: string;
+  mode: "answer" | "work" | null;
+  mode_reason: string;
 }
 export interface TaskRouted {
   id: string;
@@ -484,6 +486,7 @@ export interface TaskSpec {
   deadline?: string | null;
   idempotency_key?: string | null;
   executor?: "agent" | "noop" | null;
+  mode?: "answer" | "work" | null;
   metadata?: Record<string, any>;
   timeout_s?: number | null;
   retries?: number | null;

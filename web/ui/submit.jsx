@@ -69,7 +69,7 @@ export function Submit({ close }) {
             name="description"
             rows={3}
             required
-            maxlength={10000}
+            maxlength={200000}
             autofocus
             value={task.description}
             onInput={change("description")}

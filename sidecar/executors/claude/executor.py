@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
+from actors.rules.prompt import prompt_for
 from events import catalogue as c
 from events.races import first
 from sidecar.executors.claude.command import (
@@ -49,7 +50,6 @@ from sidecar.executors.port import (
     shortage,
     time_limit,
 )
-from sidecar.executors.prompt import prompt_for
 from sidecar.executors.watch import Interruption, Watchdog, pause
 from sidecar.processes.ending import Exit, claude_stages
 

@@ -264,6 +264,11 @@ function Details({ task }) {
         <Detail name="Description">
           <Text>{task.description}</Text>
         </Detail>
+        {task.mode && (
+          <Detail name="Mode">
+            <Text>{`${task.mode} (${task.mode_reason})`}</Text>
+          </Detail>
+        )}
         {shell && (
           <Detail name="Command">
             <code class="block">{plain(shell.command)}</code>

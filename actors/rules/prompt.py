@@ -1,11 +1,23 @@
-"""What a model is asked: the description, then its context. One wording for all."""
+"""What a model is asked: the description, then its context. One wording for all.
+
+How many tokens that is depends on the model; `estimate` is a guess that serves for all.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from events import catalogue as c
+
+
+BYTES_A_TOKEN: Final = 4
+"""English prose has 4 to 4.5 bytes of UTF-8 a token, code and other scripts fewer."""
+
+
+def estimate(spec: c.TaskSpec) -> int:
+    """Guess how many tokens a task's prompt has; rather too few than too many."""
+    return -(-len(prompt_for(spec).encode("utf-8", "replace")) // BYTES_A_TOKEN)
 
 
 def prompt_for(spec: c.TaskSpec) -> str:
