@@ -32,6 +32,11 @@ COMMANDS: Final[dict[str, tuple[str, str, str]]] = {
     "tasks": ("cli.commands.tasks", "tasks", "List tasks."),
     "task": ("cli.commands.tasks", "task", "Show one task, its route and why."),
     "diff": ("cli.commands.changes", "diff", "Show what a task changed in its files."),
+    "fetch": (
+        "cli.commands.changes",
+        "fetch",
+        "Bring a file from a task's kept folder.",
+    ),
     "logs": ("cli.commands.tasks", "logs", "Show a task's output."),
     "cancel": ("cli.commands.tasks", "cancel", "Cancel tasks."),
     "retry": ("cli.commands.tasks", "retry", "Try final tasks anew."),

@@ -102,6 +102,17 @@ class ForgetHost(Command, frozen=True, kw_only=True):
     host: c.Token
 
 
+class FetchFile(Command, frozen=True, kw_only=True):
+    """`host.fetch`: a piece of a file that is kept of a task, or the names in a folder.
+
+    `path` leads from the task's folder, "" is that itself.
+    """
+
+    task_id: c.Token
+    path: Annotated[str, Meta(max_length=4_096)] = ""
+    offset: Annotated[int, Meta(ge=0, le=2**40)] = 0
+
+
 class AddEndpoint(Command, frozen=True, kw_only=True):
     """`endpoint.add`: a shared model server that hosts may call."""
 
@@ -237,6 +248,24 @@ class Done(Struct, frozen=True, kw_only=True):
     detail: str = ""
 
 
+class Fetched(Struct, frozen=True, kw_only=True):
+    """What `host.fetch` answers.
+
+    `data` is a piece of a file of `size` bytes from the offset, in base64; `version`
+    changes where the file does. `names` is what a folder holds, None of a file; `more`
+    counts the names left out.
+    """
+
+    ok: Literal[True] = True
+    host: str
+    data: str = ""
+    size: int = 0
+    mode: int = 0
+    version: str = ""
+    names: list[str] | None = None
+    more: int = 0
+
+
 class Classified(Struct, frozen=True, kw_only=True):
     """What `classify` answers."""
 
@@ -290,6 +319,8 @@ class Limits(Struct, frozen=True, omit_defaults=True, kw_only=True):
     output_limit_bytes: int = 262_144
     live_output_bytes: int = 2**30
     num_ctx: int = 8192
+    keep_folders: int = 50
+    keep_folders_s: float = 604_800.0
 
 
 class Assign(Struct, frozen=True, omit_defaults=True, kw_only=True, tag="assign"):
@@ -398,8 +429,16 @@ class Inspect(Struct, frozen=True, omit_defaults=True, kw_only=True, tag="inspec
     """What is going on there?"""
 
 
+class Fetch(Struct, frozen=True, omit_defaults=True, kw_only=True, tag="fetch"):
+    """Read from the folder that is kept of a task, see `FetchFile`."""
+
+    task_id: c.Token
+    path: str = ""
+    offset: Annotated[int, Meta(ge=0, le=2**40)] = 0
+
+
 HostMail = Assign | Cancel | Drain | Resume | Rejoin | Evict | UseEndpoints | Inspect
-TaskMail = Cancel | Inspect
+TaskMail = Cancel | Inspect | Fetch
 
 
 class Reply(Struct, frozen=True, omit_defaults=True, kw_only=True):

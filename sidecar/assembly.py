@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from sidecar.config import SidecarConfig
     from sidecar.executors.agent import Bookmark, WakeSteps
     from sidecar.executors.port import Executor
+    from sidecar.kept import Piece
     from sidecar.pipeline import Prepare, Price
     from sidecar.processes.table import Ident
 
@@ -84,6 +85,9 @@ class Parts:
 
     # Called at the start, when nothing runs yet, with the routes that will go on.
     tidy: Callable[[frozenset[str]], Awaitable[object]] | None = None
+
+    # Reads from what is kept of a task's folder: task, path, offset.
+    read_kept: Callable[[str, str, int], Piece] | None = None
 
     # Called at the end, in order.
     closers: Sequence[Callable[[], Awaitable[object]]] = ()
@@ -157,6 +161,7 @@ def assemble(
         processes=processes,
         callbacks=callbacks,
         tidy=workspace.tidy,
+        read_kept=workspace.read,
         closers=(ollama.close, openai.close),
         results=results,
     )

@@ -143,21 +143,25 @@ async def add_worktree(git: Git, repo: Path, folder: Path, branch: str) -> bool:
     return False
 
 
-async def take_down(
-    git: Git, repo: Path, folder: Path, reference: str, base: str | None
-) -> bool:
-    """Remove a worktree; whether work had to be kept under `reference` first."""
+async def retire(git: Git, folder: Path, reference: str, base: str | None) -> bool:
+    """Let go of a worktree's branch; whether work was saved under `reference` first."""
     try:
-        kept = await _keep_work(git, folder, reference, base)
+        saved = await _keep_work(git, folder, reference, base)
+        head = await git.line(folder, "rev-parse", "HEAD")
+        await git.line(folder, "update-ref", "--no-deref", "HEAD", head)
     except WorkspaceError:
-        return False  # better a folder too many than work that is lost
+        return False  # it stays as it is
+    return saved
+
+
+async def remove_worktree(git: Git, repo: Path, folder: Path) -> None:
+    """Remove a worktree whose work is saved."""
     removed, _, _ = await git.ask(
         repo, "worktree", "remove", "--force", "--force", "--", str(folder)
     )
     if not removed:
         await remove(folder)
         await git.ask(repo, "worktree", "prune")
-    return kept
 
 
 async def _keep_work(git: Git, folder: Path, reference: str, base: str | None) -> bool:

@@ -13,6 +13,7 @@ import asyncio
 import platform
 import secrets
 import time
+from base64 import b64encode
 from functools import partial
 from typing import TYPE_CHECKING, Protocol, assert_never
 
@@ -32,6 +33,7 @@ from events.ids import IdSource
 from sidecar.agents import AgentRuns
 from sidecar.endpoints import Endpoints
 from sidecar.executors.port import Stop
+from sidecar.kept import NotKept
 from sidecar.outbox import Outbox
 from sidecar.pipeline import Pipeline
 from sidecar.processes.family import sweep
@@ -462,8 +464,27 @@ class Sidecar:
                     self.handle(command, envelope)
             case mail.Inspect():
                 envelope.respond(encode(self._view(task_id)))
+            case mail.Fetch():
+                self._group.create_task(self._fetch(command, task_id, envelope))
             case _:
                 assert_never(command)
+
+    async def _fetch(
+        self, command: mail.Fetch, task_id: str, envelope: Envelope
+    ) -> None:
+        """Answer with a piece of what is kept of a task."""
+        read = self._parts.read_kept
+        try:
+            if command.task_id != task_id or read is None:
+                raise NotKept("nothing is kept of it here")
+            piece = await asyncio.to_thread(read, task_id, command.path, command.offset)
+        except (NotKept, OSError) as error:
+            reply = mail.Reply(ok=False, code=NotKept.code, detail=str(error)[:1_000])
+        else:
+            fields = {name: getattr(piece, name) for name in piece.__struct_fields__}
+            fields["data"] = b64encode(piece.data).decode()
+            reply = mail.Reply(ok=True, info=fields)
+        envelope.respond(encode(reply))
 
     def _view(self, task_id: str) -> mail.TaskView | mail.Reply:
         route = self.state.by_task.get(task_id, "")

@@ -7,9 +7,10 @@ was named.
 In a shared checkout Claude and woken agents work one at a time; shell commands share it,
 as people do, unless the task asks for `exclusive`. Who waits is served in turn.
 
-A worktree goes when its run has ended, and no work goes with it: what was not committed
-(or was committed to no branch, because the branch is checked out elsewhere) is kept as the
-commit `refs/agentcom/<task>/<route>` of the repository, and the run's notes say so.
+When its run has ended, a worktree lets its branch go and stays for a while
+(`sidecar.kept`), and no work goes with it: what was not committed (or was committed to no
+branch, because the branch is checked out elsewhere) is kept as the commit
+`refs/agentcom/<task>/<route>` of the repository, and the run's notes say so.
 
 Branch names come from tasks and are not trusted: git itself has to find them well-formed
 as a full reference name, and none can pass for an option.
@@ -31,19 +32,20 @@ from typing import TYPE_CHECKING, assert_never
 
 from actors.rules.folders import working_folder
 from actors.rules.repos import plain_repo
+from events.commands import Limits
 from events.errors import Malformed
 from events.ids import token
+from sidecar import kept
 from sidecar.changes import Checkout
 from sidecar.executors.port import Run
 from sidecar.folders import (
     FolderMissing,
     WorkspaceError,
     folders,
-    last_change,
     make,
     remove,
 )
-from sidecar.git import Git, add_worktree, take_down
+from sidecar.git import Git, add_worktree, remove_worktree, retire
 from sidecar.processes.table import ROUTE_MARK, TASK_MARK
 
 if TYPE_CHECKING:
@@ -59,8 +61,6 @@ if TYPE_CHECKING:
     from events import catalogue as c
     from events.commands import Assign
     from sidecar.processes.family import Processes
-
-KEEP_FOLDERS_S = 7 * 86_400.0
 
 _BASICS = ("HOME", "LANG", "LC_ALL", "TZ", "USER", "LOGNAME")
 _FOR_CLAUDE = (
@@ -199,6 +199,8 @@ class Workspace:
         self._note = note
         self._turns: dict[Path, Turns] = {}
         self._git_locks: dict[Path, asyncio.Lock] = {}
+        # Worktrees that a run is at work in.
+        self._working: set[Path] = set()
 
     @asynccontextmanager
     async def prepare(self, assign: Assign) -> AsyncIterator[Run]:
@@ -279,6 +281,7 @@ class Workspace:
                 async with self._turn(folder, alone=True):
                     make(folder)
                     yield folder
+                    await self._keep(assign, folder)
             case "worktree":
                 repo = self._checkout(where.repo)
                 async with self._worktree(assign, repo, where.branch) as folder:
@@ -294,6 +297,14 @@ class Workspace:
                     yield folder
             case _:
                 assert_never(where.kind)
+
+    async def _keep(self, assign: Assign, folder: Path) -> None:
+        """Keep a task's own folder, unless nothing is in it."""
+        try:
+            os.rmdir(folder)
+        except OSError:
+            kept.ended(folder)
+            await self._end_old(assign.limits)
 
     @asynccontextmanager
     async def _shared(self, assign: Assign, folder: Path) -> AsyncIterator[Path]:
@@ -334,13 +345,12 @@ class Workspace:
                 self._turns.pop(folder, None)
 
     async def tidy(
-        self, going_on: Collection[str] = (), keep_s: float = KEEP_FOLDERS_S
+        self, going_on: Collection[str] = (), limits: Limits | None = None
     ) -> int:
-        """Remove what earlier runs left; returns how many folders went.
+        """Put away what earlier runs left; returns how many folders went.
 
-        For when no run is under way: at the start, after the sweep of processes.
-        Worktrees give up their work to `refs/agentcom` first; a task's own folder goes
-        when nothing in it has changed for `keep_s`. What belongs to the routes `going_on`
+        For when no run is under way: at the start, after the sweep of processes. Worktrees
+        give up their work to `refs/agentcom` first. What belongs to the routes `going_on`
         stays: others may be at work there.
         """
         gone = 0
@@ -352,18 +362,33 @@ class Workspace:
                 gone += 1
         for task in folders(self._root / "worktrees"):
             for folder in folders(task):
-                if folder.name in going_on:
-                    continue
-                await self._recover(task.name, folder)
-                gone += 1
-            with suppress(OSError):
-                task.rmdir()
-        oldest = time.time() - keep_s
+                if folder.name not in going_on and not _mark_of(folder).exists():
+                    await self._recover(task.name, folder)
         for folder in folders(self._root / "tasks"):
-            if await asyncio.to_thread(last_change, folder) < oldest:
-                await remove(folder)
+            with suppress(OSError):
+                folder.rmdir()  # nothing is in it
                 gone += 1
-        return gone
+        return gone + await self._end_old(limits or Limits(), going_on)
+
+    async def _end_old(self, limits: Limits, going_on: Collection[str] = ()) -> int:
+        """End kept folders by policy; returns how many went."""
+        oldest = time.time() - limits.keep_folders_s
+        busy = {*self._turns, *self._working}
+        old = await asyncio.to_thread(
+            kept.surplus, self._root, busy, limits.keep_folders, oldest
+        )
+        going = [folder for folder in old if folder.name not in going_on]
+        for folder in going:
+            if folder.parent.name != "tasks":
+                await self._drop_worktree(folder)
+            else:
+                await remove(folder)
+        return len(going)
+
+    def read(self, task_id: str, path: str, offset: int) -> kept.Piece:
+        """Read from the folder that is kept of a task; raises NotKept."""
+        folder = kept.kept_folder(self._root, token(task_id, "task_id"))
+        return kept.read_piece(folder, path, offset)
 
     # -- worktrees
 
@@ -386,25 +411,48 @@ class Workspace:
                 assign,
                 f"Branch {branch} is checked out elsewhere: working on a copy of its tip",
             )
+        self._working.add(folder)
         try:
             yield folder
         finally:
             reference = f"refs/agentcom/{task}/{assign.route}"
             async with lock:
-                kept = await take_down(git, repo, folder, reference, base)
-            if kept:
+                saved = await retire(git, folder, reference, base)
+            if saved:
                 self._note(assign, f"Kept uncommitted work as {reference} in {repo}")
-            with suppress(OSError):
-                folder.parent.rmdir()
+            self._working.discard(folder)
+            _mark_of(folder).touch()
+            kept.ended(folder)
+            await self._end_old(assign.limits)
 
     async def _recover(self, task: str, folder: Path) -> None:
-        """Take down a worktree that an earlier incarnation of the sidecar left."""
+        """Save the work in a worktree that an earlier incarnation of the sidecar left."""
+        git = Git(self._processes, "tidy", self._source)
+        reference = f"refs/agentcom/{task}/{folder.name}"
+        with suppress(WorkspaceError, OSError):
+            await retire(git, folder, reference, None)
+            _mark_of(folder).touch()
+
+    async def _drop_worktree(self, folder: Path) -> None:
+        """Remove a worktree whose run is over."""
         git = Git(self._processes, "tidy", self._source)
         question = ("rev-parse", "--path-format=absolute", "--git-common-dir")
-        with suppress(WorkspaceError):
-            common = await git.line(folder, *question)
-            reference = f"refs/agentcom/{task}/{folder.name}"
-            await take_down(git, Path(common), folder, reference, None)
+        try:
+            repo = Path(await git.line(folder, *question))
+        except WorkspaceError:
+            await remove(folder)  # its repository is gone
+        else:
+            lock = self._git_locks.setdefault(repo.parent, asyncio.Lock())
+            async with lock:
+                await remove_worktree(git, repo, folder)
+        _mark_of(folder).unlink(missing_ok=True)
+        with suppress(OSError):
+            folder.parent.rmdir()
+
+
+def _mark_of(worktree: Path) -> Path:
+    """The file that says that a worktree's work is saved."""
+    return worktree.with_name(f"{worktree.name}.saved")
 
 
 def _checkout_around(folder: Path) -> Path:

@@ -83,6 +83,7 @@ COMMANDS: Final = (
     CommandRoute("POST", f"{_TASK}/cancel", "task.cancel", m.CancelTask),
     CommandRoute("POST", f"{_TASK}/retry", "task.retry", m.RetryTask),
     CommandRoute("POST", f"{_TASK}/reassign", "task.reassign", m.ReassignTask),
+    CommandRoute("POST", f"{_TASK}/fetch", "host.fetch", m.FetchFile, m.Fetched),
     CommandRoute("POST", "/api/v1/hosts/{host}/drain", "host.drain", m.DrainHost),
     CommandRoute("POST", "/api/v1/hosts/{host}/resume", "host.resume", m.ResumeHost),
     CommandRoute("POST", "/api/v1/hosts/{host}/forget", "host.forget", m.ForgetHost),

@@ -9,7 +9,7 @@ from actors.rules import policy as policies
 from events import catalogue as c
 from events import commands as m
 from events import subjects
-from events.codec import Reader, encode
+from events.codec import Reader, convert, encode
 from events.errors import Conflict, Malformed, Unreachable
 
 if TYPE_CHECKING:
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 HOST_ANSWER_S: Final = 2.0
 """How long a host may take to answer its mail."""
+FETCH_ANSWER_S: Final = 10.0
+"""How long it may take to read a piece of a file."""
 DETAIL_LENGTH: Final = 1_000
 """So much is passed on of what a host says."""
 
@@ -83,6 +85,35 @@ class AdminCommands:
         event = self._stamp().on(c.HostForgotten, host=command.host, requested_by=who)
         return m.Done(seq=await self._log.append(subjects.fleet(command.host), event))
 
+    async def fetch(self, command: m.FetchFile, who: str) -> m.Fetched | m.Refusal:
+        """Read from the folder that its last host keeps of a task."""
+        runs = await self._log.read(subjects.runs_of(command.task_id))
+        hosts = [
+            each.event.host for each in runs if isinstance(each.event, c.TaskAccepted)
+        ]
+        if not hosts:
+            return m.refuse(
+                "not_found", f"no host has worked on task {command.task_id}", "task_id"
+            )
+        host = hosts[-1]
+        mail = m.Fetch(
+            task_id=command.task_id, path=command.path, offset=command.offset
+        )
+        reply = await self._ask(
+            host, mail, subjects.task_mailbox(host, command.task_id), FETCH_ANSWER_S
+        )
+        if isinstance(reply, m.Refusal):
+            return reply
+        if reply.ok:
+            return convert({**reply.info, "ok": True, "host": host}, m.Fetched)
+        if reply.code == "malformed":
+            detail = f"host {host} is of an older version and keeps nothing to fetch"
+            return m.refuse("refused", detail)
+        said = f"{host}: {reply.detail[:DETAIL_LENGTH]}"
+        if reply.code == "not_found":
+            return m.refuse("not_found", said, "path")
+        return m.refuse("refused", said, "path")
+
     def _names(self, name: str) -> bool:
         """Whether a host of this name has joined and was not forgotten."""
         host = self._dry_run.fleet.hosts.get(name)
@@ -121,11 +152,16 @@ class AdminCommands:
         )
 
     async def _ask(
-        self, host: str, mail: m.DrainOrResume | m.Inspect
+        self,
+        host: str,
+        mail: m.DrainOrResume | m.Inspect | m.Fetch,
+        mailbox: str = "",
+        timeout_s: float = HOST_ANSWER_S,
     ) -> m.Reply | m.Refusal:
+        """Send mail to a host, or to a mailbox of its; return what it answers."""
         try:
             raw = await self._bus.request(
-                subjects.host_mailbox(host), encode(mail), timeout=HOST_ANSWER_S
+                mailbox or subjects.host_mailbox(host), encode(mail), timeout=timeout_s
             )
         except Unreachable:
             if not self._names(host):

@@ -64,6 +64,7 @@ class Gateway:
             "host.drain": (m.DrainHost, admin.drain),
             "host.resume": (m.ResumeHost, admin.resume),
             "host.forget": (m.ForgetHost, admin.forget),
+            "host.fetch": (m.FetchFile, admin.fetch),
             "endpoint.add": (m.AddEndpoint, admin.add_endpoint),
             "endpoint.remove": (m.RemoveEndpoint, admin.remove_endpoint),
             "alert.acknowledge": (m.AcknowledgeAlert, admin.acknowledge),

@@ -1,8 +1,11 @@
-"""What came of a task in files: `diff` shows what it changed in its checkout."""
+"""What came of a task in files: `diff` shows what it changed, `fetch` brings one."""
 
 from __future__ import annotations
 
+import os
 import sys
+from base64 import b64decode
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import click
@@ -17,11 +20,16 @@ from cli.render.terminal import (
     harmless,
     line_of,
     painted,
+    size,
 )
 from events.codec import encode
+from events.commands import Fetched
 from projections.answers import TaskAnswer
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from cli.client.connection import Session
     from events import catalogue as c
     from projections.answers import TaskDetail
 
@@ -147,3 +155,88 @@ def _count(number: int | None) -> int:
 
 def _bar(number: int, scale: float) -> int:
     return max(1, round(number * scale)) if number else 0
+
+
+# -- fetch -----------------------------------------------------------------------------
+
+
+@click.command()
+@click.argument("task_id", metavar="ID")
+@click.argument("path", required=False, default="")
+@on_target
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path, allow_dash=True),
+    metavar="FILE",
+    help="Where to; - is standard output. Else under its own name, where none is there.",
+)
+def fetch(task_id: str, path: str, *, output: Path | None) -> int:
+    """Bring the file PATH from the folder that is kept of the task ID.
+
+    A folder is listed; without PATH the task's whole one. Kept are a task's own folder and
+    the worktree of its branch, for as long as the policy's limits.keep_folders and
+    limits.keep_folders_s say.
+    """
+    return run(_fetch(task_id, path, output))
+
+
+async def _fetch(task_id: str, path: str, output: Path | None) -> int:
+    async with connected("operator") as client:
+        full = await client.full_id(task_id)
+        first = await _piece(client, full, path, 0)
+        if first.names is not None:
+            for name in first.names:
+                click.echo(line_of(name))
+            if first.more:
+                click.echo(f"and {first.more:,} more", err=True)
+            return EXIT_OK
+        target = output or Path(path.rstrip("/").rpartition("/")[2])
+        if str(target) == "-":
+            async for data in _pieces(client, full, path, first):
+                sys.stdout.buffer.write(data)
+            sys.stdout.buffer.flush()
+            return EXIT_OK
+        if output is None and _is_there(target):
+            raise Problem(f"{target} is there already; say where to with -o")
+        try:
+            part = target.with_name(f".{target.name}.part-{os.getpid()}")
+            with part.open("xb") as file:
+                try:
+                    async for data in _pieces(client, full, path, first):
+                        file.write(data)
+                    os.fchmod(file.fileno(), 0o644 | first.mode)
+                    os.replace(part, target)
+                except BaseException:
+                    part.unlink(missing_ok=True)
+                    raise
+        except OSError as wrong:
+            raise Problem(f"{target} cannot be written: {wrong.strerror}") from wrong
+    click.echo(f"{target}, {size(first.size)} from {first.host}", err=True)
+    return EXIT_OK
+
+
+def _is_there(path: Path) -> bool:
+    return os.path.lexists(path)
+
+
+async def _pieces(
+    client: Session, task_id: str, path: str, first: Fetched
+) -> AsyncIterator[bytes]:
+    """Yield a file's pieces in order; raises Problem where it changes meanwhile."""
+    piece, offset = first, 0
+    while True:
+        data = b64decode(piece.data)
+        yield data
+        offset += len(data)
+        if offset >= first.size:
+            return
+        if data:
+            piece = await _piece(client, task_id, path, offset)
+        if not data or (piece.version, piece.names) != (first.version, None):
+            raise Problem(f"{line_of(path)} changed while it was fetched; try again")
+
+
+async def _piece(client: Session, task_id: str, path: str, offset: int) -> Fetched:
+    body = {"task_id": task_id, "path": path, "offset": offset}
+    return await client.command("host.fetch", body, Fetched)

@@ -118,6 +118,7 @@ MAY_NOT_PUBLISH = [
     ("host-h1", f"$JS.API.STREAM.INFO.{EVENTS}"),
     ("submitter", "agentcom.cmd.policy.set"),
     ("submitter", "agentcom.cmd.host.drain"),
+    ("submitter", "agentcom.cmd.host.fetch"),
     ("submitter", f"$JS.API.STREAM.MSG.GET.{EVENTS}"),
     ("submitter", f"$JS.API.DIRECT.GET.{EVENTS}"),
     ("submitter", "agentcom.mbx.host.h1"),

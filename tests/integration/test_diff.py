@@ -102,3 +102,48 @@ def test_a_folder_that_is_not_there_fails_with_its_name(up: System):
     assert f"no such folder: {up.folder}/no/where" in ended.stderr
     both = up.run("submit", "--shell", "pwd", "--cwd", "/tmp", "--repo", "shop")
     assert "shell.cwd: expected a path below the checkout" in both.stderr
+
+
+def test_a_file_of_a_kept_folder_is_fetched(up: System, tmp_path: Path):
+    command = (
+        "mkdir -p out/inner && head -c 1000000 /dev/zero > out/big && echo x > out/x "
+        "&& chmod +x out/x && ln -s /etc/passwd out/link && ln -s /etc etc "
+        "&& ln -s out inside && mkfifo pipe && printf x > \"$(printf 'a\\nb')\""
+    )
+    done = up.json("submit", "--shell", command, "--anywhere", "--wait")
+    assert done["status"] == "completed", done
+    task = done["task_id"]
+    assert up.run("fetch", task).stdout.split() == [
+        "a", "b", "etc", "inside", "out/", "pipe",
+    ]  # fmt: skip
+    assert "big" in up.run("fetch", task, "out").stdout
+    target = tmp_path / "here"
+    ended = up.run("fetch", task[:12], "out/big", "-o", str(target))
+    assert ended.returncode == 0, ended.stderr
+    assert target.read_bytes() == bytes(1_000_000)
+    assert up.run("fetch", task, "out/x", "-o", "-").stdout == "x\n"
+    assert up.run("fetch", task, "out/x").returncode == 0
+    assert os.access(up.folder / "x", os.X_OK)
+    again = up.run("fetch", task, "out/x")
+    assert (again.returncode, "is there already" in again.stderr) == (1, True)
+    for path in (
+        "out/link", "etc/passwd", "inside/x", "../T", "/etc/passwd", "pipe",
+        "out/x/y", "nowhere", "out/../../x",
+    ):  # fmt: skip
+        ended = up.run("fetch", task, path, "-o", str(tmp_path / "no"))
+        assert ended.returncode == 7, (path, ended)
+        assert not (tmp_path / "no").exists()
+
+
+def test_of_a_shared_checkout_nothing_is_kept(up: System):
+    done = up.json("submit", "--shell", "true", "--repo", "shop", "--wait")
+    ended = up.run("fetch", done["task_id"], "file")
+    assert ended.returncode == 7
+    assert "worked in a checkout" in ended.stderr
+
+
+def test_a_branchs_worktree_is_kept(up: System):
+    done = up.json(
+        "submit", "--shell", "echo y > y", "--repo", "shop", "--branch", "k", "--wait"
+    )
+    assert up.run("fetch", done["task_id"], "y", "-o", "-").stdout == "y\n"

@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import os
 import subprocess
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from msgspec.structs import replace
 
 from events.catalogue import Shell
+from events.commands import Limits
 from sidecar.folders import FolderMissing, WorkspaceError, remove_tree
 from sidecar.processes.family import Processes
 from sidecar.workspace import Turns, Workspace
@@ -255,9 +258,9 @@ async def test_a_new_branch_is_begun_and_commits_to_it_stay(
         assert (run.cwd / "file").read_text() == "one\n"
         (run.cwd / "file").write_text("two\n")
         git(run.cwd, "commit", "-qam", "two")
-    assert not run.cwd.exists()
+    assert run.cwd.exists(), "it is kept"
     assert git(repo, "show", "fix/it:file") == "two"
-    assert git(repo, "worktree", "list").count("\n") == 0
+    assert "[fix/it]" not in git(repo, "worktree", "list")
     assert notes == []
 
 
@@ -273,7 +276,7 @@ async def test_uncommitted_work_is_kept_and_said(
     assert git(repo, "show", f"{reference}:new") == "new"
     assert git(repo, "show", "fix:file") == "one"
     assert notes == [f"Kept uncommitted work as {reference} in {repo}"]
-    assert not run.cwd.exists()
+    assert run.cwd.exists(), "it is kept"
 
 
 async def test_a_branch_that_is_checked_out_is_worked_on_as_a_copy(
@@ -345,11 +348,24 @@ async def test_what_an_earlier_life_left_is_tidied_and_its_work_is_kept(
     os.utime(old, (1, 1))
     young = tmp_path / "work" / "tasks" / "T7"
     young.mkdir()
-    assert await workspace.tidy() == 2
+    (old / "x").write_text("x")
+    os.utime(old, (1, 1))
+    (young / "x").write_text("x")
+    os.utime(young, (time.time() - 60,) * 2)
+    (tmp_path / "work" / "tasks" / "T6").mkdir()
+    assert await workspace.tidy() == 2, "the old one and the empty one"
+    saved = git(repo, "rev-parse", "refs/agentcom/T9/R9")
     assert git(repo, "show", "refs/agentcom/T9/R9:new") == "new"
-    assert not left.exists()
+    assert (left / "new").exists()
     assert not old.exists()
     assert young.exists()
+    git(repo, "branch", "-m", "lost", "found")  # nothing holds it any more
+    assert await workspace.tidy() == 0
+    assert git(repo, "rev-parse", "refs/agentcom/T9/R9") == saved, "saved once"
+    assert await workspace.tidy(limits=Limits(keep_folders=1)) == 1
+    os.utime(left, (1, 1))
+    assert await workspace.tidy() == 1
+    assert not left.exists()
     assert git(repo, "worktree", "list").count("\n") == 0
 
 
@@ -375,3 +391,41 @@ def test_folders_that_may_not_be_written_to_are_removed(tmp_path: Path) -> None:
     (folder / "go/x").chmod(0)
     remove_tree(folder)
     assert not folder.exists()
+
+
+async def test_a_kept_worktree_lets_its_branch_go(
+    workspace: Workspace, repo: Path, notes: Notes
+) -> None:
+    async with workspace.prepare(shell(repo="shop", branch="x")) as first:
+        (first.cwd / "file").write_text("two\n")
+        git(first.cwd, "commit", "-qam", "two")
+    async with workspace.prepare(shell(repo="shop", branch="x")) as second:
+        assert git(second.cwd, "symbolic-ref", "HEAD") == "refs/heads/x"
+        assert (second.cwd / "file").read_text() == "two\n"
+    assert first.cwd.exists()
+    assert first.cwd != second.cwd
+    assert notes == []
+
+
+async def test_only_so_many_folders_are_kept_and_none_that_is_used(
+    workspace: Workspace, tmp_path: Path, repo: Path
+) -> None:
+    def task(name: str, **spec: Any) -> Assign:
+        limits = Limits(keep_folders=2)
+        return replace(shell(**spec), task_id=name, limits=limits)
+
+    async with workspace.prepare(task("used")) as used:
+        (used.cwd / "x").write_text("x")
+        for n in range(4):
+            spec = {"repo": "shop", "branch": f"b{n}"} if n % 2 else {}
+            async with workspace.prepare(task(f"t{n}", **spec)) as run:
+                (run.cwd / "x").write_text("x")
+            os.utime(run.cwd, (time.time() - 99 + n,) * 2)
+        assert used.cwd.exists()
+    places = [*(tmp_path / "work/tasks").iterdir()]
+    places += (tmp_path / "work/worktrees").iterdir()
+    assert sorted(each.name for each in places) == ["t3", "used"]
+    assert git(repo, "worktree", "list").count("\n") == 1
+    async with workspace.prepare(task("empty")) as run:
+        pass
+    assert not run.cwd.exists()

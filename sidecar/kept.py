@@ -1,0 +1,141 @@
+"""Folders that are kept when their run is over: found, read from, and ended by policy.
+
+A task's own folder stays where anything is in it, a branch's worktree in any case; the
+branch itself is let go. The oldest go where there are more than `keep_folders` or where
+they are older than `keep_folders_s` (numbers of the policy's `limits`).
+
+What is in them was written by tasks and is not trusted: no link is followed, not on the
+way either, and nothing but plain files is read.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from contextlib import suppress
+from typing import TYPE_CHECKING, Final
+
+from msgspec import Struct
+
+from events.errors import AgentComError
+from sidecar.folders import folders
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+FETCH_BYTES: Final = 256 * 2**20
+"""A file that is larger is not fetched."""
+PIECE_BYTES: Final = 384 * 1024
+"""So much of a file goes into one answer, which a message of 1 MB holds in base64."""
+LISTED: Final = 1_000
+
+_OPEN: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+
+
+class NotKept(AgentComError):
+    """What is asked for cannot be had from here, and why."""
+
+    code = "not_found"
+
+
+class Piece(Struct, frozen=True):
+    """A piece of a file, or the names in a folder. `version` changes with the file."""
+
+    data: bytes = b""
+    size: int = 0
+    mode: int = 0
+    version: str = ""
+    names: list[str] | None = None
+    more: int = 0
+
+
+def kept_folder(root: Path, task_id: str) -> Path:
+    """Return the folder of a task's last run that is still here; raises NotKept."""
+    runs = sorted(folders(root / "worktrees" / task_id), key=_ended)
+    own = root / "tasks" / task_id
+    found = [*([own] if own.is_dir() else []), *runs]
+    if not found:
+        raise NotKept(
+            "no folder of this task is kept here: it left nothing in a folder of its "
+            "own, worked in a checkout or a folder that was named, or its folder has "
+            "ended by policy (limits.keep_folders, limits.keep_folders_s)"
+        )
+    return found[-1]
+
+
+def _ended(folder: Path) -> float:
+    try:
+        return folder.lstat().st_mtime
+    except OSError:
+        return 0.0
+
+
+def read_piece(folder: Path, path: str, offset: int) -> Piece:
+    """Read a piece of `path` in `folder`, or list it; raises NotKept."""
+    steps = [step for step in path.split("/") if step not in ("", ".")]
+    if path.startswith("/") or ".." in steps or "\0" in path:
+        raise NotKept("path: expected one below the task's folder, without '..'")
+    handle = os.open(folder, _OPEN | os.O_DIRECTORY)
+    try:
+        for n, step in enumerate(steps):
+            try:
+                below = os.open(step, _OPEN, dir_fd=handle)
+            except OSError as wrong:
+                raise NotKept(_why(wrong, "/".join(steps[: n + 1]))) from wrong
+            os.close(handle)
+            handle = below
+        return _read(handle, path, offset)
+    finally:
+        os.close(handle)
+
+
+def _why(wrong: OSError, path: str) -> str:
+    if wrong.errno in (errno.ELOOP, errno.EMLINK):
+        return f"{path} is a link, and links are not followed"
+    if wrong.errno == errno.ENOTDIR:
+        return f"there is no {path}: what is before it is no folder"
+    return f"{path} cannot be opened: {wrong.strerror}"
+
+
+def _read(handle: int, path: str, offset: int) -> Piece:
+    about = os.fstat(handle)
+    if stat.S_ISDIR(about.st_mode):
+        with os.scandir(handle) as entries:
+            names = sorted(
+                each.name + ("/" if each.is_dir(follow_symlinks=False) else "")
+                for each in entries
+            )
+        shown = [
+            os.fsencode(name).decode("utf-8", "replace") for name in names[:LISTED]
+        ]
+        return Piece(names=shown, more=len(names) - len(shown))
+    if not stat.S_ISREG(about.st_mode):
+        raise NotKept(f"{path} is no plain file")
+    if about.st_size > FETCH_BYTES:
+        raise NotKept(
+            f"{path} has {about.st_size:,} bytes; a file may have {FETCH_BYTES:,}"
+        )
+    data = os.pread(handle, PIECE_BYTES, offset)
+    version = f"{about.st_ino}.{about.st_size}.{about.st_mtime_ns}"
+    return Piece(data, about.st_size, about.st_mode & 0o111, version)
+
+
+def ended(folder: Path) -> None:
+    """Note that a run in `folder` is over: from now on it ages."""
+    with suppress(OSError):
+        os.utime(folder)
+
+
+def surplus(root: Path, busy: set[Path], most: int, oldest: float) -> list[Path]:
+    """Return the folders that are to go: beyond the `most` youngest, or from before
+    `oldest` (epoch seconds). The `busy` ones count, and stay."""
+    kept = folders(root / "tasks")
+    for task in folders(root / "worktrees"):
+        kept += folders(task)
+    kept.sort(key=_ended, reverse=True)
+    return [
+        folder
+        for n, folder in enumerate(kept)
+        if folder not in busy and (n >= most or _ended(folder) < oldest)
+    ]
