@@ -25,11 +25,12 @@ EndpointKind = Literal["ollama", "openai", "claude"]
 CostTier = Literal["free", "local", "api"]
 Mode = Literal["answer", "work"]
 """One chat completion, or an agent with tools in a folder."""
-FallbackCode = Literal["absent", "down", "failed", "unmet"]
+FallbackCode = Literal["absent", "down", "failed", "unmet", "verification"]
 """Why a task left its preferred tier, for programs; `fallback_reason` is for people.
 
 `absent`: the tier is not set up. `down`: nothing in it could run anything. `failed`: all
 of its places had failed on this task. `unmet`: none of its places met the task's needs.
+`verification`: what the tier did was done, and did not pass the task's verification.
 """
 TOKEN_PATTERN = r"^[A-Za-z0-9_-]{1,64}\Z"
 Token = Annotated[str, Meta(pattern=TOKEN_PATTERN)]
@@ -101,6 +102,7 @@ class TaskSpec(Struct, frozen=True, omit_defaults=True, kw_only=True):
     idempotency_key: Annotated[str, Meta(min_length=1, max_length=250)] | None = None
     executor: Literal["agent", "noop"] | None = None
     mode: Mode | None = None
+    verify_rounds: Annotated[int, Meta(ge=1, le=20)] | None = None
     metadata: dict[str, Any] = {}
     timeout_s: Annotated[float, Meta(ge=0, le=31_536_000)] | None = None
     retries: Annotated[int, Meta(ge=0, le=99)] | None = None
@@ -178,6 +180,8 @@ class Result(Struct, frozen=True, omit_defaults=True, kw_only=True):
     `truncated`: the event does not hold all of the text. `length_limited`: the model was
     cut off at a limit of tokens, so that the text may stop in the middle. `cwd` is the
     folder it worked in, "" where it needed none; `changes` what it changed in a checkout.
+    `verified`: whether its verification steps passed, None where it has none or none were
+    run. Tokens and dollars are those of all its rounds together.
     """
 
     status: Literal["success", "failed"]
@@ -206,6 +210,7 @@ class Result(Struct, frozen=True, omit_defaults=True, kw_only=True):
     simulated: bool = False
     cwd: str = ""
     changes: Changes | None = None
+    verified: bool | None = None
 
 
 # -- How a decision was reached --------------------------------------------------------
@@ -481,6 +486,44 @@ class TaskStep(RunEvent, frozen=True, kw_only=True, tag="task.step.v1"):
     detail: str = ""
 
 
+class RoundSpent(Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """What the work of one round used, before its verification; None means unknown."""
+
+    model_used: str = "none"
+    tokens_in: Tokens | None = 0
+    tokens_out: Tokens | None = 0
+    cache_read_tokens: Tokens = 0
+    cache_write_tokens: Tokens = 0
+    estimated_cost_usd: Usd | None = 0.0
+    equivalent_claude_cost_usd: Usd | None = None
+    execution_ms: Milliseconds = 0.0
+
+
+class TaskVerified(RunEvent, frozen=True, kw_only=True, tag="task.verified.v1"):
+    """Step `step` of `of` of the verification after round `round` of `rounds` has ended.
+
+    All counted from 1. `passed`: it ended with exit code 0, in time. A step that does not
+    pass ends its round. `output` is the end of what it printed; `text` is the line that
+    was shown. `spent` is what the work before it used, on the first step of each round.
+    """
+
+    round: Int
+    rounds: Int
+    step: Int
+    of: Int
+    command: str
+    passed: bool
+    exit_code: Int | None = None
+    signal: str | None = None
+    code: str = ""
+    output: str = ""
+    execution_ms: Milliseconds = 0.0
+    spent: RoundSpent | None = None
+    text: str = ""
+    segment: Int = 0
+    n: Int = 0
+
+
 class TaskCompleted(RunEvent, frozen=True, kw_only=True, tag="task.completed.v1"):
     """The run succeeded; this event carries the result."""
 
@@ -500,7 +543,8 @@ class TaskReturned(RunEvent, frozen=True, kw_only=True, tag="task.returned.v1"):
 
     `reason`: `endpoint_failed` (with `exclude`; `endpoint_busy` and `endpoint_unfit`, where
     nothing is wrong with the endpoint), `limited` (with `limited_until`, or
-    without where the end is unknown), `draining`, `interrupted`, `workspace`, ...
+    without where the end is unknown), `verification` (the work was done and did not pass;
+    the assignment let it escalate), `draining`, `interrupted`, `workspace`, ...
     """
 
     reason: str
@@ -791,6 +835,7 @@ AnyEvent = (
     | TaskErrorLine
     | TaskRetrying
     | TaskStep
+    | TaskVerified
     | TaskCompleted
     | TaskFailed
     | TaskReturned

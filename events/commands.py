@@ -321,12 +321,15 @@ class Limits(Struct, frozen=True, omit_defaults=True, kw_only=True):
     num_ctx: int = 8192
     keep_folders: int = 50
     keep_folders_s: float = 604_800.0
+    verify_rounds: int = 2
+    verify_timeout_s: float = 600.0
 
 
 class Assign(Struct, frozen=True, omit_defaults=True, kw_only=True, tag="assign"):
     """Run this. `route` is the routed event's id and the fence for all that follows.
 
     `incarnation` is the host's that it was routed to: another one refuses it. "": any.
+    `escalates`: work that does not pass its verification is given back, for the next tier.
     """
 
     epoch: Epoch
@@ -346,6 +349,7 @@ class Assign(Struct, frozen=True, omit_defaults=True, kw_only=True, tag="assign"
     limits: Limits = Limits()
     resume_session: str | None = None
     incarnation: str = ""
+    escalates: bool = False
 
 
 class Cancel(Struct, frozen=True, omit_defaults=True, kw_only=True, tag="cancel"):

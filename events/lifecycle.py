@@ -102,7 +102,7 @@ TABLE: Final[dict[tuple[Phase | Absent, type[c.Event]], Phase]] = {
     **{
         (phase, kind): phase
         for phase in (*_UNDER_WAY, "cancelling")
-        for kind in (c.TaskStatus, c.TaskErrorLine, c.TaskRetrying)
+        for kind in (c.TaskStatus, c.TaskErrorLine, c.TaskRetrying, c.TaskVerified)
     },
     # A woken agent's last step, its files removed, comes after the run's end.
     **{(phase, c.TaskStep): phase for phase in PHASES},

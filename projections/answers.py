@@ -108,6 +108,29 @@ class AttemptView(Struct, kw_only=True):
     cost_basis: str
     equivalent_claude_cost_usd: float
     unpriced: bool
+    checks: list[CheckView] = []
+
+
+class CheckView(Struct, kw_only=True):
+    """One verification step of a round, counted from 1, and how it ended.
+
+    Tokens and dollars are of the work before it, on the first step of each round.
+    """
+
+    round: int
+    rounds: int
+    step: int
+    of: int
+    command: str
+    passed: bool
+    exit_code: int | None
+    signal: str | None
+    code: str
+    output: str
+    run_ms: float
+    tokens_in: int | None
+    tokens_out: int | None
+    cost_usd: float | None
 
 
 class TaskDetail(TaskRow, kw_only=True):
@@ -337,6 +360,15 @@ class Durations(Struct, kw_only=True):
     counts: list[int]
 
 
+class FirstRoundRow(Struct, kw_only=True):
+    """How often a model's work in a tier passed its verification at the first round."""
+
+    tier: str
+    model: str
+    passed: int
+    failed: int
+
+
 class StatsAnswer(Struct, kw_only=True):
     """`stats`: counts over everything. Decisions are counted, not attempts."""
 
@@ -354,6 +386,7 @@ class StatsAnswer(Struct, kw_only=True):
     run: dict[str, Durations]
     cost_usd: float
     saved_usd: float
+    first_rounds: list[FirstRoundRow] = []
 
 
 class StatusAnswer(Struct, kw_only=True):

@@ -10,7 +10,9 @@ from msgspec.structs import replace
 from projections import tiers
 from projections.answers import (
     AttemptView,
+    CheckView,
     Durations,
+    FirstRoundRow,
     HostRow,
     HostsAnswer,
     LaneView,
@@ -29,7 +31,7 @@ if TYPE_CHECKING:
     from events import catalogue as c
     from projections.fleet import Beats, EndpointView, FleetState, HostView
     from projections.queue import QueueState
-    from projections.record import Routing, TaskRecord
+    from projections.record import CheckedStep, Routing, TaskRecord
     from projections.stats import Histogram, StatsState
     from projections.world import World
 
@@ -171,6 +173,26 @@ def attempt(routing: Routing) -> AttemptView:
         cost_basis=routing.spent.basis,
         equivalent_claude_cost_usd=usd(routing.spent.equivalent_nano),
         unpriced=routing.spent.unpriced > 0,
+        checks=[_check(each) for each in routing.checks],
+    )
+
+
+def _check(check: CheckedStep) -> CheckView:
+    return CheckView(
+        round=check.round,
+        rounds=check.rounds,
+        step=check.step,
+        of=check.of,
+        command=check.command,
+        passed=check.passed,
+        exit_code=check.exit_code,
+        signal=check.signal,
+        code=check.code,
+        output=check.output,
+        run_ms=check.execution_ms,
+        tokens_in=check.tokens_in,
+        tokens_out=check.tokens_out,
+        cost_usd=check.usd,
     )
 
 
@@ -317,4 +339,14 @@ def stats(state: StatsState, seq: int, usd_nano: int, saved_nano: int) -> StatsA
         run={tier: durations(h) for tier, h in state.run_ms.items()},
         cost_usd=usd(usd_nano),
         saved_usd=usd(saved_nano),
+        first_rounds=first_rounds(state),
     )
+
+
+def first_rounds(state: StatsState) -> list[FirstRoundRow]:
+    """Show how often work passed at the first round, by tier and model."""
+    return [
+        FirstRoundRow(tier=tier, model=model, passed=n.passed, failed=n.failed)
+        for tier, by_model in sorted(state.first_rounds.items())
+        for model, n in sorted(by_model.items())
+    ]

@@ -99,6 +99,29 @@ def spent_on(result: c.Result) -> Spent:
     )
 
 
+class CheckedStep(Struct, array_like=True, kw_only=True, gc=False):
+    """One verification step of a round, and how it ended. Rounds and steps from 1.
+
+    `tokens_in` to `usd` are what the work before the round's first step used; None is
+    unknown.
+    """
+
+    round: int
+    rounds: int
+    step: int
+    of: int
+    command: str
+    passed: bool
+    exit_code: int | None = None
+    signal: str | None = None
+    code: str = ""
+    output: str = ""
+    execution_ms: float = 0.0
+    tokens_in: int | None = 0
+    tokens_out: int | None = 0
+    usd: float | None = 0.0
+
+
 class Routing(Struct, array_like=True, kw_only=True, gc=False):
     """One routing of a task and what came of it. Instants are as the writers gave them.
 
@@ -110,7 +133,7 @@ class Routing(Struct, array_like=True, kw_only=True, gc=False):
     `line` the highest number of a line, and `booked` the types of report whose dollars
     are in the books. `started` says that the run began and is an attempt, `counted` that
     it is over and among the task's `attempts`. `restarted` is how often its host has started
-    the command again.
+    the command again. `checks` are its verification's steps.
     """
 
     route: str
@@ -151,6 +174,7 @@ class Routing(Struct, array_like=True, kw_only=True, gc=False):
     fallback_code: str | None = None
     restarted: int = 0
     clock_ahead_s: float = 0.0
+    checks: list[CheckedStep] = field(default_factory=list)
 
 
 class Void(Struct, array_like=True, gc=False):

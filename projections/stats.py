@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 BUCKETS_MS: Final[tuple[float, ...]] = tuple(float(2**i) / 4 for i in range(26))
 """Upper edges in milliseconds, 0.25 ms to 2.3 h; one more bucket takes the rest."""
 MINUTES_KEPT: Final = 120
-VERSION: Final = 1
+MODELS_KEPT: Final = 200
+"""Models of a tier that are told apart; the rest count as "other"."""
+VERSION: Final = 2
 _SECOND: Final = 1_000
 TAGS: Final = {kind: tag for tag, kind in c.types().items()}
 
@@ -63,8 +65,18 @@ class Minute(Struct):
     other: int = 0
 
 
+class FirstRounds(Struct):
+    """How often work passed its verification at the first round, and how often not."""
+
+    passed: int = 0
+    failed: int = 0
+
+
 class StatsState(Struct):
-    """Counts of everything, one small document."""
+    """Counts of everything, one small document.
+
+    `first_rounds` is by tier and model.
+    """
 
     events: int = 0
     states: dict[str, int] = field(default_factory=dict)
@@ -84,6 +96,7 @@ class StatsState(Struct):
     minutes: dict[str, Minute] = field(default_factory=dict)
     wait_ms: dict[str, Histogram] = field(default_factory=dict)
     run_ms: dict[str, Histogram] = field(default_factory=dict)
+    first_rounds: dict[str, dict[str, FirstRounds]] = field(default_factory=dict)
 
 
 def evolve(state: StatsState, judged: JudgedEvent) -> None:
@@ -107,6 +120,8 @@ def evolve(state: StatsState, judged: JudgedEvent) -> None:
     if verdict == "applied":
         if judged.task is not None and judged.before != judged.after:
             _task(state, judged.task, judged)
+        elif judged.task is not None and isinstance(event, c.TaskVerified):
+            _verified(state, judged.task, event)
     elif verdict == "void":
         _count(state.void, f"{kind}: {judged.reason}")
 
@@ -146,6 +161,23 @@ def _task(state: StatsState, task: TaskRecord, judged: JudgedEvent) -> None:
             minute.other += 1
         if judged.result is not None:
             _into(state.run_ms, task.tier, max(judged.result.execution_ms, 0.0))
+
+
+def _verified(state: StatsState, task: TaskRecord, event: c.TaskVerified) -> None:
+    """Count how a first round ended: with its last step, or the one that failed."""
+    if event.round != 1 or (event.passed and event.step < event.of):
+        return
+    routing = task.routing(event.route)
+    tier = task.tier if routing is None else routing.tier
+    model = (routing.model if routing is not None else "") or "none"
+    by_model = state.first_rounds.setdefault(tier, {})
+    if model not in by_model and len(by_model) >= MODELS_KEPT:
+        model = "other"
+    found = by_model.setdefault(model, FirstRounds())
+    if event.passed:
+        found.passed += 1
+    else:
+        found.failed += 1
 
 
 def _decision(state: StatsState, event: c.TaskRouted) -> None:

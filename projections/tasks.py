@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 from events import catalogue as c
 from events.codec import fallback_code
 from events.lifecycle import BY_LEADER, FINAL, NO_ATTEMPT, RANK, TABLE, Phase
+from projections.checks import note_step
 from projections.judged import (
     ANOTHER_HOSTS,
     ANOTHER_LEADERS,
@@ -41,9 +42,10 @@ ROUTINGS_KEPT: Final = 64
 """Routings of one task that are remembered; of more, those that never started go."""
 VOIDS_KEPT: Final = 16
 """Void steps of one task that are remembered; the rest are counted."""
-NUMBERED: Final = frozenset({c.TaskStatus, c.TaskErrorLine, c.TaskRetrying})
+_LINES: Final = (c.TaskStatus, c.TaskErrorLine, c.TaskRetrying, c.TaskVerified)
+NUMBERED: Final = frozenset(_LINES)
 """Lines of a run: many of one type, told apart by their running number."""
-VERSION: Final = 7
+VERSION: Final = 8
 """Goes up whenever this fold makes other records of the same log."""
 SUBMITTED_MASK: Final = 2**26 - 1
 
@@ -606,6 +608,7 @@ _EFFECTS: Final[dict[type[c.Event], Any]] = {
     c.TaskErrorLine: _line,
     c.TaskRetrying: _retrying,
     c.TaskStep: _stepped,
+    c.TaskVerified: note_step,
     c.TaskCompleted: _finished,
     c.TaskFailed: _finished,
     c.TaskReturned: _returned,

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from sidecar.kept import Piece
     from sidecar.pipeline import Prepare, Price
     from sidecar.processes.table import Ident
+    from sidecar.verification import Verifier
 
 
 class Callbacks:
@@ -92,6 +93,9 @@ class Parts:
     # Called at the end, in order.
     closers: Sequence[Callable[[], Awaitable[object]]] = ()
 
+    # Runs verification steps; without it a task with steps is given back.
+    verifier: Verifier | None = None
+
     # Where woken agents leave their results.
     results: Results | None = None
 
@@ -136,8 +140,9 @@ def assemble(
         limits=config.claude.limits,
     )
     ollama, openai = OllamaExecutor(api_key), OpenAIExecutor(api_key)
+    commands = ShellExecutor(processes, shell)
     executors: dict[str, Executor] = {
-        "sidecar": ShellExecutor(processes, shell),
+        "sidecar": commands,
         "ollama": ollama,
         "openai": openai,
         "claude": ClaudeExecutor(processes, claude),
@@ -164,6 +169,7 @@ def assemble(
         read_kept=workspace.read,
         closers=(ollama.close, openai.close),
         results=results,
+        verifier=commands if config.shell.enabled else None,
     )
 
 

@@ -111,7 +111,11 @@ class Sidecar:
         self._machine = Machine()
         self._endpoints = Endpoints(config, self._probed, parts.processes)
         self._pipeline = Pipeline(
-            parts.executors, parts.prepare, parts.price, self._endpoints
+            parts.executors,
+            parts.prepare,
+            parts.price,
+            self._endpoints,
+            parts.verifier,
         )
 
         # What the host remembers; changed by `handle` alone.

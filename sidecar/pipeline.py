@@ -22,6 +22,15 @@ from sidecar.executors.port import Finished, RawResult, Returned, Run, Stop, Sto
 from sidecar.folders import FolderMissing
 from sidecar.output import fitting
 from sidecar.progress import encodable
+from sidecar.verification import (
+    FailedStep,
+    Verification,
+    first_refused,
+    needs_folder,
+    round_spent,
+    rounds_of,
+    together,
+)
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping
@@ -31,6 +40,7 @@ if TYPE_CHECKING:
     from events.commands import Assign
     from sidecar.executors.port import Executor, Outcome
     from sidecar.progress import Progress
+    from sidecar.verification import Verifier
 
 logger = structlog.get_logger(__name__)
 
@@ -75,6 +85,45 @@ def unpriced(raw: RawResult, assign: Assign) -> c.Result:
     return c.Result(**fields, estimated_cost_usd=raw.reported_cost_usd or 0.0)
 
 
+class _Rounds:
+    """What is known of a run's rounds: those before the last, and how they were found."""
+
+    def __init__(self) -> None:
+        self.earlier: list[c.Result] = []
+        self.verified: bool | None = None
+
+    def ended(
+        self, outcome: outcomes.Outcome[c.Result], assign: Assign
+    ) -> outcomes.Outcome[c.Result]:
+        """Return how the run ended, over all rounds."""
+        last = outcome.result
+        if last is None and self.earlier:
+            # Nothing came of the last round, and the earlier ones were paid for.
+            last, earlier = self.earlier[-1], self.earlier[:-1]
+        else:
+            earlier = self.earlier
+        if last is None:
+            return outcome
+        result = structs.replace(together(earlier, last), verified=self.verified)
+        code = result.error.code if result.error is not None else ""
+        if (
+            isinstance(outcome, Finished)
+            and code == "verification"
+            and assign.escalates
+        ):
+            assert result.error is not None
+            detail = result.error.message
+            return Returned(reason="verification", detail=detail, result=result)
+        return structs.replace(outcome, result=result)
+
+
+def _ended_in_between(found: Outcome, work: RawResult) -> Outcome:
+    """Return the outcome of a run whose verification was not brought to its end."""
+    error = c.RunError("stopped", "the verification was not brought to its end")
+    result = structs.replace(work, status="failed", error=error)
+    return structs.replace(found, result=result)
+
+
 class Pipeline:
     """The steps of a run, and what they need."""
 
@@ -84,11 +133,14 @@ class Pipeline:
         prepare: Prepare,
         price: Price,
         places: Places,
+        verifier: Verifier | None = None,
     ) -> None:
+        """`verifier` runs verification steps; without one a task with steps goes back."""
         self.executors = executors
         self._prepare = prepare
         self._price = price
         self._places = places
+        self._verifier = verifier
 
     async def run(
         self,
@@ -109,8 +161,15 @@ class Pipeline:
         if executor is None:
             return self._fault(assign, f"no executor for {assign.target_type}")
         assign = self._places.resolved(assign)
+        if refused := first_refused(self._verifier, assign):
+            progress.error(refused, "refused_by_policy")
+            progress.close()
+            return Returned(
+                reason="refused_by_policy", detail=refused, exclude=progress.host
+            )
         # prepare
         outcome: Outcome | None = None
+        rounds = _Rounds()
         cwd, changes = "", None
         try:
             async with self._surroundings(assign, stop) as run:
@@ -119,7 +178,7 @@ class Pipeline:
                     simulated = self._places.is_simulated(assign)
                     began(assign.target_type, simulated, cwd)
                     # stream
-                    outcome = await self._stream(executor, run, progress, stop)
+                    outcome = await self._work(executor, run, progress, stop, rounds)
                     if run.changes is not None and outcome.result is not None:
                         changes = await run.changes()
         except FolderMissing as error:
@@ -141,7 +200,7 @@ class Pipeline:
             outcome = structs.replace(outcome, exclude=progress.host)
         self._places.showed(assign, outcome)
         # finish
-        ended = self.finish(outcome, assign)
+        ended = rounds.ended(self.finish(outcome, assign), assign)
         if ended.result is not None and cwd:
             result = structs.replace(ended.result, cwd=cwd, changes=changes)
             ended = structs.replace(ended, result=fitting(result))
@@ -152,7 +211,7 @@ class Pipeline:
         self, assign: Assign, stop: Stop
     ) -> AsyncIterator[Run | None]:
         """Have them made, which may mean to wait for a lock; None if stopped meanwhile."""
-        if assign.target_type not in ("sidecar", "claude", "agent"):
+        if not needs_folder(assign):
             yield Run(assign=assign, cwd=Path(), env={})
             return
         surroundings = self._prepare(assign)
@@ -177,6 +236,54 @@ class Pipeline:
                 raise
         else:
             await surroundings.__aexit__(None, None, None)
+
+    async def _work(
+        self,
+        executor: Executor,
+        run: Run,
+        progress: Progress,
+        stop: Stop,
+        rounds: _Rounds,
+    ) -> Outcome:
+        """Stream, and verify; what fails its verification is worked on, a few times."""
+        if self._verifier is None or not run.assign.spec.verification_steps:
+            return await self._stream(executor, run, progress, stop)
+        verification = Verification(self._verifier, run, progress, stop)
+        most = rounds_of(run.assign)
+        for number in range(1, most + 1):
+            outcome = await self._stream(executor, run, progress, stop)
+            if not isinstance(outcome, Finished):
+                return outcome
+            work = outcome.result
+            if work.status != "success":
+                return outcome
+            priced = self._priced(work, run.assign)
+            assert priced is not None
+            try:
+                found = await verification.verify(number, work, round_spent(priced))
+            except (AgentComError, OSError) as wrong:
+                logger.warning("verification", route=run.assign.route, why=str(wrong))
+                progress.error(f"Verification: {wrong}", "workspace")
+                found = Returned(
+                    reason="workspace", detail=str(wrong), exclude=progress.host
+                )
+            if found is None:
+                rounds.verified = True
+                return outcome
+            if not isinstance(found, FailedStep):
+                return _ended_in_between(found, work)
+            rounds.verified = False
+            paid_out = number < most and verification.is_paid_out(work)
+            if number == most or paid_out:
+                error = found.error(number, paid_out=paid_out)
+                progress.error(
+                    error.message[:1].upper() + error.message[1:], error.code
+                )
+                failed = structs.replace(work, status="failed", error=error)
+                return Finished(failed)
+            rounds.earlier.append(priced)
+            run = verification.again(number, found, work)
+        raise AssertionError("unreachable")
 
     async def _stream(
         self, executor: Executor, run: Run, progress: Progress, stop: Stop

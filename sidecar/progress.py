@@ -161,6 +161,16 @@ class Progress:
             reason=encodable(reason)[:LINE_CHARS],
         )
 
+    def section(self, text: str) -> None:
+        """Begin a new segment of output with a status line."""
+        self._flush()
+        self.segment += 1
+        self.status(text)
+
+    def verified(self, text: str, **fields: Any) -> None:
+        """Say how a verification step ended; `fields` are those of its event."""
+        self._line(c.TaskVerified, "status", text, **fields)
+
     # -- the end
 
     def close(self) -> None:

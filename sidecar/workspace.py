@@ -30,7 +30,9 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, assert_never
 
-from actors.rules.folders import working_folder
+from msgspec import structs
+
+from actors.rules.folders import WorkingFolder, working_folder
 from actors.rules.repos import plain_repo
 from events.commands import Limits
 from events.errors import Malformed
@@ -47,6 +49,7 @@ from sidecar.folders import (
 )
 from sidecar.git import Git, add_worktree, remove_worktree, retire
 from sidecar.processes.table import ROUTE_MARK, TASK_MARK
+from sidecar.verification import ANSWERING, needs_folder
 
 if TYPE_CHECKING:
     from collections.abc import (
@@ -57,7 +60,6 @@ if TYPE_CHECKING:
         Mapping,
     )
 
-    from actors.rules.folders import WorkingFolder
     from events import catalogue as c
     from events.commands import Assign
     from sidecar.processes.family import Processes
@@ -209,13 +211,21 @@ class Workspace:
         Waits for its turn where others work. Raises WorkspaceError where this host has no
         place for it.
         """
-        if assign.target_type not in ("sidecar", "claude", "agent"):
+        if not needs_folder(assign):
             yield Run(assign=assign, cwd=self._root, env={})
             return
         async with self._temporary(assign) as tmp, self._folder(assign) as folder:
             env = environment(assign, self._source, tmp)
+            as_command = structs.replace(assign, target_type="sidecar")
+            steps_env = environment(as_command, self._source, tmp)
             async with self._watched(assign, folder) as changes:
-                yield Run(assign=assign, cwd=folder, env=env, changes=changes)
+                yield Run(
+                    assign=assign,
+                    cwd=folder,
+                    env=env,
+                    changes=changes,
+                    steps_env=steps_env,
+                )
 
     @asynccontextmanager
     async def _watched(
@@ -224,6 +234,8 @@ class Workspace:
         """Remember how a checkout is before the run; None where nobody asks for it."""
         kind = working_folder(assign.spec, self._default).kind
         commands = assign.target_type == "sidecar" and not assign.spec.repo
+        if assign.target_type in ANSWERING:
+            kind = "own"
         if kind == "own" or (commands and kind != "worktree"):
             yield None
             return
@@ -262,6 +274,8 @@ class Workspace:
     async def _folder(self, assign: Assign) -> AsyncIterator[Path]:
         try:
             where = working_folder(assign.spec, self._default)
+            if assign.target_type in ANSWERING:
+                where = WorkingFolder("own")
         except Malformed as wrong:
             raise WorkspaceError(
                 f"branch {assign.spec.branch!r}", str(wrong)

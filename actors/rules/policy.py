@@ -24,6 +24,7 @@ Count = Annotated[int, Meta(ge=0, le=1_000_000)]
 
 
 MOST_RETRIES = 100
+MOST_ROUNDS = 20
 LONGEST_S = 31_536_000
 """A year: longer than anybody waits, short enough for every timer."""
 
@@ -101,6 +102,9 @@ def _check_limit(path: str, name: str, value: Any) -> None:
                 f"1 to {MOST_RETRIES} waits of 0 to {LONGEST_S} s",
                 repr(value)[:80],
             )
+    elif name == "verify_rounds":
+        if not 1 <= value <= MOST_ROUNDS:
+            raise Malformed(path, f"1 to {MOST_ROUNDS}", repr(value))
     elif name.endswith("_retries"):
         if not 0 <= value <= MOST_RETRIES:
             raise Malformed(path, f"0 to {MOST_RETRIES}", repr(value))

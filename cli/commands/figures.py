@@ -138,6 +138,12 @@ async def _stats(at: int | str | None, *, as_json: bool) -> int:
     if answer.waits_avoided:
         screen.print(f"waits that a fallback was spared by: {answer.waits_avoided}")
     _counts(screen, "disagreements, named/inferred", answer.disagreements)
+    for each in answer.first_rounds:
+        rounds = each.passed + each.failed
+        share = f"{each.passed} of {rounds} ({each.passed / rounds:.0%})"
+        screen.print(
+            line_of(f"verified at the first round, {each.tier} {each.model}: {share}")
+        )
     _durations(screen, answer)
     screen.print(
         f"spent {dollars(answer.cost_usd)}, saved {dollars(answer.saved_usd)} "

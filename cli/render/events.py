@@ -66,7 +66,7 @@ def gist(event: c.Event) -> str:
             return _result(event.result)
         case c.TaskReturned():
             return f"{event.reason} {event.detail}"
-        case c.TaskStatus() | c.TaskErrorLine() | c.TaskRetrying():
+        case c.TaskStatus() | c.TaskErrorLine() | c.TaskRetrying() | c.TaskVerified():
             return event.text
         case c.TaskExpired():
             tiers = ", ".join(

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from events import catalogue as c
     from projections.answers import (
         AttemptView,
+        CheckView,
         TaskAnswer,
         TaskDetail,
         TaskRow,
@@ -94,6 +95,7 @@ def show_task(
     """
     _details(screen, answer.task, because, role_of(answer.task.submitter))
     _attempts(screen, answer.attempts)
+    _checks(screen, answer.attempts)
     if answer.route is not None:
         trace(screen, answer.route)
 
@@ -208,6 +210,41 @@ def _attempts(screen: Console, attempts: list[AttemptView]) -> None:
         )
     screen.print("\nroutings", style="bold")
     screen.print(routings)
+
+
+def _checks(screen: Console, attempts: list[AttemptView]) -> None:
+    """Show each round's verification: its steps, and what the work before it used."""
+    rows = table(
+        ("try", "round", "step", "", "ran", "tokens", "cost", "command"),
+        right=("try", "round", "step", "ran", "tokens", "cost"),
+        elastic=("command",),
+    )
+    for attempt in attempts:
+        for each in attempt.checks:
+            first = each.step == 1
+            counts = f"{tokens(each.tokens_in)}/{tokens(each.tokens_out)}"
+            rows.add_row(
+                str(attempt.generation),
+                f"{each.round}/{each.rounds}",
+                f"{each.step}/{each.of}",
+                cell(
+                    "passed" if each.passed else _not_passed(each),
+                    style="green" if each.passed else "red",
+                ),
+                duration(each.run_ms),
+                counts if first else "",
+                dollars(each.cost_usd) if first and each.cost_usd is not None else "",
+                cell(each.command, 60),
+            )
+    if rows.row_count:
+        screen.print("\nverification", style="bold")
+        screen.print(rows)
+
+
+def _not_passed(check: CheckView) -> str:
+    if check.exit_code is not None:
+        return f"exit {check.exit_code}"
+    return check.signal or check.code or "failed"
 
 
 def trace(screen: Console, route: c.TaskRouted) -> None:

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import aiohttp
 from msgspec import Struct, structs
 
+from actors.rules.prompt import prompt_for
 from events import catalogue as c
 from events import header
 from sidecar.executors.ndjson import Broken
@@ -110,6 +111,15 @@ def token_count(value: Any) -> int | None:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     return int(value) if 0 <= value < 1e12 else None
+
+
+def messages_for(run: Run) -> list[dict[str, str]]:
+    """The chat so far: the task, and each round's answer with what was said to it."""
+    messages = [{"role": "user", "content": prompt_for(run.assign.spec)}]
+    for turn in run.turns:
+        messages.append({"role": "assistant", "content": turn.answer})
+        messages.append({"role": "user", "content": turn.feedback})
+    return messages
 
 
 class ReplyReader(Protocol):

@@ -13,13 +13,13 @@ import msgspec
 from msgspec import Struct
 
 from actors.rules.models import same_model
-from actors.rules.prompt import prompt_for
 from sidecar.executors.model_run import (
     ModelExecutor,
     ModelRequest,
     Piece,
     ReplyEnd,
     TokenCounts,
+    messages_for,
     spoken,
     token_count,
 )
@@ -103,10 +103,10 @@ class OllamaDialect:
     kind = "ollama"
 
     def request(self, run: Run, base: str) -> ModelRequest:
-        """A chat of one message."""
+        """A chat: the task, and the rounds that were."""
         body = {
             "model": run.assign.model,
-            "messages": [{"role": "user", "content": prompt_for(run.assign.spec)}],
+            "messages": messages_for(run),
             "stream": True,
             "truncate": False,
             "options": {"num_ctx": run.assign.limits.num_ctx},
@@ -145,7 +145,7 @@ class OllamaDialect:
     def remark(self, run: Run, done: ReplyEnd) -> str | None:
         """Remark that an answer stopped short, or that a prompt was cut all the same."""
         read = done.counts.tokens_in
-        sent = len(prompt_for(run.assign.spec).encode())
+        sent = sum(len(each["content"].encode()) for each in messages_for(run))
         context = run.assign.limits.num_ctx
         if read is not None and read * _BYTES_A_TOKEN < sent and read * 2 >= context:
             return (

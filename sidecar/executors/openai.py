@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from actors.rules.prompt import prompt_for
 from sidecar.executors.model_run import (
     ModelExecutor,
     ModelRequest,
     Piece,
     ReplyEnd,
     TokenCounts,
+    messages_for,
     spoken,
     token_count,
 )
@@ -194,7 +194,7 @@ class OpenAIDialect:
         """A chat of one message."""
         body: dict[str, Any] = {
             "model": run.assign.model,
-            "messages": [{"role": "user", "content": prompt_for(run.assign.spec)}],
+            "messages": messages_for(run),
             "stream": True,
         }
         if base not in self._without_options:

@@ -25,6 +25,13 @@ from events import catalogue as c
 from events.commands import Assign
 
 
+class Turn(Struct, frozen=True):
+    """A round whose verification failed: what was answered, and what is said to it."""
+
+    answer: str
+    feedback: str
+
+
 class Run(Struct, frozen=True, kw_only=True):
     """One assignment, resolved on this host.
 
@@ -32,6 +39,8 @@ class Run(Struct, frozen=True, kw_only=True):
     environment of a child process: built up, never inherited. `previous_cost_usd` is what
     the session that is resumed (`assign.resume_session`) has cost so far, where known.
     `changes` says what has changed in the checkout since the run began, None outside one.
+    `turns` are the rounds before this one; whoever takes turns goes on behind the last.
+    `steps_env` is the environment of verification steps, which is a command's.
     """
 
     assign: Assign
@@ -39,6 +48,8 @@ class Run(Struct, frozen=True, kw_only=True):
     env: dict[str, str]
     previous_cost_usd: float | None = None
     changes: Callable[[], Awaitable[c.Changes | None]] | None = None
+    turns: tuple[Turn, ...] = ()
+    steps_env: dict[str, str] = {}
 
 
 class Emit(Protocol):
@@ -105,6 +116,7 @@ class RawResult(Struct, frozen=True, kw_only=True):
     `*_bytes` count all of it. `reported_cost_usd` is what the program itself said this
     run cost, `cost_known` False where it said so about a model it has no price for.
     `length_limited`: the model was cut off at a limit of tokens (`truncated` is ours).
+    `session_cost_usd` is what the session has cost since it began, None where unknown.
     """
 
     status: Literal["success", "failed"]
@@ -127,6 +139,7 @@ class RawResult(Struct, frozen=True, kw_only=True):
     truncated: bool = False
     length_limited: bool = False
     session_id: str | None = None
+    session_cost_usd: float | None = None
     simulated: bool = False
 
 

@@ -135,7 +135,9 @@ class ShellExecutor:
         retries = _retries(run.assign)
         starts = run.assign.spec.max_attempts - run.assign.attempt + 1
         for number in range(1, max(retries, _INFRASTRUCTURE_RETRIES) + 2):
-            try_ = await self._try(run, shell, emit, stop)
+            try_ = await self._try(
+                run, shell, emit, stop, timeout_s=time_limit(run.assign)
+            )
             if isinstance(try_, Returned):
                 emit.error(f"This host is short: {try_.detail}", try_.reason)
                 return try_
@@ -163,8 +165,35 @@ class ShellExecutor:
             )
         raise AssertionError("unreachable")
 
+    def step_refusal(self, command: str) -> str | None:
+        """Why this host does not run a verification step, None where it does."""
+        return self._options.policy.refusal(c.Shell(command=command))
+
+    async def step(self, run: Run, command: str, emit: Emit, stop: Stop) -> Outcome:
+        """Run a verification step, once."""
+        began = time.monotonic()
+        try_ = await self._try(
+            replace(run, env=run.steps_env),
+            c.Shell(command=command),
+            emit,
+            stop,
+            timeout_s=run.assign.limits.verify_timeout_s,
+        )
+        if isinstance(try_, Returned):
+            return try_
+        result = replace(try_.result, execution_ms=(time.monotonic() - began) * 1000)
+        if try_.why == "stopped":
+            return Stopped(result=result, descendants_left=try_.left)
+        return Finished(result)
+
     async def _try(
-        self, run: Run, shell: c.Shell, emit: Emit, stop: Stop
+        self,
+        run: Run,
+        shell: c.Shell,
+        emit: Emit,
+        stop: Stop,
+        *,
+        timeout_s: float | None,
     ) -> ShellTry | Returned[RawResult]:
         output = _ShellOutput(emit, self._limit(run))
         stages = shell_stages(run.assign.limits.shell_term_grace_s)
@@ -187,7 +216,6 @@ class ShellExecutor:
             return shortage(wrong, failed) or ShellTry(
                 failed, again=again, started=False
             )
-        timeout_s = time_limit(run.assign)
         why: How = "stopped"
         try:
             winner = await first(child.wait(), stop.wait(), timeout=timeout_s)

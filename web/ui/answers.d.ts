@@ -48,6 +48,7 @@ export interface AttemptView {
   cost_basis: string;
   equivalent_claude_cost_usd: number;
   unpriced: boolean;
+  checks: Array<CheckView>;
 }
 export interface Candidate {
   host: string;
@@ -94,6 +95,22 @@ export interface Changes {
   patch?: string;
   patch_truncated?: boolean;
   patch_encoding?: "latin-1" | "utf-8";
+}
+export interface CheckView {
+  round: number;
+  rounds: number;
+  step: number;
+  of: number;
+  command: string;
+  passed: boolean;
+  exit_code: number | null;
+  signal: string | null;
+  code: string;
+  output: string;
+  run_ms: number;
+  tokens_in: number | null;
+  tokens_out: number | null;
+  cost_usd: number | null;
 }
 export interface Chunk {
   type?: "execution_event";
@@ -177,6 +194,12 @@ export interface Factors {
 export interface FileHint {
   path: string;
   reason?: string;
+}
+export interface FirstRoundRow {
+  tier: string;
+  model: string;
+  passed: number;
+  failed: number;
 }
 export interface Gpu {
   name: string;
@@ -284,6 +307,7 @@ export interface Result {
   simulated?: boolean;
   cwd?: string;
   changes?: Changes | null;
+  verified?: boolean | null;
 }
 export interface RunError {
   code: string;
@@ -327,6 +351,7 @@ export interface StatsAnswer {
   run: Record<string, Durations>;
   cost_usd: number;
   saved_usd: number;
+  first_rounds: Array<FirstRoundRow>;
 }
 export interface TaskAnswer {
   seq: number;
@@ -411,7 +436,7 @@ export interface TaskRouted {
   fallback_used?: boolean;
   fallback_from_tier?: "complex" | "standard" | "trivial" | null;
   fallback_reason?: string | null;
-  fallback_code?: "absent" | "down" | "failed" | "unmet" | null;
+  fallback_code?: "absent" | "down" | "failed" | "unmet" | "verification" | null;
   wait?: Wait | null;
   classification_reason: string;
   candidate_count: number;
@@ -487,6 +512,7 @@ export interface TaskSpec {
   idempotency_key?: string | null;
   executor?: "agent" | "noop" | null;
   mode?: "answer" | "work" | null;
+  verify_rounds?: number | null;
   metadata?: Record<string, any>;
   timeout_s?: number | null;
   retries?: number | null;

@@ -60,6 +60,10 @@ if TYPE_CHECKING:
     from sidecar.processes.family import Child, Processes
 
 
+_SESSIONS_A_ROUND = 1_000
+"""More than a round begins: the sessions of two rounds never share an id."""
+
+
 class ClaudeExecutor:
     """Runs prompts with Claude Code."""
 
@@ -99,7 +103,7 @@ class ClaudeExecutor:
             cwd=run.cwd,
             env=environment(run.env),
             route=run.assign.route,
-            stdin=prompt_for(run.assign.spec).encode("utf-8", "replace"),
+            stdin=_prompt(run, resumed=resumed).encode("utf-8", "replace"),
             limits=self._options.limits,
             on_stdout=try_.stdout,
             on_stderr=try_.errors,
@@ -118,6 +122,15 @@ class ClaudeExecutor:
             await child.end()
         try_.close()
         return try_, child.exit or Exit(None), interruption, left
+
+
+def _prompt(run: Run, *, resumed: bool) -> str:
+    """What is said to it: in the session of a round before, only what is new."""
+    if not run.turns:
+        return prompt_for(run.assign.spec)
+    if resumed:
+        return run.turns[-1].feedback
+    return f"{prompt_for(run.assign.spec)}\n\n{run.turns[-1].feedback}"
 
 
 async def _ended(child: Child, try_: ClaudeTry, grace_s: float) -> None:
@@ -160,7 +173,7 @@ class _ClaudeRun:
     async def all(self) -> Outcome:
         """Try until it succeeds, or nothing is left to be tried."""
         retries = self._limits.claude_retries
-        number = sessions = 1
+        number, sessions = 1, 1 + _SESSIONS_A_ROUND * len(self._run.turns)
         while True:
             resume = self._resume
             session = resume or session_of(self._run.assign.route, sessions)
@@ -267,6 +280,7 @@ class _ClaudeRun:
             output_sha256=output.sha256,
             truncated=output.truncated or try_.stderr.truncated,
             session_id=(start.session_id if start else "") or session,
+            session_cost_usd=try_.session_usd,
             simulated=start is not None and "simulated" in start.version,
         )
 

@@ -67,6 +67,11 @@ class Meter:
         # By model; None while it is not known what a resumed session had used.
         self._models: dict[str, stream_json.ModelUse] | None = None if resumed else {}
 
+    @property
+    def session_usd(self) -> float | None:
+        """The session's own total, None where it is not known."""
+        return self._usd
+
     def take(self, end: stream_json.RunEnd) -> None:
         """Count one result."""
         uses = end.since or self._added(end)
@@ -355,6 +360,11 @@ class ClaudeTry:
         """Tools and background work may be silent long; the time in all bounds them."""
         waits = self._open or self._background or self.over.is_set()
         self._watch.allow(None if waits else self._idle_s)
+
+    @property
+    def session_usd(self) -> float | None:
+        """What the session has cost since it began, as last said."""
+        return self._meter.session_usd
 
     def spent(self) -> ClaudeUsage:
         """What this run of the program has used, a turn without a result included.
