@@ -16,6 +16,7 @@ from events.commands import refuse
 from events.lifecycle import (
     BY_LEADER,
     FINAL,
+    LOST_RUN,
     NO_ATTEMPT,
     RANK,
     TABLE,
@@ -40,7 +41,7 @@ class TaskState(Struct, frozen=True, kw_only=True):
     command is an attempt. `excluded` are endpoints and hosts not to be tried, each with the place in
     the log since when; coming up after it lifts it. `preferred` is the tier
     of its classification, `tier` the one it was last routed to, `hopped_from` the one it
-    left in its one hop.
+    left in its one hop. `losses` counts the runs that were lost with their host.
     """
 
     task_id: str
@@ -58,6 +59,7 @@ class TaskState(Struct, frozen=True, kw_only=True):
     is_command: bool = False
     restarted: int = 0
     attempts: int = 0
+    losses: int = 0
     max_attempts: int = 3
     excluded: tuple[tuple[str, int], ...] = ()
     assign_to: str | None = None
@@ -125,6 +127,7 @@ def _report(state: TaskState, event: c.RunEvent) -> Step:
     changes: dict[str, object] = {"phase": phase, "reported": rank}
     if kind is c.TaskReturned and _counts(event):
         changes["attempts"] = state.attempts + 1
+        changes["losses"] = state.losses + _is_loss(event)
     elif kind is c.TaskStopped and phase == "returned":
         # Ended by the host without a cancellation: like a run given back.
         changes["attempts"] = state.attempts + 1
@@ -145,6 +148,10 @@ def _started_again(state: TaskState, event: c.RunEvent) -> TaskState:
 def _is_one_more(state: TaskState, event: c.TaskRequeued) -> bool:
     """Whether a requeue is an attempt: not where the run's own end has said so first."""
     return event.counts_as_attempt and state.phase != "returned"
+
+
+def _is_loss(event: c.TaskRequeued | c.RunEvent) -> bool:
+    return getattr(event, "reason", "") in LOST_RUN
 
 
 def _counts(event: c.RunEvent) -> bool:
@@ -193,6 +200,7 @@ def _decision(state: TaskState, event: c.TaskEvent, phase: Phase, seq: int) -> S
                 phase=phase,
                 excluded=excluded,
                 attempts=state.attempts + _is_one_more(state, event),
+                losses=state.losses + (_is_one_more(state, event) and _is_loss(event)),
                 waiting_since=event.at,
             )
         case c.TaskRetried():
@@ -200,6 +208,7 @@ def _decision(state: TaskState, event: c.TaskEvent, phase: Phase, seq: int) -> S
                 state,
                 phase=phase,
                 attempts=0,
+                losses=0,
                 excluded=(),
                 tier=state.preferred,
                 hopped_from=None,

@@ -141,6 +141,14 @@ STARTED: Final = RANK[c.TaskStarted]
 NO_ATTEMPT: Final = frozenset({"busy", "draining", "limited"})
 """A run given back for these reasons was not an attempt of the task's."""
 
+LOST_RUN: Final = frozenset(
+    {"host lost", "host restarted", "host lost it", "interrupted"}
+)
+"""Why a route ended whose run was lost together with its host's process."""
+
+SUSPECT_FROM: Final = 2
+"""A task that lost so many runs with their hosts may be what ends them."""
+
 FIXED_KINDS: Final = ("agent", "noop")
 """Executors outside the tiers: such a task waits for that kind alone, and never falls
 back."""

@@ -212,7 +212,7 @@ class Scheduler:
 
     def _task_undecided(self, event: c.TaskEvent) -> None:
         state = self.state
-        state.not_escalated(event.task_id)
+        state.not_routed(event.task_id)
         live = state.tasks.get(event.task_id)
         if live is None:
             return

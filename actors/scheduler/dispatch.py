@@ -95,9 +95,19 @@ def look(state: SchedulerState, group: Group, now: float) -> Target | Blocked:
     pool = state.fleet.pool(required)
     if not pool.available_to(required.excluded):
         return _look_elsewhere(state, group, pool, now)
-    if pool.open_to(required.excluded):
-        return Target(pool, required.excluded)
+    excluded = (*required.excluded, *_beside_suspects(state, required))
+    if pool.open_to(excluded):
+        return Target(pool, excluded)
     return Blocked(_BUSY, met=True)
+
+
+def _beside_suspects(state: SchedulerState, required: Requirement) -> tuple[str, ...]:
+    """Return the hosts where a task may not run that may be what ended its hosts.
+
+    Of several that were lost together one is to blame. Side by side they would be lost
+    together again; apart, who is innocent ends well.
+    """
+    return tuple(sorted(set(state.suspects.values()))) if required.suspect else ()
 
 
 def _look_elsewhere(
@@ -127,8 +137,9 @@ def _look_elsewhere(
         if not pool.available:
             return blocked(_why_none(required, pool), starving=True)
         # Nothing but what failed on it: the exclusions are dropped.
-        if pool.open_to(()):
-            return Target(pool, (), None, False, unmet_since)
+        apart = _beside_suspects(state, required)
+        if pool.open_to(apart):
+            return Target(pool, apart, None, False, unmet_since)
         return blocked(_BUSY)
     absent = not state.fleet.offered(required.kind)
     hop_at = since if absent else since + policy.fallback_wait_s
@@ -139,7 +150,8 @@ def _look_elsewhere(
         refusal = _may_not_escalate(state)
         if refusal is not None:
             return blocked(refusal)
-    if not other.open_to(required.excluded):
+    excluded = (*required.excluded, *_beside_suspects(state, required))
+    if not other.open_to(excluded):
         return blocked(f"{tier}, where it may fall back to, is busy or limited")
     waited_s = round(max(0.0, now - since), 6)
     hop = Hop(
@@ -147,7 +159,7 @@ def _look_elsewhere(
         *_why_hop(state, required, pool, absent, waited_s),
         c.Wait(required.tier, state.time.text(since), waited_s, "taken"),
     )
-    return Target(other, required.excluded, hop, False, unmet_since)
+    return Target(other, excluded, hop, False, unmet_since)
 
 
 def note(state: SchedulerState, group: Group, outlook: Target | Blocked) -> None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from actors.scheduler.queue import PLACE_KIND, Requirement
 from events import catalogue as c
-from events.lifecycle import FIXED_KINDS
+from events.lifecycle import FIXED_KINDS, SUSPECT_FROM
 
 if TYPE_CHECKING:
     from actors.lifecycle import TaskState
@@ -73,6 +73,11 @@ class LiveTask:
         """Whether its kind of work belongs to no tier."""
         return self.base.kind in FIXED_KINDS
 
+    @property
+    def suspect(self) -> bool:
+        """Whether it may be what ends its hosts: it lost runs with them."""
+        return self.state.losses >= SUSPECT_FROM
+
     def requirement(self, excluded: tuple[str, ...]) -> Requirement:
         """What it requires in the tier it is in now."""
         base, state = self.base, self.state
@@ -86,6 +91,7 @@ class LiveTask:
             shell=base.shell,
             hopped=state.hopped_from is not None,
             excluded=excluded,
+            suspect=self.suspect,
         )
 
 

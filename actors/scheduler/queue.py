@@ -51,7 +51,8 @@ class Requirement(Struct, frozen=True, kw_only=True):
 
     Of what the task may still try: `shell`, whether it could also run as a command;
     `hopped`, whether its one hop is used up; `excluded`, the hosts and endpoints not to be
-    tried. `tier` is the one it is in now.
+    tried. `tier` is the one it is in now. `suspect`: it lost runs with their hosts, and
+    runs on a host where no other suspect does.
     """
 
     kind: str
@@ -63,6 +64,7 @@ class Requirement(Struct, frozen=True, kw_only=True):
     shell: bool = False
     hopped: bool = False
     excluded: tuple[str, ...] = ()
+    suspect: bool = False
 
 
 def requirement(

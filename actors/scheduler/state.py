@@ -119,6 +119,9 @@ class SchedulerState:
         # Tasks of the standard tier that run in the complex one, those decided and not
         # yet stored included: only so many may at once.
         self.escalated: set[str] = set()
+        # Tasks that may be what ends their hosts, with the host where each runs, those
+        # decided and not yet stored included.
+        self.suspects: dict[str, str] = {}
         # What such runs have cost, and the day (UTC) of which that is the sum.
         self.escalated_usd: tuple[str, float] = ("", 0.0)
         # The last sequence of each tier's subject and of each `fleet` subject. Decisions
@@ -251,7 +254,7 @@ class SchedulerState:
                 # retried one is brought back from its whole history; what comes in
                 # while that is being read is kept for it.
                 self.release(event.id)
-                self.not_escalated(task_id)
+                self.not_routed(task_id)
                 self.counts.repeats += 1
                 if task_id in self.coming_back:
                     self.coming_back[task_id].append(recorded)
@@ -275,7 +278,7 @@ class SchedulerState:
             self._count(verdict)
             if verdict == "void":
                 self.release(event.id)
-                self.not_escalated(task_id)
+                self.not_routed(task_id)
                 if before.phase == "absent":
                     self.tasks.pop(task_id, None)
         if not host:
@@ -395,6 +398,8 @@ class SchedulerState:
             self.fleet.ran_on(live.repo, state.host)
         if state.hopped_from == "standard" and state.tier == "complex":
             self.escalated.add(state.task_id)
+        if live.suspect:
+            self.suspects[state.task_id] = state.host
 
     def _end_route(self, live: LiveTask, before: TaskState) -> None:
         slots = self.fleet.slots_of(before.host, before.endpoint, live.kind)
@@ -407,6 +412,7 @@ class SchedulerState:
             # There is room for another escalation: who was held back may go.
             self.escalated.discard(before.task_id)
             self.ready.update(self.unmet)
+        self.not_suspected(before.task_id)
         live.routed = None
         self.fleet.slots_changed(before.host, before.endpoint, live.kind)
 
@@ -433,6 +439,8 @@ class SchedulerState:
         self.reserved[event.id] = place
         if event.fallback_used and event.effective_tier == "complex":
             self.escalated.add(event.task_id)
+        if live.suspect:
+            self.suspects[event.task_id] = place.host.name
         self.fleet.slots_changed(place.host.name, place.endpoint, place.kind)
 
     def release(self, event_id: str) -> None:
@@ -442,11 +450,17 @@ class SchedulerState:
             place.slots.reserved -= 1
             self.fleet.slots_changed(place.host.name, place.endpoint, place.kind)
 
-    def not_escalated(self, task_id: str) -> None:
-        """Forget a hop that was decided and did not come to count."""
+    def not_routed(self, task_id: str) -> None:
+        """Forget what a route's decision held that did not come to count."""
         live = self.tasks.get(task_id)
         if live is None or live.state.phase not in ON_HOST:
             self.escalated.discard(task_id)
+            self.not_suspected(task_id)
+
+    def not_suspected(self, task_id: str) -> None:
+        """Let other suspects have the host where this one ran."""
+        if self.suspects.pop(task_id, None) is not None:
+            self.ready.update(r for r in self.queue.groups if r.suspect)
 
     def wait_again(self, live: LiveTask) -> None:
         """Put a waiting task back that was taken out of the queue for a decision."""
@@ -460,8 +474,8 @@ class SchedulerState:
         for live in self.tasks.values():
             live.deciding = ""
             self.wait_again(live)
-        for task_id in list(self.escalated):
-            self.not_escalated(task_id)
+        for task_id in [*self.escalated, *self.suspects]:
+            self.not_routed(task_id)
 
     # -- the queue ---------------------------------------------------------------------
 

@@ -18,7 +18,7 @@ from events import catalogue as c
 from events import commands as m
 from events import subjects
 from events.codec import Reader, instant
-from events.lifecycle import FINAL, FIXED_KINDS, ON_HOST
+from events.lifecycle import FINAL, FIXED_KINDS, ON_HOST, SUSPECT_FROM
 from projections.tasks import NUMBERED
 from projections.world import World as ReadModels
 
@@ -329,6 +329,8 @@ class Judge:
             self.complain(
                 "assign_to is kept", f"{where}: {event.selected_host} for {wanted}"
             )
+        if before.losses >= SUSPECT_FROM:
+            self._apart(event, where)
         account.open_route = account.last_route = event
         self.in_force.add(event.id)
         for key in self._places(event):
@@ -342,6 +344,20 @@ class Judge:
                 self.complain(
                     "slots are never overcommitted",
                     f"{where}: {len(taken)} of {total} at {key}",
+                )
+
+    def _apart(self, event: c.TaskRouted, where: str) -> None:
+        """Tasks that may be what ends their hosts are never beside one another."""
+        for task_id, other in self.accounts.items():
+            route = other.open_route
+            if (
+                route is not None
+                and route.id not in self.given_up
+                and route.selected_host == event.selected_host
+                and self.states[task_id].losses >= SUSPECT_FROM
+            ):
+                self.complain(
+                    "suspects run apart", f"{where}: beside {task_id} on its host"
                 )
 
     def _places(self, event: c.TaskRouted) -> Iterable[tuple[str, str]]:
@@ -792,6 +808,7 @@ class Judge:
             "ended": state.ended,
             "reserved": state.reserved,
             "escalated": state.escalated,
+            "suspects": state.suspects,
             "unmet": state.unmet,
             "arrived": state.arrived,
             "limits": lead.limits if lead is not None else [],
@@ -851,6 +868,7 @@ def signature(scheduler: Scheduler) -> dict[str, Any]:
         "policy": (scheduler.state.policy_version, scheduler.state.policy),
         "shared": sorted(scheduler.state.shared),
         "escalated": sorted(scheduler.state.escalated),
+        "suspects": scheduler.state.suspects,
     }
     for task_id, live in scheduler.state.tasks.items():
         routed = live.routed.id if live.routed is not None else ""

@@ -355,9 +355,15 @@ def repository_ignored(patch: Patch) -> None:
     patch.setattr(places.Host, "may_work_on", lambda self, repo: True)
 
 
+def suspects_run_together(patch: Patch) -> None:
+    """Tasks that were lost together with their hosts run side by side again."""
+    patch.setattr(dispatch, "_beside_suspects", lambda state, required: ())
+
+
 PLANTED: list[Callable[[Patch], None]] = [
     lost_fence,
     repository_ignored,
+    suspects_run_together,
     host_heeds_anybody,
     skipped_requeue,
     acceptance_timer_not_cancelled,

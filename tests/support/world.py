@@ -169,7 +169,14 @@ class World:
         )
         self.turn()
 
-    def report(self, task_id: str, kind: type[c.Event], route=None, **fields) -> None:
+    def report(
+        self,
+        task_id: str,
+        kind: type[c.Event],
+        route=None,
+        incarnation: str = "i1",
+        **fields,
+    ) -> None:
         """A host says something about the route in force (or the given one)."""
         routed = route or self.routes(task_id)[-1]
         self.store(
@@ -181,7 +188,7 @@ class World:
                 route=routed.id,
                 generation=routed.generation,
                 attempt=routed.attempt,
-                incarnation="i1",
+                incarnation=incarnation,
                 **fields,
             ),
         )

@@ -825,3 +825,42 @@ def test_a_task_excluded_from_all_of_the_best_places_goes_to_the_next_best():
             exclude=routed.selected_endpoint,
         )
     assert w.routes("t1")[-1].selected_endpoint == "last"
+
+
+def lose_twice(w: World, names: tuple[str, ...]) -> None:
+    """Have their host restart twice while they run."""
+    for before, after in (("i1", "i2"), ("i2", "i3")):
+        for name in names:
+            w.report(name, c.TaskStarted, incarnation=before, executor="shell")
+        w.join("h1", incarnation=after)
+
+
+def test_tasks_that_were_lost_together_twice_run_apart():
+    """One of them ends its host; together with it the others would be lost for good."""
+    w = World()
+    w.join("h1")
+    names = ("poison", "innocent")
+    for name in names:
+        w.shell(name)
+    lose_twice(w, names)
+    assert sorted(len(w.routes(name)) for name in names) == [2, 3]
+    alone = next(name for name in names if len(w.routes(name)) == 3)
+    w.shell("another")
+    assert w.phase("another") == "routed"
+    w.report(alone, c.TaskStarted, executor="shell", incarnation="i3")
+    w.join("h1", incarnation="i4")
+    assert w.phase(alone) == "dead"
+    assert [w.phase(name) for name in names if name != alone] == ["routed"]
+
+
+def test_suspects_run_side_by_side_on_hosts_of_their_own():
+    w = World()
+    w.join("h1")
+    for name in ("a", "b"):
+        w.shell(name)
+    lose_twice(w, ("a", "b"))
+    w.join("h2")
+    assert sorted(w.routes(name)[-1].selected_host for name in ("a", "b")) == [
+        "h1",
+        "h2",
+    ]

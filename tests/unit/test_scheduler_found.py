@@ -294,7 +294,7 @@ async def test_no_two_elections_have_one_epoch_though_one_comes_in_between():
         ids=lambda: next(ids), version="0",
     )  # fmt: skip
     follower = await log.follow(role._on_event)
-    role.lease = SimpleNamespace(held=True)  # type: ignore[assignment]
+    role.lease = SimpleNamespace(held=True, other_at=0.0, ttl=4.0)  # type: ignore[assignment]
     await role._be_elected()
     await asyncio.sleep(0)
     await follower.stop()
