@@ -16,6 +16,7 @@ from events import catalogue as c
 from events.codec import instant
 from events.errors import Malformed
 from events.lifecycle import TASK_TTL_S
+from projections.record import later
 
 if TYPE_CHECKING:
     from projections.judged import JudgedEvent
@@ -25,7 +26,7 @@ BEAT_S: Final = 2.0
 BEATS_TRUE: Final = 3
 """A host's resources count as known for this many beats."""
 ALERTS_KEPT: Final = 100
-VERSION: Final = 4
+VERSION: Final = 5
 
 
 class EndpointView(Struct):
@@ -175,6 +176,8 @@ def evolve(state: FleetState, judged: JudgedEvent) -> None:
         state.touched.add(("head", ""))
     elif isinstance(event, c.SchedulerElected):
         refused = _elected(state, event)
+    elif isinstance(event, c.ClockStepped):
+        refused = _clock_stepped(state, event)
     if refused:
         judged.verdict, judged.reason = "void", refused
         judged.reason_code = "fleet"
@@ -186,6 +189,20 @@ def _elected(state: FleetState, event: c.SchedulerElected) -> str:
     state.in_force.epoch, state.in_force.leader = event.epoch, event.name
     state.in_force.elected_at = event.at
     state.touched.add(("head", ""))
+    return ""
+
+
+def _clock_stepped(state: FleetState, event: c.ClockStepped) -> str:
+    """What lasts has lasted as long as before, though the time of day is another."""
+    if event.epoch != state.in_force.epoch:
+        return "another leader's"
+    for host in state.hosts.values():
+        if host.state != "up":
+            host.since = later(host.since, event.step_s)
+            state.touched.add(("host", host.host))
+    for tier in state.tiers.values():
+        tier.since = later(tier.since, event.step_s)
+        state.touched.add(("tiers", ""))
     return ""
 
 

@@ -13,7 +13,6 @@ year.
 
 from __future__ import annotations
 
-from contextlib import suppress
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
@@ -22,10 +21,9 @@ from msgspec.structs import replace
 
 from events import catalogue as c
 from events import subjects
-from events.codec import instant, rfc3339
-from events.errors import Malformed, UnknownSubject
+from events.errors import UnknownSubject
 from events.ids import is_token
-from projections.record import Routing, Spent, TaskRecord
+from projections.record import Routing, Spent, TaskRecord, later
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -138,9 +136,8 @@ def on_the_logs_clock(judged: JudgedEvent, event: Any, ahead_s: float) -> Any:
 
     The host's own is `ahead_s` seconds ahead of that.
     """
-    with suppress(Malformed, ValueError, OverflowError):
-        event = replace(event, at=rfc3339(instant(event.at) - ahead_s))
-        judged.recorded = replace(judged.recorded, event=event)
+    event = replace(event, at=later(event.at, -ahead_s))
+    judged.recorded = replace(judged.recorded, event=event)
     return event
 
 

@@ -10,9 +10,13 @@ from typing import TYPE_CHECKING, Final
 
 from msgspec import Struct, field
 
+from events.codec import instant, rfc3339
+from events.errors import Malformed
 from events.lifecycle import Phase
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from events import catalogue as c
 
 NANO: Final = 1_000_000_000
@@ -175,6 +179,27 @@ class Routing(Struct, array_like=True, kw_only=True, gc=False):
     restarted: int = 0
     clock_ahead_s: float = 0.0
     checks: list[CheckedStep] = field(default_factory=list)
+
+
+def later(at: str, seconds: float) -> str:
+    """Write an instant that is so much later (or earlier, below 0); "" stays ""."""
+    try:
+        return rfc3339(instant(at) + seconds)
+    except (Malformed, ValueError, OverflowError):
+        return at
+
+
+def clock_stepped(
+    records: Mapping[str, TaskRecord], step_s: float
+) -> dict[str, TaskRecord]:
+    """Let those who wait have waited as long as before a step of the scheduler's clock.
+
+    Returns them.
+    """
+    waiting = {key: one for key, one in records.items() if one.phase == "waiting"}
+    for record in waiting.values():
+        record.waiting_since = later(record.waiting_since, step_s)
+    return waiting
 
 
 class Void(Struct, array_like=True, gc=False):

@@ -29,7 +29,7 @@ from projections.judged import (
     VoidReason,
     on_the_logs_clock,
 )
-from projections.record import Routing, TaskRecord, Void, spent_on
+from projections.record import Routing, TaskRecord, Void, clock_stepped, spent_on
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -115,6 +115,8 @@ def evolve(state: TasksState, judged: JudgedEvent) -> None:
             _about_task(state, judged, about)
     elif isinstance(event, c.SchedulerElected):
         state.epoch = max(state.epoch, event.epoch)
+    elif isinstance(event, c.ClockStepped) and event.epoch == state.epoch:
+        state.touched |= clock_stepped(state.records, event.step_s)
 
 
 def _about_task(state: TasksState, judged: JudgedEvent, event: Any) -> None:

@@ -231,6 +231,8 @@ class _Waking:
         # The run's step; None before its first. Of an earlier incarnation of the sidecar
         # where the run began under that one, and then with the process it had started.
         self._mark = executor.steps.bookmark(run.assign.route)
+        # When the step began, by the loop's clock; None while it is an earlier life's.
+        self._step_at: float | None = None
         self._before = self._mark.process if self._mark is not None else None
         # Wake commands that ended well stay here: what they started may be the agent.
         self._children: list[Child] = []
@@ -358,7 +360,7 @@ class _Waking:
         tries = self._mark.tries if self._mark is not None else 0
         mark = Bookmark(step, time.time(), tries, process=self._before)
         detail = f"{tries} tries" if tries > 1 else ""
-        self._mark = mark
+        self._mark, self._step_at = mark, self._loop.time()
         await self._steps.step(self._assign, mark, detail)
 
     async def _go_on(self, step: Step) -> None:
@@ -371,9 +373,11 @@ class _Waking:
     def _deadline(self, seconds: float) -> float:
         """When a step is over that may take so long, by the loop's clock.
 
-        It may have begun under an earlier incarnation of the sidecar: a wall clock that
-        was set back meanwhile gives it no more than `seconds` from now.
+        Where it began under an earlier incarnation of the sidecar there is only the wall
+        clock: set back meanwhile, it gives no more than `seconds` from now.
         """
+        if self._step_at is not None:
+            return self._step_at + seconds
         gone = time.time() - self._mark.since if self._mark is not None else 0.0
         return self._loop.time() + min(max(seconds - gone, 0.0), seconds)
 

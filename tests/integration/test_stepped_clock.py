@@ -13,6 +13,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from events import catalogue as c
+from projections.stats import between_ms
+from projections.world import fold
 from tests.support.ring import Observer, observing, ring_on
 
 if TYPE_CHECKING:
@@ -36,9 +39,9 @@ def library() -> str:
 class FakeClock:
     """What a process takes for the wall clock, as an offset from the real one."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, offset_s: int = 0) -> None:
         self._file = folder / "clock"
-        self.put(0)
+        self.put(offset_s)
         self.env = {
             "LD_PRELOAD": library(),
             "FAKETIME_TIMESTAMP_FILE": str(self._file),
@@ -115,3 +118,26 @@ async def test_no_step_of_the_clock_costs_a_host_or_an_attempt(
         }
         assert attempts == {long: [1], lost: [1, 2]}
         assert observer.of("task.expired") == []
+
+
+@pytest.mark.parametrize("offset_s", [3_600, -3_600])
+async def test_a_host_an_hour_off_is_alerted_and_its_waits_are_short(
+    offset_s: int, broker: LiveBroker, tmp_path: Path
+):
+    clock = FakeClock(tmp_path, offset_s)
+    async with ring_on(broker, tmp_path) as ring, observing(broker) as observer:
+        ring.scheduler()
+        ring.sidecar("h1", env=clock.env)
+        await observer.until(lambda: observer.of("host.joined"))
+        task = await running(observer, "h1", "true")
+        await observer.until(lambda: observer.of("task.completed", task))
+        (routed,) = observer.of("task.routed", task)
+        assert routed["clock_ahead_s"] == pytest.approx(offset_s, abs=1)
+        world = fold([c.Recorded(*one) for one in observer.recorded])
+        record = world.tasks.find(task)
+        waited = between_ms(record.waiting_since, record.started_at)
+        assert waited is not None
+        assert waited < 60_000
+        await observer.until(lambda: observer.of("host.alert_raised"))
+        assert observer.of("host.alert_raised")[0]["code"] == "clock_skew"
+        assert observer.of("host.lost") == []

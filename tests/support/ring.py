@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
+    from events import catalogue as c
     from events.nats.link import Link
     from tests.support.broker import LiveBroker
 
@@ -135,6 +136,7 @@ class Observer:
     def __init__(self, link: Link) -> None:
         self.link = link
         self.events: list[tuple[int, dict]] = []
+        self.recorded: list[tuple[int, str, c.Event]] = []
         self.news = asyncio.Event()
 
     async def watch(self) -> None:
@@ -145,6 +147,7 @@ class Observer:
         def on(recorded) -> None:
             from events.codec import encode
 
+            self.recorded.append((recorded.seq, recorded.subject, recorded.event))
             self.events.append((recorded.seq, json.loads(encode(recorded.event))))
             self.news.set()
 

@@ -10,6 +10,7 @@ from events import subjects
 from events.codec import instant, rfc3339
 from projections.fleet import Beats
 from projections.stats import between_ms
+from projections.waiting import expires_at_of
 from projections.world import fold
 from tests.support.histories import History
 from tests.support.world import World
@@ -89,6 +90,25 @@ def test_a_wait_is_measured_by_one_clock(ahead_s):
     assert 0 < between_ms(record.started_at, record.finished_at) < 1_000
     (waited,) = world.stats.wait_ms.values()
     assert 0 < waited.total_us < 1_000_000
+
+
+@pytest.mark.parametrize("step_s", [86_400.0, -86_400.0])
+def test_what_waits_expires_as_soon_as_it_would_without_the_step(step_s):
+    history = History()
+    history.elect(1)
+    task = history.submit("something", ttl_s=60)
+    before = fold(history.recorded)
+    ends = expires_at_of(before.tasks.find(task), before.fleet)
+    stepped = c.ClockStepped(
+        **history.head("s1"), epoch=history.epoch, role="scheduler", name="s1",
+        step_s=step_s,
+    )  # fmt: skip
+    history.say(subjects.SCHEDULER, stepped)
+    world = fold(history.recorded)
+    assert expires_at_of(world.tasks.find(task), world.fleet) == ends + step_s
+    history.say(subjects.SCHEDULER, replace(stepped, epoch=history.epoch + 3))
+    world = fold(history.recorded)
+    assert expires_at_of(world.tasks.find(task), world.fleet) == ends + step_s
 
 
 def test_the_hosts_page_knows_how_far_a_clock_is_off():
