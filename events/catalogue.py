@@ -602,6 +602,7 @@ class HostJoined(HostEvent, frozen=True, kw_only=True, tag="host.joined.v1"):
     """The host is here, with this to offer; `held` is what it had before.
 
     `clones` are the beginnings of URLs that it may clone; none: it clones nothing.
+    `journal_lost` says what of its journal is gone, in words; "": nothing that it knows of.
     """
 
     version: str
@@ -615,6 +616,7 @@ class HostJoined(HostEvent, frozen=True, kw_only=True, tag="host.joined.v1"):
     ram_bytes: Int | None = None
     held: list[Held] = []
     draining: bool = False
+    journal_lost: str = ""
 
 
 class HostRecovered(HostEvent, frozen=True, kw_only=True, tag="host.recovered.v1"):

@@ -218,7 +218,8 @@ class HostRow(Struct, kw_only=True):
     """A host, with what runs there now; `resources` is None where nothing is known.
 
     `fault` says why it can take no work at present, by its last beat; `clock_ahead_s` how
-    far its clock is ahead of the answering process's.
+    far its clock is ahead of the answering process's; `journal_lost` that its journal does
+    not hold what it once did, so that results may be gone.
     """
 
     host: str
@@ -241,6 +242,7 @@ class HostRow(Struct, kw_only=True):
     ram_bytes: int | None
     fault: str = ""
     clock_ahead_s: float | None = None
+    journal_lost: str = ""
 
 
 class ModelRow(Struct, kw_only=True):

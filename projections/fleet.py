@@ -6,6 +6,7 @@ keeps each host's last one; after three missed beats its resources are unknown.
 
 from __future__ import annotations
 
+import re
 from collections import deque
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final, Literal
@@ -53,6 +54,7 @@ class EndpointView(Struct):
 class HostView(Struct):
     """A host: `state` is up, draining, left or lost; `since` is when it became so.
 
+    `journal_lost` says that its journal does not hold what it once did, "" otherwise.
     `last_id` is the id of the last event of this incarnation. A host's ids rise, so an
     event whose id is not higher has been folded before.
     """
@@ -73,6 +75,7 @@ class HostView(Struct):
     reason: str = ""
     endpoints: dict[str, EndpointView] = {}
     last_id: str = ""
+    journal_lost: str = ""
 
 
 class SharedView(Struct):
@@ -261,9 +264,28 @@ def _joined(state: FleetState, event: c.HostJoined, seq: int) -> str:
         ram_bytes=event.ram_bytes,
         endpoints={s.endpoint: _endpoint(s, event.at) for s in event.endpoints},
         last_id=event.id,
+        journal_lost=event.journal_lost or _began_anew(before, event),
     )
     state.touched.add(("host", event.host))
     return ""
+
+
+_LIVES = re.compile(r"(\d{6})-")
+
+
+def _began_anew(before: HostView | None, event: c.HostJoined) -> str:
+    """Say that a host counts its lives, which stand in its journal, from the start again."""
+    if before is None:
+        return ""
+    if before.incarnation == event.incarnation:
+        return before.journal_lost
+    earlier, now = _LIVES.match(before.incarnation), _LIVES.match(event.incarnation)
+    if earlier is None or now is None or int(now[1]) > int(earlier[1]):
+        return ""
+    return (
+        f"its journal is of life {int(now[1])}, after life {int(earlier[1])}: it was "
+        "deleted or put back, or this is another machine with the same key"
+    )
 
 
 def _decided(state: FleetState, event: c.FleetEvent, seq: int) -> str:

@@ -279,6 +279,7 @@ def _host(host: HostView, running: dict[str, int], beats: Beats, now: float) -> 
         fault="" if beat is None else beat.fault,
         clock_ahead_s=beats.clock_ahead_s(host, now),
         ram_bytes=host.ram_bytes,
+        journal_lost=host.journal_lost,
     )
 
 

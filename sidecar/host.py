@@ -28,11 +28,12 @@ from events import catalogue as c
 from events import commands as mail
 from events import subjects
 from events.codec import Reader, encode, rfc3339
-from events.errors import Malformed
+from events.errors import AgentComError, Malformed
 from events.ids import IdSource
 from sidecar.agents import AgentRuns
 from sidecar.endpoints import Endpoints
 from sidecar.executors.port import Stop
+from sidecar.journal_file import JournalGone
 from sidecar.kept import NotKept
 from sidecar.outbox import Outbox
 from sidecar.pipeline import Pipeline
@@ -59,6 +60,20 @@ GOODBYE_S = 5.0
 """How long a host that leaves waits for the log to take its last words."""
 
 logger = structlog.get_logger(__name__)
+
+
+class Evicted(AgentComError):
+    """Another process is this host too, and was first."""
+
+    code = "evicted"
+
+    def __init__(self, host: str, reason: str) -> None:
+        self.host = host
+        super().__init__(
+            f"this process has left: {reason}. Give this machine a name and a key of its "
+            f"own (`agentcom host add NAME`), or end the other sidecar of {host}"
+        )
+
 
 _assigns: Reader[mail.Assign] = Reader(mail.Assign)
 
@@ -102,8 +117,10 @@ class Sidecar:
         self._new_id = IdSource(time.time, partial(secrets.randbits, 80))
         self.incarnation = f"{journal.at_start.incarnations:06d}-{self._new_id()}"
 
-        # Resolves with the reason when this process is told that another one is this host.
-        self.evicted: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        # Resolves with the error when this process may not be this host any longer.
+        self.evicted: asyncio.Future[AgentComError] = (
+            asyncio.get_running_loop().create_future()
+        )
 
         # Live output on its way to the stream.
         self.output = OutputQueue(connection.bus, throttle=self._throttle)
@@ -189,6 +206,7 @@ class Sidecar:
             repos=sorted(config.repos),
             default_repo=config.default_repo,
             ram_bytes=self._machine.read().ram_total_bytes,
+            journal_lost=self._journal.at_start.lost,
             targets=frozenset(offered),
         )
 
@@ -222,6 +240,13 @@ class Sidecar:
     async def _recover(self) -> None:
         """Take over what the journal holds; end what is left running of it."""
         at_start = self._journal.at_start
+        if at_start.lost:
+            logger.error(
+                "the journal has lost something: tasks it held are run again, results it "
+                "had not delivered are gone",
+                journal=str(self._journal.path),
+                why=at_start.lost,
+            )
         if at_start.epoch:
             evolve(self.state, msg.EpochSeen(at_start.epoch))
         for route in at_start.done:
@@ -383,12 +408,16 @@ class Sidecar:
             case msg.RememberEpoch():
                 self._journal.remember_epoch(effect.epoch)
             case msg.End():
-                if not self.evicted.done():
-                    self.evicted.set_result(effect.reason)
+                self._must_leave(Evicted(self.host, effect.reason))
             case msg.Watch():
                 self._endpoints.share(effect.endpoints)
             case _:
                 assert_never(effect)
+
+    def _must_leave(self, why: AgentComError) -> None:
+        if not self.evicted.done():
+            logger.error("leaving", reason=str(why))
+            self.evicted.set_result(why)
 
     def _persist(self, assign: mail.Assign, envelope: Envelope | None) -> None:
         route = assign.route
@@ -507,6 +536,8 @@ class Sidecar:
 
     def _beat(self) -> None:
         self._beats += 1
+        if not self._journal.is_in_place():
+            self._must_leave(JournalGone(self._journal.path))
         fault = self.state.journal_fault
         beat = c.Beat(
             host=self.host,

@@ -15,8 +15,12 @@ process holding the journal is an error at once.
     assignments  one row per run held: the raw `Assign`, its phase, its process
     outbox       events not yet acknowledged by the log, in order
     done         the last routes that ended here, against late repeats
-    meta         how many incarnations there were (`lives`); the highest epoch heard
+    meta         how many incarnations there were (`lives`) and commits (`commits`); the
+                 highest epoch heard
     probe        empty: what is written to see whether there is room again
+
+The lock file beside it holds the process id and, after each commit, the number of commits:
+a journal that has fewer than that has lost some, and says so.
 """
 
 from __future__ import annotations
@@ -27,12 +31,14 @@ import os
 import queue
 import sqlite3
 import threading
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Protocol
 
 from msgspec import Struct, field
 
 from events.errors import AgentComError
 from sidecar.journal_file import (
+    COUNT,
     DONE_KEPT,
     JournalContents,
     JournalError,
@@ -50,6 +56,7 @@ _MOST_RETRY_S = 120.0
 _STEADY_S = 60.0
 """A journal that has worked for so long begins its pauses anew when it fails."""
 _LEAST_PROBE = 64 * 1024
+_PID_BYTES = 32
 _TRIM_DONE_EVERY = 1_024
 
 
@@ -199,6 +206,10 @@ class Journal:
         self._thread.ask(lambda db: _read_outbox(db, n, limit, limit_bytes), done)
         return future
 
+    def is_in_place(self) -> bool:
+        """Whether the file's name still leads to the file that this process has open."""
+        return self._thread.is_in_place()
+
     async def settle(self) -> None:
         """Write everything that waits; returns when it is committed or has failed."""
         if self._next.empty() and not self._busy:
@@ -243,7 +254,7 @@ class Journal:
         self._busy = True
         statements, probe = _statements(batch), self._probe
         self._thread.ask(
-            lambda db: _write(db, statements, probe),
+            lambda db: self._thread.write(db, statements, probe),
             lambda _, error: self._committed(batch, error),
         )
 
@@ -399,9 +410,14 @@ def _read_outbox(
 class _JournalThread:
     """The thread that owns the database: does one job at a time, calls the loop back."""
 
-    def __init__(self, path: Path, lock: int, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self, path: Path, lock: int, marked: int, loop: asyncio.AbstractEventLoop
+    ) -> None:
         self._path = path
         self._lock = lock
+        self._file: os.stat_result | None = None
+        # Commits so far: known to have been made before, then as they are made.
+        self._commits = marked
         self._loop = loop
         self._jobs: queue.SimpleQueue[
             tuple[Callable[[sqlite3.Connection], Any], Callable[[Any, str], None]]
@@ -419,6 +435,37 @@ class _JournalThread:
         """Do `job` in the thread, then call `done(answer, error)` in the loop."""
         self._jobs.put((job, done))
 
+    def write(
+        self,
+        db: sqlite3.Connection,
+        statements: list[tuple[str, list[tuple[Any, ...]]]],
+        probe: int,
+    ) -> None:
+        """Commit, and count it: in the journal with it, in the lock file after it."""
+        _write(db, [*statements, (COUNT, [(self._commits + 1,)])], probe)
+        self._commits += 1
+        self._mark()
+
+    def _mark(self) -> None:
+        # A number that is too low accuses nobody.
+        with suppress(OSError):
+            os.pwrite(self._lock, b"%020d" % self._commits, _PID_BYTES)
+
+    def is_in_place(self) -> bool:
+        try:
+            return self._file is None or all(
+                os.path.samestat(mine, os.stat(name))
+                for mine, name in (
+                    (self._file, self._path),
+                    (os.fstat(self._lock), f"{self._path}.lock"),
+                )
+            )
+        except FileNotFoundError:
+            return False
+        except OSError:
+            # A disk that does not answer is the next commit's to say.
+            return True
+
     def close(self) -> None:
         """Do what is queued, end, let go of the lock."""
         self._jobs.put(None)
@@ -427,7 +474,10 @@ class _JournalThread:
 
     def _run(self) -> None:
         try:
-            db, contents = opened(self._path)
+            db, contents = opened(self._path, self._commits)
+            self._commits = contents.commits
+            self._file = os.stat(self._path)
+            self._mark()
         except (sqlite3.Error, AgentComError, OSError) as error:
             self._call_back(self._not_opened, error)
             return
@@ -474,9 +524,9 @@ async def open_journal(path: Path) -> Journal:
     except OSError as error:
         raise JournalError(path, f"cannot be opened ({error})") from error
     _hold(path, lock)
-    os.ftruncate(lock, 0)
-    os.pwrite(lock, str(os.getpid()).encode(), 0)
-    thread = _JournalThread(path, lock, asyncio.get_running_loop())
+    marked = _commits_marked(lock)
+    os.pwrite(lock, str(os.getpid()).encode().ljust(_PID_BYTES), 0)
+    thread = _JournalThread(path, lock, marked, asyncio.get_running_loop())
     try:
         contents = await thread.opened
     except AgentComError:
@@ -492,12 +542,18 @@ async def open_journal(path: Path) -> Journal:
     return Journal(path, thread, contents)
 
 
+def _commits_marked(lock: int) -> int:
+    """Read how many commits a journal is known to have had; 0 where that is not said."""
+    text = os.pread(lock, 20, _PID_BYTES)
+    return int(text) if text.isdigit() else 0
+
+
 def _hold(path: Path, lock: int) -> None:
     """Lock the open lock file; else close it and raise JournalHeld."""
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
-        pid = os.pread(lock, 32, 0).decode("ascii", "replace").strip()
+        pid = os.pread(lock, _PID_BYTES, 0).decode("ascii", "replace").strip()
         os.close(lock)
         raise JournalHeld(path, pid) from error
 

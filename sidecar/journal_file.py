@@ -57,6 +57,20 @@ class JournalHeld(JournalError):
         )
 
 
+class JournalGone(JournalError):
+    """The journal's file was taken away while it was used."""
+
+    code = "journal_gone"
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(
+            path,
+            "it was deleted or replaced while this sidecar used it: nothing more is kept "
+            "there, and another sidecar could be this host beside it. This one delivers "
+            "what it has and ends; start it anew on a folder that stays",
+        )
+
+
 class Row(Struct, frozen=True, kw_only=True):
     """An assignment as the journal holds it, and the last process started for it."""
 
@@ -93,9 +107,24 @@ class JournalContents(Struct, frozen=True, kw_only=True):
     outbox_last: int
     outbox_count: int
 
+    # How many commits it has had, and what of them is not in it any more, in words.
+    commits: int = 0
+    lost: str = ""
 
-def opened(path: Path) -> tuple[sqlite3.Connection, JournalContents]:
-    """Open the journal's file and count one more incarnation; raises JournalError."""
+
+COUNT = (
+    "INSERT INTO meta (name, value) VALUES ('commits', ?)"
+    " ON CONFLICT (name) DO UPDATE SET value = excluded.value"
+)
+"""What each commit writes; the number stands beside the file too, in the lock file."""
+
+
+def opened(path: Path, marked: int = 0) -> tuple[sqlite3.Connection, JournalContents]:
+    """Open the journal's file and count one more incarnation; raises JournalError.
+
+    `marked` commits are known to have been made: with fewer of them in it, the file was
+    emptied, put back to an earlier state, or lost the end of its write-ahead log.
+    """
     db = sqlite3.connect(path, isolation_level=None, timeout=2.0)
     try:
         # Alone with the file: no shared memory, no locking per transaction.
@@ -115,14 +144,17 @@ def opened(path: Path) -> tuple[sqlite3.Connection, JournalContents]:
             "INSERT INTO meta (name, value) VALUES ('lives', 1)"
             " ON CONFLICT (name) DO UPDATE SET value = value + 1"
         )
-        return db, _contents(db)
+        return db, _contents(db, marked)
     except BaseException:
         db.close()
         raise
 
 
-def _contents(db: sqlite3.Connection) -> JournalContents:
+def _contents(db: sqlite3.Connection, marked: int) -> JournalContents:
     meta = dict(db.execute("SELECT name, value FROM meta"))
+    there = meta.get("commits", 0)
+    commits = max(there, marked) + 1
+    db.execute(COUNT, (commits,))
     rows = [
         Row(
             route=route,
@@ -165,4 +197,8 @@ def _contents(db: sqlite3.Connection) -> JournalContents:
         outbox_first=first,
         outbox_last=last,
         outbox_count=count,
+        commits=commits,
+        lost=""
+        if there >= marked
+        else f"it has {there} of its {marked} commits: it was emptied, put back or damaged",
     )

@@ -6,7 +6,6 @@ import asyncio
 import resource
 from typing import TYPE_CHECKING
 
-from events.errors import AgentComError
 from events.races import first
 from sidecar.assembly import assemble
 from sidecar.host import Sidecar
@@ -23,19 +22,6 @@ if TYPE_CHECKING:
 
 
 _FILES = 65_536
-
-
-class Evicted(AgentComError):
-    """Another process is this host too, and was first."""
-
-    code = "evicted"
-
-    def __init__(self, host: str, reason: str) -> None:
-        self.host = host
-        super().__init__(
-            f"this process has left: {reason}. Give this machine a name and a key of its "
-            f"own (`agentcom host add NAME`), or end the other sidecar of {host}"
-        )
 
 
 def allow_files() -> None:
@@ -59,7 +45,8 @@ async def run(
 
     `data` is the folder for journal and work unless the configuration names one. `ready`
     is called once the host has joined. Raises JournalHeld, JournalError,
-    ResultsFolderError, and Evicted once it has left because another process is this host.
+    ResultsFolderError; once it has left because another process is this host, Evicted;
+    because its journal was deleted under it, JournalGone.
     """
     allow_files()
     folder = config.data_path or data
@@ -79,9 +66,9 @@ async def run(
             ready(sidecar)
             await first(stop.wait(), sidecar.evicted)
             evicted = sidecar.evicted.done() and not stop.is_set()
-            reason = sidecar.evicted.result() if evicted else "stopped"
+            reason = str(sidecar.evicted.result()) if evicted else "stopped"
             await sidecar.stop(reason)
         finally:
             await sidecar.close()
     if evicted:
-        raise Evicted(config.host, reason)
+        raise sidecar.evicted.result()

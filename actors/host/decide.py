@@ -388,6 +388,7 @@ class _Decider:
             ram_bytes=about.ram_bytes,
             held=runs_held(state),
             draining=state.draining,
+            journal_lost=about.journal_lost,
         )
 
     def announced(self, command: msg.Announced) -> None:

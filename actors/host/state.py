@@ -55,6 +55,7 @@ class About(Struct, frozen=True, kw_only=True):
     clones: list[str] = []
     default_repo: str | None = None
     ram_bytes: int | None = None
+    journal_lost: str = ""
     targets: frozenset[str] = frozenset({"sidecar"})
 
 

@@ -397,6 +397,10 @@ def _fleet(fleet: HostsAnswer) -> list[Check]:
     else:
         checks.append(Check("hosts", "ok", ", ".join(living)))
     for each in fleet.hosts:
+        if each.journal_lost:
+            said = f"{each.host}: {each.journal_lost}"
+            advice = "results that it had not delivered are gone; look at its disk"
+            checks.append(Check("journal", "warn", said, advice))
         ahead_s = each.clock_ahead_s
         if ahead_s is not None and abs(ahead_s) > SKEW_S:
             where = "ahead" if ahead_s > 0 else "behind"

@@ -139,8 +139,12 @@ def host_table(rows: list[HostRow]) -> Table:
 
 
 def host_notes(rows: list[HostRow]) -> list[str]:
-    """Say of hosts that take no work why that is, and of drained ones the way back."""
+    """Say of hosts what their journals have lost, why they take no work, the way back."""
     return [
+        line_of(f"{row.host}: {row.journal_lost}; results may be gone")
+        for row in rows
+        if row.journal_lost
+    ] + [
         line_of(f"{row.host} is {row.state}: {row.reason or 'no reason given'}")
         + (f"; `agentcom resume {row.host}`" if row.state == "draining" else "")
         for row in rows

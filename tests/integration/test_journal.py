@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from sidecar.journal_file import JournalError, JournalHeld
 
 if TYPE_CHECKING:
     import sqlite3
+    from collections.abc import Callable
 
 ROOT = Path(__file__).parents[2]
 
@@ -94,6 +96,7 @@ async def test_what_was_accepted_or_finished_survives_a_kill(
         rows = {int(row.route[1:]) for row in journal.at_start.rows}
         done = {int(route[1:]) for route in journal.at_start.done}
         ended = {int(route[1:]) for route in journal.at_start.ended}
+        assert journal.at_start.lost == ""
         assert said["accepted"]
         assert said["accepted"] <= rows | done
         assert said["finished"] <= ended
@@ -119,6 +122,71 @@ async def test_a_second_process_is_refused_and_told_who_holds_it(
         await open_journal(path)
     await journal.close()
     await (await open_journal(path)).close()
+
+
+def emptied(path: Path, _: Path) -> None:
+    for each in path.parent.glob(f"{path.name}*"):
+        if not each.name.endswith(".lock"):
+            each.unlink()
+
+
+def truncated(path: Path, _: Path) -> None:
+    emptied(path, _)
+    path.touch()
+
+
+def put_back(path: Path, copy: Path) -> None:
+    emptied(path, copy)
+    shutil.copy(copy, path)
+
+
+def damaged(path: Path, _: Path) -> None:
+    log = path.with_name(f"{path.name}-wal")
+    with log.open("r+b") as file:
+        file.seek(log.stat().st_size // 2)
+        file.write(b"\xff" * 64)
+
+
+def log_deleted(path: Path, _: Path) -> None:
+    path.with_name(f"{path.name}-wal").unlink()
+
+
+@pytest.mark.parametrize("damage", [emptied, truncated, put_back, damaged, log_deleted])
+async def test_a_journal_that_lost_something_says_so_once(
+    tmp_path: Path, damage: Callable[[Path, Path], None]
+) -> None:
+    path, copy = tmp_path / "journal.db", tmp_path / "copy"
+    first = await open_journal(path)
+    assert first.at_start.lost == ""
+    await first.close()
+    shutil.copy(path, copy)
+    await asyncio.to_thread(killed_writer, path, 0.05)
+    damage(path, copy)
+
+    journal = await open_journal(path)
+    assert "commits" in journal.at_start.lost
+    await journal.accept("r1", "t", b"{}")
+    await journal.close()
+    again = await open_journal(path)
+    assert again.at_start.lost == ""
+    assert [row.route for row in again.at_start.rows if row.route == "r1"] == ["r1"]
+    await again.close()
+
+
+async def test_a_journal_whose_folder_was_deleted_is_not_in_its_place(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "data" / "journal.db"
+    journal = await open_journal(path)
+    assert journal.is_in_place()
+    shutil.rmtree(path.parent)
+    assert not journal.is_in_place()
+    # Nor where another sidecar has made one meanwhile.
+    other = await open_journal(path)
+    assert not journal.is_in_place()
+    assert other.is_in_place()
+    await other.close()
+    await journal.close()
 
 
 async def test_what_waits_together_is_committed_together(journal: Journal) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -162,3 +163,22 @@ def test_a_port_that_was_taken_meanwhile_is_another_one(tmp_path: Path) -> None:
         chosen = Everything(instance, Plan(host="h1", port=1, nats_port=port), print)
         with pytest.raises(StartFailed, match="address already in use"):
             chosen._start_broker()
+
+
+def test_a_data_folder_deleted_under_a_sidecar_ends_it_with_the_reason(
+    tmp_path: Path,
+) -> None:
+    own = tmp_path / "own"
+    config = f'data = "{own}"\nbeat_every_s = 0.2\n' + NOTHING_ELSE
+    with agentcom_up(tmp_path, config) as (system, up):
+        sidecar = psutil.Process(children(up.process.pid)["sidecar"])
+        done = system.run("submit", "--shell", "echo here", "--wait")
+        assert done.stdout == "here\n", done.stderr
+        shutil.rmtree(own)
+        said = up.until("sidecar ended with status 1", "stderr")
+        assert "was deleted or replaced" in said
+        psutil.wait_procs([sidecar])
+        # The next one makes its folder anew; that its journal is gone is not unsaid.
+        while "its journal is of life 1" not in system.run("hosts").stdout:
+            assert up.process.poll() is None
+        assert "its journal is of life 1" in system.run("doctor").stdout

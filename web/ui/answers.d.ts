@@ -227,6 +227,7 @@ export interface HostRow {
   ram_bytes: number | null;
   fault: string;
   clock_ahead_s: number | null;
+  journal_lost: string;
 }
 export interface HostsAnswer {
   seq: number;
