@@ -83,7 +83,7 @@ class Bridge:
             self._decisions.latest,
             lambda: datetime.now(UTC).strftime("%Y-%m-%d"),
             builtin,
-            LastHour(time.time),
+            LastHour(time.time, time.monotonic),
         )
         self.documents = Documents(self.sources)
         self.pages: set[Page] = set()

@@ -34,10 +34,17 @@ Key = tuple[str, str]
 
 
 class LastHour:
-    """Durations by minute, and their sums; `clock` tells seconds since the epoch."""
+    """Durations by minute, and their sums.
 
-    def __init__(self, clock: Callable[[], float]) -> None:
+    `clock` tells seconds since the epoch. Minutes are of `monotonic`: what was counted
+    gets old evenly, wherever the wall clock is put.
+    """
+
+    def __init__(
+        self, clock: Callable[[], float], monotonic: Callable[[], float]
+    ) -> None:
         self._clock = clock
+        self._monotonic = monotonic
         self._minutes: dict[int, dict[Key, Histogram]] = {}
         self._sums: dict[Key, Histogram] = {}
 
@@ -87,10 +94,11 @@ class LastHour:
 
     def _add(self, key: Key, at: str, ms: float) -> None:
         try:
-            minute = int(instant(at) // 60)
+            age_s = self._clock() - instant(at)
         except Malformed:
             return
         now = self._forget()
+        minute = int((self._monotonic() - age_s) // 60)
         if minute <= now - MINUTES:
             return
         # Another machine's clock may be ahead.
@@ -100,7 +108,7 @@ class LastHour:
 
     def _forget(self) -> int:
         """Take out the minutes that are over; return the present one."""
-        now = int(self._clock() // 60)
+        now = int(self._monotonic() // 60)
         for minute in [each for each in self._minutes if each <= now - MINUTES]:
             for key, gone in self._minutes.pop(minute).items():
                 _subtract(self._sums[key], gone)

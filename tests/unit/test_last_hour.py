@@ -33,7 +33,8 @@ class Place:
 
     def __init__(self, now: float) -> None:
         self.now = now
-        self.hour = LastHour(lambda: self.now)
+        self.stepped = 0.0
+        self.hour = LastHour(lambda: self.now + self.stepped, lambda: self.now)
 
     def counted(self, kind: str) -> int:
         return self.hour.figures(kind).get("standard", {"n": 0})["n"]
@@ -84,4 +85,17 @@ async def test_nothing_counts_twice_when_the_process_starts(history):
     runner.save()
     await place.hour.look_back(runner, upto)
     assert place.counted("wait") == place.counted("run") == 4
+    await runner.stop()
+
+
+@pytest.mark.parametrize("by", [2 * HOUR_S, -2 * HOUR_S])
+async def test_it_gets_old_evenly_wherever_the_clock_is_put(history, by):
+    place = Place(history.now - HOUR_S)
+    runner = await follow(history, watched=place.hour)
+    before = place.counted("run")
+    assert before
+    place.stepped = by
+    assert place.counted("run") == before
+    place.now += 2 * HOUR_S
+    assert place.counted("run") == 0
     await runner.stop()
