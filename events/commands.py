@@ -319,6 +319,8 @@ class Limits(Struct, frozen=True, omit_defaults=True, kw_only=True):
     output_limit_bytes: int = 262_144
     live_output_bytes: int = 2**30
     num_ctx: int = 8192
+    clone_timeout_s: float = 900.0
+    clone_bytes: int = 2**31
     keep_folders: int = 50
     keep_folders_s: float = 604_800.0
     verify_rounds: int = 2

@@ -115,6 +115,7 @@ def assemble(
         processes,
         repos=config.repo_paths,
         default_repo=config.default_repo,
+        clones=config.clones,
         source=environ,
         note=lambda assign, text: callbacks.noted(assign, text),
     )

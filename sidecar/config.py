@@ -28,6 +28,7 @@ from typing import (
 import msgspec
 from msgspec import Meta, Struct
 
+from actors.rules.repos import url_problem
 from events import catalogue as c
 from events.codec import malformed
 from events.errors import AgentComError
@@ -123,7 +124,7 @@ class SidecarConfig(Struct, frozen=True, kw_only=True):
     name: c.Token | None = None
     data: str | None = None
     slots: SlotsConfig = SlotsConfig()
-    repos: dict[str, str] = {}
+    repos: dict[str, str | bool | list[str]] = {}
     default_repo: str | None = None
     capabilities: list[c.Token] = []
     endpoint: list[EndpointConfig] = []
@@ -159,7 +160,19 @@ class SidecarConfig(Struct, frozen=True, kw_only=True):
     @property
     def repo_paths(self) -> dict[str, Path]:
         """Repositories by name, `~` expanded."""
-        return {name: Path(path).expanduser() for name, path in self.repos.items()}
+        return {
+            name: Path(path).expanduser()
+            for name, path in self.repos.items()
+            if isinstance(path, str)
+        }
+
+    @property
+    def clones(self) -> list[str]:
+        """The beginnings of URLs that this host clones from; none unless it may."""
+        allowed = self.repos.get("clone_from")
+        if self.repos.get("clone") is not True or not isinstance(allowed, list):
+            return []
+        return list(allowed)
 
     def endpoint_name(self, name: str) -> str:
         """Return an endpoint's name in the fleet, where two hosts may both have a `gpu`."""
@@ -310,11 +323,13 @@ def _contradictions(config: SidecarConfig) -> list[str]:
             )
         elif not path.is_dir():
             problems.append(f"repos.{name}: expected a folder, got {str(path)!r}")
-    if config.default_repo is not None and config.default_repo not in config.repos:
-        names = ", ".join(sorted(config.repos)) or "none is configured"
+    problems += _clone_problems(config.repos)
+    paths = config.repo_paths
+    if config.default_repo is not None and config.default_repo not in paths:
+        names = ", ".join(sorted(paths)) or "none is configured"
         problems.append(
             f"default_repo: expected the name of one of [repos] ({names}), "
-            f"got {config.default_repo!r}{_did_you_mean(config.default_repo, config.repos)}"
+            f"got {config.default_repo!r}{_did_you_mean(config.default_repo, paths)}"
         )
     endpoints: set[str] = set()
     for i, each in enumerate(config.endpoint):
@@ -333,6 +348,30 @@ def _contradictions(config: SidecarConfig) -> list[str]:
                 "which cannot be executed"
             )
     return problems + _agent_problems(config.agent)
+
+
+def _clone_problems(repos: dict[str, str | bool | list[str]]) -> list[str]:
+    """Find what is wrong with `repos.clone` and `repos.clone_from`."""
+    problems = []
+    kinds: dict[str, type] = {"clone": bool, "clone_from": list}
+    for name, value in repos.items():
+        if not isinstance(value, str) and not isinstance(value, kinds.get(name, str)):
+            wanted = {"clone": "true or false", "clone_from": "a list of URLs"}
+            expected = wanted.get(name, "a folder")
+            problems.append(f"repos.{name}: expected {expected}, got {_shown(value)}")
+    allowed = repos.get("clone_from")
+    for i, each in enumerate(allowed if isinstance(allowed, list) else []):
+        if wrong := url_problem(f"{each.rstrip('/')}/x"):
+            problems.append(
+                f"repos.clone_from[{i}]: expected the beginning of a URL, got {each!r}: "
+                f"{wrong}"
+            )
+    if repos.get("clone") is True and not allowed:
+        problems.append(
+            "repos.clone: expected repos.clone_from beside it, the beginnings of the "
+            "URLs that may be cloned, got none"
+        )
+    return problems
 
 
 def _agent_problems(agent: AgentConfig) -> list[str]:

@@ -12,13 +12,24 @@ from typing import TYPE_CHECKING
 from sidecar.folders import WorkspaceError, remove
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
-    from sidecar.processes.family import Brief, Processes
+    from sidecar.processes.family import Brief, Child, Processes
 
 _GIT_TIMEOUT_S = 120.0
 _KEEP = 65_536
+_FOR_NET = (
+    "SSH_AUTH_SOCK",
+    "HTTP_PROXY",
+    "HTTPS_PROXY",
+    "NO_PROXY",
+    "http_proxy",
+    "https_proxy",
+    "no_proxy",
+    "SSL_CERT_FILE",
+    "SSL_CERT_DIR",
+)
 _FILTER_KEYS = ("clean", "smudge", "process")
 
 
@@ -30,6 +41,7 @@ class Git:
     ) -> None:
         self._processes = processes
         self._route = route
+        self._source = source
         self._env = {
             "PATH": source.get("PATH") or os.defpath,
             "HOME": source.get("HOME") or "/",
@@ -61,17 +73,57 @@ class Git:
         quiet = {
             "core.hooksPath": "/dev/null",
             "core.fsmonitor": "false",
-            "protocol.allow": "never",
         }
+        quiet |= await self._no_filters(folder)
+        more = {**_settings(quiet), "GIT_ALLOW_PROTOCOL": "none", **(env or {})}
+        return await self._brief(folder, words, more, stdin, timeout_s, keep)
+
+    async def transfer(
+        self,
+        folder: Path,
+        words: Sequence[str],
+        url: str,
+        on_stderr: Callable[[bytes], None],
+    ) -> Child:
+        """Start a git command that reads from `url`, by that transport and no other.
+
+        Raises WorkspaceError where it cannot be started.
+        """
+        quiet = {
+            "core.hooksPath": "/dev/null",
+            "core.fsmonitor": "false",
+            "http.followRedirects": "false",
+            "submodule.recurse": "false",
+            "fetch.recurseSubmodules": "false",
+        }
+        if (folder / ".git").exists():
+            quiet |= await self._no_filters(folder)
+        env = {
+            **self._env,
+            **{name: self._source[name] for name in _FOR_NET if name in self._source},
+            **_settings(quiet),
+            # Of the repository's settings, none can allow another.
+            "GIT_ALLOW_PROTOCOL": url.partition("://")[0],
+            "GIT_LFS_SKIP_SMUDGE": "1",
+            "GIT_SSH_COMMAND": "ssh -oBatchMode=yes",
+        }
+        try:
+            return self._processes.start(
+                ["git", *words],
+                cwd=folder,
+                env=env,
+                route=self._route,
+                on_stderr=on_stderr,
+            )
+        except OSError as wrong:
+            raise WorkspaceError(f"git {words[0]}", str(wrong)) from wrong
+
+    async def _no_filters(self, folder: Path) -> dict[str, str]:
+        quiet: dict[str, str] = {}
         for name in await self._filters(folder):
             quiet |= {f"filter.{name}.{key}": "" for key in _FILTER_KEYS}
             quiet[f"filter.{name}.required"] = "false"
-        # Not as options: there a name that holds '=' would end at it.
-        more = {"GIT_CONFIG_COUNT": str(len(quiet))}
-        for n, (key, value) in enumerate(quiet.items()):
-            more |= {f"GIT_CONFIG_KEY_{n}": key, f"GIT_CONFIG_VALUE_{n}": value}
-        more |= env or {}
-        return await self._brief(folder, words, more, stdin, timeout_s, keep)
+        return quiet
 
     async def _filters(self, folder: Path) -> list[str]:
         """Names of the filters that the repository itself sets, which are never run.
@@ -119,6 +171,14 @@ class Git:
         if not ok:
             raise WorkspaceError(f"git {words[0]}", err or "failed without a word")
         return out.strip()
+
+
+def _settings(quiet: Mapping[str, str]) -> dict[str, str]:
+    """Git's configuration as variables: as an option, a name would end at its first '='."""
+    more = {"GIT_CONFIG_COUNT": str(len(quiet))}
+    for n, (key, value) in enumerate(quiet.items()):
+        more |= {f"GIT_CONFIG_KEY_{n}": key, f"GIT_CONFIG_VALUE_{n}": value}
+    return more
 
 
 async def add_worktree(git: Git, repo: Path, folder: Path, branch: str) -> bool:

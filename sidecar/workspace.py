@@ -39,6 +39,7 @@ from events.errors import Malformed
 from events.ids import token
 from sidecar import kept
 from sidecar.changes import Checkout
+from sidecar.clones import Clones
 from sidecar.executors.port import Run
 from sidecar.folders import (
     FolderMissing,
@@ -58,6 +59,7 @@ if TYPE_CHECKING:
         Callable,
         Collection,
         Mapping,
+        Sequence,
     )
 
     from events import catalogue as c
@@ -179,7 +181,8 @@ class Turns:
 class Workspace:
     """A host's working folders, under `root`.
 
-    `repos` maps a repository's name or URL to the host's checkout of it. `note` is told
+    `repos` maps a repository's name or URL to the host's checkout of it, `clones` are the
+    beginnings of URLs that may be cloned. `note` is told
     what people should know of a run's folder.
     """
 
@@ -190,13 +193,15 @@ class Workspace:
         *,
         repos: Mapping[str, Path] | None = None,
         default_repo: str | None = None,
+        clones: Sequence[str] = (),
         source: Mapping[str, str] | None = None,
         note: Callable[[Assign, str], None] = lambda _assign, _text: None,
     ) -> None:
-        self._root = root.absolute()
+        self._root = root.resolve()
         self._processes = processes
         self._repos = {plain_repo(name): path for name, path in (repos or {}).items()}
         self._default = default_repo
+        self._clones = Clones(self._root / "clones", clones)
         self._source = dict(source or {})
         self._note = note
         self._turns: dict[Path, Turns] = {}
@@ -297,11 +302,12 @@ class Workspace:
                     yield folder
                     await self._keep(assign, folder)
             case "worktree":
-                repo = self._checkout(where.repo)
+                repo = await self._checkout(assign, where.repo)
                 async with self._worktree(assign, repo, where.branch) as folder:
                     yield folder
             case "checkout":
-                async with self._shared(assign, self._checkout(where.repo)) as folder:
+                repo = await self._checkout(assign, where.repo)
+                async with self._shared(assign, repo) as folder:
                     yield folder
             case "named":
                 folder = Path(where.below)
@@ -332,9 +338,20 @@ class Workspace:
         async with self._turn(folder, alone=alone):
             yield folder
 
-    def _checkout(self, repo: str) -> Path:
-        """Return the host's checkout of a repository."""
+    async def _checkout(self, assign: Assign, repo: str) -> Path:
+        """Return the host's checkout of a repository, cloned where it may be."""
         path = self._repos.get(plain_repo(repo))
+        if path is None and self._clones.may(repo):
+            git = Git(self._processes, assign.route, self._source)
+            cloned = await self._clones.checkout(
+                git, repo, assign.limits, lambda text: self._note(assign, text)
+            )
+            if not self._would_wait(cloned, alone=True):
+                async with self._turn(cloned, alone=True):
+                    # Where tasks have left it as it was: what is new is worked on.
+                    words = ("merge", "--quiet", "--ff-only", "@{upstream}")
+                    await git.ask(cloned, *words)
+            return cloned
         if path is None:
             names = ", ".join(sorted(self._repos)) or "none"
             reason = f"this host has no checkout of it (it has: {names})"
@@ -374,6 +391,7 @@ class Workspace:
                     continue
                 await remove(folder)
                 gone += 1
+        await self._clones.tidy()
         for task in folders(self._root / "worktrees"):
             for folder in folders(task):
                 if folder.name not in going_on and not _mark_of(folder).exists():

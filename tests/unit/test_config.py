@@ -143,3 +143,28 @@ def test_agents_are_woken_where_somebody_said_how() -> None:
     assert not parse("").agent.enabled
     assert parse('[agent]\nwake_command = "agent ${TASK_FILE}"\n').agent.enabled
     assert parse('[agent]\nresults_folder = "~/results"\n').agent.enabled
+
+
+def test_cloning_is_switched_on_with_a_list_of_urls():
+    config = parse('[repos]\nclone = true\nclone_from = ["https://github.com/acme/"]')
+    assert config.clones == ["https://github.com/acme/"]
+    assert config.repo_paths == {}
+    off = parse('[repos]\nclone = false\nclone_from = ["https://github.com/acme/"]')
+    assert off.clones == []
+    assert parse("").clones == []
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("clone = true", "repos.clone: expected repos.clone_from beside it"),
+        ('clone = true\nclone_from = ["ext::x"]', "repos.clone_from[0]: expected"),
+        ('clone = true\nclone_from = ["file:///srv"]', "repos.clone_from[0]: expected"),
+        ("web = true", "repos.web: expected a folder, got True"),
+        ("clone_from = true", "repos.clone_from: expected a list of URLs, got True"),
+    ],
+)
+def test_what_is_wrong_with_cloning_is_named(text: str, problem: str):
+    with pytest.raises(ConfigError) as error:
+        parse(f"[repos]\n{text}")
+    assert problem in str(error.value)
