@@ -74,6 +74,32 @@ class FileHint(Struct, frozen=True, omit_defaults=True):
     reason: Line = ""
 
 
+PermissionMode = Literal[
+    "plan", "dontAsk", "default", "acceptEdits", "bypassPermissions"
+]
+"""What Claude Code may do without asking, from little to everything."""
+
+Tool = Annotated[
+    str, Meta(min_length=1, max_length=1_000, pattern=r"^[^-\s][^\x00\n]*\Z")
+]
+"""A tool's name as Claude Code writes it, `Bash(git log:*)` style."""
+
+
+class ClaudeWishes(Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """What a task wants of Claude Code. It may ask for less than a host allows, not more.
+
+    `allowed_tools` need no asking, `disallowed_tools` are not there; None: the host's.
+    `mcp_servers` are names from the host's list.
+    """
+
+    permission_mode: PermissionMode | None = None
+    allowed_tools: Annotated[list[Tool], Meta(max_length=256)] | None = None
+    disallowed_tools: Annotated[list[Tool], Meta(max_length=256)] = []
+    max_turns: Annotated[int, Meta(ge=1, le=10_000)] | None = None
+    append_system_prompt: Text = ""
+    mcp_servers: Annotated[list[Token], Meta(max_length=64)] = []
+
+
 class TaskSpec(Struct, frozen=True, omit_defaults=True, kw_only=True):
     """What a submitter asks for.
 
@@ -106,6 +132,7 @@ class TaskSpec(Struct, frozen=True, omit_defaults=True, kw_only=True):
     metadata: dict[str, Any] = {}
     timeout_s: Annotated[float, Meta(ge=0, le=31_536_000)] | None = None
     retries: Annotated[int, Meta(ge=0, le=99)] | None = None
+    claude: ClaudeWishes | None = None
 
 
 class Inferred(Struct, frozen=True):

@@ -7,6 +7,7 @@ becomes `Unknown` and is kept as it came.
 
 from __future__ import annotations
 
+import difflib
 import re
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -29,6 +30,7 @@ _KNOWN = frozenset(c.types())
 _encoder = msgspec.json.Encoder()
 _event_decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(c.AnyEvent)
 _UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+_NO_FIELD = "no such field"
 _ALLOWED = "one of the allowed values"
 _SHOWN = 80
 """So many characters of what came are shown; the rest of a long value says no more."""
@@ -144,15 +146,38 @@ def convert(value: Any, kind: type[T]) -> T:
 
 def _with_choices(fault: Malformed, kind: Any) -> Malformed:
     """Name what would have been allowed, where msgspec only says that something is."""
+    if fault.expected == _NO_FIELD:
+        return _with_near_field(fault, kind)
     if fault.expected != _ALLOWED:
         return fault
-    here = [mi.type_info(kind)]
-    for name in re.findall(r"[^.\[\]]+|\[[^\]]*\]", fault.path):
-        here = [below for info in _members(here) for below in _below(info, name)]
+    here = _at(kind, fault.path)
     allowed = [i.values for i in _members(here) if isinstance(i, mi.LiteralType)]
     choices = ", ".join(str(value) for values in allowed for value in values)
     expected = f"one of {choices}" if choices else fault.expected
     return Malformed(fault.path, expected, fault.got)
+
+
+def _with_near_field(fault: Malformed, kind: Any) -> Malformed:
+    """Name the field that was probably meant, and those of a small struct."""
+    place, _, name = fault.path.rpartition(".")
+    fields = {
+        field.encode_name
+        for info in _members(_at(kind, place))
+        if isinstance(info, mi.StructType)
+        for field in info.fields
+    }
+    near = difflib.get_close_matches(name, sorted(fields), n=1)
+    if not near:
+        return fault
+    return Malformed(fault.path, f"{_NO_FIELD} (did you mean {near[0]}?)", fault.got)
+
+
+def _at(kind: Any, path: str) -> list[mi.Type]:
+    """Return what may stand at a JSON path of this kind."""
+    here = [mi.type_info(kind)]
+    for name in re.findall(r"[^.\[\]]+|\[[^\]]*\]", path):
+        here = [below for info in _members(here) for below in _below(info, name)]
+    return here
 
 
 def _members(infos: list[mi.Type]) -> list[mi.Type]:
@@ -202,7 +227,7 @@ def malformed(error: Exception) -> Malformed:
         ((match["path"] if match else None) or "").removeprefix("$").removeprefix(".")
     )
     if unknown := re.match(r"^Object contains unknown field `(.*)`$", what, re.DOTALL):
-        return Malformed(_join(path, unknown[1]), "no such field", "one")
+        return Malformed(_join(path, unknown[1]), _NO_FIELD, "one")
     if missing := re.match(r"^Object missing required field `(.*)`$", what, re.DOTALL):
         return Malformed(_join(path, missing[1]), "a value", "none")
     if wrong := re.match(r"^Invalid (?:enum )?value (.*)$", what, re.DOTALL):

@@ -15,6 +15,7 @@ from typing import Annotated, Any, Final, Literal
 from msgspec import Meta, Struct, field
 
 from events import catalogue as c
+from events.codec import convert
 from events.errors import AgentComError, Malformed
 
 
@@ -35,10 +36,35 @@ class NewFileHint(c.FileHint, frozen=True, forbid_unknown_fields=True):
     """A file hint as a submitter may write it."""
 
 
+class NewClaudeWishes(c.ClaudeWishes, frozen=True, forbid_unknown_fields=True):
+    """Wishes of Claude Code as a submitter may write them."""
+
+
+class _OlderWishes(Struct, frozen=True, forbid_unknown_fields=True):
+    """What `metadata.claude` could say before the field `claude` was there."""
+
+    permission_mode: c.PermissionMode | None = None
+    allowed_tools: list[str] | None = None
+    disallowed_tools: list[str] = []
+    max_turns: int | None = None
+
+
+def older_wishes(metadata: Any) -> c.ClaudeWishes:
+    """Read `metadata.claude`; raises Malformed with the path in it."""
+    older = convert(metadata, _OlderWishes)
+    return c.ClaudeWishes(
+        permission_mode=older.permission_mode,
+        allowed_tools=older.allowed_tools,
+        disallowed_tools=older.disallowed_tools,
+        max_turns=older.max_turns,
+    )
+
+
 class NewTask(c.TaskSpec, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A task as a submitter may write it."""
 
     shell: NewShell | None = None
+    claude: NewClaudeWishes | None = None
     file_hints: Annotated[list[NewFileHint], Meta(max_length=1_000)] = field(  # type: ignore[assignment]
         default_factory=list
     )

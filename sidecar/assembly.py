@@ -20,7 +20,7 @@ from sidecar.pipeline import unprepared, unpriced
 from sidecar.processes.family import Processes
 from sidecar.results import Results
 from sidecar.shield import variables
-from sidecar.workspace import Workspace
+from sidecar.workspace import OwnVariables, Workspace
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -117,6 +117,12 @@ def assemble(
         default_repo=config.default_repo,
         clones=config.clones,
         source=environ,
+        own=OwnVariables(
+            env=config.shell.env,
+            path=config.shell.path,
+            shell=tuple(config.shell.inherit),
+            claude=tuple(config.claude.inherit),
+        ),
         note=lambda assign, text: callbacks.noted(assign, text),
     )
     keys = {
@@ -138,6 +144,7 @@ def assemble(
         allowed_tools=tuple(config.claude.allowed_tools),
         disallowed_tools=tuple(config.claude.disallowed_tools),
         max_turns=config.claude.max_turns,
+        mcp_servers=config.claude.mcp_servers,
         limits=config.claude.limits,
     )
     ollama, openai = OllamaExecutor(api_key), OpenAIExecutor(api_key)

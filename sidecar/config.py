@@ -43,6 +43,7 @@ Count = Annotated[int, Meta(ge=0, le=10_000)]
 AtLeastOne = Annotated[int, Meta(ge=1, le=10_000)]
 Seconds = Annotated[float, Meta(gt=0, le=86_400)]
 Url = Annotated[str, Meta(pattern=r"^https?://[^\s/]+.*$", max_length=1_000)]
+VariableName = Annotated[str, Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 
 OLLAMA_PORT = 11434
 
@@ -75,28 +76,39 @@ class EndpointConfig(Struct, frozen=True, kw_only=True):
     kind: Literal["ollama", "openai"]
     url: Url
     slots: AtLeastOne = 1
-    api_key_env: Annotated[str, Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")] | None = None
+    api_key_env: VariableName | None = None
 
 
 class ClaudeConfig(Struct, frozen=True, kw_only=True):
-    """How Claude Code is run here. It keeps its own keys; there is no setting for one."""
+    """How Claude Code is run here. It keeps its own keys; there is no setting for one.
+
+    `mcp_servers` are those that a task may name, by name, each as Claude Code's own
+    configuration describes it. `inherit` names more of the sidecar's variables for it.
+    """
 
     enabled: bool = True
     program: str | None = None
-    permission_mode: Literal[
-        "acceptEdits", "default", "plan", "dontAsk", "bypassPermissions"
-    ] = "acceptEdits"
+    permission_mode: c.PermissionMode = "acceptEdits"
     allowed_tools: list[str] = []
     disallowed_tools: list[str] = []
     max_turns: AtLeastOne | None = None
+    mcp_servers: dict[c.Token, dict[str, Any]] = {}
+    inherit: list[VariableName] = []
     limits: ProcessLimits = ProcessLimits()
 
 
 class ShellConfig(Struct, frozen=True, kw_only=True):
-    """What commands may run here, and with how much. An empty `allowed` means all."""
+    """What commands may run here, and with how much. An empty `allowed` means all.
+
+    `env` is set for every command, `inherit` names what it gets of the sidecar's own
+    environment, `path` takes the place of PATH. A task's own variables come last.
+    """
 
     enabled: bool = True
     allowed: list[str] = []
+    env: dict[VariableName, str] = {}
+    path: str | None = None
+    inherit: list[VariableName] = []
     limits: ProcessLimits = ProcessLimits()
 
 

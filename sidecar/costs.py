@@ -23,7 +23,7 @@ from __future__ import annotations
 from decimal import Decimal
 from typing import TYPE_CHECKING, NamedTuple
 
-from actors.rules.prices import price, price_list
+from actors.rules.prices import listed_model, price, price_list
 from events import catalogue as c
 from sidecar.output import fitting
 
@@ -116,7 +116,7 @@ def _local(raw: RawResult, assign: Assign, at: datetime | None) -> _Cost:
         return _Cost(_NOTHING, "simulated")
     if not raw.cost_known:  # a local server that hands the work to a paid one
         return _Cost(None, "unknown")
-    model = assign.equivalent_model
+    model = listed_model(assign.equivalent_model)
     if not model:
         return _Cost(_NOTHING, "local")
     equivalent = _list_price(model, raw, at)

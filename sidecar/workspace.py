@@ -16,8 +16,9 @@ Branch names come from tasks and are not trusted: git itself has to find them we
 as a full reference name, and none can pass for an option.
 
 The environment is built up, never inherited: a shell task sees no credential of the
-sidecar. Claude Code also gets `ANTHROPIC_*` and what it needs to reach its servers from
-behind a proxy; nobody else gets those.
+sidecar. Claude Code also gets what decides how it logs in and runs (`ANTHROPIC_*`,
+`CLAUDE_CODE_*`, those of the cloud that it is told to use) and what it needs to reach its
+servers from behind a proxy; nobody else gets those. `OwnVariables` is what a host adds.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, assert_never
 
-from msgspec import structs
+from msgspec import Struct, structs
 
 from actors.rules.folders import WorkingFolder, working_folder
 from actors.rules.repos import plain_repo
@@ -75,20 +76,54 @@ _FOR_CLAUDE = (
     "http_proxy",
     "https_proxy",
     "no_proxy",
+    "ALL_PROXY",
+    "all_proxy",
     "NODE_EXTRA_CA_CERTS",
+    "NODE_USE_SYSTEM_CA",
     "SSL_CERT_FILE",
     "SSL_CERT_DIR",
+    "REQUESTS_CA_BUNDLE",
+    "CURL_CA_BUNDLE",
 )
+_CLOUDS = {
+    "CLAUDE_CODE_USE_BEDROCK": ("AWS_",),
+    "CLAUDE_CODE_USE_VERTEX": (
+        "GOOGLE_",
+        "GCLOUD_",
+        "CLOUDSDK_",
+        "CLOUD_ML_REGION",
+        "VERTEX_REGION_",
+    ),
+    "CLAUDE_CODE_USE_FOUNDRY": ("AZURE_",),
+}
+"""What of the sidecar's variables Claude Code needs for the cloud that one turns on."""
+
+
+class OwnVariables(Struct, frozen=True, kw_only=True):
+    """What a host adds to the environments: for commands `env`, another PATH and names of
+    its own variables (`shell`), for Claude Code more names (`claude`)."""
+
+    env: dict[str, str] = {}
+    path: str | None = None
+    shell: tuple[str, ...] = ()
+    claude: tuple[str, ...] = ()
 
 
 # -- Surroundings ----------------------------------------------------------------------
 
 
-def environment(assign: Assign, source: Mapping[str, str], tmp: Path) -> dict[str, str]:
+def environment(
+    assign: Assign,
+    source: Mapping[str, str],
+    tmp: Path,
+    own: OwnVariables | None = None,
+) -> dict[str, str]:
     """Build a child's environment; `source` is what the sidecar was started with.
 
-    The task's own variables come before the marks, which nobody can change.
+    The host's own variables come before the task's, these before the marks, which nobody
+    can change.
     """
+    own = own or OwnVariables()
     env = {name: source[name] for name in _BASICS if name in source}
     env["PATH"] = source.get("PATH") or os.defpath
     env["TERM"] = source.get("TERM") or "dumb"
@@ -96,13 +131,23 @@ def environment(assign: Assign, source: Mapping[str, str], tmp: Path) -> dict[st
     env.setdefault("LANG", "C.UTF-8")
     env["TMPDIR"] = str(tmp)
     if assign.target_type == "claude":
+        prefixes: tuple[str, ...] = ("ANTHROPIC_", "CLAUDE_CODE_")
+        for switch, needed in _CLOUDS.items():
+            if source.get(switch, "") not in ("", "0", "false"):
+                prefixes += needed
+        names = {*_FOR_CLAUDE, *own.claude}
         env |= {
             name: value
             for name, value in source.items()
-            if name.startswith("ANTHROPIC_") or name in _FOR_CLAUDE
+            if name.startswith(prefixes) or name in names
         }
-    if assign.target_type == "sidecar" and assign.spec.shell is not None:
-        env |= assign.spec.shell.env
+    if assign.target_type == "sidecar":
+        env |= {name: source[name] for name in own.shell if name in source}
+        env |= own.env
+        if own.path is not None:
+            env["PATH"] = own.path
+        if assign.spec.shell is not None:
+            env |= assign.spec.shell.env
     return env | {TASK_MARK: assign.task_id, ROUTE_MARK: assign.route}
 
 
@@ -195,6 +240,7 @@ class Workspace:
         default_repo: str | None = None,
         clones: Sequence[str] = (),
         source: Mapping[str, str] | None = None,
+        own: OwnVariables | None = None,
         note: Callable[[Assign, str], None] = lambda _assign, _text: None,
     ) -> None:
         self._root = root.resolve()
@@ -203,6 +249,7 @@ class Workspace:
         self._default = default_repo
         self._clones = Clones(self._root / "clones", clones)
         self._source = dict(source or {})
+        self._own = own
         self._note = note
         self._turns: dict[Path, Turns] = {}
         self._git_locks: dict[Path, asyncio.Lock] = {}
@@ -220,9 +267,9 @@ class Workspace:
             yield Run(assign=assign, cwd=self._root, env={})
             return
         async with self._temporary(assign) as tmp, self._folder(assign) as folder:
-            env = environment(assign, self._source, tmp)
+            env = environment(assign, self._source, tmp, self._own)
             as_command = structs.replace(assign, target_type="sidecar")
-            steps_env = environment(as_command, self._source, tmp)
+            steps_env = environment(as_command, self._source, tmp, self._own)
             async with self._watched(assign, folder) as changes:
                 yield Run(
                     assign=assign,

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 from actors.rules.folders import check_folder
 from actors.rules.modes import check_mode
 from events.codec import encode, instant
+from events.commands import older_wishes
 from events.errors import Malformed
 
 if TYPE_CHECKING:
@@ -60,6 +61,7 @@ def check(spec: c.TaskSpec, now: float) -> None:
                     f"shell.env.{name[:40]}", "an environment variable", repr(name[:40])
                 )
     _check_metadata(spec.metadata)
+    _check_claude(spec)
 
 
 def check_limits(spec: c.TaskSpec, policy: Policy) -> None:
@@ -109,6 +111,26 @@ def _check_path(path: str, text: str) -> None:
         raise Malformed(
             path, "a name without '..' that begins no option", repr(text[:80])
         )
+
+
+def _check_claude(spec: c.TaskSpec) -> None:
+    """Refuse wishes of Claude Code that nobody would read, or that are said in two places."""
+    if spec.claude is not None and spec.shell is not None:
+        raise Malformed("claude", "none, because a shell command runs", "wishes")
+    older = spec.metadata.get("claude")
+    if older is None:
+        return
+    if spec.claude is not None:
+        raise Malformed("metadata.claude", "none beside the field claude", "both")
+    try:
+        older_wishes(older)
+    except Malformed as wrong:
+        place = f"metadata.claude.{wrong.path}" if wrong.path else "metadata.claude"
+        raise Malformed(
+            place,
+            f"{wrong.expected}; wishes of Claude Code belong into the field claude",
+            wrong.got,
+        ) from wrong
 
 
 def _check_metadata(metadata: dict[str, Any]) -> None:

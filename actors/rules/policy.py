@@ -47,7 +47,7 @@ class Policy(Struct, frozen=True, forbid_unknown_fields=True):
     """The whole document; the field names are what `agentcom policy show` prints."""
 
     local_models: list[str] = []
-    claude_model: Annotated[str, Meta(min_length=1)] = "claude-sonnet-4-5"
+    claude_model: Annotated[str, Meta(min_length=1)] = "sonnet"
     equivalent_model: str = ""
     fallback_wait_s: Seconds = 5.0
     allow_downgrade: bool = False

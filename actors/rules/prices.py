@@ -7,6 +7,7 @@ version, so that a result says by which list it was priced.
 from __future__ import annotations
 
 import functools
+import re
 from decimal import Decimal
 from importlib import metadata
 from typing import TYPE_CHECKING
@@ -17,12 +18,33 @@ if TYPE_CHECKING:
     from events import catalogue as c
 
 _LIST = "genai-prices"
+_ALIASES = ("sonnet", "opus", "haiku")
 
 
 @functools.cache
 def price_list() -> str:
     """The price list in use, with its version: `genai-prices 0.2.3`."""
     return f"{_LIST} {metadata.version(_LIST)}"
+
+
+@functools.cache
+def listed_model(model: str) -> str:
+    """Return the model that an alias of Claude Code stands for; another name as it is.
+
+    `sonnet` is the newest Sonnet that the price list knows.
+    """
+    family = model.removesuffix("[1m]")
+    if family not in _ALIASES:
+        return model
+    from genai_prices import data  # a second to import, not needed by all
+
+    versions: list[tuple[tuple[int, ...], str]] = []
+    for provider in data.providers:
+        for each in provider.models if provider.id == "anthropic" else ():
+            if version := re.fullmatch(rf"claude-{family}-(\d+(?:-\d+)*)", each.id):
+                numbers = tuple(int(number) for number in version[1].split("-"))
+                versions.append((numbers, each.id))
+    return max(versions, default=((), model))[1]
 
 
 def price(
@@ -40,6 +62,7 @@ def price(
     """
     from genai_prices import Usage, calc_price  # a second to import, not needed by all
 
+    model = listed_model(model)
     usage = Usage(
         input_tokens=tokens_in + cache_read + cache_write,
         cache_read_tokens=cache_read,

@@ -10,7 +10,7 @@ import os
 import re
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, get_args
 
 import click
 import msgspec
@@ -114,6 +114,38 @@ _PLACE = re.compile(r"tasks\[(\d+)\]\.?")
     "--deadline", metavar="TIME", help="RFC 3339; it starts before, or never."
 )
 @click.option("--key", help="Idempotency key: the same key finds the same task.")
+@click.option(
+    "--permission-mode",
+    type=click.Choice(get_args(c.PermissionMode)),
+    help="What Claude Code may do without asking; no more than its host allows.",
+)
+@click.option(
+    "--allow-tool",
+    "allowed_tools",
+    metavar="TOOL",
+    multiple=True,
+    help="Of the host's allowed tools this one: Claude Code needs not ask for it.",
+)
+@click.option(
+    "--deny-tool",
+    "disallowed_tools",
+    metavar="TOOL",
+    multiple=True,
+    help="Claude Code does not have this tool.",
+)
+@click.option(
+    "--max-turns", type=click.IntRange(1, 10_000), metavar="N", help="Of Claude Code."
+)
+@click.option(
+    "--append-system-prompt", metavar="TEXT", help="Added to Claude Code's own."
+)
+@click.option(
+    "--mcp-server",
+    "mcp_servers",
+    metavar="NAME",
+    multiple=True,
+    help="An MCP server of the host's list.",
+)
 @click.option("--metadata", metavar="JSON", help="A JSON object, kept with the task.")
 @click.option(
     "--answer",
@@ -197,6 +229,7 @@ def fields_of(text: tuple[str, ...], options: dict[str, Any]) -> dict[str, Any]:
         "ttl_s": options["ttl"],
         "timeout_s": options["timeout"],
         "retries": options["retries"],
+        "claude": _claude(options),
         "max_attempts": _starts(options),
         "cwd": options["cwd"] if shell is None else None,
         "anywhere": options["anywhere"] or None,
@@ -244,6 +277,16 @@ def _shell(options: dict[str, Any]) -> dict[str, Any] | None:
     if variable and options["cwd"] is not None:
         variable["cwd"] = options["cwd"]
     return variable or None
+
+
+def _claude(options: dict[str, Any]) -> dict[str, Any] | None:
+    names = c.ClaudeWishes.__struct_fields__
+    wishes = {
+        name: list(options[name]) if isinstance(options[name], tuple) else options[name]
+        for name in names
+        if options.get(name) not in (None, ())
+    }
+    return wishes or None
 
 
 def _starts(options: dict[str, Any]) -> int | None:

@@ -47,6 +47,13 @@ CLAUDE_CODE = "2.1.330"  # whose behaviour this is
 VERSION = f"{CLAUDE_CODE} (Claude Code, simulated)"
 CONTROL_VARIABLE = "AGENTCOM_SIMULATED_CLAUDE"
 DEFAULT_MODEL = "claude-sonnet-4-5"
+"""What the alias `sonnet` stands for here."""
+
+
+def _resolved(model: str) -> str:
+    return DEFAULT_MODEL if model == "sonnet" else model
+
+
 _LOOK_FOR_SIGNALS_S = 0.1  # while a tool runs
 _REQUEST = "req_simulated"
 _LOSES_A_STREAM = ("middrop", "fallback")
@@ -457,7 +464,7 @@ class _Claude:
         self._scenario = scenario
         self._prompt = prompt
         self._signals = signals
-        self._model: str = flags.model
+        self._model: str = _resolved(flags.model)
         self._session: str = flags.resume or flags.session_id or str(uuid.uuid4())
         self._retries = int(os.environ.get("CLAUDE_CODE_MAX_RETRIES", "10"))
         self._began = time.monotonic()

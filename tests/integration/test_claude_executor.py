@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from msgspec.structs import replace
 
+from events import catalogue as c
 from sidecar.costs import settle
 from sidecar.executors.claude.command import (
     NOT_FOUND,
     ClaudeOptions,
     command_line,
+    environment,
     find_program,
     narrowed,
     probe,
@@ -90,14 +92,18 @@ async def test_the_prompt_goes_to_stdin_and_no_secret_to_the_command_line(
     executor: ClaudeExecutor, simulated_claude: SimulatedClaude, tmp_path: Path
 ) -> None:
     prompt = "--dangerously-skip-permissions " * 300  # the longest that a task may have
-    env = {"CLAUDECODE": "1", "CLAUDE_CODE_X": "1", "ANTHROPIC_BASE_URL": "http://x"}
+    env = {
+        "CLAUDECODE": "1",
+        "CLAUDE_CODE_SSE_PORT": "1",
+        "ANTHROPIC_BASE_URL": "http://x",
+    }
     await run(executor, tmp_path, spec={"description": prompt}, env=env)
     (seen,) = simulated_claude.runs
     assert seen.prompt == prompt
     assert prompt not in seen.argv
     assert "CLAUDE_CODE_MAX_RETRIES" in seen.environment
     assert "ANTHROPIC_BASE_URL" in seen.environment
-    assert not {"CLAUDECODE", "CLAUDE_CODE_X"} & set(seen.environment)
+    assert not {"CLAUDECODE", "CLAUDE_CODE_SSE_PORT"} & set(seen.environment)
     assert "--permission-mode=acceptEdits" in seen.argv
     assert f"--model={MODEL}" in seen.argv
 
@@ -429,7 +435,8 @@ def test_a_task_may_only_narrow_what_the_host_allows() -> None:
     host = ClaudeOptions(allowed_tools=("Read", "Bash(git *)"), max_turns=10)
 
     def after(**wishes: Any) -> tuple[ClaudeOptions, list[str]]:
-        return narrowed(host, assignment(spec={"metadata": {"claude": wishes}}))
+        spec = c.TaskSpec(description="x", claude=c.ClaudeWishes(**wishes))
+        return narrowed(host, spec)
 
     options, refused = after(
         permission_mode="plan", allowed_tools=["Read"], max_turns=3
@@ -447,8 +454,41 @@ def test_a_task_may_only_narrow_what_the_host_allows() -> None:
     )
     assert options.max_turns == 10
     assert len(refused) == 2
-    options, refused = after(anything="else")
-    assert (options, len(refused)) == (host, 1)
+    assert after(mcp_servers=["github"])[1] == [
+        "MCP server github: not in this host's [claude.mcp_servers] (there are: none)"
+    ]
+
+
+def test_what_an_older_task_wishes_is_read_or_refused_whole() -> None:
+    host = ClaudeOptions()
+
+    def older(**wishes: Any) -> tuple[ClaudeOptions, list[str]]:
+        spec = c.TaskSpec(description="x", metadata={"claude": wishes})
+        return narrowed(host, spec)
+
+    assert older(permission_mode="plan")[0].permission_mode == "plan"
+    [refusal] = older(permission_mode="plan", permision="x")[1]
+    assert "wishes belong into the field claude" in refusal
+
+
+async def test_a_wish_beyond_the_host_runs_nothing(
+    executor: ClaudeExecutor, simulated_claude: SimulatedClaude, tmp_path: Path
+) -> None:
+    wishes = c.ClaudeWishes(permission_mode="bypassPermissions")
+    outcome, ear = await run(executor, tmp_path, spec={"claude": wishes})
+    assert isinstance(outcome, Finished)
+    assert outcome.result.error is not None
+    assert outcome.result.error.code == "refused_by_policy"
+    assert "permission mode bypassPermissions: here it is acceptEdits" in "".join(
+        ear.lines("error")
+    )
+
+
+def test_only_the_marks_of_nesting_are_taken_out() -> None:
+    nested = ("CLAUDECODE", "CLAUDE_CODE_ENTRYPOINT", "CLAUDE_CODE_SSE_PORT")
+    kept = ("CLAUDE_CODE_OAUTH_TOKEN", "CLAUDE_CODE_MAX_OUTPUT_TOKENS", "ANTHROPIC_X")
+    env = environment(dict.fromkeys((*nested, *kept), "v"))
+    assert sorted(env) == sorted((*kept, "CLAUDE_CODE_MAX_RETRIES"))
 
 
 def test_no_value_can_pass_for_an_option() -> None:

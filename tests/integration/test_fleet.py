@@ -138,7 +138,7 @@ async def test_a_tier_lost_for_longer_causes_one_hop_with_badge_and_reason(
     assert routed["fallback_from_tier"] == "standard"
     assert routed["fallback_reason"].startswith("standard was down for ")
     assert routed["wait"]["outcome"] == "taken"
-    assert routed["selected_model"] == "claude-sonnet-4-5"
+    assert routed["selected_model"] == "sonnet"
     assert routed["estimated_cost_tier"] == "api"
 
 

@@ -16,7 +16,7 @@ from events.catalogue import Shell
 from events.commands import Limits
 from sidecar.folders import FolderMissing, WorkspaceError, remove_tree
 from sidecar.processes.family import Processes
-from sidecar.workspace import Turns, Workspace
+from sidecar.workspace import OwnVariables, Turns, Workspace
 from tests.support.runs import assignment
 
 if TYPE_CHECKING:
@@ -74,8 +74,16 @@ def workspace(tmp_path: Path, repo: Path, notes: Notes) -> Workspace:
             "HOME": str(tmp_path),
             "ANTHROPIC_API_KEY": "k",
             "AWS_SECRET_ACCESS_KEY": "s",
-            "CLAUDE_CODE_X": "1",
+            "CLAUDE_CODE_OAUTH_TOKEN": "t",
+            "ALL_PROXY": "p",
+            "OWN": "o",
         },
+        own=OwnVariables(
+            env={"COLOUR": "red", "KIND": "host"},
+            path="/opt/bin:/bin",
+            shell=("OWN", "NOT_THERE"),
+            claude=("OWN",),
+        ),
         note=notes,
     )
 
@@ -102,7 +110,11 @@ async def test_a_shell_task_sees_no_credential(workspace: Workspace) -> None:
     task = shell(shell={"env": {"COLOUR": "blue", "AGENTCOM_ROUTE": "forged"}})
     async with workspace.prepare(task) as run:
         assert not any("AWS" in name or "ANTHROPIC" in name for name in run.env)
+        assert not any("CLAUDE" in name for name in run.env)
         assert run.env["COLOUR"] == "blue"
+        assert (run.env["KIND"], run.env["OWN"]) == ("host", "o")
+        assert run.env["PATH"] == "/opt/bin:/bin"
+        assert "NOT_THERE" not in run.env
         assert run.env["AGENTCOM_ROUTE"] == task.route
         assert run.env["AGENTCOM_TASK_ID"] == task.task_id
         assert Path(run.env["TMPDIR"]).is_dir()
@@ -114,7 +126,9 @@ async def test_claude_alone_gets_its_own_keys(workspace: Workspace) -> None:
     async with workspace.prepare(claude()) as run:
         assert run.env["ANTHROPIC_API_KEY"] == "k"
         assert "AWS_SECRET_ACCESS_KEY" not in run.env
-        assert "CLAUDE_CODE_X" not in run.env
+        assert run.env["CLAUDE_CODE_OAUTH_TOKEN"] == "t"
+        assert (run.env["ALL_PROXY"], run.env["OWN"]) == ("p", "o")
+        assert "KIND" not in run.env
         assert "HOME" in run.env
 
 

@@ -102,7 +102,7 @@ def test_json_is_an_event_or_malformed_and_nothing_else(value):
         (b'{"description":"x","nope":1}', "nope: expected no such field, got one"),
         (
             b'{"description":"x","shell":{"command":"x","cmd":1}}',
-            "shell.cmd: expected no such field, got one",
+            "shell.cmd: expected no such field (did you mean cwd?), got one",
         ),
         (b"{}", "description: expected a value, got none"),
         (b'{"description":1}', "description: expected str, got int"),

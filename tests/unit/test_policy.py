@@ -24,8 +24,8 @@ def test_the_defaults_are_the_specification_s():
     assert (policy.max_escalations_in_flight, policy.allow_downgrade) == (4, False)
     assert policy.escalation_budget_usd_per_day is None
     assert (policy.claude_model, policy.equivalent) == (
-        "claude-sonnet-4-5",
-        "claude-sonnet-4-5",
+        "sonnet",
+        "sonnet",
     )
     assert (policy.limited_initial_s, policy.limited_cap_s) == (60, 900)
     assert policy.limits.claude_backoff_s == [2, 4, 8]

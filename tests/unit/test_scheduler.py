@@ -80,7 +80,7 @@ def test_an_absent_local_tier_is_not_waited_for():
     assert routed.fallback_from_tier == "standard"
     assert routed.fallback_reason == "standard is not set up"
     assert routed.fallback_code == "absent"
-    assert routed.selected_model == "claude-sonnet-4-5"
+    assert routed.selected_model == "sonnet"
 
 
 def test_a_tier_down_for_less_than_the_wait_causes_no_hop_and_the_wait_is_recorded():

@@ -133,6 +133,14 @@ export interface Classification {
   inferred: Inferred;
   reason: string;
 }
+export interface ClaudeWishes {
+  permission_mode?: "acceptEdits" | "bypassPermissions" | "default" | "dontAsk" | "plan" | null;
+  allowed_tools?: Array<string> | null;
+  disallowed_tools?: Array<string>;
+  max_turns?: number | null;
+  append_system_prompt?: string;
+  mcp_servers?: Array<string>;
+}
 export interface CostLine {
   key: string;
   runs: number;
@@ -517,6 +525,7 @@ export interface TaskSpec {
   metadata?: Record<string, any>;
   timeout_s?: number | null;
   retries?: number | null;
+  claude?: ClaudeWishes | null;
 }
 export interface TasksAnswer {
   seq: number;

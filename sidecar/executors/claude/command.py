@@ -8,15 +8,19 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import shutil
 import uuid
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
+from events import catalogue as c
+from events.commands import older_wishes
+from events.errors import Malformed
 from sidecar.processes.family import ProcessLimits
 
 if TYPE_CHECKING:
@@ -25,17 +29,12 @@ if TYPE_CHECKING:
     from events.commands import Assign
     from sidecar.processes.family import Processes
 
-PermissionMode = Literal[
-    "plan", "dontAsk", "default", "acceptEdits", "bypassPermissions"
-]
-"""What may be done without asking, from little to everything."""
-
 NOT_FOUND = (
     "Claude Code CLI not found, install it with "
     "npm install -g @anthropic-ai/claude-code"
 )
 
-_MODES: tuple[PermissionMode, ...] = (
+_MODES: tuple[c.PermissionMode, ...] = (
     "plan",
     "dontAsk",
     "default",
@@ -48,27 +47,21 @@ _SESSIONS = uuid.UUID("7d3ac1c6-6f6e-5f0c-9c1e-5b1a4c0e7a11")
 class ClaudeOptions(Struct, frozen=True, kw_only=True):
     """What an operator sets for Claude Code on a host. A task may only narrow it.
 
-    A task says what it wants in `metadata.claude`: `permission_mode`, `allowed_tools`,
-    `disallowed_tools`, `max_turns`.
+    A task says what it wants in its field `claude`, see `events.catalogue.ClaudeWishes`.
+    `mcp_servers` are those that a task may name, each as Claude Code's configuration
+    describes it; a task that names none has none.
     """
 
     program: str | None = None
-    permission_mode: PermissionMode = "acceptEdits"
+    permission_mode: c.PermissionMode = "acceptEdits"
     allowed_tools: tuple[str, ...] = ()
     disallowed_tools: tuple[str, ...] = ()
     max_turns: int | None = None
+    append_system_prompt: str = ""
+    mcp_servers: dict[str, dict[str, Any]] = {}
     keep_sessions: bool = True
     """Sessions stay on disk, so that an interrupted run can be resumed."""
     limits: ProcessLimits = ProcessLimits()
-
-
-class _Wishes(Struct, forbid_unknown_fields=True):
-    """`metadata.claude` of a task."""
-
-    permission_mode: PermissionMode | None = None
-    allowed_tools: list[str] | None = None
-    disallowed_tools: list[str] = []
-    max_turns: int | None = None
 
 
 def find_program(configured: str | None, path: str | None) -> Path | None:
@@ -122,43 +115,81 @@ def session_of(route: str, number: int) -> str:
     return str(uuid.uuid5(_SESSIONS, f"{route}/{number}"))
 
 
-def narrowed(options: ClaudeOptions, assign: Assign) -> tuple[ClaudeOptions, list[str]]:
-    """The host's options, narrowed as the task wants; and what it was refused."""
-    metadata = assign.spec.metadata.get("claude")
-    if metadata is None:
-        return options, []
-    try:
-        wishes = msgspec.convert(metadata, _Wishes)
-    except msgspec.ValidationError as wrong:
-        return options, [f"metadata.claude is not understood: {wrong}"]
+def narrowed(
+    options: ClaudeOptions, spec: c.TaskSpec
+) -> tuple[ClaudeOptions, list[str]]:
+    """The host's options, narrowed as the task wants; and what of it cannot be had here."""
+    wishes = spec.claude
+    if wishes is None:
+        older = spec.metadata.get("claude")
+        if older is None:
+            return options, []
+        try:
+            wishes = older_wishes(older)
+        except Malformed as wrong:
+            return options, [
+                f"metadata.claude.{wrong}; wishes belong into the field claude"
+            ]
     refused: list[str] = []
-    mode = options.permission_mode
-    if wishes.permission_mode is not None:
-        if _MODES.index(wishes.permission_mode) <= _MODES.index(mode):
-            mode = wishes.permission_mode
-        else:
-            refused.append(
-                f"permission mode {wishes.permission_mode}: here it is {mode}"
-            )
+    mode = wishes.permission_mode or options.permission_mode
+    if _MODES.index(mode) > _MODES.index(options.permission_mode):
+        refused.append(f"permission mode {mode}: here it is {options.permission_mode}")
+        mode = options.permission_mode
     allowed = options.allowed_tools
     if wishes.allowed_tools is not None:
-        wider = [tool for tool in wishes.allowed_tools if tool not in allowed]
-        refused += [f"tool {tool}: not allowed here" for tool in wider]
+        refused += [
+            f"tool {tool}: not among this host's allowed_tools"
+            for tool in wishes.allowed_tools
+            if tool not in allowed
+        ]
         allowed = tuple(tool for tool in allowed if tool in wishes.allowed_tools)
-    turns = options.max_turns
-    if wishes.max_turns is not None:
-        turns = min(wishes.max_turns, turns or wishes.max_turns)
+    turns = wishes.max_turns or options.max_turns
+    if turns is not None and options.max_turns is not None:
+        turns = min(turns, options.max_turns)
+    here = ", ".join(sorted(options.mcp_servers)) or "none"
+    refused += [
+        f"MCP server {name}: not in this host's [claude.mcp_servers] (there are: {here})"
+        for name in wishes.mcp_servers
+        if name not in options.mcp_servers
+    ]
     return replace(
         options,
         permission_mode=mode,
         allowed_tools=allowed,
         disallowed_tools=(*options.disallowed_tools, *wishes.disallowed_tools),
         max_turns=turns,
+        append_system_prompt=wishes.append_system_prompt,
+        mcp_servers={
+            name: options.mcp_servers[name]
+            for name in wishes.mcp_servers
+            if name in options.mcp_servers
+        },
     ), refused
 
 
+def mcp_config(options: ClaudeOptions, folder: Path) -> Path | None:
+    """Write which MCP servers a run has, for the program to read; None without any.
+
+    A file of the run's own, because the servers' environment may hold keys.
+    """
+    if not options.mcp_servers:
+        return None
+    path = folder / "mcp.json"
+    with open(
+        os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb"
+    ) as file:
+        file.write(msgspec.json.encode({"mcpServers": options.mcp_servers}))
+    return path
+
+
 def command_line(
-    program: Path, options: ClaudeOptions, assign: Assign, session: str, *, resume: bool
+    program: Path,
+    options: ClaudeOptions,
+    assign: Assign,
+    session: str,
+    *,
+    resume: bool,
+    mcp: Path | None = None,
 ) -> list[str]:
     """The arguments. Values stand behind `=`, so that none can pass for an option."""
     words = [
@@ -179,17 +210,23 @@ def command_line(
         words.append(f"--max-turns={options.max_turns}")
     if assign.max_budget_usd is not None:
         words.append(f"--max-budget-usd={assign.max_budget_usd:f}")
+    if options.append_system_prompt:
+        words.append(f"--append-system-prompt={options.append_system_prompt}")
+    if mcp is not None:
+        words += ["--strict-mcp-config", f"--mcp-config={mcp}"]
     words.append(f"--resume={session}" if resume else f"--session-id={session}")
     if not options.keep_sessions and not resume:
         words.append("--no-session-persistence")
     return words
 
 
+_NESTING = re.compile(
+    r"CLAUDECODE|CLAUDE_CODE_(?:ENTRYPOINT|SSE_PORT|.*SESSION_ID|.*_FILE_DESCRIPTOR)"
+)
+"""The marks by which a program finds that it runs inside another Claude Code."""
+
+
 def environment(env: Mapping[str, str]) -> dict[str, str]:
     """`env` without what an outer Claude Code left in it, and with its retries off."""
-    kept = {
-        name: value
-        for name, value in env.items()
-        if name != "CLAUDECODE" and not name.startswith("CLAUDE_CODE_")
-    }
+    kept = {name: value for name, value in env.items() if not _NESTING.fullmatch(name)}
     return {**kept, "CLAUDE_CODE_MAX_RETRIES": "0"}

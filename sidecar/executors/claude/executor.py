@@ -19,6 +19,7 @@ import asyncio
 import time
 from contextlib import suppress
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
@@ -32,6 +33,7 @@ from sidecar.executors.claude.command import (
     command_line,
     environment,
     find_program,
+    mcp_config,
     narrowed,
     session_of,
 )
@@ -54,8 +56,6 @@ from sidecar.executors.watch import Interruption, Watchdog, pause
 from sidecar.processes.ending import Exit, claude_stages
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from sidecar.executors.port import Emit, Outcome, Run, Stop
     from sidecar.processes.family import Child, Processes
 
@@ -81,9 +81,12 @@ class ClaudeExecutor:
             error = c.RunError("claude_not_found", NOT_FOUND)
             failed = RawResult(status="failed", error=error)
             return Finished(replace(failed, model_used=_model(run)), unusable=True)
-        options, refused = narrowed(self._options, run.assign)
-        for refusal in refused:
-            emit.status(f"The task may only narrow what this host allows; {refusal}")
+        options, refused = narrowed(self._options, run.assign.spec)
+        if refused:
+            text = f"Claude Code refused: this host allows less: {'; '.join(refused)}"
+            emit.error(text, "refused_by_policy")
+            error = c.RunError("refused_by_policy", text)
+            return Finished(RawResult(status="failed", error=error))
         watch = Watchdog(stop, time_limit(run.assign))
         try:
             return await _ClaudeRun(
@@ -169,6 +172,7 @@ class _ClaudeRun:
         self._began = time.monotonic()
         self._spent = ClaudeUsage()
         self._resume = run.assign.resume_session
+        self._mcp = mcp_config(options, Path(run.env.get("TMPDIR", str(run.cwd))))
 
     async def all(self) -> Outcome:
         """Try until it succeeds, or nothing is left to be tried."""
@@ -185,6 +189,7 @@ class _ClaudeRun:
                 self._run.assign,
                 session,
                 resume=resumed,
+                mcp=self._mcp,
             )
             try:
                 try_, exit_, interruption, left = await self._executor.once(
