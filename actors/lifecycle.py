@@ -20,6 +20,7 @@ from events.lifecycle import (
     NO_ATTEMPT,
     RANK,
     TABLE,
+    VERIFICATION,
     Absent,
     Phase,
 )
@@ -42,6 +43,8 @@ class TaskState(Struct, frozen=True, kw_only=True):
     the log since when; coming up after it lifts it. `preferred` is the tier
     of its classification, `tier` the one it was last routed to, `hopped_from` the one it
     left in its one hop. `losses` counts the runs that were lost with their host.
+    `unverified`: its tier's work did not pass the verification, so that it is not tried
+    there again.
     """
 
     task_id: str
@@ -55,6 +58,7 @@ class TaskState(Struct, frozen=True, kw_only=True):
     preferred: c.Tier = "standard"
     tier: c.Tier = "standard"
     hopped_from: c.Tier | None = None
+    unverified: bool = False
     reported: int = 0
     is_command: bool = False
     restarted: int = 0
@@ -131,6 +135,8 @@ def _report(state: TaskState, event: c.RunEvent) -> Step:
     elif kind is c.TaskStopped and phase == "returned":
         # Ended by the host without a cancellation: like a run given back.
         changes["attempts"] = state.attempts + 1
+    if isinstance(event, c.TaskReturned) and event.reason == VERIFICATION:
+        changes["unverified"] = True
     return Step(msgspec.structs.replace(state, **changes), "applied")
 
 
@@ -212,6 +218,7 @@ def _decision(state: TaskState, event: c.TaskEvent, phase: Phase, seq: int) -> S
                 excluded=(),
                 tier=state.preferred,
                 hopped_from=None,
+                unverified=False,
                 route="",
                 assign_to=event.assign_to or state.assign_to,
                 waiting_since=event.at,
@@ -222,6 +229,7 @@ def _decision(state: TaskState, event: c.TaskEvent, phase: Phase, seq: int) -> S
                 phase=phase,
                 assign_to=event.host,
                 excluded=(),
+                unverified=False,
                 waiting_since=event.at,
             )
         case _:

@@ -149,6 +149,10 @@ LOST_RUN: Final = frozenset(
 SUSPECT_FROM: Final = 2
 """A task that lost so many runs with their hosts may be what ends them."""
 
+VERIFICATION: Final = "verification"
+"""A run given back for this reason was done, and did not pass: its error's code, too, and
+the fallback's that follows."""
+
 FIXED_KINDS: Final = ("agent", "noop")
 """Executors outside the tiers: such a task waits for that kind alone, and never falls
 back."""

@@ -17,6 +17,7 @@ from msgspec import structs
 
 from events import catalogue as c
 from events.errors import AgentComError
+from events.lifecycle import VERIFICATION
 from events.races import first
 from sidecar.executors.port import Finished, RawResult, Returned, Run, Stop, Stopped
 from sidecar.folders import FolderMissing
@@ -106,14 +107,10 @@ class _Rounds:
             return outcome
         result = structs.replace(together(earlier, last), verified=self.verified)
         code = result.error.code if result.error is not None else ""
-        if (
-            isinstance(outcome, Finished)
-            and code == "verification"
-            and assign.escalates
-        ):
+        if isinstance(outcome, Finished) and code == VERIFICATION and assign.escalates:
             assert result.error is not None
             detail = result.error.message
-            return Returned(reason="verification", detail=detail, result=result)
+            return Returned(reason=VERIFICATION, detail=detail, result=result)
         return structs.replace(outcome, result=result)
 
 

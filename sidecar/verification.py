@@ -7,14 +7,14 @@ who can take a next turn is told of it, and works on. `sidecar.pipeline` drives 
 
 from __future__ import annotations
 
-import asyncio
-from contextlib import suppress
 from decimal import Decimal
 from typing import TYPE_CHECKING, Final, Protocol
 
 from msgspec.structs import replace
 
 from events import catalogue as c
+from events.lifecycle import VERIFICATION
+from sidecar.answers import ANSWER_FILE
 from sidecar.executors.port import Finished, Stopped, Turn
 from sidecar.output import fitting
 
@@ -25,9 +25,6 @@ if TYPE_CHECKING:
     from events.commands import Assign
     from sidecar.executors.port import Emit, Outcome, RawResult, Run, Stop
     from sidecar.progress import Progress
-
-ANSWER_FILE: Final = "answer.md"
-"""What an answer is saved as, in its task's own folder."""
 
 ANSWERING: Final = ("ollama", "openai", "noop")
 """Targets whose work is an answer, not what they leave in a folder."""
@@ -53,6 +50,10 @@ class Verifier(Protocol):
 
     def step_refusal(self, command: str) -> str | None:
         """Why this host does not run it, None where it does."""
+        ...
+
+    async def save_answer(self, run: Run, answer: str) -> None:
+        """Put a chat's answer into the run's folder; raises OSError."""
         ...
 
     async def step(self, run: Run, command: str, emit: Emit, stop: Stop) -> Outcome:
@@ -108,7 +109,7 @@ class Verification:
         """
         run = self._run
         if run.assign.target_type in ANSWERING:
-            await asyncio.to_thread(_save, run, work.output)
+            await self._verifier.save_answer(run, work.output)
         for place, command in enumerate(self._steps, 1):
             if self._stop.requested:
                 return Stopped()
@@ -204,7 +205,7 @@ class FailedStep:
         )
         if paid_out:
             message += "; nothing is left of its budget for another round"
-        return c.RunError("verification", message)
+        return c.RunError(VERIFICATION, message)
 
 
 class _Remembering:
@@ -256,14 +257,6 @@ def _left(budget_usd: float | None, spent_usd: float | None) -> float | None:
 
 def _how(result: RawResult) -> str:
     return result.error.message if result.error is not None else "it did not succeed"
-
-
-def _save(run: Run, answer: str) -> None:
-    file = run.cwd / ANSWER_FILE
-    with suppress(FileNotFoundError):
-        file.unlink()  # never through a link that a step has left
-    text = answer if not answer or answer.endswith("\n") else answer + "\n"
-    file.write_text(text, encoding="utf-8", errors="replace")
 
 
 def round_spent(result: c.Result) -> c.RoundSpent:

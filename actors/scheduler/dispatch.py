@@ -30,7 +30,7 @@ from actors.scheduler.queue import (
     requirement,
 )
 from events import catalogue as c
-from events.lifecycle import FIXED_KINDS
+from events.lifecycle import FIXED_KINDS, VERIFICATION
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -55,7 +55,7 @@ class Hop(NamedTuple):
     tier: c.Tier
     code: c.FallbackCode
     reason: str
-    wait: c.Wait
+    wait: c.Wait | None
 
 
 class Target(NamedTuple):
@@ -92,6 +92,8 @@ class Blocked(NamedTuple):
 def look(state: SchedulerState, group: Group, now: float) -> Target | Blocked:
     """Find the pool that a group's head may use now, with the hop if there is one."""
     required = group.requirement
+    if required.unverified:
+        return _look_above(state, group, now)
     pool = state.fleet.pool(required)
     if not pool.available_to(required.excluded):
         return _look_elsewhere(state, group, pool, now)
@@ -162,6 +164,41 @@ def _look_elsewhere(
     return Target(other, excluded, hop, False, unmet_since)
 
 
+def may_escalate(state: SchedulerState, required: Requirement) -> bool:
+    """Whether work that does not pass its verification may go to the next tier, at all."""
+    return (
+        required.tier == "standard"
+        and not (required.hopped or required.model)
+        and required.kind not in FIXED_KINDS
+        and state.policy.max_escalations_in_flight > 0
+        and state.fleet.offered(PLACE_KIND["complex"])
+    )
+
+
+def _look_above(state: SchedulerState, group: Group, now: float) -> Target | Blocked:
+    """Find the place in the next tier for work that did not pass its verification.
+
+    Its own tier is up and has done its part, so there is nothing to wait for there.
+    """
+    required = group.requirement
+    pool = _pool_in(state, "complex", required)
+    if not may_escalate(state, required) or not pool.available_to(required.excluded):
+        why = f"nothing in complex may take over ({_why_none(required, pool)})"
+        return Blocked(why, starving=True)
+    refusal = _may_not_escalate(state)
+    if refusal is not None:
+        return Blocked(refusal, starving=_is_spent(state))
+    if not pool.open_to(required.excluded):
+        return Blocked("complex, where it is to be tried, is busy or limited")
+    hop = Hop(
+        required.tier,
+        VERIFICATION,
+        f"what {required.tier} did has not passed its verification",
+        None,
+    )
+    return Target(pool, required.excluded, hop, met=False)
+
+
 def note(state: SchedulerState, group: Group, outlook: Target | Blocked) -> None:
     """Write into a group what a look at it showed."""
     if outlook.met:
@@ -215,12 +252,18 @@ def _may_not_escalate(state: SchedulerState) -> str | None:
     most = state.policy.max_escalations_in_flight
     if len(state.escalated) >= most:
         return f"{most} escalations to complex are in flight already"
+    if _is_spent(state):
+        budget = state.policy.escalation_budget_usd_per_day
+        return f"today's ${budget:.2f} for escalations are spent"
+    return None
+
+
+def _is_spent(state: SchedulerState) -> bool:
+    """Whether today's budget for escalations is spent."""
     budget = state.policy.escalation_budget_usd_per_day
     day, spent_usd = state.escalated_usd
     today = state.time.text(state.now)[:10]
-    if budget is not None and day == today and spent_usd >= budget:
-        return f"today's ${budget:.2f} for escalations are spent"
-    return None
+    return budget is not None and day == today and spent_usd >= budget
 
 
 def _why_hop(

@@ -90,6 +90,7 @@ class LiveTask:
             repo=base.repo,
             shell=base.shell,
             hopped=state.hopped_from is not None,
+            unverified=state.unverified and state.hopped_from is None,
             excluded=excluded,
             suspect=self.suspect,
         )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from actors.scheduler import dispatch
 from actors.scheduler.outputs import Mail, SpecNeeded
 from events.commands import Assign, Cancel, Evict, Rejoin, SharedEndpoint, UseEndpoints
 
@@ -64,8 +65,17 @@ def assignment(
             max_budget_usd=policy.max_budget_usd_per_task,
             limits=policy.limits,
             incarnation=host.incarnation if host is not None and host.present else "",
+            escalates=_escalates(state, live, spec),
         ),
     )
+
+
+def _escalates(state: SchedulerState, live: LiveTask, spec: c.TaskSpec) -> bool:
+    """Whether work of this route that fails its verification is to be given back."""
+    task = live.state
+    if not spec.verification_steps or task.attempts + 1 >= task.max_attempts:
+        return False
+    return dispatch.may_escalate(state, live.requirement(()))
 
 
 def cancellation(lead: Leadership, task: TaskState) -> Mail:

@@ -50,9 +50,10 @@ class Requirement(Struct, frozen=True, kw_only=True):
     `actors.scheduler.fleet.plain` keeps these, and pools go by them alone.
 
     Of what the task may still try: `shell`, whether it could also run as a command;
-    `hopped`, whether its one hop is used up; `excluded`, the hosts and endpoints not to be
-    tried. `tier` is the one it is in now. `suspect`: it lost runs with their hosts, and
-    runs on a host where no other suspect does.
+    `hopped`, whether its one hop is used up; `unverified`, whether its own tier's work did
+    not pass its verification; `excluded`, the hosts and endpoints not to be tried. `tier` is
+    the one it is in now. `suspect`: it lost runs with their hosts, and runs on a host where
+    no other suspect does.
     """
 
     kind: str
@@ -63,6 +64,7 @@ class Requirement(Struct, frozen=True, kw_only=True):
     repo: str = ""
     shell: bool = False
     hopped: bool = False
+    unverified: bool = False
     excluded: tuple[str, ...] = ()
     suspect: bool = False
 

@@ -13,6 +13,7 @@ that the task's own limit was meant to bound. `max_attempts` counts every start.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import shlex
@@ -26,6 +27,7 @@ from msgspec.structs import replace
 
 from events import catalogue as c
 from events.races import first
+from sidecar.answers import write_answer
 from sidecar.executors.port import (
     Finished,
     RawResult,
@@ -168,6 +170,10 @@ class ShellExecutor:
     def step_refusal(self, command: str) -> str | None:
         """Why this host does not run a verification step, None where it does."""
         return self._options.policy.refusal(c.Shell(command=command))
+
+    async def save_answer(self, run: Run, answer: str) -> None:
+        """Put a chat's answer into the run's folder; raises OSError."""
+        await asyncio.to_thread(write_answer, run.cwd, answer)
 
     async def step(self, run: Run, command: str, emit: Emit, stop: Stop) -> Outcome:
         """Run a verification step, once."""
