@@ -77,6 +77,9 @@ class Bus(Protocol):
         """
         ...
 
-    def on_connection(self, handler: Callable[[bool], None]) -> None:
-        """Call `handler` with True after each reconnect and False after each loss."""
+    def on_connection(self, handler: Callable[[bool], None]) -> Callable[[], None]:
+        """Call `handler` with True after each reconnect and False after each loss.
+
+        Return what ends that: whoever asks for it and ends before the connection calls it.
+        """
         ...

@@ -63,8 +63,9 @@ class LogChanged(LogError):
     def __init__(self, position: Position) -> None:
         self.position = position
         super().__init__(
-            f"the log was put back or is another one: event {position.id} of "
-            f"{position.at}, read at {position.seq}, is not there any more"
+            f"the log was put back or is another one: event {position.id}"
+            + (f" of {position.at}" if position.at else "")
+            + f", read at {position.seq}, is not there any more"
         )
 
 

@@ -44,6 +44,8 @@ from web.tail import RecentEvents
 from web.topics import Sources
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from aiohttp import web
 
     from events.bus import Bus
@@ -91,6 +93,7 @@ class Bridge:
         self._families: set[Family | None] = set()
         self._tasks: set[str] = set()
         self._timer: asyncio.TimerHandle | None = None
+        self._forget: Callable[[], None] = lambda: None
         self._starting: asyncio.Task[None] | None = None
 
     async def open(self) -> None:
@@ -100,13 +103,14 @@ class Bridge:
         position = runner.position
         self._recent.begin()
         runner.watch(self._on)
-        self.sources.bus.on_connection(self._connection)
+        self._forget = self.sources.bus.on_connection(self._connection)
         self._starting = asyncio.get_running_loop().create_task(
             self._look_back(position)
         )
 
     async def close(self) -> None:
         """Let go of everything."""
+        self._forget()
         if self._timer is not None:
             self._timer.cancel()
         if self._starting is not None:

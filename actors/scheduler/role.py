@@ -140,7 +140,7 @@ class SchedulerRole:
         """Follow, lead when it is our turn, answer commands, until `stop` is set."""
         self._follower = await self._log.follow(self._on_event)
         beats = await self._bus.listen(subjects.ALL_BEATS, self._on_beat)
-        self._bus.on_connection(self._on_connection)
+        forget = self._bus.on_connection(self._on_connection)
         try:
             await self._until(self._follower.caught_up, stop)
             await self.service.start()
@@ -155,6 +155,7 @@ class SchedulerRole:
                 for task in tasks:
                     task.cancel()
         finally:
+            forget()
             self.scheduler.step_down()
             if self._timer is not None:
                 self._timer.cancel()

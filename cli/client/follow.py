@@ -179,7 +179,7 @@ class LiveOutput:
         self._waiting: list[c.Chunk] | None = []
         self._subscription: Any = None
         self._reading: asyncio.Task[None] | None = None
-        client.link.on_connection(self._connection)
+        self._forget = client.link.on_connection(self._connection)
 
     async def start(self) -> None:
         """Show what there is, then what comes."""
@@ -190,6 +190,7 @@ class LiveOutput:
 
     async def stop(self) -> None:
         """Show nothing more."""
+        self._forget()
         if self._reading is not None:
             self._reading.cancel()
             await asyncio.gather(self._reading, return_exceptions=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import sys
+from contextlib import suppress
 from typing import Final
 
 import click
@@ -21,7 +22,9 @@ from cli.render.terminal import (
 )
 from events import catalogue as c
 from events import subjects
+from events.errors import Malformed
 from events.ids import is_token
+from events.position import LogChanged, Position
 from events.races import first
 
 LAST_SHOWN: Final = 50
@@ -37,6 +40,13 @@ LAST_FOLLOWED: Final = 10
     type=int,
     metavar="N",
     help="Begin at sequence N; -N begins N events before the end.",
+)
+@click.option(
+    "--after",
+    "behind",
+    metavar="SEQ:ID",
+    help="Begin behind this event, by sequence and id; refused where the log has another "
+    "one there.",
 )
 @click.option("--limit", type=click.IntRange(1), help="End after so many.")
 @click.option(
@@ -59,6 +69,7 @@ def events(
     *,
     follow: bool,
     start: int | None,
+    behind: str | None,
     limit: int | None,
     patterns: tuple[str, ...],
     types: tuple[str, ...],
@@ -72,10 +83,13 @@ def events(
     """
     for each in types:
         _check_type(each)
+    after = None if behind is None else _position(behind)
+    if after is not None and start is not None:
+        raise click.UsageError("--after says where to begin: leave out --from")
     chosen = Chosen(types, limit, as_json=as_json)
     filters = [pattern_of(each) for each in patterns]
     try:
-        return run(_events(chosen, follow, start, filters, task_id))
+        return run(_events(chosen, follow, start, after, filters, task_id))
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED if not follow else EXIT_OK
 
@@ -94,6 +108,18 @@ def _check_type(argument: str) -> None:
     raise click.UsageError(
         f"--type {line_of(argument, 60)}: no event has this type.{hint} "
         f"Families: {', '.join(sorted(families))}"
+    )
+
+
+def _position(argument: str) -> Position:
+    """Read SEQ:ID, also with the time that stands behind it; raises UsageError."""
+    with suppress(Malformed):
+        position = Position.parse(argument)
+        if (position.seq and is_token(position.id)) or argument == "0":
+            return position
+    raise click.UsageError(
+        f"--after {line_of(argument, 60)}: expected SEQ:ID of the event that was read last, "
+        "as `events --json` writes both, 0 for none; --from N begins at a sequence alone"
     )
 
 
@@ -138,6 +164,7 @@ async def _events(
     chosen: Chosen,
     follow: bool,
     start: int | None,
+    after: Position | None,
     patterns: list[str],
     task_id: str | None,
 ) -> int:
@@ -149,11 +176,16 @@ async def _events(
                 raise Problem(f"{task_id!r} is no task's id")
             filters += [subjects.task(full), subjects.runs_of(full)]
         plain = not filters and chosen.anything
+        if after is not None:
+            after = await _known(client, after)
+            start = after.seq + 1
         begin = await _first(client, start, follow=follow, plain=plain)
         last = await client.log.last_sequence()
-        if not follow and begin > last + 1:
+        if not follow and after is None and begin > last + 1:
             raise Problem(f"--from {begin}: the log ends at sequence {last}")
-        follower = await client.log.follow(chosen.show, start=begin, subjects=filters)
+        follower = await client.log.follow(
+            chosen.show, start=begin, after=after, subjects=filters
+        )
         ends = [chosen.enough] if follow else [chosen.enough, follower.caught_up]
         try:
             await first(*(end.wait() for end in ends), follower.failed)
@@ -193,6 +225,19 @@ def _of_events(parts: list[str]) -> bool:
         if part not in (name, "*"):
             return False
     return len(parts) > 2
+
+
+async def _known(client: Session, after: Position) -> Position:
+    """Return the position of the event that was named; raises LogChanged, LogError."""
+    if not after.seq:
+        return after
+    recorded = await client.log.get(after.seq)
+    if recorded is None or recorded.event.id != after.id:
+        raise LogChanged(after)
+    there = Position.of(recorded)
+    if after.at and after != there:
+        raise LogChanged(after)
+    return there
 
 
 async def _first(

@@ -160,9 +160,14 @@ class Broker:
         try:
             shutil.rmtree(ports, ignore_errors=True)
             ports.mkdir(mode=0o700)
-            with instance.log_file.open("wb") as log:
+            # What it says before it knows its log, and if it ends by a fault of its own.
+            flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND
+            with os.fdopen(os.open(instance.log_file, flags, 0o600), "wb") as log:
                 self._process = subprocess.Popen(
-                    [program, "-c", instance.conf, "--ports_file_dir", ports],
+                    [
+                        *(program, "-c", instance.conf),
+                        *("--ports_file_dir", ports, "-l", instance.log_file),
+                    ],
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=subprocess.STDOUT,
@@ -362,6 +367,9 @@ class _Tail:
     def lines(self) -> list[str]:
         try:
             with self._path.open("rb") as log:
+                if os.fstat(log.fileno()).st_size < self._read:
+                    # Another file has taken its place.
+                    self._read = 0
                 log.seek(self._read)
                 new = log.read()
         except FileNotFoundError:

@@ -177,10 +177,10 @@ class Away:
         self._timer: asyncio.TimerHandle | None = None
         self._since = 0.0
         self._told = False
-        link.on_connection(self._connection)
+        self._forget = link.on_connection(self._connection)
 
     def _connection(self, up: bool) -> None:
-        self.stop()
+        self._be_quiet()
         if up:
             if self._told:
                 away_s = round(self._loop.time() - self._since, 1)
@@ -202,6 +202,10 @@ class Away:
 
     def stop(self) -> None:
         """Say nothing more."""
+        self._forget()
+        self._be_quiet()
+
+    def _be_quiet(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

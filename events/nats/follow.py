@@ -79,13 +79,14 @@ class PullFollower:
         self.undecodable = 0
         self.failed: asyncio.Future[None] = self._loop.create_future()
         self.caught_up = asyncio.Event()
-        link.on_connection(self._connection)
+        self._forget = link.on_connection(self._connection)
 
     def start(self) -> None:
         """Begin."""
         self._task = self._loop.create_task(self._run())
 
     async def stop(self) -> None:
+        self._forget()
         self._generation += 1
         if self._task is not None:
             self._task.cancel()
@@ -272,13 +273,14 @@ class TapFollower:
         self.undecodable = 0
         self.failed: asyncio.Future[None] = self._loop.create_future()
         self.caught_up = asyncio.Event()
-        link.on_connection(self._connection)
+        self._forget = link.on_connection(self._connection)
 
     def start(self) -> None:
         """Begin."""
         self._task = self._loop.create_task(self._run())
 
     async def stop(self) -> None:
+        self._forget()
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)

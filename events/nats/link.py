@@ -373,19 +373,25 @@ class Link:
 
     # -- the connection comes and goes ---------------------------------------------------------
 
-    def on_connection(self, handler: Callable[[bool], None]) -> None:
+    def on_connection(self, handler: Callable[[bool], None]) -> Callable[[], None]:
         self._handlers.append(handler)
+
+        def forget() -> None:
+            if handler in self._handlers:
+                self._handlers.remove(handler)
+
+        return forget
 
     async def _disconnected(self) -> None:
         if not self.up:
             return
         self.up = False
-        for handler in self._handlers:
+        for handler in list(self._handlers):
             handler(False)
 
     async def _reconnected(self) -> None:
         self.up = True
-        for handler in self._handlers:
+        for handler in list(self._handlers):
             handler(True)
 
     async def _closed(self) -> None:

@@ -107,10 +107,11 @@ class JetStreamLog:
         self.volume = HostVolume(self._loop.time)
         self._batches = 0
         self._sweeper: asyncio.Task[None] | None = None
-        link.on_connection(self._connection)
+        self._forget = link.on_connection(self._connection)
 
     async def close(self) -> None:
         """Give up what is not acknowledged; the link stays open."""
+        self._forget()
         tasks = [task for task in (self._sweeper, *self._resolving.values()) if task]
         for task in tasks:
             task.cancel()

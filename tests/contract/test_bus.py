@@ -206,7 +206,11 @@ async def test_who_has_stopped_listening_hears_nothing_more(fleet):
 
 async def test_a_loss_and_a_reconnect_are_told_and_listening_goes_on(fleet):
     changes: list[bool] = []
+    unheard: list[bool] = []
     fleet.asking.on_connection(changes.append)
+    forget = fleet.asking.on_connection(unheard.append)
+    forget()
+    forget()
     await fleet.serving[0].listen(SUBJECT, lambda m: m.respond(b"still here"))
     assert await fleet.asking.request(SUBJECT, b"", timeout=10) == b"still here"
     assert fleet.asking.connected

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import select
 import signal
@@ -340,3 +341,24 @@ def test_a_server_with_a_configuration_of_its_own_is_known_by_its_store(instance
     finally:
         server.terminate()
         server.communicate(timeout=10)
+
+
+async def test_the_server_s_own_log_is_bounded_while_it_runs(instance):
+    instance.site_conf.write_text("logfile_size_limit: 4KB\ndebug: true\n")
+    server = Broker(instance)
+    server.start()
+    try:
+        port = int(instance.url.rpartition(":")[2])
+        for _ in range(200):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            await reader.readline()
+            writer.close()
+            await writer.wait_closed()
+        logs = list(instance.data.glob("nats-server.log*"))
+        assert len(logs) > 1
+        assert all(each.stat().st_size < 16_384 for each in logs)
+        assert len(logs) <= 3
+        instance.add_host("h2")
+        assert reload(instance) is True
+    finally:
+        server.stop()

@@ -213,6 +213,18 @@ def test_events_are_readable_and_filtered(up: System) -> None:
     types = [each["event"]["type"].removesuffix(".v1") for each in events]
     assert types[:2] == ["task.submitted", "task.routed"]
     assert types[-1] == "task.completed"
+    behind = f"{events[0]['seq']}:{events[0]['event']['id']}"
+    rest = up.run("events", "--after", behind, "--limit", "1", "--json").stdout
+    assert json.loads(rest)["seq"] == events[0]["seq"] + 1
+    other = up.run(
+        "events", "--after", f"{behind[:-1]}{'0' if behind[-1] != '0' else '1'}"
+    )
+    assert (other.returncode, other.stdout) == (1, "")
+    assert "the log was put back or is another one" in other.stderr
+    assert (
+        up.run("events", "--after", "99999:" + events[0]["event"]["id"]).returncode == 1
+    )
+    assert up.run("events", "--after", str(events[0]["seq"])).returncode == 2
     only = up.run("events", "--type", "task.completed", "--from", str(events[0]["seq"]))
     assert "task.completed" in only.stdout
     assert "task.routed" not in only.stdout

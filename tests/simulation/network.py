@@ -314,8 +314,9 @@ class Link:
             for handler in list(self._handlers):
                 handler(connected)
 
-    def on_connection(self, handler: Callable[[bool], None]) -> None:
+    def on_connection(self, handler: Callable[[bool], None]) -> Callable[[], None]:
         self._handlers.append(handler)
+        return lambda: self._handlers.remove(handler)
 
     # -- the log: writing
 

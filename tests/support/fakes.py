@@ -357,14 +357,20 @@ class MemoryBus:
         self._broker.subscriptions.append(subscription)
         return subscription
 
-    def on_connection(self, handler: Callable[[bool], None]) -> None:
+    def on_connection(self, handler: Callable[[bool], None]) -> Callable[[], None]:
         self._handlers.append(handler)
+
+        def forget() -> None:
+            if handler in self._handlers:
+                self._handlers.remove(handler)
+
+        return forget
 
     def set_connected(self, connected: bool) -> None:
         """Cut or restore this process's connection."""
         if connected != self.connected:
             self.connected = connected
-            for handler in self._handlers:
+            for handler in list(self._handlers):
                 handler(connected)
 
 

@@ -39,7 +39,7 @@ def there():
     link = SimpleNamespace(
         reason="",
         address=SimpleNamespace(url="nats://b"),
-        on_connection=handlers.append,
+        on_connection=lambda handler: handlers.append(handler) or handlers.clear,
     )
     loop = Loop()
     away = Away(link, loop)
