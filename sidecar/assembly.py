@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from sidecar.kept import Piece
     from sidecar.pipeline import Prepare, Price
     from sidecar.processes.table import Ident
+    from sidecar.task_user import TaskUser
     from sidecar.verification import Verifier
 
 
@@ -101,22 +102,26 @@ class Parts:
 
 
 def assemble(
-    config: SidecarConfig, folder: Path, environ: Mapping[str, str] | None = None
+    config: SidecarConfig,
+    folder: Path,
+    environ: Mapping[str, str] | None = None,
+    user: TaskUser | None = None,
 ) -> Parts:
     """Make the usual parts: all executors, working folders under `folder`, prices.
 
     `environ`: the variables that the sidecar was started with; None: as they were.
+    `user`: whose processes the runs' are; None: the sidecar's own.
     """
     environ = variables() if environ is None else environ
     callbacks = Callbacks()
-    processes = Processes(lambda ident: callbacks.started(ident))
+    processes = Processes(lambda ident: callbacks.started(ident), user)
     workspace = Workspace(
         folder / "work" / config.host,
         processes,
         repos=config.repo_paths,
         default_repo=config.default_repo,
         clones=config.clones,
-        source=environ,
+        source=environ if user is None else {**environ, **user.variables},
         own=OwnVariables(
             env=config.shell.env,
             path=config.shell.path,
@@ -159,7 +164,9 @@ def assemble(
     results = None
     if config.agent.enabled:
         own = config.agent.results_folder
-        results = Results(Path(own).expanduser() if own else folder / "results")
+        results = Results(
+            Path(own).expanduser() if own else folder / "results", user=user
+        )
         executors["agent"] = AgentExecutor(
             config.host,
             processes,

@@ -69,6 +69,7 @@ class Checkout:
 
     async def begin(self, folder: Path) -> Before | None:
         """Look before the run; None where `folder` lies in no checkout."""
+        user = self._git.user
         noted = self._scratch / "before.json"
         with suppress(OSError, msgspec.DecodeError):
             return msgspec.json.decode(noted.read_bytes(), type=Before)
@@ -76,11 +77,14 @@ class Checkout:
         if not asked.ok:
             return None
         top = asked.stdout.rstrip("\n")
-        make(self._scratch / "objects")
+        make(self._scratch, user)
+        make(self._scratch / "objects", user)
         head = await self._head(Path(top))
         tree, large = await self._tree(Path(top))
         before = Before(top, head, tree, large)
-        noted.write_bytes(msgspec.json.encode(before))
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+        with os.fdopen(os.open(noted, flags, 0o600), "wb") as file:
+            file.write(msgspec.json.encode(before))
         return before
 
     async def end(self, before: Before) -> c.Changes:
@@ -144,8 +148,13 @@ class Checkout:
         words = ("rev-parse", "--path-format=absolute", "--git-path", "index")
         index = Path((await self._out(top, words)).decode().rstrip("\n"))
         own.unlink(missing_ok=True)
-        with suppress(FileNotFoundError):
-            shutil.copyfile(index, own)  # what it knows of files need not be read again
+        if self._git.user is None:
+            with suppress(FileNotFoundError):
+                # What it knows of files need not be read again.
+                shutil.copyfile(index, own)
+        elif head := await self._head(top):
+            # Not for us to read: a link there would lead to what its owner may not see.
+            await self._out(top, ("read-tree", head))
         await self._out(top, ("add", "--update", "--", "."))
         words = ("ls-files", "--others", "--exclude-standard", "-z")
         others = await self._out(top, words)

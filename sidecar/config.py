@@ -102,9 +102,11 @@ class ShellConfig(Struct, frozen=True, kw_only=True):
 
     `env` is set for every command, `inherit` names what it gets of the sidecar's own
     environment, `path` takes the place of PATH. A task's own variables come last.
+    `user` is whose processes all runs of this host are; without, the sidecar's own.
     """
 
     enabled: bool = True
+    user: str | None = None
     allowed: list[str] = []
     env: dict[VariableName, str] = {}
     path: str | None = None

@@ -7,10 +7,14 @@ import os
 import shutil
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import structlog
 
 from events.errors import AgentComError
+
+if TYPE_CHECKING:
+    from sidecar.task_user import TaskUser
 
 logger = structlog.get_logger("agentcom.sidecar")
 
@@ -35,10 +39,12 @@ class FolderMissing(WorkspaceError):
         super().__init__("no such folder", str(folder))
 
 
-def make(folder: Path) -> None:
-    """Make it where it is missing; raises WorkspaceError."""
+def make(folder: Path, user: TaskUser | None = None) -> None:
+    """Make it where it is missing, the user's where one is named; raises WorkspaceError."""
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if user is not None:
+            user.own(folder)
     except OSError as wrong:
         raise WorkspaceError(f"folder {folder}", str(wrong)) from wrong
 
@@ -55,9 +61,13 @@ async def remove(folder: Path) -> None:
 
 
 def remove_tree(folder: Path) -> bool:
-    """Remove it, with folders that nobody may write to (Go's module cache); if it went."""
-    for place, _, _ in os.walk(folder, onerror=None):
-        _make_writable(place)  # before its folders are looked into
+    """Remove it, with folders that nobody may write to (Go's module cache); if it went.
+
+    Root writes to them anyway, and must not follow what a task puts in its way meanwhile.
+    """
+    if os.geteuid() != 0:
+        for place, _, _ in os.walk(folder, onerror=None):
+            _make_writable(place)  # before its folders are looked into
     shutil.rmtree(folder, ignore_errors=True)
     return not folder.exists()
 

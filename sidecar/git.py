@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from sidecar.processes.family import Brief, Child, Processes
+    from sidecar.task_user import TaskUser
 
 _GIT_TIMEOUT_S = 120.0
 _KEEP = 65_536
@@ -53,6 +54,11 @@ class Git:
             "GIT_COMMITTER_NAME": "AgentCom",
             "GIT_COMMITTER_EMAIL": "agentcom@localhost",
         }
+
+    @property
+    def user(self) -> TaskUser | None:
+        """Whose processes these are; None: this process's own."""
+        return self._processes.user
 
     async def ask(self, folder: Path, *words: str) -> tuple[bool, str, str]:
         """Run a git command; whether it went well, its stdout, its stderr."""

@@ -77,6 +77,7 @@ def read_piece(folder: Path, path: str, offset: int) -> Piece:
     if path.startswith("/") or ".." in steps or "\0" in path:
         raise NotKept("path: expected one below the task's folder, without '..'")
     handle = os.open(folder, _OPEN | os.O_DIRECTORY)
+    owner = os.fstat(handle).st_uid
     try:
         for n, step in enumerate(steps):
             try:
@@ -85,6 +86,9 @@ def read_piece(folder: Path, path: str, offset: int) -> Piece:
                 raise NotKept(_why(wrong, "/".join(steps[: n + 1]))) from wrong
             os.close(handle)
             handle = below
+        if owner and not os.fstat(handle).st_uid:
+            # A task with a user of its own may have linked what only root reads.
+            raise NotKept(f"{path} is root's, not the task's")
         return _read(handle, path, offset)
     finally:
         os.close(handle)
@@ -124,7 +128,7 @@ def _read(handle: int, path: str, offset: int) -> Piece:
 def ended(folder: Path) -> None:
     """Note that a run in `folder` is over: from now on it ages."""
     with suppress(OSError):
-        os.utime(folder)
+        os.utime(folder, follow_symlinks=False)
 
 
 def surplus(root: Path, busy: set[Path], most: int, oldest: float) -> list[Path]:

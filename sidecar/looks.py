@@ -276,6 +276,8 @@ async def ask_claude(
     """Ask Claude Code for its version; spends nothing."""
     given = variables()
     env = {name: given[name] for name in _FOR_CLAUDE if name in given}
+    if processes.user is not None:
+        env |= processes.user.variables
     path = claude_program(program)
     probe = await claude.probe(processes, path, env, timeout_s)
     if not probe.version:

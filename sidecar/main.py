@@ -11,9 +11,10 @@ from sidecar.assembly import assemble
 from sidecar.host import Sidecar
 from sidecar.journal import open_journal
 from sidecar.private import mend
+from sidecar.task_user import make_room, task_user
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from sidecar.assembly import Parts
@@ -39,12 +40,14 @@ async def run(
     *,
     data: Path | None = None,
     parts: Parts | None = None,
+    private: Sequence[Path] = (),
     ready: Callable[[Sidecar], None] = lambda _sidecar: None,
 ) -> None:
     """Be this host until `stop` is set; then drain and leave in good order.
 
     `data` is the folder for journal and work unless the configuration names one. `ready`
-    is called once the host has joined. Raises JournalHeld, JournalError,
+    is called once the host has joined; `private` are files that tasks with a user of their
+    own must not be able to read. Raises JournalHeld, JournalError, TaskUserError,
     ResultsFolderError; once it has left because another process is this host, Evicted;
     because its journal was deleted under it, JournalGone.
     """
@@ -53,7 +56,11 @@ async def run(
     if folder is None:
         raise ValueError("a sidecar needs a data folder")
     mend(folder)
-    parts = parts or assemble(config, folder)
+    user = None
+    if config.shell.user is not None:
+        user = task_user(config.shell.user)
+        make_room(user, folder, folder / "work" / config.host, private)
+    parts = parts or assemble(config, folder, user=user)
     if parts.results is not None:
         parts.results.make()
     journal = await open_journal(folder / f"journal-{config.host}.db")

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection, Iterator
     from pathlib import Path
 
+    from sidecar.task_user import TaskUser
+
 STILL_S: Final = 0.5
 """How long a result must not have changed before it is read."""
 
@@ -71,9 +73,14 @@ class TaskFiles:
     """One task's three files, while it is at work here."""
 
     def __init__(
-        self, folder: Path, task_id: str, still: Callable[[], Awaitable[None]]
+        self,
+        folder: Path,
+        task_id: str,
+        still: Callable[[], Awaitable[None]],
+        user: TaskUser | None = None,
     ) -> None:
-        """`still` waits as long as a result must not have changed."""
+        """`still` waits as long as a result must not have changed; `user` as below."""
+        self._user = user
         name = token(task_id, "task_id")
         self.task_file = folder / f"{name}{_TASK}"
         self.started_file = folder / f"{name}{_STARTED}"
@@ -94,7 +101,9 @@ class TaskFiles:
         with suppress(FileNotFoundError):
             os.unlink(part)
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
-        with os.fdopen(os.open(part, flags, 0o644), "wb") as file:
+        with os.fdopen(os.open(part, flags, 0o600), "wb") as file:
+            if self._user is not None:
+                self._user.own(file.fileno())
             file.write(body)
         os.replace(part, self.task_file)
 
@@ -123,16 +132,22 @@ class TaskFiles:
                 continue
             await self._still()
             if _stamp(self.result_file) == seen:
-                return await asyncio.to_thread(_read, self.result_file)
+                return await asyncio.to_thread(_read, self.result_file, self._user)
 
 
 class Results:
     """A host's results folder. `open` before anything else, `close` at the end."""
 
     def __init__(
-        self, folder: Path, *, still: Callable[[], Awaitable[None]] | None = None
+        self,
+        folder: Path,
+        *,
+        still: Callable[[], Awaitable[None]] | None = None,
+        user: TaskUser | None = None,
     ) -> None:
+        """`user` is who writes the results, and owns a folder that is made; None: we."""
         self.folder = folder
+        self._user = user
         # Names of results for no task at work here; `on_left` is told how many they are.
         self.left: set[str] = set()
         self.on_left: Callable[[int], None] = lambda _count: None
@@ -147,11 +162,18 @@ class Results:
     def make(self) -> None:
         """Make the folder; raises ResultsFolderError where nobody can write there."""
         try:
-            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._make_folder()
         except OSError as error:
             raise ResultsFolderError(self.folder, str(error.strerror)) from error
         if not os.access(self.folder, os.R_OK | os.W_OK | os.X_OK):
             raise ResultsFolderError(self.folder, "it cannot be read and written")
+
+    def _make_folder(self) -> None:
+        if self.folder.is_dir():
+            return
+        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if self._user is not None:
+            self._user.own(self.folder)
 
     async def open(self, host: str, held: Collection[str] = ()) -> None:
         """Begin to watch; `held` are tasks that this host has still to do with."""
@@ -173,7 +195,9 @@ class Results:
     @contextmanager
     def expecting(self, task_id: str) -> Iterator[TaskFiles]:
         """Have a task at work here for the length of the block."""
-        files = self._expected[task_id] = TaskFiles(self.folder, task_id, self._still)
+        files = self._expected[task_id] = TaskFiles(
+            self.folder, task_id, self._still, self._user
+        )
         if files.result_file.name in self.left:
             self.left.discard(files.result_file.name)
             self.on_left(len(self.left))
@@ -217,7 +241,7 @@ class Results:
             except (OSError, RuntimeError) as error:
                 logger.error("results folder", folder=str(self.folder), why=str(error))
                 with suppress(OSError):
-                    self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+                    self._make_folder()
                 self._look_at_all()
                 with suppress(TimeoutError):
                     async with asyncio.timeout(_WATCH_AGAIN_S):
@@ -289,8 +313,8 @@ def _stamp(path: Path) -> tuple[int, int, int] | None:
     return status.st_ino, status.st_size, status.st_mtime_ns
 
 
-def _read(path: Path) -> bytes:
-    """Read a plain file, whole; raises Unreadable."""
+def _read(path: Path, user: TaskUser | None = None) -> bytes:
+    """Read a plain file, whole, which is the user's own; raises Unreadable."""
     try:
         # Not through a link, and without waiting at a pipe that nobody writes to.
         file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -299,8 +323,12 @@ def _read(path: Path) -> bytes:
             path.name, f"it cannot be opened ({error.strerror})"
         ) from error
     try:
-        if not stat.S_ISREG(os.fstat(file).st_mode):
+        found = os.fstat(file)
+        if not stat.S_ISREG(found.st_mode):
             raise Unreadable(path.name, "it is no plain file")
+        if user is not None and found.st_uid != user.uid:
+            # A link to what only we may read.
+            raise Unreadable(path.name, f"it is not {user.name}'s")
         parts, size = [], 0
         while size <= RESULT_LIMIT and (part := os.read(file, 2**20)):
             parts.append(part)

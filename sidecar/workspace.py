@@ -275,6 +275,7 @@ class Workspace:
                     assign=assign,
                     cwd=folder,
                     env=env,
+                    tmp=tmp,
                     changes=changes,
                     steps_env=steps_env,
                 )
@@ -316,7 +317,7 @@ class Workspace:
     @asynccontextmanager
     async def _temporary(self, assign: Assign) -> AsyncIterator[Path]:
         folder = self._root / "tmp" / token(assign.route, "route")
-        make(folder)
+        make(folder, self._processes.user)
         try:
             yield folder
         finally:
@@ -345,7 +346,7 @@ class Workspace:
             case "own":
                 folder = self._root / "tasks" / token(assign.task_id, "task_id")
                 async with self._turn(folder, alone=True):
-                    make(folder)
+                    make(folder, self._processes.user)
                     yield folder
                     await self._keep(assign, folder)
             case "worktree":
@@ -479,7 +480,7 @@ class Workspace:
         task = token(assign.task_id, "task_id")
         folder = self._root / "worktrees" / task / token(assign.route, "route")
         lock = self._git_locks.setdefault(repo, asyncio.Lock())
-        make(folder.parent)
+        make(folder.parent, self._processes.user)
         detached, base = False, None
         if not folder.is_dir():  # else an earlier incarnation has made it
             async with lock:

@@ -289,7 +289,12 @@ async def be_sidecar(
             used = log if metrics is None else meter.log
             async with exposed(meter, metrics, _metrics_ready):
                 living = run(
-                    config, _Connection(used, link), stop, data=data, ready=meter.attach
+                    config,
+                    _Connection(used, link),
+                    stop,
+                    data=data,
+                    private=[credentials.seed_path],
+                    ready=meter.attach,
                 )
                 await until_closed(living, link)
         finally:

@@ -36,7 +36,8 @@ class Run(Struct, frozen=True, kw_only=True):
     """One assignment, resolved on this host.
 
     `cwd` is the working folder (made, and locked where that is asked for), `env` the whole
-    environment of a child process: built up, never inherited. `previous_cost_usd` is what
+    environment of a child process: built up, never inherited; `tmp` is the run's own
+    temporary folder, whatever a task's TMPDIR says. `previous_cost_usd` is what
     the session that is resumed (`assign.resume_session`) has cost so far, where known.
     `changes` says what has changed in the checkout since the run began, None outside one.
     `turns` are the rounds before this one; whoever takes turns goes on behind the last.
@@ -46,6 +47,7 @@ class Run(Struct, frozen=True, kw_only=True):
     assign: Assign
     cwd: Path
     env: dict[str, str]
+    tmp: Path | None = None
     previous_cost_usd: float | None = None
     changes: Callable[[], Awaitable[c.Changes | None]] | None = None
     turns: tuple[Turn, ...] = ()

@@ -41,8 +41,11 @@ from sidecar.processes.ending import Exit, shell_stages
 from sidecar.processes.family import Processes, ProcessLimits
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from events.commands import Assign
     from sidecar.executors.port import Emit, Outcome, Run, Stop
+    from sidecar.task_user import TaskUser
 
 How = Literal["ended", "timeout", "stopped"]
 
@@ -205,7 +208,7 @@ class ShellExecutor:
         stages = shell_stages(run.assign.limits.shell_term_grace_s)
         script: str | None = None
         try:
-            script = _script(shell.command, run.env.get("TMPDIR"))
+            script = _script(shell.command, run.tmp, self._processes.user)
             child = self._processes.start(
                 [_SHELL, script] if script else [_SHELL, "-c", shell.command],
                 cwd=run.cwd,
@@ -311,13 +314,17 @@ def _retries(assign: Assign) -> int:
     return assign.limits.shell_retries if wished is None else wished
 
 
-def _script(command: str, folder: str | None) -> str | None:
+def _script(
+    command: str, folder: Path | None, user: TaskUser | None = None
+) -> str | None:
     """A file that holds a command too long for an argument; None for any other."""
     text = command.encode("utf-8", "surrogateescape")
     if len(text) <= _ARGUMENT_LIMIT:
         return None
     handle, name = tempfile.mkstemp(prefix="agentcom-", suffix=".sh", dir=folder)
     with open(handle, "wb") as file:
+        if user is not None:
+            user.own(handle)
         file.write(text)
     return name
 

@@ -60,6 +60,7 @@ if TYPE_CHECKING:
     from typing import Self
 
     from sidecar.processes.ending import Stage
+    from sidecar.task_user import TaskUser
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
@@ -322,8 +323,15 @@ class Processes:
     so that the sidecar's next incarnation can find what survived this one).
     """
 
-    def __init__(self, on_start: Callable[[Ident], None] | None = None) -> None:
+    def __init__(
+        self,
+        on_start: Callable[[Ident], None] | None = None,
+        user: TaskUser | None = None,
+    ) -> None:
+        """`user` is whose every process is; None: this process's own."""
+        self.user = user
         self._on_start = on_start
+        self._start_options = {} if user is None else user.start_options
         self._children: dict[int, Child] = {}
         self._spared: set[int] = set()
 
@@ -372,6 +380,7 @@ class Processes:
                 bufsize=0,
                 start_new_session=True,
                 umask=child_umask(),
+                **self._start_options,
                 preexec_fn=functools.partial(_prepare, parent, rlimits),
             )
         try:

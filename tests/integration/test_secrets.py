@@ -2,21 +2,33 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import shutil
 import signal
 import stat
+import tempfile
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+import psutil
 import pytest
 
-from tests.support.command import NOTHING_ELSE, Running, System, command, family
+from sidecar.task_user import TaskUserError, make_room, task_user
+from tests.support.command import (
+    NOTHING_ELSE,
+    Running,
+    System,
+    agentcom_up,
+    command,
+    family,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 KEY = "model-key-4711"
 ENDPOINT = """
@@ -135,3 +147,106 @@ def test_a_model_server_still_gets_its_key(system: System, asked: list[str]) -> 
 def test_no_role_leaves_a_core(system: System) -> None:
     done = system.run("submit", "--shell", "ulimit -c", "--wait")
     assert done.stdout.strip() == "0"
+
+
+# -- tasks with a user of their own ----------------------------------------------------
+
+
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """A folder that everybody may pass through, as /var/lib is."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can run tasks as another user")
+    with tempfile.TemporaryDirectory(prefix="agentcom-") as name:
+        os.chmod(name, 0o711)
+        yield Path(name)
+
+
+USER = NOTHING_ELSE + '[shell]\nuser = "nobody"\n'
+
+
+def test_a_task_of_another_user_reads_no_key_and_no_token(open_folder: Path) -> None:
+    with agentcom_up(open_folder, USER) as (system, up):
+        private = [
+            *(system.data / "keys").glob("*.nk"),
+            system.data / "web-tokens.json",
+            system.data / "journal-h1.db",
+            system.data / "projections.db",
+            *(f"/proc/{each.pid}/environ" for each in family(up.process.pid)),
+        ]
+        assert len(private) > 10
+        reads = "; ".join(f"cat '{name}' 2>/dev/null" for name in private)
+        done = system.run(
+            "submit",
+            "--shell",
+            f"{reads}; ls {system.data} 2>/dev/null; true",
+            "--wait",
+        )
+        assert (done.returncode, done.stdout) == (0, ""), done
+
+
+def test_a_task_of_another_user_works_in_folders_of_its_own(open_folder: Path) -> None:
+    with agentcom_up(open_folder, USER) as (system, _):
+        says = (
+            'id -un; echo $HOME $USER; mktemp >/dev/null && touch x && ls -l "$PWD/x"'
+        )
+        done = system.run("submit", "--shell", says, "--anywhere", "--wait")
+        assert done.returncode == 0, done
+        name, home, listed = done.stdout.splitlines()
+        assert name == "nobody"
+        assert home.split()[1] == "nobody"
+        assert " nobody " in listed
+        # Too long for an argument: it is read from a file.
+        shell = {"command": f": {'€' * 60_000}\ntest $(id -un) = nobody"}
+        file = open_folder / "long.jsonl"
+        file.write_text(json.dumps({"description": "long", "shell": shell}) + "\n")
+        done = system.run("submit", "-f", str(file), "--wait")
+        assert done.returncode == 0, done
+
+
+def test_a_task_of_another_user_ends_with_all_that_it_started(
+    open_folder: Path,
+) -> None:
+    with agentcom_up(open_folder, USER) as (system, _):
+        leaves = "setsid sleep 4711 & (trap '' TERM; sleep 4712) & wait"
+        done = system.run(
+            "submit", "--shell", leaves, "--timeout", "1", "--wait", "--retries", "0"
+        )
+        assert done.returncode == 3, done
+        living = [each.info["cmdline"] for each in psutil.process_iter(["cmdline"])]
+        assert ["sleep", "4711"] not in living
+        assert ["sleep", "4712"] not in living
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("root", "reads every key"),
+        ("nosuch-user", "there is no such user"),
+    ],
+)
+def test_a_user_that_protects_nothing_is_refused(
+    open_folder: Path, name: str, said: str
+) -> None:
+    with pytest.raises(TaskUserError, match=said):
+        task_user(name)
+
+
+def test_a_key_that_tasks_could_read_is_named(open_folder: Path) -> None:
+    data, key = open_folder / "data", open_folder / "host-h1.nk"
+    data.mkdir()
+    key.touch(mode=0o644)
+    key.chmod(0o644)
+    user = task_user("nobody")
+    with pytest.raises(TaskUserError, match=re.escape(str(key))):
+        make_room(user, data, data / "work" / "h1", [key])
+    key.chmod(0o600)
+    make_room(user, data, data / "work" / "h1", [key])
+
+
+def test_a_folder_out_of_the_user_s_reach_is_refused(open_folder: Path) -> None:
+    closed = open_folder / "closed"
+    closed.mkdir(mode=0o700)
+    data = closed / "data"
+    with pytest.raises(TaskUserError, match="not within reach"):
+        make_room(task_user("nobody"), data, data / "work" / "h1", [])
