@@ -107,6 +107,9 @@ class TaskSpec(Struct, frozen=True, omit_defaults=True, kw_only=True):
     newer gateway knew. What a submitter may write is `events.commands.NewTask`.
     `timeout_s` bounds one run of any kind, 0 means no limit; `retries` is how often a
     command is started again because of its exit code. None: the policy's.
+
+    Of an answer alone: `system` is the system's message, `max_tokens` the most that it may
+    be long (None: the policy's), `json_schema` what it must fit as JSON.
     """
 
     description: Annotated[str, Meta(min_length=1, max_length=DESCRIPTION_LIMIT)]
@@ -128,11 +131,25 @@ class TaskSpec(Struct, frozen=True, omit_defaults=True, kw_only=True):
     idempotency_key: Annotated[str, Meta(min_length=1, max_length=250)] | None = None
     executor: Literal["agent", "noop"] | None = None
     mode: Mode | None = None
+    system: Annotated[str, Meta(max_length=50_000)] = ""
+    max_tokens: Annotated[int, Meta(ge=1, le=1_000_000)] | None = None
+    temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
+    json_schema: dict[str, Any] | None = None
     verify_rounds: Annotated[int, Meta(ge=1, le=20)] | None = None
     metadata: dict[str, Any] = {}
     timeout_s: Annotated[float, Meta(ge=0, le=31_536_000)] | None = None
     retries: Annotated[int, Meta(ge=0, le=99)] | None = None
     claude: ClaudeWishes | None = None
+
+
+def chat_options(spec: TaskSpec) -> list[str]:
+    """Name the options of a task that a chat with a model server alone honours."""
+    options = ["system"] if spec.system else []
+    return options + [
+        name
+        for name in ("max_tokens", "temperature", "json_schema")
+        if getattr(spec, name) is not None
+    ]
 
 
 class Inferred(Struct, frozen=True):

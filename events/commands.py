@@ -347,6 +347,7 @@ class Limits(Struct, frozen=True, omit_defaults=True, kw_only=True):
     num_ctx: int = 8192
     clone_timeout_s: float = 900.0
     clone_bytes: int = 2**31
+    max_output_tokens: int = 8192
     keep_folders: int = 50
     keep_folders_s: float = 604_800.0
     verify_rounds: int = 2

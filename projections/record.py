@@ -219,7 +219,7 @@ class TaskRecord(Struct, array_like=True, kw_only=True, gc=False):
     `tier` is where it runs or waits to run, `preferred_tier` what its classification
     said. `trace_seq`, `result_seq` and `seq` (its submission) are where the log has the
     rest. `waiting_since` is when it last began to wait. `exact_model` and `has_command`
-    say that its specification names a model, or a command: they bound where it may go
+    say that its specification names a model (or what its own tier alone honours), or a command: they bound where it may go
     instead of its own tier. `cwd` is the folder that its last run worked in.
     """
 

@@ -268,7 +268,7 @@ def _new(event: c.TaskSubmitted, seq: int) -> TaskRecord:
         submitted_at=event.at,
         waiting_since=event.at,
         ttl_s=spec.ttl_s,
-        exact_model=spec.model is not None,
+        exact_model=spec.model is not None or bool(c.chat_options(spec)),
         has_command=spec.shell is not None,
     )
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any, Final
 
+from actors.rules.asking import check_asking
 from actors.rules.folders import check_folder
 from actors.rules.modes import check_mode
 from events.codec import encode, instant
@@ -50,6 +51,7 @@ def check(spec: c.TaskSpec, now: float) -> None:
         _check_path("cwd", spec.cwd)
     check_folder(spec)
     check_mode(spec)
+    check_asking(spec)
     if spec.branch is not None and _NO_BRANCH.search(spec.branch):
         raise Malformed("branch", "a name that git takes", repr(spec.branch[:80]))
     if spec.shell is not None:
@@ -90,6 +92,7 @@ def check_limits(spec: c.TaskSpec, policy: Policy) -> None:
 def _handed_on(spec: c.TaskSpec) -> Iterator[tuple[str, str]]:
     """Yield what reaches programs and files as an argument, a name or a line."""
     yield "description", spec.description
+    yield "system", spec.system
     for name in ("repo", "branch", "model", "cwd"):
         yield name, getattr(spec, name) or ""
     for n, hint in enumerate(spec.file_hints):

@@ -228,7 +228,7 @@ def _hops(state: SchedulerState, required: Requirement) -> list[c.Tier]:
         complex_is_up = state.fleet.tier_pool("complex").available > 0
         if required.shell and not complex_is_up:
             return ["complex", "trivial"]
-        return ["complex"]
+        return [] if required.chat else ["complex"]
     if required.tier == "complex" and state.policy.allow_downgrade and not tier_is_up:
         # It acts on a tier that is down; what failed on Claude never goes lower.
         return ["standard"]

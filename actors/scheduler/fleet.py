@@ -418,7 +418,13 @@ class Fleet:
 
 def plain(required: Requirement) -> Requirement:
     """Return a requirement without what the task may still try: places go by the rest."""
-    if not (required.excluded or required.hopped or required.shell or required.suspect):
+    if not (
+        required.excluded
+        or required.hopped
+        or required.shell
+        or required.chat
+        or required.suspect
+    ):
         return required
     return Requirement(
         kind=required.kind,

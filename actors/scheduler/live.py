@@ -89,6 +89,7 @@ class LiveTask:
             assign_to=state.assign_to or "",
             repo=base.repo,
             shell=base.shell,
+            chat=base.chat,
             hopped=state.hopped_from is not None,
             unverified=state.unverified and state.hopped_from is None,
             excluded=excluded,

@@ -50,6 +50,7 @@ class Requirement(Struct, frozen=True, kw_only=True):
     `actors.scheduler.fleet.plain` keeps these, and pools go by them alone.
 
     Of what the task may still try: `shell`, whether it could also run as a command;
+    `chat`, whether it has options that a model server alone honours;
     `hopped`, whether its one hop is used up; `unverified`, whether its own tier's work did
     not pass its verification; `excluded`, the hosts and endpoints not to be tried. `tier` is
     the one it is in now. `suspect`: it lost runs with their hosts, and runs on a host where
@@ -63,6 +64,7 @@ class Requirement(Struct, frozen=True, kw_only=True):
     assign_to: str = ""
     repo: str = ""
     shell: bool = False
+    chat: bool = False
     hopped: bool = False
     unverified: bool = False
     excluded: tuple[str, ...] = ()
@@ -85,6 +87,7 @@ def requirement(
         assign_to=assign_to or "",
         repo="" if kind == "noop" else spec.repo or "",
         shell=spec.shell is not None,
+        chat=bool(c.chat_options(spec)),
     )
 
 

@@ -156,6 +156,16 @@ _PLACE = re.compile(r"tasks\[(\d+)\]\.?")
 @click.option(
     "--work", "mode", flag_value="work", help="An agent with tools works in a folder."
 )
+@click.option("--system", metavar="TEXT", help="The system's message, for an answer.")
+@click.option(
+    "--max-tokens", type=int, metavar="N", help="How long an answer may be, in tokens."
+)
+@click.option("--temperature", type=float, metavar="T", help="0 to 2, for an answer.")
+@click.option(
+    "--json-schema",
+    metavar="FILE|JSON",
+    help="The answer is JSON that fits this schema, or the task fails.",
+)
 @click.option("--executor", type=click.Choice(["agent", "noop"]))
 @click.option("--wait", is_flag=True, help="Wait for the end; exit by how it ended.")
 @click.option("--follow", is_flag=True, help="Show the output as it comes, and wait.")
@@ -226,6 +236,7 @@ def fields_of(text: tuple[str, ...], options: dict[str, Any]) -> dict[str, Any]:
         "verification_steps": list(options["steps"]),
         "needs": list(options["needs"]),
         "metadata": _metadata(options["metadata"]),
+        "json_schema": _schema(options["json_schema"]),
         "ttl_s": options["ttl"],
         "timeout_s": options["timeout"],
         "retries": options["retries"],
@@ -248,6 +259,9 @@ _SAME: Final = (
     "deadline",
     "executor",
     "mode",
+    "system",
+    "max_tokens",
+    "temperature",
 )
 
 
@@ -318,6 +332,26 @@ def _metadata(argument: str | None) -> dict[str, Any] | None:
         raise click.UsageError(
             f"--metadata: expected a JSON object ({error})"
         ) from error
+
+
+def _schema(argument: str | None) -> dict[str, Any] | None:
+    """Read a JSON schema, or the file that holds one."""
+    if argument is None:
+        return None
+    text = argument
+    if not argument.lstrip().startswith("{"):
+        try:
+            text = _text_of(Path(argument).read_bytes(), argument)
+        except (OSError, ValueError) as wrong:
+            raise click.UsageError(
+                f"--json-schema {argument}: expected a file or a JSON object ({wrong})"
+            ) from wrong
+    try:
+        return msgspec.json.decode(text, type=dict[str, Any])
+    except (msgspec.DecodeError, UnicodeEncodeError) as wrong:
+        raise click.UsageError(
+            f"--json-schema: expected a JSON object ({wrong})"
+        ) from wrong
 
 
 # -- one task --------------------------------------------------------------------------

@@ -29,8 +29,16 @@ from msgspec import Struct, structs
 from actors.rules.prompt import prompt_for
 from events import catalogue as c
 from events import header
+from sidecar.executors.fitting import FEEDBACK, faulty, unfit_answer, with_spent
 from sidecar.executors.ndjson import Broken
-from sidecar.executors.port import Finished, RawResult, Returned, Stopped, time_limit
+from sidecar.executors.port import (
+    Finished,
+    RawResult,
+    Returned,
+    Stopped,
+    Turn,
+    time_limit,
+)
 from sidecar.executors.server_errors import ModelFault, retry_after
 from sidecar.executors.watch import Watchdog
 from sidecar.http import base_url, http_client, without_secrets
@@ -113,13 +121,20 @@ def token_count(value: Any) -> int | None:
     return int(value) if 0 <= value < 1e12 else None
 
 
-def messages_for(run: Run) -> list[dict[str, str]]:
+def messages_for(run: Run) -> list[dict[str, Any]]:
     """The chat so far: the task, and each round's answer with what was said to it."""
-    messages = [{"role": "user", "content": prompt_for(run.assign.spec)}]
+    spec = run.assign.spec
+    messages = [{"role": "system", "content": spec.system}] if spec.system else []
+    messages.append({"role": "user", "content": prompt_for(spec)})
     for turn in run.turns:
         messages.append({"role": "assistant", "content": turn.answer})
         messages.append({"role": "user", "content": turn.feedback})
     return messages
+
+
+def most_tokens(assign: Assign) -> int:
+    """How long the answer may be: nothing generates without an end."""
+    return assign.spec.max_tokens or assign.limits.max_output_tokens
 
 
 class ReplyReader(Protocol):
@@ -220,6 +235,7 @@ class ModelExecutor:
         limits = run.assign.limits
         watch = Watchdog(stop, time_limit(run.assign))
         number, loading = 1, _Loading(limits.first_token_cold_s)
+        spent: RawResult | None = None  # of the round before, whose answer did not fit
         try:
             while True:
                 try_ = await self._try(run, emit, watch)
@@ -228,7 +244,24 @@ class ModelExecutor:
                     return Stopped(result=result)
                 fault = try_.fault
                 if fault is None:
-                    return Finished(result)
+                    unfit = await unfit_answer(run, watch, result)
+                    if watch.stopped:
+                        return Stopped(result=with_spent(spent, result))
+                    if unfit is None:
+                        return Finished(with_spent(spent, result))
+                    if spent is not None:
+                        result = faulty(with_spent(spent, result), unfit)
+                        return self._failed(unfit, result, 2, run.assign, emit)
+                    emit.retrying(
+                        f"{self._dialect.name} is asked again: {unfit.message}",
+                        retry=1,
+                        of=1,
+                        reason=unfit.message,
+                    )
+                    spent = result
+                    turn = Turn(result.output, FEEDBACK.format(unfit.message))
+                    run = structs.replace(run, turns=(*run.turns, turn))
+                    continue
                 if fault.loading and (wait_s := loading.pause(fault)):
                     if loading.waits == 1:
                         emit.status(f"{self._dialect.name} is loading: {fault.message}")
@@ -243,7 +276,9 @@ class ModelExecutor:
                     or number > limits.model_retries
                     or pause_s > _LONGEST_PAUSE_S
                 ):
-                    return self._failed(fault, result, number, run.assign, emit)
+                    return self._failed(
+                        fault, with_spent(spent, result), number, run.assign, emit
+                    )
                 emit.retrying(
                     f"{self._dialect.name} retry {number}/{limits.model_retries}...",
                     retry=number,
@@ -455,6 +490,17 @@ class ModelExecutor:
                     )
                 if remark is not None:
                     emit.status(remark)
+                asked = run.assign.spec.max_tokens
+                if try_.fault is None and piece.reason == "length" and (asked is None):
+                    try_.fault = ModelFault(
+                        code="length_limit",
+                        message=(
+                            f"the answer was cut at {try_.tokens} tokens: ask for more "
+                            "with max_tokens, or raise limits.max_output_tokens"
+                        ),
+                        again=False,
+                        whose="work",
+                    )
             case ModelFault():
                 try_.fault = piece
             case Broken():

@@ -20,6 +20,7 @@ from sidecar.executors.model_run import (
     ReplyEnd,
     TokenCounts,
     messages_for,
+    most_tokens,
     spoken,
     token_count,
 )
@@ -104,13 +105,22 @@ class OllamaDialect:
 
     def request(self, run: Run, base: str) -> ModelRequest:
         """A chat: the task, and the rounds that were."""
-        body = {
+        spec = run.assign.spec
+        options: dict[str, Any] = {
+            "num_ctx": run.assign.limits.num_ctx,
+            "num_predict": most_tokens(run.assign),
+        }
+        if spec.temperature is not None:
+            options["temperature"] = spec.temperature
+        body: dict[str, Any] = {
             "model": run.assign.model,
             "messages": messages_for(run),
             "stream": True,
             "truncate": False,
-            "options": {"num_ctx": run.assign.limits.num_ctx},
+            "options": options,
         }
+        if spec.json_schema is not None:
+            body["format"] = spec.json_schema
         return ModelRequest("/api/chat", msgspec.json.encode(body))
 
     def reader(self) -> OllamaReader:

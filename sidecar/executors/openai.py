@@ -24,6 +24,7 @@ from sidecar.executors.model_run import (
     ReplyEnd,
     TokenCounts,
     messages_for,
+    most_tokens,
     spoken,
     token_count,
 )
@@ -189,14 +190,26 @@ class OpenAIDialect:
     def __init__(self) -> None:
         # Addresses of servers that refused `stream_options`: asked without them since.
         self._without_options: set[str] = set()
+        # Addresses of servers that refused `max_tokens` for its newer name.
+        self._newer_limit: set[str] = set()
 
     def request(self, run: Run, base: str) -> ModelRequest:
-        """A chat of one message."""
+        """A chat: the task, and the rounds that were."""
+        spec = run.assign.spec
+        limit = "max_completion_tokens" if base in self._newer_limit else "max_tokens"
         body: dict[str, Any] = {
             "model": run.assign.model,
             "messages": messages_for(run),
             "stream": True,
+            limit: most_tokens(run.assign),
         }
+        if spec.temperature is not None:
+            body["temperature"] = spec.temperature
+        if spec.json_schema is not None:
+            body["response_format"] = {
+                "type": "json_schema",
+                "json_schema": {"name": "answer", "schema": spec.json_schema},
+            }
         if base not in self._without_options:
             body["stream_options"] = {"include_usage": True}
         return ModelRequest("/v1/chat/completions", msgspec.json.encode(body))
@@ -210,12 +223,18 @@ class OpenAIDialect:
         return fault_of(status, error_of_body(body), model)
 
     def learn(self, base: str, status: int, body: bytes) -> bool:
-        """Ask again without `stream_options` where these were refused."""
-        refused = status in (400, 422) and b"stream_options" in body
-        if not refused or base in self._without_options:
+        """Ask again without `stream_options`, or with the newer name of `max_tokens`,
+        where these were refused."""
+        if status not in (400, 422):
             return False
-        self._without_options.add(base)
-        return True
+        for word, learnt in (
+            (b"stream_options", self._without_options),
+            (b"max_completion_tokens", self._newer_limit),
+        ):
+            if word in body and base not in learnt:
+                learnt.add(base)
+                return True
+        return False
 
     def loaded_path(self) -> str | None:
         """Nothing tells."""

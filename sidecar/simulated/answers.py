@@ -7,6 +7,7 @@ told by the answer itself that no model was asked.
 from __future__ import annotations
 
 import re
+from typing import Any
 
 _PIECE = re.compile(r"\s*\S+\s*")
 _QUOTED_WORDS = 12
@@ -38,3 +39,33 @@ def pieces(text: str) -> list[str]:
 def count_tokens(text: str) -> int:
     """Four characters a token, as everyone estimates it; no text is no token."""
     return -(-len(text) // 4)
+
+
+def fitting(schema: Any, text: str, depth: int = 0) -> Any:
+    """A value of a simple JSON schema's form, with `text` for its strings."""
+    if not isinstance(schema, dict) or depth > 16:
+        return text
+    for name in ("const", "default"):
+        if name in schema:
+            return schema[name]
+    if schema.get("enum"):
+        return schema["enum"][0]
+    kinds = schema.get("type", "object" if "properties" in schema else "string")
+    match kinds[0] if isinstance(kinds, list) and kinds else kinds:
+        case "object":
+            properties = schema.get("properties") or {}
+            return {
+                name: fitting(each, text, depth + 1)
+                for name, each in properties.items()
+            }
+        case "array":
+            items = range(max(1, schema.get("minItems", 1)))
+            return [fitting(schema.get("items"), text, depth + 1) for _ in items]
+        case "integer" | "number":
+            return schema.get("minimum", 1)
+        case "boolean":
+            return True
+        case "null":
+            return None
+        case _:
+            return text[: schema.get("maxLength", len(text))]

@@ -32,7 +32,13 @@ from aiohttp import web
 
 from actors.rules.models import normal_model
 from events import header
-from sidecar.simulated.answers import answer_to, count_tokens, pieces, thoughts_on
+from sidecar.simulated.answers import (
+    answer_to,
+    count_tokens,
+    fitting,
+    pieces,
+    thoughts_on,
+)
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -63,6 +69,8 @@ FaultKind = Literal[
     "long_line",  # one line of `size` bytes, after `after` tokens
     "comments",  # server-sent events: comment lines between the chunks
     "refuses_stream_options",  # OpenAI: 400 to a request with `stream_options`
+    "refuses_max_tokens",  # OpenAI: 400 to `max_tokens`, which newer models call otherwise
+    "ignores_format",  # the answer is prose, though JSON was asked for
 ]
 Place = Literal[
     "any",
@@ -179,6 +187,15 @@ class _StreamOptions(msgspec.Struct):
     include_usage: bool = False
 
 
+class _NamedSchema(msgspec.Struct):
+    schema: dict[str, Any] | None = None
+
+
+class _ResponseFormat(msgspec.Struct):
+    type: str = "text"
+    json_schema: _NamedSchema | None = None
+
+
 class RunBody(msgspec.Struct):
     """What chat, generate and completions ask for; each uses its part of it."""
 
@@ -195,10 +212,19 @@ class RunBody(msgspec.Struct):
     max_tokens: int | None = None
     max_completion_tokens: int | None = None
     stream_options: _StreamOptions | None = None
+    response_format: _ResponseFormat | None = None
 
     def prompt_text(self) -> str:
         words = [message.text() for message in self.messages or []]
         return "\n".join(part for part in (self.system, *words, self.prompt) if part)
+
+    def wanted_form(self) -> Any:
+        """The schema that the answer must fit, or `json` for any JSON."""
+        asked = self.response_format
+        if asked is None or asked.type == "text":
+            return self.format
+        named = asked.json_schema
+        return (named.schema if named is not None else None) or "json"
 
     def question(self) -> str:
         """What the answer is about: the last thing said."""
@@ -617,6 +643,12 @@ class SimulatedOllama:
             case "refuses_stream_options" if "stream_options" in _as_object(body):
                 usual = "unknown field: stream_options"
                 raise RequestRefused(400, fault.message or usual)
+            case "refuses_max_tokens" if "max_tokens" in _as_object(body):
+                usual = (
+                    "Unsupported parameter: 'max_tokens' is not supported with this "
+                    "model. Use 'max_completion_tokens' instead."
+                )
+                raise RequestRefused(400, fault.message or usual)
             case _:
                 pass
 
@@ -718,6 +750,8 @@ class SimulatedOllama:
         if run_body.think and not model.thinking:
             raise RequestRefused(400, f'"{run_body.model}" does not support thinking')
         options = run_body.options or _Options()
+        if fault is not None and fault.kind == "ignores_format":
+            run_body.format = None
         async with self._slot():
             answer = await self._decide(run_body, model, options)
             voice = _OllamaVoice(answer, chat=chat)
@@ -734,6 +768,8 @@ class SimulatedOllama:
         if model.embedding:
             raise RequestRefused(400, f'"{run_body.model}" does not support chat')
         limit = run_body.max_completion_tokens or run_body.max_tokens
+        if fault is not None and fault.kind == "ignores_format":
+            run_body.response_format = None
         async with self._slot():
             answer = await self._decide(run_body, model, _Options(num_predict=limit))
             include = run_body.stream_options is not None and (
@@ -976,7 +1012,10 @@ def _tag(model: Model) -> dict[str, Any]:
 def _worded(run_body: RunBody) -> str:
     """The answer, as JSON where the request wants it structured."""
     text = answer_to(run_body.question())
-    if run_body.format:
+    form = run_body.wanted_form()
+    if isinstance(form, dict):
+        return json.dumps(fitting(form, text))
+    if form:
         return json.dumps({"simulated": True, "answer": text})
     return text
 

@@ -267,7 +267,10 @@ async def test_an_answer_that_was_cut_says_so(kind: str) -> None:
         body = streamed(chunk({"content": "then you mu"}), chunk({}, "length"), DONE)
     outcome, ear, _ = await answer(kind, body)
     result = result_of(outcome)
-    assert (result.status, result.length_limited) == ("success", True)
+    assert (result.status, result.length_limited) == ("failed", True)
+    assert result.error is not None
+    assert result.error.code == "length_limit"
+    assert result.output == "then you mu"
     assert "length limit" in ear.lines("status")[0]
     outcome, _, _ = await answer("ollama", lines(said("you must"), done()))
     assert not result_of(outcome).length_limited

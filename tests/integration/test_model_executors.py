@@ -51,6 +51,8 @@ TABLE: list[tuple[str, dict[str, Any], str, str, int]] = [
     ("long_line", {"size": 1_000_000}, FINE, "", 0),
     ("comments", {}, FINE, "", 0),
     ("refuses_stream_options", {}, FINE, "", 0),
+    ("refuses_max_tokens", {}, FINE, "", 0),
+    ("ignores_format", {}, FINE, "", 0),
 ]
 
 
@@ -123,7 +125,11 @@ async def test_a_lasting_fault_ends_as_it_should(
     ]
     if ends == FINE:
         assert ear.lines("error") == []
-        if kind not in ("usage_missing", "refuses_stream_options"):
+        if kind not in (
+            "usage_missing",
+            "refuses_stream_options",
+            "refuses_max_tokens",
+        ):
             assert result.tokens_in
             assert result.tokens_out
     else:

@@ -59,3 +59,44 @@ def test_a_mode_follows_from_what_the_task_names(
 def test_a_mode_that_contradicts_the_rest_is_refused(fields: dict[str, Any]) -> None:
     with pytest.raises(Malformed, match=r"^mode: expected"):
         check(spec(**fields), now=0.0)
+
+
+OPTIONS: list[dict[str, Any]] = [
+    {"system": "x"},
+    {"max_tokens": 5},
+    {"temperature": 0.5},
+    {"json_schema": {"type": "object"}},
+]
+
+
+@pytest.mark.parametrize("option", OPTIONS, ids=lambda option: next(iter(option)))
+@pytest.mark.parametrize(
+    ("fields", "why"),
+    [
+        ({"shell": SHELL}, "a shell command runs as it is"),
+        ({"executor": "agent"}, "executor agent"),
+        ({"repo": "shop"}, "this is work"),
+        ({"tier": "complex"}, "Claude Code"),
+    ],
+    ids=["shell", "agent", "work", "complex"],
+)
+def test_an_option_of_an_answer_is_refused_where_nobody_honours_it(
+    option: dict[str, Any], fields: dict[str, Any], why: str
+) -> None:
+    check(spec(**option, mode=None), now=0.0)
+    with pytest.raises(Malformed, match=why) as refused:
+        check(spec(**option, **fields), now=0.0)
+    assert refused.value.path in option
+
+
+@pytest.mark.parametrize(
+    ("schema", "got"),
+    [
+        ({"type": "objekt"}, r"\$\.type"),
+        ({"properties": 5}, r"\$\.properties"),
+        ({"description": "x" * 70_000}, "at most 65536 bytes"),
+    ],
+)
+def test_what_is_no_json_schema_is_refused(schema: dict[str, Any], got: str) -> None:
+    with pytest.raises(Malformed, match=got):
+        check(spec(json_schema=schema), now=0.0)

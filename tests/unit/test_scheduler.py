@@ -116,6 +116,17 @@ def test_a_tier_down_for_longer_causes_one_hop_with_the_reason():
     assert w.routes("t2")[0].fallback_used  # down for longer already: at once
 
 
+def test_what_a_model_server_alone_honours_never_hops_to_claude():
+    w = World()
+    w.join("h1", endpoints=[ollama(), claude()])
+    w.host_says("h1", c.EndpointDown, endpoint="o1", kind="ollama", reason="refused")
+    w.submit("t1", tier="standard", temperature=0.5)
+    w.beat_on(20, "h1")
+    assert w.routes("t1") == []
+    w.host_says("h1", c.EndpointUp, state=ollama())
+    assert w.routes("t1")[0].effective_tier == "standard"
+
+
 def test_a_busy_tier_is_not_down():
     w = World()
     w.join("h1", endpoints=[ollama(), claude()])

@@ -521,6 +521,10 @@ export interface TaskSpec {
   idempotency_key?: string | null;
   executor?: "agent" | "noop" | null;
   mode?: "answer" | "work" | null;
+  system?: string;
+  max_tokens?: number | null;
+  temperature?: number | null;
+  json_schema?: Record<string, any> | null;
   verify_rounds?: number | null;
   metadata?: Record<string, any>;
   timeout_s?: number | null;

@@ -1,0 +1,76 @@
+"""What may be asked of an answer: its options, and who honours them.
+
+Model servers take all of them. Claude Code, which tier complex runs, takes none: it would
+pass over them in silence.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from actors.rules.classification import classify
+from actors.rules.modes import resolve
+from events import catalogue as c
+from events.codec import encode
+from events.errors import Malformed
+
+SCHEMA_LIMIT: Final = 64 * 1024
+"""Bytes that a schema may take, as JSON."""
+SCHEMA_DEPTH: Final = 64
+
+
+def check_asking(spec: c.TaskSpec) -> None:
+    """Refuse options that nobody would honour: raises Malformed with the JSON path."""
+    options = c.chat_options(spec)
+    if not options:
+        return
+    resolved = resolve(spec)
+    if resolved.mode != "answer":
+        why = (
+            resolved.reason
+            if resolved.mode is None
+            else f"it belongs to an answer, and this is work ({resolved.reason})"
+        )
+        raise Malformed(options[0], f"none, because {why}", "one")
+    tier = classify(spec).effective_tier
+    if tier == "complex":
+        raise Malformed(
+            options[0],
+            "none, or tier standard, because Claude Code, which tier complex runs, "
+            f"takes no {options[0]}",
+            f"one in tier {tier}",
+        )
+    if spec.json_schema is not None:
+        _check_schema(spec.json_schema)
+
+
+def _check_schema(schema: dict[str, Any]) -> None:
+    size = len(encode(schema))
+    if size > SCHEMA_LIMIT:
+        raise Malformed("json_schema", f"at most {SCHEMA_LIMIT} bytes", f"{size}")
+    level: list[Any] = [schema]
+    for _ in range(SCHEMA_DEPTH):
+        level = [
+            below
+            for each in level
+            for below in (each.values() if isinstance(each, dict) else each)
+            if isinstance(below, dict | list)
+        ]
+        if not level:
+            break
+    else:
+        raise Malformed("json_schema", f"at most {SCHEMA_DEPTH} levels", "more")
+    problem = _problem(schema)
+    if problem:
+        raise Malformed("json_schema", "a JSON schema", problem)
+
+
+def _problem(schema: dict[str, Any]) -> str:
+    from jsonschema.exceptions import SchemaError
+    from jsonschema.validators import validator_for
+
+    try:
+        validator_for(schema).check_schema(schema)
+    except SchemaError as wrong:
+        return f"{wrong.json_path}: {wrong.message}"[:300]
+    return ""
