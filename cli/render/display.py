@@ -173,6 +173,10 @@ def ending(outcome: Outcome) -> str:
         parts.append(f"{outcome.attempts} attempts")
     if outcome.error is not None:
         parts.append(outcome.error["message"])
+    if outcome.changes is not None and outcome.changes.files:
+        changes = outcome.changes
+        files = "1 file" if changes.files == 1 else f"{changes.files:,} files"
+        parts.append(f"{files} changed +{changes.insertions} -{changes.deletions}")
     if outcome.length_limited:
         parts.append(CUT_SHORT)
     if outcome.host:

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
+from events import catalogue as c
 from projections.record import NANO
 
 if TYPE_CHECKING:
-    from events import catalogue as c
     from projections.answers import TaskAnswer, TaskDetail
     from projections.record import TaskRecord
 
@@ -52,6 +52,8 @@ class Outcome(Struct, kw_only=True):
     generation: int = 0
     late: bool = False
     simulated: bool = False
+    cwd: str = ""
+    changes: c.Changes | None = None
 
 
 def outcome_of(record: TaskRecord, result: c.Result | None) -> Outcome:
@@ -145,6 +147,8 @@ def _outcome(
         outcome.model_used = result.model_used
         outcome.exit_code = result.exit_code
         outcome.truncated = result.truncated
+        outcome.cwd = result.cwd
+        outcome.changes = result.changes
         outcome.length_limited = result.length_limited
         outcome.simulated = outcome.simulated or result.simulated
         outcome.execution_ms = execution_ms or result.execution_ms

@@ -86,6 +86,7 @@ class House:
             '[[endpoint]]\nname = "ollama"\nkind = "ollama"\n'
             f'url = "{self.line.url}"\nslots = 2\n'
             f'[claude]\nprogram = "{self.claude.program}"\n'
+            f'[repos]\nshop = "{self._shop()}"\n'
         )
         environment = {
             **os.environ,
@@ -128,6 +129,16 @@ class House:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
+
+    def _shop(self) -> Path:
+        """Make a git repository with one file in it."""
+        shop = self.folder / "shop"
+        shop.mkdir()
+        (shop / "file").write_text("one\ntwo\n")
+        who = ("-c", "user.name=a", "-c", "user.email=a@example.org")
+        for words in (("init", "-q"), ("add", "."), ("commit", "-qm", "one")):
+            subprocess.run(["git", *who, *words], cwd=shop, check=True)
+        return shop
 
     def _read(self) -> None:
         assert self._up is not None

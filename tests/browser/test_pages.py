@@ -414,6 +414,33 @@ def test_hostile_text_is_shown_as_text_everywhere(open_page, house):
     house.ask(f"/tasks/{homeless}/cancel", {})
 
 
+def test_what_a_task_changed_is_shown_and_its_folder(open_page, house):
+    command = (
+        "echo 2 > file; printf '<img src=x onerror=alert(1)>\\n\u202egpj\\n' > new; "
+        "echo x > '<b>bold'; printf '\\0' > bin; "
+        "python3 -c \"open('\u202etxt', 'w').write('x\\n')\""
+    )
+    task = house.submit(
+        "change it",
+        tier="trivial",
+        shell={"command": command},
+        repo="shop",
+        branch="changes",
+    )
+    page = open_page(f"task/{task}")
+    panel = page.locator("#changes")
+    panel.wait_for()
+    assert "Changes: 5 files" in panel.inner_text()
+    assert "on changes" in panel.inner_text()
+    page.wait_for_selector("#changes .diff-add:text('<img src=x onerror=alert(1)>')")
+    assert panel.locator("img, b").count() == 0
+    assert "\u202e" not in panel.inner_text()
+    assert panel.locator(".diff-del").all_inner_texts() == ["-one\n", "-two\n"]
+    assert f"agentcom diff {task} | git apply" in panel.inner_text()
+    folder = page.locator("dt:text('Working folder') + dd").inner_text()
+    assert f"worktrees/{task}/" in folder
+
+
 def test_a_model_s_name_is_shown_as_text(open_page, house):
     name = "<b>bold</b><script>alert(3)</script>:latest"
     house.call(

@@ -72,6 +72,8 @@ def test_the_patch_in_a_pipe_is_what_git_apply_takes(up: System, tmp_path: Path)
     shown = up.json("task", task)["task"]
     assert "worktrees" in shown["cwd"]
     assert shown["result"]["changes"] == changes
+    assert done["changes"] == changes
+    assert done["cwd"] == shown["cwd"]
     assert "3 files, +2 -0" in up.run("task", task).stdout
 
 
