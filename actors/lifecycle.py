@@ -39,10 +39,13 @@ class TaskState(Struct, frozen=True, kw_only=True):
     decision expects it. `route` is the one in force, or the last one while it waits.
     `reported` is how far the reports on that route have come (1 accepted, 2 started,
     3 ended), `restarted` how often its host has started the command again; every start of a
-    command is an attempt. `excluded` are endpoints and hosts not to be tried, each with the place in
-    the log since when; coming up after it lifts it. `preferred` is the tier
-    of its classification, `tier` the one it was last routed to, `hopped_from` the one it
+    command is an attempt. `excluded` are endpoints and hosts not to be tried, each with the
+    place in the log since when; coming up after it lifts it. `preferred` is the tier of its
+    classification, `tier` the one it was last routed to, `hopped_from` the one it
     left in its one hop. `losses` counts the runs that were lost with their host.
+    `spent_usd` is what its runs of Claude Code are known to have cost, before a retry of
+    the task too; `unbilled` are those routes, each with its host, of which no cost was
+    reported.
     `unverified`: its tier's work did not pass the verification, so that it is not tried
     there again.
     """
@@ -69,6 +72,9 @@ class TaskState(Struct, frozen=True, kw_only=True):
     assign_to: str | None = None
     waiting_since: str = ""
     submitted_at: str = ""
+    max_budget_usd: float | None = None
+    spent_usd: float = 0.0
+    unbilled: tuple[tuple[str, str], ...] = ()
 
 
 class Step(NamedTuple):
@@ -100,7 +106,7 @@ def evolve(
             return Step(state, "void")
         if event.task_id != state.task_id:
             return Step(state, "void")
-        return _report(state, event)
+        return _report(_billed(state, event), event)
     state = msgspec.structs.replace(state, last_seq=recorded.seq)
     if not isinstance(event, c.TaskEvent) or event.task_id != state.task_id:
         return Step(state, "void")
@@ -138,6 +144,27 @@ def _report(state: TaskState, event: c.RunEvent) -> Step:
     if isinstance(event, c.TaskReturned) and event.reason == VERIFICATION:
         changes["unverified"] = True
     return Step(msgspec.structs.replace(state, **changes), "applied")
+
+
+def _billed(state: TaskState, event: c.RunEvent) -> TaskState:
+    """Count what a run has cost, once; a run that is no longer wanted was paid for too."""
+    bill = (event.route, event.host)
+    result = getattr(event, "result", None)
+    if bill not in state.unbilled or not isinstance(result, c.Result):
+        return state
+    return msgspec.structs.replace(
+        state,
+        spent_usd=state.spent_usd + max(0.0, result.estimated_cost_usd or 0.0),
+        unbilled=tuple(each for each in state.unbilled if each != bill),
+    )
+
+
+def budget_left(state: TaskState, most_usd: float | None) -> float | None:
+    """What may still be spent, of the task's budget and `most_usd`; None: without bound."""
+    bounds = [each for each in (state.max_budget_usd, most_usd) if each is not None]
+    if not bounds:
+        return None
+    return max(0.0, round(min(bounds) - state.spent_usd, 9))
 
 
 def _started_again(state: TaskState, event: c.RunEvent) -> TaskState:
@@ -181,6 +208,9 @@ def _decision(state: TaskState, event: c.TaskEvent, phase: Phase, seq: int) -> S
                 tier=event.effective_tier,
                 hopped_from=hopped,
                 reported=0,
+                unbilled=(*state.unbilled[-31:], (event.id, event.selected_host))
+                if event.target_type == "claude"
+                else state.unbilled,
                 is_command=event.target_type == "sidecar",
                 restarted=0,
             )
@@ -192,6 +222,7 @@ def _decision(state: TaskState, event: c.TaskEvent, phase: Phase, seq: int) -> S
                 preferred=event.classification.effective_tier,
                 tier=event.classification.effective_tier,
                 max_attempts=event.spec.max_attempts,
+                max_budget_usd=event.spec.max_budget_usd,
                 assign_to=event.spec.assign_to,
                 waiting_since=event.at,
                 submitted_at=event.at,

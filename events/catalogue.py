@@ -107,6 +107,7 @@ class TaskSpec(Struct, frozen=True, omit_defaults=True, kw_only=True):
     newer gateway knew. What a submitter may write is `events.commands.NewTask`.
     `timeout_s` bounds one run of any kind, 0 means no limit; `retries` is how often a
     command is started again because of its exit code. None: the policy's.
+    `max_budget_usd` is what Claude Code may spend on the task, over all its attempts.
 
     Of an answer alone: `system` is the system's message, `max_tokens` the most that it may
     be long (None: the policy's), `json_schema` what it must fit as JSON.
@@ -140,6 +141,7 @@ class TaskSpec(Struct, frozen=True, omit_defaults=True, kw_only=True):
     timeout_s: Annotated[float, Meta(ge=0, le=31_536_000)] | None = None
     retries: Annotated[int, Meta(ge=0, le=99)] | None = None
     claude: ClaudeWishes | None = None
+    max_budget_usd: Annotated[float, Meta(gt=0, le=1e6)] | None = None
 
 
 def chat_options(spec: TaskSpec) -> list[str]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from actors import lifecycle
 from actors.scheduler import dispatch
 from actors.scheduler.outputs import Mail, SpecNeeded
 from events.commands import Assign, Cancel, Evict, Rejoin, SharedEndpoint, UseEndpoints
@@ -62,7 +63,9 @@ def assignment(
             endpoint_url=place.url if place is not None else "",
             model=routed.selected_model,
             equivalent_model=policy.equivalent,
-            max_budget_usd=policy.max_budget_usd_per_task,
+            max_budget_usd=lifecycle.budget_left(
+                live.state, policy.max_budget_usd_per_task
+            ),
             limits=policy.limits,
             incarnation=host.incarnation if host is not None and host.present else "",
             escalates=_escalates(state, live, spec),

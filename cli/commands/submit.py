@@ -137,6 +137,12 @@ _PLACE = re.compile(r"tasks\[(\d+)\]\.?")
     "--max-turns", type=click.IntRange(1, 10_000), metavar="N", help="Of Claude Code."
 )
 @click.option(
+    "--budget",
+    type=click.FloatRange(0, 1e6, min_open=True),
+    metavar="USD",
+    help="What Claude Code may spend on the task, over all attempts and retries.",
+)
+@click.option(
     "--append-system-prompt", metavar="TEXT", help="Added to Claude Code's own."
 )
 @click.option(
@@ -241,6 +247,7 @@ def fields_of(text: tuple[str, ...], options: dict[str, Any]) -> dict[str, Any]:
         "timeout_s": options["timeout"],
         "retries": options["retries"],
         "claude": _claude(options),
+        "max_budget_usd": options["budget"],
         "max_attempts": _starts(options),
         "cwd": options["cwd"] if shell is None else None,
         "anywhere": options["anywhere"] or None,

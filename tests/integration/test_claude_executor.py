@@ -607,3 +607,28 @@ async def test_the_real_program_is_stopped_with_its_tools_and_its_cost(
     assert outcome.result is not None
     assert outcome.result.reported_cost_usd
     assert alive(asked.assign.route) == []
+
+
+async def test_without_anything_left_nothing_is_started(
+    executor: ClaudeExecutor, simulated_claude: SimulatedClaude, tmp_path: Path
+) -> None:
+    outcome, _ = await run(executor, tmp_path, max_budget_usd=0.0)
+    assert isinstance(outcome, Finished)
+    assert outcome.result.error is not None
+    assert outcome.result.error.code == "budget"
+    assert list(simulated_claude.runs) == []
+
+
+async def test_each_try_gets_what_is_left_of_the_budget(
+    executor: ClaudeExecutor, simulated_claude: SimulatedClaude, tmp_path: Path
+) -> None:
+    simulated_claude.order("middrop", "ok")
+    await run(executor, tmp_path, max_budget_usd=5.0)
+    first, second = (
+        float(word.partition("=")[2])
+        for seen in simulated_claude.runs
+        for word in seen.argv
+        if word.startswith("--max-budget-usd=")
+    )
+    assert first == 5.0
+    assert 0 < second < 5.0

@@ -100,6 +100,11 @@ class Account:
         self.read_attempts = 0
         # When its route in force, and its wait, were stored, in the loop's seconds.
         self.routed_at = 0.0
+        # What reports in the log say that its routes have cost, and that sum as it was
+        # when its routes were stored.
+        self.bills: dict[str, float] = {}
+        self.billed_at: dict[str, float] = {}
+        self.claude_on: dict[str, str] = {}
         self.waits_since = 0.0
 
 
@@ -177,6 +182,7 @@ class Judge:
         after, verdict = lifecycle.evolve(before, recorded, epoch=current, host=host)
         self.states[task_id] = after
         self.verdicts[verdict] = self.verdicts.get(verdict, 0) + 1
+        self._bill(task_id, host, event)
         judged = self.read.fold(recorded)
         self._both_sides(task_id, recorded, after, verdict, judged.verdict)
         if verdict != "applied":
@@ -202,6 +208,35 @@ class Judge:
         else:
             self._decision(account, event, before, after, where)
         self._attempts(account, before, after, event, where)
+
+    def _bill(self, task_id: str, host: str, event: c.Event) -> None:
+        account = self.accounts.get(task_id)
+        if account is None:
+            return
+        if isinstance(event, c.TaskRouted):
+            account.billed_at.setdefault(event.id, sum(account.bills.values()))
+            account.claude_on[event.id] = event.selected_host
+        result = getattr(event, "result", None)
+        if (
+            isinstance(event, c.RunEvent)
+            and isinstance(result, c.Result)
+            and account.claude_on.get(event.route) == host
+        ):
+            account.bills.setdefault(event.route, result.estimated_cost_usd or 0.0)
+
+    def _budget(self, assign: m.Assign) -> None:
+        """A start gets what the log had left of the task's budget when it was routed."""
+        account = self.accounts.get(assign.task_id)
+        if account is None or assign.target_type != "claude":
+            return
+        most = account.submitted.spec.max_budget_usd
+        spent = account.billed_at.get(assign.route, 0.0)
+        given = assign.max_budget_usd
+        if most is not None and (given is None or given > max(most - spent, 0) + 1e-6):
+            self.complain(
+                "a start gets what is left of the task's budget",
+                f"{assign.task_id}: {given} of {most}, {spent} were spent",
+            )
 
     def _both_sides(
         self,
@@ -643,6 +678,7 @@ class Judge:
 
     def ran(self, process: SidecarProcess, assign: m.Assign) -> None:
         """A run's work begins."""
+        self._budget(assign)
         if assign.route in process.runs:
             self.complain(
                 "a route runs once at a time", f"{assign.route} on {process.name}"

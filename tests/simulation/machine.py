@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from unittest import mock
 
+from msgspec.structs import replace
+
 from events import catalogue as c
 from sidecar import host as sidecars
 from sidecar import journal_file
@@ -22,7 +24,9 @@ from sidecar.config import ShellConfig, SidecarConfig, SlotsConfig
 from sidecar.executors.port import Finished, RawResult, Returned, Stopped
 from sidecar.host import Sidecar
 from sidecar.journal import Journal
+from sidecar.journal import _write as write
 from tests.simulation.loop import PROCESS, Process
+from tests.simulation.plan import REQUEST_USD
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -107,6 +111,14 @@ class DiskThread:
             except sqlite3.Error as error:
                 problem = f"{error} ({type(error).__name__})"
         self._process.call(done, answer, problem)
+
+    def write(self, db: Any, statements: list[Any], probe: int) -> None:
+        """Commit, as the journal's own thread does; nobody else has this disk."""
+        write(db, statements, probe)
+
+    def is_in_place(self) -> bool:
+        """Nobody puts another journal in this one's place here."""
+        return True
 
     def close(self) -> None:
         """Nothing to let go of."""
@@ -307,6 +319,11 @@ class SimExecutor:
             if await self._stopped_within(stop, 2.0):
                 return await self._stop(chance)
         raw = RawResult(status="success", output="done", tokens_in=10, tokens_out=5)
+        if self.kind == "claude":
+            if assign.max_budget_usd is not None and assign.max_budget_usd <= 0:
+                error = c.RunError("budget", "nothing is left")
+                return Finished(RawResult(status="failed", error=error))
+            raw = replace(raw, reported_cost_usd=REQUEST_USD)
         match ending:
             case "fail":
                 emit.error("it failed", "exit")

@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 if TYPE_CHECKING:
     from random import Random
 
+REQUEST_USD = 0.25
+"""What a run of Claude Code costs here."""
+
 WORK_UNTIL = 18.0
 CALM_AT = 26.0
 
@@ -184,6 +187,8 @@ def _task(chance: Random, hosts: list[str]) -> dict[str, Any]:
         fields["priority"] = chance.choice(("urgent", "high", "normal", "low"))
     if chance.random() < 0.3:
         fields["max_attempts"] = chance.choice((1, 2, 4))
+        if fields["max_attempts"] > 1:
+            fields["max_budget_usd"] = 1.5 * REQUEST_USD
     if chance.random() < 0.15:
         fields["repo"] = chance.choice(("web", "api"))
     if chance.random() < 0.08:

@@ -213,6 +213,13 @@ def pause_never_ends(patch: Patch) -> None:
     patch.setattr(fleet.Fleet, "resume_paused", lambda self, now: None)
 
 
+def budget_forgets_what_was_spent(patch: Patch) -> None:
+    """Each start of a task gets its whole budget."""
+    patch.setattr(
+        lifecycle, "budget_left", lambda state, most: state.max_budget_usd or most
+    )
+
+
 def limit_never_ends(patch: Patch) -> None:
     """Nobody looks again when an account's limit is over."""
     patch.setattr(SchedulerState, "lift_limits", lambda self, now: None)
@@ -382,6 +389,7 @@ PLANTED: list[Callable[[Patch], None]] = [
     no_compare_and_set,
     pause_never_ends,
     limit_never_ends,
+    budget_forgets_what_was_spent,
     group_timer_lost,
     deadline_forgotten,
     retried_task_half_remembered,

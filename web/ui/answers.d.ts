@@ -530,6 +530,7 @@ export interface TaskSpec {
   timeout_s?: number | null;
   retries?: number | null;
   claude?: ClaudeWishes | null;
+  max_budget_usd?: number | null;
 }
 export interface TasksAnswer {
   seq: number;

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
+from actors.rules.prices import price
 from actors.rules.prompt import prompt_for
 from events import catalogue as c
 from events.races import first
@@ -62,6 +63,10 @@ if TYPE_CHECKING:
 
 _SESSIONS_A_ROUND = 1_000
 """More than a round begins: the sessions of two rounds never share an id."""
+
+
+_LEAST_USD = 0.000001
+"""The least that the program takes for a budget."""
 
 
 class ClaudeExecutor:
@@ -171,6 +176,7 @@ class _ClaudeRun:
         self._limits = run.assign.limits
         self._began = time.monotonic()
         self._spent = ClaudeUsage()
+        self._model = _model(run)
         self._resume = run.assign.resume_session
         self._mcp = mcp_config(options, Path(run.env.get("TMPDIR", str(run.cwd))))
 
@@ -183,10 +189,13 @@ class _ClaudeRun:
             session = resume or session_of(self._run.assign.route, sessions)
             sessions += 1
             resumed = resume is not None
+            left_usd = self._left_usd()
+            if left_usd is not None and left_usd < _LEAST_USD:
+                return self._paid_out()
             words = command_line(
                 self._program,
                 self._options,
-                self._run.assign,
+                replace(self._run.assign, max_budget_usd=left_usd),
                 session,
                 resume=resumed,
                 mcp=self._mcp,
@@ -198,6 +207,7 @@ class _ClaudeRun:
             except (OSError, ValueError) as wrong:
                 return self._unstartable(wrong)
             self._spent = self._spent.plus(try_.spent())
+            self._model = (try_.start.model if try_.start else "") or self._model
             verdict = self._verdict(try_, exit_, interruption)
             result = self._result(try_, exit_, verdict, session)
             if interruption == "stopped":
@@ -216,6 +226,33 @@ class _ClaudeRun:
             if not await self._back_off(number, retries, verdict):
                 return Stopped(result=result)
             number += 1
+
+    def _left_usd(self) -> float | None:
+        """What may still be spent; None without a budget.
+
+        Where a try did not say what it cost, the price list does; what has no price
+        either may have cost everything.
+        """
+        most, spent = self._run.assign.max_budget_usd, self._spent
+        if most is None:
+            return None
+        usd = spent.usd
+        if usd is None and spent.tokens_in is not None and spent.tokens_out is not None:
+            listed = price(
+                self._model,
+                tokens_in=spent.tokens_in,
+                tokens_out=spent.tokens_out,
+                cache_read=spent.cache_read,
+                cache_write=spent.cache_write,
+            )
+            usd = None if listed is None else float(listed)
+        return 0.0 if usd is None else most - usd
+
+    def _paid_out(self) -> Outcome:
+        """Nothing is left of the budget: fail without another start."""
+        message = "nothing is left of the task's budget for Claude Code"
+        self._emit.error(message, "budget")
+        return Finished(self._without_start("budget", message))
 
     async def _back_off(self, number: int, retries: int, verdict: Verdict) -> bool:
         waits = self._limits.claude_backoff_s or [0.0]
@@ -311,10 +348,15 @@ class _ClaudeRun:
     def _unstartable(self, wrong: OSError | ValueError) -> Outcome:
         message = f"Claude Code cannot be started: {wrong}"
         self._emit.error(message, "claude_cannot_start")
+        failed = self._without_start("claude_cannot_start", message)
+        return shortage(wrong, failed) or Finished(failed, unusable=True)
+
+    def _without_start(self, code: str, message: str) -> RawResult:
+        """Make the result of a run that ends for want of another try."""
         spent = self._spent
-        failed = RawResult(
+        return RawResult(
             status="failed",
-            error=c.RunError("claude_cannot_start", message),
+            error=c.RunError(code, message),
             model_used=_model(self._run),
             tokens_in=spent.tokens_in,
             tokens_out=spent.tokens_out,
@@ -323,7 +365,6 @@ class _ClaudeRun:
             reported_cost_usd=spent.usd,
             cost_known=spent.known,
         )
-        return shortage(wrong, failed) or Finished(failed, unusable=True)
 
 
 def _model(run: Run) -> str:

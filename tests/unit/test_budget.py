@@ -1,0 +1,69 @@
+"""What a task may spend on Claude Code, over all its routes."""
+
+from __future__ import annotations
+
+import pytest
+
+from actors import lifecycle
+from events import catalogue as c
+from events import subjects
+from tests.support.histories import History
+
+
+def state_of(history: History, task: str) -> lifecycle.TaskState:
+    state = lifecycle.initial(task)
+    for recorded in history.recorded:
+        place = subjects.parse(recorded.subject)
+        if place.kind in ("task", "run"):
+            state = lifecycle.evolve(state, recorded, epoch=1, host=place.host).state
+    return state
+
+
+def begun(**spec) -> tuple[History, str]:
+    history = History()
+    history.elect(1)
+    return history, history.submit(tier="complex", **spec)
+
+
+def spent(usd: float | None) -> c.Result:
+    return c.Result(status="failed", estimated_cost_usd=usd)
+
+
+def test_what_every_attempt_has_cost_is_taken_off_once() -> None:
+    history, task = begun(max_budget_usd=1.0)
+    for usd in (0.25, 0.5):
+        route = history.route(task, tier="complex", target="claude")
+        history.start(route)
+        again = history.give_back(route, reason="interrupted", result=spent(usd))
+        history.again(again)
+        history.requeue(route)
+    state = state_of(history, task)
+    assert lifecycle.budget_left(state, None) == pytest.approx(0.25)
+    assert lifecycle.budget_left(state, 0.8) == pytest.approx(0.05)
+    assert lifecycle.budget_left(state, 0.5) == 0.0
+
+
+def test_a_run_that_is_no_longer_wanted_was_paid_for_too() -> None:
+    history, task = begun(max_budget_usd=1.0)
+    route = history.route(task, tier="complex", target="claude")
+    history.start(route)
+    history.requeue(route, reason="host lost")
+    history.report(c.TaskFailed, route, result=spent(0.75), late=True)
+    assert lifecycle.budget_left(state_of(history, task), None) == 0.25
+
+
+def test_only_the_runs_own_host_can_charge_a_task_and_only_for_claude() -> None:
+    history, task = begun(max_budget_usd=1.0)
+    local = history.route(task, target="ollama")
+    history.give_back(local, result=spent(0.5))
+    history.requeue(local)
+    route = history.route(task, tier="complex", target="claude")
+    history.report(c.TaskReturned, route, host="h2", reason="x", result=spent(0.5))
+    history.report(c.TaskReturned, route, reason="x", result=spent(-5.0))
+    assert lifecycle.budget_left(state_of(history, task), None) == 1.0
+
+
+def test_without_a_budget_there_is_no_bound() -> None:
+    history, task = begun()
+    assert lifecycle.budget_left(state_of(history, task), None) is None
+    assert lifecycle.budget_left(state_of(history, task), 2.0) == 2.0
