@@ -57,7 +57,8 @@ Line = Annotated[str, Meta(max_length=1_000)]
 class Shell(Struct, frozen=True, omit_defaults=True):
     """A command for `/bin/sh -c`, with its limits and its surroundings.
 
-    `timeout_s` is the task's own under its older name; None: the policy's.
+    `timeout_s` is the task's own under its older name; None: the policy's. `secret_env`
+    names variables whose values the host has; those are in no event.
     """
 
     command: Annotated[str, Meta(min_length=1, max_length=100_000)]
@@ -65,6 +66,10 @@ class Shell(Struct, frozen=True, omit_defaults=True):
     env: dict[str, str] = {}
     cwd: Line | None = None
     exclusive: bool = False
+    secret_env: Annotated[
+        list[Annotated[str, Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,127}$")]],
+        Meta(max_length=64),
+    ] = []
 
 
 class FileHint(Struct, frozen=True, omit_defaults=True):

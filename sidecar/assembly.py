@@ -20,6 +20,7 @@ from sidecar.pipeline import unprepared, unpriced
 from sidecar.processes.family import Processes
 from sidecar.results import Results
 from sidecar.shield import variables
+from sidecar.task_secrets import TaskSecrets
 from sidecar.workspace import OwnVariables, Workspace
 
 if TYPE_CHECKING:
@@ -114,6 +115,8 @@ def assemble(
     """
     environ = variables() if environ is None else environ
     callbacks = Callbacks()
+    secrets = TaskSecrets(config.secrets_file, tuple(config.secrets.allow))
+    secrets.values()  # what cannot be read is said now
     processes = Processes(lambda ident: callbacks.started(ident), user)
     workspace = Workspace(
         folder / "work" / config.host,
@@ -128,6 +131,7 @@ def assemble(
             shell=tuple(config.shell.inherit),
             claude=tuple(config.claude.inherit),
         ),
+        secrets=secrets,
         note=lambda assign, text: callbacks.noted(assign, text),
     )
     keys = {

@@ -114,6 +114,13 @@ class ShellConfig(Struct, frozen=True, kw_only=True):
     limits: ProcessLimits = ProcessLimits()
 
 
+class SecretsConfig(Struct, frozen=True, kw_only=True):
+    """What a task may name and gets the value of: lines of a file, variables of ours."""
+
+    file: str | None = None
+    allow: list[VariableName] = []
+
+
 class AgentConfig(Struct, frozen=True, kw_only=True):
     """How external agents are woken, and where they leave their results.
 
@@ -146,6 +153,7 @@ class SidecarConfig(Struct, frozen=True, kw_only=True):
     claude: ClaudeConfig = ClaudeConfig()
     shell: ShellConfig = ShellConfig()
     agent: AgentConfig = AgentConfig()
+    secrets: SecretsConfig = SecretsConfig()
     noop: bool = False
     drain_timeout_s: Annotated[float, Meta(ge=0, le=86_400)] = 30.0
     probe_every_s: Seconds = 30.0
@@ -194,7 +202,14 @@ class SidecarConfig(Struct, frozen=True, kw_only=True):
 
     def secret_names(self) -> list[str]:
         """List the variables that hold this host's keys, by the configuration."""
-        return [each.api_key_env for each in self.endpoint if each.api_key_env]
+        keys = [each.api_key_env for each in self.endpoint if each.api_key_env]
+        return [*keys, *self.secrets.allow]
+
+    @property
+    def secrets_file(self) -> Path | None:
+        """The file of secrets for tasks, where there is one."""
+        named = self.secrets.file
+        return None if named is None else Path(named).expanduser()
 
     def endpoints(self) -> list[EndpointConfig]:
         """List this host's model servers; without any, the usual Ollama is looked for."""
@@ -361,6 +376,12 @@ def _contradictions(config: SidecarConfig) -> list[str]:
                 f"claude.program: expected a program, got {config.claude.program!r}, "
                 "which cannot be executed"
             )
+    secrets = config.secrets_file
+    if secrets is not None and not secrets.is_absolute():
+        problems.append(
+            "secrets.file: expected an absolute path or one that begins with ~, "
+            f"got {config.secrets.file!r}"
+        )
     return problems + _agent_problems(config.agent)
 
 

@@ -59,7 +59,8 @@ async def run(
     user = None
     if config.shell.user is not None:
         user = task_user(config.shell.user)
-        make_room(user, folder, folder / "work" / config.host, private)
+        closed = [*private, *filter(None, [config.secrets_file])]
+        make_room(user, folder, folder / "work" / config.host, closed)
     parts = parts or assemble(config, folder, user=user)
     if parts.results is not None:
         parts.results.make()

@@ -23,6 +23,7 @@ from sidecar.executors.port import Finished, RawResult, Returned, Run, Stop, Sto
 from sidecar.folders import FolderMissing
 from sidecar.output import fitting
 from sidecar.progress import encodable
+from sidecar.task_secrets import SecretNotHere, SecretsFileError
 from sidecar.verification import (
     FailedStep,
     Verification,
@@ -182,6 +183,9 @@ class Pipeline:
             progress.error(str(error), error.code)
             missing = c.RunError(error.code, str(error))
             outcome = Finished(RawResult(status="failed", error=missing))
+        except (SecretNotHere, SecretsFileError) as error:
+            progress.error(str(error), error.code)
+            return Returned(reason=error.code, detail=str(error), exclude=progress.host)
         except (AgentComError, OSError) as error:
             logger.warning("working folder", route=assign.route, problem=str(error))
             progress.error(f"Working folder: {error}", "workspace")

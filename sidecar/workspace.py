@@ -51,6 +51,7 @@ from sidecar.folders import (
 )
 from sidecar.git import Git, add_worktree, remove_worktree, retire
 from sidecar.processes.table import ROUTE_MARK, TASK_MARK
+from sidecar.task_secrets import TaskSecrets
 from sidecar.verification import ANSWERING, needs_folder
 
 if TYPE_CHECKING:
@@ -241,6 +242,7 @@ class Workspace:
         clones: Sequence[str] = (),
         source: Mapping[str, str] | None = None,
         own: OwnVariables | None = None,
+        secrets: TaskSecrets | None = None,
         note: Callable[[Assign, str], None] = lambda _assign, _text: None,
     ) -> None:
         self._root = root.resolve()
@@ -250,6 +252,7 @@ class Workspace:
         self._clones = Clones(self._root / "clones", clones)
         self._source = dict(source or {})
         self._own = own
+        self._secrets = secrets or TaskSecrets()
         self._note = note
         self._turns: dict[Path, Turns] = {}
         self._git_locks: dict[Path, asyncio.Lock] = {}
@@ -261,15 +264,21 @@ class Workspace:
         """Make a run's surroundings, and unmake them at the end of the block.
 
         Waits for its turn where others work. Raises WorkspaceError where this host has no
-        place for it.
+        place for it, SecretNotHere where it has not a secret that the task names.
         """
         if not needs_folder(assign):
             yield Run(assign=assign, cwd=self._root, env={})
             return
         async with self._temporary(assign) as tmp, self._folder(assign) as folder:
+            shell = assign.spec.shell
+            secret = self._secrets.of(shell.secret_env if shell is not None else ())
+            marks = {TASK_MARK, ROUTE_MARK}
+            secret = {name: secret[name] for name in secret if name not in marks}
             env = environment(assign, self._source, tmp, self._own)
+            if assign.target_type == "sidecar":
+                env |= secret
             as_command = structs.replace(assign, target_type="sidecar")
-            steps_env = environment(as_command, self._source, tmp, self._own)
+            steps_env = environment(as_command, self._source, tmp, self._own) | secret
             async with self._watched(assign, folder) as changes:
                 yield Run(
                     assign=assign,

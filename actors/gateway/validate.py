@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 METADATA_LIMIT: Final = 64 * 1024
 """Bytes that a task's metadata may take, as JSON."""
+VARIABLE_LIMIT: Final = 128 * 1024 - 1
+"""Bytes that `NAME=value` may take: Linux starts no program with a longer one."""
 METADATA_DEPTH: Final = 32
 """How deep metadata may be nested: every reader of the log must be able to read it."""
 
@@ -57,7 +59,19 @@ def check(spec: c.TaskSpec, now: float) -> None:
     if spec.shell is not None:
         if spec.shell.cwd is not None:
             _check_path("shell.cwd", spec.shell.cwd)
-        for name in spec.shell.env:
+        for name in spec.shell.secret_env:
+            if name in spec.shell.env:
+                raise Malformed(
+                    "shell.secret_env", "names that are not in shell.env too", name
+                )
+        for name, value in spec.shell.env.items():
+            size = len(f"{name}={value}".encode("utf-8", "surrogatepass"))
+            if size > VARIABLE_LIMIT:
+                raise Malformed(
+                    f"shell.env.{name[:40]}",
+                    f"at most {VARIABLE_LIMIT:,} bytes, its name included",
+                    f"{size:,}",
+                )
             if not name or "=" in name:
                 raise Malformed(
                     f"shell.env.{name[:40]}", "an environment variable", repr(name[:40])

@@ -20,6 +20,7 @@ from cli.client.connection import Refused, Session, connected, new_id, run
 from cli.client.spans import span_option
 from cli.client.target import on_target
 from cli.commands.options import PRIORITIES, TIERS, ShellCommand, json_option
+from cli.commands.shell_part import on_variables, shell_of, warn_of_secrets
 from cli.render.terminal import (
     EXIT_INTERRUPTED,
     EXIT_OF_STATE,
@@ -83,9 +84,7 @@ _PLACE = re.compile(r"tasks\[(\d+)\]\.?")
     help="Start a command that failed again, so often  [default by policy: "
     f"{_POLICY.limits.shell_retries}]",
 )
-@click.option(
-    "--env", "variables", metavar="K=V", multiple=True, help="For the shell command."
-)
+@on_variables
 @click.option(
     "--cwd",
     metavar="DIR",
@@ -229,7 +228,7 @@ def fields_of(text: tuple[str, ...], options: dict[str, Any]) -> dict[str, Any]:
     description = " ".join(text)
     if description == "-":
         description = _text_of(sys.stdin.buffer.read(), "stdin").strip()
-    shell = _shell(options)
+    shell = shell_of(options)
     if not description and shell is not None:
         description = shell["command"][: c.DESCRIPTION_LIMIT]
     if not description:
@@ -286,20 +285,6 @@ def _text_of(raw: bytes, source: str) -> str:
         ) from error
 
 
-def _shell(options: dict[str, Any]) -> dict[str, Any] | None:
-    fields = {
-        "command": options["shell"],
-        "env": dict(_variable(variable) for variable in options["variables"]) or None,
-        "exclusive": options["exclusive"] or None,
-    }
-    variable = {name: value for name, value in fields.items() if value is not None}
-    if variable and "command" not in variable:
-        raise click.UsageError("--env and --exclusive belong to a --shell command")
-    if variable and options["cwd"] is not None:
-        variable["cwd"] = options["cwd"]
-    return variable or None
-
-
 def _claude(options: dict[str, Any]) -> dict[str, Any] | None:
     names = c.ClaudeWishes.__struct_fields__
     wishes = {
@@ -316,13 +301,6 @@ def _starts(options: dict[str, Any]) -> int | None:
     if starts is None and options["retries"] is not None:
         starts = max(_USUAL.max_attempts, options["retries"] + 1)
     return starts
-
-
-def _variable(argument: str) -> tuple[str, str]:
-    name, equals, value = argument.partition("=")
-    if not equals:
-        raise click.UsageError(f"--env {argument}: expected NAME=VALUE")
-    return name, value
 
 
 def _hint(argument: str) -> dict[str, str]:
@@ -493,6 +471,8 @@ def submit_file(path: Path, key: str | None, *, wait: bool, as_json: bool) -> in
     """Submit every line of a file, or none; errors name the line."""
     lines = read_tasks(path)
     batch = key or new_id()
+    shells = [fields.get("shell") or {} for _, fields in lines]
+    warn_of_secrets({k: v for shell in shells for k, v in shell.get("env", {}).items()})
     for n, (_, fields) in enumerate(lines):
         fields.setdefault("idempotency_key", f"{batch[:200]}:{n}")
     ids: list[str] = []

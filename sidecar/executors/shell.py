@@ -76,7 +76,9 @@ class CommandPolicy(Struct, frozen=True):
         if not self.allowed:
             return None
         steering = sorted(
-            name for name in shell.env if _STEERS_THE_SHELL.fullmatch(name)
+            name
+            for name in (*shell.env, *shell.secret_env)
+            if _STEERS_THE_SHELL.fullmatch(name)
         )
         if steering:
             return (

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 
+from sidecar.task_secrets import SecretsFileError, TaskSecrets, parse
 from sidecar.task_user import TaskUserError, make_room, task_user
 from tests.support.command import (
     NOTHING_ELSE,
@@ -147,6 +148,60 @@ def test_a_model_server_still_gets_its_key(system: System, asked: list[str]) -> 
 def test_no_role_leaves_a_core(system: System) -> None:
     done = system.run("submit", "--shell", "ulimit -c", "--wait")
     assert done.stdout.strip() == "0"
+
+
+# -- secrets that a task names ---------------------------------------------------------
+
+
+def test_a_named_secret_reaches_its_task_and_not_the_log(tmp_path: Path) -> None:
+    file = tmp_path / "task-secrets"
+    file.write_text("# for deploys\nDEPLOY_TOKEN=hush-4711=\n")
+    file.chmod(0o600)
+    with agentcom_up(tmp_path, f'{NOTHING_ELSE}[secrets]\nfile = "{file}"\n') as up:
+        system, _ = up
+        named = ("--secret-env", "DEPLOY_TOKEN")
+        shows = "printf %s $DEPLOY_TOKEN | wc -c"
+        done = system.run("submit", "--shell", shows, *named, "--wait")
+        assert done.stdout.strip() == "10", done
+        assert "Warning" not in done.stderr
+        other = system.run("submit", "--shell", "true", "--secret-env", "NO_SUCH")
+        task = other.stdout.split()[0]
+        following = system.running("events", "--follow", "--json")
+        with following as lines:
+            said = lines.until('"secret_not_here"')
+        assert task in said
+        assert "it has: DEPLOY_TOKEN" in said
+        events = system.run("events", "--json").stdout
+        assert "DEPLOY_TOKEN" in events
+        assert "hush-4711" not in events
+        assert not [
+            path
+            for path in system.data.rglob("*")
+            if path.is_file() and b"hush-4711" in path.read_bytes()
+        ]
+
+
+def test_a_variable_that_looks_like_a_secret_is_warned_of(tmp_path: Path) -> None:
+    with agentcom_up(tmp_path) as (system, _):
+        said = system.run("submit", "--shell", "true", "--env", "API_KEY=x").stderr
+        assert "API_KEY looks like a secret" in said
+        said = system.run("submit", "--shell", "true", "--env", "COLUMNS=80").stderr
+        assert "Warning" not in said
+
+
+def test_a_file_of_secrets_that_others_read_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "task-secrets"
+    file.write_text("A=b\n")
+    file.chmod(0o644)
+    with pytest.raises(SecretsFileError, match="0644"):
+        TaskSecrets(file).values()
+
+
+def test_a_line_of_secrets_that_cannot_be_read_is_not_repeated(tmp_path: Path) -> None:
+    with pytest.raises(SecretsFileError) as refused:
+        parse(b"A=b\nhush 4711\n", tmp_path)
+    assert "line 2" in str(refused.value)
+    assert "4711" not in str(refused.value)
 
 
 # -- tasks with a user of their own ----------------------------------------------------

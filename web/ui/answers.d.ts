@@ -344,6 +344,7 @@ export interface Shell {
   env?: Record<string, string>;
   cwd?: string | null;
   exclusive?: boolean;
+  secret_env?: Array<string>;
 }
 export interface StatsAnswer {
   seq: number;
