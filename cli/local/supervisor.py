@@ -342,7 +342,11 @@ class Everything:
         try:
             require_not_held(folder / f"journal-{self.plan.host}.db")
         except JournalHeld as held:
-            raise Problem(str(held)) from held
+            who = f"process {held.pid}" if held.pid else "another process"
+            raise Problem(
+                f"{who} is the sidecar of {self.plan.host} ({held.path}): stop it, or "
+                "choose another name with --name"
+            ) from held
 
     async def _once(
         self, check: Callable[[], None], patience: float, does: str = "ends"

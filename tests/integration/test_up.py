@@ -133,7 +133,7 @@ def test_it_waits_for_the_sidecar_of_a_killed_one(tmp_path: Path) -> None:
         arguments = ["up", "--port", "0", "--nats-port", "0", "--name", "h1"]
         with system.running(*arguments) as second:
             said = second.until("waiting", "stderr")
-            assert "journal-h1.db" in said
+            assert "is the sidecar of h1" in said
             gate.touch()
             second.until("dashboard")
             done = system.run("task", task, "--json").json
