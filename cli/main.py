@@ -49,6 +49,7 @@ COMMANDS: Final[dict[str, tuple[str, str, str]]] = {
         "endpoints",
         "Add, remove, list model servers.",
     ),
+    "tiers": ("cli.commands.endpoints", "tiers", "List tiers, lift a limit."),
     "ack": ("cli.commands.endpoints", "ack", "Acknowledge an alert."),
     "costs": (
         "cli.commands.figures",

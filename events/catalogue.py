@@ -807,6 +807,15 @@ class TierLimited(TierEvent, frozen=True, kw_only=True, tag="tier.limited.v1"):
     known_end: bool = False
 
 
+class TierLimitCleared(
+    TierEvent, frozen=True, kw_only=True, tag="tier.limit_cleared.v1"
+):
+    """An operator lifted the limit of the account behind the tier."""
+
+    reason: str = ""
+    requested_by: str = ""
+
+
 class AlertRaised(TierEvent, frozen=True, kw_only=True, tag="alert.raised.v1"):
     """A tier has been down for longer than the threshold."""
 
@@ -910,6 +919,7 @@ AnyEvent = (
     | TierDown
     | TierUp
     | TierLimited
+    | TierLimitCleared
     | AlertRaised
     | AlertCleared
     | AlertAcknowledged

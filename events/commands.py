@@ -160,6 +160,13 @@ class AcknowledgeAlert(Command, frozen=True, kw_only=True):
     tier: c.Tier
 
 
+class ClearLimit(Command, frozen=True, kw_only=True):
+    """`tier.clear_limit`: use the account behind a tier again, whatever was said of it."""
+
+    tier: c.Tier
+    reason: Annotated[str, Meta(max_length=1_000)] = ""
+
+
 class SetPolicy(Command, frozen=True, kw_only=True):
     """`policy.set` and `policy.validate`: `based_on` is the version it was made from."""
 

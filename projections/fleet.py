@@ -348,6 +348,10 @@ def _tier(state: FleetState, event: c.TierEvent, seq: int) -> str:
         case c.TierLimited():
             tier = _turn(state, event, "limited", event.reason)
             tier.until, tier.account = event.until, event.account
+        case c.TierLimitCleared():
+            limited = state.tiers.get(event.tier)
+            if limited is not None and limited.state == "limited":
+                _turn(state, event, "up")
         case c.AlertRaised():
             if _active(state, event.tier) is not None:
                 return "an alert is active already"
@@ -382,7 +386,11 @@ def _is_repeat(state: FleetState, event: c.HostEvent) -> bool:
 
 def _outdated(state: FleetState, event: c.FleetEvent | c.TierEvent) -> bool:
     by_gateway = (
-        c.EndpointAdded | c.EndpointRemoved | c.AlertAcknowledged | c.HostForgotten
+        c.EndpointAdded
+        | c.EndpointRemoved
+        | c.AlertAcknowledged
+        | c.TierLimitCleared
+        | c.HostForgotten
     )
     if isinstance(event, by_gateway):
         return False

@@ -48,7 +48,7 @@ def rows(world: World, now: float) -> list[TierRow]:
 
 
 def _row(fleet: FleetState, tier: str, waiting: int, free: int, now: float) -> TierRow:
-    view = fleet.tiers.get(tier, TierView(tier))
+    view = view_at(fleet, tier, now)
     row = TierRow(
         **asdict(view),
         offered=offered(fleet, tier),
@@ -74,6 +74,14 @@ def _row(fleet: FleetState, tier: str, waiting: int, free: int, now: float) -> T
         case _:
             row.wording = "up"
     return row
+
+
+def view_at(fleet: FleetState, tier: str, now: float) -> TierView:
+    """Show a tier for a time: a limit is over at the end that it was given."""
+    view = fleet.tiers.get(tier, TierView(tier))
+    if view.state != "limited" or instant_of(view.until or "") > now:
+        return view
+    return TierView(tier, state="up", since=view.until or view.since)
 
 
 def condition(

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Final
 from events.codec import rfc3339
 from events.lifecycle import FIXED_KINDS, TIER_KINDS, time_to_live
 from projections.answers import WhyAnswer
-from projections.fleet import TierView
 from projections.queue import PRIORITIES
 from projections.tiers import (
     LIVING,
@@ -21,12 +20,13 @@ from projections.tiers import (
     gone_since,
     instant_of,
     offered,
+    view_at,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from projections.fleet import FleetState, HostView
+    from projections.fleet import FleetState, HostView, TierView
     from projections.queue import QueueState
     from projections.record import TaskRecord
     from projections.world import World
@@ -45,7 +45,7 @@ def why(
     `model` is the one that its specification names.
     """
     fleet = world.fleet
-    tier = fleet.tiers.get(record.tier, TierView(record.tier))
+    tier = view_at(fleet, record.tier, now)
     ahead = _ahead(record, world.queue) if record.phase == "waiting" else None
     up = sum(host.state == "up" for host in fleet.hosts.values())
     in_flight = sum(

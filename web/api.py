@@ -97,6 +97,9 @@ COMMANDS: Final = (
         "alert.acknowledge",
         m.AcknowledgeAlert,
     ),
+    CommandRoute(
+        "POST", "/api/v1/tiers/{tier}/clear-limit", "tier.clear_limit", m.ClearLimit
+    ),
     CommandRoute("PUT", "/api/v1/policy", "policy.set", m.SetPolicy),
     CommandRoute("POST", "/api/v1/policy/validate", "policy.validate", m.SetPolicy),
 )

@@ -256,6 +256,18 @@ class AdminCommands:
         )
         return m.Done(seq=await self._log.append(subjects.tier(command.tier), event))
 
+    async def clear_limit(self, command: m.ClearLimit, who: str) -> m.Done | m.Refusal:
+        """Lift the limit of the account behind a tier."""
+        if self._dry_run.tiers[command.tier].limited_until == float("-inf"):
+            return m.refuse("not_found", f"there is no limit on {command.tier}", "tier")
+        event = self._stamp().on(
+            c.TierLimitCleared,
+            tier=command.tier,
+            reason=command.reason,
+            requested_by=who,
+        )
+        return m.Done(seq=await self._log.append(subjects.tier(command.tier), event))
+
     # -- the policy --------------------------------------------------------------------
 
     async def validate_policy(self, command: m.SetPolicy, who: str) -> m.Done:

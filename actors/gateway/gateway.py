@@ -68,6 +68,7 @@ class Gateway:
             "endpoint.add": (m.AddEndpoint, admin.add_endpoint),
             "endpoint.remove": (m.RemoveEndpoint, admin.remove_endpoint),
             "alert.acknowledge": (m.AcknowledgeAlert, admin.acknowledge),
+            "tier.clear_limit": (m.ClearLimit, admin.clear_limit),
             "policy.set": (m.SetPolicy, admin.set_policy),
             "policy.validate": (m.SetPolicy, admin.validate_policy),
         }

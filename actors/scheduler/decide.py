@@ -239,7 +239,10 @@ class Scheduler:
                 state.fleet.accepted(task.host)
             case c.TaskRejected():
                 lead.wake_at(state.fleet.pause(step.before.host, state.now))
-            case c.TaskReturned() if event.reason == "limited":
+            case c.TaskReturned() if (
+                event.reason == "limited" and step.live.kind == "claude"
+            ):
+                # Of any other kind of place it is no account's word.
                 limit = ReportedLimit(task.tier, event.limited_until, event.detail)
                 lead.limits.append(limit)
             case c.TaskCancelled() if task.phase == "cancelling":

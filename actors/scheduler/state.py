@@ -545,7 +545,7 @@ class SchedulerState:
         watch = next((w for tier, w in self.tiers.items() if tier == name), None)
         if watch is None or not isinstance(event, c.TierEvent) or event.tier != name:
             return "void"
-        by_anybody = isinstance(event, c.AlertAcknowledged)
+        by_anybody = isinstance(event, c.AlertAcknowledged | c.TierLimitCleared)
         if event.epoch != self.epochs.current and not by_anybody:
             return "void"
         watch.evolve(event, self.time)
@@ -553,7 +553,7 @@ class SchedulerState:
             self.time.decided(event.at)
         self.tier_pending.discard(watch.tier)
         self.tiers_dirty = self.alerts_moved = True
-        if isinstance(event, c.TierLimited):
+        if isinstance(event, c.TierLimited | c.TierLimitCleared):
             self.fleet.limit(PLACE_KIND[watch.tier], watch.limited_until)
         # What waits for this tier, or could hop from or to it, is looked at again.
         self.ready.update(self.queue.groups)

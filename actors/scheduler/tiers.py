@@ -78,6 +78,10 @@ class TierWatch:
                 self.limited_for = (
                     0.0 if event.known_end else self.limited_until - since
                 )
+            case c.TierLimitCleared():
+                self.limited_until = float("-inf")
+                self.known_end = False
+                self.limited_for = 0.0
             case c.AlertRaised():
                 self.alerted = True
             case c.AlertCleared():

@@ -8,7 +8,7 @@ from cli.client.connection import connected, run
 from cli.client.target import on_target
 from cli.commands.fleet import tell
 from cli.commands.options import TIERS, json_option
-from cli.render.fleet import endpoint_table
+from cli.render.fleet import endpoint_table, show_tiers
 from cli.render.terminal import EXIT_OK, cell, console, table
 from events.codec import encode
 from projections.answers import HostsAnswer
@@ -61,6 +61,41 @@ def remove(name: str, *, as_json: bool) -> int:
 def list_endpoints(*, as_json: bool) -> int:
     """List shared servers, and every endpoint as its hosts see it."""
     return run(_list(as_json=as_json))
+
+
+@click.group()
+def tiers() -> None:
+    """How the tiers stand, and lifting a limit of the account behind one."""
+
+
+@tiers.command(name="list")
+@on_target
+@json_option
+def list_tiers(*, as_json: bool) -> int:
+    """List the tiers, and what is wrong with them."""
+    return run(_tiers(as_json=as_json))
+
+
+@tiers.command(name="clear-limit")
+@click.argument("tier", type=click.Choice(TIERS))
+@on_target
+@click.option("--reason", default="", help="Kept in the log.")
+@json_option
+def clear_limit(tier: str, *, reason: str, as_json: bool) -> int:
+    """Use the account behind TIER again; if it is limited still, a run will say so."""
+    report = f"the limit on {tier} is lifted"
+    body = {"tier": tier, "reason": reason}
+    return run(tell("tier.clear_limit", body, report, as_json=as_json))
+
+
+async def _tiers(*, as_json: bool) -> int:
+    async with connected() as client:
+        answer = await client.query("hosts", {}, HostsAnswer)
+    if as_json:
+        click.echo(encode(answer.tiers).decode())
+    else:
+        show_tiers(console(), answer)
+    return EXIT_OK
 
 
 @click.command()

@@ -564,6 +564,7 @@ BODIES = {
     "endpoint.add": {"endpoint": "e", "kind": "ollama", "url": "http://x"},
     "endpoint.remove": {"endpoint": "e"},
     "alert.acknowledge": {"tier": "standard"},
+    "tier.clear_limit": {"tier": "complex"},
     "policy.set": {"policy": {}},
     "policy.validate": {"policy": {}},
 }

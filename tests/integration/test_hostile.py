@@ -70,6 +70,7 @@ VALID: dict[str, dict[str, Any]] = {
     "endpoint.add": {"endpoint": "e", "kind": "ollama", "url": "http://x"},
     "endpoint.remove": {"endpoint": "e"},
     "alert.acknowledge": {"tier": "standard"},
+    "tier.clear_limit": {"tier": "complex"},
     "policy.set": {"policy": {"task_ttl_s": 1}},
     "policy.validate": {"policy": {"task_ttl_s": 1}},
 }

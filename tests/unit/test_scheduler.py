@@ -875,3 +875,30 @@ def test_suspects_run_side_by_side_on_hosts_of_their_own():
         "h1",
         "h2",
     ]
+
+
+def test_a_limit_is_believed_of_claude_alone():
+    w = World()
+    w.join("h1", endpoints=[ollama(), claude()])
+    w.shell("t1")
+    w.report(
+        "t1", c.TaskReturned, reason="limited", limited_until="9999-01-01T00:00:00Z"
+    )
+    w.submit("t2", tier="standard")
+    w.report(
+        "t2", c.TaskReturned, reason="limited", limited_until="9999-01-01T00:00:00Z"
+    )
+    assert w.events(c.TierLimited) == []
+
+
+def test_a_limit_that_is_lifted_holds_nobody_up():
+    from events.codec import rfc3339
+
+    w = World()
+    w.join("h1", endpoints=[claude()])
+    w.submit("t1", tier="complex")
+    w.report("t1", c.TaskReturned, reason="limited", limited_until=rfc3339(w.now + 100))
+    assert len(w.routes("t1")) == 1
+    w.store(subjects.tier("complex"), c.TierLimitCleared(**w.head(), tier="complex"))
+    w.beat_on(1, "h1")
+    assert len(w.routes("t1")) == 2

@@ -132,3 +132,17 @@ def test_a_lane_says_when_its_first_task_expires():
     end = expiry(history, first)
     assert end is not None
     assert waiting.expiring(world) == {"standard/normal": round(end * 1_000)}
+
+
+def test_a_limit_ends_by_the_clock_and_by_being_lifted():
+    history = History()
+    history.join("h1")
+    until = rfc3339(history.now + 60)
+    history.tier(c.TierLimited, "standard", until=until, reason="spent")
+    world = fold(history.recorded)
+    later = history.now + 61
+    [row] = [row for row in tiers.rows(world, later) if row.tier == "standard"]
+    assert (row.state, row.until, row.reason, row.condition) == ("up", None, "", "up")
+    assert shown(history)["standard"] == ("limited", "limited until T")
+    history.tier(c.TierLimitCleared, "standard", requested_by="alice")
+    assert shown(history)["standard"] == ("up", "up")

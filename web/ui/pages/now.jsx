@@ -2,7 +2,7 @@
 import { useMemo } from "preact/hooks";
 import { carryOut, post } from "../api.js";
 import { Chart } from "../charts.jsx";
-import { PRIORITIES, TIERS, age, clock, count, dollars, duration, plain, savedText } from "../format.js";
+import { PRIORITIES, TIERS, age, at, clock, count, dollars, duration, plain, savedText } from "../format.js";
 import { Empty, Fallback, Figure, Panel, Scroll, Simulated, State, Text, Tier } from "../parts.jsx";
 import { useNow, useTopic } from "../socket.js";
 
@@ -21,7 +21,7 @@ export function Now({ operator, theme, submit }) {
   return (
     <div class="page">
       <h1 class="sr">Now</h1>
-      <Tiers data={data} />
+      <Tiers data={data} now={now} />
       <div class="columns even">
         <Attention data={data} now={now} operator={operator} />
         <Queue data={data} now={now} />
@@ -37,22 +37,30 @@ export function Now({ operator, theme, submit }) {
 const waitingFor = (tier, data) =>
   data.lanes.filter((lane) => lane.tier === tier).reduce((n, lane) => n + lane.waiting, 0);
 
-/** @param {{ data: Overview }} props */
-function Tiers({ data }) {
+/** @param {Overview["tiers"][number]} tier @param {number} now A limit ends by the clock, without news. */
+const byTheClock = (tier, now) =>
+  tier.condition === "limited" && at(tier.wording_at) <= now
+    ? { ...tier, condition: "up", wording: "up", wording_at: "" }
+    : tier;
+
+/** @param {{ data: Overview, now: number }} props */
+function Tiers({ data, now }) {
   return (
     <section class="tiers" aria-label="Tiers">
-      {data.tiers.map((tier) => (
-        <article class={`tier-card ${tier.condition}`} id={`tier-${tier.tier}`}>
-          <Tier tier={tier.tier} />
-          <b>{[tier.wording, tier.wording_at && clock(tier.wording_at)].join(" ").trim()}</b>
-          {tier.condition === "down" && tier.reason && (
-            <small>
-              <Text most={200}>{tier.reason}</Text>
-            </small>
-          )}
-          <small>{count(data.decisions[tier.tier] ?? 0)} routed here so far</small>
-        </article>
-      ))}
+      {data.tiers
+        .map((tier) => byTheClock(tier, now))
+        .map((tier) => (
+          <article class={`tier-card ${tier.condition}`} id={`tier-${tier.tier}`}>
+            <Tier tier={tier.tier} />
+            <b>{[tier.wording, tier.wording_at && clock(tier.wording_at)].join(" ").trim()}</b>
+            {tier.condition === "down" && tier.reason && (
+              <small>
+                <Text most={200}>{tier.reason}</Text>
+              </small>
+            )}
+            <small>{count(data.decisions[tier.tier] ?? 0)} routed here so far</small>
+          </article>
+        ))}
     </section>
   );
 }
