@@ -34,6 +34,9 @@ JOIN_S = 0.1
 CHUNK_BYTES = 64 * 1024
 """The most text in one chunk; so much gathered leaves sooner."""
 
+PACED_S = 0.02
+"""How long output waits that is faster than its pace, before more of it goes."""
+
 PATIENCE_S = 20.0
 """For how long runs are held up while the output stream takes nothing at all."""
 
@@ -299,6 +302,27 @@ def run_fields(speaker: Speaker, assign: Assign) -> dict[str, Any]:
     }
 
 
+class Pace:
+    """So many bytes may go in a second, on the loop's clock, after a burst of more."""
+
+    def __init__(self, rate: float, burst: float, clock: Callable[[], float]) -> None:
+        self.rate = rate
+        self._burst = self._left = burst
+        self._clock = clock
+        self._at = clock()
+
+    def spend(self, size: int) -> None:
+        """Count bytes that went."""
+        self._left -= size
+
+    def is_open(self) -> bool:
+        """Whether more may go now."""
+        now = self._clock()
+        self._left = min(self._burst, self._left + (now - self._at) * self.rate)
+        self._at = now
+        return self._left > 0
+
+
 class _OutputPiece:
     """A chunk on its way."""
 
@@ -319,6 +343,9 @@ class OutputQueue:
     is called with the run's subject and True, and with False once it may go on; so the
     bound is reached only by what cannot be held up, and by all once the stream has taken
     nothing for `patience_s`. What comes beyond the bound is dropped.
+
+    The broker keeps what was written in the last ten seconds in its memory. So no more
+    than `rate` bytes a second go, after a burst: a flood is slower, and the broker small.
     """
 
     def __init__(
@@ -332,6 +359,8 @@ class OutputQueue:
         timeout_s: float = 5.0,
         patience_s: float = PATIENCE_S,
         retry_s: float = RETRY_S,
+        rate: float = 8 * 1024 * 1024,
+        burst_bytes: int = 32 * 1024 * 1024,
     ) -> None:
         """`in_flight_bytes` may be sent and not acknowledged, `timeout_s` at most."""
         self._bus = bus
@@ -343,6 +372,8 @@ class OutputQueue:
         self._patience = patience_s
         self._retry = retry_s
         self._loop = asyncio.get_running_loop()
+        self._pace = Pace(rate, burst_bytes, self._loop.time)
+        self._paced: asyncio.TimerHandle | None = None
 
         # Chunks sent and not known to be stored, oldest first; bytes of those whose
         # answer is awaited, and how many they are.
@@ -395,8 +426,23 @@ class OutputQueue:
 
     def _open(self) -> bool:
         return (
-            self._bus.connected and not self._failing and self._in_flight < self._window
+            self._bus.connected
+            and not self._failing
+            and self._in_flight < self._window
+            and self._is_in_pace()
         )
+
+    def _is_in_pace(self) -> bool:
+        """Whether the pace lets more go now; else what waits goes on a little later."""
+        if self._pace.is_open():
+            return True
+        if self._paced is None:
+            self._paced = self._loop.call_later(PACED_S, self._go_on)
+        return False
+
+    def _go_on(self) -> None:
+        self._paced = None
+        self._pump()
 
     def _count(self, subject: str, size: int) -> None:
         self._waiting_bytes += size
@@ -410,6 +456,7 @@ class OutputQueue:
         size = len(piece.data)
         self._sent.append(piece)
         self._in_flight += size
+        self._pace.spend(size)
         self._awaited += 1
         answer = self._bus.request(piece.subject, piece.data, timeout=self._timeout)
 

@@ -13,7 +13,7 @@ from events import catalogue as c
 from events import commands as mail
 from events.chunks import Gap, gaps, without_repeats
 from sidecar import progress as under_test
-from sidecar.progress import CHUNK_BYTES, OutputQueue, Progress, split
+from sidecar.progress import CHUNK_BYTES, OutputQueue, Pace, Progress, split
 from tests.support.fakes import MemoryBroker, MemoryBus
 
 if TYPE_CHECKING:
@@ -278,6 +278,40 @@ async def test_chunks_arrive_in_order_through_a_window() -> None:
     assert all(queue.publish("agentcom.out.h1.t1", chunk) for chunk in chunks)
     await queue.flush()
     assert stream.texts == chunks
+
+
+def test_a_pace_allows_a_burst_and_then_so_much_a_second() -> None:
+    now = 0.0
+    pace = Pace(rate=10, burst=100, clock=lambda: now)
+    pace.spend(100)
+    assert not pace.is_open()
+    now = 1.0
+    assert pace.is_open()
+    pace.spend(10)
+    assert not pace.is_open()
+    now = 1_000.0
+    assert pace.is_open()
+    pace.spend(100)
+    assert not pace.is_open()
+
+
+async def test_a_flood_goes_at_its_pace_and_is_held_up_not_lost() -> None:
+    stream = await Stream().open()
+    held: list[bool] = []
+    queue = OutputQueue(
+        stream.bus,
+        rate=4_000,
+        burst_bytes=100,
+        per_run_bytes=400,
+        throttle=lambda _subject, wish: held.append(wish),
+    )
+    chunks = [b"%010d" % n for n in range(45)]
+    assert all(queue.publish("agentcom.out.h1.t1", chunk) for chunk in chunks)
+    await asyncio.sleep(0)
+    assert 10 <= len(stream.messages) < 45
+    await queue.flush()
+    assert stream.texts == chunks
+    assert held == [True, False]
 
 
 async def test_a_slow_stream_bounds_what_waits() -> None:
