@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 from actors.rules.asking import check_asking
 from actors.rules.folders import check_folder
 from actors.rules.modes import check_mode
+from actors.rules.steps import not_a_command
 from events.codec import encode, instant
 from events.commands import older_wishes
 from events.errors import Malformed
@@ -47,6 +48,13 @@ def check(spec: c.TaskSpec, now: float) -> None:
     for path, text in _handed_on(spec):
         if "\x00" in text:
             raise Malformed(path, "text without NUL characters", "one")
+    for n, step in enumerate(spec.verification_steps):
+        if (why := not_a_command(step)) is not None:
+            raise Malformed(
+                f"verification_steps[{n}]",
+                "a command (what is none is a success criterion: --criterion)",
+                why,
+            )
     if spec.repo is not None:
         _check_path("repo", spec.repo)
     if spec.cwd is not None:

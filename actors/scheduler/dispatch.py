@@ -188,7 +188,8 @@ def _look_above(state: SchedulerState, group: Group, now: float) -> Target | Blo
     refusal = _may_not_escalate(state)
     if refusal is not None:
         return Blocked(refusal, starving=_is_spent(state))
-    if not pool.open_to(required.excluded):
+    excluded = (*required.excluded, *_beside_suspects(state, required))
+    if not pool.open_to(excluded):
         return Blocked("complex, where it is to be tried, is busy or limited")
     hop = Hop(
         required.tier,
@@ -196,7 +197,7 @@ def _look_above(state: SchedulerState, group: Group, now: float) -> Target | Blo
         f"what {required.tier} did has not passed its verification",
         None,
     )
-    return Target(pool, required.excluded, hop, met=False)
+    return Target(pool, excluded, hop, met=False)
 
 
 def note(state: SchedulerState, group: Group, outlook: Target | Blocked) -> None:

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import Final, get_args
+from typing import TYPE_CHECKING, Any, Final, TypeVar, get_args
 
 import click
 
 from events import catalogue as c
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+F = TypeVar("F", bound="Callable[..., Any]")
 
 TIERS: Final[tuple[str, ...]] = get_args(c.Tier)
 PRIORITIES: Final[tuple[str, ...]] = get_args(c.Priority)
@@ -20,6 +25,35 @@ store_option = click.option(
     type=click.Path(path_type=Path, dir_okay=False),
     help="The file of the read models  [default: projections.db in the data folder]",
 )
+
+
+def verification_options(command: F) -> F:
+    """Add what says when a task counts as done."""
+    for add in (
+        click.option(
+            "--verify-rounds",
+            type=click.IntRange(1, 20),
+            metavar="N",
+            help="Rounds of work and verification, the first included  "
+            "[default: the policy's, 2]",
+        ),
+        click.option(
+            "--verify",
+            "steps",
+            metavar="COMMAND",
+            multiple=True,
+            help="Run this in the working folder after the work; it completes only with "
+            "exit 0.",
+        ),
+        click.option(
+            "--criterion",
+            "criteria",
+            multiple=True,
+            help="When it counts as done, in words: told to the model, checked by nobody.",
+        ),
+    ):
+        command = add(command)
+    return command
 
 
 class ShellCommand(click.Command):

@@ -19,7 +19,13 @@ from actors.rules.policy import Policy
 from cli.client.connection import Refused, Session, connected, new_id, run
 from cli.client.spans import span_option
 from cli.client.target import on_target
-from cli.commands.options import PRIORITIES, TIERS, ShellCommand, json_option
+from cli.commands.options import (
+    PRIORITIES,
+    TIERS,
+    ShellCommand,
+    json_option,
+    verification_options,
+)
 from cli.commands.shell_part import on_variables, shell_of, warn_of_secrets
 from cli.render.terminal import (
     EXIT_INTERRUPTED,
@@ -61,8 +67,7 @@ _PLACE = re.compile(r"tasks\[(\d+)\]\.?")
 @click.option(
     "--file", "files", metavar="PATH[:REASON]", multiple=True, help="A file to look at."
 )
-@click.option("--criterion", "criteria", multiple=True, help="When it counts as done.")
-@click.option("--verify", "steps", multiple=True, help="How to check that it is done.")
+@verification_options
 @click.option("--need", "needs", multiple=True, help="What the host must be able to.")
 @click.option(
     "--priority",
@@ -268,6 +273,7 @@ _SAME: Final = (
     "system",
     "max_tokens",
     "temperature",
+    "verify_rounds",
 )
 
 
