@@ -195,7 +195,9 @@ def assemble(
 def _agent_options(config: SidecarConfig) -> AgentOptions:
     template = config.agent.wake_command
     return AgentOptions(
-        command=None if template is None else wake_command.parse(template),
+        command=None
+        if template is None
+        else wake_command.parse(template, config.agent.plain_program),
         confirm_s=config.agent.confirm_s,
         limits=config.agent.limits,
     )

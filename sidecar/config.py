@@ -130,6 +130,7 @@ class AgentConfig(Struct, frozen=True, kw_only=True):
 
     results_folder: str | None = None
     wake_command: str | None = None
+    plain_program: str | None = None
     confirm_s: Seconds | None = None
     limits: ProcessLimits = ProcessLimits()
 
@@ -413,7 +414,7 @@ def _agent_problems(agent: AgentConfig) -> list[str]:
     problems = []
     if agent.wake_command is not None:
         try:
-            wake_command.parse(agent.wake_command)
+            wake_command.parse(agent.wake_command, agent.plain_program)
         except wake_command.WakeCommandError as error:
             problems.append(f"agent.wake_command: {error.problem}")
     folder = agent.results_folder

@@ -7,9 +7,12 @@ them: in a word that is itself a script (`sh -c 'agent "${TASK_DESCRIPTION}"'`) 
 filled in, because there a task's text would become syntax; the shell that runs it expands
 the variable, and what a shell expands it does not read again as syntax.
 
-Programs that hand their words to another shell (`ssh`, `su`, `eval`), and programs that an
-option makes take code (`-c`, `-e`, `-S`), may be given names and paths, never a task's free
-text: the template is refused.
+A task's free text is an argument only to a program that the operator declares to be plain:
+one that takes its arguments for text, and `--` for the end of its options. Who hands words on
+or takes code (`ssh`, `sh -c`, `env`, `xargs`) is none, and no list of those is ever whole; so
+what is not declared is given names and paths, and reads the text from the task's file or from
+its environment. `--` is put before the text, or the text stands in one word with its option,
+so that it never is an option itself.
 """
 
 from __future__ import annotations
@@ -37,6 +40,59 @@ ARGUMENT_LIMIT: Final = 96 * 1024
 
 _PLACE: Final = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 _PLAIN: Final = re.compile(r"[A-Za-z0-9_@%+=:,./^~-]*")
+_NEVER_PLAIN: Final = frozenset(
+    [
+        "sh",
+        "ash",
+        "bash",
+        "dash",
+        "ksh",
+        "mksh",
+        "zsh",
+        "fish",
+        "csh",
+        "tcsh",
+        "busybox",
+        "env",
+        "xargs",
+        "find",
+        "script",
+        "flock",
+        "sudo",
+        "doas",
+        "nohup",
+        "setsid",
+        "nice",
+        "ionice",
+        "timeout",
+        "time",
+        "stdbuf",
+        "chroot",
+        "unshare",
+        "nsenter",
+        "docker",
+        "podman",
+        "systemd-run",
+        "expect",
+        "awk",
+        "gawk",
+        "sed",
+        "perl",
+        "python",
+        "python3",
+        "ruby",
+        "node",
+        "deno",
+        "bun",
+        "php",
+        "lua",
+        "make",
+        "cmd",
+        "powershell",
+        "pwsh",
+    ]
+)
+"""Programs that are nobody's plain ones: a second net, after the operator's own word."""
 _READ_AGAIN: Final = frozenset(
     {
         "ssh",
@@ -79,9 +135,12 @@ class WakeCommand(Struct, frozen=True):
         def value(match: re.Match[str]) -> str:
             return sayable(values.get(match[1], match[0]))
 
-        return [
-            word if _is_script(word) else _PLACE.sub(value, word) for word in self.words
-        ]
+        words: list[str] = []
+        for word in self.words:
+            if _is_text(word) and "--" not in words:
+                words.append("--")
+            words.append(word if _is_script(word) else _PLACE.sub(value, word))
+        return words
 
 
 def sayable(text: str) -> str:
@@ -89,8 +148,11 @@ def sayable(text: str) -> str:
     return text.replace("\0", "\ufffd").encode("utf-8", "replace").decode()
 
 
-def parse(template: str) -> WakeCommand:
-    """Read a template; raise WakeCommandError where it is none, or not safe."""
+def parse(template: str, plain_program: str | None = None) -> WakeCommand:
+    """Read a template; raise WakeCommandError where it is none, or not safe.
+
+    `plain_program` is the first word of a template whose program may be given a task's text.
+    """
     try:
         words = shlex.split(template)
     except ValueError as error:
@@ -111,7 +173,50 @@ def parse(template: str) -> WakeCommand:
                     f"{reader} would read ${{{name}}} as commands: give it ${{TASK_ID}} "
                     "or ${TASK_FILE}, and let the agent read the task from its file"
                 )
+            if name in TEXTS:
+                _check_text(words, place, name, plain_program)
     return WakeCommand(tuple(words))
+
+
+def _check_text(
+    words: list[str], place: int, name: str, plain_program: str | None
+) -> None:
+    """Refuse a task's text in the word at `place` where it could be more than text."""
+    program = words[0]
+    if plain_program is None or plain_program != program:
+        declared = (
+            f"which is {plain_program!r}" if plain_program else "which is not set"
+        )
+        raise WakeCommandError(
+            f"${{{name}}} is text that a stranger wrote, an argument only to the program "
+            f"that agent.plain_program names ({declared}), not to {program!r}: let it read "
+            f"${{TASK_FILE}}, or {name} in its environment"
+        )
+    base = program.rpartition("/")[2]
+    if base in _NEVER_PLAIN or base in _READ_AGAIN:
+        raise WakeCommandError(
+            f"{program} is no plain program, it may take ${{{name}}} for code: let it read "
+            f"${{TASK_FILE}}, or {name} in its environment"
+        )
+    if not _is_text(words[place]):
+        return
+    before, after = words[1:place], words[place + 1 :]
+    if "--" not in before and not all(re.match("-.*=", word) for word in before):
+        raise WakeCommandError(
+            f"behind {before[-1]} it cannot be told where the options end, and the text "
+            f"could be one: write -- there, or {before[-1]}=${{{name}}} in one word"
+        )
+    if late := [word for word in after if word.startswith("-")]:
+        raise WakeCommandError(
+            f"{late[0]} stands behind ${{{name}}}, before which the options end: put "
+            "options first"
+        )
+
+
+def _is_text(word: str) -> bool:
+    """Whether a word begins with a task's text, so that it could begin with a dash."""
+    match = _PLACE.match(word)
+    return match is not None and match[1] in TEXTS and not _is_script(word)
 
 
 def _is_script(word: str) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shlex
 import sys
 import time
 from contextlib import asynccontextmanager
@@ -91,7 +92,11 @@ class Bench:
             self.results,
             self.notes,
             AgentOptions(
-                command=None if command is None else wake_command.parse(command),
+                command=None
+                if command is None
+                else wake_command.parse(
+                    command, shlex.split(command)[0] if command else None
+                ),
                 **options,
             ),
         )
@@ -494,11 +499,19 @@ async def test_wakes_begun_in_an_earlier_life_count(bench: Bench) -> None:
     assert not (bench.folder / "woken").exists()
 
 
+def plain_agent(bench: Bench) -> str:
+    """A program that takes a text after `--`."""
+    program = bench.folder / "agent.py"
+    body = AGENT.replace("sys.argv[1:]", 'sys.argv[sys.argv.index("--") + 1 :]')
+    program.write_text(f"#!{sys.executable}\n{body}")
+    program.chmod(0o755)
+    return str(program)
+
+
 async def test_a_text_too_long_for_an_argument_is_in_the_file(bench: Bench) -> None:
     spec = replace(bench.assign.spec, metadata={"big": "x" * 200_000})
     bench.assign = replace(bench.assign, spec=spec)
-    (bench.folder / "agent.py").write_text(AGENT)
-    outcome = await bench.run(f"{sys.executable} agent.py ${{TASK_JSON}}")
+    outcome = await bench.run(f"{plain_agent(bench)} ${{TASK_JSON}}")
     assert isinstance(outcome, Finished)
     assert '"file"' in outcome.result.output
 
@@ -507,8 +520,7 @@ async def test_hostile_texts_reach_the_agent_as_they_are(bench: Bench) -> None:
     hostile = "'\"; touch owned; $(touch owned) `touch owned` \\ \n\0 --x"
     spec = replace(bench.assign.spec, description=hostile)
     bench.assign = replace(bench.assign, spec=spec)
-    (bench.folder / "agent.py").write_text(AGENT)
-    outcome = await bench.run(f"{sys.executable} agent.py ${{TASK_DESCRIPTION}}")
+    outcome = await bench.run(f"{plain_agent(bench)} ${{TASK_DESCRIPTION}}")
     assert isinstance(outcome, Finished)
     assert outcome.result.output == hostile + " " + hostile.replace("\0", "\ufffd")
     assert sorted(each.name for each in bench.folder.iterdir()) == [
