@@ -131,6 +131,10 @@ class Watched:
         self._unusable_until = now + UNUSABLE_S
         return self._down(reason, rfc3339(wall + UNUSABLE_S))
 
+    def believe(self) -> None:
+        """Forget that a run was refused: the next look counts again."""
+        self._unusable_until = 0.0
+
     def pause_s(self, now: float, usual_s: float, quickest_s: float) -> float:
         """Return how long to wait before the next look."""
         sought = self._mentioned or self.reported is not None
@@ -268,6 +272,12 @@ class Endpoints:
         await asyncio.gather(
             *(self._look_at(name, entry) for name, entry in self._entries.items())
         )
+
+    def look_again(self) -> None:
+        """Have every endpoint looked at now, those that refused a run too."""
+        for entry in self._entries.values():
+            entry.watched.believe()
+            entry.again.set()
 
     def say_unanswered(self, after_s: float) -> None:
         """Say of what is there, or was named, that it has not answered yet.

@@ -412,6 +412,8 @@ class Sidecar:
                 self._must_leave(Evicted(self.host, effect.reason))
             case msg.Watch():
                 self._endpoints.share(effect.endpoints)
+            case msg.LookAgain():
+                self._endpoints.look_again()
             case _:
                 assert_never(effect)
 

@@ -304,6 +304,7 @@ class _Decider:
             return
         if self.state.draining:
             self.host_event(c.HostResumed)
+        self.effect(msg.LookAgain())
         self.answer(True)
 
     def next_drain_version(self, command: mail.DrainOrResume) -> bool:

@@ -273,7 +273,21 @@ class Watch(Struct, frozen=True):
     endpoints: list[mail.SharedEndpoint]
 
 
-Effect = Respond | Persist | Start | StopRun | Forget | RememberEpoch | End | Watch
+class LookAgain(Struct, frozen=True):
+    """Look at every endpoint now, also at those that are not believed for a while."""
+
+
+Effect = (
+    Respond
+    | Persist
+    | Start
+    | StopRun
+    | Forget
+    | RememberEpoch
+    | End
+    | Watch
+    | LookAgain
+)
 
 
 class HostDecision(Struct):

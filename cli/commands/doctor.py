@@ -45,7 +45,7 @@ from cli.render.terminal import (
 )
 from events import subjects
 from events.codec import encode, rfc3339
-from events.commands import Classified
+from events.commands import Classified, Done
 from events.errors import AgentComError
 from projections.answers import HostsAnswer, StatusAnswer
 
@@ -76,16 +76,39 @@ class Check(Struct, frozen=True):
 
 @click.command()
 @on_target
+@click.option(
+    "--retry",
+    is_flag=True,
+    help="Have hosts look at once at endpoints that are down, then check.",
+)
 @json_option
-def doctor(*, as_json: bool) -> int:
+def doctor(*, retry: bool, as_json: bool) -> int:
     """Check this installation and the running system; say what to do about it.
 
     Exits with 1 where a check failed; warnings alone are no failure.
     """
+    if retry:
+        run(_look_again())
     checks = run(_examine(as_json=as_json))
     if as_json:
         click.echo(encode({"checks": checks}).decode())
     return EXIT_REFUSED if any(each.status == "fail" for each in checks) else EXIT_OK
+
+
+async def _look_again() -> None:
+    """Have the hosts that take work look at what is down there, and wait for the news."""
+    async with connected() as client:
+        answer = await client.query("hosts", {}, HostsAnswer)
+        names = [
+            host.host
+            for host in answer.hosts
+            if host.state == "up" and not all(each.up for each in host.endpoints)
+        ]
+        for name in names:
+            await client.command("host.resume", {"host": name}, Done)
+            click.echo(f"{name} looks again", err=True)
+        if names:
+            await asyncio.sleep(_PROBE_S / 2)
 
 
 async def _examine(*, as_json: bool) -> list[Check]:
@@ -499,8 +522,13 @@ async def _claude(config: SidecarConfig, fleet: HostsAnswer | None) -> Check:
     for host in fleet.hosts if fleet is not None else []:
         for each in host.endpoints:
             if each.kind == "claude" and not each.up:
-                advice = f"log in on {host.host}: run `claude` there once"
-                problem = f"{about}; on {host.host}: {each.reason}"
+                advice = (
+                    f"log in on {host.host}: run `claude` there once, then "
+                    "`agentcom doctor --retry`"
+                )
+                problem = f"{about}; on {host.host} since {each.since}: {each.reason}"
+                if each.again_at:
+                    problem += f"; looked at again at {each.again_at}"
                 return Check("Claude Code", "warn", problem, advice)
     if mode == "bypassPermissions":
         advice = "any task may do anything on this host: acceptEdits asks for less"

@@ -71,7 +71,7 @@ def drain(host: str, *, reason: str, as_json: bool) -> int:
 @on_target
 @json_option
 def resume(host: str, *, as_json: bool) -> int:
-    """Let HOST take work again."""
+    """Let HOST take work again, and look at once at what is down there."""
     report = f"{host} takes work again"
     return run(tell("host.resume", {"host": host}, report, as_json=as_json))
 

@@ -140,16 +140,29 @@ def host_table(rows: list[HostRow]) -> Table:
 
 def host_notes(rows: list[HostRow]) -> list[str]:
     """Say of hosts what their journals have lost, why they take no work, the way back."""
-    return [
-        line_of(f"{row.host}: {row.journal_lost}; results may be gone")
-        for row in rows
-        if row.journal_lost
-    ] + [
-        line_of(f"{row.host} is {row.state}: {row.reason or 'no reason given'}")
-        + (f"; `agentcom resume {row.host}`" if row.state == "draining" else "")
-        for row in rows
-        if row.state == "draining" or (row.state != "up" and row.reason)
-    ]
+    return (
+        [
+            line_of(f"{row.host}: {row.journal_lost}; results may be gone")
+            for row in rows
+            if row.journal_lost
+        ]
+        + [
+            line_of(f"{row.host} is {row.state}: {row.reason or 'no reason given'}")
+            + (f"; `agentcom resume {row.host}`" if row.state == "draining" else "")
+            for row in rows
+            if row.state == "draining" or (row.state != "up" and row.reason)
+        ]
+        + [
+            line_of(
+                f"{each.endpoint} on {row.host} cannot be used since {clock_time(each.since)}: "
+                f"{each.reason}; looked at again at {clock_time(each.again_at)}, or at once with "
+                f"`agentcom resume {row.host}`"
+            )
+            for row in rows
+            for each in row.endpoints
+            if not each.up and each.again_at
+        ]
+    )
 
 
 def endpoint_table(answer: HostsAnswer) -> Table | None:

@@ -253,6 +253,9 @@ class SimEndpoints:
         for name in [n for n in self._seen if n not in self._machine.endpoints]:
             del self._seen[name]
 
+    def look_again(self) -> None:
+        """Nothing here is disbelieved for a while."""
+
     async def look(self) -> None:
         await asyncio.sleep(self._machine.chance.uniform(0.001, 0.3))
         for state in self.states():

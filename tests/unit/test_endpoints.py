@@ -96,6 +96,16 @@ def test_what_would_refuse_its_next_run_is_down_for_a_while() -> None:
     assert back.again_at == ""
 
 
+def test_who_asks_for_another_look_gets_one_at_once() -> None:
+    each = watched()
+    each.answered(FOUND, 0)
+    each.unusable("not logged in", 100, 100)
+    each.believe()
+    back = each.answered(FOUND, 101)
+    assert back is not None
+    assert (back.up, back.again_at) == (True, "")
+
+
 def test_cloud_models_are_left_out() -> None:
     tags = {"models": [{"name": "a"}, {"name": "b", "remote_model": "b"}]}
     found = ollama_answer({"version": "1"}, tags, None, simulated=False)

@@ -303,6 +303,12 @@ def test_a_draining_host_takes_nothing_until_it_is_resumed() -> None:
     assert host.when(assign("t2", "r2")).effects(msg.Persist)
 
 
+def test_a_host_that_is_resumed_looks_again_also_where_it_takes_work_already() -> None:
+    host = Host().when(mail.Resume())
+    assert host.events == []
+    assert host.effects(msg.LookAgain) == [msg.LookAgain()]
+
+
 def test_a_drain_that_comes_behind_a_later_resume_is_passed_by() -> None:
     host = Host()
     late = mail.Drain(incarnation="incarnation-1", version=0)
