@@ -618,6 +618,12 @@ class EndpointState(Struct, frozen=True, omit_defaults=True, kw_only=True):
     `endpoint` is its name, unique over the fleet. `models` are on disk, `loaded` are in
     memory now. `shared` marks one that an operator added and several hosts may call.
     `again_at`: it refused work, and is not believed to be up before then.
+
+    `capabilities`: `chat`, `messages` (it serves Anthropic's Messages API), `tools`,
+    `vision` (some model of it can), `hands` (this host has the program that works through
+    `messages`). Empty: unknown, which is what a chat needs and no more.
+    `model_capabilities` holds those of models that differ, as far as the server says;
+    `context_tokens` how many tokens a model reads at most, where that is known.
     """
 
     endpoint: str
@@ -632,6 +638,9 @@ class EndpointState(Struct, frozen=True, omit_defaults=True, kw_only=True):
     shared: bool = False
     simulated: bool = False
     again_at: str = ""
+    capabilities: list[str] = []
+    model_capabilities: dict[str, list[str]] = {}
+    context_tokens: dict[str, Int] = {}
 
 
 class Held(Struct, frozen=True, omit_defaults=True):

@@ -366,6 +366,7 @@ class Assign(Struct, frozen=True, omit_defaults=True, kw_only=True, tag="assign"
 
     `incarnation` is the host's that it was routed to: another one refuses it. "": any.
     `escalates`: work that does not pass its verification is given back, for the next tier.
+    `mode` "work": an agent does it, also where the target is a model's endpoint.
     """
 
     epoch: Epoch
@@ -386,6 +387,12 @@ class Assign(Struct, frozen=True, omit_defaults=True, kw_only=True, tag="assign"
     resume_session: str | None = None
     incarnation: str = ""
     escalates: bool = False
+    mode: c.Mode | None = None
+
+    @property
+    def by_hands(self) -> bool:
+        """Whether an agent works with a local model, which does not answer by itself."""
+        return self.mode == "work" and self.target_type in ("ollama", "openai")
 
 
 class Cancel(Struct, frozen=True, omit_defaults=True, kw_only=True, tag="cancel"):

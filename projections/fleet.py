@@ -27,7 +27,7 @@ BEAT_S: Final = 2.0
 BEATS_TRUE: Final = 3
 """A host's resources count as known for this many beats."""
 ALERTS_KEPT: Final = 100
-VERSION: Final = 5
+VERSION: Final = 6
 
 
 class EndpointView(Struct):
@@ -49,6 +49,9 @@ class EndpointView(Struct):
     shared: bool = False
     simulated: bool = False
     again_at: str = ""
+    capabilities: list[str] = []
+    model_capabilities: dict[str, list[str]] = {}
+    context_tokens: dict[str, int] = {}
 
 
 class HostView(Struct):
@@ -446,6 +449,9 @@ def _endpoint(state: c.EndpointState, since: str) -> EndpointView:
         shared=state.shared,
         simulated=state.simulated,
         again_at=state.again_at,
+        capabilities=state.capabilities,
+        model_capabilities=state.model_capabilities,
+        context_tokens=state.context_tokens,
     )
 
 

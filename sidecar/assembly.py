@@ -11,12 +11,13 @@ from sidecar.executors import wake_command
 from sidecar.executors.agent import AgentExecutor, AgentOptions
 from sidecar.executors.claude.command import ClaudeOptions
 from sidecar.executors.claude.executor import ClaudeExecutor
+from sidecar.executors.claude.hands import HandsExecutor
 from sidecar.executors.noop import NoopExecutor
 from sidecar.executors.ollama import OllamaExecutor
 from sidecar.executors.openai import OpenAIExecutor
 from sidecar.executors.shell import CommandPolicy, ShellExecutor, ShellOptions
 from sidecar.http import header_key
-from sidecar.pipeline import unprepared, unpriced
+from sidecar.pipeline import HANDS, unprepared, unpriced
 from sidecar.processes.family import Processes
 from sidecar.results import Results
 from sidecar.shield import variables
@@ -158,11 +159,13 @@ def assemble(
     )
     ollama, openai = OllamaExecutor(api_key), OpenAIExecutor(api_key)
     commands = ShellExecutor(processes, shell)
+    hands = HandsExecutor(processes, claude, api_key, folder / "hands")
     executors: dict[str, Executor] = {
         "sidecar": commands,
         "ollama": ollama,
         "openai": openai,
         "claude": ClaudeExecutor(processes, claude),
+        HANDS: hands,
         "noop": NoopExecutor(),
     }
     results = None
@@ -186,7 +189,7 @@ def assemble(
         callbacks=callbacks,
         tidy=workspace.tidy,
         read_kept=workspace.read,
-        closers=(ollama.close, openai.close),
+        closers=(ollama.close, openai.close, hands.close),
         results=results,
         verifier=commands if config.shell.enabled else None,
     )

@@ -82,11 +82,14 @@ class EndpointConfig(Struct, frozen=True, kw_only=True):
 class ClaudeConfig(Struct, frozen=True, kw_only=True):
     """How Claude Code is run here. It keeps its own keys; there is no setting for one.
 
+    `enabled`: it takes complex tasks, with its account. `hands`: it works for local models
+    too, without any account.
     `mcp_servers` are those that a task may name, by name, each as Claude Code's own
     configuration describes it. `inherit` names more of the sidecar's variables for it.
     """
 
     enabled: bool = True
+    hands: bool = True
     program: str | None = None
     permission_mode: c.PermissionMode = "acceptEdits"
     allowed_tools: list[str] = []

@@ -19,7 +19,7 @@ import asyncio
 import random
 import time
 from contextlib import suppress
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import structlog
 from msgspec import Struct, field, structs
@@ -35,8 +35,8 @@ from sidecar.http import (
     without_secrets,
 )
 from sidecar.looks import (
-    Abilities,
     Answered,
+    Known,
     Missed,
     ask_claude,
     ask_server,
@@ -81,8 +81,13 @@ class Watched:
         self._missing_since: float | None = None
         self._unusable_until = 0.0
 
-    def answered(self, answer: Answered, now: float) -> c.EndpointState | None:
-        """Return the endpoint's new state if it is news."""
+    def answered(
+        self, answer: Answered, now: float, *, program: bool = False
+    ) -> c.EndpointState | None:
+        """Return the endpoint's new state if it is news.
+
+        `program`: this host has Claude Code, which can work through the Messages API.
+        """
         self._found()
         if now < self._unusable_until:
             return None
@@ -97,6 +102,7 @@ class Watched:
                 models=listed_models(self.state.kind, answer.models),
                 loaded=listed_models(self.state.kind, answer.loaded),
                 simulated=answer.simulated,
+                **_abilities(self.state.kind, answer, program=program),
             )
         )
 
@@ -162,6 +168,25 @@ class Watched:
         return state
 
 
+def _abilities(kind: str, answer: Answered, *, program: bool) -> dict[str, Any]:
+    """Say what an endpoint can do, as its state holds it."""
+    if kind == "claude":
+        return {}
+    hands = ["hands"] if program and "messages" in answer.capabilities else []
+    return {
+        "capabilities": [*answer.capabilities, *hands],
+        "model_capabilities": {
+            listed_models(kind, [name])[0]: words
+            for name, words in answer.model_capabilities.items()
+            if set(words) != set(answer.capabilities) - {"messages"}
+        },
+        "context_tokens": {
+            listed_models(kind, [name])[0]: tokens
+            for name, tokens in answer.context_tokens.items()
+        },
+    }
+
+
 # -- All of them -----------------------------------------------------------------------
 
 
@@ -173,7 +198,7 @@ class _EndpointEntry(Struct):
     url: str = ""
     api_key_env: str | None = None
     shared: bool = False
-    abilities: Abilities = field(default_factory=dict)
+    known: Known = field(default_factory=Known)
     again: asyncio.Event = field(default_factory=asyncio.Event)
     """Set: it is to be looked at now."""
 
@@ -334,7 +359,7 @@ class Endpoints:
         if self._entries.get(name) is not entry:
             return
         news = (
-            entry.watched.answered(look, time.monotonic())
+            entry.watched.answered(look, time.monotonic(), program=self._has_hands())
             if isinstance(look, Answered)
             else entry.watched.missed(look.reason, time.monotonic(), there=look.there)
         )
@@ -349,7 +374,7 @@ class Endpoints:
             except ValueError as error:
                 return Missed(str(error))
             return await ask_server(
-                self._client, entry.kind, entry.url, key, entry.abilities
+                self._client, entry.kind, entry.url, key, entry.known
             )
         if self._processes is None:
             return Missed("no processes can be started here")
@@ -358,6 +383,12 @@ class Endpoints:
         return await ask_claude(
             self._processes, self._config.claude.program, timeout_s=limit
         )
+
+    def _has_hands(self) -> bool:
+        """Whether there is a program here that works with a local model's answers."""
+        if self._processes is None or not self._config.claude.hands:
+            return False
+        return claude_program(self._config.claude.program) is not None
 
     def _tell(self, news: c.EndpointState | None) -> None:
         if news is not None:

@@ -36,7 +36,7 @@ from sidecar.executors.port import Stop
 from sidecar.journal_file import JournalGone
 from sidecar.kept import NotKept
 from sidecar.outbox import Outbox
-from sidecar.pipeline import Pipeline
+from sidecar.pipeline import HANDS, Pipeline
 from sidecar.processes.family import sweep
 from sidecar.processes.table import Ident
 from sidecar.progress import OutputQueue, Progress
@@ -194,6 +194,7 @@ class Sidecar:
             "sidecar": not config.shell.enabled,
             "claude": not config.claude.enabled,
             "noop": not config.noop,
+            HANDS: True,  # a model's endpoint is the target
         }
         return [kind for kind in self._parts.executors if not switched_off.get(kind)]
 

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import aiohttp
 import msgspec
-from msgspec import Struct
+from msgspec import Struct, field
 
 from events import header
+from sidecar.abilities import able, can_chat, context_info, is_variant
 from sidecar.executors.claude import command as claude
 from sidecar.http import base_url, without_secrets
 from sidecar.shield import variables
@@ -31,12 +32,18 @@ _FOR_CLAUDE = ("HOME", "PATH", "LANG", "USER")
 
 
 class Answered(Struct, frozen=True, kw_only=True):
-    """An endpoint answered: its version, its models on disk and in memory."""
+    """An endpoint answered: its version, its models on disk and in memory.
+
+    `capabilities`, `model_capabilities` and `context_tokens` are as in `EndpointState`.
+    """
 
     version: str = ""
     models: list[str] = []
     loaded: list[str] = []
     simulated: bool = False
+    capabilities: list[str] = []
+    model_capabilities: dict[str, list[str]] = {}
+    context_tokens: dict[str, int] = {}
 
 
 class Missed(Struct, frozen=True):
@@ -55,23 +62,32 @@ def ollama_answer(
     ps: Any,
     *,
     simulated: bool,
-    abilities: Mapping[str, Any] | None = None,
+    shows: Mapping[str, Any] | None = None,
+    messages: bool = False,
 ) -> Answered:
     """Read the three answers of an Ollama server; what is not local is left out.
 
-    `abilities` is what `/api/show` says of models of which the list does not say it.
+    `shows` is what `/api/show` says of its models, `messages` whether it serves the
+    Messages API.
     """
     number = version.get("version", "") if isinstance(version, dict) else ""
-    more = abilities or {}
+    more = shows or {}
+    models = {
+        name: {**more.get(name, {}), **each}
+        for name, each in _named(tags)
+        if not _remote(each) and not is_variant(name)
+    }
+    models = {name: each for name, each in models.items() if can_chat(each)}
     return Answered(
         version=number if isinstance(number, str) else "",
-        models=[
+        models=list(models),
+        loaded=[
             name
-            for name, each in _named(tags)
-            if not _remote(each) and can_chat({**more.get(name, {}), **each})
+            for name, each in _named(ps)
+            if not _remote(each) and not is_variant(name)
         ],
-        loaded=[name for name, each in _named(ps) if not _remote(each)],
         simulated=simulated or "simulated" in str(number),
+        **able(models, messages=messages),
     )
 
 
@@ -89,56 +105,46 @@ def _remote(model: dict[str, Any]) -> bool:
     return bool(model.get("remote_model") or model.get("remote_host"))
 
 
-_CHATS = {"completion", "completions", "chat", "generate", "text-generation"}
-_DOES_NOT = {
-    *("embedding", "embeddings", "feature-extraction", "rerank", "reranker"),
-    *("moderation", "image", "image_generation", "audio", "tts", "stt"),
-    *("transcription", "audio_transcription", "audio_speech"),
-}
+def openai_answer(
+    models: Any,
+    *,
+    simulated: bool,
+    props: Any = None,
+    more: Any = None,
+    messages: bool = False,
+) -> Answered:
+    """Read `/v1/models`; in memory is what the server says is (llama.cpp's router).
 
-
-def can_chat(model: dict[str, Any]) -> bool:
-    """Whether a listed model answers prompts, as far as its server says.
-
-    Servers say it as `capabilities` (Ollama and llama.cpp: a list of words, Mistral: words
-    to booleans), as a type, or not at all: then it does, unless it is of a family that
-    has never answered anything.
+    `props` is llama.cpp's `/props`, `more` is LM Studio's own list of models.
     """
-    abilities = model.get("capabilities")
-    if isinstance(abilities, dict):
-        chats = abilities.get("completion_chat")
-        if isinstance(chats, bool):
-            return chats
-        abilities = [name for name, can in abilities.items() if can is True]
-    words = {str(each).lower() for each in abilities or () if isinstance(each, str)}
-    for name in ("type", "mode", "task"):
-        if isinstance(model.get(name), str):
-            words.add(model[name].lower())
-    if words & _CHATS:
-        return True
-    details = model.get("details")
-    family = details.get("family") if isinstance(details, dict) else None
-    return not words & _DOES_NOT and "bert" not in str(family or "").lower()
-
-
-def openai_answer(models: Any, *, simulated: bool) -> Answered:
-    """Read `/v1/models`; in memory is what the server says is (llama.cpp's router)."""
     listing = models if isinstance(models, dict) else {}
     # llama.cpp says beside the usual list what its models can do.
-    more = dict(_named(listing))
-    names, loaded = [], []
+    beside = dict(_named(listing))
+    own = more.get("data") if isinstance(more, dict) else None
+    for each in own if isinstance(own, list) else []:
+        if isinstance(each, dict) and isinstance(each.get("id"), str):
+            beside[each["id"]] = each
+    found, loaded = {}, []
     data = listing.get("data")
     for each in data if isinstance(data, list) else []:
         name = each.get("id") if isinstance(each, dict) else None
         if not isinstance(name, str) or not name:
             continue
-        if not can_chat({**more.get(name, {}), **each}):
+        known = {**beside.get(name, {}), **each}
+        if not can_chat(known):
             continue
-        names.append(name)
+        found[name] = known
         status = each.get("status")
         if isinstance(status, dict) and status.get("value") == "loaded":
             loaded.append(name)
-    return Answered(models=names, loaded=loaded, simulated=simulated)
+    if isinstance(props, dict) and len(found) == 1:
+        found = {name: {**each, "props": props} for name, each in found.items()}
+    return Answered(
+        models=list(found),
+        loaded=loaded,
+        simulated=simulated,
+        **able(found, messages=messages),
+    )
 
 
 # -- Asking them -----------------------------------------------------------------------
@@ -153,8 +159,18 @@ class _ProbeReply(Struct):
     body: Any
 
 
-Abilities = dict[tuple[str, str], dict[str, Any]]
-"""What `/api/show` said of a model, by its name and digest: it never changes."""
+class Known(Struct):
+    """What a server need not be asked at every look. Forgotten where it misses one.
+
+    `shows` is what `/api/show` said of a model, by its name and digest: it never changes.
+    `of` is what the rest was learned of: its version or its models.
+    """
+
+    shows: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
+    of: Any = None
+    messages: bool | None = None
+    props: Any = None
+    more: Any = None
 
 
 async def ask_server(
@@ -162,27 +178,31 @@ async def ask_server(
     kind: str,
     url: str,
     api_key: str | None = None,
-    abilities: Abilities | None = None,
+    known: Known | None = None,
 ) -> Answered | Missed:
     """Look at a model server of this kind (`ollama`, `openai`); loads nothing there.
 
     What it says of why it cannot be reached holds neither the address's password nor the
-    key. `abilities` remembers from look to look what an Ollama's models can do.
+    key. `known` remembers from look to look what does not change.
     """
     base = base_url(kind, url)
+    known = known if known is not None else Known()
     try:
         if kind == "ollama":
-            known = abilities if abilities is not None else {}
-            return await _ask_ollama(client, base, known)
-        return await _ask_openai(client, base, api_key)
+            look = await _ask_ollama(client, base, known)
+        else:
+            look = await _ask_openai(client, base, api_key, known)
     except TimeoutError:
-        return Missed("no answer in time")
+        look = Missed("no answer in time")
     except (aiohttp.ClientError, OSError, ValueError) as error:
-        return Missed(without_secrets(why_not(error), url, api_key))
+        look = Missed(without_secrets(why_not(error), url, api_key))
+    if isinstance(look, Missed):
+        known.of = None
+    return look
 
 
 async def _ask_ollama(
-    client: aiohttp.ClientSession, base: str, abilities: Abilities
+    client: aiohttp.ClientSession, base: str, known: Known
 ) -> Answered | Missed:
     version, tags, ps = await asyncio.gather(
         _get(client, base, "/api/version"),
@@ -192,30 +212,38 @@ async def _ask_ollama(
     for answer in (version, tags):
         if answer.status != 200:
             return Missed(f"{answer.path} answered {answer.status}")
-    untold = {
+    keys = {
         name: (name, str(each.get("digest", "")))
         for name, each in _named(tags.body)
-        if not _remote(each) and "capabilities" not in each
+        if not _remote(each) and not is_variant(name)
     }
-    await _learn_abilities(client, base, abilities, set(untold.values()))
+    await _learn_shows(client, base, known, set(keys.values()))
+    if known.of != version.body:
+        known.of = version.body
+        known.messages = await _serves_messages(client, base)
     return ollama_answer(
         version.body,
         tags.body,
         ps.body if ps.status == 200 else None,
         simulated=version.simulated,
-        abilities={name: abilities.get(key, {}) for name, key in untold.items()},
+        shows={name: known.shows.get(key, {}) for name, key in keys.items()},
+        messages=bool(known.messages),
     )
 
 
-async def _learn_abilities(
+_KEPT_OF_SHOW = ("capabilities", "model_info", "parameters")
+
+
+async def _learn_shows(
     client: aiohttp.ClientSession,
     base: str,
-    abilities: Abilities,
+    known: Known,
     models: set[tuple[str, str]],
 ) -> None:
     """Ask what models can do; what is not learned in time is asked at the next look."""
-    for gone in abilities.keys() - models:
-        del abilities[gone]
+    shows = known.shows
+    for gone in shows.keys() - models:
+        del shows[gone]
 
     async def learn(key: tuple[str, str]) -> None:
         async with client.post(
@@ -225,18 +253,19 @@ async def _learn_abilities(
         with suppress(msgspec.DecodeError, UnicodeDecodeError):
             value = msgspec.json.decode(raw)
             if answer.status == 200 and isinstance(value, dict):
-                abilities[key] = {"capabilities": value.get("capabilities")}
+                kept = {name: value.get(name) for name in _KEPT_OF_SHOW}
+                shows[key] = {**kept, "model_info": context_info(kept["model_info"])}
 
     with suppress(TimeoutError):
         async with asyncio.timeout(_SHOW_S):
             await asyncio.gather(
-                *(learn(key) for key in models - abilities.keys()),
+                *(learn(key) for key in models - shows.keys()),
                 return_exceptions=True,
             )
 
 
 async def _ask_openai(
-    client: aiohttp.ClientSession, base: str, api_key: str | None
+    client: aiohttp.ClientSession, base: str, api_key: str | None, known: Known
 ) -> Answered | Missed:
     # `/health` is not asked: on LiteLLM it is a paid completion on every model.
     models = await _get(client, base, "/v1/models", api_key)
@@ -244,7 +273,64 @@ async def _ask_openai(
         return Missed("/v1/models answered 503 (still loading its model)")
     if models.status != 200:
         return Missed(f"/v1/models answered {models.status}")
-    return openai_answer(models.body, simulated=models.simulated)
+    listed = openai_answer(models.body, simulated=models.simulated)
+    if known.of != listed.models:
+        known.of = listed.models
+        known.messages = await _serves_messages(client, base, api_key)
+        known.props = known.more = None
+        for owner in _owners(models.body):
+            # Both load nothing, and are asked of nobody else.
+            if owner == "llamacpp":
+                known.props = await _get_body(client, base, "/props", api_key)
+            elif owner == "organization_owner":
+                known.more = await _get_body(client, base, "/api/v0/models", api_key)
+    return openai_answer(
+        models.body,
+        simulated=models.simulated,
+        props=known.props,
+        more=known.more,
+        messages=bool(known.messages),
+    )
+
+
+def _owners(listing: Any) -> set[str]:
+    data = listing.get("data") if isinstance(listing, dict) else None
+    return {
+        each["owned_by"]
+        for each in (data if isinstance(data, list) else [])
+        if isinstance(each, dict) and isinstance(each.get("owned_by"), str)
+    }
+
+
+async def _serves_messages(
+    client: aiohttp.ClientSession, base: str, api_key: str | None = None
+) -> bool | None:
+    """Whether it serves the Messages API: an empty request is refused, not unknown.
+
+    Such a request names no model and says nothing, so that nobody can answer or bill it.
+    """
+    headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+    try:
+        async with (
+            asyncio.timeout(_SHOW_S),
+            client.post(
+                f"{base}/v1/messages", json={}, headers=headers, allow_redirects=False
+            ) as answer,
+        ):
+            return answer.status in (400, 422)
+    except (TimeoutError, aiohttp.ClientError, OSError):
+        return None
+
+
+async def _get_body(
+    client: aiohttp.ClientSession, base: str, path: str, api_key: str | None
+) -> Any:
+    try:
+        async with asyncio.timeout(_SHOW_S):
+            answer = await _get(client, base, path, api_key)
+    except (TimeoutError, aiohttp.ClientError, OSError):
+        return None
+    return answer.body if answer.status == 200 else None
 
 
 async def _get(

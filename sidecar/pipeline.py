@@ -44,6 +44,9 @@ if TYPE_CHECKING:
     from sidecar.progress import Progress
     from sidecar.verification import Verifier
 
+HANDS = "hands"
+"""Under this name stands who works with a local model's answers."""
+
 logger = structlog.get_logger(__name__)
 
 
@@ -155,9 +158,10 @@ class Pipeline:
         if stop.requested:
             return Stopped()
         # resolve
-        executor = self.executors.get(assign.target_type)
+        target = HANDS if assign.by_hands else assign.target_type
+        executor = self.executors.get(target)
         if executor is None:
-            return self._fault(assign, f"no executor for {assign.target_type}")
+            return self._fault(assign, f"no executor for {target}")
         assign = self._places.resolved(assign)
         if refused := first_refused(self._verifier, assign):
             progress.error(refused, "refused_by_policy")
@@ -174,7 +178,8 @@ class Pipeline:
                 if run is not None:
                     cwd = str(run.cwd) if run.cwd != Path() else ""
                     simulated = self._places.is_simulated(assign)
-                    began(assign.target_type, simulated, cwd)
+                    program = "claude" if assign.by_hands else assign.target_type
+                    began(program, simulated, cwd)
                     # stream
                     outcome = await self._work(executor, run, progress, stop, rounds)
                     if run.changes is not None and outcome.result is not None:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from sidecar.executors.port import Emit, Outcome, RawResult, Run, Stop
     from sidecar.progress import Progress
 
-ANSWERING: Final = ("ollama", "openai", "noop")
+_ANSWERING: Final = ("ollama", "openai", "noop")
 """Targets whose work is an answer, not what they leave in a folder."""
 
 _TAKES_TURNS: Final = ("ollama", "openai", "claude")
@@ -61,9 +61,14 @@ class Verifier(Protocol):
         ...
 
 
+def answers(assign: Assign) -> bool:
+    """Whether a run is an answer, with nothing on this host changed by it."""
+    return assign.target_type in _ANSWERING and not assign.by_hands
+
+
 def needs_folder(assign: Assign) -> bool:
     """Whether a run needs a folder: a program's does, and any with verification steps."""
-    return assign.target_type not in ANSWERING or bool(assign.spec.verification_steps)
+    return not answers(assign) or bool(assign.spec.verification_steps)
 
 
 def rounds_of(assign: Assign) -> int:
@@ -108,7 +113,7 @@ class Verification:
         was short.
         """
         run = self._run
-        if run.assign.target_type in ANSWERING:
+        if answers(run.assign):
             await self._verifier.save_answer(run, work.output)
         for place, command in enumerate(self._steps, 1):
             if self._stop.requested:
@@ -145,10 +150,10 @@ class Verification:
         self._progress.section(
             f"Round {number + 1} of {self._rounds}: told what the verification said"
         )
-        answers = self._run.assign.target_type in ANSWERING
-        turn = Turn(work.output, failure.feedback(answers=answers))
+        by_itself = answers(self._run.assign)
+        turn = Turn(work.output, failure.feedback(answers=by_itself))
         assign = self._run.assign
-        if assign.target_type == "claude":
+        if assign.target_type == "claude" or assign.by_hands:
             assign = replace(
                 assign,
                 resume_session=work.session_id,

@@ -52,7 +52,7 @@ from sidecar.folders import (
 from sidecar.git import Git, add_worktree, remove_worktree, retire
 from sidecar.processes.table import ROUTE_MARK, TASK_MARK
 from sidecar.task_secrets import TaskSecrets
-from sidecar.verification import ANSWERING, needs_folder
+from sidecar.verification import answers, needs_folder
 
 if TYPE_CHECKING:
     from collections.abc import (
@@ -296,7 +296,7 @@ class Workspace:
         """Remember how a checkout is before the run; None where nobody asks for it."""
         kind = working_folder(assign.spec, self._default).kind
         commands = assign.target_type == "sidecar" and not assign.spec.repo
-        if assign.target_type in ANSWERING:
+        if answers(assign):
             kind = "own"
         if kind == "own" or (commands and kind != "worktree"):
             yield None
@@ -336,7 +336,7 @@ class Workspace:
     async def _folder(self, assign: Assign) -> AsyncIterator[Path]:
         try:
             where = working_folder(assign.spec, self._default)
-            if assign.target_type in ANSWERING:
+            if answers(assign):
                 where = WorkingFolder("own")
         except Malformed as wrong:
             raise WorkspaceError(

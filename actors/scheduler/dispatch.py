@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import msgspec
 
 from actors.rules import routing
+from actors.rules.modes import resolve
+from actors.rules.prompt import estimate
 from actors.scheduler import returns
 from actors.scheduler.outputs import about_task
 from actors.scheduler.queue import (
@@ -146,6 +148,11 @@ def _look_elsewhere(
     absent = not state.fleet.offered(required.kind)
     hop_at = since if absent else since + policy.fallback_wait_s
     if now < hop_at:
+        if state.fleet.tier_pool(required.tier).available:
+            why = (
+                f"what it needs is not in {required.tier}: {_why_none(required, pool)}"
+            )
+            return blocked(why, hop_at)
         return blocked(f"waiting for {required.tier} to come back", hop_at)
     tier, other = reachable[0]
     if tier == "complex":
@@ -244,6 +251,9 @@ def _pool_in(state: SchedulerState, tier: c.Tier, required: Requirement) -> Pool
             needs=required.needs,
             assign_to=required.assign_to,
             repo=required.repo,
+            work=required.work,
+            vision=required.vision,
+            context=required.context,
         )
     )
 
@@ -281,7 +291,8 @@ def _why_hop(
         failed = ", ".join(required.excluded)
         return "failed", f"every {tier} endpoint failed on it ({failed})"
     if state.fleet.tier_pool(tier).available:
-        return "unmet", f"nothing in {tier} met its needs for {waited_s:.1f} s"
+        why = _why_none(required, pool)
+        return "unmet", f"nothing in {tier} met its needs for {waited_s:.1f} s: {why}"
     return "down", f"{tier} was down for {waited_s:.1f} s"
 
 
@@ -434,7 +445,13 @@ def would_route(
     """
     now = state.now
     tier = classification.effective_tier
-    required = requirement(spec, tier, assign_to=spec.assign_to)
+    required = requirement(
+        spec,
+        tier,
+        assign_to=spec.assign_to,
+        mode=resolve(spec).mode,
+        prompt_tokens=estimate(spec),
+    )
     outlook = look(state, Group(required), now)
     if isinstance(outlook, Blocked):
         return None, outlook.why

@@ -174,6 +174,9 @@ class Fleet:
         place.models = tuple(listed_models(state.kind, state.models))
         place.loaded = frozenset(listed_models(state.kind, state.loaded))
         place.simulated = state.simulated
+        place.capabilities = frozenset(state.capabilities)
+        place.model_capabilities = state.model_capabilities
+        place.context_tokens = state.context_tokens
         self._touch_place(place)
 
     def _endpoint_slots(self, host: Host, state: c.EndpointState) -> Slots:
@@ -335,7 +338,7 @@ class Fleet:
         Those of whole tiers stay: their state is watched.
         """
         key = plain(required)
-        if key.assign_to or key.model or key.needs or key.repo:
+        if key != Requirement(kind=key.kind, tier=key.tier):
             self._pools.pop(key, None)
             self._pools_by_kind.get(key.kind, {}).pop(key, None)
             self._pools_by_host.get(key.assign_to, {}).pop(key, None)
@@ -418,14 +421,7 @@ class Fleet:
 
 def plain(required: Requirement) -> Requirement:
     """Return a requirement without what the task may still try: places go by the rest."""
-    if not (
-        required.excluded
-        or required.hopped
-        or required.shell
-        or required.chat
-        or required.suspect
-    ):
-        return required
+    local = required.kind == "local"
     return Requirement(
         kind=required.kind,
         tier=required.tier,
@@ -433,4 +429,7 @@ def plain(required: Requirement) -> Requirement:
         needs=required.needs,
         assign_to=required.assign_to,
         repo=required.repo,
+        work=required.work and local,
+        vision=required.vision and local,
+        context=required.context if local else 0,
     )

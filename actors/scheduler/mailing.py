@@ -67,6 +67,7 @@ def assignment(
                 live.state, policy.max_budget_usd_per_task
             ),
             limits=policy.limits,
+            mode="work" if live.base.work else None,
             incarnation=host.incarnation if host is not None and host.present else "",
             escalates=_escalates(state, live, spec),
         ),

@@ -208,11 +208,14 @@ class Place:
     """
 
     __slots__ = (
+        "capabilities",
+        "context_tokens",
         "endpoint",
         "endpoint_kind",
         "host",
         "kind",
         "loaded",
+        "model_capabilities",
         "models",
         "reason",
         "shared",
@@ -235,21 +238,70 @@ class Place:
         self.loaded: frozenset[str] = frozenset()
         self.simulated = False
         self.shared = False
+        # As in `EndpointState`; empty where nobody says.
+        self.capabilities: frozenset[str] = frozenset()
+        self.model_capabilities: dict[str, list[str]] = {}
+        self.context_tokens: dict[str, int] = {}
 
     @property
     def name(self) -> str:
         """`endpoint@host`, or the host alone: unique over the fleet."""
         return f"{self.endpoint}@{self.host.name}" if self.endpoint else self.host.name
 
-    def model_for(self, model: str, policy: Policy) -> str | None:
-        """Return the model it would run, "" where none is needed, None if it lacks it."""
+    def model_for(
+        self, required: Requirement, policy: Policy
+    ) -> tuple[str | None, str]:
+        """Return the model it would run, "" where none is needed; None with the reason
+        where it has none that meets the requirement."""
         if self.kind == "claude":
-            return model or policy.claude_model
+            return required.model or policy.claude_model, ""
         if self.kind != "local":
-            return ""
-        if model:
-            return model_named(model, self.endpoint_kind, self.models)
-        return usual_model(self.endpoint_kind, self.models, self.loaded, policy)
+            return "", ""
+        if required.work and "hands" not in self.capabilities:
+            served = "messages" in self.capabilities
+            lacks = "Claude Code on its host" if served else "the Messages API"
+            return None, f"no hands: lacks {lacks}"
+        models, named = self.models, required.model
+        if named:
+            wanted = model_named(named, self.endpoint_kind, models)
+            if wanted is None:
+                return None, f"does not have {named}"
+            models = (wanted,)
+        if not models and not self.loaded:
+            return None, "has no model"
+        for word, can in (("tools", "call tools"), ("vision", "see pictures")):
+            if (required.work if word == "tools" else required.vision) and models:
+                models = tuple(name for name in models if self._can(name, word))
+                if not models:
+                    return (
+                        None,
+                        f"{named or 'none of its models'} can{'not' if named else ''} {can}",
+                    )
+        if required.context and models:
+            largest = max(self.context_tokens.get(name, 0) for name in models)
+            models = tuple(
+                name for name in models if self._reads(name, required.context)
+            )
+            if not models:
+                return None, (
+                    f"its context of {largest:,} tokens is less than the "
+                    f"{required.context:,} it takes"
+                )
+        if named:
+            return models[0], ""
+        loaded = (
+            [name for name in self.loaded if name in models]
+            if (models != self.models)
+            else self.loaded
+        )
+        return usual_model(self.endpoint_kind, models, loaded, policy), ""
+
+    def _can(self, model: str, word: str) -> bool:
+        return word in self.model_capabilities.get(model, self.capabilities)
+
+    def _reads(self, model: str, tokens: int) -> bool:
+        """Whether a model's context holds so many tokens; an unknown one is believed to."""
+        return self.context_tokens.get(model, tokens) >= tokens
 
 
 class Pool:
@@ -327,10 +379,9 @@ class Pool:
             return f"lacks {', '.join(missing)}", False
         if required.repo and not host.may_work_on(required.repo):
             return f"has no checkout of {required.repo[:200]}", False
-        model = place.model_for(required.model, self._fleet.policy)
+        model, lacks = place.model_for(required, self._fleet.policy)
         if model is None:
-            named = required.model
-            return (f"does not have {named}" if named else "has no model"), False
+            return lacks, False
         self._models[place.name] = model
         if host.draining:
             return "draining", False

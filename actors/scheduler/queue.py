@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Final
 from msgspec import Struct
 from sortedcontainers import SortedKeyList
 
+from actors.rules.contexts import context_needed
 from events import catalogue as c
 
 if TYPE_CHECKING:
@@ -47,6 +48,8 @@ class Requirement(Struct, frozen=True, kw_only=True):
     Of the place: its `kind`, the `model` it must have ("" for any), the capabilities that
     its host must have (`needs`), the only host that it may be on (`assign_to`, "" for any),
     the repository that its host must have or may clone (`repo`, "" for none).
+    Of a model endpoint: that an agent can work there (`work`), that its model sees pictures
+    (`vision`) and reads so many tokens (`context`).
     `actors.scheduler.fleet.plain` keeps these, and pools go by them alone.
 
     Of what the task may still try: `shell`, whether it could also run as a command;
@@ -63,6 +66,9 @@ class Requirement(Struct, frozen=True, kw_only=True):
     needs: tuple[str, ...] = ()
     assign_to: str = ""
     repo: str = ""
+    work: bool = False
+    vision: bool = False
+    context: int = 0
     shell: bool = False
     chat: bool = False
     hopped: bool = False
@@ -76,8 +82,13 @@ def requirement(
     tier: c.Tier,
     *,
     assign_to: str | None,
+    mode: c.Mode | None = None,
+    prompt_tokens: int = 0,
 ) -> Requirement:
-    """Return what a task requires of a place as it was submitted."""
+    """Return what a task requires of a place as it was submitted.
+
+    `mode` is None, and `prompt_tokens` 0, where its submission does not say them.
+    """
     kind = spec.executor or PLACE_KIND[tier]
     return Requirement(
         kind=kind,
@@ -86,6 +97,8 @@ def requirement(
         needs=tuple(sorted(set(spec.needs))),
         assign_to=assign_to or "",
         repo="" if kind == "noop" else spec.repo or "",
+        work=mode == "work",
+        context=context_needed(prompt_tokens, work=mode == "work") if mode else 0,
         shell=spec.shell is not None,
         chat=bool(c.chat_options(spec)),
     )

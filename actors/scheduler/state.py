@@ -292,7 +292,13 @@ class SchedulerState:
     def _appears(self, task_id: str, event: c.TaskSubmitted) -> LiveTask:
         spec = event.spec
         tier = event.classification.effective_tier
-        base = requirement(spec, tier, assign_to=spec.assign_to)
+        base = requirement(
+            spec,
+            tier,
+            assign_to=spec.assign_to,
+            mode=event.mode,
+            prompt_tokens=event.prompt_tokens_estimate,
+        )
         base = self._interned.setdefault(base, base)
         if len(self._reasons) > REASONS:
             self._reasons.clear()

@@ -171,8 +171,8 @@ def endpoint_table(answer: HostsAnswer) -> Table | None:
     if not views:
         return None
     endpoints = table(
-        ("endpoint", "host", "kind", "state", "version", "models"),
-        elastic=("version", "models"),
+        ("endpoint", "host", "kind", "state", "version", "can", "models"),
+        elastic=("version", "can", "models"),
     )
     for host, each in views:
         state = "up" if each.up else "down"
@@ -182,6 +182,7 @@ def endpoint_table(answer: HostsAnswer) -> Table | None:
             cell(each.kind),
             cell(state, style=STATE_STYLE[state]),
             cell(each.version, 24),
+            cell(", ".join(each.capabilities), 40),
             cell(_models(each) if each.up else each.reason, 80),
         )
     return endpoints
@@ -189,9 +190,21 @@ def endpoint_table(answer: HostsAnswer) -> Table | None:
 
 def _models(each: EndpointView) -> str:
     return ", ".join(
-        f"{name} (loaded)" if name in each.loaded else name
+        f"{name} ({', '.join(about)})" if (about := _about(each, name)) else name
         for name in sorted({*each.models, *each.loaded})
     )
+
+
+def _about(each: EndpointView, model: str) -> list[str]:
+    """Say what is to be known of a model: how much it reads, and what it cannot do."""
+    tokens = each.context_tokens.get(model)
+    can = each.model_capabilities.get(model)
+    lacks = [] if can is None else [w for w in ("tools", "vision") if w not in can]
+    return [
+        *(["loaded"] if model in each.loaded else []),
+        *([f"{tokens // 1024}k" if tokens >= 1024 else str(tokens)] if tokens else []),
+        *(f"no {word}" for word in lacks if word in each.capabilities),
+    ]
 
 
 SKEW_S: Final = 2.0

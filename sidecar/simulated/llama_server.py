@@ -14,6 +14,7 @@ import msgspec
 from aiohttp import web
 
 from sidecar.simulated.answers import count_tokens
+from sidecar.simulated.messages import MessagesBody
 from sidecar.simulated.ollama import Model, RequestRefused, RunBody, SimulatedOllama
 
 if TYPE_CHECKING:
@@ -37,7 +38,36 @@ class SimulatedLlamaServer(SimulatedOllama):
 
     def _routes(self) -> list[Any]:
         own = [route for route in super()._routes() if route[1].startswith("/v1/")]
-        return [("GET", "/health", "health", self._health), *own]
+        return [
+            ("GET", "/health", "health", self._health),
+            ("GET", "/props", "props", self._props),
+            *own,
+        ]
+
+    async def _props(self, *_: object) -> web.Response:
+        """What is of the server, and of its one model; the router has no model's."""
+        model = next(iter(self.models.values()), None)
+        if model is None or len(self.models) > 1:
+            return web.json_response({"role": "router"})
+        return web.json_response(
+            {
+                "default_generation_settings": {"n_ctx": self.n_ctx},
+                "total_slots": 1,
+                "modalities": {"vision": model.vision, "audio": False},
+                "chat_template_caps": {
+                    "supports_tools": model.tools,
+                    "supports_tool_calls": model.tools,
+                },
+            }
+        )
+
+    async def _messages(
+        self, request: web.Request, body: bytes, fault: Fault | None
+    ) -> web.StreamResponse:
+        asked = msgspec.json.decode(body or b"{}", type=MessagesBody)
+        if not asked.missing():
+            self._must_fit(count_tokens(asked.prompt_text()))
+        return await super()._messages(request, body, fault)
 
     async def _health(self, *_: object) -> web.Response:
         return web.json_response({"status": "ok"})
@@ -60,16 +90,21 @@ class SimulatedLlamaServer(SimulatedOllama):
     async def _completions(
         self, request: web.Request, body: bytes, fault: Fault | None
     ) -> web.StreamResponse:
-        prompt = count_tokens(msgspec.json.decode(body, type=RunBody).prompt_text())
-        if prompt >= self.n_ctx:
-            message = (
-                f"request ({prompt} tokens) exceeds the available context size "
-                f"({self.n_ctx} tokens), try increasing it"
-            )
-            kind = "exceed_context_size_error"
-            more = {"n_prompt_tokens": prompt, "n_ctx": self.n_ctx}
-            raise RequestRefused(400, message, code=400, type=kind, **more)
+        asked = msgspec.json.decode(body, type=RunBody)
+        self._must_fit(count_tokens(asked.prompt_text()))
         return await super()._completions(request, body, fault)
+
+    def _must_fit(self, prompt: int) -> None:
+        """Refuse a prompt of so many tokens where the context is smaller."""
+        if prompt < self.n_ctx:
+            return
+        message = (
+            f"request ({prompt} tokens) exceeds the available context size "
+            f"({self.n_ctx} tokens), try increasing it"
+        )
+        kind = "exceed_context_size_error"
+        more = {"n_prompt_tokens": prompt, "n_ctx": self.n_ctx}
+        raise RequestRefused(400, message, code=400, type=kind, **more)
 
     def _find(self, name: str) -> Model:
         if name not in self.models:

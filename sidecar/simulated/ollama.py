@@ -39,6 +39,8 @@ from sidecar.simulated.answers import (
     pieces,
     thoughts_on,
 )
+from sidecar.simulated.messages import MessagesBody, MessagesVoice, ScriptedCall
+from sidecar.simulated.messages import error as messages_error
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -74,7 +76,7 @@ FaultKind = Literal[
 ]
 Place = Literal[
     "any",
-    "run",  # whatever asks a model to speak: chat, generate, completions
+    "run",  # whatever asks a model to speak: chat, generate, completions, messages
     "chat",
     "generate",
     "completions",
@@ -83,12 +85,14 @@ Place = Literal[
     "show",
     "version",
     "models",
+    "messages",
+    "create",
     "health",  # only where a server of another kind is simulated
     "root",
 ]
 
 _BUSY = "server busy, please try again.  maximum pending requests exceeded"
-_RUNS = ("chat", "generate", "completions")
+_RUNS = ("chat", "generate", "completions", "messages")
 _FOREVER = timedelta(days=36500)
 _KEEP_ALIVE = timedelta(minutes=5)
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
@@ -117,8 +121,12 @@ class Model(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     name: str
     size: int = 2_019_393_189
     size_vram: int | None = None  # in memory: None is all of it, 0 is CPU alone
-    context_length: int = 4096
+    context_length: int = 131_072  # what it was made for
+    num_ctx: int = 4096  # what is in force where a request does not say
+    fixed: bool = False  # its own parameters set `num_ctx`
     thinking: bool = False
+    tools: bool = True
+    vision: bool = False
     embedding: bool = False  # it embeds and answers no prompt
     parameter_size: str = "3.2B"
     quantization: str = "Q4_K_M"
@@ -136,7 +144,8 @@ class Model(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     def capabilities(self) -> list[str]:
         if self.embedding:
             return ["embedding"]
-        return ["completion", "thinking"] if self.thinking else ["completion"]
+        more = ("tools", "thinking", "vision")
+        return ["completion", *(word for word in more if getattr(self, word))]
 
     def details(self) -> dict[str, Any]:
         return {
@@ -236,6 +245,13 @@ class _ShowBody(msgspec.Struct):
     name: str = ""  # what older clients send
 
 
+class _CreateBody(msgspec.Struct):
+    model: str = ""
+    source: str = msgspec.field(default="", name="from")
+    parameters: dict[str, Any] = {}
+    stream: bool | None = None
+
+
 class RequestRefused(Exception):
     """A request that is answered with a status and an error text."""
 
@@ -246,7 +262,7 @@ class RequestRefused(Exception):
         super().__init__(f"{status}: {message}")
 
 
-class _Answer(msgspec.Struct, kw_only=True):
+class Answer(msgspec.Struct, kw_only=True):
     """A run decided before its first byte: what will be said, and its counts."""
 
     model: Model
@@ -298,7 +314,7 @@ class _OllamaVoice:
 
     content_type = "application/x-ndjson"
 
-    def __init__(self, answer: _Answer, *, chat: bool) -> None:
+    def __init__(self, answer: Answer, *, chat: bool) -> None:
         self._answer = answer
         self._chat = chat
 
@@ -352,7 +368,7 @@ class _OpenAIVoice:
 
     content_type = "text/event-stream"
 
-    def __init__(self, answer: _Answer, *, include_usage: bool) -> None:
+    def __init__(self, answer: Answer, *, include_usage: bool) -> None:
         self._answer = answer
         self._include_usage = include_usage
         self._created = int(time.time())
@@ -442,6 +458,7 @@ class SimulatedOllama:
         queue: int = 512,  # a longer queue is "server busy"
         split_lines: bool = False,  # chunks on the socket end in the middle of lines
         keep_alive: timedelta = _KEEP_ALIVE,
+        messages: bool = True,  # False: older than 0.14, without the Messages API
     ) -> None:
         self.models = {
             self.full_name(model.name): model
@@ -464,6 +481,9 @@ class SimulatedOllama:
         self.running = 0
         self._split_lines = split_lines
         self._keep_alive = keep_alive
+        self._has_messages = messages
+        # The tools that the model calls next, where they are offered to it.
+        self.calls: list[ScriptedCall] = []
         self._runner: web.AppRunner | None = None
         self._watchers: list[tuple[Callable[[], bool], asyncio.Future[None]]] = []
 
@@ -554,6 +574,12 @@ class SimulatedOllama:
             ("POST", "/api/generate", "generate", self._generate),
             ("GET", "/v1/models", "models", self._openai_models),
             ("POST", "/v1/chat/completions", "completions", self._completions),
+            ("POST", "/api/create", "create", self._create),
+            *(
+                [("POST", "/v1/messages", "messages", self._messages)]
+                if self._has_messages
+                else []
+            ),
         ]
 
     def _app(self) -> web.Application:
@@ -614,6 +640,8 @@ class SimulatedOllama:
             error: dict[str, Any] = {"error": refused.message}
             if request.path.startswith("/v1/"):
                 error = _openai_error(refused.status, refused.message)
+                if request.path == "/v1/messages":
+                    error = messages_error(refused.status, refused.message)
                 error["error"].update(refused.more)
             return web.json_response(error, status=refused.status)
 
@@ -696,7 +724,7 @@ class SimulatedOllama:
             "details": model.details(),
             "expires_at": _stamp(self._loaded[name]),
             "size_vram": model.vram,
-            "context_length": model.context_length,
+            "context_length": model.num_ctx,
         }
 
     async def _show(
@@ -707,7 +735,7 @@ class SimulatedOllama:
         return web.json_response(
             {
                 "modelfile": f"# simulated\nFROM {model.name}\n",
-                "parameters": "",
+                "parameters": f"num_ctx    {model.num_ctx}" if model.fixed else "",
                 "template": "{{ .Prompt }}",
                 "details": model.details(),
                 "model_info": {
@@ -718,6 +746,24 @@ class SimulatedOllama:
                 "modified_at": _STORED_AT,
             }
         )
+
+    async def _create(
+        self, request: web.Request, body: bytes, fault: Fault | None
+    ) -> web.Response:
+        """Make a model of another, with parameters of its own."""
+        wanted = _decode(body, _CreateBody)
+        source = self._find(wanted.source)
+        if not wanted.model:
+            raise RequestRefused(400, "model is required")
+        num_ctx = wanted.parameters.get("num_ctx")
+        made = msgspec.structs.replace(
+            source,
+            name=wanted.model,
+            num_ctx=num_ctx if isinstance(num_ctx, int) else source.num_ctx,
+            fixed=isinstance(num_ctx, int) or source.fixed,
+        )
+        self.models[self.full_name(wanted.model)] = made
+        return web.json_response({"status": "success"})
 
     async def _openai_models(self, *_: object) -> web.Response:
         data = [
@@ -779,6 +825,33 @@ class SimulatedOllama:
             streamed = run_body.stream is True
             return await self._deliver(request, voice, answer, fault, streamed=streamed)
 
+    async def _messages(
+        self, request: web.Request, body: bytes, fault: Fault | None
+    ) -> web.StreamResponse:
+        """Anthropic's Messages API; a request cannot say how much context it wants."""
+        asked = _decode(body or b"{}", MessagesBody)
+        if missing := asked.missing():
+            raise RequestRefused(400, missing)
+        model = self._find(asked.model)
+        if asked.tools and not model.tools:
+            message = f"registry.ollama.ai/library/{model.name} does not support tools"
+            raise RequestRefused(400, message)
+        run_body = RunBody(model=asked.model, prompt=asked.prompt_text(), think=False)
+        async with self._slot():
+            options = _Options(num_predict=asked.max_tokens)
+            answer = await self._decide(run_body, model, options)
+            call = self.calls[0] if self.calls else None
+            if call is not None and asked.offers(call.name):
+                self.calls.pop(0)
+                answer.words = []
+            else:
+                call = None
+                answer.words = pieces(answer_to(asked.question()))
+            voice = MessagesVoice(answer, call)
+            return await self._deliver(
+                request, voice, answer, fault, streamed=asked.stream
+            )
+
     @asynccontextmanager
     async def _slot(self) -> AsyncIterator[None]:
         """One of the parallel runs: waits for it, or is refused as busy."""
@@ -832,9 +905,9 @@ class SimulatedOllama:
 
     async def _decide(
         self, run_body: RunBody, model: Model, options: _Options
-    ) -> _Answer:
+    ) -> Answer:
         """Load the model and settle everything that the answer will hold."""
-        context = options.num_ctx or model.context_length
+        context = options.num_ctx or model.num_ctx
         prompt_tokens = count_tokens(run_body.prompt_text())
         if prompt_tokens > context and run_body.truncate is False:
             raise RequestRefused(400, "the input length exceeds the context length")
@@ -845,7 +918,7 @@ class SimulatedOllama:
         thinking = model.thinking and run_body.think is not False
         limit = options.num_predict or -1
         cut = 0 < limit < len(words)
-        return _Answer(
+        return Answer(
             model=model,
             asked_as=run_body.model,
             thinking=pieces(thoughts_on(run_body.question())) if thinking else [],
@@ -860,7 +933,7 @@ class SimulatedOllama:
         self,
         request: web.Request,
         voice: _Voice,
-        answer: _Answer,
+        answer: Answer,
         fault: Fault | None,
         *,
         streamed: bool,
@@ -884,7 +957,7 @@ class SimulatedOllama:
         self,
         request: web.Request,
         voice: _Voice,
-        answer: _Answer,
+        answer: Answer,
         fault: Fault | None,
     ) -> AsyncIterator[bytes]:
         """The answer in its API's words, up to where the fault strikes."""
@@ -918,7 +991,7 @@ class SimulatedOllama:
         )
 
     async def _paced(
-        self, answer: _Answer, fault: Fault | None
+        self, answer: Answer, fault: Fault | None
     ) -> AsyncIterator[tuple[bool, str]]:
         """Each piece when it is due, and whether it is a thought."""
         first_s, token_s = self._first_token_s, self._token_s

@@ -344,7 +344,7 @@ async def test_what_embeds_says_so_and_refuses_to_chat() -> None:
     ):
         tags = (await http.get("/api/tags")).json()["models"]
         abilities = [each["capabilities"] for each in tags]
-        assert abilities == [["embedding"], ["completion"]]
+        assert abilities == [["embedding"], ["completion", "tools"]]
         for path in ("/api/chat", "/v1/chat/completions"):
             answer = await http.post(path, json={**CHAT, "model": "all-minilm"})
             assert answer.status_code == 400

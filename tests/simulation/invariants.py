@@ -123,6 +123,7 @@ class Judge:
         self.endpoints: dict[str, dict[str, int]] = {}
         self.shared: dict[str, int] = {}
         self.repos: dict[str, list[str]] = {}
+        self.able: dict[tuple[str, str], c.EndpointState] = {}
         self.taken: dict[tuple[str, str], set[str]] = {}
         self.silenced: dict[str, str] = {}
         self.acknowledged: set[str] = set()
@@ -162,6 +163,9 @@ class Judge:
             known = self.endpoints.setdefault(event.host, {})
             known.clear()
             known.update({e.endpoint: e.slots for e in event.endpoints})
+            self.able |= {(event.host, e.endpoint): e for e in event.endpoints}
+        elif isinstance(event, c.EndpointUp | c.EndpointChanged):
+            self.able[event.host, event.state.endpoint] = event.state
         elif isinstance(event, c.EndpointUp | c.EndpointChanged):
             known = self.endpoints.setdefault(event.host, {})
             known[event.state.endpoint] = event.state.slots
@@ -359,6 +363,8 @@ class Judge:
                 "work goes where its repository is",
                 f"{where}: {event.selected_host} has {has}, not {spec.repo}",
             )
+        if event.target_type in ("ollama", "openai"):
+            self._able(account.submitted, event, where)
         wanted = before.assign_to
         if wanted and event.selected_host != wanted:
             self.complain(
@@ -394,6 +400,29 @@ class Judge:
                 self.complain(
                     "suspects run apart", f"{where}: beside {task_id} on its host"
                 )
+
+    def _able(
+        self, submitted: c.TaskSubmitted, event: c.TaskRouted, where: str
+    ) -> None:
+        """A model's endpoint must be able to do what it is given."""
+        state = self.able[event.selected_host, event.selected_endpoint]
+        model = event.selected_model
+        words = state.model_capabilities.get(model, state.capabilities)
+        context = state.context_tokens.get(model)
+        if submitted.mode == "work" and not (
+            "hands" in state.capabilities and "tools" in words
+        ):
+            self.complain(
+                "work is done where there are hands",
+                f"{where}: {event.selected_endpoint} can {state.capabilities}, "
+                f"its {model} {words}",
+            )
+        least = 32_768 if submitted.mode == "work" else submitted.prompt_tokens_estimate
+        if context is not None and context < least:
+            self.complain(
+                "a task fits the context of its model",
+                f"{where}: {context} tokens for at least {least}",
+            )
 
     def _places(self, event: c.TaskRouted) -> Iterable[tuple[str, str]]:
         if event.selected_endpoint in self.shared:
@@ -682,6 +711,14 @@ class Judge:
         if assign.route in process.runs:
             self.complain(
                 "a route runs once at a time", f"{assign.route} on {process.name}"
+            )
+        state = process.machine.endpoints.get(assign.endpoint)
+        mode = self.accounts[assign.task_id].submitted.mode
+        chat = not assign.by_hands or state is None or "hands" not in state.capabilities
+        if mode == "work" and assign.target_type in ("ollama", "openai") and chat:
+            self.complain(
+                "work is done where there are hands",
+                f"{assign.route} on {process.name} as {assign.mode}",
             )
         if not process.machine.disk.holds(assign.route):
             self.complain(

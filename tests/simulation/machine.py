@@ -11,6 +11,7 @@ import asyncio
 import sqlite3
 from contextlib import contextmanager
 from pathlib import Path
+from random import Random
 from typing import TYPE_CHECKING, Any
 from unittest import mock
 
@@ -25,12 +26,12 @@ from sidecar.executors.port import Finished, RawResult, Returned, Stopped
 from sidecar.host import Sidecar
 from sidecar.journal import Journal
 from sidecar.journal import _write as write
+from sidecar.pipeline import HANDS
 from tests.simulation.loop import PROCESS, Process
 from tests.simulation.plan import REQUEST_USD
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from random import Random
 
     from events.commands import Assign, SharedEndpoint
     from sidecar.executors.port import Emit, Outcome, Run, Stop
@@ -132,6 +133,9 @@ def open_journal(process: Process, disk: Disk, chance: Random) -> Journal:
     return Journal(Path("journal.db"), thread, found)  # type: ignore[arg-type]
 
 
+_HANDS = ["chat", "messages", "tools", "hands"]
+
+
 class Machine:
     """What a host is made of, whatever incarnation it is in."""
 
@@ -164,9 +168,22 @@ class Machine:
         if kind != "claude" and self.chance.random() < 0.4:
             models.append("qwen3:latest")
         endpoint = f"{self.name}-{name}"
+        # Of a chance of its own: what else is drawn stays as it is without this.
+        able = Random(f"{endpoint}/{self.ram}")
+        abilities: dict[str, Any] = {}
+        if kind != "claude":
+            words = [[], ["chat"], ["chat", "messages", "tools"], _HANDS, _HANDS]
+            abilities["capabilities"] = able.choice(words)
+            if len(models) > 1 and able.random() < 0.5:
+                abilities["model_capabilities"] = {models[1]: ["chat"]}
+            abilities["context_tokens"] = {
+                model: tokens
+                for model in models
+                if (tokens := able.choice((0, 4_096, 32_768, 65_536)))
+            }
         self.endpoints[endpoint] = c.EndpointState(
             endpoint=endpoint, kind=kind, up=True, url="http://model",
-            models=models, loaded=models[:1], slots=slots,
+            models=models, loaded=models[:1], slots=slots, **abilities,
         )  # fmt: skip
 
     def config(self) -> SidecarConfig:
@@ -186,10 +203,7 @@ class Machine:
         state = self.endpoints[endpoint]
         changes: dict[str, Any] = {"up": up, "reason": "" if up else "refused"}
         loaded = state.models[:1] if up else []
-        self.endpoints[endpoint] = c.EndpointState(
-            endpoint=endpoint, kind=state.kind, url=state.url, models=state.models,
-            loaded=loaded, slots=state.slots, **changes,
-        )  # fmt: skip
+        self.endpoints[endpoint] = replace(state, loaded=loaded, **changes)
 
 
 class SidecarProcess(Process):
@@ -464,7 +478,7 @@ async def live(process: SidecarProcess, link: Link) -> None:
     """Be this host until `stop`; as `sidecar.main.run`, on the simulated disk."""
     machine = process.machine
     journal = open_journal(process, machine.disk, machine.chance)
-    parts = Parts(executors={kind: SimExecutor(kind) for kind in TARGETS})
+    parts = Parts(executors={kind: SimExecutor(kind) for kind in (*TARGETS, HANDS)})
     async with asyncio.TaskGroup() as group:
         sidecar = Watched(machine.config(), Connection(link), journal, parts, group)
         process.sidecar = sidecar

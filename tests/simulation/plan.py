@@ -6,10 +6,8 @@ rare combinations come up undisturbed by everything else at once.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
-
-if TYPE_CHECKING:
-    from random import Random
+from random import Random
+from typing import Any, NamedTuple
 
 REQUEST_USD = 0.25
 """What a run of Claude Code costs here."""
@@ -136,13 +134,16 @@ def _work(drawing: _Drawing, hosts: list[str]) -> None:
     while n < count:
         at = chance.uniform(0.0, WORK_UNTIL)
         if chance.random() < 0.15:
-            tasks = [_task(chance, hosts) for _ in range(chance.choice((2, 3, 4)))]
+            tasks = [
+                _task(chance, hosts, f"{at}/{i}")
+                for i in range(chance.choice((2, 3, 4)))
+            ]
             for fields in tasks:
                 fields.pop("deadline_in", None)
             drawing.add(at, "batch", n=n, tasks=tasks)
             made = len(tasks)
         else:
-            drawing.add(at, "submit", n=n, **_task(chance, hosts))
+            drawing.add(at, "submit", n=n, **_task(chance, hosts, str(at)))
             made = 1
         for which in range(n, n + made):
             _steer(drawing, which, at, hosts)
@@ -167,8 +168,12 @@ def _work(drawing: _Drawing, hosts: list[str]) -> None:
             drawing.add(at, "ask", "endpoint.remove", endpoint="pool")
 
 
-def _task(chance: Random, hosts: list[str]) -> dict[str, Any]:
+def _task(chance: Random, hosts: list[str], mark: str) -> dict[str, Any]:
+    """Draw a task. What it is for draws of a chance of its own, which `mark` begins."""
     fields: dict[str, Any] = {"description": "do this thing"}
+    own = Random(mark)
+    if own.random() < 0.1:
+        fields["description"] *= 1_500
     match chance.choices(
         ("shell", "standard", "complex", "both", "agent", "noop"),
         (35, 30, 15, 8, 5, 7),
@@ -183,6 +188,8 @@ def _task(chance: Random, hosts: list[str]) -> dict[str, Any]:
             fields |= {"executor": "noop", "tier": "standard"}
         case tier:
             fields["tier"] = tier
+            if own.random() < 0.3:
+                fields["mode"] = "work"
     if chance.random() < 0.5:
         fields["priority"] = chance.choice(("urgent", "high", "normal", "low"))
     if chance.random() < 0.3:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from msgspec import structs
 
 from actors import lifecycle
 from actors.host import decide
@@ -23,6 +24,7 @@ from actors.scheduler import (
     places,
     queue,
     returns,
+    state,
     tiers,
 )
 from actors.scheduler import role as roles
@@ -367,9 +369,52 @@ def suspects_run_together(patch: Patch) -> None:
     patch.setattr(dispatch, "_beside_suspects", lambda state, required: ())
 
 
+def hands_not_required(patch: Patch) -> None:
+    """Work is sent to any model, as if it were to be answered."""
+    patch.setattr(queue, "context_needed", lambda tokens, *, work: 0)
+    requirement = state.requirement
+
+    def careless(*args: Any, mode: Any = None, **fields: Any) -> Any:
+        return requirement(*args, mode="answer" if mode else None, **fields)
+
+    patch.setattr(state, "requirement", careless)
+
+
+def hands_forgotten_at_a_hop(patch: Patch) -> None:
+    """What a task needs of a model is not asked of the tier it hops to."""
+    plain = dispatch._pool_in
+
+    def careless(of: Any, tier: Any, required: Any) -> Any:
+        return plain(of, tier, structs.replace(required, work=False, context=0))
+
+    patch.setattr(dispatch, "_pool_in", careless)
+
+
+def mode_not_told(patch: Patch) -> None:
+    """The host is not told that a task is work, and has the model answer it."""
+    assignment = mailing.assignment
+
+    def silent(*args: Any) -> Any:
+        mail = assignment(*args)
+        if mail is None:
+            return None
+        return mail._replace(message=structs.replace(mail.message, mode=None))
+
+    patch.setattr(mailing, "assignment", silent)
+
+
+def context_not_required(patch: Patch) -> None:
+    """A prompt is sent to a model that cannot read it."""
+    patch.setattr(places.Place, "_reads", lambda self, model, tokens: True)
+
+
 PLANTED: list[Callable[[Patch], None]] = [
     lost_fence,
     repository_ignored,
+    hands_not_required,
+    hands_forgotten_at_a_hop,
+    mode_not_told,
+    context_not_required,
     suspects_run_together,
     host_heeds_anybody,
     skipped_requeue,

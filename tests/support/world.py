@@ -10,6 +10,7 @@ import itertools
 
 from actors.lifecycle import Epochs
 from actors.rules.classification import classify
+from actors.rules.prompt import estimate
 from actors.scheduler.decide import Scheduler
 from actors.scheduler.outputs import Decision, Mail
 from events import catalogue as c
@@ -93,11 +94,19 @@ class World:
     # -- things that happen ------------------------------------------------------------
 
     def submit(self, task_id: str, description: str = "do a thing", **fields) -> None:
+        """Submit a task; without a `mode` as before there were any."""
         spec = c.TaskSpec(description=description, **fields)
+        asked = {}
+        if spec.mode is not None:
+            asked = {"mode": spec.mode, "prompt_tokens_estimate": estimate(spec)}
         self.store(
             subjects.task(task_id),
             c.TaskSubmitted(
-                **self.head(), task_id=task_id, spec=spec, classification=classify(spec)
+                **self.head(),
+                task_id=task_id,
+                spec=spec,
+                classification=classify(spec),
+                **asked,
             ),
         )
         self.turn()

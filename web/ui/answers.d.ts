@@ -186,6 +186,9 @@ export interface EndpointView {
   shared: boolean;
   simulated: boolean;
   again_at: string;
+  capabilities: Array<string>;
+  model_capabilities: Record<string, Array<string>>;
+  context_tokens: Record<string, number>;
 }
 export interface Excluded {
   name: string;

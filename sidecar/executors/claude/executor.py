@@ -57,6 +57,8 @@ from sidecar.executors.watch import Interruption, Watchdog, pause
 from sidecar.processes.ending import Exit, claude_stages
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from sidecar.executors.port import Emit, Outcome, Run, Stop
     from sidecar.processes.family import Child, Processes
 
@@ -73,10 +75,15 @@ class ClaudeExecutor:
     """Runs prompts with Claude Code."""
 
     def __init__(
-        self, processes: Processes, options: ClaudeOptions | None = None
+        self,
+        processes: Processes,
+        options: ClaudeOptions | None = None,
+        variables: Mapping[str, str] | None = None,
     ) -> None:
+        """`variables` are set for the program over those of its run."""
         self._processes = processes
         self._options = options or ClaudeOptions()
+        self._variables = variables or {}
 
     async def run(self, run: Run, emit: Emit, stop: Stop) -> Outcome:
         """Run it, with our own retries."""
@@ -109,7 +116,7 @@ class ClaudeExecutor:
         child = self._processes.start(
             words,
             cwd=run.cwd,
-            env=environment(run.env),
+            env={**environment(run.env), **self._variables},
             route=run.assign.route,
             stdin=_prompt(run, resumed=resumed).encode("utf-8", "replace"),
             limits=self._options.limits,

@@ -5,7 +5,7 @@ import { age, bytes, count, plain } from "../format.js";
 import { Dialog, Empty, Panel, Scroll, Simulated, Sure, Text } from "../parts.jsx";
 import { useNow, useTopic } from "../socket.js";
 
-/** @import { HostRow, ModelRow, SharedView } from "../answers.d.ts" */
+/** @import { EndpointView, HostRow, ModelRow, SharedView } from "../answers.d.ts" */
 /** @import { PageProps } from "../topics.d.ts" */
 
 const GONE = new Set(["left", "lost"]);
@@ -95,6 +95,18 @@ function Resources({ host }) {
   );
 }
 
+/**
+ * What an endpoint can do, and how much its models read where that is known.
+ * @param {EndpointView} endpoint
+ */
+function abilities({ capabilities, context_tokens: contexts }) {
+  const tokens = Object.values(contexts);
+  const least = Math.min(...tokens);
+  const most = Math.max(...tokens);
+  const context = least === most ? count(most) : `${count(least)} to ${count(most)}`;
+  return [...capabilities, ...(tokens.length ? [`context ${context}`] : [])].join(", ");
+}
+
 /** @param {{ host: HostRow, now: number, operator: boolean }} props */
 function Host({ host, now, operator }) {
   const draining = host.state === "draining";
@@ -165,6 +177,7 @@ function Host({ host, now, operator }) {
                 <th>Endpoint</th>
                 <th>Kind</th>
                 <th>State</th>
+                <th>Can</th>
                 <th class="n">In use</th>
                 <th>Since</th>
               </tr>
@@ -184,6 +197,9 @@ function Host({ host, now, operator }) {
                     <small>
                       <Text most={160}>{each.reason}</Text>
                     </small>
+                  </td>
+                  <td>
+                    <Text most={200}>{abilities(each)}</Text>
                   </td>
                   <td class="n">
                     {host.in_flight_by_endpoint[each.endpoint] ?? 0}/{each.slots}

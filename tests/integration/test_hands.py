@@ -1,0 +1,200 @@
+"""The real Claude Code works with simulated local models, in a git checkout, for nothing."""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+import aiohttp
+import pytest
+
+from events import catalogue as c
+from events.commands import Cancel
+from sidecar.config import ClaudeConfig, EndpointConfig
+from sidecar.looks import Answered, ask_server
+from sidecar.simulated import ollama
+from sidecar.simulated.llama_server import SimulatedLlamaServer
+from sidecar.simulated.messages import ScriptedCall
+from sidecar.simulated.ollama import Model, SimulatedOllama
+from tests.integration.test_changes import git
+from tests.support.hosting import assign, world
+from tests.support.runs import alive
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+    from tests.support.hosting import World
+
+
+@pytest.fixture
+def repo(tmp_path: Path) -> Path:
+    folder = tmp_path / "shop"
+    folder.mkdir()
+    git(folder, "init", "-q", "-b", "main")
+    (folder / "a.txt").write_text("one\n")
+    git(folder, "add", ".")
+    git(folder, "commit", "-qm", "one")
+    return folder
+
+
+@asynccontextmanager
+async def host_with(
+    folder: Path, program: Path, repo: Path, kind: str, url: str
+) -> AsyncIterator[World]:
+    """A host without an account, with one model server and one repository."""
+    endpoint = EndpointConfig(name="gpu", kind=kind, url=url)  # type: ignore[arg-type]
+    async with (
+        world(folder / "host") as made,
+        made.living(
+            endpoint=[endpoint],
+            repos={"shop": str(repo)},
+            claude=ClaudeConfig(
+                enabled=False, program=str(program), allowed_tools=["Bash"]
+            ),
+        ),
+    ):
+        yield made
+
+
+def work(model: str, kind: str, **fields: Any) -> Any:
+    spec = c.TaskSpec(description="Add a line.", repo="shop")
+    return assign(
+        spec=spec,
+        tier="standard",
+        target_type=kind,
+        endpoint="h1-gpu",
+        endpoint_kind=kind,
+        model=model,
+        equivalent_model="claude-sonnet-4-5",
+        mode="work",
+        **fields,
+    )
+
+
+def append(repo: Path) -> ScriptedCall:
+    command = f"echo two >> {repo / 'a.txt'}"
+    return ScriptedCall(
+        name="Bash", input={"command": command, "description": "Add it"}
+    )
+
+
+async def test_claude_code_edits_a_checkout_with_a_model_on_llama_cpp(
+    real_claude: Path, repo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ANTHROPIC_API_KEY", "sk-ant-somebody's")
+    async with SimulatedLlamaServer(["gemma:Q8_0"], n_ctx=65_536) as server:
+        server.calls.append(append(repo))
+        async with host_with(
+            tmp_path, real_claude, repo, "openai", server.url + "/v1"
+        ) as w:
+            assert (await w.tell(work("gemma:Q8_0", "openai"))).ok
+            [done] = await w.until(c.TaskCompleted)
+            [started] = await w.until(c.TaskStarted)
+        asked = [r for r in server.requests if r.place == "messages" and r.body]
+    assert (repo / "a.txt").read_text() == "one\ntwo\n"
+    assert started.executor == "claude"
+    assert (started.simulated, done.result.simulated) == (True, True)
+    assert done.result.model_used == "gemma:Q8_0"
+    assert done.result.estimated_cost_usd == 0
+    assert done.result.cost_basis == "simulated"
+    assert done.result.tokens_in
+    assert done.result.changes is not None
+    assert [each.path for each in done.result.changes.changed] == ["a.txt"]
+    assert {r.body["model"] for r in asked} == {"gemma:Q8_0"}
+    assert {r.body["max_tokens"] for r in asked} <= {16_384}
+    tools = "".join(each.text for each in w.output if each.event_type == "tool")
+    assert "echo two" in tools
+
+
+async def test_an_ollama_is_asked_for_the_context_that_work_needs(
+    real_claude: Path, repo: Path, tmp_path: Path
+) -> None:
+    async with SimulatedOllama(["llama3.2"]) as server:
+        server.calls.append(append(repo))
+        async with host_with(tmp_path, real_claude, repo, "ollama", server.url) as w:
+            assert (await w.tell(work("llama3.2:latest", "ollama"))).ok
+            [done] = await w.until(c.TaskCompleted)
+        async with aiohttp.ClientSession() as client:
+            look = await ask_server(client, "ollama", server.url)
+        asked = [r for r in server.requests if r.place == "messages" and r.body]
+        [variant] = {r.body["model"] for r in asked}
+        assert server.models[variant].num_ctx == 32_768
+    assert (repo / "a.txt").read_text() == "one\ntwo\n"
+    assert done.result.model_used == "llama3.2:latest"
+    said = [e.text for e in await w.events() if isinstance(e, c.TaskStatus)]
+    assert any("context 32,768 tokens" in text for text in said)
+    assert isinstance(look, Answered)
+    assert look.models == ["llama3.2:latest"]
+
+
+@pytest.mark.parametrize(
+    ("server", "reason"),
+    [
+        (SimulatedLlamaServer(["m"], n_ctx=2_048), "endpoint_unfit"),
+        (SimulatedLlamaServer([Model(name="m", tools=False)]), "endpoint_unfit"),
+        (SimulatedLlamaServer(["other"], n_ctx=65_536), "endpoint_failed"),
+    ],
+)
+async def test_what_a_server_cannot_do_gives_the_work_back(
+    server: SimulatedLlamaServer,
+    reason: str,
+    real_claude: Path,
+    repo: Path,
+    tmp_path: Path,
+) -> None:
+    async with (
+        server,
+        host_with(tmp_path, real_claude, repo, "openai", server.url) as w,
+    ):
+        assert (await w.tell(work("m", "openai"))).ok
+        [back] = await w.until(c.TaskReturned)
+    assert (back.reason, back.exclude) == (reason, "h1-gpu")
+
+
+async def test_a_server_that_is_gone_gives_the_work_back(
+    real_claude: Path, repo: Path, tmp_path: Path
+) -> None:
+    server = SimulatedLlamaServer(["m"], n_ctx=65_536)
+    await server.start()
+    async with host_with(tmp_path, real_claude, repo, "openai", server.url) as w:
+        await server.stop()
+        assert (await w.tell(work("m", "openai"))).ok
+        [back] = await w.until(c.TaskReturned)
+    assert (back.reason, back.exclude) == ("endpoint_failed", "h1-gpu")
+    assert "refused" in back.detail
+
+
+async def test_work_that_is_cancelled_ends_the_program(
+    real_claude: Path, repo: Path, tmp_path: Path
+) -> None:
+    async with (
+        SimulatedLlamaServer(["m"], n_ctx=65_536) as server,
+        host_with(tmp_path, real_claude, repo, "openai", server.url) as w,
+    ):
+        server.fail_next("hang", on="messages", times=0)
+        assert (await w.tell(work("m", "openai"))).ok
+        await server.wait_until(
+            lambda: any(r.body for r in server.requests if r.place == "messages")
+        )
+        await w.tell(Cancel(epoch=1, task_id="t1", route="t1-r1"))
+        [stopped] = await w.until(c.TaskStopped)
+    assert stopped.descendants_left == 0
+    assert alive("t1-r1") == []
+
+
+async def test_its_dollars_are_none_and_the_equivalent_is_an_estimate(
+    real_claude: Path, repo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ollama, "SIMULATED_HEADER", "X-Nothing")
+    async with (
+        SimulatedLlamaServer(["m"], n_ctx=65_536) as server,
+        host_with(tmp_path, real_claude, repo, "openai", server.url) as w,
+    ):
+        assert (await w.tell(work("m", "openai"))).ok
+        [done] = await w.until(c.TaskCompleted)
+    result = done.result
+    assert not result.simulated
+    assert (result.estimated_cost_usd, result.cost_basis) == (0, "local_estimate")
+    assert result.equivalent_model == "claude-sonnet-4-5"
+    assert result.equivalent_claude_cost_usd
