@@ -105,6 +105,18 @@ class ClaudeWishes(Struct, frozen=True, omit_defaults=True, kw_only=True):
     mcp_servers: Annotated[list[Token], Meta(max_length=64)] = []
 
 
+class Attachment(Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """A file that goes with a task, kept beside the log under the SHA-256 of its bytes.
+
+    `name` is what its submitter calls it: it is shown, and never opened.
+    """
+
+    name: Annotated[str, Meta(min_length=1, max_length=4_096)]
+    digest: Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
+    size_bytes: Annotated[int, Meta(ge=0, le=1_048_576)]
+    media_type: Annotated[str, Meta(max_length=100)] = "text/plain"
+
+
 class TaskSpec(Struct, frozen=True, omit_defaults=True, kw_only=True):
     """What a submitter asks for.
 
@@ -141,6 +153,7 @@ class TaskSpec(Struct, frozen=True, omit_defaults=True, kw_only=True):
     max_tokens: Annotated[int, Meta(ge=1, le=1_000_000)] | None = None
     temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
     json_schema: dict[str, Any] | None = None
+    attachments: Annotated[list[Attachment], Meta(max_length=100)] = []
     verify_rounds: Annotated[int, Meta(ge=1, le=20)] | None = None
     metadata: dict[str, Any] = {}
     timeout_s: Annotated[float, Meta(ge=0, le=31_536_000)] | None = None
@@ -152,11 +165,20 @@ class TaskSpec(Struct, frozen=True, omit_defaults=True, kw_only=True):
 def chat_options(spec: TaskSpec) -> list[str]:
     """Name the options of a task that a chat with a model server alone honours."""
     options = ["system"] if spec.system else []
-    return options + [
-        name
-        for name in ("max_tokens", "temperature", "json_schema")
-        if getattr(spec, name) is not None
-    ]
+    return (
+        options
+        + [
+            name
+            for name in ("max_tokens", "temperature", "json_schema")
+            if getattr(spec, name) is not None
+        ]
+        + ["attachments"] * any(is_picture(each) for each in spec.attachments)
+    )
+
+
+def is_picture(attachment: Attachment) -> bool:
+    """Whether a model has to see it; all else is text."""
+    return attachment.media_type.startswith("image/")
 
 
 class Inferred(Struct, frozen=True):

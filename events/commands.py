@@ -60,6 +60,10 @@ def older_wishes(metadata: Any) -> c.ClaudeWishes:
     )
 
 
+class NewAttachment(c.Attachment, frozen=True, forbid_unknown_fields=True):
+    """An attachment as a submitter may write it."""
+
+
 class NewTask(c.TaskSpec, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A task as a submitter may write it."""
 
@@ -68,6 +72,22 @@ class NewTask(c.TaskSpec, frozen=True, kw_only=True, forbid_unknown_fields=True)
     file_hints: Annotated[list[NewFileHint], Meta(max_length=1_000)] = field(  # type: ignore[assignment]
         default_factory=list
     )
+    attachments: Annotated[list[NewAttachment], Meta(max_length=100)] = field(  # type: ignore[assignment]
+        default_factory=list
+    )
+
+
+class Attach(Command, frozen=True, kw_only=True):
+    """`task.attach`: keep a file that tasks may name, or ask for one by `digest` alone.
+
+    `data` is base64 of at most 393,216 bytes. A longer file comes in pieces under one
+    `upload`, a name of the sender's own, one after the other; `last` marks its last.
+    """
+
+    data: Annotated[str, Meta(max_length=600_000)] = ""
+    upload: Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,36}\Z")] | None = None
+    last: bool = True
+    digest: Annotated[str, Meta(pattern=r"^([0-9a-f]{64})?\Z")] = ""
 
 
 class Submit(NewTask, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -255,6 +275,16 @@ class Submitted(Struct, frozen=True, kw_only=True):
     warnings: list[str] = []
     mode: c.Mode | None = None
     mode_reason: str = ""
+
+
+class Attached(Struct, frozen=True, kw_only=True):
+    """What is kept under which digest: "" until the last piece has come. `size_bytes` is
+    None where nothing is stored under the digest that was asked for."""
+
+    ok: Literal[True] = True
+    digest: str
+    size_bytes: int | None
+    existing: bool = False
 
 
 class BatchSubmitted(Struct, frozen=True, kw_only=True):

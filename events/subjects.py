@@ -8,6 +8,7 @@ whose body says something else.
 
 from __future__ import annotations
 
+import base64
 from typing import Final, Literal
 
 import msgspec
@@ -18,6 +19,8 @@ from events.ids import TOKEN, token
 EVENTS: Final = "AGENTCOM_EVENTS"
 OUTPUT: Final = "AGENTCOM_OUTPUT"
 LEASES: Final = "AGENTCOM_LEASE"
+FILES: Final = "AGENTCOM_FILES"
+FILES_STREAM: Final = f"OBJ_{FILES}"
 
 EVENT_PREFIX: Final = "agentcom.evt."
 EVENT_PATTERN: Final = r"^agentcom\.evt\.[^\s]{1,200}\Z"
@@ -25,6 +28,8 @@ EVENT_PATTERN: Final = r"^agentcom\.evt\.[^\s]{1,200}\Z"
 
 ALL_EVENTS: Final = "agentcom.evt.>"
 ALL_OUTPUT: Final = "agentcom.out.>"
+ALL_FILES: Final = (f"$O.{FILES}.C.>", f"$O.{FILES}.M.>")
+"""Chunks of attachments, and what names them."""
 ALL_LEASES: Final = f"$KV.{LEASES}.>"
 REPUBLISHED_EVENTS: Final = "agentcom.log.>"
 """What the events stream has stored, once more, under a name that only it writes."""
@@ -121,6 +126,17 @@ def outputs_on(host_name: str) -> str:
 def republished(pattern: str) -> str:
     """Name the output stream's copy of an output subject or pattern."""
     return pattern.replace("agentcom.out.", "agentcom.tap.", 1)
+
+
+def file_chunks(upload: str) -> str:
+    """Name the chunks of one upload."""
+    return f"$O.{FILES}.C.{token(upload, 'upload')}"
+
+
+def file_info(digest: str) -> str:
+    """Name what says which upload holds the file of this digest."""
+    name = base64.urlsafe_b64encode(digest.encode()).decode()
+    return f"$O.{FILES}.M.{name}"
 
 
 def lease(key: str) -> str:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
 
     from events import commands as mail
+    from events.attachments import AttachmentStore
     from sidecar.config import SidecarConfig
     from sidecar.executors.agent import Bookmark, WakeSteps
     from sidecar.executors.port import Executor
@@ -92,6 +93,9 @@ class Parts:
 
     # Reads from what is kept of a task's folder: task, path, offset.
     read_kept: Callable[[str, str, int], Piece] | None = None
+
+    # Where the files are that go with tasks.
+    attachments: AttachmentStore | None = None
 
     # Called at the end, in order.
     closers: Sequence[Callable[[], Awaitable[object]]] = ()

@@ -133,6 +133,7 @@ class Sidecar:
             parts.price,
             self._endpoints,
             parts.verifier,
+            parts.attachments,
         )
 
         # What the host remembers; changed by `handle` alone.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import resource
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from events.races import first
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
+    from events.attachments import AttachmentStore
     from sidecar.assembly import Parts
     from sidecar.config import SidecarConfig
     from sidecar.host import HostConnection
@@ -42,6 +44,7 @@ async def run(
     parts: Parts | None = None,
     private: Sequence[Path] = (),
     ready: Callable[[Sidecar], None] = lambda _sidecar: None,
+    attachments: AttachmentStore | None = None,
 ) -> None:
     """Be this host until `stop` is set; then drain and leave in good order.
 
@@ -62,6 +65,8 @@ async def run(
         closed = [*private, *filter(None, [config.secrets_file])]
         make_room(user, folder, folder / "work" / config.host, closed)
     parts = parts or assemble(config, folder, user=user)
+    if attachments is not None:
+        parts = replace(parts, attachments=attachments)
     if parts.results is not None:
         parts.results.make()
     journal = await open_journal(folder / f"journal-{config.host}.db")

@@ -16,7 +16,8 @@ import structlog
 from msgspec import structs
 
 from events import catalogue as c
-from events.errors import AgentComError
+from events.attachments import AttachmentLost
+from events.errors import AgentComError, LogError, LogUnavailable
 from events.lifecycle import VERIFICATION
 from events.races import first
 from sidecar.executors.port import Finished, RawResult, Returned, Run, Stop, Stopped
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
 
     from actors.host import outcomes
+    from events.attachments import AttachmentStore
     from events.commands import Assign
     from sidecar.executors.port import Executor, Outcome
     from sidecar.progress import Progress
@@ -135,6 +137,7 @@ class Pipeline:
         price: Price,
         places: Places,
         verifier: Verifier | None = None,
+        attachments: AttachmentStore | None = None,
     ) -> None:
         """`verifier` runs verification steps; without one a task with steps goes back."""
         self.executors = executors
@@ -142,6 +145,7 @@ class Pipeline:
         self._price = price
         self._places = places
         self._verifier = verifier
+        self._attachments = attachments
 
     async def run(
         self,
@@ -174,8 +178,10 @@ class Pipeline:
         rounds = _Rounds()
         cwd, changes = "", None
         try:
+            files = await self._files(assign)
             async with self._surroundings(assign, stop) as run:
                 if run is not None:
+                    run = structs.replace(run, files=files)
                     cwd = str(run.cwd) if run.cwd != Path() else ""
                     simulated = self._places.is_simulated(assign)
                     program = "claude" if assign.by_hands else assign.target_type
@@ -184,13 +190,19 @@ class Pipeline:
                     outcome = await self._work(executor, run, progress, stop, rounds)
                     if run.changes is not None and outcome.result is not None:
                         changes = await run.changes()
-        except FolderMissing as error:
+        except (FolderMissing, AttachmentLost) as error:
             progress.error(str(error), error.code)
             missing = c.RunError(error.code, str(error))
             outcome = Finished(RawResult(status="failed", error=missing))
         except (SecretNotHere, SecretsFileError) as error:
             progress.error(str(error), error.code)
             return Returned(reason=error.code, detail=str(error), exclude=progress.host)
+        except LogError as error:
+            progress.error(f"Attachments: {error}", error.code)
+            if outcome is None:
+                return Returned(
+                    reason="attachment", detail=str(error), exclude=progress.host
+                )
         except (AgentComError, OSError) as error:
             logger.warning("working folder", route=assign.route, problem=str(error))
             progress.error(f"Working folder: {error}", "workspace")
@@ -211,6 +223,15 @@ class Pipeline:
             result = structs.replace(ended.result, cwd=cwd, changes=changes)
             ended = structs.replace(ended, result=fitting(result))
         return ended
+
+    async def _files(self, assign: Assign) -> dict[str, bytes]:
+        """Fetch what goes with a task, by digest; raises AttachmentLost, LogError."""
+        wanted = {each.digest for each in assign.spec.attachments}
+        if not wanted:
+            return {}
+        if self._attachments is None:
+            raise LogUnavailable("fetch attachments", "this host has no store of them")
+        return {digest: await self._attachments.read(digest) for digest in wanted}
 
     @asynccontextmanager
     async def _surroundings(

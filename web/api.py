@@ -80,6 +80,7 @@ COMMANDS: Final = (
         "POST", "/api/v1/tasks/classify", "task.classify", m.Classify, m.Classified
     ),
     CommandRoute("POST", "/api/v1/tasks/route", "task.route", m.Classify, m.WouldRoute),
+    CommandRoute("POST", "/api/v1/attachments", "task.attach", m.Attach, m.Attached),
     CommandRoute("POST", f"{_TASK}/cancel", "task.cancel", m.CancelTask),
     CommandRoute("POST", f"{_TASK}/retry", "task.retry", m.RetryTask),
     CommandRoute("POST", f"{_TASK}/reassign", "task.reassign", m.ReassignTask),

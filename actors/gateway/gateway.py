@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from actors.gateway.admin import AdminCommands
+from actors.gateway.attachments import AttachmentCommands
 from actors.gateway.tasks import TaskCommands
 from actors.stamp import Stamp
 from events import commands as m
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     import msgspec
 
     from actors.gateway.tasks import DryRun
+    from events.attachments import AttachmentStore
     from events.bus import Bus
     from events.log import EventLog
 
@@ -45,17 +47,20 @@ class Gateway:
         ids: Callable[[], str],
         clock: Callable[[], float],
         dry_run: DryRun,
+        attachments: AttachmentStore | None = None,
     ) -> None:
         self._clock = clock
 
         def stamp() -> Stamp:
             return Stamp(ids(), rfc3339(clock()), name)
 
-        tasks = TaskCommands(log, dry_run, stamp, ids, clock)
+        files = AttachmentCommands(attachments, ids)
+        tasks = TaskCommands(log, dry_run, stamp, ids, clock, files.check)
         admin = AdminCommands(log, bus, dry_run, stamp)
         table: dict[str, tuple[type[Any], Handler]] = {
             "task.submit": (m.Submit, tasks.submit),
             "task.batch": (m.SubmitBatch, tasks.submit_batch),
+            "task.attach": (m.Attach, files.attach),
             "task.cancel": (m.CancelTask, tasks.cancel),
             "task.retry": (m.RetryTask, tasks.retry),
             "task.reassign": (m.ReassignTask, tasks.reassign),

@@ -22,7 +22,7 @@ from events.errors import Conflict, Malformed
 from events.ids import derived
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
     from actors.scheduler.fleet import Fleet
     from actors.scheduler.tiers import TierWatch
@@ -70,7 +70,7 @@ class TaskCommands:
     """Carries out commands about tasks; each public method is one command.
 
     `stamp` makes the id, time and author of an event, `ids` an id alone; `clock` tells
-    seconds since the epoch.
+    seconds since the epoch, `stored` refuses a task whose attachments are not there.
     """
 
     def __init__(
@@ -80,12 +80,14 @@ class TaskCommands:
         stamp: Callable[[], Stamp],
         ids: Callable[[], str],
         clock: Callable[[], float],
+        stored: Callable[[c.TaskSpec], Awaitable[None]],
     ) -> None:
         self._log = log
         self._dry_run = dry_run
         self._stamp = stamp
         self._ids = ids
         self._clock = clock
+        self._stored = stored
 
     # -- submitting --------------------------------------------------------------------
 
@@ -94,6 +96,7 @@ class TaskCommands:
         spec = _spec_of(command)
         task_id = self._task_id(who, spec, command.id and ("id", command.id))
         event = self._submission(task_id, spec, who, command.id)
+        await self._stored(spec)
         if (unknown := self._unknown_repo(spec)) is not None:
             # What was taken once is found again, whatever became of its host.
             if await self._log.read(subjects.task(task_id), limit=1):
@@ -223,6 +226,7 @@ class TaskCommands:
             )
             try:
                 events.append(self._submission(task_id, spec, who, command.id))
+                await self._stored(spec)
                 unknown = self._unknown_repo(spec)
                 if unknown and not await self._log.read(
                     subjects.task(task_id), limit=1

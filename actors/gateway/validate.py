@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any, Final
 
-from actors.rules.asking import check_asking
+from actors.rules.asking import check_asking, check_attachments
 from actors.rules.folders import check_folder
 from actors.rules.modes import check_mode
 from actors.rules.steps import not_a_command
@@ -62,6 +62,7 @@ def check(spec: c.TaskSpec, now: float) -> None:
     check_folder(spec)
     check_mode(spec)
     check_asking(spec)
+    check_attachments(spec)
     if spec.branch is not None and _NO_BRANCH.search(spec.branch):
         raise Malformed("branch", "a name that git takes", repr(spec.branch[:80]))
     if spec.shell is not None:

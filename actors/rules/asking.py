@@ -11,6 +11,7 @@ from typing import Any, Final
 from actors.rules.classification import classify
 from actors.rules.modes import resolve
 from events import catalogue as c
+from events.attachments import LIMIT_BYTES, PICTURES
 from events.codec import encode
 from events.errors import Malformed
 
@@ -42,6 +43,30 @@ def check_asking(spec: c.TaskSpec) -> None:
         )
     if spec.json_schema is not None:
         _check_schema(spec.json_schema)
+
+
+def check_attachments(spec: c.TaskSpec) -> None:
+    """Refuse files that would not be read: raises Malformed with the JSON path."""
+    if not spec.attachments:
+        return
+    resolved = resolve(spec)
+    if resolved.mode is None:
+        raise Malformed("attachments", f"none, because {resolved.reason}", "some")
+    total = sum(each.size_bytes for each in spec.attachments)
+    if total > LIMIT_BYTES:
+        raise Malformed(
+            "attachments", f"at most {LIMIT_BYTES} bytes in all", f"{total}"
+        )
+    names: set[str] = set()
+    for n, each in enumerate(spec.attachments):
+        place = f"attachments[{n}]"
+        if not each.name.isprintable():
+            raise Malformed(f"{place}.name", "printable text", repr(each.name[:80]))
+        if each.name in names:
+            raise Malformed(f"{place}.name", "names that differ", repr(each.name[:80]))
+        names.add(each.name)
+        if c.is_picture(each) and each.media_type not in PICTURES:
+            raise Malformed(f"{place}.media_type", ", ".join(PICTURES), each.media_type)
 
 
 def _check_schema(schema: dict[str, Any]) -> None:

@@ -5,23 +5,43 @@ How many tokens that is depends on the model; `estimate` is a guess that serves 
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Final
 
+from events import catalogue as c
+
 if TYPE_CHECKING:
-    from events import catalogue as c
+    from collections.abc import Mapping
 
 
 BYTES_A_TOKEN: Final = 4
 """English prose has 4 to 4.5 bytes of UTF-8 a token, code and other scripts fewer."""
 
 
+PICTURE_TOKENS: Final = 1_000
+"""What a picture costs, very roughly: from 256 to some 1,600 by model and size."""
+_FENCE: Final = re.compile(r"^`{3,}", re.MULTILINE)
+
+
 def estimate(spec: c.TaskSpec) -> int:
     """Guess how many tokens a task's prompt has; rather too few than too many."""
-    return -(-len(prompt_for(spec).encode("utf-8", "replace")) // BYTES_A_TOKEN)
+    size = len(prompt_for(spec).encode("utf-8", "replace"))
+    size += len(spec.system.encode("utf-8", "replace"))
+    pictures = 0
+    for each in spec.attachments:
+        if c.is_picture(each):
+            pictures += 1
+        else:
+            size += each.size_bytes
+    return -(-size // BYTES_A_TOKEN) + pictures * PICTURE_TOKENS
 
 
-def prompt_for(spec: c.TaskSpec) -> str:
-    """The prompt of a task; `Context:` only where there is any."""
+def prompt_for(spec: c.TaskSpec, files: Mapping[str, bytes] | None = None) -> str:
+    """The prompt of a task; `Context:` only where there is any.
+
+    `files` are the bytes of its attachments, by digest: text stands in the prompt whole,
+    each under its name. What is not there is left out.
+    """
     context: list[str] = []
     if spec.repo:
         context.append(f"Repository: {spec.repo}")
@@ -39,6 +59,19 @@ def prompt_for(spec: c.TaskSpec) -> str:
         if lines:
             context.append(f"{title}:")
             context += [f"- {line}" for line in lines]
-    if not context:
-        return spec.description
-    return "\n".join([spec.description, "", "Context:", *context])
+    parts = [spec.description]
+    if context:
+        parts += ["", "Context:", *context]
+    for each in spec.attachments:
+        if not c.is_picture(each) and each.digest in (files or {}):
+            assert files is not None
+            parts += ["", *_file(each.name, files[each.digest])]
+    return "\n".join(parts)
+
+
+def _file(name: str, data: bytes) -> list[str]:
+    """A file under its name, in a fence that nothing in it can end."""
+    text = data.decode("utf-8", "replace").replace("\0", "\ufffd")
+    longest = max(map(len, _FENCE.findall(text)), default=2)
+    fence = "`" * (longest + 1)
+    return [f"File {name}:", fence, text.removesuffix("\n"), fence]

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from actors.scheduler.leadership import Leadership
+    from events.attachments import AttachmentStore
     from events.bus import Bus, Message
     from events.log import EventLog, Follower
 
@@ -81,6 +82,7 @@ class SchedulerRole:
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
         lease_ttl: float = LEASE_TTL_S,
+        attachments: AttachmentStore | None = None,
     ) -> None:
         self._name = name
         self._log = log
@@ -104,7 +106,9 @@ class SchedulerRole:
             connected=lambda: bus.connected,
             ttl=lease_ttl,
         )
-        self.gateway = Gateway(name, log, bus, ids, self._stamping, self.scheduler)
+        self.gateway = Gateway(
+            name, log, bus, ids, self._stamping, self.scheduler, attachments
+        )
         self.service = Service(
             self.gateway,
             bus,

@@ -16,6 +16,7 @@ import click
 import msgspec
 
 from actors.rules.policy import Policy
+from cli.client.attach import bring, gather, schema_of
 from cli.client.connection import Refused, Session, connected, new_id, run
 from cli.client.spans import span_option
 from cli.client.target import on_target
@@ -66,6 +67,12 @@ _PLACE = re.compile(r"tasks\[(\d+)\]\.?")
 @click.option("--branch", help="The branch to work on.")
 @click.option(
     "--file", "files", metavar="PATH[:REASON]", multiple=True, help="A file to look at."
+)
+@click.option(
+    "--attach",
+    metavar="FILE",
+    multiple=True,
+    help="Goes along whole: text, or a picture for a model that sees. 1 MiB in all.",
 )
 @verification_options
 @click.option("--need", "needs", multiple=True, help="What the host must be able to.")
@@ -222,6 +229,7 @@ def submit(
             )
         return submit_file(batch, key, wait=wait, as_json=as_json)
     fields = fields_of(text, options)
+    gather(fields, options["attach"])
     fields["idempotency_key"] = key or new_id()
     if not (wait or follow):
         return run(_hand_in(fields, as_json=as_json))
@@ -246,7 +254,7 @@ def fields_of(text: tuple[str, ...], options: dict[str, Any]) -> dict[str, Any]:
         "verification_steps": list(options["steps"]),
         "needs": list(options["needs"]),
         "metadata": _metadata(options["metadata"]),
-        "json_schema": _schema(options["json_schema"]),
+        "json_schema": schema_of(options["json_schema"]),
         "ttl_s": options["ttl"],
         "timeout_s": options["timeout"],
         "retries": options["retries"],
@@ -325,32 +333,13 @@ def _metadata(argument: str | None) -> dict[str, Any] | None:
         ) from error
 
 
-def _schema(argument: str | None) -> dict[str, Any] | None:
-    """Read a JSON schema, or the file that holds one."""
-    if argument is None:
-        return None
-    text = argument
-    if not argument.lstrip().startswith("{"):
-        try:
-            text = _text_of(Path(argument).read_bytes(), argument)
-        except (OSError, ValueError) as wrong:
-            raise click.UsageError(
-                f"--json-schema {argument}: expected a file or a JSON object ({wrong})"
-            ) from wrong
-    try:
-        return msgspec.json.decode(text, type=dict[str, Any])
-    except (msgspec.DecodeError, UnicodeEncodeError) as wrong:
-        raise click.UsageError(
-            f"--json-schema: expected a JSON object ({wrong})"
-        ) from wrong
-
-
 # -- one task --------------------------------------------------------------------------
 
 
 async def _hand_in(fields: dict[str, Any], *, as_json: bool) -> int:
     async with connected("operator") as client:
         await settle_folder(client, fields)
+        await bring(client, fields, new_id)
         submitted = await hand_in(client, fields)
     if as_json:
         click.echo(encode(submitted).decode())
@@ -415,6 +404,7 @@ async def _hand_in_and_wait(
                 "the operator's key"
             )
         await settle_folder(client, fields)
+        await bring(client, fields, new_id)
         submitted = await hand_in(client, fields)
         ids.append(submitted.task_id)
         _say(f"task {submitted.task_id}: {_about(submitted)}")
@@ -507,6 +497,7 @@ def read_tasks(path: Path) -> list[tuple[int, dict[str, Any]]]:
             raise Problem(
                 f"{path}, line {number}: {error}; nothing was submitted"
             ) from (error)
+        gather(fields, place=f"{path}, line {number}: ")
         tasks.append((number, fields))
     if not tasks:
         raise Problem(f"{path} holds no task: one JSON object a line", EXIT_USAGE)
@@ -541,6 +532,8 @@ async def _hand_in_file(
     as_json: bool,
 ) -> int:
     async with connected("operator") as client:
+        for _, fields in lines:
+            await bring(client, fields, new_id)
         try:
             submitted = await client.command(
                 "task.batch", {"tasks": [fields for _, fields in lines]}, BatchSubmitted

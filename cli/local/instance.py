@@ -448,12 +448,13 @@ def _local_conf(listen: str, instance: Instance, public: dict[str, str]) -> str:
 def _host_user(name: str, public: str) -> str:
     reports = f'"{subjects.runs_on(name)}", "{subjects.host(name)}"'
     signs = f'"{subjects.outputs_on(name)}", "{subjects.beat(name)}"'
+    files = f'"$JS.API.DIRECT.GET.{subjects.FILES_STREAM}"'
     mail = f'"{subjects.host_mailbox(name)}", "{subjects.task_mailboxes(name)}"'
     return f"""  {{ nkey: "{public.strip()}"
     permissions: {{
       publish: {{ allow: [
         {reports},
-        {signs}
+        {signs}, {files}
       ] }}
       subscribe: {{ allow: [
         {mail}, "_INBOX_{name}.>"

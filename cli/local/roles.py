@@ -65,6 +65,7 @@ async def be_scheduler(
     """Be a scheduler until `stop` is set."""
     from actors.scheduler.metrics import SchedulerMetrics
     from actors.scheduler.role import SchedulerRole
+    from events.nats.attachments import JetStreamAttachments
     from events.nats.leases import JetStreamLeases
     from events.nats.log import JetStreamLog
     from events.nats.readers import ReadersGate
@@ -90,6 +91,7 @@ async def be_scheduler(
                     ids=new_id,
                     version=__version__,
                     lease_ttl=lease_ttl,
+                    attachments=JetStreamAttachments(link),
                 )
                 try:
                     await role.run(stop)
@@ -273,6 +275,7 @@ async def be_sidecar(
     metrics: tuple[str, int] | None = None,
 ) -> None:
     """Be this host until `stop` is set; then drain."""
+    from events.nats.attachments import JetStreamAttachments
     from events.nats.log import JetStreamLog
     from sidecar.main import run
     from sidecar.metrics import SidecarMetrics
@@ -295,6 +298,7 @@ async def be_sidecar(
                     data=data,
                     private=[credentials.seed_path],
                     ready=meter.attach,
+                    attachments=JetStreamAttachments(link),
                 )
                 await until_closed(living, link)
         finally:

@@ -39,7 +39,12 @@ async def make_streams(url: str, link: Link) -> None:
 async def missing_streams(link: Link) -> list[str]:
     """Name the streams that the broker does not have yet."""
     missing = []
-    for name in (subjects.EVENTS, subjects.OUTPUT, f"KV_{subjects.LEASES}"):
+    for name in (
+        subjects.EVENTS,
+        subjects.OUTPUT,
+        f"KV_{subjects.LEASES}",
+        subjects.FILES_STREAM,
+    ):
         answer = await link.call(f"$JS.API.STREAM.INFO.{name}", b"", timeout=10.0)
         if "error" in msgspec.json.decode(answer.data, type=dict[str, Any]):
             missing.append(name)

@@ -27,6 +27,7 @@ _NANOSECOND = 1_000_000_000
 _NO_STORAGE = 10047
 _OVERLAP = 10065
 _HEADER_BYTES = 4096
+_FILES_BYTES = 4 * 1024**3
 
 # What a stored event rests on. The server lets nobody unset deny_delete and deny_purge,
 # so a stream made without them can only be made anew.
@@ -185,10 +186,27 @@ def lease_config(retention: Retention) -> dict[str, Any]:
     }
 
 
+def files_config(retention: Retention) -> dict[str, Any]:
+    """Describe the object store AGENTCOM_FILES: attachments, as long as there is room."""
+    return {
+        "name": subjects.FILES_STREAM,
+        "description": "AgentCom: files that go with tasks",
+        "subjects": list(subjects.ALL_FILES),
+        "retention": "limits",
+        "storage": "file",
+        "compression": "s2",
+        "discard": "new",
+        "max_bytes": _FILES_BYTES,
+        "allow_rollup_hdrs": True,
+        "allow_direct": True,
+        "num_replicas": retention.settled(USUAL).replicas,
+    }
+
+
 async def provision(
     connection: Client, retention: Retention | None = None, *, timeout: float = 10.0
 ) -> None:
-    """Make or update both streams and the bucket; afterwards they are as described.
+    """Make or update the streams and buckets; afterwards they are as described.
 
     `connection` is the admin's, `timeout` seconds for each request. Raises UnsafeStream
     where the events stream exists and could lose events, ApiRefused where the server
@@ -197,7 +215,12 @@ async def provision(
     keep = retention or Retention()
     infos = {
         name: await _info(connection, name, timeout)
-        for name in (subjects.EVENTS, subjects.OUTPUT, f"KV_{subjects.LEASES}")
+        for name in (
+            subjects.EVENTS,
+            subjects.OUTPUT,
+            f"KV_{subjects.LEASES}",
+            subjects.FILES_STREAM,
+        )
     }
     # A stream that is made later stands on as many servers as those that are there.
     copies = max(
@@ -209,6 +232,7 @@ async def provision(
         (subjects.EVENTS, events_config, _EVENTS_MUST),
         (subjects.OUTPUT, output_config, {}),
         (f"KV_{subjects.LEASES}", lease_config, {}),
+        (subjects.FILES_STREAM, files_config, {}),
     ):
         info = infos[name]
         here = USUAL if info is None else _retention_of(info)

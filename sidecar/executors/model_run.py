@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from base64 import b64encode
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -125,11 +126,25 @@ def messages_for(run: Run) -> list[dict[str, Any]]:
     """The chat so far: the task, and each round's answer with what was said to it."""
     spec = run.assign.spec
     messages = [{"role": "system", "content": spec.system}] if spec.system else []
-    messages.append({"role": "user", "content": prompt_for(spec)})
+    messages.append({"role": "user", "content": prompt_for(spec, run.files)})
     for turn in run.turns:
         messages.append({"role": "assistant", "content": turn.answer})
         messages.append({"role": "user", "content": turn.feedback})
     return messages
+
+
+def pictures_of(run: Run) -> list[tuple[str, str]]:
+    """What the model is to see: media types, and the bytes in base64."""
+    return [
+        (each.media_type, b64encode(run.files[each.digest]).decode())
+        for each in run.assign.spec.attachments
+        if c.is_picture(each) and each.digest in run.files
+    ]
+
+
+def first_asked(messages: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return the message that holds the task."""
+    return next(each for each in messages if each["role"] == "user")
 
 
 def most_tokens(assign: Assign) -> int:

@@ -19,8 +19,10 @@ from sidecar.executors.model_run import (
     Piece,
     ReplyEnd,
     TokenCounts,
+    first_asked,
     messages_for,
     most_tokens,
+    pictures_of,
     spoken,
     token_count,
 )
@@ -112,9 +114,12 @@ class OllamaDialect:
         }
         if spec.temperature is not None:
             options["temperature"] = spec.temperature
+        messages = messages_for(run)
+        if pictures := pictures_of(run):
+            first_asked(messages)["images"] = [data for _, data in pictures]
         body: dict[str, Any] = {
             "model": run.assign.model,
-            "messages": messages_for(run),
+            "messages": messages,
             "stream": True,
             "truncate": False,
             "options": options,

@@ -23,8 +23,10 @@ from sidecar.executors.model_run import (
     Piece,
     ReplyEnd,
     TokenCounts,
+    first_asked,
     messages_for,
     most_tokens,
+    pictures_of,
     spoken,
     token_count,
 )
@@ -197,9 +199,22 @@ class OpenAIDialect:
         """A chat: the task, and the rounds that were."""
         spec = run.assign.spec
         limit = "max_completion_tokens" if base in self._newer_limit else "max_tokens"
+        messages = messages_for(run)
+        if pictures := pictures_of(run):
+            asked = first_asked(messages)
+            asked["content"] = [
+                {"type": "text", "text": asked["content"]},
+                *(
+                    {
+                        "type": "image_url",
+                        "image_url": {"url": f"data:{kind};base64,{data}"},
+                    }
+                    for kind, data in pictures
+                ),
+            ]
         body: dict[str, Any] = {
             "model": run.assign.model,
-            "messages": messages_for(run),
+            "messages": messages,
             "stream": True,
             limit: most_tokens(run.assign),
         }

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -40,6 +40,7 @@ class Run(Struct, frozen=True, kw_only=True):
     temporary folder, whatever a task's TMPDIR says. `previous_cost_usd` is what
     the session that is resumed (`assign.resume_session`) has cost so far, where known.
     `changes` says what has changed in the checkout since the run began, None outside one.
+    `files` are the bytes of `assign.spec.attachments`, by digest.
     `turns` are the rounds before this one; whoever takes turns goes on behind the last.
     `steps_env` is the environment of verification steps, which is a command's.
     """
@@ -51,6 +52,7 @@ class Run(Struct, frozen=True, kw_only=True):
     previous_cost_usd: float | None = None
     changes: Callable[[], Awaitable[c.Changes | None]] | None = None
     turns: tuple[Turn, ...] = ()
+    files: Mapping[str, bytes] = {}
     steps_env: dict[str, str] = {}
 
 

@@ -95,6 +95,13 @@ async def test_a_role_may_write_its_own_subjects(broker, role, subject):
 
 MAY_NOT_PUBLISH = [
     *[
+        (role, f"$O.AGENTCOM_FILES.{kind}.x")
+        for role in ("submitter", "operator", "watcher", "projections", "host-h1")
+        for kind in ("C", "M")
+    ],
+    ("submitter", "$JS.API.DIRECT.GET.OBJ_AGENTCOM_FILES"),
+    ("watcher", "$JS.API.DIRECT.GET.OBJ_AGENTCOM_FILES"),
+    *[
         (role, f"agentcom.evt.{rest}")
         for role in ("submitter", "operator", "watcher", "projections", "admin")
         for rest in ("task.t1", "run.h1.t1", "host.h1", "policy", "scheduler")
@@ -659,7 +666,7 @@ async def test_a_usual_client_reads_with_a_nameless_consumer(broker, role, filte
     reader = await broker.connect(role)
     # What clients ask before anything else.
     account = await reader.jsm().account_info()
-    assert account.streams == 3
+    assert account.streams == 4
 
     config = ConsumerConfig(ack_policy="none", **filters)
     made = await reader.jsm().add_consumer(EVENTS, config)

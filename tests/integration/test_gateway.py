@@ -551,6 +551,8 @@ async def test_where_there_is_no_alert_nothing_is_acknowledged(client):
 
 
 BODIES = {
+    "host.fetch": {"task_id": "t1", "path": "a"},
+    "task.attach": {"data": "eA=="},
     "task.submit": {"description": "x"},
     "task.batch": {"tasks": [{"description": "x"}]},
     "task.cancel": {"task_id": "t"},

@@ -11,6 +11,12 @@ export interface AlertView {
   host: string;
   code: string;
 }
+export interface Attachment {
+  name: string;
+  digest: string;
+  size_bytes: number;
+  media_type?: string;
+}
 export interface AttemptView {
   route: string;
   seq: number;
@@ -529,6 +535,7 @@ export interface TaskSpec {
   max_tokens?: number | null;
   temperature?: number | null;
   json_schema?: Record<string, any> | null;
+  attachments?: Array<Attachment>;
   verify_rounds?: number | null;
   metadata?: Record<string, any>;
   timeout_s?: number | null;

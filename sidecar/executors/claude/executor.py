@@ -142,10 +142,10 @@ class ClaudeExecutor:
 def _prompt(run: Run, *, resumed: bool) -> str:
     """What is said to it: in the session of a round before, only what is new."""
     if not run.turns:
-        return prompt_for(run.assign.spec)
+        return prompt_for(run.assign.spec, run.files)
     if resumed:
         return run.turns[-1].feedback
-    return f"{prompt_for(run.assign.spec)}\n\n{run.turns[-1].feedback}"
+    return f"{prompt_for(run.assign.spec, run.files)}\n\n{run.turns[-1].feedback}"
 
 
 async def _ended(child: Child, try_: ClaudeTry, grace_s: float) -> None:

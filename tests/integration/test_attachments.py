@@ -1,0 +1,144 @@
+"""Files that go with a task, from the folder they are typed in to the model's prompt."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import threading
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from sidecar.simulated.ollama import SimulatedOllama
+from tests.support.command import System, agentcom_up
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+PNG = base64.b64decode(
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+)
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[SimulatedOllama]:
+    """A simulated model server with a loop of its own: the commands block this one's."""
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+
+    async def make() -> SimulatedOllama:
+        return await SimulatedOllama(["llama3.2:latest"]).__aenter__()
+
+    made = asyncio.run_coroutine_threadsafe(make(), loop).result(30)
+    yield made
+    asyncio.run_coroutine_threadsafe(made.__aexit__(None, None, None), loop).result(30)
+    loop.call_soon_threadsafe(loop.stop)
+    thread.join()
+    loop.close()
+
+
+@pytest.fixture(scope="module")
+def up(
+    tmp_path_factory: pytest.TempPathFactory, server: SimulatedOllama
+) -> Iterator[System]:
+    """One AgentCom with that model server."""
+    config = f"""
+discover = false
+[claude]
+enabled = false
+[[endpoint]]
+name = "gpu"
+kind = "ollama"
+url = "{server.url}"
+"""
+    with agentcom_up(tmp_path_factory.mktemp("up"), config) as (system, _):
+        done = system.run("policy", "set", "limits.num_ctx=1000000")
+        assert done.returncode == 0, done.stderr
+        yield system
+
+
+def last(server: SimulatedOllama) -> dict[str, Any]:
+    return server.runs()[-1].body
+
+
+def test_hinted_and_attached_files_are_in_the_prompt(
+    up: System, server: SimulatedOllama
+) -> None:
+    (up.folder / "src").mkdir(exist_ok=True)
+    (up.folder / "src" / "login.py").write_text("def login(): ...\n")
+    (up.folder / "log.txt").write_text("é" * 300_000)
+    ended = up.run(
+        *("submit", "what is wrong?", "--file", "src/login.py:the form"),
+        *("--attach", "log.txt", "--tier", "standard", "--wait", "--json"),
+    )
+    assert (ended.returncode, ended.json["status"]) == (0, "completed"), ended.stderr
+    prompt = last(server)["messages"][0]["content"]
+    assert "File src/login.py:\n```\ndef login(): ...\n```" in prompt
+    assert ("é" * 300_000).strip() in prompt
+    spec = up.json("task", ended.json["task_id"])["task"]["spec"]
+    assert [each["name"] for each in spec["attachments"]] == ["src/login.py", "log.txt"]
+
+
+def test_a_file_that_is_not_there_is_refused_by_its_name(up: System) -> None:
+    before = up.json("tasks")["total"]
+    for option in ("--file", "--attach"):
+        refused = up.run("submit", "x", option, "nowhere/a.py", "--tier", "standard")
+        assert refused.returncode == 2
+        assert "nowhere/a.py: it cannot be read here" in refused.stderr
+    (up.folder / "big").write_bytes(b"x" * 1_048_577)
+    refused = up.run("submit", "x", "--attach", "big")
+    assert "1,048,577 bytes, and 1,048,576 are the most" in refused.stderr
+    (up.folder / "bin").write_bytes(b"\xff\x00\xfe")
+    assert "neither text in UTF-8 nor a picture" in (
+        up.run("submit", "x", "--attach", "bin").stderr
+    )
+    assert up.json("tasks")["total"] == before
+
+
+def test_names_that_climb_are_only_names(up: System, server: SimulatedOllama) -> None:
+    (up.folder.parent / "beside $(touch owned) .txt").write_text("secret\n")
+    ended = up.run(
+        *("submit", "x", "--attach", "../beside $(touch owned) .txt"),
+        *("--tier", "standard", "--wait"),
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert (
+        "File ../beside $(touch owned) .txt:"
+        in (last(server)["messages"][0]["content"])
+    )
+    assert not list(up.folder.rglob("owned"))
+
+
+def test_a_submitter_attaches_too(up: System, server: SimulatedOllama) -> None:
+    (up.folder / "mine.txt").write_text("submitted by a program\n")
+    key = str(up.data / "keys" / "submitter.nk")
+    ended = up.run(
+        *("--creds", key, "submit", "x", "--attach", "mine.txt"),
+        *("--tier", "standard", "--wait"),
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert "submitted by a program" in last(server)["messages"][0]["content"]
+
+
+def test_an_answer_whose_hints_come_without_files_is_refused(up: System) -> None:
+    (up.folder / "t.jsonl").write_text(
+        '{"description": "x", "file_hints": [{"path": "gone.py"}]}\n'
+    )
+    refused = up.run("submit", "-f", "t.jsonl")
+    assert refused.returncode == 2
+    assert "line 1: gone.py: it cannot be read here" in refused.stderr
+
+
+def test_a_picture_is_shown_to_the_model(up: System, server: SimulatedOllama) -> None:
+    (up.folder / "pic.png").write_bytes(PNG)
+    ended = up.run(
+        *("submit", "what is this?", "--attach", "pic.png"),
+        *("--tier", "standard", "--wait"),
+    )
+    assert ended.returncode == 0, ended.stderr
+    [message] = last(server)["messages"]
+    assert [base64.b64decode(each) for each in message["images"]] == [PNG]
+    assert "File pic.png" not in message["content"]
+    refused = up.run("submit", "x", "--attach", "pic.png", "--tier", "complex")
+    assert "attachments: expected none, or tier standard" in refused.stderr
