@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from msgspec import Struct
 
+from actors.rules.contexts import context_needed
 from actors.rules.models import same_model
+from actors.rules.prompt import BYTES_A_TOKEN
 from sidecar.executors.model_run import (
     ModelExecutor,
     ModelRequest,
@@ -109,7 +111,7 @@ class OllamaDialect:
         """A chat: the task, and the rounds that were."""
         spec = run.assign.spec
         options: dict[str, Any] = {
-            "num_ctx": run.assign.limits.num_ctx,
+            "num_ctx": _context(run),
             "num_predict": most_tokens(run.assign),
         }
         if spec.temperature is not None:
@@ -161,13 +163,20 @@ class OllamaDialect:
         """Remark that an answer stopped short, or that a prompt was cut all the same."""
         read = done.counts.tokens_in
         sent = sum(len(each["content"].encode()) for each in messages_for(run))
-        context = run.assign.limits.num_ctx
+        context = _context(run)
         if read is not None and read * _BYTES_A_TOKEN < sent and read * 2 >= context:
             return (
                 f"Ollama read only {read} tokens of a prompt of {sent:,} bytes: "
                 f"its context of {context} tokens may have cut it"
             )
         return None
+
+
+def _context(run: Run) -> int:
+    """How much context to ask for: the policy's, and more where the prompt takes it."""
+    sent = sum(len(each["content"].encode()) for each in messages_for(run))
+    needed = context_needed(sent // BYTES_A_TOKEN, work=False)
+    return max(run.assign.limits.num_ctx, needed)
 
 
 class OllamaExecutor(ModelExecutor):

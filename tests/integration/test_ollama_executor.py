@@ -153,3 +153,14 @@ async def test_a_long_line_is_read(
     assert outcome.result.output_bytes > 1_000_000
     assert outcome.result.truncated
     assert len(outcome.result.output) <= QUICK.output_limit_bytes
+
+
+async def test_a_long_prompt_is_given_the_context_that_it_takes(
+    executor: OllamaExecutor, simulated_ollama: SimulatedOllama
+) -> None:
+    spec = {"description": "word " * 10_000}
+    outcome, _ = await run(executor, simulated_ollama, spec=spec)
+    assert outcome.result is not None
+    assert outcome.result.status == "success"
+    [asked] = simulated_ollama.runs()
+    assert 12_500 < asked.body["options"]["num_ctx"] < 16_384
