@@ -21,6 +21,7 @@ from events.codec import Reader, instant
 from events.lifecycle import FINAL, FIXED_KINDS, ON_HOST, SUSPECT_FROM
 from projections.tasks import NUMBERED
 from projections.world import World as ReadModels
+from tests.simulation.verified import VerificationJudge
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -114,6 +115,7 @@ class Judge:
     def __init__(self) -> None:
         self.broken: Broken | None = None
         self.now = 0.0
+        self.verification = VerificationJudge(self.complain)
         self.epochs = Epochs()
         self.states: dict[str, TaskState] = {}
         self.accounts: dict[str, Account] = {}
@@ -300,6 +302,7 @@ class Judge:
                     )
                 self._close(account)
             case c.TaskRetried():
+                self.verification.retried(event.task_id)
                 self._close(account)
                 account.hops = account.results = account.attempts = 0
                 account.last_route = None
@@ -330,6 +333,7 @@ class Judge:
                 f"{where}: {event.generation} after {account.generation}",
             )
         account.generation = event.generation
+        self.verification.routed(event, where)
         if event.fallback_used:
             account.hops += 1
             origin = event.fallback_from_tier or "trivial"
@@ -457,6 +461,7 @@ class Judge:
             return
         if host != last.selected_host:
             self.complain("a host speaks for its own runs", f"{where}: {host}")
+        self.verification.reported(account.submitted.spec, event, where)
         if isinstance(event, ENDS):
             account.results += 1
             if account.results > 1:
@@ -558,7 +563,9 @@ class Judge:
                 self._decided_end(scheduler, live, event, where)
             case c.TaskExpired(reason="ttl"):
                 required = live.requirement(self._excluded(scheduler, live))
-                if scheduler.state.fleet.pool(required).available_to(required.excluded):
+                pool = scheduler.state.fleet.pool(required)
+                # Its own tier has had its turn where what it did was not verified.
+                if not required.unverified and pool.available_to(required.excluded):
                     self.complain("the TTL runs only while nobody could take it", where)
             case _:
                 pass

@@ -54,6 +54,7 @@ class Temper:
         self.limited = 0.04
         self.hangs = 0.05
         self.slow = 0.08
+        self.unverified = 0.35
 
 
 class Disk:
@@ -154,6 +155,9 @@ class Machine:
         self.on_run: Callable[[SidecarProcess, Assign], None] = (
             lambda _process, _assign: None
         )
+        # Told of each verification step's truth, and of each piece of work done well.
+        self.on_checked: Callable[[str, str, bool], None] = lambda _r, _c, _ok: None
+        self.on_worked: Callable[[str], None] = lambda _route: None
         self.wanted: Callable[[str, str], bool] = lambda _task, _route: True
         self.on_handled: Callable[[Sidecar], None] = lambda _sidecar: None
         if chance.random() < 0.8:
@@ -314,7 +318,8 @@ class SimExecutor:
 
     async def run(self, run: Run, emit: Emit, stop: Stop) -> Outcome:
         process, route = _own_process(), run.assign.route
-        process.machine.on_run(process, run.assign)
+        if not run.turns:
+            process.machine.on_run(process, run.assign)
         process.runs[route] = run.assign.task_id
         try:
             return await self._run(process.machine, run.assign, emit, stop)
@@ -357,6 +362,7 @@ class SimExecutor:
                     reason="endpoint_failed", detail="it broke", exclude=exclude
                 )
             case _:
+                machine.on_worked(assign.route)
                 return Finished(raw)
 
     @staticmethod
@@ -391,6 +397,28 @@ class SimExecutor:
         if chance.random() < 0.1:
             return Finished(RawResult(status="success", output="was just done"))
         return Stopped(result=RawResult(status="failed", tokens_in=1))
+
+
+class SimVerifier:
+    """Runs no steps, and finds what chance says."""
+
+    def step_refusal(self, command: str) -> str | None:
+        return None
+
+    async def save_answer(self, run: Run, answer: str) -> None:
+        return
+
+    async def step(self, run: Run, command: str, emit: Emit, stop: Stop) -> Outcome:
+        machine, route = _own_process().machine, run.assign.route
+        chance = machine.chance
+        if await SimExecutor._stopped_within(stop, chance.uniform(0.01, 1.0)):
+            return Stopped(result=RawResult(status="failed"))
+        fails = not machine.temper.calm and chance.random() < machine.temper.unverified
+        machine.on_checked(route, command, not fails)
+        if not fails:
+            return Finished(RawResult(status="success", exit_code=0))
+        error = c.RunError("exit_code", "exit code 1")
+        return Finished(RawResult(status="failed", exit_code=1, error=error))
 
 
 class SimResources:
@@ -478,7 +506,8 @@ async def live(process: SidecarProcess, link: Link) -> None:
     """Be this host until `stop`; as `sidecar.main.run`, on the simulated disk."""
     machine = process.machine
     journal = open_journal(process, machine.disk, machine.chance)
-    parts = Parts(executors={kind: SimExecutor(kind) for kind in (*TARGETS, HANDS)})
+    executors = {kind: SimExecutor(kind) for kind in (*TARGETS, HANDS)}
+    parts = Parts(executors=executors, verifier=SimVerifier())
     async with asyncio.TaskGroup() as group:
         sidecar = Watched(machine.config(), Connection(link), journal, parts, group)
         process.sidecar = sidecar

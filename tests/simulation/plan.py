@@ -190,6 +190,10 @@ def _task(chance: Random, hosts: list[str], mark: str) -> dict[str, Any]:
             fields["tier"] = tier
             if own.random() < 0.3:
                 fields["mode"] = "work"
+    if own.random() < 0.25 and fields.get("executor") is None:
+        fields["verification_steps"] = ["first", "second"][: own.choice((1, 2))]
+        if own.random() < 0.3:
+            fields["verify_rounds"] = own.choice((1, 3))
     if chance.random() < 0.5:
         fields["priority"] = chance.choice(("urgent", "high", "normal", "low"))
     if chance.random() < 0.3:

@@ -138,6 +138,8 @@ class Simulation:
         }
         for machine in self.machines.values():
             machine.on_run = self._ran
+            machine.on_checked = self.judge.verification.checked
+            machine.on_worked = self.judge.verification.worked
             machine.on_handled = self._handled
             machine.wanted = self.judge.wanted
         self.links: dict[str, Link] = {}

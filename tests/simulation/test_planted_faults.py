@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import pytest
 from msgspec import structs
 
@@ -30,10 +31,10 @@ from actors.scheduler import (
 from actors.scheduler import role as roles
 from actors.scheduler.decide import Scheduler
 from actors.scheduler.leadership import Leadership
-from actors.scheduler.live import RouteEnd
+from actors.scheduler.live import LiveTask, RouteEnd
 from actors.scheduler.state import SchedulerState
 from events import catalogue as c
-from sidecar import outbox
+from sidecar import outbox, pipeline, verification
 from sidecar.host import Sidecar
 from tests.simulation.simulation import play
 
@@ -408,6 +409,59 @@ def context_not_required(patch: Patch) -> None:
     patch.setattr(places.Place, "_reads", lambda self, model, tokens: True)
 
 
+def verification_skips_a_step(patch: Patch) -> None:
+    """The last of several verification steps is not run."""
+    begin = verification.Verification.__init__
+
+    def short(self: Any, *parts: Any) -> None:
+        begin(self, *parts)
+        self._steps = self._steps[:1]
+
+    patch.setattr(verification.Verification, "__init__", short)
+
+
+def failing_step_passes(patch: Patch) -> None:
+    """A verification step that fails counts as one that passes."""
+    verify = verification.Verification.verify
+
+    async def lenient(self: Any, *parts: Any) -> Any:
+        found = await verify(self, *parts)
+        return None if isinstance(found, verification.FailedStep) else found
+
+    patch.setattr(verification.Verification, "verify", lenient)
+
+
+def round_without_cost(patch: Patch) -> None:
+    """Only the last round is paid for."""
+    patch.setattr(pipeline, "together", lambda earlier, last: last)
+
+
+def round_too_many(patch: Patch) -> None:
+    """The work is told once more than it should be."""
+    patch.setattr(pipeline, "rounds_of", lambda assign: 4)
+
+
+def back_to_its_own_tier(patch: Patch) -> None:
+    """What did not pass its verification is tried in the same tier again."""
+    requirement = LiveTask.requirement
+
+    def forgetful(self: Any, excluded: tuple[str, ...]) -> Any:
+        return msgspec.structs.replace(requirement(self, excluded), unverified=False)
+
+    patch.setattr(LiveTask, "requirement", forgetful)
+
+
+def result_says_it_passed(patch: Patch) -> None:
+    """A result says nothing of its verification."""
+    ended = pipeline._Rounds.ended
+
+    def silent(self: Any, outcome: Any, assign: Any) -> Any:
+        self.verified = None
+        return ended(self, outcome, assign)
+
+    patch.setattr(pipeline._Rounds, "ended", silent)
+
+
 PLANTED: list[Callable[[Patch], None]] = [
     lost_fence,
     repository_ignored,
@@ -450,6 +504,12 @@ PLANTED: list[Callable[[Patch], None]] = [
     restarted_run_forgotten,
     durations_by_the_wall_clock,
     step_not_said,
+    verification_skips_a_step,
+    failing_step_passes,
+    round_without_cost,
+    round_too_many,
+    back_to_its_own_tier,
+    result_says_it_passed,
 ]
 
 
