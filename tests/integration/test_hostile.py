@@ -66,6 +66,7 @@ VALID: dict[str, dict[str, Any]] = {
     "task.route": {"description": "x"},
     "host.drain": {"host": "h9"},
     "host.resume": {"host": "h9"},
+    "host.fetch": {"task_id": "01JGFJJZ00A7C9E1G3J5M7P9R1"},
     "host.forget": {"host": "h9"},
     "endpoint.add": {"endpoint": "e", "kind": "ollama", "url": "http://x"},
     "endpoint.remove": {"endpoint": "e"},
@@ -103,7 +104,7 @@ ANYWHERE = [
 ]
 
 TASK = [
-    {"description": d} for d in ("", "  ", "\x00", "a\x00b", "x" * 10_001, 7, None, [])
+    {"description": d} for d in ("", "  ", "\x00", "a\x00b", "x" * 200_001, 7, None, [])
 ]
 TASK += [{"description": "x", **more} for more in (
     {"nope": 1},
