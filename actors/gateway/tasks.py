@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 import msgspec
 
 from actors import lifecycle
+from actors.gateway.sizes import check_size
 from actors.gateway.validate import check, check_limits
 from actors.lifecycle import Epochs
 from actors.rules.classification import classify, warnings
@@ -139,6 +140,7 @@ class TaskCommands:
         """Refuse what cannot be done: raises Malformed."""
         check(spec, self._clock())
         check_limits(spec, self._dry_run.fleet.policy)
+        check_size(spec, self._dry_run.fleet)
 
     async def _existing(self, event: c.TaskSubmitted) -> m.Submitted | m.Refusal:
         """The same key came before: the same body finds its task, another is refused."""

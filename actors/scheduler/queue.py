@@ -98,6 +98,7 @@ def requirement(
         assign_to=assign_to or "",
         repo="" if kind == "noop" else spec.repo or "",
         work=mode == "work",
+        vision=any(map(c.is_picture, spec.attachments)),
         context=context_needed(prompt_tokens, work=mode == "work") if mode else 0,
         shell=spec.shell is not None,
         chat=bool(c.chat_options(spec)),

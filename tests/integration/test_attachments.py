@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from sidecar.simulated.ollama import SimulatedOllama
+from sidecar.simulated.ollama import Model, SimulatedOllama
 from tests.support.command import System, agentcom_up
 
 if TYPE_CHECKING:
@@ -20,6 +20,12 @@ PNG = base64.b64decode(
 )
 
 
+MODELS = [
+    Model(name="llama3.2:latest", context_length=200_000),
+    Model(name="eyes:latest", context_length=8_192, vision=True),
+]
+
+
 @pytest.fixture(scope="module")
 def server() -> Iterator[SimulatedOllama]:
     """A simulated model server with a loop of its own: the commands block this one's."""
@@ -28,7 +34,7 @@ def server() -> Iterator[SimulatedOllama]:
     thread.start()
 
     async def make() -> SimulatedOllama:
-        return await SimulatedOllama(["llama3.2:latest"]).__aenter__()
+        return await SimulatedOllama(MODELS).__aenter__()
 
     made = asyncio.run_coroutine_threadsafe(make(), loop).result(30)
     yield made
@@ -53,7 +59,7 @@ kind = "ollama"
 url = "{server.url}"
 """
     with agentcom_up(tmp_path_factory.mktemp("up"), config) as (system, _):
-        done = system.run("policy", "set", "limits.num_ctx=1000000")
+        done = system.run("policy", "set", "limits.num_ctx=200000")
         assert done.returncode == 0, done.stderr
         yield system
 
@@ -67,7 +73,7 @@ def test_hinted_and_attached_files_are_in_the_prompt(
 ) -> None:
     (up.folder / "src").mkdir(exist_ok=True)
     (up.folder / "src" / "login.py").write_text("def login(): ...\n")
-    (up.folder / "log.txt").write_text("é" * 300_000)
+    (up.folder / "log.txt").write_text("x" * 600_000)
     ended = up.run(
         *("submit", "what is wrong?", "--file", "src/login.py:the form"),
         *("--attach", "log.txt", "--tier", "standard", "--wait", "--json"),
@@ -75,7 +81,7 @@ def test_hinted_and_attached_files_are_in_the_prompt(
     assert (ended.returncode, ended.json["status"]) == (0, "completed"), ended.stderr
     prompt = last(server)["messages"][0]["content"]
     assert "File src/login.py:\n```\ndef login(): ...\n```" in prompt
-    assert ("é" * 300_000).strip() in prompt
+    assert ("x" * 600_000).strip() in prompt
     spec = up.json("task", ended.json["task_id"])["task"]["spec"]
     assert [each["name"] for each in spec["attachments"]] == ["src/login.py", "log.txt"]
 
@@ -137,8 +143,25 @@ def test_a_picture_is_shown_to_the_model(up: System, server: SimulatedOllama) ->
         *("--tier", "standard", "--wait"),
     )
     assert ended.returncode == 0, ended.stderr
+    assert last(server)["model"] == "eyes:latest"
     [message] = last(server)["messages"]
     assert [base64.b64decode(each) for each in message["images"]] == [PNG]
     assert "File pic.png" not in message["content"]
     refused = up.run("submit", "x", "--attach", "pic.png", "--tier", "complex")
     assert "attachments: expected none, or tier standard" in refused.stderr
+
+
+def test_a_prompt_that_nobody_can_read_is_refused_with_both_numbers(up: System) -> None:
+    before = up.json("tasks")["total"]
+    (up.folder / "most").write_text("x" * 1_048_576)
+    (up.folder / "log.txt").write_text("x" * 600_000)
+    refused = up.run("submit", "x", "--attach", "most", "--tier", "standard")
+    assert refused.returncode == 1
+    assert "200,000 tokens" in refused.stderr
+    assert "about 262,1" in refused.stderr
+    refused = up.run(
+        *("submit", "x", "--attach", "log.txt", "--model", "eyes"),
+        *("--tier", "standard"),
+    )
+    assert "8,192 tokens" in refused.stderr
+    assert up.json("tasks")["total"] == before
