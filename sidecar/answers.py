@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from typing import TYPE_CHECKING, Final
+
+from sidecar.folders import put
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from sidecar.task_user import TaskUser
 
 ANSWER_FILE: Final = "answer.md"
 """What an answer is saved as, in its task's own folder."""
 
 
-def write_answer(folder: Path, answer: str) -> None:
+def write_answer(folder: Path, answer: str, user: TaskUser | None = None) -> None:
     """Write the answer's file anew; raises OSError."""
-    file = folder / ANSWER_FILE
-    with suppress(FileNotFoundError):
-        file.unlink()  # never through a link that a step has left
     text = answer if not answer or answer.endswith("\n") else answer + "\n"
-    file.write_text(text, encoding="utf-8", errors="replace")
+    put(folder / ANSWER_FILE, text.encode("utf-8", "replace"), user)

@@ -49,6 +49,21 @@ def make(folder: Path, user: TaskUser | None = None) -> None:
         raise WorkspaceError(f"folder {folder}", str(wrong)) from wrong
 
 
+def put(file: Path, body: bytes, user: TaskUser | None = None) -> None:
+    """Write a file anew, its owner's alone, the user's where one is named; raises OSError.
+
+    Tasks may write to its folder: nothing that they leave there, or put there meanwhile, is
+    followed.
+    """
+    with suppress(FileNotFoundError):
+        file.unlink()
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+    with os.fdopen(os.open(file, flags, 0o600), "wb") as made:
+        if user is not None:
+            user.own(made.fileno())
+        made.write(body)
+
+
 async def remove(folder: Path) -> None:
     """Remove it with all that is in it; says in the log where it cannot."""
     try:

@@ -49,7 +49,7 @@ def shield(names: Iterable[str] = ()) -> None:
     if _given_umask is None:
         _given_umask = umask
     number = os.environ.pop(SECRETS_FD, None)
-    if number is not None:
+    if number is not None and number.isdecimal():
         _held.update(_received(int(number)))
     take_out(names)
 

@@ -178,7 +178,7 @@ class ShellExecutor:
 
     async def save_answer(self, run: Run, answer: str) -> None:
         """Put a chat's answer into the run's folder; raises OSError."""
-        await asyncio.to_thread(write_answer, run.cwd, answer)
+        await asyncio.to_thread(write_answer, run.cwd, answer, self._processes.user)
 
     async def step(self, run: Run, command: str, emit: Emit, stop: Stop) -> Outcome:
         """Run a verification step, once."""

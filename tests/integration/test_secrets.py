@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 
+from sidecar.answers import write_answer
 from sidecar.task_secrets import SecretsFileError, TaskSecrets, parse
 from sidecar.task_user import TaskUserError, make_room, task_user
 from tests.support.command import (
@@ -305,3 +306,15 @@ def test_a_folder_out_of_the_user_s_reach_is_refused(open_folder: Path) -> None:
     data = closed / "data"
     with pytest.raises(TaskUserError, match="not within reach"):
         make_room(task_user("nobody"), data, data / "work" / "h1", [])
+
+
+def test_a_file_in_a_task_s_folder_is_made_anew_and_the_user_s(
+    open_folder: Path,
+) -> None:
+    user, theirs = task_user("nobody"), open_folder / "theirs"
+    theirs.write_text("kept")
+    (open_folder / "answer.md").symlink_to(theirs)
+    write_answer(open_folder, "hello", user)
+    assert theirs.read_text() == "kept"
+    made = (open_folder / "answer.md").lstat()
+    assert (made.st_uid, stat.S_IMODE(made.st_mode)) == (user.uid, 0o600)

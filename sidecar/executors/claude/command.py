@@ -21,6 +21,7 @@ from msgspec.structs import replace
 from events import catalogue as c
 from events.commands import older_wishes
 from events.errors import Malformed
+from sidecar.folders import put
 from sidecar.processes.family import ProcessLimits
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
     from events.commands import Assign
     from sidecar.processes.family import Processes
+    from sidecar.task_user import TaskUser
 
 NOT_FOUND = (
     "Claude Code CLI not found, install it with "
@@ -167,7 +169,9 @@ def narrowed(
     ), refused
 
 
-def mcp_config(options: ClaudeOptions, folder: Path) -> Path | None:
+def mcp_config(
+    options: ClaudeOptions, folder: Path, user: TaskUser | None = None
+) -> Path | None:
     """Write which MCP servers a run has, for the program to read; None without any.
 
     A file of the run's own, because the servers' environment may hold keys.
@@ -175,10 +179,7 @@ def mcp_config(options: ClaudeOptions, folder: Path) -> Path | None:
     if not options.mcp_servers:
         return None
     path = folder / "mcp.json"
-    with open(
-        os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb"
-    ) as file:
-        file.write(msgspec.json.encode({"mcpServers": options.mcp_servers}))
+    put(path, msgspec.json.encode({"mcpServers": options.mcp_servers}), user)
     return path
 
 

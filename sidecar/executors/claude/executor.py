@@ -19,7 +19,6 @@ import asyncio
 import time
 from contextlib import suppress
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
@@ -58,6 +57,7 @@ from sidecar.processes.ending import Exit, claude_stages
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
     from sidecar.executors.port import Emit, Outcome, Run, Stop
     from sidecar.processes.family import Child, Processes
@@ -82,6 +82,7 @@ class ClaudeExecutor:
     ) -> None:
         """`variables` are set for the program over those of its run."""
         self._processes = processes
+        self.user = processes.user
         self._options = options or ClaudeOptions()
         self._variables = variables or {}
 
@@ -185,7 +186,7 @@ class _ClaudeRun:
         self._spent = ClaudeUsage()
         self._model = _model(run)
         self._resume = run.assign.resume_session
-        self._mcp = mcp_config(options, Path(run.env.get("TMPDIR", str(run.cwd))))
+        self._mcp = mcp_config(options, run.tmp or run.cwd, executor.user)
 
     async def all(self) -> Outcome:
         """Try until it succeeds, or nothing is left to be tried."""
