@@ -18,12 +18,14 @@ from sidecar.simulated.messages import ScriptedCall
 from sidecar.simulated.ollama import Model, SimulatedOllama
 from tests.integration.test_changes import git
 from tests.support.hosting import assign, world
+from tests.support.ring import observing, ring_on
 from tests.support.runs import alive
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
+    from tests.support.broker import LiveBroker
     from tests.support.hosting import World
 
 
@@ -198,3 +200,37 @@ async def test_its_dollars_are_none_and_the_equivalent_is_an_estimate(
     assert (result.estimated_cost_usd, result.cost_basis) == (0, "local_estimate")
     assert result.equivalent_model == "claude-sonnet-4-5"
     assert result.equivalent_claude_cost_usd
+
+
+async def test_a_repository_makes_it_work_that_a_local_model_does_for_nothing(
+    broker: LiveBroker, real_claude: Path, repo: Path, tmp_path: Path
+) -> None:
+    """From submission to the diff: gateway, scheduler, sidecar and program."""
+    async with SimulatedLlamaServer(["m"], n_ctx=65_536) as server:
+        server.calls.append(append(repo))
+        config = tmp_path / "h1.toml"
+        config.write_text(
+            f'name = "h1"\ndata = "{tmp_path / "h1"}"\n'
+            f'[repos]\nshop = "{repo}"\n'
+            f'[[endpoint]]\nname = "gpu"\nkind = "openai"\nurl = "{server.url}"\n'
+            f'[claude]\nenabled = false\nprogram = "{real_claude}"\n'
+            'allowed_tools = ["Bash"]\n'
+        )
+        async with ring_on(broker, tmp_path) as ring, observing(broker) as observer:
+            ring.scheduler()
+            ring._start("h1", ["sidecar", "--config", str(config)])
+            await observer.until(lambda: observer.of("host.joined"))
+            task = await observer.submit(
+                description="Add a line.", tier="standard", repo="shop"
+            )
+            await observer.until(
+                lambda: observer.of("task.completed", task) or observer.of("task.fail")
+            )
+        (submitted,) = observer.of("task.submitted", task)
+        (routed,) = observer.of("task.routed", task)
+        (completed,) = observer.of("task.completed", task)
+    assert submitted["mode"] == "work"
+    assert (routed["target_type"], routed["selected_model"]) == ("openai", "m")
+    assert completed["result"]["estimated_cost_usd"] == 0
+    assert completed["result"]["changes"]["insertions"] == 1
+    assert (repo / "a.txt").read_text() == "one\ntwo\n"
