@@ -84,6 +84,12 @@ def _with_shell(args: list[str], ctx: click.Context) -> list[str]:
         rest = args[place + 1 :]
         if not joined and rest:
             first, *rest = rest
+        if not joined and first.startswith("-"):
+            raise click.UsageError(
+                f"--shell takes a command, not the option {first}; --shell -- COMMAND "
+                "comes last",
+                ctx,
+            )
         if rest and not rest[0].startswith("-") and len(first.split()) == 1:
             quoted = shlex.join([first, *rest])
             raise click.UsageError(

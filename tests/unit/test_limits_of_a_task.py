@@ -55,6 +55,12 @@ def test_a_line_without_anything_to_do_is_refused(tmp_path) -> None:
         read_tasks(file)
 
 
+def test_an_option_behind_shell_is_no_command() -> None:
+    said = CliRunner().invoke(submit, ["--shell", "--wait", "--", "sh", "-c", "exit 3"])
+    assert said.exit_code == 2
+    assert "not the option --wait" in said.output
+
+
 def spec(**fields) -> c.TaskSpec:
     return c.TaskSpec(description="x", **fields)
 
