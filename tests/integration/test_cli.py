@@ -345,7 +345,7 @@ def test_a_task_that_nobody_can_run_expires(up: System) -> None:
         (("submit", "x", "--tier", "trivial"), 1, "shell: expected a command"),
         (("submit", "x", "--deadline", "soon"), 1, "deadline"),
         (("submit", "x", "--metadata", "[1]"), 2, "--metadata"),
-        (("submit", "x", "--timeout", "3"), 2, "--shell"),
+        (("submit", "x", "--exclusive"), 2, "--shell"),
         (("task", "ZZZZZZ"), 7, "there is no task ZZZZZZ"),
         (("task", "ZZ"), 2, "'ZZ' is too short: give at least 4 characters"),
         (("cancel", "ZZ"), 2, "'ZZ' is too short: give at least 4 characters"),
