@@ -10,6 +10,7 @@ import click
 import msgspec
 
 from actors.rules import policy as policies
+from cli.client.attach import FILES, gather
 from cli.client.connection import Session, connected, run
 from cli.client.target import on_target
 from cli.commands.options import ShellCommand, json_option
@@ -48,7 +49,15 @@ def _task_options(command: F) -> F:
 @_task_options
 def classify(text: tuple[str, ...], *, as_json: bool, **options: Any) -> int:
     """Say which tier TEXT belongs to, and by what signals; nothing is submitted."""
-    return run(_classify(fields_of(text, options), as_json=as_json))
+    return run(_classify(_fields(text, options), as_json=as_json))
+
+
+def _fields(text: tuple[str, ...], options: dict[str, Any]) -> dict[str, Any]:
+    """Make a task's fields, its files' sizes among them; the files stay here."""
+    fields = fields_of(text, options)
+    gather(fields, options["attach"])
+    fields.pop(FILES, None)
+    return fields
 
 
 async def _classify(fields: dict[str, Any], *, as_json: bool) -> int:
@@ -59,6 +68,8 @@ async def _classify(fields: dict[str, Any], *, as_json: bool) -> int:
         click.echo(encode(answer).decode())
         return EXIT_OK
     _show_classification(answer.classification)
+    if answer.mode is not None:
+        click.echo(f"mode        {answer.mode} ({line_of(answer.mode_reason)})")
     for warning in answer.warnings:
         click.echo(f"warning     {line_of(warning)}")
     return EXIT_OK
@@ -87,7 +98,7 @@ def route(
 ) -> int:
     """Say where the task TEXT would go now, with every candidate; nothing is submitted."""
     del dry_run
-    return run(_route(fields_of(text, options), as_json=as_json))
+    return run(_route(_fields(text, options), as_json=as_json))
 
 
 async def _route(fields: dict[str, Any], *, as_json: bool) -> int:

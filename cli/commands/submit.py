@@ -166,13 +166,10 @@ _PLACE = re.compile(r"tasks\[(\d+)\]\.?")
 @click.option("--metadata", metavar="JSON", help="A JSON object, kept with the task.")
 @click.option(
     "--answer",
-    "mode",
-    flag_value="answer",
+    is_flag=True,
     help="One answer of a model; without it and --work, what the task names decides.",
 )
-@click.option(
-    "--work", "mode", flag_value="work", help="An agent with tools works in a folder."
-)
+@click.option("--work", is_flag=True, help="An agent with tools works in a folder.")
 @click.option("--system", metavar="TEXT", help="The system's message, for an answer.")
 @click.option(
     "--max-tokens", type=int, metavar="N", help="How long an answer may be, in tokens."
@@ -254,6 +251,7 @@ def fields_of(text: tuple[str, ...], options: dict[str, Any]) -> dict[str, Any]:
         "verification_steps": list(options["steps"]),
         "needs": list(options["needs"]),
         "metadata": _metadata(options["metadata"]),
+        "mode": _mode(options["answer"], options["work"]),
         "json_schema": schema_of(options["json_schema"]),
         "ttl_s": options["ttl"],
         "timeout_s": options["timeout"],
@@ -277,7 +275,6 @@ _SAME: Final = (
     "model",
     "deadline",
     "executor",
-    "mode",
     "system",
     "max_tokens",
     "temperature",
@@ -315,6 +312,12 @@ def _starts(options: dict[str, Any]) -> int | None:
     if starts is None and options["retries"] is not None:
         starts = max(_USUAL.max_attempts, options["retries"] + 1)
     return starts
+
+
+def _mode(answer: bool, work: bool) -> str | None:
+    if answer and work:
+        raise click.UsageError("--answer and --work do not go together: say one")
+    return "answer" if answer else "work" if work else None
 
 
 def _hint(argument: str) -> dict[str, str]:

@@ -154,6 +154,8 @@ def _facts(
         ("command", shell.command if shell is not None else "", ""),
         ("tier", task.tier + hop, TIER_STYLE.get(task.tier, "")),
         ("mode", f"{task.mode} ({task.mode_reason})" if task.mode else "", ""),
+        ("attached", _attached(spec), ""),
+        ("asked for", _asked_for(spec), ""),
         ("classified", classed.reason if classed is not None else "", ""),
         ("priority", task.priority, ""),
         ("repo", task.repo, ""),
@@ -170,6 +172,24 @@ def _facts(
         ("warnings", "; ".join(task.warnings), "yellow"),
         ("void", f"{task.void} steps did not count" if task.void else "", "yellow"),
     ]
+
+
+def _attached(spec: c.TaskSpec | None) -> str:
+    files = spec.attachments if spec is not None else []
+    return ", ".join(f"{each.name} ({each.size_bytes:,} bytes)" for each in files)
+
+
+def _asked_for(spec: c.TaskSpec | None) -> str:
+    """Say what an answer was asked to be."""
+    if spec is None:
+        return ""
+    said = [f"system: {spec.system[:200]}"] if spec.system else []
+    said += [f"max tokens {spec.max_tokens:,}"] if spec.max_tokens else []
+    said += (
+        [f"temperature {spec.temperature:g}"] if spec.temperature is not None else []
+    )
+    said += ["JSON by a schema"] if spec.json_schema is not None else []
+    return ", ".join(said)
 
 
 def _changed(task: TaskDetail) -> str:

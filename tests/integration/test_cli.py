@@ -126,6 +126,8 @@ def test_a_mode_is_said_or_inferred_and_shown(up: System) -> None:
     shown = up.run("task", said.stdout.strip()).stdout
     assert "work (said)" in shown
     up.run("cancel", said.stdout.strip())
+    both = up.run("submit", "look", "--answer", "--work")
+    assert (both.returncode, both.stdout) == (2, "")
     refused = up.run("submit", "look", "--answer", "--repo", "shop")
     assert (refused.returncode, refused.stdout) == (1, "")
     assert "mode: expected work, because an answer is given in no folder" in (

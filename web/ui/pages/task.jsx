@@ -256,7 +256,7 @@ const Detail = ({ name, children }) => (
 
 /** @param {{ task: TaskDetail }} props */
 function Details({ task }) {
-  const { shell, repo, branch, needs = [], metadata = {} } = task.spec ?? {};
+  const { shell, repo, branch, needs = [], attachments = [], metadata = {} } = task.spec ?? {};
   const { file_hints: files = [], success_criteria: success = [], verification_steps: steps = [] } = task.spec ?? {};
   return (
     <Panel title="Details">
@@ -288,6 +288,11 @@ function Details({ task }) {
         {needs.length > 0 && (
           <Detail name="Needs">
             <Text>{needs.join(", ")}</Text>
+          </Detail>
+        )}
+        {attachments.length > 0 && (
+          <Detail name="Attached">
+            <Lines of={attachments.map(({ name, size_bytes }) => `${name} (${size_bytes} bytes)`)} />
           </Detail>
         )}
         {files.length > 0 && (
