@@ -171,7 +171,9 @@ class Judge:
         if self._reading.named_models.get(event.task_id) or case.policy is None:
             return inputs
         if event.target_type == "claude":
-            return replace(inputs, model=other.claude_model)
+            # Where the policy does not say otherwise, a default of an older version does.
+            same = other.claude_model == case.policy.claude_model
+            return inputs if same else replace(inputs, model=other.claude_model)
         endpoint = case.past.endpoints.get((one.host, one.endpoint))
         if (
             not local
