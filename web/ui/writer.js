@@ -101,8 +101,9 @@ export class Writer {
     this.place = place;
     this.streams = {};
     if (isFirst) return;
-    const retry = message.segment ? ` · retry ${message.segment}` : "";
-    this.element("div", "divider", `── attempt ${message.generation}${retry} ──`);
+    // A try by the host itself, or a check of the work: what comes first in it says which.
+    const part = message.segment ? ` · part ${message.segment + 1}` : "";
+    this.element("div", "divider", `── attempt ${message.generation}${part} ──`);
   }
 
   /** @param {number} lost */
