@@ -78,3 +78,11 @@ def test_every_event_stands_in_exactly_one_family():
     for tag, kind in c.types().items():
         assert sum(issubclass(kind, base) for _, base, _, _ in FAMILIES) == 1, tag
         assert f"### `{tag}`" in PAGES["events.md"]()
+
+
+def test_a_decision_has_a_number_of_its_own():
+    records = sorted((FOLDER / "decisions").glob("[0-9]*.md"))
+    numbers = [path.name[:4] for path in records]
+    assert len(set(numbers)) == len(numbers), numbers
+    for path in records:
+        assert path.read_text(encoding="utf-8").startswith(f"# {path.name[:4]} ")
