@@ -234,6 +234,7 @@ async def _routing(sources: Sources, params: Nothing) -> Sections | Refusal:
         "hops": stats.hops,
         "waits_avoided": stats.waits_avoided,
         "disagreements": stats.disagreements,
+        "first_rounds": mapping.first_rounds(stats),
         "policy": {
             "version": in_force.policy_version,
             "changed_at": in_force.policy_changed_at,

@@ -399,8 +399,8 @@ def test_hostile_text_is_shown_as_text_everywhere(open_page, house):
     )
     page = open_page(f"task/{task}")
     page.on("dialog", lambda dialog: alerts.append(dialog.message))
-    ended(page)
-    for place in ("h1", ".pairs", OUTPUT):
+    ended(page, "failed")
+    for place in ("h1", ".pairs", "#checks", OUTPUT):
         expect(page.locator(place).first).to_contain_text("<script>alert(2)</script>")
     expect(page.locator("h1")).to_contain_text("⟨202E⟩")
     expect(page.locator(".pairs li", has_text="<b>path</b>: <img")).to_be_visible()
@@ -439,6 +439,27 @@ def test_what_a_task_changed_is_shown_and_its_folder(open_page, house):
     assert f"agentcom diff {task} | git apply" in panel.inner_text()
     folder = page.locator("dt:text('Working folder') + dd").inner_text()
     assert f"worktrees/{task}/" in folder
+
+
+def test_how_a_task_was_verified_is_shown_and_counted(open_page, house):
+    task = house.submit(
+        "check it",
+        tier="trivial",
+        shell={"command": "true"},
+        verification_steps=["true", "printf '<b>no</b>'; exit 3"],
+        verify_rounds=1,
+    )
+    page = open_page(f"task/{task}")
+    rows = page.locator("#checks tbody tr")
+    expect(rows).to_have_count(2)
+    expect(rows.nth(0)).to_contain_text("passed, exit 0")
+    expect(rows.nth(1)).to_contain_text("1/1")
+    expect(rows.nth(1)).to_contain_text("failed, exit 3")
+    expect(page.locator("#result summary")).to_contain_text("not verified")
+    rows.nth(1).locator("summary").click()
+    expect(rows.nth(1).locator("pre")).to_have_text("<b>no</b>")
+    go(page, "routing")
+    expect(page.locator("#first-rounds tbody tr").first).to_contain_text("trivial")
 
 
 def test_a_model_s_name_is_shown_as_text(open_page, house):

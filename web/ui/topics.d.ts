@@ -5,6 +5,7 @@ import type {
   Chunk,
   CostLine,
   Durations,
+  FirstRoundRow,
   HostRow,
   LaneView,
   LoggedEvent,
@@ -109,6 +110,7 @@ export interface Topics {
     hops: Counts;
     waits_avoided: number;
     disagreements: Counts;
+    first_rounds: FirstRoundRow[];
     policy: PolicyView;
   };
   costs: Costs;

@@ -1,5 +1,6 @@
 // Routing: decisions as they fall, the world as it was, and what another policy would do.
 import { useState } from "preact/hooks";
+import { FirstRounds } from "../checks.jsx";
 import { TIERS, clock, count, plain, shortId } from "../format.js";
 import { Empty, Figure, Panel, Scroll, Text, Tier } from "../parts.jsx";
 import { useTopic } from "../socket.js";
@@ -48,6 +49,7 @@ export function Routing({ operator }) {
       </Panel>
       <Decisions decisions={data.decisions} />
       {last > 0 && <Past last={last} />}
+      <FirstRounds rows={data.first_rounds} />
       <Disagreements counts={data.disagreements} />
       <Policy policy={data.policy} operator={operator} />
       <WhatIf last={last} policy={data.policy.policy} />

@@ -3,6 +3,7 @@ import { useCallback, useEffect, useRef, useState } from "preact/hooks";
 import { Ansi } from "../ansi.js";
 import { carryOut, download, get, notice, post, wordsOf } from "../api.js";
 import { Changes } from "../changes.jsx";
+import { Checks } from "../checks.jsx";
 import { FINAL, at, count, duration, moment, plain } from "../format.js";
 import { Output } from "../output.jsx";
 import { Dialog, Empty, Fallback, Panel, Simulated, State, Sure, Text, Tier } from "../parts.jsx";
@@ -58,6 +59,7 @@ export function Task({ rest, operator }) {
         </Panel>
       )}
       <Attempts attempts={data.attempts} now={now} />
+      <Checks attempts={data.attempts} />
       <Details task={task} />
       <Output
         ref={attach}
@@ -360,6 +362,7 @@ function Result({ task }) {
         <summary>
           {result.status}
           {result.exit_code !== undefined && result.exit_code !== null ? `, exit ${result.exit_code}` : ""}
+          {typeof result.verified === "boolean" && (result.verified ? ", verified" : ", not verified")}
           {result.truncated ? ", head and tail of it" : ""}
         </summary>
         {result.error && (
