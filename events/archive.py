@@ -6,6 +6,7 @@ snapshot of each stream, so that times and headers are kept:
     AGENTCOM_EVENTS/backup.json     the stream's configuration and state
     AGENTCOM_EVENTS/stream.tar.s2   what the broker sent; `nats stream restore` takes both
     AGENTCOM_OUTPUT/...
+    OBJ_AGENTCOM_FILES/...          files of tasks (not in older backups)
     archive.json                    who made it and when, and which sequences are in it
     SHA256SUMS                      of all of these; `sha256sum -c` reads it
 
@@ -17,7 +18,7 @@ object a line, compressed by gzip (AgentCom 0.1.0 knew only this one):
     ...
     {"sha256": "…", "messages": {"AGENTCOM_EVENTS": 1, ...}}
 
-`d` is the message where it is text and `b` its base64 where it is not; the last line's
+It has no files of tasks. `d` is the message where it is text and `b` its base64 where it is not; the last line's
 digest is over all lines before it.
 
 A file of either form is written beside its place and moved there when it is whole. Both
@@ -49,6 +50,9 @@ if TYPE_CHECKING:
 BACKUP: Final = "agentcom-archive.v2"
 READABLE: Final = "agentcom-archive.v1"
 STREAMS: Final = (subjects.EVENTS, subjects.OUTPUT)
+"""What every archive has."""
+BACKED_UP: Final = (*STREAMS, subjects.FILES_STREAM)
+"""What a backup has, in this order: files are stored before an event names them."""
 
 HEADER: Final = "archive.json"
 SUMS: Final = "SHA256SUMS"

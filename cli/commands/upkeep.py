@@ -382,11 +382,11 @@ def _progress() -> Iterator[Progress]:
 )
 @json_option
 def archive(file: Path, *, force: bool, only_check: bool, as_json: bool) -> int:
-    """Write the whole log and all output that is kept to FILE.
+    """Write the whole log, and all output and files that are kept, to FILE.
 
     FILE appears once it is whole. `agentcom restore FILE` fills an empty log from it. It
     is the broker's own snapshot, which takes the admin's key; with another role's key
-    the readable form of `agentcom export --log` is written, without headers.
+    the readable form of `agentcom export --log` is written, without headers and files.
     """
     if only_check:
         header = archives.check(file)
@@ -398,8 +398,8 @@ def archive(file: Path, *, force: bool, only_check: bool, as_json: bool) -> int:
         credentials = credentials_for("operator")
     if credentials.role != "admin":
         click.echo(
-            "without the admin's key: the readable form is written, and what is "
-            "restored from it has the time of the restoring",
+            "without the admin's key: the readable form is written; it has no files of "
+            "tasks, and what is restored from it has the time of the restoring",
             err=True,
         )
     header = run(_written(credentials, file))
@@ -429,6 +429,8 @@ def _report(
     for stream, span in header.streams.items():
         count = span.last - span.first + 1 if span.last else 0
         click.echo(f"{stream}: {count} messages, {span.first} to {span.last}")
+    if subjects.FILES_STREAM not in header.streams:
+        click.echo("the files that went with tasks are not in it")
     click.echo(f"{file}: {what}, made {header.made_at} by agentcom {header.agentcom}")
     return EXIT_OK
 

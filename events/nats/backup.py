@@ -21,6 +21,7 @@ from msgspec import Struct
 
 from events import header, subjects
 from events.archive import (
+    BACKED_UP,
     BACKUP,
     CHUNK,
     READABLE,
@@ -123,15 +124,18 @@ async def archive(
     made_at: str,
     progress: Progress = no_progress,
 ) -> ArchiveHeader:
-    """Write a backup of both streams, as far as they are now, to `target`.
+    """Write a backup of the streams, as far as they are now, to `target`.
 
+    A log that never had a store of files is archived without.
     Nothing stands at `target` until all of it does. `link` is the admin's. Raises
     ArchiveError, LogUnavailable, OSError.
     """
     spans: dict[str, StreamSpan] = {}
     with beside(target) as file:
         writer = BackupWriter(file)
-        for stream in STREAMS:
+        for stream in BACKED_UP:
+            if stream not in STREAMS and not await _exists(link, stream):
+                continue
             with writer.member(snapshot_name(stream)) as write:
                 backup = await _snapshot(link, stream, write, progress)
             with writer.member(backup_name(stream)) as write:
@@ -149,6 +153,11 @@ async def archive(
         )
         writer.end(about)
     return about
+
+
+async def _exists(link: Link, stream: str) -> bool:
+    answer = await _request(link, StreamAnswer, f"$JS.API.STREAM.INFO.{stream}", b"")
+    return answer.state is not None
 
 
 def _span(state: StreamState) -> StreamSpan:

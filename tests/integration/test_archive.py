@@ -15,11 +15,20 @@ from cli.local.instance import Instance
 from cli.local.streams import provision_with
 from events import archive as archives
 from events import header, subjects
-from events.archive import STREAMS, ArchiveError, StreamSpan, check, messages_of
+from events.archive import (
+    BACKED_UP,
+    STREAMS,
+    ArchiveError,
+    StreamSpan,
+    check,
+    messages_of,
+)
+from events.attachments import digest_of
 from events.catalogue import Chunk
 from events.codec import encode
 from events.nats import backup
 from events.nats.api import direct, stream_state
+from events.nats.attachments import JetStreamAttachments
 from events.nats.link import Link
 from events.nats.log import JetStreamLog
 from events.nats.output import JetStreamOutput
@@ -32,6 +41,7 @@ from tests.support.livelog import command, writing
 HOSTS = ("h1", "h2", "h3")
 OF_0_1_0 = Path(__file__).parents[1] / "golden/archive-0.1.0.gz"
 """Written by AgentCom 0.1.0."""
+FILES = subjects.FILES_STREAM
 
 
 @pytest.fixture
@@ -151,7 +161,10 @@ async def test_a_backup_keeps_times_and_headers(broker, data, tmp_path):
 
     assert after == before
     assert any(expected for _, _, expected, _ in before[subjects.EVENTS])
-    assert stored == {s: len(before[s]) for s in STREAMS}
+    assert stored == {
+        FILES: 0,
+        **{s: len(before[s]) for s in STREAMS},
+    }
     assert about.streams[subjects.OUTPUT] == StreamSpan(1, 3)
 
 
@@ -175,9 +188,65 @@ async def test_a_backup_that_was_restored_in_part_is_restored_to_the_end(
             await fill(admin, file, progress=pull_the_plug)
     with private_broker(new.data) as admin:
         stored = await fill(admin, file)
-        assert stored == {subjects.EVENTS: 0, subjects.OUTPUT: 5}
+        assert stored == {subjects.EVENTS: 0, subjects.OUTPUT: 5, FILES: 0}
         assert await contents(admin) == before
-        assert await fill(admin, file) == dict.fromkeys(STREAMS, 0)
+        assert await fill(admin, file) == dict.fromkeys(BACKED_UP, 0)
+
+
+async def attached(broker, *pieces):
+    """Store a file in pieces, as the gateway; return its digest."""
+    async with linked(broker, "scheduler") as link:
+        store, whole = JetStreamAttachments(link), b"".join(pieces)
+        for piece in pieces:
+            await store.add("u1", piece)
+        await store.name("u1", digest_of(whole), len(whole), len(pieces))
+    return digest_of(whole)
+
+
+async def test_a_backup_carries_the_files_of_tasks(broker, data, tmp_path):
+    await lived(broker, tasks=1)
+    digest = await attached(broker, b"\x00first, ", b"then")
+    file, new = tmp_path / "log.tar", tmp_path / "new"
+    done = await command("archive", str(file))
+    assert done.exit_code == 0, done.output
+    assert f"{FILES}: 3 messages" in done.output
+
+    done = await command("--data", str(new), "restore", str(file))
+    assert done.exit_code == 0, done.output
+
+    with private_broker(new) as admin:
+        link = await Link.connect(admin.address())
+        restored = await JetStreamAttachments(link).read(digest)
+        await link.close()
+        assert set((await fill(admin, file)).values()) == {0}
+    assert restored == b"\x00first, then"
+
+
+async def test_an_archive_without_files_says_so_and_is_restored(
+    broker, data, tmp_path, monkeypatch
+):
+    await lived(broker, tasks=1)
+    await attached(broker, b"a file")
+    monkeypatch.setattr(backup, "BACKED_UP", STREAMS)
+    for file, write in (("old.tar", archived), ("log.gz", exported)):
+        await write(broker, tmp_path / file)
+        done = await command("archive", str(tmp_path / file), "--check")
+        assert "files that went with tasks are not in it" in done.output
+        new = tmp_path / f"of-{file}"
+        done = await command("--data", str(new), "restore", str(tmp_path / file))
+        assert done.exit_code == 0, done.output
+        with private_broker(new) as admin:
+            assert await contents(admin) == await contents(
+                broker.credentials("operator")
+            )
+
+
+async def test_a_log_without_a_store_of_files_is_backed_up(broker, data, tmp_path):
+    await lived(broker, tasks=1)
+    async with linked(broker, "admin") as link:
+        await link.call(f"$JS.API.STREAM.DELETE.{FILES}", b"", timeout=5)
+    about = await archived(broker, tmp_path / "log.tar")
+    assert set(about.streams) == set(STREAMS)
 
 
 async def test_a_backup_of_another_log_is_not_restored_over(broker, data, tmp_path):

@@ -14,6 +14,7 @@ from tests.support.command import System, agentcom_up
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 PNG = base64.b64decode(
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
@@ -44,12 +45,8 @@ def server() -> Iterator[SimulatedOllama]:
     loop.close()
 
 
-@pytest.fixture(scope="module")
-def up(
-    tmp_path_factory: pytest.TempPathFactory, server: SimulatedOllama
-) -> Iterator[System]:
-    """One AgentCom with that model server."""
-    config = f"""
+def one_endpoint(server: SimulatedOllama) -> str:
+    return f"""
 discover = false
 [claude]
 enabled = false
@@ -58,6 +55,14 @@ name = "gpu"
 kind = "ollama"
 url = "{server.url}"
 """
+
+
+@pytest.fixture(scope="module")
+def up(
+    tmp_path_factory: pytest.TempPathFactory, server: SimulatedOllama
+) -> Iterator[System]:
+    """One AgentCom with that model server."""
+    config = one_endpoint(server)
     with agentcom_up(tmp_path_factory.mktemp("up"), config) as (system, _):
         done = system.run("policy", "set", "limits.num_ctx=200000")
         assert done.returncode == 0, done.stderr
@@ -165,3 +170,25 @@ def test_a_prompt_that_nobody_can_read_is_refused_with_both_numbers(up: System) 
     )
     assert "8,192 tokens" in refused.stderr
     assert up.json("tasks")["total"] == before
+
+
+def test_a_task_that_was_restored_elsewhere_is_retried_with_its_file(
+    up: System, server: SimulatedOllama, tmp_path: Path
+) -> None:
+    (up.folder / "kept.txt").write_text("carried over\n")
+    up.run("drain", "h1")
+    sent = up.json("submit", "x", "--attach", "kept.txt", "--tier", "standard")
+    assert up.run("cancel", sent["task_id"]).returncode == 0
+    archive = tmp_path / "log.tar"
+    assert up.run("archive", str(archive)).returncode == 0
+    up.run("resume", "h1")
+
+    new = System(tmp_path)
+    done = new.run("restore", str(archive))
+    assert done.returncode == 0, done.stderr
+    with agentcom_up(tmp_path, one_endpoint(server)) as (system, _):
+        system.run("resume", "h1")
+        system.json("retry", sent["task_id"])
+        ended = system.run("logs", "--follow", sent["task_id"])
+        assert ended.returncode == 0, ended.stderr
+    assert "carried over" in last(server)["messages"][0]["content"]

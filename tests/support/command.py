@@ -182,7 +182,7 @@ def agentcom_up(
 ) -> Iterator[tuple[System, Running]]:
     """`agentcom up` on free ports, until the block ends; then no process is left."""
     system = System(folder)
-    system.data.mkdir(mode=0o700, parents=True)
+    system.data.mkdir(mode=0o700, parents=True, exist_ok=True)
     (system.data / "sidecar.toml").write_text(config)
     arguments = ["up", "--port", "0", "--nats-port", "0", "--name", "h1"]
     with system.running(*arguments) as up:
