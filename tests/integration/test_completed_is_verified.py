@@ -1,0 +1,250 @@
+"""Completed is said only of work that passed its verification: the whole ring, for real."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+from sidecar.simulated import ollama
+from sidecar.simulated.llama_server import SimulatedLlamaServer
+from sidecar.simulated.messages import ScriptedCall
+from tests.integration.test_changes import git
+from tests.support.ring import observing, ring_on
+from tests.support.runs import alive
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+    import pytest
+    from aiohttp import web
+
+    from sidecar.simulated.claude import SimulatedClaude
+    from sidecar.simulated.ollama import SimulatedOllama
+    from tests.support.broker import LiveBroker
+    from tests.support.ring import Observer, Ring
+
+LEFT_OUT = "the third line is missing"
+ENDS = ("completed", "failed", "dead_lettered", "expired", "cancelled")
+
+
+@asynccontextmanager
+async def fleet(
+    broker: LiveBroker, folder: Path, config: str = "discover = false\n"
+) -> AsyncIterator[tuple[Ring, Observer]]:
+    """A scheduler and the host h1, which has joined."""
+    path = folder / "h1.toml"
+    path.write_text(f'name = "h1"\ndata = "{folder / "h1"}"\n{config}')
+    home = folder / "home"
+    home.mkdir()
+    async with ring_on(broker, folder) as ring, observing(broker) as observer:
+        ring.scheduler()
+        ring._start("h1", ["sidecar", "--config", str(path)], {"HOME": str(home)})
+        await observer.until(lambda: observer.of("host.joined"))
+        yield ring, observer
+
+
+async def ended(observer: Observer, task: str, seconds: float = 60) -> dict[str, Any]:
+    """The task's last event."""
+
+    def ends() -> list[dict[str, Any]]:
+        return [e for end in ENDS for e in observer.of(f"task.{end}.", task)]
+
+    await observer.until(lambda: bool(ends()), seconds=seconds)
+    return ends()[-1]
+
+
+class Listens(SimulatedLlamaServer):
+    """A model that writes two lines, and a third once it hears that it is missing."""
+
+    told = 0
+
+    async def _messages(
+        self, request: web.Request, body: bytes, fault: Any
+    ) -> web.StreamResponse:
+        if not self.told and LEFT_OUT.encode() in body:
+            self.told = len(self.requests)
+            self.calls.append(append("three"))
+        return await super()._messages(request, body, fault)
+
+
+def append(line: str) -> ScriptedCall:
+    given = {"command": f"echo {line} >> a.txt", "description": "Add a line"}
+    return ScriptedCall(name="Bash", input=given)
+
+
+async def test_local_work_is_told_what_failed_mends_it_and_is_verified_for_nothing(
+    broker: LiveBroker,
+    real_claude: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(ollama, "SIMULATED_HEADER", "X-Nothing")
+    repo = tmp_path / "shop"
+    repo.mkdir()
+    git(repo, "init", "-q", "-b", "main")
+    (repo / "a.txt").write_text("one\n")
+    git(repo, "add", ".")
+    git(repo, "commit", "-qm", "one")
+    async with Listens(["m"], n_ctx=65_536) as server:
+        server.calls.append(append("two"))
+        config = (
+            "discover = false\n"
+            f'[repos]\nshop = "{repo}"\n'
+            f'[[endpoint]]\nname = "gpu"\nkind = "openai"\nurl = "{server.url}"\n'
+            f'[claude]\nenabled = false\nprogram = "{real_claude}"\n'
+            'allowed_tools = ["Bash"]\n'
+        )
+        async with fleet(broker, tmp_path, config) as (_, observer):
+            task = await observer.submit(
+                description="Add lines.",
+                tier="standard",
+                repo="shop",
+                branch="lines",
+                verification_steps=[
+                    "grep three a.txt || { echo the third 'line is' missing; exit 3; }"
+                ],
+            )
+            end = await ended(observer, task)
+            first, second = observer.of("task.verified.", task)
+            (routed,) = observer.of("task.routed.", task)
+            (started,) = observer.of("task.started.", task)
+    assert end["type"].startswith("task.completed."), end
+    result = end["result"]
+    assert (routed["effective_tier"], started["executor"]) == ("standard", "claude")
+    assert [(s["round"], s["passed"], s["exit_code"]) for s in (first, second)] == [
+        (1, False, 3),
+        (2, True, 0),
+    ]
+    assert LEFT_OUT in first["output"]
+    assert server.told
+    assert result["verified"] is True
+    for counted in ("tokens_in", "tokens_out"):
+        rounds = [each["spent"][counted] for each in (first, second)]
+        assert all(rounds)
+        assert result[counted] == sum(rounds)
+    assert (result["estimated_cost_usd"], result["cost_basis"]) == (0, "local_estimate")
+    assert result["equivalent_claude_cost_usd"] > 0
+    changes = result["changes"]
+    assert (changes["branch"], changes["insertions"]) == ("lines", 2)
+    assert "+two\n+three\n" in changes["patch"]
+    assert (repo / "a.txt").read_text() == "one\n"
+
+
+async def test_a_command_that_fails_its_verification_never_completes(
+    broker: LiveBroker, tmp_path: Path
+) -> None:
+    async with fleet(broker, tmp_path) as (_, observer):
+        task = await observer.submit(
+            description="x", shell={"command": "true"}, verification_steps=["exit 1"]
+        )
+        end = await ended(observer, task)
+        assert observer.of("task.completed.", task) == []
+    assert end["type"].startswith("task.failed."), end
+    assert end["result"]["verified"] is False
+    assert end["result"]["error"]["code"] == "verification"
+
+
+def backends(ollama_url: str, claude: Path | None) -> str:
+    program = f'program = "{claude}"\n' if claude else ""
+    return (
+        "discover = false\n"
+        f'[[endpoint]]\nname = "gpu"\nkind = "ollama"\nurl = "{ollama_url}"\n'
+        f"[claude]\nenabled = {str(claude is not None).lower()}\n{program}"
+    )
+
+
+async def test_an_answer_that_fails_its_verification_never_completes(
+    broker: LiveBroker, tmp_path: Path, simulated_ollama: SimulatedOllama
+) -> None:
+    config = backends(simulated_ollama.url, None)
+    async with fleet(broker, tmp_path, config) as (_, observer):
+        task = await observer.submit(
+            description="Say it.",
+            tier="standard",
+            mode="answer",
+            verification_steps=["exit 1"],
+        )
+        end = await ended(observer, task)
+        assert observer.of("task.completed.", task) == []
+    assert end["type"].startswith("task.failed."), end
+    assert end["result"]["error"]["code"] == "verification"
+
+
+async def test_claude_s_work_that_fails_its_verification_never_completes(
+    broker: LiveBroker,
+    tmp_path: Path,
+    simulated_ollama: SimulatedOllama,
+    simulated_claude: SimulatedClaude,
+) -> None:
+    config = backends(simulated_ollama.url, simulated_claude.program)
+    async with fleet(broker, tmp_path, config) as (_, observer):
+        task = await observer.submit(
+            description="Do it.", tier="complex", verification_steps=["exit 1"]
+        )
+        end = await ended(observer, task)
+        assert observer.of("task.completed.", task) == []
+    assert end["type"].startswith("task.failed."), end
+    assert end["result"]["error"]["code"] == "verification"
+    assert end["result"]["verified"] is False
+    assert len([run for run in simulated_claude.runs if run.prompt]) == 2
+
+
+async def test_what_fails_in_all_rounds_hops_once_to_claude_and_the_trace_says_why(
+    broker: LiveBroker,
+    tmp_path: Path,
+    simulated_ollama: SimulatedOllama,
+    simulated_claude: SimulatedClaude,
+) -> None:
+    config = backends(simulated_ollama.url, simulated_claude.program)
+    async with fleet(broker, tmp_path, config) as (_, observer):
+        task = await observer.submit(
+            description="Say it.",
+            tier="standard",
+            mode="answer",
+            verification_steps=["exit 1"],
+            max_attempts=5,
+        )
+        end = await ended(observer, task)
+        first, second = observer.of("task.routed.", task)
+        assert observer.of("task.completed.", task) == []
+        rounds = observer.of("task.verified.", task)
+    assert end["type"].startswith("task.failed."), end
+    assert (first["target_type"], second["target_type"]) == ("ollama", "claude")
+    assert "fallback_code" not in first
+    assert second["fallback_code"] == "verification"
+    assert "has not passed its verification" in str(second)
+    assert [each["passed"] for each in rounds] == [False] * 4
+
+
+async def test_a_host_killed_in_a_verification_step_has_completed_nothing(
+    broker: LiveBroker, tmp_path: Path
+) -> None:
+    gate = tmp_path / "first"
+    async with fleet(broker, tmp_path) as (ring, observer):
+        task = await observer.submit(
+            description="x",
+            shell={"command": "echo done"},
+            verification_steps=[f"if mkdir {gate}; then sleep 1000; fi"],
+        )
+        async with asyncio.timeout(30):
+            while not gate.exists():
+                await asyncio.sleep(0.02)
+        (cut,) = observer.of("task.routed.", task)
+        await asyncio.to_thread(ring.kill, "h1")
+        assert observer.of("task.completed.", task) == []
+        await asyncio.to_thread(ring.restart, "h1")
+        end = await ended(observer, task)
+        _, again = observer.of("task.routed.", task)
+        steps = observer.of("task.verified.", task)
+        requeued = observer.of("task.requeued.", task)
+    assert end["type"].startswith("task.completed."), end
+    assert len(observer.of("task.completed.", task)) == 1
+    assert end["route"] == again["id"] != cut["id"]
+    assert end["result"]["verified"] is True
+    assert [(each["route"], each["passed"]) for each in steps] == [(again["id"], True)]
+    assert [(each["route"], each["reason"]) for each in requeued] == [
+        (cut["id"], "interrupted")
+    ]
+    assert alive(cut["id"]) == []
