@@ -514,13 +514,18 @@ class TaskRejected(RunEvent, frozen=True, kw_only=True, tag="task.rejected.v1"):
 
 
 class TaskStarted(RunEvent, frozen=True, kw_only=True, tag="task.started.v1"):
-    """The executor runs, in the folder `cwd`; "" where its work needs none."""
+    """The executor runs, in the folder `cwd`; "" where its work needs none.
+
+    `env` is the environment of a shell command: its first variables by name, up to 64 and
+    4 KiB. A value that is or looks like a secret is "…", a long one ends in "...".
+    """
 
     executor: str
     endpoint: str = ""
     model: str = ""
     simulated: bool = False
     cwd: str = ""
+    env: dict[str, str] = {}
 
 
 class TaskStatus(RunEvent, frozen=True, kw_only=True, tag="task.status.v1"):

@@ -138,7 +138,8 @@ class TaskDetail(TaskRow, kw_only=True):
 
     The whole text is `spec.description`, `description` its first 10,000 characters. `mode`
     is None where it has none (`mode_reason` says why), or of before there were modes.
-    `cwd` is the folder on `host` that it works or worked in, "" where it needs none.
+    `cwd` is the folder on `host` that it works or worked in, "" where it needs none; `env`
+    what its command found in its environment, without secrets, empty where there is none.
     """
 
     spec: c.TaskSpec | None
@@ -157,6 +158,7 @@ class TaskDetail(TaskRow, kw_only=True):
     voids: list[Void]
     result: c.Result | None
     cwd: str = ""
+    env: dict[str, str] = {}
     mode: c.Mode | None = None
     mode_reason: str = ""
 

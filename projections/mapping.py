@@ -107,6 +107,7 @@ def detail(
     *,
     submission: c.TaskSubmitted | None,
     result: c.Result | None,
+    env: dict[str, str],
 ) -> TaskDetail:
     """Show a task by itself."""
     spec = submission.spec if submission is not None else None
@@ -131,6 +132,7 @@ def detail(
         voids=record.voids,
         result=result,
         cwd=record.cwd,
+        env=env,
     )
 
 

@@ -197,10 +197,11 @@ class Queries:
         # What is read from the log takes a while, and the task goes on meanwhile.
         record, seq = tables.copied(was), world.position
         attempts = [mapping.attempt(routing) for routing in record.routings]
-        submitted, routed, finished, logged = await asyncio.gather(
+        submitted, routed, finished, started, logged = await asyncio.gather(
             self._log.get(record.seq),
             self._at(record.trace_seq),
             self._at(record.result_seq),
+            self._at(record.env_seq),
             self._events(record.id, question.events_from)
             if question.events
             else _none(),
@@ -214,6 +215,9 @@ class Queries:
                 record,
                 submission=submission,
                 result=_result_of(finished),
+                env=started.event.env
+                if started is not None and isinstance(started.event, c.TaskStarted)
+                else {},
             ),
             route=routed.event
             if routed is not None and isinstance(routed.event, c.TaskRouted)

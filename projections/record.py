@@ -217,8 +217,8 @@ class TaskRecord(Struct, array_like=True, kw_only=True, gc=False):
     routing in force, or the last one while it waits; `generation` is the highest that was
     routed. `attempts` counts those that are over and counted.
     `tier` is where it runs or waits to run, `preferred_tier` what its classification
-    said. `trace_seq`, `result_seq` and `seq` (its submission) are where the log has the
-    rest. `waiting_since` is when it last began to wait. `exact_model` and `has_command`
+    said. `trace_seq`, `result_seq`, `seq` (its submission) and `env_seq` (the start of its
+    last command) are where the log has the rest. `waiting_since` is when it last began to wait. `exact_model` and `has_command`
     say that its specification names a model (or what its own tier alone honours), or a command: they bound where it may go
     instead of its own tier. `cwd` is the folder that its last run worked in.
     """
@@ -277,6 +277,7 @@ class TaskRecord(Struct, array_like=True, kw_only=True, gc=False):
     exact_model: bool = False
     has_command: bool = False
     cwd: str = ""
+    env_seq: int = 0
 
     @property
     def attempts_begun(self) -> int:

@@ -45,7 +45,7 @@ VOIDS_KEPT: Final = 16
 _LINES: Final = (c.TaskStatus, c.TaskErrorLine, c.TaskRetrying, c.TaskVerified)
 NUMBERED: Final = frozenset(_LINES)
 """Lines of a run: many of one type, told apart by their running number."""
-VERSION: Final = 8
+VERSION: Final = 9
 """Goes up whenever this fold makes other records of the same log."""
 SUBMITTED_MASK: Final = 2**26 - 1
 
@@ -455,7 +455,7 @@ def _retried(
         record.assign_to = event.assign_to
     record.routed_at = record.accepted_at = record.started_at = ""
     record.finished_at = record.status = record.error_code = record.error_message = ""
-    record.cwd = ""
+    record.cwd, record.env_seq = "", 0
     record.reason = record.cancelled_by = record.exclude = ""
     record.result_seq, record.execution_ms, record.late = 0, None, False
     record.waiting_for = event.reason
@@ -504,6 +504,7 @@ def _started(
     routing.model = record.model = event.model or record.model
     record.simulated = record.simulated or event.simulated
     record.cwd = event.cwd
+    record.env_seq = seq if event.env else 0
 
 
 def _line(

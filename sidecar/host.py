@@ -452,10 +452,12 @@ class Sidecar:
         progress = Progress(assign, self.output, self, earlier=earlier)
         self._progress[route] = progress
 
-        def began(executor: str, simulated: bool, cwd: str) -> None:
+        def began(
+            executor: str, simulated: bool, cwd: str, env: dict[str, str]
+        ) -> None:
             if not agent:  # it notes its own steps
                 self._journal.note(route, phase="running")
-            self.handle(msg.Began(route, executor, simulated, cwd))
+            self.handle(msg.Began(route, executor, simulated, cwd, env))
 
         try:
             if agent:

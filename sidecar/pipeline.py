@@ -24,6 +24,7 @@ from sidecar.executors.port import Finished, RawResult, Returned, Run, Stop, Sto
 from sidecar.folders import FolderMissing
 from sidecar.output import fitting
 from sidecar.progress import encodable
+from sidecar.shown_env import shown_env
 from sidecar.task_secrets import SecretNotHere, SecretsFileError
 from sidecar.verification import (
     FailedStep,
@@ -152,12 +153,12 @@ class Pipeline:
         assign: Assign,
         stop: Stop,
         progress: Progress,
-        began: Callable[[str, bool, str], None],
+        began: Callable[[str, bool, str, dict[str, str]], None],
     ) -> outcomes.Outcome[c.Result]:
         """Run it to its end.
 
-        `began(executor, simulated, folder)` is called before `stream`; the folder is ""
-        where the work needs none.
+        `began(executor, simulated, folder, env)` is called before `stream`; the folder is
+        "" where the work needs none, `env` what may be shown of a command's environment.
         """
         if stop.requested:
             return Stopped()
@@ -185,7 +186,10 @@ class Pipeline:
                     cwd = str(run.cwd) if run.cwd != Path() else ""
                     simulated = self._places.is_simulated(assign)
                     program = "claude" if assign.by_hands else assign.target_type
-                    began(program, simulated, cwd)
+                    is_command = target == "sidecar"
+                    shell = assign.spec.shell
+                    shown = shown_env(run.env, shell) if is_command else {}
+                    began(program, simulated, cwd, shown)
                     # stream
                     outcome = await self._work(executor, run, progress, stop, rounds)
                     if run.changes is not None and outcome.result is not None:

@@ -205,6 +205,7 @@ class _Decider:
             model=run.assign.model,
             simulated=command.simulated,
             cwd=command.cwd,
+            env=command.env,
         )
 
     def ended(self, command: msg.RunEnded) -> None:

@@ -60,6 +60,7 @@ class Began(Struct, frozen=True):
     executor: str
     simulated: bool = False
     cwd: str = ""
+    env: dict[str, str] = {}
 
 
 class RunEnded(Struct, frozen=True):

@@ -112,6 +112,10 @@ def _details(
         if value:
             facts.add_row(name, cell(value, style=style))
     screen.print(facts)
+    if task.env:
+        screen.print("\nenvironment", style="bold")
+        lines = (f"{name}={_one_line(value)}" for name, value in task.env.items())
+        screen.print(_block("\n".join(lines)))
     result = task.result
     if result is None:
         return
@@ -199,6 +203,10 @@ def _changed(task: TaskDetail) -> str:
     files = "1 file" if changes.files == 1 else f"{changes.files:,} files"
     lines = f"+{changes.insertions:,} -{changes.deletions:,}"
     return f"{files}, {lines} (agentcom diff {task.task_id})"
+
+
+def _one_line(value: str) -> str:
+    return "\\n".join(value.splitlines())
 
 
 def _block(text: str) -> Any:

@@ -120,6 +120,23 @@ def test_a_long_text_comes_from_stdin_and_its_lists_stay_short(up: System) -> No
     assert told["task"]["spec"]["description"] == text.strip()
 
 
+def test_a_command_s_environment_is_shown_as_it_found_it(up: System) -> None:
+    given = ("--env", "COLOUR=red", "--env", "SHOP_TOKEN=hunter2")
+    ended = up.run("submit", "--shell", "printenv", *given, "--wait", "--json")
+    task = up.json("task", ended.json["task_id"])["task"]
+    output = task["result"]["output"]
+    assert "SHOP_TOKEN=hunter2" in output
+    found = dict(line.split("=", 1) for line in output.splitlines())
+    own = {"PWD", "OLDPWD", "SHLVL", "_"}  # what the shell itself sets
+    seen = {name: value for name, value in found.items() if name not in own}
+    told = {name: value for name, value in task["env"].items() if name not in own}
+    assert told == seen | {"SHOP_TOKEN": "…"}
+    shown = up.run("task", ended.json["task_id"]).stdout
+    about = shown.split("environment", 1)[1].split("output", 1)[0]
+    assert "COLOUR=red" in about
+    assert "SHOP_TOKEN=…" in about
+
+
 def test_a_mode_is_said_or_inferred_and_shown(up: System) -> None:
     said = up.run("submit", "look", "--work", "--deadline", "2099-01-01T00:00:00Z")
     assert "work (said)" in said.stderr

@@ -436,6 +436,7 @@ export interface TaskDetail {
   voids: Array<Void>;
   result: Result | null;
   cwd: string;
+  env: Record<string, string>;
   mode: "answer" | "work" | null;
   mode_reason: string;
 }
