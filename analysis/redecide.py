@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import Counter
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from msgspec.structs import replace
 
@@ -23,7 +23,10 @@ from projections.answers import Changed
 if TYPE_CHECKING:
     from actors.rules.policy import Policy
     from analysis.reading import Bill, PastDecision, Reading
+    from analysis.success import Success
     from projections.answers import WhatIfAnswer
+
+SUMS: Final = ("usd", "usd_then", "waited", "waited_then", "passes", "passes_then")
 
 
 class Alternative(NamedTuple):
@@ -31,7 +34,8 @@ class Alternative(NamedTuple):
 
     `what` is the kind of change, "" for none. `place` is where the task would have gone,
     "" where the record does not say, and `model` what would have run there. `usd` is None
-    where nothing is known of it; `estimated` says that it is the price list's.
+    where nothing is known of it; `estimated` says that it is the price list's. `tier` is the
+    one where it would have run, "" where the record does not say.
     """
 
     what: str
@@ -42,6 +46,7 @@ class Alternative(NamedTuple):
     waited_s: float
     hopped: bool
     estimated: bool = False
+    tier: str = ""
 
 
 class Case(NamedTuple):
@@ -58,17 +63,22 @@ class Judge:
     """Decides each decision again under `other`, and adds up."""
 
     def __init__(
-        self, by_version: dict[int, Policy], other: Policy, reading: Reading
+        self,
+        by_version: dict[int, Policy],
+        other: Policy,
+        reading: Reading,
+        success: Success,
     ) -> None:
         self._by_version = by_version
         self._other = other
         self._reading = reading
+        self._success = success
         self._stays: Counter[str] = Counter()
         self._changed: Counter[str] = Counter()
         self._counts: Counter[str] = Counter()
         self._places: Counter[str] = Counter()
         self._places_then: Counter[str] = Counter()
-        self._sums = dict.fromkeys(("usd", "usd_then", "waited", "waited_then"), 0.0)
+        self._sums = dict.fromkeys(SUMS, 0.0)
         self._changes: list[Changed] = []
         self._left_out = 0
 
@@ -93,12 +103,14 @@ class Judge:
             usd=bill.usd_if_known,
             waited_s=_waited(past),
             hopped=event.fallback_used,
+            tier=event.effective_tier,
         )
         then = self._then(Case(past, bill, policy, recorded))
         self._count(bill, recorded, then)
         if not then.what:
             return
         self._changed[then.what] += 1
+        passes, passes_then = self._passes(recorded, then)
         if len(self._changes) >= limit:
             self._left_out += 1
             return
@@ -113,8 +125,29 @@ class Judge:
                 why=then.why,
                 usd=recorded.usd,
                 usd_then=then.usd,
+                passes=passes,
+                passes_then=passes_then,
             )
         )
+
+    def _passes(
+        self, recorded: Alternative, then: Alternative
+    ) -> tuple[float | None, float | None]:
+        """Estimate how likely each passes at once, and add it up where the tier changes.
+
+        None where nothing is known, and for both where the tier stays.
+        """
+        if then.tier == recorded.tier:
+            return None, None
+        self._counts["tier_changes"] += 1
+        was = self._success.share(recorded.tier, recorded.model)
+        would = self._success.share(then.tier, then.model) if then.tier else None
+        if was is not None and would is not None:
+            self._sums["passes"] += was.value
+            self._sums["passes_then"] += would.value
+        else:
+            self._counts["passes_unknown"] += 1
+        return was and was.value, would and would.value
 
     def _count(self, bill: Bill, recorded: Alternative, then: Alternative) -> None:
         self._sums["usd"] += bill.usd
@@ -214,12 +247,12 @@ class Judge:
         """A hop was taken: would it have been allowed?"""
         past, other = case.past, self._other
         held_back = case.recorded._replace(
-            what="held_back", place="", model="", usd=None, hopped=False
+            what="held_back", place="", model="", usd=None, hopped=False, tier=""
         )
         if past.event.fallback_from_tier == "complex" and not other.allow_downgrade:
             why = "allow_downgrade is off: it would have waited for Claude"
             usd = self._on_claude(case.bill)
-            return held_back._replace(why=why, usd=usd, estimated=True)
+            return held_back._replace(why=why, usd=usd, estimated=True, tier="complex")
         if past.event.effective_tier != "complex":
             return None
         if past.escalated >= other.max_escalations_in_flight:
@@ -264,6 +297,7 @@ class Judge:
                     waited_s=max(0.0, back - begun),
                     hopped=False,
                     estimated=True,
+                    tier=home,
                 )
             return moved._replace(what="fallback_later")
         if hop_at < hopped_at and hopped_at - since <= policy.fallback_wait_s + 1.0:
@@ -305,6 +339,7 @@ class Judge:
             waited_s=max(0.0, hop_at - max(since, past.ready_at)),
             hopped=True,
             estimated=True,
+            tier=tier,
         )
 
     def _back(self, tier: str, since: float) -> float | None:
@@ -329,12 +364,33 @@ class Judge:
         answer.cost_usd_then = round(sums["usd_then"], 9)
         answer.estimated_decisions = counts["estimated"]
         answer.unknown_dollars = counts["unknown"]
+        answer.tier_changes = counts["tier_changes"]
+        answer.passes = round(sums["passes"], 3)
+        answer.passes_then = round(sums["passes_then"], 3)
+        answer.passes_unknown = counts["passes_unknown"]
+        if answer.tier_changes:
+            answer.said.append(_of_success(self._success))
         answer.by_place = dict(sorted(self._places.items()))
         answer.by_place_then = dict(sorted(self._places_then.items()))
         answer.stays = dict(sorted(self._stays.items()))
         answer.changes = self._changes
         answer.changes_left_out = self._left_out
         return answer
+
+
+def _of_success(success: Success) -> str:
+    """Say what the estimate of success rests on."""
+    shares = "; ".join(success.said())
+    if not shares:
+        return (
+            "Success of what would have changed its tier is not estimated: no work has "
+            "been verified yet."
+        )
+    return (
+        "Success of what would have changed its tier is estimated by how often work passed "
+        f"its verification at the first round there: {shares}. A second round, and what "
+        "an escalation after it would have cost, are not in it."
+    )
 
 
 def _why(event: c.TaskRouted, best: c.Candidate) -> str:

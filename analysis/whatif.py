@@ -18,6 +18,7 @@ from analysis.explain import BUILT_IN, policies_of
 from analysis.reading import Reading
 from analysis.redecide import Judge
 from analysis.span import first_from, last_until
+from analysis.success import Success
 from events import catalogue as c
 from projections.answers import WhatIfAnswer
 from projections.timetravel import TimeTravel
@@ -60,9 +61,10 @@ class Redecider:
             end = await last_until(past, question.until, last)
             reading = Reading(start, end)
             # What runs cost is known later than where they went.
-            await past.walk(start, last, reading.see)
+            world = await past.walk(start, last, reading.see)
+            success = Success(world.stats.first_rounds)
         await self._name_models(reading)
-        judge = Judge(by_version, other, reading)
+        judge = Judge(by_version, other, reading, success)
         for n, decision in enumerate(reading.decisions):
             judge.judge(decision, question.limit)
             if not n % DECISIONS_A_TURN:

@@ -448,6 +448,8 @@ class Changed(Struct, kw_only=True):
 
     `then` is where it would have gone, "" where the record does not say: nobody wrote
     down places that were no candidates. `usd_then` is None where nothing is known.
+    `passes` and `passes_then`, 0 to 1, are how often work passes its verification at the
+    first round there; None where that is not known or the tier stays.
     """
 
     seq: int
@@ -459,6 +461,8 @@ class Changed(Struct, kw_only=True):
     why: str
     usd: float | None
     usd_then: float | None
+    passes: float | None = None
+    passes_then: float | None = None
 
 
 class WhatIfAnswer(Struct, kw_only=True):
@@ -469,6 +473,9 @@ class WhatIfAnswer(Struct, kw_only=True):
     `fallbacks_then`, `waited_s_then` and `cost_usd_then` are what would have been.
     `changed` counts by kind: route, model, fallback_avoided, fallback_added,
     fallback_sooner, fallback_later, held_back.
+    Of the `tier_changes`, `passes` would be expected to pass their verification at the
+    first round where they ran and `passes_then` where they would have; of `passes_unknown`
+    that is not known, and they are in neither.
     `stays` holds what could not be decided from the record, by reason. `said` is what
     must be known to read the figures.
     """
@@ -496,3 +503,7 @@ class WhatIfAnswer(Struct, kw_only=True):
     changes: list[Changed]
     changes_left_out: int
     said: list[str]
+    tier_changes: int = 0
+    passes: float = 0.0
+    passes_then: float = 0.0
+    passes_unknown: int = 0

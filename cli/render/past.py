@@ -115,6 +115,13 @@ def show_whatif(screen: Console, answer: WhatIfAnswer) -> None:
     sums.add_row(
         "dollars", dollars(answer.cost_usd), f"~{dollars(answer.cost_usd_then)}"
     )
+    if answer.tier_changes > answer.passes_unknown:
+        sums.add_row(
+            f"pass at the first round, of {answer.tier_changes - answer.passes_unknown} "
+            "that change tier",
+            f"~{answer.passes:.1f}",
+            f"~{answer.passes_then:.1f}",
+        )
     screen.print(sums)
     total = sum(answer.changed.values())
     kinds = ", ".join(f"{n} {what}" for what, n in answer.changed.items())
@@ -127,6 +134,12 @@ def show_whatif(screen: Console, answer: WhatIfAnswer) -> None:
         screen.print(
             f"dollars of {answer.estimated_decisions} decisions are estimates, those of "
             f"{answer.unknown_dollars} are not known and count as nothing",
+            style="yellow",
+        )
+    if answer.passes_unknown:
+        screen.print(
+            f"whether {answer.passes_unknown} of the {answer.tier_changes} that change "
+            "tier pass at the first round is not known",
             style="yellow",
         )
     for sentence in answer.said:

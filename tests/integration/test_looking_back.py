@@ -275,6 +275,75 @@ async def test_an_avoided_wait_would_have_been_a_fallback():
     assert same.changed == {}
 
 
+def verified(history, passed, of, *, tier="standard", model="llama3.2:latest"):
+    """Let first rounds end, so many of which passed, each after a step that did."""
+    for n in range(of):
+        route = history.route(history.submit(tier=tier), tier=tier, model=model)
+        history.accept(route)
+        history.report(c.TaskStarted, route, executor="ollama", model=model)
+        for step in (1, 2):
+            history.report(
+                c.TaskVerified,
+                route,
+                round=1,
+                rounds=2,
+                step=step,
+                of=2,
+                command="make test",
+                passed=step == 1 or n < passed,
+                n=step,
+            )
+        history.complete(route)
+
+
+async def test_a_change_of_tier_says_how_often_work_passes_there_at_once():
+    history = History()
+    fleet(history)
+    verified(history, 1, 4)
+    verified(history, 4, 5, tier="complex", model="claude-sonnet-4-5")
+    verified(history, 0, 5, tier="complex", model="claude-haiku-4-5")
+    since = outage(history, lasted=5.0)
+    hopped(history, history.submit(), since, 5.0)
+    history.now += 3.0
+    history.tier(c.TierUp, "standard", down_s=8.3)
+
+    avoided = await what_if(history, {"fallback_wait_s": 30})
+    sooner = await what_if(history, {"fallback_wait_s": 1})
+    held = await what_if(history, {"max_escalations_in_flight": 0})
+
+    (change,) = [each for each in avoided.changes if each.what == "fallback_avoided"]
+    # Of the model where it is known, else of the tier.
+    assert (change.passes, change.passes_then) == (0.8, 0.25)
+    assert (avoided.tier_changes, avoided.passes_unknown) == (1, 0)
+    assert (avoided.passes, avoided.passes_then) == (0.8, 0.25)
+    assert "standard 1 of 4 (25%)" in avoided.said[-1]
+    assert "complex 4 of 10 (40%)" in avoided.said[-1]
+    assert "of 1 that change tier" in shown(avoided)
+    assert (sooner.tier_changes, sooner.changes[0].passes) == (0, None)
+    assert not any("Success" in sentence for sentence in sooner.said)
+    (change,) = held.changes
+    assert (change.passes, change.passes_then) == (0.8, None)
+    assert (held.tier_changes, held.passes_unknown, held.passes) == (1, 1, 0.0)
+    assert "whether 1 of the 1" in shown(held)
+
+
+async def test_where_nothing_was_verified_success_is_not_estimated():
+    history = History()
+    fleet(history)
+    since = outage(history, lasted=5.0)
+    hopped(history, history.submit(), since, 5.0)
+    history.now += 3.0
+    history.tier(c.TierUp, "standard", down_s=8.3)
+
+    answer = await what_if(history, {"fallback_wait_s": 30})
+
+    assert (answer.tier_changes, answer.passes_unknown) == (1, 1)
+    assert answer.said[-1].startswith(
+        "Success of what would have changed its tier is not"
+    )
+    assert "that change tier" in shown(answer)
+
+
 async def test_fewer_escalations_hold_some_back():
     history = History()
     fleet(history)

@@ -82,6 +82,8 @@ export interface Changed {
   why: string;
   usd: number | null;
   usd_then: number | null;
+  passes: number | null;
+  passes_then: number | null;
 }
 export interface ChangedFile {
   path: string;
@@ -599,4 +601,8 @@ export interface WhatIfAnswer {
   changes: Array<Changed>;
   changes_left_out: number;
   said: Array<string>;
+  tier_changes: number;
+  passes: number;
+  passes_then: number;
+  passes_unknown: number;
 }

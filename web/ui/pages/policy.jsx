@@ -212,6 +212,11 @@ function Then({ answer }) {
         <Figure label="Dollars">
           {dollars(answer.cost_usd)} → {dollars(answer.cost_usd_then)}
         </Figure>
+        {answer.tier_changes > answer.passes_unknown && (
+          <Figure label={`Pass at the first round, of ${answer.tier_changes - answer.passes_unknown}`}>
+            ~{answer.passes.toFixed(1)} → ~{answer.passes_then.toFixed(1)}
+          </Figure>
+        )}
         <Figure label="Reproduced">
           {count(answer.reproduced)}
           {answer.not_reproduced ? `, ${answer.not_reproduced} not` : ""}
