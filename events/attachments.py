@@ -15,6 +15,10 @@ LIMIT_BYTES: Final = 1_048_576
 """Of a task's attachments, all together."""
 PIECE_BYTES: Final = 384 * 1024
 """Of a file, in one command."""
+KEPT_S: Final = 90 * 24 * 3600
+"""Seconds for which the store keeps what it is sent, finished or not."""
+RENEWED_S: Final = KEPT_S // 2
+"""A file that has been kept for longer is stored anew when it is attached again."""
 PICTURES: Final = ("image/png", "image/jpeg", "image/gif", "image/webp")
 
 
@@ -42,8 +46,11 @@ class AttachmentStore(Protocol):
         """Keep a whole upload under its digest."""
         ...
 
-    async def size(self, digest: str) -> int | None:
-        """Return how many bytes a file has, None where there is no such file."""
+    async def size(self, digest: str, *, since: float = 0.0) -> int | None:
+        """Return how many bytes a file has, None where none was stored since then.
+
+        `since` is in seconds since 1970.
+        """
         ...
 
     async def read(self, digest: str) -> bytes:

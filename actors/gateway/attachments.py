@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from actors.rules.modes import resolve
 from events import commands as m
-from events.attachments import LIMIT_BYTES, PIECE_BYTES, digest_of
+from events.attachments import LIMIT_BYTES, PIECE_BYTES, RENEWED_S, digest_of
 from events.errors import Malformed
 from events.ids import derived
 
@@ -20,18 +20,29 @@ if TYPE_CHECKING:
 
 
 class AttachmentCommands:
-    """Takes files piece by piece. `ids` names an upload that has no name yet."""
+    """Takes files piece by piece. `ids` names an upload that has no name yet.
 
-    def __init__(self, store: AttachmentStore | None, ids: Callable[[], str]) -> None:
+    The store forgets by age, so that a file which has been there for long is taken anew,
+    as if it were not there.
+    """
+
+    def __init__(
+        self,
+        store: AttachmentStore | None,
+        ids: Callable[[], str],
+        clock: Callable[[], float],
+    ) -> None:
         self._store = store
         self._ids = ids
+        self._clock = clock
 
     async def attach(self, command: m.Attach, who: str) -> m.Attached | m.Refusal:
         """Take a piece of a file; with its last one the file has its name."""
         if self._store is None:
             return m.refuse("unavailable", "there is no store of attachments here")
+        since = self._clock() - RENEWED_S
         if command.digest:
-            size = await self._store.size(command.digest)
+            size = await self._store.size(command.digest, since=since)
             return m.Attached(digest=command.digest, size_bytes=size)
         piece = _bytes_of(command.data)
         # Under a name of the sender's own nobody else can put anything.
@@ -47,7 +58,7 @@ class AttachmentCommands:
         digest = digest_of(data)
         existing = None
         if command.last:
-            existing = await self._store.size(digest)
+            existing = await self._store.size(digest, since=since)
         if existing is None:
             await self._store.add(upload, piece)
             if command.last:

@@ -54,7 +54,7 @@ class Gateway:
         def stamp() -> Stamp:
             return Stamp(ids(), rfc3339(clock()), name)
 
-        files = AttachmentCommands(attachments, ids)
+        files = AttachmentCommands(attachments, ids, clock)
         tasks = TaskCommands(log, dry_run, stamp, ids, clock, files.check)
         admin = AdminCommands(log, bus, dry_run, stamp)
         table: dict[str, tuple[type[Any], Handler]] = {

@@ -61,6 +61,8 @@ LEADER_S: Final = 1.0
 NO_SCHEDULER: Final = "no scheduler answers"
 START_SCHEDULER: Final = "start `agentcom scheduler`, or everything with `agentcom up`"
 FULL_BELOW: Final = 1024**3
+FILES_FULL: Final = 0.8
+"""Of its store: from here on files are warned of."""
 _STYLE: Final = {"ok": "good", "warn": "warn", "fail": "bad"}
 _PROBE_S: Final = 5.0
 
@@ -248,7 +250,7 @@ async def _connected(
     streams = await _streams(client)
     took = (time.perf_counter() - began) * 1000
     note([Check("broker", "ok", f"{chosen.url} as {chosen.role}, {took:.1f} ms")])
-    note([streams, await _rights(client)])
+    note([streams, *await _files(client), await _rights(client)])
     note(await _scheduler(client))
     note([await _leader(client)])
     try:
@@ -285,6 +287,35 @@ async def _streams(client: Session) -> Check:
         "ok",
         f"{info['state']['messages']} events in {size(info['state']['bytes'])}, "
         f"output {size(output['state']['bytes'])}",
+    )
+
+
+async def _files(client: Session) -> list[Check]:
+    """How full the store of files is: a full one refuses what is attached."""
+    if not client.may_read:
+        return []
+    try:
+        info = await _stream(client, subjects.FILES_STREAM)
+    except AgentComError as error:
+        advice = "make it with `agentcom provision`; until then no file can be attached"
+        return [Check("files", "warn", str(error), advice)]
+    return [_fullness(info)]
+
+
+def _fullness(info: dict[str, Any]) -> Check:
+    used, room = info["state"]["bytes"], info["config"].get("max_bytes", -1)
+    if room <= 0:
+        return Check("files", "ok", f"{size(used)} of tasks' files, without a limit")
+    found = f"{size(used)} of {size(room)} for tasks' files, {used * 100 // room} %"
+    if used < room * FILES_FULL:
+        return Check("files", "ok", found)
+    days = info["config"].get("max_age", 0) // 10**9 // 86_400
+    forgotten = f"each file goes {days} days after it came; " if days else ""
+    return Check(
+        "files",
+        "warn",
+        found,
+        f"{forgotten}once it is full, tasks with new files are refused",
     )
 
 

@@ -14,6 +14,7 @@ import msgspec
 
 from events import header, subjects
 from events.attachments import AttachmentLost, digest_of
+from events.codec import instant
 from events.errors import LogUnavailable, Malformed, Unreachable
 from events.nats.api import ACK_TIMEOUT, direct, read_ack
 
@@ -61,9 +62,9 @@ class JetStreamAttachments:
             {header.ROLL_UP: "sub"},
         )
 
-    async def size(self, digest: str) -> int | None:
-        """Return how many bytes a file has, None where there is no such file."""
-        info = await self._info(digest)
+    async def size(self, digest: str, *, since: float = 0.0) -> int | None:
+        """Return how many bytes a file has, None where none was stored since then."""
+        info = await self._info(digest, since)
         return None if info is None else info.size
 
     async def read(self, digest: str) -> bytes:
@@ -76,12 +77,12 @@ class JetStreamAttachments:
             raise AttachmentLost(digest, "what is stored is not what was submitted")
         return data
 
-    async def _info(self, digest: str) -> _ObjectInfo | None:
+    async def _info(self, digest: str, since: float = 0.0) -> _ObjectInfo | None:
         subject = subjects.file_info(digest)
         last = None
         async for message in direct(self._link, subjects.FILES_STREAM, subject):
             last = message
-        if last is None:
+        if last is None or instant(last.headers[header.TIME_STAMP]) < since:
             return None
         try:
             return msgspec.json.decode(last.data, type=_ObjectInfo)

@@ -16,6 +16,7 @@ import msgspec
 from nats.errors import Error as NatsError
 
 from events import subjects
+from events.attachments import KEPT_S
 from events.errors import LogError, LogUnavailable
 from events.log import MAX_EVENT_BYTES
 from events.nats.api import STREAM_NOT_FOUND
@@ -187,7 +188,7 @@ def lease_config(retention: Retention) -> dict[str, Any]:
 
 
 def files_config(retention: Retention) -> dict[str, Any]:
-    """Describe the object store AGENTCOM_FILES: attachments, as long as there is room."""
+    """Describe the object store AGENTCOM_FILES: attachments, kept by age and size."""
     return {
         "name": subjects.FILES_STREAM,
         "description": "AgentCom: files that go with tasks",
@@ -196,6 +197,7 @@ def files_config(retention: Retention) -> dict[str, Any]:
         "storage": "file",
         "compression": "s2",
         "discard": "new",
+        "max_age": KEPT_S * _NANOSECOND,
         "max_bytes": _FILES_BYTES,
         "allow_rollup_hdrs": True,
         "allow_direct": True,

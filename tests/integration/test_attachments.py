@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import json
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -170,6 +171,13 @@ def test_a_prompt_that_nobody_can_read_is_refused_with_both_numbers(up: System) 
     )
     assert "8,192 tokens" in refused.stderr
     assert up.json("tasks")["total"] == before
+
+
+def test_the_doctor_says_how_full_the_store_is(up: System) -> None:
+    checks = json.loads(up.run("doctor", "--json").stdout)["checks"]
+    [files] = [each for each in checks if each["name"] == "files"]
+    assert files["status"] == "ok"
+    assert "of 4.0 GiB for tasks' files, 0 %" in files["found"]
 
 
 def test_a_task_that_was_restored_elsewhere_is_retried_with_its_file(

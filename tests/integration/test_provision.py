@@ -13,6 +13,7 @@ from events.nats.provision import (
     Retention,
     UnsafeStream,
     events_config,
+    files_config,
     output_config,
     provision,
 )
@@ -42,7 +43,7 @@ async def config(connection, stream):
 async def test_the_streams_are_as_described(bare):
     await provision(bare, SMALL)
 
-    for wanted in (events_config(SMALL), output_config(SMALL)):
+    for wanted in (events_config(SMALL), output_config(SMALL), files_config(SMALL)):
         found = await config(bare, wanted["name"])
         assert {key: found.get(key) for key in wanted} == {
             # The server spells "no limit" its own way and leaves zeros as they are.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from cli.commands.doctor import _ollama
+from cli.commands.doctor import _fullness, _ollama
 from projections.fleet import EndpointView
 from sidecar.config import EndpointConfig, SidecarConfig
 
@@ -45,3 +45,17 @@ async def test_an_address_with_a_password_is_told_without_it(
     [check] = await _ollama(config, fleet(offered))
     assert check.status == "ok"
     assert "geheim77" not in check.found
+
+
+def test_a_store_of_files_that_fills_up_is_warned_of() -> None:
+    config = {"max_bytes": 4 * 1024**3, "max_age": 90 * 86_400 * 10**9}
+    [some, much] = [
+        _fullness({"config": config, "state": {"bytes": used}})
+        for used in (1024**3, 4 * 1024**3 - 1)
+    ]
+    assert (some.status, some.found) == (
+        "ok",
+        "1.0 GiB of 4.0 GiB for tasks' files, 25 %",
+    )
+    assert much.status == "warn"
+    assert "90 days" in much.advice
