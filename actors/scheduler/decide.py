@@ -201,7 +201,8 @@ class Scheduler:
             state.tiers_dirty = state.alerts_moved = True
             if isinstance(event, c.TierLimited) and lead is not None:
                 until = event.until if event.known_end else None
-                lead.limits.append(ReportedLimit(event.tier, until, event.reason))
+                limit = ReportedLimit(event.tier, until, event.at, event.reason)
+                lead.limits.append(limit)
         elif isinstance(event, c.HostLost) and lead is not None:
             lead.lost.discard(event.host)
         elif isinstance(event, c.HostAlertRaised | c.HostAlertCleared) and lead:
@@ -243,7 +244,9 @@ class Scheduler:
                 event.reason == "limited" and step.live.kind == "claude"
             ):
                 # Of any other kind of place it is no account's word.
-                limit = ReportedLimit(task.tier, event.limited_until, event.detail)
+                limit = ReportedLimit(
+                    task.tier, event.limited_until, event.at, event.detail
+                )
                 lead.limits.append(limit)
             case c.TaskCancelled() if task.phase == "cancelling":
                 self.effects.append(mailing.cancellation(lead, task))

@@ -40,10 +40,14 @@ class Unaccepted(NamedTuple):
 
 
 class ReportedLimit(NamedTuple):
-    """A host has said that a tier's account is limited; `until` is None if not known."""
+    """A host has said that a tier's account is limited; `until` is None if not known.
+
+    It said so at `at`, by the same clock as `until`: the distance is what holds.
+    """
 
     tier: c.Tier
     until: str | None
+    at: str
     detail: str
 
 

@@ -608,8 +608,9 @@ class SchedulerState:
             return "void"
         self.time.stepped(event.step_s)
         for watch in self.tiers.values():
-            if watch.known_end:
-                # An instant that somebody named is nearer now, or farther.
+            if watch.known_end and event.step_s > 0:
+                # An instant that somebody named is nearer now: the machine slept. A
+                # clock that was put back was wrong before, and says nothing of it.
                 watch.limited_until -= event.step_s
                 self.fleet.limit(PLACE_KIND[watch.tier], watch.limited_until)
         self.alerts_moved = True

@@ -13,6 +13,7 @@ from actors.scheduler.outputs import Decision
 from actors.scheduler.queue import PLACE_KIND
 from events import catalogue as c
 from events import subjects
+from events.codec import instant
 
 if TYPE_CHECKING:
     from actors.scheduler.leadership import Leadership, ReportedLimit
@@ -122,7 +123,7 @@ def limited(
     """
     watch, policy = state.tiers[limit.tier], state.policy
     if limit.until is not None:
-        until = state.time.until(limit.until)
+        until = now + instant(limit.until) - instant(limit.at)
     elif watch.limited_until > now:
         return None
     else:

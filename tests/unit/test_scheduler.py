@@ -8,6 +8,7 @@ from actors.rules import policy as policies
 from actors.rules.routing import recheck
 from events import catalogue as c
 from events import subjects
+from events.codec import instant, rfc3339
 from events.commands import Assign, Rejoin
 from tests.support.world import World, claude, ollama
 
@@ -902,3 +903,22 @@ def test_a_limit_that_is_lifted_holds_nobody_up():
     w.store(subjects.tier("complex"), c.TierLimitCleared(**w.head(), tier="complex"))
     w.beat_on(1, "h1")
     assert len(w.routes("t1")) == 2
+
+
+def test_a_limit_ends_as_far_away_as_its_host_said_whatever_the_clock_here():
+    w = World()
+    w.join("h1", endpoints=[claude()])
+    w.submit("t1", tier="complex")
+    said, until = w.now + 86_400, w.now + 86_400 + 60
+    (route,) = w.routes("t1")
+    w.store(
+        subjects.run("h1", "t1"),
+        c.TaskReturned(
+            id="R1", at=rfc3339(said), by="h1", task_id="t1", host="h1",
+            route=route.id, generation=1, attempt=1, incarnation="i1",
+            reason="limited", limited_until=rfc3339(until),
+        ),
+    )  # fmt: skip
+    w.turn()
+    (limited,) = w.events(c.TierLimited)
+    assert abs(instant(limited.until) - w.now - 60) < 1
