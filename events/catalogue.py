@@ -651,6 +651,8 @@ class EndpointState(Struct, frozen=True, omit_defaults=True, kw_only=True):
     `messages`). Empty: unknown, which is what a chat needs and no more.
     `model_capabilities` holds those of models that differ, as far as the server says;
     `context_tokens` how many tokens a model reads at most, where that is known.
+    `notice`: the last run with the policy's `claude_model` said that this model is retired,
+    will be, or is not found.
     """
 
     endpoint: str
@@ -668,6 +670,7 @@ class EndpointState(Struct, frozen=True, omit_defaults=True, kw_only=True):
     capabilities: list[str] = []
     model_capabilities: dict[str, list[str]] = {}
     context_tokens: dict[str, Int] = {}
+    notice: str = ""
 
 
 class Held(Struct, frozen=True, omit_defaults=True):
@@ -768,8 +771,8 @@ class HostAlertRaised(
 ):
     """Something is wrong with a host that somebody should look at.
 
-    `code` says what (`cannot_persist`, `two_incarnations`, `clock_skew`), `text` says it to people. One alert of a code is
-    active for a host at a time.
+    `code` says what (`cannot_persist`, `two_incarnations`, `clock_skew`, `claude_model`),
+    `text` says it to people. One alert of a code is active for a host at a time.
     """
 
     host: str

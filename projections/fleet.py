@@ -27,13 +27,14 @@ BEAT_S: Final = 2.0
 BEATS_TRUE: Final = 3
 """A host's resources count as known for this many beats."""
 ALERTS_KEPT: Final = 100
-VERSION: Final = 6
+VERSION: Final = 7
 
 
 class EndpointView(Struct):
     """An endpoint on one host. `since` is when it last went up or down.
 
-    `again_at`: down because it refused work, and not believed before then.
+    `again_at`: down because it refused work, and not believed before then. `notice`: its
+    last run said that the policy's model is retired, will be, or is not found.
     """
 
     endpoint: str
@@ -52,6 +53,7 @@ class EndpointView(Struct):
     capabilities: list[str] = []
     model_capabilities: dict[str, list[str]] = {}
     context_tokens: dict[str, int] = {}
+    notice: str = ""
 
 
 class HostView(Struct):
@@ -452,6 +454,7 @@ def _endpoint(state: c.EndpointState, since: str) -> EndpointView:
         capabilities=state.capabilities,
         model_capabilities=state.model_capabilities,
         context_tokens=state.context_tokens,
+        notice=state.notice,
     )
 
 

@@ -129,6 +129,15 @@ class Watched:
         self._found()
         self._unusable_until = 0.0
 
+    def noticed(self, notice: str) -> c.EndpointState | None:
+        """Take note of what the last run said of its model; "" where it said nothing."""
+        if notice == self.state.notice:
+            return None
+        self.state = structs.replace(self.state, notice=notice)
+        if self.reported is None or not self.reported.up:
+            return None  # told when it is up
+        return self._tell(self.state)
+
     def unusable(self, reason: str, now: float, wall: float) -> c.EndpointState | None:
         """Take note that its next run would be refused too.
 
@@ -421,6 +430,14 @@ class Endpoints:
         entry = self._entry_of(assign)
         if entry is None:
             return
+        result = outcome.result
+        if (
+            entry.kind == "claude"
+            and not assign.spec.model
+            and result is not None
+            and (result.notice or result.status == "success")
+        ):
+            self._tell(entry.watched.noticed(result.notice))
         if isinstance(outcome, Finished | Returned) and outcome.unusable:
             self._tell(
                 entry.watched.unusable(

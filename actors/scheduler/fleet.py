@@ -170,6 +170,7 @@ class Fleet:
             self._offered.add(kind)
         place.up = state.up
         place.reason = state.reason
+        place.notice = state.notice
         place.url = state.url
         place.models = tuple(listed_models(state.kind, state.models))
         place.loaded = frozenset(listed_models(state.kind, state.loaded))

@@ -265,7 +265,9 @@ def _wrong_with(host: Host, now: float) -> dict[str, tuple[str, bool]]:
     if known and abs(ahead_s) > SKEW_S:
         where = "ahead of" if ahead_s > 0 else "behind"
         skew = f"its clock is {abs(ahead_s):.1f} s {where} the scheduler's"
+    notices = "; ".join(sorted({p.notice for p in host.places() if p.notice}))
     return {
+        "claude_model": (notices if host.live else "", not (host.present and notices)),
         "clock_skew": (
             skew,
             not host.present or (known and abs(ahead_s) < SKEW_S / 2),

@@ -203,7 +203,7 @@ class Place:
     `endpoint` is the endpoint's name, "" for what the host runs itself; `endpoint_kind`
     the program that answers there (ollama, openai, claude). `models` are those it has,
     `loaded` those of them in memory, named as the server writes them. `reason` says why it
-    is down. A `shared` endpoint is called by several hosts: each has a place of its own,
+    is down, `notice` what its program says of its model's end. A `shared` endpoint is called by several hosts: each has a place of its own,
     and all of these have one `slots`.
     """
 
@@ -217,6 +217,7 @@ class Place:
         "loaded",
         "model_capabilities",
         "models",
+        "notice",
         "reason",
         "shared",
         "simulated",
@@ -233,6 +234,7 @@ class Place:
         self.slots = slots
         self.up = True
         self.reason = ""
+        self.notice = ""
         self.url = ""
         self.models: tuple[str, ...] = ()
         self.loaded: frozenset[str] = frozenset()

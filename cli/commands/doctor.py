@@ -455,6 +455,14 @@ def _fleet(fleet: HostsAnswer) -> list[Check]:
             said = f"{each.host}: {each.journal_lost}"
             advice = "results that it had not delivered are gone; look at its disk"
             checks.append(Check("journal", "warn", said, advice))
+        notices = [one.notice for one in each.endpoints if one.notice]
+        if notices and each.state in ("up", "draining"):
+            said = f"{each.host}: {'; '.join(notices)}"
+            advice = (
+                "name a model that is there: `agentcom policy set claude_model=sonnet`; "
+                "the next run shows whether it is"
+            )
+            checks.append(Check("Claude model", "warn", said, advice))
         ahead_s = each.clock_ahead_s
         if ahead_s is not None and abs(ahead_s) > SKEW_S:
             where = "ahead" if ahead_s > 0 else "behind"

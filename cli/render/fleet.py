@@ -162,6 +162,12 @@ def host_notes(rows: list[HostRow]) -> list[str]:
             for each in row.endpoints
             if not each.up and each.again_at
         ]
+        + [
+            line_of(f"{each.endpoint} on {row.host}: {each.notice}")
+            for row in rows
+            for each in row.endpoints
+            if each.notice
+        ]
     )
 
 

@@ -121,6 +121,7 @@ class RawResult(Struct, frozen=True, kw_only=True):
     run cost, `cost_known` False where it said so about a model it has no price for.
     `length_limited`: the model was cut off at a limit of tokens (`truncated` is ours).
     `session_cost_usd` is what the session has cost since it began, None where unknown.
+    `notice` is what the program says of its model: retired soon or already, not found.
     """
 
     status: Literal["success", "failed"]
@@ -145,6 +146,7 @@ class RawResult(Struct, frozen=True, kw_only=True):
     session_id: str | None = None
     session_cost_usd: float | None = None
     simulated: bool = False
+    notice: str = ""
 
 
 Outcome = outcomes.Outcome[RawResult]

@@ -103,6 +103,8 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     holds_stdout: bool = False  # the tool's children inherit the event stream's pipe
     size: int = 1_000_000
     exit_code: int = 0
+    notice: str = ""  # printed to stderr, as the program warns of a model's end
+    notice_in_stream: bool = False  # instead, as an event
     ignores: tuple[Literal["int", "term"], ...] = ()  # signals without effect
     input_tokens: int | None = None  # None: counted from the prompt
     cache_creation_tokens: int = 1000
@@ -487,6 +489,7 @@ class _Claude:
             if kind == "hang_at_start":
                 self._signals.pause(None)
             self._init()
+            self._warn()
             if kind in _FAILURES:
                 return self._failed_call(_FAILURES[kind])
             return self._conversation()
@@ -977,6 +980,15 @@ class _Claude:
         return "x" * self._scenario.size
 
     # -- the events --------------------------------------------------------------
+
+    def _warn(self) -> None:
+        notice = self._scenario.notice
+        if notice and self._scenario.notice_in_stream:
+            note = {"type": "system", "subtype": "informational", "content": notice}
+            self._print(self._signed({**note, "level": "warning"}))
+        elif notice:
+            sys.stderr.write(notice + "\n")
+            sys.stderr.flush()
 
     def _init(self) -> None:
         cwd = str(Path.cwd())

@@ -178,6 +178,50 @@ async def test_what_a_retry_cannot_help_fails_at_once(
     assert len(simulated_claude.runs) == 1
 
 
+RETIRED = "⚠ Claude Sonnet 4.5 was retired on 2026-11-30. Consider switching to a newer model."
+
+
+@pytest.mark.parametrize("in_stream", [False, True])
+async def test_what_the_program_says_of_its_model_s_end_is_in_the_result(
+    executor: ClaudeExecutor,
+    simulated_claude: SimulatedClaude,
+    tmp_path: Path,
+    in_stream: bool,
+) -> None:
+    simulated_claude.order(Scenario(notice=RETIRED, notice_in_stream=in_stream), "ok")
+    outcome, _ = await run(executor, tmp_path)
+    assert isinstance(outcome, Finished)
+    assert outcome.result.status == "success"
+    assert outcome.result.notice == RETIRED.removeprefix("⚠ ")
+    outcome, _ = await run(executor, tmp_path)
+    assert isinstance(outcome, Finished)
+    assert outcome.result.notice == ""
+
+
+@pytest.mark.parametrize(
+    ("spec", "whose"),
+    [
+        ({"description": "x"}, "the policy's claude_model"),
+        ({"description": "x", "model": MODEL}, "the task's model"),
+    ],
+)
+async def test_a_model_that_is_not_found_is_told_with_who_named_it(
+    executor: ClaudeExecutor,
+    simulated_claude: SimulatedClaude,
+    tmp_path: Path,
+    spec: dict[str, Any],
+    whose: str,
+) -> None:
+    simulated_claude.order("n404")
+    outcome, _ = await run(executor, tmp_path, spec=spec)
+    assert isinstance(outcome, Finished)
+    error = outcome.result.error
+    assert error is not None
+    assert error.code == "model_not_found"
+    assert error.message.endswith(f"(it is {whose}: {MODEL})")
+    assert outcome.result.notice == error.message
+
+
 async def test_a_rate_limit_with_an_end_is_handed_back_at_once(
     executor: ClaudeExecutor, simulated_claude: SimulatedClaude, tmp_path: Path
 ) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from cli.commands.doctor import _fullness, _ollama
+from cli.commands.doctor import _fleet, _fullness, _ollama
 from projections.fleet import EndpointView
 from sidecar.config import EndpointConfig, SidecarConfig
 
@@ -59,3 +59,17 @@ def test_a_store_of_files_that_fills_up_is_warned_of() -> None:
     )
     assert much.status == "warn"
     assert "90 days" in much.advice
+
+
+def test_what_claude_says_of_its_model_is_a_warning_with_the_way_out() -> None:
+    said = "Claude Sonnet 4.5 was retired on 2026-11-30"
+    claude = EndpointView("h1-claude", "claude", up=True, since="", notice=said)
+    about = {"host": "h1", "journal_lost": "", "clock_ahead_s": None}
+    host = SimpleNamespace(**about, state="up", endpoints=[claude])
+    checks = _fleet(SimpleNamespace(hosts=[host], tiers=[], alerts=[], shared=[]))
+    [check] = [each for each in checks if each.name == "Claude model"]
+    assert (check.status, check.found) == ("warn", f"h1: {said}")
+    assert "policy set claude_model" in check.advice
+    gone = SimpleNamespace(**about, state="left", endpoints=[claude])
+    checks = _fleet(SimpleNamespace(hosts=[gone], tiers=[], alerts=[], shared=[]))
+    assert "Claude model" not in [each.name for each in checks]

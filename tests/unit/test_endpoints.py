@@ -9,9 +9,14 @@ import pytest
 from actors.rules.models import normal_model
 from events.catalogue import EndpointState
 from events.codec import instant
-from sidecar.endpoints import UNUSABLE_S, Watched
+from sidecar.config import SidecarConfig
+from sidecar.endpoints import UNUSABLE_S, Endpoints, Watched
+from sidecar.executors.claude.notices import notice_in
+from sidecar.executors.port import Finished, RawResult
 from sidecar.http import base_url, header_key, shown_url, without_secrets
 from sidecar.looks import Answered, ollama_answer, openai_answer
+from sidecar.processes.family import Processes
+from tests.support.runs import assignment
 
 FOUND = Answered(version="1", models=["b", "a:7b"], loaded=["b"])
 
@@ -31,6 +36,85 @@ def test_one_answer_makes_it_up_and_the_same_answer_is_no_news() -> None:
         ["b:latest"],
     )
     assert each.answered(FOUND, 1) is None
+
+
+def test_a_notice_of_the_model_is_told_once_and_until_a_run_shows_none() -> None:
+    each = watched()
+    each.answered(FOUND, 0)
+    told = each.noticed("it was retired")
+    assert told is not None
+    assert (told.up, told.notice) == (True, "it was retired")
+    assert each.noticed("it was retired") is None
+    assert each.answered(FOUND, 1) is None
+    gone = each.noticed("")
+    assert gone is not None
+    assert gone.notice == ""
+
+
+def test_a_notice_of_an_endpoint_that_is_down_is_told_when_it_is_up() -> None:
+    each = watched()
+    each.answered(FOUND, 0)
+    each.unusable("no credit", 1, 1)
+    assert each.noticed("it was retired") is None
+    each.believe()
+    up = each.answered(FOUND, 2)
+    assert up is not None
+    assert (up.up, up.notice) == (True, "it was retired")
+
+
+@pytest.mark.parametrize(
+    ("status", "model", "notice", "told"),
+    [
+        ("success", None, "retired", "retired"),
+        ("failed", None, "not found", "not found"),
+        ("failed", None, "", "before"),
+        ("success", None, "", ""),
+        ("success", "opus", "retired", "before"),
+        ("success", "opus", "", "before"),
+    ],
+)
+def test_only_a_run_with_the_policy_s_model_speaks_of_it(
+    status: Any, model: str | None, notice: str, told: str
+) -> None:
+    heard: list[EndpointState] = []
+    endpoints = Endpoints(SidecarConfig(name="h1"), heard.append, Processes())
+    (watched_claude,) = [
+        entry.watched for entry in endpoints._entries.values() if entry.kind == "claude"
+    ]
+    watched_claude.answered(FOUND, 0)
+    watched_claude.noticed("before")
+    spec: dict[str, Any] = {"description": "x"}
+    if model is not None:
+        spec["model"] = model
+    assign = assignment(target_type="claude", tier="complex", spec=spec, endpoint="")
+    result = RawResult(status=status, notice=notice)
+    endpoints.showed(assign, Finished(result))
+    assert watched_claude.state.notice == told
+
+
+@pytest.mark.parametrize(
+    ("text", "notice"),
+    [
+        (
+            "x\n⚠ Claude Opus 4 will be retired on May 1. Consider it.\ny",
+            "Claude Opus 4 will be retired on May 1. Consider it.",
+        ),
+        (
+            "The model 'm' is deprecated and will reach end-of-life on Friday",
+            "The model 'm' is deprecated and will reach end-of-life on Friday",
+        ),
+        (
+            "⚠ opus-4 is automatically remapped to opus (Claude Opus 5).",
+            "opus-4 is automatically remapped to opus (Claude Opus 5).",
+        ),
+        ("(node:1) DeprecationWarning: The `punycode` module is deprecated.", ""),
+        ("claude: the option --foo is deprecated", ""),
+        ("asking the model again", ""),
+        ("", ""),
+    ],
+)
+def test_a_notice_is_a_line_about_the_end_of_a_model(text: str, notice: str) -> None:
+    assert notice_in(text) == notice
 
 
 def test_other_models_are_news() -> None:

@@ -78,3 +78,33 @@ def test_a_host_that_refuses_again_and_again_is_asked_ever_more_seldom():
     w.report("t2", c.TaskRejected, reason="busy")
     w.wait(0.6)
     assert len(w.routes("t2")) == 2
+
+
+RETIRED = "Claude Sonnet 4.5 was retired on 2026-11-30"
+
+
+def claude(notice: str = "") -> c.EndpointState:
+    return c.EndpointState(endpoint="h1-claude", kind="claude", up=True, notice=notice)
+
+
+def test_what_claude_says_of_its_model_is_one_alert_until_a_run_shows_none():
+    w = World()
+    w.join("h1", endpoints=[claude()])
+    w.host_says("h1", c.EndpointChanged, state=claude(RETIRED))
+    beat_on(w, 12)
+    w.host_says("h1", c.EndpointChanged, state=claude(RETIRED + ", use another"))
+    beat_on(w, 12)
+    (raised,) = w.events(c.HostAlertRaised)
+    assert (raised.host, raised.code, raised.text) == ("h1", "claude_model", RETIRED)
+    w.host_says("h1", c.EndpointChanged, state=claude())
+    beat_on(w, 12)
+    assert alerts(w) == ["HostAlertRaised", "HostAlertCleared"]
+
+
+def test_a_notice_about_the_model_ends_with_its_host():
+    w = World()
+    w.join("h1", endpoints=[claude(RETIRED)])
+    beat_on(w, 12)
+    w.host_says("h1", c.HostLeft, reason="stopped")
+    w.wait(2)
+    assert alerts(w) == ["HostAlertRaised", "HostAlertCleared"]

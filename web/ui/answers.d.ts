@@ -197,6 +197,7 @@ export interface EndpointView {
   capabilities: Array<string>;
   model_capabilities: Record<string, Array<string>>;
   context_tokens: Record<string, number>;
+  notice: string;
 }
 export interface Excluded {
   name: string;

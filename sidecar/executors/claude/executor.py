@@ -216,7 +216,7 @@ class _ClaudeRun:
                 return self._unstartable(wrong)
             self._spent = self._spent.plus(try_.spent())
             self._model = (try_.start.model if try_.start else "") or self._model
-            verdict = self._verdict(try_, exit_, interruption)
+            verdict = _whose_model(self._verdict(try_, exit_, interruption), self._run)
             result = self._result(try_, exit_, verdict, session)
             if interruption == "stopped":
                 return Stopped(result=result, descendants_left=left)
@@ -332,6 +332,9 @@ class _ClaudeRun:
             session_id=(start.session_id if start else "") or session,
             session_cost_usd=try_.session_usd,
             simulated=start is not None and "simulated" in start.version,
+            notice=verdict.message
+            if verdict.code == "model_not_found"
+            else try_.notice,
         )
 
     def _failed(self, verdict: Verdict, result: RawResult, tries: int) -> Outcome:
@@ -373,6 +376,16 @@ class _ClaudeRun:
             reported_cost_usd=spent.usd,
             cost_known=spent.known,
         )
+
+
+def _whose_model(verdict: Verdict, run: Run) -> Verdict:
+    """Say of a model that is not found who named it."""
+    assign = run.assign
+    if verdict.code != "model_not_found" or assign.target_type != "claude":
+        return verdict
+    named = "the task's model" if assign.spec.model else "the policy's claude_model"
+    message = f"{verdict.message} (it is {named}: {_model(run)})"
+    return replace(verdict, message=message)
 
 
 def _model(run: Run) -> str:

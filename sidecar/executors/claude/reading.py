@@ -10,6 +10,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from sidecar.executors.claude import stream_json
+from sidecar.executors.claude.notices import notice_in
 from sidecar.executors.ndjson import Broken
 from sidecar.output import HeadTail, Utf8, cut
 
@@ -175,6 +176,7 @@ class ClaudeTry:
         self._turn_open = False
         self.in_turn = False
         self.error: str | None = None  # Claude Code's name of the last API error
+        self._informed = ""  # a notice about the model, in the stream
         self.denials: list[str] = []  # names of tools that were not allowed
         self.resets_at: float | None = None  # epoch seconds, of a limit that was hit
         # One of them is set: a result is here and nothing goes on, or something does.
@@ -245,6 +247,8 @@ class ClaudeTry:
                 self._emit.status(
                     f"Claude Code retries a call {event.attempt}/{event.of}: {reason}"
                 )
+            case stream_json.Informed():
+                self._informed = self._informed or notice_in(event.text)
             case stream_json.Begun():
                 self.start = event
                 self._turn_goes_on()
@@ -301,6 +305,11 @@ class ClaudeTry:
     def is_unfinished(self) -> bool:
         """Whether work went on after the last result, or none came."""
         return self.end is None or self.in_turn or bool(self._background)
+
+    @property
+    def notice(self) -> str:
+        """What it said of its model's end, "" where it said nothing of it."""
+        return self._informed or notice_in(self.stderr.text())
 
     @property
     def background(self) -> int:

@@ -106,6 +106,12 @@ class BackgroundTasks(Struct, frozen=True):
     ids: tuple[str, ...]
 
 
+class Informed(Struct, frozen=True):
+    """The program says something to people."""
+
+    text: str
+
+
 class Requesting(Struct, frozen=True):
     """The model is being asked."""
 
@@ -171,6 +177,7 @@ Event = (
     | ToolDenied
     | RateLimit
     | BackgroundTasks
+    | Informed
     | Requesting
     | RunEnd
     | Ignored
@@ -302,6 +309,8 @@ def _system(line: dict[str, Any]) -> Event:
             )
         case "permission_denied":
             return ToolDenied(_text(line.get("tool_name")), _text(line.get("message")))
+        case "informational":
+            return Informed(_text(line.get("content")))
         case "status" if line.get("status") == "requesting":
             return Requesting()
         case "background_tasks_changed" if isinstance(line.get("tasks"), list):
