@@ -32,6 +32,15 @@ if TYPE_CHECKING:
     from events.commands import Refusal
 
 
+class Unbilled(NamedTuple):
+    """A run that costs money and has not ended: what its rounds told of it so far."""
+
+    route: str
+    host: str
+    rounds: int = 0
+    told_usd: float = 0.0
+
+
 class TaskState(Struct, frozen=True, kw_only=True):
     """What must be known of a task to decide about it; its body stays in the log.
 
@@ -44,8 +53,8 @@ class TaskState(Struct, frozen=True, kw_only=True):
     classification, `tier` the one it was last routed to, `hopped_from` the one it
     left in its one hop. `losses` counts the runs that were lost with their host.
     `spent_usd` is what its runs of Claude Code are known to have cost, before a retry of
-    the task too; `unbilled` are those routes, each with its host, of which no cost was
-    reported.
+    the task too; `unbilled` are those routes of which no whole cost was
+    reported, each with its host, and the rounds and dollars that its verification has told.
     `unverified`: its tier's work did not pass the verification, so that it is not tried
     there again.
     """
@@ -74,7 +83,7 @@ class TaskState(Struct, frozen=True, kw_only=True):
     submitted_at: str = ""
     max_budget_usd: float | None = None
     spent_usd: float = 0.0
-    unbilled: tuple[tuple[str, str], ...] = ()
+    unbilled: tuple[Unbilled, ...] = ()
 
 
 class Step(NamedTuple):
@@ -147,15 +156,29 @@ def _report(state: TaskState, event: c.RunEvent) -> Step:
 
 
 def _billed(state: TaskState, event: c.RunEvent) -> TaskState:
-    """Count what a run has cost, once; a run that is no longer wanted was paid for too."""
-    bill = (event.route, event.host)
+    """Count what a run has cost, once; a run that is no longer wanted was paid for too.
+
+    What a round of verification told stays counted where the run's end tells nothing.
+    """
+    bill = next(
+        (e for e in state.unbilled if (e.route, e.host) == (event.route, event.host)),
+        None,
+    )
+    if bill is None:
+        return state
+    others = tuple(each for each in state.unbilled if each is not bill)
     result = getattr(event, "result", None)
-    if bill not in state.unbilled or not isinstance(result, c.Result):
+    if isinstance(result, c.Result):
+        more = (result.estimated_cost_usd or 0.0) - bill.told_usd
+    elif (
+        isinstance(event, c.TaskVerified) and event.spent and event.round > bill.rounds
+    ):
+        more = max(0.0, event.spent.estimated_cost_usd or 0.0)
+        others += (bill._replace(rounds=event.round, told_usd=bill.told_usd + more),)
+    else:
         return state
     return msgspec.structs.replace(
-        state,
-        spent_usd=state.spent_usd + max(0.0, result.estimated_cost_usd or 0.0),
-        unbilled=tuple(each for each in state.unbilled if each != bill),
+        state, spent_usd=state.spent_usd + max(0.0, more), unbilled=others
     )
 
 
@@ -208,7 +231,10 @@ def _decision(state: TaskState, event: c.TaskEvent, phase: Phase, seq: int) -> S
                 tier=event.effective_tier,
                 hopped_from=hopped,
                 reported=0,
-                unbilled=(*state.unbilled[-31:], (event.id, event.selected_host))
+                unbilled=(
+                    *state.unbilled[-31:],
+                    Unbilled(event.id, event.selected_host),
+                )
                 if event.target_type == "claude"
                 else state.unbilled,
                 is_command=event.target_type == "sidecar",

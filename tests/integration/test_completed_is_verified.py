@@ -6,6 +6,8 @@ import asyncio
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
+import pytest
+
 from sidecar.simulated import ollama
 from sidecar.simulated.llama_server import SimulatedLlamaServer
 from sidecar.simulated.messages import ScriptedCall
@@ -17,7 +19,6 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
-    import pytest
     from aiohttp import web
 
     from sidecar.simulated.claude import SimulatedClaude
@@ -218,6 +219,13 @@ async def test_what_fails_in_all_rounds_hops_once_to_claude_and_the_trace_says_w
     assert [each["passed"] for each in rounds] == [False] * 4
 
 
+async def there(path: Path) -> None:
+    """Return once another process has made it."""
+    async with asyncio.timeout(30):
+        while not path.exists():
+            await asyncio.sleep(0.02)
+
+
 async def test_a_host_killed_in_a_verification_step_has_completed_nothing(
     broker: LiveBroker, tmp_path: Path
 ) -> None:
@@ -228,9 +236,7 @@ async def test_a_host_killed_in_a_verification_step_has_completed_nothing(
             shell={"command": "echo done"},
             verification_steps=[f"if mkdir {gate}; then sleep 1000; fi"],
         )
-        async with asyncio.timeout(30):
-            while not gate.exists():
-                await asyncio.sleep(0.02)
+        await there(gate)
         (cut,) = observer.of("task.routed.", task)
         await asyncio.to_thread(ring.kill, "h1")
         assert observer.of("task.completed.", task) == []
@@ -248,3 +254,35 @@ async def test_a_host_killed_in_a_verification_step_has_completed_nothing(
         (cut["id"], "interrupted")
     ]
     assert alive(cut["id"]) == []
+
+
+async def test_what_a_round_has_cost_before_its_host_was_killed_is_off_the_budget(
+    broker: LiveBroker,
+    tmp_path: Path,
+    simulated_ollama: SimulatedOllama,
+    simulated_claude: SimulatedClaude,
+) -> None:
+    gate = tmp_path / "first"
+    config = backends(simulated_ollama.url, simulated_claude.program)
+    async with fleet(broker, tmp_path, config) as (ring, observer):
+        task = await observer.submit(
+            description="Do it.",
+            tier="complex",
+            max_budget_usd=5.0,
+            verification_steps=["true", f"if mkdir {gate}; then sleep 1000; fi"],
+        )
+        await there(gate)
+        await observer.until(lambda: bool(observer.of("task.verified.", task)))
+        (told,) = observer.of("task.verified.", task)
+        await asyncio.to_thread(ring.restart, "h1")
+        end = await ended(observer, task)
+    assert end["type"].startswith("task.completed."), end
+    given = [
+        float(word.partition("=")[2])
+        for run in simulated_claude.runs
+        for word in run.argv
+        if word.startswith("--max-budget-usd=")
+    ]
+    spent = told["spent"]["estimated_cost_usd"]
+    assert spent > 0
+    assert given == [5.0, pytest.approx(5.0 - spent, abs=1e-6)]

@@ -104,6 +104,7 @@ class Account:
         # What reports in the log say that its routes have cost, and that sum as it was
         # when its routes were stored.
         self.bills: dict[str, float] = {}
+        self.rounds: dict[tuple[str, int], float] = {}
         self.billed_at: dict[str, float] = {}
         self.claude_on: dict[str, str] = {}
         self.waits_since = 0.0
@@ -220,8 +221,21 @@ class Judge:
         if account is None:
             return
         if isinstance(event, c.TaskRouted):
-            account.billed_at.setdefault(event.id, sum(account.bills.values()))
+            told = [
+                usd
+                for (route, _), usd in account.rounds.items()
+                if route not in account.bills
+            ]
+            spent = sum(account.bills.values()) + sum(told)
+            account.billed_at.setdefault(event.id, spent)
             account.claude_on[event.id] = event.selected_host
+        if (
+            isinstance(event, c.TaskVerified)
+            and event.spent is not None
+            and account.claude_on.get(event.route) == host
+        ):
+            usd = event.spent.estimated_cost_usd or 0.0
+            account.rounds.setdefault((event.route, event.round), usd)
         result = getattr(event, "result", None)
         if (
             isinstance(event, c.RunEvent)

@@ -7,7 +7,7 @@ import pytest
 from actors import lifecycle
 from events import catalogue as c
 from events import subjects
-from tests.support.histories import History
+from tests.support.histories import History, Route
 
 
 def state_of(history: History, task: str) -> lifecycle.TaskState:
@@ -50,6 +50,50 @@ def test_a_run_that_is_no_longer_wanted_was_paid_for_too() -> None:
     history.requeue(route, reason="host lost")
     history.report(c.TaskFailed, route, result=spent(0.75), late=True)
     assert lifecycle.budget_left(state_of(history, task), None) == 0.25
+
+
+def test_what_a_round_has_cost_is_counted_where_the_run_then_is_lost() -> None:
+    history, task = begun(max_budget_usd=1.0, verification_steps=["x", "y"])
+    route = history.route(task, tier="complex", target="claude")
+    history.start(route)
+    told(history, route, round=1, usd=0.25)
+    told(history, route, round=1, step=2)
+    told(history, route, round=2, usd=0.125)
+    assert lifecycle.budget_left(state_of(history, task), None) == 0.625
+    history.give_back(route, reason="interrupted")
+    history.requeue(route)
+    assert lifecycle.budget_left(state_of(history, task), None) == 0.625
+
+
+def test_what_the_rounds_told_is_not_counted_again_at_the_end() -> None:
+    history, task = begun(max_budget_usd=1.0, verification_steps=["x"])
+    route = history.route(task, tier="complex", target="claude")
+    history.start(route)
+    told(history, route, round=1, usd=0.25)
+    told(history, route, round=2, usd=0.125)
+    history.give_back(route, reason="failed", result=spent(0.5))
+    assert lifecycle.budget_left(state_of(history, task), None) == 0.5
+
+
+def told(
+    history: History,
+    route: Route,
+    *,
+    round: int,
+    step: int = 1,
+    usd: float | None = None,
+) -> None:
+    history.report(
+        c.TaskVerified,
+        route,
+        round=round,
+        rounds=3,
+        step=step,
+        of=2,
+        command="x",
+        passed=False,
+        spent=None if usd is None else c.RoundSpent(estimated_cost_usd=usd),
+    )
 
 
 def test_only_the_runs_own_host_can_charge_a_task_and_only_for_claude() -> None:
