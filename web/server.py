@@ -230,9 +230,12 @@ class Server:
             return await handler(request)
         except web.HTTPException as error:
             # The HTTP library's own, with the words of HTTP as its code.
+            said = error.reason
+            if isinstance(error, web.HTTPRequestEntityTooLarge):
+                said += f" (a body has at most {BODY_BYTES:,} bytes)"
             refusal = Refusal(
                 code=error.reason.lower().replace(" ", "_"),
-                error=f"{request.method} {request.path[:200]}: {error.reason}",
+                error=f"{request.method} {request.path[:200]}: {said}",
                 status=error.status,
             )
         except (web.RequestPayloadError, HttpProcessingError):
