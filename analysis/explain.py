@@ -11,6 +11,7 @@ from actors.rules import routing
 from events import catalogue as c
 from events import subjects
 from events.errors import Malformed
+from events.lifecycle import VERIFICATION
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -66,6 +67,41 @@ def words(routed: c.TaskRouted, submitted: c.Event) -> Iterator[str]:
         f"{routed.policy_version} from sequence {routed.log_seq} in "
         f"{routed.decided_us:.0f} µs."
     )
+
+
+def aftermath(routed: c.TaskRouted, history: list[c.Recorded]) -> Iterator[str]:
+    """Say where a task goes on whose work there did not pass its verification.
+
+    `history` is what was decided about the task, in order.
+    """
+    events = [recorded.event for recorded in history]
+    behind = events[events.index(routed) + 1 :] if routed in events else []
+    given_back = next(
+        (
+            n
+            for n, event in enumerate(behind)
+            if isinstance(event, c.TaskRequeued)
+            and event.route == routed.id
+            and event.reason == VERIFICATION
+        ),
+        None,
+    )
+    if given_back is None:
+        return
+    said = f"What {routed.effective_tier} did there has not passed its verification"
+    later = behind[given_back + 1 :]
+    decided = [event for event in later if not isinstance(event, c.TaskDeferred)]
+    if not decided:
+        deferred = [event for event in later if isinstance(event, c.TaskDeferred)]
+        why = f" Last said about it: {deferred[-1].reason}." if deferred else ""
+        yield (
+            f"{said}: it waits to go on in complex, and nowhere else.{why} "
+            f"`agentcom why-waiting {routed.task_id}` says what it waits for."
+        )
+    elif isinstance(decided[0], c.TaskRouted):
+        yield f"{said}: routing {decided[0].generation} sent it on."
+    else:
+        yield f"{said}."
 
 
 def _against(routed: c.TaskRouted, best: c.Candidate, others: list[c.Candidate]) -> str:

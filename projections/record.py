@@ -220,7 +220,8 @@ class TaskRecord(Struct, array_like=True, kw_only=True, gc=False):
     said. `trace_seq`, `result_seq`, `seq` (its submission) and `env_seq` (the start of its
     last command) are where the log has the rest. `waiting_since` is when it last began to wait. `exact_model` and `has_command`
     say that its specification names a model (or what its own tier alone honours), or a command: they bound where it may go
-    instead of its own tier. `cwd` is the folder that its last run worked in.
+    instead of its own tier. `cwd` is the folder that its last run worked in. `unverified`: its
+    tier's work did not pass the verification, so that it waits for the next tier alone.
     """
 
     phase: Phase = "waiting"
@@ -278,6 +279,13 @@ class TaskRecord(Struct, array_like=True, kw_only=True, gc=False):
     has_command: bool = False
     cwd: str = ""
     env_seq: int = 0
+    unverified: bool = False
+
+    @property
+    def seeks(self) -> str:
+        """The tier that it runs in or waits for."""
+        waits = self.unverified and self.phase in ("waiting", "returned")
+        return "complex" if waits else self.tier
 
     @property
     def attempts_begun(self) -> int:

@@ -29,6 +29,7 @@ from events.position import Position
 from projections.fleet import AlertView, HostView, InForce, SharedView, TierView
 from projections.record import Spent, TaskRecord
 from projections.stats import StatsState
+from projections.submitted import SubmittedIds
 from projections.tables import (
     PUT_DOCUMENT,
     PUT_SPEND,
@@ -40,7 +41,6 @@ from projections.tables import (
     spend_rows,
     task_row,
 )
-from projections.tasks import SubmittedIds
 from projections.world import VERSIONS, World
 
 if TYPE_CHECKING:

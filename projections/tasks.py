@@ -15,7 +15,15 @@ from typing import TYPE_CHECKING, Any, Final
 
 from events import catalogue as c
 from events.codec import fallback_code
-from events.lifecycle import BY_LEADER, FINAL, NO_ATTEMPT, RANK, TABLE, Phase
+from events.lifecycle import (
+    BY_LEADER,
+    FINAL,
+    NO_ATTEMPT,
+    RANK,
+    TABLE,
+    VERIFICATION,
+    Phase,
+)
 from projections.checks import note_step
 from projections.judged import (
     ANOTHER_HOSTS,
@@ -35,6 +43,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from projections.judged import JudgedEvent, Verdict
+    from projections.submitted import SubmittedIds
 
 DESCRIPTION_KEPT: Final = 1_000
 """Characters of a description that lists and searches see; the log has all of it."""
@@ -45,36 +54,13 @@ VOIDS_KEPT: Final = 16
 _LINES: Final = (c.TaskStatus, c.TaskErrorLine, c.TaskRetrying, c.TaskVerified)
 NUMBERED: Final = frozenset(_LINES)
 """Lines of a run: many of one type, told apart by their running number."""
-VERSION: Final = 9
+VERSION: Final = 10
 """Goes up whenever this fold makes other records of the same log."""
-SUBMITTED_MASK: Final = 2**26 - 1
 
 
 def nobody(task_id: str) -> TaskRecord | None:
     """Find nothing: a fold without a store has no tasks but those in memory."""
     return None
-
-
-class SubmittedIds:
-    """A Bloom filter of submitted ids: it may say yes for one that was not submitted.
-
-    Kept while the log is folded from its beginning, where nearly every submission is a
-    new one and need not be looked for in the store. Eight megabytes, however many.
-    """
-
-    def __init__(self) -> None:
-        self._bits = bytearray((SUBMITTED_MASK + 1) // 8)
-
-    def add(self, task_id: str) -> bool:
-        """Note an id; return whether it may have been noted before."""
-        digest = hash(task_id)
-        bits, there = self._bits, True
-        for place in (digest & SUBMITTED_MASK, (digest >> 32) & SUBMITTED_MASK):
-            byte, bit = place >> 3, 1 << (place & 7)
-            if not bits[byte] & bit:
-                bits[byte] |= bit
-                there = False
-        return there
 
 
 class TasksState:
@@ -331,6 +317,7 @@ def _routed(record: TaskRecord, routing: object, event: c.TaskRouted, seq: int) 
     record.routed_at = event.at
     record.accepted_at = record.started_at = record.finished_at = ""
     record.waiting_for = record.exclude = ""
+    record.unverified = False
     record.trace_seq = seq
     record.simulated = record.simulated or event.simulated
     if len(record.routings) >= ROUTINGS_KEPT:
@@ -459,6 +446,7 @@ def _retried(
     record.reason = record.cancelled_by = record.exclude = ""
     record.result_seq, record.execution_ms, record.late = 0, None, False
     record.waiting_for = event.reason
+    record.unverified = False
     record.waiting_since = event.at
 
 
@@ -471,6 +459,7 @@ def _reassigned(
         _attempt(record, routing, counts=False)
     record.assign_to = event.host
     record.exclude = ""
+    record.unverified = False
     record.waiting_for = event.reason or f"reassigned to {event.host}"
     record.waiting_since = event.at
     record.accepted_at = record.started_at = ""
@@ -580,6 +569,7 @@ def _returned(
         routing.error_message = event.result.error.message[:DESCRIPTION_KEPT]
     record.waiting_for = event.detail or event.reason
     record.exclude = event.exclude or ""
+    record.unverified = event.reason == VERIFICATION
     _attempt(record, routing, counts=event.reason not in NO_ATTEMPT)
     _ended(record, routing, event.at, "returned")
 

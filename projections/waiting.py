@@ -10,7 +10,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 from events.codec import rfc3339
-from events.lifecycle import FIXED_KINDS, TIER_KINDS, time_to_live
+from events.lifecycle import FIXED_KINDS, TIER_KINDS, VERIFICATION, time_to_live
 from projections.answers import WhyAnswer
 from projections.queue import PRIORITIES
 from projections.tiers import (
@@ -45,11 +45,11 @@ def why(
     `model` is the one that its specification names.
     """
     fleet = world.fleet
-    tier = view_at(fleet, record.tier, now)
+    tier = view_at(fleet, record.seeks, now)
     ahead = _ahead(record, world.queue) if record.phase == "waiting" else None
     up = sum(host.state == "up" for host in fleet.hosts.values())
     in_flight = sum(
-        other.tier == record.tier and other.phase != "returned"
+        other.tier == record.seeks and other.phase != "returned"
         for other in world.queue.under_way.values()
     )
     expires_at = ""
@@ -62,7 +62,7 @@ def why(
         seq=world.position,
         task_id=record.id,
         state=record.phase,
-        tier=record.tier,
+        tier=record.seeks,
         tier_state=tier.state,
         tier_since=tier.since,
         limited_until=tier.until,
@@ -95,7 +95,7 @@ def expires_at_of(record: TaskRecord, fleet: FleetState) -> float | None:
     ends = [instant_of(record.deadline)] if record.deadline else []
     gone: float | None = None
     if record.executor not in FIXED_KINDS:
-        tiers = (record.tier, *_other_tiers(record, fleet))
+        tiers = (record.seeks, *_other_tiers(record, fleet))
         since = [gone_since(fleet, tier) for tier in tiers]
         outages = [at for at in since if at is not None]
         gone = max(outages) if len(outages) == len(since) else None
@@ -126,6 +126,8 @@ def _other_tiers(record: TaskRecord, fleet: FleetState) -> list[str]:
     """Name the tiers that could take it instead of its own: at most one step away."""
     if record.exact_model or record.fallback_used or record.executor in FIXED_KINDS:
         return []
+    if record.unverified:
+        return []
     if record.tier == "standard":
         return ["complex", "trivial"] if record.has_command else ["complex"]
     if record.tier == "complex" and fleet.in_force.allow_downgrade:
@@ -134,6 +136,8 @@ def _other_tiers(record: TaskRecord, fleet: FleetState) -> list[str]:
 
 
 def _ahead(record: TaskRecord, queued: QueueState) -> int:
+    if record.unverified:
+        return _ahead_above(record, queued)
     ahead = 0
     for priority in PRIORITIES:
         lane = queued.lanes.get((record.tier, priority), {})
@@ -145,6 +149,21 @@ def _ahead(record: TaskRecord, queued: QueueState) -> int:
                 return ahead
             ahead += 1
     return ahead
+
+
+def _ahead_above(record: TaskRecord, queued: QueueState) -> int:
+    """Count who waits for the tier above before it, their own tier or not."""
+    place = _place(record)
+    return sum(
+        one.seeks == record.seeks and _place(one) < place
+        for tier in (record.tier, record.seeks)
+        for priority in PRIORITIES
+        for one in queued.lanes.get((tier, priority), {}).values()
+    )
+
+
+def _place(record: TaskRecord) -> tuple[int, str, int]:
+    return PRIORITIES.index(record.priority), record.waiting_since, record.seq
 
 
 def _because(
@@ -162,23 +181,25 @@ def _because(
             f" on {record.host}." if record.host else "."
         )
         return
-    there = offered(fleet, record.tier)
+    if record.unverified:
+        yield _unverified(record)
+    there = offered(fleet, record.seeks)
     tiered = record.executor not in FIXED_KINDS
     drained = _drained(record, fleet)
     if not up and not drained:
         yield "No host is up."
     if tiered and up and there == "absent":
-        yield _NOT_SET_UP[record.tier]
+        yield _NOT_SET_UP[record.seeks]
     elif tiered and there == "down":
         since = f" since {tier.since}" if tier.state == "down" else ""
-        down = _down(fleet, record.tier)
-        yield f"The {record.tier} tier is down{since}: {down}."
+        down = _down(fleet, record.seeks)
+        yield f"The {record.seeks} tier is down{since}: {down}."
     elif tier.state == "down" and not drained:
         reason = f": {tier.reason}" if tier.reason else ""
         yield f"The {tier.tier} tier is down since {tier.since}{reason}."
     if tiered and up and there != "up":
         yield from _nor(fleet, _other_tiers(record, fleet))
-    if condition(fleet, record.tier, now) == "limited":
+    if condition(fleet, record.seeks, now) == "limited":
         reason = f" ({tier.reason})" if tier.reason else ""
         yield f"The {tier.tier} tier is limited until {tier.until}{reason}."
     if record.assign_to and not any(host.host == record.assign_to for host in drained):
@@ -187,23 +208,37 @@ def _because(
         yield _drain_of(host, only=bool(record.assign_to))
     if record.exclude:
         yield f"It is not to be tried on {record.exclude} until that is up again."
-    lacking = _lacking(fleet, record.tier, model) if model and there == "up" else ""
+    lacking = _lacking(fleet, record.seeks, model) if model and there == "up" else ""
     if lacking:
         yield lacking
     # Of a host that is away, the scheduler says only that nobody offers the kind of work.
     elif (
-        record.waiting_for
+        record.waiting_for not in ("", VERIFICATION)
         and not drained
         and away_since(fleet, record.assign_to, None) is None
     ):
         yield f"Last said about it: {record.waiting_for}."
     if ahead:
         others_wait = "1 other waits" if ahead == 1 else f"{ahead} others wait"
-        yield f"{others_wait} in the {record.tier} tier before it."
+        yield f"{others_wait} in the {record.seeks} tier before it."
     if in_flight:
         tasks_are = "1 task" if in_flight == 1 else f"{in_flight} tasks"
         verb = "is" if in_flight == 1 else "are"
-        yield f"{tasks_are} of the {record.tier} tier {verb} under way."
+        yield f"{tasks_are} of the {record.seeks} tier {verb} under way."
+
+
+def _unverified(record: TaskRecord) -> str:
+    """Say which step did not pass, and where alone it may go on."""
+    checks = record.routings[-1].checks if record.routings else []
+    failed = next((each for each in reversed(checks) if not each.passed), None)
+    what = "."
+    if failed is not None:
+        how = failed.signal or failed.code or f"exit code {failed.exit_code}"
+        what = f": {failed.command} ended with {how} in round {failed.round} of {failed.rounds}."
+    return (
+        f"What {record.tier} did has not passed its verification{what} It waits for "
+        f"{_WORK[record.seeks]}, and is not tried in {record.tier} again."
+    )
 
 
 def _drained(record: TaskRecord, fleet: FleetState) -> list[HostView]:
@@ -219,7 +254,7 @@ def _drained(record: TaskRecord, fleet: FleetState) -> list[HostView]:
 
 
 def _offers(host: HostView, record: TaskRecord) -> bool:
-    kinds = TIER_KINDS[record.tier]
+    kinds = TIER_KINDS[record.seeks]
     if record.executor in FIXED_KINDS or not kinds:
         return True
     return any(
@@ -316,8 +351,8 @@ def _only_on(record: TaskRecord, fleet: FleetState) -> str:
     if host.state != "up":
         state = "away" if host.state == "left" else host.state
         return f"It waits for host {name}, which is {state} since {host.since}."
-    kinds = TIER_KINDS[record.tier]
+    kinds = TIER_KINDS[record.seeks]
     there = any(endpoint.kind in kinds for endpoint in host.endpoints.values())
     if there or not kinds or record.executor in FIXED_KINDS:
         return f"It may run on {name} only."
-    return f"It may run on {name} only, which does not offer {_WORK[record.tier]}."
+    return f"It may run on {name} only, which does not offer {_WORK[record.seeks]}."

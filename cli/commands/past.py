@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from analysis.explain import Recheck, policies_of, recheck, words
+from analysis.explain import Recheck, aftermath, policies_of, recheck, words
 from analysis.span import first_from, last_until
 from cli.client.connection import PAST_S, Session, connected, run
 from cli.client.spans import point_option
@@ -83,19 +83,20 @@ async def _explain(
         history = await client.log.read(subjects.task(full))
         routed = _chosen(full, history, generation)
         submitted = history[0].event
+        sentences = [*words(routed, submitted), *aftermath(routed, history)]
         fleet = await _fleet_then(client, routed)
         checked = await _checked(client, routed) if check else None
     if as_json:
         document = {
             "decision": routed,
-            "words": list(words(routed, submitted)),
+            "words": sentences,
             "fleet": fleet,
             "check": checked,
         }
         click.echo(encode(document).decode())
     else:
         screen = console()
-        for sentence in words(routed, submitted):
+        for sentence in sentences:
             screen.print(line_of(sentence))
         trace(screen, routed)
         if fleet is not None:

@@ -12,10 +12,12 @@ from rich.console import Console
 
 from actors.rules import scoring
 from actors.rules.policy import Policy
+from analysis.explain import aftermath
 from analysis.reprice import Rates
 from analysis.whatif import Redecider
 from cli.render.past import show_whatif
 from events import catalogue as c
+from events import subjects
 from events.codec import rfc3339
 from events.errors import Malformed
 from projections.main import projecting
@@ -455,6 +457,31 @@ def test_rates_are_for_a_million_tokens():
     )
     assert rates.price(result) == pytest.approx(3.0 + 1.5 + 0.3 + 3.75)
     assert rates.price(msgspec.structs.replace(result, tokens_in=None)) is None
+
+
+def test_explain_says_where_unverified_work_goes_on():
+    history = History()
+    task = history.submit(verification_steps=["make test"])
+    first = history.route(task)
+    routed = history.last.event
+
+    def said(of=routed):
+        decided = [
+            each for each in history.recorded if each.subject == subjects.task(task)
+        ]
+        return list(aftermath(of, decided))
+
+    assert said() == []
+    history.give_back(first, "verification")
+    history.requeue(first, "verification")
+    (sentence,) = said()
+    assert "has not passed its verification: it waits to go on in complex" in sentence
+    assert f"agentcom why-waiting {task}" in sentence
+    history.decide(c.TaskDeferred, task, reason="today's $1.00 are spent")
+    assert "Last said about it: today's $1.00 are spent." in said()[0]
+    history.route(task, tier="complex", target="claude", fallback_used=True)
+    assert said()[0].endswith("verification: routing 2 sent it on.")
+    assert said(history.last.event) == []
 
 
 # -- the commands ----------------------------------------------------------------------

@@ -124,6 +124,75 @@ def test_an_exact_model_and_a_command_bound_where_a_task_may_go_instead():
     assert expiry(history, exact) is not None
 
 
+def unverified(history: History) -> str:
+    """A task of standard whose work did not pass in the last round."""
+    task = history.submit(verification_steps=["make test"])
+    route = history.route(task)
+    history.accept(route)
+    history.start(route)
+    history.report(
+        c.TaskVerified,
+        route,
+        round=2,
+        rounds=2,
+        step=1,
+        of=1,
+        command="make test",
+        passed=False,
+        exit_code=2,
+    )
+    history.give_back(route, "verification")
+    history.requeue(route, "verification")
+    return task
+
+
+def because(history: History, task: str):
+    world = fold(history.recorded)
+    return waiting.why(world.tasks.records[task], world, history.now)
+
+
+def test_unverified_work_waits_for_the_next_tier_and_says_which_step_failed():
+    history = History()
+    history.join("h1")
+    first = unverified(history)
+    task = unverified(history)
+    history.submit()
+    answer = because(history, task)
+    assert answer.because[0] == (
+        "What standard did has not passed its verification: make test ended with exit "
+        "code 2 in round 2 of 2. It waits for Claude Code (complex), and is not tried in "
+        "standard again."
+    )
+    assert answer.because[1].startswith("No host offers Claude Code (complex)")
+    assert "Last said about it: verification." not in answer.because
+    assert (answer.tier, answer.ahead) == ("complex", 1)
+    assert because(history, first).ahead == 0
+    assert expiry(history, task) == pytest.approx(
+        instant(answer.waiting_since) + TASK_TTL_S
+    )
+    history.decide(c.TaskDeferred, task, reason="today's $1.00 are spent")
+    said = because(history, task).because
+    assert "Last said about it: today's $1.00 are spent." in said
+
+
+@pytest.mark.parametrize("again", ["retried", "reassigned", "routed"])
+def test_unverified_work_that_is_tried_anew_waits_for_its_own_tier(again):
+    history = History()
+    history.join("h1")
+    task = unverified(history)
+    if again == "retried":
+        history.decide(c.TaskExpired, task, reason="ttl")
+        history.retry(task)
+    elif again == "reassigned":
+        history.decide(c.TaskReassigned, task, host="h1", requested_by="alice")
+    else:
+        route = history.route(task)
+        history.requeue(route, "host_lost")
+    answer = because(history, task)
+    assert (answer.state, answer.tier) == ("waiting", "standard")
+    assert not any("verification" in sentence for sentence in answer.because)
+
+
 def test_a_lane_says_when_its_first_task_expires():
     history = History()
     first = history.submit(ttl_s=50.0)
