@@ -31,8 +31,23 @@ class AttachmentLost(AgentComError):
         super().__init__(f"attachment {digest[:12]}: {problem}")
 
 
+class StoreRefused(AgentComError):
+    """The store keeps nothing more: it is full, or its disk is. Nothing was stored."""
+
+    code = "unavailable"
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(
+            f"the store of files takes nothing now ({reason}): `agentcom doctor` says how "
+            "full it is"
+        )
+
+
 class AttachmentStore(Protocol):
-    """Where attachments are. Raises LogUnavailable where it cannot be reached."""
+    """Where attachments are.
+
+    Raises LogUnavailable where it cannot be reached, StoreRefused where it takes no more.
+    """
 
     async def add(self, upload: str, piece: bytes) -> None:
         """Keep the next piece of an upload."""

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from events import header, subjects
-from events.attachments import AttachmentLost, digest_of
+from events.attachments import AttachmentLost, StoreRefused, digest_of
 from events.codec import instant
 from events.errors import LogUnavailable, Malformed, Unreachable
 from events.nats.api import ACK_TIMEOUT, direct, read_ack
@@ -100,4 +100,4 @@ class JetStreamAttachments:
         except (Unreachable, Malformed) as error:
             raise LogUnavailable("store an attachment", str(error)) from error
         if ack.error is not None:
-            raise LogUnavailable("store an attachment", ack.error.description)
+            raise StoreRefused(ack.error.description)

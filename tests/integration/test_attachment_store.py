@@ -5,14 +5,17 @@ from __future__ import annotations
 import asyncio
 import base64
 import itertools
+import random
 import time
 from contextlib import asynccontextmanager
+
+import pytest
 
 from actors.gateway.attachments import AttachmentCommands
 from events import catalogue as c
 from events import commands as m
 from events import subjects
-from events.attachments import KEPT_S, RENEWED_S, digest_of
+from events.attachments import KEPT_S, RENEWED_S, StoreRefused, digest_of
 from events.codec import encode
 from events.nats.api import stream_state
 from events.nats.attachments import JetStreamAttachments
@@ -79,3 +82,20 @@ async def test_files_and_unfinished_uploads_end_by_age(broker):
             while (await stream_state(admin, subjects.FILES_STREAM)).messages:
                 await asyncio.sleep(0.1)
         assert await store.size(digest_of(FILE)) is None
+
+
+async def test_a_full_store_says_so_and_still_answers(broker):
+    async with gateway(broker) as (store, later), linked(broker, "admin") as admin:
+        await later(0).attach(WHOLE, "me")
+        small = {**files_config(SMALL), "max_bytes": 100_000}
+        update = f"$JS.API.STREAM.UPDATE.{subjects.FILES_STREAM}"
+        await admin.call(update, encode(small), timeout=5)
+        # What cannot be made smaller by compression.
+        much = m.Attach(
+            data=base64.b64encode(random.Random(1).randbytes(200_000)).decode()
+        )
+        with pytest.raises(StoreRefused, match="maximum bytes") as no:
+            await later(0).attach(much, "me")
+        assert m.refusal_of(no.value).code == "unavailable"
+        assert (await later(0).attach(WHOLE, "me")).existing
+        assert await store.read(digest_of(FILE)) == FILE
