@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from events.secretive import is_secret
+from events.secretive import may_be_secret
 from sidecar.progress import encodable
 
 if TYPE_CHECKING:
@@ -21,6 +21,9 @@ BYTES_SHOWN: Final = 4 * 1024
 VALUE_SHOWN: Final = 500
 """Characters of one value; a longer one ends in `...`."""
 
+_TELLING: Final = 4
+"""Characters that a secret has at least to be looked for in other values."""
+
 
 def shown_env(env: Mapping[str, str], shell: c.Shell | None) -> dict[str, str]:
     """Return a command's variables by name, bounded, without secrets.
@@ -29,14 +32,14 @@ def shown_env(env: Mapping[str, str], shell: c.Shell | None) -> dict[str, str]:
     holds such a value, and of each that looks like a secret.
     """
     named = set(shell.secret_env) if shell is not None else set()
-    values = {env[name] for name in named if env.get(name)}
+    values = {env[name] for name in named if len(env.get(name, "")) >= _TELLING}
     shown: dict[str, str] = {}
     left = BYTES_SHOWN
     for name in sorted(env):
         value = encodable(env[name])
         if (
             name in named
-            or is_secret(name, value)
+            or may_be_secret(name, env[name])
             or any(each in env[name] for each in values)
         ):
             value = HIDDEN

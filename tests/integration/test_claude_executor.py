@@ -189,7 +189,10 @@ async def test_what_the_program_says_of_its_model_s_end_is_in_the_result(
     in_stream: bool,
 ) -> None:
     simulated_claude.order(Scenario(notice=RETIRED, notice_in_stream=in_stream), "ok")
-    outcome, _ = await run(executor, tmp_path)
+    outcome, ear = await run(executor, tmp_path)
+    assert RETIRED.removeprefix("⚠ ") in ear.said("stderr") + "".join(
+        ear.lines("status")
+    )
     assert isinstance(outcome, Finished)
     assert outcome.result.status == "success"
     assert outcome.result.notice == RETIRED.removeprefix("⚠ ")

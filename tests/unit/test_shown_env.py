@@ -21,12 +21,29 @@ def test_what_is_or_looks_like_a_secret_is_hidden_with_its_name_kept() -> None:
         "API_KEY": "k",
         "PROXY": "http://me:pw@proxy:1",
         "COPY": "before hunter2 behind",
+        "DB_PASS": "pw",
+        "PROXY_AUTH": "x",
+        "DATABASE_DSN": "x",
+        "GIVEN": "ghp_0123456789abcdef0123",
+        "CERT": "-----BEGIN PRIVATE KEY-----",
         "LANG": "C",
     }
     assert shown_env(env, shell) == {
         **dict.fromkeys(env, "…"),
         "LANG": "C",
     }
+
+
+def test_what_only_sounds_like_a_secret_is_shown() -> None:
+    env = {
+        "SSH_AUTH_SOCK": "/run/agent",
+        "PWD": "/work",
+        "KEYBOARD": "de",
+        "LD_LIBRARY_PATH": "/opt/cuda/lib64",
+        "CUDA_VISIBLE_DEVICES": "0,1",
+        "PYTEST_PASSED": "3",
+    }
+    assert shown_env(env, None) == env
 
 
 def test_what_is_shown_is_bounded_in_count_in_bytes_and_in_each_value() -> None:

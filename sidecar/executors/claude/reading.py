@@ -248,7 +248,10 @@ class ClaudeTry:
                     f"Claude Code retries a call {event.attempt}/{event.of}: {reason}"
                 )
             case stream_json.Informed():
-                self._informed = self._informed or notice_in(event.text)
+                notice = notice_in(event.text)
+                if notice and not self._informed:
+                    self._informed = notice
+                    self._emit.status(f"Claude Code says: {notice}")
             case stream_json.Begun():
                 self.start = event
                 self._turn_goes_on()
