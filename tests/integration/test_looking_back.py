@@ -329,6 +329,28 @@ async def test_a_change_of_tier_says_how_often_work_passes_there_at_once():
     assert "whether 1 of the 1" in shown(held)
 
 
+async def test_work_held_back_from_a_downgrade_would_pass_as_complex_does():
+    history = History()
+    fleet(history)
+    verified(history, 1, 4)
+    verified(history, 4, 5, tier="complex", model="claude-sonnet-4-5")
+    since = outage(history, lasted=5.0, tier="complex")
+    decided(
+        history,
+        history.submit(tier="complex"),
+        place("h1"),
+        fallback_used=True,
+        fallback_from_tier="complex",
+        wait=c.Wait("complex", since, 5.0, "taken"),
+    )
+
+    answer = await what_if(history, {"allow_downgrade": False})
+
+    (change,) = answer.changes
+    assert change.what == "held_back"
+    assert (change.passes, change.passes_then) == (0.25, 0.8)
+
+
 async def test_where_nothing_was_verified_success_is_not_estimated():
     history = History()
     fleet(history)
