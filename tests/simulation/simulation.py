@@ -287,6 +287,10 @@ class Simulation:
         elif answer.get("path") == "repo":
             if all(fields["repo"] in each.repos for each in self.machines.values()):
                 self.judge.complain("what a host has is taken", f"{answer}")
+        elif answer.get("path") == "description":
+            # No context of the world's models holds it.
+            if len(fields["description"]) < 4 * 2_048:
+                self.judge.complain("what fits a context is taken", f"{answer}")
         elif deadline is None:
             self.judge.complain("what is well formed is taken", f"{answer}")
 
