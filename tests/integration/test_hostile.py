@@ -66,6 +66,7 @@ VALID: dict[str, dict[str, Any]] = {
     "task.route": {"description": "x"},
     "host.drain": {"host": "h9"},
     "host.resume": {"host": "h9"},
+    "task.attach": {"data": "eA=="},
     "host.fetch": {"task_id": "01JGFJJZ00A7C9E1G3J5M7P9R1"},
     "host.forget": {"host": "h9"},
     "endpoint.add": {"endpoint": "e", "kind": "ollama", "url": "http://x"},
@@ -335,7 +336,10 @@ async def test_a_wrong_command_is_refused_precisely_and_stores_nothing(ring, com
         answers += zip(window, said, strict=True)
     for raw, answer in answers:
         assert not answer["ok"], raw[:200]
-        assert answer["code"] in ("malformed", "bad_token", "too_large"), answer
+        allowed = ("malformed", "bad_token", "too_large")
+        # What is in the files is looked at where they go; this ring keeps none.
+        none_kept = answer["code"] == "unavailable" and command == "task.attach"
+        assert answer["code"] in allowed or none_kept, answer
         assert answer["error"]
         assert len(answer["error"]) < 500
     assert await ring.stored() == before
