@@ -318,7 +318,10 @@ def test_a_number_that_belongs_to_another_s_server_is_not_ours(instance, tmp_pat
         stranger.stop()
 
 
-@pytest.mark.parametrize("text", ["1", str(os.getpid()), "-3", "9" * 30, "", "x"])
+@pytest.mark.parametrize(
+    "text",
+    ["1", pytest.param(str(os.getpid()), id="ours"), "-3", "9" * 30, "", "x"],
+)
 def test_a_number_that_is_no_server_s_is_not_ours(instance, text):
     instance.pid_file.write_text(text)
     assert running_pid(instance) is None
