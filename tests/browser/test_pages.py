@@ -304,7 +304,7 @@ def test_the_page_comes_back_when_web_itself_was_killed(open_page, house):
 
 def _command_of(pid: Path) -> str:
     try:
-        return (pid / "cmdline").read_text()
+        return (pid / "cmdline").read_text(errors="replace")
     except OSError:
         return ""
 
