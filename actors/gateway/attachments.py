@@ -38,13 +38,13 @@ class AttachmentCommands:
 
     async def attach(self, command: m.Attach, who: str) -> m.Attached | m.Refusal:
         """Take a piece of a file; with its last one the file has its name."""
+        piece = _bytes_of(command.data)
         if self._store is None:
             return m.refuse("unavailable", "there is no store of attachments here")
         since = self._clock() - RENEWED_S
         if command.digest:
             size = await self._store.size(command.digest, since=since)
             return m.Attached(digest=command.digest, size_bytes=size)
-        piece = _bytes_of(command.data)
         # Under a name of the sender's own nobody else can put anything.
         upload = (
             derived("upload", who, command.upload) if command.upload else self._ids()

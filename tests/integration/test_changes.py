@@ -12,21 +12,12 @@ from events import catalogue as c
 from sidecar import changes as module
 from sidecar.processes.family import Processes
 from sidecar.workspace import Workspace
+from tests.support.checkouts import GIT
 from tests.support.runs import assignment
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
-
-GIT = {
-    "PATH": os.environ["PATH"],
-    "GIT_CONFIG_NOSYSTEM": "1",
-    "GIT_CONFIG_GLOBAL": "/dev/null",
-    "GIT_AUTHOR_NAME": "a",
-    "GIT_AUTHOR_EMAIL": "a@example.org",
-    "GIT_COMMITTER_NAME": "a",
-    "GIT_COMMITTER_EMAIL": "a@example.org",
-}
 
 
 def git(folder: Path, *words: str, stdin: bytes = b"") -> bytes:

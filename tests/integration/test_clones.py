@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import socket
-import subprocess
 import threading
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -20,28 +19,12 @@ from sidecar import clones
 from sidecar.folders import WorkspaceError
 from sidecar.processes.family import Processes
 from sidecar.workspace import Workspace
+from tests.support.checkouts import git
 from tests.support.runs import assignment
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
-
-GIT = {
-    "PATH": os.environ["PATH"],
-    "GIT_CONFIG_NOSYSTEM": "1",
-    "GIT_CONFIG_GLOBAL": "/dev/null",
-    "GIT_AUTHOR_NAME": "a",
-    "GIT_AUTHOR_EMAIL": "a@example.org",
-    "GIT_COMMITTER_NAME": "a",
-    "GIT_COMMITTER_EMAIL": "a@example.org",
-}
-
-
-def git(folder: Path, *words: str) -> str:
-    done = subprocess.run(
-        ["git", *words], cwd=folder, env=GIT, capture_output=True, text=True, check=True
-    )
-    return done.stdout.strip()
 
 
 class Handler(SimpleHTTPRequestHandler):

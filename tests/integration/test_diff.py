@@ -8,21 +8,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.support.checkouts import GIT
 from tests.support.command import NOTHING_ELSE, System, agentcom_up
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
-
-GIT = {
-    "PATH": os.environ["PATH"],
-    "GIT_CONFIG_NOSYSTEM": "1",
-    "GIT_CONFIG_GLOBAL": "/dev/null",
-    "GIT_AUTHOR_NAME": "a",
-    "GIT_AUTHOR_EMAIL": "a@example.org",
-    "GIT_COMMITTER_NAME": "a",
-    "GIT_COMMITTER_EMAIL": "a@example.org",
-}
 
 
 def git(folder: Path, *words: str, stdin: str | None = None) -> str:

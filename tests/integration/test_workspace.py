@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import subprocess
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,27 +16,11 @@ from events.commands import Limits
 from sidecar.folders import FolderMissing, WorkspaceError, remove_tree
 from sidecar.processes.family import Processes
 from sidecar.workspace import OwnVariables, Turns, Workspace
+from tests.support.checkouts import git
 from tests.support.runs import assignment
 
 if TYPE_CHECKING:
     from events.commands import Assign
-
-GIT = {
-    "PATH": os.environ["PATH"],
-    "GIT_CONFIG_NOSYSTEM": "1",
-    "GIT_CONFIG_GLOBAL": "/dev/null",
-    "GIT_AUTHOR_NAME": "a",
-    "GIT_AUTHOR_EMAIL": "a@example.org",
-    "GIT_COMMITTER_NAME": "a",
-    "GIT_COMMITTER_EMAIL": "a@example.org",
-}
-
-
-def git(folder: Path, *words: str) -> str:
-    done = subprocess.run(
-        ["git", *words], cwd=folder, env=GIT, capture_output=True, text=True, check=True
-    )
-    return done.stdout.strip()
 
 
 @pytest.fixture
