@@ -105,6 +105,9 @@ class Scheduler:
         state.fleet.resume_paused(float("inf"))
         for host in state.fleet.hosts.values():
             host.last_beat = host.fault_since = now
+            # What a standby noted, it noted by a clock that may have stood elsewhere.
+            host.returned_at = min(host.returned_at, now)
+            host.clocks.clear()
             host.missing.clear()
             if not host.live:
                 for live in list(state.on_host.get(host.name, {}).values()):

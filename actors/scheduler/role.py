@@ -240,8 +240,9 @@ class SchedulerRole:
         if self.lease.held and state.epochs.current == epoch:
             _log.info("leading", name=self._name, epoch=epoch)
             self._watch = watch
+            # From here on by the monotonic clock: the other may stand elsewhere again.
             self._origin = watch.apart - state.time.ahead_s
-            scheduler.lead(epoch, self._now())
+            scheduler.lead(epoch, self._origin + self._monotonic())
             self._turn_soon()
 
     async def _note_that_we_lead(self) -> None:

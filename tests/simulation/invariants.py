@@ -321,6 +321,9 @@ class Judge:
                 account.hops = account.results = account.attempts = 0
                 account.last_route = None
                 account.cancelled = False
+            case c.TaskReassigned():
+                self.verification.reassigned(event.task_id)
+                self._close(account)
             case c.TaskCancelled():
                 account.cancelled = True
             case c.TaskExpired():

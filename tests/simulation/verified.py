@@ -56,6 +56,10 @@ class VerificationJudge:
         self._given_back.discard(task_id)
         self._escalated.pop(task_id, None)
 
+    def reassigned(self, task_id: str) -> None:
+        """Somebody had it tried on a host of their choice, in whichever tier that is."""
+        self._given_back.discard(task_id)
+
     def reported(self, spec: c.TaskSpec, event: c.RunEvent, where: str) -> None:
         """A host says how a run ended."""
         result = getattr(event, "result", None)

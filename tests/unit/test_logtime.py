@@ -157,3 +157,32 @@ async def test_after_a_wrong_future_time_goes_on_where_the_log_was():
     assert abs(role._now() - before) < 60
     stop.set()
     await running
+
+
+@pytest.mark.parametrize("by", [DAY, -DAY, -90.0])
+async def test_a_clock_put_elsewhere_in_the_moment_of_an_election_loses_nobody(by):
+    clocks = Clocks()
+
+    class Meanwhile(MemoryLog):
+        """The clock is put elsewhere while the election, or the step, is on its way."""
+
+        def append(self, subject, event, *, expect=None):
+            if type(event) in moments:
+                moments.remove(type(event))
+                clocks.ahead += by
+            return super().append(subject, event, expect=expect)
+
+    moments = [c.SchedulerElected, c.ClockStepped]
+    log, leases = Meanwhile(), MemoryLeases(clocks.monotonic)
+    said = {"host": "h1", "incarnation": "i1", "by": "h1", "version": "0"}
+    joined = c.HostJoined(id="I1", at=rfc3339(clocks.wall()), **said)
+    await log.append(subjects.host("h1"), joined)
+    role, stop, running = await elected(clocks, log, leases)
+    role._take_turn()
+    assert [round(step) for step in await steps_in(log, 2)] == [by, by]
+    host = role.scheduler.fleet.hosts["h1"]
+    assert host.live
+    assert abs(role._now() - host.last_beat) < 10
+    assert not await log.read(subjects.fleet("h1"))
+    stop.set()
+    await running
