@@ -45,9 +45,11 @@ faketime:
 ui: setup ## build the dashboard's page
 	$(BIN)/python hatch_build.py
 
+# Tests wait more than they work, so two go side by side, whole files at a time.
+WORKERS ?= 2
 test: dev chromium faketime ## run every test, against real servers, processes and programs
 	$(BIN)/python hatch_build.py modules
-	$(BIN)/pytest
+	$(BIN)/pytest -n $(WORKERS) --dist loadfile
 
 check: dev ## lint and type-check all code; test the page's JavaScript
 	$(BIN)/ruff check .
@@ -65,7 +67,7 @@ docs: dev ## make the pages and types that come from the code
 
 # The simulator counts too: most of what schedulers and hosts do happens there.
 cover: dev ## measure which lines the tests reach; 95 % of the four inner rooms at least
-	$(BIN)/pytest --cov tests/unit tests/contract tests/simulation tests/integration
+	$(BIN)/pytest -n $(WORKERS) --dist loadfile --cov tests/unit tests/contract tests/simulation tests/integration
 
 bench: setup ## measure this machine
 	$(BIN)/agentcom bench
