@@ -13,6 +13,7 @@ A child process starts as `python -P -m agentcom`, with a command's arguments, o
 
 from __future__ import annotations
 
+import gc
 import io
 import os
 import runpy
@@ -60,9 +61,15 @@ def main() -> int:
         del sys.argv[1:3]
         runpy.run_module(module, run_name="__main__", alter_sys=True)
         return 0
+    # What is imported stays: looking through it for garbage, while it is made and once
+    # more at the end, is a quarter of what a short command costs. `cli.main` lets the
+    # collector work again for whatever the command itself does.
+    gc.disable()
     from cli.main import main as command
 
-    return command()
+    code = command()
+    gc.freeze()
+    return code
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ and shell completion are fast. Exit codes are those of docs/cli.md.
 
 from __future__ import annotations
 
+import gc
 import importlib
 import importlib.util
 import os
@@ -125,6 +126,9 @@ class Commands(click.Group):
             return None
         module, attribute, _ = COMMANDS[cmd_name]
         command: click.Command = getattr(importlib.import_module(module), attribute)
+        if not gc.isenabled():
+            gc.freeze()
+            gc.enable()
         return command
 
     def resolve_command(

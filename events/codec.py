@@ -28,7 +28,18 @@ UPCASTERS: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {}
 
 _KNOWN = frozenset(c.types())
 _encoder = msgspec.json.Encoder()
-_event_decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(c.AnyEvent)
+
+
+class _MadeWhenUsed:
+    """The decoder of events until the first of them: not every command reads one."""
+
+    def decode(self, raw: bytes) -> Any:
+        global _event_decoder
+        _event_decoder = msgspec.json.Decoder(c.AnyEvent)
+        return _event_decoder.decode(raw)
+
+
+_event_decoder: msgspec.json.Decoder[Any] | _MadeWhenUsed = _MadeWhenUsed()
 _UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 _NO_FIELD = "no such field"
 _ALLOWED = "one of the allowed values"

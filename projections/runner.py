@@ -12,8 +12,7 @@ import heapq
 import sqlite3
 from typing import TYPE_CHECKING, Any, Final
 
-import structlog
-
+from events.diagnostics import Diagnostics
 from events.errors import AgentComError
 from events.position import LogChanged, stands
 from events.races import first
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
     from projections.judged import JudgedEvent
     from projections.world import World
 
-_log = structlog.get_logger("agentcom.projections")
+_log = Diagnostics("agentcom.projections")
 
 GROUP_EVENTS: Final = 10_000
 """Events folded before what they changed is saved, at the latest."""

@@ -21,8 +21,8 @@ from itertools import islice
 from typing import IO, TYPE_CHECKING, Any, Final, TypeVar
 
 import msgspec
-import structlog
 
+from events.diagnostics import Diagnostics
 from events.errors import AgentComError, Malformed
 from events.lifecycle import OPEN
 from events.position import Position
@@ -52,7 +52,7 @@ if sys.platform != "win32":
 
 T = TypeVar("T")
 
-_log = structlog.get_logger("agentcom.projections")
+_log = Diagnostics("agentcom.projections")
 
 RECENT_KEPT: Final = 10_000
 """Finished tasks that stay in memory, because late reports come soon or not at all."""

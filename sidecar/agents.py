@@ -11,12 +11,12 @@ import asyncio
 from typing import TYPE_CHECKING
 
 import msgspec
-import structlog
 from msgspec.structs import replace
 
 from events import catalogue as c
 from events import subjects
 from events.codec import encode
+from events.diagnostics import Diagnostics
 from events.races import first
 from sidecar.executors.agent import Bookmark
 from sidecar.journal_file import JournalError
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from sidecar.progress import Speaker
     from sidecar.results import Results
 
-logger = structlog.get_logger(__name__)
+logger = Diagnostics(__name__)
 
 _bookmarks = msgspec.json.Decoder(Bookmark)
 

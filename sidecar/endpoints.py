@@ -21,12 +21,12 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Literal
 
-import structlog
 from msgspec import Struct, field, structs
 
 from actors.rules.models import listed_models
 from events import catalogue as c
 from events.codec import rfc3339
+from events.diagnostics import Diagnostics
 from sidecar.executors.port import Finished, Returned
 from sidecar.http import (
     header_key,
@@ -61,7 +61,7 @@ _QUICKEST_S = 0.25
 _QUICKEST_PROGRAM_S = 2.0
 """A program is started for each look, which costs more than a request."""
 
-logger = structlog.get_logger(__name__)
+logger = Diagnostics(__name__)
 
 
 # -- What follows from a look ---------------------------------------

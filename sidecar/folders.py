@@ -9,14 +9,13 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import structlog
-
+from events.diagnostics import Diagnostics
 from events.errors import AgentComError
 
 if TYPE_CHECKING:
     from sidecar.task_user import TaskUser
 
-logger = structlog.get_logger("agentcom.sidecar")
+logger = Diagnostics("agentcom.sidecar")
 
 
 class WorkspaceError(AgentComError):

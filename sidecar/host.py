@@ -17,8 +17,6 @@ from base64 import b64encode
 from functools import partial
 from typing import TYPE_CHECKING, Protocol, assert_never
 
-import structlog
-
 from actors.host import messages as msg
 from actors.host.decide import decide
 from actors.host.mailbox import Envelope, Mailbox
@@ -28,6 +26,7 @@ from events import catalogue as c
 from events import commands as mail
 from events import subjects
 from events.codec import Reader, encode, rfc3339
+from events.diagnostics import Diagnostics
 from events.errors import AgentComError, Malformed
 from events.ids import IdSource
 from sidecar.agents import AgentRuns
@@ -59,7 +58,7 @@ JOIN_AFTER_S = 2.0
 GOODBYE_S = 5.0
 """How long a host that leaves waits for the log to take its last words."""
 
-logger = structlog.get_logger(__name__)
+logger = Diagnostics(__name__)
 
 
 class Evicted(AgentComError):

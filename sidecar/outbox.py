@@ -19,9 +19,9 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import msgspec
-import structlog
 
 from events.codec import decode_event, encode
+from events.diagnostics import Diagnostics
 from events.errors import LogError, LogUnavailable, Malformed, TooLarge
 from sidecar.output import EVENT_LIMIT, fitting
 
@@ -47,7 +47,7 @@ ends a run, any other."""
 _RETRY_S = (0.1, 0.2, 0.5, 1.0, 2.0)
 _SURELY_SMALL = 64 * 1024
 
-logger = structlog.get_logger(__name__)
+logger = Diagnostics(__name__)
 
 
 class OutboxEntry:

@@ -12,11 +12,11 @@ from contextlib import asynccontextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, assert_never
 
-import structlog
 from msgspec import structs
 
 from events import catalogue as c
 from events.attachments import AttachmentLost
+from events.diagnostics import Diagnostics
 from events.errors import AgentComError, LogError, LogUnavailable
 from events.lifecycle import VERIFICATION
 from events.races import first
@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 HANDS = "hands"
 """Under this name stands who works with a local model's answers."""
 
-logger = structlog.get_logger(__name__)
+logger = Diagnostics(__name__)
 
 
 class Prepare(Protocol):

@@ -19,9 +19,9 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
-import structlog
 from watchfiles import awatch
 
+from events.diagnostics import Diagnostics
 from events.errors import AgentComError
 from events.ids import is_token, token
 
@@ -44,7 +44,7 @@ _STEP_MS: Final = 20
 _LOOK_ANYWAY_MS: Final = 5_000
 _WATCH_AGAIN_S: Final = 1.0
 
-logger = structlog.get_logger(__name__)
+logger = Diagnostics(__name__)
 
 
 class Unreadable(AgentComError):

@@ -33,8 +33,7 @@ import time
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
-import structlog
-
+from events.diagnostics import Diagnostics
 from web.decisions import RecentDecisions
 from web.documents import Documents
 from web.lasthour import LastHour
@@ -58,7 +57,7 @@ FLUSH_S: Final = 0.03
 """Events that come within this time are sent together."""
 PAGES: Final = 1_000
 
-_log = structlog.get_logger("agentcom.web")
+_log = Diagnostics("agentcom.web")
 
 
 class Bridge:

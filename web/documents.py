@@ -12,11 +12,11 @@ import asyncio
 from collections import deque
 from typing import TYPE_CHECKING, Any, Final
 
-import structlog
 from msgspec import Struct
 
 from events.codec import encode
 from events.commands import Refusal
+from events.diagnostics import Diagnostics
 from events.errors import AgentComError
 from events.position import NOWHERE, Position
 from web.topics import OneTask
@@ -35,7 +35,7 @@ that gets a snapshot."""
 ENCODED_KEPT: Final = 16
 """Watchers stand at few different versions: the latest, and a few that are slower."""
 
-_log = structlog.get_logger("agentcom.web")
+_log = Diagnostics("agentcom.web")
 
 
 class Section(Struct):

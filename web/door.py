@@ -15,11 +15,11 @@ import asyncio
 import resource
 from typing import TYPE_CHECKING, Any, Final
 
-import structlog
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from events.commands import refuse
+from events.diagnostics import Diagnostics
 from web.access import HEADERS
 from web.api import response_of
 
@@ -39,7 +39,7 @@ FILES: Final = 4_096
 QUIET_S: Final = 10.0
 """So long a line of the log is not said again."""
 
-_log = structlog.get_logger("agentcom.web")
+_log = Diagnostics("agentcom.web")
 
 
 def allow_files() -> None:

@@ -8,10 +8,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import structlog
 from msgspec import Struct
 from msgspec.structs import replace
 
+from events.diagnostics import Diagnostics
 from events.position import LogChanged
 from projections.main import projecting, until
 from projections.runner import AGAIN_S
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from projections.queries import OutputReader, WhatIf
     from web.api import SavingsReader
 
-_log = structlog.get_logger("agentcom.web")
+_log = Diagnostics("agentcom.web")
 
 
 class WebConfig(Struct, frozen=True, kw_only=True):

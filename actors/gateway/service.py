@@ -11,11 +11,11 @@ import asyncio
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
-import structlog
 
 from events import header, subjects
 from events.codec import encode
 from events.commands import Refusal, refuse
+from events.diagnostics import Diagnostics
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -48,7 +48,7 @@ class _Requester(msgspec.Struct):
     user: str = ""
 
 
-_log = structlog.get_logger("agentcom.gateway")
+_log = Diagnostics("agentcom.gateway")
 _requesters = msgspec.json.Decoder(_Requester)
 
 

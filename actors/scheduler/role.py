@@ -11,8 +11,6 @@ import asyncio
 import time
 from typing import TYPE_CHECKING, Any, Final
 
-import structlog
-
 from actors.gateway.gateway import Gateway
 from actors.gateway.service import Service
 from actors.scheduler.decide import Scheduler
@@ -23,6 +21,7 @@ from events import catalogue as c
 from events import subjects
 from events.codec import Reader, encode, instant, rfc3339
 from events.commands import Assign, Reply, UseEndpoints
+from events.diagnostics import Diagnostics
 from events.errors import Conflict, LogError, LogUnavailable, Malformed, Unreachable
 from events.races import first
 
@@ -60,7 +59,7 @@ SOONEST_HELD_BACK_S: Final = 0.25
 
 _beats: Reader[c.Beat] = Reader(c.Beat)
 _replies: Reader[Reply] = Reader(Reply)
-_log = structlog.get_logger("agentcom.scheduler")
+_log = Diagnostics("agentcom.scheduler")
 
 
 class SchedulerRole:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import secrets
 import signal
-import sys
 import time
 from contextlib import asynccontextmanager, suppress
 from functools import partial
@@ -17,7 +16,6 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 import msgspec
-import structlog
 from msgspec import Struct
 
 from cli.client.target import said_creds, said_url
@@ -261,7 +259,6 @@ async def connected(
 ) -> AsyncIterator[Session]:
     """Connect as `role` (or as whom `--creds` says) for as long as the block lasts."""
     chosen = credentials or credentials_for(role)
-    logs_to_stderr()
     link = await Link.connect(chosen.address(), timeout=CONNECT_S)
     client = Session(link, chosen.role)
     try:
@@ -269,12 +266,6 @@ async def connected(
     finally:
         await client.log.close()
         await link.close()
-
-
-def logs_to_stderr() -> None:
-    """Keep stdout for the answer, unless logs have been set up already."""
-    if not structlog.is_configured():
-        structlog.configure(logger_factory=lambda *_: structlog.PrintLogger(sys.stderr))
 
 
 def run(work: Coroutine[Any, Any, T]) -> T:

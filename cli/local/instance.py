@@ -27,7 +27,6 @@ from typing import TYPE_CHECKING, Final, TypedDict
 
 import msgspec
 import nkeys
-import platformdirs
 
 from events import subjects
 from events.errors import AgentComError
@@ -189,8 +188,12 @@ def local_host_name() -> str:
 def data_folder(chosen: Path | None = None) -> Path:
     """Choose the data folder: `--data`, else AGENTCOM_DATA, else the user's own."""
     if chosen is None:
-        named = os.environ.get("AGENTCOM_DATA")
-        chosen = Path(named) if named else platformdirs.user_data_path("agentcom")
+        if named := os.environ.get("AGENTCOM_DATA"):
+            chosen = Path(named)
+        else:
+            import platformdirs
+
+            chosen = platformdirs.user_data_path("agentcom")
     return chosen.expanduser().absolute()
 
 

@@ -25,6 +25,7 @@ from cli.client.connection import loop_factory
 from cli.local.unheard import speak_unheard
 from cli.render.redaction import redact
 from cli.render.terminal import EXIT_INTERRUPTED, Problem, colours_on
+from events.diagnostics import Diagnostics
 from events.errors import LogUnavailable
 from events.nats.link import Link
 from events.races import first
@@ -41,7 +42,7 @@ TOLD_AFTER_S: Final = 2.0
 AWAY_TOLD_AFTER_S: Final = 1.0
 AWAY_TOLD_AGAIN_S: Final = 60.0
 TRACEBACK_FRAMES: Final = 20
-_log = structlog.get_logger("agentcom")
+_log = Diagnostics("agentcom")
 
 
 def run_role(work: Callable[[asyncio.Event], Awaitable[None]], *, debug: bool) -> None:

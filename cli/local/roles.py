@@ -7,8 +7,6 @@ import os
 import secrets
 from typing import TYPE_CHECKING, Any
 
-import structlog
-
 from actors.scheduler.lease import LEASE_TTL_S
 from agentcom import __version__
 from cli.client.connection import new_id
@@ -24,6 +22,7 @@ from cli.local.instance import (
 from cli.local.process import role_link, until_closed
 from cli.local.streams import make_streams
 from cli.render.terminal import Problem
+from events.diagnostics import Diagnostics
 from events.errors import AgentComError
 
 if TYPE_CHECKING:
@@ -33,7 +32,7 @@ if TYPE_CHECKING:
     from events.nats.link import Link
     from sidecar.config import SidecarConfig
 
-_log = structlog.get_logger("agentcom")
+_log = Diagnostics("agentcom")
 
 
 def role_credentials(role: str) -> Credentials:

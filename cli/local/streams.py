@@ -5,20 +5,20 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-import structlog
 from nats.aio.client import Client
 from nats.errors import Error as NatsError
 
 from cli.local.instance import Credentials, Instance
 from cli.render.terminal import Problem
 from events import subjects
+from events.diagnostics import Diagnostics
 from events.errors import LogUnavailable
 from events.nats.provision import Retention, provision
 
 if TYPE_CHECKING:
     from events.nats.link import Link
 
-_log = structlog.get_logger("agentcom")
+_log = Diagnostics("agentcom")
 
 
 async def make_streams(url: str, link: Link) -> None:

@@ -23,7 +23,6 @@ from events.errors import (
     LogUnavailable,
     Unreachable,
 )
-from projections.record import GUESSED
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -268,6 +267,8 @@ def tokens(count: int | None) -> str:
 
 def priced(amount: float | None, basis: str) -> str:
     """Spell dollars with what they rest on: `~` before a guess."""
+    from projections.record import GUESSED
+
     guess = "~" if amount and basis in GUESSED else ""
     return guess + dollars(amount)
 

@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 import nats.errors
-import structlog
 
+from events.diagnostics import Diagnostics
 from events.errors import Denied, LogUnavailable, Unreachable
 from events.nats.wire import Wire, frame, headers_of, status_of
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from events.bus import Listening, Message
 
 NO_RESPONDERS = "503"
-_log = structlog.get_logger("agentcom.link")
+_log = Diagnostics("agentcom.link")
 _PERMISSION = re.compile(r'permissions violation for (\w+) to "([^"]+)"', re.IGNORECASE)
 
 

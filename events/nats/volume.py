@@ -10,9 +10,8 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING, Final
 
-import structlog
-
 from events import subjects
+from events.diagnostics import Diagnostics
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,7 +28,7 @@ _OF_HOSTS: Final = tuple(
     all_of.removesuffix(">").removesuffix("*")
     for all_of in (subjects.ALL_RUNS, subjects.ALL_HOSTS)
 )
-_log = structlog.get_logger("agentcom.volume")
+_log = Diagnostics("agentcom.volume")
 
 
 class HostVolume:

@@ -413,6 +413,56 @@ def test_help_imports_nothing_heavy() -> None:
     assert said.strip() == "[]"
 
 
+NOT_FOR_A_LISTING = (
+    "aiohttp",
+    "httpx",
+    "structlog",
+    "pygments",
+    "psutil",
+    "sqlite3",
+    "jsonschema",
+    "genai_prices",
+    "prometheus_client",
+    "nats.js.api",
+    "rich.traceback",
+    "actors",
+    "analysis",
+    "sidecar",
+    "web",
+    "projections.store",
+)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "besides"),
+    [
+        (("tasks",), ()),
+        (("tasks", "--json"), ("rich",)),
+        (("hosts", "--json"), ("rich",)),
+    ],
+    ids=" ".join,
+)
+def test_a_listing_imports_what_it_lists_with_and_no_more(
+    up: System, arguments: tuple[str, ...], besides: tuple[str, ...]
+) -> None:
+    code = (
+        "import sys, runpy\n"
+        "try: runpy.run_module('agentcom', run_name='__main__', alter_sys=True)\n"
+        "except SystemExit as end: assert end.code == 0, end.code\n"
+        "print(*sys.modules, file=sys.stderr)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        env=environment(up.data, up.data),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    imported = set(done.stderr.split())
+    assert "nats.aio.client" in imported
+    assert imported.isdisjoint({*NOT_FOR_A_LISTING, *besides})
+
+
 # -- everything, up and down -----------------------------------------------------------
 
 

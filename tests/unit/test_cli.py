@@ -32,10 +32,8 @@ def test_a_question_outlasts_what_the_read_models_wait() -> None:
 
 def test_log_lines_of_commands_go_to_stderr() -> None:
     code = (
-        "import structlog\n"
-        "from cli.client.connection import logs_to_stderr\n"
-        "logs_to_stderr()\n"
-        "structlog.get_logger('agentcom.link').warning('a line')\n"
+        "from events.diagnostics import Diagnostics\n"
+        "Diagnostics('agentcom.link').warning('a line')\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", code],
