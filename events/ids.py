@@ -69,6 +69,8 @@ class IdSource:
         self._clock = clock
         self._chance = chance
         self._millisecond = -1
+        # The first characters of the ids of one millisecond, and the chance of the last.
+        self._when = ""
         self._last = 0
 
     def __call__(self) -> str:
@@ -78,6 +80,15 @@ class IdSource:
             self._last += 1
         else:
             self._millisecond = millisecond
+            self._when = _base32((millisecond & ((1 << 48) - 1)) << 80)[:10]
             # The top bit stays free, so that counting up cannot overflow.
             self._last = self._chance() & ((1 << 79) - 1)
-        return _base32((self._millisecond & ((1 << 48) - 1)) << 80 | self._last)
+        high, low = self._last >> 40, self._last & ((1 << 40) - 1)
+        pair = _PAIRS
+        return (
+            f"{self._when}"
+            f"{pair[high >> 30]}{pair[high >> 20 & 1023]}"
+            f"{pair[high >> 10 & 1023]}{pair[high & 1023]}"
+            f"{pair[low >> 30]}{pair[low >> 20 & 1023]}"
+            f"{pair[low >> 10 & 1023]}{pair[low & 1023]}"
+        )

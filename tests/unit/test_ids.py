@@ -64,3 +64,11 @@ def test_one_source_s_ids_rise_whatever_the_clock_does(clock, chance):
     source = IdSource(lambda: next(ticks), lambda: chance)
     ids = [source() for _ in clock]
     assert ids == sorted(set(ids))
+
+
+@given(MILLISECONDS, st.integers(0, 2**79 - 2))
+def test_a_source_s_ids_are_ulids_of_its_clock_and_chance(millisecond, chance):
+    source = IdSource(lambda: millisecond / 1000, lambda: chance)
+    first, second = ULID.from_str(source()), ULID.from_str(source())
+    assert first == ULID.from_str(ulid(millisecond / 1000, chance))
+    assert int(second) == int(first) + 1
