@@ -181,7 +181,7 @@ class Judge:
             scoring.candidate(self._inputs(case, one), numbers)
             for one in event.candidates
         ]
-        best = scoring.ranked(event.task_id, anew)[0]
+        best = scoring.ranked(anew)[0]
         usd, estimated = self._dollars(case, best.model)
         then = case.recorded._replace(
             place=_place(event.effective_tier, best.host, best.endpoint),

@@ -91,7 +91,7 @@ def route(
             fallback_code=task.fallback_code,
             wait=task.wait,
             classification_reason=task.classification_reason,
-            candidate_count=len(pool.ranking),
+            candidate_count=pool.open,
             candidates=candidates,
             excluded=counts,
             excluded_names=named,
@@ -118,4 +118,4 @@ def recheck(routed: c.TaskRouted, numbers: Scoring) -> c.Candidate:
         scoring.candidate(scoring.inputs_of(one, local_model=local), numbers)
         for one in routed.candidates
     ]
-    return scoring.ranked(routed.task_id, anew)[0]
+    return scoring.ranked(anew)[0]

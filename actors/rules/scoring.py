@@ -5,8 +5,8 @@ What is unknown counts as its neutral number, never as a guess from old data.
 
 from __future__ import annotations
 
-import hashlib
 from typing import TYPE_CHECKING
+from zlib import crc32
 
 from msgspec import Struct
 
@@ -66,9 +66,9 @@ def factors(inputs: Inputs, scoring: Scoring) -> c.Factors:
     )
 
 
-def product(f: c.Factors) -> float:
-    """Multiply the factors."""
-    return f.load * f.capacity * f.vram * f.warm * f.affinity * f.slots
+def worth(f: c.Factors) -> float:
+    """Multiply the factors but the slots: the score if all slots were free."""
+    return f.load * f.capacity * f.vram * f.warm * f.affinity
 
 
 def candidate(inputs: Inputs, scoring: Scoring) -> c.Candidate:
@@ -88,7 +88,7 @@ def candidate(inputs: Inputs, scoring: Scoring) -> c.Candidate:
         slots_total=inputs.slots_total,
         in_flight=inputs.slots_total - inputs.slots_free,
         factors=parts,
-        score=product(parts),
+        score=worth(parts) * parts.slots,
     )
 
 
@@ -110,19 +110,11 @@ def inputs_of(recorded: c.Candidate, *, local_model: bool) -> Inputs:
     )
 
 
-def spread(task_id: str, name: str) -> int:
-    """Hash a task and a place, so that equal places share tasks and replays agree."""
-    digest = hashlib.blake2b(f"{task_id}\n{name}".encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big")
+def spread(task_id: str) -> int:
+    """Turn a task's id into a number, by which equal places share tasks."""
+    return crc32(task_id.encode())
 
 
-def ranked(task_id: str, candidates: Iterable[c.Candidate]) -> list[c.Candidate]:
-    """Order candidates: best score, then fewest in flight, then by hash of the task."""
-    return sorted(
-        candidates,
-        key=lambda each: (
-            -each.score,
-            each.in_flight,
-            spread(task_id, f"{each.endpoint}@{each.host}"),
-        ),
-    )
+def ranked(candidates: Iterable[c.Candidate]) -> list[c.Candidate]:
+    """Order candidates: best score, then fewest in flight; equals stay as they stand."""
+    return sorted(candidates, key=lambda each: (-each.score, each.in_flight))

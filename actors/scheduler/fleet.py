@@ -15,6 +15,8 @@ from actors.scheduler.places import SLOT_KINDS, Host, Place, Pool, Slots
 from actors.scheduler.queue import PLACE_KIND, Requirement
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from actors.rules.policy import Policy
     from events import catalogue as c
 
@@ -301,11 +303,11 @@ class Fleet:
         if place is None:
             return
         if not place.shared:
-            self._rank(place)
+            self._rank(place, Pool.slots_moved)
             return
         for other in self.hosts.values():
             if endpoint in other.endpoints:
-                self._rank(other.endpoints[endpoint])
+                self._rank(other.endpoints[endpoint], Pool.slots_moved)
 
     # -- pools -------------------------------------------------------------------------
 
@@ -360,16 +362,21 @@ class Fleet:
         self.changed_kinds.add(place.kind)
         self._rank(place)
 
-    def _rank(self, place: Place) -> None:
+    def _rank(
+        self, place: Place, look: Callable[[Pool, Place], bool] = Pool.update
+    ) -> None:
+        """Have every pool that has this place look at it again."""
         for pools in (
             self._pools_by_kind.get(place.kind),
             self._pools_by_host.get(place.host.name),
         ):
-            for key, pool in (pools or {}).items():
+            if not pools:
+                continue
+            for key, pool in pools.items():
                 if key.kind != place.kind:
                     continue
                 before = pool.available
-                if pool.update(place) or pool.available < before:
+                if look(pool, place) or pool.available < before:
                     # A place that is gone matters too: who counted on it may have to
                     # hop, to expire, or to try again what failed on it.
                     self.changed_pools.add(key)

@@ -8,19 +8,17 @@ them up to date.
 
 from __future__ import annotations
 
+from bisect import bisect_left, insort
 from collections import Counter, deque
-from itertools import islice
 from typing import TYPE_CHECKING, Final
-
-from sortedcontainers import SortedList
 
 from actors.rules.models import model_named, usual_model
 from actors.rules.repos import may_clone, plain_repo
-from actors.rules.scoring import Inputs, candidate, factors, product, ranked, spread
+from actors.rules.scoring import Inputs, candidate, factors, ranked, spread, worth
 from events import catalogue as c
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator
 
     from actors.rules.policy import Policy
     from actors.scheduler.fleet import Fleet
@@ -57,7 +55,8 @@ class Slots:
     @property
     def free(self) -> int:
         """How many more would fit; never below 0."""
-        return max(0, self.total - self.in_flight - self.reserved)
+        free = self.total - self.in_flight - self.reserved
+        return free if free > 0 else 0
 
 
 class Host:
@@ -204,7 +203,8 @@ class Place:
     the program that answers there (ollama, openai, claude). `models` are those it has,
     `loaded` those of them in memory, named as the server writes them. `reason` says why it
     is down, `notice` what its program says of its model's end. A `shared` endpoint is called by several hosts: each has a place of its own,
-    and all of these have one `slots`.
+    and all of these have one `slots`. `name` is `endpoint@host`, or the host alone: unique
+    over the fleet.
     """
 
     __slots__ = (
@@ -217,6 +217,7 @@ class Place:
         "loaded",
         "model_capabilities",
         "models",
+        "name",
         "notice",
         "reason",
         "shared",
@@ -230,6 +231,7 @@ class Place:
         self.host = host
         self.kind = kind
         self.endpoint = endpoint
+        self.name = f"{endpoint}@{host.name}" if endpoint else host.name
         self.endpoint_kind: c.EndpointKind | None = None
         self.slots = slots
         self.up = True
@@ -244,11 +246,6 @@ class Place:
         self.capabilities: frozenset[str] = frozenset()
         self.model_capabilities: dict[str, list[str]] = {}
         self.context_tokens: dict[str, int] = {}
-
-    @property
-    def name(self) -> str:
-        """`endpoint@host`, or the host alone: unique over the fleet."""
-        return f"{self.endpoint}@{self.host.name}" if self.endpoint else self.host.name
 
     def model_for(
         self, required: Requirement, policy: Policy
@@ -307,21 +304,33 @@ class Place:
 
 
 class Pool:
-    """For one requirement: who could take it now, best first, and why others cannot."""
+    """For one requirement: who could take it now, best first, and why others cannot.
+
+    What is known of an open place is kept until something about it moves: a decision then
+    looks at the first few ranks and makes nothing anew but what has moved since the last.
+    """
 
     def __init__(self, fleet: Fleet, required: Requirement) -> None:
         self._fleet = fleet
         self.requirement = required
-        # Open places as (-score, in flight, name): the best is first. Affinity (a task goes
-        # where its repository is) is not in these scores: it differs from task to task.
-        self.ranking: SortedList[tuple[float, int, str]] = SortedList()
+        # The open places by rank, (-score, in flight), their names sorted; and the ranks
+        # there are, the best first. Affinity (a task goes where its repository is) is not
+        # in these scores: it differs from task to task.
+        self._ranks: dict[tuple[float, int], list[str]] = {}
+        self._order: list[tuple[float, int]] = []
         self.places: dict[str, Place] = {}
-        # The entry in the ranking, by place; what a place would run, "" without a model.
-        self._keys: dict[str, tuple[float, int, str]] = {}
+        # Of each open place: its rank, its score with all slots free, and itself as a
+        # decision records it.
+        self._keys: dict[str, tuple[float, int]] = {}
+        self._worth: dict[str, float] = {}
+        self._candidates: dict[str, c.Candidate] = {}
+        # What each place would run, "" without a model.
         self._models: dict[str, str] = {}
-        # Why each other place cannot take it now, and how often each reason occurs.
+        # Why each other place cannot take it now, and how often each reason occurs; the
+        # same as a decision records it, None until one asks.
         self.reasons: dict[str, str] = {}
         self.counts: Counter[str] = Counter()
+        self._out: tuple[dict[str, int], list[c.Excluded]] | None = None
         # Places that could run it if all their slots were free and no limit or pause held.
         self._available: set[str] = set()
 
@@ -329,6 +338,11 @@ class Pool:
     def available(self) -> int:
         """How many places could run it if all their slots were free."""
         return len(self._available)
+
+    @property
+    def open(self) -> int:
+        """How many places could take it now."""
+        return len(self._keys)
 
     def update(self, place: Place) -> bool:
         """Look at a place again; True if a task could go there that could not before."""
@@ -342,29 +356,57 @@ class Pool:
         if reason is not None:
             self.reasons[name] = reason
             self.counts[reason] += 1
+            self._out = None
             return False
         inputs = self._inputs(place, repo=None)
-        key = (
-            -product(factors(inputs, self._fleet.policy.scoring)),
-            inputs.slots_total - inputs.slots_free,
-            name,
-        )
-        self._keys[name] = key
-        self.ranking.add(key)
+        self._worth[name] = worth(factors(inputs, self._fleet.policy.scoring))
+        self._rank(place)
         return not could
+
+    def slots_moved(self, place: Place) -> bool:
+        """`update` for a place of which nothing but the slots has moved."""
+        name = place.name
+        if name not in self._worth or place.slots.free < 1:
+            return self.update(place)
+        self._unrank(name)
+        self._rank(place)
+        return False
 
     def forget(self, name: str) -> None:
         """Drop a place that is no more, or is about to be looked at again."""
-        key = self._keys.pop(name, None)
-        if key is not None:
-            self.ranking.remove(key)
+        if name in self._keys:
+            self._unrank(name)
+            del self._worth[name]
         reason = self.reasons.pop(name, None)
         if reason is not None:
+            self._out = None
             self.counts[reason] -= 1
             if self.counts[reason] <= 0:
                 del self.counts[reason]
         self._available.discard(name)
         self.places.pop(name, None)
+
+    def _rank(self, place: Place) -> None:
+        name, slots = place.name, place.slots
+        free = slots.free
+        key = (-self._worth[name] * (free / slots.total), slots.total - free)
+        self._keys[name] = key
+        equals = self._ranks.get(key)
+        if equals is None:
+            self._ranks[key] = [name]
+            insort(self._order, key)
+        else:
+            insort(equals, name)
+
+    def _unrank(self, name: str) -> None:
+        key = self._keys.pop(name)
+        self._candidates.pop(name, None)
+        equals = self._ranks[key]
+        if len(equals) > 1:
+            del equals[bisect_left(equals, name)]
+        else:
+            del self._ranks[key]
+            del self._order[bisect_left(self._order, key)]
 
     def _why_not(self, place: Place) -> tuple[str | None, bool]:
         """Return why a task cannot go there now (None if it can), and whether only
@@ -422,10 +464,10 @@ class Pool:
     def open_to(self, excluded: tuple[str, ...]) -> bool:
         """Whether a place with a free slot is left after the excluded."""
         if not excluded:
-            return bool(self.ranking)
+            return bool(self._keys)
         return any(
             not self._fleet.is_excluded(self.places[name], excluded)
-            for _, _, name in self.ranking
+            for name in self._keys
         )
 
     def available_to(self, excluded: tuple[str, ...]) -> int:
@@ -440,48 +482,57 @@ class Pool:
     def best(
         self, task_id: str, repo: str | None, excluded: tuple[str, ...]
     ) -> list[c.Candidate]:
-        """Return the best candidates for a task, best first, with all their inputs."""
-        names = dict.fromkeys(self._window(task_id))
-        if excluded:
-            # The best may be just those it may not go to: go down the ranking past them.
-            allowed = (
-                name
-                for _, _, name in self.ranking
-                if not self._fleet.is_excluded(self.places[name], excluded)
-            )
-            most = self._fleet.policy.recorded_candidates
-            names = dict.fromkeys(islice(allowed, most))
-        if repo is not None:
-            for host in self._fleet.hosts_with_repo(repo):
-                for place in host.places():
-                    if place.name in self._keys:
-                        names.setdefault(place.name)
-        scoring = self._fleet.policy.scoring
-        candidates = [
-            candidate(self._inputs(self.places[name], repo), scoring)
-            for name in names
-            if not (excluded and self._fleet.is_excluded(self.places[name], excluded))
-        ]
-        return ranked(task_id, candidates)[: self._fleet.policy.recorded_candidates]
+        """Return the best candidates for a task, best first, with all their inputs.
 
-    def _window(self, task_id: str) -> Iterable[str]:
-        """The first places of the ranking; among too many equals, a part by hash.
-
-        Only affinity can lift a place above these, and who has it is looked at beside.
+        Among equals the task's id says who comes first, and so who is chosen.
         """
-        ranking = self.ranking
         most = self._fleet.policy.recorded_candidates
-        if len(ranking) <= most:
-            return [name for _, _, name in ranking]
-        last = ranking[most - 1]
-        first_equal = ranking.bisect_left((last[0], last[1], ""))
-        past_equal = ranking.bisect_right((last[0], last[1], "\U0010ffff"))
-        names = [ranking[i][2] for i in range(first_equal)]
-        equals = past_equal - first_equal
-        offset = spread(task_id, "") % equals
-        return names + [
-            ranking[first_equal + (offset + i) % equals][2]
-            for i in range(most - first_equal)
+        known = self._candidates
+        names = self._first(task_id, most, excluded)
+        best = [known.get(name) or self._candidate(name) for name in names]
+        near = self._near(repo, excluded) if repo is not None else []
+        if not near:
+            return best
+        # Only affinity can lift a place above these.
+        scoring = self._fleet.policy.scoring
+        candidates = dict(zip(names, best, strict=True))
+        for place in near:
+            candidates[place.name] = candidate(self._inputs(place, repo), scoring)
+        return ranked(candidates.values())[:most]
+
+    def _first(self, task_id: str, most: int, excluded: tuple[str, ...]) -> list[str]:
+        """Name the first places of the ranking; of equals, from where the task begins."""
+        names: list[str] = []
+        for key in self._order:
+            equals, wanted = self._ranks[key], most - len(names)
+            if excluded:
+                equals = [
+                    name
+                    for name in equals
+                    if not self._fleet.is_excluded(self.places[name], excluded)
+                ]
+            if len(equals) > 1:
+                start = spread(task_id) % len(equals)
+                equals = equals[start : start + wanted] + equals[: min(start, wanted)]
+            names += equals[:wanted]
+            if len(names) == most:
+                break
+        return names
+
+    def _candidate(self, name: str) -> c.Candidate:
+        """Return a place as a decision records it, and keep that until it moves."""
+        inputs = self._inputs(self.places[name], None)
+        one = self._candidates[name] = candidate(inputs, self._fleet.policy.scoring)
+        return one
+
+    def _near(self, repo: str, excluded: tuple[str, ...]) -> list[Place]:
+        """Return the open places on hosts with affinity to a repository."""
+        return [
+            place
+            for host in self._fleet.hosts_with_repo(repo)
+            for place in host.places()
+            if place.name in self._keys
+            and not (excluded and self._fleet.is_excluded(place, excluded))
         ]
 
     def place(self, chosen: c.Candidate) -> Place:
@@ -493,6 +544,15 @@ class Pool:
         self, excluded: tuple[str, ...], most: int
     ) -> tuple[dict[str, int], list[c.Excluded]]:
         """Return why places are out, as counts, and by name where they are few."""
+        if excluded:
+            return self._excluded_with(excluded, most)
+        if self._out is None:
+            self._out = self._excluded_with((), most)
+        return self._out
+
+    def _excluded_with(
+        self, excluded: tuple[str, ...], most: int
+    ) -> tuple[dict[str, int], list[c.Excluded]]:
         counts = Counter(self.counts)
         out = (
             [c.Excluded(name, reason) for name, reason in self.reasons.items()]

@@ -48,7 +48,7 @@ def place(host, *, cpu=0.5, loaded=False, model="llama3.2:latest", policy=None, 
 
 def decided(history, task, *candidates, policy_version=0, **fields):
     """Route a task to the best of its candidates."""
-    ranked = scoring.ranked(task, candidates)
+    ranked = scoring.ranked(candidates)
     best = ranked[0]
     route = history.route(
         task, best.host, endpoint=best.endpoint, model=best.model, **fields

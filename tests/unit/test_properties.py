@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+from collections import Counter
 from random import Random
 
 import pytest
@@ -13,13 +14,14 @@ from msgspec import structs
 from actors import lifecycle
 from actors.lifecycle import Epochs
 from actors.rules.policy import Policy
-from actors.rules.scoring import candidate, ranked
+from actors.rules.scoring import candidate
 from actors.scheduler.fleet import Fleet
 from actors.scheduler.queue import LANES, Group, Queue, Requirement, Waiting, rank_of
 from events import catalogue as c
 from events import subjects
 from events.codec import rfc3339
 from events.lifecycle import FINAL, ON_HOST, TABLE
+from tests.support.decisions import check
 from tests.support.histories import plausible
 from tests.support.world import START, World, claude, ollama
 
@@ -252,7 +254,7 @@ def test_heaps_of_waiting_tasks_are_heaps_by_their_place_in_the_log():
 def random_fleet(chance: Random) -> Fleet:
     """A fleet after random joins, beats, routes, ups and downs; its pools were made at
     some time on the way."""
-    fleet = Fleet(Policy())
+    fleet = Fleet(Policy(recorded_candidates=chance.choice((1, 2, 16))))
     for seq in range(1, 61):
         name = chance.choice(HOSTS)
         fleet.now += chance.random()
@@ -325,7 +327,7 @@ def test_a_pool_that_was_kept_equals_one_that_is_made_now(chance, required):
     fleet = random_fleet(chance)
     kept = fleet.pool(required)
     seen = (
-        list(kept.ranking),
+        [(key, list(kept._ranks[key])) for key in kept._order],
         dict(kept.reasons),
         {reason: n for reason, n in kept.counts.items() if n},
         kept.available,
@@ -333,7 +335,7 @@ def test_a_pool_that_was_kept_equals_one_that_is_made_now(chance, required):
     )
     anew = fresh(fleet, required)
     assert seen == (
-        list(anew.ranking),
+        [(key, list(anew._ranks[key])) for key in anew._order],
         dict(anew.reasons),
         {reason: n for reason, n in anew.counts.items() if n},
         anew.available,
@@ -358,8 +360,36 @@ def test_the_best_of_a_pool_is_the_best_of_all_its_places(
         for name, place in pool.places.items()
         if name in pool._keys and not fleet.is_excluded(place, excluded)
     ]
+    pool.best("another", None, ())  # what it makes is kept
     best = pool.best("task", repo, excluded)
-    assert best == ranked("task", every)[: fleet.policy.recorded_candidates]
+    assert all(one in every for one in best)
+    assert [rank(one) for one in best] == sorted(map(rank, every))[
+        : fleet.policy.recorded_candidates
+    ]
+
+
+def rank(one: c.Candidate) -> tuple[float, int]:
+    return -one.score, one.in_flight
+
+
+def test_equal_places_share_tasks_as_the_tasks_ids_say():
+    fleet = Fleet(Policy(recorded_candidates=4))
+    for n in range(10):
+        fleet.joined(
+            structs.replace(_joined(f"h{n}", n, Random(1)), repos=[]), n + 1, 0.0
+        )
+    pool = fleet.pool(Requirement(kind="sidecar", tier="trivial"))
+    best = {n: pool.best(f"task-{n}", None, ()) for n in range(1_000)}
+    assert {len({one.host for one in each}) for each in best.values()} == {4}
+    firsts = Counter(each[0].host for each in best.values())
+    assert len(firsts) == 10
+    assert max(firsts.values()) < 2 * min(firsts.values())
+
+
+def test_what_a_decision_records_is_enough_to_decide_it_again():
+    alike, others = check(2_000)
+    assert others == []
+    assert alike >= 2_000
 
 
 # -- slots -----------------------------------------------------------------------------
