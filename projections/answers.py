@@ -67,6 +67,8 @@ class TaskRow(Struct, kw_only=True):
     late: bool
     simulated: bool
     updated_seq: int
+    submitter: str = ""
+    labels: dict[str, str] = {}
 
 
 class AttemptView(Struct, kw_only=True):
@@ -144,7 +146,6 @@ class TaskDetail(TaskRow, kw_only=True):
 
     spec: c.TaskSpec | None
     classification: c.Classification | None
-    submitter: str
     warnings: list[str]
     accepted_at: str
     cache_read_tokens: int

@@ -13,19 +13,22 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from msgspec import Struct, field
 
 from events import catalogue as c
-from projections.record import NOTHING, Spent
+from projections.record import NOTHING, Spent, labels_text
 
 if TYPE_CHECKING:
     from projections.judged import JudgedEvent
     from projections.record import Routing
 
-VERSION: Final = 3
+VERSION: Final = 4
 _HOUR: Final = re.compile(r"\d{4}-[01]\d-[0-3]\dT[0-2]\d", re.ASCII)
 _hours: set[str] = set()
 
 
 class Cell(NamedTuple):
-    """What a booking is filed under. `fallback` is the outage, see `outage_of`."""
+    """What a booking is filed under. `fallback` is the outage, see `outage_of`.
+
+    `labels` are the task's, as a JSON object in the order of their keys.
+    """
 
     hour: str
     model: str
@@ -36,6 +39,8 @@ class Cell(NamedTuple):
     target_type: str
     fallback: str
     simulated: bool
+    submitter: str
+    labels: str
 
 
 class Booked(Struct):
@@ -71,6 +76,8 @@ def evolve(state: CostsState, judged: JudgedEvent) -> None:
         routing.target_type,
         outage_of(routing),
         result.simulated,
+        task.submitter,
+        labels_text(task.labels),
     )
     booked = state.cells.get(cell)
     if booked is None:

@@ -99,6 +99,8 @@ def _row(record: TaskRecord, description: str) -> dict[str, Any]:
         "late": record.late,
         "simulated": record.simulated,
         "updated_seq": record.updated_seq,
+        "submitter": record.submitter,
+        "labels": record.labels,
     }
 
 
@@ -116,7 +118,6 @@ def detail(
         **_row(record, description[:SHOWN_DESCRIPTION]),
         spec=spec,
         classification=submission.classification if submission is not None else None,
-        submitter=record.submitter,
         warnings=submission.warnings if submission is not None else [],
         mode=submission.mode if submission is not None else None,
         mode_reason=submission.mode_reason if submission is not None else "",

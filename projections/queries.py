@@ -163,21 +163,9 @@ class Queries:
 
     async def tasks(self, question: q.AskTasks) -> Answer:
         """Answer `tasks`."""
-        which = search.Filter(
-            states=tuple(question.state),
-            tier=question.tier,
-            host=question.host,
-            model=question.model,
-            repo=question.repo,
-            priority=question.priority,
-            text=question.text,
-            fallback=question.fallback,
-            sort=question.sort,
-            limit=question.limit,
-            offset=question.offset,
-        )
+        look = search.tasks(question)
         seq, states = self._runner.save(), self._states()
-        total, records = await self._runner.store.look(search.tasks(which))
+        total, records = await self._runner.store.look(look)
         return answers.TasksAnswer(
             seq=seq,
             total=total,
@@ -270,10 +258,15 @@ class Queries:
 
     async def costs(self, question: q.AskCosts) -> Answer:
         """Answer `costs`."""
-        seq = self._runner.save()
-        lines = await self._runner.store.look(
-            search.costs(question.by, question.since, fallback=question.fallback)
+        look = search.costs(
+            question.by,
+            question.since,
+            question.until,
+            fallback=question.fallback,
+            label=question.label,
         )
+        seq = self._runner.save()
+        lines = await self._runner.store.look(look)
         return answers.CostsAnswer(
             seq=seq,
             by=question.by,

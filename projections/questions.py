@@ -6,11 +6,11 @@ that describe the interface are made from these structs.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from msgspec import Meta, Struct
 
-from events.lifecycle import Phase
+from events.filters import Short
 from projections import search
 from projections.world import VERSIONS
 
@@ -21,25 +21,10 @@ class Question(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     wait_seq: Annotated[int, Meta(ge=0)] | None = None
 
 
-Short = Annotated[str, Meta(max_length=1_000)]
+class AskTasks(search.TaskPage, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`tasks`: a filter, an order, a page."""
 
-
-class AskTasks(Question, frozen=True, kw_only=True):
-    """`tasks`."""
-
-    state: list[Phase] = []
-    tier: Literal["", "trivial", "standard", "complex"] = ""
-    host: Short = ""
-    model: Short = ""
-    repo: Short = ""
-    priority: Literal["", "urgent", "high", "normal", "low"] = ""
-    text: Short = ""
-    fallback: bool | None = None
-    sort: Annotated[str, Meta(pattern=rf"^-?({'|'.join(search.SORTS)})$")] = (
-        "-submitted"
-    )
-    limit: Annotated[int, Meta(ge=0, le=500)] = 50
-    offset: Annotated[int, Meta(ge=0)] = 0
+    wait_seq: Annotated[int, Meta(ge=0)] | None = None
 
 
 class AskTask(Question, frozen=True, kw_only=True):
@@ -67,11 +52,16 @@ class AskQueue(AskThen, frozen=True, kw_only=True):
 
 
 class AskCosts(Question, frozen=True, kw_only=True):
-    """`costs`; `since` is an RFC 3339 instant or its beginning, taken by the hour."""
+    """`costs`; `since` and `until` are RFC 3339 instants or their beginnings, taken by the hour.
 
-    by: Annotated[str, Meta(pattern=rf"^({'|'.join(search.DIMENSIONS)})$")] = "model"
+    `by` is a dimension or `label:KEY`; `label` narrows it to tasks that have these labels.
+    """
+
+    by: Short = "model"
     since: Annotated[str, Meta(pattern=r"^$|^\d{4}-\d{2}-\d{2}")] = ""
+    until: Annotated[str, Meta(pattern=r"^$|^\d{4}-\d{2}-\d{2}")] = ""
     fallback: bool | None = None
+    label: Annotated[list[Short], Meta(max_length=32)] = []
 
 
 class AskWhy(Question, frozen=True, kw_only=True):

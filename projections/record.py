@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+import msgspec
 from msgspec import Struct, field
 
 from events.codec import instant, rfc3339
@@ -101,6 +102,15 @@ def spent_on(result: c.Result) -> Spent:
         1 if usd and basis in GUESSED else 0,
         "unknown" if usd is None or basis not in CERTAIN else basis,
     )
+
+
+def labels_text(labels: dict[str, str]) -> str:
+    """Spell labels, which are sorted, as their column has them: a JSON object.
+
+    Neither keys nor values need escapes, so that `"team":"search"` is in there for that
+    label and nothing else.
+    """
+    return msgspec.json.encode(labels).decode() if labels else "{}"
 
 
 class CheckedStep(Struct, array_like=True, kw_only=True, gc=False):
@@ -222,6 +232,8 @@ class TaskRecord(Struct, array_like=True, kw_only=True, gc=False):
     say that its specification names a model (or what its own tier alone honours), or a command: they bound where it may go
     instead of its own tier. `cwd` is the folder that its last run worked in. `unverified`: its
     tier's work did not pass the verification, so that it waits for the next tier alone.
+    `own_seq` is the last event on its own subject, where decisions about it stand;
+    `wanted_model` the model that it names, `needs` what its host must be able to.
     """
 
     phase: Phase = "waiting"
@@ -280,6 +292,10 @@ class TaskRecord(Struct, array_like=True, kw_only=True, gc=False):
     cwd: str = ""
     env_seq: int = 0
     unverified: bool = False
+    labels: dict[str, str] = field(default_factory=dict)
+    own_seq: int = 0
+    wanted_model: str = ""
+    needs: list[str] = field(default_factory=list)
 
     @property
     def seeks(self) -> str:

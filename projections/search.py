@@ -6,17 +6,20 @@ writer.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, Annotated, Any, Final, NamedTuple
 
-from msgspec import Struct
+from msgspec import Meta
 
+from events.errors import Malformed
+from events.filters import TaskFilter, is_label, label_of, time_of
 from projections.answers import CostLine
 from projections.record import NANO, TaskRecord
-from projections.tables import SPEND_SUMS, decoded
+from projections.tables import SPEND_SUMS, decoded, needs_text
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
 _SORTS: Final = {
     "submitted": "seq",
@@ -37,31 +40,25 @@ DIMENSIONS: Final = {
     "fallback": "fallback",
     "hour": "hour",
     "day": "substr(hour, 1, 10)",
+    "submitter": "submitter",
 }
+BY_LABEL: Final = "label:KEY"
+"""The other thing that costs are summed by, KEY being a label's."""
 
 
-class Filter(Struct, frozen=True, kw_only=True):
+class TaskPage(TaskFilter, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Which tasks, in what order. `sort` is one of SORTS, with `-` the largest first."""
 
-    states: tuple[str, ...] = ()
-    tier: str = ""
-    host: str = ""
-    model: str = ""
-    repo: str = ""
-    priority: str = ""
-    text: str = ""
-    fallback: bool | None = None
-    sort: str = "-submitted"
-    limit: int = 50
-    offset: int = 0
+    sort: Annotated[str, Meta(pattern=rf"^-?({'|'.join(_SORTS)})$")] = "-submitted"
+    limit: Annotated[int, Meta(ge=0, le=500)] = 50
+    offset: Annotated[int, Meta(ge=0)] = 0
 
 
 def tasks(
-    chosen: Filter,
+    chosen: TaskPage,
 ) -> Callable[[sqlite3.Connection], tuple[int, list[TaskRecord]]]:
-    """Ask for a page of tasks and how many there are in all."""
-    clauses, values = _clauses(chosen)
-    where = f"where {' and '.join(clauses)}" if clauses else ""
+    """Ask for a page of tasks and how many there are in all; raises Malformed."""
+    where, values = _where(chosen)
     column = _SORTS[chosen.sort.removeprefix("-")]
     order = "desc" if chosen.sort.startswith("-") else "asc"
 
@@ -95,30 +92,109 @@ def tasks(
     return ask_once if chosen.text else ask
 
 
-def _clauses(chosen: Filter) -> tuple[list[str], list[Any]]:
+class Meant(NamedTuple):
+    """A task that a filter means: where it stands, and what a decision goes by."""
+
+    id: str
+    state: str
+    own_seq: int
+
+
+def meant(
+    chosen: TaskFilter, *, until_seq: int | None, limit: int, after: str = ""
+) -> Callable[[sqlite3.Connection], tuple[int, list[Meant]]]:
+    """Ask for those that a command is to be carried out on, by id; and for their number.
+
+    `until_seq` leaves out those that came to where they stand after that sequence, `after`
+    those up to that id. Raises Malformed.
+    """
+    clauses, values = _clauses(chosen)
+    if until_seq is not None:
+        clauses.append("phase_seq <= ?")
+        values.append(until_seq)
+    counted = _joined(clauses)
+    paged = _joined([*clauses, "id > ?"])
+
+    def ask(connection: sqlite3.Connection) -> tuple[int, list[Meant]]:
+        (total,) = connection.execute(
+            f"select count(*) from task {counted}", values
+        ).fetchone()
+        rows = connection.execute(
+            f"select id, state, own_seq from task {paged} order by id limit ?",
+            (*values, after, limit),
+        )
+        return total, [Meant(*row) for row in rows]
+
+    return ask
+
+
+def _joined(clauses: list[str]) -> str:
+    return f"where {' and '.join(clauses)}" if clauses else ""
+
+
+def _where(chosen: TaskFilter) -> tuple[str, list[Any]]:
+    clauses, values = _clauses(chosen)
+    return _joined(clauses), values
+
+
+_EXACT: Final = (
+    *("tier", "host", "model", "repo", "priority", "submitter", "error_code"),
+)
+
+
+def _clauses(chosen: TaskFilter) -> tuple[list[str], list[Any]]:
     clauses: list[str] = []
     values: list[Any] = []
-    if chosen.states:
-        clauses.append(f"state in ({','.join('?' * len(chosen.states))})")
-        values += chosen.states
-    for column in ("tier", "host", "model", "repo", "priority"):
+    if chosen.state:
+        clauses.append(f"state in ({','.join('?' * len(chosen.state))})")
+        values += chosen.state
+    for column in _EXACT:
         if value := getattr(chosen, column):
             clauses.append(f"{column} = ?")
             values.append(value)
     if chosen.fallback is not None:
         clauses.append("fallback = ?")
         values.append(chosen.fallback)
-    if chosen.text and not chosen.text.isascii():
-        # SQLite's own `like` knows the cases of ASCII only, and is quicker.
-        clauses.append("instr(folded(description), ?)")
-        values.append(chosen.text.casefold())
-    elif chosen.text:
-        clauses.append("(description like ? escape '\\' or id like ? escape '\\')")
-        # To `like` a text ends at a NUL, so nothing would be looked for.
-        pattern = chosen.text.replace("\0", "\ufffd").replace("\\", "\\\\")
-        pattern = pattern.replace("%", "\\%").replace("_", "\\_")
-        values += [f"%{pattern}%", f"{pattern}%"]
+    for part in _label_parts(chosen.labels):
+        clauses.append("instr(labels, ?)")
+        values.append(part)
+    if chosen.need:
+        clauses.append("instr(needs, ?)")
+        values.append(needs_text(chosen.need))
+    for bound, than in (("since", ">="), ("until", "<")):
+        if at := time_of(getattr(chosen, bound), bound):
+            clauses.append(f"at {than} ?")
+            values.append(at)
+    if chosen.error:
+        clauses.append("(error_code = ? or instr(folded(error), ?))")
+        values += [chosen.error, chosen.error.casefold()]
+    if chosen.text:
+        clause, more = _text_clause(chosen.text)
+        clauses.append(clause)
+        values += more
     return clauses, values
+
+
+def _label_parts(labels: Iterable[tuple[str, str | None]]) -> Iterator[str]:
+    """Yield what stands in the column of labels where a task has the label."""
+    for key, value in labels:
+        yield f'"{key}":' if value is None else f'"{key}":"{value}"'
+
+
+_SOUGHT: Final = ("description", "error", "submitter", "labels")
+"""Where a text is looked for, beside the beginning of the id."""
+
+
+def _text_clause(text: str) -> tuple[str, list[Any]]:
+    if not text.isascii():
+        # SQLite's own `like` knows the cases of ASCII only, and is quicker.
+        sought = " or ".join(f"instr(folded({c}), ?)" for c in _SOUGHT[:2])
+        return f"({sought})", [text.casefold()] * 2
+    # To `like` a text ends at a NUL, so nothing would be looked for.
+    pattern = text.replace("\0", "\ufffd").replace("\\", "\\\\")
+    pattern = pattern.replace("%", "\\%").replace("_", "\\_")
+    sought = " or ".join(f"{c} like ? escape '\\'" for c in (*_SOUGHT, "id"))
+    return f"({sought})", [*[f"%{pattern}%"] * len(_SOUGHT), f"{pattern}%"]
 
 
 def ids_from(prefix: str) -> Callable[[sqlite3.Connection], list[str]]:
@@ -135,26 +211,55 @@ def ids_from(prefix: str) -> Callable[[sqlite3.Connection], list[str]]:
 
 
 def costs(
-    by: str, since: str = "", *, fallback: bool | None = None
+    by: str,
+    since: str = "",
+    until: str = "",
+    *,
+    fallback: bool | None = None,
+    label: Sequence[str] = (),
 ) -> Callable[[sqlite3.Connection], list[CostLine]]:
-    """Ask for what was spent by a dimension, from the hour of `since` on.
+    """Ask for what was spent by a dimension, in the hours from `since` to `until`.
 
-    `fallback` picks the runs that were, or were not, off their preferred tier.
+    `by` is one of DIMENSIONS, or `label:KEY`: then "" is what has no such label.
+    `fallback` picks the runs that were, or were not, off their preferred tier, `label`
+    those of tasks with these labels. Raises Malformed.
     """
-    key = DIMENSIONS[by]
+    key, values = _dimension(by)
+    clauses = ["hour >= ?"]
+    values.append(since[:13])
+    if until:
+        clauses.append("hour < ?")
+        values.append(until[:13])
+    if fallback is not None:
+        clauses.append(f"fallback {'<>' if fallback else '='} ''")
+    labels = [label_of(text, f"label[{n}]") for n, text in enumerate(label)]
+    for part in _label_parts(labels):
+        clauses.append("instr(labels, ?)")
+        values.append(part)
     sums = ", ".join(f"sum({name})" for name in SPEND_SUMS)
     order = "1" if by in ("day", "hour") else "sum(usd_nano) desc, 1"
-    only = "" if fallback is None else f"and fallback {'<>' if fallback else '='} '' "
 
     def ask(connection: sqlite3.Connection) -> list[CostLine]:
         rows = connection.execute(
-            f"select {key}, {sums} from spend where hour >= ? "
-            f"{only}group by 1 order by {order}",
-            (since[:13],),
+            f"select {key}, {sums} from spend {_joined(clauses)} "
+            f"group by 1 order by {order}",
+            values,
         )
         return [_cost_line(row) for row in rows]
 
     return ask
+
+
+def _dimension(by: str) -> tuple[str, list[Any]]:
+    """Return the column that a dimension is, and what it needs; raises Malformed."""
+    if by in DIMENSIONS:
+        return DIMENSIONS[by], []
+    what, _, key = by.partition(":")
+    if what == "label" and is_label(key):
+        return "coalesce(json_extract(labels, ?), '')", [f'$."{key}"']
+    near = get_close_matches(by, [*DIMENSIONS, BY_LABEL], n=1)
+    hint = f" (did you mean {near[0]}?)" if near else ""
+    raise Malformed("by", f"one of {', '.join(DIMENSIONS)}, {BY_LABEL}{hint}", by[:80])
 
 
 def _cost_line(row: tuple[Any, ...]) -> CostLine:

@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from projections.record import TaskRecord
+from projections.record import TaskRecord, labels_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from projections.world import World
 
-SCHEMA: Final = 2
+SCHEMA: Final = 3
 """The shape of the tables; part of what makes a file's version."""
 
 TABLES: Final = """
@@ -24,20 +24,26 @@ create table task (
   host text not null, endpoint text not null, model text not null, repo text not null,
   fallback integer not null, attempts integer not null, tokens integer not null,
   usd_nano integer not null, updated integer not null, finished_at text not null,
-  description text not null, body blob not null
+  description text not null, submitter text not null, labels text not null,
+  needs text not null, at text not null, error_code text not null, error text not null,
+  phase_seq integer not null, own_seq integer not null, body blob not null
 );
 create index task_state on task (state, seq);
 create table spend (
   hour text not null, model text not null, tier text not null, repo text not null,
   host text not null, endpoint text not null, target_type text not null,
   fallback text not null, simulated integer not null,
+  submitter text not null, labels text not null,
   runs integer not null, completed integer not null, late integer not null,
   tokens_in integer not null, tokens_out integer not null,
   cache_read integer not null, cache_write integer not null,
   usd_nano integer not null, equivalent_nano integer not null,
   saved_nano integer not null, unpriced integer not null,
   unknown_in integer not null, unknown_out integer not null, guessed integer not null,
-  primary key (hour, model, tier, repo, host, endpoint, target_type, fallback, simulated)
+  primary key (
+    hour, model, tier, repo, host, endpoint, target_type, fallback, simulated,
+    submitter, labels
+  )
 ) without rowid;
 create table document (
   projection text not null, key text not null, body blob not null,
@@ -46,12 +52,14 @@ create table document (
 """
 
 PUT_TASK: Final = (
-    "insert into task values (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?) "
+    f"insert into task values ({','.join('?' * 26)}) "
     "on conflict (seq) do update set state=excluded.state, tier=excluded.tier, "
     "host=excluded.host, endpoint=excluded.endpoint, model=excluded.model, "
     "fallback=excluded.fallback, attempts=excluded.attempts, tokens=excluded.tokens, "
     "usd_nano=excluded.usd_nano, updated=excluded.updated, "
-    "finished_at=excluded.finished_at, body=excluded.body"
+    "finished_at=excluded.finished_at, at=excluded.at, "
+    "error_code=excluded.error_code, error=excluded.error, "
+    "phase_seq=excluded.phase_seq, own_seq=excluded.own_seq, body=excluded.body"
 )
 
 SPEND_SUMS: Final = (
@@ -72,7 +80,7 @@ SPEND_SUMS: Final = (
 )
 
 PUT_SPEND: Final = (
-    f"insert into spend values ({','.join('?' * (9 + len(SPEND_SUMS)))}) "
+    f"insert into spend values ({','.join('?' * (11 + len(SPEND_SUMS)))}) "
     "on conflict do update set "
     + ", ".join(f"{n} = {n} + excluded.{n}" for n in SPEND_SUMS)
 )
@@ -94,9 +102,9 @@ def task_row(record: TaskRecord) -> tuple[Any, ...]:
         record.tier,
         record.preferred_tier,
         record.priority,
-        record.host,
+        _host_of(record),
         record.endpoint,
-        record.model,
+        record.model or record.wanted_model,
         record.repo,
         record.fallback_used,
         record.attempts_begun,
@@ -105,8 +113,27 @@ def task_row(record: TaskRecord) -> tuple[Any, ...]:
         record.updated_seq,
         record.finished_at,
         record.description,
+        record.submitter,
+        labels_text(record.labels),
+        needs_text(*record.needs),
+        record.finished_at or record.submitted_at,
+        record.error_code,
+        record.error_message,
+        record.phase_seq,
+        record.own_seq,
         encoder.encode(record),
     )
+
+
+def _host_of(record: TaskRecord) -> str:
+    """Return the host that it is or was on, or that it waits for."""
+    waits = record.phase == "waiting" and record.assign_to
+    return record.assign_to if waits else record.host or record.assign_to
+
+
+def needs_text(*needs: str) -> str:
+    """Spell needs as their column has them, each between blanks."""
+    return f" {' '.join(needs)} " if needs else ""
 
 
 def spend_rows(world: World) -> Iterator[tuple[Any, ...]]:

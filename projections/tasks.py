@@ -54,7 +54,7 @@ VOIDS_KEPT: Final = 16
 _LINES: Final = (c.TaskStatus, c.TaskErrorLine, c.TaskRetrying, c.TaskVerified)
 NUMBERED: Final = frozenset(_LINES)
 """Lines of a run: many of one type, told apart by their running number."""
-VERSION: Final = 10
+VERSION: Final = 11
 """Goes up whenever this fold makes other records of the same log."""
 
 
@@ -124,6 +124,8 @@ def _about_task(state: TasksState, judged: JudgedEvent, event: Any) -> None:
             return
         _note_void(record, judged)
     record.updated_seq = judged.recorded.seq
+    if judged.family == "task":
+        record.own_seq = judged.recorded.seq
     state.touched[task_id] = record
 
 
@@ -237,6 +239,7 @@ def _new(event: c.TaskSubmitted, seq: int) -> TaskRecord:
         seq=seq,
         updated_seq=seq,
         phase_seq=seq,
+        own_seq=seq,
         description=spec.description[:DESCRIPTION_KEPT],
         priority=spec.priority,
         tier=classed.effective_tier,
@@ -256,6 +259,9 @@ def _new(event: c.TaskSubmitted, seq: int) -> TaskRecord:
         ttl_s=spec.ttl_s,
         exact_model=spec.model is not None or bool(c.chat_options(spec)),
         has_command=spec.shell is not None,
+        labels=dict(sorted(spec.labels.items())),
+        wanted_model=spec.model or "",
+        needs=list(spec.needs),
     )
 
 

@@ -108,7 +108,7 @@ COMMANDS: Final = (
 ASKING: Final = frozenset({"task.classify", "task.route", "policy.validate"})
 """Commands that change nothing: a viewer may give them."""
 
-_LISTS: Final = {"state"}
+_LISTS: Final = {"state", "label"}
 _NUMBERS: Final = {"limit", "offset", "wait_seq", "events_from", "after_n"}
 _TRUTHS: Final = {"events", "fallback"}
 

@@ -14,7 +14,7 @@ from events.codec import instant
 from events.errors import Malformed
 from events.lifecycle import FINAL
 from projections import search
-from projections.search import Filter
+from projections.search import TaskPage
 from projections.stats import Histogram, between_ms
 
 if TYPE_CHECKING:
@@ -65,13 +65,13 @@ class LastHour:
         """
         since = self._clock() - MINUTES * 60
         seen: set[str] = set()
-        running = Filter(
-            states=("running", "cancelling", "returned"), limit=STORED_SOUGHT
+        running = TaskPage(
+            state=["running", "cancelling", "returned"], limit=STORED_SOUGHT
         )
         _, records = await runner.store.look(search.tasks(running))
         self._stored(records, seen, upto)
         for offset in range(0, STORED_SOUGHT, STORED_AT_ONCE):
-            page = Filter(sort="-finished", limit=STORED_AT_ONCE, offset=offset)
+            page = TaskPage(sort="-finished", limit=STORED_AT_ONCE, offset=offset)
             _, records = await runner.store.look(search.tasks(page))
             self._stored(records, seen, upto)
             if len(records) < STORED_AT_ONCE or _before(records[-1], since):

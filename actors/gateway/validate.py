@@ -17,6 +17,7 @@ from actors.rules.steps import not_a_command
 from events.codec import encode, instant
 from events.commands import older_wishes
 from events.errors import Malformed
+from events.filters import LABEL_WORDS, LABELS_MOST, is_label
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -86,6 +87,7 @@ def check(spec: c.TaskSpec, now: float) -> None:
                     f"shell.env.{name[:40]}", "an environment variable", repr(name[:40])
                 )
     _check_metadata(spec.metadata)
+    _check_labels(spec.labels)
     _check_claude(spec)
 
 
@@ -157,6 +159,19 @@ def _check_claude(spec: c.TaskSpec) -> None:
             f"{wrong.expected}; wishes of Claude Code belong into the field claude",
             wrong.got,
         ) from wrong
+
+
+def _check_labels(labels: dict[str, str]) -> None:
+    if len(labels) > LABELS_MOST:
+        raise Malformed("labels", f"at most {LABELS_MOST}", f"{len(labels)}")
+    for key, value in labels.items():
+        for what, text in (("key", key), ("value", value)):
+            if not is_label(text):
+                raise Malformed(
+                    f"labels.{key[:40]}" if key else "labels",
+                    f"a {what} of {LABEL_WORDS}",
+                    repr(text[:80]),
+                )
 
 
 def _check_metadata(metadata: dict[str, Any]) -> None:

@@ -7,11 +7,14 @@ import io
 from typing import TYPE_CHECKING, Any, Final
 
 import click
+import msgspec
 
 from cli.client.connection import connected, run
 from cli.client.spans import point_option, time_option
 from cli.client.target import on_target
+from cli.commands.filters import label_option
 from cli.commands.options import json_option
+from cli.local.instance import Instance
 from cli.render.costs import cost_table
 from cli.render.terminal import (
     EXIT_OK,
@@ -35,7 +38,7 @@ from projections.answers import (
     TasksAnswer,
     WhyAnswer,
 )
-from projections.search import DIMENSIONS
+from projections.search import BY_LABEL, DIMENSIONS
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -50,9 +53,15 @@ PAST_S: Final = 120.0
 @click.command()
 @on_target
 @click.option(
-    "--by", type=click.Choice(list(DIMENSIONS)), default="model", show_default=True
+    "--by",
+    default="model",
+    show_default=True,
+    metavar="WHAT",
+    help=f"{', '.join(DIMENSIONS)}, or {BY_LABEL}.",
 )
+@label_option
 @time_option("--since", "7d, 2026-01-31, or RFC 3339; taken by the hour.")
+@time_option("--until", "The same; that hour is left out.")
 @click.option(
     "--fallback/--no-fallback",
     default=None,
@@ -61,14 +70,22 @@ PAST_S: Final = 120.0
 @click.option("--csv", "as_csv", is_flag=True, help="Print CSV.")
 @json_option
 def costs(
-    *, by: str, since: str, fallback: bool | None, as_csv: bool, as_json: bool
+    *,
+    by: str,
+    since: str,
+    until: str,
+    label: tuple[str, ...],
+    fallback: bool | None,
+    as_csv: bool,
+    as_json: bool,
 ) -> int:
     """Show tokens and dollars, and what the local work would have cost on Claude.
 
     `--by fallback` shows what each outage has cost, `--by day --fallback` what fallbacks
-    cost over time.
+    cost over time, `--by label:team` what each team has.
     """
-    question = {"by": by, "since": since}
+    question = {"by": by, "since": since, "until": until, "label": list(label)}
+    question = {name: value for name, value in question.items() if value}
     more = {} if fallback is None else {"fallback": fallback}
     return run(_costs(question | more, as_csv=as_csv, as_json=as_json))
 
@@ -81,6 +98,12 @@ async def _costs(question: dict[str, Any], *, as_csv: bool, as_json: bool) -> in
     elif as_csv:
         click.echo(cost_csv(answer), nl=False)
     else:
+        if answer.by == "submitter":
+            role_of = Instance().role_of
+            answer.lines = [
+                msgspec.structs.replace(line, key=role_of(line.key))
+                for line in answer.lines
+            ]
         console().print(cost_table(answer))
         total = answer.total
         console().print(

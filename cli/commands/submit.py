@@ -20,6 +20,7 @@ from cli.client.attach import bring, gather, schema_of
 from cli.client.connection import Refused, Session, connected, new_id, run
 from cli.client.spans import span_option
 from cli.client.target import on_target
+from cli.commands.filters import labels_of, labels_option
 from cli.commands.options import (
     PRIORITIES,
     TIERS,
@@ -163,6 +164,7 @@ _PLACE = re.compile(r"tasks\[(\d+)\]\.?")
     multiple=True,
     help="An MCP server of the host's list.",
 )
+@labels_option
 @click.option("--metadata", metavar="JSON", help="A JSON object, kept with the task.")
 @click.option(
     "--answer",
@@ -251,6 +253,7 @@ def fields_of(text: tuple[str, ...], options: dict[str, Any]) -> dict[str, Any]:
         "verification_steps": list(options["steps"]),
         "needs": list(options["needs"]),
         "metadata": _metadata(options["metadata"]),
+        "labels": labels_of(options["labels"]) or None,
         "mode": _mode(options["answer"], options["work"]),
         "json_schema": schema_of(options["json_schema"]),
         "ttl_s": options["ttl"],

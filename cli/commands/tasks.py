@@ -10,7 +10,8 @@ import msgspec
 
 from cli.client.connection import Refused, Session, connected, run
 from cli.client.target import on_target
-from cli.commands.options import PRIORITIES, TIERS, json_option
+from cli.commands.filters import filter_of, filter_options
+from cli.commands.options import json_option
 from cli.local.instance import Instance
 from cli.render.tasks import show_task, task_table, tasks_footer
 from cli.render.terminal import (
@@ -26,7 +27,6 @@ from events import subjects
 from events.chunks import gaps
 from events.codec import encode
 from events.commands import Done
-from events.lifecycle import PHASES
 from projections.answers import HostsAnswer, TaskAnswer, TasksAnswer, WhyAnswer
 from projections.search import SORTS
 
@@ -42,18 +42,7 @@ _IDS = click.argument("task_ids", metavar="ID...", nargs=-1, required=True)
 
 @click.command()
 @on_target
-@click.option(
-    "--state", multiple=True, type=click.Choice(PHASES), help="Several are allowed."
-)
-@click.option("--tier", type=click.Choice(TIERS))
-@click.option("--host")
-@click.option("--model")
-@click.option("--repo")
-@click.option("--priority", type=click.Choice(PRIORITIES))
-@click.option("--text", help="In the description.")
-@click.option(
-    "--fallback/--no-fallback", default=None, help="Ran off its preferred tier."
-)
+@filter_options
 @click.option(
     "--sort",
     default="-submitted",
@@ -68,11 +57,8 @@ _IDS = click.argument("task_ids", metavar="ID...", nargs=-1, required=True)
 @json_option
 def tasks(*, watch: bool, as_json: bool, **asked: Any) -> int:
     """List tasks, the newest first."""
-    question = {
-        name: list(value) if isinstance(value, tuple) else value
-        for name, value in asked.items()
-        if value not in (None, "", ())
-    }
+    page = {name: asked[name] for name in ("sort", "limit", "offset")}
+    question = filter_of(asked) | page
     if watch and not as_json:
         try:
             return run(_watch_tasks(question))

@@ -20,6 +20,7 @@ from cli.render.terminal import (
     table,
     tokens,
 )
+from events.codec import encode
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -158,6 +159,8 @@ def _facts(
         ("command", shell.command if shell is not None else "", ""),
         ("tier", task.tier + hop, TIER_STYLE.get(task.tier, "")),
         ("mode", f"{task.mode} ({task.mode_reason})" if task.mode else "", ""),
+        ("labels", ", ".join(f"{k}={v}" for k, v in task.labels.items()), ""),
+        ("metadata", _metadata(spec), ""),
         ("attached", _attached(spec), ""),
         ("asked for", _asked_for(spec), ""),
         ("classified", classed.reason if classed is not None else "", ""),
@@ -176,6 +179,12 @@ def _facts(
         ("warnings", "; ".join(task.warnings), "yellow"),
         ("void", f"{task.void} steps did not count" if task.void else "", "yellow"),
     ]
+
+
+def _metadata(spec: c.TaskSpec | None) -> str:
+    if spec is None or not spec.metadata:
+        return ""
+    return encode(spec.metadata).decode()[:DESCRIPTION_SHOWN]
 
 
 def _attached(spec: c.TaskSpec | None) -> str:

@@ -257,7 +257,7 @@ async def test_damage_that_is_met_later_ends_the_runner_and_says_so(tmp_path):
     await runner.start()
 
     with pytest.raises(Damaged, match="does not agree with itself"):
-        await store.look(search.tasks(search.Filter(states=("completed",), limit=5)))
+        await store.look(search.tasks(search.TaskPage(state=["completed"], limit=5)))
 
     with pytest.raises(Damaged):
         await asyncio.wait_for(runner.failed, 10)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from projections.runner import Runner
-from projections.search import Filter, tasks
+from projections.search import TaskPage, tasks
 from projections.store import Store
 from tests.support.fakes import MemoryLog
 from tests.support.histories import History, tell
@@ -27,7 +27,7 @@ async def test_a_page_of_what_a_text_finds_is_a_part_of_all_of_it(sort):
     runner.save()
 
     async def find(**filters):
-        total, records = await store.look(tasks(Filter(sort=sort, **filters)))
+        total, records = await store.look(tasks(TaskPage(sort=sort, **filters)))
         return total, [record.description for record in records]
 
     _, everything = await find(limit=100)
@@ -75,7 +75,7 @@ async def test_a_text_is_found_whatever_its_case_and_letters(text, matches):
     assert await runner.wait_for(await tell(log, history.recorded), 20)
     runner.save()
 
-    search = tasks(Filter(sort="submitted", text=text, limit=10))
+    search = tasks(TaskPage(sort="submitted", text=text, limit=10))
     total, records = await store.look(search)
     assert [record.description for record in records] == matches
     assert total == len(matches)

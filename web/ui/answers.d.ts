@@ -423,9 +423,10 @@ export interface TaskDetail {
   late: boolean;
   simulated: boolean;
   updated_seq: number;
+  submitter: string;
+  labels: Record<string, string>;
   spec: TaskSpec | null;
   classification: Classification | null;
-  submitter: string;
   warnings: Array<string>;
   accepted_at: string;
   cache_read_tokens: number;
@@ -514,6 +515,8 @@ export interface TaskRow {
   late: boolean;
   simulated: boolean;
   updated_seq: number;
+  submitter: string;
+  labels: Record<string, string>;
 }
 export interface TaskSpec {
   description: string;
@@ -542,6 +545,7 @@ export interface TaskSpec {
   attachments?: Array<Attachment>;
   verify_rounds?: number | null;
   metadata?: Record<string, any>;
+  labels?: Record<string, string>;
   timeout_s?: number | null;
   retries?: number | null;
   claude?: ClaudeWishes | null;
