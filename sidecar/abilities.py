@@ -1,7 +1,8 @@
 """What a server's own words say that its models can do. Pure.
 
 Servers say it as `capabilities` (Ollama and llama.cpp: a list of words, Mistral: words to
-booleans), as a type, in llama.cpp's `/props`, or not at all. What nobody says of tools is
+booleans), as a type, as modalities (llama.cpp, OpenRouter), in llama.cpp's `/props`, or not
+at all. What nobody says of tools is
 believed where the server speaks the Messages API; what nobody says of pictures is not.
 """
 
@@ -97,6 +98,8 @@ def _of(model: Mapping[str, Any], *, messages: bool) -> list[str]:
         calls = bool(words and words & _TOOLS) or (messages and not told)
     sees = bool(words and words & _SEES)
     sees = sees or _object(props.get("modalities")).get("vision") is True
+    inputs = _object(model.get("architecture")).get("input_modalities")
+    sees = sees or (isinstance(inputs, list) and "image" in inputs)
     return ["chat", *(["tools"] if calls else []), *(["vision"] if sees else [])]
 
 

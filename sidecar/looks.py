@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 _SHOW_S = 2.0
 """How long a look may take to learn what models can do; the rest is for the next look."""
+_REFUSAL = 4_096
+"""How much of a refusal is read."""
 _FOR_CLAUDE = ("HOME", "PATH", "LANG", "USER")
 
 
@@ -308,6 +310,7 @@ async def _serves_messages(
     """Whether it serves the Messages API: an empty request is refused, not unknown.
 
     Such a request names no model and says nothing, so that nobody can answer or bill it.
+    llama.cpp's server takes the blame for it: a 500 that misses the messages.
     """
     headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
     try:
@@ -317,7 +320,9 @@ async def _serves_messages(
                 f"{base}/v1/messages", json={}, headers=headers, allow_redirects=False
             ) as answer,
         ):
-            return answer.status in (400, 422)
+            if answer.status != 500:
+                return answer.status in (400, 422)
+            return b"'messages' is required" in await answer.content.read(_REFUSAL)
     except (TimeoutError, aiohttp.ClientError, OSError):
         return None
 

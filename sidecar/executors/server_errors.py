@@ -4,7 +4,7 @@ Servers agree on little: the message stands in `error`, in `error.message`, at t
 (vLLM) or in `detail` (FastAPI); a prompt that does not fit is a 400 of type
 `exceed_context_size_error` (llama.cpp), a 400 with a sentence (vLLM, Ollama), a 413, or a
 500 (older llama.cpp); a model that is not there is a 404, or a 400 with a sentence
-(llama.cpp's router, LiteLLM).
+(llama.cpp's router, LiteLLM); a picture that a model cannot see is a 500 (llama.cpp).
 """
 
 from __future__ import annotations
@@ -59,6 +59,11 @@ _TOO_LONG = re.compile(
 _NO_MODEL = re.compile(
     r"model_not_found|invalid model name|\bmodel\b[^.]{0,200}"
     r"(not found|does not exist|not loaded|no such)|no such model",
+    re.IGNORECASE,
+)
+_NO_EYES = re.compile(
+    r"\b(image|picture|vision|audio|multimodal)\w*\b[^.]{0,80}"
+    r"(not support|unsupported|not available)|does not support (image|vision|multimodal)",
     re.IGNORECASE,
 )
 _LOADING = re.compile(r"\b(loading|starting up|warming up)\b", re.IGNORECASE)
@@ -130,6 +135,8 @@ def fault_of(status: int, error: ServerError, model: str = "") -> ModelFault:
     if status == 404 or (status in (400, 422) and _NO_MODEL.search(words)):
         message = error.message or f"no model {model!r}"
         return ModelFault(code="model_missing", message=message, again=False)
+    if status in (400, 422, 500, 501) and _NO_EYES.search(words):
+        return ModelFault(code="bad_request", message=text, again=False, whose="place")
     if status == 402 or (status == 429 and _NO_CREDIT.search(words)):
         return ModelFault(code="credit", message=shown, again=False, unusable=True)
     if status in (401, 403):

@@ -25,7 +25,7 @@ import struct
 import time
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeVar, get_args
 
 import msgspec
 from aiohttp import web
@@ -258,7 +258,7 @@ class RequestRefused(Exception):
     def __init__(self, status: int, message: str, **more: Any) -> None:
         self.status = status
         self.message = message
-        self.more = more  # what an OpenAI-compatible error says beside the message
+        self.more = more  # what llama.cpp's error says beside the message
         super().__init__(f"{status}: {message}")
 
 
@@ -363,7 +363,7 @@ class _OllamaVoice:
         return json.dumps({**self._head(), **rest}).encode() + b"\n"
 
 
-class _OpenAIVoice:
+class OpenAIVoice:
     """Server-sent events, for `/v1/chat/completions`."""
 
     content_type = "text/event-stream"
@@ -394,7 +394,7 @@ class _OpenAIVoice:
         return lines + b"data: [DONE]\n\n"
 
     def fails(self, message: str) -> bytes:
-        return self._event(_openai_error(500, message))
+        return self._event(openai_error(500, message))
 
     def malformed(self) -> bytes:
         return b'data: {"choices":[{"delta":{"cont\n\n'
@@ -444,6 +444,9 @@ class _OpenAIVoice:
 
 class SimulatedOllama:
     """The server. Every argument has the quick value that a test wants."""
+
+    _openai_voice: ClassVar[type[OpenAIVoice]] = OpenAIVoice
+    _messages_voice: ClassVar[type[MessagesVoice]] = MessagesVoice
 
     def __init__(
         self,
@@ -637,13 +640,15 @@ class SimulatedOllama:
                 await self._strike_early(request, fault, body)
             return await handler(request, body, fault)
         except RequestRefused as refused:
-            error: dict[str, Any] = {"error": refused.message}
-            if request.path.startswith("/v1/"):
-                error = _openai_error(refused.status, refused.message)
-                if request.path == "/v1/messages":
-                    error = messages_error(refused.status, refused.message)
-                error["error"].update(refused.more)
+            error = self._refusal(request.path, refused)
             return web.json_response(error, status=refused.status)
+
+    def _refusal(self, path: str, refused: RequestRefused) -> dict[str, Any]:
+        """An error as the API of that path writes it."""
+        if not path.startswith("/v1/"):
+            return {"error": refused.message}
+        write = messages_error if path == "/v1/messages" else openai_error
+        return write(refused.status, refused.message)
 
     async def _strike_early(
         self, request: web.Request, fault: Fault, body: bytes
@@ -821,7 +826,7 @@ class SimulatedOllama:
             include = run_body.stream_options is not None and (
                 run_body.stream_options.include_usage
             )
-            voice = _OpenAIVoice(answer, include_usage=include)
+            voice = self._openai_voice(answer, include_usage=include)
             streamed = run_body.stream is True
             return await self._deliver(request, voice, answer, fault, streamed=streamed)
 
@@ -838,16 +843,17 @@ class SimulatedOllama:
             raise RequestRefused(400, message)
         run_body = RunBody(model=asked.model, prompt=asked.prompt_text(), think=False)
         async with self._slot():
-            options = _Options(num_predict=asked.max_tokens)
-            answer = await self._decide(run_body, model, options)
+            answer = await self._decide(run_body, model, _Options())
             call = self.calls[0] if self.calls else None
             if call is not None and asked.offers(call.name):
                 self.calls.pop(0)
                 answer.words = []
             else:
                 call = None
-                answer.words = pieces(answer_to(asked.question()))
-            voice = MessagesVoice(answer, call)
+                words = pieces(answer_to(asked.question()))
+                answer.words = words[: asked.max_tokens]
+                answer.reason = "length" if answer.words != words else "stop"
+            voice = self._messages_voice(answer, call)
             return await self._deliver(
                 request, voice, answer, fault, streamed=asked.stream
             )
@@ -1129,7 +1135,7 @@ def _as_object(body: bytes) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _openai_error(status: int, message: str) -> dict[str, Any]:
+def openai_error(status: int, message: str) -> dict[str, Any]:
     kinds = {400: "invalid_request_error", 404: "not_found_error"}
     kind = kinds.get(status, "api_error")
     return {"error": {"message": message, "type": kind, "param": None, "code": None}}

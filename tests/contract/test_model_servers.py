@@ -5,12 +5,16 @@ Where the real one comes from stands in `tests/support/llama_cpp.py`.
 
 from __future__ import annotations
 
+import asyncio
+import json
 import socket
+from base64 import b64decode
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from events import catalogue as c
 from sidecar.executors.openai import OpenAIExecutor
 from sidecar.executors.port import Finished, Returned, Run, Stop
 from sidecar.http import http_client
@@ -44,7 +48,9 @@ async def model(server: str) -> str:
     return name
 
 
-async def ask(url: str, model: str, text: str) -> tuple[Outcome, Ear]:
+async def ask(
+    url: str, model: str, text: str, *pictures: tuple[c.Attachment, bytes]
+) -> tuple[Outcome, Ear]:
     executor, ear = OpenAIExecutor(), Ear()
     assign = assignment(
         target_type="openai",
@@ -53,10 +59,16 @@ async def ask(url: str, model: str, text: str) -> tuple[Outcome, Ear]:
         endpoint_url=url,
         model=model,
         limits=QUICK.__class__(model_retries=0),
-        spec={"description": text, "max_tokens": 12, "temperature": 0.0},
+        spec={
+            "description": text,
+            "max_tokens": 12,
+            "temperature": 0.0,
+            "attachments": [each for each, _ in pictures],
+        },
     )
     try:
-        run = Run(assign=assign, cwd=Path("/"), env={})
+        files = {each.digest: data for each, data in pictures}
+        run = Run(assign=assign, cwd=Path("/"), env={}, files=files)
         return await executor.run(run, ear, Stop()), ear
     finally:
         await executor.close()
@@ -107,6 +119,276 @@ async def test_a_server_that_is_not_there_is_missed() -> None:
             assert isinstance(await ask_server(client, "openai", url), Missed)
 
 
-async def test_health_is_a_route_of_it(server: str) -> None:
-    async with http_client() as client, client.get(f"{server}/health") as answer:
+# -- What it says to whom --------------------------------------------------------------
+
+HI = {"role": "user", "content": "Say hello."}
+SHORT = {"messages": [HI], "max_tokens": 3, "temperature": 0.0}
+LONG = {"messages": [{"role": "user", "content": "word " * 2 * N_CTX}]}
+PNG = "iVBORw0KGgo="
+SEEN = {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{PNG}"}}
+SOURCE = {"type": "base64", "media_type": "image/png", "data": PNG}
+COMPLETIONS, MESSAGES = "/v1/chat/completions", "/v1/messages"
+NO_EYES = "image input is not supported"
+
+REFUSED: dict[str, tuple[str, Any, int, str, str]] = {
+    "no such route": ("/v1/nope", None, 404, "not_found_error", "File Not Found"),
+    "an Ollama's route": (
+        "/api/version",
+        *(None, 404, "not_found_error", "File Not Found"),
+    ),
+    "no messages": (
+        COMPLETIONS,
+        *({}, 400, "invalid_request_error", "'messages' is required"),
+    ),
+    "no messages there": (
+        MESSAGES,
+        *({}, 500, "server_error", "'messages' is required"),
+    ),
+    "no JSON": (COMPLETIONS, b'{"model":', 400, "invalid_request_error", ""),
+    "no JSON there": (MESSAGES, b'{"model":', 400, "invalid_request_error", ""),
+    "not a list": (
+        COMPLETIONS,
+        *({"messages": "x"}, 400, "invalid_request_error", ""),
+    ),
+    "not a number": (
+        COMPLETIONS,
+        *({**SHORT, "max_tokens": "many"}, 400, "invalid_request_error", ""),
+    ),
+    "too long": (COMPLETIONS, LONG, 400, "exceed_context_size_error", f"({N_CTX} t"),
+    "too long, streamed": (
+        COMPLETIONS,
+        {**LONG, "stream": True},
+        *(400, "exceed_context_size_error", f"({N_CTX} tokens)"),
+    ),
+    "too long there": (
+        MESSAGES,
+        {**LONG, "model": "gemma", "max_tokens": 3, "stream": True},
+        *(400, "exceed_context_size_error", f"({N_CTX} tokens)"),
+    ),
+    "a picture": (
+        COMPLETIONS,
+        {"messages": [{"role": "user", "content": [SEEN]}]},
+        *(500, "server_error", NO_EYES),
+    ),
+    "a picture there": (
+        MESSAGES,
+        {
+            "max_tokens": 3,
+            "messages": [
+                {"role": "user", "content": [{"type": "image", "source": SOURCE}]}
+            ],
+        },
+        *(500, "server_error", NO_EYES),
+    ),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+async def test_it_refuses_in_one_form(server: str, case: str) -> None:
+    path, body, status, kind, words = REFUSED[case]
+    answered, value = await told(server + path, body)
+    error = value["error"]
+    assert (answered, error["code"], error["type"]) == (status, status, kind)
+    assert words in error["message"]
+
+
+async def told(url: str, body: Any, **headers: str) -> tuple[int, Any]:
+    """Status and value of an answer to a POST, without a body to a GET."""
+    data = body if isinstance(body, bytes) else json.dumps(body).encode()
+    async with (
+        http_client() as client,
+        client.request(
+            *("GET" if body is None else "POST", url),
+            data=None if body is None else data,
+            headers=headers,
+        ) as answer,
+    ):
+        return answer.status, await answer.json()
+
+
+async def streamed(url: str, body: Any) -> list[Any]:
+    """What the events of a stream hold."""
+    async with (
+        http_client() as client,
+        client.post(url, json={**body, "stream": True}) as answer,
+    ):
         assert answer.status == 200
+        assert answer.content_type == "text/event-stream"
+        text = await answer.text()
+    events = [
+        line.removeprefix("data: ")
+        for event in text.split("\n\n")
+        for line in event.split("\n")
+        if line.startswith("data: ")
+    ]
+    return [each if each == "[DONE]" else json.loads(each) for each in events]
+
+
+async def test_what_it_is_asked_for_everybody_is_told(server: str, model: str) -> None:
+    assert await told(f"{server}/health", None) == (200, {"status": "ok"})
+    assert await told(f"{server}/v1/health", None) == (200, {"status": "ok"})
+    status, listing = await told(f"{server}/v1/models", None)
+    [listed] = listing["data"]
+    assert (status, listing["object"]) == (200, "list")
+    assert (listed["id"], listed["owned_by"]) == (model, "llamacpp")
+    assert listed["meta"]["n_ctx"] == N_CTX
+    assert listed["architecture"]["input_modalities"] == ["text"]
+    assert "status" not in listed
+    [beside] = listing["models"]
+    assert (beside["name"], beside["capabilities"]) == (model, ["completion"])
+    _, props = await told(f"{server}/props", None)
+    assert props["default_generation_settings"]["n_ctx"] == N_CTX
+    assert props["modalities"]["vision"] is False
+    assert isinstance(props["chat_template_caps"]["supports_tools"], bool)
+    _, slots = await told(f"{server}/slots", None)
+    assert len(slots) == props["total_slots"]
+    assert all({"id", "n_ctx", "is_processing"} <= each.keys() for each in slots)
+
+
+async def test_it_answers_by_whatever_name_it_is_asked(server: str, model: str) -> None:
+    status, whole = await told(server + COMPLETIONS, {**SHORT, "model": "another"})
+    assert (status, whole["model"], whole["object"]) == (200, model, "chat.completion")
+    [choice] = whole["choices"]
+    assert choice["message"]["role"] == "assistant"
+    assert choice["finish_reason"] == "length"
+    usage = whole["usage"]
+    assert usage["completion_tokens"] == 3
+    assert usage["prompt_tokens"] + 3 == usage["total_tokens"]
+    assert "cached_tokens" in usage["prompt_tokens_details"]
+
+
+@pytest.mark.parametrize("counted", [False, True])
+async def test_its_chunks_end_with_a_reason_and_a_mark(
+    server: str, model: str, counted: bool
+) -> None:
+    options = {"stream_options": {"include_usage": True}} if counted else {}
+    *chunks, mark = await streamed(server + COMPLETIONS, {**SHORT, **options})
+    assert mark == "[DONE]"
+    assert {each["model"] for each in chunks} == {model}
+    assert {each["object"] for each in chunks} == {"chat.completion.chunk"}
+    if counted:
+        usage = chunks.pop()
+        assert usage["choices"] == []
+        assert usage["usage"]["completion_tokens"] == 3
+    assert not any("usage" in each for each in chunks)
+    first, *words, last = [each["choices"][0] for each in chunks]
+    assert first["delta"] == {"role": "assistant", "content": None}
+    assert all(list(each["delta"]) == ["content"] for each in words)
+    assert (last["delta"], last["finish_reason"]) == ({}, "length")
+    assert {each["finish_reason"] for each in (first, *words)} == {None}
+
+
+async def test_a_message_is_whole_or_a_stream_of_events(
+    server: str, model: str
+) -> None:
+    asked = {"model": "any", "max_tokens": 3, "messages": [HI], "temperature": 0.0}
+    status, whole = await told(server + MESSAGES, asked)
+    assert (status, whole["type"], whole["role"]) == (200, "message", "assistant")
+    assert (whole["model"], whole["stop_reason"]) == (model, "max_tokens")
+    assert [block["type"] for block in whole["content"]] == ["text"]
+    counts = {"input_tokens", "output_tokens", "cache_read_input_tokens"}
+    assert (whole["usage"].keys(), whole["usage"]["output_tokens"]) == (counts, 3)
+
+    events = await streamed(server + MESSAGES, asked)
+    kinds = [each["type"] for each in events if each["type"] != "content_block_delta"]
+    assert kinds == [
+        *("message_start", "content_block_start", "content_block_stop"),
+        *("message_delta", "message_stop"),
+    ]
+    head = events[0]["message"]
+    assert (head["content"], head["stop_reason"], head["model"]) == ([], None, model)
+    assert head["usage"].keys() == counts
+    assert events[1]["content_block"] == {"type": "text", "text": ""}
+    assert {each["delta"]["type"] for each in events[2:-3]} == {"text_delta"}
+    assert events[-2]["delta"] == {"stop_reason": "max_tokens", "stop_sequence": None}
+    assert events[-2]["usage"]["output_tokens"] == 3
+
+
+async def test_a_message_without_a_limit_is_answered_and_counted_beforehand(
+    server: str,
+) -> None:
+    status, count = await told(f"{server}{MESSAGES}/count_tokens", {"messages": [HI]})
+    assert (status, list(count)) == (200, ["input_tokens"])
+    assert count["input_tokens"] > 1
+
+
+# -- What the product sees -------------------------------------------------------------
+
+
+async def test_it_is_seen_with_its_context_and_what_it_speaks(server: str) -> None:
+    async with http_client() as client:
+        seen = await ask_server(client, "openai", server)
+    assert isinstance(seen, Answered)
+    assert "messages" in seen.capabilities
+    assert seen.context_tokens == {"gemma": N_CTX}
+
+
+async def test_a_picture_that_it_cannot_see_is_for_another_endpoint(
+    server: str, model: str
+) -> None:
+    """The server calls it its own fault, and is none the worse for it."""
+    picture = c.Attachment(
+        name="a.png", digest="0" * 64, size_bytes=8, media_type="image/png"
+    )
+    outcome, _ = await ask(server, model, "What is it?", (picture, b64decode(PNG)))
+    assert isinstance(outcome, Returned), outcome
+    assert (outcome.reason, outcome.exclude) == ("endpoint_unfit", "lab")
+    assert not outcome.unusable
+    assert NO_EYES in outcome.detail
+
+
+@pytest.fixture(params=["simulated", "real"])
+async def keyed(request: pytest.FixtureRequest) -> AsyncIterator[str]:
+    """A server that answers only who has the key."""
+    if request.param == "real":
+        yield await request.getfixturevalue("real_llama").at(ctx=N_CTX, key=KEY)
+        return
+    async with SimulatedLlamaServer(["gemma"], n_ctx=N_CTX, key=KEY) as simulated:
+        yield simulated.url
+
+
+KEY = "sk-of-a-test"
+
+
+async def test_a_wrong_key_opens_nothing_but_its_health(keyed: str) -> None:
+    assert (await told(f"{keyed}/health", None))[0] == 200
+    for path, body in (("/v1/models", None), (COMPLETIONS, SHORT), (MESSAGES, {})):
+        for headers in ({}, {"Authorization": "Bearer sk-other"}):
+            status, value = await told(keyed + path, body, **headers)
+            assert (status, value["error"]["code"]) == (401, 401)
+            assert value["error"]["type"] == "authentication_error"
+    for headers in ({"Authorization": f"Bearer {KEY}"}, {"X-Api-Key": KEY}):
+        assert (await told(f"{keyed}/v1/models", None, **headers))[0] == 200
+    async with http_client() as client:
+        seen = await ask_server(client, "openai", keyed, KEY)
+        missed = await ask_server(client, "openai", keyed, "sk-other")
+    assert isinstance(seen, Answered)
+    assert "messages" in seen.capabilities
+    assert missed == Missed("/v1/models answered 401")
+
+
+@pytest.fixture(params=["simulated", "real"])
+async def loading(request: pytest.FixtureRequest) -> AsyncIterator[str]:
+    """A server that is bringing its model into memory, and will have done so."""
+    if request.param == "simulated":
+        async with SimulatedLlamaServer(["gemma"]) as simulated:
+            simulated.fail_next("busy", on="any", times=5, message="Loading model")
+            yield simulated.url
+        return
+    async with request.getfixturevalue("real_llama").own(ctx=N_CTX) as server:
+        server.start()
+        await server.heard()
+        yield server.url
+
+
+async def test_all_of_it_says_that_it_loads_until_it_answers(loading: str) -> None:
+    asked = [("/health", None), ("/v1/models", None), (COMPLETIONS, SHORT)]
+    answers = await asyncio.gather(
+        *(told(loading + path, body) for path, body in asked)
+    )
+    error = {"message": "Loading model", "type": "unavailable_error", "code": 503}
+    assert answers == [(503, {"error": error})] * 3
+    outcome, ear = await ask(loading, "gemma", "Say hello.")
+    assert isinstance(outcome, Finished), outcome
+    assert outcome.result.status == "success"
+    assert any("is loading" in line for line in ear.lines("status"))

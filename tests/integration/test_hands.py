@@ -133,23 +133,24 @@ async def test_an_ollama_is_asked_for_the_context_that_work_needs(
 @pytest.mark.parametrize(
     ("server", "reason"),
     [
-        (SimulatedLlamaServer(["m"], n_ctx=2_048), "endpoint_unfit"),
-        (SimulatedLlamaServer([Model(name="m", tools=False)]), "endpoint_unfit"),
+        (SimulatedLlamaServer(["m:latest"], n_ctx=2_048), "endpoint_unfit"),
+        (SimulatedOllama([Model(name="m", tools=False)]), "endpoint_unfit"),
         (SimulatedLlamaServer(["other"], n_ctx=65_536), "endpoint_failed"),
     ],
 )
 async def test_what_a_server_cannot_do_gives_the_work_back(
-    server: SimulatedLlamaServer,
+    server: SimulatedOllama,
     reason: str,
     real_claude: Path,
     repo: Path,
     tmp_path: Path,
 ) -> None:
+    kind = "openai" if isinstance(server, SimulatedLlamaServer) else "ollama"
     async with (
         server,
-        host_with(tmp_path, real_claude, repo, "openai", server.url) as w,
+        host_with(tmp_path, real_claude, repo, kind, server.url) as w,
     ):
-        assert (await w.tell(work("m", "openai"))).ok
+        assert (await w.tell(work("m:latest", kind))).ok
         [back] = await w.until(c.TaskReturned)
     assert (back.reason, back.exclude) == (reason, "h1-gpu")
 

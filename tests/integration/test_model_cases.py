@@ -146,6 +146,7 @@ async def test_text_without_any_end_is_a_failure(body: bytes) -> None:
 
 
 TOO_LONG = "request (19185 tokens) exceeds the available context size"
+NO_EYES = "image input is not supported - hint: you may need to provide the mmproj"
 NO_MODEL = "The model `m` does not exist."
 BAD: dict[str, tuple[str, bytes, str, str, int]] = {
     "error under 200, no frame": (
@@ -204,6 +205,14 @@ BAD: dict[str, tuple[str, bytes, str, str, int]] = {
         "openai",
         whole({"detail": [{"msg": "Field required"}]}, "422 Unprocessable Entity"),
         *("bad_request", "Field required", 1),
+    ),
+    "no eyes, as llama.cpp says it": (
+        "openai",
+        whole(
+            {"error": {"code": 500, "message": NO_EYES, "type": "server_error"}},
+            "500 Internal Server Error",
+        ),
+        *("bad_request", NO_EYES, 1),
     ),
     "only loaded": (
         "ollama",

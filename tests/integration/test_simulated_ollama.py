@@ -354,18 +354,19 @@ async def test_what_embeds_says_so_and_refuses_to_chat() -> None:
 async def test_a_llama_server_lists_what_is_loaded_and_knows_its_names() -> None:
     name, path = "ggml-org/gemma-3-270m-it-GGUF:Q8_0", "/v1/chat/completions"
     async with (
-        SimulatedLlamaServer([name], n_ctx=64) as server,
+        SimulatedLlamaServer([name, "other"], n_ctx=64) as server,
         httpx.AsyncClient(base_url=server.url) as http,
     ):
-        [model] = (await http.get("/v1/models")).json()["data"]
-        assert (model["id"], model["status"]) == (name, {"value": "unloaded"})
+        model, _ = (await http.get("/v1/models")).json()["data"]
+        assert (model["id"], model["status"]["value"]) == (name, "unloaded")
+        assert "meta" not in model
         assert (await http.get("/api/tags")).status_code == 404
         wrong = await http.post(path, json={**CHAT, "model": f"{name}:latest"})
         assert wrong.status_code == 400
         said = await lines(http, path, {**COMPLETION, "model": name})
         assert said[-1] == "[DONE]"
-        [model] = (await http.get("/v1/models")).json()["data"]
-        assert model["status"] == {"value": "loaded"}
+        model, _ = (await http.get("/v1/models")).json()["data"]
+        assert (model["status"]["value"], model["meta"]["n_ctx"]) == ("loaded", 64)
         long = [{"role": "user", "content": "word " * 100}]
         refused = await http.post(path, json={"model": name, "messages": long})
         error = refused.json()["error"]

@@ -25,6 +25,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import aiohttp
 import pytest
 from msgspec import Struct
 
@@ -123,6 +124,16 @@ class RealServer:
                 stdout=said,
                 stderr=said,
             )
+
+    async def heard(self) -> None:
+        """Return when anything answers at its address."""
+        async with asyncio.timeout(_PATIENT_S), http_client() as client:
+            while True:
+                try:
+                    async with client.get(self.url + "/health"):
+                        return
+                except aiohttp.ClientError:
+                    await asyncio.sleep(0.01)
 
     async def ready(self) -> None:
         """Return when it answers as the product sees it."""

@@ -56,6 +56,14 @@ def test_a_context_is_what_the_server_has_set_aside(
     assert openai(model, **more).context_tokens.get("m") == tokens
 
 
+@pytest.mark.parametrize(
+    ("inputs", "sees"), [(["text"], False), (["text", "image"], True), ("image", False)]
+)
+def test_a_model_sees_that_takes_pictures(inputs: Any, sees: bool) -> None:
+    seen = openai({"architecture": {"input_modalities": inputs}})
+    assert ("vision" in seen.capabilities) is sees
+
+
 def test_tools_are_believed_of_a_messages_api_unless_the_server_denies_them() -> None:
     assert openai({}, messages=True).capabilities == ["chat", "messages", "tools"]
     assert openai({}).capabilities == ["chat"]
@@ -116,8 +124,8 @@ async def test_the_simulated_servers_stream_the_api_s_events_in_its_order(
     }
     async with server, aiohttp.ClientSession() as client:
         async with client.post(server.url + "/v1/messages", json={}) as refused:
-            assert refused.status == 400
-            assert (await refused.json())["type"] == "error"
+            assert refused.status == (500 if kind == "llama" else 400)
+            assert (await refused.json())["error"]["message"]
         async with client.post(server.url + "/v1/messages", json=body) as answer:
             lines = (await answer.text()).split("\n\n")
     events = [json.loads(each.split("data: ")[1]) for each in lines if each]

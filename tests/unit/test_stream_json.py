@@ -125,6 +125,9 @@ def test_every_recorded_end_has_its_meaning(
         ("account_on_hold", 403, "account_on_hold", False),
         ("something_new", None, "something_new", False),
         (None, None, "unknown", True),
+        ("unknown", None, "unknown", True),
+        ("unknown", 400, "bad_request", False),  # a local server's own words
+        ("unknown", 500, "server_error", True),
         (None, 429, "rate_limit", True),
         (None, 503, "server_error", True),
         (None, 418, "bad_request", False),

@@ -113,7 +113,7 @@ def verdict_on(
 
 
 def _by_error(error: str | None, status: int | None) -> Verdict:
-    if error in _BY_NAME:
+    if error in _BY_NAME and (error != "unknown" or status is None):
         return _BY_NAME[error]
     if status is not None:
         if status >= 500 or status in (408, 409):
