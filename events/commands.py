@@ -238,14 +238,17 @@ class Refusal(Struct, frozen=True, kw_only=True):
     """A command or question that was not carried out, and why. Nothing was stored.
 
     `code` is a stable word (`malformed`, `conflict`, `not_found`, `expired`, ...), `error`
-    a sentence for people, `path` the JSON path of the value that is wrong, `status` the
-    HTTP status that goes with the code.
+    a sentence for people, `path` the JSON path of the value that is wrong, `expected` and
+    `got` what should have stood there and what did, "" where that is not what is wrong;
+    `status` is the HTTP status that goes with the code.
     """
 
     ok: Literal[False] = False
     code: str
     error: str
     path: str = ""
+    expected: str = ""
+    got: str = ""
     status: int
 
 
@@ -260,6 +263,8 @@ def refusal_of(error: AgentComError) -> Refusal:
         code=error.code,
         error=str(error),
         path=error.path if isinstance(error, Malformed) else "",
+        expected=error.expected if isinstance(error, Malformed) else "",
+        got=error.got if isinstance(error, Malformed) else "",
         status=STATUS.get(error.code, STATUS["error"]),
     )
 
@@ -288,10 +293,11 @@ class Attached(Struct, frozen=True, kw_only=True):
 
 
 class BatchSubmitted(Struct, frozen=True, kw_only=True):
-    """The tasks' ids, in the order given."""
+    """The tasks' ids, in the order given; `seq` is that of the last one's submission."""
 
     ok: Literal[True] = True
     task_ids: list[str]
+    seq: int = 0
     existing: bool = False
     warnings: list[str] = []
 

@@ -192,6 +192,20 @@ class TaskAnswer(Struct, kw_only=True):
     events_left_out: int
 
 
+class EndedTask(Struct, kw_only=True):
+    """A task that is over, and how it ended."""
+
+    task_id: str
+    state: str
+
+
+class EndedAnswer(Struct, kw_only=True):
+    """`ended`: those of the tasks asked about that are over, none where none is."""
+
+    seq: int
+    ended: list[EndedTask]
+
+
 class LaneView(Struct, kw_only=True):
     """How many wait in one tier at one priority, and who longest."""
 

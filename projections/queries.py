@@ -20,6 +20,7 @@ from events.commands import Refusal, refusal_of, refuse
 from events.errors import AgentComError, Malformed
 from projections import answers, mapping, search, tables, tiers, waiting
 from projections import questions as q
+from projections.endings import Endings
 from projections.fleet import Beats
 from projections.timetravel import TimeTravel
 from projections.world import VERSIONS
@@ -60,6 +61,7 @@ class WhatIf(Protocol):
 Answer = (
     answers.TasksAnswer
     | answers.TaskAnswer
+    | answers.EndedAnswer
     | answers.QueueAnswer
     | answers.HostsAnswer
     | answers.AlertsAnswer
@@ -102,6 +104,7 @@ class Queries:
         self._output = output
         self._past = TimeTravel(log, checkpoints=runner.checkpoints)
         self._whatif = whatif
+        self._endings = Endings(runner)
         self._rebuilding: asyncio.Task[int] | None = None
         self._wait_limit_s = wait_limit_s
         self._queries: dict[
@@ -109,6 +112,7 @@ class Queries:
         ] = {
             "tasks": (Reader(q.AskTasks), self.tasks),
             "task": (Reader(q.AskTask), self.task),
+            "ended": (Reader(q.AskEnded), self.ended),
             "queue": (Reader(q.AskQueue), self.queue),
             "hosts": (Reader(q.AskThen), self.hosts),
             "alerts": (Reader(q.AskThen), self.alerts),
@@ -178,8 +182,9 @@ class Queries:
         record = await self._find(question.task_id)
         if isinstance(record, Refusal):
             return record
+        await self._endings.wait([record.id], question.wait)
         world = await self._world(question.at)
-        was = record if question.at is None else world.tasks.find(record.id)
+        was = world.tasks.find(record.id)
         if was is None:
             return _not_found(question.task_id)
         # What is read from the log takes a while, and the task goes on meanwhile.
@@ -215,6 +220,24 @@ class Queries:
             events_left_out=0,
         )
         return _with_events(answer, logged)
+
+    async def ended(self, question: q.AskEnded) -> Answer:
+        """Answer `ended`."""
+        find = self._runner.world.tasks.find
+        for n, task_id in enumerate(question.task_ids):
+            if find(task_id) is None:
+                return refuse(
+                    "not_found",
+                    f"task_ids[{n}]: there is no task {task_id}",
+                    f"task_ids[{n}]",
+                )
+        ended = await self._endings.wait(question.task_ids, question.wait)
+        return answers.EndedAnswer(
+            seq=self._runner.position,
+            ended=[
+                answers.EndedTask(task_id=each.id, state=each.phase) for each in ended
+            ],
+        )
 
     def note_beat(self, beat: c.Beat) -> None:
         """Take in a host's sign of life, as it comes."""

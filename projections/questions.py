@@ -6,7 +6,7 @@ that describe the interface are made from these structs.
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 from msgspec import Meta, Struct
 
@@ -21,6 +21,11 @@ class Question(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     wait_seq: Annotated[int, Meta(ge=0)] | None = None
 
 
+WAIT_S: Final = 50
+"""A question may wait so long for news: the broker keeps an answer's way open a minute."""
+Wait = Annotated[float, Meta(ge=0, le=WAIT_S)]
+
+
 class AskTasks(search.TaskPage, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """`tasks`: a filter, an order, a page."""
 
@@ -30,13 +35,28 @@ class AskTasks(search.TaskPage, frozen=True, kw_only=True, forbid_unknown_fields
 class AskTask(Question, frozen=True, kw_only=True):
     """`task`; `events_from` goes on where `events_left_out` was not 0.
 
-    `at` shows it as it was after a sequence or at an instant.
+    `at` shows it as it was after a sequence or at an instant. With `wait` it is answered
+    once the task is over, or after that many seconds with how it stands then.
     """
 
     task_id: Annotated[str, Meta(min_length=1, max_length=64)]
+    wait: Wait = 0
     at: int | str | None = None
     events: bool = False
     events_from: Annotated[int, Meta(ge=0)] = 0
+
+
+class AskEnded(Question, frozen=True, kw_only=True):
+    """`ended`: which of these tasks are over?
+
+    With `wait` it is answered as soon as one of them is, or after that many seconds.
+    """
+
+    task_ids: Annotated[
+        list[Annotated[str, Meta(min_length=1, max_length=64)]],
+        Meta(min_length=1, max_length=1_000),
+    ]
+    wait: Wait = 0
 
 
 class AskThen(Question, frozen=True, kw_only=True):

@@ -19,7 +19,8 @@ from events import commands as m
 from events import header, subjects
 from events.codec import convert, encode
 from events.commands import Refusal, refusal_of, refuse
-from events.errors import AgentComError, Denied, Unreachable
+from events.errors import AgentComError, Denied, Malformed, Unreachable
+from events.spans import span_s
 from projections import answers as v
 from projections import questions as q
 from web.tail import encode_recorded
@@ -70,6 +71,12 @@ QUERIES: Final = (
     QueryRoute("/api/v1/status", "status", q.Question, v.StatusAnswer),
 )
 
+BODY_QUERIES: Final = (
+    QueryRoute("/api/v1/tasks/ended", "ended", q.AskEnded, v.EndedAnswer),
+    QueryRoute("/api/v1/whatif", "whatif", q.AskWhatIf, v.WhatIfAnswer),
+)
+"""Questions that are asked by POST, with their fields as the body."""
+
 _TASK: Final = "/api/v1/tasks/{task_id}"
 COMMANDS: Final = (
     CommandRoute("POST", "/api/v1/tasks", "task.submit", m.Submit, m.Submitted),
@@ -108,6 +115,10 @@ COMMANDS: Final = (
 ASKING: Final = frozenset({"task.classify", "task.route", "policy.validate"})
 """Commands that change nothing: a viewer may give them."""
 
+IDEMPOTENCY_KEY: Final = "Idempotency-Key"
+"""This header is a task's `idempotency_key`, and the `id` of any other command."""
+_KEYED: Final = frozenset({"task.submit", "task.classify", "task.route"})
+
 _LISTS: Final = {"state", "label"}
 _NUMBERS: Final = {"limit", "offset", "wait_seq", "events_from", "after_n"}
 _TRUTHS: Final = {"events", "fallback"}
@@ -116,6 +127,18 @@ _TRUTHS: Final = {"events", "fallback"}
 class AskEvents(Pattern, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """`/api/v1/events`: `from` is a sequence or an RFC 3339 instant."""
 
+    start: int | str = msgspec.field(default=1, name="from")
+    limit: Annotated[int, Meta(ge=1, le=1_000)] = 300
+
+
+class AskTaskEvents(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`/api/v1/tasks/{task_id}/events`: `from` is a sequence or an RFC 3339 instant.
+
+    With `Accept: text/event-stream` they come as server-sent events, until the task is
+    over; `Last-Event-ID` is the sequence behind which they go on.
+    """
+
+    task_id: Annotated[str, Meta(min_length=1, max_length=64)]
     start: int | str = msgspec.field(default=1, name="from")
     limit: Annotated[int, Meta(ge=1, le=1_000)] = 300
 
@@ -211,21 +234,43 @@ class Api:
             return question
         try:
             ask = convert(question, AskEvents)
-            start = await self._sequence(ask.start)
-            if isinstance(start, Refusal):
-                return start
-            last = await self._log.last_sequence()
-            events = await self._log.read(
-                ask.subject, start=max(start, 1), limit=ask.limit + 1
-            )
+            return await self._piece(ask.start, ask.limit, ask.subject)
         except AgentComError as error:
             return refusal_of(error)
+
+    async def task_events(self, request: web.Request) -> Any:
+        """Answer with a piece of what the log says of one task."""
+        question = fields_of(request)
+        if isinstance(question, Refusal):
+            return question
+        try:
+            ask = convert(question, AskTaskEvents)
+            found = await self._queries.answer("task", encode({"task_id": ask.task_id}))
+            if not isinstance(found, v.TaskAnswer):
+                return found
+            task_id = found.task.task_id
+            of_task = (subjects.task(task_id), subjects.runs_of(task_id))
+            return await self._piece(ask.start, ask.limit, *of_task)
+        except AgentComError as error:
+            return refusal_of(error)
+
+    async def _piece(self, start: int | str, limit: int, *patterns: str) -> Any:
+        first = await self._sequence(start)
+        if isinstance(first, Refusal):
+            return first
+        last = await self._log.last_sequence()
+        events: list[c.Recorded] = []
+        for pattern in patterns:
+            events += await self._log.read(
+                pattern, start=max(first, 1), limit=limit + 1
+            )
+        events.sort(key=lambda recorded: recorded.seq)
         encoded: list[msgspec.Raw] = []
         size, following = 0, None
         for recorded in events:
             raw = encode_recorded(recorded)
             size += len(raw)
-            if encoded and (len(encoded) >= ask.limit or size > EVENTS_BYTES):
+            if encoded and (len(encoded) >= limit or size > EVENTS_BYTES):
                 following = recorded.seq
                 break
             encoded.append(msgspec.Raw(raw))
@@ -237,9 +282,9 @@ class Api:
         answer = await self._queries.queue(q.AskQueue(at=start, limit=0))
         return answer if isinstance(answer, Refusal) else answer.seq + 1
 
-    async def what_if(self, request: web.Request) -> Any:
-        """Answer what would have been decided under another policy."""
-        return await self._queries.answer("whatif", await request.read())
+    async def ask_by_body(self, query: str, request: web.Request) -> Any:
+        """Answer a question whose fields are the body."""
+        return await self._queries.answer(query, await request.read())
 
     async def saved(self, request: web.Request) -> Any:
         """Answer what local work would have cost on a chosen model."""
@@ -294,6 +339,16 @@ class Api:
                         field,
                     )
                 )
+        key = request.headers.get(IDEMPOTENCY_KEY)
+        field = "idempotency_key" if name in _KEYED else "id"
+        if key is not None and body.setdefault(field, key) != key:
+            return response_of(
+                refuse(
+                    "malformed",
+                    f"{field}: the header {IDEMPOTENCY_KEY} says another one",
+                    field,
+                )
+            )
         try:
             answer = await self._pass_on(subjects.command(name), encode(body), who)
         except (Denied, Unreachable) as error:
@@ -355,13 +410,17 @@ def fields_of(request: web.Request) -> dict[str, Any] | Refusal:
             return _wrong(key, "one value", f"{len(values)}")
         try:
             question[key] = _value(key, values[0])
+        except Malformed as error:
+            return refusal_of(error)
         except (ValueError, KeyError):
             expected = "true or false" if key in _TRUTHS else "a whole number"
             return _wrong(key, expected, repr(values[0][:80]))
     return question
 
 
-def _value(key: str, text: str) -> int | bool | str:
+def _value(key: str, text: str) -> float | bool | str:
+    if key == "wait":
+        return span_s(text, key)
     if key in _NUMBERS:
         return int(text)
     if key in _TRUTHS:

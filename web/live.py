@@ -55,6 +55,8 @@ class OutputWatch:
     waits in `backlog`, because the stream is still being read.
     """
 
+    history_bytes = HISTORY_BYTES
+
     def __init__(self, task_id: str, sink: Sink, reached: dict[str, int]) -> None:
         self.task_id = task_id
         self.reached = reached
@@ -161,7 +163,7 @@ class OutputFeed:
         for chunk in reversed(stored):
             if chunk.n <= watch.reached.get(chunk.route, -1):
                 continue
-            if size > HISTORY_BYTES and chunk.event_type not in STATE:
+            if size > watch.history_bytes and chunk.event_type not in STATE:
                 lost += 1
                 continue
             raw = encode_chunk(chunk)

@@ -14,14 +14,15 @@ import msgspec
 
 from analysis.savings import SavingsAnswer
 from events import commands as m
-from projections import answers as v
 from projections import questions as q
 from web.api import (
     ASKING,
+    BODY_QUERIES,
     COMMANDS,
     QUERIES,
     AskEvents,
     AskSavings,
+    AskTaskEvents,
     Events,
     PolicyAnswer,
     TraceAnswer,
@@ -75,6 +76,10 @@ def operations() -> list[Operation]:
     return [
         *(Operation("GET", r.path, fields=r.fields, answer=r.answer) for r in QUERIES),
         *(
+            Operation("POST", r.path, body=r.fields, answer=r.answer)
+            for r in BODY_QUERIES
+        ),
+        *(
             Operation(
                 r.method,
                 r.path,
@@ -92,7 +97,12 @@ def operations() -> list[Operation]:
             note="Its routing alone.",
         ),
         Operation("GET", "/api/v1/events", fields=AskEvents, answer=Events),
-        Operation("POST", "/api/v1/whatif", body=q.AskWhatIf, answer=v.WhatIfAnswer),
+        Operation(
+            "GET",
+            "/api/v1/tasks/{task_id}/events",
+            fields=AskTaskEvents,
+            answer=Events,
+        ),
         Operation("GET", "/api/v1/savings", fields=AskSavings, answer=SavingsAnswer),
         Operation("GET", "/api/v1/policy", answer=PolicyAnswer),
         Operation("GET", "/api/v1/me", answer=Me),

@@ -32,11 +32,12 @@ from web.access import (
     other_origin,
     shown_token,
 )
-from web.api import ASKING, COMMANDS, QUERIES, Api, response_of
+from web.api import ASKING, BODY_QUERIES, COMMANDS, QUERIES, Api, response_of
 from web.bridge import Bridge
 from web.door import Door, HttpConnection
 from web.metrics import CONTENT_TYPE, Metrics
 from web.openapi import document
+from web.streams import Streams, wants_stream
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -123,6 +124,7 @@ class Server:
         self._lag = (-1, float("-inf"))
         self._asking_lag = asyncio.Lock()
         self.bridge = Bridge(runner, queries, bus, log, output, policy or {})
+        self._streams = Streams(runner, queries, log, self.bridge.output, output)
         self._sockets: set[web.WebSocketResponse] = set()
 
     def app(self) -> web.Application:
@@ -143,12 +145,21 @@ class Server:
             ("/api/v1/me", self._me),
             ("/api/v1/tasks/{task_id}/trace", self._answering(self._api.trace)),
             ("/api/v1/policy", self._answering(self._policy)),
+            ("/api/v1/tasks/{task_id}/events", self._task_events),
+            ("/api/v1/tasks/{task_id}/output", self._task_output),
             ("/api/v1/events", self._answering(self._api.events)),
             ("/api/v1/savings", self._answering(self._api.saved)),
-            *((route.path, self._asking(route.query)) for route in QUERIES),
+            *(
+                (route.path, self._asking(route.query))
+                for route in QUERIES
+                if route.query != "output"
+            ),
         ]
         done = [
-            ("POST", "/api/v1/whatif", self._answering(self._api.what_if)),
+            *(
+                ("POST", route.path, self._asking_by_body(route.query))
+                for route in BODY_QUERIES
+            ),
             *(
                 (each.method, each.path, self._commanding(each.name))
                 for each in COMMANDS
@@ -187,6 +198,7 @@ class Server:
 
     async def close(self) -> None:
         """Listen no more."""
+        self._streams.close()
         for socket in list(self._sockets):
             await socket.close(code=1001, message=b"stopping")
         if self._listener is not None and self._site is not None:
@@ -385,6 +397,22 @@ class Server:
 
         return handle
 
+    def _asking_by_body(self, query: str) -> Handler:
+        async def handle(request: web.Request) -> web.StreamResponse:
+            return response_of(await self._api.ask_by_body(query, request))
+
+        return handle
+
+    async def _task_events(self, request: web.Request) -> web.StreamResponse:
+        if wants_stream(request):
+            return _streamed(await self._streams.events(request))
+        return response_of(await self._api.task_events(request))
+
+    async def _task_output(self, request: web.Request) -> web.StreamResponse:
+        if wants_stream(request):
+            return _streamed(await self._streams.output(request))
+        return response_of(await self._api.ask("output", request))
+
     def _commanding(self, name: str) -> Handler:
         async def handle(request: web.Request) -> web.StreamResponse:
             visitor = request[_VISITOR]
@@ -404,6 +432,10 @@ class Server:
             return await self._api.command(name, request, visitor.name)
 
         return handle
+
+
+def _streamed(answer: web.StreamResponse | Refusal) -> web.StreamResponse:
+    return response_of(answer) if isinstance(answer, Refusal) else answer
 
 
 async def _whole(request: web.Request) -> bool:

@@ -241,24 +241,28 @@ class TaskCommands:
         ids = [event.task_id for event in events]
         if len(set(ids)) != len(ids):
             raise Malformed("tasks", "idempotency keys that differ", "one key twice")
-        existing = False
+        existing, seq = False, 0
         try:
-            await self._log.append_batch(
+            stored = await self._log.append_batch(
                 [(subjects.task(event.task_id), event, 0) for event in events]
             )
+            seq = max(stored, default=0)
         except Conflict:
             for n, event in enumerate(events):
                 answer = await self._existing(event)
                 if isinstance(answer, m.Refusal):
                     # Some exist and some do not, or one differs: all or nothing.
                     return _of_batch(answer, n)
+                seq = max(seq, answer.seq)
             existing = True
         warned = [
             f"tasks[{n}]: {warning}"
             for n, event in enumerate(events)
             for warning in self._warnings(event)
         ]
-        return m.BatchSubmitted(task_ids=ids, existing=existing, warnings=warned)
+        return m.BatchSubmitted(
+            task_ids=ids, seq=seq, existing=existing, warnings=warned
+        )
 
     # -- steering ----------------------------------------------------------------------
 
