@@ -459,6 +459,9 @@ class Runner:
     position = 0
     checkpoints = None
 
+    def watch(self, watcher) -> None:
+        """Show nothing."""
+
 
 def references(part) -> Iterator[str]:
     """Every schema that a part of the document refers to."""

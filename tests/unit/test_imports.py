@@ -15,7 +15,8 @@ ROOT = Path(__file__).parents[2]
 
 # A package, and those of ours that it may import beside itself.
 MAY_IMPORT = {
-    # What is imported of it below is its version; its `__main__` starts the command.
+    # What is imported of it below is its version; its `__main__` starts the command, and
+    # the rest is the library, which knows none of the rooms.
     "agentcom": {"cli"},
     "events": set(),
     "actors": {"events"},
@@ -56,7 +57,10 @@ KNOWN_TO = {
         "events/nats/provision.py",
         "cli/local/streams.py",
         "bench/",
+        # A stranger's program has this one connection, and none of the rooms.
+        "agentcom/over_nats.py",
     ],
+    "httpx": ["agentcom/"],
     "aiohttp": ["sidecar/", "web/"],
     "sqlite3": ["sidecar/journal.py", "sidecar/journal_file.py", "projections/"],
     "psutil": ["sidecar/", "cli/", "bench/"],
@@ -67,6 +71,7 @@ KNOWN_TO = {
 
 # Where a clock, chance and the environment are read. All else gets them as arguments.
 EDGES = [
+    "agentcom/",
     "actors/scheduler/role.py",
     "projections/main.py",
     "sidecar/",

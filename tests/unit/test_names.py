@@ -56,6 +56,8 @@ def module(path: Path) -> str:
 def test_a_class_name_is_defined_once():
     defined = defaultdict(list)
     for path in sources():
+        if place(path).startswith("agentcom/"):
+            continue  # the library spells the answers again, for programs without rooms
         for node in tree(path).body:
             if isinstance(node, ast.ClassDef):
                 defined[node.name.lstrip("_")].append(place(path))

@@ -73,6 +73,8 @@ def test_an_error_is_refused_with_its_code_its_sentence_and_its_place():
         code="malformed",
         error="shell.cwd: expected a path, got none",
         path="shell.cwd",
+        expected="a path",
+        got="none",
         status=400,
     )
     assert refusal_of(errors.Denied("append", "no")).status == 403

@@ -1,0 +1,305 @@
+"""What comes back: tasks, results, pieces of output, explanations.
+
+Fields are named as everywhere in AgentCom (docs/doors.md). None means unknown, which is
+not 0; instants are RFC 3339 in UTC, "" where something has not happened.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from msgspec import Struct, field
+
+from agentcom.errors import TaskFailed
+
+__all__ = ["Attempt", "Chunk", "Explanation", "Result", "TaskInfo"]
+
+FINAL = frozenset({"completed", "failed", "dead", "cancelled", "expired"})
+
+
+class Chunk(Struct, frozen=True, kw_only=True):
+    """A piece of live output: of a model `token`, `thinking`, `tool`; of a command
+    `stdout`, `stderr`; of either the lines `status` and `error`.
+
+    `n` counts the pieces of one `route`, which is one sending of the task to a place.
+    """
+
+    event_type: Literal[
+        "token", "thinking", "stdout", "stderr", "status", "error", "tool"
+    ]
+    text: str
+    task_id: str = ""
+    timestamp: str = ""
+    route: str = ""
+    generation: int = 0
+    attempt: int = 0
+    segment: int = 0
+    n: int = 0
+    tokens_so_far: int | None = None
+    model: str | None = None
+
+
+class ErrorInfo(Struct, frozen=True, kw_only=True):
+    """Why a task did not complete: a stable word, and a sentence."""
+
+    code: str
+    message: str
+
+
+class Result(Struct, frozen=True, kw_only=True):
+    """How a task ended. Tokens and dollars are those of all its runs together."""
+
+    task_id: str
+    state: str
+    output: str = ""
+    stderr: str = ""
+    error: ErrorInfo | None = None
+    exit_code: int | None = None
+    truncated: bool = False
+    length_limited: bool = False
+    tier: str = ""
+    host: str = ""
+    endpoint: str = ""
+    model_used: str = "none"
+    fallback_used: bool = False
+    attempts: int = 0
+    tokens_in: int | None = None
+    tokens_out: int | None = None
+    estimated_cost_usd: float | None = None
+    saved_usd: float = 0.0
+    cost_basis: str = "none"
+    execution_ms: float | None = None
+    verified: bool | None = None
+    cwd: str = ""
+    changes: dict[str, Any] | None = None
+    simulated: bool = False
+
+    @property
+    def ok(self) -> bool:
+        """Whether the task is completed."""
+        return self.state == "completed"
+
+    def raise_for_state(self) -> Result:
+        """Return it where the task is completed, else raise TaskFailed."""
+        if self.ok:
+            return self
+        error = self.error or ErrorInfo(code=self.state, message="no reason is known")
+        raise TaskFailed(self.task_id, self.state, error.code, error.message)
+
+
+class TaskInfo(Struct, frozen=True, kw_only=True):
+    """A task in a list."""
+
+    task_id: str
+    state: str
+    seq: int = 0
+    description: str = ""
+    priority: str = "normal"
+    tier: str = ""
+    host: str = ""
+    endpoint: str = ""
+    model: str = ""
+    repo: str = ""
+    fallback_used: bool = False
+    attempts: int = 0
+    tokens_in: int | None = None
+    tokens_out: int | None = None
+    submitted_at: str = ""
+    started_at: str = ""
+    finished_at: str = ""
+    simulated: bool = False
+
+
+class Attempt(Struct, frozen=True, kw_only=True):
+    """One sending of a task to a place, and what came of it."""
+
+    route: str
+    tier: str = ""
+    host: str = ""
+    endpoint: str = ""
+    model: str = ""
+    outcome: str = ""
+    reason: str = ""
+    fallback_used: bool = False
+    fallback_reason: str | None = None
+    waited_s: float = 0.0
+    routed_at: str = ""
+    started_at: str = ""
+    ended_at: str = ""
+
+
+class Explanation(Struct, frozen=True, kw_only=True):
+    """Why a task went where it went, and what it waits for.
+
+    `classification` and `route` are as they stand in the log (docs/events.md:
+    Classification and task.routed), `because` sentences about what it waits for.
+    """
+
+    task_id: str
+    state: str
+    classification: dict[str, Any] | None = None
+    route: dict[str, Any] | None = None
+    attempts: list[Attempt] = field(default_factory=list)
+    because: list[str] = field(default_factory=list)
+
+
+# -- as they come ----------------------------------------------------------------------
+
+
+class StoredResult(Struct, kw_only=True):
+    """The last run's own result, as the log has it."""
+
+    output: str = ""
+    stderr: str = ""
+    error: ErrorInfo | None = None
+    model_used: str = "none"
+    exit_code: int | None = None
+    truncated: bool = False
+    length_limited: bool = False
+    verified: bool | None = None
+    cwd: str = ""
+    changes: dict[str, Any] | None = None
+    simulated: bool = False
+    output_bytes: int = 0
+
+
+class TaskDetail(Struct, kw_only=True):
+    """A task by itself."""
+
+    task_id: str
+    state: str
+    seq: int = 0
+    tier: str = ""
+    host: str = ""
+    endpoint: str = ""
+    fallback_used: bool = False
+    attempts: int = 0
+    tokens_in: int | None = None
+    tokens_out: int | None = None
+    cost_usd: float = 0.0
+    unpriced_runs: int = 0
+    cost_basis: str = "none"
+    saved_usd: float = 0.0
+    run_ms: float | None = None
+    error_code: str = ""
+    error: str = ""
+    reason: str = ""
+    simulated: bool = False
+    classification: dict[str, Any] | None = None
+    result: StoredResult | None = None
+
+
+class TaskAnswer(Struct, kw_only=True):
+    """`task`."""
+
+    seq: int
+    task: TaskDetail
+    route: dict[str, Any] | None = None
+    attempts: list[Attempt] = []
+
+
+class TasksAnswer(Struct, kw_only=True):
+    """`tasks`."""
+
+    seq: int
+    total: int
+    tasks: list[TaskInfo]
+
+
+class EndedTask(Struct, kw_only=True):
+    """A task that is over."""
+
+    task_id: str
+    state: str
+
+
+class EndedAnswer(Struct, kw_only=True):
+    """`ended`."""
+
+    seq: int
+    ended: list[EndedTask]
+
+
+class WhyAnswer(Struct, kw_only=True):
+    """`why`."""
+
+    because: list[str] = []
+
+
+class OutputAnswer(Struct, kw_only=True):
+    """`output`."""
+
+    chunks: list[Chunk] = []
+    left_out: int = 0
+
+
+class Submitted(Struct, kw_only=True):
+    """`task.submit`."""
+
+    task_id: str
+    seq: int
+
+
+class BatchSubmitted(Struct, kw_only=True):
+    """`task.batch`."""
+
+    task_ids: list[str]
+    seq: int = 0
+
+
+class Done(Struct, kw_only=True):
+    """A command that was carried out."""
+
+    seq: int = 0
+    state: str = ""
+    phase: str = ""
+
+
+class RefusalAnswer(Struct, kw_only=True):
+    """What was not carried out."""
+
+    code: str
+    error: str
+    path: str = ""
+    expected: str = ""
+    got: str = ""
+    status: int = 500
+
+
+def result_of(answer: TaskAnswer) -> Result:
+    """Say how a task ended."""
+    task, stored = answer.task, answer.task.result or StoredResult()
+    error = None
+    if task.state != "completed":
+        error = ErrorInfo(
+            code=task.error_code or (stored.error.code if stored.error else task.state),
+            message=task.error
+            or (stored.error.message if stored.error else task.reason)
+            or f"the task is {task.state}",
+        )
+    return Result(
+        task_id=task.task_id,
+        state=task.state,
+        output=stored.output,
+        stderr=stored.stderr,
+        error=error,
+        exit_code=stored.exit_code,
+        truncated=stored.truncated,
+        length_limited=stored.length_limited,
+        tier=task.tier,
+        host=task.host,
+        endpoint=task.endpoint,
+        model_used=stored.model_used,
+        fallback_used=task.fallback_used,
+        attempts=task.attempts,
+        tokens_in=task.tokens_in,
+        tokens_out=task.tokens_out,
+        estimated_cost_usd=None if task.unpriced_runs else task.cost_usd,
+        saved_usd=task.saved_usd,
+        cost_basis=task.cost_basis,
+        execution_ms=task.run_ms,
+        verified=stored.verified,
+        cwd=stored.cwd,
+        changes=stored.changes,
+        simulated=task.simulated or stored.simulated,
+    )

@@ -1,0 +1,202 @@
+"""The client for programs without an event loop: the same, on a loop in a thread."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from typing import TYPE_CHECKING, Any, Self, TypeVar
+
+from agentcom.aio import AsyncClient, AsyncTask
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Coroutine, Iterable, Iterator
+    from pathlib import Path
+    from typing import Unpack
+
+    from agentcom.answers import Chunk, Explanation, Result, TaskInfo
+    from agentcom.fields import TaskFields, TaskFilter
+
+__all__ = ["Client", "Task"]
+
+T = TypeVar("T")
+
+
+class _Loop:
+    """An event loop in a thread of its own, which ends with the program."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(
+            target=self._loop.run_forever, name="agentcom", daemon=True
+        )
+        self._thread.start()
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """Run it to its end; an interruption here ends it there."""
+        future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        try:
+            return future.result()
+        finally:
+            future.cancel()
+
+    def each(self, items: AsyncGenerator[T]) -> Iterator[T]:
+        """Yield what an async generator yields."""
+        try:
+            while True:
+                try:
+                    item = self.run(anext(items))
+                except StopAsyncIteration:
+                    return
+                yield item
+        finally:
+            self.run(items.aclose())
+
+    def close(self) -> None:
+        """End the thread."""
+        if self._thread.is_alive():
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join()
+            self._loop.close()
+
+
+class Task:
+    """A task that was submitted. `state` is the last one that was seen."""
+
+    def __init__(self, task: AsyncTask, loop: _Loop) -> None:
+        self._task = task
+        self._loop = loop
+
+    def __repr__(self) -> str:
+        return f"Task({self.task_id!r})"
+
+    @property
+    def task_id(self) -> str:
+        """Its id."""
+        return self._task.task_id
+
+    @property
+    def state(self) -> str:
+        """Where it stood when it was last asked about, "" before that."""
+        return self._task.state
+
+    @property
+    def seq(self) -> int:
+        """Where in the log its submission stands; 0 where that is not known."""
+        return self._task.seq
+
+    @property
+    def result(self) -> Result:
+        """How it ended; raises NotEnded before `wait` or `as_completed` has seen that."""
+        return self._task.result
+
+    def wait(self, timeout: float | None = None) -> Result:
+        """Wait for its end, `timeout` seconds at most; raises TimedOut.
+
+        A task that fails is no error: `result.raise_for_state()` makes it one.
+        """
+        return self._loop.run(self._task.wait(timeout))
+
+    def stream(self) -> Iterator[Chunk]:
+        """Yield its output as it comes, from the beginning, until it is over."""
+        return self._loop.each(self._task.stream())
+
+    def cancel(self, reason: str = "") -> None:
+        """Cancel it; nothing happens where it is cancelled already."""
+        self._loop.run(self._task.cancel(reason))
+
+    def retry(self, reason: str = "") -> None:
+        """Try it anew; its result is then that of the next try."""
+        self._loop.run(self._task.retry(reason))
+
+    def refresh(self) -> str:
+        """Ask where it stands; return and keep the state."""
+        return self._loop.run(self._task.refresh())
+
+    def explain(self) -> Explanation:
+        """Say why it went where it went, and what it waits for."""
+        return self._loop.run(self._task.explain())
+
+
+class Client:
+    """Submits tasks, and asks about them; each call returns when it is answered.
+
+    Without arguments it finds the instance of this machine as the command `agentcom` does
+    (`data` names another folder). `url` with a `token` is asked over HTTP, `nats` with
+    `creds`, a role's key file, over NATS. It may be used from several threads.
+    """
+
+    def __init__(
+        self,
+        *,
+        url: str | None = None,
+        token: str | None = None,
+        nats: str | None = None,
+        creds: str | Path | None = None,
+        data: str | Path | None = None,
+    ) -> None:
+        self._client = AsyncClient(
+            url=url, token=token, nats=nats, creds=creds, data=data
+        )
+        self._loop = _Loop()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the connection."""
+        self._loop.run(self._client.close())
+        self._loop.close()
+
+    def submit(self, description: str = "", /, **fields: Unpack[TaskFields]) -> Task:
+        """Submit one task; raises Refused saying which field is wrong."""
+        return self._task(self._loop.run(self._client.submit(description, **fields)))
+
+    def submit_many(
+        self, tasks: Iterable[str | TaskFields], *, key: str | None = None
+    ) -> list[Task]:
+        """Submit many tasks: descriptions, or dictionaries of fields.
+
+        They go in groups of at most 1,000; a group is taken whole or not at all. `key`
+        names the submission: said again with the same tasks, it finds them.
+        """
+        submitted = self._loop.run(self._client.submit_many(tasks, key=key))
+        return [self._task(each) for each in submitted]
+
+    def task(self, task_id: str) -> Task:
+        """Return the task with this id, which is not asked for yet."""
+        return self._task(self._client.task(task_id))
+
+    def as_completed(
+        self, tasks: Iterable[Task], timeout: float | None = None
+    ) -> Iterator[Task]:
+        """Yield the tasks as they end, each with its result; raises TimedOut."""
+        named = {task.task_id: task for task in tasks}
+        inner = [task._task for task in named.values()]
+        for ended in self._loop.each(self._client.as_completed(inner, timeout)):
+            yield named[ended.task_id]
+
+    def tasks(self, **chosen: Unpack[TaskFilter]) -> Iterator[TaskInfo]:
+        """Yield the tasks that match, the newest first."""
+        return self._loop.each(self._client.tasks(**chosen))
+
+    def cancel(
+        self, *task_ids: str, reason: str = "", **chosen: Unpack[TaskFilter]
+    ) -> list[str]:
+        """Cancel tasks, by id or by filter; return the ids of those that were meant."""
+        return self._loop.run(self._client.cancel(*task_ids, reason=reason, **chosen))
+
+    def retry(
+        self, *task_ids: str, reason: str = "", **chosen: Unpack[TaskFilter]
+    ) -> list[str]:
+        """Try ended tasks anew, by id or by filter; return the ids of those meant."""
+        return self._loop.run(self._client.retry(*task_ids, reason=reason, **chosen))
+
+    def explain(self, task_id: str) -> Explanation:
+        """Say why a task went where it went, and what it waits for."""
+        return self._loop.run(self._client.explain(task_id))
+
+    def _task(self, task: AsyncTask) -> Task:
+        return Task(task, self._loop)

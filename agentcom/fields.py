@@ -1,0 +1,100 @@
+"""What a task may say, and what tasks can be chosen by, as keyword arguments."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, TypedDict
+
+__all__ = ["TaskFields", "TaskFilter"]
+
+
+class ShellFields(TypedDict, total=False):
+    """A command for `/bin/sh -c`, with its limits and its surroundings."""
+
+    command: str
+    timeout_s: float
+    env: dict[str, str]
+    cwd: str
+    exclusive: bool
+    secret_env: list[str]
+
+
+class TaskFields(TypedDict, total=False):
+    """What a task may say; docs/doors.md explains each field.
+
+    `shell` is a command, or a dictionary with `command` and its surroundings. Without a
+    `description` it is the command. `idempotency_key` names the task: the same key finds
+    the same task; without one, each call makes its own.
+    """
+
+    description: str
+    priority: Literal["urgent", "high", "normal", "low"]
+    tier: Literal["trivial", "standard", "complex"]
+    shell: str | ShellFields
+    repo: str
+    branch: str
+    cwd: str
+    file_hints: list[dict[str, str]]
+    success_criteria: list[str]
+    verification_steps: list[str]
+    needs: list[str]
+    assign_to: str
+    model: str
+    max_attempts: int
+    ttl_s: float
+    deadline: str
+    idempotency_key: str
+    executor: Literal["agent", "noop"]
+    mode: Literal["answer", "work"]
+    system: str
+    max_tokens: int
+    temperature: float
+    json_schema: dict[str, Any]
+    attachments: list[dict[str, Any]]
+    verify_rounds: int
+    metadata: dict[str, Any]
+    labels: dict[str, str]
+    timeout_s: float
+    retries: int
+    claude: dict[str, Any]
+    max_budget_usd: float
+
+
+State = Literal[
+    "waiting",
+    "routed",
+    "accepted",
+    "running",
+    "returned",
+    "cancelling",
+    "completed",
+    "failed",
+    "dead",
+    "cancelled",
+    "expired",
+]
+"""Where a task stands."""
+
+
+class TaskFilter(TypedDict, total=False):
+    """What tasks can be chosen by; several have to be true together.
+
+    `label` is `team=search`, or `team` with any value; `since` and `until` are RFC 3339
+    instants of when it ended, or, while it is not over, of when it was submitted.
+    """
+
+    state: State | list[State]
+    label: str | list[str]
+    since: str
+    until: str
+    submitter: str
+    need: str
+    error_code: str
+    error: str
+    tier: Literal["trivial", "standard", "complex"]
+    host: str
+    model: str
+    repo: str
+    priority: Literal["urgent", "high", "normal", "low"]
+    text: str
+    fallback: bool
+    sort: str

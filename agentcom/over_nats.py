@@ -1,0 +1,251 @@
+"""Commands and questions as NATS requests, output from the stream's subject.
+
+The connection is made with the first question, comes back by itself, and is the only
+thing here that knows NATS.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+
+from agentcom.answers import Chunk, EndedAnswer, OutputAnswer, TaskAnswer
+from agentcom.errors import Denied, Unreachable
+from agentcom.transport import AGAIN, Patience, error_of, read
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Awaitable, Callable
+
+    from nats.aio.client import Client
+    from nats.aio.msg import Msg
+
+    from agentcom.finding import Broker
+
+_ANSWER_S: Final = 5.0
+_CONNECT_S: Final = 5.0
+_ERROR_CODE: Final = "Nats-Service-Error-Code"
+_DENIED: Final = re.compile(
+    r'permissions violation for (\w+) to "([^"]+)"', re.IGNORECASE
+)
+_LOOK_S: Final = 20.0
+"""How long one question about a task's end waits while its output is shown."""
+_REST_S: Final = 2.0
+"""How long the end of a task waits for the rest of its output to be stored."""
+_TEXT: Final = frozenset({"stdout", "token"})
+_ASK_S: Final = 0.25
+"""How often a role that may not listen asks for output."""
+
+
+class OverNats:
+    """AgentCom's subjects on a broker."""
+
+    def __init__(self, broker: Broker) -> None:
+        self._broker = broker
+        self._client: Client | None = None
+        self._connecting = asyncio.Lock()
+        # Subjects that the broker has refused, to those who wait for an answer.
+        self._refusing: dict[str, asyncio.Future[str]] = {}
+
+    async def _connected(self) -> Client:
+        async with self._connecting:
+            if self._client is None:
+                self._client = await self._connect()
+            return self._client
+
+    async def _connect(self) -> Client:
+        import nats
+        import nats.errors
+
+        where = ", ".join(self._broker.servers)
+        patience = Patience(_CONNECT_S)
+        while True:
+            try:
+                return await nats.connect(
+                    self._broker.servers,
+                    nkeys_seed_str=self._broker.seed,
+                    inbox_prefix=self._broker.inbox,
+                    name=f"agentcom-library-{self._broker.role}",
+                    max_reconnect_attempts=-1,
+                    allow_reconnect=True,
+                    reconnect_time_wait=0.1,
+                    connect_timeout=2,
+                    error_cb=self._on_error,
+                )
+            except (OSError, TimeoutError, nats.errors.Error) as error:
+                reason = str(error) or "no answer"
+                if "authorization" in reason.lower():
+                    raise Denied(
+                        f"{where} does not take this key of the role "
+                        f"{self._broker.role}",
+                        code="denied",
+                        status=403,
+                    ) from error
+                if not await patience.again():
+                    raise Unreachable(f"no broker at {where} ({reason})") from error
+
+    async def _on_error(self, error: Exception) -> None:
+        """Match the broker's refusals, which come as text, to those who wait."""
+        if said := _DENIED.search(str(error)):
+            waiting = self._refusing.get(said[2])
+            if waiting is not None and not waiting.done():
+                waiting.set_result(said[2])
+
+    async def command(self, name: str, body: dict[str, Any]) -> bytes:
+        """Give a command."""
+        return await self._ask(f"agentcom.cmd.{name}", body, _ANSWER_S)
+
+    async def query(self, name: str, body: dict[str, Any]) -> bytes:
+        """Ask a question."""
+        timeout = _ANSWER_S + float(body.get("wait", 0)) + 5.0 * ("wait_seq" in body)
+        return await self._ask(f"agentcom.query.{name}", body, timeout)
+
+    async def _ask(self, subject: str, body: dict[str, Any], timeout: float) -> bytes:
+        import nats.errors
+
+        client = await self._connected()
+        raw = msgspec.json.encode(body)
+        patience = Patience()
+        while True:
+            try:
+                answer = await self._request(client, subject, raw, timeout)
+            except nats.errors.Error as error:
+                if await patience.again():
+                    continue
+                raise Unreachable(
+                    f"nobody answers on {subject}: is `agentcom up` running, or its "
+                    "scheduler and web?"
+                ) from error
+            code = (answer.headers or {}).get(_ERROR_CODE)
+            if code is None:
+                return answer.data
+            error_said = error_of(answer.data, int(code))
+            if error_said.code not in AGAIN or not await patience.again():
+                raise error_said
+
+    async def _request(
+        self, client: Client, subject: str, raw: bytes, timeout: float
+    ) -> Msg:
+        loop = asyncio.get_running_loop()
+        refusing = self._refusing.get(subject)
+        if refusing is None or refusing.done():
+            refusing = self._refusing[subject] = loop.create_future()
+        asking = asyncio.ensure_future(client.request(subject, raw, timeout=timeout))
+        try:
+            await asyncio.wait((asking, refusing), return_when="FIRST_COMPLETED")
+            if asking.done():
+                return asking.result()
+        finally:
+            asking.cancel()
+        raise Denied(
+            f"the role {self._broker.role} may not use {subject}: name another key",
+            code="denied",
+            status=403,
+        )
+
+    def output(self, task_id: str) -> AsyncGenerator[Chunk]:
+        """Yield a task's output: what is stored, and what comes meanwhile."""
+        return _Output(self, task_id).pieces()
+
+    async def listen(
+        self, task_id: str, heard: Callable[[Chunk], None]
+    ) -> Callable[[], Awaitable[None]] | None:
+        """Hand on output as it comes; None for a role that may not listen."""
+        if self._broker.role == "submitter":
+            return None
+
+        async def on(message: Msg) -> None:
+            heard(msgspec.json.decode(message.data, type=Chunk))
+
+        client = await self._connected()
+        subscription = await client.subscribe(f"agentcom.out.*.{task_id}", cb=on)
+        return subscription.unsubscribe
+
+    async def close(self) -> None:
+        """Let go of the connection."""
+        if self._client is not None:
+            await self._client.close()
+
+
+class _Output:
+    """One task's output: `reached` is the last piece of each route, `size` its text's."""
+
+    def __init__(self, nats: OverNats, task_id: str) -> None:
+        self._nats = nats
+        self._task_id = task_id
+        self._reached: dict[str, int] = {}
+        self._size: dict[str, int] = {}
+        # What has come; None where it has to be looked at what is stored.
+        self._news: asyncio.Queue[Chunk | None] = asyncio.Queue()
+
+    async def pieces(self) -> AsyncGenerator[Chunk]:
+        """Yield all of it, each piece once, until the task is over."""
+        leave = await self._nats.listen(self._task_id, self._news.put_nowait)
+        ending = asyncio.create_task(self._end(_ASK_S if leave is None else _LOOK_S))
+        rest: Patience | None = None
+        try:
+            while True:
+                is_over = ending.done()
+                answer = await self._task()
+                for attempt in answer.attempts:
+                    while pieces := await self._stored(attempt.route):
+                        for chunk in pieces:
+                            yield chunk
+                if is_over:
+                    ending.result()
+                    rest = rest or Patience(_REST_S)
+                    if self._has_all(answer) or not await rest.again():
+                        return
+                    continue
+                while (heard := await self._news.get()) is not None:
+                    if heard.n > self._reached.get(heard.route, 0) + 1:
+                        break  # something was missed: look at what is stored
+                    if self._is_new(heard):
+                        yield heard
+        finally:
+            ending.cancel()
+            await asyncio.gather(ending, return_exceptions=True)
+            if leave is not None:
+                await leave()
+
+    async def _end(self, wait: float) -> None:
+        """Return when the task is over; have the store looked at now and then."""
+        question = {"task_ids": [self._task_id], "wait": wait}
+        try:
+            while not read(
+                await self._nats.query("ended", question), EndedAnswer
+            ).ended:
+                self._news.put_nowait(None)
+        finally:
+            self._news.put_nowait(None)
+
+    async def _task(self) -> TaskAnswer:
+        raw = await self._nats.query("task", {"task_id": self._task_id})
+        return read(raw, TaskAnswer)
+
+    async def _stored(self, route: str) -> list[Chunk]:
+        """Return what is stored of a route behind what was reached, as one answer holds."""
+        question = {"task_id": self._task_id, "route": route}
+        behind = {"after_n": self._reached.get(route, 0)}
+        raw = await self._nats.query("output", {**question, **behind})
+        return [
+            chunk for chunk in read(raw, OutputAnswer).chunks if self._is_new(chunk)
+        ]
+
+    def _is_new(self, chunk: Chunk) -> bool:
+        if chunk.n <= self._reached.get(chunk.route, 0):
+            return False
+        self._reached[chunk.route] = chunk.n
+        if chunk.event_type in _TEXT:
+            size = self._size.get(chunk.route, 0) + len(chunk.text.encode())
+            self._size[chunk.route] = size
+        return True
+
+    def _has_all(self, answer: TaskAnswer) -> bool:
+        """Whether the output is as long as the task's result says."""
+        result, attempts = answer.task.result, answer.attempts
+        if result is None or not attempts:
+            return True
+        return self._size.get(attempts[-1].route, 0) >= result.output_bytes
