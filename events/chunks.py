@@ -29,15 +29,19 @@ class Gap(Struct, frozen=True):
     count: int
 
 
-def without_repeats(chunks: Iterable[c.Chunk]) -> list[c.Chunk]:
-    """Return each chunk once: as stored, a route's later repeats left out."""
-    seen: set[tuple[str, int]] = set()
-    once = []
-    for chunk in chunks:
-        if (chunk.route, chunk.n) not in seen:
-            seen.add((chunk.route, chunk.n))
-            once.append(chunk)
-    return once
+class Seen:
+    """Which chunks were there already: a host sends one again rather than not at all."""
+
+    def __init__(self) -> None:
+        self._seen: set[tuple[str, int]] = set()
+
+    def is_new(self, chunk: c.Chunk) -> bool:
+        """Whether a chunk comes for the first time."""
+        key = (chunk.route, chunk.n)
+        if key in self._seen:
+            return False
+        self._seen.add(key)
+        return True
 
 
 def gaps(chunks: Iterable[c.Chunk]) -> list[Gap]:

@@ -26,7 +26,7 @@ from projections.timetravel import TimeTravel
 from projections.world import VERSIONS
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable
 
     from events.log import EventLog
     from projections.record import TaskRecord
@@ -47,6 +47,10 @@ class OutputReader(Protocol):
 
     async def read(self, task_id: str, *, start: int = 1) -> list[c.Chunk]:
         """Return a task's chunks, oldest first, from all hosts it ran on."""
+        ...
+
+    def pieces(self, task_id: str, *, start: int = 1) -> AsyncIterator[c.Chunk]:
+        """Yield the same, as they are read."""
         ...
 
 

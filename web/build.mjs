@@ -1,6 +1,8 @@
-// Bundles ui/ into static/: one script, one style sheet, the page and its icon.
+// Bundles ui/ into static/: one script, one style sheet, the page and its icon; script and
+// style also compressed, beside themselves, for browsers that take them so.
 import { build } from "esbuild";
-import { cp, mkdir, rm } from "node:fs/promises";
+import { cp, mkdir, readFile, rm, writeFile } from "node:fs/promises";
+import { brotliCompressSync, gzipSync } from "node:zlib";
 
 const here = new URL(".", import.meta.url).pathname;
 const out = `${here}static`;
@@ -20,3 +22,8 @@ await build({
   logLevel: "warning",
 });
 for (const name of ["index.html", "favicon.svg"]) await cp(`${here}ui/${name}`, `${out}/${name}`);
+for (const name of ["app.js", "app.css"]) {
+  const file = await readFile(`${out}/${name}`);
+  await writeFile(`${out}/${name}.gz`, gzipSync(file, { level: 9 }));
+  await writeFile(`${out}/${name}.br`, brotliCompressSync(file));
+}

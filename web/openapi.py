@@ -96,6 +96,18 @@ def operations() -> list[Operation]:
             answer=TraceAnswer,
             note="Its routing alone.",
         ),
+        Operation(
+            "GET",
+            "/api/v1/tasks/{task_id}/output.ndjson",
+            note="Every piece of a task's output, one a line.",
+            content_type="application/x-ndjson",
+        ),
+        Operation(
+            "GET",
+            "/api/v1/tasks/{task_id}/output.txt",
+            note="All that a task has printed; `?stream=stderr` for one stream.",
+            content_type="text/plain",
+        ),
         Operation("GET", "/api/v1/events", fields=AskEvents, answer=Events),
         Operation(
             "GET",

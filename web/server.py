@@ -37,6 +37,7 @@ from web.bridge import Bridge
 from web.door import Door, HttpConnection
 from web.metrics import CONTENT_TYPE, Metrics
 from web.openapi import document
+from web.printed import Printed
 from web.streams import Streams, wants_stream
 
 if TYPE_CHECKING:
@@ -116,6 +117,7 @@ class Server:
         self._access = access or Access(None, clock=time.monotonic)
         self._static = static
         self._api = Api(queries, bus, log, policy or {}, savings)
+        self._printed = Printed(queries, output)
         self._metrics = Metrics(runner)
         self.door = Door(time.monotonic)
         self._site: web.AppRunner | None = None
@@ -144,6 +146,8 @@ class Server:
             ("/api/v1/openapi.json", self._openapi),
             ("/api/v1/me", self._me),
             ("/api/v1/tasks/{task_id}/trace", self._answering(self._api.trace)),
+            ("/api/v1/tasks/{task_id}/output.ndjson", self._printed.pieces),
+            ("/api/v1/tasks/{task_id}/output.txt", self._printed.text),
             ("/api/v1/policy", self._answering(self._policy)),
             ("/api/v1/tasks/{task_id}/events", self._task_events),
             ("/api/v1/tasks/{task_id}/output", self._task_output),

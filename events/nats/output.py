@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING
 
 from events import catalogue as c
 from events import subjects
-from events.chunks import without_repeats
+from events.chunks import Seen
 from events.codec import Reader
 from events.errors import Malformed
 from events.nats.api import direct
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import AsyncIterator, Callable
 
     from events.nats.link import Link, LinkMessage, LinkSubscription
 
@@ -31,15 +31,20 @@ class JetStreamOutput:
 
     async def read(self, task_id: str, *, start: int = 1) -> list[c.Chunk]:
         """Return a task's chunks, each once, oldest first, from all its hosts."""
-        chunks: list[c.Chunk] = []
+        return [chunk async for chunk in self.pieces(task_id, start=start)]
+
+    async def pieces(self, task_id: str, *, start: int = 1) -> AsyncIterator[c.Chunk]:
+        """Yield the same, as they are read: of much output never all is held here."""
+        seen = Seen()
         async for message in direct(
             self._link, subjects.OUTPUT, subjects.outputs_of(task_id), start=start
         ):
             try:
-                chunks.append(_chunks.decode(message.data))
+                chunk = _chunks.decode(message.data)
             except Malformed:
                 continue
-        return without_repeats(chunks)
+            if seen.is_new(chunk):
+                yield chunk
 
     async def listen(
         self, task_id: str, callback: Callable[[c.Chunk], None], *, republished: bool

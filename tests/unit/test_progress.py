@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from events import catalogue as c
 from events import commands as mail
-from events.chunks import Gap, gaps, without_repeats
+from events.chunks import Gap, Seen, gaps
 from sidecar import progress as under_test
 from sidecar.progress import CHUNK_BYTES, OutputQueue, Pace, Progress, split
 from tests.support.fakes import MemoryBroker, MemoryBus
@@ -438,7 +438,8 @@ def chunk(n: int, route: str = "r1") -> c.Chunk:
 
 def test_repeats_are_left_out_and_gaps_are_named() -> None:
     stored = [chunk(n) for n in (2, 3, 3, 6, 1_000_001, 1_000_003)] + [chunk(1, "r2")]
-    once = without_repeats(stored)
+    seen = Seen()
+    once = [chunk for chunk in stored if seen.is_new(chunk)]
     assert [each.n for each in once] == [2, 3, 6, 1_000_001, 1_000_003, 1]
     assert gaps(once) == [
         Gap("r1", 0, 1),

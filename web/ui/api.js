@@ -1,6 +1,7 @@
 // Questions and commands over HTTP, and what came of them, said to the reader.
 import { BASE, session } from "./session.js";
 
+/** @import { Chunk } from "./answers.d.ts" */
 /** @import { Fault } from "./topics.d.ts" */
 
 /** The server's no, as an error whose message is for the reader. */
@@ -66,6 +67,40 @@ export const del = (path) => ask("DELETE", path);
  */
 export const me = (token) => ask("GET", "/me", undefined, token);
 
+/**
+ * What is kept of a task's live output, piece by piece, oldest first.
+ * @param {string} id @param {(chunk: Chunk) => void} take @param {AbortSignal} [signal]
+ */
+export async function chunks(id, take, signal) {
+  const response = await open(`/tasks/${id}/output.ndjson`, signal);
+  const reader = /** @type {ReadableStream<Uint8Array>} */ (response.body).getReader();
+  const decoder = new TextDecoder();
+  let rest = "";
+  for (;;) {
+    const { done, value } = await reader.read();
+    const lines = (rest + decoder.decode(value, { stream: !done })).split("\n");
+    rest = done ? "" : (lines.pop() ?? "");
+    for (const line of lines) if (line) take(JSON.parse(line));
+    if (done) return;
+  }
+}
+
+/** Save all that a task has printed as a file. @param {string} id */
+export async function saveOutput(id) {
+  const response = await open(`/tasks/${id}/output.txt`);
+  saveBlob(`${id}.log`, await response.blob());
+}
+
+/** @param {string} path @param {AbortSignal} [signal] @returns {Promise<Response>} */
+async function open(path, signal) {
+  /** @type {Record<string, string>} */
+  const headers = { "AgentCom-Page": location.origin };
+  if (session.token) headers.Authorization = `Bearer ${session.token}`;
+  const response = await fetch(`${BASE}api/v1${path}`, { headers, signal });
+  if (!response.ok) throw new Refused(await response.json().catch(() => null), response.status);
+  return response;
+}
+
 /** A key that makes a command safe to repeat. */
 export function newKey() {
   const bytes = crypto.getRandomValues(new Uint8Array(16));
@@ -110,11 +145,14 @@ export async function carryOut(work, done) {
 export const wordsOf = (error) => (error instanceof Error ? error.message : String(error));
 
 /** @param {string} name @param {string} text @param {string} type */
-export function download(name, text, type) {
-  const url = URL.createObjectURL(new Blob([text], { type }));
+export const download = (name, text, type) => saveBlob(name, new Blob([text], { type }));
+
+/** @param {string} name @param {Blob} blob */
+function saveBlob(name, blob) {
+  const url = URL.createObjectURL(blob);
   const link = document.createElement("a");
   link.href = url;
   link.download = name;
   link.click();
-  setTimeout(() => URL.revokeObjectURL(url), 1000);
+  setTimeout(() => URL.revokeObjectURL(url), 60_000);
 }

@@ -2,6 +2,29 @@
 const HIDDEN = /[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u061c\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff]/g;
 /** @param {string} char */
 const code = (char) => `⟨${char.charCodeAt(0).toString(16).toUpperCase().padStart(4, "0")}⟩`;
+// Where joiners are part of how words are written: Persian, Hindi and their kin.
+const SCRIPTS =
+  "Arabic Syriac Mongolian Nko Devanagari Bengali Gurmukhi Gujarati Oriya Tamil Telugu Kannada Malayalam Sinhala";
+const JOINED = new RegExp(
+  `[${SCRIPTS.split(" ")
+    .map((each) => `\\p{Script=${each}}`)
+    .join("")}]`,
+  "u",
+);
+const PICTURE_BEFORE = /\p{Extended_Pictographic}(?:\ufe0f|\p{Emoji_Modifier})?$/u;
+const PICTURE = /^\p{Extended_Pictographic}/u;
+
+/**
+ * A character that is not seen, as it is shown: joiners inside emoji and words are text.
+ * @param {string} char @param {number} at @param {string} text
+ */
+function seen(char, at, text) {
+  if (char !== "\u200c" && char !== "\u200d") return code(char);
+  const before = text.slice(Math.max(0, at - 4), at);
+  const after = text.slice(at + 1, at + 3);
+  if (JOINED.test(before.slice(-1)) && JOINED.test(after.slice(0, 1))) return char;
+  return char === "\u200d" && PICTURE_BEFORE.test(before) && PICTURE.test(after) ? char : code(char);
+}
 
 /**
  * Text from tasks, hosts and models: nothing in it may hide, reorder or run on for ever.
@@ -15,13 +38,13 @@ export function plain(text, most = 10_000) {
     whole.length > most
       ? `${whole.slice(0, most)}…${most < 1000 ? "" : ` (${whole.length - most} more characters)`}`
       : whole;
-  return cut.replace(HIDDEN, code);
+  return cut.replace(HIDDEN, seen);
 }
 /**
  * In running output line ends and tabs stay; colours are taken out before.
  * @param {string} text
  */
-export const visible = (text) => text.replace(HIDDEN, code);
+export const visible = (text) => text.replace(HIDDEN, seen);
 
 /** @param {number | null | undefined} usd */
 export const dollars = (usd) => `$${(usd ?? 0).toFixed(4)}`;

@@ -109,8 +109,13 @@ function App({ theme, operator, leave }) {
   const [place, go] = useState(where());
   const [submitting, submit] = useState(false);
   useEffect(() => {
+    let last = where();
     const moved = () => {
-      go(where());
+      const next = where();
+      const same = next.name === last.name && next.rest[0] === last.rest[0];
+      last = next;
+      go(next);
+      if (same) return; // another place of the same page
       document.getElementById("main")?.focus({ preventScroll: true });
       scrollTo(0, 0);
     };

@@ -1,69 +1,55 @@
 // The panel of live output.
-import { useEffect, useImperativeHandle, useRef, useState } from "preact/hooks";
+import { useCallback, useEffect, useImperativeHandle, useRef, useState } from "preact/hooks";
 import { forwardRef } from "preact/compat";
-import { Writer } from "./writer.js";
+import { carryOut, saveOutput } from "./api.js";
+import { Feed } from "./log/feed.js";
+import { OutputLog } from "./log/output.js";
+import { LogView } from "./log/view.jsx";
 
 /** @import { Output as Piece } from "./topics.d.ts" */
+/** @import { Handle as LogHandle } from "./log/view.jsx" */
 /** @typedef {{ take: (message: Piece) => void }} Handle */
-
-const NEAR_END = 40; // px
-const TOGETHER = 40; // ms: pieces that come close together are written together
+/** @typedef {{ id: string, theme: string, placeholder: string, lines: [number, number] | null }} Props */
 
 /** Its handle takes what comes. */
 export const Output = forwardRef(function Output(
-  /** @type {{ placeholder: string }} */ { placeholder },
+  /** @type {Props} */ { id, theme, placeholder, lines },
   /** @type {import("preact").Ref<Handle>} */ outside,
 ) {
-  const box = useRef(/** @type {HTMLDivElement | null} */ (null));
-  const stream = useRef(/** @type {HTMLDivElement | null} */ (null));
-  const writer = useRef(/** @type {Writer | null} */ (null));
-  const follow = useRef(true);
-  const [any, setAny] = useState(false);
-  const pending = useRef(/** @type {Piece[]} */ ([]));
-  const timer = useRef(/** @type {ReturnType<typeof setTimeout> | undefined} */ (undefined));
-  const flush = () => {
-    timer.current = undefined;
-    if (!box.current || !stream.current) return;
-    writer.current ??= new Writer(stream.current);
-    for (const message of pending.current) writer.current.take(message);
-    pending.current = [];
-    if (follow.current) box.current.scrollTop = box.current.scrollHeight;
-  };
-  // biome-ignore lint/correctness/useExhaustiveDependencies: `flush` reads refs alone
-  useImperativeHandle(
-    outside,
-    () => ({
-      take(/** @type {Piece} */ message) {
-        setAny(true);
-        pending.current.push(message);
-        timer.current ??= setTimeout(flush, TOGETHER);
-      },
-    }),
-    [],
+  const view = useRef(/** @type {LogHandle | null} */ (null));
+  const [busy, setBusy] = useState(false);
+  const [log] = useState(() => new OutputLog());
+  const [feed] = useState(
+    () =>
+      new Feed(id, {
+        take: (chunk) => {
+          log.take(chunk);
+          view.current?.changed();
+        },
+        lost: (n) => log.lost(n),
+        busy: setBusy,
+      }),
   );
-  useEffect(() => () => clearTimeout(timer.current), []);
-  const scrolled = () => {
-    if (!box.current) return;
-    const { scrollTop, scrollHeight, clientHeight } = box.current;
-    follow.current = scrollHeight - scrollTop - clientHeight < NEAR_END;
-  };
+  useEffect(() => () => feed.close(), [feed]);
+  useImperativeHandle(outside, () => ({ take: (message) => feed.take(message) }), [feed]);
+  const href = useCallback(
+    (/** @type {number} */ from, to = from) => `#/task/${id}/L${from}${to === from ? "" : `-L${to}`}`,
+    [id],
+  );
   return (
-    <details class="panel output" open>
-      <summary>
-        <h2>Live output</h2>
-      </summary>
-      <div
+    <section class="panel output" aria-label="Live output">
+      <LogView
         id="execution-output"
-        ref={box}
-        onScroll={scrolled}
-        tabindex={0}
-        role="log"
-        aria-label="Live output"
-        aria-live="off"
-      >
-        {!any && <p class="placeholder">{placeholder}</p>}
-        <div class="stream" ref={stream} />
-      </div>
-    </details>
+        ref={view}
+        store={log.store}
+        label="Live output"
+        theme={theme}
+        placeholder={placeholder}
+        busy={busy}
+        lines={lines}
+        href={href}
+        save={() => carryOut(() => saveOutput(id))}
+      />
+    </section>
   );
 });

@@ -3,6 +3,7 @@ import { useMemo } from "preact/hooks";
 import { carryOut, post } from "../api.js";
 import { Chart } from "../charts.jsx";
 import { PRIORITIES, TIERS, age, at, clock, count, dollars, duration, plain, savedText } from "../format.js";
+import { settled } from "../log/terminal.js";
 import { Empty, Fallback, Figure, Panel, Scroll, Simulated, State, Text, Tier } from "../parts.jsx";
 import { useNow, useTopic } from "../socket.js";
 
@@ -187,10 +188,19 @@ function Attention({ data, now, operator }) {
 }
 
 /**
- * A line that has not begun takes no room.
- * @param {Line[]} lines
+ * Last lines as a terminal shows them; one that has not begun takes no room.
+ * @param {Line[]} lines @returns {Line[]}
  */
-const ended = (lines) => (lines.at(-1)?.text === "" ? lines.slice(0, -1) : lines);
+function tailOf(lines) {
+  /** @type {Line[]} */
+  const runs = [];
+  for (const { type, text } of lines) {
+    const last = runs.at(-1);
+    if (last?.type === type) last.text += `\n${text}`;
+    else runs.push({ type, text });
+  }
+  return runs.flatMap(({ type, text }) => settled(text, 4).map((each) => ({ type, text: each }))).slice(-4);
+}
 
 /** @param {{ data: Overview, tails: Tails, now: number, operator: boolean, submit: () => void }} props */
 function Running({ data, tails, now, operator, submit }) {
@@ -219,8 +229,8 @@ function Running({ data, tails, now, operator, submit }) {
                 <Simulated on={task.simulated} />
               </small>
               <div class="tail" aria-hidden="true">
-                {ended(tails[task.task_id] ?? []).map((line) => (
-                  <div class={line.type}>{plain(line.text.replace(/\u001b\[[0-9;]*m/g, ""), 400) || " "}</div>
+                {tailOf(tails[task.task_id] ?? []).map((line) => (
+                  <div class={line.type}>{plain(line.text, 400) || " "}</div>
                 ))}
               </div>
             </article>

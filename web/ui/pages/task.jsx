@@ -1,22 +1,23 @@
 // One task: its state, its attempts, its live output, why it went where, what it cost.
-import { useCallback, useEffect, useRef, useState } from "preact/hooks";
-import { Ansi } from "../ansi.js";
-import { carryOut, download, get, notice, post, wordsOf } from "../api.js";
+import { useCallback, useMemo, useRef, useState } from "preact/hooks";
+import { carryOut, chunks, download, get, notice, post } from "../api.js";
 import { Changes } from "../changes.jsx";
 import { Checks } from "../checks.jsx";
 import { FINAL, at, count, duration, moment, plain } from "../format.js";
+import { Terminal } from "../log/terminal.js";
+import { LogView } from "../log/view.jsx";
 import { Output } from "../output.jsx";
 import { Dialog, Empty, Fallback, Panel, Simulated, State, Sure, Text, Tier } from "../parts.jsx";
 import { useNow, useTopic } from "../socket.js";
 import { Logged } from "./logged.jsx";
 import { Cost, Routing } from "./trace.jsx";
 
-/** @import { AttemptView, LoggedEvent, TaskDetail } from "../answers.d.ts" */
+/** @import { AttemptView, Chunk, LoggedEvent, TaskDetail } from "../answers.d.ts" */
 /** @import { Handle } from "../output.jsx" */
 /** @import { Output as Piece, PageProps } from "../topics.d.ts" */
 
 /** @param {PageProps} props */
-export function Task({ rest, operator }) {
+export function Task({ rest, operator, theme }) {
   const id = rest[0] ?? "";
   const panel = useRef(/** @type {Handle | null} */ (null));
   const early = useRef(/** @type {Piece[]} */ ([])); // what comes before there is a panel
@@ -63,6 +64,9 @@ export function Task({ rest, operator }) {
       <Details task={task} />
       <Output
         ref={attach}
+        id={task.task_id}
+        theme={theme}
+        lines={linesOf(rest[1])}
         placeholder={
           FINAL.has(task.state)
             ? "This task has no live output that is still kept."
@@ -71,11 +75,20 @@ export function Task({ rest, operator }) {
       />
       <Routing data={data} />
       <Cost task={task} attempts={data.attempts} />
-      <Result task={task} />
+      <Result task={task} theme={theme} />
       <Changes changes={task.result?.changes} id={task.task_id} />
       <Events events={data.events} left={data.events_left_out} />
     </div>
   );
+}
+
+/**
+ * The lines that an address names: L120, or L120-L130.
+ * @param {string} [text] @returns {[number, number] | null}
+ */
+function linesOf(text = "") {
+  const [, from, to] = /^L(\d{1,9})(?:-L(\d{1,9}))?$/.exec(text) ?? [];
+  return from ? [Number(from), Math.max(Number(from), Number(to ?? from))] : null;
 }
 
 /** @param {{ task: TaskDetail, operator: boolean }} props */
@@ -92,8 +105,10 @@ function Actions({ task, operator }) {
   const save = () =>
     carryOut(async () => {
       const whole = await get(`/tasks/${id}?events=true`);
-      const output = await get(`/tasks/${id}/output`).catch((error) => ({ error: wordsOf(error) }));
-      download(`${id}.json`, JSON.stringify({ ...whole, output }, null, 2), "application/json");
+      /** @type {Chunk[]} */
+      const output = [];
+      await chunks(id, (chunk) => output.push(chunk));
+      download(`${id}.json`, JSON.stringify({ ...whole, output: { chunks: output } }, null, 2), "application/json");
     });
   return (
     <div class="actions">
@@ -345,15 +360,18 @@ function Details({ task }) {
   );
 }
 
-/** @param {{ text: string, class?: string }} props */
-function Coloured({ text, class: name = "" }) {
-  const box = useRef(/** @type {HTMLPreElement | null} */ (null));
-  useEffect(() => box.current?.replaceChildren(...new Ansi().spans(text)), [text]);
-  return <pre ref={box} class={name} tabindex={0} />;
+/** @param {{ text: string, kind: "stdout" | "stderr", theme: string }} props */
+function Printed({ text, kind, theme }) {
+  const store = useMemo(() => {
+    const terminal = new Terminal();
+    terminal.write(kind, text, Number.NaN);
+    return terminal.store;
+  }, [text, kind]);
+  return <LogView id={`result-${kind}`} store={store} label={kind} theme={theme} follow={false} />;
 }
 
-/** @param {{ task: TaskDetail }} props */
-function Result({ task }) {
+/** @param {{ task: TaskDetail, theme: string }} props */
+function Result({ task, theme }) {
   const { result } = task;
   if (!result) return null;
   return (
@@ -370,8 +388,8 @@ function Result({ task }) {
             <Text>{`${result.error.code}: ${result.error.message}`}</Text>
           </p>
         )}
-        {result.output && <Coloured text={result.output} />}
-        {result.stderr && <Coloured text={result.stderr} class="stderr" />}
+        {result.output && <Printed text={result.output} kind="stdout" theme={theme} />}
+        {result.stderr && <Printed text={result.stderr} kind="stderr" theme={theme} />}
       </details>
     </Panel>
   );

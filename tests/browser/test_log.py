@@ -1,0 +1,151 @@
+"""The viewer of a task's output, in a real browser, with output of all kinds and sizes."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import subprocess
+from pathlib import Path
+
+from playwright.sync_api import expect
+
+from tests.browser.conftest import go
+from tests.browser.test_pages import OUTPUT, ended, faults
+
+LINES = 1_000_000
+MEMORY = 200 * 1024 * 1024
+LONG_MS = 120_000
+COLOURED = (
+    f"seq {LINES} | awk '{{printf \"\\033[32m%d\\033[0m line with some "
+    "\\033[1;38;5;%dmcoloured\\033[0m text\\n\", $1, $1%256}'"
+)
+BAR = (
+    r"for n in $(seq 0 50); do printf '\r%3d%%|\033[32mdone\033[0m|' $n >&2; "
+    r"done; printf '\n' >&2; echo after"
+)
+SEARCH = "Search in Live output"
+
+
+def shown(page):
+    """What the lines in sight say, remarks left out."""
+    return page.locator(f"{OUTPUT} .line:is(.stdout, .stderr) .lt").all_inner_texts()
+
+
+def test_a_million_coloured_lines_are_read_searched_linked_and_taken_along(
+    open_page, house
+):
+    task = house.submit("a million lines", shell={"command": COLOURED})
+    page = open_page(f"task/{task}", width=1440)
+    page.wait_for_selector("#task[data-state=completed]", timeout=LONG_MS)
+    expect(page.locator(OUTPUT)).to_contain_text(f"{LINES} line with", timeout=LONG_MS)
+    page.wait_for_selector(f"{OUTPUT}[aria-busy=false]", timeout=LONG_MS)
+    box = page.locator(OUTPUT)
+    assert box.evaluate("e => e.querySelectorAll('*').length") < 1000
+
+    page.get_by_label(SEARCH).fill("LINE WITH SOME")
+    hits = page.locator(".log-hits")
+    expect(hits).to_have_text(re.compile(r"/1,000,000$"), timeout=LONG_MS)
+    at = hits.inner_text().partition("/")[0].replace(",", "")
+    page.get_by_label(SEARCH).press("Enter")
+    expect(hits).to_have_text(re.compile(f"^{int(at) % LINES + 1:,}/"))
+    expect(page.locator(f"{OUTPUT} mark.current")).to_have_text("line with some")
+
+    go(page, f"task/{task}/L500000")
+    expect(page.locator(f"{OUTPUT} .target .ln")).to_have_text("500000")
+    expect(page.locator(f"{OUTPUT} .target .lt")).to_contain_text("500000 line with")
+    box.evaluate("e => { e.scrollTop = 0 }")
+    expect(page.locator(f"{OUTPUT} .stdout .ln").first).to_have_text("1")
+
+    heap = page.context.new_cdp_session(page).send("Runtime.getHeapUsage")
+    assert heap["usedSize"] + heap["backingStorageSize"] < MEMORY
+    with page.expect_download(timeout=LONG_MS) as download:
+        page.get_by_role("button", name="Download").click()
+    saved = hashlib.sha256(Path(download.value.path()).read_bytes()).hexdigest()
+    printed = subprocess.run(COLOURED, shell=True, capture_output=True, check=True)
+    assert saved == hashlib.sha256(printed.stdout).hexdigest()
+
+
+def test_an_address_with_a_line_opens_there_and_shift_names_more(open_page, house):
+    task = house.submit("numbers", shell={"command": "seq 5000"})
+    page = open_page()
+    page.evaluate("hash => { location.hash = hash }", f"#/task/{task}/L2500")
+    expect(page.locator(f"{OUTPUT} .target .lt")).to_have_text("2500")
+    page.locator(f"{OUTPUT} .ln", has_text=re.compile("^2504$")).click(
+        modifiers=["Shift"]
+    )
+    expect(page.locator(f"{OUTPUT} .target")).to_have_count(5)
+    assert page.evaluate("location.hash") == f"#/task/{task}/L2500-L2504"
+    page.reload()
+    expect(page.locator(f"{OUTPUT} .target")).to_have_count(5)
+
+
+def test_a_bar_is_one_line_everywhere(open_page, house):
+    hold = house.folder / "hold"
+    task = house.submit(
+        "a bar", shell={"command": f"{BAR}; until test -e {hold}; do sleep 0.1; done"}
+    )
+    page = open_page(f"task/{task}")
+    expect(page.locator(OUTPUT)).to_contain_text("after")
+    assert shown(page) == [" 50%|done|", "after"]
+    go(page, "now")
+    tail = page.locator(".card", has_text="a bar").locator(".tail")
+    expect(tail).to_contain_text("after")
+    assert tail.locator("div", has_text="%").all_inner_texts() == [" 50%|done|"]
+    hold.touch()
+    go(page, f"task/{task}")
+    ended(page)
+    page.locator("#result summary").click()
+    result = page.locator("#result-stderr .lt")
+    expect(result).to_have_text([" 50%|done|"])
+
+
+def test_only_stderr_times_and_wrapping_are_a_click_away(open_page, house):
+    command = "echo out; echo err >&2; printf '%0500d\\n' 7; echo last"
+    task = house.submit("shapes", shell={"command": command})
+    page = open_page(f"task/{task}")
+    ended(page)
+    expect(page.locator(OUTPUT)).to_contain_text("last")
+    long = page.locator(f"{OUTPUT} .lt", has_text=re.compile("0007$"))
+    tall = long.bounding_box()["height"]
+    page.get_by_role("button", name="Wrap").click()
+    assert long.bounding_box()["height"] < tall
+    page.get_by_label("Times in Live output").select_option("since start")
+    expect(page.locator(f"{OUTPUT} time").first).to_have_text(re.compile(r"^\+"))
+    page.get_by_role("button", name="stderr only").click()
+    expect(page.locator(f"{OUTPUT} .line.stdout")).to_have_count(0)
+    expect(page.locator(f"{OUTPUT} .line.stderr .lt")).to_have_text(["err"])
+    page.get_by_role("button", name="Full height").click()
+    high = page.locator(".log-view.full").bounding_box()["height"]
+    assert high == page.viewport_size["height"]
+    assert faults(page) == []
+    page.reload()
+    expect(page.get_by_label("Times in Live output")).to_have_value("since")
+    expect(page.get_by_role("button", name="Wrap")).to_have_attribute(
+        "aria-pressed", "false"
+    )
+
+
+def test_joiners_in_emoji_persian_and_hindi_are_text_and_elsewhere_are_shown(
+    open_page, house
+):
+    words = "👨‍👩‍👧 می‌خواهم क्‍ष"
+    task = house.submit("joiners", shell={"command": f"echo '{words}'; echo 'a\u200db'"})
+    page = open_page(f"task/{task}")
+    ended(page)
+    expect(page.locator(OUTPUT)).to_contain_text(words)
+    expect(page.locator(OUTPUT)).to_contain_text("a⟨200D⟩b")
+
+
+def test_the_page_comes_compressed(house):
+    for encoding in ("br", "gzip"):
+        got = subprocess.run(
+            ["curl", "-sI", "-X", "GET", "-H", f"Accept-Encoding: {encoding}"]
+            + [f"{house.base}/static/app.js"],
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.lower()
+        assert f"content-encoding: {encoding}" in got
+        assert "content-type: text/javascript" in got
+        size = int(re.search(r"content-length: (\d+)", got)[1])
+        assert size < 150_000

@@ -1,0 +1,99 @@
+"""All that a task has put out, however much, as one answer that is never held whole.
+
+`output.ndjson` has every piece, a JSON object a line, as `execution_event`s; `output.txt`
+the text alone, byte for byte as it was printed (what was no UTF-8 is U+FFFD).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from aiohttp import web
+
+from events.codec import encode
+from events.commands import refusal_of, refuse
+from events.errors import AgentComError
+from projections.answers import TaskAnswer
+from projections.questions import AskTask
+from web.access import HEADERS
+from web.api import response_of
+from web.live import encode_chunk
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from events import catalogue as c
+    from projections.queries import OutputReader, Queries
+
+AT_ONCE: Final = 256 * 1024
+"""Bytes that are written together."""
+TEXT: Final = frozenset({"stdout", "stderr", "token"})
+STREAMS: Final = ("stdout", "stderr")
+
+
+class Printed:
+    """Answers with the whole of a task's output."""
+
+    def __init__(self, queries: Queries, output: OutputReader | None) -> None:
+        self._queries = queries
+        self._output = output
+
+    async def pieces(self, request: web.Request) -> web.StreamResponse:
+        """Answer with every piece, one a line."""
+        return await self._stream(
+            request, "application/x-ndjson", lambda chunk: encode_chunk(chunk) + b"\n"
+        )
+
+    async def text(self, request: web.Request) -> web.StreamResponse:
+        """Answer with the text; `stream` names one of stdout and stderr."""
+        stream = request.query.get("stream", "")
+        if stream and stream not in STREAMS:
+            return response_of(
+                refuse(
+                    "malformed",
+                    f"stream: expected stdout or stderr, got {stream[:40]!r}",
+                    "stream",
+                )
+            )
+        kinds = {stream} if stream else TEXT
+
+        def text_of(chunk: c.Chunk) -> bytes:
+            return chunk.text.encode() if chunk.event_type in kinds else b""
+
+        return await self._stream(request, "text/plain; charset=utf-8", text_of)
+
+    async def _stream(
+        self, request: web.Request, kind: str, encoded: Callable[[c.Chunk], bytes]
+    ) -> web.StreamResponse:
+        if self._output is None:
+            return response_of(
+                refuse("unavailable", "live output is not read here")
+            )
+        ask = AskTask(task_id=request.match_info["task_id"])
+        answer = await self._queries.answer("task", encode(ask))
+        if not isinstance(answer, TaskAnswer):
+            return response_of(answer)
+        response = web.StreamResponse(headers={**HEADERS, "Content-Type": kind})
+        gathered = bytearray()
+        try:
+            async for chunk in self._output.pieces(answer.task.task_id):
+                gathered += encoded(chunk)
+                if len(gathered) >= AT_ONCE:
+                    if not response.prepared:
+                        await response.prepare(request)
+                    await response.write(bytes(gathered))
+                    gathered.clear()
+        except AgentComError as error:
+            if not response.prepared:
+                return response_of(refusal_of(error))
+            # Half of it must not be taken for the whole.
+            response.force_close()
+            if request.transport is not None:
+                request.transport.abort()
+            return response
+        if not response.prepared:
+            await response.prepare(request)
+        await response.write(bytes(gathered))
+        await response.write_eof()
+        return response
+
