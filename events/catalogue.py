@@ -1004,10 +1004,23 @@ def types() -> dict[str, type[Event]]:
 # -- Live output and signs of life: sent over NATS, not kept in the log ----------------
 
 
+class ToolUse(Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """A tool that a model asked for: `name`, `input`; or what it answered: `is_error`.
+
+    `id` joins the two. Long texts in `input` are cut.
+    """
+
+    id: str
+    name: str = ""
+    input: dict[str, Any] = {}
+    is_error: bool | None = None
+
+
 class Chunk(Struct, frozen=True, omit_defaults=True, kw_only=True):
     """A piece of live output, as the output stream holds it and a page receives it.
 
-    `n` counts the run's pieces from 1; a gap is text that is missing. A run that goes on in
+    Of kind `tool` the `text` is for people, `tool` says the same in fields; an answer of
+    many pieces has its `id` in each. `n` counts the run's pieces from 1; a gap is text that is missing. A run that goes on in
     a later incarnation of its host counts on from the next million. `segment` counts its
     local retries from 0.
     """
@@ -1026,6 +1039,7 @@ class Chunk(Struct, frozen=True, omit_defaults=True, kw_only=True):
     n: Int
     tokens_so_far: Int | None = None
     model: str | None = None
+    tool: ToolUse | None = None
 
 
 class Gpu(Struct, frozen=True, omit_defaults=True):

@@ -92,7 +92,7 @@ class Progress:
         self._model = assign.model or None
 
         # Text that is not out yet, and how much; the timer runs from one flush to the next.
-        self._pieces: list[tuple[Kind, str]] = []
+        self._pieces: list[tuple[Kind, str, c.ToolUse | None]] = []
         self._gathered = 0
         self._timer: asyncio.TimerHandle | None = None
 
@@ -124,12 +124,13 @@ class Progress:
         text: str,
         *,
         tokens_so_far: int | None = None,
+        tool: c.ToolUse | None = None,
     ) -> None:
         if tokens_so_far is not None:
             self._tokens = tokens_so_far
         if not text or self._closed or self._room < 0:
             return
-        self._pieces.append((kind, text))
+        self._pieces.append((kind, text, tool))
         self._gathered += len(text)
         if self._timer is None:
             self._flush()
@@ -198,13 +199,13 @@ class Progress:
         if not self._pieces:
             return
         pieces, self._pieces, self._gathered = self._pieces, [], 0
-        kind, joined = pieces[0][0], [pieces[0][1]]
-        for next_kind, text in pieces[1:]:
-            if next_kind != kind:
-                self._emit(kind, "".join(joined))
-                kind, joined = next_kind, []
+        kind, joined, tool = pieces[0][0], [pieces[0][1]], pieces[0][2]
+        for next_kind, text, next_tool in pieces[1:]:
+            if next_kind != kind or tool or next_tool:
+                self._emit(kind, "".join(joined), tool)
+                kind, joined, tool = next_kind, [], next_tool
             joined.append(text)
-        self._emit(kind, "".join(joined))
+        self._emit(kind, "".join(joined), tool)
 
     def _line(
         self, event: Callable[..., c.RunEvent], kind: Kind, text: str, **fields: Any
@@ -227,20 +228,24 @@ class Progress:
                 ),
             )
 
-    def _emit(self, kind: Kind, text: str) -> None:
+    def _emit(self, kind: Kind, text: str, tool: c.ToolUse | None = None) -> None:
         text = encodable(text)
         for piece in split(text, CHUNK_BYTES):
             if kind in ("status", "error"):
                 self._pass_on(kind, piece)
             elif self._room >= 0:
-                self._pass_on_within_cap(kind, piece)
+                self._pass_on_within_cap(kind, piece, tool)
+            if tool is not None:
+                tool = c.ToolUse(id=tool.id, is_error=tool.is_error)
 
-    def _pass_on_within_cap(self, kind: Kind, piece: str) -> None:
+    def _pass_on_within_cap(
+        self, kind: Kind, piece: str, tool: c.ToolUse | None
+    ) -> None:
         """Pass on text up to the run's cap, then say once that there is no more."""
         size = len(piece) if piece.isascii() else len(piece.encode())
         if size <= self._room:
             self._room -= size
-            self._pass_on(kind, piece)
+            self._pass_on(kind, piece, tool)
             return
         if self._room:
             self._pass_on(kind, split(piece, self._room)[0])
@@ -253,9 +258,9 @@ class Progress:
             "head and tail of all of it ...]\n",
         )
 
-    def _pass_on(self, kind: Kind, piece: str) -> None:
+    def _pass_on(self, kind: Kind, piece: str, tool: c.ToolUse | None = None) -> None:
         self._mark()
-        if not self._publish(kind, piece):
+        if not self._publish(kind, piece, tool=tool):
             self._unmarked += len(piece.encode())
             self._unmarked_kind = kind
 
@@ -266,7 +271,14 @@ class Progress:
             if self._publish(self._unmarked_kind, text, must=must):
                 self._unmarked = 0
 
-    def _publish(self, kind: Kind, text: str, *, must: bool = False) -> bool:
+    def _publish(
+        self,
+        kind: Kind,
+        text: str,
+        *,
+        must: bool = False,
+        tool: c.ToolUse | None = None,
+    ) -> bool:
         self.n += 1
         counted = self._tokens if kind in ("token", "thinking", "tool") else None
         chunk = c.Chunk(
@@ -281,6 +293,7 @@ class Progress:
             n=self.n,
             tokens_so_far=counted,
             model=self._model,
+            tool=tool,
         )
         taken = self._sink.publish(self.subject, encode(chunk), must=must)
         self.dropped += not taken

@@ -226,9 +226,10 @@ class _Remembering:
         text: str,
         *,
         tokens_so_far: int | None = None,
+        tool: c.ToolUse | None = None,
     ) -> None:
         self._text = (self._text + text)[-2 * _TAIL_CHARS :]
-        self._emit.text(kind, text, tokens_so_far=tokens_so_far)
+        self._emit.text(kind, text, tokens_so_far=tokens_so_far, tool=tool)
 
     def status(self, text: str) -> None:
         self._emit.status(text)

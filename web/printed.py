@@ -66,9 +66,7 @@ class Printed:
         self, request: web.Request, kind: str, encoded: Callable[[c.Chunk], bytes]
     ) -> web.StreamResponse:
         if self._output is None:
-            return response_of(
-                refuse("unavailable", "live output is not read here")
-            )
+            return response_of(refuse("unavailable", "live output is not read here"))
         ask = AskTask(task_id=request.match_info["task_id"])
         answer = await self._queries.answer("task", encode(ask))
         if not isinstance(answer, TaskAnswer):
@@ -96,4 +94,3 @@ class Printed:
         await response.write(bytes(gathered))
         await response.write_eof()
         return response
-

@@ -65,8 +65,9 @@ class Emit(Protocol):
         text: str,
         *,
         tokens_so_far: int | None = None,
+        tool: c.ToolUse | None = None,
     ) -> None:
-        """Say a piece of output."""
+        """Say a piece of output; `tool` says in fields what a tool was asked or answered."""
         ...
 
     def status(self, text: str) -> None:

@@ -129,7 +129,9 @@ def test_joiners_in_emoji_persian_and_hindi_are_text_and_elsewhere_are_shown(
     open_page, house
 ):
     words = "👨‍👩‍👧 می‌خواهم क्‍ष"
-    task = house.submit("joiners", shell={"command": f"echo '{words}'; echo 'a\u200db'"})
+    task = house.submit(
+        "joiners", shell={"command": f"echo '{words}'; echo 'a\u200db'"}
+    )
     page = open_page(f"task/{task}")
     ended(page)
     expect(page.locator(OUTPUT)).to_contain_text(words)
@@ -139,8 +141,10 @@ def test_joiners_in_emoji_persian_and_hindi_are_text_and_elsewhere_are_shown(
 def test_the_page_comes_compressed(house):
     for encoding in ("br", "gzip"):
         got = subprocess.run(
-            ["curl", "-sI", "-X", "GET", "-H", f"Accept-Encoding: {encoding}"]
-            + [f"{house.base}/static/app.js"],
+            [
+                *("curl", "-sI", "-X", "GET", "-H", f"Accept-Encoding: {encoding}"),
+                f"{house.base}/static/app.js",
+            ],
             capture_output=True,
             text=True,
             check=True,

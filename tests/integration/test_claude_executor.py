@@ -322,6 +322,9 @@ async def test_a_tool_may_be_silent_longer_than_the_idle_limit(
     assert isinstance(outcome, Finished)
     assert outcome.result.error is None
     assert "worked" in ear.said("tool")
+    asked, answered = [e.more["tool"] for e in ear.heard if e.kind == "tool"]
+    assert (asked.name, asked.input["command"]) == ("Bash", "sleep 1.2; echo worked")
+    assert (answered.id, answered.is_error) == (asked.id, False)
 
 
 async def test_who_does_not_exit_after_the_result_is_ended_and_the_result_counts(

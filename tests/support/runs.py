@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from msgspec import Struct
 
-from events.catalogue import Shell, TaskSpec
+from events.catalogue import Shell, TaskSpec, ToolUse
 from events.commands import Assign, Limits
 from sidecar.executors.port import Run
 from sidecar.processes.table import TASK_MARK, look_up, route_of
@@ -88,8 +88,10 @@ class Ear:
         text: str,
         *,
         tokens_so_far: int | None = None,
+        tool: ToolUse | None = None,
     ) -> None:
-        self._hear(kind, text, tokens_so_far=tokens_so_far)
+        fields: dict[str, Any] = {} if tool is None else {"tool": tool}
+        self._hear(kind, text, tokens_so_far=tokens_so_far, **fields)
 
     def status(self, text: str) -> None:
         self._hear("status", text)

@@ -447,3 +447,21 @@ def test_repeats_are_left_out_and_gaps_are_named() -> None:
         Gap("r1", 1_000_001, 1),
     ]
     assert gaps([chunk(n) for n in (1, 2, 3, 1_000_001)]) == []
+
+
+async def test_what_a_tool_was_asked_and_answered_is_said_in_fields() -> None:
+    told = Told()
+    progress, sink = told.progress, told.sink
+    asked = c.ToolUse(id="t1", name="Bash", input={"command": "ls"})
+    progress.text("token", "I look. ")
+    progress.text("tool", "Bash ls\n", tool=asked)
+    progress.text("tool", "a\n", tool=c.ToolUse(id="t1", is_error=False))
+    progress.text("tool", "inner ")
+    progress.text("tool", "text")
+    progress.close()
+    assert [(each.text, each.tool) for each in sink.chunks] == [
+        ("I look. ", None),
+        ("Bash ls\n", asked),
+        ("a\n", c.ToolUse(id="t1", is_error=False)),
+        ("inner text", None),
+    ]

@@ -133,6 +133,7 @@ export interface Chunk {
   n: number;
   tokens_so_far?: number | null;
   model?: string | null;
+  tool?: ToolUse | null;
 }
 export interface Classification {
   effective_tier: "complex" | "standard" | "trivial";
@@ -570,6 +571,12 @@ export interface TierRow {
   condition: string;
   wording: string;
   wording_at: string;
+}
+export interface ToolUse {
+  id: string;
+  name?: string;
+  input?: Record<string, any>;
+  is_error?: boolean | null;
 }
 export interface Void {
   seq: number;

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
+from events import catalogue as c
 from sidecar.executors.claude import stream_json
 from sidecar.executors.claude.notices import notice_in
 from sidecar.executors.ndjson import Broken
@@ -18,7 +19,10 @@ if TYPE_CHECKING:
     from sidecar.executors.port import Emit, Run
     from sidecar.executors.watch import Watchdog
 
-_SHOWN_OF_A_TOOL = 4_096
+_SHOWN_OF_A_CALL = 4_096
+_SHOWN_OF_A_RESULT = 16_384
+_INPUT_BYTES = 200_000
+"""What a call's input may take when encoded: a message holds 1 MB, other fields included."""
 _SHOWN_OF_A_DENIAL = 500
 
 
@@ -227,12 +231,15 @@ class ClaudeTry:
                 self.used_tools = self.used_tools or bool(event.calls)
                 for call in event.calls:
                     self._open.add(call.id)
-                    arguments = msgspec.json.encode(call.input).decode()
-                    self._show_tool(f"{call.name} {arguments}")
+                    self._show_call(call)
                 self._watch_silence()
             case stream_json.ToolResult():
                 self._open.discard(event.id)
-                self._show_tool(f"{'error: ' if event.is_error else ''}{event.text}")
+                text = cut(event.text, _SHOWN_OF_A_RESULT)
+                self._show_tool(
+                    f"{'error: ' if event.is_error else ''}{text}",
+                    c.ToolUse(id=event.id, is_error=event.is_error),
+                )
                 self._watch_silence()
             case stream_json.ToolDenied():
                 self.denials.append(event.tool)
@@ -365,8 +372,14 @@ class ClaudeTry:
                 f"Claude's rate limit is near ({limit.kind or 'account'})"
             )
 
-    def _show_tool(self, text: str) -> None:
-        self._emit.text("tool", cut(text, _SHOWN_OF_A_TOOL).rstrip("\n") + "\n")
+    def _show_call(self, call: stream_json.ToolCall) -> None:
+        arguments = msgspec.json.encode(call.input).decode()
+        text = cut(f"{call.name} {arguments}", _SHOWN_OF_A_CALL)
+        asked = shown_input(call.input)
+        self._show_tool(text, c.ToolUse(id=call.id, name=call.name, input=asked))
+
+    def _show_tool(self, text: str, tool: c.ToolUse) -> None:
+        self._emit.text("tool", text.rstrip("\n") + "\n", tool=tool)
 
     def _watch_silence(self) -> None:
         """Tools and background work may be silent long; the time in all bounds them."""
@@ -386,6 +399,30 @@ class ClaudeTry:
         left = _less(self.streamed(), self._counted)
         tokens = (left.tokens_in or 0) + (left.tokens_out or 0) + left.cache_read
         return self._meter.spent.plus(replace(left, usd=None if tokens else 0.0))
+
+
+def shown_input(asked: dict[str, Any]) -> dict[str, Any]:
+    """What is shown of a call's input: all of it, or with its long texts cut."""
+    for limit in (_INPUT_BYTES, 65_536, 8_192, 512, 64):
+        cut_down = _within(asked, limit, 6)
+        assert isinstance(cut_down, dict)
+        if len(msgspec.json.encode(cut_down)) <= _INPUT_BYTES:
+            return cut_down
+    return {}
+
+
+def _within(value: Any, limit: int, depth: int) -> Any:
+    """A JSON value without what is too long, too many or too deep in it."""
+    if isinstance(value, str):
+        return cut(value, limit)
+    if depth == 0 and isinstance(value, dict | list):
+        return "…"
+    if isinstance(value, dict):
+        some = list(value.items())[:200]
+        return {cut(key, 200): _within(each, limit, depth - 1) for key, each in some}
+    if isinstance(value, list):
+        return [_within(each, limit, depth - 1) for each in value[:500]]
+    return value
 
 
 def _less(one: ClaudeUsage, other: ClaudeUsage) -> ClaudeUsage:

@@ -14,7 +14,7 @@ import { look } from "./sgr.js";
 
 export const ROW = 18; // px, as in the style sheet
 const TALLEST = 15_000_000; // px: browsers have no taller elements
-const BEYOND = 10; // rows that are drawn above and below what is in sight
+const BEYOND = 20; // rows that are drawn above and below what is in sight
 const NEAR_END = 24; // px
 
 export class Rows {
