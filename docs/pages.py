@@ -60,6 +60,12 @@ FAMILIES: Final[list[tuple[str, type[c.Event], str, str]]] = [
     ),
     ("The policy", c.PolicyChanged, "agentcom.evt.policy", "gateway"),
     ("The leader", c.SchedulerElected, "agentcom.evt.scheduler", "scheduler"),
+    (
+        "One command for many tasks",
+        c.BulkEvent,
+        "agentcom.evt.bulk.<bulk>",
+        "gateway",
+    ),
     ("A clock", c.ClockStepped, "agentcom.evt.scheduler", "scheduler"),
 ]
 _HEAD: Final = c.Event.__struct_fields__

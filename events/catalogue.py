@@ -453,6 +453,7 @@ class TaskCancelled(TaskEvent, frozen=True, kw_only=True, tag="task.cancelled.v1
     reason: str = ""
     requested_by: str = ""
     generation: Int = 0
+    bulk: str = ""
 
 
 class TaskAbandoned(TaskEvent, frozen=True, kw_only=True, tag="task.abandoned.v1"):
@@ -482,6 +483,7 @@ class TaskRetried(TaskEvent, frozen=True, kw_only=True, tag="task.retried.v1"):
     reason: str = ""
     requested_by: str = ""
     assign_to: Token | None = None
+    bulk: str = ""
 
 
 class TaskReassigned(TaskEvent, frozen=True, kw_only=True, tag="task.reassigned.v1"):
@@ -490,6 +492,7 @@ class TaskReassigned(TaskEvent, frozen=True, kw_only=True, tag="task.reassigned.
     host: Token
     reason: str = ""
     requested_by: str = ""
+    bulk: str = ""
 
 
 class RunEvent(Event, frozen=True, omit_defaults=True, kw_only=True):
@@ -913,6 +916,45 @@ class ClockStepped(Event, frozen=True, kw_only=True, tag="clock.stepped.v1"):
     step_s: float
 
 
+class BulkEvent(Event, frozen=True, omit_defaults=True, kw_only=True):
+    """What was asked of many tasks at once. Their own events name it in `bulk`."""
+
+    bulk_id: Token
+
+
+class BulkStarted(BulkEvent, frozen=True, kw_only=True, tag="bulk.started.v1"):
+    """Somebody gives one command for many tasks: those that a filter means, or named ones.
+
+    A filter means tasks that were submitted, and, if they are over, ended before this
+    event. `filter` has its fields, None where ids were named; `ids` is how many those were.
+    `host` is where to, of `reassign`. `body_digest` tells the same command from another.
+    """
+
+    action: Literal["cancel", "retry", "reassign"]
+    filter: dict[str, Any] | None = None
+    ids: Int = 0
+    host: str = ""
+    reason: str = ""
+    requested_by: str = ""
+    body_digest: str = ""
+
+
+class BulkAdvanced(BulkEvent, frozen=True, kw_only=True, tag="bulk.advanced.v1"):
+    """How far it is: all counts are from its start on, `after` is the last task's id.
+
+    `matched` were meant when it started. `outcomes` counts by where tasks stand now
+    (`cancelled`, `waiting`, ...), by `unchanged`, or by the code of a refusal.
+    """
+
+    matched: Int
+    done: Int
+    unchanged: Int
+    refused: Int
+    outcomes: dict[str, Int]
+    after: str
+    finished: bool
+
+
 class Unknown(Event, frozen=True, kw_only=True, tag="unknown"):
     """An event whose tag this version does not know: kept, counted, shown."""
 
@@ -967,6 +1009,8 @@ AnyEvent = (
     | PolicyChanged
     | SchedulerElected
     | ClockStepped
+    | BulkStarted
+    | BulkAdvanced
 )
 
 E_co = TypeVar("E_co", bound=Event, covariant=True)

@@ -17,6 +17,7 @@ from msgspec import Meta, Struct, field
 from events import catalogue as c
 from events.codec import convert
 from events.errors import AgentComError, Malformed
+from events.filters import TaskFilter
 
 
 class Command(
@@ -123,6 +124,22 @@ class ReassignTask(Command, frozen=True, kw_only=True):
     task_id: c.Token
     host: c.Token
     reason: Annotated[str, Meta(max_length=1_000)] = ""
+
+
+class Bulk(Command, frozen=True, kw_only=True):
+    """`task.bulk`: the same for many tasks, by a filter or by their ids.
+
+    A filter without a state means those that the action is for: what is not over
+    (cancel, reassign), what has failed, is dead or has expired (retry). `dry_run` counts
+    and changes nothing. Sent again with the same `id` it goes on where it stopped.
+    """
+
+    action: Literal["cancel", "retry", "reassign"]
+    filter: TaskFilter | None = None
+    ids: Annotated[list[c.Token], Meta(max_length=10_000)] = []
+    host: c.Token | None = None
+    reason: Annotated[str, Meta(max_length=1_000)] = ""
+    dry_run: bool = False
 
 
 class Classify(Submit, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -315,6 +332,29 @@ class Done(Struct, frozen=True, kw_only=True):
     state: str = ""
     phase: str = ""
     detail: str = ""
+
+
+class BulkProgress(Struct, frozen=True, kw_only=True):
+    """How far a command for many tasks is: counts from its start on.
+
+    `matched` were meant; `done` were changed, `unchanged` stood so already, `refused`
+    could not be. `outcomes` says how many stand where, or were refused by which code.
+    `finished` false: send the same command with the same `id` again. `ids` are the first
+    that a dry run would change.
+    """
+
+    ok: Literal[True] = True
+    bulk_id: str
+    action: str
+    dry_run: bool
+    finished: bool
+    matched: int
+    done: int = 0
+    unchanged: int = 0
+    refused: int = 0
+    outcomes: dict[str, int] = {}
+    ids: list[str] = []
+    seq: int = 0
 
 
 class Fetched(Struct, frozen=True, kw_only=True):

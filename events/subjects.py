@@ -48,13 +48,14 @@ SCHEDULER: Final = "agentcom.evt.scheduler"
 COMMANDS: Final = "agentcom.cmd"
 QUERIES: Final = "agentcom.query"
 
-Kind = Literal["task", "run", "host", "fleet", "tier", "policy", "scheduler"]
+Kind = Literal["task", "run", "host", "fleet", "tier", "policy", "scheduler", "bulk"]
 
 
 class Subject(msgspec.Struct, frozen=True):
     """A parsed event subject. `task` and `host` are "" where the kind has none.
 
-    `name` is the last free part: the host or endpoint of `fleet`, the tier of `tier`.
+    `name` is the last free part: the host or endpoint of `fleet`, the tier of `tier`, the
+    id of `bulk`.
     """
 
     kind: Kind
@@ -106,6 +107,11 @@ def fleet(name: str) -> str:
 def tier(name: str) -> str:
     """Name what the scheduler found out about a tier."""
     return f"agentcom.evt.tier.{token(name, 'tier')}"
+
+
+def bulk(bulk_id: str) -> str:
+    """Name one command for many tasks; written by the gateway."""
+    return f"agentcom.evt.bulk.{token(bulk_id, 'bulk')}"
 
 
 def output(host_name: str, task_id: str) -> str:
@@ -182,6 +188,7 @@ _LENGTHS: Final[dict[str, int]] = {
     "tier": 4,
     "policy": 3,
     "scheduler": 3,
+    "bulk": 4,
 }
 
 
@@ -209,6 +216,8 @@ def parse(subject: str) -> Subject:
             return Subject("tier", name=parts[3])
         case "policy":
             return Subject("policy")
+        case "bulk":
+            return Subject("bulk", name=parts[3])
         case _:
             return Subject("scheduler")
 

@@ -181,6 +181,18 @@ class TasksAnswer(Struct, kw_only=True):
     states: dict[str, int]
 
 
+class MeantAnswer(Struct, kw_only=True):
+    """`meant`: how many there are, and a page of them as [id, state, own_seq].
+
+    `own_seq` is the sequence that the task's subject must stand at for a decision about
+    it to be sure of its outcome, 0 where the whole task has to be read for that.
+    """
+
+    seq: int
+    total: int
+    tasks: list[tuple[str, str, int]]
+
+
 class TaskAnswer(Struct, kw_only=True):
     """`task`: one task, its routing trace, its attempts, on request its events."""
 

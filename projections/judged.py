@@ -38,7 +38,7 @@ Verdict = Literal["applied", "repeat", "void", "foreign", "unknown"]
 the subject is none of ours. `unknown`: a tag that this version does not know.
 """
 
-Family = Literal["task", "run", "host", "fleet", "tier", "policy", "scheduler"]
+Family = Literal["task", "run", "host", "fleet", "tier", "policy", "scheduler", "bulk"]
 """What an event is about: the third part of its subject."""
 
 
@@ -94,6 +94,7 @@ _FAMILIES: tuple[tuple[type[c.Event], Family], ...] = (
     (c.PolicyChanged, "policy"),
     (c.SchedulerElected, "scheduler"),
     (c.ClockStepped, "scheduler"),
+    (c.BulkEvent, "bulk"),
 )
 
 FAMILY: dict[type[c.Event], Family] = {
@@ -169,4 +170,5 @@ _AGREES: dict[Family, Callable[[Subject, Any], bool]] = {
     "tier": lambda subject, event: event.tier == subject.name,
     "policy": lambda subject, event: True,
     "scheduler": lambda subject, event: True,
+    "bulk": lambda subject, event: event.bulk_id == subject.name,
 }

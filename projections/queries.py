@@ -64,6 +64,7 @@ class WhatIf(Protocol):
 
 Answer = (
     answers.TasksAnswer
+    | answers.MeantAnswer
     | answers.TaskAnswer
     | answers.EndedAnswer
     | answers.QueueAnswer
@@ -115,6 +116,7 @@ class Queries:
             str, tuple[Reader[Any], Callable[[Any], Awaitable[Answer]]]
         ] = {
             "tasks": (Reader(q.AskTasks), self.tasks),
+            "meant": (Reader(q.AskMeant), self.meant),
             "task": (Reader(q.AskTask), self.task),
             "ended": (Reader(q.AskEnded), self.ended),
             "queue": (Reader(q.AskQueue), self.queue),
@@ -180,6 +182,19 @@ class Queries:
             tasks=[mapping.row(record) for record in records],
             states=states,
         )
+
+    async def meant(self, question: q.AskMeant) -> Answer:
+        """Answer `meant`."""
+        look = search.meant(
+            question.filter,
+            ids=question.ids,
+            until_seq=question.until_seq,
+            after=question.after,
+            limit=question.limit,
+        )
+        seq = self._runner.save()
+        total, tasks = await self._runner.store.look(look)
+        return answers.MeantAnswer(seq=seq, total=total, tasks=list(tasks))
 
     async def task(self, question: q.AskTask) -> Answer:
         """Answer `task`."""

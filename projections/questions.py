@@ -10,7 +10,8 @@ from typing import Annotated, Any, Final
 
 from msgspec import Meta, Struct
 
-from events.filters import Short
+from events import catalogue as c
+from events.filters import Short, TaskFilter
 from projections import search
 from projections.world import VERSIONS
 
@@ -30,6 +31,20 @@ class AskTasks(search.TaskPage, frozen=True, kw_only=True, forbid_unknown_fields
     """`tasks`: a filter, an order, a page."""
 
     wait_seq: Annotated[int, Meta(ge=0)] | None = None
+
+
+class AskMeant(Question, frozen=True, kw_only=True):
+    """`meant`: the ids that a filter means, in their order, and where those tasks stand.
+
+    `ids` narrows it to these; `until_seq` leaves out what was submitted, or has ended,
+    later; `after` goes on behind an id.
+    """
+
+    filter: TaskFilter = TaskFilter()
+    ids: Annotated[list[c.Token], Meta(max_length=10_000)] = []
+    until_seq: Annotated[int, Meta(ge=0)] | None = None
+    after: Annotated[str, Meta(max_length=64)] = ""
+    limit: Annotated[int, Meta(ge=0, le=10_000)] = 1_000
 
 
 class AskTask(Question, frozen=True, kw_only=True):

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, NamedTuple
 
 from msgspec import Meta
 
+from events.codec import encode
 from events.errors import Malformed
 from events.filters import TaskFilter, is_label, label_of, time_of
 from projections.answers import CostLine
@@ -93,7 +94,11 @@ def tasks(
 
 
 class Meant(NamedTuple):
-    """A task that a filter means: where it stands, and what a decision goes by."""
+    """A task that a filter means, and where it stands.
+
+    `own_seq` is where its subject must stand for a decision to be sure of its outcome, 0
+    where nobody can be without reading all of the task.
+    """
 
     id: str
     state: str
@@ -101,17 +106,26 @@ class Meant(NamedTuple):
 
 
 def meant(
-    chosen: TaskFilter, *, until_seq: int | None, limit: int, after: str = ""
+    chosen: TaskFilter,
+    *,
+    ids: Sequence[str] = (),
+    until_seq: int | None = None,
+    limit: int,
+    after: str = "",
 ) -> Callable[[sqlite3.Connection], tuple[int, list[Meant]]]:
     """Ask for those that a command is to be carried out on, by id; and for their number.
 
-    `until_seq` leaves out those that came to where they stand after that sequence, `after`
-    those up to that id. Raises Malformed.
+    Beside the filter `ids` say which, if any are given.
+    `until_seq` leaves out those that were submitted, or ended, after that sequence,
+    `after` those up to that id. Raises Malformed.
     """
     clauses, values = _clauses(chosen)
+    if ids:
+        clauses.append("id in (select value from json_each(?))")
+        values.append(encode(list(ids)).decode())
     if until_seq is not None:
-        clauses.append("phase_seq <= ?")
-        values.append(until_seq)
+        clauses += ["seq <= ?", "(finished_at = '' or phase_seq <= ?)"]
+        values += [until_seq, until_seq]
     counted = _joined(clauses)
     paged = _joined([*clauses, "id > ?"])
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
+from events.lifecycle import FINAL
 from projections.record import TaskRecord, labels_text
 
 if TYPE_CHECKING:
@@ -120,7 +121,7 @@ def task_row(record: TaskRecord) -> tuple[Any, ...]:
         record.error_code,
         record.error_message,
         record.phase_seq,
-        record.own_seq,
+        _expected(record),
         encoder.encode(record),
     )
 
@@ -129,6 +130,15 @@ def _host_of(record: TaskRecord) -> str:
     """Return the host that it is or was on, or that it waits for."""
     waits = record.phase == "waiting" and record.assign_to
     return record.assign_to if waits else record.host or record.assign_to
+
+
+def _expected(record: TaskRecord) -> int:
+    """Return where its own subject must stand for a decision to be sure of its outcome.
+
+    0 where reports of a run may come between: there the whole task is to be read.
+    """
+    untouched = record.phase == "waiting" and not record.route
+    return record.own_seq if untouched or record.phase in FINAL else 0
 
 
 def needs_text(*needs: str) -> str:

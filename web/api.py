@@ -9,6 +9,7 @@ is the same JSON object everywhere, with its status as the response's.
 from __future__ import annotations
 
 import asyncio
+import secrets
 from typing import TYPE_CHECKING, Annotated, Any, Final, NamedTuple, Protocol
 
 import msgspec
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
 ANSWER_S: Final = 5.0
 ABSENT_TRIES: Final = 15
 EVENTS_BYTES: Final = 2_000_000
+MANY_S: Final = 60.0
+"""How long a request for many tasks may take; `finished` says whether all are done."""
 
 
 class QueryRoute(NamedTuple):
@@ -86,6 +89,7 @@ COMMANDS: Final = (
     CommandRoute(
         "POST", "/api/v1/tasks/classify", "task.classify", m.Classify, m.Classified
     ),
+    CommandRoute("POST", "/api/v1/tasks/bulk", "task.bulk", m.Bulk, m.BulkProgress),
     CommandRoute("POST", "/api/v1/tasks/route", "task.route", m.Classify, m.WouldRoute),
     CommandRoute("POST", "/api/v1/attachments", "task.attach", m.Attach, m.Attached),
     CommandRoute("POST", f"{_TASK}/cancel", "task.cancel", m.CancelTask),
@@ -350,10 +354,29 @@ class Api:
                 )
             )
         try:
-            answer = await self._pass_on(subjects.command(name), encode(body), who)
+            answer = (
+                await self._for_many(body, who)
+                if name == "task.bulk"
+                else await self._pass_on(subjects.command(name), encode(body), who)
+            )
         except (Denied, Unreachable) as error:
             return response_of(refusal_of(error))
         return _answered(answer)
+
+    async def _for_many(self, body: dict[str, Any], who: str) -> bytes:
+        """Say a command for many tasks again until it is carried out, or time is up."""
+        body.setdefault("id", secrets.token_hex(16))
+        loop = asyncio.get_running_loop()
+        until = loop.time() + MANY_S
+        while True:
+            subject = subjects.command("task.bulk")
+            answer = await self._pass_on(subject, encode(body), who)
+            try:
+                finished = msgspec.json.decode(answer, type=_CarriedOut).finished
+            except msgspec.DecodeError:
+                return answer
+            if finished or loop.time() > until:
+                return answer
 
     async def _pass_on(self, subject: str, body: bytes, who: str) -> bytes:
         """Ask the gateway; right after somebody's reconnect nobody may seem to listen."""
@@ -367,6 +390,12 @@ class Api:
                     raise
             await asyncio.sleep(0.02)
         raise Unreachable(subject, absent=True)
+
+
+class _CarriedOut(Struct):
+    """What tells of a command for many tasks whether it is carried out."""
+
+    finished: bool = True
 
 
 class _Status(Struct):

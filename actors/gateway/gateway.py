@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from actors.gateway.admin import AdminCommands
 from actors.gateway.attachments import AttachmentCommands
+from actors.gateway.bulk import BulkCommands
 from actors.gateway.tasks import TaskCommands
 from actors.stamp import Stamp
 from events import commands as m
@@ -56,6 +57,7 @@ class Gateway:
 
         files = AttachmentCommands(attachments, ids, clock)
         tasks = TaskCommands(log, dry_run, stamp, ids, clock, files.check)
+        bulk = BulkCommands(log, bus, tasks, stamp, ids)
         admin = AdminCommands(log, bus, dry_run, stamp)
         table: dict[str, tuple[type[Any], Handler]] = {
             "task.submit": (m.Submit, tasks.submit),
@@ -64,6 +66,7 @@ class Gateway:
             "task.cancel": (m.CancelTask, tasks.cancel),
             "task.retry": (m.RetryTask, tasks.retry),
             "task.reassign": (m.ReassignTask, tasks.reassign),
+            "task.bulk": (m.Bulk, bulk.bulk),
             "task.classify": (m.Classify, tasks.classify),
             "task.route": (m.Classify, tasks.route),
             "host.drain": (m.DrainHost, admin.drain),

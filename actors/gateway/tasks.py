@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import msgspec
 
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from actors.scheduler.tiers import TierWatch
     from actors.stamp import Stamp
     from events.log import EventLog
+
+    Decide = Callable[[lifecycle.TaskState], c.TaskEvent | m.Refusal | None]
 
 DECIDE_AGAIN: Final = 8
 """So often a decision is made anew when somebody else was first."""
@@ -268,50 +270,61 @@ class TaskCommands:
 
     async def cancel(self, command: m.CancelTask, who: str) -> m.Done | m.Refusal:
         """Cancel a task; done already where it is cancelled or about to be."""
-        return await self._decide(
-            command.task_id,
-            lambda state: lifecycle.cancel(
-                state, self._stamp(), reason=command.reason, requested_by=who
-            ),
-        )
+        decide = self.deciding("cancel", command.reason, who)
+        return await self.decided(command.task_id, decide)
 
     async def retry(self, command: m.RetryTask, who: str) -> m.Done | m.Refusal:
         """Try a final task anew; done already where it waits or runs."""
-        return await self._decide(
-            command.task_id,
-            lambda state: lifecycle.retry(
-                state, self._stamp(), reason=command.reason, requested_by=who
-            ),
-        )
+        decide = self.deciding("retry", command.reason, who)
+        return await self.decided(command.task_id, decide)
 
     async def reassign(self, command: m.ReassignTask, who: str) -> m.Done | m.Refusal:
         """Give a task that is not over to another host, which must have joined once."""
+        decide = self.deciding("reassign", command.reason, who, host=command.host)
+        return await self.decided(command.task_id, decide)
+
+    def deciding(
+        self, action: str, reason: str, who: str, *, host: str = "", bulk: str = ""
+    ) -> Decide:
+        """Return what decides to cancel, retry or reassign a task by its state."""
 
         def decide(state: lifecycle.TaskState) -> c.TaskEvent | m.Refusal | None:
-            decision = lifecycle.reassign(
-                state,
-                self._stamp(),
-                host=command.host,
-                reason=command.reason,
-                requested_by=who,
-            )
-            if isinstance(decision, c.TaskReassigned) and not self._has_joined(
-                command.host
-            ):
-                return m.refuse(
-                    "not_found",
-                    f"host: there is no host {command.host}; none of that name "
-                    f"has ever joined; hosts: {hosts_named(self._dry_run)}",
-                    "host",
-                )
+            about: Any = {"reason": reason, "requested_by": who}
+            decision: c.TaskEvent | m.Refusal | None
+            match action:
+                case "cancel":
+                    decision = lifecycle.cancel(state, self._stamp(), **about)
+                case "retry":
+                    decision = lifecycle.retry(state, self._stamp(), **about)
+                case _:
+                    decision = lifecycle.reassign(
+                        state, self._stamp(), host=host, **about
+                    )
+                    if isinstance(decision, c.TaskReassigned) and (
+                        unknown := self.unknown_host(host)
+                    ):
+                        return unknown
+            if bulk and isinstance(decision, c.TaskEvent):
+                return msgspec.structs.replace(decision, bulk=bulk)
             return decision
 
-        return await self._decide(command.task_id, decide)
+        return decide
 
-    async def _decide(
+    def unknown_host(self, host: str) -> m.Refusal | None:
+        """Refuse a host that has never joined."""
+        if self._has_joined(host):
+            return None
+        return m.refuse(
+            "not_found",
+            f"host: there is no host {host}; none of that name has ever joined; "
+            f"hosts: {hosts_named(self._dry_run)}",
+            "host",
+        )
+
+    async def decided(
         self,
         task_id: str,
-        decide: Callable[[lifecycle.TaskState], c.TaskEvent | m.Refusal | None],
+        decide: Decide,
     ) -> m.Done | m.Refusal:
         """Read, decide, append; on a conflict read and decide again.
 

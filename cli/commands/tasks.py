@@ -1,12 +1,10 @@
-"""Looking at tasks and steering them: tasks, task, logs, cancel, retry."""
+"""Looking at tasks: tasks, task, logs."""
 
 from __future__ import annotations
 
-import sys
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import click
-import msgspec
 
 from cli.client.connection import Refused, Session, connected, run
 from cli.client.target import on_target
@@ -26,7 +24,6 @@ from cli.render.terminal import (
 from events import subjects
 from events.chunks import gaps
 from events.codec import encode
-from events.commands import Done
 from projections.answers import HostsAnswer, TaskAnswer, TasksAnswer, WhyAnswer
 from projections.search import SORTS
 
@@ -34,7 +31,6 @@ if TYPE_CHECKING:
     from projections.answers import TaskDetail
 
 _ID = click.argument("task_id", metavar="ID")
-_IDS = click.argument("task_ids", metavar="ID...", nargs=-1, required=True)
 
 
 # -- tasks -----------------------------------------------------------------------------
@@ -209,126 +205,3 @@ async def _logs(task_id: str, *, follow: bool, as_json: bool) -> int:
     if not chunks and not as_json:
         click.echo("no output, or none that is still kept", err=True)
     return EXIT_OK
-
-
-# -- cancel, retry ---------------------------------------------------------------------
-
-
-@click.command()
-@_IDS
-@on_target
-@click.option("--reason", default="", help="Kept in the log.")
-@json_option
-def cancel(task_ids: tuple[str, ...], *, reason: str, as_json: bool) -> int:
-    """Cancel tasks; what runs is stopped, with every process it has started."""
-    return run(_steer("task.cancel", task_ids, reason, as_json=as_json))
-
-
-_RETRIABLE: Final = ("dead", "failed", "cancelled", "expired")
-
-
-@click.command()
-@click.argument("task_ids", nargs=-1, metavar="[ID]...")
-@on_target
-@click.option(
-    "--state",
-    "states",
-    multiple=True,
-    type=click.Choice(_RETRIABLE),
-    help="All tasks in this state; may be given more than once.",
-)
-@click.option("--tier", help="Of these only this tier's.")
-@click.option("--text", help="Of these only those whose description has this text.")
-@click.option("--reason", default="", help="Kept in the log.")
-@json_option
-def retry(
-    task_ids: tuple[str, ...],
-    *,
-    states: tuple[str, ...],
-    tier: str | None,
-    text: str | None,
-    reason: str,
-    as_json: bool,
-) -> int:
-    """Try failed, dead, cancelled or expired tasks anew, by ID or by filter."""
-    if bool(task_ids) == bool(states):
-        raise click.UsageError("name tasks by their ids, or choose them with --state")
-    if states:
-        filters = {"state": list(states), "tier": tier, "text": text}
-        return run(_retry_all({k: v for k, v in filters.items() if v}, reason, as_json))
-    return run(_steer("task.retry", task_ids, reason, as_json=as_json))
-
-
-async def _retry_all(filters: dict[str, Any], reason: str, as_json: bool) -> int:
-    """Page through the tasks that are meant, then try each anew."""
-    ids: list[str] = []
-    async with connected() as client:
-        while True:
-            page = {**filters, "limit": 500, "offset": len(ids)}
-            answer = await client.query("tasks", page, TasksAnswer)
-            ids += [row.task_id for row in answer.tasks]
-            if not answer.tasks or len(ids) >= answer.total:
-                break
-    if not ids and not as_json:
-        click.echo("no task is meant")
-    return await _steer("task.retry", tuple(ids), reason, as_json=as_json)
-
-
-@click.command()
-@click.argument("task_id", metavar="ID")
-@click.argument("host")
-@on_target
-@click.option("--reason", default="", help="Kept in the log.")
-@json_option
-def reassign(task_id: str, host: str, *, reason: str, as_json: bool) -> int:
-    """Take task ID from where it is, and give it to HOST and no other."""
-    more = {"host": host}
-    return run(_steer("task.reassign", (task_id,), reason, as_json=as_json, more=more))
-
-
-async def _steer(
-    command: str,
-    task_ids: tuple[str, ...],
-    reason: str,
-    *,
-    as_json: bool,
-    more: dict[str, str] | None = None,
-) -> int:
-    worst = EXIT_OK
-    async with connected() as client:
-        for task_id in task_ids:
-            try:
-                done = await _one(client, command, task_id, reason, more or {})
-            except Refused as refused:
-                worst = max(worst, refused.exit_code)
-                if as_json:
-                    click.echo(encode(refused.refusal).decode())
-                refused.show(sys.stderr)
-                continue
-            if as_json:
-                click.echo(encode(done).decode())
-            else:
-                report = _SAID.get((done.state, done.phase))
-                report = report or _SAID.get((done.state, ""))
-                report = report or f"it is {done.state} already"
-                click.echo(f"{done.task_id}  {report}")
-    return worst
-
-
-_SAID: Final = {
-    ("task.cancelled", "cancelled"): "cancelled; nothing of it was running",
-    ("task.cancelled", "cancelling"): "cancelled; what runs is being stopped",
-    # Of a gateway that says no phase.
-    ("task.cancelled", ""): "cancelled; what runs of it is stopped",
-    ("task.retried", ""): "waits to be tried anew",
-    ("task.reassigned", ""): "goes to the host you named",
-}
-
-
-async def _one(
-    client: Session, command: str, task_id: str, reason: str, more: dict[str, str]
-) -> Done:
-    full = await client.full_id(task_id)
-    body = {"task_id": full, "reason": reason, **more}
-    done = await client.command(command, body, Done)
-    return msgspec.structs.replace(done, task_id=full)

@@ -84,6 +84,16 @@ def gist(event: c.Event) -> str:
             return f"version {event.version}: {', '.join(event.changed)}"
         case c.SchedulerElected():
             return f"epoch {event.epoch}: {event.name}"
+        case c.BulkStarted():
+            chosen = " ".join(f"{k}={v}" for k, v in (event.filter or {}).items())
+            what = chosen if event.filter is not None else f"{event.ids} named"
+            host = f" to {event.host}" if event.host else ""
+            reason = f" ({event.reason})" if event.reason else ""
+            return f"{event.action} {what}{host}{reason} by {event.requested_by}"
+        case c.BulkAdvanced():
+            counts = ", ".join(f"{n} {what}" for what, n in event.outcomes.items())
+            end = "" if event.finished else ", to go on"
+            return f"{event.matched} meant: {counts or 'none'}{end}"
         case c.ClockStepped():
             return f"{event.role} {event.name}: {event.step_s:+.1f} s"
         case c.Unknown():

@@ -58,9 +58,13 @@ def test_many_tasks_are_tried_anew_by_their_state(up: System, tmp_path) -> None:
     ]
     assert [one["status"] for one in failed] == ["failed"] * 3
     gate.touch()
-    ended = up.run("retry", "--state", "failed", "--text", "probe")
+    chosen = ("retry", "--state", "failed", "--text", "probe")
+    assert "would retry 3 tasks" in up.run(*chosen, "--dry-run").stdout
+    unsure = up.run(*chosen)
+    assert (unsure.returncode, "--yes" in unsure.stderr) == (2, True)
+    ended = up.run(*chosen, "--yes")
     assert ended.returncode == 0
-    assert ended.stdout.count("waits to be tried anew") == 3
+    assert ended.stdout.startswith("3 tasks: 3 wait to be tried anew")
     for one in failed:
         assert up.run("logs", one["task_id"], "--follow").returncode == 0
     nothing = up.run("retry")

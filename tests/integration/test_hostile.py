@@ -62,6 +62,7 @@ VALID: dict[str, dict[str, Any]] = {
     "task.cancel": {"task_id": "t"},
     "task.retry": {"task_id": "t"},
     "task.reassign": {"task_id": "t", "host": "h9"},
+    "task.bulk": {"action": "cancel", "ids": ["t"], "dry_run": True},
     "task.classify": {"description": "x"},
     "task.route": {"description": "x"},
     "host.drain": {"host": "h9"},
