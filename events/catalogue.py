@@ -117,6 +117,68 @@ class Attachment(Struct, frozen=True, omit_defaults=True, kw_only=True):
     media_type: Annotated[str, Meta(max_length=100)] = "text/plain"
 
 
+class CalledFunction(Struct, frozen=True):
+    """A function that a model calls; `arguments` are JSON in a text, as it wrote them."""
+
+    name: Annotated[str, Meta(max_length=250)]
+    arguments: str = ""
+
+
+class CalledTool(Struct, frozen=True, kw_only=True):
+    """A call of a tool in a chat, in the shape of OpenAI's interface."""
+
+    id: Annotated[str, Meta(max_length=250)]
+    type: Literal["function"] = "function"
+    function: CalledFunction
+
+
+class TextPart(Struct, frozen=True, tag_field="type", tag="text"):
+    """A part of a chat message that is text."""
+
+    text: str
+
+
+class PicturePart(Struct, frozen=True, tag_field="type", tag="picture"):
+    """A part of a chat message that a model has to see: one of the task's attachments."""
+
+    digest: Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
+
+
+class ChatMessage(Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """What one side of a chat said, in the shape of OpenAI's interface.
+
+    `tool_calls` are the assistant's; the message of role `tool` that answers one names
+    it in `tool_call_id`.
+    """
+
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    content: str | list[TextPart | PicturePart] = ""
+    name: Annotated[str, Meta(max_length=250)] = ""
+    tool_calls: Annotated[list[CalledTool], Meta(max_length=256)] = []
+    tool_call_id: Annotated[str, Meta(max_length=250)] = ""
+
+
+class ChatWishes(Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """What a chat wants of its model server, under OpenAI's names.
+
+    `tools` and a `tool_choice` that is an object are handed on as they are.
+    """
+
+    tools: Annotated[list[dict[str, Any]], Meta(max_length=256)] = []
+    tool_choice: str | dict[str, Any] | None = None
+    parallel_tool_calls: bool | None = None
+    seed: Annotated[int, Meta(ge=-(2**53), le=2**53)] | None = None
+    stop: Annotated[
+        list[Annotated[str, Meta(min_length=1, max_length=1_000)]], Meta(max_length=16)
+    ] = []
+    top_p: Annotated[float, Meta(ge=0, le=1)] | None = None
+    top_k: Annotated[int, Meta(ge=0, le=1_000_000)] | None = None
+    min_p: Annotated[float, Meta(ge=0, le=1)] | None = None
+    presence_penalty: Annotated[float, Meta(ge=-2, le=2)] | None = None
+    frequency_penalty: Annotated[float, Meta(ge=-2, le=2)] | None = None
+    reasoning_effort: Annotated[str, Meta(max_length=32)] | None = None
+
+
 class TaskSpec(Struct, frozen=True, omit_defaults=True, kw_only=True):
     """What a submitter asks for.
 
@@ -128,7 +190,8 @@ class TaskSpec(Struct, frozen=True, omit_defaults=True, kw_only=True):
     `labels` are what tasks are chosen and costs are summed by.
 
     Of an answer alone: `system` is the system's message, `max_tokens` the most that it may
-    be long (None: the policy's), `json_schema` what it must fit as JSON.
+    be long (None: the policy's), `json_schema` what it must fit as JSON. A *chat* is an
+    answer to `messages`, and its `description` a title; `chat` is what it wants besides.
     """
 
     description: Annotated[str, Meta(min_length=1, max_length=DESCRIPTION_LIMIT)]
@@ -162,6 +225,8 @@ class TaskSpec(Struct, frozen=True, omit_defaults=True, kw_only=True):
     retries: Annotated[int, Meta(ge=0, le=99)] | None = None
     claude: ClaudeWishes | None = None
     max_budget_usd: Annotated[float, Meta(gt=0, le=1e6)] | None = None
+    messages: Annotated[list[ChatMessage], Meta(max_length=5_000)] = []
+    chat: ChatWishes | None = None
 
 
 def chat_options(spec: TaskSpec) -> list[str]:
@@ -174,8 +239,18 @@ def chat_options(spec: TaskSpec) -> list[str]:
             for name in ("max_tokens", "temperature", "json_schema")
             if getattr(spec, name) is not None
         ]
+        + [f"chat.{name}" for name in wishes_of(spec)]
         + ["attachments"] * any(is_picture(each) for each in spec.attachments)
     )
+
+
+def wishes_of(spec: TaskSpec) -> dict[str, Any]:
+    """Return what a chat wants besides its messages, by name."""
+    chat = spec.chat
+    if chat is None:
+        return {}
+    named = ((name, getattr(chat, name)) for name in chat.__struct_fields__)
+    return {name: value for name, value in named if value not in (None, [])}
 
 
 def is_picture(attachment: Attachment) -> bool:
@@ -255,8 +330,8 @@ class Result(Struct, frozen=True, omit_defaults=True, kw_only=True):
     `truncated`: the event does not hold all of the text. `length_limited`: the model was
     cut off at a limit of tokens, so that the text may stop in the middle. `cwd` is the
     folder it worked in, "" where it needed none; `changes` what it changed in a checkout.
-    `verified`: whether its verification steps passed, None where it has none or none were
-    run. Tokens and dollars are those of all its rounds together.
+    `tool_calls` are those with which a chat's answer ends. `verified`: whether its
+    verification steps passed, None where it has none or none were run. Tokens and dollars are those of all its rounds together.
     """
 
     status: Literal["success", "failed"]
@@ -286,6 +361,7 @@ class Result(Struct, frozen=True, omit_defaults=True, kw_only=True):
     cwd: str = ""
     changes: Changes | None = None
     verified: bool | None = None
+    tool_calls: list[CalledTool] = []
 
 
 # -- How a decision was reached --------------------------------------------------------
@@ -1066,13 +1142,14 @@ class Chunk(Struct, frozen=True, omit_defaults=True, kw_only=True):
     Of kind `tool` the `text` is for people, `tool` says the same in fields; an answer of
     many pieces has its `id` in each. `n` counts the run's pieces from 1; a gap is text that is missing. A run that goes on in
     a later incarnation of its host counts on from the next million. `segment` counts its
-    local retries from 0.
+    local retries from 0. The text of a `call` is lines of JSON, each a piece of a chat's
+    call of a tool as OpenAI streams it; `events.chunks.Calls` puts them together.
     """
 
     type: Literal["execution_event"] = "execution_event"
     task_id: str
     event_type: Literal[
-        "token", "thinking", "stdout", "stderr", "status", "error", "tool"
+        "token", "thinking", "stdout", "stderr", "status", "error", "tool", "call"
     ]
     text: str
     timestamp: str

@@ -65,6 +65,14 @@ class NewAttachment(c.Attachment, frozen=True, forbid_unknown_fields=True):
     """An attachment as a submitter may write it."""
 
 
+class NewChatMessage(c.ChatMessage, frozen=True, forbid_unknown_fields=True):
+    """A message of a chat as a submitter may write it."""
+
+
+class NewChatWishes(c.ChatWishes, frozen=True, forbid_unknown_fields=True):
+    """Wishes of a chat as a submitter may write them."""
+
+
 class NewTask(c.TaskSpec, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A task as a submitter may write it."""
 
@@ -76,6 +84,10 @@ class NewTask(c.TaskSpec, frozen=True, kw_only=True, forbid_unknown_fields=True)
     attachments: Annotated[list[NewAttachment], Meta(max_length=100)] = field(  # type: ignore[assignment]
         default_factory=list
     )
+    messages: Annotated[list[NewChatMessage], Meta(max_length=5_000)] = field(  # type: ignore[assignment]
+        default_factory=list
+    )
+    chat: NewChatWishes | None = None
 
 
 class Attach(Command, frozen=True, kw_only=True):
@@ -223,6 +235,7 @@ STATUS: Final = {
     "unauthorized": 401,
     "denied": 403,
     "forbidden": 403,
+    "model_not_found": 404,
     "not_found": 404,
     "unknown_command": 404,
     "unknown_query": 404,
@@ -239,6 +252,7 @@ STATUS: Final = {
     "error": 500,
     "fault": 500,
     "internal": 500,
+    "not_served": 501,
     "bad_gateway": 502,
     "behind": 503,
     "log_error": 503,

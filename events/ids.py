@@ -53,6 +53,11 @@ def derived(*parts: str) -> str:
     return _base32(int.from_bytes(digest.digest()[:17], "big") >> 6)
 
 
+def task_named(submitter: str, command_id: str) -> str:
+    """Return the id of the task that somebody's submission under an id of its own makes."""
+    return derived(submitter, "id", command_id)
+
+
 def _base32(value: int) -> str:
     pairs = _PAIRS
     return "".join([pairs[value >> shift & 1023] for shift in range(120, -10, -10)])

@@ -69,6 +69,7 @@ def settle(raw: RawResult, assign: Assign, at: datetime | None = None) -> c.Resu
         length_limited=raw.length_limited,
         session_id=raw.session_id,
         simulated=raw.simulated,
+        tool_calls=raw.tool_calls,
     )
     return fitting(result)
 

@@ -48,7 +48,9 @@ a row twice as long, up to the second."""
 LINE_CHARS = 8 * 1024
 """What is kept of a status or error line."""
 
-Kind = Literal["token", "thinking", "stdout", "stderr", "status", "error", "tool"]
+Kind = Literal[
+    "token", "thinking", "stdout", "stderr", "status", "error", "tool", "call"
+]
 
 
 class OutputSink(Protocol):
@@ -120,7 +122,7 @@ class Progress:
 
     def text(
         self,
-        kind: Literal["token", "thinking", "stdout", "stderr", "tool"],
+        kind: Literal["token", "thinking", "stdout", "stderr", "tool", "call"],
         text: str,
         *,
         tokens_so_far: int | None = None,
@@ -280,7 +282,9 @@ class Progress:
         tool: c.ToolUse | None = None,
     ) -> bool:
         self.n += 1
-        counted = self._tokens if kind in ("token", "thinking", "tool") else None
+        counted = (
+            self._tokens if kind in ("token", "thinking", "tool", "call") else None
+        )
         chunk = c.Chunk(
             task_id=self._assign.task_id,
             event_type=kind,

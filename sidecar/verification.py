@@ -222,7 +222,7 @@ class _Remembering:
 
     def text(
         self,
-        kind: Literal["token", "thinking", "stdout", "stderr", "tool"],
+        kind: Literal["token", "thinking", "stdout", "stderr", "tool", "call"],
         text: str,
         *,
         tokens_so_far: int | None = None,

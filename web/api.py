@@ -357,7 +357,7 @@ class Api:
             answer = (
                 await self._for_many(body, who)
                 if name == "task.bulk"
-                else await self._pass_on(subjects.command(name), encode(body), who)
+                else await self.pass_on(subjects.command(name), encode(body), who)
             )
         except (Denied, Unreachable) as error:
             return response_of(refusal_of(error))
@@ -370,7 +370,7 @@ class Api:
         until = loop.time() + MANY_S
         while True:
             subject = subjects.command("task.bulk")
-            answer = await self._pass_on(subject, encode(body), who)
+            answer = await self.pass_on(subject, encode(body), who)
             try:
                 finished = msgspec.json.decode(answer, type=_CarriedOut).finished
             except msgspec.DecodeError:
@@ -378,7 +378,7 @@ class Api:
             if finished or loop.time() > until:
                 return answer
 
-    async def _pass_on(self, subject: str, body: bytes, who: str) -> bytes:
+    async def pass_on(self, subject: str, body: bytes, who: str) -> bytes:
         """Ask the gateway; right after somebody's reconnect nobody may seem to listen."""
         for attempt in range(1, ABSENT_TRIES + 1):
             try:

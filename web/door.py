@@ -61,6 +61,8 @@ class HttpConnection(web.RequestHandler):
             lingering_time=LINGER_S,
         )
         self.role = ""
+        # Called when it is lost: by those who answer at length.
+        self.on_lost: set[Callable[[], None]] = set()
         self._door = door
         self._timer: asyncio.TimerHandle | None = None
 
@@ -72,6 +74,8 @@ class HttpConnection(web.RequestHandler):
     def connection_lost(self, exc: BaseException | None) -> None:
         self.lasts(None)
         self._door.left(self)
+        for tell in list(self.on_lost):
+            tell()
         super().connection_lost(exc)
 
     def lasts(self, seconds: float | None) -> None:

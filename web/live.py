@@ -71,8 +71,16 @@ class OutputWatch:
             self.backlog.append((chunk, raw))
         elif chunk.n > self.reached.get(chunk.route, -1):
             self.reached[chunk.route] = chunk.n
-            keep = chunk.event_type in STATE
-            self._sink.output(raw, self.task_id, keep=keep, past=past)
+            self.hand_on(chunk, raw, past=past)
+
+    def hand_on(self, chunk: c.Chunk, raw: bytes, *, past: bool) -> None:
+        """Give a chunk to whoever watches."""
+        keep = chunk.event_type in STATE
+        self._sink.output(raw, self.task_id, keep=keep, past=past)
+
+    def gap(self, lost: int) -> None:
+        """Say that so many chunks are missing here."""
+        self._sink.gap(self.task_id, lost)
 
     def begin(self, history: list[tuple[c.Chunk, bytes]], lost: int) -> None:
         """Hand on what the stream holds and what came meanwhile; go on from there.
@@ -81,7 +89,7 @@ class OutputWatch:
         """
         self.ready = True
         if lost:
-            self._sink.gap(self.task_id, lost)
+            self.gap(lost)
         for chunk, raw in history:
             self.take(chunk, raw, past=True)
         while self.backlog:
@@ -102,8 +110,8 @@ class OutputFeed:
         self._listening_to_all: Listening | None = None
         self._opening_all: asyncio.Task[None] | None = None
 
-    async def attach(self, watch: OutputWatch) -> None:
-        """Begin to hand on a task's output."""
+    async def attach(self, watch: OutputWatch, *, from_now: bool = False) -> None:
+        """Begin to hand on a task's output; `from_now`: the task is still to come."""
         others = self._watches.setdefault(watch.task_id, set())
         others.add(watch)
         if watch.task_id not in self._listening:
@@ -112,7 +120,10 @@ class OutputFeed:
             except AgentComError:
                 return
             self._listening[watch.task_id] = await self._bus.listen(pattern, self._on)
-        self._read(watch)
+        if from_now:
+            watch.ready = True
+        else:
+            self._read(watch)
 
     async def detach(self, watch: OutputWatch) -> None:
         """Hand on nothing more."""

@@ -4,6 +4,7 @@
     /  /static/...                   nor here: the page and its files
     /ws                              what it shows, see `web.bridge`
     /api/v1/...                      see `web.api` and /api/v1/openapi.json
+    /v1/...                          OpenAI's interface, see `web.chats`
 
 It listens on the loopback address unless told otherwise, and refuses requests that name
 another host than it was told to serve, so that a web page elsewhere cannot read along
@@ -34,8 +35,10 @@ from web.access import (
 )
 from web.api import ASKING, BODY_QUERIES, COMMANDS, QUERIES, Api, response_of
 from web.bridge import Bridge
+from web.chats import Chats, sorry
 from web.door import Door, HttpConnection
 from web.metrics import CONTENT_TYPE, Metrics
+from web.openai import BODY_BYTES as CHAT_BYTES
 from web.openapi import document
 from web.printed import Printed
 from web.streams import Streams, wants_stream
@@ -62,6 +65,7 @@ LAG_S: Final = 0.5
 
 STATIC: Final = Path(__file__).parent / "static"
 
+_CHATS: Final = "/v1/"
 _LOOPBACK_NAMES: Final = frozenset({"localhost", "127.0.0.1", "::1"})
 _FILES: Final = {
     "app.js": "text/javascript; charset=utf-8",
@@ -127,6 +131,7 @@ class Server:
         self._asking_lag = asyncio.Lock()
         self.bridge = Bridge(runner, queries, bus, log, output, policy or {})
         self._streams = Streams(runner, queries, log, self.bridge.output, output)
+        self.chats = Chats(runner, queries, self._api, self.bridge.output)
         self._sockets: set[web.WebSocketResponse] = set()
 
     def app(self) -> web.Application:
@@ -164,6 +169,10 @@ class Server:
                 ("POST", route.path, self._asking_by_body(route.query))
                 for route in BODY_QUERIES
             ),
+            ("GET", f"{_CHATS}models", self.chats.models),
+            ("GET", _CHATS + "models/{name:.+}", self.chats.model),
+            ("POST", f"{_CHATS}chat/completions", self._complete),
+            ("*", _CHATS + "{rest:.*}", self.chats.nothing),
             *(
                 (each.method, each.path, self._commanding(each.name))
                 for each in COMMANDS
@@ -185,6 +194,7 @@ class Server:
         Raises OSError where the port is taken.
         """
         await self.bridge.open()
+        self.chats.open()
         site = web.AppRunner(self.app(), handle_signals=False, shutdown_timeout=2.0)
         await site.setup()
         server = site.server
@@ -205,6 +215,7 @@ class Server:
         self._streams.close()
         for socket in list(self._sockets):
             await socket.close(code=1001, message=b"stopping")
+        await self.chats.close()
         if self._listener is not None and self._site is not None:
             self._listener.close()
             await self._site.cleanup()
@@ -218,8 +229,10 @@ class Server:
         self, request: web.Request, handler: Handler
     ) -> web.StreamResponse:
         refusal = self._refused(request)
-        if refusal is not None:
-            response: web.StreamResponse = (
+        if refusal is not None and self._is_chat(request):
+            response: web.StreamResponse = sorry(refusal)
+        elif refusal is not None:
+            response = (
                 _html(_REFUSED.format(html.escape(refusal.error)), refusal.status)
                 if request.match_info.handler == self._page
                 else response_of(refusal)
@@ -235,20 +248,25 @@ class Server:
         self.door.answered(request)
         return response
 
+    def _is_chat(self, request: web.Request) -> bool:
+        return request.path.startswith(self._base + _CHATS)
+
     async def _answer(
         self, request: web.Request, handler: Handler
     ) -> web.StreamResponse:
+        is_chat, limit = self._is_chat(request), BODY_BYTES
+        if is_chat:
+            limit = CHAT_BYTES
+            request = request.clone(client_max_size=limit)
         try:
-            if not await _whole(request):
-                return response_of(
-                    refuse("expired", f"the body did not come in {BODY_S:g} s")
-                )
-            return await handler(request)
+            if await _whole(request):
+                return await handler(request)
+            refusal = refuse("expired", f"the body did not come in {BODY_S:g} s")
         except web.HTTPException as error:
             # The HTTP library's own, with the words of HTTP as its code.
             said = error.reason
             if isinstance(error, web.HTTPRequestEntityTooLarge):
-                said += f" (a body has at most {BODY_BYTES:,} bytes)"
+                said += f" (a body has at most {limit:,} bytes)"
             refusal = Refusal(
                 code=error.reason.lower().replace(" ", "_"),
                 error=f"{request.method} {request.path[:200]}: {said}",
@@ -261,7 +279,7 @@ class Server:
         except Exception as error:  # noqa: BLE001 - one request's end, not the server's
             self.door.complaints.about(error)
             refusal = refuse("internal", "a fault of AgentCom's own: see its log")
-        return response_of(refusal)
+        return sorry(refusal) if is_chat else response_of(refusal)
 
     def _refused(self, request: web.Request) -> Refusal | None:
         """Return why a request is turned away; None if it is not."""
@@ -376,6 +394,18 @@ class Server:
         finally:
             self._sockets.discard(socket)
         return socket
+
+    # -- OpenAI's interface ------------------------------------------------------------
+
+    async def _complete(self, request: web.Request) -> web.StreamResponse:
+        visitor = request[_VISITOR]
+        if not visitor.may_command:
+            return sorry(
+                refuse("forbidden", f"a {visitor.role} may look, not give commands")
+            )
+        if not self._access.commands.take(visitor.name):
+            return sorry(_too_many("commands"))
+        return await self.chats.complete(request, visitor.name)
 
     # -- the interface for programs ----------------------------------------------------
 

@@ -40,11 +40,18 @@ def check_size(spec: c.TaskSpec, fleet: Fleet) -> None:
             largest, whose = context, name
     if whose and needed > largest:
         raise Malformed(
-            "attachments" if spec.attachments else "description",
+            _asked_in(spec),
             f"a prompt that {largest:,} tokens hold together with its answer, the "
             f"largest context there is ({whose})",
             f"about {tokens:,} tokens (one for each four bytes)",
         )
+
+
+def _asked_in(spec: c.TaskSpec) -> str:
+    """Name the field that most of a prompt stands in."""
+    if spec.messages:
+        return "messages"
+    return "attachments" if spec.attachments else "description"
 
 
 def _contexts(spec: c.TaskSpec, fleet: Fleet) -> Iterator[tuple[str, int | None]]:

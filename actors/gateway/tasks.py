@@ -20,7 +20,7 @@ from events import commands as m
 from events import subjects
 from events.codec import encode
 from events.errors import Conflict, Malformed
-from events.ids import derived
+from events.ids import derived, task_named
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -97,7 +97,8 @@ class TaskCommands:
     async def submit(self, command: m.Submit, who: str) -> m.Submitted | m.Refusal:
         """Take one task. The same key or id and the same body find the first one."""
         spec = _spec_of(command)
-        task_id = self._task_id(who, spec, command.id and ("id", command.id))
+        named = command.id and task_named(who, command.id)
+        task_id = self._task_id(who, spec, named)
         event = self._submission(task_id, spec, who, command.id)
         await self._stored(spec)
         if (unknown := self._unknown_repo(spec)) is not None:
@@ -111,13 +112,12 @@ class TaskCommands:
             return await self._existing(event)
         return self._answer(event, seq)
 
-    def _task_id(
-        self, who: str, spec: c.TaskSpec, command: tuple[str, ...] | str | None
-    ) -> str:
-        """Derive the id from the submitter and its key, else from the command's id."""
+    def _task_id(self, who: str, spec: c.TaskSpec, named: str | None) -> str:
+        """Derive the id from the submitter and its key; else it is that which the
+        command's own id makes, or a new one."""
         if spec.idempotency_key:
             return derived(who, spec.idempotency_key)
-        return derived(who, *command) if command else self._ids()
+        return named or self._ids()
 
     def _submission(
         self, task_id: str, spec: c.TaskSpec, who: str, command_id: str | None
@@ -225,9 +225,8 @@ class TaskCommands:
         """Take all of the tasks or none."""
         events: list[c.TaskSubmitted] = []
         for n, spec in enumerate(command.tasks):
-            task_id = self._task_id(
-                who, spec, command.id and ("batch", command.id, str(n))
-            )
+            named = command.id and derived(who, "batch", command.id, str(n))
+            task_id = self._task_id(who, spec, named)
             try:
                 events.append(self._submission(task_id, spec, who, command.id))
                 await self._stored(spec)

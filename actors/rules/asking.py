@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from actors.rules.chats import check_chat
 from actors.rules.classification import classify
 from actors.rules.modes import resolve
 from events import catalogue as c
@@ -22,6 +23,7 @@ SCHEMA_DEPTH: Final = 64
 
 def check_asking(spec: c.TaskSpec) -> None:
     """Refuse options that nobody would honour: raises Malformed with the JSON path."""
+    check_chat(spec)
     options = c.chat_options(spec)
     if not options:
         return

@@ -64,6 +64,9 @@ def classify(spec: c.TaskSpec) -> c.Classification:
     elif effective == "trivial" and spec.shell is None:
         effective = "standard"
         reason += "; no shell command, runs as standard"
+    elif effective == "complex" and spec.messages and (asked := c.chat_options(spec)):
+        effective = "standard"
+        reason += f"; {asked[0]} is for model servers alone, runs as standard"
     return c.Classification(effective, explicit, "inferred", inferred, reason)
 
 
@@ -87,6 +90,9 @@ def infer(spec: c.TaskSpec) -> c.Inferred:
     if trivial_word and files <= FEW and steps <= FEW:
         confidence = 0.9 if words < SHORT else 0.75
         return c.Inferred("trivial", confidence, [_keyword(trivial_word), *counts])
+    if spec.messages:
+        # How long a chat is says how much was said before, not how hard it is.
+        return c.Inferred("unknown", 0.0, ["chat", *counts])
     return _by_votes(words, files, steps, counts)
 
 

@@ -8,7 +8,9 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Final
 
+from actors.rules.chats import flattened
 from events import catalogue as c
+from events.codec import encode
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -27,6 +29,8 @@ def estimate(spec: c.TaskSpec) -> int:
     """Guess how many tokens a task's prompt has; rather too few than too many."""
     size = len(prompt_for(spec).encode("utf-8", "replace"))
     size += len(spec.system.encode("utf-8", "replace"))
+    if spec.chat is not None:
+        size += len(encode(spec.chat.tools))
     pictures = 0
     for each in spec.attachments:
         if c.is_picture(each):
@@ -40,8 +44,10 @@ def prompt_for(spec: c.TaskSpec, files: Mapping[str, bytes] | None = None) -> st
     """The prompt of a task; `Context:` only where there is any.
 
     `files` are the bytes of its attachments, by digest: text stands in the prompt whole,
-    each under its name. What is not there is left out.
+    each under its name. What is not there is left out. Of a chat it is the whole of it.
     """
+    if spec.messages:
+        return flattened(spec.messages)
     context: list[str] = []
     if spec.repo:
         context.append(f"Repository: {spec.repo}")

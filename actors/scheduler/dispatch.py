@@ -252,6 +252,8 @@ def _pool_in(state: SchedulerState, tier: c.Tier, required: Requirement) -> Pool
             assign_to=required.assign_to,
             repo=required.repo,
             work=required.work,
+            tools=required.tools,
+            choice=required.choice,
             vision=required.vision,
             context=required.context,
         )

@@ -438,6 +438,8 @@ def plain(required: Requirement) -> Requirement:
         assign_to=required.assign_to,
         repo=required.repo,
         work=required.work and local,
+        tools=required.tools and local,
+        choice=required.choice and local,
         vision=required.vision and local,
         context=required.context if local else 0,
     )

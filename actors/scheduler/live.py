@@ -89,6 +89,8 @@ class LiveTask:
             assign_to=state.assign_to or "",
             repo=base.repo,
             work=base.work,
+            tools=base.tools,
+            choice=base.choice,
             vision=base.vision,
             context=base.context,
             shell=base.shell,

@@ -260,6 +260,8 @@ class Place:
             served = "messages" in self.capabilities
             lacks = "Claude Code on its host" if served else "the Messages API"
             return None, f"no hands: lacks {lacks}"
+        if required.choice and self.endpoint_kind != "openai":
+            return None, "cannot be told which tool to call"
         models, named = self.models, required.model
         if named:
             wanted = model_named(named, self.endpoint_kind, models)
@@ -269,7 +271,10 @@ class Place:
         if not models and not self.loaded:
             return None, "has no model"
         for word, can in (("tools", "call tools"), ("vision", "see pictures")):
-            if (required.work if word == "tools" else required.vision) and models:
+            needed = (
+                required.work or required.tools if word == "tools" else required.vision
+            )
+            if needed and models:
                 models = tuple(name for name in models if self._can(name, word))
                 if not models:
                     return (

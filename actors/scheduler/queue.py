@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Final
 from msgspec import Struct
 from sortedcontainers import SortedKeyList
 
+from actors.rules.chats import needs_choice
 from actors.rules.contexts import context_needed
 from events import catalogue as c
 
@@ -48,8 +49,9 @@ class Requirement(Struct, frozen=True, kw_only=True):
     Of the place: its `kind`, the `model` it must have ("" for any), the capabilities that
     its host must have (`needs`), the only host that it may be on (`assign_to`, "" for any),
     the repository that its host must have or may clone (`repo`, "" for none).
-    Of a model endpoint: that an agent can work there (`work`), that its model sees pictures
-    (`vision`) and reads so many tokens (`context`).
+    Of a model endpoint: that an agent can work there (`work`), that its model calls tools
+    (`tools`), as the task prescribes (`choice`), sees pictures (`vision`) and reads so many
+    tokens (`context`).
     `actors.scheduler.fleet.plain` keeps these, and pools go by them alone.
 
     Of what the task may still try: `shell`, whether it could also run as a command;
@@ -67,6 +69,8 @@ class Requirement(Struct, frozen=True, kw_only=True):
     assign_to: str = ""
     repo: str = ""
     work: bool = False
+    tools: bool = False
+    choice: bool = False
     vision: bool = False
     context: int = 0
     shell: bool = False
@@ -98,6 +102,8 @@ def requirement(
         assign_to=assign_to or "",
         repo="" if kind == "noop" else spec.repo or "",
         work=mode == "work",
+        tools=spec.chat is not None and bool(spec.chat.tools),
+        choice=needs_choice(spec),
         vision=any(map(c.is_picture, spec.attachments)),
         context=context_needed(prompt_tokens, work=mode == "work") if mode else 0,
         shell=spec.shell is not None,

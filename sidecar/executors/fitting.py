@@ -25,7 +25,7 @@ async def unfit_answer(
 ) -> ModelFault | None:
     """Say why an answer does not fit the schema that was asked for."""
     schema = run.assign.spec.json_schema
-    if schema is None:
+    if schema is None or result.tool_calls:
         return None
     problems: list[str] = []
 

@@ -30,8 +30,17 @@ from msgspec import Struct, structs
 from actors.rules.prompt import prompt_for
 from events import catalogue as c
 from events import header
+from events.chunks import Calls, call_line
 from sidecar.executors.fitting import FEEDBACK, faulty, unfit_answer, with_spent
 from sidecar.executors.ndjson import Broken
+from sidecar.executors.pieces import (
+    CallPart,
+    Piece,
+    ReplyEnd,
+    Thought,
+    Token,
+    TokenCounts,
+)
 from sidecar.executors.port import (
     Finished,
     RawResult,
@@ -58,68 +67,6 @@ _LONGEST_PAUSE_S = 60.0
 """A server that wants to be left alone for longer is left to another task's time."""
 _END_S = 3.0
 """An answer that is whole waits so long for its counts and for the stream's end."""
-
-
-class Token(Struct, frozen=True):
-    """A piece of the answer."""
-
-    text: str
-
-
-class Thought(Struct, frozen=True):
-    """A piece of what the model thinks before it answers."""
-
-    text: str
-
-
-class TokenCounts(Struct, frozen=True, kw_only=True):
-    """Tokens as the server counted them; None where it did not say.
-
-    `tokens_in` excludes what came from its cache. `free` is False where the server hands
-    the work to somebody who wants to be paid.
-    """
-
-    tokens_in: int | None = None
-    tokens_out: int | None = None
-    cache_read: int = 0
-    model: str | None = None
-    free: bool = True
-
-
-class ReplyEnd(Struct, frozen=True, kw_only=True):
-    """The stream's own end."""
-
-    counts: TokenCounts
-    reason: str = "stop"
-
-
-Piece = Token | Thought | ReplyEnd | ModelFault | Broken
-
-
-def spoken(value: Any, *, thought: bool = False) -> list[Piece]:
-    """Read a text as servers send one: a string, nothing, or a list of parts."""
-    if isinstance(value, str):
-        if not value:
-            return []
-        return [Thought(value) if thought else Token(value)]
-    if isinstance(value, list):
-        return [piece for part in value for piece in spoken(part, thought=thought)]
-    if isinstance(value, dict):
-        thinks = thought or value.get("type") in ("thinking", "reasoning")
-        for name in ("text", "thinking", "reasoning", "content"):
-            if value.get(name):
-                return spoken(value[name], thought=thinks or name not in _SAID)
-    return []
-
-
-_SAID = ("text", "content")
-
-
-def token_count(value: Any) -> int | None:
-    """Read a number of tokens; what is none is unknown."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    return int(value) if 0 <= value < 1e12 else None
 
 
 def messages_for(run: Run) -> list[dict[str, Any]]:
@@ -215,6 +162,7 @@ class ModelTry:
         self.tokens = 0
         self.spoke = False
         self.thought = False
+        self.calls = Calls()
         self.fault: ModelFault | None = None
         self.done: ReplyEnd | None = None
         self.simulated = False
@@ -492,11 +440,14 @@ class ModelExecutor:
                 try_.tokens += 1
                 try_.thought = True
                 emit.text("thinking", piece.text, tokens_so_far=try_.tokens)
+            case CallPart():
+                try_.tokens += 1
+                self._take_call(piece, run, emit, try_)
             case ReplyEnd():
                 try_.done = piece
-                try_.fault = (
-                    None if try_.spoke else _no_answer(piece, thought=try_.thought)
-                )
+                is_chat = bool(run.assign.spec.messages)
+                if not (try_.spoke or try_.calls) and not _may_be_empty(piece, is_chat):
+                    try_.fault = _no_answer(piece, thought=try_.thought)
                 remark = self._dialect.remark(run, piece)
                 if remark is None and piece.reason == "length":
                     remark = (
@@ -505,8 +456,8 @@ class ModelExecutor:
                     )
                 if remark is not None:
                     emit.status(remark)
-                asked = run.assign.spec.max_tokens
-                if try_.fault is None and piece.reason == "length" and (asked is None):
+                wanted = is_chat or run.assign.spec.max_tokens is not None
+                if try_.fault is None and piece.reason == "length" and not wanted:
                     try_.fault = ModelFault(
                         code="length_limit",
                         message=(
@@ -521,6 +472,23 @@ class ModelExecutor:
             case Broken():
                 message = f"the stream holds what cannot be read: {piece}"
                 try_.fault = ModelFault(code="malformed_stream", message=message)
+
+    def _take_call(self, piece: CallPart, run: Run, emit: Emit, try_: ModelTry) -> None:
+        """Take a piece of a call; one whose server gives it no id gets ours."""
+        id_ = piece.id
+        if piece.index not in try_.calls:
+            id_ = id_ or f"call_{run.assign.route}_{piece.index}"
+        try_.calls.add(piece.index, id_, piece.name, piece.arguments)
+        if try_.calls.size > run.assign.limits.output_limit_bytes:
+            try_.fault = ModelFault(
+                code="tool_calls",
+                message="the model's calls of tools are longer than a host keeps",
+                again=False,
+                whose="work",
+            )
+            return
+        line = call_line(piece.index, id_, piece.name, piece.arguments)
+        emit.text("call", line, tokens_so_far=try_.tokens)
 
     def _connected(self) -> aiohttp.ClientSession:
         if self._session is None:
@@ -544,6 +512,11 @@ class _Loading:
         usual_s = min(0.5 * 2**self.waits, 2.0)
         self.waits += 1
         return max(0.0, min(fault.retry_after_s or usual_s, self._until - now))
+
+
+def _may_be_empty(end: ReplyEnd, is_chat: bool) -> bool:
+    """Whether an answer may hold nothing: who sends messages judges it by himself."""
+    return is_chat and end.reason not in ("load", "unload")
 
 
 def _no_answer(end: ReplyEnd, *, thought: bool) -> ModelFault:
@@ -589,4 +562,5 @@ def _result(try_: ModelTry, assign: Assign, began: float) -> RawResult:
         truncated=try_.text.truncated,
         length_limited=try_.done is not None and try_.done.reason == "length",
         simulated=try_.simulated,
+        tool_calls=try_.calls.whole(),
     )

@@ -15,20 +15,24 @@ from msgspec import Struct
 from actors.rules.contexts import context_needed
 from actors.rules.models import same_model
 from actors.rules.prompt import BYTES_A_TOKEN
+from sidecar.executors.chat import ollama_messages, ollama_wishes, tools_size
 from sidecar.executors.model_run import (
     ModelExecutor,
     ModelRequest,
-    Piece,
-    ReplyEnd,
-    TokenCounts,
     first_asked,
     messages_for,
     most_tokens,
     pictures_of,
+)
+from sidecar.executors.ndjson import Broken, Ndjson
+from sidecar.executors.pieces import (
+    CallPart,
+    Piece,
+    ReplyEnd,
+    TokenCounts,
     spoken,
     token_count,
 )
-from sidecar.executors.ndjson import Broken, Ndjson
 from sidecar.executors.server_errors import (
     ModelFault,
     ServerError,
@@ -39,7 +43,7 @@ from sidecar.executors.server_errors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from sidecar.executors.port import Run
 
@@ -63,14 +67,43 @@ class OllamaReader:
 
     def __init__(self) -> None:
         self._lines = Ndjson(Any)
+        self._calls = 0
 
     def feed(self, data: bytes) -> list[Piece]:
         """The pieces whose lines end in `data`."""
-        return [piece for line in self._lines.feed(data) for piece in _pieces(line)]
+        return [
+            piece for line in self._lines.feed(data) for piece in self._pieces(line)
+        ]
 
     def close(self) -> list[Piece]:
         """The last piece, where its line had no end."""
-        return [piece for line in self._lines.close() for piece in _pieces(line)]
+        return [piece for line in self._lines.close() for piece in self._pieces(line)]
+
+    def _pieces(self, chunk: Any) -> list[Piece]:
+        pieces = _pieces(chunk)
+        if isinstance(chunk, dict) and isinstance(chunk.get("message"), dict):
+            for call in _calls(chunk["message"].get("tool_calls"), self._calls):
+                self._calls += 1
+                pieces.insert(len(pieces) - bool(chunk.get("done")), call)
+        return pieces
+
+
+def _calls(value: Any, first: int) -> Iterator[CallPart]:
+    """Read calls of tools, each of which comes whole."""
+    for each in value if isinstance(value, list) else ():
+        function = each.get("function") if isinstance(each, dict) else None
+        if not isinstance(function, dict):
+            continue
+        name = function.get("name")
+        if isinstance(name, str) and name:
+            arguments, id_ = function.get("arguments"), each.get("id")
+            yield CallPart(
+                index=first,
+                id=id_ if isinstance(id_, str) else "",
+                name=name,
+                arguments=msgspec.json.encode(arguments or {}).decode(),
+            )
+            first += 1
 
 
 def _pieces(chunk: Any) -> list[Piece]:
@@ -116,15 +149,18 @@ class OllamaDialect:
         }
         if spec.temperature is not None:
             options["temperature"] = spec.temperature
-        messages = messages_for(run)
-        if pictures := pictures_of(run):
+        messages = _messages(run)
+        if (pictures := pictures_of(run)) and not spec.messages:
             first_asked(messages)["images"] = [data for _, data in pictures]
+        wishes, more = ollama_wishes(spec)
+        options |= more
         body: dict[str, Any] = {
             "model": run.assign.model,
             "messages": messages,
             "stream": True,
             "truncate": False,
             "options": options,
+            **wishes,
         }
         if spec.json_schema is not None:
             body["format"] = spec.json_schema
@@ -162,7 +198,7 @@ class OllamaDialect:
     def remark(self, run: Run, done: ReplyEnd) -> str | None:
         """Remark that an answer stopped short, or that a prompt was cut all the same."""
         read = done.counts.tokens_in
-        sent = sum(len(each["content"].encode()) for each in messages_for(run))
+        sent = _sent(run)
         context = _context(run)
         if read is not None and read * _BYTES_A_TOKEN < sent and read * 2 >= context:
             return (
@@ -174,9 +210,18 @@ class OllamaDialect:
 
 def _context(run: Run) -> int:
     """How much context to ask for: the policy's, and more where the prompt takes it."""
-    sent = sum(len(each["content"].encode()) for each in messages_for(run))
-    needed = context_needed(sent // BYTES_A_TOKEN, work=False)
+    needed = context_needed(_sent(run) // BYTES_A_TOKEN, work=False)
     return max(run.assign.limits.num_ctx, needed)
+
+
+def _messages(run: Run) -> list[dict[str, Any]]:
+    return ollama_messages(run) if run.assign.spec.messages else messages_for(run)
+
+
+def _sent(run: Run) -> int:
+    """How many bytes of text the model has to read."""
+    said = sum(len(each["content"].encode()) for each in _messages(run))
+    return said + tools_size(run.assign.spec)
 
 
 class OllamaExecutor(ModelExecutor):

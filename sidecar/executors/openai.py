@@ -17,20 +17,24 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from sidecar.executors.chat import openai_messages, openai_wishes
 from sidecar.executors.model_run import (
     ModelExecutor,
     ModelRequest,
-    Piece,
-    ReplyEnd,
-    TokenCounts,
     first_asked,
     messages_for,
     most_tokens,
     pictures_of,
+)
+from sidecar.executors.ndjson import LINE_LIMIT, Broken, Decoder, excerpt
+from sidecar.executors.pieces import (
+    CallPart,
+    Piece,
+    ReplyEnd,
+    TokenCounts,
     spoken,
     token_count,
 )
-from sidecar.executors.ndjson import LINE_LIMIT, Broken, Decoder, excerpt
 from sidecar.executors.server_errors import (
     ModelFault,
     ServerError,
@@ -156,6 +160,7 @@ class OpenAIReader:
                 if thoughts:
                     break
             pieces += spoken(message.get("content"))
+            pieces += _calls(message.get("tool_calls"))
         pieces += spoken(choice.get("text"))
         reason = choice.get("finish_reason")
         if isinstance(reason, str) and reason:
@@ -183,6 +188,27 @@ class OpenAIReader:
         return ReplyEnd(counts=counts, reason=reason)
 
 
+def _calls(value: Any) -> list[Piece]:
+    """Read pieces of calls of tools, or calls that come whole."""
+    pieces: list[Piece] = []
+    for place, each in enumerate(value if isinstance(value, list) else ()):
+        function = each.get("function") if isinstance(each, dict) else None
+        if not isinstance(function, dict):
+            continue
+        index, id_ = each.get("index"), each.get("id")
+        name, arguments = function.get("name"), function.get("arguments")
+        if isinstance(arguments, dict):
+            arguments = msgspec.json.encode(arguments).decode()
+        call = CallPart(
+            index=index if isinstance(index, int) and 0 <= index < 256 else place,
+            id=id_ if isinstance(id_, str) else "",
+            name=name if isinstance(name, str) else "",
+            arguments=arguments if isinstance(arguments, str) else "",
+        )
+        pieces.append(call)
+    return pieces
+
+
 class OpenAIDialect:
     """The requests and answers of OpenAI-compatible servers."""
 
@@ -199,8 +225,8 @@ class OpenAIDialect:
         """A chat: the task, and the rounds that were."""
         spec = run.assign.spec
         limit = "max_completion_tokens" if base in self._newer_limit else "max_tokens"
-        messages = messages_for(run)
-        if pictures := pictures_of(run):
+        messages = openai_messages(run) if spec.messages else messages_for(run)
+        if (pictures := pictures_of(run)) and not spec.messages:
             asked = first_asked(messages)
             asked["content"] = [
                 {"type": "text", "text": asked["content"]},
@@ -217,6 +243,7 @@ class OpenAIDialect:
             "messages": messages,
             "stream": True,
             limit: most_tokens(run.assign),
+            **openai_wishes(spec),
         }
         if spec.temperature is not None:
             body["temperature"] = spec.temperature

@@ -61,7 +61,7 @@ class Emit(Protocol):
 
     def text(
         self,
-        kind: Literal["token", "thinking", "stdout", "stderr", "tool"],
+        kind: Literal["token", "thinking", "stdout", "stderr", "tool", "call"],
         text: str,
         *,
         tokens_so_far: int | None = None,
@@ -148,6 +148,7 @@ class RawResult(Struct, frozen=True, kw_only=True):
     session_cost_usd: float | None = None
     simulated: bool = False
     notice: str = ""
+    tool_calls: list[c.CalledTool] = []
 
 
 Outcome = outcomes.Outcome[RawResult]

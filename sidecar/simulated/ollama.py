@@ -222,6 +222,8 @@ class RunBody(msgspec.Struct):
     max_completion_tokens: int | None = None
     stream_options: _StreamOptions | None = None
     response_format: _ResponseFormat | None = None
+    tools: list[dict[str, Any]] = []
+    tool_choice: Any = None
 
     def prompt_text(self) -> str:
         words = [message.text() for message in self.messages or []]
@@ -238,6 +240,20 @@ class RunBody(msgspec.Struct):
     def question(self) -> str:
         """What the answer is about: the last thing said."""
         return self.messages[-1].text() if self.messages else self.prompt
+
+    def offered(self) -> dict[str, dict[str, Any]]:
+        """The tools that may be called: their parameters, by name."""
+        if self.tool_choice == "none":
+            return {}
+        functions = [tool.get("function") or {} for tool in self.tools]
+        return {each["name"]: each.get("parameters") or {} for each in functions}
+
+    def must_call(self) -> str:
+        """The tool that has to be called, "" where the model may choose."""
+        choice = self.tool_choice
+        if isinstance(choice, dict):
+            return str(choice["function"]["name"])
+        return next(iter(self.offered()), "") if choice == "required" else ""
 
 
 class _ShowBody(msgspec.Struct):
@@ -274,10 +290,11 @@ class Answer(msgspec.Struct, kw_only=True):
     started_ns: int
     load_ns: int = 0
     first_ns: int = 0  # when the first token left
+    call: ScriptedCall | None = None  # the tool that it calls in the end
 
     @property
     def eval_count(self) -> int:
-        return len(self.thinking) + len(self.words)
+        return len(self.thinking) + len(self.words) + (self.call is not None)
 
     def final(self, *, counted: bool) -> dict[str, Any]:
         """The counts of the final chunk; what is zero is left out, as Ollama does."""
@@ -325,7 +342,17 @@ class _OllamaVoice:
         return self._line({**self._spoken(piece, ""), "done": False})
 
     def finishes(self, *, counted: bool, on_last: bool) -> bytes:
-        return self._line({**self._spoken("", ""), **self._end(counted=counted)})
+        calls = self._calls()
+        line = self._line({"message": calls, "done": False}) if calls else b""
+        return line + self._line({**self._spoken("", ""), **self._end(counted=counted)})
+
+    def _calls(self) -> dict[str, Any]:
+        call = self._answer.call
+        if call is None:
+            return {}
+        function = {"name": call.name, "arguments": call.input}
+        calls = [{"function": function}]
+        return {"role": "assistant", "content": "", "tool_calls": calls}
 
     def fails(self, message: str) -> bytes:
         return json.dumps({"error": message}).encode() + b"\n"
@@ -338,9 +365,12 @@ class _OllamaVoice:
 
     def whole(self, *, counted: bool) -> dict[str, Any]:
         words, thought = "".join(self._answer.words), "".join(self._answer.thinking)
+        spoken = self._spoken(words, thought)
+        if calls := self._calls():
+            spoken["message"] |= {"tool_calls": calls["tool_calls"]}
         return {
             **self._head(),
-            **self._spoken(words, thought),
+            **spoken,
             **self._end(counted=counted),
         }
 
@@ -382,16 +412,35 @@ class OpenAIVoice:
     def finishes(self, *, counted: bool, on_last: bool) -> bytes:
         delta = {"role": "assistant", "content": ""}
         with_usage = counted and self._include_usage
+        lines = b"".join(self._chunk({"tool_calls": [each]}) for each in self._calls())
         if on_last:
             usage = {"usage": self._usage()} if counted else {}
-            lines = self._chunk(delta, self._answer.reason, **usage)
+            lines += self._chunk(delta, self._reason, **usage)
         else:
-            lines = self._chunk(delta, self._answer.reason)
+            lines += self._chunk(delta, self._reason)
             if with_usage:
                 lines += self._event(
                     {**self._head(), "choices": [], "usage": self._usage()}
                 )
         return lines + b"data: [DONE]\n\n"
+
+    @property
+    def _reason(self) -> str:
+        return "tool_calls" if self._answer.call is not None else self._answer.reason
+
+    def _calls(self) -> list[dict[str, Any]]:
+        """The call as it is streamed: its name first, then its arguments in two pieces."""
+        call = self._answer.call
+        if call is None:
+            return []
+        arguments = json.dumps(call.input)
+        half = len(arguments) // 2
+        first = {"name": call.name, "arguments": ""}
+        return [
+            {"index": 0, "id": "call_simulated", "type": "function", "function": first},
+            {"index": 0, "function": {"arguments": arguments[:half]}},
+            {"index": 0, "function": {"arguments": arguments[half:]}},
+        ]
 
     def fails(self, message: str) -> bytes:
         return self._event(openai_error(500, message))
@@ -409,7 +458,11 @@ class OpenAIVoice:
         }
         if self._answer.thinking:
             message["reasoning"] = "".join(self._answer.thinking)
-        choice = {"index": 0, "message": message, "finish_reason": self._answer.reason}
+        if (call := self._answer.call) is not None:
+            function = {"name": call.name, "arguments": json.dumps(call.input)}
+            calls = [{"id": "call_simulated", "type": "function", "function": function}]
+            message["tool_calls"] = calls
+        choice = {"index": 0, "message": message, "finish_reason": self._reason}
         usage = {"usage": self._usage()} if counted else {}
         head = {**self._head(), "object": "chat.completion"}
         return {**head, "choices": [choice], **usage}
@@ -922,6 +975,9 @@ class SimulatedOllama:
         load_ns = await self._load(model, max(keep, timedelta(0)))
         words = pieces(_worded(run_body))
         thinking = model.thinking and run_body.think is not False
+        call = self._call_in(run_body, model)
+        if call is not None:
+            words = []
         limit = options.num_predict or -1
         cut = 0 < limit < len(words)
         return Answer(
@@ -933,7 +989,20 @@ class SimulatedOllama:
             reason="length" if cut else "stop",
             started_ns=began,
             load_ns=load_ns,
+            call=call,
         )
+
+    def _call_in(self, run_body: RunBody, model: Model) -> ScriptedCall | None:
+        """The tool that is called instead of an answer, if any."""
+        offered = run_body.offered()
+        if offered and not model.tools:
+            message = f"registry.ollama.ai/library/{model.name} does not support tools"
+            raise RequestRefused(400, message)
+        if self.calls and self.calls[0].name in offered:
+            return self.calls.pop(0)
+        if name := run_body.must_call():
+            return ScriptedCall(name=name, input=fitting(offered[name], name))
+        return None
 
     async def _deliver(
         self,

@@ -512,6 +512,8 @@ async def test_the_document_names_every_path_and_no_other(tmp_path):
         if route.method != "HEAD"
     }
     pages = {("get", p) for p in ("/", "/ws", "/favicon.svg", "/static/{name}")}
+    # OpenAI's own interface, which OpenAI describes.
+    pages |= {(method, path) for method, path in served if path.startswith("/v1/")}
     described = {
         (method, path)
         for path, operations in document()["paths"].items()

@@ -84,7 +84,7 @@ class Ear:
 
     def text(
         self,
-        kind: Literal["token", "thinking", "stdout", "stderr", "tool"],
+        kind: Literal["token", "thinking", "stdout", "stderr", "tool", "call"],
         text: str,
         *,
         tokens_so_far: int | None = None,

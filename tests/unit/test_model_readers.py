@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 
 from actors.rules.prompt import prompt_for
 from events.catalogue import FileHint, TaskSpec
-from sidecar.executors.model_run import ReplyEnd, Thought, Token
 from sidecar.executors.ndjson import Broken
 from sidecar.executors.ollama import OllamaDialect, OllamaReader
 from sidecar.executors.openai import OpenAIDialect, OpenAIReader
+from sidecar.executors.pieces import ReplyEnd, Thought, Token
 from sidecar.executors.server_errors import ModelFault, error_of_body, fault_of
 
 OLLAMA = b"".join(

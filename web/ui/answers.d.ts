@@ -56,6 +56,15 @@ export interface AttemptView {
   unpriced: boolean;
   checks: Array<CheckView>;
 }
+export interface CalledFunction {
+  name: string;
+  arguments: string;
+}
+export interface CalledTool {
+  id: string;
+  type: "function";
+  function: CalledFunction;
+}
 export interface Candidate {
   host: string;
   endpoint?: string;
@@ -104,6 +113,26 @@ export interface Changes {
   patch_truncated?: boolean;
   patch_encoding?: "latin-1" | "utf-8";
 }
+export interface ChatMessage {
+  role: "assistant" | "developer" | "system" | "tool" | "user";
+  content?: string | Array<TextPart | PicturePart>;
+  name?: string;
+  tool_calls?: Array<CalledTool>;
+  tool_call_id?: string;
+}
+export interface ChatWishes {
+  tools?: Array<Record<string, any>>;
+  tool_choice?: string | Record<string, any> | null;
+  parallel_tool_calls?: boolean | null;
+  seed?: number | null;
+  stop?: Array<string>;
+  top_p?: number | null;
+  top_k?: number | null;
+  min_p?: number | null;
+  presence_penalty?: number | null;
+  frequency_penalty?: number | null;
+  reasoning_effort?: string | null;
+}
 export interface CheckView {
   round: number;
   rounds: number;
@@ -123,7 +152,7 @@ export interface CheckView {
 export interface Chunk {
   type?: "execution_event";
   task_id: string;
-  event_type: "error" | "status" | "stderr" | "stdout" | "thinking" | "token" | "tool";
+  event_type: "call" | "error" | "status" | "stderr" | "stdout" | "thinking" | "token" | "tool";
   text: string;
   timestamp: string;
   route: string;
@@ -287,6 +316,9 @@ export interface Oldest {
   submitted_at: string;
   waiting_since: string;
 }
+export interface PicturePart {
+  digest: string;
+}
 export interface QueueAnswer {
   seq: number;
   waiting: number;
@@ -330,6 +362,7 @@ export interface Result {
   cwd?: string;
   changes?: Changes | null;
   verified?: boolean | null;
+  tool_calls?: Array<CalledTool>;
 }
 export interface RunError {
   code: string;
@@ -551,12 +584,17 @@ export interface TaskSpec {
   retries?: number | null;
   claude?: ClaudeWishes | null;
   max_budget_usd?: number | null;
+  messages?: Array<ChatMessage>;
+  chat?: ChatWishes | null;
 }
 export interface TasksAnswer {
   seq: number;
   total: number;
   tasks: Array<TaskRow>;
   states: Record<string, number>;
+}
+export interface TextPart {
+  text: string;
 }
 export interface TierRow {
   tier: string;
