@@ -88,7 +88,7 @@ class ChatOutput(OutputWatch):
     def hand_on(self, chunk: c.Chunk, raw: bytes, *, past: bool) -> None:
         self._take(chunk)
 
-    def gap(self, lost: int) -> None:
+    def note_gap(self, lost: int) -> None:
         self._take(None)
 
 

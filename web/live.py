@@ -78,7 +78,7 @@ class OutputWatch:
         keep = chunk.event_type in STATE
         self._sink.output(raw, self.task_id, keep=keep, past=past)
 
-    def gap(self, lost: int) -> None:
+    def note_gap(self, lost: int) -> None:
         """Say that so many chunks are missing here."""
         self._sink.gap(self.task_id, lost)
 
@@ -89,7 +89,7 @@ class OutputWatch:
         """
         self.ready = True
         if lost:
-            self.gap(lost)
+            self.note_gap(lost)
         for chunk, raw in history:
             self.take(chunk, raw, past=True)
         while self.backlog:
