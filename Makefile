@@ -6,7 +6,7 @@ BIN := .venv/bin
 UI := $(wildcard web/ui/* web/ui/pages/* web/package-lock.json web/build.mjs)
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: help setup dev demo test chromium faketime check format docs cover bench simulate chaos clean ui
+.PHONY: help setup dev demo test chromium faketime nginx check format docs cover bench simulate chaos clean ui
 .DEFAULT_GOAL := help
 
 help: ## list these commands
@@ -42,12 +42,17 @@ faketime:
 	@ls /usr/lib/*/faketime/libfaketime.so.1 >/dev/null 2>&1 || ! command -v apt-get >/dev/null || \
 	  $(if $(filter 0,$(shell id -u)),,sudo) apt-get install -y -qq faketime || true
 
+# Others stand before the dashboard.
+nginx:
+	@PATH=$$PATH:/usr/sbin command -v nginx >/dev/null || ! command -v apt-get >/dev/null || \
+	  $(if $(filter 0,$(shell id -u)),,sudo) apt-get install -y -qq nginx-light >/dev/null || true
+
 ui: setup ## build the dashboard's page
 	$(BIN)/python hatch_build.py
 
 # Tests wait more than they work, so two go side by side, whole files at a time.
 WORKERS ?= 2
-test: dev chromium faketime ## run every test, against real servers, processes and programs
+test: dev chromium faketime nginx ## run every test, against real servers, processes and programs
 	$(BIN)/python hatch_build.py modules
 	$(BIN)/pytest -n $(WORKERS) --dist loadfile
 

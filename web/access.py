@@ -17,6 +17,7 @@ from __future__ import annotations
 import hmac
 import os
 import secrets
+from ipaddress import ip_address
 from typing import TYPE_CHECKING, Final, Literal
 from urllib.parse import unquote, urlsplit
 
@@ -135,10 +136,20 @@ class Visitor(Struct, frozen=True):
 
 
 class Access:
-    """Lets people in, or not. Without tokens everybody who reaches us is an operator."""
+    """Lets people in, or not. Without tokens everybody who reaches us is an operator.
 
-    def __init__(self, tokens: Tokens | None, *, clock: Callable[[], float]) -> None:
+    `proxies` are the addresses of proxies that say for whom they ask.
+    """
+
+    def __init__(
+        self,
+        tokens: Tokens | None,
+        *,
+        clock: Callable[[], float],
+        proxies: frozenset[str] = frozenset(),
+    ) -> None:
         self.tokens = tokens
+        self._proxies = proxies
         self._tokens: dict[str, Role] = {}
         if tokens is not None:
             self._tokens = {tokens.operator: "operator", tokens.viewer: "viewer"}
@@ -152,6 +163,21 @@ class Access:
             return Visitor("operator", "web:anyone")
         role = _role_of(shown_token(request), self._tokens)
         return None if role is None else Visitor(role, f"web:{role}")
+
+    def address(self, request: web.Request) -> str:
+        """Return the address that a request comes from, as requests are counted.
+
+        A trusted proxy is believed what it wrote last into `X-Forwarded-For`, and so is
+        each trusted one before it. From anybody else the header means nothing.
+        """
+        address = request.remote or ""
+        hops = ",".join(request.headers.getall("X-Forwarded-For", [])).split(",")
+        while address in self._proxies and hops:
+            try:
+                address = str(ip_address(hops.pop().strip()))
+            except ValueError:
+                break
+        return address
 
 
 def shown_token(request: web.Request) -> str:

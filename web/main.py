@@ -35,8 +35,9 @@ class WebConfig(Struct, frozen=True, kw_only=True):
 
     `store` is the file for the read models, None for a temporary one; `port` 0 for a free
     one. `names` are further host names under which the server may be asked for, None for
-    any; `base` is the path below which it is asked, "" or like "/fleet". `tokens` is the file of the dashboard's tokens, None where everybody who reaches
-    the port may do everything.
+    any; `base` is the path below which it is asked, "" or like "/fleet"; `proxies` are
+    the addresses of proxies that say for whom they ask. `tokens` is the file of the
+    dashboard's tokens, None where everybody who reaches the port may do everything.
     """
 
     store: Path | None
@@ -44,6 +45,7 @@ class WebConfig(Struct, frozen=True, kw_only=True):
     port: int = DEFAULT_PORT
     names: frozenset[str] | None = frozenset()
     base: str = ""
+    proxies: frozenset[str] = frozenset()
     tokens: Path | None = None
 
 
@@ -129,7 +131,7 @@ async def _serve(
             base=config.base,
             policy=policy,
             savings=savings,
-            access=Access(tokens, clock=time.monotonic),
+            access=Access(tokens, clock=time.monotonic, proxies=config.proxies),
         )
         port = await server.open(config.host, config.port)
         try:

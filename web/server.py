@@ -296,7 +296,7 @@ class Server:
             return None
         # A known token is looked for first: whatever strangers do, even from the same
         # address, its holder is served.
-        who = request.remote or ""
+        who = self._access.address(request)
         visitor = self._access.visitor(request)
         if visitor is None:
             if shown_token(request) and not self._access.attempts.take(who):

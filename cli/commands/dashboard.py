@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -32,6 +33,29 @@ ON_BASE_PATH = click.option(
     callback=_path,
     help="The path below which the dashboard and its API are, for a proxy that passes "
     "it on: /fleet.",
+)
+
+
+def _addresses(
+    _: click.Context, __: click.Parameter, said: tuple[str, ...]
+) -> tuple[str, ...]:
+    """Read IP addresses, each in its one spelling."""
+    try:
+        return tuple(str(ip_address(each)) for each in said)
+    except ValueError:
+        raise click.BadParameter(
+            f"{', '.join(said)}: an IP address is needed, as 10.0.0.7 or ::1"
+        ) from None
+
+
+ON_PROXIES = click.option(
+    "--trust-proxy",
+    "proxies",
+    multiple=True,
+    metavar="ADDRESS",
+    callback=_addresses,
+    help="The address of a proxy whose X-Forwarded-For says who asks, so that wrong "
+    "tokens are counted by client; again for more.",
 )
 
 

@@ -13,7 +13,7 @@ import click
 
 from actors.scheduler.lease import LEASE_TTL_S
 from cli.client.target import on_target
-from cli.commands.dashboard import ON_BASE_PATH, on_names
+from cli.commands.dashboard import ON_BASE_PATH, ON_PROXIES, on_names
 from cli.commands.options import store_option
 from cli.local.instance import (
     Instance,
@@ -108,6 +108,7 @@ def scheduler(metrics: tuple[str, int] | None, lease_ttl: int, debug: bool) -> N
 @click.option("--host", "address", default="127.0.0.1", show_default=True)
 @on_names("--web-name", "--name")
 @ON_BASE_PATH
+@ON_PROXIES
 @store_option
 @_DEBUG
 def web(
@@ -115,6 +116,7 @@ def web(
     address: str,
     names: tuple[str, ...],
     base: str,
+    proxies: tuple[str, ...],
     store: Path | None,
     debug: bool,
 ) -> None:
@@ -125,7 +127,7 @@ def web(
     file = store or Instance().read_models
 
     async def work(stop: asyncio.Event) -> None:
-        await be_web(credentials, stop, file, address, port, names, base)
+        await be_web(credentials, stop, file, address, port, names, base, proxies)
 
     run_role(work, debug=debug)
 

@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from cli.client.connection import GivenUp, run, unless
 from cli.client.target import on_target, said_creds, said_url
-from cli.commands.dashboard import ON_BASE_PATH, on_names
+from cli.commands.dashboard import ON_BASE_PATH, ON_PROXIES, on_names
 from cli.local.instance import (
     BROKER_PORT,
     DEFAULT_LISTEN,
@@ -60,6 +60,7 @@ _ADDRESS = re.compile(r"\S+:([0-9]{1,5})")
 @click.option("--name", help="This host's name  [default: the machine's]")
 @on_names("--web-name")
 @ON_BASE_PATH
+@ON_PROXIES
 @click.option(
     "--config",
     "file",
@@ -73,6 +74,7 @@ def up(
     name: str | None,
     names: tuple[str, ...],
     base: str,
+    proxies: tuple[str, ...],
     file: Path | None,
 ) -> int:
     """Run broker, scheduler, web and sidecar, until Ctrl-C.
@@ -91,7 +93,9 @@ def up(
     shield()
     mend(instance.data)
     plan = plan_for(instance, port, nats_port, listen, name, file)
-    return run(live(instance, replace(plan, web_names=names, base=base)))
+    return run(
+        live(instance, replace(plan, web_names=names, base=base, proxies=proxies))
+    )
 
 
 def plan_for(

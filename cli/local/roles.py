@@ -151,6 +151,7 @@ async def be_web(
     port: int,
     names: tuple[str, ...] = (),
     base: str = "",
+    proxies: tuple[str, ...] = (),
 ) -> None:
     """Be projections and web server until `stop` is set."""
     from actors.rules import policy as policies
@@ -176,6 +177,7 @@ async def be_web(
         port=port,
         names=None if "*" in names else frozenset(names),
         base=base,
+        proxies=frozenset(proxies),
         tokens=tokens_file,
     )
 

@@ -62,8 +62,10 @@ class Plan(Struct, frozen=True, kw_only=True):
     """What is to run. Ports are free ones already; `config` is a sidecar.toml or None.
 
     `any_nats_port`: another one does as well, where this one was taken meanwhile. `work`
-    is the sidecar's own data folder, None for the instance's. `nats_host` is the address that the broker listens on, in nats-server's notation.
-    The dashboard is asked for under `web_names`, too, and is below the path `base`.
+    is the sidecar's own data folder, None for the instance's. `nats_host` is the address
+    that the broker listens on, in nats-server's notation.
+    The dashboard is asked for under `web_names`, too, below the path `base`, and through
+    proxies with those addresses.
     """
 
     host: str
@@ -75,6 +77,7 @@ class Plan(Struct, frozen=True, kw_only=True):
     config: Path | None = None
     drain_s: float = 30.0
     web_names: tuple[str, ...] = ()
+    proxies: tuple[str, ...] = ()
     base: str = ""
 
 
@@ -229,6 +232,7 @@ class Everything:
         data = ["--data", str(instance.data)]
         web = [*data, "--port", str(plan.port), f"--base-path={plan.base}"]
         web += [f"--web-name={name}" for name in plan.web_names]
+        web += [f"--trust-proxy={address}" for address in plan.proxies]
         sidecar = [*data, "--name", plan.host]
         if plan.config is not None:
             sidecar += ["--config", str(plan.config)]

@@ -46,6 +46,21 @@ def test_systemd_understands_the_unit(unit: Path, tmp_path: Path) -> None:
     assert said == []
 
 
+@pytest.mark.parametrize("role", ["broker", "scheduler", "web"])
+def test_what_runs_no_tasks_is_shut_in(role: str, tmp_path: Path) -> None:
+    analyze = shutil.which("systemd-analyze")
+    if analyze is None:
+        pytest.skip("no systemd-analyze here")
+    unit = DEPLOY / f"agentcom-{role}.service"
+    copy = tmp_path / unit.name
+    copy.write_text(unit.read_text())
+    command = [analyze, "security", "--offline=true", "--threshold=49", str(copy)]
+    found = subprocess.run(command, capture_output=True, text=True, check=False)
+    if "offline" in found.stderr:
+        pytest.skip(f"systemd-analyze is too old: {found.stderr.strip()}")
+    assert found.returncode == 0, found.stdout.splitlines()[-1]
+
+
 async def test_the_sidecars_unit_starts_one_and_stops_it_in_good_order(
     broker: LiveBroker, tmp_path: Path
 ) -> None:
@@ -53,7 +68,7 @@ async def test_the_sidecars_unit_starts_one_and_stops_it_in_good_order(
     config = tmp_path / "sidecar.toml"
     config.write_text("discover = false\n[claude]\nenabled = false\n")
     words = {
-        "/var/lib/agentcom": str(tmp_path / "state"),
+        "/var/lib/agentcom-sidecar": str(tmp_path / "state"),
         "nats://broker.example:4222": broker.url,
         "/etc/agentcom/host-%l.nk": str(broker.credentials("host-h1").seed_path),
         "/etc/agentcom/sidecar.toml": str(config),
