@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
-import signal
 import subprocess
 import time
 from contextlib import ExitStack, contextmanager
@@ -19,7 +18,7 @@ import pytest
 from multidict import CIMultiDict
 
 from cli.local.supervisor import free_port
-from tests.support.command import NOTHING_ELSE, PATIENCE_S, System
+from tests.support.command import NOTHING_ELSE, PATIENCE_S, agentcom_up
 from web.access import Access
 
 if TYPE_CHECKING:
@@ -76,20 +75,15 @@ def nginx(tmp_path: Path, port: int, ports: dict[str, int]) -> Iterator[None]:
 async def test_page_login_socket_and_work_pass_through_nginx(tmp_path: Path) -> None:
     outer = free_port()
     with ExitStack() as stack:
-        ports, tokens, running = {}, {}, []
+        ports, tokens = {}, {}
         for path in ("", "/fleet"):
-            system = System(tmp_path / f"home{path.replace('/', '-')}")
-            system.data.mkdir(parents=True)
-            (system.data / "sidecar.toml").write_text(NOTHING_ELSE)
-            up = stack.enter_context(
-                system.running(
-                    *("up", "--port", "0", "--nats-port", "0", "--name", "h1"),
-                    *("--web-name", NAME, f"--base-path={path}"),
-                    *("--trust-proxy", "127.0.0.1"),
-                )
+            folder = tmp_path / f"home{path.replace('/', '-')}"
+            options = ("--web-name", NAME, f"--base-path={path}")
+            trusted = ("--trust-proxy", "127.0.0.1")
+            system, up = stack.enter_context(
+                agentcom_up(folder, NOTHING_ELSE, *options, *trusted)
             )
-            running.append(up)
-            address = httpx.URL(up.until("dashboard").split()[-1])
+            address = httpx.URL(_address(up.said["stdout"]))
             assert address.port is not None
             ports[path] = address.port
             tokens[path] = json.loads((system.data / "web-tokens.json").read_text())[
@@ -144,8 +138,11 @@ async def test_page_login_socket_and_work_pass_through_nginx(tmp_path: Path) -> 
             foreign = {**mine, "Origin": "http://evil.example"}
             async with session.get(me, headers=foreign) as answer:
                 assert answer.status == 403
-        for up in running:
-            up.signal(signal.SIGINT)
+
+
+def _address(said: str) -> str:
+    (line,) = [each for each in said.splitlines() if "dashboard" in each]
+    return line.split()[-1]
 
 
 def _files(page: str) -> Iterator[str]:

@@ -178,13 +178,14 @@ class System:
 
 @contextmanager
 def agentcom_up(
-    folder: Path, config: str = NOTHING_ELSE
+    folder: Path, config: str = NOTHING_ELSE, *options: str
 ) -> Iterator[tuple[System, Running]]:
     """`agentcom up` on free ports, until the block ends; then no process is left."""
     system = System(folder)
     system.data.mkdir(mode=0o700, parents=True, exist_ok=True)
     (system.data / "sidecar.toml").write_text(config)
     arguments = ["up", "--port", "0", "--nats-port", "0", "--name", "h1"]
+    arguments += options
     with system.running(*arguments) as up:
         up.until("dashboard")
         tree = family(up.process.pid)
