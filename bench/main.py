@@ -38,6 +38,13 @@ import click
     metavar="STREAMS",
     help="Have so many models speak at once, 100 tokens/s each, e.g. 50.",
 )
+@click.option(
+    "--shell",
+    default=0,
+    type=click.IntRange(0),
+    metavar="TASKS",
+    help="Run so many real shell commands (`true`) on two slots, e.g. 1000.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def bench(
     tasks: int,
@@ -45,6 +52,7 @@ def bench(
     queued: int,
     events: int,
     streams: int,
+    shell: int,
     as_json: bool,
 ) -> None:
     """Measure this machine: tasks/s, latency, replay, decisions, memory.
@@ -66,6 +74,10 @@ def bench(
         from bench.streams import measure_streams
 
         report["streams"] = measure_streams(streams, say=say)
+    if shell:
+        from bench.shell import measure_shell
+
+        report["shell"] = measure_shell(shell, say=say)
     if as_json:
         click.echo(json.dumps(report, indent=2))
     else:
@@ -126,6 +138,10 @@ def show(report: dict[str, Any]) -> None:
         from bench.streams import show_streams
 
         show_streams(report["streams"])
+    if "shell" in report:
+        from bench.shell import show_shell
+
+        console.print(show_shell(report["shell"]))
     if "queued" in report:
         queued = report["queued"]
         console.print(

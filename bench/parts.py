@@ -174,6 +174,7 @@ class BenchClient:
         self._awaited: dict[str, asyncio.Future[Started]] = {}
         self._target = 0
         self._reached = asyncio.Event()
+        self._one_more = asyncio.Event()
         self.sizes: dict[str, int] = {}
         self.elected = asyncio.Event()
 
@@ -215,6 +216,7 @@ class BenchClient:
                 waiting.set_result(started)
         elif b'"task.completed' in kind:
             self.completed += 1
+            self._one_more.set()
             if self.completed == self._target:
                 self._reached.set()
 
@@ -225,6 +227,11 @@ class BenchClient:
             self._awaited[task] = future
             return await asyncio.wait_for(future, 30)
         return self._begun.pop(task)
+
+    async def one_more(self) -> None:
+        """Return once another task has completed."""
+        self._one_more.clear()
+        await self._one_more.wait()
 
     def count_to(self, tasks: int) -> asyncio.Event:
         """Return an event that is set once so many more have completed."""

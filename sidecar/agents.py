@@ -20,7 +20,7 @@ from events.diagnostics import Diagnostics
 from events.races import first
 from sidecar.executors.agent import Bookmark
 from sidecar.journal_file import JournalError
-from sidecar.processes.family import sweep
+from sidecar.processes.survivors import sweep
 from sidecar.progress import run_fields
 
 if TYPE_CHECKING:

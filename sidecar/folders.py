@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
+import stat
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -46,6 +47,18 @@ def make(folder: Path, user: TaskUser | None = None) -> None:
             user.own(folder)
     except OSError as wrong:
         raise WorkspaceError(f"folder {folder}", str(wrong)) from wrong
+
+
+def is_as_made(folder: Path, user: TaskUser | None = None) -> bool:
+    """Whether nothing is in it and nobody has put anything in its place."""
+    try:
+        about = folder.lstat()
+        with os.scandir(folder) as entries:
+            empty = next(entries, None) is None
+    except OSError:
+        return False
+    owner = os.geteuid() if user is None else user.uid
+    return empty and about.st_mode == stat.S_IFDIR | 0o700 and about.st_uid == owner
 
 
 def put(file: Path, body: bytes, user: TaskUser | None = None) -> None:

@@ -36,7 +36,7 @@ from sidecar.journal_file import JournalGone
 from sidecar.kept import NotKept
 from sidecar.outbox import Outbox
 from sidecar.pipeline import HANDS, Pipeline
-from sidecar.processes.family import sweep
+from sidecar.processes.survivors import sweep
 from sidecar.processes.table import Ident
 from sidecar.progress import OutputQueue, Progress
 from sidecar.resources import Machine

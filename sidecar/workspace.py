@@ -46,6 +46,7 @@ from sidecar.folders import (
     FolderMissing,
     WorkspaceError,
     folders,
+    is_as_made,
     make,
     remove,
 )
@@ -258,6 +259,8 @@ class Workspace:
         self._git_locks: dict[Path, asyncio.Lock] = {}
         # Worktrees that a run is at work in.
         self._working: set[Path] = set()
+        # Temporary folders that their run left empty, for the next ones.
+        self._empty: list[Path] = []
 
     @asynccontextmanager
     async def prepare(self, assign: Assign) -> AsyncIterator[Run]:
@@ -325,12 +328,24 @@ class Workspace:
 
     @asynccontextmanager
     async def _temporary(self, assign: Assign) -> AsyncIterator[Path]:
-        folder = self._root / "tmp" / token(assign.route, "route")
-        make(folder, self._processes.user)
+        """Have a folder for temporary files; a command's may be one that stayed empty.
+
+        Most do, and to make and remove one for each of many short commands costs more
+        than to look into it. What may outlive this process has one of its own name.
+        """
+        shared = assign.target_type == "sidecar"
+        if shared and self._empty:
+            folder = self._empty.pop()
+        else:
+            folder = self._root / "tmp" / token(assign.route, "route")
+            make(folder, self._processes.user)
         try:
             yield folder
         finally:
-            await remove(folder)
+            if shared and is_as_made(folder, self._processes.user):
+                self._empty.append(folder)
+            else:
+                await remove(folder)
 
     @asynccontextmanager
     async def _folder(self, assign: Assign) -> AsyncIterator[Path]:

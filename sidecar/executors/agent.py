@@ -38,7 +38,8 @@ from sidecar.executors.port import Finished, RawResult, Returned, Stopped, time_
 from sidecar.executors.wake_command import ARGUMENT_LIMIT, WakeCommand, sayable
 from sidecar.output import HeadTail, Utf8, cut
 from sidecar.processes.ending import shell_stages
-from sidecar.processes.family import ProcessLimits, sweep
+from sidecar.processes.family import ProcessLimits
+from sidecar.processes.survivors import sweep
 from sidecar.processes.table import Ident
 from sidecar.results import Unreadable
 

@@ -10,8 +10,8 @@ descendants may leave the session, the group and the parent; they are found all 
   ended with the last run of which that is true.
 
 Processes are told apart by pid and start time, because pids come again. Ends are awaited
-on pidfds: nothing polls. Children are started with `subprocess.Popen` and reaped here, pid
-by pid, so that neither asyncio's nor anybody else's children are reaped by mistake;
+on pidfds: nothing polls. Children are started by `sidecar.processes.starter` and reaped
+here, pid by pid, so that neither asyncio's nor anybody else's children are reaped by mistake;
 whoever starts a child in a session of its own elsewhere in this process says `spare(pid)`.
 
 Reading follows the process, not the pipe: a descendant may hold a pipe for ever.
@@ -22,7 +22,7 @@ Elsewhere than on Linux the table comes from psutil, and there are no strays.
 from __future__ import annotations
 
 import asyncio
-import ctypes
+import errno
 import functools
 import os
 import resource
@@ -30,12 +30,21 @@ import select
 import signal
 import subprocess
 import tempfile
-from contextlib import suppress
+import weakref
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
 from sidecar.processes.ending import Exit, killed, signal_all, signal_name, signalled
+from sidecar.processes.starter import (
+    Forker,
+    Order,
+    by_forker,
+    by_ourselves,
+    can_fork,
+    libc,
+)
 from sidecar.processes.table import (
     LINUX,
     ROUTE_MARK,
@@ -53,6 +62,7 @@ if TYPE_CHECKING:
     from collections.abc import (
         Callable,
         Iterable,
+        Iterator,
         Mapping,
         Sequence,
     )
@@ -60,14 +70,14 @@ if TYPE_CHECKING:
     from typing import Self
 
     from sidecar.processes.ending import Stage
+    from sidecar.processes.starter import Started
     from sidecar.task_user import TaskUser
 
-_PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 _CHUNK = 65_536
 _DRAIN_LIMIT = 8 * 2**20
-
-_libc = ctypes.CDLL(None, use_errno=True) if LINUX else None
+_LOOKS = 3
+"""So often we look at our children alone before at the whole process table."""
 
 
 class ProcessLimits(Struct, frozen=True, kw_only=True):
@@ -104,13 +114,13 @@ class Child:
     def __init__(
         self,
         family: Processes,
-        popen: subprocess.Popen[bytes],
+        started: Started,
         route: str,
         on_stdout: Callable[[bytes], None],
         on_stderr: Callable[[bytes], None],
     ) -> None:
         self._family = family
-        self._popen = popen
+        self._process = started
         self._loop = asyncio.get_running_loop()
         self._ended: asyncio.Future[Exit] = self._loop.create_future()
         # Pid to start time of all that was once seen as this run's: a process that has
@@ -118,14 +128,14 @@ class Child:
         self._seen: dict[int, int] = {}
         self._fault: BaseException | None = None
         # First what may fail: nothing is being watched yet.
-        self._handle = os.pidfd_open(popen.pid) if LINUX else None
+        self._handle = os.pidfd_open(started.pid) if LINUX else None
         self._closed = False
-        proc = look_up(popen.pid) or Proc(popen.pid, 0, "Z", 0, 0, 0)
-        self.pid = popen.pid
+        proc = look_up(started.pid) or Proc(started.pid, 0, "Z", 0, 0, 0)
+        self.pid = started.pid
         self.started = proc.started
-        self.ident = Ident(popen.pid, proc.stamp, route)
+        self.ident = Ident(started.pid, proc.stamp, route)
         self._readers: dict[int, Callable[[bytes], None]] = {}
-        for pipe, sink in ((popen.stdout, on_stdout), (popen.stderr, on_stderr)):
+        for pipe, sink in ((started.stdout, on_stdout), (started.stderr, on_stderr)):
             if pipe is not None:
                 os.set_blocking(pipe.fileno(), False)
                 self._readers[pipe.fileno()] = sink
@@ -134,7 +144,7 @@ class Child:
         if self._handle is not None:
             self._loop.add_reader(self._handle, self._reap)
         else:
-            watcher = self._loop.run_in_executor(None, popen.wait)
+            watcher = self._loop.run_in_executor(None, started.wait)
             watcher.add_done_callback(lambda _: self._reap())
 
     @property
@@ -164,7 +174,7 @@ class Child:
     def signal(self, number: signal.Signals) -> None:
         """Signal the run's own process."""
         if not self._ended.done():
-            self._popen.send_signal(number)
+            self._process.send_signal(number)
 
     async def end(self, stages: Sequence[Stage] = ()) -> int:
         """End every process of the run; returns how many could not be ended.
@@ -197,7 +207,7 @@ class Child:
     def kill(self) -> list[Proc]:
         """SIGKILL to all of them, now, without waiting; returns who they were."""
         if not self._ended.done():
-            self._popen.kill()
+            self._process.kill()
         members = self.members()
         signal_all(members, signal.SIGKILL)
         return members
@@ -223,7 +233,7 @@ class Child:
         """Kill, reap and close at once: nobody can wait for the end any more."""
         self.kill()
         with suppress(subprocess.TimeoutExpired):
-            self._popen.wait(1.0)
+            self._process.wait(1.0)
         self._close()
 
     def hold(self) -> None:
@@ -269,7 +279,7 @@ class Child:
                 before -= _CHUNK
 
     def _reap(self) -> None:
-        code = self._popen.poll()
+        code = self._process.poll()
         if code is None or self._ended.done():
             return
         if self._handle is not None:
@@ -286,7 +296,7 @@ class Child:
         self.drain()
         for pipe in list(self._readers):
             self._stop_reading(pipe)
-        for stream in (self._popen.stdout, self._popen.stderr):
+        for stream in (self._process.stdout, self._process.stderr):
             if stream is not None:
                 stream.close()
         self._family.forget(self)
@@ -340,11 +350,12 @@ class Processes:
 
         self._briefs = 0
         self._subreaper = False
+        self._forker: Forker | None = None
 
     def become_subreaper(self) -> bool:
         """Make descendants that lose their parent children of this process."""
-        if _libc is not None and not self._subreaper:
-            self._subreaper = _libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0
+        if libc is not None and not self._subreaper:
+            self._subreaper = libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0
         return self._subreaper
 
     def spare(self, pid: int) -> None:
@@ -368,35 +379,53 @@ class Processes:
         `stdin` is all that it can ever read there. Raises OSError where it cannot be
         started, ValueError where an argument or variable holds what none may hold.
         """
-        parent, rlimits = os.getpid(), (limits or ProcessLimits()).rlimits()
+        order = Order(
+            argv,
+            cwd,
+            {**env, ROUTE_MARK: route},
+            child_umask(),
+            (limits or ProcessLimits()).rlimits(),
+            self._start_options,
+        )
         with _as_file(stdin) as source:
-            popen = subprocess.Popen(
-                list(argv),
-                cwd=cwd,
-                env={**env, ROUTE_MARK: route},
-                stdin=source,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                bufsize=0,
-                start_new_session=True,
-                umask=child_umask(),
-                **self._start_options,
-                preexec_fn=functools.partial(_prepare, parent, rlimits),
-            )
+            begun = self._begun(order, source)
         try:
-            child = Child(self, popen, route, on_stdout, on_stderr)
+            child = Child(self, begun, route, on_stdout, on_stderr)
             self._children[child.pid] = child
             if self._on_start is not None:
                 self._on_start(child.ident)
         except BaseException:
             # Nobody would know of it: it must not live.
-            watched = self._children.get(popen.pid)
+            watched = self._children.get(begun.pid)
             if watched is not None:
                 watched.abandon()
             else:
-                _discard(popen)
+                _discard(begun)
             raise
         return child
+
+    def _begun(self, order: Order, stdin: int) -> Started:
+        """Start it by the forker, which is made with the first child; else ourselves."""
+        if not self._subreaper or not can_fork():
+            return by_ourselves(order, stdin)
+        if self._forker is None or not self._forker.lives:
+            self._forker = Forker()
+            weakref.finalize(self, self._forker.close)
+        try:
+            return by_forker(self._forker, order, stdin)
+        except ConnectionError as killed:
+            # It may have forked before it was killed, and said no more.
+            self._end_unknown(order.env[ROUTE_MARK])
+            raise OSError(errno.EIO, f"{killed}", order.argv[0]) from killed
+
+    def _end_unknown(self, route: str) -> None:
+        """Kill what became our child with this mark without our knowing."""
+        unknown = [
+            proc
+            for proc in map(look_up, self._unknown())
+            if proc is not None and route_of(proc.pid) == route
+        ]
+        signal_all(unknown, signal.SIGKILL)
 
     async def brief(
         self,
@@ -447,7 +476,14 @@ class Processes:
         return route in self._held
 
     def members(self, child: Child) -> list[Proc]:
-        """Every living process of `child`'s run. Reaps strays that have ended."""
+        """Every living process of `child`'s run. Reaps strays that have ended.
+
+        Once the run's own process has ended, whatever it left alive has one of our
+        children above it, because we are its subreaper. So where all our children are
+        known ones, nothing is left, and nobody need look through the process table.
+        """
+        if child.exit is not None and self._nothing_left():
+            return []
         table = process_table()
         me = os.getpid()
         procs: dict[int, Proc] = {}
@@ -474,6 +510,30 @@ class Processes:
         living = [proc for proc in procs.values() if proc.state not in "ZX"]
         child._seen.update((proc.pid, proc.started) for proc in living)
         return living
+
+    def _unknown(self) -> list[int]:
+        """Our children that are neither a run's own process nor somebody else's."""
+        known = {*self._children, *self._spared}
+        if self._forker is not None:
+            known.add(self._forker.pid)
+        return [pid for pid in own_children() if pid not in known]
+
+    def _nothing_left(self) -> bool:
+        """Whether all our living children are known ones."""
+        for _ in range(_LOOKS if self._subreaper else 0):
+            strays = self._strays()
+            if any(proc.state not in "ZX" for proc in strays):
+                return False
+            if not strays:
+                return True
+            # What they left became ours as they ended, maybe after we looked.
+            self._reap(strays, os.getpid())
+        return False
+
+    def _strays(self) -> list[Proc]:
+        """What became our child by losing its parent, ended or not."""
+        found = map(look_up, self._unknown())
+        return [proc for proc in found if proc is not None and self._is_orphan(proc)]
 
     def _is_stray(self, proc: Proc, child: Child) -> bool:
         """Whether an unmarked process can only be what `child`'s run left behind."""
@@ -504,11 +564,7 @@ class Processes:
         """Reap the adopted children that have ended by themselves; says how many."""
         if not self._subreaper:
             return 0
-        ended = [
-            proc
-            for proc in map(look_up, own_children())
-            if proc is not None and proc.state == "Z" and self._is_orphan(proc)
-        ]
+        ended = [proc for proc in self._strays() if proc.state == "Z"]
         self._reap(ended, os.getpid())
         return len(ended)
 
@@ -522,78 +578,25 @@ class Processes:
         return [child.ident for child in self._children.values()]
 
 
-def _discard(popen: subprocess.Popen[bytes]) -> None:
+def _discard(started: Started) -> None:
     """End a child that was never watched."""
-    popen.kill()
-    popen.wait()
-    for stream in (popen.stdout, popen.stderr):
+    started.kill()
+    started.wait()
+    for stream in (started.stdout, started.stderr):
         if stream is not None:
             stream.close()
 
 
-def _as_file(data: bytes) -> tempfile._TemporaryFileWrapper[bytes]:
+@contextmanager
+def _as_file(data: bytes) -> Iterator[int]:
     """A nameless file that holds `data`: it cannot block and ends where it ends."""
-    file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 - the caller closes it
-    if data:
+    if not data:
+        with open(os.devnull, "rb", 0) as empty:
+            yield empty.fileno()
+        return
+    with tempfile.TemporaryFile(buffering=0) as file:
         rest = memoryview(data)
         while rest:
             rest = rest[file.write(rest) or 0 :]
         file.seek(0)
-    return file  # type: ignore[return-value]
-
-
-def _prepare(parent: int, rlimits: list[tuple[int, int]]) -> None:
-    """In the child, between fork and exec."""
-    if _libc is not None:
-        _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-        if os.getppid() != parent:
-            os._exit(127)  # the parent died before the line above
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_SETMASK, [])
-    for which, value in rlimits:
-        _, hard = resource.getrlimit(which)
-        bound = value if hard == resource.RLIM_INFINITY else min(value, hard)
-        resource.setrlimit(which, (bound, bound))
-
-
-# -- After a restart -------------------------------------------------------------------
-
-
-def survivors(idents: Iterable[Ident]) -> list[Proc]:
-    """What is still alive of runs that an earlier incarnation of the sidecar had started.
-
-    A process counts by pid and start time (in the same boot), by its mark, or as the
-    descendant of one that counts.
-    """
-    idents = list(idents)
-    table = process_table()
-    by_pid = {ident.pid: ident.started for ident in idents}
-    marks = {ident.mark for ident in idents if ident.mark}
-    me = os.getpid()
-    procs = {
-        proc.pid: proc
-        for proc in table.values()
-        if proc.pid != me
-        and (by_pid.get(proc.pid) == proc.stamp or route_of(proc.pid) in marks)
-    }
-    add_descendants(table, procs)
-    procs.pop(me, None)
-    return [proc for proc in procs.values() if proc.state not in "ZX"]
-
-
-async def sweep(
-    idents: Iterable[Ident], stages: Sequence[Stage] = ()
-) -> tuple[int, int]:
-    """End what survived; returns how many were found and how many could not be ended."""
-    idents = list(idents)
-    seen: set[tuple[int, int]] = set()
-
-    def find() -> list[Proc]:
-        procs = survivors(idents)
-        seen.update(each.key for each in procs)
-        return procs
-
-    for stage in stages:
-        await signalled(find, stage.signal, stage.grace_s)
-    left = await killed(find)
-    return len(seen), len(left)
+        yield file.fileno()

@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from sidecar.processes.ending import claude_stages, shell_stages
-from sidecar.processes.family import Processes, ProcessLimits, survivors, sweep
-from sidecar.processes.table import Ident, parse_stat
+from sidecar.processes.family import Processes, ProcessLimits
+from sidecar.processes.starter import Forker, Order
+from sidecar.processes.survivors import survivors, sweep
+from sidecar.processes.table import Ident, Proc, parse_stat, process_table
 from tests.support.runs import alive, is_alive
 
 if TYPE_CHECKING:
@@ -379,6 +381,98 @@ async def test_a_child_that_cannot_be_watched_does_not_live(
 async def test_a_program_that_is_not_there_says_so(processes: Processes) -> None:
     with pytest.raises(FileNotFoundError):
         processes.start(["/nowhere/at/all"], cwd=Path("/"), env={}, route="r")
+
+
+# -- who forks -------------------------------------------------------------------------
+
+
+async def said(child: Child, out: Out) -> str:
+    line = await out.line()
+    await child.end()
+    return line
+
+
+async def test_a_child_is_ours_with_default_signals_and_no_file_of_anybody(
+    processes: Processes,
+) -> None:
+    code = (
+        "import os, signal; print(os.getppid(), os.getsid(0) == os.getpid(),"
+        "[str(s) for s in (2, 13, 15) if signal.getsignal(s) == signal.SIG_IGN],"
+        "sorted(os.listdir('/proc/self/fd'))[:3], len(os.listdir('/proc/self/fd')))"
+    )
+    out = Out()
+    # Python itself ignores SIGPIPE, so a shell asks the kernel.
+    ignored = "grep SigIgn /proc/self/status | cut -f2"
+    child = begin(processes, code, route="r", out=out)
+    assert await said(child, out) == f"{os.getpid()} True ['13'] ['0', '1', '2'] 4"
+    child = shell(processes, ignored, on_stdout=out)
+    assert int(await said(child, out), 16) == 0
+
+
+async def test_a_child_starts_though_the_forker_was_killed(
+    processes: Processes,
+) -> None:
+    out = Out()
+    first = shell(processes, "echo one", on_stdout=out)
+    assert await said(first, out) == "one"
+    assert processes._forker is not None
+    os.kill(processes._forker.pid, signal.SIGKILL)
+    os.waitid(os.P_PID, processes._forker.pid, os.WEXITED | os.WNOWAIT)
+    second = shell(processes, "echo two", on_stdout=out)
+    assert await said(second, out) == "two"
+
+
+async def test_what_was_begun_as_the_forker_was_killed_does_not_live(
+    processes: Processes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(self: Forker, order: Order, fds: list[int]) -> int:
+        pid = start(self, order, fds)
+        begun.append(pid)
+        raise ConnectionResetError("the forker has ended")
+
+    begun: list[int] = []
+    start = Forker.start
+    monkeypatch.setattr(Forker, "start", killed)
+    with pytest.raises(OSError, match="the forker has ended"):
+        shell(processes, "exec sleep 1000", route="begun")
+    os.waitid(os.P_PID, begun[0], os.WEXITED)
+    assert alive("begun") == []
+
+
+async def test_what_cannot_be_started_names_the_program_or_the_folder(
+    processes: Processes, tmp_path: Path
+) -> None:
+    no_program = tmp_path / "text"
+    no_program.write_text("no program")
+    for argv, cwd, named in (
+        (["nowhere-at-all"], tmp_path, "nowhere-at-all"),
+        ([str(no_program)], tmp_path, str(no_program)),
+        (["/bin/true"], tmp_path / "gone", str(tmp_path / "gone")),
+    ):
+        with pytest.raises(OSError, match=r"No such file|Permission denied") as wrong:
+            processes.start(argv, cwd=cwd, env={"PATH": "/bin:/usr/bin"}, route="r")
+        assert wrong.value.filename == named
+    assert processes.running_now() == []
+
+
+async def test_where_a_run_left_nothing_nobody_looks_through_the_process_table(
+    processes: Processes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked: list[str] = []
+
+    def table() -> dict[int, Proc]:
+        looked.append("looked")
+        return process_table()
+
+    monkeypatch.setattr("sidecar.processes.family.process_table", table)
+    child = shell(processes, "true")
+    await child.wait()
+    await child.end()
+    assert looked == []
+    child = shell(processes, "sleep 1000 & true")
+    await child.wait()
+    await child.end()
+    assert looked
 
 
 def test_signal_names_are_in_the_exit() -> None:

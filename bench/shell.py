@@ -1,0 +1,171 @@
+"""Real shell tasks: how many `true` a second go through two slots of a host.
+
+Beside it `xargs -P2 sh -c true`, which keeps nothing and answers nobody: what the machine's
+fork and exec cost.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+import tempfile
+import time
+from itertools import count
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bench.parts import HOST, Process, broker_in, client, running
+from events import subjects
+from sidecar.processes import forker
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from rich.table import Table
+
+    from bench.parts import BenchClient
+    from cli.local.instance import Instance
+
+WINDOW = 16
+"""Tasks that have been asked for and are not over: slots never wait for the asker."""
+COMMAND = "true"
+Report = dict[str, Any]
+
+
+def measure_shell(
+    tasks: int,
+    slots: int = 2,
+    say: Callable[[str], None] = lambda _text: None,
+) -> Report:
+    """Run so many commands on so many slots; returns tasks/s and CPU a task."""
+    say(f"shell: {tasks} times `{COMMAND}` on {slots} slots")
+    with (
+        tempfile.TemporaryDirectory(prefix="agentcom-bench-") as folder,
+        broker_in(Path(folder)) as instance,
+    ):
+        ours = asyncio.run(_ours(instance, tasks, slots))
+    return {
+        "tasks": tasks,
+        "slots": slots,
+        "ring": ours,
+        "xargs": {"tasks_per_s": _xargs(tasks, slots)},
+    }
+
+
+async def _ours(instance: Instance, tasks: int, slots: int) -> Report:
+    with running(_processes(instance, slots)) as processes:
+        async with client(instance) as watching:
+            numbers = count()
+            await _until_one_ran(watching, numbers)
+            before = [cpu_with_forker(process) for process in processes]
+            took = await _run(watching, tasks, numbers)
+            used = [
+                cpu_with_forker(process) - b
+                for process, b in zip(processes, before, strict=True)
+            ]
+            left = descendants_of(processes[-1].child.pid)
+    return {
+        "tasks_per_s": round(tasks / took, 1),
+        "cpu_ms_per_task": [round(seconds / tasks * 1e3, 3) for seconds in used],
+        "descendants_left": left,
+    }
+
+
+def _processes(instance: Instance, slots: int) -> list[Process]:
+    env = {"AGENTCOM_DATA": str(instance.data)}
+    config = instance.data / "sidecar.toml"
+    config.write_text(
+        f'name = "{HOST}"\ndiscover = false\n[slots]\nshell = {slots}\nclaude = 0\n'
+        "agent = 0\n[claude]\nenabled = false\n"
+    )
+    return [
+        Process(role, env, instance.data / f"{role[0]}.log")
+        for role in (["scheduler"], ["sidecar", "--config", str(config)])
+    ]
+
+
+async def _submit(watching: BenchClient, numbers: count[int]) -> None:
+    body = {
+        "description": COMMAND,
+        "shell": {"command": COMMAND},
+        "idempotency_key": f"shell-{next(numbers)}",
+    }
+    await watching.link.request(
+        subjects.command("task.submit"), json.dumps(body).encode(), timeout=30
+    )
+
+
+async def _until_one_ran(watching: BenchClient, numbers: count[int]) -> None:
+    done = watching.count_to(1)
+    for _ in range(300):
+        try:
+            await _submit(watching, numbers)
+            break
+        except Exception:  # noqa: BLE001 - nobody answers yet
+            await asyncio.sleep(0.1)
+    await asyncio.wait_for(done.wait(), 60)
+
+
+async def _run(watching: BenchClient, tasks: int, numbers: count[int]) -> float:
+    """Keep a window of tasks under way; return the seconds that all of them took."""
+    began = time.perf_counter()
+    ended = watching.count_to(tasks)
+    first = watching.completed
+    for n in range(tasks):
+        while n - (watching.completed - first) >= WINDOW:
+            await watching.one_more()
+        await _submit(watching, numbers)
+    await asyncio.wait_for(ended.wait(), 600)
+    return time.perf_counter() - began
+
+
+def cpu_with_forker(process: Process) -> float:
+    """CPU seconds of a role, and of the process that forks for it."""
+    import psutil
+
+    below = psutil.Process(process.child.pid).children()
+    forkers = [each for each in below if forker.__file__ in each.cmdline()]
+    return process.cpu_s() + sum(
+        times.user + times.system for times in (each.cpu_times() for each in forkers)
+    )
+
+
+def descendants_of(pid: int) -> int:
+    """How many processes a sidecar has left below it, but for the one that forks."""
+    import psutil
+
+    below = psutil.Process(pid).children(recursive=True)
+    return sum(forker.__file__ not in each.cmdline() for each in below)
+
+
+def show_shell(report: Report) -> Table:
+    """Make a table of a report."""
+    from rich.table import Table
+
+    table = Table(
+        title=f"{report['tasks']:,} times `{COMMAND}` on {report['slots']} slots"
+    )
+    for column in ("", "tasks/s", "CPU a task, scheduler + sidecar", "left running"):
+        table.add_column(column, justify="right" if column else "left")
+    ring = report["ring"]
+    scheduler, sidecar = ring["cpu_ms_per_task"]
+    table.add_row(
+        "AgentCom",
+        f"{ring['tasks_per_s']:,.0f}",
+        f"{scheduler:.1f} + {sidecar:.1f} ms",
+        str(ring["descendants_left"]),
+    )
+    table.add_row("xargs", f"{report['xargs']['tasks_per_s']:,.0f}", "", "")
+    return table
+
+
+def _xargs(tasks: int, slots: int) -> float:
+    began = time.perf_counter()
+    subprocess.run(
+        ["xargs", "-n1", f"-P{slots}", "sh", "-c", COMMAND],
+        input="\n".join(map(str, range(tasks))),
+        text=True,
+        check=True,
+    )
+    return round(tasks / (time.perf_counter() - began), 1)

@@ -1,0 +1,60 @@
+"""After a restart: what an earlier incarnation of the sidecar started and is still alive."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from sidecar.processes.ending import killed, signalled
+from sidecar.processes.table import (
+    Ident,
+    Proc,
+    add_descendants,
+    process_table,
+    route_of,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from sidecar.processes.ending import Stage
+
+
+def survivors(idents: Iterable[Ident]) -> list[Proc]:
+    """What is still alive of runs that an earlier incarnation of the sidecar had started.
+
+    A process counts by pid and start time (in the same boot), by its mark, or as the
+    descendant of one that counts.
+    """
+    idents = list(idents)
+    table = process_table()
+    by_pid = {ident.pid: ident.started for ident in idents}
+    marks = {ident.mark for ident in idents if ident.mark}
+    me = os.getpid()
+    procs = {
+        proc.pid: proc
+        for proc in table.values()
+        if proc.pid != me
+        and (by_pid.get(proc.pid) == proc.stamp or route_of(proc.pid) in marks)
+    }
+    add_descendants(table, procs)
+    procs.pop(me, None)
+    return [proc for proc in procs.values() if proc.state not in "ZX"]
+
+
+async def sweep(
+    idents: Iterable[Ident], stages: Sequence[Stage] = ()
+) -> tuple[int, int]:
+    """End what survived; returns how many were found and how many could not be ended."""
+    idents = list(idents)
+    seen: set[tuple[int, int]] = set()
+
+    def find() -> list[Proc]:
+        procs = survivors(idents)
+        seen.update(each.key for each in procs)
+        return procs
+
+    for stage in stages:
+        await signalled(find, stage.signal, stage.grace_s)
+    left = await killed(find)
+    return len(seen), len(left)
