@@ -70,7 +70,7 @@ if TYPE_CHECKING:
     from typing import Self
 
     from sidecar.processes.ending import Stage
-    from sidecar.processes.starter import Started
+    from sidecar.processes.starter import Spawned
     from sidecar.task_user import TaskUser
 
 _PR_SET_CHILD_SUBREAPER = 36
@@ -114,7 +114,7 @@ class Child:
     def __init__(
         self,
         family: Processes,
-        started: Started,
+        started: Spawned,
         route: str,
         on_stdout: Callable[[bytes], None],
         on_stderr: Callable[[bytes], None],
@@ -404,7 +404,7 @@ class Processes:
             raise
         return child
 
-    def _begun(self, order: Order, stdin: int) -> Started:
+    def _begun(self, order: Order, stdin: int) -> Spawned:
         """Start it by the forker, which is made with the first child; else ourselves."""
         if not self._subreaper or not can_fork():
             return by_ourselves(order, stdin)
@@ -578,7 +578,7 @@ class Processes:
         return [child.ident for child in self._children.values()]
 
 
-def _discard(started: Started) -> None:
+def _discard(started: Spawned) -> None:
     """End a child that was never watched."""
     started.kill()
     started.wait()

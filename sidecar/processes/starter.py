@@ -37,7 +37,7 @@ _ERRNO = 3
 libc = ctypes.CDLL(None, use_errno=True) if LINUX else None
 
 
-class Started(Protocol):
+class Spawned(Protocol):
     """A child that has been started: what is used of a `Popen`."""
 
     pid: int
