@@ -140,7 +140,7 @@ class Scheduler:
         """Stop deciding; what is on its way to the log is given up."""
         self.leadership = None
         self.state.time.now = float("inf")
-        self.state.time.unsaid_s = 0.0
+        self.state.time.unsaid_s, self.state.time.saying = 0.0, False
         self.effects = [one for one in self.effects if isinstance(one, HistoryNeeded)]
         self.state.give_up_in_flight()
         self._set_timers()

@@ -28,12 +28,14 @@ NOTICED_S: Final = 1.0
 class LogTime:
     """The fold of the steps. `ahead_s` is how far the wall clock is ahead of log time."""
 
-    __slots__ = ("ahead_s", "last", "now", "unsaid_s")
+    __slots__ = ("ahead_s", "last", "now", "saying", "unsaid_s")
 
     def __init__(self) -> None:
         self.ahead_s = 0.0
-        # The leader's own steps that it has noticed and that are not in the log yet.
+        # The leader's own steps that it has noticed and that are not in the log yet, in
+        # sum; and whether it is about to write what there are.
         self.unsaid_s = 0.0
+        self.saying = False
         # The latest decision's time.
         self.last = float("-inf")
         # The present, where somebody leads; infinite where the log alone is read.
@@ -59,11 +61,17 @@ class LogTime:
         """A decision of the leader in force is in the log."""
         self.last = max(self.last, self.until(at))
 
-    def stepped(self, step_s: float) -> None:
-        """The wall clock was put forward (or back, below 0)."""
+    def stepped(self, step_s: float, at: str) -> float:
+        """The wall clock was put forward (or back, below 0); return when that was said.
+
+        What was stamped by the later clock before this was in the log was stamped ahead.
+        """
         self.ahead_s += step_s
-        if self.unsaid_s:
+        if self.saying:
             self.unsaid_s = round(self.unsaid_s - step_s, 6)
+        said = self.until(at)
+        self.last = min(self.last, said)
+        return said
 
     def text(self, when: float) -> str:
         """Write a log time for people, as the wall clock stands."""

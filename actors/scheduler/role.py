@@ -93,6 +93,8 @@ class SchedulerRole:
         self._watch = ClockWatch(clock(), monotonic())
         # Log time less the monotonic clock, while this one leads.
         self._origin = 0.0
+        # When this one last led, by the monotonic clock.
+        self._led_at = float("-inf")
         self._loop = asyncio.get_running_loop()
         self.scheduler = Scheduler(
             name, ids, ticks=lambda: time.perf_counter_ns() / 1_000
@@ -179,6 +181,8 @@ class SchedulerRole:
     async def _lead_when_held(self) -> None:
         while True:
             self.lease.changed.clear()
+            if self.scheduler.leading:
+                self._led_at = self._monotonic()
             if self.lease.held and not self.scheduler.leading:
                 await self._be_elected()
             elif not self.lease.held and self.scheduler.leading:
@@ -197,10 +201,13 @@ class SchedulerRole:
         wall = self._clock()
         watch = ClockWatch(wall, self._monotonic())
         now = wall - state.time.ahead_s
-        leaderless_s = max(0.0, now - (now if noted is None else noted))
-        longest_s = self._monotonic() - self.lease.other_at + self.lease.ttl + NOTICED_S
-        # Never longer without a leader than since one was last met: what is more, this
-        # clock is ahead of that leader's.
+        # Who led may have decided, and not come to note it.
+        led = now if noted is None else max(noted, state.time.last)
+        leaderless_s = max(0.0, now - led)
+        met_at = max(self.lease.other_at, self._led_at)
+        longest_s = self._monotonic() - met_at + self.lease.ttl + NOTICED_S
+        # Never longer without a leader than since one was last met, or was this one: what
+        # is more, this clock is ahead of that leader's.
         put_forward = leaderless_s > longest_s
         leaderless_s = round(min(leaderless_s, longest_s), 3)
         # Taken together: an election that comes in between must be a conflict.
@@ -232,9 +239,10 @@ class SchedulerRole:
         if now < reached - NOTICED_S:
             step = now - reached
         elif put_forward and noted is not None:
-            step = max(0.0, now - noted - leaderless_s)
+            step = max(0.0, now - led - leaderless_s)
         step += watch.stepped(self._clock(), self._monotonic())
-        if step and not await self._say_stepped(epoch, step):
+        wall = watch.apart + self._monotonic()
+        if step and not await self._say_stepped(epoch, step, wall):
             return
         if self.lease.held and state.epochs.current == epoch:
             _log.info("leading", name=self._name, epoch=epoch)
@@ -243,18 +251,21 @@ class SchedulerRole:
             self._origin = watch.apart - state.time.ahead_s
             scheduler.lead(epoch, self._origin + self._monotonic())
             self._turn_soon()
+            self._in_background(self._note())
 
     async def _note_that_we_lead(self) -> None:
         while True:
             await asyncio.sleep(LED_EVERY_S)
             self._look_at_clock()
-            if self.scheduler.leading and self.lease.held and self._bus.connected:
-                try:
-                    await self._leases.note(
-                        LED_KEY, rfc3339(self._now()), timeout=LED_EVERY_S
-                    )
-                except LogError as error:
-                    _log.warning("leadership not noted", reason=str(error))
+            await self._note()
+
+    async def _note(self) -> None:
+        if not self._decides:
+            return
+        try:
+            await self._leases.note(LED_KEY, rfc3339(self._now()), timeout=LED_EVERY_S)
+        except LogError as error:
+            _log.warning("leadership not noted", reason=str(error))
 
     async def _noted(self) -> float | None:
         """Return when (log time) a leader last noted that it led, None if not known."""
@@ -287,24 +298,31 @@ class SchedulerRole:
         if not step or lead is None:
             return
         _log.warning("the clock was put forward or back", step_s=round(step, 3))
-        saying = time.unsaid_s != 0.0
         time.unsaid_s = round(time.unsaid_s + step, 6)
-        if not saying:
+        if not time.saying:
+            time.saying = True
             self._in_background(self._say_steps(lead))
 
     async def _say_steps(self, lead: Leadership) -> None:
         """Say what steps there are, until all are in the log or another leads."""
         time = self.scheduler.state.time
-        while self.scheduler.leadership is lead and time.unsaid_s:
-            if not await self._say_stepped(lead.epoch, time.unsaid_s):
+        while self.scheduler.leadership is lead:
+            if not time.unsaid_s:
+                time.saying = False
+                return
+            wall = self._watch.apart + self._monotonic()
+            if not await self._say_stepped(lead.epoch, time.unsaid_s, wall):
                 await asyncio.sleep(RESEND_FIRST_S)
 
-    async def _say_stepped(self, epoch: int, step_s: float) -> bool:
-        """Write one step into the log and fold it; whether it is there."""
+    async def _say_stepped(self, epoch: int, step_s: float, wall: float) -> bool:
+        """Write one step into the log and fold it; whether it is there.
+
+        `wall` is the wall clock after this step and before any that is not noticed yet.
+        """
         state = self.scheduler.state
         event = c.ClockStepped(
             id=self._ids(),
-            at=rfc3339(self._clock()),
+            at=rfc3339(wall),
             by=self._name,
             epoch=epoch,
             role="scheduler",

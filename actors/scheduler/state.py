@@ -229,7 +229,7 @@ class SchedulerState:
         return since + wait + lost
 
     def not_after(self, now: float) -> None:
-        """What was stamped in a future that the clock has left began now at the latest."""
+        """What was stamped in a future that the clock has left began now at latest."""
         for live in self.tasks.values():
             if live.since > now:
                 live.since = now
@@ -606,11 +606,12 @@ class SchedulerState:
         """The leader's wall clock was put forward or back: durations go on evenly."""
         if event.epoch != self.epochs.current:
             return "void"
-        self.time.stepped(event.step_s)
+        now = self.time.stepped(event.step_s, event.at)
+        # An election before it was stamped by a clock that was ahead already.
+        self.gaps = [(a - max(0.0, b - now), min(b, now)) for a, b in self.gaps]
         for watch in self.tiers.values():
             if watch.known_end and event.step_s > 0:
-                # An instant that somebody named is nearer now: the machine slept. A
-                # clock that was put back was wrong before, and says nothing of it.
+                # Instants that were named are nearer now; a clock put back was wrong.
                 watch.limited_until -= event.step_s
                 self.fleet.limit(PLACE_KIND[watch.tier], watch.limited_until)
         self.alerts_moved = True

@@ -169,7 +169,6 @@ class Judge:
             self.able |= {(event.host, e.endpoint): e for e in event.endpoints}
         elif isinstance(event, c.EndpointUp | c.EndpointChanged):
             self.able[event.host, event.state.endpoint] = event.state
-        elif isinstance(event, c.EndpointUp | c.EndpointChanged):
             known = self.endpoints.setdefault(event.host, {})
             known[event.state.endpoint] = event.state.slots
         elif isinstance(event, c.EndpointAdded):
@@ -559,7 +558,9 @@ class Judge:
     def decided(self, scheduler: Scheduler, decision: Decision, now: float) -> None:
         """A leader has decided something: does it follow from what it knows?"""
         event = decision.event
-        if isinstance(event, c.HostLost):
+        # Who slept through another's election decides what will be void.
+        in_force = getattr(event, "epoch", 0) == self.epochs.current
+        if isinstance(event, c.HostLost) and in_force:
             heard = self._heard.get((id(scheduler), event.host), float("-inf"))
             if now - heard < scheduler.state.policy.host_lease_s - 0.01:
                 self.complain(
@@ -568,7 +569,8 @@ class Judge:
                 )
         if not isinstance(event, c.TaskEvent):
             return
-        self._in_time(scheduler, event, now)
+        if in_force:
+            self._in_time(scheduler, event, now)
         live = scheduler.state.tasks[event.task_id]
         # A decision that does not get through is made again: the patience starts over.
         self._unaccepted.pop((id(scheduler), event.task_id), None)

@@ -4,7 +4,9 @@ One event loop runs everything. Its clock jumps to the next timer whenever nothi
 ready, so a minute takes milliseconds and a seed takes the same steps every time. Each
 callback belongs to a process, found in its context: a frozen process's callbacks wait, a
 killed one's timers never fire, and a process can be made to die just before its n-th
-callback, which is between any two awaits.
+callback, which is between any two awaits. A process whose machine sleeps has a monotonic
+clock that stands still meanwhile, as a suspended machine's does: its own timers come so
+much later, and what others sent it comes when it wakes.
 """
 
 from __future__ import annotations
@@ -37,7 +39,11 @@ class Process:
         self.name = name
         self.skew = skew
         self.alive = True
-        self.frozen = False
+        # Since when it sleeps, and for how long it has slept altogether.
+        self.asleep_s = 0.0
+        self._asleep_since: float | None = None
+        self._sleeping: list[_Timer] = []
+        self._stopped = False
         self.fault: BaseException | None = None
         self.steps = 0
         self.dies_at = 0
@@ -59,14 +65,45 @@ class Process:
         """Call something inside this process, in the next round of the loop."""
         self.loop.call_soon(callback, *args, context=self.context)
 
+    @property
+    def frozen(self) -> bool:
+        """Whether it does nothing just now."""
+        return self._stopped or self._asleep_since is not None
+
     def freeze(self) -> None:
         """SIGSTOP."""
-        self.frozen = True
+        self._stopped = True
 
     def thaw(self) -> None:
         """SIGCONT: everything that came meanwhile happens now, in order."""
-        if self.frozen:
-            self.frozen = False
+        self._stopped = False
+        self._go_on()
+
+    def suspend(self) -> None:
+        """Its machine sleeps: nothing happens, and its monotonic clock stands still."""
+        if self.alive and self._asleep_since is None:
+            self._asleep_since = self.loop.elapsed()
+            self._sleeping = self.loop.timers_of(self)
+
+    def resume(self, *, clock_moved: bool) -> float:
+        """Its machine wakes; return for how long the wall clock stood still too.
+
+        A suspended machine's wall clock has moved, a paused virtual machine's has not.
+        """
+        if self._asleep_since is None:
+            return 0.0
+        slept = self.loop.elapsed() - self._asleep_since
+        self._asleep_since = None
+        self.asleep_s += slept
+        sleeping, self._sleeping = self._sleeping, []
+        self.loop.set_again(sleeping, slept)
+        lost = 0.0 if clock_moved else slept
+        self.skew -= lost
+        self._go_on()
+        return lost
+
+    def _go_on(self) -> None:
+        if not self.frozen:
             held, self.held = self.held, []
             self.loop.again(held)
 
@@ -79,7 +116,9 @@ class Process:
         if not self.alive:
             return
         self.alive = False
-        self.frozen = False
+        self._stopped, self._asleep_since = False, None
+        # Its timers lapse, those that slept too.
+        self._sleeping = []
         tasks, self.tasks = self.tasks, []
         for task in tasks:
             task.cancel()
@@ -87,6 +126,18 @@ class Process:
         held, self.held = self.held, []
         self.loop.again(held)
         self.on_death()
+
+
+class _Timer(asyncio.TimerHandle):
+    """A timer; `own` where the process that it belongs to has set it itself."""
+
+    __slots__ = ("own",)
+    own: Process | None
+
+    def when(self) -> float:
+        """Return when it is due, as whoever asks counts time."""
+        here = PROCESS.get()
+        return self._when - (here.asleep_s if here is not None else 0.0)
 
 
 class SimLoop(asyncio.BaseEventLoop):
@@ -102,7 +153,46 @@ class SimLoop(asyncio.BaseEventLoop):
         self.set_exception_handler(self._on_fault)
 
     def time(self) -> float:
+        """Return the monotonic clock of the process that asks."""
+        here = PROCESS.get()
+        return self._now if here is None else self._now - here.asleep_s
+
+    def elapsed(self) -> float:
+        """Return the seconds since the world began, whoever sleeps."""
         return self._now
+
+    def call_at(
+        self,
+        when: float,
+        callback: Callable[..., object],
+        *args: Any,
+        context: contextvars.Context | None = None,
+    ) -> asyncio.TimerHandle:
+        here = PROCESS.get()
+        if here is not None:
+            when += here.asleep_s
+        timer = _Timer(when, callback, args, self, context)
+        timer.own = here if timer._context.get(PROCESS) is here else None
+        heapq.heappush(self._scheduled, timer)  # type: ignore[attr-defined]
+        timer._scheduled = True
+        return timer
+
+    def timers_of(self, process: Process) -> list[_Timer]:
+        """Take out what a process has set for itself."""
+        taken = [each for each in self._scheduled if each.own is process]  # type: ignore[attr-defined]
+        self._scheduled = [  # type: ignore[attr-defined]
+            each
+            for each in self._scheduled  # type: ignore[attr-defined]
+            if each.own is not process
+        ]
+        heapq.heapify(self._scheduled)  # type: ignore[attr-defined]
+        return taken
+
+    def set_again(self, timers: list[_Timer], later_s: float) -> None:
+        """Put timers back that had been taken out, so much later."""
+        for timer in timers:
+            timer._when += later_s  # type: ignore[attr-defined]
+            heapq.heappush(self._scheduled, timer)  # type: ignore[attr-defined]
 
     def wall(self) -> float:
         """Read the true wall clock, epoch seconds."""

@@ -493,7 +493,7 @@ class Watched(Sidecar):
         super()._record(event)
         if isinstance(event, ENDS) and event.route in self.state.runs:
             process = _own_process()
-            process.ended[event.route] = (process.loop.time(), event.id)
+            process.ended[event.route] = (process.loop.elapsed(), event.id)
 
     def handle(self, command: Any, message: Any = None) -> None:
         super().handle(command, message)

@@ -62,7 +62,7 @@ class Server:
         self.by_subject: dict[str, list[int]] = {}
         self.subscriptions: list[Subscription] = []
         self.followers: list[SimFollower] = []
-        self.leases = MemoryLeases(loop.time)
+        self.leases = MemoryLeases(loop.elapsed)
         self.given_up: set[str] = set()
         self.on_stored: Callable[[Recorded, str], None] = lambda _recorded, _by: None
         self.on_mail: Callable[[Link, SimMessage], None] = lambda _link, _message: None
@@ -256,6 +256,11 @@ class Link:
         self._answers = 0.0
         self._cuts = 0
         self._era = 0
+
+    @property
+    def pending(self) -> int:
+        """How many writes are on their way, for all their writer knows."""
+        return len(self._pending)
 
     # -- chance
 

@@ -127,6 +127,28 @@ def clock_steps(chance: Random, hosts: int) -> list[Step]:
     return drawing.steps
 
 
+def sleeps(chance: Random, hosts: int) -> list[Step]:
+    """Draw whose machine is suspended when, and for how long; in most seeds nobody's.
+
+    Its monotonic clock stands still meanwhile. Its wall clock has moved on when it wakes,
+    but for a virtual machine that was paused.
+    """
+    if chance.random() < 0.7:
+        return []
+    names = ["s1", "s2", "all", *(f"h{n + 1}" for n in range(hosts))]
+    drawing = _Drawing(chance)
+    only = chance.choice(("any", "s1", "hosts"))
+    if only != "any":
+        names = [name for name in names if name[0] == only[0]]
+    for _ in range(chance.choice((1, 2, 3, 5))):
+        at, whom = chance.uniform(1.5, CALM_AT - 2), chance.choice(names)
+        lasts = chance.choice((chance.uniform(0.3, 4), chance.uniform(4, 15)))
+        drawing.add(at, "suspend", whom)
+        moved = chance.random() < 0.7
+        drawing.add(min(at + lasts, CALM_AT - 0.5), "resume", whom, clock_moved=moved)
+    return drawing.steps
+
+
 def _work(drawing: _Drawing, hosts: list[str]) -> None:
     chance = drawing.chance
     count = chance.choice((3, 6, 10, 14))

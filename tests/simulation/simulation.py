@@ -35,7 +35,7 @@ from tests.simulation.machine import (
     simulated_edges,
 )
 from tests.simulation.network import Link, Server, Weather
-from tests.simulation.plan import CALM_AT, POLICY, Step, clock_steps, draw
+from tests.simulation.plan import CALM_AT, POLICY, Step, clock_steps, draw, sleeps
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -92,7 +92,7 @@ class WatchedRole(SchedulerRole):
 
     def _append(self, decision: Decision) -> None:
         if self.process.alive:
-            self.judge.decided(self.scheduler, decision, self._loop.time())
+            self.judge.decided(self.scheduler, decision, self.process.loop.elapsed())
             if not self.scheduler.state.time.unsaid_s:
                 self.judge.stamped(self.scheduler, decision, self._clock())
         super()._append(decision)
@@ -100,7 +100,9 @@ class WatchedRole(SchedulerRole):
     def _on_beat(self, message: Any) -> None:
         super()._on_beat(message)
         if self.process.alive:
-            self.judge.beaten(self.scheduler, message.subject, self._loop.time())
+            self.judge.beaten(
+                self.scheduler, message.subject, self.process.loop.elapsed()
+            )
 
     def _take_turn(self) -> None:
         super()._take_turn()
@@ -149,7 +151,9 @@ class Simulation:
             for name in ("s1", "s2", *self.machines)
         }
         # Drawn apart, so that a seed's other accidents are the same with and without.
-        self.clock_steps = clock_steps(random.Random(f"clocks {seed}"), self.plan.hosts)
+        hosts = self.plan.hosts
+        self.clock_steps = clock_steps(random.Random(f"clocks {seed}"), hosts)
+        self.sleeps = sleeps(random.Random(f"sleeps {seed}"), hosts)
         self.task_ids: dict[int, str] = {}
         self.asking = 0
         self._quiet_since: float | None = None
@@ -158,7 +162,7 @@ class Simulation:
     # -- what is noted -----------------------------------------------------------------
 
     def say(self, kind: str, said: str) -> None:
-        self.history.append(Line(round(self.loop.time(), 4), kind, said))
+        self.history.append(Line(round(self.loop.elapsed(), 4), kind, said))
 
     def _stored(self, recorded: Recorded, by: str) -> None:
         event = recorded.event
@@ -167,7 +171,7 @@ class Simulation:
             f"{recorded.seq:>4} {by:<4} {recorded.subject[12:]:<34} "
             f"{c.name(event)} {_brief(event)}",
         )
-        self.judge.stored(recorded, self.loop.time())
+        self.judge.stored(recorded, self.loop.elapsed())
 
     def _mailed(self, link: Link, message: Any) -> None:
         if message.subject.startswith("agentcom.mbx."):
@@ -233,7 +237,7 @@ class Simulation:
     def _died(self, process: Process, link: Link) -> None:
         self.say("end", f"{process.name} is gone")
         if isinstance(process, SidecarProcess):
-            self.judge.died(process, self.loop.time())
+            self.judge.died(process, self.loop.elapsed())
         if self.processes.get(process.name) is process:
             del self.processes[process.name]
             del self.links[process.name]
@@ -344,6 +348,12 @@ class Simulation:
             case "thaw":
                 if process is not None:
                     process.thaw()
+            case "suspend":
+                for one in self._asleep_together(step.whom):
+                    one.suspend()
+            case "resume":
+                for one in self._asleep_together(step.whom):
+                    self._resume(one, clock_moved=fields["clock_moved"])
             case "cut":
                 if link is not None:
                     link.cut(fields["notice"])
@@ -387,6 +397,14 @@ class Simulation:
         if whom in self.processes:
             self.processes[whom].skew += by
 
+    def _asleep_together(self, whom: str) -> list[Process]:
+        """Find who sleeps when one's machine does; `all` but the server and the client."""
+        names = ("s1", "s2", *self.machines) if whom == "all" else (whom,)
+        return [self.processes[name] for name in names if name in self.processes]
+
+    def _resume(self, process: Process, *, clock_moved: bool) -> None:
+        self.skews[process.name] -= process.resume(clock_moved=clock_moved)
+
     def _toggle(self, name: str, fields: dict[str, Any]) -> None:
         machine = self.machines[name]
         names = sorted(machine.endpoints)
@@ -400,6 +418,8 @@ class Simulation:
         for process in list(self.processes.values()):
             process.dies_at = 0
             process.thaw()
+            if process.name in self.skews:
+                self._resume(process, clock_moved=True)
         for link in self.links.values():
             link.slowness = 1.0
             link.heal(0.1)
@@ -431,7 +451,7 @@ class Simulation:
     def _over(self) -> bool:
         if self.judge.broken is not None:
             return True
-        now = self.loop.time()
+        now = self.loop.elapsed()
         if now < CALM_AT or self.loop.steps < self._settled_at_step:
             return False
         self._settled_at_step = self.loop.steps + 32
@@ -452,6 +472,8 @@ class Simulation:
         if sum(r.scheduler.leading for r in roles) != 1:
             return False
         if any(r.scheduler.state.tasks for r in roles):
+            return False
+        if any(link.pending for link in self.links.values()):
             return False
         for machine in self.machines.values():
             process = self.processes.get(machine.name)
@@ -520,7 +542,7 @@ class Simulation:
         with _quiet_logs(self), simulated_edges():
             client = Process(self.loop, "client")
             self._enter(client)
-            for step in (*self.plan.steps, *self.clock_steps):
+            for step in (*self.plan.steps, *self.clock_steps, *self.sleeps):
                 self.loop.call_at(step.at, self.do, step)
             try:
                 self.loop.run(until=CALM_AT + SETTLES_WITHIN, done=self._over)
@@ -539,7 +561,7 @@ class Simulation:
             except Stuck:
                 self.judge.complain("the world goes on", self._why_not_at_rest())
             finally:
-                seconds = self.loop.time()
+                seconds = self.loop.elapsed()
                 said = list(self.history)
                 for process in list(self.processes.values()):
                     process.kill()

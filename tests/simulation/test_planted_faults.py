@@ -21,6 +21,7 @@ from actors.scheduler import (
     expiry,
     fleet,
     hosts,
+    lease,
     mailing,
     places,
     queue,
@@ -36,6 +37,7 @@ from actors.scheduler.state import SchedulerState
 from events import catalogue as c
 from sidecar import outbox, pipeline, verification
 from sidecar.host import Sidecar
+from tests.simulation.loop import PROCESS
 from tests.simulation.simulation import play
 
 if TYPE_CHECKING:
@@ -354,11 +356,33 @@ def durations_by_the_wall_clock(patch: Patch) -> None:
 def step_not_said(patch: Patch) -> None:
     """A leader notices that its clock was put forward or back, and says nothing."""
 
-    async def silent(self: Any, epoch: int, step_s: float) -> bool:
+    async def silent(self: Any, epoch: int, step_s: float, wall: float) -> bool:
         self.scheduler.state.time.unsaid_s = 0.0
         return True
 
     patch.setattr(roles.SchedulerRole, "_say_stepped", silent)
+
+
+def longer_without_a_leader_than_since_one_was_met(patch: Patch) -> None:
+    """Who is elected believes the wall clock about how long nobody led."""
+    begin = lease.Lease.__init__
+
+    def forgetful(self: Any, *parts: Any, **named: Any) -> None:
+        begin(self, *parts, **named)
+        self.ttl = 10 * 86_400.0
+
+    patch.setattr(lease.Lease, "__init__", forgetful)
+
+
+def leader_elected_by_the_wall_clock(patch: Patch) -> None:
+    """The first moment of a leadership is read off the wall clock, the next ones not."""
+    lead = Scheduler.lead
+
+    def by_the_wall(self: Any, epoch: int, now: float) -> None:
+        role = PROCESS.get().role  # type: ignore[union-attr]
+        lead(self, epoch, role._clock() - self.state.time.ahead_s)
+
+    patch.setattr(Scheduler, "lead", by_the_wall)
 
 
 def repository_ignored(patch: Patch) -> None:
@@ -505,6 +529,8 @@ PLANTED: list[Callable[[Patch], None]] = [
     restarted_run_forgotten,
     durations_by_the_wall_clock,
     step_not_said,
+    longer_without_a_leader_than_since_one_was_met,
+    leader_elected_by_the_wall_clock,
     verification_skips_a_step,
     failing_step_passes,
     round_without_cost,

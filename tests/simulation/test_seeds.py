@@ -47,16 +47,19 @@ def test_a_seed_gives_the_same_history_again_in_another_process():
 
 def test_the_seeds_try_every_kind_of_fault_and_every_kind_of_end():
     tried: set[str] = set()
+    slept: set[str] = set()
     verdicts: dict[str, int] = {}
     said: set[str] = set()
-    for seed in range(60):
+    for seed in range(100):
         world = Simulation(seed)
         tried.update(world.plan.faults)
+        slept.update(step.whom for step in world.sleeps)
         outcome = world.run()
         for verdict, n in outcome.seen.items():
             verdicts[verdict] = verdicts.get(verdict, 0) + n
         said.update(r.event.__class__.__name__ for r in world.server.entries)
     assert tried == set(FAULTS)
+    assert slept >= {"s1", "s2", "all", "h1", "h2"}
     assert verdicts.keys() == {"applied", "repeat", "void"}
     assert said >= {
         "TaskRouted", "TaskRequeued", "TaskRejected", "TaskReturned", "TaskStopped",
@@ -119,6 +122,39 @@ def test_a_frozen_process_does_everything_later_and_a_killed_one_nothing():
     loop.run(until=6.0, done=lambda: len(said) == 3)
     assert said == [("free", 1.0), ("frozen", 5.0), ("end", 6.0)]
     loop.drain()
+    loop.close()
+
+
+@pytest.mark.parametrize("clock_moved", [True, False])
+def test_a_suspended_process_has_its_own_timers_later_and_its_mail_when_it_wakes(
+    clock_moved,
+):
+    loop = SimLoop()
+    said: list[tuple[str, float, float, float]] = []
+    process = Process(loop, "p")
+
+    def say(what: str) -> None:
+        wall = process.clock() - 1_700_000_000
+        said.append((what, loop.elapsed(), loop.time(), wall))
+
+    async def work() -> None:
+        await asyncio.sleep(3)
+        say("timer")
+        async with asyncio.timeout(1):
+            await asyncio.sleep(0.5)
+        say("end")
+
+    process.spawn(work())
+    loop.call_at(2, say, "mail", context=process.context)
+    loop.call_at(1, process.suspend)
+    loop.call_at(11, lambda: process.resume(clock_moved=clock_moved))
+    loop.run(until=20, done=lambda: len(said) == 3)
+    wall = 0 if clock_moved else -10
+    assert said == [
+        ("mail", 11, 1, 11 + wall),
+        ("timer", 13, 3, 13 + wall),
+        ("end", 13.5, 3.5, 13.5 + wall),
+    ]
     loop.close()
 
 

@@ -7,6 +7,8 @@ import itertools
 
 import pytest
 
+from actors.scheduler import role as roles
+from actors.scheduler.decide import Scheduler
 from actors.scheduler.logtime import ClockWatch, LogTime
 from actors.scheduler.role import LED_KEY, SchedulerRole
 from events import catalogue as c
@@ -73,6 +75,13 @@ def test_a_stamp_from_far_before_the_log_is_not_believed():
     assert time.of(rfc3339(START - DAY)) == START
     time.now = START + 10
     assert time.of(rfc3339(START + DAY)) == START + 10
+
+
+def test_a_stamp_ahead_of_the_step_that_explains_it_is_forgotten_with_that_step():
+    time = LogTime()
+    time.decided(rfc3339(START + DAY))
+    assert time.stepped(DAY, rfc3339(START + DAY + 1)) == START + 1
+    assert time.of(rfc3339(START + DAY + 2)) == START + 2
 
 
 def test_a_watch_says_each_step_once_and_no_drift():
@@ -184,5 +193,101 @@ async def test_a_clock_put_elsewhere_in_the_moment_of_an_election_loses_nobody(b
     assert host.live
     assert abs(role._now() - host.last_beat) < 10
     assert not await log.read(subjects.fleet("h1"))
+    stop.set()
+    await running
+
+
+def test_time_without_a_leader_lies_where_it_was_though_its_end_was_stamped_ahead():
+    w = World()
+    w.shell("t1", ttl_s=60)
+    w.wait(10)
+    at = rfc3339(w.now + DAY)
+    elected = {**w.head(), "at": at, "epoch": 2, "name": "s1", "leaderless_s": 5.0}
+    w.store(subjects.SCHEDULER, c.SchedulerElected(**elected))
+    step = {**w.head(), "at": at, "epoch": 2, "role": "scheduler", "name": "s1"}
+    w.store(subjects.SCHEDULER, c.ClockStepped(**step, step_s=DAY))
+    standby = Scheduler("s2", iter("abc").__next__)
+    for recorded in w.log:
+        standby.fold(recorded)
+    state = standby.state
+    assert state.gaps == [pytest.approx((w.now - 5, w.now))]
+    assert state.after(w.now - 10, 60) == pytest.approx(w.now + 55)
+
+
+async def test_nobody_was_without_a_leader_for_longer_than_since_they_led_themselves():
+    clocks, log = Clocks(), MemoryLog()
+    leases = MemoryLeases(clocks.monotonic)
+    role, stop, running = await elected(clocks, log, leases)
+    async with asyncio.timeout(10):
+        while await leases.holder(LED_KEY, timeout=1) is None:
+            await asyncio.sleep(0.01)
+        del leases._keys["scheduler"]
+        while role.scheduler.leading:
+            await asyncio.sleep(0.01)
+        clocks.ahead += DAY
+        while not role.scheduler.leading:
+            await asyncio.sleep(0.01)
+    found = await log.read(subjects.SCHEDULER)
+    _, second = [r.event for r in found if type(r.event) is c.SchedulerElected]
+    assert second.leaderless_s < 60
+    assert [round(step / 10) for step in await steps_in(log, 1)] == [DAY / 10]
+    stop.set()
+    await running
+
+
+async def test_who_leads_notes_it_at_once(monkeypatch):
+    monkeypatch.setattr(roles, "LED_EVERY_S", 3_600.0)
+    clocks = Clocks()
+    leases = MemoryLeases(clocks.monotonic)
+    _, stop, running = await elected(clocks, MemoryLog(), leases)
+    async with asyncio.timeout(10):
+        while await leases.holder(LED_KEY, timeout=1) is None:
+            await asyncio.sleep(0.01)
+    stop.set()
+    await running
+
+
+async def test_who_decided_has_led_whether_it_is_noted_or_not():
+    clocks, log = Clocks(), MemoryLog()
+    leases = MemoryLeases(clocks.monotonic)
+    role, stop, running = await elected(clocks, log, leases)
+    role.scheduler.state.time.last = role._now()
+    await leases.note(LED_KEY, rfc3339(clocks.wall() - DAY), timeout=1)
+    del leases._keys["scheduler"]
+    async with asyncio.timeout(10):
+        while len(await log.read(subjects.SCHEDULER)) < 2:
+            await asyncio.sleep(0.01)
+    found = await log.read(subjects.SCHEDULER)
+    assert [type(r.event) for r in found] == [c.SchedulerElected] * 2
+    assert found[1].event.leaderless_s < 60
+    stop.set()
+    await running
+
+
+async def test_a_step_that_is_undone_while_it_is_being_said_is_said_to_be_undone():
+    clocks = Clocks()
+
+    class Slow(MemoryLog):
+        """The first step is in the log once the clock stands where it stood."""
+
+        def append(self, subject, event, *, expect=None):
+            if type(event) is not c.ClockStepped or undone.is_set():
+                return super().append(subject, event, expect=expect)
+
+            async def later() -> int:
+                await undone.wait()
+                return await super(Slow, self).append(subject, event, expect=expect)
+
+            return asyncio.ensure_future(later())
+
+    undone, log = asyncio.Event(), Slow()
+    role, stop, running = await elected(clocks, log, MemoryLeases(clocks.monotonic))
+    for by in (-30.0, 30.0):
+        clocks.ahead += by
+        role._look_at_clock()
+        await asyncio.sleep(0.05)
+    undone.set()
+    assert [round(step) for step in await steps_in(log, 2)] == [-30, 30]
+    assert abs(role._stamping() - clocks.wall()) < 1
     stop.set()
     await running
