@@ -62,6 +62,11 @@ COMMANDS: Final[dict[str, tuple[str, str, str]]] = {
         "stats",
         "Count tasks, decisions, fallbacks; durations.",
     ),
+    "attention": (
+        "cli.commands.attention",
+        "attention",
+        "Say what wants a person.",
+    ),
     "alerts": ("cli.commands.figures", "alerts", "List alerts."),
     "dead": ("cli.commands.figures", "dead", "List dead letters."),
     "why-waiting": (

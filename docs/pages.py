@@ -272,6 +272,7 @@ ANSWERED: Final[tuple[type[msgspec.Struct], ...]] = (
     answers.QueueAnswer,
     answers.HostsAnswer,
     answers.StatsAnswer,
+    answers.AttentionAnswer,
     answers.CostsAnswer,
     answers.WhatIfAnswer,
     SavingsAnswer,

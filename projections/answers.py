@@ -8,11 +8,12 @@ ones are added, none is renamed or removed.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from msgspec import Struct, field
 
 from events import catalogue as c
+from events.filters import TaskFilter
 from projections.fleet import AlertView, EndpointView, SharedView, TierView
 from projections.queue import Oldest
 from projections.record import Void
@@ -179,6 +180,49 @@ class TasksAnswer(Struct, kw_only=True):
     total: int
     tasks: list[TaskRow]
     states: dict[str, int]
+
+
+Severity = Literal["error", "warning", "info"]
+"""How bad something is that wants a person."""
+
+
+class AttentionRow(Struct, kw_only=True):
+    """Something that wants a person: one cause, however many tasks it holds up.
+
+    `key` stays the same while the cause does. `kind` is `host_lost`, `host_alert`,
+    `endpoint_down`, `model_retired`, `tier_down`, `tier_limited`, `tier_absent`, `stuck`
+    (nobody can run what waits), `long_wait`, `failures` or `dead`. `filter` lists the
+    tasks, None where it is about none; `count` is how many. `since` is when it began, or
+    the first of them ended or was submitted, `last` the last; `until` the end of a limit.
+    `action` is the one thing to do: `retry` or `cancel` those of the filter, `acknowledge`
+    or `clear_limit` of the `tier`, `open_host` of the `host`, or "" for none; `label` is
+    what its button says.
+    """
+
+    key: str
+    kind: str
+    severity: Severity
+    sentence: str
+    since: str
+    last: str = ""
+    until: str = ""
+    count: int = 0
+    filter: TaskFilter | None = None
+    host: str = ""
+    tier: str = ""
+    action: Literal[
+        "", "retry", "cancel", "acknowledge", "clear_limit", "open_host"
+    ] = ""
+    label: str = ""
+
+
+class AttentionAnswer(Struct, kw_only=True):
+    """`attention`: the worst first; `errors` and `warnings` count the rows."""
+
+    seq: int
+    errors: int
+    warnings: int
+    rows: list[AttentionRow]
 
 
 class MeantAnswer(Struct, kw_only=True):

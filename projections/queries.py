@@ -18,7 +18,7 @@ from events import subjects
 from events.codec import Reader, encode
 from events.commands import Refusal, refusal_of, refuse
 from events.errors import AgentComError, Malformed
-from projections import answers, mapping, search, tables, tiers, waiting
+from projections import answers, attention, mapping, search, tables, tiers, waiting
 from projections import questions as q
 from projections.endings import Endings
 from projections.fleet import Beats
@@ -65,6 +65,7 @@ class WhatIf(Protocol):
 Answer = (
     answers.TasksAnswer
     | answers.MeantAnswer
+    | answers.AttentionAnswer
     | answers.TaskAnswer
     | answers.EndedAnswer
     | answers.QueueAnswer
@@ -116,6 +117,7 @@ class Queries:
             str, tuple[Reader[Any], Callable[[Any], Awaitable[Answer]]]
         ] = {
             "tasks": (Reader(q.AskTasks), self.tasks),
+            "attention": (Reader(q.Question), self.attention),
             "meant": (Reader(q.AskMeant), self.meant),
             "task": (Reader(q.AskTask), self.task),
             "ended": (Reader(q.AskEnded), self.ended),
@@ -182,6 +184,10 @@ class Queries:
             tasks=[mapping.row(record) for record in records],
             states=states,
         )
+
+    async def attention(self, question: q.Question) -> Answer:
+        """Answer `attention`."""
+        return await attention.find(self._runner, self._now())
 
     async def meant(self, question: q.AskMeant) -> Answer:
         """Answer `meant`."""

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from projections.world import World
 
-SCHEMA: Final = 3
+SCHEMA: Final = 4
 """The shape of the tables; part of what makes a file's version."""
 
 TABLES: Final = """
@@ -105,7 +105,7 @@ def task_row(record: TaskRecord) -> tuple[Any, ...]:
         record.priority,
         _host_of(record),
         record.endpoint,
-        record.model or record.wanted_model,
+        _model_of(record),
         record.repo,
         record.fallback_used,
         record.attempts_begun,
@@ -127,9 +127,15 @@ def task_row(record: TaskRecord) -> tuple[Any, ...]:
 
 
 def _host_of(record: TaskRecord) -> str:
-    """Return the host that it is or was on, or that it waits for."""
-    waits = record.phase == "waiting" and record.assign_to
+    """Return the host that it is or was on; of one that waits, the one it waits for."""
+    waits = record.phase == "waiting"
     return record.assign_to if waits else record.host or record.assign_to
+
+
+def _model_of(record: TaskRecord) -> str:
+    """Return the model that it ran on; of one that waits, the one it waits for."""
+    waits = record.phase == "waiting"
+    return record.wanted_model if waits else record.model or record.wanted_model
 
 
 def _expected(record: TaskRecord) -> int:

@@ -282,12 +282,17 @@ def _lacking(fleet: FleetState, tier: str, model: str) -> str:
         if endpoint.up
         for name in (*endpoint.models, *endpoint.loaded)
     }
-    if _bare(model) in {_bare(name) for name in names}:
+    if any(same_model(model, name) for name in names):
         return ""
     some = sorted(names)[:MODELS_NAMED]
     more = f" and {len(names) - len(some)} more" if len(names) > len(some) else ""
     there = f"there are: {', '.join(some)}{more}" if some else "there is none at all"
     return f"Nobody has the model {model}; {there}."
+
+
+def same_model(one: str, other: str) -> bool:
+    """Whether two names are of one model: `:latest` may be left out, case counts not."""
+    return _bare(one) == _bare(other)
 
 
 def _bare(model: str) -> str:

@@ -66,6 +66,7 @@ QUERIES: Final = (
     QueryRoute("/api/v1/tasks/{task_id}", "task", q.AskTask, v.TaskAnswer),
     QueryRoute("/api/v1/tasks/{task_id}/output", "output", q.AskOutput, v.OutputAnswer),
     QueryRoute("/api/v1/tasks/{task_id}/why", "why", q.AskWhy, v.WhyAnswer),
+    QueryRoute("/api/v1/attention", "attention", q.Question, v.AttentionAnswer),
     QueryRoute("/api/v1/alerts", "alerts", q.AskThen, v.AlertsAnswer),
     QueryRoute("/api/v1/queue", "queue", q.AskQueue, v.QueueAnswer),
     QueryRoute("/api/v1/fleet", "hosts", q.AskThen, v.HostsAnswer),

@@ -6,6 +6,7 @@ say, so that it survives restarts and agrees with everything else that is shown.
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING, Final
 
 from prometheus_client import CollectorRegistry, generate_latest
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
     from prometheus_client.core import Metric
 
+    from projections.answers import AttentionRow
     from projections.runner import Runner
     from projections.stats import Histogram
     from projections.world import World
@@ -38,10 +40,14 @@ class Metrics:
         self._registry = CollectorRegistry(auto_describe=False)
         self._registry.register(self)
         self._lag = 0
+        self._rows: list[AttentionRow] = []
 
-    def text(self, lag: int) -> bytes:
-        """Encode all metrics; `lag` is how many events are not folded in yet."""
-        self._lag = lag
+    def text(self, lag: int, rows: list[AttentionRow]) -> bytes:
+        """Encode all metrics.
+
+        `lag` is how many events are not folded in yet, `rows` what wants a person.
+        """
+        self._lag, self._rows = lag, rows
         return generate_latest(self._registry)
 
     def collect(self) -> Iterator[Metric]:
@@ -62,6 +68,7 @@ class Metrics:
         yield from _money(world)
         yield from _events(world)
         yield from _fleet(world)
+        yield from _attention(self._rows)
         yield _histogram(
             "agentcom_task_wait_seconds",
             "From beginning to wait until started, by tier.",
@@ -143,6 +150,26 @@ def _fleet(world: World) -> Iterator[Metric]:
         "Alerts that have not been cleared.",
         value=len(world.fleet.active_alerts),
     )
+
+
+def _attention(rows: list[AttentionRow]) -> Iterator[Metric]:
+    causes = GaugeMetricFamily(
+        "agentcom_attention",
+        "What wants a person, by kind.",
+        labels=("kind", "severity"),
+    )
+    tasks = GaugeMetricFamily(
+        "agentcom_attention_tasks",
+        "Tasks that are held up by it.",
+        labels=("kind", "severity"),
+    )
+    for labels, n in sorted(Counter((r.kind, r.severity) for r in rows).items()):
+        causes.add_metric(labels, n)
+        tasks.add_metric(
+            labels, sum(r.count for r in rows if (r.kind, r.severity) == labels)
+        )
+    yield causes
+    yield tasks
 
 
 def _histogram(name: str, text: str, by_tier: dict[str, Histogram]) -> Metric:

@@ -24,6 +24,8 @@ from aiohttp.http_exceptions import HttpProcessingError
 
 from events.commands import Refusal, refuse
 from events.errors import AgentComError
+from projections.answers import AttentionAnswer
+from projections.questions import Question
 from web.access import (
     DEFAULT_PORT,
     HEADERS,
@@ -48,6 +50,7 @@ if TYPE_CHECKING:
 
     from events.bus import Bus
     from events.log import EventLog
+    from projections.answers import AttentionRow
     from projections.queries import OutputReader, Queries
     from projections.runner import Runner
     from web.api import SavingsReader
@@ -112,6 +115,7 @@ class Server:
         static: Path = STATIC,
     ) -> None:
         self._runner = runner
+        self._queries = queries
         self._bus = bus
         self._names = None if names is None else _LOOPBACK_NAMES | names
         self._base = base
@@ -126,6 +130,8 @@ class Server:
         self.door = Door(time.monotonic)
         self._site: web.AppRunner | None = None
         self._listener: asyncio.Server | None = None
+        # What wants a person, as metrics show it.
+        self._wanting: list[AttentionRow] = []
         # The projections' lag, when it was found, and whether somebody asks for it now.
         self._lag = (-1, float("-inf"))
         self._asking_lag = asyncio.Lock()
@@ -344,8 +350,11 @@ class Server:
                 except AgentComError:
                     lag = -1
                 self._lag = (lag, time.monotonic())
+                wanting = await self._queries.attention(Question())
+                if isinstance(wanting, AttentionAnswer):
+                    self._wanting = wanting.rows
         return web.Response(
-            body=self._metrics.text(self._lag[0]),
+            body=self._metrics.text(self._lag[0], self._wanting),
             headers={"Content-Type": CONTENT_TYPE},
         )
 

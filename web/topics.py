@@ -15,7 +15,14 @@ from events import catalogue as c
 from events import subjects
 from events.commands import Refusal, refuse
 from projections import answers, mapping, waiting
-from projections.questions import AskCosts, AskTask, AskTasks, AskThen, AskWhy
+from projections.questions import (
+    AskCosts,
+    AskTask,
+    AskTasks,
+    AskThen,
+    AskWhy,
+    Question,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -165,6 +172,13 @@ async def _overview(sources: Sources, params: Nothing) -> Sections | Refusal:
     }
 
 
+async def _attention(sources: Sources, params: Nothing) -> Sections | Refusal:
+    answer = await sources.queries.attention(Question())
+    if not isinstance(answer, answers.AttentionAnswer):
+        return answer if isinstance(answer, Refusal) else _unexpected()
+    return {"errors": answer.errors, "warnings": answer.warnings, "rows": answer.rows}
+
+
 async def _policy(sources: Sources) -> dict[str, Any]:
     """Return the policy in force."""
     seq = sources.runner.world.fleet.in_force.policy_seq
@@ -294,6 +308,7 @@ TOPICS: Final[dict[str, Topic]] = {
     for topic in (
         Topic("status", Nothing, _status, pause_s=0.2, tick_s=1.0),
         Topic("overview", Nothing, _overview, tick_s=20.0),
+        Topic("attention", Nothing, _attention, pause_s=1.0, tick_s=5.0),
         Topic("tails", Nothing, _tails, pause_s=0.2, tick_s=0.3),
         Topic("tasks", Window, _tasks, families=frozenset({"task", "run"})),
         Topic("task", OneTask, _task, families=frozenset({"task", "run"})),

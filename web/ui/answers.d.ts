@@ -56,6 +56,27 @@ export interface AttemptView {
   unpriced: boolean;
   checks: Array<CheckView>;
 }
+export interface AttentionAnswer {
+  seq: number;
+  errors: number;
+  warnings: number;
+  rows: Array<AttentionRow>;
+}
+export interface AttentionRow {
+  key: string;
+  kind: string;
+  severity: "error" | "info" | "warning";
+  sentence: string;
+  since: string;
+  last: string;
+  until: string;
+  count: number;
+  filter: TaskFilter | null;
+  host: string;
+  tier: string;
+  action: "" | "acknowledge" | "cancel" | "clear_limit" | "open_host" | "retry";
+  label: string;
+}
 export interface CalledFunction {
   name: string;
   arguments: string;
@@ -477,6 +498,23 @@ export interface TaskDetail {
   env: Record<string, string>;
   mode: "answer" | "work" | null;
   mode_reason: string;
+}
+export interface TaskFilter {
+  state?: Array<"accepted" | "cancelled" | "cancelling" | "completed" | "dead" | "expired" | "failed" | "returned" | "routed" | "running" | "waiting">;
+  tier?: "" | "complex" | "standard" | "trivial";
+  host?: string;
+  model?: string;
+  repo?: string;
+  priority?: "" | "high" | "low" | "normal" | "urgent";
+  submitter?: string;
+  label?: Array<string>;
+  need?: string;
+  text?: string;
+  error_code?: string;
+  error?: string;
+  since?: string;
+  until?: string;
+  fallback?: boolean | null;
 }
 export interface TaskRouted {
   id: string;

@@ -1,0 +1,95 @@
+"""`agentcom attention`: what wants a person, and the command that deals with it."""
+
+from __future__ import annotations
+
+import shlex
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+import msgspec
+
+from cli.client.connection import connected, run
+from cli.client.target import on_target
+from cli.commands.options import json_option
+from cli.render.terminal import (
+    EXIT_OK,
+    age,
+    cell,
+    console,
+    line_of,
+    table,
+    utc_now,
+)
+from events.codec import encode
+from projections.answers import AttentionAnswer
+
+if TYPE_CHECKING:
+    from events.filters import TaskFilter
+    from projections.answers import AttentionRow
+
+_STYLE: Final = {"error": "red", "warning": "yellow"}
+
+
+@click.command()
+@on_target
+@json_option
+def attention(*, as_json: bool) -> int:
+    """Say what wants a person: hosts lost, tiers down, tasks stuck, failed or dead.
+
+    One line a cause, the worst first, with the command that deals with it.
+    """
+    return run(_attention(as_json=as_json))
+
+
+async def _attention(*, as_json: bool) -> int:
+    async with connected() as client:
+        answer = await client.query("attention", {}, AttentionAnswer)
+    if as_json:
+        click.echo(encode(answer).decode())
+        return EXIT_OK
+    if not answer.rows:
+        click.echo("nothing wants you")
+        return EXIT_OK
+    now = utc_now()
+    rows = table(("", "what", "since"), right=("since",), elastic=("what",))
+    for row in answer.rows:
+        rows.add_row(
+            cell(row.severity, style=_STYLE.get(row.severity, "")),
+            cell(row.sentence),
+            age(row.since, now),
+        )
+        if command := command_of(row):
+            rows.add_row("", cell(f"  {command}", style="dim"), "")
+    console().print(rows)
+    return EXIT_OK
+
+
+def command_of(row: AttentionRow) -> str:
+    """Spell the command that deals with a row, or shows it; "" where none does."""
+    match row.action:
+        case "acknowledge":
+            return f"agentcom ack {row.tier}"
+        case "clear_limit":
+            return f"agentcom tiers clear-limit {row.tier}"
+        case "open_host":
+            return "agentcom hosts"
+        case "retry" | "cancel" if row.filter is not None:
+            return f"agentcom {row.action} {options_of(row.filter)} --dry-run"
+        case _ if row.filter is not None:
+            return f"agentcom tasks {options_of(row.filter)}"
+        case _:
+            return ""
+
+
+def options_of(chosen: TaskFilter) -> str:
+    """Spell a filter as the options of a command."""
+    fields: dict[str, Any] = msgspec.to_builtins(chosen)
+    words: list[str] = []
+    for name, value in fields.items():
+        flag = f"--{name.replace('_', '-')}"
+        if name == "fallback":
+            words.append(flag if value else "--no-fallback")
+            continue
+        for each in value if isinstance(value, list) else [value]:
+            words += [flag, shlex.quote(line_of(str(each)))]
+    return " ".join(words)
