@@ -286,15 +286,14 @@ class AsyncClient:
     async def tasks(self, **chosen: Unpack[TaskFilter]) -> AsyncGenerator[TaskInfo]:
         """Yield the tasks that match, the newest first."""
         question = _question(chosen)
-        offset = 0
+        question["limit"] = _PAGE
         while True:
-            page = {**question, "limit": _PAGE, "offset": offset}
-            found = read(await self._transport.query("tasks", page), TasksAnswer)
+            found = read(await self._transport.query("tasks", question), TasksAnswer)
             for task in found.tasks:
                 yield task
-            offset += len(found.tasks)
-            if not found.tasks or offset >= found.total:
+            if found.next is None:
                 return
+            question["cursor"] = found.next
 
     async def cancel(
         self, *task_ids: str, reason: str = "", **chosen: Unpack[TaskFilter]

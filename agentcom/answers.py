@@ -204,6 +204,7 @@ class TasksAnswer(Struct, kw_only=True):
     seq: int
     total: int
     tasks: list[TaskInfo]
+    next: str | None = None
 
 
 class EndedTask(Struct, kw_only=True):

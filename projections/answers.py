@@ -174,12 +174,16 @@ class LoggedEvent(Struct, kw_only=True):
 
 
 class TasksAnswer(Struct, kw_only=True):
-    """`tasks`: a page, and how many there are in all; `states` counts all tasks."""
+    """`tasks`: a page, and how many there are in all; `states` counts all tasks.
+
+    `next` is the `cursor` of the page that follows, None where there is none.
+    """
 
     seq: int
     total: int
     tasks: list[TaskRow]
     states: dict[str, int]
+    next: str | None = None
 
 
 Severity = Literal["error", "warning", "info"]

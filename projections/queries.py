@@ -177,12 +177,13 @@ class Queries:
         """Answer `tasks`."""
         look = search.tasks(question)
         seq, states = self._runner.save(), self._states()
-        total, records = await self._runner.store.look(look)
+        page = await self._runner.store.look(look)
         return answers.TasksAnswer(
             seq=seq,
-            total=total,
-            tasks=[mapping.row(record) for record in records],
+            total=page.total,
+            tasks=[mapping.row(record) for record in page.tasks],
             states=states,
+            next=page.next,
         )
 
     async def attention(self, question: q.Question) -> Answer:

@@ -6,9 +6,11 @@ writer.
 
 from __future__ import annotations
 
+import base64
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Annotated, Any, Final, NamedTuple
 
+import msgspec
 from msgspec import Meta
 
 from events.codec import encode
@@ -48,49 +50,105 @@ BY_LABEL: Final = "label:KEY"
 
 
 class TaskPage(TaskFilter, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Which tasks, in what order. `sort` is one of SORTS, with `-` the largest first."""
+    """Which tasks, in what order. `sort` is one of SORTS, with `-` the largest first.
+
+    `cursor` is the `next` of the page before, by the same `sort`: the page goes on behind
+    that one's last task, whatever has come or gone meanwhile.
+    """
 
     sort: Annotated[str, Meta(pattern=rf"^-?({'|'.join(_SORTS)})$")] = "-submitted"
     limit: Annotated[int, Meta(ge=0, le=500)] = 50
     offset: Annotated[int, Meta(ge=0)] = 0
+    cursor: Annotated[str, Meta(max_length=200)] = ""
+
+
+class Page(NamedTuple):
+    """Some tasks, how many there are in all, and the cursor of what follows."""
+
+    total: int
+    tasks: list[TaskRecord]
+    next: str | None
 
 
 def tasks(
     chosen: TaskPage,
-) -> Callable[[sqlite3.Connection], tuple[int, list[TaskRecord]]]:
+) -> Callable[[sqlite3.Connection], Page]:
     """Ask for a page of tasks and how many there are in all; raises Malformed."""
-    where, values = _where(chosen)
+    clauses, values = _clauses(chosen)
+    where = _joined(clauses)
     column = _SORTS[chosen.sort.removeprefix("-")]
-    order = "desc" if chosen.sort.startswith("-") else "asc"
+    falling = chosen.sort.startswith("-")
+    order = "desc" if falling else "asc"
+    ordered = f"order by {column} {order}, seq {order}"
+    behind = _behind(chosen)
+    compared = f"({column}, seq) {'<' if falling else '>'} (?, ?)"
 
-    def ask(connection: sqlite3.Connection) -> tuple[int, list[TaskRecord]]:
+    def page(total: int, rows: list[tuple[int, Any, bytes]]) -> Page:
+        following = None
+        if len(rows) > chosen.limit > 0:
+            seq, value, _ = rows[chosen.limit - 1]
+            following = _cursor(chosen.sort, value, seq)
+        return Page(total, [decoded(row[2]) for row in rows[: chosen.limit]], following)
+
+    def ask(connection: sqlite3.Connection) -> Page:
         (total,) = connection.execute(
-            f"select count(*) from task {where}",
-            values,
+            f"select count(*) from task {where}", values
         ).fetchone()
+        paged = _joined([*clauses, compared] if behind else clauses)
         rows = connection.execute(
-            f"select body from task {where} order by {column} {order}, seq {order} "
-            "limit ? offset ?",
-            (*values, chosen.limit, chosen.offset),
+            f"select seq, {column}, body from task {paged} {ordered} limit ? offset ?",
+            (*values, *behind, chosen.limit + 1, chosen.offset),
         )
-        return total, [decoded(body) for (body,) in rows]
+        return page(total, rows.fetchall())
 
-    def ask_once(connection: sqlite3.Connection) -> tuple[int, list[TaskRecord]]:
+    def ask_once(connection: sqlite3.Connection) -> Page:
         """Count and choose in one go: to look for a text, all tasks are read."""
-        seqs = connection.execute(
-            f"select seq from task {where} order by {column} {order}, seq {order}",
-            values,
+        found = connection.execute(
+            f"select seq, {column} from task {where} {ordered}", values
         ).fetchall()
-        page = [seq for (seq,) in seqs[chosen.offset :][: chosen.limit]]
+        total = len(found)
+        if behind:
+            value, last = behind
+            found = [
+                (seq, each)
+                for seq, each in found
+                if ((each, seq) < (value, last)) == falling
+                and (each, seq) != (value, last)
+            ]
+        chosen_rows = found[chosen.offset :][: chosen.limit + 1]
         bodies = dict(
             connection.execute(
-                f"select seq, body from task where seq in ({','.join('?' * len(page))})",
-                page,
+                f"select seq, body from task where seq in "
+                f"({','.join('?' * len(chosen_rows))})",
+                [seq for seq, _ in chosen_rows],
             )
         )
-        return len(seqs), [decoded(bodies[seq]) for seq in page]
+        return page(total, [(seq, value, bodies[seq]) for seq, value in chosen_rows])
 
     return ask_once if chosen.text else ask
+
+
+def _cursor(sort: str, value: Any, seq: int) -> str:
+    raw = msgspec.json.encode((sort, value, seq))
+    return base64.urlsafe_b64encode(raw).decode().rstrip("=")
+
+
+def _behind(chosen: TaskPage) -> tuple[Any, ...]:
+    """Read a page's cursor as (value, sequence), () where it has none."""
+    if not chosen.cursor:
+        return ()
+    try:
+        padded = chosen.cursor + "=" * (-len(chosen.cursor) % 4)
+        raw = base64.b64decode(padded, altchars=b"-_", validate=True)
+        sort, value, seq = msgspec.json.decode(raw, type=tuple[str, int | str, int])
+    except (ValueError, msgspec.DecodeError):
+        sort, value, seq = "", 0, 0
+    text = isinstance(value, str) == (chosen.sort.removeprefix("-") == "finished")
+    if sort != chosen.sort or not text or abs(seq) >= 2**63:
+        raise Malformed(
+            "cursor", "the `next` of a page by the same sort", chosen.cursor[:80]
+        )
+    return value, seq
 
 
 class Meant(NamedTuple):

@@ -68,11 +68,11 @@ class LastHour:
         running = TaskPage(
             state=["running", "cancelling", "returned"], limit=STORED_SOUGHT
         )
-        _, records = await runner.store.look(search.tasks(running))
-        self._stored(records, seen, upto)
+        under_way = await runner.store.look(search.tasks(running))
+        self._stored(under_way.tasks, seen, upto)
         for offset in range(0, STORED_SOUGHT, STORED_AT_ONCE):
             page = TaskPage(sort="-finished", limit=STORED_AT_ONCE, offset=offset)
-            _, records = await runner.store.look(search.tasks(page))
+            records = (await runner.store.look(search.tasks(page))).tasks
             self._stored(records, seen, upto)
             if len(records) < STORED_AT_ONCE or _before(records[-1], since):
                 return

@@ -103,5 +103,5 @@ def test_the_library_imports_none_of_the_rooms_and_no_nats_until_it_is_used(
 def test_the_fields_of_a_task_and_of_a_filter_are_those_of_the_commands():
     assert get_type_hints(TaskFields).keys() == set(NewTask.__struct_fields__)
     assert get_type_hints(ShellFields).keys() == set(NewShell.__struct_fields__)
-    paging = {"wait_seq", "limit", "offset"}
+    paging = {"wait_seq", "limit", "offset", "cursor"}
     assert get_type_hints(TaskFilter).keys() == set(AskTasks.__struct_fields__) - paging

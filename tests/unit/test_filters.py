@@ -79,7 +79,7 @@ H9, GPU = "waits for h9", "waits for a GPU"
 )
 async def test_each_field_narrows_the_choice(filters, names):
     page = search.TaskPage(sort="submitted", **filters)
-    ((total, records),) = await looked(a_day(), search.tasks(page))
+    ((total, records, _),) = await looked(a_day(), search.tasks(page))
     assert [record.description for record in records] == names
     assert total == len(names)
 

@@ -630,6 +630,7 @@ export interface TasksAnswer {
   total: number;
   tasks: Array<TaskRow>;
   states: Record<string, number>;
+  next: string | null;
 }
 export interface TextPart {
   text: string;

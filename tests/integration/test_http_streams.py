@@ -1,0 +1,217 @@
+"""Waiting and streaming over HTTP, as a program does that has nothing but HTTP."""
+
+from __future__ import annotations
+
+import json
+import re
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import httpx
+import pytest
+
+from tests.support.command import agentcom_up
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+SPEAKS = "for n in 1 2 3 4; do echo line $n; done"
+
+
+@pytest.fixture(scope="module")
+def door(tmp_path_factory) -> Iterator[httpx.Client]:
+    """A client of a running instance, with the operator's token."""
+    with agentcom_up(tmp_path_factory.mktemp("up")) as (system, up):
+        tokens = json.loads((system.data / "web-tokens.json").read_text())
+        url = re.findall(r"http://[\d.:]+", up.said["stdout"])[-1]
+        headers = {"Authorization": f"Bearer {tokens['operator']}"}
+        with httpx.Client(
+            base_url=f"{url}/api/v1/", headers=headers, timeout=60
+        ) as client:
+            yield client
+
+
+def submit(door: httpx.Client, command: str, **headers: str) -> httpx.Response:
+    body = {"description": command, "shell": {"command": command, "cwd": "/"}}
+    return door.post("tasks", json=body, headers=headers)
+
+
+def begun(door: httpx.Client, command: str) -> str:
+    """Submit a command; return its task's id once the read models know it."""
+    said = submit(door, command).json()
+    door.get(f"tasks/{said['task_id']}", params={"wait_seq": said["seq"]})
+    return said["task_id"]
+
+
+@contextmanager
+def stream(
+    door: httpx.Client, path: str, last: str = ""
+) -> Iterator[Iterator[dict[str, str]]]:
+    """The server-sent events of a path, as dictionaries of their fields."""
+    headers = {
+        "Accept": "text/event-stream",
+        **({"Last-Event-ID": last} if last else {}),
+    }
+    with door.stream("GET", path, headers=headers) as answer:
+        assert answer.status_code == 200
+        assert answer.headers["Content-Type"] == "text/event-stream"
+
+        def events() -> Iterator[dict[str, str]]:
+            event: dict[str, str] = {}
+            for line in answer.iter_lines():
+                if line:
+                    name, _, value = line.partition(": ")
+                    event[name] = value
+                elif event:
+                    yield event
+                    event = {}
+
+        yield events()
+
+
+def all_of(door: httpx.Client, path: str, last: str = "") -> list[dict[str, str]]:
+    with stream(door, path, last) as events:
+        return list(events)
+
+
+def text_of(pieces: list[dict[str, str]]) -> str:
+    chunks = [json.loads(piece["data"]) for piece in pieces if "event" not in piece]
+    return "".join(c["text"] for c in chunks if c["event_type"] == "stdout")
+
+
+def test_a_long_poll_is_answered_at_the_task_s_end(door: httpx.Client):
+    task_id = begun(door, "sleep 1; echo over")
+    waited = door.get(f"tasks/{task_id}", params={"wait": "30s"}).json()
+    assert waited["task"]["state"] == "completed"
+    assert waited["task"]["result"]["output"] == "over\n"
+
+
+def test_a_long_poll_ends_without_the_task(door: httpx.Client):
+    task_id = begun(door, "sleep 60")
+    asked = door.post("tasks/ended", json={"task_ids": [task_id], "wait": 0.2})
+    assert asked.json()["ended"] == []
+    shown = door.get(f"tasks/{task_id}", params={"wait": "0.2"}).json()
+    assert shown["task"]["state"] in ("waiting", "routed", "accepted", "running")
+    door.post(f"tasks/{task_id}/cancel")
+    ended = door.post("tasks/ended", json={"task_ids": [task_id], "wait": 30})
+    assert ended.json()["ended"] == [{"task_id": task_id, "state": "cancelled"}]
+
+
+@pytest.mark.parametrize(
+    ("wait", "said"),
+    [
+        ("soon", "wait: expected a length of time such as 90, 5m, 2h or 3d, got soon"),
+        ("3h", "wait: "),
+    ],
+)
+def test_a_wait_that_is_none_is_refused(door: httpx.Client, wait: str, said: str):
+    answer = door.get("tasks/01ARZ3NDEKTSV4RRFFQ69G5FAV", params={"wait": wait})
+    assert answer.status_code == 400
+    assert answer.json()["error"].startswith(said)
+
+
+def test_a_task_s_events_stream_to_its_end_and_go_on_behind_the_last_id(
+    door: httpx.Client,
+):
+    task_id = begun(door, "sleep 0.5; echo over")
+    everything = all_of(door, f"tasks/{task_id}/events")
+    *events, end = everything
+    names = [json.loads(each["data"])["event"]["type"] for each in events]
+    assert names[0] == "task.submitted.v1"
+    assert names[-1] == "task.completed.v1"
+    assert end["event"] == "end"
+    assert json.loads(end["data"]) == {"task_id": task_id, "state": "completed"}
+    assert [int(e["id"]) for e in events] == sorted(int(e["id"]) for e in events)
+
+    assert all_of(door, f"tasks/{task_id}/events", events[1]["id"]) == everything[2:]
+    headers = {"Accept": "text/event-stream", "Last-Event-ID": events[-1]["id"]}
+    assert door.get(f"tasks/{task_id}/events", headers=headers).status_code == 204
+    listed = door.get(f"tasks/{task_id}/events").json()
+    assert [each["event"]["type"] for each in listed["events"]] == names
+
+
+def test_a_task_s_output_streams_as_it_comes_and_goes_on_behind_the_last_id(
+    door: httpx.Client,
+):
+    task_id = begun(door, "for n in 1 2 3; do echo line $n; sleep 0.5; done")
+    with stream(door, f"tasks/{task_id}/output") as pieces:
+        first = next(pieces)
+        assert door.get(f"tasks/{task_id}").json()["task"]["state"] == "running"
+    rest = all_of(door, f"tasks/{task_id}/output", first["id"])
+    assert text_of([first, *rest]) == "line 1\nline 2\nline 3\n"
+    assert rest[-1]["event"] == "end"
+
+    again = all_of(door, f"tasks/{task_id}/output")
+    assert text_of(again) == "line 1\nline 2\nline 3\n"
+    headers = {"Accept": "text/event-stream", "Last-Event-ID": again[-2]["id"]}
+    assert door.get(f"tasks/{task_id}/output", headers=headers).status_code == 204
+    chunks = door.get(f"tasks/{task_id}/output").json()["chunks"]
+    assert "".join(chunk["text"] for chunk in chunks) == "line 1\nline 2\nline 3\n"
+
+
+@pytest.mark.parametrize("stranger", ["once", "-1", "9" * 40, "1:r", "a:b:c", "::"])
+@pytest.mark.parametrize("what", ["events", "output"])
+def test_a_last_id_that_is_none_is_refused(door: httpx.Client, what, stranger):
+    task_id = begun(door, SPEAKS)
+    answer = door.get(
+        f"tasks/{task_id}/{what}",
+        headers={"Accept": "text/event-stream", "Last-Event-ID": stranger},
+    )
+    assert answer.status_code == 400
+    assert answer.json()["path"] == "Last-Event-ID"
+
+
+@pytest.mark.parametrize("what", ["events", "output"])
+def test_a_stream_of_no_task_is_refused(door: httpx.Client, what: str):
+    headers = {"Accept": "text/event-stream"}
+    answer = door.get(f"tasks/01ARZ3NDEKTSV4RRFFQ69G5FAV/{what}", headers=headers)
+    assert answer.status_code == 404
+
+
+def test_the_same_idempotency_key_finds_the_same_task(door: httpx.Client):
+    key = {"Idempotency-Key": "nightly 2026-11-27"}
+    first = submit(door, "echo one", **key).json()
+    again = submit(door, "echo one", **key).json()
+    assert (again["task_id"], again["existing"]) == (first["task_id"], True)
+    another = submit(door, "echo two", **key)
+    assert (another.status_code, another.json()["path"]) == (409, "idempotency_key")
+    body = {"description": "x", "idempotency_key": "other"}
+    torn = door.post("tasks", json=body, headers=key)
+    assert (torn.status_code, torn.json()["path"]) == (400, "idempotency_key")
+
+    batch = {"tasks": [{"description": "a", "executor": "noop"}]}
+    header = {"Idempotency-Key": "batch-1"}
+    said = [door.post("tasks/batch", json=batch, headers=header).json() for _ in "ab"]
+    assert said[0]["task_ids"] == said[1]["task_ids"]
+    assert said[1]["existing"] is True
+
+
+@pytest.mark.parametrize("sort", ["-submitted", "submitted", "-finished", "tokens"])
+@pytest.mark.parametrize("more", [{}, {"text": "paged"}])
+def test_a_cursor_goes_through_all_tasks_once(door: httpx.Client, sort, more):
+    said = {}
+    for n in range(7):
+        body = {
+            "description": f"paged {n}",
+            "executor": "noop",
+            "idempotency_key": f"paged-{n}",
+            "labels": {"paged": "yes"},
+        }
+        said = door.post("tasks", json=body).json()
+    question = {"label": "paged=yes", "sort": sort, "limit": 3, **more}
+    asked = {**question, "wait_seq": said["seq"]}
+    seen: list[str] = []
+    while True:
+        page = door.get("tasks", params=asked).json()
+        assert page["total"] == 7
+        seen += [task["description"] for task in page["tasks"]]
+        if page["next"] is None:
+            break
+        asked = {**question, "cursor": page["next"]}
+    assert sorted(seen) == [f"paged {n}" for n in range(7)]
+
+
+@pytest.mark.parametrize("cursor", ["x", "W10", "bm90IGpzb24", "é"])
+def test_a_cursor_that_is_none_is_refused(door: httpx.Client, cursor: str):
+    answer = door.get("tasks", params={"cursor": cursor})
+    assert (answer.status_code, answer.json()["path"]) == (400, "cursor")
