@@ -121,7 +121,12 @@ class Server:
         self._base = base
         # What needs no token: questions that nobody stays for, and what the page is.
         self._passing = {self._health, self._ready, self._metric_page, self._icon}
-        self._open = self._passing | {self._page, self._file, self._to_page}
+        self._open = self._passing | {
+            self._page,
+            self._file,
+            self._to_page,
+            self._openapi,
+        }
         self._access = access or Access(None, clock=time.monotonic)
         self._static = static
         self._api = Api(queries, bus, log, policy or {}, savings)

@@ -98,7 +98,7 @@ async def test_a_time_is_of_the_end_and_of_the_submission_while_it_is_not_over()
         search.TaskPage(sort="submitted", until=first[:10]),
     ]
     answers = await looked(history, *map(search.tasks, pages))
-    found = [[record.description for record in records] for _, records in answers]
+    found = [[record.description for record in page.tasks] for page in answers]
     assert found == [[PLAIN, SEARCH, H9, GPU], [PLAIN], []]
 
 

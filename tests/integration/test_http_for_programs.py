@@ -1,10 +1,16 @@
-"""Waiting and streaming over HTTP, as a program does that has nothing but HTTP."""
+"""HTTP as programs use it: waiting, streaming, paging, and clients that are generated."""
 
 from __future__ import annotations
 
+import importlib
 import json
+import os
 import re
+import shutil
+import subprocess
+import sys
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import httpx
@@ -15,6 +21,7 @@ from tests.support.command import agentcom_up
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+GENERATORS = Path(__file__).parents[1] / "generators"
 SPEAKS = "for n in 1 2 3 4; do echo line $n; done"
 
 
@@ -215,3 +222,80 @@ def test_a_cursor_goes_through_all_tasks_once(door: httpx.Client, sort, more):
 def test_a_cursor_that_is_none_is_refused(door: httpx.Client, cursor: str):
     answer = door.get("tasks", params={"cursor": cursor})
     assert (answer.status_code, answer.json()["path"]) == (400, "cursor")
+
+
+# -- generated clients -----------------------------------------------------------------
+
+
+@pytest.fixture
+def described(door: httpx.Client, tmp_path: Path) -> Path:
+    """The served document, as a stranger without a token gets it."""
+    served = httpx.get(door.base_url.join("openapi.json"))
+    assert served.status_code == 200
+    path = tmp_path / "openapi.json"
+    path.write_bytes(served.content)
+    return path
+
+
+def test_a_python_client_is_generated_without_a_warning_and_submits(
+    door: httpx.Client, described: Path, monkeypatch: pytest.MonkeyPatch
+):
+    folder = described.parent
+    (folder / "config.yml").write_text("post_hooks: []\n")
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "openapi_python_client", "generate"),
+            *("--path", described, "--output-path", folder / "generated_agentcom"),
+            *("--meta", "none", "--config", folder / "config.yml", "--fail-on-warning"),
+        ],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0
+    assert done.stdout.split() == ["Generating", str(folder / "generated_agentcom")]
+    monkeypatch.syspath_prepend(str(folder))
+    client = importlib.import_module("generated_agentcom")
+    models = importlib.import_module("generated_agentcom.models")
+    submitting = importlib.import_module("generated_agentcom.api.tasks.task_submit")
+    asking = importlib.import_module("generated_agentcom.api.tasks.get_task")
+    token = door.headers["Authorization"].removeprefix("Bearer ")
+    base = str(door.base_url).removesuffix("/api/v1/")
+    with client.AuthenticatedClient(base_url=base, token=token) as ours:
+        task = models.Submit(
+            description="generated", shell=models.NewShell(command="true", cwd="/")
+        )
+        said = submitting.sync(client=ours, body=task, idempotency_key="generated")
+        assert said.task_id
+        found = asking.sync(said.task_id, client=ours, wait_seq=said.seq, wait=30.0)
+        assert (found.task.task_id, found.task.state) == (said.task_id, "completed")
+        refused = submitting.sync(client=ours, body=models.Submit(description=""))
+        assert refused.code == "malformed"
+
+
+def test_typescript_is_generated_without_a_warning_and_compiles(described: Path):
+    if not (GENERATORS / "node_modules").is_dir():
+        npm = shutil.which("npm")
+        done = npm and subprocess.run([npm, "ci"], cwd=GENERATORS, capture_output=True)
+        if not done or done.returncode != 0:
+            pytest.skip("NOT TESTED: no npm here, or no registry to be reached")
+    out = described.with_name("agentcom.ts")
+    tools = GENERATORS / "node_modules" / ".bin"
+    made = subprocess.run(
+        [tools / "openapi-typescript", described, "-o", out],
+        env={"PATH": os.environ["PATH"], "NO_COLOR": "1"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "warn" not in (made.stdout + made.stderr).lower()
+    program = out.with_name("program.ts")
+    program.write_text(
+        'import type { operations } from "./agentcom";\n'
+        "type Said = operations['task_submit']['responses'][200]['content']"
+        "['application/json'];\n"
+        "export const id = (said: Said): string => said.task_id;\n"
+    )
+    checked = subprocess.run(
+        [tools / "tsc", "--noEmit", "--strict", program], capture_output=True, text=True
+    )
+    assert (checked.returncode, checked.stdout) == (0, "")
