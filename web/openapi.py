@@ -233,6 +233,9 @@ def _described(op: Operation, schemas: dict[str, Any]) -> dict[str, Any]:
     kind = "object" if op.content_type == "application/json" else "string"
     answer = {"type": kind} if op.answer is None else _reference(op.answer)
     content = {op.content_type: {"schema": answer}}
+    done: dict[str, Any] = {"description": "Done.", "content": content}
+    if op.content_type not in _READ:
+        done = {"description": f"Done: {op.content_type}."}
     if op.streams:
         content["text/event-stream"] = {"schema": {"type": "string"}}
     described: dict[str, Any] = {
@@ -240,7 +243,7 @@ def _described(op: Operation, schemas: dict[str, Any]) -> dict[str, Any]:
         "tags": [op.tag],
         "summary": f"{summary} {op.note}".strip(),
         "responses": {
-            "200": {"description": "Done.", "content": content},
+            "200": done,
             "default": {
                 "description": "Not done, and why.",
                 "content": {"application/json": {"schema": _reference(m.Refusal)}},
@@ -267,6 +270,8 @@ def _described(op: Operation, schemas: dict[str, Any]) -> dict[str, Any]:
     return described
 
 
+_READ: Final = frozenset({"application/json", "text/plain"})
+"""What generators make a client read; another type is named in words."""
 _JSON_TYPES: Final = {bool: "boolean", int: "integer", float: "number", str: "string"}
 
 
