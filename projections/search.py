@@ -62,7 +62,7 @@ class TaskPage(TaskFilter, frozen=True, kw_only=True, forbid_unknown_fields=True
     cursor: Annotated[str, Meta(max_length=200)] = ""
 
 
-class Page(NamedTuple):
+class Listed(NamedTuple):
     """Some tasks, how many there are in all, and the cursor of what follows."""
 
     total: int
@@ -72,7 +72,7 @@ class Page(NamedTuple):
 
 def tasks(
     chosen: TaskPage,
-) -> Callable[[sqlite3.Connection], Page]:
+) -> Callable[[sqlite3.Connection], Listed]:
     """Ask for a page of tasks and how many there are in all; raises Malformed."""
     clauses, values = _clauses(chosen)
     where = _joined(clauses)
@@ -83,14 +83,16 @@ def tasks(
     behind = _behind(chosen)
     compared = f"({column}, seq) {'<' if falling else '>'} (?, ?)"
 
-    def page(total: int, rows: list[tuple[int, Any, bytes]]) -> Page:
+    def page(total: int, rows: list[tuple[int, Any, bytes]]) -> Listed:
         following = None
         if len(rows) > chosen.limit > 0:
             seq, value, _ = rows[chosen.limit - 1]
             following = _cursor(chosen.sort, value, seq)
-        return Page(total, [decoded(row[2]) for row in rows[: chosen.limit]], following)
+        return Listed(
+            total, [decoded(row[2]) for row in rows[: chosen.limit]], following
+        )
 
-    def ask(connection: sqlite3.Connection) -> Page:
+    def ask(connection: sqlite3.Connection) -> Listed:
         (total,) = connection.execute(
             f"select count(*) from task {where}", values
         ).fetchone()
@@ -101,7 +103,7 @@ def tasks(
         )
         return page(total, rows.fetchall())
 
-    def ask_once(connection: sqlite3.Connection) -> Page:
+    def ask_once(connection: sqlite3.Connection) -> Listed:
         """Count and choose in one go: to look for a text, all tasks are read."""
         found = connection.execute(
             f"select seq, {column} from task {where} {ordered}", values
