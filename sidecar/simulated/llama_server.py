@@ -206,6 +206,8 @@ class SimulatedLlamaServer(SimulatedOllama):
         )
 
     async def _slots_now(self, *_: object) -> web.Response:
+        if self._is_router:
+            self._find("")
         return web.json_response(
             [
                 {"id": n, "n_ctx": self.n_ctx, "is_processing": n < self.running}
@@ -232,7 +234,7 @@ class SimulatedLlamaServer(SimulatedOllama):
         inputs = ["text", "image"] if model.vision else ["text"]
         return {
             "id": name,
-            "aliases": [name],
+            "aliases": [] if self._is_router else [name],
             "tags": [],
             "object": "model",
             "owned_by": "llamacpp",

