@@ -126,6 +126,9 @@ class Judge:
         self.endpoints: dict[str, dict[str, int]] = {}
         self.shared: dict[str, int] = {}
         self.repos: dict[str, list[str]] = {}
+        self.clones: dict[str, list[str]] = {}
+        # How often each route's command was started, and where last.
+        self.commands: dict[str, tuple[int, SidecarProcess]] = {}
         self.able: dict[tuple[str, str], c.EndpointState] = {}
         self.taken: dict[tuple[str, str], set[str]] = {}
         self.silenced: dict[str, str] = {}
@@ -163,6 +166,7 @@ class Judge:
         elif isinstance(event, c.HostJoined):
             self.slots[event.host] = dict(event.slots)
             self.repos[event.host] = event.repos
+            self.clones[event.host] = event.clones
             known = self.endpoints.setdefault(event.host, {})
             known.clear()
             known.update({e.endpoint: e.slots for e in event.endpoints})
@@ -211,6 +215,7 @@ class Judge:
             account.waits_since = self.now
         if isinstance(event, c.RunEvent):
             self._report(account, event, host, where)
+            self._told(after, event, where)
         else:
             self._decision(account, event, before, after, where)
         self._attempts(account, before, after, event, where)
@@ -378,7 +383,11 @@ class Judge:
                 f"{where}: {event.selected_model} for {spec.model}",
             )
         has = self.repos.get(event.selected_host, ())
-        if spec.repo and spec.executor != "noop" and spec.repo not in has:
+        begins = self.clones.get(event.selected_host, ())
+        there = spec.repo in has or any(
+            f"{spec.repo}/".startswith(f"{each}/") for each in begins
+        )
+        if spec.repo and spec.executor != "noop" and not there:
             self.complain(
                 "work goes where its repository is",
                 f"{where}: {event.selected_host} has {has}, not {spec.repo}",
@@ -750,6 +759,32 @@ class Judge:
             self.complain(
                 "nothing runs that is not on the disk",
                 f"{assign.route} on {process.name}",
+            )
+
+    def commanded(self, process: SidecarProcess, assign: m.Assign) -> None:
+        """A command is started."""
+        spec = assign.spec
+        again = 1 if spec.retries is None else spec.retries
+        most = min(spec.max_attempts - assign.attempt + 1, 1 + max(1, again))
+        before, _ = self.commands.get(assign.route, (0, process))
+        self.commands[assign.route] = (before + 1, process)
+        if before >= most:
+            self.complain(
+                "a command is started as often as it may be",
+                f"{assign.route} on {process.name}: {before + 1} times, {most} allowed",
+            )
+
+    def _told(self, after: TaskState, event: c.RunEvent, where: str) -> None:
+        """Each start of a command is an attempt, and told, unless its teller is gone."""
+        starts, process = self.commands.get(event.route, (0, None))
+        if not after.is_command or process is None or not isinstance(event, ENDS):
+            return
+        if after.restarted > starts - 1 or (
+            after.restarted < starts - 1 and process.alive
+        ):
+            self.complain(
+                "each start of a command is told",
+                f"{where}: {starts} starts, started again {after.restarted} times",
             )
 
     def died(self, process: SidecarProcess, now: float) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from contextlib import contextmanager
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any
@@ -22,7 +22,10 @@ from sidecar import host as sidecars
 from sidecar import journal_file
 from sidecar.assembly import Parts
 from sidecar.config import ShellConfig, SidecarConfig, SlotsConfig
-from sidecar.executors.port import Finished, RawResult, Returned, Stopped
+from sidecar.executors import shell as shells
+from sidecar.executors.port import Finished, RawResult, Returned, Run, Stopped
+from sidecar.executors.shell import ShellExecutor, ShellTry
+from sidecar.folders import WorkspaceError
 from sidecar.host import Sidecar
 from sidecar.journal import Journal
 from sidecar.journal import _write as write
@@ -31,14 +34,16 @@ from tests.simulation.loop import PROCESS, Process
 from tests.simulation.plan import REQUEST_USD
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import AsyncIterator, Callable, Iterator
 
     from events.commands import Assign, SharedEndpoint
-    from sidecar.executors.port import Emit, Outcome, Run, Stop
+    from sidecar.executors.port import Emit, Outcome, Stop
     from tests.simulation.loop import SimLoop
     from tests.simulation.network import Link
 
 GIB = 1024**3
+CLONED_FROM = ["https://git.example/team"]
+"""The beginning of URLs that some machines clone."""
 ENDS = (c.TaskCompleted, c.TaskFailed, c.TaskStopped)
 TARGETS = ("sidecar", "ollama", "openai", "claude", "agent", "noop")
 
@@ -151,6 +156,8 @@ class Machine:
         self.shell_slots = chance.choice((1, 2, 3))
         self.capabilities = chance.choice(([], ["gpu"], ["gpu", "docker"]))
         self.repos = chance.choice(([], ["web"], ["web", "api"]))
+        # Of a chance of its own: what else is drawn stays as it is without this.
+        self.clones = Random(f"clones {name}/{self.ram}").choice(([], [], CLONED_FROM))
         self.endpoints: dict[str, c.EndpointState] = {}
         self.on_run: Callable[[SidecarProcess, Assign], None] = (
             lambda _process, _assign: None
@@ -158,6 +165,9 @@ class Machine:
         # Told of each verification step's truth, and of each piece of work done well.
         self.on_checked: Callable[[str, str, bool], None] = lambda _r, _c, _ok: None
         self.on_worked: Callable[[str], None] = lambda _route: None
+        # Told of each start of a command, and of each clone that is made.
+        self.on_command: Callable[[SidecarProcess, Assign], None] = lambda _p, _a: None
+        self.on_cloned: Callable[[str, str], None] = lambda _host, _repo: None
         self.wanted: Callable[[str, str], bool] = lambda _task, _route: True
         self.on_handled: Callable[[Sidecar], None] = lambda _sidecar: None
         if chance.random() < 0.8:
@@ -194,13 +204,21 @@ class Machine:
         return SidecarConfig(
             name=self.name,
             slots=SlotsConfig(shell=self.shell_slots, claude=1, agent=1, noop=2),
-            repos=dict.fromkeys(self.repos, "/nowhere"),
+            repos={
+                **dict.fromkeys(self.repos, "/nowhere"),
+                "clone": bool(self.clones),
+                "clone_from": self.clones,
+            },
             capabilities=list(self.capabilities),
             shell=ShellConfig(),
             noop=True,
             drain_timeout_s=3.0,
             beat_every_s=1.0,
         )
+
+    def may_work_on(self, repo: str) -> bool:
+        """Whether it has a checkout of a repository, or makes one."""
+        return repo in self.repos or any(repo.startswith(f"{u}/") for u in self.clones)
 
     def toggle(self, endpoint: str, up: bool) -> None:
         """Take an endpoint up or down."""
@@ -322,11 +340,11 @@ class SimExecutor:
             process.machine.on_run(process, run.assign)
         process.runs[route] = run.assign.task_id
         try:
-            return await self._run(process.machine, run.assign, emit, stop)
+            return await self.work(process.machine, run.assign, emit, stop)
         finally:
             process.runs.pop(route, None)
 
-    async def _run(
+    async def work(
         self, machine: Machine, assign: Assign, emit: Emit, stop: Stop
     ) -> Outcome:
         chance, temper = machine.chance, machine.temper
@@ -399,6 +417,55 @@ class SimExecutor:
         return Stopped(result=RawResult(status="failed", tokens_in=1))
 
 
+class SimShell(ShellExecutor):
+    """The real rules of when a command is started again; each try ends as chance says."""
+
+    def __init__(self) -> None:
+        super().__init__(None)  # type: ignore[arg-type]
+        self._inner = SimExecutor("sidecar")
+
+    async def run(self, run: Run, emit: Emit, stop: Stop) -> Outcome:
+        process, assign = _own_process(), run.assign
+        process.machine.on_run(process, assign)
+        process.runs[assign.route] = assign.task_id
+        try:
+            return await super().run(run, emit, stop)
+        finally:
+            process.runs.pop(assign.route, None)
+
+    async def _try(
+        self, run: Run, shell: c.Shell, emit: Emit, stop: Stop, *, timeout_s: Any
+    ) -> ShellTry | Returned[RawResult]:
+        del shell, timeout_s
+        process, assign = _own_process(), run.assign
+        machine = process.machine
+        own = Random(f"{assign.route} {machine.loop.elapsed()}")
+        machine.on_command(process, assign)
+        ended = await self._inner.work(machine, assign, emit, stop)
+        if isinstance(ended, Returned):
+            return ended
+        if isinstance(ended, Stopped):
+            assert ended.result is not None
+            return ShellTry(ended.result, why="stopped")
+        if ended.result.error is None:
+            return ShellTry(ended.result)
+        again, started = own.random() < 0.8, own.random() < 0.7
+        return ShellTry(ended.result, again=again, started=started)
+
+
+@asynccontextmanager
+async def prepare(assign: Assign) -> AsyncIterator[Run]:
+    """Make a run's surroundings: a checkout, where the host makes it itself."""
+    machine, repo = _machine(), assign.spec.repo
+    if repo is not None and repo not in machine.repos:
+        machine.on_cloned(machine.name, repo)
+        own = Random(f"clone {assign.route}")
+        await asyncio.sleep(own.uniform(0.05, 2.0))
+        if not machine.temper.calm and own.random() < machine.temper.given_back:
+            raise WorkspaceError(f"repository {repo!r}", "the server did not answer")
+    yield Run(assign=assign, cwd=Path(), env={})
+
+
 class SimVerifier:
     """Runs no steps, and finds what chance says."""
 
@@ -452,6 +519,10 @@ class _Time:
     def time() -> float:
         return _own_process().clock()
 
+    @staticmethod
+    def monotonic() -> float:
+        return _own_process().loop.time()
+
 
 class _Secrets:
     @staticmethod
@@ -469,6 +540,7 @@ def simulated_edges() -> Iterator[None]:
     """Put the sidecar's edges (clock, chance, probes, processes) under our control."""
     with (
         mock.patch.object(sidecars, "time", _Time),
+        mock.patch.object(shells, "time", _Time),
         mock.patch.object(sidecars, "secrets", _Secrets),
         mock.patch.object(sidecars, "Endpoints", SimEndpoints),
         mock.patch.object(sidecars, "Machine", SimResources),
@@ -506,8 +578,9 @@ async def live(process: SidecarProcess, link: Link) -> None:
     """Be this host until `stop`; as `sidecar.main.run`, on the simulated disk."""
     machine = process.machine
     journal = open_journal(process, machine.disk, machine.chance)
-    executors = {kind: SimExecutor(kind) for kind in (*TARGETS, HANDS)}
-    parts = Parts(executors=executors, verifier=SimVerifier())
+    executors: dict[str, Any] = {k: SimExecutor(k) for k in (*TARGETS, HANDS)}
+    executors["sidecar"] = SimShell()
+    parts = Parts(executors=executors, prepare=prepare, verifier=SimVerifier())
     async with asyncio.TaskGroup() as group:
         sidecar = Watched(machine.config(), Connection(link), journal, parts, group)
         process.sidecar = sidecar

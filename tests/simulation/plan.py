@@ -58,6 +58,14 @@ STEPS_S = (2.0, 30.0, 90.0, 3_600.0, 86_400.0, 3 * 86_400.0)
 """How far a wall clock is put forward, or back."""
 
 
+URLS = (
+    "https://git.example/team/app",
+    "https://git.example/team/app",
+    "https://git.example/team-b/app",
+)
+"""Repositories of which no machine has a checkout; the last one none may clone."""
+
+
 class Step(NamedTuple):
     """At a time, something happens to somebody."""
 
@@ -224,6 +232,11 @@ def _task(chance: Random, hosts: list[str], mark: str) -> dict[str, Any]:
             fields["max_budget_usd"] = 1.5 * REQUEST_USD
     if chance.random() < 0.15:
         fields["repo"] = chance.choice(("web", "api"))
+    elif own.random() < 0.1:
+        fields["repo"] = own.choice(URLS)
+    if "shell" in fields and own.random() < 0.3:
+        most = fields.get("max_attempts", 3) - 1
+        fields["retries"] = min(own.choice((0, 1, 2)), most)
     if chance.random() < 0.08:
         fields["needs"] = [chance.choice(("gpu", "docker", "tpu"))]
     if chance.random() < 0.08:

@@ -142,6 +142,8 @@ class Simulation:
             machine.on_run = self._ran
             machine.on_checked = self.judge.verification.checked
             machine.on_worked = self.judge.verification.worked
+            machine.on_command = self.judge.commanded
+            machine.on_cloned = self._cloned
             machine.on_handled = self._handled
             machine.wanted = self.judge.wanted
         self.links: dict[str, Link] = {}
@@ -189,6 +191,10 @@ class Simulation:
             return
         self.say("run", f"{process.name} runs {assign.task_id} on {assign.route}")
         self.judge.ran(process, assign)
+
+    def _cloned(self, host: str, repo: str) -> None:
+        if not self.machines[host].may_work_on(repo):
+            self.judge.complain("a host clones what it may", f"{host}: {repo}")
 
     def _handled(self, sidecar: Sidecar) -> None:
         self.judge.host(sidecar.state)
@@ -289,7 +295,7 @@ class Simulation:
             self.task_ids[n] = answer["task_id"]
             self.judge.acknowledged.add(answer["task_id"])
         elif answer.get("path") == "repo":
-            if all(fields["repo"] in each.repos for each in self.machines.values()):
+            if all(m.may_work_on(fields["repo"]) for m in self.machines.values()):
                 self.judge.complain("what a host has is taken", f"{answer}")
         elif answer.get("path") == "description":
             # No context of the world's models holds it.

@@ -36,7 +36,9 @@ from actors.scheduler.live import LiveTask, RouteEnd
 from actors.scheduler.state import SchedulerState
 from events import catalogue as c
 from sidecar import outbox, pipeline, verification
+from sidecar.executors import shell
 from sidecar.host import Sidecar
+from sidecar.progress import Progress
 from tests.simulation.loop import PROCESS
 from tests.simulation.simulation import play
 
@@ -385,6 +387,35 @@ def leader_elected_by_the_wall_clock(patch: Patch) -> None:
     patch.setattr(Scheduler, "lead", by_the_wall)
 
 
+def started_again_for_ever(patch: Patch) -> None:
+    """A host starts a command again though its task has no attempt left for it."""
+    patch.setattr(shell, "_retries", lambda assign: 9)
+    patch.setattr(shell, "min", lambda first, second: first, raising=False)
+
+
+def start_not_told(patch: Patch) -> None:
+    """A host starts a command again and tells nobody."""
+    retrying = Progress.retrying
+
+    def silent(self: Any, text: str, **about: Any) -> None:
+        if not text.startswith("Shell"):
+            retrying(self, text, **about)
+
+    patch.setattr(Progress, "retrying", silent)
+
+
+def start_not_counted(patch: Patch) -> None:
+    """A command that its host starts again is no attempt."""
+    patch.setattr(lifecycle, "_started_again", lambda state, event: state)
+
+
+def clones_anything(patch: Patch) -> None:
+    """What one host may clone is taken for what every host may."""
+    patch.setattr(
+        places, "may_clone", lambda repo, allowed: "://" in repo and "team/" in repo
+    )
+
+
 def repository_ignored(patch: Patch) -> None:
     """A host is offered work on a repository that it does not have."""
     patch.setattr(places.Host, "may_work_on", lambda self, repo: True)
@@ -531,6 +562,10 @@ PLANTED: list[Callable[[Patch], None]] = [
     step_not_said,
     longer_without_a_leader_than_since_one_was_met,
     leader_elected_by_the_wall_clock,
+    started_again_for_ever,
+    start_not_told,
+    start_not_counted,
+    clones_anything,
     verification_skips_a_step,
     failing_step_passes,
     round_without_cost,
