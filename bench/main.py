@@ -45,6 +45,14 @@ import click
     metavar="TASKS",
     help="Run so many real shell commands (`true`) on two slots, e.g. 1000.",
 )
+@click.option(
+    "--openai",
+    "chats",
+    default=0,
+    type=click.IntRange(0, 100_000),
+    metavar="CHATS",
+    help="Send so many chats to a model server and through AgentCom, e.g. 200.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def bench(
     tasks: int,
@@ -53,6 +61,7 @@ def bench(
     events: int,
     streams: int,
     shell: int,
+    chats: int,
     as_json: bool,
 ) -> None:
     """Measure this machine: tasks/s, latency, replay, decisions, memory.
@@ -78,6 +87,10 @@ def bench(
         from bench.shell import measure_shell
 
         report["shell"] = measure_shell(shell, say=say)
+    if chats:
+        from bench.chats import measure_chats
+
+        report["openai"] = measure_chats(chats, say=say)
     if as_json:
         click.echo(json.dumps(report, indent=2))
     else:
@@ -142,6 +155,10 @@ def show(report: dict[str, Any]) -> None:
         from bench.shell import show_shell
 
         console.print(show_shell(report["shell"]))
+    if "openai" in report:
+        from bench.chats import show_chats
+
+        show_chats(report["openai"])
     if "queued" in report:
         queued = report["queued"]
         console.print(

@@ -342,32 +342,43 @@ class ModelExecutor:
         connect = aiohttp.ClientTimeout(
             total=None, sock_connect=limits.connect_timeout_s
         )
-        warm = await self._is_warm(session, run, base, headers)
-        watch.allow(limits.first_token_warm_s if warm else limits.first_token_cold_s)
-        while True:
-            request = self._dialect.request(run, base)
-            async with session.post(
-                base + request.path,
-                data=request.body,
-                headers={"Content-Type": "application/json", **headers},
-                timeout=connect,
-                allow_redirects=False,
-            ) as answer:
-                try_.answered = True
-                try_.simulated = header.SIMULATED in answer.headers
-                if answer.status == 200:
-                    try:
-                        await self._listen(answer, run, emit, watch, try_)
-                    finally:
-                        answer.close()
+        watch.allow(limits.first_token_cold_s)
+
+        async def expect_warm() -> None:
+            """Wait less long for a first token where the model is in memory already."""
+            if await self._is_warm(session, run, base, headers) and not try_.tokens:
+                watch.allow(limits.first_token_warm_s)
+
+        # Beside the request, not before it: a first token is not to wait for that.
+        looking = asyncio.ensure_future(expect_warm())
+        try:
+            while True:
+                request = self._dialect.request(run, base)
+                async with session.post(
+                    base + request.path,
+                    data=request.body,
+                    headers={"Content-Type": "application/json", **headers},
+                    timeout=connect,
+                    allow_redirects=False,
+                ) as answer:
+                    try_.answered = True
+                    try_.simulated = header.SIMULATED in answer.headers
+                    if answer.status == 200:
+                        try:
+                            await self._listen(answer, run, emit, watch, try_)
+                        finally:
+                            answer.close()
+                        return
+                    body = await answer.content.read(_ERROR_BODY)
+                    answer.close()
+                if not self._dialect.learn(base, answer.status, body):
+                    fault = self._dialect.refused(answer.status, body, run.assign.model)
+                    wait_s = retry_after(answer.headers)
+                    try_.fault = structs.replace(fault, retry_after_s=wait_s)
                     return
-                body = await answer.content.read(_ERROR_BODY)
-                answer.close()
-            if not self._dialect.learn(base, answer.status, body):
-                fault = self._dialect.refused(answer.status, body, run.assign.model)
-                wait_s = retry_after(answer.headers)
-                try_.fault = structs.replace(fault, retry_after_s=wait_s)
-                return
+        finally:
+            looking.cancel()
+            await asyncio.gather(looking, return_exceptions=True)
 
     async def _is_warm(
         self,

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 import openai
 import pytest
 from openai import OpenAI
+from pydantic import BaseModel
 
+from sidecar.simulated.messages import ScriptedCall
 from sidecar.simulated.ollama import Model, SimulatedOllama
 from tests.support.doors import OpenDoor, open_door
 
@@ -165,3 +168,195 @@ def test_what_is_not_served_says_what_is(client: OpenAI) -> None:
     assert refused.value.status_code == 501
     with pytest.raises(openai.NotFoundError, match="/v1/chat/completions"):
         client.completions.create(model="auto", prompt="x")
+
+
+# -- tools, schemas, pictures ----------------------------------------------------------
+
+WEATHER: Any = {
+    "type": "function",
+    "function": {
+        "name": "weather",
+        "parameters": {"type": "object", "properties": {"city": {"type": "string"}}},
+    },
+}
+PIXEL = (
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAA"
+    "AABJRU5ErkJggg=="
+)
+
+
+def test_a_tool_is_called_and_its_result_goes_back(
+    client: OpenAI, ollama: SimulatedOllama
+) -> None:
+    ollama.calls.append(ScriptedCall(name="weather", input={"city": "Wien"}))
+    asked: list[Any] = [{"role": "user", "content": "How is the weather in Wien?"}]
+    answer = client.chat.completions.create(
+        model="auto", messages=asked, tools=[WEATHER], tool_choice="auto"
+    )
+    choice = answer.choices[0]
+    assert choice.finish_reason == "tool_calls"
+    assert choice.message.tool_calls is not None
+    call = choice.message.tool_calls[0]
+    assert call.type == "function"
+    assert json.loads(call.function.arguments) == {"city": "Wien"}
+
+    result = {"role": "tool", "tool_call_id": call.id, "content": "19 degrees"}
+    asked += [choice.message, result]
+    answer = client.chat.completions.create(
+        model="auto", messages=asked, tools=[WEATHER]
+    )
+    assert answer.choices[0].finish_reason == "stop"
+    told = ollama.runs()[-1].body["messages"]
+    function = {"name": "weather", "arguments": {"city": "Wien"}}
+    assert told[1]["tool_calls"] == [{"function": function}]
+    assert told[2] == {"role": "tool", "content": "19 degrees", "tool_name": "weather"}
+
+
+def test_calls_of_tools_are_streamed_in_pieces(
+    client: OpenAI, ollama: SimulatedOllama
+) -> None:
+    ollama.calls.append(ScriptedCall(name="weather", input={"city": "Wien"}))
+    with client.chat.completions.stream(
+        model="auto", messages=HELLO, tools=[WEATHER]
+    ) as stream:
+        answer = stream.get_final_completion()
+    assert answer.choices[0].finish_reason == "tool_calls"
+    assert answer.choices[0].message.tool_calls is not None
+    function = answer.choices[0].message.tool_calls[0].function
+    assert (function.name, json.loads(function.arguments)) == (
+        "weather",
+        {"city": "Wien"},
+    )
+
+
+def test_what_ollama_cannot_be_told_is_refused_before_there_is_a_task(
+    client: OpenAI, ollama: SimulatedOllama
+) -> None:
+    before = len(ollama.runs())
+    with pytest.raises(openai.BadRequestError) as refused:
+        client.chat.completions.create(
+            model="auto", messages=HELLO, tools=[WEATHER], tool_choice="required"
+        )
+    assert refused.value.param == "tool_choice"
+    assert "Ollama cannot" in refused.value.message
+    assert len(ollama.runs()) == before
+
+
+class Port(BaseModel):
+    name: str
+    number: int
+
+
+def test_an_answer_fits_the_schema_that_the_client_asks_for(client: OpenAI) -> None:
+    answer = client.chat.completions.parse(
+        model="auto", messages=HELLO, response_format=Port
+    )
+    assert isinstance(answer.choices[0].message.parsed, Port)
+
+
+def test_json_may_be_any_object(client: OpenAI, ollama: SimulatedOllama) -> None:
+    answer = client.chat.completions.create(
+        model="auto", messages=HELLO, response_format={"type": "json_object"}
+    )
+    assert isinstance(json.loads(answer.choices[0].message.content or ""), dict)
+    assert ollama.runs()[-1].body["format"] == {"type": "object"}
+
+
+def test_a_picture_goes_to_a_model_that_sees(
+    door: OpenDoor, client: OpenAI, ollama: SimulatedOllama
+) -> None:
+    url = {"url": f"data:image/png;base64,{PIXEL}"}
+    content = [
+        {"type": "text", "text": "What is on it?"},
+        {"type": "image_url", "image_url": url},
+    ]
+    seen: list[Any] = [{"role": "user", "content": content}]
+    raw = client.chat.completions.with_raw_response.create(model="auto", messages=seen)
+    assert raw.parse().model == "llava:7b"
+    [message] = ollama.runs()[-1].body["messages"]
+    assert message["images"] == [PIXEL]
+    task = door.task(raw.headers["x-agentcom-task"])["task"]
+    assert PIXEL not in json.dumps(task)
+    assert task["spec"]["attachments"][0]["media_type"] == "image/png"
+
+    with pytest.raises(openai.BadRequestError, match="sees pictures"):
+        client.chat.completions.create(model="llama3.2", messages=seen)
+    url["url"] = "http://example.com/pic.png"
+    with pytest.raises(openai.BadRequestError, match="nothing is fetched"):
+        client.chat.completions.create(model="auto", messages=seen)
+
+
+# -- what goes wrong -------------------------------------------------------------------
+
+
+def test_a_try_that_fails_before_a_word_is_made_again_unseen(
+    client: OpenAI, ollama: SimulatedOllama
+) -> None:
+    ollama.fail_next("internal")
+    stream = client.chat.completions.create(model="auto", messages=HELLO, stream=True)
+    said = [chunk.choices[0].delta.content or "" for chunk in stream]
+    assert "".join(said) == SAID
+
+
+def test_a_stream_that_breaks_off_ends_with_an_error_and_its_task(
+    door: OpenDoor, client: OpenAI, ollama: SimulatedOllama
+) -> None:
+    ollama.fail_next("reset", after=3)
+    raw = client.chat.completions.with_raw_response.create(
+        model="auto", messages=HELLO, stream=True
+    )
+    before = len(ollama.runs())
+    said: list[str] = []
+    with pytest.raises(openai.APIError, match="broke off"):
+        said.extend(chunk.choices[0].delta.content or "" for chunk in raw.parse())
+    assert SAID.startswith("".join(said))
+    assert said
+    ended = door.system.run("wait", raw.headers["x-agentcom-task"])
+    assert ended.returncode != 0
+    assert door.task(raw.headers["x-agentcom-task"])["task"]["state"] == "cancelled"
+    assert len(ollama.runs()) <= before + 1
+
+
+@pytest.mark.parametrize("streamed", [True, False])
+def test_who_hangs_up_cancels(
+    door: OpenDoor, client: OpenAI, ollama: SimulatedOllama, streamed: bool
+) -> None:
+    ollama.fail_next("stall", after=2)
+    count = len(ollama.runs())
+    if streamed:
+        stream = client.chat.completions.create(
+            model="auto", messages=HELLO, stream=True
+        )
+        assert next(iter(stream)).choices[0].delta.content
+        stream.close()
+    else:
+        with pytest.raises(openai.APITimeoutError):
+            client.with_options(timeout=1.0).chat.completions.create(
+                model="auto", messages=HELLO
+            )
+    run = ollama.runs()[count]
+    door.elsewhere.run(ollama.wait_until(lambda: run.aborted))
+    tasks = door.system.json("tasks", "--limit", "1")["tasks"]
+    door.system.run("wait", tasks[0]["task_id"])
+    assert door.task(tasks[0]["task_id"])["task"]["state"] == "cancelled"
+
+
+def test_who_would_wait_too_long_is_told_to_come_back(
+    door: OpenDoor, client: OpenAI, ollama: SimulatedOllama
+) -> None:
+    ollama.fail_next(*["stall"] * 4, after=1)
+    streams = [
+        client.chat.completions.create(model="auto", messages=HELLO, stream=True)
+        for _ in range(4)
+    ]
+    for stream in streams:
+        next(iter(stream))
+    with pytest.raises(openai.RateLimitError, match="x-agentcom-patience") as refused:
+        client.chat.completions.create(
+            model="auto", messages=HELLO, extra_headers={"x-agentcom-patience": "0.2"}
+        )
+    assert int(refused.value.response.headers["retry-after"]) >= 1
+    for stream in streams:
+        stream.close()
+    answer = client.chat.completions.create(model="auto", messages=HELLO)
+    assert answer.choices[0].message.content == SAID
