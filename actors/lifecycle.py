@@ -41,7 +41,7 @@ class Unbilled(NamedTuple):
     told_usd: float = 0.0
 
 
-class TaskState(Struct, frozen=True, kw_only=True):
+class TaskState(Struct, frozen=True, kw_only=True, gc=False):
     """What must be known of a task to decide about it; its body stays in the log.
 
     `last_seq` is where the task's own subject stands, void events included: the next
@@ -116,16 +116,15 @@ def evolve(
         if event.task_id != state.task_id:
             return Step(state, "void")
         return _report(_billed(state, event), event)
-    state = msgspec.structs.replace(state, last_seq=recorded.seq)
-    if not isinstance(event, c.TaskEvent) or event.task_id != state.task_id:
-        return Step(state, "void")
-    if isinstance(event, BY_LEADER) and event.epoch != epoch:
-        return Step(state, "void")
     phase = TABLE.get((state.phase, type(event)))
-    if phase is None:
-        return Step(state, "void")
-    if isinstance(event, c.TaskRouted) and event.generation <= state.generation:
-        return Step(state, "void")
+    if (
+        phase is None
+        or not isinstance(event, c.TaskEvent)
+        or event.task_id != state.task_id
+        or (isinstance(event, BY_LEADER) and event.epoch != epoch)
+        or (isinstance(event, c.TaskRouted) and event.generation <= state.generation)
+    ):
+        return Step(msgspec.structs.replace(state, last_seq=recorded.seq), "void")
     return _decision(state, event, phase, recorded.seq)
 
 
@@ -224,6 +223,7 @@ def _decision(state: TaskState, event: c.TaskEvent, phase: Phase, seq: int) -> S
             new = replace(
                 state,
                 phase=phase,
+                last_seq=seq,
                 generation=event.generation,
                 route=event.id,
                 host=event.selected_host,
@@ -244,6 +244,7 @@ def _decision(state: TaskState, event: c.TaskEvent, phase: Phase, seq: int) -> S
             new = replace(
                 state,
                 phase=phase,
+                last_seq=seq,
                 submitted_seq=seq,
                 preferred=event.classification.effective_tier,
                 tier=event.classification.effective_tier,
@@ -261,6 +262,7 @@ def _decision(state: TaskState, event: c.TaskEvent, phase: Phase, seq: int) -> S
             new = replace(
                 state,
                 phase=phase,
+                last_seq=seq,
                 excluded=excluded,
                 attempts=state.attempts + _is_one_more(state, event),
                 losses=state.losses + (_is_one_more(state, event) and _is_loss(event)),
@@ -270,6 +272,7 @@ def _decision(state: TaskState, event: c.TaskEvent, phase: Phase, seq: int) -> S
             new = replace(
                 state,
                 phase=phase,
+                last_seq=seq,
                 attempts=0,
                 losses=0,
                 excluded=(),
@@ -284,13 +287,14 @@ def _decision(state: TaskState, event: c.TaskEvent, phase: Phase, seq: int) -> S
             new = replace(
                 state,
                 phase=phase,
+                last_seq=seq,
                 assign_to=event.host,
                 excluded=(),
                 unverified=False,
                 waiting_since=event.at,
             )
         case _:
-            new = replace(state, phase=phase)
+            new = replace(state, phase=phase, last_seq=seq)
     return Step(new, "applied")
 
 

@@ -69,6 +69,12 @@ class LiveTask:
         return self.base.kind if self.fixed else PLACE_KIND[self.state.tier]
 
     @property
+    def is_new(self) -> bool:
+        """Whether it is as it was submitted: never routed, retried or reassigned."""
+        state = self.state
+        return state.last_seq == state.submitted_seq
+
+    @property
     def fixed(self) -> bool:
         """Whether its kind of work belongs to no tier."""
         return self.base.kind in FIXED_KINDS

@@ -43,7 +43,7 @@ PLACE_KIND: Final[dict[c.Tier, str]] = {
 LANES: Final[dict[c.Priority, int]] = {"urgent": 0, "high": 1, "normal": 2, "low": 3}
 
 
-class Requirement(Struct, frozen=True, kw_only=True):
+class Requirement(Struct, frozen=True, kw_only=True, cache_hash=True):
     """What a place must be to take a task. Equal requirements share a group.
 
     Of the place: its `kind`, the `model` it must have ("" for any), the capabilities that
@@ -335,7 +335,8 @@ class Queue:
 
     def add(self, waiting: Waiting) -> Group:
         """Put a task in its group; one that waits already is moved."""
-        self.remove(waiting.task_id)
+        if waiting.task_id in self.tasks:
+            self.remove(waiting.task_id)
         group = self.groups.get(waiting.requirement)
         if group is None:
             group = self.groups[waiting.requirement] = Group(waiting.requirement)

@@ -52,6 +52,10 @@ Verdict = Literal["applied", "repeat", "void"]
 """Whether an event counted, said again what was known, or was not allowed."""
 
 
+_ON_ITS_WAY: Final = (c.TaskAccepted, c.TaskStarted)
+"""Reports that name the incarnation of the host that has the run."""
+
+
 class FoldedStep(NamedTuple):
     """A task took a step that counts. `live.state` is its state after the event."""
 
@@ -359,7 +363,7 @@ class SchedulerState:
             self.ended[task_id] = end_said_by(event)
         elif state.phase != before.phase and not self._is_lost(state):
             self.ended.pop(task_id, None)
-        if isinstance(event, c.TaskAccepted | c.TaskStarted):
+        if isinstance(event, _ON_ITS_WAY):
             live.incarnation = event.incarnation
             host = self.fleet.hosts.get(event.host)
             if host is not None and event.incarnation < host.incarnation:
@@ -488,13 +492,16 @@ class SchedulerState:
     def enqueue(self, live: LiveTask) -> None:
         """Put a waiting task where those with its requirement wait."""
         state = live.state
-        excluded = sorted(
-            name
-            for name, seq in state.excluded
-            if not self.fleet.came_up_after(name, seq)
-        )
-        required = live.requirement(tuple(excluded))
-        required = self._interned.setdefault(required, required)
+        if live.is_new:
+            required = live.base
+        else:
+            excluded = sorted(
+                name
+                for name, seq in state.excluded
+                if not self.fleet.came_up_after(name, seq)
+            )
+            required = live.requirement(tuple(excluded))
+            required = self._interned.setdefault(required, required)
         waiting = Waiting(
             state.task_id,
             state.submitted_seq,
@@ -502,8 +509,8 @@ class SchedulerState:
             live.since,
             required,
         )
-        self.queue.add(waiting)
-        self.by_pool.setdefault(plain(required), set()).add(required)
+        if self.queue.add(waiting).count == 1:
+            self.by_pool.setdefault(plain(required), set()).add(required)
         self.ready.add(required)
         self.arrived.append(waiting)
 
