@@ -1,10 +1,12 @@
 """nats-py's client with its two busiest paths made short.
 
 nats-py keeps the connection: handshake, keys, pings, reconnects, subscriptions. But it
-takes each message through a queue and a task of its subscription, reads headers that
-nobody asks for, and sends through a coroutine and two more tasks. Here a message goes from
-the parser to its handler at once, and what is sent in one turn of the loop leaves in one
-write at its end; docs/decisions/0203 says what that saves and what it leans on.
+reads each message in a task of its own, with five regular expressions, takes it through a
+queue and another task, reads headers that nobody asks for, and sends through a coroutine
+and two more tasks. Here messages are taken out of the connection's bytes as these come in
+and go to their handlers at once; every other line is left to nats-py. And what is sent in
+one turn of the loop leaves in one write at its end. docs/decisions/0203 and 0220 say what
+that saves and what it leans on.
 """
 
 from __future__ import annotations
@@ -37,6 +39,7 @@ class Wire(Client):
     def __init__(self) -> None:
         super().__init__()
         self._straight: dict[Any, Straight] = {}
+        self._by_sid: dict[bytes, Straight] = {}
         self._frames: list[bytes] = []
 
     async def listen(self, subject: str, queue: str, handler: Straight) -> Subscription:
@@ -62,25 +65,38 @@ class Wire(Client):
             await subscription.unsubscribe()
         finally:
             self._straight.pop(subscription._cb, None)
+            self._by_sid.pop(b"%d" % subscription._id, None)
 
-    async def _process_msg(
-        self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes
-    ) -> None:
-        subscription = self._subs.get(sid)
-        if subscription is None:
+    async def _read_loop(self) -> None:
+        """Have messages taken out of what comes in; nats-py reads the rest."""
+        transport: Any = self._transport
+        if transport is None:
             return
-        handler = self._straight.get(subscription._cb)
+        reader = transport._io_reader
+        messages = Messages(self._handler_of, reader.feed_data)
+        # What came with the handshake's last answer has not been read by anybody.
+        waiting = bytes(reader._buffer)
+        reader._buffer.clear()
+        reader._maybe_resume_transport()
+        reader.feed_data = messages.feed
+        try:
+            messages.feed(waiting)
+            await super()._read_loop()
+        finally:
+            # What an abandoned connection still brings is nobody's.
+            del reader.feed_data
+
+    def _handler_of(self, sid: bytes) -> Straight | None:
+        """Return who takes a subscription's messages, None where that is nats-py."""
+        handler = self._by_sid.get(sid)
         if handler is None:
-            await super()._process_msg(sid, subject, reply, data, headers)
-            return
-        # A subject may hold bytes that are no UTF-8: they must not end the reader. With
-        # the replacements it is no subject of ours.
-        handler(
-            subject.decode("utf-8", "replace"),
-            reply.decode("utf-8", "replace"),
-            data,
-            headers or b"",
-        )
+            subscription = self._subs.get(int(sid))
+            if subscription is None:
+                return _nobody
+            handler = self._straight.get(subscription._cb)
+            if handler is not None:
+                self._by_sid[sid] = handler
+        return handler
 
     def send(self, frame: bytes) -> None:
         """Send a frame, with whatever else is sent in this turn of the loop.
@@ -99,6 +115,96 @@ class Wire(Client):
             # uvloop refuses a transport that has just been closed by the other end.
             with suppress(RuntimeError, OSError):
                 self._transport.write(b"".join(frames))
+
+
+_FIXED: Final = {b"MSG": 4, b"HMSG": 5}
+"""How many words such a line has where no answer is wanted:
+`MSG subject sid [reply] size`, `HMSG subject sid [reply] size-of-headers size`."""
+
+
+def _extent(words: list[bytes], fixed: int, after: int) -> tuple[int, int] | None:
+    """Return where the data of a message begin and end; None if its line makes no sense.
+
+    `after` is where its line has ended.
+    """
+    if len(words) - fixed not in (0, 1):
+        return None
+    try:
+        body = after + int(words[-2]) if fixed == 5 else after
+        end = after + int(words[-1])
+    except ValueError:
+        return None
+    return (body, end) if words[2].isdigit() and after <= body <= end else None
+
+
+def _nobody(_subject: str, _reply: str, _data: bytes, _headers: bytes) -> None:
+    """Take what still comes in after a subscription has ended."""
+
+
+class Messages:
+    """Takes the messages out of a connection's bytes, wherever these are cut.
+
+    `handler_of` returns who gets the messages of a subscription (its number as it stands in
+    the line). What nobody gets, and every line that is no message, goes to `leave`, whole.
+    """
+
+    def __init__(
+        self,
+        handler_of: Callable[[bytes], Straight | None],
+        leave: Callable[[bytes], None],
+    ) -> None:
+        self._handler_of = handler_of
+        self._leave = leave
+        # The beginning of what has not come whole yet, and how long that will be, 0 where
+        # that is not known.
+        self._begun = bytearray()
+        self._whole = 0
+
+    def feed(self, data: bytes) -> None:
+        """Take what has come in."""
+        if self._begun:
+            self._begun += data
+            if len(self._begun) < self._whole:
+                return
+            data = bytes(self._begun)
+            self._begun.clear()
+        at, size = 0, len(data)
+        while at < size:
+            line_end = data.find(b"\r\n", at)
+            if line_end < 0:
+                self._whole = 0
+                break
+            after = line_end + 2
+            words = data[at:line_end].split()
+            fixed = _FIXED.get(words[0]) if words else None
+            if fixed is not None:
+                extent = _extent(words, fixed, after)
+                if extent is None:
+                    # nats-py says what is wrong with it, and connects anew.
+                    self._leave(data[at:])
+                    return
+                body, end = extent
+                if end + 2 > size:
+                    self._whole = end + 2 - at
+                    break
+                start, at = at, end + 2
+                handler = self._handler_of(words[2])
+                if handler is None:
+                    self._leave(data[start:at])
+                    continue
+                # Either may hold bytes that are no UTF-8: they must not end the reader.
+                # With the replacements it is no subject of ours.
+                handler(
+                    words[1].decode("utf-8", "replace"),
+                    words[3].decode("utf-8", "replace") if len(words) > fixed else "",
+                    data[body:end],
+                    data[after:body],
+                )
+            else:
+                self._leave(data[at:after])
+                at = after
+        if at < size:
+            self._begun += data[at:]
 
 
 def frame(

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from nats.aio.client import Client
 
-from events.nats.wire import frame, headers_of, status_of
+from events.nats.wire import Messages, _nobody, frame, headers_of, status_of
 
 ROOT = Path(__file__).parents[2]
 
@@ -115,3 +115,70 @@ def test_speaking_to_nats_imports_no_web_client():
         env={**os.environ, "PYTHONPATH": str(ROOT)},
     )
     assert said.stdout.split() == ["False", "True"]
+
+
+LINES = st.lists(
+    st.one_of(
+        st.sampled_from([b"PING\r\n", b"PONG\r\n", b"+OK\r\n", b"-ERR 'x'\r\n"]),
+        st.tuples(
+            st.sampled_from([b"1", b"2", b"3"]),
+            st.sampled_from([b"", b"in.box"]),
+            st.binary(max_size=40),
+            st.sampled_from([b"", b"NATS/1.0\r\nA: b\r\n\r\n"]),
+        ),
+    ),
+    max_size=12,
+)
+
+
+def written(line) -> bytes:
+    if isinstance(line, bytes):
+        return line
+    sid, reply, data, headers = line
+    sizes = b"%d %d" % (len(headers), len(headers) + len(data))
+    words = [b"HMSG" if headers else b"MSG", b"a.b", sid, reply]
+    words.append(sizes if headers else b"%d" % len(data))
+    return b" ".join(word for word in words if word) + b"\r\n%b%b\r\n" % (headers, data)
+
+
+@given(LINES, st.lists(st.integers(1, 30), max_size=40))
+def test_messages_are_taken_out_wherever_the_bytes_are_cut(lines, cuts):
+    """Subscription 1 is taken straight, 2 is nats-py's, 3 has ended."""
+    taken, left = [], []
+
+    def take(*message):
+        taken.append(message)
+
+    handlers = {b"1": take, b"2": None}
+    messages = Messages(lambda sid: handlers.get(sid, _nobody), left.append)
+    whole = b"".join(map(written, lines))
+    for cut in [*cuts, len(whole) + 1]:
+        messages.feed(whole[:cut])
+        whole = whole[cut:]
+    assert taken == [
+        ("a.b", reply.decode(), data, headers)
+        for sid, reply, data, headers in (
+            one for one in lines if isinstance(one, tuple)
+        )
+        if sid == b"1"
+    ]
+    assert left == [
+        written(line) for line in lines if isinstance(line, bytes) or line[0] == b"2"
+    ]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"MSG\r\n",
+        b"MSG a 1\r\n",
+        b"MSG a 1 x\r\n",
+        b"HMSG a 1 5\r\nabcde\r\n",
+        b"MSG a 1 -9\r\n",
+        b"HMSG a 1 9 2\r\n",
+    ],
+)
+def test_a_message_that_makes_no_sense_is_left_to_the_library(line):
+    left = []
+    Messages(lambda sid: _nobody, left.append).feed(line + b"PING\r\n")
+    assert left == [line + b"PING\r\n"]
