@@ -45,12 +45,9 @@ def derived(*parts: str) -> str:
 
     130 bits of SHA-256 over the length-prefixed parts, in the ULID's alphabet and length.
     """
-    digest = hashlib.sha256()
-    for part in parts:
-        raw = part.encode()
-        digest.update(b"%d:" % len(raw))
-        digest.update(raw)
-    return _base32(int.from_bytes(digest.digest()[:17], "big") >> 6)
+    raws = [part.encode() for part in parts]
+    whole = b"".join([b"%d:%b" % (len(raw), raw) for raw in raws])
+    return _base32(int.from_bytes(hashlib.sha256(whole).digest()[:17], "big") >> 6)
 
 
 def task_named(submitter: str, command_id: str) -> str:

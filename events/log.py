@@ -14,7 +14,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from events import catalogue as c
+    from events.errors import LogError
     from events.position import Position
+
+    Appended = Callable[[int, LogError | None], None]
+    """Told of an append's end: its sequence, or 0 and what went wrong."""
 
 MAX_EVENT_BYTES = 512 * 1024
 """No event is larger than this once encoded."""
@@ -60,6 +64,14 @@ class EventLog(Protocol):
         append whose acknowledgement got lost is resolved by looking, so it is stored
         once. Without, it is stored at least once while the caller lives; readers drop
         the repeat. Raises through the future: Conflict, TooLarge, LogUnavailable.
+        """
+        ...
+
+    def append_then(
+        self, subject: str, event: c.Event, done: Appended, *, expect: int | None = None
+    ) -> None:
+        """`append` without a future: `done` is called later, once, with the sequence, or
+        with 0 and what went wrong. Raises what an event raises that cannot be encoded.
         """
         ...
 

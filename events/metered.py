@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from prometheus_client.core import Metric
 
     from events import catalogue as c
-    from events.log import EventLog, Follower
+    from events.errors import LogError
+    from events.log import Appended, EventLog, Follower
     from events.position import Position
 
 FAST_S: Final = tuple(1e-5 * 2**i for i in range(18))
@@ -111,6 +112,22 @@ class MeteredLog:
 
         future.add_done_callback(done)
         return future
+
+    def append_then(
+        self, subject: str, event: c.Event, done: Appended, *, expect: int | None = None
+    ) -> None:
+        clock = asyncio.get_running_loop().time
+        began = clock()
+
+        def appended(seq: int, error: LogError | None) -> None:
+            if error is None:
+                self.appends.add(clock() - began)
+                self._appended(event)
+            else:
+                self.failures.add(error.code)
+            done(seq, error)
+
+        self._log.append_then(subject, event, appended, expect=expect)
 
     async def append_batch(
         self, items: Sequence[tuple[str, c.Event, int]]

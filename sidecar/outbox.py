@@ -22,7 +22,7 @@ import msgspec
 
 from events.codec import decode_event, encode
 from events.diagnostics import Diagnostics
-from events.errors import LogError, LogUnavailable, Malformed, TooLarge
+from events.errors import LogError, Malformed, TooLarge
 from sidecar.output import EVENT_LIMIT, fitting
 
 if TYPE_CHECKING:
@@ -225,22 +225,18 @@ class Outbox:
             entry = self._ready.popleft()
             self._sent.append(entry)
             self._in_flight += 1
+            settled = partial(self._settled, entry)
             try:
-                future = self._log.append(entry.subject, entry.event)
+                self._log.append_then(entry.subject, entry.event, settled)
             except (ValueError, TypeError) as error:  # it cannot be encoded
-                future = self._loop.create_future()
-                future.set_exception(error)
-            future.add_done_callback(partial(self._settled, entry))
+                self._loop.call_soon(settled, 0, error)
 
-    def _settled(self, entry: OutboxEntry, future: asyncio.Future[int]) -> None:
+    def _settled(
+        self, entry: OutboxEntry, _seq: int, problem: Exception | None
+    ) -> None:
         self._in_flight -= 1
         if self._closed:
             return
-        problem = (
-            LogUnavailable(entry.subject, "cancelled")
-            if future.cancelled()
-            else future.exception()
-        )
         if problem is None:
             self._tries = 0
             self._acknowledged(entry)

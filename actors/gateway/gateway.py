@@ -56,7 +56,8 @@ class Gateway:
             return Stamp(ids(), rfc3339(clock()), name)
 
         files = AttachmentCommands(attachments, ids, clock)
-        tasks = TaskCommands(log, dry_run, stamp, ids, clock, files.check)
+        self._submits: Reader[m.Submit] = Reader(m.Submit)
+        self._tasks = tasks = TaskCommands(log, dry_run, stamp, ids, clock, files.check)
         bulk = BulkCommands(log, bus, tasks, stamp, ids)
         admin = AdminCommands(log, bus, dry_run, stamp)
         table: dict[str, tuple[type[Any], Handler]] = {
@@ -91,10 +92,6 @@ class Gateway:
         `who` is the requester's name, as the broker gives it.
         """
         try:
-            if len(body) > MAX_COMMAND_BYTES:
-                raise Malformed(
-                    "", f"at most {MAX_COMMAND_BYTES} bytes", f"{len(body)} bytes"
-                )
             entry = self._table.get(name)
             if entry is None:
                 return m.refuse(
@@ -103,13 +100,35 @@ class Gateway:
                     f"there are {', '.join(self.commands)}",
                 )
             reader, handler = entry
-            command = reader.decode(body)
-            until = command.expires_at
-            if until is not None and instant(until, "expires_at") < self._clock():
-                raise Expired(until)
-            return await handler(command, who)
+            return await handler(self._read(reader, body), who)
         except AgentComError as error:
             return m.refusal_of(error)
+
+    def submit(
+        self, body: bytes, who: str, done: Callable[[msgspec.Struct | None], None]
+    ) -> bool:
+        """`answer("task.submit", ...)` by a callback: False where that takes a wait.
+
+        Where that shows only later, `done` gets None. It may be called before the return.
+        """
+        try:
+            command = self._read(self._submits, body)
+            return self._tasks.submit_then(command, who, done)
+        except AgentComError as error:
+            done(m.refusal_of(error))
+            return True
+
+    def _read(self, reader: Reader[Any], body: bytes) -> Any:
+        """Read a command of a bearable size that is not too old."""
+        if len(body) > MAX_COMMAND_BYTES:
+            raise Malformed(
+                "", f"at most {MAX_COMMAND_BYTES} bytes", f"{len(body)} bytes"
+            )
+        command = reader.decode(body)
+        until = command.expires_at
+        if until is not None and instant(until, "expires_at") < self._clock():
+            raise Expired(until)
+        return command
 
 
 class Expired(AgentComError):

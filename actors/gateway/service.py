@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 NAME: Final = "agentcom"
 QUEUE: Final = "agentcom"
+SUBMIT: Final = "task.submit"
 IN_FLIGHT: Final = 4_096
 """More commands at once are answered with `busy`: the sender may slow down."""
 
@@ -105,6 +106,9 @@ class Service:
         self._stats = {name: EndpointStats() for name in gateway.commands}
         self._listening: list[Listening] = []
         self._running: set[asyncio.Task[None]] = set()
+        # Submissions that have no task of their own, and the news that there is none.
+        self._submitting = 0
+        self._quiet = asyncio.Event()
         self._loop = asyncio.get_running_loop()
         self.rejected = 0
         self.faults = 0
@@ -134,18 +138,24 @@ class Service:
         for listening in self._listening:
             await listening.stop()
         self._listening.clear()
+        while self._submitting:
+            self._quiet.clear()
+            await self._quiet.wait()
         await asyncio.gather(*self._running, return_exceptions=True)
 
     def _on(self, message: Message, prefix: str) -> None:
         name = message.subject[len(prefix) :]
-        if len(self._running) >= IN_FLIGHT:
+        if len(self._running) + self._submitting >= IN_FLIGHT:
             self.rejected += 1
             self._respond(
                 message,
                 name,
                 refuse("busy", "too many commands at once"),
             )
-            return
+        elif name != SUBMIT or not self._submit(message):
+            self._begin(message, name)
+
+    def _begin(self, message: Message, name: str) -> None:
         task = self._loop.create_task(self._answer(message, name))
         self._running.add(task)
         task.add_done_callback(self._running.discard)
@@ -157,11 +167,45 @@ class Service:
                 name, message.data, requester(message.headers)
             )
         except Exception as error:  # noqa: BLE001 - the actor's edge: a fault answers
-            self.faults += 1
-            _log.exception("a command failed", command=name[:80])
-            answer = refuse(
-                "fault", f"the gateway failed at this command ({type(error).__name__})"
-            )
+            answer = self._fault(name, error)
+        self._answered(message, name, began, answer)
+
+    def _submit(self, message: Message) -> bool:
+        """Take a submission without a task of its own; False where it needs one.
+
+        Most commands are submissions, and they come thousands a second.
+        """
+        began = self._ticks()
+
+        def done(answer: msgspec.Struct | None) -> None:
+            self._submitting -= 1
+            if answer is None:
+                self._begin(message, SUBMIT)
+            else:
+                self._answered(message, SUBMIT, began, answer)
+            if not self._submitting:
+                self._quiet.set()
+
+        self._submitting += 1
+        try:
+            taken = self._gateway.submit(message.data, requester(message.headers), done)
+        except Exception as error:  # noqa: BLE001 - the actor's edge: a fault answers
+            done(self._fault(SUBMIT, error))
+            return True
+        if not taken:
+            self._submitting -= 1
+        return taken
+
+    def _fault(self, name: str, error: Exception) -> Refusal:
+        self.faults += 1
+        _log.exception("a command failed", command=name[:80])
+        return refuse(
+            "fault", f"the gateway failed at this command ({type(error).__name__})"
+        )
+
+    def _answered(
+        self, message: Message, name: str, began: int, answer: msgspec.Struct
+    ) -> None:
         stats = self._stats.get(name)
         if stats is not None:
             stats.requests += 1

@@ -34,11 +34,11 @@ def check_size(spec: c.TaskSpec, fleet: Fleet) -> None:
     needed = context_needed(tokens, work=False)
     largest, whose = 0, ""
     for name, context in _contexts(spec, fleet):
-        if context is None:
+        if context is None or context >= needed:
             return
         if context > largest:
             largest, whose = context, name
-    if whose and needed > largest:
+    if whose:
         raise Malformed(
             _asked_in(spec),
             f"a prompt that {largest:,} tokens hold together with its answer, the "

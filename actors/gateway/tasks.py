@@ -28,16 +28,16 @@ if TYPE_CHECKING:
     from actors.scheduler.fleet import Fleet
     from actors.scheduler.tiers import TierWatch
     from actors.stamp import Stamp
+    from events.errors import LogError
     from events.log import EventLog
 
     Decide = Callable[[lifecycle.TaskState], c.TaskEvent | m.Refusal | None]
+    Answer = m.Submitted | m.Refusal
 
 DECIDE_AGAIN: Final = 8
 """So often a decision is made anew when somebody else was first."""
 
 HOSTS_NAMED: Final = 20
-
-_SPEC_FIELDS: Final = c.TaskSpec.__struct_fields__
 
 
 class DryRun(Protocol):
@@ -111,6 +111,32 @@ class TaskCommands:
         except Conflict:
             return await self._existing(event)
         return self._answer(event, seq)
+
+    def submit_then(
+        self, command: m.Submit, who: str, done: Callable[[Answer | None], None]
+    ) -> bool:
+        """`submit` without a wait: `done` gets the answer later.
+
+        False, and nothing has been done, where somebody has to be asked first; `done` gets
+        None where that shows only then, because the task has been submitted before.
+        """
+        spec = _spec_of(command)
+        if spec.attachments or spec.file_hints:
+            return False
+        named = command.id and task_named(who, command.id)
+        task_id = self._task_id(who, spec, named)
+        event = self._submission(task_id, spec, who, command.id)
+        if self._unknown_repo(spec) is not None:
+            return False
+
+        def appended(seq: int, error: LogError | None) -> None:
+            if error is None:
+                done(self._answer(event, seq))
+            else:
+                done(None if isinstance(error, Conflict) else m.refusal_of(error))
+
+        self._log.append_then(subjects.task(task_id), event, appended, expect=0)
+        return True
 
     def _task_id(self, who: str, spec: c.TaskSpec, named: str | None) -> str:
         """Derive the id from the submitter and its key; else it is that which the
@@ -203,9 +229,11 @@ class TaskCommands:
 
         A host that is away counts. While none has ever joined, nobody can tell.
         """
-        hosts = [h for h in self._dry_run.fleet.hosts.values() if h.incarnation]
         repo = spec.repo
-        if repo is None or spec.executor == "noop" or not hosts:
+        if repo is None or spec.executor == "noop":
+            return None
+        hosts = [h for h in self._dry_run.fleet.hosts.values() if h.incarnation]
+        if not hosts:
             return None
         if spec.assign_to and self._has_joined(spec.assign_to):
             hosts = [host for host in hosts if host.name == spec.assign_to]
@@ -410,7 +438,10 @@ class TaskCommands:
 
 
 def _spec_of(command: m.Submit) -> c.TaskSpec:
-    return c.TaskSpec(**{name: getattr(command, name) for name in _SPEC_FIELDS})
+    """A submission is the task's specification, with two fields of the command's own."""
+    if command.id is None and command.expires_at is None:
+        return command
+    return msgspec.structs.replace(command, id=None, expires_at=None)
 
 
 def _digest(spec: c.TaskSpec) -> str:

@@ -427,12 +427,7 @@ class SchedulerRole:
         self._turn_soon()
 
     def _append(self, decision: Decision) -> None:
-        future = self._log.append(
-            decision.subject, decision.event, expect=decision.expect
-        )
-
-        def done(appended: asyncio.Future[int]) -> None:
-            error = None if appended.cancelled() else appended.exception()
+        def done(_seq: int, error: LogError | None) -> None:
             if error is None:
                 return
             if not isinstance(error, Conflict):
@@ -442,7 +437,9 @@ class SchedulerRole:
             self.scheduler.undecided(decision)
             self._turn_soon()
 
-        future.add_done_callback(done)
+        self._log.append_then(
+            decision.subject, decision.event, done, expect=decision.expect
+        )
 
     # -- effects -----------------------------------------------------------------------
 

@@ -16,7 +16,7 @@ import asyncio
 import re
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 import nats.errors
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from nats.aio.subscription import Subscription
 
     from events.bus import Listening, Message
+
+T = TypeVar("T")
 
 NO_RESPONDERS = "503"
 _log = Diagnostics("agentcom.link")
@@ -284,7 +286,30 @@ class Link:
         Raises Unreachable (absent or no answer in `timeout` seconds) and Denied through
         the future.
         """
-        future: asyncio.Future[LinkMessage] = self._loop.create_future()
+        return self._asked(subject, data, timeout, headers, lambda message: message)
+
+    def request(
+        self,
+        subject: str,
+        data: bytes,
+        *,
+        timeout: float,
+        headers: Mapping[str, str] | None = None,
+    ) -> asyncio.Future[bytes]:
+        return self._asked(
+            subject, data, timeout, headers, lambda message: message.data
+        )
+
+    def _asked(
+        self,
+        subject: str,
+        data: bytes,
+        timeout: float,
+        headers: Mapping[str, str] | None,
+        read: Callable[[LinkMessage], T],
+    ) -> asyncio.Future[T]:
+        """Ask; the future yields what `read` makes of the answer."""
+        future: asyncio.Future[T] = self._loop.create_future()
 
         def heard(answer: LinkMessage | Denied) -> None:
             timer.cancel()
@@ -295,7 +320,7 @@ class Link:
             elif answer.status == NO_RESPONDERS and not answer.data:
                 future.set_exception(Unreachable(subject, absent=True))
             else:
-                future.set_result(answer)
+                future.set_result(read(answer))
 
         def late() -> None:
             self.forget(reply)
@@ -309,30 +334,6 @@ class Link:
             self.forget(reply)
             future.set_exception(Unreachable(subject, absent=False))
         return future
-
-    def request(
-        self,
-        subject: str,
-        data: bytes,
-        *,
-        timeout: float,
-        headers: Mapping[str, str] | None = None,
-    ) -> asyncio.Future[bytes]:
-        answered: asyncio.Future[bytes] = self._loop.create_future()
-
-        def hand_on(call: asyncio.Future[LinkMessage]) -> None:
-            if answered.done():
-                call.exception()
-            elif call.cancelled():
-                answered.cancel()
-            elif error := call.exception():
-                answered.set_exception(error)
-            else:
-                answered.set_result(call.result().data)
-
-        call = self.call(subject, data, timeout=timeout, headers=headers)
-        call.add_done_callback(hand_on)
-        return answered
 
     # -- listening ---------------------------------------------------------------------
 

@@ -48,7 +48,7 @@ from events.position import NOWHERE
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from events.log import Follower
+    from events.log import Appended, Follower
     from events.nats.link import Link, LinkMessage
     from events.position import Position
 
@@ -59,15 +59,21 @@ SWEEP: Final = 0.25
 
 
 class Append:
-    """One append on its way: until acknowledged, refused, or given up."""
+    """One append on its way: until acknowledged, refused, or given up.
+
+    `done` is called at its end. Where somebody waits for it in `future`, that may have been
+    cancelled: then nobody asks for it any more.
+    """
 
     __slots__ = (
         "data",
+        "done",
         "due",
         "event_id",
         "expect",
         "future",
         "give_up",
+        "over",
         "reply",
         "subject",
     )
@@ -78,17 +84,24 @@ class Append:
         data: bytes,
         event_id: str,
         expect: int | None,
-        future: asyncio.Future[int],
+        done: Appended,
         now: float,
+        future: asyncio.Future[int] | None = None,
     ) -> None:
         self.subject = subject
         self.data = data
         self.event_id = event_id
         self.expect = expect
+        self.done = done
         self.future = future
+        self.over = False
         self.due = now + ACK_TIMEOUT
         self.give_up = now + APPEND_DEADLINE
         self.reply = ""
+
+    @property
+    def wanted(self) -> bool:
+        return not self.over and (self.future is None or not self.future.done())
 
 
 class JetStreamLog:
@@ -131,15 +144,36 @@ class JetStreamLog:
     ) -> asyncio.Future[int]:
         """Append an event that is encoded already; `event_id` is the id inside it."""
         future: asyncio.Future[int] = self._loop.create_future()
-        if len(data) > MAX_EVENT_BYTES:
-            future.set_exception(TooLarge(subject, len(data), MAX_EVENT_BYTES))
-            return future
-        append = Append(subject, data, event_id, expect, future, self._loop.time())
+
+        def done(seq: int, error: LogError | None) -> None:
+            if future.done():
+                return
+            if error is None:
+                future.set_result(seq)
+            else:
+                future.set_exception(error)
+
+        self._begin(
+            Append(subject, data, event_id, expect, done, self._loop.time(), future)
+        )
+        return future
+
+    def append_then(
+        self, subject: str, event: c.Event, done: Appended, *, expect: int | None = None
+    ) -> None:
+        now = self._loop.time()
+        self._begin(Append(subject, encode(event), event.id, expect, done, now))
+
+    def _begin(self, append: Append) -> None:
+        size = len(append.data)
+        if size > MAX_EVENT_BYTES:
+            error = TooLarge(append.subject, size, MAX_EVENT_BYTES)
+            self._loop.call_soon(append.done, 0, error)
+            return
         self._pending[append] = None
         if self._sweeper is None:
             self._sweeper = self._loop.create_task(self._sweep())
         self._send(append)
-        return future
 
     def _send(self, append: Append) -> None:
         def heard(answer: LinkMessage | Denied) -> None:
@@ -159,7 +193,7 @@ class JetStreamLog:
             append.reply = ""
 
     def _answered(self, append: Append, answer: LinkMessage | Denied) -> None:
-        if append.future.done():
+        if not append.wanted:
             self._pending.pop(append, None)
             return
         if isinstance(answer, Denied):
@@ -190,15 +224,17 @@ class JetStreamLog:
 
     def _settle(self, append: Append, seq: int) -> None:
         self._pending.pop(append, None)
-        if not append.future.done():
-            append.future.set_result(seq)
+        if not append.over:
+            append.over = True
+            append.done(seq, None)
 
     def _fail(self, append: Append, error: LogError) -> None:
         self._pending.pop(append, None)
         if append.reply:
             self._link.forget(append.reply)
-        if not append.future.done():
-            append.future.set_exception(error)
+        if not append.over:
+            append.over = True
+            append.done(0, error)
 
     def _connection(self, up: bool) -> None:
         if not up:
@@ -220,7 +256,7 @@ class JetStreamLog:
                 if append.due > now:
                     # Insertion order is nearly due order, but a resent one is not.
                     continue
-                if append.future.done():
+                if not append.wanted:
                     self._pending.pop(append, None)
                 elif now > append.give_up:
                     reason = "no acknowledgement" if self._link.up else "no connection"

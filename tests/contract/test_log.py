@@ -103,6 +103,36 @@ async def test_an_event_too_large_is_refused_before_it_is_sent(log):
     assert await log.last_sequence() == 0
 
 
+async def test_an_append_without_a_future_tells_its_end_later_and_once(log):
+    told: list[tuple[str, int, type | None]] = []
+    everything = asyncio.Event()
+
+    def tell(name: str):
+        def done(seq: int, error: Exception | None) -> None:
+            told.append((name, seq, None if error is None else type(error)))
+            if len(told) == 4:
+                everything.set()
+
+        return done
+
+    a = subjects.task("a")
+    log.append_then(a, event("a", 1), tell("first"), expect=0)
+    log.append_then(a, event("a", 2), tell("too late"), expect=0)
+    log.append_then(a, event("a", 3, "x" * 600_000), tell("too large"))
+    log.append_then(subjects.task("b"), event("b"), tell("last"))
+    assert told == []
+    await asyncio.wait_for(everything.wait(), 20)
+    assert sorted(told, key=str) == [
+        ("first", 1, None),
+        ("last", 2, None),
+        ("too large", 0, TooLarge),
+        ("too late", 0, Conflict),
+    ]
+    assert [r.event.id for r in await log.read(a)] == ["Ea1"]
+    with pytest.raises((TypeError, ValueError)):
+        log.append_then(a, event("a", 4, object()), tell("no JSON"))
+
+
 async def test_a_follower_sees_past_and_future_in_order(log):
     for n in range(10):
         await log.append(subjects.task("a"), event("a", n))

@@ -16,7 +16,7 @@ from events.catalogue import Recorded
 from events.codec import decode_event, encode
 from events.errors import Conflict, LogUnavailable, Unreachable
 from events.subjects import matches
-from tests.support.fakes import MemoryLeases, receivers
+from tests.support.fakes import MemoryLeases, receivers, tell
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from events.bus import Listening, Message
     from events.catalogue import Event
-    from events.log import Follower
+    from events.log import Appended, Follower
     from events.position import Position
     from tests.simulation.loop import Process, SimLoop
 
@@ -347,6 +347,11 @@ class Link:
         self._pending[append] = None
         self._send(append)
         return future
+
+    def append_then(
+        self, subject: str, event: Event, done: Appended, *, expect: int | None = None
+    ) -> None:
+        tell(self.append(subject, event, expect=expect), done)
 
     def _send(self, append: _Append) -> None:
         append.tries += 1

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from events.catalogue import Event, Recorded
 from events.codec import decode_event, encode
-from events.errors import Conflict, Malformed, TooLarge, Unreachable
+from events.errors import Conflict, LogError, Malformed, TooLarge, Unreachable
 from events.log import MAX_EVENT_BYTES, Follower
 from events.position import NOWHERE, LogChanged, Position
 from events.subjects import matches
@@ -20,6 +20,20 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from events.bus import Listening, Message
+    from events.log import Appended
+
+
+def tell(appended: asyncio.Future[int], done: Appended) -> None:
+    """Call `done` with what becomes of an append."""
+
+    def settled(future: asyncio.Future[int]) -> None:
+        if future.cancelled():
+            return
+        error = future.exception()
+        assert error is None or isinstance(error, LogError)
+        done(0 if error is not None else future.result(), error)
+
+    appended.add_done_callback(settled)
 
 
 class MemoryLog:
@@ -50,6 +64,11 @@ class MemoryLog:
         else:
             future.set_result(self._store(subject, raw))
         return future
+
+    def append_then(
+        self, subject: str, event: Event, done: Appended, *, expect: int | None = None
+    ) -> None:
+        tell(self.append(subject, event, expect=expect), done)
 
     def _ours(self, subject: str, event_id: str, expect: int) -> int | None:
         """Return where this very event stands, if it came next after `expect`."""
