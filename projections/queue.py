@@ -6,6 +6,7 @@ operations, and a restart fills it from the stored tasks that are open.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from typing import TYPE_CHECKING, Final
 
 from msgspec import Struct
@@ -34,13 +35,15 @@ class Oldest(Struct, frozen=True):
 class QueueState:
     """The open tasks, each either in the lane it waits in or among those under way.
 
-    Dictionaries keep the order in which tasks came, so the first of a lane is the one
-    that waits longest.
+    A lane keeps the order in which tasks came, so its first is the one that waits longest.
+    (A plain dictionary would look for it past all that have gone.)
     """
 
     def __init__(self) -> None:
-        self.lanes: dict[Lane, dict[str, TaskRecord]] = {
-            (tier, priority): {} for tier in TIER_KINDS for priority in PRIORITIES
+        self.lanes: dict[Lane, OrderedDict[str, TaskRecord]] = {
+            (tier, priority): OrderedDict()
+            for tier in TIER_KINDS
+            for priority in PRIORITIES
         }
         self.under_way: dict[str, TaskRecord] = {}
         self._lane_of: dict[str, Lane] = {}
@@ -63,7 +66,7 @@ class QueueState:
         if record.phase == "waiting":
             lane = (record.tier, record.priority)
             self._lane_of[task_id] = lane
-            self.lanes.setdefault(lane, {})[task_id] = record
+            self.lanes.setdefault(lane, OrderedDict())[task_id] = record
         else:
             self.under_way[task_id] = record
 

@@ -140,7 +140,7 @@ def _ahead(record: TaskRecord, queued: QueueState) -> int:
         return _ahead_above(record, queued)
     ahead = 0
     for priority in PRIORITIES:
-        lane = queued.lanes.get((record.tier, priority), {})
+        lane = queued.lanes.get((record.tier, priority)) or ()
         if priority != record.priority:
             ahead += len(lane)
             continue

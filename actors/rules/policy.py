@@ -67,7 +67,7 @@ class Policy(Struct, frozen=True, forbid_unknown_fields=True):
     limited_known_cap_s: PositiveSeconds = 691_200.0
     allow_no_timeout: bool = False
     """Whether a task may ask for no time limit at all (`timeout_s` 0)."""
-    recorded_candidates: Annotated[int, Meta(ge=1, le=64)] = 16
+    recorded_candidates: Annotated[int, Meta(ge=1, le=64)] = 8
     scoring: Scoring = Scoring()
     limits: Limits = Limits()
 

@@ -30,6 +30,7 @@ from actors.scheduler.queue import (
     Waiting,
     requirement,
 )
+from actors.scheduler.specs import KeptSpecs
 from actors.scheduler.tiers import Outage, TierWatch
 from events import catalogue as c
 from events import subjects
@@ -41,8 +42,6 @@ if TYPE_CHECKING:
     from actors.rules.policy import Policy
     from actors.scheduler.places import Place
 
-SPECS_KEPT: Final = 4_096
-"""Task specs kept in memory for a prompt assignment; others are read from the log."""
 REASONS: Final = 10_000
 """Reasons of classifications that are kept once for all tasks that share them."""
 GAPS: Final = 64
@@ -158,8 +157,7 @@ class SchedulerState:
         self.alerts_moved = True
 
         # -- caches --
-        # What the newest tasks ask for, so that an assignment need not read the log.
-        self.specs: dict[str, c.TaskSpec] = {}
+        self.specs = KeptSpecs()
         # Retried tasks whose history is being read, with the events that came meanwhile.
         self.coming_back: dict[str, list[c.Recorded]] = {}
         # One object for equal requirements, and for equal reasons of classification: a
@@ -315,8 +313,7 @@ class SchedulerState:
         if spec.deadline is not None:
             live.deadline = instant(spec.deadline)
         self.tasks[task_id] = live
-        if len(self.specs) < SPECS_KEPT:
-            self.specs[task_id] = spec
+        self.specs.keep(task_id, spec)
         return live
 
     def adopt(self, task_id: str, history: list[c.Recorded]) -> list[FoldedStep]:
@@ -377,7 +374,7 @@ class SchedulerState:
             live.deferred = False
             self.enqueue(live)
         elif state.phase in FINAL:
-            self.specs.pop(task_id, None)
+            self.specs.drop(task_id)
             self.tasks.pop(task_id, None)
         elif isinstance(event, c.TaskDeferred):
             live.deferred = True
