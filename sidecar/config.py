@@ -163,6 +163,7 @@ class SidecarConfig(Struct, frozen=True, kw_only=True):
     probe_every_s: Seconds = 30.0
     probe_timeout_s: Seconds = 5.0
     beat_every_s: Seconds = 2.0
+    flush_everything: bool = False
 
     @property
     def host(self) -> str:

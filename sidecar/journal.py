@@ -1,10 +1,14 @@
 """The host's disk: assignments before they are accepted, events before they are safe.
 
-One SQLite file (WAL, `synchronous=FULL`) in a thread of its own. Whatever waits goes into
-one commit: while the thread writes, the next batch gathers on the loop's side, and each
-commit wakes the loop once. An acceptance is answered after the commit that holds it.
-Everything else is lazy: an outbox entry that the log acknowledges before it would be
-written never is, a deletion waits for the next batch.
+One SQLite file (WAL). Whatever waits goes into one commit. An acceptance is answered after
+the commit that holds it. Everything else is lazy: an outbox entry that the log acknowledges
+before it would be written never is, a deletion waits for the next batch.
+
+A commit is flushed to the disk by a thread (`synchronous=FULL`): while it writes, the next
+batch gathers on the loop's side. One that holds nothing but runs taken, begun and over is
+made at once and left to the system to flush (`synchronous=NORMAL`), unless the
+configuration wants every commit flushed: what is in it outlives this process in any case,
+and after a power cut only says of a run what the log says too. docs/decisions/0521.
 
 When the disk is full or broken, the batch stays, `fault` says why, and the journal tries
 again after a second, then after twice as long each time, up to two minutes; the host takes
@@ -57,7 +61,8 @@ _STEADY_S = 60.0
 """A journal that has worked for so long begins its pauses anew when it fails."""
 _LEAST_PROBE = 64 * 1024
 _PID_BYTES = 32
-_TRIM_DONE_EVERY = 1_024
+_TIDY_EVERY = 256
+"""After so many commits the thread copies the write-ahead log into the file."""
 
 
 _THREAD_SURVIVES = (sqlite3.Error, OSError, MemoryError, ArithmeticError, ValueError)
@@ -107,9 +112,15 @@ class Journal:
     """The loop's side: gathers batches, resolves futures. Made by `open_journal`."""
 
     def __init__(
-        self, path: Path, thread: _JournalThread, at_start: JournalContents
+        self,
+        path: Path,
+        thread: _JournalThread,
+        at_start: JournalContents,
+        *,
+        flush_all: bool,
     ) -> None:
         self.path = path
+        self._flush_all = flush_all
         self.at_start = at_start
         self.commits = 0
         self._thread = thread
@@ -251,12 +262,15 @@ class Journal:
         if batch.empty():
             self._settled.set()
             return
-        self._busy = True
         statements, probe = _statements(batch), self._probe
-        self._thread.ask(
-            lambda db: self._thread.write(db, statements, probe),
-            lambda _, error: self._committed(batch, error),
-        )
+        if self._flush_all or self.fault or batch.puts or batch.noting:
+            self._busy = True
+            self._thread.ask(
+                lambda db: self._thread.write(db, statements, probe),
+                lambda _, error: self._committed(batch, error),
+            )
+        else:
+            self._committed(batch, self._thread.write_now(statements))
 
     def _committed(self, batch: _Batch, error: str) -> None:
         self._busy = False
@@ -264,6 +278,9 @@ class Journal:
             self._failed(batch, error)
             return
         self.commits += 1
+        if self.commits % _TIDY_EVERY == 0:
+            self._busy = True
+            self._thread.ask(_tidy, self._tidied)
         for entry in batch.puts:
             entry.stored = True
         for future in batch.accepting + batch.noting:
@@ -278,6 +295,12 @@ class Journal:
             self._kick()
         elif not self._next.empty():
             self._kick_lazily()
+
+    def _tidied(self, _: object, _error: str) -> None:
+        # What is wrong with the disk is the next commit's to say.
+        self._busy = False
+        if not self._next.empty() or not self._settled.is_set():
+            self._kick(try_again=not self._settled.is_set())
 
     def _failed(self, batch: _Batch, error: str) -> None:
         """Refuse what asked to be accepted, keep the rest, try again in a while."""
@@ -370,6 +393,14 @@ def _statements(batch: _Batch) -> list[tuple[str, list[tuple[Any, ...]]]]:
     return statements
 
 
+def _tidy(db: sqlite3.Connection) -> None:
+    """Forget routes that ended long ago; copy the write-ahead log into the file."""
+    db.execute(
+        "DELETE FROM done WHERE n <= (SELECT max(n) FROM done) - ?", (DONE_KEPT,)
+    )
+    db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+
+
 def _write(
     db: sqlite3.Connection,
     statements: list[tuple[str, list[tuple[Any, ...]]]],
@@ -416,6 +447,9 @@ class _JournalThread:
         self._path = path
         self._lock = lock
         self._file: os.stat_result | None = None
+        self._db: sqlite3.Connection | None = None
+        # Whether commits are flushed, as the connection stands.
+        self._flushes = True
         # Commits so far: known to have been made before, then as they are made.
         self._commits = marked
         self._loop = loop
@@ -439,12 +473,29 @@ class _JournalThread:
         self,
         db: sqlite3.Connection,
         statements: list[tuple[str, list[tuple[Any, ...]]]],
-        probe: int,
+        probe: int = 0,
+        *,
+        flush: bool = True,
     ) -> None:
         """Commit, and count it: in the journal with it, in the lock file after it."""
+        if flush != self._flushes:
+            db.execute(f"PRAGMA synchronous = {'FULL' if flush else 'NORMAL'}")
+            self._flushes = flush
         _write(db, [*statements, (COUNT, [(self._commits + 1,)])], probe)
         self._commits += 1
         self._mark()
+
+    def write_now(self, statements: list[tuple[str, list[tuple[Any, ...]]]]) -> str:
+        """Commit here and not in the thread, which has no job now; do not flush.
+
+        Returns what went wrong, "" where nothing did.
+        """
+        assert self._db is not None
+        try:
+            self.write(self._db, statements, flush=False)
+        except _THREAD_SURVIVES as error:
+            return f"{error} ({type(error).__name__})"
+        return ""
 
     def _mark(self) -> None:
         # A number that is too low accuses nobody.
@@ -475,6 +526,7 @@ class _JournalThread:
     def _run(self) -> None:
         try:
             db, contents = opened(self._path, self._commits)
+            self._db = db
             self._commits = contents.commits
             self._file = os.stat(self._path)
             self._mark()
@@ -482,19 +534,11 @@ class _JournalThread:
             self._call_back(self._not_opened, error)
             return
         self._call_back(self._opened, contents)
-        since_trim = 0
         while (item := self._jobs.get()) is not None:
             job, done = item
             answer, problem = None, ""
             try:
                 answer = job(db)
-                since_trim += 1
-                if since_trim >= _TRIM_DONE_EVERY:
-                    since_trim = 0
-                    db.execute(
-                        "DELETE FROM done WHERE n <= (SELECT max(n) FROM done) - ?",
-                        (DONE_KEPT,),
-                    )
             except _THREAD_SURVIVES as error:
                 problem = f"{error} ({type(error).__name__})"
             self._call_back(done, answer, problem)
@@ -516,8 +560,11 @@ class _JournalThread:
             self.opened.set_exception(error)
 
 
-async def open_journal(path: Path) -> Journal:
-    """Open or make the journal at `path`; raises JournalHeld, JournalError."""
+async def open_journal(path: Path, *, flush_all: bool = False) -> Journal:
+    """Open or make the journal at `path`; raises JournalHeld, JournalError.
+
+    `flush_all` has every commit flushed to the disk, those too that need not be.
+    """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         lock = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT, 0o600)
@@ -539,7 +586,7 @@ async def open_journal(path: Path) -> Journal:
             f"cannot be read: {error}; move it away to start with an empty one "
             "(what it held is then lost to this host)",
         ) from error
-    return Journal(path, thread, contents)
+    return Journal(path, thread, contents, flush_all=flush_all)
 
 
 def _commits_marked(lock: int) -> int:

@@ -125,12 +125,15 @@ def opened(path: Path, marked: int = 0) -> tuple[sqlite3.Connection, JournalCont
     `marked` commits are known to have been made: with fewer of them in it, the file was
     emptied, put back to an earlier state, or lost the end of its write-ahead log.
     """
-    db = sqlite3.connect(path, isolation_level=None, timeout=2.0)
+    db = sqlite3.connect(
+        path, isolation_level=None, timeout=2.0, check_same_thread=False
+    )
     try:
         # Alone with the file: no shared memory, no locking per transaction.
         db.execute("PRAGMA locking_mode = EXCLUSIVE")
         db.execute("PRAGMA journal_mode = WAL")
         db.execute("PRAGMA synchronous = FULL")
+        db.execute("PRAGMA wal_autocheckpoint = 0")
         (version,) = db.execute("PRAGMA user_version").fetchone()
         if version > _VERSION:
             raise JournalError(

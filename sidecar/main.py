@@ -69,7 +69,9 @@ async def run(
         parts = replace(parts, attachments=attachments)
     if parts.results is not None:
         parts.results.make()
-    journal = await open_journal(folder / f"journal-{config.host}.db")
+    journal = await open_journal(
+        folder / f"journal-{config.host}.db", flush_all=config.flush_everything
+    )
     if parts.processes is not None:
         parts.processes.become_subreaper()
     async with asyncio.TaskGroup() as group:

@@ -53,7 +53,7 @@ async def one(journal, n):
         journal.finish(f"r{n}")
 
 async def main():
-    journal = await open_journal(Path(sys.argv[1]))
+    journal = await open_journal(Path(sys.argv[1]), flush_all=sys.argv[2] == "all")
     n = journal.at_start.outbox_last + len(journal.at_start.rows) + 100_000 * journal.at_start.incarnations
     while True:
         await asyncio.gather(*(one(journal, n + i) for i in range(20)))
@@ -63,10 +63,12 @@ asyncio.run(main())
 """
 
 
-def killed_writer(path: Path, after: float) -> dict[str, set[int]]:
+def killed_writer(path: Path, after: float, flush: str) -> dict[str, set[int]]:
     """Run the writer, kill it `after` seconds past its first word; what it had said."""
     writer = subprocess.Popen(
-        [sys.executable, "-c", WRITER, str(path)], stdout=subprocess.PIPE, cwd=ROOT
+        [sys.executable, "-c", WRITER, str(path), flush],
+        stdout=subprocess.PIPE,
+        cwd=ROOT,
     )
     assert writer.stdout is not None
     first = writer.stdout.readline()
@@ -89,7 +91,10 @@ async def test_what_was_accepted_or_finished_survives_a_kill(
 ) -> None:
     path = tmp_path / "journal.db"
     said = await asyncio.to_thread(
-        killed_writer, path, random.Random(seed).uniform(0, 0.1)
+        killed_writer,
+        path,
+        random.Random(seed).uniform(0, 0.1),
+        "all" if seed % 2 else "results",
     )
     journal = await open_journal(path)
     try:
