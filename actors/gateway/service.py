@@ -8,6 +8,7 @@ https://github.com/nats-io/nats-architecture-and-design/blob/main/adr/ADR-32.md
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -28,6 +29,7 @@ QUEUE: Final = "agentcom"
 SUBMIT: Final = "task.submit"
 IN_FLIGHT: Final = 4_096
 """More commands at once are answered with `busy`: the sender may slow down."""
+BEGUN_AT_ONCE: Final = 8
 
 _NAME_LENGTH: Final = 100
 
@@ -106,6 +108,7 @@ class Service:
         self._stats = {name: EndpointStats() for name in gateway.commands}
         self._listening: list[Listening] = []
         self._running: set[asyncio.Task[None]] = set()
+        self._waiting: deque[tuple[Message, str]] = deque()
         # Submissions that have no task of their own, and the news that there is none.
         self._submitting = 0
         self._quiet = asyncio.Event()
@@ -141,11 +144,14 @@ class Service:
         while self._submitting:
             self._quiet.clear()
             await self._quiet.wait()
-        await asyncio.gather(*self._running, return_exceptions=True)
+        while self._waiting or self._running:
+            await asyncio.gather(*self._running, return_exceptions=True)
+            await asyncio.sleep(0)
 
     def _on(self, message: Message, prefix: str) -> None:
         name = message.subject[len(prefix) :]
-        if len(self._running) + self._submitting >= IN_FLIGHT:
+        busy = len(self._running) + len(self._waiting) + self._submitting
+        if busy >= IN_FLIGHT:
             self.rejected += 1
             self._respond(
                 message,
@@ -156,9 +162,21 @@ class Service:
             self._begin(message, name)
 
     def _begin(self, message: Message, name: str) -> None:
-        task = self._loop.create_task(self._answer(message, name))
-        self._running.add(task)
-        task.add_done_callback(self._running.discard)
+        """Carry out a command in a task of its own.
+
+        A few are begun in each turn of the loop: a burst of them leaves time for others.
+        """
+        self._waiting.append((message, name))
+        if len(self._waiting) == 1:
+            self._loop.call_soon(self._begin_some)
+
+    def _begin_some(self) -> None:
+        for _ in range(min(BEGUN_AT_ONCE, len(self._waiting))):
+            task = self._loop.create_task(self._answer(*self._waiting.popleft()))
+            self._running.add(task)
+            task.add_done_callback(self._running.discard)
+        if self._waiting:
+            self._loop.call_soon(self._begin_some)
 
     async def _answer(self, message: Message, name: str) -> None:
         began = self._ticks()
