@@ -51,10 +51,6 @@ Verdict = Literal["applied", "repeat", "void"]
 """Whether an event counted, said again what was known, or was not allowed."""
 
 
-_ON_ITS_WAY: Final = (c.TaskAccepted, c.TaskStarted)
-"""Reports that name the incarnation of the host that has the run."""
-
-
 class FoldedStep(NamedTuple):
     """A task took a step that counts. `live.state` is its state after the event."""
 
@@ -360,7 +356,7 @@ class SchedulerState:
             self.ended[task_id] = end_said_by(event)
         elif state.phase != before.phase and not self._is_lost(state):
             self.ended.pop(task_id, None)
-        if isinstance(event, _ON_ITS_WAY):
+        if isinstance(event, (c.TaskAccepted, c.TaskStarted)):
             live.incarnation = event.incarnation
             host = self.fleet.hosts.get(event.host)
             if host is not None and event.incarnation < host.incarnation:
