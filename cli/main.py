@@ -29,6 +29,7 @@ COMMANDS: Final[dict[str, tuple[str, str, str]]] = {
         "demo",
         "A tour in under a minute, on a temporary instance.",
     ),
+    "run": ("cli.commands.run", "run_task", "Submit a task and show its output."),
     "submit": ("cli.commands.submit", "submit", "Submit a task, or a file of them."),
     "tasks": ("cli.commands.tasks", "tasks", "List tasks."),
     "task": ("cli.commands.tasks", "task", "Show one task, its route and why."),
@@ -42,6 +43,12 @@ COMMANDS: Final[dict[str, tuple[str, str, str]]] = {
     "cancel": ("cli.commands.steer", "cancel", "Cancel tasks."),
     "retry": ("cli.commands.steer", "retry", "Try final tasks anew."),
     "reassign": ("cli.commands.steer", "reassign", "Give a task to another host."),
+    "top": ("cli.commands.top", "top", "Watch fleet and tasks."),
+    "dashboard": (
+        "cli.commands.dashboard",
+        "dashboard",
+        "Say where the dashboard is, or open it.",
+    ),
     "hosts": ("cli.commands.fleet", "hosts", "List hosts, endpoints and tiers."),
     "drain": ("cli.commands.fleet", "drain", "Let a host finish and take nothing new."),
     "resume": ("cli.commands.fleet", "resume", "Let a drained host take work again."),
@@ -120,6 +127,29 @@ COMMANDS: Final[dict[str, tuple[str, str, str]]] = {
 """Name to module, attribute, and what it does."""
 
 
+GROUPS: Final[dict[str, tuple[str, ...]]] = {
+    "Begin": ("up", "demo", "doctor", "dashboard", "top"),
+    "Tasks": (
+        *("run", "submit", "tasks", "task", "logs", "diff", "fetch"),
+        *("cancel", "retry", "reassign"),
+    ),
+    "What happens": (
+        *("attention", "alerts", "ack", "dead", "why-waiting", "explain"),
+        *("costs", "stats"),
+    ),
+    "Fleet": (
+        *("hosts", "drain", "resume", "endpoints", "tiers"),
+        *("policy", "classify", "route"),
+    ),
+    "The log and the past": (
+        *("events", "state", "replay", "whatif", "reprice"),
+        *("verify", "rebuild", "export", "archive", "restore"),
+    ),
+}
+"""Under which heading `--help` shows a command; the rest stand under the last one."""
+REST: Final = "Roles, keys and machines"
+
+
 class Commands(click.Group):
     """The subcommands, imported when they are used."""
 
@@ -150,10 +180,15 @@ class Commands(click.Group):
     def format_commands(
         self, ctx: click.Context, formatter: click.HelpFormatter
     ) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl(
-                [(name, COMMANDS[name][2]) for name in self.list_commands(ctx)]
-            )
+        there = self.list_commands(ctx)
+        grouped = {name for names in GROUPS.values() for name in names}
+        rest = tuple(name for name in there if name not in grouped)
+        width = max(map(len, there))
+        for heading, names in {**GROUPS, REST: rest}.items():
+            with formatter.section(heading):
+                formatter.write_dl(
+                    [(n.ljust(width), COMMANDS[n][2]) for n in names if n in there]
+                )
 
     def shell_complete(
         self, ctx: click.Context, incomplete: str

@@ -26,7 +26,8 @@ class TaskRow(Struct, kw_only=True):
     from when it last began to wait until it started, `run_ms` what the executor took.
     `tokens_in` and `tokens_out` are None where those of a run are unknown. `cost_basis` is
     what the dollars rest on, of several runs the least certain: `estimated` and
-    `reported_unpriced` are a guess.
+    `reported_unpriced` are a guess. `short_id` is the beginning of its id that no other
+    task's has, "" where nobody looked.
     """
 
     task_id: str
@@ -70,6 +71,7 @@ class TaskRow(Struct, kw_only=True):
     updated_seq: int
     submitter: str = ""
     labels: dict[str, str] = {}
+    short_id: str = ""
 
 
 class AttemptView(Struct, kw_only=True):

@@ -181,7 +181,7 @@ class Queries:
         return answers.TasksAnswer(
             seq=seq,
             total=page.total,
-            tasks=[mapping.row(record) for record in page.tasks],
+            tasks=await self._shortened([mapping.row(record) for record in page.tasks]),
             states=states,
             next=page.next,
         )
@@ -272,7 +272,11 @@ class Queries:
     async def queue(self, question: q.AskQueue) -> Answer:
         """Answer `queue`."""
         world = await self._world(question.at)
-        return mapping.queue(world.queue, world.position, question.limit)
+        queue = mapping.queue(world.queue, world.position, question.limit)
+        if question.at is None:
+            self._runner.save()
+            await self._shortened([*queue.running, *queue.waiting_tasks])
+        return queue
 
     async def hosts(self, question: q.AskThen) -> Answer:
         """Answer `hosts`; of the past, what machines said every two seconds is gone."""
@@ -472,6 +476,14 @@ class Queries:
         if record is None:
             return _not_found(task_id)
         return record
+
+    async def _shortened(self, rows: list[answers.TaskRow]) -> list[answers.TaskRow]:
+        """Say of each row by which beginning its id is known; return them."""
+        look = search.short_ids([row.task_id for row in rows])
+        short = await self._runner.store.look(look)
+        for row in rows:
+            row.short_id = short[row.task_id]
+        return rows
 
     async def _at(self, seq: int) -> c.Recorded | None:
         return await self._log.get(seq) if seq else None

@@ -271,6 +271,38 @@ def _text_clause(text: str) -> tuple[str, list[Any]]:
     return f"({sought})", [*[f"%{pattern}%"] * len(_SOUGHT), f"{pattern}%"]
 
 
+SHORT_ID: Final = 8
+"""No id is shown shorter."""
+MARGIN: Final = 2
+"""So many more characters are shown than tell an id from all others, for those to come."""
+
+
+def short_ids(
+    ids: Sequence[str],
+) -> Callable[[sqlite3.Connection], dict[str, str]]:
+    """Ask for the beginnings by which these ids are told from those of all tasks."""
+
+    def ask(connection: sqlite3.Connection) -> dict[str, str]:
+        found = {}
+        for task_id in ids:
+            before, after = connection.execute(
+                "select (select max(id) from task where id < ?), "
+                "(select min(id) from task where id > ?)",
+                (task_id, task_id),
+            ).fetchone()
+            common = max(_shared(task_id, other or "") for other in (before, after))
+            found[task_id] = task_id[: max(SHORT_ID, common + 1 + MARGIN)]
+        return found
+
+    return ask
+
+
+def _shared(one: str, other: str) -> int:
+    """Count the characters that two texts begin with alike."""
+    pairs = enumerate(zip(one, other, strict=False))
+    return next((n for n, (a, b) in pairs if a != b), min(len(one), len(other)))
+
+
 def ids_from(prefix: str) -> Callable[[sqlite3.Connection], list[str]]:
     """Ask for the ids that begin so; no more than two, which is one too many."""
 

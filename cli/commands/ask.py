@@ -11,11 +11,20 @@ import msgspec
 
 from actors.rules import policy as policies
 from cli.client.attach import FILES, gather
+from cli.client.completing import policy_names
 from cli.client.connection import Session, connected, run
 from cli.client.target import on_target
 from cli.commands.options import ShellCommand, json_option
 from cli.commands.submit import fields_of, settle_folder, submit
-from cli.render.terminal import EXIT_OK, EXIT_USAGE, Problem, console, line_of
+from cli.render.terminal import (
+    EXIT_NOT_FOUND,
+    EXIT_OK,
+    EXIT_USAGE,
+    Problem,
+    console,
+    did_you_mean,
+    line_of,
+)
 from events import catalogue as c
 from events import subjects
 from events.codec import encode
@@ -127,16 +136,22 @@ def policy() -> None:
 
 
 @policy.command("show")
+@click.argument("name", required=False, shell_complete=policy_names)
 @on_target
 @json_option
-def show(*, as_json: bool) -> int:
-    """Print the policy in force."""
-    return run(_show(as_json=as_json))
+def show(name: str | None, *, as_json: bool) -> int:
+    """Print the policy in force, or what of it NAME names."""
+    return run(_show(name, as_json=as_json))
 
 
-async def _show(*, as_json: bool) -> int:
+async def _show(name: str | None, *, as_json: bool) -> int:
     async with connected() as client:
         version, document = await current_policy(client)
+    if name is not None:
+        if name not in document:
+            hint = did_you_mean(name, document)
+            raise Problem(f"the policy has no {line_of(name)}.{hint}", EXIT_NOT_FOUND)
+        document = {name: document[name]}
     if as_json:
         click.echo(json.dumps({"version": version, "policy": document}))
         return EXIT_OK

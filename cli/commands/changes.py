@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
+from cli.client.completing import ids
 from cli.client.connection import connected, run
 from cli.client.target import on_target
 from cli.commands.options import json_option
@@ -38,7 +39,7 @@ _BAR: Final = 40
 
 
 @click.command()
-@click.argument("task_id", metavar="ID")
+@click.argument("task_id", metavar="ID", shell_complete=ids())
 @on_target
 @click.option("--stat", is_flag=True, help="The files and how many lines, no patch.")
 @json_option
@@ -164,7 +165,7 @@ def _bar(number: int, scale: float) -> int:
 
 
 @click.command()
-@click.argument("task_id", metavar="ID")
+@click.argument("task_id", metavar="ID", shell_complete=ids())
 @click.argument("path", required=False, default="")
 @on_target
 @click.option(

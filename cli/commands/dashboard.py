@@ -1,18 +1,26 @@
-"""Where the dashboard may be asked for: options that `up` and `web` share."""
+"""Where the dashboard is; and the options of `up` and `web` that say so."""
 
 from __future__ import annotations
 
 import re
 from ipaddress import ip_address
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
+from msgspec import DecodeError, Struct, json
+
+from cli.client.target import on_target
+from cli.commands.options import json_option
+from cli.local.instance import Instance
+from cli.render.terminal import EXIT_OK, EXIT_UNREACHABLE, Problem
+from events.codec import encode
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 F = TypeVar("F", bound="Callable[..., Any]")
 
+ANSWER_S: Final = 2.0
 _PATH = re.compile(r"(?:/[A-Za-z0-9_~-][A-Za-z0-9._~-]*)*")
 
 
@@ -69,3 +77,49 @@ def on_names(*options: str) -> Callable[[F], F]:
         help="A further host name that the dashboard is asked for under, a proxy's for "
         "example; * for any.",
     )
+
+
+@click.command()
+@on_target
+@click.option("--open", "opens", is_flag=True, help="Open it in a browser.")
+@json_option
+def dashboard(*, opens: bool, as_json: bool) -> int:
+    """Print the dashboard's address with what signs you in, or open it.
+
+    The address holds the operator's token: whoever has it may do everything.
+    """
+    url = address_of(Instance())
+    if as_json:
+        click.echo(encode({"url": url}).decode())
+    else:
+        click.echo(url)
+    if opens and click.launch(url):
+        raise Problem("no browser could be started: open the address yourself")
+    return EXIT_OK
+
+
+class _Served(Struct):
+    url: str
+
+
+def address_of(instance: Instance) -> str:
+    """Return the dashboard's address with the operator's token; raises Problem."""
+    from urllib.parse import quote
+    from urllib.request import urlopen
+
+    from web.access import TOKENS_FILE, Tokens
+
+    try:
+        kept = json.decode(instance.dashboard_file.read_bytes(), type=_Served)
+        with urlopen(f"{kept.url}/healthz", timeout=ANSWER_S):
+            pass
+    except (OSError, DecodeError, ValueError) as error:
+        raise Problem(
+            f"nobody serves the dashboard of {instance.data}: start it with "
+            "`agentcom up` or `agentcom web`",
+            EXIT_UNREACHABLE,
+        ) from error
+    tokens = instance.data / TOKENS_FILE
+    if not tokens.exists():
+        return kept.url
+    return f"{kept.url}/#token={quote(Tokens.load(tokens).operator, safe='')}"

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 import msgspec
 
+from cli.client.completing import ids
 from cli.client.connection import connected, run
 from cli.client.spans import point_option, time_option
 from cli.client.target import on_target
@@ -278,7 +279,7 @@ async def _dead(limit: int, *, as_json: bool) -> int:
 
 
 @click.command("why-waiting")
-@click.argument("task_id", metavar="ID")
+@click.argument("task_id", metavar="ID", shell_complete=ids("waiting"))
 @on_target
 @json_option
 def why_waiting(task_id: str, *, as_json: bool) -> int:

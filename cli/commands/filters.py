@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
+from cli.client.completing import hosts, models
 from cli.commands.options import PRIORITIES, TIERS
 from cli.local.instance import ROLES, Instance
 from cli.render.terminal import harmless
@@ -67,8 +68,12 @@ _OPTIONS: Final = (
     ),
     click.option("--until", metavar="TIME", callback=_time, help="The same, before."),
     click.option("--tier", type=click.Choice(TIERS)),
-    click.option("--host", help="Where it ran, or what it waits for."),
-    click.option("--model", help="What it ran on, or what it waits for."),
+    click.option(
+        "--host", shell_complete=hosts, help="Where it ran, or what it waits for."
+    ),
+    click.option(
+        "--model", shell_complete=models, help="What it ran on, or what it waits for."
+    ),
     click.option("--repo"),
     click.option("--priority", type=click.Choice(PRIORITIES)),
     click.option(

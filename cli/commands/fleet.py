@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from cli.client.completing import hosts as hosts_there
 from cli.client.connection import connected, run
 from cli.client.target import on_target
 from cli.commands.options import json_option
@@ -56,7 +57,7 @@ async def _hosts(*, as_json: bool) -> int:
 
 
 @click.command()
-@click.argument("host")
+@click.argument("host", shell_complete=hosts_there)
 @on_target
 @click.option("--reason", default="", help="Shown where the host is listed.")
 @json_option
@@ -67,7 +68,7 @@ def drain(host: str, *, reason: str, as_json: bool) -> int:
 
 
 @click.command()
-@click.argument("host")
+@click.argument("host", shell_complete=hosts_there)
 @on_target
 @json_option
 def resume(host: str, *, as_json: bool) -> int:

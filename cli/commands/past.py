@@ -13,6 +13,7 @@ import click
 
 from analysis.explain import Recheck, aftermath, policies_of, recheck, words
 from analysis.span import first_from, last_until
+from cli.client.completing import ids
 from cli.client.connection import PAST_S, Session, connected, run
 from cli.client.spans import point_option
 from cli.client.target import on_target
@@ -54,7 +55,7 @@ AT_ONCE: Final = 500
 
 
 @click.command()
-@click.argument("task_id", metavar="ID")
+@click.argument("task_id", metavar="ID", shell_complete=ids())
 @on_target
 @click.option(
     "--generation", type=click.IntRange(1), help="Which routing; the last by default."
@@ -151,7 +152,7 @@ async def _checked(client: Session, routed: c.TaskRouted) -> Recheck:
 
 @click.command()
 @click.argument("what", metavar="[queue|fleet|task]", default="queue")
-@click.argument("task_id", metavar="[ID]", required=False)
+@click.argument("task_id", metavar="[ID]", required=False, shell_complete=ids())
 @on_target
 @point_option("--at", "A sequence, a time, or so long ago (15m).", default=None)
 @json_option

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import click
 import msgspec
 
+from cli.client.completing import hosts, ids
 from cli.client.connection import Refused, Session, connected, run
 from cli.client.target import on_target
 from cli.commands.filters import filter_of, filter_options
@@ -15,6 +16,7 @@ from cli.commands.options import json_option
 from cli.render.terminal import EXIT_OK, EXIT_REFUSED, EXIT_USAGE, Problem
 from events.codec import encode
 from events.commands import Done
+from events.lifecycle import OPEN
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound="Callable[..., Any]")
 
+_OPEN: Final = tuple(OPEN)
+_ENDED: Final = ("failed", "dead", "expired", "cancelled")
 _reason_option = click.option("--reason", default="", help="Kept in the log.")
 
 
@@ -40,7 +44,7 @@ def _many_options(command: F) -> F:
 
 
 @click.command()
-@click.argument("task_ids", nargs=-1, metavar="[ID]...")
+@click.argument("task_ids", nargs=-1, metavar="[ID]...", shell_complete=ids(*_OPEN))
 @on_target
 @_many_options
 def cancel(task_ids: tuple[str, ...], **options: Any) -> int:
@@ -55,7 +59,7 @@ def cancel(task_ids: tuple[str, ...], **options: Any) -> int:
 
 
 @click.command()
-@click.argument("task_ids", nargs=-1, metavar="[ID]...")
+@click.argument("task_ids", nargs=-1, metavar="[ID]...", shell_complete=ids(*_ENDED))
 @on_target
 @_many_options
 def retry(task_ids: tuple[str, ...], **options: Any) -> int:
@@ -72,8 +76,8 @@ def retry(task_ids: tuple[str, ...], **options: Any) -> int:
 
 
 @click.command()
-@click.argument("task_id", metavar="ID")
-@click.argument("host")
+@click.argument("task_id", metavar="ID", shell_complete=ids(*_OPEN))
+@click.argument("host", shell_complete=hosts)
 @on_target
 @_reason_option
 @json_option

@@ -17,6 +17,7 @@ import msgspec
 
 from actors.rules.policy import Policy
 from cli.client.attach import bring, gather, schema_of
+from cli.client.completing import hosts, models
 from cli.client.connection import Refused, Session, connected, new_id, run
 from cli.client.spans import span_option
 from cli.client.target import on_target
@@ -82,8 +83,12 @@ _PLACE = re.compile(r"tasks\[(\d+)\]\.?")
     type=click.Choice(PRIORITIES),
     help=f"How urgent it is  [default: {_USUAL.priority}]",
 )
-@click.option("--assign-to", metavar="HOST", help="Only this host.")
-@click.option("--model", help="Exactly this model, or wait for it.")
+@click.option(
+    "--assign-to", metavar="HOST", shell_complete=hosts, help="Only this host."
+)
+@click.option(
+    "--model", shell_complete=models, help="Exactly this model, or wait for it."
+)
 @span_option(
     "--timeout",
     "How long it may run: 90, 5m, 2h; none where the policy allows it  [default by "

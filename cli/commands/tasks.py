@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from cli.client.completing import ids
 from cli.client.connection import Refused, Session, connected, run
 from cli.client.target import on_target
 from cli.commands.filters import filter_of, filter_options
@@ -30,7 +31,7 @@ from projections.search import SORTS
 if TYPE_CHECKING:
     from projections.answers import TaskDetail
 
-_ID = click.argument("task_id", metavar="ID")
+_ID = click.argument("task_id", metavar="ID", shell_complete=ids())
 
 
 # -- tasks -----------------------------------------------------------------------------
@@ -162,7 +163,7 @@ async def reasons(client: Session, task: TaskDetail) -> list[str]:
 @click.command()
 @_ID
 @on_target
-@click.option("--follow", is_flag=True, help="Go on to the task's end.")
+@click.option("-f", "--follow", is_flag=True, help="Go on to the task's end.")
 @click.option("--json", "as_json", is_flag=True, help="One piece a line, as stored.")
 def logs(task_id: str, *, follow: bool, as_json: bool) -> int:
     """Show the output of the task ID: its text on stdout, the rest on stderr."""

@@ -16,6 +16,7 @@ import msgspec
 from msgspec import Struct
 
 from agentcom import __version__
+from cli.client.completing import ids
 from cli.client.connection import NotRunning, Session, connected, credentials_for, run
 from cli.client.target import on_target
 from cli.commands.options import json_option, store_option
@@ -238,7 +239,7 @@ class Exported(Struct, kw_only=True):
 
 
 @click.command()
-@click.argument("task_id", metavar="ID", required=False)
+@click.argument("task_id", metavar="ID", required=False, shell_complete=ids())
 @on_target
 @click.option("--to", "target", type=click.Path(path_type=Path, dir_okay=False))
 @click.option(

@@ -254,6 +254,11 @@ class Instance:
         return self.data / "projections.db"
 
     @property
+    def dashboard_file(self) -> Path:
+        """Where the dashboard is to be found, while it is served."""
+        return self.data / "dashboard.json"
+
+    @property
     def url(self) -> str:
         """The broker's URL; raises NoAddress where none was ever written."""
         try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from actors.scheduler.lease import LEASE_TTL_S
@@ -22,6 +23,7 @@ from cli.local.instance import (
 from cli.local.process import role_link, until_closed
 from cli.local.streams import make_streams
 from cli.render.terminal import Problem
+from events.codec import encode
 from events.diagnostics import Diagnostics
 from events.errors import AgentComError
 
@@ -183,8 +185,13 @@ async def be_web(
 
     checkpoints = checkpoints_beside(store)
 
+    served = Instance().dashboard_file
+
     def ready(chosen: int) -> None:
-        _log.info("web", url=web_url(address, chosen) + base, nats=credentials.url)
+        url = web_url(address, chosen) + base
+        _log.info("web", url=url, nats=credentials.url)
+        with suppress(OSError):
+            served.write_bytes(encode({"url": url}))
 
     async with role_link(credentials) as link:
         log = JetStreamLog(link)
@@ -207,6 +214,7 @@ async def be_web(
                 "choose another port with --port"
             ) from error
         finally:
+            served.unlink(missing_ok=True)
             await log.close()
 
 

@@ -8,14 +8,15 @@ from cli.render.display import CUT_SHORT, route_line
 from cli.render.terminal import (
     STATE_STYLE,
     TIER_STYLE,
+    WIDE,
     age,
     cell,
     dollars,
     duration,
     is_narrow,
     line_of,
+    on_terminal,
     priced,
-    short_ids,
     size,
     table,
     tokens,
@@ -40,26 +41,43 @@ if TYPE_CHECKING:
     )
 
 
+_COLUMNS: Final = ("id", "state", "tier", "where", "age", "tries", "tokens", "cost")
+_LEAVE: Final = (
+    (WIDE, ("tries", "tokens", "cost")),
+    (80, ("where",)),
+    (60, ("tier",)),
+)
+"""Below which width of a terminal which columns go; what a task is stays."""
+
+
 def task_table(answer: TasksAnswer, now: datetime) -> Table:
+    gone = {name for width, names in _LEAVE if is_narrow(width) for name in names}
+    columns = [name for name in (*_COLUMNS, "task") if name not in gone]
     tasks = table(
-        ("id", "state", "tier", "where", "tries", "tokens", "cost", "age", "task"),
+        columns,
         right=("tries", "tokens", "cost", "age"),
         elastic=("where", "task"),
     )
-    ids = short_ids([row.task_id for row in answer.tasks])
-    for name, row in zip(ids, answer.tasks, strict=True):
-        tasks.add_row(
-            cell(name),
-            cell(row.state, style=STATE_STYLE.get(row.state, "")),
-            _tier_cell(row),
-            cell(_where(row), 40),
-            str(row.attempts),
-            tokens(_all_tokens(row)),
-            "?" if row.unpriced_runs else priced(row.cost_usd, row.cost_basis),
-            age(row.submitted_at, now),
-            cell(row.description, 60),
-        )
+    for row in answer.tasks:
+        cost = "?" if row.unpriced_runs else priced(row.cost_usd, row.cost_basis)
+        cells = {
+            "id": cell(shown_id(row)),
+            "state": cell(row.state, style=STATE_STYLE.get(row.state, "")),
+            "tier": _tier_cell(row),
+            "where": cell(_where(row), 40),
+            "age": age(row.submitted_at, now),
+            "tries": str(row.attempts),
+            "tokens": tokens(_all_tokens(row)),
+            "cost": cost,
+            "task": cell(row.description, 60 if not gone else 0),
+        }
+        tasks.add_row(*(cells[name] for name in columns))
     return tasks
+
+
+def shown_id(row: TaskRow) -> str:
+    """Return what a person types for a task; in a pipe its whole id."""
+    return row.short_id if row.short_id and on_terminal() else row.task_id
 
 
 def _all_tokens(row: TaskRow) -> int | None:

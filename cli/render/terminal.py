@@ -213,19 +213,14 @@ def table(
     return grid
 
 
-def is_narrow() -> bool:
-    """Whether the terminal is too narrow for what is merely good to know."""
-    return sys.stdout.isatty() and shutil.get_terminal_size().columns < WIDE
+def on_terminal() -> bool:
+    """Whether a person looks at what is printed."""
+    return sys.stdout.isatty()
 
 
-def short_ids(ids: list[str]) -> list[str]:
-    """Cut ids to where they still differ, on a narrow terminal."""
-    if not is_narrow():
-        return ids
-    length = next(
-        (n for n in range(8, 26) if len({each[:n] for each in ids}) == len(ids)), 26
-    )
-    return [each[:length] for each in ids]
+def is_narrow(width: int = WIDE) -> bool:
+    """Whether a terminal is too narrow for what is merely good to know."""
+    return on_terminal() and shutil.get_terminal_size().columns < width
 
 
 def cell(value: Any, limit: int = 0, style: str = "") -> Any:

@@ -71,6 +71,90 @@ def test_many_tasks_are_tried_anew_by_their_state(up: System, tmp_path) -> None:
     assert nothing.returncode == 2
 
 
+def test_a_label_chooses_what_is_listed_summed_and_cancelled(up: System) -> None:
+    for team in ("search", "search", "ads"):
+        labels = ("--label", f"team={team}", "--metadata", '{"ticket": 7}')
+        up.json("submit", "later", "--need", "nowhere", *labels)
+    chosen = ("--label", "team=search", "--state", "waiting")
+    listed = up.json("tasks", *chosen)
+    assert listed["total"] == 2
+    assert {row["labels"]["team"] for row in listed["tasks"]} == {"search"}
+    shown = up.run("task", listed["tasks"][0]["short_id"]).stdout
+    assert "team=search" in shown
+    assert '{"ticket":7}' in shown
+    done = up.json("cancel", *chosen, "--yes", "--reason", "tidy")
+    assert (done["matched"], done["outcomes"]) == (2, {"cancelled": 2})
+    assert up.run("cancel", *chosen, "--yes").stdout == "no task is meant\n"
+    assert up.json("cancel", "--label", "team", "--yes")["done"] == 1
+    told = up.run("events", "--type", "bulk.*").stdout
+    assert "label=['team=search'] (tidy) by" in told
+    spent = up.json("costs", "--by", "label:team", "--since", "1h")
+    assert spent["by"] == "label:team"
+    wrong = up.run("costs", "--by", "label:Team")
+    assert (wrong.returncode, "did you mean label:KEY" in wrong.stderr) == (1, True)
+
+
+def test_run_shows_the_output_and_ends_as_the_task_does(up: System) -> None:
+    ended = up.run("run", "--shell", "echo out; exit 3", "--retries", "0")
+    assert (ended.returncode, ended.stdout) == (3, "out\n")
+    assert up.run("run", "-f", "tasks.jsonl").returncode == 2
+
+
+def test_the_dashboard_is_found_where_it_is_served(up: System) -> None:
+    from urllib.request import urlopen
+
+    url = up.json("dashboard")["url"]
+    assert up.run("dashboard").stdout == url + "\n"
+    assert "/#token=" in url
+    with urlopen(url.partition("#")[0], timeout=10) as page:
+        assert page.status == 200
+    nowhere = up.run("--data", str(up.folder / "nowhere"), "dashboard")
+    assert nowhere.returncode == 8
+    assert "agentcom up" in nowhere.stderr
+
+
+def test_top_shows_hosts_tiers_and_tasks_once_in_a_pipe(up: System) -> None:
+    task = up.json("submit", "sits here", "--need", "nowhere")["task_id"]
+    shown = up.run("top").stdout
+    [host] = [row["host"] for row in up.json("hosts")["hosts"]]
+    for text in (host, task, "sits here", "trivial", "waits for nowhere"):
+        assert text in shown
+    wanting = up.run("attention").stdout
+    assert "1 task waits for nowhere, which no host offers." in wanting
+    assert "agentcom cancel --state waiting --need nowhere --dry-run" in wanting
+    assert up.json("attention")["errors"] >= 1
+    assert up.run("cancel", task).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "offered"),
+    [
+        (["task", ""], "ID"),
+        (["retry", ""], ""),
+        (["drain", ""], "HOST"),
+        (["tasks", "--host", ""], "HOST"),
+        (["policy", "show", "fallback_w"], "fallback_wait_s"),
+        (["dashb"], "dashboard"),
+    ],
+)
+def test_a_shell_is_offered_what_may_come_next(up: System, words, offered) -> None:
+    [host] = [row["host"] for row in up.json("hosts")["hosts"]]
+    newest = up.json("submit", "--shell", "true", "--wait")["task_id"]
+    # The file is written a moment after the log.
+    assert up.json("task", newest)["task"]["state"] == "completed"
+    typed = {
+        "COMP_WORDS": " ".join(["agentcom", *words]),
+        "COMP_CWORD": str(len(words)),
+    }
+    ended = up.run(**typed, _AGENTCOM_COMPLETE="bash_complete")
+    lines = [line.partition(",")[2] for line in ended.stdout.splitlines()]
+    wanted = {"ID": newest, "HOST": host}.get(offered, offered)
+    if offered:
+        assert wanted in lines
+    else:
+        assert newest not in lines
+
+
 def test_a_task_is_given_to_another_host_and_waits_for_it(up: System) -> None:
     task = up.json("submit", "--shell", "sleep 600")["task_id"]
     nowhere = up.run("reassign", task, "nowhere")

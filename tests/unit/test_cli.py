@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import subprocess
 import sys
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import click
@@ -15,10 +16,12 @@ from cli.client.connection import QUESTION_S, not_utf8
 from cli.commands.ask import classify, route
 from cli.commands.log import events, pattern_of
 from cli.commands.submit import submit
-from cli.main import agentcom, main
+from cli.main import COMMANDS, GROUPS, agentcom, main
 from cli.render.display import Screen
+from cli.render.tasks import task_table
 from cli.render.terminal import cell, harmless, line_of
 from events.catalogue import Chunk
+from projections.answers import TasksAnswer
 from projections.queries import WAIT_LIMIT_S
 from tests.support.command import ROOT
 
@@ -223,3 +226,33 @@ def test_a_command_that_is_none_is_refused_with_what_is_near() -> None:
     ended = CliRunner().invoke(agentcom, ["taks"])
     assert ended.exit_code == 2
     assert "No such command 'taks'. Did you mean tasks" in ended.output
+
+
+def test_every_command_stands_under_one_heading() -> None:
+    named = [name for names in GROUPS.values() for name in names]
+    assert len(named) == len(set(named))
+    assert set(named) <= set(COMMANDS)
+    shown = CliRunner().invoke(agentcom, ["--help"]).output
+    for name, (_, _, about) in COMMANDS.items():
+        assert shown.count(f"  {name} ") == 1, name
+        assert about.split()[0] in shown
+
+
+@pytest.mark.parametrize(
+    ("width", "columns"),
+    [
+        (
+            150,
+            ["id", "state", "tier", "where", "age", "tries", "tokens", "cost", "task"],
+        ),
+        (100, ["id", "state", "tier", "where", "age", "task"]),
+        (70, ["id", "state", "tier", "age", "task"]),
+        (50, ["id", "state", "age", "task"]),
+    ],
+)
+def test_a_narrow_terminal_keeps_what_a_task_is(monkeypatch, width, columns) -> None:
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    monkeypatch.setenv("COLUMNS", str(width))
+    answer = TasksAnswer(seq=1, total=0, tasks=[], states={})
+    table = task_table(answer, datetime.now(UTC))
+    assert [column.header for column in table.columns] == columns

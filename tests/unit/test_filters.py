@@ -187,3 +187,23 @@ def test_labels_that_are_none_are_refused_by_their_place(labels):
 def test_a_label_is_a_key_with_a_value_or_alone():
     assert label_of("team=search/eu-1.x_y") == ("team", "search/eu-1.x_y")
     assert label_of("team") == ("team", None)
+
+
+async def test_a_short_id_is_no_other_tasks_beginning():
+    history = History()
+    same = "01JGFJJZ00A7C9E1G3J5M7P"
+    ids = [
+        f"{same}9R1",
+        f"{same}9R2",
+        "01JGXXXXXXXXXXXXXXXXXXXXXX",
+        "ZZZZ0000000000000000000000",
+    ]
+    for task_id in ids:
+        history.submit("x", task_id=task_id)
+    (short,) = await looked(history, search.short_ids(ids))
+    assert short == {
+        ids[0]: ids[0],
+        ids[1]: ids[1],
+        ids[2]: "01JGXXXX",
+        ids[3]: "ZZZZ0000",
+    }

@@ -480,6 +480,7 @@ export interface TaskDetail {
   updated_seq: number;
   submitter: string;
   labels: Record<string, string>;
+  short_id: string;
   spec: TaskSpec | null;
   classification: Classification | null;
   warnings: Array<string>;
@@ -589,6 +590,7 @@ export interface TaskRow {
   updated_seq: number;
   submitter: string;
   labels: Record<string, string>;
+  short_id: string;
 }
 export interface TaskSpec {
   description: string;
