@@ -74,8 +74,10 @@ docs: dev ## make the pages and types that come from the code
 cover: dev ## measure which lines the tests reach; 95 % of the four inner rooms at least
 	$(BIN)/pytest -n $(WORKERS) --dist loadfile --cov tests/unit tests/contract tests/simulation tests/integration
 
-bench: setup ## measure this machine
-	$(BIN)/agentcom bench
+bench: dev ## measure this machine, all of it, into docs/benchmarks.md (an hour)
+	$(BIN)/agentcom bench --peers --shell 1000 --streams 50 --projections 1000000 \
+	  --growth all --queued 1000000 --json > docs/benchmarks.json
+	$(BIN)/python -m docs.make_benchmarks docs/benchmarks.json
 
 # Worlds from seeds: SEEDS=1234, SEEDS=0..10000 (the end apart), or a list of both.
 SEEDS ?= 0..1000

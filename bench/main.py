@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 
 @click.command()
@@ -53,6 +56,26 @@ import click
     metavar="CHATS",
     help="Send so many chats to a model server and through AgentCom, e.g. 200.",
 )
+@click.option(
+    "--peers",
+    "rounds",
+    is_flag=False,
+    flag_value=5,
+    default=0,
+    type=click.IntRange(0, 100),
+    metavar="[ROUNDS]",
+    help="Measure faststream and taskiq in turns with ours and the bare pipeline, 5 rounds "
+    "unless said; needs agentcom[bench-peers].",
+)
+@click.option(
+    "--growth",
+    "grown",
+    multiple=True,
+    metavar="AXIS[=SIZES]",
+    help="What a task costs as things grow: queued, hosts, watchers, log, web, or all; "
+    "e.g. queued=1000,100000. May be given more than once.",
+)
+@click.option("--only", is_flag=True, help="Only what the other options name.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def bench(
     tasks: int,
@@ -62,35 +85,48 @@ def bench(
     streams: int,
     shell: int,
     chats: int,
+    rounds: int,
+    grown: tuple[str, ...],
+    only: bool,
     as_json: bool,
 ) -> None:
     """Measure this machine: tasks/s, latency, replay, decisions, memory.
 
     Everything runs on a broker and processes of its own, in a temporary folder.
     """
-    from bench import projections
-    from bench.measure import measure
+    from bench import growth, peers, projections
+    from bench.measure import machine, measure
+    from bench.shell import measure_shell
+    from bench.streams import measure_streams
 
     def say(text: str) -> None:
         click.echo(f"  {text} ...", err=True)
 
-    report = measure(
-        tasks, queued=queued, endpoints=list(endpoints) or [20, 200, 2000], say=say
-    )
+    try:
+        axes = growth.axes_of(grown)
+        if rounds:
+            peers.require_peers()
+    except (ValueError, peers.NoPeers) as wrong:
+        raise click.UsageError(str(wrong)) from wrong
+    if only:
+        report = {"machine": machine()}
+    else:
+        sizes = list(endpoints) or [20, 200, 2000]
+        report = measure(tasks, queued=queued, endpoints=sizes, say=say)
     if events:
         report["projections"] = projections.measure(events, say=say)
     if streams:
-        from bench.streams import measure_streams
-
         report["streams"] = measure_streams(streams, say=say)
     if shell:
-        from bench.shell import measure_shell
-
         report["shell"] = measure_shell(shell, say=say)
     if chats:
         from bench.chats import measure_chats
 
         report["openai"] = measure_chats(chats, say=say)
+    if rounds:
+        report["peers"] = peers.measure_peers(tasks, rounds, say=say)
+    if axes:
+        report["growth"] = growth.measure_growth(axes, min(tasks, 2_000), say=say)
     if as_json:
         click.echo(json.dumps(report, indent=2))
     else:
@@ -100,7 +136,6 @@ def bench(
 def show(report: dict[str, Any]) -> None:
     """Print a report as tables."""
     from rich.console import Console
-    from rich.table import Table
 
     console = Console()
     about = report["machine"]
@@ -108,6 +143,43 @@ def show(report: dict[str, Any]) -> None:
         f"{about['cores']} cores, {about['system']}, Python {about['python']}, "
         f"nats-server {about['nats-server']}, load {about['load']} at the start"
     )
+    if "ring" in report:
+        _show_ring(console, report)
+    if "projections" in report:
+        from bench import projections
+
+        console.print(projections.show(report["projections"]))
+    if "streams" in report:
+        from bench.streams import show_streams
+
+        show_streams(report["streams"])
+    if "shell" in report:
+        from bench.shell import show_shell
+
+        console.print(show_shell(report["shell"]))
+    if "openai" in report:
+        from bench.chats import show_chats
+
+        show_chats(report["openai"])
+    if "peers" in report:
+        from bench.peers import show_peers
+
+        console.print(show_peers(report["peers"]))
+    if "growth" in report:
+        from bench.growth import show_growth
+
+        console.print(*show_growth(report["growth"]))
+    if "queued" in report:
+        queued = report["queued"]
+        console.print(
+            f"scheduler memory: {queued['bytes_per_task']:,} bytes a waiting task "
+            f"({queued['tasks']:,} of them, read in {queued['start_s']:.1f} s)"
+        )
+
+
+def _show_ring(console: Console, report: dict[str, Any]) -> None:
+    from rich.table import Table
+
     table = Table(title=f"{report['tasks']} no-op tasks, five durable events each")
     for column in (
         "",
@@ -132,10 +204,6 @@ def show(report: dict[str, Any]) -> None:
         )
     console.print(table)
     console.print(f"ratio to bare: {report['ratio_to_bare']:.2f}")
-    if "projections" in report:
-        from bench import projections
-
-        console.print(projections.show(report["projections"]))
     replay = report["replay"]
     console.print(
         f"replay with decoding: {replay['events_per_s']:,.0f} events/s "
@@ -147,21 +215,3 @@ def show(report: dict[str, Any]) -> None:
     for size, figures in report["router"].items():
         router.add_row(size, f"{figures['per_s']:,.0f}", f"{figures['p50_us']:.0f} µs")
     console.print(router)
-    if "streams" in report:
-        from bench.streams import show_streams
-
-        show_streams(report["streams"])
-    if "shell" in report:
-        from bench.shell import show_shell
-
-        console.print(show_shell(report["shell"]))
-    if "openai" in report:
-        from bench.chats import show_chats
-
-        show_chats(report["openai"])
-    if "queued" in report:
-        queued = report["queued"]
-        console.print(
-            f"scheduler memory: {queued['bytes_per_task']:,} bytes a waiting task "
-            f"({queued['tasks']:,} of them, read in {queued['start_s']:.1f} s)"
-        )

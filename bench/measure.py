@@ -14,6 +14,7 @@ import secrets
 import statistics
 import tempfile
 import time
+from contextlib import contextmanager
 from importlib import metadata
 from itertools import count
 from pathlib import Path
@@ -29,13 +30,16 @@ from actors.scheduler.queue import Requirement
 from actors.stamp import Stamp
 from bench.parts import (
     BenchClient,
+    Counter,
     Process,
     bare_processes,
     broker_in,
     client,
+    cpu_s,
     ring_processes,
     running,
 )
+from cli.local.broker import running_pid
 from events import catalogue as c
 from events import subjects
 from events.codec import rfc3339
@@ -44,7 +48,7 @@ from events.nats.link import Link
 from events.nats.log import JetStreamLog
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Iterator
 
     from cli.local.instance import Instance
 
@@ -63,24 +67,49 @@ def measure(
 ) -> Report:
     """Measure everything; `say` hears what is being done."""
     report: Report = {"machine": machine(), "tasks": tasks}
-    with tempfile.TemporaryDirectory(prefix="agentcom-bench-") as folder:
-        say(f"the ring: {tasks} no-op tasks, then {SEQUENTIAL} one after the other")
-        with broker_in(Path(folder) / "ring") as instance:
-            report["ring"] = uvloop.run(_ring(instance, tasks))
-            say("replay: the log just written, decoded and raw")
-            report["replay"] = uvloop.run(_replay(instance))
-        say("the bare pipeline: the same hops, events and sizes")
-        with broker_in(Path(folder) / "bare") as instance:
-            report["bare"] = uvloop.run(_bare(instance, tasks, report["ring"]["sizes"]))
-        if queued:
-            say(f"memory: {queued} tasks that wait")
-            with broker_in(Path(folder) / "queued") as instance:
-                report["queued"] = uvloop.run(_queued(instance, queued))
+    say(f"the ring: {tasks} no-op tasks, then {SEQUENTIAL} one after the other")
+    report["ring"] = measure_ring(tasks, SEQUENTIAL, report, say)
+    say("the bare pipeline: the same hops, events and sizes")
+    report["bare"] = measure_bare(tasks, report["ring"]["sizes"], SEQUENTIAL)
+    if queued:
+        say(f"memory: {queued} tasks that wait")
+        with _own_broker() as instance:
+            report["queued"] = uvloop.run(measure_queued(instance, queued))
     say("the router: decisions by the size of the fleet")
     report["router"] = {str(n): decisions_per_s(n) for n in endpoints}
     ring, bare = report["ring"], report["bare"]
     report["ratio_to_bare"] = round(ring["tasks_per_s"] / bare["tasks_per_s"], 3)
     return report
+
+
+@contextmanager
+def _own_broker() -> Iterator[Instance]:
+    with (
+        tempfile.TemporaryDirectory(prefix="agentcom-bench-") as folder,
+        broker_in(Path(folder)) as instance,
+    ):
+        yield instance
+
+
+def measure_ring(
+    tasks: int,
+    sequential: int,
+    replay_into: Report | None = None,
+    say: Callable[[str], None] = lambda _text: None,
+) -> Report:
+    """Measure the real ring; the replay of its log too, where a report is to have it."""
+    with _own_broker() as instance:
+        report = uvloop.run(_ring(instance, tasks, sequential))
+        if replay_into is not None:
+            say("replay: the log just written, decoded and raw")
+            replay_into["replay"] = uvloop.run(_replay(instance))
+    return report
+
+
+def measure_bare(tasks: int, sizes: list[int], sequential: int) -> Report:
+    """Measure the bare pipeline with events of these sizes, those of the ring."""
+    with _own_broker() as instance:
+        return uvloop.run(_bare(instance, tasks, sizes, sequential))
 
 
 def machine() -> Report:
@@ -98,20 +127,14 @@ def machine() -> Report:
 # -- the ring and the bare pipeline ----------------------------------------------------
 
 
-async def _ring(instance: Instance, tasks: int) -> Report:
+async def _ring(instance: Instance, tasks: int, sequential: int) -> Report:
     with running(ring_processes(instance)) as processes:
         async with client(instance) as watching:
-            await _until_ready(watching)
-            numbers = count()
-
-            async def submit() -> str:
-                body = NOOP % str(next(numbers)).encode()
-                answer = await watching.link.request(
-                    subjects.command("task.submit"), body, timeout=30
-                )
-                return str(json.loads(answer)["task_id"])
-
-            result = await _pace(watching, submit, tasks, processes)
+            await until_ready(watching)
+            submit = submit_noop(watching)
+            result = await _paced(
+                instance, watching, submit, tasks, processes, sequential
+            )
             result["sizes"] = [
                 watching.sizes.get(stage, 0)
                 for stage in ("submitted", "routed", "accepted", "started", "completed")
@@ -119,7 +142,9 @@ async def _ring(instance: Instance, tasks: int) -> Report:
             return result
 
 
-async def _bare(instance: Instance, tasks: int, sizes: list[int]) -> Report:
+async def _bare(
+    instance: Instance, tasks: int, sizes: list[int], sequential: int
+) -> Report:
     with running(bare_processes(instance, sizes)) as processes:
         async with client(instance) as watching:
             numbers = count()
@@ -131,15 +156,32 @@ async def _bare(instance: Instance, tasks: int, sizes: list[int]) -> Report:
                 )
                 return task
 
-            return await _pace(watching, submit, tasks, processes)
+            return await _paced(
+                instance, watching, submit, tasks, processes, sequential
+            )
 
 
-async def _until_ready(watching: BenchClient) -> None:
+def submit_noop(watching: BenchClient) -> Callable[[], Awaitable[str]]:
+    """Return what submits a no-op task and returns its id."""
+    numbers = count()
+
+    async def submit() -> str:
+        body = NOOP % str(next(numbers)).encode()
+        answer = await watching.link.request(
+            subjects.command("task.submit"), body, timeout=30
+        )
+        return str(json.loads(answer)["task_id"])
+
+    return submit
+
+
+async def until_ready(watching: BenchClient, patience_s: float = 60) -> None:
     """Return once a task has gone all the way through."""
-    done = watching.count_to(1)
-    sizes = asyncio.create_task(watching.measure_sizes(done))
+    watching.count_to(1)
+    sizes = asyncio.create_task(watching.measure_sizes(patience_s))
     body = NOOP % b"ready"
-    for _ in range(300):
+    deadline = time.monotonic() + patience_s
+    while time.monotonic() < deadline:
         try:
             await watching.link.request(
                 subjects.command("task.submit"), body, timeout=2
@@ -150,22 +192,45 @@ async def _until_ready(watching: BenchClient) -> None:
     await sizes
 
 
-async def _pace(
+async def _paced(
+    instance: Instance,
     watching: BenchClient,
     submit: Callable[[], Awaitable[str]],
     tasks: int,
     processes: list[Process],
+    sequential: int,
 ) -> Report:
+    """Pace it, and say what the broker used for it."""
+    pid = running_pid(instance)
+    assert pid is not None
+    before = cpu_s(pid)
+    report = await pace(watching, submit, tasks, processes, sequential)
+    used = cpu_s(pid) - before
+    return report | {"broker_us_per_task": round(used / (tasks + sequential) * 1e6, 1)}
+
+
+async def pace(
+    watching: Counter,
+    submit: Callable[[], Awaitable[str]],
+    tasks: int,
+    processes: list[Process],
+    sequential: int,
+) -> Report:
+    """Submit `sequential` tasks one after the other, then so many as fast as they go.
+
+    At most WINDOW submissions are unanswered at once. Returns tasks/s, the waits of those
+    that came alone, and the processes' CPU for the others.
+    """
     to_begin, to_hear = [], []
-    for _ in range(SEQUENTIAL):
-        done = watching.count_to(1)
+    for _ in range(sequential):
+        watching.count_to(1)
         asked_at = time.time()
         started = await watching.until_started(await submit())
         to_begin.append(started.began - asked_at)
         to_hear.append(started.heard - asked_at)
-        await asyncio.wait_for(done.wait(), 30)
+        await watching.reached(30)
     await asyncio.sleep(0.2)
-    done = watching.count_to(tasks)
+    watching.count_to(tasks)
     before = [process.cpu_s() for process in processes]
     left = iter(range(tasks))
 
@@ -175,7 +240,7 @@ async def _pace(
 
     began = time.perf_counter()
     await asyncio.gather(*(worker() for _ in range(WINDOW)))
-    await asyncio.wait_for(done.wait(), 600)
+    await watching.reached(600)
     took = time.perf_counter() - began
     used = [p.cpu_s() - b for p, b in zip(processes, before, strict=True)]
     return {
@@ -212,7 +277,7 @@ async def _replay(instance: Instance) -> Report:
     return {"events": last, "events_per_s": round(last / took, 1)}
 
 
-async def _queued(instance: Instance, queued: int) -> Report:
+async def measure_queued(instance: Instance, queued: int) -> Report:
     """Memory of a scheduler that has read so many waiting tasks, less an empty one."""
     sizes = []
     took = 0.0

@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+import psutil
 from msgspec import Struct
 
 from cli.local.broker import Broker
@@ -53,13 +54,24 @@ class Process:
     """A child that is part of what is measured."""
 
     def __init__(self, arguments: list[str], env: dict[str, str], log: Path) -> None:
+        """Start a process of AgentCom's, `env` beside its usual environment."""
+        self._start(program(*arguments), {**environment(), **env}, log)
+
+    @classmethod
+    def of(cls, argv: list[str], env: dict[str, str], log: Path) -> Process:
+        """Start any other program."""
+        process = cls.__new__(cls)
+        process._start(argv, env, log)
+        return process
+
+    def _start(self, argv: list[str], env: dict[str, str], log: Path) -> None:
         self._log = log.open("ab")
         self.child = subprocess.Popen(
-            program(*arguments),
+            argv,
             stdout=subprocess.PIPE,
             stderr=self._log,
             stdin=subprocess.DEVNULL,
-            env={**environment(), **env},
+            env=env,
         )
 
     def first_line(self) -> str:
@@ -73,10 +85,8 @@ class Process:
         return int(pages) * os.sysconf("SC_PAGE_SIZE")
 
     def cpu_s(self) -> float:
-        """CPU seconds used so far."""
-        fields = Path(f"/proc/{self.child.pid}/stat").read_text().rpartition(")")[2]
-        user, system = fields.split()[11:13]
-        return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+        """CPU seconds used so far, by it and by what lives below it."""
+        return cpu_s(self.child.pid)
 
     def stop(self) -> None:
         """End it, politely first."""
@@ -89,6 +99,13 @@ class Process:
         if self.child.stdout is not None:
             self.child.stdout.close()
         self._log.close()
+
+
+def cpu_s(pid: int) -> float:
+    """CPU seconds that a process and all that live below it have used so far."""
+    root = psutil.Process(pid)
+    times = [each.cpu_times() for each in (root, *root.children(recursive=True))]
+    return sum(each.user + each.system for each in times)
 
 
 @contextmanager
@@ -161,20 +178,64 @@ class _At(Struct):
 _at: Reader[_At] = Reader(_At)
 
 
-class BenchClient:
-    """Submits, and watches runs start and end.
+class Counter:
+    """Counts the tasks that have ended, and knows when each began."""
 
-    It subscribes to runs alone: on two cores, watching everything would cost time.
-    """
-
-    def __init__(self, link: Link) -> None:
-        self.link = link
+    def __init__(self) -> None:
         self.completed = 0
         self._begun: dict[str, Started] = {}
         self._awaited: dict[str, asyncio.Future[Started]] = {}
         self._target = 0
         self._reached = asyncio.Event()
         self._one_more = asyncio.Event()
+
+    def begun(self, task: str, started: Started) -> None:
+        """Note that a task has begun."""
+        waiting = self._awaited.pop(task, None)
+        if waiting is None:
+            self._begun[task] = started
+        else:
+            waiting.set_result(started)
+
+    def ended(self) -> None:
+        """Note that a task has ended."""
+        self.completed += 1
+        self._one_more.set()
+        if self.completed == self._target:
+            self._reached.set()
+
+    async def until_started(self, task: str) -> Started:
+        """Return once a task's run has been heard to start."""
+        if task not in self._begun:
+            future: asyncio.Future[Started] = asyncio.get_running_loop().create_future()
+            self._awaited[task] = future
+            return await asyncio.wait_for(future, 30)
+        return self._begun.pop(task)
+
+    async def one_more(self) -> None:
+        """Return once another task has completed."""
+        self._one_more.clear()
+        await self._one_more.wait()
+
+    def count_to(self, tasks: int) -> None:
+        """From now on `reached` waits for so many more."""
+        self._target = self.completed + tasks
+        self._reached = asyncio.Event()
+
+    async def reached(self, timeout: float) -> None:
+        """Return once so many have completed; raises TimeoutError after so many seconds."""
+        await asyncio.wait_for(self._reached.wait(), timeout)
+
+
+class BenchClient(Counter):
+    """Submits, and watches runs start and end.
+
+    It subscribes to runs alone: on two cores, watching everything would cost time.
+    """
+
+    def __init__(self, link: Link) -> None:
+        super().__init__()
+        self.link = link
         self.sizes: dict[str, int] = {}
         self.elected = asyncio.Event()
 
@@ -183,13 +244,13 @@ class BenchClient:
         await self.link.subscribe(subjects.ALL_RUNS, self._on)
         await self.link.subscribe(subjects.SCHEDULER, self._on_scheduler)
 
-    async def measure_sizes(self, until: asyncio.Event) -> None:
-        """Note how large each stage's event is, from those that come meanwhile."""
+    async def measure_sizes(self, patience_s: float) -> None:
+        """Note how large each stage's event is, from those that come until `reached`."""
         subscriptions = [
             await self.link.subscribe(subject, self._on_size)
             for subject in (subjects.ALL_TASKS, subjects.ALL_RUNS)
         ]
-        await asyncio.wait_for(until.wait(), 60)
+        await self.reached(patience_s)
         for one in subscriptions:
             await one.stop()
 
@@ -206,38 +267,10 @@ class BenchClient:
     def _on(self, message: LinkMessage) -> None:
         kind = message.data[:40]
         if b'"task.started' in kind:
-            now = time.time()
             task = message.subject.rpartition(".")[2]
-            started = Started(instant(_at.decode(message.data).at), now)
-            waiting = self._awaited.pop(task, None)
-            if waiting is None:
-                self._begun[task] = started
-            else:
-                waiting.set_result(started)
+            self.begun(task, Started(instant(_at.decode(message.data).at), time.time()))
         elif b'"task.completed' in kind:
-            self.completed += 1
-            self._one_more.set()
-            if self.completed == self._target:
-                self._reached.set()
-
-    async def until_started(self, task: str) -> Started:
-        """Return once a task's run has been heard to start."""
-        if task not in self._begun:
-            future: asyncio.Future[Started] = asyncio.get_running_loop().create_future()
-            self._awaited[task] = future
-            return await asyncio.wait_for(future, 30)
-        return self._begun.pop(task)
-
-    async def one_more(self) -> None:
-        """Return once another task has completed."""
-        self._one_more.clear()
-        await self._one_more.wait()
-
-    def count_to(self, tasks: int) -> asyncio.Event:
-        """Return an event that is set once so many more have completed."""
-        self._target = self.completed + tasks
-        self._reached = asyncio.Event()
-        return self._reached
+            self.ended()
 
 
 @asynccontextmanager

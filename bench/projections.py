@@ -34,7 +34,7 @@ from events.nats.log import JetStreamLog
 from events.nats.provision import Retention
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from events.nats.link import LinkMessage
 
@@ -58,7 +58,7 @@ def measure(events: int, *, say: Callable[[str], None]) -> dict[str, Any]:
             say(f"a log of {events} events")
             began = time.perf_counter()
             with asyncio.Runner(loop_factory=loop_factory()) as runner:
-                runner.run(_write(admin, events))
+                runner.run(write(admin, history(events)))
             wrote = time.perf_counter() - began
             store = instance.data / "read.db"
             figures: dict[str, Any] = {
@@ -199,11 +199,12 @@ def history(events: int) -> Iterator[Line]:
                 )
 
 
-async def _write(admin: Credentials, events: int) -> None:
+async def write(admin: Credentials, lines: Iterable[Line]) -> None:
+    """Write events into a log that nobody else writes to, as fast as it takes them."""
     link = await Link.connect(admin.address())
     try:
         waiting: list[asyncio.Future[LinkMessage]] = []
-        for subject, raw in history(events):
+        for subject, raw in lines:
             waiting.append(link.call(subject, raw, timeout=30))
             if len(waiting) >= WINDOW:
                 await asyncio.gather(*waiting)

@@ -11,9 +11,12 @@ import json
 import subprocess
 import tempfile
 import time
+from importlib.util import find_spec
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import psutil
 
 from bench.parts import HOST, Process, broker_in, client, running
 from events import subjects
@@ -45,12 +48,18 @@ def measure_shell(
         broker_in(Path(folder)) as instance,
     ):
         ours = asyncio.run(_ours(instance, tasks, slots))
-    return {
+    report = {
         "tasks": tasks,
         "slots": slots,
         "ring": ours,
         "xargs": {"tasks_per_s": _xargs(tasks, slots)},
     }
+    if find_spec("taskiq") is not None:
+        from bench.peers import measure_taskiq_shell
+
+        say("shell: the same through taskiq, with create_subprocess_shell")
+        report["taskiq"] = measure_taskiq_shell(tasks, slots, COMMAND)
+    return report
 
 
 async def _ours(instance: Instance, tasks: int, slots: int) -> Report:
@@ -58,10 +67,10 @@ async def _ours(instance: Instance, tasks: int, slots: int) -> Report:
         async with client(instance) as watching:
             numbers = count()
             await _until_one_ran(watching, numbers)
-            before = [cpu_with_forker(process) for process in processes]
+            before = [process.cpu_s() for process in processes]
             took = await _run(watching, tasks, numbers)
             used = [
-                cpu_with_forker(process) - b
+                process.cpu_s() - b
                 for process, b in zip(processes, before, strict=True)
             ]
             left = descendants_of(processes[-1].child.pid)
@@ -97,44 +106,31 @@ async def _submit(watching: BenchClient, numbers: count[int]) -> None:
 
 
 async def _until_one_ran(watching: BenchClient, numbers: count[int]) -> None:
-    done = watching.count_to(1)
+    watching.count_to(1)
     for _ in range(300):
         try:
             await _submit(watching, numbers)
             break
         except Exception:  # noqa: BLE001 - nobody answers yet
             await asyncio.sleep(0.1)
-    await asyncio.wait_for(done.wait(), 60)
+    await watching.reached(60)
 
 
 async def _run(watching: BenchClient, tasks: int, numbers: count[int]) -> float:
     """Keep a window of tasks under way; return the seconds that all of them took."""
     began = time.perf_counter()
-    ended = watching.count_to(tasks)
+    watching.count_to(tasks)
     first = watching.completed
     for n in range(tasks):
         while n - (watching.completed - first) >= WINDOW:
             await watching.one_more()
         await _submit(watching, numbers)
-    await asyncio.wait_for(ended.wait(), 600)
+    await watching.reached(600)
     return time.perf_counter() - began
-
-
-def cpu_with_forker(process: Process) -> float:
-    """CPU seconds of a role, and of the process that forks for it."""
-    import psutil
-
-    below = psutil.Process(process.child.pid).children()
-    forkers = [each for each in below if forker.__file__ in each.cmdline()]
-    return process.cpu_s() + sum(
-        times.user + times.system for times in (each.cpu_times() for each in forkers)
-    )
 
 
 def descendants_of(pid: int) -> int:
     """How many processes a sidecar has left below it, but for the one that forks."""
-    import psutil
-
     below = psutil.Process(pid).children(recursive=True)
     return sum(forker.__file__ not in each.cmdline() for each in below)
 
@@ -156,6 +152,14 @@ def show_shell(report: Report) -> Table:
         f"{scheduler:.1f} + {sidecar:.1f} ms",
         str(ring["descendants_left"]),
     )
+    if "taskiq" in report:
+        taskiq = report["taskiq"]
+        table.add_row(
+            "taskiq",
+            f"{taskiq['tasks_per_s']:,.0f}",
+            f"{taskiq['cpu_ms_per_task'][0]:.1f} ms",
+            "",
+        )
     table.add_row("xargs", f"{report['xargs']['tasks_per_s']:,.0f}", "", "")
     return table
 

@@ -1,0 +1,58 @@
+"""The page of benchmarks takes its figures from a report, and nothing else from it."""
+
+from __future__ import annotations
+
+import re
+import xml.etree.ElementTree as ET
+
+from docs.make_benchmarks import PAGE, PARTS, bar_chart, filled, line_chart
+
+STREAMS = {
+    "streams": 50,
+    "tokens_per_s": 4_990.0,
+    "tokens": 50_000,
+    "lost": 0,
+    "first_ms": {"p50": 0.7, "p95": 1.5, "p99": 2.0, "max": 8.0},
+    "later_ms": {"p50": 52.0, "p95": 97.0, "p99": 99.0, "max": 104.0},
+}
+GROWTH = {
+    "tasks": 100,
+    "axes": {
+        "queued": [
+            {"size": size, "start_s": 1.0, "scheduler_us_per_task": 200.0 + n,
+             "sidecar_us_per_task": 100.0, "scheduler_rss": 60 * 2**20}
+            for n, size in enumerate((1_000, 100_000))
+        ]
+    },
+}  # fmt: skip
+
+
+def test_the_page_has_a_place_for_every_part_of_a_report():
+    assert set(re.findall(r"<!-- bench (\w+) -->", PAGE.read_text())) == PARTS.keys()
+
+
+def test_a_report_replaces_the_parts_that_it_holds_and_no_other():
+    page = (
+        "words\n<!-- bench streams -->\nold\n<!-- end -->\n"
+        "more\n<!-- bench ring -->\nkept\n<!-- end -->\n"
+    )
+    once, _ = filled(page, {"streams": STREAMS})
+    assert "old" not in once
+    assert "| first token | 0.7 ms | 1.5 ms | 2.0 ms | 8.0 ms |" in once
+    assert "kept" in once
+    assert filled(once, {"streams": STREAMS})[0] == once
+
+
+def test_growth_has_a_picture_for_each_axis_with_costs():
+    page = "<!-- bench growth -->\n<!-- end -->\n"
+    text, pictures = filled(page, {"growth": GROWTH})
+    assert list(pictures) == ["growth-queued.svg"]
+    assert "](benchmarks/growth-queued.svg)" in text
+    assert "| 1,000 | 1.0 | 200.0 | 100.0 | 60 MiB |" in text
+
+
+def test_pictures_are_well_formed_whatever_a_name_holds():
+    names = {"<AgentCom> & co": 1.0, "other": 2.0}
+    assert ET.fromstring(bar_chart("a & b", names)).tag.endswith("svg")
+    lines = {"<line>": [(1_000.0, 3.0), (10.0, 2.0)]}
+    assert ET.fromstring(line_chart("a < b", lines)).tag.endswith("svg")
