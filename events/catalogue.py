@@ -187,7 +187,8 @@ class TaskSpec(Struct, frozen=True, omit_defaults=True, kw_only=True):
     `timeout_s` bounds one run of any kind, 0 means no limit; `retries` is how often a
     command is started again because of its exit code. None: the policy's.
     `max_budget_usd` is what Claude Code may spend on the task, over all its attempts.
-    `labels` are what tasks are chosen and costs are summed by.
+    `labels` are what tasks are chosen and costs are summed by. `retry_of` is the task that
+    this one does again, with other words or options.
 
     Of an answer alone: `system` is the system's message, `max_tokens` the most that it may
     be long (None: the policy's), `json_schema` what it must fit as JSON. A *chat* is an
@@ -221,6 +222,7 @@ class TaskSpec(Struct, frozen=True, omit_defaults=True, kw_only=True):
     verify_rounds: Annotated[int, Meta(ge=1, le=20)] | None = None
     metadata: dict[str, Any] = {}
     labels: dict[str, str] = {}
+    retry_of: Token | None = None
     timeout_s: Annotated[float, Meta(ge=0, le=31_536_000)] | None = None
     retries: Annotated[int, Meta(ge=0, le=99)] | None = None
     claude: ClaudeWishes | None = None

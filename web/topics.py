@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Protocol
 
 from msgspec import Meta, Struct
 
+from analysis.explain import words
 from events import catalogue as c
 from events import subjects
 from events.commands import Refusal, refuse
@@ -216,12 +217,26 @@ async def _task(sources: Sources, params: OneTask) -> Sections | Refusal:
         "events": answer.events,
         "events_left_out": answer.events_left_out,
         "why": [],
+        "explained": _explained(answer),
     }
     if answer.task.state in ("waiting", "returned"):
         why = await sources.queries.why(AskWhy(task_id=answer.task.task_id))
         if isinstance(why, answers.WhyAnswer):
             sections["why"] = why.because
     return sections
+
+
+def _explained(answer: answers.TaskAnswer) -> list[dict[str, Any]]:
+    """Say every decision about a task in the sentences of `explain`."""
+    events = [logged.event for logged in answer.events]
+    submitted = next(
+        (each for each in events if isinstance(each, c.TaskSubmitted)), None
+    )
+    return [
+        {"generation": event.generation, "words": list(words(event, submitted))}
+        for event in events
+        if isinstance(event, c.TaskRouted) and submitted is not None
+    ]
 
 
 async def _fleet(sources: Sources, params: Nothing) -> Sections | Refusal:

@@ -88,6 +88,15 @@ Kind = Literal[
 ]
 
 
+class SaidCall(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A tool call that is only said: what was asked, what came of it."""
+
+    name: str
+    input: dict[str, Any] = {}
+    result: str = ""
+    is_error: bool = False
+
+
 class Scenario(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What one run does."""
 
@@ -100,6 +109,7 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     resets_in_s: float | None = None  # r429: when the limit ends, from now
     resets_at: int | None = None  # r429: the same in Unix seconds
     command: str = "echo simulated"
+    calls: tuple[SaidCall, ...] = ()  # ok: tools used before the answer
     holds_stdout: bool = False  # the tool's children inherit the event stream's pipe
     size: int = 1_000_000
     exit_code: int = 0
@@ -529,6 +539,8 @@ class _Claude:
         if kind == "no_result":
             self._message([self._text_block()], stop_after=self._scenario.after)
             return self._scenario.exit_code
+        for call in self._scenario.calls:
+            self._say_call(call)
         self._message([*self._thinking_block(), self._text_block()])
         if self._is_over_budget():
             return self._over_budget("end_turn")
@@ -906,6 +918,19 @@ class _Claude:
             "permission_decision": decision,
         }
         self._tool_answer(content, f"Error: {_DENIED}", meta)
+
+    def _say_call(self, call: SaidCall) -> None:
+        """A call and its result, of a tool that is not run."""
+        block = {**self._tool_block(), "name": call.name, "input": call.input}
+        self._text = ""
+        self._message([*self._thinking_block(), block], stop_reason="tool_use")
+        content = {
+            "type": "tool_result",
+            "tool_use_id": block["id"],
+            "content": call.result,
+            "is_error": call.is_error,
+        }
+        self._tool_answer(content, call.result, {"id": block["id"]})
 
     def _run_tool(self, command: str) -> tuple[int, str, str]:
         """Run it as Claude Code does: in its own process group, writing to files.

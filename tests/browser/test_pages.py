@@ -504,7 +504,7 @@ def test_what_may_not_be_is_said_where_it_was_asked(open_page, house):
     page.fill("textarea[name=description]", "trivial without a command")
     page.select_option("select[name=tier]", "trivial")
     page.click("dialog button[type=submit]")
-    expect(page.locator(".notices .bad")).to_contain_text("shell")
+    expect(page.locator("dialog .bad")).to_contain_text("shell")
     expect(page.locator("dialog")).to_be_visible()
     open_page.complaints[:] = [c for c in open_page.complaints if "400" not in c]
 

@@ -620,6 +620,7 @@ export interface TaskSpec {
   verify_rounds?: number | null;
   metadata?: Record<string, any>;
   labels?: Record<string, string>;
+  retry_of?: string | null;
   timeout_s?: number | null;
   retries?: number | null;
   claude?: ClaudeWishes | null;

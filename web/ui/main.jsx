@@ -107,7 +107,8 @@ function Entry() {
 /** @param {{ theme: Theme, operator: boolean, leave: (() => void) | null }} props */
 function App({ theme, operator, leave }) {
   const [place, go] = useState(where());
-  const [submitting, submit] = useState(false);
+  const [submitting, setSubmitting] = useState(/** @type {Record<string, any> | null} */ (null));
+  const submit = (/** @type {Record<string, any>} */ spec = {}) => setSubmitting(spec);
   useEffect(() => {
     let last = where();
     const moved = () => {
@@ -139,17 +140,11 @@ function App({ theme, operator, leave }) {
       >
         Skip to content
       </a>
-      <Bar place={place.name} theme={theme} operator={operator} submit={() => submit(true)} leave={leave} />
+      <Bar place={place.name} theme={theme} operator={operator} submit={() => submit()} leave={leave} />
       <main id="main" tabindex={-1}>
-        <Page
-          key={place.rest[0]}
-          rest={place.rest}
-          operator={operator}
-          theme={theme.theme}
-          submit={() => submit(true)}
-        />
+        <Page key={place.rest[0]} rest={place.rest} operator={operator} theme={theme.theme} submit={submit} />
       </main>
-      {submitting && <Submit close={() => submit(false)} />}
+      {submitting && <Submit spec={submitting} close={() => setSubmitting(null)} />}
       <Notices />
     </>
   );

@@ -106,8 +106,14 @@ export function Notices() {
       }),
     [],
   );
+  const box = useRef(/** @type {HTMLDivElement | null} */ (null));
+  // Above everything, also above a dialog that was opened before.
+  useEffect(() => {
+    box.current?.hidePopover?.();
+    if (shown.length) box.current?.showPopover?.();
+  }, [shown]);
   return (
-    <div class="notices" role="status" aria-live="polite">
+    <div class="notices" role="status" aria-live="polite" popover="manual" ref={box}>
       {shown.map((one) => (
         <p class={one.kind}>{plain(one.text, 600)}</p>
       ))}

@@ -1,138 +1,151 @@
-// The form that submits a task.
-import { useState } from "preact/hooks";
-import { carryOut, newKey, post } from "./api.js";
-import { PRIORITIES, TIERS, shortId } from "./format.js";
+// The form that submits a task, or one like another again.
+import { useRef, useState } from "preact/hooks";
+import { Refused, carryOut, newKey, notice, post, wordsOf } from "./api.js";
+import { store } from "./files.js";
+import { GROUPS, Wrong, fieldOf, formOf, specOf } from "./form.js";
+import { bytes, plain, shortId } from "./format.js";
 import { Dialog, Text } from "./parts.jsx";
+import { useTopic } from "./socket.js";
 
+/** @import { Stored } from "./files.js" */
+/** @import { Field, Form } from "./form.js" */
 /** @import { Edit } from "./topics.d.ts" */
+/** @typedef {{ form: Form, files: Stored[], key: string }} Draft */
 
-const EMPTY = {
-  description: "",
-  tier: "",
-  priority: "normal",
-  command: "",
-  repo: "",
-  branch: "",
-  model: "",
-  assign_to: "",
-  needs: "",
-};
+/** @type {Map<string, Draft>} what was typed and not sent, by the task that is done again */
+const drafts = new Map();
 
-/** @typedef {keyof typeof EMPTY} Name */
-/** @type {Name[]} */
-const OPTIONAL = ["tier", "repo", "branch", "model", "assign_to"];
-/** @type {[Name, string][]} */
-const MORE = [
-  ["repo", "Repository"],
-  ["branch", "Branch"],
-  ["model", "Model"],
-  ["assign_to", "Only on host"],
-  ["needs", "Needs"],
-];
-
-/** @param {{ close: () => void }} props */
-export function Submit({ close }) {
-  const [task, set] = useState(EMPTY);
-  const [key] = useState(newKey());
+/** @param {{ spec: Record<string, any>, close: () => void }} props */
+export function Submit({ spec, close }) {
+  const again = String(spec.retry_of ?? "");
+  const [draft, set] = useState(
+    () => drafts.get(again) ?? { form: formOf(spec), files: spec.attachments ?? [], key: newKey() },
+  );
+  const keep = (/** @type {Partial<Draft>} */ part) =>
+    set((old) => {
+      const next = { ...old, ...part };
+      drafts.set(again, next);
+      return next;
+    });
+  const [wrong, setWrong] = useState(/** @type {{ field: string, message: string } | null} */ (null));
   const [dry, setDry] = useState(/** @type {any} */ (null));
   const [busy, setBusy] = useState(false);
-  const change = (/** @type {Name} */ name) => (/** @type {Edit} */ event) =>
-    set({ ...task, [name]: event.currentTarget.value });
+  const box = useRef(/** @type {HTMLFormElement | null} */ (null));
+  const sets = useSuggestions();
+  const { form, files, key } = draft;
+  const change = (/** @type {string} */ name) => (/** @type {Edit} */ event) => {
+    const { currentTarget: input } = event;
+    const value = input.type === "checkbox" ? (/** @type {any} */ (input).checked ? "yes" : "") : input.value;
+    keep({ form: { ...form, [name]: value }, key: newKey() });
+    if (wrong?.field === name) setWrong(null);
+  };
   const body = () => {
     /** @type {Record<string, any>} */
-    const spec = { description: task.description, priority: task.priority };
-    for (const name of OPTIONAL) if (task[name].trim()) spec[name] = task[name].trim();
-    if (task.command.trim()) spec.shell = { command: task.command };
-    const needs = task.needs.split(/[\s,]+/).filter(Boolean);
-    if (needs.length) spec.needs = needs;
-    return spec;
+    const made = specOf(form);
+    if (files.length) made.attachments = files;
+    if (again) made.retry_of = again;
+    return made;
+  };
+  /** Say what is wrong, at the field where it is. */
+  const blame = (/** @type {unknown} */ error) => {
+    const field = error instanceof Wrong ? error.field : error instanceof Refused ? fieldOf(error.path) : "";
+    setWrong({ field, message: wordsOf(error) });
+    if (!field) return;
+    requestAnimationFrame(() => {
+      const input = /** @type {HTMLElement | null} */ (box.current?.querySelector(`[name="${field}"]`) ?? null);
+      input?.closest("details")?.setAttribute("open", "");
+      input?.focus();
+    });
   };
   const send = async (/** @type {Event} */ event) => {
     event.preventDefault();
     setBusy(true);
-    const answer = await carryOut(
-      () => post("/tasks", { ...body(), idempotency_key: key }),
-      ({ task_id, effective_tier }) => `Task ${shortId(task_id)} was submitted as ${effective_tier}.`,
-    );
+    setWrong(null);
+    try {
+      const answer = await post("/tasks", { ...body(), idempotency_key: key });
+      drafts.delete(again);
+      notice(`Task ${shortId(answer.task_id)} was submitted as ${answer.effective_tier}.`);
+      close();
+      location.hash = `#/task/${answer.task_id}`;
+    } catch (error) {
+      blame(error);
+    }
     setBusy(false);
-    if (!answer) return;
-    close();
-    location.hash = `#/task/${answer.task_id}`;
   };
-  const tryIt = async () => setDry(await carryOut(() => post("/tasks/route", body())));
+  const tryIt = async () => {
+    setWrong(null);
+    try {
+      setDry(await post("/tasks/route", body()));
+    } catch (error) {
+      blame(error);
+    }
+  };
+  const attach = async (/** @type {FileList | null} */ chosen) => {
+    for (const file of chosen ?? []) {
+      const stored = await carryOut(() => store(file));
+      if (stored)
+        set((old) => ({
+          ...old,
+          files: [...old.files.filter((/** @type {Stored} */ one) => one.name !== stored.name), stored],
+        }));
+    }
+    set((old) => {
+      drafts.set(again, old);
+      return old;
+    });
+  };
+  const clear = () => {
+    drafts.delete(again);
+    set({ form: formOf(spec), files: spec.attachments ?? [], key: newKey() });
+    setWrong(null);
+  };
+  const one = (/** @type {Field} */ field) => (
+    <Input field={field} value={form[field.name] ?? ""} change={change(field.name)} wrong={wrong} sets={sets} />
+  );
   return (
-    <Dialog title="Submit a task" close={close}>
-      <form onSubmit={send} class="form">
-        <label>
-          What is to be done
-          <textarea
-            name="description"
-            rows={3}
-            required
-            maxlength={200000}
-            autofocus
-            value={task.description}
-            onInput={change("description")}
-          />
-        </label>
-        <label>
-          Shell command <small>(runs it without any model)</small>
-          <textarea name="command" rows={2} class="mono" value={task.command} onInput={change("command")} />
-        </label>
-        <div class="row">
-          <label>
-            Tier
-            <select name="tier" value={task.tier} onChange={change("tier")}>
-              <option value="">inferred</option>
-              {TIERS.map((each) => (
-                <option>{each}</option>
-              ))}
-            </select>
-          </label>
-          <label>
-            Priority
-            <select name="priority" value={task.priority} onChange={change("priority")}>
-              {PRIORITIES.map((each) => (
-                <option>{each}</option>
-              ))}
-            </select>
-          </label>
-        </div>
-        <details>
-          <summary>More</summary>
-          <div class="row">
-            {MORE.map(([name, title]) => (
-              <label>
-                {title}
-                <input name={name} value={task[name]} onInput={change(name)} />
-              </label>
+    <Dialog title={again ? `Run ${shortId(again)} again with…` : "Submit a task"} close={close}>
+      <form onSubmit={send} class="form" ref={box}>
+        {GROUPS.map(([title, fields]) =>
+          title ? (
+            <details open={fields.some(({ name }) => formOf(spec)[name])}>
+              <summary>{title}</summary>
+              <div class="row">{fields.map(one)}</div>
+            </details>
+          ) : (
+            <>
+              {fields.slice(0, 2).map(one)}
+              <div class="row">{fields.slice(2).map(one)}</div>
+              <Files
+                wrong={wrong}
+                files={files}
+                attach={attach}
+                drop={(at) =>
+                  keep({ files: files.filter((/** @type {Stored} */ _, /** @type {number} */ n) => n !== at) })
+                }
+              />
+            </>
+          ),
+        )}
+        {Object.entries(sets).map(([name, values]) => (
+          <datalist id={`set-${name}`}>
+            {values.map((each) => (
+              <option value={each} />
             ))}
-          </div>
-        </details>
-        {dry && (
-          <p class="note">
-            {dry.decision ? (
-              <>
-                It would go to <b>{dry.decision.effective_tier}</b>:{" "}
-                <Text>
-                  {[dry.decision.selected_host, dry.decision.selected_endpoint, dry.decision.selected_model]
-                    .filter(Boolean)
-                    .join(" · ")}
-                </Text>
-              </>
-            ) : (
-              <>
-                It would wait: <Text>{dry.waiting_for}</Text>
-              </>
-            )}
-            <br />
-            <small>
-              <Text>{dry.classification.reason}</Text>
-            </small>
+          </datalist>
+        ))}
+        {wrong && !wrong.field && (
+          <p class="bad" role="alert">
+            {plain(wrong.message, 600)}
           </p>
         )}
+        {dry && <Dry dry={dry} />}
         <footer>
-          <button type="button" onClick={tryIt} disabled={!task.description.trim()}>
+          {drafts.has(again) && (
+            <button type="button" class="quiet" onClick={clear}>
+              Begin anew
+            </button>
+          )}
+          <button type="button" onClick={tryIt} disabled={!form.description?.trim()}>
             Where would it go?
           </button>
           <button type="submit" class="main" disabled={busy}>
@@ -142,4 +155,151 @@ export function Submit({ close }) {
       </form>
     </Dialog>
   );
+}
+
+/**
+ * @param {{
+ *   field: Field, value: string, change: (event: Edit) => void,
+ *   wrong: { field: string, message: string } | null, sets: Record<string, string[]>,
+ * }} props
+ */
+function Input({ field, value, change, wrong, sets }) {
+  const { name, title, kind = "text", hint = "", choices, set, mono } = field;
+  const isWrong = wrong?.field === name;
+  const given = {
+    name,
+    value,
+    "aria-invalid": isWrong || undefined,
+    "aria-describedby": isWrong ? `wrong-${name}` : undefined,
+  };
+  const long = kind === "area" || kind === "lines" || kind === "pairs" || kind === "json";
+  return (
+    <label class={kind === "yes" ? "inline" : ""}>
+      {kind === "yes" ? (
+        <>
+          <input type="checkbox" name={name} checked={value === "yes"} onChange={change} /> {title}
+        </>
+      ) : (
+        <>
+          <span>
+            {title} {long && hint && <small>({hint})</small>}
+          </span>
+          {choices ? (
+            <select {...given} onChange={change}>
+              <option value="">{hint}</option>
+              {choices.map((each) => (
+                <option>{each}</option>
+              ))}
+            </select>
+          ) : long ? (
+            <textarea
+              {...given}
+              rows={name === "description" ? 3 : 2}
+              class={mono || kind === "json" ? "mono" : ""}
+              required={name === "description"}
+              maxlength={name === "description" ? 200000 : undefined}
+              autofocus={name === "description"}
+              onInput={change}
+            />
+          ) : (
+            <input
+              {...given}
+              list={set && sets[set] ? `set-${set}` : undefined}
+              inputmode={kind === "number" ? "decimal" : undefined}
+              placeholder={hint}
+              onInput={change}
+            />
+          )}
+        </>
+      )}
+      {isWrong && (
+        <small class="bad" id={`wrong-${name}`} role="alert">
+          {plain(wrong?.message, 600)}
+        </small>
+      )}
+    </label>
+  );
+}
+
+/**
+ * @param {{
+ *   files: Stored[], attach: (files: FileList | null) => void, drop: (at: number) => void,
+ *   wrong: { field: string, message: string } | null,
+ * }} props
+ */
+function Files({ files, attach, drop, wrong }) {
+  return (
+    <div class="files">
+      <label>
+        <span>
+          Files <small>(text or pictures, 1 MiB in all)</small>
+        </span>
+        <input
+          type="file"
+          name="attachments"
+          multiple
+          onChange={(event) => {
+            attach(event.currentTarget.files);
+            event.currentTarget.value = "";
+          }}
+        />
+      </label>
+      {files.length > 0 && (
+        <ul class="list">
+          {files.map((each, at) => (
+            <li>
+              <Text most={120}>{each.name}</Text> <small>{bytes(each.size_bytes)}</small>
+              <button type="button" class="quiet" aria-label={`Leave out ${each.name}`} onClick={() => drop(at)}>
+                ✕
+              </button>
+            </li>
+          ))}
+        </ul>
+      )}
+      {wrong?.field === "attachments" && (
+        <small class="bad" id="wrong-attachments" role="alert">
+          {plain(wrong.message, 600)}
+        </small>
+      )}
+    </div>
+  );
+}
+
+/** @param {{ dry: any }} props */
+const Dry = ({ dry }) => (
+  <p class="note">
+    {dry.decision ? (
+      <>
+        It would go to <b>{dry.decision.effective_tier}</b>:{" "}
+        <Text>
+          {[dry.decision.selected_host, dry.decision.selected_endpoint, dry.decision.selected_model]
+            .filter(Boolean)
+            .join(" · ")}
+        </Text>
+      </>
+    ) : (
+      <>
+        It would wait: <Text>{dry.waiting_for}</Text>
+      </>
+    )}
+    <br />
+    <small>
+      <Text>{dry.classification.reason}</Text>
+    </small>
+  </p>
+);
+
+/** What there is to choose from now. @returns {Record<string, string[]>} */
+function useSuggestions() {
+  const { data: fleet } = useTopic("fleet");
+  const { data: tasks } = useTopic("tasks", { sort: "-submitted", offset: 0, limit: 100 });
+  const hosts = (fleet?.hosts ?? []).filter((each) => each.state !== "left");
+  const labels = (tasks?.rows ?? []).flatMap(({ labels = {} }) => Object.entries(labels).map((one) => one.join("=")));
+  return {
+    hosts: hosts.map((each) => each.host),
+    models: (fleet?.models ?? []).map((each) => each.model),
+    repos: [...new Set(hosts.flatMap((each) => each.repos))],
+    needs: [...new Set(hosts.flatMap((each) => each.capabilities))],
+    labels: [...new Set(labels)],
+  };
 }

@@ -100,6 +100,7 @@ export interface Topics {
     events: LoggedEvent[];
     events_left_out: number;
     why: string[];
+    explained: { generation: number; words: string[] }[];
   };
   fleet: { hosts: HostRow[]; shared_endpoints: SharedView[]; models: ModelRow[]; leader: string; epoch: number };
   routing: {
@@ -144,7 +145,8 @@ export interface PageProps {
   rest: string[];
   operator: boolean;
   theme: string;
-  submit: () => void;
+  /** Opens the form, filled in with a task's fields. */
+  submit: (spec?: Json) => void;
 }
 
 /** What a form's field tells when it is changed. */

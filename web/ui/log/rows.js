@@ -8,8 +8,9 @@ import { look } from "./sgr.js";
  * @typedef {{
  *   wrap: boolean, times: "off" | "since" | "clock", only: ((kind: string) => boolean) | null,
  *   theme: string, text: string, hit: number, hitCol: number, from: number, to: number,
- *   href: ((number: number) => string) | null,
- * }} View what is shown, and how; `hit` is the line of the found text that one is at
+ *   href: ((number: number) => string) | null, fit: number,
+ * }} View what is shown, and how; `hit` is the line of the found text that one is at,
+ * `fit` the height in px that it takes at most, 0: what its box has
  */
 
 export const ROW = 18; // px, as in the style sheet
@@ -70,6 +71,7 @@ export class Rows {
 
   size() {
     this.total = this.layout.total();
+    if (this.view.fit) this.box.style.height = `${Math.min(this.view.fit, this.total * ROW + 18)}px`;
     const tall = this.total * ROW;
     const view = this.box.clientHeight;
     const scale = tall > TALLEST ? (tall - view) / (TALLEST - view) : 1;

@@ -14,7 +14,7 @@ import { Search } from "./search.js";
  * @typedef {{
  *   id: string, store: LogStore, label: string, theme: string, placeholder?: any, busy?: boolean,
  *   lines?: [number, number] | null, href?: ((from: number, to?: number) => string) | null,
- *   save?: () => void, follow?: boolean,
+ *   save?: () => void, follow?: boolean, fit?: number,
  * }} Props `lines`: those that the address names
  */
 
@@ -67,6 +67,7 @@ export const LogView = forwardRef(function LogView(
     from: lines?.[0] ?? 0,
     to: lines?.[1] ?? 0,
     href,
+    fit: full ? 0 : (more.fit ?? 0),
   };
   const stay = () => {
     if (follow.current) setSeen(store.length);
@@ -253,7 +254,7 @@ export const LogView = forwardRef(function LogView(
           <div class="log-sheet" ref={sheet} />
         </div>
       </div>
-      {!following && length > 0 && (
+      {!following && length > 0 && more.follow !== false && (
         <button type="button" class="log-follow" onClick={goOn}>
           {fresh > 0 ? `↓ ${count(fresh)} new` : "↓ Follow"}
         </button>

@@ -240,7 +240,7 @@ function Running({ data, tails, now, operator, submit }) {
         <Empty>
           Nothing runs.{" "}
           {operator && (
-            <button type="button" class="link" onClick={submit}>
+            <button type="button" class="link" onClick={() => submit()}>
               Submit a task
             </button>
           )}

@@ -1,8 +1,8 @@
-// Why a task went where it went, and what that cost.
-import { allTokens, clock, count, dollars, duration, guess, plain, savedText } from "../format.js";
+// Why a task went where it went, in numbers.
+import { clock, count, duration, plain } from "../format.js";
 import { Empty, Panel, Scroll, Text, Tier } from "../parts.jsx";
 
-/** @import { AttemptView, Candidate, TaskDetail } from "../answers.d.ts" */
+/** @import { Candidate } from "../answers.d.ts" */
 /** @import { Topics } from "../topics.d.ts" */
 
 /** @type {(keyof Candidate["factors"])[]} */
@@ -18,7 +18,7 @@ export function Routing({ data }) {
       </Panel>
     );
   return (
-    <Panel title="Routing" id="routing">
+    <section id="routing">
       <details>
         <summary id="trace-summary">
           <Tier tier={route.effective_tier} />
@@ -127,69 +127,6 @@ export function Routing({ data }) {
           )}
         </div>
       </details>
-    </Panel>
-  );
-}
-
-/** @param {{ task: TaskDetail, attempts: AttemptView[] }} props */
-export function Cost({ task, attempts }) {
-  const shell = task.target_type === "sidecar" || task.target_type === "noop";
-  const local = task.target_type === "ollama" || task.target_type === "openai";
-  const lines = attempts.filter((each) => each.started_at);
-  return (
-    <Panel title="Cost" id="cost">
-      {shell && allTokens(task) === 0 && task.cost_usd === 0 ? (
-        <p>
-          <b>0 tokens, $0.00 (shell execution)</b>
-        </p>
-      ) : (
-        <p>
-          <b>{local && task.cost_usd === 0 ? "$0.00 (local)" : guess(task) + dollars(task.cost_usd)}</b>
-          {task.saved_usd > 0 && <span class="saved"> Saved: {savedText(task.saved_usd)} vs Claude</span>}
-          {task.unpriced_runs > 0 && <span class="bad"> {task.unpriced_runs} runs could not be priced</span>}
-        </p>
-      )}
-      <Scroll label="Cost by attempt">
-        <table class="small">
-          <thead>
-            <tr>
-              <th>Attempt</th>
-              <th>Model</th>
-              <th class="n">Tokens in</th>
-              <th class="n">Tokens out</th>
-              <th class="n">Cache read</th>
-              <th class="n">Cache write</th>
-              <th class="n">Dollars</th>
-            </tr>
-          </thead>
-          <tbody>
-            {lines.map((each) => (
-              <tr>
-                <td>{each.generation}.</td>
-                <td>
-                  <Text>{each.target_type === "sidecar" ? "none" : each.model || "none"}</Text>
-                </td>
-                <td class="n">{count(each.tokens_in)}</td>
-                <td class="n">{count(each.tokens_out)}</td>
-                <td class="n">{count(each.cache_read_tokens)}</td>
-                <td class="n">{count(each.cache_write_tokens)}</td>
-                <td class="n">{each.unpriced ? "unknown" : guess(each) + dollars(each.cost_usd)}</td>
-              </tr>
-            ))}
-          </tbody>
-        </table>
-      </Scroll>
-      {task.result?.price_list && (
-        <small>
-          Prices: <Text>{task.result.price_list}</Text>
-          {task.result.equivalent_model && (
-            <>
-              , compared with <Text>{task.result.equivalent_model}</Text>
-            </>
-          )}
-          ; {plain(task.result.cost_basis)}
-        </small>
-      )}
-    </Panel>
+    </section>
   );
 }

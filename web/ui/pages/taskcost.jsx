@@ -1,0 +1,85 @@
+// What a task has cost: in a line, and by attempt.
+import { FINAL, allTokens, count, dollars, guess, plain, savedText } from "../format.js";
+import { Panel, Scroll, Text } from "../parts.jsx";
+
+/** @import { AttemptView, TaskDetail } from "../answers.d.ts" */
+/** @typedef {{ tokens: number | null }} Live what its output has told so far */
+
+/** What a task costs, in a line. @param {{ task: TaskDetail, live: Live }} props */
+function CostLine({ task, live }) {
+  const shell = task.target_type === "sidecar" || task.target_type === "noop";
+  const local = task.target_type === "ollama" || task.target_type === "openai";
+  const known = allTokens(task);
+  const running = !FINAL.has(task.state) && live.tokens !== null && !known;
+  if (running)
+    return (
+      <p>
+        <b>{`${count(live.tokens)} tokens so far`}</b>, {local ? "$0.00 (local)" : "dollars when it ends"}
+      </p>
+    );
+  if (shell && known === 0 && task.cost_usd === 0)
+    return (
+      <p>
+        <b>0 tokens, $0.00 (shell execution)</b>
+      </p>
+    );
+  return (
+    <p>
+      <b>{local && task.cost_usd === 0 ? "$0.00 (local)" : guess(task) + dollars(task.cost_usd)}</b>
+      {known !== null && `, ${count(known)} tokens`}
+      {task.saved_usd > 0 && <span class="saved"> Saved: {savedText(task.saved_usd)} vs Claude</span>}
+      {task.unpriced_runs > 0 && <span class="bad"> {task.unpriced_runs} runs could not be priced</span>}
+    </p>
+  );
+}
+
+/** @param {{ task: TaskDetail, attempts: AttemptView[], live: Live }} props */
+export function Cost({ task, attempts, live }) {
+  const lines = attempts.filter((each) => each.started_at);
+  return (
+    <Panel title="Cost" id="cost">
+      <CostLine task={task} live={live} />
+      <Scroll label="Cost by attempt">
+        <table class="small">
+          <thead>
+            <tr>
+              <th>Attempt</th>
+              <th>Model</th>
+              <th class="n">Tokens in</th>
+              <th class="n">Tokens out</th>
+              <th class="n">Cache read</th>
+              <th class="n">Cache write</th>
+              <th class="n">Dollars</th>
+            </tr>
+          </thead>
+          <tbody>
+            {lines.map((each) => (
+              <tr>
+                <td>{each.generation}.</td>
+                <td>
+                  <Text>{each.target_type === "sidecar" ? "none" : each.model || "none"}</Text>
+                </td>
+                <td class="n">{count(each.tokens_in)}</td>
+                <td class="n">{count(each.tokens_out)}</td>
+                <td class="n">{count(each.cache_read_tokens)}</td>
+                <td class="n">{count(each.cache_write_tokens)}</td>
+                <td class="n">{each.unpriced ? "unknown" : guess(each) + dollars(each.cost_usd)}</td>
+              </tr>
+            ))}
+          </tbody>
+        </table>
+      </Scroll>
+      {task.result?.price_list && (
+        <small>
+          Prices: <Text>{task.result.price_list}</Text>
+          {task.result.equivalent_model && (
+            <>
+              , compared with <Text>{task.result.equivalent_model}</Text>
+            </>
+          )}
+          ; {plain(task.result.cost_basis)}
+        </small>
+      )}
+    </Panel>
+  );
+}
