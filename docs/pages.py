@@ -16,7 +16,7 @@ from msgspec import inspect as mi
 
 from analysis.savings import SavingsAnswer
 from events import catalogue as c
-from events import lifecycle
+from events import commands, lifecycle
 from events.lifecycle import FINAL, PHASES, TABLE, Absent, Phase
 from projections import answers
 
@@ -276,6 +276,7 @@ ANSWERED: Final[tuple[type[msgspec.Struct], ...]] = (
     answers.CostsAnswer,
     answers.WhatIfAnswer,
     SavingsAnswer,
+    commands.BulkProgress,
     c.Chunk,
 )
 _WORDS: Final = {

@@ -176,9 +176,10 @@ class LoggedEvent(Struct, kw_only=True):
 
 
 class TasksAnswer(Struct, kw_only=True):
-    """`tasks`: a page, and how many there are in all; `states` counts all tasks.
+    """`tasks`: a page, and how many there are in all.
 
-    `next` is the `cursor` of the page that follows, None where there is none.
+    `states` counts what the filter finds, were it not narrowed to some states. `next` is
+    the `cursor` of the page that follows, None where there is none.
     """
 
     seq: int

@@ -18,6 +18,7 @@ from events import subjects
 from events.codec import Reader, encode
 from events.commands import Refusal, refusal_of, refuse
 from events.errors import AgentComError, Malformed
+from events.filters import FILTERS
 from projections import answers, attention, mapping, search, tables, tiers, waiting
 from projections import questions as q
 from projections.endings import Endings
@@ -177,6 +178,10 @@ class Queries:
         """Answer `tasks`."""
         look = search.tasks(question)
         seq, states = self._runner.save(), self._states()
+        if any(getattr(question, name) for name in FILTERS if name != "state") or (
+            question.fallback is not None
+        ):
+            states = await self._runner.store.look(search.states(question))
         page = await self._runner.store.look(look)
         return answers.TasksAnswer(
             seq=seq,

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, NamedTuple
 
 import msgspec
 from msgspec import Meta
+from msgspec.structs import replace
 
 from events.codec import encode
 from events.errors import Malformed
@@ -151,6 +152,20 @@ def _behind(chosen: TaskPage) -> tuple[Any, ...]:
             "cursor", "the `next` of a page by the same sort", chosen.cursor[:80]
         )
     return value, seq
+
+
+def states(chosen: TaskFilter) -> Callable[[sqlite3.Connection], dict[str, int]]:
+    """Ask how many tasks the filter without its states finds in each; raises Malformed."""
+    where, values = _where(replace(chosen, state=[]))
+
+    def ask(connection: sqlite3.Connection) -> dict[str, int]:
+        return dict(
+            connection.execute(
+                f"select state, count(*) from task {where} group by state", values
+            ).fetchall()
+        )
+
+    return ask
 
 
 class Meant(NamedTuple):

@@ -77,6 +77,20 @@ export interface AttentionRow {
   action: "" | "acknowledge" | "cancel" | "clear_limit" | "open_host" | "retry";
   label: string;
 }
+export interface BulkProgress {
+  ok: true;
+  bulk_id: string;
+  action: string;
+  dry_run: boolean;
+  finished: boolean;
+  matched: number;
+  done: number;
+  unchanged: number;
+  refused: number;
+  outcomes: Record<string, number>;
+  ids: Array<string>;
+  seq: number;
+}
 export interface CalledFunction {
   name: string;
   arguments: string;

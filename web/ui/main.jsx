@@ -12,27 +12,24 @@ import { Routing } from "./pages/routing.jsx";
 import { Task } from "./pages/task.jsx";
 import { Tasks } from "./pages/tasks.jsx";
 import { Notices } from "./parts.jsx";
+import { onMove, placeOf, useTitle } from "./route.js";
 import { session, tokenInAddress } from "./session.js";
 import { connection } from "./socket.js";
 import { Submit } from "./submit.jsx";
 import { useTheme } from "./theme.js";
 import "./style.css";
 
+/** @import { Place } from "./route.js" */
 /** @import { Theme } from "./theme.js" */
 /** @import { PageProps } from "./topics.d.ts" */
 
 /** @type {Record<string, (props: PageProps) => any>} */
 const PAGES = { now: Now, tasks: Tasks, task: Task, fleet: Fleet, routing: Routing, costs: Costs, events: Events };
 
-function where() {
-  const [name, ...rest] = location.hash.replace(/^#\/?/, "").split("/");
-  return { name: PAGES[name] ? name : "now", rest: rest.map(decodeURIComponent) };
-}
-
 /** @typedef {{ role: string, name: string }} Visitor */
 /**
  * Who is here, or why nobody is: "" where a token is wanted, null while that is not known.
- * @typedef {{ visitor: Visitor | null, why: string | null }} Place
+ * @typedef {{ visitor: Visitor | null, why: string | null }} Entrance
  */
 
 /**
@@ -62,7 +59,7 @@ async function enter(token) {
 /** The page for whoever may see it; for others, where to say a token. */
 function Entry() {
   const theme = useTheme();
-  const [{ visitor, why }, set] = useState(/** @type {Place} */ ({ visitor: null, why: null }));
+  const [{ visitor, why }, set] = useState(/** @type {Entrance} */ ({ visitor: null, why: null }));
   useEffect(() => {
     /** @type {ReturnType<typeof setTimeout> | undefined} */
     let timer;
@@ -104,30 +101,74 @@ function Entry() {
   return why === null ? null : <Login key={why} why={why} enter={login} />;
 }
 
+/** @type {Record<string, string>} */
+const TITLES = Object.fromEntries(Object.keys(PAGES).map((name) => [name, name[0].toUpperCase() + name.slice(1)]));
+
+/** Where the reader was on this page, when it is come back to; else its top. */
+function keepPlace() {
+  const y = history.state?.y ?? 0;
+  let tries = 0;
+  const scroll = () => {
+    scrollTo(0, y);
+    tries += 1;
+    // What is shown comes a little later than the page.
+    if (Math.abs(scrollY - y) > 2 && tries < 40) setTimeout(scroll, 50);
+  };
+  scroll();
+}
+
+/** @param {{ place: Place }} props */
+const NotFound = ({ place }) => (
+  <div class="page" id="not-found">
+    <h1>There is no such page</h1>
+    <p>{place.wrong || `There is no page “${place.name.slice(0, 80)}” here.`}</p>
+    <ul class="list">
+      {Object.entries(TITLES).map(
+        ([name, title]) =>
+          name !== "task" && (
+            <li>
+              <a href={`#/${name}`}>{title}</a>
+            </li>
+          ),
+      )}
+    </ul>
+  </div>
+);
+
 /** @param {{ theme: Theme, operator: boolean, leave: (() => void) | null }} props */
 function App({ theme, operator, leave }) {
-  const [place, go] = useState(where());
+  const [place, go] = useState(placeOf(location.hash));
   const [submitting, setSubmitting] = useState(/** @type {Record<string, any> | null} */ (null));
   const submit = (/** @type {Record<string, any>} */ spec = {}) => setSubmitting(spec);
   useEffect(() => {
-    let last = where();
-    const moved = () => {
-      const next = where();
+    let last = placeOf(location.hash);
+    return onMove(() => {
+      const next = placeOf(location.hash);
       const same = next.name === last.name && next.rest[0] === last.rest[0];
       last = next;
       go(next);
-      if (same) return; // another place of the same page
+      if (same) return; // another view of the same page
       document.getElementById("main")?.focus({ preventScroll: true });
-      scrollTo(0, 0);
-    };
-    addEventListener("hashchange", moved);
-    return () => removeEventListener("hashchange", moved);
+      keepPlace();
+    });
   }, []);
   useEffect(() => {
-    const name = place.name[0].toUpperCase() + place.name.slice(1);
-    document.title = `${name} · AgentCom`;
-  }, [place.name]);
-  const Page = PAGES[place.name];
+    const scrolled = () => history.replaceState({ ...history.state, y: scrollY }, "");
+    /** @type {ReturnType<typeof setTimeout> | undefined} */
+    let timer;
+    const later = () => {
+      clearTimeout(timer);
+      timer = setTimeout(scrolled, 150);
+    };
+    addEventListener("scroll", later, { passive: true });
+    keepPlace();
+    return () => {
+      clearTimeout(timer);
+      removeEventListener("scroll", later);
+    };
+  }, []);
+  const Page = place.wrong ? null : PAGES[place.name];
+  useTitle(Page ? TITLES[place.name] : "Not found");
   return (
     <>
       <a
@@ -142,7 +183,17 @@ function App({ theme, operator, leave }) {
       </a>
       <Bar place={place.name} theme={theme} operator={operator} submit={() => submit()} leave={leave} />
       <main id="main" tabindex={-1}>
-        <Page key={place.rest[0]} rest={place.rest} operator={operator} theme={theme.theme} submit={submit} />
+        {Page ? (
+          <Page
+            key={`${place.name}/${place.rest[0]}`}
+            rest={place.rest}
+            operator={operator}
+            theme={theme.theme}
+            submit={submit}
+          />
+        ) : (
+          <NotFound place={place} />
+        )}
       </main>
       {submitting && <Submit spec={submitting} close={() => setSubmitting(null)} />}
       <Notices />

@@ -21,7 +21,7 @@ export class OutputLog {
     const place = `${chunk.route}/${chunk.segment}`;
     if (place !== this.place) this.divide(chunk, place, time);
     if (kind === "status" || kind === "error") this.terminal.remark(kind, text, time);
-    else if (kind === "tool") this.terminal.remark(kind, text, time);
+    else if (kind === "tool" || kind === "call") this.terminal.remark("tool", text, time);
     else this.terminal.write(kind, text, time);
   }
 

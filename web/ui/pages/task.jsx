@@ -8,6 +8,7 @@ import { Terminal, settled } from "../log/terminal.js";
 import { LogView } from "../log/view.jsx";
 import { Output } from "../output.jsx";
 import { Dialog, Empty, Fallback, Panel, Simulated, State, Sure, Text, Tier } from "../parts.jsx";
+import { useTitle } from "../route.js";
 import { useNow, useTopic } from "../socket.js";
 import { Logged } from "./logged.jsx";
 import { Details, Phases, Where, Why } from "./side.jsx";
@@ -35,7 +36,17 @@ export function Task({ rest, operator, theme, submit }) {
   }, []);
   const { data, error } = useTopic(id ? "task" : null, { task_id: id }, take);
   const now = useNow();
-  if (error) return <Empty>{plain(error.error)}</Empty>;
+  useTitle(data ? `${plain(data.task.description, 60)} · ${data.task.state}` : "Task");
+  if (error)
+    return (
+      <div class="page" id="not-found">
+        <h1>There is no such task</h1>
+        <p>{plain(error.error)}</p>
+        <p>
+          <a href="#/tasks">All tasks</a>
+        </p>
+      </div>
+    );
   if (!data) return <Empty>Waiting for the task…</Empty>;
   const { task } = data;
   return (

@@ -1,32 +1,72 @@
 // Tasks: however many there are, the table holds the rows that are looked at.
 import { useEffect, useLayoutEffect, useMemo, useRef, useState } from "preact/hooks";
-import { carryOut, get, notice, post, wordsOf } from "../api.js";
-import { FINAL, STATES, TIERS, age, allTokens, count, dollars, guess, shortId } from "../format.js";
-import { Empty, Fallback, Simulated, State, Sure, Text, Tier } from "../parts.jsx";
+import { carryOut, post } from "../api.js";
+import { Bulk } from "../bulk.jsx";
+import {
+  FINAL,
+  STATES,
+  TIERS,
+  age,
+  allTokens,
+  at,
+  count,
+  dollars,
+  duration,
+  guess,
+  plain,
+  shortId,
+} from "../format.js";
+import { Empty, Fallback, Simulated, State, Text, Tier } from "../parts.jsx";
+import { useQuery, useTitle } from "../route.js";
 import { useNow, useTopic } from "../socket.js";
 import { TaskList } from "../tasklist.js";
 
-/** @import { TaskRow, TasksAnswer } from "../answers.d.ts" */
+/** @import { TaskRow } from "../answers.d.ts" */
 /** @import { Edit, PageProps } from "../topics.d.ts" */
 
-const ROW = 44; // px, as in the style sheet
+const ROW = 48; // px, as in the style sheet
 const WINDOW = 80;
 const STEP = 20;
-const AT_ONCE = 8;
 const TYPING = 30; // ms
 const NARROW = matchMedia("(max-width: 700px)");
 const rowHeight = () => (NARROW.matches ? 92 : ROW);
 
-/** @typedef {typeof ANY & { sort: string }} Filter */
-/** @typedef {{ task: TaskRow | undefined, n: number, age: string, operator: boolean }} RowProps */
+/** @typedef {typeof USUAL} Filter */
+/**
+ * @typedef {{
+ *   task: TaskRow | undefined, n: number, now: number, operator: boolean, chosen: boolean,
+ *   choose: (n: number, range: boolean) => void,
+ * }} RowProps
+ */
 /** @typedef {Record<string, any>} Query */
 
-const ANY = { state: /** @type {string[]} */ ([]), text: "", tier: "", host: "", model: "", repo: "", fallback: "" };
-const UNTYPED = { text: "", host: "", model: "", repo: "" };
-/** @type {(keyof typeof UNTYPED)[]} */
-const SHORT = ["host", "model", "repo"];
-/** @type {("tier" | "host" | "model" | "repo" | "fallback")[]} behind the button on a narrow screen */
-const FOLDED = ["tier", "host", "model", "repo", "fallback"];
+/** What the address says of the filter; `from` is the row at the top. */
+const USUAL = {
+  ...{ state: "", text: "", tier: "", host: "", model: "", repo: "", fallback: "", label: "", submitter: "" },
+  ...{
+    error: "",
+    error_code: "",
+    need: "",
+    priority: "",
+    since: "",
+    until: "",
+    last: "",
+    sort: "-submitted",
+    from: "",
+  },
+};
+/** @type {(keyof Filter)[]} typed into */
+const TYPED = ["text", "host", "model", "repo", "label", "submitter", "error"];
+/** @type {(keyof Filter)[]} behind the button on a narrow screen */
+const FOLDED = ["tier", "host", "model", "repo", "label", "submitter", "error", "fallback", "last"];
+/** @type {(keyof Filter)[]} that are in the address alone */
+const GIVEN = ["error_code", "need", "priority", "since", "until"];
+/** @type {[string, string, number][]} */
+const LAST = [
+  ["1h", "last hour", 3600],
+  ["24h", "last 24 hours", 86_400],
+  ["7d", "last 7 days", 604_800],
+];
 
 /**
  * The question that a filter asks.
@@ -35,69 +75,91 @@ const FOLDED = ["tier", "host", "model", "repo", "fallback"];
 function queryOf(filter) {
   /** @type {Query} */
   const query = { sort: filter.sort };
-  if (filter.state.length) query.state = filter.state;
-  if (filter.text) query.text = filter.text;
-  for (const name of FOLDED) if (filter[name]) query[name] = filter[name];
+  const states = filter.state.split(",").filter((state) => STATES.includes(state));
+  if (states.length) query.state = states;
+  for (const name of [...TYPED, ...GIVEN, /** @type {"tier"} */ ("tier")])
+    if (filter[name]) query[name] = name === "label" ? filter.label.split(/[\s,]+/).filter(Boolean) : filter[name];
   if (filter.fallback) query.fallback = filter.fallback === "yes";
+  const [, , seconds = 0] = LAST.find(([name]) => name === filter.last) ?? [];
+  // To the minute, so that the same question stays the same for a while.
+  if (seconds) query.since = new Date(Math.floor(Date.now() / 60_000 - seconds / 60) * 60_000).toISOString();
   return query;
 }
 
 /** @param {PageProps} props */
 export function Tasks({ rest, operator }) {
-  const [filter, setFilter] = useState(
-    /** @type {Filter} */ ({
-      ...ANY,
-      sort: "-submitted",
-      state: rest[0] ? rest[0].split(",").filter((state) => STATES.includes(state)) : [],
-    }),
-  );
-  const [typed, type] = useState(UNTYPED);
-  const [first, setFirst] = useState(0);
+  const [filter, setFilter] = useQuery({ ...USUAL, state: rest[0] ?? "" });
+  const [typed, type] = useState(/** @type {Partial<Filter>} */ ({}));
+  const [chosen, setChosen] = useState(/** @type {Set<string>} */ (new Set()));
   const now = useNow();
+  const minute = filter.last ? Math.floor(now / 60_000) : 0;
   const typing = useRef({ timer: /** @type {ReturnType<typeof setTimeout> | undefined} */ (undefined), at: 0 });
   useEffect(() => () => clearTimeout(typing.current.timer), []);
-  const refine = (/** @type {Partial<Filter>} */ changed) => {
-    setFilter((old) => ({ ...old, ...changed }));
-    setFirst(0);
+  const first = Math.floor((Number(filter.from) || 0) / STEP) * STEP;
+  const refine = (/** @type {Partial<Filter>} */ changed, quietly = false) => {
+    setFilter({ ...changed, from: "" }, quietly);
+    setChosen(new Set());
   };
   // The first letter is looked for at once, those that follow it quickly together.
-  const write = (/** @type {keyof typeof UNTYPED} */ name) => (/** @type {Edit} */ event) => {
+  const write = (/** @type {keyof Filter} */ name) => (/** @type {Edit} */ event) => {
     const all = { ...typed, [name]: event.currentTarget.value };
+    const done = () => {
+      refine(all, true);
+      type({});
+    };
     type(all);
     clearTimeout(typing.current.timer);
-    if (Date.now() - typing.current.at > 10 * TYPING) refine(all);
-    else typing.current.timer = setTimeout(() => refine(all), TYPING);
+    if (Date.now() - typing.current.at > 10 * TYPING) done();
+    else typing.current.timer = setTimeout(done, TYPING);
     typing.current.at = Date.now();
   };
-  const query = useMemo(() => queryOf(filter), [filter]);
+  const spelled = JSON.stringify({ ...filter, from: "" });
+  // biome-ignore lint/correctness/useExhaustiveDependencies: the filter is spelled out; time moves what `last` means
+  const query = useMemo(() => queryOf(filter), [spelled, minute]);
   const part = { ...query, offset: Math.max(0, first - STEP), limit: WINDOW };
-  const { data, key } = useTopic("tasks", part);
+  const { data, key, error } = useTopic("tasks", part);
   const { current: list } = useRef(new TaskList());
   if (data && key === JSON.stringify(part)) list.take(JSON.stringify(query), data);
   const { total, states } = list;
+  const picked = filter.state.split(",").filter((state) => STATES.includes(state));
   const toggle = (/** @type {string} */ state) =>
-    refine({
-      state: filter.state.includes(state) ? filter.state.filter((s) => s !== state) : [...filter.state, state],
-    });
+    refine({ state: (picked.includes(state) ? picked.filter((s) => s !== state) : [...picked, state]).join(",") });
   const pick = (/** @type {keyof Filter} */ name) => (/** @type {Edit} */ event) =>
     refine({ [name]: event.currentTarget.value });
   const clear = () => {
     clearTimeout(typing.current.timer);
-    type(UNTYPED);
-    refine(ANY);
+    type({});
+    refine({ ...USUAL, sort: filter.sort });
+  };
+  const said = (/** @type {keyof Filter} */ name) => typed[name] ?? filter[name];
+  const sort = (/** @type {string} */ by) => refine({ sort: filter.sort === `-${by}` ? by : `-${by}` });
+  useTitle(picked.length ? `${picked.join(", ")} tasks` : "Tasks");
+  const last = useRef(-1);
+  const choose = (/** @type {number} */ n, /** @type {boolean} */ range) => {
+    const next = new Set(chosen);
+    const own = list.rows.get(n)?.task_id ?? "";
+    const on = !next.has(own);
+    const [from, to] = range && last.current >= 0 ? [Math.min(n, last.current), Math.max(n, last.current)] : [n, n];
+    for (let at = from; at <= to; at += 1) {
+      const id = list.rows.get(at)?.task_id;
+      if (id && on) next.add(id);
+      else if (id) next.delete(id);
+    }
+    last.current = n;
+    setChosen(next);
   };
   return (
     <div class="page">
       <h1 class="sr">Tasks</h1>
       <div class="chips" role="group" aria-label="States">
-        <button type="button" class="chip" aria-pressed={!filter.state.length} onClick={() => refine({ state: [] })}>
+        <button type="button" class="chip" aria-pressed={!picked.length} onClick={() => refine({ state: "" })}>
           all <b>{count(Object.values(states).reduce((a, b) => a + b, 0))}</b>
         </button>
-        {STATES.filter((state) => states[state] || filter.state.includes(state)).map((state) => (
+        {STATES.filter((state) => states[state] || picked.includes(state)).map((state) => (
           <button
             type="button"
             class={`chip state-${state}`}
-            aria-pressed={filter.state.includes(state)}
+            aria-pressed={picked.includes(state)}
             onClick={() => toggle(state)}
           >
             {state} <b>{count(states[state])}</b>
@@ -106,15 +168,15 @@ export function Tasks({ rest, operator }) {
       </div>
       <Filters
         active={FOLDED.filter((name) => filter[name]).length}
-        any={FOLDED.some((name) => filter[name]) || filter.text !== "" || filter.state.length > 0}
+        any={[...FOLDED, ...GIVEN].some((name) => filter[name]) || filter.text !== "" || picked.length > 0}
         clear={clear}
         text={
           <input
             type="search"
             id="task-filter"
-            placeholder="Text in the description, or an id"
+            placeholder="Text in description, error, submitter, labels, or an id"
             aria-label="Text"
-            value={typed.text}
+            value={said("text")}
             onInput={write("text")}
           />
         }
@@ -125,15 +187,21 @@ export function Tasks({ rest, operator }) {
             <option>{tier}</option>
           ))}
         </select>
-        {SHORT.map((name) => (
-          <input class="short" placeholder={name} aria-label={name} value={typed[name]} onInput={write(name)} />
+        {TYPED.slice(1).map((name) => (
+          <input class="short" placeholder={name} aria-label={name} value={said(name)} onInput={write(name)} />
         ))}
         <select aria-label="Fallback" value={filter.fallback} onChange={pick("fallback")}>
           <option value="">fallback or not</option>
           <option value="yes">fell back</option>
           <option value="no">did not</option>
         </select>
-        <select aria-label="Order" value={filter.sort} onChange={pick("sort")}>
+        <select aria-label="Time" value={filter.last} onChange={pick("last")}>
+          <option value="">any time</option>
+          {LAST.map(([value, title]) => (
+            <option value={value}>{title}</option>
+          ))}
+        </select>
+        <select class="narrow-only" aria-label="Order" value={filter.sort} onChange={pick("sort")}>
           {[
             ["-submitted", "newest first"],
             ["submitted", "oldest first"],
@@ -146,13 +214,31 @@ export function Tasks({ rest, operator }) {
           ))}
         </select>
       </Filters>
-      <p class="summary">
+      {error && <p class="bad">{plain(error.error)}</p>}
+      <div class="summary">
         <span>
           <span id="task-total">{count(total)}</span> task{total === 1 ? "" : "s"}
         </span>
-        {operator && total > 0 && <Bulk query={query} total={total} />}
-      </p>
-      <Table list={list} now={now} operator={operator} seen={setFirst} />
+        {GIVEN.filter((name) => filter[name]).map((name) => (
+          <button type="button" class="chip" title="Leave this out" onClick={() => refine({ [name]: "" })}>
+            {`${name.replace("_", " ")}: ${plain(filter[name], 80)} ✕`}
+          </button>
+        ))}
+        {operator && total > 0 && (
+          <Bulk query={query} states={states} picked={picked} chosen={chosen} clear={() => setChosen(new Set())} />
+        )}
+      </div>
+      <Table
+        list={list}
+        now={now}
+        operator={operator}
+        from={Number(filter.from) || 0}
+        seen={(n) => setFilter({ from: n ? String(n) : "" }, true)}
+        sort={filter.sort}
+        order={sort}
+        chosen={chosen}
+        choose={choose}
+      />
     </div>
   );
 }
@@ -202,69 +288,102 @@ function Filters({ text, active, any, clear, children }) {
   );
 }
 
-/** @param {{ list: TaskList, now: number, operator: boolean, seen: (n: number) => void }} props */
-function Table({ list, now, operator, seen }) {
+/** @type {[string, string, string][]} class, title, what it is ordered by */
+const COLUMNS = [
+  ["c-text", "Task", ""],
+  ["c-how", "State", "updated"],
+  ["c-where", "Where", ""],
+  ["n c-tries", "Tries", "attempts"],
+  ["n c-tokens", "Tokens", "tokens"],
+  ["n c-cost", "Cost", "cost"],
+  ["n c-age", "Took, age", "submitted"],
+];
+
+/**
+ * @param {{
+ *   list: TaskList, now: number, operator: boolean, from: number, seen: (n: number) => void,
+ *   sort: string, order: (by: string) => void, chosen: Set<string>, choose: RowProps["choose"],
+ * }} props `from`: the row that is at the top when the table comes
+ */
+function Table({ list, now, operator, from, seen, sort, order, chosen, choose }) {
   const { rows, total, filter } = list;
   const box = useRef(/** @type {HTMLDivElement | null} */ (null));
   const [top, setTop] = useState(0); // the first row in sight
   const [height, setHeight] = useState(600);
+  const timer = useRef(/** @type {ReturnType<typeof setTimeout> | undefined} */ (undefined));
   const size = rowHeight();
   useEffect(() => {
     const watcher = new ResizeObserver(([{ contentRect }]) => setHeight(contentRect.height));
     watcher.observe(/** @type {HTMLDivElement} */ (box.current));
-    return () => watcher.disconnect();
+    return () => {
+      watcher.disconnect();
+      clearTimeout(timer.current);
+    };
   }, []);
-  // biome-ignore lint/correctness/useExhaustiveDependencies: what another filter finds begins at the top
+  // What another filter finds begins at the top; what the address names, there.
+  const placed = useRef("");
   useLayoutEffect(() => {
-    if (box.current) box.current.scrollTop = 0;
-    setTop(0);
-  }, [filter]);
+    if (!box.current || !total || placed.current === filter) return;
+    const begin = placed.current === "" ? from : 0;
+    placed.current = filter;
+    box.current.scrollTop = begin * size;
+    setTop(begin);
+  }, [filter, total, from, size]);
   const scrolled = () => {
     const row = Math.floor((box.current?.scrollTop ?? 0) / size);
     setTop(row);
-    seen(Math.floor(row / STEP) * STEP);
+    clearTimeout(timer.current);
+    timer.current = setTimeout(() => seen(row), 80);
   };
   const first = Math.max(0, Math.min(top, total) - 5);
   const last = Math.min(total, top + Math.ceil(height / size) + 6);
   const shown = [];
   for (let n = first; n < last; n += 1) shown.push(n);
+  const spacer = (/** @type {string} */ key, /** @type {number} */ n) =>
+    n > 0 && (
+      <tr class="spacer" key={key} aria-hidden="true">
+        <td style={{ height: `${n * size}px` }} />
+      </tr>
+    );
   return (
     <div class="grid" ref={box} onScroll={scrolled} tabindex={0} role="region" aria-label="Tasks">
       <table aria-rowcount={total + 1}>
         <thead>
           <tr>
-            <th>Id</th>
-            <th>Task</th>
-            <th>State</th>
-            <th>Tier</th>
-            <th>Where</th>
-            <th class="n">Tries</th>
-            <th class="n">Tokens</th>
-            <th class="n">Cost</th>
-            <th class="n">Age</th>
-            {operator && <th>Do</th>}
+            {operator && (
+              <th class="c-pick">
+                <span class="sr">Chosen</span>
+              </th>
+            )}
+            {COLUMNS.map(([name, title, by]) => (
+              <th class={name} aria-sort={sort === `-${by}` ? "descending" : sort === by ? "ascending" : undefined}>
+                {by ? (
+                  <button type="button" class="order" onClick={() => order(by)}>
+                    {title}
+                    {sort.replace("-", "") === by && (sort.startsWith("-") ? " ↓" : " ↑")}
+                  </button>
+                ) : (
+                  title
+                )}
+              </th>
+            ))}
+            {operator && <th class="c-do">Do</th>}
           </tr>
         </thead>
         <tbody>
-          {first > 0 && (
-            <tr class="spacer" key="before" aria-hidden="true">
-              <td colspan={10} style={{ height: `${first * size}px` }} />
-            </tr>
-          )}
+          {spacer("before", first)}
           {shown.map((n) => (
             <Row
               key={rows.get(n)?.task_id ?? n}
               n={n}
               task={rows.get(n)}
-              age={age(rows.get(n)?.submitted_at, now)}
+              now={now}
               operator={operator}
+              chosen={chosen.has(rows.get(n)?.task_id ?? "")}
+              choose={choose}
             />
           ))}
-          {last < total && (
-            <tr class="spacer" key="after" aria-hidden="true">
-              <td colspan={10} style={{ height: `${(total - last) * size}px` }} />
-            </tr>
-          )}
+          {spacer("after", total - last)}
         </tbody>
       </table>
       {total === 0 && <Empty>No task is like that.</Empty>}
@@ -272,43 +391,92 @@ function Table({ list, now, operator, seen }) {
   );
 }
 
+/** A model without whose it is and of when. @param {string} model */
+const shortModel = (model) =>
+  model
+    .replace(/^.*\//, "")
+    .replace(/:latest$/, "")
+    .replace(/-\d{8}$/, "");
+
 /**
  * The same row is not drawn again, however often the table moves.
  * @param {RowProps} props
  */
-const Row = ({ task, n, age, operator }) =>
-  useMemo(() => <Drawn task={task} n={n} age={age} operator={operator} />, [task, n, age, operator]);
+function Row({ task, n, now, operator, chosen, choose }) {
+  const old = age(task?.submitted_at, now);
+  const runs = task?.started_at && !task.finished_at ? duration(now - at(task.started_at)) : "";
+  const latest = useRef(choose);
+  latest.current = choose;
+  return useMemo(
+    () => (
+      <Drawn
+        task={task}
+        n={n}
+        old={old}
+        took={task?.run_ms != null ? duration(task.run_ms) : runs}
+        operator={operator}
+        chosen={chosen}
+        choose={(at, range) => latest.current(at, range)}
+      />
+    ),
+    [task, n, old, runs, operator, chosen],
+  );
+}
 
-/** @param {RowProps} props */
-function Drawn({ task, n, age, operator }) {
+/**
+ * @param {{
+ *   task: TaskRow | undefined, n: number, old: string, took: string, operator: boolean, chosen: boolean,
+ *   choose: RowProps["choose"],
+ * }} props
+ */
+function Drawn({ task, n, old, took, operator, chosen, choose }) {
   if (!task)
     return (
       <tr class="task unknown" aria-rowindex={n + 2}>
-        <td colspan={10}>…</td>
+        <td>…</td>
       </tr>
     );
+  const wrong = task.error && task.state !== "completed" ? task.error : "";
   return (
-    <tr class="task" aria-rowindex={n + 2}>
-      <td class="c-id">
-        <a class="mono" href={`#/task/${task.task_id}`} title={task.task_id}>
-          {shortId(task.task_id)}
-        </a>
-      </td>
+    <tr class={`task ${chosen ? "chosen" : ""}`} aria-rowindex={n + 2}>
+      {operator && (
+        <td class="c-pick">
+          <input
+            type="checkbox"
+            checked={chosen}
+            aria-label={`Choose ${shortId(task.task_id)}`}
+            onClick={(event) => choose(n, event.shiftKey)}
+          />
+        </td>
+      )}
       <td class="c-text">
-        <a href={`#/task/${task.task_id}`}>
+        <a href={`#/task/${task.task_id}`} title={plain(task.description, 500)}>
           <Text most={200}>{task.description}</Text>
         </a>
+        <small title={wrong ? plain(wrong, 1000) : task.task_id}>
+          {wrong ? (
+            <span class="bad">
+              <Text most={200}>{`${task.error_code}: ${wrong}`}</Text>
+            </span>
+          ) : (
+            <span class="mono">{shortId(task.task_id)}</span>
+          )}
+        </small>
       </td>
-      <td class="c-state">
-        <State state={task.state} />
+      <td class="c-how">
+        <span class="c-state">
+          <State state={task.state} />
+        </span>
+        <span class="c-tier">
+          <Tier tier={task.tier} />
+          <Fallback task={task} />
+        </span>
       </td>
-      <td class="c-tier">
-        <Tier tier={task.tier} />
-        <Fallback task={task} />
-      </td>
-      <td class="c-where">
-        <Text most={80}>{[task.endpoint || task.host, task.model].filter(Boolean).join(" · ")}</Text>{" "}
-        <Simulated on={task.simulated} />
+      <td class="c-where" title={plain([task.host, task.endpoint, task.model].filter(Boolean).join(" · "), 300)}>
+        <Text most={80}>{task.host || task.endpoint || (FINAL.has(task.state) ? "" : task.waiting_for)}</Text>
+        <small>
+          <Text most={80}>{shortModel(task.model)}</Text> <Simulated on={task.simulated} />
+        </small>
       </td>
       <td class="n c-tries">
         {task.attempts}/{task.max_attempts}
@@ -318,7 +486,10 @@ function Drawn({ task, n, age, operator }) {
         {task.unpriced_runs > 0 ? "?" : guess(task)}
         {task.unpriced_runs > 0 ? "" : dollars(task.cost_usd)}
       </td>
-      <td class="n c-age">{age}</td>
+      <td class="n c-age" title={new Date(task.submitted_at).toString()}>
+        {took || "–"}
+        <small>{old} ago</small>
+      </td>
       {operator && (
         <td class="c-do">
           {FINAL.has(task.state) ? (
@@ -345,78 +516,3 @@ function Drawn({ task, n, age, operator }) {
 const cancel = (id) => carryOut(() => post(`/tasks/${id}/cancel`), `Task ${shortId(id)} is cancelled.`);
 /** @param {string} id */
 const retry = (id) => carryOut(() => post(`/tasks/${id}/retry`), `Task ${shortId(id)} is tried anew.`);
-
-/**
- * The same command for every task that the filter finds.
- * @param {{ query: Query, total: number }} props
- */
-function Bulk({ query, total }) {
-  const [busy, setBusy] = useState(false);
-  const all = async (/** @type {string} */ what, /** @type {(task: TaskRow) => boolean} */ fits) => {
-    setBusy(true);
-    try {
-      const ids = await find(query, fits);
-      const failed = await each(ids, what);
-      notice(
-        `${what}: ${ids.length - failed} of ${ids.length} tasks${failed ? `, ${failed} refused` : ""}.`,
-        failed ? "bad" : "good",
-      );
-    } catch (error) {
-      notice(wordsOf(error), "bad");
-    }
-    setBusy(false);
-  };
-  return (
-    <span class="bulk">
-      <Sure
-        label="Cancel all of these"
-        sure={`Cancel ${count(total)}?`}
-        act={() => all("cancel", (task) => !FINAL.has(task.state))}
-        class={busy ? "busy" : ""}
-      />
-      <Sure
-        label="Retry all of these"
-        sure={`Retry ${count(total)}?`}
-        act={() => all("retry", (task) => FINAL.has(task.state) && task.state !== "completed")}
-        class={busy ? "busy" : ""}
-      />
-    </span>
-  );
-}
-
-/**
- * @param {Query} query
- * @param {(task: TaskRow) => boolean} fits
- */
-async function find(query, fits) {
-  /** @type {string[]} */
-  const ids = [];
-  for (let offset = 0; ; offset += 500) {
-    const page = new URLSearchParams({ ...query, limit: "500", offset: String(offset), sort: "submitted" });
-    /** @type {TasksAnswer} */
-    const { tasks, total } = await get(`/tasks?${page}`);
-    ids.push(...tasks.filter(fits).map((task) => task.task_id));
-    if (offset + 500 >= total || !tasks.length) return ids;
-  }
-}
-
-/**
- * Run a command on each; return how many were refused.
- * @param {string[]} ids
- * @param {string} what
- */
-async function each(ids, what) {
-  const left = [...ids];
-  let failed = 0;
-  const work = async () => {
-    for (let id = left.pop(); id; id = left.pop()) {
-      try {
-        await post(`/tasks/${id}/${what}`);
-      } catch {
-        failed += 1;
-      }
-    }
-  };
-  await Promise.all(Array.from({ length: AT_ONCE }, work));
-  return failed;
-}

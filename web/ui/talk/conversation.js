@@ -48,7 +48,9 @@ export class Conversation {
       this.calls.clear();
       this.place = place;
     }
-    if (kind === "tool") this.tool(chunk, time);
+    // A call that the model makes of its client, who is to answer it: JSON, a line each.
+    if (kind === "call") this.push("stdout", time, text);
+    else if (kind === "tool") this.tool(chunk, time);
     else {
       const last = this.parts.at(-1);
       if (FLOWS.has(kind) && last?.kind === kind) this.add(last, text, time);

@@ -1,0 +1,145 @@
+"""The table of tasks: its address, its columns, and one command for many."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from playwright.sync_api import expect
+
+from tests.browser.conftest import go
+from tests.browser.test_pages import faults
+
+TOTAL = "#task-total"
+
+
+def query(page):
+    """What the address says behind its page."""
+    return page.evaluate(
+        "Object.fromEntries(new URLSearchParams(location.hash.split('?')[1] ?? ''))"
+    )
+
+
+@pytest.fixture(scope="module")
+def many(house):
+    """Sixty tasks that wait, of two teams, and three that have failed."""
+    for start in range(0, 60, 30):
+        answer = house.ask(
+            "/tasks/batch",
+            {
+                "tasks": [
+                    {
+                        "description": f"many-{n} waits",
+                        "assign_to": "nobody-yet",
+                        "labels": {"team": "red" if n % 2 else "blue"},
+                    }
+                    for n in range(start, start + 30)
+                ]
+            },
+        )
+        assert answer["ok"], answer
+    for n in range(3):
+        house.submit(f"many-{n} fails", shell={"command": f"exit {n + 1}"})
+
+
+def test_filters_order_and_place_are_in_the_address(open_page, house, many):
+    page = open_page("tasks")
+    page.fill("#task-filter", "many-")
+    page.get_by_label("label", exact=True).fill("team=red")
+    expect(page.locator(TOTAL)).to_have_text("30")
+    # The counts are of what the filter finds.
+    expect(page.locator(".chips")).to_have_text("all 30waiting 30")
+    page.get_by_role("button", name="State").click()
+    page.locator(".grid").evaluate("e => { e.scrollTop = 480 }")
+    page.wait_for_function("() => location.hash.includes('from=10')")
+    assert query(page) == {
+        "text": "many-",
+        "label": "team=red",
+        "sort": "-updated",
+        "from": "10",
+    }
+    address = page.url
+    page.reload()
+    expect(page.locator(TOTAL)).to_have_text("30")
+    expect(page.get_by_label("label", exact=True)).to_have_value("team=red")
+    page.wait_for_function("() => document.querySelector('.grid').scrollTop === 480")
+    page.locator("tr.task a").last.click()
+    page.wait_for_selector("#task")
+    page.go_back()
+    expect(page.locator(TOTAL)).to_have_text("30")
+    page.wait_for_function("() => document.querySelector('.grid').scrollTop === 480")
+    assert page.url == address
+    # What was chosen by a click is a step that one can go back.
+    page.get_by_role("button", name=re.compile("^waiting")).click()
+    assert query(page)["state"] == "waiting"
+    page.go_back()
+    expect(page.get_by_role("button", name=re.compile("^all"))).to_have_attribute(
+        "aria-pressed", "true"
+    )
+
+
+def test_what_is_no_address_is_said_and_leads_on(open_page, house):
+    page = open_page("task/100%")
+    expect(page.locator("#not-found")).to_contain_text("after % come two digits")
+    assert page.title() == "Not found · AgentCom"
+    go(page, "nowhere")
+    expect(page.locator("#not-found")).to_contain_text("no page “nowhere”")
+    page.locator("#not-found a", has_text="Fleet").click()
+    expect(page.locator("#host-h1")).to_be_visible()
+    go(page, "task/nobody-knows-it")
+    expect(page.locator("#not-found")).to_contain_text("There is no such task")
+    assert faults(page) == []
+
+
+@pytest.mark.parametrize("width", [701, 720, 768, 900, 1024, 1280, 1440])
+def test_the_task_s_column_is_never_narrow(open_page, house, many, width):
+    page = open_page("tasks?text=many-", width=width)
+    expect(page.locator("tr.task").first).to_be_visible()
+    assert page.locator("td.c-text").first.bounding_box()["width"] >= 320
+    clipped = page.locator("td.c-age").evaluate_all(
+        "all => all.filter(e => e.scrollWidth > e.clientWidth).length"
+    )
+    assert clipped == 0
+
+
+def test_failed_rows_say_why_and_how_long_they_took(open_page, house, many):
+    page = open_page("tasks?state=failed&text=many-2")
+    row = page.locator("tr.task", has_text="many-2 fails")
+    expect(row.locator("small .bad")).to_have_text("exit_code: exit code 3")
+    expect(row.locator(".c-age")).to_have_text(re.compile(r"(ms|s).* ago$"))
+
+
+def test_chosen_rows_are_cancelled_and_a_range_is_chosen_with_shift(
+    open_page, house, many
+):
+    page = open_page("tasks?text=many-&state=waiting&label=team%3Dblue")
+    boxes = page.locator("td.c-pick input")
+    expect(page.locator(TOTAL)).to_have_text("30")
+    boxes.nth(1).click()
+    boxes.nth(4).click(modifiers=["Shift"])
+    page.get_by_role("button", name="Cancel 4 chosen").click()
+    page.get_by_role("button", name="Cancel 4?").click()
+    expect(page.locator(".notices")).to_contain_text("cancel: 4 of 4 tasks.")
+    expect(page.locator(TOTAL)).to_have_text("26")
+    expect(page.get_by_role("button", name="Cancel 26 waiting")).to_be_visible()
+
+
+def test_five_thousand_are_cancelled_by_one_command_and_none_is_refused(
+    open_page, house
+):
+    for _ in range(5):
+        tasks = [
+            {"description": "of-5000 waits", "assign_to": "ghost"} for _ in range(1000)
+        ]
+        assert house.ask("/tasks/batch", {"tasks": tasks})["ok"]
+    page = open_page("tasks?text=of-5000")
+    expect(page.locator(TOTAL)).to_have_text("5,000")
+    asked = []
+    page.on("request", lambda one: asked.append(one.url) if "/api/" in one.url else 0)
+    page.get_by_role("button", name="Cancel 5,000 waiting").click()
+    page.get_by_role("button", name="Cancel 5,000?").click()
+    expect(page.locator(".notices")).to_have_text(
+        "cancel: 5,000 of 5,000 tasks.", timeout=60_000
+    )
+    assert {url.rpartition("/")[2] for url in asked} == {"bulk"}
+    assert len(asked) < 20
