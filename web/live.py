@@ -234,8 +234,14 @@ class OutputFeed:
 
 
 def encode_chunk(chunk: c.Chunk) -> bytes:
-    """Encode a chunk for a page: every field, also those that the stream leaves out."""
-    return encode({name: getattr(chunk, name) for name in chunk.__struct_fields__})
+    """Encode a chunk for a page: every field, also those that the stream leaves out.
+
+    `tool` is there where a tool is spoken of.
+    """
+    fields = {name: getattr(chunk, name) for name in chunk.__struct_fields__}
+    if chunk.tool is None:
+        del fields["tool"]
+    return encode(fields)
 
 
 def _chunk_of(message: Message) -> c.Chunk | None:
