@@ -527,7 +527,9 @@ def test_the_table_filters_by_state_and_text(open_page, house):
     expect(page.locator("#task-total")).to_have_text("1")
     expect(page.locator("tr.task")).to_have_count(1)
     expect(page.locator("tr.task .c-state")).to_have_text("failed")
-    page.get_by_role("button", name=re.compile("^completed")).click()
+    page.get_by_role("button", name=re.compile("^failed 1$")).click()
+    expect(page.locator("#task-total")).to_have_text("1")
+    page.fill("#task-filter", "only hay")
     expect(page.locator("#task-total")).to_have_text("0")
 
 
