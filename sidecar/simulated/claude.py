@@ -76,6 +76,7 @@ Kind = Literal[
     "refusal",  # the model declines, twice
     "denied",  # wants a tool, which is denied
     "tool",  # runs `command` with its Bash tool, in a process group of its own
+    "background",  # runs it in the background: a result before its end, one after
     "hang_at_start",  # prints nothing at all
     "hang",  # init, then nothing
     "stall",  # `after` tokens, then nothing
@@ -232,6 +233,14 @@ class _Usage(msgspec.Struct, kw_only=True):
     cache_creation: int = 0
     cache_read: int = 0
     output: int = 0
+
+    def minus(self, other: _Usage) -> _Usage:
+        return _Usage(
+            **{
+                name: getattr(self, name) - getattr(other, name)
+                for name in self.__struct_fields__
+            }
+        )
 
     def plus(self, other: _Usage) -> _Usage:
         return _Usage(
@@ -491,6 +500,11 @@ class _Claude:
         self._block: dict[str, Any] | None = None  # the block being streamed
         self._tool_id: str | None = None  # the tool that runs
         self._tool_results = 0
+        self._results = (
+            0  # printed so far; `_told` and `_begun_told` are as of the last
+        )
+        self._told = _Usage()
+        self._begun_told = 0
 
     def run(self) -> int:
         """Print everything; the exit code."""
@@ -524,6 +538,8 @@ class _Claude:
                 return self._asked_again_without_streaming()
             case "refusal":
                 return self._refused_by_the_model()
+            case "background":
+                return self._work_in_the_background()
             case "denied" | "tool":
                 self._request()
                 self._use_tool(allowed=kind == "tool" and self._may_use_tools())
@@ -645,6 +661,79 @@ class _Claude:
             }
         )
         return 1
+
+    def _work_in_the_background(self) -> int:
+        """Start the command, answer, and answer again once it has ended."""
+        self._request()
+        block = self._tool_block()
+        block["input"]["run_in_background"] = True
+        self._message([block], stop_reason="tool_use")
+        about = {"task_id": f"b{uuid.uuid4().hex[:8]}", "run_id": uuid.uuid4().hex[:9]}
+        of = {"tool_use_id": block["id"]}
+        work = {"task_type": "local_bash", "description": "Simulated work"}
+        file = _session_file(self._session).with_suffix(f".{about['task_id']}.output")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with file.open("wb") as out:
+            tool = subprocess.Popen(
+                ["/bin/sh", "-c", block["input"]["command"]],
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=out,
+                start_new_session=True,
+            )
+        self._system("background_tasks_changed", tasks=[{**about, **work}])
+        self._system("task_started", **about, **of, **work, is_backgrounded=True)
+        self._running_in_the_background(block, about["task_id"], file)
+        self._request()
+        self._message([self._text_block()])
+        self._result(self._success())
+        try:
+            code = self._signals.wait_for(tool)
+        except _Interrupted:
+            self._signals.end_tool(tool)
+            tool.wait()
+            raise
+        status = "failed" if code else "completed"
+        ended = {"status": status, "end_time": int(time.time() * 1000)}
+        self._system("task_updated", **about, patch=ended)
+        summary = f'Background command "Simulated work" {status} (exit code {code})'
+        note = {"status": status, "output_file": str(file), "summary": summary}
+        self._system("task_notification", **about, **of, **note)
+        self._system("background_tasks_changed", tasks=[])
+        self._init()
+        self._request()
+        self._text = ""
+        self._message([self._text_block()])
+        origin = {"producer": "session-task", "runId": about["run_id"]}
+        origin["kind"] = "task-notification"
+        self._result({**self._success(), "origin": origin})
+        return 0
+
+    def _running_in_the_background(
+        self, block: dict[str, Any], task: str, file: Path
+    ) -> None:
+        """The answer to the tool's call, which comes at once."""
+        decision = {"decision": "accept", "source": "config", "reason_type": "mode"}
+        content = {
+            "tool_use_id": block["id"],
+            "type": "tool_result",
+            "content": f"Command running in background with ID: {task}. Output is being "
+            f"written to: {file}.",
+            "is_error": False,
+        }
+        result = {
+            "stdout": "",
+            "stderr": "",
+            "interrupted": False,
+            "isImage": False,
+            "noOutputExpected": False,
+            "backgroundTaskId": task,
+        }
+        meta = {"id": block["id"], "permission_decision": decision}
+        self._tool_answer(content, result, meta)
+
+    def _system(self, subtype: str, **fields: Any) -> None:
+        self._print(self._signed({"type": "system", "subtype": subtype, **fields}))
 
     def _is_over_budget(self) -> bool:
         budget = self._flags.max_budget_usd
@@ -1129,6 +1218,7 @@ class _Claude:
     def _result(self, fields: dict[str, Any]) -> None:
         here = self._model_usage(self._spent)
         whole = _with_earlier(here, self._earlier())
+        since = self._model_usage(self._spent.minus(self._told))
         result = {
             "type": "result",
             "duration_ms": self._elapsed_ms(),
@@ -1146,12 +1236,15 @@ class _Claude:
             "subagent_stats": _NO_SPAWNS,
             "safety_stops": 0,
             "uuid": str(uuid.uuid4()),
-            "begun_message_ids": self._begun,
+            "begun_message_ids": self._begun[self._begun_told :],
             "queued_turn_count": 0,
-            "result_index": 0,
-            "model_usage_since_last_result": here,
+            "result_index": self._results,
+            "model_usage_since_last_result": since,
             **fields,
         }
+        self._results += 1
+        self._turns, self._begun_told = 0, len(self._begun)
+        self._told, self._counted, self._settled = self._spent, _Usage(), _Usage()
         self._remember(whole)
         match self._flags.output_format:
             case "stream-json":

@@ -84,6 +84,16 @@ CASES = {
         Scenario(kind="tool", command="rm -r gone"),
         (),
     ),
+    "background": (
+        [Reply(kind="tool", command="sleep 2", background=True), TEXT, TEXT],
+        Scenario(kind="background", command="sleep 2"),
+        TOOLS,
+    ),
+    "background that fails": (
+        [Reply(kind="tool", command="sleep 2; exit 3", background=True), TEXT, TEXT],
+        Scenario(kind="background", command="sleep 2; exit 3"),
+        TOOLS,
+    ),
     "r429": ([Reply(kind="r429")], Scenario(kind="r429"), ()),
     "o529": ([Reply(kind="o529")], Scenario(kind="o529"), ()),
     "e500": ([Reply(kind="e500")], Scenario(kind="e500"), ()),

@@ -53,6 +53,7 @@ class Reply(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     text: str = "This is a simulated answer."
     thinking: str = ""
     command: str = "echo simulated"
+    background: bool = False  # the command is to run in the background
     delay_s: float = 0.0  # before every token
     after: int = 2
     resets_at: int | None = None  # Unix seconds
@@ -261,7 +262,12 @@ def _blocks(reply: Reply, message_id: str) -> list[dict[str, Any]]:
         blocks.append({"type": "thinking", **thought})
     if reply.kind == "tool":
         use = {"type": "tool_use", "id": f"toolu_{message_id}", "name": "Bash"}
-        given = {"command": reply.command, "description": "Simulated work"}
+        given: dict[str, Any] = {
+            "command": reply.command,
+            "description": "Simulated work",
+        }
+        if reply.background:
+            given["run_in_background"] = True
         blocks.append({**use, "input": given})
     elif reply.kind != "refusal":
         blocks.append({"type": "text", "text": reply.text})
