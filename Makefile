@@ -6,7 +6,7 @@ BIN := .venv/bin
 UI := $(wildcard web/ui/* web/ui/pages/* web/package-lock.json web/build.mjs)
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: help setup dev demo test chromium faketime nginx check format docs cover bench simulate chaos clean ui
+.PHONY: help setup dev demo test chromium faketime nginx check format docs cover bench simulate chaos clean ui litellm
 .DEFAULT_GOAL := help
 
 help: ## list these commands
@@ -46,6 +46,10 @@ faketime:
 nginx:
 	@PATH=$$PATH:/usr/sbin command -v nginx >/dev/null || ! command -v apt-get >/dev/null || \
 	  $(if $(filter 0,$(shell id -u)),,sudo) apt-get install -y -qq nginx-light >/dev/null || true
+
+litellm: ## install LiteLLM's proxy beside .venv (640 MB); one test runs tasks through it
+	$(PYTHON) -m venv .venv-litellm
+	.venv-litellm/bin/pip install --quiet --disable-pip-version-check --only-binary=:all: 'litellm[proxy]==1.90.0'
 
 ui: setup ## build the dashboard's page
 	$(BIN)/python hatch_build.py
@@ -89,4 +93,4 @@ chaos: dev ## kill things for a long while
 	$(BIN)/pytest -m chaos
 
 clean: ## remove everything that was made here
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage dist web/node_modules web/static
+	rm -rf .venv .venv-litellm .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage dist web/node_modules web/static

@@ -18,6 +18,8 @@ from sidecar.executors.claude.command import ClaudeOptions
 from sidecar.executors.claude.executor import ClaudeExecutor
 from sidecar.executors.port import Finished, Returned, Run, Stop
 from sidecar.processes.family import Processes
+from sidecar.simulated.claude import Scenario
+from tests.support.messages_api import Reply
 from tests.support.runs import QUICK, Ear, alive, assignment
 
 if TYPE_CHECKING:
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from sidecar.executors.port import Outcome, RawResult
+    from sidecar.simulated.claude import SimulatedClaude
+    from tests.support.messages_api import MessagesApi
 
 PRELUDE = """
 import json, os, signal, sys, time
@@ -107,6 +111,51 @@ ONE = 'init(); text("The answer."); result("The answer.", 0.25)\n'
 
 
 # -- all results count ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("which", ["real", "simulated"])
+async def test_work_in_the_background_is_waited_for_and_every_turn_of_it_counts(
+    which: str,
+    request: pytest.FixtureRequest,
+    processes: Processes,
+    messages_api: MessagesApi,
+    simulated_claude: SimulatedClaude,
+    tmp_path: Path,
+) -> None:
+    late = "sleep 2; echo late > mark"
+    if which == "real":
+        program = request.getfixturevalue("real_claude")
+        work = Reply(kind="tool", command=late, background=True)
+        messages_api.reply_next(work, Reply(text="I wait."), Reply(text="It is done."))
+        words = "I wait.\n\nIt is done."
+    else:
+        program = simulated_claude.program
+        simulated_claude.order(
+            Scenario(kind="background", command=late, answer="So.", input_tokens=25)
+        )
+        words = "So.\n\nSo."
+    folder = tmp_path / "work"
+    folder.mkdir()
+    env = {
+        "PATH": os.environ["PATH"],
+        "HOME": str(tmp_path),
+        "ANTHROPIC_BASE_URL": messages_api.url,
+        "ANTHROPIC_API_KEY": "any",
+        "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
+    }
+    of = {"tier": "complex", "target_type": "claude", "model": "claude-sonnet-4-5"}
+    assign = assignment(**of, limits=replace(QUICK, idle_timeout_s=60.0))
+    executor = ClaudeExecutor(
+        processes, ClaudeOptions(program=str(program), allowed_tools=("Bash",))
+    )
+    outcome = await executor.run(Run(assign=assign, cwd=folder, env=env), Ear(), Stop())
+    assert isinstance(outcome, Finished)
+    result = outcome.result
+    assert (folder / "mark").read_text() == "late\n"
+    assert (result.status, result.output) == ("success", words)
+    assert (result.tokens_in, result.cache_read_tokens) == (75, 60_000)
+    assert result.reported_cost_usd is not None
+    assert 0.02 < result.reported_cost_usd < 0.04
 
 
 @pytest.mark.parametrize(

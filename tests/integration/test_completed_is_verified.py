@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +29,10 @@ if TYPE_CHECKING:
     from tests.support.ring import Observer, Ring
 
 LEFT_OUT = "the third line is missing"
+CHECK = """
+def test_a():
+    assert "three" in open("a.txt").read(), "the third " + "line is missing"
+"""
 ENDS = ("completed", "failed", "dead_lettered", "expired", "cancelled")
 
 
@@ -87,6 +92,7 @@ async def test_local_work_is_told_what_failed_mends_it_and_is_verified_for_nothi
     repo.mkdir()
     git(repo, "init", "-q", "-b", "main")
     (repo / "a.txt").write_text("one\n")
+    (repo / "test_a.py").write_text(CHECK)
     git(repo, "add", ".")
     git(repo, "commit", "-qm", "one")
     async with Listens(["m"], n_ctx=65_536) as server:
@@ -105,7 +111,7 @@ async def test_local_work_is_told_what_failed_mends_it_and_is_verified_for_nothi
                 repo="shop",
                 branch="lines",
                 verification_steps=[
-                    "grep three a.txt || { echo the third 'line is' missing; exit 3; }"
+                    f"{sys.executable} -m pytest -q -p no:cacheprovider test_a.py"
                 ],
             )
             end = await ended(observer, task)
@@ -116,7 +122,7 @@ async def test_local_work_is_told_what_failed_mends_it_and_is_verified_for_nothi
     result = end["result"]
     assert (routed["effective_tier"], started["executor"]) == ("standard", "claude")
     assert [(s["round"], s["passed"], s["exit_code"]) for s in (first, second)] == [
-        (1, False, 3),
+        (1, False, 1),
         (2, True, 0),
     ]
     assert LEFT_OUT in first["output"]
