@@ -138,3 +138,13 @@ def call_line(index: int, id_: str, name: str, arguments: str) -> str:
         piece |= {"id": id_, "type": "function"}
     piece["function"] = function | {"arguments": arguments}
     return msgspec.json.encode(piece).decode() + "\n"
+
+
+def called(text: str) -> str:
+    """Say lines of calls as people read them: `calls weather {"city": ...}`."""
+    said = ""
+    for piece in Calls().feed(text):
+        function = piece.function
+        said += f"calls {function.name} " if function.name else ""
+        said += function.arguments or ""
+    return said + "\n"

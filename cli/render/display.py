@@ -20,6 +20,7 @@ from cli.render.terminal import (
     tokens,
 )
 from events import catalogue as c
+from events.chunks import called
 from events.codec import encode
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ class Screen:
             self.lines.append(chunk.text)
             self.note(chunk.text, kind)
             return
-        text = chunk.text
+        text = chunk.text if kind != "call" else called(chunk.text)
         if kind in ("stdout", "token"):
             if sys.stdout.isatty():
                 text = harmless(text)

@@ -21,6 +21,7 @@ from cli.render.terminal import (
     table,
     tokens,
 )
+from events import catalogue as c
 from events.codec import encode
 
 if TYPE_CHECKING:
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from events import catalogue as c
     from projections.answers import (
         AttemptView,
         CheckView,
@@ -220,6 +220,9 @@ def _asked_for(spec: c.TaskSpec | None) -> str:
         [f"temperature {spec.temperature:g}"] if spec.temperature is not None else []
     )
     said += ["JSON by a schema"] if spec.json_schema is not None else []
+    count = len(spec.messages)
+    said += [f"a chat of {count} message{'s' * (count != 1)}"] if count else []
+    said += [f"{name} {value}"[:80] for name, value in c.wishes_of(spec).items()]
     return ", ".join(said)
 
 

@@ -105,6 +105,7 @@ STYLES: Final = {
     "status": "3",
     "error": "31",
     "tool": "36",
+    "call": "36",
     "thinking": "2",
     "dim": "2",
     "bold": "1",

@@ -21,7 +21,8 @@ export class OutputLog {
     const place = `${chunk.route}/${chunk.segment}`;
     if (place !== this.place) this.divide(chunk, place, time);
     if (kind === "status" || kind === "error") this.terminal.remark(kind, text, time);
-    else if (kind === "tool" || kind === "call") this.terminal.remark("tool", text, time);
+    else if (kind === "tool") this.terminal.remark(kind, text, time);
+    else if (kind === "call") this.terminal.write("tool", called(text), time);
     else this.terminal.write(kind, text, time);
   }
 
@@ -43,4 +44,23 @@ export class OutputLog {
   lost(count) {
     this.terminal.remark("gap", `⋯ ${count} pieces of output are not kept any more ⋯`, Date.now());
   }
+}
+
+/**
+ * Calls of tools as a chat streams them: a line of JSON for each piece, here as one reads them.
+ * @param {string} text
+ */
+export function called(text) {
+  return text
+    .split("\n")
+    .filter((line) => line !== "")
+    .map((line) => {
+      try {
+        const { name = "", arguments: given = "" } = JSON.parse(line).function;
+        return name ? `\ncalls ${name} ${given}` : given;
+      } catch {
+        return line;
+      }
+    })
+    .join("");
 }

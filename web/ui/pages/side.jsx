@@ -1,6 +1,7 @@
 // Beside a task's output: how far it is, where, why there, for how much, and what was asked.
 import { FINAL, at, dollars, duration, moment, plain } from "../format.js";
 import { Fallback, Panel, Simulated, State, Text, Tier } from "../parts.jsx";
+import { Chat } from "./chat.jsx";
 import { Routing } from "./trace.jsx";
 
 /** @import { AttemptView, TaskDetail } from "../answers.d.ts" */
@@ -198,6 +199,11 @@ export function Details({ task }) {
         <Detail name="Description">
           <Text>{task.spec?.description ?? task.description}</Text>
         </Detail>
+        {(task.spec?.messages ?? []).length > 0 && (
+          <Detail name="Chat">
+            <Chat task={task} />
+          </Detail>
+        )}
         {first && (
           <Detail name="Again, of">
             <a class="mono" href={`#/task/${encodeURIComponent(first)}`}>

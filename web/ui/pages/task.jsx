@@ -10,6 +10,7 @@ import { Output } from "../output.jsx";
 import { Dialog, Empty, Fallback, Panel, Simulated, State, Sure, Text, Tier } from "../parts.jsx";
 import { useTitle } from "../route.js";
 import { useNow, useTopic } from "../socket.js";
+import { callsIn } from "./chat.jsx";
 import { Logged } from "./logged.jsx";
 import { Details, Phases, Where, Why } from "./side.jsx";
 import { Cost } from "./taskcost.jsx";
@@ -281,6 +282,9 @@ function Result({ task, theme }) {
           <p class="bad">
             <Text>{`${result.error.code}: ${result.error.message}`}</Text>
           </p>
+        )}
+        {(result.tool_calls ?? []).length > 0 && (
+          <code class="block">{plain(callsIn(result.tool_calls ?? []).join("\n"))}</code>
         )}
         {result.output && <Printed text={result.output} kind="stdout" theme={theme} />}
         {result.stderr && <Printed text={result.stderr} kind="stderr" theme={theme} />}
