@@ -26,7 +26,7 @@ async def found(history: History, *, later: float = 1.0):
             page = search.TaskPage(
                 **{n: getattr(row.filter, n) for n in row.filter.__struct_fields__}
             )
-            total, _ = await store.look(search.tasks(page))
+            total = (await store.look(search.tasks(page))).total
             listed[row.key] = total
     await runner.stop()
     return answer, listed

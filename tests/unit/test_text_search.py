@@ -27,7 +27,7 @@ async def test_a_page_of_what_a_text_finds_is_a_part_of_all_of_it(sort):
     runner.save()
 
     async def find(**filters):
-        total, records = await store.look(tasks(TaskPage(sort=sort, **filters)))
+        total, records, _ = await store.look(tasks(TaskPage(sort=sort, **filters)))
         return total, [record.description for record in records]
 
     _, everything = await find(limit=100)
@@ -76,7 +76,7 @@ async def test_a_text_is_found_whatever_its_case_and_letters(text, matches):
     runner.save()
 
     search = tasks(TaskPage(sort="submitted", text=text, limit=10))
-    total, records = await store.look(search)
+    total, records, _ = await store.look(search)
     assert [record.description for record in records] == matches
     assert total == len(matches)
     await runner.stop()
