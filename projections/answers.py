@@ -398,7 +398,7 @@ class WhyAnswer(Struct, kw_only=True):
 
 
 class CostLine(Struct, frozen=True, kw_only=True):
-    """What was spent under one value of a dimension.
+    """What was spent under one value of a dimension; `part` is that of `stack`.
 
     Tokens are those that are known, None where nothing is; `unknown_tokens` counts the
     runs whose tokens are not among them, `unpriced` those whose dollars are not, and
@@ -419,6 +419,7 @@ class CostLine(Struct, frozen=True, kw_only=True):
     unpriced: int
     guessed: int = 0
     unknown_tokens: int = 0
+    part: str = ""
 
 
 class CostsAnswer(Struct, kw_only=True):

@@ -38,6 +38,11 @@ _FAILED: Final = ("failed", "expired")
 _ORDER: Final = {"error": 0, "warning": 1, "info": 2}
 
 
+def step_of(now: float) -> float:
+    """Take a time by tens of seconds, so that the same causes make the same rows."""
+    return now // STEP_S * STEP_S
+
+
 async def find(runner: Runner, now: float) -> AttentionAnswer:
     """Look at what a runner has folded; `now` in epoch seconds."""
     question = look(

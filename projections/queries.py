@@ -114,6 +114,8 @@ class Queries:
         self._endings = Endings(runner)
         self._rebuilding: asyncio.Task[int] | None = None
         self._wait_limit_s = wait_limit_s
+        # What wants a person, and as of which sequence and time it was looked for.
+        self._wanting: tuple[tuple[int, float], answers.AttentionAnswer] | None = None
         self._queries: dict[
             str, tuple[Reader[Any], Callable[[Any], Awaitable[Answer]]]
         ] = {
@@ -193,7 +195,11 @@ class Queries:
 
     async def attention(self, question: q.Question) -> Answer:
         """Answer `attention`."""
-        return await attention.find(self._runner, self._now())
+        now = attention.step_of(self._now())
+        known = (self._runner.position, now)
+        if self._wanting is None or self._wanting[0] != known:
+            self._wanting = known, await attention.find(self._runner, now)
+        return self._wanting[1]
 
     async def meant(self, question: q.AskMeant) -> Answer:
         """Answer `meant`."""
@@ -320,6 +326,7 @@ class Queries:
             question.by,
             question.since,
             question.until,
+            stack=question.stack,
             fallback=question.fallback,
             label=question.label,
         )
@@ -550,7 +557,7 @@ def _sum(lines: list[answers.CostLine]) -> answers.CostLine:
     fields: dict[str, Any] = {
         name: sum(getattr(line, name) or 0 for line in lines)
         for name in answers.CostLine.__struct_fields__
-        if name != "key"
+        if name not in ("key", "part")
     }
     for name in ("tokens_in", "tokens_out"):
         if not fields[name] and any(getattr(line, name) is None for line in lines):

@@ -89,10 +89,12 @@ class AskQueue(AskThen, frozen=True, kw_only=True):
 class AskCosts(Question, frozen=True, kw_only=True):
     """`costs`; `since` and `until` are RFC 3339 instants or their beginnings, taken by the hour.
 
-    `by` is a dimension or `label:KEY`; `label` narrows it to tasks that have these labels.
+    `by` is a dimension or `label:KEY`, and so is `stack`, by which each line is taken apart
+    again; `label` narrows it to tasks that have these labels.
     """
 
     by: Short = "model"
+    stack: Short = ""
     since: Annotated[str, Meta(pattern=r"^$|^\d{4}-\d{2}-\d{2}")] = ""
     until: Annotated[str, Meta(pattern=r"^$|^\d{4}-\d{2}-\d{2}")] = ""
     fallback: bool | None = None

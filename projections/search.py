@@ -336,34 +336,38 @@ def costs(
     since: str = "",
     until: str = "",
     *,
+    stack: str = "",
     fallback: bool | None = None,
     label: Sequence[str] = (),
 ) -> Callable[[sqlite3.Connection], list[CostLine]]:
     """Ask for what was spent by a dimension, in the hours from `since` to `until`.
 
-    `by` is one of DIMENSIONS, or `label:KEY`: then "" is what has no such label.
+    `by` is one of DIMENSIONS, or `label:KEY`: then "" is what has no such label. So is
+    `stack`, by which each line is taken apart again.
     `fallback` picks the runs that were, or were not, off their preferred tier, `label`
     those of tasks with these labels. Raises Malformed.
     """
-    key, values = _dimension(by)
+    key, values = _dimension(by, "by")
+    apart, more = _dimension(stack, "stack") if stack else ("''", [])
+    values += more
     clauses = ["hour >= ?"]
-    values.append(since[:13])
+    values.append(_hour(since, "since"))
     if until:
         clauses.append("hour < ?")
-        values.append(until[:13])
+        values.append(_hour(until, "until"))
     if fallback is not None:
         clauses.append(f"fallback {'<>' if fallback else '='} ''")
     labels = [label_of(text, f"label[{n}]") for n, text in enumerate(label)]
-    for part in _label_parts(labels):
+    for written in _label_parts(labels):
         clauses.append("instr(labels, ?)")
-        values.append(part)
+        values.append(written)
     sums = ", ".join(f"sum({name})" for name in SPEND_SUMS)
     order = "1" if by in ("day", "hour") else "sum(usd_nano) desc, 1"
 
     def ask(connection: sqlite3.Connection) -> list[CostLine]:
         rows = connection.execute(
-            f"select {key}, {sums} from spend {_joined(clauses)} "
-            f"group by 1 order by {order}",
+            f"select {key}, {apart}, {sums} from spend {_joined(clauses)} "
+            f"group by 1, 2 order by {order}, 2",
             values,
         )
         return [_cost_line(row) for row in rows]
@@ -371,7 +375,13 @@ def costs(
     return ask
 
 
-def _dimension(by: str) -> tuple[str, list[Any]]:
+def _hour(text: str, path: str) -> str:
+    """Return the hour in UTC of an instant, or of its beginning; raises Malformed."""
+    beginning = len(text) <= len("2026-01-31T09")
+    return text if beginning else time_of(text, path)[: len("2026-01-31T09")]
+
+
+def _dimension(by: str, path: str) -> tuple[str, list[Any]]:
     """Return the column that a dimension is, and what it needs; raises Malformed."""
     if by in DIMENSIONS:
         return DIMENSIONS[by], []
@@ -380,15 +390,16 @@ def _dimension(by: str) -> tuple[str, list[Any]]:
         return "coalesce(json_extract(labels, ?), '')", [f'$."{key}"']
     near = get_close_matches(by, [*DIMENSIONS, BY_LABEL], n=1)
     hint = f" (did you mean {near[0]}?)" if near else ""
-    raise Malformed("by", f"one of {', '.join(DIMENSIONS)}, {BY_LABEL}{hint}", by[:80])
+    raise Malformed(path, f"one of {', '.join(DIMENSIONS)}, {BY_LABEL}{hint}", by[:80])
 
 
 def _cost_line(row: tuple[Any, ...]) -> CostLine:
-    (key, runs, completed, late, tokens_in, tokens_out, *rest) = row
+    (key, part, runs, completed, late, tokens_in, tokens_out, *rest) = row
     cache_read, cache_write, usd, equivalent, saved, unpriced, *unsure = rest
     unknown_in, unknown_out, guessed = unsure
     return CostLine(
         key=key,
+        part=part,
         runs=runs,
         completed=completed,
         late=late,

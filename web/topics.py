@@ -323,7 +323,7 @@ TOPICS: Final[dict[str, Topic]] = {
     for topic in (
         Topic("status", Nothing, _status, pause_s=0.2, tick_s=1.0),
         Topic("overview", Nothing, _overview, tick_s=20.0),
-        Topic("attention", Nothing, _attention, pause_s=1.0, tick_s=5.0),
+        Topic("attention", Nothing, _attention, pause_s=2.0, tick_s=10.0),
         Topic("tails", Nothing, _tails, pause_s=0.2, tick_s=0.3),
         Topic("tasks", Window, _tasks, families=frozenset({"task", "run"})),
         Topic("task", OneTask, _task, families=frozenset({"task", "run"})),

@@ -19,7 +19,7 @@ from actors.gateway.gateway import Gateway
 from actors.gateway.service import requester
 from events import subjects
 from events.codec import encode
-from events.commands import Done, Submitted, refuse
+from events.commands import BulkProgress, Done, Submitted, refuse
 from projections.queries import Queries
 from tests.support.fakes import MemoryBroker, MemoryBus, MemoryLog
 from tests.support.histories import History, tell
@@ -523,3 +523,61 @@ async def test_the_document_names_every_path_and_no_other(tmp_path):
         for method in operations
     }
     assert served - pages == described
+
+
+async def test_a_command_for_many_tasks_is_said_again_until_it_is_carried_out(tmp_path):
+    async with serving(tmp_path) as site:
+        about = {"bulk_id": "b", "action": "cancel", "dry_run": False, "matched": 5}
+        answers = [
+            BulkProgress(**about, finished=done == 5, done=done) for done in (2, 4, 5)
+        ]
+
+        class Answering:
+            def __get__(self, gateway, _):
+                return answers[min(len(gateway.commands), len(answers)) - 1]
+
+            def __set__(self, gateway, answer):
+                raise AssertionError("only answers")
+
+        site.gateway.__class__ = type("Many", (FakeGateway,), {"answer": Answering()})
+        body = {"action": "cancel", "filter": {"label": ["team=search"]}}
+        status, answer = await site.ask(
+            "POST", "/api/v1/tasks/bulk", body, token=site.tokens.operator
+        )
+        assert (status, answer["finished"], answer["done"]) == (200, True, 5)
+        commands = site.gateway.commands
+        assert [name for name, _ in commands] == ["task.bulk"] * 3
+        assert len({said["id"] for _, said in commands}) == 1
+        assert commands[0][1]["filter"] == body["filter"]
+        viewer = await site.ask(
+            "POST", "/api/v1/tasks/bulk", body, token=site.tokens.viewer
+        )
+        assert viewer[0] == 403
+        assert len(commands) == 3
+
+
+async def test_what_wants_a_person_and_costs_by_label_are_asked_over_http(tmp_path):
+    history = History()
+    history.join("h1")
+    history.submit("stuck", needs=["gpu"], labels={"team": "search"})
+    async with serving(tmp_path, history) as site:
+        token = site.tokens.viewer
+
+        async def get(path):
+            status, answer = await site.ask("GET", f"/api/v1/{path}", token=token)
+            assert status == 200, answer
+            return answer
+
+        seq = len(history.recorded)
+        (row,) = (await get(f"attention?wait_seq={seq}"))["rows"]
+        assert (row["kind"], row["filter"]) == (
+            "stuck",
+            {"state": ["waiting"], "need": "gpu"},
+        )
+        assert (await get("tasks?label=team=search&label=team&need=gpu"))["total"] == 1
+        assert (await get("tasks?label=team=ads"))["total"] == 0
+        assert (await get("costs?by=label:team&stack=model"))["lines"] == []
+        assert (
+            'agentcom_attention{kind="stuck",severity="error"} 1.0'
+            in (await site.ask("GET", "/metrics"))[1]
+        )

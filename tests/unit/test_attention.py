@@ -19,7 +19,8 @@ async def found(history: History, *, later: float = 1.0):
     runner = Runner(log, store)
     await runner.start()
     assert await runner.wait_for(await tell(log, history.recorded), 20)
-    answer = await attention.find(runner, history.now + later + attention.STEP_S)
+    now = attention.step_of(history.now + later + attention.STEP_S)
+    answer = await attention.find(runner, now)
     listed = {}
     for row in answer.rows:
         if row.filter is not None:

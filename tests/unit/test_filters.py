@@ -118,6 +118,27 @@ async def test_costs_are_summed_by_label_and_by_submitter():
     assert [line.cost_usd for line in of_search] == [1.5]
 
 
+async def test_a_line_of_costs_is_taken_apart_again():
+    history = a_day()
+    (lines, from_noon) = await looked(
+        history,
+        search.costs("label:team", stack="label:env"),
+        search.costs("model", since="2026-01-02T00:00:00+23:00"),
+    )
+    assert {(line.key, line.part): line.cost_usd for line in lines} == {
+        ("search", "prod"): 1.0,
+        ("search", ""): 0.5,
+        ("ads", ""): 1.0,
+        ("", ""): 0.5,
+    }
+    first = history.recorded[0].event.at
+    assert first < "2026-01-01T01"
+    assert sum(line.runs for line in from_noon) == 3
+    with pytest.raises(Malformed) as refused:
+        search.costs("model", stack="nothing")
+    assert refused.value.path == "stack"
+
+
 async def test_what_a_command_is_for_comes_page_by_page_with_where_each_stands():
     history = a_day()
     chosen = TaskFilter(label=["team"])

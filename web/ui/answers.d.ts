@@ -229,6 +229,7 @@ export interface CostLine {
   unpriced: number;
   guessed: number;
   unknown_tokens: number;
+  part: string;
 }
 export interface CostsAnswer {
   seq: number;
