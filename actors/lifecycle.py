@@ -170,7 +170,9 @@ def _billed(state: TaskState, event: c.RunEvent) -> TaskState:
     if isinstance(result, c.Result):
         more = (result.estimated_cost_usd or 0.0) - bill.told_usd
     elif (
-        isinstance(event, c.TaskVerified) and event.spent and event.round > bill.rounds
+        isinstance(event, c.TaskStatus | c.TaskVerified)
+        and event.spent
+        and event.round > bill.rounds
     ):
         more = max(0.0, event.spent.estimated_cost_usd or 0.0)
         others += (bill._replace(rounds=event.round, told_usd=bill.told_usd + more),)

@@ -611,12 +611,35 @@ class TaskStarted(RunEvent, frozen=True, kw_only=True, tag="task.started.v1"):
     env: dict[str, str] = {}
 
 
+class RoundSpent(Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """What the work of one round used, before its verification; None means unknown.
+
+    `cost_basis` is "none" also where an earlier version did not tell it.
+    """
+
+    model_used: str = "none"
+    tokens_in: Tokens | None = 0
+    tokens_out: Tokens | None = 0
+    cache_read_tokens: Tokens = 0
+    cache_write_tokens: Tokens = 0
+    estimated_cost_usd: Usd | None = 0.0
+    equivalent_claude_cost_usd: Usd | None = None
+    execution_ms: Milliseconds = 0.0
+    cost_basis: str = "none"
+
+
 class TaskStatus(RunEvent, frozen=True, kw_only=True, tag="task.status.v1"):
-    """A line about the run, as it was shown live. `n` numbers the run's live events."""
+    """A line about the run, as it was shown live. `n` numbers the run's live events.
+
+    Where the verification of a round begins, `round` is its number, from 1, and `spent`
+    what the work before it used.
+    """
 
     text: str
     segment: Int = 0
     n: Int = 0
+    round: Int = 0
+    spent: RoundSpent | None = None
 
 
 class TaskErrorLine(RunEvent, frozen=True, kw_only=True, tag="task.error.v1"):
@@ -645,19 +668,6 @@ class TaskStep(RunEvent, frozen=True, kw_only=True, tag="task.step.v1"):
 
     step: Literal["waking", "waking_confirmation", "working", "removed"]
     detail: str = ""
-
-
-class RoundSpent(Struct, frozen=True, omit_defaults=True, kw_only=True):
-    """What the work of one round used, before its verification; None means unknown."""
-
-    model_used: str = "none"
-    tokens_in: Tokens | None = 0
-    tokens_out: Tokens | None = 0
-    cache_read_tokens: Tokens = 0
-    cache_write_tokens: Tokens = 0
-    estimated_cost_usd: Usd | None = 0.0
-    equivalent_claude_cost_usd: Usd | None = None
-    execution_ms: Milliseconds = 0.0
 
 
 class TaskVerified(RunEvent, frozen=True, kw_only=True, tag="task.verified.v1"):

@@ -1,7 +1,7 @@
 """The fold over what runs cost: tokens and dollars by hour, model, tier, repo, host and endpoint.
 
 Every run that reports is booked once, in the hour it ended, whether its result counted
-or not. The cells hold what has been added since the store last took it; the store holds
+or not; what a round of its verification told before, when it told it. The cells hold what has been added since the store last took it; the store holds
 the sums. Hours are the reporting host's, in UTC.
 """
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from projections.judged import JudgedEvent
     from projections.record import Routing
 
-VERSION: Final = 4
+VERSION: Final = 5
 _HOUR: Final = re.compile(r"\d{4}-[01]\d-[0-3]\dT[0-2]\d", re.ASCII)
 _hours: set[str] = set()
 
@@ -63,32 +63,36 @@ def evolve(state: CostsState, judged: JudgedEvent) -> None:
     """Book what an event says was spent."""
     result, spent = judged.result, judged.spent
     task, routing = judged.task, judged.routing
-    if result is None or spent is None or task is None or routing is None:
+    if spent is None or task is None or routing is None:
         return
     event = judged.recorded.event
+    told = event.spent if isinstance(event, c.TaskStatus | c.TaskVerified) else None
+    model = result or told
     cell = Cell(
         hour_of(event.at),
-        result.model_used,
+        model.model_used if model is not None else "none",
         routing.tier,
         task.repo,
         routing.host,
         routing.endpoint,
         routing.target_type,
         outage_of(routing),
-        result.simulated,
+        routing.simulated if result is None else result.simulated,
         task.submitter,
         labels_text(task.labels),
     )
     booked = state.cells.get(cell)
     if booked is None:
         booked = state.cells[cell] = Booked()
+    booked.spent += spent
+    state.total += spent
+    if result is None:
+        return
     booked.runs += 1
     if judged.verdict != "applied":
         booked.late += 1
     elif isinstance(event, c.TaskCompleted):
         booked.completed += 1
-    booked.spent += spent
-    state.total += spent
 
 
 def outage_of(routing: Routing) -> str:

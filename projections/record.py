@@ -78,12 +78,31 @@ class Spent(Struct, frozen=True, array_like=True, gc=False):
             max(self.basis, other.basis, key=CERTAIN.index),
         )
 
+    def beyond(self, told: Spent) -> Spent:
+        """Return what of this has not been told before."""
+        if told is NOTHING:
+            return self
+        return Spent(
+            max(0, self.tokens_in - told.tokens_in),
+            max(0, self.tokens_out - told.tokens_out),
+            max(0, self.cache_read - told.cache_read),
+            max(0, self.cache_write - told.cache_write),
+            max(0, self.usd_nano - told.usd_nano),
+            max(0, self.equivalent_nano - told.equivalent_nano),
+            self.saved_nano - told.saved_nano,
+            max(0, self.unpriced - told.unpriced),
+            max(0, self.unknown_in - told.unknown_in),
+            max(0, self.unknown_out - told.unknown_out),
+            max(0, self.guessed - told.guessed),
+            self.basis,
+        )
+
 
 NOTHING: Final = Spent()
 
 
-def spent_on(result: c.Result) -> Spent:
-    """Return what a run's result says it took."""
+def spent_on(result: c.Result | c.RoundSpent) -> Spent:
+    """Return what a run's result, or one of its rounds, says it took."""
     usd, equivalent = result.estimated_cost_usd, result.equivalent_claude_cost_usd
     usd_nano = round(usd * NANO) if usd else 0
     basis = result.cost_basis
@@ -147,7 +166,8 @@ class Routing(Struct, array_like=True, kw_only=True, gc=False):
     `line` the highest number of a line, and `booked` the types of report whose dollars
     are in the books. `started` says that the run began and is an attempt, `counted` that
     it is over and among the task's `attempts`. `restarted` is how often its host has started
-    the command again. `checks` are its verification's steps.
+    the command again. `checks` are its verification's steps. `told` is what so many rounds
+    of it have said they used, and the run's own end has not repeated yet.
     """
 
     route: str
@@ -189,6 +209,8 @@ class Routing(Struct, array_like=True, kw_only=True, gc=False):
     restarted: int = 0
     clock_ahead_s: float = 0.0
     checks: list[CheckedStep] = field(default_factory=list)
+    rounds_told: int = 0
+    told: Spent = NOTHING
 
 
 def later(at: str, seconds: float) -> str:

@@ -37,7 +37,15 @@ from projections.judged import (
     VoidReason,
     on_the_logs_clock,
 )
-from projections.record import Routing, TaskRecord, Void, clock_stepped, spent_on
+from projections.record import (
+    NOTHING,
+    Routing,
+    Spent,
+    TaskRecord,
+    Void,
+    clock_stepped,
+    spent_on,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -54,7 +62,7 @@ VOIDS_KEPT: Final = 16
 _LINES: Final = (c.TaskStatus, c.TaskErrorLine, c.TaskRetrying, c.TaskVerified)
 NUMBERED: Final = frozenset(_LINES)
 """Lines of a run: many of one type, told apart by their running number."""
-VERSION: Final = 11
+VERSION: Final = 12
 """Goes up whenever this fold makes other records of the same log."""
 
 
@@ -175,7 +183,7 @@ def _report(judged: JudgedEvent, record: TaskRecord, event: c.RunEvent) -> Verdi
         return _void(judged, NOT_IN_FORCE)
     if _is_repeat(routing, event):
         return "repeat"
-    if type(event) in _WITH_RESULT:
+    if type(event) in _WITH_COST:
         _book(judged, record, routing, event)
     seq = judged.recorded.seq
     if refused := _take_step(record, event, seq):
@@ -227,8 +235,10 @@ def _take_step(record: TaskRecord, event: Any, seq: int) -> VoidReason | None:
     return None
 
 
-_WITH_RESULT: Final = frozenset(
-    kind for kind in c.types().values() if "result" in kind.__struct_fields__
+_WITH_COST: Final = frozenset(
+    kind
+    for kind in c.types().values()
+    if not {"result", "spent"}.isdisjoint(kind.__struct_fields__)
 )
 
 
@@ -271,14 +281,33 @@ def _book(
     """Book what a report says was spent, once a routing and type, counting or not."""
     result: c.Result | None = getattr(event, "result", None)
     kind = type(event).__name__
-    if result is None or kind in routing.booked:
+    if result is None:
+        spent = _told_by_round(routing, event)
+        if spent is None:
+            return
+    elif kind in routing.booked:
         return
-    routing.booked.append(kind)
-    judged.result = result
-    judged.spent = spent = spent_on(result)
+    else:
+        routing.booked.append(kind)
+        judged.result = result
+        spent = spent_on(result).beyond(routing.told)
+        routing.told = NOTHING
+        record.simulated = record.simulated or result.simulated
+    judged.spent = spent
     routing.spent += spent
     record.spent += spent
-    record.simulated = record.simulated or result.simulated
+
+
+def _told_by_round(routing: Routing, event: c.RunEvent) -> Spent | None:
+    """Return what a round says it used, None where it was told, or the run is over."""
+    told: c.RoundSpent | None = getattr(event, "spent", None)
+    number: int = getattr(event, "round", 0)
+    if told is None or number <= routing.rounds_told or routing.booked:
+        return None
+    routing.rounds_told = number
+    spent = spent_on(told)
+    routing.told += spent
+    return spent
 
 
 def _too_late(judged: JudgedEvent, routing: Routing, event: c.RunEvent) -> None:

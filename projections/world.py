@@ -47,7 +47,7 @@ class World:
         tasks.evolve(self.tasks, judged)
         if judged.task is not None:
             queue.evolve(self.queue, judged)
-            if judged.result is not None:
+            if judged.spent is not None:
                 costs.evolve(self.costs, judged)
         else:
             fleet.evolve(self.fleet, judged)

@@ -167,11 +167,13 @@ class Progress:
             reason=encodable(reason)[:LINE_CHARS],
         )
 
-    def section(self, text: str) -> None:
-        """Begin a new segment of output with a status line."""
+    def section(
+        self, text: str, *, round: int = 0, spent: c.RoundSpent | None = None
+    ) -> None:
+        """Begin a new segment of output with a status line; of a round: what it used."""
         self._flush()
         self.segment += 1
-        self.status(text)
+        self._line(c.TaskStatus, "status", text, round=round, spent=spent)
 
     def verified(self, text: str, **fields: Any) -> None:
         """Say how a verification step ended; `fields` are those of its event."""

@@ -118,7 +118,12 @@ class Verification:
         for place, command in enumerate(self._steps, 1):
             if self._stop.requested:
                 return Stopped()
-            self._progress.section(f"Verify {place}/{len(self._steps)}: {command}")
+            # What the work used is said before the first step: a kill meanwhile loses none.
+            self._progress.section(
+                f"Verify {place}/{len(self._steps)}: {command}",
+                round=number if place == 1 else 0,
+                spent=spent if place == 1 else None,
+            )
             heard = _Remembering(self._progress)
             ended = await self._verifier.step(run, command, heard, self._stop)
             if not isinstance(ended, Finished):

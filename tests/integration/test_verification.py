@@ -45,7 +45,9 @@ async def test_steps_run_in_order_in_the_working_folder(tmp_path: Path) -> None:
         assert (await w.tell(assign(spec=spec))).ok
         [done] = await w.until(c.TaskCompleted)
         steps = await w.until(c.TaskVerified, count=2)
+        lines = [e for e in await w.events() if isinstance(e, c.TaskStatus)]
     assert done.result.verified is True
+    assert [line.round for line in lines if line.spent is not None] == [1]
     assert [(s.round, s.step, s.of, s.passed) for s in steps] == [
         (1, 1, 2, True),
         (1, 2, 2, True),

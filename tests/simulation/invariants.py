@@ -234,7 +234,7 @@ class Judge:
             account.billed_at.setdefault(event.id, spent)
             account.claude_on[event.id] = event.selected_host
         if (
-            isinstance(event, c.TaskVerified)
+            isinstance(event, c.TaskStatus | c.TaskVerified)
             and event.spent is not None
             and account.claude_on.get(event.route) == host
         ):
@@ -950,6 +950,25 @@ class Judge:
         for what, found in left.items():
             if found:
                 self.complain("at rest nothing is left over", f"{what}: {found}")
+
+    def booked(self) -> None:
+        """What runs of Claude said they cost, a lost run's rounds too, is in the books."""
+        whole = 0.0
+        for task_id, account in self.accounts.items():
+            told: dict[str, float] = dict(account.bills)
+            for (route, _), usd in account.rounds.items():
+                if route not in account.bills:
+                    told[route] = told.get(route, 0.0) + usd
+            record = self.read.tasks.find(task_id)
+            shown = record.spent.usd_nano / 1e9 if record is not None else 0.0
+            whole += shown
+            if abs(sum(told.values()) - shown) > 1e-6:
+                self.complain(
+                    "what a run cost is in the books", f"{task_id}: {shown} for {told}"
+                )
+        total = self.read.costs.total.usd_nano / 1e9
+        if abs(total - whole) > 1e-6:
+            self.complain("what a run cost is in the books", f"{total} for {whole}")
 
     def same(self, scheduler: Scheduler, log: list[Recorded]) -> None:
         """Compare a scheduler with two fresh ones that fold the log from its start."""

@@ -531,6 +531,7 @@ class Simulation:
         for task_id in sorted(judge.acknowledged):
             if task_id not in judge.states:
                 judge.complain("no acknowledged task is lost", task_id)
+        judge.booked()
         for role in self._roles():
             judge.scheduler(role.scheduler, able=True)
             judge.same(role.scheduler, log)

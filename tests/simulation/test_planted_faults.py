@@ -35,6 +35,7 @@ from actors.scheduler.leadership import Leadership
 from actors.scheduler.live import LiveTask, RouteEnd
 from actors.scheduler.state import SchedulerState
 from events import catalogue as c
+from projections import tasks
 from sidecar import outbox, pipeline, verification
 from sidecar.executors import shell
 from sidecar.host import Sidecar
@@ -492,6 +493,11 @@ def round_without_cost(patch: Patch) -> None:
     patch.setattr(pipeline, "together", lambda earlier, last: last)
 
 
+def lost_run_costs_nothing(patch: Patch) -> None:
+    """What the rounds of a run told that was lost with its host is not booked."""
+    patch.setattr(tasks, "_told_by_round", lambda routing, event: None)
+
+
 def round_too_many(patch: Patch) -> None:
     """The work is told once more than it should be."""
     patch.setattr(pipeline, "rounds_of", lambda assign: 4)
@@ -569,6 +575,7 @@ PLANTED: list[Callable[[Patch], None]] = [
     verification_skips_a_step,
     failing_step_passes,
     round_without_cost,
+    lost_run_costs_nothing,
     round_too_many,
     back_to_its_own_tier,
     result_says_it_passed,

@@ -7,7 +7,8 @@ import pytest
 from actors import lifecycle
 from events import catalogue as c
 from events import subjects
-from tests.support.histories import History, Route
+from projections.world import fold
+from tests.support.histories import History, Route, result
 
 
 def state_of(history: History, task: str) -> lifecycle.TaskState:
@@ -75,6 +76,46 @@ def test_what_the_rounds_told_is_not_counted_again_at_the_end() -> None:
     assert lifecycle.budget_left(state_of(history, task), None) == 0.5
 
 
+def test_who_is_killed_in_a_first_step_has_told_its_round_before_and_tells_it_once() -> (
+    None
+):
+    history, task = begun(max_budget_usd=1.0, verification_steps=["x"])
+    route = history.route(task, tier="complex", target="claude")
+    history.start(route)
+    cost = c.RoundSpent(estimated_cost_usd=0.25, cost_basis="reported")
+    history.report(c.TaskStatus, route, text="Verify 1/1: x", round=1, spent=cost)
+    assert lifecycle.budget_left(state_of(history, task), None) == 0.75
+    told(history, route, round=1, usd=0.25)
+    assert lifecycle.budget_left(state_of(history, task), None) == 0.75
+
+
+@pytest.mark.parametrize("ended", [True, False])
+def test_the_books_hold_what_the_rounds_of_a_run_told_lost_or_not(ended) -> None:
+    history, task = begun(verification_steps=["x"])
+    route = history.route(task, tier="complex", target="claude")
+    history.start(route)
+    for number in (1, 2):
+        cost = c.RoundSpent(
+            model_used="m", tokens_in=10, estimated_cost_usd=0.25, cost_basis="reported"
+        )
+        about = {"n": 2 * number, "round": number, "spent": cost}
+        history.report(c.TaskStatus, route, text="Verify 1/1: x", **about)
+        told(history, route, round=number, usd=0.25, n=2 * number + 1)
+    if ended:
+        whole = result(usd=0.75, tokens=(30, 0), model="m")
+        history.report(c.TaskCompleted, route, result=whole)
+    else:
+        history.requeue(route, reason="host lost")
+    world = fold(history.recorded)
+    usd, tokens = (0.75, 30) if ended else (0.5, 20)
+    assert world.costs.total.usd_nano == usd * 1e9
+    assert world.costs.total.tokens_in == tokens
+    assert [each.runs for each in world.costs.cells.values()] == [int(ended)]
+    record = world.tasks.find(task)
+    assert record is not None
+    assert record.spent.usd_nano == usd * 1e9
+
+
 def told(
     history: History,
     route: Route,
@@ -82,6 +123,7 @@ def told(
     round: int,
     step: int = 1,
     usd: float | None = None,
+    n: int = 0,
 ) -> None:
     history.report(
         c.TaskVerified,
@@ -92,6 +134,7 @@ def told(
         of=2,
         command="x",
         passed=False,
+        n=n,
         spent=None if usd is None else c.RoundSpent(estimated_cost_usd=usd),
     )
 
