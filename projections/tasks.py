@@ -24,6 +24,7 @@ from events.lifecycle import (
     VERIFICATION,
     Phase,
 )
+from projections.booking import book
 from projections.checks import note_step
 from projections.judged import (
     ANOTHER_HOSTS,
@@ -37,15 +38,7 @@ from projections.judged import (
     VoidReason,
     on_the_logs_clock,
 )
-from projections.record import (
-    NOTHING,
-    Routing,
-    Spent,
-    TaskRecord,
-    Void,
-    clock_stepped,
-    spent_on,
-)
+from projections.record import Routing, TaskRecord, Void, clock_stepped
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -128,7 +121,7 @@ def _about_task(state: TasksState, judged: JudgedEvent, event: Any) -> None:
     judged.after = record.phase
     if verdict != "applied":
         judged.verdict = verdict
-        if verdict == "repeat":
+        if verdict == "repeat" and judged.spent is None:
             return
         _note_void(record, judged)
     record.updated_seq = judged.recorded.seq
@@ -178,13 +171,16 @@ def _report(judged: JudgedEvent, record: TaskRecord, event: c.RunEvent) -> Verdi
     if routing.clock_ahead_s:
         event = on_the_logs_clock(judged, event, routing.clock_ahead_s)
     if event.route != record.route:
-        _book(judged, record, routing, event)
+        book(judged, record, routing, event)
         _too_late(judged, routing, event)
         return _void(judged, NOT_IN_FORCE)
+    if type(event) in NUMBERED:
+        # What a round used is told once, behind later lines too.
+        book(judged, record, routing, event)
     if _is_repeat(routing, event):
         return "repeat"
-    if type(event) in _WITH_COST:
-        _book(judged, record, routing, event)
+    if type(event) in _WITH_RESULT:
+        book(judged, record, routing, event)
     seq = judged.recorded.seq
     if refused := _take_step(record, event, seq):
         _too_late(judged, routing, event)
@@ -200,6 +196,9 @@ def _is_repeat(routing: Routing, event: Any) -> bool:
     rank = RANK.get(kind)
     if rank is not None:
         return rank <= routing.reported
+    if kind is c.TaskRetrying and routing.target_type == "sidecar":
+        # Lines may change places; a command's starts have numbers of their own.
+        return bool(event.retry <= routing.restarted)
     return kind in NUMBERED and event.n <= routing.line
 
 
@@ -210,7 +209,7 @@ def _note_report(routing: Routing, event: Any) -> None:
     if rank is not None:
         routing.reported = rank
     elif kind in NUMBERED:
-        routing.line = event.n
+        routing.line = max(routing.line, event.n)
 
 
 _AFTER: Final[dict[type[c.Event], dict[str, Phase]]] = {
@@ -235,10 +234,8 @@ def _take_step(record: TaskRecord, event: Any, seq: int) -> VoidReason | None:
     return None
 
 
-_WITH_COST: Final = frozenset(
-    kind
-    for kind in c.types().values()
-    if not {"result", "spent"}.isdisjoint(kind.__struct_fields__)
+_WITH_RESULT: Final = frozenset(
+    kind for kind in c.types().values() if "result" in kind.__struct_fields__
 )
 
 
@@ -273,41 +270,6 @@ def _new(event: c.TaskSubmitted, seq: int) -> TaskRecord:
         wanted_model=spec.model or "",
         needs=list(spec.needs),
     )
-
-
-def _book(
-    judged: JudgedEvent, record: TaskRecord, routing: Routing, event: c.RunEvent
-) -> None:
-    """Book what a report says was spent, once a routing and type, counting or not."""
-    result: c.Result | None = getattr(event, "result", None)
-    kind = type(event).__name__
-    if result is None:
-        spent = _told_by_round(routing, event)
-        if spent is None:
-            return
-    elif kind in routing.booked:
-        return
-    else:
-        routing.booked.append(kind)
-        judged.result = result
-        spent = spent_on(result).beyond(routing.told)
-        routing.told = NOTHING
-        record.simulated = record.simulated or result.simulated
-    judged.spent = spent
-    routing.spent += spent
-    record.spent += spent
-
-
-def _told_by_round(routing: Routing, event: c.RunEvent) -> Spent | None:
-    """Return what a round says it used, None where it was told, or the run is over."""
-    told: c.RoundSpent | None = getattr(event, "spent", None)
-    number: int = getattr(event, "round", 0)
-    if told is None or number <= routing.rounds_told or routing.booked:
-        return None
-    routing.rounds_told = number
-    spent = spent_on(told)
-    routing.told += spent
-    return spent
 
 
 def _too_late(judged: JudgedEvent, routing: Routing, event: c.RunEvent) -> None:

@@ -129,6 +129,8 @@ class Judge:
         self.clones: dict[str, list[str]] = {}
         # How often each route's command was started, and where last.
         self.commands: dict[str, tuple[int, SidecarProcess]] = {}
+        # How often its host has told that it started a route's command again.
+        self.restarts_told: dict[str, int] = {}
         self.able: dict[tuple[str, str], c.EndpointState] = {}
         self.taken: dict[tuple[str, str], set[str]] = {}
         self.silenced: dict[str, str] = {}
@@ -193,6 +195,9 @@ class Judge:
         self.states[task_id] = after
         self.verdicts[verdict] = self.verdicts.get(verdict, 0) + 1
         self._bill(task_id, host, event)
+        if isinstance(event, c.TaskRetrying):
+            told = self.restarts_told.get(event.route, 0)
+            self.restarts_told[event.route] = max(told, event.retry)
         judged = self.read.fold(recorded)
         self._both_sides(task_id, recorded, after, verdict, judged.verdict)
         if verdict != "applied":
@@ -779,12 +784,11 @@ class Judge:
         starts, process = self.commands.get(event.route, (0, None))
         if not after.is_command or process is None or not isinstance(event, ENDS):
             return
-        if after.restarted > starts - 1 or (
-            after.restarted < starts - 1 and process.alive
-        ):
+        told = self.restarts_told.get(event.route, 0)
+        if told > starts - 1 or (told < starts - 1 and process.alive):
             self.complain(
                 "each start of a command is told",
-                f"{where}: {starts} starts, started again {after.restarted} times",
+                f"{where}: {starts} starts, started again {told} times",
             )
 
     def died(self, process: SidecarProcess, now: float) -> None:

@@ -35,7 +35,7 @@ from actors.scheduler.leadership import Leadership
 from actors.scheduler.live import LiveTask, RouteEnd
 from actors.scheduler.state import SchedulerState
 from events import catalogue as c
-from projections import tasks
+from projections import booking
 from sidecar import outbox, pipeline, verification
 from sidecar.executors import shell
 from sidecar.host import Sidecar
@@ -495,7 +495,7 @@ def round_without_cost(patch: Patch) -> None:
 
 def lost_run_costs_nothing(patch: Patch) -> None:
     """What the rounds of a run told that was lost with its host is not booked."""
-    patch.setattr(tasks, "_told_by_round", lambda routing, event: None)
+    patch.setattr(booking, "told_by_round", lambda routing, event: None)
 
 
 def round_too_many(patch: Patch) -> None:

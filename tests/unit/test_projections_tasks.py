@@ -420,3 +420,16 @@ def test_what_a_task_cost_says_what_it_rests_on():
     assert (outcome.estimated_cost_usd, outcome.cost_basis) == (0.75, "estimated")
     assert outcome.cache_read_tokens == 7
     assert cost_line(outcome) == "llama3.2, – in, 25 out, 7 cached, ~$0.7500"
+
+
+def test_a_start_told_behind_a_later_line_is_an_attempt_and_its_repeat_is_none(history):
+    task = history.submit("say hi", tier="trivial", max_attempts=5)
+    route = history.route(task, "h1", tier="trivial", target="sidecar")
+    history.accept(route)
+    history.start(route)
+    history.report(c.TaskStatus, route, text="verifying", n=9)
+    for _ in range(2):
+        retrying = {"text": "again", "retry": 1, "of": 1, "reason": "x", "n": 4}
+        history.report(c.TaskRetrying, route, **retrying)
+    record = seen(history, task)
+    assert (record.attempts, record.routings[-1].line) == (1, 9)
