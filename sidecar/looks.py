@@ -115,8 +115,10 @@ def openai_answer(
     more: Any = None,
     messages: bool = False,
 ) -> Answered:
-    """Read `/v1/models`; in memory is what the server says is (llama.cpp's router).
+    """Read `/v1/models`; in memory is what the server says is.
 
+    llama.cpp's router says it of each model; the plain server has one, and says of it how
+    much context it has set aside. Nobody else says anything.
     `props` is llama.cpp's `/props`, `more` is LM Studio's own list of models.
     """
     listing = models if isinstance(models, dict) else {}
@@ -136,8 +138,7 @@ def openai_answer(
         if not can_chat(known):
             continue
         found[name] = known
-        status = each.get("status")
-        if isinstance(status, dict) and status.get("value") == "loaded":
+        if _is_loaded(each):
             loaded.append(name)
     if isinstance(props, dict) and len(found) == 1:
         found = {name: {**each, "props": props} for name, each in found.items()}
@@ -147,6 +148,15 @@ def openai_answer(
         simulated=simulated,
         **able(found, messages=messages),
     )
+
+
+def _is_loaded(model: dict[str, Any]) -> bool:
+    status, meta = model.get("status"), model.get("meta")
+    if isinstance(status, dict):
+        return status.get("value") == "loaded"
+    if model.get("owned_by") != "llamacpp" or not isinstance(meta, dict):
+        return False
+    return "n_ctx" in meta
 
 
 # -- Asking them -----------------------------------------------------------------------

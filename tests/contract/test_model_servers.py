@@ -321,6 +321,7 @@ async def test_it_is_seen_with_its_context_and_what_it_speaks(server: str) -> No
     assert isinstance(seen, Answered)
     assert "messages" in seen.capabilities
     assert seen.context_tokens == {"gemma": N_CTX}
+    assert seen.loaded == ["gemma"]
 
 
 async def test_a_picture_that_it_cannot_see_is_for_another_endpoint(

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
+from base64 import b64encode
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from events import catalogue as c
 from sidecar.executors.ollama import OllamaExecutor
 from sidecar.executors.openai import OpenAIExecutor
 from sidecar.executors.port import Finished, RawResult, Run, Stop
 from sidecar.executors.schema import SchemaJudge, problem
-from sidecar.simulated.ollama import Fault, SimulatedOllama
+from sidecar.http import http_client
+from sidecar.looks import Answered, ask_server
+from sidecar.simulated.llama_server import SimulatedLlamaServer
+from sidecar.simulated.ollama import Fault, Model, SimulatedOllama
 from tests.support.runs import QUICK, Ear, assignment
 
 if TYPE_CHECKING:
@@ -68,6 +73,39 @@ async def test_openai_servers_are_asked_with_the_options_of_the_task(
     _, _, [body] = await ask("openai", simulated_ollama, **fields)
     assert body["messages"][0] == {"role": "system", "content": "Be brief."}
     assert (body["max_tokens"], body["temperature"]) == (900, 0.5)
+
+
+async def test_openai_servers_are_shown_a_picture_beside_the_text() -> None:
+    data = b"\x89PNG"
+    picture = c.Attachment(
+        name="a.png", digest="0" * 64, size_bytes=4, media_type="image/png"
+    )
+    executor = OpenAIExecutor()
+    async with SimulatedLlamaServer([Model(name="eyes", vision=True)]) as server:
+        async with http_client() as client:
+            look = await ask_server(client, "openai", server.url)
+        assign = assignment(
+            limits=QUICK,
+            target_type="openai",
+            endpoint="gpu",
+            endpoint_url=server.url,
+            model="eyes",
+            spec={"description": "What is it?", "attachments": [picture]},
+        )
+        files = {picture.digest: data}
+        run = Run(assign=assign, cwd=Path("/"), env={}, files=files)
+        outcome = await executor.run(run, Ear(), Stop())
+        await executor.close()
+        [asked] = [each for each in server.runs() if each.place == "completions"]
+    assert isinstance(look, Answered)
+    assert "vision" in look.capabilities
+    assert isinstance(outcome, Finished)
+    assert outcome.result.status == "success"
+    [message] = asked.body["messages"]
+    text, shown = message["content"]
+    assert text == {"type": "text", "text": "What is it?"}
+    url = shown["image_url"]["url"]
+    assert url == f"data:image/png;base64,{b64encode(data).decode()}"
 
 
 @pytest.mark.parametrize("kind", EXECUTORS)

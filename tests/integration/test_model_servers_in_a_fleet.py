@@ -202,3 +202,38 @@ async def test_litellm_s_proxy_runs_them_by_the_names_that_it_gives(
     assert all(result["tokens_in"] for result in results)
     routed = [observer.of("task.routed.", task)[-1] for task in tasks]
     assert {each["selected_model"] for each in routed} == {"team/gemma"}
+
+
+async def test_two_real_servers_of_one_model_share_the_load(
+    broker: LiveBroker, real_llama: RealServers, tmp_path: Path
+) -> None:
+    first = await real_llama.at(ctx=512, name="gemma")
+    second = await real_llama.at(ctx=256, name="gemma")
+    async with fleet(broker, tmp_path, first=first, second=second) as observer:
+        tasks = await thirty(observer, lambda n: f"Say {n}.")
+        await all_well(observer, tasks)
+        steps = [
+            (each["endpoint"], each["task_id"]) for each in observer.of("task.started.")
+        ]
+        routed = observer.of("task.routed.")
+    ran = [endpoint for endpoint, _ in steps]
+    assert len({task for _, task in steps}) == TASKS
+    assert min(ran.count("h1-first"), ran.count("h1-second")) >= TASKS // 5
+    # Both have their model in memory, as they say.
+    warm = [c["factors"]["warm"] for each in routed for c in each["candidates"]]
+    assert warm
+    assert min(warm) > 1
+
+
+async def test_a_server_with_the_model_in_memory_comes_first(
+    broker: LiveBroker, tmp_path: Path
+) -> None:
+    async with (
+        SimulatedLlamaServer(["m", "other"]) as cold,
+        SimulatedLlamaServer(["m"]) as warm,
+        fleet(broker, tmp_path, a=cold.url, b=warm.url) as observer,
+    ):
+        task = await observer.submit(description="Say it.", tier="standard", model="m")
+        await all_well(observer, [task])
+        started = observer.of("task.started.", task)
+    assert [each["endpoint"] for each in started] == ["h1-b"]

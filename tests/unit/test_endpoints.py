@@ -285,9 +285,11 @@ def test_loaded_is_what_the_server_says_is() -> None:
         {"id": "b", "status": {"value": "unloaded"}},
         {"id": "c", "status": {"value": "loading"}},
         {"id": "d"},
+        {"id": "e", "owned_by": "llamacpp", "meta": {"n_ctx": 512}},
+        {"id": "f", "owned_by": "else", "meta": {"n_ctx": 512}},
     ]
     found = openai_answer({"data": data}, simulated=False)
-    assert (found.models, found.loaded) == (["a", "b", "c", "d"], ["a"])
+    assert (found.models, found.loaded) == ([*"abcdef"], ["a", "e"])
 
 
 @pytest.mark.parametrize(
