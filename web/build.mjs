@@ -21,7 +21,7 @@ await build({
   legalComments: "eof",
   logLevel: "warning",
 });
-for (const name of ["index.html", "favicon.svg"]) await cp(`${here}ui/${name}`, `${out}/${name}`);
+for (const name of ["index.html", "favicon.svg", "favicon-alert.svg"]) await cp(`${here}ui/${name}`, `${out}/${name}`);
 for (const name of ["app.js", "app.css"]) {
   const file = await readFile(`${out}/${name}`);
   await writeFile(`${out}/${name}.gz`, gzipSync(file, { level: 9 }));

@@ -74,6 +74,7 @@ _FILES: Final = {
     "app.js": "text/javascript; charset=utf-8",
     "app.css": "text/css; charset=utf-8",
     "favicon.svg": "image/svg+xml",
+    "favicon-alert.svg": "image/svg+xml",
 }
 _VISITOR: Final = web.RequestKey("visitor", Visitor)
 
@@ -157,6 +158,7 @@ class Server:
             *health,
             ("/", self._page),
             ("/favicon.svg", self._icon),
+            ("/favicon-alert.svg", self._icon),
             ("/static/{name}", self._file),
             ("/ws", self._socket),
             ("/api/v1/openapi.json", self._openapi),
@@ -375,7 +377,7 @@ class Server:
         return web.Response(status=307, headers={"Location": f"{self._base}/"})
 
     async def _icon(self, request: web.Request) -> web.StreamResponse:
-        return self._static_file("favicon.svg")
+        return self._static_file(request.path.rpartition("/")[2])
 
     async def _file(self, request: web.Request) -> web.StreamResponse:
         return self._static_file(request.match_info["name"])

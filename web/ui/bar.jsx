@@ -2,6 +2,7 @@
 /** @import { Connection } from "./socket.js" */
 /** @import { Theme } from "./theme.js" */
 /** @import { Topics } from "./topics.d.ts" */
+import { useAttention, useSigns } from "./attention.jsx";
 import { clock, count, plain } from "./format.js";
 import { useConnection, useNow, useTopic } from "./socket.js";
 
@@ -18,6 +19,9 @@ const PAGES = [
 export function Bar({ place, theme, operator, submit, leave }) {
   const connection = useConnection();
   const { data: status } = useTopic("status");
+  const rows = useAttention();
+  useSigns(rows);
+  const issues = rows?.filter(({ severity }) => severity !== "info").length ?? 0;
   useNow(5000);
   const reached = connection.open && status?.connected !== false;
   const stale = staleSince(connection, status);
@@ -46,12 +50,12 @@ export function Bar({ place, theme, operator, submit, leave }) {
             stale since {clock(stale)}
           </span>
         )}
-        {status && status.alerts > 0 ? (
+        {issues > 0 ? (
           <a class="badge alert" href="#/now">
-            {status.alerts} alert{status.alerts > 1 ? "s" : ""}
+            {`${count(issues)} ${issues > 1 ? "issues" : "issue"}`}
           </a>
         ) : (
-          <span title="Tiers that are down for long">alerts 0</span>
+          <span>No issues</span>
         )}
         {status && status.simulated.length > 0 && (
           <span class="badge simulated" title={plain(status.simulated.join(", "))}>

@@ -2,6 +2,7 @@
 import type {
   AlertView,
   AttemptView,
+  AttentionRow,
   Chunk,
   CostLine,
   Durations,
@@ -91,6 +92,7 @@ export interface Topics {
     simulated: string[];
   };
   overview: Overview;
+  attention: { errors: number; warnings: number; rows: AttentionRow[] };
   tails: { tails: Record<string, { type: string; text: string }[]> };
   tasks: { total: number; states: Counts; offset: number; rows: TaskRow[] };
   task: {

@@ -1,5 +1,5 @@
 // Fleet: hosts, their endpoints, which model is where; and the shared endpoints.
-import { useState } from "preact/hooks";
+import { useEffect, useState } from "preact/hooks";
 import { carryOut, del, post } from "../api.js";
 import { age, bytes, count, plain } from "../format.js";
 import { Dialog, Empty, Panel, Scroll, Simulated, Sure, Text } from "../parts.jsx";
@@ -11,9 +11,14 @@ import { useNow, useTopic } from "../socket.js";
 const GONE = new Set(["left", "lost"]);
 
 /** @param {PageProps} props */
-export function Fleet({ operator }) {
+export function Fleet({ rest, operator }) {
   const { data } = useTopic("fleet");
   const now = useNow();
+  const named = rest[0] ?? "";
+  const isThere = data !== null;
+  useEffect(() => {
+    if (named && isThere) document.getElementById(`host-${named}`)?.scrollIntoView({ block: "center" });
+  }, [named, isThere]);
   if (!data) return <Empty>Waiting for the first snapshot…</Empty>;
   const here = data.hosts.filter((host) => !GONE.has(host.state));
   const gone = data.hosts.filter((host) => GONE.has(host.state));

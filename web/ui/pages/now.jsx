@@ -1,6 +1,6 @@
 // Now: what runs, what waits, what is wrong, and what today has cost.
 import { useMemo } from "preact/hooks";
-import { carryOut, post } from "../api.js";
+import { Attention, useAttention } from "../attention.jsx";
 import { Chart } from "../charts.jsx";
 import { PRIORITIES, TIERS, age, at, clock, count, dollars, duration, plain, savedText } from "../format.js";
 import { settled } from "../log/terminal.js";
@@ -17,26 +17,21 @@ import { useNow, useTopic } from "../socket.js";
 export function Now({ operator, theme, submit }) {
   const { data } = useTopic("overview");
   const { data: live } = useTopic("tails");
+  const rows = useAttention();
   const now = useNow();
   if (!data) return <Empty>Waiting for the first snapshot…</Empty>;
   return (
     <div class="page">
       <h1 class="sr">Now</h1>
+      <Attention rows={rows} now={now} operator={operator} />
       <Tiers data={data} now={now} />
-      <div class="columns even">
-        <Attention data={data} now={now} operator={operator} />
-        <Queue data={data} now={now} />
-      </div>
+      <Queue data={data} now={now} />
       <Running data={data} tails={live?.tails ?? {}} now={now} operator={operator} submit={submit} />
       <Charts data={data} now={now} theme={theme} />
       <Money data={data} />
     </div>
   );
 }
-
-/** @param {string} tier @param {Overview} data */
-const waitingFor = (tier, data) =>
-  data.lanes.filter((lane) => lane.tier === tier).reduce((n, lane) => n + lane.waiting, 0);
 
 /** @param {Overview["tiers"][number]} tier @param {number} now A limit ends by the clock, without news. */
 const byTheClock = (tier, now) =>
@@ -118,71 +113,6 @@ function Queue({ data, now }) {
       ) : (
         <Empty>Nothing waits.</Empty>
       )}
-    </Panel>
-  );
-}
-
-/** @param {{ data: Overview, now: number, operator: boolean }} props */
-function Attention({ data, now, operator }) {
-  const blocked = data.tiers.filter(
-    (tier) => tier.state === "down" && data.lanes.some((lane) => lane.tier === tier.tier),
-  );
-  const none = !data.alerts.length && !blocked.length && !data.dead.total;
-  return (
-    <Panel title="Needs attention" id="attention">
-      {none && <Empty>Nothing does.</Empty>}
-      <ul class="list">
-        {data.alerts.map((alert) => (
-          <li>
-            <span class="badge alert">alert</span>{" "}
-            {alert.host ? <Text>{`host ${alert.host}`}</Text> : <Tier tier={alert.tier} />}{" "}
-            {alert.host ? "since" : "down for"} {age(alert.raised_at, now)}: <Text most={200}>{alert.reason}</Text>
-            {alert.host ? null : alert.acknowledged_at ? (
-              <small>
-                {" "}
-                seen by <Text>{alert.acknowledged_by}</Text>
-              </small>
-            ) : (
-              operator && (
-                <button
-                  type="button"
-                  onClick={() =>
-                    carryOut(() => post(`/alerts/${alert.tier}/acknowledge`), "The alert is acknowledged.")
-                  }
-                >
-                  Acknowledge
-                </button>
-              )
-            )}
-          </li>
-        ))}
-        {blocked.map(({ tier }) => {
-          const n = waitingFor(tier, data);
-          return (
-            <li>
-              <span class="badge state-waiting">waiting</span>
-              {` ${count(n)} ${n === 1 ? "task waits" : "tasks wait"} for `}
-              <Tier tier={tier} /> or a fallback
-            </li>
-          );
-        })}
-        {data.dead.tasks.map((task) => (
-          <li>
-            <State state={task.state} />{" "}
-            <a href={`#/task/${task.task_id}`}>
-              <Text most={90}>{task.description}</Text>
-            </a>{" "}
-            <small>
-              <Text most={120}>{task.error}</Text>
-            </small>
-          </li>
-        ))}
-        {data.dead.total > data.dead.tasks.length && (
-          <li>
-            <a href="#/tasks/dead">All {count(data.dead.total)} dead letters</a>
-          </li>
-        )}
-      </ul>
     </Panel>
   );
 }
