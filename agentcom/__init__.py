@@ -22,9 +22,12 @@ __all__ = [
     "AsyncClient",
     "AsyncTask",
     "Attempt",
+    "Changed",
     "Chunk",
     "Client",
     "Conflict",
+    "CostLine",
+    "Costs",
     "Denied",
     "Explanation",
     "NotEnded",
@@ -45,7 +48,16 @@ __version__ = "0.2.0"
 
 if TYPE_CHECKING:
     from agentcom.aio import AsyncClient, AsyncTask
-    from agentcom.answers import Attempt, Chunk, Explanation, Result, TaskInfo
+    from agentcom.answers import (
+        Attempt,
+        Changed,
+        Chunk,
+        CostLine,
+        Costs,
+        Explanation,
+        Result,
+        TaskInfo,
+    )
     from agentcom.blocking import Client, Task
     from agentcom.errors import (
         AgentComError,

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import secrets
+from collections import Counter
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, Final, Self
 
@@ -18,6 +19,8 @@ import msgspec
 from agentcom.answers import (
     FINAL,
     BatchSubmitted,
+    Changed,
+    Costs,
     Done,
     EndedAnswer,
     Explanation,
@@ -296,38 +299,109 @@ class AsyncClient:
             question["cursor"] = found.next
 
     async def cancel(
-        self, *task_ids: str, reason: str = "", **chosen: Unpack[TaskFilter]
-    ) -> list[str]:
-        """Cancel tasks, by id or by filter; return the ids of those that were meant."""
-        return await self._steer("task.cancel", task_ids, reason, chosen)
+        self,
+        *task_ids: str,
+        reason: str = "",
+        dry_run: bool = False,
+        **chosen: Unpack[TaskFilter],
+    ) -> Changed:
+        """Cancel tasks, by id or by filter; with `dry_run` only count them.
+
+        Of tasks that are named, the first that cannot be cancelled raises Refused.
+        """
+        return await self._steer("cancel", task_ids, reason, dry_run, chosen)
 
     async def retry(
-        self, *task_ids: str, reason: str = "", **chosen: Unpack[TaskFilter]
-    ) -> list[str]:
-        """Try ended tasks anew, by id or by filter; return the ids of those meant."""
-        return await self._steer("task.retry", task_ids, reason, chosen)
+        self,
+        *task_ids: str,
+        reason: str = "",
+        dry_run: bool = False,
+        **chosen: Unpack[TaskFilter],
+    ) -> Changed:
+        """Try ended tasks anew, by id or by filter; with `dry_run` only count them.
+
+        A filter without a state means those that failed, are dead or have expired. Of
+        tasks that are named, the first that cannot be tried anew raises Refused.
+        """
+        return await self._steer("retry", task_ids, reason, dry_run, chosen)
 
     async def _steer(
         self,
-        command: str,
+        action: str,
         task_ids: tuple[str, ...],
         reason: str,
+        dry_run: bool,
         chosen: TaskFilter,
-    ) -> list[str]:
+    ) -> Changed:
         if bool(task_ids) == bool(chosen):
             raise AgentComError(
                 "name tasks by their ids, or choose them by a filter such as "
                 "state='waiting'",
                 code="malformed",
             )
-        ids = list(task_ids)
+        if task_ids and not dry_run:
+            return await self._steer_each(action, task_ids, reason)
+        meant: dict[str, Any] = {"ids": list(task_ids)}
         if chosen:
-            async with aclosing(self.tasks(**chosen)) as found:
-                ids = [task.task_id async for task in found]
-        for task_id in ids:
+            meant = {"filter": _question(chosen)}
+            meant["filter"].pop("sort", None)
+        body = {
+            "id": secrets.token_hex(16),
+            "action": action,
+            "reason": reason,
+            "dry_run": dry_run,
+            **meant,
+        }
+        while True:
+            raw = await self._transport.command("task.bulk", body)
+            changed = read(raw, Changed)
+            if changed.finished:
+                return changed
+
+    async def _steer_each(
+        self, action: str, task_ids: tuple[str, ...], reason: str
+    ) -> Changed:
+        outcomes: Counter[str] = Counter()
+        for task_id in task_ids:
             body = {"task_id": task_id, "reason": reason}
-            read(await self._transport.command(command, body), Done)
-        return ids
+            done = read(await self._transport.command(f"task.{action}", body), Done)
+            outcomes[done.phase if done.seq else "unchanged"] += 1
+        unchanged = outcomes["unchanged"]
+        return Changed(
+            matched=len(task_ids),
+            done=len(task_ids) - unchanged,
+            unchanged=unchanged,
+            outcomes={outcome: n for outcome, n in outcomes.items() if n},
+            ids=list(task_ids),
+        )
+
+    async def costs(
+        self,
+        by: str = "model",
+        *,
+        label: str | list[str] | None = None,
+        since: str = "",
+        until: str = "",
+        stack: str = "",
+        fallback: bool | None = None,
+    ) -> Costs:
+        """Sum up what was spent, by model, tier, repo, host, day, `label:team`, ...
+
+        `label` narrows it to tasks with these labels; `since` and `until` are RFC 3339
+        instants or days in UTC, taken by the hour; `stack` takes each line apart again.
+        """
+        asked: dict[str, Any] = {
+            "by": by,
+            "label": [label] if isinstance(label, str) else label,
+            "since": since,
+            "until": until,
+            "stack": stack,
+            "fallback": fallback,
+        }
+        question = {
+            name: value for name, value in asked.items() if value not in (None, "")
+        }
+        return read(await self._transport.query("costs", question), Costs)
 
     async def explain(self, task_id: str) -> Explanation:
         """Say why a task went where it went, and what it waits for."""

@@ -12,7 +12,16 @@ from msgspec import Struct, field
 
 from agentcom.errors import TaskFailed
 
-__all__ = ["Attempt", "Chunk", "Explanation", "Result", "TaskInfo"]
+__all__ = [
+    "Attempt",
+    "Changed",
+    "Chunk",
+    "CostLine",
+    "Costs",
+    "Explanation",
+    "Result",
+    "TaskInfo",
+]
 
 FINAL = frozenset({"completed", "failed", "dead", "cancelled", "expired"})
 
@@ -254,6 +263,49 @@ class Done(Struct, kw_only=True):
     seq: int = 0
     state: str = ""
     phase: str = ""
+
+
+class Changed(Struct, frozen=True, kw_only=True):
+    """What became of the tasks that a command was for.
+
+    `matched` were meant; `done` were changed, `unchanged` stood so already, `refused`
+    could not be. `outcomes` counts by where tasks stand now, `unchanged`, or the code of
+    a refusal. Of a dry run nothing is changed, and `ids` are the first hundred meant.
+    """
+
+    matched: int
+    done: int = 0
+    unchanged: int = 0
+    refused: int = 0
+    outcomes: dict[str, int] = field(default_factory=dict)
+    ids: list[str] = field(default_factory=list)
+    dry_run: bool = False
+    finished: bool = True
+    bulk_id: str = ""
+
+
+class CostLine(Struct, frozen=True, kw_only=True):
+    """What was spent under one value (`key`) of what the bill is by."""
+
+    key: str
+    part: str = ""
+    runs: int = 0
+    completed: int = 0
+    tokens_in: int | None = None
+    tokens_out: int | None = None
+    cost_usd: float = 0.0
+    equivalent_claude_cost_usd: float = 0.0
+    saved_usd: float = 0.0
+    unpriced: int = 0
+    guessed: int = 0
+
+
+class Costs(Struct, frozen=True, kw_only=True):
+    """A bill: its lines, and their sum."""
+
+    by: str
+    lines: list[CostLine]
+    total: CostLine
 
 
 class RefusalAnswer(Struct, kw_only=True):

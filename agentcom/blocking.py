@@ -13,7 +13,14 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import Unpack
 
-    from agentcom.answers import Chunk, Explanation, Result, TaskInfo
+    from agentcom.answers import (
+        Changed,
+        Chunk,
+        Costs,
+        Explanation,
+        Result,
+        TaskInfo,
+    )
     from agentcom.fields import TaskFields, TaskFilter
 
 __all__ = ["Client", "Task"]
@@ -183,16 +190,61 @@ class Client:
         return self._loop.each(self._client.tasks(**chosen))
 
     def cancel(
-        self, *task_ids: str, reason: str = "", **chosen: Unpack[TaskFilter]
-    ) -> list[str]:
-        """Cancel tasks, by id or by filter; return the ids of those that were meant."""
-        return self._loop.run(self._client.cancel(*task_ids, reason=reason, **chosen))
+        self,
+        *task_ids: str,
+        reason: str = "",
+        dry_run: bool = False,
+        **chosen: Unpack[TaskFilter],
+    ) -> Changed:
+        """Cancel tasks, by id or by filter; with `dry_run` only count them.
+
+        Of tasks that are named, the first that cannot be cancelled raises Refused.
+        """
+        return self._loop.run(
+            self._client.cancel(*task_ids, reason=reason, dry_run=dry_run, **chosen)
+        )
 
     def retry(
-        self, *task_ids: str, reason: str = "", **chosen: Unpack[TaskFilter]
-    ) -> list[str]:
-        """Try ended tasks anew, by id or by filter; return the ids of those meant."""
-        return self._loop.run(self._client.retry(*task_ids, reason=reason, **chosen))
+        self,
+        *task_ids: str,
+        reason: str = "",
+        dry_run: bool = False,
+        **chosen: Unpack[TaskFilter],
+    ) -> Changed:
+        """Try ended tasks anew, by id or by filter; with `dry_run` only count them.
+
+        A filter without a state means those that failed, are dead or have expired. Of
+        tasks that are named, the first that cannot be tried anew raises Refused.
+        """
+        return self._loop.run(
+            self._client.retry(*task_ids, reason=reason, dry_run=dry_run, **chosen)
+        )
+
+    def costs(
+        self,
+        by: str = "model",
+        *,
+        label: str | list[str] | None = None,
+        since: str = "",
+        until: str = "",
+        stack: str = "",
+        fallback: bool | None = None,
+    ) -> Costs:
+        """Sum up what was spent, by model, tier, repo, host, day, `label:team`, ...
+
+        `label` narrows it to tasks with these labels; `since` and `until` are RFC 3339
+        instants or days in UTC, taken by the hour; `stack` takes each line apart again.
+        """
+        return self._loop.run(
+            self._client.costs(
+                by,
+                label=label,
+                since=since,
+                until=until,
+                stack=stack,
+                fallback=fallback,
+            )
+        )
 
     def explain(self, task_id: str) -> Explanation:
         """Say why a task went where it went, and what it waits for."""

@@ -53,6 +53,9 @@ class TaskFields(TypedDict, total=False):
     verify_rounds: int
     metadata: dict[str, Any]
     labels: dict[str, str]
+    retry_of: str
+    messages: list[dict[str, Any]]
+    chat: dict[str, Any]
     timeout_s: float
     retries: int
     claude: dict[str, Any]

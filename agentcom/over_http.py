@@ -20,11 +20,13 @@ _COMMANDS: Final = {
     "task.batch": "tasks/batch",
     "task.cancel": "tasks/{task_id}/cancel",
     "task.retry": "tasks/{task_id}/retry",
+    "task.bulk": "tasks/bulk",
 }
 _QUESTIONS: Final = {
     "tasks": "tasks",
     "task": "tasks/{task_id}",
     "why": "tasks/{task_id}/why",
+    "costs": "costs",
 }
 _BY_BODY: Final = {"ended": "tasks/ended"}
 _CONNECTIONS: Final = 200

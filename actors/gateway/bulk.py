@@ -103,9 +103,10 @@ _refusals: Reader[m.Refusal] = Reader(m.Refusal)
 
 
 class Unanswered(AgentComError):
-    """The read models refused to say which tasks are meant."""
+    """The read models did not say which tasks are meant; `refusal` is why."""
 
     def __init__(self, refusal: m.Refusal) -> None:
+        self.refusal = refusal
         self.code = refusal.code
         super().__init__(refusal.error)
 
@@ -129,6 +130,12 @@ class BulkCommands:
 
     async def bulk(self, command: m.Bulk, who: str) -> m.BulkProgress | m.Refusal:
         """Carry it out as far as `WORK_S` allows, to its end where it has no id."""
+        try:
+            return await self._bulk(command, who)
+        except Unanswered as error:
+            return _about_filter(error.refusal)
+
+    async def _bulk(self, command: m.Bulk, who: str) -> m.BulkProgress | m.Refusal:
         meant = _checked(command)
         if command.action == "reassign":
             assert command.host is not None
@@ -353,6 +360,15 @@ def _checked(command: m.Bulk) -> TaskFilter:
         return command.filter
     states: Any = list(MEANT_BY[command.action])
     return msgspec.structs.replace(command.filter, state=states)
+
+
+def _about_filter(refusal: m.Refusal) -> m.Refusal:
+    """Name the place in the command, which the read models know without its beginning."""
+    if not refusal.path or refusal.path.startswith("filter"):
+        return refusal
+    return msgspec.structs.replace(
+        refusal, path=f"filter.{refusal.path}", error=f"filter.{refusal.error}"
+    )
 
 
 def _fingerprint(command: m.Bulk) -> str:

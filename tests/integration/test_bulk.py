@@ -235,7 +235,8 @@ async def test_a_filter_that_the_read_models_refuse_is_refused():
     async with asking(a_crowd()) as it:
         answer = await it.ask(action="cancel", filter={"label": ["A=B"]}, dry_run=True)
         assert (answer.ok, answer.code) == (False, "malformed")
-        assert "label[0]" in answer.error
+        assert answer.path == "filter.label[0]"
+        assert answer.error.startswith("filter.label[0]: ")
 
 
 async def test_without_read_models_nobody_knows_who_is_meant():

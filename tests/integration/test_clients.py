@@ -41,6 +41,12 @@ SAID = {
         "cancelled",
         "failed | exit_code",
     ],
+    "many": [
+        "3 would be cancelled",
+        "{'cancelled': 3}",
+        "1 is tried anew",
+        "search",
+    ],
 }
 
 
