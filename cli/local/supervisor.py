@@ -30,6 +30,7 @@ from cli.local.instance import EVERYWHERE, LOOPBACK
 from cli.local.process import descendants, kill_all
 from cli.local.role_logs import bound_log, last_words, open_log
 from cli.local.roles import web_url
+from cli.local.streams import make_streams
 from cli.render.terminal import EXIT_UNREACHABLE, Problem
 from events.errors import AgentComError
 from projections.answers import HostsAnswer, StatusAnswer
@@ -284,13 +285,14 @@ class Everything:
             asyncio.get_running_loop().create_task(watch)
             for watch in (self._watch_broker(), self._watch_logs())
         ]
-        # The scheduler makes the streams; the others need them.
+        # Everybody needs the streams; with them there, nobody need wait for another.
+        async with connected(credentials=self.instance.credentials("admin")) as admin:
+            await make_streams(self.instance.url, admin.link)
         self.children["scheduler"].start()
+        self.children["web"].start()
         async with connected(
             credentials=self.instance.credentials("operator")
         ) as client:
-            await self._until("scheduler", lambda: answers_commands(client))
-            self.children["web"].start()
             # Meanwhile an earlier sidecar delivers what it has finished.
             await self._once(
                 self._require_journal,
@@ -298,6 +300,7 @@ class Everything:
                 "finishes its tasks",
             )
             self.children["sidecar"].start()
+            await self._until("scheduler", lambda: answers_commands(client))
             await self._until("web", lambda: answers_questions(client))
             await self._until("sidecar", lambda: self._joined(client))
             return await client.query("hosts", {}, HostsAnswer)
