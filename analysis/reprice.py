@@ -51,7 +51,8 @@ class Repriced(Struct, kw_only=True):
 
     `equivalent_usd` is what the local runs would have cost on Claude, as booked.
     `unpriced` counts runs that the other list has no price for, or whose tokens are not
-    known; they are in neither of the two new figures.
+    known; they are in neither of the two new figures. `simulated_usd_then` is what local
+    runs that were simulated would have cost on Claude: nothing of it was saved.
     """
 
     key: str
@@ -61,6 +62,7 @@ class Repriced(Struct, kw_only=True):
     cost_usd_then: float = 0.0
     equivalent_usd: float = 0.0
     equivalent_usd_then: float = 0.0
+    simulated_usd_then: float = 0.0
 
 
 class RepriceAnswer(Struct, kw_only=True):
@@ -172,6 +174,8 @@ class Ledger:
             equivalent = self._prices.equivalent(result)
             line.unpriced += equivalent is None
             line.equivalent_usd_then += equivalent or 0.0
+        if result.simulated and routing.target_type in ("ollama", "openai"):
+            line.simulated_usd_then += self._prices.equivalent(result) or 0.0
 
     def answer(self, seq: int, start: int) -> RepriceAnswer:
         """Close the books."""

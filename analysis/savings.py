@@ -21,6 +21,7 @@ class SavingsAnswer(Struct, kw_only=True):
     """What local work would have cost on `model`; `booked_usd` on the booked one.
 
     `unpriced` counts runs without known tokens or without a price; they are in neither.
+    `simulated_usd` is what simulated local work would have cost: nothing of it was saved.
     """
 
     seq: int
@@ -29,6 +30,7 @@ class SavingsAnswer(Struct, kw_only=True):
     booked_usd: float
     saved_usd: float
     unpriced: int
+    simulated_usd: float = 0.0
 
 
 class LocalSavings:
@@ -53,4 +55,5 @@ class LocalSavings:
             booked_usd=answer.total.equivalent_usd,
             saved_usd=answer.total.equivalent_usd_then,
             unpriced=answer.total.unpriced,
+            simulated_usd=answer.total.simulated_usd_then,
         )

@@ -6,15 +6,18 @@ made from the read models alone; `web.documents` keeps it up to date for its wat
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Final, Protocol
 
-from msgspec import Meta, Struct
+from msgspec import Meta, Struct, structs
 
 from analysis.explain import words
 from events import catalogue as c
 from events import subjects
+from events.codec import instant, rfc3339
 from events.commands import Refusal, refuse
+from events.errors import Malformed
 from projections import answers, mapping, waiting
 from projections.questions import (
     AskCosts,
@@ -36,6 +39,8 @@ if TYPE_CHECKING:
     from web.lasthour import LastHour
 
 RUNNING_SHOWN: Final = 24
+HOURLY_S: Final = 3 * 86_400.0
+"""Costs of no more than this are shown by the hour."""
 ATTENTION_SHOWN: Final = 8
 
 Sections = dict[str, Any]
@@ -275,11 +280,28 @@ async def _routing(sources: Sources, params: Nothing) -> Sections | Refusal:
 
 async def _costs(sources: Sources, params: Money) -> Sections | Refusal:
     sections: Sections = {}
+    began = instant_or_none(params.since)
+    hourly = began is not None and time.time() - began < HOURLY_S
+    span = AskCosts(since=params.since, until=params.until, label=params.label)
+    unit = "hour" if hourly else "day"
     questions = {
         "lines": params,
-        "days": AskCosts(by="day"),
-        "fallback_days": AskCosts(by="day", fallback=True),
+        "times": structs.replace(span, by=unit, stack="target"),
+        "targets": structs.replace(span, by="target"),
+        "fallbacks": structs.replace(span, by="fallback", fallback=True),
     }
+    if began is not None:
+        # The same length of time before, to compare with.
+        ended = instant_or_none(params.until) or time.time()
+        earlier = structs.replace(
+            questions["targets"],
+            since=rfc3339(2 * began - ended),
+            until=params.since,
+        )
+        questions["before"] = earlier
+        questions["fallbacks_before"] = structs.replace(
+            earlier, by="fallback", fallback=True
+        )
     for name, question in questions.items():
         answer = await sources.queries.costs(question)
         if not isinstance(answer, answers.CostsAnswer):
@@ -312,6 +334,14 @@ async def _prices(sources: Sources) -> dict[str, Any]:
                 "equivalent_model": result.equivalent_model,
             }
     return {}
+
+
+def instant_or_none(text: str) -> float | None:
+    """Return an instant in epoch seconds; None where the text is none."""
+    try:
+        return instant(text, "since") if text else None
+    except Malformed:
+        return None
 
 
 def _unexpected() -> Refusal:

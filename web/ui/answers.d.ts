@@ -411,6 +411,7 @@ export interface SavingsAnswer {
   booked_usd: number;
   saved_usd: number;
   unpriced: number;
+  simulated_usd: number;
 }
 export interface SharedView {
   endpoint: string;

@@ -2,7 +2,7 @@
 import { useEffect, useState } from "preact/hooks";
 import { carryOut, notice, post } from "./api.js";
 import { forMany } from "./bulk.jsx";
-import { age, clock, count, plain } from "./format.js";
+import { age, at, clock, count, plain } from "./format.js";
 import { Empty, Panel, Sure, Text } from "./parts.jsx";
 import { setWaiting, tasksLike } from "./route.js";
 import { BASE } from "./session.js";
@@ -135,7 +135,7 @@ function Row({ row, now, operator }) {
         <small>
           {since && <span title={new Date(since).toString()}>{`since ${age(since, now)}`}</span>}
           {last && last !== since && `, last ${age(last, now)} ago`}
-          {until && `, until ${clock(until)}`}
+          {until && at(until) > now && `, until ${clock(until)}`}
         </small>
       </span>
       <span class="acts">

@@ -55,7 +55,7 @@ export function Bar({ place, theme, operator, submit, leave }) {
             {`${count(issues)} ${issues > 1 ? "issues" : "issue"}`}
           </a>
         ) : (
-          <span>No issues</span>
+          rows && <span>No issues</span>
         )}
         {status && status.simulated.length > 0 && (
           <span class="badge simulated" title={plain(status.simulated.join(", "))}>

@@ -1,16 +1,17 @@
 // uPlot in a component: made once, given new data, resized with its box.
-import { useEffect, useRef } from "preact/hooks";
+import { useEffect, useRef, useState } from "preact/hooks";
 import uPlot from "uplot";
 import "uplot/dist/uPlot.min.css";
 
 /** @typedef {uPlot.AlignedData} Data */
 /** @typedef {uPlot.Axis} Axis */
 /**
- * `color` names a CSS variable; `data` is [x, ...ys]; `whole`: what is counted has no halves.
+ * `color` names a CSS variable; `data` is [x, ...ys]; `whole`: what is counted has no halves;
+ * `told` says the values at a place, where the reader points.
  * @typedef {{ label: string, color: string, bars?: boolean }} Series
  * @typedef {{
  *   label: string, series: Series[], data: Data, x?: Axis, y?: Axis, height?: number, time?: boolean,
- *   whole?: boolean, theme: string,
+ *   whole?: boolean, theme: string, told?: (n: number) => string,
  * }} ChartProps
  */
 
@@ -44,7 +45,8 @@ function axes(options) {
 }
 
 /** @param {ChartProps} props */
-export function Chart({ label, series, data, x = {}, y = {}, height = 140, time = true, whole = false, theme }) {
+export function Chart({ label, series, data, x = {}, y = {}, height = 140, time = true, whole = false, theme, told }) {
+  const [pointed, point] = useState(/** @type {number | null} */ (null));
   const box = useRef(/** @type {HTMLDivElement | null} */ (null));
   const plot = useRef(/** @type {uPlot | null} */ (null));
   // biome-ignore lint/correctness/useExhaustiveDependencies: made anew for other colours or series alone
@@ -55,7 +57,8 @@ export function Chart({ label, series, data, x = {}, y = {}, height = 140, time 
         width: Math.max(here.clientWidth, 120),
         height,
         legend: { show: false },
-        cursor: { show: false },
+        cursor: told ? { y: false, points: { show: false }, drag: { x: false, y: false } } : { show: false },
+        hooks: told ? { setCursor: [(u) => point(u.cursor.idx ?? null)] } : {},
         scales: {
           x: { time, range: time ? undefined : ({ data: [xs] }) => [xs[0] - 0.6, xs[xs.length - 1] + 0.6] },
           y: { range: (_, low, high) => [Math.min(0, low ?? 0), high > 0 ? high * 1.1 : whole ? 1 : 0.01] },
@@ -98,6 +101,7 @@ export function Chart({ label, series, data, x = {}, y = {}, height = 140, time 
           ))}
       </figcaption>
       <div ref={box} role="img" aria-label={label} />
+      {told && <small class="told">{pointed === null ? "\u00a0" : told(pointed)}</small>}
     </figure>
   );
 }

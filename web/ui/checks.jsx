@@ -14,7 +14,7 @@ export function Checks({ attempts }) {
         <table class="small">
           <thead>
             <tr>
-              <th class="n">Try</th>
+              <th class="n">Routing</th>
               <th class="n">Round</th>
               <th class="n">Step</th>
               <th>Command</th>

@@ -76,8 +76,11 @@ export interface Costs {
   since: string;
   total: CostLine;
   lines: CostLine[];
-  days: CostLine[];
-  fallback_days: CostLine[];
+  times: CostLine[];
+  targets: CostLine[];
+  fallbacks: CostLine[];
+  before?: CostLine[];
+  fallbacks_before?: CostLine[];
   prices: { price_list?: string; equivalent_model?: string };
 }
 

@@ -209,7 +209,12 @@ export const LogView = forwardRef(function LogView(
             </>
           )}
         </span>
-        <button type="button" aria-pressed={stderr} onClick={() => setStderr(!stderr)}>
+        <button
+          type="button"
+          aria-pressed={stderr}
+          title="stdout and stderr come by two pipes: what was written at the same moment may stand in either order"
+          onClick={() => setStderr(!stderr)}
+        >
           stderr only
         </button>
         <button type="button" aria-pressed={shape.wrap} onClick={() => change({ wrap: !shape.wrap })}>

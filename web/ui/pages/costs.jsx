@@ -1,54 +1,76 @@
-// Costs: by day, model, tier, repo, host; what fallbacks cost, what local work saved.
-import { useMemo, useState } from "preact/hooks";
+// Costs: who spent how much on what, how that changed, and what local work saved.
+import { useEffect, useMemo, useState } from "preact/hooks";
 import { carryOut, download, get } from "../api.js";
 import { Chart } from "../charts.jsx";
-import { count, dollars, plain, savedText } from "../format.js";
+import { count, dollars, moment, plain, savedText } from "../format.js";
 import { Empty, Figure, Panel, Scroll, Text } from "../parts.jsx";
+import { tasksLike, useQuery } from "../route.js";
 import { useTopic } from "../socket.js";
 
-/** @import { Axis, Data } from "../charts.jsx" */
+/** @import { Axis, Data, Series } from "../charts.jsx" */
 /** @import { CostLine, SavingsAnswer } from "../answers.d.ts" */
 /** @import { PageProps, Topics } from "../topics.d.ts" */
 
-const BY = ["day", "model", "tier", "repo", "host", "endpoint", "target", "fallback"];
+const BY = ["submitter", "day", "model", "tier", "repo", "host", "endpoint", "target", "fallback"];
 /** @type {Record<string, string>} what a dimension is called, where that is not its name */
 const NAMED = { fallback: "outage", target: "program" };
+/** @type {Record<string, string>} by which field of the filter a row's tasks are found */
+const LEADS = { submitter: "submitter", model: "model", tier: "tier", repo: "repo", host: "host" };
 const SPANS = [
-  ["", "everything"],
   ["1", "today"],
   ["7", "7 days"],
   ["30", "30 days"],
+  ["", "everything"],
 ];
 
-/** @param {string} days how many, or "" for all */
+/** When a span begins: at midnight where the reader is. @param {string} days how many, or "" for all */
 function since(days) {
-  if (!days) return "";
-  return new Date(Date.now() - (Number(days) - 1) * 86_400_000).toISOString().slice(0, 10);
+  if (!(Number(days) > 0)) return "";
+  const date = new Date();
+  date.setHours(0, 0, 0, 0);
+  date.setDate(date.getDate() - (Number(days) - 1));
+  return date.toISOString();
 }
 
 /** @param {PageProps} props */
 export function Costs({ theme }) {
-  const [by, setBy] = useState("tier");
-  const [days, setDays] = useState("");
-  const { data } = useTopic("costs", { by, since: since(days) });
+  const [{ by, days, label }, set] = useQuery({ by: "tier", days: "", label: "" });
+  const from = since(days);
+  const labels = label.split(/[\s,]+/).filter(Boolean);
+  const { data, error } = useTopic("costs", { by, since: from, ...(labels.length ? { label: labels } : {}) });
+  const { data: status } = useTopic("status");
+  const [typed, type] = useState(by.startsWith("label:") ? by.slice(6) : "");
+  if (error)
+    return (
+      <div class="page">
+        <p class="bad">{plain(error.error)}</p>
+        <p>
+          <a href="#/costs">All costs</a>
+        </p>
+      </div>
+    );
   if (!data) return <Empty>Waiting for the first snapshot…</Empty>;
   const { total } = data;
   return (
     <div class="page">
       <h1 class="sr">Costs</h1>
+      <div class="filters">
+        <div class="chips" role="group" aria-label="Span">
+          {SPANS.map(([value, title]) => (
+            <button type="button" class="chip" aria-pressed={days === value} onClick={() => set({ days: value })}>
+              {title}
+            </button>
+          ))}
+        </div>
+        {from && <small>{`since ${moment(from)}, in ${Intl.DateTimeFormat().resolvedOptions().timeZone}`}</small>}
+        {label && (
+          <button type="button" class="chip" title="Leave this out" onClick={() => set({ label: "" })}>
+            {`${plain(label, 80)} ✕`}
+          </button>
+        )}
+      </div>
       <Panel title="Spent">
-        <dl class="figures">
-          <Figure label="Dollars">{dollars(total.cost_usd)}</Figure>
-          <Figure label="Saved against Claude" class="saved">
-            {savedText(total.saved_usd)}
-          </Figure>
-          <Figure label="Runs">{count(total.runs)}</Figure>
-          <Figure label="Tokens in">{count(total.tokens_in)}</Figure>
-          <Figure label="Tokens out">{count(total.tokens_out)}</Figure>
-          <Figure label="Cache read / write">
-            {count(total.cache_read_tokens)} / {count(total.cache_write_tokens)}
-          </Figure>
-        </dl>
+        <Figures data={data} simulated={(status?.simulated.length ?? 0) > 0} />
         {total.unpriced > 0 && (
           <p class="bad">{count(total.unpriced)} runs could not be priced; they are not in the dollars.</p>
         )}
@@ -73,10 +95,9 @@ export function Costs({ theme }) {
           </p>
         )}
       </Panel>
-      <Saved />
-      <Days days={data.days} fallback={data.fallback_days} theme={theme} />
+      <Times lines={data.times} theme={theme} />
       <Panel
-        title={`By ${NAMED[by] ?? by}`}
+        title={`By ${by.startsWith("label:") ? `label ${plain(by.slice(6), 60)}` : (NAMED[by] ?? by)}`}
         id="costs-by"
         action={
           <button type="button" onClick={() => save(data)}>
@@ -87,24 +108,115 @@ export function Costs({ theme }) {
         <div class="filters">
           <div class="chips" role="group" aria-label="By">
             {BY.map((each) => (
-              <button type="button" class="chip" aria-pressed={by === each} onClick={() => setBy(each)}>
+              <button type="button" class="chip" aria-pressed={by === each} onClick={() => set({ by: each })}>
                 {NAMED[each] ?? each}
               </button>
             ))}
           </div>
-          <select aria-label="Since" value={days} onChange={(event) => setDays(event.currentTarget.value)}>
-            {SPANS.map(([value, title]) => (
-              <option value={value}>{title}</option>
-            ))}
-          </select>
+          <form
+            class="inline"
+            onSubmit={(event) => {
+              event.preventDefault();
+              set({ by: typed.trim() ? `label:${typed.trim()}` : "tier" });
+            }}
+          >
+            <input
+              class="short"
+              placeholder="label, team"
+              aria-label="By label"
+              value={typed}
+              onInput={(event) => type(event.currentTarget.value)}
+            />
+            <button type="submit" aria-pressed={by.startsWith("label:")}>
+              By label
+            </button>
+          </form>
         </div>
-        <Lines lines={data.lines} by={data.by} />
+        <Lines lines={data.lines} total={total} by={data.by} from={from} label={label} />
       </Panel>
+      <Saved />
     </div>
   );
 }
 
-const CLAUDES = [
+/** @param {CostLine[] | undefined} lines @param {string[]} [keys] */
+const spent = (lines, keys) =>
+  (lines ?? []).reduce((sum, line) => sum + (keys && !keys.includes(line.key) ? 0 : line.cost_usd), 0);
+
+/** @param {{ data: Topics["costs"], simulated: boolean }} props */
+function Figures({ data, simulated }) {
+  const { total, targets, before, fallbacks, fallbacks_before: earlier } = data;
+  const saved = (before ?? []).reduce((sum, line) => sum + line.saved_usd, 0);
+  const claude = ["claude"];
+  return (
+    <dl class="figures">
+      <Figure label="Spent">
+        {dollars(total.cost_usd)}
+        <Change now={total.cost_usd} then={before && spent(before)} />
+      </Figure>
+      <Figure label="On Claude">
+        {dollars(spent(targets, claude))}
+        <Change now={spent(targets, claude)} then={before && spent(before, claude)} />
+      </Figure>
+      <Figure label="By fallbacks">
+        {dollars(spent(fallbacks))}
+        <Change now={spent(fallbacks)} then={earlier && spent(earlier)} />
+      </Figure>
+      <Figure label="Saved against Claude" class="saved">
+        {savedText(total.saved_usd)}
+        <Change now={total.saved_usd} then={before && saved} good />
+      </Figure>
+      {simulated && <WouldBe model={data.prices.equivalent_model ?? CLAUDES[0]} runs={total.runs} />}
+      <Figure label="Runs">{count(total.runs)}</Figure>
+      <Figure label="Tokens in / out">
+        {count(total.tokens_in)} / {count(total.tokens_out)}
+      </Figure>
+    </dl>
+  );
+}
+
+/**
+ * How a figure has changed against the span before; `good` where more is better.
+ * @param {{ now: number, then?: number, good?: boolean }} props
+ */
+function Change({ now, then, good = false }) {
+  if (then === undefined) return null;
+  if (!then) return <small class="below">{now ? "nothing the span before" : "as the span before"}</small>;
+  const change = (now - then) / then;
+  const name = Math.abs(change) < 0.005 ? "absent" : change > 0 === good ? "saved" : "bad";
+  return (
+    <small class={`below ${name}`} title={`${dollars(then)} the span before`}>
+      {Math.abs(change) < 0.005
+        ? "as the span before"
+        : `${change > 0 ? "▲" : "▼"} ${count(Math.round(Math.abs(change) * 100))} % against the span before`}
+    </small>
+  );
+}
+
+/** What simulated local work would have saved: nothing of it is booked. @param {{ model: string, runs: number }} props */
+export function WouldBe({ model, runs }) {
+  const [usd, set] = useState(/** @type {number | null} */ (null));
+  // Asked again as the books grow, not with each run of many.
+  const step = Math.ceil(runs / 10);
+  // biome-ignore lint/correctness/useExhaustiveDependencies: `step` asks again
+  useEffect(() => {
+    get(`/savings?${new URLSearchParams({ model })}`).then(
+      (/** @type {SavingsAnswer} */ answer) => set(answer.simulated_usd ?? 0),
+      () => {},
+    );
+  }, [model, step]);
+  if (usd === null) return null;
+  return (
+    <Figure label="Would be saved">
+      {savedText(usd)}
+      <small class="below">
+        <span class="badge simulated">simulated</span> against {plain(model, 60)}, ever
+      </small>
+    </Figure>
+  );
+}
+
+export const CLAUDES = [
   "claude-sonnet-4-5",
   "claude-opus-4-5",
   "claude-haiku-4-5",
@@ -152,14 +264,34 @@ function Saved() {
 /** @param {string} text */
 const capital = (text) => text[0].toUpperCase() + text.slice(1);
 
-/** @param {{ lines: CostLine[], by: string }} props */
-function Lines({ lines, by }) {
+/** @param {{ lines: CostLine[], total: CostLine, by: string, from: string, label: string }} props */
+function Lines({ lines, total, by, from, label }) {
+  const most = Math.max(...lines.map((line) => line.cost_usd), 0) || 1;
+  const leads = (/** @type {string} */ key) => {
+    if (by.startsWith("label:"))
+      return key && tasksLike({ label: `${by.slice(6)}=${key} ${label}`.trim(), since: from });
+    return LEADS[by] && key && tasksLike({ [LEADS[by]]: key, since: from, label });
+  };
+  const cells = (/** @type {CostLine} */ line) => (
+    <>
+      <td class="n">{count(line.runs)}</td>
+      <td class="n">{count(line.completed)}</td>
+      <td class="n">{count(line.tokens_in)}</td>
+      <td class="n">{count(line.tokens_out)}</td>
+      <td class="n">{count(line.cache_read_tokens + line.cache_write_tokens)}</td>
+      <td class="n">{dollars(line.cost_usd)}</td>
+      <td class="n saved">{savedText(line.saved_usd)}</td>
+    </>
+  );
   return (
     <Scroll label="Costs">
       <table class="small">
         <thead>
           <tr>
-            <th>{capital(NAMED[by] ?? by)}</th>
+            <th>{by.startsWith("label:") ? plain(by, 60) : capital(NAMED[by] ?? by)}</th>
+            <th>
+              <span class="sr">Share</span>
+            </th>
             <th class="n">Runs</th>
             <th class="n">Completed</th>
             <th class="n">Tokens in</th>
@@ -173,41 +305,46 @@ function Lines({ lines, by }) {
           {lines.map((line) => (
             <tr>
               <td>
-                <Text most={120}>{line.key || "none"}</Text>
+                {leads(line.key) ? (
+                  <a href={leads(line.key)}>
+                    <Text most={120}>{line.key}</Text>
+                  </a>
+                ) : (
+                  <Text most={120}>{line.key || "none"}</Text>
+                )}
               </td>
-              <td class="n">{count(line.runs)}</td>
-              <td class="n">{count(line.completed)}</td>
-              <td class="n">{count(line.tokens_in)}</td>
-              <td class="n">{count(line.tokens_out)}</td>
-              <td class="n">{count(line.cache_read_tokens + line.cache_write_tokens)}</td>
-              <td class="n">{dollars(line.cost_usd)}</td>
-              <td class="n saved">{savedText(line.saved_usd)}</td>
+              <td class="share" aria-hidden="true">
+                <span class="meter">
+                  <i style={{ width: `${(line.cost_usd / most) * 100}%` }} />
+                </span>
+              </td>
+              {cells(line)}
             </tr>
           ))}
         </tbody>
+        <tfoot>
+          <tr>
+            <th colspan={2}>In all</th>
+            {cells(total)}
+          </tr>
+        </tfoot>
       </table>
     </Scroll>
   );
 }
 
-const SERIES = [
-  { label: "spent", color: "--c-submitted", bars: true },
-  { label: "by fallbacks", color: "--c-fb", bars: true },
+/** @type {[string, string, string][]} program, name, colour */
+const PARTS = [
+  ["claude", "Claude", "--complex-bar"],
+  ["agent", "agents", "--c-fb"],
+  ["openai", "OpenAI-compatible", "--c-good"],
+  ["ollama", "Ollama", "--c-submitted"],
 ];
 
-/** @param {{ days: CostLine[], fallback: CostLine[], theme: string }} props */
-function Days({ days, fallback, theme }) {
-  const data = useMemo(() => {
-    /** @type {Record<string, number>} */
-    const byFallbacks = Object.fromEntries(fallback.map((line) => [line.key, line.cost_usd]));
-    const sorted = [...days].sort((a, b) => a.key.localeCompare(b.key)).slice(-60);
-    const spent = sorted.map((line) => line.cost_usd);
-    return /** @type {Data} */ ([sorted.map((_, n) => n), spent, sorted.map((line) => byFallbacks[line.key] ?? 0)]);
-  }, [days, fallback]);
-  const names = [...days]
-    .map((line) => line.key.slice(0, 10))
-    .sort()
-    .slice(-60);
+/** Dollars by day or hour, one part on top of the other. @param {{ lines: CostLine[], theme: string }} props */
+function Times({ lines, theme }) {
+  const hourly = lines.some(({ key }) => key.length > 10);
+  const { data, series, names, values } = useMemo(() => stacked(lines), [lines]);
   const every = Math.ceil(names.length / 8);
   /** @type {Axis} */
   const x = {
@@ -215,45 +352,48 @@ function Days({ days, fallback, theme }) {
     values: (_, ticks) => ticks.map((n) => names[n] ?? ""),
   };
   return (
-    <Panel title="By day">
-      {days.length ? (
+    <Panel title={hourly ? "By hour" : "By day"}>
+      {names.length ? (
         <Chart
-          label="Dollars a day"
-          series={SERIES}
+          label={hourly ? "Dollars an hour" : "Dollars a day"}
+          series={series}
           data={data}
-          key={names.join()}
+          key={names.join() + series.length}
           time={false}
           x={x}
           y={{ values: (_, ticks) => ticks.map((n) => `$${n < 1 ? n.toFixed(3) : n}`) }}
           theme={theme}
+          told={(n) => values[n] ?? ""}
         />
       ) : (
         <Empty>Nothing was booked yet.</Empty>
       )}
-      {fallback.length > 0 && (
-        <Scroll label="Fallbacks by day" class="fit">
-          <table class="small">
-            <thead>
-              <tr>
-                <th>Day</th>
-                <th class="n">Fallback runs</th>
-                <th class="n">Dollars</th>
-              </tr>
-            </thead>
-            <tbody>
-              {fallback.map((line) => (
-                <tr>
-                  <td>{line.key}</td>
-                  <td class="n">{count(line.runs)}</td>
-                  <td class="n">{dollars(line.cost_usd)}</td>
-                </tr>
-              ))}
-            </tbody>
-          </table>
-        </Scroll>
-      )}
     </Panel>
   );
+}
+
+/** @param {CostLine[]} lines */
+function stacked(lines) {
+  const keys = [...new Set(lines.map(({ key }) => key))].sort().slice(-72);
+  const names = keys.map(timeOf);
+  const parts = PARTS.filter(([part]) => lines.some((line) => line.part === part && line.cost_usd));
+  const shown = parts.length ? parts : PARTS.slice(0, 1);
+  const usd = (/** @type {string} */ key, /** @type {string} */ part) =>
+    lines.find((line) => line.key === key && line.part === part)?.cost_usd ?? 0;
+  // Each stands on those behind it, and is drawn before them.
+  const sums = shown.map((_, n) => keys.map((key) => shown.slice(n).reduce((sum, [part]) => sum + usd(key, part), 0)));
+  const series = /** @type {Series[]} */ (shown.map(([, label, color]) => ({ label, color, bars: true })));
+  const values = keys.map(
+    (key, n) => `${names[n]}: ${shown.map(([part, label]) => `${label} ${dollars(usd(key, part))}`).join(", ")}`,
+  );
+  return { data: /** @type {Data} */ ([keys.map((_, n) => n), ...sums]), series, names, values };
+}
+
+/** A day as it is, an hour where the reader is. @param {string} key "2026-01-31" or "2026-01-31T12" */
+function timeOf(key) {
+  if (key.length <= 10) return key;
+  const date = new Date(`${key.slice(0, 13)}:00:00Z`);
+  return date.toLocaleString([], { day: "numeric", month: "short", hour: "2-digit" });
 }
 
 /**

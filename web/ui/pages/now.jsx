@@ -6,6 +6,7 @@ import { PRIORITIES, TIERS, age, at, clock, count, dollars, duration, plain, sav
 import { settled } from "../log/terminal.js";
 import { Empty, Fallback, Figure, Panel, Scroll, Simulated, State, Text, Tier } from "../parts.jsx";
 import { useNow, useTopic } from "../socket.js";
+import { CLAUDES, WouldBe } from "./costs.jsx";
 
 /** @import { LaneView } from "../answers.d.ts" */
 /** @import { Axis, Data } from "../charts.jsx" */
@@ -17,6 +18,7 @@ import { useNow, useTopic } from "../socket.js";
 export function Now({ operator, theme, submit }) {
   const { data } = useTopic("overview");
   const { data: live } = useTopic("tails");
+  const { data: status } = useTopic("status");
   const rows = useAttention();
   const now = useNow();
   if (!data) return <Empty>Waiting for the first snapshot…</Empty>;
@@ -28,7 +30,7 @@ export function Now({ operator, theme, submit }) {
       <Queue data={data} now={now} />
       <Running data={data} tails={live?.tails ?? {}} now={now} operator={operator} submit={submit} />
       <Charts data={data} now={now} theme={theme} />
-      <Money data={data} />
+      <Money data={data} simulated={(status?.simulated.length ?? 0) > 0} />
     </div>
   );
 }
@@ -257,8 +259,8 @@ function summed(durations) {
   return `${count(total)} task${total === 1 ? "" : "s"}${halves && `, half within: ${halves}`}`;
 }
 
-/** @param {{ data: Overview }} props */
-function Money({ data }) {
+/** @param {{ data: Overview, simulated: boolean }} props */
+function Money({ data, simulated }) {
   const { today, ever } = data;
   const fallbacks = today.lines.filter((line) => line.key && line.key !== "none" && line.key !== "false");
   const cost = fallbacks.reduce((sum, line) => sum + line.cost_usd, 0);
@@ -269,6 +271,7 @@ function Money({ data }) {
         <Figure label="Saved against Claude" class="saved">
           {savedText(today.total.saved_usd)}
         </Figure>
+        {simulated && <WouldBe model={CLAUDES[0]} runs={ever.total.runs} />}
         <Figure label="Cost of fallbacks today">{dollars(cost)}</Figure>
         <Figure label="In all">{dollars(ever.total.cost_usd)}</Figure>
         {TIERS.map((tier) => (

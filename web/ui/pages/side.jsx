@@ -105,7 +105,7 @@ export function Why({ data, now }) {
   const { attempts, explained } = data;
   if (!attempts.length) return <Routing data={data} />;
   return (
-    <Panel title={attempts.length > 1 ? `Why: ${attempts.length} attempts` : "Why"} id="attempts">
+    <Panel title={attempts.length > 1 ? `Why: ${attempts.length} routings` : "Why"} id="attempts">
       <ol class="lanes">
         {attempts.map((each, n) => (
           <Attempt
@@ -138,7 +138,7 @@ function Attempt({ attempt: each, all, now, last, words }) {
           {each.outcome || "under way"}
           {each.reason && `: ${plain(each.reason, 80)}`}
         </span>{" "}
-        {each.local_retries > 0 && <span class="badge">{`tried ${each.local_retries + 1} times on the host`}</span>}
+        {each.local_retries > 0 && <span class="badge">{`${each.local_retries + 1} attempts there`}</span>}
         {each.late && <span class="badge">late</span>}
         <Simulated on={each.simulated} />
       </div>

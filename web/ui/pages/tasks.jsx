@@ -293,7 +293,7 @@ const COLUMNS = [
   ["c-text", "Task", ""],
   ["c-how", "State", "updated"],
   ["c-where", "Where", ""],
-  ["n c-tries", "Tries", "attempts"],
+  ["n c-tries", "Attempts", "attempts"],
   ["n c-tokens", "Tokens", "tokens"],
   ["n c-cost", "Cost", "cost"],
   ["n c-age", "Took, age", "submitted"],

@@ -1,0 +1,83 @@
+"""Costs for who pays: by submitter and label, with what would be saved marked as such."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+
+from playwright.sync_api import expect
+
+from tests.browser.conftest import go
+from tests.browser.test_pages import ended, faults
+
+
+def rows(page):
+    """What the table says: each row's key and dollars."""
+    return {
+        row.locator("td").first.inner_text(): row.locator("td").nth(7).inner_text()
+        for row in page.locator("#costs-by tbody tr").all()
+    }
+
+
+def test_by_submitter_and_label_page_and_command_line_agree(open_page, house):
+    for team in ("red", "red", "blue"):
+        task = house.submit("Refactor it", tier="complex", labels={"team": team})
+    local = house.submit("Say something kind", tier="standard", labels={"team": "blue"})
+    page = open_page(f"task/{task}")
+    ended(page)
+    go(page, f"task/{local}")
+    ended(page)
+    go(page, "costs?by=submitter")
+    expect(page.locator("#costs-by tbody tr")).to_have_count(1)
+    page.get_by_label("By label").fill("team")
+    page.get_by_role("button", name="By label").click()
+    expect(page.locator("#costs-by h2")).to_have_text("By label team")
+    assert "by=label%3Ateam" in page.url
+    expect(page.locator("#costs-by tbody tr")).to_have_count(2)
+    shown = rows(page)
+    said = subprocess.run(
+        [
+            *(sys.executable, "-m", "agentcom", "costs", "--data", str(house.data)),
+            *("--by", "label:team", "--json"),
+        ],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    lines = json.loads(said.stdout)["lines"]
+    assert shown == {line["key"]: f"${line['cost_usd']:.4f}" for line in lines}
+    # A row leads to its tasks.
+    page.locator("#costs-by a", has_text="red").click()
+    expect(page.locator("#task-total")).to_have_text("2")
+
+
+def test_a_span_is_in_the_address_and_changes_against_the_one_before_are_said(
+    open_page, house
+):
+    page = open_page("costs")
+    page.get_by_role("button", name="today").click()
+    assert page.url.endswith("#/costs?days=1")
+    figures = page.locator(".figures").first
+    expect(figures).to_contain_text("the span before")
+    expect(page.get_by_role("heading", name="By hour")).to_be_visible()
+    page.reload()
+    expect(page.get_by_role("button", name="today")).to_have_attribute(
+        "aria-pressed", "true"
+    )
+    chart = page.locator(".u-over")
+    chart.hover()
+    expect(page.locator(".told")).to_contain_text(re.compile(r"Claude \$0\.\d{4}"))
+    assert faults(page) == []
+
+
+def test_what_simulated_work_would_save_stands_apart_and_is_marked(open_page, house):
+    page = open_page("costs")
+    would = page.locator(".figure", has_text="Would be saved")
+    expect(would.locator(".badge.simulated")).to_be_visible()
+    expect(would.locator("dd")).to_contain_text(re.compile(r"\$0\.0\d*[1-9]"))
+    saved = page.locator(".figure", has_text="Saved against Claude").locator("dd")
+    expect(saved).to_contain_text("$0.0000")
+    go(page, "now")
+    expect(page.locator(".figure", has_text="Would be saved")).to_be_visible()
