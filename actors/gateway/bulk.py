@@ -146,6 +146,8 @@ class BulkCommands:
             ids = [task_id for task_id, _, _ in page.tasks]
             tally = _HowFar(matched=page.total, finished=True)
             return _progress("", command, tally, ids=ids)
+        # What cannot be asked is refused before anything is stored.
+        await self._ask(meant, command.ids, limit=0)
         bulk_id = derived("bulk", who, command.id) if command.id else self._ids()
         began = await self._begin(bulk_id, command, meant, who)
         if isinstance(began, m.Refusal):

@@ -1,5 +1,5 @@
-"""Times as people write them: `90` and `5m` are spans; `7d`, `2026-01-31`, an instant or a
-sequence are points of the log.
+"""Times as people write them: `90` and `5m` are spans; `7d`, `yesterday`, `2026-01-31`, an
+instant or a sequence are points of the log.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ _UNITS: Final = {
     "d": "days",
     "w": "weeks",
 }
+_DAYS_AGO: Final = {"today": 0, "yesterday": 1}
 _DAY: Final = re.compile(r"\d{4}-\d{2}-\d{2}", re.ASCII)
 
 
@@ -58,24 +59,31 @@ def span_option(
 def point(argument: str, now: Callable[[], datetime] = utc_now) -> int | str:
     """Read an argument as a sequence or an RFC 3339 instant; raises BadParameter.
 
-    `90s`, `15m`, `24h`, `7d`, `2w` are so long ago; a date alone is its first instant in
-    UTC; digits alone are a sequence.
+    `90s`, `15m`, `24h`, `7d`, `2w` are so long ago; `today`, `yesterday` and a date alone
+    are the first instant of that day where this is typed; digits alone are a sequence.
     """
     text = argument.strip()
     if text.isascii() and text.isdigit():
         return int(text)
     if ago := _AGO.fullmatch(text):
-        then = now() - timedelta(**{_UNITS[ago[2]]: int(ago[1])})
-        return then.astimezone(UTC).isoformat().replace("+00:00", "Z")
-    if _DAY.fullmatch(text):
-        text += "T00:00:00Z"
+        return _written(now() - timedelta(**{_UNITS[ago[2]]: int(ago[1])}))
+    if text.lower() in _DAYS_AGO:
+        day = now().astimezone() - timedelta(days=_DAYS_AGO[text.lower()])
+        text = day.date().isoformat()
     try:
+        if _DAY.fullmatch(text):
+            # `astimezone` takes a time without a zone for a local one.
+            return _written(datetime.fromisoformat(text).astimezone())
         instant(text)
-    except Malformed as error:
+    except (Malformed, ValueError, OverflowError) as error:
         raise click.BadParameter(
-            f"{argument!r}: expected a sequence, 7d, 2026-01-31, or an RFC 3339 time"
+            f"{argument!r}: expected a sequence, 7d, yesterday, 2026-01-31, or an RFC 3339 time"
         ) from error
     return text
+
+
+def _written(then: datetime) -> str:
+    return then.astimezone(UTC).isoformat().replace("+00:00", "Z")
 
 
 def instant_of(argument: str) -> str:
@@ -83,7 +91,7 @@ def instant_of(argument: str) -> str:
     place = point(argument)
     if isinstance(place, int):
         raise click.BadParameter(
-            f"{argument!r}: expected 7d, 2026-01-31, or an RFC 3339 time"
+            f"{argument!r}: expected 7d, yesterday, 2026-01-31, or an RFC 3339 time"
         )
     return place
 

@@ -61,7 +61,7 @@ PAST_S: Final = 120.0
     help=f"{', '.join(DIMENSIONS)}, or {BY_LABEL}.",
 )
 @label_option
-@time_option("--since", "7d, 2026-01-31, or RFC 3339; taken by the hour.")
+@time_option("--since", "7d, today, 2026-01-31, or RFC 3339; taken by the hour.")
 @time_option("--until", "The same; that hour is left out.")
 @click.option(
     "--fallback/--no-fallback",

@@ -64,7 +64,7 @@ _OPTIONS: Final = (
         "--since",
         metavar="TIME",
         callback=_time,
-        help="Ended since then, or, if not over, submitted: 2h, 7d, 2026-01-31, RFC 3339.",
+        help="Ended since then, or, if not over, submitted: 2h, yesterday, 2026-01-31, RFC 3339.",
     ),
     click.option("--until", metavar="TIME", callback=_time, help="The same, before."),
     click.option("--tier", type=click.Choice(TIERS)),

@@ -233,8 +233,9 @@ async def test_a_command_that_names_nothing_or_too_much_is_refused(body, path):
 
 async def test_a_filter_that_the_read_models_refuse_is_refused():
     async with asking(a_crowd()) as it:
-        answer = await it.ask(action="cancel", filter={"label": ["A=B"]}, dry_run=True)
+        answer = await it.ask(action="cancel", filter={"label": ["A=B"]})
         assert (answer.ok, answer.code) == (False, "malformed")
+        assert await it.events(c.BulkStarted) == []
         assert answer.path == "filter.label[0]"
         assert answer.error.startswith("filter.label[0]: ")
 
@@ -243,3 +244,4 @@ async def test_without_read_models_nobody_knows_who_is_meant():
     it = Asking(MemoryLog(), MemoryBus(MemoryBroker()), None)
     answer = await it.ask(action="cancel", filter={"state": ["waiting"]})
     assert (answer.ok, answer.code) == (False, "unavailable")
+    assert await it.log.last_sequence() == 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import subprocess
 import sys
+import time
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,7 @@ import pytest
 from click.testing import CliRunner
 
 from cli.client.connection import QUESTION_S, not_utf8
+from cli.client.spans import point
 from cli.commands.ask import classify, route
 from cli.commands.log import events, pattern_of
 from cli.commands.submit import submit
@@ -256,3 +258,35 @@ def test_a_narrow_terminal_keeps_what_a_task_is(monkeypatch, width, columns) -> 
     answer = TasksAnswer(seq=1, total=0, tasks=[], states={})
     table = task_table(answer, datetime.now(UTC))
     assert [column.header for column in table.columns] == columns
+
+
+@pytest.mark.parametrize(
+    ("zone", "said", "meant"),
+    [
+        ("UTC", "today", "2026-11-27T00:00:00Z"),
+        ("Europe/Berlin", "today", "2026-11-26T23:00:00Z"),
+        ("Europe/Berlin", "yesterday", "2026-11-25T23:00:00Z"),
+        ("Asia/Tokyo", "today", "2026-11-27T15:00:00Z"),
+        ("Europe/Berlin", "2026-07-01", "2026-06-30T22:00:00Z"),
+        ("Europe/Berlin", "2h", "2026-11-27T15:30:00Z"),
+        ("Europe/Berlin", "2026-01-31T10:00:00Z", "2026-01-31T10:00:00Z"),
+        ("Europe/Berlin", "812", 812),
+    ],
+)
+def test_days_are_those_of_whoever_types_them(monkeypatch, zone, said, meant) -> None:
+    monkeypatch.setenv("TZ", zone)
+    time.tzset()
+    try:
+        now = datetime(2026, 11, 27, 17, 30, tzinfo=UTC)
+        assert point(said, lambda: now) == meant
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+
+
+@pytest.mark.parametrize(
+    "said", ["tomorrow", "2026-13-01", "2026-01-31T10:00:00", "7y"]
+)
+def test_a_time_that_is_none_is_refused(said) -> None:
+    with pytest.raises(click.BadParameter, match="yesterday"):
+        point(said)
