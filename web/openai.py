@@ -388,9 +388,9 @@ def usage_of(result: c.Result) -> ChatUsage | None:
 
 def finish_reason(result: c.Result) -> str:
     """Say why an answer ended, in OpenAI's words."""
-    if result.tool_calls:
-        return "tool_calls"
-    return "length" if result.length_limited else "stop"
+    if result.length_limited:
+        return "length"
+    return "tool_calls" if result.tool_calls else "stop"
 
 
 class Spelling:

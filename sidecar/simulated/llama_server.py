@@ -69,7 +69,10 @@ class _LlamaVoice(OpenAIVoice):
         asked = self._include_usage and counted
         usage = {"usage": self._usage()} if asked else {}
         last = usage if on_last else {}
-        lines = self._begun() + self._chunk({}, self._answer.reason, **last)
+        lines = self._begun()
+        for call in self._calls():
+            lines += self._chunk({"tool_calls": [call]})
+        lines += self._chunk({}, self._reason, **last)
         if usage and not on_last:
             lines += self._event({**self._head(), "choices": [], **usage})
         return lines + b"data: [DONE]\n\n"
