@@ -191,6 +191,6 @@ def recheck(routed: c.TaskRouted, policy: Policy | None) -> Recheck:
     recorded = routed.candidates[0]
     return Recheck(
         agrees=False,
-        said=f"decided again it is {place} with {anew.score!r}; recorded are "
-        f"{routed.selected_endpoint or routed.selected_host} and {recorded.score!r}",
+        said=f"decided again it is {place} with {anew.score}; recorded are "
+        f"{routed.selected_endpoint or routed.selected_host} and {recorded.score}",
     )

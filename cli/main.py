@@ -18,6 +18,7 @@ from click.shell_completion import CompletionItem
 
 from agentcom import __version__
 from cli.client.target import set_target, target_options
+from events.errors import shown
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -175,7 +176,9 @@ class Commands(click.Group):
             from cli.render.terminal import did_you_mean
 
             hint = did_you_mean(args[0], self.list_commands(ctx))
-            raise click.UsageError(f"No such command {args[0]!r}.{hint}", ctx) from None
+            raise click.UsageError(
+                f"No such command {shown(args[0])}.{hint}", ctx
+            ) from None
 
     def format_commands(
         self, ctx: click.Context, formatter: click.HelpFormatter

@@ -33,7 +33,8 @@ of its places had failed on this task. `unmet`: none of its places met the task'
 `verification`: what the tier did was done, and did not pass the task's verification.
 """
 TOKEN_PATTERN = r"^[A-Za-z0-9_-]{1,64}\Z"
-Token = Annotated[str, Meta(pattern=TOKEN_PATTERN)]
+TOKEN_WORDS = "1 to 64 letters, digits, '_' or '-'"
+Token = Annotated[str, Meta(pattern=TOKEN_PATTERN, description=TOKEN_WORDS)]
 """What may become part of a subject, see `events.ids`."""
 
 Int = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
@@ -67,7 +68,15 @@ class Shell(Struct, frozen=True, omit_defaults=True):
     cwd: Line | None = None
     exclusive: bool = False
     secret_env: Annotated[
-        list[Annotated[str, Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,127}$")]],
+        list[
+            Annotated[
+                str,
+                Meta(
+                    pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,127}$",
+                    description="a variable's name: letters, digits and '_', no digit first",
+                ),
+            ]
+        ],
         Meta(max_length=64),
     ] = []
 
@@ -85,7 +94,13 @@ PermissionMode = Literal[
 """What Claude Code may do without asking, from little to everything."""
 
 Tool = Annotated[
-    str, Meta(min_length=1, max_length=1_000, pattern=r"^[^-\s][^\x00\n]*\Z")
+    str,
+    Meta(
+        min_length=1,
+        max_length=1_000,
+        pattern=r"^[^-\s][^\x00\n]*\Z",
+        description="a tool's name on one line, which does not begin with '-' or a blank",
+    ),
 ]
 """A tool's name as Claude Code writes it, `Bash(git log:*)` style."""
 
@@ -112,7 +127,13 @@ class Attachment(Struct, frozen=True, omit_defaults=True, kw_only=True):
     """
 
     name: Annotated[str, Meta(min_length=1, max_length=4_096)]
-    digest: Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
+    digest: Annotated[
+        str,
+        Meta(
+            pattern=r"^[0-9a-f]{64}\Z",
+            description="a SHA-256: 64 digits of 0-9 and a-f",
+        ),
+    ]
     size_bytes: Annotated[int, Meta(ge=0, le=1_048_576)]
     media_type: Annotated[str, Meta(max_length=100)] = "text/plain"
 
@@ -141,7 +162,13 @@ class TextPart(Struct, frozen=True, tag_field="type", tag="text"):
 class PicturePart(Struct, frozen=True, tag_field="type", tag="picture"):
     """A part of a chat message that a model has to see: one of the task's attachments."""
 
-    digest: Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
+    digest: Annotated[
+        str,
+        Meta(
+            pattern=r"^[0-9a-f]{64}\Z",
+            description="a SHA-256: 64 digits of 0-9 and a-f",
+        ),
+    ]
 
 
 class ChatMessage(Struct, frozen=True, omit_defaults=True, kw_only=True):

@@ -16,7 +16,7 @@ import msgspec
 from msgspec import inspect as mi
 
 from events import catalogue as c
-from events.errors import Malformed
+from events.errors import Malformed, shown
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -43,10 +43,31 @@ _event_decoder: msgspec.json.Decoder[Any] | _MadeWhenUsed = _MadeWhenUsed()
 _UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 _NO_FIELD = "no such field"
 _ALLOWED = "one of the allowed values"
+_FORM = "another form"
+_UNSAID = "another value"
+_FIELDS_NAMED = 8
 _SHOWN = 80
 """So many characters of what came are shown; the rest of a long value says no more."""
 
-_TOKEN = f"matching regex {c.TOKEN_PATTERN!r}"
+_WORDS = {
+    "str": "text",
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "array": "a list",
+    "object": "an object",
+    "null": "null",
+}
+"""What people call JSON's types."""
+_BOUND = re.compile(r"^`(\w+)`(?: of length)? (>=|<=|>|<) (\S+)$")
+_BOUNDS = {
+    ">=": "at least {}",
+    "<=": "at most {}",
+    ">": "more than {}",
+    "<": "less than {}",
+}
+_UNITS = {"str": " characters", "array": " items", "object": " fields"}
+_MISSING = object()
 _AT = re.compile(r"^(?P<sentence>.*?)(?: - at `(?P<path>[^`]*)`)?$", re.DOTALL)
 _EXPECTED = re.compile(r"^Expected (?P<expected>.*?)(?:, got (?P<got>.*))?$", re.DOTALL)
 
@@ -144,7 +165,11 @@ class Reader(Generic[T]):
         try:
             return self._decoder.decode(raw)
         except _UNREADABLE as error:
-            raise _with_choices(malformed(error), self._kind) from error
+            fault = malformed(error)
+            body = None
+            if isinstance(error, msgspec.ValidationError):
+                body = msgspec.json.decode(raw)
+            raise explained(fault, self._kind, body) from error
 
 
 def convert(value: Any, kind: type[T]) -> T:
@@ -152,35 +177,87 @@ def convert(value: Any, kind: type[T]) -> T:
     try:
         return msgspec.convert(value, type=kind)
     except (msgspec.ValidationError, RecursionError) as error:
-        raise _with_choices(malformed(error), kind) from error
+        raise explained(malformed(error), kind, value) from error
 
 
-def _with_choices(fault: Malformed, kind: Any) -> Malformed:
-    """Name what would have been allowed, where msgspec only says that something is."""
+def explained(fault: Malformed, kind: Any, body: Any) -> Malformed:
+    """Say what would have been right and what came, where msgspec says less.
+
+    `body` is the whole value that was read, as plain JSON.
+    """
     if fault.expected == _NO_FIELD:
         return _with_near_field(fault, kind)
-    if fault.expected != _ALLOWED:
+    here = _members(_at(kind, fault.path))
+    value = _value_at(body, fault.path)
+    if fault.expected == _ALLOWED:
+        allowed = [i.values for i in here if isinstance(i, mi.LiteralType)]
+        choices = [str(value) for values in allowed for value in values]
+        return unknown_word(fault.path, value, choices) if choices else fault
+    is_word = isinstance(value, str | int | float | None)
+    if value is _MISSING or (fault.got != _UNSAID and not is_word):
         return fault
-    here = _at(kind, fault.path)
-    allowed = [i.values for i in _members(here) if isinstance(i, mi.LiteralType)]
-    choices = ", ".join(str(value) for values in allowed for value in values)
-    expected = f"one of {choices}" if choices else fault.expected
-    return Malformed(fault.path, expected, fault.got)
+    if fault.got != _UNSAID:
+        return Malformed(fault.path, fault.expected, shown(value))
+    if fault.expected == _FORM:
+        return Malformed(fault.path, _form_of(_at(kind, fault.path)), shown(value))
+    sized = isinstance(value, str | list | dict)
+    return Malformed(
+        fault.path, fault.expected, f"{len(value):,}" if sized else shown(value)
+    )
+
+
+def unknown_word(path: str, value: Any, choices: list[str]) -> Malformed:
+    """Make the error of a word that is none of a few: with the one probably meant."""
+    known = [choice for choice in choices if choice]
+    near = difflib.get_close_matches(str(value).lower(), known, n=1)
+    hint = f"; did you mean {near[0]}?" if near else ""
+    expected = f"one of {', '.join(known)}"
+    got = shown(value)
+    return Malformed(path, expected, got, f"expected {expected}, got {got}{hint}")
 
 
 def _with_near_field(fault: Malformed, kind: Any) -> Malformed:
-    """Name the field that was probably meant, and those of a small struct."""
+    """Name the field that was probably meant, or those of a small struct."""
     place, _, name = fault.path.rpartition(".")
-    fields = {
+    fields = [
         field.encode_name
         for info in _members(_at(kind, place))
         if isinstance(info, mi.StructType)
         for field in info.fields
-    }
+    ]
     near = difflib.get_close_matches(name, sorted(fields), n=1)
-    if not near:
-        return fault
-    return Malformed(fault.path, f"{_NO_FIELD} (did you mean {near[0]}?)", fault.got)
+    near = near or sorted(f for f in fields if f.endswith(f"_{name}") or name in f)[:1]
+    if near:
+        return Malformed(
+            fault.path, near[0], "one", f"unknown field; did you mean {near[0]}?"
+        )
+    few = ", ".join(fields[:_FIELDS_NAMED])
+    listed = f"; there are {few}" if 0 < len(fields) <= _FIELDS_NAMED else ""
+    return Malformed(fault.path, few or _NO_FIELD, "one", f"unknown field{listed}")
+
+
+def _form_of(infos: list[mi.Type]) -> str:
+    """Return how a type says in words what its pattern wants."""
+    for info in infos:
+        if isinstance(info, mi.Metadata):
+            words = (info.extra_json_schema or {}).get("description")
+            return str(words) if words else _form_of([info.type])
+        if isinstance(info, mi.UnionType):
+            words = _form_of(list(info.types))
+            if words != _FORM:
+                return words
+    return _FORM
+
+
+def _value_at(body: Any, path: str) -> Any:
+    """Return what stands at a path; `_MISSING` where the path does not lead there."""
+    here = body
+    for name in re.findall(r"[^.\[\]]+|\[[^\]]*\]", path):
+        try:
+            here = here[int(name[1:-1])] if name.startswith("[") else here[name]
+        except (LookupError, TypeError, ValueError):
+            return _MISSING
+    return here
 
 
 def _at(kind: Any, path: str) -> list[mi.Type]:
@@ -242,12 +319,12 @@ def malformed(error: Exception) -> Malformed:
     if missing := re.match(r"^Object missing required field `(.*)`$", what, re.DOTALL):
         return Malformed(_join(path, missing[1]), "a value", "none")
     if wrong := re.match(r"^Invalid (?:enum )?value (.*)$", what, re.DOTALL):
-        return Malformed(path, _ALLOWED, _short(wrong[1]))
+        return Malformed(path, _ALLOWED, shown(wrong[1].strip("'")))
     if what.endswith("out of range"):
         return Malformed(path, "a number that fits", "one out of range")
     if expected := _EXPECTED.match(what):
-        got = expected["got"] or "another value"
-        return Malformed(path, _plain(expected["expected"]), _plain(got))
+        got = _plain(expected["got"]) if expected["got"] else _UNSAID
+        return Malformed(path, _plain(expected["expected"]), got)
     return Malformed(path, "a valid value", what)
 
 
@@ -256,9 +333,20 @@ def _join(path: str, field: str) -> str:
 
 
 def _plain(text: str) -> str:
-    if text.endswith(_TOKEN):
-        return "1 to 64 letters, digits, '_' or '-'"
-    return _short(text.replace("`", ""))
+    """Say in words what msgspec says in types: `int` >= 1, `str | null`."""
+    if " matching regex " in text:
+        return _FORM
+    if bound := _BOUND.match(text):
+        kind, sign, number = bound.groups()
+        shown_number = f"{int(number):,}" if number.isdigit() else number
+        unit = _UNITS.get(kind, "")
+        return _BOUNDS[sign].format(shown_number) + (
+            unit.removesuffix("s") if number == "1" else unit
+        )
+    named = [
+        _WORDS.get(each.strip(), each.strip()) for each in text.strip("`").split("|")
+    ]
+    return _short(" or ".join(dict.fromkeys(named)).replace("`", ""))
 
 
 def _short(text: str) -> str:
@@ -289,10 +377,10 @@ def instant(text: str, path: str = "at") -> float:
     try:
         date = datetime.fromisoformat(text)
     except ValueError:
-        raise Malformed(path, "an RFC 3339 time", repr(text[:80])) from None
+        raise Malformed(path, "an RFC 3339 time", shown(text)) from None
     if date.tzinfo is not None and text[4:8:3] + text[13:17:3] != "--::":
         # ISO 8601 has more forms (weeks, no separators) than RFC 3339 allows.
-        raise Malformed(path, "an RFC 3339 time", repr(text[:80]))
+        raise Malformed(path, "an RFC 3339 time", shown(text))
     if date.tzinfo is None:
-        raise Malformed(path, "a time with its zone", repr(text[:80]))
+        raise Malformed(path, "a time with its zone", shown(text))
     return date.timestamp()

@@ -98,9 +98,24 @@ class Attach(Command, frozen=True, kw_only=True):
     """
 
     data: Annotated[str, Meta(max_length=600_000)] = ""
-    upload: Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,36}\Z")] | None = None
+    upload: (
+        Annotated[
+            str,
+            Meta(
+                pattern=r"^[A-Za-z0-9_-]{1,36}\Z",
+                description="1 to 36 letters, digits, '_' or '-'",
+            ),
+        ]
+        | None
+    ) = None
     last: bool = True
-    digest: Annotated[str, Meta(pattern=r"^([0-9a-f]{64})?\Z")] = ""
+    digest: Annotated[
+        str,
+        Meta(
+            pattern=r"^([0-9a-f]{64})?\Z",
+            description="a SHA-256: 64 digits of 0-9 and a-f",
+        ),
+    ] = ""
 
 
 class Submit(NewTask, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -193,7 +208,14 @@ class AddEndpoint(Command, frozen=True, kw_only=True):
 
     endpoint: c.Token
     kind: Literal["ollama", "openai"]
-    url: Annotated[str, Meta(pattern=r"^https?://[^\s]+\Z", max_length=1_000)]
+    url: Annotated[
+        str,
+        Meta(
+            pattern=r"^https?://[^\s]+\Z",
+            max_length=1_000,
+            description="an address that starts with http:// or https://",
+        ),
+    ]
     slots: Annotated[int, Meta(ge=1, le=10_000)] = 1
 
 
@@ -413,7 +435,9 @@ class WouldRoute(Struct, frozen=True, kw_only=True):
 
 Epoch = Annotated[int, Meta(ge=0, le=2**53)]
 Count = Annotated[int, Meta(ge=0, le=2**31)]
-Route = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{0,64}\Z")]
+Route = Annotated[
+    str, Meta(pattern=r"^[A-Za-z0-9_-]{0,64}\Z", description="a route's id, or nothing")
+]
 """A route's id, or "" where any is meant."""
 
 

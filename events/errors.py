@@ -17,6 +17,33 @@ Errors carry facts and make their message from them.
 
 from __future__ import annotations
 
+from pathlib import PurePath
+
+import msgspec
+
+
+def shown(value: object, limit: int = 80) -> str:
+    """Write a value that came into a sentence: text in quotes, all else as JSON has it.
+
+    What cannot be printed is written as its number, and a long value is cut short.
+    """
+    match value:
+        case str():
+            text = value if len(value) <= limit else value[: limit - 3] + "..."
+            printable = (c if c.isprintable() else f"\\u{ord(c):04x}" for c in text)
+            return f"'{''.join(printable)}'"
+        case None:
+            return "null"
+        case bool():
+            return "true" if value else "false"
+        case int() | float():
+            return str(value)
+        case PurePath():
+            return shown(str(value), limit)
+        case _:
+            raw = msgspec.json.encode(value, enc_hook=str)
+            return shown(raw.decode(), limit)[1:-1]
+
 
 class AgentComError(Exception):
     """The root. `code` is a stable word for programs, `str()` a sentence for people."""
@@ -33,12 +60,13 @@ class Malformed(AgentComError):
 
     code = "malformed"
 
-    def __init__(self, path: str, expected: str, got: str) -> None:
+    def __init__(self, path: str, expected: str, got: str, said: str = "") -> None:
+        """`said` is the sentence where "expected ..., got ..." is not how one says it."""
         self.path = path
         self.expected = expected
         self.got = got
         where = f"{path}: " if path else ""
-        super().__init__(f"{where}expected {expected}, got {got}")
+        super().__init__(f"{where}{said or f'expected {expected}, got {got}'}")
 
 
 class BadToken(Malformed):
@@ -47,9 +75,10 @@ class BadToken(Malformed):
     code = "bad_token"
 
     def __init__(self, what: str, got: str) -> None:
-        shown = got if len(got) <= 80 else got[:77] + "..."
         super().__init__(
-            what, "1 to 64 letters, digits, '_' or '-'", repr(shown) if got else "''"
+            what,
+            "1 to 64 letters, digits, '_' or '-'",
+            shown(got) if got else "nothing",
         )
 
 
@@ -60,7 +89,7 @@ class UnknownSubject(Malformed):
 
     def __init__(self, subject: str) -> None:
         self.subject = subject
-        super().__init__("subject", "one of AgentCom's subjects", repr(subject[:200]))
+        super().__init__("subject", "one of AgentCom's subjects", shown(subject, 200))
 
 
 class LogError(AgentComError):

@@ -12,7 +12,7 @@ from typing import Annotated, Final, Literal
 from msgspec import Meta, Struct
 
 from events.codec import instant, rfc3339
-from events.errors import Malformed
+from events.errors import Malformed, shown
 from events.lifecycle import Phase
 
 Short = Annotated[str, Meta(max_length=1_000)]
@@ -88,4 +88,4 @@ def time_of(text: str, path: str) -> str:
 
 
 def _shown(text: str) -> str:
-    return repr(text[:80]) if text else "nothing"
+    return shown(text) if text else "nothing"

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from events.errors import LogError, Malformed
+from events.errors import LogError, Malformed, shown
 
 if TYPE_CHECKING:
     from events import catalogue as c
@@ -39,7 +39,7 @@ class Position(msgspec.Struct, frozen=True):
         """Read what `str` writes; raises Malformed naming `path`."""
         seq, _, rest = text.partition(":")
         if not (seq.isascii() and seq.isdigit() and len(seq) < 20):
-            raise Malformed(path, "a sequence, an id and a time", repr(text[:80]))
+            raise Malformed(path, "a sequence, an id and a time", shown(text))
         id_, _, at = rest.partition(":")
         return cls(int(seq), id_, at)
 

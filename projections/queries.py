@@ -17,7 +17,7 @@ from events import catalogue as c
 from events import subjects
 from events.codec import Reader, encode
 from events.commands import Refusal, refusal_of, refuse
-from events.errors import AgentComError, Malformed
+from events.errors import AgentComError, Malformed, shown
 from events.filters import FILTERS
 from projections import answers, attention, mapping, search, tables, tiers, waiting
 from projections import questions as q
@@ -153,7 +153,7 @@ class Queries:
         if query is None:
             return refuse(
                 "unknown_query",
-                f"there is no query {name[:80]!r}, only {', '.join(self.names)}",
+                f"there is no query {shown(name[:80])}, only {', '.join(self.names)}",
             )
         reader, method = query
         try:
@@ -540,15 +540,15 @@ def _with_events(
         size = len(encode(answer))
     for recorded in logged:
         event = recorded.event
-        shown = answers.LoggedEvent(
+        logged_event = answers.LoggedEvent(
             seq=recorded.seq,
             subject=recorded.subject,
             event=event.body if isinstance(event, c.Unknown) else event,
         )
-        size += len(encode(shown)) + 1
+        size += len(encode(logged_event)) + 1
         if size > ANSWER_BYTES:
             break
-        answer.events.append(shown)
+        answer.events.append(logged_event)
     answer.events_left_out = len(logged) - len(answer.events)
     return answer
 

@@ -86,6 +86,15 @@ class AskQueue(AskThen, frozen=True, kw_only=True):
     limit: Annotated[int, Meta(ge=0, le=500)] = 100
 
 
+Beginning = Annotated[
+    str,
+    Meta(
+        pattern=r"^$|^\d{4}-\d{2}-\d{2}",
+        description="an RFC 3339 time, or its beginning such as 2026-01-31",
+    ),
+]
+
+
 class AskCosts(Question, frozen=True, kw_only=True):
     """`costs`; `since` and `until` are RFC 3339 instants or their beginnings, taken by the hour.
 
@@ -95,8 +104,8 @@ class AskCosts(Question, frozen=True, kw_only=True):
 
     by: Short = "model"
     stack: Short = ""
-    since: Annotated[str, Meta(pattern=r"^$|^\d{4}-\d{2}-\d{2}")] = ""
-    until: Annotated[str, Meta(pattern=r"^$|^\d{4}-\d{2}-\d{2}")] = ""
+    since: Beginning = ""
+    until: Beginning = ""
     fallback: bool | None = None
     label: Annotated[list[Short], Meta(max_length=32)] = []
 
@@ -135,4 +144,10 @@ class AskRebuild(Question, frozen=True, kw_only=True):
     They are kept in one file with one position, so a `name` of one means all of them.
     """
 
-    name: Annotated[str, Meta(pattern=rf"^({'|'.join(sorted(VERSIONS))})?$")] = ""
+    name: Annotated[
+        str,
+        Meta(
+            pattern=rf"^({'|'.join(sorted(VERSIONS))})?$",
+            description=f"one of {', '.join(sorted(VERSIONS))}",
+        ),
+    ] = ""

@@ -57,7 +57,13 @@ class TaskPage(TaskFilter, frozen=True, kw_only=True, forbid_unknown_fields=True
     that one's last task, whatever has come or gone meanwhile.
     """
 
-    sort: Annotated[str, Meta(pattern=rf"^-?({'|'.join(_SORTS)})$")] = "-submitted"
+    sort: Annotated[
+        str,
+        Meta(
+            pattern=rf"^-?({'|'.join(_SORTS)})$",
+            description=f"one of {', '.join(_SORTS)}, or one with '-' before it",
+        ),
+    ] = "-submitted"
     limit: Annotated[int, Meta(ge=0, le=500)] = 50
     offset: Annotated[int, Meta(ge=0)] = 0
     cursor: Annotated[str, Meta(max_length=200)] = ""

@@ -30,8 +30,8 @@ from msgspec import Meta, Struct
 
 from actors.rules.repos import url_problem
 from events import catalogue as c
-from events.codec import malformed
-from events.errors import AgentComError
+from events.codec import explained, malformed
+from events.errors import AgentComError, shown
 from events.ids import is_token
 from sidecar.executors import wake_command
 from sidecar.processes.family import ProcessLimits
@@ -42,8 +42,21 @@ if TYPE_CHECKING:
 Count = Annotated[int, Meta(ge=0, le=10_000)]
 AtLeastOne = Annotated[int, Meta(ge=1, le=10_000)]
 Seconds = Annotated[float, Meta(gt=0, le=86_400)]
-Url = Annotated[str, Meta(pattern=r"^https?://[^\s/]+.*$", max_length=1_000)]
-VariableName = Annotated[str, Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
+Url = Annotated[
+    str,
+    Meta(
+        pattern=r"^https?://[^\s/]+.*$",
+        max_length=1_000,
+        description="an address that starts with http:// or https://",
+    ),
+]
+VariableName = Annotated[
+    str,
+    Meta(
+        pattern=r"^[A-Za-z_][A-Za-z0-9_]*$",
+        description="the name of an environment variable",
+    ),
+]
 
 OLLAMA_PORT = 11434
 
@@ -259,54 +272,10 @@ def from_values(body: dict[str, Any], where: str = "sidecar.toml") -> SidecarCon
     return config
 
 
-_MEANINGS = {
-    r"^[A-Za-z0-9_-]{1,64}$": "1 to 64 letters, digits, '_' or '-'",
-    r"^https?://[^\s/]+.*$": "a URL that begins with http:// or https://",
-    r"^[A-Za-z_][A-Za-z0-9_]*$": "the name of an environment variable",
-}
-
-
 def _problem(error: msgspec.ValidationError, body: dict[str, Any]) -> str:
     """Word a mistake: its place, what was expected, and the value that stands there."""
-    fault = malformed(error)
-    expected = fault.expected
-    for pattern, meaning in _MEANINGS.items():
-        if repr(pattern) in expected or pattern in expected:
-            expected = meaning
-    value = _at(body, fault.path)
-    got = fault.got if value is None else _shown(value)
-    if expected == "one of the allowed values" and (choices := _choices(fault.path)):
-        expected = "one of " + ", ".join(choices)
-        if isinstance(value, str):
-            got += _did_you_mean(value, choices)
-    return f"{fault.path or 'the file'}: expected {expected}, got {got}"
-
-
-def _at(body: Any, path: str) -> Any:
-    """Return the value at a JSON path, None where the path leads nowhere."""
-    for name, index in re.findall(r"([^.\[\]]+)|\[(\d+)\]", path):
-        try:
-            body = body[int(index)] if index else body[name]
-        except (KeyError, IndexError, TypeError):
-            return None
-    return body
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."
-
-
-def _choices(path: str) -> list[str]:
-    """Return the words allowed at a path, where only some are."""
-    kind: Any = SidecarConfig
-    for name in re.findall(r"[^.\[\]0-9]+", path):
-        if get_origin(kind) is list:
-            kind = get_args(kind)[0]
-        if not (isinstance(kind, type) and issubclass(kind, Struct)):
-            return []
-        kind = get_type_hints(kind).get(name)
-    return list(get_args(kind)) if get_origin(kind) is Literal else []
+    fault = explained(malformed(error), SidecarConfig, body)
+    return str(fault) if fault.path else f"the file: {fault}"
 
 
 def _fields(kind: type[Struct]) -> tuple[str, ...]:
@@ -341,7 +310,7 @@ def _unknown_keys(body: dict[str, Any], kind: type[Struct], path: str) -> list[s
 
 def _did_you_mean(word: str, choices: Iterable[str]) -> str:
     close = difflib.get_close_matches(word, list(choices), n=1)
-    return f", did you mean {close[0]!r}?" if close else ""
+    return f", did you mean {shown(close[0])}?" if close else ""
 
 
 def _contradictions(config: SidecarConfig) -> list[str]:
@@ -353,17 +322,17 @@ def _contradictions(config: SidecarConfig) -> list[str]:
         if not path.is_absolute():
             problems.append(
                 f"repos.{name}: expected an absolute path or one that begins with ~, "
-                f"got {str(path)!r}"
+                f"got {shown(str(path))}"
             )
         elif not path.is_dir():
-            problems.append(f"repos.{name}: expected a folder, got {str(path)!r}")
+            problems.append(f"repos.{name}: expected a folder, got {shown(str(path))}")
     problems += _clone_problems(config.repos)
     paths = config.repo_paths
     if config.default_repo is not None and config.default_repo not in paths:
         names = ", ".join(sorted(paths)) or "none is configured"
         problems.append(
             f"default_repo: expected the name of one of [repos] ({names}), "
-            f"got {config.default_repo!r}{_did_you_mean(config.default_repo, paths)}"
+            f"got {shown(config.default_repo)}{_did_you_mean(config.default_repo, paths)}"
         )
     endpoints: set[str] = set()
     for i, each in enumerate(config.endpoint):
@@ -371,21 +340,21 @@ def _contradictions(config: SidecarConfig) -> list[str]:
             whose = "Claude Code's" if each.name == "claude" else "another endpoint's"
             problems.append(
                 f"endpoint[{i}].name: expected a name of its own, "
-                f"got {each.name!r}, which is {whose}"
+                f"got {shown(each.name)}, which is {whose}"
             )
         endpoints.add(each.name)
     if config.claude.program is not None:
         program = Path(config.claude.program).expanduser()
         if program.parent != Path() and not os.access(program, os.X_OK):
             problems.append(
-                f"claude.program: expected a program, got {config.claude.program!r}, "
+                f"claude.program: expected a program, got {shown(config.claude.program)}, "
                 "which cannot be executed"
             )
     secrets = config.secrets_file
     if secrets is not None and not secrets.is_absolute():
         problems.append(
             "secrets.file: expected an absolute path or one that begins with ~, "
-            f"got {config.secrets.file!r}"
+            f"got {shown(config.secrets.file)}"
         )
     return problems + _agent_problems(config.agent)
 
@@ -398,12 +367,12 @@ def _clone_problems(repos: dict[str, str | bool | list[str]]) -> list[str]:
         if not isinstance(value, str) and not isinstance(value, kinds.get(name, str)):
             wanted = {"clone": "true or false", "clone_from": "a list of URLs"}
             expected = wanted.get(name, "a folder")
-            problems.append(f"repos.{name}: expected {expected}, got {_shown(value)}")
+            problems.append(f"repos.{name}: expected {expected}, got {shown(value)}")
     allowed = repos.get("clone_from")
     for i, each in enumerate(allowed if isinstance(allowed, list) else []):
         if wrong := url_problem(f"{each.rstrip('/')}/x"):
             problems.append(
-                f"repos.clone_from[{i}]: expected the beginning of a URL, got {each!r}: "
+                f"repos.clone_from[{i}]: expected the beginning of a URL, got {shown(each)}: "
                 f"{wrong}"
             )
     if repos.get("clone") is True and not allowed:
@@ -425,7 +394,7 @@ def _agent_problems(agent: AgentConfig) -> list[str]:
     if folder is not None and not Path(folder).expanduser().is_absolute():
         problems.append(
             "agent.results_folder: expected an absolute path or one that begins with ~, "
-            f"got {folder!r}"
+            f"got {shown(folder)}"
         )
     return problems
 

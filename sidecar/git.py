@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
+from events.errors import shown
 from sidecar.folders import WorkspaceError, remove
 
 if TYPE_CHECKING:
@@ -191,7 +192,7 @@ async def add_worktree(git: Git, repo: Path, folder: Path, branch: str) -> bool:
     """Check `branch` out in `folder`; whether only a copy of its tip could be had."""
     full = f"refs/heads/{branch}"
     if branch.startswith("-") or not (await git.ask(repo, "check-ref-format", full))[0]:
-        raise WorkspaceError(f"branch {branch!r}", "that is no branch name")
+        raise WorkspaceError(f"branch {shown(branch)}", "that is no branch name")
     exists, _, _ = await git.ask(repo, "show-ref", "--verify", "--quiet", full)
     if exists:
         listed = await git.line(repo, "worktree", "list", "--porcelain")

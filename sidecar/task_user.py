@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 
-from events.errors import AgentComError
+from events.errors import AgentComError, shown
 from sidecar.private import PASSABLE
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ class TaskUserError(AgentComError):
     def __init__(self, name: str, reason: str) -> None:
         self.name = name
         self.reason = reason
-        super().__init__(f"shell.user = {name!r}: {reason}")
+        super().__init__(f"shell.user = {shown(name)}: {reason}")
 
 
 class TaskUser(Struct, frozen=True):

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 from msgspec.structs import replace
 
 from events import catalogue as c
+from events.errors import shown
 from events.lifecycle import VERIFICATION
 from sidecar.answers import ANSWER_FILE
 from sidecar.executors.port import Finished, Stopped, Turn
@@ -211,7 +212,7 @@ class FailedStep:
         times = "1 round" if rounds == 1 else f"{rounds} rounds"
         message = (
             f"verification failed after {times}: step {self.step}, "
-            f"{self.command[:200]!r}: {self.how}"
+            f"{shown(self.command[:200])}: {self.how}"
         )
         if paid_out:
             message += "; nothing is left of its budget for another round"

@@ -36,7 +36,7 @@ from msgspec import Struct, structs
 from actors.rules.folders import WorkingFolder, working_folder
 from actors.rules.repos import plain_repo
 from events.commands import Limits
-from events.errors import Malformed
+from events.errors import Malformed, shown
 from events.ids import token
 from sidecar import kept
 from sidecar.changes import Checkout
@@ -355,7 +355,7 @@ class Workspace:
                 where = WorkingFolder("own")
         except Malformed as wrong:
             raise WorkspaceError(
-                f"branch {assign.spec.branch!r}", str(wrong)
+                f"branch {shown(assign.spec.branch)}", str(wrong)
             ) from wrong
         async with self._outer(assign, where) as outer:
             folder = outer / where.below if where.below else outer
@@ -427,10 +427,10 @@ class Workspace:
         if path is None:
             names = ", ".join(sorted(self._repos)) or "none"
             reason = f"this host has no checkout of it (it has: {names})"
-            raise WorkspaceError(f"repository {repo!r}", reason)
+            raise WorkspaceError(f"repository {shown(repo)}", reason)
         if not path.is_dir():
             reason = f"its checkout {path} is not there"
-            raise WorkspaceError(f"repository {repo!r}", reason)
+            raise WorkspaceError(f"repository {shown(repo)}", reason)
         return path.resolve()
 
     def _would_wait(self, folder: Path, *, alone: bool) -> bool:

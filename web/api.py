@@ -20,7 +20,7 @@ from events import commands as m
 from events import header, subjects
 from events.codec import convert, encode
 from events.commands import Refusal, refusal_of, refuse
-from events.errors import AgentComError, Denied, Malformed, Unreachable
+from events.errors import AgentComError, Denied, Malformed, Unreachable, shown
 from events.spans import span_s
 from projections import answers as v
 from projections import questions as q
@@ -340,7 +340,7 @@ class Api:
                 return response_of(
                     refuse(
                         "malformed",
-                        f"{field}: {value!r} in the path, another in the body",
+                        f"{field}: {shown(value)} in the path, another in the body",
                         field,
                     )
                 )
@@ -444,7 +444,7 @@ def fields_of(request: web.Request) -> dict[str, Any] | Refusal:
             return refusal_of(error)
         except (ValueError, KeyError):
             expected = "true or false" if key in _TRUTHS else "a whole number"
-            return _wrong(key, expected, repr(values[0][:80]))
+            return _wrong(key, expected, shown(values[0]))
     return question
 
 

@@ -17,7 +17,7 @@ from msgspec import Meta, Struct
 
 from events.codec import Reader, convert, encode
 from events.commands import refusal_of
-from events.errors import AgentComError, Malformed
+from events.errors import AgentComError, Malformed, shown
 from events.position import Position
 from web.access import Buckets
 from web.documents import Subscription, encode_refusal
@@ -55,7 +55,13 @@ class PageRequest(Struct, frozen=True, forbid_unknown_fields=True):
     """
 
     op: Literal["subscribe", "unsubscribe"]
-    id: Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,64}\Z")]
+    id: Annotated[
+        str,
+        Meta(
+            pattern=r"^[A-Za-z0-9_-]{1,64}\Z",
+            description="1 to 64 letters, digits, '_' or '-'",
+        ),
+    ]
     topic: Annotated[str, Meta(max_length=40)] = ""
     params: dict[str, Any] = {}
     since: Annotated[int, Meta(ge=0)] | None = None
@@ -149,7 +155,9 @@ class Page:
         topic = TOPICS.get(request.topic)
         if topic is None:
             raise Malformed(
-                "topic", f"one of {', '.join([*TOPICS, 'events'])}", repr(request.topic)
+                "topic",
+                f"one of {', '.join([*TOPICS, 'events'])}",
+                shown(request.topic),
             )
         params = convert(request.params, topic.params)
         self._subscriptions[id_] = self._documents.subscribe(

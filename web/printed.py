@@ -12,7 +12,7 @@ from aiohttp import web
 
 from events.codec import encode
 from events.commands import refusal_of, refuse
-from events.errors import AgentComError
+from events.errors import AgentComError, shown
 from projections.answers import TaskAnswer
 from projections.questions import AskTask
 from web.access import HEADERS
@@ -51,7 +51,7 @@ class Printed:
             return response_of(
                 refuse(
                     "malformed",
-                    f"stream: expected stdout or stderr, got {stream[:40]!r}",
+                    f"stream: expected stdout or stderr, got {shown(stream[:40])}",
                     "stream",
                 )
             )

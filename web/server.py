@@ -23,7 +23,7 @@ from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from events.commands import Refusal, refuse
-from events.errors import AgentComError
+from events.errors import AgentComError, shown
 from projections.answers import AttentionAnswer
 from projections.questions import Question
 from web.access import (
@@ -300,7 +300,7 @@ class Server:
         if self._names is not None and name not in self._names:
             return refuse(
                 "forbidden",
-                f"this server does not serve {name[:80]!r}: if that is its own name, or "
+                f"this server does not serve {shown(name[:80])}: if that is its own name, or "
                 "that of a proxy before it, start `agentcom up` or `agentcom web` with "
                 "--web-name and that name",
             )

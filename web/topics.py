@@ -96,7 +96,13 @@ class Money(AskCosts, frozen=True, kw_only=True, forbid_unknown_fields=True):
 class Pattern(Struct, frozen=True, forbid_unknown_fields=True):
     """A part of the log, by NATS pattern."""
 
-    subject: Annotated[str, Meta(pattern=subjects.EVENT_PATTERN)] = subjects.ALL_EVENTS
+    subject: Annotated[
+        str,
+        Meta(
+            pattern=subjects.EVENT_PATTERN,
+            description="a pattern of events' subjects, as docs/events.md has them",
+        ),
+    ] = subjects.ALL_EVENTS
 
 
 @dataclass(frozen=True)

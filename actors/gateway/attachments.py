@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from actors.rules.modes import resolve
 from events import commands as m
 from events.attachments import LIMIT_BYTES, PIECE_BYTES, RENEWED_S, digest_of
-from events.errors import Malformed
+from events.errors import Malformed, shown
 from events.ids import derived
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ class AttachmentCommands:
                         f"file_hints[{n}].path",
                         "an attachment of that name, because an answer sees no other "
                         "file (as work, an agent looks for it)",
-                        repr(hint.path[:80]),
+                        shown(hint.path),
                     )
         for n, each in enumerate(spec.attachments):
             size = None
@@ -91,7 +91,7 @@ class AttachmentCommands:
             if size is None:
                 raise Malformed(
                     f"attachments[{n}].digest",
-                    f"{each.name!r} to be stored before it is named (task.attach)",
+                    f"{shown(each.name)} to be stored before it is named (task.attach)",
                     "a digest of nothing that is stored",
                 )
             if size != each.size_bytes:

@@ -16,7 +16,7 @@ from actors.gateway.tasks import TaskCommands
 from actors.stamp import Stamp
 from events import commands as m
 from events.codec import Reader, instant, rfc3339
-from events.errors import AgentComError, Malformed
+from events.errors import AgentComError, Malformed, shown
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -96,7 +96,7 @@ class Gateway:
             if entry is None:
                 return m.refuse(
                     "unknown_command",
-                    f"there is no command {name[:80]!r}; "
+                    f"there is no command {shown(name[:80])}; "
                     f"there are {', '.join(self.commands)}",
                 )
             reader, handler = entry

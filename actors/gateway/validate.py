@@ -16,7 +16,7 @@ from actors.rules.modes import check_mode
 from actors.rules.steps import not_a_command
 from events.codec import encode, instant
 from events.commands import older_wishes
-from events.errors import Malformed
+from events.errors import Malformed, shown
 from events.filters import LABEL_WORDS, LABELS_MOST, is_label
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def check(spec: c.TaskSpec, now: float) -> None:
     check_asking(spec)
     check_attachments(spec)
     if spec.branch is not None and _NO_BRANCH.search(spec.branch):
-        raise Malformed("branch", "a name that git takes", repr(spec.branch[:80]))
+        raise Malformed("branch", "a name that git takes", shown(spec.branch))
     if spec.shell is not None:
         if spec.shell.cwd is not None:
             _check_path("shell.cwd", spec.shell.cwd)
@@ -84,7 +84,7 @@ def check(spec: c.TaskSpec, now: float) -> None:
                 )
             if not name or "=" in name:
                 raise Malformed(
-                    f"shell.env.{name[:40]}", "an environment variable", repr(name[:40])
+                    f"shell.env.{name[:40]}", "an environment variable", shown(name, 40)
                 )
     _check_metadata(spec.metadata)
     _check_labels(spec.labels)
@@ -136,9 +136,7 @@ def _handed_on(spec: c.TaskSpec) -> Iterator[tuple[str, str]]:
 def _check_path(path: str, text: str) -> None:
     """Refuse a folder that climbs out of where it is put, or reads as an option."""
     if text.startswith("-") or ".." in text.split("/") or not text.isprintable():
-        raise Malformed(
-            path, "a name without '..' that begins no option", repr(text[:80])
-        )
+        raise Malformed(path, "a name without '..' that begins no option", shown(text))
 
 
 def _check_claude(spec: c.TaskSpec) -> None:
@@ -170,7 +168,7 @@ def _check_labels(labels: dict[str, str]) -> None:
                 raise Malformed(
                     f"labels.{key[:40]}" if key else "labels",
                     f"a {what} of {LABEL_WORDS}",
-                    repr(text[:80]),
+                    shown(text),
                 )
 
 

@@ -15,7 +15,7 @@ from actors.host.state import HOLDING, runs_held, slot_of
 from events import catalogue as c
 from events import commands as mail
 from events.codec import instant, rfc3339
-from events.errors import Malformed
+from events.errors import Malformed, shown
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -144,7 +144,7 @@ class _Decider:
             return "unknown_target", detail, []
         total = state.slots.get(slot)
         if total is None:
-            return "unknown_target", f"this host has no endpoint {slot!r}", []
+            return "unknown_target", f"this host has no endpoint {shown(slot)}", []
         if state.used.get(slot, 0) < total:
             return None
         holders = [
@@ -152,8 +152,8 @@ class _Decider:
             for run in state.runs.values()
             if run.slot == slot and run.phase in HOLDING
         ]
-        shown = ", ".join(holders[:4]) or "none, there are no such slots"
-        return "busy", f"all {total} {slot} slots are taken ({shown})", holders[:64]
+        held_by = ", ".join(holders[:4]) or "none, there are no such slots"
+        return "busy", f"all {total} {slot} slots are taken ({held_by})", holders[:64]
 
     def supersede(self, older: str) -> None:
         """End or return what an older route of the same task has left here."""

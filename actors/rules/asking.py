@@ -14,7 +14,7 @@ from actors.rules.modes import resolve
 from events import catalogue as c
 from events.attachments import LIMIT_BYTES, PICTURES
 from events.codec import encode
-from events.errors import Malformed
+from events.errors import Malformed, shown
 
 SCHEMA_LIMIT: Final = 64 * 1024
 """Bytes that a schema may take, as JSON."""
@@ -63,9 +63,9 @@ def check_attachments(spec: c.TaskSpec) -> None:
     for n, each in enumerate(spec.attachments):
         place = f"attachments[{n}]"
         if not each.name.isprintable():
-            raise Malformed(f"{place}.name", "printable text", repr(each.name[:80]))
+            raise Malformed(f"{place}.name", "printable text", shown(each.name))
         if each.name in names:
-            raise Malformed(f"{place}.name", "names that differ", repr(each.name[:80]))
+            raise Malformed(f"{place}.name", "names that differ", shown(each.name))
         names.add(each.name)
         if c.is_picture(each) and each.media_type not in PICTURES:
             raise Malformed(f"{place}.media_type", ", ".join(PICTURES), each.media_type)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal
 
 from msgspec import Struct
 
-from events.errors import Malformed
+from events.errors import Malformed, shown
 
 if TYPE_CHECKING:
     from events import catalogue as c
@@ -54,7 +54,7 @@ def typed(asked: Typed, here: str, host: str) -> Stand:
         raise Malformed(
             "--cwd",
             "an absolute path, because the task may run on another machine than this",
-            repr(asked.cwd[:80]),
+            shown(asked.cwd),
         )
     if asked.cwd or asked.elsewhere or asked.anywhere or not asked.command or not host:
         return Stand(asked.cwd)
@@ -88,7 +88,7 @@ def working_folder(spec: c.TaskSpec, default_repo: str | None) -> WorkingFolder:
             raise Malformed(
                 "branch",
                 "a repository beside it, because this host has no default one",
-                repr(spec.branch[:80]),
+                shown(spec.branch),
             )
         return WorkingFolder("worktree", repo, spec.branch, cwd)
     if repo:
@@ -106,12 +106,12 @@ def check_folder(spec: c.TaskSpec) -> None:
     of_command = spec.shell.cwd if spec.shell is not None else None
     if spec.cwd and of_command and spec.cwd != of_command:
         raise Malformed(
-            "shell.cwd", f"{spec.cwd!r} as in cwd, or none", of_command[:80]
+            "shell.cwd", f"{shown(spec.cwd)} as in cwd, or none", of_command[:80]
         )
     cwd = asked_cwd(spec)
     if posixpath.isabs(cwd) and (spec.repo or spec.branch):
         raise Malformed(
             "cwd" if spec.cwd else "shell.cwd",
             "a path below the checkout, because a repo or branch is named",
-            repr(cwd[:80]),
+            shown(cwd),
         )

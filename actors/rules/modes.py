@@ -11,7 +11,7 @@ from typing import Final
 from msgspec import Struct
 
 from events import catalogue as c
-from events.errors import Malformed
+from events.errors import Malformed, shown
 
 _FOLDERS: Final = ("repo", "branch", "cwd")
 """Fields that name where to work."""
@@ -48,7 +48,7 @@ def check_mode(spec: c.TaskSpec) -> None:
         return
     by_itself = _by_itself(spec)
     if by_itself:
-        raise Malformed("mode", f"none, because {by_itself}", repr(spec.mode))
+        raise Malformed("mode", f"none, because {by_itself}", shown(spec.mode))
     named = [name for name in _FOLDERS if getattr(spec, name)]
     if spec.mode == "answer" and named:
         raise Malformed(

@@ -14,7 +14,7 @@ from msgspec import Meta, Struct
 
 from events.codec import convert
 from events.commands import Limits
-from events.errors import Malformed
+from events.errors import Malformed, shown
 from events.lifecycle import TASK_TTL_S
 
 Seconds = Annotated[float, Meta(ge=0, le=31_536_000)]
@@ -100,24 +100,24 @@ def _check_limit(path: str, name: str, value: Any) -> None:
             raise Malformed(
                 path,
                 f"1 to {MOST_RETRIES} waits of 0 to {LONGEST_S} s",
-                repr(value)[:80],
+                shown(value),
             )
     elif name == "verify_rounds":
         if not 1 <= value <= MOST_ROUNDS:
-            raise Malformed(path, f"1 to {MOST_ROUNDS}", repr(value))
+            raise Malformed(path, f"1 to {MOST_ROUNDS}", shown(value))
     elif name.endswith("_retries"):
         if not 0 <= value <= MOST_RETRIES:
-            raise Malformed(path, f"0 to {MOST_RETRIES}", repr(value))
+            raise Malformed(path, f"0 to {MOST_RETRIES}", shown(value))
     elif name.endswith("_grace_s"):
         if not 0 <= value <= LONGEST_S:
-            raise Malformed(path, f"0 to {LONGEST_S} seconds", repr(value))
+            raise Malformed(path, f"0 to {LONGEST_S} seconds", shown(value))
     elif name.endswith("_s"):
         if not 0 < value <= LONGEST_S:
             raise Malformed(
-                path, f"more than 0, at most {LONGEST_S} seconds", repr(value)
+                path, f"more than 0, at most {LONGEST_S} seconds", shown(value)
             )
     elif not 1 <= value <= 2**31:
-        raise Malformed(path, f"1 to {2**31}", repr(value))
+        raise Malformed(path, f"1 to {2**31}", shown(value))
 
 
 def document(policy: Policy) -> dict[str, Any]:

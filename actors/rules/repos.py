@@ -11,6 +11,8 @@ from difflib import get_close_matches
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
+from events.errors import shown
+
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
 
@@ -79,8 +81,8 @@ def unknown_repo(repo: str, known: Collection[str]) -> tuple[str, str]:
     some = ", ".join(names[:20]) or "none"
     more = f" and {len(names) - 20} more" if len(names) > 20 else ""
     near = get_close_matches(repo, names, n=1, cutoff=0.6)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
+    hint = f"; did you mean {shown(near[0])}?" if near else ""
     return (
         f"a repository that a host of the fleet has ({some}{more}) or may clone",
-        f"{repo[:200]!r}{hint}",
+        f"{shown(repo[:200])}{hint}",
     )

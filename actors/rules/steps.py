@@ -10,6 +10,8 @@ import re
 import shlex
 from typing import Final
 
+from events.errors import shown
+
 _WORD: Final = re.compile(r"[A-Za-z][a-z']*[,;:.!?]?")
 _FUNCTION_WORDS: Final = frozenset(
     {"the", "is", "are", "should", "must", "works", "sure", "been", "pass", "passes"}
@@ -25,10 +27,10 @@ def not_a_command(step: str) -> str | None:
     try:
         words = shlex.split(step)
     except ValueError as wrong:
-        return f"{step[:80]!r}, whose words cannot be told apart ({wrong})"
+        return f"{shown(step[:80])}, whose words cannot be told apart ({wrong})"
     if all(line.lstrip()[:1] in ("", "#") for line in step.splitlines()):
-        return f"{step[:80]!r}, which is a comment"
-    return f"the sentence {step[:80]!r}" if _is_sentence(words) else None
+        return f"{shown(step[:80])}, which is a comment"
+    return f"the sentence {shown(step[:80])}" if _is_sentence(words) else None
 
 
 def _is_sentence(words: list[str]) -> bool:

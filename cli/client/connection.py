@@ -31,7 +31,7 @@ from cli.render.terminal import (
 from events import header, subjects
 from events.codec import Reader, encode
 from events.commands import Refusal
-from events.errors import Denied, Malformed, Unreachable
+from events.errors import Denied, Malformed, Unreachable, shown
 from events.ids import IdSource
 from events.nats.link import Link
 from events.nats.log import JetStreamLog
@@ -236,8 +236,8 @@ def not_utf8(body: Any) -> str:
         try:
             encode(value)
         except UnicodeEncodeError:
-            shown = line_of(place.encode(errors="backslashreplace").decode())
-            return (shown + "." + not_utf8(value)).replace(".[", "[").strip(".")
+            named = line_of(place.encode(errors="backslashreplace").decode())
+            return (named + "." + not_utf8(value)).replace(".[", "[").strip(".")
     return ""
 
 
@@ -247,7 +247,7 @@ def check_id(task_id: str) -> None:
         raise Problem("a task's id is missing: it is empty here", EXIT_USAGE)
     if len(task_id) < SHORTEST_ID:
         raise Problem(
-            f"{task_id!r} is too short: give at least {SHORTEST_ID} characters "
+            f"{shown(task_id)} is too short: give at least {SHORTEST_ID} characters "
             "of the task's id",
             EXIT_USAGE,
         )

@@ -12,7 +12,7 @@ import click
 
 from cli.render.terminal import utc_now
 from events.codec import instant
-from events.errors import Malformed
+from events.errors import Malformed, shown
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -34,7 +34,9 @@ def span(argument: str) -> float:
     """Read a length of time in seconds: `90`, `90s`, `5m`, `2h`, `1d`; raises BadParameter."""
     written = _SPAN.fullmatch(argument.strip())
     if written is None:
-        raise click.BadParameter(f"{argument!r}: expected a time such as 90, 5m or 2h")
+        raise click.BadParameter(
+            f"{shown(argument)}: expected a time such as 90, 5m or 2h"
+        )
     unit = _UNITS[written[2] or "s"]
     return timedelta(**{unit: float(written[1])}).total_seconds()
 
@@ -77,7 +79,7 @@ def point(argument: str, now: Callable[[], datetime] = utc_now) -> int | str:
         instant(text)
     except (Malformed, ValueError, OverflowError) as error:
         raise click.BadParameter(
-            f"{argument!r}: expected a sequence, 7d, yesterday, 2026-01-31, or an RFC 3339 time"
+            f"{shown(argument)}: expected a sequence, 7d, yesterday, 2026-01-31, or an RFC 3339 time"
         ) from error
     return text
 
@@ -91,7 +93,7 @@ def instant_of(argument: str) -> str:
     place = point(argument)
     if isinstance(place, int):
         raise click.BadParameter(
-            f"{argument!r}: expected 7d, yesterday, 2026-01-31, or an RFC 3339 time"
+            f"{shown(argument)}: expected 7d, yesterday, 2026-01-31, or an RFC 3339 time"
         )
     return place
 

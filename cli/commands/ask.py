@@ -29,6 +29,7 @@ from events import catalogue as c
 from events import subjects
 from events.codec import encode
 from events.commands import Classified, Done, WouldRoute
+from events.errors import shown
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -243,7 +244,7 @@ def changed_fields(changes: tuple[str, ...], file: Path | None) -> dict[str, Any
     for change in changes:
         name, equals, value = change.partition("=")
         if not equals or not name:
-            raise click.UsageError(f"{change!r}: expected NAME=VALUE")
+            raise click.UsageError(f"{shown(change)}: expected NAME=VALUE")
         *above, last = name.split(".")
         place = document
         for part in above:

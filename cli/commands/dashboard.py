@@ -15,6 +15,8 @@ from cli.local.instance import Instance
 from cli.render.terminal import EXIT_OK, EXIT_UNREACHABLE, Problem
 from events.codec import encode
 
+from events.errors import shown
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -29,7 +31,7 @@ def _path(_: click.Context, __: click.Parameter, path: str) -> str:
     trimmed = path.strip("/")
     base = f"/{trimmed}" if trimmed else ""
     if _PATH.fullmatch(base) is None:
-        raise click.BadParameter(f"{path!r} is not a path, as /fleet is")
+        raise click.BadParameter(f"{shown(path)} is not a path, as /fleet is")
     return base
 
 

@@ -20,7 +20,7 @@ from cli.local.instance import (
 )
 from cli.local.reach import Reach, link_beside, nats_command
 from cli.local.streams import provision_with
-from events.errors import AgentComError
+from events.errors import AgentComError, shown
 from events.ids import is_token
 from events.nats.provision import USUAL, Retention
 
@@ -46,7 +46,7 @@ class _HostName(click.ParamType[str]):
     ) -> str:
         if not is_token(value):
             self.fail(
-                f"{value!r} is not 1 to 64 letters, digits, '_' or '-'", param, ctx
+                f"{shown(value)} is not 1 to 64 letters, digits, '_' or '-'", param, ctx
             )
         return value
 

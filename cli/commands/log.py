@@ -22,7 +22,7 @@ from cli.render.terminal import (
 )
 from events import catalogue as c
 from events import subjects
-from events.errors import Malformed
+from events.errors import Malformed, shown
 from events.ids import is_token
 from events.position import LogChanged, Position
 from events.races import first
@@ -173,7 +173,7 @@ async def _events(
         if task_id is not None:
             full = await client.full_id(task_id)
             if not is_token(full):
-                raise Problem(f"{task_id!r} is no task's id")
+                raise Problem(f"{shown(task_id)} is no task's id")
             filters += [subjects.task(full), subjects.runs_of(full)]
         plain = not filters and chosen.anything
         if after is not None:
@@ -206,7 +206,7 @@ def pattern_of(argument: str) -> str:
     )
     if not well_formed or not _of_events(parts):
         raise click.UsageError(
-            f"--subject {line_of(repr(argument), 100)}: expected parts of letters, digits, - and _ "
+            f"--subject {line_of(shown(argument, 100))}: expected parts of letters, digits, - and _ "
             "with dots between, * for any part, > at the end for any rest, like task.* "
             "or run.h1.>"
         )

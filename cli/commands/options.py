@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar, get_args
 import click
 
 from events import catalogue as c
+from events.errors import shown
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -93,7 +94,7 @@ def _with_shell(args: list[str], ctx: click.Context) -> list[str]:
         if rest and not rest[0].startswith("-") and len(first.split()) == 1:
             quoted = shlex.join([first, *rest])
             raise click.UsageError(
-                f"--shell takes the whole command as one argument, not {first!r} alone: "
+                f"--shell takes the whole command as one argument, not {shown(first)} alone: "
                 f"--shell {shlex.quote(quoted)}, or --shell -- {quoted}; "
                 "a text that describes it goes before --shell",
                 ctx,

@@ -33,7 +33,7 @@ from cli.render.terminal import (
 from events import catalogue as c
 from events import subjects
 from events.codec import encode, instant
-from events.errors import Malformed
+from events.errors import Malformed, shown
 from events.lifecycle import FINAL
 from projections.answers import HostsAnswer, QueueAnswer, TaskAnswer
 from projections.timetravel import TimeTravel
@@ -164,7 +164,7 @@ def state(
     What machines reported of their load every two seconds is not kept.
     """
     if what not in ("queue", "fleet", "task"):
-        raise click.UsageError(f"{what!r}: expected queue, fleet, or task ID")
+        raise click.UsageError(f"{shown(what)}: expected queue, fleet, or task ID")
     if (what == "task") != (task_id is not None):
         raise click.UsageError("expected queue, fleet, or task ID")
     return run(_state(what, task_id, at, as_json=as_json))

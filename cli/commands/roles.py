@@ -29,6 +29,7 @@ from cli.local.roles import (
     sidecar_config,
 )
 from cli.render.terminal import Problem
+from events.errors import shown
 from sidecar.private import mend
 from sidecar.shield import shield, take_out
 from web.access import DEFAULT_PORT
@@ -47,7 +48,7 @@ def _address(
         return None
     host, _colon, port = argument.rpartition(":")
     if not port.isascii() or not port.isdigit() or int(port) > 65_535:
-        raise click.BadParameter(f"{argument!r}: expected PORT or HOST:PORT")
+        raise click.BadParameter(f"{shown(argument)}: expected PORT or HOST:PORT")
     return host or "127.0.0.1", int(port)
 
 

@@ -29,7 +29,7 @@ import msgspec
 import nkeys
 
 from events import subjects
-from events.errors import AgentComError
+from events.errors import AgentComError, shown
 from events.ids import is_token, token
 from events.nats.link import Address, key_file, servers_of
 
@@ -73,7 +73,7 @@ class UnknownRole(AgentComError):
     def __init__(self, role: str) -> None:
         self.role = role
         super().__init__(
-            f"unknown role {role!r}: a credentials file is named after its role, "
+            f"unknown role {shown(role)}: a credentials file is named after its role, "
             f"{', '.join(f'{name}.nk' for name in ROLES)} or host-NAME.nk"
         )
 

@@ -321,7 +321,7 @@ async def _call(
     try:
         reply = await connection.request(f"$JS.API.{api}", payload, timeout=timeout)
     except (NatsError, TimeoutError) as failure:
-        raise LogUnavailable(api, repr(failure)) from failure
+        raise LogUnavailable(api, str(failure) or type(failure).__name__) from failure
     answer: dict[str, Any] = msgspec.json.decode(reply.data)
     if (error := answer.get("error")) is not None:
         raise ApiRefused(

@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Any, Final
 from nats.aio.client import Client
 from nats.protocol.command import hpub_cmd, pub_cmd
 
+from events.errors import shown
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
@@ -212,15 +214,15 @@ def frame(
 ) -> bytes:
     """Encode a publish; raises ValueError for a subject that would break the line."""
     if not _ONE_WORD.fullmatch(subject):
-        raise ValueError(f"not a subject: {subject!r}")
+        raise ValueError(f"not a subject: {shown(subject)}")
     if reply and not _ONE_WORD.fullmatch(reply):
-        raise ValueError(f"not a subject: {reply!r}")
+        raise ValueError(f"not a subject: {shown(reply)}")
     if not headers:
         return pub_cmd(subject, reply, data)
     lines = [HEADER_LINE.decode()]
     for name, value in headers.items():
         if not _ONE_WORD.fullmatch(name) or ":" in name:
-            raise ValueError(f"not a header name: {name!r}")
+            raise ValueError(f"not a header name: {shown(name)}")
         lines.append(f"{name}: {_LINE_ENDS.sub(' ', value)}")
     block = "\r\n".join([*lines, "", ""]).encode()
     return hpub_cmd(subject, reply, block, data)

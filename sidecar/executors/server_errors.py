@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import msgspec
 from msgspec import Struct, structs
 
+from events.errors import shown
 from sidecar.executors.ndjson import excerpt
 
 if TYPE_CHECKING:
@@ -125,7 +126,7 @@ def error_of_body(body: bytes) -> ServerError:
 def fault_of(status: int, error: ServerError, model: str = "") -> ModelFault:
     """What a status other than 200 means, with what the server said to it."""
     text = error.message or f"status {status}"
-    shown = f"{text} (status {status})"
+    said = f"{text} (status {status})"
     words = f"{error.kind} {error.message}"
     if status == 413 or (status in (400, 422, 500) and _TOO_LONG.search(words)):
         # A longer context may be had elsewhere; here it cannot work.
@@ -133,26 +134,26 @@ def fault_of(status: int, error: ServerError, model: str = "") -> ModelFault:
             code="prompt_too_long", message=text, again=False, whose="place"
         )
     if status == 404 or (status in (400, 422) and _NO_MODEL.search(words)):
-        message = error.message or f"no model {model!r}"
+        message = error.message or f"no model {shown(model)}"
         return ModelFault(code="model_missing", message=message, again=False)
     if status in (400, 422, 500, 501) and _NO_EYES.search(words):
         return ModelFault(code="bad_request", message=text, again=False, whose="place")
     if status == 402 or (status == 429 and _NO_CREDIT.search(words)):
-        return ModelFault(code="credit", message=shown, again=False, unusable=True)
+        return ModelFault(code="credit", message=said, again=False, unusable=True)
     if status in (401, 403):
         return ModelFault(
-            code="not_authorised", message=shown, again=False, unusable=True
+            code="not_authorised", message=said, again=False, unusable=True
         )
     if status in (408, 425, 429, 499):
-        return ModelFault(code="busy", message=shown, whose="place")
+        return ModelFault(code="busy", message=said, whose="place")
     if 400 <= status < 500:
         return ModelFault(code="bad_request", message=text, again=False, whose="work")
     if status == 503:
         loading = _LOADING.search(words) is not None
         return ModelFault(code="busy", message=text, whose="place", loading=loading)
     if status >= 500:
-        return ModelFault(code="server_error", message=shown)
-    return ModelFault(code="bad_endpoint", message=f"unexpected {shown}", again=False)
+        return ModelFault(code="server_error", message=said)
+    return ModelFault(code="bad_endpoint", message=f"unexpected {said}", again=False)
 
 
 def fault_inside(error: ServerError) -> ModelFault:

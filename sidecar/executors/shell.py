@@ -26,6 +26,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from events import catalogue as c
+from events.errors import shown
 from events.races import first
 from sidecar.answers import write_answer
 from sidecar.executors.port import (
@@ -97,7 +98,7 @@ class CommandPolicy(Struct, frozen=True):
             if allowed and words[: len(allowed)] == allowed:
                 return None
         first = words[0] if words else ""
-        return f"{first!r} is not on this host's list of commands"
+        return f"{shown(first)} is not on this host's list of commands"
 
 
 class ShellOptions(Struct, frozen=True, kw_only=True):

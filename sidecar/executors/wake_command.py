@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Final
 
 from msgspec import Struct
 
-from events.errors import AgentComError
+from events.errors import AgentComError, shown
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -185,11 +185,11 @@ def _check_text(
     program = words[0]
     if plain_program is None or plain_program != program:
         declared = (
-            f"which is {plain_program!r}" if plain_program else "which is not set"
+            f"which is {shown(plain_program)}" if plain_program else "which is not set"
         )
         raise WakeCommandError(
             f"${{{name}}} is text that a stranger wrote, an argument only to the program "
-            f"that agent.plain_program names ({declared}), not to {program!r}: let it read "
+            f"that agent.plain_program names ({declared}), not to {shown(program)}: let it read "
             f"${{TASK_FILE}}, or {name} in its environment"
         )
     base = program.rpartition("/")[2]

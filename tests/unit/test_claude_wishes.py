@@ -20,12 +20,11 @@ _submits: Reader[Submit] = Reader(Submit)
     [
         (
             '{"permision_mode": "plan"}',
-            "claude.permision_mode: expected no such field "
-            "(did you mean permission_mode?), got one",
+            "claude.permision_mode: unknown field; did you mean permission_mode?",
         ),
         ('{"permission_mode": "yolo"}', "claude.permission_mode: expected one of "),
         ('{"max_turns": 0}', "claude.max_turns: expected"),
-        ('{"allowed_tools": "Bash"}', "claude.allowed_tools: expected array"),
+        ('{"allowed_tools": "Bash"}', "claude.allowed_tools: expected a list"),
     ],
 )
 def test_an_unknown_wish_is_refused_with_what_was_meant(wishes, refusal) -> None:

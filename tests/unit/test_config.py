@@ -50,12 +50,12 @@ def test_the_example_of_the_documentation_is_valid(tmp_path: Path) -> None:
             "endpoint[0].slot: no such",
         ),
         ("name = 'a b'", "name: expected 1 to 64 letters, digits, '_' or '-'"),
-        ("drain_timeout_s = 'x'", "drain_timeout_s: expected float, got 'x'"),
-        ("noop = 1", "noop: expected bool, got 1"),
-        ("[slots]\nshell = -1", "slots.shell: expected int >= 0, got -1"),
+        ("drain_timeout_s = 'x'", "drain_timeout_s: expected a number, got 'x'"),
+        ("noop = 1", "noop: expected true or false, got 1"),
+        ("[slots]\nshell = -1", "slots.shell: expected at least 0, got -1"),
         (
             "[claude]\npermission_mode = 'acceptedits'",
-            "got 'acceptedits', did you mean 'acceptEdits'?",
+            "got 'acceptedits'; did you mean acceptEdits?",
         ),
         (
             "[[endpoint]]\nname='g'\nkind='olama'\nurl='http://x'",
@@ -63,7 +63,7 @@ def test_the_example_of_the_documentation_is_valid(tmp_path: Path) -> None:
         ),
         (
             "[[endpoint]]\nname='g'\nkind='ollama'\nurl='x:1'",
-            "endpoint[0].url: expected a URL that begins with http",
+            "endpoint[0].url: expected an address that starts with http",
         ),
         ("[[endpoint]]\nname='g'\nkind='ollama'", "endpoint[0].url: expected a value"),
         ("[repos]\nweb = '/no/such/folder'", "repos.web: expected a folder, got"),
@@ -160,8 +160,8 @@ def test_cloning_is_switched_on_with_a_list_of_urls():
         ("clone = true", "repos.clone: expected repos.clone_from beside it"),
         ('clone = true\nclone_from = ["ext::x"]', "repos.clone_from[0]: expected"),
         ('clone = true\nclone_from = ["file:///srv"]', "repos.clone_from[0]: expected"),
-        ("web = true", "repos.web: expected a folder, got True"),
-        ("clone_from = true", "repos.clone_from: expected a list of URLs, got True"),
+        ("web = true", "repos.web: expected a folder, got true"),
+        ("clone_from = true", "repos.clone_from: expected a list of URLs, got true"),
     ],
 )
 def test_what_is_wrong_with_cloning_is_named(text: str, problem: str):

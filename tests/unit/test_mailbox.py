@@ -99,7 +99,7 @@ async def test_what_is_no_mail_is_answered_with_what_is_wrong(actor):
         (b"", "expected JSON"),
         (b"\xff\xfe", "expected JSON"),
         (b'{"type":"sing"}', "type: expected one of assign, cancel, "),
-        (b'{"type":"cancel","task_id":1,"epoch":1}', "task_id: expected str, got int"),
+        (b'{"type":"cancel","task_id":1,"epoch":1}', "task_id: expected text, got 1"),
         (b'{"a":' + b"[" * 100_000, "expected JSON of a reasonable depth"),
     ):
         reply = await actor.tell(raw)
