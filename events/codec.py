@@ -123,8 +123,10 @@ def _older_or_unknown(raw: bytes, error: Exception) -> c.Event:
     except _UNREADABLE as worse:
         raise malformed(worse) from error
     tag = body.get("type") if isinstance(body, dict) else None
-    if not isinstance(tag, str) or tag in _KNOWN:
+    if not isinstance(tag, str):
         raise malformed(error) from error
+    if tag in _KNOWN:
+        raise explained(malformed(error), c.types()[tag], body) from error
     seen = set()
     while tag in UPCASTERS and tag not in seen:
         seen.add(tag)
@@ -165,11 +167,15 @@ class Reader(Generic[T]):
         try:
             return self._decoder.decode(raw)
         except _UNREADABLE as error:
-            fault = malformed(error)
-            body = None
-            if isinstance(error, msgspec.ValidationError):
-                body = msgspec.json.decode(raw)
-            raise explained(fault, self._kind, body) from error
+            raise explained(malformed(error), self._kind, _plainly(raw)) from error
+
+
+def _plainly(raw: bytes) -> Any:
+    """Read plain JSON; `_MISSING` where it is none."""
+    try:
+        return msgspec.json.decode(raw)
+    except _UNREADABLE:
+        return _MISSING
 
 
 def convert(value: Any, kind: type[T]) -> T:
@@ -187,14 +193,16 @@ def explained(fault: Malformed, kind: Any, body: Any) -> Malformed:
     """
     if fault.expected == _NO_FIELD:
         return _with_near_field(fault, kind)
-    here = _members(_at(kind, fault.path))
     value = _value_at(body, fault.path)
+    if body is _MISSING or value is _MISSING:
+        return fault
+    here = _members(_at(kind, fault.path))
     if fault.expected == _ALLOWED:
         allowed = [i.values for i in here if isinstance(i, mi.LiteralType)]
         choices = [str(value) for values in allowed for value in values]
         return unknown_word(fault.path, value, choices) if choices else fault
     is_word = isinstance(value, str | int | float | None)
-    if value is _MISSING or (fault.got != _UNSAID and not is_word):
+    if fault.got != _UNSAID and not is_word:
         return fault
     if fault.got != _UNSAID:
         return Malformed(fault.path, fault.expected, shown(value))
@@ -226,7 +234,8 @@ def _with_near_field(fault: Malformed, kind: Any) -> Malformed:
         for field in info.fields
     ]
     near = difflib.get_close_matches(name, sorted(fields), n=1)
-    near = near or sorted(f for f in fields if f.endswith(f"_{name}") or name in f)[:1]
+    stem = name.rstrip("s")
+    near = near or sorted(f for f in fields if stem in f.split("_"))[:1]
     if near:
         return Malformed(
             fault.path, near[0], "one", f"unknown field; did you mean {near[0]}?"

@@ -14,7 +14,6 @@ from cli.commands.options import json_option
 from cli.local.instance import Instance
 from cli.render.terminal import EXIT_OK, EXIT_UNREACHABLE, Problem
 from events.codec import encode
-
 from events.errors import shown
 
 if TYPE_CHECKING:

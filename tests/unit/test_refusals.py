@@ -37,7 +37,8 @@ def calls() -> list[tuple[str, str, ast.Call]]:
 def test_every_code_that_is_refused_with_has_a_status_and_every_status_a_code():
     codes = {node.args[0].value for _, name, node in calls() if name == "refuse"}
     carried = {
-        kind.code for kind in vars(errors).values()
+        kind.code
+        for kind in vars(errors).values()
         if isinstance(kind, type) and issubclass(kind, errors.AgentComError)
     } | {"expired", "refused"}
     assert codes | carried == set(STATUS)
