@@ -6,7 +6,7 @@ BIN := .venv/bin
 UI := $(wildcard web/ui/* web/ui/pages/* web/package-lock.json web/build.mjs)
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: help setup dev demo test chromium faketime nginx check format docs cover bench simulate chaos clean ui litellm
+.PHONY: help setup dev demo test chromium faketime nginx check format docs cover bench simulate chaos clean ui litellm cluster chaos-cluster
 .DEFAULT_GOAL := help
 
 help: ## list these commands
@@ -89,6 +89,13 @@ simulate: dev ## play worlds with faults from seeds, in virtual time: SEEDS=0..1
 	$(BIN)/python -m tests.simulation $(SEEDS)
 
 # What the suite does ten times, a hundred times, and what takes long altogether.
+cluster: setup ## run a broker of three servers, two schedulers, web and a sidecar, here
+	PATH="$(CURDIR)/$(BIN):$$PATH" sh docs/deploy/cluster.sh
+
+# CHAOS_S seconds, 1200 of them as a rule.
+chaos-cluster: dev ## kill a cluster's servers and roles for a long while
+	$(BIN)/pytest -m chaos -s tests/integration/test_cluster.py
+
 chaos: dev ## kill things for a long while
 	$(BIN)/pytest -m chaos
 

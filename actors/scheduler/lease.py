@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 LEASE_TTL_S: Final = 4
 """How long a lease lasts: a standby leads within 5 s of its leader's end."""
+REPLICATED_LEASE_TTL_S: Final = 15
+"""The same where the broker has replicas: its own failover takes 5 to 7 s, and a leader that
+cannot renew meanwhile would step down for nothing."""
 
 
 def renewal(ttl: float) -> float:

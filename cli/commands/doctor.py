@@ -282,12 +282,53 @@ async def _streams(client: Session) -> Check:
             f"{subjects.EVENTS} can be shortened: deny_delete or deny_purge is off",
             "it was not made by AgentCom; copy what it holds and make it anew",
         )
+    if (copies := config.get("num_replicas", 1)) > 1:
+        unwell = replicas_unwell(info)
+        if unwell:
+            return Check("streams", *unwell)
     return Check(
         "streams",
         "ok",
         f"{info['state']['messages']} events in {size(info['state']['bytes'])}, "
-        f"output {size(output['state']['bytes'])}",
+        f"output {size(output['state']['bytes'])}"
+        + (f", on {copies} servers, led by {info['cluster']['leader']}" * (copies > 1)),
     )
+
+
+def replicas_unwell(info: dict[str, Any]) -> tuple[Status, str, str] | None:
+    """Judge a replicated stream by what the server says of it: status, finding, advice.
+
+    None where every server has all of it. The fields are those of `STREAM.INFO`:
+    https://docs.nats.io/reference/reference-protocols/nats_api_reference
+    """
+    cluster = info.get("cluster", {})
+    others = cluster.get("replicas") or []
+    copies = info["config"].get("num_replicas", 1)
+    down = [each["name"] for each in others if each.get("offline")]
+    late = [
+        f"{each['name']} by {each.get('lag', 0):,}"
+        for each in others
+        if not each.get("offline") and not each.get("current")
+    ]
+    leader = cluster.get("leader")
+    if not leader or copies - len(down) <= copies // 2:
+        return (
+            "fail",
+            f"no majority of {copies} servers: {', '.join(down) or 'no leader'}",
+            "start the servers that are down: nothing is written until then",
+        )
+    if down:
+        bears = copies - len(down) - copies // 2 - 1
+        more = "none more may fail" if not bears else f"{bears} more may fail"
+        return (
+            "warn",
+            f"{', '.join(down)} down, led by {leader}; {more}",
+            f"start nats-server on {', '.join(down)}",
+        )
+    if late:
+        found = f"led by {leader}; behind: {', '.join(late)}"
+        return "warn", found, "wait for them before you stop another server"
+    return None
 
 
 async def _files(client: Session) -> list[Check]:

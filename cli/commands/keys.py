@@ -13,6 +13,16 @@ from cli.client.target import on_target
 from cli.commands.fleet import tell
 from cli.commands.options import json_option
 from cli.local import broker
+from cli.local.broker import running_pid
+from cli.local.cluster import (
+    REPLICAS,
+    BadCluster,
+    NodeTls,
+    make_cluster,
+    parse_node,
+    read_cluster,
+    refresh,
+)
 from cli.local.instance import (
     ROLES,
     Credentials,
@@ -65,18 +75,59 @@ HOST_NAME = _HostName()
     multiple=True,
     help="A host to make a key for  [default: this machine, if there is none yet]",
 )
+@click.option(
+    "--cluster", metavar="NAME", help="Let 3 or 5 servers, the --nodes, be the broker."
+)
+@click.option(
+    "--node",
+    "nodes",
+    metavar="NAME=HOST[:PORT]",
+    multiple=True,
+    help="A server of the cluster, and where it is reached; one option for each.",
+)
+@click.option(
+    "--node-data",
+    metavar="DIR",
+    help="Where a node's folder lies on its machine  [default: where it is made, here]",
+)
+@click.option(
+    "--node-tls",
+    nargs=3,
+    metavar="CERT KEY CA",
+    help="TLS between the nodes: the files, as they are called on each node's machine.",
+)
 def keys(
-    data: Path | None, as_json: bool, listen: str | None, hosts: tuple[str, ...]
+    data: Path | None,
+    as_json: bool,
+    listen: str | None,
+    hosts: tuple[str, ...],
+    cluster: str | None,
+    nodes: tuple[str, ...],
+    node_data: str | None,
+    node_tls: tuple[str, str, str] | None,
 ) -> None:
     """Make the key of each role and the broker's configuration, and show how to connect.
 
     What exists is kept. Afterwards `nats-server -c nats.conf` runs in the data folder;
     in a folder that holds AgentCom's own nats.conf too, because the files that
-    it includes are linked there.
+    it includes are linked there. With --cluster each node gets a folder of its own in
+    DATA/nodes, to be copied to its machine.
     """
     instance = Instance(data)
-    instance.prepare(listen, hosts or None)
-    links = link_beside(Path.cwd(), instance)
+    if cluster is None and (nodes or node_data or node_tls):
+        raise click.UsageError("--node, --node-data and --node-tls go with --cluster")
+    if cluster is not None and listen is not None:
+        raise click.UsageError("--listen is one server's: each --node says its address")
+    try:
+        wanted = [parse_node(each) for each in nodes]
+        instance.prepare(listen, hosts or None)
+        if cluster is not None:
+            tls = NodeTls(*node_tls) if node_tls else None
+            make_cluster(instance, cluster, wanted, node_data, tls)
+        folders = refresh(instance)
+    except BadCluster as error:
+        raise click.UsageError(str(error)) from error
+    links = [] if folders else link_beside(Path.cwd(), instance)
     credentials = [
         instance.credentials(role)
         for role in (*ROLES, *(f"host-{name}" for name in instance.hosts()))
@@ -86,7 +137,10 @@ def keys(
         return
     conf = "nats.conf" if links else str(instance.conf)
     click.echo(f"data folder   {instance.data}")
-    click.echo(f"broker        nats-server -c {conf}")
+    for folder in folders:
+        click.echo(f"node          nats-server -c {folder.conf}")
+    if not folders:
+        click.echo(f"broker        nats-server -c {conf}")
     for link in links:
         click.echo(f"linked        {link.name} -> {instance.data / link.name}")
     click.echo()
@@ -111,6 +165,7 @@ def add(name: str, data: Path | None, as_json: bool) -> None:
     """
     instance = _prepared(data)
     credentials = instance.add_host(name)
+    away = _nodes_away(instance)
     reloaded, refused = _reloaded(instance)
     reach = Reach(instance)
     if as_json:
@@ -132,6 +187,8 @@ def add(name: str, data: Path | None, as_json: bool) -> None:
     else:
         when = "knows it now" if reloaded else "will know it at its start"
         click.echo(f"broker        {when}")
+    if away:
+        click.echo(f"nodes         {away}")
     if reach.url is None:
         click.echo(
             f"reach         other machines cannot: the broker listens on {reach.listen} "
@@ -154,7 +211,10 @@ def remove(name: str, data: Path | None) -> None:
     instance = _prepared(data)
     if not instance.remove_host(name):
         raise click.ClickException(f"no host {name}; there are: {_listed(instance)}")
+    away = _nodes_away(instance)
     _, refused = _reloaded(instance)
+    if away:
+        click.echo(away)
     click.echo(
         f"removed {name}; `agentcom host forget {name}` strikes it from the lists"
     )
@@ -212,15 +272,16 @@ def provision_command(
     """Make or update the streams of a running broker, with the admin's key.
 
     `agentcom up` does this by itself; it is for a broker that was started by hand. What
-    is not named stays as it is.
+    is not named stays as it is; a cluster's streams stand on three of its nodes.
     """
+    instance = Instance(data)
     retention = Retention(
         output_max_age_s=None if output_days is None else output_days * _DAY_S,
         output_max_bytes=None if output_gib is None else int(output_gib * _GIB),
-        replicas=None if replicas is None else int(replicas),
+        replicas=_replicas(instance, replicas),
     )
     try:
-        asyncio.run(provision_with(Instance(data).credentials("admin"), retention))
+        asyncio.run(provision_with(instance.credentials("admin"), retention))
     except AgentComError as failure:
         raise click.ClickException(str(failure)) from failure
     click.echo("streams ready")
@@ -229,9 +290,29 @@ def provision_command(
 def _reloaded(instance: Instance) -> tuple[bool, str | None]:
     """Tell a running broker of its hosts: whether it knows them, and why it does not."""
     try:
-        return broker.reload(instance), None
+        # All of them, also after one that does not run here.
+        told = [broker.reload(each) for each in refresh(instance) or [instance]]
+        return all(told), None
     except broker.ReloadRefused as refused:
         return False, refused.why
+
+
+def _nodes_away(instance: Instance) -> str:
+    """Say what is left to do for nodes that do not run on this machine, "" if nothing."""
+    away = [each.data for each in refresh(instance) if running_pid(each) is None]
+    if not away:
+        return ""
+    return (
+        f"copy hosts.conf from {', '.join(map(str, away))} to each of them, and "
+        "there `nats-server --signal reload`"
+    )
+
+
+def _replicas(instance: Instance, said: str | None) -> int | None:
+    """Return how many servers are to hold each stream, None for as many as now."""
+    if said is not None:
+        return int(said)
+    return None if read_cluster(instance) is None else REPLICAS
 
 
 def _prepared(data: Path | None) -> Instance:

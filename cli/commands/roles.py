@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from actors.scheduler.lease import LEASE_TTL_S
+from actors.scheduler.lease import LEASE_TTL_S, REPLICATED_LEASE_TTL_S
 from cli.client.target import on_target
 from cli.commands.dashboard import ON_BASE_PATH, ON_PROXIES, on_names
 from cli.commands.options import store_option
@@ -71,15 +71,15 @@ _METRICS = click.option(
     "--lease-ttl",
     "lease_ttl",
     type=click.IntRange(min=1),
-    default=LEASE_TTL_S,
-    show_default=True,
     metavar="SECONDS",
     help="How long a leader stays one without renewing it, whole seconds, at least 1; "
-    "it is renewed four times as often. Longer than a failover where the broker has "
-    "replicas: 15.",
+    f"it is renewed four times as often  [default: {LEASE_TTL_S}, or "
+    f"{REPLICATED_LEASE_TTL_S} where the broker is a cluster, for its failover]",
 )
 @_DEBUG
-def scheduler(metrics: tuple[str, int] | None, lease_ttl: int, debug: bool) -> None:
+def scheduler(
+    metrics: tuple[str, int] | None, lease_ttl: int | None, debug: bool
+) -> None:
     """Run a scheduler. Of several, one leads and the others stand by.
 
     Makes the streams first where they are missing and the data folder has the admin's

@@ -13,6 +13,7 @@ from msgspec.structs import replace
 from cli.client.connection import GivenUp, run, unless
 from cli.client.target import on_target, said_creds, said_url
 from cli.commands.dashboard import ON_BASE_PATH, ON_PROXIES, on_names
+from cli.local.cluster import read_cluster
 from cli.local.instance import (
     BROKER_PORT,
     DEFAULT_LISTEN,
@@ -90,6 +91,11 @@ def up(
         raise Problem("AgentCom does not run on Windows: use WSL, Linux or macOS")
     speak_unheard()
     instance = Instance()
+    if (cluster := read_cluster(instance)) is not None:
+        raise Problem(
+            f"the broker of {instance.data} is the cluster {cluster.name}: start its "
+            "nodes (docs/deploy/cluster.md), then `agentcom scheduler`, `web`, `sidecar`"
+        )
     shield()
     mend(instance.data)
     plan = plan_for(instance, port, nats_port, listen, name, file)

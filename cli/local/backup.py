@@ -47,7 +47,7 @@ class PrivateInstance(Instance):
             "nkey": self.public_key("admin"),
         }
         quoted = {name: encode(value).decode() for name, value in text.items()}
-        self._write(
+        self.write(
             self.conf,
             "# Written by `agentcom restore`; nobody but the admin's key gets in.\n"
             'server_name: agentcom-1\nlisten: "127.0.0.1:-1"\nhttp: "127.0.0.1:-1"\n'

@@ -7,6 +7,7 @@
       nats.conf              the shipped accounts, copied here at each start
       local.conf, hosts.conf what nats.conf includes: addresses, keys, hosts
       site.conf              included too: the operator's own, TLS for one; made once
+      cluster.json, nodes/   where the broker is several servers (cli/local/cluster.py)
       address.json           {"nats": "nats://127.0.0.1:4222"}
       jetstream/             the log
       nats-server.{pid,log}  the broker's
@@ -53,7 +54,7 @@ DEFAULT_LISTEN: Final = f"{LOOPBACK}:{BROKER_PORT}"
 SHIPPED_CONF: Final = "nats.conf"
 
 _HOST_PREFIX = "host-"
-_SITE_CONF = """\
+SITE_CONF = """\
 # Yours: nats.conf includes this file last, and AgentCom never writes it again.
 #
 # TLS for other machines; full paths, and a certificate that names this machine's
@@ -270,7 +271,7 @@ class Instance:
 
     def record_url(self, url: str) -> None:
         """Write down where the broker is to be found."""
-        self._write(self.address_file, msgspec.json.encode(_KeptAddress(url)).decode())
+        self.write(self.address_file, msgspec.json.encode(_KeptAddress(url)).decode())
 
     def prepare(
         self, listen: str | None = None, hosts: Iterable[str] | None = None
@@ -285,22 +286,54 @@ class Instance:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         # An existing folder keeps its mode, and keys/ is what matters.
         self.keys.chmod(0o700)
-        public = {role: self._make_key(role) for role in ROLES}
+        for role in ROLES:
+            self._make_key(role)
         if hosts is None:
             hosts = () if self.hosts() else (local_host_name(),)
         for name in hosts:
             self._make_host_key(name)
         chosen = listen or self.listen or DEFAULT_LISTEN
-        self._write(self.local_conf, _local_conf(chosen, self, public))
+        self.write(self.local_conf, self.broker_conf(chosen, self.data))
         self._write_hosts()
         if not self.site_conf.exists():
-            self._write(self.site_conf, _SITE_CONF)
-        self._write(self.conf, shipped_conf().read_text())
+            self.write(self.site_conf, SITE_CONF)
+        self.write(self.conf, shipped_conf().read_text())
         # With port -1 only the running broker knows its address, and records it.
         if not chosen.endswith(":-1") and (
             listen is not None or not self.address_file.exists()
         ):
             self.record_url(f"nats://{_reachable(chosen)}")
+
+    def broker_conf(self, listen: str, data: Path, more: str = "") -> str:
+        """Return what nats.conf includes first: addresses, folders, the roles' keys.
+
+        `data` is where the broker has its files, on the machine where it runs; `more`
+        are further lines of its configuration.
+        """
+        # JSON strings: NATS reads the same quotes and escapes.
+        lines = {
+            "LISTEN": listen,
+            "STORE": str(data / self.store.name),
+            "PID_FILE": str(data / self.pid_file.name),
+            **{f"{role.upper()}_NKEY": self._make_key(role) for role in ROLES},
+        }
+        return (
+            "# Written by AgentCom, which keeps LISTEN alone (`agentcom keys --listen`);\n"
+            "# whatever else you want the broker to know belongs into site.conf.\n"
+            + "".join(
+                f"{name}: {msgspec.json.encode(value).decode()}\n"
+                for name, value in lines.items()
+            )
+            + more
+        )
+
+    def write(self, path: Path, text: str) -> None:
+        """Replace a file in one step, readable by its owner alone."""
+        scratch = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+        descriptor = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "w") as file:
+            file.write(text)
+        scratch.replace(path)
 
     @property
     def listen(self) -> str | None:
@@ -391,7 +424,7 @@ class Instance:
         role = f"{_HOST_PREFIX}{token(name, 'host')}"
         public = self.keys / f"{role}.pub"
         if not public.exists():
-            self._write(public, self._make_key(role) + "\n")
+            self.write(public, self._make_key(role) + "\n")
 
     def _make_key(self, role: str) -> str:
         """Make the role's seed unless it has one; return the public key."""
@@ -400,7 +433,7 @@ class Instance:
             seed = path.read_bytes().strip()
         except FileNotFoundError:
             seed = nkeys.encode_seed(secrets.token_bytes(32), nkeys.PREFIX_BYTE_USER)
-            self._write(path, seed.decode() + "\n")
+            self.write(path, seed.decode() + "\n")
         public: bytes = nkeys.from_seed(bytearray(seed)).public_key
         return public.decode()
 
@@ -409,19 +442,11 @@ class Instance:
             _host_user(name, (self.keys / f"{_HOST_PREFIX}{name}.pub").read_text())
             for name in self.hosts()
         ]
-        self._write(
+        self.write(
             self.hosts_conf,
             "# Written by `agentcom host add` and `host remove` from keys/host-*.pub.\n"
             "users: [\n" + "".join(users) + "]\n",
         )
-
-    def _write(self, path: Path, text: str) -> None:
-        """Replace a file in one step, readable by its owner alone."""
-        scratch = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-        descriptor = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "w") as file:
-            file.write(text)
-        scratch.replace(path)
 
 
 class _KeptAddress(msgspec.Struct):
@@ -437,25 +462,6 @@ def _reachable(listen: str) -> str:
     """Turn an address to listen on into one to connect to, on this machine."""
     host, _, port = listen.rpartition(":")
     return f"{LOOPBACK}:{port}" if host in EVERYWHERE else listen
-
-
-def _local_conf(listen: str, instance: Instance, public: dict[str, str]) -> str:
-    # JSON strings: NATS reads the same quotes and escapes.
-    lines = {
-        "LISTEN": listen,
-        "STORE": str(instance.store),
-        "PID_FILE": str(instance.pid_file),
-        **{f"{role.upper()}_NKEY": key for role, key in public.items()},
-    }
-    return (
-        "# Written by AgentCom, which keeps LISTEN alone (`agentcom keys --listen`);\n"
-        "# whatever else you want the broker to know belongs into site.conf.\n"
-    ) + (
-        "".join(
-            f"{name}: {msgspec.json.encode(value).decode()}\n"
-            for name, value in lines.items()
-        )
-    )
 
 
 def _host_user(name: str, public: str) -> str:

@@ -6,7 +6,9 @@ import socket
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from cli.local.cluster import read_cluster
 from cli.local.instance import (
+    BROKER_PORT,
     DEFAULT_LISTEN,
     EVERYWHERE,
     Credentials,
@@ -54,11 +56,17 @@ class Reach:
 
     def __init__(self, instance: Instance) -> None:
         self.local = instance.url
+        self.url: str | None
+        if (cluster := read_cluster(instance)) is not None:
+            self.listen, self.port = cluster.url, cluster.nodes[0].port
+            here = any(node.here_only for node in cluster.nodes)
+            self.url = None if here else cluster.url
+            return
         self.listen = instance.listen or DEFAULT_LISTEN
         address = urlsplit(self.local)
         host = self.listen.rpartition(":")[0]
-        self.port = address.port
-        self.url: str | None = None
+        self.port = address.port or BROKER_PORT
+        self.url = None
         if host in EVERYWHERE:
             self.url = f"{address.scheme}://{_this_machine()}:{self.port}"
         elif not _is_loopback(host):

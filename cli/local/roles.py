@@ -8,7 +8,7 @@ import secrets
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from actors.scheduler.lease import LEASE_TTL_S
+from actors.scheduler.lease import LEASE_TTL_S, REPLICATED_LEASE_TTL_S
 from agentcom import __version__
 from cli.client.connection import new_id
 from cli.client.target import said_creds, said_url
@@ -21,7 +21,7 @@ from cli.local.instance import (
     local_host_name,
 )
 from cli.local.process import role_link, until_closed
-from cli.local.streams import make_streams
+from cli.local.streams import lease_copies, make_streams
 from cli.render.terminal import Problem
 from events.codec import encode
 from events.diagnostics import Diagnostics
@@ -61,9 +61,12 @@ async def be_scheduler(
     stop: asyncio.Event,
     metrics: tuple[str, int] | None = None,
     *,
-    lease_ttl: float = LEASE_TTL_S,
+    lease_ttl: float | None = None,
 ) -> None:
-    """Be a scheduler until `stop` is set."""
+    """Be a scheduler until `stop` is set.
+
+    Without `lease_ttl` a lease is as long as the broker's failover asks.
+    """
     from actors.scheduler.metrics import SchedulerMetrics
     from actors.scheduler.role import SchedulerRole
     from events.nats.attachments import JetStreamAttachments
@@ -77,6 +80,9 @@ async def be_scheduler(
     async with role_link(credentials) as link:
         await make_streams(credentials.url, link)
         link.on_connection(_made_again(credentials.url, link))
+        if lease_ttl is None:
+            copies = await lease_copies(link)
+            lease_ttl = LEASE_TTL_S if copies == 1 else REPLICATED_LEASE_TTL_S
         log = JetStreamLog(link)
         meter = SchedulerMetrics(log)
         # Counting costs a little of each event: only where somebody wants the figures.

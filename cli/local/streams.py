@@ -8,6 +8,7 @@ import msgspec
 from nats.aio.client import Client
 from nats.errors import Error as NatsError
 
+from cli.local.cluster import REPLICAS, read_cluster
 from cli.local.instance import Credentials, Instance
 from cli.render.terminal import Problem
 from events import subjects
@@ -32,7 +33,8 @@ async def make_streams(url: str, link: Link) -> None:
             f"the broker at {url} has no {', '.join(missing)}: make them with "
             "`agentcom provision` where the admin's key is"
         )
-    await provision_with(admin, Retention())
+    copies = None if read_cluster(Instance()) is None else REPLICAS
+    await provision_with(admin, Retention(replicas=copies))
     _log.info("streams made", streams=missing)
 
 
@@ -49,6 +51,14 @@ async def missing_streams(link: Link) -> list[str]:
         if "error" in msgspec.json.decode(answer.data, type=dict[str, Any]):
             missing.append(name)
     return missing
+
+
+async def lease_copies(link: Link) -> int:
+    """Return on how many servers the leader's lease stands."""
+    api = f"$JS.API.STREAM.INFO.KV_{subjects.LEASES}"
+    answer = await link.call(api, b"", timeout=10.0)
+    info = msgspec.json.decode(answer.data, type=dict[str, Any])
+    return int(info.get("config", {}).get("num_replicas", 1))
 
 
 async def provision_with(admin: Credentials, retention: Retention) -> None:
