@@ -198,3 +198,69 @@ def test_requests_are_taken_in_the_shapes_that_programs_send(
     assert answer.headers["x-agentcom-ignored"].startswith(passed_over[kind])
     task = door.task(answer.headers["x-agentcom-task"])["task"]
     assert task["description"] == "hello there"
+
+
+# -- strangers -------------------------------------------------------------------------
+
+DEEP: Any = {"type": "function", "function": {"name": "f", "parameters": {}}}
+for _ in range(200):
+    DEEP = {"type": "function", "function": {"name": "f", "parameters": DEEP}}
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        (b"", 400),
+        (b"\xff\xfe", 400),
+        (b"[" * 100_000, 400),
+        (b'{"model":"auto","messages":[{"role":"user","content":"\\u0000"}]}', 200),
+        (b'{"model":"auto","messages":[{"role":"user","content":"\\ud800"}]}', 400),
+        (b'{"model":"\\r\\nx-a: b","messages":[{"role":"user","content":"x"}]}', 404),
+        (
+            b'{"model":"auto","messages":[{"role":"user","content":"x"}],"x\\r\\n":1}',
+            200,
+        ),
+        (json.dumps({"model": "auto", "messages": [], "tools": [DEEP]}).encode(), 400),
+        (
+            json.dumps(
+                {
+                    "model": "auto",
+                    "messages": [{"role": "user", "content": "x"}],
+                    "tools": [DEEP],
+                }
+            ).encode(),
+            400,
+        ),
+        (b'{"model":"auto","messages":"' + b"x" * 3_000_000 + b'"}', 413),
+        (
+            b'{"model":"auto","messages":[{"role":"user","content":"'
+            + b"x" * 400_000
+            + b'"}]}',
+            400,
+        ),
+    ],
+    ids=range(11),
+)
+def test_whatever_comes_is_answered_in_openais_shape(
+    door: OpenDoor, body: bytes, status: int
+) -> None:
+    headers = {"Authorization": f"Bearer {door.api_key}"}
+    url = f"{door.base_url}/chat/completions"
+    answer = httpx.post(url, content=body, headers=headers, timeout=60)
+    assert answer.status_code == status, answer.text
+    assert status == 200 or answer.json()["error"]["message"]
+    assert "x-a" not in answer.headers
+
+
+def test_other_paths_and_methods_are_refused_in_openais_shape(door: OpenDoor) -> None:
+    headers = {"Authorization": f"Bearer {door.api_key}"}
+    for method, path in (
+        ("GET", "chat/completions"),
+        ("POST", "models"),
+        ("POST", "responses"),
+        ("DELETE", "models/x"),
+    ):
+        url = f"{door.base_url}/{path}"
+        answer = httpx.request(method, url, headers=headers, timeout=60)
+        assert answer.status_code in (404, 405)
+        assert "/v1/chat/completions" in answer.json()["error"]["message"]

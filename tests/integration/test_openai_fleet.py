@@ -156,6 +156,11 @@ def test_claude_code_answers_chats_and_refuses_what_it_cannot_do(
         )
         assert raw.parse().choices[0].message.content
         assert raw.headers["x-agentcom-tier"] == "complex"
+        left = client.chat.completions.with_raw_response.create(
+            model="auto", messages=HELLO
+        )
+        assert left.headers["x-agentcom-fallback"] == "standard"
+        assert left.headers["x-agentcom-tier"] == "complex"
         stream = client.chat.completions.create(
             model="complex", messages=HELLO, stream=True
         )
