@@ -22,9 +22,12 @@ decide about it (`actors.lifecycle`), the read models fold it to show it
 
 from __future__ import annotations
 
-from typing import Final, Literal, get_args
+from typing import TYPE_CHECKING, Final, Literal, get_args
 
 from events import catalogue as c
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 Phase = Literal[
     "waiting",
@@ -179,3 +182,30 @@ def time_to_live(
     deadline is kept beside this and needs no outage.
     """
     return max(waiting_since, gone_since), policy_s if own_s is None else own_s
+
+
+def hops(
+    tier: c.Tier,
+    *,
+    bound: bool,
+    has_command: bool,
+    is_up: Callable[[c.Tier], bool],
+    allow_downgrade: bool,
+    of_a_model: bool = False,
+) -> list[c.Tier]:
+    """Return where a task of `tier` may go instead, the nearest first: one step, one time.
+
+    `bound`: nowhere, for it has hopped, names its model or host, or belongs to no tier.
+    `is_up` says whether a tier has a place that would do with all its slots free;
+    `of_a_model` that the task asks for what only a chat's model gives.
+    """
+    if bound:
+        return []
+    if tier == "standard":
+        if has_command and not is_up("complex"):
+            return ["complex", "trivial"]
+        return [] if of_a_model else ["complex"]
+    if tier == "complex" and allow_downgrade and not is_up(tier):
+        # It acts on a tier that is down; what failed on Claude never goes lower.
+        return ["standard"]
+    return []

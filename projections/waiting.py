@@ -7,10 +7,16 @@ says of the tiers and hosts that could take the task.
 from __future__ import annotations
 
 from itertools import islice
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, cast
 
 from events.codec import rfc3339
-from events.lifecycle import FIXED_KINDS, TIER_KINDS, VERIFICATION, time_to_live
+from events.lifecycle import (
+    FIXED_KINDS,
+    TIER_KINDS,
+    VERIFICATION,
+    hops,
+    time_to_live,
+)
 from projections.answers import WhyAnswer
 from projections.queue import PRIORITIES
 from projections.tiers import (
@@ -26,6 +32,7 @@ from projections.tiers import (
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from events import catalogue as c
     from projections.fleet import FleetState, HostView, TierView
     from projections.queue import QueueState
     from projections.record import TaskRecord
@@ -122,17 +129,23 @@ def expiring(world: World) -> dict[str, int]:
     return first
 
 
-def _other_tiers(record: TaskRecord, fleet: FleetState) -> list[str]:
-    """Name the tiers that could take it instead of its own: at most one step away."""
-    if record.exact_model or record.fallback_used or record.executor in FIXED_KINDS:
-        return []
-    if record.unverified:
-        return []
-    if record.tier == "standard":
-        return ["complex", "trivial"] if record.has_command else ["complex"]
-    if record.tier == "complex" and fleet.in_force.allow_downgrade:
-        return ["standard"]
-    return []
+def _other_tiers(record: TaskRecord, fleet: FleetState) -> list[c.Tier]:
+    """Name the tiers that could take it instead of its own."""
+
+    def is_up(tier: str) -> bool:
+        return gone_since(fleet, tier) is None
+
+    bound = record.exact_model or record.fallback_used or record.unverified
+    bound = bound or record.executor in FIXED_KINDS
+    if record.assign_to and not record.exclude:
+        bound = bound or is_up(record.tier)
+    return hops(
+        cast("c.Tier", record.tier),
+        bound=bound,
+        has_command=record.has_command,
+        is_up=is_up,
+        allow_downgrade=fleet.in_force.allow_downgrade,
+    )
 
 
 def _ahead(record: TaskRecord, queued: QueueState) -> int:

@@ -144,9 +144,9 @@ class Service:
         while self._submitting:
             self._quiet.clear()
             await self._quiet.wait()
-        while self._waiting or self._running:
-            await asyncio.gather(*self._running, return_exceptions=True)
-            await asyncio.sleep(0)
+        while self._waiting:
+            self._begin_some()
+        await asyncio.gather(*self._running, return_exceptions=True)
 
     def _on(self, message: Message, prefix: str) -> None:
         name = message.subject[len(prefix) :]

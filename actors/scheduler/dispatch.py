@@ -32,7 +32,7 @@ from actors.scheduler.queue import (
     requirement,
 )
 from events import catalogue as c
-from events.lifecycle import FIXED_KINDS, VERIFICATION
+from events.lifecycle import FIXED_KINDS, VERIFICATION, hops
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -227,20 +227,21 @@ def options(state: SchedulerState, required: Requirement) -> list[c.Tier]:
 
 def _hops(state: SchedulerState, required: Requirement) -> list[c.Tier]:
     """Return where the one hop may lead; nowhere for an exact model."""
-    if required.hopped or required.model or required.kind in FIXED_KINDS:
-        return []
-    tier_is_up = state.fleet.tier_pool(required.tier).available > 0
-    if required.assign_to and tier_is_up and not required.excluded:
-        return []
-    if required.tier == "standard":
-        complex_is_up = state.fleet.tier_pool("complex").available > 0
-        if required.shell and not complex_is_up:
-            return ["complex", "trivial"]
-        return [] if required.chat else ["complex"]
-    if required.tier == "complex" and state.policy.allow_downgrade and not tier_is_up:
-        # It acts on a tier that is down; what failed on Claude never goes lower.
-        return ["standard"]
-    return []
+
+    def is_up(tier: c.Tier) -> bool:
+        return state.fleet.tier_pool(tier).available > 0
+
+    bound = bool(required.hopped or required.model or required.kind in FIXED_KINDS)
+    if not bound and required.assign_to and not required.excluded:
+        bound = is_up(required.tier)
+    return hops(
+        required.tier,
+        bound=bound,
+        has_command=required.shell,
+        is_up=is_up,
+        allow_downgrade=state.policy.allow_downgrade,
+        of_a_model=required.chat,
+    )
 
 
 def _pool_in(state: SchedulerState, tier: c.Tier, required: Requirement) -> Pool:

@@ -9,7 +9,7 @@ from cli.render.fleet import tier_state
 from events import catalogue as c
 from events import subjects
 from events.codec import instant, rfc3339
-from events.lifecycle import TASK_TTL_S
+from events.lifecycle import TASK_TTL_S, hops
 from projections import tiers, waiting
 from projections.world import World, fold
 from tests.support.histories import History
@@ -215,3 +215,22 @@ def test_a_limit_ends_by_the_clock_and_by_being_lifted():
     assert shown(history)["standard"] == ("limited", "limited until T")
     history.tier(c.TierLimitCleared, "standard", requested_by="alice")
     assert shown(history)["standard"] == ("up", "up")
+
+
+@pytest.mark.parametrize(
+    ("tier", "up", "more", "then"),
+    [
+        ("standard", "", {}, ["complex"]),
+        ("standard", "complex", {"has_command": True}, ["complex"]),
+        ("standard", "", {"has_command": True}, ["complex", "trivial"]),
+        ("standard", "", {"of_a_model": True}, []),
+        ("standard", "", {"bound": True}, []),
+        ("complex", "", {}, []),
+        ("complex", "", {"allow_downgrade": True}, ["standard"]),
+        ("complex", "complex", {"allow_downgrade": True}, []),
+        ("trivial", "", {"has_command": True}, []),
+    ],
+)
+def test_where_a_task_may_go_instead_is_one_rule(tier, up, more, then):
+    plain = {"bound": False, "has_command": False, "allow_downgrade": False}
+    assert hops(tier, **plain | more, is_up=lambda one: one == up) == then
