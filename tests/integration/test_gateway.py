@@ -558,6 +558,7 @@ BODIES = {
     "task.cancel": {"task_id": "t"},
     "task.retry": {"task_id": "t"},
     "task.reassign": {"task_id": "t", "host": "h1"},
+    "task.bulk": {"action": "cancel", "ids": ["t"], "dry_run": True},
     "task.classify": {"description": "x"},
     "task.route": {"description": "x"},
     "host.drain": {"host": "h1"},
