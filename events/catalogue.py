@@ -812,6 +812,7 @@ class HostJoined(HostEvent, frozen=True, kw_only=True, tag="host.joined.v1"):
     """The host is here, with this to offer; `held` is what it had before.
 
     `clones` are the beginnings of URLs that it may clone; none: it clones nothing.
+    `verifies`: it runs verification steps, which versions that do not say so do not know.
     `journal_lost` says what of its journal is gone, in words; "": nothing that it knows of.
     """
 
@@ -827,6 +828,7 @@ class HostJoined(HostEvent, frozen=True, kw_only=True, tag="host.joined.v1"):
     held: list[Held] = []
     draining: bool = False
     journal_lost: str = ""
+    verifies: bool = False
 
 
 class HostRecovered(HostEvent, frozen=True, kw_only=True, tag="host.recovered.v1"):

@@ -129,7 +129,7 @@ def expiring(world: World) -> dict[str, int]:
     return first
 
 
-def _other_tiers(record: TaskRecord, fleet: FleetState) -> list[c.Tier]:
+def _other_tiers(record: TaskRecord, fleet: FleetState) -> list[str]:
     """Name the tiers that could take it instead of its own."""
 
     def is_up(tier: str) -> bool:
@@ -139,13 +139,14 @@ def _other_tiers(record: TaskRecord, fleet: FleetState) -> list[c.Tier]:
     bound = bound or record.executor in FIXED_KINDS
     if record.assign_to and not record.exclude:
         bound = bound or is_up(record.tier)
-    return hops(
+    tiers = hops(
         cast("c.Tier", record.tier),
         bound=bound,
         has_command=record.has_command,
         is_up=is_up,
         allow_downgrade=fleet.in_force.allow_downgrade,
     )
+    return list(tiers)
 
 
 def _ahead(record: TaskRecord, queued: QueueState) -> int:

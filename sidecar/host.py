@@ -209,6 +209,7 @@ class Sidecar:
             default_repo=config.default_repo,
             ram_bytes=self._machine.read().ram_total_bytes,
             journal_lost=self._journal.at_start.lost,
+            verifies=self._parts.verifier is not None,
             targets=frozenset(offered),
         )
 

@@ -391,6 +391,7 @@ class _Decider:
             held=runs_held(state),
             draining=state.draining,
             journal_lost=about.journal_lost,
+            verifies=about.verifies,
         )
 
     def announced(self, command: msg.Announced) -> None:

@@ -56,6 +56,7 @@ class About(Struct, frozen=True, kw_only=True):
     default_repo: str | None = None
     ram_bytes: int | None = None
     journal_lost: str = ""
+    verifies: bool = False
     targets: frozenset[str] = frozenset({"sidecar"})
 
 

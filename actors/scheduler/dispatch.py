@@ -252,6 +252,7 @@ def _pool_in(state: SchedulerState, tier: c.Tier, required: Requirement) -> Pool
             needs=required.needs,
             assign_to=required.assign_to,
             repo=required.repo,
+            verifies=required.verifies,
             work=required.work,
             tools=required.tools,
             choice=required.choice,

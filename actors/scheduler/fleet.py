@@ -89,6 +89,7 @@ class Fleet:
         host.repos = frozenset(event.repos)
         host.plain_repos = frozenset(map(plain_repo, event.repos))
         host.clones = tuple(event.clones)
+        host.verifies = event.verifies
         host.ram_bytes = event.ram_bytes
         host.cpu = host.vram_total = host.vram_free = None
         host.last_beat = now
@@ -437,6 +438,7 @@ def plain(required: Requirement) -> Requirement:
         needs=required.needs,
         assign_to=required.assign_to,
         repo=required.repo,
+        verifies=required.verifies,
         work=required.work and local,
         tools=required.tools and local,
         choice=required.choice and local,

@@ -94,6 +94,7 @@ class LiveTask:
             needs=base.needs,
             assign_to=state.assign_to or "",
             repo=base.repo,
+            verifies=base.verifies,
             work=base.work,
             tools=base.tools,
             choice=base.choice,

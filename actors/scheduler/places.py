@@ -90,6 +90,7 @@ class Host:
         "returned_at",
         "returns",
         "slots",
+        "verifies",
         "vram_free",
         "vram_total",
     )
@@ -123,6 +124,8 @@ class Host:
         # The same in the one form of their URLs, and what it may clone.
         self.plain_repos: frozenset[str] = frozenset()
         self.clones: tuple[str, ...] = ()
+        # Whether it runs verification steps; an earlier version would pass them over.
+        self.verifies = False
         # What its last beat said, memory in bytes, cpu 0 to 1; None while unknown.
         self.ram_bytes: int | None = None
         self.cpu: float | None = None
@@ -428,6 +431,8 @@ class Pool:
             return f"lacks {', '.join(missing)}", False
         if required.repo and not host.may_work_on(required.repo):
             return f"has no checkout of {required.repo[:200]}", False
+        if required.verifies and not host.verifies:
+            return "runs no verification steps", False
         model, lacks = place.model_for(required, self._fleet.policy)
         if model is None:
             return lacks, False

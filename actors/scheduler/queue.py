@@ -48,7 +48,8 @@ class Requirement(Struct, frozen=True, kw_only=True, cache_hash=True):
 
     Of the place: its `kind`, the `model` it must have ("" for any), the capabilities that
     its host must have (`needs`), the only host that it may be on (`assign_to`, "" for any),
-    the repository that its host must have or may clone (`repo`, "" for none).
+    the repository that its host must have or may clone (`repo`, "" for none), that its
+    host runs verification steps (`verifies`).
     Of a model endpoint: that an agent can work there (`work`), that its model calls tools
     (`tools`), as the task prescribes (`choice`), sees pictures (`vision`) and reads so many
     tokens (`context`).
@@ -68,6 +69,7 @@ class Requirement(Struct, frozen=True, kw_only=True, cache_hash=True):
     needs: tuple[str, ...] = ()
     assign_to: str = ""
     repo: str = ""
+    verifies: bool = False
     work: bool = False
     tools: bool = False
     choice: bool = False
@@ -101,6 +103,7 @@ def requirement(
         needs=tuple(sorted(set(spec.needs))),
         assign_to=assign_to or "",
         repo="" if kind == "noop" else spec.repo or "",
+        verifies=bool(spec.verification_steps),
         work=mode == "work",
         tools=spec.chat is not None and bool(spec.chat.tools),
         choice=needs_choice(spec),

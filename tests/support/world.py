@@ -116,6 +116,7 @@ class World:
 
     def join(self, name: str, incarnation: str = "i1", endpoints=(), **fields) -> None:
         fields.setdefault("slots", {"shell": 2})
+        fields.setdefault("verifies", True)
         self.store(
             subjects.host(name),
             c.HostJoined(

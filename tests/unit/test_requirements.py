@@ -117,3 +117,15 @@ def test_contexts_are_asked_for_in_steps() -> None:
     assert min(steps) >= 10_600
     assert context_needed(100, work=True) == WORK_CONTEXT
     assert context_needed(20_000, work=True) >= 40_000
+
+
+def test_a_host_of_a_version_without_verification_is_not_given_work_to_verify():
+    w = World()
+    w.join("old", verifies=False)
+    w.shell("t1", verification_steps=["make test"])
+    w.shell("t2")
+    assert (w.phase("t1"), w.phase("t2")) == ("waiting", "routed")
+    deferred = [r.event for r in w.log if isinstance(r.event, c.TaskDeferred)]
+    assert deferred[-1].reason == "1 × runs no verification steps"
+    w.join("new")
+    assert w.routes("t1")[-1].selected_host == "new"
