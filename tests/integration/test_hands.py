@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from tests.support.broker import LiveBroker
     from tests.support.hosting import World
+    from tests.support.llama_cpp import RealServers
 
 
 @pytest.fixture
@@ -153,6 +154,18 @@ async def test_what_a_server_cannot_do_gives_the_work_back(
         assert (await w.tell(work("m:latest", kind))).ok
         [back] = await w.until(c.TaskReturned)
     assert (back.reason, back.exclude) == (reason, "h1-gpu")
+
+
+async def test_what_the_real_server_refuses_gives_the_work_back(
+    real_llama: RealServers, real_claude: Path, repo: Path, tmp_path: Path
+) -> None:
+    """Its errors are not in the Messages API's form."""
+    url = await real_llama.at(ctx=512, name="gemma")
+    async with host_with(tmp_path, real_claude, repo, "openai", url) as w:
+        assert (await w.tell(work("gemma", "openai"))).ok
+        [back] = await w.until(c.TaskReturned)
+    assert (back.reason, back.exclude) == ("endpoint_unfit", "h1-gpu")
+    assert back.detail == "Prompt is too long"
 
 
 async def test_a_server_that_is_gone_gives_the_work_back(
