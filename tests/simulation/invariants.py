@@ -127,6 +127,7 @@ class Judge:
         self.shared: dict[str, int] = {}
         self.repos: dict[str, list[str]] = {}
         self.clones: dict[str, list[str]] = {}
+        self.verifying: set[str] = set()
         # How often each route's command was started, and where last.
         self.commands: dict[str, tuple[int, SidecarProcess]] = {}
         # How often its host has told that it started a route's command again.
@@ -169,6 +170,8 @@ class Judge:
             self.slots[event.host] = dict(event.slots)
             self.repos[event.host] = event.repos
             self.clones[event.host] = event.clones
+            if event.verifies:
+                self.verifying.add(event.host)
             known = self.endpoints.setdefault(event.host, {})
             known.clear()
             known.update({e.endpoint: e.slots for e in event.endpoints})
@@ -396,6 +399,11 @@ class Judge:
             self.complain(
                 "work goes where its repository is",
                 f"{where}: {event.selected_host} has {has}, not {spec.repo}",
+            )
+        if spec.verification_steps and event.selected_host not in self.verifying:
+            self.complain(
+                "work to verify goes where it is verified",
+                f"{where}: {event.selected_host} runs no steps",
             )
         if event.target_type in ("ollama", "openai"):
             self._able(account.submitted, event, where)

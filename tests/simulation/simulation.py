@@ -138,6 +138,8 @@ class Simulation:
             f"h{n + 1}": Machine(f"h{n + 1}", self.loop, self.chance, self.temper)
             for n in range(self.plan.hosts)
         }
+        for name, machine in self.machines.items():
+            machine.verifies = random.Random(f"old {name} {seed}").random() > 0.1
         for machine in self.machines.values():
             machine.on_run = self._ran
             machine.on_checked = self.judge.verification.checked

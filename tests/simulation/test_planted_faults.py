@@ -466,6 +466,16 @@ def context_not_required(patch: Patch) -> None:
     patch.setattr(places.Place, "_reads", lambda self, model, tokens: True)
 
 
+def verification_not_required(patch: Patch) -> None:
+    """Work to verify is sent to hosts of a version that knows no verification."""
+    requirement = state.requirement
+
+    def careless(*args: Any, **fields: Any) -> Any:
+        return structs.replace(requirement(*args, **fields), verifies=False)
+
+    patch.setattr(state, "requirement", careless)
+
+
 def verification_skips_a_step(patch: Patch) -> None:
     """The last of several verification steps is not run."""
     begin = verification.Verification.__init__
@@ -572,6 +582,7 @@ PLANTED: list[Callable[[Patch], None]] = [
     start_not_told,
     start_not_counted,
     clones_anything,
+    verification_not_required,
     verification_skips_a_step,
     failing_step_passes,
     round_without_cost,
