@@ -12,6 +12,8 @@ import re
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote
 
+from events.secretive import PASSWORD_IN_ADDRESS, SHAPES
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, MutableMapping
 
@@ -26,43 +28,27 @@ _SECRET_NAME: Final = re.compile(
     re.IGNORECASE,
 )
 _VALUE: Final = r"""(?:\\?"[^"]*"|\\?'[^']*'|[^\s,;&"'\\]+)"""
-_SECRETS: Final = tuple(
-    (re.compile(pattern), shown)
-    for pattern, shown in (
-        # Anthropic, OpenAI, and providers whose keys look the same.
-        (r"\bsk-[A-Za-z0-9_-]{16,}", REDACTED),
-        (r"\b(?:ghp|gho|ghs|ghu|github_pat)_[A-Za-z0-9_]{20,}", REDACTED),
-        (r"\bAKIA[0-9A-Z]{16}\b", REDACTED),
-        (r"\bxox[abprs]-[A-Za-z0-9-]{10,}", REDACTED),
-        # nkey seeds: users, accounts, operators.
-        (r"\bS[UAONC][A-Z2-7]{56}\b", REDACTED),
-        (
-            r"(?<![A-Za-z0-9_-])eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]*",
-            REDACTED,
-        ),
-        (r"(?i)\b(bearer|basic)\s+[A-Za-z0-9+/._~=-]{8,}", rf"\1 {REDACTED}"),
-        (
-            r"(?i)((?<![a-z0-9+.-])[a-z][a-z0-9+.-]*://[^\s:/@]*):[^\s/@]+@",
-            rf"\1:{REDACTED}@",
-        ),
-        # Headers whose whole rest is the secret.
-        (
+_SECRETS: Final = (
+    *((shape, REDACTED) for shape in SHAPES),
+    (re.compile(r"(?i)\b(bearer|basic)\s+[A-Za-z0-9+/._~=-]{8,}"), rf"\1 {REDACTED}"),
+    (PASSWORD_IN_ADDRESS, rf"\1:{REDACTED}@"),
+    # Headers whose whole rest is the secret.
+    (
+        re.compile(
             r"(?i)\b((?:set-)?cookie|sec-websocket-protocol)"
-            r"""(\\?["']?\s*:\s*)(?:\\?"[^"]*"|\\?'[^']*'|[^\r\n]+)""",
-            rf"\1\2{REDACTED}",
+            r"""(\\?["']?\s*:\s*)(?:\\?"[^"]*"|\\?'[^']*'|[^\r\n]+)"""
         ),
-        # What stands beside a name, in addresses (encoded ones too), JSON, settings.
-        (
+        rf"\1\2{REDACTED}",
+    ),
+    # What stands beside a name, in addresses (encoded ones too), JSON, settings.
+    (
+        re.compile(
             r"(?i)(?<![a-z0-9_-])([a-z0-9_-]*(?:api[_-]?key|access[_-]?key|"
             r"private[_-]?key|password|passwd|secret|token|credentials?|creds|nkey|jwt))"
-            rf"""(\\?["']?\s*(?:[=:]|%3d)\s*){_VALUE}""",
-            rf"\1\2{REDACTED}",
+            rf"""(\\?["']?\s*(?:[=:]|%3d)\s*){_VALUE}"""
         ),
-        (
-            r"(?s)-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)",
-            REDACTED,
-        ),
-    )
+        rf"\1\2{REDACTED}",
+    ),
 )
 
 _own: Final[set[str]] = set()
