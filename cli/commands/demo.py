@@ -57,6 +57,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from cli.render.outcome import Outcome
+    from sidecar.simulated.claude import SimulatedClaude
 
 HOST: Final = "demo"
 STEP_S: Final = 120.0
@@ -66,19 +67,36 @@ TOKENS_PER_S: Final = 30.0
 @click.command()
 @click.option("--once", is_flag=True, help="End after the tour, on a terminal too.")
 @click.option(
+    "--stay",
+    is_flag=True,
+    help="Stay up after the tour, with a little simulated work coming, until Ctrl-C.",
+)
+@click.option(
     "--simulated", is_flag=True, help="Simulate Ollama even where there is one."
 )
 @click.option(
     "--real-claude", is_flag=True, help="Use your Claude Code; it costs a few cents."
 )
-def demo(*, once: bool, simulated: bool, real_claude: bool) -> int:
+def demo(*, once: bool, stay: bool, simulated: bool, real_claude: bool) -> int:
     """A tour: all three tiers, a retry, a fallback, and what it cost.
 
-    Nothing is kept. On a terminal it stays up afterwards, until Ctrl-C.
+    Nothing is kept. On a terminal it stays up afterwards, until Ctrl-C; with --stay
+    anywhere, and its pages live.
     """
+    if once and stay:
+        raise click.UsageError(
+            "--once ends after the tour, --stay does not: one of them"
+        )
     speak_unheard()
-    stay = sys.stdout.isatty() and sys.stdin.isatty() and not once
-    return run(_demo(stay=stay, simulated=simulated, real_claude=real_claude))
+    terminal = sys.stdout.isatty() and sys.stdin.isatty() and not once
+    return run(
+        _demo(
+            stay=stay or terminal,
+            living=stay,
+            simulated=simulated,
+            real_claude=real_claude,
+        )
+    )
 
 
 def _stop_on_signals() -> asyncio.Event:
@@ -90,7 +108,7 @@ def _stop_on_signals() -> asyncio.Event:
     return stop
 
 
-async def _demo(*, stay: bool, simulated: bool, real_claude: bool) -> int:
+async def _demo(*, stay: bool, living: bool, simulated: bool, real_claude: bool) -> int:
     began = time.monotonic()
     stop = _stop_on_signals()
     async with AsyncExitStack() as stack:
@@ -121,7 +139,11 @@ async def _demo(*, stay: bool, simulated: bool, real_claude: bool) -> int:
             say(f"\nStill up: {everything.url}")
             data = everything.instance.data
             say(f"Look around from another terminal: agentcom --data {data} tasks")
+            if living:
+                say("A little simulated work keeps coming (label demo=simulated).")
             say("Press Ctrl-C to end it.", "bold")
+            if living:
+                await _live(everything, backends, stop)
             await stop.wait()
     return EXIT_OK
 
@@ -133,6 +155,17 @@ async def _tour(everything: Everything, backends: Backends) -> list[str]:
         tour = Tour(client, backends)
         await tour.walk()
         return tour.problems
+
+
+async def _live(
+    everything: Everything, backends: Backends, stop: asyncio.Event
+) -> None:
+    """Keep work coming until the end."""
+    from cli.local.demo_work import keep_coming
+
+    operator = everything.instance.credentials("operator")
+    async with connected(credentials=operator) as client:
+        await keep_coming(client, backends.steered, stop)
 
 
 def say(text: str, style: str = "") -> None:
@@ -147,9 +180,12 @@ def say(text: str, style: str = "") -> None:
 class Backends:
     """The model server behind the proxy that breaks it, and Claude Code."""
 
-    def __init__(self, proxy: FaultProxy, claude: str | None, about: list[str]) -> None:
+    def __init__(
+        self, proxy: FaultProxy, claude: SimulatedClaude | None, about: list[str]
+    ) -> None:
         self.proxy = proxy
-        self.claude = claude
+        self.steered = claude  # None: the real one
+        self.claude = str(claude.program) if claude is not None else None
         self.about = about
 
 
@@ -174,16 +210,15 @@ async def _backends(
         proxy = FaultProxy(target)
         await proxy.restore()
         stack.push_async_callback(proxy.cut)
-        program = None
+        claude = None
         if not real_claude:
             claude = SimulatedClaude(folder / "claude")
             claude.always(Scenario(delay_s=1 / TOKENS_PER_S))
-            program = str(claude.program)
             about.append(
                 "Claude Code is simulated here, so that the tour costs nothing: its "
                 "dollars are what Claude would have reported."
             )
-        yield Backends(proxy, program, about)
+        yield Backends(proxy, claude, about)
 
 
 async def _real_ollama(about: list[str]) -> str | None:

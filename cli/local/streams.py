@@ -22,12 +22,15 @@ if TYPE_CHECKING:
 _log = Diagnostics("agentcom")
 
 
-async def make_streams(url: str, link: Link) -> None:
-    """Provision where a stream is missing; what is there stays as it was configured."""
+async def make_streams(url: str, link: Link, instance: Instance | None = None) -> None:
+    """Provision where a stream is missing; what is there stays as it was configured.
+
+    The admin's key is that of `instance`, else of the usual one.
+    """
     missing = await missing_streams(link)
     if not missing:
         return
-    admin = Credentials(url, Instance().keys / "admin.nk", "admin")
+    admin = Credentials(url, (instance or Instance()).keys / "admin.nk", "admin")
     if not admin.seed_path.exists():
         raise Problem(
             f"the broker at {url} has no {', '.join(missing)}: make them with "

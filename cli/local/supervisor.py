@@ -287,7 +287,7 @@ class Everything:
         ]
         # Everybody needs the streams; with them there, nobody need wait for another.
         async with connected(credentials=self.instance.credentials("admin")) as admin:
-            await make_streams(self.instance.url, admin.link)
+            await make_streams(self.instance.url, admin.link, self.instance)
         self.children["scheduler"].start()
         self.children["web"].start()
         async with connected(

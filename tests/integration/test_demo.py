@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 from typing import TYPE_CHECKING
 
@@ -41,3 +42,26 @@ def test_a_tour_that_is_interrupted_leaves_nothing(tmp_path: Path) -> None:
         assert tour.end() == 130
     assert survivors(tree) == []
     assert list(tmp_path.glob("agentcom-demo-*")) == []
+
+
+def test_a_tour_that_stays_keeps_marked_work_coming(tmp_path: Path) -> None:
+    system = System(tmp_path)
+    system.env["TMPDIR"] = str(tmp_path)
+    with system.running("demo", "--stay", "--simulated") as tour:
+        tour.until("A little simulated work keeps coming")
+        (data,) = tmp_path.glob("agentcom-demo-*/instance")
+        mine = ("--data", str(data), "tasks", "--label", "demo=simulated", "--json")
+        for _ in range(100):
+            listed = json.loads(system.run(*mine).stdout)
+            if listed["total"] >= 3:
+                break
+        assert listed["total"] >= 3
+        tour.signal(signal.SIGINT)
+        assert tour.end() == 0
+    assert list(tmp_path.glob("agentcom-demo-*")) == []
+
+
+def test_a_tour_cannot_end_and_stay(tmp_path: Path) -> None:
+    refused = System(tmp_path).run("demo", "--once", "--stay")
+    assert refused.returncode == 2
+    assert "one of them" in refused.stderr
