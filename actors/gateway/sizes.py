@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from actors.rules.classification import classify
 from actors.rules.contexts import context_needed
@@ -17,9 +17,6 @@ if TYPE_CHECKING:
 
     from actors.scheduler.fleet import Fleet
     from actors.scheduler.places import Place
-
-CLAUDE_CONTEXT: Final = 200_000
-"""Tokens that Claude Code's models read, its own instructions among them."""
 
 
 def check_size(spec: c.TaskSpec, fleet: Fleet) -> None:
@@ -64,7 +61,7 @@ def _contexts(spec: c.TaskSpec, fleet: Fleet) -> Iterator[tuple[str, int | None]
             continue
         for place in host.places():
             if place.kind == "claude" and claude_may:
-                yield place.name, CLAUDE_CONTEXT
+                yield place.name, fleet.policy.claude_context_tokens
             if place.kind == "local" and local_may:
                 yield from _local(spec, place)
 

@@ -48,6 +48,7 @@ class Policy(Struct, frozen=True, forbid_unknown_fields=True):
 
     local_models: list[str] = []
     claude_model: Annotated[str, Meta(min_length=1)] = "sonnet"
+    claude_context_tokens: Annotated[int, Meta(ge=1_000, le=1_000_000_000)] = 200_000
     equivalent_model: str = ""
     fallback_wait_s: Seconds = 5.0
     allow_downgrade: bool = False

@@ -7,8 +7,12 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
+from actors.gateway.sizes import check_size
 from actors.rules.contexts import WORK_CONTEXT, context_needed
+from actors.rules.policy import Policy, document
 from events import catalogue as c
+from events import subjects
+from events.errors import Malformed
 from tests.support.world import World, claude, ollama
 
 HANDS = ["chat", "messages", "tools", "hands"]
@@ -129,3 +133,14 @@ def test_a_host_of_a_version_without_verification_is_not_given_work_to_verify():
     assert deferred[-1].reason == "1 × runs no verification steps"
     w.join("new")
     assert w.routes("t1")[-1].selected_host == "new"
+
+
+def test_how_much_claude_reads_is_the_policys_number():
+    w = World()
+    w.join("h1", endpoints=[claude("c1")])
+    spec = c.TaskSpec(description="x" * 4 * 240_000, tier="complex")
+    with pytest.raises(Malformed, match="200,000 tokens"):
+        check_size(spec, w.scheduler.fleet)
+    policy = {**document(Policy()), "claude_context_tokens": 1_000_000}
+    w.store(subjects.POLICY, c.PolicyChanged(**w.head(), version=1, policy=policy))
+    check_size(spec, w.scheduler.fleet)
