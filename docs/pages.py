@@ -1,6 +1,7 @@
 """Writes the files that are made from the code: `make docs`.
 
 `events.md` is the catalogue, `lifecycle.md` a task's table of phases and its picture,
+`doors.md` every command, question and answer, `policy.md` every number of the policy,
 `web/ui/answers.d.ts` what the read models answer, as the page's type checker reads it. A
 test holds the committed files against what this makes.
 """
@@ -326,8 +327,22 @@ def _typescript(info: mi.Type) -> str:
             return _WORDS[type(info)]
 
 
+def _doors_page() -> str:
+    from docs.doors import doors_page
+
+    return doors_page()
+
+
+def _policy_page() -> str:
+    from docs.doors import policy_page
+
+    return policy_page()
+
+
 PAGES: Final = {
     "events.md": events_page,
+    "doors.md": _doors_page,
+    "policy.md": _policy_page,
     "lifecycle.md": lifecycle_page,
     "../web/ui/answers.d.ts": answers_types,
 }

@@ -45,7 +45,7 @@ _NO_FIELD = "no such field"
 _ALLOWED = "one of the allowed values"
 _FORM = "another form"
 _UNSAID = "another value"
-_FIELDS_NAMED = 8
+_FIELDS_NAMED = 24
 _SHOWN = 80
 """So many characters of what came are shown; the rest of a long value says no more."""
 

@@ -10,6 +10,7 @@ import click
 import msgspec
 
 from actors.rules import policy as policies
+from actors.rules import policy_words
 from cli.client.attach import FILES, gather
 from cli.client.completing import policy_names
 from cli.client.connection import Session, connected, run
@@ -157,7 +158,7 @@ async def _show(name: str | None, *, as_json: bool) -> int:
         click.echo(json.dumps({"version": version, "policy": document}))
         return EXIT_OK
     click.echo(f"# version {version}")
-    for name, value in _flat("", document):
+    for name, value in policy_words.flat("", document):
         click.echo(f"{name} = {json.dumps(value)}")
     return EXIT_OK
 
@@ -170,14 +171,36 @@ async def current_policy(client: Session) -> tuple[int, dict[str, Any]]:
     return last.event.version, policies.document(policies.parse(last.event.policy))
 
 
-def _flat(path: str, value: Any) -> list[tuple[str, Any]]:
-    if not isinstance(value, dict):
-        return [(path, value)]
-    return [
-        line
-        for name, below in value.items()
-        for line in _flat(f"{path}.{name}" if path else name, below)
-    ]
+@policy.command("explain")
+@click.argument("name", required=False)
+@json_option
+def explain(name: str | None, *, as_json: bool) -> int:
+    """Say what a number means, its unit and default, and what changing it does.
+
+    NAME is as `policy show` prints it, or its last part; without one all are told.
+    """
+    rows = policy_words.explained()
+    if name is not None:
+        chosen = [row for row in rows if row.name == name]
+        rows_by_part = [row for row in rows if row.name.rpartition(".")[2] == name]
+        if not (chosen or rows_by_part):
+            names = {n for r in rows for n in (r.name, r.name.rpartition(".")[2])}
+            hint = did_you_mean(name, sorted(names))
+            raise Problem(
+                f"there is no number {shown(name)} in the policy.{hint} "
+                "`agentcom policy explain` lists them",
+                EXIT_USAGE,
+            )
+        rows = chosen or rows_by_part
+    if as_json:
+        click.echo(encode(rows).decode())
+        return EXIT_OK
+    for row in rows:
+        click.echo(f"{row.name} = {json.dumps(row.default)}  ({row.unit})")
+        click.echo(f"    {row.meaning}")
+        click.echo(f"    {row.effect}")
+        click.echo(f"    read by {row.read_by}")
+    return EXIT_OK
 
 
 _CHANGES = click.argument("changes", metavar="NAME=VALUE...", nargs=-1)

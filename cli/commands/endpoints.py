@@ -7,7 +7,7 @@ import click
 from cli.client.connection import connected, run
 from cli.client.target import on_target
 from cli.commands.fleet import tell
-from cli.commands.options import TIERS, json_option
+from cli.commands.options import TIERS, Between, Word, json_option
 from cli.render.fleet import endpoint_table, show_tiers
 from cli.render.terminal import EXIT_OK, cell, console, table
 from events.codec import encode
@@ -25,14 +25,14 @@ def endpoints() -> None:
 @on_target
 @click.option(
     "--kind",
-    type=click.Choice(["ollama", "openai"]),
+    type=Word(["ollama", "openai"]),
     default="ollama",
     show_default=True,
     help="The protocol it speaks.",
 )
 @click.option(
     "--slots",
-    type=click.IntRange(1, 10_000),
+    type=Between(1, 10_000),
     default=1,
     show_default=True,
     help="How many tasks at once, over all hosts that call it.",
@@ -77,7 +77,7 @@ def list_tiers(*, as_json: bool) -> int:
 
 
 @tiers.command(name="clear-limit")
-@click.argument("tier", type=click.Choice(TIERS))
+@click.argument("tier", type=Word(TIERS))
 @on_target
 @click.option("--reason", default="", help="Kept in the log.")
 @json_option
@@ -99,7 +99,7 @@ async def _tiers(*, as_json: bool) -> int:
 
 
 @click.command()
-@click.argument("tier", type=click.Choice(TIERS))
+@click.argument("tier", type=Word(TIERS))
 @on_target
 @json_option
 def ack(tier: str, *, as_json: bool) -> int:

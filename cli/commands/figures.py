@@ -14,7 +14,7 @@ from cli.client.connection import connected, run
 from cli.client.spans import point_option, time_option
 from cli.client.target import on_target
 from cli.commands.filters import label_option
-from cli.commands.options import json_option
+from cli.commands.options import Between, json_option
 from cli.local.instance import Instance
 from cli.render.costs import cost_table
 from cli.render.terminal import (
@@ -237,7 +237,7 @@ async def _alerts(at: int | str | None, *, as_json: bool) -> int:
 
 @click.command()
 @on_target
-@click.option("--limit", type=click.IntRange(1, 500), default=50, show_default=True)
+@click.option("--limit", type=Between(1, 500), default=50, show_default=True)
 @json_option
 def dead(*, limit: int, as_json: bool) -> int:
     """List dead letters: tasks whose attempts are used up, with the last reason.

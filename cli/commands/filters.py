@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import click
 
 from cli.client.completing import hosts, models
-from cli.commands.options import PRIORITIES, TIERS
+from cli.commands.options import PRIORITIES, TIERS, Word
 from cli.local.instance import ROLES, Instance
 from cli.render.terminal import harmless
 from events.errors import Malformed
@@ -57,7 +57,7 @@ label_option = click.option(
 )
 _OPTIONS: Final = (
     click.option(
-        "--state", multiple=True, type=click.Choice(PHASES), help="Several are allowed."
+        "--state", multiple=True, type=Word(PHASES), help="Several are allowed."
     ),
     label_option,
     click.option(
@@ -67,7 +67,7 @@ _OPTIONS: Final = (
         help="Ended since then, or, if not over, submitted: 2h, yesterday, 2026-01-31, RFC 3339.",
     ),
     click.option("--until", metavar="TIME", callback=_time, help="The same, before."),
-    click.option("--tier", type=click.Choice(TIERS)),
+    click.option("--tier", type=Word(TIERS)),
     click.option(
         "--host", shell_complete=hosts, help="Where it ran, or what it waits for."
     ),
@@ -75,7 +75,7 @@ _OPTIONS: Final = (
         "--model", shell_complete=models, help="What it ran on, or what it waits for."
     ),
     click.option("--repo"),
-    click.option("--priority", type=click.Choice(PRIORITIES)),
+    click.option("--priority", type=Word(PRIORITIES)),
     click.option(
         "--submitter",
         metavar="WHO",

@@ -11,7 +11,7 @@ import click
 from cli.client.connection import run
 from cli.client.target import on_target
 from cli.commands.fleet import tell
-from cli.commands.options import json_option
+from cli.commands.options import Between, Word, json_option
 from cli.local import broker
 from cli.local.broker import running_pid
 from cli.local.cluster import (
@@ -250,7 +250,7 @@ def list_keys(data: Path | None, as_json: bool) -> None:
 @_DATA
 @click.option(
     "--output-days",
-    type=click.IntRange(1),
+    type=Between(1),
     help=f"So long output is kept  [default: as it is, {_USUAL_DAYS} at first]",
 )
 @click.option(
@@ -260,7 +260,7 @@ def list_keys(data: Path | None, as_json: bool) -> None:
 )
 @click.option(
     "--replicas",
-    type=click.Choice(["1", "3", "5"]),
+    type=Word(["1", "3", "5"]),
     help="Servers that hold each stream  [default: as it is, 1 at first]",
 )
 def provision_command(

@@ -12,6 +12,7 @@ import click
 
 from cli.client.connection import Session, connected, run
 from cli.client.target import on_target
+from cli.commands.options import Between
 from cli.render.events import event_line, json_line
 from cli.render.terminal import (
     EXIT_INTERRUPTED,
@@ -48,7 +49,7 @@ LAST_FOLLOWED: Final = 10
     help="Begin behind this event, by sequence and id; refused where the log has another "
     "one there.",
 )
-@click.option("--limit", type=click.IntRange(1), help="End after so many.")
+@click.option("--limit", type=Between(1), help="End after so many.")
 @click.option(
     "--subject",
     "patterns",

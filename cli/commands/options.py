@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar, get_args
 
 import click
 
+from cli.render.terminal import did_you_mean
 from events import catalogue as c
 from events.errors import shown
 
@@ -18,6 +19,25 @@ F = TypeVar("F", bound="Callable[..., Any]")
 
 TIERS: Final[tuple[str, ...]] = get_args(c.Tier)
 PRIORITIES: Final[tuple[str, ...]] = get_args(c.Priority)
+
+
+class Word(click.Choice[str]):
+    """One of a few words; another one is answered with the one that was probably meant."""
+
+    def get_invalid_choice_message(self, value: Any, ctx: click.Context | None) -> str:
+        """Say what there is, and what was meant."""
+        words = [str(each) for each in self.choices]
+        return f"expected one of {', '.join(words)}, got {shown(value)}.{did_you_mean(str(value), words)}"
+
+
+class Between(click.IntRange):
+    """A whole number in a range, which is told in words."""
+
+    def _describe_range(self) -> str:
+        if self.max is None:
+            return f"of {self.min} or more"
+        return f"{self.min or 0} to {self.max}"
+
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
@@ -33,7 +53,7 @@ def verification_options(command: F) -> F:
     for add in (
         click.option(
             "--verify-rounds",
-            type=click.IntRange(1, 20),
+            type=Between(1, 20),
             metavar="N",
             help="Rounds of work and verification, the first included  "
             "[default: the policy's, 2]",

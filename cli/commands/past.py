@@ -17,7 +17,7 @@ from cli.client.completing import ids
 from cli.client.connection import PAST_S, Session, connected, run
 from cli.client.spans import point_option
 from cli.client.target import on_target
-from cli.commands.options import json_option
+from cli.commands.options import Between, json_option
 from cli.render.events import event_line, json_line
 from cli.render.past import show_hosts, show_past_task, show_queue
 from cli.render.terminal import (
@@ -58,7 +58,7 @@ AT_ONCE: Final = 500
 @click.argument("task_id", metavar="ID", shell_complete=ids())
 @on_target
 @click.option(
-    "--generation", type=click.IntRange(1), help="Which routing; the last by default."
+    "--generation", type=Between(1), help="Which routing; the last by default."
 )
 @click.option(
     "--check",

@@ -14,7 +14,7 @@ import click
 from actors.scheduler.lease import LEASE_TTL_S, REPLICATED_LEASE_TTL_S
 from cli.client.target import on_target
 from cli.commands.dashboard import ON_BASE_PATH, ON_PROXIES, on_names
-from cli.commands.options import store_option
+from cli.commands.options import Between, store_option
 from cli.local.instance import (
     Instance,
 )
@@ -70,7 +70,7 @@ _METRICS = click.option(
 @click.option(
     "--lease-ttl",
     "lease_ttl",
-    type=click.IntRange(min=1),
+    type=Between(min=1),
     metavar="SECONDS",
     help="How long a leader stays one without renewing it, whole seconds, at least 1; "
     f"it is renewed four times as often  [default: {LEASE_TTL_S}, or "
@@ -101,7 +101,7 @@ def scheduler(
 @on_target
 @click.option(
     "--port",
-    type=click.IntRange(0, 65535),
+    type=Between(0, 65535),
     default=DEFAULT_PORT,
     show_default=True,
     help="Where to listen; 0 for any free port.",

@@ -25,7 +25,9 @@ from cli.commands.filters import labels_of, labels_option
 from cli.commands.options import (
     PRIORITIES,
     TIERS,
+    Between,
     ShellCommand,
+    Word,
     json_option,
     verification_options,
 )
@@ -64,7 +66,7 @@ _PLACE = re.compile(r"tasks\[(\d+)\]\.?")
     metavar="COMMAND",
     help="Run this command, no model; `--shell -- COMMAND ARGS...` ends the options.",
 )
-@click.option("--tier", type=click.Choice([*TIERS, "unknown"]))
+@click.option("--tier", type=Word([*TIERS, "unknown"]))
 @click.option("--repo", help="The repository it is about.")
 @click.option("--branch", help="The branch to work on.")
 @click.option(
@@ -80,7 +82,7 @@ _PLACE = re.compile(r"tasks\[(\d+)\]\.?")
 @click.option("--need", "needs", multiple=True, help="What the host must be able to.")
 @click.option(
     "--priority",
-    type=click.Choice(PRIORITIES),
+    type=Word(PRIORITIES),
     help=f"How urgent it is  [default: {_USUAL.priority}]",
 )
 @click.option(
@@ -97,7 +99,7 @@ _PLACE = re.compile(r"tasks\[(\d+)\]\.?")
 )
 @click.option(
     "--retries",
-    type=click.IntRange(0, 99),
+    type=Between(0, 99),
     metavar="N",
     help="Start a command that failed again, so often  [default by policy: "
     f"{_POLICY.limits.shell_retries}]",
@@ -133,7 +135,7 @@ _PLACE = re.compile(r"tasks\[(\d+)\]\.?")
 @click.option("--key", help="Idempotency key: the same key finds the same task.")
 @click.option(
     "--permission-mode",
-    type=click.Choice(get_args(c.PermissionMode)),
+    type=Word(get_args(c.PermissionMode)),
     help="What Claude Code may do without asking; no more than its host allows.",
 )
 @click.option(
@@ -151,7 +153,7 @@ _PLACE = re.compile(r"tasks\[(\d+)\]\.?")
     help="Claude Code does not have this tool.",
 )
 @click.option(
-    "--max-turns", type=click.IntRange(1, 10_000), metavar="N", help="Of Claude Code."
+    "--max-turns", type=Between(1, 10_000), metavar="N", help="Of Claude Code."
 )
 @click.option(
     "--budget",
@@ -187,7 +189,7 @@ _PLACE = re.compile(r"tasks\[(\d+)\]\.?")
     metavar="FILE|JSON",
     help="The answer is JSON that fits this schema, or the task fails.",
 )
-@click.option("--executor", type=click.Choice(["agent", "noop"]))
+@click.option("--executor", type=Word(["agent", "noop"]))
 @click.option("--wait", is_flag=True, help="Wait for the end; exit by how it ended.")
 @click.option("--follow", is_flag=True, help="Show the output as it comes, and wait.")
 @click.option(
@@ -495,7 +497,9 @@ def read_tasks(path: Path) -> list[tuple[int, dict[str, Any]]]:
     try:
         raw = sys.stdin.buffer.read() if str(path) == "-" else path.read_bytes()
     except OSError as error:
-        raise Problem(f"{path} cannot be read: {error}", EXIT_USAGE) from error
+        raise Problem(
+            f"{path} cannot be read: {error.strerror or error}", EXIT_USAGE
+        ) from error
     text = _text_of(raw, "stdin" if str(path) == "-" else str(path))
     tasks = []
     for number, line in enumerate(text.splitlines(), 1):

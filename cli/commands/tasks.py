@@ -10,7 +10,7 @@ from cli.client.completing import ids
 from cli.client.connection import Refused, Session, connected, run
 from cli.client.target import on_target
 from cli.commands.filters import filter_of, filter_options
-from cli.commands.options import json_option
+from cli.commands.options import Between, Word, json_option
 from cli.local.instance import Instance
 from cli.render.tasks import show_task, task_table, tasks_footer
 from cli.render.terminal import (
@@ -44,12 +44,12 @@ _ID = click.argument("task_id", metavar="ID", shell_complete=ids())
     "--sort",
     default="-submitted",
     show_default=True,
-    type=click.Choice([f"{sign}{name}" for name in SORTS for sign in ("", "-")]),
+    type=Word([f"{sign}{name}" for name in SORTS for sign in ("", "-")]),
     metavar="[-]FIELD",
     help=", ".join(SORTS),
 )
-@click.option("--limit", type=click.IntRange(1, 500), default=50, show_default=True)
-@click.option("--offset", type=click.IntRange(0), default=0)
+@click.option("--limit", type=Between(1, 500), default=50, show_default=True)
+@click.option("--offset", type=Between(0), default=0)
 @click.option("--watch", is_flag=True, help="Keep it up to date until Ctrl-C.")
 @json_option
 def tasks(*, watch: bool, as_json: bool, **asked: Any) -> int:

@@ -13,6 +13,7 @@ from msgspec.structs import replace
 from cli.client.connection import GivenUp, run, unless
 from cli.client.target import on_target, said_creds, said_url
 from cli.commands.dashboard import ON_BASE_PATH, ON_PROXIES, on_names
+from cli.commands.options import Between
 from cli.local.cluster import read_cluster
 from cli.local.instance import (
     BROKER_PORT,
@@ -42,14 +43,14 @@ _ADDRESS = re.compile(r"\S+:([0-9]{1,5})")
 @on_target
 @click.option(
     "--port",
-    type=click.IntRange(0, 65535),
+    type=Between(0, 65535),
     default=DEFAULT_PORT,
     show_default=True,
     help="The dashboard's; 0 for any free one.",
 )
 @click.option(
     "--nats-port",
-    type=click.IntRange(0, 65535),
+    type=Between(0, 65535),
     help=f"The broker's; 0 for any free one  [default: as last time, {BROKER_PORT} at first]",
 )
 @click.option(

@@ -19,7 +19,7 @@ from agentcom import __version__
 from cli.client.completing import ids
 from cli.client.connection import NotRunning, Session, connected, credentials_for, run
 from cli.client.target import on_target
-from cli.commands.options import json_option, store_option
+from cli.commands.options import Word, json_option, store_option
 from cli.local.backup import private_broker
 from cli.local.instance import Credentials, Instance
 from cli.render.events import event_line
@@ -156,7 +156,7 @@ def _findings(report: Report) -> Iterator[str]:
 
 
 @click.command()
-@click.argument("name", required=False, type=click.Choice(sorted(VERSIONS)))
+@click.argument("name", required=False, type=Word(sorted(VERSIONS)))
 @on_target
 @store_option
 @json_option

@@ -18,7 +18,7 @@ from analysis.whatif import Redecider
 from cli.client.connection import connected, run
 from cli.client.spans import point_option
 from cli.client.target import on_target
-from cli.commands.options import json_option
+from cli.commands.options import Between, Word, json_option
 from cli.local.instance import Instance
 from cli.render.past import show_repriced, show_whatif
 from cli.render.terminal import EXIT_OK, Problem, console
@@ -65,7 +65,7 @@ def local_checkpoints() -> Checkpoints | None:
 )
 @point_option("--since", "Decisions from here on.", default="7d")
 @point_option("--until", "Up to here.", default=None)
-@click.option("--limit", type=click.IntRange(0, 100_000), default=20, show_default=True)
+@click.option("--limit", type=Between(0, 100_000), default=20, show_default=True)
 @json_option
 def whatif(
     *,
@@ -125,7 +125,7 @@ def prices_of(file: Path | None, claude: str) -> Prices:
     "a million tokens  [default: the list that came with AgentCom]",
 )
 @click.option("--model", "claude", default="", help="As if Claude had been this model.")
-@click.option("--by", type=click.Choice(DIMENSIONS), default="model", show_default=True)
+@click.option("--by", type=Word(DIMENSIONS), default="model", show_default=True)
 @point_option("--since", "Runs that ended from here on.", default="1")
 @json_option
 def reprice(

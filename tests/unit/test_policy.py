@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from actors.rules.policy import Policy, differences, document, parse
+from actors.rules.policy_words import explained, flat
 from events.codec import encode
 from events.commands import Limits
 from events.errors import Malformed
 from tests.support.strategies import JSON, TEXTS, structs
+
+ROOT = Path(__file__).parents[2]
 
 
 def test_the_defaults_are_the_specification_s():
@@ -119,3 +125,12 @@ def test_differences_are_named_to_the_field():
 
 def test_a_document_is_plain_json():
     assert b"claude_backoff_s" in encode(document(Policy()))
+
+
+def test_every_number_is_explained_and_read_where_that_says():
+    names = [name for name, _ in flat("", document(Policy()))]
+    rows = explained()
+    assert [row.name for row in rows] == names
+    for row in rows:
+        text = (ROOT / row.read_by).read_text()
+        assert re.search(rf"\.{row.name.rpartition('.')[2]}\b", text), row
