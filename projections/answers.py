@@ -198,7 +198,7 @@ class AttentionRow(Struct, kw_only=True):
 
     `key` stays the same while the cause does. `kind` is `host_lost`, `host_alert`,
     `endpoint_down`, `model_retired`, `tier_down`, `tier_limited`, `tier_absent`, `stuck`
-    (nobody can run what waits), `long_wait`, `failures` or `dead`. `filter` lists the
+    (nobody can run what waits), `long_wait`, `budget`, `failures` or `dead`. `filter` lists the
     tasks, None where it is about none; `count` is how many. `since` is when it began, or
     the first of them ended or was submitted, `last` the last; `until` the end of a limit.
     `action` is the one thing to do: `retry` or `cancel` those of the filter, `acknowledge`

@@ -13,6 +13,7 @@ from events.codec import rfc3339
 from events.filters import TaskFilter
 from events.lifecycle import TIER_KINDS
 from projections.answers import AttentionAnswer, AttentionRow, Severity
+from projections.record import NANO
 from projections.tiers import LIVING, condition, endpoints_of, instant_of, view_at
 from projections.waiting import same_model
 
@@ -30,6 +31,8 @@ FAILED_WITHIN_S: Final = 3_600.0
 STEP_S: Final = 10.0
 GROUPS: Final = 50
 """So many causes of one kind are told apart."""
+NEARLY: Final = 0.8
+"""The part of a budget from which on it is nearly spent."""
 LONG_WAIT_S: Final = 30.0
 """No shorter wait is called a long one."""
 USUAL_FROM: Final = 20
@@ -46,7 +49,9 @@ def step_of(now: float) -> float:
 async def find(runner: Runner, now: float) -> AttentionAnswer:
     """Look at what a runner has folded; `now` in epoch seconds."""
     question = look(
-        rfc3339(now - FAILED_WITHIN_S), long_before(runner.world.stats, now)
+        rfc3339(now - FAILED_WITHIN_S),
+        rfc3339(now)[:10],
+        long_before(runner.world.stats, now),
     )
     runner.save()
     found = await runner.store.look(question)
@@ -77,21 +82,26 @@ class WaitingGroup(NamedTuple):
 
 
 class Found(NamedTuple):
-    """What the store knows of tasks that may want a person."""
+    """What the store knows of tasks that may want a person.
+
+    `escalated_usd` is what today's runs off their tier on complex have cost.
+    """
 
     failed: list[EndedGroup]
     dead: list[EndedGroup]
     waiting: list[WaitingGroup]
+    escalated_usd: float
 
 
 _FIRST_LINE: Final = "substr(error, 1, instr(error || char(10), char(10)) - 1)"
 
 
 def look(
-    since: str, long_before: Mapping[str, str]
+    since: str, today: str, long_before: Mapping[str, str]
 ) -> Callable[[sqlite3.Connection], Found]:
     """Ask the store: what failed from `since` on, what is dead, what waits and for what.
 
+    `today` is the day, in UTC, whose escalations are summed up.
     `long_before` says for each tier when a task must have been submitted to wait long.
     """
     groups = (
@@ -119,6 +129,12 @@ def look(
             failed(_FAILED, since),
             failed(("dead",), ""),
             [WaitingGroup(*row) for row in connection.execute(waiting, bounds)],
+            connection.execute(
+                "select total(usd_nano) from spend "
+                "where hour >= ? and tier = 'complex' and fallback <> ''",
+                (today,),
+            ).fetchone()[0]
+            / NANO,
         )
 
     return ask
@@ -140,6 +156,7 @@ def answer(world: World, found: Found, now: float) -> AttentionAnswer:
         *_alerts(world.fleet),
         *_endpoints(world.fleet),
         *_tiers(world, now),
+        *_budget(world.fleet, found.escalated_usd, now),
         *_stuck(world.fleet, found.waiting),
         *_long(world, found.waiting, now),
         *_failures(found.failed, rfc3339(now - FAILED_WITHIN_S)),
@@ -247,6 +264,24 @@ def _tiers(world: World, now: float) -> Iterator[AttentionRow]:
         elif alert is not None and alert.acknowledged_at is None:
             row.action, row.label = "acknowledge", "Acknowledge"
         yield row
+
+
+def _budget(fleet: FleetState, spent: float, now: float) -> Iterator[AttentionRow]:
+    """Yield the day's budget for escalations, where it is spent or soon will be."""
+    budget = fleet.in_force.escalation_budget_usd
+    if budget is None or spent < budget * NEARLY or not spent:
+        return
+    over = spent >= budget
+    then = "no task goes to complex off its tier before midnight, UTC" if over else ""
+    sum_up = f"${spent:.2f} of today's ${budget:.2f} for escalations are spent"
+    yield AttentionRow(
+        key="budget/escalations",
+        kind="budget",
+        severity="error" if over else "warning",
+        sentence=f"{sum_up}: {then}." if then else f"{sum_up}.",
+        since=f"{rfc3339(now)[:10]}T00:00:00.000000Z",
+        tier="complex",
+    )
 
 
 _STANDS: Final = {

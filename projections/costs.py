@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from projections.judged import JudgedEvent
     from projections.record import Routing
 
-VERSION: Final = 5
+VERSION: Final = 6
 _HOUR: Final = re.compile(r"\d{4}-[01]\d-[0-3]\dT[0-2]\d", re.ASCII)
 _hours: set[str] = set()
 
@@ -109,6 +109,8 @@ def outage_of(routing: Routing) -> str:
             return f"{hop}: not set up"
         case "down" if routing.fallback_since:
             return f"{hop}: down since {routing.fallback_since[:19]}Z"
+        case "verification":
+            return f"{hop}: its work did not pass its verification"
         case "failed":
             return f"{hop}: every endpoint failed on the task"
         case _:

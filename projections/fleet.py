@@ -27,7 +27,7 @@ BEAT_S: Final = 2.0
 BEATS_TRUE: Final = 3
 """A host's resources count as known for this many beats."""
 ALERTS_KEPT: Final = 100
-VERSION: Final = 7
+VERSION: Final = 8
 
 
 class EndpointView(Struct):
@@ -127,7 +127,8 @@ class InForce(Struct):
     """What there is one of: the leader and the policy in force.
 
     `policy_seq` is where the log has the whole policy, 0 while none was set. Of it,
-    `task_ttl_s` and `allow_downgrade` say until when a task waits, and for what.
+    `task_ttl_s` and `allow_downgrade` say until when a task waits, and for what;
+    `escalation_budget_usd` is what a day's escalations to complex may cost, None: anything.
     """
 
     epoch: int = 0
@@ -139,6 +140,7 @@ class InForce(Struct):
     policy_seq: int = 0
     task_ttl_s: float = TASK_TTL_S
     allow_downgrade: bool = False
+    escalation_budget_usd: float | None = None
 
 
 class FleetState(Struct):
@@ -181,6 +183,10 @@ def evolve(state: FleetState, judged: JudgedEvent) -> None:
         ttl_s = policy.get("task_ttl_s")
         in_force.task_ttl_s = ttl_s if isinstance(ttl_s, int | float) else TASK_TTL_S
         in_force.allow_downgrade = policy.get("allow_downgrade") is True
+        budget = policy.get("escalation_budget_usd_per_day")
+        in_force.escalation_budget_usd = (
+            budget if isinstance(budget, int | float) else None
+        )
         state.touched.add(("head", ""))
     elif isinstance(event, c.SchedulerElected):
         refused = _elected(state, event)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from events import catalogue as c
+from events import subjects
 from events.codec import rfc3339
 from projections import attention, search
 from projections.runner import Runner
@@ -135,6 +136,37 @@ async def test_who_waits_longer_than_is_usual_is_told():
     (row,) = answer.rows
     assert (row.kind, row.count, row.tier) == ("long_wait", 1, "standard")
     assert listed == {row.key: 1}
+
+
+@pytest.mark.parametrize(
+    ("spent", "severity"), [(3.0, None), (4.5, "warning"), (5.0, "error")]
+)
+async def test_a_days_budget_for_escalations_is_told_when_it_is_nearly_spent(
+    spent, severity
+):
+    history = History()
+    history.join("h1")
+    changed = c.PolicyChanged(
+        **history.head("gateway"),
+        version=1,
+        policy={"escalation_budget_usd_per_day": 5},
+        changed=["escalation_budget_usd_per_day"],
+        requested_by="alice",
+    )
+    history.say(subjects.POLICY, changed)
+    for usd, off in ((spent, True), (100.0, False)):
+        route = history.route(
+            history.submit("x", tier="standard" if off else "complex"),
+            tier="complex",
+            fallback_used=off,
+            fallback_from_tier="standard" if off else None,
+            fallback_code="verification" if off else None,
+        )
+        history.start(route)
+        history.complete(route, usd=usd)
+    answer, _ = await found(history)
+    told = [(row.kind, row.severity) for row in answer.rows if row.kind == "budget"]
+    assert told == ([("budget", severity)] if severity else [])
 
 
 @pytest.mark.parametrize("word", ["line", "error_code"])

@@ -315,6 +315,7 @@ def test_a_route_off_the_preferred_tier_wears_the_badge(history):
         ("down", "down since 2026-01-01T00:00:00Z"),
         ("failed", "every endpoint failed on the task"),
         ("unmet", "nothing met the task's needs"),
+        ("verification", "its work did not pass its verification"),
     ],
 )
 @pytest.mark.parametrize("reason", ["reworded", "standard is not set up", None])
