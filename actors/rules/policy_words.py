@@ -45,6 +45,12 @@ _ROWS: Final[dict[str, tuple[str, str, str, str]]] = {
         "passed to Claude Code as `--model`",
         "actors/scheduler/places.py",
     ),
+    "claude_context_tokens": (
+        "tokens",
+        "how much Claude Code reads at once",
+        "a longer prompt is refused; raise it with a model that reads more",
+        "actors/gateway/sizes.py",
+    ),
     "equivalent_model": (
         "name",
         "the model of Claude that local work is priced by, to say what it saved",
