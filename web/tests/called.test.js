@@ -1,7 +1,7 @@
 // Calls of tools in live output, as people read them.
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { called } from "../ui/log/output.js";
+import { called } from "../ui/calls.js";
 
 test("a call's pieces are one line that begins with its name", () => {
   const first = '{"index":0,"id":"c","type":"function","function":{"name":"weather","arguments":""}}\n';

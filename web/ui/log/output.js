@@ -1,4 +1,5 @@
 // A task's live output, written into a log: which attempt speaks, what it printed, remarks.
+import { called } from "../calls.js";
 import { Terminal } from "./terminal.js";
 
 /** @import { Chunk } from "../answers.d.ts" */
@@ -44,23 +45,4 @@ export class OutputLog {
   lost(count) {
     this.terminal.remark("gap", `⋯ ${count} pieces of output are not kept any more ⋯`, Date.now());
   }
-}
-
-/**
- * Calls of tools as a chat streams them: a line of JSON for each piece, here as one reads them.
- * @param {string} text
- */
-export function called(text) {
-  return text
-    .split("\n")
-    .filter((line) => line !== "")
-    .map((line) => {
-      try {
-        const { name = "", arguments: given = "" } = JSON.parse(line).function;
-        return name ? `\ncalls ${name} ${given}` : given;
-      } catch {
-        return line;
-      }
-    })
-    .join("");
 }

@@ -1,5 +1,7 @@
 // A run's output as a conversation: what the model said and thought, the tools it used.
 
+import { called } from "../calls.js";
+
 /** @import { Chunk } from "../answers.d.ts" */
 /**
  * A part of it. `version` counts its changes, `from` and `to` are ms since the epoch. Of a
@@ -48,13 +50,12 @@ export class Conversation {
       this.calls.clear();
       this.place = place;
     }
-    // A call that the model makes of its client, who is to answer it: JSON, a line each.
-    if (kind === "call") this.push("stdout", time, text);
-    else if (kind === "tool") this.tool(chunk, time);
+    if (kind === "tool") this.tool(chunk, time);
     else {
       const last = this.parts.at(-1);
-      if (FLOWS.has(kind) && last?.kind === kind) this.add(last, text, time);
-      else this.push(kind, time, text);
+      const [shown, said] = kind === "call" ? [/** @type {const} */ ("stdout"), called(text)] : [kind, text];
+      if (FLOWS.has(shown) && last?.kind === shown) this.add(last, said, time);
+      else this.push(shown, time, kind === "call" ? said.trimStart() : said);
     }
   }
 
