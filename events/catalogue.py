@@ -628,6 +628,7 @@ class TaskStarted(RunEvent, frozen=True, kw_only=True, tag="task.started.v1"):
 
     `env` is the environment of a shell command: its first variables by name, up to 64 and
     4 KiB. A value that is or looks like a secret is "…", a long one ends in "...".
+    `accepted_at` is when its host accepted it, where no event of its own has said so.
     """
 
     executor: str
@@ -636,6 +637,7 @@ class TaskStarted(RunEvent, frozen=True, kw_only=True, tag="task.started.v1"):
     simulated: bool = False
     cwd: str = ""
     env: dict[str, str] = {}
+    accepted_at: str = ""
 
 
 class RoundSpent(Struct, frozen=True, omit_defaults=True, kw_only=True):

@@ -138,6 +138,8 @@ def on_the_logs_clock(judged: JudgedEvent, event: Any, ahead_s: float) -> Any:
     The host's own is `ahead_s` seconds ahead of that.
     """
     event = replace(event, at=later(event.at, -ahead_s))
+    if isinstance(event, c.TaskStarted) and event.accepted_at:
+        event = replace(event, accepted_at=later(event.accepted_at, -ahead_s))
     judged.recorded = replace(judged.recorded, event=event)
     return event
 

@@ -482,8 +482,8 @@ def _started(
     record: TaskRecord, routing: Routing, event: c.TaskStarted, seq: int
 ) -> None:
     record.started_at = routing.started_at = event.at
-    routing.accepted_at = routing.accepted_at or event.at
-    record.accepted_at = record.accepted_at or event.at
+    routing.accepted_at = routing.accepted_at or event.accepted_at or event.at
+    record.accepted_at = record.accepted_at or routing.accepted_at
     routing.started = True
     routing.outcome = "running"
     routing.endpoint = record.endpoint = event.endpoint or record.endpoint

@@ -55,6 +55,10 @@ if TYPE_CHECKING:
 JOIN_AFTER_S = 2.0
 """How long joining waits for the first look at the endpoints."""
 
+PREPARING_S = 0.02
+"""A run that begins within so many seconds says with its start that it was accepted; of
+any other that is an event of its own."""
+
 GOODBYE_S = 5.0
 """How long a host that leaves waits for the log to take its last words."""
 
@@ -162,6 +166,9 @@ class Sidecar:
 
         # Assignments whose commit is awaited, by route; answered once it is there.
         self._awaiting: dict[str, Envelope] = {}
+
+        # Runs that were accepted within PREPARING_S, as far as no event has said so.
+        self._preparing: list[str] = []
 
         # Set while no run holds a slot.
         self._quiet = asyncio.Event()
@@ -384,6 +391,8 @@ class Sidecar:
 
     def say(self, subject: str, event: c.Event) -> None:
         """Send an event of a run on its way (what progress has to say)."""
+        if isinstance(event, c.RunEvent) and self._preparing:
+            self.handle(msg.Preparing(event.route))
         self.outbox.send(subject, event)
 
     def _reported(self, route: str) -> None:
@@ -400,6 +409,10 @@ class Sidecar:
             case msg.Start():
                 stop = self._stops[effect.assign.route] = Stop()
                 self._group.create_task(self._run(effect.assign, stop))
+                if not self._preparing:
+                    loop = asyncio.get_running_loop()
+                    loop.call_later(PREPARING_S, self._say_preparing)
+                self._preparing.append(effect.assign.route)
             case msg.StopRun():
                 if (running := self._stops.get(effect.route)) is not None:
                     running.request(effect.reason)
@@ -418,6 +431,12 @@ class Sidecar:
                 self._endpoints.look_again()
             case _:
                 assert_never(effect)
+
+    def _say_preparing(self) -> None:
+        """Say of those that have not begun by now that they are accepted."""
+        routes, self._preparing = self._preparing, []
+        for route in routes:
+            self.handle(msg.Preparing(route))
 
     def _must_leave(self, why: AgentComError) -> None:
         if not self.evicted.done():

@@ -89,7 +89,9 @@ class AdminCommands:
         """Read from the folder that its last host keeps of a task."""
         runs = await self._log.read(subjects.runs_of(command.task_id))
         hosts = [
-            each.event.host for each in runs if isinstance(each.event, c.TaskAccepted)
+            each.event.host
+            for each in runs
+            if isinstance(each.event, (c.TaskAccepted, c.TaskStarted))
         ]
         if not hosts:
             return m.refuse(

@@ -72,6 +72,8 @@ class _Decider:
                 self.fact(msg.Holding(command.assign, command.phase))
             case msg.NotPersisted():
                 self.not_persisted(command)
+            case msg.Preparing():
+                self.announce(command.route)
             case msg.JournalState():
                 if command.fault != self.state.journal_fault:
                     self.fact(command)
@@ -167,8 +169,14 @@ class _Decider:
             self.effect(msg.StopRun(older, "superseded by a newer route"))
 
     def start(self, assign: mail.Assign) -> None:
-        self.run_event(c.TaskAccepted, assign)
+        self.fact(msg.Ready(assign.route, rfc3339(self.now)))
         self.effect(msg.Start(assign))
+
+    def announce(self, route: str) -> None:
+        """Say by itself that a run is accepted, where its start has not said it."""
+        run = self.state.runs.get(route)
+        if run is not None and run.phase == "accepted" and not run.announced:
+            self.run_event(c.TaskAccepted, run.assign)
 
     def persisted(self, command: msg.Persisted) -> None:
         run = self.state.runs.get(command.route)
@@ -200,6 +208,7 @@ class _Decider:
         self.run_event(
             c.TaskStarted,
             run.assign,
+            accepted_at="" if run.announced else run.accepted_at,
             executor=command.executor,
             endpoint=run.assign.endpoint,
             model=run.assign.model,
@@ -212,6 +221,7 @@ class _Decider:
         run = self.state.runs.get(command.route)
         if run is None or run.phase not in HOLDING:
             return
+        self.announce(command.route)
         assign, outcome = run.assign, command.outcome
         result = outcome.result
         if run.wish == "cancel":

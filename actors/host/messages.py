@@ -53,6 +53,12 @@ class NotPersisted(Struct, frozen=True):
     reason: str
 
 
+class Preparing(Struct, frozen=True):
+    """A run that was accepted a moment ago has not begun yet."""
+
+    route: str
+
+
 class Began(Struct, frozen=True):
     """The executor is about to run."""
 
@@ -132,6 +138,7 @@ HostCommand = (
     | Recovered
     | Persisted
     | NotPersisted
+    | Preparing
     | Began
     | RunEnded
     | Reported
@@ -155,6 +162,13 @@ class Holding(Struct, frozen=True):
 
     assign: mail.Assign
     phase: Phase
+
+
+class Ready(Struct, frozen=True):
+    """A run is accepted and about to begin; its start will say so."""
+
+    route: str
+    at: str
 
 
 class Wished(Struct, frozen=True):
@@ -207,6 +221,7 @@ class Leaving(Struct, frozen=True):
 
 Note = (
     Holding
+    | Ready
     | Wished
     | Gone
     | EpochSeen

@@ -61,12 +61,17 @@ class About(Struct, frozen=True, kw_only=True):
 
 
 class HeldRun(Struct):
-    """A run on this machine. `wish` is set once it has been asked to end."""
+    """A run on this machine. `wish` is set once it has been asked to end.
+
+    `accepted_at` is when it was accepted, `announced` whether an event has said so.
+    """
 
     assign: mail.Assign
     slot: str
     phase: Phase
     wish: Wish = ""
+    accepted_at: str = ""
+    announced: bool = False
 
 
 class HostState(Struct, kw_only=True):
@@ -186,8 +191,13 @@ def evolve(state: HostState, fact: c.Event | Note) -> HostState:
     match fact:
         case msg.Holding():
             _hold(state, fact)
-        case c.TaskAccepted():
+        case msg.Ready():
             move(state, fact.route, "accepted")
+            if (run := state.runs.get(fact.route)) is not None:
+                run.accepted_at = fact.at
+        case c.TaskAccepted():
+            if (run := state.runs.get(fact.route)) is not None:
+                run.announced = True
         case c.TaskStarted():
             move(state, fact.route, "running")
         case (

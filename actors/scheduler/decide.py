@@ -42,6 +42,7 @@ _FOLLOWED: Final = frozenset(
     {
         c.TaskRouted,
         c.TaskAccepted,
+        c.TaskStarted,
         c.TaskRejected,
         c.TaskReturned,
         c.TaskCancelled,
@@ -239,7 +240,7 @@ class Scheduler:
                 sent = Unaccepted(state.now, task.task_id, task.route)
                 lead.unaccepted.append(sent)
                 self.effects += mailing.send_assignment(state, lead, step.live)
-            case c.TaskAccepted():
+            case c.TaskAccepted() | c.TaskStarted():
                 state.fleet.accepted(task.host)
             case c.TaskRejected():
                 lead.wake_at(state.fleet.pause(step.before.host, state.now))

@@ -15,6 +15,7 @@ from actors.host.outcomes import Finished, Returned, Stopped
 from actors.host.state import HOLDING, About, evolve, initial, runs_held, slots_taken
 from events import catalogue as c
 from events import commands as mail
+from events.codec import rfc3339
 
 NOW = 1_770_000_000.0
 SUCCESS = Finished(c.Result(status="success", output="ok"))
@@ -118,9 +119,28 @@ def test_an_assignment_is_persisted_before_anything_is_said() -> None:
 
 def test_a_persisted_assignment_is_accepted_answered_and_started() -> None:
     host = Host().given(assign()).when(msg.Persisted("r1"))
-    assert host.names == ["task.accepted"]
+    assert host.names == []
     assert host.reply.ok
     assert host.effects(msg.Start) == [msg.Start(assign())]
+
+
+def test_a_run_that_begins_at_once_says_with_its_start_when_it_was_accepted() -> None:
+    host = Host().given(*accepted()).when(msg.Began("r1", "sidecar"))
+    assert host.names == ["task.started"]
+    assert host.event.accepted_at == rfc3339(NOW)
+    assert host.when(msg.Preparing("r1")).names == []
+
+
+def test_a_run_that_takes_long_to_begin_is_said_to_be_accepted_once() -> None:
+    host = Host().given(*accepted()).when(msg.Preparing("r1"))
+    assert host.names == ["task.accepted"]
+    assert host.when(msg.Preparing("r1")).names == []
+    assert host.when(msg.Began("r1", "sidecar")).event.accepted_at == ""
+
+
+def test_a_run_that_ends_without_a_start_was_accepted_all_the_same() -> None:
+    host = Host().given(*accepted()).when(msg.RunEnded("r1", SUCCESS))
+    assert host.names == ["task.accepted", "task.completed"]
 
 
 def test_what_cannot_be_persisted_is_rejected_and_its_slot_is_free() -> None:
@@ -386,7 +406,7 @@ def test_interrupted_runs_are_returned_once_the_log_knows_this_incarnation() -> 
 
 def test_a_run_that_never_started_is_started_by_the_same_route_again() -> None:
     host = Host().given(recovered("recovered"), msg.Join()).when(assign())
-    assert host.names == ["task.accepted"]
+    assert host.names == []
     assert host.effects(msg.Start) == [msg.Start(assign())]
     assert slots_taken(host.state) == 1
 
