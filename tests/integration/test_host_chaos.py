@@ -133,7 +133,10 @@ def judge(observer: Observer, load: Load, folder: Path) -> None:
     # An agent that has begun is not woken again. A command runs again on its route only
     # where the log had never heard that the host had taken it.
     assert begun_twice(folder / "woken") == set()
-    heard = Counter(e["route"] for e in observer.of("task.accepted"))
+    taken = observer.of("task.accepted") + [
+        started for started in observer.of("task.started") if "accepted_at" in started
+    ]
+    heard = Counter(event["route"] for event in taken)
     assert {r for r in begun_twice(folder / "ran") if heard[r] > 1} == set()
 
 

@@ -252,10 +252,11 @@ async def test_what_runs_and_ends_without_a_broker_is_told_afterwards_in_order(
             of_run = [
                 c.name(each)
                 for each in core.events
-                if isinstance(each, c.RunEvent) and each.route == event.route
+                if isinstance(each, c.RunEvent)
+                and each.route == event.route
+                and not isinstance(each, c.TaskAccepted)  # its start may say so
             ]
             assert of_run == [
-                "task.accepted",
                 "task.started",
                 "task.retrying",
                 "task.completed",

@@ -62,8 +62,9 @@ class World:
                 await self._news.wait()
 
     async def names(self, task_id: str) -> list[str]:
+        """What was said of a task's runs; not that it was accepted: its start may say so."""
         events = await self.events(subjects.runs_of(task_id))
-        return [c.name(event) for event in events]
+        return [c.name(e) for e in events if not isinstance(e, c.TaskAccepted)]
 
     async def tell(self, message: object, host: str = "h1") -> mail.Reply:
         subject = subjects.host_mailbox(host)
