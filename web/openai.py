@@ -34,6 +34,7 @@ TITLE_LENGTH: Final = 300
 """Characters of a chat's last question that it is listed by."""
 MOST_PATIENCE_S: Final = 3_600.0
 
+_NOTHING: Final[tuple[Any, ...]] = (None, [], {})
 _UNITS: Final = {"s": 1.0, "m": 60.0, "h": 3600.0}
 _PRIORITIES: Final = ("urgent", "high", "normal", "low")
 _SERVICE: Final[dict[str, c.Priority]] = {"flex": "low", "priority": "high"}
@@ -154,6 +155,7 @@ def read_chat(raw: bytes, headers: Mapping[str, str]) -> ChatRequest:
             for n, message in enumerate(body.messages)
         ],
         "priority": _priority(body, headers),
+        "labels": _labels(headers),
         "metadata": _metadata(body),
         "attachments": [
             {
@@ -176,7 +178,7 @@ def read_chat(raw: bytes, headers: Mapping[str, str]) -> ChatRequest:
         stream=bool(body.stream),
         include_usage=bool(body.stream_options and body.stream_options.include_usage),
         patience_s=_patience(headers),
-        task={name: value for name, value in task.items() if value not in (None, [])},
+        task={name: value for name, value in task.items() if value not in _NOTHING},
         pictures={digest: data for digest, (_, data) in pictures.items()},
         ignored=sorted(str(name)[:60] for name in given.keys() - known),
     )
@@ -345,6 +347,18 @@ def _metadata(body: _GivenChat) -> dict[str, Any] | None:
     if body.user is not None:
         said["user"] = body.user
     return said or None
+
+
+def _labels(headers: Mapping[str, str]) -> dict[str, str]:
+    """Read the labels that a client gives its chats."""
+    labels = {}
+    said = headers.get("x-agentcom-labels", "")
+    for each in said.split(",") if said.strip() else ():
+        key, equals, value = each.strip().partition("=")
+        if not equals:
+            raise Malformed("x-agentcom-labels", "key=value, key=value", each[:80])
+        labels[key.strip()] = value.strip()
+    return labels
 
 
 def _patience(headers: Mapping[str, str]) -> float:

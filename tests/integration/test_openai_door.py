@@ -133,6 +133,26 @@ def test_parameters_reach_the_model(client: OpenAI, ollama: SimulatedOllama) -> 
     )
 
 
+def test_a_client_says_how_urgent_its_chats_are_and_labels_them(
+    door: OpenDoor, client: OpenAI
+) -> None:
+    said = {"x-agentcom-priority": "high", "x-agentcom-labels": "team=search, app=ide"}
+    raw = client.chat.completions.with_raw_response.create(
+        model="auto", messages=HELLO, extra_headers=said, metadata={"ticket": "7"}
+    )
+    task = door.task(raw.headers["x-agentcom-task"])["task"]
+    assert task["priority"] == "high"
+    assert task["spec"]["labels"] == {"team": "search", "app": "ide"}
+    assert task["spec"]["metadata"] == {"ticket": "7"}
+    for wrong in ("team", "Te am=x"):
+        with pytest.raises(openai.BadRequestError, match="label"):
+            client.chat.completions.create(
+                model="auto",
+                messages=HELLO,
+                extra_headers={"x-agentcom-labels": wrong},
+            )
+
+
 def test_an_answer_that_is_cut_says_so(client: OpenAI) -> None:
     answer = client.chat.completions.create(model="auto", messages=HELLO, max_tokens=3)
     assert answer.choices[0].finish_reason == "length"
