@@ -4,7 +4,10 @@ import { test } from "node:test";
 
 test("no line of the page's code is longer than 120 characters", () => {
   const ui = new URL("../ui/", import.meta.url);
-  const files = readdirSync(ui, { recursive: true }).filter((name) => /\.(jsx?|ts)$/.test(name));
+  // answers.d.ts is made from the server's code.
+  const files = readdirSync(ui, { recursive: true }).filter(
+    (name) => /\.(jsx?|ts)$/.test(name) && name !== "answers.d.ts",
+  );
   const long = files.flatMap((name) =>
     readFileSync(new URL(name, ui), "utf8")
       .split("\n")

@@ -2,6 +2,7 @@
 /** @import { Connection } from "./socket.js" */
 /** @import { Theme } from "./theme.js" */
 /** @import { Topics } from "./topics.d.ts" */
+import { useEffect } from "preact/hooks";
 import { useAttention, useSigns } from "./attention.jsx";
 import { clock, count, plain } from "./format.js";
 import { useConnection, useNow, useTopic } from "./socket.js";
@@ -15,8 +16,13 @@ const PAGES = [
   ["events", "Events"],
 ];
 
-/** @param {{ place: string, theme: Theme, operator: boolean, submit: () => void, leave: (() => void) | null }} props */
-export function Bar({ place, theme, operator, submit, leave }) {
+/**
+ * @param {{
+ *   place: string, theme: Theme, operator: boolean, submit: () => void, leave: (() => void) | null,
+ *   search: () => void,
+ * }} props
+ */
+export function Bar({ place, theme, operator, submit, leave, search }) {
   const connection = useConnection();
   const { data: status } = useTopic("status");
   const rows = useAttention();
@@ -26,6 +32,9 @@ export function Bar({ place, theme, operator, submit, leave }) {
   const reached = connection.open && status?.connected !== false;
   const stale = staleSince(connection, status);
   const here = place === "task" ? "tasks" : place;
+  useEffect(() => {
+    document.body.classList.toggle("is-stale", stale !== null);
+  }, [stale]);
   return (
     <header class="bar">
       <a class="brand" href="#/now">
@@ -39,12 +48,22 @@ export function Bar({ place, theme, operator, submit, leave }) {
         ))}
       </nav>
       <div class="standing" role="group" aria-label="Connection">
-        <span class={`dot ${reached ? "good" : "bad"}`} aria-hidden="true" />
-        <span id="connection">{connection.open ? (reached ? "live" : "no broker") : "disconnected"}</span>
-        <span title="The last sequence of the log that is shown">
-          seq <b id="last-seq">{count(status?.position)}</b>
-        </span>
-        <span title="Events that are not folded in yet">lag {count(status?.lag)}</span>
+        <button type="button" class="search-button" id="open-search" onClick={search}>
+          Search <kbd>⌘K</kbd>
+        </button>
+        <details class="health">
+          <summary>
+            <span class={`dot ${reached ? "good" : "bad"}`} aria-hidden="true" />{" "}
+            <span id="connection">{connection.open ? (reached ? "live" : "no broker") : "disconnected"}</span>
+          </summary>
+          <div class="popover">
+            <p title="The last sequence of the log that is shown">
+              sequence <b id="last-seq">{count(status?.position)}</b>
+            </p>
+            <p title="Events that are not folded in yet">lag {count(status?.lag)}</p>
+            {status?.leader && <p>scheduler {plain(status.leader, 60)}</p>}
+          </div>
+        </details>
         {stale && (
           <span class="badge stale" id="stale" role="alert">
             stale since {clock(stale)}

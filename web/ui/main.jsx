@@ -1,6 +1,6 @@
 // The page: the bar that is always there, and one of seven pages below it.
 import { render } from "preact";
-import { useEffect, useState } from "preact/hooks";
+import { useCallback, useEffect, useMemo, useState } from "preact/hooks";
 import { Refused, me, wordsOf } from "./api.js";
 import { Bar } from "./bar.jsx";
 import { Login } from "./login.jsx";
@@ -12,6 +12,7 @@ import { Routing } from "./pages/routing.jsx";
 import { Task } from "./pages/task.jsx";
 import { Tasks } from "./pages/tasks.jsx";
 import { Notices } from "./parts.jsx";
+import { Keys, Palette, useKeys } from "./palette.jsx";
 import { onMove, placeOf, useTitle } from "./route.js";
 import { session, tokenInAddress } from "./session.js";
 import { connection } from "./socket.js";
@@ -139,7 +140,18 @@ const NotFound = ({ place }) => (
 function App({ theme, operator, leave }) {
   const [place, go] = useState(placeOf(location.hash));
   const [submitting, setSubmitting] = useState(/** @type {Record<string, any> | null} */ (null));
-  const submit = (/** @type {Record<string, any>} */ spec = {}) => setSubmitting(spec);
+  const submit = useCallback((/** @type {Record<string, any>} */ spec = {}) => setSubmitting(spec), []);
+  const [looking, look] = useState(/** @type {"" | "search" | "keys"} */ (""));
+  useKeys(look);
+  const { toggle } = theme;
+  const actions = useMemo(
+    () => [
+      ...(operator ? [{ title: "Submit a task", about: "action", go: () => submit() }] : []),
+      { title: "Switch colours", about: "action", go: toggle },
+      { title: "Keys", about: "help", go: () => look("keys") },
+    ],
+    [operator, submit, toggle],
+  );
   useEffect(() => {
     let last = placeOf(location.hash);
     return onMove(() => {
@@ -181,7 +193,14 @@ function App({ theme, operator, leave }) {
       >
         Skip to content
       </a>
-      <Bar place={place.name} theme={theme} operator={operator} submit={() => submit()} leave={leave} />
+      <Bar
+        place={place.name}
+        theme={theme}
+        operator={operator}
+        submit={() => submit()}
+        leave={leave}
+        search={() => look("search")}
+      />
       <main id="main" tabindex={-1}>
         {Page ? (
           <Page
@@ -196,6 +215,8 @@ function App({ theme, operator, leave }) {
         )}
       </main>
       {submitting && <Submit spec={submitting} close={() => setSubmitting(null)} />}
+      {looking === "search" && <Palette actions={actions} close={() => look((now) => (now === "search" ? "" : now))} />}
+      {looking === "keys" && <Keys close={() => look("")} />}
       <Notices />
     </>
   );

@@ -193,7 +193,10 @@ function Change({ now, then, good = false }) {
   );
 }
 
-/** What simulated local work would have saved: nothing of it is booked. @param {{ model: string, runs: number }} props */
+/**
+ * What simulated local work would have saved: nothing of it is booked.
+ * @param {{ model: string, runs: number }} props
+ */
 export function WouldBe({ model, runs }) {
   const [usd, set] = useState(/** @type {number | null} */ (null));
   // Asked again as the books grow, not with each run of many.

@@ -139,7 +139,7 @@ function Running({ data, tails, now, operator, submit }) {
   const total = Object.values(data.under_way).reduce((a, b) => a + b, 0);
   return (
     <Panel
-      title={`Under way: ${count(total)}`}
+      title={`Running: ${count(total)}`}
       id="running"
       action={total > data.running.length && <a href="#/tasks/running">all of them</a>}
     >

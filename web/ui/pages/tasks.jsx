@@ -367,7 +367,7 @@ function Table({ list, now, operator, from, seen, sort, order, chosen, choose })
                 )}
               </th>
             ))}
-            {operator && <th class="c-do">Do</th>}
+            {operator && <th class="c-do">Actions</th>}
           </tr>
         </thead>
         <tbody>

@@ -1,0 +1,67 @@
+"""The page by keyboard: one search for everything, and a key for what is done often."""
+
+from __future__ import annotations
+
+import re
+
+from playwright.sync_api import expect
+
+from tests.browser.test_pages import faults
+
+
+def test_one_search_finds_pages_actions_hosts_and_tasks(open_page, house):
+    task = house.submit("a needle for the search", shell={"command": "true"})
+    page = open_page("costs")
+    page.keyboard.press("Control+k")
+    search = page.locator("#palette")
+    expect(search).to_be_focused()
+    found = page.locator("#palette-found li")
+    search.fill("needle for")
+    expect(found).to_have_count(1)
+    assert faults(page) == []
+    search.press("Enter")
+    expect(page.locator("#task h1")).to_have_text("a needle for the search")
+    assert page.url.endswith(task)
+    page.click("#open-search")
+    search.fill("h1")
+    expect(found.first).to_contain_text("host, up")
+    search.press("Enter")
+    expect(page.locator("#host-h1")).to_be_in_viewport()
+    page.keyboard.press("Control+k")
+    search.fill("submit")
+    search.press("Enter")
+    expect(page.locator("dialog textarea[name=description]")).to_be_visible()
+    page.keyboard.press("Escape")
+    expect(page.locator("dialog")).to_have_count(0)
+
+
+def test_keys_lead_to_pages_and_along_the_tasks(open_page, house):
+    for n in range(3):
+        house.submit(f"in a row {n}", shell={"command": "true"})
+    page = open_page("now")
+    page.keyboard.type("gt")
+    expect(page.locator("tr.task").nth(2)).to_be_visible()
+    page.keyboard.press("j")
+    page.keyboard.press("j")
+    expect(page.locator("tr.task .c-text a").nth(1)).to_be_focused()
+    page.keyboard.press("k")
+    page.keyboard.press("Enter")
+    expect(page.locator("#task h1")).to_have_text("in a row 2")
+    page.keyboard.type("gt")
+    page.keyboard.press("/")
+    expect(page.locator("#task-filter")).to_be_focused()
+    # Where somebody writes, letters are letters.
+    page.keyboard.type("gc?")
+    expect(page.locator("#task-filter")).to_have_value("gc?")
+    page.locator("h1.sr").first.evaluate("e => document.activeElement.blur()")
+    page.keyboard.press("?")
+    expect(page.locator("dialog")).to_contain_text("the next task")
+
+
+def test_sequence_and_lag_are_behind_the_connection_s_state(open_page, house):
+    page = open_page("now", width=390)
+    expect(page.locator("#last-seq")).to_be_hidden()
+    page.locator(".health summary").click()
+    expect(page.locator("#last-seq")).to_have_text(re.compile(r"^[\d,]+$"))
+    wide = page.evaluate("document.documentElement.scrollWidth - innerWidth")
+    assert wide <= 0
