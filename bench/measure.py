@@ -54,6 +54,8 @@ if TYPE_CHECKING:
 
 SEQUENTIAL = 400
 WINDOW = 128
+TRIES = 5
+"""So often a submission is said again that the log did not acknowledge in time."""
 NOOP = b'{"description":"measure me","executor":"noop","idempotency_key":"%s"}'
 Report = dict[str, Any]
 
@@ -167,10 +169,17 @@ def submit_noop(watching: BenchClient) -> Callable[[], Awaitable[str]]:
 
     async def submit() -> str:
         body = NOOP % str(next(numbers)).encode()
-        answer = await watching.link.request(
-            subjects.command("task.submit"), body, timeout=30
-        )
-        return str(json.loads(answer)["task_id"])
+        said: Report = {}
+        for _ in range(TRIES):
+            answer = await watching.link.request(
+                subjects.command("task.submit"), body, timeout=30
+            )
+            said = json.loads(answer)
+            if "task_id" in said:
+                return str(said["task_id"])
+            if said.get("code") != "log_unavailable":
+                break
+        raise RuntimeError(f"a submission was refused: {said.get('error', said)}")
 
     return submit
 

@@ -1,8 +1,8 @@
 """The tasks of taskiq: what `taskiq worker bench.peer_taskiq:broker` works on.
 
 taskiq-nats' JetStream broker that pulls, and a result of each task in a key-value bucket.
-The backend that taskiq-nats brings (`object`) writes each result as an object, three
-messages each; this one writes one.
+The backend that taskiq-nats brings (`object`) writes each result as an object, its chunk and
+its description apart; this one writes one message.
 """
 
 from __future__ import annotations

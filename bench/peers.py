@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import uvloop
 
-from bench.measure import Report, measure_bare, measure_ring, pace
+from bench.measure import WINDOW, Report, measure_bare, measure_ring, pace
 from bench.parts import SLOTS, Counter, Process, Started, running
 from bench.peer_settings import BATCH, RESULTS, STREAM, SUBJECT
 from cli.local.broker import find_server, machine_memory, server_environment
@@ -266,7 +266,13 @@ async def _taskiq_shell(
             before = worker.cpu_s()
             began = time.perf_counter()
             watching.count_to(tasks)
-            await asyncio.gather(*(kick.kiq(command) for _ in range(tasks)))
+            left = iter(range(tasks))
+
+            async def submitter() -> None:
+                for _ in left:
+                    await kick.kiq(command)
+
+            await asyncio.gather(*(submitter() for _ in range(WINDOW)))
             await watching.reached(600)
             took = time.perf_counter() - began
             used = worker.cpu_s() - before
