@@ -69,9 +69,9 @@ def policy_names(
     ctx: click.Context, _: click.Parameter, incomplete: str
 ) -> list[CompletionItem]:
     """Offer the names of the policy's numbers."""
-    from actors.rules.policy import Policy
+    from actors.rules.policy_words import explained
 
-    return _beginning(incomplete, Policy.__struct_fields__)
+    return _beginning(incomplete, [row.name for row in explained()])
 
 
 def _beginning(incomplete: str, names: Any) -> list[CompletionItem]:

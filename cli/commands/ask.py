@@ -142,24 +142,26 @@ def policy() -> None:
 @on_target
 @json_option
 def show(name: str | None, *, as_json: bool) -> int:
-    """Print the policy in force, or what of it NAME names."""
+    """Print the policy in force, or of it NAME, or all below NAME (`limits`)."""
     return run(_show(name, as_json=as_json))
 
 
 async def _show(name: str | None, *, as_json: bool) -> int:
     async with connected() as client:
         version, document = await current_policy(client)
+    rows = dict(policy_words.flat("", document))
     if name is not None:
-        if name not in document:
-            hint = did_you_mean(name, document)
+        chosen = {n: v for n, v in rows.items() if f"{n}.".startswith(f"{name}.")}
+        if not chosen:
+            hint = did_you_mean(name, rows)
             raise Problem(f"the policy has no {line_of(name)}.{hint}", EXIT_NOT_FOUND)
-        document = {name: document[name]}
+        rows = document = chosen
     if as_json:
         click.echo(json.dumps({"version": version, "policy": document}))
         return EXIT_OK
     click.echo(f"# version {version}")
-    for name, value in policy_words.flat("", document):
-        click.echo(f"{name} = {json.dumps(value)}")
+    for each, value in rows.items():
+        click.echo(f"{each} = {json.dumps(value)}")
     return EXIT_OK
 
 
@@ -172,7 +174,7 @@ async def current_policy(client: Session) -> tuple[int, dict[str, Any]]:
 
 
 @policy.command("explain")
-@click.argument("name", required=False)
+@click.argument("name", required=False, shell_complete=policy_names)
 @json_option
 def explain(name: str | None, *, as_json: bool) -> int:
     """Say what a number means, its unit and default, and what changing it does.

@@ -61,7 +61,7 @@ KNOWN_TO = {
         "agentcom/over_nats.py",
     ],
     "httpx": ["agentcom/"],
-    "aiohttp": ["sidecar/", "web/"],
+    "aiohttp": ["sidecar/", "web/", "bench/chats.py"],
     "sqlite3": ["sidecar/journal.py", "sidecar/journal_file.py", "projections/"],
     "psutil": ["sidecar/", "cli/", "bench/"],
     "subprocess": ["sidecar/", "cli/", "bench/"],
