@@ -256,7 +256,13 @@ url = "{backends.proxy.url}"
 {claude}"""
     )
     plan = Plan(
-        host=HOST, port=free_port(), nats_port=free_port(), config=config, drain_s=1.0
+        host=HOST,
+        port=free_port(),
+        nats_port=free_port(),
+        any_port=True,
+        any_nats_port=True,
+        config=config,
+        drain_s=1.0,
     )
     everything = Everything(Instance(data), plan, lambda text: say(text, "dim"))
     try:

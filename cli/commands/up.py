@@ -127,6 +127,7 @@ def plan_for(
         host=config.name or instance.own_host(),
         port=port or free_port(),
         nats_port=nats_port or free_port(),
+        any_port=not port,
         any_nats_port=not nats_port,
         nats_host=nats_host or EVERY_ADDRESS,
         config=file,

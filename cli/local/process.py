@@ -94,6 +94,19 @@ def ending_signals() -> list[signal.Signals]:
     return [signal.SIGTERM, signal.SIGINT, *([] if ignored else [signal.SIGHUP])]
 
 
+def listens_on(pid: int | None, port: int) -> bool:
+    """Whether a process itself listens on a TCP port; True where that is kept from us."""
+    try:
+        sockets = [] if pid is None else psutil.Process(pid).net_connections("tcp")
+    except psutil.AccessDenied:
+        return True
+    except psutil.Error:
+        return False
+    return any(
+        one.status == psutil.CONN_LISTEN and one.laddr.port == port for one in sockets
+    )
+
+
 def descendants(pid: int) -> list[psutil.Process]:
     """List everything that a process has started and that is still there."""
     try:

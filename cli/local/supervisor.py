@@ -27,7 +27,7 @@ from msgspec.structs import replace
 from cli.client.connection import NotRunning, Refused, Session, connected
 from cli.local.broker import Broker, StartFailed, die_with_parent, running_pid
 from cli.local.instance import EVERYWHERE, LOOPBACK
-from cli.local.process import descendants, kill_all
+from cli.local.process import descendants, kill_all, listens_on
 from cli.local.role_logs import bound_log, last_words, open_log
 from cli.local.roles import web_url
 from cli.local.streams import make_streams
@@ -62,7 +62,8 @@ ROOM_BYTES: Final = 16 * 1024 * 1024
 class Plan(Struct, frozen=True, kw_only=True):
     """What is to run. Ports are free ones already; `config` is a sidecar.toml or None.
 
-    `any_nats_port`: another one does as well, where this one was taken meanwhile. `work`
+    `any_port`, `any_nats_port`: another one does as well, where this one was taken
+    meanwhile. `work`
     is the sidecar's own data folder, None for the instance's. `nats_host` is the address
     that the broker listens on, in nats-server's notation.
     The dashboard is asked for under `web_names`, too, below the path `base`, and through
@@ -72,6 +73,7 @@ class Plan(Struct, frozen=True, kw_only=True):
     host: str
     port: int
     nats_port: int
+    any_port: bool = False
     any_nats_port: bool = False
     nats_host: str = LOOPBACK
     work: Path | None = None
@@ -89,9 +91,11 @@ class ServedRole:
         self, role: Role, arguments: list[str], log: Path, say: Callable[[str], None]
     ) -> None:
         self.role = role
-        self._arguments = arguments
+        self.arguments = arguments
         self.log = log
         self._say = say
+        # Told why it ended before it is started again.
+        self.again: Callable[[str], None] = lambda _why: None
         self._process: asyncio.subprocess.Process | None = None
         self._keeping: asyncio.Task[None] | None = None
         self._stopping = False
@@ -127,13 +131,14 @@ class ServedRole:
             wait = BACKOFF_S[min(failures, len(BACKOFF_S) - 1)]
             failures += 1
             self._say(f"{self.role} {how}; starting it again in {wait:g} s{why}")
+            self.again(why)
             await asyncio.sleep(wait)
 
     async def _live(self) -> int:
         mine = held() if self.role == "sidecar" else {}
         with open_log(self.log) as log, _Secrets(mine) as secrets:
             self._process = await asyncio.create_subprocess_exec(
-                *program(self.role, *self._arguments),
+                *program(self.role, *self.arguments),
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -231,9 +236,7 @@ class Everything:
         self._watching: list[asyncio.Task[None]] = []
         logs = instance.data / "logs"
         data = ["--data", str(instance.data)]
-        web = [*data, "--port", str(plan.port), f"--base-path={plan.base}"]
-        web += [f"--web-name={name}" for name in plan.web_names]
-        web += [f"--trust-proxy={address}" for address in plan.proxies]
+        web = self._web_arguments()
         sidecar = [*data, "--name", plan.host]
         if plan.config is not None:
             sidecar += ["--config", str(plan.config)]
@@ -242,6 +245,22 @@ class Everything:
             "web": ServedRole("web", web, logs / "web.log", say),
             "sidecar": ServedRole("sidecar", sidecar, logs / "sidecar.log", say),
         }
+        self.children["web"].again = self._web_elsewhere
+
+    def _web_arguments(self) -> list[str]:
+        plan = self.plan
+        return [
+            *("--data", str(self.instance.data)),
+            *("--port", str(plan.port), f"--base-path={plan.base}"),
+            *(f"--web-name={name}" for name in plan.web_names),
+            *(f"--trust-proxy={address}" for address in plan.proxies),
+        ]
+
+    def _web_elsewhere(self, why: str) -> None:
+        """Where the port was taken since it was chosen, another one does as well."""
+        if self.plan.any_port and PORT_TAKEN in why:
+            self.plan = replace(self.plan, port=free_port())
+            self.children["web"].arguments = self._web_arguments()
 
     @property
     def url(self) -> str:
@@ -277,7 +296,8 @@ class Everything:
             lambda: require_free(plan.nats_port, "--nats-port", plan.nats_host),
             patience,
         )
-        await self._once(lambda: require_free(plan.port, "--port"), patience)
+        if not plan.any_port:
+            await self._once(lambda: require_free(plan.port, "--port"), patience)
         self._start_broker()
         if self._broker.unrecovered:
             self._say(f"{self._broker.unrecovered}: its description is made anew")
@@ -302,6 +322,10 @@ class Everything:
             self.children["sidecar"].start()
             await self._until("scheduler", lambda: answers_commands(client))
             await self._until("web", lambda: answers_questions(client))
+            # Another port does as well until people are told of this one.
+            web = self.children["web"]
+            await self._until("web", lambda: listens_on(web.pid, self.plan.port))
+            self.plan = replace(self.plan, any_port=False)
             await self._until("sidecar", lambda: self._joined(client))
             return await client.query("hosts", {}, HostsAnswer)
 

@@ -10,6 +10,7 @@ import subprocess
 import time
 from typing import TYPE_CHECKING
 
+import httpx
 import psutil
 import pytest
 
@@ -169,6 +170,33 @@ def test_a_port_that_was_taken_meanwhile_is_another_one(tmp_path: Path) -> None:
         chosen = Everything(instance, Plan(host="h1", port=1, nats_port=port), print)
         with pytest.raises(StartFailed, match="address already in use"):
             chosen._start_broker()
+
+
+async def test_a_dashboards_port_that_was_taken_meanwhile_is_another_one(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "c.toml").write_text(NOTHING_ELSE)
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        plan = Plan(
+            host="h1",
+            port=port,
+            nats_port=free_port(),
+            any_port=True,
+            any_nats_port=True,
+            config=tmp_path / "c.toml",
+        )
+        everything = Everything(Instance(tmp_path / "data"), plan, print)
+        try:
+            await everything.start()
+            assert everything.plan.port != port
+            url = everything.url.partition("#")[0]
+            async with httpx.AsyncClient() as client:
+                assert (await client.get(url)).status_code == 200
+        finally:
+            await everything.stop()
 
 
 def test_a_data_folder_deleted_under_a_sidecar_ends_it_with_the_reason(
