@@ -14,6 +14,7 @@ that the task's own limit was meant to bound. `max_attempts` counts every start.
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import re
 import shlex
@@ -55,6 +56,15 @@ _ARGUMENT_LIMIT = 128 * 1024 - 1
 """Bytes that the kernel takes as one argument; a longer command is run from a file."""
 _INFRASTRUCTURE_RETRIES = 1
 """So often a command is started again that could not be started."""
+_PAUSE_S = 0.5
+"""Before a command is started again that could not be started: what is busy may be done."""
+_BUSY = {
+    errno.EBUSY: ("folder_busy", "its working folder is busy"),
+    errno.ETXTBSY: ("file_locked", "a file that it needs is being written"),
+    errno.EDEADLK: ("file_locked", "a file that it needs is locked"),
+    errno.ENOLCK: ("file_locked", "a file that it needs cannot be locked"),
+}
+"""Why a command cannot be started just now, by what the system says."""
 _ENDS: tuple[How, How] = ("ended", "stopped")
 _OPERATORS = re.compile(r"[;&|<>()`$\n\r\\{}!#*?\[\]~]")
 _STEERS_THE_SHELL = re.compile(r"PATH|ENV|BASH_ENV|IFS|SHELLOPTS|LD_.*|DYLD_.*")
@@ -163,6 +173,8 @@ class ShellExecutor:
                 text = f"Shell failed after {tries}: {result.error.message}"
                 emit.error(text, result.error.code)
                 return Finished(result)
+            if not try_.started:
+                await first(stop.wait(), timeout=_PAUSE_S)
             if stop.requested:
                 return Stopped(result=result)
             emit.retrying(
@@ -223,7 +235,7 @@ class ShellExecutor:
             )
         except (OSError, ValueError) as wrong:
             _forget(script)
-            failed = _failure("cannot_start", f"the command cannot start: {wrong}")
+            failed = _unstarted(wrong)
             again = isinstance(wrong, OSError)
             return shortage(wrong, failed) or ShellTry(
                 failed, again=again, started=False
@@ -336,6 +348,13 @@ def _forget(script: str | None) -> None:
     if script is not None:
         with suppress(OSError):
             os.unlink(script)
+
+
+def _unstarted(wrong: Exception) -> RawResult:
+    number = wrong.errno if isinstance(wrong, OSError) else None
+    code, why = _BUSY.get(number or 0, ("cannot_start", ""))
+    text = f"{why} ({wrong})" if why else str(wrong)
+    return _failure(code, f"the command cannot start: {text}")
 
 
 def _failure(code: str, message: str) -> RawResult:

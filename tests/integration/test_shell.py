@@ -287,6 +287,42 @@ async def test_a_shortage_of_the_host_gives_the_task_back(
     assert outcome.reason == "host_short"
 
 
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [
+        ("EBUSY", "folder_busy"),
+        ("ETXTBSY", "file_locked"),
+        ("ENOLCK", "file_locked"),
+        ("EACCES", "cannot_start"),
+    ],
+)
+@pytest.mark.parametrize("for_good", [True, False])
+async def test_what_keeps_a_command_from_starting_is_named_and_waited_for_once(
+    shell: ShellExecutor,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    number: str,
+    code: str,
+    for_good: bool,
+) -> None:
+    real, tries = shell._processes.start, []
+
+    def start(*parts: object, **named: object) -> object:
+        tries.append(parts)
+        if for_good or len(tries) == 1:
+            raise OSError(getattr(errno, number), "just now")
+        return real(*parts, **named)
+
+    monkeypatch.setattr(shell._processes, "start", start)
+    ear = Ear()
+    outcome = await shell.run(shell_run("true", tmp_path), ear, Stop())
+    assert isinstance(outcome, Finished)
+    assert len(tries) == 2
+    assert len(ear.lines("retrying")) == 1
+    error = outcome.result.error
+    assert (error.code if error is not None else None) == (code if for_good else None)
+
+
 async def test_max_attempts_counts_every_start_of_the_command(
     shell: ShellExecutor, tmp_path: Path
 ) -> None:
