@@ -315,9 +315,8 @@ class SchedulerState:
     def adopt(self, task_id: str, history: list[c.Recorded]) -> list[FoldedStep]:
         """Bring back a task that was over and is retried, from its whole history.
 
-        What the log holds beyond our own position will be folded in its turn; what we
-        have folded since the history was read has been kept. Returns the steps that the
-        task took after its retry.
+        What is beyond our own position comes in its turn; what we have folded since the
+        history was read has been kept. Returns the task's steps after its retry.
         """
         whole = {one.seq: one for one in history if one.seq <= self.position}
         whole |= {one.seq: one for one in self.coming_back.pop(task_id, ())}
@@ -336,10 +335,12 @@ class SchedulerState:
         live.state = state
         live.since = self.time.of(state.waiting_since)
         self.enqueue(live)
+        last = self.time.last  # the clock may have been put elsewhere since
         steps = [
             self._fold_task(task_id, recorded, subjects.parse(recorded.subject).host)
             for recorded in ordered[cut:]
         ]
+        self.time.last = last
         if task_id in self.tasks and live.state.phase in ON_HOST:
             hosts.back_on_host(self, live)
         return [step for step in steps if isinstance(step, FoldedStep)]

@@ -6,6 +6,7 @@ import asyncio
 import itertools
 
 import pytest
+from msgspec.structs import replace
 
 from actors.scheduler import role as roles
 from actors.scheduler.decide import Scheduler
@@ -75,6 +76,25 @@ def test_a_stamp_from_far_before_the_log_is_not_believed():
     assert time.of(rfc3339(START - DAY)) == START
     time.now = START + 10
     assert time.of(rfc3339(START + DAY)) == START + 10
+
+
+def test_a_history_read_later_says_nothing_of_the_present():
+    w = World()
+    w.join("h1")
+    w.shell("t1")
+    w.report("t1", c.TaskFailed, result=c.Result(status="failed"))
+    w.store(subjects.task("t1"), c.TaskRetried(**w.head(), task_id="t1"))
+    again = {**w.head(), "generation": 2, "epoch": 1}
+    w.store(subjects.task("t1"), replace(w.routes("t1")[0], **again))
+    standby = Scheduler("s2", iter("abc").__next__)
+    for recorded in w.log:
+        standby.fold(recorded)
+    step = {**w.head(), "at": rfc3339(w.now - DAY), "epoch": 1}
+    event = c.ClockStepped(**step, role="scheduler", name="s1", step_s=-DAY)
+    standby.fold(c.Recorded(len(w.log) + 1, subjects.SCHEDULER, event))
+    standby.adopt("t1", [r for r in w.log if r.subject.endswith(".t1")])
+    assert "t1" in standby.state.tasks
+    assert standby.state.time.last <= w.now
 
 
 def test_a_stamp_ahead_of_the_step_that_explains_it_is_forgotten_with_that_step():
