@@ -6,7 +6,7 @@ BIN := .venv/bin
 UI := $(wildcard web/ui/* web/ui/pages/* web/package-lock.json web/build.mjs)
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: help setup dev demo test chromium faketime nginx check format docs cover bench simulate chaos clean ui litellm cluster chaos-cluster
+.PHONY: help setup dev demo test chromium faketime nginx check format docs cover bench simulate chaos clean ui litellm cluster chaos-cluster natscli
 .DEFAULT_GOAL := help
 
 help: ## list these commands
@@ -51,12 +51,17 @@ litellm: ## install LiteLLM's proxy beside .venv (640 MB); one test runs tasks t
 	$(PYTHON) -m venv .venv-litellm
 	.venv-litellm/bin/pip install --quiet --disable-pip-version-check --only-binary=:all: 'litellm[proxy]==1.90.0'
 
+# The nats command line, where Go is: AgentCom's roles are tried with it.
+natscli: .venv/bin/python
+	@test -x $(BIN)/nats || ! command -v go >/dev/null || \
+	  GOBIN=$(CURDIR)/$(BIN) go install github.com/nats-io/natscli/nats@v0.5.1 || true
+
 ui: setup ## build the dashboard's page
 	$(BIN)/python hatch_build.py
 
 # Tests wait more than they work, so two go side by side, whole files at a time.
 WORKERS ?= 2
-test: dev chromium faketime nginx ## run every test, against real servers, processes and programs
+test: dev chromium faketime nginx natscli ## run every test, against real servers, processes and programs
 	$(BIN)/python hatch_build.py modules
 	$(BIN)/pytest -n $(WORKERS) --dist loadfile
 

@@ -28,7 +28,7 @@ from cli.local.instance import (
     Credentials,
     Instance,
 )
-from cli.local.reach import Reach, link_beside, nats_command
+from cli.local.reach import Reach, link_beside, nats_command, write_contexts
 from cli.local.streams import provision_with
 from events.errors import AgentComError, shown
 from events.ids import is_token
@@ -76,6 +76,12 @@ HOST_NAME = _HostName()
     help="A host to make a key for  [default: this machine, if there is none yet]",
 )
 @click.option(
+    "--nats-contexts",
+    "contexts",
+    is_flag=True,
+    help="Write a context of the nats CLI for each role: nats --context agentcom-ROLE.",
+)
+@click.option(
     "--cluster", metavar="NAME", help="Let 3 or 5 servers, the --nodes, be the broker."
 )
 @click.option(
@@ -101,6 +107,7 @@ def keys(
     as_json: bool,
     listen: str | None,
     hosts: tuple[str, ...],
+    contexts: bool,
     cluster: str | None,
     nodes: tuple[str, ...],
     node_data: str | None,
@@ -132,6 +139,7 @@ def keys(
         instance.credentials(role)
         for role in (*ROLES, *(f"host-{name}" for name in instance.hosts()))
     ]
+    written = write_contexts(credentials) if contexts else []
     if as_json:
         click.echo(json.dumps(_as_json(instance, credentials), indent=2))
         return
@@ -143,6 +151,8 @@ def keys(
         click.echo(f"broker        nats-server -c {conf}")
     for link in links:
         click.echo(f"linked        {link.name} -> {instance.data / link.name}")
+    for name in written:
+        click.echo(f"context       nats --context {name}")
     click.echo()
     for one in credentials:
         click.echo(f"{one.role:<13} {nats_command(one)}")

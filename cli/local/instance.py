@@ -327,7 +327,8 @@ class Instance:
             + more
         )
 
-    def write(self, path: Path, text: str) -> None:
+    @staticmethod
+    def write(path: Path, text: str) -> None:
         """Replace a file in one step, readable by its owner alone."""
         scratch = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
         descriptor = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)

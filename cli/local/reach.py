@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import os
 import socket
+from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -18,7 +21,7 @@ from cli.local.instance import (
 from cli.render.terminal import Problem
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Iterable
 
 
 def nats_command(credentials: Credentials) -> str:
@@ -27,6 +30,30 @@ def nats_command(credentials: Credentials) -> str:
         f"nats --server {credentials.url} --nkey {credentials.seed_path} "
         f"--inbox-prefix {credentials.inbox_prefix}"
     )
+
+
+def write_contexts(roles: Iterable[Credentials]) -> list[str]:
+    """Write a context of the nats CLI for each role with a key here; return their names.
+
+    The fields are those of github.com/nats-io/jsm.go's natscontext.
+    """
+    base = os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config"
+    folder = Path(base) / "nats" / "context"
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    names = []
+    for one in roles:
+        if not one.seed_path.exists():
+            continue
+        name = f"agentcom-{one.role}"
+        context = {
+            "description": f"AgentCom: {one.role}",
+            "url": one.url,
+            "nkey": str(one.seed_path),
+            "inbox_prefix": one.inbox_prefix,
+        }
+        Instance.write(folder / f"{name}.json", json.dumps(context, indent=2) + "\n")
+        names.append(name)
+    return names
 
 
 def link_beside(folder: Path, instance: Instance) -> list[Path]:
