@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,6 +17,9 @@ from events import catalogue as c
 from events.chunks import Calls, call_line, called
 from events.codec import Reader, encode
 from events.errors import Malformed
+from projections.fleet import EndpointView, HostView
+from projections.world import World
+from web.capacity import Capacity
 from web.openai import read_chat
 
 USER = c.ChatMessage(role="user", content="hello there")
@@ -204,3 +208,83 @@ def test_calls_are_put_together_however_their_lines_are_cut() -> None:
 def test_calls_are_shown_as_people_read_them() -> None:
     line = call_line(0, "c1", "weather", '{"city":"Wien"}')
     assert called(line) == 'calls weather {"city":"Wien"}\n'
+
+
+# -- who could take it -----------------------------------------------------------------
+
+
+def fleet_of(*endpoints: EndpointView) -> tuple[Capacity, World]:
+    """One host with these endpoints."""
+    world = World()
+    world.fleet.hosts["h1"] = HostView(
+        host="h1",
+        incarnation="1",
+        state="up",
+        since="",
+        joined_at="",
+        seq=1,
+        endpoints={each.endpoint: each for each in endpoints},
+    )
+    runner: Any = SimpleNamespace(world=world)
+    return Capacity(runner), world
+
+
+def endpoint(kind: str = "ollama", **fields: Any) -> EndpointView:
+    usual: dict[str, Any] = {"models": ["llama3.2:latest"], "slots": 2}
+    return EndpointView(
+        endpoint=f"e-{kind}", kind=kind, up=True, since="", **{**usual, **fields}
+    )
+
+
+@pytest.mark.parametrize(
+    ("asked", "code"),
+    [
+        ({}, None),
+        ({"model": "llama3.2"}, None),
+        ({"model": "gpt-4o"}, "model_not_found"),
+        ({"tools": [WEATHER]}, "malformed"),
+        ({"model": "complex", "tools": [WEATHER]}, None),
+    ],
+)
+def test_what_nothing_there_can_take_is_refused(
+    asked: dict[str, Any], code: str | None
+) -> None:
+    capacity, _ = fleet_of(endpoint(capabilities=["chat"]))
+    refusal = capacity.refuses(read(**asked))
+    assert (refusal.code if refusal is not None else None) == code
+
+
+def test_where_nothing_is_there_yet_a_chat_may_wait() -> None:
+    capacity, _ = fleet_of()
+    assert capacity.refuses(read(model="llama3.2")) is None
+    assert capacity.wait_s(read()) == 0
+
+
+def test_a_wait_is_reckoned_from_the_last_runs_and_the_queue() -> None:
+    capacity, world = fleet_of(endpoint())
+    running: Any = SimpleNamespace(tier="standard", phase="running")
+    done: Any = SimpleNamespace(
+        recorded=SimpleNamespace(
+            event=c.TaskCompleted(
+                id="e",
+                at="",
+                by="host:h1",
+                task_id="t",
+                host="h1",
+                route="r",
+                generation=1,
+                attempt=1,
+                incarnation="1",
+                result=c.Result(status="success", execution_ms=10_000),
+            )
+        ),
+        task=running,
+    )
+    capacity.take(done)
+    world.queue.under_way["a"] = running
+    assert capacity.wait_s(read()) == 0
+    world.queue.under_way["b"] = running
+    assert capacity.wait_s(read()) == 5
+    world.queue.lanes["standard", "normal"]["c"] = running
+    assert capacity.wait_s(read()) == 10
+    assert capacity.wait_s(read(service_tier="priority")) == 5
