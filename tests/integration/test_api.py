@@ -514,7 +514,8 @@ async def test_the_document_names_every_path_and_no_other(tmp_path):
         for route in server.app().router.routes()
         if route.method != "HEAD"
     }
-    pages = {("get", p) for p in ("/", "/ws", "/favicon.svg", "/static/{name}")}
+    icons = ("/favicon.svg", "/favicon-alert.svg")
+    pages = {("get", p) for p in ("/", "/ws", *icons, "/static/{name}")}
     # OpenAI's own interface, which OpenAI describes.
     pages |= {(method, path) for method, path in served if path.startswith("/v1/")}
     described = {
