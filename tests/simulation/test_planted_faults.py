@@ -21,7 +21,7 @@ from actors.scheduler import (
     expiry,
     fleet,
     hosts,
-    lease,
+    logtime,
     mailing,
     places,
     queue,
@@ -40,7 +40,6 @@ from sidecar import outbox, pipeline, verification
 from sidecar.executors import shell
 from sidecar.host import Sidecar
 from sidecar.progress import Progress
-from tests.simulation.loop import PROCESS
 from tests.simulation.simulation import play
 
 if TYPE_CHECKING:
@@ -366,26 +365,9 @@ def step_not_said(patch: Patch) -> None:
     patch.setattr(roles.SchedulerRole, "_say_stepped", silent)
 
 
-def longer_without_a_leader_than_since_one_was_met(patch: Patch) -> None:
-    """Who is elected believes the wall clock about how long nobody led."""
-    begin = lease.Lease.__init__
-
-    def forgetful(self: Any, *parts: Any, **named: Any) -> None:
-        begin(self, *parts, **named)
-        self.ttl = 10 * 86_400.0
-
-    patch.setattr(lease.Lease, "__init__", forgetful)
-
-
-def leader_elected_by_the_wall_clock(patch: Patch) -> None:
-    """The first moment of a leadership is read off the wall clock, the next ones not."""
-    lead = Scheduler.lead
-
-    def by_the_wall(self: Any, epoch: int, now: float) -> None:
-        role = PROCESS.get().role  # type: ignore[union-attr]
-        lead(self, epoch, role._clock() - self.state.time.ahead_s)
-
-    patch.setattr(Scheduler, "lead", by_the_wall)
+def sleep_unnoticed(patch: Patch) -> None:
+    """A leader whose machine slept stamps its decisions as if it had not."""
+    patch.setattr(logtime.ClockWatch, "stepped", lambda self, wall, monotonic: 0.0)
 
 
 def started_again_for_ever(patch: Patch) -> None:
@@ -576,8 +558,7 @@ PLANTED: list[Callable[[Patch], None]] = [
     restarted_run_forgotten,
     durations_by_the_wall_clock,
     step_not_said,
-    longer_without_a_leader_than_since_one_was_met,
-    leader_elected_by_the_wall_clock,
+    sleep_unnoticed,
     started_again_for_ever,
     start_not_told,
     start_not_counted,
