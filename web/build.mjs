@@ -19,8 +19,15 @@ await build({
   jsx: "automatic",
   jsxImportSource: "preact",
   legalComments: "eof",
+  external: ["*.woff2"],
   logLevel: "warning",
 });
+// Latin letters alone; others are the system's.
+for (const [name, file] of [
+  ["inter", "inter/files/inter-latin-wght-normal.woff2"],
+  ["mono", "jetbrains-mono/files/jetbrains-mono-latin-wght-normal.woff2"],
+])
+  await cp(`${here}node_modules/@fontsource-variable/${file}`, `${out}/${name}.woff2`);
 for (const name of ["index.html", "favicon.svg", "favicon-alert.svg"]) await cp(`${here}ui/${name}`, `${out}/${name}`);
 for (const name of ["app.js", "app.css"]) {
   const file = await readFile(`${out}/${name}`);

@@ -73,6 +73,8 @@ _LOOPBACK_NAMES: Final = frozenset({"localhost", "127.0.0.1", "::1"})
 _FILES: Final = {
     "app.js": "text/javascript; charset=utf-8",
     "app.css": "text/css; charset=utf-8",
+    "inter.woff2": "font/woff2",
+    "mono.woff2": "font/woff2",
     "favicon.svg": "image/svg+xml",
     "favicon-alert.svg": "image/svg+xml",
 }

@@ -153,3 +153,12 @@ def test_the_page_comes_compressed(house):
         assert "content-type: text/javascript" in got
         size = int(re.search(r"content-length: (\d+)", got)[1])
         assert size < 150_000
+
+
+def test_the_page_brings_its_fonts(open_page, house):
+    page = open_page("now")
+    loaded = "() => [...document.fonts].filter(f => f.status === 'loaded').length > 0"
+    page.wait_for_function(loaded)
+    assert page.evaluate("document.fonts.check('14px Inter')")
+    served = page.request.get(f"{house.base}/static/mono.woff2")
+    assert (served.status, served.headers["content-type"]) == (200, "font/woff2")

@@ -106,6 +106,13 @@ export const LogView = forwardRef(function LogView(
       made.draw();
     });
     watcher.observe(outer);
+    // Letters are as wide as their font, which may come later.
+    document.fonts?.ready.then(() => {
+      if (rows.current !== made) return;
+      made.measure();
+      if (follow.current) made.toEnd();
+      made.draw();
+    });
     return () => {
       watcher.disconnect();
       cancelAnimationFrame(frame.current);
