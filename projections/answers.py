@@ -26,7 +26,9 @@ class TaskRow(Struct, kw_only=True):
     from when it last began to wait until it started, `run_ms` what the executor took.
     `tokens_in` and `tokens_out` are None where those of a run are unknown. `cost_basis` is
     what the dollars rest on, of several runs the least certain: `estimated` and
-    `reported_unpriced` are a guess. `short_id` is the beginning of its id that no other
+    `reported_unpriced` are a guess; `estimated_cost_usd` is None where those of a run are
+    unknown. `cost_usd`, `run_ms` and `status` are older names of `estimated_cost_usd`,
+    `execution_ms` and `state`, kept for one release. `short_id` is the beginning of its id that no other
     task's has, "" where nobody looked.
     """
 
@@ -69,6 +71,8 @@ class TaskRow(Struct, kw_only=True):
     late: bool
     simulated: bool
     updated_seq: int
+    estimated_cost_usd: float | None = None
+    execution_ms: float | None = None
     submitter: str = ""
     labels: dict[str, str] = {}
     short_id: str = ""
@@ -114,6 +118,8 @@ class AttemptView(Struct, kw_only=True):
     equivalent_claude_cost_usd: float
     unpriced: bool
     checks: list[CheckView] = []
+    estimated_cost_usd: float | None = None
+    execution_ms: float | None = None
 
 
 class CheckView(Struct, kw_only=True):

@@ -93,6 +93,8 @@ def _row(record: TaskRecord, description: str) -> dict[str, Any]:
         "finished_at": record.finished_at,
         "wait_ms": waited,
         "run_ms": record.execution_ms,
+        "estimated_cost_usd": None if spent.unpriced else usd(spent.usd_nano),
+        "execution_ms": record.execution_ms,
         "status": record.status,
         "error_code": record.error_code,
         "error": record.error_message,
@@ -163,6 +165,10 @@ def attempt(routing: Routing) -> AttemptView:
         started_at=routing.started_at,
         ended_at=routing.ended_at,
         run_ms=routing.execution_ms,
+        estimated_cost_usd=None
+        if routing.spent.unpriced
+        else usd(routing.spent.usd_nano),
+        execution_ms=routing.execution_ms,
         local_retries=routing.local_retries,
         lines=routing.lines,
         last_line=routing.last_line,

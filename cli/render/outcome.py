@@ -18,14 +18,15 @@ class Outcome(Struct, kw_only=True):
     """How a task ended: what `submit --wait --json` prints.
 
     Tokens and dollars are the sum over all its runs; None is unknown. `cost_basis` is what
-    the least certain of the dollars rest on; `estimated` and `reported_unpriced` are a guess. `status` is the
-    task's final state, `error` {code, message} where it did not complete. `truncated`: the
+    the least certain of the dollars rest on; `estimated` and `reported_unpriced` are a guess. `state` is the
+    task's final one (`status`: its older name, kept for one release), `error` {code, message} where it did not complete. `truncated`: the
     output here is not all of it; `length_limited`: the model was cut off at a limit of
     tokens.
     """
 
     task_id: str
     status: str
+    state: str = ""
     output: str = ""
     stderr: str = ""
     model_used: str = "none"
@@ -121,6 +122,7 @@ def _outcome(
     outcome = Outcome(
         task_id=task_id,
         status=status,
+        state=status,
         tokens_in=tokens[0],
         tokens_out=tokens[1],
         cache_read_tokens=cache[0],

@@ -55,6 +55,8 @@ export interface AttemptView {
   equivalent_claude_cost_usd: number;
   unpriced: boolean;
   checks: Array<CheckView>;
+  estimated_cost_usd: number | null;
+  execution_ms: number | null;
 }
 export interface AttentionAnswer {
   seq: number;
@@ -494,6 +496,8 @@ export interface TaskDetail {
   late: boolean;
   simulated: boolean;
   updated_seq: number;
+  estimated_cost_usd: number | null;
+  execution_ms: number | null;
   submitter: string;
   labels: Record<string, string>;
   short_id: string;
@@ -604,6 +608,8 @@ export interface TaskRow {
   late: boolean;
   simulated: boolean;
   updated_seq: number;
+  estimated_cost_usd: number | null;
+  execution_ms: number | null;
   submitter: string;
   labels: Record<string, string>;
   short_id: string;
