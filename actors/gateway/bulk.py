@@ -290,7 +290,7 @@ class BulkCommands:
     async def _carry_out(
         self, tasks: list[tuple[str, str, int]], decide: Decide, tally: _HowFar
     ) -> None:
-        """Decide about a page of tasks; those that are sure together, the rest one by one."""
+        """Decide about a page of tasks; those that are not sure are read for it."""
         sure: list[tuple[str, c.TaskEvent, int]] = []
         unsure: list[str] = []
         for task_id, phase, own_seq in tasks:
@@ -303,15 +303,7 @@ class BulkCommands:
                 sure.append((task_id, decision, own_seq))
             else:
                 tally.note(decision or m.Done(task_id=task_id))
-        items = [(subjects.task(task), event, seq) for task, event, seq in sure]
-        try:
-            if items:
-                await self._log.append_batch(items)
-        except Conflict:
-            unsure += await self._one_by_one(sure, tally)
-        else:
-            for _, event, _ in sure:
-                tally.note(event)
+        unsure += await self._append(sure, tally)
         gate = asyncio.Semaphore(AT_ONCE)
 
         async def read_and_decide(task_id: str) -> m.Done | m.Refusal:
@@ -321,10 +313,10 @@ class BulkCommands:
         for outcome in await asyncio.gather(*map(read_and_decide, unsure)):
             tally.note(outcome)
 
-    async def _one_by_one(
+    async def _append(
         self, sure: list[tuple[str, c.TaskEvent, int]], tally: _HowFar
     ) -> list[str]:
-        """Append each by itself; return those about which something was decided meanwhile."""
+        """Append all; return those about which something was decided meanwhile."""
         answers = await asyncio.gather(
             *(
                 self._log.append(subjects.task(task_id), event, expect=seq)

@@ -41,6 +41,9 @@ LED_EVERY_S: Final = 1.0
 """How often a leader notes under LED_KEY that it still leads, and the log time, so that the
 next one knows since when nobody did."""
 
+HISTORIES_AT_ONCE: Final = 16
+"""So many retried tasks are read from the log side by side."""
+
 MAIL_TIMEOUT_S: Final = 2.0
 """For how long a host may take to answer that it has its mail."""
 
@@ -125,6 +128,9 @@ class SchedulerRole:
         self._timer: asyncio.TimerHandle | None = None
         # Reads of the log that effects asked for; the loop itself holds no reference.
         self._background: set[asyncio.Task[Any]] = set()
+        # Thousands of tasks may be retried at once; the broker is not asked for all of
+        # their histories together.
+        self._reading = asyncio.Semaphore(HISTORIES_AT_ONCE)
         # Set when a retried task's history has been read and adopted.
         self._adopted = asyncio.Event()
         # The sequences whose fold is waited for.
@@ -475,8 +481,9 @@ class SchedulerRole:
         history: list[c.Recorded] = []
         while True:
             try:
-                history = await self._log.read(subjects.task(effect.task_id))
-                history += await self._log.read(subjects.runs_of(effect.task_id))
+                async with self._reading:
+                    history = await self._log.read(subjects.task(effect.task_id))
+                    history += await self._log.read(subjects.runs_of(effect.task_id))
                 break
             except LogUnavailable as error:
                 _log.warning(

@@ -174,15 +174,15 @@ async def test_a_task_that_failed_again_is_not_tried_twice_by_one_command():
 
 
 class Racing(MemoryLog):
-    """A log in which something is decided about a task just before a batch."""
+    """A log in which something is decided about a task just before another decision."""
 
     first: tuple[str, c.Event] | None = None
 
-    async def append_batch(self, items):
-        if self.first is not None:
-            (subject, event), self.first = self.first, None
-            await super().append(subject, event)
-        return await super().append_batch(items)
+    def append(self, subject, event, **more):
+        if self.first is not None and isinstance(event, c.TaskEvent):
+            first, self.first = self.first, None
+            super().append(*first)
+        return super().append(subject, event, **more)
 
 
 async def test_who_was_decided_about_meanwhile_is_read_and_decided_by_itself():
