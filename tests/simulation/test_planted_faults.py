@@ -52,7 +52,7 @@ WITHIN = 400
 
 BEGIN = {
     "hands_forgotten_at_a_hop": 560,
-    "requeue_counts_twice": 830,
+    "requeue_counts_twice": 110,
     "undecided_after_all": 190,
     "who_came_back_holds_up_the_lane": 1000,
 }
