@@ -30,6 +30,7 @@ __all__ = [
     "Costs",
     "Denied",
     "Explanation",
+    "Fleet",
     "NotEnded",
     "NotFound",
     "Refused",
@@ -41,6 +42,7 @@ __all__ = [
     "TaskInfo",
     "TimedOut",
     "Unreachable",
+    "WouldRoute",
     "__version__",
 ]
 
@@ -55,8 +57,10 @@ if TYPE_CHECKING:
         CostLine,
         Costs,
         Explanation,
+        Fleet,
         Result,
         TaskInfo,
+        WouldRoute,
     )
     from agentcom.blocking import Client, Task
     from agentcom.errors import (

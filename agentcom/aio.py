@@ -24,10 +24,13 @@ from agentcom.answers import (
     Done,
     EndedAnswer,
     Explanation,
+    Fleet,
+    OutputAnswer,
     Submitted,
     TaskAnswer,
     TasksAnswer,
     WhyAnswer,
+    WouldRoute,
     result_of,
 )
 from agentcom.errors import AgentComError, NotEnded, TimedOut
@@ -59,6 +62,7 @@ class AsyncTask:
     def __init__(self, client: AsyncClient, task_id: str, seq: int = 0) -> None:
         self.task_id = task_id
         self.state = ""
+        self.warnings: list[str] = []
         self._client = client
         self._seq = seq
         self._result: Result | None = None
@@ -78,6 +82,11 @@ class AsyncTask:
             raise NotEnded(self.task_id)
         return self._result
 
+    @property
+    def ended(self) -> bool:
+        """Whether it was seen to be over: then there is a `result`."""
+        return self._result is not None
+
     async def wait(self, timeout: float | None = None) -> Result:
         """Wait for its end, `timeout` seconds at most; raises TimedOut.
 
@@ -94,6 +103,20 @@ class AsyncTask:
         async with aclosing(self._client._transport.output(self.task_id)) as chunks:
             async for chunk in chunks:
                 yield chunk
+
+    async def chunks(self) -> list[Chunk]:
+        """Return the output of its present run as far as it has come."""
+        attempts = (await self._client._ask_task(self.task_id, self._seq)).attempts
+        found: list[Chunk] = []
+        while attempts:
+            question = {"task_id": self.task_id, "route": attempts[-1].route}
+            after = {"after_n": found[-1].n} if found else {}
+            raw = await self._client._transport.query("output", {**question, **after})
+            answer = read(raw, OutputAnswer)
+            found += answer.chunks
+            if not (answer.chunks and answer.left_out):
+                break
+        return found
 
     async def cancel(self, reason: str = "") -> None:
         """Cancel it; nothing happens where it is cancelled already."""
@@ -180,7 +203,9 @@ class AsyncClient:
         body.setdefault("idempotency_key", secrets.token_hex(16))
         raw = await self._transport.command("task.submit", body)
         said = read(raw, Submitted)
-        return AsyncTask(self, said.task_id, said.seq)
+        task = AsyncTask(self, said.task_id, said.seq)
+        task.warnings = said.warnings
+        return task
 
     async def submit_many(
         self, tasks: Iterable[str | TaskFields], *, key: str | None = None
@@ -402,6 +427,17 @@ class AsyncClient:
             name: value for name, value in asked.items() if value not in (None, "")
         }
         return read(await self._transport.query("costs", question), Costs)
+
+    async def fleet(self) -> Fleet:
+        """Say what hosts, models and tiers there are, and how they stand."""
+        return read(await self._transport.query("hosts", {}), Fleet)
+
+    async def route(
+        self, description: str = "", /, **fields: Unpack[TaskFields]
+    ) -> WouldRoute:
+        """Say where a task would go now, without submitting it."""
+        body = _body(description, fields)
+        return read(await self._transport.command("task.route", body), WouldRoute)
 
     async def explain(self, task_id: str) -> Explanation:
         """Say why a task went where it went, and what it waits for."""

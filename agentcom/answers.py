@@ -19,8 +19,10 @@ __all__ = [
     "CostLine",
     "Costs",
     "Explanation",
+    "Fleet",
     "Result",
     "TaskInfo",
+    "WouldRoute",
 ]
 
 FINAL = frozenset({"completed", "failed", "dead", "cancelled", "expired"})
@@ -248,6 +250,7 @@ class Submitted(Struct, kw_only=True):
 
     task_id: str
     seq: int
+    warnings: list[str] = []
 
 
 class BatchSubmitted(Struct, kw_only=True):
@@ -306,6 +309,27 @@ class Costs(Struct, frozen=True, kw_only=True):
     by: str
     lines: list[CostLine]
     total: CostLine
+
+
+class WouldRoute(Struct, frozen=True, kw_only=True):
+    """Where a task would go now, or what it would wait for.
+
+    `classification` and `decision` are as the log would have them (docs/events.md:
+    Classification and task.routed).
+    """
+
+    classification: dict[str, Any]
+    decision: dict[str, Any] | None = None
+    waiting_for: str = ""
+
+
+class Fleet(Struct, frozen=True, kw_only=True):
+    """Hosts, model servers of several hosts, models and tiers; docs/doors.md: hosts."""
+
+    hosts: list[dict[str, Any]]
+    shared_endpoints: list[dict[str, Any]]
+    models: list[dict[str, Any]]
+    tiers: list[dict[str, Any]]
 
 
 class RefusalAnswer(Struct, kw_only=True):

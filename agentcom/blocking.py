@@ -18,8 +18,10 @@ if TYPE_CHECKING:
         Chunk,
         Costs,
         Explanation,
+        Fleet,
         Result,
         TaskInfo,
+        WouldRoute,
     )
     from agentcom.fields import TaskFields, TaskFilter
 
@@ -96,6 +98,16 @@ class Task:
         """How it ended; raises NotEnded before `wait` or `as_completed` has seen that."""
         return self._task.result
 
+    @property
+    def warnings(self) -> list[str]:
+        """What was said of it when it was submitted here."""
+        return self._task.warnings
+
+    @property
+    def ended(self) -> bool:
+        """Whether it was seen to be over: then there is a `result`."""
+        return self._task.ended
+
     def wait(self, timeout: float | None = None) -> Result:
         """Wait for its end, `timeout` seconds at most; raises TimedOut.
 
@@ -106,6 +118,10 @@ class Task:
     def stream(self) -> Iterator[Chunk]:
         """Yield its output as it comes, from the beginning, until it is over."""
         return self._loop.each(self._task.stream())
+
+    def chunks(self) -> list[Chunk]:
+        """Return the output of its present run as far as it has come."""
+        return self._loop.run(self._task.chunks())
 
     def cancel(self, reason: str = "") -> None:
         """Cancel it; nothing happens where it is cancelled already."""
@@ -245,6 +261,16 @@ class Client:
                 fallback=fallback,
             )
         )
+
+    def fleet(self) -> Fleet:
+        """Say what hosts, models and tiers there are, and how they stand."""
+        return self._loop.run(self._client.fleet())
+
+    def route(
+        self, description: str = "", /, **fields: Unpack[TaskFields]
+    ) -> WouldRoute:
+        """Say where a task would go now, without submitting it."""
+        return self._loop.run(self._client.route(description, **fields))
 
     def explain(self, task_id: str) -> Explanation:
         """Say why a task went where it went, and what it waits for."""

@@ -21,12 +21,15 @@ _COMMANDS: Final = {
     "task.cancel": "tasks/{task_id}/cancel",
     "task.retry": "tasks/{task_id}/retry",
     "task.bulk": "tasks/bulk",
+    "task.route": "tasks/route",
 }
 _QUESTIONS: Final = {
     "tasks": "tasks",
     "task": "tasks/{task_id}",
     "why": "tasks/{task_id}/why",
     "costs": "costs",
+    "hosts": "fleet",
+    "output": "tasks/{task_id}/output",
 }
 _BY_BODY: Final = {"ended": "tasks/ended"}
 _CONNECTIONS: Final = 200

@@ -50,6 +50,7 @@ COMMANDS: Final[dict[str, tuple[str, str, str]]] = {
         "dashboard",
         "Say where the dashboard is, or open it.",
     ),
+    "mcp": ("cli.commands.mcp", "mcp", "Serve the tools to an MCP client."),
     "hosts": ("cli.commands.fleet", "hosts", "List hosts, endpoints and tiers."),
     "drain": ("cli.commands.fleet", "drain", "Let a host finish and take nothing new."),
     "resume": ("cli.commands.fleet", "resume", "Let a drained host take work again."),
@@ -132,7 +133,7 @@ GROUPS: Final[dict[str, tuple[str, ...]]] = {
     "Begin": ("up", "demo", "doctor", "dashboard", "top"),
     "Tasks": (
         *("run", "submit", "tasks", "task", "logs", "diff", "fetch"),
-        *("cancel", "retry", "reassign"),
+        *("cancel", "retry", "reassign", "mcp"),
     ),
     "What happens": (
         *("attention", "alerts", "ack", "dead", "why-waiting", "explain"),

@@ -43,7 +43,8 @@ CLI_ROOMS = {
     "render": set(),
     "local": {"client", "render"},
     "client": {"local", "render"},
-    "commands": {"client", "local", "render"},
+    "mcp": set(),
+    "commands": {"client", "local", "mcp", "render"},
 }
 
 # A library, and the modules or packages it is known to.
@@ -65,6 +66,7 @@ KNOWN_TO = {
     "sqlite3": ["sidecar/journal.py", "sidecar/journal_file.py", "projections/"],
     "psutil": ["sidecar/", "cli/", "bench/"],
     "subprocess": ["sidecar/", "cli/", "bench/"],
+    "mcp": ["cli/mcp/"],
     "click": ["cli/", "bench/"],
     "rich": ["cli/", "bench/"],
 }
