@@ -85,7 +85,8 @@ FIELDS: Final = {
     "tier": "trivial: a shell command; standard: a local model, at no dollars; complex: "
     "Claude Code, for dollars. Chosen by the description where it is left out.",
     "mode": "answer: the model answers from the text alone; work: it works in a folder.",
-    "cwd": "Absolute path of the folder to work in, on the host that takes the task.",
+    "cwd": "Absolute path of the folder to work in, on the host that takes the task: say "
+    "which by assign_to. Without cwd or repo it works in an empty folder of its own.",
     "repo": "A repository that a host offers (list_models_and_hosts).",
     "branch": "The branch of `repo` to work on.",
     "model": "This model and no other.",
