@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import settings
 
 from tests.support.backends import (  # noqa: F401 - fixtures
     messages_api,
@@ -18,6 +19,10 @@ from tests.support.llama_cpp import real_llama  # noqa: F401 - a fixture
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
+
+# How long an example takes is the machine's affair.
+settings.register_profile("without a clock", deadline=None)
+settings.load_profile("without a clock")
 
 
 @pytest.fixture

@@ -161,7 +161,7 @@ async def _live(
     everything: Everything, backends: Backends, stop: asyncio.Event
 ) -> None:
     """Keep work coming until the end."""
-    from cli.local.demo_work import keep_coming
+    from cli.commands.demo_work import keep_coming
 
     operator = everything.instance.credentials("operator")
     async with connected(credentials=operator) as client:

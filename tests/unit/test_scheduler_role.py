@@ -28,7 +28,9 @@ def said(monkeypatch) -> list[float]:
     return given
 
 
-@pytest.mark.parametrize(("arguments", "ttl"), [([], 4), (["--lease-ttl", "15"], 15)])
+@pytest.mark.parametrize(
+    ("arguments", "ttl"), [([], None), (["--lease-ttl", "15"], 15)]
+)
 def test_a_leader_keeps_its_lease_as_long_as_was_said(said, arguments, ttl):
     done = CliRunner().invoke(roles.scheduler, arguments, catch_exceptions=False)
     assert (done.exit_code, said) == (0, [ttl])

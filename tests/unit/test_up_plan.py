@@ -136,7 +136,7 @@ def test_web_is_started_with_the_dashboard_s_names_and_path(instance: Instance) 
         instance, replace(plan, web_names=names, base="/fleet"), print
     )
     assert everything.url == "http://127.0.0.1:8080/fleet"
-    arguments = everything.children["web"]._arguments
+    arguments = everything.children["web"].arguments
     context = web.make_context("web", list(arguments))
     assert context.params["names"] == names
     assert context.params["base"] == "/fleet"
