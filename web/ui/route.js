@@ -43,7 +43,9 @@ export function onMove(tell) {
     listeners.delete(tell);
   };
 }
-const moved = () => {
+/** Tell those who listen that the address has changed; one with a token is none of a page. */
+export const moved = () => {
+  if (location.hash.startsWith("#token=")) return;
   for (const tell of listeners) tell();
 };
 globalThis.addEventListener?.("hashchange", moved);

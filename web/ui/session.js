@@ -1,6 +1,7 @@
 // Who is here: the token that the server knows them by. It lies in the storage of this origin
 // (scheme, name and port) and is sent by this page alone, as a header: nothing that a browser
 // would send along by itself, to another port or for another page.
+import { moved } from "./route.js";
 
 /** The path that the page is served at: "/", or where a proxy has put it. */
 export const BASE = new URL(".", location.href).pathname;
@@ -41,7 +42,10 @@ export function tokenInAddress() {
   const named = (/** @type {string} */ text) => new URLSearchParams(text.slice(1)).get("token");
   // Addresses of earlier versions had it in the query.
   const token = named(location.hash) ?? named(location.search) ?? "";
-  if (token) history.replaceState(null, "", BASE);
+  if (token) {
+    history.replaceState(null, "", BASE);
+    moved();
+  }
   return token;
 }
 
