@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import quote
 
 import httpx
 import msgspec
@@ -151,7 +152,7 @@ def _fill(path: str, body: dict[str, Any]) -> tuple[str, dict[str, Any]]:
     if "{task_id}" not in path:
         return path, body
     rest = {name: value for name, value in body.items() if name != "task_id"}
-    return path.format(task_id=body["task_id"]), rest
+    return path.format(task_id=quote(str(body["task_id"]), safe="")), rest
 
 
 def _all(value: Any) -> list[Any]:
