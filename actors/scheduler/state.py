@@ -608,7 +608,7 @@ class SchedulerState:
         if event.epoch != self.epochs.current:
             return "void"
         now = self.time.stepped(event.step_s, event.at)
-        # An election before it was stamped by a clock that was ahead already.
+        self.not_after(now)  # what was stamped by a clock that was ahead already
         self.gaps = [(a - max(0.0, b - now), min(b, now)) for a, b in self.gaps]
         for watch in self.tiers.values():
             if watch.known_end and event.step_s > 0:

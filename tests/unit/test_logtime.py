@@ -23,8 +23,13 @@ DAY = 86_400.0
 
 def stepped(w: World, by: float) -> None:
     """The leader's wall clock is put forward, and it says so."""
+    at = rfc3339(w.now + w.scheduler.state.time.ahead_s + by)
     event = c.ClockStepped(
-        **w.head(), epoch=1, role="scheduler", name="s1", step_s=float(by)
+        **w.head() | {"at": at},
+        epoch=1,
+        role="scheduler",
+        name="s1",
+        step_s=float(by),
     )
     w.store(subjects.SCHEDULER, event)
     w.turn()
@@ -76,6 +81,22 @@ def test_a_stamp_from_far_before_the_log_is_not_believed():
     assert time.of(rfc3339(START - DAY)) == START
     time.now = START + 10
     assert time.of(rfc3339(START + DAY)) == START + 10
+
+
+def test_an_outage_stamped_ahead_of_the_step_began_no_later_than_the_step():
+    w = World()
+    w.join("h1")
+    w.shell("t1", needs=["tpu"])
+    ahead = {**w.head(), "at": rfc3339(w.now + DAY), "epoch": 1}
+    down = c.TierDown(**ahead, tier="complex")
+    w.store(subjects.tier("complex"), down)
+    ahead |= w.head() | {"at": rfc3339(w.now + DAY)}
+    event = c.ClockStepped(**ahead, role="scheduler", name="s1", step_s=DAY)
+    w.store(subjects.SCHEDULER, event)
+    standby = Scheduler("s2", iter("abc").__next__)
+    for recorded in w.log:
+        standby.fold(recorded)
+    assert standby.state.tiers["complex"].down_since == pytest.approx(w.now)
 
 
 def test_a_history_read_later_says_nothing_of_the_present():
