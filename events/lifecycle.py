@@ -184,6 +184,23 @@ def time_to_live(
     return max(waiting_since, gone_since), policy_s if own_s is None else own_s
 
 
+def endpoint_of(event: c.HostEvent) -> str:
+    """Return the endpoint that a host's event is about, "" where it is about the host."""
+    state = getattr(event, "state", None)
+    return getattr(event, "endpoint", "") if state is None else str(state.endpoint)
+
+
+def heard_before(event: c.HostEvent, joined_id: str, last_ids: dict[str, str]) -> bool:
+    """Whether a host's present incarnation has said this, or what overtook it, before.
+
+    Its ids rise, and its events may change places on their way: what is about another
+    endpoint (`last_ids` by endpoint, "" for the host) overtakes nothing. A join says all.
+    """
+    if isinstance(event, c.HostJoined):
+        return event.id <= max(joined_id, *last_ids.values(), "")
+    return event.id <= max(joined_id, last_ids.get(endpoint_of(event), ""))
+
+
 def hops(
     tier: c.Tier,
     *,

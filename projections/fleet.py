@@ -16,7 +16,7 @@ from msgspec import Struct, field
 from events import catalogue as c
 from events.codec import instant
 from events.errors import Malformed
-from events.lifecycle import TASK_TTL_S
+from events.lifecycle import TASK_TTL_S, endpoint_of, heard_before
 from projections.record import later
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ BEAT_S: Final = 2.0
 BEATS_TRUE: Final = 3
 """A host's resources count as known for this many beats."""
 ALERTS_KEPT: Final = 100
-VERSION: Final = 8
+VERSION: Final = 9
 
 
 class EndpointView(Struct):
@@ -60,8 +60,8 @@ class HostView(Struct):
     """A host: `state` is up, draining, left or lost; `since` is when it became so.
 
     `journal_lost` says that its journal does not hold what it once did, "" otherwise.
-    `last_id` is the id of the last event of this incarnation. A host's ids rise, so an
-    event whose id is not higher has been folded before.
+    `joined_id` is the id of its last join, `last_ids` are those of the last events since, by
+    the endpoint that they are about, see `events.lifecycle.heard_before`.
     """
 
     host: str
@@ -79,7 +79,8 @@ class HostView(Struct):
     ram_bytes: int | None = None
     reason: str = ""
     endpoints: dict[str, EndpointView] = {}
-    last_id: str = ""
+    joined_id: str = ""
+    last_ids: dict[str, str] = {}
     journal_lost: str = ""
 
 
@@ -228,7 +229,7 @@ def _host(state: FleetState, event: c.HostEvent, seq: int) -> str:
         return "no such host"
     if host.incarnation != event.incarnation:
         return "an earlier incarnation of the host"
-    host.last_id = event.id
+    host.last_ids = {**host.last_ids, endpoint_of(event): event.id}
     state.touched.add(("host", host.host))
     match event:
         case c.HostRecovered():
@@ -274,7 +275,7 @@ def _joined(state: FleetState, event: c.HostJoined, seq: int) -> str:
         default_repo=event.default_repo,
         ram_bytes=event.ram_bytes,
         endpoints={s.endpoint: _endpoint(s, event.at) for s in event.endpoints},
-        last_id=event.id,
+        joined_id=event.id,
         journal_lost=event.journal_lost or _began_anew(before, event),
     )
     state.touched.add(("host", event.host))
@@ -391,7 +392,7 @@ def _is_repeat(state: FleetState, event: c.HostEvent) -> bool:
     return (
         host is not None
         and host.incarnation == event.incarnation
-        and event.id <= host.last_id
+        and heard_before(event, host.joined_id, host.last_ids)
     )
 
 

@@ -228,7 +228,7 @@ class Scheduler:
             live.deciding = ""
             state.wait_again(live)
         end = returns.end_behind(event, live.state.route)
-        if end is not None:
+        if end is not None and not hosts.is_back(state, live, end):
             state.ended.setdefault(event.task_id, end)
 
     # -- what follows at once ----------------------------------------------------------

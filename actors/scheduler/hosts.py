@@ -18,7 +18,7 @@ from events import catalogue as c
 from events import subjects
 from events.codec import instant
 from events.errors import Malformed
-from events.lifecycle import STARTED
+from events.lifecycle import STARTED, endpoint_of, heard_before
 
 if TYPE_CHECKING:
     from actors.scheduler.leadership import Leadership
@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 
 SILENCE_CHECK_S: Final = 0.5
 """How often hosts that are silent, or unwell, are looked for."""
+
+FOUND_AGAIN: Final = ("host lost", "host lost it")
+"""Why a route ended whose host may turn out to hold it after all."""
 
 JOINS_KEPT: Final = 16
 """Of so many incarnations of a host it is known which came first."""
@@ -50,7 +53,9 @@ def fold_host(state: SchedulerState, name: str, recorded: c.Recorded) -> Verdict
     if not isinstance(event, c.HostEvent) or event.host != name:
         return "void"
     host = fleet.host(name)
-    if event.incarnation == host.incarnation and event.id <= host.last_id:
+    if event.incarnation == host.incarnation and heard_before(
+        event, host.joined_id, host.last_ids
+    ):
         # Said again, perhaps behind what came after it.
         return "repeat"
     if isinstance(event, c.HostJoined):
@@ -65,7 +70,10 @@ def fold_host(state: SchedulerState, name: str, recorded: c.Recorded) -> Verdict
         state.regroup()
     elif event.incarnation != host.incarnation:
         return "void"
-    host.last_id = event.id
+    if isinstance(event, c.HostJoined):
+        host.joined_id, host.last_ids = event.id, {}
+    else:
+        host.last_ids[endpoint_of(event)] = event.id
     state.tiers_dirty = True
     match event:
         case c.HostRecovered():
@@ -178,11 +186,21 @@ def compare(
             continue
         if route in held:
             host.missing.pop(route, None)
+            end = state.ended.get(live.state.task_id)
+            if end is not None and end.reason in FOUND_AGAIN:
+                # It was taken for gone, and that is not in the log yet.
+                del state.ended[live.state.task_id]
             continue
         missed = host.missing.get(route, 0) + 1
         host.missing[route] = missed
         if missed > patience:
             lose(state, live, "host lost it", f"{host.name} does not hold the run")
+
+
+def is_back(state: SchedulerState, live: LiveTask, end: RouteEnd) -> bool:
+    """Whether a host that was lost has come back: it has said since which runs it holds."""
+    host = state.fleet.hosts.get(live.state.host)
+    return end.reason == "host lost" and host is not None and host.live
 
 
 def lose(state: SchedulerState, live: LiveTask, reason: str, detail: str) -> None:

@@ -76,9 +76,10 @@ class Host:
         "heard",
         "held",
         "incarnation",
+        "joined_id",
         "joins",
         "last_beat",
-        "last_id",
+        "last_ids",
         "lost",
         "missing",
         "name",
@@ -100,9 +101,10 @@ class Host:
         # Names one start of its process. Incarnations sort by age, and what an older one
         # says does not count.
         self.incarnation = ""
-        # The id of the last event it wrote of itself. A host's ids rise, so an event with
-        # an id no greater has been here before.
-        self.last_id = ""
+        # The ids of its last join, and of the last event it wrote since of itself ("") and
+        # of each endpoint, see `events.lifecycle.heard_before`.
+        self.joined_id = ""
+        self.last_ids: dict[str, str] = {}
         # Routes it had on its disk when it joined, and the phase of each ("accepted" is
         # not begun yet).
         self.held: dict[str, str] = {}

@@ -16,6 +16,7 @@ from events import catalogue as c
 from events import subjects
 from events.codec import rfc3339
 from events.commands import UseEndpoints
+from projections.world import fold
 from tests.support.fakes import MemoryBroker, MemoryBus, MemoryLog
 from tests.support.world import World, claude, ollama
 
@@ -432,3 +433,44 @@ def test_a_shared_endpoint_that_was_added_anew_is_another_to_its_hosts():
         w.turn()
     first, second = (m.message for m in w.mail if isinstance(m.message, UseEndpoints))
     assert first.endpoints != second.endpoints
+
+
+def test_what_a_host_said_of_one_endpoint_is_not_overtaken_by_word_of_another():
+    w = World()
+    w.join("h1", endpoints=[ollama("o1"), ollama("o2")])
+    down = c.EndpointDown(
+        **w.head(),
+        host="h1",
+        incarnation="i1",
+        endpoint="o1",
+        kind="ollama",
+        reason="x",
+    )
+    w.store(subjects.host("h1"), down)
+    late, first, again = (w.head() for _ in range(3))
+    about = {"host": "h1", "incarnation": "i1"}
+    w.store(subjects.host("h1"), c.EndpointUp(**first, **about, state=ollama("o2")))
+    w.store(subjects.host("h1"), c.EndpointUp(**late, **about, state=ollama("o1")))
+    places = w.scheduler.fleet.hosts["h1"].endpoints
+    assert [places[name].up for name in ("o1", "o2")] == [True, True]
+    w.store(subjects.host("h1"), c.HostJoined(**again, **about, version="1"))
+    w.store(subjects.host("h1"), c.EndpointUp(**first, **about, state=ollama("o2")))
+    assert not w.scheduler.fleet.hosts["h1"].endpoints
+    world = fold(w.log)
+    assert not world.fleet.hosts["h1"].endpoints
+
+
+def test_a_run_that_its_host_turns_out_to_hold_is_not_taken_back():
+    w = World()
+    w.join("h1")
+    w.shell("t1")
+    route = w.routes("t1")[0].id
+    w.report("t1", c.TaskAccepted)
+    lost = {"host": "h1", "incarnation": "i1", "epoch": 1, "silent_s": 20.0}
+    w.store(subjects.fleet("h1"), c.HostLost(**w.head(), **lost))
+    assert w.scheduler.state.ended["t1"].reason == "host lost"
+    held = [c.Held("t1", route, "running")]
+    w.host_says("h1", c.HostRecovered, held=held)
+    w.turn()
+    assert w.phase("t1") == "accepted"
+    assert len(w.routes("t1")) == 1
