@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 import re
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import msgspec
@@ -45,6 +46,7 @@ _NO_FIELD = "no such field"
 _ALLOWED = "one of the allowed values"
 _FORM = "another form"
 _UNSAID = "another value"
+_LONGEST_WORD = 64
 _FIELDS_NAMED = 24
 _SHOWN = 80
 """So many characters of what came are shown; the rest of a long value says no more."""
@@ -217,11 +219,18 @@ def explained(fault: Malformed, kind: Any, body: Any) -> Malformed:
 def unknown_word(path: str, value: Any, choices: list[str]) -> Malformed:
     """Make the error of a word that is none of a few: with the one probably meant."""
     known = [choice for choice in choices if choice]
-    near = difflib.get_close_matches(str(value).lower(), known, n=1)
+    near = _near(str(value).lower(), known)
     hint = f"; did you mean {near[0]}?" if near else ""
     expected = f"one of {', '.join(known)}"
     got = shown(value)
     return Malformed(path, expected, got, f"expected {expected}, got {got}{hint}")
+
+
+def _near(word: str, known: list[str]) -> list[str]:
+    """Return the one that was probably meant. A long word is no typing error, and dear."""
+    if len(word) > _LONGEST_WORD:
+        return []
+    return difflib.get_close_matches(word, known, n=1)
 
 
 def _with_near_field(fault: Malformed, kind: Any) -> Malformed:
@@ -233,7 +242,7 @@ def _with_near_field(fault: Malformed, kind: Any) -> Malformed:
         if isinstance(info, mi.StructType)
         for field in info.fields
     ]
-    near = difflib.get_close_matches(name, sorted(fields), n=1)
+    near = _near(name, sorted(fields))
     stem = name.rstrip("s")
     near = near or sorted(f for f in fields if stem in f.split("_"))[:1]
     if near:
@@ -269,9 +278,13 @@ def _value_at(body: Any, path: str) -> Any:
     return here
 
 
+# What a kind looks like is dear to find out, and hostile input asks for it often.
+_type_info = lru_cache(maxsize=512)(mi.type_info)
+
+
 def _at(kind: Any, path: str) -> list[mi.Type]:
     """Return what may stand at a JSON path of this kind."""
-    here = [mi.type_info(kind)]
+    here = [_type_info(kind)]
     for name in re.findall(r"[^.\[\]]+|\[[^\]]*\]", path):
         here = [below for info in _members(here) for below in _below(info, name)]
     return here

@@ -299,7 +299,7 @@ def test_a_file_of_the_greatest_size_comes_over_http_in_pieces(door: Door) -> No
 def test_what_is_too_large_for_a_command_is_refused_over_http(door: Door) -> None:
     for length, status, code, most in (
         (PIECE_BYTES + 1, 400, "malformed", f"{PIECE_BYTES}"),
-        (500_000, 400, "malformed", "600000"),
+        (500_000, 400, "malformed", "600,000"),
         (800_000, 413, "request_entity_too_large", "1,000,000"),
     ):
         data = b"y" * length

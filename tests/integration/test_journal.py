@@ -165,7 +165,7 @@ async def test_a_journal_that_lost_something_says_so_once(
     assert first.at_start.lost == ""
     await first.close()
     shutil.copy(path, copy)
-    await asyncio.to_thread(killed_writer, path, 0.05)
+    await asyncio.to_thread(killed_writer, path, 0.05, "all")
     damage(path, copy)
 
     journal = await open_journal(path)

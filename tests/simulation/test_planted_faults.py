@@ -55,7 +55,6 @@ BEGIN = {
     "hands_forgotten_at_a_hop": 560,
     "requeue_counts_twice": 110,
     "undecided_after_all": 500,
-    "who_came_back_holds_up_the_lane": 700,
 }
 """What takes a rare meeting of accidents begins nearer to one; a change of the plan may
 move it, and only makes the test slower."""
@@ -267,11 +266,6 @@ def last_in_first_out(patch: Patch) -> None:
     patch.setattr(queue.Waiting, "__lt__", lambda self, other: self.seq > other.seq)
 
 
-def who_came_back_holds_up_the_lane(patch: Patch) -> None:
-    """Only the first submitted of a lane competes, aged or not."""
-    patch.setattr(queue.Group, "_is_in_order", lambda self, waiting: True)
-
-
 def alert_remembered_for_ever(patch: Patch) -> None:
     """When the next alert falls due is reckoned once for each leader."""
     reckon = tiers.reckon_alert
@@ -405,11 +399,6 @@ def repository_ignored(patch: Patch) -> None:
     patch.setattr(places.Host, "may_work_on", lambda self, repo: True)
 
 
-def suspects_run_together(patch: Patch) -> None:
-    """Tasks that were lost together with their hosts run side by side again."""
-    patch.setattr(dispatch, "_beside_suspects", lambda state, required: ())
-
-
 def hands_not_required(patch: Patch) -> None:
     """Work is sent to any model, as if it were to be answered."""
     patch.setattr(queue, "context_needed", lambda tokens, *, work: 0)
@@ -524,7 +513,6 @@ PLANTED: list[Callable[[Patch], None]] = [
     hands_forgotten_at_a_hop,
     mode_not_told,
     context_not_required,
-    suspects_run_together,
     host_heeds_anybody,
     skipped_requeue,
     acceptance_timer_not_cancelled,
@@ -550,7 +538,6 @@ PLANTED: list[Callable[[Patch], None]] = [
     requeue_counts_twice,
     last_in_first_out,
     alert_repeated,
-    who_came_back_holds_up_the_lane,
     alert_remembered_for_ever,
     late_word_counts,
     accepted_before_it_is_on_disk,
