@@ -118,7 +118,9 @@ async def test_a_second_process_is_refused_and_told_who_holds_it(
     path = tmp_path / "journal.db"
     journal = await open_journal(path)
     second = subprocess.Popen(
-        [sys.executable, "-c", WRITER, str(path)], stderr=subprocess.PIPE, cwd=ROOT
+        [sys.executable, "-c", WRITER, str(path), "all"],
+        stderr=subprocess.PIPE,
+        cwd=ROOT,
     )
     _, said = await asyncio.to_thread(second.communicate)
     assert second.returncode == 1
