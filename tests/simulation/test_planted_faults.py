@@ -55,6 +55,7 @@ BEGIN = {
     "hands_forgotten_at_a_hop": 560,
     "requeue_counts_twice": 110,
     "undecided_after_all": 500,
+    "who_came_back_holds_up_the_lane": 700,
 }
 """What takes a rare meeting of accidents begins nearer to one; a change of the plan may
 move it, and only makes the test slower."""
@@ -264,6 +265,11 @@ def requeue_counts_twice(patch: Patch) -> None:
 def last_in_first_out(patch: Patch) -> None:
     """The youngest of a lane goes first."""
     patch.setattr(queue.Waiting, "__lt__", lambda self, other: self.seq > other.seq)
+
+
+def who_came_back_holds_up_the_lane(patch: Patch) -> None:
+    """Only the first submitted of a lane competes, aged or not."""
+    patch.setattr(queue.Group, "_is_in_order", lambda self, waiting: True)
 
 
 def alert_remembered_for_ever(patch: Patch) -> None:
@@ -538,6 +544,7 @@ PLANTED: list[Callable[[Patch], None]] = [
     requeue_counts_twice,
     last_in_first_out,
     alert_repeated,
+    who_came_back_holds_up_the_lane,
     alert_remembered_for_ever,
     late_word_counts,
     accepted_before_it_is_on_disk,
