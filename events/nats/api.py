@@ -36,6 +36,8 @@ ACK_TIMEOUT: Final = 2.0
 """Seconds until an answer counts as lost."""
 DIRECT_BATCH: Final = 1_000
 """Messages in one answer of direct get; the server's own limit is 1,024."""
+DIRECT_TRIES: Final = 4
+"""How often a batch is asked for that nobody answers; a broker under load is slow at it."""
 ALL: Final = 2**63 - 1
 """As many as there are."""
 
@@ -152,23 +154,35 @@ async def stored_message(
 async def direct(
     link: Link, stream: str, subject: str, *, start: int = 1, limit: int = 1_000_000
 ) -> AsyncIterator[LinkMessage]:
-    """Yield a stream's messages on a subject, oldest first, batch by batch."""
-    seq, left = max(start, 1), limit
+    """Yield a stream's messages on a subject, oldest first, batch by batch.
+
+    What an unanswered batch has brought is kept, and the rest is asked for again. Raises
+    LogUnavailable without a connection, and after some silence; Denied without the right.
+    """
+    seq, left, silent = max(start, 1), limit, 0
     while left > 0:
         batch = min(DIRECT_BATCH, left)
         messages, more = await _direct_batch(link, stream, subject, seq, batch)
         for message in messages:
             yield message
         left -= len(messages)
-        if not messages or not more:
+        if messages:
+            seq = int(messages[-1].headers[header.SEQUENCE]) + 1
+        if more is None:
+            silent = 0 if messages else silent + 1
+            if silent == DIRECT_TRIES:
+                raise LogUnavailable(f"read {subject}", "no answer in time")
+        elif not messages or not more:
             return
-        seq = int(messages[-1].headers[header.SEQUENCE]) + 1
 
 
 async def _direct_batch(
     link: Link, stream: str, subject: str, seq: int, batch: int
-) -> tuple[list[LinkMessage], bool]:
-    """Ask for a batch by direct get; return it and whether there is more behind it."""
+) -> tuple[list[LinkMessage], bool | None]:
+    """Ask for a batch by direct get; return it and whether there is more behind it.
+
+    None: the answer did not come to its end in time.
+    """
     done: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
     messages: list[LinkMessage] = []
 
@@ -199,9 +213,9 @@ async def _direct_batch(
         if not link.post(api, encode(request), reply=inbox):
             raise LogUnavailable(f"read {subject}", "no connection")
         async with asyncio.timeout(ACK_TIMEOUT + batch / 500):
-            more = await done
-    except TimeoutError as error:
-        raise LogUnavailable(f"read {subject}", "no answer in time") from error
+            more: bool | None = await done
+    except TimeoutError:
+        more = None
     finally:
         link.forget(marker)
         await subscription.stop()

@@ -59,8 +59,7 @@ def open_page(browser, house):
         return page
 
     def heard(kind: str, text: str) -> None:
-        # The browser's own line about an answer that says "not now"; the page asks again.
-        if kind in ("error", "warning") and "status of 503" not in text:
+        if kind in ("error", "warning"):
             complaints.append(f"{kind}: {text}")
 
     open_.complaints = complaints
