@@ -74,7 +74,7 @@ class ExplainThis(Asked, frozen=True, kw_only=True):
     task_id: _TaskId
 
 
-class Nothing(Asked, frozen=True):
+class NoArguments(Asked, frozen=True):
     """`list_models_and_hosts`."""
 
 
@@ -186,7 +186,7 @@ TOOLS: Final = {
     "list_models_and_hosts": Tool(
         "List the hosts with what they offer, the models with where they are, and how "
         "each tier stands.",
-        _schema(Nothing),
+        _schema(NoArguments),
     ),
     "explain_routing": Tool(
         "Say why a task went where it went: its classification, the candidates with "
@@ -233,7 +233,7 @@ class Tools:
                 state = await self._client.task(asked.task_id).refresh()
                 return {"task_id": asked.task_id, "state": state}
             case "list_models_and_hosts":
-                _read(given, Nothing)
+                _read(given, NoArguments)
                 return msgspec.to_builtins(await self._client.fleet())
             case "explain_routing":
                 explained = await self._client.explain(
