@@ -3,12 +3,41 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 import click
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from rich.console import Console
+
+
+class Sizes(NamedTuple):
+    """How much of each part is measured; 0 and () leave a part out."""
+
+    tasks: int
+    queued: int
+    events: int
+    streams: int
+    shell: int
+    chats: int
+    rounds: int
+    grown: tuple[str, ...]
+
+
+ALL: Final = {
+    "whole": Sizes(10_000, 1_000_000, 1_000_000, 50, 1_000, 0, 5, ("all",)),
+    "short": Sizes(
+        *(6_000, 1_000_000, 500_000, 50, 500, 0, 5),
+        (
+            *("queued=1000,100000", "hosts=10,200,1000", "watchers=1,200"),
+            *("log=10000,500000", "web=10000,100000"),
+        ),
+    ),
+}
+"""What docs/benchmarks.md has a mark for: in an hour, or in a quarter of one."""
 
 
 @click.command()
@@ -75,6 +104,15 @@ if TYPE_CHECKING:
     help="What a task costs as things grow: queued, hosts, watchers, log, web, or all; "
     "e.g. queued=1000,100000. May be given more than once.",
 )
+@click.option(
+    "--all",
+    "everything",
+    is_flag=False,
+    flag_value="whole",
+    type=click.Choice(list(ALL)),
+    metavar="[SIZE]",
+    help="All that docs/benchmarks.md shows, in an hour; `--all short`: in a quarter of one.",
+)
 @click.option("--only", is_flag=True, help="Only what the other options name.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def bench(
@@ -87,50 +125,104 @@ def bench(
     chats: int,
     rounds: int,
     grown: tuple[str, ...],
+    everything: Literal["whole", "short"] | None,
     only: bool,
     as_json: bool,
 ) -> None:
     """Measure this machine: tasks/s, latency, replay, decisions, memory.
 
-    Everything runs on a broker and processes of its own, in a temporary folder.
+    Everything runs on a broker and processes of its own, in a temporary folder. A part
+    that fails is named, and the others are measured.
     """
-    from bench import growth, peers, projections
-    from bench.measure import machine, measure
-    from bench.shell import measure_shell
-    from bench.streams import measure_streams
-
-    def say(text: str) -> None:
-        click.echo(f"  {text} ...", err=True)
-
-    try:
-        axes = growth.axes_of(grown)
-        if rounds:
-            peers.require_peers()
-    except (ValueError, peers.NoPeers) as wrong:
-        raise click.UsageError(str(wrong)) from wrong
-    if only:
-        report = {"machine": machine()}
-    else:
-        sizes = list(endpoints) or [20, 200, 2000]
-        report = measure(tasks, queued=queued, endpoints=sizes, say=say)
-    if events:
-        report["projections"] = projections.measure(events, say=say)
-    if streams:
-        report["streams"] = measure_streams(streams, say=say)
-    if shell:
-        report["shell"] = measure_shell(shell, say=say)
-    if chats:
-        from bench.chats import measure_chats
-
-        report["openai"] = measure_chats(chats, say=say)
-    if rounds:
-        report["peers"] = peers.measure_peers(tasks, rounds, say=say)
-    if axes:
-        report["growth"] = growth.measure_growth(axes, min(tasks, 2_000), say=say)
+    sizes = Sizes(tasks, queued, events, streams, shell, chats, rounds, grown)
+    if everything is not None:
+        sizes = ALL[everything]
+    report: dict[str, Any] = {}
+    for name, work in parts(sizes, endpoints, only=only):
+        try:
+            report |= work()
+        except Exception as error:  # noqa: BLE001 - an hour's other parts are kept
+            report.setdefault("failed", {})[name] = f"{type(error).__name__}: {error}"
     if as_json:
         click.echo(json.dumps(report, indent=2))
     else:
         show(report)
+    if failed := report.get("failed"):
+        raise click.ClickException(
+            "; ".join(f"{name} failed: {why}" for name, why in failed.items())
+        )
+
+
+def _say(text: str) -> None:
+    click.echo(f"  {text} ...", err=True)
+
+
+def parts(
+    sizes: Sizes, endpoints: tuple[int, ...], *, only: bool
+) -> list[tuple[str, Callable[[], dict[str, Any]]]]:
+    """Return what is to be measured; raises UsageError."""
+    from bench import growth, peers, projections
+    from bench.measure import machine, measure, measure_waiting
+    from bench.shell import measure_shell
+    from bench.streams import measure_streams
+
+    try:
+        axes = growth.axes_of(sizes.grown)
+        if sizes.rounds:
+            peers.require_peers()
+    except (ValueError, peers.NoPeers) as wrong:
+        raise click.UsageError(str(wrong)) from wrong
+    fleets = list(endpoints) or [20, 200, 2000]
+
+    def chats() -> dict[str, Any]:
+        from bench.chats import measure_chats
+
+        return {"openai": measure_chats(sizes.chats, say=_say)}
+
+    grown: dict[str, Any] = {"tasks": min(sizes.tasks, 2_000), "axes": {}}
+
+    def grow(axis: str) -> dict[str, Any]:
+        one = growth.measure_growth({axis: axes[axis]}, grown["tasks"], say=_say)
+        grown["axes"] |= one["axes"]
+        return {"growth": grown}
+
+    # Of each: whether it is wanted, what it is called, what measures it.
+    parts: list[tuple[object, str, Callable[[], dict[str, Any]]]] = [
+        (True, "machine", lambda: {"machine": machine()}),
+        (
+            not only,
+            "ring",
+            lambda: measure(sizes.tasks, endpoints=fleets, say=_say),
+        ),
+        (
+            sizes.queued and not only,
+            "queued",
+            lambda: {"queued": measure_waiting(sizes.queued, say=_say)},
+        ),
+        (
+            sizes.rounds,
+            "peers",
+            lambda: {"peers": peers.measure_peers(sizes.tasks, sizes.rounds, say=_say)},
+        ),
+        (
+            sizes.shell,
+            "shell",
+            lambda: {"shell": measure_shell(sizes.shell, say=_say)},
+        ),
+        (
+            sizes.streams,
+            "streams",
+            lambda: {"streams": measure_streams(sizes.streams, say=_say)},
+        ),
+        (sizes.chats, "openai", chats),
+        (
+            sizes.events,
+            "projections",
+            lambda: {"projections": projections.measure(sizes.events, say=_say)},
+        ),
+    ]
+    parts += [(True, f"growth by {axis}", partial(grow, axis)) for axis in axes]
+    return [(name, work) for wanted, name, work in parts if wanted]
 
 
 def show(report: dict[str, Any]) -> None:
@@ -180,7 +272,7 @@ def show(report: dict[str, Any]) -> None:
 def _show_ring(console: Console, report: dict[str, Any]) -> None:
     from rich.table import Table
 
-    table = Table(title=f"{report['tasks']} no-op tasks, five durable events each")
+    table = Table(title=f"{report['tasks']} no-op tasks, four durable events each")
     for column in (
         "",
         "tasks/s",

@@ -63,25 +63,29 @@ Report = dict[str, Any]
 def measure(
     tasks: int,
     *,
-    queued: int,
     endpoints: list[int],
     say: Callable[[str], None] = lambda _text: None,
 ) -> Report:
-    """Measure everything; `say` hears what is being done."""
-    report: Report = {"machine": machine(), "tasks": tasks}
+    """Measure ring, bare pipeline and router; `say` hears what is being done."""
+    report: Report = {"tasks": tasks}
     say(f"the ring: {tasks} no-op tasks, then {SEQUENTIAL} one after the other")
     report["ring"] = measure_ring(tasks, SEQUENTIAL, report, say)
     say("the bare pipeline: the same hops, events and sizes")
     report["bare"] = measure_bare(tasks, report["ring"]["sizes"], SEQUENTIAL)
-    if queued:
-        say(f"memory: {queued} tasks that wait")
-        with _own_broker() as instance:
-            report["queued"] = uvloop.run(measure_queued(instance, queued))
     say("the router: decisions by the size of the fleet")
     report["router"] = {str(n): decisions_per_s(n) for n in endpoints}
     ring, bare = report["ring"], report["bare"]
     report["ratio_to_bare"] = round(ring["tasks_per_s"] / bare["tasks_per_s"], 3)
     return report
+
+
+def measure_waiting(
+    queued: int, say: Callable[[str], None] = lambda _text: None
+) -> Report:
+    """Measure what so many waiting tasks cost a scheduler that begins with them."""
+    say(f"memory: {queued} tasks that wait")
+    with _own_broker() as instance:
+        return uvloop.run(measure_queued(instance, queued))
 
 
 @contextmanager
@@ -316,6 +320,7 @@ async def _submissions(instance: Instance, amount: int) -> None:
             tier="standard",
             repo="shop",
         )
+        classification = classify(spec)
         for start in range(0, amount, 1_000):
             await asyncio.gather(
                 *(
@@ -327,7 +332,7 @@ async def _submissions(instance: Instance, amount: int) -> None:
                             by="bench",
                             task_id=task_id,
                             spec=spec,
-                            classification=classify(spec),
+                            classification=classification,
                         ),
                     )
                     for _ in range(min(1_000, amount - start))

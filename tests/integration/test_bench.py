@@ -9,9 +9,9 @@ import pytest
 from click.testing import CliRunner
 
 from bench.growth import AXES, axes_of
-from bench.main import bench, show
+from bench.main import ALL, bench, parts, show
 from bench.peers import PEERS
-from docs.make_benchmarks import filled
+from docs.make_benchmarks import PARTS, filled
 from tests.support.command import ROOT
 
 if TYPE_CHECKING:
@@ -98,3 +98,27 @@ def test_without_the_peers_the_way_to_them_is_said(
     done = CliRunner().invoke(bench, ["--only", "--peers", "1"])
     assert done.exit_code == 2
     assert "agentcom[bench-peers]" in done.output
+
+
+def test_a_part_that_fails_is_named_and_the_others_are_measured(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fails(*_: object, **__: object) -> dict:
+        raise TimeoutError("nobody answered")
+
+    monkeypatch.setattr("bench.shell.measure_shell", fails)
+    monkeypatch.setattr("bench.streams.measure_streams", lambda *_, **__: {"lost": 0})
+    words = ["--only", "--shell", "1", "--streams", "1", "--json"]
+    done = CliRunner().invoke(bench, words)
+    assert done.exit_code == 1
+    found = json.loads(done.stdout)
+    assert found["streams"] == {"lost": 0}
+    assert found["failed"] == {"shell": "TimeoutError: nobody answered"}
+    assert "shell failed: TimeoutError" in done.stderr
+
+
+def test_all_is_what_the_page_has_a_place_for() -> None:
+    for sizes in ALL.values():
+        named = {name.partition(" ")[0] for name, _ in parts(sizes, (), only=False)}
+        # The bare pipeline, replay and router come with the ring.
+        assert named | {"router"} == PARTS.keys()
