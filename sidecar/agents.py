@@ -26,7 +26,7 @@ from sidecar.progress import run_fields
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from events import commands as mail
+    from events import mail
     from sidecar.executors.agent import Step
     from sidecar.executors.port import Stop
     from sidecar.journal import Journal

@@ -27,7 +27,7 @@ from sidecar.workspace import OwnVariables, Workspace
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
 
-    from events import commands as mail
+    from events import mail
     from events.attachments import AttachmentStore
     from sidecar.config import SidecarConfig
     from sidecar.executors.agent import Bookmark, WakeSteps

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from events.commands import Limits
+    from events.mail import Limits
     from sidecar.git import Git
 
 SAID_EVERY_S: Final = 5.0

@@ -30,7 +30,7 @@ from sidecar.output import fitting
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from events.commands import Assign
+    from events.mail import Assign
     from sidecar.executors.port import RawResult
 
 _REPORTER = "claude-code"

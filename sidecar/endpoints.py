@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 
     import aiohttp
 
-    from events.commands import Assign, SharedEndpoint
+    from events.mail import Assign, SharedEndpoint
     from sidecar.config import EndpointConfig, SidecarConfig
     from sidecar.executors.port import Outcome, RawResult
     from sidecar.processes.family import Processes

@@ -23,8 +23,7 @@ from actors.host.mailbox import Envelope, Mailbox
 from actors.host.state import About, evolve, initial, runs_held, slots_taken
 from agentcom import __version__
 from events import catalogue as c
-from events import commands as mail
-from events import subjects
+from events import mail, subjects
 from events.codec import Reader, encode, rfc3339
 from events.diagnostics import Diagnostics
 from events.errors import AgentComError, Malformed

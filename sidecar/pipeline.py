@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
     from actors.host import outcomes
     from events.attachments import AttachmentStore
-    from events.commands import Assign
+    from events.mail import Assign
     from sidecar.executors.port import Executor, Outcome
     from sidecar.progress import Progress
     from sidecar.verification import Verifier

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from events.bus import Bus
-    from events.commands import Assign
+    from events.mail import Assign
 
 JOIN_S = 0.1
 """For how long text is joined into one chunk."""

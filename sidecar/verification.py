@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import Literal
 
-    from events.commands import Assign
+    from events.mail import Assign
     from sidecar.executors.port import Emit, Outcome, RawResult, Run, Stop
     from sidecar.progress import Progress
 

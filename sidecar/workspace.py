@@ -35,9 +35,9 @@ from msgspec import Struct, structs
 
 from actors.rules.folders import WorkingFolder, working_folder
 from actors.rules.repos import plain_repo
-from events.commands import Limits
 from events.errors import Malformed, shown
 from events.ids import token
+from events.mail import Limits
 from sidecar import kept
 from sidecar.changes import Checkout
 from sidecar.clones import Clones
@@ -66,7 +66,7 @@ if TYPE_CHECKING:
     )
 
     from events import catalogue as c
-    from events.commands import Assign
+    from events.mail import Assign
     from sidecar.processes.family import Processes
 
 _BASICS = ("HOME", "LANG", "LC_ALL", "TZ", "USER", "LOGNAME")

@@ -11,6 +11,7 @@ from events import commands as m
 from events import subjects
 from events.codec import Reader, convert, encode
 from events.errors import Conflict, Malformed, Unreachable
+from events.mail import Drain, DrainOrResume, Fetch, Inspect, Reply, Resume
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,7 +28,7 @@ FETCH_ANSWER_S: Final = 10.0
 DETAIL_LENGTH: Final = 1_000
 """So much is passed on of what a host says."""
 
-_replies: Reader[m.Reply] = Reader(m.Reply)
+_replies: Reader[Reply] = Reader(Reply)
 
 
 class AddedEndpoint(NamedTuple):
@@ -58,7 +59,7 @@ class AdminCommands:
         reason = command.reason or f"by {who}"
         return await self._steer(
             command.host,
-            lambda incarnation, version: m.Drain(
+            lambda incarnation, version: Drain(
                 incarnation=incarnation, version=version, reason=reason
             ),
         )
@@ -67,7 +68,7 @@ class AdminCommands:
         """Have a host take work again."""
         return await self._steer(
             command.host,
-            lambda incarnation, version: m.Resume(
+            lambda incarnation, version: Resume(
                 incarnation=incarnation, version=version
             ),
         )
@@ -98,9 +99,7 @@ class AdminCommands:
                 "not_found", f"no host has worked on task {command.task_id}", "task_id"
             )
         host = hosts[-1]
-        mail = m.Fetch(
-            task_id=command.task_id, path=command.path, offset=command.offset
-        )
+        mail = Fetch(task_id=command.task_id, path=command.path, offset=command.offset)
         reply = await self._ask(
             host, mail, subjects.task_mailbox(host, command.task_id), FETCH_ANSWER_S
         )
@@ -127,14 +126,14 @@ class AdminCommands:
         return f"no host {name}; hosts: {hosts}"
 
     async def _steer(
-        self, host: str, mail: Callable[[str, int], m.DrainOrResume]
+        self, host: str, mail: Callable[[str, int], DrainOrResume]
     ) -> m.Done | m.Refusal:
         """Look how the host stands and send mail for that; again if it moved meanwhile.
 
         `mail` is made of the incarnation and the version that were seen, see `DrainOrResume`.
         """
         for _ in range(DECIDE_AGAIN):
-            inspection = await self._ask(host, m.Inspect())
+            inspection = await self._ask(host, Inspect())
             if isinstance(inspection, m.Refusal):
                 return inspection
             reply = await self._ask(host, mail(*_version_in(inspection)))
@@ -156,10 +155,10 @@ class AdminCommands:
     async def _ask(
         self,
         host: str,
-        mail: m.DrainOrResume | m.Inspect | m.Fetch,
+        mail: DrainOrResume | Inspect | Fetch,
         mailbox: str = "",
         timeout_s: float = HOST_ANSWER_S,
-    ) -> m.Reply | m.Refusal:
+    ) -> Reply | m.Refusal:
         """Send mail to a host, or to a mailbox of its; return what it answers."""
         try:
             raw = await self._bus.request(
@@ -323,7 +322,7 @@ class AdminCommands:
         return policies.parse(last.event.policy), last.event.version, last.seq
 
 
-def _version_in(inspection: m.Reply) -> tuple[str, int]:
+def _version_in(inspection: Reply) -> tuple[str, int]:
     """Return a host's incarnation and version; "" and 0 of an older one that says none."""
     incarnation = inspection.info.get("incarnation")
     version = inspection.info.get("turns")

@@ -13,7 +13,7 @@ from actors.host import messages as msg
 from actors.host.outcomes import Finished, Returned, Stopped
 from actors.host.state import HOLDING, runs_held, slot_of
 from events import catalogue as c
-from events import commands as mail
+from events import mail
 from events.codec import instant, rfc3339
 from events.errors import Malformed, shown
 

@@ -14,8 +14,8 @@ import asyncio
 from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
 from events.codec import Reader, encode
-from events.commands import Reply
 from events.errors import Malformed
+from events.mail import Reply
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -13,7 +13,7 @@ from msgspec import Struct, field
 
 from actors.host.outcomes import Outcome
 from events import catalogue as c
-from events import commands as mail
+from events import mail
 
 Phase = Literal[
     "reserved",

@@ -23,7 +23,7 @@ from msgspec import Struct, field
 from actors.host import messages as msg
 from actors.host.messages import Phase, Wish
 from events import catalogue as c
-from events import commands as mail
+from events import mail
 
 if TYPE_CHECKING:
     from actors.host.messages import Note

@@ -13,9 +13,9 @@ import msgspec
 from msgspec import Meta, Struct
 
 from events.codec import convert
-from events.commands import Limits
 from events.errors import Malformed, shown
 from events.lifecycle import TASK_TTL_S
+from events.mail import Limits
 
 Seconds = Annotated[float, Meta(ge=0, le=31_536_000)]
 PositiveSeconds = Annotated[float, Meta(gt=0, le=31_536_000)]

@@ -100,7 +100,7 @@ def _expires_at(
     """When a task's TTL is over, without the seconds in which nobody led."""
     starving_since = group.starving_since or waiting.since
     policy_s = state.policy.task_ttl_s
-    return state.after(
+    return state.time.after(
         *time_to_live(waiting.since, starving_since, live.ttl_s, policy_s)
     )
 

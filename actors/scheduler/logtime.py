@@ -24,11 +24,14 @@ is given up sooner."""
 NOTICED_S: Final = 1.0
 """Wall and monotonic clock are one step apart when they differ by so much."""
 
+GAPS: Final = 64
+"""Times without a leader that are remembered; what is timed began within a few of them."""
+
 
 class LogTime:
     """The fold of the steps. `ahead_s` is how far the wall clock is ahead of log time."""
 
-    __slots__ = ("ahead_s", "last", "now", "saying", "unsaid_s")
+    __slots__ = ("ahead_s", "gaps", "last", "now", "saying", "unsaid_s")
 
     def __init__(self) -> None:
         self.ahead_s = 0.0
@@ -40,6 +43,9 @@ class LogTime:
         self.last = float("-inf")
         # The present, where somebody leads; infinite where the log alone is read.
         self.now = float("inf")
+        # Times in which nobody led, as (begin, end). A time to live and the time until an
+        # alert do not count them, see `elapsed` and `after`. The wait before a hop does.
+        self.gaps: list[tuple[float, float]] = []
 
     def of(self, at: str) -> float:
         """Return when a scheduler or gateway wrote an event, from its stamp.
@@ -71,7 +77,26 @@ class LogTime:
             self.unsaid_s = round(self.unsaid_s - step_s, 6)
         said = self.until(at)
         self.last = min(self.last, said)
+        self.gaps = [(a - max(0.0, b - said), min(b, said)) for a, b in self.gaps]
         return said
+
+    def nobody_led(self, seconds: float, until: str) -> None:
+        """Nobody led for so long before an election, which is stamped `until`."""
+        end = self.of(until)
+        self.gaps.append((end - seconds, end))
+        del self.gaps[:-GAPS]
+
+    def elapsed(self, since: float, now: float) -> float:
+        """Seconds from `since` to `now` in which somebody led."""
+        led = now - since
+        for start, end in self.gaps:
+            led -= max(0.0, min(end, now) - max(start, since))
+        return led
+
+    def after(self, since: float, wait: float) -> float:
+        """When `wait` seconds of leadership will have passed since then."""
+        lost = sum(max(0.0, end - max(start, since)) for start, end in self.gaps)
+        return since + wait + lost
 
     def text(self, when: float) -> str:
         """Write a log time for people, as the wall clock stands."""

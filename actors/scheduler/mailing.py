@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from actors import lifecycle
 from actors.scheduler import dispatch
 from actors.scheduler.outputs import Mail, SpecNeeded
-from events.commands import Assign, Cancel, Evict, Rejoin, SharedEndpoint, UseEndpoints
+from events.mail import Assign, Cancel, Evict, Rejoin, SharedEndpoint, UseEndpoints
 
 if TYPE_CHECKING:
     from actors.lifecycle import TaskState

@@ -14,7 +14,7 @@ from events import subjects
 if TYPE_CHECKING:
     from actors.lifecycle import TaskState
     from events import catalogue as c
-    from events.commands import HostMail
+    from events.mail import HostMail
 
 
 class Decision(NamedTuple):

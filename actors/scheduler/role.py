@@ -20,9 +20,9 @@ from actors.scheduler.outputs import Decision, HistoryNeeded, Mail, SpecNeeded
 from events import catalogue as c
 from events import subjects
 from events.codec import Reader, encode, instant, rfc3339
-from events.commands import Assign, Reply, UseEndpoints
 from events.diagnostics import Diagnostics
 from events.errors import Conflict, LogError, LogUnavailable, Malformed, Unreachable
+from events.mail import Assign, Reply, UseEndpoints
 from events.races import first
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 from actors import lifecycle
 from actors.lifecycle import Epochs, TaskState
 from actors.rules import policy as policies
-from actors.scheduler import hosts
+from actors.scheduler import hosts, tiers
 from actors.scheduler.fleet import Fleet, plain
 from actors.scheduler.live import LiveTask, RouteEnd, end_said_by
 from actors.scheduler.logtime import LogTime
@@ -44,8 +44,6 @@ if TYPE_CHECKING:
 
 REASONS: Final = 10_000
 """Reasons of classifications that are kept once for all tasks that share them."""
-GAPS: Final = 64
-"""Times without a leader that are remembered; what is timed began within a few of them."""
 
 Verdict = Literal["applied", "repeat", "void"]
 """Whether an event counted, said again what was known, or was not allowed."""
@@ -96,9 +94,6 @@ class SchedulerState:
         # where the elections' subject stands: the next one expects it.
         self.epochs = Epochs()
         self.scheduler_seq = 0
-        # Times in which nobody led, as (begin, end). A time to live and the time until an
-        # alert do not count them, see `elapsed` and `after`. The wait before a hop does.
-        self.gaps: list[tuple[float, float]] = []
         # Every task that is not over. One that is over is forgotten here; what comes in
         # about it later changes nothing, and a retry reads its history from the log.
         self.tasks: dict[str, LiveTask] = {}
@@ -194,7 +189,7 @@ class SchedulerState:
                 verdict = hosts.fold_fleet(self, parts[3], event)
             case "tier":
                 self.subject_seqs[recorded.subject] = recorded.seq
-                verdict = self._fold_tier(parts[3], event)
+                verdict = tiers.fold_tier(self, parts[3], event)
             case "policy":
                 verdict = self._fold_policy(event)
             case "scheduler":
@@ -211,20 +206,6 @@ class SchedulerState:
             self.counts.repeats += 1
         else:
             self.counts.void += 1
-
-    # -- time without a leader ---------------------------------------------------------
-
-    def elapsed(self, since: float, now: float) -> float:
-        """Seconds from `since` to `now` in which somebody led."""
-        led = now - since
-        for start, end in self.gaps:
-            led -= max(0.0, min(end, now) - max(start, since))
-        return led
-
-    def after(self, since: float, wait: float) -> float:
-        """When `wait` seconds of leadership will have passed since then."""
-        lost = sum(max(0.0, end - max(start, since)) for start, end in self.gaps)
-        return since + wait + lost
 
     def not_after(self, now: float) -> None:
         """What was stamped in a future that the clock has left began now at latest."""
@@ -546,25 +527,7 @@ class SchedulerState:
         self.tiers_dirty = True
         self.ready.update(self.queue.groups)
 
-    # -- tiers, policy, leaders --------------------------------------------------------
-
-    def _fold_tier(self, name: str, event: c.Event) -> Verdict:
-        watch = next((w for tier, w in self.tiers.items() if tier == name), None)
-        if watch is None or not isinstance(event, c.TierEvent) or event.tier != name:
-            return "void"
-        by_anybody = isinstance(event, c.AlertAcknowledged | c.TierLimitCleared)
-        if event.epoch != self.epochs.current and not by_anybody:
-            return "void"
-        watch.evolve(event, self.time)
-        if not by_anybody:
-            self.time.decided(event.at)
-        self.tier_pending.discard(watch.tier)
-        self.tiers_dirty = self.alerts_moved = True
-        if isinstance(event, c.TierLimited | c.TierLimitCleared):
-            self.fleet.limit(PLACE_KIND[watch.tier], watch.limited_until)
-        # What waits for this tier, or could hop from or to it, is looked at again.
-        self.ready.update(self.queue.groups)
-        return "applied"
+    # -- policy, leaders ---------------------------------------------------------------
 
     def _fold_policy(self, event: c.Event) -> Verdict:
         if (
@@ -596,10 +559,8 @@ class SchedulerState:
             recorded.seq, event.epoch
         ):
             return "void"
-        at = self.time.of(event.at)
         if event.leaderless_s > 0:
-            self.gaps.append((at - event.leaderless_s, at))
-            del self.gaps[:-GAPS]
+            self.time.nobody_led(event.leaderless_s, event.at)
             self.alerts_moved = True
         return "applied"
 
@@ -609,12 +570,8 @@ class SchedulerState:
             return "void"
         now = self.time.stepped(event.step_s, event.at)
         self.not_after(now)  # what was stamped by a clock that was ahead already
-        self.gaps = [(a - max(0.0, b - now), min(b, now)) for a, b in self.gaps]
-        for watch in self.tiers.values():
-            if watch.known_end and event.step_s > 0:
-                # Instants that were named are nearer now; a clock put back was wrong.
-                watch.limited_until -= event.step_s
-                self.fleet.limit(PLACE_KIND[watch.tier], watch.limited_until)
+        if event.step_s > 0:
+            tiers.move_limits(self, event.step_s)
         self.alerts_moved = True
         self.ready.update(self.queue.groups)
         return "applied"

@@ -18,7 +18,7 @@ from events.codec import instant
 if TYPE_CHECKING:
     from actors.scheduler.leadership import Leadership, ReportedLimit
     from actors.scheduler.logtime import LogTime
-    from actors.scheduler.state import SchedulerState
+    from actors.scheduler.state import SchedulerState, Verdict
 
 
 class Outage:
@@ -95,6 +95,40 @@ class TierWatch:
         if self.outage is None or self.outage.until is None:
             return 0.0
         return round(max(0.0, self.outage.until - self.outage.since), 6)
+
+
+def fold_tier(state: SchedulerState, name: str, event: c.Event) -> Verdict:
+    """Fold what is said of a tier, by the leader in force or by a person."""
+    watch = next((w for tier, w in state.tiers.items() if tier == name), None)
+    if watch is None or not isinstance(event, c.TierEvent) or event.tier != name:
+        return "void"
+    by_anybody = isinstance(event, c.AlertAcknowledged | c.TierLimitCleared)
+    if event.epoch != state.epochs.current and not by_anybody:
+        return "void"
+    watch.evolve(event, state.time)
+    if not by_anybody:
+        state.time.decided(event.at)
+    state.tier_pending.discard(watch.tier)
+    state.tiers_dirty = state.alerts_moved = True
+    if isinstance(event, c.TierLimited | c.TierLimitCleared):
+        state.fleet.limit(PLACE_KIND[watch.tier], watch.limited_until)
+    # What waits for this tier, or could hop from or to it, is looked at again.
+    state.ready.update(state.queue.groups)
+    return "applied"
+
+
+def move_limits(state: SchedulerState, step_s: float) -> None:
+    """The clock was put forward: instants that somebody named are nearer now.
+
+    A clock that is put back was wrong before, and moves none.
+    """
+    for watch in state.tiers.values():
+        if watch.known_end:
+            watch.limited_until -= step_s
+            state.fleet.limit(PLACE_KIND[watch.tier], watch.limited_until)
+
+
+# -- deciding --------------------------------------------------------------------------
 
 
 def decide_limits(
@@ -174,7 +208,10 @@ def _next_event(
     down_s = round(max(0.0, now - since), 6)
     if available:
         return lead.write(now, c.TierUp, tier=tier, down_s=down_s)
-    if watch.alerted or state.elapsed(since, now) < state.policy.tier_alert_after_s:
+    if (
+        watch.alerted
+        or state.time.elapsed(since, now) < state.policy.tier_alert_after_s
+    ):
         return None
     reason = f"{tier} is down"
     return lead.write(now, c.AlertRaised, tier=tier, down_s=down_s, reason=reason)
@@ -192,7 +229,7 @@ def reckon_alert(state: SchedulerState, lead: Leadership) -> None:
     """Reckon when the next alert about an outage is due, if the outage lasts so long."""
     state.alerts_moved = False
     waits = (
-        state.after(watch.down_since, state.policy.tier_alert_after_s)
+        state.time.after(watch.down_since, state.policy.tier_alert_after_s)
         for watch in state.tiers.values()
         if watch.down_since is not None
         and not watch.alerted

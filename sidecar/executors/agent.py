@@ -46,7 +46,7 @@ from sidecar.results import Unreadable
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from events.commands import Assign
+    from events.mail import Assign
     from sidecar.executors.port import Emit, Outcome, Run, Stop
     from sidecar.processes.family import Child, Processes
     from sidecar.results import Results, TaskFiles

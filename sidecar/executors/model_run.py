@@ -57,7 +57,7 @@ from sidecar.output import HeadTail
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from events.commands import Assign
+    from events.mail import Assign
     from sidecar.executors.port import Emit, Outcome, Run, Stop
 
 

@@ -22,7 +22,7 @@ from actors.host.outcomes import Finished as Finished
 from actors.host.outcomes import Returned as Returned
 from actors.host.outcomes import Stopped as Stopped
 from events import catalogue as c
-from events.commands import Assign
+from events.mail import Assign
 
 
 class Turn(Struct, frozen=True):

@@ -45,7 +45,7 @@ from sidecar.processes.family import Processes, ProcessLimits
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from events.commands import Assign
+    from events.mail import Assign
     from sidecar.executors.port import Emit, Outcome, Run, Stop
     from sidecar.task_user import TaskUser
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
     from pathlib import Path
 
-    from events.commands import Assign
+    from events.mail import Assign
     from sidecar.executors.port import Outcome
 
 LIMITS = replace(

@@ -31,7 +31,7 @@ from tests.support.runs import QUICK, Ear, alive, assignment
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from events.commands import Limits
+    from events.mail import Limits
     from sidecar.executors.port import Outcome
     from sidecar.simulated.claude import SimulatedClaude
     from tests.support.messages_api import MessagesApi

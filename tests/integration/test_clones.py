@@ -14,7 +14,7 @@ import pytest
 from msgspec.structs import replace
 
 from events import catalogue as c
-from events.commands import Limits
+from events.mail import Limits
 from sidecar import clones
 from sidecar.folders import WorkspaceError
 from sidecar.processes.family import Processes

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from msgspec import structs
 
-from events import commands as mail
+from events import mail
 from events.catalogue import EndpointState, TaskSpec
 from sidecar.config import ClaudeConfig, EndpointConfig, SidecarConfig
 from sidecar.endpoints import Endpoints

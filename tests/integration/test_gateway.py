@@ -9,10 +9,10 @@ import pytest
 
 from actors.rules.policy import Policy
 from events import catalogue as c
-from events import commands as m
 from events import subjects
 from events.codec import encode
 from events.errors import Denied
+from events.mail import Reply
 from events.nats.log import JetStreamLog
 from tests.support.links import linked
 from tests.support.scheduling import scheduling
@@ -465,16 +465,16 @@ async def test_a_host_is_told_and_its_answer_is_passed_on(client):
     async with linked(client.broker, "host-h1") as host:
         heard = []
         answers = [
-            encode(m.Reply(ok=True, detail="draining")),
-            encode(m.Reply(ok=False, code="not_now", detail="busy")),
+            encode(Reply(ok=True, detail="draining")),
+            encode(Reply(ok=False, code="not_now", detail="busy")),
             b"what?",
-            encode(m.Reply(ok=False, code="x" * 9_000, detail="y" * 900_000)),
+            encode(Reply(ok=False, code="x" * 9_000, detail="y" * 900_000)),
         ]
 
         def on(message) -> None:
             mail = json.loads(message.data)
             if mail["type"] == "inspect":
-                message.respond(encode(m.Reply(ok=True)))
+                message.respond(encode(Reply(ok=True)))
                 return
             heard.append(mail)
             message.respond(answers[len(heard) - 1])

@@ -9,7 +9,7 @@ import aiohttp
 import pytest
 
 from events import catalogue as c
-from events.commands import Cancel, Limits
+from events.mail import Cancel, Limits
 from sidecar.config import ClaudeConfig, EndpointConfig
 from sidecar.looks import Answered, ask_server
 from sidecar.simulated import ollama

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from events import catalogue as c
-from events import commands as m
+from events import mail as m
 from events import subjects
 from events.codec import encode, rfc3339
 from events.errors import Denied

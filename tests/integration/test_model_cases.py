@@ -26,7 +26,7 @@ from tests.support.canned import (
 from tests.support.runs import QUICK, Ear, assignment
 
 if TYPE_CHECKING:
-    from events.commands import Limits
+    from events.mail import Limits
     from sidecar.executors.port import Outcome, RawResult
 
 CHAT = {"ollama": "/api/chat", "openai": "/v1/chat/completions"}

@@ -17,7 +17,7 @@ from tests.support.runs import QUICK, Ear, assignment
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from events.commands import Limits
+    from events.mail import Limits
     from sidecar.executors.port import Outcome
 
 MODEL = "llama3.2"

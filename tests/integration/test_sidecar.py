@@ -11,8 +11,7 @@ import msgspec
 import pytest
 
 from events import catalogue as c
-from events import commands as mail
-from events import subjects
+from events import mail, subjects
 from events.codec import encode
 from sidecar.executors.port import Finished, RawResult, Run, Stopped
 from sidecar.executors.shell import ShellExecutor

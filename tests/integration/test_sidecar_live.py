@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from events import catalogue as c
-from events import commands as mail
-from events import subjects
+from events import mail, subjects
 from events.chunks import gaps
 from events.codec import encode
 from events.nats.log import JetStreamLog

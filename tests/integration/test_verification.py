@@ -9,8 +9,7 @@ import pytest
 from msgspec.structs import replace
 
 from events import catalogue as c
-from events import commands as mail
-from events import subjects
+from events import mail, subjects
 from events.codec import encode
 from sidecar.config import ClaudeConfig, ShellConfig
 from tests.support.hosting import REPLIES, assign, world

@@ -11,8 +11,7 @@ from typing import Any
 import pytest
 
 from events import catalogue as c
-from events import commands as mail
-from events import subjects
+from events import mail, subjects
 from events.codec import encode
 from sidecar.config import AgentConfig
 from sidecar.journal import open_journal

@@ -12,7 +12,7 @@ import pytest
 from msgspec.structs import replace
 
 from events.catalogue import Shell
-from events.commands import Limits
+from events.mail import Limits
 from sidecar.folders import FolderMissing, WorkspaceError, remove_tree
 from sidecar.processes.family import Processes
 from sidecar.workspace import OwnVariables, Turns, Workspace
@@ -20,7 +20,7 @@ from tests.support.checkouts import git
 from tests.support.runs import assignment
 
 if TYPE_CHECKING:
-    from events.commands import Assign
+    from events.mail import Assign
 
 
 @pytest.fixture

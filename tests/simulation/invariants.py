@@ -15,7 +15,7 @@ from actors.lifecycle import Epochs, TaskState
 from actors.scheduler.decide import Scheduler
 from actors.scheduler.outputs import HistoryNeeded
 from events import catalogue as c
-from events import commands as m
+from events import mail as m
 from events import subjects
 from events.codec import Reader, instant
 from events.lifecycle import FINAL, FIXED_KINDS, ON_HOST, SUSPECT_FROM
@@ -935,7 +935,7 @@ class Judge:
             if not late or tier in scheduler.state.tier_pending or since is None:
                 self._unalerted.pop(key, None)
                 continue
-            if scheduler.state.now < scheduler.state.after(
+            if scheduler.state.now < scheduler.state.time.after(
                 since, scheduler.state.policy.tier_alert_after_s
             ):
                 self._unalerted.pop(key, None)

@@ -36,7 +36,7 @@ from tests.simulation.plan import REQUEST_USD
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
 
-    from events.commands import Assign, SharedEndpoint
+    from events.mail import Assign, SharedEndpoint
     from sidecar.executors.port import Emit, Outcome, Stop
     from tests.simulation.loop import SimLoop
     from tests.simulation.network import Link

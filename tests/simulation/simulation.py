@@ -19,7 +19,7 @@ import structlog
 from actors.host import state as host_state
 from actors.scheduler.role import SchedulerRole
 from events import catalogue as c
-from events import commands as m
+from events import mail as m
 from events import subjects
 from events.codec import encode, rfc3339
 from events.errors import Unreachable

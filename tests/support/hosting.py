@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from events import catalogue as c
-from events import commands as mail
-from events import subjects
+from events import mail, subjects
 from events.codec import encode
 from sidecar.assembly import Parts
 from sidecar.config import ClaudeConfig, SidecarConfig, SlotsConfig

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from msgspec import Struct
 
 from events.catalogue import Shell, TaskSpec, ToolUse
-from events.commands import Assign, Limits
+from events.mail import Assign, Limits
 from sidecar.executors.port import Run
 from sidecar.processes.table import TASK_MARK, look_up, route_of
 

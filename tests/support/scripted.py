@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from actors.scheduler.role import SchedulerRole
 from events import catalogue as c
-from events import commands as m
+from events import mail as m
 from events import subjects
 from events.codec import Reader, encode, rfc3339
 from events.ids import IdSource

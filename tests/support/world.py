@@ -16,7 +16,7 @@ from actors.scheduler.outputs import Decision, Mail
 from events import catalogue as c
 from events import subjects
 from events.codec import decode_event, encode, rfc3339
-from events.commands import Assign, Cancel
+from events.mail import Assign, Cancel
 
 START = 1_700_000_000.0
 

@@ -14,7 +14,7 @@ from actors.host.decide import decide
 from actors.host.outcomes import Finished, Returned, Stopped
 from actors.host.state import HOLDING, About, evolve, initial, runs_held, slots_taken
 from events import catalogue as c
-from events import commands as mail
+from events import mail
 from events.codec import rfc3339
 
 NOW = 1_770_000_000.0

@@ -251,8 +251,8 @@ def test_time_without_a_leader_lies_where_it_was_though_its_end_was_stamped_ahea
     for recorded in w.log:
         standby.fold(recorded)
     state = standby.state
-    assert state.gaps == [pytest.approx((w.now - 5, w.now))]
-    assert state.after(w.now - 10, 60) == pytest.approx(w.now + 55)
+    assert state.time.gaps == [pytest.approx((w.now - 5, w.now))]
+    assert state.time.after(w.now - 10, 60) == pytest.approx(w.now + 55)
 
 
 async def test_nobody_was_without_a_leader_for_longer_than_since_they_led_themselves():

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from actors.host.mailbox import Envelope, Mailbox
-from events import commands as m
+from events import mail as m
 from events.codec import encode
 from events.errors import Unreachable
 from tests.support.fakes import MemoryBroker, MemoryBus

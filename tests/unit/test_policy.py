@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from actors.rules.policy import Policy, differences, document, parse
 from actors.rules.policy_words import explained, flat
 from events.codec import encode
-from events.commands import Limits
 from events.errors import Malformed
+from events.mail import Limits
 from tests.support.strategies import JSON, TEXTS, structs
 
 ROOT = Path(__file__).parents[2]

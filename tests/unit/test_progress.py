@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from events import catalogue as c
-from events import commands as mail
+from events import mail
 from events.chunks import Gap, Seen, gaps
 from sidecar import progress as under_test
 from sidecar.progress import CHUNK_BYTES, OutputQueue, Pace, Progress, split

@@ -6,10 +6,11 @@ import pytest
 
 from actors.rules import policy as policies
 from actors.rules.routing import recheck
+from actors.scheduler.logtime import LogTime
 from events import catalogue as c
 from events import subjects
 from events.codec import instant, rfc3339
-from events.commands import Assign, Rejoin
+from events.mail import Assign, Rejoin
 from tests.support.world import World, claude, ollama
 
 
@@ -455,15 +456,17 @@ def test_an_outage_raises_one_alert_and_clears_it_once():
     assert len(w.events(c.AlertRaised)) == 1
 
 
-def test_a_turn_does_not_reckon_anew_when_an_alert_falls_due():
+def test_a_turn_does_not_reckon_anew_when_an_alert_falls_due(monkeypatch):
     w = World()
     w.join("h1", endpoints=[ollama()])
     w.host_says("h1", c.EndpointDown, endpoint="o1", kind="ollama", reason="x")
     w.turn()
     w.scheduler.next_wake()
     asked = []
-    after = w.scheduler.state.after
-    w.scheduler.state.after = lambda *said: asked.append(said) or after(*said)
+    after = LogTime.after
+    monkeypatch.setattr(
+        LogTime, "after", lambda *said: asked.append(said) or after(*said)
+    )
     for n in range(20):
         w.shell(f"t{n}")
         w.scheduler.next_wake()
@@ -677,7 +680,7 @@ def test_a_shared_endpoint_has_one_set_of_slots_for_all_its_callers():
         ),
     )
     w.turn()
-    from events.commands import UseEndpoints
+    from events.mail import UseEndpoints
 
     assert {m.host for m in w.mail if isinstance(m.message, UseEndpoints)} == {
         "h1",

@@ -15,7 +15,7 @@ from actors.scheduler.role import SchedulerRole
 from events import catalogue as c
 from events import subjects
 from events.codec import rfc3339
-from events.commands import UseEndpoints
+from events.mail import UseEndpoints
 from projections.world import fold
 from tests.support.fakes import MemoryBroker, MemoryBus, MemoryLog
 from tests.support.world import World, claude, ollama

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from events import catalogue as c
-from events.commands import Evict
+from events.mail import Evict
 from tests.support.world import World
 
 

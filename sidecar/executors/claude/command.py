@@ -27,7 +27,7 @@ from sidecar.processes.family import ProcessLimits
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from events.commands import Assign
+    from events.mail import Assign
     from sidecar.processes.family import Processes
     from sidecar.task_user import TaskUser
 

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from events.commands import Assign
+    from events.mail import Assign
     from sidecar.executors.claude.command import ClaudeOptions
     from sidecar.executors.port import Emit, Outcome, Run, Stop
     from sidecar.processes.family import Processes
