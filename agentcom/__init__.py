@@ -21,7 +21,6 @@ __all__ = [
     "AgentComError",
     "AsyncClient",
     "AsyncTask",
-    "Attempt",
     "Changed",
     "Chunk",
     "Client",
@@ -35,6 +34,7 @@ __all__ = [
     "NotFound",
     "Refused",
     "Result",
+    "Route",
     "Task",
     "TaskFailed",
     "TaskFields",
@@ -51,7 +51,6 @@ __version__ = "0.2.0"
 if TYPE_CHECKING:
     from agentcom.aio import AsyncClient, AsyncTask
     from agentcom.answers import (
-        Attempt,
         Changed,
         Chunk,
         CostLine,
@@ -59,6 +58,7 @@ if TYPE_CHECKING:
         Explanation,
         Fleet,
         Result,
+        Route,
         TaskInfo,
         WouldRoute,
     )

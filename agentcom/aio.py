@@ -106,10 +106,10 @@ class AsyncTask:
 
     async def chunks(self) -> list[Chunk]:
         """Return the output of its present run as far as it has come."""
-        attempts = (await self._client._ask_task(self.task_id, self._seq)).attempts
+        routes = (await self._client._ask_task(self.task_id, self._seq)).routes
         found: list[Chunk] = []
-        while attempts:
-            question = {"task_id": self.task_id, "route": attempts[-1].route}
+        while routes:
+            question = {"task_id": self.task_id, "route": routes[-1].route}
             after = {"after_n": found[-1].n} if found else {}
             raw = await self._client._transport.query("output", {**question, **after})
             answer = read(raw, OutputAnswer)
@@ -390,7 +390,7 @@ class AsyncClient:
         for task_id in task_ids:
             body = {"task_id": task_id, "reason": reason}
             done = read(await self._transport.command(f"task.{action}", body), Done)
-            outcomes[done.phase if done.seq else "unchanged"] += 1
+            outcomes[done.state if done.seq else "unchanged"] += 1
         unchanged = outcomes["unchanged"]
         return Changed(
             matched=len(task_ids),
@@ -452,7 +452,7 @@ class AsyncClient:
             state=answer.task.state,
             classification=answer.task.classification,
             route=answer.route,
-            attempts=answer.attempts,
+            routes=answer.routes,
             because=because,
         )
 

@@ -13,7 +13,6 @@ from msgspec import Struct, field
 from agentcom.errors import TaskFailed
 
 __all__ = [
-    "Attempt",
     "Changed",
     "Chunk",
     "CostLine",
@@ -21,6 +20,7 @@ __all__ = [
     "Explanation",
     "Fleet",
     "Result",
+    "Route",
     "TaskInfo",
     "WouldRoute",
 ]
@@ -71,6 +71,7 @@ class Result(Struct, frozen=True, kw_only=True):
     tier: str = ""
     host: str = ""
     endpoint: str = ""
+    model: str = ""
     model_used: str = "none"
     fallback_used: bool = False
     attempts: int = 0
@@ -99,7 +100,7 @@ class Result(Struct, frozen=True, kw_only=True):
 
 
 class TaskInfo(Struct, frozen=True, kw_only=True):
-    """A task in a list."""
+    """A task in a list. `model` is the one that it was sent to, `model_used` its result's."""
 
     task_id: str
     state: str
@@ -110,18 +111,25 @@ class TaskInfo(Struct, frozen=True, kw_only=True):
     host: str = ""
     endpoint: str = ""
     model: str = ""
+    model_used: str = "none"
     repo: str = ""
     fallback_used: bool = False
     attempts: int = 0
     tokens_in: int | None = None
     tokens_out: int | None = None
+    estimated_cost_usd: float | None = None
+    saved_usd: float = 0.0
+    cost_basis: str = "none"
+    execution_ms: float | None = None
+    error: ErrorInfo | None = None
+    labels: dict[str, str] = {}
     submitted_at: str = ""
     started_at: str = ""
     finished_at: str = ""
     simulated: bool = False
 
 
-class Attempt(Struct, frozen=True, kw_only=True):
+class Route(Struct, frozen=True, kw_only=True):
     """One sending of a task to a place, and what came of it."""
 
     route: str
@@ -142,7 +150,7 @@ class Attempt(Struct, frozen=True, kw_only=True):
 class Explanation(Struct, frozen=True, kw_only=True):
     """Why a task went where it went, and what it waits for.
 
-    `classification` and `route` are as they stand in the log (docs/events.md:
+    `routes` are its routes, the last one last. `classification` and `route` are as they stand in the log (docs/events.md:
     Classification and task.routed), `because` sentences about what it waits for.
     """
 
@@ -150,7 +158,7 @@ class Explanation(Struct, frozen=True, kw_only=True):
     state: str
     classification: dict[str, Any] | None = None
     route: dict[str, Any] | None = None
-    attempts: list[Attempt] = field(default_factory=list)
+    routes: list[Route] = field(default_factory=list)
     because: list[str] = field(default_factory=list)
 
 
@@ -162,15 +170,11 @@ class StoredResult(Struct, kw_only=True):
 
     output: str = ""
     stderr: str = ""
-    error: ErrorInfo | None = None
-    model_used: str = "none"
     exit_code: int | None = None
     truncated: bool = False
     length_limited: bool = False
     verified: bool | None = None
-    cwd: str = ""
     changes: dict[str, Any] | None = None
-    simulated: bool = False
     output_bytes: int = 0
 
 
@@ -187,14 +191,14 @@ class TaskDetail(Struct, kw_only=True):
     attempts: int = 0
     tokens_in: int | None = None
     tokens_out: int | None = None
-    cost_usd: float = 0.0
-    unpriced_runs: int = 0
+    model: str = ""
+    model_used: str = "none"
+    estimated_cost_usd: float | None = None
     cost_basis: str = "none"
     saved_usd: float = 0.0
-    run_ms: float | None = None
-    error_code: str = ""
-    error: str = ""
-    reason: str = ""
+    execution_ms: float | None = None
+    error: ErrorInfo | None = None
+    cwd: str = ""
     simulated: bool = False
     classification: dict[str, Any] | None = None
     result: StoredResult | None = None
@@ -206,7 +210,7 @@ class TaskAnswer(Struct, kw_only=True):
     seq: int
     task: TaskDetail
     route: dict[str, Any] | None = None
-    attempts: list[Attempt] = []
+    routes: list[Route] = []
 
 
 class TasksAnswer(Struct, kw_only=True):
@@ -265,7 +269,6 @@ class Done(Struct, kw_only=True):
 
     seq: int = 0
     state: str = ""
-    phase: str = ""
 
 
 class Changed(Struct, frozen=True, kw_only=True):
@@ -296,7 +299,7 @@ class CostLine(Struct, frozen=True, kw_only=True):
     completed: int = 0
     tokens_in: int | None = None
     tokens_out: int | None = None
-    cost_usd: float = 0.0
+    estimated_cost_usd: float = 0.0
     equivalent_claude_cost_usd: float = 0.0
     saved_usd: float = 0.0
     unpriced: int = 0
@@ -346,37 +349,30 @@ class RefusalAnswer(Struct, kw_only=True):
 def result_of(answer: TaskAnswer) -> Result:
     """Say how a task ended."""
     task, stored = answer.task, answer.task.result or StoredResult()
-    error = None
-    if task.state != "completed":
-        error = ErrorInfo(
-            code=task.error_code or (stored.error.code if stored.error else task.state),
-            message=task.error
-            or (stored.error.message if stored.error else task.reason)
-            or f"the task is {task.state}",
-        )
     return Result(
         task_id=task.task_id,
         state=task.state,
         output=stored.output,
         stderr=stored.stderr,
-        error=error,
+        error=task.error,
         exit_code=stored.exit_code,
         truncated=stored.truncated,
         length_limited=stored.length_limited,
         tier=task.tier,
         host=task.host,
         endpoint=task.endpoint,
-        model_used=stored.model_used,
+        model=task.model,
+        model_used=task.model_used,
         fallback_used=task.fallback_used,
         attempts=task.attempts,
         tokens_in=task.tokens_in,
         tokens_out=task.tokens_out,
-        estimated_cost_usd=None if task.unpriced_runs else task.cost_usd,
+        estimated_cost_usd=task.estimated_cost_usd,
         saved_usd=task.saved_usd,
         cost_basis=task.cost_basis,
-        execution_ms=task.run_ms,
+        execution_ms=task.execution_ms,
         verified=stored.verified,
-        cwd=stored.cwd,
+        cwd=task.cwd,
         changes=stored.changes,
-        simulated=task.simulated or stored.simulated,
+        simulated=task.simulated,
     )

@@ -189,7 +189,7 @@ class _Output:
             while True:
                 is_over = ending.done()
                 answer = await self._task()
-                for attempt in answer.attempts:
+                for attempt in answer.routes:
                     while pieces := await self._stored(attempt.route):
                         for chunk in pieces:
                             yield chunk
@@ -245,7 +245,7 @@ class _Output:
 
     def _has_all(self, answer: TaskAnswer) -> bool:
         """Whether the output is as long as the task's result says."""
-        result, attempts = answer.task.result, answer.attempts
-        if result is None or not attempts:
+        result, routes = answer.task.result, answer.routes
+        if result is None or not routes:
             return True
-        return self._size.get(attempts[-1].route, 0) >= result.output_bytes
+        return self._size.get(routes[-1].route, 0) >= result.output_bytes

@@ -125,6 +125,8 @@ class Judge:
                 why=then.why,
                 usd=recorded.usd,
                 usd_then=then.usd,
+                estimated_cost_usd=recorded.usd,
+                estimated_cost_usd_then=then.usd,
                 passes=passes,
                 passes_then=passes_then,
             )
@@ -360,8 +362,9 @@ class Judge:
         answer.fallbacks_then = counts["fallbacks_then"]
         answer.waited_s = round(sums["waited"], 3)
         answer.waited_s_then = round(sums["waited_then"], 3)
-        answer.cost_usd = round(sums["usd"], 9)
-        answer.cost_usd_then = round(sums["usd_then"], 9)
+        answer.estimated_cost_usd = answer.cost_usd = round(sums["usd"], 9)
+        answer.estimated_cost_usd_then = round(sums["usd_then"], 9)
+        answer.cost_usd_then = answer.estimated_cost_usd_then
         answer.estimated_decisions = counts["estimated"]
         answer.unknown_dollars = counts["unknown"]
         answer.tier_changes = counts["tier_changes"]

@@ -52,12 +52,15 @@ class Repriced(Struct, kw_only=True):
     `equivalent_usd` is what the local runs would have cost on Claude, as booked.
     `unpriced` counts runs that the other list has no price for, or whose tokens are not
     known; they are in neither of the two new figures. `simulated_usd_then` is what local
-    runs that were simulated would have cost on Claude: nothing of it was saved.
+    runs that were simulated would have cost on Claude: nothing of it was saved. `cost_usd`
+    and `cost_usd_then` are older names, kept for one release.
     """
 
     key: str
     runs: int = 0
     unpriced: int = 0
+    estimated_cost_usd: float = 0.0
+    estimated_cost_usd_then: float = 0.0
     cost_usd: float = 0.0
     cost_usd_then: float = 0.0
     equivalent_usd: float = 0.0
@@ -162,14 +165,14 @@ class Ledger:
         listed = result.price_list or ""
         if listed:
             self._booked[listed] = self._booked.get(listed, 0) + 1
-        line.cost_usd += booked
+        line.estimated_cost_usd += booked
         line.equivalent_usd += result.equivalent_claude_cost_usd or 0.0
         if routing.target_type in ("claude", "agent") and not result.simulated:
             then = self._prices.run(result) if _used(result) else 0.0
             line.unpriced += then is None
-            line.cost_usd_then += then or 0.0
+            line.estimated_cost_usd_then += then or 0.0
         else:
-            line.cost_usd_then += booked
+            line.estimated_cost_usd_then += booked
         if result.equivalent_claude_cost_usd is not None:
             equivalent = self._prices.equivalent(result)
             line.unpriced += equivalent is None
@@ -180,6 +183,9 @@ class Ledger:
     def answer(self, seq: int, start: int) -> RepriceAnswer:
         """Close the books."""
         lines = [line for _, line in sorted(self._lines.items())]
+        for line in lines:
+            line.cost_usd = line.estimated_cost_usd
+            line.cost_usd_then = line.estimated_cost_usd_then
         total = Repriced(key="total")
         for line in lines:
             for name in Repriced.__struct_fields__[1:]:

@@ -356,14 +356,15 @@ class BatchSubmitted(Struct, frozen=True, kw_only=True):
 class Done(Struct, frozen=True, kw_only=True):
     """The command was carried out; `seq` is its event, 0 where nothing had to be done.
 
-    `phase` is where a task stands after it, `state` the event's name, or the phase again
-    where there is none.
+    `state` is where a task stands after it, `event` the event's name, "" where nothing had
+    to be done. `phase` is the older name of `state`, kept for one release.
     """
 
     ok: Literal[True] = True
     seq: int = 0
     task_id: str = ""
     state: str = ""
+    event: str = ""
     phase: str = ""
     detail: str = ""
 

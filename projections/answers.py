@@ -23,13 +23,17 @@ class TaskRow(Struct, kw_only=True):
     """A task in a list.
 
     `fallback_used` is the badge: it ran, or runs, off its preferred tier. `wait_ms` is
-    from when it last began to wait until it started, `run_ms` what the executor took.
+    from when it last began to wait until it started, `execution_ms` what the executor took.
     `tokens_in` and `tokens_out` are None where those of a run are unknown. `cost_basis` is
     what the dollars rest on, of several runs the least certain: `estimated` and
     `reported_unpriced` are a guess; `estimated_cost_usd` is None where those of a run are
-    unknown. `cost_usd`, `run_ms` and `status` are older names of `estimated_cost_usd`,
-    `execution_ms` and `state`, kept for one release. `short_id` is the beginning of its id that no other
-    task's has, "" where nobody looked.
+    unknown. `model` is the one that it was sent to, `model_used` the one that its result
+    names, "none" before and without. `error` says why it did not complete. `short_id` is
+    the beginning of its id that no other task's has, "" where nobody looked.
+
+    Older names, kept for one release: `cost_usd` of `estimated_cost_usd` (without the runs
+    that nobody could price), `run_ms` of `execution_ms`, `status` of `state`,
+    `error_code` and `error_message` of what is in `error`.
     """
 
     task_id: str
@@ -67,10 +71,12 @@ class TaskRow(Struct, kw_only=True):
     run_ms: float | None
     status: str
     error_code: str
-    error: str
     late: bool
     simulated: bool
     updated_seq: int
+    error: c.RunError | None = None
+    error_message: str = ""
+    model_used: str = "none"
     estimated_cost_usd: float | None = None
     execution_ms: float | None = None
     submitter: str = ""
@@ -78,8 +84,11 @@ class TaskRow(Struct, kw_only=True):
     short_id: str = ""
 
 
-class AttemptView(Struct, kw_only=True):
-    """One routing of a task and what came of it; `late` if it reported too late."""
+class RouteView(Struct, kw_only=True):
+    """One route of a task and what came of it; `late` if it reported too late.
+
+    Older names, kept for one release: `cost_usd`, `run_ms`, `error_code`, `error_message`.
+    """
 
     route: str
     seq: int
@@ -98,7 +107,6 @@ class AttemptView(Struct, kw_only=True):
     reason: str
     detail: str
     error_code: str
-    error: str
     routed_at: str
     accepted_at: str
     started_at: str
@@ -118,6 +126,8 @@ class AttemptView(Struct, kw_only=True):
     equivalent_claude_cost_usd: float
     unpriced: bool
     checks: list[CheckView] = []
+    error: c.RunError | None = None
+    error_message: str = ""
     estimated_cost_usd: float | None = None
     execution_ms: float | None = None
 
@@ -126,6 +136,7 @@ class CheckView(Struct, kw_only=True):
     """One verification step of a round, counted from 1, and how it ended.
 
     Tokens and dollars are of the work before it, on the first step of each round.
+    `run_ms` and `cost_usd` are older names, kept for one release.
     """
 
     round: int
@@ -142,6 +153,8 @@ class CheckView(Struct, kw_only=True):
     tokens_in: int | None
     tokens_out: int | None
     cost_usd: float | None
+    estimated_cost_usd: float | None = None
+    execution_ms: float | None = None
 
 
 class TaskDetail(TaskRow, kw_only=True):
@@ -251,14 +264,19 @@ class MeantAnswer(Struct, kw_only=True):
 
 
 class TaskAnswer(Struct, kw_only=True):
-    """`task`: one task, its routing trace, its attempts, on request its events."""
+    """`task`: one task, its last route, all its routes, on request its events.
+
+    `attempts` is the older name of `routes`, kept for one release: elsewhere it is the
+    number of those that count.
+    """
 
     seq: int
     task: TaskDetail
     route: c.TaskRouted | None
-    attempts: list[AttemptView]
+    attempts: list[RouteView]
     events: list[LoggedEvent]
     events_left_out: int
+    routes: list[RouteView] = []
 
 
 class EndedTask(Struct, kw_only=True):
@@ -408,7 +426,8 @@ class CostLine(Struct, frozen=True, kw_only=True):
 
     Tokens are those that are known, None where nothing is; `unknown_tokens` counts the
     runs whose tokens are not among them, `unpriced` those whose dollars are not, and
-    `guessed` those whose dollars are a guess.
+    `guessed` those whose dollars are a guess. `cost_usd` is the older name of
+    `estimated_cost_usd`, kept for one release.
     """
 
     key: str
@@ -426,6 +445,7 @@ class CostLine(Struct, frozen=True, kw_only=True):
     guessed: int = 0
     unknown_tokens: int = 0
     part: str = ""
+    estimated_cost_usd: float = 0.0
 
 
 class CostsAnswer(Struct, kw_only=True):
@@ -459,7 +479,10 @@ class FirstRoundRow(Struct, kw_only=True):
 
 
 class StatsAnswer(Struct, kw_only=True):
-    """`stats`: counts over everything. Decisions are counted, not attempts."""
+    """`stats`: counts over everything. Decisions are counted, not attempts.
+
+    `cost_usd` is the older name of `estimated_cost_usd`, kept for one release.
+    """
 
     seq: int
     states: dict[str, int]
@@ -476,6 +499,7 @@ class StatsAnswer(Struct, kw_only=True):
     cost_usd: float
     saved_usd: float
     first_rounds: list[FirstRoundRow] = []
+    estimated_cost_usd: float = 0.0
 
 
 class StatusAnswer(Struct, kw_only=True):
@@ -532,9 +556,10 @@ class Changed(Struct, kw_only=True):
     """A decision that would have been another one.
 
     `then` is where it would have gone, "" where the record does not say: nobody wrote
-    down places that were no candidates. `usd_then` is None where nothing is known.
+    down places that were no candidates. `estimated_cost_usd_then` is None where nothing is known.
     `passes` and `passes_then`, 0 to 1, are how often work passes its verification at the
-    first round there; None where that is not known or the tier stays.
+    first round there; None where that is not known or the tier stays. `usd` and `usd_then`
+    are older names, kept for one release.
     """
 
     seq: int
@@ -548,6 +573,8 @@ class Changed(Struct, kw_only=True):
     usd_then: float | None
     passes: float | None = None
     passes_then: float | None = None
+    estimated_cost_usd: float | None = None
+    estimated_cost_usd_then: float | None = None
 
 
 class WhatIfAnswer(Struct, kw_only=True):
@@ -555,7 +582,8 @@ class WhatIfAnswer(Struct, kw_only=True):
 
     `reproduced` counts decisions that come out as recorded under the policy of their
     time, which is what makes the rest worth reading; `not_reproduced` should be 0.
-    `fallbacks_then`, `waited_s_then` and `cost_usd_then` are what would have been.
+    `fallbacks_then`, `waited_s_then` and `estimated_cost_usd_then` are what would have been
+    (`cost_usd` and `cost_usd_then` are older names, kept for one release).
     `changed` counts by kind: route, model, fallback_avoided, fallback_added,
     fallback_sooner, fallback_later, held_back.
     Of the `tier_changes`, `passes` would be expected to pass their verification at the
@@ -580,6 +608,8 @@ class WhatIfAnswer(Struct, kw_only=True):
     waited_s_then: float
     cost_usd: float
     cost_usd_then: float
+    estimated_cost_usd: float = 0.0
+    estimated_cost_usd_then: float = 0.0
     estimated_decisions: int
     unknown_dollars: int
     by_place: dict[str, int]

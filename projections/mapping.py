@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 from msgspec.structs import replace
 
+from events import catalogue as c
+from events.lifecycle import FINAL
 from projections import tiers
 from projections.answers import (
-    AttemptView,
     CheckView,
     Durations,
     FirstRoundRow,
@@ -18,6 +19,7 @@ from projections.answers import (
     LaneView,
     ModelRow,
     QueueAnswer,
+    RouteView,
     StatsAnswer,
     TaskDetail,
     TaskRow,
@@ -28,7 +30,6 @@ from projections.stats import BUCKETS_MS, between_ms
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from events import catalogue as c
     from projections.fleet import Beats, EndpointView, FleetState, HostView
     from projections.queue import QueueState
     from projections.record import CheckedStep, Routing, TaskRecord
@@ -95,15 +96,26 @@ def _row(record: TaskRecord, description: str) -> dict[str, Any]:
         "run_ms": record.execution_ms,
         "estimated_cost_usd": None if spent.unpriced else usd(spent.usd_nano),
         "execution_ms": record.execution_ms,
+        "model_used": record.model_used or "none",
         "status": record.status,
+        "error": why_not(record),
         "error_code": record.error_code,
-        "error": record.error_message,
+        "error_message": record.error_message,
         "late": record.late,
         "simulated": record.simulated,
         "updated_seq": record.updated_seq,
         "submitter": record.submitter,
         "labels": record.labels,
     }
+
+
+def why_not(record: TaskRecord) -> c.RunError | None:
+    """Say why a task did not complete; None where it did, or nothing is known yet."""
+    code, message = record.error_code, record.error_message
+    if record.phase == "completed" or not (code or message or record.phase in FINAL):
+        return None
+    said = message or record.reason or f"the task is {record.phase}"
+    return c.RunError(code=code or record.phase, message=said)
 
 
 def detail(
@@ -139,9 +151,9 @@ def detail(
     )
 
 
-def attempt(routing: Routing) -> AttemptView:
-    """Show one routing."""
-    return AttemptView(
+def route(routing: Routing) -> RouteView:
+    """Show one route."""
+    return RouteView(
         route=routing.route,
         seq=routing.seq,
         generation=routing.generation,
@@ -159,7 +171,10 @@ def attempt(routing: Routing) -> AttemptView:
         reason=routing.reason,
         detail=routing.detail,
         error_code=routing.error_code,
-        error=routing.error_message,
+        error_message=routing.error_message,
+        error=c.RunError(routing.error_code, routing.error_message)
+        if routing.error_code
+        else None,
         routed_at=routing.routed_at,
         accepted_at=routing.accepted_at,
         started_at=routing.started_at,
@@ -202,6 +217,8 @@ def _check(check: CheckedStep) -> CheckView:
         tokens_in=check.tokens_in,
         tokens_out=check.tokens_out,
         cost_usd=check.usd,
+        execution_ms=check.execution_ms,
+        estimated_cost_usd=check.usd,
     )
 
 
@@ -348,6 +365,7 @@ def stats(state: StatsState, seq: int, usd_nano: int, saved_nano: int) -> StatsA
         wait={tier: durations(h) for tier, h in state.wait_ms.items()},
         run={tier: durations(h) for tier, h in state.run_ms.items()},
         cost_usd=usd(usd_nano),
+        estimated_cost_usd=usd(usd_nano),
         saved_usd=usd(saved_nano),
         first_rounds=first_rounds(state),
     )

@@ -226,7 +226,7 @@ class Queries:
             return _not_found(question.task_id)
         # What is read from the log takes a while, and the task goes on meanwhile.
         record, seq = tables.copied(was), world.position
-        attempts = [mapping.attempt(routing) for routing in record.routings]
+        routes = [mapping.route(routing) for routing in record.routings]
         submitted, routed, finished, started, logged = await asyncio.gather(
             self._log.get(record.seq),
             self._at(record.trace_seq),
@@ -252,7 +252,8 @@ class Queries:
             route=routed.event
             if routed is not None and isinstance(routed.event, c.TaskRouted)
             else None,
-            attempts=attempts,
+            attempts=routes,
+            routes=routes,
             events=[],
             events_left_out=0,
         )

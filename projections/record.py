@@ -255,7 +255,7 @@ class TaskRecord(Struct, array_like=True, kw_only=True, gc=False):
     instead of its own tier. `cwd` is the folder that its last run worked in. `unverified`: its
     tier's work did not pass the verification, so that it waits for the next tier alone.
     `own_seq` is the last event on its own subject, where decisions about it stand;
-    `wanted_model` the model that it names, `needs` what its host must be able to.
+    `wanted_model` the model that it names, `model_used` the one that its result names, `needs` what its host must be able to.
     """
 
     phase: Phase = "waiting"
@@ -318,6 +318,7 @@ class TaskRecord(Struct, array_like=True, kw_only=True, gc=False):
     own_seq: int = 0
     wanted_model: str = ""
     needs: list[str] = field(default_factory=list)
+    model_used: str = ""
 
     @property
     def seeks(self) -> str:

@@ -414,6 +414,7 @@ def _cost_line(row: tuple[Any, ...]) -> CostLine:
         cache_read_tokens=cache_read,
         cache_write_tokens=cache_write,
         cost_usd=usd / NANO,
+        estimated_cost_usd=usd / NANO,
         equivalent_claude_cost_usd=equivalent / NANO,
         saved_usd=saved / NANO,
         unpriced=unpriced,

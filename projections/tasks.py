@@ -55,7 +55,7 @@ VOIDS_KEPT: Final = 16
 _LINES: Final = (c.TaskStatus, c.TaskErrorLine, c.TaskRetrying, c.TaskVerified)
 NUMBERED: Final = frozenset(_LINES)
 """Lines of a run: many of one type, told apart by their running number."""
-VERSION: Final = 12
+VERSION: Final = 13
 """Goes up whenever this fold makes other records of the same log."""
 
 
@@ -442,6 +442,7 @@ def _retried(
     record.cwd, record.env_seq = "", 0
     record.reason = record.cancelled_by = record.exclude = ""
     record.result_seq, record.execution_ms, record.late = 0, None, False
+    record.model_used = ""
     record.waiting_for = event.reason
     record.unverified = False
     record.waiting_since = event.at
@@ -547,6 +548,7 @@ def _result(
     if result is None:
         return
     record.result_seq = seq
+    record.model_used = result.model_used
     record.cwd = result.cwd or record.cwd
     record.execution_ms = routing.execution_ms = result.execution_ms
     if result.error is not None:

@@ -167,14 +167,18 @@ class PolicyAnswer(Struct, kw_only=True):
 
 
 class TraceAnswer(Struct, kw_only=True):
-    """A task's routing alone: why it went where it went, and what it waited for."""
+    """A task's routing alone: why it went where it went, and what it waited for.
+
+    `attempts` is the older name of `routes`, kept for one release.
+    """
 
     seq: int
     task_id: str
     state: str
     classification: c.Classification | None
     route: c.TaskRouted | None
-    attempts: list[v.AttemptView]
+    attempts: list[v.RouteView]
+    routes: list[v.RouteView] = []
 
 
 class AskSavings(Struct, frozen=True, forbid_unknown_fields=True):
@@ -229,7 +233,8 @@ class Api:
             state=answer.task.state,
             classification=answer.task.classification,
             route=answer.route,
-            attempts=answer.attempts,
+            attempts=answer.routes,
+            routes=answer.routes,
         )
 
     async def events(self, request: web.Request) -> Any:

@@ -194,7 +194,7 @@ class Streams:
         size, route = 0, ""
         if isinstance(answer, TaskAnswer) and answer.task.result is not None:
             size = answer.task.result.output_bytes
-            route = answer.attempts[-1].route if answer.attempts else ""
+            route = answer.routes[-1].route if answer.routes else ""
         loop = asyncio.get_running_loop()
         until = loop.time() + REST_S
         while True:

@@ -224,7 +224,7 @@ async def _task(sources: Sources, params: OneTask) -> Sections | Refusal:
     sections: Sections = {
         "task": answer.task,
         "route": answer.route,
-        "attempts": answer.attempts,
+        "routes": answer.routes,
         "events": answer.events,
         "events_left_out": answer.events_left_out,
         "why": [],

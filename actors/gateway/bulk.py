@@ -93,7 +93,7 @@ class _HowFar(Struct):
         else:
             self.done += 1
             stands = (
-                outcome.phase if isinstance(outcome, m.Done) else _AFTER[type(outcome)]
+                outcome.state if isinstance(outcome, m.Done) else _AFTER[type(outcome)]
             )
             self.outcomes[stands] += 1
 

@@ -366,7 +366,7 @@ class TaskCommands:
                 return decision
             if decision is None:
                 return m.Done(
-                    task_id=task_id, state=state.phase, phase=str(state.phase)
+                    task_id=task_id, state=str(state.phase), phase=str(state.phase)
                 )
             try:
                 seq = await self._log.append(
@@ -385,7 +385,8 @@ class TaskCommands:
             return m.Done(
                 task_id=task_id,
                 seq=seq,
-                state=c.name(decision),
+                state=str(step.state.phase),
+                event=c.name(decision),
                 phase=str(step.state.phase),
             )
         return m.refuse("conflict", f"task {task_id} changes too fast; try again")

@@ -334,7 +334,7 @@ class Tour:
         outcome, _ = await self._run(description=command, shell={"command": command})
         self._expect(
             "the shell task should print three lines for $0.00",
-            outcome.status == "completed"
+            outcome.state == "completed"
             and "line 3" in outcome.output
             and outcome.estimated_cost_usd == 0,
         )
@@ -349,7 +349,7 @@ class Tour:
         outcome, _ = await self._run(description=text, tier="standard")
         self._expect(
             "the standard task should be completed by the local model",
-            outcome.status == "completed" and outcome.target_type == "ollama",
+            outcome.state == "completed" and outcome.target_type == "ollama",
         )
 
     async def complex(self) -> None:
@@ -362,7 +362,7 @@ class Tour:
         outcome, _ = await self._run(description=text)
         self._expect(
             "the complex task should be completed by Claude Code, for some dollars",
-            outcome.status == "completed"
+            outcome.state == "completed"
             and outcome.target_type == "claude"
             and bool(outcome.estimated_cost_usd),
         )
@@ -376,7 +376,7 @@ class Tour:
         )
         self._expect(
             "the cut answer should be retried (`Ollama retry 1/2...`) and completed",
-            outcome.status == "completed" and "Ollama retry 1/2..." in screen.lines,
+            outcome.state == "completed" and "Ollama retry 1/2..." in screen.lines,
         )
 
     async def fallback(self) -> None:
@@ -395,7 +395,7 @@ class Tour:
         )
         self._expect(
             "the task should fall back from standard to Claude Code",
-            outcome.status == "completed"
+            outcome.state == "completed"
             and outcome.fallback_used
             and outcome.fallback_from_tier == "standard"
             and outcome.target_type == "claude",
@@ -436,5 +436,5 @@ class Tour:
         self._expect(
             "the bill should have all three tiers, and dollars",
             {line.key for line in answer.lines} >= {"trivial", "standard", "complex"}
-            and answer.total.cost_usd > 0,
+            and answer.total.estimated_cost_usd > 0,
         )

@@ -170,7 +170,7 @@ async def _stats(at: int | str | None, *, as_json: bool) -> int:
         )
     _durations(screen, answer)
     screen.print(
-        f"spent {dollars(answer.cost_usd)}, saved {dollars(answer.saved_usd)} "
+        f"spent {dollars(answer.estimated_cost_usd)}, saved {dollars(answer.saved_usd)} "
         f"against Claude  (as of sequence {answer.seq})",
         style="dim",
     )
@@ -268,8 +268,8 @@ async def _dead(limit: int, *, as_json: bool) -> int:
             cell(row.task_id),
             str(row.attempts),
             age(row.finished_at, now),
-            dollars(row.cost_usd),
-            cell(row.error or row.error_code, 80, style="red"),
+            dollars(row.estimated_cost_usd),
+            cell(row.error.message if row.error else "", 80, style="red"),
             cell(row.description, 60),
         )
     console().print(rows)

@@ -130,8 +130,8 @@ async def _each(
             if as_json:
                 click.echo(encode(done).decode())
             else:
-                report = _SAID.get((done.state, done.phase))
-                report = report or _SAID.get((done.state, ""))
+                report = _SAID.get((done.event, done.state))
+                report = report or _SAID.get((done.event, ""))
                 report = report or f"it is {done.state} already"
                 click.echo(f"{done.task_id}  {report}")
     return worst
@@ -140,8 +140,6 @@ async def _each(
 _SAID: Final = {
     ("task.cancelled", "cancelled"): "cancelled; nothing of it was running",
     ("task.cancelled", "cancelling"): "cancelled; what runs is being stopped",
-    # Of a gateway that says no phase.
-    ("task.cancelled", ""): "cancelled; what runs of it is stopped",
     ("task.retried", ""): "waits to be tried anew",
     ("task.reassigned", ""): "goes to the host you named",
 }

@@ -436,7 +436,7 @@ async def _hand_in_and_wait(
         if not follow:
             _print_output(outcome)
         screen.end(outcome)
-    return EXIT_OF_STATE[outcome.status]
+    return EXIT_OF_STATE[outcome.state]
 
 
 def _print_output(outcome: Outcome) -> None:
@@ -565,7 +565,7 @@ async def _hand_in_file(
         outcomes = await _outcomes(client, ids)
     if as_json:
         click.echo(encode({"tasks": outcomes}).decode())
-    return max((EXIT_OF_STATE[each.status] for each in outcomes), default=EXIT_OK)
+    return max((EXIT_OF_STATE[each.state] for each in outcomes), default=EXIT_OK)
 
 
 def _with_line(refused: Refused, lines: list[tuple[int, dict[str, Any]]]) -> Problem:

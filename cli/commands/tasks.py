@@ -192,7 +192,7 @@ async def _logs(task_id: str, *, follow: bool, as_json: bool) -> int:
                 click.echo(encode(outcome).decode())
             else:
                 screen.end(outcome)
-            return EXIT_OF_STATE[outcome.status]
+            return EXIT_OF_STATE[outcome.state]
         chunks = await client.output.read(full)
         for chunk in chunks:
             audience.chunk(chunk)

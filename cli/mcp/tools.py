@@ -340,7 +340,7 @@ def stands(seen: Explanation) -> str:
     """Say in a sentence where a task stands."""
     if seen.because:
         return f"{seen.state}: {seen.because[0]}"
-    last = seen.attempts[-1] if seen.attempts else None
+    last = seen.routes[-1] if seen.routes else None
     if last is None or not last.host:
         return seen.state
     return f"{seen.state} on {last.host}" + (f", {last.model}" if last.model else "")
@@ -362,6 +362,6 @@ def of_the_past(costs: Costs, tier: str) -> tuple[float | None, str]:
     if line is None or priced <= 0:
         return None, f"no run of the tier {tier} has a price yet"
     return (
-        line.cost_usd / priced,
+        line.estimated_cost_usd / priced,
         f"the mean of {priced} runs of the tier {tier} so far",
     )

@@ -38,7 +38,7 @@ def _bill(line: CostLine) -> list[Any]:
         _counted(line.tokens_in, line.unknown_tokens),
         _counted(line.tokens_out, line.unknown_tokens),
         str(line.cache_read_tokens + line.cache_write_tokens),
-        ("~" if line.guessed else "") + dollars(line.cost_usd) + unknown,
+        ("~" if line.guessed else "") + dollars(line.estimated_cost_usd) + unknown,
         dollars(line.equivalent_claude_cost_usd),
         cell(dollars(line.saved_usd), style="green" if line.saved_usd > 0 else ""),
     ]

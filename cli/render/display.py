@@ -93,7 +93,7 @@ class Screen:
     def end(self, outcome: Outcome) -> None:
         """Show how it ended."""
         self._break()
-        good = outcome.status == "completed"
+        good = outcome.state == "completed"
         self.note(ending(outcome), "good" if good else "bad")
 
 
@@ -167,13 +167,13 @@ CUT_SHORT: Final = "cut off at the model's length limit"
 
 def ending(outcome: Outcome) -> str:
     """Say in a line how a task ended and what it cost."""
-    parts = [outcome.status]
+    parts = [outcome.state]
     if outcome.execution_ms is not None and outcome.host:
         parts[0] += f" in {duration(outcome.execution_ms)} on {outcome.host}"
     if outcome.attempts > 1:
         parts.append(f"{outcome.attempts} attempts")
     if outcome.error is not None:
-        parts.append(outcome.error["message"])
+        parts.append(outcome.error.message)
     if outcome.changes is not None and outcome.changes.files:
         changes = outcome.changes
         files = "1 file" if changes.files == 1 else f"{changes.files:,} files"

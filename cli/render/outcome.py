@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from msgspec import Struct
 
 from events import catalogue as c
+from projections.mapping import why_not
 from projections.record import NANO
 
 if TYPE_CHECKING:
@@ -18,10 +19,11 @@ class Outcome(Struct, kw_only=True):
     """How a task ended: what `submit --wait --json` prints.
 
     Tokens and dollars are the sum over all its runs; None is unknown. `cost_basis` is what
-    the least certain of the dollars rest on; `estimated` and `reported_unpriced` are a guess. `state` is the
-    task's final one (`status`: its older name, kept for one release), `error` {code, message} where it did not complete. `truncated`: the
-    output here is not all of it; `length_limited`: the model was cut off at a limit of
-    tokens.
+    the least certain of the dollars rest on; `estimated` and `reported_unpriced` are a guess.
+    `state` is the task's final one (`status`: its older name, kept for one release),
+    `error` says why it did not complete. `model` is the one that it was sent to,
+    `model_used` the one that the result names. `truncated`: the output here is not all of
+    it; `length_limited`: the model was cut off at a limit of tokens.
     """
 
     task_id: str
@@ -29,6 +31,7 @@ class Outcome(Struct, kw_only=True):
     state: str = ""
     output: str = ""
     stderr: str = ""
+    model: str = ""
     model_used: str = "none"
     tokens_in: int | None = 0
     tokens_out: int | None = 0
@@ -36,10 +39,10 @@ class Outcome(Struct, kw_only=True):
     cache_write_tokens: int = 0
     estimated_cost_usd: float | None = 0.0
     cost_basis: str = "none"
-    equivalent_claude_cost_usd: float | None = None
+    equivalent_claude_cost_usd: float = 0.0
     saved_usd: float = 0.0
     execution_ms: float | None = None
-    error: dict[str, str] | None = None
+    error: c.RunError | None = None
     exit_code: int | None = None
     truncated: bool = False
     length_limited: bool = False
@@ -64,7 +67,7 @@ def outcome_of(record: TaskRecord, result: c.Result | None) -> Outcome:
         record,
         result,
         task_id=record.id,
-        status=record.phase,
+        state=record.phase,
         attempts=record.attempts_begun,
         cost=None if spent.unpriced else spent.usd_nano / NANO,
         equivalent=spent.equivalent_nano / NANO,
@@ -75,9 +78,8 @@ def outcome_of(record: TaskRecord, result: c.Result | None) -> Outcome:
             None if spent.unknown_out else spent.tokens_out,
         ),
         cache=(spent.cache_read, spent.cache_write),
-        execution_ms=record.execution_ms,
-        error=(record.error_code, record.error_message),
-        reason=record.reason,
+        error=why_not(record),
+        model_used=record.model_used or "none",
     )
 
 
@@ -88,17 +90,16 @@ def outcome_of_answer(answer: TaskAnswer) -> Outcome:
         task,
         task.result,
         task_id=task.task_id,
-        status=task.state,
+        state=task.state,
         attempts=task.attempts,
-        cost=None if task.unpriced_runs else task.cost_usd,
+        cost=task.estimated_cost_usd,
         equivalent=task.equivalent_claude_cost_usd,
         saved=task.saved_usd,
         basis=task.cost_basis,
         tokens=(task.tokens_in, task.tokens_out),
         cache=(task.cache_read_tokens, task.cache_write_tokens),
-        execution_ms=task.run_ms,
-        error=(task.error_code, task.error),
-        reason=task.reason,
+        error=task.error,
+        model_used=task.model_used,
     )
 
 
@@ -107,7 +108,7 @@ def _outcome(
     result: c.Result | None,
     *,
     task_id: str,
-    status: str,
+    state: str,
     attempts: int,
     cost: float | None,
     equivalent: float,
@@ -115,23 +116,25 @@ def _outcome(
     basis: str,
     tokens: tuple[int | None, int | None],
     cache: tuple[int, int],
-    execution_ms: float | None,
-    error: tuple[str, str],
-    reason: str,
+    error: c.RunError | None,
+    model_used: str,
 ) -> Outcome:
     outcome = Outcome(
         task_id=task_id,
-        status=status,
-        state=status,
+        status=state,
+        state=state,
+        model=about.model,
+        model_used=model_used,
         tokens_in=tokens[0],
         tokens_out=tokens[1],
         cache_read_tokens=cache[0],
         cache_write_tokens=cache[1],
         cost_basis=basis,
         estimated_cost_usd=cost,
-        equivalent_claude_cost_usd=equivalent or None,
+        equivalent_claude_cost_usd=equivalent,
         saved_usd=saved,
-        execution_ms=execution_ms,
+        execution_ms=about.execution_ms,
+        error=error,
         tier=about.tier,
         target_type=about.target_type,
         host=about.host,
@@ -142,24 +145,13 @@ def _outcome(
         generation=about.generation,
         late=about.late,
         simulated=about.simulated,
+        cwd=about.cwd,
     )
     if result is not None:
         outcome.output = result.output
         outcome.stderr = result.stderr
-        outcome.model_used = result.model_used
         outcome.exit_code = result.exit_code
         outcome.truncated = result.truncated
-        outcome.cwd = result.cwd
         outcome.changes = result.changes
         outcome.length_limited = result.length_limited
-        outcome.simulated = outcome.simulated or result.simulated
-        outcome.execution_ms = execution_ms or result.execution_ms
-    if status != "completed":
-        code, message = error
-        if not code and result is not None and result.error is not None:
-            code, message = result.error.code, result.error.message
-        outcome.error = {
-            "code": code or status,
-            "message": message or reason or f"the task is {status}",
-        }
     return outcome

@@ -84,15 +84,15 @@ def show_past_task(screen: Console, answer: TaskAnswer) -> None:
     screen.print(line_of(f"{task.tier}, {task.priority}: {task.description}", 200))
     if task.waiting_for:
         screen.print(line_of(f"waits for {task.waiting_for}"), style="yellow")
-    for each in answer.attempts:
+    for each in answer.routes:
         where = each.endpoint or each.host
         screen.print(
             line_of(
                 f"  {each.generation}. {where} {each.outcome} {each.reason} "
-                f"{duration(each.run_ms)}"
+                f"{duration(each.execution_ms)}"
             )
         )
-    screen.print(f"cost so far {dollars(task.cost_usd)}", style="dim")
+    screen.print(f"cost so far {dollars(task.estimated_cost_usd)}", style="dim")
 
 
 def show_whatif(screen: Console, answer: WhatIfAnswer) -> None:
@@ -113,7 +113,9 @@ def show_whatif(screen: Console, answer: WhatIfAnswer) -> None:
         "waits for a tier", f"{answer.waited_s:.1f} s", f"{answer.waited_s_then:.1f} s"
     )
     sums.add_row(
-        "dollars", dollars(answer.cost_usd), f"~{dollars(answer.cost_usd_then)}"
+        "dollars",
+        dollars(answer.estimated_cost_usd),
+        f"~{dollars(answer.estimated_cost_usd_then)}",
     )
     if answer.tier_changes > answer.passes_unknown:
         sums.add_row(
@@ -195,8 +197,8 @@ def show_repriced(screen: Console, answer: RepriceAnswer) -> None:
         return [
             cell(line.key or "none", 40),
             str(line.runs),
-            dollars(line.cost_usd),
-            dollars(line.cost_usd_then) + unknown,
+            dollars(line.estimated_cost_usd),
+            dollars(line.estimated_cost_usd_then) + unknown,
             dollars(line.equivalent_usd),
             dollars(line.equivalent_usd_then),
         ]

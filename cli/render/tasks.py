@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from projections.answers import (
-        AttemptView,
         CheckView,
+        RouteView,
         TaskAnswer,
         TaskDetail,
         TaskRow,
@@ -59,7 +59,11 @@ def task_table(answer: TasksAnswer, now: datetime) -> Table:
         elastic=("where", "task"),
     )
     for row in answer.tasks:
-        cost = "?" if row.unpriced_runs else priced(row.cost_usd, row.cost_basis)
+        cost = (
+            "?"
+            if row.estimated_cost_usd is None
+            else priced(row.estimated_cost_usd, row.cost_basis)
+        )
         cells = {
             "id": cell(shown_id(row)),
             "state": cell(row.state, style=STATE_STYLE.get(row.state, "")),
@@ -113,8 +117,8 @@ def show_task(
     `because` is why it waits, in sentences; `role_of` names the role of a public key.
     """
     _details(screen, answer.task, because, role_of(answer.task.submitter))
-    _attempts(screen, answer.attempts)
-    _checks(screen, answer.attempts)
+    _attempts(screen, answer.routes)
+    _checks(screen, answer.routes)
     if answer.route is not None:
         trace(screen, answer.route)
 
@@ -148,17 +152,16 @@ def _facts(
     task: TaskDetail, because: str, submitter: str
 ) -> list[tuple[str, str, str]]:
     spec, classed, result = task.spec, task.classification, task.result
+    error = task.error
     hop = f" (fallback from {task.fallback_from_tier})" if task.fallback_used else ""
     timing = ", ".join(
         f"{name} {duration(ms)}"
-        for name, ms in (("waited", task.wait_ms), ("ran", task.run_ms))
+        for name, ms in (("waited", task.wait_ms), ("ran", task.execution_ms))
         if ms is not None
     )
-    cost = "unknown"
-    if not task.unpriced_runs:
-        cost = priced(task.cost_usd, task.cost_basis)
-        if cost.startswith("~"):
-            cost += f" (a guess: {task.cost_basis.replace('_', ' ')})"
+    cost = priced(task.estimated_cost_usd, task.cost_basis)
+    if cost.startswith("~"):
+        cost += f" (a guess: {task.cost_basis.replace('_', ' ')})"
     counts = f"{tokens(task.tokens_in)} in, {tokens(task.tokens_out)} out"
     if task.cache_read_tokens or task.cache_write_tokens:
         counts += (
@@ -170,7 +173,7 @@ def _facts(
         ("task", task.task_id, "bold"),
         ("state", task.state, STATE_STYLE.get(task.state, "")),
         ("waits", because, "yellow"),
-        ("error", f"{task.error_code}: {task.error}" if task.error else "", "red"),
+        ("error", f"{error.code}: {error.message}" if error else "", "red"),
         ("reason", task.reason, ""),
         ("answer", CUT_SHORT if result and result.length_limited else "", "yellow"),
         ("description", task.description[:DESCRIPTION_SHOWN], ""),
@@ -246,7 +249,7 @@ def _block(text: str) -> Any:
     return Text("\n".join(line_of(line) for line in text.rstrip().splitlines()))
 
 
-def _attempts(screen: Console, attempts: list[AttemptView]) -> None:
+def _attempts(screen: Console, attempts: list[RouteView]) -> None:
     if len(attempts) < 2 and not any(each.local_retries for each in attempts):
         return
     routings = table(
@@ -262,15 +265,15 @@ def _attempts(screen: Console, attempts: list[AttemptView]) -> None:
             cell(f"{place} {each.model}", 40),
             cell(each.outcome, style=STATE_STYLE.get(each.outcome, "")),
             str(each.local_retries),
-            duration(each.run_ms),
-            "?" if each.unpriced else priced(each.cost_usd, each.cost_basis),
-            cell(each.error or each.detail or each.reason, 60),
+            duration(each.execution_ms),
+            "?" if each.unpriced else priced(each.estimated_cost_usd, each.cost_basis),
+            cell(each.error.message if each.error else each.detail or each.reason, 60),
         )
     screen.print("\nroutings", style="bold")
     screen.print(routings)
 
 
-def _checks(screen: Console, attempts: list[AttemptView]) -> None:
+def _checks(screen: Console, attempts: list[RouteView]) -> None:
     """Show each round's verification: its steps, and what the work before it used."""
     rows = table(
         ("try", "round", "step", "", "ran", "tokens", "cost", "command"),
@@ -289,9 +292,11 @@ def _checks(screen: Console, attempts: list[AttemptView]) -> None:
                     "passed" if each.passed else _not_passed(each),
                     style="green" if each.passed else "red",
                 ),
-                duration(each.run_ms),
+                duration(each.execution_ms),
                 counts if first else "",
-                dollars(each.cost_usd) if first and each.cost_usd is not None else "",
+                dollars(each.estimated_cost_usd)
+                if first and each.estimated_cost_usd is not None
+                else "",
                 cell(each.command, 60),
             )
     if rows.row_count:

@@ -300,10 +300,10 @@ async def test_one_key_twice_in_a_batch_is_refused(client):
 async def test_a_waiting_task_is_cancelled_and_tried_again(client):
     task = (await client.ask("task.submit", description="x"))["task_id"]
     cancelled = await client.ask("task.cancel", task_id=task, reason="no more")
-    assert (cancelled["state"], cancelled["task_id"]) == ("task.cancelled", task)
+    assert (cancelled["event"], cancelled["task_id"]) == ("task.cancelled", task)
     again = await client.ask("task.cancel", task_id=task)
     assert (again["seq"], again["state"]) == (0, "cancelled")
-    assert (await client.ask("task.retry", task_id=task))["state"] == "task.retried"
+    assert (await client.ask("task.retry", task_id=task))["event"] == "task.retried"
     waiting = await client.ask("task.retry", task_id=task)
     assert (waiting["seq"], waiting["state"]) == (0, "waiting")
     stored = [c.name(e) for e in await client.events(c.TaskEvent)]
@@ -327,7 +327,7 @@ async def test_a_task_is_given_to_another_host(client):
     await joined(client, "h2")
     task = (await client.ask("task.submit", description="x"))["task_id"]
     answer = await client.ask("task.reassign", task_id=task, host="h2")
-    assert answer["state"] == "task.reassigned"
+    assert answer["event"] == "task.reassigned"
     missing = await client.ask("task.reassign", task_id="T404", host="h2")
     assert missing["code"] == "not_found"
 

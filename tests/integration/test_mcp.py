@@ -107,7 +107,7 @@ async def test_a_task_is_submitted_waited_for_read_and_explained(instance):
         why = await used(client, "explain_routing", task_id=task["task_id"])
         assert why["route"]["selected_host"] == "h1"
         assert why["classification"]["effective_tier"] == "trivial"
-        assert [each["outcome"] for each in why["attempts"]] == ["completed"]
+        assert [each["outcome"] for each in why["routes"]] == ["completed"]
 
 
 async def test_a_task_that_runs_is_read_not_waited_out_and_cancelled(instance):

@@ -92,9 +92,9 @@ async def test_a_cancellation_says_whether_something_ran(gateway, log):
     await tell(log, history)
 
     stopped = await ask(gateway, "task.cancel", task_id=task)
-    assert (stopped.state, stopped.phase) == ("task.cancelled", "cancelling")
+    assert (stopped.event, stopped.state) == ("task.cancelled", "cancelling")
     dropped = await ask(gateway, "task.cancel", task_id=waiting)
-    assert (dropped.state, dropped.phase) == ("task.cancelled", "cancelled")
+    assert (dropped.event, dropped.state) == ("task.cancelled", "cancelled")
     again = await ask(gateway, "task.cancel", task_id=task)
     assert (again.seq, again.state) == (0, "cancelling")
 
@@ -106,5 +106,5 @@ async def test_a_run_that_was_given_back_first_is_cancelled_for_good(gateway, lo
 
     answer = await ask(gateway, "task.cancel", task_id=task)
 
-    assert (answer.state, answer.phase) == ("task.cancelled", "cancelled")
+    assert (answer.event, answer.state) == ("task.cancelled", "cancelled")
     assert len(await log.read(subjects.task(task))) == 3

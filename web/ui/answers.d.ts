@@ -17,47 +17,6 @@ export interface Attachment {
   size_bytes: number;
   media_type?: string;
 }
-export interface AttemptView {
-  route: string;
-  seq: number;
-  generation: number;
-  attempt: number;
-  tier: string;
-  target_type: string;
-  host: string;
-  endpoint: string;
-  model: string;
-  fallback_used: boolean;
-  fallback_from_tier: string | null;
-  fallback_reason: string | null;
-  waited_s: number;
-  outcome: string;
-  reason: string;
-  detail: string;
-  error_code: string;
-  error: string;
-  routed_at: string;
-  accepted_at: string;
-  started_at: string;
-  ended_at: string;
-  run_ms: number | null;
-  local_retries: number;
-  lines: number;
-  last_line: string;
-  late: boolean;
-  simulated: boolean;
-  tokens_in: number | null;
-  tokens_out: number | null;
-  cache_read_tokens: number;
-  cache_write_tokens: number;
-  cost_usd: number;
-  cost_basis: string;
-  equivalent_claude_cost_usd: number;
-  unpriced: boolean;
-  checks: Array<CheckView>;
-  estimated_cost_usd: number | null;
-  execution_ms: number | null;
-}
 export interface AttentionAnswer {
   seq: number;
   errors: number;
@@ -130,6 +89,8 @@ export interface Changed {
   usd_then: number | null;
   passes: number | null;
   passes_then: number | null;
+  estimated_cost_usd: number | null;
+  estimated_cost_usd_then: number | null;
 }
 export interface ChangedFile {
   path: string;
@@ -185,6 +146,8 @@ export interface CheckView {
   tokens_in: number | null;
   tokens_out: number | null;
   cost_usd: number | null;
+  estimated_cost_usd: number | null;
+  execution_ms: number | null;
 }
 export interface Chunk {
   type?: "execution_event";
@@ -232,6 +195,7 @@ export interface CostLine {
   guessed: number;
   unknown_tokens: number;
   part: string;
+  estimated_cost_usd: number;
 }
 export interface CostsAnswer {
   seq: number;
@@ -402,6 +366,48 @@ export interface Result {
   verified?: boolean | null;
   tool_calls?: Array<CalledTool>;
 }
+export interface RouteView {
+  route: string;
+  seq: number;
+  generation: number;
+  attempt: number;
+  tier: string;
+  target_type: string;
+  host: string;
+  endpoint: string;
+  model: string;
+  fallback_used: boolean;
+  fallback_from_tier: string | null;
+  fallback_reason: string | null;
+  waited_s: number;
+  outcome: string;
+  reason: string;
+  detail: string;
+  error_code: string;
+  routed_at: string;
+  accepted_at: string;
+  started_at: string;
+  ended_at: string;
+  run_ms: number | null;
+  local_retries: number;
+  lines: number;
+  last_line: string;
+  late: boolean;
+  simulated: boolean;
+  tokens_in: number | null;
+  tokens_out: number | null;
+  cache_read_tokens: number;
+  cache_write_tokens: number;
+  cost_usd: number;
+  cost_basis: string;
+  equivalent_claude_cost_usd: number;
+  unpriced: boolean;
+  checks: Array<CheckView>;
+  error: RunError | null;
+  error_message: string;
+  estimated_cost_usd: number | null;
+  execution_ms: number | null;
+}
 export interface RunError {
   code: string;
   message: string;
@@ -447,14 +453,16 @@ export interface StatsAnswer {
   cost_usd: number;
   saved_usd: number;
   first_rounds: Array<FirstRoundRow>;
+  estimated_cost_usd: number;
 }
 export interface TaskAnswer {
   seq: number;
   task: TaskDetail;
   route: TaskRouted | null;
-  attempts: Array<AttemptView>;
+  attempts: Array<RouteView>;
   events: Array<LoggedEvent>;
   events_left_out: number;
+  routes: Array<RouteView>;
 }
 export interface TaskDetail {
   task_id: string;
@@ -492,10 +500,12 @@ export interface TaskDetail {
   run_ms: number | null;
   status: string;
   error_code: string;
-  error: string;
   late: boolean;
   simulated: boolean;
   updated_seq: number;
+  error: RunError | null;
+  error_message: string;
+  model_used: string;
   estimated_cost_usd: number | null;
   execution_ms: number | null;
   submitter: string;
@@ -604,10 +614,12 @@ export interface TaskRow {
   run_ms: number | null;
   status: string;
   error_code: string;
-  error: string;
   late: boolean;
   simulated: boolean;
   updated_seq: number;
+  error: RunError | null;
+  error_message: string;
+  model_used: string;
   estimated_cost_usd: number | null;
   execution_ms: number | null;
   submitter: string;
@@ -707,6 +719,8 @@ export interface WhatIfAnswer {
   waited_s_then: number;
   cost_usd: number;
   cost_usd_then: number;
+  estimated_cost_usd: number;
+  estimated_cost_usd_then: number;
   estimated_decisions: number;
   unknown_dollars: number;
   by_place: Record<string, number>;

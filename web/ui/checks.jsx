@@ -2,11 +2,11 @@
 import { count, duration, plain } from "./format.js";
 import { Panel, Scroll, Text, Tier } from "./parts.jsx";
 
-/** @import { AttemptView, CheckView, FirstRoundRow } from "./answers.d.ts" */
+/** @import { RouteView, CheckView, FirstRoundRow } from "./answers.d.ts" */
 
-/** @param {{ attempts: AttemptView[] }} props */
-export function Checks({ attempts }) {
-  const checks = attempts.flatMap(({ generation, checks }) => checks.map((each) => ({ generation, each })));
+/** @param {{ routes: RouteView[] }} props */
+export function Checks({ routes }) {
+  const checks = routes.flatMap(({ generation, checks }) => checks.map((each) => ({ generation, each })));
   if (!checks.length) return null;
   return (
     <Panel title="Verification" id="checks">
@@ -35,7 +35,7 @@ export function Checks({ attempts }) {
 
 /** @param {{ generation: number, check: CheckView }} props */
 function Check({ generation, check }) {
-  const { round, rounds, step, of, command, passed, exit_code: code, output, run_ms: ran } = check;
+  const { round, rounds, step, of, command, passed, exit_code: code, output, execution_ms: ran } = check;
   const how = code === null ? check.signal || check.code : `exit ${code}`;
   return (
     <tr>

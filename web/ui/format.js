@@ -62,9 +62,10 @@ export const allTokens = ({ tokens_in, tokens_out }) =>
 
 /**
  * What stands before dollars that are a guess.
- * @param {{cost_basis: string, cost_usd: number}} run
+ * @param {{cost_basis: string, estimated_cost_usd: number | null}} run
  */
-export const guess = (run) => (run.cost_usd && ["estimated", "reported_unpriced"].includes(run.cost_basis) ? "~" : "");
+export const guess = (run) =>
+  run.estimated_cost_usd && ["estimated", "reported_unpriced"].includes(run.cost_basis) ? "~" : "";
 
 /** @param {number | null | undefined} n */
 export function bytes(n) {

@@ -1,7 +1,7 @@
 // The sections of each topic, as web/topics.py makes them, and what else the socket brings.
 import type {
   AlertView,
-  AttemptView,
+  RouteView,
   AttentionRow,
   Chunk,
   CostLine,
@@ -101,7 +101,7 @@ export interface Topics {
   task: {
     task: TaskDetail;
     route: TaskRouted | null;
-    attempts: AttemptView[];
+    routes: RouteView[];
     events: LoggedEvent[];
     events_left_out: number;
     why: string[];

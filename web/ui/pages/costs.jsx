@@ -141,7 +141,7 @@ export function Costs({ theme }) {
 
 /** @param {CostLine[] | undefined} lines @param {string[]} [keys] */
 const spent = (lines, keys) =>
-  (lines ?? []).reduce((sum, line) => sum + (keys && !keys.includes(line.key) ? 0 : line.cost_usd), 0);
+  (lines ?? []).reduce((sum, line) => sum + (keys && !keys.includes(line.key) ? 0 : line.estimated_cost_usd), 0);
 
 /** @param {{ data: Topics["costs"], simulated: boolean }} props */
 function Figures({ data, simulated }) {
@@ -151,8 +151,8 @@ function Figures({ data, simulated }) {
   return (
     <dl class="figures">
       <Figure label="Spent">
-        {dollars(total.cost_usd)}
-        <Change now={total.cost_usd} then={before && spent(before)} />
+        {dollars(total.estimated_cost_usd)}
+        <Change now={total.estimated_cost_usd} then={before && spent(before)} />
       </Figure>
       <Figure label="On Claude">
         {dollars(spent(targets, claude))}
@@ -269,7 +269,7 @@ const capital = (text) => text[0].toUpperCase() + text.slice(1);
 
 /** @param {{ lines: CostLine[], total: CostLine, by: string, from: string, label: string }} props */
 function Lines({ lines, total, by, from, label }) {
-  const most = Math.max(...lines.map((line) => line.cost_usd), 0) || 1;
+  const most = Math.max(...lines.map((line) => line.estimated_cost_usd), 0) || 1;
   const leads = (/** @type {string} */ key) => {
     if (by.startsWith("label:"))
       return key && tasksLike({ label: `${by.slice(6)}=${key} ${label}`.trim(), since: from });
@@ -282,7 +282,7 @@ function Lines({ lines, total, by, from, label }) {
       <td class="n">{count(line.tokens_in)}</td>
       <td class="n">{count(line.tokens_out)}</td>
       <td class="n">{count(line.cache_read_tokens + line.cache_write_tokens)}</td>
-      <td class="n">{dollars(line.cost_usd)}</td>
+      <td class="n">{dollars(line.estimated_cost_usd)}</td>
       <td class="n saved">{savedText(line.saved_usd)}</td>
     </>
   );
@@ -318,7 +318,7 @@ function Lines({ lines, total, by, from, label }) {
               </td>
               <td class="share" aria-hidden="true">
                 <span class="meter">
-                  <i style={{ width: `${(line.cost_usd / most) * 100}%` }} />
+                  <i style={{ width: `${(line.estimated_cost_usd / most) * 100}%` }} />
                 </span>
               </td>
               {cells(line)}
@@ -379,10 +379,10 @@ function Times({ lines, theme }) {
 function stacked(lines) {
   const keys = [...new Set(lines.map(({ key }) => key))].sort().slice(-72);
   const names = keys.map(timeOf);
-  const parts = PARTS.filter(([part]) => lines.some((line) => line.part === part && line.cost_usd));
+  const parts = PARTS.filter(([part]) => lines.some((line) => line.part === part && line.estimated_cost_usd));
   const shown = parts.length ? parts : PARTS.slice(0, 1);
   const usd = (/** @type {string} */ key, /** @type {string} */ part) =>
-    lines.find((line) => line.key === key && line.part === part)?.cost_usd ?? 0;
+    lines.find((line) => line.key === key && line.part === part)?.estimated_cost_usd ?? 0;
   // Each stands on those behind it, and is drawn before them.
   const sums = shown.map((_, n) => keys.map((key) => shown.slice(n).reduce((sum, [part]) => sum + usd(key, part), 0)));
   const series = /** @type {Series[]} */ (shown.map(([, label, color]) => ({ label, color, bars: true })));

@@ -263,17 +263,17 @@ function summed(durations) {
 function Money({ data, simulated }) {
   const { today, ever } = data;
   const fallbacks = today.lines.filter((line) => line.key && line.key !== "none" && line.key !== "false");
-  const cost = fallbacks.reduce((sum, line) => sum + line.cost_usd, 0);
+  const cost = fallbacks.reduce((sum, line) => sum + line.estimated_cost_usd, 0);
   return (
     <Panel title="Money and totals" action={<a href="#/costs">all costs</a>}>
       <dl class="figures">
-        <Figure label="Today">{dollars(today.total.cost_usd)}</Figure>
+        <Figure label="Today">{dollars(today.total.estimated_cost_usd)}</Figure>
         <Figure label="Saved against Claude" class="saved">
           {savedText(today.total.saved_usd)}
         </Figure>
         {simulated && <WouldBe model={CLAUDES[0]} runs={ever.total.runs} />}
         <Figure label="Cost of fallbacks today">{dollars(cost)}</Figure>
-        <Figure label="In all">{dollars(ever.total.cost_usd)}</Figure>
+        <Figure label="In all">{dollars(ever.total.estimated_cost_usd)}</Figure>
         {TIERS.map((tier) => (
           <Figure label={`Routed to ${tier}`}>{count(data.decisions[tier])}</Figure>
         ))}

@@ -210,7 +210,7 @@ function Then({ answer }) {
           {duration(answer.waited_s * 1000)} → {duration(answer.waited_s_then * 1000)}
         </Figure>
         <Figure label="Dollars">
-          {dollars(answer.cost_usd)} → {dollars(answer.cost_usd_then)}
+          {dollars(answer.estimated_cost_usd)} → {dollars(answer.estimated_cost_usd_then)}
         </Figure>
         {answer.tier_changes > answer.passes_unknown && (
           <Figure label={`Pass at the first round, of ${answer.tier_changes - answer.passes_unknown}`}>

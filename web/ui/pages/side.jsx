@@ -4,7 +4,7 @@ import { Fallback, Panel, Simulated, State, Text, Tier } from "../parts.jsx";
 import { Chat } from "./chat.jsx";
 import { Routing } from "./trace.jsx";
 
-/** @import { AttemptView, TaskDetail } from "../answers.d.ts" */
+/** @import { RouteView, TaskDetail } from "../answers.d.ts" */
 /** @import { Topics } from "../topics.d.ts" */
 
 /**
@@ -22,7 +22,7 @@ function phasesOf(task, now) {
   const parts = [{ name: "queued", ms: (again ? Number.NaN : routed) - since }];
   if (Number.isNaN(parts[0].ms)) parts[0].ms = end - since;
   else if (started >= routed) {
-    parts.push({ name: "start", ms: started - routed }, { name: "run", ms: task.run_ms ?? end - started });
+    parts.push({ name: "start", ms: started - routed }, { name: "run", ms: task.execution_ms ?? end - started });
   } else parts.push({ name: "start", ms: end - routed });
   return parts.map((part) => ({ ...part, ms: Math.max(0, part.ms) }));
 }
@@ -102,17 +102,17 @@ export function Where({ task }) {
 
 /** @param {{ data: Topics["task"], now: number }} props */
 export function Why({ data, now }) {
-  const { attempts, explained } = data;
-  if (!attempts.length) return <Routing data={data} />;
+  const { routes, explained } = data;
+  if (!routes.length) return <Routing data={data} />;
   return (
-    <Panel title={attempts.length > 1 ? `Why: ${attempts.length} routings` : "Why"} id="attempts">
+    <Panel title={routes.length > 1 ? `Why: ${routes.length} routes` : "Why"} id="attempts">
       <ol class="lanes">
-        {attempts.map((each, n) => (
+        {routes.map((each, n) => (
           <Attempt
             attempt={each}
-            all={attempts}
+            all={routes}
             now={now}
-            last={n === attempts.length - 1}
+            last={n === routes.length - 1}
             words={explained.find(({ generation }) => generation === each.generation)?.words ?? []}
           />
         ))}
@@ -122,7 +122,7 @@ export function Why({ data, now }) {
   );
 }
 
-/** @param {{ attempt: AttemptView, all: AttemptView[], now: number, last: boolean, words: string[] }} props */
+/** @param {{ attempt: RouteView, all: RouteView[], now: number, last: boolean, words: string[] }} props */
 function Attempt({ attempt: each, all, now, last, words }) {
   const start = Math.min(...all.map((one) => at(one.routed_at)));
   const end = Math.max(...all.map((one) => at(one.ended_at) || now), start + 1);
@@ -149,7 +149,7 @@ function Attempt({ attempt: each, all, now, last, words }) {
       )}
       {each.error && (
         <small class="bad">
-          <Text most={300}>{each.error}</Text>
+          <Text most={300}>{each.error.message}</Text>
         </small>
       )}
       {words.length > 0 && (
@@ -298,7 +298,7 @@ export function Details({ task }) {
         {task.error && (
           <Detail name="Error">
             <span class="bad">
-              <Text>{`${task.error_code}: ${task.error}`}</Text>
+              <Text>{`${task.error.code}: ${task.error.message}`}</Text>
             </span>
           </Detail>
         )}

@@ -80,14 +80,14 @@ export function Task({ rest, operator, theme, submit }) {
             placeholder={placeholderOf(task)}
           />
           <Changes changes={task.result?.changes} id={task.task_id} />
-          <Checks attempts={data.attempts} />
+          <Checks routes={data.routes} />
           <Result task={task} theme={theme} />
           <Events events={data.events} left={data.events_left_out} />
         </div>
         <aside class="task-side" aria-label="About the task" tabindex={-1}>
           <Phases task={task} now={now} />
           <Where task={task} />
-          <Cost task={task} attempts={data.attempts} live={live.current} />
+          <Cost task={task} routes={data.routes} live={live.current} />
           <Why data={data} now={now} />
           <Details task={task} />
         </aside>
@@ -127,18 +127,18 @@ const FAILED = new Set(["failed", "dead", "expired"]);
  * @param {{ task: TaskDetail, operator: boolean, submit: PageProps["submit"] }} props
  */
 function Failure({ task, operator, submit }) {
-  const { state, error_code: code, error, reason, result } = task;
+  const { state, error, reason, result } = task;
   const stderr = result?.stderr ?? "";
   const last = useMemo(() => lastLines(stderr, 5), [stderr]);
   if (!FAILED.has(state)) return null;
   return (
     <Panel class="failure" id="failure">
       <h2>
-        {state} {code && <code>{plain(code, 80)}</code>}
+        {state} {error && <code>{plain(error.code, 80)}</code>}
         {result?.exit_code != null && <span class="badge">{`exit ${result.exit_code}`}</span>}
       </h2>
       <p>
-        <Text most={2000}>{error || reason || "Nobody said why."}</Text>
+        <Text most={2000}>{error?.message || reason || "Nobody said why."}</Text>
       </p>
       {last.length > 0 && <pre aria-label="The last lines of stderr">{plain(last.join("\n"))}</pre>}
       {operator && (

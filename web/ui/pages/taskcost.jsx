@@ -1,9 +1,12 @@
-// What a task has cost: in a line, and by attempt.
+// What a task has cost: in a line, and by route.
 import { FINAL, allTokens, count, dollars, guess, plain, savedText } from "../format.js";
 import { Panel, Scroll, Text } from "../parts.jsx";
 
-/** @import { AttemptView, TaskDetail } from "../answers.d.ts" */
+/** @import { RouteView, TaskDetail } from "../answers.d.ts" */
 /** @typedef {{ tokens: number | null }} Live what its output has told so far */
+
+/** @param {number | null} usd */
+const orUnknown = (usd) => (usd === null ? "unknown dollars" : dollars(usd));
 
 /** What a task costs, in a line. @param {{ task: TaskDetail, live: Live }} props */
 function CostLine({ task, live }) {
@@ -17,7 +20,7 @@ function CostLine({ task, live }) {
         <b>{`${count(live.tokens)} tokens so far`}</b>, {local ? "$0.00 (local)" : "dollars when it ends"}
       </p>
     );
-  if (shell && known === 0 && task.cost_usd === 0)
+  if (shell && known === 0 && task.estimated_cost_usd === 0)
     return (
       <p>
         <b>0 tokens, $0.00 (shell execution)</b>
@@ -25,7 +28,9 @@ function CostLine({ task, live }) {
     );
   return (
     <p>
-      <b>{local && task.cost_usd === 0 ? "$0.00 (local)" : guess(task) + dollars(task.cost_usd)}</b>
+      <b>
+        {local && task.estimated_cost_usd === 0 ? "$0.00 (local)" : guess(task) + orUnknown(task.estimated_cost_usd)}
+      </b>
       {known !== null && `, ${count(known)} tokens`}
       {task.saved_usd > 0 && <span class="saved"> Saved: {savedText(task.saved_usd)} vs Claude</span>}
       {task.unpriced_runs > 0 && <span class="bad"> {task.unpriced_runs} runs could not be priced</span>}
@@ -33,13 +38,13 @@ function CostLine({ task, live }) {
   );
 }
 
-/** @param {{ task: TaskDetail, attempts: AttemptView[], live: Live }} props */
-export function Cost({ task, attempts, live }) {
-  const lines = attempts.filter((each) => each.started_at);
+/** @param {{ task: TaskDetail, routes: RouteView[], live: Live }} props */
+export function Cost({ task, routes, live }) {
+  const lines = routes.filter((each) => each.started_at);
   return (
     <Panel title="Cost" id="cost">
       <CostLine task={task} live={live} />
-      <Scroll label="Cost by attempt">
+      <Scroll label="Cost by route">
         <table class="small">
           <thead>
             <tr>
@@ -63,7 +68,7 @@ export function Cost({ task, attempts, live }) {
                 <td class="n">{count(each.tokens_out)}</td>
                 <td class="n">{count(each.cache_read_tokens)}</td>
                 <td class="n">{count(each.cache_write_tokens)}</td>
-                <td class="n">{each.unpriced ? "unknown" : guess(each) + dollars(each.cost_usd)}</td>
+                <td class="n">{each.unpriced ? "unknown" : guess(each) + dollars(each.estimated_cost_usd)}</td>
               </tr>
             ))}
           </tbody>

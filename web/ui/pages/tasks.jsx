@@ -413,7 +413,7 @@ function Row({ task, n, now, operator, chosen, choose }) {
         task={task}
         n={n}
         old={old}
-        took={task?.run_ms != null ? duration(task.run_ms) : runs}
+        took={task?.execution_ms != null ? duration(task.execution_ms) : runs}
         operator={operator}
         chosen={chosen}
         choose={(at, range) => latest.current(at, range)}
@@ -436,7 +436,7 @@ function Drawn({ task, n, old, took, operator, chosen, choose }) {
         <td>…</td>
       </tr>
     );
-  const wrong = task.error && task.state !== "completed" ? task.error : "";
+  const wrong = task.error?.message ?? "";
   return (
     <tr class={`task ${chosen ? "chosen" : ""}`} aria-rowindex={n + 2}>
       {operator && (
@@ -456,7 +456,7 @@ function Drawn({ task, n, old, took, operator, chosen, choose }) {
         <small title={wrong ? plain(wrong, 1000) : task.task_id}>
           {wrong ? (
             <span class="bad">
-              <Text most={200}>{`${task.error_code}: ${wrong}`}</Text>
+              <Text most={200}>{`${task.error?.code}: ${wrong}`}</Text>
             </span>
           ) : (
             <span class="mono">{shortId(task.task_id)}</span>
@@ -483,8 +483,7 @@ function Drawn({ task, n, old, took, operator, chosen, choose }) {
       </td>
       <td class="n c-tokens">{count(allTokens(task))}</td>
       <td class="n c-cost">
-        {task.unpriced_runs > 0 ? "?" : guess(task)}
-        {task.unpriced_runs > 0 ? "" : dollars(task.cost_usd)}
+        {task.estimated_cost_usd === null ? "?" : guess(task) + dollars(task.estimated_cost_usd)}
       </td>
       <td class="n c-age" title={new Date(task.submitted_at).toString()}>
         {took || "–"}

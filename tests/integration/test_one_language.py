@@ -1,0 +1,161 @@
+"""One and the same task, as every door tells it: the same names, the same values."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from typing import TYPE_CHECKING, Any
+
+import aiohttp
+import httpx
+import msgspec
+import pytest
+
+from agentcom import Client
+from agentcom.finding import broker
+from agentcom.over_nats import OverNats
+from tests.support.command import agentcom_up
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.support.command import System
+
+NAMES = (
+    *("task_id", "state", "error", "model", "model_used", "attempts", "tier", "host"),
+    *("estimated_cost_usd", "cost_basis", "saved_usd", "execution_ms"),
+    *("tokens_in", "tokens_out", "fallback_used", "endpoint", "simulated", "cwd"),
+    *("equivalent_claude_cost_usd", "generation", "target_type", "late", "labels"),
+)
+EVERYWHERE = ("task_id", "state", "error", "model_used", "attempts", "execution_ms")
+
+
+class Doors:
+    """A running instance, and its doors."""
+
+    def __init__(self, system: System, said: str) -> None:
+        self.system = system
+        self.url = re.findall(r"http://[\d.:]+", said)[-1]
+        tokens = json.loads((system.data / "web-tokens.json").read_text())
+        self.token = tokens["operator"]
+        self.http = httpx.Client(
+            base_url=f"{self.url}/api/v1/",
+            headers={"Authorization": f"Bearer {self.token}"},
+            timeout=60,
+        )
+
+    def get(self, path: str, **params: Any) -> Any:
+        answer = self.http.get(path, params=params)
+        assert answer.status_code == 200, answer.text
+        return answer.json()
+
+    def over_nats(self, name: str, **question: Any) -> Any:
+        async def ask() -> bytes:
+            nats = OverNats(broker(data=self.system.data))
+            try:
+                return await nats.query(name, question)
+            finally:
+                await nats.close()
+
+        return msgspec.json.decode(asyncio.run(ask()))
+
+    def on_the_page(self, topic: str, **params: Any) -> Any:
+        async def watch() -> Any:
+            headers = {"Authorization": f"Bearer {self.token}"}
+            async with (
+                aiohttp.ClientSession(headers=headers) as session,
+                session.ws_connect(f"{self.url}/ws") as socket,
+            ):
+                asked = {"op": "subscribe", "id": "a", "topic": topic, "params": params}
+                await socket.send_json(asked)
+                while True:
+                    said = await socket.receive_json(timeout=60)
+                    if said["type"] == "snapshot":
+                        return said["data"]
+
+        return asyncio.run(watch())
+
+
+@pytest.fixture(scope="module")
+def doors(tmp_path_factory) -> Iterator[Doors]:
+    with agentcom_up(tmp_path_factory.mktemp("up")) as (system, up):
+        found = Doors(system, up.said["stdout"])
+        with found.http:
+            yield found
+
+
+@pytest.fixture(scope="module")
+def outcome(doors: Doors) -> dict[str, Any]:
+    """What `submit --wait --json` says of a task that failed."""
+    ended = doors.system.run(
+        *("submit", "--shell", "echo out; exit 3", "--label", "team=search"),
+        *("--wait", "--json"),
+    )
+    assert ended.returncode == 3, ended.stderr
+    return dict(ended.json)
+
+
+def test_one_task_has_the_same_names_and_values_at_every_door(doors: Doors, outcome):
+    task_id = outcome["task_id"]
+    told = {
+        "submit --wait --json": outcome,
+        "task --json": doors.system.json("task", task_id)["task"],
+        "tasks --json": doors.system.json("tasks")["tasks"][0],
+        "GET tasks/ID": doors.get(f"tasks/{task_id}")["task"],
+        "GET tasks": doors.get("tasks")["tasks"][0],
+        "query.task": doors.over_nats("task", task_id=task_id)["task"],
+        "query.tasks": doors.over_nats("tasks")["tasks"][0],
+        "the page's task": doors.on_the_page("task", task_id=task_id)["task"],
+        "the page's list": doors.on_the_page("tasks")["rows"][0],
+    }
+    for name, where in (
+        ("http", {"url": doors.url, "token": doors.token}),
+        ("nats", {"data": doors.system.data}),
+    ):
+        with Client(**where) as client:
+            result = client.task(task_id).wait(60)
+            told[f"library, {name}"] = msgspec.to_builtins(result)
+            [row] = client.tasks(label="team=search")
+            told[f"library's list, {name}"] = msgspec.to_builtins(row)
+    expected = told["GET tasks/ID"]
+    assert expected["error"] == {"code": "exit_code", "message": "exit code 3"}
+    for door, answer in told.items():
+        assert set(EVERYWHERE) <= answer.keys(), door
+        shown = {name: answer[name] for name in NAMES if name in answer}
+        assert shown == {name: expected[name] for name in shown}, door
+        if "output" in answer:
+            assert answer["output"] == expected["result"]["output"], door
+
+
+def test_the_routes_of_a_task_are_the_same_at_every_door(doors: Doors, outcome):
+    task_id = outcome["task_id"]
+    told = [
+        doors.system.json("task", task_id),
+        doors.get(f"tasks/{task_id}"),
+        doors.get(f"tasks/{task_id}/trace"),
+        doors.over_nats("task", task_id=task_id),
+        doors.on_the_page("task", task_id=task_id),
+    ]
+    with Client(url=doors.url, token=doors.token) as client:
+        [route] = client.explain(task_id).routes
+    for answer in told:
+        [each] = answer["routes"]
+        assert each["error"] == outcome["error"]
+        assert each["execution_ms"] == outcome["execution_ms"]
+        assert (each["host"], each["route"]) == (route.host, route.route)
+
+
+def test_what_a_command_did_is_said_as_the_state(doors: Doors):
+    submitted = doors.http.post(
+        "tasks", json={"description": "later", "needs": ["nowhere"]}
+    ).json()
+    task_id = submitted["task_id"]
+    doors.get(f"tasks/{task_id}", wait_seq=submitted["seq"])
+    done = doors.http.post(f"tasks/{task_id}/cancel").json()
+    assert (done["state"], done["event"]) == ("cancelled", "task.cancelled")
+    again = doors.http.post(f"tasks/{task_id}/cancel").json()
+    assert (again["state"], again["event"], again["seq"]) == ("cancelled", "", 0)
+    shown = doors.get(f"tasks/{task_id}", wait_seq=done["seq"])["task"]
+    assert shown["state"] == "cancelled"
+    assert shown["error"]["code"] == "cancelled"
