@@ -18,13 +18,13 @@ from analysis.explain import comes_out_same
 from analysis.reading import epoch
 from events import catalogue as c
 from events.codec import fallback_code
-from projections.answers import Changed
+from projections.answers_whatif import Changed
 
 if TYPE_CHECKING:
     from actors.rules.policy import Policy
     from analysis.reading import Bill, PastDecision, Reading
     from analysis.success import Success
-    from projections.answers import WhatIfAnswer
+    from projections.answers_whatif import WhatIfAnswer
 
 SUMS: Final = ("usd", "usd_then", "waited", "waited_then", "passes", "passes_then")
 

@@ -20,7 +20,7 @@ from analysis.redecide import Judge
 from analysis.span import first_from, last_until
 from analysis.success import Success
 from events import catalogue as c
-from projections.answers import WhatIfAnswer
+from projections.answers_whatif import WhatIfAnswer
 from projections.timetravel import TimeTravel
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ from analysis.savings import SavingsAnswer
 from events import catalogue as c
 from events import commands, lifecycle
 from events.lifecycle import FINAL, PHASES, TABLE, Absent, Phase
-from projections import answers
+from projections import answers, answers_whatif
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -275,7 +275,7 @@ ANSWERED: Final[tuple[type[msgspec.Struct], ...]] = (
     answers.StatsAnswer,
     answers.AttentionAnswer,
     answers.CostsAnswer,
-    answers.WhatIfAnswer,
+    answers_whatif.WhatIfAnswer,
     SavingsAnswer,
     commands.BulkProgress,
     c.Chunk,

@@ -21,6 +21,7 @@ from events.errors import AgentComError, Malformed, shown
 from events.filters import FILTERS
 from projections import answers, attention, mapping, search, tables, tiers, waiting
 from projections import questions as q
+from projections.answers_whatif import WhatIfAnswer
 from projections.endings import Endings
 from projections.fleet import Beats
 from projections.timetravel import TimeTravel
@@ -58,7 +59,7 @@ class OutputReader(Protocol):
 class WhatIf(Protocol):
     """Decides the past anew. Handed in, since read models do not know the router."""
 
-    async def __call__(self, question: q.AskWhatIf, /) -> answers.WhatIfAnswer:
+    async def __call__(self, question: q.AskWhatIf, /) -> WhatIfAnswer:
         """Answer `whatif`; raises Malformed for a policy that is none."""
         ...
 
@@ -77,7 +78,7 @@ Answer = (
     | answers.StatsAnswer
     | answers.StatusAnswer
     | answers.OutputAnswer
-    | answers.WhatIfAnswer
+    | WhatIfAnswer
     | answers.RebuildAnswer
     | Refusal
 )

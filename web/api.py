@@ -24,6 +24,7 @@ from events.errors import AgentComError, Denied, Malformed, Unreachable, shown
 from events.spans import span_s
 from projections import answers as v
 from projections import questions as q
+from projections.answers_whatif import WhatIfAnswer
 from web.tail import encode_recorded
 from web.topics import Pattern
 
@@ -77,7 +78,7 @@ QUERIES: Final = (
 
 BODY_QUERIES: Final = (
     QueryRoute("/api/v1/tasks/ended", "ended", q.AskEnded, v.EndedAnswer),
-    QueryRoute("/api/v1/whatif", "whatif", q.AskWhatIf, v.WhatIfAnswer),
+    QueryRoute("/api/v1/whatif", "whatif", q.AskWhatIf, WhatIfAnswer),
 )
 """Questions that are asked by POST, with their fields as the body."""
 

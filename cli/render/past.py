@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from analysis.reprice import RepriceAnswer, Repriced
-    from projections.answers import HostsAnswer, QueueAnswer, TaskAnswer, WhatIfAnswer
+    from projections.answers import HostsAnswer, QueueAnswer, TaskAnswer
+    from projections.answers_whatif import WhatIfAnswer
 
 
 def show_queue(screen: Console, answer: QueueAnswer) -> None:

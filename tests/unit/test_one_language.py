@@ -14,7 +14,7 @@ from analysis import reprice
 from cli.render import outcome
 from events import catalogue as c
 from events import commands
-from projections import answers, mapping
+from projections import answers, answers_whatif, mapping
 from projections.world import World
 from tests.support.histories import History
 from web import api
@@ -37,7 +37,15 @@ NOT_OF_TASKS = {commands.Refusal, commands.TaskView, of_library.RefusalAnswer}
 def structs() -> list[type[msgspec.Struct]]:
     found = [
         kind
-        for module in (answers, of_library, reprice, outcome, api, commands)
+        for module in (
+            answers,
+            answers_whatif,
+            of_library,
+            reprice,
+            outcome,
+            api,
+            commands,
+        )
         for _, kind in inspect.getmembers(module, inspect.isclass)
         if issubclass(kind, msgspec.Struct)
         and kind.__module__ == module.__name__
