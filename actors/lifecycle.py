@@ -23,6 +23,8 @@ from events.lifecycle import (
     VERIFICATION,
     Absent,
     Phase,
+    is_held,
+    refuses_step,
 )
 
 if TYPE_CHECKING:
@@ -56,7 +58,7 @@ class TaskState(Struct, frozen=True, kw_only=True, gc=False):
     the task too; `unbilled` are those routes of which no whole cost was
     reported, each with its host, and the rounds and dollars that its verification has told.
     `unverified`: its tier's work did not pass the verification, so that it is not tried
-    there again.
+    there again. `held`: it was not to start at once, and has not been released.
     """
 
     task_id: str
@@ -84,6 +86,7 @@ class TaskState(Struct, frozen=True, kw_only=True, gc=False):
     max_budget_usd: float | None = None
     spent_usd: float = 0.0
     unbilled: tuple[Unbilled, ...] = ()
+    held: bool = False
 
 
 class Step(NamedTuple):
@@ -123,6 +126,7 @@ def evolve(
         or event.task_id != state.task_id
         or (isinstance(event, BY_LEADER) and event.epoch != epoch)
         or (isinstance(event, c.TaskRouted) and event.generation <= state.generation)
+        or refuses_step(type(event), held=state.held)
     ):
         return Step(msgspec.structs.replace(state, last_seq=recorded.seq), "void")
     return _decision(state, event, phase, recorded.seq)
@@ -255,6 +259,11 @@ def _decision(state: TaskState, event: c.TaskEvent, phase: Phase, seq: int) -> S
                 assign_to=event.spec.assign_to,
                 waiting_since=event.at,
                 submitted_at=event.at,
+                held=is_held(event.spec),
+            )
+        case c.TaskReleased():
+            new = replace(
+                state, phase=phase, last_seq=seq, held=False, waiting_since=event.at
             )
         case c.TaskRequeued():
             excluded = state.excluded

@@ -60,6 +60,7 @@ class TaskFields(TypedDict, total=False):
     retries: int
     claude: dict[str, Any]
     max_budget_usd: float
+    at: str
 
 
 State = Literal[

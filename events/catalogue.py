@@ -215,7 +215,8 @@ class TaskSpec(Struct, frozen=True, omit_defaults=True, kw_only=True):
     command is started again because of its exit code. None: the policy's.
     `max_budget_usd` is what Claude Code may spend on the task, over all its attempts.
     `labels` are what tasks are chosen and costs are summed by. `retry_of` is the task that
-    this one does again, with other words or options.
+    this one does again, with other words or options. `at` is the instant (RFC 3339) before
+    which it is not to start.
 
     Of an answer alone: `system` is the system's message, `max_tokens` the most that it may
     be long (None: the policy's), `json_schema` what it must fit as JSON. A *chat* is an
@@ -256,6 +257,7 @@ class TaskSpec(Struct, frozen=True, omit_defaults=True, kw_only=True):
     max_budget_usd: Annotated[float, Meta(gt=0, le=1e6)] | None = None
     messages: Annotated[list[ChatMessage], Meta(max_length=5_000)] = []
     chat: ChatWishes | None = None
+    at: str | None = None
 
 
 def chat_options(spec: TaskSpec) -> list[str]:
@@ -480,6 +482,12 @@ class TaskSubmitted(TaskEvent, frozen=True, kw_only=True, tag="task.submitted.v1
     mode: Mode | None = None
     mode_reason: str = ""
     prompt_tokens_estimate: Int = 0
+
+
+class TaskReleased(TaskEvent, frozen=True, kw_only=True, tag="task.released.v1"):
+    """What the task was held for has come: from here on it stands in the queue and ages."""
+
+    reason: str = ""
 
 
 class TaskDeferred(TaskEvent, frozen=True, kw_only=True, tag="task.deferred.v1"):
@@ -1083,6 +1091,7 @@ class Unknown(Event, frozen=True, kw_only=True, tag="unknown"):
 
 AnyEvent = (
     TaskSubmitted
+    | TaskReleased
     | TaskDeferred
     | TaskRouted
     | TaskRequeued

@@ -59,6 +59,7 @@ ON_HOST: Final[frozenset[str]] = frozenset({*_UNDER_WAY, "cancelling"})
 
 TABLE: Final[dict[tuple[Phase | Absent, type[c.Event]], Phase]] = {
     ("absent", c.TaskSubmitted): "waiting",
+    ("waiting", c.TaskReleased): "waiting",
     ("waiting", c.TaskDeferred): "waiting",
     ("waiting", c.TaskRouted): "routed",
     ("waiting", c.TaskExpired): "expired",
@@ -113,6 +114,7 @@ TABLE: Final[dict[tuple[Phase | Absent, type[c.Event]], Phase]] = {
 """(phase, event) to the phase that follows."""
 
 BY_LEADER: Final = (
+    c.TaskReleased,
     c.TaskDeferred,
     c.TaskRouted,
     c.TaskRequeued,
@@ -124,6 +126,20 @@ BY_LEADER: Final = (
 
 A submission, a cancellation, a retry or a reassignment may come from any gateway.
 """
+
+
+def is_held(spec: c.TaskSpec) -> bool:
+    """Whether a task is *held* from its submission on, until it is released.
+
+    It waits outside the queue: nobody routes it, and it does not age.
+    """
+    return spec.at is not None
+
+
+def refuses_step(kind: type[c.Event], *, held: bool) -> bool:
+    """Whether a step that the table allows is void for a task that is held, or is not."""
+    return held if kind is c.TaskRouted else kind is c.TaskReleased and not held
+
 
 RANK: Final[dict[type[c.Event], int]] = {
     c.TaskAccepted: 1,

@@ -29,7 +29,9 @@ class TaskRow(Struct, kw_only=True):
     `reported_unpriced` are a guess; `estimated_cost_usd` is None where those of a run are
     unknown. `model` is the one that it was sent to, `model_used` the one that its result
     names, "none" before and without. `error` says why it did not complete. `short_id` is
-    the beginning of its id that no other task's has, "" where nobody looked.
+    the beginning of its id that no other task's has, "" where nobody looked. `not_before`
+    is the instant before which it is not to start, "" for none; `held`: it waits for that
+    outside the queue, and does not age.
 
     Older names, kept for one release: `cost_usd` of `estimated_cost_usd` (without the runs
     that nobody could price), `run_ms` of `execution_ms`, `status` of `state`,
@@ -82,6 +84,8 @@ class TaskRow(Struct, kw_only=True):
     submitter: str = ""
     labels: dict[str, str] = {}
     short_id: str = ""
+    not_before: str = ""
+    held: bool = False
 
 
 class RouteView(Struct, kw_only=True):
@@ -307,7 +311,8 @@ class QueueAnswer(Struct, kw_only=True):
 
     `running` holds the first of those under way (routed, accepted, running, returned,
     cancelling), `under_way` counts them all by state; `waiting_tasks` holds the first
-    that wait, lane by lane.
+    that wait, lane by lane. `held` counts those that may not stand in the queue yet; they
+    are in no lane and not among the `waiting`.
     """
 
     seq: int
@@ -316,6 +321,7 @@ class QueueAnswer(Struct, kw_only=True):
     under_way: dict[str, int]
     running: list[TaskRow]
     waiting_tasks: list[TaskRow]
+    held: int = 0
 
 
 class HostRow(Struct, kw_only=True):

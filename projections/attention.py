@@ -113,7 +113,7 @@ def look(
     bound = f"case tier {of_tier} else '' end" if of_tier else "''"
     waiting = (
         f"select tier, host, model, needs, count(*), min(at), sum(at < {bound}) "
-        "from task where state = 'waiting' group by 1, 2, 3, 4 "
+        "from task where state = 'waiting' and not held group by 1, 2, 3, 4 "
         f"order by 5 desc limit {GROUPS * 4}"
     )
     bounds = [value for pair in long_before.items() for value in pair]

@@ -106,6 +106,8 @@ def _row(record: TaskRecord, description: str) -> dict[str, Any]:
         "updated_seq": record.updated_seq,
         "submitter": record.submitter,
         "labels": record.labels,
+        "not_before": record.not_before,
+        "held": record.held and record.phase == "waiting",
     }
 
 
@@ -242,6 +244,7 @@ def queue(state: QueueState, seq: int, limit: int) -> QueueAnswer:
     return QueueAnswer(
         seq=seq,
         waiting=state.waiting,
+        held=len(state.held),
         lanes=lanes,
         under_way=under_way,
         running=shown,

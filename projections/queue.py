@@ -1,4 +1,5 @@
-"""The fold over the queue: which tasks wait, by tier and priority, which are under way.
+"""The fold over the queue: which tasks wait, by tier and priority, which are under way,
+which are held until they may stand in it.
 
 Kept as an index over the open tasks' records, so it costs a step a few dictionary
 operations, and a restart fills it from the stored tasks that are open.
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from msgspec import Struct
 
+from events import catalogue as c
 from events.lifecycle import FINAL, TIER_KINDS
 
 if TYPE_CHECKING:
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
     from projections.record import TaskRecord
 
 PRIORITIES: Final = ("urgent", "high", "normal", "low")
-VERSION: Final = 1
+VERSION: Final = 2
 
 Lane = tuple[str, str]
 """A tier and a priority."""
@@ -33,7 +35,7 @@ class Oldest(Struct, frozen=True):
 
 
 class QueueState:
-    """The open tasks, each either in the lane it waits in or among those under way.
+    """The open tasks, each in the lane it waits in, among those held, or those under way.
 
     A lane keeps the order in which tasks came, so its first is the one that waits longest.
     (A plain dictionary would look for it past all that have gone.)
@@ -46,6 +48,7 @@ class QueueState:
             for priority in PRIORITIES
         }
         self.under_way: dict[str, TaskRecord] = {}
+        self.held: dict[str, TaskRecord] = {}
         self._lane_of: dict[str, Lane] = {}
 
     @property
@@ -61,9 +64,12 @@ class QueueState:
             del self.lanes[lane][task_id]
         else:
             self.under_way.pop(task_id, None)
+            self.held.pop(task_id, None)
         if record.phase in FINAL:
             return
-        if record.phase == "waiting":
+        if record.phase == "waiting" and record.held:
+            self.held[task_id] = record
+        elif record.phase == "waiting":
             lane = (record.tier, record.priority)
             self._lane_of[task_id] = lane
             self.lanes.setdefault(lane, OrderedDict())[task_id] = record
@@ -79,5 +85,6 @@ class QueueState:
 
 def evolve(state: QueueState, judged: JudgedEvent) -> None:
     """Put the task that an event is about where its phase says."""
-    if judged.task is not None and judged.before != judged.after:
+    released = type(judged.recorded.event) is c.TaskReleased
+    if judged.task is not None and (judged.before != judged.after or released):
         state.place(judged.task)

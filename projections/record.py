@@ -256,6 +256,8 @@ class TaskRecord(Struct, array_like=True, kw_only=True, gc=False):
     tier's work did not pass the verification, so that it waits for the next tier alone.
     `own_seq` is the last event on its own subject, where decisions about it stand;
     `wanted_model` the model that it names, `model_used` the one that its result names, `needs` what its host must be able to.
+    `not_before` is the instant before which it is not to start; `held`: it waits for that,
+    outside the queue.
     """
 
     phase: Phase = "waiting"
@@ -319,6 +321,8 @@ class TaskRecord(Struct, array_like=True, kw_only=True, gc=False):
     wanted_model: str = ""
     needs: list[str] = field(default_factory=list)
     model_used: str = ""
+    not_before: str = ""
+    held: bool = False
 
     @property
     def seeks(self) -> str:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from projections.world import World
 
-SCHEMA: Final = 4
+SCHEMA: Final = 5
 """The shape of the tables; part of what makes a file's version."""
 
 TABLES: Final = """
@@ -27,7 +27,8 @@ create table task (
   usd_nano integer not null, updated integer not null, finished_at text not null,
   description text not null, submitter text not null, labels text not null,
   needs text not null, at text not null, error_code text not null, error text not null,
-  phase_seq integer not null, own_seq integer not null, body blob not null
+  phase_seq integer not null, own_seq integer not null, held integer not null,
+  body blob not null
 );
 create index task_state on task (state, seq);
 create table spend (
@@ -53,14 +54,15 @@ create table document (
 """
 
 PUT_TASK: Final = (
-    f"insert into task values ({','.join('?' * 26)}) "
+    f"insert into task values ({','.join('?' * 27)}) "
     "on conflict (seq) do update set state=excluded.state, tier=excluded.tier, "
     "host=excluded.host, endpoint=excluded.endpoint, model=excluded.model, "
     "fallback=excluded.fallback, attempts=excluded.attempts, tokens=excluded.tokens, "
     "usd_nano=excluded.usd_nano, updated=excluded.updated, "
     "finished_at=excluded.finished_at, at=excluded.at, "
     "error_code=excluded.error_code, error=excluded.error, "
-    "phase_seq=excluded.phase_seq, own_seq=excluded.own_seq, body=excluded.body"
+    "phase_seq=excluded.phase_seq, own_seq=excluded.own_seq, "
+    "held=excluded.held, body=excluded.body"
 )
 
 SPEND_SUMS: Final = (
@@ -122,6 +124,7 @@ def task_row(record: TaskRecord) -> tuple[Any, ...]:
         record.error_message,
         record.phase_seq,
         _expected(record),
+        record.held and record.phase == "waiting",
         encoder.encode(record),
     )
 

@@ -23,9 +23,12 @@ from events.lifecycle import (
     TABLE,
     VERIFICATION,
     Phase,
+    is_held,
+    refuses_step,
 )
 from projections.booking import book
 from projections.checks import note_step
+from projections.held import not_while, released
 from projections.judged import (
     ANOTHER_HOSTS,
     ANOTHER_LEADERS,
@@ -55,7 +58,7 @@ VOIDS_KEPT: Final = 16
 _LINES: Final = (c.TaskStatus, c.TaskErrorLine, c.TaskRetrying, c.TaskVerified)
 NUMBERED: Final = frozenset(_LINES)
 """Lines of a run: many of one type, told apart by their running number."""
-VERSION: Final = 13
+VERSION: Final = 14
 """Goes up whenever this fold makes other records of the same log."""
 
 
@@ -225,6 +228,8 @@ def _take_step(record: TaskRecord, event: Any, seq: int) -> VoidReason | None:
     after = _AFTER[kind].get(phase)
     if after is None:
         return VoidReason(NO_SUCH_STEP, f"a task that is {phase} takes no such step")
+    if refuses_step(kind, held=record.held):
+        return not_while(record)
     if kind is c.TaskRouted and event.generation <= record.generation:
         text = f"generation {record.generation} has been routed already"
         return VoidReason(ROUTED_BEFORE, text)
@@ -269,6 +274,8 @@ def _new(event: c.TaskSubmitted, seq: int) -> TaskRecord:
         labels=dict(sorted(spec.labels.items())),
         wanted_model=spec.model or "",
         needs=list(spec.needs),
+        not_before=spec.at or "",
+        held=is_held(spec),
     )
 
 
@@ -584,6 +591,7 @@ def _stopped(
 
 
 _EFFECTS: Final[dict[type[c.Event], Any]] = {
+    c.TaskReleased: released,
     c.TaskDeferred: _deferred,
     c.TaskRouted: _routed,
     c.TaskRequeued: _requeued,

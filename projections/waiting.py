@@ -18,6 +18,7 @@ from events.lifecycle import (
     time_to_live,
 )
 from projections.answers import WhyAnswer
+from projections.held import held_for
 from projections.queue import PRIORITIES
 from projections.tiers import (
     LIVING,
@@ -53,7 +54,9 @@ def why(
     """
     fleet = world.fleet
     tier = view_at(fleet, record.seeks, now)
-    ahead = _ahead(record, world.queue) if record.phase == "waiting" else None
+    held = record.held and record.phase == "waiting"
+    queued = record.phase == "waiting" and not held
+    ahead = _ahead(record, world.queue) if queued else None
     up = sum(host.state == "up" for host in fleet.hosts.values())
     in_flight = sum(
         other.tier == record.seeks and other.phase != "returned"
@@ -62,7 +65,10 @@ def why(
     expires_at = ""
     if ahead is not None and (end := expires_at_of(record, fleet)) is not None:
         expires_at = rfc3339(end)
-    because = list(_because(record, fleet, tier, ahead, up, in_flight, now, model))
+    if held:
+        because = list(held_for(record))
+    else:
+        because = list(_because(record, fleet, tier, ahead, up, in_flight, now, model))
     if expires_at:
         because.append(f"Unless something takes it before, it expires at {expires_at}.")
     return WhyAnswer(

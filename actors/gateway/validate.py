@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from actors.rules.asking import check_asking, check_attachments
 from actors.rules.folders import check_folder
+from actors.rules.later import check_later
 from actors.rules.modes import check_mode
 from actors.rules.steps import not_a_command
 from events.codec import encode, instant
@@ -44,6 +45,7 @@ def check(spec: c.TaskSpec, now: float) -> None:
         raise Malformed("shell", "a command, because tier is trivial", "none")
     if spec.deadline is not None and instant(spec.deadline, "deadline") <= now:
         raise Malformed("deadline", "a time to come", spec.deadline)
+    check_later(spec)
     if not spec.description.strip():
         raise Malformed("description", "some text", "white space alone")
     for path, text in _handed_on(spec):

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from actors.scheduler import dispatch, expiry, hosts, mailing, returns, tiers
+from actors.scheduler import dispatch, expiry, held, hosts, mailing, returns, tiers
 from actors.scheduler.leadership import Leadership, ReportedLimit, Unaccepted
 from actors.scheduler.live import RouteEnd
 from actors.scheduler.outputs import HistoryNeeded, Mail
@@ -131,6 +131,7 @@ class Scheduler:
             elif task.phase == "waiting" and live.deadline is not None:
                 due = live.deadline - state.time.ahead_s
                 lead.wake_at(due, task_id=task.task_id)
+        state.held.look_at_all()
         self.effects += mailing.share_with_all(state, lead)
         for until in state.fleet.limited_until.values():
             lead.wake_at(until)
@@ -291,6 +292,7 @@ class Scheduler:
                 lead.wake_at(due, task_id=live.state.task_id)
         for until in state.fleet.limited_until.values():
             lead.wake_at(until)
+        state.held.look_at_all()
 
     def _set_timers(self) -> None:
         """Time those who have begun to wait; a standby need not."""
@@ -322,6 +324,8 @@ class Scheduler:
         alert_is_due = alert_at is not None and alert_at <= now
         if state.tiers_dirty or state.fleet.changed_kinds or alert_is_due:
             decisions += tiers.decide_tiers(state, lead, now)
+        if state.held.ready:
+            decisions += held.decide_released(state, lead, now)
         returns.note_unaccepted(state, lead, now)
         if state.ended:
             decisions += returns.decide_ended(state, lead, now)
@@ -338,6 +342,7 @@ class Scheduler:
         state = self.state
         for timer in lead.due(now):
             if timer.task_id:
+                state.held.look_again(timer.task_id)
                 decisions += expiry.decide_deadline(state, lead, timer.task_id, now)
             elif timer.required is None:
                 state.lift_limits(now)
@@ -371,6 +376,8 @@ class Scheduler:
             wakes.append(lead.unaccepted[0].since + state.policy.accept_timeout_s)
         if state.fleet.hosts:
             wakes.append(lead.silence_check_at)
+        if state.held.ready:
+            wakes.append(state.now)
         return min(wakes, default=None)
 
     def _next_alert(self, lead: Leadership) -> float | None:

@@ -12,6 +12,15 @@ if TYPE_CHECKING:
     from actors.lifecycle import TaskState
 
 
+class Hold(NamedTuple):
+    """What a task waits for before it stands in the queue.
+
+    `at` is the instant of the wall clock (epoch seconds) before which it is not to start.
+    """
+
+    at: float | None = None
+
+
 class LiveTask:
     """A task that is not over: its state, and what choosing a place for it needs."""
 
@@ -21,6 +30,7 @@ class LiveTask:
         "deadline",
         "deciding",
         "deferred",
+        "hold",
         "incarnation",
         "lane",
         "repo",
@@ -60,6 +70,8 @@ class LiveTask:
         self.incarnation = ""
         # Whether the log says already, or is about to say, why it waits.
         self.deferred = False
+        # What it is to be held for, None where it is not.
+        self.hold: Hold | None = None
         # The route in force, None while there is none.
         self.routed: c.TaskRouted | None = None
 

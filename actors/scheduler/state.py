@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 from actors import lifecycle
 from actors.lifecycle import Epochs, TaskState
 from actors.rules import policy as policies
-from actors.scheduler import hosts, tiers
+from actors.scheduler import held, hosts, tiers
 from actors.scheduler.fleet import Fleet, plain
 from actors.scheduler.live import LiveTask, RouteEnd, end_said_by
 from actors.scheduler.logtime import LogTime
@@ -99,8 +99,10 @@ class SchedulerState:
         self.tasks: dict[str, LiveTask] = {}
         # Tasks with a route in force, by host: whom the loss of a host concerns.
         self.on_host: dict[str, dict[str, LiveTask]] = {}
-        # Tasks that wait and about which nothing is on its way to the log.
+        # Tasks that wait and about which nothing is on its way to the log: in the queue,
+        # or held until they may stand there.
         self.queue = Queue()
+        self.held = held.HeldTasks()
         # Hosts and places, with the slots that routes in force hold.
         self.fleet = Fleet(self.policy)
         self.tiers: dict[c.Tier, TierWatch] = {
@@ -289,6 +291,7 @@ class SchedulerState:
         live.ttl_s = spec.ttl_s
         if spec.deadline is not None:
             live.deadline = instant(spec.deadline)
+        live.hold = held.hold_of(spec)
         self.tasks[task_id] = live
         self.specs.keep(task_id, spec)
         return live
@@ -465,8 +468,12 @@ class SchedulerState:
     # -- the queue ---------------------------------------------------------------------
 
     def enqueue(self, live: LiveTask) -> None:
-        """Put a waiting task where those with its requirement wait."""
+        """Put a waiting task where those with its requirement wait, or with the held."""
         state = live.state
+        if state.held:
+            self.held.add(live)
+            return
+        self.held.remove(state.task_id)
         if live.is_new:
             required = live.base
         else:
@@ -491,6 +498,7 @@ class SchedulerState:
 
     def dequeue(self, task_id: str) -> None:
         """Take a task out of the queue; its group goes with its last task."""
+        self.held.remove(task_id)
         waiting = self.queue.remove(task_id)
         if waiting is None or waiting.requirement in self.queue.groups:
             return

@@ -27,6 +27,8 @@ _UNITS: Final = {
     "w": "weeks",
 }
 _DAYS_AGO: Final = {"today": 0, "yesterday": 1}
+_DAYS_ON: Final = {"": 0, "today": 0, "tomorrow": 1}
+_CLOCK: Final = re.compile(r"\d{1,2}:\d{2}", re.ASCII)
 _DAY: Final = re.compile(r"\d{4}-\d{2}-\d{2}", re.ASCII)
 
 
@@ -96,6 +98,40 @@ def instant_of(argument: str) -> str:
             f"{shown(argument)}: expected 7d, yesterday, 2026-01-31, or an RFC 3339 time"
         )
     return place
+
+
+def time_to_come(argument: str, now: Callable[[], datetime] = utc_now) -> str:
+    """Read a time to come as an RFC 3339 instant; raises BadParameter.
+
+    `18:30` is the next time that it is so late where this is typed; `tomorrow`,
+    `tomorrow 9:00`, `2026-01-31` and `2026-01-31 09:00` are local too.
+    """
+    text, here = argument.strip(), now().astimezone()
+    date, _, clock = text.rpartition(" ")
+    if ":" not in clock:
+        date, clock = text, "0:00"
+    try:
+        if _CLOCK.fullmatch(clock) and (_DAY.fullmatch(date) or date in _DAYS_ON):
+            on = _DAYS_ON.get(date)
+            day = datetime.fromisoformat(date) if on is None else here
+            then = _at(day + timedelta(days=on or 0), clock)
+            if date == "" and then <= here:
+                then = _at(day + timedelta(days=1), clock)
+            return _written(then)
+        instant(text)
+    except (Malformed, ValueError, OverflowError) as error:
+        raise click.BadParameter(
+            f"{shown(argument)}: expected 18:30, tomorrow 9:00, 2026-01-31 09:00, or an "
+            "RFC 3339 time"
+        ) from error
+    return text
+
+
+def _at(day: datetime, clock: str) -> datetime:
+    """Return when it is so late on a day, where this is typed."""
+    hour, minute = map(int, clock.split(":"))
+    naive = day.replace(tzinfo=None, hour=hour, minute=minute, second=0, microsecond=0)
+    return naive.astimezone()
 
 
 def _point_option(

@@ -22,6 +22,7 @@ from cli.client.connection import Refused, Session, connected, new_id, run
 from cli.client.spans import span_option
 from cli.client.target import on_target
 from cli.commands.filters import labels_of, labels_option
+from cli.commands.later import later_of, later_options
 from cli.commands.options import (
     PRIORITIES,
     TIERS,
@@ -79,6 +80,7 @@ _PLACE = re.compile(r"tasks\[(\d+)\]\.?")
     help="Goes along whole: text, or a picture for a model that sees. 1 MiB in all.",
 )
 @verification_options
+@later_options
 @click.option("--need", "needs", multiple=True, help="What the host must be able to.")
 @click.option(
     "--priority",
@@ -271,6 +273,7 @@ def fields_of(text: tuple[str, ...], options: dict[str, Any]) -> dict[str, Any]:
         "max_attempts": _starts(options),
         "cwd": options["cwd"] if shell is None else None,
         "anywhere": options["anywhere"] or None,
+        **later_of(options),
         **{name: options[name] for name in _SAME},
     }
     return {name: value for name, value in fields.items() if value not in (None, [])}

@@ -100,6 +100,7 @@ FIELDS: Final = {
     "verification_steps": "Shell commands that have to succeed for the task to count.",
     "priority": "urgent, high, normal, low.",
     "labels": "Names and values by which tasks and costs are found again.",
+    "at": "RFC 3339 instant before which it is not to start.",
     "timeout_s": "Seconds that one run may take.",
     "ttl_s": "Seconds after which the task is given up where nobody took it.",
     "max_attempts": "How often it may be sent out.",

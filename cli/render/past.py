@@ -39,6 +39,8 @@ def show_queue(screen: Console, answer: QueueAnswer) -> None:
         screen.print(lanes)
     else:
         screen.print("nobody waits")
+    if answer.held:
+        screen.print(f"held, outside the queue: {answer.held}")
     under_way = ", ".join(f"{n} {what}" for what, n in answer.under_way.items())
     screen.print(line_of(f"under way: {under_way or 'none'}"))
     for row in answer.running:

@@ -15,6 +15,7 @@ from cli.render.terminal import (
     duration,
     is_narrow,
     line_of,
+    local_time,
     on_terminal,
     priced,
     size,
@@ -96,9 +97,16 @@ def _tier_cell(row: TaskRow) -> Any:
 
 
 def _where(row: TaskRow) -> str:
+    if row.held:
+        return held_words(row)
     place = row.endpoint or row.host
     model = f" {row.model}" if row.model else ""
     return place + model + (" [simulated]" if row.simulated else "")
+
+
+def held_words(row: TaskRow) -> str:
+    """Say shortly what a task is held for."""
+    return f"not before {local_time(row.not_before)}" if row.not_before else "held"
 
 
 def tasks_footer(answer: TasksAnswer) -> str:

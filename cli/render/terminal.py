@@ -320,6 +320,16 @@ def clock_time(at: str) -> str:
     return local.strftime("%H:%M:%S.%f")[:-3]
 
 
+def local_time(at: str) -> str:
+    """Write an RFC 3339 instant for people, with its zone: `2026-11-27 18:30 CET`."""
+    try:
+        local = datetime.fromisoformat(at).astimezone()
+    except ValueError:
+        return at[:25]
+    seconds = ":%S" if local.second else ""
+    return local.strftime(f"%Y-%m-%d %H:%M{seconds} %Z")
+
+
 def utc_now() -> datetime:
     """Return the time now."""
     return datetime.now(UTC)

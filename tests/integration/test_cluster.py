@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -87,9 +88,11 @@ class Cluster:
             mine.send_signal(how)
             mine.wait(PATIENCE_S)
             return
-        process = psutil.Process(self.pids[name])
-        process.send_signal(how)
-        psutil.wait_procs([process], PATIENCE_S)
+        # One that has ended by itself is away as well.
+        with suppress(psutil.NoSuchProcess):
+            process = psutil.Process(self.pids[name])
+            process.send_signal(how)
+            psutil.wait_procs([process], PATIENCE_S)
 
     def start(self, name: str) -> None:
         """Start it again."""

@@ -21,6 +21,7 @@ from events.codec import Reader, instant
 from events.lifecycle import FINAL, FIXED_KINDS, ON_HOST, SUSPECT_FROM
 from projections.tasks import NUMBERED
 from projections.world import World as ReadModels
+from tests.simulation.later import LaterJudge
 from tests.simulation.verified import VerificationJudge
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ LOSSES = ("host lost", "host restarted", "host lost it", "not accepted")
 """Reasons for which a leader may take back a route that no report has ended."""
 
 DECISIONS = (
+    c.TaskReleased,
     c.TaskDeferred,
     c.TaskRouted,
     c.TaskRequeued,
@@ -117,6 +119,7 @@ class Judge:
         self.broken: Broken | None = None
         self.now = 0.0
         self.verification = VerificationJudge(self.complain)
+        self.later = LaterJudge(self.complain)
         self.epochs = Epochs()
         self.states: dict[str, TaskState] = {}
         self.accounts: dict[str, Account] = {}
@@ -215,6 +218,7 @@ class Judge:
         if account is None:
             if isinstance(event, c.TaskSubmitted):
                 self.accounts[task_id] = account = Account(event)
+                self.later.submitted(event)
                 account.waits_since = self.now
             return
         if isinstance(event, c.TaskRouted):
@@ -327,6 +331,8 @@ class Judge:
                         f"{event.reason}",
                     )
                 self._close(account)
+            case c.TaskReleased():
+                self.later.released(event, after, where)
             case c.TaskRetried():
                 self.verification.retried(event.task_id)
                 self._close(account)
@@ -362,6 +368,7 @@ class Judge:
                 f"{where}: {event.generation} after {account.generation}",
             )
         account.generation = event.generation
+        self.later.routed(event, where)
         self.verification.routed(event, where)
         if event.fallback_used:
             account.hops += 1
@@ -598,6 +605,8 @@ class Judge:
         self._unaccepted.pop((id(scheduler), event.task_id), None)
         where = f"{scheduler.name}, {event.task_id}, {c.name(event)}"
         match event:
+            case c.TaskReleased():
+                self.later.decided(scheduler, event, where)
             case c.TaskRouted():
                 self._decided_route(scheduler, live, event, where)
             case c.TaskRequeued() | c.TaskDeadLettered():
@@ -853,7 +862,12 @@ class Judge:
                 on_host.setdefault(state.host, set()).add(task_id)
             queued = task_id in scheduler.state.queue.tasks
             waits = state.phase == "waiting" and not live.deciding
-            if queued != waits:
+            if (task_id in scheduler.state.held.tasks) != (waits and state.held):
+                self.complain(
+                    "who is held stands outside the queue",
+                    f"{scheduler.name}: {task_id} held {state.held}, queued {queued}",
+                )
+            if queued != (waits and not state.held):
                 self.complain(
                     "who waits is in the queue",
                     f"{scheduler.name}: {task_id} is {state.phase}, deciding "
@@ -956,6 +970,7 @@ class Judge:
             "escalated": state.escalated,
             "suspects": state.suspects,
             "unmet": state.unmet,
+            "held": state.held.tasks,
             "arrived": state.arrived,
             "limits": lead.limits if lead is not None else [],
         }

@@ -170,6 +170,7 @@ def _work(drawing: _Drawing, hosts: list[str]) -> None:
             ]
             for fields in tasks:
                 fields.pop("deadline_in", None)
+                fields.pop("at_in", None)
             drawing.add(at, "batch", n=n, tasks=tasks)
             made = len(tasks)
         else:
@@ -247,6 +248,8 @@ def _task(chance: Random, hosts: list[str], mark: str) -> dict[str, Any]:
         fields["ttl_s"] = chance.choice((1, 4, 20))
     if chance.random() < 0.08:
         fields["deadline_in"] = chance.choice((4, 8, 15))
+    elif own.random() < 0.12:
+        fields["at_in"] = own.choice((-5, 1, 4, 12, 40))
     return fields
 
 

@@ -74,6 +74,7 @@ NEEDED = {
 }
 REPORTED = {"accepted": 1, "running": 2, "returned": 3} | dict.fromkeys(FINAL, 3)
 BY_SCHEDULER = [
+    c.TaskReleased,
     c.TaskDeferred,
     c.TaskRouted,
     c.TaskRequeued,
@@ -137,7 +138,7 @@ def history(*events: c.Event) -> tuple[TaskState, list[str]]:
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("phase", EVERY_PHASE)
 def test_a_legal_step_applies_and_any_other_changes_nothing(phase, kind):
-    before = being(phase)
+    before = being(phase, held=kind is c.TaskReleased)
     after, verdict = step(before, said(kind))
     if (phase, kind) in TABLE:
         assert (after.phase, verdict) == (TABLE[phase, kind], "applied")

@@ -328,6 +328,7 @@ export interface QueueAnswer {
   under_way: Record<string, number>;
   running: Array<TaskRow>;
   waiting_tasks: Array<TaskRow>;
+  held: number;
 }
 export interface Resources {
   cpu?: number | null;
@@ -511,6 +512,8 @@ export interface TaskDetail {
   submitter: string;
   labels: Record<string, string>;
   short_id: string;
+  not_before: string;
+  held: boolean;
   spec: TaskSpec | null;
   classification: Classification | null;
   warnings: Array<string>;
@@ -625,6 +628,8 @@ export interface TaskRow {
   submitter: string;
   labels: Record<string, string>;
   short_id: string;
+  not_before: string;
+  held: boolean;
 }
 export interface TaskSpec {
   description: string;
@@ -661,6 +666,7 @@ export interface TaskSpec {
   max_budget_usd?: number | null;
   messages?: Array<ChatMessage>;
   chat?: ChatWishes | null;
+  at?: string | null;
 }
 export interface TasksAnswer {
   seq: number;

@@ -1,0 +1,61 @@
+"""What must hold of tasks that are not to start at once, in an account of its own."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from events.codec import instant
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from actors.lifecycle import TaskState
+    from actors.scheduler.decide import Scheduler
+    from events import catalogue as c
+
+    Complain = Callable[[str, str], None]
+
+
+class LaterJudge:
+    """Follows tasks that are held, through what the log says and what leaders decide."""
+
+    def __init__(self, complain: Complain) -> None:
+        self._complain = complain
+        # The submissions of those that were held and have not been released.
+        self.held: dict[str, c.TaskSubmitted] = {}
+
+    def submitted(self, event: c.TaskSubmitted) -> None:
+        """Note a task; one that names a time is held."""
+        if event.spec.at is not None:
+            self.held[event.task_id] = event
+
+    def far_off(self, after: float) -> list[str]:
+        """Name the tasks that do not start before then (epoch seconds)."""
+        starts = ((task_id, each.spec.at) for task_id, each in self.held.items())
+        return [task_id for task_id, at in starts if at and instant(at) > after]
+
+    def released(self, event: c.TaskReleased, after: TaskState, where: str) -> None:
+        """Judge a release that counted."""
+        if self.held.pop(event.task_id, None) is None:
+            self._complain("a task is released once", where)
+        if after.waiting_since != event.at:
+            self._complain(
+                "who was held ages from its release",
+                f"{where}: it waits since {after.waiting_since}",
+            )
+
+    def routed(self, event: c.TaskRouted, where: str) -> None:
+        """Judge a routing that counted."""
+        if event.task_id in self.held:
+            self._complain("nothing runs while it is held", where)
+
+    def decided(self, scheduler: Scheduler, event: c.TaskReleased, where: str) -> None:
+        """Judge a release that a leader decides, by that leader's clock."""
+        submitted = self.held.get(event.task_id)
+        at = submitted.spec.at if submitted is not None else None
+        wall = scheduler.state.now + scheduler.state.time.ahead_s
+        if at is not None and wall < instant(at) - 0.001:
+            self._complain(
+                "nothing starts before its time",
+                f"{where}: {instant(at) - wall:.1f} s early",
+            )
