@@ -3,14 +3,14 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 # What the dashboard is made of; installing builds it (hatch_build.py).
-UI := $(wildcard web/ui/* web/ui/pages/* web/package-lock.json web/build.mjs)
+UI := $(shell find web/ui -type f) web/package-lock.json web/build.mjs
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .PHONY: help setup dev demo test chromium faketime nginx check format docs cover bench simulate chaos clean ui litellm cluster chaos-cluster natscli
 .DEFAULT_GOAL := help
 
 help: ## list these commands
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | sort | expand -t 12
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | sort | expand -t 15
 
 setup: .venv/.installed ## install into .venv what a user needs
 dev: .venv/.installed-dev ## install into .venv what a contributor needs too
@@ -94,14 +94,14 @@ SEEDS ?= 0..1000
 simulate: dev ## play worlds with faults from seeds, in virtual time: SEEDS=0..1000
 	$(BIN)/python -m tests.simulation $(SEEDS)
 
-# What the suite does ten times, a hundred times, and what takes long altogether.
 cluster: setup ## run a broker of three servers, two schedulers, web and a sidecar, here
 	PATH="$(CURDIR)/$(BIN):$$PATH" sh docs/deploy/cluster.sh
 
-# CHAOS_S seconds, 1200 of them as a rule.
-chaos-cluster: dev ## kill a cluster's servers and roles for a long while
+# For CHAOS_S seconds, 1200 unless it says otherwise.
+chaos-cluster: dev ## kill a cluster's servers and roles for twenty minutes
 	$(BIN)/pytest -m chaos -s tests/integration/test_cluster.py
 
+# What the suite does ten times, a hundred times, and what takes long altogether.
 chaos: dev ## kill things for a long while
 	$(BIN)/pytest -m chaos
 

@@ -14,6 +14,7 @@ from msgspec.structs import replace
 from actors.rules import scoring
 from actors.rules.models import usual_model
 from actors.rules.prices import price_result
+from actors.scheduler import dispatch
 from analysis.explain import comes_out_same
 from analysis.reading import epoch
 from events import catalogue as c
@@ -257,27 +258,29 @@ class Judge:
             return held_back._replace(why=why, usd=usd, estimated=True, tier="complex")
         if past.event.effective_tier != "complex":
             return None
-        if past.escalated >= other.max_escalations_in_flight:
-            why = f"{past.escalated} escalations were in flight already"
-            return held_back._replace(why=why)
-        budget = other.escalation_budget_usd_per_day
-        if budget is not None and past.escalated_usd >= budget:
-            why = f"${past.escalated_usd:.2f} were spent on escalations that day"
-            return held_back._replace(why=why)
-        return None
+        match dispatch.exhausted(other, past.escalated, past.escalated_usd):
+            case "in flight":
+                why = f"{past.escalated} escalations were in flight already"
+            case "budget":
+                why = f"${past.escalated_usd:.2f} were spent on escalations that day"
+            case _:
+                return None
+        return held_back._replace(why=why)
 
     def _taken(self, case: Case) -> Alternative | None:
         """A hop was taken, and would have been: when?"""
         past, event, policy = case.past, case.past.event, case.policy
-        wait, wait_s = event.wait, self._other.fallback_wait_s
-        if wait is None or policy is None or wait_s == policy.fallback_wait_s:
+        wait = event.wait
+        if wait is None or policy is None:
+            return None
+        if self._other.fallback_wait_s == policy.fallback_wait_s:
             return None
         cause = fallback_code(event)
         if cause == "absent":
             return None
         since, hopped_at = epoch(wait.since), epoch(event.at)
         begun = max(since, past.ready_at)
-        hop_at = max(since + wait_s, past.ready_at)
+        hop_at = max(dispatch.hop_due(since, self._other), past.ready_at)
         waits = max(0.0, hop_at - begun)
         moved = case.recorded._replace(
             why=f"after {waits:.1f} s instead of {case.recorded.waited_s:.1f} s",
@@ -317,7 +320,7 @@ class Judge:
             return None
         since = epoch(wait.since)
         back = self._back(wait.tier, since) or epoch(event.at)
-        hop_at = max(since + other.fallback_wait_s, past.ready_at)
+        hop_at = max(dispatch.hop_due(since, other), past.ready_at)
         if hop_at >= back:
             return None
         if not past.other_tier_up:
@@ -326,7 +329,7 @@ class Judge:
         tier: c.Tier = "standard"
         usd: float | None = 0.0
         if past.preferred == "standard":
-            if past.escalated >= other.max_escalations_in_flight:
+            if dispatch.exhausted(other, past.escalated, past.escalated_usd):
                 return None
             tier = "complex"
             if case.bill.result is not None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import heapq
 from collections import deque
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 import msgspec
 
@@ -37,6 +37,7 @@ from events.lifecycle import FIXED_KINDS, VERIFICATION, hops
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from actors.rules.policy import Policy
     from actors.scheduler.leadership import Leadership
     from actors.scheduler.outputs import Decision
     from actors.scheduler.places import Place, Pool
@@ -146,7 +147,7 @@ def _look_elsewhere(
             return Target(pool, apart, None, False, unmet_since)
         return blocked(_BUSY)
     absent = not state.fleet.offered(required.kind)
-    hop_at = since if absent else since + policy.fallback_wait_s
+    hop_at = hop_due(since, policy, absent=absent)
     if now < hop_at:
         if state.fleet.tier_pool(required.tier).available:
             why = (
@@ -169,6 +170,14 @@ def _look_elsewhere(
         c.Wait(required.tier, state.time.text(since), waited_s, "taken"),
     )
     return Target(other, excluded, hop, False, unmet_since)
+
+
+def hop_due(since: float, policy: Policy, *, absent: bool = False) -> float:
+    """Return when the wait before a fallback ends that began at `since`.
+
+    An absent tier is not waited for.
+    """
+    return since if absent else since + policy.fallback_wait_s
 
 
 def may_escalate(state: SchedulerState, required: Requirement) -> bool:
@@ -194,7 +203,8 @@ def _look_above(state: SchedulerState, group: Group, now: float) -> Target | Blo
         return Blocked(why, starving=True)
     refusal = _may_not_escalate(state)
     if refusal is not None:
-        return Blocked(refusal, starving=_is_spent(state))
+        spent = exhausted(state.policy, 0, _spent_today(state)) == "budget"
+        return Blocked(refusal, starving=spent)
     excluded = (*required.excluded, *_beside_suspects(state, required))
     if not pool.open_to(excluded):
         return Blocked("complex, where it is to be tried, is busy or limited")
@@ -264,21 +274,35 @@ def _pool_in(state: SchedulerState, tier: c.Tier, required: Requirement) -> Pool
 
 def _may_not_escalate(state: SchedulerState) -> str | None:
     """Why no more tasks may go from standard to complex now, None if they may."""
-    most = state.policy.max_escalations_in_flight
-    if len(state.escalated) >= most:
-        return f"{most} escalations to complex are in flight already"
-    if _is_spent(state):
-        budget = state.policy.escalation_budget_usd_per_day
-        return f"today's ${budget:.2f} for escalations are spent"
-    return None
+    policy = state.policy
+    match exhausted(policy, len(state.escalated), _spent_today(state)):
+        case "in flight":
+            most = policy.max_escalations_in_flight
+            return f"{most} escalations to complex are in flight already"
+        case "budget":
+            budget = policy.escalation_budget_usd_per_day
+            return f"today's ${budget:.2f} for escalations are spent"
+        case None:
+            return None
 
 
-def _is_spent(state: SchedulerState) -> bool:
-    """Whether today's budget for escalations is spent."""
-    budget = state.policy.escalation_budget_usd_per_day
+def exhausted(
+    policy: Policy, in_flight: int, spent_usd: float
+) -> Literal["in flight", "budget"] | None:
+    """Which limit allows no further escalation, None if there is room for one.
+
+    `in_flight` are the escalated tasks that run, `spent_usd` is what such runs have cost
+    this day (UTC).
+    """
+    budget = policy.escalation_budget_usd_per_day
+    if in_flight >= policy.max_escalations_in_flight:
+        return "in flight"
+    return "budget" if budget is not None and spent_usd >= budget else None
+
+
+def _spent_today(state: SchedulerState) -> float:
     day, spent_usd = state.escalated_usd
-    today = state.time.text(state.now)[:10]
-    return budget is not None and day == today and spent_usd >= budget
+    return spent_usd if day == state.time.text(state.now)[:10] else 0.0
 
 
 def _why_hop(

@@ -9,6 +9,7 @@ import click
 
 from cli.client.connection import Session, connected, run
 from cli.client.target import on_target
+from cli.render.fleet import tier_words
 from cli.render.tasks import shown_id
 from cli.render.terminal import (
     EXIT_OK,
@@ -108,9 +109,8 @@ def _tiers(fleet: HostsAnswer) -> Any:
 
     line = Text(no_wrap=True, overflow="ellipsis")
     for row in fleet.tiers:
-        until = f" {row.wording_at[:19]}Z" if row.wording_at else ""
         line.append(row.tier, style=TIER_STYLE.get(row.tier, ""))
-        line.append(f" {line_of(row.wording)}{until}   ")
+        line.append(f" {line_of(tier_words(row))}   ")
     return line
 
 

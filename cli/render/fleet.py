@@ -101,14 +101,18 @@ def _claude(endpoints: Iterable[EndpointView]) -> tuple[str, str, str]:
     )
 
 
-def tier_state(tier: TierRow, clock: Callable[[str], str] = clock_time) -> str:
+def tier_words(tier: TierRow, clock: Callable[[str], str] = clock_time) -> str:
     """Say how a tier stands, as the read models word it; `clock` writes the instant."""
     text = tier.wording or tier.state
-    if tier.wording_at:
-        text += f" {clock(tier.wording_at)}"
-    if tier.condition == "down" and tier.reason:
-        text += f": {tier.reason}"
-    return text
+    return f"{text} {clock(tier.wording_at)}" if tier.wording_at else text
+
+
+def tier_state(tier: TierRow, clock: Callable[[str], str] = clock_time) -> str:
+    """Say how a tier stands, and why where it is down."""
+    text = tier_words(tier, clock)
+    return (
+        f"{text}: {tier.reason}" if tier.condition == "down" and tier.reason else text
+    )
 
 
 def host_table(rows: list[HostRow]) -> Table:

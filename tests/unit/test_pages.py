@@ -40,7 +40,7 @@ RULES = {
     "actors/gateway/tasks.py": r"def _digest\(|derived\(who",
     "actors/scheduler/role.py": r"= c\.SchedulerElected\(",
     "sidecar/costs.py": r"\bcost_basis=spent\.",
-    "actors/scheduler/dispatch.py": r"since \+ policy\.fallback_wait_s",
+    "actors/scheduler/dispatch.py": r"\+ [\w.]*\bfallback_wait_s\b",
     "actors/scheduler/returns.py": r"\(\s*now,\s*c\.TaskDeadLettered\b",
     "actors/scheduler/expiry.py": r"\(\s*now,\s*c\.TaskExpired\b",
     "projections/tiers.py": r"\.wording = ",
