@@ -15,8 +15,8 @@ from msgspec import Struct
 
 from cli.local.broker import Broker
 from cli.local.instance import Instance
+from cli.local.served import environment, program
 from cli.local.streams import provision_with
-from cli.local.supervisor import environment, program
 from events import subjects
 from events.codec import Reader, instant
 from events.nats.link import Link

@@ -23,8 +23,8 @@ from cli.client.connection import loop_factory
 from cli.local.backup import private_broker
 from cli.local.instance import Credentials, Instance
 from cli.local.process import spare_the_collector
+from cli.local.served import environment, program
 from cli.local.streams import provision_with
-from cli.local.supervisor import environment, program
 from events import catalogue as c
 from events import subjects
 from events.codec import encode, rfc3339

@@ -1,13 +1,12 @@
-"""`agentcom submit`: one task from words and options, or a file of them, all or none.
+"""`agentcom submit`: one task from words and options, or a file of them (`task_file`).
 
 Every submission carries an idempotency key, so that it may be said again when its answer
-got lost. The gateway validates; its words name the field, ours the line of the file.
+got lost. The gateway validates, and its words name the field.
 """
 
 from __future__ import annotations
 
 import os
-import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, get_args
@@ -18,7 +17,7 @@ import msgspec
 from actors.rules.policy import Policy
 from cli.client.attach import bring, gather, schema_of
 from cli.client.completing import hosts, models
-from cli.client.connection import Refused, Session, connected, new_id, run
+from cli.client.connection import Session, connected, new_id, run
 from cli.client.spans import span_option
 from cli.client.target import on_target
 from cli.commands.filters import labels_of, labels_option
@@ -32,31 +31,27 @@ from cli.commands.options import (
     json_option,
     verification_options,
 )
-from cli.commands.shell_part import on_variables, shell_of, warn_of_secrets
+from cli.commands.shell_part import on_variables, shell_of
+from cli.commands.task_file import say_detached, submit_file, text_of
 from cli.render.terminal import (
     EXIT_INTERRUPTED,
     EXIT_OF_STATE,
     EXIT_OK,
-    EXIT_USAGE,
     Problem,
     harmless,
     painted,
 )
 from events import catalogue as c
-from events.codec import Reader, encode
-from events.commands import BatchSubmitted, Refusal, Submitted
+from events.codec import encode
+from events.commands import Submitted
 from events.errors import Malformed
 
 if TYPE_CHECKING:
     from cli.client.follow import Audience
     from cli.render.outcome import Outcome
 
-MOST_AT_ONCE: Final = 1_000
-_specs: Reader[c.TaskSpec] = Reader(c.TaskSpec)
-_fields: Reader[dict[str, Any]] = Reader(dict[str, Any])
 _USUAL: Final = c.TaskSpec(description="-")
 _POLICY: Final = Policy()
-_PLACE = re.compile(r"tasks\[(\d+)\]\.?")
 
 
 @click.command(cls=ShellCommand)
@@ -248,7 +243,7 @@ def fields_of(text: tuple[str, ...], options: dict[str, Any]) -> dict[str, Any]:
     """Make a task's fields of what was typed; the gateway judges them."""
     description = " ".join(text)
     if description == "-":
-        description = _text_of(sys.stdin.buffer.read(), "stdin").strip()
+        description = text_of(sys.stdin.buffer.read(), "stdin").strip()
     shell = shell_of(options)
     if not description and shell is not None:
         description = shell["command"][: c.DESCRIPTION_LIMIT]
@@ -293,20 +288,6 @@ _SAME: Final = (
     "temperature",
     "verify_rounds",
 )
-
-
-def _text_of(raw: bytes, source: str) -> str:
-    """Read UTF-8; raises Problem naming the line that is none."""
-    raw = raw.removeprefix(b"\xef\xbb\xbf")
-    try:
-        return raw.decode().replace("\r\n", "\n")
-    except UnicodeDecodeError as error:
-        line = raw.count(b"\n", 0, error.start) + 1
-        raise Problem(
-            f"{source}, line {line}: the byte 0x{raw[error.start]:02X} is not UTF-8; "
-            "nothing was submitted",
-            EXIT_USAGE,
-        ) from error
 
 
 def _claude(options: dict[str, Any]) -> dict[str, Any] | None:
@@ -403,7 +384,7 @@ def waiting(fields: dict[str, Any], *, follow: bool, as_json: bool) -> int:
     try:
         return run(_hand_in_and_wait(fields, ids, follow=follow, as_json=as_json))
     except KeyboardInterrupt:
-        _say_detached(ids)
+        say_detached(ids)
         return EXIT_INTERRUPTED
 
 
@@ -462,155 +443,3 @@ def _about(submitted: Submitted) -> str:
 
 def _say(text: str) -> None:
     click.echo(painted(text, "dim", sys.stderr), err=True)
-
-
-def _say_detached(ids: list[str]) -> None:
-    if not ids:
-        return
-    several = len(ids) > 1
-    named = ids[0] if not several else f"{ids[0]} … ({len(ids)} tasks)"
-    click.echo(
-        f"\nno longer waiting; {'they go' if several else 'the task goes'} on. "
-        f"Cancel with: agentcom cancel {named}",
-        err=True,
-    )
-
-
-# -- a file of them --------------------------------------------------------------------
-
-
-def submit_file(path: Path, key: str | None, *, wait: bool, as_json: bool) -> int:
-    """Submit every line of a file, or none; errors name the line."""
-    lines = read_tasks(path)
-    batch = key or new_id()
-    shells = [fields.get("shell") or {} for _, fields in lines]
-    warn_of_secrets({k: v for shell in shells for k, v in shell.get("env", {}).items()})
-    for n, (_, fields) in enumerate(lines):
-        fields.setdefault("idempotency_key", f"{batch[:200]}:{n}")
-    ids: list[str] = []
-    try:
-        return run(_hand_in_file(lines, ids, wait=wait, as_json=as_json))
-    except KeyboardInterrupt:
-        _say_detached(ids)
-        return EXIT_INTERRUPTED
-
-
-def read_tasks(path: Path) -> list[tuple[int, dict[str, Any]]]:
-    """Return (line number, fields) of a file's tasks; raise Problem naming the line."""
-    try:
-        raw = sys.stdin.buffer.read() if str(path) == "-" else path.read_bytes()
-    except OSError as error:
-        raise Problem(
-            f"{path} cannot be read: {error.strerror or error}", EXIT_USAGE
-        ) from error
-    text = _text_of(raw, "stdin" if str(path) == "-" else str(path))
-    tasks = []
-    for number, line in enumerate(text.splitlines(), 1):
-        if not line.strip():
-            continue
-        try:
-            fields = _titled(line)
-            _specs.decode(msgspec.json.encode(fields))
-        except Malformed as error:
-            raise Problem(
-                f"{path}, line {number}: {error}; nothing was submitted"
-            ) from (error)
-        gather(fields, place=f"{path}, line {number}: ")
-        tasks.append((number, fields))
-    if not tasks:
-        raise Problem(f"{path} holds no task: one JSON object a line", EXIT_USAGE)
-    if len(tasks) > MOST_AT_ONCE:
-        raise Problem(
-            f"{path} holds {len(tasks)} tasks, {MOST_AT_ONCE} are the most at once: "
-            "split it",
-            EXIT_USAGE,
-        )
-    return tasks
-
-
-def _titled(line: str) -> dict[str, Any]:
-    """Read a line's fields; a command without a description is its own title.
-
-    Raises Malformed.
-    """
-    fields = _fields.decode(line.encode())
-    shell = fields.get("shell")
-    if "description" not in fields and isinstance(shell, dict):
-        command = shell.get("command")
-        if isinstance(command, str) and command.strip():
-            fields["description"] = command[:10_000]
-    return fields
-
-
-async def _hand_in_file(
-    lines: list[tuple[int, dict[str, Any]]],
-    ids: list[str],
-    *,
-    wait: bool,
-    as_json: bool,
-) -> int:
-    async with connected("operator") as client:
-        for _, fields in lines:
-            await bring(client, fields, new_id)
-        try:
-            submitted = await client.command(
-                "task.batch", {"tasks": [fields for _, fields in lines]}, BatchSubmitted
-            )
-        except Refused as refused:
-            raise _with_line(refused, lines) from refused
-        ids += submitted.task_ids
-        if not wait:
-            if as_json:
-                click.echo(encode(submitted).decode())
-            else:
-                click.echo("\n".join(submitted.task_ids))
-            return EXIT_OK
-        outcomes = await _outcomes(client, ids)
-    if as_json:
-        click.echo(encode({"tasks": outcomes}).decode())
-    return max((EXIT_OF_STATE[each.state] for each in outcomes), default=EXIT_OK)
-
-
-def _with_line(refused: Refused, lines: list[tuple[int, dict[str, Any]]]) -> Problem:
-    """Say a refusal with the line instead of the place in the batch."""
-    refusal: Refusal = refused.refusal
-    place = _PLACE.match(refusal.path) or _PLACE.match(refusal.error)
-    if place is None:
-        return refused
-    number = lines[int(place[1])][0]
-    error = _PLACE.sub("", refusal.error, count=1)
-    return Problem(f"line {number}: {error}; nothing was submitted", refused.exit_code)
-
-
-async def _outcomes(client: Session, ids: list[str]) -> list[Outcome]:
-    """Wait for all of them, showing how far they are."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-
-    from cli.client.follow import each_outcome, outcome_by_asking
-    from cli.render.display import ending
-    from cli.render.terminal import console
-
-    outcomes: dict[int, Outcome] = {}
-    progress = Progress(
-        TextColumn("tasks"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        console=console(sys.stderr),
-        transient=True,
-        disable=not sys.stderr.isatty(),
-    )
-    with progress:
-        bar = progress.add_task("", total=len(ids))
-
-        def note(place: int, outcome: Outcome) -> None:
-            outcomes[place] = outcome
-            progress.advance(bar)
-            progress.console.print(f"{outcome.task_id}  {ending(outcome)}")
-
-        if client.may_read:
-            async for place, outcome in each_outcome(client, ids):
-                note(place, outcome)
-        else:
-            for place, task_id in enumerate(ids):
-                note(place, await outcome_by_asking(client, task_id))
-    return [outcomes[place] for place in range(len(ids))]

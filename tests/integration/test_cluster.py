@@ -18,7 +18,7 @@ import pytest
 
 from agentcom import AsyncClient
 from agentcom.errors import Refused, TimedOut, Unreachable
-from cli.commands.doctor import replicas_unwell
+from cli.client.health import replicas_unwell
 from cli.local.cluster import BadCluster, make_cluster, parse_node, write_nodes
 from cli.local.instance import Instance
 from tests.support.command import (

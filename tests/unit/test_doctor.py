@@ -5,7 +5,8 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from cli.commands.doctor import _fleet, _fullness, _ollama
+from cli.client import health
+from cli.commands.doctor import _ollama
 from projections.fleet import EndpointView
 from sidecar.config import EndpointConfig, SidecarConfig
 
@@ -50,7 +51,7 @@ async def test_an_address_with_a_password_is_told_without_it(
 def test_a_store_of_files_that_fills_up_is_warned_of() -> None:
     config = {"max_bytes": 4 * 1024**3, "max_age": 90 * 86_400 * 10**9}
     [some, much] = [
-        _fullness({"config": config, "state": {"bytes": used}})
+        health.fullness({"config": config, "state": {"bytes": used}})
         for used in (1024**3, 4 * 1024**3 - 1)
     ]
     assert (some.status, some.found) == (
@@ -66,10 +67,10 @@ def test_what_claude_says_of_its_model_is_a_warning_with_the_way_out() -> None:
     claude = EndpointView("h1-claude", "claude", up=True, since="", notice=said)
     about = {"host": "h1", "journal_lost": "", "clock_ahead_s": None}
     host = SimpleNamespace(**about, state="up", endpoints=[claude])
-    checks = _fleet(SimpleNamespace(hosts=[host], tiers=[], alerts=[], shared=[]))
+    checks = health.fleet(SimpleNamespace(hosts=[host], tiers=[], alerts=[], shared=[]))
     [check] = [each for each in checks if each.name == "Claude model"]
     assert (check.status, check.found) == ("warn", f"h1: {said}")
     assert "policy set claude_model" in check.advice
     gone = SimpleNamespace(**about, state="left", endpoints=[claude])
-    checks = _fleet(SimpleNamespace(hosts=[gone], tiers=[], alerts=[], shared=[]))
+    checks = health.fleet(SimpleNamespace(hosts=[gone], tiers=[], alerts=[], shared=[]))
     assert "Claude model" not in [each.name for each in checks]

@@ -10,7 +10,8 @@ from actors import lifecycle
 from actors.gateway.validate import check_limits
 from actors.rules.policy import Policy, with_changes
 from cli.client.spans import span
-from cli.commands.submit import read_tasks, submit
+from cli.commands.submit import submit
+from cli.commands.task_file import read_tasks
 from cli.render.terminal import Problem
 from events import catalogue as c
 from events import subjects

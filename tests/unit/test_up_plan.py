@@ -15,7 +15,8 @@ from cli.commands.roles import web
 from cli.commands.up import plan_for
 from cli.local.instance import Instance
 from cli.local.roles import host_credentials, web_url
-from cli.local.supervisor import Everything, ServedRole, require_free
+from cli.local.served import ServedRole
+from cli.local.supervisor import Everything, require_free
 from cli.render.fleet import _local
 from cli.render.terminal import Problem
 from projections.fleet import EndpointView
