@@ -124,7 +124,7 @@ def evolve(
         phase is None
         or not isinstance(event, c.TaskEvent)
         or event.task_id != state.task_id
-        or (isinstance(event, BY_LEADER) and event.epoch != epoch)
+        or (event.epoch != epoch and isinstance(event, BY_LEADER))
         or (isinstance(event, c.TaskRouted) and event.generation <= state.generation)
         or refuses_step(type(event), held=state.held)
     ):

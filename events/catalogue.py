@@ -263,16 +263,16 @@ class TaskSpec(Struct, frozen=True, omit_defaults=True, kw_only=True):
 def chat_options(spec: TaskSpec) -> list[str]:
     """Name the options of a task that a chat with a model server alone honours."""
     options = ["system"] if spec.system else []
-    return (
-        options
-        + [
-            name
-            for name in ("max_tokens", "temperature", "json_schema")
-            if getattr(spec, name) is not None
-        ]
-        + [f"chat.{name}" for name in wishes_of(spec)]
-        + ["attachments"] * any(is_picture(each) for each in spec.attachments)
-    )
+    options += [
+        name
+        for name in ("max_tokens", "temperature", "json_schema")
+        if getattr(spec, name) is not None
+    ]
+    if spec.chat is not None:
+        options += [f"chat.{name}" for name in wishes_of(spec)]
+    if any(map(is_picture, spec.attachments)):
+        options.append("attachments")
+    return options
 
 
 def wishes_of(spec: TaskSpec) -> dict[str, Any]:

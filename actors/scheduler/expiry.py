@@ -2,8 +2,8 @@
 
 The deadline is an instant of the wall clock. The time to live (TTL) runs only while a task waits and its
 group *starves*, that is, none of its tiers has a place for it, full or not: being behind
-others in a queue never expires a task. While a group starves it keeps a heap of when each
-of its tasks expires. Seconds in which nobody led do not count.
+others in a queue never expires a task. While a group starves it knows which of its
+tasks expires next. Seconds in which nobody led do not count.
 
 From when the TTL runs and how long it is says `events.lifecycle.time_to_live`, for this
 file and for the read models.
@@ -11,12 +11,12 @@ file and for the read models.
 
 from __future__ import annotations
 
-import heapq
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from actors.scheduler import dispatch
 from actors.scheduler.outputs import Decision, about_task
-from actors.scheduler.queue import PLACE_KIND
+from actors.scheduler.queue import PLACE_KIND, Expiries
 from events import catalogue as c
 from events.lifecycle import FIXED_KINDS, time_to_live
 
@@ -44,8 +44,7 @@ def set_timers(
             lead.wake_at(live.deadline - state.time.ahead_s, task_id=waiting.task_id)
         group = waiting.group
         if group is not None and group.expiries is not None:
-            due = _expires_at(state, group, waiting, live)
-            heapq.heappush(group.expiries, (due, waiting.task_id))
+            group.expiries.add(waiting)
 
 
 def decide_deadline(
@@ -69,35 +68,24 @@ def decide_starving(
     if group.starving_since is None:
         group.starving_since = _starving_since(state, group.requirement, now)
     if group.expiries is None:
-        group.expiries = []
-        for waiting in group:
-            live = state.tasks[waiting.task_id]
-            due = _expires_at(state, group, waiting, live)
-            group.expiries.append((due, waiting.task_id))
-        heapq.heapify(group.expiries)
+        group.expiries = Expiries(group, partial(_expires_at, state, group))
     decisions: list[Decision] = []
-    while group.expiries and group.expiries[0][0] <= now and len(decisions) < AT_ONCE:
-        _, task_id = heapq.heappop(group.expiries)
-        queued = state.queue.tasks.get(task_id)
-        live_now = state.tasks.get(task_id)
-        if queued is None or queued.group is not group or live_now is None:
-            continue
-        due = _expires_at(state, group, queued, live_now)
-        if due > now:
-            heapq.heappush(group.expiries, (due, task_id))
-            continue
+    while (first := group.expiries.first()) is not None:
+        due, waiting = first
+        if due > now or len(decisions) == AT_ONCE:
+            lead.wake_group(max(due, now), group)
+            break
+        live = state.tasks[waiting.task_id]
         outages = _outages(state, group.requirement, now)
         detail = _why(state, group.requirement, outages)
-        decisions.append(_expire(state, lead, live_now, now, "ttl", detail, outages))
-    if group.expiries and group.requirement in state.queue.groups:
-        lead.wake_group(max(group.expiries[0][0], now), group)
+        # It is on its way then, and stands in the group no more.
+        decisions.append(_expire(state, lead, live, now, "ttl", detail, outages))
     return decisions
 
 
-def _expires_at(
-    state: SchedulerState, group: Group, waiting: Waiting, live: LiveTask
-) -> float:
+def _expires_at(state: SchedulerState, group: Group, waiting: Waiting) -> float:
     """When a task's TTL is over, without the seconds in which nobody led."""
+    live = state.tasks[waiting.task_id]
     starving_since = group.starving_since or waiting.since
     policy_s = state.policy.task_ttl_s
     return state.time.after(

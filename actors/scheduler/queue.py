@@ -17,6 +17,7 @@ Removal is lazy: an entry that no longer waits is dropped when it comes to the t
 from __future__ import annotations
 
 import heapq
+from collections import deque
 from typing import TYPE_CHECKING, Final
 
 from msgspec import Struct
@@ -27,8 +28,7 @@ from actors.rules.contexts import context_needed
 from events import catalogue as c
 
 if TYPE_CHECKING:
-    from collections import deque
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 
 PLACE_KIND: Final[dict[c.Tier, str]] = {
@@ -228,6 +228,46 @@ def _since(waiting: Waiting) -> float:
     return waiting.since
 
 
+class Expiries:
+    """The waiting tasks of a starving group, by when they expire (log time).
+
+    Nearly all come in the order in which they expire, and of those only the order is kept:
+    a million of them cost eight bytes each. The others are in a heap. Who waits no longer
+    is passed over when it comes to the front.
+    """
+
+    __slots__ = ("_due", "_early", "_group", "_latest", "_ordered")
+
+    def __init__(self, group: Group, due: Callable[[Waiting], float]) -> None:
+        """Take in all of a group; `due` tells when one expires, the same at any time."""
+        self._group = group
+        self._due = due
+        self._ordered = deque(sorted(group, key=due))
+        self._latest = due(self._ordered[-1]) if self._ordered else float("-inf")
+        self._early: list[tuple[float, int, Waiting]] = []
+
+    def add(self, waiting: Waiting) -> None:
+        """Take in one that has begun to wait."""
+        due = self._due(waiting)
+        if due >= self._latest:
+            self._latest = due
+            self._ordered.append(waiting)
+        else:
+            heapq.heappush(self._early, (due, waiting.seq, waiting))
+
+    def first(self) -> tuple[float, Waiting] | None:
+        """Return when the next one expires, and which; None where nobody waits."""
+        ordered, early = self._ordered, self._early
+        while ordered and ordered[0].group is not self._group:
+            ordered.popleft()
+        while early and early[0][2].group is not self._group:
+            heapq.heappop(early)
+        first = (self._due(ordered[0]), ordered[0]) if ordered else None
+        if early and (first is None or early[0][0] < first[0]):
+            return early[0][0], early[0][2]
+        return first
+
+
 class Group:
     """All waiting tasks with one requirement. Times in epoch seconds."""
 
@@ -260,9 +300,9 @@ class Group:
         # here where its tier is up, and from the tier's own outage where it is down.
         self.unmet_since: float | None = None
         # Since when it starves: its tasks' time to live runs. While it does, `expiries`
-        # is a heap of (when, task id); an entry may be too early, never late.
+        # says which of them expires next.
         self.starving_since: float | None = None
-        self.expiries: list[tuple[float, str]] | None = None
+        self.expiries: Expiries | None = None
         # The timer that is set for this group, so that none is set twice.
         self.wake_at: float | None = None
 

@@ -115,8 +115,7 @@ class SchedulerState:
         # Tasks of the standard tier that run in the complex one, those decided and not
         # yet stored included: only so many may at once.
         self.escalated: set[str] = set()
-        # Tasks that may be what ends their hosts, with the host where each runs, those
-        # decided and not yet stored included.
+        # Tasks that may be what ends their hosts, with the host where each runs, likewise.
         self.suspects: dict[str, str] = {}
         # What such runs have cost, and the day (UTC) of which that is the sum.
         self.escalated_usd: tuple[str, float] = ("", 0.0)
@@ -254,7 +253,8 @@ class SchedulerState:
                 live.since = self.time.of(state.waiting_since)
             if not host and getattr(event, "epoch", None):
                 self.time.decided(event.at)
-            self._take_step(live, before, state, event)
+            if before.phase != "absent":  # what is new is put in the queue below
+                self._take_step(live, before, state, event)
         else:
             self._count(verdict)
             if verdict == "void":

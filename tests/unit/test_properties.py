@@ -16,7 +16,15 @@ from actors.lifecycle import Epochs
 from actors.rules.policy import Policy
 from actors.rules.scoring import candidate
 from actors.scheduler.fleet import Fleet
-from actors.scheduler.queue import LANES, Group, Queue, Requirement, Waiting, rank_of
+from actors.scheduler.queue import (
+    LANES,
+    Expiries,
+    Group,
+    Queue,
+    Requirement,
+    Waiting,
+    rank_of,
+)
 from events import catalogue as c
 from events import subjects
 from events.codec import rfc3339
@@ -468,3 +476,32 @@ def test_a_random_history_ends_with_every_slot_free(seed):
     assert all(
         s.in_flight == 0 for s in w.scheduler.state.fleet.hosts["h1"].slots.values()
     )
+
+
+@given(
+    before=st.lists(st.floats(0, 100), max_size=20),
+    steps=st.lists(st.tuples(st.booleans(), st.floats(0, 100)), max_size=60),
+)
+def test_who_of_a_group_expires_first_is_the_one_that_is_due_first(before, steps):
+    queue, dues = Queue(), {}
+
+    def came(due: float) -> Waiting:
+        waiting = Waiting(f"t{len(dues)}", len(dues), 2, 0.0, WANTED[0])
+        dues[waiting.task_id] = due
+        queue.add(waiting)
+        return waiting
+
+    came(50.0)
+    for due in before:
+        came(due)
+    (group,) = queue.groups.values()
+    expiries = Expiries(group, lambda waiting: dues[waiting.task_id])
+    for goes, due in steps:
+        first = expiries.first()
+        assert first is not None
+        assert first[0] == min(dues[task_id] for task_id in queue.tasks)
+        assert first[0] == dues[first[1].task_id]
+        if goes and len(queue) > 1:
+            queue.remove(first[1].task_id)
+        else:
+            expiries.add(came(due))
