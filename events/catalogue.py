@@ -13,7 +13,7 @@ An `Event` is what is to be written; a `Recorded` is what the log says was.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct
 
@@ -1140,8 +1140,6 @@ AnyEvent = (
     | BulkStarted
     | BulkAdvanced
 )
-
-E_co = TypeVar("E_co", bound=Event, covariant=True)
 
 
 class Recorded(Struct, frozen=True):

@@ -114,13 +114,3 @@ def folders(parent: Path) -> list[Path]:
         return sorted(each for each in parent.iterdir() if each.is_dir())
     except OSError:
         return []
-
-
-def last_change(folder: Path) -> float:
-    """When anything in `folder` last changed; links are not followed."""
-    newest = 0.0
-    for place, inner, files in os.walk(folder):
-        for name in (".", *inner, *files):
-            with suppress(OSError):
-                newest = max(newest, Path(place, name).lstat().st_mtime)
-    return newest

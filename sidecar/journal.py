@@ -30,29 +30,26 @@ a journal that has fewer than that has lost some, and says so.
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import os
-import queue
 import sqlite3
-import threading
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Protocol
 
 from msgspec import Struct, field
 
 from events.errors import AgentComError
-from sidecar.journal_file import (
-    COUNT,
-    DONE_KEPT,
-    JournalContents,
-    JournalError,
-    JournalHeld,
-    opened,
+from sidecar.journal_file import DONE_KEPT, JournalError
+from sidecar.journal_thread import (
+    PID_BYTES,
+    JournalThread,
+    commits_marked,
+    hold,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from pathlib import Path
+
+    from sidecar.journal_file import JournalContents
 
 _LAZY_S = 0.05
 _RETRY_S = 1.0
@@ -60,13 +57,8 @@ _MOST_RETRY_S = 120.0
 _STEADY_S = 60.0
 """A journal that has worked for so long begins its pauses anew when it fails."""
 _LEAST_PROBE = 64 * 1024
-_PID_BYTES = 32
 _TIDY_EVERY = 256
 """After so many commits the thread copies the write-ahead log into the file."""
-
-
-_THREAD_SURVIVES = (sqlite3.Error, OSError, MemoryError, ArithmeticError, ValueError)
-"""What a job may raise without ending the thread: it becomes the journal's fault."""
 
 
 class Pending(Protocol):
@@ -114,7 +106,7 @@ class Journal:
     def __init__(
         self,
         path: Path,
-        thread: _JournalThread,
+        thread: JournalThread,
         at_start: JournalContents,
         *,
         flush_all: bool,
@@ -401,27 +393,6 @@ def _tidy(db: sqlite3.Connection) -> None:
     db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
 
 
-def _write(
-    db: sqlite3.Connection,
-    statements: list[tuple[str, list[tuple[Any, ...]]]],
-    probe: int = 0,
-) -> None:
-    """Commit the statements; first of all `probe` bytes that are taken out again."""
-    if probe:
-        filler = "INSERT OR REPLACE INTO probe (n, filler) VALUES (1, zeroblob(?))"
-        _write(db, [(filler, [(probe,)])])
-        statements = [("DELETE FROM probe WHERE n = ?", [(1,)]), *statements]
-    db.execute("BEGIN IMMEDIATE")
-    try:
-        for sql, rows in statements:
-            db.executemany(sql, rows)
-        db.execute("COMMIT")
-    except BaseException:
-        if db.in_transaction:
-            db.execute("ROLLBACK")
-        raise
-
-
 def _read_outbox(
     db: sqlite3.Connection, n: int, limit: int, limit_bytes: int
 ) -> list[tuple[int, str, bytes, str]]:
@@ -438,128 +409,6 @@ def _read_outbox(
     return rows
 
 
-class _JournalThread:
-    """The thread that owns the database: does one job at a time, calls the loop back."""
-
-    def __init__(
-        self, path: Path, lock: int, marked: int, loop: asyncio.AbstractEventLoop
-    ) -> None:
-        self._path = path
-        self._lock = lock
-        self._file: os.stat_result | None = None
-        self._db: sqlite3.Connection | None = None
-        # Whether commits are flushed, as the connection stands.
-        self._flushes = True
-        # Commits so far: known to have been made before, then as they are made.
-        self._commits = marked
-        self._loop = loop
-        self._jobs: queue.SimpleQueue[
-            tuple[Callable[[sqlite3.Connection], Any], Callable[[Any, str], None]]
-            | None
-        ] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._run, name="journal", daemon=True)
-        self.opened: asyncio.Future[JournalContents] = loop.create_future()
-        self._thread.start()
-
-    def ask(
-        self,
-        job: Callable[[sqlite3.Connection], Any],
-        done: Callable[[Any, str], None],
-    ) -> None:
-        """Do `job` in the thread, then call `done(answer, error)` in the loop."""
-        self._jobs.put((job, done))
-
-    def write(
-        self,
-        db: sqlite3.Connection,
-        statements: list[tuple[str, list[tuple[Any, ...]]]],
-        probe: int = 0,
-        *,
-        flush: bool = True,
-    ) -> None:
-        """Commit, and count it: in the journal with it, in the lock file after it."""
-        if flush != self._flushes:
-            db.execute(f"PRAGMA synchronous = {'FULL' if flush else 'NORMAL'}")
-            self._flushes = flush
-        _write(db, [*statements, (COUNT, [(self._commits + 1,)])], probe)
-        self._commits += 1
-        self._mark()
-
-    def write_now(self, statements: list[tuple[str, list[tuple[Any, ...]]]]) -> str:
-        """Commit here and not in the thread, which has no job now; do not flush.
-
-        Returns what went wrong, "" where nothing did.
-        """
-        assert self._db is not None
-        try:
-            self.write(self._db, statements, flush=False)
-        except _THREAD_SURVIVES as error:
-            return f"{error} ({type(error).__name__})"
-        return ""
-
-    def _mark(self) -> None:
-        # A number that is too low accuses nobody.
-        with suppress(OSError):
-            os.pwrite(self._lock, b"%020d" % self._commits, _PID_BYTES)
-
-    def is_in_place(self) -> bool:
-        try:
-            return self._file is None or all(
-                os.path.samestat(mine, os.stat(name))
-                for mine, name in (
-                    (self._file, self._path),
-                    (os.fstat(self._lock), f"{self._path}.lock"),
-                )
-            )
-        except FileNotFoundError:
-            return False
-        except OSError:
-            # A disk that does not answer is the next commit's to say.
-            return True
-
-    def close(self) -> None:
-        """Do what is queued, end, let go of the lock."""
-        self._jobs.put(None)
-        self._thread.join()
-        os.close(self._lock)
-
-    def _run(self) -> None:
-        try:
-            db, contents = opened(self._path, self._commits)
-            self._db = db
-            self._commits = contents.commits
-            self._file = os.stat(self._path)
-            self._mark()
-        except (sqlite3.Error, AgentComError, OSError) as error:
-            self._call_back(self._not_opened, error)
-            return
-        self._call_back(self._opened, contents)
-        while (item := self._jobs.get()) is not None:
-            job, done = item
-            answer, problem = None, ""
-            try:
-                answer = job(db)
-            except _THREAD_SURVIVES as error:
-                problem = f"{error} ({type(error).__name__})"
-            self._call_back(done, answer, problem)
-        db.close()
-
-    def _call_back(self, callback: Callable[..., None], *arguments: Any) -> None:
-        try:
-            self._loop.call_soon_threadsafe(callback, *arguments)
-        except RuntimeError:
-            # The loop has closed meanwhile: nobody waits for it any more.
-            return
-
-    def _opened(self, contents: JournalContents) -> None:
-        if not self.opened.done():
-            self.opened.set_result(contents)
-
-    def _not_opened(self, error: Exception) -> None:
-        if not self.opened.done():
-            self.opened.set_exception(error)
-
-
 async def open_journal(path: Path, *, flush_all: bool = False) -> Journal:
     """Open or make the journal at `path`; raises JournalHeld, JournalError.
 
@@ -570,10 +419,10 @@ async def open_journal(path: Path, *, flush_all: bool = False) -> Journal:
         lock = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT, 0o600)
     except OSError as error:
         raise JournalError(path, f"cannot be opened ({error})") from error
-    _hold(path, lock)
-    marked = _commits_marked(lock)
-    os.pwrite(lock, str(os.getpid()).encode().ljust(_PID_BYTES), 0)
-    thread = _JournalThread(path, lock, marked, asyncio.get_running_loop())
+    hold(path, lock)
+    marked = commits_marked(lock)
+    os.pwrite(lock, str(os.getpid()).encode().ljust(PID_BYTES), 0)
+    thread = JournalThread(path, lock, marked, asyncio.get_running_loop())
     try:
         contents = await thread.opened
     except AgentComError:
@@ -587,29 +436,3 @@ async def open_journal(path: Path, *, flush_all: bool = False) -> Journal:
             "(what it held is then lost to this host)",
         ) from error
     return Journal(path, thread, contents, flush_all=flush_all)
-
-
-def _commits_marked(lock: int) -> int:
-    """Read how many commits a journal is known to have had; 0 where that is not said."""
-    text = os.pread(lock, 20, _PID_BYTES)
-    return int(text) if text.isdigit() else 0
-
-
-def _hold(path: Path, lock: int) -> None:
-    """Lock the open lock file; else close it and raise JournalHeld."""
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        pid = os.pread(lock, _PID_BYTES, 0).decode("ascii", "replace").strip()
-        os.close(lock)
-        raise JournalHeld(path, pid) from error
-
-
-def require_not_held(path: Path) -> None:
-    """Raise JournalHeld where a sidecar works with the journal at `path`."""
-    try:
-        lock = os.open(f"{path}.lock", os.O_RDWR)
-    except OSError:
-        return
-    _hold(path, lock)
-    os.close(lock)

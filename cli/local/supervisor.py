@@ -220,8 +220,8 @@ class Everything:
 
     def _require_journal(self) -> None:
         """Raise Problem where another sidecar works with this host's journal."""
-        from sidecar.journal import require_not_held
         from sidecar.journal_file import JournalHeld
+        from sidecar.journal_thread import require_not_held
 
         folder = self.plan.work or self.instance.data
         try:

@@ -28,7 +28,7 @@ from sidecar.executors.shell import ShellExecutor, ShellTry
 from sidecar.folders import WorkspaceError
 from sidecar.host import Sidecar
 from sidecar.journal import Journal
-from sidecar.journal import _write as write
+from sidecar.journal_thread import write
 from sidecar.pipeline import HANDS
 from tests.simulation.loop import PROCESS, Process
 from tests.simulation.plan import REQUEST_USD

@@ -63,7 +63,12 @@ KNOWN_TO = {
     ],
     "httpx": ["agentcom/"],
     "aiohttp": ["sidecar/", "web/", "bench/chats.py"],
-    "sqlite3": ["sidecar/journal.py", "sidecar/journal_file.py", "projections/"],
+    "sqlite3": [
+        "sidecar/journal.py",
+        "sidecar/journal_file.py",
+        "sidecar/journal_thread.py",
+        "projections/",
+    ],
     "psutil": ["sidecar/", "cli/", "bench/"],
     "subprocess": ["sidecar/", "cli/", "bench/"],
     "mcp": ["cli/mcp/"],
