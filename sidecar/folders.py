@@ -7,13 +7,14 @@ import os
 import shutil
 import stat
 from contextlib import suppress
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from events.diagnostics import Diagnostics
 from events.errors import AgentComError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from sidecar.task_user import TaskUser
 
 logger = Diagnostics("agentcom.sidecar")

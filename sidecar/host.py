@@ -34,10 +34,11 @@ from sidecar.executors.port import Stop
 from sidecar.journal_file import JournalGone
 from sidecar.kept import NotKept
 from sidecar.outbox import Outbox
+from sidecar.output_queue import OutputQueue
 from sidecar.pipeline import HANDS, Pipeline
 from sidecar.processes.survivors import sweep
 from sidecar.processes.table import Ident
-from sidecar.progress import OutputQueue, Progress
+from sidecar.progress import Progress
 from sidecar.resources import Machine
 
 if TYPE_CHECKING:

@@ -13,7 +13,8 @@ from events import catalogue as c
 from events import mail
 from events.chunks import Gap, Seen, gaps
 from sidecar import progress as under_test
-from sidecar.progress import CHUNK_BYTES, OutputQueue, Pace, Progress, split
+from sidecar.output_queue import OutputQueue, Pace
+from sidecar.progress import CHUNK_BYTES, Progress, split
 from tests.support.fakes import MemoryBroker, MemoryBus
 
 if TYPE_CHECKING:
