@@ -57,6 +57,7 @@ class TaskState(Struct, frozen=True, kw_only=True, gc=False):
     `spent_usd` is what its runs of Claude Code are known to have cost, before a retry of
     the task too; `unbilled` are those routes of which no whole cost was
     reported, each with its host, and the rounds and dollars that its verification has told.
+    `delegated` counts the children that its runs have submitted.
     `unverified`: its tier's work did not pass the verification, so that it is not tried
     there again. `held`: it was not to start at once, and has not been released.
     """
@@ -87,6 +88,7 @@ class TaskState(Struct, frozen=True, kw_only=True, gc=False):
     spent_usd: float = 0.0
     unbilled: tuple[Unbilled, ...] = ()
     held: bool = False
+    delegated: int = 0
 
 
 class Step(NamedTuple):
@@ -303,6 +305,10 @@ def _decision(state: TaskState, event: c.TaskEvent, phase: Phase, seq: int) -> S
                 excluded=(),
                 unverified=False,
                 waiting_since=event.at,
+            )
+        case c.TaskDelegated():
+            new = replace(
+                state, phase=phase, last_seq=seq, delegated=state.delegated + 1
             )
         case _:
             new = replace(state, phase=phase, last_seq=seq)

@@ -92,6 +92,7 @@ class TaskFilter(TypedDict, total=False):
     since: str
     until: str
     submitter: str
+    root: str
     need: str
     error_code: str
     error: str

@@ -471,6 +471,10 @@ class TaskSubmitted(TaskEvent, frozen=True, kw_only=True, tag="task.submitted.v1
     `mode` is None where it has none (`mode_reason` says why), or where it was submitted
     before there were modes (`mode_reason` is ""). `prompt_tokens_estimate` guesses the
     prompt's length, 0 where no model is asked.
+
+    Of a child task: `parent` is the task whose run, on the route `parent_route`, submitted
+    it, `root` the first of them all, `depth` how many are above it; no fallback leads above
+    the tier `tier_limit`. Else they are at their defaults.
     """
 
     spec: TaskSpec
@@ -482,6 +486,18 @@ class TaskSubmitted(TaskEvent, frozen=True, kw_only=True, tag="task.submitted.v1
     mode: Mode | None = None
     mode_reason: str = ""
     prompt_tokens_estimate: Int = 0
+    parent: str = ""
+    parent_route: str = ""
+    root: str = ""
+    depth: Int = 0
+    tier_limit: Tier | None = None
+
+
+class TaskDelegated(TaskEvent, frozen=True, kw_only=True, tag="task.delegated.v1"):
+    """Its run on this route has submitted a child task, which is stored with this."""
+
+    child: str
+    route: str
 
 
 class TaskReleased(TaskEvent, frozen=True, kw_only=True, tag="task.released.v1"):
@@ -1092,6 +1108,7 @@ class Unknown(Event, frozen=True, kw_only=True, tag="unknown"):
 AnyEvent = (
     TaskSubmitted
     | TaskReleased
+    | TaskDelegated
     | TaskDeferred
     | TaskRouted
     | TaskRequeued

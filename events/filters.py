@@ -34,7 +34,7 @@ class TaskFilter(
     when it was submitted; `until` itself is outside. `error_code` is its error's code,
     `error` a text in its error's code or sentence, `text` one in its description,
     error, submitter or labels, or the beginning of its id. `need` is what its host must
-    be able to.
+    be able to. `root` is the first task of a tree, and means all of that tree.
     """
 
     state: list[Phase] = []
@@ -44,6 +44,7 @@ class TaskFilter(
     repo: Short = ""
     priority: Literal["", "urgent", "high", "normal", "low"] = ""
     submitter: Short = ""
+    root: Short = ""
     label: Annotated[list[Short], Meta(max_length=LABELS_MOST)] = []
     need: Short = ""
     text: Short = ""

@@ -53,8 +53,9 @@ _OVER: Final = PHASES[6:]
 FINAL: Final[frozenset[str]] = frozenset(_OVER)
 """A task here is over; only a retry brings it back."""
 
-_UNDER_WAY: Final[tuple[Phase, ...]] = ("routed", "accepted", "running")
-ON_HOST: Final[frozenset[str]] = frozenset({*_UNDER_WAY, "cancelling"})
+UNDER_WAY: Final[tuple[Phase, ...]] = ("routed", "accepted", "running")
+"""A route is in force, and nobody has asked its run to end."""
+ON_HOST: Final[frozenset[str]] = frozenset({*UNDER_WAY, "cancelling"})
 """A route is in force and holds a slot on its host."""
 
 TABLE: Final[dict[tuple[Phase | Absent, type[c.Event]], Phase]] = {
@@ -74,16 +75,16 @@ TABLE: Final[dict[tuple[Phase | Absent, type[c.Event]], Phase]] = {
     ("routed", c.TaskStarted): "running",
     ("accepted", c.TaskStarted): "running",
     **{(phase, c.TaskRejected): "returned" for phase in ("routed", "accepted")},
-    **{(phase, c.TaskReturned): "returned" for phase in _UNDER_WAY},
-    **{(phase, c.TaskStopped): "returned" for phase in _UNDER_WAY},
-    **{(phase, c.TaskCompleted): "completed" for phase in _UNDER_WAY},
-    **{(phase, c.TaskFailed): "failed" for phase in _UNDER_WAY},
-    **{(phase, c.TaskRequeued): "waiting" for phase in _UNDER_WAY},
-    **{(phase, c.TaskDeadLettered): "dead" for phase in _UNDER_WAY},
-    **{(phase, c.TaskCancelled): "cancelling" for phase in _UNDER_WAY},
+    **{(phase, c.TaskReturned): "returned" for phase in UNDER_WAY},
+    **{(phase, c.TaskStopped): "returned" for phase in UNDER_WAY},
+    **{(phase, c.TaskCompleted): "completed" for phase in UNDER_WAY},
+    **{(phase, c.TaskFailed): "failed" for phase in UNDER_WAY},
+    **{(phase, c.TaskRequeued): "waiting" for phase in UNDER_WAY},
+    **{(phase, c.TaskDeadLettered): "dead" for phase in UNDER_WAY},
+    **{(phase, c.TaskCancelled): "cancelling" for phase in UNDER_WAY},
     **{
         (phase, c.TaskReassigned): "waiting"
-        for phase in ("waiting", "returned", *_UNDER_WAY)
+        for phase in ("waiting", "returned", *UNDER_WAY)
     },
     **{
         ("cancelling", kind): "cancelled"
@@ -102,10 +103,11 @@ TABLE: Final[dict[tuple[Phase | Absent, type[c.Event]], Phase]] = {
         (phase, c.TaskRetried): "waiting"
         for phase in ("failed", "dead", "cancelled", "expired")
     },
+    **{(phase, c.TaskDelegated): phase for phase in UNDER_WAY},
     # Lines about a run change no phase; they are legal while a run may be alive.
     **{
         (phase, kind): phase
-        for phase in (*_UNDER_WAY, "cancelling")
+        for phase in (*UNDER_WAY, "cancelling")
         for kind in (c.TaskStatus, c.TaskErrorLine, c.TaskRetrying, c.TaskVerified)
     },
     # A woken agent's last step, its files removed, comes after the run's end.

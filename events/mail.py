@@ -60,6 +60,7 @@ class Assign(Struct, frozen=True, omit_defaults=True, kw_only=True, tag="assign"
     `incarnation` is the host's that it was routed to: another one refuses it. "": any.
     `escalates`: work that does not pass its verification is given back, for the next tier.
     `mode` "work": an agent does it, also where the target is a model's endpoint.
+    `lent`: routes whose slots count as free for it, because those runs have children.
     """
 
     epoch: Epoch
@@ -81,6 +82,7 @@ class Assign(Struct, frozen=True, omit_defaults=True, kw_only=True, tag="assign"
     incarnation: str = ""
     escalates: bool = False
     mode: c.Mode | None = None
+    lent: list[str] = []
 
     @property
     def by_hands(self) -> bool:

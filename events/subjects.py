@@ -47,6 +47,9 @@ SCHEDULER: Final = "agentcom.evt.scheduler"
 
 COMMANDS: Final = "agentcom.cmd"
 QUERIES: Final = "agentcom.query"
+CHILD: Final = "child"
+"""Behind these two, and before a host's name: what the runs on that host ask for."""
+ALL_CHILD_QUERIES: Final = f"{QUERIES}.{CHILD}.*.*"
 
 Kind = Literal["task", "run", "host", "fleet", "tier", "policy", "scheduler", "bulk"]
 
@@ -173,6 +176,32 @@ def task_mailboxes(host_name: str) -> str:
 def command(name: str) -> str:
     """Name a command: `task.submit`, `host.drain`, ..."""
     return f"{COMMANDS}.{name}"
+
+
+def child_command(host_name: str, verb: str) -> str:
+    """Name what a run on a host asks the gateway for: `submit`, `route`, `cancel`."""
+    return f"{COMMANDS}.{CHILD}.{token(host_name, 'host')}.{verb}"
+
+
+def child_query(host_name: str, name: str) -> str:
+    """Name what a run on a host asks about its children: `task`, `ended`, ..."""
+    return f"{QUERIES}.{CHILD}.{token(host_name, 'host')}.{name}"
+
+
+def children_of(host_name: str) -> tuple[str, str]:
+    """Match all that runs on one host ask."""
+    return child_command(host_name, "*"), child_query(host_name, "*")
+
+
+def of_a_run(name: str) -> tuple[str, str] | None:
+    """Take the rest of a command's or query's subject apart, as (host, verb).
+
+    None where no run asks.
+    """
+    parts = name.split(".")
+    if len(parts) != 3 or parts[0] != CHILD or TOKEN.fullmatch(parts[1]) is None:
+        return None
+    return parts[1], parts[2]
 
 
 def query(name: str) -> str:

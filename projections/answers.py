@@ -32,6 +32,9 @@ class TaskRow(Struct, kw_only=True):
     the beginning of its id that no other task's has, "" where nobody looked. `not_before`
     is the instant before which it is not to start, "" for none; `held`: it waits for that
     outside the queue, and does not age.
+    A child task has a `parent`; `root` is the first of its tree, "" for a task that has
+    neither parent nor children; `depth` is how many are above it, `children` how many its
+    own runs have submitted.
 
     Older names, kept for one release: `cost_usd` of `estimated_cost_usd` (without the runs
     that nobody could price), `run_ms` of `execution_ms`, `status` of `state`,
@@ -86,6 +89,10 @@ class TaskRow(Struct, kw_only=True):
     short_id: str = ""
     not_before: str = ""
     held: bool = False
+    parent: str = ""
+    root: str = ""
+    depth: int = 0
+    children: int = 0
 
 
 class RouteView(Struct, kw_only=True):

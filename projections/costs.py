@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from projections.judged import JudgedEvent
     from projections.record import Routing
 
-VERSION: Final = 6
+VERSION: Final = 7
 _HOUR: Final = re.compile(r"\d{4}-[01]\d-[0-3]\dT[0-2]\d", re.ASCII)
 _hours: set[str] = set()
 
@@ -27,7 +27,8 @@ _hours: set[str] = set()
 class Cell(NamedTuple):
     """What a booking is filed under. `fallback` is the outage, see `outage_of`.
 
-    `labels` are the task's, as a JSON object in the order of their keys.
+    `labels` are the task's, as a JSON object in the order of their keys; `root` is the
+    first task of its tree, "" for a task that is by itself.
     """
 
     hour: str
@@ -41,6 +42,7 @@ class Cell(NamedTuple):
     simulated: bool
     submitter: str
     labels: str
+    root: str
 
 
 class Booked(Struct):
@@ -80,6 +82,7 @@ def evolve(state: CostsState, judged: JudgedEvent) -> None:
         routing.simulated if result is None else result.simulated,
         task.submitter,
         labels_text(task.labels),
+        task.tree,
     )
     booked = state.cells.get(cell)
     if booked is None:

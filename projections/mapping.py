@@ -109,6 +109,10 @@ def _row(record: TaskRecord, description: str) -> dict[str, Any]:
         "labels": record.labels,
         "not_before": record.not_before,
         "held": record.held and record.phase == "waiting",
+        "parent": record.parent,
+        "root": record.tree,
+        "depth": record.depth,
+        "children": record.children,
     }
 
 

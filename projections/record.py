@@ -254,6 +254,8 @@ class TaskRecord(Struct, array_like=True, kw_only=True, gc=False):
     say that its specification names a model (or what its own tier alone honours), or a command: they bound where it may go
     instead of its own tier. `cwd` is the folder that its last run worked in. `unverified`: its
     tier's work did not pass the verification, so that it waits for the next tier alone.
+    `parent`, `root` and `depth` are as in its submission, `children` counts those that its
+    own runs have submitted.
     `own_seq` is the last event on its own subject, where decisions about it stand;
     `wanted_model` the model that it names, `model_used` the one that its result names, `needs` what its host must be able to.
     `not_before` is the instant before which it is not to start; `held`: it waits for that,
@@ -323,6 +325,15 @@ class TaskRecord(Struct, array_like=True, kw_only=True, gc=False):
     model_used: str = ""
     not_before: str = ""
     held: bool = False
+    parent: str = ""
+    root: str = ""
+    depth: int = 0
+    children: int = 0
+
+    @property
+    def tree(self) -> str:
+        """The first task of the tree that it is in; "" where it is by itself."""
+        return self.root or (self.id if self.children else "")
 
     @property
     def seeks(self) -> str:

@@ -45,6 +45,7 @@ DIMENSIONS: Final = {
     "hour": "hour",
     "day": "substr(hour, 1, 10)",
     "submitter": "submitter",
+    "root": "root",
 }
 BY_LABEL: Final = "label:KEY"
 """The other thing that costs are summed by, KEY being a label's."""
@@ -247,6 +248,9 @@ def _clauses(chosen: TaskFilter) -> tuple[list[str], list[Any]]:
         if value := getattr(chosen, column):
             clauses.append(f"{column} = ?")
             values.append(value)
+    if chosen.root:
+        clauses += ["root <> ''", "root = ?"]
+        values.append(chosen.root)
     if chosen.fallback is not None:
         clauses.append("fallback = ?")
         values.append(chosen.fallback)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from projections.world import World
 
-SCHEMA: Final = 5
+SCHEMA: Final = 6
 """The shape of the tables; part of what makes a file's version."""
 
 TABLES: Final = """
@@ -28,14 +28,16 @@ create table task (
   description text not null, submitter text not null, labels text not null,
   needs text not null, at text not null, error_code text not null, error text not null,
   phase_seq integer not null, own_seq integer not null, held integer not null,
+  root text not null,
   body blob not null
 );
 create index task_state on task (state, seq);
+create index task_root on task (root, seq) where root <> '';
 create table spend (
   hour text not null, model text not null, tier text not null, repo text not null,
   host text not null, endpoint text not null, target_type text not null,
   fallback text not null, simulated integer not null,
-  submitter text not null, labels text not null,
+  submitter text not null, labels text not null, root text not null,
   runs integer not null, completed integer not null, late integer not null,
   tokens_in integer not null, tokens_out integer not null,
   cache_read integer not null, cache_write integer not null,
@@ -44,7 +46,7 @@ create table spend (
   unknown_in integer not null, unknown_out integer not null, guessed integer not null,
   primary key (
     hour, model, tier, repo, host, endpoint, target_type, fallback, simulated,
-    submitter, labels
+    submitter, labels, root
   )
 ) without rowid;
 create table document (
@@ -54,7 +56,7 @@ create table document (
 """
 
 PUT_TASK: Final = (
-    f"insert into task values ({','.join('?' * 27)}) "
+    f"insert into task values ({','.join('?' * 28)}) "
     "on conflict (seq) do update set state=excluded.state, tier=excluded.tier, "
     "host=excluded.host, endpoint=excluded.endpoint, model=excluded.model, "
     "fallback=excluded.fallback, attempts=excluded.attempts, tokens=excluded.tokens, "
@@ -62,7 +64,7 @@ PUT_TASK: Final = (
     "finished_at=excluded.finished_at, at=excluded.at, "
     "error_code=excluded.error_code, error=excluded.error, "
     "phase_seq=excluded.phase_seq, own_seq=excluded.own_seq, "
-    "held=excluded.held, body=excluded.body"
+    "held=excluded.held, root=excluded.root, body=excluded.body"
 )
 
 SPEND_SUMS: Final = (
@@ -83,7 +85,7 @@ SPEND_SUMS: Final = (
 )
 
 PUT_SPEND: Final = (
-    f"insert into spend values ({','.join('?' * (11 + len(SPEND_SUMS)))}) "
+    f"insert into spend values ({','.join('?' * (12 + len(SPEND_SUMS)))}) "
     "on conflict do update set "
     + ", ".join(f"{n} = {n} + excluded.{n}" for n in SPEND_SUMS)
 )
@@ -125,6 +127,7 @@ def task_row(record: TaskRecord) -> tuple[Any, ...]:
         record.phase_seq,
         _expected(record),
         record.held and record.phase == "waiting",
+        record.tree,
         encoder.encode(record),
     )
 

@@ -23,7 +23,6 @@ from events.lifecycle import (
     TABLE,
     VERIFICATION,
     Phase,
-    is_held,
     refuses_step,
 )
 from projections.booking import book
@@ -41,6 +40,7 @@ from projections.judged import (
     VoidReason,
     on_the_logs_clock,
 )
+from projections.newcomers import DESCRIPTION_KEPT, delegated, new_record
 from projections.record import Routing, TaskRecord, Void, clock_stepped
 
 if TYPE_CHECKING:
@@ -49,8 +49,6 @@ if TYPE_CHECKING:
     from projections.judged import JudgedEvent, Verdict
     from projections.submitted import SubmittedIds
 
-DESCRIPTION_KEPT: Final = 1_000
-"""Characters of a description that lists and searches see; the log has all of it."""
 ROUTINGS_KEPT: Final = 64
 """Routings of one task that are remembered; of more, those that never started go."""
 VOIDS_KEPT: Final = 16
@@ -58,7 +56,7 @@ VOIDS_KEPT: Final = 16
 _LINES: Final = (c.TaskStatus, c.TaskErrorLine, c.TaskRetrying, c.TaskVerified)
 NUMBERED: Final = frozenset(_LINES)
 """Lines of a run: many of one type, told apart by their running number."""
-VERSION: Final = 14
+VERSION: Final = 15
 """Goes up whenever this fold makes other records of the same log."""
 
 
@@ -140,7 +138,7 @@ def _submitted(state: TasksState, judged: JudgedEvent, event: c.TaskSubmitted) -
     ):
         _void(judged, SUBMITTED_BEFORE)
         return
-    record = _new(event, judged.recorded.seq)
+    record = new_record(event, judged.recorded.seq)
     state.records[record.id] = state.touched[record.id] = record
     judged.task = record
     judged.after = "waiting"
@@ -242,41 +240,6 @@ def _take_step(record: TaskRecord, event: Any, seq: int) -> VoidReason | None:
 _WITH_RESULT: Final = frozenset(
     kind for kind in c.types().values() if "result" in kind.__struct_fields__
 )
-
-
-def _new(event: c.TaskSubmitted, seq: int) -> TaskRecord:
-    spec, classed = event.spec, event.classification
-    return TaskRecord(
-        id=event.task_id,
-        seq=seq,
-        updated_seq=seq,
-        phase_seq=seq,
-        own_seq=seq,
-        description=spec.description[:DESCRIPTION_KEPT],
-        priority=spec.priority,
-        tier=classed.effective_tier,
-        preferred_tier=classed.effective_tier,
-        explicit_tier=classed.explicit_tier,
-        inferred_tier=classed.inferred.tier,
-        confidence=classed.inferred.confidence,
-        classification_reason=classed.reason,
-        repo=spec.repo or "",
-        executor=spec.executor or "",
-        assign_to=spec.assign_to or "",
-        max_attempts=spec.max_attempts,
-        deadline=spec.deadline or "",
-        submitter=event.submitter,
-        submitted_at=event.at,
-        waiting_since=event.at,
-        ttl_s=spec.ttl_s,
-        exact_model=spec.model is not None or bool(c.chat_options(spec)),
-        has_command=spec.shell is not None,
-        labels=dict(sorted(spec.labels.items())),
-        wanted_model=spec.model or "",
-        needs=list(spec.needs),
-        not_before=spec.at or "",
-        held=is_held(spec),
-    )
 
 
 def _too_late(judged: JudgedEvent, routing: Routing, event: c.RunEvent) -> None:
@@ -592,6 +555,7 @@ def _stopped(
 
 _EFFECTS: Final[dict[type[c.Event], Any]] = {
     c.TaskReleased: released,
+    c.TaskDelegated: delegated,
     c.TaskDeferred: _deferred,
     c.TaskRouted: _routed,
     c.TaskRequeued: _requeued,

@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Any, Final
 from actors.gateway.admin import AdminCommands
 from actors.gateway.attachments import AttachmentCommands
 from actors.gateway.bulk import BulkCommands
+from actors.gateway.delegation import Delegation
 from actors.gateway.tasks import TaskCommands
 from actors.stamp import Stamp
 from events import commands as m
+from events import subjects
 from events.codec import Reader, instant, rfc3339
 from events.errors import AgentComError, Malformed, shown
 
@@ -60,6 +62,7 @@ class Gateway:
         self._tasks = tasks = TaskCommands(log, dry_run, stamp, ids, clock, files.check)
         bulk = BulkCommands(log, bus, tasks, stamp, ids)
         admin = AdminCommands(log, bus, dry_run, stamp)
+        self._delegation = Delegation(log, tasks, dry_run, stamp, ids)
         table: dict[str, tuple[type[Any], Handler]] = {
             "task.submit": (m.Submit, tasks.submit),
             "task.batch": (m.SubmitBatch, tasks.submit_batch),
@@ -92,6 +95,8 @@ class Gateway:
         `who` is the requester's name, as the broker gives it.
         """
         try:
+            if (asked := subjects.of_a_run(name)) is not None:
+                return await self._delegation.answer(*asked, body)
             entry = self._table.get(name)
             if entry is None:
                 return m.refuse(

@@ -99,18 +99,18 @@ class TaskCommands:
         spec = _spec_of(command)
         named = command.id and task_named(who, command.id)
         task_id = self._task_id(who, spec, named)
-        event = self._submission(task_id, spec, who, command.id)
+        event = self.submission(task_id, spec, who, command.id)
         await self._stored(spec)
         if (unknown := self._unknown_repo(spec)) is not None:
             # What was taken once is found again, whatever became of its host.
             if await self._log.read(subjects.task(task_id), limit=1):
-                return await self._existing(event)
+                return await self.existing(event)
             raise unknown
         try:
             seq = await self._log.append(subjects.task(task_id), event, expect=0)
         except Conflict:
-            return await self._existing(event)
-        return self._answer(event, seq)
+            return await self.existing(event)
+        return self.answered(event, seq)
 
     def submit_then(
         self, command: m.Submit, who: str, done: Callable[[Answer | None], None]
@@ -125,13 +125,13 @@ class TaskCommands:
             return False
         named = command.id and task_named(who, command.id)
         task_id = self._task_id(who, spec, named)
-        event = self._submission(task_id, spec, who, command.id)
+        event = self.submission(task_id, spec, who, command.id)
         if self._unknown_repo(spec) is not None:
             return False
 
         def appended(seq: int, error: LogError | None) -> None:
             if error is None:
-                done(self._answer(event, seq))
+                done(self.answered(event, seq))
             else:
                 done(None if isinstance(error, Conflict) else m.refusal_of(error))
 
@@ -145,9 +145,10 @@ class TaskCommands:
             return derived(who, spec.idempotency_key)
         return named or self._ids()
 
-    def _submission(
+    def submission(
         self, task_id: str, spec: c.TaskSpec, who: str, command_id: str | None
     ) -> c.TaskSubmitted:
+        """Make a task's submission; raises Malformed for what cannot be done."""
         self._check(spec)
         resolved = resolve(spec)
         return self._stamp().on(
@@ -170,7 +171,7 @@ class TaskCommands:
         check_limits(spec, self._dry_run.fleet.policy)
         check_size(spec, self._dry_run.fleet)
 
-    async def _existing(self, event: c.TaskSubmitted) -> m.Submitted | m.Refusal:
+    async def existing(self, event: c.TaskSubmitted) -> m.Submitted | m.Refusal:
         """The same key came before: the same body finds its task, another is refused."""
         history = await self._log.read(subjects.task(event.task_id), limit=1)
         if not history:
@@ -194,10 +195,11 @@ class TaskCommands:
                 path,
             )
         return msgspec.structs.replace(
-            self._answer(first, history[0].seq), existing=True
+            self.answered(first, history[0].seq), existing=True
         )
 
-    def _answer(self, event: c.TaskSubmitted, seq: int) -> m.Submitted:
+    def answered(self, event: c.TaskSubmitted, seq: int) -> m.Submitted:
+        """Make the answer to a submission that is stored."""
         return m.Submitted(
             task_id=event.task_id,
             seq=seq,
@@ -247,6 +249,12 @@ class TaskCommands:
         host = self._dry_run.fleet.hosts.get(name)
         return host is not None and host.incarnation != ""
 
+    async def look(self, spec: c.TaskSpec) -> None:
+        """Look for what a task names: its attachments, its repository; raises Malformed."""
+        await self._stored(spec)
+        if (unknown := self._unknown_repo(spec)) is not None:
+            raise unknown
+
     async def submit_batch(
         self, command: m.SubmitBatch, who: str
     ) -> m.BatchSubmitted | m.Refusal:
@@ -256,7 +264,7 @@ class TaskCommands:
             named = command.id and derived(who, "batch", command.id, str(n))
             task_id = self._task_id(who, spec, named)
             try:
-                events.append(self._submission(task_id, spec, who, command.id))
+                events.append(self.submission(task_id, spec, who, command.id))
                 await self._stored(spec)
                 unknown = self._unknown_repo(spec)
                 if unknown and not await self._log.read(
@@ -278,7 +286,7 @@ class TaskCommands:
             seq = max(stored, default=0)
         except Conflict:
             for n, event in enumerate(events):
-                answer = await self._existing(event)
+                answer = await self.existing(event)
                 if isinstance(answer, m.Refusal):
                     # Some exist and some do not, or one differs: all or nothing.
                     return _of_batch(answer, n)
@@ -360,7 +368,7 @@ class TaskCommands:
         fold at its place in the log, and one that came too late there is decided again.
         """
         for _ in range(DECIDE_AGAIN):
-            state = lifecycle.fold(task_id, *await self._history(task_id))
+            state = lifecycle.fold(task_id, *await self.history(task_id))
             decision = decide(state)
             if isinstance(decision, m.Refusal):
                 return decision
@@ -374,7 +382,7 @@ class TaskCommands:
                 )
             except Conflict:
                 continue
-            history, epochs = await self._history(task_id)
+            history, epochs = await self.history(task_id)
             before = lifecycle.fold(
                 task_id, (each for each in history if each.seq < seq), epochs
             )
@@ -391,7 +399,7 @@ class TaskCommands:
             )
         return m.refuse("conflict", f"task {task_id} changes too fast; try again")
 
-    async def _history(self, task_id: str) -> tuple[list[c.Recorded], Epochs]:
+    async def history(self, task_id: str) -> tuple[list[c.Recorded], Epochs]:
         """Read all that was written about a task, in the log's order."""
         history = await self._log.read(subjects.task(task_id))
         if history:

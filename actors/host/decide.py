@@ -147,7 +147,12 @@ class _Decider:
         total = state.slots.get(slot)
         if total is None:
             return "unknown_target", f"this host has no endpoint {shown(slot)}", []
-        if state.used.get(slot, 0) < total:
+        lent = sum(
+            run.slot == slot and run.phase in HOLDING
+            for run in map(state.runs.get, assign.lent)
+            if run is not None
+        )
+        if state.used.get(slot, 0) - lent < total:
             return None
         holders = [
             run.assign.task_id

@@ -55,6 +55,8 @@ class Policy(Struct, frozen=True, forbid_unknown_fields=True):
     max_escalations_in_flight: Count = 4
     escalation_budget_usd_per_day: Annotated[float, Meta(ge=0)] | None = None
     max_budget_usd_per_task: Annotated[float, Meta(gt=0)] | None = None
+    max_delegation_depth: Annotated[int, Meta(ge=0, le=16)] = 3
+    max_children_per_task: Annotated[int, Meta(ge=0, le=10_000)] = 32
     task_ttl_s: PositiveSeconds = TASK_TTL_S
     tier_alert_after_s: Seconds = 60.0
     accept_timeout_s: PositiveSeconds = 5.0

@@ -29,6 +29,7 @@ _HOSTS = "actors/scheduler/hosts.py"
 _SCORING = "actors/rules/scoring.py"
 _MODEL_RUN = "sidecar/executors/model_run.py"
 _CLAUDE = "sidecar/executors/claude/executor.py"
+_DELEGATION = "actors/gateway/delegation.py"
 _AGENT = "sidecar/executors/agent.py"
 _SHELL = "sidecar/executors/shell.py"
 
@@ -86,6 +87,18 @@ _ROWS: Final[dict[str, tuple[str, str, str, str]]] = {
         "what Claude Code may spend on one task, over all its attempts",
         "a task's own `max_budget_usd` counts where it is lower; null: no bound",
         "actors/scheduler/mailing.py",
+    ),
+    "max_delegation_depth": (
+        "tasks",
+        "how many tasks may be above a task that another task's run submits",
+        "1: children, and no grandchildren; 0: no run submits any",
+        _DELEGATION,
+    ),
+    "max_children_per_task": (
+        "tasks",
+        "how many tasks the runs of one task may submit, all attempts together",
+        "reached: its run is refused more; 0: no run submits any",
+        _DELEGATION,
     ),
     "task_ttl_s": (
         "seconds",

@@ -17,7 +17,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from actors.scheduler import dispatch, expiry, held, hosts, mailing, returns, tiers
+from actors.scheduler import (
+    dispatch,
+    expiry,
+    families,
+    held,
+    hosts,
+    mailing,
+    returns,
+    tiers,
+)
 from actors.scheduler.leadership import Leadership, ReportedLimit, Unaccepted
 from actors.scheduler.live import RouteEnd
 from actors.scheduler.outputs import HistoryNeeded, Mail
@@ -327,6 +336,8 @@ class Scheduler:
         if state.held.ready:
             decisions += held.decide_released(state, lead, now)
         returns.note_unaccepted(state, lead, now)
+        if state.families.orphans:
+            decisions += families.decide_orphans(state, lead, now)
         if state.ended:
             decisions += returns.decide_ended(state, lead, now)
         if state.fleet.changed_pools:

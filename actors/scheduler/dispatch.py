@@ -268,6 +268,7 @@ def _pool_in(state: SchedulerState, tier: c.Tier, required: Requirement) -> Pool
             choice=required.choice,
             vision=required.vision,
             context=required.context,
+            child=required.child,
         )
     )
 

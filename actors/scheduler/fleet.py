@@ -444,4 +444,5 @@ def plain(required: Requirement) -> Requirement:
         choice=required.choice and local,
         vision=required.vision and local,
         context=required.context if local else 0,
+        child=required.child,
     )

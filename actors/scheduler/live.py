@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
-from actors.scheduler.queue import PLACE_KIND, Requirement
+from actors.lifecycle import initial
+from actors.scheduler.queue import LANES, PLACE_KIND, Requirement, requirement
 from events import catalogue as c
+from events.codec import instant
 from events.lifecycle import FIXED_KINDS, SUSPECT_FROM
 
 if TYPE_CHECKING:
     from actors.lifecycle import TaskState
+
+REASONS: Final = 10_000
+"""Reasons of classifications that are kept once for all tasks that share them."""
 
 
 class Hold(NamedTuple):
@@ -112,13 +117,51 @@ class LiveTask:
             choice=base.choice,
             vision=base.vision,
             context=base.context,
+            child=base.child,
             shell=base.shell,
             chat=base.chat,
-            hopped=state.hopped_from is not None,
+            hopped=base.hopped or state.hopped_from is not None,
             unverified=state.unverified and state.hopped_from is None,
             excluded=excluded,
             suspect=self.suspect,
         )
+
+
+class Newcomers:
+    """Makes tasks live. What many of them share, their requirement above all, is one object."""
+
+    def __init__(self) -> None:
+        # A million waiting tasks have a handful of these.
+        self._requirements: dict[Requirement, Requirement] = {}
+        self._reasons: dict[str, str] = {}
+
+    def one(self, required: Requirement) -> Requirement:
+        """Return the one object for equal requirements."""
+        return self._requirements.setdefault(required, required)
+
+    def make(self, task_id: str, event: c.TaskSubmitted, *, child: bool) -> LiveTask:
+        """Make a task of which nothing but its submission is known."""
+        spec = event.spec
+        base = requirement(
+            spec,
+            event.classification.effective_tier,
+            assign_to=spec.assign_to,
+            mode=event.mode,
+            prompt_tokens=event.prompt_tokens_estimate,
+            child=child,
+            hopped=event.tier_limit == "standard",
+        )
+        if len(self._reasons) > REASONS:
+            self._reasons.clear()
+        reason = event.classification.reason
+        reason = self._reasons.setdefault(reason, reason)
+        live = LiveTask(
+            initial(task_id), self.one(base), LANES[spec.priority], spec.repo, reason
+        )
+        live.ttl_s = spec.ttl_s
+        if spec.deadline is not None:
+            live.deadline = instant(spec.deadline)
+        return live
 
 
 class RouteEnd(NamedTuple):

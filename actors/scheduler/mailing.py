@@ -70,8 +70,18 @@ def assignment(
             mode="work" if live.base.work else None,
             incarnation=host.incarnation if host is not None and host.present else "",
             escalates=_escalates(state, live, spec),
+            lent=_lent(state, live),
         ),
     )
+
+
+def _lent(state: SchedulerState, live: LiveTask) -> list[str]:
+    """Return the routes on a child's host whose slots count as free for it."""
+    task = live.state
+    if not live.base.child:
+        return []
+    slots = state.fleet.slots_of(task.host, task.endpoint, live.kind)
+    return state.families.lent_to(task.host, slots, state.tasks)
 
 
 def _escalates(state: SchedulerState, live: LiveTask, spec: c.TaskSpec) -> bool:

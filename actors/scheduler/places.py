@@ -42,21 +42,29 @@ class Slots:
     """Room for so many runs at once.
 
     `in_flight` are taken by routes in force, as the log says. `reserved` are taken by
-    routes that have been decided and not yet come back from the log.
+    routes that have been decided and not yet come back from the log. `lent` of those in
+    flight count as free for a child task, see `actors.scheduler.families`.
     """
 
-    __slots__ = ("in_flight", "reserved", "total")
+    __slots__ = ("in_flight", "lent", "reserved", "total")
 
     def __init__(self, total: int) -> None:
         self.total = total
         self.in_flight = 0
         self.reserved = 0
+        self.lent = 0
 
     @property
     def free(self) -> int:
         """How many more would fit; never below 0."""
         free = self.total - self.in_flight - self.reserved
         return free if free > 0 else 0
+
+    def free_to(self, required: Requirement) -> int:
+        """How many more tasks of this requirement would fit; never below 0."""
+        if not required.child:
+            return self.free
+        return max(0, self.total - self.in_flight + self.lent - self.reserved)
 
 
 class Host:
@@ -376,7 +384,7 @@ class Pool:
     def slots_moved(self, place: Place) -> bool:
         """`update` for a place of which nothing but the slots has moved."""
         name = place.name
-        if name not in self._worth or place.slots.free < 1:
+        if name not in self._worth or place.slots.free_to(self.requirement) < 1:
             return self.update(place)
         self._unrank(name)
         self._rank(place)
@@ -398,7 +406,7 @@ class Pool:
 
     def _rank(self, place: Place) -> None:
         name, slots = place.name, place.slots
-        free = slots.free
+        free = slots.free_to(self.requirement)
         key = (-self._worth[name] * (free / slots.total), slots.total - free)
         self._keys[name] = key
         equals = self._ranks.get(key)
@@ -449,7 +457,7 @@ class Pool:
             return "offers no slot", False
         if self._fleet.paused(host.name):
             return "refused as busy a moment ago", True
-        if place.slots.free < 1:
+        if place.slots.free_to(required) < 1:
             return "no free slot", True
         return None, True
 
@@ -468,7 +476,7 @@ class Pool:
             vram_free_bytes=host.vram_free if own_model else None,
             loaded=model in place.loaded,
             has_repo=repo is not None and self._fleet.has_repo(host, repo),
-            slots_free=place.slots.free,
+            slots_free=place.slots.free_to(self.requirement),
             slots_total=place.slots.total,
             local_model=place.kind == "local",
         )

@@ -53,6 +53,7 @@ class Requirement(Struct, frozen=True, kw_only=True, cache_hash=True):
     Of a model endpoint: that an agent can work there (`work`), that its model calls tools
     (`tools`), as the task prescribes (`choice`), sees pictures (`vision`) and reads so many
     tokens (`context`).
+    Of its slots: that those which parents lend are free (`child`).
     `actors.scheduler.fleet.plain` keeps these, and pools go by them alone.
 
     Of what the task may still try: `shell`, whether it could also run as a command;
@@ -75,6 +76,7 @@ class Requirement(Struct, frozen=True, kw_only=True, cache_hash=True):
     choice: bool = False
     vision: bool = False
     context: int = 0
+    child: bool = False
     shell: bool = False
     chat: bool = False
     hopped: bool = False
@@ -90,8 +92,12 @@ def requirement(
     assign_to: str | None,
     mode: c.Mode | None = None,
     prompt_tokens: int = 0,
+    child: bool = False,
+    hopped: bool = False,
 ) -> Requirement:
     """Return what a task requires of a place as it was submitted.
+
+    `hopped`: it may leave its tier for none.
 
     `mode` is None, and `prompt_tokens` 0, where its submission does not say them.
     """
@@ -109,8 +115,10 @@ def requirement(
         choice=needs_choice(spec),
         vision=any(map(c.is_picture, spec.attachments)),
         context=context_needed(prompt_tokens, work=mode == "work") if mode else 0,
+        child=child,
         shell=spec.shell is not None,
         chat=bool(c.chat_options(spec)),
+        hopped=hopped,
     )
 
 

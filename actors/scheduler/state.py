@@ -12,29 +12,22 @@ decided twice. All of that is given up when a leadership ends.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from actors import lifecycle
 from actors.lifecycle import Epochs, TaskState
 from actors.rules import policy as policies
 from actors.scheduler import held, hosts, tiers
+from actors.scheduler.families import Families
 from actors.scheduler.fleet import Fleet, plain
-from actors.scheduler.live import LiveTask, RouteEnd, end_said_by
+from actors.scheduler.live import LiveTask, Newcomers, RouteEnd, end_said_by
 from actors.scheduler.logtime import LogTime
 from actors.scheduler.outputs import HistoryNeeded
-from actors.scheduler.queue import (
-    LANES,
-    PLACE_KIND,
-    Queue,
-    Requirement,
-    Waiting,
-    requirement,
-)
+from actors.scheduler.queue import PLACE_KIND, Queue, Requirement, Waiting
 from actors.scheduler.specs import KeptSpecs
 from actors.scheduler.tiers import Outage, TierWatch
 from events import catalogue as c
 from events import subjects
-from events.codec import instant
 from events.errors import Malformed
 from events.lifecycle import FINAL, ON_HOST
 
@@ -42,8 +35,6 @@ if TYPE_CHECKING:
     from actors.rules.policy import Policy
     from actors.scheduler.places import Place
 
-REASONS: Final = 10_000
-"""Reasons of classifications that are kept once for all tasks that share them."""
 
 Verdict = Literal["applied", "repeat", "void"]
 """Whether an event counted, said again what was known, or was not allowed."""
@@ -99,6 +90,8 @@ class SchedulerState:
         self.tasks: dict[str, LiveTask] = {}
         # Tasks with a route in force, by host: whom the loss of a host concerns.
         self.on_host: dict[str, dict[str, LiveTask]] = {}
+        # Children that are not over, and the slots that their parents lend.
+        self.families = Families()
         # Tasks that wait and about which nothing is on its way to the log: in the queue,
         # or held until they may stand there.
         self.queue = Queue()
@@ -152,10 +145,7 @@ class SchedulerState:
         self.specs = KeptSpecs()
         # Retried tasks whose history is being read, with the events that came meanwhile.
         self.coming_back: dict[str, list[c.Recorded]] = {}
-        # One object for equal requirements, and for equal reasons of classification: a
-        # million waiting tasks have a handful of them.
-        self._interned: dict[Requirement, Requirement] = {}
-        self._reasons: dict[str, str] = {}
+        self.newcomers = Newcomers()
 
     def at(self, now: float) -> None:
         """Note the time."""
@@ -242,7 +232,7 @@ class SchedulerState:
                     self.coming_back[task_id] = [recorded]
                     return HistoryNeeded(task_id)
                 return None
-            live = self._appears(task_id, event)
+            live = self._appears(task_id, event, child=event.parent != "")
         before = live.state
         state, verdict = lifecycle.evolve(
             before, recorded, epoch=self.epochs.at(recorded.seq), host=host
@@ -270,30 +260,13 @@ class SchedulerState:
                 self.enqueue(live)
         return FoldedStep(live, before, event) if verdict == "applied" else None
 
-    def _appears(self, task_id: str, event: c.TaskSubmitted) -> LiveTask:
-        spec = event.spec
-        tier = event.classification.effective_tier
-        base = requirement(
-            spec,
-            tier,
-            assign_to=spec.assign_to,
-            mode=event.mode,
-            prompt_tokens=event.prompt_tokens_estimate,
-        )
-        base = self._interned.setdefault(base, base)
-        if len(self._reasons) > REASONS:
-            self._reasons.clear()
-        reason = event.classification.reason
-        reason = self._reasons.setdefault(reason, reason)
-        live = LiveTask(
-            lifecycle.initial(task_id), base, LANES[spec.priority], spec.repo, reason
-        )
-        live.ttl_s = spec.ttl_s
-        if spec.deadline is not None:
-            live.deadline = instant(spec.deadline)
-        live.hold = held.hold_of(spec)
+    def _appears(
+        self, task_id: str, event: c.TaskSubmitted, *, child: bool
+    ) -> LiveTask:
+        live = self.newcomers.make(task_id, event, child=child)
+        live.hold = held.hold_of(event.spec)
         self.tasks[task_id] = live
-        self.specs.keep(task_id, spec)
+        self.specs.keep(task_id, event.spec)
         return live
 
     def adopt(self, task_id: str, history: list[c.Recorded]) -> list[FoldedStep]:
@@ -315,7 +288,7 @@ class SchedulerState:
         state = lifecycle.fold(task_id, ordered[:cut], self.epochs)
         if state.phase in FINAL:
             return []
-        live = self._appears(task_id, first)
+        live = self._appears(task_id, first, child=False)
         live.state = state
         live.since = self.time.of(state.waiting_since)
         self.enqueue(live)
@@ -337,6 +310,12 @@ class SchedulerState:
             self._begin_route(live, event)
         elif before.phase in ON_HOST and state.phase not in ON_HOST:
             self._end_route(live, before)
+        if isinstance(event, c.TaskSubmitted) and event.parent:
+            parent = self.tasks.get(event.parent)
+            self.families.born(task_id, event, parent)
+            self._lend(parent)
+        if task_id in self.families.children:
+            self.families.went_on(state)
         if state.phase == "returned":
             self.ended[task_id] = end_said_by(event)
         elif state.phase != before.phase and not self._is_lost(state):
@@ -357,6 +336,7 @@ class SchedulerState:
         elif state.phase in FINAL:
             self.specs.drop(task_id)
             self.tasks.pop(task_id, None)
+            self._lend(self.tasks.get(self.families.over(task_id)))
         elif isinstance(event, c.TaskDeferred):
             live.deferred = True
         if state.hopped_from == "standard" and isinstance(event, c.RunEvent):
@@ -401,8 +381,17 @@ class SchedulerState:
             self.escalated.discard(before.task_id)
             self.ready.update(self.unmet)
         self.not_suspected(before.task_id)
+        self.families.lend(live, slots)
         live.routed = None
         self.fleet.slots_changed(before.host, before.endpoint, live.kind)
+
+    def _lend(self, parent: LiveTask | None) -> None:
+        """Lend the slot of a parent to children, or take it back."""
+        if parent is None or parent.state.phase not in ON_HOST:
+            return
+        at = (parent.state.host, parent.state.endpoint, parent.kind)
+        if self.families.lend(parent, self.fleet.slots_of(*at)):
+            self.fleet.slots_changed(*at)
 
     def _book(self, event: c.RunEvent) -> None:
         """Count what escalated work cost today, for the budget."""
@@ -483,7 +472,7 @@ class SchedulerState:
                 if not self.fleet.came_up_after(name, seq)
             )
             required = live.requirement(tuple(excluded))
-            required = self._interned.setdefault(required, required)
+            required = self.newcomers.one(required)
         waiting = Waiting(
             state.task_id,
             state.submitted_seq,

@@ -82,6 +82,9 @@ _OPTIONS: Final = (
         callback=_submitter,
         help="As a task shows it: a person, a key, or a role such as submitter.",
     ),
+    click.option(
+        "--root", metavar="ID", help="Of this task's tree: itself, children, theirs."
+    ),
     click.option("--need", help="What its host must be able to."),
     click.option("--error-code", metavar="CODE", help="Its error's code."),
     click.option("--error", metavar="TEXT", help="In its error: a code, or a text."),

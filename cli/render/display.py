@@ -125,6 +125,8 @@ def told(event: c.Event) -> str:
             return f"→ {route_line(event)}"
         case c.TaskStarted(cwd=cwd) if cwd:
             return f"runs in {cwd}"
+        case c.TaskDelegated():
+            return f"has submitted the task {event.child}"
         case c.TaskDeferred():
             return f"waits: {event.reason}"
         case c.TaskRequeued():

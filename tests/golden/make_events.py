@@ -34,6 +34,8 @@ NAMED: dict[str, Any] = {
     "since": "2026-01-01T00:00:00.000000Z",
     "until": "2026-01-01T01:00:00.000000Z",
     "limited_until": "2026-01-01T01:00:00.000000Z",
+    "secret_env": "NPM_TOKEN",
+    "digest": "5" * 64,
     "deadline": "2026-01-02T00:00:00.000000Z",
     "url": "http://127.0.0.1:11434",
     "policy": {"fallback_wait_s": 5.0, "scoring": {"warm": 1.15}},
@@ -69,9 +71,9 @@ def example(info: mi.Type, name: str, default: object = None) -> Any:
         case mi.IntType():
             return 5
         case mi.FloatType():
-            return 1.5
+            return 1.5 if info.le is None else min(1.5, info.le)
         case mi.LiteralType():
-            return next(value for value in info.values if value != default)
+            return next((v for v in info.values if v != default), default)
         case _:
             return NAMED.get(name, f"some {name.replace('_', ' ')}")
 

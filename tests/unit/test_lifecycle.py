@@ -34,6 +34,7 @@ NEEDED = {
             "complex", None, "inferred", INFERRED, "because"
         ),
     },
+    c.TaskDelegated: {"child": "t2", "route": "R1"},
     c.TaskDeferred: {"reason": "r"},
     c.TaskRouted: {
         "generation": 4,

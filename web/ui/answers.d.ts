@@ -514,6 +514,10 @@ export interface TaskDetail {
   short_id: string;
   not_before: string;
   held: boolean;
+  parent: string;
+  root: string;
+  depth: number;
+  children: number;
   spec: TaskSpec | null;
   classification: Classification | null;
   warnings: Array<string>;
@@ -541,6 +545,7 @@ export interface TaskFilter {
   repo?: string;
   priority?: "" | "high" | "low" | "normal" | "urgent";
   submitter?: string;
+  root?: string;
   label?: Array<string>;
   need?: string;
   text?: string;
@@ -630,6 +635,10 @@ export interface TaskRow {
   short_id: string;
   not_before: string;
   held: boolean;
+  parent: string;
+  root: string;
+  depth: number;
+  children: number;
 }
 export interface TaskSpec {
   description: string;
