@@ -6,7 +6,7 @@ BIN := .venv/bin
 UI := $(shell find web/ui -type f) web/package-lock.json web/build.mjs
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: help setup dev demo test chromium faketime nginx check format docs cover bench simulate chaos clean ui litellm cluster chaos-cluster natscli
+.PHONY: help setup dev demo test chromium faketime nginx check format docs cover bench simulate chaos clean ui litellm cluster chaos-cluster natscli otelcol
 .DEFAULT_GOAL := help
 
 help: ## list these commands
@@ -55,6 +55,11 @@ litellm: ## install LiteLLM's proxy beside .venv (640 MB); one test runs tasks t
 natscli: .venv/bin/python
 	@test -x $(BIN)/nats || ! command -v go >/dev/null || \
 	  GOBIN=$(CURDIR)/$(BIN) go install github.com/nats-io/natscli/nats@v0.5.1 || true
+
+# OpenTelemetry's Collector, where Go is: traces are tried with it.
+otelcol: .venv/bin/python ## build OpenTelemetry's Collector beside the tests (some minutes)
+	cd $(BIN) && go run go.opentelemetry.io/collector/cmd/builder@v0.165.0 \
+	  --config $(CURDIR)/tests/support/otelcol.yaml
 
 ui: setup ## build the dashboard's page
 	$(BIN)/python hatch_build.py

@@ -54,6 +54,7 @@ class TaskFields(TypedDict, total=False):
     metadata: dict[str, Any]
     labels: dict[str, str]
     retry_of: str
+    traceparent: str
     messages: list[dict[str, Any]]
     chat: dict[str, Any]
     timeout_s: float
@@ -83,8 +84,7 @@ class TaskFilter(TypedDict, total=False):
     """What tasks can be chosen by; several have to be true together.
 
     `label` is `team=search`, or `team` with any value; `since` and `until` are RFC 3339
-    instants, `2h`, `7d`, `today`, `yesterday` or a day (`2026-01-31`) of this machine's
-    zone, of when it ended, or, while it is not over, of when it was submitted.
+    instants of when it ended, or, while it is not over, of when it was submitted.
     """
 
     state: State | list[State]

@@ -51,6 +51,7 @@ COMMANDS: Final[dict[str, tuple[str, str, str]]] = {
         "Say where the dashboard is, or open it.",
     ),
     "mcp": ("cli.commands.mcp", "mcp", "Serve the tools to an MCP client."),
+    "traces": ("cli.commands.traces", "traces", "Send OpenTelemetry traces of tasks."),
     "hosts": ("cli.commands.fleet", "hosts", "List hosts, endpoints and tiers."),
     "drain": ("cli.commands.fleet", "drain", "Let a host finish and take nothing new."),
     "resume": ("cli.commands.fleet", "resume", "Let a drained host take work again."),
@@ -137,7 +138,7 @@ GROUPS: Final[dict[str, tuple[str, ...]]] = {
     ),
     "What happens": (
         *("attention", "alerts", "ack", "dead", "why-waiting", "explain"),
-        *("costs", "stats"),
+        *("costs", "stats", "traces"),
     ),
     "Fleet": (
         *("hosts", "drain", "resume", "endpoints", "tiers"),

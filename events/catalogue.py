@@ -216,7 +216,8 @@ class TaskSpec(Struct, frozen=True, omit_defaults=True, kw_only=True):
     `max_budget_usd` is what Claude Code may spend on the task, over all its attempts.
     `labels` are what tasks are chosen and costs are summed by. `retry_of` is the task that
     this one does again, with other words or options. `at` is the instant (RFC 3339) before
-    which it is not to start.
+    which it is not to start. `traceparent` (W3C Trace Context) names the span of the
+    submitter's own that the task's trace belongs under.
 
     Of an answer alone: `system` is the system's message, `max_tokens` the most that it may
     be long (None: the policy's), `json_schema` what it must fit as JSON. A *chat* is an
@@ -251,6 +252,7 @@ class TaskSpec(Struct, frozen=True, omit_defaults=True, kw_only=True):
     metadata: dict[str, Any] = {}
     labels: dict[str, str] = {}
     retry_of: Token | None = None
+    traceparent: Annotated[str, Meta(max_length=250)] | None = None
     timeout_s: Annotated[float, Meta(ge=0, le=31_536_000)] | None = None
     retries: Annotated[int, Meta(ge=0, le=99)] | None = None
     claude: ClaudeWishes | None = None

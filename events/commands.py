@@ -11,11 +11,13 @@ from __future__ import annotations
 from typing import Annotated, Any, Final, Literal
 
 from msgspec import Meta, Struct, field
+from msgspec.structs import replace
 
 from events import catalogue as c
 from events.codec import convert
 from events.errors import AgentComError, Malformed
 from events.filters import TaskFilter
+from events.traceparent import TraceParent
 
 
 class Command(
@@ -127,6 +129,26 @@ class SubmitBatch(Command, frozen=True, kw_only=True):
     """`task.batch`: all of them or none."""
 
     tasks: Annotated[list[NewTask], Meta(min_length=1, max_length=1_000)]
+
+
+def under_trace(command: Any, traceparent: str) -> Any:
+    """Return a submission whose tasks belong under the span of a `traceparent` header.
+
+    By the standard a header that cannot be read counts for nothing; a task's own
+    `traceparent` goes before it. Other commands come back as they are.
+    """
+    if not traceparent or not isinstance(command, Submit | SubmitBatch):
+        return command
+    if TraceParent.read(traceparent) is None:
+        return command
+    if isinstance(command, SubmitBatch):
+        under = [_under(task, traceparent) for task in command.tasks]
+        return replace(command, tasks=under)
+    return _under(command, traceparent)
+
+
+def _under(task: NewTask, traceparent: str) -> NewTask:
+    return task if task.traceparent else replace(task, traceparent=traceparent)
 
 
 class CancelTask(Command, frozen=True, kw_only=True):

@@ -22,6 +22,8 @@ from events.codec import convert, encode
 from events.commands import Refusal, refusal_of, refuse
 from events.errors import AgentComError, Denied, Malformed, Unreachable, shown
 from events.spans import span_s
+from events.traceparent import HEADER as TRACEPARENT
+from events.traceparent import TraceParent
 from projections import answers as v
 from projections import questions as q
 from projections.answers_whatif import WhatIfAnswer
@@ -364,7 +366,12 @@ class Api:
             answer = (
                 await self._for_many(body, who)
                 if name == "task.bulk"
-                else await self.pass_on(subjects.command(name), encode(body), who)
+                else await self.pass_on(
+                    subjects.command(name),
+                    encode(body),
+                    who,
+                    request.headers.get(TRACEPARENT, ""),
+                )
             )
         except (Denied, Unreachable) as error:
             return response_of(refusal_of(error))
@@ -385,12 +392,17 @@ class Api:
             if finished or loop.time() > until:
                 return answer
 
-    async def pass_on(self, subject: str, body: bytes, who: str) -> bytes:
+    async def pass_on(
+        self, subject: str, body: bytes, who: str, traceparent: str = ""
+    ) -> bytes:
         """Ask the gateway; right after somebody's reconnect nobody may seem to listen."""
+        headers = {header.REQUESTER: who}
+        if TraceParent.read(traceparent):
+            headers[TRACEPARENT] = traceparent
         for attempt in range(1, ABSENT_TRIES + 1):
             try:
                 return await self._bus.request(
-                    subject, body, timeout=ANSWER_S, headers={header.REQUESTER: who}
+                    subject, body, timeout=ANSWER_S, headers=headers
                 )
             except Unreachable as error:
                 if not error.absent or attempt == ABSENT_TRIES:

@@ -18,6 +18,8 @@ from msgspec import Struct
 from events import catalogue as c
 from events.attachments import LIMIT_BYTES, PICTURES, digest_of
 from events.errors import Malformed
+from events.traceparent import HEADER as TRACEPARENT
+from events.traceparent import TraceParent
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -34,7 +36,7 @@ TITLE_LENGTH: Final = 300
 """Characters of a chat's last question that it is listed by."""
 MOST_PATIENCE_S: Final = 3_600.0
 
-_NOTHING: Final[tuple[Any, ...]] = (None, [], {})
+_NOTHING: Final[tuple[Any, ...]] = (None, "", [], {})
 _UNITS: Final = {"s": 1.0, "m": 60.0, "h": 3600.0}
 _PRIORITIES: Final = ("urgent", "high", "normal", "low")
 _SERVICE: Final[dict[str, c.Priority]] = {"flex": "low", "priority": "high"}
@@ -170,6 +172,7 @@ def read_chat(raw: bytes, headers: Mapping[str, str]) -> ChatRequest:
         "max_tokens": body.max_completion_tokens or body.max_tokens,
         "json_schema": _schema(body.response_format),
         "chat": _wishes(body, given),
+        "traceparent": _traceparent(headers),
         **_tier(body.model),
     }
     known = _READ | _CHANGES.keys()
@@ -182,6 +185,12 @@ def read_chat(raw: bytes, headers: Mapping[str, str]) -> ChatRequest:
         pictures={digest: data for digest, (_, data) in pictures.items()},
         ignored=sorted(str(name)[:60] for name in given.keys() - known),
     )
+
+
+def _traceparent(headers: Mapping[str, str]) -> str:
+    """Return the caller's span; by the standard one that cannot be read is none."""
+    said = headers.get(TRACEPARENT, "")
+    return said if TraceParent.read(said) else ""
 
 
 def _body(given: dict[str, Any]) -> _GivenChat:

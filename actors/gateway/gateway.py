@@ -89,10 +89,13 @@ class Gateway:
             name: (Reader(kind), handler) for name, (kind, handler) in table.items()
         }
 
-    async def answer(self, name: str, body: bytes, who: str) -> msgspec.Struct:
+    async def answer(
+        self, name: str, body: bytes, who: str, *, traceparent: str = ""
+    ) -> msgspec.Struct:
         """Carry out a command, or refuse it; never raises for what came from outside.
 
-        `who` is the requester's name, as the broker gives it.
+        `who` is the requester's name, as the broker gives it; `traceparent` the header
+        of that name, for tasks that do not say their own.
         """
         try:
             if (asked := subjects.of_a_run(name)) is not None:
@@ -105,19 +108,25 @@ class Gateway:
                     f"there are {', '.join(self.commands)}",
                 )
             reader, handler = entry
-            return await handler(self._read(reader, body), who)
+            command = m.under_trace(self._read(reader, body), traceparent)
+            return await handler(command, who)
         except AgentComError as error:
             return m.refusal_of(error)
 
     def submit(
-        self, body: bytes, who: str, done: Callable[[msgspec.Struct | None], None]
+        self,
+        body: bytes,
+        who: str,
+        done: Callable[[msgspec.Struct | None], None],
+        *,
+        traceparent: str = "",
     ) -> bool:
         """`answer("task.submit", ...)` by a callback: False where that takes a wait.
 
         Where that shows only later, `done` gets None. It may be called before the return.
         """
         try:
-            command = self._read(self._submits, body)
+            command = m.under_trace(self._read(self._submits, body), traceparent)
             return self._tasks.submit_then(command, who, done)
         except AgentComError as error:
             done(m.refusal_of(error))

@@ -17,6 +17,7 @@ from events import header, subjects
 from events.codec import encode
 from events.commands import Refusal, refuse
 from events.diagnostics import Diagnostics
+from events.traceparent import HEADER as TRACEPARENT
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -181,8 +182,12 @@ class Service:
     async def _answer(self, message: Message, name: str) -> None:
         began = self._ticks()
         try:
+            headers = message.headers
             answer = await self._gateway.answer(
-                name, message.data, requester(message.headers)
+                name,
+                message.data,
+                requester(headers),
+                traceparent=headers.get(TRACEPARENT, ""),
             )
         except Exception as error:  # noqa: BLE001 - the actor's edge: a fault answers
             answer = self._fault(name, error)
@@ -206,7 +211,13 @@ class Service:
 
         self._submitting += 1
         try:
-            taken = self._gateway.submit(message.data, requester(message.headers), done)
+            headers = message.headers
+            taken = self._gateway.submit(
+                message.data,
+                requester(headers),
+                done,
+                traceparent=headers.get(TRACEPARENT, ""),
+            )
         except Exception as error:  # noqa: BLE001 - the actor's edge: a fault answers
             done(self._fault(SUBMIT, error))
             return True

@@ -19,6 +19,7 @@ from events.codec import encode, instant
 from events.commands import older_wishes
 from events.errors import Malformed, shown
 from events.filters import LABEL_WORDS, LABELS_MOST, is_label
+from events.traceparent import TraceParent
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -58,6 +59,12 @@ def check(spec: c.TaskSpec, now: float) -> None:
                 "a command (what is none is a success criterion: --criterion)",
                 why,
             )
+    if spec.traceparent is not None and not TraceParent.read(spec.traceparent):
+        raise Malformed(
+            "traceparent",
+            "a W3C trace parent (00-<32 hex digits>-<16 hex digits>-<2 hex digits>)",
+            shown(spec.traceparent),
+        )
     if spec.repo is not None:
         _check_path("repo", spec.repo)
     if spec.cwd is not None:

@@ -45,6 +45,7 @@ from events import catalogue as c
 from events.codec import encode
 from events.commands import Submitted
 from events.errors import Malformed
+from events.traceparent import TraceParent
 
 if TYPE_CHECKING:
     from cli.client.follow import Audience
@@ -268,10 +269,17 @@ def fields_of(text: tuple[str, ...], options: dict[str, Any]) -> dict[str, Any]:
         "max_attempts": _starts(options),
         "cwd": options["cwd"] if shell is None else None,
         "anywhere": options["anywhere"] or None,
+        "traceparent": _callers_span(),
         **later_of(options),
         **{name: options[name] for name in _SAME},
     }
     return {name: value for name, value in fields.items() if value not in (None, [])}
+
+
+def _callers_span() -> str | None:
+    """Return the span that whoever started this process names; None where it names none."""
+    said = os.environ.get("TRACEPARENT", "")
+    return said if TraceParent.read(said) else None
 
 
 _SAME: Final = (

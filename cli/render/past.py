@@ -12,7 +12,6 @@ from cli.render.terminal import (
     dollars,
     duration,
     line_of,
-    local_time,
     table,
 )
 
@@ -34,7 +33,7 @@ def show_queue(screen: Console, answer: QueueAnswer) -> None:
             cell(lane.priority),
             str(lane.waiting),
             cell(lane.oldest.task_id if lane.oldest else ""),
-            cell(local_time(lane.oldest.waiting_since) if lane.oldest else ""),
+            cell(lane.oldest.waiting_since[:19] if lane.oldest else ""),
         )
     if lanes.row_count:
         screen.print(lanes)
@@ -64,7 +63,7 @@ def show_hosts(screen: Console, answer: HostsAnswer) -> None:
         hosts.add_row(
             cell(row.host, style="bold"),
             cell(row.state, style=STATE_STYLE.get(row.state, "")),
-            cell(local_time(row.since)),
+            cell(row.since[:19]),
             str(row.in_flight),
             cell(endpoints, 120),
         )
@@ -75,7 +74,7 @@ def show_hosts(screen: Console, answer: HostsAnswer) -> None:
     else:
         screen.print("no hosts")
     for tier in answer.tiers:
-        state = tier_state(tier, local_time)
+        state = tier_state(tier, lambda at: at[:19])
         screen.print(
             line_of(f"{tier.tier:<10}{state}"),
             style=TIER_STYLE.get(tier.tier, ""),

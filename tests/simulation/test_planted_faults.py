@@ -405,11 +405,6 @@ def repository_ignored(patch: Patch) -> None:
     patch.setattr(places.Host, "may_work_on", lambda self, repo: True)
 
 
-def suspects_run_together(patch: Patch) -> None:
-    """Tasks that were lost together with their hosts run side by side again."""
-    patch.setattr(dispatch, "_beside_suspects", lambda state, required: ())
-
-
 def hands_not_required(patch: Patch) -> None:
     """Work is sent to any model, as if it were to be answered."""
     patch.setattr(queue, "context_needed", lambda tokens, *, work: 0)
@@ -524,7 +519,6 @@ PLANTED: list[Callable[[Patch], None]] = [
     hands_forgotten_at_a_hop,
     mode_not_told,
     context_not_required,
-    suspects_run_together,
     host_heeds_anybody,
     skipped_requeue,
     acceptance_timer_not_cancelled,

@@ -72,6 +72,7 @@ KNOWN_TO = {
     "psutil": ["sidecar/", "cli/", "bench/"],
     "subprocess": ["sidecar/", "cli/", "bench/"],
     "mcp": ["cli/mcp/"],
+    "opentelemetry": ["cli/client/telemetry.py"],
     "click": ["cli/", "bench/"],
     "rich": ["cli/", "bench/"],
 }

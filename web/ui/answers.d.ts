@@ -669,6 +669,7 @@ export interface TaskSpec {
   metadata?: Record<string, any>;
   labels?: Record<string, string>;
   retry_of?: string | null;
+  traceparent?: string | null;
   timeout_s?: number | null;
   retries?: number | null;
   claude?: ClaudeWishes | null;
