@@ -373,8 +373,8 @@ class ModelRow(Struct, kw_only=True):
 class TierRow(TierView, kw_only=True):
     """A tier, and how it stands. What the log says of it is in the fields of TierView.
 
-    `offered` is what the living hosts have of it, `free` how many of its slots nothing
-    holds, `waiting` how many tasks wait for it. `condition` is how it stands: absent,
+    `offered` is what the living hosts have of it, `slots` how many those that take work
+    have and `free` how many of them nothing holds, `waiting` how many tasks wait for it. `condition` is how it stands: absent,
     limited, down, busy or up. `wording` says that to people; where it ends in "since" or
     "until", `wording_at` is the instant that belongs behind it.
     """
@@ -385,6 +385,7 @@ class TierRow(TierView, kw_only=True):
     condition: str = ""
     wording: str = ""
     wording_at: str = ""
+    slots: int = 0
 
 
 class HostsAnswer(Struct, kw_only=True):

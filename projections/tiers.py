@@ -40,21 +40,31 @@ def rows(world: World, now: float) -> list[TierRow]:
             world.fleet,
             tier,
             sum(len(lane) for (of, _), lane in queue.lanes.items() if of == tier),
-            _free(world.fleet, tier, taken),
+            _slots(world.fleet, tier),
+            taken,
             now,
         )
         for tier in TIER_KINDS
     ]
 
 
-def _row(fleet: FleetState, tier: str, waiting: int, free: int, now: float) -> TierRow:
+def _row(
+    fleet: FleetState,
+    tier: str,
+    waiting: int,
+    slots: dict[tuple[str, str], int],
+    taken: Counter[tuple[str, str]],
+    now: float,
+) -> TierRow:
     view = view_at(fleet, tier, now)
+    free = sum(max(n - taken[place], 0) for place, n in slots.items())
     row = TierRow(
         **asdict(view),
         offered=offered(fleet, tier),
         condition=condition(fleet, tier, now),
         waiting=waiting,
         free=free,
+        slots=sum(slots.values()),
     )
     match row.condition:
         case "absent" if any(host.state in LIVING for host in fleet.hosts.values()):
@@ -126,8 +136,8 @@ def gone_since(fleet: FleetState, tier: str) -> float | None:
     return None if offered(fleet, tier) == "up" else 0.0
 
 
-def _free(fleet: FleetState, tier: str, taken: Counter[tuple[str, str]]) -> int:
-    """Count a tier's slots that nothing holds, on hosts that take work."""
+def _slots(fleet: FleetState, tier: str) -> dict[tuple[str, str], int]:
+    """Count a tier's slots on hosts that take work, by host and endpoint."""
     slots: dict[tuple[str, str], int] = {}
     for host in fleet.hosts.values():
         if host.state != "up":
@@ -138,7 +148,7 @@ def _free(fleet: FleetState, tier: str, taken: Counter[tuple[str, str]]) -> int:
             if endpoint.up and endpoint.kind in TIER_KINDS[tier]:
                 # Hosts that share an endpoint share its slots.
                 slots["" if endpoint.shared else host.host, name] = endpoint.slots
-    return sum(max(n - taken[place], 0) for place, n in slots.items())
+    return slots
 
 
 def instant_of(text: str) -> float:

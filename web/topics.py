@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from web.lasthour import LastHour
 
 RUNNING_SHOWN: Final = 24
+STRIP_HOSTS: Final = 40
 HOURLY_S: Final = 3 * 86_400.0
 """Costs of no more than this are shown by the hour."""
 ATTENTION_SHOWN: Final = 8
@@ -179,8 +180,30 @@ async def _overview(sources: Sources, params: Nothing) -> Sections | Refusal:
         "minutes": stats.minutes,
         "wait": sources.last_hour.figures("wait"),
         "run": sources.last_hour.figures("run"),
+        "curves": sources.last_hour.curves(world.queue.under_way.values()),
+        "hosts": _glimpses(hosts.hosts),
         "today": {"total": today.total, "lines": today.lines},
         "ever": {"total": ever.total, "lines": ever.lines},
+    }
+
+
+def _glimpses(hosts: list[answers.HostRow]) -> dict[str, Any]:
+    """Say of the hosts what the strip shows: those with a problem first, and not all."""
+    there = [_glimpse(host) for host in hosts if host.state != "left"]
+    there.sort(key=lambda one: (one["state"] == "up" and not one["wrong"], one["host"]))
+    return {"total": len(there), "first": there[:STRIP_HOSTS]}
+
+
+def _glimpse(host: answers.HostRow) -> dict[str, Any]:
+    own = [one for one in host.endpoints if one.kind not in host.slots]
+    slots = sum(host.slots.values()) + sum(one.slots for one in own)
+    return {
+        "host": host.host,
+        "state": host.state,
+        "since": host.since,
+        "wrong": host.fault or sum(not one.up for one in host.endpoints),
+        "in_flight": host.in_flight,
+        "slots": slots,
     }
 
 

@@ -140,7 +140,7 @@ def _look_elsewhere(
     ]
     if not reachable:
         if not pool.available:
-            return blocked(_why_none(required, pool), starving=True)
+            return blocked(_why_none(state, required, pool), starving=True)
         # Nothing but what failed on it: the exclusions are dropped.
         apart = _beside_suspects(state, required)
         if pool.open_to(apart):
@@ -150,9 +150,7 @@ def _look_elsewhere(
     hop_at = hop_due(since, policy, absent=absent)
     if now < hop_at:
         if state.fleet.tier_pool(required.tier).available:
-            why = (
-                f"what it needs is not in {required.tier}: {_why_none(required, pool)}"
-            )
+            why = f"what it needs is not in {required.tier}: {_why_none(state, required, pool)}"
             return blocked(why, hop_at)
         return blocked(f"waiting for {required.tier} to come back", hop_at)
     tier, other = reachable[0]
@@ -199,7 +197,7 @@ def _look_above(state: SchedulerState, group: Group, now: float) -> Target | Blo
     required = group.requirement
     pool = _pool_in(state, "complex", required)
     if not may_escalate(state, required) or not pool.available_to(required.excluded):
-        why = f"nothing in complex may take over ({_why_none(required, pool)})"
+        why = f"nothing in complex may take over ({_why_none(state, required, pool)})"
         return Blocked(why, starving=True)
     refusal = _may_not_escalate(state)
     if refusal is not None:
@@ -320,14 +318,31 @@ def _why_hop(
         failed = ", ".join(required.excluded)
         return "failed", f"every {tier} endpoint failed on it ({failed})"
     if state.fleet.tier_pool(tier).available:
-        why = _why_none(required, pool)
+        why = _why_none(state, required, pool)
         return "unmet", f"nothing in {tier} met its needs for {waited_s:.1f} s: {why}"
     return "down", f"{tier} was down for {waited_s:.1f} s"
 
 
-def _why_none(required: Requirement, pool: Pool) -> str:
+_NEEDED: Final = {
+    "sidecar": "to run commands",
+    "local": "a local model",
+    "claude": "Claude Code",
+    "agent": "an agent",
+}
+
+
+def _why_none(state: SchedulerState, required: Requirement, pool: Pool) -> str:
+    """Say why nothing could run it: of each place that might, or that there is none."""
     counted = [f"{n} × {why}" for why, n in sorted(pool.counts.items())]
-    return "; ".join(counted) or f"no host offers {required.kind}"
+    if counted:
+        return "; ".join(counted)
+    what = _NEEDED.get(required.kind, required.kind)
+    host = state.fleet.hosts.get(required.assign_to) if required.assign_to else None
+    if required.assign_to and (host is None or not host.present):
+        return f"host {required.assign_to} is not here"
+    if host is not None:
+        return f"host {host.name} does not offer {what}"
+    return f"no host offers {what}"
 
 
 # -- routes ----------------------------------------------------------------------------

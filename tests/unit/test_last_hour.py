@@ -99,3 +99,35 @@ async def test_it_gets_old_evenly_wherever_the_clock_is_put(history, by):
     place.now += 2 * HOUR_S
     assert place.counted("run") == 0
     await runner.stop()
+
+
+async def test_the_hour_s_curves_say_how_many_ran_and_how_long_was_waited():
+    history = History()
+    history.now -= history.now % 60
+    began = history.now
+    history.join("h1")
+    task = history.submit(tier="standard")
+    history.now += 4
+    route = history.route(task)
+    history.start(route)
+    history.now = began + 150
+    history.complete(route, execution_ms=120_000.0)
+    place = Place(began + 240)
+    runner = await follow(history, watched=place.hour)
+    curves = place.hour.curves([])
+    busy = curves["busy"]["standard"]
+    assert len(busy) == 60
+    # It ran for two minutes up to the middle of the third; the latest is last.
+    assert busy[-4:] == [0.5, 1.0, 0.5, 0.0]
+    assert curves["hosts"] == {"h1": busy}
+    assert curves["wait"]["standard"][-4:] == [8192.0, None, None, None]
+    assert place.hour.curves([]) is curves
+    # What runs now counts up to now, from the next minute on.
+    other = history.submit(tier="standard")
+    history.start(history.route(other))
+    last = await tell(runner._log, history.recorded[-3:])
+    assert await runner.wait_for(last, 20)
+    place.now = began + 360
+    running = list(runner.world.queue.under_way.values())
+    assert place.hour.curves(running)["busy"]["standard"][-3:] == [1.0] * 3
+    await runner.stop()

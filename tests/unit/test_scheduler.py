@@ -651,6 +651,19 @@ def test_what_no_host_can_meet_is_deferred_once_with_the_reason_and_expires_by_t
     assert w.phase("t2") == "waiting"
 
 
+def test_who_waits_for_a_host_that_is_not_here_is_told_so_and_not_of_a_kind_of_work():
+    w = World()
+    w.join("h1", endpoints=[ollama()])
+    w.join("h2")
+    w.submit("t1", tier="standard", assign_to="ghost")
+    w.submit("t2", tier="standard", assign_to="h2")
+    w.beat_on(1, "h1", "h2")
+    assert {e.task_id: e.reason for e in w.events(c.TaskDeferred)} == {
+        "t1": "host ghost is not here",
+        "t2": "host h2 does not offer a local model",
+    }
+
+
 # -- steering ---------------------------------------------------------------------------
 
 

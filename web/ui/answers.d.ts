@@ -701,6 +701,7 @@ export interface TierRow {
   condition: string;
   wording: string;
   wording_at: string;
+  slots: number;
 }
 export interface ToolUse {
   id: string;

@@ -5,6 +5,7 @@
 import { useEffect } from "preact/hooks";
 import { useAttention, useSigns } from "./attention.jsx";
 import { clock, count, plain } from "./format.js";
+import { Icon } from "./icons.jsx";
 import { useConnection, useNow, useTopic } from "./socket.js";
 
 const PAGES = [
@@ -43,12 +44,14 @@ export function Bar({ place, theme, operator, submit, leave, search }) {
       <nav aria-label="Pages">
         {PAGES.map(([name, title]) => (
           <a href={`#/${name}`} aria-current={here === name ? "page" : undefined}>
+            <Icon name={name} />
             {title}
           </a>
         ))}
       </nav>
       <div class="standing" role="group" aria-label="Connection">
         <button type="button" class="search-button" id="open-search" onClick={search}>
+          <Icon name="search" />
           Search <kbd>⌘K</kbd>
         </button>
         <details class="health">
@@ -93,7 +96,7 @@ export function Bar({ place, theme, operator, submit, leave, search }) {
           onClick={theme.toggle}
           aria-label={`Switch to ${theme.theme === "dark" ? "light" : "dark"} colours`}
         >
-          {theme.theme === "dark" ? "☀" : "☾"}
+          <Icon name={theme.theme === "dark" ? "sun" : "moon"} />
         </button>
         {leave && (
           <button type="button" class="quiet" id="sign-out" onClick={leave}>

@@ -105,3 +105,37 @@ export function Chart({ label, series, data, x = {}, y = {}, height = 140, time 
     </figure>
   );
 }
+
+const SPARK_HIGH = 18;
+
+/**
+ * An hour as a line beside a figure: the oldest minute first, null where there was nothing.
+ * `most` is the top.
+ * @param {{ values: (number | null)[] | undefined, most?: number, label: string, color?: string }} props
+ */
+export function Spark({ values = [], most = 0, label, color = "--c-submitted" }) {
+  const top = Math.max(most, ...values.map((value) => value ?? 0)) || 1;
+  const y = (/** @type {number} */ value) => (SPARK_HIGH - 1 - (value / top) * (SPARK_HIGH - 2)).toFixed(1);
+  let path = "";
+  let pen = "M";
+  values.forEach((value, n) => {
+    if (value === null) pen = "M";
+    else {
+      // One alone is a dot.
+      path += `${pen}${n} ${y(value)}${pen === "M" && (values[n + 1] ?? null) === null ? "h.6" : ""}`;
+      pen = "L";
+    }
+  });
+  return (
+    <svg
+      class="spark"
+      viewBox={`0 0 ${Math.max(1, values.length - 1)} ${SPARK_HIGH}`}
+      preserveAspectRatio="none"
+      role="img"
+      aria-label={label}
+    >
+      <title>{label}</title>
+      <path d={path} style={{ stroke: `var(${color})` }} />
+    </svg>
+  );
+}

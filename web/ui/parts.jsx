@@ -2,6 +2,7 @@
 import { useEffect, useRef, useState } from "preact/hooks";
 import { onNotice } from "./api.js";
 import { plain } from "./format.js";
+import { Icon, OF_STATE } from "./icons.jsx";
 
 /** @import { Notice } from "./api.js" */
 /** @import { TaskRow } from "./answers.d.ts" */
@@ -13,9 +14,14 @@ export const Text = ({ children, most, class: name = "" }) => (
 );
 
 /** @param {{ tier: string }} props */
-export const Tier = ({ tier }) => <span class={`badge tier-${tier || "none"}`}>{tier || "–"}</span>;
+export const Tier = ({ tier }) => <span class={`tier tier-${tier || "none"}`}>{tier || "–"}</span>;
 /** @param {{ state: string }} props */
-export const State = ({ state }) => <span class={`badge state-${state}`}>{state}</span>;
+export const State = ({ state }) => (
+  <span class={`badge state-${state}`}>
+    <Icon name={OF_STATE[state]} />
+    {state}
+  </span>
+);
 /** @param {{ task: TaskRow }} props */
 export const Fallback = ({ task }) =>
   task.fallback_used ? (

@@ -27,6 +27,23 @@ export type Minutes = Record<string, { submitted?: number; completed?: number; f
 /** The last hour's durations by tier. */
 export type LastHour = Record<string, Pick<Durations, "n" | "p50_ms" | "counts">>;
 
+/** The last hour by the minute: half of the waits in ms by tier, tasks at a time by tier and host. */
+export interface Curves {
+  wait: Record<string, (number | null)[]>;
+  busy: Record<string, number[]>;
+  hosts: Record<string, number[]>;
+}
+
+/** A host in the strip; `wrong`: why it takes nothing, or how many endpoints are down. */
+export interface Glimpse {
+  host: string;
+  state: string;
+  since: string;
+  wrong: string | number;
+  in_flight: number;
+  slots: number;
+}
+
 /** A decision in the list of the latest. */
 export interface Decision {
   seq: number;
@@ -67,6 +84,8 @@ export interface Overview {
   minutes: Minutes;
   wait: LastHour;
   run: LastHour;
+  curves: Curves;
+  hosts: { total: number; first: Glimpse[] };
   today: { total: CostLine; lines: CostLine[] };
   ever: { total: CostLine; lines: CostLine[] };
 }

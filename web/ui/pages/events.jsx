@@ -3,6 +3,7 @@ import { useEffect, useRef, useState } from "preact/hooks";
 import { carryOut, get } from "../api.js";
 import { count, plain } from "../format.js";
 import { Empty, Panel } from "../parts.jsx";
+import { useQuery } from "../route.js";
 import { useTopic } from "../socket.js";
 import { Logged } from "./logged.jsx";
 
@@ -21,27 +22,35 @@ const USUAL = [
   "agentcom.evt.fleet.*",
 ];
 
+/** A point of the log as the server takes it: a sequence or an instant. @param {string} text */
+export function pointOf(text) {
+  const said = text.trim();
+  if (/^\d+$/.test(said)) return said;
+  const date = new Date(said);
+  return Number.isNaN(date.getTime()) ? said : date.toISOString();
+}
+
 export function Events() {
-  const [typed, type] = useState(ALL);
-  const [subject, follow] = useState(ALL);
+  const [{ subject, from, json }, set] = useQuery({ subject: ALL, from: "", json: "" });
+  const [typed, type] = useState(subject);
   const [paused, pause] = useState(/** @type {LoggedEvent[] | null} */ (null));
   const [past, jump] = useState(/** @type {{ events: LoggedEvent[], next: number | null } | null} */ (null));
-  const [whole, show] = useState(false);
-  const [goal, setGoal] = useState("");
+  const [goal, setGoal] = useState(from);
+  const whole = json !== "";
   const { data, error } = useTopic("events", { subject });
   const top = useRef(/** @type {HTMLOListElement | null} */ (null));
   const live = data?.events ?? [];
   const shown = (past?.events ?? paused ?? live).slice(past ? 0 : -SHOWN);
   const newest = past ? shown : [...shown].reverse();
-  // biome-ignore lint/correctness/useExhaustiveDependencies: another subject ends a pause and a jump
+  // The address says what is looked at: the log as it is written, or from somewhere on.
+  // biome-ignore lint/correctness/useExhaustiveDependencies: another subject or place begins anew
   useEffect(() => {
     jump(null);
     pause(null);
-  }, [subject]);
-  const go = async (/** @type {Event} */ event) => {
-    event.preventDefault();
-    await read(/^\d+$/.test(goal.trim()) ? goal.trim() : new Date(goal).toISOString());
-  };
+    type(subject);
+    setGoal(from);
+    if (from) read(pointOf(from));
+  }, [subject, from]);
   const read = async (/** @type {string} */ from) => {
     const page = await carryOut(() => get(`/events?${new URLSearchParams({ subject, from, limit: "200" })}`));
     if (page) jump(page);
@@ -49,7 +58,7 @@ export function Events() {
   };
   const submit = (/** @type {Event} */ event) => {
     event.preventDefault();
-    follow(typed.trim() || ALL);
+    set({ subject: typed.trim() || ALL, from: "" });
   };
   return (
     <div class="page">
@@ -77,7 +86,13 @@ export function Events() {
               ? `Go on (${count(live.filter((each) => each.seq > (paused.at(-1)?.seq ?? 0)).length)} new)`
               : "Pause"}
           </button>
-          <form class="inline" onSubmit={go}>
+          <form
+            class="inline"
+            onSubmit={(event) => {
+              event.preventDefault();
+              set({ from: goal.trim() });
+            }}
+          >
             <input
               id="jump"
               aria-label="Sequence or time"
@@ -93,12 +108,12 @@ export function Events() {
             </button>
           </form>
           {past && (
-            <button type="button" onClick={() => jump(null)}>
+            <button type="button" onClick={() => set({ from: "" })}>
               Back to live
             </button>
           )}
           <label class="inline">
-            <input type="checkbox" checked={whole} onChange={() => show(!whole)} /> JSON
+            <input type="checkbox" checked={whole} onChange={() => set({ json: whole ? "" : "yes" })} /> JSON
           </label>
         </div>
         {error && <p class="bad">{plain(error.error)}</p>}

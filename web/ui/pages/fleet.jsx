@@ -1,18 +1,25 @@
 // Fleet: hosts, their endpoints, which model is where; and the shared endpoints.
 import { useEffect, useState } from "preact/hooks";
 import { carryOut, del, post } from "../api.js";
+import { ORDERS, fleetOf, slotsOf, troubles } from "../fleetlist.js";
 import { age, bytes, count, plain } from "../format.js";
-import { Dialog, Empty, Panel, Scroll, Simulated, Sure, Text } from "../parts.jsx";
+import { Dialog, Empty, Panel, Scroll, Simulated, State as StateOf, Sure, Text } from "../parts.jsx";
+import { useQuery } from "../route.js";
 import { useNow, useTopic } from "../socket.js";
 
 /** @import { EndpointView, HostRow, ModelRow, SharedView } from "../answers.d.ts" */
 /** @import { PageProps } from "../topics.d.ts" */
 
-const GONE = new Set(["left", "lost"]);
+/** With more hosts than this, each is a line that opens. */
+const CARDS = 6;
+/** With more than this, a model's hosts are named rather than given columns. */
+const COLUMNS = 8;
+const NAMED = 12;
 
 /** @param {PageProps} props */
 export function Fleet({ rest, operator }) {
   const { data } = useTopic("fleet");
+  const [wanted, set] = useQuery({ text: "", state: "", sort: "problems" });
   const now = useNow();
   const named = rest[0] ?? "";
   const isThere = data !== null;
@@ -20,35 +27,140 @@ export function Fleet({ rest, operator }) {
     if (named && isThere) document.getElementById(`host-${named}`)?.scrollIntoView({ block: "center" });
   }, [named, isThere]);
   if (!data) return <Empty>Waiting for the first snapshot…</Empty>;
-  const here = data.hosts.filter((host) => !GONE.has(host.state));
-  const gone = data.hosts.filter((host) => GONE.has(host.state));
+  const here = data.hosts.filter((host) => host.state !== "left" && host.state !== "lost");
+  const gone = data.hosts.filter((host) => host.state === "left");
+  const lost = data.hosts.filter((host) => host.state === "lost");
+  const shown = fleetOf(here, wanted);
+  const isLong = here.length > CARDS;
   return (
     <div class="page">
       <h1 class="sr">Fleet</h1>
-      <div class="cards wide">
-        {here.map((host) => (
-          <Host key={host.host} host={host} now={now} operator={operator} />
-        ))}
-        {!here.length && <Empty>No host is here.</Empty>}
+      {lost.length > 0 && <Gone title={`Lost: ${lost.length}`} id="lost" hosts={lost} now={now} operator={operator} />}
+      {(here.length > 1 || wanted.text || wanted.state) && (
+        <Wanted hosts={here} shown={shown.length} wanted={wanted} set={set} />
+      )}
+      <div class={isLong ? "rows" : "cards wide"} id="hosts">
+        {shown.map((host) =>
+          isLong ? (
+            <Line key={host.host} host={host} now={now} operator={operator} open={host.host === named} />
+          ) : (
+            <Host key={host.host} host={host} now={now} operator={operator} />
+          ),
+        )}
+        {!shown.length && <Empty>{here.length ? "No host is like that." : "No host is here."}</Empty>}
       </div>
       <Models models={data.models} hosts={here} />
       <Shared shared={data.shared_endpoints} operator={operator} />
-      {gone.length > 0 && (
-        <Panel title="No longer here">
-          <ul class="list">
-            {gone.map((host) => (
-              <li>
-                <span class={`badge state-${host.state}`}>{host.state}</span> <Text>{host.host}</Text> since{" "}
-                {age(host.since, now)}{" "}
-                <small>
-                  <Text>{host.reason}</Text>
-                </small>
-              </li>
-            ))}
-          </ul>
-        </Panel>
-      )}
+      {gone.length > 0 && <Gone title="No longer here" id="gone" hosts={gone} now={now} operator={operator} />}
     </div>
+  );
+}
+
+/** @typedef {{ text: string, state: string, sort: string }} Filter */
+
+/**
+ * Which hosts are looked at, and in what order.
+ * @param {{
+ *   hosts: HostRow[], shown: number, wanted: Filter, set: (part: Partial<Filter>, quietly?: boolean) => void,
+ * }} props
+ */
+function Wanted({ hosts, shown, wanted, set }) {
+  const wrong = hosts.filter((host) => troubles(host).length).length;
+  /** @type {[string, string, number][]} */
+  const states = [
+    ["", "all", hosts.length],
+    ["problems", "with problems", wrong],
+    ["up", "up", hosts.filter((host) => host.state === "up").length],
+    ["draining", "draining", hosts.filter((host) => host.state === "draining").length],
+  ];
+  return (
+    <div class="filters" role="search">
+      <input
+        type="search"
+        id="host-filter"
+        aria-label="Hosts"
+        placeholder="Host, model, repository, ability"
+        value={wanted.text}
+        onInput={(event) => set({ text: event.currentTarget.value }, true)}
+      />
+      <div class="chips" role="group" aria-label="States">
+        {states.map(([state, title, n]) => (
+          <button
+            type="button"
+            class="chip"
+            aria-pressed={wanted.state === state}
+            onClick={() => set({ state: wanted.state === state ? "" : state })}
+          >
+            {title} <b>{count(n)}</b>
+          </button>
+        ))}
+      </div>
+      <select aria-label="Order" value={wanted.sort} onChange={(event) => set({ sort: event.currentTarget.value })}>
+        {Object.entries(ORDERS).map(([value, title]) => (
+          <option value={value}>{title}</option>
+        ))}
+      </select>
+      <small id="hosts-shown">{`${count(shown)} of ${count(hosts.length)} hosts`}</small>
+    </div>
+  );
+}
+
+/** @param {{ title: string, id: string, hosts: HostRow[], now: number, operator: boolean }} props */
+const Gone = ({ title, id, hosts, now, operator }) => (
+  <Panel title={title} id={id}>
+    <ul class="list">
+      {hosts.map((host) => (
+        <li id={`host-${host.host}`} key={host.host}>
+          <StateOf state={host.state} /> <Text>{host.host}</Text> since {age(host.since, now)}{" "}
+          <small>
+            <Text>{host.reason}</Text>
+          </small>
+          {operator && host.state === "lost" && (
+            <Sure
+              label="Forget"
+              sure="It never comes back?"
+              act={() => carryOut(() => post(`/hosts/${host.host}/forget`), `${host.host} is forgotten.`)}
+            />
+          )}
+        </li>
+      ))}
+    </ul>
+  </Panel>
+);
+
+/**
+ * A host as a line, which opens.
+ * @param {{ host: HostRow, now: number, operator: boolean, open: boolean }} props
+ */
+function Line({ host, now, operator, open }) {
+  const [isOpen, set] = useState(open);
+  const wrong = troubles(host);
+  const slots = slotsOf(host);
+  return (
+    <details
+      class={`host-line ${wrong.length ? "wrong" : ""}`}
+      open={isOpen}
+      onToggle={(event) => set(event.currentTarget.open)}
+    >
+      <summary id={isOpen ? undefined : `host-${host.host}`}>
+        <b>
+          <Text most={60}>{host.host}</Text>
+        </b>
+        <StateOf state={host.state} />
+        <span class="what">{wrong.length > 0 && <Text most={200}>{wrong.join("; ")}</Text>}</span>
+        <span class="n" title="Tasks under way, and the slots for them">
+          {`${count(host.in_flight)}/${count(slots)}`}
+          <span class="meter" aria-hidden="true">
+            <i style={{ width: `${Math.min(100, (host.in_flight / Math.max(1, slots)) * 100)}%` }} />
+          </span>
+        </span>
+        <small class="n">
+          {host.resources?.cpu == null ? "CPU unknown" : `CPU ${Math.round(host.resources.cpu * 100)}%`}
+        </small>
+        <small class="n">{age(host.since, now)}</small>
+      </summary>
+      {isOpen && <Host host={host} now={now} operator={operator} />}
+    </details>
   );
 }
 
@@ -122,7 +234,7 @@ function Host({ host, now, operator }) {
         <h2>
           <Text>{host.host}</Text>
         </h2>
-        <span class={`badge state-${host.state}`}>{host.state}</span>
+        <StateOf state={host.state} />
         <small>for {age(host.since, now)}</small>
         {host.fault ? (
           <small>
@@ -198,7 +310,7 @@ function Host({ host, now, operator }) {
                     <Text>{`${each.kind} ${each.version}`}</Text>
                   </td>
                   <td>
-                    <span class={`badge ${each.up ? "state-up" : "state-down"}`}>{each.up ? "up" : "down"}</span>{" "}
+                    <StateOf state={each.up ? "up" : "down"} />{" "}
                     <small>
                       <Text most={160}>{each.reason}</Text>
                     </small>
@@ -220,22 +332,44 @@ function Host({ host, now, operator }) {
   );
 }
 
+/** @param {{ names: string[] }} props */
+const Hosts = ({ names }) => (
+  <>
+    {names.slice(0, NAMED).map((name, n) => (
+      <>
+        {n > 0 && ", "}
+        <a href={`#/fleet/${encodeURIComponent(name)}`}>{plain(name, 40)}</a>
+      </>
+    ))}
+    {names.length > NAMED && ` and ${names.length - NAMED} more`}
+    {!names.length && <span class="absent">–</span>}
+  </>
+);
+
 /** @param {{ models: ModelRow[], hosts: HostRow[] }} props */
 function Models({ models, hosts }) {
+  const isWide = hosts.length > COLUMNS;
   return (
     <Panel title="Models" id="models">
       {models.length ? (
-        <Scroll label="Models" class={hosts.length < 3 ? "fit" : ""}>
+        <Scroll label="Models" class={hosts.length < 3 || isWide ? "fit" : ""}>
           <table class="small matrix">
             <thead>
               <tr>
                 <th>Model</th>
                 <th>How many</th>
-                {hosts.map((host) => (
-                  <th>
-                    <Text most={24}>{host.host}</Text>
-                  </th>
-                ))}
+                {isWide ? (
+                  <>
+                    <th>Loaded</th>
+                    <th>On disk</th>
+                  </>
+                ) : (
+                  hosts.map((host) => (
+                    <th>
+                      <Text most={24}>{host.host}</Text>
+                    </th>
+                  ))
+                )}
               </tr>
             </thead>
             <tbody>
@@ -249,7 +383,17 @@ function Models({ models, hosts }) {
                     <td>
                       {n} host{n === 1 ? " has" : "s have"} <Text most={40}>{row.model}</Text>
                     </td>
-                    {hosts.map(({ host }) => (
+                    {isWide && (
+                      <>
+                        <td>
+                          <Hosts names={row.loaded} />
+                        </td>
+                        <td>
+                          <Hosts names={row.on_disk.filter((host) => !row.loaded.includes(host))} />
+                        </td>
+                      </>
+                    )}
+                    {(isWide ? [] : hosts).map(({ host }) => (
                       <td>
                         {row.loaded.includes(host) ? (
                           <span class="badge state-up">loaded</span>

@@ -20,8 +20,8 @@ const SKIPPED = new Set([
   "policy",
 ]);
 
-/** @param {{ logged: LoggedEvent, whole: boolean, link?: boolean }} props */
-export function Logged({ logged, whole, link = false }) {
+/** `here`: the one meant. @param {{ logged: LoggedEvent, whole: boolean, link?: boolean, here?: boolean }} props */
+export function Logged({ logged, whole, link = false, here = false }) {
   const { seq, subject, event } = logged;
   const short = Object.entries(event)
     .filter(([name, value]) => !SKIPPED.has(name) && typeof value !== "object")
@@ -29,7 +29,7 @@ export function Logged({ logged, whole, link = false }) {
     .join(" ");
   const about = <Text most={120}>{subject.replace("agentcom.evt.", "")}</Text>;
   return (
-    <li>
+    <li class={here ? "here" : ""} aria-current={here ? "true" : undefined}>
       <code class="seq">{seq}</code> <time>{moment(event.at)}</time>{" "}
       <b>
         <Text>{event.type}</Text>

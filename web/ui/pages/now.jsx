@@ -1,7 +1,7 @@
 // Now: what runs, what waits, what is wrong, and what today has cost.
 import { useMemo } from "preact/hooks";
 import { Attention, useAttention } from "../attention.jsx";
-import { Chart } from "../charts.jsx";
+import { Chart, Spark } from "../charts.jsx";
 import { PRIORITIES, TIERS, age, at, clock, count, dollars, duration, plain, savedText } from "../format.js";
 import { settled } from "../log/terminal.js";
 import { Empty, Fallback, Figure, Panel, Scroll, Simulated, State, Text, Tier } from "../parts.jsx";
@@ -26,7 +26,7 @@ export function Now({ operator, theme, submit }) {
     <div class="page">
       <h1 class="sr">Now</h1>
       <Attention rows={rows} now={now} operator={operator} />
-      <Tiers data={data} now={now} />
+      <Strip data={data} now={now} />
       <Queue data={data} now={now} />
       <Running data={data} tails={live?.tails ?? {}} now={now} operator={operator} submit={submit} />
       <Charts data={data} now={now} theme={theme} />
@@ -41,24 +41,79 @@ const byTheClock = (tier, now) =>
     ? { ...tier, condition: "up", wording: "up", wording_at: "" }
     : tier;
 
-/** @param {{ data: Overview, now: number }} props */
-function Tiers({ data, now }) {
+/**
+ * Tiers and hosts in one strip: how they stand, and how the last hour went.
+ * @param {{ data: Overview, now: number }} props
+ */
+function Strip({ data, now }) {
+  const { curves, hosts } = data;
   return (
-    <section class="tiers" aria-label="Tiers">
-      {data.tiers
-        .map((tier) => byTheClock(tier, now))
-        .map((tier) => (
-          <article class={`tier-card ${tier.condition}`} id={`tier-${tier.tier}`}>
-            <Tier tier={tier.tier} />
-            <b>{[tier.wording, tier.wording_at && clock(tier.wording_at)].join(" ").trim()}</b>
-            {tier.condition === "down" && tier.reason && (
-              <small>
-                <Text most={200}>{tier.reason}</Text>
-              </small>
+    <section class="panel strip" aria-label="Tiers and hosts">
+      <div class="tiers">
+        {data.tiers
+          .map((tier) => byTheClock(tier, now))
+          .map((tier) => {
+            const busy = tier.slots - tier.free;
+            const waits = data.wait[tier.tier];
+            return (
+              <article class={`tier-card ${tier.condition}`} id={`tier-${tier.tier}`}>
+                <p>
+                  <Tier tier={tier.tier} />
+                  <b>{[tier.wording, tier.wording_at && clock(tier.wording_at)].join(" ").trim()}</b>
+                  {tier.condition === "down" && tier.reason && (
+                    <small>
+                      {" "}
+                      <Text most={200}>{tier.reason}</Text>
+                    </small>
+                  )}
+                </p>
+                <p class="curve">
+                  <span>{tier.slots ? `${count(busy)} of ${count(tier.slots)} in use` : "no slots"}</span>
+                  <Spark
+                    values={curves.busy[tier.tier]}
+                    most={tier.slots}
+                    label={`Slots of ${tier.tier} in use, last hour`}
+                  />
+                </p>
+                <p class="curve">
+                  <span>{waits ? `wait p50 ${duration(waits.p50_ms)}` : "no waits"}</span>
+                  <Spark
+                    values={curves.wait[tier.tier]}
+                    label={`Half of the waits for ${tier.tier}, last hour`}
+                    color="--c-fb"
+                  />
+                </p>
+              </article>
+            );
+          })}
+      </div>
+      <ul class="hosts" aria-label="Hosts">
+        {hosts.first.map((host) => (
+          <li class={host.state !== "up" || host.wrong ? "wrong" : ""} key={host.host}>
+            <a href={`#/fleet/${encodeURIComponent(host.host)}`}>
+              <Text most={40}>{host.host}</Text>
+            </a>
+            {host.state !== "up" && <State state={host.state} />}
+            {host.state === "up" && host.wrong !== 0 && (
+              <span class="badge state-down">
+                {typeof host.wrong === "number" ? `${host.wrong} down` : plain(host.wrong, 40)}
+              </span>
             )}
-            <small>{count(data.decisions[tier.tier] ?? 0)} routed here so far</small>
-          </article>
+            <small>{`${count(host.in_flight)}/${count(host.slots)}`}</small>
+            <Spark
+              values={curves.hosts[host.host]}
+              most={host.slots}
+              label={`Slots of ${plain(host.host, 40)} in use, last hour`}
+            />
+          </li>
         ))}
+        {hosts.total > hosts.first.length && (
+          <li>
+            <a href="#/fleet">{`${count(hosts.total - hosts.first.length)} more`}</a>
+          </li>
+        )}
+        {!hosts.total && <li>No host is here.</li>}
+      </ul>
     </section>
   );
 }

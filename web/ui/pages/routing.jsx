@@ -1,11 +1,12 @@
 // Routing: decisions as they fall, the world as it was, and what another policy would do.
-import { useState } from "preact/hooks";
 import { FirstRounds } from "../checks.jsx";
 import { TIERS, clock, count, plain, shortId } from "../format.js";
 import { Empty, Figure, Panel, Scroll, Text, Tier } from "../parts.jsx";
+import { useQuery } from "../route.js";
 import { useTopic } from "../socket.js";
 import { Past } from "./past.jsx";
-import { Policy, WhatIf } from "./policy.jsx";
+import { Policy } from "./policy.jsx";
+import { WhatIf } from "./whatif.jsx";
 
 /** @import { Decision, PageProps } from "../topics.d.ts" */
 
@@ -52,37 +53,36 @@ export function Routing({ operator }) {
       <FirstRounds rows={data.first_rounds} />
       <Disagreements counts={data.disagreements} />
       <Policy policy={data.policy} operator={operator} />
-      <WhatIf last={last} policy={data.policy.policy} />
+      <WhatIf policy={data.policy} operator={operator} />
     </div>
   );
 }
 
 /** @param {{ decisions: Decision[] }} props */
 function Decisions({ decisions }) {
-  const [tier, setTier] = useState("");
-  const [target, setTarget] = useState("");
-  const [fell, setFell] = useState(false);
-  const targets = [...new Set(decisions.map((each) => each.target))].sort();
+  const [{ tier, target, fell }, set] = useQuery({ tier: "", target: "", fell: "" });
+  const targets = [...new Set([...decisions.map((each) => each.target), ...(target ? [target] : [])])].sort();
   const shown = decisions.filter(
     (each) => (!tier || each.tier === tier) && (!target || each.target === target) && (!fell || each.fallback),
   );
   return (
     <Panel title="Latest decisions" id="decisions">
       <div class="filters">
-        <select aria-label="Tier" onChange={(event) => setTier(event.currentTarget.value)}>
+        <select aria-label="Tier" value={tier} onChange={(event) => set({ tier: event.currentTarget.value })}>
           <option value="">any tier</option>
           {TIERS.map((each) => (
             <option>{each}</option>
           ))}
         </select>
-        <select aria-label="Target" onChange={(event) => setTarget(event.currentTarget.value)}>
+        <select aria-label="Target" value={target} onChange={(event) => set({ target: event.currentTarget.value })}>
           <option value="">any target</option>
           {targets.map((each) => (
             <option>{each}</option>
           ))}
         </select>
         <label class="inline">
-          <input type="checkbox" checked={fell} onChange={() => setFell(!fell)} /> fallbacks only
+          <input type="checkbox" checked={fell !== ""} onChange={() => set({ fell: fell ? "" : "yes" })} /> fallbacks
+          only
         </label>
       </div>
       <Scroll label="Latest decisions" class="tall">
