@@ -218,7 +218,11 @@ def _is_loss(event: c.TaskRequeued | c.RunEvent) -> bool:
 
 
 def _counts(event: c.RunEvent) -> bool:
-    return isinstance(event, c.TaskReturned) and event.reason not in NO_ATTEMPT
+    return (
+        isinstance(event, c.TaskReturned)
+        and not event.unsuited
+        and event.reason not in NO_ATTEMPT
+    )
 
 
 def _decision(state: TaskState, event: c.TaskEvent, phase: Phase, seq: int) -> Step:

@@ -771,6 +771,7 @@ class TaskReturned(RunEvent, frozen=True, kw_only=True, tag="task.returned.v1"):
     nothing is wrong with the endpoint), `limited` (with `limited_until`, or
     without where the end is unknown), `verification` (the work was done and did not pass;
     the assignment let it escalate), `draining`, `interrupted`, `workspace`, ...
+    `unsuited`: nothing was done, because this place cannot do it; no attempt is spent.
     """
 
     reason: str
@@ -778,6 +779,7 @@ class TaskReturned(RunEvent, frozen=True, kw_only=True, tag="task.returned.v1"):
     exclude: str | None = None
     limited_until: str | None = None
     result: Result | None = None
+    unsuited: bool = False
 
 
 class TaskStopped(RunEvent, frozen=True, kw_only=True, tag="task.stopped.v1"):

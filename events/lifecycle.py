@@ -162,6 +162,15 @@ STARTED: Final = RANK[c.TaskStarted]
 NO_ATTEMPT: Final = frozenset({"busy", "draining", "limited"})
 """A run given back for these reasons was not an attempt of the task's."""
 
+REFUSED: Final = "refused_by_policy"
+"""A host may not do this work: its settings allow less than the task wants."""
+
+UNSUITED: Final = frozenset(
+    {"endpoint_unfit", "host_short", "secret_not_here", "secrets_file", REFUSED}
+)
+"""Nor was it for these, where nothing was done and the place is another than before:
+it cannot do this work, and another may."""
+
 LOST_RUN: Final = frozenset(
     {"host lost", "host restarted", "host lost it", "interrupted"}
 )

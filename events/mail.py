@@ -61,6 +61,7 @@ class Assign(Struct, frozen=True, omit_defaults=True, kw_only=True, tag="assign"
     `escalates`: work that does not pass its verification is given back, for the next tier.
     `mode` "work": an agent does it, also where the target is a model's endpoint.
     `lent`: routes whose slots count as free for it, because those runs have children.
+    `last_resort`: this place gave the task back before, and there is no other for it.
     """
 
     epoch: Epoch
@@ -83,6 +84,7 @@ class Assign(Struct, frozen=True, omit_defaults=True, kw_only=True, tag="assign"
     escalates: bool = False
     mode: c.Mode | None = None
     lent: list[str] = []
+    last_resort: bool = False
 
     @property
     def by_hands(self) -> bool:

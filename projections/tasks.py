@@ -539,7 +539,8 @@ def _returned(
     record.waiting_for = event.detail or event.reason
     record.exclude = event.exclude or ""
     record.unverified = event.reason == VERIFICATION
-    _attempt(record, routing, counts=event.reason not in NO_ATTEMPT)
+    counts = not event.unsuited and event.reason not in NO_ATTEMPT
+    _attempt(record, routing, counts=counts)
     _ended(record, routing, event.at, "returned")
 
 

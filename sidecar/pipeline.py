@@ -18,7 +18,7 @@ from events import catalogue as c
 from events.attachments import AttachmentLost
 from events.diagnostics import Diagnostics
 from events.errors import AgentComError, LogError, LogUnavailable
-from events.lifecycle import VERIFICATION
+from events.lifecycle import REFUSED, VERIFICATION
 from events.races import first
 from sidecar.executors.port import Finished, RawResult, Returned, Run, Stop, Stopped
 from sidecar.folders import FolderMissing
@@ -128,6 +128,16 @@ def _ended_in_between(found: Outcome, work: RawResult) -> Outcome:
     return structs.replace(found, result=result)
 
 
+def _for_another(outcome: Outcome, assign: Assign, host: str) -> Outcome:
+    """Give back what this host may not do: another one may. The last one fails it."""
+    if not isinstance(outcome, Finished) or assign.last_resort:
+        return outcome
+    error = outcome.result.error
+    if error is None or error.code != REFUSED:
+        return outcome
+    return Returned(reason=REFUSED, detail=error.message, exclude=host)
+
+
 class Pipeline:
     """The steps of a run, and what they need."""
 
@@ -169,10 +179,11 @@ class Pipeline:
             return self._fault(assign, f"no executor for {target}")
         assign = self._places.resolved(assign)
         if refused := first_refused(self._verifier, assign):
-            progress.error(refused, "refused_by_policy")
+            progress.error(refused, REFUSED)
             progress.close()
-            return Returned(
-                reason="refused_by_policy", detail=refused, exclude=progress.host
+            failed = RawResult(status="failed", error=c.RunError(REFUSED, refused))
+            return self.finish(
+                _for_another(Finished(failed), assign, progress.host), assign
             )
         # prepare
         outcome: Outcome | None = None
@@ -218,6 +229,7 @@ class Pipeline:
             progress.close()
         if outcome is None:
             return Stopped()
+        outcome = _for_another(outcome, assign, progress.host)
         if isinstance(outcome, Returned) and outcome.reason == "host_short":
             outcome = structs.replace(outcome, exclude=progress.host)
         self._places.showed(assign, outcome)

@@ -16,6 +16,7 @@ from events import catalogue as c
 from events import mail
 from events.codec import instant, rfc3339
 from events.errors import Malformed, shown
+from events.lifecycle import UNSUITED
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -252,6 +253,7 @@ class _Decider:
                     exclude=outcome.exclude,
                     limited_until=None if until is None else rfc3339(until),
                     result=result,
+                    unsuited=_is_unsuited(assign, outcome),
                 )
             case Stopped():
                 reason = "draining" if run.wish == "drain" else "interrupted"
@@ -530,3 +532,16 @@ def _view(state: HostState) -> dict[str, Any]:
         "endpoints": {name: each.up for name, each in state.endpoints.items()},
         "results_left": state.results_left,
     }
+
+
+def _is_unsuited(assign: mail.Assign, outcome: Returned[c.Result]) -> bool:
+    """Whether this place could do nothing about a run, and another one may.
+
+    Where there is no other place its runs are attempts, so that they end.
+    """
+    if outcome.reason not in UNSUITED or assign.last_resort:
+        return False
+    result = outcome.result
+    return result is None or not (
+        result.tokens_out or result.output or result.estimated_cost_usd
+    )

@@ -71,6 +71,7 @@ def assignment(
             incarnation=host.incarnation if host is not None and host.present else "",
             escalates=_escalates(state, live, spec),
             lent=_lent(state, live),
+            last_resort=_is_last_resort(live, routed),
         ),
     )
 
@@ -82,6 +83,13 @@ def _lent(state: SchedulerState, live: LiveTask) -> list[str]:
         return []
     slots = state.fleet.slots_of(task.host, task.endpoint, live.kind)
     return state.families.lent_to(task.host, slots, state.tasks)
+
+
+def _is_last_resort(live: LiveTask, routed: c.TaskRouted) -> bool:
+    """Whether a route leads to what was excluded: only for want of any other place."""
+    host, endpoint = routed.selected_host, routed.selected_endpoint
+    names = {host, endpoint, f"{endpoint}@{host}"} - {""}
+    return any(excluded in names for excluded, _ in live.state.excluded)
 
 
 def _escalates(state: SchedulerState, live: LiveTask, spec: c.TaskSpec) -> bool:

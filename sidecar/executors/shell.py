@@ -28,6 +28,7 @@ from msgspec.structs import replace
 
 from events import catalogue as c
 from events.errors import shown
+from events.lifecycle import REFUSED
 from events.races import first
 from sidecar.answers import write_answer
 from sidecar.executors.port import (
@@ -148,8 +149,8 @@ class ShellExecutor:
         refusal = self._options.policy.refusal(shell)
         if refusal is not None:
             text = f"Command refused: {refusal}"
-            emit.error(text, "refused_by_policy")
-            return Finished(_failure("refused_by_policy", text))
+            emit.error(text, REFUSED)
+            return Finished(_failure(REFUSED, text))
         retries = _retries(run.assign)
         starts = run.assign.spec.max_attempts - run.assign.attempt + 1
         for number in range(1, max(retries, _INFRASTRUCTURE_RETRIES) + 2):

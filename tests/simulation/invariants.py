@@ -542,6 +542,13 @@ class Judge:
             if route in self._counted:
                 self.complain("an attempt counts once", f"{where}: again {route}")
             self._counted.add(route)
+        if isinstance(event, c.TaskReturned) and event.reason == "endpoint_unfit":
+            again = any(name == event.exclude for name, _ in before.excluded)
+            if after.attempts - before.attempts != again:
+                self.complain(
+                    "who cannot do it costs an attempt as the last resort alone",
+                    f"{where}: {event.exclude}, excluded {before.excluded}",
+                )
         if isinstance(event, c.TaskDeadLettered) and event.attempts < most:
             self.complain("dead letters have used all attempts", where)
 

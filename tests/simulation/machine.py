@@ -60,6 +60,8 @@ class Temper:
         self.hangs = 0.05
         self.slow = 0.08
         self.unverified = 0.35
+        # Of a chance of its own, by route: a place finds that it cannot do the work.
+        self.unfit = 0.0
 
 
 class Disk:
@@ -361,6 +363,9 @@ class SimExecutor:
         self, machine: Machine, assign: Assign, emit: Emit, stop: Stop
     ) -> Outcome:
         chance, temper = machine.chance, machine.temper
+        if not temper.calm and Random(f"unfit {assign.route}").random() < temper.unfit:
+            exclude = assign.endpoint or machine.name
+            return Returned(reason="endpoint_unfit", exclude=exclude)
         ending, takes = self._drawn(chance, temper)
         if chance.random() < 0.1:
             emit.status("working")

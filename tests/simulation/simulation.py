@@ -126,6 +126,7 @@ class Simulation:
         self.loop = SimLoop()
         self.weather = Weather()
         self.temper = Temper()
+        self.temper.unfit = random.Random(f"unfit {seed}").choice((0.0,) * 5 + (0.3,))
         self.judge = Judge()
         self.history: list[Line] = []
         self.server = Server(self.loop, self.chance, self.weather)

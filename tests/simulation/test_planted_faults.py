@@ -405,6 +405,21 @@ def repository_ignored(patch: Patch) -> None:
     patch.setattr(places.Host, "may_work_on", lambda self, repo: True)
 
 
+def suspects_run_together(patch: Patch) -> None:
+    """Tasks that were lost together with their hosts run side by side again."""
+    patch.setattr(dispatch, "_beside_suspects", lambda state, required: ())
+
+
+def unfit_costs_an_attempt(patch: Patch) -> None:
+    """An endpoint that cannot do the work costs one of its attempts."""
+    patch.setattr(decide, "_is_unsuited", lambda assign, outcome: False)
+
+
+def unfit_for_nothing(patch: Patch) -> None:
+    """Where nobody else is there, the work goes round for ever."""
+    patch.setattr(mailing, "_is_last_resort", lambda live, routed: False)
+
+
 def hands_not_required(patch: Patch) -> None:
     """Work is sent to any model, as if it were to be answered."""
     patch.setattr(queue, "context_needed", lambda tokens, *, work: 0)
@@ -519,6 +534,9 @@ PLANTED: list[Callable[[Patch], None]] = [
     hands_forgotten_at_a_hop,
     mode_not_told,
     context_not_required,
+    suspects_run_together,
+    unfit_costs_an_attempt,
+    unfit_for_nothing,
     host_heeds_anybody,
     skipped_requeue,
     acceptance_timer_not_cancelled,

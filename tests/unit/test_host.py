@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given as generated
 from hypothesis import settings
 from hypothesis import strategies as st
+from msgspec import structs
 
 from actors.host import messages as msg
 from actors.host.decide import decide
@@ -251,6 +252,29 @@ def test_a_run_given_back_names_what_to_avoid_and_until_when() -> None:
     host = Host().given(*running()).when(msg.RunEnded("r1", back))
     assert (host.event.reason, host.event.exclude) == ("limited", "x")
     assert host.event.limited_until == "2026-02-02T02:40:00.000000Z"
+
+
+@pytest.mark.parametrize(
+    ("back", "last_resort", "unsuited"),
+    [
+        (Returned(reason="endpoint_unfit"), False, True),
+        (Returned(reason="endpoint_unfit"), True, False),
+        (Returned(reason="host_short"), False, True),
+        (Returned(reason="secret_not_here"), False, True),
+        (Returned(reason="endpoint_failed"), False, False),
+        (Returned(reason="workspace"), False, False),
+    ],
+)
+@pytest.mark.parametrize("done", [None, {}, {"tokens_out": 9}, {"output": "half"}])
+def test_a_place_that_cannot_do_it_costs_an_attempt_where_it_did_something_or_is_the_last(
+    back: Any, last_resort: bool, unsuited: bool, done: dict[str, Any] | None
+) -> None:
+    result = None if done is None else c.Result(status="failed", **done)
+    back = structs.replace(back, result=result)
+    before = [assign(last_resort=last_resort), msg.Persisted("r1")]
+    host = Host().given(*before, msg.Began("r1", "sidecar"))
+    host.when(msg.RunEnded("r1", back))
+    assert host.event.unsuited == (unsuited and not done)
 
 
 def test_a_run_ends_once() -> None:

@@ -265,6 +265,28 @@ def test_a_run_given_back_excludes_the_endpoint_until_it_comes_up_again():
     assert w.routes("t1")[1].excluded == {"failed on it before": 1}
 
 
+def test_an_endpoint_that_cannot_do_it_costs_no_attempt_but_as_the_last_resort():
+    w = World()
+    w.join("h1", endpoints=[ollama("o1"), ollama("o2")], ram_bytes=2**34)
+    w.submit("t1", tier="standard", max_attempts=1)
+    for _ in range(2):
+        endpoint = w.routes("t1")[-1].selected_endpoint
+        assert not w.assigned("t1")[-1].message.last_resort
+        w.report("t1", c.TaskStarted, executor="ollama")
+        w.report(
+            "t1",
+            c.TaskReturned,
+            reason="endpoint_unfit",
+            exclude=endpoint,
+            unsuited=True,
+        )
+    assert {r.selected_endpoint for r in w.routes("t1")[:2]} == {"o1", "o2"}
+    assert [r.attempt for r in w.routes("t1")] == [1, 1, 1]
+    assert w.assigned("t1")[-1].message.last_resort
+    w.report("t1", c.TaskReturned, reason="endpoint_unfit", exclude="o1")
+    assert w.phase("t1") == "dead"
+
+
 def test_when_every_endpoint_failed_on_a_task_it_hops_after_the_wait():
     w = World()
     w.join("h1", endpoints=[ollama("o1"), claude()])

@@ -26,6 +26,7 @@ from msgspec.structs import replace
 from actors.rules.prices import price
 from actors.rules.prompt import prompt_for
 from events import catalogue as c
+from events.lifecycle import REFUSED
 from events.races import first
 from sidecar.executors.claude.command import (
     NOT_FOUND,
@@ -97,8 +98,8 @@ class ClaudeExecutor:
         options, refused = narrowed(self._options, run.assign.spec)
         if refused:
             text = f"Claude Code refused: this host allows less: {'; '.join(refused)}"
-            emit.error(text, "refused_by_policy")
-            error = c.RunError("refused_by_policy", text)
+            emit.error(text, REFUSED)
+            error = c.RunError(REFUSED, text)
             return Finished(RawResult(status="failed", error=error))
         watch = Watchdog(stop, time_limit(run.assign))
         try:
