@@ -12,6 +12,7 @@ import hashlib
 import secrets
 from collections import Counter
 from contextlib import aclosing
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final, Self
 
 import msgspec
@@ -34,6 +35,7 @@ from agentcom.answers import (
     result_of,
 )
 from agentcom.errors import AgentComError, NotEnded, TimedOut
+from agentcom.times import instant_of
 from agentcom.transport import read
 
 if TYPE_CHECKING:
@@ -413,7 +415,8 @@ class AsyncClient:
         """Sum up what was spent, by model, tier, repo, host, day, `label:team`, ...
 
         `label` narrows it to tasks with these labels; `since` and `until` are RFC 3339
-        instants or days in UTC, taken by the hour; `stack` takes each line apart again.
+        instants, `7d`, `today`, `yesterday` or a day here, taken by the hour; `stack` takes
+        each line apart again.
         """
         asked: dict[str, Any] = {
             "by": by,
@@ -426,7 +429,7 @@ class AsyncClient:
         question = {
             name: value for name, value in asked.items() if value not in (None, "")
         }
-        return read(await self._transport.query("costs", question), Costs)
+        return read(await self._transport.query("costs", _timed(question)), Costs)
 
     async def fleet(self) -> Fleet:
         """Say what hosts, models and tiers there are, and how they stand."""
@@ -489,4 +492,13 @@ def _question(chosen: TaskFilter) -> dict[str, Any]:
     for name in ("state", "label"):
         if isinstance(question.get(name), str):
             question[name] = [question[name]]
+    return _timed(question)
+
+
+def _timed(question: dict[str, Any]) -> dict[str, Any]:
+    """Turn its points of time, as a person says them, into instants."""
+    now = datetime.now().astimezone()
+    for name in ("since", "until"):
+        if question.get(name):
+            question[name] = instant_of(question[name], now)
     return question

@@ -249,7 +249,8 @@ class Client:
         """Sum up what was spent, by model, tier, repo, host, day, `label:team`, ...
 
         `label` narrows it to tasks with these labels; `since` and `until` are RFC 3339
-        instants or days in UTC, taken by the hour; `stack` takes each line apart again.
+        instants, `7d`, `today`, `yesterday` or a day here, taken by the hour; `stack` takes
+        each line apart again.
         """
         return self._loop.run(
             self._client.costs(

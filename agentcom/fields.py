@@ -84,7 +84,8 @@ class TaskFilter(TypedDict, total=False):
     """What tasks can be chosen by; several have to be true together.
 
     `label` is `team=search`, or `team` with any value; `since` and `until` are RFC 3339
-    instants of when it ended, or, while it is not over, of when it was submitted.
+    instants, `2h`, `7d`, `today`, `yesterday` or a day (`2026-01-31`) of this machine's
+    zone, of when it ended, or, while it is not over, of when it was submitted.
     """
 
     state: State | list[State]

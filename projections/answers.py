@@ -495,6 +495,7 @@ class FirstRoundRow(Struct, kw_only=True):
 class StatsAnswer(Struct, kw_only=True):
     """`stats`: counts over everything. Decisions are counted, not attempts.
 
+    `minutes` are named by the beginning of an instant in UTC, `2026-01-31T10:05`.
     `cost_usd` is the older name of `estimated_cost_usd`, kept for one release.
     """
 

@@ -12,6 +12,7 @@ from events.lifecycle import FINAL
 from projections import tiers
 from projections.answers import (
     CheckView,
+    CostLine,
     Durations,
     FirstRoundRow,
     HostRow,
@@ -226,6 +227,20 @@ def _check(check: CheckedStep) -> CheckView:
         execution_ms=check.execution_ms,
         estimated_cost_usd=check.usd,
     )
+
+
+def summed(lines: Iterable[CostLine], key: str = "total", part: str = "") -> CostLine:
+    """Add up lines of a bill; tokens of which none are known stay None."""
+    rows = list(lines)
+    fields: dict[str, Any] = {
+        name: sum(getattr(line, name) or 0 for line in rows)
+        for name in CostLine.__struct_fields__
+        if name not in ("key", "part")
+    }
+    for name in ("tokens_in", "tokens_out"):
+        if not fields[name] and any(getattr(line, name) is None for line in rows):
+            fields[name] = None
+    return CostLine(key=key, part=part, **fields)
 
 
 def queue(state: QueueState, seq: int, limit: int) -> QueueAnswer:

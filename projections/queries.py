@@ -339,7 +339,7 @@ class Queries:
             by=question.by,
             since=question.since,
             lines=lines,
-            total=_sum(lines),
+            total=mapping.summed(lines),
         )
 
     async def stats(self, question: q.AskThen) -> Answer:
@@ -553,15 +553,3 @@ def _with_events(
         answer.events.append(logged_event)
     answer.events_left_out = len(logged) - len(answer.events)
     return answer
-
-
-def _sum(lines: list[answers.CostLine]) -> answers.CostLine:
-    fields: dict[str, Any] = {
-        name: sum(getattr(line, name) or 0 for line in lines)
-        for name in answers.CostLine.__struct_fields__
-        if name not in ("key", "part")
-    }
-    for name in ("tokens_in", "tokens_out"):
-        if not fields[name] and any(getattr(line, name) is None for line in lines):
-            fields[name] = None
-    return answers.CostLine(key="total", **fields)

@@ -5,6 +5,7 @@ instant or a sequence are points of the log.
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
@@ -13,19 +14,11 @@ import click
 from cli.render.terminal import utc_now
 from events.codec import instant
 from events.errors import Malformed, shown
+from events.spans import span_s
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-_SPAN: Final = re.compile(r"(\d{1,9}(?:\.\d{1,6})?)([smhdw]?)", re.ASCII)
-_AGO: Final = re.compile(r"(\d{1,6})([smhdw])", re.ASCII)
-_UNITS: Final = {
-    "s": "seconds",
-    "m": "minutes",
-    "h": "hours",
-    "d": "days",
-    "w": "weeks",
-}
 _DAYS_AGO: Final = {"today": 0, "yesterday": 1}
 _DAYS_ON: Final = {"": 0, "today": 0, "tomorrow": 1}
 _CLOCK: Final = re.compile(r"\d{1,2}:\d{2}", re.ASCII)
@@ -34,13 +27,12 @@ _DAY: Final = re.compile(r"\d{4}-\d{2}-\d{2}", re.ASCII)
 
 def span(argument: str) -> float:
     """Read a length of time in seconds: `90`, `90s`, `5m`, `2h`, `1d`; raises BadParameter."""
-    written = _SPAN.fullmatch(argument.strip())
-    if written is None:
+    try:
+        return span_s(argument, "")
+    except Malformed as wrong:
         raise click.BadParameter(
-            f"{shown(argument)}: expected a time such as 90, 5m or 2h"
-        )
-    unit = _UNITS[written[2] or "s"]
-    return timedelta(**{unit: float(written[1])}).total_seconds()
+            f"{shown(argument)}: expected {wrong.expected}"
+        ) from wrong
 
 
 def _span_option(
@@ -69,8 +61,8 @@ def point(argument: str, now: Callable[[], datetime] = utc_now) -> int | str:
     text = argument.strip()
     if text.isascii() and text.isdigit():
         return int(text)
-    if ago := _AGO.fullmatch(text):
-        return _written(now() - timedelta(**{_UNITS[ago[2]]: int(ago[1])}))
+    with suppress(Malformed, OverflowError):
+        return _written(now() - timedelta(seconds=span_s(text, "")))
     if text.lower() in _DAYS_AGO:
         day = now().astimezone() - timedelta(days=_DAYS_AGO[text.lower()])
         text = day.date().isoformat()
@@ -81,7 +73,8 @@ def point(argument: str, now: Callable[[], datetime] = utc_now) -> int | str:
         instant(text)
     except (Malformed, ValueError, OverflowError) as error:
         raise click.BadParameter(
-            f"{shown(argument)}: expected a sequence, 7d, yesterday, 2026-01-31, or an RFC 3339 time"
+            f"{shown(argument)}: expected a sequence, 7d, yesterday, 2026-01-31, or an "
+            "RFC 3339 time"
         ) from error
     return text
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
 
 import click
@@ -17,6 +18,7 @@ from cli.render.terminal import (
     cell,
     console,
     line_of,
+    local,
     table,
     utc_now,
 )
@@ -55,7 +57,7 @@ async def _attention(*, as_json: bool) -> int:
     for row in answer.rows:
         rows.add_row(
             cell(row.severity, style=_STYLE.get(row.severity, "")),
-            cell(row.sentence),
+            cell(local(row.sentence)),
             age(row.since, now),
         )
         if command := command_of(row):
@@ -91,5 +93,14 @@ def options_of(chosen: TaskFilter) -> str:
             words.append(flag if value else "--no-fallback")
             continue
         for each in value if isinstance(value, list) else [value]:
-            words += [flag, shlex.quote(line_of(str(each)))]
+            said = _here(each) if name in ("since", "until") else str(each)
+            words += [flag, shlex.quote(line_of(said))]
     return " ".join(words)
+
+
+def _here(instant: str) -> str:
+    """Write an instant of the log in this machine's zone, so that it may be typed."""
+    try:
+        return datetime.fromisoformat(instant).astimezone().isoformat()
+    except ValueError:
+        return instant

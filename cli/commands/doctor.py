@@ -35,6 +35,7 @@ from cli.render.terminal import (
     EXIT_REFUSED,
     Problem,
     line_of,
+    local,
     painted,
     sentence_of,
     size,
@@ -113,9 +114,9 @@ async def _examine(*, as_json: bool) -> list[Check]:
 
 def _print(check: Check) -> None:
     mark = painted(f"{check.status:<5}", _STYLE[check.status], sys.stdout)
-    click.echo(f"{mark} {check.name:<14} {line_of(check.found)}")
+    click.echo(f"{mark} {check.name:<14} {line_of(local(check.found))}")
     if check.advice and check.status != "ok":
-        click.echo(f"{'':21}→ {line_of(check.advice)}")
+        click.echo(f"{'':21}→ {line_of(local(check.advice))}")
 
 
 # -- this machine ----------------------------------------------------------------------

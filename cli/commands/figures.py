@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
 
 import click
@@ -22,11 +23,12 @@ from cli.render.terminal import (
     TIER_STYLE,
     age,
     cell,
-    clock_time,
     console,
     dollars,
     duration,
     line_of,
+    local,
+    local_time,
     table,
     utc_now,
 )
@@ -92,8 +94,13 @@ def costs(
 
 
 async def _costs(question: dict[str, Any], *, as_csv: bool, as_json: bool) -> int:
+    # Days and hours are UTC's to a program, and the person's own on the screen.
+    here = question["by"] in ("day", "hour") and not (as_csv or as_json)
+    asked = {**question, "by": "hour"} if here else question
     async with connected() as client:
-        answer = await client.query("costs", question, CostsAnswer)
+        answer = await client.query("costs", asked, CostsAnswer)
+    if here:
+        answer = in_this_zone(answer, question["by"])
     if as_json:
         click.echo(encode(answer).decode())
     elif as_csv:
@@ -113,6 +120,20 @@ async def _costs(question: dict[str, Any], *, as_csv: bool, as_json: bool) -> in
             style="green" if total.saved_usd > 0 else "dim",
         )
     return EXIT_OK
+
+
+def in_this_zone(answer: CostsAnswer, by: str) -> CostsAnswer:
+    """Add up a bill by UTC's hours to days (or hours) of the zone where this runs."""
+    from projections.mapping import summed
+
+    form = "%Y-%m-%d" if by == "day" else "%Y-%m-%d %H:%M"
+    lines: dict[str, list[CostLine]] = {}
+    for line in answer.lines:
+        then = datetime.fromisoformat(f"{line.key}:00:00+00:00").astimezone()
+        lines.setdefault(then.strftime(f"{form} %Z"), []).append(line)
+    answer.by = by
+    answer.lines = [summed(each, key) for key, each in lines.items()]
+    return answer
 
 
 def cost_csv(answer: CostsAnswer) -> str:
@@ -226,10 +247,10 @@ async def _alerts(at: int | str | None, *, as_json: bool) -> int:
         rows.add_row(
             cell(each.tier or each.host, style=TIER_STYLE.get(each.tier, "")),
             cell("active" if active else "cleared", style="red" if active else "dim"),
-            cell(each.raised_at[:19]),
+            cell(local_time(each.raised_at)),
             duration(each.down_s * 1_000),
             cell(each.acknowledged_by),
-            cell(each.reason, 80),
+            cell(local(each.reason), 80),
         )
     console().print(rows)
     return EXIT_OK
@@ -293,11 +314,11 @@ async def _why(task_id: str, *, as_json: bool) -> int:
     if as_json:
         click.echo(encode(answer).decode())
         return EXIT_OK
-    since = f" since {clock_time(answer.waiting_since)}" if answer.waiting_since else ""
+    since = f" since {local_time(answer.waiting_since)}" if answer.waiting_since else ""
     waits = answer.state == "waiting"
     click.echo(line_of(f"{answer.task_id} is {answer.state}{since if waits else ''}"))
     for sentence in answer.because:
-        click.echo(f"  {line_of(sentence)}")
+        click.echo(f"  {line_of(local(sentence))}")
     if waits and not answer.because:
         click.echo("  Nothing stands in its way: it is about to be routed.")
     return EXIT_OK

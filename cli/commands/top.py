@@ -17,10 +17,10 @@ from cli.render.terminal import (
     TIER_STYLE,
     age,
     cell,
-    clock_time,
     console,
     is_narrow,
     line_of,
+    local_time,
     table,
     utc_now,
 )
@@ -80,7 +80,7 @@ async def _picture(client: Session, room: int) -> Group:
     now = utc_now()
     under_way = ", ".join(f"{n} {state}" for state, n in queue.under_way.items() if n)
     head = (
-        f"agentcom  {clock_time(now.isoformat())[:8]}  {under_way or 'nothing runs'}, "
+        f"agentcom  {local_time(now.isoformat())[11:]}  {under_way or 'nothing runs'}, "
         f"{queue.waiting} waiting  (sequence {queue.seq})"
     )
     parts: list[Any] = [Text(line_of(head), style="bold"), _tiers(fleet)]

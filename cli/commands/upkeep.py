@@ -29,6 +29,7 @@ from cli.render.terminal import (
     Problem,
     console,
     line_of,
+    local_time,
     size,
     utc_now,
 )
@@ -344,7 +345,7 @@ def show_export(file: Path) -> int:
         screen.print(event_line(logged.seq, logged.subject, logged.event))
     pieces = len(exported.output)
     screen.print(
-        f"\n{pieces} {'piece' if pieces == 1 else 'pieces'} of output; made {exported.made_at} by "
+        f"\n{pieces} {'piece' if pieces == 1 else 'pieces'} of output; made {local_time(exported.made_at)} by "
         f"agentcom {exported.agentcom}",
         style="dim",
     )
@@ -432,7 +433,9 @@ def _report(
         click.echo(f"{stream}: {count} messages, {span.first} to {span.last}")
     if subjects.FILES_STREAM not in header.streams:
         click.echo("the files that went with tasks are not in it")
-    click.echo(f"{file}: {what}, made {header.made_at} by agentcom {header.agentcom}")
+    click.echo(
+        f"{file}: {what}, made {local_time(header.made_at)} by agentcom {header.agentcom}"
+    )
     return EXIT_OK
 
 

@@ -15,6 +15,7 @@ from cli.render.terminal import (
     duration,
     harmless,
     line_of,
+    local,
     painted,
     priced,
     tokens,
@@ -45,14 +46,14 @@ class Screen:
             return
         line = told(recorded.event)
         if line:
-            self.note(line)
+            self.note(local(line))
 
     def chunk(self, chunk: c.Chunk) -> None:
         """Show a piece of output."""
         kind = chunk.event_type
         if kind in ("status", "error"):
             self.lines.append(chunk.text)
-            self.note(chunk.text, kind)
+            self.note(local(chunk.text), kind)
             return
         text = chunk.text if kind != "call" else called(chunk.text)
         if kind in ("stdout", "token"):
@@ -175,7 +176,7 @@ def ending(outcome: Outcome) -> str:
     if outcome.attempts > 1:
         parts.append(f"{outcome.attempts} attempts")
     if outcome.error is not None:
-        parts.append(outcome.error.message)
+        parts.append(local(outcome.error.message))
     if outcome.changes is not None and outcome.changes.files:
         changes = outcome.changes
         files = "1 file" if changes.files == 1 else f"{changes.files:,} files"

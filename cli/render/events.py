@@ -10,6 +10,7 @@ from cli.render.terminal import (
     clock_time,
     duration,
     line_of,
+    local,
     painted,
     priced,
     tokens,
@@ -39,7 +40,7 @@ def event_line(seq: int, subject: str, event: Any) -> str:
     about = subject.removeprefix(subjects.EVENT_PREFIX)
     head = f"{seq:>7}  {clock_time(event.at)}  "
     kind = painted(f"{name:<20}", _style(name), sys.stdout)
-    return f"{head}{kind} {line_of(about)}  {line_of(gist(event), 400)}".rstrip()
+    return f"{head}{kind} {line_of(about)}  {line_of(local(gist(event)), 400)}".rstrip()
 
 
 def _style(name: str) -> str:

@@ -10,9 +10,10 @@ from cli.render.terminal import (
     TIER_STYLE,
     age,
     cell,
-    clock_time,
     console,
     line_of,
+    local,
+    local_time,
     size,
     table,
     utc_now,
@@ -101,13 +102,13 @@ def _claude(endpoints: Iterable[EndpointView]) -> tuple[str, str, str]:
     )
 
 
-def tier_words(tier: TierRow, clock: Callable[[str], str] = clock_time) -> str:
+def tier_words(tier: TierRow, clock: Callable[[str], str] = local_time) -> str:
     """Say how a tier stands, as the read models word it; `clock` writes the instant."""
     text = tier.wording or tier.state
     return f"{text} {clock(tier.wording_at)}" if tier.wording_at else text
 
 
-def tier_state(tier: TierRow, clock: Callable[[str], str] = clock_time) -> str:
+def tier_state(tier: TierRow, clock: Callable[[str], str] = local_time) -> str:
     """Say how a tier stands, and why where it is down."""
     text = tier_words(tier, clock)
     return (
@@ -158,8 +159,8 @@ def host_notes(rows: list[HostRow]) -> list[str]:
         ]
         + [
             line_of(
-                f"{each.endpoint} on {row.host} cannot be used since {clock_time(each.since)}: "
-                f"{each.reason}; looked at again at {clock_time(each.again_at)}, or at once with "
+                f"{each.endpoint} on {row.host} cannot be used since {local_time(each.since)}: "
+                f"{each.reason}; looked at again at {local_time(each.again_at)}, or at once with "
                 f"`agentcom resume {row.host}`"
             )
             for row in rows
@@ -241,8 +242,8 @@ def show_tiers(screen: Console, answer: HostsAnswer) -> None:
         about = f"host {alert.host}" if alert.host else f"{alert.tier} down"
         screen.print(
             line_of(
-                f"alert: {about} since {clock_time(alert.raised_at)}: "
-                f"{alert.reason}{by}"
+                f"alert: {about} since {local_time(alert.raised_at)}: "
+                f"{local(alert.reason)}{by}"
             ),
             style="red",
         )

@@ -12,6 +12,7 @@ from cli.render.terminal import (
     dollars,
     duration,
     line_of,
+    local_time,
     table,
 )
 
@@ -33,7 +34,7 @@ def show_queue(screen: Console, answer: QueueAnswer) -> None:
             cell(lane.priority),
             str(lane.waiting),
             cell(lane.oldest.task_id if lane.oldest else ""),
-            cell(lane.oldest.waiting_since[:19] if lane.oldest else ""),
+            cell(local_time(lane.oldest.waiting_since) if lane.oldest else ""),
         )
     if lanes.row_count:
         screen.print(lanes)
@@ -63,7 +64,7 @@ def show_hosts(screen: Console, answer: HostsAnswer) -> None:
         hosts.add_row(
             cell(row.host, style="bold"),
             cell(row.state, style=STATE_STYLE.get(row.state, "")),
-            cell(row.since[:19]),
+            cell(local_time(row.since)),
             str(row.in_flight),
             cell(endpoints, 120),
         )
@@ -74,7 +75,7 @@ def show_hosts(screen: Console, answer: HostsAnswer) -> None:
     else:
         screen.print("no hosts")
     for tier in answer.tiers:
-        state = tier_state(tier, lambda at: at[:19])
+        state = tier_state(tier, local_time)
         screen.print(
             line_of(f"{tier.tier:<10}{state}"),
             style=TIER_STYLE.get(tier.tier, ""),

@@ -15,6 +15,7 @@ from cli.render.terminal import (
     duration,
     is_narrow,
     line_of,
+    local,
     local_time,
     on_terminal,
     priced,
@@ -139,7 +140,7 @@ def _details(
     facts = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
     facts.add_column(style="dim", no_wrap=True)
     facts.add_column()
-    for name, value, style in _facts(task, " ".join(because), submitter):
+    for name, value, style in _facts(task, local(" ".join(because)), submitter):
         if value:
             facts.add_row(name, cell(value, style=style))
     screen.print(facts)
@@ -181,8 +182,8 @@ def _facts(
         ("task", task.task_id, "bold"),
         ("state", task.state, STATE_STYLE.get(task.state, "")),
         ("waits", because, "yellow"),
-        ("error", f"{error.code}: {error.message}" if error else "", "red"),
-        ("reason", task.reason, ""),
+        ("error", local(f"{error.code}: {error.message}") if error else "", "red"),
+        ("reason", local(task.reason), ""),
         ("answer", CUT_SHORT if result and result.length_limited else "", "yellow"),
         ("description", task.description[:DESCRIPTION_SHOWN], ""),
         ("command", shell.command if shell is not None else "", ""),
@@ -200,7 +201,8 @@ def _facts(
         ("in", folder, ""),
         ("changed", _changed(task), ""),
         ("attempts", f"{task.attempts} of {task.max_attempts}", ""),
-        ("submitted", f"{task.submitted_at} by {submitter}", ""),
+        ("submitted", f"{local_time(task.submitted_at)} by {submitter}", ""),
+        ("deadline", local_time(task.deadline) if task.deadline else "", ""),
         ("took", timing, ""),
         ("tokens", counts, ""),
         ("cost", cost, ""),
@@ -275,7 +277,10 @@ def _attempts(screen: Console, attempts: list[RouteView]) -> None:
             str(each.local_retries),
             duration(each.execution_ms),
             "?" if each.unpriced else priced(each.estimated_cost_usd, each.cost_basis),
-            cell(each.error.message if each.error else each.detail or each.reason, 60),
+            cell(
+                local(each.error.message if each.error else each.detail or each.reason),
+                60,
+            ),
         )
     screen.print("\nroutings", style="bold")
     screen.print(routings)

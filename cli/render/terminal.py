@@ -60,7 +60,7 @@ class Problem(click.ClickException):
 
     def format_message(self) -> str:
         """Return the sentence as it is shown; it may quote untrusted text."""
-        return harmless(self.message)
+        return local(harmless(self.message))
 
 
 def exit_code_of(error: BaseException) -> int:
@@ -312,12 +312,25 @@ def age(at: str, now: datetime) -> str:
 
 
 def clock_time(at: str) -> str:
-    """Write an RFC 3339 instant in local time, `14:03:22.123`."""
+    """Write an RFC 3339 instant in local time with its zone, `14:03:22.123 CET`."""
     try:
-        local = datetime.fromisoformat(at).astimezone()
+        here = datetime.fromisoformat(at).astimezone()
     except ValueError:
         return at[:23]
-    return local.strftime("%H:%M:%S.%f")[:-3]
+    return f"{here:%H:%M:%S}.{here.microsecond // 1000:03} {here:%Z}"
+
+
+_INSTANT: Final = re.compile(
+    r"(?<![\w'])\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d{1,9})?(?:Z|\+00:00)(?!\w)"
+)
+
+
+def local(sentence: str) -> str:
+    """Write the instants of a sentence that AgentCom made as `local_time` does.
+
+    What is quoted in it was typed so, and stays.
+    """
+    return _INSTANT.sub(lambda found: local_time(found[0]), sentence)
 
 
 def local_time(at: str) -> str:

@@ -159,3 +159,62 @@ def test_what_a_command_did_is_said_as_the_state(doors: Doors):
     shown = doors.get(f"tasks/{task_id}", wait_seq=done["seq"])["task"]
     assert shown["state"] == "cancelled"
     assert shown["error"]["code"] == "cancelled"
+
+
+INSTANT = re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d[^\s\"',)]*(?: [A-Z]{3,4}\b)?")
+CLOCK = re.compile(r"\b\d\d:\d\d:\d\d(?:\.\d+)?(?: ?[A-Z]\w*)?")
+
+
+@pytest.fixture(scope="module")
+def waiting(doors: Doors) -> str:
+    """A task that waits for what nobody has, and is given up at a time."""
+    said = doors.http.post(
+        "tasks",
+        json={
+            "description": "later",
+            "needs": ["nowhere"],
+            "deadline": "2030-01-31T10:00:00Z",
+        },
+    ).json()
+    doors.get(f"tasks/{said['task_id']}", wait_seq=said["seq"])
+    return str(said["task_id"])
+
+
+def test_what_a_person_reads_is_in_their_zone_alone(doors: Doors, outcome, waiting):
+    failed = outcome["task_id"]
+    for words in (
+        *(("task", failed), ("task", waiting), ("events",), ("why-waiting", waiting)),
+        *(("explain", failed), ("costs", "--by", "hour"), ("attention",)),
+        *(("state", "queue"), ("state", "fleet"), ("replay",), ("doctor",)),
+    ):
+        ended = doors.system.run(*words, TZ="Asia/Kolkata")
+        text = ended.stdout + ended.stderr
+        found = INSTANT.findall(text) + CLOCK.findall(text)
+        assert [each for each in found if not each.endswith(("IST", "+05:30"))] == [], (
+            words
+        )
+        assert "UTC" not in text, words
+
+
+def test_what_a_machine_reads_is_in_utc_alone(doors: Doors, outcome, waiting):
+    failed = outcome["task_id"]
+    for words in (
+        *(("task", failed), ("events",), ("why-waiting", waiting), ("stats",)),
+        *(("attention",), ("logs", failed)),
+    ):
+        ended = doors.system.run(*words, "--json", TZ="Asia/Kolkata")
+        assert ended.returncode == 0, (words, ended.stderr)
+        # Counts by the minute have the beginnings of instants as their names.
+        text = re.sub(r'"[\d-]{10}T\d\d:\d\d":', "", ended.stdout)
+        found = INSTANT.findall(text)
+        assert [each for each in found if not each.rstrip(".").endswith("Z")] == []
+    for path in (
+        "tasks",
+        f"tasks/{waiting}",
+        f"tasks/{waiting}/why",
+        "fleet",
+        "events",
+    ):
+        found = INSTANT.findall(doors.http.get(path).text)
+        assert [each for each in found if not each.rstrip(".").endswith("Z")] == []
+    assert found

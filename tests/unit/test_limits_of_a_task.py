@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+from zoneinfo import ZoneInfo
+
 import click
 import pytest
 from click.testing import CliRunner
@@ -9,13 +12,15 @@ from click.testing import CliRunner
 from actors import lifecycle
 from actors.gateway.validate import check_limits
 from actors.rules.policy import Policy, with_changes
-from cli.client.spans import span
+from agentcom.times import instant_of
+from cli.client.spans import point, span
 from cli.commands.submit import submit
 from cli.commands.task_file import read_tasks
 from cli.render.terminal import Problem
 from events import catalogue as c
 from events import subjects
 from events.errors import Malformed
+from events.spans import span_s
 from projections.world import World
 from tests.support.histories import History
 
@@ -30,7 +35,7 @@ def test_a_span_is_a_number_with_a_unit(written: str, seconds: float) -> None:
 
 @pytest.mark.parametrize("written", ["", "m", "5 minutes", "-3", "1e9", "5x", "nan"])
 def test_what_is_no_span_is_refused_with_an_example(written: str) -> None:
-    with pytest.raises(click.BadParameter, match="90, 5m or 2h"):
+    with pytest.raises(click.BadParameter, match="90, 5m, 2h or 3d"):
         span(written)
 
 
@@ -109,3 +114,32 @@ def test_a_command_that_is_started_again_is_one_more_attempt(target, attempts) -
     record = world.tasks.find(task)
     assert record is not None
     assert record.attempts_begun == attempts
+
+
+@pytest.mark.parametrize(
+    ("said", "instant"),
+    [
+        ("90s", "2026-03-29T11:58:30Z"),
+        ("2h", "2026-03-29T10:00:00Z"),
+        ("7d", "2026-03-22T12:00:00Z"),
+        # The night before, Berlin's clocks went from 2 to 3.
+        ("today", "2026-03-28T23:00:00Z"),
+        ("Yesterday", "2026-03-27T23:00:00Z"),
+        ("2026-03-30", "2026-03-29T22:00:00Z"),
+        ("2026-13-30", "2026-13-30"),
+        ("soon", "soon"),
+        ("2026-03-29T09:00:00+02:00", "2026-03-29T09:00:00+02:00"),
+    ],
+)
+def test_a_program_says_since_when_as_a_person_does(said: str, instant: str) -> None:
+    now = datetime(2026, 3, 29, 14, 0, tzinfo=ZoneInfo("Europe/Berlin"))
+    assert instant_of(said, now) == instant
+
+
+def test_a_point_of_the_log_takes_the_spans_of_everywhere() -> None:
+    now = datetime(2026, 1, 31, 12, 0, tzinfo=UTC)
+    for said in ("90s", "1.5h", "3d", "2w"):
+        seconds = span_s(said, "")
+        then = datetime.fromisoformat(str(point(said, lambda: now)))
+        assert (now - then).total_seconds() == seconds
+    assert point("90") == 90

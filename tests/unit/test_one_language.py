@@ -30,7 +30,7 @@ OLDER = {
     "error_code": "error",
     "error_message": "error",
 }
-NOT_OF_TASKS = {commands.Refusal, commands.TaskView, of_library.RefusalAnswer}
+NOT_OF_TASKS = {commands.Refusal, of_library.RefusalAnswer}
 """A refusal's `status` is that of HTTP and its `error` a sentence about the request."""
 
 

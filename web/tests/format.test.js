@@ -7,6 +7,7 @@ import {
   count,
   dollars,
   duration,
+  local,
   moment,
   plain,
   savedText,
@@ -80,6 +81,14 @@ test("today is told by the clock, another day with its date", () => {
   assert.equal(moment(today), clock(today));
   assert.ok(moment("2001-02-03T04:05:06Z").endsWith(clock("2001-02-03T04:05:06Z")));
   assert.notEqual(moment("2001-02-03T04:05:06Z"), clock("2001-02-03T04:05:06Z"));
+});
+
+test("a sentence's instants are told with date and zone, what is quoted stays", () => {
+  const at = "2001-02-03T04:05:06.789Z";
+  assert.match(clock(at), /^\d\d:\d\d:\d\d \S+/);
+  assert.equal(local(`The tier is down since ${at}: why.`), `The tier is down since ${moment(at)}: why.`);
+  assert.equal(local(`got '${at}'`), `got '${at}'`);
+  assert.equal(local("nothing of time"), "nothing of time");
 });
 
 test("a short id keeps both ends", () => {

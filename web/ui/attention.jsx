@@ -2,7 +2,7 @@
 import { useEffect, useState } from "preact/hooks";
 import { carryOut, notice, post } from "./api.js";
 import { forMany } from "./bulk.jsx";
-import { age, at, clock, count, plain } from "./format.js";
+import { age, at, clock, count, local, plain } from "./format.js";
 import { Empty, Panel, Sure, Text } from "./parts.jsx";
 import { setWaiting, tasksLike } from "./route.js";
 import { BASE } from "./session.js";
@@ -131,7 +131,7 @@ function Row({ row, now, operator }) {
         {MARKS[severity]}
       </span>
       <span class="sentence">
-        <Text most={400}>{sentence}</Text>{" "}
+        <Text most={400}>{local(sentence)}</Text>{" "}
         <small>
           {since && <span title={new Date(since).toString()}>{`since ${age(since, now)}`}</span>}
           {last && last !== since && `, last ${age(last, now)} ago`}

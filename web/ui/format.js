@@ -97,11 +97,20 @@ export const at = (text) => (text ? Date.parse(text) : NaN);
 /** @param {string | null | undefined} text @param {number} now */
 export const age = (text, now) => (text ? duration(Math.max(0, now - at(text))) : "–");
 
-/** @param {string | number | null | undefined} time */
-export function clock(time) {
+/** The zone of the reader at a time: `CET`. @param {Date} date */
+export const zone = (date) =>
+  new Intl.DateTimeFormat([], { timeZoneName: "short" }).formatToParts(date).find(({ type }) => type === "timeZoneName")
+    ?.value ?? "";
+/** The time of day, where its zone is said beside. @param {string | number | null | undefined} time */
+export function hours(time) {
   const date = typeof time === "string" ? new Date(time) : new Date(time ?? NaN);
   if (Number.isNaN(date.getTime())) return "–";
   return date.toLocaleTimeString([], { hour: "2-digit", minute: "2-digit", second: "2-digit", hour12: false });
+}
+/** @param {string | number | null | undefined} time */
+export function clock(time) {
+  const said = hours(time);
+  return said === "–" ? said : `${said} ${zone(new Date(time ?? NaN))}`;
 }
 /** @param {string | number | null | undefined} text */
 export function moment(text) {
@@ -110,6 +119,12 @@ export function moment(text) {
   const today = new Date().toDateString() === date.toDateString();
   return today ? clock(text) : `${date.toLocaleDateString()} ${clock(text)}`;
 }
+const INSTANT = /(?<![\w'])\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d{1,9})?(?:Z|\+00:00)(?!\w)/g;
+/**
+ * A sentence of AgentCom's own with its instants in the reader's zone; what is quoted stays.
+ * @param {string} sentence
+ */
+export const local = (sentence) => sentence.replace(INSTANT, (text) => moment(text));
 /** @param {string} id */
 export const shortId = (id) => `${id.slice(0, 6)}…${id.slice(-4)}`;
 export const FINAL = new Set(["completed", "failed", "dead", "cancelled", "expired"]);

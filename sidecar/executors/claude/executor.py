@@ -18,7 +18,6 @@ from __future__ import annotations
 import asyncio
 import time
 from contextlib import suppress
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
@@ -26,6 +25,7 @@ from msgspec.structs import replace
 from actors.rules.prices import price
 from actors.rules.prompt import prompt_for
 from events import catalogue as c
+from events.codec import rfc3339
 from events.lifecycle import REFUSED
 from events.races import first
 from sidecar.executors.claude.command import (
@@ -348,8 +348,9 @@ class _ClaudeRun:
 
     def _limited(self, verdict: Verdict, result: RawResult, until: float) -> Outcome:
         with suppress(ValueError, OverflowError, OSError):
-            shown = datetime.fromtimestamp(until, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
-            self._emit.status(f"Claude is rate limited until {shown}, given back")
+            self._emit.status(
+                f"Claude is rate limited until {rfc3339(until)}, given back"
+            )
         return Returned(
             reason="limited",
             detail=verdict.message,

@@ -1,4 +1,5 @@
 // A task's live output, written into a log: which attempt speaks, what it printed, remarks.
+import { local } from "../format.js";
 import { called } from "../calls.js";
 import { Terminal } from "./terminal.js";
 
@@ -21,7 +22,7 @@ export class OutputLog {
     const time = Date.parse(chunk.timestamp);
     const place = `${chunk.route}/${chunk.segment}`;
     if (place !== this.place) this.divide(chunk, place, time);
-    if (kind === "status" || kind === "error") this.terminal.remark(kind, text, time);
+    if (kind === "status" || kind === "error") this.terminal.remark(kind, local(text), time);
     else if (kind === "tool") this.terminal.remark(kind, text, time);
     else if (kind === "call") this.terminal.write("tool", called(text), time);
     else this.terminal.write(kind, text, time);

@@ -1,5 +1,5 @@
 // Draws the lines of a log that are in sight, and no others.
-import { clock, duration, visible } from "../format.js";
+import { hours, duration, visible } from "../format.js";
 import { LONGEST, Layout } from "./layout.js";
 import { look } from "./sgr.js";
 
@@ -186,7 +186,7 @@ export class Rows {
   /** @param {number} time */
   time(time) {
     if (Number.isNaN(time)) return "–";
-    if (this.view.times === "clock") return `${clock(time)}.${String(Math.floor(time) % 1000).padStart(3, "0")}`;
+    if (this.view.times === "clock") return `${hours(time)}.${String(Math.floor(time) % 1000).padStart(3, "0")}`;
     return `+${duration(Math.max(0, time - this.store.line(0).time))}`;
   }
 

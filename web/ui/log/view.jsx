@@ -2,7 +2,7 @@
 import { useEffect, useImperativeHandle, useLayoutEffect, useRef, useState } from "preact/hooks";
 import { forwardRef } from "preact/compat";
 import { notice } from "../api.js";
-import { count } from "../format.js";
+import { count, zone } from "../format.js";
 import { Rows } from "./rows.js";
 import { Search } from "./search.js";
 
@@ -25,7 +25,7 @@ const all = () => true;
 const TIMES = [
   ["off", "no times"],
   ["since", "since start"],
-  ["clock", "clock"],
+  ["clock", `clock, ${zone(new Date())}`],
 ];
 
 function remembered() {

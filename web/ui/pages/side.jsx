@@ -1,5 +1,5 @@
 // Beside a task's output: how far it is, where, why there, for how much, and what was asked.
-import { FINAL, at, dollars, duration, moment, plain } from "../format.js";
+import { FINAL, at, dollars, duration, local, moment, plain } from "../format.js";
 import { Fallback, Panel, Simulated, State, Text, Tier } from "../parts.jsx";
 import { Chat } from "./chat.jsx";
 import { Routing } from "./trace.jsx";
@@ -149,7 +149,7 @@ function Attempt({ attempt: each, all, now, last, words }) {
       )}
       {each.error && (
         <small class="bad">
-          <Text most={300}>{each.error.message}</Text>
+          <Text most={300}>{local(each.error.message)}</Text>
         </small>
       )}
       {words.length > 0 && (
@@ -158,7 +158,7 @@ function Attempt({ attempt: each, all, now, last, words }) {
           <ul>
             {words.map((line) => (
               <li>
-                <Text>{line}</Text>
+                <Text>{local(line)}</Text>
               </li>
             ))}
           </ul>
@@ -298,7 +298,7 @@ export function Details({ task }) {
         {task.error && (
           <Detail name="Error">
             <span class="bad">
-              <Text>{`${task.error.code}: ${task.error.message}`}</Text>
+              <Text>{`${task.error.code}: ${local(task.error.message)}`}</Text>
             </span>
           </Detail>
         )}

@@ -3,7 +3,7 @@ import { useCallback, useMemo, useRef, useState } from "preact/hooks";
 import { carryOut, chunks, download, get, notice, post } from "../api.js";
 import { Changes } from "../changes.jsx";
 import { Checks } from "../checks.jsx";
-import { FINAL, count, plain } from "../format.js";
+import { FINAL, count, local, plain } from "../format.js";
 import { Terminal, settled } from "../log/terminal.js";
 import { LogView } from "../log/view.jsx";
 import { Output } from "../output.jsx";
@@ -112,7 +112,7 @@ function Waits({ why }) {
       <ul>
         {why.map((line) => (
           <li>
-            <Text>{line}</Text>
+            <Text>{local(line)}</Text>
           </li>
         ))}
       </ul>
@@ -138,7 +138,7 @@ function Failure({ task, operator, submit }) {
         {result?.exit_code != null && <span class="badge">{`exit ${result.exit_code}`}</span>}
       </h2>
       <p>
-        <Text most={2000}>{error?.message || reason || "Nobody said why."}</Text>
+        <Text most={2000}>{local(error?.message || reason || "Nobody said why.")}</Text>
       </p>
       {last.length > 0 && <pre aria-label="The last lines of stderr">{plain(last.join("\n"))}</pre>}
       {operator && (

@@ -1,0 +1,40 @@
+"""Points of time as a person says them, as the instants that AgentCom reads."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime, timedelta
+
+_AGO = re.compile(r"(\d{1,9}(?:\.\d{1,6})?)([smhdw])", re.ASCII)
+_SECONDS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
+_DAYS_AGO = {"today": 0, "yesterday": 1}
+_DAY = re.compile(r"\d{4}-\d{2}-\d{2}", re.ASCII)
+
+
+def instant_of(text: str, now: datetime) -> str:
+    """Return the RFC 3339 instant in UTC that `2h`, `yesterday` or `2026-01-31` is.
+
+    A length of time is so long before `now`; a day begins at midnight of `now`'s zone.
+    What is none of these is returned as it is, for the other side to judge.
+    """
+    said = text.strip().lower()
+    try:
+        if ago := _AGO.fullmatch(said):
+            length = timedelta(seconds=float(ago[1]) * _SECONDS[ago[2]])
+            return _written(now.astimezone(UTC) - length)
+        if said in _DAYS_AGO:
+            day = (now - timedelta(days=_DAYS_AGO[said])).date()
+        elif _DAY.fullmatch(said):
+            day = datetime.fromisoformat(said).date()
+        else:
+            return text
+        # A zone of the machine's own has another offset on another day.
+        here = now.tzinfo if hasattr(now.tzinfo, "key") else None
+        midnight = datetime(day.year, day.month, day.day, tzinfo=here)
+        return _written(midnight)
+    except (ValueError, OverflowError):
+        return text
+
+
+def _written(then: datetime) -> str:
+    return then.astimezone(UTC).isoformat().replace("+00:00", "Z")
