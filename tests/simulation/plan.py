@@ -58,6 +58,10 @@ STEPS_S = (2.0, 30.0, 90.0, 3_600.0, 86_400.0, 3 * 86_400.0)
 """How far a wall clock is put forward, or back."""
 
 
+POISON = "end whoever runs this"
+POISON_FROM = 1_000
+"""Such tasks' description; and the first one's number, above those of all others."""
+
 URLS = (
     "https://git.example/team/app",
     "https://git.example/team/app",
@@ -132,6 +136,21 @@ def clock_steps(chance: Random, hosts: int) -> list[Step]:
         by = chance.choice(STEPS_S) * chance.choice((1, -1))
         whom = chance.choice(names) if only == "any" else only
         drawing.add(chance.uniform(2.0, CALM_AT + 5), "step", whom, by=by)
+    return drawing.steps
+
+
+def poisons(chance: Random) -> list[Step]:
+    """Draw tasks that end the host on which they run; in most seeds there is none."""
+    if chance.random() < 0.9:
+        return []
+    drawing = _Drawing(chance)
+    for n in range(chance.choice((1, 2, 2, 3))):
+        at = chance.uniform(1.0, 6.0)
+        drawing.add(
+            at, "submit", n=POISON_FROM + n, description=POISON,
+            tier="trivial", shell={"command": "true"}, max_attempts=4,
+            ttl_s=60,
+        )  # fmt: skip
     return drawing.steps
 
 

@@ -8,6 +8,7 @@ breaks any more; then the world has to come to rest, and everything to its end.
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import hashlib
 import random
 from contextlib import contextmanager
@@ -35,7 +36,16 @@ from tests.simulation.machine import (
     simulated_edges,
 )
 from tests.simulation.network import Link, Server, Weather
-from tests.simulation.plan import CALM_AT, POLICY, Step, clock_steps, draw, sleeps
+from tests.simulation.plan import (
+    CALM_AT,
+    POISON,
+    POLICY,
+    Step,
+    clock_steps,
+    draw,
+    poisons,
+    sleeps,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -159,7 +169,11 @@ class Simulation:
         hosts = self.plan.hosts
         self.clock_steps = clock_steps(random.Random(f"clocks {seed}"), hosts)
         self.sleeps = sleeps(random.Random(f"sleeps {seed}"), hosts)
+        self.poisons = poisons(random.Random(f"poisons {seed}"))
+        self.deadly = random.Random(f"deadly {seed}")
         self.task_ids: dict[int, str] = {}
+        # Whatever is called in here belongs to no process.
+        self.world = contextvars.copy_context()
         self.asking = 0
         self._quiet_since: float | None = None
         self._settled_at_step = 0
@@ -194,6 +208,11 @@ class Simulation:
             return
         self.say("run", f"{process.name} runs {assign.task_id} on {assign.route}")
         self.judge.ran(process, assign)
+        if assign.spec.description == POISON and not self.temper.calm:
+            process.die_within(self.deadly.choice((20, 100, 300)))
+            again_at = self.loop.elapsed() + self.deadly.uniform(0.5, 2.0)
+            step = Step(again_at, "start", process.name, {})
+            self.world.run(self.loop.call_at, again_at, self.do, step)
 
     def _cloned(self, host: str, repo: str) -> None:
         if not self.machines[host].may_work_on(repo):
@@ -562,7 +581,12 @@ class Simulation:
         with _quiet_logs(self), simulated_edges():
             client = Process(self.loop, "client")
             self._enter(client)
-            for step in (*self.plan.steps, *self.clock_steps, *self.sleeps):
+            for step in (
+                *self.plan.steps,
+                *self.clock_steps,
+                *self.sleeps,
+                *self.poisons,
+            ):
                 self.loop.call_at(step.at, self.do, step)
             try:
                 self.loop.run(until=CALM_AT + SETTLES_WITHIN, done=self._over)
