@@ -21,6 +21,7 @@ __all__ = [
     "AgentComError",
     "AsyncClient",
     "AsyncTask",
+    "AttachmentFields",
     "Changed",
     "Chunk",
     "Client",
@@ -74,7 +75,7 @@ if TYPE_CHECKING:
         TimedOut,
         Unreachable,
     )
-    from agentcom.fields import TaskFields, TaskFilter
+    from agentcom.fields import AttachmentFields, TaskFields, TaskFilter
 else:
 
     def __getattr__(name: str) -> object:

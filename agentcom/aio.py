@@ -13,6 +13,7 @@ import secrets
 from collections import Counter
 from contextlib import aclosing
 from datetime import datetime
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, Final, Self
 
 import msgspec
@@ -44,7 +45,7 @@ if TYPE_CHECKING:
     from typing import Unpack
 
     from agentcom.answers import Chunk, Result, TaskInfo
-    from agentcom.fields import TaskFields, TaskFilter
+    from agentcom.fields import AttachmentFields, TaskFields, TaskFilter
     from agentcom.transport import Transport
 
 __all__ = ["AsyncClient", "AsyncTask"]
@@ -56,6 +57,8 @@ _LOOK_S: Final = 30.0
 """How long one question waits; then it is asked again."""
 _RESULTS_AT_ONCE: Final = 16
 _PAGE: Final = 500
+_FULL_ID: Final = 26
+"""Characters of an id; a shorter one may be the beginning of one."""
 
 
 class AsyncTask:
@@ -102,12 +105,14 @@ class AsyncTask:
 
     async def stream(self) -> AsyncGenerator[Chunk]:
         """Yield its output as it comes, from the beginning, until it is over."""
+        await self._lengthen()
         async with aclosing(self._client._transport.output(self.task_id)) as chunks:
             async for chunk in chunks:
                 yield chunk
 
     async def chunks(self) -> list[Chunk]:
         """Return the output of its present run as far as it has come."""
+        await self._lengthen()
         routes = (await self._client._ask_task(self.task_id, self._seq)).routes
         found: list[Chunk] = []
         while routes:
@@ -138,6 +143,10 @@ class AsyncTask:
     async def explain(self) -> Explanation:
         """Say why it went where it went, and what it waits for."""
         return await self._client.explain(self.task_id)
+
+    async def _lengthen(self) -> None:
+        """Learn the whole id, where only its beginning is known."""
+        self.task_id = await self._client._full_id(self.task_id)
 
     def _take(self, answer: TaskAnswer) -> None:
         self.state = answer.task.state
@@ -198,10 +207,23 @@ class AsyncClient:
     # -- submitting --------------------------------------------------------------------
 
     async def submit(
-        self, description: str = "", /, **fields: Unpack[TaskFields]
+        self,
+        description: str = "",
+        /,
+        *,
+        files: Iterable[str | Path | AttachmentFields] = (),
+        **fields: Unpack[TaskFields],
     ) -> AsyncTask:
-        """Submit one task; raises Refused saying which field is wrong."""
+        """Submit one task; raises Refused saying which field is wrong.
+
+        `files` go with it: names of files here, or what `attach` has returned.
+        """
         body = _body(description, fields)
+        if attached := [
+            await self.attach(each) if isinstance(each, str | PurePath) else each
+            for each in files
+        ]:
+            body["attachments"] = [*body.get("attachments", ()), *attached]
         body.setdefault("idempotency_key", secrets.token_hex(16))
         raw = await self._transport.command("task.submit", body)
         said = read(raw, Submitted)
@@ -232,8 +254,20 @@ class AsyncClient:
             submitted += [AsyncTask(self, each, said.seq) for each in said.task_ids]
         return submitted
 
+    async def attach(
+        self, file: str | Path | bytes, *, name: str = ""
+    ) -> AttachmentFields:
+        """Have a file kept, for `files` of submit or `attachments` of a task.
+
+        It is text in UTF-8 or a picture, 1 MiB at most. Bytes get a `name`, by which the
+        model is told of them. Raises AgentComError where it cannot be read.
+        """
+        from agentcom.files import kept
+
+        return await kept(self._transport, file, name)
+
     def task(self, task_id: str) -> AsyncTask:
-        """Return the task with this id, which is not asked for yet."""
+        """Return the task with this id, or whose id alone begins so; it is not asked yet."""
         return AsyncTask(self, task_id)
 
     # -- waiting -----------------------------------------------------------------------
@@ -242,7 +276,10 @@ class AsyncClient:
         self, tasks: Iterable[AsyncTask], timeout: float | None = None
     ) -> AsyncGenerator[AsyncTask]:
         """Yield the tasks as they end, each with its result; raises TimedOut."""
-        waiting = {task.task_id: task for task in tasks}
+        listed = list(tasks)
+        for task in listed:
+            await task._lengthen()
+        waiting = {task.task_id: task for task in listed}
         ready: asyncio.Queue[AsyncTask | Exception] = asyncio.Queue()
         limit = asyncio.Semaphore(_RESULTS_AT_ONCE)
         ids = list(waiting)
@@ -305,6 +342,11 @@ class AsyncClient:
             task._take(await self._ask_task(task.task_id))
         ready.put_nowait(task)
 
+    async def _full_id(self, task_id: str) -> str:
+        if len(task_id) >= _FULL_ID:
+            return task_id
+        return (await self._ask_task(task_id)).task.task_id
+
     async def _ask_task(self, task_id: str, seq: int = 0) -> TaskAnswer:
         question: dict[str, Any] = {"task_id": task_id}
         if seq:
@@ -366,6 +408,7 @@ class AsyncClient:
                 "state='waiting'",
                 code="malformed",
             )
+        task_ids = tuple([await self._full_id(each) for each in task_ids])
         if task_ids and not dry_run:
             return await self._steer_each(action, task_ids, reason)
         meant: dict[str, Any] = {"ids": list(task_ids)}

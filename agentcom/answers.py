@@ -257,6 +257,13 @@ class Submitted(Struct, kw_only=True):
     warnings: list[str] = []
 
 
+class Attached(Struct, kw_only=True):
+    """`task.attach`."""
+
+    digest: str = ""
+    size_bytes: int | None = None
+
+
 class BatchSubmitted(Struct, kw_only=True):
     """`task.batch`."""
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
         TaskInfo,
         WouldRoute,
     )
-    from agentcom.fields import TaskFields, TaskFilter
+    from agentcom.fields import AttachmentFields, TaskFields, TaskFilter
 
 __all__ = ["Client", "Task"]
 
@@ -173,9 +173,20 @@ class Client:
         self._loop.run(self._client.close())
         self._loop.close()
 
-    def submit(self, description: str = "", /, **fields: Unpack[TaskFields]) -> Task:
-        """Submit one task; raises Refused saying which field is wrong."""
-        return self._task(self._loop.run(self._client.submit(description, **fields)))
+    def submit(
+        self,
+        description: str = "",
+        /,
+        *,
+        files: Iterable[str | Path | AttachmentFields] = (),
+        **fields: Unpack[TaskFields],
+    ) -> Task:
+        """Submit one task; raises Refused saying which field is wrong.
+
+        `files` go with it: names of files here, or what `attach` has returned.
+        """
+        work = self._client.submit(description, files=files, **fields)
+        return self._task(self._loop.run(work))
 
     def submit_many(
         self, tasks: Iterable[str | TaskFields], *, key: str | None = None
@@ -188,8 +199,16 @@ class Client:
         submitted = self._loop.run(self._client.submit_many(tasks, key=key))
         return [self._task(each) for each in submitted]
 
+    def attach(self, file: str | Path | bytes, *, name: str = "") -> AttachmentFields:
+        """Have a file kept, for `files` of submit or `attachments` of a task.
+
+        It is text in UTF-8 or a picture, 1 MiB at most. Bytes get a `name`, by which the
+        model is told of them. Raises AgentComError where it cannot be read.
+        """
+        return self._loop.run(self._client.attach(file, name=name))
+
     def task(self, task_id: str) -> Task:
-        """Return the task with this id, which is not asked for yet."""
+        """Return the task with this id, or whose id alone begins so; it is not asked yet."""
         return self._task(self._client.task(task_id))
 
     def as_completed(

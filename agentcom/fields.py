@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal, TypedDict
 
-__all__ = ["TaskFields", "TaskFilter"]
+__all__ = ["AttachmentFields", "TaskFields", "TaskFilter"]
 
 
 class ShellFields(TypedDict, total=False):
@@ -16,6 +16,15 @@ class ShellFields(TypedDict, total=False):
     cwd: str
     exclusive: bool
     secret_env: list[str]
+
+
+class AttachmentFields(TypedDict):
+    """A file that goes with a task, as `Client.attach` returns it."""
+
+    name: str
+    digest: str
+    size_bytes: int
+    media_type: str
 
 
 class TaskFields(TypedDict, total=False):
@@ -49,7 +58,7 @@ class TaskFields(TypedDict, total=False):
     max_tokens: int
     temperature: float
     json_schema: dict[str, Any]
-    attachments: list[dict[str, Any]]
+    attachments: list[AttachmentFields]
     verify_rounds: int
     metadata: dict[str, Any]
     labels: dict[str, str]

@@ -23,6 +23,7 @@ _COMMANDS: Final = {
     "task.retry": "tasks/{task_id}/retry",
     "task.bulk": "tasks/bulk",
     "task.route": "tasks/route",
+    "task.attach": "attachments",
 }
 _QUESTIONS: Final = {
     "tasks": "tasks",
@@ -71,11 +72,12 @@ class OverHttp:
         return await self._ask("GET", path, params=params, timeout=timeout)
 
     async def _ask(self, method: str, path: str, **more: Any) -> bytes:
-        patience = Patience()
+        patience: Patience | None = None
         while True:
             try:
                 answer = await self._client.request(method, path, **more)
             except httpx.TransportError as error:
+                patience = patience or Patience()
                 if await patience.again():
                     continue
                 raise Unreachable(f"nobody answers at {self._url} ({error})") from error
@@ -84,6 +86,7 @@ class OverHttp:
             refused = error_of(answer.content, answer.status_code)
             after = answer.headers.get("Retry-After", "0")
             pause = float(after) if after.isdigit() else 0.0
+            patience = patience or Patience()
             if refused.code not in AGAIN or not await patience.again(pause):
                 raise refused
 

@@ -30,8 +30,8 @@ _ERROR_CODE: Final = "Nats-Service-Error-Code"
 _DENIED: Final = re.compile(
     r'permissions violation for (\w+) to "([^"]+)"', re.IGNORECASE
 )
-_LOOK_S: Final = 20.0
-"""How long one question about a task's end waits while its output is shown."""
+_LOOK_S: Final = 10.0
+"""How long one question about a task's end waits at most."""
 _REST_S: Final = 2.0
 """How long the end of a task waits for the rest of its output to be stored."""
 _TEXT: Final = frozenset({"stdout", "token"})
@@ -48,6 +48,8 @@ class OverNats:
         self._connecting = asyncio.Lock()
         # Subjects that the broker has refused, to those who wait for an answer.
         self._refusing: dict[str, asyncio.Future[str]] = {}
+        # One for each question under way, done when the connection is lost.
+        self._asked: set[asyncio.Future[None]] = set()
 
     async def _connected(self) -> Client:
         async with self._connecting:
@@ -73,6 +75,7 @@ class OverNats:
                     reconnect_time_wait=0.1,
                     connect_timeout=2,
                     error_cb=self._on_error,
+                    disconnected_cb=self._on_lost,
                 )
             except (OSError, TimeoutError, nats.errors.Error) as error:
                 reason = str(error) or "no answer"
@@ -93,12 +96,21 @@ class OverNats:
             if waiting is not None and not waiting.done():
                 waiting.set_result(said[2])
 
+    async def _on_lost(self) -> None:
+        """Let go of answers that were waited for: a broker that is gone brings none."""
+        for lost in self._asked:
+            if not lost.done():
+                lost.set_result(None)
+
     async def command(self, name: str, body: dict[str, Any]) -> bytes:
         """Give a command."""
         return await self._ask(f"agentcom.cmd.{name}", body, _ANSWER_S)
 
     async def query(self, name: str, body: dict[str, Any]) -> bytes:
-        """Ask a question."""
+        """Ask a question; one that waits is answered sooner than it asks for."""
+        if "wait" in body:
+            # Nobody says that whoever was to answer is gone: it is asked anew after this.
+            body = {**body, "wait": min(float(body["wait"]), _LOOK_S)}
         timeout = _ANSWER_S + float(body.get("wait", 0)) + 5.0 * ("wait_seq" in body)
         return await self._ask(f"agentcom.query.{name}", body, timeout)
 
@@ -107,11 +119,12 @@ class OverNats:
 
         client = await self._connected()
         raw = msgspec.json.encode(body)
-        patience = Patience()
+        patience: Patience | None = None
         while True:
             try:
                 answer = await self._request(client, subject, raw, timeout)
             except nats.errors.Error as error:
+                patience = patience or Patience()
                 if await patience.again():
                     continue
                 raise Unreachable(
@@ -122,22 +135,30 @@ class OverNats:
             if code is None:
                 return answer.data
             error_said = error_of(answer.data, int(code))
+            patience = patience or Patience()
             if error_said.code not in AGAIN or not await patience.again():
                 raise error_said
 
     async def _request(
         self, client: Client, subject: str, raw: bytes, timeout: float
     ) -> Msg:
+        import nats.errors
+
         loop = asyncio.get_running_loop()
+        lost: asyncio.Future[None] = loop.create_future()
+        self._asked.add(lost)
         refusing = self._refusing.get(subject)
         if refusing is None or refusing.done():
             refusing = self._refusing[subject] = loop.create_future()
         asking = asyncio.ensure_future(client.request(subject, raw, timeout=timeout))
         try:
-            await asyncio.wait((asking, refusing), return_when="FIRST_COMPLETED")
+            await asyncio.wait((asking, refusing, lost), return_when="FIRST_COMPLETED")
             if asking.done():
                 return asking.result()
+            if lost.done():
+                raise nats.errors.ConnectionClosedError
         finally:
+            self._asked.discard(lost)
             asking.cancel()
         raise Denied(
             f"the role {self._broker.role} may not use {subject}: name another key",

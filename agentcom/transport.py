@@ -44,7 +44,7 @@ class Transport(Protocol):
 
 
 class Patience:
-    """How long it is tried anew, with pauses that grow."""
+    """How long it is tried anew, with pauses that grow: from the first failure on."""
 
     def __init__(self, seconds: float = PATIENCE_S) -> None:
         self._until = asyncio.get_running_loop().time() + seconds

@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import hashlib
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from events.errors import BadToken
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+FULL_ID: Final = 26
+"""Characters of an id that is made here; a shorter one may be the beginning of one."""
 TOKEN = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
 
 _ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"

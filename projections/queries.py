@@ -262,15 +262,15 @@ class Queries:
 
     async def ended(self, question: q.AskEnded) -> Answer:
         """Answer `ended`."""
-        find = self._runner.world.tasks.find
-        for n, task_id in enumerate(question.task_ids):
-            if find(task_id) is None:
-                return refuse(
-                    "not_found",
-                    f"task_ids[{n}]: there is no task {task_id}",
-                    f"task_ids[{n}]",
-                )
-        ended = await self._endings.wait(question.task_ids, question.wait)
+        ids: list[str] = []
+        for n, said in enumerate(question.task_ids):
+            task_id = await self.full_id(said)
+            if isinstance(task_id, Refusal):
+                place = f"task_ids[{n}]"
+                told = f"{place}: {task_id.error}"
+                return msgspec.structs.replace(task_id, error=told, path=place)
+            ids.append(task_id)
+        ended = await self._endings.wait(ids, question.wait)
         return answers.EndedAnswer(
             seq=self._runner.position,
             ended=[
@@ -481,15 +481,16 @@ class Queries:
             ids = await self._runner.store.look(search.ids_from(task_id.upper()))
             ids = ids or await self._runner.store.look(search.ids_from(task_id))
             if len(ids) > 1:
-                return refuse(
-                    "ambiguous",
-                    f"more than one task's id begins with {task_id}: give more of it",
-                    "task_id",
-                )
+                return _ambiguous(task_id, ids)
             record = self._runner.world.tasks.find(ids[0]) if ids else None
         if record is None:
             return _not_found(task_id)
         return record
+
+    async def full_id(self, task_id: str) -> str | Refusal:
+        """Return a task's whole id, of which the beginning may have been said."""
+        record = await self._find(task_id)
+        return record if isinstance(record, Refusal) else record.id
 
     async def _shortened(self, rows: list[answers.TaskRow]) -> list[answers.TaskRow]:
         """Say of each row by which beginning its id is known; return them."""
@@ -508,6 +509,16 @@ class Queries:
             self._log.read(subjects.runs_of(task_id), start=start),
         )
         return sorted([*decided, *reported], key=lambda recorded: recorded.seq)
+
+
+def _ambiguous(beginning: str, ids: list[str]) -> Refusal:
+    named = ", ".join(ids[: search.CANDIDATES])
+    more = " and others" if len(ids) > search.CANDIDATES else ""
+    return refuse(
+        "ambiguous",
+        f"more than one task's id begins with {beginning}: {named}{more}; give more of it",
+        "task_id",
+    )
 
 
 def _not_found(task_id: str) -> Refusal:

@@ -62,7 +62,7 @@ class AskTask(Question, frozen=True, kw_only=True):
 
 
 class AskEnded(Question, frozen=True, kw_only=True):
-    """`ended`: which of these tasks are over?
+    """`ended`: which of these tasks are over? Their ids may be shortened; answers have them whole.
 
     With `wait` it is answered as soon as one of them is, or after that many seconds.
     """

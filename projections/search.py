@@ -328,13 +328,17 @@ def _shared(one: str, other: str) -> int:
     return next((n for n, (a, b) in pairs if a != b), min(len(one), len(other)))
 
 
+CANDIDATES: Final = 5
+"""So many ids are named where a beginning is that of several."""
+
+
 def ids_from(prefix: str) -> Callable[[sqlite3.Connection], list[str]]:
-    """Ask for the ids that begin so; no more than two, which is one too many."""
+    """Ask for the first ids that begin so."""
 
     def ask(connection: sqlite3.Connection) -> list[str]:
         rows = connection.execute(
-            "select id from task where id >= ? and id < ? limit 2",
-            (prefix, prefix + "\x7f"),
+            "select id from task where id >= ? and id < ? order by id limit ?",
+            (prefix, prefix + "\x7f", CANDIDATES + 1),
         )
         return [task_id for (task_id,) in rows]
 

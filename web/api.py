@@ -21,6 +21,7 @@ from events import header, subjects
 from events.codec import convert, encode
 from events.commands import Refusal, refusal_of, refuse
 from events.errors import AgentComError, Denied, Malformed, Unreachable, shown
+from events.ids import FULL_ID
 from events.spans import span_s
 from events.traceparent import HEADER as TRACEPARENT
 from events.traceparent import TraceParent
@@ -352,6 +353,8 @@ class Api:
                         field,
                     )
                 )
+        if (unclear := await self._lengthen(body)) is not None:
+            return response_of(unclear)
         key = request.headers.get(IDEMPOTENCY_KEY)
         field = "idempotency_key" if name in _KEYED else "id"
         if key is not None and body.setdefault(field, key) != key:
@@ -376,6 +379,17 @@ class Api:
         except (Denied, Unreachable) as error:
             return response_of(refusal_of(error))
         return _answered(answer)
+
+    async def _lengthen(self, body: dict[str, Any]) -> Refusal | None:
+        """Put a whole id in the place of its beginning; a refusal where that is of several."""
+        task_id = body.get("task_id")
+        if isinstance(task_id, str) and 0 < len(task_id) < FULL_ID:
+            full = await self._queries.full_id(task_id)
+            if isinstance(full, Refusal):
+                # What the read models do not know yet, the gateway may.
+                return full if full.code == "ambiguous" else None
+            body["task_id"] = full
+        return None
 
     async def _for_many(self, body: dict[str, Any], who: str) -> bytes:
         """Say a command for many tasks again until it is carried out, or time is up."""

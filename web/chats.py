@@ -42,6 +42,7 @@ from web.openai import (
     error_of,
     headers_of,
     read_chat,
+    where_of,
 )
 
 if TYPE_CHECKING:
@@ -267,11 +268,12 @@ class ChatReply:
                         "stream, or for less (max_tokens)",
                     )
                 )
-            return _response(self._spelling.whole(result), 200, self._headers(result))
+            body = self._spelling.whole(result, self._where(result))
+            return _response(body, 200, self._headers(result))
         if not chat.whole and not chat.is_complete(result):
             raise Sorry(refuse("bad_gateway", "a part of the answer was lost"))
         await self.say(chat.rest(result))
-        await self._send(self._spelling.end(result))
+        await self._send(self._spelling.end(result, self._where(result)))
         assert self._stream is not None
         await self._stream.write_eof()
         return self._stream
@@ -306,6 +308,9 @@ class ChatReply:
         named = route.selected_model if route is not None else ""
         used = result.model_used if result is not None else ""
         self._spelling.model = named or used or self._chat.asked.model
+
+    def _where(self, result: c.Result) -> dict[str, Any]:
+        return where_of(self._chat.task_id, self._chat.route, result)
 
     def _headers(self, result: c.Result | None) -> dict[str, str]:
         chat = self._chat

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import math
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 import msgspec
@@ -17,7 +16,8 @@ from msgspec import Struct
 
 from events import catalogue as c
 from events.attachments import LIMIT_BYTES, PICTURES, digest_of
-from events.errors import Malformed
+from events.errors import Malformed, shown
+from events.spans import span_s
 from events.traceparent import HEADER as TRACEPARENT
 from events.traceparent import TraceParent
 
@@ -37,7 +37,6 @@ TITLE_LENGTH: Final = 300
 MOST_PATIENCE_S: Final = 3_600.0
 
 _NOTHING: Final[tuple[Any, ...]] = (None, "", [], {})
-_UNITS: Final = {"s": 1.0, "m": 60.0, "h": 3600.0}
 _PRIORITIES: Final = ("urgent", "high", "normal", "low")
 _SERVICE: Final[dict[str, c.Priority]] = {"flex": "low", "priority": "high"}
 _WISHES: Final = frozenset(c.ChatWishes.__struct_fields__)
@@ -146,7 +145,7 @@ def read_chat(raw: bytes, headers: Mapping[str, str]) -> ChatRequest:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as wrong:
         raise Malformed("", "a body of JSON", str(wrong)[:200]) from wrong
     if not isinstance(given, dict):
-        raise Malformed("", "an object", "another value")
+        raise Malformed("", "an object", shown(given))
     body = _body(given)
     _refuse_unhonoured(body, given)
     pictures: dict[str, tuple[str, bytes]] = {}
@@ -374,13 +373,9 @@ def _patience(headers: Mapping[str, str]) -> float:
     said = headers.get("x-agentcom-patience", "").strip().lower()
     if not said:
         return PATIENCE_S
-    unit = _UNITS.get(said[-1], 0.0)
-    try:
-        seconds = float(said[:-1] if unit else said) * (unit or 1.0)
-    except ValueError:
-        seconds = math.nan
-    if not 0 <= seconds <= MOST_PATIENCE_S:
-        raise Malformed("x-agentcom-patience", "0 to 3600, 30s, 5m or 1h", said[:40])
+    seconds = span_s(said, "x-agentcom-patience")
+    if seconds > MOST_PATIENCE_S:
+        raise Malformed("x-agentcom-patience", "1h at most", shown(said))
     return seconds
 
 
@@ -432,18 +427,21 @@ class Spelling:
             delta = {"role": "assistant", **delta}
         return self._choice(delta, None)
 
-    def end(self, result: c.Result) -> bytes:
-        """Spell the end: the reason, the counts where they are wanted, and the mark."""
+    def end(self, result: c.Result, where: dict[str, Any]) -> bytes:
+        """Spell the end: the reason, the counts where they are wanted, and the mark.
+
+        `where` is `where_of` the run, which no header can say of a stream.
+        """
         delta = {} if self._began else {"role": "assistant", "content": ""}
-        lines = self._choice(delta, finish_reason(result))
+        lines = self._choice(delta, finish_reason(result), agentcom=where)
         usage = usage_of(result)
         if self._include_usage and usage is not None:
             lines += self._event({"choices": [], "usage": usage})
         return lines + b"data: [DONE]\n\n"
 
-    def _choice(self, delta: dict[str, Any], reason: str | None) -> bytes:
+    def _choice(self, delta: dict[str, Any], reason: str | None, **more: Any) -> bytes:
         choice = {"index": 0, "delta": delta, "finish_reason": reason}
-        return self._event({"choices": [choice]})
+        return self._event({"choices": [choice], **more})
 
     def _event(self, more: dict[str, Any]) -> bytes:
         chunk = {
@@ -454,8 +452,8 @@ class Spelling:
         }
         return b"data: " + msgspec.json.encode(chunk) + b"\n\n"
 
-    def whole(self, result: c.Result) -> bytes:
-        """Spell the whole answer."""
+    def whole(self, result: c.Result, where: dict[str, Any]) -> bytes:
+        """Spell the whole answer; `where` is `where_of` the run."""
         message: dict[str, Any] = {"role": "assistant", "content": result.output}
         if result.tool_calls:
             message["content"] = result.output or None
@@ -471,10 +469,28 @@ class Spelling:
             "object": "chat.completion",
             "model": self.model,
             "choices": [choice],
+            "agentcom": where,
         }
         if (usage := usage_of(result)) is not None:
             answer["usage"] = usage
         return msgspec.json.encode(answer)
+
+
+def where_of(
+    task_id: str, route: c.TaskRouted | None, result: c.Result
+) -> dict[str, Any]:
+    """Say where a chat ran and what it cost, under the names of everywhere."""
+    said: dict[str, Any] = {"task_id": task_id}
+    if route is not None:
+        said |= {
+            "tier": route.effective_tier,
+            "endpoint": route.selected_endpoint or route.selected_host,
+            "fallback_from_tier": route.fallback_from_tier,
+        }
+    return said | {
+        "estimated_cost_usd": result.estimated_cost_usd,
+        "cost_basis": result.cost_basis,
+    }
 
 
 def headers_of(

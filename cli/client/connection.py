@@ -32,7 +32,7 @@ from events import header, subjects
 from events.codec import Reader, encode
 from events.commands import Refusal
 from events.errors import Denied, Malformed, Unreachable, shown
-from events.ids import IdSource
+from events.ids import FULL_ID, IdSource
 from events.nats.link import Link
 from events.nats.log import JetStreamLog
 from events.nats.output import JetStreamOutput
@@ -55,7 +55,6 @@ TRIES: Final = 3
 CANCEL_AGAIN_S: Final = 0.25
 ABSENT_FOR_S: Final = 0.3
 """Right after somebody's reconnect nobody may seem to listen: this long it is asked anew."""
-FULL_ID: Final = 26
 SHORTEST_ID: Final = 4
 _NO_PROJECTIONS: Final = (
     "nobody answers questions: start the read models with `agentcom web`, or "

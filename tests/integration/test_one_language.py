@@ -12,7 +12,7 @@ import httpx
 import msgspec
 import pytest
 
-from agentcom import Client
+from agentcom import AgentComError, Client, Refused
 from agentcom.finding import broker
 from agentcom.over_nats import OverNats
 from tests.support.command import agentcom_up
@@ -218,3 +218,60 @@ def test_what_a_machine_reads_is_in_utc_alone(doors: Doors, outcome, waiting):
         found = INSTANT.findall(doors.http.get(path).text)
         assert [each for each in found if not each.rstrip(".").endswith("Z")] == []
     assert found
+
+
+def test_the_beginning_of_an_id_names_its_task_at_every_door(doors: Doors, outcome):
+    failed = outcome["task_id"]
+    short = failed[:6]
+    assert doors.get(f"tasks/{short}/why")["task_id"] == failed
+    ended = doors.http.post("tasks/ended", json={"task_ids": [short]}).json()["ended"]
+    assert ended == [{"task_id": failed, "state": "failed"}]
+    assert "out\n" in doors.http.get(f"tasks/{short}/output.txt").text
+    submitted = [
+        doors.http.post("tasks", json={"description": "x", "needs": ["no"]}).json()
+        for _ in range(2)
+    ]
+    first, second = (each["task_id"] for each in submitted)
+    doors.get("tasks", wait_seq=submitted[1]["seq"])
+    unclear = doors.http.post(f"tasks/{first[:6]}/cancel")
+    assert (unclear.status_code, unclear.json()["code"]) == (409, "ambiguous")
+    assert first in unclear.json()["error"]
+    shown = {row["task_id"]: row["short_id"] for row in doors.get("tasks")["tasks"]}
+    cancelled = doors.http.post(f"tasks/{shown[first]}/cancel").json()
+    assert (cancelled["task_id"], cancelled["state"]) == (first, "cancelled")
+    for where in (
+        {"url": doors.url, "token": doors.token},
+        {"data": doors.system.data},
+    ):
+        with Client(**where) as client:
+            assert client.task(short).wait(60).task_id == failed
+            assert next(iter(client.task(short).stream())).text == "out\n"
+            with pytest.raises(Refused, match=f"begins with {first[:6]}: .*{second}"):
+                client.cancel(first[:6])
+            assert client.cancel(shown[second]).ids == [second]
+
+
+def test_files_go_with_a_task_from_the_library(doors: Doors, tmp_path):
+    there = tmp_path / "notes.txt"
+    there.write_text("what I noticed\n" * 40_000)
+    for where in (
+        {"url": doors.url, "token": doors.token},
+        {"data": doors.system.data},
+    ):
+        with Client(**where) as client:
+            picture = client.attach(b"\x89PNG\r\n\x1a\n", name="dot.png")
+            task = client.submit(
+                "sum up", files=[str(there), picture], needs=["nowhere"]
+            )
+            task.refresh()
+            spec = doors.get(f"tasks/{task.task_id}")["task"]["spec"]
+            assert [
+                (each["name"], each["size_bytes"], each["media_type"])
+                for each in spec["attachments"]
+            ] == [
+                (str(there), len(there.read_bytes()), "text/plain"),
+                ("dot.png", 8, "image/png"),
+            ]
+            task.cancel()
+            with pytest.raises(AgentComError, match=r"gone\.txt: expected a file"):
+                client.submit("sum up", files=[str(tmp_path / "gone.txt")])

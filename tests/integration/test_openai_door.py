@@ -55,6 +55,7 @@ def test_a_chat_is_a_task_that_is_routed_and_billed(
     assert raw.headers["x-agentcom-tier"] == "standard"
     assert raw.headers["x-agentcom-endpoint"] == "h1-gpu"
     assert raw.headers["x-agentcom-cost"] == "0.000000"
+    assert (answer.model_extra or {})["agentcom"]["estimated_cost_usd"] == 0
     assert "x-agentcom-fallback" not in raw.headers
 
     shown = door.task(raw.headers["x-agentcom-task"])
@@ -80,6 +81,10 @@ def test_a_stream_says_the_same_piece_by_piece(client: OpenAI) -> None:
     assert [c.choices[0].finish_reason for c in chunks if c.choices][-1] == "stop"
     assert chunks[-1].usage is not None
     assert chunks[-1].usage.completion_tokens == len(SAID.split())
+    # What headers cannot say, since they go first, is in the chunk that ends the choice.
+    [where] = [c.agentcom for c in chunks if "agentcom" in (c.model_extra or {})]
+    assert (where["tier"], where["endpoint"]) == ("standard", "h1-gpu")
+    assert (where["estimated_cost_usd"], where["fallback_from_tier"]) == (0, None)
 
 
 def test_a_named_model_is_that_one_and_an_unknown_one_is_not_found(
