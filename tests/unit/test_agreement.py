@@ -10,6 +10,7 @@ from events import subjects
 from events.errors import UnknownSubject
 from events.lifecycle import TABLE
 from projections import tasks
+from projections.steps import EFFECTS
 from projections.world import World
 from tests.support.histories import plausible
 
@@ -24,7 +25,7 @@ def test_every_event_about_a_task_has_its_place_in_the_table():
     }
 
     assert {kind for _, kind in TABLE} - {c.TaskSubmitted} == about_tasks
-    assert set(tasks._EFFECTS) == about_tasks
+    assert set(EFFECTS) == about_tasks
 
 
 @pytest.mark.parametrize("seed", range(30))
