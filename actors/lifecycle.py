@@ -59,7 +59,9 @@ class TaskState(Struct, frozen=True, kw_only=True, gc=False):
     reported, each with its host, and the rounds and dollars that its verification has told.
     `delegated` counts the children that its runs have submitted.
     `unverified`: its tier's work did not pass the verification, so that it is not tried
-    there again. `held`: it was not to start at once, and has not been released.
+    there again. `held`: it was not to start at once, and has not been released. `inputs`
+    are the tasks whose output goes into its prompt, each with where in the log that stands;
+    `input_tokens` is how long they make it, about.
     """
 
     task_id: str
@@ -89,6 +91,8 @@ class TaskState(Struct, frozen=True, kw_only=True, gc=False):
     unbilled: tuple[Unbilled, ...] = ()
     held: bool = False
     delegated: int = 0
+    inputs: tuple[tuple[str, int], ...] = ()
+    input_tokens: int = 0
 
 
 class Step(NamedTuple):
@@ -269,7 +273,13 @@ def _decision(state: TaskState, event: c.TaskEvent, phase: Phase, seq: int) -> S
             )
         case c.TaskReleased():
             new = replace(
-                state, phase=phase, last_seq=seq, held=False, waiting_since=event.at
+                state,
+                phase=phase,
+                last_seq=seq,
+                held=False,
+                waiting_since=event.at,
+                inputs=tuple(event.inputs.items()),
+                input_tokens=event.input_tokens_estimate,
             )
         case c.TaskRequeued():
             excluded = state.excluded

@@ -71,6 +71,10 @@ class TaskFields(TypedDict, total=False):
     claude: dict[str, Any]
     max_budget_usd: float
     at: str
+    name: str
+    after: list[str]
+    after_any: list[str]
+    input_from: list[str]
 
 
 State = Literal[

@@ -216,8 +216,11 @@ class TaskSpec(Struct, frozen=True, omit_defaults=True, kw_only=True):
     `max_budget_usd` is what Claude Code may spend on the task, over all its attempts.
     `labels` are what tasks are chosen and costs are summed by. `retry_of` is the task that
     this one does again, with other words or options. `at` is the instant (RFC 3339) before
-    which it is not to start. `traceparent` (W3C Trace Context) names the span of the
-    submitter's own that the task's trace belongs under.
+    which it is not to start. It comes after other tasks: those of `after` and `input_from`
+    have to complete, those of `after_any` to be over, however they end; the output of those
+    of `input_from` goes into its prompt. They are ids, or within a batch the `name` that
+    another of its tasks has there. `traceparent` (W3C Trace Context)
+    names the span of the submitter's own that the task's trace belongs under.
 
     Of an answer alone: `system` is the system's message, `max_tokens` the most that it may
     be long (None: the policy's), `json_schema` what it must fit as JSON. A *chat* is an
@@ -260,6 +263,15 @@ class TaskSpec(Struct, frozen=True, omit_defaults=True, kw_only=True):
     messages: Annotated[list[ChatMessage], Meta(max_length=5_000)] = []
     chat: ChatWishes | None = None
     at: str | None = None
+    name: Token | None = None
+    after: Annotated[list[Token], Meta(max_length=1_000)] = []
+    after_any: Annotated[list[Token], Meta(max_length=1_000)] = []
+    input_from: Annotated[list[Token], Meta(max_length=16)] = []
+
+
+def predecessors(spec: TaskSpec) -> list[str]:
+    """Name the tasks that a task comes after, each once."""
+    return list(dict.fromkeys((*spec.after, *spec.input_from, *spec.after_any)))
 
 
 def chat_options(spec: TaskSpec) -> list[str]:
@@ -503,9 +515,14 @@ class TaskDelegated(TaskEvent, frozen=True, kw_only=True, tag="task.delegated.v1
 
 
 class TaskReleased(TaskEvent, frozen=True, kw_only=True, tag="task.released.v1"):
-    """What the task was held for has come: from here on it stands in the queue and ages."""
+    """What the task was held for has come: from here on it stands in the queue and ages.
 
-    reason: str = ""
+    `inputs` says of each task whose output goes into the prompt where in the log that
+    stands; `input_tokens_estimate` guesses how long they make it.
+    """
+
+    inputs: dict[str, Int] = {}
+    input_tokens_estimate: Int = 0
 
 
 class TaskDeferred(TaskEvent, frozen=True, kw_only=True, tag="task.deferred.v1"):
@@ -579,12 +596,16 @@ class TaskExpired(TaskEvent, frozen=True, kw_only=True, tag="task.expired.v1"):
 
 
 class TaskCancelled(TaskEvent, frozen=True, kw_only=True, tag="task.cancelled.v1"):
-    """Somebody cancelled it. A run is *cancelling* until its host says that it has stopped."""
+    """Somebody cancelled it. A run is *cancelling* until its host says that it has stopped.
+
+    `predecessor`: the scheduler did, because that task, which it comes after, did not complete.
+    """
 
     reason: str = ""
     requested_by: str = ""
     generation: Int = 0
     bulk: str = ""
+    predecessor: str = ""
 
 
 class TaskAbandoned(TaskEvent, frozen=True, kw_only=True, tag="task.abandoned.v1"):

@@ -135,7 +135,7 @@ def is_held(spec: c.TaskSpec) -> bool:
 
     It waits outside the queue: nobody routes it, and it does not age.
     """
-    return spec.at is not None
+    return spec.at is not None or bool(spec.after or spec.after_any or spec.input_from)
 
 
 def refuses_step(kind: type[c.Event], *, held: bool) -> bool:

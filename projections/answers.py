@@ -30,8 +30,9 @@ class TaskRow(Struct, kw_only=True):
     unknown. `model` is the one that it was sent to, `model_used` the one that its result
     names, "none" before and without. `error` says why it did not complete. `short_id` is
     the beginning of its id that no other task's has, "" where nobody looked. `not_before`
-    is the instant before which it is not to start, "" for none; `held`: it waits for that
-    outside the queue, and does not age.
+    is the instant before which it is not to start, "" for none; `held`: it waits for that,
+    or for the tasks that it comes after, outside the queue, and does not age. `comes_after`
+    counts those, `name` is what its batch calls it.
     A child task has a `parent`; `root` is the first of its tree, "" for a task that has
     neither parent nor children; `depth` is how many are above it, `children` how many its
     own runs have submitted.
@@ -93,6 +94,8 @@ class TaskRow(Struct, kw_only=True):
     root: str = ""
     depth: int = 0
     children: int = 0
+    name: str = ""
+    comes_after: int = 0
 
 
 class RouteView(Struct, kw_only=True):

@@ -113,6 +113,8 @@ def _row(record: TaskRecord, description: str) -> dict[str, Any]:
         "root": record.tree,
         "depth": record.depth,
         "children": record.children,
+        "name": record.name,
+        "comes_after": len({*record.after, *record.after_any, *record.input_from}),
     }
 
 

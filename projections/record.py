@@ -259,7 +259,9 @@ class TaskRecord(Struct, array_like=True, kw_only=True, gc=False):
     `own_seq` is the last event on its own subject, where decisions about it stand;
     `wanted_model` the model that it names, `model_used` the one that its result names, `needs` what its host must be able to.
     `not_before` is the instant before which it is not to start; `held`: it waits for that,
-    outside the queue.
+    or for the tasks that it comes after, outside the queue. `name` is what its batch calls
+    it; it comes after the tasks of `after`, `after_any` and `input_from`, and `followers`
+    come after it, the first `FOLLOWERS_KEPT` of them.
     """
 
     phase: Phase = "waiting"
@@ -329,6 +331,11 @@ class TaskRecord(Struct, array_like=True, kw_only=True, gc=False):
     root: str = ""
     depth: int = 0
     children: int = 0
+    name: str = ""
+    after: list[str] = field(default_factory=list)
+    after_any: list[str] = field(default_factory=list)
+    input_from: list[str] = field(default_factory=list)
+    followers: list[str] = field(default_factory=list)
 
     @property
     def tree(self) -> str:

@@ -22,7 +22,7 @@ from events.lifecycle import (
     refuses_step,
 )
 from projections.booking import book
-from projections.held import not_while
+from projections.held import comes_after, not_while
 from projections.judged import (
     ANOTHER_HOSTS,
     ANOTHER_LEADERS,
@@ -50,7 +50,7 @@ VOIDS_KEPT: Final = 16
 _LINES: Final = (c.TaskStatus, c.TaskErrorLine, c.TaskRetrying, c.TaskVerified)
 NUMBERED: Final = frozenset(_LINES)
 """Lines of a run: many of one type, told apart by their running number."""
-VERSION: Final = 15
+VERSION: Final = 16
 """Goes up whenever this fold makes other records of the same log."""
 
 
@@ -133,6 +133,8 @@ def _submitted(state: TasksState, judged: JudgedEvent, event: c.TaskSubmitted) -
         _void(judged, SUBMITTED_BEFORE)
         return
     record = new_record(event, judged.recorded.seq)
+    for before in comes_after(record, event.spec, state.find):
+        state.touched[before.id] = before
     state.records[record.id] = state.touched[record.id] = record
     judged.task = record
     judged.after = "waiting"

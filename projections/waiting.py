@@ -66,7 +66,7 @@ def why(
     if ahead is not None and (end := expires_at_of(record, fleet)) is not None:
         expires_at = rfc3339(end)
     if held:
-        because = list(held_for(record))
+        because = list(held_for(record, world))
     else:
         because = list(_because(record, fleet, tier, ahead, up, in_flight, now, model))
     if expires_at:

@@ -191,6 +191,12 @@ class Delegation:
                 "use no dearer tier",
                 "tier",
             )
+        if child.parent in c.predecessors(child.spec):
+            return m.refuse(
+                "refused",
+                "after: it may not come after the task that submits it",
+                "after",
+            )
         if child.spec.executor == "agent":
             return m.refuse(
                 "refused", "executor: a task's run may wake no agent", "executor"

@@ -12,6 +12,8 @@ from actors.gateway.sizes import check_size
 from actors.gateway.validate import check, check_limits
 from actors.lifecycle import Epochs
 from actors.rules.classification import classify, warnings
+from actors.rules.later import FIELDS as AFTER
+from actors.rules.later import graph_of
 from actors.rules.modes import resolve
 from actors.rules.prompt import estimate
 from actors.rules.repos import unknown_repo
@@ -23,7 +25,7 @@ from events.errors import Conflict, Malformed
 from events.ids import derived, task_named
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Collection
 
     from actors.scheduler.fleet import Fleet
     from actors.scheduler.tiers import TierWatch
@@ -99,8 +101,10 @@ class TaskCommands:
         spec = _spec_of(command)
         named = command.id and task_named(who, command.id)
         task_id = self._task_id(who, spec, named)
+        graph_of([spec], [task_id])
         event = self.submission(task_id, spec, who, command.id)
         await self._stored(spec)
+        await self._come_after(spec, ())
         if (unknown := self._unknown_repo(spec)) is not None:
             # What was taken once is found again, whatever became of its host.
             if await self._log.read(subjects.task(task_id), limit=1):
@@ -121,7 +125,7 @@ class TaskCommands:
         None where that shows only then, because the task has been submitted before.
         """
         spec = _spec_of(command)
-        if spec.attachments or spec.file_hints:
+        if spec.attachments or spec.file_hints or c.predecessors(spec):
             return False
         named = command.id and task_named(who, command.id)
         task_id = self._task_id(who, spec, named)
@@ -244,14 +248,28 @@ class TaskCommands:
         known = {name for host in hosts for name in host.repos}
         return Malformed("repo", *unknown_repo(repo, known))
 
+    async def _come_after(self, spec: c.TaskSpec, ids: Collection[str]) -> None:
+        """Refuse to come after a task that is not there, and not among `ids`: Malformed."""
+        for path in AFTER:
+            for n, task_id in enumerate(getattr(spec, path)):
+                if task_id not in ids and not await self._log.read(
+                    subjects.task(task_id), limit=1
+                ):
+                    raise Malformed(
+                        f"{path}[{n}]",
+                        "the id of a task, or a name in its batch",
+                        task_id,
+                    )
+
     def _has_joined(self, name: str) -> bool:
         """Whether a host of this name has ever joined."""
         host = self._dry_run.fleet.hosts.get(name)
         return host is not None and host.incarnation != ""
 
     async def look(self, spec: c.TaskSpec) -> None:
-        """Look for what a task names: its attachments, its repository; raises Malformed."""
+        """Look for what a task names: attachments, other tasks, a repository: Malformed."""
         await self._stored(spec)
+        await self._come_after(spec, ())
         if (unknown := self._unknown_repo(spec)) is not None:
             raise unknown
 
@@ -260,12 +278,18 @@ class TaskCommands:
     ) -> m.BatchSubmitted | m.Refusal:
         """Take all of the tasks or none."""
         events: list[c.TaskSubmitted] = []
-        for n, spec in enumerate(command.tasks):
-            named = command.id and derived(who, "batch", command.id, str(n))
-            task_id = self._task_id(who, spec, named)
+        ids = [
+            self._task_id(
+                who, spec, command.id and derived(who, "batch", command.id, str(n))
+            )
+            for n, spec in enumerate(command.tasks)
+        ]
+        specs, order = graph_of(command.tasks, ids)
+        for n, (spec, task_id) in enumerate(zip(specs, ids, strict=True)):
             try:
                 events.append(self.submission(task_id, spec, who, command.id))
                 await self._stored(spec)
+                await self._come_after(spec, ids)
                 unknown = self._unknown_repo(spec)
                 if unknown and not await self._log.read(
                     subjects.task(task_id), limit=1
@@ -275,13 +299,12 @@ class TaskCommands:
                 raise Malformed(
                     f"tasks[{n}].{error.path}", error.expected, error.got
                 ) from error
-        ids = [event.task_id for event in events]
         if len(set(ids)) != len(ids):
             raise Malformed("tasks", "idempotency keys that differ", "one key twice")
         existing, seq = False, 0
         try:
             stored = await self._log.append_batch(
-                [(subjects.task(event.task_id), event, 0) for event in events]
+                [(subjects.task(ids[n]), events[n], 0) for n in order]
             )
             seq = max(stored, default=0)
         except Conflict:

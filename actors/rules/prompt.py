@@ -8,6 +8,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Final
 
+import msgspec
+
 from actors.rules.chats import flattened
 from events import catalogue as c
 from events.codec import encode
@@ -71,7 +73,7 @@ def prompt_for(spec: c.TaskSpec, files: Mapping[str, bytes] | None = None) -> st
     for each in spec.attachments:
         if not c.is_picture(each) and each.digest in (files or {}):
             assert files is not None
-            parts += ["", *_file(each.name, files[each.digest])]
+            parts += ["", *_file(f"File {each.name}", files[each.digest])]
     return "\n".join(parts)
 
 
@@ -80,4 +82,30 @@ def _file(name: str, data: bytes) -> list[str]:
     text = data.decode("utf-8", "replace").replace("\0", "\ufffd")
     longest = max(map(len, _FENCE.findall(text)), default=2)
     fence = "`" * (longest + 1)
-    return [f"File {name}:", fence, text.removesuffix("\n"), fence]
+    return [f"{name}:", fence, text.removesuffix("\n"), fence]
+
+
+def with_inputs(spec: c.TaskSpec, outputs: Mapping[str, str]) -> c.TaskSpec:
+    """Put the outputs of tasks, by their ids, behind a task's description.
+
+    Of what is too long for a description each keeps its beginning and its end.
+    """
+    if not outputs:
+        return spec
+    room = c.DESCRIPTION_LIMIT - len(spec.description) - 200 * len(outputs)
+    most = max(0, room // len(outputs))
+    parts = [spec.description]
+    for task_id, output in outputs.items():
+        parts += ["", *_file(f"Output of task {task_id}", _ends(output, most).encode())]
+    return msgspec.structs.replace(
+        spec, description="\n".join(parts)[: c.DESCRIPTION_LIMIT]
+    )
+
+
+def _ends(text: str, most: int) -> str:
+    """Keep beginning and end of a text that is longer than `most` characters."""
+    if len(text) <= most:
+        return text
+    head, tail = text[: most // 2], text[len(text) - most // 2 :]
+    left_out = len(text) - len(head) - len(tail)
+    return f"{head}\n... {left_out:,} characters left out ...\n{tail}"

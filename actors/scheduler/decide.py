@@ -140,6 +140,7 @@ class Scheduler:
             elif task.phase == "waiting" and live.deadline is not None:
                 due = live.deadline - state.time.ahead_s
                 lead.wake_at(due, task_id=task.task_id)
+        state.held.asked.clear()
         state.held.look_at_all()
         self.effects += mailing.share_with_all(state, lead)
         for until in state.fleet.limited_until.values():
@@ -334,7 +335,8 @@ class Scheduler:
         if state.tiers_dirty or state.fleet.changed_kinds or alert_is_due:
             decisions += tiers.decide_tiers(state, lead, now)
         if state.held.ready:
-            decisions += held.decide_released(state, lead, now)
+            decisions += held.decide_held(state, lead, now)
+            self.effects += held.outcomes_needed(state)
         returns.note_unaccepted(state, lead, now)
         if state.families.orphans:
             decisions += families.decide_orphans(state, lead, now)
@@ -403,6 +405,16 @@ class Scheduler:
         if self.leadership is None:
             return None
         return mailing.assignment(self.state, self.leadership, task_id, route, spec)
+
+    def outcome(self, task_id: str, found: held.TaskEnd | None) -> None:
+        """Take in what became of a task that a held one comes after, as the log says.
+
+        `found` is None where it is not over: then the fold will tell.
+        """
+        state = self.state
+        there = task_id in state.tasks or task_id in state.coming_back
+        if self.leadership is not None and found is not None and not there:
+            state.held.learned(task_id, found)
 
     def resend(self, task_id: str, route: str) -> None:
         """Mail an assignment once more, if it still waits to be accepted."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from actors.lifecycle import initial
+from actors.rules.contexts import context_needed
 from actors.scheduler.queue import LANES, PLACE_KIND, Requirement, requirement
 from events import catalogue as c
 from events.codec import instant
@@ -21,9 +22,14 @@ class Hold(NamedTuple):
     """What a task waits for before it stands in the queue.
 
     `at` is the instant of the wall clock (epoch seconds) before which it is not to start.
+    Of the tasks that it comes after, `completed` have to complete and `over` to be over;
+    `inputs` are those whose output it gets.
     """
 
     at: float | None = None
+    completed: tuple[str, ...] = ()
+    over: tuple[str, ...] = ()
+    inputs: tuple[str, ...] = ()
 
 
 class LiveTask:
@@ -104,6 +110,9 @@ class LiveTask:
     def requirement(self, excluded: tuple[str, ...]) -> Requirement:
         """What it requires in the tier it is in now."""
         base, state = self.base, self.state
+        context = base.context
+        if state.input_tokens and self.kind == "local":
+            context += context_needed(state.input_tokens, work=False)
         return Requirement(
             kind=self.kind,
             tier=state.tier,
@@ -116,7 +125,7 @@ class LiveTask:
             tools=base.tools,
             choice=base.choice,
             vision=base.vision,
-            context=base.context,
+            context=context,
             child=base.child,
             shell=base.shell,
             chat=base.chat,

@@ -29,8 +29,9 @@ def send_assignment(
     """Send a route to its host; its task may have to be read from the log first."""
     task = live.state
     spec = state.specs.get(task.task_id)
-    if spec is None:
-        return [SpecNeeded(task.task_id, task.route, task.submitted_seq)]
+    if spec is None or task.inputs:
+        seq = task.submitted_seq
+        return [SpecNeeded(task.task_id, task.route, seq, task.inputs)]
     mail = assignment(state, lead, task.task_id, task.route, spec)
     return [mail] if mail is not None else []
 

@@ -44,12 +44,14 @@ class Mail(NamedTuple):
 class SpecNeeded(NamedTuple):
     """An assignment whose task has to be read from the log before it can be mailed.
 
-    `seq` is where its submission stands.
+    `seq` is where its submission stands, `inputs` name the tasks whose output goes into its
+    prompt, with where that stands.
     """
 
     task_id: str
     route: str
     seq: int
+    inputs: tuple[tuple[str, int], ...] = ()
 
 
 class HistoryNeeded(NamedTuple):
@@ -58,4 +60,11 @@ class HistoryNeeded(NamedTuple):
     task_id: str
 
 
-Effect = Mail | SpecNeeded | HistoryNeeded
+class OutcomeNeeded(NamedTuple):
+    """A held task comes after this one, which is over: its history has to be read, and what
+    became of it handed to `outcome`."""
+
+    task_id: str
+
+
+Effect = Mail | SpecNeeded | HistoryNeeded | OutcomeNeeded

@@ -13,10 +13,19 @@ from typing import TYPE_CHECKING, Any, Final
 
 from actors.gateway.gateway import Gateway
 from actors.gateway.service import Service
+from actors.rules.prompt import with_inputs
 from actors.scheduler.decide import Scheduler
+from actors.scheduler.held import outcome_in, outputs_of
 from actors.scheduler.lease import LEASE_TTL_S, Lease, Leases
 from actors.scheduler.logtime import NOTICED_S, ClockWatch
-from actors.scheduler.outputs import Decision, HistoryNeeded, Mail, SpecNeeded
+from actors.scheduler.outputs import (
+    Decision,
+    Effect,
+    HistoryNeeded,
+    Mail,
+    OutcomeNeeded,
+    SpecNeeded,
+)
 from events import catalogue as c
 from events import subjects
 from events.codec import Reader, encode, instant, rfc3339
@@ -449,7 +458,7 @@ class SchedulerRole:
 
     # -- effects -----------------------------------------------------------------------
 
-    def _perform(self, effect: Mail | SpecNeeded | HistoryNeeded) -> None:
+    def _perform(self, effect: Effect) -> None:
         match effect:
             case Mail():
                 self._mail(effect)
@@ -457,6 +466,8 @@ class SchedulerRole:
                 self._in_background(self._fetch_spec(effect))
             case HistoryNeeded():
                 self._in_background(self._fetch_history(effect))
+            case OutcomeNeeded():
+                self._in_background(self._fetch_outcome(effect.task_id))
 
     def _in_background(self, work: Any) -> None:
         task = self._loop.create_task(work)
@@ -466,34 +477,42 @@ class SchedulerRole:
     async def _fetch_spec(self, effect: SpecNeeded) -> None:
         try:
             recorded = await self._log.get(effect.seq)
+            outputs = await outputs_of(self._log, effect.inputs)
         except LogError as error:
             _log.warning("task not read", task_id=effect.task_id, reason=str(error))
             self._resend_later(effect.task_id, effect.route)
             return
         if recorded is not None and isinstance(recorded.event, c.TaskSubmitted):
-            mail = self.scheduler.assignment(
-                effect.task_id, effect.route, recorded.event.spec
-            )
+            spec = with_inputs(recorded.event.spec, outputs)
+            mail = self.scheduler.assignment(effect.task_id, effect.route, spec)
             if mail is not None:
                 self._mail(mail)
 
     async def _fetch_history(self, effect: HistoryNeeded) -> None:
-        history: list[c.Recorded] = []
-        while True:
-            try:
-                async with self._reading:
-                    history = await self._log.read(subjects.task(effect.task_id))
-                    history += await self._log.read(subjects.runs_of(effect.task_id))
-                break
-            except LogUnavailable as error:
-                _log.warning(
-                    "task history not read", task_id=effect.task_id, reason=str(error)
-                )
-                await asyncio.sleep(0.5)
-        history.sort(key=lambda recorded: recorded.seq)
+        history = await self._history(effect.task_id)
         self.scheduler.adopt(effect.task_id, history)
         self._adopted.set()
         self._turn_soon()
+
+    async def _fetch_outcome(self, task_id: str) -> None:
+        history = await self._history(task_id)
+        epochs = self.scheduler.state.epochs
+        self.scheduler.outcome(task_id, outcome_in(task_id, history, epochs))
+        self._turn_soon()
+
+    async def _history(self, task_id: str) -> list[c.Recorded]:
+        """Read all that was written about a task, however long the log is away."""
+        while True:
+            try:
+                async with self._reading:
+                    history = await self._log.read(subjects.task(task_id))
+                    history += await self._log.read(subjects.runs_of(task_id))
+                return sorted(history, key=lambda recorded: recorded.seq)
+            except LogUnavailable as error:
+                _log.warning(
+                    "task history not read", task_id=task_id, reason=str(error)
+                )
+                await asyncio.sleep(0.5)
 
     def _mail(self, mail: Mail) -> None:
         answer = self._bus.request(

@@ -229,6 +229,7 @@ class SchedulerState:
                 if task_id in self.coming_back:
                     self.coming_back[task_id].append(recorded)
                 elif isinstance(event, c.TaskRetried):
+                    self.held.begun_again(task_id)
                     self.coming_back[task_id] = [recorded]
                     return HistoryNeeded(task_id)
                 return None
@@ -245,6 +246,10 @@ class SchedulerState:
                 self.time.decided(event.at)
             if before.phase != "absent":  # what is new is put in the queue below
                 self._take_step(live, before, state, event)
+            if state.phase in FINAL:
+                self.held.ended(task_id, held.outcome_of(state, recorded))
+            if live.hold is not None:
+                self.held.settle(live)
         else:
             self._count(verdict)
             if verdict == "void":
@@ -265,6 +270,7 @@ class SchedulerState:
     ) -> LiveTask:
         live = self.newcomers.make(task_id, event, child=child)
         live.hold = held.hold_of(event.spec)
+        self.held.watch(task_id, live)
         self.tasks[task_id] = live
         self.specs.keep(task_id, event.spec)
         return live
@@ -277,6 +283,7 @@ class SchedulerState:
         """
         whole = {one.seq: one for one in history if one.seq <= self.position}
         whole |= {one.seq: one for one in self.coming_back.pop(task_id, ())}
+        self.held.unsure_of(task_id)
         ordered = [whole[seq] for seq in sorted(whole)]
         first = ordered[0].event if ordered else None
         if not isinstance(first, c.TaskSubmitted) or task_id in self.tasks:
@@ -291,6 +298,7 @@ class SchedulerState:
         live = self._appears(task_id, first, child=False)
         live.state = state
         live.since = self.time.of(state.waiting_since)
+        self.held.settle(live)
         self.enqueue(live)
         last = self.time.last  # the clock may have been put elsewhere since
         steps = [

@@ -7,11 +7,15 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from actors.rules.later import FIELDS as AFTER
+from cli.client.completing import ids
 from cli.client.spans import span_option, time_to_come
 from cli.render.terminal import utc_now
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from cli.client.connection import Session
 
 F = TypeVar("F", bound="Callable[..., Any]")
 
@@ -26,6 +30,28 @@ def later_options(command: F) -> F:
             help="Do not start it before: 18:30, tomorrow 9:00, 2026-01-31 09:00 where "
             "this is typed, or RFC 3339.",
         ),
+        click.option(
+            "--input-from",
+            metavar="ID",
+            multiple=True,
+            shell_complete=ids(),
+            help="Like --after, and that task's output goes into the prompt.",
+        ),
+        click.option(
+            "--after-any",
+            metavar="ID",
+            multiple=True,
+            shell_complete=ids(),
+            help="Start it when this task is over, however it ends.",
+        ),
+        click.option(
+            "--after",
+            metavar="ID",
+            multiple=True,
+            shell_complete=ids(),
+            help="Start it when this task has completed; where it does not, this one is "
+            "cancelled. In a file (-f) also a task's name.",
+        ),
     ]
     for add in options:
         command = add(command)
@@ -34,10 +60,20 @@ def later_options(command: F) -> F:
 
 def later_of(options: dict[str, Any]) -> dict[str, Any]:
     """Make a task's fields of these options."""
-    at, after = options["at"], options["in"]
-    if at is not None and after is not None:
+    at, in_s = options["at"], options["in"]
+    if at is not None and in_s is not None:
         raise click.UsageError("--at and --in do not go together: say one")
-    if after is not None:
-        then = utc_now().astimezone(UTC) + timedelta(seconds=after)
-        return {"at": then.isoformat().replace("+00:00", "Z")}
-    return {"at": None if at is None else time_to_come(at)}
+    fields: dict[str, Any] = {name: list(options[name]) for name in AFTER}
+    if in_s is not None:
+        then = utc_now().astimezone(UTC) + timedelta(seconds=in_s)
+        fields["at"] = then.isoformat().replace("+00:00", "Z")
+    elif at is not None:
+        fields["at"] = time_to_come(at)
+    return fields
+
+
+async def settle_ids(client: Session, fields: dict[str, Any]) -> None:
+    """Put whole ids in the place of beginnings that were typed."""
+    for name in AFTER:
+        if name in fields:
+            fields[name] = [await client.full_id(each) for each in fields[name]]

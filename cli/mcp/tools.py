@@ -100,6 +100,11 @@ FIELDS: Final = {
     "verification_steps": "Shell commands that have to succeed for the task to count.",
     "priority": "urgent, high, normal, low.",
     "labels": "Names and values by which tasks and costs are found again.",
+    "after": "Ids of tasks that have to complete before it starts; where one does not, "
+    "it is cancelled.",
+    "after_any": "Ids of tasks that have to be over before it starts, however they end.",
+    "input_from": "Ids of tasks that have to complete, and whose output goes into its "
+    "prompt.",
     "at": "RFC 3339 instant before which it is not to start.",
     "timeout_s": "Seconds that one run may take.",
     "ttl_s": "Seconds after which the task is given up where nobody took it.",

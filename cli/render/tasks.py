@@ -107,7 +107,12 @@ def _where(row: TaskRow) -> str:
 
 def held_words(row: TaskRow) -> str:
     """Say shortly what a task is held for."""
-    return f"not before {local_time(row.not_before)}" if row.not_before else "held"
+    said = []
+    if row.comes_after:
+        said.append(f"after {row.comes_after} task{'s' * (row.comes_after > 1)}")
+    if row.not_before:
+        said.append(f"not before {local_time(row.not_before)}")
+    return ", ".join(said)
 
 
 def tasks_footer(answer: TasksAnswer) -> str:

@@ -218,7 +218,7 @@ class Judge:
         if account is None:
             if isinstance(event, c.TaskSubmitted):
                 self.accounts[task_id] = account = Account(event)
-                self.later.submitted(event)
+                self.later.submitted(event, where)
                 account.waits_since = self.now
             return
         if isinstance(event, c.TaskRouted):
@@ -231,6 +231,8 @@ class Judge:
         else:
             self._decision(account, event, before, after, where)
         self._attempts(account, before, after, event, where)
+        if after.phase in FINAL and before.phase not in FINAL:
+            self.later.ended(task_id, after.phase, recorded)
 
     def _bill(self, task_id: str, host: str, event: c.Event) -> None:
         account = self.accounts.get(task_id)
@@ -332,7 +334,7 @@ class Judge:
                     )
                 self._close(account)
             case c.TaskReleased():
-                self.later.released(event, after, where)
+                self.later.released(account.submitted, event, after, where)
             case c.TaskRetried():
                 self.verification.retried(event.task_id)
                 self._close(account)
@@ -344,6 +346,7 @@ class Judge:
                 self._close(account)
             case c.TaskCancelled():
                 account.cancelled = True
+                self.later.cancelled(account.submitted, event, where)
             case c.TaskExpired():
                 if before.phase != "waiting":
                     self.complain("only a waiting task expires", where)
@@ -978,6 +981,8 @@ class Judge:
             "suspects": state.suspects,
             "unmet": state.unmet,
             "held": state.held.tasks,
+            "followers": state.held.followers,
+            "outcomes": state.held.outcomes,
             "arrived": state.arrived,
             "limits": lead.limits if lead is not None else [],
         }

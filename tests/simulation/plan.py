@@ -190,10 +190,13 @@ def _work(drawing: _Drawing, hosts: list[str]) -> None:
             for fields in tasks:
                 fields.pop("deadline_in", None)
                 fields.pop("at_in", None)
+            _graph(Random(f"graph {at}"), tasks)
             drawing.add(at, "batch", n=n, tasks=tasks)
             made = len(tasks)
         else:
-            drawing.add(at, "submit", n=n, **_task(chance, hosts, str(at)))
+            fields = _task(chance, hosts, str(at))
+            _comes_after(Random(f"after {at}"), fields, range(n))
+            drawing.add(at, "submit", n=n, **fields)
             made = 1
         for which in range(n, n + made):
             _steer(drawing, which, at, hosts)
@@ -270,6 +273,35 @@ def _task(chance: Random, hosts: list[str], mark: str) -> dict[str, Any]:
     elif own.random() < 0.12:
         fields["at_in"] = own.choice((-5, 1, 4, 12, 40))
     return fields
+
+
+def _path(own: Random, fields: dict[str, Any]) -> str:
+    paths = ["after", "after", "after_any"]
+    if "shell" not in fields and fields.get("executor") != "noop":
+        paths.append("input_from")
+    return own.choice(paths)
+
+
+def _comes_after(own: Random, fields: dict[str, Any], others: range) -> None:
+    """Have a task come after some that were submitted before it, by their numbers."""
+    if own.random() < 0.3 and others:
+        some = own.sample(others, min(len(others), own.choice((1, 1, 2, 3))))
+        fields["comes_after"] = {_path(own, fields): some}
+
+
+def _graph(own: Random, tasks: list[dict[str, Any]]) -> None:
+    """Make a graph of some batches, and a cycle of a few of these."""
+    if own.random() < 0.5:
+        return
+    for n, fields in enumerate(tasks):
+        fields["name"] = f"t{n}"
+        some = [f"t{k}" for k in range(n) if own.random() < 0.6]
+        if some:
+            fields[_path(own, fields)] = some
+    if own.random() < 0.15 and "after" in tasks[-1] and len(tasks[-1]["after"]) > 1:
+        tasks[0]["after_any"] = [tasks[-1]["name"]]
+    elif own.random() < 0.3:
+        tasks.reverse()
 
 
 def _steer(drawing: _Drawing, n: int, at: float, hosts: list[str]) -> None:

@@ -313,6 +313,8 @@ class Simulation:
             fields["deadline"] = rfc3339(self.loop.wall() + deadline)
         if (starts := fields.pop("at_in", None)) is not None:
             fields["at"] = rfc3339(self.loop.wall() + starts)
+        for path, others in fields.pop("comes_after", {}).items():
+            fields[path] = [self.task_ids[k] for k in others if k in self.task_ids]
         body = {"idempotency_key": f"task-{n}", **fields}
         answer = await self.ask("task.submit", body)
         if "task_id" in answer:

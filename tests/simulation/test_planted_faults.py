@@ -40,6 +40,7 @@ from sidecar import outbox, pipeline, verification
 from sidecar.executors import shell
 from sidecar.host import Sidecar
 from sidecar.progress import Progress
+from tests.simulation import later_faults
 from tests.simulation.simulation import play
 
 if TYPE_CHECKING:
@@ -584,6 +585,7 @@ PLANTED: list[Callable[[Patch], None]] = [
     round_too_many,
     back_to_its_own_tier,
     result_says_it_passed,
+    *later_faults.PLANTED,
 ]
 
 

@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from random import Random
 
 import click
 import pytest
 
 from actors.gateway.validate import check
+from actors.rules.classification import classify
+from actors.rules.later import graph_of
+from actors.rules.prompt import prompt_for, with_inputs
+from actors.scheduler.decide import Scheduler
+from actors.scheduler.held import outcome_in
+from actors.scheduler.outputs import OutcomeNeeded
 from cli.client.spans import time_to_come
 from events import catalogue as c
 from events import subjects
@@ -139,3 +146,199 @@ def test_a_time_of_day_is_the_next_one_where_it_is_typed():
         hour, _, minute = text.partition(":")
         assert (then.hour, then.minute) == (int(hour), int(minute))
     assert read("tomorrow 9:00").date() > here.date()
+
+
+# -- after other tasks -----------------------------------------------------------------
+
+
+def after(name: str, *others: str, **fields) -> c.TaskSpec:
+    return c.TaskSpec(description=name, name=name, after=list(others), **fields)
+
+
+def finish(w: World, task_id: str, *, well: bool = True, output: str = "") -> None:
+    w.report(task_id, c.TaskStarted, executor="shell")
+    if well:
+        result = c.Result(status="success", output=output)
+        w.report(task_id, c.TaskCompleted, result=result)
+    else:
+        w.report(task_id, c.TaskFailed, result=c.Result(status="failed"))
+
+
+def cancellations(w: World) -> dict[str, c.TaskCancelled]:
+    events = [r.event for r in w.log]
+    return {e.task_id: e for e in events if isinstance(e, c.TaskCancelled)}
+
+
+def test_a_task_starts_when_all_that_it_comes_after_have_completed():
+    w = World()
+    w.join("h1")
+    w.shell("a")
+    w.shell("b")
+    w.shell("c", after=["a", "b"])
+    finish(w, "a")
+    assert w.routes("c") == []
+    finish(w, "b")
+    assert len(w.routes("c")) == 1
+
+
+def test_a_failed_predecessor_cancels_what_comes_after_it_with_the_reason():
+    w = World()
+    w.join("h1")
+    w.shell("a")
+    w.shell("b", after=["a"], at=at(600))
+    w.shell("c", after=["b"])
+    w.shell("d", after_any=["c"])
+    finish(w, "a", well=False)
+    cancelled = cancellations(w)
+    assert cancelled["b"].reason == "task a, which it comes after, has failed"
+    assert cancelled["b"].predecessor == "a"
+    assert cancelled["c"].reason == "task b, which it comes after, was cancelled"
+    assert "d" not in cancelled
+    assert len(w.routes("d")) == 1
+
+
+def test_what_was_over_before_is_read_from_the_log_by_whoever_leads():
+    w = World()
+    w.join("h1")
+    w.shell("a")
+    finish(w, "a", output="four")
+    spec = {"tier": "standard", "input_from": ["a"]}
+    w.submit("b", **spec)
+    asked = OutcomeNeeded("a")
+    w.scheduler.decide(w.now)
+    assert releases(w) == []
+    w.scheduler.state.held.asked.clear()
+    w.scheduler.state.held.look_at_all()
+    w.scheduler.decide(w.now)
+    assert asked in w.scheduler.effects
+    history = [r for r in w.log if r.subject.endswith(".a")]
+    w.scheduler.outcome("a", outcome_in("a", history, w.scheduler.state.epochs))
+    w.turn()
+    (released,) = releases(w)
+    assert released.inputs == {"a": history[-1].seq}
+
+
+def test_a_retried_predecessor_is_waited_for_again():
+    w = World()
+    w.join("h1", slots={"shell": 1})
+    w.shell("a")
+    w.shell("b")
+    w.shell("c", after_any=["a"], after=["b"])
+    finish(w, "a", well=False)
+    w.store(subjects.task("a"), c.TaskRetried(**w.head(), task_id="a"))
+    w.scheduler.adopt("a", [r for r in w.log if r.subject.endswith(".a")])
+    w.turn()
+    finish(w, "b")
+    assert w.routes("c") == []
+    finish(w, "a")
+    assert len(w.routes("c")) == 1
+
+
+def test_the_output_of_a_predecessor_stands_in_the_prompt_and_ends_no_fence():
+    spec = c.TaskSpec(description="sum up", input_from=["a"])
+    prompt = prompt_for(with_inputs(spec, {"a": "one\n```\ntwo"}))
+    assert prompt == "sum up\n\nOutput of task a:\n````\none\n```\ntwo\n````"
+
+
+def test_what_is_too_long_for_a_prompt_keeps_its_beginning_and_its_end():
+    spec = c.TaskSpec(description="x" * 190_000, input_from=["a"])
+    whole = with_inputs(spec, {"a": "b" + "-" * 50_000 + "e"}).description
+    assert len(whole) <= c.DESCRIPTION_LIMIT
+    assert "characters left out" in whole
+    assert whole.endswith("e\n```")
+
+
+def test_names_of_a_batch_become_ids_and_nothing_is_submitted_before_what_it_follows():
+    specs, order = graph_of([after("c", "b", "X"), after("b", "a"), after("a")], "321")
+    assert [spec.after for spec in specs] == [["2", "X"], ["1"], []]
+    assert order == [2, 1, 0]
+
+
+def test_a_cycle_is_refused_with_its_path():
+    tasks = [after("a", "c"), after("b", "a"), after("c", "b"), after("d")]
+    with pytest.raises(Malformed) as refused:
+        graph_of(tasks, "1234")
+    assert refused.value.path in ("tasks[0].after", "tasks[1].after", "tasks[2].after")
+    turns = ("a after c after b after a", "b after a after c after b")
+    assert refused.value.got in (*turns, "c after b after a after c")
+
+
+def test_a_task_that_comes_after_itself_and_a_name_said_twice_are_refused():
+    with pytest.raises(Malformed, match="X after X"):
+        graph_of([c.TaskSpec(description="x", after=["X"])], ["X"])
+    with pytest.raises(Malformed, match=r"tasks\[1\].name: expected another name"):
+        graph_of([after("a"), after("a")], "12")
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"after": ["a", "a"]}, "after: expected each task once"),
+        (
+            {"after": ["a"], "after_any": ["a"]},
+            "after_any: expected tasks that are not",
+        ),
+        (
+            {"input_from": ["a"], "shell": c.Shell("true")},
+            "input_from: expected none, because a shell command has no prompt",
+        ),
+    ],
+)
+def test_predecessors_that_contradict_each_other_are_refused(fields, said):
+    with pytest.raises(Malformed, match=said):
+        check(c.TaskSpec(description="x", **fields), START)
+
+
+def test_a_graph_of_1000_tasks_ends_in_order_though_its_schedulers_die():
+    """Fan-out by ten and fan-in, twelve rounds of it; a new leader every 90 results."""
+    chance, layers, n = Random(7), [["t0"]], 1
+    before: dict[str, list[str]] = {"t0": []}
+    while n < 1_000:
+        width = min(1_000 - n, 80 if len(layers) % 2 else 1)
+        layer = [f"t{k}" for k in range(n, n + width)]
+        for one in layer:
+            before[one] = list(layers[-1])
+        layers.append(layer)
+        n += width
+    w = World()
+    w.join("h1", slots={"shell": 25})
+    for task_id, some in before.items():
+        spec = c.TaskSpec(description=task_id, shell=c.Shell("true"), after=some)
+        about = {"task_id": task_id, "spec": spec, "classification": classify(spec)}
+        w.store(subjects.task(task_id), c.TaskSubmitted(**w.head(), **about))
+    w.turn()
+    running, seen, done = [], 0, []
+    while len(done) < 1_000:
+        new = [recorded.event for recorded in w.log[seen:]]
+        running += [event for event in new if isinstance(event, c.TaskRouted)]
+        seen = len(w.log)
+        routed = running.pop(chance.randrange(len(running)))
+        assert set(before[routed.task_id]) <= set(done)
+        done.append(routed.task_id)
+        result = c.Result(status="success")
+        w.report(routed.task_id, c.TaskCompleted, route=routed, result=result)
+        if len(done) % 90 == 0:
+            take_over(w, 2 + len(done) // 90)
+    assert len(set(done)) == 1_000
+    assert not w.scheduler.state.held.followers
+
+
+def take_over(w: World, epoch: int) -> None:
+    """Let a scheduler lead that has folded half the log, and lost the other's memory."""
+    w.scheduler = Scheduler("s1", lambda: w.head()["id"])
+    for recorded in w.log:
+        w.scheduler.fold(recorded)
+    w.elect(epoch)
+    w.beat("h1", held=[])
+    for _ in range(3):
+        w.scheduler.state.held.asked.clear()
+        w.scheduler.state.held.look_at_all()
+        for decision in w.scheduler.decide(w.now):
+            w.take(decision)
+        for effect in w.scheduler.effects:
+            if isinstance(effect, OutcomeNeeded):
+                task_id = effect.task_id
+                history = [r for r in w.log if r.subject.endswith(f".{task_id}")]
+                found = outcome_in(task_id, history, w.scheduler.state.epochs)
+                w.scheduler.outcome(task_id, found)
+    w.turn()

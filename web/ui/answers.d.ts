@@ -518,6 +518,8 @@ export interface TaskDetail {
   root: string;
   depth: number;
   children: number;
+  name: string;
+  comes_after: number;
   spec: TaskSpec | null;
   classification: Classification | null;
   warnings: Array<string>;
@@ -639,6 +641,8 @@ export interface TaskRow {
   root: string;
   depth: number;
   children: number;
+  name: string;
+  comes_after: number;
 }
 export interface TaskSpec {
   description: string;
@@ -677,6 +681,10 @@ export interface TaskSpec {
   messages?: Array<ChatMessage>;
   chat?: ChatWishes | null;
   at?: string | null;
+  name?: string | null;
+  after?: Array<string>;
+  after_any?: Array<string>;
+  input_from?: Array<string>;
 }
 export interface TasksAnswer {
   seq: number;

@@ -1,0 +1,120 @@
+"""Faults of a line each in what starts later, for `test_planted_faults.py`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from actors import lifecycle
+from actors.rules import later
+from actors.scheduler import decide, held, state
+from events import catalogue as c
+
+if TYPE_CHECKING:
+    import pytest
+
+    Patch = pytest.MonkeyPatch
+
+
+def delayed_task_aged(patch: Patch) -> None:
+    """A task ages while it is held."""
+    decision = lifecycle._decision
+
+    def ageing(before: Any, event: Any, *rest: Any) -> Any:
+        step = decision(before, event, *rest)
+        if not isinstance(event, c.TaskReleased):
+            return step
+        since = before.waiting_since
+        return step._replace(
+            state=msgspec.structs.replace(step.state, waiting_since=since)
+        )
+
+    patch.setattr(lifecycle, "_decision", ageing)
+
+
+def delayed_task_starts_early(patch: Patch) -> None:
+    """A task is released some seconds before its time."""
+    hold_of = held.hold_of
+
+    def early(spec: c.TaskSpec) -> Any:
+        hold = hold_of(spec)
+        at = hold.at if hold is not None else None
+        return hold if hold is None or at is None else hold._replace(at=at - 3)
+
+    patch.setattr(held, "hold_of", early)
+
+
+def held_task_is_routed(patch: Patch) -> None:
+    """A held task stands in the queue like any other."""
+    enqueue = state.SchedulerState.enqueue
+
+    def careless(self: Any, live: Any) -> None:
+        was = live.state
+        live.state = msgspec.structs.replace(was, held=False)
+        enqueue(self, live)
+        live.state = was
+
+    patch.setattr(state.SchedulerState, "enqueue", careless)
+
+
+def dependency_ignored(patch: Patch) -> None:
+    """What a task comes after is forgotten."""
+    hold_of = held.hold_of
+
+    def lone(spec: c.TaskSpec) -> Any:
+        hold = hold_of(spec)
+        return hold and hold._replace(completed=hold.inputs, over=())
+
+    patch.setattr(held, "hold_of", lone)
+
+
+def failed_predecessor_counts(patch: Patch) -> None:
+    """A task that has failed is as good as one that has completed."""
+    outcome_of = held.outcome_of
+    patch.setattr(
+        held,
+        "outcome_of",
+        lambda *of: outcome_of(*of)._replace(phase="completed"),
+    )
+
+
+def failure_wakes_nobody(patch: Patch) -> None:
+    """What comes after a failed task is not looked at."""
+    ended = held.HeldTasks.ended
+
+    def quiet(self: Any, task_id: str, outcome: Any) -> None:
+        if outcome.phase == "completed":
+            ended(self, task_id, outcome)
+
+    patch.setattr(held.HeldTasks, "ended", quiet)
+
+
+def outcome_not_read(patch: Patch) -> None:
+    """What was over before its follower came is never asked for."""
+    patch.setattr(decide.held, "outcomes_needed", lambda state: [])
+
+
+def cycle_accepted(patch: Patch) -> None:
+    """A batch whose tasks wait for each other is taken."""
+
+    class AnyOrder:
+        def __init__(self, before: dict[int, list[int]]) -> None:
+            self.before = before
+
+        def static_order(self) -> list[int]:
+            return list(self.before)
+
+    patch.setattr(later, "TopologicalSorter", AnyOrder)
+
+
+PLANTED = [
+    delayed_task_aged,
+    delayed_task_starts_early,
+    held_task_is_routed,
+    dependency_ignored,
+    failed_predecessor_counts,
+    failure_wakes_nobody,
+    outcome_not_read,
+    cycle_accepted,
+]
