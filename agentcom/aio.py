@@ -114,16 +114,16 @@ class AsyncTask:
         """Return the output of its present run as far as it has come."""
         await self._lengthen()
         routes = (await self._client._ask_task(self.task_id, self._seq)).routes
-        found: list[Chunk] = []
+        chunks: list[Chunk] = []
         while routes:
             question = {"task_id": self.task_id, "route": routes[-1].route}
-            after = {"after_n": found[-1].n} if found else {}
+            after = {"after_n": chunks[-1].n} if chunks else {}
             raw = await self._client._transport.query("output", {**question, **after})
             answer = read(raw, OutputAnswer)
-            found += answer.chunks
+            chunks += answer.chunks
             if not (answer.chunks and answer.left_out):
                 break
-        return found
+        return chunks
 
     async def cancel(self, reason: str = "") -> None:
         """Cancel it; nothing happens where it is cancelled already."""
@@ -226,9 +226,9 @@ class AsyncClient:
             body["attachments"] = [*body.get("attachments", ()), *attached]
         body.setdefault("idempotency_key", secrets.token_hex(16))
         raw = await self._transport.command("task.submit", body)
-        said = read(raw, Submitted)
-        task = AsyncTask(self, said.task_id, said.seq)
-        task.warnings = said.warnings
+        answer = read(raw, Submitted)
+        task = AsyncTask(self, answer.task_id, answer.seq)
+        task.warnings = answer.warnings
         return task
 
     async def submit_many(
@@ -250,8 +250,8 @@ class AsyncClient:
             raw = await self._transport.command(
                 "task.batch", {"id": name, "tasks": group}
             )
-            said = read(raw, BatchSubmitted)
-            submitted += [AsyncTask(self, each, said.seq) for each in said.task_ids]
+            answer = read(raw, BatchSubmitted)
+            submitted += [AsyncTask(self, each, answer.seq) for each in answer.task_ids]
         return submitted
 
     async def attach(
@@ -360,12 +360,12 @@ class AsyncClient:
         question = _question(chosen)
         question["limit"] = _PAGE
         while True:
-            found = read(await self._transport.query("tasks", question), TasksAnswer)
-            for task in found.tasks:
+            answer = read(await self._transport.query("tasks", question), TasksAnswer)
+            for task in answer.tasks:
                 yield task
-            if found.next is None:
+            if answer.next is None:
                 return
-            question["cursor"] = found.next
+            question["cursor"] = answer.next
 
     async def cancel(
         self,
@@ -461,7 +461,7 @@ class AsyncClient:
         instants, `7d`, `today`, `yesterday` or a day here, taken by the hour; `stack` takes
         each line apart again.
         """
-        asked: dict[str, Any] = {
+        parameters: dict[str, Any] = {
             "by": by,
             "label": [label] if isinstance(label, str) else label,
             "since": since,
@@ -470,7 +470,7 @@ class AsyncClient:
             "fallback": fallback,
         }
         question = {
-            name: value for name, value in asked.items() if value not in (None, "")
+            name: value for name, value in parameters.items() if value not in (None, "")
         }
         return read(await self._transport.query("costs", _timed(question)), Costs)
 

@@ -49,9 +49,9 @@ def broker(
             f"there is no key at {key}: start an instance with `agentcom up`, or say "
             "where one is with url= and token=, or with nats= and creds="
         ) from error
-    said = [line for line in lines if line and not line.startswith("#")]
-    seed = next((line for line in said if "://" not in line), "")
-    servers = nats or ",".join(line for line in said if "://" in line)
+    words = [line for line in lines if line and not line.startswith("#")]
+    seed = next((line for line in words if "://" not in line), "")
+    servers = nats or ",".join(line for line in words if "://" in line)
     servers = servers or _recorded(folder)
     listed = [each.strip() for each in servers.split(",") if each.strip()]
     return Broker(listed, seed, key.stem)

@@ -91,10 +91,10 @@ class OverNats:
 
     async def _on_error(self, error: Exception) -> None:
         """Match the broker's refusals, which come as text, to those who wait."""
-        if said := _DENIED.search(str(error)):
-            waiting = self._refusing.get(said[2])
+        if match := _DENIED.search(str(error)):
+            waiting = self._refusing.get(match[2])
             if waiting is not None and not waiting.done():
-                waiting.set_result(said[2])
+                waiting.set_result(match[2])
 
     async def _on_lost(self) -> None:
         """Let go of answers that were waited for: a broker that is gone brings none."""

@@ -17,15 +17,15 @@ def instant_of(text: str, now: datetime) -> str:
     A length of time is so long before `now`; a day begins at midnight of `now`'s zone.
     What is none of these is returned as it is, for the other side to judge.
     """
-    said = text.strip().lower()
+    word = text.strip().lower()
     try:
-        if ago := _AGO.fullmatch(said):
+        if ago := _AGO.fullmatch(word):
             length = timedelta(seconds=float(ago[1]) * _SECONDS[ago[2]])
             return _written(now.astimezone(UTC) - length)
-        if said in _DAYS_AGO:
-            day = (now - timedelta(days=_DAYS_AGO[said])).date()
-        elif _DAY.fullmatch(said):
-            day = datetime.fromisoformat(said).date()
+        if word in _DAYS_AGO:
+            day = (now - timedelta(days=_DAYS_AGO[word])).date()
+        elif _DAY.fullmatch(word):
+            day = datetime.fromisoformat(word).date()
         else:
             return text
         # A zone of the machine's own has another offset on another day.

@@ -63,14 +63,19 @@ class Patience:
 def error_of(raw: bytes, status: int) -> AgentComError:
     """Make the error that a refusal is; one that is none of ours by its status."""
     try:
-        said = msgspec.json.decode(raw, type=RefusalAnswer)
+        refusal = msgspec.json.decode(raw, type=RefusalAnswer)
     except msgspec.DecodeError:
         text = raw[:200].decode(errors="replace").strip()
-        said = RefusalAnswer(
+        refusal = RefusalAnswer(
             code="bad_gateway", error=f"status {status}: {text}", status=status
         )
     return refused(
-        said.code, said.error, said.status, said.path, said.expected, said.got
+        refusal.code,
+        refusal.error,
+        refusal.status,
+        refusal.path,
+        refusal.expected,
+        refusal.got,
     )
 
 

@@ -88,20 +88,20 @@ def aftermath(routed: c.TaskRouted, history: list[c.Recorded]) -> Iterator[str]:
     )
     if given_back is None:
         return
-    said = f"What {routed.effective_tier} did there has not passed its verification"
+    sentence = f"What {routed.effective_tier} did there has not passed its verification"
     later = behind[given_back + 1 :]
     decided = [event for event in later if not isinstance(event, c.TaskDeferred)]
     if not decided:
         deferred = [event for event in later if isinstance(event, c.TaskDeferred)]
         why = f" Last said about it: {deferred[-1].reason}." if deferred else ""
         yield (
-            f"{said}: it waits to go on in complex, and nowhere else.{why} "
+            f"{sentence}: it waits to go on in complex, and nowhere else.{why} "
             f"`agentcom why-waiting {routed.task_id}` says what it waits for."
         )
     elif isinstance(decided[0], c.TaskRouted):
-        yield f"{said}: routing {decided[0].generation} sent it on."
+        yield f"{sentence}: routing {decided[0].generation} sent it on."
     else:
-        yield f"{said}."
+        yield f"{sentence}."
 
 
 def _against(routed: c.TaskRouted, best: c.Candidate, others: list[c.Candidate]) -> str:

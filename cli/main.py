@@ -213,8 +213,8 @@ def _exists(name: str) -> bool:
     return importlib.util.find_spec(module) is not None
 
 
-def _version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
-    if wanted and not ctx.resilient_parsing:
+def _version(ctx: click.Context, _: click.Parameter, is_set: bool) -> None:
+    if is_set and not ctx.resilient_parsing:
         click.echo(f"agentcom {__version__}")
         ctx.exit()
 

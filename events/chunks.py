@@ -106,7 +106,7 @@ class Calls:
     def feed(self, text: str) -> list[CallPiece]:
         """Take live output of kind `call`; return the pieces whose lines end in it."""
         *lines, self._rest = (self._rest + text).split("\n")
-        found = []
+        chunks = []
         for line in lines:
             try:
                 piece = _pieces.decode(line)
@@ -119,8 +119,8 @@ class Calls:
                 function.name or "",
                 function.arguments or "",
             )
-            found.append(piece)
-        return found
+            chunks.append(piece)
+        return chunks
 
     def whole(self) -> list[c.CalledTool]:
         """Return the calls as far as they are known, in their order."""
@@ -142,9 +142,9 @@ def call_line(index: int, id_: str, name: str, arguments: str) -> str:
 
 def called(text: str) -> str:
     """Say lines of calls as people read them: `calls weather {"city": ...}`."""
-    said = ""
+    words = ""
     for piece in Calls().feed(text):
         function = piece.function
-        said += f"calls {function.name} " if function.name else ""
-        said += function.arguments or ""
-    return said + "\n"
+        words += f"calls {function.name} " if function.name else ""
+        words += function.arguments or ""
+    return words + "\n"

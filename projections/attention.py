@@ -54,8 +54,8 @@ async def find(runner: Runner, now: float) -> AttentionAnswer:
         long_before(runner.world.stats, now),
     )
     runner.save()
-    found = await runner.store.look(question)
-    return answer(runner.world, found, now)
+    scan = await runner.store.look(question)
+    return answer(runner.world, scan, now)
 
 
 class EndedGroup(NamedTuple):
@@ -149,18 +149,18 @@ def long_before(stats: StatsState, now: float) -> dict[str, str]:
     }
 
 
-def answer(world: World, found: Found, now: float) -> AttentionAnswer:
+def answer(world: World, scan: Found, now: float) -> AttentionAnswer:
     """Make the list, the worst first; `now` in epoch seconds."""
     rows = [
         *_hosts(world.fleet),
         *_alerts(world.fleet),
         *_endpoints(world.fleet),
         *_tiers(world, now),
-        *_budget(world.fleet, found.escalated_usd, now),
-        *_stuck(world.fleet, found.waiting),
-        *_long(world, found.waiting, now),
-        *_failures(found.failed, rfc3339(now - FAILED_WITHIN_S)),
-        *_dead(found.dead),
+        *_budget(world.fleet, scan.escalated_usd, now),
+        *_stuck(world.fleet, scan.waiting),
+        *_long(world, scan.waiting, now),
+        *_failures(scan.failed, rfc3339(now - FAILED_WITHIN_S)),
+        *_dead(scan.dead),
     ]
     rows.sort(key=lambda row: _ORDER[row.severity])
     return AttentionAnswer(
@@ -442,9 +442,9 @@ def _cause(group: EndedGroup) -> str:
 
 
 def _tasks(count: int, one: str = "", many: str = "") -> str:
-    said = "1 task" if count == 1 else f"{count:,} tasks"
+    words = "1 task" if count == 1 else f"{count:,} tasks"
     verb = one if count == 1 else many
-    return f"{said} {verb}".rstrip()
+    return f"{words} {verb}".rstrip()
 
 
 def _span(seconds: float) -> str:

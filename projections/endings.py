@@ -27,8 +27,8 @@ class Endings:
     def over(self, task_ids: Iterable[str]) -> list[TaskRecord]:
         """Return those of the tasks that are over now, in the order given."""
         tasks = self._runner.world.tasks
-        found = (tasks.find(task_id) for task_id in task_ids)
-        return [each for each in found if each is not None and each.phase in FINAL]
+        records = (tasks.find(task_id) for task_id in task_ids)
+        return [each for each in records if each is not None and each.phase in FINAL]
 
     async def wait(self, task_ids: list[str], seconds: float) -> list[TaskRecord]:
         """Return those that are over as soon as one is; none where it takes longer."""

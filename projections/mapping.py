@@ -123,8 +123,8 @@ def why_not(record: TaskRecord) -> c.RunError | None:
     code, message = record.error_code, record.error_message
     if record.phase == "completed" or not (code or message or record.phase in FINAL):
         return None
-    said = message or record.reason or f"the task is {record.phase}"
-    return c.RunError(code=code or record.phase, message=said)
+    reason = message or record.reason or f"the task is {record.phase}"
+    return c.RunError(code=code or record.phase, message=reason)
 
 
 def detail(

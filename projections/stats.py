@@ -173,11 +173,11 @@ def _verified(state: StatsState, task: TaskRecord, event: c.TaskVerified) -> Non
     by_model = state.first_rounds.setdefault(tier, {})
     if model not in by_model and len(by_model) >= MODELS_KEPT:
         model = "other"
-    found = by_model.setdefault(model, FirstRounds())
+    rounds = by_model.setdefault(model, FirstRounds())
     if event.passed:
-        found.passed += 1
+        rounds.passed += 1
     else:
-        found.failed += 1
+        rounds.failed += 1
 
 
 def _decision(state: StatsState, event: c.TaskRouted) -> None:

@@ -130,7 +130,7 @@ def _context(model: Mapping[str, Any]) -> int:
     info, meta = _object(model.get("model_info")), _object(model.get("meta"))
     props = _object(model.get("props"))
     settings = _object(props.get("default_generation_settings"))
-    said = (
+    sizes = (
         meta.get("n_ctx"),
         settings.get("n_ctx"),
         props.get("n_ctx"),
@@ -142,7 +142,8 @@ def _context(model: Mapping[str, Any]) -> int:
         meta.get("n_ctx_train"),
     )
     return next(
-        (n for n in said if isinstance(n, int) and not isinstance(n, bool) and n > 0), 0
+        (n for n in sizes if isinstance(n, int) and not isinstance(n, bool) and n > 0),
+        0,
     )
 
 

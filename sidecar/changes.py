@@ -73,10 +73,10 @@ class Checkout:
         noted = self._scratch / "before.json"
         with suppress(OSError, msgspec.DecodeError):
             return msgspec.json.decode(noted.read_bytes(), type=Before)
-        asked = await self._git.run(folder, ("rev-parse", "--show-toplevel"))
-        if not asked.ok:
+        answer = await self._git.run(folder, ("rev-parse", "--show-toplevel"))
+        if not answer.ok:
             return None
-        top = asked.stdout.rstrip("\n")
+        top = answer.stdout.rstrip("\n")
         make(self._scratch, user)
         make(self._scratch / "objects", user)
         head = await self._head(Path(top))
@@ -132,8 +132,8 @@ class Checkout:
         )
 
     async def _head(self, top: Path) -> str:
-        asked = await self._git.run(top, ("rev-parse", "--verify", "--quiet", "HEAD"))
-        return asked.stdout.strip() if asked.ok else ""
+        answer = await self._git.run(top, ("rev-parse", "--verify", "--quiet", "HEAD"))
+        return answer.stdout.strip() if answer.ok else ""
 
     async def _commits(self, top: Path, base: str) -> list[str]:
         if not await self._head(top):
@@ -187,8 +187,8 @@ class Checkout:
         """Run a git command over our own index and objects; its stdout, whole."""
         if not self._objects:
             path = ("rev-parse", "--path-format=absolute", "--git-path", "objects")
-            asked = await self._git.run(top, path)
-            self._objects = asked.stdout.rstrip("\n")
+            answer = await self._git.run(top, path)
+            self._objects = answer.stdout.rstrip("\n")
         own = {} if words[0] == "rev-parse" else self._env()
         brief = await self._git.run(
             top, words, env=own, stdin=stdin, timeout_s=_TIMEOUT_S, keep=_LISTED_BYTES

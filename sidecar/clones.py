@@ -121,10 +121,10 @@ async def _strange_settings(git: Git, place: Path) -> str:
 
     Some of it would have a fetch run programs (credential helpers, proxies) or go elsewhere.
     """
-    asked = await git.run(place, ("config", "--local", "--name-only", "--list", "-z"))
-    if not asked.ok:
+    answer = await git.run(place, ("config", "--local", "--name-only", "--list", "-z"))
+    if not answer.ok:
         return "what git cannot read"
-    names = [name for name in asked.stdout.split("\0") if name]
+    names = [name for name in answer.stdout.split("\0") if name]
     strange = [name for name in names if not _USUAL.fullmatch(name)]
     return ", ".join(strange[:3])[:200]
 

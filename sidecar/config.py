@@ -365,8 +365,8 @@ def _clone_problems(repos: dict[str, str | bool | list[str]]) -> list[str]:
     kinds: dict[str, type] = {"clone": bool, "clone_from": list}
     for name, value in repos.items():
         if not isinstance(value, str) and not isinstance(value, kinds.get(name, str)):
-            wanted = {"clone": "true or false", "clone_from": "a list of URLs"}
-            expected = wanted.get(name, "a folder")
+            shapes = {"clone": "true or false", "clone_from": "a list of URLs"}
+            expected = shapes.get(name, "a folder")
             problems.append(f"repos.{name}: expected {expected}, got {shown(value)}")
     allowed = repos.get("clone_from")
     for i, each in enumerate(allowed if isinstance(allowed, list) else []):

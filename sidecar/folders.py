@@ -71,10 +71,10 @@ def put(file: Path, body: bytes, user: TaskUser | None = None) -> None:
     with suppress(FileNotFoundError):
         file.unlink()
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
-    with os.fdopen(os.open(file, flags, 0o600), "wb") as made:
+    with os.fdopen(os.open(file, flags, 0o600), "wb") as stream:
         if user is not None:
-            user.own(made.fileno())
-        made.write(body)
+            user.own(stream.fileno())
+        stream.write(body)
 
 
 async def remove(folder: Path) -> None:

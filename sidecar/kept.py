@@ -54,14 +54,14 @@ def kept_folder(root: Path, task_id: str) -> Path:
     """Return the folder of a task's last run that is still here; raises NotKept."""
     runs = sorted(folders(root / "worktrees" / task_id), key=_ended)
     own = root / "tasks" / task_id
-    found = [*([own] if own.is_dir() else []), *runs]
-    if not found:
+    candidates = [*([own] if own.is_dir() else []), *runs]
+    if not candidates:
         raise NotKept(
             "no folder of this task is kept here: it left nothing in a folder of its "
             "own, worked in a checkout or a folder that was named, or its folder has "
             "ended by policy (limits.keep_folders, limits.keep_folders_s)"
         )
-    return found[-1]
+    return candidates[-1]
 
 
 def _ended(folder: Path) -> float:

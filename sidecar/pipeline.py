@@ -121,11 +121,11 @@ class _Rounds:
         return structs.replace(outcome, result=result)
 
 
-def _ended_in_between(found: Outcome, work: RawResult) -> Outcome:
+def _ended_in_between(verdict: Outcome, work: RawResult) -> Outcome:
     """Return the outcome of a run whose verification was not brought to its end."""
     error = c.RunError("stopped", "the verification was not brought to its end")
     result = structs.replace(work, status="failed", error=error)
-    return structs.replace(found, result=result)
+    return structs.replace(verdict, result=result)
 
 
 def _for_another(outcome: Outcome, assign: Assign, host: str) -> Outcome:
@@ -242,12 +242,12 @@ class Pipeline:
 
     async def _files(self, assign: Assign) -> dict[str, bytes]:
         """Fetch what goes with a task, by digest; raises AttachmentLost, LogError."""
-        wanted = {each.digest for each in assign.spec.attachments}
-        if not wanted:
+        digests = {each.digest for each in assign.spec.attachments}
+        if not digests:
             return {}
         if self._attachments is None:
             raise LogUnavailable("fetch attachments", "this host has no store of them")
-        return {digest: await self._attachments.read(digest) for digest in wanted}
+        return {digest: await self._attachments.read(digest) for digest in digests}
 
     @asynccontextmanager
     async def _surroundings(

@@ -61,9 +61,9 @@ def _mended(path: Path) -> bool:
     # Not through a link, and without waiting at a pipe.
     file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
-        found = os.fstat(file)
-        mode, folder = stat.S_IMODE(found.st_mode), stat.S_ISDIR(found.st_mode)
-        if not (folder or stat.S_ISREG(found.st_mode)) or not mode & 0o077:
+        status = os.fstat(file)
+        mode, folder = stat.S_IMODE(status.st_mode), stat.S_ISDIR(status.st_mode)
+        if not (folder or stat.S_ISREG(status.st_mode)) or not mode & 0o077:
             return False
         if folder and mode == PASSABLE:
             return False

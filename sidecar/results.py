@@ -323,10 +323,10 @@ def _read(path: Path, user: TaskUser | None = None) -> bytes:
             path.name, f"it cannot be opened ({error.strerror})"
         ) from error
     try:
-        found = os.fstat(file)
-        if not stat.S_ISREG(found.st_mode):
+        status = os.fstat(file)
+        if not stat.S_ISREG(status.st_mode):
             raise Unreadable(path.name, "it is no plain file")
-        if user is not None and found.st_uid != user.uid:
+        if user is not None and status.st_uid != user.uid:
             # A link to what only we may read.
             raise Unreadable(path.name, f"it is not {user.name}'s")
         parts, size = [], 0

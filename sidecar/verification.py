@@ -195,7 +195,7 @@ class FailedStep:
             if answers
             else "The work was checked in the working folder with"
         )
-        said = self.output.strip("\n") or "(it printed nothing)"
+        output = self.output.strip("\n") or "(it printed nothing)"
         wish = (
             "Answer again, in full, so that the command succeeds."
             if answers
@@ -204,7 +204,7 @@ class FailedStep:
         )
         return (
             f"{where} this command:\n\n    {self.command}\n\n"
-            f"It did not pass: {self.how}. The last of its output:\n\n{said}\n\n{wish}"
+            f"It did not pass: {self.how}. The last of its output:\n\n{output}\n\n{wish}"
         )
 
     def error(self, rounds: int, *, paid_out: bool = False) -> c.RunError:

@@ -259,10 +259,12 @@ class Api:
             return question
         try:
             ask = convert(question, AskTaskEvents)
-            found = await self._queries.answer("task", encode({"task_id": ask.task_id}))
-            if not isinstance(found, v.TaskAnswer):
-                return found
-            task_id = found.task.task_id
+            answer = await self._queries.answer(
+                "task", encode({"task_id": ask.task_id})
+            )
+            if not isinstance(answer, v.TaskAnswer):
+                return answer
+            task_id = answer.task.task_id
             of_task = (subjects.task(task_id), subjects.runs_of(task_id))
             return await self._piece(ask.start, ask.limit, *of_task)
         except AgentComError as error:

@@ -62,17 +62,17 @@ class Capacity:
             "model",
         )
 
-    def refuses(self, asked: ChatRequest) -> Refusal | None:
+    def refuses(self, chat: ChatRequest) -> Refusal | None:
         """Say why nothing that is there could take a chat; None where something could.
 
         Where nothing is there at all, it may come, and the chat waits.
         """
-        if asked.task.get("tier") == "complex":
+        if chat.task.get("tier") == "complex":
             return None
         places = list(endpoints_of(self._runner.world.fleet, "standard"))
         if not places:
             return None
-        model = asked.task.get("model", "")
+        model = chat.task.get("model", "")
         able = [
             (endpoint, name)
             for _, endpoint in places
@@ -81,27 +81,27 @@ class Capacity:
         ]
         if model and not able:
             return self.unknown(model)
-        for needed, path, can in _needs(asked):
+        for needed, path, can in _needs(chat):
             able = [(e, name) for e, name in able if _has(e, name, needed)]
             if not able:
                 which = f"no endpoint with {model}" if model else "no model here"
                 return refuse("malformed", f"{path}: {which} {can}", path)
         return None
 
-    def wait_s(self, asked: ChatRequest) -> float:
+    def wait_s(self, chat: ChatRequest) -> float:
         """Guess in how many seconds a chat would be begun; 0 where a slot is free or
         nothing is known."""
-        tier = asked.task.get("tier", "standard")
+        tier = chat.task.get("tier", "standard")
         world = self._runner.world
         took = self._took.get(tier)
-        slots = sum(self._slots(tier, asked.task.get("model", "")).values())
+        slots = sum(self._slots(tier, chat.task.get("model", "")).values())
         if not took or not slots:
             return 0.0
         running = sum(
             record.tier == tier and record.phase != "returned"
             for record in world.queue.under_way.values()
         )
-        better = PRIORITIES[: PRIORITIES.index(asked.task["priority"]) + 1]
+        better = PRIORITIES[: PRIORITIES.index(chat.task["priority"]) + 1]
         ahead = sum(
             len(world.queue.lanes.get((tier, priority), ())) for priority in better
         )
@@ -130,13 +130,13 @@ class Capacity:
                 yield host, endpoint
 
 
-def _same(asked: str, name: str) -> bool:
-    return asked.removesuffix(":latest") == name.removesuffix(":latest")
+def _same(wish: str, name: str) -> bool:
+    return wish.removesuffix(":latest") == name.removesuffix(":latest")
 
 
-def _needs(asked: ChatRequest) -> Iterator[tuple[str, str, str]]:
+def _needs(request: ChatRequest) -> Iterator[tuple[str, str, str]]:
     """Yield what a chat needs of a model: the word, the parameter, what who has it can do."""
-    chat = asked.task.get("chat") or {}
+    chat = request.task.get("chat") or {}
     if chat.get("tools"):
         yield "tools", "tools", "calls tools"
     choice = chat.get("tool_choice")
@@ -148,7 +148,7 @@ def _needs(asked: ChatRequest) -> Iterator[tuple[str, str, str]]:
             "parallel_tool_calls",
             "can be told how many tools to call (Ollama cannot)",
         )
-    if asked.pictures:
+    if request.pictures:
         yield "vision", "messages", "sees pictures"
 
 

@@ -106,9 +106,9 @@ class _Nowhere:
 class Chat:
     """One chat, from its submission to its end. What happens to it waits in `news`."""
 
-    def __init__(self, task_id: str, asked: ChatRequest) -> None:
+    def __init__(self, task_id: str, chat: ChatRequest) -> None:
         self.task_id = task_id
-        self.asked = asked
+        self.asked = chat
         self.news: asyncio.Queue[News] = asyncio.Queue()
         self.route: c.TaskRouted | None = None
         self.result: c.Result | None = None
@@ -379,48 +379,48 @@ class Chats:
     async def nothing(self, request: web.Request) -> web.StreamResponse:
         """Whatever else OpenAI's interface has."""
         path = request.path[:100]
-        said = (
+        sentence = (
             f"{request.method} {path} is not served here: there are POST "
             "/v1/chat/completions and GET /v1/models"
         )
         if path.endswith("/embeddings"):
-            return sorry(refuse("not_served", said))
-        return sorry(refuse("not_found", said))
+            return sorry(refuse("not_served", sentence))
+        return sorry(refuse("not_found", sentence))
 
     async def complete(self, request: web.Request, who: str) -> web.StreamResponse:
         """`POST /v1/chat/completions`."""
         try:
-            asked = read_chat(await request.read(), request.headers)
+            chat = read_chat(await request.read(), request.headers)
         except Malformed as wrong:
             return sorry(refusal_of(wrong))
-        refusal = self._capacity.refuses(asked)
+        refusal = self._capacity.refuses(chat)
         if refusal is not None:
             return sorry(refusal)
-        wait_s = self._capacity.wait_s(asked)
-        if wait_s > asked.patience_s:
+        wait_s = self._capacity.wait_s(chat)
+        if wait_s > chat.patience_s:
             busy = refuse(
                 "busy",
                 f"it would wait about {wait_s:.0f} s to be begun, and has a patience of "
-                f"{asked.patience_s:g} s (x-agentcom-patience)",
+                f"{chat.patience_s:g} s (x-agentcom-patience)",
             )
-            return sorry(busy, wait_s - asked.patience_s)
-        return await self._hold(request, asked, who)
+            return sorry(busy, wait_s - chat.patience_s)
+        return await self._hold(request, chat, who)
 
     async def _hold(
-        self, request: web.Request, asked: ChatRequest, who: str
+        self, request: web.Request, wish: ChatRequest, who: str
     ) -> web.StreamResponse:
         """Hold a chat, from its submission to the end of its answer."""
         command_id = self._new_id()
-        chat = Chat(task_named(who, command_id), asked)
+        chat = Chat(task_named(who, command_id), wish)
         reply = ChatReply(request, chat)
 
         def gone() -> None:
             chat.take("gone")
 
         loop = asyncio.get_running_loop()
-        late = loop.call_later(asked.patience_s, chat.take, "late")
+        late = loop.call_later(wish.patience_s, chat.take, "late")
         connection = request.protocol
-        watch = ChatOutput(chat.task_id, chat.take) if asked.stream else None
+        watch = ChatOutput(chat.task_id, chat.take) if wish.stream else None
         self._open[chat.task_id] = chat
         self._none_open.clear()
         try:
@@ -493,10 +493,12 @@ class Chats:
         answer = await self._queries.answer("why", encode({"task_id": chat.task_id}))
         because = " ".join(getattr(answer, "because", []))
         tier = chat.asked.task.get("tier", "standard")
-        said = f"not begun within {patience_s:g} s (x-agentcom-patience). {because}"
+        sentence = f"not begun within {patience_s:g} s (x-agentcom-patience). {because}"
         if not self._capacity.is_there(tier):
-            return Sorry(refuse("unavailable", said.strip()))
-        return Sorry(refuse("busy", said.strip()), self._capacity.wait_s(chat.asked))
+            return Sorry(refuse("unavailable", sentence.strip()))
+        return Sorry(
+            refuse("busy", sentence.strip()), self._capacity.wait_s(chat.asked)
+        )
 
     # -- commands ----------------------------------------------------------------------
 
@@ -554,10 +556,10 @@ def sorry(
     headers: dict[str, str] | None = None,
 ) -> web.Response:
     """Answer with a refusal in OpenAI's shape."""
-    said = dict(headers or {})
+    fields = dict(headers or {})
     if refusal.status in (429, 503):
-        said["Retry-After"] = str(max(1, math.ceil(retry_after_s or 1.0)))
-    return _response(msgspec.json.encode(error_of(refusal)), refusal.status, said)
+        fields["Retry-After"] = str(max(1, math.ceil(retry_after_s or 1.0)))
+    return _response(msgspec.json.encode(error_of(refusal)), refusal.status, fields)
 
 
 def _json(value: Any) -> web.Response:

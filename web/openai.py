@@ -196,15 +196,17 @@ def _body(given: dict[str, Any]) -> _GivenChat:
     try:
         return msgspec.convert(given, _GivenChat)
     except (msgspec.ValidationError, RecursionError) as wrong:
-        said, _, place = str(wrong).rpartition(" - at `$.")
-        if not said:
-            said, place = str(wrong), ""
-        raise Malformed(place.rstrip("`"), "a chat request", _plainly(said)) from wrong
+        problem, _, place = str(wrong).rpartition(" - at `$.")
+        if not problem:
+            problem, place = str(wrong), ""
+        raise Malformed(
+            place.rstrip("`"), "a chat request", _plainly(problem)
+        ) from wrong
 
 
-def _plainly(said: str) -> str:
+def _plainly(sentence: str) -> str:
     """Say msgspec's sentence as what came."""
-    return (said[:1].lower() + said[1:]).replace("`", "'")[:300]
+    return (sentence[:1].lower() + sentence[1:]).replace("`", "'")[:300]
 
 
 def _refuse_unhonoured(body: _GivenChat, given: dict[str, Any]) -> None:
@@ -305,12 +307,12 @@ def _picture(url: str, place: str) -> tuple[str, bytes]:
         raise Malformed(place, "base64", str(wrong)[:80]) from wrong
 
 
-def _schema(asked: _GivenFormat | None) -> dict[str, Any] | None:
-    if asked is None or asked.type == "text":
+def _schema(wish: _GivenFormat | None) -> dict[str, Any] | None:
+    if wish is None or wish.type == "text":
         return None
-    if asked.type == "json_object":
+    if wish.type == "json_object":
         return {"type": "object"}
-    schema = asked.json_schema.schema if asked.json_schema is not None else None
+    schema = wish.json_schema.schema if wish.json_schema is not None else None
     if schema is None:
         raise Malformed("response_format.json_schema.schema", "a schema", "none")
     return schema
@@ -340,28 +342,28 @@ def _tier(model: str) -> dict[str, Any]:
 
 
 def _priority(body: _GivenChat, headers: Mapping[str, str]) -> str:
-    said = headers.get("x-agentcom-priority", "").strip().lower()
-    if not said:
+    word = headers.get("x-agentcom-priority", "").strip().lower()
+    if not word:
         return _SERVICE.get(body.service_tier or "", "normal")
-    if said not in _PRIORITIES:
-        raise Malformed("x-agentcom-priority", ", ".join(_PRIORITIES), said[:40])
-    return said
+    if word not in _PRIORITIES:
+        raise Malformed("x-agentcom-priority", ", ".join(_PRIORITIES), word[:40])
+    return word
 
 
 def _metadata(body: _GivenChat) -> dict[str, Any] | None:
-    said: dict[str, Any] = {}
+    metadata: dict[str, Any] = {}
     if body.metadata:
-        said |= body.metadata
+        metadata |= body.metadata
     if body.user is not None:
-        said["user"] = body.user
-    return said or None
+        metadata["user"] = body.user
+    return metadata or None
 
 
 def _labels(headers: Mapping[str, str]) -> dict[str, str]:
     """Read the labels that a client gives its chats."""
     labels = {}
-    said = headers.get("x-agentcom-labels", "")
-    for each in said.split(",") if said.strip() else ():
+    text = headers.get("x-agentcom-labels", "")
+    for each in text.split(",") if text.strip() else ():
         key, equals, value = each.strip().partition("=")
         if not equals:
             raise Malformed("x-agentcom-labels", "key=value, key=value", each[:80])
@@ -370,12 +372,12 @@ def _labels(headers: Mapping[str, str]) -> dict[str, str]:
 
 
 def _patience(headers: Mapping[str, str]) -> float:
-    said = headers.get("x-agentcom-patience", "").strip().lower()
-    if not said:
+    word = headers.get("x-agentcom-patience", "").strip().lower()
+    if not word:
         return PATIENCE_S
-    seconds = span_s(said, "x-agentcom-patience")
+    seconds = span_s(word, "x-agentcom-patience")
     if seconds > MOST_PATIENCE_S:
-        raise Malformed("x-agentcom-patience", "1h at most", shown(said))
+        raise Malformed("x-agentcom-patience", "1h at most", shown(word))
     return seconds
 
 
@@ -500,23 +502,23 @@ def headers_of(
     ignored: list[str],
 ) -> dict[str, str]:
     """Say in headers where a chat ran, and what it cost once that is known."""
-    said = {"x-agentcom-task": task_id} if task_id else {}
+    fields = {"x-agentcom-task": task_id} if task_id else {}
     if route is not None:
-        said |= {
+        fields |= {
             "x-agentcom-tier": route.effective_tier,
             "x-agentcom-endpoint": route.selected_endpoint or route.selected_host,
         }
         if route.fallback_from_tier:
-            said["x-agentcom-fallback"] = route.fallback_from_tier
+            fields["x-agentcom-fallback"] = route.fallback_from_tier
     if result is not None:
         usd = result.estimated_cost_usd
-        said["x-agentcom-cost"] = "unknown" if usd is None else f"{usd:.6f}"
+        fields["x-agentcom-cost"] = "unknown" if usd is None else f"{usd:.6f}"
     if ignored:
         named = ", ".join(ignored)
-        said["x-agentcom-ignored"] = "".join(
+        fields["x-agentcom-ignored"] = "".join(
             char if char.isascii() and char.isprintable() else "?" for char in named
         )[:500]
-    return said
+    return fields
 
 
 _TYPES: Final = {

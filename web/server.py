@@ -279,12 +279,12 @@ class Server:
             refusal = refuse("expired", f"the body did not come in {BODY_S:g} s")
         except web.HTTPException as error:
             # The HTTP library's own, with the words of HTTP as its code.
-            said = error.reason
+            reason = error.reason
             if isinstance(error, web.HTTPRequestEntityTooLarge):
-                said += f" (a body has at most {limit:,} bytes)"
+                reason += f" (a body has at most {limit:,} bytes)"
             refusal = Refusal(
                 code=error.reason.lower().replace(" ", "_"),
-                error=f"{request.method} {request.path[:200]}: {said}",
+                error=f"{request.method} {request.path[:200]}: {reason}",
                 status=error.status,
             )
         except (web.RequestPayloadError, HttpProcessingError):

@@ -110,10 +110,10 @@ class AdminCommands:
         if reply.code == "malformed":
             detail = f"host {host} is of an older version and keeps nothing to fetch"
             return m.refuse("refused", detail)
-        said = f"{host}: {reply.detail[:DETAIL_LENGTH]}"
+        problem = f"{host}: {reply.detail[:DETAIL_LENGTH]}"
         if reply.code == "not_found":
-            return m.refuse("not_found", said, "path")
-        return m.refuse("refused", said, "path")
+            return m.refuse("not_found", problem, "path")
+        return m.refuse("refused", problem, "path")
 
     def _names(self, name: str) -> bool:
         """Whether a host of this name has joined and was not forgotten."""

@@ -366,8 +366,8 @@ def _about_filter(refusal: m.Refusal) -> m.Refusal:
 
 
 def _fingerprint(command: m.Bulk) -> str:
-    said = msgspec.structs.replace(command, expires_at=None)
-    return hashlib.sha256(encode(said)).hexdigest()[:32]
+    meaning = msgspec.structs.replace(command, expires_at=None)
+    return hashlib.sha256(encode(meaning)).hexdigest()[:32]
 
 
 def _standing(task_id: str, phase: str, own_seq: int) -> lifecycle.TaskState:

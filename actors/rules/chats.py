@@ -31,8 +31,8 @@ def text_of(message: c.ChatMessage) -> str:
     """Return what a message says in words."""
     if isinstance(message.content, str):
         return message.content
-    said = [part.text for part in message.content if isinstance(part, c.TextPart)]
-    return "\n".join(said)
+    texts = [part.text for part in message.content if isinstance(part, c.TextPart)]
+    return "\n".join(texts)
 
 
 def pictures_in(message: c.ChatMessage) -> list[str]:

@@ -40,24 +40,24 @@ class Stand(Struct, frozen=True):
     host: str = ""
 
 
-def typed(asked: Typed, here: str, host: str) -> Stand:
+def typed(task: Typed, here: str, host: str) -> Stand:
     """Say where a task runs that was typed in the folder `here`, an absolute path.
 
     `host` is the host that this machine is, "" where it is none. A folder of this machine
     binds the task to it. Raises Malformed for a relative folder that leads nowhere.
     """
-    if asked.in_checkout:
-        return Stand(asked.cwd)
-    if asked.cwd and not (asked.anywhere or asked.elsewhere) and host:
-        return Stand(posixpath.normpath(posixpath.join(here, asked.cwd)), host)
-    if asked.cwd and not posixpath.isabs(asked.cwd):
+    if task.in_checkout:
+        return Stand(task.cwd)
+    if task.cwd and not (task.anywhere or task.elsewhere) and host:
+        return Stand(posixpath.normpath(posixpath.join(here, task.cwd)), host)
+    if task.cwd and not posixpath.isabs(task.cwd):
         raise Malformed(
             "--cwd",
             "an absolute path, because the task may run on another machine than this",
-            shown(asked.cwd),
+            shown(task.cwd),
         )
-    if asked.cwd or asked.elsewhere or asked.anywhere or not asked.command or not host:
-        return Stand(asked.cwd)
+    if task.cwd or task.elsewhere or task.anywhere or not task.command or not host:
+        return Stand(task.cwd)
     return Stand(here, host)
 
 

@@ -35,15 +35,15 @@ def same_model(kind: str | None, one: str, other: str) -> bool:
     return one == other
 
 
-def model_named(wanted: str, kind: str | None, models: Collection[str]) -> str | None:
+def model_named(exact: str, kind: str | None, models: Collection[str]) -> str | None:
     """Return the endpoint's own name for a model that somebody names; None without it."""
-    if wanted in models:
-        return wanted
+    if exact in models:
+        return exact
     if kind == "ollama":
-        key = _ollama_key(wanted)
+        key = _ollama_key(exact)
         return next((name for name in models if _ollama_key(name) == key), None)
     # Ollama lists tags at its OpenAI-compatible address too, and means the same by them.
-    latest = normal_model(wanted)
+    latest = normal_model(exact)
     return latest if latest in models else None
 
 

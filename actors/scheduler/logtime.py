@@ -75,10 +75,12 @@ class LogTime:
         self.ahead_s += step_s
         if self.saying:
             self.unsaid_s = round(self.unsaid_s - step_s, 6)
-        said = self.until(at)
-        self.last = min(self.last, said)
-        self.gaps = [(a - max(0.0, b - said), min(b, said)) for a, b in self.gaps]
-        return said
+        stepped_at = self.until(at)
+        self.last = min(self.last, stepped_at)
+        self.gaps = [
+            (a - max(0.0, b - stepped_at), min(b, stepped_at)) for a, b in self.gaps
+        ]
+        return stepped_at
 
     def nobody_led(self, seconds: float, until: str) -> None:
         """Nobody led for so long before an election, which is stamped `until`."""

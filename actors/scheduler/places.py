@@ -277,10 +277,10 @@ class Place:
             return None, "cannot be told which tool to call"
         models, named = self.models, required.model
         if named:
-            wanted = model_named(named, self.endpoint_kind, models)
-            if wanted is None:
+            exact = model_named(named, self.endpoint_kind, models)
+            if exact is None:
                 return None, f"does not have {named}"
-            models = (wanted,)
+            models = (exact,)
         if not models and not self.loaded:
             return None, "has no model"
         for word, can in (("tools", "call tools"), ("vision", "see pictures")):
@@ -524,7 +524,7 @@ class Pool:
         """Name the first places of the ranking; of equals, from where the task begins."""
         names: list[str] = []
         for key in self._order:
-            equals, wanted = self._ranks[key], most - len(names)
+            equals, room = self._ranks[key], most - len(names)
             if excluded:
                 equals = [
                     name
@@ -533,8 +533,8 @@ class Pool:
                 ]
             if len(equals) > 1:
                 start = spread(task_id) % len(equals)
-                equals = equals[start : start + wanted] + equals[: min(start, wanted)]
-            names += equals[:wanted]
+                equals = equals[start : start + room] + equals[: min(start, room)]
+            names += equals[:room]
             if len(names) == most:
                 break
         return names

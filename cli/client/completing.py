@@ -34,12 +34,12 @@ def ids(*states: str) -> Completer:
         store = _store(ctx)
         if store is None:
             return []
-        found = glance.tasks(store, incomplete, states, OFFERED)
-        said = _said(ctx)
+        rows = glance.tasks(store, incomplete, states, OFFERED)
+        typed_ids = _said(ctx)
         return [
             CompletionItem(each.id, help=_line(f"{each.state}: {each.description}"))
-            for each in found
-            if each.id not in said
+            for each in rows
+            if each.id not in typed_ids
         ]
 
     return offer
@@ -80,22 +80,22 @@ def _beginning(incomplete: str, names: Any) -> list[CompletionItem]:
 
 def _store(ctx: click.Context) -> Path | None:
     """Return the file of the instance that is meant; None for one elsewhere."""
-    asked: dict[str, Any] = {}
+    params: dict[str, Any] = {}
     above: click.Context | None = ctx
     while above is not None:
-        asked = {**above.params, **asked}
+        params = {**above.params, **params}
         above = above.parent
-    if asked.get("nats") or said_url():
+    if params.get("nats") or said_url():
         return None
     from cli.local.instance import Instance
 
-    data = asked.get("data")
+    data = params.get("data")
     return (Instance(Path(data)) if data else Instance()).read_models
 
 
 def _said(ctx: click.Context) -> tuple[str, ...]:
-    said = ctx.params.get("task_ids") or ()
-    return said if isinstance(said, tuple) else ()
+    ids = ctx.params.get("task_ids") or ()
+    return ids if isinstance(ids, tuple) else ()
 
 
 def _line(text: str) -> str:

@@ -104,8 +104,8 @@ def replicas_unwell(info: dict[str, Any]) -> tuple[Status, str, str] | None:
             f"start nats-server on {', '.join(down)}",
         )
     if late:
-        found = f"led by {leader}; behind: {', '.join(late)}"
-        return "warn", found, "wait for them before you stop another server"
+        finding = f"led by {leader}; behind: {', '.join(late)}"
+        return "warn", finding, "wait for them before you stop another server"
     return None
 
 
@@ -126,15 +126,15 @@ def fullness(info: dict[str, Any]) -> Check:
     used, room = info["state"]["bytes"], info["config"].get("max_bytes", -1)
     if room <= 0:
         return Check("files", "ok", f"{size(used)} of tasks' files, without a limit")
-    found = f"{size(used)} of {size(room)} for tasks' files, {used * 100 // room} %"
+    finding = f"{size(used)} of {size(room)} for tasks' files, {used * 100 // room} %"
     if used < room * FILES_FULL:
-        return Check("files", "ok", found)
+        return Check("files", "ok", finding)
     days = info["config"].get("max_age", 0) // 10**9 // 86_400
     forgotten = f"each file goes {days} days after it came; " if days else ""
     return Check(
         "files",
         "warn",
-        found,
+        finding,
         f"{forgotten}once it is full, tasks with new files are refused",
     )
 
@@ -273,23 +273,23 @@ def fleet(fleet: HostsAnswer) -> list[Check]:
         checks.append(Check("hosts", "ok", ", ".join(living)))
     for each in fleet.hosts:
         if each.journal_lost:
-            said = f"{each.host}: {each.journal_lost}"
+            finding = f"{each.host}: {each.journal_lost}"
             advice = "results that it had not delivered are gone; look at its disk"
-            checks.append(Check("journal", "warn", said, advice))
+            checks.append(Check("journal", "warn", finding, advice))
         notices = [one.notice for one in each.endpoints if one.notice]
         if notices and each.state in ("up", "draining"):
-            said = f"{each.host}: {'; '.join(notices)}"
+            finding = f"{each.host}: {'; '.join(notices)}"
             advice = (
                 "name a model that is there: `agentcom policy set claude_model=sonnet`; "
                 "the next run shows whether it is"
             )
-            checks.append(Check("Claude model", "warn", said, advice))
+            checks.append(Check("Claude model", "warn", finding, advice))
         ahead_s = each.clock_ahead_s
         if ahead_s is not None and abs(ahead_s) > SKEW_S:
             where = "ahead" if ahead_s > 0 else "behind"
-            said = f"the clock of {each.host} is {abs(ahead_s):.1f} s {where}"
+            finding = f"the clock of {each.host} is {abs(ahead_s):.1f} s {where}"
             advice = "set its clock by NTP: times that it writes are read by people"
-            checks.append(Check("clock", "warn", said, advice))
+            checks.append(Check("clock", "warn", finding, advice))
     for tier in fleet.tiers:
         status: Status = "warn" if tier.condition in ("down", "limited") else "ok"
         checks.append(Check(f"tier {tier.tier}", status, tier_state(tier)))

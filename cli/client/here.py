@@ -29,7 +29,7 @@ def stand_here(
     shell = fields.get("shell")
     cwd = (shell or fields).get("cwd") or ""
     other = fields.get("assign_to") or ""
-    asked = Typed(
+    typed_task = Typed(
         command=shell is not None,
         cwd=cwd,
         in_checkout=bool(fields.get("repo") or fields.get("branch")),
@@ -37,7 +37,7 @@ def stand_here(
         or bool(other and not (cwd and other == host)),
         anywhere=anywhere,
     )
-    stand = typed(asked, here, host)
+    stand = typed(typed_task, here, host)
     if stand.cwd:
         (fields if shell is None else shell)["cwd"] = stand.cwd
     if stand.host:

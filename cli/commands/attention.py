@@ -93,8 +93,8 @@ def options_of(chosen: TaskFilter) -> str:
             words.append(flag if value else "--no-fallback")
             continue
         for each in value if isinstance(value, list) else [value]:
-            said = _here(each) if name in ("since", "until") else str(each)
-            words += [flag, shlex.quote(line_of(said))]
+            text = _here(each) if name in ("since", "until") else str(each)
+            words += [flag, shlex.quote(line_of(text))]
     return " ".join(words)
 
 

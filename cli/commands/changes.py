@@ -142,14 +142,14 @@ def stat_lines(changes: c.Changes) -> list[str]:
         lines.append(f" and {left:,} more")
     files = "1 file" if changes.files == 1 else f"{changes.files:,} files"
     place = f", on {line_of(changes.branch)}" if changes.branch else ""
-    made = f", {len(changes.commits)} committed" if changes.commits else ""
+    commits = f", {len(changes.commits)} committed" if changes.commits else ""
     added = "1 insertion(+)"
     if changes.insertions != 1:
         added = f"{changes.insertions:,} insertions(+)"
     taken = "1 deletion(-)"
     if changes.deletions != 1:
         taken = f"{changes.deletions:,} deletions(-)"
-    lines.append(f" {files} changed, {added}, {taken}{place}{made}")
+    lines.append(f" {files} changed, {added}, {taken}{place}{commits}")
     return lines
 
 

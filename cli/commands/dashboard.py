@@ -46,14 +46,14 @@ ON_BASE_PATH = click.option(
 
 
 def _addresses(
-    _: click.Context, __: click.Parameter, said: tuple[str, ...]
+    _: click.Context, __: click.Parameter, addresses: tuple[str, ...]
 ) -> tuple[str, ...]:
     """Read IP addresses, each in its one spelling."""
     try:
-        return tuple(str(ip_address(each)) for each in said)
+        return tuple(str(ip_address(each)) for each in addresses)
     except ValueError:
         raise click.BadParameter(
-            f"{', '.join(said)}: an IP address is needed, as 10.0.0.7 or ::1"
+            f"{', '.join(addresses)}: an IP address is needed, as 10.0.0.7 or ::1"
         ) from None
 
 

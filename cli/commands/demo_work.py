@@ -73,7 +73,7 @@ _CALLS: Final = (
 
 def work() -> Iterator[dict[str, Any]]:
     """Yield tasks of all kinds, one after the other, without end."""
-    asked = cycle(
+    prompts = cycle(
         (
             "Explain in two sentences what the lexer does, for somebody new here",
             "Suggest three clearer names for the module that holds the retry rules",
@@ -105,7 +105,7 @@ def work() -> Iterator[dict[str, Any]]:
                     "tier": "complex",
                 }
             case 1 | 2 | 6 | 8 | 9:
-                task = {"description": next(asked), "tier": "standard"}
+                task = {"description": next(prompts), "tier": "standard"}
             case _:
                 task = {
                     "description": "Count the lines of each module",

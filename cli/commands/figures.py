@@ -96,9 +96,9 @@ def costs(
 async def _costs(question: dict[str, Any], *, as_csv: bool, as_json: bool) -> int:
     # Days and hours are UTC's to a program, and the person's own on the screen.
     here = question["by"] in ("day", "hour") and not (as_csv or as_json)
-    asked = {**question, "by": "hour"} if here else question
+    by_hour = {**question, "by": "hour"} if here else question
     async with connected() as client:
-        answer = await client.query("costs", asked, CostsAnswer)
+        answer = await client.query("costs", by_hour, CostsAnswer)
     if here:
         answer = in_this_zone(answer, question["by"])
     if as_json:

@@ -105,12 +105,12 @@ def filter_options(command: F) -> F:
     return command
 
 
-def filter_of(asked: dict[str, Any]) -> dict[str, Any]:
+def filter_of(options: dict[str, Any]) -> dict[str, Any]:
     """Return the filter among a command's arguments, without what was not said."""
     return {
         name: list(value) if isinstance(value, tuple) else value
         for name in FILTERS
-        if (value := asked.get(name)) not in (None, "", ())
+        if (value := options.get(name)) not in (None, "", ())
     }
 
 

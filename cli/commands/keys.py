@@ -126,11 +126,11 @@ def keys(
     if cluster is not None and listen is not None:
         raise click.UsageError("--listen is one server's: each --node says its address")
     try:
-        wanted = [parse_node(each) for each in nodes]
+        places = [parse_node(each) for each in nodes]
         instance.prepare(listen, hosts or None)
         if cluster is not None:
             tls = NodeTls(*node_tls) if node_tls else None
-            make_cluster(instance, cluster, wanted, node_data, tls)
+            make_cluster(instance, cluster, places, node_data, tls)
         folders = refresh(instance)
     except BadCluster as error:
         raise click.UsageError(str(error)) from error
@@ -243,8 +243,8 @@ def forget(name: str, *, as_json: bool) -> int:
 
     Its key stays too: `host remove` takes that. With a key it may join again.
     """
-    said = f"{name} is forgotten"
-    return run(tell("host.forget", {"host": name}, said, as_json=as_json))
+    outcome = f"{name} is forgotten"
+    return run(tell("host.forget", {"host": name}, outcome, as_json=as_json))
 
 
 @host.command("keys")
@@ -318,10 +318,10 @@ def _nodes_away(instance: Instance) -> str:
     )
 
 
-def _replicas(instance: Instance, said: str | None) -> int | None:
+def _replicas(instance: Instance, text: str | None) -> int | None:
     """Return how many servers are to hold each stream, None for as many as now."""
-    if said is not None:
-        return int(said)
+    if text is not None:
+        return int(text)
     return None if read_cluster(instance) is None else REPLICAS
 
 

@@ -249,5 +249,5 @@ def _summary(action: str, done: BulkProgress) -> str:
         f"{count:,} {_WORDS.get(outcome, outcome)}"
         for outcome, count in sorted(done.outcomes.items(), key=lambda each: -each[1])
     ]
-    said = ", ".join(counts) or "nothing left to do"
-    return f"{_tasks(done.matched)}: {said}  (bulk {done.bulk_id})"
+    summary = ", ".join(counts) or "nothing left to do"
+    return f"{_tasks(done.matched)}: {summary}  (bulk {done.bulk_id})"

@@ -52,10 +52,10 @@ _ID = click.argument("task_id", metavar="ID", shell_complete=ids())
 @click.option("--offset", type=Between(0), default=0)
 @click.option("--watch", is_flag=True, help="Keep it up to date until Ctrl-C.")
 @json_option
-def tasks(*, watch: bool, as_json: bool, **asked: Any) -> int:
+def tasks(*, watch: bool, as_json: bool, **options: Any) -> int:
     """List tasks, the newest first."""
-    page = {name: asked[name] for name in ("sort", "limit", "offset")}
-    question = filter_of(asked) | page
+    page = {name: options[name] for name in ("sort", "limit", "offset")}
+    question = filter_of(options) | page
     if watch and not as_json:
         try:
             return run(_watch_tasks(question))

@@ -263,8 +263,8 @@ def _named_by(instance: Instance) -> dict[str, str]:
         names = set(_VARIABLE.findall(instance.site_conf.read_text(errors="replace")))
     except OSError:
         names = set()
-    wanted = {name: value for name, value in held().items() if name in names}
-    return {**os.environ, **wanted}
+    secrets = {name: value for name, value in held().items() if name in names}
+    return {**os.environ, **secrets}
 
 
 def server_environment(

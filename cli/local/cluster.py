@@ -161,8 +161,8 @@ def write_nodes(instance: Instance, cluster: Cluster) -> list[Instance]:
     """Write each node's folder anew, but its site.conf, which is yours; return them."""
     folders = node_instances(instance, cluster)
     for node, folder in zip(cluster.nodes, folders, strict=True):
-        for made in (folder.data, folder.store):
-            made.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for place in (folder.data, folder.store):
+            place.mkdir(mode=0o700, parents=True, exist_ok=True)
         there = folder.data if cluster.data is None else Path(cluster.data)
         listen = node.host if node.here_only else EVERY_ADDRESS
         conf = instance.broker_conf(

@@ -418,8 +418,8 @@ class Instance:
 
     def key_of(self, role: str) -> str:
         """Return a role's public key, "" where this instance has not made one."""
-        made = (self.keys / f"{role}.nk").exists()
-        return self._make_key(role) if made else ""
+        exists = (self.keys / f"{role}.nk").exists()
+        return self._make_key(role) if exists else ""
 
     def _make_host_key(self, name: str) -> None:
         role = f"{_HOST_PREFIX}{token(name, 'host')}"

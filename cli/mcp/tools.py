@@ -234,10 +234,10 @@ class Tools:
             case "task_output":
                 return await self._output(_read(given, OutputOf))
             case "cancel_task":
-                asked = _read(given, CancelThis)
-                await self._client.cancel(asked.task_id, reason=asked.reason)
-                state = await self._client.task(asked.task_id).refresh()
-                return {"task_id": asked.task_id, "state": state}
+                cancel = _read(given, CancelThis)
+                await self._client.cancel(cancel.task_id, reason=cancel.reason)
+                state = await self._client.task(cancel.task_id).refresh()
+                return {"task_id": cancel.task_id, "state": state}
             case "list_models_and_hosts":
                 _read(given, NoArguments)
                 return msgspec.to_builtins(await self._client.fleet())
@@ -257,17 +257,17 @@ class Tools:
         state = await task.refresh()
         return {"task_id": task.task_id, "state": state, "warnings": task.warnings}
 
-    async def _wait(self, asked: WaitFor, tell: Tell) -> dict[str, Any]:
+    async def _wait(self, request: WaitFor, tell: Tell) -> dict[str, Any]:
         loop = asyncio.get_running_loop()
         began = loop.time()
-        seen = await self._client.explain(asked.task_id)
+        seen = await self._client.explain(request.task_id)
         task = self._client.task(seen.task_id)
-        ending = asyncio.create_task(task.wait(asked.timeout_s))
+        ending = asyncio.create_task(task.wait(request.timeout_s))
         pause = 0.5
         try:
             while True:
-                waited = min(loop.time() - began, asked.timeout_s)
-                await tell(waited, asked.timeout_s, stands(seen))
+                waited = min(loop.time() - began, request.timeout_s)
+                await tell(waited, request.timeout_s, stands(seen))
                 done, _ = await asyncio.wait({ending}, timeout=pause)
                 if done:
                     return told(ending.result())
@@ -283,8 +283,8 @@ class Tools:
         finally:
             ending.cancel()
 
-    async def _output(self, asked: OutputOf) -> dict[str, Any]:
-        task = self._client.task(asked.task_id)
+    async def _output(self, request: OutputOf) -> dict[str, Any]:
+        task = self._client.task(request.task_id)
         state = await task.refresh()
         stderr, truncated = "", False
         if task.ended:
@@ -296,11 +296,11 @@ class Tools:
                 c.text for c in chunks if c.event_type in ("token", "stdout")
             )
             stderr = "".join(c.text for c in chunks if c.event_type == "stderr")
-        end = asked.offset + asked.limit
+        end = request.offset + request.limit
         return {
-            "task_id": asked.task_id,
+            "task_id": request.task_id,
             "state": state,
-            "output": text[asked.offset : end],
+            "output": text[request.offset : end],
             "next_offset": end if end < len(text) else None,
             "characters": len(text),
             "stderr": stderr[-SHOWN:],

@@ -235,8 +235,8 @@ def show_tiers(screen: Console, answer: HostsAnswer) -> None:
         ahead_s = row.clock_ahead_s
         if ahead_s is not None and abs(ahead_s) > SKEW_S:
             where = "ahead" if ahead_s > 0 else "behind"
-            said = f"{row.host}: its clock is {abs(ahead_s):.1f} s {where}; use NTP"
-            screen.print(line_of(said), style="red")
+            warning = f"{row.host}: its clock is {abs(ahead_s):.1f} s {where}; use NTP"
+            screen.print(line_of(warning), style="red")
     for alert in answer.alerts:
         by = f", seen by {alert.acknowledged_by}" if alert.acknowledged_by else ""
         about = f"host {alert.host}" if alert.host else f"{alert.tier} down"

@@ -232,16 +232,16 @@ def _asked_for(spec: c.TaskSpec | None) -> str:
     """Say what an answer was asked to be."""
     if spec is None:
         return ""
-    said = [f"system: {spec.system[:200]}"] if spec.system else []
-    said += [f"max tokens {spec.max_tokens:,}"] if spec.max_tokens else []
-    said += (
+    wishes = [f"system: {spec.system[:200]}"] if spec.system else []
+    wishes += [f"max tokens {spec.max_tokens:,}"] if spec.max_tokens else []
+    wishes += (
         [f"temperature {spec.temperature:g}"] if spec.temperature is not None else []
     )
-    said += ["JSON by a schema"] if spec.json_schema is not None else []
+    wishes += ["JSON by a schema"] if spec.json_schema is not None else []
     count = len(spec.messages)
-    said += [f"a chat of {count} message{'s' * (count != 1)}"] if count else []
-    said += [f"{name} {value}"[:80] for name, value in c.wishes_of(spec).items()]
-    return ", ".join(said)
+    wishes += [f"a chat of {count} message{'s' * (count != 1)}"] if count else []
+    wishes += [f"{name} {value}"[:80] for name, value in c.wishes_of(spec).items()]
+    return ", ".join(wishes)
 
 
 def _changed(task: TaskDetail) -> str:

@@ -65,9 +65,9 @@ def key_file(path: Path) -> tuple[str, str]:
     people. Raises OSError.
     """
     lines = [line.strip() for line in path.read_text().splitlines()]
-    said = [line for line in lines if line and not line.startswith("#")]
-    servers = [line for line in said if "://" in line]
-    seed = next((line for line in said if "://" not in line), "")
+    words = [line for line in lines if line and not line.startswith("#")]
+    servers = [line for line in words if "://" in line]
+    seed = next((line for line in words if "://" not in line), "")
     return seed, ",".join(servers)
 
 

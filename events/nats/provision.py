@@ -301,8 +301,8 @@ async def _create(connection: Client, config: dict[str, Any], timeout: float) ->
             raise
         names: set[str] = set()
         for subject in config["subjects"]:
-            asked = {"subject": subject}
-            answer = await _call(connection, "STREAM.NAMES", asked, timeout)
+            request = {"subject": subject}
+            answer = await _call(connection, "STREAM.NAMES", request, timeout)
             names.update(answer.get("streams") or ())
         listed = ", ".join(sorted(names)) or "one that is not listed"
         raise ApiRefused(

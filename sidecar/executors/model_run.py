@@ -467,8 +467,8 @@ class ModelExecutor:
                     )
                 if remark is not None:
                     emit.status(remark)
-                wanted = is_chat or run.assign.spec.max_tokens is not None
-                if try_.fault is None and piece.reason == "length" and not wanted:
+                is_limited = is_chat or run.assign.spec.max_tokens is not None
+                if try_.fault is None and piece.reason == "length" and not is_limited:
                     try_.fault = ModelFault(
                         code="length_limit",
                         message=(

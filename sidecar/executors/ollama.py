@@ -220,8 +220,8 @@ def _messages(run: Run) -> list[dict[str, Any]]:
 
 def _sent(run: Run) -> int:
     """How many bytes of text the model has to read."""
-    said = sum(len(each["content"].encode()) for each in _messages(run))
-    return said + tools_size(run.assign.spec)
+    size = sum(len(each["content"].encode()) for each in _messages(run))
+    return size + tools_size(run.assign.spec)
 
 
 class OllamaExecutor(ModelExecutor):

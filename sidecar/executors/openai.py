@@ -227,9 +227,9 @@ class OpenAIDialect:
         limit = "max_completion_tokens" if base in self._newer_limit else "max_tokens"
         messages = openai_messages(run) if spec.messages else messages_for(run)
         if (pictures := pictures_of(run)) and not spec.messages:
-            asked = first_asked(messages)
-            asked["content"] = [
-                {"type": "text", "text": asked["content"]},
+            schema = first_asked(messages)
+            schema["content"] = [
+                {"type": "text", "text": schema["content"]},
                 *(
                     {
                         "type": "image_url",

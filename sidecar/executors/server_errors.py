@@ -82,9 +82,9 @@ def error_in(value: Any) -> ServerError | None:
         return _told(inner)
     if inner:
         return ServerError(str(inner))
-    said = value.get("message") or value.get("detail")
+    text = value.get("message") or value.get("detail")
     if value.get("object") == "error" or (
-        isinstance(said, str | list) and "choices" not in value
+        isinstance(text, str | list) and "choices" not in value
     ):
         return _told(value)
     return None
@@ -126,7 +126,7 @@ def error_of_body(body: bytes) -> ServerError:
 def fault_of(status: int, error: ServerError, model: str = "") -> ModelFault:
     """What a status other than 200 means, with what the server said to it."""
     text = error.message or f"status {status}"
-    said = f"{text} (status {status})"
+    sentence = f"{text} (status {status})"
     words = f"{error.kind} {error.message}"
     if status == 413 or (status in (400, 422, 500) and _TOO_LONG.search(words)):
         # A longer context may be had elsewhere; here it cannot work.
@@ -139,21 +139,23 @@ def fault_of(status: int, error: ServerError, model: str = "") -> ModelFault:
     if status in (400, 422, 500, 501) and _NO_EYES.search(words):
         return ModelFault(code="bad_request", message=text, again=False, whose="place")
     if status == 402 or (status == 429 and _NO_CREDIT.search(words)):
-        return ModelFault(code="credit", message=said, again=False, unusable=True)
+        return ModelFault(code="credit", message=sentence, again=False, unusable=True)
     if status in (401, 403):
         return ModelFault(
-            code="not_authorised", message=said, again=False, unusable=True
+            code="not_authorised", message=sentence, again=False, unusable=True
         )
     if status in (408, 425, 429, 499):
-        return ModelFault(code="busy", message=said, whose="place")
+        return ModelFault(code="busy", message=sentence, whose="place")
     if 400 <= status < 500:
         return ModelFault(code="bad_request", message=text, again=False, whose="work")
     if status == 503:
         loading = _LOADING.search(words) is not None
         return ModelFault(code="busy", message=text, whose="place", loading=loading)
     if status >= 500:
-        return ModelFault(code="server_error", message=said)
-    return ModelFault(code="bad_endpoint", message=f"unexpected {said}", again=False)
+        return ModelFault(code="server_error", message=sentence)
+    return ModelFault(
+        code="bad_endpoint", message=f"unexpected {sentence}", again=False
+    )
 
 
 def fault_inside(error: ServerError) -> ModelFault:

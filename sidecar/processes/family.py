@@ -532,8 +532,10 @@ class Processes:
 
     def _strays(self) -> list[Proc]:
         """What became our child by losing its parent, ended or not."""
-        found = map(look_up, self._unknown())
-        return [proc for proc in found if proc is not None and self._is_orphan(proc)]
+        processes = map(look_up, self._unknown())
+        return [
+            proc for proc in processes if proc is not None and self._is_orphan(proc)
+        ]
 
     def _is_stray(self, proc: Proc, child: Child) -> bool:
         """Whether an unmarked process can only be what `child`'s run left behind."""

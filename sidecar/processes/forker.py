@@ -95,10 +95,10 @@ def _forked(
         refused: int = ctypes.get_errno()
     finally:
         os.close(ours)
-    with open(theirs, "rb", 0) as said:
+    with open(theirs, "rb", 0) as request:
         if pid < 0:
             return -refused, FORK
-        failed = said.read(ANSWER.size)
+        failed = request.read(ANSWER.size)
     if failed:
         # It has ended, or is about to: the sidecar's to reap, by this pid.
         number, step = ANSWER.unpack(failed)

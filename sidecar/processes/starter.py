@@ -182,13 +182,13 @@ class Forker:
                 raise ConnectionResetError("the forker has ended")
             answer += part
         pid: int
-        pid, said = forker.ANSWER.unpack(answer)
+        pid, status = forker.ANSWER.unpack(answer)
         if pid < 0:
             raise OSError(-pid, os.strerror(-pid), order.argv[0])
-        if said:
+        if status:
             with suppress(ChildProcessError):
                 os.waitpid(pid, 0)
-            number, step = said >> _ERRNO, said & 7
+            number, step = status >> _ERRNO, status & 7
             place = order.cwd if step == forker.FOLDER else order.argv[0]
             raise OSError(number, os.strerror(number), str(place))
         return pid

@@ -291,9 +291,9 @@ class ClaudeTry:
             denials = (*(before.denials if before is not None else ()), *event.denials)
             self.end = replace(event, denials=denials)
         if event.is_good:
-            said = event.text or self._turn_text.text()
-            said = f"\n\n{said}" if said and self.answer.size else said
-            self.answer.feed(said.encode("utf-8", "replace"))
+            text = event.text or self._turn_text.text()
+            text = f"\n\n{text}" if text and self.answer.size else text
+            self.answer.feed(text.encode("utf-8", "replace"))
         self._turn_text = HeadTail(self._turn_text.limit)
         self._open.clear()
         self.in_turn = self._turn_open = False
@@ -375,8 +375,8 @@ class ClaudeTry:
     def _show_call(self, call: stream_json.ToolCall) -> None:
         arguments = msgspec.json.encode(call.input).decode()
         text = cut(f"{call.name} {arguments}", _SHOWN_OF_A_CALL)
-        asked = shown_input(call.input)
-        self._show_tool(text, c.ToolUse(id=call.id, name=call.name, input=asked))
+        shown = shown_input(call.input)
+        self._show_tool(text, c.ToolUse(id=call.id, name=call.name, input=shown))
 
     def _show_tool(self, text: str, tool: c.ToolUse) -> None:
         self._emit.text("tool", text.rstrip("\n") + "\n", tool=tool)
@@ -401,10 +401,10 @@ class ClaudeTry:
         return self._meter.spent.plus(replace(left, usd=None if tokens else 0.0))
 
 
-def shown_input(asked: dict[str, Any]) -> dict[str, Any]:
+def shown_input(arguments: dict[str, Any]) -> dict[str, Any]:
     """What is shown of a call's input: all of it, or with its long texts cut."""
     for limit in (_INPUT_BYTES, 65_536, 8_192, 512, 64):
-        cut_down = _within(asked, limit, 6)
+        cut_down = _within(arguments, limit, 6)
         assert isinstance(cut_down, dict)
         if len(msgspec.json.encode(cut_down)) <= _INPUT_BYTES:
             return cut_down
