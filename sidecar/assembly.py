@@ -158,6 +158,7 @@ def assemble(
         allowed_tools=tuple(config.claude.allowed_tools),
         disallowed_tools=tuple(config.claude.disallowed_tools),
         max_turns=config.claude.max_turns,
+        repo_settings=config.claude.repo_settings,
         mcp_servers=config.claude.mcp_servers,
         limits=config.claude.limits,
     )

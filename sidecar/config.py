@@ -99,6 +99,8 @@ class ClaudeConfig(Struct, frozen=True, kw_only=True):
     too, without any account.
     `mcp_servers` are those that a task may name, by name, each as Claude Code's own
     configuration describes it. `inherit` names more of the sidecar's variables for it.
+    `repo_settings`: what a checkout says in `.claude` and `.mcp.json` counts. For local
+    models it never does.
     """
 
     enabled: bool = True
@@ -108,6 +110,7 @@ class ClaudeConfig(Struct, frozen=True, kw_only=True):
     allowed_tools: list[str] = []
     disallowed_tools: list[str] = []
     max_turns: AtLeastOne | None = None
+    repo_settings: bool = True
     mcp_servers: dict[c.Token, dict[str, Any]] = {}
     inherit: list[VariableName] = []
     limits: ProcessLimits = ProcessLimits()

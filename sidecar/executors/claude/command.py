@@ -51,7 +51,9 @@ class ClaudeOptions(Struct, frozen=True, kw_only=True):
 
     A task says what it wants in its field `claude`, see `events.catalogue.ClaudeWishes`.
     `mcp_servers` are those that a task may name, each as Claude Code's configuration
-    describes it; a task that names none has none.
+    describes it; a task that names none has none. Without `repo_settings` nothing that a
+    folder says in `.claude` or `.mcp.json` counts: no variables, hooks, rights or servers.
+    What it says in CLAUDE.md is still read.
     """
 
     program: str | None = None
@@ -61,6 +63,7 @@ class ClaudeOptions(Struct, frozen=True, kw_only=True):
     max_turns: int | None = None
     append_system_prompt: str = ""
     mcp_servers: dict[str, dict[str, Any]] = {}
+    repo_settings: bool = True
     keep_sessions: bool = True
     """Sessions stay on disk, so that an interrupted run can be resumed."""
     limits: ProcessLimits = ProcessLimits()
@@ -215,6 +218,8 @@ def command_line(
         words.append(f"--append-system-prompt={options.append_system_prompt}")
     if mcp is not None:
         words += ["--strict-mcp-config", f"--mcp-config={mcp}"]
+    if not options.repo_settings:
+        words += ["--setting-sources=user", "--add-dir=."]
     words.append(f"--resume={session}" if resume else f"--session-id={session}")
     if not options.keep_sessions and not resume:
         words.append("--no-session-persistence")
@@ -227,7 +232,12 @@ _NESTING = re.compile(
 """The marks by which a program finds that it runs inside another Claude Code."""
 
 
-def environment(env: Mapping[str, str]) -> dict[str, str]:
+def environment(
+    env: Mapping[str, str], *, repo_settings: bool = True
+) -> dict[str, str]:
     """`env` without what an outer Claude Code left in it, and with its retries off."""
     kept = {name: value for name, value in env.items() if not _NESTING.fullmatch(name)}
+    if not repo_settings:
+        # With a folder's settings its CLAUDE.md would be left out too, but for this.
+        kept["CLAUDE_CODE_ADDITIONAL_DIRECTORIES_CLAUDE_MD"] = "1"
     return {**kept, "CLAUDE_CODE_MAX_RETRIES": "0"}

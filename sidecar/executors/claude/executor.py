@@ -118,7 +118,10 @@ class ClaudeExecutor:
         child = self._processes.start(
             words,
             cwd=run.cwd,
-            env={**environment(run.env), **self._variables},
+            env={
+                **environment(run.env, repo_settings=self._options.repo_settings),
+                **self._variables,
+            },
             route=run.assign.route,
             stdin=_prompt(run, resumed=resumed).encode("utf-8", "replace"),
             limits=self._options.limits,

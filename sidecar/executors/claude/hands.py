@@ -3,7 +3,9 @@
 A model server that speaks Anthropic's Messages API is all that the program needs: it is
 told the server's address, a key, and the local model's name wherever it would ask for one
 of its own. It keeps its settings and sessions in a folder of its own, so that no login and
-no setting of a person's account has a part in it, and it asks nobody else anything.
+no setting of a person's account has a part in it, and it asks nobody else anything. Nor has
+a repository's own setting a part in it: one could name another server, which would be given
+the work and the endpoint's key.
 
 The dollars that it prints are of models it does not know: they are not booked. What it
 complains of is the server's, not an account's: the run is given back, for another place.
@@ -78,7 +80,7 @@ class HandsExecutor:
     ) -> None:
         """`folder` is the program's own, for settings and sessions."""
         self._processes = processes
-        self._options = options
+        self._options = replace(options, repo_settings=False)
         self._api_key = api_key
         self._folder = folder
         self._client: aiohttp.ClientSession | None = None
