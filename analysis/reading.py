@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from actors.rules.models import listed_models
 from events import catalogue as c
 from events.codec import instant
 from events.errors import Malformed
 from events.lifecycle import ON_HOST
+from events.models import listed_models
 
 if TYPE_CHECKING:
     from projections.judged import JudgedEvent

@@ -14,8 +14,14 @@ from events.filters import TaskFilter
 from events.lifecycle import TIER_KINDS
 from projections.answers import AttentionAnswer, AttentionRow, Severity
 from projections.record import NANO
-from projections.tiers import LIVING, condition, endpoints_of, instant_of, view_at
-from projections.waiting import same_model
+from projections.tiers import (
+    LIVING,
+    condition,
+    has_model,
+    instant_of,
+    models_of,
+    view_at,
+)
 
 if TYPE_CHECKING:
     import sqlite3
@@ -345,13 +351,8 @@ def _lack(fleet: FleetState, group: WaitingGroup) -> _Lack | None:
             where = f"{group.host} does not offer" if group.host else "no host offers"
             return _Lack("need", need, f"{need}, which {where}")
     if group.model and group.tier == "standard":
-        names = {
-            name
-            for _, endpoint in endpoints_of(fleet, "standard")
-            if endpoint.up
-            for name in (*endpoint.models, *endpoint.loaded)
-        }
-        if names and not any(same_model(group.model, name) for name in names):
+        some = next(models_of(fleet, "standard"), None)
+        if some is not None and not has_model(fleet, "standard", group.model):
             return _Lack(
                 "model", group.model, f"the model {group.model}, which nobody has"
             )

@@ -8,7 +8,7 @@ operations, and a restart fills it from the stored tasks that are open.
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, get_args
 
 from msgspec import Struct
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from projections.judged import JudgedEvent
     from projections.record import TaskRecord
 
-PRIORITIES: Final = ("urgent", "high", "normal", "low")
+PRIORITIES: Final[tuple[str, ...]] = get_args(c.Priority)
 VERSION: Final = 2
 
 Lane = tuple[str, str]

@@ -14,6 +14,7 @@ from msgspec.structs import asdict
 from events.codec import instant
 from events.errors import Malformed
 from events.lifecycle import FIXED_KINDS, TIER_KINDS
+from events.models import model_named
 from projections.answers import TierRow
 from projections.fleet import TierView
 
@@ -126,6 +127,22 @@ def endpoints_of(
             for endpoint in host.endpoints.values():
                 if endpoint.kind in TIER_KINDS[tier]:
                     yield host, endpoint
+
+
+def models_of(fleet: FleetState, tier: str) -> Iterator[tuple[EndpointView, str]]:
+    """Yield the models of a tier's endpoints that answer, each with its endpoint."""
+    for _, endpoint in endpoints_of(fleet, tier):
+        if endpoint.up:
+            for name in (*endpoint.models, *endpoint.loaded):
+                yield endpoint, name
+
+
+def has_model(fleet: FleetState, tier: str, model: str) -> bool:
+    """Whether an endpoint that answers has the model that somebody names."""
+    return any(
+        model_named(model, endpoint.kind, (name,))
+        for endpoint, name in models_of(fleet, tier)
+    )
 
 
 def gone_since(fleet: FleetState, tier: str) -> float | None:

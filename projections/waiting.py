@@ -25,7 +25,9 @@ from projections.tiers import (
     condition,
     endpoints_of,
     gone_since,
+    has_model,
     instant_of,
+    models_of,
     offered,
     view_at,
 )
@@ -296,27 +298,13 @@ def _lacking(fleet: FleetState, tier: str, model: str) -> str:
     if "claude" in TIER_KINDS[tier] or not TIER_KINDS[tier]:
         # Claude Code lists none; a command needs none.
         return ""
-    names = {
-        name
-        for _, endpoint in endpoints_of(fleet, tier)
-        if endpoint.up
-        for name in (*endpoint.models, *endpoint.loaded)
-    }
-    if any(same_model(model, name) for name in names):
+    if has_model(fleet, tier, model):
         return ""
+    names = {name for _, name in models_of(fleet, tier)}
     some = sorted(names)[:MODELS_NAMED]
     more = f" and {len(names) - len(some)} more" if len(names) > len(some) else ""
     there = f"there are: {', '.join(some)}{more}" if some else "there is none at all"
     return f"Nobody has the model {model}; {there}."
-
-
-def same_model(one: str, other: str) -> bool:
-    """Whether two names are of one model: `:latest` may be left out, case counts not."""
-    return _bare(one) == _bare(other)
-
-
-def _bare(model: str) -> str:
-    return model.casefold().removesuffix(":latest")
 
 
 _NOT_SET_UP: Final = {

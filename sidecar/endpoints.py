@@ -23,10 +23,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from msgspec import Struct, field, structs
 
-from actors.rules.models import listed_models
 from events import catalogue as c
 from events.codec import rfc3339
 from events.diagnostics import Diagnostics
+from events.models import listed_models
 from sidecar.executors.port import Finished, Returned
 from sidecar.http import (
     header_key,

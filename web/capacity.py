@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Final
 
 from events import catalogue as c
 from events.commands import Refusal, refuse
+from events.models import model_named
 from projections.queue import PRIORITIES
-from projections.tiers import endpoints_of
+from projections.tiers import endpoints_of, models_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -44,10 +45,8 @@ class Capacity:
     def models(self) -> dict[str, str]:
         """Return the models that answer now, and the kind of server that has them."""
         owners: dict[str, str] = {}
-        for _, endpoint in endpoints_of(self._runner.world.fleet, "standard"):
-            if endpoint.up:
-                for name in (*endpoint.models, *endpoint.loaded):
-                    owners.setdefault(name, endpoint.kind)
+        for endpoint, name in models_of(self._runner.world.fleet, "standard"):
+            owners.setdefault(name, endpoint.kind)
         return dict(sorted(owners.items()))
 
     def unknown(self, name: str) -> Refusal:
@@ -77,7 +76,7 @@ class Capacity:
             (endpoint, name)
             for _, endpoint in places
             for name in (*endpoint.models, *endpoint.loaded)
-            if not model or _same(model, name)
+            if not model or model_named(model, endpoint.kind, (name,))
         ]
         if model and not able:
             return self.unknown(model)
@@ -119,7 +118,7 @@ class Capacity:
         slots: dict[tuple[str, str], int] = {}
         for host, endpoint in self._up(tier):
             names = (*endpoint.models, *endpoint.loaded)
-            if not model or any(_same(model, name) for name in names):
+            if not model or model_named(model, endpoint.kind, names):
                 owner = "" if endpoint.shared else host.host
                 slots[owner, endpoint.endpoint] = endpoint.slots
         return slots
@@ -128,10 +127,6 @@ class Capacity:
         for host, endpoint in endpoints_of(self._runner.world.fleet, tier):
             if host.state == "up" and endpoint.up:
                 yield host, endpoint
-
-
-def _same(wish: str, name: str) -> bool:
-    return wish.removesuffix(":latest") == name.removesuffix(":latest")
 
 
 def _needs(request: ChatRequest) -> Iterator[tuple[str, str, str]]:

@@ -20,6 +20,7 @@ from events.errors import Malformed, shown
 from events.spans import span_s
 from events.traceparent import HEADER as TRACEPARENT
 from events.traceparent import TraceParent
+from projections.queue import PRIORITIES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -37,7 +38,6 @@ TITLE_LENGTH: Final = 300
 MOST_PATIENCE_S: Final = 3_600.0
 
 _NOTHING: Final[tuple[Any, ...]] = (None, "", [], {})
-_PRIORITIES: Final = ("urgent", "high", "normal", "low")
 _SERVICE: Final[dict[str, c.Priority]] = {"flex": "low", "priority": "high"}
 _WISHES: Final = frozenset(c.ChatWishes.__struct_fields__)
 _READ: Final = _WISHES | {
@@ -345,8 +345,8 @@ def _priority(body: _GivenChat, headers: Mapping[str, str]) -> str:
     word = headers.get("x-agentcom-priority", "").strip().lower()
     if not word:
         return _SERVICE.get(body.service_tier or "", "normal")
-    if word not in _PRIORITIES:
-        raise Malformed("x-agentcom-priority", ", ".join(_PRIORITIES), word[:40])
+    if word not in PRIORITIES:
+        raise Malformed("x-agentcom-priority", ", ".join(PRIORITIES), word[:40])
     return word
 
 

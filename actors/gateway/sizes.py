@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 
 from actors.rules.classification import classify
 from actors.rules.contexts import context_needed
-from actors.rules.models import model_named
 from actors.rules.modes import resolve
 from actors.rules.prompt import estimate
 from events import catalogue as c
 from events.errors import Malformed
+from events.models import model_named
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

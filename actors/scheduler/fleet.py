@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from actors.rules.models import listed_models
 from actors.rules.repos import plain_repo
 from actors.scheduler.places import SLOT_KINDS, Host, Place, Pool, Slots
 from actors.scheduler.queue import PLACE_KIND, Requirement
+from events.models import listed_models
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -12,10 +12,11 @@ from bisect import bisect_left, insort
 from collections import Counter, deque
 from typing import TYPE_CHECKING, Final
 
-from actors.rules.models import model_named, usual_model
+from actors.rules.models import usual_model
 from actors.rules.repos import may_clone, plain_repo
 from actors.rules.scoring import Inputs, candidate, factors, ranked, spread, worth
 from events import catalogue as c
+from events.models import model_named
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

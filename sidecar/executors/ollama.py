@@ -13,8 +13,8 @@ import msgspec
 from msgspec import Struct
 
 from actors.rules.contexts import context_needed
-from actors.rules.models import same_model
 from actors.rules.prompt import BYTES_A_TOKEN
+from events.models import same_model
 from sidecar.executors.chat import ollama_messages, ollama_wishes, tools_size
 from sidecar.executors.model_run import (
     ModelExecutor,

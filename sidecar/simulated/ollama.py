@@ -30,8 +30,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeVar, get
 import msgspec
 from aiohttp import web
 
-from actors.rules.models import normal_model
 from events import header
+from events.models import normal_model
 from sidecar.simulated.answers import (
     answer_to,
     count_tokens,

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from actors.rules.models import normal_model
 from events.catalogue import EndpointState
 from events.codec import instant
+from events.models import normal_model
 from sidecar.config import SidecarConfig
 from sidecar.endpoints import UNUSABLE_S, Endpoints, Watched
 from sidecar.executors.claude.notices import notice_in

@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
-from actors.rules.models import model_named, usual_model
+from actors.rules.models import usual_model
 from actors.rules.policy import Policy
 from events import catalogue as c
+from events.models import model_named
 from sidecar.endpoints import Watched
 from sidecar.looks import Answered
 from tests.support.world import World

@@ -25,9 +25,9 @@ import msgspec
 from msgspec.structs import replace
 
 from actors.rules.contexts import context_needed
-from actors.rules.models import same_model
 from actors.rules.prompt import estimate
 from events import catalogue as c
+from events.models import same_model
 from sidecar.abilities import fixed_context, variant
 from sidecar.executors.claude.executor import ClaudeExecutor
 from sidecar.executors.port import Finished, RawResult, Returned, Stopped
