@@ -369,7 +369,7 @@ class Api:
             )
         try:
             answer = (
-                await self._for_many(body, who)
+                await self._for_many(body, who, _wait_of(request))
                 if name == "task.bulk"
                 else await self.pass_on(
                     subjects.command(name),
@@ -378,7 +378,7 @@ class Api:
                     request.headers.get(TRACEPARENT, ""),
                 )
             )
-        except (Denied, Unreachable) as error:
+        except (Denied, Malformed, Unreachable) as error:
             return response_of(refusal_of(error))
         return _answered(answer)
 
@@ -393,11 +393,11 @@ class Api:
             body["task_id"] = full
         return None
 
-    async def _for_many(self, body: dict[str, Any], who: str) -> bytes:
+    async def _for_many(self, body: dict[str, Any], who: str, wait_s: float) -> bytes:
         """Say a command for many tasks again until it is carried out, or time is up."""
         body.setdefault("id", secrets.token_hex(16))
         loop = asyncio.get_running_loop()
-        until = loop.time() + MANY_S
+        until = loop.time() + wait_s
         while True:
             subject = subjects.command("task.bulk")
             answer = await self.pass_on(subject, encode(body), who)
@@ -425,6 +425,11 @@ class Api:
                     raise
             await asyncio.sleep(0.02)
         raise Unreachable(subject, absent=True)
+
+
+def _wait_of(request: web.Request) -> float:
+    """Return how long the one who asks waits for many tasks; raises Malformed."""
+    return min(span_s(request.query.get("wait", f"{MANY_S}"), "wait"), MANY_S)
 
 
 class _CarriedOut(Struct):

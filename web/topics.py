@@ -42,6 +42,7 @@ RUNNING_SHOWN: Final = 24
 STRIP_HOSTS: Final = 40
 HOURLY_S: Final = 3 * 86_400.0
 """Costs of no more than this are shown by the hour."""
+DAY_S: Final = 86_400.0
 ATTENTION_SHOWN: Final = 8
 
 Sections = dict[str, Any]
@@ -338,6 +339,26 @@ async def _costs(sources: Sources, params: Money) -> Sections | Refusal:
         sections[name] = answer.lines
         if name == "lines":
             sections |= {"by": answer.by, "since": answer.since, "total": answer.total}
+    now = time.time()
+    today = rfc3339(now)[:10]
+    burn = await sources.queries.costs(AskCosts(by="hour", since=rfc3339(now - DAY_S)))
+    escalated = await sources.queries.costs(
+        AskCosts(by="tier", since=today, fallback=True)
+    )
+    if isinstance(burn, answers.CostsAnswer) and isinstance(
+        escalated, answers.CostsAnswer
+    ):
+        policy = await _policy(sources)
+        sections["burn"] = {
+            "hours": burn.lines,
+            "escalated_usd": sum(
+                line.estimated_cost_usd
+                for line in escalated.lines
+                if line.key == "complex"
+            ),
+            "budget_usd": policy.get("escalation_budget_usd_per_day"),
+            "task_budget_usd": policy.get("max_budget_usd_per_task"),
+        }
     stats = sources.runner.world.stats
     sections |= {"hops": stats.hops, "prices": await _prices(sources)}
     return sections

@@ -79,8 +79,8 @@ class House:
         self.call(self.ollama.start())
         self.line = FaultProxy(self.ollama.url)
         self.call(self.line.restore())
-        config = self.data / "sidecar.toml"
-        config.write_text(
+        self.config = self.data / "sidecar.toml"
+        self.config.write_text(
             "probe_every_s = 0.5\ndrain_timeout_s = 1.0\n"
             f"[slots]\nshell = {self._shell_slots}\n"
             '[[endpoint]]\nname = "ollama"\nkind = "ollama"\n'
@@ -97,7 +97,7 @@ class House:
             [
                 *(sys.executable, "-m", "agentcom", "up", "--data", str(self.data)),
                 *("--port", "0", "--nats-port", "0", "--name", HOST),
-                *("--config", str(config), *self._options),
+                *("--config", str(self.config), *self._options),
             ],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

@@ -9,8 +9,16 @@ import sys
 
 from playwright.sync_api import expect
 
+from events import catalogue as c
+from events.codec import decode_event, encode
+from projections.queries import Queries
+from projections.questions import AskCosts
+from projections.runner import Runner
+from projections.store import Store
 from tests.browser.conftest import go
 from tests.browser.test_pages import ended, faults
+from tests.support.fakes import MemoryLog
+from tests.support.histories import tell
 
 
 def rows(page):
@@ -19,6 +27,34 @@ def rows(page):
         row.locator("td").first.inner_text(): row.locator("td").nth(7).inner_text()
         for row in page.locator("#costs-by tbody tr").all()
     }
+
+
+def folded(house, by):
+    """What the whole log says of costs, folded by somebody who has kept nothing."""
+    history, following = [], 1
+    while following:
+        page = house.ask(f"/events?from={following}&limit=1000")
+        following = page["next"]
+        history += [
+            c.Recorded(
+                each["seq"],
+                each["subject"],
+                decode_event(json.dumps(each["event"]).encode()),
+            )
+            for each in page["events"]
+        ]
+
+    async def fold():
+        log = MemoryLog()
+        runner = Runner(log, Store())
+        await runner.start()
+        assert await runner.wait_for(await tell(log, history), 20)
+        queries = Queries(runner, log, clock=lambda: 0.0, now=lambda: 0.0)
+        answer = await queries.costs(AskCosts(by=by))
+        await runner.stop()
+        return json.loads(encode(answer))["lines"]
+
+    return house.call(fold())
 
 
 def test_by_submitter_and_label_page_and_command_line_agree(open_page, house):
@@ -48,6 +84,10 @@ def test_by_submitter_and_label_page_and_command_line_agree(open_page, house):
     )
     lines = json.loads(said.stdout)["lines"]
     assert shown == {line["key"]: f"${line['cost_usd']:.4f}" for line in lines}
+    # Both say to the last digit what the log adds up to, folded anew.
+    assert lines == folded(house, "label:team")
+    assert house.ask("/costs?by=label:team")["lines"] == lines
+    assert house.ask("/costs?by=submitter")["lines"] == folded(house, "submitter")
     # A row leads to its tasks.
     page.locator("#costs-by a", has_text="red").click()
     expect(page.locator("#task-total")).to_have_text("2")
@@ -81,3 +121,17 @@ def test_what_simulated_work_would_save_stands_apart_and_is_marked(open_page, ho
     expect(saved).to_contain_text("$0.0000")
     go(page, "now")
     expect(page.locator(".figure", has_text="Would be saved")).to_be_visible()
+
+
+def test_burn_and_the_day_s_budget_are_figures(open_page, house):
+    before = house.ask("/costs?by=tier")["total"]["estimated_cost_usd"]
+    page = open_page("costs")
+    burn = page.locator("#burn")
+    expect(burn).to_contain_text("no budget is set")
+    expect(burn.locator("dd").first).to_have_text(f"${before:.4f}")
+    house.ask("/policy", {"policy": {"escalation_budget_usd_per_day": 2}}, "PUT")
+    go(page, "now")
+    go(page, "costs")
+    expect(burn).to_contain_text("of $2.0000")
+    expect(burn).to_contain_text("lasts the day at that rate")
+    assert faults(page) == []

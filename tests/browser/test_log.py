@@ -105,6 +105,8 @@ def test_only_stderr_times_and_wrapping_are_a_click_away(open_page, house):
     page = open_page(f"task/{task}")
     ended(page)
     expect(page.locator(OUTPUT)).to_contain_text("last")
+    # What came by two pipes is in the order in which it arrived, and the page says so.
+    expect(page.locator(".pipes")).to_have_text("stdout and stderr as they arrived")
     long = page.locator(f"{OUTPUT} .lt", has_text=re.compile("0007$"))
     tall = long.bounding_box()["height"]
     page.get_by_role("button", name="Wrap").click()

@@ -78,6 +78,30 @@ def test_filters_order_and_place_are_in_the_address(open_page, house, many):
     )
 
 
+def test_a_view_is_kept_under_a_name_found_again_and_let_go(open_page, house, many):
+    page = open_page("tasks?text=many-&label=team%3Dred")
+    expect(page.locator(TOTAL)).to_have_text("30")
+    page.click("#save-view")
+    page.locator("dialog input[name=name]").fill("Red team")
+    assert faults(page) == []
+    page.keyboard.press("Enter")
+    view = page.get_by_label("View", exact=True)
+    expect(view.locator("option:checked")).to_have_text("Red team")
+    view.select_option("Waiting, oldest first")
+    expect(page.get_by_label("label", exact=True)).to_have_value("")
+    assert query(page) == {"state": "waiting", "sort": "submitted"}
+    page.reload()
+    go(page, "costs")
+    page.keyboard.press("Control+k")
+    page.locator("#palette").fill("red te")
+    page.locator("#palette").press("Enter")
+    expect(page.locator(TOTAL)).to_have_text("30")
+    page.get_by_role("button", name="Forget this view").click()
+    expect(page.locator("#save-view")).to_be_visible()
+    page.reload()
+    expect(view.locator("option", has_text="Red team")).to_have_count(0)
+
+
 def test_what_is_no_address_is_said_and_leads_on(open_page, house):
     page = open_page("task/100%")
     expect(page.locator("#not-found")).to_contain_text("after % come two digits")
@@ -141,5 +165,5 @@ def test_five_thousand_are_cancelled_by_one_command_and_none_is_refused(
     expect(page.locator(".notices")).to_have_text(
         "cancel: 5,000 of 5,000 tasks.", timeout=60_000
     )
-    assert {url.rpartition("/")[2] for url in asked} == {"bulk"}
+    assert {url.rpartition("/")[2] for url in asked} == {"bulk?wait=0"}
     assert len(asked) < 20

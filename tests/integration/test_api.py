@@ -555,6 +555,15 @@ async def test_a_command_for_many_tasks_is_said_again_until_it_is_carried_out(tm
         )
         assert viewer[0] == 403
         assert len(commands) == 3
+        # Who shows how far it is asks for an answer that says so.
+        commands.clear()
+        path = "/api/v1/tasks/bulk?wait=0"
+        status, answer = await site.ask("POST", path, body, token=site.tokens.operator)
+        assert (status, answer["finished"], answer["done"]) == (200, False, 2)
+        assert len(commands) == 1
+        path = "/api/v1/tasks/bulk?wait=soon"
+        wrong = await site.ask("POST", path, body, token=site.tokens.operator)
+        assert (wrong[0], wrong[1]["path"]) == (400, "wait")
 
 
 async def test_what_wants_a_person_and_costs_by_label_are_asked_over_http(tmp_path):

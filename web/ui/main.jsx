@@ -14,6 +14,7 @@ import { Tasks } from "./pages/tasks.jsx";
 import { Notices } from "./parts.jsx";
 import { Keys, Palette, useKeys } from "./palette.jsx";
 import { onMove, placeOf, useTitle } from "./route.js";
+import { SaveView } from "./savedviews.jsx";
 import { session, tokenInAddress } from "./session.js";
 import { connection } from "./socket.js";
 import { Submit } from "./submit.jsx";
@@ -141,12 +142,13 @@ function App({ theme, operator, leave }) {
   const [place, go] = useState(placeOf(location.hash));
   const [submitting, setSubmitting] = useState(/** @type {Record<string, any> | null} */ (null));
   const submit = useCallback((/** @type {Record<string, any>} */ spec = {}) => setSubmitting(spec), []);
-  const [looking, look] = useState(/** @type {"" | "search" | "keys"} */ (""));
+  const [looking, look] = useState(/** @type {"" | "search" | "keys" | "view"} */ (""));
   useKeys(look);
   const { toggle } = theme;
   const actions = useMemo(
     () => [
       ...(operator ? [{ title: "Submit a task", about: "action", go: () => submit() }] : []),
+      { title: "Save this view", about: "action", go: () => look("view") },
       { title: "Switch colours", about: "action", go: toggle },
       { title: "Keys", about: "help", go: () => look("keys") },
     ],
@@ -216,6 +218,7 @@ function App({ theme, operator, leave }) {
       </main>
       {submitting && <Submit spec={submitting} close={() => setSubmitting(null)} />}
       {looking === "search" && <Palette actions={actions} close={() => look((now) => (now === "search" ? "" : now))} />}
+      {looking === "view" && <SaveView close={() => look("")} />}
       {looking === "keys" && <Keys close={() => look("")} />}
       <Notices />
     </>

@@ -2,7 +2,9 @@
 import { useEffect, useMemo, useRef, useState } from "preact/hooks";
 import { plain, shortId } from "./format.js";
 import { Dialog } from "./parts.jsx";
+import { useViews } from "./savedviews.jsx";
 import { useTopic } from "./socket.js";
+import { USUAL_VIEWS } from "./views.js";
 
 /** @typedef {{ title: string, about: string, go: () => void }} Found */
 
@@ -101,6 +103,7 @@ export function Palette({ close, actions }) {
   const [at, move] = useState(0);
   const wanted = text.trim().toLowerCase();
   const { data: fleet } = useTopic("fleet");
+  const kept = useViews();
   const { data: tasks } = useTopic(wanted ? "tasks" : null, { text: text.trim(), sort: "-submitted", limit: 8 });
   const found = useMemo(() => {
     const fits = (/** @type {Found} */ one) => `${one.title} ${one.about}`.toLowerCase().includes(wanted);
@@ -114,13 +117,18 @@ export function Palette({ close, actions }) {
       about: `host, ${state}`,
       go: to(`#/fleet/${encodeURIComponent(host)}`),
     }));
+    const views = [...kept, ...USUAL_VIEWS].map(({ name, address }) => ({
+      title: plain(name, 80),
+      about: "view",
+      go: to(address),
+    }));
     const rows = (wanted ? (tasks?.rows ?? []) : []).map((task) => ({
       title: plain(task.description, 90),
       about: `task ${shortId(task.task_id)}, ${task.state}`,
       go: to(`#/task/${task.task_id}`),
     }));
-    return [...[...pages, ...actions, ...hosts].filter(fits), ...rows].slice(0, MOST);
-  }, [wanted, fleet, tasks, actions]);
+    return [...[...pages, ...actions, ...views, ...hosts].filter(fits), ...rows].slice(0, MOST);
+  }, [wanted, fleet, tasks, actions, kept]);
   const here = Math.min(at, found.length - 1);
   const take = (/** @type {Found | undefined} */ one) => {
     if (!one) return;
@@ -144,8 +152,8 @@ export function Palette({ close, actions }) {
         aria-expanded="true"
         aria-controls="palette-found"
         aria-activedescendant={found.length ? `found-${here}` : undefined}
-        aria-label="Pages, actions, hosts, tasks"
-        placeholder="Pages, actions, hosts, tasks"
+        aria-label="Pages, actions, views, hosts, tasks"
+        placeholder="Pages, actions, views, hosts, tasks"
         value={text}
         onInput={(event) => {
           type(event.currentTarget.value);

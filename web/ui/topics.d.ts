@@ -100,6 +100,12 @@ export interface Costs {
   fallbacks: CostLine[];
   before?: CostLine[];
   fallbacks_before?: CostLine[];
+  burn?: {
+    hours: CostLine[];
+    escalated_usd: number;
+    budget_usd: number | null;
+    task_budget_usd: number | null;
+  };
   prices: { price_list?: string; equivalent_model?: string };
 }
 

@@ -93,14 +93,22 @@ export class LogStore {
     this.live = [];
     this.sealed = 0; // lines in pages
     this.numbered = 0; // lines with a number
+    /** @type {Set<Kind>} */
+    this.seen = new Set();
   }
 
   get length() {
     return this.sealed + this.live.length;
   }
 
+  /** Whether it holds what came by two pipes. */
+  get hasBoth() {
+    return this.seen.has("stdout") && this.seen.has("stderr");
+  }
+
   /** @param {Kind} kind @param {number} time @returns {Line} an empty one, at the end */
   push(kind, time) {
+    this.seen.add(kind);
     if (this.live.length >= PAGE + REACH) this.seal();
     const number = CODE[kind] <= NUMBERED ? ++this.numbered : 0;
     /** @type {Line} */

@@ -216,12 +216,7 @@ export const LogView = forwardRef(function LogView(
             </>
           )}
         </span>
-        <button
-          type="button"
-          aria-pressed={stderr}
-          title="stdout and stderr come by two pipes: what was written at the same moment may stand in either order"
-          onClick={() => setStderr(!stderr)}
-        >
+        <button type="button" aria-pressed={stderr} onClick={() => setStderr(!stderr)}>
           stderr only
         </button>
         <button type="button" aria-pressed={shape.wrap} onClick={() => change({ wrap: !shape.wrap })}>
@@ -236,6 +231,14 @@ export const LogView = forwardRef(function LogView(
             <option value={value}>{title}</option>
           ))}
         </select>
+        {store.hasBoth && (
+          <small
+            class="pipes"
+            title="They come by two pipes; what was written at one moment may stand in either order."
+          >
+            stdout and stderr as they arrived
+          </small>
+        )}
         <span class="push" />
         <button type="button" onClick={copy} disabled={!length}>
           Copy

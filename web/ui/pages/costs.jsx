@@ -1,11 +1,12 @@
 // Costs: who spent how much on what, how that changed, and what local work saved.
 import { useEffect, useMemo, useState } from "preact/hooks";
 import { carryOut, download, get } from "../api.js";
+import { burn as rate, spentAt } from "../burn.js";
 import { Chart } from "../charts.jsx";
-import { count, dollars, moment, plain, savedText } from "../format.js";
+import { clock, count, dollars, moment, plain, savedText } from "../format.js";
 import { Empty, Figure, Panel, Scroll, Text } from "../parts.jsx";
 import { tasksLike, useQuery } from "../route.js";
-import { useTopic } from "../socket.js";
+import { useNow, useTopic } from "../socket.js";
 
 /** @import { Axis, Data, Series } from "../charts.jsx" */
 /** @import { CostLine, SavingsAnswer } from "../answers.d.ts" */
@@ -95,6 +96,7 @@ export function Costs({ theme }) {
           </p>
         )}
       </Panel>
+      {data.burn && <Burn burn={data.burn} />}
       <Times lines={data.times} theme={theme} />
       <Panel
         title={`By ${by.startsWith("label:") ? `label ${plain(by.slice(6), 60)}` : (NAMED[by] ?? by)}`}
@@ -136,6 +138,57 @@ export function Costs({ theme }) {
       </Panel>
       <Saved />
     </div>
+  );
+}
+
+/** How fast it goes, and how long budgets last. @param {{ burn: NonNullable<Topics["costs"]["burn"]> }} props */
+function Burn({ burn }) {
+  const now = useNow(30_000);
+  const { day, hour, month } = useMemo(() => rate(burn.hours, now), [burn.hours, now]);
+  const { escalated_usd: escalated, budget_usd: budget, task_budget_usd: each } = burn;
+  const when = budget ? spentAt(escalated, budget, now) : null;
+  return (
+    <Panel title="Budget and burn" id="burn">
+      <dl class="figures">
+        <Figure label="The last 24 hours">{dollars(day)}</Figure>
+        <Figure label="An hour, on average">{dollars(hour)}</Figure>
+        <Figure label="A month, at that rate">{dollars(month)}</Figure>
+        <Figure label="Escalations today, UTC">
+          {dollars(escalated)}
+          {budget !== null && (
+            <small class="below">
+              of {dollars(budget)}
+              <span
+                class="meter"
+                role="meter"
+                aria-label="Spent"
+                aria-valuemin={0}
+                aria-valuemax={budget}
+                aria-valuenow={Math.min(escalated, budget)}
+              >
+                <i
+                  style={{ width: `${Math.min(100, (escalated / (budget || 1)) * 100)}%` }}
+                  class={escalated >= budget ? "full" : ""}
+                />
+              </span>
+              {escalated >= budget
+                ? "spent: no more of them today"
+                : when === null
+                  ? "lasts the day at that rate"
+                  : `spent about ${clock(when)} at that rate`}
+            </small>
+          )}
+          {budget === null && <small class="below">no budget is set</small>}
+        </Figure>
+        <Figure label="A task may cost">{each === null ? "anything" : dollars(each)}</Figure>
+      </dl>
+      <p>
+        <small>
+          Budgets are parts of the <a href="#/routing">policy</a>: escalation_budget_usd_per_day,
+          max_budget_usd_per_task.
+        </small>
+      </p>
+    </Panel>
   );
 }
 

@@ -18,6 +18,7 @@ import {
 } from "../format.js";
 import { Empty, Fallback, Simulated, State, Text, Tier } from "../parts.jsx";
 import { useQuery, useTitle } from "../route.js";
+import { SavedViews } from "../savedviews.jsx";
 import { useNow, useTopic } from "../socket.js";
 import { TaskList } from "../tasklist.js";
 
@@ -219,6 +220,7 @@ export function Tasks({ rest, operator }) {
         <span>
           <span id="task-total">{count(total)}</span> task{total === 1 ? "" : "s"}
         </span>
+        <SavedViews />
         {GIVEN.filter((name) => filter[name]).map((name) => (
           <button type="button" class="chip" title="Leave this out" onClick={() => refine({ [name]: "" })}>
             {`${name.replace("_", " ")}: ${plain(filter[name], 80)} ✕`}
