@@ -240,6 +240,12 @@ def agentcom(data: Path | None, nats: str | None, creds: Path | None) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; return its exit code."""
+    if "_AGENTCOM_COMPLETE" in os.environ:
+        from click.shell_completion import add_completion_class
+
+        from cli.client.completing import WholeWords
+
+        add_completion_class(WholeWords)
     try:
         ended: Any = agentcom.main(
             arguments, prog_name="agentcom", standalone_mode=False

@@ -1,26 +1,32 @@
 """What a shell offers when one presses Tab: ids, hosts, models, names of the policy.
 
 It is read from the read models' file of the instance on this machine, without a
-connection, so that it comes at once; elsewhere nothing is offered.
+connection, so that it comes at once. An instance elsewhere (`--nats`, `AGENTCOM_NATS`) is
+asked, and where it does not answer soon nothing is offered.
 """
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypeVar
 
-from click.shell_completion import CompletionItem
+from click.shell_completion import BashComplete, CompletionItem
 
-from cli.client.target import said_url
+from cli.client.target import SAID, said_url, set_target
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
+    from pathlib import Path
 
     import click
 
     Completer = Callable[[click.Context, click.Parameter, str], list[CompletionItem]]
 
+T = TypeVar("T")
+
 OFFERED: Final = 50
+ASK_S: Final = 1.5
+"""So long an instance elsewhere is waited for, by somebody who has pressed Tab."""
 
 
 def ids(*states: str) -> Completer:
@@ -32,9 +38,11 @@ def ids(*states: str) -> Completer:
         from projections import glance
 
         store = _store(ctx)
-        if store is None:
-            return []
-        rows = glance.tasks(store, incomplete, states, OFFERED)
+        rows: Iterable[Any] = (
+            _tasks_there(incomplete, states)
+            if store is None
+            else glance.tasks(store, incomplete, states, OFFERED)
+        )
         typed_ids = _said(ctx)
         return [
             CompletionItem(each.id, help=_line(f"{each.state}: {each.description}"))
@@ -52,7 +60,8 @@ def hosts(
     from projections import glance
 
     store = _store(ctx)
-    return _beginning(incomplete, [] if store is None else glance.hosts(store))
+    names = _fleet_there("hosts") if store is None else glance.hosts(store)
+    return _beginning(incomplete, names)
 
 
 def models(
@@ -62,7 +71,8 @@ def models(
     from projections import glance
 
     store = _store(ctx)
-    return _beginning(incomplete, [] if store is None else glance.models(store))
+    names = _fleet_there("models") if store is None else glance.models(store)
+    return _beginning(incomplete, names)
 
 
 def policy_names(
@@ -74,28 +84,109 @@ def policy_names(
     return _beginning(incomplete, [row.name for row in explained()])
 
 
+class WholeWords(BashComplete):
+    """Bash, to which `:` and `=` are words of their own: an address comes in pieces."""
+
+    def get_completion_args(self) -> tuple[list[str], str]:
+        """Return the words before the one that is completed, and that one."""
+        args, incomplete = super().get_completion_args()
+        *whole, last = rejoined([*args, incomplete])
+        return whole, last
+
+
+def rejoined(words: list[str]) -> list[str]:
+    """Put together what bash has taken apart at `:` and `=`."""
+    whole: list[str] = []
+    glue = False
+    for word in words:
+        joins = word.startswith((":", "=")) and bool(whole)
+        if joins or glue:
+            whole[-1] += word
+        else:
+            whole.append(word)
+        glue = joins and word in (":", "=")
+    return whole
+
+
 def _beginning(incomplete: str, names: Any) -> list[CompletionItem]:
     return [CompletionItem(name) for name in names if name.startswith(incomplete)]
 
 
 def _store(ctx: click.Context) -> Path | None:
-    """Return the file of the instance that is meant; None for one elsewhere."""
+    """Return the file of the instance that is meant; None for one elsewhere.
+
+    This process completes one line, so what the line says of the instance may stand for
+    the whole of it, as for a command.
+    """
     params: dict[str, Any] = {}
     above: click.Context | None = ctx
     while above is not None:
         params = {**above.params, **params}
         above = above.parent
-    if params.get("nats") or said_url():
+    for name in ("data", "nats", "creds"):
+        if value := ctx.meta.get(SAID + name) or params.get(name):
+            set_target(**{name: value})
+    if said_url():
         return None
     from cli.local.instance import Instance
 
-    data = params.get("data")
-    return (Instance(Path(data)) if data else Instance()).read_models
+    return Instance().read_models
+
+
+# -- an instance elsewhere -------------------------------------------------------------
+
+
+class _Offered(NamedTuple):
+    """A task, as it is offered."""
+
+    id: str
+    state: str
+    description: str
+
+
+def _asked(name: str, question: dict[str, Any], kind: type[T]) -> T | None:
+    """Ask an instance elsewhere; None where it does not answer in `ASK_S`."""
+    import asyncio
+
+    from cli.client.connection import connected
+
+    async def ask() -> T:
+        async with asyncio.timeout(ASK_S), connected() as client:
+            return await client.query(name, question, kind)
+
+    with suppress(Exception):
+        return asyncio.run(ask())
+    return None
+
+
+def _tasks_there(beginning: str, states: tuple[str, ...]) -> list[_Offered]:
+    from projections.answers import TasksAnswer
+
+    question: dict[str, Any] = {"limit": OFFERED, "state": list(states)}
+    if beginning:
+        question["text"] = beginning
+    answer = _asked("tasks", question, TasksAnswer)
+    return [
+        _Offered(row.task_id, row.state, row.description)
+        for row in (answer.tasks if answer is not None else ())
+        if row.task_id.startswith(beginning.upper())
+    ]
+
+
+def _fleet_there(what: Literal["hosts", "models"]) -> list[str]:
+    from projections.answers import HostsAnswer
+
+    answer = _asked("hosts", {}, HostsAnswer)
+    if answer is None:
+        return []
+    if what == "hosts":
+        return [row.host for row in answer.hosts]
+    return [row.model for row in answer.models]
 
 
 def _said(ctx: click.Context) -> tuple[str, ...]:
-    ids = ctx.params.get("task_ids") or ()
-    return ids if isinstance(ids, tuple) else ()
+    said = ctx.params.get("task_ids") or ()
+    return said if isinstance(said, tuple) else ()
 
 
 def _line(text: str) -> str:

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound="Callable[..., Any]")
 
+SAID = "agentcom.said."
+"""Before an option's name in a context's `meta`: what a line that is completed says."""
 _DATA = "AGENTCOM_DATA"
 _NATS = "AGENTCOM_NATS"
 _CREDS = "AGENTCOM_CREDS"
@@ -32,7 +34,11 @@ def on_target(command: F) -> F:
     """Add the three options to a subcommand, which then asks `credentials_for`."""
 
     def keep(ctx: click.Context, parameter: click.Parameter, value: Any) -> None:
-        if value is not None and not ctx.resilient_parsing:
+        if value is None:
+            return
+        if ctx.resilient_parsing:  # a shell completes the line
+            ctx.meta[f"{SAID}{parameter.name}"] = value
+        else:
             set_target(**{str(parameter.name): value})
 
     for flag, metavar, kind, help_text in reversed(_SPELLED):

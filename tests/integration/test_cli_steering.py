@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from typing import TYPE_CHECKING
 
 import pytest
@@ -153,6 +155,28 @@ def test_a_shell_is_offered_what_may_come_next(up: System, words, offered) -> No
         assert wanted in lines
     else:
         assert newest not in lines
+
+
+def test_a_shell_asks_the_instance_that_the_line_names(up: System, tmp_path) -> None:
+    newest = up.json("submit", "--shell", "true", "--wait")["task_id"]
+    [host] = [row["host"] for row in up.json("hosts")["hosts"]]
+    address = json.loads((up.data / "address.json").read_text())["nats"]
+    key = str(up.data / "keys" / "operator.nk")
+    # As bash hands it on, which takes an address apart at its colons.
+    there = ["--nats", *re.findall(r":|[^:]+", address), "--creds", key]
+    for words, offered in (
+        (["task", *there, newest[:5]], newest),
+        ([*there, "drain", ""], host),
+        (["task", "--data", str(up.data), newest[:5]], newest),
+    ):
+        typed = {
+            "COMP_WORDS": " ".join(["agentcom", *words]).rstrip(),
+            "COMP_CWORD": str(len(words)),
+        }
+        elsewhere = {**typed, "AGENTCOM_DATA": str(tmp_path)}
+        ended = up.run(**elsewhere, _AGENTCOM_COMPLETE="bash_complete")
+        lines = [line.partition(",")[2] for line in ended.stdout.splitlines()]
+        assert offered in lines, (words, ended.stderr)
 
 
 def test_a_task_is_given_to_another_host_and_waits_for_it(up: System) -> None:
