@@ -12,7 +12,7 @@ from msgspec import Struct
 
 from events import catalogue as c
 from events import subjects
-from events.commands import refuse
+from events.commands import no_task, refuse
 from events.lifecycle import (
     BY_LEADER,
     FINAL,
@@ -434,4 +434,4 @@ def reassign(
 
 
 def _not_found(state: TaskState) -> Refusal:
-    return refuse("not_found", f"there is no task {state.task_id}")
+    return no_task(state.task_id)

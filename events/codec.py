@@ -399,10 +399,14 @@ def instant(text: str, path: str = "at") -> float:
     try:
         date = datetime.fromisoformat(text)
     except ValueError:
-        raise Malformed(path, "an RFC 3339 time", shown(text)) from None
+        raise Malformed(
+            path, "an RFC 3339 time such as '2026-01-31T18:00:00Z'", shown(text)
+        ) from None
     if date.tzinfo is not None and text[4:8:3] + text[13:17:3] != "--::":
         # ISO 8601 has more forms (weeks, no separators) than RFC 3339 allows.
-        raise Malformed(path, "an RFC 3339 time", shown(text))
+        raise Malformed(
+            path, "an RFC 3339 time such as '2026-01-31T18:00:00Z'", shown(text)
+        )
     if date.tzinfo is None:
         raise Malformed(path, "a time with its zone", shown(text))
     return date.timestamp()

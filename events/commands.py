@@ -330,6 +330,15 @@ def refuse(code: str, error: str, path: str = "") -> Refusal:
     return Refusal(code=code, error=error, path=path, status=STATUS[code])
 
 
+def no_task(task_id: str, path: str = "") -> Refusal:
+    """Refuse what is about a task that is not there."""
+    return refuse(
+        "not_found",
+        f"there is no task {task_id}; `agentcom tasks` and GET /api/v1/tasks list them",
+        path,
+    )
+
+
 def refusal_of(error: AgentComError) -> Refusal:
     """Make the refusal that an error amounts to; 500 where its code is not for clients."""
     return Refusal(

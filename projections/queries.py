@@ -16,7 +16,7 @@ import msgspec
 from events import catalogue as c
 from events import subjects
 from events.codec import Reader, encode
-from events.commands import Refusal, refusal_of, refuse
+from events.commands import Refusal, no_task, refusal_of, refuse
 from events.errors import AgentComError, Malformed, shown
 from events.filters import FILTERS
 from projections import answers, attention, mapping, search, tables, tiers, waiting
@@ -522,7 +522,7 @@ def _ambiguous(beginning: str, ids: list[str]) -> Refusal:
 
 
 def _not_found(task_id: str) -> Refusal:
-    return refuse("not_found", f"there is no task {task_id}", "task_id")
+    return no_task(task_id, "task_id")
 
 
 async def _none() -> list[c.Recorded]:

@@ -343,9 +343,19 @@ class Api:
         try:
             body = msgspec.json.decode(raw) if raw.strip() else {}
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            return response_of(refuse("malformed", f"the body: {error}"))
+            return response_of(
+                refuse(
+                    "malformed",
+                    f"the body: expected a JSON object, got another text ({error})",
+                )
+            )
         if not isinstance(body, dict):
-            return response_of(refuse("malformed", "the body: expected an object"))
+            return response_of(
+                refuse(
+                    "malformed",
+                    f"the body: expected a JSON object, got {shown(body)}",
+                )
+            )
         for field, value in request.match_info.items():
             if body.setdefault(field, value) != value:
                 return response_of(

@@ -282,6 +282,8 @@ class Server:
             reason = error.reason
             if isinstance(error, web.HTTPRequestEntityTooLarge):
                 reason += f" (a body has at most {limit:,} bytes)"
+            elif isinstance(error, web.HTTPNotFound | web.HTTPMethodNotAllowed):
+                reason += "; /api/v1/openapi.json lists what is served"
             refusal = Refusal(
                 code=error.reason.lower().replace(" ", "_"),
                 error=f"{request.method} {request.path[:200]}: {reason}",

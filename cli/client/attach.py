@@ -99,7 +99,7 @@ def _read(name: str, place: str) -> bytes:
     except (OSError, ValueError) as wrong:
         reason = getattr(wrong, "strerror", None) or str(wrong)
         raise Problem(
-            f"{place}{name}: it cannot be read here ({reason}); what is answered takes its "
+            f"{place}{name}: it cannot be read here ({reason}); name a file of this machine: what is answered takes its "
             "files along (with --work an agent looks for them where it works)",
             EXIT_USAGE,
         ) from wrong

@@ -243,7 +243,10 @@ def not_utf8(body: Any) -> str:
 def check_id(task_id: str) -> None:
     """Raise Problem where this cannot name a task, for it is empty or too short."""
     if not task_id.strip():
-        raise Problem("a task's id is missing: it is empty here", EXIT_USAGE)
+        raise Problem(
+            "a task's id is missing: it is empty here; `agentcom tasks` lists them",
+            EXIT_USAGE,
+        )
     if len(task_id) < SHORTEST_ID:
         raise Problem(
             f"{shown(task_id)} is too short: give at least {SHORTEST_ID} characters "

@@ -14,7 +14,7 @@ import click
 from analysis.explain import Recheck, aftermath, policies_of, recheck, words
 from analysis.span import first_from, last_until
 from cli.client.completing import ids
-from cli.client.connection import PAST_S, Session, connected, run
+from cli.client.connection import PAST_S, Refused, Session, connected, run
 from cli.client.spans import point_option
 from cli.client.target import on_target
 from cli.commands.options import Between, json_option
@@ -33,6 +33,7 @@ from cli.render.terminal import (
 from events import catalogue as c
 from events import subjects
 from events.codec import encode, instant
+from events.commands import no_task
 from events.errors import Malformed, shown
 from events.lifecycle import FINAL
 from projections.answers import HostsAnswer, QueueAnswer, TaskAnswer
@@ -116,7 +117,7 @@ def _chosen(
 ) -> c.TaskRouted:
     routed = [each.event for each in history if isinstance(each.event, c.TaskRouted)]
     if not history:
-        raise Problem(f"there is no task {task_id}", 7)
+        raise Refused(no_task(task_id))
     if not routed:
         raise Problem(
             f"{task_id} has not been routed yet: `agentcom why-waiting {task_id}`"

@@ -60,7 +60,9 @@ def read_tasks(path: Path) -> list[tuple[int, dict[str, Any]]]:
         raw = sys.stdin.buffer.read() if str(path) == "-" else path.read_bytes()
     except OSError as error:
         raise Problem(
-            f"{path} cannot be read: {error.strerror or error}", EXIT_USAGE
+            f"-f {path}: it cannot be read here ({error.strerror or error}); name a "
+            "file of tasks, or - for standard input",
+            EXIT_USAGE,
         ) from error
     text = text_of(raw, "stdin" if str(path) == "-" else str(path))
     tasks = []

@@ -15,9 +15,7 @@ from cli.local.instance import Instance
 from cli.render.tasks import show_task, task_table, tasks_footer
 from cli.render.terminal import (
     EXIT_INTERRUPTED,
-    EXIT_NOT_FOUND,
     EXIT_OK,
-    Problem,
     console,
     line_of,
     utc_now,
@@ -25,6 +23,7 @@ from cli.render.terminal import (
 from events import subjects
 from events.chunks import gaps
 from events.codec import encode
+from events.commands import no_task
 from projections.answers import HostsAnswer, TaskAnswer, TasksAnswer, WhyAnswer
 from projections.search import SORTS
 
@@ -184,7 +183,7 @@ async def _logs(task_id: str, *, follow: bool, as_json: bool) -> int:
         screen = Screen(about=follow)
         audience = JsonLines() if as_json else screen
         if not await client.log.read(subjects.task(full), limit=1):
-            raise Problem(f"there is no task {full}", EXIT_NOT_FOUND)
+            raise Refused(no_task(full))
         if follow:
             following = Following(client, full, audience)
             outcome = await following.outcome(screen.waits)

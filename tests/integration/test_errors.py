@@ -169,10 +169,23 @@ def test_the_page_says_what_is_said(door: httpx.Client):
 def test_no_answer_shows_a_pattern_or_python(line: str):
     said = line.rpartition(" | ")[2]
     found = re.search(
-        r"\\Z|\[A-Za|\^\[|\(\?|None\b|Traceback|object at 0x|<class", said
+        r"\\Z|\\d|\[A-Za|\^\[|\(\?|None\b|Traceback|object at 0x|<class|another value",
+        said,
     )
     assert found is None, said
     assert len(said) > 10
+
+
+WAY_OUT = re.compile(
+    r"[Dd]id you mean|expected .*(got|such as)|expected .*\bor\b|there are|hosts: |list"
+    r"|give |say |name |range|`agentcom|starts? with|takes the whole|NAME=VALUE|at most"
+)
+
+
+@pytest.mark.parametrize("line", PAGE.read_text().splitlines()[8:])
+def test_every_answer_says_the_way_out(line: str):
+    said = line.rpartition(" | ")[2]
+    assert WAY_OUT.search(said), said
 
 
 if __name__ == "__main__":

@@ -252,12 +252,12 @@ def test_a_known_tag_with_a_wrong_body_is_malformed_and_not_unknown():
         (
             "limited_until",
             '"soon"',
-            "limited_until: expected an RFC 3339 time, got 'soon'",
+            "limited_until: expected an RFC 3339 time such as '2026-01-31T18:00:00Z', got 'soon'",
         ),
         (
             "limited_until",
             '"2026-02-30T00:00:00Z"',
-            "limited_until: expected an RFC 3339 time, got '2026-02-30T00:00:00Z'",
+            "limited_until: expected an RFC 3339 time such as '2026-01-31T18:00:00Z', got '2026-02-30T00:00:00Z'",
         ),
         (
             "generation",
