@@ -57,16 +57,17 @@ natscli: .venv/bin/python
 	  GOBIN=$(CURDIR)/$(BIN) go install github.com/nats-io/natscli/nats@v0.5.1 || true
 
 # OpenTelemetry's Collector, where Go is: traces are tried with it.
-otelcol: .venv/bin/python ## build OpenTelemetry's Collector beside the tests (some minutes)
-	cd $(BIN) && go run go.opentelemetry.io/collector/cmd/builder@v0.165.0 \
-	  --config $(CURDIR)/tests/support/otelcol.yaml
+otelcol: .venv/bin/python
+	@test -x $(BIN)/otelcol-build/otelcol || ! command -v go >/dev/null || \
+	  { cd $(BIN) && go run go.opentelemetry.io/collector/cmd/builder@v0.165.0 \
+	    --config $(CURDIR)/tests/support/otelcol.yaml >/dev/null 2>&1; } || true
 
 ui: setup ## build the dashboard's page
 	$(BIN)/python hatch_build.py
 
 # Tests wait more than they work, so two go side by side, whole files at a time.
 WORKERS ?= 2
-test: dev chromium faketime nginx natscli ## run every test, against real servers, processes and programs
+test: dev chromium faketime nginx natscli otelcol ## run every test, against real servers, processes and programs
 	$(BIN)/python hatch_build.py modules
 	$(BIN)/pytest -n $(WORKERS) --dist loadfile
 

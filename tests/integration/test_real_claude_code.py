@@ -250,13 +250,11 @@ async def test_sigint_while_a_tool_runs_ends_the_tool_too(
 ) -> None:
     """The tool says through a pipe that it runs; the pipe ends when the tool does."""
 
-    async def interrupted(name: str, run: Any) -> Ended:
-        (tmp_path / name).mkdir()
-        os.mkfifo(tmp_path / name / "pipe")
-        async with (
-            asyncio.TaskGroup() as group,
-            reading(tmp_path / name / "pipe") as tool,
-        ):
+    async def interrupted(name: str, run: Any, home: Path = tmp_path) -> Ended:
+        pipe = home / name / "pipe"
+        pipe.parent.mkdir(parents=True)
+        os.mkfifo(pipe)
+        async with asyncio.TaskGroup() as group, reading(pipe) as tool:
             ended = group.create_task(run("exec > pipe; echo on; tail -f /dev/null"))
             assert await tool.readline() == b"on\n"
             os.kill(pids[name], signal.SIGINT)
@@ -270,7 +268,7 @@ async def test_sigint_while_a_tool_runs_ends_the_tool_too(
         return await run_real(
             real_claude,
             messages_api,
-            tmp_path,
+            home,
             *TOOLS,
             started=lambda pid: pids.update(real=pid),
         )
@@ -284,7 +282,12 @@ async def test_sigint_while_a_tool_runs_ends_the_tool_too(
             started=lambda pid: pids.update(simulated=pid),
         )
 
-    of_real = await interrupted("real", real)
+    for again in range(5):
+        home = tmp_path / str(again)
+        of_real = await interrupted("real", real, home)
+        # Interrupted in the moment in which it sets the tool going, it ends without a word.
+        if of_real.events[-1]["type"] == "result":
+            break
     of_simulated = await interrupted("simulated", simulated)
     assert outcome(of_simulated) == outcome(of_real)
     assert shape(of_simulated.events) == shape(of_real.events)

@@ -104,7 +104,9 @@ async def test_no_step_of_the_clock_costs_a_host_or_an_attempt(
             shell={"command": f"[ -e {once} ] || {{ touch {once}; sleep 60; }}"},
             assign_to="h2",
         )
-        await observer.until(lambda: observer.of("task.started", lost))
+        async with asyncio.timeout(60):
+            while not once.exists():
+                await asyncio.sleep(0.02)
         await asyncio.to_thread(ring.kill, "h2")
         await observer.until(lambda: observer.of("host.lost"), seconds=40)
         assert [event["host"] for event in observer.of("host.lost")] == ["h2"]

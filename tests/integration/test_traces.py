@@ -130,9 +130,9 @@ async def test_a_retry_a_fallback_and_verification_are_one_whole_trace_sent_once
     collector: Collector,
 ) -> None:
     counter = tmp_path / "checks"
-    simulated_ollama.fail_next(Fault(kind="internal"))
     config = backends(simulated_ollama.url, simulated_claude.program)
     async with fleet(broker, tmp_path, config) as (_, observer):
+        simulated_ollama.fail_next(Fault(kind="reset", after=0))
         task = await observer.submit(
             description="Say it.",
             tier="standard",

@@ -83,8 +83,9 @@ def test_it_goes_on_supervising_when_nobody_reads_it(tmp_path: Path) -> None:
         up.stdout.close()
         for role in ("web", "scheduler"):
             old = children(up.pid)[role]
-            os.kill(old, signal.SIGKILL)
-            psutil.wait_procs([psutil.Process(old)])
+            process = psutil.Process(old)
+            process.kill()
+            psutil.wait_procs([process])
             while children(up.pid).get(role) in (None, old):
                 assert up.poll() is None
                 time.sleep(0.05)
