@@ -31,7 +31,7 @@ from projections.judged import judge
 from projections.record import NANO
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from projections.record import Spent
 
@@ -98,12 +98,25 @@ class Life(Struct, frozen=True):
     spans: list[Span]
 
 
-def lives(history: Sequence[c.Recorded], links: Sequence[SpanLink] = ()) -> list[Life]:
+def relatives(history: Sequence[c.Recorded]) -> list[str]:
+    """Return the ids of a task's parent and children."""
+    found = []
+    for event in (recorded.event for recorded in history):
+        if isinstance(event, c.TaskSubmitted) and event.parent:
+            found.append(event.parent)
+        elif isinstance(event, c.TaskDelegated):
+            found.append(event.child)
+    return found
+
+
+def lives(
+    history: Sequence[c.Recorded], traceparents: Mapping[str, str] | None = None
+) -> list[Life]:
     """Return a task's spans from all its events and the elections, in the log's order.
 
     A task that was retried after its end lives again: that is a second tree in the same
-    trace, linked to the first. A life that has not ended yet is left out. `links` are put
-    on the span of the whole task.
+    trace, linked to the first. A life that has not ended yet is left out. Parent and
+    children are linked; `traceparents` says of those that have one what their own is.
     """
     state, ended = tasks.TasksState(), []
     life: _OpenLife | None = None
@@ -116,9 +129,9 @@ def lives(history: Sequence[c.Recorded], links: Sequence[SpanLink] = ()) -> list
         if judged.task is None:
             continue
         if isinstance(event, c.TaskSubmitted):
-            life = _OpenLife(event, event, 0, links)
+            life = _OpenLife(event, event, 0, traceparents or {})
         elif isinstance(event, c.TaskRetried) and life is not None:
-            life = _OpenLife(life.submitted, event, life.number + 1, links)
+            life = _OpenLife(life.submitted, event, life.number + 1, life.traceparents)
         if life is None:
             continue
         life.take(event)
@@ -136,9 +149,10 @@ class _OpenLife:
         submitted: c.TaskSubmitted,
         begun: c.TaskSubmitted | c.TaskRetried,
         number: int,
-        links: Sequence[SpanLink],
+        traceparents: Mapping[str, str],
     ) -> None:
         self.submitted = submitted
+        self.traceparents = traceparents
         self.number = number
         self.over = False
         spec, task_id = submitted.spec, submitted.task_id
@@ -160,8 +174,9 @@ class _OpenLife:
                 "agentcom.task.submitter": submitted.submitter,
                 **{f"agentcom.label.{key}": text for key, text in spec.labels.items()},
             },
-            links=list(links),
         )
+        if submitted.parent and not number:
+            self._relate(submitted.parent, "parent")
         if submitted.mode:
             self.root.attributes["agentcom.task.mode"] = submitted.mode
         if number:
@@ -171,6 +186,10 @@ class _OpenLife:
         self._wait: Span | None = self.begin("wait", self.root, begun.at)
         self._run: _OpenRun | None = None
         self._runs = 0
+
+    def _relate(self, task_id: str, relation: str) -> None:
+        trace = trace_id(task_id, self.traceparents.get(task_id, ""))
+        self.root.links.append(SpanLink(trace, root_id(task_id), relation))
 
     def begin(self, name: str, parent: Span, at: str) -> Span:
         """Begin a span of this task below another one."""
@@ -193,6 +212,8 @@ class _OpenLife:
                 self.root.marks.append(
                     Mark("deferred", event.at, {"agentcom.reason": event.reason})
                 )
+            case c.TaskDelegated():
+                self._relate(event.child, "child")
             case c.TaskRouted():
                 _end(self._wait, event.at)
                 self._wait = None

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import click
 
 from analysis.span import first_from, last_until
-from analysis.tracing import Life, Span, lives, may_end
+from analysis.tracing import Life, Span, lives, may_end, relatives
 from cli.client.connection import Session, connected, run
 from cli.client.spans import point_option
 from cli.client.target import on_target
@@ -224,7 +224,12 @@ async def _lives_of(client: Session, task_id: str) -> list[Life]:
     history += await client.log.read(subjects.task(task_id))
     history += await client.log.read(subjects.runs_of(task_id))
     history.sort(key=lambda recorded: recorded.seq)
-    return lives(history)
+    traceparents = {}
+    for relative in relatives(history):
+        for first_event in await client.log.read(subjects.task(relative), limit=1):
+            if isinstance(first_event.event, c.TaskSubmitted):
+                traceparents[relative] = first_event.event.spec.traceparent or ""
+    return lives(history, traceparents)
 
 
 class _Sender:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 
+import msgspec
 import pytest
 
-from analysis.tracing import lives, root_id, trace_id
+from analysis.tracing import lives, relatives, root_id, trace_id
 from events import catalogue as c
 from events.commands import Submit, SubmitBatch, under_trace
 from events.lifecycle import FINAL
@@ -146,6 +147,38 @@ def test_a_task_that_has_not_ended_has_no_trace_yet(history):
     task = history.submit()
     history.start(history.route(task))
     assert lives(history.recorded) == []
+
+
+def test_parent_and_children_are_linked_both_ways(history):
+    parent = history.submit(traceparent=CALLER)
+    route = history.route(parent)
+    history.start(route)
+    child = history.new_id()
+    history.decide(c.TaskDelegated, parent, child=child, route=route.id)
+    history.submit(task_id=child)
+    born = msgspec.structs.replace(
+        history.last.event, parent=parent, parent_route=route.id, root=parent, depth=1
+    )
+    history.recorded[-1] = msgspec.structs.replace(history.last, event=born)
+    history.complete(route)
+    history.cancel(child)
+    events = history.recorded
+    of_parent = [each for each in events if each.event.task_id == parent]
+    of_child = [each for each in events if each.event.task_id == child]
+
+    (whole,) = lives(of_parent, {child: ""})
+    (part,) = lives(of_child, {parent: CALLER})
+
+    assert relatives(of_parent) == [child]
+    assert relatives(of_child) == [parent]
+    above, below = whole.spans[0], part.spans[0]
+    (down,), (up,) = above.links, below.links
+    assert (down.trace_id, down.span_id, down.relation) == (
+        below.trace_id, below.span_id, "child",
+    )  # fmt: skip
+    assert (up.trace_id, up.span_id, up.relation) == (
+        above.trace_id, above.span_id, "parent",
+    )  # fmt: skip
 
 
 def test_a_callers_trace_holds_the_tasks(history):
