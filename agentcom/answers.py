@@ -150,8 +150,9 @@ class Route(Struct, frozen=True, kw_only=True):
 class Explanation(Struct, frozen=True, kw_only=True):
     """Why a task went where it went, and what it waits for.
 
-    `routes` are its routes, the last one last. `classification` and `route` are as they stand in the log (docs/events.md:
-    Classification and task.routed), `because` sentences about what it waits for.
+    `routes` are its routes, the last one last. `classification` and `route` are as they
+    stand in the log (docs/events.md: Classification and task.routed), `because` sentences
+    about what it waits for.
     """
 
     task_id: str

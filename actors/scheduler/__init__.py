@@ -38,13 +38,16 @@ The words that are used here, each for one thing:
 - A group is *met* while its own pool has an available place, and *unmet* otherwise. It
   *starves* while none of the tiers that it may use has one. Only then does the time to
   live of its tasks run.
-- A waiting task is *deferred* once the log says why it waits.
+- A waiting task is *deferred* once the log says why it waits. One that waits for a time or
+  for other tasks is *held*: it stands in no queue until it is *released*.
+- A *suspect* is a task that lost runs with their hosts, and may be what ends them.
 
 Everywhere `state` is the `SchedulerState`, `lead` the `Leadership`, `live` a `LiveTask`.
 
-Read them in this order: `outputs` (what comes out), `queue`, `live`, `places`, `fleet`
-(the parts of the state), `state` (the fold; `hosts` and `tiers` have a part of it),
-`leadership` (what only a leader remembers), then the deciders `dispatch`, `expiry`,
-`returns`, `hosts`, `tiers`, and `mailing`; `decide` composes them, and `role` gives that
-a log, a bus and a `lease`. `metrics` counts what goes through the role's log.
+Read them in this order: `logtime` (what durations are reckoned in), `outputs` (what comes
+out), `queue`, `live`, `specs`, `places`, `fleet` (the parts of the state), `state` (the
+fold; `hosts`, `tiers` and `held` have a part of it), `leadership` (what only a leader
+remembers), then the deciders `held`, `dispatch`, `expiry`, `returns`, `hosts`, `tiers`,
+and `mailing`; `decide` composes them, and `role` gives that a log, a bus and a `lease`.
+`metrics` counts what goes through the role's log.
 """

@@ -185,11 +185,13 @@ class Scheduler:
         state, lead = self.state, self.leadership
         state.at(now)
         host = state.fleet.hosts.get(beat.host)
-        if host is not None and (later := host.hear(beat.incarnation, now)):
-            if lead is not None and later == beat.incarnation:
+        leaver = host.hear(beat.incarnation, now) if host is not None else ""
+        if host is not None and leaver and leaver == beat.incarnation:
+            if lead is not None:
                 reason = f"another process is host {host.name}, and was first"
-                self.effects.append(mailing.evict(lead, host.name, later, reason))
-            if later == beat.incarnation != host.incarnation:
+                mail = mailing.evict(lead, host.name, leaver, reason)
+                self.effects.append(mail)
+            if beat.incarnation != host.incarnation:
                 return
         if host is None or not host.live or host.incarnation != beat.incarnation:
             if lead is not None:

@@ -100,17 +100,17 @@ def look(state: SchedulerState, group: Group, now: float) -> Target | Blocked:
     pool = state.fleet.pool(required)
     if not pool.available_to(required.excluded):
         return _look_elsewhere(state, group, pool, now)
-    excluded = (*required.excluded, *_beside_suspects(state, required))
+    excluded = (*required.excluded, *_hosts_of_suspects(state, required))
     if pool.open_to(excluded):
         return Target(pool, excluded)
     return Blocked(_BUSY, met=True)
 
 
-def _beside_suspects(state: SchedulerState, required: Requirement) -> tuple[str, ...]:
-    """Return the hosts where a task may not run that may be what ended its hosts.
+def _hosts_of_suspects(state: SchedulerState, required: Requirement) -> tuple[str, ...]:
+    """Return the hosts where other suspects run: no two suspects run on one host.
 
-    Of several that were lost together one is to blame. Side by side they would be lost
-    together again; apart, who is innocent ends well.
+    Of several tasks that were lost together one is to blame. Side by side they would be
+    lost together again; apart, the innocent ones end well.
     """
     return tuple(sorted(set(state.suspects.values()))) if required.suspect else ()
 
@@ -142,9 +142,9 @@ def _look_elsewhere(
         if not pool.available:
             return blocked(_why_none(state, required, pool), starving=True)
         # Nothing but what failed on it: the exclusions are dropped.
-        apart = _beside_suspects(state, required)
-        if pool.open_to(apart):
-            return Target(pool, apart, None, False, unmet_since)
+        suspects = _hosts_of_suspects(state, required)
+        if pool.open_to(suspects):
+            return Target(pool, suspects, None, False, unmet_since)
         return blocked(_BUSY)
     absent = not state.fleet.offered(required.kind)
     hop_at = hop_due(since, policy, absent=absent)
@@ -158,7 +158,7 @@ def _look_elsewhere(
         refusal = _may_not_escalate(state)
         if refusal is not None:
             return blocked(refusal)
-    excluded = (*required.excluded, *_beside_suspects(state, required))
+    excluded = (*required.excluded, *_hosts_of_suspects(state, required))
     if not other.open_to(excluded):
         return blocked(f"{tier}, where it may fall back to, is busy or limited")
     waited_s = round(max(0.0, now - since), 6)
@@ -203,7 +203,7 @@ def _look_above(state: SchedulerState, group: Group, now: float) -> Target | Blo
     if refusal is not None:
         spent = exhausted(state.policy, 0, _spent_today(state)) == "budget"
         return Blocked(refusal, starving=spent)
-    excluded = (*required.excluded, *_beside_suspects(state, required))
+    excluded = (*required.excluded, *_hosts_of_suspects(state, required))
     if not pool.open_to(excluded):
         return Blocked("complex, where it is to be tried, is busy or limited")
     hop = Hop(

@@ -1,9 +1,9 @@
 """When a waiting task expires: at its deadline, or when its time to live is over.
 
-The deadline is an instant of the wall clock. The time to live (TTL) runs only while a task waits and its
-group *starves*, that is, none of its tiers has a place for it, full or not: being behind
-others in a queue never expires a task. While a group starves it knows which of its
-tasks expires next. Seconds in which nobody led do not count.
+The deadline is an instant of the wall clock. The time to live (TTL) runs only while a task
+waits and its group *starves*, that is, none of its tiers has a place for it, full or not:
+being behind others in a queue never expires a task. While a group starves it knows which
+of its tasks expires next. Seconds in which nobody led do not count.
 
 From when the TTL runs and how long it is says `events.lifecycle.time_to_live`, for this
 file and for the read models.
@@ -78,7 +78,7 @@ def decide_starving(
         live = state.tasks[waiting.task_id]
         outages = _outages(state, group.requirement, now)
         detail = _why(state, group.requirement, outages)
-        # It is on its way then, and stands in the group no more.
+        # This takes the task out of the group, so that `first` is another one next.
         decisions.append(_expire(state, lead, live, now, "ttl", detail, outages))
     return decisions
 

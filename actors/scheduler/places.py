@@ -216,8 +216,9 @@ class Place:
     `endpoint` is the endpoint's name, "" for what the host runs itself; `endpoint_kind`
     the program that answers there (ollama, openai, claude). `models` are those it has,
     `loaded` those of them in memory, named as the server writes them. `reason` says why it
-    is down, `notice` what its program says of its model's end. A `shared` endpoint is called by several hosts: each has a place of its own,
-    and all of these have one `slots`. `name` is `endpoint@host`, or the host alone: unique
+    is down, `notice` that its program has announced the end of its model. A `shared`
+    endpoint is called by several hosts: each has a place of its own, and all of these have
+    one `slots`. `name` is `endpoint@host`, or the host alone: unique
     over the fleet.
     """
 

@@ -99,7 +99,7 @@ def _titled(line: str) -> dict[str, Any]:
     if "description" not in fields and isinstance(shell, dict):
         command = shell.get("command")
         if isinstance(command, str) and command.strip():
-            fields["description"] = command[:10_000]
+            fields["description"] = command[: c.DESCRIPTION_LIMIT]
     return fields
 
 

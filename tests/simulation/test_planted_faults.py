@@ -408,7 +408,7 @@ def repository_ignored(patch: Patch) -> None:
 
 def suspects_run_together(patch: Patch) -> None:
     """Tasks that were lost together with their hosts run side by side again."""
-    patch.setattr(dispatch, "_beside_suspects", lambda state, required: ())
+    patch.setattr(dispatch, "_hosts_of_suspects", lambda state, required: ())
 
 
 def unfit_costs_an_attempt(patch: Patch) -> None:
