@@ -166,7 +166,10 @@ REFUSED: Final = "refused_by_policy"
 """A host may not do this work: its settings allow less than the task wants."""
 
 UNSUITED: Final = frozenset(
-    {"endpoint_unfit", "host_short", "secret_not_here", "secrets_file", REFUSED}
+    {
+        *("endpoint_unfit", "host_short", "secret_not_here", "secrets_file"),
+        *("workspace", "folder_busy", REFUSED),
+    }
 )
 """Nor was it for these, where nothing was done and the place is another than before:
 it cannot do this work, and another may."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import shutil
 import stat
@@ -31,6 +32,12 @@ class WorkspaceError(AgentComError):
         super().__init__(f"{what}: {reason}")
 
 
+class FolderBusy(WorkspaceError):
+    """Somebody else is at work in it just now: it may be had a little later."""
+
+    code = "folder_busy"
+
+
 class FolderMissing(WorkspaceError):
     """The folder that a task names is not there."""
 
@@ -47,7 +54,8 @@ def make(folder: Path, user: TaskUser | None = None) -> None:
         if user is not None:
             user.own(folder)
     except OSError as wrong:
-        raise WorkspaceError(f"folder {folder}", str(wrong)) from wrong
+        kind = FolderBusy if wrong.errno == errno.EBUSY else WorkspaceError
+        raise kind(f"folder {folder}", str(wrong)) from wrong
 
 
 def is_as_made(folder: Path, user: TaskUser | None = None) -> bool:

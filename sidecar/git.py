@@ -7,10 +7,11 @@ question asked.
 from __future__ import annotations
 
 import os
+import re
 from typing import TYPE_CHECKING
 
 from events.errors import shown
-from sidecar.folders import WorkspaceError, remove
+from sidecar.folders import FolderBusy, WorkspaceError, remove
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -32,6 +33,10 @@ _FOR_NET = (
     "SSL_CERT_FILE",
     "SSL_CERT_DIR",
 )
+_LOCKED = re.compile(
+    r"\.lock': File exists|could not lock|cannot lock|is locked|Another git process"
+)
+"""What git says where another one has locked what it needs."""
 _FILTER_KEYS = ("clean", "smudge", "process")
 
 
@@ -173,10 +178,14 @@ class Git:
             raise WorkspaceError(f"git {words[0]}", str(wrong)) from wrong
 
     async def line(self, folder: Path, *words: str) -> str:
-        """Run a git command that must go well; its stdout. Raises WorkspaceError."""
+        """Run a git command that must go well; its stdout.
+
+        Raises WorkspaceError; FolderBusy where another git is at work there.
+        """
         ok, out, err = await self.ask(folder, *words)
         if not ok:
-            raise WorkspaceError(f"git {words[0]}", err or "failed without a word")
+            kind = FolderBusy if _LOCKED.search(err) else WorkspaceError
+            raise kind(f"git {words[0]}", err or "failed without a word")
         return out.strip()
 
 

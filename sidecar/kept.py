@@ -2,7 +2,9 @@
 
 A task's own folder stays where anything is in it, a branch's worktree in any case; the
 branch itself is let go. The oldest go where there are more than `keep_folders` or where
-they are older than `keep_folders_s` (numbers of the policy's `limits`).
+they are older than `keep_folders_s` (numbers of the policy's `limits`). How old they are
+says a mark beside each, in log time: a file's own time is the task's to set, and this
+machine's clock may be put forward.
 
 What is in them was written by tasks and is not trusted: no link is followed, not on the
 way either, and nothing but plain files is read.
@@ -22,6 +24,7 @@ from events.errors import AgentComError
 from sidecar.folders import folders
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
     from pathlib import Path
 
 FETCH_BYTES: Final = 256 * 2**20
@@ -64,11 +67,30 @@ def kept_folder(root: Path, task_id: str) -> Path:
     return candidates[-1]
 
 
+def mark_of(folder: Path) -> Path:
+    """Return the file that says when the last run in it ended, and that its work is saved."""
+    return folder.with_name(f"{folder.name}.saved")
+
+
 def _ended(folder: Path) -> float:
+    """When its last run ended (log time); infinite while that is not said."""
     try:
-        return folder.lstat().st_mtime
-    except OSError:
-        return 0.0
+        return float(mark_of(folder).read_text())
+    except (OSError, ValueError):
+        return float("inf")
+
+
+def newest(root: Path, usual: float) -> float:
+    """Return when the last run here ended, as far as that is said; else `usual`."""
+    ends = [end for each in _all(root) if (end := _ended(each)) < float("inf")]
+    return max(ends, default=usual)
+
+
+def _all(root: Path) -> list[Path]:
+    found = folders(root / "tasks")
+    for task in folders(root / "worktrees"):
+        found += folders(task)
+    return found
 
 
 def read_piece(folder: Path, path: str, offset: int) -> Piece:
@@ -125,18 +147,27 @@ def _read(handle: int, path: str, offset: int) -> Piece:
     return Piece(data, about.st_size, about.st_mode & 0o111, version)
 
 
-def ended(folder: Path) -> None:
+def ended(folder: Path, log_s: float) -> None:
     """Note that a run in `folder` is over: from now on it ages."""
     with suppress(OSError):
-        os.utime(folder, follow_symlinks=False)
+        mark_of(folder).write_text(f"{log_s:.3f}")
+
+
+def begin_to_age(root: Path, log_s: float, going_on: Collection[str]) -> None:
+    """Have those age of which nobody has said when their run ended; not `going_on`."""
+    for folder in _all(root):
+        # A worktree without a mark has work that is not saved.
+        own = folder.parent.name == "tasks"
+        if folder.name in going_on or not (own or mark_of(folder).exists()):
+            continue
+        if _ended(folder) == float("inf"):
+            ended(folder, log_s)
 
 
 def surplus(root: Path, busy: set[Path], most: int, oldest: float) -> list[Path]:
     """Return the folders that are to go: beyond the `most` youngest, or from before
-    `oldest` (epoch seconds). The `busy` ones count, and stay."""
-    kept = folders(root / "tasks")
-    for task in folders(root / "worktrees"):
-        kept += folders(task)
+    `oldest` (log time). The `busy` ones count, and stay."""
+    kept = _all(root)
     kept.sort(key=_ended, reverse=True)
     return [
         folder

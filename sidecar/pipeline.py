@@ -21,7 +21,7 @@ from events.errors import AgentComError, LogError, LogUnavailable
 from events.lifecycle import REFUSED, VERIFICATION
 from events.races import first
 from sidecar.executors.port import Finished, RawResult, Returned, Run, Stop, Stopped
-from sidecar.folders import FolderMissing
+from sidecar.folders import FolderBusy, FolderMissing
 from sidecar.output import fitting
 from sidecar.progress import encodable
 from sidecar.shown_env import shown_env
@@ -220,11 +220,10 @@ class Pipeline:
                 )
         except (AgentComError, OSError) as error:
             logger.warning("working folder", route=assign.route, problem=str(error))
-            progress.error(f"Working folder: {error}", "workspace")
+            code = error.code if isinstance(error, FolderBusy) else "workspace"
+            progress.error(f"Working folder: {error}", code)
             if outcome is None:
-                return Returned(
-                    reason="workspace", detail=str(error), exclude=progress.host
-                )
+                return Returned(reason=code, detail=str(error), exclude=progress.host)
         finally:
             progress.close()
         if outcome is None:

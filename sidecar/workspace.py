@@ -43,6 +43,7 @@ from sidecar.changes import Checkout
 from sidecar.clones import Clones
 from sidecar.executors.port import Run
 from sidecar.folders import (
+    FolderBusy,
     FolderMissing,
     WorkspaceError,
     folders,
@@ -69,6 +70,8 @@ if TYPE_CHECKING:
     from events.mail import Assign
     from sidecar.processes.family import Processes
 
+BUSY_PAUSES_S = (0.5, 2.0)
+"""Before a worktree is made that could not be made because another git was at work."""
 _BASICS = ("HOME", "LANG", "LC_ALL", "TZ", "USER", "LOGNAME")
 _FOR_CLAUDE = (
     "CLAUDE_CONFIG_DIR",
@@ -259,6 +262,8 @@ class Workspace:
         self._git_locks: dict[Path, asyncio.Lock] = {}
         # Worktrees that a run is at work in.
         self._working: set[Path] = set()
+        # Log time as the last assignment said it, and when that was by our own clock.
+        self._log_time: tuple[float, float] | None = None
         # Temporary folders that their run left empty, for the next ones.
         self._empty: list[Path] = []
 
@@ -272,6 +277,7 @@ class Workspace:
         if not needs_folder(assign):
             yield Run(assign=assign, cwd=self._root, env={})
             return
+        self._log_time = assign.log_s or time.time(), time.monotonic()
         async with self._temporary(assign) as tmp, self._folder(assign) as folder:
             shell = assign.spec.shell
             secret = self._secrets.of(shell.secret_env if shell is not None else ())
@@ -395,8 +401,15 @@ class Workspace:
         try:
             os.rmdir(folder)
         except OSError:
-            kept.ended(folder)
+            kept.ended(folder, self._now())
             await self._end_old(assign.limits)
+
+    def _now(self) -> float:
+        """Return log time; before any assignment, as it was when a run here ended last."""
+        if self._log_time is None:
+            return kept.newest(self._root, time.time())
+        said, at = self._log_time
+        return said + time.monotonic() - at
 
     @asynccontextmanager
     async def _shared(self, assign: Assign, folder: Path) -> AsyncIterator[Path]:
@@ -466,17 +479,19 @@ class Workspace:
         await self._clones.tidy()
         for task in folders(self._root / "worktrees"):
             for folder in folders(task):
-                if folder.name not in going_on and not _mark_of(folder).exists():
+                if folder.name not in going_on and not kept.mark_of(folder).exists():
                     await self._recover(task.name, folder)
         for folder in folders(self._root / "tasks"):
             with suppress(OSError):
                 folder.rmdir()  # nothing is in it
+                kept.mark_of(folder).unlink(missing_ok=True)
                 gone += 1
+        kept.begin_to_age(self._root, self._now(), going_on)
         return gone + await self._end_old(limits or Limits(), going_on)
 
     async def _end_old(self, limits: Limits, going_on: Collection[str] = ()) -> int:
         """End kept folders by policy; returns how many went."""
-        oldest = time.time() - limits.keep_folders_s
+        oldest = self._now() - limits.keep_folders_s
         busy = {*self._turns, *self._working}
         old = await asyncio.to_thread(
             kept.surplus, self._root, busy, limits.keep_folders, oldest
@@ -487,6 +502,7 @@ class Workspace:
                 await self._drop_worktree(folder)
             else:
                 await remove(folder)
+                kept.mark_of(folder).unlink(missing_ok=True)
         return len(going)
 
     def read(self, task_id: str, path: str, offset: int) -> kept.Piece:
@@ -508,7 +524,7 @@ class Workspace:
         detached, base = False, None
         if not folder.is_dir():  # else an earlier incarnation has made it
             async with lock:
-                detached = await add_worktree(git, repo, folder, branch)
+                detached = await self._added(assign, git, repo, folder, branch)
             base = await git.line(folder, "rev-parse", "HEAD")
         if detached:
             self._note(
@@ -525,9 +541,20 @@ class Workspace:
             if saved:
                 self._note(assign, f"Kept uncommitted work as {reference} in {repo}")
             self._working.discard(folder)
-            _mark_of(folder).touch()
-            kept.ended(folder)
+            kept.ended(folder, self._now())
             await self._end_old(assign.limits)
+
+    async def _added(
+        self, assign: Assign, git: Git, repo: Path, folder: Path, branch: str
+    ) -> bool:
+        """Add a worktree, again after a while where another git is at work there."""
+        for pause_s in BUSY_PAUSES_S:
+            try:
+                return await add_worktree(git, repo, folder, branch)
+            except FolderBusy as busy:
+                self._note(assign, f"Trying again in {pause_s:g} s: {busy}")
+                await asyncio.sleep(pause_s)
+        return await add_worktree(git, repo, folder, branch)
 
     async def _recover(self, task: str, folder: Path) -> None:
         """Save the work in a worktree that an earlier incarnation of the sidecar left."""
@@ -535,7 +562,7 @@ class Workspace:
         reference = f"refs/agentcom/{task}/{folder.name}"
         with suppress(WorkspaceError, OSError):
             await retire(git, folder, reference, None)
-            _mark_of(folder).touch()
+            kept.mark_of(folder).touch()
 
     async def _drop_worktree(self, folder: Path) -> None:
         """Remove a worktree whose run is over."""
@@ -549,14 +576,9 @@ class Workspace:
             lock = self._git_locks.setdefault(repo.parent, asyncio.Lock())
             async with lock:
                 await remove_worktree(git, repo, folder)
-        _mark_of(folder).unlink(missing_ok=True)
+        kept.mark_of(folder).unlink(missing_ok=True)
         with suppress(OSError):
             folder.parent.rmdir()
-
-
-def _mark_of(worktree: Path) -> Path:
-    """The file that says that a worktree's work is saved."""
-    return worktree.with_name(f"{worktree.name}.saved")
 
 
 def _checkout_around(folder: Path) -> Path:

@@ -73,6 +73,7 @@ def assignment(
             escalates=_escalates(state, live, spec),
             lent=_lent(state, live),
             last_resort=_is_last_resort(live, routed),
+            log_s=round(max(0.0, state.time.last), 3),
         ),
     )
 

@@ -13,7 +13,14 @@ from msgspec.structs import replace
 
 from events.catalogue import Shell
 from events.mail import Limits
-from sidecar.folders import FolderMissing, WorkspaceError, remove_tree
+from sidecar.folders import (
+    FolderBusy,
+    FolderMissing,
+    WorkspaceError,
+    folders,
+    remove_tree,
+)
+from sidecar.kept import ended
 from sidecar.processes.family import Processes
 from sidecar.workspace import OwnVariables, Turns, Workspace
 from tests.support.checkouts import git
@@ -21,6 +28,9 @@ from tests.support.runs import assignment
 
 if TYPE_CHECKING:
     from events.mail import Assign
+
+
+NOW = 1_770_000_000.0
 
 
 @pytest.fixture
@@ -342,13 +352,15 @@ async def test_what_an_earlier_life_left_is_tidied_and_its_work_is_kept(
     (left / "new").write_text("new\n")
     old = tmp_path / "work" / "tasks" / "T8"
     old.mkdir(parents=True)
-    os.utime(old, (1, 1))
+    ended(old, NOW - 999_999)
     young = tmp_path / "work" / "tasks" / "T7"
     young.mkdir()
     (old / "x").write_text("x")
-    os.utime(old, (1, 1))
     (young / "x").write_text("x")
-    os.utime(young, (time.time() - 60,) * 2)
+    ended(young, NOW - 60)
+    # Files' own times are the tasks' to set.
+    os.utime(young, (1, 1))
+    os.utime(old, (2 * NOW, 2 * NOW))
     (tmp_path / "work" / "tasks" / "T6").mkdir()
     assert await workspace.tidy() == 2, "the old one and the empty one"
     saved = git(repo, "rev-parse", "refs/agentcom/T9/R9")
@@ -360,8 +372,7 @@ async def test_what_an_earlier_life_left_is_tidied_and_its_work_is_kept(
     assert await workspace.tidy() == 0
     assert git(repo, "rev-parse", "refs/agentcom/T9/R9") == saved, "saved once"
     assert await workspace.tidy(limits=Limits(keep_folders=1)) == 1
-    os.utime(left, (1, 1))
-    assert await workspace.tidy() == 1
+    assert await workspace.tidy(limits=Limits(keep_folders=0)) == 1
     assert not left.exists()
     assert git(repo, "worktree", "list").count("\n") == 0
 
@@ -417,12 +428,70 @@ async def test_only_so_many_folders_are_kept_and_none_that_is_used(
             spec = {"repo": "shop", "branch": f"b{n}"} if n % 2 else {}
             async with workspace.prepare(task(f"t{n}", **spec)) as run:
                 (run.cwd / "x").write_text("x")
-            os.utime(run.cwd, (time.time() - 99 + n,) * 2)
+            ended(run.cwd, time.time() - 99 + n)
         assert used.cwd.exists()
-    places = [*(tmp_path / "work/tasks").iterdir()]
-    places += (tmp_path / "work/worktrees").iterdir()
+    places = folders(tmp_path / "work/tasks") + folders(tmp_path / "work/worktrees")
     assert sorted(each.name for each in places) == ["t3", "used"]
     assert git(repo, "worktree", "list").count("\n") == 1
     async with workspace.prepare(task("empty")) as run:
         pass
     assert not run.cwd.exists()
+
+
+async def test_kept_folders_age_by_log_time_wherever_the_clocks_stand(
+    workspace: Workspace,
+) -> None:
+    def at(name: str, log_s: float) -> Assign:
+        limits = Limits(keep_folders_s=100.0)
+        return replace(shell(), task_id=name, limits=limits, log_s=log_s)
+
+    kept: dict[str, Path] = {}
+    for name, log_s in (("a", NOW), ("b", NOW + 60), ("c", NOW + 140)):
+        async with workspace.prepare(at(name, log_s)) as run:
+            (run.cwd / "x").write_text("x")
+            kept[name] = run.cwd
+        os.utime(run.cwd, (1, 1))
+    assert [name for name, folder in kept.items() if folder.exists()] == ["b", "c"]
+    assert not kept["a"].with_name("a.saved").exists()
+
+
+async def test_a_restart_ages_nothing(workspace: Workspace, tmp_path: Path) -> None:
+    """The host's clock may stand anywhere, and of the log nothing has been heard yet."""
+    places = tmp_path / "work" / "tasks"
+    for name, log_s in (("a", NOW - 60), ("b", NOW), ("unsaid", None)):
+        (places / name).mkdir(parents=True)
+        (places / name / "x").write_text("x")
+        if log_s is not None:
+            ended(places / name, log_s)
+    assert await workspace.tidy(limits=Limits(keep_folders_s=100.0)) == 0
+    assert (places / "unsaid.saved").read_text() == (places / "b.saved").read_text()
+
+
+async def test_a_branch_that_another_git_has_locked_is_tried_again(
+    workspace: Workspace, repo: Path, notes: Notes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sidecar.workspace.BUSY_PAUSES_S", (0.01, 0.02))
+    lock = repo / ".git" / "refs" / "heads" / "x.lock"
+    lock.touch()
+    note = workspace._note
+
+    def unlock(assign: Assign, text: str) -> None:
+        note(assign, text)
+        lock.unlink()
+
+    workspace._note = unlock
+    async with workspace.prepare(shell(repo="shop", branch="x")) as run:
+        assert (run.cwd / "file").exists()
+    [told] = notes
+    assert told.startswith("Trying again in 0.01 s: git worktree: ")
+
+
+async def test_what_stays_locked_is_busy_and_no_fault_of_the_folder(
+    workspace: Workspace, repo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sidecar.workspace.BUSY_PAUSES_S", (0.01,))
+    (repo / ".git" / "refs" / "heads" / "x.lock").touch()
+    with pytest.raises(FolderBusy) as busy:
+        async with workspace.prepare(shell(repo="shop", branch="x")):
+            pass
+    assert busy.value.code == "folder_busy"

@@ -546,7 +546,8 @@ class Judge:
                 self.complain("an attempt counts once", f"{where}: again {route}")
             self._counted.add(route)
         if isinstance(event, c.TaskReturned) and event.reason == "endpoint_unfit":
-            again = any(name == event.exclude for name, _ in before.excluded)
+            at = {before.host, before.endpoint, f"{before.endpoint}@{before.host}"}
+            again = any(name in at for name, _ in before.excluded)
             if after.attempts - before.attempts != again:
                 self.complain(
                     "who cannot do it costs an attempt as the last resort alone",

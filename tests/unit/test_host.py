@@ -262,7 +262,8 @@ def test_a_run_given_back_names_what_to_avoid_and_until_when() -> None:
         (Returned(reason="host_short"), False, True),
         (Returned(reason="secret_not_here"), False, True),
         (Returned(reason="endpoint_failed"), False, False),
-        (Returned(reason="workspace"), False, False),
+        (Returned(reason="workspace"), False, True),
+        (Returned(reason="interrupted"), False, False),
     ],
 )
 @pytest.mark.parametrize("done", [None, {}, {"tokens_out": 9}, {"output": "half"}])
