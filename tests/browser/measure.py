@@ -1,8 +1,9 @@
-"""Measures the dashboard: many pages on a running system, and a long table.
+"""Measures the dashboard: many pages on a running system, a long table, a long log.
 
     python -m tests.browser.measure
 
-What it prints is what docs/benchmarks.md says of the dashboard.
+What it prints is what docs/benchmarks.md says of the dashboard. `pages`, `table` or `log`
+behind it measures that part alone.
 """
 
 from __future__ import annotations
@@ -272,14 +273,70 @@ def long_table() -> None:
     table.thread.join()
 
 
+# -- a long log ------------------------------------------------------------------------
+
+LINES = 1_000_000
+COLOURED = (
+    f"seq {LINES} | awk '{{printf \"\\033[32m%d\\033[0m line with some "
+    "\\033[1;38;5;%dmcoloured\\033[0m text\\n\", $1, $1%256}'"
+)
+SCROLLED = """async (step) => {
+  const box = document.querySelector('#execution-output');
+  box.scrollTop = 0;
+  for (let n = 0; n < 20; n += 1) await new Promise(requestAnimationFrame);
+  const gaps = []; let last = performance.now();
+  for (let n = 0; n < 300; n += 1) {
+    box.scrollTop += step;
+    await new Promise(requestAnimationFrame);
+    const now = performance.now(); gaps.push(now - last); last = now;
+  }
+  gaps.sort((a, b) => a - b);
+  return [gaps[150], gaps[285], gaps[299]];
+}"""
+
+
+def long_log(house: House) -> None:
+    task = house.submit("a million lines", shell={"command": COLOURED})
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=chromium(), args=["--no-sandbox"]
+        )
+        page = browser.new_page(viewport={"width": 1440, "height": 900})
+        page.set_default_timeout(300_000)
+        page.goto(house.address)
+        page.wait_for_selector("#connection:text-is('live')")
+        page.evaluate("hash => { location.hash = hash }", f"#/task/{task}")
+        page.wait_for_selector("#task[data-state=completed]")
+        page.wait_for_selector(f"#execution-output >> text={LINES} line with")
+        page.wait_for_selector("#execution-output[aria-busy=false]")
+        for what, step in (("a line a frame", 18), ("a page", 700), ("fast", 60_000)):
+            p50, p95, most = page.evaluate(SCROLLED, step)
+            say(
+                f"{LINES} lines, scrolled {what}: frames p50 {p50:.0f}, "
+                f"p95 {p95:.0f}, most {most:.0f} ms"
+            )
+        page.evaluate("hash => { location.hash = hash }", f"#/task/{task}/L500000")
+        page.wait_for_selector("#execution-output .target >> text=500000 line with")
+        cdp = page.context.new_cdp_session(page)
+        heap = cdp.send("Runtime.getHeapUsage")
+        held = heap["usedSize"] + heap["backingStorageSize"]
+        say(f"the tab holds {held / 1e6:.0f} MB")
+        browser.close()
+
+
 def main() -> None:
-    """Measure both."""
-    long_table()
+    """Measure what is named, or all of it."""
+    wanted = set(sys.argv[1:]) or {"table", "log", "pages"}
+    if "table" in wanted:
+        long_table()
     with (
         tempfile.TemporaryDirectory() as folder,
         House(Path(folder), shell_slots=STREAMS) as house,
     ):
-        asyncio.run(many_pages(house))
+        if "log" in wanted:
+            long_log(house)
+        if "pages" in wanted:
+            asyncio.run(many_pages(house))
     say(json.dumps({"cores": psutil.cpu_count()}))
 
 

@@ -67,6 +67,11 @@ def test_a_slider_goes_over_time_and_plays_with_outages_and_work_above_it(
     house.call(house.line.cut())
     try:
         expect(page.locator("#tier-standard")).to_contain_text("down since")
+        go(page, "fleet")
+        expect(page.locator("#models")).to_contain_text(
+            "1 of 1 model server is down; what it has is not known."
+        )
+        go(page, "now")
     finally:
         house.call(house.line.restore())
     expect(page.locator("#tier-standard")).not_to_contain_text("down")

@@ -21,7 +21,11 @@ export async function forMany(action, which, told = () => {}) {
   try {
     for (;;) {
       /** @type {BulkProgress} */
-      const { finished, matched, done, unchanged, refused } = await post("/tasks/bulk?wait=0", { id, action, ...which });
+      const { finished, matched, done, unchanged, refused } = await post("/tasks/bulk?wait=0", {
+        id,
+        action,
+        ...which,
+      });
       told(done + unchanged + refused, matched);
       if (!finished) continue;
       const left = unchanged ? `, ${count(unchanged)} were so already` : "";

@@ -346,6 +346,16 @@ const Hosts = ({ names }) => (
   </>
 );
 
+/** Why no model is listed: a server that is down may have some. @param {HostRow[]} hosts */
+function silent(hosts) {
+  const servers = hosts.flatMap((host) => host.endpoints).filter(({ kind }) => kind === "ollama" || kind === "openai");
+  const down = servers.filter(({ up }) => !up).length;
+  if (!servers.length) return "No host has a model server.";
+  if (!down) return "No model server has a model.";
+  const of = `${down} of ${servers.length} model server${servers.length === 1 ? "" : "s"}`;
+  return `${of} ${down === 1 ? "is" : "are"} down; what it has is not known.`;
+}
+
 /** @param {{ models: ModelRow[], hosts: HostRow[] }} props */
 function Models({ models, hosts }) {
   const isWide = hosts.length > COLUMNS;
@@ -411,7 +421,7 @@ function Models({ models, hosts }) {
           </table>
         </Scroll>
       ) : (
-        <Empty>No host has a local model.</Empty>
+        <Empty>{silent(hosts)}</Empty>
       )}
     </Panel>
   );
