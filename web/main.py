@@ -12,6 +12,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from events.diagnostics import Diagnostics
+from events.errors import LogUnavailable, Unreachable
 from events.position import LogChanged
 from projections.main import projecting, until
 from projections.runner import AGAIN_S
@@ -63,9 +64,10 @@ async def serve(
 ) -> None:
     """Serve until `stop` is set; `ready` is called with the port once it listens.
 
-    Raises what ends it before that: LogUnavailable, Denied, StoreInUse, OSError.
-    A log that was put back makes all anew, and so do read models that are damaged; a
-    store that cannot be written (a full disk, another's lock) is waited for. `whatif` decides the past anew, `policy` is the built-in one, as it is shown until
+    Raises what ends it before that: Denied, StoreInUse, OSError.
+    A log that was put back makes all anew, and so do read models that are damaged; a log
+    that does not answer yet and a store that cannot be written (a full disk, another's
+    lock) are waited for. `whatif` decides the past anew, `policy` is the built-in one, as it is shown until
     somebody sets another; `savings` compares local work with a chosen model.
     """
     ports: list[int] = []
@@ -89,12 +91,15 @@ async def serve(
             if config.store is not None:
                 set_aside(config.store)
         except Exception as error:
-            if not may_pass(error):
+            silent = isinstance(error, LogUnavailable | Unreachable)
+            if not silent and not may_pass(error):
                 raise
             if waits != str(error):
                 waits = str(error)
                 _log.warning(
-                    "the read models cannot be written, and wait",
+                    "waiting for the broker's answer"
+                    if silent
+                    else "the read models cannot be written, and wait",
                     file=str(config.store),
                     reason=waits,
                 )

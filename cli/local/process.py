@@ -1,9 +1,9 @@
 """One role in this process, until it is told to stop: signals, logs, its connection.
 
 The first SIGTERM, SIGHUP or Ctrl-C ends it in good order, the second at once; under nohup
-SIGHUP is nothing. A role whose
-connection is closed for good ends with an error, so that whoever supervises it starts
-it again.
+SIGHUP is nothing. A role that finds no broker when it starts says so and ends. Once it has
+been connected it waits for the broker for as long as that is away, also in the midst of
+its start, and says so in its log; only a key that is refused ends it, with an error.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import signal
 import sys
 import time
 from contextlib import asynccontextmanager, suppress
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import psutil
 import structlog
@@ -26,7 +26,7 @@ from cli.local.unheard import speak_unheard
 from cli.render.redaction import redact
 from cli.render.terminal import EXIT_INTERRUPTED, Problem, colours_on
 from events.diagnostics import Diagnostics
-from events.errors import LogUnavailable
+from events.errors import LogUnavailable, Unreachable
 from events.nats.link import Link
 from events.races import first
 
@@ -35,8 +35,12 @@ if TYPE_CHECKING:
 
     from cli.local.instance import Credentials
 
+T = TypeVar("T")
+
 PATIENCE_S: Final = 30.0
-"""How long a role waits for the broker before it gives up."""
+"""How long a role that starts waits for the broker before it gives up."""
+ASK_AGAIN_S: Final = 0.5
+"""Between two questions to a broker that is there and cannot answer yet."""
 TRY_S: Final = 3.0
 TOLD_AFTER_S: Final = 2.0
 AWAY_TOLD_AFTER_S: Final = 1.0
@@ -243,6 +247,26 @@ async def _connect(credentials: Credentials) -> Link:
                 reported = True
                 _log.info("waiting for the broker", url=address.url)
             await asyncio.sleep(0.1)
+
+
+async def until_answered(
+    ask: Callable[[], Awaitable[T]], stop: asyncio.Event
+) -> T | None:
+    """Return what `ask` returns, once the broker answers it; None if `stop` is set first.
+
+    A cluster that chooses a leader takes its time, and so does a broker that went away
+    just after the connection was made.
+    """
+    said = ""
+    while True:
+        try:
+            ended = await first(ask(), stop.wait())
+            return ended.value if ended.place == 0 else None
+        except (LogUnavailable, Unreachable) as error:
+            if said != (said := str(error)):
+                _log.warning("waiting for the broker's answer", reason=said)
+        if await first(stop.wait(), timeout=ASK_AGAIN_S):
+            return None
 
 
 async def until_closed(work: Awaitable[None], link: Link) -> None:

@@ -20,7 +20,7 @@ from cli.local.instance import (
     explicit_credentials,
     local_host_name,
 )
-from cli.local.process import role_link, until_closed
+from cli.local.process import role_link, until_answered, until_closed
 from cli.local.streams import lease_copies, make_streams
 from cli.render.terminal import Problem
 from events.codec import encode
@@ -78,11 +78,13 @@ async def be_scheduler(
 
     name = f"scheduler-{local_host_name()[:40]}-{os.getpid()}-{secrets.token_hex(2)}"
     async with role_link(credentials) as link:
-        await make_streams(credentials.url, link)
+        await until_answered(lambda: make_streams(credentials.url, link), stop)
         link.on_connection(_made_again(credentials.url, link))
         if lease_ttl is None:
-            copies = await lease_copies(link)
+            copies = await until_answered(lambda: lease_copies(link), stop)
             lease_ttl = LEASE_TTL_S if copies == 1 else REPLICATED_LEASE_TTL_S
+        if stop.is_set():
+            return
         log = JetStreamLog(link)
         meter = SchedulerMetrics(log)
         # Counting costs a little of each event: only where somebody wants the figures.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 from nats.aio.client import Client
@@ -19,6 +19,8 @@ from events.nats.provision import Retention, provision
 if TYPE_CHECKING:
     from events.nats.link import Link
 
+CANNOT_TELL: Final = 503
+"""What JetStream answers while it has no leader, or is not there yet."""
 _log = Diagnostics("agentcom")
 
 
@@ -42,26 +44,40 @@ async def make_streams(url: str, link: Link, instance: Instance | None = None) -
 
 
 async def missing_streams(link: Link) -> list[str]:
-    """Name the streams that the broker does not have yet."""
-    missing = []
-    for name in (
-        subjects.EVENTS,
-        subjects.OUTPUT,
-        f"KV_{subjects.LEASES}",
-        subjects.FILES_STREAM,
-    ):
-        answer = await link.call(f"$JS.API.STREAM.INFO.{name}", b"", timeout=10.0)
-        if "error" in msgspec.json.decode(answer.data, type=dict[str, Any]):
-            missing.append(name)
-    return missing
+    """Name the streams that the broker does not have yet.
+
+    Raises LogUnavailable where it cannot tell: a cluster that is choosing its leader has
+    them all.
+    """
+    return [
+        name
+        for name in (
+            subjects.EVENTS,
+            subjects.OUTPUT,
+            f"KV_{subjects.LEASES}",
+            subjects.FILES_STREAM,
+        )
+        if "error" in await _info(link, name)
+    ]
 
 
 async def lease_copies(link: Link) -> int:
-    """Return on how many servers the leader's lease stands."""
-    api = f"$JS.API.STREAM.INFO.KV_{subjects.LEASES}"
-    answer = await link.call(api, b"", timeout=10.0)
-    info = msgspec.json.decode(answer.data, type=dict[str, Any])
+    """Return on how many servers the leader's lease stands.
+
+    Raises LogUnavailable where the broker cannot tell.
+    """
+    info = await _info(link, f"KV_{subjects.LEASES}")
     return int(info.get("config", {}).get("num_replicas", 1))
+
+
+async def _info(link: Link, stream: str) -> dict[str, Any]:
+    """Ask what a stream is. Raises LogUnavailable, Unreachable."""
+    answer = await link.call(f"$JS.API.STREAM.INFO.{stream}", b"", timeout=10.0)
+    info = msgspec.json.decode(answer.data, type=dict[str, Any])
+    error = info.get("error", {})
+    if error.get("code") == CANNOT_TELL:
+        raise LogUnavailable(f"look for {stream}", error.get("description", ""))
+    return info
 
 
 async def provision_with(admin: Credentials, retention: Retention) -> None:

@@ -345,7 +345,10 @@ class Link:
     async def subscribe(
         self, subject: str, handler: Callable[[LinkMessage], None], queue: str = ""
     ) -> LinkSubscription:
-        """Subscribe, and return once the server knows; `handler` gets a LinkMessage."""
+        """Subscribe, and return once the server knows; `handler` gets a LinkMessage.
+
+        While the connection is away the server learns of it with the next one.
+        """
 
         def on(subject: str, reply: str, data: bytes, raw: bytes) -> None:
             try:
@@ -363,8 +366,8 @@ class Link:
                 await self._client.flush()
                 await self._client.flush()
         except (nats.errors.Error, OSError) as error:
-            if subscribed is not None:
-                await subscribed.stop()
+            if subscribed is not None and not self.closed.is_set():
+                return subscribed
             raise LogUnavailable(f"subscribe to {subject}", str(error)) from error
         return subscribed
 

@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -88,11 +87,9 @@ class Cluster:
             mine.send_signal(how)
             mine.wait(PATIENCE_S)
             return
-        # One that has ended by itself is away as well.
-        with suppress(psutil.NoSuchProcess):
-            process = psutil.Process(self.pids[name])
-            process.send_signal(how)
-            psutil.wait_procs([process], PATIENCE_S)
+        process = psutil.Process(self.pids[name])
+        process.send_signal(how)
+        psutil.wait_procs([process], PATIENCE_S)
 
     def start(self, name: str) -> None:
         """Start it again."""

@@ -1,0 +1,175 @@
+"""A role that was connected waits for its broker; only a refused key ends it."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager
+from types import SimpleNamespace
+
+import msgspec
+import pytest
+from nats.aio.client import Client
+
+from cli.local.process import until_answered
+from cli.local.streams import lease_copies, missing_streams
+from events.errors import LogUnavailable, Unreachable
+from events.nats.link import Address, Link
+from events.nats.wire import Wire
+from tests.support.links import until
+
+PATIENCE_S = 60.0
+
+
+class Server:
+    """Greets each client, answers its pings, and says `last` to the first as it ends it."""
+
+    def __init__(self, last: bytes, answered: int) -> None:
+        """`answered` is how many pings of the first one it answers."""
+        self.last = last
+        self.answered = answered
+        self.met = 0
+        self.subscribed: list[bytes] = []
+        self.say = asyncio.Event()
+
+    async def serve(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        self.met += 1
+        left = self.answered if self.met == 1 else 1_000
+        writer.write(b'INFO {"server_id":"A","max_payload":1000,"headers":true}\r\n')
+        try:
+            if self.met == 1:
+                ending = asyncio.ensure_future(self.end(writer))
+            while line := await reader.readline():
+                if line.startswith(b"PING") and left > 0:
+                    left -= 1
+                    writer.write(b"PONG\r\n")
+                if line.startswith(b"SUB") and self.met > 1:
+                    self.subscribed.append(line)
+            if self.met == 1:
+                await ending
+        except ConnectionError:
+            pass
+        finally:
+            writer.close()
+
+    async def end(self, writer: asyncio.StreamWriter) -> None:
+        await self.say.wait()
+        if self.last:
+            writer.write(b"-ERR '" + self.last + b"'\r\n")
+            await writer.drain()
+        writer.close()
+
+
+@asynccontextmanager
+async def a_link(server: Server):
+    listening = await asyncio.start_server(server.serve, "127.0.0.1", 0)
+    port = listening.sockets[0].getsockname()[1]
+    link = await Link.connect(Address(url=f"nats://127.0.0.1:{port}"))
+    try:
+        yield link
+    finally:
+        await link.close()
+        listening.close()
+
+
+@pytest.mark.parametrize(
+    "last",
+    [
+        b"",
+        b"Authentication Timeout",
+        b"Maximum Connections Exceeded",
+        b"Server Shutdown",
+        b"Slow Consumer",
+        b"Stale Connection",
+    ],
+)
+async def test_whatever_the_server_says_as_it_ends_a_connection_another_is_made(last):
+    server = Server(last, answered=1_000)
+    async with a_link(server) as link, asyncio.timeout(PATIENCE_S):
+        heard = []
+        await link.listen("a.b", heard.append)
+        server.say.set()
+        await until(lambda: server.met > 1 and link.up, seconds=PATIENCE_S)
+        await until(
+            lambda: any(b"a.b" in line for line in server.subscribed),
+            seconds=PATIENCE_S,
+        )
+        assert not link.closed.is_set()
+
+
+@pytest.mark.parametrize(
+    "last",
+    [
+        b"Authorization Violation",
+        b"User Authentication Revoked",
+        b"User Authentication Expired",
+    ],
+)
+async def test_a_key_that_is_taken_away_ends_it(last):
+    server = Server(last, answered=1_000)
+    async with a_link(server) as link, asyncio.timeout(PATIENCE_S):
+        server.say.set()
+        await link.closed.wait()
+        assert server.met == 1
+
+
+async def test_what_is_listened_to_as_the_broker_goes_away_is_heard_when_it_is_back(
+    monkeypatch,
+):
+    monkeypatch.setattr(
+        Wire, "flush", lambda self, timeout=1: Client.flush(self, timeout)
+    )
+    # The pings of connecting are answered, those that would confirm it are not.
+    server = Server(b"", answered=3)
+    async with a_link(server) as link, asyncio.timeout(PATIENCE_S):
+        asyncio.get_running_loop().call_later(0.2, server.say.set)
+        await link.listen("a.b", lambda _message: None)
+        await until(
+            lambda: any(b"a.b" in line for line in server.subscribed),
+            seconds=PATIENCE_S,
+        )
+
+
+def answering(*bodies):
+    """A link whose broker gives these answers, one after the other, the last for ever."""
+    left = list(bodies)
+
+    async def call(_subject, _data, *, timeout):
+        body = left.pop(0) if len(left) > 1 else left[0]
+        if isinstance(body, Exception):
+            raise body
+        return SimpleNamespace(data=msgspec.json.encode(body))
+
+    return SimpleNamespace(call=call)
+
+
+BUSY = {"error": {"code": 503, "err_code": 10008, "description": "no leader"}}
+NONE = {"error": {"code": 404, "err_code": 10059, "description": "stream not found"}}
+
+
+async def test_a_broker_that_chooses_its_leader_has_no_stream_missing():
+    with pytest.raises(LogUnavailable, match="no leader"):
+        await missing_streams(answering(BUSY))
+    with pytest.raises(LogUnavailable, match="no leader"):
+        await lease_copies(answering(BUSY))
+    assert len(await missing_streams(answering(NONE))) == 4
+    assert await lease_copies(answering({"config": {"num_replicas": 3}})) == 3
+
+
+async def test_what_a_role_asks_in_its_start_is_asked_until_it_is_answered(monkeypatch):
+    monkeypatch.setattr("cli.local.process.ASK_AGAIN_S", 0.01)
+    link = answering(
+        Unreachable("x", absent=False), BUSY, {"config": {"num_replicas": 3}}
+    )
+    stop = asyncio.Event()
+    assert await until_answered(lambda: lease_copies(link), stop) == 3
+
+
+async def test_who_is_told_to_stop_waits_no_longer():
+    stop = asyncio.Event()
+    asyncio.get_running_loop().call_later(0.05, stop.set)
+    async with asyncio.timeout(PATIENCE_S):
+        assert (
+            await until_answered(lambda: lease_copies(answering(BUSY)), stop)
+        ) is None
