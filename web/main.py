@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from contextlib import suppress
+from errno import EADDRINUSE
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -62,7 +63,8 @@ async def serve(
     policy: dict[str, Any] | None = None,
     savings: SavingsReader | None = None,
 ) -> None:
-    """Serve until `stop` is set; `ready` is called with the port once it listens.
+    """Serve until `stop` is set; `ready` is called with the port once it listens, and
+    again where that has to be another one.
 
     Raises what ends it before that: Denied, StoreInUse, OSError.
     A log that was put back makes all anew, and so do read models that are damaged; a log
@@ -74,9 +76,9 @@ async def serve(
     waits = ""
 
     def listening(port: int) -> None:
-        if not ports and ready is not None:
+        if ports != [port] and ready is not None:
             ready(port)
-        ports.append(port)
+        ports[:] = [port]
 
     while True:
         try:
@@ -91,6 +93,10 @@ async def serve(
             if config.store is not None:
                 set_aside(config.store)
         except Exception as error:
+            if ports and not config.port and getattr(error, "errno", 0) == EADDRINUSE:
+                # Taken while all was made anew, and any other does as well.
+                ports.clear()
+                continue
             silent = isinstance(error, LogUnavailable | Unreachable)
             if not silent and not may_pass(error):
                 raise

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 from contextlib import asynccontextmanager
 from types import SimpleNamespace
 
 import msgspec
 import pytest
+from msgspec import structs
 from nats.aio.client import Client
 
 from cli.local.process import until_answered
@@ -15,7 +17,9 @@ from cli.local.streams import lease_copies, missing_streams
 from events.errors import LogUnavailable, Unreachable
 from events.nats.link import Address, Link
 from events.nats.wire import Wire
+from events.position import LogChanged, Position
 from tests.support.links import until
+from web import main as web
 
 PATIENCE_S = 60.0
 
@@ -173,3 +177,43 @@ async def test_who_is_told_to_stop_waits_no_longer():
         assert (
             await until_answered(lambda: lease_copies(answering(BUSY)), stop)
         ) is None
+
+
+async def test_web_at_any_port_takes_another_where_its_own_was_taken_meanwhile(
+    monkeypatch,
+):
+    """It closes its port while the read models are made anew."""
+    asked, told = [], []
+
+    async def serve(_log, _bus, config, _stop, _output, listening, *_more):
+        asked.append(config.port)
+        if len(asked) == 1:
+            listening(5000)
+            raise LogChanged(Position(1, "x", "y"))
+        if len(asked) == 2:
+            raise OSError(errno.EADDRINUSE, "address already in use")
+        listening(5001)
+
+    monkeypatch.setattr(web, "_serve", serve)
+    stop = asyncio.Event()
+    config = web.WebConfig(store=None, port=0)
+    await web.serve(None, None, config, stop, ready=told.append)
+    assert (asked, told) == ([0, 5000, 0], [5000, 5001])
+
+    asked.clear()
+    with pytest.raises(OSError, match="in use"):
+        await web.serve(None, None, structs.replace(config, port=5000), stop)
+
+
+async def test_web_waits_for_a_log_that_does_not_answer_when_it_starts(monkeypatch):
+    monkeypatch.setattr(web, "AGAIN_S", 0.01)
+    tries = []
+
+    async def serve(*_all):
+        tries.append(1)
+        if len(tries) < 3:
+            raise LogUnavailable("read", "no leader")
+
+    monkeypatch.setattr(web, "_serve", serve)
+    await web.serve(None, None, web.WebConfig(store=None), asyncio.Event())
+    assert len(tries) == 3
