@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from actors.rules.prices import price
 from events.lifecycle import LOST_RUN
 from sidecar.simulated import ollama
 from sidecar.simulated.llama_server import SimulatedLlamaServer
 from sidecar.simulated.messages import ScriptedCall
 from tests.integration.test_changes import git
+from tests.support.messages_api import Reply
 from tests.support.ring import observing, ring_on
 from tests.support.runs import alive
 
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from sidecar.simulated.claude import SimulatedClaude
     from sidecar.simulated.ollama import SimulatedOllama
     from tests.support.broker import LiveBroker
+    from tests.support.messages_api import MessagesApi
     from tests.support.ring import Observer, Ring
 
 LEFT_OUT = "the third line is missing"
@@ -38,7 +41,7 @@ ENDS = ("completed", "failed", "dead_lettered", "expired", "cancelled")
 
 @asynccontextmanager
 async def fleet(
-    broker: LiveBroker, folder: Path, config: str = "discover = false\n"
+    broker: LiveBroker, folder: Path, config: str = "discover = false\n", **env: str
 ) -> AsyncIterator[tuple[Ring, Observer]]:
     """A scheduler and the host h1, which has joined."""
     path = folder / "h1.toml"
@@ -47,7 +50,7 @@ async def fleet(
     home.mkdir()
     async with ring_on(broker, folder) as ring, observing(broker) as observer:
         ring.scheduler()
-        ring._start("h1", ["sidecar", "--config", str(path)], {"HOME": str(home)})
+        ring._start("h1", ["sidecar", "--config", str(path)], {"HOME": str(home)} | env)
         await observer.until(lambda: observer.of("host.joined"))
         yield ring, observer
 
@@ -76,6 +79,18 @@ class Listens(SimulatedLlamaServer):
         return await super()._messages(request, body, fault)
 
 
+def checkout(folder: Path) -> Path:
+    """A repository whose test wants a third line."""
+    repo = folder / "shop"
+    repo.mkdir()
+    git(repo, "init", "-q", "-b", "main")
+    (repo / "a.txt").write_text("one\n")
+    (repo / "test_a.py").write_text(CHECK)
+    git(repo, "add", ".")
+    git(repo, "commit", "-qm", "one")
+    return repo
+
+
 def append(line: str) -> ScriptedCall:
     given = {"command": f"echo {line} >> a.txt", "description": "Add a line"}
     return ScriptedCall(name="Bash", input=given)
@@ -88,13 +103,7 @@ async def test_local_work_is_told_what_failed_mends_it_and_is_verified_for_nothi
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(ollama, "SIMULATED_HEADER", "X-Nothing")
-    repo = tmp_path / "shop"
-    repo.mkdir()
-    git(repo, "init", "-q", "-b", "main")
-    (repo / "a.txt").write_text("one\n")
-    (repo / "test_a.py").write_text(CHECK)
-    git(repo, "add", ".")
-    git(repo, "commit", "-qm", "one")
+    repo = checkout(tmp_path)
     async with Listens(["m"], n_ctx=65_536) as server:
         server.calls.append(append("two"))
         config = (
@@ -138,6 +147,81 @@ async def test_local_work_is_told_what_failed_mends_it_and_is_verified_for_nothi
     assert (changes["branch"], changes["insertions"]) == ("lines", 2)
     assert "+two\n+three\n" in changes["patch"]
     assert (repo / "a.txt").read_text() == "one\n"
+
+
+def tokens(**counts: int) -> dict[str, int]:
+    """What a reply uses; nothing of the cache unless it is said."""
+    return {"cache_creation_tokens": 0, "cache_read_tokens": 0, **counts}
+
+
+async def test_claude_s_work_is_told_what_failed_and_both_rounds_are_paid_as_they_were(
+    broker: LiveBroker, real_claude: Path, messages_api: MessagesApi, tmp_path: Path
+) -> None:
+    repo = checkout(tmp_path)
+    words = [
+        ("two", tokens(input_tokens=2_000, output_tokens=30, cache_read_tokens=500)),
+        ("", tokens(input_tokens=2_100, output_tokens=40)),
+        ("three", tokens(input_tokens=3_000, output_tokens=50)),
+        ("", tokens(input_tokens=3_300, output_tokens=60, cache_creation_tokens=700)),
+    ]
+    for line, used in words:
+        tool = Reply(kind="tool", command=f"echo {line} >> a.txt", **used)
+        messages_api.reply_next(tool if line else Reply(text="Done.", **used))
+    config = (
+        f'discover = false\n[repos]\nshop = "{repo}"\n'
+        f'[claude]\nprogram = "{real_claude}"\nallowed_tools = ["Bash"]\n'
+    )
+    async with fleet(
+        broker,
+        tmp_path,
+        config,
+        ANTHROPIC_BASE_URL=messages_api.url,
+        ANTHROPIC_API_KEY="any",
+        CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC="1",
+    ) as (_, observer):
+        task = await observer.submit(
+            description="Add lines.",
+            tier="complex",
+            repo="shop",
+            branch="lines",
+            verification_steps=[
+                f"{sys.executable} -m pytest -q -p no:cacheprovider test_a.py"
+            ],
+        )
+        end = await ended(observer, task, 120)
+        checked = observer.of("task.verified.", task)
+    assert end["type"].startswith("task.completed."), end
+    assert [(s["round"], s["passed"]) for s in checked] == [(1, False), (2, True)]
+    calls = messages_api.messages()
+    assert len(calls) == len(words)
+    assert LEFT_OUT in str(calls[2].body)
+    result = end["result"]
+    in_all = 0.0
+    for step, calls_of_round, said in (
+        (checked[0], calls[:2], words[:2]),
+        (checked[1], calls[2:], words[2:]),
+    ):
+        usd = 0.0
+        for call, (_, used) in zip(calls_of_round, said, strict=True):
+            dollars = price(
+                call.body["model"],
+                tokens_in=used["input_tokens"],
+                tokens_out=used["output_tokens"],
+                cache_read=used["cache_read_tokens"],
+                cache_write=used["cache_creation_tokens"],
+            )
+            assert dollars is not None
+            usd += float(dollars)
+        spent = step["spent"]
+        assert spent["estimated_cost_usd"] == pytest.approx(usd)
+        assert spent["tokens_in"] == sum(used["input_tokens"] for _, used in said)
+        assert spent["tokens_out"] == sum(used["output_tokens"] for _, used in said)
+        in_all += usd
+    assert result["estimated_cost_usd"] == pytest.approx(in_all)
+    assert (result["tokens_in"], result["tokens_out"]) == (10_400, 180)
+    assert (result["cache_read_tokens"], result["cache_write_tokens"]) == (500, 700)
+    assert (result["cost_basis"], result["verified"]) == ("reported", True)
+    assert "+two\n+three\n" in result["changes"]["patch"]
 
 
 async def test_a_command_that_fails_its_verification_never_completes(
