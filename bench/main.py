@@ -25,16 +25,18 @@ class Sizes(NamedTuple):
     chats: int
     rounds: int
     grown: tuple[str, ...]
+    bulk: int
 
 
 ALL: Final = {
-    "whole": Sizes(10_000, 1_000_000, 1_000_000, 50, 1_000, 0, 5, ("all",)),
+    "whole": Sizes(10_000, 1_000_000, 1_000_000, 50, 1_000, 0, 5, ("all",), 5_000),
     "short": Sizes(
         *(6_000, 1_000_000, 500_000, 50, 500, 0, 5),
         (
             *("queued=1000,100000", "hosts=10,200,1000", "watchers=1,200"),
             *("log=10000,500000", "web=10000,100000"),
         ),
+        5_000,
     ),
 }
 """What docs/benchmarks.md has a mark for: in an hour, or in a quarter of one."""
@@ -105,6 +107,13 @@ ALL: Final = {
     "e.g. queued=1000,100000. May be given more than once.",
 )
 @click.option(
+    "--bulk",
+    default=0,
+    type=click.IntRange(0, 1_000_000),
+    metavar="TASKS",
+    help="Cancel so many waiting tasks by one command, e.g. 5000.",
+)
+@click.option(
     "--all",
     "everything",
     is_flag=False,
@@ -125,6 +134,7 @@ def bench(
     chats: int,
     rounds: int,
     grown: tuple[str, ...],
+    bulk: int,
     everything: Literal["whole", "short"] | None,
     only: bool,
     as_json: bool,
@@ -134,7 +144,7 @@ def bench(
     Everything runs on a broker and processes of its own, in a temporary folder. A part
     that fails is named, and the others are measured.
     """
-    sizes = Sizes(tasks, queued, events, streams, shell, chats, rounds, grown)
+    sizes = Sizes(tasks, queued, events, streams, shell, chats, rounds, grown, bulk)
     if everything is not None:
         sizes = ALL[everything]
     report: dict[str, Any] = {}
@@ -162,6 +172,7 @@ def parts(
 ) -> list[tuple[str, Callable[[], dict[str, Any]]]]:
     """Return what is to be measured; raises UsageError."""
     from bench import growth, peers, projections
+    from bench.bulk import measure_bulk
     from bench.measure import machine, measure, measure_waiting
     from bench.shell import measure_shell
     from bench.streams import measure_streams
@@ -214,6 +225,7 @@ def parts(
             "streams",
             lambda: {"streams": measure_streams(sizes.streams, say=_say)},
         ),
+        (sizes.bulk, "bulk", lambda: {"bulk": measure_bulk(sizes.bulk, say=_say)}),
         (sizes.chats, "openai", chats),
         (
             sizes.events,
@@ -245,6 +257,10 @@ def show(report: dict[str, Any]) -> None:
         from bench.streams import show_streams
 
         show_streams(report["streams"])
+    if "bulk" in report:
+        from bench.bulk import show_bulk
+
+        console.print(show_bulk(report["bulk"]))
     if "shell" in report:
         from bench.shell import show_shell
 

@@ -122,6 +122,17 @@ def _shell(shell: Report, _: Report) -> Part:
     return _table([*head, "CPU a task", "left running"], rows), {}
 
 
+def _bulk(bulk: Report, _: Report) -> Part:
+    used = bulk["cpu_us_per_task"]
+    row = [
+        ", ".join(f"{each:.2f} s" for each in bulk["seconds"]),
+        f"{bulk['us_per_task']:,.0f} µs",
+        f"{used['scheduler']:.0f} + {used['web']:.0f} µs",
+    ]
+    head = [f"{bulk['tasks']:,} cancelled by one command", "a task", "CPU a task"]
+    return _table(head, [row]), {}
+
+
 def _peers(peers: Report, _: Report) -> Part:
     rows = []
     for name, each in peers["medians"].items():
@@ -207,6 +218,7 @@ PARTS: Final[dict[str, Callable[[Any, Report], Part]]] = {
     "router": _router,
     "queued": _queued,
     "shell": _shell,
+    "bulk": _bulk,
     "peers": _peers,
     "growth": _growth,
     "streams": _streams,

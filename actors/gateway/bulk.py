@@ -224,18 +224,30 @@ class BulkCommands:
             host=command.host or "",
             bulk=bulk_id,
         )
-        while not tally.finished:
-            page = await self._ask(
-                meant, command.ids, limit=PAGE, after=tally.after, began=start
-            )
-            if not tally.after:
-                tally.matched = page.total
-            await self._carry_out(page.tasks, decide, tally)
-            tally.finished = len(page.tasks) < PAGE
-            if page.tasks:
-                tally.after = page.tasks[-1][0]
-            if loop.time() > until:
-                break
+
+        def asked(after: str) -> asyncio.Task[_ChosenTasks]:
+            page = self._ask(meant, command.ids, limit=PAGE, after=after, began=start)
+            return loop.create_task(page)
+
+        coming = asked(tally.after)
+        try:
+            while not tally.finished:
+                page = await coming
+                if not tally.after:
+                    tally.matched = page.total
+                is_last = len(page.tasks) < PAGE
+                if not is_last:
+                    # Asked for while this one is decided about: neither waits for the other.
+                    coming = asked(page.tasks[-1][0])
+                await self._carry_out(page.tasks, decide, tally)
+                tally.finished = is_last
+                if page.tasks:
+                    tally.after = page.tasks[-1][0]
+                if loop.time() > until:
+                    break
+        finally:
+            coming.cancel()
+            await asyncio.gather(coming, return_exceptions=True)
         if tally.finished and command.ids:
             _note_absent(len(set(command.ids)), tally)
         event = self._stamp().on(

@@ -31,6 +31,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> dict:
     }
     growth = [word for name in grown for word in ("--growth", f"{name}={grown[name]}")]
     words = ["--only", "--peers", "1", "--shell", "20", "-n", "60", "--json", *growth]
+    words += ["--bulk", "40"]
     done = CliRunner().invoke(bench, words, catch_exceptions=False)
     assert done.exit_code == 0, done.output
     found: dict = json.loads(done.stdout)
@@ -50,6 +51,13 @@ def test_commands_ran_and_left_nothing(report: dict) -> None:
     assert shell["ring"]["descendants_left"] == 0
     assert shell["ring"]["tasks_per_s"] > 0
     assert shell["taskiq"]["tasks_per_s"] > 0
+
+
+def test_one_command_cancels_them_all(report: dict) -> None:
+    bulk = report["bulk"]
+    assert (bulk["tasks"], len(bulk["seconds"])) == (40, 3)
+    assert bulk["us_per_task"] > 0
+    assert bulk["cpu_us_per_task"].keys() == {"scheduler", "web"}
 
 
 def test_each_axis_grows_to_the_sizes_that_were_asked_for(report: dict) -> None:
