@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from aiohttp import web
 from prometheus_client import CollectorRegistry, generate_latest
 
-from web.metrics import CONTENT_TYPE
+from web.metrics import CONTENT_TYPE, Build
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -17,11 +17,15 @@ if TYPE_CHECKING:
 
 
 class Exposition:
-    """Serves what a collector says. Read in the loop's own thread, so never halfway."""
+    """Serves what a collector says of a role, and what its process is.
 
-    def __init__(self, collector: Collector) -> None:
+    Read in the loop's own thread, so never halfway.
+    """
+
+    def __init__(self, role: str, collector: Collector) -> None:
         self._registry = CollectorRegistry(auto_describe=False)
         self._registry.register(collector)
+        Build(role, self._registry)
         self._site: web.AppRunner | None = None
 
     def text(self) -> bytes:
@@ -59,6 +63,7 @@ class Exposition:
 
 @asynccontextmanager
 async def exposed(
+    role: str,
     collector: Collector,
     address: tuple[str, int] | None,
     ready: Callable[[int], None] = lambda port: None,
@@ -67,7 +72,7 @@ async def exposed(
     if address is None:
         yield
         return
-    serving = Exposition(collector)
+    serving = Exposition(role, collector)
     ready(await serving.open(*address))
     try:
         yield

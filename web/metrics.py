@@ -7,9 +7,15 @@ say, so that it survives restarts and agrees with everything else that is shown.
 from __future__ import annotations
 
 from collections import Counter
+from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Final
 
-from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client import (
+    CollectorRegistry,
+    PlatformCollector,
+    ProcessCollector,
+    generate_latest,
+)
 from prometheus_client.core import (
     CounterMetricFamily,
     GaugeMetricFamily,
@@ -32,6 +38,30 @@ if TYPE_CHECKING:
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 
 
+class Build:
+    """Which version of AgentCom a role's process is, and its memory, CPU and files."""
+
+    def __init__(self, role: str, registry: CollectorRegistry) -> None:
+        self._role = role
+        try:
+            self._version = version("agentcom")
+        except PackageNotFoundError:
+            self._version = "unknown"
+        registry.register(self)
+        ProcessCollector(registry=registry)
+        PlatformCollector(registry=registry)
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield the metric, for the registry."""
+        build = GaugeMetricFamily(
+            "agentcom_build_info",
+            "Always 1; its labels say what runs.",
+            labels=("role", "version"),
+        )
+        build.add_metric((self._role, self._version), 1)
+        yield build
+
+
 class Metrics:
     """The read models of one runner, as metrics."""
 
@@ -39,6 +69,7 @@ class Metrics:
         self._runner = runner
         self._registry = CollectorRegistry(auto_describe=False)
         self._registry.register(self)
+        Build("web", self._registry)
         self._lag = 0
         self._rows: list[AttentionRow] = []
 

@@ -59,6 +59,14 @@ _ADDRESS = re.compile(r"\S+:([0-9]{1,5})")
     help="The broker's address, 0.0.0.0:PORT for other machines to join; it is kept"
     f"  [default: as last time, {DEFAULT_LISTEN} at first]",
 )
+@click.option(
+    "--metrics-port",
+    "metrics",
+    type=Between(0, 65534),
+    metavar="PORT",
+    help="Serve the scheduler's metrics for Prometheus there and the sidecar's on the next "
+    "port, 0 for any free two; web's are on its own port at any rate.",
+)
 @click.option("--name", help="This host's name  [default: the machine's]")
 @on_names("--web-name")
 @ON_BASE_PATH
@@ -73,6 +81,7 @@ def up(
     port: int,
     nats_port: int | None,
     listen: str | None,
+    metrics: int | None,
     name: str | None,
     names: tuple[str, ...],
     base: str,
@@ -100,9 +109,21 @@ def up(
     shield()
     mend(instance.data)
     plan = plan_for(instance, port, nats_port, listen, name, file)
-    return run(
-        live(instance, replace(plan, web_names=names, base=base, proxies=proxies))
+    more = replace(
+        plan,
+        web_names=names,
+        base=base,
+        proxies=proxies,
+        metrics=_metrics_ports(metrics),
     )
+    return run(live(instance, more))
+
+
+def _metrics_ports(first: int | None) -> tuple[int, int] | None:
+    """Return the scheduler's port and the sidecar's; 0 is any free one."""
+    if first is None:
+        return None
+    return (first, first + 1) if first else (free_port(), free_port())
 
 
 def plan_for(

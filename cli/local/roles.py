@@ -114,7 +114,7 @@ async def be_scheduler(
         await gate.open()
         _log.info("scheduler", name=name, nats=credentials.url)
         try:
-            async with exposed(meter, metrics, _metrics_ready):
+            async with exposed("scheduler", meter, metrics, _metrics_ready):
                 await until_closed(schedule(), link)
         finally:
             await gate.close()
@@ -307,7 +307,7 @@ async def be_sidecar(
         try:
             meter = SidecarMetrics(log)
             used = log if metrics is None else meter.log
-            async with exposed(meter, metrics, _metrics_ready):
+            async with exposed("sidecar", meter, metrics, _metrics_ready):
                 living = run(
                     config,
                     _Connection(used, link),

@@ -59,7 +59,7 @@ class Plan(Struct, frozen=True, kw_only=True):
     is the sidecar's own data folder, None for the instance's. `nats_host` is the address
     that the broker listens on, in nats-server's notation.
     The dashboard is asked for under `web_names`, too, below the path `base`, and through
-    proxies with those addresses.
+    proxies with those addresses. Scheduler and sidecar serve `metrics` on these two ports.
     """
 
     host: str
@@ -74,6 +74,7 @@ class Plan(Struct, frozen=True, kw_only=True):
     web_names: tuple[str, ...] = ()
     proxies: tuple[str, ...] = ()
     base: str = ""
+    metrics: tuple[int, int] | None = None
 
 
 class Everything:
@@ -94,8 +95,14 @@ class Everything:
         sidecar = [*data, "--name", plan.host]
         if plan.config is not None:
             sidecar += ["--config", str(plan.config)]
+        scheduler = [*data]
+        if plan.metrics is not None:
+            scheduler += ["--metrics-port", str(plan.metrics[0])]
+            sidecar += ["--metrics-port", str(plan.metrics[1])]
         self.children: dict[Role, ServedRole] = {
-            "scheduler": ServedRole("scheduler", data, logs / "scheduler.log", say),
+            "scheduler": ServedRole(
+                "scheduler", scheduler, logs / "scheduler.log", say
+            ),
             "web": ServedRole("web", web, logs / "web.log", say),
             "sidecar": ServedRole("sidecar", sidecar, logs / "sidecar.log", say),
         }
@@ -136,7 +143,14 @@ class Everything:
             "broker": self.instance.url,
             "data": str(self.instance.data),
             "dashboard": self.url,
+            **self._metrics(),
         }
+
+    def _metrics(self) -> dict[str, str]:
+        if self.plan.metrics is None:
+            return {}
+        ports = (self.plan.port, *self.plan.metrics)
+        return {"metrics": " ".join(f"{web_url(LOOPBACK, p)}/metrics" for p in ports)}
 
     async def start(self) -> HostsAnswer:
         """Start it all; return the fleet once this host has joined it.

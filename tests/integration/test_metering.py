@@ -14,6 +14,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from actors.scheduler.metrics import SchedulerMetrics
+from agentcom import __version__
 from events.catalogue import TaskRejected
 from events.errors import Conflict
 from events.metered import MeteredLog
@@ -56,7 +57,7 @@ async def test_a_scheduler_counts_decisions_fallbacks_and_refusals():
         await asyncio.sleep(0)
     await asyncio.sleep(0)
 
-    said = samples(Exposition(meter).text())
+    said = samples(Exposition("role", meter).text())
 
     assert said["agentcom_scheduler_decisions_total", "ollama", "standard"] == 1
     assert said["agentcom_scheduler_fallbacks_total", "standard", "complex"] == 1
@@ -76,7 +77,7 @@ async def test_what_was_there_before_is_not_counted_as_seen():
     follower = await meter.log.follow(lambda recorded: None)
     await follower.caught_up.wait()
 
-    said = samples(Exposition(meter).text())
+    said = samples(Exposition("role", meter).text())
 
     assert ("agentcom_rejected_assignments_total", "busy") not in said
     await follower.stop()
@@ -114,7 +115,7 @@ async def test_a_sidecar_counts_runs_tokens_dollars_and_what_it_dropped():
         )
     )
 
-    said = samples(Exposition(meter).text())
+    said = samples(Exposition("role", meter).text())
 
     assert said["agentcom_sidecar_runs_total", "llama3.2", "completed"] == 1
     assert said["agentcom_sidecar_tokens_total", "in"] == result().tokens_in
@@ -126,13 +127,16 @@ async def test_a_sidecar_counts_runs_tokens_dollars_and_what_it_dropped():
 
 async def test_every_name_begins_with_agentcom():
     for meter in (SchedulerMetrics(MemoryLog()), SidecarMetrics(MemoryLog())):
-        names = {name for name, *_ in samples(Exposition(meter).text())}
+        names = {name for name, *_ in samples(Exposition("role", meter).text())}
         assert names
-        assert all(name.startswith("agentcom_") for name in names)
+        usual = ("agentcom_", "process_", "python_")
+        assert all(name.startswith(usual) for name in names)
 
 
 async def test_nothing_listens_unless_asked():
-    async with exposed(SidecarMetrics(MemoryLog()), None, lambda port: 1 / 0):
+    async with exposed(
+        "sidecar", SidecarMetrics(MemoryLog()), None, lambda port: 1 / 0
+    ):
         pass
 
 
@@ -166,5 +170,7 @@ async def test_a_role_serves_its_metrics(broker, role):
         process.terminate()
         await process.communicate()
     assert ("agentcom_append_seconds_count",) in said
+    assert ("agentcom_build_info", role, __version__) in said
+    assert said["process_resident_memory_bytes",] > 0
     if role == "scheduler":
         assert ("agentcom_scheduler_queue_depth", "standard") in said
