@@ -7,13 +7,15 @@ import base64
 import hashlib
 import secrets
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from agentcom.answers import Attached
 from agentcom.errors import AgentComError
 from agentcom.transport import read
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from agentcom.fields import AttachmentFields
     from agentcom.transport import Transport
 
@@ -44,18 +46,14 @@ async def kept(
         raise _refused(
             name, f"at most {_LIMIT_BYTES:,} bytes", f"{len(data):,} or more"
         )
-    kind = _media_type(name, data)
+    kind = media_type(data)
+    if kind is None:
+        expected = "text in UTF-8 or a picture (png, jpeg, gif, webp)"
+        raise _refused(name, expected, "neither")
     digest = hashlib.sha256(data).hexdigest()
     there = read(await transport.command("task.attach", {"digest": digest}), Attached)
     if there.size_bytes is None:
-        upload = secrets.token_hex(16)
-        for start in range(0, max(len(data), 1), _PIECE_BYTES):
-            piece = data[start : start + _PIECE_BYTES]
-            body = {
-                "data": base64.b64encode(piece).decode(),
-                "upload": upload,
-                "last": start + _PIECE_BYTES >= len(data),
-            }
+        for body in pieces(data):
             there = read(await transport.command("task.attach", body), Attached)
         if there.digest != digest:
             raise _refused(name, "the file as it was sent", "another one: try again")
@@ -76,7 +74,8 @@ def _contents(path: Path, name: str) -> bytes:
         raise _refused(name, "a file that can be read here", reason) from wrong
 
 
-def _media_type(name: str, data: bytes) -> str:
+def media_type(data: bytes) -> str | None:
+    """Return what a file may be attached as: a picture, or text in UTF-8; else None."""
     for magic, kind in _MAGIC:
         if data.startswith(magic):
             return kind
@@ -84,10 +83,21 @@ def _media_type(name: str, data: bytes) -> str:
         return "image/webp"
     try:
         data.decode()
-    except UnicodeDecodeError as wrong:
-        expected = "text in UTF-8 or a picture (png, jpeg, gif, webp)"
-        raise _refused(name, expected, "neither") from wrong
+    except UnicodeDecodeError:
+        return None
     return "text/plain"
+
+
+def pieces(data: bytes) -> Iterator[dict[str, Any]]:
+    """Yield the bodies of `task.attach` that bring a file, one after the other."""
+    upload = secrets.token_hex(16)
+    for start in range(0, max(len(data), 1), _PIECE_BYTES):
+        piece = data[start : start + _PIECE_BYTES]
+        yield {
+            "data": base64.b64encode(piece).decode(),
+            "upload": upload,
+            "last": start + _PIECE_BYTES >= len(data),
+        }
 
 
 def _refused(name: str, expected: str, got: str) -> AgentComError:

@@ -479,7 +479,9 @@ class _Decider:
     def effect(self, effect: Effect) -> None:
         self.decision.effects.append(effect)
 
-    def host_event(self, kind: type[c.HostEvent], /, **fields: Any) -> None:
+    def host_event(
+        self, kind: type[c.HostEvent] | type[c.RunEvent], /, **fields: Any
+    ) -> None:
         """Say what happened to the host."""
         state = self.state
         self.fact(
@@ -497,20 +499,13 @@ class _Decider:
         self, kind: type[c.RunEvent], assign: mail.Assign, /, **fields: Any
     ) -> None:
         """Say what happened to a run."""
-        state = self.state
-        self.fact(
-            kind(
-                id=self.new_id(),
-                at=rfc3339(self.now),
-                by="host:" + state.host,
-                host=state.host,
-                incarnation=state.incarnation,
-                task_id=assign.task_id,
-                route=assign.route,
-                generation=assign.generation,
-                attempt=assign.attempt,
-                **fields,
-            )
+        self.host_event(
+            kind,
+            task_id=assign.task_id,
+            route=assign.route,
+            generation=assign.generation,
+            attempt=assign.attempt,
+            **fields,
         )
 
 

@@ -6,7 +6,6 @@ model that only answers sees nothing else.
 
 from __future__ import annotations
 
-import base64
 import stat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -14,24 +13,17 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from actors.rules.modes import resolve
+from agentcom.files import media_type, pieces
 from cli.render.terminal import EXIT_USAGE, Problem
 from events import catalogue as c
-from events.attachments import LIMIT_BYTES, PIECE_BYTES, digest_of
+from events.attachments import LIMIT_BYTES, digest_of
 from events.commands import Attached
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from cli.client.connection import Session
 
 FILES: Final = "files"
 """Where `gather` leaves the bytes among a task's fields, by digest, for `bring`."""
-
-_MAGIC: Final = (
-    (b"\x89PNG\r\n\x1a\n", "image/png"),
-    (b"\xff\xd8\xff", "image/jpeg"),
-    (b"GIF8", "image/gif"),
-)
 
 
 def gather(
@@ -57,6 +49,12 @@ def gather(
                 f"{LIMIT_BYTES:,} are the most",
                 EXIT_USAGE,
             )
+        if (kind := media_type(data)) is None:
+            raise Problem(
+                f"{place}{name}: it is neither text in UTF-8 nor a picture "
+                "(png, jpeg, gif, webp)",
+                EXIT_USAGE,
+            )
         digest = digest_of(data)
         files[digest] = data
         listed.append(
@@ -64,7 +62,7 @@ def gather(
                 "name": name,
                 "digest": digest,
                 "size_bytes": len(data),
-                "media_type": _media_type(name, data, place),
+                "media_type": kind,
             }
         )
     if files:
@@ -105,39 +103,13 @@ def _read(name: str, place: str) -> bytes:
         ) from wrong
 
 
-def _media_type(name: str, data: bytes, place: str) -> str:
-    for magic, kind in _MAGIC:
-        if data.startswith(magic):
-            return kind
-    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
-        return "image/webp"
-    try:
-        data.decode()
-    except UnicodeDecodeError as wrong:
-        raise Problem(
-            f"{place}{name}: it is neither text in UTF-8 nor a picture (png, jpeg, gif, webp)",
-            EXIT_USAGE,
-        ) from wrong
-    return "text/plain"
-
-
-async def bring(
-    client: Session, fields: dict[str, Any], new_id: Callable[[], str]
-) -> None:
+async def bring(client: Session, fields: dict[str, Any]) -> None:
     """Store the files that `gather` found; what is stored already is not sent again."""
     for digest, data in fields.pop(FILES, {}).items():
-        there = await client.command("task.attach", {"digest": digest}, Attached)
-        if there.size_bytes is not None:
+        stored = await client.command("task.attach", {"digest": digest}, Attached)
+        if stored.size_bytes is not None:
             continue
-        upload = new_id()
-        stored = there
-        for start in range(0, max(len(data), 1), PIECE_BYTES):
-            piece = data[start : start + PIECE_BYTES]
-            body = {
-                "data": base64.b64encode(piece).decode(),
-                "upload": upload,
-                "last": start + PIECE_BYTES >= len(data),
-            }
+        for body in pieces(data):
             stored = await client.command("task.attach", body, Attached)
         if stored.digest != digest:
             raise Problem("an attachment arrived otherwise than it was sent; try again")

@@ -344,7 +344,7 @@ def _metadata(argument: str | None) -> dict[str, Any] | None:
 async def _hand_in(fields: dict[str, Any], *, as_json: bool) -> int:
     async with connected("operator") as client:
         await settle_folder(client, fields)
-        await bring(client, fields, new_id)
+        await bring(client, fields)
         submitted = await hand_in(client, fields)
     if as_json:
         click.echo(encode(submitted).decode())
@@ -410,7 +410,7 @@ async def _hand_in_and_wait(
                 "the operator's key"
             )
         await settle_folder(client, fields)
-        await bring(client, fields, new_id)
+        await bring(client, fields)
         submitted = await hand_in(client, fields)
         ids.append(submitted.task_id)
         _say(f"task {submitted.task_id}: {_about(submitted)}")

@@ -112,7 +112,7 @@ async def _hand_in_file(
 ) -> int:
     async with connected("operator") as client:
         for _, fields in lines:
-            await bring(client, fields, new_id)
+            await bring(client, fields)
         try:
             submitted = await client.command(
                 "task.batch", {"tasks": [fields for _, fields in lines]}, BatchSubmitted

@@ -19,8 +19,8 @@ from sidecar.executors.openai import OpenAIExecutor
 from sidecar.executors.port import Finished, Returned, Run, Stop
 from sidecar.http import http_client
 from sidecar.looks import Answered, Missed, ask_server
-from sidecar.simulated.llama_server import SimulatedLlamaServer
 from tests.support.runs import QUICK, Ear, assignment
+from tests.support.simulated_llama import SimulatedLlamaServer
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -16,9 +16,9 @@ from sidecar.executors.port import Finished, RawResult, Run, Stop
 from sidecar.executors.schema import SchemaJudge, problem
 from sidecar.http import http_client
 from sidecar.looks import Answered, ask_server
-from sidecar.simulated.llama_server import SimulatedLlamaServer
 from sidecar.simulated.ollama import Fault, Model, SimulatedOllama
 from tests.support.runs import QUICK, Ear, assignment
+from tests.support.simulated_llama import SimulatedLlamaServer
 
 if TYPE_CHECKING:
     from sidecar.executors.model_run import ModelExecutor

@@ -12,12 +12,12 @@ import pytest
 from actors.rules.prices import price
 from events.lifecycle import LOST_RUN
 from sidecar.simulated import ollama
-from sidecar.simulated.llama_server import SimulatedLlamaServer
 from sidecar.simulated.messages import ScriptedCall
 from tests.integration.test_changes import git
 from tests.support.messages_api import Reply
 from tests.support.ring import observing, ring_on
 from tests.support.runs import alive
+from tests.support.simulated_llama import SimulatedLlamaServer
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -14,13 +14,13 @@ from events.mail import Cancel, Limits
 from sidecar.config import ClaudeConfig, EndpointConfig
 from sidecar.looks import Answered, ask_server
 from sidecar.simulated import ollama
-from sidecar.simulated.llama_server import SimulatedLlamaServer
 from sidecar.simulated.messages import ScriptedCall
 from sidecar.simulated.ollama import Model, SimulatedOllama
 from tests.integration.test_changes import git
 from tests.support.hosting import assign, world
 from tests.support.ring import observing, ring_on
 from tests.support.runs import alive
+from tests.support.simulated_llama import SimulatedLlamaServer
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

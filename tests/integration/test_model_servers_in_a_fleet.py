@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from sidecar.simulated.llama_server import SimulatedLlamaServer
 from tests.support.llama_cpp import RealServer, free_port
 from tests.support.ring import observing, ring_on
+from tests.support.simulated_llama import SimulatedLlamaServer
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable

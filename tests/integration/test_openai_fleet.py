@@ -12,10 +12,10 @@ import openai
 import pytest
 from openai import OpenAI
 
-from sidecar.simulated.llama_server import SimulatedLlamaServer
 from sidecar.simulated.messages import ScriptedCall
 from sidecar.simulated.ollama import SimulatedOllama
 from tests.support.doors import OpenDoor, open_door
+from tests.support.simulated_llama import SimulatedLlamaServer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -11,8 +11,8 @@ import httpx
 import ollama
 import pytest
 
-from sidecar.simulated.llama_server import SimulatedLlamaServer
 from sidecar.simulated.ollama import Fault, Model, SimulatedOllama
+from tests.support.simulated_llama import SimulatedLlamaServer
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -12,8 +12,8 @@ from events.catalogue import EndpointState
 from sidecar.abilities import fixed_context, is_variant, variant
 from sidecar.endpoints import Watched
 from sidecar.looks import Answered, ollama_answer, openai_answer
-from sidecar.simulated.llama_server import SimulatedLlamaServer
 from sidecar.simulated.ollama import Model, SimulatedOllama
+from tests.support.simulated_llama import SimulatedLlamaServer
 
 
 def openai(model: dict[str, Any], **more: Any) -> Answered:
