@@ -47,6 +47,8 @@ if TYPE_CHECKING:
     from sidecar.progress import Progress
     from sidecar.verification import Verifier
 
+_HOSTS_OWN = ("host_short", "workspace")
+"""Reasons of an executor for which it is the host that is excluded."""
 HANDS = "hands"
 """Under this name stands who works with a local model's answers."""
 
@@ -229,7 +231,7 @@ class Pipeline:
         if outcome is None:
             return Stopped()
         outcome = _for_another(outcome, assign, progress.host)
-        if isinstance(outcome, Returned) and outcome.reason == "host_short":
+        if isinstance(outcome, Returned) and outcome.reason in _HOSTS_OWN:
             outcome = structs.replace(outcome, exclude=progress.host)
         self._places.showed(assign, outcome)
         # finish

@@ -52,7 +52,7 @@ class World:
 
     async def until(self, kind: type, *, count: int = 1) -> list:
         """Wait until the log holds `count` events of a kind."""
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while True:
                 found = [e for e in await self.events() if isinstance(e, kind)]
                 if len(found) >= count:

@@ -31,6 +31,7 @@ from events.models import same_model
 from sidecar.abilities import fixed_context, variant
 from sidecar.executors.claude.executor import ClaudeExecutor
 from sidecar.executors.port import Finished, RawResult, Returned, Stopped
+from sidecar.folders import WorkspaceError, make
 from sidecar.http import base_url, http_client, without_secrets
 from sidecar.looks import Missed, ask_server, why_not
 
@@ -96,6 +97,9 @@ class HandsExecutor:
             detail = without_secrets(why_not(wrong), assign.endpoint_url)
             emit.error(f"{assign.endpoint} cannot be worked with: {detail}", "server")
             return self._back("endpoint_failed", detail, assign, failed)
+        except WorkspaceError as wrong:
+            emit.error(f"Working folder: {wrong}", wrong.code)
+            return Returned(reason=wrong.code, detail=str(wrong), result=failed)
         variables = environment(
             base_url(assign.endpoint_kind or "openai", assign.endpoint_url),
             key,
@@ -123,7 +127,7 @@ class HandsExecutor:
         one, and the name under which the model is to be asked for."""
         if self._client is None:
             self._client = http_client()
-        await asyncio.to_thread(self._folder.mkdir, 0o700, True, True)
+        await asyncio.to_thread(make, self._folder, self._processes.user)
         kind = assign.endpoint_kind or "openai"
         async with asyncio.timeout(_ASK_S):
             look = await ask_server(self._client, kind, assign.endpoint_url, key)
