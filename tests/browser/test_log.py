@@ -120,7 +120,13 @@ def test_only_stderr_times_and_wrapping_are_a_click_away(open_page, house):
     high = page.locator(".log-view.full").bounding_box()["height"]
     assert high == page.viewport_size["height"]
     assert faults(page) == []
+    # What is looked for, and where, is in the address.
+    page.get_by_label(SEARCH).fill("err")
+    expect(page.locator(".log-hits")).to_have_text("1/1")
+    assert page.url.endswith("?only=stderr&find=err")
     page.reload()
+    expect(page.locator(".log-hits")).to_have_text("1/1")
+    expect(page.locator(f"{OUTPUT} .line.stdout")).to_have_count(0)
     expect(page.get_by_label("Times in Live output")).to_have_value("since")
     expect(page.get_by_role("button", name="Wrap")).to_have_attribute(
         "aria-pressed", "false"

@@ -94,6 +94,29 @@ def test_a_run_of_claude_reads_like_a_conversation(open_page, house):
     expect(page.locator(f"{OUTPUT} .line.token").first).to_be_visible()
 
 
+def test_what_a_run_of_claude_has_cost_so_far_is_said_while_it_writes(open_page, house):
+    first = house.submit("Refactor one thing", tier="complex")
+    page = open_page(f"task/{first}")
+    ended(page)
+    slow = house.submit("Refactor slowly", tier="complex")
+    page.evaluate("hash => { location.hash = hash }", f"#/task/{slow}")
+    cost = page.locator("#cost p").first
+    told = page.evaluate(
+        """() => new Promise(done => {
+          const look = () => {
+            const text = document.querySelector('#cost p')?.textContent ?? '';
+            if (/tokens so far, ~\\$0\\.\\d{4} so far/.test(text)) done(text);
+            else if (document.querySelector('#task[data-state=completed]')) done('');
+            else requestAnimationFrame(look);
+          };
+          look();
+        })"""
+    )
+    assert told
+    ended(page)
+    expect(cost).to_contain_text(re.compile(r"^\$0\.\d{4}, \d+ tokens"))
+
+
 def test_a_failure_stands_on_top_with_its_last_words(open_page, house):
     command = "for n in 1 2 3 4 5 6 7; do echo word $n >&2; done; exit 3"
     task = house.submit("it fails", shell={"command": command})

@@ -20,10 +20,10 @@ const PAGES = [
 /**
  * @param {{
  *   place: string, theme: Theme, operator: boolean, submit: () => void, leave: (() => void) | null,
- *   search: () => void,
+ *   search: () => void, who: string,
  * }} props
  */
-export function Bar({ place, theme, operator, submit, leave, search }) {
+export function Bar({ place, theme, operator, submit, leave, search, who }) {
   const connection = useConnection();
   const { data: status } = useTopic("status");
   const rows = useAttention();
@@ -98,6 +98,9 @@ export function Bar({ place, theme, operator, submit, leave, search }) {
         >
           <Icon name={theme.theme === "dark" ? "sun" : "moon"} />
         </button>
+        <span class="user" title="Who you are here, by your token">
+          {plain(who, 40)}
+        </span>
         {leave && (
           <button type="button" class="quiet" id="sign-out" onClick={leave}>
             Sign out

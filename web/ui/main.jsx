@@ -99,7 +99,15 @@ function Entry() {
     set({ visitor: null, why: "" });
   };
   const login = async (/** @type {string} */ token) => set({ visitor: await enter(token), why: null });
-  if (visitor) return <App theme={theme} operator={visitor.role === "operator"} leave={session.token ? leave : null} />;
+  if (visitor)
+    return (
+      <App
+        theme={theme}
+        who={visitor.name || visitor.role}
+        operator={visitor.role === "operator"}
+        leave={session.token ? leave : null}
+      />
+    );
   return why === null ? null : <Login key={why} why={why} enter={login} />;
 }
 
@@ -137,8 +145,8 @@ const NotFound = ({ place }) => (
   </div>
 );
 
-/** @param {{ theme: Theme, operator: boolean, leave: (() => void) | null }} props */
-function App({ theme, operator, leave }) {
+/** @param {{ theme: Theme, who: string, operator: boolean, leave: (() => void) | null }} props */
+function App({ theme, who, operator, leave }) {
   const [place, go] = useState(placeOf(location.hash));
   const [submitting, setSubmitting] = useState(/** @type {Record<string, any> | null} */ (null));
   const submit = useCallback((/** @type {Record<string, any>} */ spec = {}) => setSubmitting(spec), []);
@@ -202,6 +210,7 @@ function App({ theme, operator, leave }) {
         submit={() => submit()}
         leave={leave}
         search={() => look("search")}
+        who={who}
       />
       <main id="main" tabindex={-1}>
         {Page ? (

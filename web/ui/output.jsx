@@ -74,6 +74,7 @@ export const Output = forwardRef(function Output(
     : edited;
   return (
     <section class="panel output" aria-label="Output">
+      <h2 class="sr">Output</h2>
       {talks && (
         <header class="tabs">
           <div role="tablist" aria-label="Output">

@@ -3,6 +3,7 @@ import { useEffect, useImperativeHandle, useLayoutEffect, useRef, useState } fro
 import { forwardRef } from "preact/compat";
 import { notice } from "../api.js";
 import { count, zone } from "../format.js";
+import { useQuery } from "../route.js";
 import { Rows } from "./rows.js";
 import { Search } from "./search.js";
 
@@ -51,9 +52,13 @@ export const LogView = forwardRef(function LogView(
   const [seen, setSeen] = useState(0); // lines there were when following ended
   const [length, setLength] = useState(store.length);
   const [shape, setShape] = useState(remembered);
-  const [stderr, setStderr] = useState(false);
+  const [said, say] = useQuery({ find: "", only: "" });
+  const [own, setOwn] = useState({ find: "", only: "" });
+  // Where lines have addresses, what is looked for is in the address, too.
+  const { find: text, only: kinds } = href ? said : own;
+  const look = (/** @type {Partial<typeof own>} */ part) => (href ? say(part, true) : setOwn({ ...own, ...part }));
+  const stderr = kinds === "stderr";
   const [full, setFull] = useState(false);
-  const [text, setText] = useState("");
   const { found, step, hit } = useSearch(store, text, stderr, rows, () => stay());
   const only = stderr ? onlyStderr : null;
   /** @type {View} */
@@ -184,7 +189,7 @@ export const LogView = forwardRef(function LogView(
     if (event.key === "Enter") step(event.shiftKey ? -1 : 1);
     else if (event.key === "Escape" && text) {
       event.stopPropagation();
-      setText("");
+      look({ find: "" });
     } else return;
     event.preventDefault();
   };
@@ -199,7 +204,7 @@ export const LogView = forwardRef(function LogView(
             placeholder="Search"
             aria-label={`Search in ${label}`}
             value={text}
-            onInput={(event) => setText(event.currentTarget.value)}
+            onInput={(event) => look({ find: event.currentTarget.value })}
             onKeyDown={typed}
           />
           {text && (
@@ -216,7 +221,7 @@ export const LogView = forwardRef(function LogView(
             </>
           )}
         </span>
-        <button type="button" aria-pressed={stderr} onClick={() => setStderr(!stderr)}>
+        <button type="button" aria-pressed={stderr} onClick={() => look({ only: stderr ? "" : "stderr" })}>
           stderr only
         </button>
         <button type="button" aria-pressed={shape.wrap} onClick={() => change({ wrap: !shape.wrap })}>

@@ -1,12 +1,33 @@
 // What a task has cost: in a line, and by route.
+import { useEffect, useState } from "preact/hooks";
+import { get } from "../api.js";
 import { FINAL, allTokens, count, dollars, guess, plain, savedText } from "../format.js";
 import { Panel, Scroll, Text } from "../parts.jsx";
 
-/** @import { RouteView, TaskDetail } from "../answers.d.ts" */
+/** @import { CostsAnswer, RouteView, TaskDetail } from "../answers.d.ts" */
 /** @typedef {{ tokens: number | null }} Live what its output has told so far */
 
 /** @param {number | null} usd */
 const orUnknown = (usd) => (usd === null ? "unknown dollars" : dollars(usd));
+
+/**
+ * What a token that was written has cost on average, with all that was read for it; null where none was yet.
+ * @param {string} target whose runs, "" to ask nothing
+ */
+function useRate(target) {
+  const [rate, set] = useState(/** @type {number | null} */ (null));
+  useEffect(() => {
+    if (!target) return;
+    get("/costs?by=target").then(
+      (/** @type {CostsAnswer} */ { lines }) => {
+        const line = lines.find(({ key }) => key === target);
+        if (line?.tokens_out) set(line.estimated_cost_usd / line.tokens_out);
+      },
+      () => {}, // then it says nothing of dollars
+    );
+  }, [target]);
+  return rate;
+}
 
 /** What a task costs, in a line. @param {{ task: TaskDetail, live: Live }} props */
 function CostLine({ task, live }) {
@@ -14,10 +35,20 @@ function CostLine({ task, live }) {
   const local = task.target_type === "ollama" || task.target_type === "openai";
   const known = allTokens(task);
   const running = !FINAL.has(task.state) && live.tokens !== null && !known;
+  const rate = useRate(running && !local ? task.target_type : "");
   if (running)
     return (
       <p>
-        <b>{`${count(live.tokens)} tokens so far`}</b>, {local ? "$0.00 (local)" : "dollars when it ends"}
+        <b>{`${count(live.tokens)} tokens so far`}</b>
+        {local ? (
+          ", $0.00 (local)"
+        ) : rate ? (
+          <span title="By what as many tokens of such runs have cost until now; the bill comes with the end.">
+            {`, ~${dollars((live.tokens ?? 0) * rate)} so far`}
+          </span>
+        ) : (
+          ", dollars when it ends"
+        )}
       </p>
     );
   if (shell && known === 0 && task.estimated_cost_usd === 0)
