@@ -123,6 +123,8 @@ class TaskInfo(Struct, frozen=True, kw_only=True):
     execution_ms: float | None = None
     error: ErrorInfo | None = None
     labels: dict[str, str] = {}
+    parent: str = ""
+    root: str = ""
     submitted_at: str = ""
     started_at: str = ""
     finished_at: str = ""

@@ -18,6 +18,7 @@ from events.commands import Refusal, refuse
 from events.errors import Malformed
 from events.races import first
 from projections.checkpoints import Checkpoints
+from projections.children import ChildQueries
 from projections.queries import ANSWER_BYTES, Queries
 from projections.runner import Runner
 from projections.store import Store
@@ -40,10 +41,16 @@ class QueryService:
     """Answers `agentcom.query.<name>`: JSON, errors in the body and in the headers."""
 
     def __init__(
-        self, bus: Bus, queries: Queries, *, clock: Callable[[], float]
+        self,
+        bus: Bus,
+        queries: Queries,
+        *,
+        clock: Callable[[], float],
+        children: ChildQueries | None = None,
     ) -> None:
         self._bus = bus
         self._queries = queries
+        self._children = children
         self._clock = clock
         self._listening: list[Listening] = []
         self._answering: set[asyncio.Task[None]] = set()
@@ -52,6 +59,9 @@ class QueryService:
         """Start to answer, and to listen to the hosts' beats."""
         self._listening = [
             await self._bus.listen(ANY_QUERY, self._receive, queue=GROUP),
+            await self._bus.listen(
+                subjects.ALL_CHILD_QUERIES, self._receive, queue=GROUP
+            ),
             await self._bus.listen(subjects.ALL_BEATS, self._beat),
         ]
 
@@ -82,7 +92,11 @@ class QueryService:
     async def _answer(self, message: Message) -> None:
         name = message.subject.removeprefix(subjects.QUERIES + ".")
         try:
-            answer = await self._queries.answer(name, message.data)
+            asked = subjects.of_a_run(name)
+            if asked is not None and self._children is not None:
+                answer = await self._children.answer(*asked, message.data)
+            else:
+                answer = await self._queries.answer(name, message.data)
         except Exception as error:  # noqa: BLE001 - the service's edge
             answer = refuse("internal", f"{type(error).__name__}: {error}")
         data, headers = encode_answer(answer)
@@ -133,7 +147,8 @@ async def projecting(
         queries = Queries(
             runner, log, clock=clock, now=now, output=output, whatif=whatif
         )
-        service = QueryService(bus, queries, clock=clock)
+        children = ChildQueries(queries, runner, log)
+        service = QueryService(bus, queries, clock=clock, children=children)
         await runner.start()
         try:
             await service.open()

@@ -6,7 +6,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from events.errors import Unreachable
 from sidecar.costs import settle
+from sidecar.delegation import RunsDoor
 from sidecar.executors import wake_command
 from sidecar.executors.agent import AgentExecutor, AgentOptions
 from sidecar.executors.claude.command import ClaudeOptions
@@ -25,11 +27,13 @@ from sidecar.task_secrets import TaskSecrets
 from sidecar.workspace import OwnVariables, Workspace
 
 if TYPE_CHECKING:
+    from asyncio import Future
     from collections.abc import Awaitable, Callable, Mapping, Sequence
 
     from events import mail
     from events.attachments import AttachmentStore
     from sidecar.config import SidecarConfig
+    from sidecar.delegation import Request
     from sidecar.executors.agent import Bookmark, WakeSteps
     from sidecar.executors.port import Executor
     from sidecar.kept import Piece
@@ -46,6 +50,12 @@ class Callbacks:
         self.started: Callable[[Ident], None] = lambda _ident: None
         self.noted: Callable[[mail.Assign, str], None] = lambda _assign, _text: None
         self.steps: WakeSteps | None = None
+        self.request: Request = _nobody_to_ask
+
+
+def _nobody_to_ask(subject: str, data: bytes, timeout: float) -> Future[bytes]:
+    del data, timeout
+    raise Unreachable(subject, absent=True)
 
 
 class _LateSteps:
@@ -164,12 +174,15 @@ def assemble(
     )
     ollama, openai = OllamaExecutor(api_key), OpenAIExecutor(api_key)
     commands = ShellExecutor(processes, shell)
-    hands = HandsExecutor(processes, claude, api_key, folder / "hands")
+    door = None
+    if config.claude.delegate:
+        door = RunsDoor(config.host, lambda *asked: callbacks.request(*asked))
+    hands = HandsExecutor(processes, claude, api_key, folder / "hands", door)
     executors: dict[str, Executor] = {
         "sidecar": commands,
         "ollama": ollama,
         "openai": openai,
-        "claude": ClaudeExecutor(processes, claude),
+        "claude": ClaudeExecutor(processes, claude, door=door),
         HANDS: hands,
         "noop": NoopExecutor(),
     }
@@ -194,7 +207,10 @@ def assemble(
         callbacks=callbacks,
         tidy=workspace.tidy,
         read_kept=workspace.read,
-        closers=(ollama.close, openai.close, hands.close),
+        closers=(
+            *(ollama.close, openai.close, hands.close),
+            *([door.close] if door is not None else []),
+        ),
         results=results,
         verifier=commands if config.shell.enabled else None,
     )

@@ -101,6 +101,7 @@ class ClaudeConfig(Struct, frozen=True, kw_only=True):
     configuration describes it. `inherit` names more of the sidecar's variables for it.
     `repo_settings`: what a checkout says in `.claude` and `.mcp.json` counts. For local
     models it never does.
+    `delegate`: its runs may submit tasks to the fleet, as docs/delegation.md says.
     """
 
     enabled: bool = True
@@ -112,6 +113,7 @@ class ClaudeConfig(Struct, frozen=True, kw_only=True):
     max_turns: AtLeastOne | None = None
     repo_settings: bool = True
     mcp_servers: dict[c.Token, dict[str, Any]] = {}
+    delegate: bool = False
     inherit: list[VariableName] = []
     limits: ProcessLimits = ProcessLimits()
 

@@ -191,6 +191,9 @@ class Sidecar:
         parts.callbacks.started = self._started
         parts.callbacks.noted = self._noted
         parts.callbacks.steps = self._agents
+        parts.callbacks.request = lambda subject, data, timeout: self._bus.request(
+            subject, data, timeout=timeout
+        )
         journal.on_fault(self._journal_fault)
         connection.bus.on_connection(self._connected)
 

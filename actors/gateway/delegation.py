@@ -235,8 +235,8 @@ if TYPE_CHECKING:
 def inherited(asked: m.Submit, parent: Parent) -> c.TaskSpec:
     """Return a child's specification, with what it has from its parent.
 
-    The parent's labels, unless it names others; and of dollars at most what is left of the
-    parent's budget.
+    The parent's labels, unless it names others; of dollars at most what is left of the
+    parent's budget; and what the parent may do in Claude Code, where that was narrowed.
     """
     left = lifecycle.budget_left(parent.state, None)
     known = [] if left is None else [max(left, LEAST_USD)]
@@ -248,4 +248,5 @@ def inherited(asked: m.Submit, parent: Parent) -> c.TaskSpec:
         expires_at=None,
         labels={**parent.submitted.spec.labels, **asked.labels},
         max_budget_usd=min(known, default=None),
+        claude=parent.submitted.spec.claude or asked.claude,
     )

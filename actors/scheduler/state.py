@@ -246,6 +246,10 @@ class SchedulerState:
                 self.time.decided(event.at)
             if before.phase != "absent":  # what is new is put in the queue below
                 self._take_step(live, before, state, event)
+            elif isinstance(event, c.TaskSubmitted) and event.parent:
+                parent = self.tasks.get(event.parent)
+                self.families.born(task_id, event, parent)
+                self._lend(parent)
             if state.phase in FINAL:
                 self.held.ended(task_id, held.outcome_of(state, recorded))
             if live.hold is not None:
@@ -318,10 +322,6 @@ class SchedulerState:
             self._begin_route(live, event)
         elif before.phase in ON_HOST and state.phase not in ON_HOST:
             self._end_route(live, before)
-        if isinstance(event, c.TaskSubmitted) and event.parent:
-            parent = self.tasks.get(event.parent)
-            self.families.born(task_id, event, parent)
-            self._lend(parent)
         if task_id in self.families.children:
             self.families.went_on(state)
         if state.phase == "returned":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 
 import click
 
@@ -18,11 +19,12 @@ def mcp() -> int:
     \b
       claude mcp add agentcom -- agentcom mcp
 
-    The client starts it, and it ends with the client; tasks go on.
+    The client starts it, and it ends with the client; tasks go on. Where AGENTCOM_URL is
+    set, it asks there, over HTTP with the token in AGENTCOM_TOKEN.
     """
     if importlib.util.find_spec("mcp") is None:
         raise Problem("the MCP server needs the extra mcp: pip install 'agentcom[mcp]'")
     from cli.mcp.server import serve
 
-    serve()
+    serve(os.environ.get("AGENTCOM_URL"), os.environ.get("AGENTCOM_TOKEN"))
     return EXIT_OK

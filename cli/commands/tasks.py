@@ -28,7 +28,7 @@ from projections.answers import HostsAnswer, TaskAnswer, TasksAnswer, WhyAnswer
 from projections.search import SORTS
 
 if TYPE_CHECKING:
-    from projections.answers import TaskDetail
+    from projections.answers import TaskDetail, TaskRow
 
 _ID = click.argument("task_id", metavar="ID", shell_complete=ids())
 
@@ -118,12 +118,17 @@ async def _watch_tasks(question: dict[str, Any]) -> int:
 @_ID
 @on_target
 @click.option("--events", is_flag=True, help="Its events too.")
+@click.option(
+    "--tree", is_flag=True, help="It and the tasks that its runs submitted, with sums."
+)
 @json_option
-def task(task_id: str, *, events: bool, as_json: bool) -> int:
+def task(task_id: str, *, events: bool, tree: bool, as_json: bool) -> int:
     """Show the task ID: what it is, how it went, where it was routed and why.
 
     ID may be shortened to its first characters, 4 at least.
     """
+    if tree:
+        return run(_show_tree(task_id, as_json=as_json))
     return run(_show_task(task_id, events=events, as_json=as_json))
 
 
@@ -145,6 +150,27 @@ async def _show_task(task_id: str, *, events: bool, as_json: bool) -> int:
             screen.print(event_line(logged.seq, logged.subject, logged.event))
         if answer.events_left_out:
             screen.print(f"{answer.events_left_out} more: agentcom events --task ID")
+    return EXIT_OK
+
+
+async def _show_tree(task_id: str, *, as_json: bool) -> int:
+    from cli.render.tree import tree_of, tree_table
+
+    async with connected() as client:
+        top = (await client.query("task", {"task_id": task_id}, TaskAnswer)).task
+        rows: list[TaskRow] = []
+        question: dict[str, Any] = {"root": top.root, "limit": 500}
+        while top.root:
+            page = await client.query("tasks", question, TasksAnswer)
+            rows += page.tasks
+            if page.next is None:
+                break
+            question["cursor"] = page.next
+    tree = tree_of(rows or [top], top.task_id)
+    if as_json:
+        click.echo(encode(tree).decode())
+    else:
+        console().print(tree_table(tree))
     return EXIT_OK
 
 

@@ -468,13 +468,15 @@ def _reachable(listen: str) -> str:
 def _host_user(name: str, public: str) -> str:
     reports = f'"{subjects.runs_on(name)}", "{subjects.host(name)}"'
     signs = f'"{subjects.outputs_on(name)}", "{subjects.beat(name)}"'
+    children = ", ".join(f'"{each}"' for each in subjects.children_of(name))
     files = f'"$JS.API.DIRECT.GET.{subjects.FILES_STREAM}"'
     mail = f'"{subjects.host_mailbox(name)}", "{subjects.task_mailboxes(name)}"'
     return f"""  {{ nkey: "{public.strip()}"
     permissions: {{
       publish: {{ allow: [
         {reports},
-        {signs}, {files}
+        {signs}, {files},
+        {children}
       ] }}
       subscribe: {{ allow: [
         {mail}, "_INBOX_{name}.>"

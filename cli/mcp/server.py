@@ -28,13 +28,13 @@ _ABOUT = (
 )
 
 
-def serve() -> None:
-    """Serve until stdin ends."""
-    asyncio.run(_serve())
+def serve(url: str | None = None, token: str | None = None) -> None:
+    """Serve until stdin ends; `url` is asked over HTTP, None: the instance found here."""
+    asyncio.run(_serve(url, token))
 
 
-async def _serve() -> None:
-    tools = Tools()
+async def _serve(url: str | None, token: str | None) -> None:
+    tools = Tools(url, token)
 
     async def list_tools(_: Any, __: Any) -> ListToolsResult:
         return ListToolsResult(

@@ -210,13 +210,19 @@ TOOLS: Final = {
 class Tools:
     """The tools of one session; the instance is looked for when one is first used."""
 
-    def __init__(self) -> None:
+    def __init__(self, url: str | None = None, token: str | None = None) -> None:
+        self._url = url
+        self._token = token
         self._kept: AsyncClient | None = None
 
     @property
     def _client(self) -> AsyncClient:
         if self._kept is None:
-            self._kept = AsyncClient()
+            self._kept = (
+                AsyncClient(url=self._url, token=self._token)
+                if self._url
+                else AsyncClient()
+            )
         return self._kept
 
     async def close(self) -> None:

@@ -184,10 +184,14 @@ class System:
 
 @contextmanager
 def agentcom_up(
-    folder: Path, config: str = NOTHING_ELSE, *options: str
+    folder: Path, config: str = NOTHING_ELSE, *options: str, **env: str
 ) -> Iterator[tuple[System, Running]]:
-    """`agentcom up` on free ports, until the block ends; then no process is left."""
+    """`agentcom up` on free ports, until the block ends; then no process is left.
+
+    `env` is what it is started with beside the usual.
+    """
     system = System(folder)
+    system.env |= env
     system.data.mkdir(mode=0o700, parents=True, exist_ok=True)
     (system.data / "sidecar.toml").write_text(config)
     arguments = ["up", "--port", "0", "--nats-port", "0", "--name", "h1"]

@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import re
 import signal
 import socket
 import struct
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 ReplyKind = Literal[
     "text",
     "tool",  # asks for a Bash call of `command`
+    "call",  # asks for a call of `name` with `given`; "$task_id:N" is the Nth id answered
     "r429",  # with the unified rate limit's headers when `resets_at` is given
     "o529",
     "e500",
@@ -53,6 +55,8 @@ class Reply(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     text: str = "This is a simulated answer."
     thinking: str = ""
     command: str = "echo simulated"
+    name: str = ""
+    given: dict[str, Any] = {}
     background: bool = False  # the command is to run in the background
     delay_s: float = 0.0  # before every token
     after: int = 2
@@ -101,6 +105,8 @@ class MessagesApi:
         self.calls: list[Call] = []
         self.replies: list[Reply] = []
         self.always = Reply()
+        # Replies for those whose first message holds a text; they come before `replies`.
+        self.scripts: dict[str, list[Reply]] = {}
         self._host, self._port = host, port
         self._runner: web.AppRunner | None = None
         self._messages = 0
@@ -170,7 +176,10 @@ class MessagesApi:
 
     async def _answer(self, request: web.Request) -> web.StreamResponse:
         call = await self._record(request)
-        reply = self.replies.pop(0) if self.replies else self.always
+        replies = self._script(call) or self.replies
+        reply = replies.pop(0) if replies else self.always
+        if reply.kind == "call":
+            reply = _filled(reply, json.dumps(call.body.get("messages", [])))
         call.reply = reply.kind
         self._tell()
         if reply.kind == "hang":
@@ -203,6 +212,10 @@ class MessagesApi:
             await response.write(line.encode())
         await response.write_eof()
         return response
+
+    def _script(self, call: Call) -> list[Reply]:
+        first = json.dumps(call.body.get("messages", [])[:1])
+        return next((s for text, s in self.scripts.items() if text in first), [])
 
     async def _record(self, request: web.Request) -> Call:
         body: Any = None
@@ -251,8 +264,23 @@ def _usage(reply: Reply, output_tokens: int) -> dict[str, int]:
     }
 
 
+def _filled(reply: Reply, said: str) -> Reply:
+    """Put the ids of tasks that tools have answered into the call."""
+    found = list(dict.fromkeys(re.findall(r'task_id\\*": ?\\*"([0-9A-Z]{26})', said)))
+
+    def fill(value: Any) -> Any:
+        if not isinstance(value, str) or not value.startswith("$task_id"):
+            return value
+        return found[int(value.partition(":")[2] or -1)]
+
+    given = {key: fill(value) for key, value in reply.given.items()}
+    return msgspec.structs.replace(reply, given=given)
+
+
 def _stop_reason(reply: Reply) -> str:
-    return {"tool": "tool_use", "refusal": "refusal"}.get(reply.kind, "end_turn")
+    return {"tool": "tool_use", "call": "tool_use", "refusal": "refusal"}.get(
+        reply.kind, "end_turn"
+    )
 
 
 def _blocks(reply: Reply, message_id: str) -> list[dict[str, Any]]:
@@ -269,6 +297,9 @@ def _blocks(reply: Reply, message_id: str) -> list[dict[str, Any]]:
         if reply.background:
             given["run_in_background"] = True
         blocks.append({**use, "input": given})
+    elif reply.kind == "call":
+        use = {"type": "tool_use", "id": f"toolu_{message_id}", "name": reply.name}
+        blocks.append({**use, "input": reply.given})
     elif reply.kind != "refusal":
         blocks.append({"type": "text", "text": reply.text})
     return blocks

@@ -389,3 +389,98 @@ def test_the_policy_says_how_deep_and_how_many():
     plain = document(Policy())
     assert plain["max_delegation_depth"] == 3
     assert plain["max_children_per_task"] == 32
+
+
+# -- the tree ---------------------------------------------------------------------------
+
+
+def row(
+    task_id: str, parent: str = "", tokens: int | None = 1, usd: float | None = 0.5
+):
+    from projections.mapping import row as row_of
+    from projections.record import TaskRecord
+
+    plain = TaskRecord(
+        id=task_id, seq=ord(task_id), updated_seq=1, description=task_id, priority="",
+        tier="", preferred_tier="", explicit_tier=None, inferred_tier="", confidence=0,
+        classification_reason="", repo="", executor="", assign_to="", max_attempts=1,
+        deadline="", submitter="", submitted_at="", waiting_since="", parent=parent,
+    )  # fmt: skip
+    made = row_of(plain)
+    made.tokens_in = made.tokens_out = tokens
+    made.estimated_cost_usd = usd
+    return made
+
+
+def test_what_is_below_a_task_is_summed_up_and_unknown_stays_unknown():
+    from cli.render.tree import tree_of
+
+    rows = [row("a"), row("b", "a"), row("c", "a"), row("d", "c", None, None)]
+    top = tree_of(rows, "a")
+    assert [each.task.task_id for each in top.children] == ["b", "c"]
+    assert (top.below, top.tokens, top.estimated_cost_usd) == (3, None, None)
+    assert (top.children[0].tokens, top.children[0].estimated_cost_usd) == (2, 0.5)
+    whole = tree_of(rows[:3], "a")
+    assert (whole.below, whole.tokens, whole.estimated_cost_usd) == (2, 6, 1.5)
+
+
+# -- the host ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "may"),
+    [
+        ({}, False),
+        ({"allowed_tools": ("Bash(git log:*)",)}, False),
+        ({"allowed_tools": ("Bash",)}, True),
+        ({"allowed_tools": ("Bash",), "disallowed_tools": ("Bash",)}, False),
+        ({"permission_mode": "bypassPermissions"}, True),
+    ],
+)
+def test_commands_are_delegated_only_by_who_may_run_them(options, may):
+    from sidecar.delegation import refused_here
+    from sidecar.executors.claude.command import ClaudeOptions, runs_commands
+
+    free = runs_commands(ClaudeOptions(**options))
+    assert free is may
+    for field in ({"shell": "true"}, {"verification_steps": ["true"]}):
+        refusal = refused_here(field, free)
+        assert (refusal is None) is may
+    assert refused_here({"description": "think"}, free) is None
+
+
+async def test_a_token_is_good_for_its_run_alone_and_ends_with_it():
+    import aiohttp
+
+    from sidecar.delegation import RunsDoor
+    from tests.support.hosting import assign
+
+    asked = []
+
+    def request(subject: str, data: bytes, timeout: float):
+        asked.append((subject, json.loads(data)))
+        future = asyncio.get_running_loop().create_future()
+        future.set_result(b'{"ok":false,"code":"denied","error":"no","status":403}')
+        return future
+
+    door = RunsDoor("h1", request)
+    async with aiohttp.ClientSession() as client:
+
+        async def post(path: str, token: str, **body):
+            headers = {"Authorization": f"Bearer {token}"}
+            url = f"{access.url}/api/v1/{path}"
+            async with client.post(url, json=body, headers=headers) as answer:
+                return answer.status
+
+        async with door.lent(assign("p1"), lambda: None, runs_commands=False) as access:
+            assert await post("tasks", "", description="x") == 401
+            assert await post("tasks", access.token, description="x") == 403
+            assert await post("tasks/T1/cancel", access.token, task_id="T2") == 403
+            assert await post("tasks", access.token, shell="true") == 403
+        assert await post("tasks", access.token, description="x") == 401
+    await door.close()
+    whose = {"parent": "p1", "route": "p1-r1"}
+    assert asked == [
+        ("agentcom.cmd.child.h1.submit", {**whose, "task": {"description": "x"}}),
+        ("agentcom.cmd.child.h1.cancel", {**whose, "task_id": "T1"}),
+    ]

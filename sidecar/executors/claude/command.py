@@ -21,6 +21,7 @@ from msgspec.structs import replace
 from events import catalogue as c
 from events.commands import older_wishes
 from events.errors import Malformed
+from sidecar.delegation import SERVER
 from sidecar.folders import put
 from sidecar.processes.family import ProcessLimits
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from events.mail import Assign
+    from sidecar.delegation import DoorAccess
     from sidecar.processes.family import Processes
     from sidecar.task_user import TaskUser
 
@@ -64,6 +66,8 @@ class ClaudeOptions(Struct, frozen=True, kw_only=True):
     append_system_prompt: str = ""
     mcp_servers: dict[str, dict[str, Any]] = {}
     repo_settings: bool = True
+    own_server: dict[str, Any] | None = None
+    """The server by which a run submits tasks, which is none that a task may name."""
     keep_sessions: bool = True
     """Sessions stay on disk, so that an interrupted run can be resumed."""
     limits: ProcessLimits = ProcessLimits()
@@ -179,11 +183,31 @@ def mcp_config(
 
     A file of the run's own, because the servers' environment may hold keys.
     """
-    if not options.mcp_servers:
+    servers = dict(options.mcp_servers)
+    if options.own_server is not None:
+        servers[SERVER] = options.own_server
+    if not servers:
         return None
     path = folder / "mcp.json"
-    put(path, msgspec.json.encode({"mcpServers": options.mcp_servers}), user)
+    put(path, msgspec.json.encode({"mcpServers": servers}), user)
     return path
+
+
+def runs_commands(options: ClaudeOptions) -> bool:
+    """Whether a run with these options may run any command without asking."""
+    free = options.permission_mode == "bypassPermissions" or (
+        "Bash" in options.allowed_tools
+    )
+    return free and "Bash" not in options.disallowed_tools
+
+
+def delegating(options: ClaudeOptions, access: DoorAccess) -> ClaudeOptions:
+    """The options of a run that may submit tasks: with the server, and leave to use it."""
+    return replace(
+        options,
+        own_server=access.mcp_server(),
+        allowed_tools=(*options.allowed_tools, f"mcp__{SERVER}"),
+    )
 
 
 def command_line(
@@ -217,7 +241,9 @@ def command_line(
     if options.append_system_prompt:
         words.append(f"--append-system-prompt={options.append_system_prompt}")
     if mcp is not None:
-        words += ["--strict-mcp-config", f"--mcp-config={mcp}"]
+        strict = options.mcp_servers or not options.repo_settings
+        words += ["--strict-mcp-config"] * bool(strict)
+        words.append(f"--mcp-config={mcp}")
     if not options.repo_settings:
         words += ["--setting-sources=user", "--add-dir=."]
     words.append(f"--resume={session}" if resume else f"--session-id={session}")

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
@@ -32,10 +32,12 @@ from sidecar.executors.claude.command import (
     NOT_FOUND,
     ClaudeOptions,
     command_line,
+    delegating,
     environment,
     find_program,
     mcp_config,
     narrowed,
+    runs_commands,
     session_of,
 )
 from sidecar.executors.claude.reading import ClaudeTry, ClaudeUsage
@@ -60,6 +62,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+    from sidecar.delegation import RunsDoor
     from sidecar.executors.port import Emit, Outcome, Run, Stop
     from sidecar.processes.family import Child, Processes
 
@@ -80,8 +83,11 @@ class ClaudeExecutor:
         processes: Processes,
         options: ClaudeOptions | None = None,
         variables: Mapping[str, str] | None = None,
+        door: RunsDoor | None = None,
     ) -> None:
-        """`variables` are set for the program over those of its run."""
+        """`variables` are set for the program over those of its run. By `door` its runs
+        submit tasks; None: they may not."""
+        self._door = door
         self._processes = processes
         self.user = processes.user
         self._options = options or ClaudeOptions()
@@ -103,9 +109,15 @@ class ClaudeExecutor:
             return Finished(RawResult(status="failed", error=error))
         watch = Watchdog(stop, time_limit(run.assign))
         try:
-            return await _ClaudeRun(
-                self, run, emit, stop, watch, program, options
-            ).all()
+            async with AsyncExitStack() as stack:
+                if self._door is not None:
+                    lent = self._door.lent(
+                        run.assign, watch.heard, runs_commands=runs_commands(options)
+                    )
+                    options = delegating(options, await stack.enter_async_context(lent))
+                return await _ClaudeRun(
+                    self, run, emit, stop, watch, program, options
+                ).all()
         finally:
             watch.close()
 

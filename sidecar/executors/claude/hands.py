@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from events.mail import Assign
+    from sidecar.delegation import RunsDoor
     from sidecar.executors.claude.command import ClaudeOptions
     from sidecar.executors.port import Emit, Outcome, Run, Stop
     from sidecar.processes.family import Processes
@@ -78,8 +79,10 @@ class HandsExecutor:
         options: ClaudeOptions,
         api_key: Callable[[str], str | None],
         folder: Path,
+        door: RunsDoor | None = None,
     ) -> None:
         """`folder` is the program's own, for settings and sessions."""
+        self._door = door
         self._processes = processes
         self._options = replace(options, repo_settings=False)
         self._api_key = api_key
@@ -107,7 +110,7 @@ class HandsExecutor:
             context,
             self._folder,
         )
-        program = ClaudeExecutor(self._processes, self._options, variables)
+        program = ClaudeExecutor(self._processes, self._options, variables, self._door)
         # In every turn the server is silent while it reads what was said so far.
         limits = replace(
             assign.limits,
