@@ -38,17 +38,20 @@ class RecentDecisions:
 
     async def look_back(self, log: EventLog, position: int) -> None:
         """Add those of the log's end before `position`, once the log answers."""
-        start = max(1, position - DECISIONS_SOUGHT)
-        events: list[c.Recorded] | None = None
+        start = max(0, position - DECISIONS_SOUGHT) + 1
+        # Behind it there may be millions that have not been folded in yet.
+        most = position - start + 1
+        events: list[c.Recorded] | None = None if most else []
         while events is None:
             try:
-                events = await log.read(subjects.ALL_TASKS, start=start)
+                events = await log.read(subjects.ALL_TASKS, start=start, limit=most)
             except AgentComError:
                 await asyncio.sleep(AGAIN_S)
         listed = {decision["seq"] for decision in self._decisions}
         for recorded in reversed(events):
             if (
                 isinstance(recorded.event, c.TaskRouted)
+                and recorded.seq <= position
                 and recorded.seq not in listed
                 and len(self._decisions) < DECISIONS_KEPT
             ):

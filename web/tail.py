@@ -108,7 +108,9 @@ class RecentEvents:
         reach = EVENTS_SHOWN
         while True:
             start = max(1, position - reach + 1)
-            events = await self._log.read(pattern, start=start)
+            # Behind it there may be millions that have not been folded in yet.
+            most = position - start + 1
+            events = await self._log.read(pattern, start=start, limit=most)
             events = [recorded for recorded in events if recorded.seq <= position]
             if len(events) >= EVENTS_SHOWN or start == 1 or reach >= REACH:
                 return _last_that_fit(events[-EVENTS_SHOWN:])

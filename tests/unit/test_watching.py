@@ -6,11 +6,13 @@ import asyncio
 import json
 from types import SimpleNamespace
 
+from events import catalogue as c
 from events import subjects
 from events.commands import refuse
 from events.position import NOWHERE, Position
 from tests.support.fakes import MemoryLog
 from tests.support.histories import History
+from web.decisions import RecentDecisions
 from web.documents import Documents
 from web.pages import LINES_KEPT, QUEUE_BYTES, Page
 from web.tail import EVENTS_AT_ONCE, EVENTS_KEPT, RecentEvents
@@ -147,6 +149,40 @@ def test_of_the_log_s_end_so_much_is_held_and_that_is_known():
     tail, _ = recent(EVENTS_KEPT + 10)
     assert tail.holds_after(0) == 11
     assert tail.holds_after(500) == 501
+
+
+class CountingLog(MemoryLog):
+    """A log that says how many events it was made to hand out."""
+
+    handed_out = 0
+
+    async def read(
+        self, subject: str, *, start: int = 1, limit: int = 1_000_000
+    ) -> list[c.Recorded]:
+        found = await super().read(subject, start=start, limit=limit)
+        self.handed_out += len(found)
+        return found
+
+
+async def test_what_is_not_folded_yet_is_not_read_however_much_that_is():
+    log, history = CountingLog(), History()
+    history.elect(1)
+    tasks = [history.submit("x") for _ in range(100)]
+    for task in tasks:
+        history.route(task)
+    for recorded in history.recorded:
+        await log.append(recorded.subject, recorded.event)
+    position = 110
+    decisions = RecentDecisions()
+    await decisions.look_back(log, position)
+    assert [each["seq"] for each in decisions.latest()] == [*range(110, 101, -1)]
+    tail = RecentEvents(Folding(position), log)
+    events = await tail.latest(subjects.ALL_EVENTS, position)
+    assert len(events) == position
+    assert log.handed_out <= 2 * position
+    log.handed_out = 0
+    await RecentDecisions().look_back(log, 0)
+    assert log.handed_out == 0
 
 
 async def test_text_is_left_out_of_a_full_queue_and_counted_in_its_place():
