@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import Final, NamedTuple
 
-from actors.lifecycle import initial
+from msgspec import Struct
+
+from actors.lifecycle import TaskState, initial
 from actors.rules.contexts import context_needed
 from actors.scheduler.queue import LANES, PLACE_KIND, Requirement, requirement
 from events import catalogue as c
 from events.codec import instant
 from events.lifecycle import FIXED_KINDS, SUSPECT_FROM
-
-if TYPE_CHECKING:
-    from actors.lifecycle import TaskState
 
 REASONS: Final = 10_000
 """Reasons of classifications that are kept once for all tasks that share them."""
@@ -32,59 +31,39 @@ class Hold(NamedTuple):
     inputs: tuple[str, ...] = ()
 
 
-class LiveTask:
-    """A task that is not over: its state, and what choosing a place for it needs."""
+class LiveTask(Struct, eq=False, gc=False):
+    """A task that is not over: its state, and what choosing a place for it needs.
 
-    __slots__ = (
-        "base",
-        "classification_reason",
-        "deadline",
-        "deciding",
-        "deferred",
-        "hold",
-        "incarnation",
-        "lane",
-        "repo",
-        "routed",
-        "since",
-        "state",
-        "ttl_s",
-    )
+    It is part of no cycle, and there may be a million: so it is none of the garbage
+    collector's.
+    """
 
-    def __init__(
-        self,
-        state: TaskState,
-        base: Requirement,
-        lane: int,
-        repo: str | None,
-        classification_reason: str,
-    ) -> None:
-        # The fold of its events, see `actors.lifecycle`.
-        self.state = state
-        # What it requires as it was submitted, before hops and exclusions.
-        self.base = base
-        self.lane = lane
-        self.repo = repo
-        # Why it was classified as it is; every route repeats it.
-        self.classification_reason = classification_reason
-        # How many seconds it may wait while its group starves; None: the policy's.
-        self.ttl_s: float | None = None
-        # When it last began to wait (log time).
-        self.since = 0.0
-        # Until when it may wait at all (epoch seconds).
-        self.deadline: float | None = None
-        # The id of the decision about it that is on its way to the log, "" for none.
-        # Until that is back, or is known not to have been stored, nothing else is
-        # decided about it and it stands in no queue.
-        self.deciding = ""
-        # The incarnation of its host that accepted or started the route in force.
-        self.incarnation = ""
-        # Whether the log says already, or is about to say, why it waits.
-        self.deferred = False
-        # What it is to be held for, None where it is not.
-        self.hold: Hold | None = None
-        # The route in force, None while there is none.
-        self.routed: c.TaskRouted | None = None
+    # The fold of its events, see `actors.lifecycle`.
+    state: TaskState
+    # What it requires as it was submitted, before hops and exclusions.
+    base: Requirement
+    lane: int
+    repo: str | None
+    # Why it was classified as it is; every route repeats it.
+    classification_reason: str
+    # How many seconds it may wait while its group starves; None: the policy's.
+    ttl_s: float | None = None
+    # When it last began to wait (log time).
+    since: float = 0.0
+    # Until when it may wait at all (epoch seconds).
+    deadline: float | None = None
+    # The id of the decision about it that is on its way to the log, "" for none.
+    # Until that is back, or is known not to have been stored, nothing else is
+    # decided about it and it stands in no queue.
+    deciding: str = ""
+    # The incarnation of its host that accepted or started the route in force.
+    incarnation: str = ""
+    # Whether the log says already, or is about to say, why it waits.
+    deferred: bool = False
+    # What it is to be held for, None where it is not.
+    hold: Hold | None = None
+    # The route in force, None while there is none.
+    routed: c.TaskRouted | None = None
 
     @property
     def kind(self) -> str:

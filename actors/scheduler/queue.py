@@ -122,24 +122,20 @@ def requirement(
     )
 
 
-class Waiting:
+class Waiting(Struct, eq=False, gc=False):
     """A task in the queue: what is needed to choose it, and no more.
 
     `seq` is its submission's place in the log, `since` when it began to wait (epoch
-    seconds), `group` where it stands: None once it has been taken out.
+    seconds), `group` where it stands: None once it has been taken out. With that it is
+    part of no cycle, so it is none of the garbage collector's.
     """
 
-    __slots__ = ("group", "lane", "requirement", "seq", "since", "task_id")
-
-    def __init__(
-        self, task_id: str, seq: int, lane: int, since: float, required: Requirement
-    ) -> None:
-        self.task_id = task_id
-        self.seq = seq
-        self.lane = lane
-        self.since = since
-        self.requirement = required
-        self.group: Group | None = None
+    task_id: str
+    seq: int
+    lane: int
+    since: float
+    requirement: Requirement
+    group: Group | None = None
 
     def __lt__(self, other: Waiting) -> bool:
         return self.seq < other.seq
