@@ -53,6 +53,18 @@ ASKED: Final[dict[str, dict[str, Any]]] = {
     "host.drain": {"host": "gpu1", "reason": "maintenance"},
     "host.resume": {"host": "gpu1"},
     "host.forget": {"host": "gpu1"},
+    "schedule.add": {
+        "schedule": "nightly",
+        "cron": "0 3 * * mon-fri",
+        "tz": "Europe/Berlin",
+        "task": {"description": "tests", "shell": {"command": "make test"}},
+        "missed": "one",
+        "overlap": "skip",
+    },
+    "schedule.pause": {"schedule": "nightly", "reason": "holidays"},
+    "schedule.resume": {"schedule": "nightly"},
+    "schedule.remove": {"schedule": "nightly"},
+    "schedule.run": {"schedule": "nightly"},
     "endpoint.add": {
         "endpoint": "pool",
         "kind": "ollama",

@@ -67,6 +67,12 @@ FAMILIES: Final[list[tuple[str, type[c.Event], str, str]]] = [
         "agentcom.evt.bulk.<bulk>",
         "gateway",
     ),
+    (
+        "A schedule",
+        c.ScheduleEvent,
+        "agentcom.evt.schedule.<schedule>",
+        "gateway, scheduler",
+    ),
     ("A clock", c.ClockStepped, "agentcom.evt.scheduler", "scheduler"),
 ]
 _HEAD: Final = c.Event.__struct_fields__

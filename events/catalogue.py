@@ -488,7 +488,8 @@ class TaskSubmitted(TaskEvent, frozen=True, kw_only=True, tag="task.submitted.v1
 
     Of a child task: `parent` is the task whose run, on the route `parent_route`, submitted
     it, `root` the first of them all, `depth` how many are above it; no fallback leads above
-    the tier `tier_limit`. Else they are at their defaults.
+    the tier `tier_limit`. Else they are at their defaults. `schedule` submitted it for the
+    time `planned`; both are "" where somebody did.
     """
 
     spec: TaskSpec
@@ -505,6 +506,8 @@ class TaskSubmitted(TaskEvent, frozen=True, kw_only=True, tag="task.submitted.v1
     root: str = ""
     depth: Int = 0
     tier_limit: Tier | None = None
+    schedule: str = ""
+    planned: str = ""
 
 
 class TaskDelegated(TaskEvent, frozen=True, kw_only=True, tag="task.delegated.v1"):
@@ -517,10 +520,11 @@ class TaskDelegated(TaskEvent, frozen=True, kw_only=True, tag="task.delegated.v1
 class TaskReleased(TaskEvent, frozen=True, kw_only=True, tag="task.released.v1"):
     """What the task was held for has come: from here on it stands in the queue and ages.
 
-    `inputs` says of each task whose output goes into the prompt where in the log that
+    `reason` says in words what came last, its time or what it comes after. `inputs` says of each task whose output goes into the prompt where in the log that
     stands; `input_tokens_estimate` guesses how long they make it.
     """
 
+    reason: str = ""
     inputs: dict[str, Int] = {}
     input_tokens_estimate: Int = 0
 
@@ -1084,6 +1088,96 @@ class ClockStepped(Event, frozen=True, kw_only=True, tag="clock.stepped.v1"):
     step_s: float
 
 
+class ScheduleEvent(Event, frozen=True, omit_defaults=True, kw_only=True):
+    """What was decided about a schedule. `schedule` is its name."""
+
+    schedule: Token
+
+
+Missed = Literal["skip", "one", "all"]
+"""What becomes of planned times at which nobody could fire: none of them, the last, all."""
+Overlap = Literal["skip", "queue", "replace"]
+"""What becomes of a planned time whose schedule's task before is not over: nothing, its
+task comes after that one, or that one is cancelled for it."""
+
+
+class ScheduleAdded(ScheduleEvent, frozen=True, kw_only=True, tag="schedule.added.v1"):
+    """From here on a task is submitted at each time that `cron` names in the zone `tz`.
+
+    `task` and what follows from it are those of each of its submissions.
+    """
+
+    cron: str
+    tz: str
+    task: TaskSpec
+    classification: Classification
+    missed: Missed = "one"
+    overlap: Overlap = "queue"
+    mode: Mode | None = None
+    mode_reason: str = ""
+    prompt_tokens_estimate: Int = 0
+    requested_by: str = ""
+    body_digest: str = ""
+
+
+class SchedulePaused(
+    ScheduleEvent, frozen=True, kw_only=True, tag="schedule.paused.v1"
+):
+    """It fires no more until it is resumed."""
+
+    reason: str = ""
+    requested_by: str = ""
+
+
+class ScheduleResumed(
+    ScheduleEvent, frozen=True, kw_only=True, tag="schedule.resumed.v1"
+):
+    """It fires again; what was planned while it was paused is left out."""
+
+    requested_by: str = ""
+
+
+class ScheduleRemoved(
+    ScheduleEvent, frozen=True, kw_only=True, tag="schedule.removed.v1"
+):
+    """It is no more; tasks that it has submitted stay."""
+
+    requested_by: str = ""
+
+
+class ScheduleFired(ScheduleEvent, frozen=True, kw_only=True, tag="schedule.fired.v1"):
+    """A planned time has come, and task `task_id` is submitted for it.
+
+    `planned` is that time, in whole seconds; where somebody let it run by hand
+    (`requested_by`), when that was. `waits_for` is the task before, which this one comes
+    after; `replaces` is the same where it is cancelled for this one.
+    """
+
+    planned: str
+    task_id: Token
+    epoch: Int = 0
+    waits_for: str = ""
+    replaces: str = ""
+    requested_by: str = ""
+
+
+class ScheduleSkipped(
+    ScheduleEvent, frozen=True, kw_only=True, tag="schedule.skipped.v1"
+):
+    """Planned times that are not fired: all from `planned` to `until`.
+
+    `count` says how many those are, at most 1,000. `reason`: `missed` (nobody could fire
+    then), `overlap` (task `task_id` of the time before was not over).
+    """
+
+    planned: str
+    until: str
+    count: Int
+    reason: Literal["missed", "overlap"]
+    epoch: Int = 0
+    task_id: str = ""
+
+
 class BulkEvent(Event, frozen=True, omit_defaults=True, kw_only=True):
     """What was asked of many tasks at once. Their own events name it in `bulk`."""
 
@@ -1181,6 +1275,12 @@ AnyEvent = (
     | ClockStepped
     | BulkStarted
     | BulkAdvanced
+    | ScheduleAdded
+    | SchedulePaused
+    | ScheduleResumed
+    | ScheduleRemoved
+    | ScheduleFired
+    | ScheduleSkipped
 )
 
 

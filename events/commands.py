@@ -265,6 +265,46 @@ class SetPolicy(Command, frozen=True, kw_only=True):
     based_on: int | None = None
 
 
+class AddSchedule(Command, frozen=True, kw_only=True):
+    """`schedule.add`: submit a task at each time that a cron expression names in a zone.
+
+    `cron` has five fields, or six with seconds first. The task may name no time, no
+    deadline, no other task and no idempotency key. The same again changes nothing.
+    """
+
+    schedule: c.Token
+    cron: Annotated[str, Meta(min_length=1, max_length=250)]
+    tz: Annotated[str, Meta(min_length=1, max_length=100)] = "UTC"
+    task: NewTask
+    missed: c.Missed = "one"
+    overlap: c.Overlap = "queue"
+
+
+class PauseSchedule(Command, frozen=True, kw_only=True):
+    """`schedule.pause`: fire no more until it is resumed."""
+
+    schedule: c.Token
+    reason: Annotated[str, Meta(max_length=1_000)] = ""
+
+
+class ResumeSchedule(Command, frozen=True, kw_only=True):
+    """`schedule.resume`."""
+
+    schedule: c.Token
+
+
+class RemoveSchedule(Command, frozen=True, kw_only=True):
+    """`schedule.remove`: what it has submitted stays."""
+
+    schedule: c.Token
+
+
+class RunSchedule(Command, frozen=True, kw_only=True):
+    """`schedule.run`: submit its task now, beside what is planned, paused or not."""
+
+    schedule: c.Token
+
+
 # -- Answers ---------------------------------------------------------------------------
 #
 # Every field is encoded, defaults too: whoever reads them may know nothing of defaults.

@@ -51,14 +51,16 @@ CHILD: Final = "child"
 """Behind these two, and before a host's name: what the runs on that host ask for."""
 ALL_CHILD_QUERIES: Final = f"{QUERIES}.{CHILD}.*.*"
 
-Kind = Literal["task", "run", "host", "fleet", "tier", "policy", "scheduler", "bulk"]
+Kind = Literal[
+    "task", "run", "host", "fleet", "tier", "policy", "scheduler", "bulk", "schedule"
+]
 
 
 class Subject(msgspec.Struct, frozen=True):
     """A parsed event subject. `task` and `host` are "" where the kind has none.
 
     `name` is the last free part: the host or endpoint of `fleet`, the tier of `tier`, the
-    id of `bulk`.
+    id of `bulk`, the schedule of `schedule`.
     """
 
     kind: Kind
@@ -115,6 +117,11 @@ def tier(name: str) -> str:
 def bulk(bulk_id: str) -> str:
     """Name one command for many tasks; written by the gateway."""
     return f"agentcom.evt.bulk.{token(bulk_id, 'bulk')}"
+
+
+def schedule(name: str) -> str:
+    """Name what was decided about a schedule; written by gateway and scheduler."""
+    return f"agentcom.evt.schedule.{token(name, 'schedule')}"
 
 
 def output(host_name: str, task_id: str) -> str:
@@ -218,6 +225,7 @@ _LENGTHS: Final[dict[str, int]] = {
     "policy": 3,
     "scheduler": 3,
     "bulk": 4,
+    "schedule": 4,
 }
 
 
@@ -247,6 +255,8 @@ def parse(subject: str) -> Subject:
             return Subject("policy")
         case "bulk":
             return Subject("bulk", name=parts[3])
+        case "schedule":
+            return Subject("schedule", name=parts[3])
         case _:
             return Subject("scheduler")
 

@@ -38,7 +38,9 @@ Verdict = Literal["applied", "repeat", "void", "foreign", "unknown"]
 the subject is none of ours. `unknown`: a tag that this version does not know.
 """
 
-Family = Literal["task", "run", "host", "fleet", "tier", "policy", "scheduler", "bulk"]
+Family = Literal[
+    "task", "run", "host", "fleet", "tier", "policy", "scheduler", "bulk", "schedule"
+]
 """What an event is about: the third part of its subject."""
 
 
@@ -95,6 +97,7 @@ _FAMILIES: tuple[tuple[type[c.Event], Family], ...] = (
     (c.SchedulerElected, "scheduler"),
     (c.ClockStepped, "scheduler"),
     (c.BulkEvent, "bulk"),
+    (c.ScheduleEvent, "schedule"),
 )
 
 FAMILY: dict[type[c.Event], Family] = {
@@ -173,4 +176,5 @@ _AGREES: dict[Family, Callable[[Subject, Any], bool]] = {
     "policy": lambda subject, event: True,
     "scheduler": lambda subject, event: True,
     "bulk": lambda subject, event: event.bulk_id == subject.name,
+    "schedule": lambda subject, event: event.schedule == subject.name,
 }

@@ -13,6 +13,7 @@ from actors.gateway.admin import AdminCommands
 from actors.gateway.attachments import AttachmentCommands
 from actors.gateway.bulk import BulkCommands
 from actors.gateway.delegation import Delegation
+from actors.gateway.schedules import ScheduleCommands
 from actors.gateway.tasks import TaskCommands
 from actors.stamp import Stamp
 from events import commands as m
@@ -63,6 +64,7 @@ class Gateway:
         bulk = BulkCommands(log, bus, tasks, stamp, ids)
         admin = AdminCommands(log, bus, dry_run, stamp)
         self._delegation = Delegation(log, tasks, dry_run, stamp, ids)
+        planning = ScheduleCommands(log, dry_run, tasks, stamp)
         table: dict[str, tuple[type[Any], Handler]] = {
             "task.submit": (m.Submit, tasks.submit),
             "task.batch": (m.SubmitBatch, tasks.submit_batch),
@@ -77,6 +79,11 @@ class Gateway:
             "host.resume": (m.ResumeHost, admin.resume),
             "host.forget": (m.ForgetHost, admin.forget),
             "host.fetch": (m.FetchFile, admin.fetch),
+            "schedule.add": (m.AddSchedule, planning.add),
+            "schedule.pause": (m.PauseSchedule, planning.pause),
+            "schedule.resume": (m.ResumeSchedule, planning.resume),
+            "schedule.remove": (m.RemoveSchedule, planning.remove),
+            "schedule.run": (m.RunSchedule, planning.run),
             "endpoint.add": (m.AddEndpoint, admin.add_endpoint),
             "endpoint.remove": (m.RemoveEndpoint, admin.remove_endpoint),
             "alert.acknowledge": (m.AcknowledgeAlert, admin.acknowledge),

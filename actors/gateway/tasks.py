@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection
 
     from actors.scheduler.fleet import Fleet
+    from actors.scheduler.schedules import Schedules
     from actors.scheduler.tiers import TierWatch
     from actors.stamp import Stamp
     from events.errors import LogError
@@ -53,6 +54,9 @@ class DryRun(Protocol):
 
     @property
     def fleet(self) -> Fleet: ...
+
+    @property
+    def schedules(self) -> Schedules: ...
 
     def would_route(
         self, spec: c.TaskSpec, classification: c.Classification

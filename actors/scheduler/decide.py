@@ -25,6 +25,7 @@ from actors.scheduler import (
     hosts,
     mailing,
     returns,
+    schedules,
     tiers,
 )
 from actors.scheduler.leadership import Leadership, ReportedLimit, Unaccepted
@@ -94,6 +95,11 @@ class Scheduler:
         return self.state.fleet
 
     @property
+    def schedules(self) -> schedules.Schedules:
+        """The schedules, for the gateway."""
+        return self.state.schedules
+
+    @property
     def tiers(self) -> dict[c.Tier, TierWatch]:
         """The tiers, for the gateway."""
         return self.state.tiers
@@ -140,6 +146,7 @@ class Scheduler:
             elif task.phase == "waiting" and live.deadline is not None:
                 due = live.deadline - state.time.ahead_s
                 lead.wake_at(due, task_id=task.task_id)
+        state.schedules.begin_anew()
         state.held.asked.clear()
         state.held.look_at_all()
         self.effects += mailing.share_with_all(state, lead)
@@ -213,6 +220,7 @@ class Scheduler:
         state, lead, event = self.state, self.leadership, decision.event
         state.counts.undecided += 1
         state.release(event.id)
+        state.schedules.undecided(event)
         if isinstance(event, c.TierEvent):
             state.tier_pending.discard(event.tier)
             state.tiers_dirty = state.alerts_moved = True
@@ -336,6 +344,9 @@ class Scheduler:
         alert_is_due = alert_at is not None and alert_at <= now
         if state.tiers_dirty or state.fleet.changed_kinds or alert_is_due:
             decisions += tiers.decide_tiers(state, lead, now)
+        due = state.schedules.next_wake()
+        if state.schedules.busy or (due and due <= now + state.time.ahead_s):
+            decisions += schedules.decide_schedules(state, lead, now)
         if state.held.ready:
             decisions += held.decide_held(state, lead, now)
             self.effects += held.outcomes_needed(state)
@@ -391,8 +402,11 @@ class Scheduler:
             wakes.append(lead.unaccepted[0].since + state.policy.accept_timeout_s)
         if state.fleet.hosts:
             wakes.append(lead.silence_check_at)
-        if state.held.ready:
+        if state.held.ready or state.schedules.changed:
             wakes.append(state.now)
+        due = state.schedules.next_wake()
+        if due is not None:
+            wakes.append(due - state.time.ahead_s)
         return min(wakes, default=None)
 
     def _next_alert(self, lead: Leadership) -> float | None:

@@ -265,6 +265,7 @@ def _decide(
         now,
         c.TaskReleased,
         task_id=task_id,
+        reason="its time has come" if hold.at else "what it comes after is over",
         inputs={each: one.seq for each, one in inputs.items()},
         input_tokens_estimate=-(-characters // BYTES_A_TOKEN),
     )

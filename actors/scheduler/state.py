@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 from actors import lifecycle
 from actors.lifecycle import Epochs, TaskState
 from actors.rules import policy as policies
-from actors.scheduler import held, hosts, tiers
+from actors.scheduler import held, hosts, schedules, tiers
 from actors.scheduler.families import Families
 from actors.scheduler.fleet import Fleet, plain
 from actors.scheduler.live import LiveTask, Newcomers, RouteEnd, end_said_by
@@ -96,6 +96,7 @@ class SchedulerState:
         # or held until they may stand there.
         self.queue = Queue()
         self.held = held.HeldTasks()
+        self.schedules = schedules.Schedules()
         # Hosts and places, with the slots that routes in force hold.
         self.fleet = Fleet(self.policy)
         self.tiers: dict[c.Tier, TierWatch] = {
@@ -183,6 +184,8 @@ class SchedulerState:
                 verdict = tiers.fold_tier(self, parts[3], event)
             case "policy":
                 verdict = self._fold_policy(event)
+            case "schedule":
+                verdict = schedules.fold_schedule(self, parts[3], recorded)
             case "scheduler":
                 verdict = self._fold_scheduler(recorded)
             case _:
@@ -252,6 +255,7 @@ class SchedulerState:
                 self._lend(parent)
             if state.phase in FINAL:
                 self.held.ended(task_id, held.outcome_of(state, recorded))
+                self.schedules.replaced.pop(task_id, None)
             if live.hold is not None:
                 self.held.settle(live)
         else:
@@ -275,6 +279,7 @@ class SchedulerState:
         live = self.newcomers.make(task_id, event, child=child)
         live.hold = held.hold_of(event.spec)
         self.held.watch(task_id, live)
+        self.schedules.submitted(task_id)
         self.tasks[task_id] = live
         self.specs.keep(task_id, event.spec)
         return live

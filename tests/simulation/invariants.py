@@ -22,6 +22,7 @@ from events.lifecycle import FINAL, FIXED_KINDS, ON_HOST, SUSPECT_FROM
 from projections.tasks import NUMBERED
 from projections.world import World as ReadModels
 from tests.simulation.later import LaterJudge
+from tests.simulation.planned import PlannedJudge
 from tests.simulation.verified import VerificationJudge
 
 if TYPE_CHECKING:
@@ -122,6 +123,7 @@ class Judge:
         self.later = LaterJudge(self.complain)
         self.epochs = Epochs()
         self.states: dict[str, TaskState] = {}
+        self.planned = PlannedJudge(self.complain, self.states, self.later)
         self.accounts: dict[str, Account] = {}
         self.read = ReadModels()
         self.in_force: set[str] = set()
@@ -187,6 +189,9 @@ class Judge:
             self.shared[event.endpoint] = event.slots
         elif isinstance(event, c.TierEvent):
             self._tier(event)
+        elif isinstance(event, c.ScheduleEvent):
+            where = f"seq {recorded.seq}, {event.schedule}, {c.name(event)}"
+            self.planned.stored(event, self.epochs.current, where)
         self.stored_ids.add(event.id)
         if place.kind in ("task", "run"):
             self._task(place.task, place.host, recorded)
@@ -219,6 +224,7 @@ class Judge:
             if isinstance(event, c.TaskSubmitted):
                 self.accounts[task_id] = account = Account(event)
                 self.later.submitted(event, where)
+                self.planned.submitted(event, where)
                 account.waits_since = self.now
             return
         if isinstance(event, c.TaskRouted):
@@ -607,7 +613,7 @@ class Judge:
                     "a host is lost for its silence alone",
                     f"{scheduler.name}: {event.host} was heard {now - heard:.1f} s before",
                 )
-        if not isinstance(event, c.TaskEvent):
+        if not isinstance(event, c.TaskEvent) or isinstance(event, c.TaskSubmitted):
             return
         if in_force:
             self._in_time(scheduler, event, now)
@@ -983,6 +989,8 @@ class Judge:
             "unmet": state.unmet,
             "held": state.held.tasks,
             "followers": state.held.followers,
+            "firings": state.schedules.firings,
+            "replaced": state.schedules.replaced,
             "outcomes": state.held.outcomes,
             "arrived": state.arrived,
             "limits": lead.limits if lead is not None else [],
@@ -1062,6 +1070,11 @@ def signature(scheduler: Scheduler) -> dict[str, Any]:
         "shared": sorted(scheduler.state.shared),
         "escalated": sorted(scheduler.state.escalated),
         "suspects": scheduler.state.suspects,
+        "firings": sorted(scheduler.state.schedules.firings),
+        "schedules": {
+            name: (one.cursor, one.paused, one.last_task)
+            for name, one in scheduler.state.schedules.by_name.items()
+        },
     }
     for task_id, live in scheduler.state.tasks.items():
         routed = live.routed.id if live.routed is not None else ""

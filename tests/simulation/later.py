@@ -41,6 +41,10 @@ class LaterJudge:
         """Note that a task is over."""
         self._ends.setdefault(task_id, {}).setdefault(phase, set()).add(recorded.seq)
 
+    def ever_over(self, task_id: str) -> bool:
+        """Whether a task was over at any time."""
+        return task_id in self._ends
+
     def cancelled(
         self, submitted: c.TaskSubmitted, event: c.TaskCancelled, where: str
     ) -> None:

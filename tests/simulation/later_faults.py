@@ -8,7 +8,7 @@ import msgspec
 
 from actors import lifecycle
 from actors.rules import later
-from actors.scheduler import decide, held, state
+from actors.scheduler import decide, held, schedules, state
 from events import catalogue as c
 
 if TYPE_CHECKING:
@@ -108,7 +108,63 @@ def cycle_accepted(patch: Patch) -> None:
     patch.setattr(later, "TopologicalSorter", AnyOrder)
 
 
+def planned_time_fired_twice(patch: Patch) -> None:
+    """A new leader fires again what the one before has fired."""
+    derived, n = schedules.derived, iter(range(1_000_000))
+    patch.setattr(schedules, "derived", lambda *of: derived(*of, str(next(n))))
+    patch.setattr(schedules, "_counts", lambda state, schedule, event: True)
+    begin_anew = schedules.Schedules.begin_anew
+
+    def again(self: Any) -> None:
+        begin_anew(self)
+        for schedule in self.by_name.values():
+            schedule.cursor -= 5
+
+    patch.setattr(schedules.Schedules, "begin_anew", again)
+
+
+def firing_without_its_task(patch: Patch) -> None:
+    """A leader that dies between a firing and its task leaves it so."""
+    begin_anew = schedules.Schedules.begin_anew
+
+    def forgetful(self: Any) -> None:
+        begin_anew(self)
+        self.firings.clear()
+
+    patch.setattr(schedules.Schedules, "begin_anew", forgetful)
+
+
+def missed_times_forgotten(patch: Patch) -> None:
+    """A new leader begins with now, whatever was planned before."""
+    decide_schedules = schedules.decide_schedules
+
+    def fresh(of: Any, lead: Any, now: float) -> Any:
+        for schedule in of.schedules.by_name.values():
+            schedule.cursor = max(schedule.cursor, now + of.time.ahead_s - 1)
+        return decide_schedules(of, lead, now)
+
+    patch.setattr(schedules, "decide_schedules", fresh)
+
+
+def overlap_ignored(patch: Patch) -> None:
+    """A schedule's task is submitted beside the one before."""
+    fire = schedules._fire
+
+    def careless(of: Any, lead: Any, one: Any, due: float, now: float) -> Any:
+        last, one.last_task = one.last_task, ""
+        try:
+            return fire(of, lead, one, due, now)
+        finally:
+            one.last_task = last
+
+    patch.setattr(schedules, "_fire", careless)
+
+
 PLANTED = [
+    planned_time_fired_twice,
+    firing_without_its_task,
+    missed_times_forgotten,
+    overlap_ignored,
     delayed_task_aged,
     delayed_task_starts_early,
     held_task_is_routed,

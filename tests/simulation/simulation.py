@@ -46,6 +46,7 @@ from tests.simulation.plan import (
     poisons,
     sleeps,
 )
+from tests.simulation.planned import schedules
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -169,6 +170,7 @@ class Simulation:
         hosts = self.plan.hosts
         self.clock_steps = clock_steps(random.Random(f"clocks {seed}"), hosts)
         self.sleeps = sleeps(random.Random(f"sleeps {seed}"), hosts)
+        self.schedules = schedules(random.Random(f"schedules {seed}"), CALM_AT)
         self.poisons = poisons(random.Random(f"poisons {seed}"))
         self.deadly = random.Random(f"deadly {seed}")
         self.task_ids: dict[int, str] = {}
@@ -476,6 +478,8 @@ class Simulation:
         behind = min(self.skews.get(name, 0.0) for name in ("s1", "s2"))
         for task_id in self.judge.later.far_off(self.loop.wall() + behind + 60.0):
             await self.ask("task.cancel", {"task_id": task_id}, tries=20)
+        for task_id in self.judge.planned.open_tasks():
+            await self.ask("task.cancel", {"task_id": task_id}, tries=20)
 
     async def _come_back(self, name: str) -> None:
         process = self.processes.get(name)
@@ -566,6 +570,7 @@ class Simulation:
             if task_id not in judge.states:
                 judge.complain("no acknowledged task is lost", task_id)
         judge.booked()
+        judge.planned.finally_there()
         for role in self._roles():
             judge.scheduler(role.scheduler, able=True)
             judge.same(role.scheduler, log)
@@ -583,6 +588,8 @@ class Simulation:
         with _quiet_logs(self), simulated_edges():
             client = Process(self.loop, "client")
             self._enter(client)
+            for at, name, fields in self.schedules:
+                self.loop.call_at(at, self.do, Step(at, "ask", name, fields))
             for step in (
                 *self.plan.steps,
                 *self.clock_steps,

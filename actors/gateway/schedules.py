@@ -1,0 +1,200 @@
+"""Commands about schedules. What is planned is fired by the scheduler that leads."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from actors.gateway.tasks import DECIDE_AGAIN
+from events import catalogue as c
+from events import commands as m
+from events import planned, subjects
+from events.codec import encode
+from events.errors import Conflict, Malformed
+from events.ids import derived
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection
+
+    from actors.gateway.tasks import DryRun, TaskCommands
+    from actors.stamp import Stamp
+    from events.log import EventLog
+
+    Decide = Callable[["KnownSchedule"], c.ScheduleEvent | m.Refusal | None]
+
+BEHIND_S: Final = 0.1
+"""How long to wait for a fold that is behind the log."""
+_NOT_PLANNED = ("at", "deadline", "idempotency_key", "name", "retry_of", "attachments")
+
+
+class KnownSchedule(NamedTuple):
+    """What is known of a schedule: how it was added, None where it is not there; whether it
+    is paused; where its subject stands; which tasks it was let run by hand lately."""
+
+    added: c.ScheduleAdded | None
+    paused: bool
+    last_seq: int
+    by_hand: Collection[str]
+
+
+class ScheduleCommands:
+    """Carries out commands about schedules; each method is one command.
+
+    `stamp` makes the id, time and author of an event. What there is says the scheduler's
+    fold, which may be behind the log: then an append is refused, and it is waited for.
+    """
+
+    def __init__(
+        self,
+        log: EventLog,
+        dry_run: DryRun,
+        tasks: TaskCommands,
+        stamp: Callable[[], Stamp],
+    ) -> None:
+        self._log = log
+        self._dry_run = dry_run
+        self._tasks = tasks
+        self._stamp = stamp
+
+    async def add(self, command: m.AddSchedule, who: str) -> m.Done | m.Refusal:
+        """Add a schedule; the same again changes nothing."""
+        planned.check(command.cron, command.tz)
+        spec = command.task
+        for name in (*_NOT_PLANNED, "after", "after_any", "input_from"):
+            if getattr(spec, name):
+                raise Malformed(f"task.{name}", "none in a schedule", "one")
+        try:
+            task = self._tasks.submission("", spec, who, None)
+            await self._tasks.look(spec)
+        except Malformed as wrong:
+            raise Malformed(f"task.{wrong.path}", wrong.expected, wrong.got) from wrong
+        body = (command.cron, command.tz, spec, command.missed, command.overlap)
+        digest = hashlib.sha256(encode(body)).hexdigest()[:32]
+
+        def decide(there: KnownSchedule) -> c.ScheduleEvent | m.Refusal | None:
+            if there.added is not None:
+                if there.added.body_digest == digest:
+                    return None
+                return m.refuse(
+                    "conflict",
+                    f"schedule: there is another {command.schedule}; remove that first",
+                    "schedule",
+                )
+            return self._stamp().on(
+                c.ScheduleAdded,
+                schedule=command.schedule,
+                cron=command.cron,
+                tz=command.tz,
+                task=spec,
+                classification=task.classification,
+                missed=command.missed,
+                overlap=command.overlap,
+                mode=task.mode,
+                mode_reason=task.mode_reason,
+                prompt_tokens_estimate=task.prompt_tokens_estimate,
+                requested_by=who,
+                body_digest=digest,
+            )
+
+        return await self._decided(command.schedule, decide)
+
+    async def pause(self, command: m.PauseSchedule, who: str) -> m.Done | m.Refusal:
+        """Let a schedule fire no more; done already where it is paused."""
+        about = {"reason": command.reason, "requested_by": who}
+        return await self._change(
+            command.schedule, c.SchedulePaused, lambda there: there.paused, about
+        )
+
+    async def resume(self, command: m.ResumeSchedule, who: str) -> m.Done | m.Refusal:
+        """Let a schedule fire again; done already where it is not paused."""
+        about = {"requested_by": who}
+        return await self._change(
+            command.schedule, c.ScheduleResumed, lambda there: not there.paused, about
+        )
+
+    async def remove(self, command: m.RemoveSchedule, who: str) -> m.Done | m.Refusal:
+        """Take a schedule away."""
+        about = {"requested_by": who}
+        return await self._change(
+            command.schedule, c.ScheduleRemoved, lambda there: False, about
+        )
+
+    async def run(self, command: m.RunSchedule, who: str) -> m.Done | m.Refusal:
+        """Submit a schedule's task now. Sent again with the same id it is done once."""
+        ran: list[str] = []
+
+        def decide(there: KnownSchedule) -> c.ScheduleEvent | m.Refusal | None:
+            if there.added is None:
+                return _not_there(command.schedule)
+            stamp = self._stamp()
+            named = command.id or stamp.id
+            task_id = derived("schedule", there.added.id, "run", who, named)
+            ran.append(task_id)
+            if task_id in there.by_hand:
+                return None
+            return stamp.on(
+                c.ScheduleFired,
+                schedule=command.schedule,
+                planned=stamp.at,
+                task_id=task_id,
+                requested_by=who,
+            )
+
+        done = await self._decided(command.schedule, decide)
+        if isinstance(done, m.Refusal):
+            return done
+        return m.Done(seq=done.seq, task_id=ran[-1], event=done.event)
+
+    async def _change(
+        self,
+        name: str,
+        kind: type[Any],
+        is_so: Callable[[KnownSchedule], bool],
+        about: dict[str, str],
+    ) -> m.Done | m.Refusal:
+        def decide(there: KnownSchedule) -> c.ScheduleEvent | m.Refusal | None:
+            if there.added is None:
+                return _not_there(name)
+            if is_so(there):
+                return None
+            event: c.ScheduleEvent = self._stamp().on(kind, schedule=name, **about)
+            return event
+
+        return await self._decided(name, decide)
+
+    async def _decided(self, name: str, decide: Decide) -> m.Done | m.Refusal:
+        """Read, decide, append; on a conflict read and decide again."""
+        subject = subjects.schedule(name)
+        for _ in range(DECIDE_AGAIN):
+            there = await self._known(name)
+            if there is None:
+                await asyncio.sleep(BEHIND_S)
+                continue
+            decision = decide(there)
+            if isinstance(decision, m.Refusal):
+                return decision
+            if decision is None:
+                return m.Done(detail="it is so already")
+            try:
+                seq = await self._log.append(subject, decision, expect=there.last_seq)
+            except Conflict:
+                await asyncio.sleep(BEHIND_S)
+                continue
+            return m.Done(seq=seq, event=c.name(decision))
+        return m.refuse("conflict", f"schedule {name} changes too fast; try again")
+
+    async def _known(self, name: str) -> KnownSchedule | None:
+        """Say what is known of a schedule; None where the fold is behind."""
+        schedules = self._dry_run.schedules
+        seq = schedules.seqs.get(name, 0)
+        if not seq and await self._log.read(subjects.schedule(name), limit=1):
+            return None
+        one = schedules.by_name.get(name)
+        if one is None:
+            return KnownSchedule(None, False, seq, ())
+        return KnownSchedule(one.added, one.paused, seq, one.by_hand)
+
+
+def _not_there(name: str) -> m.Refusal:
+    return m.refuse("not_found", f"schedule: there is no schedule {name}", "schedule")

@@ -1,0 +1,355 @@
+"""Schedules: when each fires next, and what becomes of times that were missed or overlap.
+
+What is planned is fired by an event on the schedule's own subject, which expects that to
+stand where the decider saw it. So a planned time is fired or skipped once, whoever leads.
+The task is submitted when that event has come back from the log; its id follows from the
+schedule and the time, and a leader that finds a firing without its task submits that.
+
+Planned times are instants of the wall clock. The *cursor* of a schedule is the last one
+that was dealt with: what the clock shows again because it was put back is not fired again.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import deque
+from itertools import islice
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple
+
+import msgspec
+
+from actors.scheduler.outputs import Decision, about_task
+from events import catalogue as c
+from events import planned, subjects
+from events.codec import instant
+from events.ids import derived
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from actors.scheduler.leadership import Leadership
+    from actors.scheduler.state import SchedulerState
+
+LATE_S: Final = 60.0
+"""A planned time that is later than this was missed; sooner it is fired as planned."""
+ALL_MOST: Final = 100
+"""So many missed times are fired at most, the last ones, where all are to be."""
+COUNTED: Final = 1_000
+"""Skipped times are counted up to here."""
+RECKONED_AT_ONCE: Final = 500
+"""So many schedules' next times are reckoned in one turn: a turn must not take long."""
+
+
+class Schedule:
+    """A schedule: what it was added with, and how far it is."""
+
+    __slots__ = (
+        "added",
+        "by_hand",
+        "cursor",
+        "deciding",
+        "last_task",
+        "next_at",
+        "paused",
+    )
+
+    def __init__(self, added: c.ScheduleAdded, cursor: float) -> None:
+        self.added = added
+        # The last planned time that was fired or skipped (epoch seconds).
+        self.cursor = cursor
+        self.paused = False
+        # The task that it submitted last, "" for none.
+        self.last_task = ""
+        # The tasks that somebody let it submit beside what is planned, the last ones.
+        self.by_hand: deque[str] = deque(maxlen=100)
+        # The id of the decision about it that is on its way to the log.
+        self.deciding = ""
+        # When it fires next, as it stands in the heap.
+        self.next_at: float | None = None
+
+
+class Firing(NamedTuple):
+    """A firing whose task is not in the log yet."""
+
+    schedule: str
+    added: c.ScheduleAdded
+    fired: c.ScheduleFired
+
+
+class Schedules:
+    """All schedules, by name, and the heap of their next times (epoch seconds).
+
+    `changed` are those whose next time is to be reckoned; a standby lets them lie. `firings`
+    are those without a task, by the task's id; `submitting` of these are on their way.
+    `seqs` says where each schedule's subject stands, of removed ones too: decisions expect
+    it. `replaced` are tasks that are to be cancelled, by id, with the schedule's name.
+    """
+
+    def __init__(self) -> None:
+        self.by_name: dict[str, Schedule] = {}
+        self.seqs: dict[str, int] = {}
+        self.heap: list[tuple[float, str]] = []
+        self.changed: set[str] = set()
+        self.firings: dict[str, Firing] = {}
+        self.submitting: set[str] = set()
+        self.replaced: dict[str, str] = {}
+
+    def begin_anew(self) -> None:
+        """Forget what an earlier leadership reckoned and sent."""
+        self.heap.clear()
+        self.submitting.clear()
+        self.changed.update(self.by_name)
+        for schedule in self.by_name.values():
+            schedule.deciding, schedule.next_at = "", None
+
+    def submitted(self, task_id: str) -> None:
+        """Note that a task is in the log."""
+        firing = self.firings.pop(task_id, None)
+        if firing is not None:
+            self.submitting.discard(task_id)
+            if firing.schedule in self.by_name:
+                self.changed.add(firing.schedule)
+
+    def undecided(self, event: c.Event) -> None:
+        """A decision was not stored."""
+        if isinstance(event, c.ScheduleEvent):
+            schedule = self.by_name.get(event.schedule)
+            if schedule is not None and schedule.deciding == event.id:
+                schedule.deciding = ""
+                self.changed.add(event.schedule)
+        elif isinstance(event, c.TaskSubmitted):
+            self.submitting.discard(event.task_id)
+
+    def next_wake(self) -> float | None:
+        """When the next one is due (epoch seconds), None for never."""
+        return self.heap[0][0] if self.heap else None
+
+    @property
+    def busy(self) -> bool:
+        """Whether there is something to be done at once."""
+        return bool(
+            self.changed or self.replaced or len(self.submitting) < len(self.firings)
+        )
+
+
+# -- the fold --------------------------------------------------------------------------
+
+
+def fold_schedule(
+    state: SchedulerState, name: str, recorded: c.Recorded
+) -> Literal["applied", "void"]:
+    """Fold an event of a schedule's subject."""
+    event, all_of_them = recorded.event, state.schedules
+    if not isinstance(event, c.ScheduleEvent) or event.schedule != name:
+        return "void"
+    all_of_them.seqs[name] = recorded.seq
+    schedule = all_of_them.by_name.get(name)
+    if schedule is not None:
+        schedule.deciding = ""
+        all_of_them.changed.add(name)
+    if isinstance(event, c.ScheduleAdded):
+        if schedule is not None:
+            return "void"
+        schedule = Schedule(event, instant(event.at))
+        all_of_them.by_name[name] = schedule
+        all_of_them.changed.add(name)
+        return "applied"
+    if schedule is None:
+        return "void"
+    return _applied(state, schedule, event)
+
+
+def _applied(
+    state: SchedulerState, schedule: Schedule, event: c.ScheduleEvent
+) -> Literal["applied", "void"]:
+    match event:
+        case c.SchedulePaused():
+            schedule.paused = True
+        case c.ScheduleResumed():
+            schedule.paused = False
+            schedule.cursor = max(schedule.cursor, instant(event.at))
+        case c.ScheduleRemoved():
+            del state.schedules.by_name[event.schedule]
+            state.schedules.changed.discard(event.schedule)
+        case c.ScheduleFired() if event.requested_by or _counts(state, schedule, event):
+            if event.requested_by:
+                schedule.by_hand.append(event.task_id)
+            else:
+                schedule.cursor = instant(event.planned)
+            schedule.last_task = event.task_id
+            firing = Firing(event.schedule, schedule.added, event)
+            state.schedules.firings[event.task_id] = firing
+            if event.replaces in state.tasks:
+                state.schedules.replaced[event.replaces] = event.schedule
+        case c.ScheduleSkipped() if _counts(state, schedule, event):
+            schedule.cursor = instant(event.until)
+        case _:
+            return "void"
+    return "applied"
+
+
+def _counts(
+    state: SchedulerState,
+    schedule: Schedule,
+    event: c.ScheduleFired | c.ScheduleSkipped,
+) -> bool:
+    """Whether a leader's word about a planned time counts: its own, and once."""
+    return (
+        event.epoch == state.epochs.current
+        and not schedule.paused
+        and instant(event.planned) > schedule.cursor
+    )
+
+
+# -- decisions -------------------------------------------------------------------------
+
+
+def decide_schedules(
+    state: SchedulerState, lead: Leadership, now: float
+) -> list[Decision]:
+    """Fire or skip what is due, submit what was fired, cancel what is replaced."""
+    schedules, wall = state.schedules, now + state.time.ahead_s
+    _reckon(schedules)
+    decisions = list(_due(state, lead, now, wall))
+    for task_id in [t for t in schedules.firings if t not in schedules.submitting]:
+        schedules.submitting.add(task_id)
+        event = _submission(lead, now, schedules.firings[task_id])
+        decisions.append(Decision(subjects.task(task_id), event, 0))
+    for task_id, name in list(schedules.replaced.items()):
+        live = state.tasks.get(task_id)
+        if live is None or live.state.phase == "cancelling":
+            del schedules.replaced[task_id]
+        elif not live.deciding:
+            cancelled = lead.write(
+                now,
+                c.TaskCancelled,
+                task_id=task_id,
+                reason=f"the next one of schedule {name} replaces it",
+                requested_by="scheduler",
+                generation=live.state.generation,
+            )
+            state.in_flight(live, cancelled)
+            decisions.append(about_task(cancelled, live.state))
+    return decisions
+
+
+def _reckon(schedules: Schedules) -> None:
+    """Reckon the next times of those that have changed; some now, the rest in turns to come."""
+    for name in list(islice(schedules.changed, RECKONED_AT_ONCE)):
+        schedules.changed.discard(name)
+        one = schedules.by_name.get(name)
+        if one is None or one.deciding or one.paused or _is_unsubmitted(schedules, one):
+            continue
+        one.next_at = planned.next_after(one.added.cron, one.added.tz, one.cursor)
+        if one.next_at is not None:
+            heapq.heappush(schedules.heap, (one.next_at, name))
+
+
+def _is_unsubmitted(schedules: Schedules, one: Schedule) -> bool:
+    """Whether its last task is not in the log: no other comes before that."""
+    return one.last_task in schedules.firings
+
+
+def _due(
+    state: SchedulerState, lead: Leadership, now: float, wall: float
+) -> Iterator[Decision]:
+    schedules = state.schedules
+    while schedules.heap and schedules.heap[0][0] <= wall:
+        due, name = heapq.heappop(schedules.heap)
+        one = schedules.by_name.get(name)
+        if one is None or one.next_at != due or one.deciding or one.paused:
+            continue
+        if _is_unsubmitted(schedules, one):
+            continue
+        one.next_at = None
+        event = _missed(lead, one, due, now, wall) or _fire(state, lead, one, due, now)
+        one.deciding = event.id
+        yield Decision(subjects.schedule(name), event, schedules.seqs[name])
+
+
+def _missed(
+    lead: Leadership, one: Schedule, due: float, now: float, wall: float
+) -> c.ScheduleSkipped | None:
+    """Skip what was missed as its rule says; None where the time that is due is fired."""
+    if due >= wall - LATE_S:
+        return None
+    cron, tz, rule = one.added.cron, one.added.tz, one.added.missed
+    if rule == "skip":
+        until = wall - LATE_S
+    else:
+        kept = 1 if rule == "one" else ALL_MOST
+        following = planned.instants(cron, tz, due)
+        if len([each for each in islice(following, kept) if each <= wall]) < kept:
+            return None
+        first = wall + 1.0
+        for _ in range(kept):
+            first = planned.last_before(cron, tz, first) or due
+        until = first - 1.0
+    return _skip(lead, one, due, until, now, "missed")
+
+
+def _skip(
+    lead: Leadership,
+    one: Schedule,
+    due: float,
+    until: float,
+    now: float,
+    reason: Literal["missed", "overlap"],
+    task_id: str = "",
+) -> c.ScheduleSkipped:
+    """Skip the planned times from `due` to `until`."""
+    count = 0
+    for each in planned.instants(one.added.cron, one.added.tz, due - 1.0):
+        if each > until or count >= COUNTED:
+            break
+        count += 1
+    return lead.write(
+        now,
+        c.ScheduleSkipped,
+        schedule=one.added.schedule,
+        planned=planned.in_utc(due),
+        until=planned.in_utc(until),
+        count=count,
+        reason=reason,
+        task_id=task_id,
+    )
+
+
+def _fire(
+    state: SchedulerState, lead: Leadership, one: Schedule, due: float, now: float
+) -> c.ScheduleFired | c.ScheduleSkipped:
+    """Fire a planned time, unless the task before is not over and the rule is to skip."""
+    before = one.last_task if one.last_task in state.tasks else ""
+    if before and one.added.overlap == "skip":
+        return _skip(lead, one, due, due, now, "overlap", before)
+    return lead.write(
+        now,
+        c.ScheduleFired,
+        schedule=one.added.schedule,
+        planned=planned.in_utc(due),
+        task_id=derived("schedule", one.added.id, planned.in_utc(due)),
+        waits_for=before if one.added.overlap == "queue" else "",
+        replaces=before if one.added.overlap == "replace" else "",
+    )
+
+
+def _submission(lead: Leadership, now: float, firing: Firing) -> c.TaskSubmitted:
+    """Write the submission of a firing's task."""
+    added, fired = firing.added, firing.fired
+    before = fired.waits_for or fired.replaces
+    spec = added.task
+    if before:
+        spec = msgspec.structs.replace(spec, after_any=[before])
+    return lead.write(
+        now,
+        c.TaskSubmitted,
+        task_id=fired.task_id,
+        spec=spec,
+        classification=added.classification,
+        submitter=added.requested_by,
+        mode=added.mode,
+        mode_reason=added.mode_reason,
+        prompt_tokens_estimate=added.prompt_tokens_estimate,
+        schedule=firing.schedule,
+        planned=fired.planned,
+    )

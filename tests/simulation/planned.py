@@ -1,0 +1,167 @@
+"""What must hold of schedules: each planned time is fired once, or skipped by its rule."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+from events import catalogue as c
+from events import planned
+from events.codec import instant
+from events.lifecycle import FINAL
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from random import Random
+
+    from actors.lifecycle import TaskState
+    from tests.simulation.later import LaterJudge
+
+
+def schedules(chance: Random, until: float) -> list[tuple[float, str, dict[str, Any]]]:
+    """Draw what is asked of schedules when, as (at, command, fields); in most seeds nothing."""
+    if chance.random() < 0.7 or find_spec("cronsim") is None:
+        # Without it an environment is older than its checkout; the rest can be played.
+        return []
+    asked: list[tuple[float, str, dict[str, Any]]] = []
+    for n in range(chance.choice((1, 1, 2))):
+        name = f"plan{n}"
+        task = {"description": "again", "tier": "trivial", "shell": {"command": "true"}}
+        at = chance.uniform(0.5, 8.0)
+        rules = {
+            "cron": f"*/{chance.choice((2, 3, 5))} * * * * *",
+            "tz": chance.choice(("UTC", "Europe/Berlin", "America/New_York")),
+            "missed": chance.choice(("skip", "one", "all")),
+            "overlap": chance.choice(("skip", "queue", "replace")),
+        }
+        asked.append((at, "schedule.add", {"schedule": name, "task": task, **rules}))
+        for _ in range(chance.choice((0, 0, 1, 2))):
+            then = chance.uniform(at + 0.5, until - 3)
+            asked.append((then, "schedule.pause", {"schedule": name}))
+            then += chance.uniform(0.1, 3)
+            asked.append((then, "schedule.resume", {"schedule": name}))
+        if chance.random() < 0.3:
+            run = {"schedule": name, "id": f"run{n}"}
+            asked.append((chance.uniform(at, until), "schedule.run", run))
+        asked.append((until, "schedule.remove", {"schedule": name}))
+    return asked
+
+
+class _Account:
+    """What the judge notes about one schedule."""
+
+    def __init__(self, added: c.ScheduleAdded) -> None:
+        self.added = added
+        self.cursor = instant(added.at)
+        self.paused = False
+        self.last = ""
+
+
+class PlannedJudge:
+    """Follows schedules through what the log says."""
+
+    def __init__(
+        self,
+        complain: Callable[[str, str], None],
+        states: dict[str, TaskState],
+        later: LaterJudge,
+    ) -> None:
+        self._complain = complain
+        self._states = states
+        self._later = later
+        self._known: dict[str, _Account] = {}
+        # Firings that counted, by the task's id, and the (schedule, time) of all tasks.
+        self.firings: dict[str, c.ScheduleFired] = {}
+        self._tasks: dict[tuple[str, str, str], str] = {}
+
+    def open_tasks(self) -> list[str]:
+        """Name the tasks of schedules that are not over."""
+        return [
+            task_id
+            for task_id in self.firings
+            if task_id in self._states and self._states[task_id].phase not in FINAL
+        ]
+
+    def stored(self, event: c.ScheduleEvent, epoch: int, where: str) -> None:
+        """Judge one event about a schedule."""
+        one = self._known.get(event.schedule)
+        if isinstance(event, c.ScheduleAdded):
+            self._known.setdefault(event.schedule, _Account(event))
+        elif one is None:
+            return
+        elif isinstance(event, c.ScheduleRemoved):
+            del self._known[event.schedule]
+        elif isinstance(event, c.SchedulePaused):
+            one.paused = True
+        elif isinstance(event, c.ScheduleResumed):
+            one.paused = False
+            one.cursor = max(one.cursor, instant(event.at))
+        elif isinstance(event, c.ScheduleFired) and event.requested_by:
+            self._fired(one, event)
+        elif (
+            isinstance(event, c.ScheduleFired | c.ScheduleSkipped)
+            and event.epoch == epoch
+            and not one.paused
+        ):
+            self._planned(one, event, where)
+
+    def _planned(
+        self, one: _Account, event: c.ScheduleFired | c.ScheduleSkipped, where: str
+    ) -> None:
+        due = instant(event.planned)
+        cron, tz = one.added.cron, one.added.tz
+        expected = planned.next_after(cron, tz, one.cursor)
+        if due <= one.cursor:
+            self._complain("a planned time is dealt with once", f"{where}: {due}")
+        elif due != expected:
+            self._complain(
+                "no planned time is passed over", f"{where}: {due}, due was {expected}"
+            )
+        open_one = self._open(one.last)
+        if isinstance(event, c.ScheduleSkipped):
+            one.cursor = instant(event.until)
+            rule = one.added.missed if event.reason == "missed" else one.added.overlap
+            if rule not in ("skip", "one", "all") or (
+                event.reason == "overlap" and rule != "skip"
+            ):
+                self._complain("a planned time is skipped by its rule", where)
+            return
+        one.cursor = due
+        seen = {"skip": "", "queue": event.waits_for, "replace": event.replaces}
+        if open_one and seen[one.added.overlap] != one.last:
+            self._complain(
+                "what overlaps goes by its rule",
+                f"{where}: {one.last} is open, the rule is {one.added.overlap}",
+            )
+        self._fired(one, event)
+
+    def _open(self, task_id: str) -> bool:
+        """Whether a task has never been over."""
+        state = self._states.get(task_id)
+        return state is not None and not self._later.ever_over(task_id)
+
+    def _fired(self, one: _Account, event: c.ScheduleFired) -> None:
+        one.last = event.task_id
+        self.firings[event.task_id] = event
+
+    def submitted(self, event: c.TaskSubmitted, where: str) -> None:
+        """Judge a task that a schedule has submitted."""
+        if not event.schedule:
+            return
+        firing = self.firings.get(event.task_id)
+        if firing is None or firing.planned != event.planned:
+            self._complain("a schedule submits what it fired", where)
+        by = firing.requested_by and firing.id if firing is not None else ""
+        other = self._tasks.setdefault(
+            (event.schedule, event.planned, by), event.task_id
+        )
+        if other != event.task_id:
+            self._complain("a planned time is fired once", f"{where}: {other} too")
+
+    def finally_there(self) -> None:
+        """Judge at the end: each firing has its task."""
+        for task_id, fired in self.firings.items():
+            if task_id not in self._states:
+                self._complain(
+                    "each firing has its task", f"{fired.schedule} {fired.planned}"
+                )
