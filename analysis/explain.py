@@ -22,6 +22,12 @@ if TYPE_CHECKING:
 BUILT_IN: Final = 0
 """The version of the policy that is in force before anybody changed it."""
 
+_COSTS: Final[dict[c.CostTier, str]] = {
+    "free": "none",
+    "local": "none, a model of our own",
+    "api": "Claude's, by its price list",
+}
+
 
 def words(routed: c.TaskRouted, submitted: c.Event) -> Iterator[str]:
     """Say a decision in sentences."""
@@ -63,7 +69,7 @@ def words(routed: c.TaskRouted, submitted: c.Event) -> Iterator[str]:
     cost = routed.estimated_cost_usd
     amount = "" if cost is None else f", ${cost:.4f}"
     yield (
-        f"Expected cost: {routed.estimated_cost_tier}{amount}. Decided under policy "
+        f"Expected cost: {_COSTS[routed.estimated_cost_tier]}{amount}. Decided under policy "
         f"{routed.policy_version} from sequence {routed.log_seq} in "
         f"{routed.decided_us:.0f} µs."
     )

@@ -131,7 +131,7 @@ class Calls:
 
 
 def call_line(index: int, id_: str, name: str, arguments: str) -> str:
-    """Spell a piece of a call as live output holds it; "" is left out."""
+    """Encode a piece of a call as live output holds it; "" is left out."""
     function: dict[str, Any] = {"name": name} if name else {}
     piece: dict[str, Any] = {"index": index}
     if id_:

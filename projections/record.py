@@ -124,7 +124,7 @@ def spent_on(result: c.Result | c.RoundSpent) -> Spent:
 
 
 def labels_text(labels: dict[str, str]) -> str:
-    """Spell labels, which are sorted, as their column has them: a JSON object.
+    """Encode labels, which are sorted, as their column has them: a JSON object.
 
     Neither keys nor values need escapes, so that `"team":"search"` is in there for that
     label and nothing else.

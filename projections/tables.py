@@ -154,7 +154,7 @@ def _expected(record: TaskRecord) -> int:
 
 
 def needs_text(*needs: str) -> str:
-    """Spell needs as their column has them, each between blanks."""
+    """Encode needs as their column has them, each between blanks."""
     return f" {' '.join(needs)} " if needs else ""
 
 

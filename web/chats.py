@@ -36,8 +36,8 @@ from web.door import HttpConnection
 from web.live import OutputWatch
 from web.openai import (
     TIERS,
+    ChatEncoder,
     ChatRequest,
-    Spelling,
     error_event,
     error_of,
     headers_of,
@@ -242,14 +242,14 @@ class ChatReply:
         self._request = request
         self._chat = chat
         self._stream: web.StreamResponse | None = None
-        self._spelling = Spelling(
+        self._encoder = ChatEncoder(
             chat.task_id, int(time.time()), include_usage=chat.asked.include_usage
         )
 
     async def say(self, deltas: list[dict[str, Any]]) -> None:
         """Send pieces of the answer."""
         if deltas:
-            await self._send(b"".join(self._spelling.delta(**each) for each in deltas))
+            await self._send(b"".join(self._encoder.delta(**each) for each in deltas))
 
     async def keep_alive(self) -> None:
         """Show that it goes on."""
@@ -268,12 +268,12 @@ class ChatReply:
                         "stream, or for less (max_tokens)",
                     )
                 )
-            body = self._spelling.whole(result, self._where(result))
+            body = self._encoder.whole(result, self._where(result))
             return _response(body, 200, self._headers(result))
         if not chat.whole and not chat.is_complete(result):
             raise Sorry(refuse("bad_gateway", "a part of the answer was lost"))
         await self.say(chat.rest(result))
-        await self._send(self._spelling.end(result, self._where(result)))
+        await self._send(self._encoder.end(result, self._where(result)))
         assert self._stream is not None
         await self._stream.write_eof()
         return self._stream
@@ -307,7 +307,7 @@ class ChatReply:
         route = self._chat.route
         named = route.selected_model if route is not None else ""
         used = result.model_used if result is not None else ""
-        self._spelling.model = named or used or self._chat.asked.model
+        self._encoder.model = named or used or self._chat.asked.model
 
     def _where(self, result: c.Result) -> dict[str, Any]:
         return where_of(self._chat.task_id, self._chat.route, result)

@@ -1,4 +1,4 @@
-"""OpenAI's chat interface, as far as bytes go: requests read, answers spelled. Pure.
+"""OpenAI's chat interface, as far as bytes go: requests read, answers encoded. Pure.
 
 What would change the answer and cannot be honoured is refused. What is for somebody
 else's bookkeeping (`user`, `chat_id`, ...) is passed over, and named in the answer's
@@ -413,7 +413,7 @@ def finish_reason(result: c.Result) -> str:
     return "tool_calls" if result.tool_calls else "stop"
 
 
-class Spelling:
+class ChatEncoder:
     """One chat's answer, as chunks or as a whole."""
 
     def __init__(self, task_id: str, created: int, *, include_usage: bool) -> None:
@@ -423,14 +423,14 @@ class Spelling:
         self.model = ""
 
     def delta(self, **delta: Any) -> bytes:
-        """Spell a piece of the answer; the first one says who speaks."""
+        """Encode a piece of the answer; the first one says who speaks."""
         if not self._began:
             self._began = True
             delta = {"role": "assistant", **delta}
         return self._choice(delta, None)
 
     def end(self, result: c.Result, where: dict[str, Any]) -> bytes:
-        """Spell the end: the reason, the counts where they are wanted, and the mark.
+        """Encode the end: the reason, the counts where they are wanted, and the mark.
 
         `where` is `where_of` the run, which no header can say of a stream.
         """
@@ -455,7 +455,7 @@ class Spelling:
         return b"data: " + msgspec.json.encode(chunk) + b"\n\n"
 
     def whole(self, result: c.Result, where: dict[str, Any]) -> bytes:
-        """Spell the whole answer; `where` is `where_of` the run."""
+        """Encode the whole answer; `where` is `where_of` the run."""
         message: dict[str, Any] = {"role": "assistant", "content": result.output}
         if result.tool_calls:
             message["content"] = result.output or None
@@ -533,7 +533,7 @@ _TYPES: Final = {
 
 
 def error_of(refusal: Refusal) -> dict[str, Any]:
-    """Spell a refusal as OpenAI's error object."""
+    """Encode a refusal as OpenAI's error object."""
     message, param = refusal.error, refusal.path.removeprefix("chat.")
     if refusal.path != param:
         message = message.replace(refusal.path, param, 1)
@@ -548,5 +548,5 @@ def error_of(refusal: Refusal) -> dict[str, Any]:
 
 
 def error_event(refusal: Refusal) -> bytes:
-    """Spell a refusal inside a stream, which then ends without its mark."""
+    """Encode a refusal inside a stream, which then ends without its mark."""
     return b"data: " + msgspec.json.encode(error_of(refusal)) + b"\n\n"

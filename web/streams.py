@@ -27,6 +27,7 @@ from events.codec import encode
 from events.commands import Refusal, refuse
 from events.errors import AgentComError, Malformed
 from events.lifecycle import FINAL
+from events.races import first
 from projections.answers import TaskAnswer
 from web.access import HEADERS
 from web.live import OutputWatch, encode_chunk
@@ -322,12 +323,5 @@ def _no_id(got: str, expected: str) -> Refusal:
 
 async def _woken(*events: asyncio.Event) -> bool:
     """Wait until one of them is set; False where that takes too long."""
-    waiting = [asyncio.ensure_future(each.wait()) for each in events]
-    try:
-        done, _ = await asyncio.wait(
-            waiting, timeout=ALIVE_S, return_when=asyncio.FIRST_COMPLETED
-        )
-    finally:
-        for each in waiting:
-            each.cancel()
-    return bool(done)
+    winner = await first(*(each.wait() for each in events), timeout=ALIVE_S)
+    return winner is not None

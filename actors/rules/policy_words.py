@@ -412,7 +412,7 @@ def explained() -> list[Explained]:
 
 
 def flat(path: str, value: Any) -> list[tuple[str, Any]]:
-    """Spell a policy's document as (name, value): `scoring.warm`."""
+    """Flatten a policy's document as (name, value): `scoring.warm`."""
     if not isinstance(value, dict):
         return [(path, value)]
     return [

@@ -67,7 +67,7 @@ async def _attention(*, as_json: bool) -> int:
 
 
 def command_of(row: AttentionRow) -> str:
-    """Spell the command that deals with a row, or shows it; "" where none does."""
+    """Write the command that deals with a row, or shows it; "" where none does."""
     match row.action:
         case "acknowledge":
             return f"agentcom ack {row.tier}"
@@ -84,7 +84,7 @@ def command_of(row: AttentionRow) -> str:
 
 
 def options_of(chosen: TaskFilter) -> str:
-    """Spell a filter as the options of a command."""
+    """Write a filter as the options of a command."""
     fields: dict[str, Any] = msgspec.to_builtins(chosen)
     words: list[str] = []
     for name, value in fields.items():

@@ -48,7 +48,7 @@ ON_BASE_PATH = click.option(
 def _addresses(
     _: click.Context, __: click.Parameter, addresses: tuple[str, ...]
 ) -> tuple[str, ...]:
-    """Read IP addresses, each in its one spelling."""
+    """Read IP addresses, each in its one form."""
     try:
         return tuple(str(ip_address(each)) for each in addresses)
     except ValueError:

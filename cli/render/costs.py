@@ -26,7 +26,7 @@ def cost_table(answer: CostsAnswer) -> Table:
 
 
 def _counted(known: int | None, unknown_runs: int) -> str:
-    """Spell a sum of tokens; `+` where runs are missing whose tokens nobody knows."""
+    """Write a sum of tokens; `+` where runs are missing whose tokens nobody knows."""
     return tokens(known) + ("+" if unknown_runs and known is not None else "")
 
 

@@ -257,12 +257,12 @@ UNKNOWN: Final = "–"
 
 
 def tokens(count: int | None) -> str:
-    """Spell a number of tokens."""
+    """Write a number of tokens."""
     return UNKNOWN if count is None else str(count)
 
 
 def priced(amount: float | None, basis: str) -> str:
-    """Spell dollars with what they rest on: `~` before a guess."""
+    """Write dollars with what they rest on: `~` before a guess."""
     from projections.record import GUESSED
 
     guess = "~" if amount and basis in GUESSED else ""

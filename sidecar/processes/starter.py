@@ -257,15 +257,15 @@ def _prepare(parent: int, rlimits: list[tuple[int, int]]) -> None:
 
 
 def _encoded(env: Mapping[str, str]) -> dict[bytes, bytes]:
-    """Spell an environment; raises ValueError for a name or value that none may have."""
-    spelled = {}
+    """Encode an environment; raises ValueError for a name or value that none may have."""
+    encoded = {}
     for name, value in env.items():
         if "=" in name:
             raise ValueError("illegal environment variable name")
         if "\0" in name or "\0" in value:
             raise ValueError("embedded null byte")
-        spelled[os.fsencode(name)] = os.fsencode(value)
-    return spelled
+        encoded[os.fsencode(name)] = os.fsencode(value)
+    return encoded
 
 
 def _programs(order: Order) -> list[bytes]:
