@@ -13,8 +13,9 @@ from events import catalogue as c
 from events.codec import instant
 from events.lifecycle import FIXED_KINDS, SUSPECT_FROM
 
-REASONS: Final = 10_000
-"""Reasons of classifications that are kept once for all tasks that share them."""
+TEXTS: Final = 10_000
+"""Names of repositories and reasons of classifications that are kept once for all tasks that
+share them."""
 
 
 class Hold(NamedTuple):
@@ -121,7 +122,7 @@ class Newcomers:
     def __init__(self) -> None:
         # A million waiting tasks have a handful of these.
         self._requirements: dict[Requirement, Requirement] = {}
-        self._reasons: dict[str, str] = {}
+        self._texts: dict[str, str] = {}
 
     def one(self, required: Requirement) -> Requirement:
         """Return the one object for equal requirements."""
@@ -139,12 +140,15 @@ class Newcomers:
             child=child,
             hopped=event.tier_limit == "standard",
         )
-        if len(self._reasons) > REASONS:
-            self._reasons.clear()
+        if len(self._texts) > TEXTS:
+            self._texts.clear()
         reason = event.classification.reason
-        reason = self._reasons.setdefault(reason, reason)
         live = LiveTask(
-            initial(task_id), self.one(base), LANES[spec.priority], spec.repo, reason
+            initial(task_id),
+            self.one(base),
+            LANES[spec.priority],
+            None if spec.repo is None else self._texts.setdefault(spec.repo, spec.repo),
+            self._texts.setdefault(reason, reason),
         )
         live.ttl_s = spec.ttl_s
         if spec.deadline is not None:
