@@ -96,10 +96,11 @@ def show(page: Page, path: str) -> None:
 
 def look_back(page: Page) -> None:
     """Show the queue as it was while much waited."""
-    page.fill("#time-slider", "24")
+    show(page, "routing?at=24")
     page.wait_for_selector("#then[data-seq='24']")
-    page.locator("#past").scroll_into_view_if_needed()
-    page.locator("#then").evaluate("then => then.scrollIntoView({block: 'end'})")
+    page.locator("#past").evaluate("past => past.scrollIntoView({block: 'start'})")
+    page.mouse.wheel(0, -60)
+    page.wait_for_timeout(300)
 
 
 def take(page: Page, name: str) -> None:

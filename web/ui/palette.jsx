@@ -12,7 +12,7 @@ const PAGES = ["now", "tasks", "fleet", "routing", "costs", "events"];
 const MOST = 12;
 /** @type {[string, string][]} */
 export const KEYS = [
-  ["⌘K, Ctrl K", "search pages, actions, hosts, tasks"],
+  ["⌘K, Ctrl K", "search pages, actions, views, hosts, tasks"],
   ["/", "to the page's search"],
   ["g n, g t, g f, g r, g c, g e", "to Now, Tasks, Fleet, Routing, Costs, Events"],
   ["j, k", "to the next task, or the one before"],
