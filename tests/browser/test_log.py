@@ -79,6 +79,27 @@ def test_an_address_with_a_line_opens_there_and_shift_names_more(open_page, hous
     expect(page.locator(f"{OUTPUT} .target")).to_have_count(5)
 
 
+def test_the_page_shows_where_the_output_of_a_flood_is_cut(open_page, house):
+    before = house.submit("before", shell={"command": "echo here before"})
+    ended(open_page(f"task/{before}"))
+    assert house.ask(
+        "/policy", {"policy": {"limits": {"live_output_bytes": 2_000}}}, "PUT"
+    )["ok"]
+    try:
+        task = house.submit("a flood", shell={"command": "seq 100000"})
+        page = open_page(f"task/{task}")
+        ended(page)
+        cut = page.locator(f"{OUTPUT} .line.status", has_text="output is cut here")
+        expect(cut).to_contain_text("a run may show 2,000 bytes")
+        lines = page.locator(f"{OUTPUT} .line.stdout")
+        assert lines.count() < 1_000
+        expect(page.locator("#result")).to_contain_text("head and tail of it")
+    finally:
+        house.ask("/policy", {"policy": {}}, "PUT")
+    go(page, f"task/{before}")
+    expect(page.locator(OUTPUT)).to_contain_text("here before")
+
+
 def test_a_bar_is_one_line_everywhere(open_page, house):
     hold = house.folder / "hold"
     task = house.submit(

@@ -50,6 +50,19 @@ def test_a_long_diff_from_a_pipe_reaches_claude_whole(
     assert diff.strip() in run.prompt
 
 
+def test_a_command_that_may_be_tried_once_runs_once_and_its_failure_has_its_code(
+    up: System,
+) -> None:
+    lines = up.data / "lines"
+    once = ("--max-attempts", "1", "--wait", "--shell")
+    ended = up.run("submit", *once, f"echo x >> {lines}; exit 7")
+    assert ended.returncode == 3
+    assert lines.read_text() == "x\n"
+    ended = up.run("submit", *once, "--", "sh", "-c", "exit 3")
+    assert ended.returncode == 3
+    assert "exit code 3" in ended.stderr
+
+
 @pytest.mark.parametrize("how", [("--shell", "true"), ("--tier", "complex")])
 def test_what_is_not_verified_is_no_success_of_the_command(
     up: System, how: tuple[str, ...]

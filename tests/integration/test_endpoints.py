@@ -9,16 +9,20 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from msgspec import structs
 
+from cli.render.fleet import _claude as claude_words
 from events import mail
 from events.catalogue import EndpointState, TaskSpec
+from projections.fleet import EndpointView
 from sidecar.config import ClaudeConfig, EndpointConfig, SidecarConfig
 from sidecar.endpoints import Endpoints
 from sidecar.executors.port import Finished, RawResult, Returned
+from sidecar.looks import Missed, ask_claude
 from sidecar.processes.family import Processes
 from tests.support.canned import canned, whole
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+    from pathlib import Path
 
     from sidecar.simulated.claude import SimulatedClaude
     from sidecar.simulated.ollama import SimulatedOllama
@@ -113,6 +117,19 @@ async def test_a_missing_claude_is_down_with_the_word_that_helps() -> None:
     async with looking(program="no-such-claude") as (endpoints, told):
         await endpoints.look()
         assert "npm install -g" in told.states["h1-claude"].reason
+
+
+async def test_a_slow_claude_is_not_said_to_be_missing(tmp_path: Path) -> None:
+    slow = tmp_path / "claude"
+    slow.write_text("#!/bin/sh\nexec sleep 600\n")
+    slow.chmod(0o755)
+    looked = await ask_claude(Processes(), str(slow), 0.2)
+    assert isinstance(looked, Missed)
+    assert looked.there
+    assert looked.reason == f"{slow} --version: no answer in 0.2s"
+    down = EndpointView("c", "claude", up=False, since="", reason=looked.reason)
+    words = f"is not usable: {looked.reason}"
+    assert claude_words([down]) == ("Claude Code", words, "")
 
 
 async def test_shared_endpoints_are_looked_at_as_long_as_they_are_shared(
