@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final, Literal
 from msgspec import Struct, field
 
 from events import catalogue as c
+from events.beats import BEAT_INTERVAL_S, CLOCKS_KEPT, FRESH_BEATS
 from events.codec import instant
 from events.errors import Malformed
 from events.lifecycle import TASK_TTL_S, endpoint_of, heard_before
@@ -22,12 +23,8 @@ from projections.record import later
 if TYPE_CHECKING:
     from projections.judged import JudgedEvent
 
-BEAT_S: Final = 2.0
-"""How often a host beats that does not say it (0.1)."""
-BEATS_TRUE: Final = 3
-"""A host's resources count as known for this many beats."""
 ALERTS_KEPT: Final = 100
-VERSION: Final = 9
+VERSION: Final = 10
 
 
 class EndpointView(Struct):
@@ -129,6 +126,7 @@ class InForce(Struct):
 
     `policy_seq` is where the log has the whole policy, 0 while none was set. Of it,
     `task_ttl_s` and `allow_downgrade` say until when a task waits, and for what;
+    `resources_fresh_beats` for how many beats a host's resources count as known;
     `escalation_budget_usd` is what a day's escalations to complex may cost, None: anything.
     """
 
@@ -142,6 +140,7 @@ class InForce(Struct):
     task_ttl_s: float = TASK_TTL_S
     allow_downgrade: bool = False
     escalation_budget_usd: float | None = None
+    resources_fresh_beats: int = FRESH_BEATS
 
 
 class FleetState(Struct):
@@ -187,6 +186,10 @@ def evolve(state: FleetState, judged: JudgedEvent) -> None:
         budget = policy.get("escalation_budget_usd_per_day")
         in_force.escalation_budget_usd = (
             budget if isinstance(budget, int | float) else None
+        )
+        fresh = policy.get("resources_fresh_beats")
+        in_force.resources_fresh_beats = (
+            fresh if isinstance(fresh, int) else FRESH_BEATS
         )
         state.touched.add(("head", ""))
     elif isinstance(event, c.SchedulerElected):
@@ -465,10 +468,6 @@ def _endpoint(state: c.EndpointState, since: str) -> EndpointView:
     )
 
 
-CLOCKS_KEPT: Final = 5
-"""From so many beats it is known how far a host's clock is off."""
-
-
 class Beats:
     """The last beat of each host. Instants are seconds of a monotonic clock."""
 
@@ -484,19 +483,27 @@ class Beats:
             clocks = self._clocks.setdefault(beat.host, deque(maxlen=CLOCKS_KEPT))
             clocks.append(instant(beat.at) - wall)
 
-    def clock_ahead_s(self, host: HostView, now: float) -> float | None:
+    def clock_ahead_s(
+        self, host: HostView, now: float, fresh_beats: int = FRESH_BEATS
+    ) -> float | None:
         """Return how far a host's clock is ahead of ours, None where that is not known.
 
         What a beat took on its way makes it look behind: the fastest counts.
         """
         clocks = self._clocks.get(host.host)
-        if not clocks or self.of(host, now) is None:
+        if not clocks or self.of(host, now, fresh_beats) is None:
             return None
         return round(max(clocks), 3)
 
-    def of(self, host: HostView, now: float) -> c.Beat | None:
-        """Return the host's last beat, None if it is of before or too old."""
+    def of(
+        self, host: HostView, now: float, fresh_beats: int = FRESH_BEATS
+    ) -> c.Beat | None:
+        """Return the host's last beat, None if it is of before or too old.
+
+        It is too old after `fresh_beats` of the interval that it says.
+        """
         heard, beat = self._last.get(host.host, (0.0, None))
         if beat is None or beat.incarnation != host.incarnation:
             return None
-        return beat if now - heard <= (beat.interval_s or BEAT_S) * BEATS_TRUE else None
+        fresh_s = fresh_beats * (beat.interval_s or BEAT_INTERVAL_S)
+        return beat if now - heard <= fresh_s else None

@@ -285,6 +285,7 @@ def hosts(world: World, beats: Beats, *, monotonic: float, now: float) -> HostsA
     `now` is the time that it is shown for, in epoch seconds.
     """
     fleet, queued = world.fleet, world.queue
+    fresh = fleet.in_force.resources_fresh_beats
     in_flight: dict[str, dict[str, int]] = {}
     for record in queued.under_way.values():
         if record.phase != "returned":
@@ -293,7 +294,7 @@ def hosts(world: World, beats: Beats, *, monotonic: float, now: float) -> HostsA
     return HostsAnswer(
         seq=world.position,
         hosts=[
-            _host(host, in_flight.get(host.host, {}), beats, monotonic)
+            _host(host, in_flight.get(host.host, {}), beats, monotonic, fresh)
             for _, host in sorted(fleet.hosts.items())
         ],
         shared_endpoints=[shared for _, shared in sorted(fleet.shared.items())],
@@ -306,8 +307,10 @@ def hosts(world: World, beats: Beats, *, monotonic: float, now: float) -> HostsA
     )
 
 
-def _host(host: HostView, running: dict[str, int], beats: Beats, now: float) -> HostRow:
-    beat = beats.of(host, now)
+def _host(
+    host: HostView, running: dict[str, int], beats: Beats, now: float, fresh: int
+) -> HostRow:
+    beat = beats.of(host, now, fresh)
     return HostRow(
         host=host.host,
         state=host.state,
@@ -327,7 +330,7 @@ def _host(host: HostView, running: dict[str, int], beats: Beats, now: float) -> 
         resources=None if beat is None else beat.resources,
         outbox=None if beat is None else beat.outbox,
         fault="" if beat is None else beat.fault,
-        clock_ahead_s=beats.clock_ahead_s(host, now),
+        clock_ahead_s=beats.clock_ahead_s(host, now, fresh),
         ram_bytes=host.ram_bytes,
         journal_lost=host.journal_lost,
     )

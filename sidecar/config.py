@@ -30,6 +30,7 @@ from msgspec import Meta, Struct
 
 from actors.rules.repos import url_problem
 from events import catalogue as c
+from events.beats import BEAT_INTERVAL_S
 from events.codec import explained, malformed
 from events.errors import AgentComError, shown
 from events.ids import is_token
@@ -180,7 +181,7 @@ class SidecarConfig(Struct, frozen=True, kw_only=True):
     drain_timeout_s: Annotated[float, Meta(ge=0, le=86_400)] = 30.0
     probe_every_s: Seconds = 30.0
     probe_timeout_s: Seconds = 5.0
-    beat_every_s: Seconds = 2.0
+    beat_every_s: Seconds = BEAT_INTERVAL_S
     flush_everything: bool = False
 
     @property

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta, Struct
 
+from events.beats import BEAT_INTERVAL_S, FRESH_BEATS
 from events.codec import convert
 from events.errors import Malformed, shown
 from events.lifecycle import TASK_TTL_S
@@ -61,8 +62,8 @@ class Policy(Struct, frozen=True, forbid_unknown_fields=True):
     tier_alert_after_s: Seconds = 60.0
     accept_timeout_s: PositiveSeconds = 5.0
     host_lease_s: PositiveSeconds = 15.0
-    resources_fresh_beats: Annotated[int, Meta(ge=1, le=1_000)] = 3
-    beat_interval_s: PositiveSeconds = 2.0
+    resources_fresh_beats: Annotated[int, Meta(ge=1, le=1_000)] = FRESH_BEATS
+    beat_interval_s: PositiveSeconds = BEAT_INTERVAL_S
     """How often a host beats that does not say it (0.1); others say it in each beat."""
     ageing_s: PositiveSeconds = 300.0
     limited_initial_s: PositiveSeconds = 60.0

@@ -13,9 +13,10 @@ import msgspec
 
 from actors.scheduler.live import RouteEnd
 from actors.scheduler.outputs import Decision
-from actors.scheduler.places import CLOCKS_KEPT, RIVALS_AFTER, RIVALS_FORGOTTEN_S
+from actors.scheduler.places import RIVALS_AFTER, RIVALS_FORGOTTEN_S
 from events import catalogue as c
 from events import subjects
+from events.beats import CLOCKS_KEPT, SKEW_S
 from events.codec import instant
 from events.errors import Malformed
 from events.lifecycle import STARTED, endpoint_of, heard_before
@@ -34,9 +35,6 @@ FOUND_AGAIN: Final = ("host lost", "host lost it")
 
 JOINS_KEPT: Final = 16
 """Of so many incarnations of a host it is known which came first."""
-
-SKEW_S: Final = 2.0
-"""A host's clock that is so far off is an alert."""
 
 ALERT_AFTER_S: Final = 10.0
 CLEAR_AFTER_S: Final = 60.0

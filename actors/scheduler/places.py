@@ -16,6 +16,7 @@ from actors.rules.models import usual_model
 from actors.rules.repos import may_clone, plain_repo
 from actors.rules.scoring import Inputs, candidate, factors, ranked, spread, worth
 from events import catalogue as c
+from events.beats import CLOCKS_KEPT
 from events.models import model_named
 
 if TYPE_CHECKING:
@@ -29,9 +30,8 @@ SLOT_KINDS: Final = {"sidecar": "shell", "agent": "agent", "noop": "noop"}
 """Kind of place to the kind of slot a host offers for it; the rest are endpoints."""
 
 
-CLOCKS_KEPT: Final = 5
 CLOCK_FINE_S: Final = 0.25
-"""From so many beats a host's clock is known; so near to the scheduler's it is the same."""
+"""A host's clock that is so near to the scheduler's is the same."""
 
 RIVALS_AFTER: Final = 3
 RIVALS_FORGOTTEN_S: Final = 60.0

@@ -11,9 +11,10 @@ import msgspec
 from msgspec import Struct
 
 from cli.client.connection import NotRunning, Refused, Session
-from cli.render.fleet import SKEW_S, tier_state
+from cli.render.fleet import tier_state
 from cli.render.terminal import Problem, size
 from events import subjects
+from events.beats import SKEW_S
 from events.codec import rfc3339
 from events.commands import Classified
 from events.errors import AgentComError

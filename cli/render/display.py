@@ -36,7 +36,6 @@ class Screen:
         self._about = about
         self._notes = notes or sys.stderr
         self._open: IO[str] | None = None
-        self._segment: tuple[str, int] = ("", 0)
         self._together = _same_place(sys.stdout, self._notes)
         self.lines: list[str] = []
 

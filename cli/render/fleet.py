@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from cli.render.terminal import (
     STATE_STYLE,
@@ -18,6 +18,7 @@ from cli.render.terminal import (
     table,
     utc_now,
 )
+from events.beats import SKEW_S
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -216,10 +217,6 @@ def _about(each: EndpointView, model: str) -> list[str]:
         *([f"{tokens // 1024}k" if tokens >= 1024 else str(tokens)] if tokens else []),
         *(f"no {word}" for word in lacks if word in each.capabilities),
     ]
-
-
-SKEW_S: Final = 2.0
-"""A host's clock that is so far off is said."""
 
 
 def show_tiers(screen: Console, answer: HostsAnswer) -> None:

@@ -34,7 +34,7 @@ MAY_IMPORT = {
         "actors",
         "events",
     },
-    "bench": {"cli", "web", "sidecar", "projections", "actors", "events"},
+    "bench": {"agentcom", "cli", "web", "sidecar", "projections", "actors", "events"},
 }
 
 # Inside cli: a room, and those that it may import beside itself. Only cli/main.py, which

@@ -217,6 +217,35 @@ def test_resources_are_known_for_three_beats_as_the_host_itself_beats():
     assert beats.of(host, 131.0) is None
 
 
+def test_the_policy_says_for_how_many_beats_resources_are_true():
+    history = History()
+    history.join("h1")
+    fresh = {"resources_fresh_beats": 10}
+    changed = c.PolicyChanged(**history.head("gateway"), version=1, policy=fresh)
+    history.say(subjects.POLICY, changed)
+    world = fold(history.recorded)
+    beats = Beats()
+    beats.note(
+        c.Beat(
+            host="h1",
+            incarnation=world.fleet.hosts["h1"].incarnation,
+            n=1,
+            at="",
+            resources=c.Resources(cpu=0.25),
+        ),
+        now=100.0,
+        wall=0.0,
+    )
+
+    def cpu(monotonic: float) -> float | None:
+        answer = mapping.hosts(world, beats, monotonic=monotonic, now=history.now)
+        resources = answer.hosts[0].resources
+        return None if resources is None else resources.cpu
+
+    assert cpu(119.0) == 0.25
+    assert cpu(121.0) is None
+
+
 def test_resources_are_unknown_after_three_missed_beats():
     history = History()
     history.join("h1")

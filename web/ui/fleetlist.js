@@ -3,7 +3,8 @@ import { plain } from "./format.js";
 
 /** @import { HostRow } from "./answers.d.ts" */
 
-const CLOCK_S = 5;
+/** A host's clock that is so far off is an alert, `SKEW_S` in events/beats.py. */
+const CLOCK_S = 2;
 
 /**
  * What is wrong with a host, the worst first, in words; none where nothing is.
