@@ -381,6 +381,7 @@ class SchedulerState:
             self.escalated.add(state.task_id)
         if live.suspect:
             self.suspects[state.task_id] = state.host
+        self._lend(live)  # an earlier run's children may be on their way out
 
     def _end_route(self, live: LiveTask, before: TaskState) -> None:
         slots = self.fleet.slots_of(before.host, before.endpoint, live.kind)

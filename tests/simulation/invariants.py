@@ -21,6 +21,7 @@ from events.codec import Reader, instant
 from events.lifecycle import FINAL, FIXED_KINDS, ON_HOST, SUSPECT_FROM
 from projections.tasks import NUMBERED
 from projections.world import World as ReadModels
+from tests.simulation.families import FamilyJudge
 from tests.simulation.later import LaterJudge
 from tests.simulation.planned import PlannedJudge
 from tests.simulation.verified import VerificationJudge
@@ -125,6 +126,7 @@ class Judge:
         self.states: dict[str, TaskState] = {}
         self.planned = PlannedJudge(self.complain, self.states, self.later)
         self.accounts: dict[str, Account] = {}
+        self.families = FamilyJudge(self.complain, self.states)
         self.read = ReadModels()
         self.in_force: set[str] = set()
         self.slots: dict[str, dict[str, int]] = {}
@@ -193,6 +195,7 @@ class Judge:
             where = f"seq {recorded.seq}, {event.schedule}, {c.name(event)}"
             self.planned.stored(event, self.epochs.current, where)
         self.stored_ids.add(event.id)
+        self.families.stored(recorded)
         if place.kind in ("task", "run"):
             self._task(place.task, place.host, recorded)
         else:
@@ -439,6 +442,9 @@ class Judge:
             # What its leader was told may not be stored, and was, comes on top; its host
             # refuses it as busy.
             firm = taken - self.given_up
+            if account.submitted.parent:
+                # A child may have the slots of those who have children.
+                firm -= {self.route_of(each) for each in self.families.parents}
             if total is not None and len(firm) > total:
                 self.complain(
                     "slots are never overcommitted",
@@ -562,6 +568,17 @@ class Judge:
         if isinstance(event, c.TaskDeadLettered) and event.attempts < most:
             self.complain("dead letters have used all attempts", where)
 
+    def over(self, task_id: str) -> bool:
+        """Whether the log says that a task is over."""
+        state = self.states.get(task_id)
+        return state is not None and state.phase in FINAL
+
+    def route_of(self, task_id: str) -> str:
+        """The route of a task that is in force, "" without one."""
+        account = self.accounts.get(task_id)
+        route = account.open_route if account is not None else None
+        return route.id if route is not None else ""
+
     def wanted(self, task_id: str, route: str) -> bool:
         """Whether a run's work is still wanted by anybody."""
         state = self.states.get(task_id)
@@ -680,7 +697,8 @@ class Judge:
             self.complain("nothing is routed after its deadline", where)
         place = scheduler.state.reserved[event.id]
         slots = place.slots
-        if slots.in_flight + slots.reserved > slots.total:
+        lent = slots.lent if live.base.child else 0
+        if slots.in_flight + slots.reserved - lent > slots.total:
             self.complain(
                 "slots are never overcommitted",
                 f"{where}: {slots.in_flight} and {slots.reserved} of {slots.total}",
@@ -841,16 +859,20 @@ class Judge:
     def host(self, state: HostState) -> None:
         """Recount a host's slots."""
         used: dict[str, int] = {}
+        lent: dict[str, int] = {}
         for run in state.runs.values():
             if run.phase in ("reserved", "accepted", "running"):
                 used[run.slot] = used.get(run.slot, 0) + 1
+                if run.assign.task_id in self.families.parents:
+                    lent[run.slot] = lent.get(run.slot, 0) + 1
         counted = {slot: n for slot, n in state.used.items() if n}
         if used != counted:
             self.complain(
                 "a host counts its slots right", f"{state.host}: {counted} for {used}"
             )
         for slot, n in used.items():
-            if n > state.slots.get(slot, 0) and slot not in self.shared:
+            most = state.slots.get(slot, 0) + lent.get(slot, 0)
+            if n > most and slot not in self.shared:
                 self.complain(
                     "a host never runs more than it has room for",
                     f"{state.host}: {n} in {slot}",
@@ -863,6 +885,7 @@ class Judge:
 
         `able` says whether it could have decided what there was to decide.
         """
+        self.families.scheduler(scheduler, able=able)
         self._acceptance(scheduler, able=able and scheduler.leading)
         self._alerts(scheduler, able=able and scheduler.leading)
         slots: dict[int, int] = {}

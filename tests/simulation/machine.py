@@ -31,6 +31,7 @@ from sidecar.journal import Journal
 from sidecar.journal_thread import write
 from sidecar.pipeline import HANDS
 from tests.simulation.loop import PROCESS, Process
+from tests.simulation.parents import delegate
 from tests.simulation.plan import REQUEST_USD
 
 if TYPE_CHECKING:
@@ -184,6 +185,9 @@ class Machine:
         self.on_command: Callable[[SidecarProcess, Assign], None] = lambda _p, _a: None
         self.on_cloned: Callable[[str, str], None] = lambda _host, _repo: None
         self.wanted: Callable[[str, str], bool] = lambda _task, _route: True
+        # Whether its runs of Claude Code submit tasks, and whether a task is over.
+        self.delegates = False
+        self.over: Callable[[str], bool] = lambda _task: True
         self.on_handled: Callable[[Sidecar], None] = lambda _sidecar: None
         if chance.random() < 0.8:
             self._offer("gpu", "ollama", chance.choice((1, 2)))
@@ -369,6 +373,8 @@ class SimExecutor:
         ending, takes = self._drawn(chance, temper)
         if chance.random() < 0.1:
             emit.status("working")
+        if self.kind == "claude":
+            await delegate(_own_process(), assign, stop)
         if await self._stopped_within(stop, takes):
             return await self._stop(chance)
         while ending == "hang":

@@ -50,6 +50,8 @@ POLICY = {
     "task_ttl_s": 12.0,
     "ageing_s": 15.0,
     "beat_interval_s": 1.0,
+    "max_children_per_task": 4,
+    "max_delegation_depth": 2,
 }
 """Shorter than the defaults, so that more happens in a simulated minute."""
 

@@ -12,6 +12,7 @@ import contextvars
 import hashlib
 import random
 from contextlib import contextmanager
+from random import Random
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
@@ -57,6 +58,9 @@ if TYPE_CHECKING:
 
 SETTLES_WITHIN = 150.0
 """After the last fault everything must have come to its end within so many seconds."""
+
+FAMILIES = 0.35
+"""In so many seeds runs of Claude Code submit tasks of their own."""
 
 QUIET_S = 2.5
 """And then stay so for a while."""
@@ -160,6 +164,8 @@ class Simulation:
             machine.on_cloned = self._cloned
             machine.on_handled = self._handled
             machine.wanted = self.judge.wanted
+            machine.over = self.judge.over
+            machine.delegates = Random(f"families {seed}").random() < FAMILIES
         self.links: dict[str, Link] = {}
         self.processes: dict[str, Process] = {}
         self.skews = {
@@ -571,6 +577,7 @@ class Simulation:
                 judge.complain("no acknowledged task is lost", task_id)
         judge.booked()
         judge.planned.finally_there()
+        judge.families.at_rest()
         for role in self._roles():
             judge.scheduler(role.scheduler, able=True)
             judge.same(role.scheduler, log)

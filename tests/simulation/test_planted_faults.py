@@ -26,9 +26,9 @@ from actors.scheduler import (
     places,
     queue,
     returns,
-    state,
     tiers,
 )
+from actors.scheduler import live as lives
 from actors.scheduler import role as roles
 from actors.scheduler.decide import Scheduler
 from actors.scheduler.leadership import Leadership
@@ -40,7 +40,7 @@ from sidecar import outbox, pipeline, verification
 from sidecar.executors import shell
 from sidecar.host import Sidecar
 from sidecar.progress import Progress
-from tests.simulation import later_faults
+from tests.simulation import family_faults, later_faults
 from tests.simulation.simulation import play
 
 if TYPE_CHECKING:
@@ -424,12 +424,12 @@ def unfit_for_nothing(patch: Patch) -> None:
 def hands_not_required(patch: Patch) -> None:
     """Work is sent to any model, as if it were to be answered."""
     patch.setattr(queue, "context_needed", lambda tokens, *, work: 0)
-    requirement = state.requirement
+    requirement = lives.requirement
 
     def careless(*args: Any, mode: Any = None, **fields: Any) -> Any:
         return requirement(*args, mode="answer" if mode else None, **fields)
 
-    patch.setattr(state, "requirement", careless)
+    patch.setattr(lives, "requirement", careless)
 
 
 def hands_forgotten_at_a_hop(patch: Patch) -> None:
@@ -462,12 +462,12 @@ def context_not_required(patch: Patch) -> None:
 
 def verification_not_required(patch: Patch) -> None:
     """Work to verify is sent to hosts of a version that knows no verification."""
-    requirement = state.requirement
+    requirement = lives.requirement
 
     def careless(*args: Any, **fields: Any) -> Any:
         return structs.replace(requirement(*args, **fields), verifies=False)
 
-    patch.setattr(state, "requirement", careless)
+    patch.setattr(lives, "requirement", careless)
 
 
 def verification_skips_a_step(patch: Patch) -> None:
@@ -586,6 +586,7 @@ PLANTED: list[Callable[[Patch], None]] = [
     back_to_its_own_tier,
     result_says_it_passed,
     *later_faults.PLANTED,
+    *family_faults.PLANTED,
 ]
 
 
