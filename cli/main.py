@@ -52,6 +52,11 @@ COMMANDS: Final[dict[str, tuple[str, str, str]]] = {
     ),
     "mcp": ("cli.commands.mcp", "mcp", "Serve the tools to an MCP client."),
     "traces": ("cli.commands.traces", "traces", "Send OpenTelemetry traces of tasks."),
+    "schedule": (
+        "cli.commands.schedule",
+        "schedule",
+        "Submit a task again and again, at planned times.",
+    ),
     "hosts": ("cli.commands.fleet", "hosts", "List hosts, endpoints and tiers."),
     "drain": ("cli.commands.fleet", "drain", "Let a host finish and take nothing new."),
     "resume": ("cli.commands.fleet", "resume", "Let a drained host take work again."),
@@ -134,7 +139,7 @@ GROUPS: Final[dict[str, tuple[str, ...]]] = {
     "Begin": ("up", "demo", "doctor", "dashboard", "top"),
     "Tasks": (
         *("run", "submit", "tasks", "task", "logs", "diff", "fetch"),
-        *("cancel", "retry", "reassign", "mcp"),
+        *("schedule", "cancel", "retry", "reassign", "mcp"),
     ),
     "What happens": (
         *("attention", "alerts", "ack", "dead", "why-waiting", "explain"),

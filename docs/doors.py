@@ -76,6 +76,8 @@ ASKED: Final[dict[str, dict[str, Any]]] = {
     "tier.clear_limit": {"tier": "complex"},
     "policy.set": {"policy": {"fallback_wait_s": 2}, "based_on": 3},
     "policy.validate": {"policy": {"fallback_wait_s": 2}},
+    "schedules": {"schedule": "nightly"},
+    "graph": {"task_id": ID},
     "tasks": {"state": ["failed", "dead"], "limit": 5},
     "task": {"task_id": ID, "wait": 30},
     "output": {"task_id": ID},

@@ -19,7 +19,7 @@ from analysis.savings import SavingsAnswer
 from events import catalogue as c
 from events import commands, lifecycle
 from events.lifecycle import FINAL, PHASES, TABLE, Absent, Phase
-from projections import answers, answers_whatif
+from projections import answers, answers_later, answers_whatif
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -282,6 +282,8 @@ ANSWERED: Final[tuple[type[msgspec.Struct], ...]] = (
     answers.AttentionAnswer,
     answers.CostsAnswer,
     answers_whatif.WhatIfAnswer,
+    answers_later.SchedulesAnswer,
+    answers_later.GraphAnswer,
     SavingsAnswer,
     commands.BulkProgress,
     c.Chunk,

@@ -32,7 +32,7 @@ class TaskRow(Struct, kw_only=True):
     the beginning of its id that no other task's has, "" where nobody looked. `not_before`
     is the instant before which it is not to start, "" for none; `held`: it waits for that,
     or for the tasks that it comes after, outside the queue, and does not age. `comes_after`
-    counts those, `name` is what its batch calls it.
+    counts those, `name` is what its batch calls it. `schedule` has submitted it.
     A child task has a `parent`; `root` is the first of its tree, "" for a task that has
     neither parent nor children; `depth` is how many are above it, `children` how many its
     own runs have submitted.
@@ -96,6 +96,7 @@ class TaskRow(Struct, kw_only=True):
     children: int = 0
     name: str = ""
     comes_after: int = 0
+    schedule: str = ""
 
 
 class RouteView(Struct, kw_only=True):

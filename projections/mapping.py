@@ -114,6 +114,7 @@ def _row(record: TaskRecord, description: str) -> dict[str, Any]:
         "depth": record.depth,
         "children": record.children,
         "name": record.name,
+        "schedule": record.schedule,
         "comes_after": len({*record.after, *record.after_any, *record.input_from}),
     }
 

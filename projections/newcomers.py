@@ -48,6 +48,7 @@ def new_record(event: c.TaskSubmitted, seq: int) -> TaskRecord:
         parent=event.parent,
         root=event.root,
         depth=event.depth,
+        schedule=event.schedule,
     )
 
 

@@ -19,8 +19,18 @@ from events.codec import Reader, encode
 from events.commands import Refusal, no_task, refusal_of, refuse
 from events.errors import AgentComError, Malformed, shown
 from events.filters import FILTERS
-from projections import answers, attention, mapping, search, tables, tiers, waiting
+from projections import (
+    answers,
+    attention,
+    mapping,
+    schedules,
+    search,
+    tables,
+    tiers,
+    waiting,
+)
 from projections import questions as q
+from projections.answers_later import GraphAnswer, SchedulesAnswer
 from projections.answers_whatif import WhatIfAnswer
 from projections.endings import Endings
 from projections.fleet import Beats
@@ -78,6 +88,8 @@ Answer = (
     | answers.StatsAnswer
     | answers.StatusAnswer
     | answers.OutputAnswer
+    | SchedulesAnswer
+    | GraphAnswer
     | WhatIfAnswer
     | answers.RebuildAnswer
     | Refusal
@@ -128,6 +140,8 @@ class Queries:
             "queue": (Reader(q.AskQueue), self.queue),
             "hosts": (Reader(q.AskThen), self.hosts),
             "alerts": (Reader(q.AskThen), self.alerts),
+            "schedules": (Reader(q.AskSchedules), self.schedules),
+            "graph": (Reader(q.AskGraph), self.graph),
             "why": (Reader(q.AskWhy), self.why),
             "costs": (Reader(q.AskCosts), self.costs),
             "stats": (Reader(q.AskThen), self.stats),
@@ -300,6 +314,22 @@ class Queries:
             return mapping.hosts(world, self.beats, monotonic=monotonic, now=now)
         then = tiers.instant_of(world.stats.last_at)
         return mapping.hosts(world, Beats(), monotonic=monotonic, now=then)
+
+    async def schedules(self, question: q.AskSchedules) -> Answer:
+        """Answer `schedules`."""
+        name, world = question.schedule, self._runner.world
+        if name is not None and name not in world.schedules.by_name:
+            return refuse(
+                "not_found", f"there is no schedule {shown(name)}", "schedule"
+            )
+        return schedules.answer(world, name, self._now())
+
+    async def graph(self, question: q.AskGraph) -> Answer:
+        """Answer `graph`."""
+        record = await self._find(question.task_id)
+        if isinstance(record, Refusal):
+            return record
+        return schedules.graph(self._runner.world, record.id)
 
     async def alerts(self, question: q.AskThen) -> Answer:
         """Answer `alerts`, the newest first."""

@@ -80,6 +80,18 @@ class AskThen(Question, frozen=True, kw_only=True):
     at: int | str | None = None
 
 
+class AskSchedules(Question, frozen=True, kw_only=True):
+    """`schedules`: all, or the one of this name."""
+
+    schedule: str | None = None
+
+
+class AskGraph(Question, frozen=True, kw_only=True):
+    """`graph`: what this task comes after, and what comes after it."""
+
+    task_id: str
+
+
 class AskQueue(AskThen, frozen=True, kw_only=True):
     """`queue`."""
 

@@ -261,7 +261,7 @@ class TaskRecord(Struct, array_like=True, kw_only=True, gc=False):
     `not_before` is the instant before which it is not to start; `held`: it waits for that,
     or for the tasks that it comes after, outside the queue. `name` is what its batch calls
     it; it comes after the tasks of `after`, `after_any` and `input_from`, and `followers`
-    come after it, the first `FOLLOWERS_KEPT` of them.
+    come after it, the first `FOLLOWERS_KEPT` of them. `schedule` has submitted it.
     """
 
     phase: Phase = "waiting"
@@ -336,6 +336,7 @@ class TaskRecord(Struct, array_like=True, kw_only=True, gc=False):
     after_any: list[str] = field(default_factory=list)
     input_from: list[str] = field(default_factory=list)
     followers: list[str] = field(default_factory=list)
+    schedule: str = ""
 
     @property
     def tree(self) -> str:

@@ -26,6 +26,7 @@ from events.diagnostics import Diagnostics
 from events.errors import AgentComError, Malformed
 from events.lifecycle import OPEN
 from events.position import Position
+from projections.answers_later import ScheduleView
 from projections.fleet import AlertView, HostView, InForce, SharedView, TierView
 from projections.record import Spent, TaskRecord
 from projections.stats import StatsState
@@ -285,6 +286,8 @@ class Store:
             connection.executemany(PUT_SPEND, spend_rows(world))
             for kind, key in world.fleet.touched:
                 self._save_fleet(world, kind, key)
+            for name in world.schedules.touched:
+                self._put("schedule", name, world.schedules.by_name.get(name))
             connection.execute(PUT_DOCUMENT, ("stats", "", encoder.encode(world.stats)))
             connection.execute(
                 PUT_DOCUMENT, ("costs", "", encoder.encode(world.costs.total))
@@ -301,6 +304,7 @@ class Store:
         self._forget_finished(world)
         touched.clear()
         world.fleet.touched.clear()
+        world.schedules.touched.clear()
         world.costs.cells.clear()
 
     def _save_fleet(self, world: World, kind: str, key: str) -> None:
@@ -315,6 +319,9 @@ class Store:
                 body = (fleet.tiers, fleet.alerts)
             case _:
                 body = fleet.in_force
+        self._put(kind, key, body)
+
+    def _put(self, kind: str, key: str, body: Any) -> None:
         if body is None:
             self._writing.execute(
                 "delete from document where projection = ? and key = ?", (kind, key)
@@ -462,6 +469,8 @@ def _load_documents(connection: sqlite3.Connection, world: World) -> None:
                 fleet.tiers, fleet.alerts = tiers, alerts
             case "head":
                 fleet.in_force = _read(body, InForce)
+            case "schedule":
+                world.schedules.by_name[key] = _read(body, ScheduleView)
             case "stats":
                 world.stats = _read(body, StatsState)
             case _:

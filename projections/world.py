@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from events.position import NOWHERE, Position
-from projections import costs, fleet, queue, stats, tasks
+from projections import costs, fleet, queue, schedules, stats, tasks
 from projections.judged import JudgedEvent, judge
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ VERSIONS: Final = {
     "queue": queue.VERSION,
     "costs": costs.VERSION,
     "stats": stats.VERSION,
+    "schedules": schedules.VERSION,
 }
 """What the stored read models were made by; another version makes them anew."""
 
@@ -40,6 +41,7 @@ class World:
         self.queue = queue.QueueState()
         self.costs = costs.CostsState()
         self.stats = stats.StatsState()
+        self.schedules = schedules.SchedulesState()
 
     def fold(self, recorded: c.Recorded) -> JudgedEvent:
         """Fold one event; return it with its verdict."""
@@ -49,6 +51,8 @@ class World:
             queue.evolve(self.queue, judged)
             if judged.spent is not None:
                 costs.evolve(self.costs, judged)
+        elif judged.family == "schedule":
+            schedules.evolve(self.schedules, judged, self.tasks.epoch)
         else:
             fleet.evolve(self.fleet, judged)
         stats.evolve(self.stats, judged)

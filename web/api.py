@@ -27,6 +27,7 @@ from events.traceparent import HEADER as TRACEPARENT
 from events.traceparent import TraceParent
 from projections import answers as v
 from projections import questions as q
+from projections.answers_later import GraphAnswer, SchedulesAnswer
 from projections.answers_whatif import WhatIfAnswer
 from web.tail import encode_recorded
 from web.topics import Pattern
@@ -70,6 +71,8 @@ QUERIES: Final = (
     QueryRoute("/api/v1/tasks/{task_id}", "task", q.AskTask, v.TaskAnswer),
     QueryRoute("/api/v1/tasks/{task_id}/output", "output", q.AskOutput, v.OutputAnswer),
     QueryRoute("/api/v1/tasks/{task_id}/why", "why", q.AskWhy, v.WhyAnswer),
+    QueryRoute("/api/v1/tasks/{task_id}/graph", "graph", q.AskGraph, GraphAnswer),
+    QueryRoute("/api/v1/schedules", "schedules", q.AskSchedules, SchedulesAnswer),
     QueryRoute("/api/v1/attention", "attention", q.Question, v.AttentionAnswer),
     QueryRoute("/api/v1/alerts", "alerts", q.AskThen, v.AlertsAnswer),
     QueryRoute("/api/v1/queue", "queue", q.AskQueue, v.QueueAnswer),
@@ -86,6 +89,7 @@ BODY_QUERIES: Final = (
 """Questions that are asked by POST, with their fields as the body."""
 
 _TASK: Final = "/api/v1/tasks/{task_id}"
+_SCHEDULE: Final = "/api/v1/schedules/{schedule}"
 COMMANDS: Final = (
     CommandRoute("POST", "/api/v1/tasks", "task.submit", m.Submit, m.Submitted),
     CommandRoute(
@@ -117,6 +121,11 @@ COMMANDS: Final = (
     CommandRoute(
         "POST", "/api/v1/tiers/{tier}/clear-limit", "tier.clear_limit", m.ClearLimit
     ),
+    CommandRoute("POST", "/api/v1/schedules", "schedule.add", m.AddSchedule),
+    CommandRoute("DELETE", _SCHEDULE, "schedule.remove", m.RemoveSchedule),
+    CommandRoute("POST", f"{_SCHEDULE}/pause", "schedule.pause", m.PauseSchedule),
+    CommandRoute("POST", f"{_SCHEDULE}/resume", "schedule.resume", m.ResumeSchedule),
+    CommandRoute("POST", f"{_SCHEDULE}/run", "schedule.run", m.RunSchedule),
     CommandRoute("PUT", "/api/v1/policy", "policy.set", m.SetPolicy),
     CommandRoute("POST", "/api/v1/policy/validate", "policy.validate", m.SetPolicy),
 )

@@ -206,6 +206,7 @@ def _facts(
         ("in", folder, ""),
         ("changed", _changed(task), ""),
         ("attempts", f"{task.attempts} of {task.max_attempts}", ""),
+        ("schedule", task.schedule, ""),
         ("submitted", f"{local_time(task.submitted_at)} by {submitter}", ""),
         ("deadline", local_time(task.deadline) if task.deadline else "", ""),
         ("took", timing, ""),

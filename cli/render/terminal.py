@@ -26,6 +26,7 @@ from events.errors import (
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from datetime import tzinfo
 
     from rich.console import Console
     from rich.table import Table
@@ -333,10 +334,13 @@ def local(sentence: str) -> str:
     return _INSTANT.sub(lambda found: local_time(found[0]), sentence)
 
 
-def local_time(at: str) -> str:
-    """Write an RFC 3339 instant for people, with its zone: `2026-11-27 18:30 CET`."""
+def local_time(at: str, zone: tzinfo | None = None) -> str:
+    """Write an RFC 3339 instant for people, with its zone: `2026-11-27 18:30 CET`.
+
+    The zone is the person's own where none is given.
+    """
     try:
-        local = datetime.fromisoformat(at).astimezone()
+        local = datetime.fromisoformat(at).astimezone(zone)
     except ValueError:
         return at[:25]
     seconds = ":%S" if local.second else ""

@@ -1052,6 +1052,13 @@ class Judge:
                 "what a scheduler knows is what the log says",
                 f"{scheduler.name}: {_differ(live, first)}",
             )
+        shown = {
+            name: (instant(one.cursor), one.paused)
+            for name, one in self.read.schedules.by_name.items()
+        }
+        kept = scheduler.state.schedules.by_name.items()
+        if shown != {name: (one.cursor, one.paused) for name, one in kept}:
+            self.complain("read side and write side agree", f"schedules: {shown}")
         for task_id, state in self.states.items():
             known = scheduler.state.tasks.get(task_id)
             if state.phase in FINAL:

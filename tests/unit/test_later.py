@@ -20,6 +20,9 @@ from events import catalogue as c
 from events import subjects
 from events.codec import instant, rfc3339
 from events.errors import Malformed
+from projections.schedules import graph
+from projections.waiting import why
+from projections.world import fold
 from tests.support.world import START, World
 
 
@@ -287,6 +290,31 @@ def test_a_task_that_comes_after_itself_and_a_name_said_twice_are_refused():
 def test_predecessors_that_contradict_each_other_are_refused(fields, said):
     with pytest.raises(Malformed, match=said):
         check(c.TaskSpec(description="x", **fields), START)
+
+
+def test_a_graph_is_shown_from_any_of_its_tasks_with_who_waits_for_whom():
+    w = World()
+    w.join("h1")
+    w.shell("a", name="build")
+    w.shell("b", after=["a"])
+    w.shell("c", after_any=["a"])
+    w.shell("d", after=["b", "c"])
+    w.shell("alone")
+    for task_id in "abcd":
+        shown = graph(fold(w.log), task_id)
+        assert {n.task_id: (n.level, n.before, n.how) for n in shown.nodes} == {
+            "a": (0, [], []),
+            "b": (1, ["a"], ["after"]),
+            "c": (1, ["a"], ["after_any"]),
+            "d": (2, ["b", "c"], ["after", "after"]),
+        }
+    (node,) = graph(fold(w.log), "alone").nodes
+    assert (node.state, node.held) == ("routed", False)
+    world = fold(w.log)
+    because = why(world.tasks.find("d"), world, w.now).because
+    assert because[0] == (
+        "It starts when 2 of 2 tasks have completed: b (waiting), c (waiting)."
+    )
 
 
 def test_a_graph_of_1000_tasks_ends_in_order_though_its_schedulers_die():

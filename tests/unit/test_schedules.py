@@ -18,6 +18,8 @@ from events import planned, subjects
 from events.codec import instant
 from events.errors import Malformed
 from events.lifecycle import FINAL
+from projections.schedules import answer
+from projections.world import fold
 from tests.support.world import START, World
 
 pytest.importorskip("cronsim", reason="this environment is older than its checkout")
@@ -345,3 +347,19 @@ def night(tz: str, day: str) -> None:
     assert len(fired(w, "nightly")) == 1
     assert not any(s.reason == "missed" for s in skipped(w, "all"))
     assert all(t.state.phase not in FINAL for t in w.scheduler.state.tasks.values())
+
+
+def test_people_are_shown_the_next_ten_times_and_the_last_runs():
+    w = World()
+    add(w, overlap="skip", tz=BERLIN)
+    w.wait(130)
+    (row,) = answer(fold(w.log), "s", w.now).schedules
+    assert (row.fired, row.skipped, len(row.next)) == (1, 1, 10)
+    assert instant(row.next[0]) == START // 60 * 60 + 180
+    assert [(run.what, run.state) for run in row.runs] == [
+        ("overlap", "waiting"),
+        ("fired", "waiting"),
+    ]
+    w.store(subjects.schedule("s"), c.SchedulePaused(**w.head(), schedule="s"))
+    (row,) = answer(fold(w.log), None, w.now).schedules
+    assert (row.paused, row.next) == (True, [])

@@ -258,6 +258,22 @@ export interface Gpu {
   vram_total_bytes: number;
   vram_free_bytes: number;
 }
+export interface GraphAnswer {
+  seq: number;
+  task_id: string;
+  nodes: Array<GraphNode>;
+  left_out: boolean;
+}
+export interface GraphNode {
+  task_id: string;
+  name: string;
+  description: string;
+  state: string;
+  held: boolean;
+  level: number;
+  before: Array<string>;
+  how: Array<"after" | "after_any" | "input_from">;
+}
 export interface HostRow {
   host: string;
   state: string;
@@ -413,6 +429,14 @@ export interface RunError {
   code: string;
   message: string;
 }
+export interface RunRow {
+  planned: string;
+  what: "by_hand" | "fired" | "missed" | "overlap";
+  task_id: string;
+  until: string;
+  count: number;
+  state: string;
+}
 export interface SavingsAnswer {
   seq: number;
   model: string;
@@ -421,6 +445,27 @@ export interface SavingsAnswer {
   saved_usd: number;
   unpriced: number;
   simulated_usd: number;
+}
+export interface ScheduleRow {
+  schedule: string;
+  cron: string;
+  tz: string;
+  missed: string;
+  overlap: string;
+  description: string;
+  tier: string;
+  added_at: string;
+  added_by: string;
+  paused: boolean;
+  paused_for: string;
+  fired: number;
+  skipped: number;
+  next: Array<string>;
+  runs: Array<RunRow>;
+}
+export interface SchedulesAnswer {
+  seq: number;
+  schedules: Array<ScheduleRow>;
 }
 export interface SharedView {
   endpoint: string;
@@ -520,6 +565,7 @@ export interface TaskDetail {
   children: number;
   name: string;
   comes_after: number;
+  schedule: string;
   spec: TaskSpec | null;
   classification: Classification | null;
   warnings: Array<string>;
@@ -643,6 +689,7 @@ export interface TaskRow {
   children: number;
   name: string;
   comes_after: number;
+  schedule: string;
 }
 export interface TaskSpec {
   description: string;
