@@ -40,14 +40,16 @@ The words that are used here, each for one thing:
   live of its tasks run.
 - A waiting task is *deferred* once the log says why it waits. One that waits for a time or
   for other tasks is *held*: it stands in no queue until it is *released*.
+- A *schedule* has a task submitted at each of its planned times. Such a time is *fired*, or
+  *skipped* where it was missed or the task before is not over.
 - A *suspect* is a task that lost runs with their hosts, and may be what ends them.
 
 Everywhere `state` is the `SchedulerState`, `lead` the `Leadership`, `live` a `LiveTask`.
 
 Read them in this order: `logtime` (what durations are reckoned in), `outputs` (what comes
 out), `queue`, `live`, `specs`, `places`, `fleet` (the parts of the state), `state` (the
-fold; `hosts`, `tiers` and `held` have a part of it), `leadership` (what only a leader
-remembers), then the deciders `held`, `dispatch`, `expiry`, `returns`, `hosts`, `tiers`,
-and `mailing`; `decide` composes them, and `role` gives that a log, a bus and a `lease`.
-`metrics` counts what goes through the role's log.
+fold; `hosts`, `tiers`, `held` and `schedules` have a part of it), `leadership` (what only
+a leader remembers), then the deciders `schedules`, `held`, `dispatch`, `expiry`,
+`returns`, `hosts`, `tiers`, and `mailing`; `decide` composes them, and `role` gives that
+a log, a bus and a `lease`. `metrics` counts what goes through the role's log.
 """
