@@ -65,3 +65,38 @@ def test_sequence_and_lag_are_behind_the_connection_s_state(open_page, house):
     expect(page.locator("#last-seq")).to_have_text(re.compile(r"^[\d,]+$"))
     wide = page.evaluate("document.documentElement.scrollWidth - innerWidth")
     assert wide <= 0
+
+
+def test_what_is_looked_at_in_events_and_decisions_is_in_the_address(open_page, house):
+    page = open_page("events")
+    page.fill("#subject-filter", "agentcom.evt.host.*")
+    page.get_by_role("button", name="Filter").click()
+    page.fill("#jump", "1")
+    page.get_by_role("button", name="Jump").click()
+    page.get_by_label("JSON").check()
+    first = page.locator("#events li").first
+    expect(first.locator("pre")).to_contain_text("host.joined.v1")
+    seq = first.locator(".seq").inner_text()
+    assert page.url.endswith("?subject=agentcom.evt.host.*&from=1&json=yes")
+    page.reload()
+    expect(page.locator("#subject-filter")).to_have_value("agentcom.evt.host.*")
+    expect(page.locator("#jump")).to_have_value("1")
+    expect(first.locator(".seq")).to_have_text(seq)
+    expect(first.locator("pre")).to_be_visible()
+    page.get_by_role("button", name="Back to live").click()
+    page.go_back()
+    expect(page.get_by_role("button", name="Back to live")).to_be_visible()
+    page.evaluate("location.hash = '#/events?from=never'")
+    expect(page.locator(".notices")).to_contain_text("never")
+    open_page.complaints[:] = [c for c in open_page.complaints if "400" not in c]
+
+    page.evaluate("location.hash = '#/routing'")
+    decisions = page.locator("#decisions")
+    decisions.get_by_label("Tier").select_option("complex")
+    decisions.get_by_label("fallbacks only").check()
+    assert page.url.endswith("#/routing?tier=complex&fell=yes")
+    page.reload()
+    expect(decisions.get_by_label("Tier")).to_have_value("complex")
+    expect(decisions.get_by_label("fallbacks only")).to_be_checked()
+    page.go_back()
+    expect(decisions.get_by_label("fallbacks only")).not_to_be_checked()

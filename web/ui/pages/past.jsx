@@ -1,6 +1,7 @@
 // The past: queue and fleet as they were at any time, over a ribbon of what was done and down.
 import { useEffect, useMemo, useRef, useState } from "preact/hooks";
 import { get, wordsOf } from "../api.js";
+import { fleetOf } from "../fleetlist.js";
 import { at as instant, clock, count, duration, moment, plain } from "../format.js";
 import { Empty, Panel, State, Text, Tier } from "../parts.jsx";
 import { useQuery } from "../route.js";
@@ -24,6 +25,7 @@ const AGAIN_MS = 20_000;
 const PLAY_MS = 700;
 const STEPS = 60; // of a whole play
 const LISTED = 8;
+const HOSTS = 12; // those with a problem first
 const ABOUT = 6; // events before the moment, and after it
 const PAGES = 5;
 /** @type {[string, string, number][]} */
@@ -346,6 +348,7 @@ async function world(at) {
 /** @param {{ world: Then }} props */
 function World({ world: { now, seq, queue, fleet, at, events } }) {
   const underWay = Object.values(queue.under_way).reduce((a, b) => a + b, 0);
+  const hosts = fleetOf(fleet.hosts, { text: "", state: "", sort: "problems" });
   return (
     <div id="then" data-seq={seq} data-now={now}>
       <p>
@@ -396,12 +399,17 @@ function World({ world: { now, seq, queue, fleet, at, events } }) {
                 {tier.wording_at && ` ${moment(tier.wording_at)}`}
               </li>
             ))}
-            {fleet.hosts.map((host) => (
+            {hosts.slice(0, HOSTS).map((host) => (
               <li>
                 <State state={host.state} /> <Text>{host.host}</Text>
                 {`: ${host.endpoints.filter((each) => each.up).length} of ${host.endpoints.length} endpoints up`}
               </li>
             ))}
+            {hosts.length > HOSTS && (
+              <li>
+                <small>{`and ${count(hosts.length - HOSTS)} more hosts`}</small>
+              </li>
+            )}
           </ul>
         </div>
       </div>
