@@ -27,6 +27,16 @@ class AttachmentFields(TypedDict):
     media_type: str
 
 
+class _Inputs(TypedDict):
+    inputs: list[str]
+
+
+class EmbedFields(_Inputs, total=False):
+    """Texts that a task's `model` turns into vectors."""
+
+    dimensions: int
+
+
 class TaskFields(TypedDict, total=False):
     """What a task may say; docs/doors.md explains each field.
 
@@ -66,6 +76,7 @@ class TaskFields(TypedDict, total=False):
     traceparent: str
     messages: list[dict[str, Any]]
     chat: dict[str, Any]
+    embed: EmbedFields
     timeout_s: float
     retries: int
     claude: dict[str, Any]

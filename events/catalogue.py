@@ -206,6 +206,16 @@ class ChatWishes(Struct, frozen=True, omit_defaults=True, kw_only=True):
     reasoning_effort: Annotated[str, Meta(max_length=32)] | None = None
 
 
+class EmbedWishes(Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """Texts to be turned into vectors, one each, of `dimensions` numbers where that is said."""
+
+    inputs: Annotated[
+        list[Annotated[str, Meta(min_length=1, max_length=200_000)]],
+        Meta(min_length=1, max_length=2_048),
+    ]
+    dimensions: Annotated[int, Meta(ge=1, le=65_536)] | None = None
+
+
 class TaskSpec(Struct, frozen=True, omit_defaults=True, kw_only=True):
     """What a submitter asks for.
 
@@ -225,6 +235,7 @@ class TaskSpec(Struct, frozen=True, omit_defaults=True, kw_only=True):
     Of an answer alone: `system` is the system's message, `max_tokens` the most that it may
     be long (None: the policy's), `json_schema` what it must fit as JSON. A *chat* is an
     answer to `messages`, and its `description` a title; `chat` is what it wants besides.
+    `embed` are texts that its `model` turns into vectors.
     """
 
     description: Annotated[str, Meta(min_length=1, max_length=DESCRIPTION_LIMIT)]
@@ -262,6 +273,7 @@ class TaskSpec(Struct, frozen=True, omit_defaults=True, kw_only=True):
     max_budget_usd: Annotated[float, Meta(gt=0, le=1e6)] | None = None
     messages: Annotated[list[ChatMessage], Meta(max_length=5_000)] = []
     chat: ChatWishes | None = None
+    embed: EmbedWishes | None = None
     at: str | None = None
     name: Token | None = None
     after: Annotated[list[Token], Meta(max_length=1_000)] = []
@@ -286,6 +298,8 @@ def chat_options(spec: TaskSpec) -> list[str]:
         options += [f"chat.{name}" for name in wishes_of(spec)]
     if any(map(is_picture, spec.attachments)):
         options.append("attachments")
+    if spec.embed is not None:
+        options.append("embed")
     return options
 
 
@@ -827,7 +841,7 @@ class EndpointState(Struct, frozen=True, omit_defaults=True, kw_only=True):
     `model_capabilities` holds those of models that differ, as far as the server says;
     `context_tokens` how many tokens a model reads at most, where that is known.
     `notice`: the last run with the policy's `claude_model` said that this model is retired,
-    will be, or is not found.
+    will be, or is not found. `embedders` are models that make vectors and answer nothing.
     """
 
     endpoint: str
@@ -846,6 +860,7 @@ class EndpointState(Struct, frozen=True, omit_defaults=True, kw_only=True):
     model_capabilities: dict[str, list[str]] = {}
     context_tokens: dict[str, Int] = {}
     notice: str = ""
+    embedders: list[str] = []
 
 
 class Held(Struct, frozen=True, omit_defaults=True):

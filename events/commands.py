@@ -73,6 +73,10 @@ class NewChatWishes(c.ChatWishes, frozen=True, forbid_unknown_fields=True):
     """Wishes of a chat as a submitter may write them."""
 
 
+class NewEmbedWishes(c.EmbedWishes, frozen=True, forbid_unknown_fields=True):
+    """Texts to be turned into vectors as a submitter may write them."""
+
+
 class NewTask(c.TaskSpec, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A task as a submitter may write it."""
 
@@ -88,6 +92,7 @@ class NewTask(c.TaskSpec, frozen=True, kw_only=True, forbid_unknown_fields=True)
         default_factory=list
     )
     chat: NewChatWishes | None = None
+    embed: NewEmbedWishes | None = None
 
 
 class Attach(Command, frozen=True, kw_only=True):

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from projections.judged import JudgedEvent
 
 ALERTS_KEPT: Final = 100
-VERSION: Final = 10
+VERSION: Final = 11
 
 
 class EndpointView(Struct):
@@ -51,6 +51,7 @@ class EndpointView(Struct):
     model_capabilities: dict[str, list[str]] = {}
     context_tokens: dict[str, int] = {}
     notice: str = ""
+    embedders: list[str] = []
 
 
 class HostView(Struct):
@@ -465,6 +466,7 @@ def _endpoint(state: c.EndpointState, since: str) -> EndpointView:
         model_capabilities=state.model_capabilities,
         context_tokens=state.context_tokens,
         notice=state.notice,
+        embedders=state.embedders,
     )
 
 

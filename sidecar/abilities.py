@@ -33,6 +33,7 @@ _DOES_NOT = {
     *("moderation", "image", "image_generation", "audio", "tts", "stt"),
     *("transcription", "audio_transcription", "audio_speech"),
 }
+_EMBEDS = {"embedding", "embeddings", "feature-extraction"}
 _TOOLS = {"tools", "tool_use", "function_calling"}
 _SEES = {"vision", "multimodal", "vlm"}
 
@@ -65,6 +66,14 @@ def can_chat(model: Mapping[str, Any]) -> bool:
     details = model.get("details")
     family = details.get("family") if isinstance(details, dict) else None
     return not words & _DOES_NOT and "bert" not in str(family or "").lower()
+
+
+def can_embed(model: Mapping[str, Any]) -> bool:
+    """Whether a server says of a listed model that it makes vectors."""
+    words = _words(model) or set()
+    details = model.get("details")
+    family = details.get("family") if isinstance(details, dict) else None
+    return bool(words & _EMBEDS) or "bert" in str(family or "").lower()
 
 
 def able(models: Mapping[str, Mapping[str, Any]], *, messages: bool) -> dict[str, Any]:

@@ -189,6 +189,7 @@ def _abilities(kind: str, answer: Answered, *, program: bool) -> dict[str, Any]:
             for name, words in answer.model_capabilities.items()
             if set(words) != set(answer.capabilities) - {"messages"}
         },
+        "embedders": listed_models(kind, answer.embedders),
         "context_tokens": {
             listed_models(kind, [name])[0]: tokens
             for name, tokens in answer.context_tokens.items()

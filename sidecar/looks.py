@@ -1,7 +1,7 @@
 """Looks at model servers and at Claude Code: what they offer, or why they do not answer.
 
-A look loads nothing and spends nothing. Models are those that can answer a task: what only
-embeds, and what runs in a cloud, is left out.
+A look loads nothing and spends nothing. Models are those that can answer a task, embedders
+those that make vectors alone; what runs in a cloud is left out.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import msgspec
 from msgspec import Struct, field
 
 from events import header
-from sidecar.abilities import able, can_chat, context_info, is_variant
+from sidecar.abilities import able, can_chat, can_embed, context_info, is_variant
 from sidecar.executors.claude import command as claude
 from sidecar.http import base_url, without_secrets
 from sidecar.shield import variables
@@ -46,6 +46,7 @@ class Answered(Struct, frozen=True, kw_only=True):
     capabilities: list[str] = []
     model_capabilities: dict[str, list[str]] = {}
     context_tokens: dict[str, int] = {}
+    embedders: list[str] = []
 
 
 class Missed(Struct, frozen=True):
@@ -79,8 +80,12 @@ def ollama_answer(
         for name, each in _named(tags)
         if not _remote(each) and not is_variant(name)
     }
+    embedders = [
+        name for name, each in models.items() if can_embed(each) and not can_chat(each)
+    ]
     models = {name: each for name, each in models.items() if can_chat(each)}
     return Answered(
+        embedders=embedders,
         version=number if isinstance(number, str) else "",
         models=list(models),
         loaded=[
@@ -128,7 +133,7 @@ def openai_answer(
     for each in own if isinstance(own, list) else []:
         if isinstance(each, dict) and isinstance(each.get("id"), str):
             beside[each["id"]] = each
-    found, loaded = {}, []
+    found, loaded, embedders = {}, [], []
     data = listing.get("data")
     for each in data if isinstance(data, list) else []:
         name = each.get("id") if isinstance(each, dict) else None
@@ -136,6 +141,8 @@ def openai_answer(
             continue
         known = {**beside.get(name, {}), **each}
         if not can_chat(known):
+            if can_embed(known):
+                embedders.append(name)
             continue
         found[name] = known
         if _is_loaded(each):
@@ -143,6 +150,7 @@ def openai_answer(
     if isinstance(props, dict) and len(found) == 1:
         found = {name: {**each, "props": props} for name, each in found.items()}
     return Answered(
+        embedders=embedders,
         models=list(found),
         loaded=loaded,
         simulated=simulated,

@@ -45,8 +45,12 @@ class Capacity:
     def models(self) -> dict[str, str]:
         """Return the models that answer now, and the kind of server that has them."""
         owners: dict[str, str] = {}
-        for endpoint, name in models_of(self._runner.world.fleet, "standard"):
+        fleet = self._runner.world.fleet
+        for endpoint, name in models_of(fleet, "standard"):
             owners.setdefault(name, endpoint.kind)
+        for _, endpoint in endpoints_of(fleet, "standard"):
+            for name in endpoint.embedders if endpoint.up else ():
+                owners.setdefault(name, endpoint.kind)
         return dict(sorted(owners.items()))
 
     def unknown(self, name: str) -> Refusal:
@@ -75,7 +79,7 @@ class Capacity:
         able = [
             (endpoint, name)
             for _, endpoint in places
-            for name in (*endpoint.models, *endpoint.loaded)
+            for name in _names(endpoint, chat)
             if not model or model_named(model, endpoint.kind, (name,))
         ]
         if model and not able:
@@ -117,7 +121,7 @@ class Capacity:
         """Count the slots of a tier that has a model, those that hosts share once."""
         slots: dict[tuple[str, str], int] = {}
         for host, endpoint in self._up(tier):
-            names = (*endpoint.models, *endpoint.loaded)
+            names = (*endpoint.models, *endpoint.loaded, *endpoint.embedders)
             if not model or model_named(model, endpoint.kind, names):
                 owner = "" if endpoint.shared else host.host
                 slots[owner, endpoint.endpoint] = endpoint.slots
@@ -127,6 +131,12 @@ class Capacity:
         for host, endpoint in endpoints_of(self._runner.world.fleet, tier):
             if host.state == "up" and endpoint.up:
                 yield host, endpoint
+
+
+def _names(endpoint: EndpointView, request: ChatRequest) -> list[str]:
+    """Name the models of an endpoint that could be asked this: for vectors, embedders too."""
+    names = [*endpoint.models, *endpoint.loaded]
+    return [*endpoint.embedders, *names] if "embed" in request.task else names
 
 
 def _needs(request: ChatRequest) -> Iterator[tuple[str, str, str]]:

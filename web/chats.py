@@ -1,4 +1,4 @@
-"""The door for OpenAI's clients: `/v1/chat/completions`, `/v1/models`.
+"""The door for OpenAI's clients: `/v1/chat/completions`, `/v1/embeddings`, `/v1/models`.
 
 A chat is a task. Its answer goes from the run's live output to the client as it comes,
 and nothing on the way is asked for twice; the log's own events say where it runs, how it
@@ -171,7 +171,9 @@ class Chat:
         self.number = chunk.n
 
     def is_complete(self, result: c.Result) -> bool:
-        """Whether the rest of the answer can be told from its result."""
+        """Whether the rest of the answer can be told from its result, or is there already."""
+        if "embed" in self.asked.task:
+            return sum(map(len, self.sent)) >= result.output_bytes
         return not result.truncated and result.output.startswith("".join(self.sent))
 
     def rest(self, result: c.Result) -> list[dict[str, Any]]:
@@ -240,16 +242,16 @@ class ChatReply:
 
     def __init__(self, request: web.Request, chat: Chat) -> None:
         self._request = request
-        self._chat = chat
+        self.chat = chat
         self._stream: web.StreamResponse | None = None
-        self._encoder = ChatEncoder(
+        self.encoder = ChatEncoder(
             chat.task_id, int(time.time()), include_usage=chat.asked.include_usage
         )
 
     async def say(self, deltas: list[dict[str, Any]]) -> None:
         """Send pieces of the answer."""
         if deltas:
-            await self._send(b"".join(self._encoder.delta(**each) for each in deltas))
+            await self._send(b"".join(self.encoder.delta(**each) for each in deltas))
 
     async def keep_alive(self) -> None:
         """Show that it goes on."""
@@ -257,8 +259,8 @@ class ChatReply:
 
     async def end(self, result: c.Result) -> web.StreamResponse:
         """Send what is left, and end. Raises Sorry where not all of it is known."""
-        chat = self._chat
-        self._name_model(result)
+        chat = self.chat
+        self.name_model(result)
         if not chat.asked.stream:
             if result.truncated:
                 raise Sorry(
@@ -268,12 +270,12 @@ class ChatReply:
                         "stream, or for less (max_tokens)",
                     )
                 )
-            body = self._encoder.whole(result, self._where(result))
-            return _response(body, 200, self._headers(result))
+            body = self.encoder.whole(result, self.where(result))
+            return response(body, 200, self.headers(result))
         if not chat.whole and not chat.is_complete(result):
             raise Sorry(refuse("bad_gateway", "a part of the answer was lost"))
         await self.say(chat.rest(result))
-        await self._send(self._encoder.end(result, self._where(result)))
+        await self._send(self.encoder.end(result, self.where(result)))
         assert self._stream is not None
         await self._stream.write_eof()
         return self._stream
@@ -281,9 +283,7 @@ class ChatReply:
     async def fail(self, end: Sorry) -> web.StreamResponse:
         """Tell why there is no answer, or no more of it."""
         if self._stream is None:
-            return sorry(
-                end.refusal, end.retry_after_s, self._headers(self._chat.result)
-            )
+            return sorry(end.refusal, end.retry_after_s, self.headers(self.chat.result))
         await self._stream.write(error_event(end.refusal))
         await self._stream.write_eof()
         return self._stream
@@ -291,29 +291,29 @@ class ChatReply:
     async def _send(self, data: bytes) -> None:
         stream = self._stream
         if stream is None:
-            self._name_model(None)
+            self.name_model(None)
             headers = {
                 "Content-Type": "text/event-stream; charset=utf-8",
                 "Cache-Control": "no-cache",
                 "X-Accel-Buffering": "no",
                 **HEADERS,
-                **self._headers(None),
+                **self.headers(None),
             }
             self._stream = stream = web.StreamResponse(headers=headers)
             await stream.prepare(self._request)
         await stream.write(data)
 
-    def _name_model(self, result: c.Result | None) -> None:
-        route = self._chat.route
+    def name_model(self, result: c.Result | None) -> None:
+        route = self.chat.route
         named = route.selected_model if route is not None else ""
         used = result.model_used if result is not None else ""
-        self._encoder.model = named or used or self._chat.asked.model
+        self.encoder.model = named or used or self.chat.asked.model
 
-    def _where(self, result: c.Result) -> dict[str, Any]:
-        return where_of(self._chat.task_id, self._chat.route, result)
+    def where(self, result: c.Result) -> dict[str, Any]:
+        return where_of(self.chat.task_id, self.chat.route, result)
 
-    def _headers(self, result: c.Result | None) -> dict[str, str]:
-        chat = self._chat
+    def headers(self, result: c.Result | None) -> dict[str, str]:
+        chat = self.chat
         task_id = chat.task_id if chat.submitted else ""
         return headers_of(task_id, chat.route, result, chat.asked.ignored)
 
@@ -393,6 +393,16 @@ class Chats:
             chat = read_chat(await request.read(), request.headers)
         except Malformed as wrong:
             return sorry(refusal_of(wrong))
+        return await self.take_on(request, chat, who, ChatReply)
+
+    async def take_on(
+        self,
+        request: web.Request,
+        chat: ChatRequest,
+        who: str,
+        replying: Callable[[web.Request, Chat], ChatReply],
+    ) -> web.StreamResponse:
+        """Refuse it where nothing could take it in time, else hold it to its end."""
         refusal = self._capacity.refuses(chat)
         if refusal is not None:
             return sorry(refusal)
@@ -404,15 +414,19 @@ class Chats:
                 f"{chat.patience_s:g} s (x-agentcom-patience)",
             )
             return sorry(busy, wait_s - chat.patience_s)
-        return await self._hold(request, chat, who)
+        return await self._hold(request, chat, who, replying)
 
     async def _hold(
-        self, request: web.Request, wish: ChatRequest, who: str
+        self,
+        request: web.Request,
+        wish: ChatRequest,
+        who: str,
+        replying: Callable[[web.Request, Chat], ChatReply],
     ) -> web.StreamResponse:
         """Hold a chat, from its submission to the end of its answer."""
         command_id = self._new_id()
         chat = Chat(task_named(who, command_id), wish)
-        reply = ChatReply(request, chat)
+        reply = replying(request, chat)
 
         def gone() -> None:
             chat.take("gone")
@@ -477,7 +491,7 @@ class Chats:
     async def _drain(self, chat: Chat, reply: ChatReply) -> None:
         """Pass on the rest of the output that the result does not hold as it was said."""
         with suppress(TimeoutError):
-            while True:
+            while chat.result is None or not chat.is_complete(chat.result):
                 async with asyncio.timeout(REST_S):
                     news = await chat.news.get()
                 if isinstance(news, c.Chunk):
@@ -559,13 +573,13 @@ def sorry(
     fields = dict(headers or {})
     if refusal.status in (429, 503):
         fields["Retry-After"] = str(max(1, math.ceil(retry_after_s or 1.0)))
-    return _response(msgspec.json.encode(error_of(refusal)), refusal.status, fields)
+    return response(msgspec.json.encode(error_of(refusal)), refusal.status, fields)
 
 
 def _json(value: Any) -> web.Response:
-    return _response(msgspec.json.encode(value), 200, {})
+    return response(msgspec.json.encode(value), 200, {})
 
 
-def _response(raw: bytes, status: int, headers: dict[str, str]) -> web.Response:
+def response(raw: bytes, status: int, headers: dict[str, str]) -> web.Response:
     headers = {"Content-Type": "application/json", **headers}
     return web.Response(body=raw, status=status, headers=headers)

@@ -155,8 +155,8 @@ def read_chat(raw: bytes, headers: Mapping[str, str]) -> ChatRequest:
             _message(message, f"messages[{n}]", pictures)
             for n, message in enumerate(body.messages)
         ],
-        "priority": _priority(body, headers),
-        "labels": _labels(headers),
+        "priority": priority_of(body.service_tier, headers),
+        "labels": labels_of(headers),
         "metadata": _metadata(body),
         "attachments": [
             {
@@ -171,7 +171,7 @@ def read_chat(raw: bytes, headers: Mapping[str, str]) -> ChatRequest:
         "max_tokens": body.max_completion_tokens or body.max_tokens,
         "json_schema": _schema(body.response_format),
         "chat": _wishes(body, given),
-        "traceparent": _traceparent(headers),
+        "traceparent": traceparent_of(headers),
         **_tier(body.model),
     }
     known = _READ | _CHANGES.keys()
@@ -179,14 +179,14 @@ def read_chat(raw: bytes, headers: Mapping[str, str]) -> ChatRequest:
         model=body.model,
         stream=bool(body.stream),
         include_usage=bool(body.stream_options and body.stream_options.include_usage),
-        patience_s=_patience(headers),
+        patience_s=patience_of(headers),
         task={name: value for name, value in task.items() if value not in _NOTHING},
         pictures={digest: data for digest, (_, data) in pictures.items()},
         ignored=sorted(str(name)[:60] for name in given.keys() - known),
     )
 
 
-def _traceparent(headers: Mapping[str, str]) -> str:
+def traceparent_of(headers: Mapping[str, str]) -> str:
     """Return the caller's span; by the standard one that cannot be read is none."""
     said = headers.get(TRACEPARENT, "")
     return said if TraceParent.read(said) else ""
@@ -341,10 +341,11 @@ def _tier(model: str) -> dict[str, Any]:
     return {"tier": "standard", "model": model}
 
 
-def _priority(body: _GivenChat, headers: Mapping[str, str]) -> str:
+def priority_of(service_tier: str | None, headers: Mapping[str, str]) -> str:
+    """Read how urgent a request is; raises Malformed."""
     word = headers.get("x-agentcom-priority", "").strip().lower()
     if not word:
-        return _SERVICE.get(body.service_tier or "", "normal")
+        return _SERVICE.get(service_tier or "", "normal")
     if word not in PRIORITIES:
         raise Malformed("x-agentcom-priority", ", ".join(PRIORITIES), word[:40])
     return word
@@ -359,7 +360,7 @@ def _metadata(body: _GivenChat) -> dict[str, Any] | None:
     return metadata or None
 
 
-def _labels(headers: Mapping[str, str]) -> dict[str, str]:
+def labels_of(headers: Mapping[str, str]) -> dict[str, str]:
     """Read the labels that a client gives its chats."""
     labels = {}
     text = headers.get("x-agentcom-labels", "")
@@ -371,7 +372,8 @@ def _labels(headers: Mapping[str, str]) -> dict[str, str]:
     return labels
 
 
-def _patience(headers: Mapping[str, str]) -> float:
+def patience_of(headers: Mapping[str, str]) -> float:
+    """Read how long a client waits for a begin; raises Malformed."""
     word = headers.get("x-agentcom-patience", "").strip().lower()
     if not word:
         return PATIENCE_S

@@ -44,6 +44,7 @@ from web.openai import BODY_BYTES as CHAT_BYTES
 from web.openapi import document
 from web.printed import Printed
 from web.streams import Streams, wants_stream
+from web.vectors import embed
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -187,6 +188,7 @@ class Server:
             ("GET", f"{_CHATS}models", self.chats.models),
             ("GET", _CHATS + "models/{name:.+}", self.chats.model),
             ("POST", f"{_CHATS}chat/completions", self._complete),
+            ("POST", f"{_CHATS}embeddings", self._embed),
             ("*", _CHATS + "{rest:.*}", self.chats.nothing),
             *(
                 (each.method, each.path, self._commanding(each.name))
@@ -426,6 +428,16 @@ class Server:
         if not self._access.commands.take(visitor.name):
             return sorry(_too_many("commands"))
         return await self.chats.complete(request, visitor.name)
+
+    async def _embed(self, request: web.Request) -> web.StreamResponse:
+        visitor = request[_VISITOR]
+        if not visitor.may_command:
+            return sorry(
+                refuse("forbidden", f"a {visitor.role} may look, not give commands")
+            )
+        if not self._access.commands.take(visitor.name):
+            return sorry(_too_many("commands"))
+        return await embed(self.chats, request, visitor.name)
 
     # -- the interface for programs ----------------------------------------------------
 

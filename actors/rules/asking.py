@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from actors.rules.chats import check_chat
 from actors.rules.classification import classify
+from actors.rules.embeddings import check_embed
 from actors.rules.modes import resolve
 from events import catalogue as c
 from events.attachments import LIMIT_BYTES, PICTURES
@@ -24,6 +25,7 @@ SCHEMA_DEPTH: Final = 64
 def check_asking(spec: c.TaskSpec) -> None:
     """Refuse options that nobody would honour: raises Malformed with the JSON path."""
     check_chat(spec)
+    check_embed(spec)
     options = c.chat_options(spec)
     if not options:
         return

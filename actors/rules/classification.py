@@ -64,7 +64,11 @@ def classify(spec: c.TaskSpec) -> c.Classification:
     elif effective == "trivial" and spec.shell is None:
         effective = "standard"
         reason += "; no shell command, runs as standard"
-    elif effective == "complex" and spec.messages and (options := c.chat_options(spec)):
+    elif (
+        effective == "complex"
+        and (spec.messages or spec.embed)
+        and (options := c.chat_options(spec))
+    ):
         effective = "standard"
         reason += f"; {options[0]} is for model servers alone, runs as standard"
     return c.Classification(effective, explicit, "inferred", inferred, reason)

@@ -181,6 +181,7 @@ class Fleet:
         place.capabilities = frozenset(state.capabilities)
         place.model_capabilities = state.model_capabilities
         place.context_tokens = state.context_tokens
+        place.embedders = tuple(listed_models(state.kind, state.embedders))
         self._touch_place(place)
 
     def _endpoint_slots(self, host: Host, state: c.EndpointState) -> Slots:
@@ -443,6 +444,7 @@ def plain(required: Requirement) -> Requirement:
         tools=required.tools and local,
         choice=required.choice and local,
         vision=required.vision and local,
+        embeds=required.embeds and local,
         context=required.context if local else 0,
         child=required.child,
     )

@@ -225,6 +225,7 @@ class Place:
     __slots__ = (
         "capabilities",
         "context_tokens",
+        "embedders",
         "endpoint",
         "endpoint_kind",
         "host",
@@ -261,6 +262,7 @@ class Place:
         self.capabilities: frozenset[str] = frozenset()
         self.model_capabilities: dict[str, list[str]] = {}
         self.context_tokens: dict[str, int] = {}
+        self.embedders: tuple[str, ...] = ()
 
     def model_for(
         self, required: Requirement, policy: Policy
@@ -278,6 +280,10 @@ class Place:
         if required.choice and self.endpoint_kind != "openai":
             return None, "cannot be told which tool to call"
         models, named = self.models, required.model
+        if required.embeds:
+            able = (*self.embedders, *models)
+            exact = model_named(named, self.endpoint_kind, able)
+            return exact, "" if exact is not None else f"does not have {named}"
         if named:
             exact = model_named(named, self.endpoint_kind, models)
             if exact is None:

@@ -51,8 +51,8 @@ class Requirement(Struct, frozen=True, kw_only=True, cache_hash=True):
     the repository that its host must have or may clone (`repo`, "" for none), that its
     host runs verification steps (`verifies`).
     Of a model endpoint: that an agent can work there (`work`), that its model calls tools
-    (`tools`), as the task prescribes (`choice`), sees pictures (`vision`) and reads so many
-    tokens (`context`).
+    (`tools`), as the task prescribes (`choice`), sees pictures (`vision`), makes vectors
+    (`embeds`) and reads so many tokens (`context`).
     Of its slots: that those which parents lend are free (`child`).
     `actors.scheduler.fleet.plain` keeps these, and pools go by them alone.
 
@@ -75,6 +75,7 @@ class Requirement(Struct, frozen=True, kw_only=True, cache_hash=True):
     tools: bool = False
     choice: bool = False
     vision: bool = False
+    embeds: bool = False
     context: int = 0
     child: bool = False
     shell: bool = False
@@ -114,6 +115,7 @@ def requirement(
         tools=spec.chat is not None and bool(spec.chat.tools),
         choice=needs_choice(spec),
         vision=any(map(c.is_picture, spec.attachments)),
+        embeds=spec.embed is not None,
         context=context_needed(prompt_tokens, work=mode == "work") if mode else 0,
         child=child,
         shell=spec.shell is not None,

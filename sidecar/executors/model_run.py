@@ -31,6 +31,7 @@ from actors.rules.prompt import prompt_for
 from events import catalogue as c
 from events import header
 from events.chunks import Calls, call_line
+from sidecar.executors import embed
 from sidecar.executors.fitting import FEEDBACK, faulty, unfit_answer, with_spent
 from sidecar.executors.ndjson import Broken
 from sidecar.executors.pieces import (
@@ -353,7 +354,14 @@ class ModelExecutor:
         looking = asyncio.ensure_future(expect_warm())
         try:
             while True:
-                request = self._dialect.request(run, base)
+                wishes = run.assign.spec.embed
+                request = (
+                    self._dialect.request(run, base)
+                    if wishes is None
+                    else ModelRequest(
+                        embed.PATH, embed.body_of(wishes, run.assign.model)
+                    )
+                )
                 async with session.post(
                     base + request.path,
                     data=request.body,
@@ -371,8 +379,11 @@ class ModelExecutor:
                         return
                     body = await answer.content.read(_ERROR_BODY)
                     answer.close()
-                if not self._dialect.learn(base, answer.status, body):
-                    fault = self._dialect.refused(answer.status, body, run.assign.model)
+                if wishes is not None or not self._dialect.learn(
+                    base, answer.status, body
+                ):
+                    refused = self._dialect.refused if wishes is None else embed.refused
+                    fault = refused(answer.status, body, run.assign.model)
                     wait_s = retry_after(answer.headers)
                     try_.fault = structs.replace(fault, retry_after_s=wait_s)
                     return
@@ -409,7 +420,13 @@ class ModelExecutor:
         watch: Watchdog,
         try_: ModelTry,
     ) -> None:
-        reader = try_.reader = self._dialect.reader()
+        wishes = run.assign.spec.embed
+        reader: ReplyReader = (
+            self._dialect.reader()
+            if wishes is None
+            else embed.EmbedReader(len(wishes.inputs))
+        )
+        try_.reader = reader
         idle = run.assign.limits.idle_timeout_s
         try:
             async for data in answer.content.iter_any():
@@ -459,7 +476,11 @@ class ModelExecutor:
                 is_chat = bool(run.assign.spec.messages)
                 if not (try_.spoke or try_.calls) and not _may_be_empty(piece, is_chat):
                     try_.fault = _no_answer(piece, thought=try_.thought)
-                remark = self._dialect.remark(run, piece)
+                remark = (
+                    self._dialect.remark(run, piece)
+                    if run.assign.spec.embed is None
+                    else None
+                )
                 if remark is None and piece.reason == "length":
                     remark = (
                         f"{self._dialect.name} stopped at the length limit: "
@@ -546,6 +567,13 @@ def _no_answer(end: ReplyEnd, *, thought: bool) -> ModelFault:
     return ModelFault(code="empty_answer", message=message, again=again, whose="work")
 
 
+def _kept(try_: ModelTry) -> str:
+    """Return what the log keeps of an answer: of vectors only how many there are."""
+    if isinstance(try_.reader, embed.EmbedReader):
+        return try_.reader.said
+    return try_.text.text()
+
+
 def _result(try_: ModelTry, assign: Assign, began: float) -> RawResult:
     """The try's result. Counts of tries before it are not in it: they cost nothing."""
     counts = try_.done.counts if try_.done is not None else None
@@ -560,7 +588,7 @@ def _result(try_: ModelTry, assign: Assign, began: float) -> RawResult:
     fault = try_.fault
     return RawResult(
         status="success" if fault is None else "failed",
-        output=try_.text.text(),
+        output=_kept(try_),
         error=None if fault is None else c.RunError(fault.code, fault.message),
         model_used=counts.model or assign.model or "unknown",
         tokens_in=counts.tokens_in,
@@ -570,7 +598,7 @@ def _result(try_: ModelTry, assign: Assign, began: float) -> RawResult:
         execution_ms=(time.monotonic() - began) * 1000,
         output_bytes=try_.text.size,
         output_sha256=try_.text.sha256,
-        truncated=try_.text.truncated,
+        truncated=try_.text.truncated and assign.spec.embed is None,
         length_limited=try_.done is not None and try_.done.reason == "length",
         simulated=try_.simulated,
         tool_calls=try_.calls.whole(),

@@ -205,6 +205,14 @@ class _ResponseFormat(msgspec.Struct):
     json_schema: _NamedSchema | None = None
 
 
+class EmbedBody(msgspec.Struct):
+    """What embeddings ask for."""
+
+    model: str = ""
+    input: str | list[str] = ""
+    dimensions: int | None = None
+
+
 class RunBody(msgspec.Struct):
     """What chat, generate and completions ask for; each uses its part of it."""
 
@@ -630,6 +638,7 @@ class SimulatedOllama:
             ("POST", "/api/generate", "generate", self._generate),
             ("GET", "/v1/models", "models", self._openai_models),
             ("POST", "/v1/chat/completions", "completions", self._completions),
+            ("POST", "/v1/embeddings", "embeddings", self._embeddings),
             ("POST", "/api/create", "create", self._create),
             *(
                 [("POST", "/v1/messages", "messages", self._messages)]
@@ -882,6 +891,33 @@ class SimulatedOllama:
             voice = self._openai_voice(answer, include_usage=include)
             streamed = run_body.stream is True
             return await self._deliver(request, voice, answer, fault, streamed=streamed)
+
+    async def _embeddings(
+        self, request: web.Request, body: bytes, fault: Fault | None
+    ) -> web.StreamResponse:
+        """Vectors of eight numbers, the same for the same text."""
+        asked = _decode(body, EmbedBody)
+        model = self._find(asked.model)
+        if not model.embedding:
+            raise RequestRefused(400, "this model does not support embeddings")
+        texts = [asked.input] if isinstance(asked.input, str) else asked.input
+        vectors = [
+            [byte / 255 for byte in hashlib.sha256(text.encode()).digest()[:8]]
+            for text in texts
+        ]
+        tokens = sum(len(text.split()) for text in texts)
+        data = [
+            {"object": "embedding", "index": n, "embedding": vector[: asked.dimensions]}
+            for n, vector in enumerate(vectors)
+        ]
+        return web.json_response(
+            {
+                "object": "list",
+                "data": data,
+                "model": asked.model,
+                "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
+            }
+        )
 
     async def _messages(
         self, request: web.Request, body: bytes, fault: Fault | None

@@ -26,7 +26,13 @@ SAID = (
 
 @pytest.fixture(scope="module")
 def ollama() -> SimulatedOllama:
-    return SimulatedOllama(["llama3.2:latest", Model(name="llava:7b", vision=True)])
+    return SimulatedOllama(
+        [
+            "llama3.2:latest",
+            Model(name="llava:7b", vision=True),
+            Model(name="nomic-embed-text:latest", embedding=True),
+        ]
+    )
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +107,10 @@ def test_a_named_model_is_that_one_and_an_unknown_one_is_not_found(
 
 def test_models_are_listed(client: OpenAI) -> None:
     names = [model.id for model in client.models.list()]
-    assert names == ["auto", "standard", "complex", "llama3.2:latest", "llava:7b"]
+    assert names == [
+        *("auto", "standard", "complex"),
+        *("llama3.2:latest", "llava:7b", "nomic-embed-text:latest"),
+    ]
     assert client.models.retrieve("llava:7b").owned_by == "ollama"
 
 
@@ -188,11 +197,53 @@ def test_what_cannot_be_honoured_is_refused_by_its_name(
 
 
 def test_what_is_not_served_says_what_is(client: OpenAI) -> None:
-    with pytest.raises(openai.InternalServerError) as refused:
-        client.embeddings.create(model="auto", input="x")
-    assert refused.value.status_code == 501
     with pytest.raises(openai.NotFoundError, match="/v1/chat/completions"):
         client.completions.create(model="auto", prompt="x")
+
+
+# -- vectors ---------------------------------------------------------------------------
+
+
+def test_texts_become_vectors_by_a_task(door: OpenDoor, client: OpenAI) -> None:
+    texts = [f"port {n}" for n in range(300)]
+    raw = client.embeddings.with_raw_response.create(
+        model="nomic-embed-text", input=texts
+    )
+    answer = raw.parse()
+    assert [each.index for each in answer.data] == list(range(300))
+    assert all(len(each.embedding) == 8 for each in answer.data)
+    # OpenAI's client asks for base64; as numbers they are the same.
+    [again] = client.embeddings.create(
+        model="nomic-embed-text", input=texts[7], encoding_format="float"
+    ).data
+    assert again.embedding == pytest.approx(answer.data[7].embedding)
+    assert answer.usage.prompt_tokens == 600
+    shown = door.task(raw.headers["x-agentcom-task"])["task"]
+    assert shown["model_used"] == "nomic-embed-text:latest"
+    assert shown["result"]["output"] == "300 vectors of 8 numbers"
+    assert raw.headers["x-agentcom-endpoint"] == "h1-gpu"
+    assert "nomic-embed-text:latest" in [each.id for each in client.models.list()]
+
+
+def test_who_makes_no_vectors_says_so(client: OpenAI) -> None:
+    with pytest.raises(openai.NotFoundError, match="nobody here has bge-m3"):
+        client.embeddings.create(model="bge-m3", input="x")
+    with pytest.raises(openai.APIStatusError, match="makes no embeddings") as refused:
+        client.embeddings.create(model="llama3.2", input="x")
+    assert refused.value.status_code == 502
+    for wrong, said in (
+        ({"model": "auto", "input": "x"}, "a model that embeds"),
+        (
+            {"model": "nomic-embed-text", "input": [[1, 2]]},
+            "check_embedding_ctx_length",
+        ),
+        ({"model": "nomic-embed-text", "input": []}, "a text, or a list of texts"),
+    ):
+        with pytest.raises(openai.BadRequestError, match=said):
+            client.embeddings.create(**wrong)
+    # What only embeds is asked nothing else.
+    with pytest.raises(openai.NotFoundError, match="nobody here has nomic"):
+        client.chat.completions.create(model="nomic-embed-text", messages=HELLO)
 
 
 # -- tools, schemas, pictures ----------------------------------------------------------

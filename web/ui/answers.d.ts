@@ -212,6 +212,10 @@ export interface Durations {
   p99_ms: number | null;
   counts: Array<number>;
 }
+export interface EmbedWishes {
+  inputs: Array<string>;
+  dimensions?: number | null;
+}
 export interface EndpointView {
   endpoint: string;
   kind: string;
@@ -230,6 +234,7 @@ export interface EndpointView {
   model_capabilities: Record<string, Array<string>>;
   context_tokens: Record<string, number>;
   notice: string;
+  embedders: Array<string>;
 }
 export interface Excluded {
   name: string;
@@ -727,6 +732,7 @@ export interface TaskSpec {
   max_budget_usd?: number | null;
   messages?: Array<ChatMessage>;
   chat?: ChatWishes | null;
+  embed?: EmbedWishes | null;
   at?: string | null;
   name?: string | null;
   after?: Array<string>;
