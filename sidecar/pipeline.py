@@ -52,6 +52,9 @@ _HOSTS_OWN = ("host_short", "workspace")
 HANDS = "hands"
 """Under this name stands who works with a local model's answers."""
 
+NO_FOLDER = Path()
+"""Where work is done that needs none."""
+
 logger = Diagnostics(__name__)
 
 
@@ -81,7 +84,7 @@ class Places(Protocol):
 
 def unprepared(assign: Assign) -> AbstractAsyncContextManager[Run]:
     """Surround a run with nothing: for what needs neither folder nor environment."""
-    return nullcontext(Run(assign=assign, cwd=Path(), env={}))
+    return nullcontext(Run(assign=assign, cwd=NO_FOLDER, env={}))
 
 
 def unpriced(raw: RawResult, assign: Assign) -> c.Result:
@@ -196,7 +199,7 @@ class Pipeline:
             async with self._surroundings(assign, stop) as run:
                 if run is not None:
                     run = structs.replace(run, files=files)
-                    cwd = str(run.cwd) if run.cwd != Path() else ""
+                    cwd = "" if run.cwd is NO_FOLDER else str(run.cwd)
                     simulated = self._places.is_simulated(assign)
                     program = "claude" if assign.by_hands else assign.target_type
                     is_command = target == "sidecar"
@@ -256,7 +259,7 @@ class Pipeline:
     ) -> AsyncIterator[Run | None]:
         """Have them made, which may mean to wait for a lock; None if stopped meanwhile."""
         if not needs_folder(assign):
-            yield Run(assign=assign, cwd=Path(), env={})
+            yield Run(assign=assign, cwd=NO_FOLDER, env={})
             return
         surroundings = self._prepare(assign)
         entering = asyncio.ensure_future(surroundings.__aenter__())
