@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Final, Protocol
 
+from events.diagnostics import Diagnostics
 from events.errors import Conflict, LogError
 
 if TYPE_CHECKING:
@@ -22,6 +23,9 @@ LEASE_TTL_S: Final = 4
 REPLICATED_LEASE_TTL_S: Final = 15
 """The same where the broker has replicas: its own failover takes 5 to 7 s, and a leader that
 cannot renew meanwhile would step down for nothing."""
+
+
+_log = Diagnostics("agentcom.scheduler")
 
 
 def renewal(ttl: float) -> float:
@@ -88,6 +92,8 @@ class Lease:
         self._until = float("-inf")
         # When we last saw that another holds it, by our own clock.
         self.other_at = float("-inf")
+        # Whether it was said that the lease cannot be written.
+        self._told = False
         # Set whenever `held` may have changed; whoever waits for it clears it.
         self.changed = asyncio.Event()
 
@@ -114,8 +120,15 @@ class Lease:
             await self._put(self._revision if self.held else 0)
         except Conflict:
             await self._look()
-        except LogError:
+        except LogError as error:
+            # Once an outage: nobody leads meanwhile, and a person wants to know why.
+            if not self._told:
+                _log.warning("the lease cannot be written", reason=str(error))
+            self._told = True
             return
+        if self._told:
+            _log.info("the lease can be written again")
+        self._told = False
 
     async def _put(self, expect: int) -> None:
         before = self._clock()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from structlog.testing import capture_logs
 
 from actors.scheduler.lease import Lease, renewal
 from events.errors import Conflict, LogUnavailable
@@ -218,6 +219,26 @@ async def test_a_first_try_whose_answer_got_lost_is_found_to_be_one_s_own():
     living.lost = None
     await lease._try()
     assert lease.held
+
+
+async def test_an_outage_is_said_once_and_so_is_its_end():
+    living = Living()
+    lease = living.lease("a")
+    with capture_logs() as logs:
+        await lease._try()
+        living.lost = LogUnavailable("renew the lease", "no leader")
+        for _ in range(3):
+            await lease._try()
+        living.lost = None
+        for _ in range(2):
+            await lease._try()
+    assert [(each["event"], each.get("reason")) for each in logs] == [
+        (
+            "the lease cannot be written",
+            str(LogUnavailable("renew the lease", "no leader")),
+        ),
+        ("the lease can be written again", None),
+    ]
 
 
 async def test_nothing_is_sent_while_disconnected():
