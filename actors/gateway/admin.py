@@ -75,7 +75,7 @@ class AdminCommands:
 
     async def forget(self, command: m.ForgetHost, who: str) -> m.Done | m.Refusal:
         """Strike a host that left or was lost from the lists."""
-        if not self._names(command.host):
+        if not self._dry_run.fleet.has_joined(command.host):
             return m.refuse("not_found", self._no_host(command.host), "host")
         if self._dry_run.fleet.hosts[command.host].live:
             return m.refuse(
@@ -114,11 +114,6 @@ class AdminCommands:
         if reply.code == "not_found":
             return m.refuse("not_found", problem, "path")
         return m.refuse("refused", problem, "path")
-
-    def _names(self, name: str) -> bool:
-        """Whether a host of this name has joined and was not forgotten."""
-        host = self._dry_run.fleet.hosts.get(name)
-        return host is not None and host.incarnation != ""
 
     def _no_host(self, name: str) -> str:
         """Say that no host has this name, and which names there are."""
@@ -165,7 +160,7 @@ class AdminCommands:
                 mailbox or subjects.host_mailbox(host), encode(mail), timeout=timeout_s
             )
         except Unreachable:
-            if not self._names(host):
+            if not self._dry_run.fleet.has_joined(host):
                 return m.refuse("unreachable", self._no_host(host), "host")
             return m.refuse(
                 "unreachable", f"host {host} does not answer; is its sidecar running?"

@@ -220,7 +220,9 @@ class TaskCommands:
     def _warnings(self, event: c.TaskSubmitted) -> list[str]:
         """What to know of a submission; that its host may still join is not stored."""
         spec, warned = event.spec, list(event.warnings)
-        if spec.assign_to is not None and not self._has_joined(spec.assign_to):
+        if spec.assign_to is not None and not self._dry_run.fleet.has_joined(
+            spec.assign_to
+        ):
             warned.append(
                 f"assign_to: no host {spec.assign_to} has ever joined; the task waits "
                 "for one"
@@ -245,7 +247,7 @@ class TaskCommands:
         hosts = [h for h in self._dry_run.fleet.hosts.values() if h.incarnation]
         if not hosts:
             return None
-        if spec.assign_to and self._has_joined(spec.assign_to):
+        if spec.assign_to and self._dry_run.fleet.has_joined(spec.assign_to):
             hosts = [host for host in hosts if host.name == spec.assign_to]
         if any(host.may_work_on(repo) for host in hosts):
             return None
@@ -264,11 +266,6 @@ class TaskCommands:
                         "the id of a task, or a name in its batch",
                         task_id,
                     )
-
-    def _has_joined(self, name: str) -> bool:
-        """Whether a host of this name has ever joined."""
-        host = self._dry_run.fleet.hosts.get(name)
-        return host is not None and host.incarnation != ""
 
     async def look(self, spec: c.TaskSpec) -> None:
         """Look for what a task names: attachments, other tasks, a repository: Malformed."""
@@ -374,7 +371,7 @@ class TaskCommands:
 
     def unknown_host(self, host: str) -> m.Refusal | None:
         """Refuse a host that has never joined."""
-        if self._has_joined(host):
+        if self._dry_run.fleet.has_joined(host):
             return None
         return m.refuse(
             "not_found",

@@ -75,6 +75,11 @@ class Fleet:
             host = self.hosts[name] = Host(name)
         return host
 
+    def has_joined(self, name: str) -> bool:
+        """Whether a host of this name has joined and was not forgotten."""
+        host = self.hosts.get(name)
+        return host is not None and host.incarnation != ""
+
     def joined(self, event: c.HostJoined, seq: int, now: float) -> None:
         """A host begins anew: what it said before no longer holds."""
         host = self.host(event.host)

@@ -5,12 +5,12 @@ instant or a sequence are points of the log.
 from __future__ import annotations
 
 import re
-from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
 import click
 
+from agentcom.times import instant_of as in_utc
 from cli.render.terminal import utc_now
 from events.codec import instant
 from events.errors import Malformed, shown
@@ -19,7 +19,6 @@ from events.spans import span_s
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-_DAYS_AGO: Final = {"today": 0, "yesterday": 1}
 _DAYS_ON: Final = {"": 0, "today": 0, "tomorrow": 1}
 _CLOCK: Final = re.compile(r"\d{1,2}:\d{2}", re.ASCII)
 _DAY: Final = re.compile(r"\d{4}-\d{2}-\d{2}", re.ASCII)
@@ -61,17 +60,10 @@ def point(argument: str, now: Callable[[], datetime] = utc_now) -> int | str:
     text = argument.strip()
     if text.isascii() and text.isdigit():
         return int(text)
-    with suppress(Malformed, OverflowError):
-        return _written(now() - timedelta(seconds=span_s(text, "")))
-    if text.lower() in _DAYS_AGO:
-        day = now().astimezone() - timedelta(days=_DAYS_AGO[text.lower()])
-        text = day.date().isoformat()
+    text = in_utc(text, now().astimezone())
     try:
-        if _DAY.fullmatch(text):
-            # `astimezone` takes a time without a zone for a local one.
-            return _written(datetime.fromisoformat(text).astimezone())
         instant(text)
-    except (Malformed, ValueError, OverflowError) as error:
+    except Malformed as error:
         raise click.BadParameter(
             f"{shown(argument)}: expected a sequence, 7d, yesterday, 2026-01-31, or an "
             "RFC 3339 time"

@@ -40,6 +40,7 @@ from cli.render.terminal import (
     Problem,
     harmless,
     painted,
+    remark,
 )
 from events import catalogue as c
 from events.codec import encode
@@ -350,9 +351,9 @@ async def _hand_in(fields: dict[str, Any], *, as_json: bool) -> int:
         click.echo(encode(submitted).decode())
         return EXIT_OK
     click.echo(submitted.task_id)
-    _say(_about(submitted))
+    remark(_about(submitted))
     if sys.stderr.isatty():
-        _say(f"agentcom logs {submitted.task_id} --follow")
+        remark(f"agentcom logs {submitted.task_id} --follow")
     return EXIT_OK
 
 
@@ -372,7 +373,7 @@ async def settle_folder(client: Session, fields: dict[str, Any]) -> None:
         raise click.UsageError(str(wrong)) from wrong
     if here:
         more = "" if fields.get("shell") is None else "; --anywhere: on any host"
-        _say(f"for {host}, this machine, in {here}{more}")
+        remark(f"for {host}, this machine, in {here}{more}")
 
 
 def _here() -> str:
@@ -413,7 +414,7 @@ async def _hand_in_and_wait(
         await bring(client, fields)
         submitted = await hand_in(client, fields)
         ids.append(submitted.task_id)
-        _say(f"task {submitted.task_id}: {_about(submitted)}")
+        remark(f"task {submitted.task_id}: {_about(submitted)}")
         screen = Screen()
         audience: Audience | None = None
         if follow:
@@ -448,7 +449,3 @@ def _about(submitted: Submitted) -> str:
     warned = "".join(f"; {warning}" for warning in submitted.warnings)
     mode = f", {submitted.mode} ({submitted.mode_reason})" if submitted.mode else ""
     return f"{submitted.effective_tier}{mode}{again}{warned}"
-
-
-def _say(text: str) -> None:
-    click.echo(painted(text, "dim", sys.stderr), err=True)

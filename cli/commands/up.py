@@ -30,7 +30,7 @@ from cli.render.terminal import (
     EXIT_INTERRUPTED,
     EXIT_OK,
     Problem,
-    painted,
+    remark,
 )
 from sidecar.private import mend
 from sidecar.shield import shield, take_out
@@ -168,7 +168,7 @@ def _check(listen: str) -> None:
 async def live(instance: Instance, plan: Plan) -> int:
     """Run everything until a signal; the second signal ends it at once."""
     stop = asyncio.Event()
-    everything = Everything(instance, plan, say)
+    everything = Everything(instance, plan, remark)
     interrupted: list[int] = []
 
     def on_signal(number: int) -> None:
@@ -188,16 +188,11 @@ async def live(instance: Instance, plan: Plan) -> int:
         pass
     finally:
         if interrupted:
-            say("stopping: tasks may finish, Ctrl-C again ends them")
+            remark("stopping: tasks may finish, Ctrl-C again ends them")
         await everything.stop()
     if interrupted:
-        say("stopped")
+        remark("stopped")
     return EXIT_INTERRUPTED if len(interrupted) > 1 else EXIT_OK
-
-
-def say(text: str) -> None:
-    """Tell whoever watches."""
-    click.echo(painted(text, "dim", sys.stderr), err=True)
 
 
 # -- what it found ---------------------------------------------------------------------

@@ -123,6 +123,11 @@ def colours_on(stream: IO[str]) -> bool:
     return stream.isatty()
 
 
+def remark(text: str) -> None:
+    """Tell whoever watches something beside what was asked for, on stderr."""
+    click.echo(painted(text, "dim", sys.stderr), err=True)
+
+
 def painted(text: str, style: str, stream: IO[str]) -> str:
     """Return `text` in a style, where `stream` shows colours."""
     codes = STYLES.get(style)
