@@ -98,7 +98,7 @@ export function Bar({ place, theme, operator, submit, leave, search, who }) {
         >
           <Icon name={theme.theme === "dark" ? "sun" : "moon"} />
         </button>
-        <span class="user" title="Who you are here, by your token">
+        <span class="wide-only" title="Who you are here, by your token">
           {plain(who, 40)}
         </span>
         {leave && (

@@ -214,13 +214,13 @@ export function Tasks({ rest, operator }) {
             <option value={value}>{title}</option>
           ))}
         </select>
+        <SavedViews />
       </Filters>
       {error && <p class="bad">{plain(error.error)}</p>}
       <div class="summary">
         <span>
           <span id="task-total">{count(total)}</span> task{total === 1 ? "" : "s"}
         </span>
-        <SavedViews />
         {GIVEN.filter((name) => filter[name]).map((name) => (
           <button type="button" class="chip" title="Leave this out" onClick={() => refine({ [name]: "" })}>
             {`${name.replace("_", " ")}: ${plain(filter[name], 80)} ✕`}
