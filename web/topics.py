@@ -19,8 +19,11 @@ from events.codec import instant, rfc3339
 from events.commands import Refusal, refuse
 from events.errors import Malformed
 from projections import answers, mapping, waiting
+from projections.answers_later import GraphAnswer, SchedulesAnswer
 from projections.questions import (
     AskCosts,
+    AskGraph,
+    AskSchedules,
     AskTask,
     AskTasks,
     AskThen,
@@ -89,6 +92,12 @@ class OneTask(Struct, frozen=True, forbid_unknown_fields=True):
 
     task_id: Annotated[str, Meta(min_length=1, max_length=64)]
     after: dict[str, int] = {}
+
+
+class GraphOf(Struct, frozen=True, forbid_unknown_fields=True):
+    """The graph that a task stands in."""
+
+    task_id: Annotated[str, Meta(min_length=1, max_length=64)]
 
 
 class Money(AskCosts, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -287,6 +296,20 @@ async def _fleet(sources: Sources, params: Nothing) -> Sections | Refusal:
     }
 
 
+async def _schedules(sources: Sources, params: Nothing) -> Sections | Refusal:
+    answer = await sources.queries.schedules(AskSchedules())
+    if not isinstance(answer, SchedulesAnswer):
+        return answer if isinstance(answer, Refusal) else _unexpected()
+    return {"schedules": answer.schedules}
+
+
+async def _graph(sources: Sources, params: GraphOf) -> Sections | Refusal:
+    answer = await sources.queries.graph(AskGraph(task_id=params.task_id))
+    if not isinstance(answer, GraphAnswer):
+        return answer if isinstance(answer, Refusal) else _unexpected()
+    return {"nodes": answer.nodes, "left_out": answer.left_out}
+
+
 async def _routing(sources: Sources, params: Nothing) -> Sections | Refusal:
     world = sources.runner.world
     stats, in_force = world.stats, world.fleet.in_force
@@ -407,6 +430,17 @@ TOPICS: Final[dict[str, Topic]] = {
         Topic("tails", Nothing, _tails, pause_s=0.2, tick_s=0.3),
         Topic("tasks", Window, _tasks, families=frozenset({"task", "run"})),
         Topic("task", OneTask, _task, families=frozenset({"task", "run"})),
+        Topic(
+            "schedules",
+            Nothing,
+            _schedules,
+            families=frozenset({"schedule", "task", "run"}),
+            pause_s=0.5,
+            tick_s=20.0,
+        ),
+        Topic(
+            "graph", GraphOf, _graph, families=frozenset({"task", "run"}), pause_s=0.5
+        ),
         Topic("fleet", Nothing, _fleet, pause_s=0.15, tick_s=1.0),
         Topic("routing", Nothing, _routing, pause_s=0.2),
         Topic("costs", Money, _costs, families=frozenset({"task", "run"}), pause_s=0.5),

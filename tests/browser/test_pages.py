@@ -587,7 +587,8 @@ def test_no_page_has_a_serious_fault_for_those_who_see_or_move_otherwise(
 ):
     task = house.submit("looked at closely", shell={"command": "echo a; echo b >&2"})
     page = open_page(width=width, dark=dark)
-    for path in ("now", "tasks", f"task/{task}", "fleet", "routing", "costs", "events"):
+    pages = ("now", "tasks", f"task/{task}", "schedules", "fleet", "routing", "costs")
+    for path in (*pages, "events"):
         go(page, path)
         page.wait_for_selector(".page")
         wide = page.evaluate("document.documentElement.scrollWidth - innerWidth")

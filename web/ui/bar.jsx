@@ -11,6 +11,7 @@ import { useConnection, useNow, useTopic } from "./socket.js";
 const PAGES = [
   ["now", "Now"],
   ["tasks", "Tasks"],
+  ["schedules", "Schedules"],
   ["fleet", "Fleet"],
   ["routing", "Routing"],
   ["costs", "Costs"],

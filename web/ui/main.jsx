@@ -1,4 +1,4 @@
-// The page: the bar that is always there, and one of seven pages below it.
+// The page: the bar that is always there, and one of eight pages below it.
 import { render } from "preact";
 import { useCallback, useEffect, useMemo, useState } from "preact/hooks";
 import { Refused, me, wordsOf } from "./api.js";
@@ -9,6 +9,7 @@ import { Events } from "./pages/events.jsx";
 import { Fleet } from "./pages/fleet.jsx";
 import { Now } from "./pages/now.jsx";
 import { Routing } from "./pages/routing.jsx";
+import { Schedules } from "./pages/schedules.jsx";
 import { Task } from "./pages/task.jsx";
 import { Tasks } from "./pages/tasks.jsx";
 import { Notices } from "./parts.jsx";
@@ -26,7 +27,10 @@ import "./style.css";
 /** @import { PageProps } from "./topics.d.ts" */
 
 /** @type {Record<string, (props: PageProps) => any>} */
-const PAGES = { now: Now, tasks: Tasks, task: Task, fleet: Fleet, routing: Routing, costs: Costs, events: Events };
+const PAGES = {
+  ...{ now: Now, tasks: Tasks, task: Task, schedules: Schedules, fleet: Fleet },
+  ...{ routing: Routing, costs: Costs, events: Events },
+};
 
 /** @typedef {{ role: string, name: string }} Visitor */
 /**

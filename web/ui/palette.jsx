@@ -8,13 +8,13 @@ import { USUAL_VIEWS } from "./views.js";
 
 /** @typedef {{ title: string, about: string, go: () => void }} Found */
 
-const PAGES = ["now", "tasks", "fleet", "routing", "costs", "events"];
+const PAGES = ["now", "tasks", "schedules", "fleet", "routing", "costs", "events"];
 const MOST = 12;
 /** @type {[string, string][]} */
 export const KEYS = [
   ["⌘K, Ctrl K", "search pages, actions, views, hosts, tasks"],
   ["/", "to the page's search"],
-  ["g n, g t, g f, g r, g c, g e", "to Now, Tasks, Fleet, Routing, Costs, Events"],
+  ["g n, g t, g s, g f, g r, g c, g e", "to Now, Tasks, Schedules, Fleet, Routing, Costs, Events"],
   ["j, k", "to the next task, or the one before"],
   ["Enter", "opens it"],
   ["?", "these keys"],

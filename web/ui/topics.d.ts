@@ -7,10 +7,12 @@ import type {
   CostLine,
   Durations,
   FirstRoundRow,
+  GraphNode,
   HostRow,
   LaneView,
   LoggedEvent,
   ModelRow,
+  ScheduleRow,
   SharedView,
   TaskDetail,
   TaskRouted,
@@ -123,6 +125,8 @@ export interface Topics {
   attention: { errors: number; warnings: number; rows: AttentionRow[] };
   tails: { tails: Record<string, { type: string; text: string }[]> };
   tasks: { total: number; states: Counts; offset: number; rows: TaskRow[] };
+  schedules: { schedules: ScheduleRow[] };
+  graph: { nodes: GraphNode[]; left_out: boolean };
   task: {
     task: TaskDetail;
     route: TaskRouted | null;

@@ -4,6 +4,7 @@ import { carryOut, chunks, download, get, notice, post } from "../api.js";
 import { Changes } from "../changes.jsx";
 import { Checks } from "../checks.jsx";
 import { FINAL, count, local, plain } from "../format.js";
+import { Graph } from "../graph.jsx";
 import { Terminal, settled } from "../log/terminal.js";
 import { LogView } from "../log/view.jsx";
 import { Output } from "../output.jsx";
@@ -79,6 +80,7 @@ export function Task({ rest, operator, theme, submit }) {
             }}
             placeholder={placeholderOf(task)}
           />
+          <Graph id={task.task_id} />
           <Changes changes={task.result?.changes} id={task.task_id} />
           <Checks routes={data.routes} />
           <Result task={task} theme={theme} />
