@@ -570,6 +570,15 @@ BODIES = {
     "tier.clear_limit": {"tier": "complex"},
     "policy.set": {"policy": {}},
     "policy.validate": {"policy": {}},
+    "schedule.add": {
+        "schedule": "s",
+        "cron": "0 3 * * *",
+        "task": {"description": "x", "shell": {"command": "true"}},
+    },
+    "schedule.pause": {"schedule": "s"},
+    "schedule.resume": {"schedule": "s"},
+    "schedule.run": {"schedule": "s"},
+    "schedule.remove": {"schedule": "s"},
 }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from types import SimpleNamespace
 
 import pytest
 
@@ -75,9 +76,8 @@ async def test_a_task_that_ended_first_is_not_said_to_be_steered(
     history, task, route = running()
     await tell(log, history)
     log.first = [history.complete(route)]
-    monkeypatch.setattr(
-        "actors.gateway.tasks.TaskCommands._has_joined", lambda self, name: True
-    )
+    fleet = SimpleNamespace(has_joined=lambda name: name == "h2")
+    monkeypatch.setattr(Fleetless, "fleet", fleet, raising=False)
     more = {"host": "h2"} if command == "task.reassign" else {}
 
     answer = await ask(gateway, command, task_id=task, **more)
