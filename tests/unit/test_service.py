@@ -27,10 +27,12 @@ class Commands:
         self.gate = asyncio.Event()
         self.gate.set()
 
-    def submit(self, body, who, done) -> bool:
+    def submit(self, body, who, done, *, traceparent="") -> bool:
         return False
 
-    async def answer(self, name: str, body: bytes, who: str) -> Done | Refusal:
+    async def answer(
+        self, name: str, body: bytes, who: str, *, traceparent: str = ""
+    ) -> Done | Refusal:
         self.received.append((name, body, who))
         await self.gate.wait()
         if name == "task.cancel":
