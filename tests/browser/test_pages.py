@@ -97,7 +97,7 @@ def test_a_retry_appears_as_it_happens(open_page, house):
     task = house.submit("fails twice", shell={"command": "echo trying; exit 7"})
     page = open_page(f"task/{task}")
     expect(page.locator(OUTPUT)).to_contain_text("Shell retry 1/1")
-    expect(page.locator(f"{OUTPUT} .divider")).to_contain_text("part 2")
+    expect(page.locator(f"{OUTPUT} .divider")).to_contain_text("try 2")
     ended(page, "failed")
 
 

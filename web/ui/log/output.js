@@ -38,7 +38,7 @@ export class OutputLog {
     this.terminal.reset();
     if (isFirst) return;
     // A try by the host itself, or a check of the work: what comes first in it says which.
-    const part = chunk.segment ? ` · part ${chunk.segment + 1}` : "";
+    const part = chunk.segment ? ` · try ${chunk.segment + 1}` : "";
     this.terminal.remark("divider", `attempt ${chunk.generation}${part}`, time);
   }
 

@@ -138,7 +138,7 @@ function Attempt({ attempt: each, all, now, last, words }) {
           {each.outcome || "under way"}
           {each.reason && `: ${plain(each.reason, 80)}`}
         </span>{" "}
-        {each.local_retries > 0 && <span class="badge">{`${each.local_retries + 1} attempts there`}</span>}
+        {each.local_retries > 0 && <span class="badge">{`${each.local_retries + 1} tries there`}</span>}
         {each.late && <span class="badge">late</span>}
         <Simulated on={each.simulated} />
       </div>

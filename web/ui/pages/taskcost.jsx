@@ -69,6 +69,9 @@ function CostLine({ task, live }) {
   );
 }
 
+/** A run that goes on has told nothing of what it takes. @param {RouteView} each */
+const isOpen = (each) => !each.ended_at && !each.tokens_in && !each.tokens_out && each.target_type !== "sidecar";
+
 /** @param {{ task: TaskDetail, routes: RouteView[], live: Live }} props */
 export function Cost({ task, routes, live }) {
   const lines = routes.filter((each) => each.started_at);
@@ -79,7 +82,7 @@ export function Cost({ task, routes, live }) {
         <table class="small">
           <thead>
             <tr>
-              <th>Attempt</th>
+              <th>Route</th>
               <th>Model</th>
               <th class="n">Tokens in</th>
               <th class="n">Tokens out</th>
@@ -95,11 +98,12 @@ export function Cost({ task, routes, live }) {
                 <td>
                   <Text>{each.target_type === "sidecar" ? "none" : each.model || "none"}</Text>
                 </td>
-                <td class="n">{count(each.tokens_in)}</td>
-                <td class="n">{count(each.tokens_out)}</td>
-                <td class="n">{count(each.cache_read_tokens)}</td>
-                <td class="n">{count(each.cache_write_tokens)}</td>
-                <td class="n">{each.unpriced ? "unknown" : guess(each) + dollars(each.estimated_cost_usd)}</td>
+                {[each.tokens_in, each.tokens_out, each.cache_read_tokens, each.cache_write_tokens].map((n) => (
+                  <td class="n">{isOpen(each) ? "–" : count(n)}</td>
+                ))}
+                <td class="n">
+                  {isOpen(each) ? "–" : each.unpriced ? "unknown" : guess(each) + dollars(each.estimated_cost_usd)}
+                </td>
               </tr>
             ))}
           </tbody>

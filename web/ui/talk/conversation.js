@@ -45,7 +45,7 @@ export class Conversation {
     const place = `${chunk.route}/${chunk.segment}`;
     if (place !== this.place) {
       const isFirst = this.place === null && chunk.generation <= 1 && !chunk.segment;
-      const part = chunk.segment ? ` · part ${chunk.segment + 1}` : "";
+      const part = chunk.segment ? ` · try ${chunk.segment + 1}` : "";
       if (!isFirst) this.push("divider", time, `attempt ${chunk.generation}${part}`);
       this.calls.clear();
       this.place = place;
