@@ -50,6 +50,11 @@ COMMANDS: Final[dict[str, tuple[str, str, str]]] = {
         "dashboard",
         "Say where the dashboard is, or open it.",
     ),
+    "notify": (
+        "cli.commands.notify",
+        "notify",
+        "Tell people elsewhere what happened.",
+    ),
     "mcp": ("cli.commands.mcp", "mcp", "Serve the tools to an MCP client."),
     "traces": ("cli.commands.traces", "traces", "Send OpenTelemetry traces of tasks."),
     "schedule": (
@@ -143,7 +148,7 @@ GROUPS: Final[dict[str, tuple[str, ...]]] = {
     ),
     "What happens": (
         *("attention", "alerts", "ack", "dead", "why-waiting", "explain"),
-        *("costs", "stats", "traces"),
+        *("costs", "stats", "traces", "notify"),
     ),
     "Fleet": (
         *("hosts", "drain", "resume", "endpoints", "tiers"),

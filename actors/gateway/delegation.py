@@ -17,6 +17,7 @@ from msgspec import Meta, Struct
 from msgspec.structs import replace
 
 from actors import lifecycle
+from actors.gateway.tasks import digest_of
 from events import catalogue as c
 from events import commands as m
 from events import subjects
@@ -132,6 +133,8 @@ class Delegation:
             root=parent.submitted.root or parent.state.task_id,
             depth=parent.submitted.depth + 1,
             tier_limit=parent.state.preferred,
+            # Of what was asked: what is inherited changes while the parent runs.
+            body_digest=digest_of(command.task) if key else "",
         )
         if (refusal := self._refusal(event)) is not None:
             return refusal

@@ -165,7 +165,7 @@ class TaskCommands:
             spec=spec,
             classification=classify(spec),
             submitter=who,
-            body_digest=_digest(spec) if spec.idempotency_key or command_id else "",
+            body_digest=digest_of(spec) if spec.idempotency_key or command_id else "",
             warnings=warnings(spec),
             command_id=command_id,
             mode=resolved.mode,
@@ -477,7 +477,8 @@ def _spec_of(command: m.Submit) -> c.TaskSpec:
     return msgspec.structs.replace(command, id=None, expires_at=None)
 
 
-def _digest(spec: c.TaskSpec) -> str:
+def digest_of(spec: c.TaskSpec) -> str:
+    """Return what tells a submission from another under the same key."""
     # Who says a submission again does it from another span of its own.
     if spec.traceparent is not None:
         spec = msgspec.structs.replace(spec, traceparent=None)

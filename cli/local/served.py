@@ -24,7 +24,7 @@ from sidecar.shield import SECRETS_FD, child_umask, encoded, held
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-Role = Literal["scheduler", "web", "sidecar"]
+Role = Literal["scheduler", "web", "sidecar", "notify"]
 
 BACKOFF_S: Final = (0.2, 1.0, 2.0, 5.0, 10.0, 30.0)
 """The waits before each start in a row."""
@@ -83,7 +83,7 @@ class ServedRole:
             await asyncio.sleep(wait)
 
     async def _live(self) -> int:
-        mine = held() if self.role == "sidecar" else {}
+        mine = held() if self.role in ("sidecar", "notify") else {}
         with open_log(self.log) as log, _Secrets(mine) as secrets:
             self._process = await asyncio.create_subprocess_exec(
                 *program(self.role, *self.arguments),

@@ -41,6 +41,8 @@ if TYPE_CHECKING:
 LOGS_EVERY_S: Final = 2.0
 SUCCESSION_S: Final = 30.0
 """How long what a killed `agentcom up` ran is waited for; a sidecar that drains, longer."""
+NOTIFY_FILE: Final = "notify.toml"
+"""Where the data folder has this, notifications are delivered too."""
 PORT_TRIES: Final = 5
 READY_S: Final = 30.0
 DRAIN_EXTRA_S: Final = 10.0
@@ -106,6 +108,10 @@ class Everything:
             "web": ServedRole("web", web, logs / "web.log", say),
             "sidecar": ServedRole("sidecar", sidecar, logs / "sidecar.log", say),
         }
+        if (instance.data / NOTIFY_FILE).exists():
+            self.children["notify"] = ServedRole(
+                "notify", data, logs / "notify.log", say
+            )
         self.children["web"].again = self._web_elsewhere
 
     def _web_arguments(self) -> list[str]:
@@ -178,6 +184,8 @@ class Everything:
             await make_streams(self.instance.url, admin.link, self.instance)
         self.children["scheduler"].start()
         self.children["web"].start()
+        if "notify" in self.children:
+            self.children["notify"].start()
         async with connected(
             credentials=self.instance.credentials("operator")
         ) as client:
@@ -348,7 +356,11 @@ class Everything:
         """End it all: the sidecar drains first, the broker is the last."""
         await self.children["sidecar"].stop(self.plan.drain_s + DRAIN_EXTRA_S)
         await asyncio.gather(
-            *(self.children[role].stop(STOP_S) for role in ("web", "scheduler"))
+            *(
+                child.stop(STOP_S)
+                for role, child in self.children.items()
+                if role != "sidecar"
+            )
         )
         for watch in self._watching:
             watch.cancel()

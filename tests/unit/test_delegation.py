@@ -293,6 +293,22 @@ async def test_the_same_submission_again_finds_the_same_child():
     assert len(await door.log.read(subjects.task("p1"))) == 3
 
 
+async def test_it_is_found_again_also_after_its_parent_has_spent_something():
+    door = Door()
+    await door.parent(max_budget_usd=0.5)
+    first = await door.submit(idempotency_key="k", tier="complex")
+    spent = c.TaskVerified(
+        **door.w.head(), task_id="p1", host="h1", route="r-p1", generation=1, attempt=1,
+        incarnation="i", text="", round=1, rounds=2, step=1, of=1, command="x",
+        passed=False, spent=c.RoundSpent(estimated_cost_usd=0.2),
+    )  # fmt: skip
+    await door.store(subjects.run("h1", "p1"), spent)
+    again = await door.submit(idempotency_key="k", tier="complex")
+    assert (again.get("task_id"), again.get("existing")) == (first["task_id"], True)
+    other = await door.submit(idempotency_key="k", tier="standard")
+    assert other["code"] == "conflict"
+
+
 @pytest.mark.parametrize(
     ("host", "route", "why"),
     [("h2", "r-p1", "does not run on h2"), ("h1", "r-other", "does not run on h1")],
