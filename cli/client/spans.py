@@ -77,10 +77,14 @@ def _written(then: datetime) -> str:
 
 def instant_of(argument: str) -> str:
     """Read an argument as an RFC 3339 instant; a sequence is refused."""
-    place = point(argument)
+    try:
+        place = point(argument)
+    except click.BadParameter:
+        place = 0
     if isinstance(place, int):
         raise click.BadParameter(
-            f"{shown(argument)}: expected 7d, yesterday, 2026-01-31, or an RFC 3339 time"
+            f"{shown(argument)}: expected 2h, 7d, today, yesterday, 2026-01-31, or an "
+            "RFC 3339 time"
         )
     return place
 

@@ -17,6 +17,7 @@ from cli.render.terminal import (
     age,
     cell,
     console,
+    is_narrow,
     line_of,
     local,
     table,
@@ -53,6 +54,19 @@ async def _attention(*, as_json: bool) -> int:
         click.echo("nothing wants you")
         return EXIT_OK
     now = utc_now()
+    if is_narrow(80):
+        for row in answer.rows:
+            said = line_of(local(row.sentence))
+            screen = console()
+            screen.print(
+                f"{said} ({age(row.since, now)})",
+                style=_STYLE.get(row.severity, ""),
+                markup=False,
+            )
+            if command := command_of(row):
+                # Not cut, and in one piece: it is to be copied.
+                screen.print(f"  {command}", style="dim", markup=False, soft_wrap=True)
+        return EXIT_OK
     rows = table(("", "what", "since"), right=("since",), elastic=("what",))
     for row in answer.rows:
         rows.add_row(

@@ -33,6 +33,20 @@ class Word(click.Choice[str]):
 class Between(click.IntRange):
     """A whole number in a range, which is told in words."""
 
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> Any:
+        """Read it; raises BadParameter."""
+        try:
+            int(value)
+        except (TypeError, ValueError):
+            self.fail(
+                f"expected a whole number, {self._describe_range()}, got {shown(value)}",
+                param,
+                ctx,
+            )
+        return super().convert(value, param, ctx)
+
     def _describe_range(self) -> str:
         if self.max is None:
             return f"of {self.min} or more"

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from cli.render.terminal import (
     STATE_STYLE,
     TIER_STYLE,
     age,
     cell,
+    columns_for,
     console,
     line_of,
     local,
@@ -117,30 +118,43 @@ def tier_state(tier: TierRow, clock: Callable[[str], str] = local_time) -> str:
     )
 
 
+_HOST_COLUMNS: Final = (
+    *("host", "state", "since", "running", "slots", "cpu", "ram free", "vram free"),
+)
+_ENDPOINT_COLUMNS: Final = (
+    *("endpoint", "host", "kind", "state", "version", "can", "models"),
+)
+_ENDPOINTS_LEAVE: Final = ((80, ("version", "can")), (60, ("kind", "host")))
+_HOSTS_LEAVE: Final = ((80, ("slots", "vram free")), (60, ("ram free", "since")))
+"""Below which width of a terminal which columns go."""
+
+
 def host_table(rows: list[HostRow]) -> Table:
-    hosts = table(
-        ("host", "state", "since", "running", "slots", "cpu", "ram free", "vram free"),
-        right=("since", "running", "cpu", "ram free", "vram free"),
-    )
+    columns = columns_for(_HOST_COLUMNS, _HOSTS_LEAVE)
+    hosts = table(columns, right=("since", "running", "cpu", "ram free", "vram free"))
     now = utc_now()
     for row in rows:
         resources = row.resources
         gpus = resources.gpus if resources is not None else []
-        hosts.add_row(
-            cell(row.host, style="bold"),
-            cell(
+        slots = " ".join(f"{kind}:{count}" for kind, count in row.slots.items())
+        cells = {
+            "host": cell(row.host, style="bold"),
+            "state": cell(
                 "takes nothing" if row.fault and row.state == "up" else row.state,
                 style="red" if row.fault else STATE_STYLE.get(row.state, ""),
             ),
-            age(row.since, now),
-            str(row.in_flight),
-            cell(" ".join(f"{kind}:{count}" for kind, count in row.slots.items())),
-            "unknown"
+            "since": age(row.since, now),
+            "running": str(row.in_flight),
+            "slots": cell(slots),
+            "cpu": "unknown"
             if resources is None or resources.cpu is None
             else f"{resources.cpu:.0%}",
-            size(resources.ram_free_bytes if resources is not None else None),
-            size(sum(gpu.vram_free_bytes for gpu in gpus)) if gpus else "",
-        )
+            "ram free": size(
+                resources.ram_free_bytes if resources is not None else None
+            ),
+            "vram free": size(sum(gpu.vram_free_bytes for gpu in gpus)) if gpus else "",
+        }
+        hosts.add_row(*(cells[name] for name in columns))
     return hosts
 
 
@@ -182,29 +196,31 @@ def endpoint_table(answer: HostsAnswer) -> Table | None:
     views = [(row.host, each) for row in answer.hosts for each in row.endpoints]
     if not views:
         return None
-    endpoints = table(
-        ("endpoint", "host", "kind", "state", "version", "can", "models"),
-        elastic=("version", "can", "models"),
-    )
+    columns = columns_for(_ENDPOINT_COLUMNS, _ENDPOINTS_LEAVE)
+    endpoints = table(columns, elastic=("version", "can", "models"))
     for host, each in views:
         state = "up" if each.up else "down"
-        endpoints.add_row(
-            cell(each.endpoint + (" [simulated]" if each.simulated else "")),
-            cell(host),
-            cell(each.kind),
-            cell(state, style=STATE_STYLE[state]),
-            cell(each.version, 24),
-            cell(", ".join(each.capabilities), 40),
-            cell(_models(each) if each.up else each.reason, 80),
-        )
+        cells = {
+            "endpoint": cell(
+                each.endpoint + (" [simulated]" if each.simulated else "")
+            ),
+            "host": cell(host),
+            "kind": cell(each.kind),
+            "state": cell(state, style=STATE_STYLE[state]),
+            "version": cell(each.version, 24),
+            "can": cell(", ".join(each.capabilities), 40),
+            "models": cell(_models(each) if each.up else each.reason, 80),
+        }
+        endpoints.add_row(*(cells[name] for name in columns))
     return endpoints
 
 
 def _models(each: EndpointView) -> str:
-    return ", ".join(
+    named = [
         f"{name} ({', '.join(about)})" if (about := _about(each, name)) else name
         for name in sorted({*each.models, *each.loaded})
-    )
+    ]
+    return ", ".join([*named, *(f"{name} (embeds)" for name in each.embedders)])
 
 
 def _about(each: EndpointView, model: str) -> list[str]:

@@ -11,6 +11,7 @@ from cli.render.terminal import (
     WIDE,
     age,
     cell,
+    columns_for,
     dollars,
     duration,
     is_narrow,
@@ -53,8 +54,7 @@ _LEAVE: Final = (
 
 
 def task_table(answer: TasksAnswer, now: datetime) -> Table:
-    gone = {name for width, names in _LEAVE if is_narrow(width) for name in names}
-    columns = [name for name in (*_COLUMNS, "task") if name not in gone]
+    columns = columns_for((*_COLUMNS, "task"), _LEAVE)
     tasks = table(
         columns,
         right=("tries", "tokens", "cost", "age"),
@@ -75,7 +75,7 @@ def task_table(answer: TasksAnswer, now: datetime) -> Table:
             "tries": str(row.attempts),
             "tokens": tokens(_all_tokens(row)),
             "cost": cost,
-            "task": cell(row.description, 60 if not gone else 0),
+            "task": cell(row.description, 0 if is_narrow() else 60),
         }
         tasks.add_row(*(cells[name] for name in columns))
     return tasks

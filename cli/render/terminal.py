@@ -230,6 +230,14 @@ def is_narrow(width: int = WIDE) -> bool:
     return on_terminal() and shutil.get_terminal_size().columns < width
 
 
+def columns_for(
+    names: Iterable[str], leave: Iterable[tuple[int, Iterable[str]]]
+) -> list[str]:
+    """Return a table's columns without those that `leave` below a terminal's width."""
+    gone = {name for width, going in leave if is_narrow(width) for name in going}
+    return [name for name in names if name not in gone]
+
+
 def cell(value: Any, limit: int = 0, style: str = "") -> Any:
     """Make a table's cell of untrusted text."""
     from rich.text import Text
