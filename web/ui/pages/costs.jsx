@@ -288,7 +288,7 @@ function Saved() {
     show(await carryOut(() => get(`/savings?${new URLSearchParams({ model })}`)));
   };
   return (
-    <Panel title="What local work saved, against a Claude model of your choice" id="savings">
+    <Panel title="What local work has saved ever, against a Claude model of your choice" id="savings">
       <form class="filters" onSubmit={ask}>
         <input
           list="claudes"
