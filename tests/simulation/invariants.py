@@ -800,6 +800,7 @@ class Judge:
     def ran(self, process: SidecarProcess, assign: m.Assign) -> None:
         """A run's work begins."""
         self._budget(assign)
+        self.later.ran(self.accounts[assign.task_id].submitted.spec, assign)
         if assign.route in process.runs:
             self.complain(
                 "a route runs once at a time", f"{assign.route} on {process.name}"

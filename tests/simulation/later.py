@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from actors.lifecycle import TaskState
     from actors.scheduler.decide import Scheduler
     from events import catalogue as c
+    from events.mail import Assign
 
     Complain = Callable[[str, str], None]
 
@@ -57,6 +58,14 @@ class LaterJudge:
             self._complain(
                 "no task is given up without need", f"{where}: after {other}"
             )
+
+    def ran(self, submitted: c.TaskSpec, assign: Assign) -> None:
+        """Judge what a run is told: the outputs that were to be in its prompt are."""
+        for other in submitted.input_from:
+            if f"Output of task {other}:" not in assign.spec.description:
+                self._complain(
+                    "inputs stand in the prompt", f"{assign.task_id}: {other}"
+                )
 
     def far_off(self, after: float) -> list[str]:
         """Name the tasks that do not start before then (epoch seconds)."""

@@ -8,7 +8,7 @@ import msgspec
 
 from actors import lifecycle
 from actors.rules import later
-from actors.scheduler import decide, held, schedules, state
+from actors.scheduler import decide, held, role, schedules, state
 from events import catalogue as c
 
 if TYPE_CHECKING:
@@ -160,7 +160,13 @@ def overlap_ignored(patch: Patch) -> None:
     patch.setattr(schedules, "_fire", careless)
 
 
+def inputs_left_out(patch: Patch) -> None:
+    """What a task was to get of its predecessors is not in its prompt."""
+    patch.setattr(role, "with_inputs", lambda spec, outputs: spec)
+
+
 PLANTED = [
+    inputs_left_out,
     planned_time_fired_twice,
     firing_without_its_task,
     missed_times_forgotten,

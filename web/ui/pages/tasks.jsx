@@ -16,6 +16,7 @@ import {
   plain,
   shortId,
 } from "../format.js";
+import { heldFor } from "../held.js";
 import { Empty, Fallback, Simulated, State, Text, Tier } from "../parts.jsx";
 import { useQuery, useTitle } from "../route.js";
 import { SavedViews } from "../savedviews.jsx";
@@ -475,7 +476,9 @@ function Drawn({ task, n, old, took, operator, chosen, choose }) {
         </span>
       </td>
       <td class="c-where" title={plain([task.host, task.endpoint, task.model].filter(Boolean).join(" · "), 300)}>
-        <Text most={80}>{task.host || task.endpoint || (FINAL.has(task.state) ? "" : task.waiting_for)}</Text>
+        <Text most={80}>
+          {task.host || task.endpoint || (task.held ? heldFor(task) : FINAL.has(task.state) ? "" : task.waiting_for)}
+        </Text>
         <small>
           <Text most={80}>{shortModel(task.model)}</Text> <Simulated on={task.simulated} />
         </small>
