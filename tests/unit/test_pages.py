@@ -6,6 +6,7 @@ import re
 
 import pytest
 
+from cli.main import COMMANDS
 from docs.pages import FAMILIES, FOLDER, PAGES
 from events import catalogue as c
 
@@ -86,3 +87,20 @@ def test_a_decision_has_a_number_of_its_own():
     assert len(set(numbers)) == len(numbers), numbers
     for path in records:
         assert path.read_text(encoding="utf-8").startswith(f"# {path.name[:4]} ")
+
+
+def test_every_command_stands_in_the_page_of_the_command_line():
+    page = (FOLDER / "cli.md").read_text(encoding="utf-8")
+    rows = [line for line in page.splitlines() if line.startswith("| `")]
+    named = {name for row in rows for name in re.findall(r"`([a-z-]+)", row)}
+    assert sorted(set(COMMANDS) - named) == []
+
+
+def test_every_page_is_found_from_the_readme():
+    pages = [ROOT / "README.md", *FOLDER.glob("*.md")]
+    linked = {
+        link
+        for page in pages
+        for link in re.findall(r"([\w-]+\.md)(?:#[\w-]*)?\)", page.read_text("utf-8"))
+    }
+    assert sorted({page.name for page in FOLDER.glob("*.md")} - linked) == []
