@@ -11,6 +11,7 @@ import { Output } from "../output.jsx";
 import { Dialog, Empty, Fallback, Panel, Simulated, State, Sure, Text, Tier } from "../parts.jsx";
 import { useTitle } from "../route.js";
 import { useNow, useTopic } from "../socket.js";
+import { Tree } from "../tree.jsx";
 import { callsIn } from "./chat.jsx";
 import { Logged } from "./logged.jsx";
 import { Details, Phases, Where, Why } from "./side.jsx";
@@ -81,6 +82,7 @@ export function Task({ rest, operator, theme, submit }) {
             placeholder={placeholderOf(task)}
           />
           <Graph id={task.task_id} />
+          <Tree task={task} />
           <Changes changes={task.result?.changes} id={task.task_id} />
           <Checks routes={data.routes} />
           <Result task={task} theme={theme} />
