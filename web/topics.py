@@ -30,9 +30,11 @@ from projections.questions import (
     AskWhy,
     Question,
 )
+from web.notify.served import FOLDER, all_served
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
+    from pathlib import Path
 
     from events.bus import Bus
     from events.log import EventLog
@@ -154,7 +156,23 @@ async def _status(sources: Sources, params: Nothing) -> Sections | Refusal:
         "leader": world.fleet.in_force.leader,
         "alerts": len(world.fleet.active_alerts),
         "simulated": simulated,
+        "notifying": _notifying(sources.runner.store.path),
     }
+
+
+def _notifying(store: Path | None) -> list[dict[str, Any]]:
+    """Say how notifications stand that are delivered from this data folder."""
+    found = [] if store is None else all_served(store.parent / FOLDER)
+    return [
+        {
+            "target": each.target,
+            "delivered": each.delivered,
+            "waiting": each.waiting,
+            "failing_since": each.failing_since,
+            "last_error": each.last_error,
+        }
+        for each in found
+    ]
 
 
 async def _overview(sources: Sources, params: Nothing) -> Sections | Refusal:

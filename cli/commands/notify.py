@@ -30,13 +30,11 @@ from events.errors import Malformed
 from sidecar.private import mend
 from sidecar.shield import shield, variables
 from web.notify.config import FILE, NotifyConfigError, load
+from web.notify.served import FOLDER
 
 if TYPE_CHECKING:
     from web.notify.config import NotifyConfig, NotifyTarget
     from web.notify.senders import NoticeSender
-
-FOLDER = "notify"
-"""Where in the data folder it is written down how far each target is served."""
 
 _FILE = click.option(
     "--config",
@@ -84,7 +82,7 @@ def test(file: Path | None, targets: tuple[str, ...]) -> int:
 @click.pass_obj
 def status(file: Path | None, as_json: bool) -> int:
     """Show how far each target is served, and what keeps it back."""
-    from web.notify.role import TargetServed, read_served
+    from web.notify.served import TargetServed, read_served
 
     config = _config(file)
     folder = Instance().data / FOLDER

@@ -22,8 +22,9 @@ from web.notify.config import (
     spelled,
 )
 from web.notify.notices import hushed, names_of, trial_notice
-from web.notify.role import Deliveries, deliver_all, read_served
+from web.notify.role import Deliveries, deliver_all
 from web.notify.senders import DeliveryFailed, Webhook, is_forbidden, signature
+from web.notify.served import all_served, read_served
 
 HOOK = """
 [[target]]
@@ -252,6 +253,8 @@ async def test_a_receiver_that_fails_gets_everything_in_order_and_goes_on(told):
     kept = read_served(told.folder, "ops")
     assert kept is not None
     assert (kept.delivered, kept.waiting, kept.failing_since) == (4, 0, "")
+    assert all_served(told.folder) == [kept]
+    assert all_served(told.folder / "none") == []
     assert kept.last_error == "it answered with status 503"
 
 

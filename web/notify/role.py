@@ -8,16 +8,12 @@ kill a delivery may come again, under the same id, and none is left out.
 from __future__ import annotations
 
 import asyncio
-import os
 from collections import deque
 from typing import TYPE_CHECKING, Final
 
-import msgspec
-from msgspec import Struct
-
 from events import catalogue as c
 from events import subjects
-from events.codec import encode, rfc3339
+from events.codec import rfc3339
 from events.diagnostics import Diagnostics
 from events.errors import AgentComError
 from events.position import NOWHERE, LogChanged, Position, stands
@@ -25,6 +21,7 @@ from events.races import first
 from projections.world import World
 from web.notify.notices import about_task, names_of, notice_of
 from web.notify.senders import DeliveryFailed
+from web.notify.served import TargetServed, read_served, write_served
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -42,46 +39,6 @@ WRITE_EVERY_S: Final = 5.0
 AGAIN_S: Final = 1.0
 
 _log = Diagnostics("agentcom.notify")
-
-
-class TargetServed(Struct, kw_only=True):
-    """How far a target is served, and how that goes; kept as a file of its own.
-
-    `waiting` counts what may have to be told still. `failing_since` is "" while all is well;
-    `last_error` is the last failure's reason.
-    """
-
-    target: str
-    position: Position = NOWHERE
-    delivered: int = 0
-    given_up: int = 0
-    waiting: int = 0
-    tries: int = 0
-    failing_since: str = ""
-    last_error: str = ""
-    last_at: str = ""
-    last_id: str = ""
-
-
-def read_served(folder: Path, target: str) -> TargetServed | None:
-    """Read what is written down about a target; None where there is nothing."""
-    try:
-        raw = (folder / f"{target}.json").read_bytes()
-        return msgspec.json.decode(raw, type=TargetServed)
-    except (OSError, msgspec.DecodeError):
-        return None
-
-
-def write_served(folder: Path, served: TargetServed) -> None:
-    """Write it down, whole or not at all."""
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    path = folder / f"{served.target}.json"
-    beside = path.with_suffix(".new")
-    with open(beside, "wb") as file:
-        file.write(encode(served))
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(beside, path)
 
 
 class Deliveries:

@@ -4,9 +4,21 @@
 /** @import { Topics } from "./topics.d.ts" */
 import { useEffect } from "preact/hooks";
 import { useAttention, useSigns } from "./attention.jsx";
-import { clock, count, plain } from "./format.js";
+import { clock, count, moment, plain } from "./format.js";
 import { Icon } from "./icons.jsx";
 import { useConnection, useNow, useTopic } from "./socket.js";
+
+/** @param {{ notifying: Topics["status"]["notifying"] }} props */
+function NotTold({ notifying }) {
+  const failing = notifying.filter((each) => each.failing_since);
+  if (!failing.length) return null;
+  const title = failing.map((each) => `${each.target}: ${each.last_error}`).join("; ");
+  return (
+    <span class="badge alert" id="not-told" title={plain(title, 500)}>
+      {`not notified: ${plain(failing.map((each) => each.target).join(", "), 60)}`}
+    </span>
+  );
+}
 
 const PAGES = [
   ["now", "Now"],
@@ -66,8 +78,16 @@ export function Bar({ place, theme, operator, submit, leave, search, who }) {
             </p>
             <p title="Events that are not folded in yet">lag {count(status?.lag)}</p>
             {status?.leader && <p>scheduler {plain(status.leader, 60)}</p>}
+            {(status?.notifying ?? []).map((each) => (
+              <p class="notifying">
+                {`${plain(each.target, 60)}: ${count(each.delivered)} notifications delivered`}
+                {each.failing_since && `, ${count(each.waiting)} wait since ${moment(each.failing_since)}: `}
+                {each.failing_since && plain(each.last_error, 200)}
+              </p>
+            ))}
           </div>
         </details>
+        <NotTold notifying={status?.notifying ?? []} />
         {stale && (
           <span class="badge stale" id="stale" role="alert">
             stale since {clock(stale)}

@@ -120,6 +120,7 @@ export interface Topics {
     leader: string;
     alerts: number;
     simulated: string[];
+    notifying: { target: string; delivered: number; waiting: number; failing_since: string; last_error: string }[];
   };
   overview: Overview;
   attention: { errors: number; warnings: number; rows: AttentionRow[] };
