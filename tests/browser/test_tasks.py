@@ -126,9 +126,17 @@ def test_the_task_s_column_is_never_narrow(open_page, house, many, width):
     assert clipped == 0
 
 
+def test_what_waits_has_told_nothing_of_what_it_costs(open_page, house, many):
+    page = open_page("tasks?text=many-&state=waiting")
+    row = page.locator("tr.task").first
+    expect(row.locator(".c-tokens")).to_have_text("–")
+    expect(row.locator(".c-cost")).to_have_text("–")
+
+
 def test_failed_rows_say_why_and_how_long_they_took(open_page, house, many):
     page = open_page("tasks?state=failed&text=many-2")
     row = page.locator("tr.task", has_text="many-2 fails")
+    expect(row.locator(".c-tokens")).to_have_text("0")
     expect(row.locator("small .bad")).to_have_text("exit_code: exit code 3")
     expect(row.locator(".c-age")).to_have_text(re.compile(r"(ms|s).* ago$"))
 

@@ -241,7 +241,7 @@ export const LogView = forwardRef(function LogView(
             class="pipes"
             title="They come by two pipes; what was written at one moment may stand in either order."
           >
-            stdout and stderr as they arrived
+            two streams, by arrival
           </small>
         )}
         <span class="push" />

@@ -439,6 +439,8 @@ function Drawn({ task, n, old, took, operator, chosen, choose }) {
         <td>…</td>
       </tr>
     );
+  // What it takes is told with its end.
+  const untold = !FINAL.has(task.state) && !allTokens(task) && !task.estimated_cost_usd;
   const wrong = task.error?.message ?? "";
   return (
     <tr class={`task ${chosen ? "chosen" : ""}`} aria-rowindex={n + 2}>
@@ -486,9 +488,9 @@ function Drawn({ task, n, old, took, operator, chosen, choose }) {
       <td class="n c-tries">
         {task.attempts}/{task.max_attempts}
       </td>
-      <td class="n c-tokens">{count(allTokens(task))}</td>
+      <td class="n c-tokens">{untold ? "–" : count(allTokens(task))}</td>
       <td class="n c-cost">
-        {task.estimated_cost_usd === null ? "?" : guess(task) + dollars(task.estimated_cost_usd)}
+        {untold ? "–" : task.estimated_cost_usd === null ? "?" : guess(task) + dollars(task.estimated_cost_usd)}
       </td>
       <td class="n c-age" title={new Date(task.submitted_at).toString()}>
         {took || "–"}
