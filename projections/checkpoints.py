@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 from events.errors import Malformed
 from events.position import NOWHERE, stands
-from projections.store import about, made_by
+from projections.store_file import about, made_by
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -16,7 +16,8 @@ from events.diagnostics import Diagnostics
 from events.errors import AgentComError
 from events.position import LogChanged, stands
 from events.races import first
-from projections.store import Damaged, Store, may_pass, remove
+from projections.store import Store
+from projections.store_file import Damaged, may_pass, remove
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine

@@ -11,10 +11,7 @@ or one that was made from another log, is set aside and made anew as well.
 from __future__ import annotations
 
 import asyncio
-import errno
-import os
 import sqlite3
-import sys
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from itertools import islice
@@ -23,33 +20,40 @@ from typing import IO, TYPE_CHECKING, Any, Final, TypeVar
 import msgspec
 
 from events.diagnostics import Diagnostics
-from events.errors import AgentComError, Malformed
+from events.errors import Malformed
 from events.lifecycle import OPEN
-from events.position import Position
-from projections.answers_later import ScheduleView
-from projections.fleet import AlertView, HostView, InForce, SharedView, TierView
-from projections.record import Spent, TaskRecord
-from projections.stats import StatsState
+from projections.store_file import (
+    Damaged,
+    disagreement,
+    documents,
+    loaded,
+    locked,
+    made_by,
+    may_pass,
+    meta,
+    readable,
+    remove,
+    rows_of,
+    set_aside,
+)
 from projections.submitted import SubmittedIds
 from projections.tables import (
     PUT_DOCUMENT,
     PUT_SPEND,
     PUT_TASK,
-    SCHEMA,
     TABLES,
     decoded,
     encoder,
     spend_rows,
     task_row,
 )
-from projections.world import VERSIONS, World
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-if sys.platform != "win32":
-    import fcntl
+    from projections.record import TaskRecord
+    from projections.world import World
 
 T = TypeVar("T")
 
@@ -69,52 +73,6 @@ WAL_PAGES_HURRIED: Final = 8_000
 """The same while many events are behind: a page that changes often is copied once."""
 TEMPORARY: Final = ""
 """SQLite's name for a database of its own on disk that ends with the connection."""
-
-
-class StoreInUse(AgentComError):
-    """Another process keeps its read models in this file."""
-
-    code = "store_in_use"
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        super().__init__(
-            f"{path} is in use by another process: stop it, or name another file"
-        )
-
-
-class Damaged(AgentComError):
-    """A file of read models does not agree with itself, or cannot be read."""
-
-    code = "read_models_damaged"
-
-    def __init__(self, path: Path | None, why: str) -> None:
-        self.path = path
-        self.why = why
-        super().__init__(f"{path} does not agree with itself: {why}")
-
-
-_MAY_PASS: Final = frozenset(
-    {
-        sqlite3.SQLITE_BUSY,
-        sqlite3.SQLITE_LOCKED,
-        sqlite3.SQLITE_NOMEM,
-        sqlite3.SQLITE_READONLY,
-        sqlite3.SQLITE_IOERR,
-        sqlite3.SQLITE_FULL,
-        sqlite3.SQLITE_CANTOPEN,
-    }
-)
-
-
-def may_pass(error: Exception) -> bool:
-    """Whether an error is of the disk or a lock, not of what the file holds."""
-    if isinstance(error, OSError):
-        return error.errno in (errno.ENOSPC, errno.EDQUOT)
-    code = getattr(error, "sqlite_errorcode", None)
-    return isinstance(error, sqlite3.OperationalError) and (
-        code is None or code & 0xFF in _MAY_PASS
-    )
 
 
 class Store:
@@ -147,7 +105,7 @@ class Store:
         self._committing: Future[sqlite3.Cursor] | None = None
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._lock = _locked(path)
+            self._lock = locked(path)
         try:
             self._writing = self._open()
         except BaseException:
@@ -162,14 +120,14 @@ class Store:
             connection.execute(f"pragma cache_size = -{CACHE_KIB}")
             if self._path is not None:
                 connection.execute("pragma journal_mode = wal")
-            maker = _meta(connection, "made_by")
+            maker = meta(connection, "made_by")
         except sqlite3.OperationalError:
             connection.close()
             raise
         except sqlite3.DatabaseError:
             maker = "something else"
         if maker not in (None, made_by()):
-            if self._keep_outdated and _readable(connection, str(maker)):
+            if self._keep_outdated and readable(connection, str(maker)):
                 self.outdated = True
                 return connection
             connection.close()
@@ -221,7 +179,7 @@ class Store:
     @property
     def position(self) -> int:
         """The last sequence whose effect is in the file."""
-        return int(_meta(self._settled(), "position") or 0)
+        return int(meta(self._settled(), "position") or 0)
 
     def load(self) -> World:
         """Return the world as it was at `position`; at 0 where the file is damaged."""
@@ -239,8 +197,8 @@ class Store:
     def _loaded(self) -> World:
         connection = self._settled()
         with self._guarded():
-            world = _loaded(connection)
-            if not self.outdated and (why := _disagreement(connection, world)):
+            world = loaded(connection)
+            if not self.outdated and (why := disagreement(connection, world)):
                 raise Damaged(self._path, why)
         return world
 
@@ -298,7 +256,7 @@ class Store:
                     ("position", str(world.position)),
                     ("epoch", str(world.tasks.epoch)),
                     ("stands", str(world.stands)),
-                    ("documents", str(_documents(connection))),
+                    ("documents", str(documents(connection))),
                 ),
             )
         self._forget_finished(world)
@@ -433,183 +391,4 @@ class Store:
 
     def dump(self) -> dict[str, list[Any]]:
         """Return every row, to hold one store against another."""
-        return _rows(self._settled())
-
-
-def _loaded(connection: sqlite3.Connection) -> World:
-    """Read what a fold goes on from: open tasks, hosts, sums, counts."""
-    world = World()
-    world.position = int(_meta(connection, "position") or 0)
-    world.loaded_at = _stands(connection)
-    world.tasks.epoch = int(_meta(connection, "epoch") or 0)
-    marks = ",".join("?" * len(OPEN))
-    rows = connection.execute(
-        f"select body from task where state in ({marks})",
-        OPEN,
-    )
-    records = [decoded(body) for (body,) in rows]
-    for record in sorted(records, key=lambda record: record.phase_seq):
-        world.tasks.records[record.id] = record
-        world.queue.place(record)
-    _load_documents(connection, world)
-    return world
-
-
-def _load_documents(connection: sqlite3.Connection, world: World) -> None:
-    fleet = world.fleet
-    rows = connection.execute("select projection, key, body from document")
-    for projection, key, body in rows:
-        match projection:
-            case "host":
-                fleet.hosts[key] = _read(body, HostView)
-            case "shared":
-                fleet.shared[key] = _read(body, SharedView)
-            case "tiers":
-                tiers, alerts = _read(body, tuple[dict[str, TierView], list[AlertView]])
-                fleet.tiers, fleet.alerts = tiers, alerts
-            case "head":
-                fleet.in_force = _read(body, InForce)
-            case "schedule":
-                world.schedules.by_name[key] = _read(body, ScheduleView)
-            case "stats":
-                world.stats = _read(body, StatsState)
-            case _:
-                world.costs.total = _read(body, Spent)
-
-
-def _documents(connection: sqlite3.Connection) -> int:
-    return int(connection.execute("select count(*) from document").fetchone()[0])
-
-
-def _disagreement(connection: sqlite3.Connection, world: World) -> str:
-    """Say what in a file does not fit the rest of it; "" where all does.
-
-    Looks at counts: of the documents, and of the tasks in each state by an index. It
-    takes milliseconds for each hundred thousand tasks.
-    """
-    if not world.position:
-        return ""
-    count = _meta(connection, "documents")
-    if count is not None and int(count) != (there := _documents(connection)):
-        return f"{count} documents were saved, {there} are there"
-    if world.stats.last_seq != world.position:
-        return f"counts up to {world.stats.last_seq}, tasks up to {world.position}"
-    spent = world.costs.total
-    sums = connection.execute(
-        "select total(tokens_in), total(tokens_out), total(usd_nano) from spend"
-    ).fetchone()
-    if sums != (spent.tokens_in, spent.tokens_out, spent.usd_nano):
-        return f"costs sum up to {sums}, not to what was booked"
-    tasks = dict(connection.execute("select state, count(*) from task group by state"))
-    counted = {state: n for state, n in world.stats.states.items() if n}
-    if tasks != counted:
-        return f"tasks by state are {tasks}, counted were {counted}"
-    return ""
-
-
-def _readable(connection: sqlite3.Connection, maker: str) -> bool:
-    """Whether a file that another version made can still be looked at by this one."""
-    if not maker.startswith(f"schema={SCHEMA} "):
-        return False
-    try:
-        _loaded(connection)
-        rows = connection.execute("select body from task order by seq desc limit 100")
-        for (body,) in rows:
-            decoded(body)
-    except (sqlite3.DatabaseError, msgspec.MsgspecError, ValueError):
-        return False
-    return True
-
-
-def _stands(connection: sqlite3.Connection) -> Position:
-    """Return the last event whose effect is in a file.
-
-    A file of before the event was kept names no event, so no log holds it.
-    """
-    position = int(_meta(connection, "position") or 0)
-    return Position.parse(_meta(connection, "stands") or str(position))
-
-
-def about(path: Path) -> tuple[str, Position]:
-    """Return what made a store's file, and the last event that is in it."""
-    connection = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)
-    try:
-        return _meta(connection, "made_by") or "", _stands(connection)
-    finally:
-        connection.close()
-
-
-def set_aside(path: Path) -> None:
-    """Rename a store's files, so that the next one to open it makes them anew."""
-    for suffix in ("", "-wal", "-shm"):
-        old = path.with_name(path.name + suffix)
-        if old.exists():
-            old.rename(old.with_name(f"{path.name}.old{suffix}"))
-
-
-def remove(path: Path, *, lock: bool = True) -> None:
-    """Delete a store's files, whichever there are."""
-    for suffix in ("", "-wal", "-shm", *((".lock",) if lock else ())):
-        path.with_name(path.name + suffix).unlink(missing_ok=True)
-
-
-def saved(path: Path) -> tuple[str, dict[str, list[Any]]]:
-    """Return what made a store's file, and its rows, beside the process that writes it.
-
-    Raises FileNotFoundError where there is none.
-    """
-    if not path.exists():
-        raise FileNotFoundError(path)
-    connection = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)
-    try:
-        connection.execute("begin")
-        return _meta(connection, "made_by") or "", _rows(connection)
-    finally:
-        connection.close()
-
-
-def _rows(connection: sqlite3.Connection) -> dict[str, list[Any]]:
-    tables: dict[str, list[Any]] = {}
-    for table in ("task", "spend", "document"):
-        rows = connection.execute(f"select * from {table} order by 1, 2")
-        tables[table] = [
-            tuple(
-                msgspec.msgpack.decode(value) if isinstance(value, bytes) else value
-                for value in row
-            )
-            for row in rows
-        ]
-    tables["position"] = [int(_meta(connection, "position") or 0)]
-    return tables
-
-
-def made_by() -> str:
-    folds = " ".join(f"{name}={version}" for name, version in sorted(VERSIONS.items()))
-    return f"schema={SCHEMA} {folds}"
-
-
-def _meta(connection: sqlite3.Connection, key: str) -> str | None:
-    there = connection.execute(
-        "select 1 from sqlite_master where name = 'meta'"
-    ).fetchone()
-    if there is None:
-        return None
-    row = connection.execute("select value from meta where key = ?", (key,)).fetchone()
-    return None if row is None else str(row[0])
-
-
-def _read(body: bytes, kind: Any) -> Any:
-    return msgspec.msgpack.decode(body, type=kind)
-
-
-def _locked(path: Path) -> IO[str]:
-    lock = path.with_name(path.name + ".lock").open("w")
-    if sys.platform == "win32":
-        return lock
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        lock.close()
-        raise StoreInUse(path) from error
-    os.set_inheritable(lock.fileno(), False)
-    return lock
+        return rows_of(self._settled())

@@ -14,7 +14,7 @@ from msgspec import Struct
 
 from events.position import NOWHERE, Position
 from projections.judged import NO_SUCH_STEP, NOT_IN_FORCE
-from projections.store import made_by, saved
+from projections.store_file import made_by, saved
 from projections.timetravel import TimeTravel
 
 if TYPE_CHECKING:

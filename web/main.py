@@ -17,7 +17,7 @@ from events.errors import LogUnavailable, Unreachable
 from events.position import LogChanged
 from projections.main import projecting, until
 from projections.runner import AGAIN_S
-from projections.store import Damaged, may_pass, set_aside
+from projections.store_file import Damaged, may_pass, set_aside
 from web.access import DEFAULT_PORT, Access, Tokens
 from web.server import LOOPBACK, Server
 

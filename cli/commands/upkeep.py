@@ -43,7 +43,8 @@ from events.nats.api import stream_state
 from events.nats.link import Link
 from projections.answers import LoggedEvent, RebuildAnswer, StatusAnswer, TaskAnswer
 from projections.runner import Runner
-from projections.store import Store, remove
+from projections.store import Store
+from projections.store_file import remove
 from projections.verify import LogGap, Report
 from projections.verify import verify as verify_log
 from projections.world import VERSIONS

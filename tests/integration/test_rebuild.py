@@ -11,7 +11,8 @@ from events.position import Position
 from projections.checkpoints import Checkpoints
 from projections.main import projecting
 from projections.runner import AlreadyRebuilding, Runner
-from projections.store import Store, about, saved
+from projections.store import Store
+from projections.store_file import about, saved
 from projections.tables import SCHEMA
 from projections.timetravel import TimeTravel
 from projections.world import fold

@@ -15,7 +15,8 @@ from events import catalogue as c
 from events.position import LogChanged
 from projections import search, tasks
 from projections.runner import Runner
-from projections.store import Damaged, Store, StoreInUse, saved
+from projections.store import Store
+from projections.store_file import Damaged, StoreInUse, saved
 from projections.verify import verify
 from projections.world import fold
 from tests.support.fakes import MemoryLog
