@@ -6,6 +6,7 @@ Where the real one comes from stands in `tests/support/llama_cpp.py`.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import socket
 from base64 import b64decode
@@ -19,6 +20,7 @@ from sidecar.executors.openai import OpenAIExecutor
 from sidecar.executors.port import Finished, Returned, Run, Stop
 from sidecar.http import http_client
 from sidecar.looks import Answered, Missed, ask_server
+from sidecar.simulated.ollama import Model
 from tests.support.runs import QUICK, Ear, assignment
 from tests.support.simulated_llama import SimulatedLlamaServer
 
@@ -72,6 +74,59 @@ async def ask(
         return await executor.run(run, ear, Stop()), ear
     finally:
         await executor.close()
+
+
+async def vectors(url: str, model: str) -> tuple[Outcome, Ear]:
+    executor, ear = OpenAIExecutor(), Ear()
+    assign = assignment(
+        target_type="openai",
+        endpoint="lab",
+        endpoint_kind="openai",
+        endpoint_url=url,
+        model=model,
+        limits=QUICK.__class__(model_retries=0),
+        spec={
+            "description": "x",
+            "embed": c.EmbedWishes(inputs=["a port", "a ship"]),
+        },
+    )
+    try:
+        run = Run(assign=assign, cwd=Path("/"), env={})
+        return await executor.run(run, ear, Stop()), ear
+    finally:
+        await executor.close()
+
+
+@pytest.mark.parametrize("which", ["simulated", "real"])
+async def test_texts_become_vectors_where_a_server_makes_them(
+    which: str, request: pytest.FixtureRequest
+) -> None:
+    async with contextlib.AsyncExitStack() as stack:
+        if which == "real":
+            servers = request.getfixturevalue("real_llama")
+            url = await servers.at(ctx=N_CTX, embeds=True)
+        else:
+            embedder = Model(name="gemma", embedding=True)
+            server = SimulatedLlamaServer([embedder], n_ctx=N_CTX)
+            url = (await stack.enter_async_context(server)).url
+        outcome, ear = await vectors(url, "gemma")
+    assert isinstance(outcome, Finished), ear.lines("error")
+    first, second = (b64decode(each) for each in json.loads(ear.said("token")))
+    assert len(first) == len(second) > 0
+    assert first != second
+    size = len(first) // 4
+    assert outcome.result.output == f"2 vectors of {size} numbers"
+    assert outcome.result.tokens_in
+    assert (outcome.result.tokens_out, outcome.result.status) == (0, "success")
+
+
+async def test_a_server_that_makes_no_vectors_is_fit_for_other_work(
+    server: str, model: str
+) -> None:
+    outcome, _ = await vectors(server, model)
+    assert isinstance(outcome, Returned)
+    assert (outcome.reason, outcome.unusable) == ("endpoint_unfit", False)
+    assert "makes no embeddings" in outcome.detail
 
 
 async def test_a_prompt_is_answered_and_counted(server: str, model: str) -> None:

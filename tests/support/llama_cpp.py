@@ -49,6 +49,7 @@ class Setup(Struct, frozen=True):
     key: str = ""
     name: str = "gemma"
     tools: bool = False
+    embeds: bool = False
     stop: tuple[
         str, ...
     ] = ()  # end an answer, where the request does not say what does
@@ -60,6 +61,7 @@ class Setup(Struct, frozen=True):
         # Threads that wait for each other spin, and a busy machine lets them.
         words += ["-t", "1", "--slots", "--metrics", "--jinja"]
         words += ["--alias", self.name] if self.name else []
+        words += ["--embeddings", "--pooling", "mean"] if self.embeds else []
         words += ["--chat-template-file", str(TOOLS_TEMPLATE)] if self.tools else []
         words += [word for end in self.stop for word in ("--reverse-prompt", end)]
         return words + (["--api-key", self.key] if self.key else [])
@@ -259,7 +261,8 @@ def main() -> None:
     parser.add_argument("--api-key")
     parser.add_argument("--reverse-prompt", action="append", default=[])
     parser.add_argument("--chat-template-file", type=Path)
-    for switch in ("--slots", "--metrics", "--jinja"):
+    parser.add_argument("--pooling", choices=["mean"])
+    for switch in ("--slots", "--metrics", "--jinja", "--embeddings"):
         parser.add_argument(switch, action="store_true")
     given = parser.parse_args()
     llama: Any = importlib.import_module("xllamacpp")
@@ -274,6 +277,10 @@ def main() -> None:
     params.endpoint_metrics = given.metrics
     params.use_jinja = given.jinja
     params.antiprompt = given.reverse_prompt
+    if given.embeddings:
+        params.embedding = True
+        pooling = llama.llama_pooling_type
+        params.pooling_type = pooling.LLAMA_POOLING_TYPE_MEAN
     if given.alias:
         params.model_alias = {given.alias}
     if given.api_key:
