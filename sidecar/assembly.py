@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.util
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from events.errors import Unreachable
+from sidecar.config import ConfigError
 from sidecar.costs import settle
 from sidecar.delegation import RunsDoor
 from sidecar.executors import wake_command
@@ -176,6 +178,11 @@ def assemble(
     commands = ShellExecutor(processes, shell)
     door = None
     if config.claude.delegate:
+        if importlib.util.find_spec("mcp") is None:
+            raise ConfigError(
+                "sidecar.toml",
+                ["claude.delegate: needs the extra mcp: pip install 'agentcom[mcp]'"],
+            )
         door = RunsDoor(config.host, lambda *asked: callbacks.request(*asked))
     hands = HandsExecutor(processes, claude, api_key, folder / "hands", door)
     executors: dict[str, Executor] = {

@@ -500,3 +500,13 @@ async def test_a_token_is_good_for_its_run_alone_and_ends_with_it():
         ("agentcom.cmd.child.h1.submit", {**whose, "task": {"description": "x"}}),
         ("agentcom.cmd.child.h1.cancel", {**whose, "task_id": "T1"}),
     ]
+
+
+def test_a_host_that_cannot_serve_the_tools_says_what_it_needs(monkeypatch, tmp_path):
+    from sidecar.assembly import assemble
+    from sidecar.config import ClaudeConfig, ConfigError, SidecarConfig
+
+    config = SidecarConfig(name="h1", claude=ClaudeConfig(delegate=True))
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=r"pip install 'agentcom\[mcp\]'"):
+        assemble(config, tmp_path)

@@ -6,6 +6,10 @@ import asyncio
 import base64
 import hashlib
 import hmac
+import json
+import sys
+import types
+from pathlib import Path
 
 import pytest
 
@@ -21,11 +25,18 @@ from web.notify.config import (
     redacted,
     spelled,
 )
-from web.notify.notices import hushed, names_of, trial_notice
+from web.notify.notices import Notice, TaskSaid, hushed, names_of, trial_notice
 from web.notify.role import Deliveries, deliver_all
-from web.notify.senders import DeliveryFailed, Webhook, is_forbidden, signature
+from web.notify.senders import (
+    ByApprise,
+    DeliveryFailed,
+    Webhook,
+    is_forbidden,
+    signature,
+)
 from web.notify.served import all_served, read_served
 
+DOCS = Path(__file__).parents[2] / "docs"
 HOOK = """
 [[target]]
 name = "ops"
@@ -356,3 +367,80 @@ async def test_no_secret_is_in_what_is_sent_or_written_down(told):
     written = (told.folder / "ops.json").read_text() + encode(receiver.got[0]).decode()
     for secret in ("https://x", "secret"):
         assert secret not in written
+
+
+# -- what the documents say ----------------------------------------------------------------
+
+
+def block(document: str, language: str) -> str:
+    """The first block of a language in a document."""
+    text = (DOCS / document).read_text()
+    return text.partition(f"```{language}\n")[2].partition("```")[0]
+
+
+def test_the_documented_rules_are_read():
+    config = parse(block("notifications.md", "toml"))
+    assert [target.name for target in config.target] == ["ops", "phone"]
+    assert config.rules_for("phone")[1].label == ["team=search"]
+
+
+def test_the_documented_receiver_believes_what_is_signed_and_nothing_else():
+    said: dict = {}
+    exec(block("notifications.md", "python"), said)
+    secret, body = "a-secret-of-32-characters-0123456", b'{"type": "test"}'
+    headers = {
+        "webhook-id": "D1",
+        "webhook-timestamp": "1700000000",
+        "webhook-signature": signature(secret.encode(), "D1", 1_700_000_000, body),
+    }
+    assert said["is_genuine"](headers, body, secret)
+    assert not said["is_genuine"](headers, body + b" ", secret)
+    assert not said["is_genuine"]({**headers, "webhook-id": "D2"}, body, secret)
+
+
+def test_the_documented_notice_has_the_fields_of_one():
+    shown = json.loads(block("notifications.md", "json"))
+    assert set(shown) == set(Notice.__struct_fields__)
+    assert set(shown["task"]) == set(TaskSaid.__struct_fields__)
+
+
+def test_the_documented_host_offers_delegation():
+    from sidecar import config
+    from sidecar.executors.claude.command import ClaudeOptions, runs_commands
+
+    claude = config.parse(block("delegation.md", "toml")).claude
+    assert claude.delegate
+    assert runs_commands(ClaudeOptions(allowed_tools=tuple(claude.allowed_tools)))
+
+
+# -- Apprise --------------------------------------------------------------------------------
+
+
+async def test_without_the_extra_an_apprise_target_says_which_one_it_needs(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(DeliveryFailed, match=r"pip install 'agentcom\[notify\]'"):
+        ByApprise("ntfy://topic", 1.0)
+
+
+async def test_apprise_is_given_the_sentence_and_its_no_is_a_failure(monkeypatch):
+    sent = []
+
+    class Fake:
+        def add(self, url: str) -> bool:
+            return url.startswith("ntfy://")
+
+        async def async_notify(self, **said: str) -> bool:
+            sent.append(said)
+            return len(sent) == 1
+
+    module = types.SimpleNamespace(Apprise=Fake)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: module)
+    monkeypatch.setitem(sys.modules, "apprise", module)
+    with pytest.raises(DeliveryFailed, match="know such an address"):
+        ByApprise("nonsense://x", 1.0)
+    sender = ByApprise("ntfy://topic", 1.0)
+    notice = trial_notice("phone", "", "1")
+    await sender.send(notice)
+    assert sent == [{"title": "AgentCom: test", "body": notice.text}]
+    with pytest.raises(DeliveryFailed, match="could not send it"):
+        await sender.send(notice)

@@ -25,8 +25,8 @@ export function Tree({ task }) {
               <th>Task</th>
               <th>State</th>
               <th>Tier</th>
-              <th>Tokens, with those below</th>
-              <th>Cost, with those below</th>
+              <th class="n">Tokens, with those below</th>
+              <th class="n">Cost, with those below</th>
             </tr>
           </thead>
           <tbody>
@@ -41,8 +41,8 @@ export function Tree({ task }) {
                 <td>
                   <Tier tier={line.task.tier} />
                 </td>
-                <td class="number">{count(line.tokens)}</td>
-                <td class="number">{line.usd === null ? "?" : dollars(line.usd)}</td>
+                <td class="n">{count(line.tokens)}</td>
+                <td class="n">{line.usd === null ? "?" : dollars(line.usd)}</td>
               </tr>
             ))}
           </tbody>
