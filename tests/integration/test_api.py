@@ -382,7 +382,8 @@ async def test_a_task_s_trace_is_its_routing_alone(tmp_path):
         _, answer = await site.ask("GET", f"/api/v1/tasks/{task}/trace", token=token)
         assert answer["route"]["candidates"]
         assert set(answer) == {
-            *("seq", "task_id", "state", "classification", "route", "attempts")
+            *("seq", "task_id", "state", "classification", "route", "routes"),
+            "attempts",
         }
 
 

@@ -76,8 +76,17 @@ VALID: dict[str, dict[str, Any]] = {
     "tier.clear_limit": {"tier": "complex"},
     "policy.set": {"policy": {"task_ttl_s": 1}},
     "policy.validate": {"policy": {"task_ttl_s": 1}},
+    "schedule.add": {
+        "schedule": "s",
+        "cron": "0 3 1 1 *",
+        "task": {"description": "x", "shell": {"command": "true"}},
+    },
+    "schedule.pause": {"schedule": "s"},
+    "schedule.resume": {"schedule": "s"},
+    "schedule.remove": {"schedule": "s"},
+    "schedule.run": {"schedule": "s"},
 }
-TOKENS = {"task_id", "host", "endpoint"}
+TOKENS = {"task_id", "host", "endpoint", "schedule"}
 
 # Bytes that are wrong wherever they arrive.
 ANYWHERE = [
