@@ -1,4 +1,4 @@
-"""OpenAI's embeddings, as far as bytes go: requests read, vectors spelled. Pure."""
+"""OpenAI's embeddings, as far as bytes go: requests read, vectors encoded. Pure."""
 
 from __future__ import annotations
 

@@ -6,7 +6,6 @@ import tomllib
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
-import msgspec
 from msgspec import Meta, Struct
 
 from events import catalogue as c
@@ -158,23 +157,3 @@ def secret_of(
 
 
 LEAST_SECRET: Final = 16
-
-
-def redacted(address: str) -> str:
-    """Return an address as it may be shown: who is asked, without path and password."""
-    scheme, colon, rest = address.partition("://")
-    if not colon:
-        return "…"
-    if scheme not in ("http", "https"):
-        return f"{scheme}://…"
-    host = rest.partition("/")[0].partition("?")[0].rpartition("@")[2]
-    return f"{scheme}://{host}/…"
-
-
-def spelled(config: NotifyConfig) -> dict[str, Any]:
-    """Return the configuration as plain values, its addresses redacted."""
-    plain: dict[str, Any] = msgspec.to_builtins(config)
-    for target in plain["target"]:
-        if target["url"]:
-            target["url"] = redacted(target["url"])
-    return plain
