@@ -26,6 +26,8 @@ HISTORY_BYTES: Final = 1_500_000
 BACKLOG: Final = 20_000
 """Chunks that wait while the stream is being read; the oldest are dropped."""
 TAIL_TASKS: Final = 256
+SOUGHT_PIECES: Final = 2_000
+"""Of a task that has printed more, the last lines are not looked up."""
 TAIL_LINES: Final = 4
 TAIL_TEXT: Final = 400
 AGAIN_S: Final = 0.5
@@ -109,6 +111,9 @@ class OutputFeed:
         self._tails: OrderedDict[str, deque[list[str]]] = OrderedDict()
         self._listening_to_all: Listening | None = None
         self._opening_all: asyncio.Task[None] | None = None
+        # Tasks whose last lines were looked up, or are being.
+        self._sought: set[str] = set()
+        self._seeking: asyncio.Task[None] | None = None
 
     async def attach(self, watch: OutputWatch, *, from_now: bool = False) -> None:
         """Begin to hand on a task's output; `from_now`: the task is still to come."""
@@ -146,9 +151,10 @@ class OutputFeed:
 
     async def close(self) -> None:
         """Let go of everything."""
-        if self._opening_all is not None:
-            self._opening_all.cancel()
-            await asyncio.gather(self._opening_all, return_exceptions=True)
+        for doing in (self._opening_all, self._seeking):
+            if doing is not None:
+                doing.cancel()
+                await asyncio.gather(doing, return_exceptions=True)
         for listening in [*self._listening.values(), self._listening_to_all]:
             if listening is not None:
                 await listening.stop()
@@ -200,6 +206,14 @@ class OutputFeed:
         if self._listening_to_all is None and self._opening_all is None:
             loop = asyncio.get_running_loop()
             self._opening_all = loop.create_task(self._open_all())
+        missing = [each for each in task_ids if each not in self._tails]
+        self._sought &= set(task_ids)
+        if self._seeking is None or self._seeking.done():
+            unsought = [each for each in missing if each not in self._sought]
+            if unsought and self._output is not None:
+                self._sought |= set(unsought)
+                seeking = self._seek(self._output, unsought)
+                self._seeking = asyncio.get_running_loop().create_task(seeking)
         return {
             task_id: [
                 {"type": kind, "text": text} for kind, text in self._tails[task_id]
@@ -213,24 +227,54 @@ class OutputFeed:
             subjects.REPUBLISHED_OUTPUT, self._on_any
         )
 
+    async def _seek(self, output: OutputReader, task_ids: list[str]) -> None:
+        """Look up the last lines of tasks that have been silent since the first call."""
+        if self._opening_all is not None:
+            # What comes from now on is heard, so that nothing is missed between.
+            await asyncio.wait({self._opening_all})
+        for task_id in task_ids:
+            tail: deque[list[str]] = deque(maxlen=TAIL_LINES)
+            read = 0
+            try:
+                async for chunk in output.pieces(task_id):
+                    read += 1
+                    if read > SOUGHT_PIECES or task_id in self._tails:
+                        break
+                    _lengthen(tail, chunk)
+            except AgentComError:
+                self._sought.discard(task_id)
+                continue
+            # Of more than that the end is not known: its next line will say it.
+            if tail and read <= SOUGHT_PIECES and task_id not in self._tails:
+                self._keep(task_id, tail)
+
     def _on_any(self, message: Message) -> None:
         chunk = _chunk_of(message)
         if chunk is None:
             return
         tail = self._tails.get(chunk.task_id)
         if tail is None:
-            tail = self._tails[chunk.task_id] = deque(maxlen=TAIL_LINES)
-            if len(self._tails) > TAIL_TASKS:
-                self._tails.popitem(last=False)
-        text = chunk.text[-2 * TAIL_TEXT :]
-        flows = chunk.event_type not in STATE
-        if flows and tail and tail[-1][0] == chunk.event_type:
-            text = tail.pop()[1] + text
-        elif tail and not tail[-1][1]:
-            tail.pop()
-        lines = text.split("\n") if flows else [text]
-        for line in lines[-TAIL_LINES:]:
-            tail.append([chunk.event_type, line[-TAIL_TEXT:]])
+            tail = self._keep(chunk.task_id, deque(maxlen=TAIL_LINES))
+        _lengthen(tail, chunk)
+
+    def _keep(self, task_id: str, tail: deque[list[str]]) -> deque[list[str]]:
+        self._tails[task_id] = tail
+        if len(self._tails) > TAIL_TASKS:
+            self._tails.popitem(last=False)
+        return tail
+
+
+def _lengthen(tail: deque[list[str]], chunk: c.Chunk) -> None:
+    """Add what a chunk says to a task's last lines: kind and text, the latest last."""
+    text = chunk.text[-2 * TAIL_TEXT :]
+    flows = chunk.event_type not in STATE
+    if flows and tail and tail[-1][0] == chunk.event_type:
+        text = tail.pop()[1] + text
+    elif tail and not tail[-1][1]:
+        tail.pop()
+    lines = text.split("\n") if flows else [text]
+    for line in lines[-TAIL_LINES:]:
+        tail.append([chunk.event_type, line[-TAIL_TEXT:]])
 
 
 def encode_chunk(chunk: c.Chunk) -> bytes:

@@ -31,6 +31,10 @@ class Output:
     async def read(self, task_id, *, start=1):
         return [chunk for chunk in self.stored if chunk.task_id == task_id]
 
+    async def pieces(self, task_id, *, start=1):
+        for chunk in await self.read(task_id, start=start):
+            yield chunk
+
     def say(self, route, text, kind="stdout", *, heard=True, segment=0) -> Chunk:
         n = self.n[route.id] = self.n.get(route.id, -1) + 1
         chunk = Chunk(
@@ -456,6 +460,19 @@ async def test_the_last_lines_of_what_runs_are_kept_while_somebody_looks(place):
             ("stdout", "three"),
             ("error", "oops"),
         ]
+
+
+async def test_what_runs_silently_since_before_anybody_looked_has_its_last_lines(place):
+    history, output = place.history, place.output
+    route = history.route(history.submit("x"))
+    history.start(route)
+    output.say(route, "one\ntwo")
+    await place.tell()
+    async with place.page() as client:
+        await client.subscribe("l", "tails")
+        message = await client.until(lambda m: route.task in m["data"]["tails"])
+        lines = message["data"]["tails"][route.task]
+        assert [line["text"] for line in lines] == ["one", "two"]
 
 
 async def test_a_watch_s_backlog_is_bounded():
