@@ -533,7 +533,7 @@ def decide_deferred(
     while group.untold and len(decisions) < TOLD_AT_ONCE:
         waiting = group.untold.popleft()
         live = state.tasks.get(waiting.task_id)
-        if waiting.group is not group or live is None:
+        if not waiting.waits or live is None:
             continue
         if live.deferred or live.deciding:
             continue

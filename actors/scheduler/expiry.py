@@ -42,9 +42,10 @@ def set_timers(
             continue
         if live.deadline is not None:
             lead.wake_at(live.deadline - state.time.ahead_s, task_id=waiting.task_id)
-        group = waiting.group
-        if group is not None and group.expiries is not None:
-            group.expiries.add(waiting)
+        if waiting.waits:
+            expiries = state.queue.groups[waiting.requirement].expiries
+            if expiries is not None:
+                expiries.add(waiting)
 
 
 def decide_deadline(

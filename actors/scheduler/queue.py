@@ -128,8 +128,8 @@ class Waiting(Struct, eq=False, gc=False):
     """A task in the queue: what is needed to choose it, and no more.
 
     `seq` is its submission's place in the log, `since` when it began to wait (epoch
-    seconds), `group` where it stands: None once it has been taken out. With that it is
-    part of no cycle, so it is none of the garbage collector's.
+    seconds). `waits` is true from when a group takes it in until it is taken out, which is
+    for good. It is part of no cycle, so it is none of the garbage collector's.
     """
 
     task_id: str
@@ -137,7 +137,7 @@ class Waiting(Struct, eq=False, gc=False):
     lane: int
     since: float
     requirement: Requirement
-    group: Group | None = None
+    waits: bool = False
 
     def __lt__(self, other: Waiting) -> bool:
         return self.seq < other.seq
@@ -196,8 +196,7 @@ class Disordered:
         for rank, heap in enumerate(self._ranks):
             # One that moved up stands in a better rank, which has been looked at.
             while heap and (
-                heap[0].group is not self._group
-                or rank_of(heap[0], now, ageing_s)[0] < rank
+                not heap[0].waits or rank_of(heap[0], now, ageing_s)[0] < rank
             ):
                 heapq.heappop(heap)
             if heap:
@@ -209,10 +208,10 @@ class Disordered:
             while moving:
                 first = moving[0]
                 better = rank_of(first, now, self._ageing_s)[0]
-                if first.group is self._group and better >= rank:
+                if first.waits and better >= rank:
                     break
                 del moving[0]
-                if first.group is self._group:
+                if first.waits:
                     self._put(first, better)
             if not moving:
                 del self._moving[lane, rank]
@@ -222,7 +221,7 @@ class Disordered:
         seen: set[str] = set()
         for rank, heap in enumerate(self._ranks):
             for waiting in heap:
-                if waiting.group is self._group and waiting.task_id not in seen:
+                if waiting.waits and waiting.task_id not in seen:
                     seen.add(waiting.task_id)
                     yield rank, waiting
 
@@ -242,11 +241,10 @@ class Expiries:
     is passed over when it comes to the front.
     """
 
-    __slots__ = ("_due", "_early", "_group", "_latest", "_ordered")
+    __slots__ = ("_due", "_early", "_latest", "_ordered")
 
     def __init__(self, group: Group, due: Callable[[Waiting], float]) -> None:
         """Take in all of a group; `due` tells when one expires, the same at any time."""
-        self._group = group
         self._due = due
         self._ordered = deque(sorted(group, key=due))
         self._latest = due(self._ordered[-1]) if self._ordered else float("-inf")
@@ -264,9 +262,9 @@ class Expiries:
     def first(self) -> tuple[float, Waiting] | None:
         """Return when the next one expires, and which; None where nobody waits."""
         ordered, early = self._ordered, self._early
-        while ordered and ordered[0].group is not self._group:
+        while ordered and not ordered[0].waits:
             ordered.popleft()
-        while early and early[0][2].group is not self._group:
+        while early and not early[0][2].waits:
             heapq.heappop(early)
         first = (self._due(ordered[0]), ordered[0]) if ordered else None
         if early and (first is None or early[0][0] < first[0]):
@@ -292,8 +290,8 @@ class Group:
 
     def __init__(self, required: Requirement) -> None:
         self.requirement = required
-        # By priority, each a heap by submission. An entry whose `group` is another has
-        # been taken out, and is dropped when it comes to the top.
+        # By priority, each a heap by submission. An entry that waits no longer is dropped
+        # when it comes to the top.
         self.lanes: tuple[list[Waiting], ...] = ([], [], [], [])
         # The last that came into each lane, by which the next is known to be in order.
         self._newest: list[Waiting | None] = [None, None, None, None]
@@ -319,7 +317,7 @@ class Group:
 
     def add(self, waiting: Waiting) -> None:
         """Take a task in."""
-        waiting.group = self
+        waiting.waits = True
         self.count += 1
         if self.untold is not None:
             self.untold.append(waiting)
@@ -349,7 +347,7 @@ class Group:
             else:
                 best_rank = rank_of(best, now, ageing_s)
         for lane in self.lanes:
-            while lane and lane[0].group is not self:
+            while lane and not lane[0].waits:
                 heapq.heappop(lane)
             if lane:
                 rank = rank_of(lane[0], now, ageing_s)
@@ -360,7 +358,7 @@ class Group:
     def __iter__(self) -> Iterator[Waiting]:
         for lane in self.lanes:
             for waiting in lane:
-                if waiting.group is self:
+                if waiting.waits:
                     yield waiting
         if self._disordered is not None:
             yield from self._disordered
@@ -400,10 +398,9 @@ class Queue:
         waiting = self.tasks.pop(task_id, None)
         if waiting is None:
             return None
-        group = waiting.group
-        waiting.group = None
-        if group is not None:
-            group.count -= 1
-            if group.count == 0:
-                self.groups.pop(group.requirement, None)
+        waiting.waits = False
+        group = self.groups[waiting.requirement]
+        group.count -= 1
+        if group.count == 0:
+            del self.groups[waiting.requirement]
         return waiting

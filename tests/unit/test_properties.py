@@ -229,7 +229,7 @@ def test_a_task_that_came_back_does_not_hold_up_one_that_has_aged():
     again = Waiting("t1", 1, 3, 290.0, WANTED[0])
     for waiting in (first, second, again):
         group.add(waiting)
-    first.group = None
+    first.waits = False
     high = Waiting("t3", 3, 2, 290.0, WANTED[0])
     group.add(high)
     assert group.head(299.0, 300.0) is high
