@@ -10,6 +10,7 @@ from actors import lifecycle
 from actors.rules import later
 from actors.scheduler import decide, held, role, schedules, state
 from events import catalogue as c
+from events import planned
 
 if TYPE_CHECKING:
     import pytest
@@ -165,7 +166,18 @@ def inputs_left_out(patch: Patch) -> None:
     patch.setattr(role, "with_inputs", lambda spec, outputs: spec)
 
 
+def hour_fired_twice(patch: Patch) -> None:
+    """Of an hour that comes twice, both are fired."""
+    instants = planned.instants
+
+    def both(cron: str, *when: Any) -> Any:
+        return instants(cron if len(cron.split()) == 6 else f"0 {cron}", *when)
+
+    patch.setattr(planned, "instants", both)
+
+
 PLANTED = [
+    hour_fired_twice,
     inputs_left_out,
     planned_time_fired_twice,
     firing_without_its_task,

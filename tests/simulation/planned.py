@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
+from zoneinfo import ZoneInfo
 
 from events import catalogue as c
 from events import planned
@@ -18,19 +20,46 @@ if TYPE_CHECKING:
     from tests.simulation.later import LaterJudge
 
 
-def schedules(chance: Random, until: float) -> list[tuple[float, str, dict[str, Any]]]:
-    """Draw what is asked of schedules when, as (at, command, fields); in most seeds nothing."""
-    if chance.random() < 0.7 or find_spec("cronsim") is None:
+EDGES = {
+    "Europe/Berlin": ("2026-03-29T01:00:00+00:00", "2026-10-25T01:00:00+00:00"),
+    "America/New_York": ("2026-03-08T07:00:00+00:00", "2026-11-01T06:00:00+00:00"),
+}
+"""When the clocks of a zone are put forward, and back."""
+
+
+def begins(chance: Random) -> float:
+    """Draw when a world begins: in some seeds shortly before clocks are changed."""
+    if chance.random() < 0.85:
+        return 1_700_000_000.0
+    edge = chance.choice([edge for edges in EDGES.values() for edge in edges])
+    return instant(edge) - round(chance.uniform(9.0, 14.0), 3)
+
+
+def schedules(
+    chance: Random, until: float, begin: float
+) -> list[tuple[float, str, dict[str, Any]]]:
+    """Draw what is asked of schedules when, as (at, command, fields); often nothing.
+
+    `begin` is when the world begins: where clocks are changed soon, it is of their zone.
+    """
+    near = [
+        zone
+        for zone, edges in EDGES.items()
+        if any(0 < instant(edge) - begin < 60 for edge in edges)
+    ]
+    if chance.random() < (0.2 if near else 0.75) or find_spec("cronsim") is None:
         # Without it an environment is older than its checkout; the rest can be played.
         return []
+    fixed = ("0 1 * * *", "0 2 * * *", "30 2 * * *", "* * * * *")
+    crons = [f"*/{n} * * * * *" for n in (2, 3, 5)] + [*fixed, *fixed] * bool(near)
     asked: list[tuple[float, str, dict[str, Any]]] = []
     for n in range(chance.choice((1, 1, 2))):
         name = f"plan{n}"
         task = {"description": "again", "tier": "trivial", "shell": {"command": "true"}}
         at = chance.uniform(0.5, 8.0)
         rules = {
-            "cron": f"*/{chance.choice((2, 3, 5))} * * * * *",
-            "tz": chance.choice(("UTC", "Europe/Berlin", "America/New_York")),
+            "cron": chance.choice(crons),
+            "tz": chance.choice(near or ["UTC", *EDGES]),
             "missed": chance.choice(("skip", "one", "all")),
             "overlap": chance.choice(("skip", "queue", "replace")),
         }
@@ -126,6 +155,9 @@ class PlannedJudge:
             ):
                 self._complain("a planned time is skipped by its rule", where)
             return
+        local = datetime.fromtimestamp(due, ZoneInfo(tz))
+        if local.fold and not cron.split()[-4].startswith("*"):
+            self._complain("of an hour that comes twice one is fired", where)
         one.cursor = due
         seen = {"skip": "", "queue": event.waits_for, "replace": event.replaces}
         if open_one and seen[one.added.overlap] != one.last:

@@ -47,7 +47,7 @@ from tests.simulation.plan import (
     poisons,
     sleeps,
 )
-from tests.simulation.planned import schedules
+from tests.simulation.planned import begins, schedules
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -138,7 +138,8 @@ class Simulation:
     def __init__(self, seed: int) -> None:
         self.seed = seed
         self.chance = random.Random(seed)
-        self.loop = SimLoop()
+        begin = begins(random.Random(f"begins {seed}"))
+        self.loop = SimLoop(begin)
         self.weather = Weather()
         self.temper = Temper()
         self.temper.unfit = random.Random(f"unfit {seed}").choice((0.0,) * 5 + (0.3,))
@@ -176,7 +177,7 @@ class Simulation:
         hosts = self.plan.hosts
         self.clock_steps = clock_steps(random.Random(f"clocks {seed}"), hosts)
         self.sleeps = sleeps(random.Random(f"sleeps {seed}"), hosts)
-        self.schedules = schedules(random.Random(f"schedules {seed}"), CALM_AT)
+        self.schedules = schedules(random.Random(f"schedules {seed}"), CALM_AT, begin)
         self.poisons = poisons(random.Random(f"poisons {seed}"))
         self.deadly = random.Random(f"deadly {seed}")
         self.task_ids: dict[int, str] = {}

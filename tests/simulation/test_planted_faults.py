@@ -53,6 +53,7 @@ WITHIN = 400
 
 BEGIN = {
     "given_back_forgotten_when_undecided": 470,
+    "hour_fired_twice": 300,
     "hands_forgotten_at_a_hop": 560,
     "requeue_counts_twice": 110,
     "undecided_after_all": 500,
