@@ -303,6 +303,10 @@ async def test_one_that_never_answers_holds_up_nobody_else(told):
         await other.until(5)
     assert deaf.got == []
     assert (await _waiting(told, "deaf"), await _waiting(told, "other")) == (5, 0)
+    cured = Receiver()
+    async with Running(told.target(cured, "deaf")):
+        await cured.until(5)
+    assert [n.seq for n in cured.got] == [n.seq for n in other.got]
 
 
 async def _waiting(told, target: str) -> int:
