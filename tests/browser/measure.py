@@ -17,7 +17,7 @@ import tempfile
 import threading
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import aiohttp
 import psutil
@@ -28,6 +28,9 @@ from tests.browser.house import House, chromium
 from tests.support.fakes import MemoryBroker, MemoryBus, MemoryLog
 from tests.support.histories import History, tell
 from web.main import WebConfig, serve
+
+if TYPE_CHECKING:
+    from playwright.sync_api import CDPSession
 
 CLIENTS = 200
 STREAMS = 50
@@ -299,6 +302,12 @@ SCROLLED = """async (step) => {
 }"""
 
 
+def busy(cdp: CDPSession) -> float:
+    """The CPU seconds that the tab's main thread has worked."""
+    metrics = cdp.send("Performance.getMetrics")["metrics"]
+    return next(each["value"] for each in metrics if each["name"] == "TaskDuration")
+
+
 def long_log(house: House) -> None:
     task = house.submit("a million lines", shell={"command": COLOURED})
     with sync_playwright() as playwright:
@@ -313,16 +322,19 @@ def long_log(house: House) -> None:
         page.wait_for_selector("#task[data-state=completed]")
         page.wait_for_selector(f"#execution-output >> text={LINES} line with")
         page.wait_for_selector("#execution-output[aria-busy=false]")
+        cdp = page.context.new_cdp_session(page)
+        cdp.send("Performance.enable", {"timeDomain": "threadTicks"})
         for what, step in (("a line a frame", 18), ("a page", 700), ("fast", 60_000)):
+            before = busy(cdp)
             p50, p95, most, own, own95 = page.evaluate(SCROLLED, step)
+            cpu = 1e3 * (busy(cdp) - before) / 320
             say(
                 f"{LINES} lines, scrolled {what}: frames p50 {p50:.0f}, "
                 f"p95 {p95:.0f}, most {most:.0f} ms; the page's own part of a frame "
-                f"p50 {own:.1f}, p95 {own95:.1f} ms"
+                f"p50 {own:.1f}, p95 {own95:.1f} ms, the main thread's CPU {cpu:.1f} ms a frame"
             )
         page.evaluate("hash => { location.hash = hash }", f"#/task/{task}/L500000")
         page.wait_for_selector("#execution-output .target >> text=500000 line with")
-        cdp = page.context.new_cdp_session(page)
         heap = cdp.send("Runtime.getHeapUsage")
         held = heap["usedSize"] + heap["backingStorageSize"]
         say(f"the tab holds {held / 1e6:.0f} MB")
