@@ -96,7 +96,10 @@ def test_by_submitter_and_label_page_and_command_line_agree(open_page, house):
 def test_a_span_is_in_the_address_and_changes_against_the_one_before_are_said(
     open_page, house
 ):
-    page = open_page("costs")
+    task = house.submit("Refactor it", tier="complex")
+    page = open_page(f"task/{task}")
+    ended(page)
+    go(page, "costs")
     page.get_by_role("button", name="today").click()
     assert page.url.endswith("#/costs?days=1")
     figures = page.locator(".figures").first
@@ -113,7 +116,10 @@ def test_a_span_is_in_the_address_and_changes_against_the_one_before_are_said(
 
 
 def test_what_simulated_work_would_save_stands_apart_and_is_marked(open_page, house):
-    page = open_page("costs")
+    task = house.submit("Say something kind", tier="standard")
+    page = open_page(f"task/{task}")
+    ended(page)
+    go(page, "costs")
     would = page.locator(".figure", has_text="Would be saved")
     expect(would.locator(".badge.simulated")).to_be_visible()
     expect(would.locator("dd")).to_contain_text(re.compile(r"\$0\.0\d*[1-9]"))
