@@ -55,7 +55,7 @@ BEGIN = {
     "given_back_forgotten_when_undecided": 470,
     "hour_fired_twice": 300,
     "hands_forgotten_at_a_hop": 560,
-    "requeue_counts_twice": 110,
+    "requeue_counts_twice": 600,
     "undecided_after_all": 500,
     "who_came_back_holds_up_the_lane": 880,
 }
