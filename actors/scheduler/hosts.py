@@ -159,6 +159,8 @@ def after_restart(state: SchedulerState, live: LiveTask, host: Host) -> None:
     elif phase == "accepted" and live.state.phase in ("accepted", "running"):
         # Not on its disk as begun: nothing there will ever begin it by itself.
         lose(state, live, "host restarted", "it had not begun the run")
+    else:
+        found_again(state, live)
 
 
 def back_on_host(state: SchedulerState, live: LiveTask) -> None:
@@ -184,15 +186,19 @@ def compare(
             continue
         if route in held:
             host.missing.pop(route, None)
-            end = state.ended.get(live.state.task_id)
-            if end is not None and end.reason in FOUND_AGAIN:
-                # It was taken for gone, and that is not in the log yet.
-                del state.ended[live.state.task_id]
+            found_again(state, live)
             continue
         missed = host.missing.get(route, 0) + 1
         host.missing[route] = missed
         if missed > patience:
             lose(state, live, "host lost it", f"{host.name} does not hold the run")
+
+
+def found_again(state: SchedulerState, live: LiveTask) -> None:
+    """A host holds a run that was taken for gone, which is not in the log yet."""
+    end = state.ended.get(live.state.task_id)
+    if end is not None and end.reason in FOUND_AGAIN:
+        del state.ended[live.state.task_id]
 
 
 def is_back(state: SchedulerState, live: LiveTask, end: RouteEnd) -> bool:

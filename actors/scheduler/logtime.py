@@ -31,10 +31,22 @@ GAPS: Final = 64
 class LogTime:
     """The fold of the steps. `ahead_s` is how far the wall clock is ahead of log time."""
 
-    __slots__ = ("ahead_s", "gaps", "last", "now", "saying", "unsaid_s")
+    __slots__ = (
+        "ahead_s",
+        "back_at",
+        "back_s",
+        "gaps",
+        "last",
+        "now",
+        "saying",
+        "unsaid_s",
+    )
 
     def __init__(self) -> None:
         self.ahead_s = 0.0
+        # How far the last step put the clock back, 0 if forward, and when that was said.
+        self.back_s = 0.0
+        self.back_at = 0.0
         # The leader's own steps that it has noticed and that are not in the log yet, in
         # sum; and whether it is about to write what there are.
         self.unsaid_s = 0.0
@@ -52,7 +64,7 @@ class LogTime:
 
         Never in the future, and never long before what was in the log already.
         """
-        when, led = self.until(at), self.now < float("inf")
+        when, led = self._written(at), self.now < float("inf")
         reached = max(self.last, self.now) if led else self.last
         if when < reached - LATE_S:
             when = reached
@@ -65,7 +77,18 @@ class LogTime:
 
     def decided(self, at: str) -> None:
         """A decision of the leader in force is in the log."""
-        self.last = max(self.last, self.until(at))
+        self.last = max(self.last, self._written(at))
+
+    def _written(self, at: str) -> float:
+        """Return what a stamp says, also one that a step back has overtaken in the log.
+
+        What was on its way when the step was said had been stamped by the clock before it.
+        """
+        when = self.until(at)
+        earlier = when - self.back_s
+        if self.back_s and self.last <= earlier <= self.back_at + LATE_S:
+            return earlier
+        return when
 
     def stepped(self, step_s: float, at: str) -> float:
         """The wall clock was put forward (or back, below 0); return when that was said.
@@ -76,6 +99,7 @@ class LogTime:
         if self.saying:
             self.unsaid_s = round(self.unsaid_s - step_s, 6)
         stepped_at = self.until(at)
+        self.back_s, self.back_at = max(0.0, -step_s), stepped_at
         self.last = min(self.last, stepped_at)
         self.gaps = [
             (a - max(0.0, b - stepped_at), min(b, stepped_at)) for a, b in self.gaps

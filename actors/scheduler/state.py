@@ -513,6 +513,8 @@ class SchedulerState:
         if not siblings:
             self.by_pool.pop(key, None)
             self.fleet.release_pool(required)
+            # Who may hop into this pool makes it anew, and hears when a place opens there.
+            self.ready.update(self.unmet)
 
     def regroup(self) -> None:
         """Let tasks try again what they had excluded: something has come up."""

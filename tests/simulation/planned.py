@@ -72,7 +72,12 @@ def schedules(
         if chance.random() < 0.3:
             run = {"schedule": name, "id": f"run{n}"}
             asked.append((chance.uniform(at, until), "schedule.run", run))
-        asked.append((until, "schedule.remove", {"schedule": name}))
+        # A copy of the first command may come late, from a process that slept, and makes
+        # the schedule anew.
+        asked += [
+            (then, "schedule.remove", {"schedule": name})
+            for then in (until, until + 20)
+        ]
     return asked
 
 

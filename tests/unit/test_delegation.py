@@ -63,6 +63,18 @@ def running(w: World) -> set[str]:
     }
 
 
+def test_a_child_that_may_hop_hears_of_the_lent_slot_when_the_others_have_gone():
+    w = parents("p1", slots=1)
+    delegate(w, "p1", "c1")
+    delegate(w, "p1", "c2", tier="standard")
+    delegate(w, "p1", "c3")
+    assert [w.phase(f"c{n}") for n in (1, 2, 3)] == ["routed", "waiting", "waiting"]
+    w.store(subjects.task("c3"), c.TaskCancelled(**w.head(), task_id="c3"))
+    w.turn()
+    w.run("c1")
+    assert w.phase("c2") == "routed"
+
+
 def test_two_parents_on_two_slots_with_eight_children_do_not_stall():
     w = parents("p1", "p2")
     children = [f"c{n}" for n in range(8)]

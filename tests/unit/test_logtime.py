@@ -125,6 +125,20 @@ def test_a_stamp_ahead_of_the_step_that_explains_it_is_forgotten_with_that_step(
     assert time.of(rfc3339(START + DAY + 2)) == START + 2
 
 
+def test_what_a_step_back_overtakes_in_the_log_was_stamped_by_the_clock_before_it():
+    time = LogTime()
+    time.decided(rfc3339(START))
+    assert time.stepped(-30.0, rfc3339(START - 30 + 1)) == START + 1
+    # It was on its way when the step was said.
+    time.decided(rfc3339(START + 1.5))
+    assert time.of(rfc3339(START + 1.5)) == START + 1.5
+    assert time.last == START + 1.5
+    # What comes then is believed, and not moved to where that stamp seemed to be.
+    assert time.of(rfc3339(START - 30 + 3)) == START + 3
+    # Long after the step nothing is on its way any more.
+    assert time.of(rfc3339(START - 30 + 60)) == START + 60
+
+
 def test_a_watch_says_each_step_once_and_no_drift():
     watch = ClockWatch(1_000.0, 5.0)
     assert watch.stepped(1_010.0, 15.0) == 0

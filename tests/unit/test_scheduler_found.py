@@ -474,3 +474,27 @@ def test_a_run_that_its_host_turns_out_to_hold_is_not_taken_back():
     w.turn()
     assert w.phase("t1") == "accepted"
     assert len(w.routes("t1")) == 1
+
+
+def test_a_run_of_a_lost_host_that_comes_back_with_it_is_not_taken_for_gone():
+    w = World()
+    w.join("h1")
+    w.shell("t1")
+    w.report("t1", c.TaskStarted, executor="x")
+    route = w.routes("t1")[0].id
+    w.store(
+        subjects.fleet("h1"),
+        c.HostLost(
+            **w.head(), epoch=1, host="h1", incarnation="i1", silent_s=15.0
+        ),
+    )  # fmt: skip
+    held_run = c.Held(task_id="t1", route=route, phase="interrupted")
+    w.store(
+        subjects.host("h1"),
+        c.HostJoined(
+            **w.head(), host="h1", incarnation="i2", version="1", platform="linux",
+            slots={"shell": 2}, endpoints=[], held=[held_run],
+        ),
+    )  # fmt: skip
+    w.turn()
+    assert w.events(c.TaskRequeued) == []
