@@ -13,6 +13,7 @@ from cli.local.backup import private_broker
 from cli.local.broker import FolderInUse
 from cli.local.instance import Instance
 from cli.local.streams import provision_with
+from cli.render.terminal import local_time
 from events import archive as archives
 from events import header, subjects
 from events.archive import (
@@ -304,7 +305,8 @@ async def test_an_archive_of_0_1_0_is_checked_and_restored(tmp_path):
 
     done = await command("archive", str(OF_0_1_0), "--check")
     assert done.exit_code == 0, done.output
-    assert "made 2026-01-01T00:00:00+00:00 by agentcom 0.1.0" in done.output
+    made = local_time("2026-01-01T00:00:00+00:00")
+    assert f"made {made} by agentcom 0.1.0" in done.output
     done = await command("--data", str(new), "restore", str(OF_0_1_0))
     assert done.exit_code == 0, done.output
 

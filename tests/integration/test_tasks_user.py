@@ -13,12 +13,12 @@ import pytest
 
 from events import catalogue as c
 from sidecar.config import ClaudeConfig, EndpointConfig, ShellConfig
-from sidecar.simulated.llama_server import SimulatedLlamaServer
 from sidecar.simulated.messages import ScriptedCall
 from sidecar.task_user import task_user
 from tests.support.checkouts import git
 from tests.support.hosting import assign, world
 from tests.support.messages_api import Reply
+from tests.support.simulated_llama import SimulatedLlamaServer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -211,6 +211,8 @@ async def test_spans_are_printed_without_a_receiver_and_headers_name_the_caller(
     broker: LiveBroker, tmp_path: Path
 ) -> None:
     async with fleet(broker, tmp_path) as (_, observer):
+        # Once this is taken, somebody listens.
+        await observer.submit(description="first", executor="noop")
         body = json.dumps({"description": "x", "shell": {"command": "exit 3"}})
         answer = await observer.link.request(
             subjects.command("task.submit"),
