@@ -11,6 +11,7 @@ import pytest
 from playwright.sync_api import expect
 
 from tests.browser.conftest import go
+from tests.browser.house import House
 from tests.browser.test_pages import faults
 
 STUCK = 4_700
@@ -30,7 +31,14 @@ TOLD = """row => new Promise(done => {
 })"""
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
+def house(tmp_path):
+    """A house for each test: what one retries, dismisses or cancels, no other looks for."""
+    with House(tmp_path) as running:
+        yield running
+
+
+@pytest.fixture
 def killed(house):
     """A second host, killed with the one attempt of a task on it."""
     tool = (sys.executable, "-m", "agentcom")
@@ -59,15 +67,20 @@ def killed(house):
     return task
 
 
-@pytest.fixture(scope="module")
-def troubles(house, killed):
-    """Tasks for a host that does not exist, and failures of three causes."""
+@pytest.fixture
+def stuck(house):
+    """Tasks for a host that does not exist."""
     for start in range(0, STUCK, 1_000):
         stuck = [
             {"description": f"stuck {n}", "assign_to": "ghost"}
             for n in range(start, min(STUCK, start + 1_000))
         ]
         assert house.ask("/tasks/batch", {"tasks": stuck})["ok"]
+
+
+@pytest.fixture
+def failures(house):
+    """Failures of three causes."""
     for code, n in CAUSES.items():
         command = f"echo cause {code} >&2; exit {code}"
         tasks = [
@@ -80,9 +93,8 @@ def troubles(house, killed):
         assert house.ask("/tasks/batch", {"tasks": tasks})["ok"]
 
 
-def test_each_cause_is_one_line_with_its_action_and_the_title_counts(
-    open_page, house, troubles
-):
+@pytest.mark.usefixtures("killed", "stuck", "failures")
+def test_each_cause_is_one_line_with_its_action_and_the_title_counts(open_page, house):
     """A killed host, 133 failures, 4,700 nobody can run, a dead letter, an outage."""
     page = open_page("now")
     rows = page.locator("#attention li")
@@ -129,9 +141,11 @@ def test_each_cause_is_one_line_with_its_action_and_the_title_counts(
     expect(down).to_have_count(0)
 
 
-def test_the_line_leads_to_its_tasks_and_retries_them_all(open_page, house, troubles):
+@pytest.mark.usefixtures("failures")
+def test_the_line_leads_to_its_tasks_and_retries_them_all(open_page):
     page = open_page("now")
     row = page.locator("#attention li[data-kind=failures]", has_text="exit code 4")
+    expect(row).to_contain_text("38 tasks failed", timeout=SLOW_MS)
     row.get_by_role("link", name="Show 38").click()
     expect(page.locator("#task-total")).to_have_text("38")
     expect(page.get_by_role("button", name="failed 38")).to_be_visible()
@@ -141,9 +155,12 @@ def test_the_line_leads_to_its_tasks_and_retries_them_all(open_page, house, trou
     expect(page.locator(".notices")).to_contain_text("retry: 38 of 38 tasks.")
 
 
-def test_a_line_is_put_aside_and_stays_so(open_page, house, troubles):
+@pytest.mark.usefixtures("failures")
+def test_a_line_is_put_aside_and_stays_so(open_page, house):
+    house.submit("stuck", assign_to="ghost")
     page = open_page("now")
     row = page.locator("#attention li[data-kind=failures]", has_text="exit code 5")
+    expect(row).to_contain_text("11 tasks failed", timeout=SLOW_MS)
     row.get_by_role("button", name="Dismiss").click()
     expect(row).to_have_count(0)
     page.reload()
@@ -154,9 +171,11 @@ def test_a_line_is_put_aside_and_stays_so(open_page, house, troubles):
     expect(row).to_have_count(1)
 
 
-def test_what_nobody_can_run_is_cancelled_from_its_line(open_page, house, troubles):
+@pytest.mark.usefixtures("stuck")
+def test_what_nobody_can_run_is_cancelled_from_its_line(open_page):
     page = open_page("now", width=390)
     row = page.locator("#attention li[data-kind=stuck]")
+    expect(row).to_contain_text(f"{STUCK:,} tasks wait", timeout=SLOW_MS)
     page.evaluate(TOLD, "#attention li[data-kind=stuck]")
     row.get_by_role("button", name=re.compile(f"^Cancel all {STUCK:,}$")).click()
     row.get_by_role("button", name=f"Cancel all {STUCK:,}?").click()

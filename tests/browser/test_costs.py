@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 
+import pytest
 from playwright.sync_api import expect
 
 from events import catalogue as c
@@ -16,9 +17,17 @@ from projections.questions import AskCosts
 from projections.runner import Runner
 from projections.store import Store
 from tests.browser.conftest import go
+from tests.browser.house import House
 from tests.browser.test_pages import ended, faults
 from tests.support.fakes import MemoryLog
 from tests.support.histories import tell
+
+
+@pytest.fixture
+def house(tmp_path):
+    """A house for each test: its books hold what the test itself has booked."""
+    with House(tmp_path) as running:
+        yield running
 
 
 def rows(page):
