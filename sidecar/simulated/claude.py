@@ -55,6 +55,7 @@ def _resolved(model: str) -> str:
 
 
 _LOOK_FOR_SIGNALS_S = 0.1  # while a tool runs
+_LOOK_FOR_HOLD_S = 0.05
 _REQUEST = "req_simulated"
 _LOSES_A_STREAM = ("middrop", "fallback")
 
@@ -111,6 +112,7 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     resets_at: int | None = None  # r429: the same in Unix seconds
     command: str = "echo simulated"
     calls: tuple[SaidCall, ...] = ()  # ok: tools used before the answer
+    hold: str = ""  # ok: a file that is waited for between the answer and the result
     holds_stdout: bool = False  # the tool's children inherit the event stream's pipe
     size: int = 1_000_000
     exit_code: int = 0
@@ -560,6 +562,8 @@ class _Claude:
         self._message([*self._thinking_block(), self._text_block()])
         if self._is_over_budget():
             return self._over_budget("end_turn")
+        while self._scenario.hold and not Path(self._scenario.hold).exists():
+            self._signals.pause(_LOOK_FOR_HOLD_S)
         if kind == "hang_before_result":
             self._signals.pause(None)
         self._result(self._success())

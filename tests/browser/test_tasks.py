@@ -91,6 +91,8 @@ def test_a_view_is_kept_under_a_name_found_again_and_let_go(open_page, house, ma
     expect(page.get_by_label("label", exact=True)).to_have_value("")
     assert query(page) == {"state": "waiting", "sort": "submitted"}
     page.reload()
+    # A key is heard once the page is there.
+    page.wait_for_selector("#connection:text-is('live')")
     go(page, "costs")
     page.keyboard.press("Control+k")
     page.locator("#palette").fill("red te")
