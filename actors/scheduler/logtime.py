@@ -100,7 +100,7 @@ class LogTime:
             self.unsaid_s = round(self.unsaid_s - step_s, 6)
         stepped_at = self.until(at)
         self.back_s, self.back_at = max(0.0, -step_s), stepped_at
-        self.last = min(self.last, stepped_at)
+        self.last = stepped_at
         self.gaps = [
             (a - max(0.0, b - stepped_at), min(b, stepped_at)) for a, b in self.gaps
         ]
