@@ -17,6 +17,7 @@ from web.openai import (
     labels_of,
     patience_of,
     priority_of,
+    read_object,
     traceparent_of,
 )
 
@@ -33,12 +34,7 @@ def read_embedding(raw: bytes, headers: Mapping[str, str]) -> tuple[ChatRequest,
 
     Raises Malformed with the name of the parameter.
     """
-    try:
-        given = msgspec.json.decode(raw)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as wrong:
-        raise Malformed("", "a body of JSON", str(wrong)[:200]) from wrong
-    if not isinstance(given, dict):
-        raise Malformed("", "an object", shown(given))
+    given = read_object(raw)
     model = given.get("model")
     if not isinstance(model, str) or not model or model in TIERS:
         raise Malformed("model", "the name of a model that embeds", shown(model))

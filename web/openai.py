@@ -138,14 +138,20 @@ class _GivenChat(Struct):
     stop: str | list[str] | None = None
 
 
-def read_chat(raw: bytes, headers: Mapping[str, str]) -> ChatRequest:
-    """Read a request; raises Malformed with the name of the parameter."""
+def read_object(raw: bytes) -> dict[str, Any]:
+    """Read a request's body, whatever its parameters; raises Malformed."""
     try:
         given = msgspec.json.decode(raw)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as wrong:
         raise Malformed("", "a body of JSON", str(wrong)[:200]) from wrong
     if not isinstance(given, dict):
         raise Malformed("", "an object", shown(given))
+    return given
+
+
+def read_chat(raw: bytes, headers: Mapping[str, str]) -> ChatRequest:
+    """Read a request; raises Malformed with the name of the parameter."""
+    given = read_object(raw)
     body = _body(given)
     _refuse_unhonoured(body, given)
     pictures: dict[str, tuple[str, bytes]] = {}

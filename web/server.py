@@ -419,25 +419,23 @@ class Server:
 
     # -- OpenAI's interface ------------------------------------------------------------
 
-    async def _complete(self, request: web.Request) -> web.StreamResponse:
-        visitor = request[_VISITOR]
+    def _forbids(self, visitor: Visitor) -> Refusal | None:
+        """Return why a visitor may not give this command, None where it may."""
         if not visitor.may_command:
-            return sorry(
-                refuse("forbidden", f"a {visitor.role} may look, not give commands")
-            )
+            return refuse("forbidden", f"a {visitor.role} may look, not give commands")
         if not self._access.commands.take(visitor.name):
-            return sorry(_too_many("commands"))
-        return await self.chats.complete(request, visitor.name)
+            return _too_many("commands")
+        return None
+
+    async def _complete(self, request: web.Request) -> web.StreamResponse:
+        if (refusal := self._forbids(request[_VISITOR])) is not None:
+            return sorry(refusal)
+        return await self.chats.complete(request, request[_VISITOR].name)
 
     async def _embed(self, request: web.Request) -> web.StreamResponse:
-        visitor = request[_VISITOR]
-        if not visitor.may_command:
-            return sorry(
-                refuse("forbidden", f"a {visitor.role} may look, not give commands")
-            )
-        if not self._access.commands.take(visitor.name):
-            return sorry(_too_many("commands"))
-        return await embed(self.chats, request, visitor.name)
+        if (refusal := self._forbids(request[_VISITOR])) is not None:
+            return sorry(refusal)
+        return await embed(self.chats, request, request[_VISITOR].name)
 
     # -- the interface for programs ----------------------------------------------------
 
