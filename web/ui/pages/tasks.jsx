@@ -233,6 +233,7 @@ export function Tasks({ rest, operator }) {
       </div>
       <Table
         list={list}
+        asked={spelled}
         now={now}
         operator={operator}
         from={Number(filter.from) || 0}
@@ -304,12 +305,13 @@ const COLUMNS = [
 
 /**
  * @param {{
- *   list: TaskList, now: number, operator: boolean, from: number, seen: (n: number) => void,
+ *   list: TaskList, asked: string, now: number, operator: boolean, from: number, seen: (n: number) => void,
  *   sort: string, order: (by: string) => void, chosen: Set<string>, choose: RowProps["choose"],
- * }} props `from`: the row that is at the top when the table comes
+ * }} props `asked`: the filter as it is asked for, answered or not; `from`: the row that is at the
+ *   top when the table comes
  */
-function Table({ list, now, operator, from, seen, sort, order, chosen, choose }) {
-  const { rows, total, filter } = list;
+function Table({ list, asked, now, operator, from, seen, sort, order, chosen, choose }) {
+  const { rows, total } = list;
   const box = useRef(/** @type {HTMLDivElement | null} */ (null));
   const [top, setTop] = useState(0); // the first row in sight
   const [height, setHeight] = useState(600);
@@ -323,15 +325,16 @@ function Table({ list, now, operator, from, seen, sort, order, chosen, choose })
       clearTimeout(timer.current);
     };
   }, []);
-  // What another filter finds begins at the top; what the address names, there.
+  // What another filter finds begins at the top, from the moment it is asked for: who scrolls
+  // before the answer comes stays there. What the address names, there.
   const placed = useRef("");
   useLayoutEffect(() => {
-    if (!box.current || !total || placed.current === filter) return;
+    if (!box.current || !total || placed.current === asked) return;
     const begin = placed.current === "" ? from : 0;
-    placed.current = filter;
+    placed.current = asked;
     box.current.scrollTop = begin * size;
     setTop(begin);
-  }, [filter, total, from, size]);
+  }, [asked, total, from, size]);
   const scrolled = () => {
     const row = Math.floor((box.current?.scrollTop ?? 0) / size);
     setTop(row);
