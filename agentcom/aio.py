@@ -433,7 +433,8 @@ class AsyncClient:
     ) -> Changed:
         outcomes: Counter[str] = Counter()
         for task_id in task_ids:
-            body = {"task_id": task_id, "reason": reason}
+            # Said again after a break it is the same command.
+            body = {"task_id": task_id, "reason": reason, "id": secrets.token_hex(16)}
             done = read(await self._transport.command(f"task.{action}", body), Done)
             outcomes[done.state if done.seq else "unchanged"] += 1
         unchanged = outcomes["unchanged"]

@@ -624,6 +624,7 @@ class TaskCancelled(TaskEvent, frozen=True, kw_only=True, tag="task.cancelled.v1
     generation: Int = 0
     bulk: str = ""
     predecessor: str = ""
+    command_id: str = ""
 
 
 class TaskAbandoned(TaskEvent, frozen=True, kw_only=True, tag="task.abandoned.v1"):
@@ -654,6 +655,7 @@ class TaskRetried(TaskEvent, frozen=True, kw_only=True, tag="task.retried.v1"):
     requested_by: str = ""
     assign_to: Token | None = None
     bulk: str = ""
+    command_id: str = ""
 
 
 class TaskReassigned(TaskEvent, frozen=True, kw_only=True, tag="task.reassigned.v1"):
@@ -663,6 +665,7 @@ class TaskReassigned(TaskEvent, frozen=True, kw_only=True, tag="task.reassigned.
     reason: str = ""
     requested_by: str = ""
     bulk: str = ""
+    command_id: str = ""
 
 
 class RunEvent(Event, frozen=True, omit_defaults=True, kw_only=True):
@@ -1001,6 +1004,7 @@ class EndpointAdded(FleetEvent, frozen=True, kw_only=True, tag="endpoint.added.v
     url: str
     slots: Int = 1
     requested_by: str = ""
+    command_id: str = ""
 
 
 class EndpointRemoved(FleetEvent, frozen=True, kw_only=True, tag="endpoint.removed.v1"):
@@ -1008,6 +1012,7 @@ class EndpointRemoved(FleetEvent, frozen=True, kw_only=True, tag="endpoint.remov
 
     endpoint: str
     requested_by: str = ""
+    command_id: str = ""
 
 
 class TierEvent(Event, frozen=True, omit_defaults=True, kw_only=True):
@@ -1104,9 +1109,13 @@ class ClockStepped(Event, frozen=True, kw_only=True, tag="clock.stepped.v1"):
 
 
 class ScheduleEvent(Event, frozen=True, omit_defaults=True, kw_only=True):
-    """What was decided about a schedule. `schedule` is its name."""
+    """What was decided about a schedule. `schedule` is its name.
+
+    `command_id` is the `id` of the command that asked for it, "" where that had none.
+    """
 
     schedule: Token
+    command_id: str = ""
 
 
 Missed = Literal["skip", "one", "all"]

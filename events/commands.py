@@ -29,6 +29,24 @@ class Command(
     expires_at: str | None = None
 
 
+ONCE: Final = frozenset(
+    {
+        "endpoint.add",
+        "endpoint.remove",
+        "schedule.add",
+        "schedule.pause",
+        "schedule.remove",
+        "schedule.resume",
+        "schedule.run",
+        "task.cancel",
+        "task.reassign",
+        "task.retry",
+    }
+)
+"""Commands that are carried out once under one `id` of one requester: a late copy changes
+nothing, whatever has become of what it names. Our own doors give an `id` to each."""
+
+
 class NewShell(c.Shell, frozen=True, forbid_unknown_fields=True):
     """A command as a submitter may write it: a misspelled field is refused."""
 
@@ -274,7 +292,8 @@ class AddSchedule(Command, frozen=True, kw_only=True):
     """`schedule.add`: submit a task at each time that a cron expression names in a zone.
 
     `cron` has five fields, or six with seconds first. The task may name no time, no
-    deadline, no other task and no idempotency key. The same again changes nothing.
+    deadline, no other task and no idempotency key. The same again changes nothing; with
+    an `id` also after the schedule was removed.
     """
 
     schedule: c.Token

@@ -386,6 +386,8 @@ class Api:
                     field,
                 )
             )
+        if name in m.ONCE:
+            body.setdefault("id", secrets.token_hex(16))
         try:
             answer = (
                 await self._for_many(body, who, _wait_of(request))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from actors.gateway.tasks import DECIDE_AGAIN, hosts_named
+from actors.gateway.tasks import DECIDE_AGAIN, hosts_named, was_said
 from actors.rules import policy as policies
 from events import catalogue as c
 from events import commands as m
@@ -188,8 +188,11 @@ class AdminCommands:
                 "url",
             )
         subject = subjects.fleet(command.endpoint)
-        added, expect = await self._endpoint_at(subject)
+        said = (c.EndpointAdded, who, command.id)
+        added, expect, carried_out = await self._endpoint_at(subject, said)
         url = command.url.rstrip("/")
+        if carried_out and added is None:
+            return m.Done(detail="was added before, and is removed since")
         if added is not None:
             old = added.event
             if (old.kind, old.url, old.slots) == (command.kind, url, command.slots):
@@ -206,28 +209,41 @@ class AdminCommands:
             url=url,
             slots=command.slots,
             requested_by=who,
+            command_id=command.id or "",
         )
         return m.Done(seq=await self._log.append(subject, event, expect=expect))
 
-    async def _endpoint_at(self, subject: str) -> tuple[AddedEndpoint | None, int]:
-        """Return the endpoint in force there, and where the subject stands.
+    async def _endpoint_at(
+        self, subject: str, said: tuple[type[c.Event], str, str | None]
+    ) -> tuple[AddedEndpoint | None, int, bool]:
+        """Return the endpoint in force there, where the subject stands, and whether this
+        very command was carried out before.
 
         A host of the same name has its loss recorded on the same subject.
         """
         history = await self._log.read(subject)
+        kind, who, command_id = said
+        carried_out = command_id is not None and any(
+            was_said(each.event, (kind, who, command_id)) for each in history
+        )
+        last = history[-1].seq if history else 0
         for recorded in reversed(history):
             if isinstance(recorded.event, c.EndpointAdded):
-                return AddedEndpoint(recorded.seq, recorded.event), history[-1].seq
+                added = AddedEndpoint(recorded.seq, recorded.event)
+                return added, last, carried_out
             if isinstance(recorded.event, c.EndpointRemoved):
                 break
-        return None, history[-1].seq if history else 0
+        return None, last, carried_out
 
     async def remove_endpoint(
         self, command: m.RemoveEndpoint, who: str
     ) -> m.Done | m.Refusal:
         """Remove a shared endpoint."""
         subject = subjects.fleet(command.endpoint)
-        added, expect = await self._endpoint_at(subject)
+        said = (c.EndpointRemoved, who, command.id)
+        added, expect, carried_out = await self._endpoint_at(subject, said)
+        if carried_out:
+            return m.Done(detail="was removed before")
         if added is None:
             return m.refuse(
                 "not_found",
@@ -235,7 +251,10 @@ class AdminCommands:
                 "endpoint",
             )
         event = self._stamp().on(
-            c.EndpointRemoved, endpoint=command.endpoint, requested_by=who
+            c.EndpointRemoved,
+            endpoint=command.endpoint,
+            requested_by=who,
+            command_id=command.id or "",
         )
         return m.Done(seq=await self._log.append(subject, event, expect=expect))
 

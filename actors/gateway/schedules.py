@@ -7,6 +7,7 @@ import hashlib
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from actors.gateway.tasks import DECIDE_AGAIN
+from actors.scheduler.schedules import key_of
 from events import catalogue as c
 from events import commands as m
 from events import planned, subjects
@@ -15,7 +16,7 @@ from events.errors import Conflict, Malformed
 from events.ids import derived
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
+    from collections.abc import Callable, Collection, Mapping
 
     from actors.gateway.tasks import DryRun, TaskCommands
     from actors.stamp import Stamp
@@ -25,17 +26,20 @@ if TYPE_CHECKING:
 
 BEHIND_S: Final = 0.1
 """How long to wait for a fold that is behind the log."""
+_REMOVED: Final = "this command was carried out before; the schedule is removed since"
 _NOT_PLANNED = ("at", "deadline", "idempotency_key", "name", "retry_of", "attachments")
 
 
 class KnownSchedule(NamedTuple):
     """What is known of a schedule: how it was added, None where it is not there; whether it
-    is paused; where its subject stands; which tasks it was let run by hand lately."""
+    is paused; where its subject stands; which tasks it was let run by hand lately; and the
+    commands about its name that were carried out, see `schedules.key_of`."""
 
     added: c.ScheduleAdded | None
     paused: bool
     last_seq: int
     by_hand: Collection[str]
+    carried_out: Mapping[str, str]
 
 
 class ScheduleCommands:
@@ -72,7 +76,11 @@ class ScheduleCommands:
         body = (command.cron, command.tz, spec, command.missed, command.overlap)
         digest = hashlib.sha256(encode(body)).hexdigest()[:32]
 
+        key = key_of(c.ScheduleAdded, who, command.id, digest)
+
         def decide(there: KnownSchedule) -> c.ScheduleEvent | m.Refusal | None:
+            if key in there.carried_out:
+                return None
             if there.added is not None:
                 if there.added.body_digest == digest:
                     return None
@@ -95,6 +103,7 @@ class ScheduleCommands:
                 prompt_tokens_estimate=task.prompt_tokens_estimate,
                 requested_by=who,
                 body_digest=digest,
+                command_id=command.id or "",
             )
 
         return await self._decided(command.schedule, decide)
@@ -103,28 +112,32 @@ class ScheduleCommands:
         """Let a schedule fire no more; done already where it is paused."""
         about = {"reason": command.reason, "requested_by": who}
         return await self._change(
-            command.schedule, c.SchedulePaused, lambda there: there.paused, about
+            command, c.SchedulePaused, lambda there: there.paused, about
         )
 
     async def resume(self, command: m.ResumeSchedule, who: str) -> m.Done | m.Refusal:
         """Let a schedule fire again; done already where it is not paused."""
         about = {"requested_by": who}
         return await self._change(
-            command.schedule, c.ScheduleResumed, lambda there: not there.paused, about
+            command, c.ScheduleResumed, lambda there: not there.paused, about
         )
 
     async def remove(self, command: m.RemoveSchedule, who: str) -> m.Done | m.Refusal:
         """Take a schedule away."""
         about = {"requested_by": who}
         return await self._change(
-            command.schedule, c.ScheduleRemoved, lambda there: False, about
+            command, c.ScheduleRemoved, lambda there: False, about
         )
 
     async def run(self, command: m.RunSchedule, who: str) -> m.Done | m.Refusal:
         """Submit a schedule's task now. Sent again with the same id it is done once."""
         ran: list[str] = []
+        key = key_of(c.ScheduleFired, who, command.id)
 
         def decide(there: KnownSchedule) -> c.ScheduleEvent | m.Refusal | None:
+            if key in there.carried_out:
+                ran.append(there.carried_out[key])
+                return None
             if there.added is None:
                 return _not_there(command.schedule)
             stamp = self._stamp()
@@ -139,6 +152,7 @@ class ScheduleCommands:
                 planned=stamp.at,
                 task_id=task_id,
                 requested_by=who,
+                command_id=command.id or "",
             )
 
         done = await self._decided(command.schedule, decide)
@@ -148,17 +162,24 @@ class ScheduleCommands:
 
     async def _change(
         self,
-        name: str,
+        command: m.PauseSchedule | m.ResumeSchedule | m.RemoveSchedule,
         kind: type[Any],
         is_so: Callable[[KnownSchedule], bool],
         about: dict[str, str],
     ) -> m.Done | m.Refusal:
+        name = command.schedule
+        key = key_of(kind, about["requested_by"], command.id)
+
         def decide(there: KnownSchedule) -> c.ScheduleEvent | m.Refusal | None:
+            if key in there.carried_out:
+                return None
             if there.added is None:
                 return _not_there(name)
             if is_so(there):
                 return None
-            event: c.ScheduleEvent = self._stamp().on(kind, schedule=name, **about)
+            event: c.ScheduleEvent = self._stamp().on(
+                kind, schedule=name, command_id=command.id or "", **about
+            )
             return event
 
         return await self._decided(name, decide)
@@ -175,7 +196,8 @@ class ScheduleCommands:
             if isinstance(decision, m.Refusal):
                 return decision
             if decision is None:
-                return m.Done(detail="it is so already")
+                gone = there.added is None
+                return m.Done(detail=_REMOVED if gone else "it is so already")
             try:
                 seq = await self._log.append(subject, decision, expect=there.last_seq)
             except Conflict:
@@ -191,9 +213,10 @@ class ScheduleCommands:
         if not seq and await self._log.read(subjects.schedule(name), limit=1):
             return None
         one = schedules.by_name.get(name)
+        said = schedules.carried_out.get(name, {})
         if one is None:
-            return KnownSchedule(None, False, seq, ())
-        return KnownSchedule(one.added, one.paused, seq, one.by_hand)
+            return KnownSchedule(None, False, seq, (), said)
+        return KnownSchedule(one.added, one.paused, seq, one.by_hand, said)
 
 
 def _not_there(name: str) -> m.Refusal:

@@ -65,6 +65,26 @@ class DryRun(Protocol):
         ...
 
 
+Said = tuple[type[c.Event], str, str]
+"""What makes a command the same again: the event it makes, who gave it, and its id."""
+
+_STEPS: Final[dict[str, type[c.TaskEvent]]] = {
+    "cancel": c.TaskCancelled,
+    "retry": c.TaskRetried,
+    "reassign": c.TaskReassigned,
+}
+
+
+def was_said(event: Any, said: Said) -> bool:
+    """Whether an event was asked for by this very command."""
+    kind, who, command_id = said
+    return (
+        isinstance(event, kind)
+        and event.requested_by == who  # type: ignore[attr-defined]
+        and event.command_id == command_id  # type: ignore[attr-defined]
+    )
+
+
 def hosts_named(dry_run: DryRun) -> str:
     """Name the hosts there are, for whoever names one that is not."""
     names = sorted(
@@ -329,21 +349,39 @@ class TaskCommands:
 
     async def cancel(self, command: m.CancelTask, who: str) -> m.Done | m.Refusal:
         """Cancel a task; done already where it is cancelled or about to be."""
-        decide = self.deciding("cancel", command.reason, who)
-        return await self.decided(command.task_id, decide)
+        return await self._steer("cancel", command, who)
 
     async def retry(self, command: m.RetryTask, who: str) -> m.Done | m.Refusal:
         """Try a final task anew; done already where it waits or runs."""
-        decide = self.deciding("retry", command.reason, who)
-        return await self.decided(command.task_id, decide)
+        return await self._steer("retry", command, who)
 
     async def reassign(self, command: m.ReassignTask, who: str) -> m.Done | m.Refusal:
         """Give a task that is not over to another host, which must have joined once."""
-        decide = self.deciding("reassign", command.reason, who, host=command.host)
-        return await self.decided(command.task_id, decide)
+        return await self._steer("reassign", command, who, host=command.host)
+
+    async def _steer(
+        self,
+        action: str,
+        command: m.CancelTask | m.RetryTask | m.ReassignTask,
+        who: str,
+        host: str = "",
+    ) -> m.Done | m.Refusal:
+        """Carry a command out; one with an id once, whatever became of the task since."""
+        decide = self.deciding(
+            action, command.reason, who, host=host, command_id=command.id or ""
+        )
+        again = (_STEPS[action], who, command.id) if command.id else None
+        return await self.decided(command.task_id, decide, again)
 
     def deciding(
-        self, action: str, reason: str, who: str, *, host: str = "", bulk: str = ""
+        self,
+        action: str,
+        reason: str,
+        who: str,
+        *,
+        host: str = "",
+        bulk: str = "",
+        command_id: str = "",
     ) -> Decide:
         """Return what decides to cancel, retry or reassign a task by its state."""
 
@@ -363,8 +401,9 @@ class TaskCommands:
                         unknown := self.unknown_host(host)
                     ):
                         return unknown
-            if bulk and isinstance(decision, c.TaskEvent):
-                return msgspec.structs.replace(decision, bulk=bulk)
+            if isinstance(decision, c.TaskEvent) and (bulk or command_id):
+                said: Any = {"bulk": bulk, "command_id": command_id}
+                return msgspec.structs.replace(decision, **said)
             return decision
 
         return decide
@@ -384,16 +423,22 @@ class TaskCommands:
         self,
         task_id: str,
         decide: Decide,
+        once: Said | None = None,
     ) -> m.Done | m.Refusal:
         """Read, decide, append; on a conflict read and decide again.
+
+        Nothing is decided where an event in the log was asked for by the same command
+        (`once`) before.
 
         The append holds the decision against the task's own subject alone; what its host
         reports meanwhile stands on another. So what the decision came to is read from the
         fold at its place in the log, and one that came too late there is decided again.
         """
         for _ in range(DECIDE_AGAIN):
-            state = lifecycle.fold(task_id, *await self.history(task_id))
-            decision = decide(state)
+            history, epochs = await self.history(task_id)
+            state = lifecycle.fold(task_id, history, epochs)
+            carried_out = once and any(was_said(each.event, once) for each in history)
+            decision = None if carried_out else decide(state)
             if isinstance(decision, m.Refusal):
                 return decision
             if decision is None:

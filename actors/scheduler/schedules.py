@@ -14,7 +14,7 @@ from __future__ import annotations
 import heapq
 from collections import deque
 from itertools import islice
-from typing import TYPE_CHECKING, Final, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 import msgspec
 
@@ -36,6 +36,8 @@ ALL_MOST: Final = 100
 """So many missed times are fired at most, the last ones, where all are to be."""
 COUNTED: Final = 1_000
 """Skipped times are counted up to here."""
+REMEMBERED: Final = 100
+"""So many commands are remembered of each name, the last ones, also when it is removed."""
 RECKONED_AT_ONCE: Final = 500
 """So many schedules' next times are reckoned in one turn: a turn must not take long."""
 
@@ -82,12 +84,15 @@ class Schedules:
     `changed` are those whose next time is to be reckoned; a standby lets them lie. `firings`
     are those without a task, by the task's id; `submitting` of these are on their way.
     `seqs` says where each schedule's subject stands, of removed ones too: decisions expect
-    it. `replaced` are tasks that are to be cancelled, by id, with the schedule's name.
+    it. `carried_out` are by name the commands that the log has of it, see `key_of`, each with
+    the task that it submitted: so none is carried out twice, though what it added was removed
+    since. `replaced` are tasks that are to be cancelled, by id, with the schedule's name.
     """
 
     def __init__(self) -> None:
         self.by_name: dict[str, Schedule] = {}
         self.seqs: dict[str, int] = {}
+        self.carried_out: dict[str, dict[str, str]] = {}
         self.heap: list[tuple[float, str]] = []
         self.changed: set[str] = set()
         self.firings: dict[str, Firing] = {}
@@ -132,6 +137,14 @@ class Schedules:
         )
 
 
+def key_of(
+    kind: type[c.Event], who: str, command_id: str | None, digest: str = ""
+) -> str:
+    """Return what makes a command about a schedule the same again, "" without an id: the
+    event that it asks for, who gave it, its id, and a digest of what it adds."""
+    return derived(kind.__name__, who, command_id, digest) if command_id else ""
+
+
 # -- the fold --------------------------------------------------------------------------
 
 
@@ -143,6 +156,8 @@ def fold_schedule(
     if not isinstance(event, c.ScheduleEvent) or event.schedule != name:
         return "void"
     all_of_them.seqs[name] = recorded.seq
+    if event.command_id:
+        _remember(all_of_them.carried_out.setdefault(name, {}), event)
     schedule = all_of_them.by_name.get(name)
     if schedule is not None:
         schedule.deciding = ""
@@ -157,6 +172,15 @@ def fold_schedule(
     if schedule is None:
         return "void"
     return _applied(state, schedule, event)
+
+
+def _remember(carried_out: dict[str, str], event: Any) -> None:
+    """Note the command behind an event; the oldest one makes room."""
+    digest = event.body_digest if isinstance(event, c.ScheduleAdded) else ""
+    key = key_of(type(event), event.requested_by, event.command_id, digest)
+    carried_out[key] = event.task_id if isinstance(event, c.ScheduleFired) else ""
+    if len(carried_out) > REMEMBERED:
+        del carried_out[next(iter(carried_out))]
 
 
 def _applied(

@@ -30,7 +30,7 @@ from cli.render.terminal import (
 )
 from events import header, subjects
 from events.codec import Reader, encode
-from events.commands import Refusal
+from events.commands import ONCE, Refusal
 from events.errors import Denied, Malformed, Unreachable, shown
 from events.ids import FULL_ID, IdSource
 from events.nats.link import Link
@@ -116,6 +116,8 @@ class Session:
 
     async def command(self, name: str, body: Any, kind: type[T]) -> T:
         """Send a command; raises Refused, NotRunning."""
+        if name in ONCE and isinstance(body, dict):
+            body = {"id": new_id(), **body}
         return await self._ask(
             subjects.command(name),
             body,

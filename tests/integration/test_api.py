@@ -19,7 +19,7 @@ from actors.gateway.gateway import Gateway
 from actors.gateway.service import requester
 from events import subjects
 from events.codec import encode
-from events.commands import BulkProgress, Done, Submitted, refuse
+from events.commands import ONCE, BulkProgress, Done, Submitted, refuse
 from projections.queries import Queries
 from tests.support.fakes import MemoryBroker, MemoryBus, MemoryLog
 from tests.support.histories import History, tell
@@ -303,6 +303,8 @@ async def test_commands_reach_the_gateway_with_what_the_path_says(tmp_path):
             ("PUT", "/api/v1/policy", {"policy": {"fallback_wait_s": 2}}),
         ):
             assert (await site.ask(method, path, more, token=token))[0] == 200
+        given = [said.pop("id") for name, said in site.gateway.commands if name in ONCE]
+        assert len(set(given)) == 4
         assert site.gateway.commands == [
             ("task.submit", body),
             ("task.cancel", {"task_id": "T", "reason": "no"}),

@@ -153,6 +153,7 @@ class Judge:
         self._heard_epoch: dict[int, int] = {}
         self._was_stale: dict[int, tuple[int, int]] = {}
         self._counted: set[str] = set()
+        self._carried_out: set[tuple[str, str, str]] = set()
         # When a scheduler last heard a host, in the loop's seconds.
         self._heard: dict[tuple[int, str], float] = {}
 
@@ -195,11 +196,22 @@ class Judge:
             where = f"seq {recorded.seq}, {event.schedule}, {c.name(event)}"
             self.planned.stored(event, self.epochs.current, where)
         self.stored_ids.add(event.id)
+        self._once(event, f"seq {recorded.seq}")
         self.families.stored(recorded)
         if place.kind in ("task", "run"):
             self._task(place.task, place.host, recorded)
         else:
             self.read.fold(recorded)
+
+    def _once(self, event: Any, where: str) -> None:
+        """A command that says its id is carried out once, however many copies come."""
+        command = getattr(event, "command_id", "")
+        if not command or isinstance(event, c.TaskSubmitted):
+            return
+        said = (c.name(event), event.requested_by, command)
+        if said in self._carried_out:
+            self.complain("a command is carried out once", f"{where}: {said}")
+        self._carried_out.add(said)
 
     def _task(self, task_id: str, host: str, recorded: Recorded) -> None:
         event = recorded.event
@@ -1102,6 +1114,7 @@ def signature(scheduler: Scheduler) -> dict[str, Any]:
         "escalated": sorted(scheduler.state.escalated),
         "suspects": scheduler.state.suspects,
         "firings": sorted(scheduler.state.schedules.firings),
+        "carried out": scheduler.state.schedules.carried_out,
         "schedules": {
             name: (one.cursor, one.paused, one.last_task)
             for name, one in scheduler.state.schedules.by_name.items()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 from importlib.util import find_spec
+from random import Random
 from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
 
@@ -14,7 +15,6 @@ from events.lifecycle import FINAL
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from random import Random
 
     from actors.lifecycle import TaskState
     from tests.simulation.later import LaterJudge
@@ -63,7 +63,8 @@ def schedules(
             "missed": chance.choice(("skip", "one", "all")),
             "overlap": chance.choice(("skip", "queue", "replace")),
         }
-        asked.append((at, "schedule.add", {"schedule": name, "task": task, **rules}))
+        add = {"schedule": name, "id": f"add-{name}", "task": task, **rules}
+        asked.append((at, "schedule.add", add))
         for _ in range(chance.choice((0, 0, 1, 2))):
             then = chance.uniform(at + 0.5, until - 3)
             asked.append((then, "schedule.pause", {"schedule": name}))
@@ -72,12 +73,10 @@ def schedules(
         if chance.random() < 0.3:
             run = {"schedule": name, "id": f"run{n}"}
             asked.append((chance.uniform(at, until), "schedule.run", run))
-        # A copy of the first command may come late, from a process that slept, and makes
-        # the schedule anew.
-        asked += [
-            (then, "schedule.remove", {"schedule": name})
-            for then in (until, until + 20)
-        ]
+        asked.append((until, "schedule.remove", {"schedule": name}))
+        # Of each command a copy may come late, from a process that slept: here one does.
+        late = until + Random(f"late {name} {at}").uniform(2.0, 6.0)
+        asked.append((late, "schedule.add", add))
     return asked
 
 

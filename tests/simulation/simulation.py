@@ -24,6 +24,7 @@ from events import catalogue as c
 from events import mail as m
 from events import subjects
 from events.codec import encode, rfc3339
+from events.commands import ONCE
 from events.errors import Unreachable
 from events.ids import IdSource
 from events.lifecycle import FINAL
@@ -184,6 +185,7 @@ class Simulation:
         # Whatever is called in here belongs to no process.
         self.world = contextvars.copy_context()
         self.asking = 0
+        self.asked = 0
         self._quiet_since: float | None = None
         self._settled_at_step = 0
 
@@ -293,8 +295,11 @@ class Simulation:
     # -- the client --------------------------------------------------------------------
 
     async def ask(self, name: str, body: Any, tries: int = 10_000) -> dict[str, Any]:
-        """Send a command until it is answered for good."""
+        """Send a command until it is answered for good, under an id as our doors do."""
         link = self.links["client"]
+        if name in ONCE:
+            self.asked += 1
+            body = {"id": f"asked-{self.asked}", **body}
         answer: dict[str, Any] = {}
         self.asking += 1
         try:
