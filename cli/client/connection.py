@@ -27,6 +27,7 @@ from cli.render.terminal import (
     EXIT_USAGE,
     Problem,
     line_of,
+    local,
 )
 from events import header, subjects
 from events.codec import Reader, encode
@@ -152,7 +153,7 @@ class Session:
         except Refused as refused:
             if refused.refusal.code != "behind":
                 raise
-            click.echo(f"Warning: {refused.refusal.error}", err=True)
+            click.echo(f"Warning: {local(refused.refusal.error)}", err=True)
             return await self._ask(subject, body, kind, _NO_PROJECTIONS, timeout)
 
     async def _ask(

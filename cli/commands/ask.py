@@ -25,6 +25,7 @@ from cli.render.terminal import (
     console,
     did_you_mean,
     line_of,
+    local,
 )
 from events import catalogue as c
 from events import subjects
@@ -80,16 +81,16 @@ async def _classify(fields: dict[str, Any], *, as_json: bool) -> int:
         return EXIT_OK
     _show_classification(answer.classification)
     if answer.mode is not None:
-        click.echo(f"mode        {answer.mode} ({line_of(answer.mode_reason)})")
+        click.echo(f"mode        {answer.mode} ({line_of(local(answer.mode_reason))})")
     for warning in answer.warnings:
-        click.echo(f"warning     {line_of(warning)}")
+        click.echo(f"warning     {line_of(local(warning))}")
     return EXIT_OK
 
 
 def _show_classification(classed: c.Classification) -> None:
     inferred = classed.inferred
     click.echo(f"tier        {classed.effective_tier}")
-    click.echo(f"because     {line_of(classed.reason)}")
+    click.echo(f"because     {line_of(local(classed.reason))}")
     click.echo(
         f"inferred    {inferred.tier} (confidence {inferred.confidence:.2f}): "
         f"{line_of(', '.join(inferred.signals)) or 'no signals'}"
@@ -125,7 +126,7 @@ async def _route(fields: dict[str, Any], *, as_json: bool) -> int:
     if answer.decision is not None:
         trace(console(), answer.decision)
     else:
-        click.echo(f"would wait  {line_of(answer.waiting_for)}")
+        click.echo(f"would wait  {line_of(local(answer.waiting_for))}")
     return EXIT_OK
 
 
@@ -252,7 +253,7 @@ async def _change(
         body["based_on"] = based_on
     async with connected() as client:
         done = await client.command(command, body, Done)
-    click.echo(encode(done).decode() if as_json else done.detail)
+    click.echo(encode(done).decode() if as_json else local(done.detail))
     return EXIT_OK
 
 

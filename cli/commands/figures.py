@@ -290,7 +290,7 @@ async def _dead(limit: int, *, as_json: bool) -> int:
             str(row.attempts),
             age(row.finished_at, now),
             dollars(row.estimated_cost_usd),
-            cell(row.error.message if row.error else "", 80, style="red"),
+            cell(local(row.error.message) if row.error else "", 80, style="red"),
             cell(row.description, 60),
         )
     console().print(rows)

@@ -19,6 +19,7 @@ from cli.render.fleet import (
 from cli.render.terminal import (
     EXIT_OK,
     console,
+    local,
 )
 from events.codec import encode
 from events.commands import Done
@@ -86,7 +87,7 @@ async def tell(
     if as_json:
         click.echo(encode(done).decode())
     else:
-        click.echo(report + (f": {done.detail}" if done.detail else ""))
+        click.echo(report + (f": {local(done.detail)}" if done.detail else ""))
     return EXIT_OK
 
 

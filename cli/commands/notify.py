@@ -22,6 +22,7 @@ from cli.render.terminal import (
     Problem,
     cell,
     console,
+    local,
     local_time,
     table,
 )
@@ -106,7 +107,7 @@ def status(file: Path | None, as_json: bool) -> int:
             str(each.given_up),
             local_time(each.last_at) if each.last_at else "never",
             local_time(each.failing_since) if each.failing_since else "",
-            cell(each.last_error if each.failing_since else ""),
+            cell(local(each.last_error) if each.failing_since else ""),
         )
     console().print(shown)
     return EXIT_OK

@@ -28,6 +28,7 @@ from cli.render.terminal import (
     console,
     dollars,
     line_of,
+    local,
     painted,
 )
 from events import catalogue as c
@@ -99,14 +100,14 @@ async def _explain(
     else:
         screen = console()
         for sentence in sentences:
-            screen.print(line_of(sentence))
+            screen.print(line_of(local(sentence)))
         trace(screen, routed)
         if fleet is not None:
             screen.print(f"\nthe fleet at sequence {routed.log_seq}", style="bold")
             show_hosts(screen, fleet)
         if checked is not None:
             screen.print(
-                line_of(f"\ncheck: {checked.said}"),
+                line_of(f"\ncheck: {local(checked.said)}"),
                 style="green" if checked.agrees else "bold red",
             )
     return EXIT_OK if checked is None or checked.agrees else EXIT_REFUSED
@@ -138,7 +139,8 @@ async def _fleet_then(client: Session, routed: c.TaskRouted) -> HostsAnswer | No
         )
     except Problem as problem:
         click.echo(
-            f"Warning: without the fleet of that time: {problem.message}", err=True
+            f"Warning: without the fleet of that time: {local(problem.message)}",
+            err=True,
         )
         return None
 
@@ -258,7 +260,7 @@ class ReplayScreen:
         line = event_line(recorded.seq, recorded.subject, recorded.event)
         if judged.verdict != "applied":
             why = f"{judged.verdict}: {judged.reason}"
-            line += painted(f"  [{line_of(why)}]", "warn", sys.stdout)
+            line += painted(f"  [{line_of(local(why))}]", "warn", sys.stdout)
         return line + painted(f"  {summary(world)}", "dim", sys.stdout)
 
     def pause_s(self, at: str) -> float:

@@ -39,6 +39,7 @@ from cli.render.terminal import (
     EXIT_OK,
     Problem,
     harmless,
+    local,
     painted,
     remark,
 )
@@ -446,6 +447,8 @@ def _print_output(outcome: Outcome) -> None:
 
 def _about(submitted: Submitted) -> str:
     again = " (submitted before)" if submitted.existing else ""
-    warned = "".join(f"; {warning}" for warning in submitted.warnings)
-    mode = f", {submitted.mode} ({submitted.mode_reason})" if submitted.mode else ""
+    warned = "".join(f"; {local(warning)}" for warning in submitted.warnings)
+    mode = (
+        f", {submitted.mode} ({local(submitted.mode_reason)})" if submitted.mode else ""
+    )
     return f"{submitted.effective_tier}{mode}{again}{warned}"

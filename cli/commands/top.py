@@ -20,6 +20,7 @@ from cli.render.terminal import (
     console,
     is_narrow,
     line_of,
+    local,
     local_time,
     table,
     utc_now,
@@ -86,7 +87,7 @@ async def _picture(client: Session, room: int) -> Group:
     parts: list[Any] = [Text(line_of(head), style="bold"), _tiers(fleet)]
     parts += [
         Text(
-            line_of(f"{row.severity}: {row.sentence}"),
+            line_of(f"{row.severity}: {local(row.sentence)}"),
             style="red" if row.severity == "error" else "yellow",
             no_wrap=True,
             overflow="ellipsis",

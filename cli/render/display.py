@@ -45,14 +45,14 @@ class Screen:
             return
         line = told(recorded.event)
         if line:
-            self.note(local(line))
+            self.note(line)
 
     def chunk(self, chunk: c.Chunk) -> None:
         """Show a piece of output."""
         kind = chunk.event_type
         if kind in ("status", "error"):
             self.lines.append(chunk.text)
-            self.note(local(chunk.text), kind)
+            self.note(chunk.text, kind)
             return
         text = chunk.text if kind != "call" else called(chunk.text)
         if kind in ("stdout", "token"):
@@ -81,9 +81,9 @@ class Screen:
             self._open = None
 
     def note(self, text: str, style: str = "dim") -> None:
-        """Show a line about the task."""
+        """Show a line about the task, its times in the reader's zone."""
         self._break()
-        self._notes.write(painted(line_of(text), style, self._notes) + "\n")
+        self._notes.write(painted(line_of(local(text)), style, self._notes) + "\n")
         self._notes.flush()
 
     def waits(self, because: list[str]) -> None:
@@ -175,7 +175,7 @@ def ending(outcome: Outcome) -> str:
     if outcome.attempts > 1:
         parts.append(f"{outcome.attempts} attempts")
     if outcome.error is not None:
-        parts.append(local(outcome.error.message))
+        parts.append(outcome.error.message)
     if outcome.changes is not None and outcome.changes.files:
         changes = outcome.changes
         files = "1 file" if changes.files == 1 else f"{changes.files:,} files"

@@ -85,7 +85,9 @@ def _local(
             about = f"{each.kind} {each.version}".rstrip()
             servers.append(f"{about} at {where}{mark}: {models}")
         else:
-            servers.append(f"{each.kind} at {where} is down: {each.reason}{mark}")
+            servers.append(
+                f"{each.kind} at {where} is down: {local(each.reason)}{mark}"
+            )
     if not servers:
         return "Ollama", "not found: install it from ollama.com for standard tasks", ""
     return label, "; ".join(servers), ""
@@ -95,7 +97,7 @@ def _claude(endpoints: Iterable[EndpointView]) -> tuple[str, str, str]:
     for each in endpoints:
         if each.kind == "claude":
             mark = " (simulated)" if each.simulated else ""
-            state = each.version if each.up else f"is not usable: {each.reason}"
+            state = each.version if each.up else f"is not usable: {local(each.reason)}"
             return "Claude Code", f"{state}{mark}", ""
     return (
         "Claude Code",
@@ -114,7 +116,9 @@ def tier_state(tier: TierRow, clock: Callable[[str], str] = local_time) -> str:
     """Say how a tier stands, and why where it is down."""
     text = tier_words(tier, clock)
     return (
-        f"{text}: {tier.reason}" if tier.condition == "down" and tier.reason else text
+        f"{text}: {local(tier.reason)}"
+        if tier.condition == "down" and tier.reason
+        else text
     )
 
 
@@ -162,12 +166,14 @@ def host_notes(rows: list[HostRow]) -> list[str]:
     """Say of hosts what their journals have lost, why they take no work, the way back."""
     return (
         [
-            line_of(f"{row.host}: {row.journal_lost}; results may be gone")
+            line_of(f"{row.host}: {local(row.journal_lost)}; results may be gone")
             for row in rows
             if row.journal_lost
         ]
         + [
-            line_of(f"{row.host} is {row.state}: {row.reason or 'no reason given'}")
+            line_of(
+                f"{row.host} is {row.state}: {local(row.reason) or 'no reason given'}"
+            )
             + (f"; `agentcom resume {row.host}`" if row.state == "draining" else "")
             for row in rows
             if row.state == "draining" or (row.state != "up" and row.reason)
@@ -175,7 +181,7 @@ def host_notes(rows: list[HostRow]) -> list[str]:
         + [
             line_of(
                 f"{each.endpoint} on {row.host} cannot be used since {local_time(each.since)}: "
-                f"{each.reason}; looked at again at {local_time(each.again_at)}, or at once with "
+                f"{local(each.reason)}; looked at again at {local_time(each.again_at)}, or at once with "
                 f"`agentcom resume {row.host}`"
             )
             for row in rows
@@ -183,7 +189,7 @@ def host_notes(rows: list[HostRow]) -> list[str]:
             if not each.up and each.again_at
         ]
         + [
-            line_of(f"{each.endpoint} on {row.host}: {each.notice}")
+            line_of(f"{each.endpoint} on {row.host}: {local(each.notice)}")
             for row in rows
             for each in row.endpoints
             if each.notice
@@ -209,7 +215,7 @@ def endpoint_table(answer: HostsAnswer) -> Table | None:
             "state": cell(state, style=STATE_STYLE[state]),
             "version": cell(each.version, 24),
             "can": cell(", ".join(each.capabilities), 40),
-            "models": cell(_models(each) if each.up else each.reason, 80),
+            "models": cell(_models(each) if each.up else local(each.reason), 80),
         }
         endpoints.add_row(*(cells[name] for name in columns))
     return endpoints
@@ -244,7 +250,9 @@ def show_tiers(screen: Console, answer: HostsAnswer) -> None:
         screen.print(line)
     for row in answer.hosts:
         if row.fault:
-            screen.print(line_of(f"{row.host} takes nothing: {row.fault}"), style="red")
+            screen.print(
+                line_of(f"{row.host} takes nothing: {local(row.fault)}"), style="red"
+            )
         ahead_s = row.clock_ahead_s
         if ahead_s is not None and abs(ahead_s) > SKEW_S:
             where = "ahead" if ahead_s > 0 else "behind"

@@ -12,6 +12,7 @@ from cli.render.terminal import (
     dollars,
     duration,
     line_of,
+    local,
     local_time,
     table,
 )
@@ -87,12 +88,12 @@ def show_past_task(screen: Console, answer: TaskAnswer) -> None:
     screen.print(line_of(f"{task.task_id}  {task.state}"), style="bold")
     screen.print(line_of(f"{task.tier}, {task.priority}: {task.description}", 200))
     if task.waiting_for:
-        screen.print(line_of(f"waits for {task.waiting_for}"), style="yellow")
+        screen.print(line_of(f"waits for {local(task.waiting_for)}"), style="yellow")
     for each in answer.routes:
         where = each.endpoint or each.host
         screen.print(
             line_of(
-                f"  {each.generation}. {where} {each.outcome} {each.reason} "
+                f"  {each.generation}. {where} {each.outcome} {local(each.reason)} "
                 f"{duration(each.execution_ms)}"
             )
         )
@@ -135,7 +136,9 @@ def show_whatif(screen: Console, answer: WhatIfAnswer) -> None:
     _places(screen, answer)
     _changes(screen, answer)
     for reason, count in answer.stays.items():
-        screen.print(line_of(f"not decided for {count}: {reason}"), style="yellow")
+        screen.print(
+            line_of(f"not decided for {count}: {local(reason)}"), style="yellow"
+        )
     if answer.estimated_decisions or answer.unknown_dollars:
         screen.print(
             f"dollars of {answer.estimated_decisions} decisions are estimates, those of "
@@ -149,7 +152,7 @@ def show_whatif(screen: Console, answer: WhatIfAnswer) -> None:
             style="yellow",
         )
     for sentence in answer.said:
-        screen.print(sentence, style="dim")
+        screen.print(line_of(local(sentence)), style="dim")
 
 
 def _places(screen: Console, answer: WhatIfAnswer) -> None:
@@ -185,7 +188,7 @@ def _changes(screen: Console, answer: WhatIfAnswer) -> None:
             cell(each.then or "not known", 48),
             dollars(each.usd),
             dollars(each.usd_then),
-            cell(each.why, 80),
+            cell(local(each.why), 80),
         )
     screen.print(changes)
     if answer.changes_left_out:

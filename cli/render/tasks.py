@@ -193,12 +193,12 @@ def _facts(
         ("description", task.description[:DESCRIPTION_SHOWN], ""),
         ("command", shell.command if shell is not None else "", ""),
         ("tier", task.tier + hop, TIER_STYLE.get(task.tier, "")),
-        ("mode", f"{task.mode} ({task.mode_reason})" if task.mode else "", ""),
+        ("mode", f"{task.mode} ({local(task.mode_reason)})" if task.mode else "", ""),
         ("labels", ", ".join(f"{k}={v}" for k, v in task.labels.items()), ""),
         ("metadata", _metadata(spec), ""),
         ("attached", _attached(spec), ""),
         ("asked for", _asked_for(spec), ""),
-        ("classified", classed.reason if classed is not None else "", ""),
+        ("classified", local(classed.reason) if classed is not None else "", ""),
         ("priority", task.priority, ""),
         ("repo", task.repo, ""),
         ("branch", (spec.branch or "") if spec is not None else "", ""),
@@ -213,7 +213,7 @@ def _facts(
         ("tokens", counts, ""),
         ("cost", cost, ""),
         ("saved", dollars(task.saved_usd) if task.saved_usd else "", "green"),
-        ("warnings", "; ".join(task.warnings), "yellow"),
+        ("warnings", local("; ".join(task.warnings)), "yellow"),
         ("void", f"{task.void} steps did not count" if task.void else "", "yellow"),
     ]
 
@@ -241,7 +241,10 @@ def _asked_for(spec: c.TaskSpec | None) -> str:
     wishes += ["JSON by a schema"] if spec.json_schema is not None else []
     count = len(spec.messages)
     wishes += [f"a chat of {count} message{'s' * (count != 1)}"] if count else []
-    wishes += [f"{name} {value}"[:80] for name, value in c.wishes_of(spec).items()]
+    wishes += [
+        f"{name} {value if isinstance(value, str) else encode(value).decode()}"[:80]
+        for name, value in c.wishes_of(spec).items()
+    ]
     return ", ".join(wishes)
 
 
@@ -332,8 +335,8 @@ def _not_passed(check: CheckView) -> str:
 def trace(screen: Console, route: c.TaskRouted) -> None:
     """Show a decision: the reason, the candidates with every factor, the excluded."""
     screen.print("\nroute", style="bold")
-    screen.print(line_of(route_line(route)))
-    screen.print(line_of(f"because {route.classification_reason}"), style="dim")
+    screen.print(line_of(local(route_line(route))))
+    screen.print(line_of(f"because {local(route.classification_reason)}"), style="dim")
     if route.wait is not None:
         wait = route.wait
         screen.print(
@@ -354,11 +357,11 @@ def trace(screen: Console, route: c.TaskRouted) -> None:
             screen.print(f"and {left} more", style="dim")
     for excluded in route.excluded_names:
         screen.print(
-            line_of(f"excluded {excluded.name}: {excluded.reason}"), style="dim"
+            line_of(f"excluded {excluded.name}: {local(excluded.reason)}"), style="dim"
         )
     if not route.excluded_names:
         for reason, count in route.excluded.items():
-            screen.print(line_of(f"excluded {count}: {reason}"), style="dim")
+            screen.print(line_of(f"excluded {count}: {local(reason)}"), style="dim")
     screen.print(
         f"policy {route.policy_version}, decided from sequence {route.log_seq} "
         f"in {route.decided_us:.0f} µs",

@@ -335,14 +335,14 @@ def clock_time(at: str) -> str:
 
 
 _INSTANT: Final = re.compile(
-    r"(?<![\w'])\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d{1,9})?(?:Z|\+00:00)(?!\w)"
+    r"(?<![\w'/])\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d{1,9})?(?:Z|\+00:00)(?!\w)"
 )
 
 
 def local(sentence: str) -> str:
     """Write the instants of a sentence that AgentCom made as `local_time` does.
 
-    What is quoted in it was typed so, and stays.
+    What is quoted in it was typed so, and stays, as a path does.
     """
     return _INSTANT.sub(lambda found: local_time(found[0]), sentence)
 

@@ -1,4 +1,5 @@
 // Questions and commands over HTTP, and what came of them, said to the reader.
+import { local } from "./format.js";
 import { BASE, session } from "./session.js";
 
 /** @import { Chunk } from "./answers.d.ts" */
@@ -135,7 +136,7 @@ export function notice(text, kind = "good") {
 export async function carryOut(work, done) {
   try {
     const answer = await work();
-    if (done) notice(typeof done === "function" ? done(answer) : done);
+    if (done) notice(local(typeof done === "function" ? done(answer) : done));
     return answer;
   } catch (error) {
     notice(wordsOf(error), "bad");
@@ -144,7 +145,7 @@ export async function carryOut(work, done) {
 }
 
 /** @param {unknown} error */
-export const wordsOf = (error) => (error instanceof Error ? error.message : String(error));
+export const wordsOf = (error) => local(error instanceof Error ? error.message : String(error));
 
 /** @param {string} name @param {string} text @param {string} type */
 export const download = (name, text, type) => saveBlob(name, new Blob([text], { type }));

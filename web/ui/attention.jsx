@@ -3,7 +3,7 @@ import { useEffect, useState } from "preact/hooks";
 import { carryOut, notice, post } from "./api.js";
 import { forMany } from "./bulk.jsx";
 import { age, at, clock, count, local, plain } from "./format.js";
-import { Empty, Panel, Sure, Text } from "./parts.jsx";
+import { Empty, Panel, Said, Sure } from "./parts.jsx";
 import { setWaiting, tasksLike } from "./route.js";
 import { BASE } from "./session.js";
 import { useTopic } from "./socket.js";
@@ -76,7 +76,8 @@ export function useSigns(rows) {
     const fresh = rows.filter(({ key }) => told.keys && !told.keys.has(key));
     told.keys = new Set(rows.map(({ key }) => key));
     if (!kept(TELL) || !document.hidden || globalThis.Notification?.permission !== "granted") return;
-    for (const row of fresh.slice(0, 3)) new Notification("AgentCom", { body: plain(row.sentence, 200), tag: row.key });
+    for (const row of fresh.slice(0, 3))
+      new Notification("AgentCom", { body: plain(local(row.sentence), 200), tag: row.key });
   }, [rows, told]);
 }
 
@@ -131,7 +132,7 @@ function Row({ row, now, operator }) {
         {MARKS[severity]}
       </span>
       <span class="sentence">
-        <Text most={400}>{local(sentence)}</Text>{" "}
+        <Said most={400}>{sentence}</Said>{" "}
         <small>
           {since && <span title={new Date(since).toString()}>{`since ${age(since, now)}`}</span>}
           {last && last !== since && `, last ${age(last, now)} ago`}

@@ -1,5 +1,5 @@
 // Which hosts are shown, and in what order: those with a problem first.
-import { plain } from "./format.js";
+import { plain, local } from "./format.js";
 
 /** @import { HostRow } from "./answers.d.ts" */
 
@@ -16,7 +16,7 @@ export function troubles(host) {
   const ahead = host.clock_ahead_s ?? 0;
   return [
     host.state === "lost" && "lost",
-    host.fault && `takes nothing: ${plain(host.fault, 120)}`,
+    host.fault && `takes nothing: ${plain(local(host.fault), 120)}`,
     host.journal_lost && "its journal lost results",
     down.length > 0 && `${down.length} of ${host.endpoints.length} endpoints down`,
     host.endpoints.some((each) => each.notice) && "a model is retired",

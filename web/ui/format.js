@@ -119,7 +119,7 @@ export function moment(text) {
   const today = new Date().toDateString() === date.toDateString();
   return today ? clock(text) : `${date.toLocaleDateString()} ${clock(text)}`;
 }
-const INSTANT = /(?<![\w'])\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d{1,9})?(?:Z|\+00:00)(?!\w)/g;
+const INSTANT = /(?<![\w'/])\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d{1,9})?(?:Z|\+00:00)(?!\w)/g;
 /**
  * A sentence of AgentCom's own with its instants in the reader's zone; what is quoted stays.
  * @param {string} sentence

@@ -1,7 +1,7 @@
 // Small pieces that every page uses.
 import { useEffect, useRef, useState } from "preact/hooks";
 import { onNotice } from "./api.js";
-import { plain } from "./format.js";
+import { local, plain } from "./format.js";
 import { Icon, OF_STATE } from "./icons.jsx";
 
 /** @import { Notice } from "./api.js" */
@@ -12,6 +12,9 @@ import { Icon, OF_STATE } from "./icons.jsx";
 export const Text = ({ children, most, class: name = "" }) => (
   <bdi class={name}>{plain(Array.isArray(children) ? children.join("") : children, most)}</bdi>
 );
+// What AgentCom says itself: its times are the reader's.
+/** @param {{ children?: any, most?: number }} props */
+export const Said = ({ children, most }) => <Text most={most}>{local(String(children ?? ""))}</Text>;
 
 /** @param {{ tier: string }} props */
 export const Tier = ({ tier }) => <span class={`tier tier-${tier || "none"}`}>{tier || "–"}</span>;

@@ -4,7 +4,7 @@ import { Refused, carryOut, newKey, notice, post, wordsOf } from "./api.js";
 import { store } from "./files.js";
 import { GROUPS, Wrong, fieldOf, formOf, specOf } from "./form.js";
 import { bytes, plain, shortId } from "./format.js";
-import { Dialog, Text } from "./parts.jsx";
+import { Dialog, Text, Said } from "./parts.jsx";
 import { useTopic } from "./socket.js";
 
 /** @import { Stored } from "./files.js" */
@@ -279,12 +279,12 @@ const Dry = ({ dry }) => (
       </>
     ) : (
       <>
-        It would wait: <Text>{dry.waiting_for}</Text>
+        It would wait: <Said>{dry.waiting_for}</Said>
       </>
     )}
     <br />
     <small>
-      <Text>{dry.classification.reason}</Text>
+      <Said>{dry.classification.reason}</Said>
     </small>
   </p>
 );

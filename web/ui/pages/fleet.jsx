@@ -3,7 +3,7 @@ import { useEffect, useState } from "preact/hooks";
 import { carryOut, del, post } from "../api.js";
 import { ORDERS, fleetOf, slotsOf, troubles } from "../fleetlist.js";
 import { age, bytes, count, plain } from "../format.js";
-import { Dialog, Empty, Panel, Scroll, Simulated, State as StateOf, Sure, Text } from "../parts.jsx";
+import { Dialog, Empty, Panel, Scroll, Simulated, State as StateOf, Sure, Text, Said } from "../parts.jsx";
 import { useQuery } from "../route.js";
 import { useNow, useTopic } from "../socket.js";
 
@@ -113,7 +113,7 @@ const Gone = ({ title, id, hosts, now, operator }) => (
         <li id={`host-${host.host}`} key={host.host}>
           <StateOf state={host.state} /> <Text>{host.host}</Text> since {age(host.since, now)}{" "}
           <small>
-            <Text>{host.reason}</Text>
+            <Said>{host.reason}</Said>
           </small>
           {operator && host.state === "lost" && (
             <Sure
@@ -238,7 +238,7 @@ function Host({ host, now, operator }) {
         <small>for {age(host.since, now)}</small>
         {host.fault ? (
           <small>
-            takes nothing: <Text>{host.fault}</Text>
+            takes nothing: <Said>{host.fault}</Said>
           </small>
         ) : null}
         {operator &&
@@ -312,7 +312,7 @@ function Host({ host, now, operator }) {
                   <td>
                     <StateOf state={each.up ? "up" : "down"} />{" "}
                     <small>
-                      <Text most={160}>{each.reason}</Text>
+                      <Said most={160}>{each.reason}</Said>
                     </small>
                   </td>
                   <td>

@@ -4,7 +4,7 @@ import { Attention, useAttention } from "../attention.jsx";
 import { Chart, Spark } from "../charts.jsx";
 import { PRIORITIES, TIERS, age, at, clock, count, dollars, duration, plain, savedText } from "../format.js";
 import { settled } from "../log/terminal.js";
-import { Empty, Fallback, Figure, Panel, Scroll, Simulated, State, Text, Tier } from "../parts.jsx";
+import { Empty, Fallback, Figure, Panel, Scroll, Simulated, State, Text, Tier, Said } from "../parts.jsx";
 import { useNow, useTopic } from "../socket.js";
 import { CLAUDES, WouldBe } from "./costs.jsx";
 
@@ -63,7 +63,7 @@ function Strip({ data, now }) {
                   {tier.condition === "down" && tier.reason && (
                     <small>
                       {" "}
-                      <Text most={200}>{tier.reason}</Text>
+                      <Said most={200}>{tier.reason}</Said>
                     </small>
                   )}
                 </p>

@@ -2,7 +2,7 @@
 import { useEffect, useMemo, useRef, useState } from "preact/hooks";
 import { get, wordsOf } from "../api.js";
 import { fleetOf } from "../fleetlist.js";
-import { at as instant, clock, count, duration, moment, plain } from "../format.js";
+import { at as instant, clock, count, duration, moment, plain, local } from "../format.js";
 import { Empty, Panel, State, Text, Tier } from "../parts.jsx";
 import { useQuery } from "../route.js";
 import { losses, outages, throughput } from "../timeline.js";
@@ -282,7 +282,7 @@ function Band({ ribbon: { from, until, outages: down, losses: lost, parts }, her
 /** @param {Outage} one */
 const saidOf = ({ tier, kind, from, until, lasts, reason }) =>
   `${tier} ${kind} ${moment(from)} ${lasts ? "until now" : `for ${duration(until - from)}`}${
-    reason ? `: ${plain(reason, 120)}` : ""
+    reason ? `: ${plain(local(reason), 120)}` : ""
   }`;
 
 /** @param {{ from: number, until: number }} props */

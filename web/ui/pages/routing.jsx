@@ -1,7 +1,7 @@
 // Routing: decisions as they fall, the world as it was, and what another policy would do.
 import { FirstRounds } from "../checks.jsx";
-import { TIERS, clock, count, plain, shortId } from "../format.js";
-import { Empty, Figure, Panel, Scroll, Text, Tier } from "../parts.jsx";
+import { TIERS, clock, count, plain, shortId, local } from "../format.js";
+import { Empty, Figure, Panel, Scroll, Text, Tier, Said } from "../parts.jsx";
 import { useQuery } from "../route.js";
 import { useTopic } from "../socket.js";
 import { Past } from "./past.jsx";
@@ -112,7 +112,7 @@ function Decisions({ decisions }) {
                 <td>
                   <Tier tier={each.tier} />
                   {each.fallback && (
-                    <span class="badge fb" title={plain(each.why)}>
+                    <span class="badge fb" title={plain(local(each.why ?? ""))}>
                       FB
                     </span>
                   )}
@@ -121,7 +121,7 @@ function Decisions({ decisions }) {
                   <Text most={60}>{[each.host, each.endpoint, each.model].filter(Boolean).join(" · ")}</Text>
                 </td>
                 <td>
-                  <Text most={120}>{each.fallback ? each.why : each.reason}</Text>
+                  <Said most={120}>{each.fallback ? each.why : each.reason}</Said>
                 </td>
                 <td class="n">
                   {each.candidates}

@@ -1,6 +1,6 @@
 // Beside a task's output: how far it is, where, why there, for how much, and what was asked.
 import { FINAL, at, dollars, duration, local, moment, plain } from "../format.js";
-import { Fallback, Panel, Simulated, State, Text, Tier } from "../parts.jsx";
+import { Fallback, Panel, Simulated, State, Text, Tier, Said } from "../parts.jsx";
 import { Chat } from "./chat.jsx";
 import { Routing } from "./trace.jsx";
 
@@ -136,7 +136,7 @@ function Attempt({ attempt: each, all, now, last, words }) {
         <Text most={90}>{[each.host, each.endpoint, each.model].filter(Boolean).join(" · ")}</Text>{" "}
         <span class={`outcome ${each.outcome}`}>
           {each.outcome || "under way"}
-          {each.reason && `: ${plain(each.reason, 80)}`}
+          {each.reason && `: ${plain(local(each.reason), 80)}`}
         </span>{" "}
         {each.local_retries > 0 && <span class="badge">{`${each.local_retries + 1} tries there`}</span>}
         {each.late && <span class="badge">late</span>}
@@ -149,7 +149,7 @@ function Attempt({ attempt: each, all, now, last, words }) {
       )}
       {each.error && (
         <small class="bad">
-          <Text most={300}>{local(each.error.message)}</Text>
+          <Said most={300}>{each.error.message}</Said>
         </small>
       )}
       {words.length > 0 && (
@@ -158,7 +158,7 @@ function Attempt({ attempt: each, all, now, last, words }) {
           <ul>
             {words.map((line) => (
               <li>
-                <Text>{local(line)}</Text>
+                <Said>{line}</Said>
               </li>
             ))}
           </ul>
@@ -298,18 +298,18 @@ export function Details({ task }) {
         {task.error && (
           <Detail name="Error">
             <span class="bad">
-              <Text>{`${task.error.code}: ${local(task.error.message)}`}</Text>
+              <Said>{`${task.error.code}: ${task.error.message}`}</Said>
             </span>
           </Detail>
         )}
         {task.cancelled_by && (
           <Detail name="Cancelled by">
-            <Text>{`${task.cancelled_by} ${task.reason}`}</Text>
+            <Said>{`${task.cancelled_by} ${task.reason}`}</Said>
           </Detail>
         )}
         {task.warnings.length > 0 && (
           <Detail name="Warnings">
-            <Lines of={task.warnings} />
+            <Lines of={task.warnings.map(local)} />
           </Detail>
         )}
         {task.void > 0 && (

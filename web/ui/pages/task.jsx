@@ -3,12 +3,12 @@ import { useCallback, useMemo, useRef, useState } from "preact/hooks";
 import { carryOut, chunks, download, get, notice, post } from "../api.js";
 import { Changes } from "../changes.jsx";
 import { Checks } from "../checks.jsx";
-import { FINAL, count, local, plain } from "../format.js";
+import { FINAL, count, plain } from "../format.js";
 import { Graph } from "../graph.jsx";
 import { Terminal, settled } from "../log/terminal.js";
 import { LogView } from "../log/view.jsx";
 import { Output } from "../output.jsx";
-import { Dialog, Empty, Fallback, Panel, Simulated, State, Sure, Text, Tier } from "../parts.jsx";
+import { Dialog, Empty, Fallback, Panel, Simulated, State, Sure, Text, Tier, Said } from "../parts.jsx";
 import { useTitle } from "../route.js";
 import { useNow, useTopic } from "../socket.js";
 import { Tree } from "../tree.jsx";
@@ -116,7 +116,7 @@ function Waits({ why }) {
       <ul>
         {why.map((line) => (
           <li>
-            <Text>{local(line)}</Text>
+            <Said>{line}</Said>
           </li>
         ))}
       </ul>
@@ -142,7 +142,7 @@ function Failure({ task, operator, submit }) {
         {result?.exit_code != null && <span class="badge">{`exit ${result.exit_code}`}</span>}
       </h2>
       <p>
-        <Text most={2000}>{local(error?.message || reason || "Nobody said why.")}</Text>
+        <Said most={2000}>{error?.message || reason || "Nobody said why."}</Said>
       </p>
       {last.length > 0 && <pre aria-label="The last lines of stderr">{plain(last.join("\n"))}</pre>}
       {operator && (
@@ -284,7 +284,7 @@ function Result({ task, theme }) {
         </summary>
         {result.error && (
           <p class="bad">
-            <Text>{`${result.error.code}: ${result.error.message}`}</Text>
+            <Said>{`${result.error.code}: ${result.error.message}`}</Said>
           </p>
         )}
         {(result.tool_calls ?? []).length > 0 && (

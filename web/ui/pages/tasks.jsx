@@ -15,6 +15,7 @@ import {
   guess,
   plain,
   shortId,
+  local,
 } from "../format.js";
 import { heldFor } from "../held.js";
 import { Empty, Fallback, Simulated, State, Text, Tier } from "../parts.jsx";
@@ -444,7 +445,7 @@ function Drawn({ task, n, old, took, operator, chosen, choose }) {
     );
   // What it takes is told with its end.
   const untold = !FINAL.has(task.state) && !allTokens(task) && !task.estimated_cost_usd;
-  const wrong = task.error?.message ?? "";
+  const wrong = local(task.error?.message ?? "");
   return (
     <tr class={`task ${chosen ? "chosen" : ""}`} aria-rowindex={n + 2}>
       {operator && (
@@ -482,7 +483,9 @@ function Drawn({ task, n, old, took, operator, chosen, choose }) {
       </td>
       <td class="c-where" title={plain([task.host, task.endpoint, task.model].filter(Boolean).join(" · "), 300)}>
         <Text most={80}>
-          {task.host || task.endpoint || (task.held ? heldFor(task) : FINAL.has(task.state) ? "" : task.waiting_for)}
+          {task.host ||
+            task.endpoint ||
+            (task.held ? heldFor(task) : FINAL.has(task.state) ? "" : local(task.waiting_for))}
         </Text>
         <small>
           <Text most={80}>{shortModel(task.model)}</Text> <Simulated on={task.simulated} />

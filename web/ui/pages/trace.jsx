@@ -1,6 +1,6 @@
 // Why a task went where it went, in numbers.
-import { clock, count, duration, plain } from "../format.js";
-import { Empty, Panel, Scroll, Text, Tier } from "../parts.jsx";
+import { clock, count, duration, plain, local } from "../format.js";
+import { Empty, Panel, Scroll, Text, Tier, Said } from "../parts.jsx";
 
 /** @import { Candidate } from "../answers.d.ts" */
 /** @import { Topics } from "../topics.d.ts" */
@@ -34,13 +34,13 @@ export function Routing({ data }) {
           <dl class="pairs">
             <dt>Reason</dt>
             <dd>
-              <Text>{route.classification_reason}</Text>
+              <Said>{route.classification_reason}</Said>
             </dd>
             {task.classification && task.classification.reason !== route.classification_reason && (
               <>
                 <dt>Classification</dt>
                 <dd>
-                  <Text>{task.classification.reason}</Text>
+                  <Said>{task.classification.reason}</Said>
                 </dd>
               </>
             )}
@@ -48,7 +48,7 @@ export function Routing({ data }) {
               <>
                 <dt>Fallback</dt>
                 <dd>
-                  from {route.fallback_from_tier}: <Text>{route.fallback_reason}</Text>
+                  from {route.fallback_from_tier}: <Said>{route.fallback_reason}</Said>
                 </dd>
               </>
             )}
@@ -114,14 +114,14 @@ export function Routing({ data }) {
             <ul id="excluded">
               {route.excluded_names.map((each) => (
                 <li>
-                  <Text>{each.name}</Text>: <Text>{each.reason}</Text>
+                  <Text>{each.name}</Text>: <Said>{each.reason}</Said>
                 </li>
               ))}
             </ul>
           ) : (
             <p id="excluded">
               {Object.entries(route.excluded ?? {})
-                .map(([reason, n]) => `${plain(reason)}: ${n}`)
+                .map(([reason, n]) => `${plain(local(reason))}: ${n}`)
                 .join(", ") || "nobody"}
             </p>
           )}

@@ -2,7 +2,7 @@
 import { useEffect, useState } from "preact/hooks";
 import { carryOut, post, put } from "../api.js";
 import { count, dollars, duration, moment, plain, shortId } from "../format.js";
-import { Figure, Panel, Scroll, Sure, Text } from "../parts.jsx";
+import { Figure, Panel, Scroll, Sure, Text, Said } from "../parts.jsx";
 import { useQuery } from "../route.js";
 import { pointOf } from "./events.jsx";
 import { parsed } from "./policy.jsx";
@@ -217,14 +217,14 @@ function Then({ answer }) {
       {Object.entries(answer.stays).map(([why, n]) => (
         <p>
           <small>
-            Not decided for {count(n)}: <Text most={200}>{why}</Text>
+            Not decided for {count(n)}: <Said most={200}>{why}</Said>
           </small>
         </p>
       ))}
       {answer.said.map((line) => (
         <p>
           <small>
-            <Text>{line}</Text>
+            <Said>{line}</Said>
           </small>
         </p>
       ))}
@@ -299,7 +299,7 @@ const Changes = ({ answer }) => (
               </td>
               <td class="n">{delta(each)}</td>
               <td>
-                <Text most={200}>{each.why}</Text>
+                <Said most={200}>{each.why}</Said>
               </td>
             </tr>
           ))}
