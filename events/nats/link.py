@@ -168,7 +168,7 @@ class Link:
             "max_reconnect_attempts": -1,
             "reconnect_time_wait": 0.1,
             "connect_timeout": 2,
-            "ping_interval": 5,
+            "ping_interval": 3,  # a broker that is silent is left after 6 to 9 s
             "max_outstanding_pings": 2,
             "error_cb": link._error,
             "disconnected_cb": link._disconnected,

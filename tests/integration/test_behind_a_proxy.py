@@ -1,4 +1,4 @@
-"""Two instances behind one real nginx, at its root and below a path."""
+"""Two instances behind one real proxy, nginx or Caddy, at its root and below a path."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import asyncio
 import json
 import shutil
 import subprocess
+import sys
 import time
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -22,7 +23,8 @@ from tests.support.command import NOTHING_ELSE, PATIENCE_S, agentcom_up
 from web.access import Access
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
+    from contextlib import AbstractContextManager
 
 DEPLOY = Path(__file__).parents[2] / "docs" / "deploy"
 NAME = "fleet.example"
@@ -57,22 +59,66 @@ def nginx(tmp_path: Path, port: int, ports: dict[str, int]) -> Iterator[None]:
         + "\n".join(kept)
         + f"\n{locations}}}\n}}\n"
     )
-    process = subprocess.Popen([program, "-p", folder, "-c", conf])
+    with serving([program, "-p", str(folder), "-c", str(conf)], port):
+        yield
+
+
+@contextmanager
+def caddy(tmp_path: Path, port: int, ports: dict[str, int]) -> Iterator[None]:
+    """Serve our documented configuration on a port; `ports` are by path."""
+    beside = Path(sys.executable).parent
+    program = shutil.which("caddy", path=f"{beside}:/usr/bin:/usr/local/bin")
+    if program is None:
+        pytest.skip("NOT TESTED: no caddy here; `make caddy` builds it where Go is")
+    text = (DEPLOY / "Caddyfile").read_text()
+    site, _, rest = text.partition("\nfleet.example {")
+    assert all(line.startswith("#") for line in site.splitlines()), site
+    lines = rest[: rest.rindex("}")]
+    handled = "".join(
+        f"handle {f'{path}/*' if path else ''} {{{lines}}}\n".replace(
+            ":4000", f":{inner}"
+        )
+        for path, inner in ports.items()
+    )
+    folder = tmp_path / "caddy"
+    folder.mkdir()
+    conf = folder / "Caddyfile"
+    conf.write_text(
+        "{\nadmin off\npersist_config off\n}\n"
+        f"http://{NAME}:{port} {{\nbind 127.0.0.1\n{handled}}}\n"
+    )
+    env = {"PATH": "/usr/bin:/bin", "HOME": str(folder)}
+    run = [program, "run", "--config", str(conf), "--adapter", "caddyfile"]
+    with serving(run, port, env):
+        yield
+
+
+@contextmanager
+def serving(
+    command: list[str], port: int, env: dict[str, str] | None = None
+) -> Iterator[None]:
+    """Run a proxy, which answers by the time the block begins."""
+    process = subprocess.Popen(command, env=env)
     try:
         ends = time.monotonic() + PATIENCE_S
         while process.poll() is None and time.monotonic() < ends:
             try:
-                httpx.get(f"http://127.0.0.1:{port}/")
+                httpx.get(f"http://127.0.0.1:{port}/", headers={"Host": NAME})
                 break
             except httpx.TransportError:
                 time.sleep(0.05)
+        assert process.poll() is None, f"{command[0]} ended"
         yield
     finally:
         process.terminate()
         process.wait(PATIENCE_S)
 
 
-async def test_page_login_socket_and_work_pass_through_nginx(tmp_path: Path) -> None:
+@pytest.mark.parametrize("proxy", [nginx, caddy])
+async def test_page_login_socket_and_work_pass_through(
+    proxy: Callable[[Path, int, dict[str, int]], AbstractContextManager[None]],
+    tmp_path: Path,
+) -> None:
     outer = free_port()
     with ExitStack() as stack:
         ports, tokens = {}, {}
@@ -89,7 +135,7 @@ async def test_page_login_socket_and_work_pass_through_nginx(tmp_path: Path) -> 
             tokens[path] = json.loads((system.data / "web-tokens.json").read_text())[
                 "operator"
             ]
-        stack.enter_context(nginx(tmp_path, outer, ports))
+        stack.enter_context(proxy(tmp_path, outer, ports))
         base = f"http://127.0.0.1:{outer}"
         host = {"Host": f"{NAME}:{outer}"}
         timeout = aiohttp.ClientTimeout(total=PATIENCE_S)

@@ -28,6 +28,7 @@ from tests.support.command import (
     family,
     survivors,
 )
+from tests.support.fire import first_of_four
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -37,23 +38,13 @@ BIN = Path(sys.executable).parent
 NODES = ("n1", "n2", "n3")
 
 
-def port_for_four() -> int:
-    """A port whose three next ones are free, and those 2,000 above as well."""
-    for _ in range(100):
-        port = random.randint(20_000, 28_000)
-        taken = {each.laddr.port for each in psutil.net_connections("tcp")}
-        if not taken & {*range(port, port + 4), *range(port + 2_000, port + 2_003)}:
-            return port
-    raise AssertionError("no four ports in a row are free")
-
-
 class Cluster:
     """What the script runs, by name; each can be killed and started again."""
 
     def __init__(self, folder: Path) -> None:
         self.system = System(folder)
         self.system.data.mkdir(mode=0o700)
-        self.port = port_for_four()
+        self.port = first_of_four()
         (self.system.data / "sidecar.toml").write_text(NOTHING_ELSE)
         self.env = {
             **self.system.env,
@@ -200,30 +191,6 @@ async def test_nothing_is_lost_while_servers_and_roles_are_killed(cluster: Clust
     added = cluster.system.run("host", "add", "gpu-box")
     assert "signal reload" not in added.stdout + added.stderr
     assert cluster.system.run("up").returncode != 0
-
-
-@pytest.mark.chaos
-@pytest.mark.skipif("not config.getoption('-m')", reason="a long run: -m chaos")
-async def test_a_cluster_under_fire(cluster: Cluster):
-    """`make chaos-cluster`: CHAOS_S seconds, 1,200 as a rule; figures on standard output."""
-    lasts = float(os.environ.get("CHAOS_S", "1200"))
-    chance = random.Random(os.environ.get("CHAOS_SEED", "1"))
-    kills: dict[str, int] = {}
-
-    async def fire() -> None:
-        ends = time.monotonic() + lasts
-        while time.monotonic() < ends:
-            victim = chance.choice(
-                [*NODES, "scheduler-1", "scheduler-2", "sidecar", "web"]
-            )
-            kills[victim] = kills.get(victim, 0) + 1
-            await _trouble(cluster, [victim], chance, 8.0)
-            await asyncio.sleep(chance.uniform(1, 4))
-
-    told, _ = await asyncio.gather(_work(cluster, int(lasts * 2), 0.4), fire())
-    print(told, kills)
-    assert told["ids"] == told["submitted"]
-    assert told["stuck"] == told["never ran"] == []
 
 
 @pytest.mark.parametrize(

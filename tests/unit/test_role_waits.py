@@ -12,6 +12,9 @@ import pytest
 from msgspec import structs
 from nats.aio.client import Client
 
+from agentcom import errors
+from agentcom.finding import Broker
+from agentcom.over_nats import OverNats
 from cli.local.process import until_answered
 from cli.local.streams import lease_copies, missing_streams
 from events.errors import LogUnavailable, Unreachable
@@ -217,3 +220,30 @@ async def test_web_waits_for_a_log_that_does_not_answer_when_it_starts(monkeypat
     monkeypatch.setattr(web, "_serve", serve)
     await web.serve(None, None, web.WebConfig(store=None), asyncio.Event())
     assert len(tries) == 3
+
+
+@pytest.mark.parametrize("who", ["a role", "the library"])
+async def test_a_broker_that_is_silent_is_left_for_another_within_ten_seconds(
+    who, monkeypatch
+):
+    """A cut link says nothing: only pings that nobody answers tell of it."""
+    given = {}
+
+    async def connect(*_who, **options):
+        given.update(options)
+        raise ConnectionRefusedError("nobody")
+
+    async def no_connection(_wire):
+        pass
+
+    if who == "a role":
+        monkeypatch.setattr(Wire, "connect", connect)
+        monkeypatch.setattr(Wire, "close", no_connection)
+        with pytest.raises(LogUnavailable):
+            await Link.connect(Address(url="nats://nobody"))
+    else:
+        monkeypatch.setattr("nats.connect", connect)
+        monkeypatch.setattr("agentcom.over_nats._CONNECT_S", 0.0)
+        with pytest.raises(errors.Unreachable):
+            await OverNats(Broker(["nats://nobody"], "", "operator")).query("x", {})
+    assert given["ping_interval"] * (given["max_outstanding_pings"] + 1) < 10
