@@ -13,6 +13,7 @@ from msgspec import Struct
 from events import catalogue as c
 from events import subjects
 from events.commands import no_task, refuse
+from events.ids import FULL_ID
 from events.lifecycle import (
     BY_LEADER,
     FINAL,
@@ -434,4 +435,11 @@ def reassign(
 
 
 def _not_found(state: TaskState) -> Refusal:
-    return no_task(state.task_id)
+    if len(state.task_id) < FULL_ID:
+        return refuse(
+            "not_found",
+            f"there is no task {state.task_id}; a command takes a task's whole id "
+            f"({FULL_ID} characters), which agentcom.query.task tells of its beginning",
+            "task_id",
+        )
+    return no_task(state.task_id, "task_id")

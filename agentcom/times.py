@@ -1,4 +1,8 @@
-"""Points of time as a person says them, as the instants that AgentCom reads."""
+"""Points of time as a person says them, as the instants that AgentCom reads.
+
+Every door reads them by this: the command line and the library in the zone of whoever
+speaks, HTTP and NATS in UTC.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +13,8 @@ _AGO = re.compile(r"(\d{1,9}(?:\.\d{1,6})?)([smhdw])", re.ASCII)
 _SECONDS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
 _DAYS_AGO = {"today": 0, "yesterday": 1}
 _DAY = re.compile(r"\d{4}-\d{2}-\d{2}", re.ASCII)
+POINTS = "2h, 7d, today, yesterday, 2026-01-31, or an RFC 3339 time"
+"""What a point of time may look like, in the words of a refusal."""
 
 
 def instant_of(text: str, now: datetime) -> str:
@@ -29,7 +35,8 @@ def instant_of(text: str, now: datetime) -> str:
         else:
             return text
         # A zone of the machine's own has another offset on another day.
-        here = now.tzinfo if hasattr(now.tzinfo, "key") else None
+        fixed = now.tzinfo is UTC or hasattr(now.tzinfo, "key")
+        here = now.tzinfo if fixed else None
         midnight = datetime(day.year, day.month, day.day, tzinfo=here)
         return _written(midnight)
     except (ValueError, OverflowError):

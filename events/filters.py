@@ -7,10 +7,13 @@ shows, a command can be given for, with the same words.
 from __future__ import annotations
 
 import re
-from typing import Annotated, Final, Literal
+from datetime import UTC, datetime
+from typing import Annotated, Any, Final, Literal, TypeVar
 
 from msgspec import Meta, Struct
+from msgspec.structs import replace
 
+from agentcom.times import POINTS, instant_of
 from events.codec import instant, rfc3339
 from events.errors import Malformed, shown
 from events.lifecycle import Phase
@@ -30,8 +33,8 @@ class TaskFilter(
 
     `host` and `model` are where it ran, or what it waits for. `label` names labels that
     it has, all of them: `team=search`, or `team` with any value. `since` and `until` are
-    RFC 3339 instants (or days, in UTC) of when it ended, or, while it is not over, of
-    when it was submitted; `until` itself is outside. `error_code` is its error's code,
+    points of time (RFC 3339, `2h` or `7d` ago, `today`, `yesterday`, a day in UTC): when
+    it ended, or, while it is not over, when it was submitted; `until` itself is outside. `error_code` is its error's code,
     `error` a text in its error's code or sentence, `text` one in its description,
     error, submitter or labels, or the beginning of its id. `need` is what its host must
     be able to. `root` is the first task of a tree, and means all of that tree.
@@ -77,15 +80,50 @@ def label_of(text: str, path: str = "label") -> tuple[str, str | None]:
     raise Malformed(path, f"a label such as team=search: {LABEL_WORDS}", _shown(text))
 
 
-def time_of(text: str, path: str) -> str:
-    """Write an instant or a day (its first instant in UTC) as the log writes instants.
+def time_of(text: str, path: str, now: float | None = None) -> str:
+    """Write a point of time as the log writes instants.
 
-    Raises Malformed naming `path`.
+    It is an RFC 3339 instant, a day or its hour (`2026-01-31T09`) in UTC, or, where the
+    time `now` is given (epoch seconds), `7d` before it, `today`, `yesterday`. "" stays.
+    Raises Malformed naming `path` and the forms.
     """
     if not text:
         return ""
-    day = len(text) == len("2026-01-31")
-    return rfc3339(instant(f"{text}T00:00:00Z" if day else text, path))
+    said = f"{text}:00:00Z" if _HOUR.fullmatch(text) else text
+    if now is not None:
+        said = instant_of(said, datetime.fromtimestamp(now, UTC))
+    elif len(text) == len("2026-01-31"):
+        said = f"{text}T00:00:00Z"
+    try:
+        return rfc3339(instant(said, path))
+    except Malformed as wrong:
+        zoneless = wrong.expected == "a time with its zone"
+        expected = wrong.expected if zoneless else POINTS
+        raise Malformed(path, expected, shown(text)) from None
+
+
+_HOUR: Final = re.compile(r"\d{4}-\d{2}-\d{2}T\d{2}", re.ASCII)
+Asked = TypeVar("Asked", bound=Struct)
+_POINTS: Final = ("since", "until", "at")
+
+
+def timed(asked: Asked, now: float) -> Asked:
+    """Return a question or a filter with instants for the points of time in it.
+
+    Those are in `since`, `until` and `at`, and in its `filter`; a sequence stays. `now` is
+    in epoch seconds. Raises Malformed naming the field and the forms.
+    """
+    said: dict[str, Any] = {
+        name: value
+        for name in _POINTS
+        if isinstance(value := getattr(asked, name, None), str) and value
+    }
+    read: dict[str, Any] = {
+        name: time_of(text, name, now) for name, text in said.items()
+    }
+    if isinstance(chosen := getattr(asked, "filter", None), TaskFilter):
+        read["filter"] = timed(chosen, now)
+    return replace(asked, **read) if read else asked
 
 
 def _shown(text: str) -> str:

@@ -18,7 +18,7 @@ from events import subjects
 from events.codec import Reader, encode
 from events.commands import Refusal, no_task, refusal_of, refuse
 from events.errors import AgentComError, Malformed, shown
-from events.filters import FILTERS
+from events.filters import FILTERS, time_of, timed
 from projections import (
     answers,
     attention,
@@ -193,6 +193,7 @@ class Queries:
 
     async def tasks(self, question: q.AskTasks) -> Answer:
         """Answer `tasks`."""
+        question = timed(question, self._now())
         look = search.tasks(question)
         seq, states = self._runner.save(), self._states()
         if any(getattr(question, name) for name in FILTERS if name != "state") or (
@@ -218,6 +219,7 @@ class Queries:
 
     async def meant(self, question: q.AskMeant) -> Answer:
         """Answer `meant`."""
+        question = timed(question, self._now())
         look = search.meant(
             question.filter,
             ids=question.ids,
@@ -354,6 +356,7 @@ class Queries:
 
     async def costs(self, question: q.AskCosts) -> Answer:
         """Answer `costs`."""
+        question = timed(question, self._now())
         look = search.costs(
             question.by,
             question.since,
@@ -455,7 +458,7 @@ class Queries:
                 "nothing here decides anew; ask where the dashboard runs, or "
                 "`agentcom whatif`",
             )
-        return await self._whatif(question)
+        return await self._whatif(timed(question, self._now()))
 
     async def rebuild(self, question: q.AskRebuild) -> Answer:
         """Answer `rebuild` once it has begun; `status` says how far it is."""
@@ -480,7 +483,7 @@ class Queries:
         if at is None:
             return self._runner.world
         if isinstance(at, str):
-            at = await self._past.sequence_at(at)
+            at = await self._past.sequence_at(time_of(at, "at", self._now()))
         elif at > (last := await self._log.last_sequence()):
             raise Malformed("at", f"at most {last}, where the log ends", str(at))
         return await self._past.world(at)

@@ -1,7 +1,9 @@
 """What can be asked: the parameters of each query, as they are decoded.
 
-A question is a JSON object, or nothing where every field has a default. The documents
-that describe the interface are made from these structs.
+A question is a JSON object, or nothing where every field has a default. A point of time
+is RFC 3339, `2h` or `7d` before the server's clock, `today`, `yesterday`, or a day in UTC
+(`events.filters.timed` reads them). The documents that describe the interface are made
+from these structs.
 """
 
 from __future__ import annotations
@@ -50,7 +52,7 @@ class AskMeant(Question, frozen=True, kw_only=True):
 class AskTask(Question, frozen=True, kw_only=True):
     """`task`; `events_from` goes on where `events_left_out` was not 0.
 
-    `at` shows it as it was after a sequence or at an instant. With `wait` it is answered
+    `at` shows it as it was after a sequence or at a point of time. With `wait` it is answered
     once the task is over, or after that many seconds with how it stands then.
     """
 
@@ -75,7 +77,7 @@ class AskEnded(Question, frozen=True, kw_only=True):
 
 
 class AskThen(Question, frozen=True, kw_only=True):
-    """`hosts`, `stats`: `at` is a sequence or an RFC 3339 instant, absent for now."""
+    """`hosts`, `stats`: `at` is a sequence or a point of time, absent for now."""
 
     at: int | str | None = None
 
@@ -98,17 +100,8 @@ class AskQueue(AskThen, frozen=True, kw_only=True):
     limit: Annotated[int, Meta(ge=0, le=500)] = 100
 
 
-Beginning = Annotated[
-    str,
-    Meta(
-        pattern=r"^$|^\d{4}-\d{2}-\d{2}",
-        description="an RFC 3339 time, or its beginning such as 2026-01-31",
-    ),
-]
-
-
 class AskCosts(Question, frozen=True, kw_only=True):
-    """`costs`; `since` and `until` are RFC 3339 instants or their beginnings, taken by the hour.
+    """`costs`; `since` and `until` are points of time, taken by the hour.
 
     `by` is a dimension or `label:KEY`, and so is `stack`, by which each line is taken apart
     again; `label` narrows it to tasks that have these labels.
@@ -116,8 +109,8 @@ class AskCosts(Question, frozen=True, kw_only=True):
 
     by: Short = "model"
     stack: Short = ""
-    since: Beginning = ""
-    until: Beginning = ""
+    since: Short = ""
+    until: Short = ""
     fallback: bool | None = None
     label: Annotated[list[Short], Meta(max_length=32)] = []
 
@@ -140,7 +133,7 @@ class AskWhatIf(Question, frozen=True, kw_only=True):
     """`whatif`: what would have been decided under another policy?
 
     `policy` holds what is different from the one in force, `{"scoring": {"warm": 2}}`.
-    `since` and `until` are sequences or RFC 3339 instants; `limit` bounds the decisions
+    `since` and `until` are sequences or points of time; `limit` bounds the decisions
     that are shown one by one.
     """
 

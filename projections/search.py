@@ -390,9 +390,8 @@ def costs(
 
 
 def _hour(text: str, path: str) -> str:
-    """Return the hour in UTC of an instant, or of its beginning; raises Malformed."""
-    beginning = len(text) <= len("2026-01-31T09")
-    return text if beginning else time_of(text, path)[: len("2026-01-31T09")]
+    """Return the hour in UTC of a point of time; raises Malformed."""
+    return time_of(text, path)[: len("2026-01-31T09")]
 
 
 def _dimension(by: str, path: str) -> tuple[str, list[Any]]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import time
 from typing import TYPE_CHECKING, Annotated, Any, Final, NamedTuple, Protocol
 
 import msgspec
@@ -21,6 +22,7 @@ from events import header, subjects
 from events.codec import convert, encode
 from events.commands import Refusal, refusal_of, refuse
 from events.errors import AgentComError, Denied, Malformed, Unreachable, shown
+from events.filters import time_of
 from events.ids import FULL_ID
 from events.spans import span_s
 from events.traceparent import HEADER as TRACEPARENT
@@ -143,14 +145,14 @@ _TRUTHS: Final = {"events", "fallback"}
 
 
 class AskEvents(Pattern, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """`/api/v1/events`: `from` is a sequence or an RFC 3339 instant."""
+    """`/api/v1/events`: `from` is a sequence or a point of time."""
 
     start: int | str = msgspec.field(default=1, name="from")
     limit: Annotated[int, Meta(ge=1, le=1_000)] = 300
 
 
 class AskTaskEvents(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """`/api/v1/tasks/{task_id}/events`: `from` is a sequence or an RFC 3339 instant.
+    """`/api/v1/tasks/{task_id}/events`: `from` is a sequence or a point of time.
 
     With `Accept: text/event-stream` they come as server-sent events, until the task is
     over; `Last-Event-ID` is the sequence behind which they go on.
@@ -304,6 +306,7 @@ class Api:
     async def _sequence(self, start: int | str) -> int | Refusal:
         if isinstance(start, int):
             return start
+        start = time_of(start, "from", time.time())
         answer = await self._queries.queue(q.AskQueue(at=start, limit=0))
         return answer if isinstance(answer, Refusal) else answer.seq + 1
 

@@ -18,6 +18,7 @@ from events import subjects
 from events.codec import instant, rfc3339
 from events.commands import Refusal, refuse
 from events.errors import Malformed
+from events.filters import timed
 from projections import answers, mapping, waiting
 from projections.answers_later import GraphAnswer, SchedulesAnswer
 from projections.questions import (
@@ -351,6 +352,7 @@ async def _routing(sources: Sources, params: Nothing) -> Sections | Refusal:
 
 async def _costs(sources: Sources, params: Money) -> Sections | Refusal:
     sections: Sections = {}
+    params = timed(params, time.time())
     began = instant_or_none(params.since)
     hourly = began is not None and time.time() - began < HOURLY_S
     span = AskCosts(since=params.since, until=params.until, label=params.label)

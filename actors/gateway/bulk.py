@@ -23,9 +23,9 @@ from actors import lifecycle
 from events import catalogue as c
 from events import commands as m
 from events import subjects
-from events.codec import Reader, encode
+from events.codec import Reader, convert, encode
 from events.errors import AgentComError, Conflict, Malformed, Unreachable
-from events.filters import TaskFilter
+from events.filters import TaskFilter, timed
 from events.ids import derived
 from events.lifecycle import FINAL, PHASES
 
@@ -112,7 +112,7 @@ class Unanswered(AgentComError):
 
 
 class BulkCommands:
-    """Carries out `task.bulk`. `stamp` and `ids` are as in `TaskCommands`."""
+    """Carries out `task.bulk`. `stamp`, `ids` and `clock` are as in `TaskCommands`."""
 
     def __init__(
         self,
@@ -121,12 +121,14 @@ class BulkCommands:
         tasks: TaskCommands,
         stamp: Callable[[], Stamp],
         ids: Callable[[], str],
+        clock: Callable[[], float],
     ) -> None:
         self._log = log
         self._bus = bus
         self._tasks = tasks
         self._stamp = stamp
         self._ids = ids
+        self._clock = clock
 
     async def bulk(self, command: m.Bulk, who: str) -> m.BulkProgress | m.Refusal:
         """Carry it out as far as `WORK_S` allows, to its end where it has no id."""
@@ -136,7 +138,11 @@ class BulkCommands:
             return _about_filter(error.refusal)
 
     async def _bulk(self, command: m.Bulk, who: str) -> m.BulkProgress | m.Refusal:
-        meant = _checked(command)
+        chosen = _checked(command)
+        try:
+            meant = timed(chosen, self._clock())
+        except Malformed as wrong:
+            return _about_filter(m.refusal_of(wrong))
         if command.action == "reassign":
             assert command.host is not None
             if (unknown := self._tasks.unknown_host(command.host)) is not None:
@@ -152,7 +158,7 @@ class BulkCommands:
         began = await self._begin(bulk_id, command, meant, who)
         if isinstance(began, m.Refusal):
             return began
-        start, seq, tally = began
+        start, seq, tally, meant = began
         if not tally.finished:
             try:
                 seq = await self._advance(
@@ -167,8 +173,11 @@ class BulkCommands:
 
     async def _begin(
         self, bulk_id: str, command: m.Bulk, meant: TaskFilter, who: str
-    ) -> tuple[int, int, _HowFar] | m.Refusal:
-        """Return the sequence it began at, the last on its subject, how far it is."""
+    ) -> tuple[int, int, _HowFar, TaskFilter] | m.Refusal:
+        """Return the sequence it began at, the last on its subject, how far it is, and for whom.
+
+        `7d` means what it did when the command was first said.
+        """
         subject, digest = subjects.bulk(bulk_id), _fingerprint(command)
         event = self._stamp().on(
             c.BulkStarted,
@@ -186,7 +195,7 @@ class BulkCommands:
         except Conflict:
             history = await self._log.read(subject)
         else:
-            return seq, seq, _HowFar()
+            return seq, seq, _HowFar(), meant
         first = history[0].event if history else None
         if not isinstance(first, c.BulkStarted) or first.body_digest != digest:
             return m.refuse(
@@ -194,7 +203,8 @@ class BulkCommands:
                 "id: was used before for another command; use a new one",
                 "id",
             )
-        return history[0].seq, history[-1].seq, _how_far(history[-1].event)
+        meant = convert(first.filter or {}, TaskFilter)
+        return history[0].seq, history[-1].seq, _how_far(history[-1].event), meant
 
     async def _as_noted(self, bulk_id: str, command: m.Bulk) -> m.BulkProgress:
         last = await self._log.last(subjects.bulk(bulk_id))

@@ -61,7 +61,7 @@ class Gateway:
         files = AttachmentCommands(attachments, ids, clock)
         self._submits: Reader[m.Submit] = Reader(m.Submit)
         self._tasks = tasks = TaskCommands(log, dry_run, stamp, ids, clock, files.check)
-        bulk = BulkCommands(log, bus, tasks, stamp, ids)
+        bulk = BulkCommands(log, bus, tasks, stamp, ids, clock)
         admin = AdminCommands(log, bus, dry_run, stamp)
         self._delegation = Delegation(log, tasks, dry_run, stamp, ids)
         planning = ScheduleCommands(log, dry_run, tasks, stamp)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
+from agentcom.times import POINTS
 from agentcom.times import instant_of as in_utc
 from cli.render.terminal import utc_now
 from events.codec import instant
@@ -82,10 +83,7 @@ def instant_of(argument: str) -> str:
     except click.BadParameter:
         place = 0
     if isinstance(place, int):
-        raise click.BadParameter(
-            f"{shown(argument)}: expected 2h, 7d, today, yesterday, 2026-01-31, or an "
-            "RFC 3339 time"
-        )
+        raise click.BadParameter(f"{shown(argument)}: expected {POINTS}")
     return place
 
 

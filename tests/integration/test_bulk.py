@@ -12,7 +12,7 @@ from actors.gateway import bulk
 from actors.gateway.gateway import Gateway
 from events import catalogue as c
 from events import subjects
-from events.codec import encode
+from events.codec import encode, rfc3339
 from projections.main import projecting
 from tests.support.fakes import MemoryBroker, MemoryBus, MemoryLog
 from tests.support.histories import START, History, tell
@@ -31,12 +31,13 @@ class Asking:
     def __init__(self, log, bus, runner) -> None:
         numbers = itertools.count()
         self.log, self.bus, self.runner = log, bus, runner
+        self.later_s = 0.0
         self.gateway = Gateway(
             "g1",
             log,
             bus,
             ids=lambda: f"id-{next(numbers)}",
-            clock=lambda: START,
+            clock=lambda: START + self.later_s,
             dry_run=Fleetless(),
         )
 
@@ -141,6 +142,27 @@ async def test_what_takes_long_answers_in_between_and_goes_on_where_it_stopped(
         assert [each.done for each in answers] == [2, 4, 5]
         assert {each.matched for each in answers} == {5}
         assert len(await it.events(c.TaskCancelled)) == 5
+
+
+async def test_so_long_ago_means_what_it_did_when_the_command_was_first_said(
+    monkeypatch,
+):
+    monkeypatch.setattr(bulk, "PAGE", 2)
+    monkeypatch.setattr(bulk, "WORK_S", -1.0)
+    async with asking(a_crowd()) as it:
+        command = {"id": "x", "action": "cancel", "filter": {"since": "1d"}}
+        first = await it.ask(**command)
+        assert (first.matched, first.finished) == (6, False)
+        [started] = await it.events(c.BulkStarted)
+        assert started.filter["since"] == rfc3339(START - 86_400)
+        # By now, a day ago none of them was there.
+        it.later_s = 100_000
+        answers = [await it.ask(**command) for _ in range(3)]
+        assert (answers[-1].matched, answers[-1].done) == (6, 6)
+        assert answers[-1].finished
+        refused = await it.ask(action="cancel", filter={"until": "soon"})
+    assert (refused.code, refused.path) == ("malformed", "filter.until")
+    assert "filter.until: expected 2h, 7d, today" in refused.error
 
 
 async def test_a_task_that_failed_again_is_not_tried_twice_by_one_command():

@@ -321,6 +321,8 @@ async def test_a_task_that_is_not_there_cannot_be_steered(client, command):
     answer = await client.ask(command, task_id="T404")
     assert (answer["code"], answer["status"]) == ("not_found", 404)
     assert answer["error"].startswith("there is no task T404; ")
+    assert "whole id (26 characters)" in answer["error"]
+    assert answer["path"] == "task_id"
 
 
 async def test_a_task_is_given_to_another_host(client):

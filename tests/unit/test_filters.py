@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from actors.gateway.validate import check
 from events import catalogue as c
+from events.codec import instant
 from events.errors import Malformed
-from events.filters import TaskFilter, label_of
+from events.filters import TaskFilter, label_of, timed
+from projections import questions as q
 from projections import search
 from projections.runner import Runner
 from projections.store import Store
@@ -228,3 +232,49 @@ async def test_a_short_id_is_no_other_tasks_beginning():
         ids[2]: "01JGXXXX",
         ids[3]: "ZZZZ0000",
     }
+
+
+NOW = instant("2026-11-27T22:39:52.5Z")
+
+
+@pytest.mark.parametrize(
+    ("said", "meant"),
+    [
+        ("", ""),
+        ("2h", "2026-11-27T20:39:52.500000Z"),
+        ("7d", "2026-11-20T22:39:52.500000Z"),
+        ("today", "2026-11-27T00:00:00.000000Z"),
+        ("Yesterday", "2026-11-26T00:00:00.000000Z"),
+        ("2026-01-31", "2026-01-31T00:00:00.000000Z"),
+        ("2026-01-31T09", "2026-01-31T09:00:00.000000Z"),
+        ("2026-01-31T18:00:00+01:00", "2026-01-31T17:00:00.000000Z"),
+    ],
+)
+def test_a_point_of_time_over_http_and_nats_goes_by_the_server_s_clock_in_utc(
+    said, meant, monkeypatch
+):
+    monkeypatch.setenv("TZ", "XXX-11")  # whatever zone the server is in
+    time.tzset()
+    try:
+        asked = timed(q.AskCosts(since=said, until=said), NOW)
+        chosen = timed(q.AskMeant(filter=TaskFilter(since=said)), NOW).filter
+        then = timed(q.AskThen(at=said), NOW)
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+    assert (asked.since, asked.until, chosen.since, then.at) == (meant,) * 4
+    assert timed(q.AskWhatIf(policy={}, since=7, until=said), NOW).until == meant
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        ("yesterdayish", "2h, 7d, today, yesterday, 2026-01-31, or an RFC 3339 time"),
+        ("2026-13-01", "2h, 7d, today, yesterday, 2026-01-31, or an RFC 3339 time"),
+        ("2026-01-31T18:00:00", "a time with its zone"),
+    ],
+)
+def test_an_unusable_one_names_the_field_and_the_forms(said, expected):
+    with pytest.raises(Malformed) as refused:
+        timed(q.AskCosts(until=said), NOW)
+    assert str(refused.value) == f"until: expected {expected}, got '{said}'"

@@ -15,10 +15,11 @@ ROOT = Path(__file__).parents[2]
 
 # A package, and those of ours that it may import beside itself.
 MAY_IMPORT = {
-    # What is imported of it below is its version; its `__main__` starts the command, and
-    # the rest is the library, which knows none of the rooms.
+    # What is imported of it below is its version and how people write points of time; its
+    # `__main__` starts the command, and the rest is the library, which knows none of the
+    # rooms.
     "agentcom": {"cli"},
-    "events": set(),
+    "events": {"agentcom"},
     "actors": {"events"},
     "projections": {"events"},
     "sidecar": {"actors", "events", "agentcom"},
@@ -164,6 +165,18 @@ def test_a_package_imports_only_from_the_floors_below_it(package):
         if path.relative_to(ROOT).parts[0] == package
         and (forbidden := imports(path) & MAY_IMPORT.keys() - allowed)
     } == {}
+
+
+def test_the_rooms_know_of_the_library_how_points_of_time_are_written_alone():
+    known = {
+        (place(path), node.module)
+        for path in sources()
+        for node in ast.walk(tree(path))
+        if isinstance(node, ast.ImportFrom)
+        and (node.module or "").partition(".")[0] == "agentcom"
+        and path.relative_to(ROOT).parts[0] in ("events", "actors", "projections")
+    }
+    assert known == {("events/filters.py", "agentcom.times")}
 
 
 @pytest.mark.parametrize("room", CLI_ROOMS)
