@@ -36,6 +36,8 @@ __all__ = [
     "Refused",
     "Result",
     "Route",
+    "Schedule",
+    "ScheduleRun",
     "Task",
     "TaskFailed",
     "TaskFields",
@@ -60,6 +62,8 @@ if TYPE_CHECKING:
         Fleet,
         Result,
         Route,
+        Schedule,
+        ScheduleRun,
         TaskInfo,
         WouldRoute,
     )

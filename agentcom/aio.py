@@ -36,6 +36,8 @@ from agentcom.answers import (
     result_of,
 )
 from agentcom.errors import AgentComError, NotEnded, TimedOut
+from agentcom.fields import body_of
+from agentcom.schedules import AsyncSchedules
 from agentcom.times import instant_of
 from agentcom.transport import read
 
@@ -158,7 +160,7 @@ class AsyncClient:
 
     Without arguments it finds the instance of this machine as the command `agentcom` does
     (`data` names another folder). `url` with a `token` is asked over HTTP, `nats` with
-    `creds`, a role's key file, over NATS.
+    `creds`, a role's key file, over NATS. `schedules` are what is planned.
     """
 
     def __init__(
@@ -193,6 +195,9 @@ class AsyncClient:
             from agentcom.over_nats import OverNats
 
             self._transport = OverNats(broker(nats, creds, data))
+        self.schedules = AsyncSchedules(
+            self._transport, lambda task_id, seq: AsyncTask(self, task_id, seq)
+        )
 
     async def __aenter__(self) -> Self:
         return self
@@ -218,7 +223,7 @@ class AsyncClient:
 
         `files` go with it: names of files here, or what `attach` has returned.
         """
-        body = _body(description, fields)
+        body = body_of(description, fields)
         if attached := [
             await self.attach(each) if isinstance(each, str | PurePath) else each
             for each in files
@@ -241,7 +246,7 @@ class AsyncClient:
         """
         key = key or secrets.token_hex(16)
         bodies = [
-            _body(each, {}) if isinstance(each, str) else _body("", each)
+            body_of(each, {}) if isinstance(each, str) else body_of("", each)
             for each in tasks
         ]
         submitted: list[AsyncTask] = []
@@ -483,7 +488,7 @@ class AsyncClient:
         self, description: str = "", /, **fields: Unpack[TaskFields]
     ) -> WouldRoute:
         """Say where a task would go now, without submitting it."""
-        body = _body(description, fields)
+        body = body_of(description, fields)
         return read(await self._transport.command("task.route", body), WouldRoute)
 
     async def explain(self, task_id: str) -> Explanation:
@@ -502,19 +507,6 @@ class AsyncClient:
             routes=answer.routes,
             because=because,
         )
-
-
-def _body(description: str, fields: TaskFields | dict[str, Any]) -> dict[str, Any]:
-    """Make a task's fields: a `shell` that is a text is its command."""
-    body: dict[str, Any] = {k: v for k, v in fields.items() if v is not None}
-    shell = body.get("shell")
-    if isinstance(shell, str):
-        shell = body["shell"] = {"command": shell}
-    if description:
-        body["description"] = description
-    elif shell is not None:
-        body.setdefault("description", shell.get("command", "")[:200])
-    return body
 
 
 def _groups(bodies: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:

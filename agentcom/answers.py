@@ -21,6 +21,8 @@ __all__ = [
     "Fleet",
     "Result",
     "Route",
+    "Schedule",
+    "ScheduleRun",
     "TaskInfo",
     "WouldRoute",
 ]
@@ -165,6 +167,45 @@ class Explanation(Struct, frozen=True, kw_only=True):
     because: list[str] = field(default_factory=list)
 
 
+class ScheduleRun(Struct, frozen=True, kw_only=True):
+    """A planned time that was dealt with.
+
+    `what`: `fired` (task `task_id`, which stands at `state`), `by_hand`, or left out:
+    `missed`, `overlap`; then `count` times from `planned` to `until`.
+    """
+
+    planned: str
+    what: Literal["fired", "by_hand", "missed", "overlap"]
+    task_id: str = ""
+    until: str = ""
+    count: int = 1
+    state: str = ""
+
+
+class Schedule(Struct, frozen=True, kw_only=True):
+    """A task at each time of `cron` in the zone `tz`, as it stands.
+
+    `next` are its next ten times, none while it is paused; `runs` its last ones, the newest
+    first; `fired` and `skipped` count all there ever were.
+    """
+
+    schedule: str
+    cron: str
+    tz: str
+    missed: str
+    overlap: str
+    description: str = ""
+    tier: str = ""
+    added_at: str = ""
+    added_by: str = ""
+    paused: bool = False
+    paused_for: str = ""
+    fired: int = 0
+    skipped: int = 0
+    next: list[str] = field(default_factory=list)
+    runs: list[ScheduleRun] = field(default_factory=list)
+
+
 # -- as they come ----------------------------------------------------------------------
 
 
@@ -279,6 +320,13 @@ class Done(Struct, kw_only=True):
 
     seq: int = 0
     state: str = ""
+    task_id: str = ""
+
+
+class SchedulesAnswer(Struct, kw_only=True):
+    """`schedules`."""
+
+    schedules: list[Schedule]
 
 
 class Changed(Struct, frozen=True, kw_only=True):

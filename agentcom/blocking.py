@@ -20,10 +20,12 @@ if TYPE_CHECKING:
         Explanation,
         Fleet,
         Result,
+        Schedule,
         TaskInfo,
         WouldRoute,
     )
     from agentcom.fields import AttachmentFields, TaskFields, TaskFilter
+    from agentcom.schedules import AsyncSchedules, Missed, Overlap, ScheduleList
 
 __all__ = ["Client", "Task"]
 
@@ -140,12 +142,68 @@ class Task:
         return self._loop.run(self._task.explain())
 
 
+class Schedules:
+    """The schedules, as `client.schedules`. Each change returns how it stands then."""
+
+    def __init__(self, schedules: AsyncSchedules, loop: _Loop) -> None:
+        self._schedules = schedules
+        self._loop = loop
+
+    def add(
+        self,
+        name: str,
+        cron: str,
+        description: str = "",
+        /,
+        *,
+        tz: str = "UTC",
+        missed: Missed = "one",
+        overlap: Overlap = "queue",
+        **fields: Unpack[TaskFields],
+    ) -> Schedule:
+        """Submit a task at each time that `cron` names in the zone `tz`.
+
+        `cron` has five fields: minute, hour, day, month, weekday. The task is said as to
+        `submit`, without a time, a deadline, other tasks or a key. The same again changes
+        nothing; raises Conflict where another has this name, Refused for what is wrong.
+        """
+        work = self._schedules.add(
+            name, cron, description, tz=tz, missed=missed, overlap=overlap, **fields
+        )
+        return self._loop.run(work)
+
+    def list(self) -> ScheduleList:
+        """Return all schedules, by name, each with its next times and last runs."""
+        return self._loop.run(self._schedules.list())
+
+    def get(self, name: str) -> Schedule:
+        """Return one schedule with its next ten times; raises NotFound."""
+        return self._loop.run(self._schedules.get(name))
+
+    def pause(self, name: str, reason: str = "") -> Schedule:
+        """Let it fire no more until it is resumed; raises NotFound."""
+        return self._loop.run(self._schedules.pause(name, reason))
+
+    def resume(self, name: str) -> Schedule:
+        """Let it fire again; what was planned meanwhile is left out. Raises NotFound."""
+        return self._loop.run(self._schedules.resume(name))
+
+    def remove(self, name: str) -> None:
+        """Take it away; tasks that it has submitted stay. Raises NotFound."""
+        self._loop.run(self._schedules.remove(name))
+
+    def run(self, name: str) -> Task:
+        """Submit its task now, beside what is planned; raises NotFound."""
+        return Task(self._loop.run(self._schedules.run(name)), self._loop)
+
+
 class Client:
     """Submits tasks, and asks about them; each call returns when it is answered.
 
     Without arguments it finds the instance of this machine as the command `agentcom` does
     (`data` names another folder). `url` with a `token` is asked over HTTP, `nats` with
-    `creds`, a role's key file, over NATS. It may be used from several threads.
+    `creds`, a role's key file, over NATS. It may be used from several threads. `schedules` are
+    what is planned.
     """
 
     def __init__(
@@ -161,6 +219,7 @@ class Client:
             url=url, token=token, nats=nats, creds=creds, data=data
         )
         self._loop = _Loop()
+        self.schedules = Schedules(self._client.schedules, self._loop)
 
     def __enter__(self) -> Self:
         return self

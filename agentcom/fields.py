@@ -129,3 +129,16 @@ class TaskFilter(TypedDict, total=False):
     text: str
     fallback: bool
     sort: str
+
+
+def body_of(description: str, fields: TaskFields | dict[str, Any]) -> dict[str, Any]:
+    """Make a task's fields: a `shell` that is a text is its command."""
+    body: dict[str, Any] = {k: v for k, v in fields.items() if v is not None}
+    shell = body.get("shell")
+    if isinstance(shell, str):
+        shell = body["shell"] = {"command": shell}
+    if description:
+        body["description"] = description
+    elif shell is not None:
+        body.setdefault("description", shell.get("command", "")[:200])
+    return body

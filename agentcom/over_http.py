@@ -24,13 +24,20 @@ _COMMANDS: Final = {
     "task.bulk": "tasks/bulk",
     "task.route": "tasks/route",
     "task.attach": "attachments",
+    "schedule.add": "schedules",
+    "schedule.pause": "schedules/{schedule}/pause",
+    "schedule.resume": "schedules/{schedule}/resume",
+    "schedule.run": "schedules/{schedule}/run",
+    "schedule.remove": "schedules/{schedule}",
 }
+_REMOVES: Final = frozenset({"schedule.remove"})
 _QUESTIONS: Final = {
     "tasks": "tasks",
     "task": "tasks/{task_id}",
     "why": "tasks/{task_id}/why",
     "costs": "costs",
     "hosts": "fleet",
+    "schedules": "schedules",
     "output": "tasks/{task_id}/output",
 }
 _BY_BODY: Final = {"ended": "tasks/ended"}
@@ -58,7 +65,8 @@ class OverHttp:
     async def command(self, name: str, body: dict[str, Any]) -> bytes:
         """Give a command."""
         path, rest = _fill(_COMMANDS[name], body)
-        return await self._ask("POST", path, json=rest)
+        method = "DELETE" if name in _REMOVES else "POST"
+        return await self._ask(method, path, json=rest)
 
     async def query(self, name: str, body: dict[str, Any]) -> bytes:
         """Ask a question."""
@@ -151,11 +159,10 @@ async def _events(
 
 
 def _fill(path: str, body: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-    """Put a task's id into the path; return what is left of the body."""
-    if "{task_id}" not in path:
-        return path, body
-    rest = {name: value for name, value in body.items() if name != "task_id"}
-    return path.format(task_id=quote(str(body["task_id"]), safe="")), rest
+    """Put what the path names into it; return what is left of the body."""
+    named = {name: value for name, value in body.items() if f"{{{name}}}" in path}
+    rest = {name: value for name, value in body.items() if name not in named}
+    return path.format_map({k: quote(str(v), safe="") for k, v in named.items()}), rest
 
 
 def _all(value: Any) -> list[Any]:

@@ -123,9 +123,6 @@ async def _add(body: dict[str, Any], *, as_json: bool) -> int:
     if as_json:
         click.echo(encode(done).decode())
         return EXIT_OK
-    if not answer.schedules:
-        click.echo(f"{body['schedule']}: it is removed again")
-        return EXIT_OK
     row = answer.schedules[0]
     first = f"; next {_when(row.next[0], row.tz)}" if row.next else ""
     click.echo(f"{row.schedule} added{first}")

@@ -41,6 +41,15 @@ SAID = {
         "cancelled",
         "failed | exit_code",
     ],
+    "schedules": [
+        "nightly 10 :30:00Z",
+        "holidays",
+        "False",
+        "good night",
+        "['30 2 * * mon-fri']",
+        "by_hand",
+        "there is no schedule 'nightly'",
+    ],
     "many": [
         "3 would be cancelled",
         "{'cancelled': 3}",
