@@ -23,7 +23,8 @@ LEASE_TTL_S: Final = 4
 REPLICATED_LEASE_TTL_S: Final = 15
 """The same where the broker has replicas: its own failover takes 5 to 7 s, and a leader that
 cannot renew meanwhile would step down for nothing."""
-
+TRY_S: Final = 0.5
+"""How often who holds no lease tries to take it, unless renewals are more often."""
 
 _log = Diagnostics("agentcom.scheduler")
 
@@ -113,7 +114,7 @@ class Lease:
             if self.held != held:
                 held = self.held
                 self.changed.set()
-            await asyncio.sleep(self._renew if held else min(self._renew, 0.5))
+            await asyncio.sleep(self._renew if held else min(self._renew, TRY_S))
 
     async def _try(self) -> None:
         try:

@@ -50,6 +50,9 @@ LED_EVERY_S: Final = 1.0
 """How often a leader notes under LED_KEY that it still leads, and the log time, so that the
 next one knows since when nobody did."""
 
+LOOK_S: Final = 0.25
+"""How often it is looked whether the lease is ours, beside what is told of it."""
+
 HISTORIES_AT_ONCE: Final = 16
 """So many retried tasks are read from the log side by side."""
 
@@ -204,7 +207,7 @@ class SchedulerRole:
                 _log.warning("stepping down", name=self._name, reason="lease lost")
                 self.scheduler.step_down()
             try:
-                async with asyncio.timeout(0.25):
+                async with asyncio.timeout(LOOK_S):
                     await self.lease.changed.wait()
             except TimeoutError:
                 continue

@@ -1,7 +1,8 @@
 """`python -m tests.simulation 0..10000`: play many seeds, two at a time, show the first
 that fails with its whole history.
 
-Seeds are written `1234`, `0..10000` (the end apart) or `3,7,100..200`.
+Seeds are written `1234`, `0..10000` (the end apart) or `3,7,100..200`. With `--nights` each is
+a night of eight hours and a half, see `nights`.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ import time
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from tests.simulation.many import Short, seeds_of, short
+from tests.simulation.many import Short, seeds_of, short, short_night
+from tests.simulation.nights import play_night
 from tests.simulation.simulation import Outcome, play
 
 if TYPE_CHECKING:
@@ -23,15 +25,17 @@ SHOWN = 5
 """At most so many failures are listed; the first is told whole."""
 
 
-def _all(seeds: list[int], workers: int) -> Iterator[Short]:
+def _all(seeds: list[int], workers: int, *, nights: bool) -> Iterator[Short]:
+    one = short_night if nights else short
     if workers == 1 or len(seeds) == 1:
-        yield from map(short, seeds)
+        yield from map(one, seeds)
         return
     # Workers are made anew now and then, so that a long run stays small.
     with multiprocessing.get_context("spawn").Pool(
         workers, maxtasksperchild=50
     ) as pool:
-        yield from pool.imap_unordered(short, seeds, chunksize=20)
+        at_once = 1 if nights else 20
+        yield from pool.imap_unordered(one, seeds, chunksize=at_once)
 
 
 def main(argv: list[str]) -> int:
@@ -42,16 +46,19 @@ def main(argv: list[str]) -> int:
     parser.add_argument(
         "--history", action="store_true", help="print every seed's history"
     )
+    parser.add_argument(
+        "--nights", action="store_true", help="long nights with a change of clocks"
+    )
     options = parser.parse_args(argv)
     seeds = seeds_of(options.seeds)
     if options.history:
         for seed in seeds:
-            _tell(play(seed))
+            _tell(play_night(seed) if options.nights else play(seed))
         return 0
     began, told = time.monotonic(), 0.0
     bad: list[Short] = []
     events, seconds = 0, 0.0
-    for n, one in enumerate(_all(seeds, options.workers), 1):
+    for n, one in enumerate(_all(seeds, options.workers, nights=options.nights), 1):
         events, seconds = events + one.events, seconds + one.seconds
         if one.broken:
             bad.append(one)

@@ -170,6 +170,8 @@ class Machine:
         self.shell_slots = chance.choice((1, 2, 3))
         self.capabilities = chance.choice(([], ["gpu"], ["gpu", "docker"]))
         self.repos = chance.choice(([], ["web"], ["web", "api"]))
+        self.beat_every_s = 1.0
+        self.looks_every_s = (1.0, 3.0)
         # Of a chance of its own: what else is drawn stays as it is without this.
         self.clones = Random(f"clones {name}/{self.ram}").choice(([], [], CLONED_FROM))
         # An earlier version, for all the fleet knows.
@@ -232,7 +234,7 @@ class Machine:
             shell=ShellConfig(),
             noop=True,
             drain_timeout_s=3.0,
-            beat_every_s=1.0,
+            beat_every_s=self.beat_every_s,
         )
 
     def may_work_on(self, repo: str) -> bool:
@@ -330,7 +332,9 @@ class SimEndpoints:
 
     async def watch(self) -> None:
         while True:
-            await asyncio.sleep(self._machine.chance.uniform(1.0, 3.0))
+            await asyncio.sleep(
+                self._machine.chance.uniform(*self._machine.looks_every_s)
+            )
             await self.look()
 
     async def close(self) -> None:

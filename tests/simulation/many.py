@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from tests.simulation.simulation import play
+from tests.simulation.nights import play_night
+from tests.simulation.simulation import Outcome, play
 
 
 class Short(NamedTuple):
@@ -27,8 +28,16 @@ def seeds_of(text: str) -> list[int]:
 
 
 def short(seed: int) -> Short:
-    """Play one seed."""
-    outcome = play(seed)
+    """Play one seed's world."""
+    return _short(play(seed))
+
+
+def short_night(seed: int) -> Short:
+    """Play one seed's night."""
+    return _short(play_night(seed))
+
+
+def _short(outcome: Outcome) -> Short:
     report = outcome.report() if outcome.broken is not None else ""
     broken = str(outcome.broken or "")
-    return Short(seed, broken, report, outcome.events, outcome.seconds)
+    return Short(outcome.seed, broken, report, outcome.events, outcome.seconds)

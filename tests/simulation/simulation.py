@@ -19,6 +19,7 @@ import msgspec
 import structlog
 
 from actors.host import state as host_state
+from actors.scheduler.lease import LEASE_TTL_S
 from actors.scheduler.role import SchedulerRole
 from events import catalogue as c
 from events import mail as m
@@ -42,6 +43,7 @@ from tests.simulation.plan import (
     CALM_AT,
     POISON,
     POLICY,
+    Plan,
     Step,
     clock_steps,
     draw,
@@ -51,7 +53,7 @@ from tests.simulation.plan import (
 from tests.simulation.planned import begins, schedules
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
     from actors.scheduler.outputs import Decision
     from events.catalogue import Recorded
@@ -88,13 +90,14 @@ class Outcome(NamedTuple):
     digest: str
     history: list[Line]
     seen: dict[str, int]
+    again: str = "make simulate SEEDS="
 
     def report(self) -> str:
         """Spell a failure: the seed, what was broken, how to see it again, all of it."""
         lines = "\n".join(str(line) for line in self.history)
         return (
             f"seed {self.seed}: {self.broken}\n"
-            f"again: make simulate SEEDS={self.seed}\n"
+            f"again: {self.again}{self.seed}\n"
             f"history ({len(self.history)} lines):\n{lines}\n"
             f"seed {self.seed}: {self.broken}"
         )
@@ -134,13 +137,23 @@ class SchedulerProcess(Process):
 
 
 class Simulation:
-    """A world made from a seed. `run` plays it to its end."""
+    """A world made from a seed. `run` plays it to its end.
+
+    `calm_at` is when nothing breaks any more, `settles_within` how long it may then take;
+    `lease_ttl` is the schedulers' own; `patience` is how often a command is said again.
+    """
+
+    calm_at = CALM_AT
+    settles_within = SETTLES_WITHIN
+    lease_ttl: float = LEASE_TTL_S
+    patience = 20
+    policy: Mapping[str, Any] = POLICY
 
     def __init__(self, seed: int) -> None:
         self.seed = seed
         self.chance = random.Random(seed)
-        begin = begins(random.Random(f"begins {seed}"))
-        self.loop = SimLoop(begin)
+        self.begin = self._begins()
+        self.loop = SimLoop(self.begin)
         self.weather = Weather()
         self.temper = Temper()
         self.temper.unfit = random.Random(f"unfit {seed}").choice((0.0,) * 5 + (0.3,))
@@ -151,7 +164,7 @@ class Simulation:
         self.server.on_mail = self._mailed
         self.server.on_answer = self.judge.answered
         self.judge.given_up = self.server.given_up
-        self.plan = draw(self.chance)
+        self.plan = self._drawn()
         self.machines = {
             f"h{n + 1}": Machine(f"h{n + 1}", self.loop, self.chance, self.temper)
             for n in range(self.plan.hosts)
@@ -174,12 +187,11 @@ class Simulation:
             name: self.chance.uniform(-self.plan.skew, self.plan.skew)
             for name in ("s1", "s2", *self.machines)
         }
-        # Drawn apart, so that a seed's other accidents are the same with and without.
-        hosts = self.plan.hosts
-        self.clock_steps = clock_steps(random.Random(f"clocks {seed}"), hosts)
-        self.sleeps = sleeps(random.Random(f"sleeps {seed}"), hosts)
-        self.schedules = schedules(random.Random(f"schedules {seed}"), CALM_AT, begin)
-        self.poisons = poisons(random.Random(f"poisons {seed}"))
+        self.clock_steps: list[Step] = []
+        self.sleeps: list[Step] = []
+        self.schedules: list[tuple[float, str, dict[str, Any]]] = []
+        self.poisons: list[Step] = []
+        self._draw_apart()
         self.deadly = random.Random(f"deadly {seed}")
         self.task_ids: dict[int, str] = {}
         # Whatever is called in here belongs to no process.
@@ -188,6 +200,23 @@ class Simulation:
         self.asked = 0
         self._quiet_since: float | None = None
         self._settled_at_step = 0
+
+    # -- what is drawn -----------------------------------------------------------------
+
+    def _begins(self) -> float:
+        return begins(random.Random(f"begins {self.seed}"))
+
+    def _drawn(self) -> Plan:
+        return draw(self.chance)
+
+    def _draw_apart(self) -> None:
+        """Draw what is apart, so that other accidents are the same with and without it."""
+        seed, hosts = self.seed, self.plan.hosts
+        self.clock_steps = clock_steps(random.Random(f"clocks {seed}"), hosts)
+        self.sleeps = sleeps(random.Random(f"sleeps {seed}"), hosts)
+        chance = random.Random(f"schedules {seed}")
+        self.schedules = schedules(chance, self.calm_at, self.begin)
+        self.poisons = poisons(random.Random(f"poisons {seed}"))
 
     # -- what is noted -----------------------------------------------------------------
 
@@ -247,7 +276,7 @@ class Simulation:
             role = WatchedRole(
                 name, link, link, link,
                 ids=self._ids(process), version="0", clock=process.clock,
-                monotonic=self.loop.time,
+                monotonic=self.loop.time, lease_ttl=self.lease_ttl,
             )  # fmt: skip
             role.judge, role.process = self.judge, process
             role.scheduler._ticks = lambda: 0.0  # type: ignore[attr-defined]
@@ -375,7 +404,7 @@ class Simulation:
             case "task.cancel" | "task.retry" | "task.reassign":
                 client.spawn(self.about_task(step.what, fields.pop("n"), fields))
             case "ask":
-                client.spawn(self.ask(step.whom, fields, tries=20))
+                client.spawn(self.ask(step.whom, fields, tries=self.patience))
             case "start":
                 self._start(step.whom)
             case "kill":
@@ -481,7 +510,7 @@ class Simulation:
             self.start_scheduler(name)
         client.spawn(self._give_up_what_is_far_off())
         # A policy that allows no escalation may keep a task waiting for ever, rightly.
-        policy = {**POLICY, "max_escalations_in_flight": 4}
+        policy = {**self.policy, "max_escalations_in_flight": 4}
         client.spawn(self.ask("policy.set", {"policy": policy}))
 
     async def _give_up_what_is_far_off(self) -> None:
@@ -508,7 +537,7 @@ class Simulation:
         if self.judge.broken is not None:
             return True
         now = self.loop.elapsed()
-        if now < CALM_AT or self.loop.steps < self._settled_at_step:
+        if now < self.calm_at or self.loop.steps < self._settled_at_step:
             return False
         self._settled_at_step = self.loop.steps + 32
         if self.asking or not self._at_rest():
@@ -611,7 +640,7 @@ class Simulation:
             ):
                 self.loop.call_at(step.at, self.do, step)
             try:
-                self.loop.run(until=CALM_AT + SETTLES_WITHIN, done=self._over)
+                self.loop.run(until=self.calm_at + self.settles_within, done=self._over)
                 if self.judge.broken is None and self._quiet_since is None:
                     self.judge.complain(
                         "after the faults everything comes to its end",
