@@ -44,7 +44,7 @@ class Unbilled(NamedTuple):
     told_usd: float = 0.0
 
 
-class TaskState(Struct, frozen=True, kw_only=True, gc=False):
+class TaskState(Struct, frozen=True, kw_only=True, gc=False, array_like=True):
     """What must be known of a task to decide about it; its body stays in the log.
 
     `last_seq` is where the task's own subject stands, void events included: the next

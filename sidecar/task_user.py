@@ -106,6 +106,7 @@ def make_room(user: TaskUser, data: Path, work: Path, private: Iterable[Path]) -
     user.own(clones)
     keys = [*(data / "keys").glob("*.nk"), data / "web-tokens.json"]
     keys += [*data.glob("journal-*.db"), data / "projections.db"]
+    keys.append(data / "scheduler.checkpoint")
     check = subprocess.run(
         ["/bin/sh", "-c", _CHECK, "sh", str(work), *map(str, [*keys, *private])],
         cwd="/",

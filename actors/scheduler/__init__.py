@@ -51,5 +51,6 @@ out), `queue`, `live`, `specs`, `places`, `fleet` (the parts of the state), `sta
 fold; `hosts`, `tiers`, `held` and `schedules` have a part of it), `leadership` (what only
 a leader remembers), then the deciders `schedules`, `held`, `dispatch`, `expiry`,
 `returns`, `hosts`, `tiers`, and `mailing`; `decide` composes them, and `role` gives that
-a log, a bus and a `lease`. `metrics` counts what goes through the role's log.
+a log, a bus and a `lease`. `checkpoint` writes the state and reads it again,
+`checkpoint_file` keeps it on disk. `metrics` counts what goes through the role's log.
 """

@@ -37,7 +37,7 @@ from events import catalogue as c
 from events.lifecycle import ON_HOST
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from actors.scheduler.fleet import Fleet
     from actors.scheduler.outputs import Decision, Effect
@@ -163,6 +163,21 @@ class Scheduler:
         self.effects = [one for one in self.effects if isinstance(one, HistoryNeeded)]
         self.state.give_up_in_flight()
         self._set_timers()
+
+    def set_aside(self, on_its_way: Iterable[Decision]) -> None:
+        """Give up leading as one who does not come back, to be written as a checkpoint.
+
+        What is `on_its_way` to the log counts as not stored: where it was, it stands
+        behind this place, and will be folded.
+        """
+        for decision in on_its_way:
+            self.undecided(decision)
+        self.step_down()
+
+    def resume(self, state: SchedulerState) -> None:
+        """Go on from a state that was written as a checkpoint."""
+        self.state = state
+        self.effects = [HistoryNeeded(task_id) for task_id in state.coming_back]
 
     # -- what comes in -----------------------------------------------------------------
 

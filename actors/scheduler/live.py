@@ -128,6 +128,12 @@ class Newcomers:
         """Return the one object for equal requirements."""
         return self._requirements.setdefault(required, required)
 
+    def text(self, text: str) -> str:
+        """Return the one object for equal texts, of the last ones."""
+        if len(self._texts) > TEXTS:
+            self._texts.clear()
+        return self._texts.setdefault(text, text)
+
     def make(self, task_id: str, event: c.TaskSubmitted, *, child: bool) -> LiveTask:
         """Make a task of which nothing but its submission is known."""
         spec = event.spec
@@ -140,15 +146,12 @@ class Newcomers:
             child=child,
             hopped=event.tier_limit == "standard",
         )
-        if len(self._texts) > TEXTS:
-            self._texts.clear()
-        reason = event.classification.reason
         live = LiveTask(
             initial(task_id),
             self.one(base),
             LANES[spec.priority],
-            None if spec.repo is None else self._texts.setdefault(spec.repo, spec.repo),
-            self._texts.setdefault(reason, reason),
+            None if spec.repo is None else self.text(spec.repo),
+            self.text(event.classification.reason),
         )
         live.ttl_s = spec.ttl_s
         if spec.deadline is not None:

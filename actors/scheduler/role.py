@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 from actors.gateway.gateway import Gateway
 from actors.gateway.service import Service
 from actors.rules.prompt import with_inputs
+from actors.scheduler.checkpoint import dump
 from actors.scheduler.decide import Scheduler
 from actors.scheduler.held import outcome_in, outputs_of
 from actors.scheduler.lease import LEASE_TTL_S, Lease, Leases
@@ -32,11 +33,13 @@ from events.codec import Reader, encode, instant, rfc3339
 from events.diagnostics import Diagnostics
 from events.errors import Conflict, LogError, LogUnavailable, Malformed, Unreachable
 from events.mail import Assign, Reply, UseEndpoints
+from events.position import NOWHERE, Position
 from events.races import first
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
+    from actors.scheduler.checkpoint_file import CheckpointFile
     from actors.scheduler.leadership import Leadership
     from events.attachments import AttachmentStore
     from events.bus import Bus, Message
@@ -81,7 +84,8 @@ class SchedulerRole:
     """One scheduler process. `run` returns after `stop` is set, or raises.
 
     `clock` is the wall clock in epoch seconds, by which events are stamped; durations go
-    by `monotonic` (see `logtime`). `ids` makes ids.
+    by `monotonic` (see `logtime`). `ids` makes ids. With a `checkpoint` it begins where
+    that ends, and has it written now and then.
     """
 
     def __init__(
@@ -97,6 +101,7 @@ class SchedulerRole:
         monotonic: Callable[[], float] = time.monotonic,
         lease_ttl: float = LEASE_TTL_S,
         attachments: AttachmentStore | None = None,
+        checkpoint: CheckpointFile | None = None,
     ) -> None:
         self._name = name
         self._log = log
@@ -135,6 +140,11 @@ class SchedulerRole:
             metadata=self._about,
         )
         self._follower: Follower | None = None
+        self._checkpoint = checkpoint
+        # Where it began, and the event folded last since; the decisions on their way.
+        self._resumed = NOWHERE
+        self._latest: c.Recorded | None = None
+        self._on_its_way: dict[str, Decision] = {}
         # Whether a turn is scheduled already, and the timer of the next one.
         self._turning = False
         self._timer: asyncio.TimerHandle | None = None
@@ -161,7 +171,8 @@ class SchedulerRole:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Follow, lead when it is our turn, answer commands, until `stop` is set."""
-        self._follower = await self._log.follow(self._on_event)
+        await self._resume()
+        self._follower = await self._log.follow(self._on_event, after=self._resumed)
         beats = await self._bus.listen(subjects.ALL_BEATS, self._on_beat)
         forget = self._bus.on_connection(self._on_connection)
         try:
@@ -172,13 +183,15 @@ class SchedulerRole:
                 tasks = [
                     group.create_task(self.lease.run()),
                     group.create_task(self._lead_when_held()),
-                    group.create_task(self._note_that_we_lead()),
+                    group.create_task(self._each_second()),
                 ]
                 await self._until(stop, stop)
                 for task in tasks:
                     task.cancel()
         finally:
             forget()
+            if self._checkpoint is not None:
+                self._checkpoint.stop()
             self.scheduler.step_down()
             if self._timer is not None:
                 self._timer.cancel()
@@ -193,6 +206,22 @@ class SchedulerRole:
         """Wait for `event` or `stop`; a fault in folding or deciding raises here."""
         assert self._follower is not None
         await first(event.wait(), stop.wait(), self._follower.failed, self._fault)
+
+    async def _resume(self) -> None:
+        """Begin with the checkpoint, if there is one of this log."""
+        found = (
+            None if self._checkpoint is None else await self._checkpoint.of(self._log)
+        )
+        if found is not None:
+            self._resumed, state = found
+            self.scheduler.resume(state)
+
+    def _aside(self) -> tuple[Position, Iterable[bytes]]:
+        """Return what a checkpoint holds; this process, a copy, does nothing after it."""
+        latest = self._latest
+        position = self._resumed if latest is None else Position.of(latest)
+        self.scheduler.set_aside(self._on_its_way.values())
+        return position, dump(self.scheduler.state)
 
     # -- leadership --------------------------------------------------------------------
 
@@ -271,11 +300,15 @@ class SchedulerRole:
             self._turn_soon()
             self._in_background(self._note())
 
-    async def _note_that_we_lead(self) -> None:
+    async def _each_second(self) -> None:
+        """Note that we lead, and keep the state."""
         while True:
             await asyncio.sleep(LED_EVERY_S)
             self._look_at_clock()
             await self._note()
+            if self._checkpoint is not None:
+                position = self.scheduler.state.position
+                self._checkpoint.keep(position, self._monotonic(), self._aside)
 
     async def _note(self) -> None:
         if not self._decides:
@@ -371,6 +404,8 @@ class SchedulerRole:
             # What the event begins, begins now and not with the last turn.
             self.scheduler.state.at(self._now())
         self.scheduler.fold(recorded)
+        self._latest = recorded
+        self._on_its_way.pop(recorded.event.id, None)
         for awaited in list(self._awaited):
             if recorded.seq >= awaited[0]:
                 self._awaited.remove(awaited)
@@ -445,7 +480,10 @@ class SchedulerRole:
         self._turn_soon()
 
     def _append(self, decision: Decision) -> None:
+        self._on_its_way[decision.event.id] = decision
+
         def done(_seq: int, error: LogError | None) -> None:
+            self._on_its_way.pop(decision.event.id, None)
             if error is None:
                 return
             if not isinstance(error, Conflict):

@@ -255,6 +255,11 @@ class Instance:
         return self.data / "projections.db"
 
     @property
+    def scheduler_checkpoint(self) -> Path:
+        """The schedulers' state, to begin with; the log alone is needed."""
+        return self.data / "scheduler.checkpoint"
+
+    @property
     def dashboard_file(self) -> Path:
         """Where the dashboard is to be found, while it is served."""
         return self.data / "dashboard.json"

@@ -67,6 +67,7 @@ async def be_scheduler(
 
     Without `lease_ttl` a lease is as long as the broker's failover asks.
     """
+    from actors.scheduler.checkpoint_file import CheckpointFile
     from actors.scheduler.metrics import SchedulerMetrics
     from actors.scheduler.role import SchedulerRole
     from events.nats.attachments import JetStreamAttachments
@@ -89,6 +90,8 @@ async def be_scheduler(
         meter = SchedulerMetrics(log)
         # Counting costs a little of each event: only where somebody wants the figures.
         used = log if metrics is None else meter.log
+        kept = Instance().scheduler_checkpoint
+        kept.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
 
         async def schedule() -> None:
             while True:
@@ -101,6 +104,7 @@ async def be_scheduler(
                     version=__version__,
                     lease_ttl=lease_ttl,
                     attachments=JetStreamAttachments(link),
+                    checkpoint=CheckpointFile(kept),
                 )
                 try:
                     await role.run(stop)

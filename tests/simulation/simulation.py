@@ -30,6 +30,8 @@ from events.errors import Unreachable
 from events.ids import IdSource
 from events.lifecycle import FINAL
 from tests.simulation.invariants import Broken, Judge
+from tests.simulation.kept import SHARE as KEPT_SHARE
+from tests.simulation.kept import KeptState
 from tests.simulation.loop import Process, SimLoop, Stuck
 from tests.simulation.machine import (
     Machine,
@@ -193,6 +195,8 @@ class Simulation:
         self.poisons: list[Step] = []
         self._draw_apart()
         self.deadly = random.Random(f"deadly {seed}")
+        kept = random.Random(f"kept {seed}")
+        self.kept = KeptState(kept) if kept.random() < KEPT_SHARE else None
         self.task_ids: dict[int, str] = {}
         # Whatever is called in here belongs to no process.
         self.world = contextvars.copy_context()
@@ -277,6 +281,7 @@ class Simulation:
                 name, link, link, link,
                 ids=self._ids(process), version="0", clock=process.clock,
                 monotonic=self.loop.time, lease_ttl=self.lease_ttl,
+                checkpoint=self.kept,  # type: ignore[arg-type]
             )  # fmt: skip
             role.judge, role.process = self.judge, process
             role.scheduler._ticks = lambda: 0.0  # type: ignore[attr-defined]

@@ -40,7 +40,7 @@ from sidecar import outbox, pipeline, verification
 from sidecar.executors import shell
 from sidecar.host import Sidecar
 from sidecar.progress import Progress
-from tests.simulation import family_faults, later_faults
+from tests.simulation import family_faults, kept_faults, later_faults
 from tests.simulation.simulation import play
 
 if TYPE_CHECKING:
@@ -588,6 +588,7 @@ PLANTED: list[Callable[[Patch], None]] = [
     result_says_it_passed,
     *later_faults.PLANTED,
     *family_faults.PLANTED,
+    *kept_faults.PLANTED,
 ]
 
 

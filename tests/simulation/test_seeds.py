@@ -50,6 +50,7 @@ def test_the_seeds_try_every_kind_of_fault_and_every_kind_of_end():
     slept: set[str] = set()
     verdicts: dict[str, int] = {}
     said: set[str] = set()
+    begun_with_a_checkpoint = 0
     for seed in range(100):
         world = Simulation(seed)
         tried.update(world.plan.faults)
@@ -58,6 +59,8 @@ def test_the_seeds_try_every_kind_of_fault_and_every_kind_of_end():
         for verdict, n in outcome.seen.items():
             verdicts[verdict] = verdicts.get(verdict, 0) + n
         said.update(r.event.__class__.__name__ for r in world.server.entries)
+        begun_with_a_checkpoint += world.kept.used if world.kept is not None else 0
+    assert begun_with_a_checkpoint >= 10
     assert tried == set(FAULTS)
     assert slept >= {"s1", "s2", "all", "h1", "h2"}
     assert verdicts.keys() == {"applied", "repeat", "void"}
