@@ -463,7 +463,13 @@ TOPICS: Final[dict[str, Topic]] = {
         ),
         Topic("fleet", Nothing, _fleet, pause_s=0.15, tick_s=1.0),
         Topic("routing", Nothing, _routing, pause_s=0.2),
-        Topic("costs", Money, _costs, families=frozenset({"task", "run"}), pause_s=0.5),
+        Topic(
+            "costs",
+            Money,
+            _costs,
+            families=frozenset({"task", "run", "policy"}),
+            pause_s=0.5,
+        ),
     )
 }
 

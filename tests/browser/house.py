@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from cli.local.fault_proxy import FaultProxy
+from events.lifecycle import FINAL
 from sidecar.simulated.claude import Scenario, SimulatedClaude
 from sidecar.simulated.ollama import SimulatedOllama
 
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 HOST = "h1"
-READY_S = 60
+READY_S = 120
 
 
 def chromium() -> str:
@@ -154,12 +155,12 @@ class House:
     def call(self, work: Coroutine[Any, Any, T] | Callable[[], T]) -> T:
         """Run something on the backends' loop and wait for it."""
         if asyncio.iscoroutine(work):
-            return asyncio.run_coroutine_threadsafe(work, self._loop).result(30)
+            return asyncio.run_coroutine_threadsafe(work, self._loop).result(60)
 
         async def run() -> T:
             return work()
 
-        return asyncio.run_coroutine_threadsafe(run(), self._loop).result(30)
+        return asyncio.run_coroutine_threadsafe(run(), self._loop).result(60)
 
     # -- over HTTP ---------------------------------------------------------------------
 
@@ -185,7 +186,7 @@ class House:
             },
         )
         try:
-            with urllib.request.urlopen(request, timeout=20) as response:
+            with urllib.request.urlopen(request, timeout=60) as response:
                 return json.load(response)
         except urllib.error.HTTPError as refused:
             with refused:
@@ -196,6 +197,15 @@ class House:
         answer = self.ask("/tasks", {"description": description, **task})
         assert answer["ok"], answer
         return answer["task_id"]
+
+    def ended(self, *tasks: str) -> None:
+        """Wait until all of them are over."""
+        for task in tasks:
+            for _ in range(6):
+                state = self.ask(f"/tasks/{task}?wait=20")["task"]["state"]
+                if state in FINAL:
+                    break
+            assert state in FINAL, f"{task} is {state}"
 
     def broker_pid(self) -> int:
         """The process id of the broker."""

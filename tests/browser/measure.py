@@ -259,7 +259,7 @@ def long_table() -> None:
         page = browser.new_page(viewport={"width": 1280, "height": 900})
         page.goto(f"http://127.0.0.1:{table.port}/#/tasks")
         page.wait_for_function(
-            f"document.querySelector('#task-total')?.textContent === '{ROWS:,}'",
+            f"() => document.querySelector('#task-total')?.textContent === '{ROWS:,}'",
             timeout=120_000,
         )
         page.wait_for_timeout(1_000)

@@ -13,6 +13,7 @@ from playwright.sync_api import expect
 from tests.browser.conftest import go
 from tests.browser.house import House
 from tests.browser.test_pages import faults
+from tests.browser.waits import confirm, notified
 
 STUCK = 4_700
 CAUSES = {3: 84, 4: 38, 5: 11}
@@ -127,12 +128,12 @@ def test_each_cause_is_one_line_with_its_action_and_the_title_counts(open_page, 
         expect(down).to_contain_text("The standard tier is down")
         expect(down.get_by_role("button", name="Acknowledge")).to_be_visible()
         expect(line("endpoint_down")).to_have_count(1)
-        n = rows.count()
-        assert n == 1 + 3 + 1 + 1 + 1 + 1
+        n = 1 + 3 + 1 + 1 + 1 + 1
+        expect(rows).to_have_count(n)
         expect(page.locator(".standing .badge.alert")).to_have_text(f"{n} issues")
-        assert page.title() == f"({n}) Now · AgentCom"
+        expect(page).to_have_title(f"({n}) Now · AgentCom")
         icon = page.locator("link[rel=icon]")
-        assert icon.get_attribute("href").endswith("/favicon-alert.svg")
+        expect(icon).to_have_attribute("href", re.compile(r"/favicon-alert\.svg$"))
         assert page.request.get(icon.evaluate("e => e.href")).ok
         assert faults(page) == []
     finally:
@@ -150,9 +151,8 @@ def test_the_line_leads_to_its_tasks_and_retries_them_all(open_page):
     expect(page.locator("#task-total")).to_have_text("38")
     expect(page.get_by_role("button", name="failed 38")).to_be_visible()
     page.go_back()
-    row.get_by_role("button", name="Retry all 38").click()
-    row.get_by_role("button", name="Retry all 38?").click()
-    expect(page.locator(".notices")).to_contain_text("retry: 38 of 38 tasks.")
+    confirm(row, "Retry all 38", "Retry all 38?")
+    notified(page, "retry: 38 of 38 tasks.")
 
 
 @pytest.mark.usefixtures("failures")
@@ -177,16 +177,13 @@ def test_what_nobody_can_run_is_cancelled_from_its_line(open_page):
     row = page.locator("#attention li[data-kind=stuck]")
     expect(row).to_contain_text(f"{STUCK:,} tasks wait", timeout=SLOW_MS)
     page.evaluate(TOLD, "#attention li[data-kind=stuck]")
-    row.get_by_role("button", name=re.compile(f"^Cancel all {STUCK:,}$")).click()
-    row.get_by_role("button", name=f"Cancel all {STUCK:,}?").click()
-    expect(page.locator(".notices")).to_contain_text(
-        f"cancel: {STUCK:,} of {STUCK:,} tasks.", timeout=SLOW_MS
-    )
+    confirm(row, f"Cancel all {STUCK:,}", f"Cancel all {STUCK:,}?")
+    notified(page, f"cancel: {STUCK:,} of {STUCK:,} tasks.")
+    expect(row).to_have_count(0)
     # How far it was, was said meanwhile.
     assert any(
         re.fullmatch(rf"[\d,]+ of {STUCK:,}", text) for text in page.evaluate("told()")
     )
-    expect(row).to_have_count(0)
     assert faults(page) == []
     go(page, "fleet/h1")
     expect(page.locator("#host-h1")).to_be_in_viewport()

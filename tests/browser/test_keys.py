@@ -6,7 +6,9 @@ import re
 
 from playwright.sync_api import expect
 
-from tests.browser.test_pages import faults
+from tests.browser.conftest import go
+from tests.browser.test_pages import faults, fits
+from tests.browser.waits import notified
 
 
 def test_one_search_finds_pages_actions_hosts_and_tasks(open_page, house):
@@ -21,7 +23,7 @@ def test_one_search_finds_pages_actions_hosts_and_tasks(open_page, house):
     assert faults(page) == []
     search.press("Enter")
     expect(page.locator("#task h1")).to_have_text("a needle for the search")
-    assert page.url.endswith(task)
+    expect(page).to_have_url(re.compile(f"{task}$"))
     page.click("#open-search")
     search.fill("h1")
     expect(found.first).to_contain_text("host, up")
@@ -29,6 +31,7 @@ def test_one_search_finds_pages_actions_hosts_and_tasks(open_page, house):
     expect(page.locator("#host-h1")).to_be_in_viewport()
     page.keyboard.press("Control+k")
     search.fill("submit")
+    expect(found.first).to_contain_text("Submit a task")
     search.press("Enter")
     expect(page.locator("dialog textarea[name=description]")).to_be_visible()
     page.keyboard.press("Escape")
@@ -40,7 +43,9 @@ def test_keys_lead_to_pages_and_along_the_tasks(open_page, house):
         house.submit(f"in a row {n}", shell={"command": "true"})
     page = open_page("now")
     page.keyboard.type("gt")
-    expect(page.locator("tr.task").nth(2)).to_be_visible()
+    rows = page.locator("tr.task .c-text")
+    for n in range(3):
+        expect(rows.nth(n)).to_contain_text(f"in a row {2 - n}")
     page.keyboard.press("j")
     page.keyboard.press("j")
     expect(page.locator("tr.task .c-text a").nth(1)).to_be_focused()
@@ -48,12 +53,13 @@ def test_keys_lead_to_pages_and_along_the_tasks(open_page, house):
     page.keyboard.press("Enter")
     expect(page.locator("#task h1")).to_have_text("in a row 2")
     page.keyboard.type("gt")
+    expect(page.locator("#task-filter")).to_be_visible()
     page.keyboard.press("/")
     expect(page.locator("#task-filter")).to_be_focused()
     # Where somebody writes, letters are letters.
     page.keyboard.type("gc?")
     expect(page.locator("#task-filter")).to_have_value("gc?")
-    page.locator("h1.sr").first.evaluate("e => document.activeElement.blur()")
+    page.locator("#task-filter").blur()
     page.keyboard.press("?")
     expect(page.locator("dialog")).to_contain_text("the next task")
 
@@ -63,8 +69,7 @@ def test_sequence_and_lag_are_behind_the_connection_s_state(open_page, house):
     expect(page.locator("#last-seq")).to_be_hidden()
     page.locator(".health summary").click()
     expect(page.locator("#last-seq")).to_have_text(re.compile(r"^[\d,]+$"))
-    wide = page.evaluate("document.documentElement.scrollWidth - innerWidth")
-    assert wide <= 0
+    fits(page)
 
 
 def test_what_is_looked_at_in_events_and_decisions_is_in_the_address(open_page, house):
@@ -77,7 +82,9 @@ def test_what_is_looked_at_in_events_and_decisions_is_in_the_address(open_page, 
     first = page.locator("#events li").first
     expect(first.locator("pre")).to_contain_text("host.joined.v1")
     seq = first.locator(".seq").inner_text()
-    assert page.url.endswith("?subject=agentcom.evt.host.*&from=1&json=yes")
+    expect(page).to_have_url(
+        re.compile(r"\?subject=agentcom\.evt\.host\.\*&from=1&json=yes$")
+    )
     page.reload()
     expect(page.locator("#subject-filter")).to_have_value("agentcom.evt.host.*")
     expect(page.locator("#jump")).to_have_value("1")
@@ -86,15 +93,15 @@ def test_what_is_looked_at_in_events_and_decisions_is_in_the_address(open_page, 
     page.get_by_role("button", name="Back to live").click()
     page.go_back()
     expect(page.get_by_role("button", name="Back to live")).to_be_visible()
-    page.evaluate("location.hash = '#/events?from=never'")
-    expect(page.locator(".notices")).to_contain_text("never")
-    open_page.complaints[:] = [c for c in open_page.complaints if "400" not in c]
+    open_page.forgiven.append("400")
+    go(page, "events?from=never")
+    notified(page, "never")
 
-    page.evaluate("location.hash = '#/routing'")
+    go(page, "routing")
     decisions = page.locator("#decisions")
     decisions.get_by_label("Tier").select_option("complex")
     decisions.get_by_label("fallbacks only").check()
-    assert page.url.endswith("#/routing?tier=complex&fell=yes")
+    expect(page).to_have_url(re.compile(r"#/routing\?tier=complex&fell=yes$"))
     page.reload()
     expect(decisions.get_by_label("Tier")).to_have_value("complex")
     expect(decisions.get_by_label("fallbacks only")).to_be_checked()

@@ -6,6 +6,7 @@ import pytest
 from playwright.sync_api import expect
 
 from tests.browser.test_pages import faults
+from tests.browser.waits import confirm
 
 HOSTILE = "<script>alert(2)</script>"
 
@@ -59,6 +60,5 @@ def test_a_schedule_is_seen_run_paused_and_removed_from_the_page(open_page, hous
     expect(panel).to_contain_text("Paused")
     panel.get_by_role("button", name="Resume").click()
     expect(panel).not_to_contain_text("Paused")
-    panel.get_by_role("button", name="Remove").click()
-    panel.get_by_role("button", name="Remove it?").click()
+    confirm(panel, "Remove", "Remove it?")
     expect(panel).to_have_count(0)

@@ -11,6 +11,7 @@ from playwright.sync_api import expect
 
 from tests.browser.conftest import go
 from tests.browser.test_pages import OUTPUT, ended, faults
+from tests.browser.waits import eventually, height
 
 LINES = 1_000_000
 MEMORY = 200 * 1024 * 1024
@@ -56,7 +57,9 @@ def test_a_million_coloured_lines_are_read_searched_linked_and_taken_along(
     box.evaluate("e => { e.scrollTop = 0 }")
     expect(page.locator(f"{OUTPUT} .stdout .ln").first).to_have_text("1")
 
-    heap = page.context.new_cdp_session(page).send("Runtime.getHeapUsage")
+    cdp = page.context.new_cdp_session(page)
+    cdp.send("HeapProfiler.collectGarbage")
+    heap = cdp.send("Runtime.getHeapUsage")
     assert heap["usedSize"] + heap["backingStorageSize"] < MEMORY
     with page.expect_download(timeout=LONG_MS) as download:
         page.get_by_role("button", name="Download").click()
@@ -67,14 +70,13 @@ def test_a_million_coloured_lines_are_read_searched_linked_and_taken_along(
 
 def test_an_address_with_a_line_opens_there_and_shift_names_more(open_page, house):
     task = house.submit("numbers", shell={"command": "seq 5000"})
-    page = open_page()
-    page.evaluate("hash => { location.hash = hash }", f"#/task/{task}/L2500")
+    page = open_page(f"task/{task}/L2500")
     expect(page.locator(f"{OUTPUT} .target .lt")).to_have_text("2500")
     page.locator(f"{OUTPUT} .ln", has_text=re.compile("^2504$")).click(
         modifiers=["Shift"]
     )
     expect(page.locator(f"{OUTPUT} .target")).to_have_count(5)
-    assert page.evaluate("location.hash") == f"#/task/{task}/L2500-L2504"
+    expect(page).to_have_url(re.compile(f"#/task/{task}/L2500-L2504$"))
     page.reload()
     expect(page.locator(f"{OUTPUT} .target")).to_have_count(5)
 
@@ -114,11 +116,12 @@ def test_a_bar_is_one_line_everywhere(open_page, house):
     expect(page.locator(OUTPUT)).to_contain_text("after")
     expect(page.locator(OUTPUT)).to_contain_text(" 50%")
     # Which of two streams comes first is not given.
-    assert sorted(shown(page)) == [" 50%|done|", "after"]
+    eventually(page, lambda: sorted(shown(page)), [" 50%|done|", "after"])
     go(page, "now")
     tail = page.locator(".card", has_text="a bar").locator(".tail")
     expect(tail).to_contain_text("after")
-    assert tail.locator("div", has_text="%").all_inner_texts() == [" 50%|done|"]
+    bar = tail.locator("div", has_text="%")
+    eventually(page, bar.all_inner_texts, [" 50%|done|"])
     hold.touch()
     go(page, f"task/{task}")
     ended(page)
@@ -136,22 +139,24 @@ def test_only_stderr_times_and_wrapping_are_a_click_away(open_page, house):
     # What came by two pipes is in the order in which it arrived, and the page says so.
     expect(page.locator(".pipes")).to_have_text("two streams, by arrival")
     long = page.locator(f"{OUTPUT} .lt", has_text=re.compile("0007$"))
-    tall = long.bounding_box()["height"]
+    # It is wrapped, then no more.
+    low = height(page.locator(f"{OUTPUT} .line.stderr .lt"))
+    eventually(page, lambda: height(long) > 2 * low, True)
     page.get_by_role("button", name="Wrap").click()
-    assert long.bounding_box()["height"] < tall
+    eventually(page, lambda: 0 < height(long) < 2 * low, True)
     page.get_by_label("Times in Live output").select_option("since start")
     expect(page.locator(f"{OUTPUT} time").first).to_have_text(re.compile(r"^\+"))
     page.get_by_role("button", name="stderr only").click()
     expect(page.locator(f"{OUTPUT} .line.stdout")).to_have_count(0)
     expect(page.locator(f"{OUTPUT} .line.stderr .lt")).to_have_text(["err"])
     page.get_by_role("button", name="Full height").click()
-    high = page.locator(".log-view.full").bounding_box()["height"]
-    assert high == page.viewport_size["height"]
+    full = page.locator(".log-view.full")
+    eventually(page, lambda: height(full), page.viewport_size["height"])
     assert faults(page) == []
     # What is looked for, and where, is in the address.
     page.get_by_label(SEARCH).fill("err")
     expect(page.locator(".log-hits")).to_have_text("1/1")
-    assert page.url.endswith("?only=stderr&find=err")
+    expect(page).to_have_url(re.compile(r"\?only=stderr&find=err$"))
     page.reload()
     expect(page.locator(".log-hits")).to_have_text("1/1")
     expect(page.locator(f"{OUTPUT} .line.stdout")).to_have_count(0)
@@ -193,8 +198,9 @@ def test_the_page_comes_compressed(house):
 
 def test_the_page_brings_its_fonts(open_page, house):
     page = open_page("now")
-    loaded = "() => [...document.fonts].filter(f => f.status === 'loaded').length > 0"
-    page.wait_for_function(loaded)
-    assert page.evaluate("document.fonts.check('14px Inter')")
+    page.wait_for_function(
+        "() => [...document.fonts].some("
+        "font => font.family.includes('Inter') && font.status === 'loaded')"
+    )
     served = page.request.get(f"{house.base}/static/mono.woff2")
     assert (served.status, served.headers["content-type"]) == (200, "font/woff2")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -12,13 +13,15 @@ import pytest
 from playwright.sync_api import expect
 
 from tests.browser.house import House
+from tests.browser.waits import WAIT_MS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from playwright.sync_api import BrowserContext
 
-WAIT_MS = 20_000
+NO_TOKEN = re.compile("^((?!token).)*$")
+"""Of an address: the word is nowhere in it."""
 
 
 @pytest.fixture
@@ -78,7 +81,7 @@ def test_the_token_stands_in_no_address_that_is_asked_for_and_in_no_cookie(
     page.on("websocket", lambda socket: asked.append(socket.url))
     page.goto(house.address)
     live(page)
-    assert "token" not in page.url
+    expect(page).to_have_url(NO_TOKEN)
     assert len(asked) > 3
     sent = [url.partition("#")[0] for url in asked]
     assert not any(house.token in url for url in sent)
@@ -129,9 +132,9 @@ def test_an_address_with_a_token_may_be_typed_into_a_page_that_is_open(context, 
     page.evaluate("address => { location.href = address }", house.address)
     live(page)
     page.evaluate("() => { location.hash = '#token=wrongwrongwrongwrong' }")
+    expect(page).to_have_url(NO_TOKEN)
     expect(page.locator("nav [aria-current]")).to_have_text("Now")
     live(page)
-    assert "token" not in page.url
     # What was followed from somewhere signs nobody out.
     page.reload()
     live(page)
@@ -148,7 +151,7 @@ def test_two_instances_on_one_machine_stay_signed_in_side_by_side(
             page.reload()
         for page, each in zip(pages, (house, second), strict=True):
             live(page)
-            assert page.url.startswith(each.base)
+            expect(page).to_have_url(re.compile(f"^{re.escape(each.base)}/"))
             expect(page.locator("#submit-task")).to_be_visible()
 
 

@@ -14,7 +14,7 @@ import { Task } from "./pages/task.jsx";
 import { Tasks } from "./pages/tasks.jsx";
 import { Notices } from "./parts.jsx";
 import { Keys, Palette, useKeys } from "./palette.jsx";
-import { onMove, placeOf, useTitle } from "./route.js";
+import { onMove, placeOf, usePageTitle } from "./route.js";
 import { SaveView } from "./savedviews.jsx";
 import { session, tokenInAddress } from "./session.js";
 import { connection } from "./socket.js";
@@ -194,7 +194,7 @@ function App({ theme, who, operator, leave }) {
     };
   }, []);
   const Page = place.wrong ? null : PAGES[place.name];
-  useTitle(Page ? TITLES[place.name] : "Not found");
+  usePageTitle(Page ? TITLES[place.name] : "Not found");
   return (
     <>
       <a
@@ -216,7 +216,7 @@ function App({ theme, who, operator, leave }) {
         search={() => look("search")}
         who={who}
       />
-      <main id="main" tabindex={-1}>
+      <main id="main" tabindex={-1} data-place={Page ? `${place.name}/${place.rest[0] ?? ""}` : "not-found"}>
         {Page ? (
           <Page
             key={`${place.name}/${place.rest[0]}`}

@@ -82,13 +82,15 @@ export function Dialog({ title, close, children }) {
   );
 }
 
+const ASKS_MS = 15_000; // long enough to read the question
+
 // A button that asks once more before it acts.
 /** @param {{ label: string, sure: string, act: () => void, class?: string }} props */
 export function Sure({ label, sure, act, class: name = "" }) {
   const [asking, ask] = useState(false);
   useEffect(() => {
     if (!asking) return undefined;
-    const timer = setTimeout(() => ask(false), 4000);
+    const timer = setTimeout(() => ask(false), ASKS_MS);
     return () => clearTimeout(timer);
   }, [asking]);
   return (

@@ -1,6 +1,6 @@
 // The address: which page, of what, and how it is looked at. All that a reader has chosen is
 // in it, so that reload, back and a copied address show the same again.
-import { useEffect, useState } from "preact/hooks";
+import { useEffect, useLayoutEffect, useState } from "preact/hooks";
 
 /**
  * `wrong` says what is wrong with an address, "" where nothing is.
@@ -88,17 +88,31 @@ export const tasksLike = (filter) =>
 
 // -- the title ---------------------------------------------------------------------------
 
-let title = "";
+let page = ""; // what the page is called
+let own = ""; // what the page itself says it shows, if it does
 let waiting = 0;
 const write = () => {
+  const title = own || page;
   document.title = `${waiting ? `(${waiting > 99 ? "99+" : waiting}) ` : ""}${title}${title && " · "}AgentCom`;
 };
 
-/** Say in the title what is looked at. @param {string} text */
-export function useTitle(text) {
-  useEffect(() => {
-    title = text;
+/** Say in the title which page is looked at. @param {string} text */
+export function usePageTitle(text) {
+  useLayoutEffect(() => {
+    page = text;
     write();
+  }, [text]);
+}
+
+/** Say in the title what of its page is looked at, as long as it is. @param {string} text */
+export function useTitle(text) {
+  useLayoutEffect(() => {
+    own = text;
+    write();
+    return () => {
+      own = "";
+      write();
+    };
   }, [text]);
 }
 
