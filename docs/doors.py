@@ -77,6 +77,7 @@ ASKED: Final[dict[str, dict[str, Any]]] = {
     "policy.set": {"policy": {"fallback_wait_s": 2}, "based_on": 3},
     "policy.validate": {"policy": {"fallback_wait_s": 2}},
     "schedules": {"schedule": "nightly"},
+    "planned": {"cron": "0 3 * * mon-fri", "tz": "Europe/Berlin"},
     "graph": {"task_id": ID},
     "tasks": {"state": ["failed", "dead"], "limit": 5},
     "task": {"task_id": ID, "wait": 30},

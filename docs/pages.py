@@ -283,6 +283,7 @@ ANSWERED: Final[tuple[type[msgspec.Struct], ...]] = (
     answers.CostsAnswer,
     answers_whatif.WhatIfAnswer,
     answers_later.SchedulesAnswer,
+    answers_later.PlannedAnswer,
     answers_later.GraphAnswer,
     SavingsAnswer,
     commands.BulkProgress,

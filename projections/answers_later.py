@@ -54,7 +54,10 @@ class RunRow(Struct, kw_only=True):
 
 
 class ScheduleRow(Struct, kw_only=True):
-    """A schedule with its next ten times and its last runs, the newest first."""
+    """A schedule with its next ten times and its last runs, the newest first.
+
+    At `added_seq` of the log stands the event that added it, with its whole task.
+    """
 
     schedule: str
     cron: str
@@ -65,12 +68,20 @@ class ScheduleRow(Struct, kw_only=True):
     tier: str
     added_at: str
     added_by: str
+    added_seq: int = 0
     paused: bool
     paused_for: str
     fired: int
     skipped: int
     next: list[str]
     runs: list[RunRow]
+
+
+class PlannedAnswer(Struct, kw_only=True):
+    """`planned`: the next instants, in UTC; fewer than were asked for where no more come."""
+
+    seq: int
+    next: list[str]
 
 
 class SchedulesAnswer(Struct, kw_only=True):

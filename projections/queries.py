@@ -30,7 +30,7 @@ from projections import (
     waiting,
 )
 from projections import questions as q
-from projections.answers_later import GraphAnswer, SchedulesAnswer
+from projections.answers_later import GraphAnswer, PlannedAnswer, SchedulesAnswer
 from projections.answers_whatif import WhatIfAnswer
 from projections.endings import Endings
 from projections.fleet import Beats
@@ -90,6 +90,7 @@ Answer = (
     | answers.OutputAnswer
     | SchedulesAnswer
     | GraphAnswer
+    | PlannedAnswer
     | WhatIfAnswer
     | answers.RebuildAnswer
     | Refusal
@@ -141,6 +142,7 @@ class Queries:
             "hosts": (Reader(q.AskThen), self.hosts),
             "alerts": (Reader(q.AskThen), self.alerts),
             "schedules": (Reader(q.AskSchedules), self.schedules),
+            "planned": (Reader(q.AskPlanned), self.planned),
             "graph": (Reader(q.AskGraph), self.graph),
             "why": (Reader(q.AskWhy), self.why),
             "costs": (Reader(q.AskCosts), self.costs),
@@ -325,6 +327,13 @@ class Queries:
                 "not_found", f"there is no schedule {shown(name)}", "schedule"
             )
         return schedules.answer(world, name, self._now())
+
+    async def planned(self, question: q.AskPlanned) -> Answer:
+        """Answer `planned`."""
+        world, now = self._runner.world, self._now()
+        return schedules.next_times(
+            world, question.cron, question.tz, now, question.limit
+        )
 
     async def graph(self, question: q.AskGraph) -> Answer:
         """Answer `graph`."""

@@ -88,6 +88,14 @@ class AskSchedules(Question, frozen=True, kw_only=True):
     schedule: str | None = None
 
 
+class AskPlanned(Question, frozen=True, kw_only=True):
+    """`planned`: when would a schedule of this cron expression fire next, in this zone?"""
+
+    cron: Annotated[str, Meta(min_length=1, max_length=250)]
+    tz: Annotated[str, Meta(min_length=1, max_length=100)] = "UTC"
+    limit: Annotated[int, Meta(ge=1, le=100)] = 10
+
+
 class AskGraph(Question, frozen=True, kw_only=True):
     """`graph`: what this task comes after, and what comes after it."""
 

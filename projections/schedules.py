@@ -16,6 +16,7 @@ from events.codec import instant
 from projections.answers_later import (
     GraphAnswer,
     GraphNode,
+    PlannedAnswer,
     RunRow,
     ScheduleRow,
     ScheduleRun,
@@ -146,6 +147,20 @@ def answer(world: World, name: str | None, now: float) -> SchedulesAnswer:
     )
 
 
+def next_times(
+    world: World, cron: str, tz: str, now: float, most: int
+) -> PlannedAnswer:
+    """Say when a schedule that is added at `now` (epoch seconds) would fire.
+
+    Raises Malformed for `cron` or `tz`.
+    """
+    planned.check(cron, tz)
+    times = islice(planned.instants(cron, tz, now), most)
+    return PlannedAnswer(
+        seq=world.position, next=[planned.in_utc(each) for each in times]
+    )
+
+
 def _row(view: ScheduleView, world: World, now: float) -> ScheduleRow:
     after = max(now, instant(view.cursor))
     times = planned.instants(view.cron, view.tz, after)
@@ -160,6 +175,7 @@ def _row(view: ScheduleView, world: World, now: float) -> ScheduleRow:
         tier=view.tier,
         added_at=view.added_at,
         added_by=view.added_by,
+        added_seq=view.added_seq,
         paused=view.paused,
         paused_for=view.paused_for,
         fired=view.fired,

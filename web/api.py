@@ -29,7 +29,7 @@ from events.traceparent import HEADER as TRACEPARENT
 from events.traceparent import TraceParent
 from projections import answers as v
 from projections import questions as q
-from projections.answers_later import GraphAnswer, SchedulesAnswer
+from projections.answers_later import GraphAnswer, PlannedAnswer, SchedulesAnswer
 from projections.answers_whatif import WhatIfAnswer
 from web.tail import encode_recorded
 from web.topics import Pattern
@@ -75,6 +75,7 @@ QUERIES: Final = (
     QueryRoute("/api/v1/tasks/{task_id}/why", "why", q.AskWhy, v.WhyAnswer),
     QueryRoute("/api/v1/tasks/{task_id}/graph", "graph", q.AskGraph, GraphAnswer),
     QueryRoute("/api/v1/schedules", "schedules", q.AskSchedules, SchedulesAnswer),
+    QueryRoute("/api/v1/schedules/next", "planned", q.AskPlanned, PlannedAnswer),
     QueryRoute("/api/v1/attention", "attention", q.Question, v.AttentionAnswer),
     QueryRoute("/api/v1/alerts", "alerts", q.AskThen, v.AlertsAnswer),
     QueryRoute("/api/v1/queue", "queue", q.AskQueue, v.QueueAnswer),

@@ -321,7 +321,7 @@ def test_the_page_comes_back_when_web_itself_was_killed(open_page, house):
     ]
     assert len(found) == 1
     # What the browser itself says of a lost connection is no fault of the page's.
-    open_page.forgiven.append("ERR_CONNECTION_RE")
+    open_page.forgiven.append("net::ERR_")
     witness(page, "#stale")
     os.kill(found[0], signal.SIGKILL)
     seen(page)

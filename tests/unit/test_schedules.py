@@ -18,7 +18,7 @@ from events import planned, subjects
 from events.codec import instant
 from events.errors import Malformed
 from events.lifecycle import FINAL
-from projections.schedules import answer
+from projections.schedules import answer, next_times
 from projections.world import fold
 from tests.support.world import START, World
 
@@ -363,3 +363,12 @@ def test_people_are_shown_the_next_ten_times_and_the_last_runs():
     w.store(subjects.schedule("s"), c.SchedulePaused(**w.head(), schedule="s"))
     (row,) = answer(fold(w.log), None, w.now).schedules
     assert (row.paused, row.next) == (True, [])
+
+
+def test_when_a_schedule_would_fire_is_said_before_there_is_one():
+    begin = local("2026-03-28T12:00", BERLIN)
+    said = next_times(fold([]), "0 3 * * *", BERLIN, begin, 2).next
+    assert said == ["2026-03-29T01:00:00Z", "2026-03-30T01:00:00Z"]
+    with pytest.raises(Malformed) as wrong:
+        next_times(fold([]), "0 25 * * *", BERLIN, begin, 2)
+    assert wrong.value.path == "cron"

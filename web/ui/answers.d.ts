@@ -342,6 +342,10 @@ export interface Oldest {
 export interface PicturePart {
   digest: string;
 }
+export interface PlannedAnswer {
+  seq: number;
+  next: Array<string>;
+}
 export interface QueueAnswer {
   seq: number;
   waiting: number;
@@ -461,6 +465,7 @@ export interface ScheduleRow {
   tier: string;
   added_at: string;
   added_by: string;
+  added_seq: number;
   paused: boolean;
   paused_for: string;
   fired: number;

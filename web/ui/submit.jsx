@@ -4,8 +4,8 @@ import { Refused, carryOut, newKey, notice, post, wordsOf } from "./api.js";
 import { store } from "./files.js";
 import { GROUPS, Wrong, fieldOf, formOf, specOf } from "./form.js";
 import { bytes, plain, shortId } from "./format.js";
-import { Dialog, Text, Said } from "./parts.jsx";
-import { useTopic } from "./socket.js";
+import { Input, Suggestions, useSuggestions } from "./fields.jsx";
+import { Dialog, Said, Text } from "./parts.jsx";
 
 /** @import { Stored } from "./files.js" */
 /** @import { Field, Form } from "./form.js" */
@@ -126,13 +126,7 @@ export function Submit({ spec, close }) {
             </>
           ),
         )}
-        {Object.entries(sets).map(([name, values]) => (
-          <datalist id={`set-${name}`}>
-            {values.map((each) => (
-              <option value={each} />
-            ))}
-          </datalist>
-        ))}
+        <Suggestions sets={sets} />
         {wrong && !wrong.field && (
           <p class="bad" role="alert">
             {plain(wrong.message, 600)}
@@ -154,70 +148,6 @@ export function Submit({ spec, close }) {
         </footer>
       </form>
     </Dialog>
-  );
-}
-
-/**
- * @param {{
- *   field: Field, value: string, change: (event: Edit) => void,
- *   wrong: { field: string, message: string } | null, sets: Record<string, string[]>,
- * }} props
- */
-function Input({ field, value, change, wrong, sets }) {
-  const { name, title, kind = "text", hint = "", choices, set, mono } = field;
-  const isWrong = wrong?.field === name;
-  const given = {
-    name,
-    value,
-    "aria-invalid": isWrong || undefined,
-    "aria-describedby": isWrong ? `wrong-${name}` : undefined,
-  };
-  const long = kind === "area" || kind === "lines" || kind === "pairs" || kind === "json";
-  return (
-    <label class={kind === "yes" ? "inline" : ""}>
-      {kind === "yes" ? (
-        <>
-          <input type="checkbox" name={name} checked={value === "yes"} onChange={change} /> {title}
-        </>
-      ) : (
-        <>
-          <span>
-            {title} {long && hint && <small>({hint})</small>}
-          </span>
-          {choices ? (
-            <select {...given} onChange={change}>
-              <option value="">{hint}</option>
-              {choices.map((each) => (
-                <option>{each}</option>
-              ))}
-            </select>
-          ) : long ? (
-            <textarea
-              {...given}
-              rows={name === "description" ? 3 : 2}
-              class={mono || kind === "json" ? "mono" : ""}
-              required={name === "description"}
-              maxlength={name === "description" ? 200000 : undefined}
-              autofocus={name === "description"}
-              onInput={change}
-            />
-          ) : (
-            <input
-              {...given}
-              list={set && sets[set] ? `set-${set}` : undefined}
-              inputmode={kind === "number" ? "decimal" : undefined}
-              placeholder={hint}
-              onInput={change}
-            />
-          )}
-        </>
-      )}
-      {isWrong && (
-        <small class="bad" id={`wrong-${name}`} role="alert">
-          {plain(wrong?.message, 600)}
-        </small>
-      )}
-    </label>
   );
 }
 
@@ -288,18 +218,3 @@ const Dry = ({ dry }) => (
     </small>
   </p>
 );
-
-/** What there is to choose from now. @returns {Record<string, string[]>} */
-function useSuggestions() {
-  const { data: fleet } = useTopic("fleet");
-  const { data: tasks } = useTopic("tasks", { sort: "-submitted", offset: 0, limit: 100 });
-  const hosts = (fleet?.hosts ?? []).filter((each) => each.state !== "left");
-  const labels = (tasks?.rows ?? []).flatMap(({ labels = {} }) => Object.entries(labels).map((one) => one.join("=")));
-  return {
-    hosts: hosts.map((each) => each.host),
-    models: (fleet?.models ?? []).map((each) => each.model),
-    repos: [...new Set(hosts.flatMap((each) => each.repos))],
-    needs: [...new Set(hosts.flatMap((each) => each.capabilities))],
-    labels: [...new Set(labels)],
-  };
-}

@@ -1,6 +1,8 @@
 // Schedules: what is submitted again and again, when next, and what became of the last times.
-import { carryOut, post, remove } from "../api.js";
+import { useState } from "preact/hooks";
+import { carryOut, get, post, remove } from "../api.js";
 import { count, moment, plain } from "../format.js";
+import { Planning } from "../planning.jsx";
 import { Empty, Panel, Scroll, State, Sure, Text } from "../parts.jsx";
 import { useTopic } from "../socket.js";
 
@@ -15,25 +17,47 @@ const OVERLAP = { skip: "leaves the time out", queue: "waits for it", replace: "
 /** @param {PageProps} props */
 export function Schedules({ operator }) {
   const { data } = useTopic("schedules");
+  const [planning, plan] = useState(
+    /** @type {{ added: Record<string, any> | null, paused?: boolean } | null} */ (null),
+  );
   if (!data) return <Empty>Waiting for the schedules…</Empty>;
   return (
     <div class="page" id="schedules">
-      <h1>Schedules</h1>
+      <header class="head">
+        <h1>Schedules</h1>
+        {operator && (
+          <button type="button" id="plan-task" onClick={() => plan({ added: null })}>
+            Plan a task
+          </button>
+        )}
+      </header>
       {data.schedules.length === 0 && (
         <Empty>
           Nothing is planned. In a terminal: <code>agentcom schedule add nightly '0 3 * * *' -- submit …</code>
         </Empty>
       )}
       {data.schedules.map((row) => (
-        <Schedule key={row.schedule} row={row} operator={operator} />
+        <Schedule key={row.schedule} row={row} operator={operator} edit={plan} />
       ))}
+      {planning && <Planning {...planning} close={() => plan(null)} />}
     </div>
   );
 }
 
-/** @param {{ row: ScheduleRow, operator: boolean }} props */
-function Schedule({ row, operator }) {
+/**
+ * @param {{
+ *   row: ScheduleRow, operator: boolean,
+ *   edit: (what: { added: Record<string, any>, paused: boolean }) => void,
+ * }} props
+ */
+function Schedule({ row, operator, edit }) {
   const path = `/schedules/${row.schedule}`;
+  // The whole task stands in the event that added it.
+  const change = () =>
+    carryOut(async () => {
+      const { events } = await get(`/events?from=${row.added_seq}&limit=1`);
+      edit({ added: events[0].event, paused: row.paused });
+    });
   const act = (/** @type {string} */ verb, /** @type {string} */ done) => () =>
     carryOut(() => post(`${path}/${verb}`), done);
   return (
@@ -45,6 +69,9 @@ function Schedule({ row, operator }) {
           <div class="actions">
             <button type="button" onClick={act("run", "Its task is submitted.")}>
               Run now
+            </button>
+            <button type="button" onClick={change}>
+              Edit
             </button>
             {row.paused ? (
               <button type="button" onClick={act("resume", "It goes on.")}>
