@@ -56,7 +56,7 @@ class TaskState(Struct, frozen=True, kw_only=True, gc=False, array_like=True):
     classification, `tier` the one it was last routed to, `hopped_from` the one it
     left in its one hop. `losses` counts the runs that were lost with their host.
     `spent_usd` is what its runs of Claude Code are known to have cost, before a retry of
-    the task too; `unbilled` are those routes of which no whole cost was
+    the task too, and what the tasks may spend that they have submitted; `unbilled` are those routes of which no whole cost was
     reported, each with its host, and the rounds and dollars that its verification has told.
     `delegated` counts the children that its runs have submitted.
     `unverified`: its tier's work did not pass the verification, so that it is not tried
@@ -323,7 +323,11 @@ def _decision(state: TaskState, event: c.TaskEvent, phase: Phase, seq: int) -> S
             )
         case c.TaskDelegated():
             new = replace(
-                state, phase=phase, last_seq=seq, delegated=state.delegated + 1
+                state,
+                phase=phase,
+                last_seq=seq,
+                delegated=state.delegated + 1,
+                spent_usd=state.spent_usd + event.budget_usd,
             )
         case _:
             new = replace(state, phase=phase, last_seq=seq)

@@ -525,10 +525,14 @@ class TaskSubmitted(TaskEvent, frozen=True, kw_only=True, tag="task.submitted.v1
 
 
 class TaskDelegated(TaskEvent, frozen=True, kw_only=True, tag="task.delegated.v1"):
-    """Its run on this route has submitted a child task, which is stored with this."""
+    """Its run on this route has submitted a child task, which is stored with this.
+
+    `budget_usd` is what of its own budget the child may spend: that is no longer its.
+    """
 
     child: str
     route: str
+    budget_usd: float = 0.0
 
 
 class TaskReleased(TaskEvent, frozen=True, kw_only=True, tag="task.released.v1"):

@@ -416,7 +416,10 @@ def refusal_of(error: AgentComError) -> Refusal:
 
 
 class Submitted(Struct, frozen=True, kw_only=True):
-    """The task's id; `existing` where the same submission had come before."""
+    """The task's id; `existing` where the same submission had come before.
+
+    `max_budget_usd` is what it may spend: of a task's own task its part of that one's budget.
+    """
 
     ok: Literal[True] = True
     task_id: str
@@ -426,6 +429,7 @@ class Submitted(Struct, frozen=True, kw_only=True):
     warnings: list[str] = []
     mode: c.Mode | None = None
     mode_reason: str = ""
+    max_budget_usd: float | None = None
 
 
 class Attached(Struct, frozen=True, kw_only=True):

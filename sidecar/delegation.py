@@ -38,6 +38,7 @@ SERVER: Final = "agentcom"
 ANSWER_S: Final = 10.0
 _SIGN_S: Final = 1.0
 _BYTES: Final = 900_000
+_ROUTES_KEPT: Final = 1_000
 _NUMBERS: Final = frozenset({"wait_seq", "after_n", "events_from"})
 
 
@@ -65,11 +66,20 @@ class DoorAccess(NamedTuple):
 
 
 class _Guest(NamedTuple):
-    """A run that may ask. `heard` is told while it does: it is not silent then."""
+    """A run that may ask. `heard` is told while it does: it is not silent then; `gave` of
+    the dollars that its tasks may spend, all together."""
 
     assign: Assign
     runs_commands: bool
     heard: Callable[[], None]
+    gave: Callable[[float], None]
+
+
+class _ChildAnswer(msgspec.Struct):
+    """What is read of the answer to a submission."""
+
+    existing: bool = False
+    max_budget_usd: float | None = None
 
 
 class RunsDoor:
@@ -79,20 +89,29 @@ class RunsDoor:
         self._host = host
         self._request = request
         self._guests: dict[str, _Guest] = {}
+        # Dollars that the tasks of a run may spend, by its route; the last runs'.
+        self._given_usd: dict[str, float] = {}
         self._runner: web.AppRunner | None = None
         self._opening = asyncio.Lock()
         self._url = ""
 
     @asynccontextmanager
     async def lent(
-        self, assign: Assign, heard: Callable[[], None], *, runs_commands: bool
+        self,
+        assign: Assign,
+        heard: Callable[[], None],
+        gave: Callable[[float], None],
+        *,
+        runs_commands: bool,
     ) -> AsyncIterator[DoorAccess]:
-        """Let a run ask for as long as the block lasts; `heard` is told while it does."""
+        """Let a run ask for as long as the block lasts; `heard` is told while it does, and
+        `gave` how many dollars its tasks may spend, those of earlier rounds included."""
         async with self._opening:
             if self._runner is None:
                 await self._open()
         token = secrets.token_urlsafe(32)
-        self._guests[token] = _Guest(assign, runs_commands, heard)
+        self._guests[token] = _Guest(assign, runs_commands, heard, gave)
+        gave(self._given_usd.get(assign.route, 0.0))
         try:
             yield DoorAccess(self._url, token)
         finally:
@@ -146,7 +165,22 @@ class RunsDoor:
                 return _refused(refusal)
             body = {"task": given}
         subject = subjects.child_command(self._host, verb)
-        return await self._ask(guest, subject, body, ANSWER_S)
+        answer = await self._ask(guest, subject, body, ANSWER_S)
+        if verb == "submit" and answer.status == 200:
+            self._note_given(guest, answer)
+        return answer
+
+    def _note_given(self, guest: _Guest, answer: web.Response) -> None:
+        """Take what a new child may spend off what is left to its parent's run."""
+        assert isinstance(answer.body, bytes)
+        child = msgspec.json.decode(answer.body, type=_ChildAnswer)
+        if child.existing or not child.max_budget_usd:
+            return
+        route, given = guest.assign.route, self._given_usd
+        given[route] = given.pop(route, 0.0) + child.max_budget_usd
+        if len(given) > _ROUTES_KEPT:
+            del given[next(iter(given))]
+        guest.gave(given[route])
 
     async def _query(
         self, guest: _Guest, verb: str, request: web.Request

@@ -6,7 +6,8 @@ right to do so begins with a run and ends with it, and no secret is involved.
 
 A child's submission is stored together with its parent's `task.delegated`, each where its
 subject stood: so a parent that is cancelled meanwhile gets no child, and none gets one
-more than the policy allows, however many ask at once.
+more than the policy allows, however many ask at once. Nor is a dollar of its budget given
+twice: what a child may spend is taken off it by the same event, and not given back.
 """
 
 from __future__ import annotations
@@ -122,7 +123,7 @@ class Delegation:
     async def _submit(
         self, parent: Parent, command: SubmitChild, host: str
     ) -> m.Submitted | m.Refusal:
-        spec = inherited(command.task, parent)
+        spec, asked_usd = inherited(command.task, parent), command.task.max_budget_usd
         key = spec.idempotency_key or command.task.id
         child = derived(parent.name, key) if key else self._ids()
         event = self._tasks.submission(child, spec, parent.name, command.task.id)
@@ -149,11 +150,15 @@ class Delegation:
                     f"task {parent.state.task_id} has submitted {most} tasks already, "
                     "which is as many as the policy's max_children_per_task allows",
                 )
+            mine = self._with_its_part(event, asked_usd, parent)
+            if isinstance(mine, m.Refusal):
+                return mine
             told = self._stamp().on(
                 c.TaskDelegated,
                 task_id=parent.state.task_id,
                 child=child,
                 route=command.route,
+                budget_usd=mine.spec.max_budget_usd or 0.0,
             )
             try:
                 _, seq = await self._log.append_batch(
@@ -163,7 +168,7 @@ class Delegation:
                             told,
                             parent.state.last_seq,
                         ),
-                        (subjects.task(child), event, 0),
+                        (subjects.task(child), mine, 0),
                     ]
                 )
             except Conflict:
@@ -172,8 +177,37 @@ class Delegation:
                     return again
                 parent = again
                 continue
-            return self._tasks.answered(event, seq)
+            return self._tasks.answered(mine, seq)
         return m.refuse("conflict", "too many tasks at once; try again")
+
+    def _with_its_part(
+        self, child: c.TaskSubmitted, asked_usd: float | None, parent: Parent
+    ) -> c.TaskSubmitted | m.Refusal:
+        """Part the parent's budget: what a child may spend is no longer its parent's.
+
+        That is what it asks for, as far as it is left; a complex one that does not say gets half
+        of what is left, another none, and so never runs on the complex tier.
+        """
+        most = self._dry_run.fleet.policy.max_budget_usd_per_task
+        left = lifecycle.budget_left(parent.state, most)
+        if left is None:
+            return child
+        if asked_usd is None and child.classification.effective_tier != "complex":
+            limit: c.Tier = child.tier_limit or "standard"
+            return replace(
+                child, tier_limit=min(limit, "standard", key=_RANK.__getitem__)
+            )
+        if left < LEAST_USD:
+            return m.refuse(
+                "refused",
+                f"max_budget_usd: nothing is left of the budget of task "
+                f"{parent.state.task_id}, whose tasks spend of it: do it in this task, or "
+                "name a tier that costs nothing",
+                "max_budget_usd",
+            )
+        part = left / 2 if asked_usd is None else min(asked_usd, left)
+        spec = replace(child.spec, max_budget_usd=max(round(part, 9), LEAST_USD))
+        return replace(child, spec=spec)
 
     def _refusal(self, child: c.TaskSubmitted) -> m.Refusal | None:
         """Refuse what a child may not be, whoever its parent's submitter was."""
@@ -238,18 +272,13 @@ if TYPE_CHECKING:
 def inherited(asked: m.Submit, parent: Parent) -> c.TaskSpec:
     """Return a child's specification, with what it has from its parent.
 
-    The parent's labels, unless it names others; of dollars at most what is left of the
-    parent's budget; and what the parent may do in Claude Code, where that was narrowed.
+    The parent's labels, unless it names others, and what the parent may do in Claude Code,
+    where that was narrowed. Dollars are parted when it is stored.
     """
-    left = lifecycle.budget_left(parent.state, None)
-    known = [] if left is None else [max(left, LEAST_USD)]
-    if asked.max_budget_usd is not None:
-        known.append(asked.max_budget_usd)
     return replace(
         asked,
         id=None,
         expires_at=None,
         labels={**parent.submitted.spec.labels, **asked.labels},
-        max_budget_usd=min(known, default=None),
         claude=parent.submitted.spec.claude or asked.claude,
     )

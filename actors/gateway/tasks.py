@@ -235,6 +235,7 @@ class TaskCommands:
             warnings=self._warnings(event),
             mode=event.mode,
             mode_reason=event.mode_reason,
+            max_budget_usd=event.spec.max_budget_usd,
         )
 
     def _warnings(self, event: c.TaskSubmitted) -> list[str]:

@@ -109,7 +109,8 @@ FIELDS: Final = {
     "timeout_s": "Seconds that one run may take.",
     "ttl_s": "Seconds after which the task is given up where nobody took it.",
     "max_attempts": "How often it may be sent out.",
-    "max_budget_usd": "Dollars that a run by Claude may cost at most.",
+    "max_budget_usd": "Dollars that a run by Claude may cost at most. Of a task of yours it is "
+    "taken off your own budget; a complex one that does not say gets half of what is left.",
     "idempotency_key": "Names this submission: said again with the same fields, it finds "
     "the same task.",
 }

@@ -13,13 +13,14 @@ if TYPE_CHECKING:
 
     from sidecar.executors.port import Stop
 
-Interruption = Literal["stopped", "silent", "overtime"]
+Interruption = Literal["stopped", "silent", "overtime", "paid_out"]
 
 T = TypeVar("T")
 
 
 class Watchdog:
-    """Fires once, with the first reason: asked to stop, silent too long, or over time.
+    """Fires once, with the first reason: asked to stop, silent too long, over time, or its
+    budget is spent.
 
     `allow` says how long silence may last from now on (None: for ever), `heard` starts
     that time anew; both cost next to nothing, whatever the pace of tokens.
@@ -67,6 +68,10 @@ class Watchdog:
     def stopped(self) -> bool:
         """Whether it fired because the run was asked to stop."""
         return self._fired.done() and self._fired.result() == "stopped"
+
+    def paid_out(self) -> None:
+        """Fire because nothing is left of its budget."""
+        self._fire("paid_out")
 
     def close(self) -> None:
         """Fire no more."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,8 @@ from msgspec.structs import replace
 
 from events import catalogue as c
 from sidecar.costs import settle
+from sidecar.delegation import DoorAccess
+from sidecar.executors.claude import executor as executors
 from sidecar.executors.claude.command import (
     NOT_FOUND,
     ClaudeOptions,
@@ -682,3 +685,28 @@ async def test_each_try_gets_what_is_left_of_the_budget(
     )
     assert first == 5.0
     assert 0 < second < 5.0
+
+
+async def test_a_run_ends_where_its_tasks_may_spend_what_is_left_of_its_budget(
+    processes: Processes,
+    simulated_claude: SimulatedClaude,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Door:
+        @asynccontextmanager
+        async def lent(self, assign: Any, heard: Any, gave: Any, **_: Any) -> Any:
+            gave(0.49999)
+            yield DoorAccess("http://127.0.0.1:1", "token")
+
+    options = ClaudeOptions(program=str(simulated_claude.program))
+    # The simulated program serves no tools.
+    monkeypatch.setattr(executors, "delegating", lambda options, _access: options)
+    door: Any = Door()
+    simulated_claude.order(Scenario(kind="stall", after=3))
+    executor = ClaudeExecutor(processes, options, door=door)
+    outcome, ear = await run(executor, tmp_path, max_budget_usd=0.5)
+    assert isinstance(outcome, Finished)
+    assert outcome.result.error is not None
+    assert outcome.result.error.code == "budget"
+    assert "$0.50 is spent, of which $0.50 are for the tasks" in ear.said("error")

@@ -85,6 +85,25 @@ def depth_not_looked_at(patch: Patch) -> None:
     patch.setattr(delegation.Delegation, "_refusal", lambda self, child: None)
 
 
+def dollars_given_twice(patch: Patch) -> None:
+    """What a child may spend stays its parent's to give."""
+    decision = lifecycle._decision
+
+    def forgetful(state: Any, event: Any, *rest: Any) -> Any:
+        if isinstance(event, c.TaskDelegated):
+            event = structs.replace(event, budget_usd=0.0)
+        return decision(state, event, *rest)
+
+    patch.setattr(lifecycle, "_decision", forgetful)
+
+
+def free_child_may_go_anywhere(patch: Patch) -> None:
+    """A child that has no part of its parent's dollars runs where they are spent."""
+    patch.setattr(
+        delegation.Delegation, "_with_its_part", lambda self, child, *_: child
+    )
+
+
 PLANTED: list[Callable[[Patch], None]] = [
     orphans_live_on,
     orphans_while_it_is_cancelled,
@@ -94,4 +113,6 @@ PLANTED: list[Callable[[Patch], None]] = [
     slot_lent_for_ever,
     children_not_counted,
     depth_not_looked_at,
+    dollars_given_twice,
+    free_child_may_go_anywhere,
 ]

@@ -111,6 +111,8 @@ class Account:
         self.rounds: dict[tuple[str, int], float] = {}
         self.billed_at: dict[str, float] = {}
         self.claude_on: dict[str, str] = {}
+        # What the tasks may spend that its runs have submitted.
+        self.given_usd = 0.0
         self.waits_since = 0.0
 
 
@@ -238,6 +240,7 @@ class Judge:
         if account is None:
             if isinstance(event, c.TaskSubmitted):
                 self.accounts[task_id] = account = Account(event)
+                self._part(event, where)
                 self.later.submitted(event, where)
                 self.planned.submitted(event, where)
                 account.waits_since = self.now
@@ -265,7 +268,7 @@ class Judge:
                 for (route, _), usd in account.rounds.items()
                 if route not in account.bills
             ]
-            spent = sum(account.bills.values()) + sum(told)
+            spent = sum(account.bills.values()) + sum(told) + account.given_usd
             account.billed_at.setdefault(event.id, spent)
             account.claude_on[event.id] = event.selected_host
         if (
@@ -282,6 +285,28 @@ class Judge:
             and account.claude_on.get(event.route) == host
         ):
             account.bills.setdefault(event.route, result.estimated_cost_usd or 0.0)
+
+    def _part(self, child: c.TaskSubmitted, where: str) -> None:
+        """What a child may spend is parted from what its parent has left."""
+        parent = self.accounts.get(child.parent)
+        most = parent.submitted.spec.max_budget_usd if parent is not None else None
+        if parent is None or most is None:
+            return
+        part = child.spec.max_budget_usd or 0.0
+        left = most - sum(parent.bills.values()) - parent.given_usd
+        if part > left + 1e-5:
+            self.complain(
+                "no dollar of a tree is given twice", f"{where}: {part} of {left}"
+            )
+        if not part and "complex" in (
+            child.classification.effective_tier,
+            child.tier_limit,
+        ):
+            self.complain(
+                "who may spend nothing runs nowhere dear",
+                f"{where}: {child.tier_limit}",
+            )
+        parent.given_usd += part
 
     def _budget(self, assign: m.Assign) -> None:
         """A start gets what the log had left of the task's budget when it was routed."""

@@ -189,6 +189,8 @@ class Machine:
         self.wanted: Callable[[str, str], bool] = lambda _task, _route: True
         # Whether its runs of Claude Code submit tasks, and whether a task is over.
         self.delegates = False
+        # Dollars that a run's tasks may spend, by its route.
+        self.given_usd: dict[str, float] = {}
         self.over: Callable[[str], bool] = lambda _task: True
         self.on_handled: Callable[[Sidecar], None] = lambda _sidecar: None
         if chance.random() < 0.8:
@@ -388,10 +390,14 @@ class SimExecutor:
                 return await self._stop(chance)
         raw = RawResult(status="success", output="done", tokens_in=10, tokens_out=5)
         if self.kind == "claude":
-            if assign.max_budget_usd is not None and assign.max_budget_usd <= 0:
+            cost = REQUEST_USD
+            if assign.max_budget_usd is not None:
+                given = machine.given_usd.get(assign.route, 0.0)
+                cost = min(cost, assign.max_budget_usd - given)
+            if cost <= 0:
                 error = c.RunError("budget", "nothing is left")
                 return Finished(RawResult(status="failed", error=error))
-            raw = replace(raw, reported_cost_usd=REQUEST_USD)
+            raw = replace(raw, reported_cost_usd=cost)
         match ending:
             case "fail":
                 emit.error("it failed", "exit")

@@ -37,9 +37,15 @@ async def delegate(process: SidecarProcess, assign: Assign, stop: Stop) -> None:
             task["shell"] = {"command": "true"}
         if own.random() < 0.2:
             task["assign_to"] = own.choice(("h1", "h2"))
+        if Random(f"dollars {assign.route}/{n}").random() < 0.4:
+            task["max_budget_usd"] = 0.1
         answer = await _ask(process, assign, task, stop)
         if "task_id" in answer:
             children.append(answer["task_id"])
+            if not answer["existing"]:
+                given = machine.given_usd.get(assign.route, 0.0)
+                part = answer["max_budget_usd"] or 0.0
+                machine.given_usd[assign.route] = given + part
         elif answer.get("code") in ("refused", "denied"):
             break
     if own.random() < 0.2:

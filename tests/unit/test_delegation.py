@@ -8,6 +8,7 @@ import json
 
 import pytest
 
+from actors import lifecycle
 from actors.gateway.gateway import Gateway
 from actors.rules.classification import classify
 from actors.rules.policy import Policy, document
@@ -403,14 +404,44 @@ async def test_a_run_cancels_its_own_children_and_no_other_task():
     assert (done["ok"], done["phase"]) == (True, "cancelled")
 
 
-async def test_a_child_may_spend_no_more_than_its_parent_has_left():
+async def test_the_dollars_of_a_tree_are_parted_and_none_is_given_twice():
     door = Door()
     await door.parent(max_budget_usd=0.5)
-    for asked, given in ((None, 0.5), (0.2, 0.2), (9.0, 0.5)):
+    parts = []
+    for n, asked in enumerate((0.1, None, None, 9.0)):
         more = {} if asked is None else {"max_budget_usd": asked}
-        answer = await door.submit(tier="complex", description=f"for {asked}", **more)
+        answer = await door.submit(tier="complex", description=f"part {n}", **more)
         (stored,) = await door.log.read(subjects.task(answer["task_id"]))
-        assert stored.event.spec.max_budget_usd == given
+        assert stored.event.spec.max_budget_usd == answer["max_budget_usd"]
+        parts.append(answer["max_budget_usd"])
+    assert parts == [0.1, 0.2, 0.1, 0.1]
+    refused = await door.submit(tier="complex", description="one more")
+    assert (refused["code"], refused["path"]) == ("refused", "max_budget_usd")
+    assert "nothing is left of the budget of task p1" in refused["error"]
+    history, epochs = await door.gateway._tasks.history("p1")
+    state = lifecycle.fold("p1", history, epochs)
+    assert lifecycle.budget_left(state, None) == 0.0
+
+
+async def test_a_child_that_may_spend_nothing_never_runs_on_the_dearer_tier():
+    door = Door(max_budget_usd_per_task=1.0)
+    await door.parent()
+    answer = await door.submit(tier="standard")
+    (stored,) = await door.log.read(subjects.task(answer["task_id"]))
+    event = stored.event
+    assert (event.tier_limit, event.spec.max_budget_usd) == ("standard", None)
+    dear = await door.submit(tier="standard", max_budget_usd=0.25)
+    (stored,) = await door.log.read(subjects.task(dear["task_id"]))
+    event = stored.event
+    assert (event.tier_limit, event.spec.max_budget_usd) == ("complex", 0.25)
+
+
+async def test_the_same_child_said_again_takes_no_second_part():
+    door = Door()
+    await door.parent(max_budget_usd=0.5)
+    for _ in range(2):
+        await door.submit(tier="complex", idempotency_key="k", max_budget_usd=0.3)
+    assert (await door.submit(tier="complex"))["max_budget_usd"] == 0.1
 
 
 def test_the_policy_says_how_deep_and_how_many():
@@ -483,7 +514,7 @@ async def test_a_token_is_good_for_its_run_alone_and_ends_with_it():
     from sidecar.delegation import RunsDoor
     from tests.support.hosting import assign
 
-    asked = []
+    asked, given = [], []
 
     def request(subject: str, data: bytes, timeout: float):
         asked.append((subject, json.loads(data)))
@@ -500,7 +531,9 @@ async def test_a_token_is_good_for_its_run_alone_and_ends_with_it():
             async with client.post(url, json=body, headers=headers) as answer:
                 return answer.status
 
-        async with door.lent(assign("p1"), lambda: None, runs_commands=False) as access:
+        async with door.lent(
+            assign("p1"), lambda: None, given.append, runs_commands=False
+        ) as access:
             assert await post("tasks", "", description="x") == 401
             assert await post("tasks", access.token, description="x") == 403
             assert await post("tasks/T1/cancel", access.token, task_id="T2") == 403
@@ -512,6 +545,59 @@ async def test_a_token_is_good_for_its_run_alone_and_ends_with_it():
         ("agentcom.cmd.child.h1.submit", {**whose, "task": {"description": "x"}}),
         ("agentcom.cmd.child.h1.cancel", {**whose, "task_id": "T1"}),
     ]
+
+
+async def test_a_run_is_told_what_its_tasks_may_spend_once_for_each_of_them():
+    import aiohttp
+
+    from sidecar.delegation import RunsDoor
+    from tests.support.hosting import assign
+
+    answers = [
+        {"ok": True, "task_id": "a", "max_budget_usd": 0.25},
+        {"ok": True, "task_id": "a", "max_budget_usd": 0.25, "existing": True},
+        {"ok": True, "task_id": "b", "max_budget_usd": None},
+        {"ok": True, "task_id": "c", "max_budget_usd": 0.5},
+        {"ok": False, "code": "refused", "error": "no", "status": 409},
+    ]
+
+    def request(subject: str, data: bytes, timeout: float):
+        future = asyncio.get_running_loop().create_future()
+        future.set_result(encode(answers.pop(0)))
+        return future
+
+    given: list[float] = []
+    door = RunsDoor("h1", request)
+    async with aiohttp.ClientSession() as client:
+        lent = door.lent(assign("p1"), lambda: None, given.append, runs_commands=False)
+        async with lent as access:
+            headers = {"Authorization": f"Bearer {access.token}"}
+            while answers:
+                url = f"{access.url}/api/v1/tasks"
+                async with client.post(url, json={}, headers=headers):
+                    pass
+        # Another round of the same run begins with what is given already.
+        lent = door.lent(assign("p1"), lambda: None, given.append, runs_commands=False)
+        async with lent:
+            pass
+    await door.close()
+    assert given == [0.0, 0.25, 0.75, 0.75]
+
+
+def test_what_a_run_has_given_is_no_longer_its_own_to_spend():
+    from sidecar.executors.claude.purse import Purse, cost_of
+    from sidecar.executors.claude.reading import ClaudeUsage
+
+    purse = Purse(1.0)
+    assert purse.left_usd(0.25) == 0.75
+    purse.gave(0.5)
+    assert purse.left_usd(0.25) == 0.25
+    assert purse.left_usd(0.5) == purse.left_usd(float("inf")) == 0.0
+    assert Purse(None).left_usd(9.0) is None
+    assert cost_of(ClaudeUsage(usd=0.25), "x") == 0.25
+    used = ClaudeUsage(usd=None, tokens_in=100_000, tokens_out=0)
+    assert cost_of(used, "no such model") is None
+    assert cost_of(used, "claude-sonnet-4-5") == pytest.approx(0.3)
 
 
 def test_a_host_that_cannot_serve_the_tools_says_what_it_needs(monkeypatch, tmp_path):

@@ -22,7 +22,6 @@ from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
-from actors.rules.prices import price
 from actors.rules.prompt import prompt_for
 from events import catalogue as c
 from events.codec import rfc3339
@@ -40,6 +39,7 @@ from sidecar.executors.claude.command import (
     runs_commands,
     session_of,
 )
+from sidecar.executors.claude.purse import Purse, cost_of
 from sidecar.executors.claude.reading import ClaudeTry, ClaudeUsage
 from sidecar.executors.claude.verdict import (
     Verdict,
@@ -59,7 +59,7 @@ from sidecar.executors.watch import Interruption, Watchdog, pause
 from sidecar.processes.ending import Exit, claude_stages
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     from sidecar.delegation import RunsDoor
@@ -108,25 +108,44 @@ class ClaudeExecutor:
             error = c.RunError(REFUSED, text)
             return Finished(RawResult(status="failed", error=error))
         watch = Watchdog(stop, time_limit(run.assign))
+        purse = Purse(run.assign.max_budget_usd)
         try:
             async with AsyncExitStack() as stack:
                 if self._door is not None:
                     lent = self._door.lent(
-                        run.assign, watch.heard, runs_commands=runs_commands(options)
+                        run.assign,
+                        watch.heard,
+                        purse.gave,
+                        runs_commands=runs_commands(options),
                     )
                     options = delegating(options, await stack.enter_async_context(lent))
                 return await _ClaudeRun(
-                    self, run, emit, stop, watch, program, options
+                    self, run, emit, stop, watch, program, options, purse
                 ).all()
         finally:
             watch.close()
 
     async def once(
-        self, run: Run, emit: Emit, watch: Watchdog, words: list[str], *, resumed: bool
+        self,
+        run: Run,
+        emit: Emit,
+        watch: Watchdog,
+        words: list[str],
+        spends: Callable[[ClaudeTry], None],
+        *,
+        resumed: bool,
     ) -> tuple[ClaudeTry, Exit, Interruption | None, int]:
-        """One run of the program: what it said, how it ended, and what ended it."""
+        """One run of the program: what it said, how it ended, and what ended it.
+
+        `spends` looks at its cost whenever it has said something.
+        """
         limits = run.assign.limits
         try_ = ClaudeTry(run, emit, watch, resumed=resumed)
+
+        def heard(data: bytes) -> None:
+            try_.stdout(data)
+            spends(try_)
+
         child = self._processes.start(
             words,
             cwd=run.cwd,
@@ -137,7 +156,7 @@ class ClaudeExecutor:
             route=run.assign.route,
             stdin=_prompt(run, resumed=resumed).encode("utf-8", "replace"),
             limits=self._options.limits,
-            on_stdout=try_.stdout,
+            on_stdout=heard,
             on_stderr=try_.errors,
         )
         try:
@@ -189,7 +208,9 @@ class _ClaudeRun:
         watch: Watchdog,
         program: Path,
         options: ClaudeOptions,
+        purse: Purse,
     ) -> None:
+        self._purse = purse
         self._executor = executor
         self._run = run
         self._emit = emit
@@ -226,7 +247,12 @@ class _ClaudeRun:
             )
             try:
                 try_, exit_, interruption, left = await self._executor.once(
-                    self._run, self._emit, self._watch, words, resumed=resumed
+                    self._run,
+                    self._emit,
+                    self._watch,
+                    words,
+                    self._look_at_cost,
+                    resumed=resumed,
                 )
             except (OSError, ValueError) as wrong:
                 return self._unstartable(wrong)
@@ -254,23 +280,21 @@ class _ClaudeRun:
     def _left_usd(self) -> float | None:
         """What may still be spent; None without a budget.
 
-        Where a try did not say what it cost, the price list does; what has no price
-        either may have cost everything.
+        What has no price may have cost everything.
         """
-        most, spent = self._run.assign.max_budget_usd, self._spent
-        if most is None:
-            return None
-        usd = spent.usd
-        if usd is None and spent.tokens_in is not None and spent.tokens_out is not None:
-            listed = price(
-                self._model,
-                tokens_in=spent.tokens_in,
-                tokens_out=spent.tokens_out,
-                cache_read=spent.cache_read,
-                cache_write=spent.cache_write,
-            )
-            usd = None if listed is None else float(listed)
-        return 0.0 if usd is None else most - usd
+        usd = cost_of(self._spent, self._model)
+        return self._purse.left_usd(float("inf") if usd is None else usd)
+
+    def _look_at_cost(self, try_: ClaudeTry) -> None:
+        """End the program where nothing is left beside what its tasks may spend.
+
+        Its own budget the program watches itself; of theirs it knows nothing.
+        """
+        if self._purse.given_usd:
+            model = (try_.start.model if try_.start else "") or self._model
+            usd = cost_of(self._spent.plus(try_.spent()), model)
+            if usd is not None and self._purse.left_usd(usd) == 0.0:
+                self._watch.paid_out()
 
     def _paid_out(self) -> Outcome:
         """Nothing is left of the budget: fail without another start."""
@@ -307,6 +331,8 @@ class _ClaudeRun:
             if try_.background:
                 message += f": {try_.background} background tasks still open"
             return Verdict(code="timeout", message=message)
+        if interruption == "paid_out":
+            return Verdict(code="budget", message=self._purse.spent_words())
         if interruption == "silent":
             message = f"nothing heard for {self._limits.idle_timeout_s:g}s"
             return Verdict(code="idle_timeout", message=message)
