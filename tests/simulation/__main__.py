@@ -2,7 +2,7 @@
 that fails with its whole history.
 
 Seeds are written `1234`, `0..10000` (the end apart) or `3,7,100..200`. With `--nights` each is
-a night of eight hours and a half, see `nights`.
+a night of eight hours and a half, with `--graphs` a graph of a thousand tasks.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ import time
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from tests.simulation.many import Short, seeds_of, short, short_night
+from tests.simulation.graphs import play_graph
+from tests.simulation.many import Short, seeds_of, short, short_graph, short_night
 from tests.simulation.nights import play_night
 from tests.simulation.simulation import Outcome, play
 
@@ -25,8 +26,12 @@ SHOWN = 5
 """At most so many failures are listed; the first is told whole."""
 
 
-def _all(seeds: list[int], workers: int, *, nights: bool) -> Iterator[Short]:
-    one = short_night if nights else short
+KINDS = {"worlds": short, "nights": short_night, "graphs": short_graph}
+PLAYED = {"worlds": play, "nights": play_night, "graphs": play_graph}
+
+
+def _all(seeds: list[int], workers: int, kind: str) -> Iterator[Short]:
+    one = KINDS[kind]
     if workers == 1 or len(seeds) == 1:
         yield from map(one, seeds)
         return
@@ -34,7 +39,7 @@ def _all(seeds: list[int], workers: int, *, nights: bool) -> Iterator[Short]:
     with multiprocessing.get_context("spawn").Pool(
         workers, maxtasksperchild=50
     ) as pool:
-        at_once = 1 if nights else 20
+        at_once = 20 if kind == "worlds" else 1
         yield from pool.imap_unordered(one, seeds, chunksize=at_once)
 
 
@@ -46,19 +51,24 @@ def main(argv: list[str]) -> int:
     parser.add_argument(
         "--history", action="store_true", help="print every seed's history"
     )
-    parser.add_argument(
-        "--nights", action="store_true", help="long nights with a change of clocks"
-    )
+    for kind, what in (
+        ("nights", "long nights with a change of clocks"),
+        ("graphs", "graphs of a thousand tasks"),
+    ):
+        parser.add_argument(
+            f"--{kind}", action="store_const", const=kind, dest="kind", help=what
+        )
+    parser.set_defaults(kind="worlds")
     options = parser.parse_args(argv)
     seeds = seeds_of(options.seeds)
     if options.history:
         for seed in seeds:
-            _tell(play_night(seed) if options.nights else play(seed))
+            _tell(PLAYED[options.kind](seed))
         return 0
     began, told = time.monotonic(), 0.0
     bad: list[Short] = []
     events, seconds = 0, 0.0
-    for n, one in enumerate(_all(seeds, options.workers, nights=options.nights), 1):
+    for n, one in enumerate(_all(seeds, options.workers, options.kind), 1):
         events, seconds = events + one.events, seconds + one.seconds
         if one.broken:
             bad.append(one)

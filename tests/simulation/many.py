@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from tests.simulation.graphs import play_graph
 from tests.simulation.nights import play_night
 from tests.simulation.simulation import Outcome, play
 
@@ -35,6 +36,11 @@ def short(seed: int) -> Short:
 def short_night(seed: int) -> Short:
     """Play one seed's night."""
     return _short(play_night(seed))
+
+
+def short_graph(seed: int) -> Short:
+    """Play one seed's graph."""
+    return _short(play_graph(seed))
 
 
 def _short(outcome: Outcome) -> Short:

@@ -110,6 +110,8 @@ class WatchedRole(SchedulerRole):
 
     judge: Judge
     process: Process
+    looks_every = 1
+    turns = 0
 
     def _append(self, decision: Decision) -> None:
         if self.process.alive:
@@ -127,7 +129,8 @@ class WatchedRole(SchedulerRole):
 
     def _take_turn(self) -> None:
         super()._take_turn()
-        if self.process.alive:
+        self.turns += 1
+        if self.process.alive and self.turns % self.looks_every == 0:
             able = self.lease.held and self._bus.connected
             self.judge.scheduler(self.scheduler, able=able)
 
@@ -142,13 +145,15 @@ class Simulation:
     """A world made from a seed. `run` plays it to its end.
 
     `calm_at` is when nothing breaks any more, `settles_within` how long it may then take;
-    `lease_ttl` is the schedulers' own; `patience` is how often a command is said again.
+    `lease_ttl` is the schedulers' own; `patience` is how often a command is said again,
+    `looks_every` at which turns of a scheduler the judge looks into it.
     """
 
     calm_at = CALM_AT
     settles_within = SETTLES_WITHIN
     lease_ttl: float = LEASE_TTL_S
     patience = 20
+    looks_every = 1
     policy: Mapping[str, Any] = POLICY
 
     def __init__(self, seed: int) -> None:
@@ -284,6 +289,7 @@ class Simulation:
                 checkpoint=self.kept,  # type: ignore[arg-type]
             )  # fmt: skip
             role.judge, role.process = self.judge, process
+            role.looks_every = self.looks_every
             role.scheduler._ticks = lambda: 0.0  # type: ignore[attr-defined]
             process.role = role
             await role.run(asyncio.Event())
