@@ -67,6 +67,23 @@ def folded(house, by):
     return house.call(fold())
 
 
+def said(house, by):
+    """What the command line says."""
+    command = ("costs", "--data", str(house.data), "--by", by, "--json")
+    done = subprocess.run(
+        (sys.executable, "-m", "agentcom", *command),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return json.loads(done.stdout)["lines"]
+
+
+def dollars_of(lines):
+    """Each line's dollars as the page writes them."""
+    return {line["key"]: f"${line['cost_usd']:.4f}" for line in lines}
+
+
 def test_by_submitter_and_label_page_and_command_line_agree(open_page, house):
     tasks = [
         house.submit("Refactor it", tier="complex", labels={"team": team})
@@ -81,22 +98,18 @@ def test_by_submitter_and_label_page_and_command_line_agree(open_page, house):
     expect(page.locator("#costs-by h2")).to_have_text("By label team")
     expect(page).to_have_url(re.compile("by=label%3Ateam"))
     expect(page.locator("#costs-by tbody tr")).to_have_count(2)
-    said = subprocess.run(
-        [
-            *(sys.executable, "-m", "agentcom", "costs", "--data", str(house.data)),
-            *("--by", "label:team", "--json"),
-        ],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    lines = json.loads(said.stdout)["lines"]
-    said_here = {line["key"]: f"${line['cost_usd']:.4f}" for line in lines}
-    eventually(page, lambda: rows(page), said_here)
-    # Both say to the last digit what the log adds up to, folded anew.
-    assert lines == folded(house, "label:team")
+    # Page and command line say to the last digit what the log adds up to, folded anew.
+    lines = folded(house, "label:team")
+    eventually(page, lambda: rows(page), dollars_of(lines))
+    assert said(house, "label:team") == lines
     assert house.ask("/costs?by=label:team")["lines"] == lines
-    assert house.ask("/costs?by=submitter")["lines"] == folded(house, "submitter")
+    page.get_by_role("button", name="submitter").click()
+    expect(page.locator("#costs-by h2")).to_have_text("By submitter")
+    lines = folded(house, "submitter")
+    eventually(page, lambda: rows(page), dollars_of(lines))
+    assert said(house, "submitter") == lines
+    assert house.ask("/costs?by=submitter")["lines"] == lines
+    page.go_back()
     # A row leads to its tasks.
     page.locator("#costs-by a", has_text="red").click()
     expect(page.locator("#task-total")).to_have_text("2")

@@ -18,6 +18,10 @@ const WHOLE = {
   timeout_s: 60,
   ttl_s: 0.5,
   deadline: "2026-01-31T12:00:00Z",
+  at: "2026-01-31T11:00:00+01:00",
+  after: ["01A"],
+  after_any: ["01B", "01C"],
+  input_from: ["01D"],
   max_attempts: 5,
   retries: 0,
   max_budget_usd: 1.5,
@@ -45,11 +49,17 @@ test("what cannot be read is said at its field", () => {
     ["metadata", "[1]"],
     ["labels", "team"],
     ["env", "A=1"],
+    ["at", "soon"],
   ])
     assert.throws(
       () => specOf({ description: "x", [field]: text }),
       (error) => error instanceof Wrong && error.field === field,
     );
+});
+
+test("a time without a zone is the reader's", () => {
+  const { at } = specOf({ description: "x", at: "2026-01-31 12:00" });
+  assert.equal(at, new Date(2026, 0, 31, 12).toISOString());
 });
 
 test("a refusal is about the field that its path names", () => {

@@ -3,7 +3,8 @@
 /**
  * `kind`: how its text is read. `set` names the list of suggestions, `choices` all there are.
  * @typedef {{
- *   name: string, title: string, kind?: "text" | "area" | "lines" | "words" | "pairs" | "number" | "json" | "yes",
+ *   name: string, title: string,
+ *   kind?: "text" | "area" | "lines" | "words" | "pairs" | "number" | "json" | "yes" | "time",
  *   hint?: string, set?: string, choices?: string[], mono?: boolean,
  * }} Field
  * @typedef {Record<string, string>} Form by the field's name
@@ -39,10 +40,19 @@ export const GROUPS = [
     [
       { name: "timeout_s", title: "Time limit of a run", kind: "number", hint: "seconds, 0: none" },
       { name: "ttl_s", title: "Expires after", kind: "number", hint: "seconds in the queue" },
-      { name: "deadline", title: "Deadline", hint: "2026-01-31T12:00:00Z" },
+      { name: "deadline", title: "Deadline", kind: "time", hint: "2026-01-31 12:00" },
       { name: "max_attempts", title: "Attempts at most", kind: "number", hint: "3" },
       { name: "retries", title: "Retries on the host", kind: "number", hint: "of a command" },
       { name: "max_budget_usd", title: "Budget", kind: "number", hint: "dollars" },
+    ],
+  ],
+  [
+    "Later",
+    [
+      { name: "at", title: "Not before", kind: "time", hint: "2026-01-31 12:00" },
+      { name: "after", title: "After these are completed", kind: "words", hint: "ids of tasks" },
+      { name: "after_any", title: "After these are over", kind: "words", hint: "ids of tasks" },
+      { name: "input_from", title: "With the answers of", kind: "words", hint: "ids of tasks" },
     ],
   ],
   [
@@ -169,6 +179,15 @@ function read({ name, title, kind }, text) {
       const number = Number(text);
       if (Number.isNaN(number)) throw new Wrong(name, `${title}: expected a number, got ${text.slice(0, 60)}`);
       return number;
+    }
+    case "time": {
+      // Without a zone it is the reader's.
+      const said = text.trim();
+      if (/(Z|[+-]\d\d:\d\d)$/.test(said)) return said;
+      const date = new Date(said);
+      if (Number.isNaN(date.getTime()))
+        throw new Wrong(name, `${title}: expected a time such as 2026-01-31 12:00, got ${said.slice(0, 60)}`);
+      return date.toISOString();
     }
     case "json": {
       let value = null;

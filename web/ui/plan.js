@@ -4,7 +4,7 @@ import { FIELDS, GROUPS, fieldOf, formOf, specOf } from "./form.js";
 /** @import { Field, Form } from "./form.js" */
 
 /** What a schedule's task cannot have: it is no single moment's. */
-const NOT_PLANNED = new Set(["deadline"]);
+const NOT_PLANNED = new Set(["deadline", "at", "after", "after_any", "input_from"]);
 const BY_HAND = /^[^a-z]*(schedule|cron|tz|missed|overlap)\b/;
 
 /** @type {Field[]} */
@@ -22,7 +22,7 @@ export const WHEN = [
 ];
 export const TASK = /** @type {[string, Field[]][]} */ (
   GROUPS.map(([title, fields]) => [title, fields.filter(({ name }) => !NOT_PLANNED.has(name))])
-);
+).filter(([, fields]) => fields.length);
 const OF_TASK = new Set(["shell", ...FIELDS.map(({ name }) => name)]);
 
 /**
