@@ -10,7 +10,7 @@ const BY_HAND = /^[^a-z]*(schedule|cron|tz|missed|overlap)\b/;
 /** @type {Field[]} */
 export const WHEN = [
   { name: "schedule", title: "Name", hint: "nightly" },
-  { name: "cron", title: "When", hint: "minute hour day month weekday", mono: true },
+  { name: "cron", title: "When", hint: "0 3 * * mon-fri", mono: true },
   { name: "tz", title: "Time zone", set: "zones" },
   { name: "missed", title: "Times that were missed", choices: ["skip", "one", "all"], hint: "one" },
   {
