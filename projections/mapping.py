@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Final
 
@@ -30,6 +31,7 @@ from projections.stats import BUCKETS_MS, between_ms
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from zoneinfo import ZoneInfo
 
     from projections.fleet import Beats, EndpointView, FleetState, HostView
     from projections.queue import QueueState
@@ -244,6 +246,15 @@ def summed(lines: Iterable[CostLine], key: str = "total", part: str = "") -> Cos
         if not fields[name] and any(getattr(line, name) is None for line in rows):
             fields[name] = None
     return CostLine(key=key, part=part, **fields)
+
+
+def days_in(zone: ZoneInfo, lines: Iterable[CostLine]) -> list[CostLine]:
+    """Add up lines by UTC's hours, oldest first, to the days of a zone, part by part."""
+    days: dict[tuple[str, str], list[CostLine]] = {}
+    for line in lines:
+        then = datetime.fromisoformat(f"{line.key}:00:00+00:00").astimezone(zone)
+        days.setdefault((then.strftime("%Y-%m-%d"), line.part), []).append(line)
+    return [summed(each, day, part) for (day, part), each in days.items()]
 
 
 def queue(state: QueueState, seq: int, limit: int) -> QueueAnswer:

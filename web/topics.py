@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Final, Protocol
+from zoneinfo import ZoneInfo
 
 from msgspec import Meta, Struct, structs
 
@@ -17,7 +18,7 @@ from events import catalogue as c
 from events import subjects
 from events.codec import instant, rfc3339
 from events.commands import Refusal, refuse
-from events.errors import Malformed
+from events.errors import Malformed, shown
 from events.filters import timed
 from projections import answers, mapping, waiting
 from projections.answers_later import GraphAnswer, SchedulesAnswer
@@ -104,7 +105,9 @@ class GraphOf(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Money(AskCosts, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Costs by a dimension, as the query has it."""
+    """Costs by a dimension, as the query has it; days are those of the zone `tz`."""
+
+    tz: Annotated[str, Meta(max_length=100)] = ""
 
 
 class Pattern(Struct, frozen=True, forbid_unknown_fields=True):
@@ -353,6 +356,10 @@ async def _routing(sources: Sources, params: Nothing) -> Sections | Refusal:
 async def _costs(sources: Sources, params: Money) -> Sections | Refusal:
     sections: Sections = {}
     params = timed(params, time.time())
+    try:
+        zone = ZoneInfo(params.tz) if params.tz else None
+    except (ValueError, OSError, KeyError):
+        return refuse("malformed", f"tz: {shown(params.tz)} is no time zone", "tz")
     began = instant_or_none(params.since)
     hourly = began is not None and time.time() - began < HOURLY_S
     span = AskCosts(since=params.since, until=params.until, label=params.label)
@@ -376,12 +383,18 @@ async def _costs(sources: Sources, params: Money) -> Sections | Refusal:
             earlier, by="fallback", fallback=True
         )
     for name, question in questions.items():
-        answer = await sources.queries.costs(question)
+        daily = question.by == "day" and zone is not None
+        asked = structs.replace(question, by="hour") if daily else question
+        answer = await sources.queries.costs(asked)
         if not isinstance(answer, answers.CostsAnswer):
             return answer if isinstance(answer, Refusal) else _unexpected()
-        sections[name] = answer.lines
+        lines = answer.lines
+        if daily and zone is not None:
+            lines = mapping.days_in(zone, lines)
+        sections[name] = lines
         if name == "lines":
-            sections |= {"by": answer.by, "since": answer.since, "total": answer.total}
+            about = {"by": question.by, "since": answer.since, "total": answer.total}
+            sections |= about
     now = time.time()
     today = rfc3339(now)[:10]
     burn = await sources.queries.costs(AskCosts(by="hour", since=rfc3339(now - DAY_S)))

@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 from types import SimpleNamespace
+from zoneinfo import ZoneInfo
 
 from events import catalogue as c
 from events import subjects
 from events.commands import refuse
 from events.position import NOWHERE, Position
+from projections.answers import CostLine
+from projections.mapping import days_in
 from tests.support.fakes import MemoryLog
 from tests.support.histories import History
 from web.decisions import RecentDecisions
@@ -204,3 +207,23 @@ async def test_a_page_that_lets_too_many_lines_wait_is_sent_away():
     assert not page._overrun
     page.output(b"line", "T", keep=True, past=False)
     assert page._overrun
+
+
+def test_days_of_costs_are_those_of_the_zone_in_which_they_are_looked_at():
+    def line(hour, usd, part="claude"):
+        zero = dict.fromkeys(CostLine.__struct_fields__, 0)
+        known = {"key": hour, "part": part, "estimated_cost_usd": usd}
+        return CostLine(**(zero | known))
+
+    hours = [
+        line("2026-01-30T23", 1.0),
+        line("2026-01-31T22", 2.0),
+        line("2026-01-31T22", 4.0, "ollama"),
+        line("2026-01-31T23", 8.0),
+    ]
+    found = days_in(ZoneInfo("Europe/Berlin"), hours)
+    assert [(each.key, each.part, each.estimated_cost_usd) for each in found] == [
+        ("2026-01-31", "claude", 3.0),
+        ("2026-01-31", "ollama", 4.0),
+        ("2026-02-01", "claude", 8.0),
+    ]

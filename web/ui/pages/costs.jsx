@@ -24,6 +24,8 @@ const SPANS = [
   ["", "everything"],
 ];
 
+const ZONE = Intl.DateTimeFormat().resolvedOptions().timeZone;
+
 /** When a span begins: at midnight where the reader is. @param {string} days how many, or "" for all */
 function since(days) {
   if (!(Number(days) > 0)) return "";
@@ -38,7 +40,11 @@ export function Costs({ theme }) {
   const [{ by, days, label }, set] = useQuery({ by: "tier", days: "", label: "" });
   const from = since(days);
   const labels = label.split(/[\s,]+/).filter(Boolean);
-  const { data, error } = useTopic("costs", { by, since: from, ...(labels.length ? { label: labels } : {}) });
+  const { data, error } = useTopic("costs", {
+    ...{ by, since: from },
+    ...(labels.length ? { label: labels } : {}),
+    ...(ZONE === "UTC" ? {} : { tz: ZONE }),
+  });
   const { data: status } = useTopic("status");
   const [typed, type] = useState(by.startsWith("label:") ? by.slice(6) : "");
   if (error)
@@ -63,7 +69,7 @@ export function Costs({ theme }) {
             </button>
           ))}
         </div>
-        {from && <small>{`since ${moment(from)}, in ${Intl.DateTimeFormat().resolvedOptions().timeZone}`}</small>}
+        {from && <small>{`since ${moment(from)}, in ${ZONE}`}</small>}
         {label && (
           <button type="button" class="chip" title="Leave this out" onClick={() => set({ label: "" })}>
             {`${plain(label, 80)} ✕`}
