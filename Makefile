@@ -66,6 +66,15 @@ caddy: .venv/bin/python
 	@test -x $(BIN)/caddy || ! command -v go >/dev/null || \
 	  GOBIN=$(CURDIR)/$(BIN) go install github.com/caddyserver/caddy/v2/cmd/caddy@v2.11.9 || true
 
+# Go's copy of Ollama lacks three libraries' headers: two are Debian's, one is another module's.
+ollama: .venv/bin/python ## build a real Ollama with Go and gcc (some minutes); tests ask it too
+	$(if $(filter 0,$(shell id -u)),,sudo) apt-get install -y -qq nlohmann-json3-dev libstb-dev >/dev/null
+	mkdir -p $(BIN)/ollama-build/include
+	ln -sfn "$$(go mod download -json github.com/gen2brain/malgo@v0.11.23 | sed -n 's/.*"Dir": "\(.*\)".*/\1/p')" \
+	  $(BIN)/ollama-build/include/miniaudio
+	GOBIN=$(CURDIR)/$(BIN)/ollama-build CGO_CXXFLAGS="-O2 -I$(CURDIR)/$(BIN)/ollama-build/include" \
+	  go install github.com/ollama/ollama@v0.17.4
+
 # OpenTelemetry's Collector, where Go is: traces are tried with it.
 otelcol: .venv/bin/python
 	@test -x $(BIN)/otelcol-build/otelcol || ! command -v go >/dev/null || \

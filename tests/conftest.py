@@ -15,6 +15,7 @@ from tests.support.backends import (  # noqa: F401 - fixtures
 )
 from tests.support.broker import LiveBroker, live_broker
 from tests.support.llama_cpp import real_llama  # noqa: F401 - a fixture
+from tests.support.real_ollama import real_ollama  # noqa: F401 - a fixture
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -657,6 +657,7 @@ class SimulatedOllama:
         app.router.add_post("/simulated/faults", self._order_faults)
         app.router.add_delete("/simulated/faults", self._clear_faults)
         app.router.add_get("/simulated/requests", self._list_requests)
+        app.router.add_route("*", "/{rest:.*}", self._elsewhere())
         app.on_response_prepare.append(_mark)
         return app
 
@@ -766,6 +767,14 @@ class SimulatedOllama:
                 woken.set_result(None)
 
     # -- what loads nothing -----------------------------------------------------
+
+    def _elsewhere(self) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+        """What answers at paths that the real one does not have."""
+
+        async def answer(_: web.Request) -> web.StreamResponse:
+            return web.Response(status=404, text="404 page not found")
+
+        return answer
 
     async def _root(self, *_: object) -> web.Response:
         return web.Response(text="Ollama is running")
@@ -1002,7 +1011,8 @@ class SimulatedOllama:
         self, run_body: RunBody, model: Model, options: _Options
     ) -> Answer:
         """Load the model and settle everything that the answer will hold."""
-        context = options.num_ctx or model.num_ctx
+        # More than a model was made for it does not get, and nobody is told.
+        context = min(options.num_ctx or model.num_ctx, model.context_length)
         prompt_tokens = count_tokens(run_body.prompt_text())
         if prompt_tokens > context and run_body.truncate is False:
             raise RequestRefused(400, "the input length exceeds the context length")

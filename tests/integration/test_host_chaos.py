@@ -26,6 +26,13 @@ if TYPE_CHECKING:
 AT_WORK = 12
 """So many tasks are under way at any time."""
 
+WAKE = """
+setsid sh {folder}/agent.sh </dev/null >/dev/null 2>&1 &
+"""
+"""Wakes an agent that outlives it and the host, as an agent does. One that is the command
+itself dies with its host, perhaps after it has said that it has begun: then its result is
+waited for as long as an agent may take, since nobody is woken twice."""
+
 AGENT = """
 touch "$STARTED_FILE"
 echo "$AGENTCOM_ROUTE" >> {folder}/woken
@@ -75,9 +82,10 @@ class Load:
 async def chaos(rounds: int, broker: LiveBroker, folder: Path) -> None:
     chance = random.Random(rounds)
     (folder / "agent.sh").write_text(AGENT.format(folder=folder))
+    (folder / "wake.sh").write_text(WAKE.format(folder=folder))
     async with ring_on(broker, folder) as ring, observing(broker) as observer:
         ring.scheduler()
-        ring.sidecar("h1", wake_command=f"sh {folder}/agent.sh")
+        ring.sidecar("h1", wake_command=f"sh {folder}/wake.sh")
         load = Load(observer, folder)
         loading = asyncio.create_task(load.go_on())
         for lives in range(1, rounds + 1):

@@ -155,11 +155,8 @@ class SimulatedLlamaServer(SimulatedOllama):
             *own,
         ]
 
-    def _app(self) -> web.Application:
-        app = super()._app()
-        nothing = self._door("nothing", self._keyed(self._nothing))
-        app.router.add_route("*", "/{rest:.*}", nothing)
-        return app
+    def _elsewhere(self) -> Any:
+        return self._door("nothing", self._keyed(self._nothing))
 
     def _keyed(self, handler: Any) -> Any:
         """Hand it on only with the key, which comes in either API's header."""
