@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, Final
 import uvloop
 
 from actors.rules.classification import classify
+from actors.scheduler.checkpoint_file import EVERY
 from bench.measure import pace, submit_noop, until_ready
 from bench.parts import Process, broker_in, client, ring_processes, running
 from bench.projections import history, write
@@ -109,7 +110,8 @@ def _point(axis: str, size: int, tasks: int) -> Report:
             if axis == "web":
                 return uvloop.run(_web(instance))
             with _around(axis, size, instance):
-                return uvloop.run(_paced(instance, tasks))
+                kept = axis == "queued" and size >= EVERY
+                return uvloop.run(_paced(instance, tasks, kept=kept))
 
 
 # -- what is there before --------------------------------------------------------------
@@ -221,7 +223,8 @@ async def watch(address: Address, watchers: int) -> None:
 # -- the measurement -------------------------------------------------------------------
 
 
-async def _paced(instance: Instance, tasks: int) -> Report:
+async def _paced(instance: Instance, tasks: int, *, kept: bool) -> Report:
+    """Pace tasks through a ring; `kept`: and start it again, with a checkpoint."""
     began = time.perf_counter()
     broker = running_pid(instance)
     assert broker is not None
@@ -233,15 +236,33 @@ async def _paced(instance: Instance, tasks: int) -> Report:
                 watching, submit_noop(watching), tasks, processes, SEQUENTIAL
             )
             memory = processes[0].rss()
+            if kept:
+                await _until_there(instance.scheduler_checkpoint)
+    again = None
+    if kept:
+        began = time.perf_counter()
+        with running(ring_processes(instance)):
+            async with client(instance) as watching:
+                await until_ready(watching, patience_s=600)
+                again = round(time.perf_counter() - began, 2)
     scheduler, sidecar = figures["cpu_us_per_task"]
     return {
         "start_s": round(started, 2),
+        "with_checkpoint_s": again,
         "tasks_per_s": figures["tasks_per_s"],
         "submit_to_started_p50_ms": figures["submit_to_started_ms"]["p50"],
         "scheduler_us_per_task": scheduler,
         "sidecar_us_per_task": sidecar,
         "scheduler_rss": memory,
     }
+
+
+async def _until_there(file: Path) -> None:
+    async with asyncio.timeout(300):
+        while True:
+            if file.exists():
+                return
+            await asyncio.sleep(0.1)
 
 
 async def _web(instance: Instance) -> Report:
@@ -289,7 +310,7 @@ def show_growth(report: Report) -> Iterator[Any]:
                 *(
                     f"{point[name] / 2**20:,.0f} MiB"
                     if name.endswith("rss")
-                    else f"{point[name]:,}"
+                    else ("" if point[name] is None else f"{point[name]:,}")
                     for name in names
                 ),
             )

@@ -226,7 +226,9 @@ PARTS: Final[dict[str, Callable[[Any, Report], Part]]] = {
 }
 
 
-def _figure(name: str, value: float) -> str:
+def _figure(name: str, value: float | None) -> str:
+    if value is None:
+        return ""
     return f"{value / 2**20:,.0f} MiB" if name.endswith("rss") else f"{value:,}"
 
 

@@ -56,6 +56,7 @@ BEGIN = {
     "hour_fired_twice": 300,
     "hands_forgotten_at_a_hop": 560,
     "requeue_counts_twice": 600,
+    "retried_task_half_remembered": 100,
     "undecided_after_all": 500,
     "who_came_back_holds_up_the_lane": 880,
 }
