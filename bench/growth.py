@@ -237,7 +237,7 @@ async def _paced(instance: Instance, tasks: int, *, kept: bool) -> Report:
             )
             memory = processes[0].rss()
             if kept:
-                await _until_there(instance.scheduler_checkpoint)
+                await _until_so(instance.scheduler_checkpoint.exists)
     again = None
     if kept:
         began = time.perf_counter()
@@ -257,10 +257,10 @@ async def _paced(instance: Instance, tasks: int, *, kept: bool) -> Report:
     }
 
 
-async def _until_there(file: Path) -> None:
+async def _until_so(so: Callable[[], bool]) -> None:
     async with asyncio.timeout(300):
         while True:
-            if file.exists():
+            if so():
                 return
             await asyncio.sleep(0.1)
 
