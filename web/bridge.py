@@ -15,6 +15,7 @@ To the page:
     {"type": "change",   "id", "topic", "seq", "position", "data": {what changed}}
     {"type": "execution_event", ...}         live output of a `task` topic: a Chunk
     {"type": "gap", "task_id", "lost"}       that many pieces of text were left out here
+    {"type": "begun", "task_id"}             what is kept of before has all been sent
     {"type": "refused", "id", "error": {...}}
 
 `seq` is the log's sequence that is folded in, `position` names the event there. A page

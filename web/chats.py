@@ -92,6 +92,9 @@ class ChatOutput(OutputWatch):
     def note_gap(self, lost: int) -> None:
         self._take(None)
 
+    def note_begun(self) -> None:
+        """Nothing waits for that."""
+
 
 class _Nowhere:
     """Where a page's output would go."""
@@ -100,6 +103,9 @@ class _Nowhere:
         raise AssertionError
 
     def gap(self, task_id: str, lost: int) -> None:
+        raise AssertionError
+
+    def begun(self, task_id: str) -> None:
         raise AssertionError
 
 

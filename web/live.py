@@ -49,6 +49,10 @@ class Sink(Protocol):
         """Note that so many pieces are missing here."""
         ...
 
+    def begun(self, task_id: str) -> None:
+        """Note that what was put out before, and is kept, was all handed over."""
+        ...
+
 
 class OutputWatch:
     """A page's interest in one task's output.
@@ -84,6 +88,10 @@ class OutputWatch:
         """Say that so many chunks are missing here."""
         self._sink.gap(self.task_id, lost)
 
+    def note_begun(self) -> None:
+        """Say that what was put out before is all there."""
+        self._sink.begun(self.task_id)
+
     def begin(self, history: list[tuple[c.Chunk, bytes]], lost: int) -> None:
         """Hand on what the stream holds and what came meanwhile; go on from there.
 
@@ -96,6 +104,40 @@ class OutputWatch:
             self.take(chunk, raw, past=True)
         while self.backlog:
             self.take(*self.backlog.popleft())
+        self.note_begun()
+
+
+class _Past:
+    """The last so many bytes of what a task has put out, and all that is never left out.
+
+    The stream may hold a gibibyte of one task, so the rest is forgotten as it is read.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._text: deque[tuple[int, c.Chunk, bytes]] = deque()
+        self._state: list[tuple[int, c.Chunk, bytes]] = []
+        self._bytes = 0
+        self._count = 0
+        self.lost = 0
+
+    def add(self, chunk: c.Chunk) -> None:
+        """Take the next one; the oldest text goes where it is too much."""
+        self._count += 1
+        piece = (self._count, chunk, encode_chunk(chunk))
+        if chunk.event_type in STATE:
+            self._state.append(piece)
+            return
+        self._text.append(piece)
+        self._bytes += len(piece[2])
+        while self._bytes - len(self._text[0][2]) > self._most:
+            self._bytes -= len(self._text.popleft()[2])
+            self.lost += 1
+
+    def pieces(self) -> list[tuple[c.Chunk, bytes]]:
+        """Return what is left, oldest first."""
+        ordered = sorted([*self._text, *self._state], key=lambda piece: piece[0])
+        return [(chunk, raw) for _, chunk, raw in ordered]
 
 
 class OutputFeed:
@@ -168,26 +210,17 @@ class OutputFeed:
         watch.reading = loop.create_task(self._read_past(watch))
 
     async def _read_past(self, watch: OutputWatch) -> None:
-        stored: list[c.Chunk] = []
+        past = _Past(watch.history_bytes)
         while self._output is not None:
+            past = _Past(watch.history_bytes)
             try:
-                stored = await self._output.read(watch.task_id)
+                async for chunk in self._output.pieces(watch.task_id):
+                    if chunk.n > watch.reached.get(chunk.route, -1):
+                        past.add(chunk)
                 break
             except AgentComError:
                 await asyncio.sleep(AGAIN_S)
-        history: list[tuple[c.Chunk, bytes]] = []
-        size = lost = 0
-        for chunk in reversed(stored):
-            if chunk.n <= watch.reached.get(chunk.route, -1):
-                continue
-            if size > watch.history_bytes and chunk.event_type not in STATE:
-                lost += 1
-                continue
-            raw = encode_chunk(chunk)
-            size += len(raw)
-            history.append((chunk, raw))
-        history.reverse()
-        watch.begin(history, lost)
+        watch.begin(past.pieces(), past.lost)
 
     # -- what comes in -----------------------------------------------------------------
 

@@ -214,6 +214,13 @@ class Page:
         self._output_bytes += len(raw)
         self.wake()
 
+    def begun(self, task_id: str) -> None:
+        """Tell the page that nothing more is kept of what was put out before."""
+        raw = encode({"type": "begun", "task_id": task_id})
+        self._output.append(PageOutput(task_id, raw))
+        self._output_bytes += len(raw)
+        self.wake()
+
     def gap(self, task_id: str, lost: int) -> None:
         """Note that so many pieces are missing here."""
         last = self._output[-1] if self._output else None

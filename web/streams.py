@@ -306,6 +306,9 @@ class _Behind(OutputWatch):
         """Say that so many pieces were left out, because they were too much."""
         self.queue.append(b'event: gap\ndata: {"lost":%d}\n\n' % lost)
 
+    def begun(self, task_id: str) -> None:
+        """Say nothing: the end is said."""
+
 
 def _event(id_: str, data: bytes) -> bytes:
     return b"id: %s\ndata: %s\n\n" % (id_.encode(), data)

@@ -494,3 +494,60 @@ async def test_a_watch_s_backlog_is_bounded():
         watch.take(chunk, b"")
     assert len(watch.backlog) == 20_000
     await feed.close()
+
+
+class Flood:
+    """An output stream with so much of one task that nobody may hold it all."""
+
+    async def read(self, task_id, *, start=1):
+        raise AssertionError("all of it is held at once")
+
+    async def pieces(self, task_id, *, start=1):
+        for n in range(1, 401):
+            kind = "status" if n in (1, 300) else "stdout"
+            text = f"{n} " + "x" * 10_000
+            yield Chunk(
+                task_id=task_id,
+                event_type=kind,
+                text=text,
+                timestamp="",
+                route="R",
+                generation=1,
+                attempt=1,
+                segment=0,
+                n=n,
+            )
+
+
+class Heard:
+    """A sink that notes in what order it was told what."""
+
+    def __init__(self) -> None:
+        self.told: list[tuple[str, int]] = []
+        self.done = asyncio.Event()
+
+    def output(self, raw, task_id, *, keep, past):
+        self.told.append(("output", len(raw)))
+
+    def gap(self, task_id, lost):
+        self.told.append(("gap", lost))
+
+    def begun(self, task_id):
+        self.told.append(("begun", 0))
+        self.done.set()
+
+
+async def test_of_a_flood_a_page_gets_the_end_and_all_of_it_is_never_held():
+    flood, heard = Flood(), Heard()
+    feed = OutputFeed(MemoryBus(MemoryBroker()), flood)
+    watch = OutputWatch("T", heard, {})
+    async with asyncio.timeout(60):
+        await feed.attach(watch)
+        await heard.done.wait()
+    first, *rest, last = heard.told
+    kept = [size for what, size in rest if what == "output"]
+    assert last == ("begun", 0)
+    assert first == ("gap", 400 - len(kept))
+    assert OutputWatch.history_bytes < sum(kept) < OutputWatch.history_bytes + 40_000
+    await feed.detach(watch)
+    await feed.close()

@@ -33,6 +33,7 @@ export const Output = forwardRef(function Output(
   kind.current = task.target_type;
   const view = useRef(/** @type {LogHandle | null} */ (null));
   const [busy, setBusy] = useState(false);
+  const [begun, setBegun] = useState(false);
   const [version, tell] = useState(0);
   const timer = useRef(/** @type {ReturnType<typeof setTimeout> | undefined} */ (undefined));
   const [log] = useState(() => new OutputLog());
@@ -51,6 +52,7 @@ export const Output = forwardRef(function Output(
         },
         lost: (n) => log.lost(n),
         busy: setBusy,
+        begun: () => setBegun(true),
       }),
   );
   useEffect(
@@ -68,6 +70,7 @@ export const Output = forwardRef(function Output(
   // biome-ignore lint/correctness/useExhaustiveDependencies: the conversation changes with its version
   const edited = useMemo(() => changedFiles(talk), [version]);
   const talks = talk.talks || !(SILENT.has(task.target_type) || task.target_type === "");
+  const nothing = begun || !over ? placeholder : "Reading what this task printed…";
   const shown = lines ? "raw" : tab || (talks ? "conversation" : "raw");
   const { files, added, removed } = result?.changes?.files
     ? { files: result.changes.files, added: result.changes.insertions ?? 0, removed: result.changes.deletions ?? 0 }
@@ -106,7 +109,7 @@ export const Output = forwardRef(function Output(
           talk={talk}
           version={version}
           over={over}
-          placeholder={placeholder}
+          placeholder={nothing}
           answer={over ? (result?.output ?? "") : ""}
         />
       ) : (
@@ -116,7 +119,7 @@ export const Output = forwardRef(function Output(
           store={log.store}
           label="Live output"
           theme={theme}
-          placeholder={placeholder}
+          placeholder={nothing}
           busy={busy}
           lines={lines}
           href={href}

@@ -160,7 +160,13 @@ export interface Gap {
   lost: number;
 }
 
-export type Output = (Chunk & { type: "execution_event" }) | Gap;
+/** That what is kept of a task's output was all sent; what comes is new. */
+export interface Begun {
+  type: "begun";
+  task_id: string;
+}
+
+export type Output = (Chunk & { type: "execution_event" }) | Gap | Begun;
 
 /** What the server sends. */
 export type Message =

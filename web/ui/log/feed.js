@@ -9,8 +9,10 @@ const AGAIN = 1000; // ms, after the store was away
 
 /**
  * `take` gets a piece, `lost` how many nobody has any more, `busy` whether pieces are being
- * read from the store.
- * @typedef {{ take: (chunk: Chunk) => void, lost: (n: number) => void, busy: (is: boolean) => void }} Sink
+ * read from the store; `begun`: what is kept of before is all there.
+ * @typedef {{
+ *   take: (chunk: Chunk) => void, lost: (n: number) => void, busy: (is: boolean) => void, begun: () => void,
+ * }} Sink
  */
 
 export class Feed {
@@ -35,6 +37,7 @@ export class Feed {
       // A gap behind a gap is filled by the same reading, or by the next one.
       if (this.waiting.at(-1)?.type !== "gap" || message.type !== "gap") this.waiting.push(message);
     } else if (message.type === "gap") this.fill(message.lost);
+    else if (message.type === "begun") this.sink.begun();
     else this.hand(message);
   }
 

@@ -29,7 +29,8 @@ export function Task({ rest, operator, theme, submit }) {
   const early = useRef(/** @type {Piece[]} */ ([])); // what comes before there is a panel
   const live = useRef(/** @type {Live} */ ({ tokens: null }));
   const take = useCallback((/** @type {Piece} */ message) => {
-    if (message.type !== "gap" && message.tokens_so_far != null) live.current.tokens = message.tokens_so_far;
+    if (message.type === "execution_event" && message.tokens_so_far != null)
+      live.current.tokens = message.tokens_so_far;
     if (panel.current) panel.current.take(message);
     else early.current.push(message);
   }, []);
