@@ -165,9 +165,12 @@ NO_ATTEMPT: Final = frozenset({"busy", "draining", "limited"})
 REFUSED: Final = "refused_by_policy"
 """A host may not do this work: its settings allow less than the task wants."""
 
+UNUSABLE: Final = "endpoint_unusable"
+"""The endpoint would refuse its next run too (not logged in, no credit), and another may not."""
+
 UNSUITED: Final = frozenset(
     {
-        *("endpoint_unfit", "host_short", "secret_not_here", "secrets_file"),
+        *("endpoint_unfit", UNUSABLE, "host_short", "secret_not_here", "secrets_file"),
         *("workspace", "folder_busy", REFUSED),
     }
 )

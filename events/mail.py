@@ -62,6 +62,8 @@ class Assign(Struct, frozen=True, omit_defaults=True, kw_only=True, tag="assign"
     `mode` "work": an agent does it, also where the target is a model's endpoint.
     `lent`: routes whose slots count as free for it, because those runs have children.
     `last_resort`: this place gave the task back before, and there is no other for it.
+    `others`: what this place cannot be used for (nobody is logged in) another one that is up
+    could do.
     `log_s` is the log time of its routing (epoch seconds), which no clock's step moves; 0:
     not said.
     """
@@ -87,6 +89,7 @@ class Assign(Struct, frozen=True, omit_defaults=True, kw_only=True, tag="assign"
     mode: c.Mode | None = None
     lent: list[str] = []
     last_resort: bool = False
+    others: bool = False
     log_s: float = 0.0
 
     @property

@@ -18,7 +18,7 @@ from events import catalogue as c
 from events.attachments import AttachmentLost
 from events.diagnostics import Diagnostics
 from events.errors import AgentComError, LogError, LogUnavailable
-from events.lifecycle import REFUSED, VERIFICATION
+from events.lifecycle import REFUSED, UNUSABLE, VERIFICATION
 from events.races import first
 from sidecar.executors.port import Finished, RawResult, Returned, Run, Stop, Stopped
 from sidecar.folders import FolderBusy, FolderMissing
@@ -134,13 +134,24 @@ def _ended_in_between(verdict: Outcome, work: RawResult) -> Outcome:
 
 
 def _for_another(outcome: Outcome, assign: Assign, host: str) -> Outcome:
-    """Give back what this host may not do: another one may. The last one fails it."""
+    """Give back what this host may not do, or cannot: another one may. The last one fails it."""
     if not isinstance(outcome, Finished) or assign.last_resort:
         return outcome
-    error = outcome.result.error
-    if error is None or error.code != REFUSED:
+    result = outcome.result
+    if result.error is None:
         return outcome
-    return Returned(reason=REFUSED, detail=error.message, exclude=host)
+    if result.error.code == REFUSED:
+        return Returned(reason=REFUSED, detail=result.error.message, exclude=host)
+    if not (outcome.unusable and assign.others):
+        return outcome
+    return Returned(
+        reason=UNUSABLE,
+        detail=result.error.message,
+        exclude=assign.endpoint or host,
+        unusable=True,
+        # Where nothing was done there is only the refusal, which is said already.
+        result=result if result.tokens_out or result.reported_cost_usd else None,
+    )
 
 
 class Pipeline:

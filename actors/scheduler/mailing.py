@@ -73,6 +73,7 @@ def assignment(
             escalates=_escalates(state, live, spec),
             lent=_lent(state, live),
             last_resort=_is_last_resort(live, routed),
+            others=_has_others(state, live, routed),
             log_s=round(max(0.0, state.time.last), 3),
         ),
     )
@@ -92,6 +93,15 @@ def _is_last_resort(live: LiveTask, routed: c.TaskRouted) -> bool:
     host, endpoint = routed.selected_host, routed.selected_endpoint
     names = {host, endpoint, f"{endpoint}@{host}"} - {""}
     return any(excluded in names for excluded, _ in live.state.excluded)
+
+
+def _has_others(state: SchedulerState, live: LiveTask, routed: c.TaskRouted) -> bool:
+    """Whether Claude Code of another host could do it, busy or not."""
+    if routed.target_type != "claude":
+        return False
+    place = f"{routed.selected_endpoint}@{routed.selected_host}"
+    pool = state.fleet.pool(live.requirement(()))
+    return pool.has_others((*state.excluded(live), place))
 
 
 def _escalates(state: SchedulerState, live: LiveTask, spec: c.TaskSpec) -> bool:

@@ -507,6 +507,13 @@ class Pool:
             for name in self._available
         )
 
+    def has_others(self, excluded: tuple[str, ...]) -> bool:
+        """Whether one could run it with all slots free, the excluded apart."""
+        return any(
+            not self._fleet.is_excluded(self.places[name], excluded)
+            for name in self._available
+        )
+
     def best(
         self, task_id: str, repo: str | None, excluded: tuple[str, ...]
     ) -> list[c.Candidate]:

@@ -470,6 +470,16 @@ class SchedulerState:
 
     # -- the queue ---------------------------------------------------------------------
 
+    def excluded(self, live: LiveTask) -> tuple[str, ...]:
+        """Name what a task is not to try: what has come up since may be tried again."""
+        return tuple(
+            sorted(
+                name
+                for name, seq in live.state.excluded
+                if not self.fleet.came_up_after(name, seq)
+            )
+        )
+
     def enqueue(self, live: LiveTask) -> None:
         """Put a waiting task where those with its requirement wait, or with the held."""
         state = live.state
@@ -480,12 +490,7 @@ class SchedulerState:
         if live.is_new:
             required = live.base
         else:
-            excluded = sorted(
-                name
-                for name, seq in state.excluded
-                if not self.fleet.came_up_after(name, seq)
-            )
-            required = live.requirement(tuple(excluded))
+            required = live.requirement(self.excluded(live))
             required = self.newcomers.one(required)
         waiting = Waiting(
             state.task_id,

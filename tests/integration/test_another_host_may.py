@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
+from uuid import uuid4
 
 import pytest
 
@@ -59,3 +60,39 @@ async def test_what_a_host_does_not_allow_is_given_back_and_fails_where_nobody_d
     assert back.unsuited
     assert failed.result.error.code == "refused_by_policy"
     assert failed.result.error.message == back.detail
+
+
+@pytest.mark.parametrize("scenario", ["nokey", "a401", "credit", "not found"])
+async def test_claude_that_cannot_be_used_here_is_asked_elsewhere_and_fails_where_nobody_can(
+    tmp_path: Path, simulated_claude: SimulatedClaude, scenario: str
+) -> None:
+    program = str(simulated_claude.program)
+    if scenario == "not found":
+        program = str(tmp_path / "nothing")
+    else:
+        simulated_claude.always(scenario)  # type: ignore[arg-type]
+    wants = {
+        "spec": c.TaskSpec(description="x"),
+        "tier": "complex",
+        "target_type": "claude",
+        "endpoint": "h1-claude",
+        "model": "sonnet",
+    }
+    settings = {"claude": ClaudeConfig(enabled=True, program=program)}
+    async with world(tmp_path) as w, w.living(**settings):
+        # Sessions have their route's name, and outlive a test.
+        route = f"{scenario.replace(' ', '-')}-{uuid4().hex}"
+        assert (await w.tell(assign(route=route, others=True, **wants))).ok
+        [back] = await w.until(c.TaskReturned)
+        last = assign(route=f"{route}-2", generation=2, **wants)
+        assert (await w.tell(last)).ok
+        [failed] = await w.until(c.TaskFailed)
+        if scenario != "not found":  # there it was never up
+            [down, *_] = await w.until(c.EndpointDown)
+            assert down.reason == back.detail
+    assert (back.reason, back.exclude) == ("endpoint_unusable", "h1-claude")
+    assert back.unsuited
+    assert back.result is None
+    assert failed.result.error.message == back.detail
+    if scenario == "nokey":
+        assert back.detail == "Not logged in · Please run /login"

@@ -18,7 +18,7 @@ from events import catalogue as c
 from events import mail as m
 from events import subjects
 from events.codec import Reader, instant
-from events.lifecycle import FINAL, FIXED_KINDS, ON_HOST, SUSPECT_FROM
+from events.lifecycle import FINAL, FIXED_KINDS, ON_HOST, SUSPECT_FROM, UNUSABLE
 from projections.tasks import NUMBERED
 from projections.world import World as ReadModels
 from tests.simulation.families import FamilyJudge
@@ -602,6 +602,9 @@ class Judge:
                     "who cannot do it costs an attempt as the last resort alone",
                     f"{where}: {event.exclude}, excluded {before.excluded}",
                 )
+        unusable = isinstance(event, c.TaskReturned) and event.reason == UNUSABLE
+        if unusable and after.attempts != before.attempts:
+            self.complain("what a place cannot be used for costs no attempt", where)
         if isinstance(event, c.TaskDeadLettered) and event.attempts < most:
             self.complain("dead letters have used all attempts", where)
 

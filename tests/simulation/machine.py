@@ -353,6 +353,15 @@ class SimEndpoints:
         """Real requests tell nothing here."""
 
 
+NOT_LOGGED_IN = Finished(
+    RawResult(
+        status="failed",
+        error=c.RunError("authentication_failed", "Not logged in · Please run /login"),
+    ),
+    unusable=True,
+)
+
+
 class SimExecutor:
     """Runs nothing, for as long as chance says."""
 
@@ -374,6 +383,8 @@ class SimExecutor:
     ) -> Outcome:
         chance, temper = machine.chance, machine.temper
         if not temper.calm and Random(f"unfit {assign.route}").random() < temper.unfit:
+            if self.kind == "claude":
+                return NOT_LOGGED_IN
             exclude = assign.endpoint or machine.name
             return Returned(reason="endpoint_unfit", exclude=exclude)
         ending, takes = self._drawn(chance, temper)

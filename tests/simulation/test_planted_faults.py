@@ -35,6 +35,7 @@ from actors.scheduler.leadership import Leadership
 from actors.scheduler.live import LiveTask, RouteEnd
 from actors.scheduler.state import SchedulerState
 from events import catalogue as c
+from events.lifecycle import UNUSABLE
 from projections import booking
 from sidecar import outbox, pipeline, verification
 from sidecar.executors import shell
@@ -418,6 +419,11 @@ def unfit_costs_an_attempt(patch: Patch) -> None:
     patch.setattr(decide, "_is_unsuited", lambda assign, outcome: False)
 
 
+def unusable_costs_an_attempt(patch: Patch) -> None:
+    """Claude that is not logged in on one host costs a task one of its attempts."""
+    patch.setattr(decide, "UNSUITED", decide.UNSUITED - {UNUSABLE})
+
+
 def unfit_for_nothing(patch: Patch) -> None:
     """Where nobody else is there, the work goes round for ever."""
     patch.setattr(mailing, "_is_last_resort", lambda live, routed: False)
@@ -539,6 +545,7 @@ PLANTED: list[Callable[[Patch], None]] = [
     context_not_required,
     suspects_run_together,
     unfit_costs_an_attempt,
+    unusable_costs_an_attempt,
     unfit_for_nothing,
     host_heeds_anybody,
     skipped_requeue,

@@ -260,6 +260,7 @@ def test_a_run_given_back_names_what_to_avoid_and_until_when() -> None:
         (Returned(reason="endpoint_unfit"), False, True),
         (Returned(reason="endpoint_unfit"), True, False),
         (Returned(reason="host_short"), False, True),
+        (Returned(reason="endpoint_unusable"), False, True),
         (Returned(reason="secret_not_here"), False, True),
         (Returned(reason="endpoint_failed"), False, False),
         (Returned(reason="workspace"), False, True),

@@ -287,6 +287,43 @@ def test_an_endpoint_that_cannot_do_it_costs_no_attempt_but_as_the_last_resort()
     assert w.phase("t1") == "dead"
 
 
+def test_claude_that_is_not_logged_in_on_one_host_costs_no_attempt_and_is_asked_on_another():
+    w = World()
+    for name in ("h1", "h2"):
+        w.join(name, endpoints=[claude(f"{name}-claude")])
+    w.submit("t1", tier="complex", max_attempts=1)
+    told = w.assigned("t1")[-1].message
+    assert told.others
+    w.report("t1", c.TaskStarted, executor="claude")
+    back = {"reason": "endpoint_unusable", "exclude": told.endpoint, "unsuited": True}
+    w.report("t1", c.TaskReturned, **back)
+    first, second = w.routes("t1")
+    assert {first.selected_host, second.selected_host} == {"h1", "h2"}
+    assert second.attempt == 1
+    # What has failed on one already has no other place left.
+    assert not w.assigned("t1")[-1].message.others
+
+
+@pytest.mark.parametrize(
+    ("second", "others"),
+    [
+        (None, False),
+        (claude("h2-claude", up=False), False),
+        (claude("h2-claude"), True),
+    ],
+)
+def test_a_host_is_told_whether_another_one_that_is_up_has_claude(second, others):
+    w = World()
+    w.join("h1", endpoints=[claude("h1-claude")])
+    if second is not None:
+        w.join("h2", endpoints=[second])
+    w.submit("t1", tier="complex", assign_to=None)
+    w.submit("t2", tier="complex", assign_to="h1")
+    [told] = [each.message for each in w.assigned("t1")]
+    assert told.others is others
+    assert not any(each.message.others for each in w.assigned("t2"))
+
+
 def test_when_every_endpoint_failed_on_a_task_it_hops_after_the_wait():
     w = World()
     w.join("h1", endpoints=[ollama("o1"), claude()])
