@@ -1056,6 +1056,17 @@ class TierLimitCleared(
     requested_by: str = ""
 
 
+class TierBudgetSpent(TierEvent, frozen=True, kw_only=True, tag="tier.budget_spent.v1"):
+    """What the policy lets escalations to this tier cost in a day (UTC) is spent.
+
+    Said once for each day and budget; `spent_usd` is what was known of by then.
+    """
+
+    day: str
+    spent_usd: float
+    budget_usd: float
+
+
 class AlertRaised(TierEvent, frozen=True, kw_only=True, tag="alert.raised.v1"):
     """A tier has been down for longer than the threshold."""
 
@@ -1295,6 +1306,7 @@ AnyEvent = (
     | TierUp
     | TierLimited
     | TierLimitCleared
+    | TierBudgetSpent
     | AlertRaised
     | AlertCleared
     | AlertAcknowledged

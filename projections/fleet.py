@@ -368,6 +368,8 @@ def _tier(state: FleetState, event: c.TierEvent, seq: int) -> str:
             limited = state.tiers.get(event.tier)
             if limited is not None and limited.state == "limited":
                 _turn(state, event, "up")
+        case c.TierBudgetSpent():
+            pass
         case c.AlertRaised():
             if _active(state, event.tier) is not None:
                 return "an alert is active already"

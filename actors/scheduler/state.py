@@ -415,6 +415,7 @@ class SchedulerState:
             today = event.at[:10]
             spent = spent if day == today else 0.0
             self.escalated_usd = (today, spent + result.estimated_cost_usd)
+            self.tiers_dirty = True
 
     # -- what is on its way to the log -------------------------------------------------
 

@@ -36,6 +36,7 @@ class TierWatch:
 
     __slots__ = (
         "alerted",
+        "budget_told",
         "known_end",
         "limited_for",
         "limited_until",
@@ -55,6 +56,8 @@ class TierWatch:
         self.limited_until = float("-inf")
         self.known_end = False
         self.limited_for = 0.0
+        # Of which day (UTC) and budget it was last said that it is spent.
+        self.budget_told = ("", 0.0)
 
     @property
     def down_since(self) -> float | None:
@@ -83,6 +86,8 @@ class TierWatch:
                 self.limited_until = float("-inf")
                 self.known_end = False
                 self.limited_for = 0.0
+            case c.TierBudgetSpent():
+                self.budget_told = (event.day, event.budget_usd)
             case c.AlertRaised():
                 self.alerted = True
             case c.AlertCleared():
@@ -196,6 +201,8 @@ def _next_event(
 ) -> c.TierEvent | None:
     """Compare what the log says of a tier with the fleet; return what to say next."""
     tier, since = watch.tier, watch.down_since
+    if tier == "complex" and (spent := _budget_spent(state, lead, watch, now)):
+        return spent
     available = state.fleet.tier_pool(tier).available
     if since is None:
         if watch.alerted:
@@ -215,6 +222,22 @@ def _next_event(
         return None
     reason = f"{tier} is down"
     return lead.write(now, c.AlertRaised, tier=tier, down_s=down_s, reason=reason)
+
+
+def _budget_spent(
+    state: SchedulerState, lead: Leadership, watch: TierWatch, now: float
+) -> c.TierBudgetSpent | None:
+    """Say once that the day's dollars for escalations are spent."""
+    budget, (day, spent) = (
+        state.policy.escalation_budget_usd_per_day,
+        state.escalated_usd,
+    )
+    if budget is None or spent < budget or not spent:
+        return None
+    if day != state.time.text(now)[:10] or watch.budget_told == (day, budget):
+        return None
+    about = {"tier": watch.tier, "day": day, "budget_usd": budget}
+    return lead.write(now, c.TierBudgetSpent, spent_usd=round(spent, 9), **about)
 
 
 def _about_tier(state: SchedulerState, event: c.TierEvent) -> Decision:

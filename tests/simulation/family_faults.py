@@ -8,7 +8,7 @@ from msgspec import structs
 
 from actors import lifecycle
 from actors.gateway import delegation
-from actors.scheduler import families, live, mailing, places
+from actors.scheduler import families, live, mailing, places, tiers
 from actors.scheduler.state import SchedulerState
 from events import catalogue as c
 from events.lifecycle import ON_HOST
@@ -104,6 +104,17 @@ def free_child_may_go_anywhere(patch: Patch) -> None:
     )
 
 
+def spent_day_told_again(patch: Patch) -> None:
+    """That a day's budget is spent is said with every turn."""
+    evolve = tiers.TierWatch.evolve
+
+    def forgetful(self: Any, event: Any, time: Any) -> None:
+        evolve(self, event, time)
+        self.budget_told = ("", 0.0)
+
+    patch.setattr(tiers.TierWatch, "evolve", forgetful)
+
+
 PLANTED: list[Callable[[Patch], None]] = [
     orphans_live_on,
     orphans_while_it_is_cancelled,
@@ -115,4 +126,5 @@ PLANTED: list[Callable[[Patch], None]] = [
     depth_not_looked_at,
     dollars_given_twice,
     free_child_may_go_anywhere,
+    spent_day_told_again,
 ]

@@ -155,6 +155,7 @@ class Judge:
         self._heard_epoch: dict[int, int] = {}
         self._was_stale: dict[int, tuple[int, int]] = {}
         self._counted: set[str] = set()
+        self._budgets_told: set[tuple[str, float]] = set()
         self._carried_out: set[tuple[str, str, str]] = set()
         # When a scheduler last heard a host, in the loop's seconds.
         self._heard: dict[tuple[int, str], float] = {}
@@ -631,6 +632,11 @@ class Judge:
         if isinstance(event, c.AlertAcknowledged) or event.epoch != self.epochs.current:
             return
         down, alerted = self.tiers.get(event.tier, (False, False))
+        if isinstance(event, c.TierBudgetSpent):
+            said = (event.day, event.budget_usd)
+            if said in self._budgets_told or event.spent_usd < event.budget_usd:
+                self.complain("a day's budget is said to be spent once", f"{event}")
+            self._budgets_told.add(said)
         match event:
             case c.TierDown():
                 fits, down = not down, True
@@ -1170,6 +1176,7 @@ def signature(scheduler: Scheduler) -> dict[str, Any]:
     for tier, watch in scheduler.state.tiers.items():
         found[f"tier {tier}"] = (
             watch.down_since, watch.alerted, watch.limited_until, watch.limited_for,
+            watch.budget_told,
         )  # fmt: skip
     return found
 

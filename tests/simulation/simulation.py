@@ -45,6 +45,7 @@ from tests.simulation.plan import (
     CALM_AT,
     POISON,
     POLICY,
+    REQUEST_USD,
     Plan,
     Step,
     clock_steps,
@@ -66,6 +67,9 @@ SETTLES_WITHIN = 150.0
 
 FAMILIES = 0.35
 """In so many seeds runs of Claude Code submit tasks of their own."""
+
+DAY_BUDGETS = 4
+"""Every tenth world, from this one on, has a budget for a day's escalations."""
 
 QUIET_S = 2.5
 """And then stay so for a while."""
@@ -226,6 +230,9 @@ class Simulation:
         chance = random.Random(f"schedules {seed}")
         self.schedules = schedules(chance, self.calm_at, self.begin)
         self.poisons = poisons(random.Random(f"poisons {seed}"))
+        if seed % 10 == DAY_BUDGETS:
+            day = {"policy": {"escalation_budget_usd_per_day": REQUEST_USD / 2}}
+            self.schedules.append((0.5, "policy.set", day))
 
     # -- what is noted -----------------------------------------------------------------
 
@@ -521,7 +528,11 @@ class Simulation:
             self.start_scheduler(name)
         client.spawn(self._give_up_what_is_far_off())
         # A policy that allows no escalation may keep a task waiting for ever, rightly.
-        policy = {**self.policy, "max_escalations_in_flight": 4}
+        policy = {
+            **self.policy,
+            "max_escalations_in_flight": 4,
+            "escalation_budget_usd_per_day": None,
+        }
         client.spawn(self.ask("policy.set", {"policy": policy}))
 
     async def _give_up_what_is_far_off(self) -> None:

@@ -58,6 +58,7 @@ BEGIN = {
     "hands_forgotten_at_a_hop": 560,
     "requeue_counts_twice": 600,
     "retried_task_half_remembered": 100,
+    "spent_day_told_again": 120,
     "undecided_after_all": 500,
     "who_came_back_holds_up_the_lane": 880,
 }

@@ -23,7 +23,14 @@ from web.notify.config import (
     Rule,
     parse,
 )
-from web.notify.notices import Notice, TaskSaid, hushed, names_of, trial_notice
+from web.notify.notices import (
+    Notice,
+    TaskSaid,
+    hushed,
+    names_of,
+    notice_of,
+    trial_notice,
+)
 from web.notify.role import Deliveries, deliver_all
 from web.notify.senders import (
     ByApprise,
@@ -121,6 +128,19 @@ def test_a_spent_budget_is_told_as_that():
         result=c.Result(status="failed", error=c.RunError("budget", "spent")),
     )  # fmt: skip
     assert names_of(failed) == ["budget.reached", "task.failed"]
+
+
+def test_a_days_spent_budget_is_told_in_words():
+    event = c.TierBudgetSpent(
+        id="E", at="", by="s", tier="complex", day="2026-01-31", spent_usd=5.25,
+        budget_usd=5.0,
+    )  # fmt: skip
+    assert names_of(event) == ["budget.reached"]
+    rule = Rule(on=["budget.reached"], to=["ops"])
+    notice = notice_of(c.Recorded(7, "x", event), None, [rule], "ops")
+    assert notice is not None
+    assert (notice.type, notice.tier) == ("budget.reached", "complex")
+    assert notice.text.startswith("Today's $5.00 for tasks that leave their tier for")
 
 
 # -- deliveries ---------------------------------------------------------------------------

@@ -800,6 +800,10 @@ def test_the_daily_budget_holds_escalations_back():
         "t0", c.TaskCompleted, result=c.Result(status="success", estimated_cost_usd=1.5)
     )
     assert w.routes("t1") == []
+    w.beat_on(30, "h1")
+    (told,) = w.events(c.TierBudgetSpent)
+    assert (told.tier, told.spent_usd, told.budget_usd) == ("complex", 1.5, 1.0)
+    assert told.day == told.at[:10]
 
 
 def test_a_policy_change_takes_effect_at_once():

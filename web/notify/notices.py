@@ -24,7 +24,7 @@ NAMES: Final[dict[str, tuple[type[c.Event], ...]]] = {
     "task.dead": (c.TaskDeadLettered,),
     "task.expired": (c.TaskExpired,),
     "task.cancelled": (c.TaskCancelled,),
-    "budget.reached": (c.TaskFailed,),
+    "budget.reached": (c.TaskFailed, c.TierBudgetSpent),
     "alert.raised": (c.AlertRaised, c.HostAlertRaised),
     "alert.cleared": (c.AlertCleared, c.HostAlertCleared),
     "tier.down": (c.TierDown,),
@@ -68,9 +68,9 @@ class Notice(Struct, frozen=True, kw_only=True):
 def names_of(event: c.Event) -> list[str]:
     """Return what a rule may call this event; of several, the closest first."""
     found = [name for name, kinds in NAMES.items() if isinstance(event, kinds)]
-    if "budget.reached" in found:
+    if isinstance(event, c.TaskFailed):
         found.remove("budget.reached")
-        error = event.result.error if isinstance(event, c.TaskFailed) else None
+        error = event.result.error
         if error is not None and error.code == BUDGET:
             found.insert(0, "budget.reached")
     return found
@@ -147,6 +147,11 @@ def _text(name: str, event: Any, task: TaskSaid | None) -> str:
         where = f" on {task.host}" if task.host else ""
         return f"Task {task.task_id} ({task.description}) {words[name]}{where}{because}"
     match event:
+        case c.TierBudgetSpent():
+            return (
+                f"Today's ${event.budget_usd:.2f} for tasks that leave their tier for "
+                f"{event.tier} are spent (${event.spent_usd:.2f})"
+            )
         case c.TierEvent():
             words = {
                 "alert.raised": "has been down for long",
