@@ -135,6 +135,7 @@ def test_what_waits_has_told_nothing_of_what_it_costs(open_page, house, many):
 
 def test_failed_rows_say_why_and_how_long_they_took(open_page, house, many):
     page = open_page("tasks?state=failed&text=many-2")
+    expect(page).to_have_title(re.compile("failed tasks · AgentCom$"))
     row = page.locator("tr.task", has_text="many-2 fails")
     expect(row.locator(".c-tokens")).to_have_text("0")
     expect(row.locator("small .bad")).to_have_text("exit_code: exit code 3")
