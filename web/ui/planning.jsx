@@ -12,7 +12,7 @@ import { TASK, WHEN, fieldOfPlan, formOfPlan, planOf } from "./plan.js";
 /** @typedef {{ field: string, message: string }} Fault */
 
 const TYPING_MS = 250;
-const ZONES = { zones: Intl.supportedValuesOf("timeZone") };
+const ZONES = { zones: Intl.supportedValuesOf?.("timeZone") ?? [] }; // older browsers cannot list them
 const NEW = { tz: Intl.DateTimeFormat().resolvedOptions().timeZone };
 
 /** @param {unknown} error @returns {Fault} */
