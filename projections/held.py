@@ -24,6 +24,8 @@ def comes_after(
 ) -> Iterator[TaskRecord]:
     """Note what a task comes after; yield the records that changed besides its own."""
     record.name = spec.name or ""
+    if not (spec.after or spec.after_any or spec.input_from):
+        return
     record.after, record.after_any = list(spec.after), list(spec.after_any)
     record.input_from = list(spec.input_from)
     for task_id in c.predecessors(spec):

@@ -75,7 +75,9 @@ class Spent(Struct, frozen=True, array_like=True, gc=False):
             self.unknown_in + other.unknown_in,
             self.unknown_out + other.unknown_out,
             self.guessed + other.guessed,
-            max(self.basis, other.basis, key=CERTAIN.index),
+            self.basis
+            if self.basis == other.basis
+            else max(self.basis, other.basis, key=CERTAIN.index),
         )
 
     def beyond(self, told: Spent) -> Spent:

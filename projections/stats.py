@@ -118,10 +118,12 @@ def evolve(state: StatsState, judged: JudgedEvent) -> None:
         return
     _count(state.types, kind)
     if verdict == "applied":
-        if judged.task is not None and judged.before != judged.after:
-            _task(state, judged.task, judged)
-        elif judged.task is not None and isinstance(event, c.TaskVerified):
-            _verified(state, judged.task, event)
+        task = judged.task
+        if task is not None:
+            if judged.before != judged.after:
+                _task(state, task, judged)
+            elif type(event) is c.TaskVerified:
+                _verified(state, task, event)
     elif verdict == "void":
         _count(state.void, f"{kind}: {judged.reason}")
 

@@ -397,6 +397,13 @@ def test_an_instant_is_spelled_with_microseconds_and_read_back(microseconds):
     assert abs(instant(spelled) - now) < 1e-4
 
 
+@pytest.mark.parametrize("micro", ["12345x", "1234_6", "-12345", "12345²", "     1"])
+def test_a_second_that_was_read_before_excuses_nothing_behind_it(micro):
+    assert instant("2026-01-31T18:00:00.250000Z") == 1769882400.25
+    with pytest.raises(Malformed):
+        instant(f"2026-01-31T18:00:00.{micro}Z")
+
+
 def test_instants_agree_with_the_calendar():
     assert rfc3339(1_767_225_600.25) == "2026-01-01T00:00:00.250000Z"
     assert (
