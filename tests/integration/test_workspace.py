@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
+import tempfile
 import time
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,11 +24,13 @@ from sidecar.folders import (
 )
 from sidecar.kept import ended
 from sidecar.processes.family import Processes
-from sidecar.workspace import OwnVariables, Turns, Workspace
+from sidecar.workspace import OwnVariables, Turns, Workspace, environment
 from tests.support.checkouts import git
 from tests.support.runs import assignment
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from events.mail import Assign
 
 
@@ -390,15 +394,65 @@ async def test_filters_that_the_repository_sets_do_not_run(
     assert git(repo, "show", f"refs/agentcom/T1/{assign.route}:new") == "new"
 
 
-def test_folders_that_may_not_be_written_to_are_removed(tmp_path: Path) -> None:
-    folder = tmp_path / "tree"
-    (folder / "go/x").mkdir(parents=True)
-    (folder / "go/x/f").write_text("")
-    for each in (folder / "go/x", folder / "go", folder):
-        each.chmod(0o555)
-    (folder / "go/x").chmod(0)
-    remove_tree(folder)
-    assert not folder.exists()
+@pytest.mark.parametrize(
+    ("switch", "needed", "others"),
+    [
+        ("BEDROCK", "AWS_PROFILE", "AZURE_CLIENT_ID"),
+        ("VERTEX", "GOOGLE_CLOUD_PROJECT", "AWS_PROFILE"),
+        ("FOUNDRY", "AZURE_CLIENT_ID", "GOOGLE_CLOUD_PROJECT"),
+    ],
+)
+def test_claude_code_gets_what_the_cloud_that_it_is_told_to_use_needs(
+    switch: str, needed: str, others: str, tmp_path: Path
+) -> None:
+    source = {
+        needed: "x",
+        others: "y",
+        "ALL_PROXY": "p",
+        "CLAUDE_CODE_OAUTH_TOKEN": "t",
+    }
+    on = {**source, f"CLAUDE_CODE_USE_{switch}": "1"}
+    off = {**source, f"CLAUDE_CODE_USE_{switch}": "0"}
+    env = environment(claude(), on, tmp_path)
+    assert (env.get(needed), others in env) == ("x", False)
+    assert (env["ALL_PROXY"], env["CLAUDE_CODE_OAUTH_TOKEN"]) == ("p", "t")
+    assert needed not in environment(claude(), off, tmp_path)
+    command = environment(shell(), on, tmp_path)
+    assert not {needed, "CLAUDE_CODE_OAUTH_TOKEN"} & command.keys()
+
+
+def as_nobody(work: Callable[[], bool]) -> bool:
+    """What `work` says in a process that is not root, who may do anything."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of threads, from 3.12 on
+        child = os.fork()
+    if child == 0:
+        try:
+            if os.geteuid() == 0:
+                os.setgroups([])
+                os.setgid(65_534)
+                os.setuid(65_534)
+            os._exit(0 if work() else 1)
+        finally:
+            os._exit(2)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def test_folders_that_may_not_be_written_to_are_removed() -> None:
+    with tempfile.TemporaryDirectory(dir="/tmp") as parent:
+        os.chmod(parent, 0o777)
+        folder = Path(parent) / "tree"
+
+        def made_and_removed() -> bool:
+            (folder / "go/x").mkdir(parents=True)
+            (folder / "go/x/f").write_text("")
+            for each in (folder / "go/x", folder / "go", folder):
+                each.chmod(0o555)
+            (folder / "go/x").chmod(0)
+            return remove_tree(folder)
+
+        assert as_nobody(made_and_removed)
+        assert not folder.exists()
 
 
 async def test_a_kept_worktree_lets_its_branch_go(

@@ -315,9 +315,19 @@ def test_a_secret_is_hidden_however_it_is_repeated() -> None:
         assert secret not in hidden
 
 
-@pytest.mark.parametrize("key", ["sk-abc\n", "sk\rabc", "sk-\u20ac", "sk\x00abc"])
-def test_a_key_that_no_header_can_hold_is_named_by_its_variable(key: str) -> None:
-    with pytest.raises(ValueError, match="the key in MYKEY holds") as wrong:
+@pytest.mark.parametrize(
+    ("key", "what"),
+    [
+        ("sk-abc\n", "a newline"),
+        ("sk\rabc", "a newline"),
+        ("sk-\u20ac", "a character that no header may hold"),
+        ("sk\x00abc", "a character that no header may hold"),
+    ],
+)
+def test_a_key_that_no_header_can_hold_is_named_by_its_variable(
+    key: str, what: str
+) -> None:
+    with pytest.raises(ValueError, match=f"the key in MYKEY holds {what}") as wrong:
         header_key("MYKEY", key)
     assert "abc" not in str(wrong.value)
     assert header_key("MYKEY", "sk-abc") == "sk-abc"
