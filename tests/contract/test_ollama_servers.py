@@ -370,7 +370,7 @@ async def test_a_server_killed_in_the_middle_of_an_answer_is_an_endpoint_that_fa
     finally:
         await executor.close()
         real.start()
-        await real.ready()
+        real.ready()
     assert killed
     assert isinstance(outcome, Returned)
     assert (outcome.reason, outcome.exclude) == ("endpoint_failed", "gpu")

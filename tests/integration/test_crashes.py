@@ -24,6 +24,9 @@ def fold_final(observer: Observer, task: str) -> list[dict]:
     state = lifecycle.initial(task)
     counted = []
     for seq, body in observer.events:
+        elected = body["type"].startswith("scheduler.elected.")
+        if body.get("task_id") != task and not elected:
+            continue
         event = decode_event(encode(body))
         if isinstance(event, c.SchedulerElected):
             epochs.observe(seq, event.epoch)

@@ -7,19 +7,18 @@ is made of a file.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import aiohttp
+import httpx
 import pytest
 
-from sidecar.http import http_client
 from tests.support.llama_cpp import free_port, model_file
 
 if TYPE_CHECKING:
@@ -67,16 +66,17 @@ class RealOllama:
                 start_new_session=True,
             )
 
-    async def ready(self) -> None:
+    def ready(self) -> None:
         """Return when it answers."""
-        async with asyncio.timeout(_PATIENT_S), http_client() as client:
-            while True:
-                assert self._process is not None
-                assert self._process.poll() is None, "ollama has ended"
-                with contextlib.suppress(aiohttp.ClientError):
-                    async with client.get(self.url + "/api/version"):
-                        return
-                await asyncio.sleep(0.05)
+        ends = time.monotonic() + _PATIENT_S
+        while True:
+            assert self._process is not None
+            assert self._process.poll() is None, "ollama has ended"
+            with contextlib.suppress(httpx.TransportError):
+                httpx.get(self.url + "/api/version")
+                return
+            assert time.monotonic() < ends, "ollama does not answer"
+            time.sleep(0.05)
 
     def create(self, name: str, model: str, *lines: str) -> None:
         """Make a model of a file, with a Modelfile's lines."""
@@ -111,7 +111,7 @@ def real_ollama(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealOllama
     server = RealOllama(found, tmp_path_factory.mktemp("ollama"))
     server.start()
     try:
-        asyncio.run(server.ready())
+        server.ready()
         server.create("gemma", model)
         yield server
     finally:
