@@ -6,6 +6,7 @@ The commands are given answers of which every text that AgentCom makes holds an 
 from __future__ import annotations
 
 import contextlib
+import importlib
 import io
 import re
 import sys
@@ -19,7 +20,7 @@ import pytest
 from click.testing import CliRunner
 
 from cli.commands.submit import _about
-from cli.main import agentcom
+from cli.main import COMMANDS, agentcom
 from cli.render.display import Screen
 from cli.render.events import event_line
 from cli.render.terminal import Problem, local
@@ -123,6 +124,9 @@ def answered(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
     async def connected(*_: Any, **__: Any) -> AsyncIterator[FakeSession]:
         yield FakeSession(request.param)
 
+    # One that is imported later would keep what stands here now.
+    for place, _, _ in COMMANDS.values():
+        importlib.import_module(place)
     for name, module in list(sys.modules.items()):
         if name.startswith("cli.") and hasattr(module, "connected"):
             monkeypatch.setattr(module, "connected", connected)
