@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -85,7 +86,9 @@ class Composition:
 
     async def ready(self, name: str) -> None:
         """Wait until the service's own health check passes."""
-        _, program, *words = SERVICES[name]["healthcheck"]["test"]
+        shell, line = SERVICES[name]["healthcheck"]["test"]
+        assert shell == "CMD-SHELL"
+        program, *words = shlex.split(line)
         assert program == "python3"
         ends = time.monotonic() + PATIENCE_S
         while True:
