@@ -88,7 +88,7 @@ ui: setup ## build the dashboard's page
 WORKERS ?= 2
 test: dev chromium faketime nginx natscli otelcol router ## run every test, against real servers, processes and programs
 	$(BIN)/python hatch_build.py modules
-	$(BIN)/pytest -n $(WORKERS) --dist loadfile
+	$(BIN)/pytest -n $(WORKERS) --dist loadfile --durations=40
 
 check: dev ## lint and type-check all code; test the page's JavaScript
 	$(BIN)/ruff check .
