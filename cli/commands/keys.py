@@ -7,9 +7,10 @@ import json
 from pathlib import Path
 
 import click
+from msgspec import structs
 
 from cli.client.connection import run
-from cli.client.target import on_target
+from cli.client.target import on_target, said_creds, said_url
 from cli.commands.fleet import tell
 from cli.commands.options import Between, Word, json_option
 from cli.local import broker
@@ -27,6 +28,7 @@ from cli.local.instance import (
     ROLES,
     Credentials,
     Instance,
+    explicit_credentials,
 )
 from cli.local.reach import Reach, link_beside, nats_command, write_contexts
 from cli.local.streams import provision_with
@@ -291,7 +293,7 @@ def provision_command(
         replicas=_replicas(instance, replicas),
     )
     try:
-        asyncio.run(provision_with(instance.credentials("admin"), retention))
+        asyncio.run(provision_with(_admin(instance, here=data is not None), retention))
     except AgentComError as failure:
         raise click.ClickException(str(failure)) from failure
     click.echo("streams ready")
@@ -316,6 +318,15 @@ def _nodes_away(instance: Instance) -> str:
         f"copy hosts.conf from {', '.join(map(str, away))} to each of them, and "
         "there `nats-server --signal reload`"
     )
+
+
+def _admin(instance: Instance, *, here: bool) -> Credentials:
+    """Return the admin's credentials; `here`: a folder was named, and its broker is meant."""
+    key, url = said_creds(), said_url()
+    if not here and key is not None and key.stem == "admin":
+        return explicit_credentials(url, key)
+    admin = instance.credentials("admin")
+    return admin if here or url is None else structs.replace(admin, url=url)
 
 
 def _replicas(instance: Instance, text: str | None) -> int | None:

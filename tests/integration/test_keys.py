@@ -155,6 +155,21 @@ def test_the_streams_of_a_running_broker_are_made_by_command(broker):
     assert shown == "streams ready\n"
 
 
+def test_the_streams_of_a_broker_elsewhere_are_made_where_it_is_said_to_be(
+    broker, tmp_path, monkeypatch
+):
+    """As in compose.yaml: the folder knows the keys, another machine is the broker."""
+    there, here = broker.instance, Instance(tmp_path / "copied")
+    shutil.copytree(there.keys, here.keys)
+    here.record_url("nats://127.0.0.1:1")
+    monkeypatch.setenv("AGENTCOM_DATA", str(here.data))
+    monkeypatch.setenv("AGENTCOM_NATS", there.url)
+    assert run(provision_command) == "streams ready\n"
+    here.keys.joinpath("admin.nk").rename(tmp_path / "admin.nk")
+    monkeypatch.setenv("AGENTCOM_CREDS", str(tmp_path / "admin.nk"))
+    assert run(provision_command) == "streams ready\n"
+
+
 def test_a_broker_that_is_not_there_is_said(broker):
     broker.stop()
 
