@@ -175,7 +175,7 @@ async def _be_notify(config: NotifyConfig, stop: asyncio.Event) -> None:
             senders[target.name] = _sender(target)
         except (DeliveryFailed, Malformed) as error:
             raise Problem(f"target {target.name}: {error}", EXIT_USAGE) from error
-    async with role_link(role_credentials("watcher")) as link:
+    async with role_link(role_credentials("watcher"), stop) as link:
         log = JetStreamLog(link, consumers=False)
         folder = Instance().data / FOLDER
         deliveries = [

@@ -42,11 +42,16 @@ PATIENCE_S: Final = 30.0
 ASK_AGAIN_S: Final = 0.5
 """Between two questions to a broker that is there and cannot answer yet."""
 TRY_S: Final = 3.0
+CONNECT_AGAIN_S: Final = 0.1
 TOLD_AFTER_S: Final = 2.0
 AWAY_TOLD_AFTER_S: Final = 1.0
 AWAY_TOLD_AGAIN_S: Final = 60.0
 TRACEBACK_FRAMES: Final = 20
 _log = Diagnostics("agentcom")
+
+
+class StoppedWaiting(Exception):
+    """The role was told to stop before it had found its broker."""
 
 
 def run_role(work: Callable[[asyncio.Event], Awaitable[None]], *, debug: bool) -> None:
@@ -58,7 +63,8 @@ def run_role(work: Callable[[asyncio.Event], Awaitable[None]], *, debug: bool) -
     async def live() -> None:
         stop = asyncio.Event()
         stop_on_signals(stop)
-        await work(stop)
+        with suppress(StoppedWaiting):
+            await work(stop)
 
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
         runner.run(live())
@@ -175,9 +181,14 @@ def set_up_logs(*, debug: bool) -> None:
 
 
 @asynccontextmanager
-async def role_link(credentials: Credentials) -> AsyncIterator[Link]:
-    """Connect, waiting for a broker that is still to come; close at the end."""
-    link = await _connect(credentials)
+async def role_link(
+    credentials: Credentials, stop: asyncio.Event
+) -> AsyncIterator[Link]:
+    """Connect, waiting for a broker that is still to come; close at the end.
+
+    Raises StoppedWaiting if `stop` is set before there is a connection.
+    """
+    link = await _connect(credentials, stop)
     tell = Away(link, asyncio.get_running_loop())
     try:
         yield link
@@ -229,13 +240,13 @@ class Away:
             self._timer = None
 
 
-async def _connect(credentials: Credentials) -> Link:
+async def _connect(credentials: Credentials, stop: asyncio.Event) -> Link:
     address = credentials.address()
     began = time.monotonic()
     reported = False
     while True:
         try:
-            return await Link.connect(address, timeout=TRY_S)
+            ended = await first(Link.connect(address, timeout=TRY_S), stop.wait())
         except LogUnavailable as error:
             waited = time.monotonic() - began
             if waited > PATIENCE_S:
@@ -246,7 +257,13 @@ async def _connect(credentials: Credentials) -> Link:
             if not reported and waited > TOLD_AFTER_S:
                 reported = True
                 _log.info("waiting for the broker", url=address.url)
-            await asyncio.sleep(0.1)
+            if await first(stop.wait(), timeout=CONNECT_AGAIN_S):
+                raise StoppedWaiting from error
+        else:
+            if ended.place == 0:
+                link: Link = ended.value
+                return link
+            raise StoppedWaiting
 
 
 async def until_answered(

@@ -78,7 +78,7 @@ async def be_scheduler(
     from web.exposition import exposed
 
     name = f"scheduler-{local_host_name()[:40]}-{os.getpid()}-{secrets.token_hex(2)}"
-    async with role_link(credentials) as link:
+    async with role_link(credentials, stop) as link:
         await until_answered(lambda: make_streams(credentials.url, link), stop)
         link.on_connection(_made_again(credentials.url, link))
         if lease_ttl is None:
@@ -157,6 +157,29 @@ def _made_again(url: str, link: Link) -> Callable[[bool], None]:
     return connection
 
 
+class ServedPlace:
+    """The file that says where this process serves the dashboard, while it does.
+
+    Another process may serve the same data folder's: what it wrote is left alone.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self._told = b""
+
+    def tell(self, url: str) -> None:
+        """Say that the dashboard is at `url`."""
+        self._told = encode({"url": url})
+        with suppress(OSError):
+            self._file.write_bytes(self._told)
+
+    def forget(self) -> None:
+        """Take back what was told, unless another has said something else since."""
+        with suppress(OSError):
+            if self._told and self._file.read_bytes() == self._told:
+                self._file.unlink()
+
+
 async def be_web(
     credentials: Credentials,
     stop: asyncio.Event,
@@ -196,16 +219,14 @@ async def be_web(
     )
 
     checkpoints = checkpoints_beside(store)
-
-    served = Instance().dashboard_file
+    place = ServedPlace(Instance().dashboard_file)
 
     def ready(chosen: int) -> None:
         url = web_url(address, chosen) + base
         _log.info("web", url=url, nats=credentials.url)
-        with suppress(OSError):
-            served.write_bytes(encode({"url": url}))
+        place.tell(url)
 
-    async with role_link(credentials) as link:
+    async with role_link(credentials, stop) as link:
         log = JetStreamLog(link)
         try:
             serving = serve(
@@ -226,7 +247,7 @@ async def be_web(
                 "choose another port with --port"
             ) from error
         finally:
-            served.unlink(missing_ok=True)
+            place.forget()
             await log.close()
 
 
@@ -304,7 +325,7 @@ async def be_sidecar(
 
     data = Instance().data
     data.mkdir(mode=0o700, parents=True, exist_ok=True)
-    async with role_link(credentials) as link:
+    async with role_link(credentials, stop) as link:
         log = JetStreamLog(link, consumers=False)
         machine = local_host_name()
         _log.info("sidecar", host=config.host, machine=machine, nats=credentials.url)

@@ -15,7 +15,9 @@ from nats.aio.client import Client
 from agentcom import errors
 from agentcom.finding import Broker
 from agentcom.over_nats import OverNats
-from cli.local.process import until_answered
+from cli.local.instance import Credentials
+from cli.local.process import StoppedWaiting, role_link, until_answered
+from cli.local.roles import ServedPlace
 from cli.local.streams import lease_copies, missing_streams
 from events.errors import LogUnavailable, Unreachable
 from events.nats.link import Address, Link
@@ -180,6 +182,46 @@ async def test_who_is_told_to_stop_waits_no_longer():
         assert (
             await until_answered(lambda: lease_copies(answering(BUSY)), stop)
         ) is None
+
+
+@pytest.mark.parametrize("refused", [True, False])
+async def test_who_is_told_to_stop_while_there_is_no_broker_ends(
+    monkeypatch, tmp_path, refused
+):
+    """The broker is not there, or takes the connection and says nothing."""
+    stop = asyncio.Event()
+
+    async def connect(address, *, timeout):
+        stop.set()
+        if refused:
+            raise LogUnavailable("connect", "refused")
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(Link, "connect", connect)
+    monkeypatch.setattr("cli.local.process.PATIENCE_S", 10 * PATIENCE_S)
+    key = tmp_path / "x.nk"
+    key.touch()
+    credentials = Credentials("nats://127.0.0.1:1", key, "watcher")
+    async with asyncio.timeout(PATIENCE_S):
+        with pytest.raises(StoppedWaiting):
+            async with role_link(credentials, stop):
+                pass
+
+
+def test_a_second_web_that_fails_leaves_the_first_one_s_address(tmp_path):
+    file = tmp_path / "dashboard.json"
+    first, second = ServedPlace(file), ServedPlace(file)
+    first.tell("http://127.0.0.1:1")
+
+    second.forget()
+    assert b":1" in file.read_bytes()
+
+    second.tell("http://127.0.0.1:2")
+    first.forget()
+    assert b":2" in file.read_bytes()
+    second.forget()
+    second.forget()
+    assert not file.exists()
 
 
 async def test_web_at_any_port_takes_another_where_its_own_was_taken_meanwhile(
