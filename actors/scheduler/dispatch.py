@@ -265,6 +265,7 @@ def _pool_in(state: SchedulerState, tier: c.Tier, required: Requirement) -> Pool
             tools=required.tools,
             choice=required.choice,
             vision=required.vision,
+            embeds=required.embeds,
             context=required.context,
             child=required.child,
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from actors.lifecycle import TaskState, initial
 from actors.rules.contexts import context_needed
@@ -93,22 +93,12 @@ class LiveTask(Struct, eq=False, gc=False):
         context = base.context
         if state.input_tokens and self.kind == "local":
             context += context_needed(state.input_tokens, work=False)
-        return Requirement(
+        return structs.replace(
+            base,
             kind=self.kind,
             tier=state.tier,
-            model=base.model,
-            needs=base.needs,
             assign_to=state.assign_to or "",
-            repo=base.repo,
-            verifies=base.verifies,
-            work=base.work,
-            tools=base.tools,
-            choice=base.choice,
-            vision=base.vision,
             context=context,
-            child=base.child,
-            shell=base.shell,
-            chat=base.chat,
             hopped=base.hopped or state.hopped_from is not None,
             unverified=state.unverified and state.hopped_from is None,
             excluded=excluded,

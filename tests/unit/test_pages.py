@@ -38,7 +38,7 @@ RULES = {
     "sidecar/progress.py": r"\bJOIN_S = ",
     "actors/scheduler/hosts.py": r"\(\s*now,\s*c\.HostLost\b",
     "actors/rules/classification.py": r"def infer\(",
-    "actors/gateway/tasks.py": r"def _digest\(|derived\(who",
+    "actors/gateway/tasks.py": r"derived\(who",
     "actors/scheduler/role.py": r"= c\.SchedulerElected\(",
     "sidecar/costs.py": r"\bcost_basis=spent\.",
     "actors/scheduler/dispatch.py": r"\+ [\w.]*\bfallback_wait_s\b",
@@ -75,6 +75,24 @@ def test_each_rule_stands_in_the_file_that_is_named_for_it():
             if re.search(rule, path.read_text(encoding="utf-8"), flags=re.M)
         ]
         assert places == [name], rule
+
+
+def test_what_a_rule_s_file_is_to_be_looked_at_for_is_in_it():
+    page = (FOLDER / "architecture.md").read_text(encoding="utf-8")
+    section = page.partition("## Which file decides what")[2]
+    rows = re.findall(r"^\| .*\? \| `([\w/]+\.py)` \| (.*) \|$", section, flags=re.M)
+    lost = [
+        (name, file)
+        for file, places in rows
+        for name in re.findall(r"`(\w+)`", places.partition(";")[0])
+        if not re.search(
+            rf"\b(?:def|class) {name}\b|^{name}\b.* = ",
+            (ROOT / file).read_text(encoding="utf-8"),
+            flags=re.M,
+        )
+    ]
+    assert len(rows) == len(RULES)
+    assert lost == []
 
 
 def test_every_event_stands_in_exactly_one_family():

@@ -8,9 +8,12 @@ from types import SimpleNamespace
 import pytest
 from msgspec import structs
 
+from actors.lifecycle import initial
 from actors.rules import policy as policies
 from actors.scheduler import hosts
+from actors.scheduler.live import LiveTask
 from actors.scheduler.outputs import Decision, HistoryNeeded
+from actors.scheduler.queue import Requirement
 from actors.scheduler.role import SchedulerRole
 from events import catalogue as c
 from events import subjects
@@ -498,3 +501,18 @@ def test_a_run_of_a_lost_host_that_comes_back_with_it_is_not_taken_for_gone():
     )  # fmt: skip
     w.turn()
     assert w.events(c.TaskRequeued) == []
+
+
+def test_a_task_that_is_tried_again_requires_all_that_it_did():
+    said = {
+        field.name: {str: "x", bool: True, int: 7}.get(field.type, ("x",))
+        for field in structs.fields(Requirement)
+    }
+    base = Requirement(**said | {"kind": "local", "tier": "standard"})
+    assert Requirement(kind="local", tier="standard") != base
+    live = LiveTask(structs.replace(initial("t1"), tier="standard"), base, 0, None, "")
+    changes = {"assign_to", "unverified", "excluded", "suspect"}
+    again = structs.asdict(live.requirement(()))
+    assert {k: v for k, v in again.items() if k not in changes} == {
+        k: v for k, v in structs.asdict(base).items() if k not in changes
+    }
