@@ -497,20 +497,21 @@ def would_route(
         mode=resolve(spec).mode,
         prompt_tokens=estimate(spec),
     )
-    outlook = look(state, Group(required), now)
-    if isinstance(outlook, Blocked):
-        return None, outlook.why
-    routed = _route(
-        state,
-        Waiting("dry-run", 0, LANES[spec.priority], now, required),
-        outlook,
-        now,
-        stamp,
-        generation=1,
-        attempt=1,
-        repo=spec.repo,
-        classification_reason=classification.reason,
-    )
+    with state.fleet.passing():
+        outlook = look(state, Group(required), now)
+        if isinstance(outlook, Blocked):
+            return None, outlook.why
+        routed = _route(
+            state,
+            Waiting("dry-run", 0, LANES[spec.priority], now, required),
+            outlook,
+            now,
+            stamp,
+            generation=1,
+            attempt=1,
+            repo=spec.repo,
+            classification_reason=classification.reason,
+        )
     return (routed[0], "") if routed is not None else (None, "no place is open")
 
 

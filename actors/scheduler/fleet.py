@@ -7,6 +7,8 @@ scans nothing.
 
 from __future__ import annotations
 
+from contextlib import contextmanager
+from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 from actors.rules.repos import plain_repo
@@ -15,7 +17,7 @@ from actors.scheduler.queue import PLACE_KIND, Requirement
 from events.models import listed_models
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from actors.rules.policy import Policy
     from events import catalogue as c
@@ -352,6 +354,17 @@ class Fleet:
             self._pools.pop(key, None)
             self._pools_by_kind.get(key.kind, {}).pop(key, None)
             self._pools_by_host.get(key.assign_to, {}).pop(key, None)
+
+    @contextmanager
+    def passing(self) -> Iterator[None]:
+        """Forget at the end what pools were made meanwhile: they were only looked at."""
+        before = len(self._pools)
+        try:
+            yield
+        finally:
+            made = islice(reversed(self._pools), len(self._pools) - before)
+            for key in list(made):
+                self.release_pool(key)
 
     def touch(self, host: Host) -> None:
         """Rank all places of a host anew."""

@@ -10,6 +10,7 @@ from msgspec import structs
 
 from actors.lifecycle import initial
 from actors.rules import policy as policies
+from actors.rules.classification import classify
 from actors.scheduler import hosts
 from actors.scheduler.live import LiveTask
 from actors.scheduler.outputs import Decision, HistoryNeeded
@@ -516,3 +517,16 @@ def test_a_task_that_is_tried_again_requires_all_that_it_did():
     assert {k: v for k, v in again.items() if k not in changes} == {
         k: v for k, v in structs.asdict(base).items() if k not in changes
     }
+
+
+def test_asking_where_a_task_would_go_leaves_nothing_behind():
+    w = World()
+    w.join("h1")
+    w.beat("h1")
+    fleet = w.scheduler.state.fleet
+    before = len(fleet._pools)
+    for n in range(20):
+        spec = c.TaskSpec(description="fix it", needs=(f"thing-{n}",), tier="complex")
+        assert w.scheduler.would_route(spec, classify(spec))[0] is None
+    # Those of whole tiers stay.
+    assert len(fleet._pools) <= before + 3
