@@ -188,11 +188,13 @@ def submit_noop(watching: BenchClient) -> Callable[[], Awaitable[str]]:
     return submit
 
 
-async def until_ready(watching: BenchClient, patience_s: float = 60) -> None:
-    """Return once a task has gone all the way through."""
+async def until_ready(
+    watching: BenchClient, patience_s: float = 60, key: bytes = b"ready"
+) -> None:
+    """Return once a task has gone all the way through, whose `key` is new to the log."""
     watching.count_to(1)
     sizes = asyncio.create_task(watching.measure_sizes(patience_s))
-    body = NOOP % b"ready"
+    body = NOOP % key
     deadline = time.monotonic() + patience_s
     while time.monotonic() < deadline:
         try:
