@@ -117,8 +117,8 @@ def keys(
 ) -> None:
     """Make the key of each role and the broker's configuration, and show how to connect.
 
-    What exists is kept. Afterwards `nats-server -c nats.conf` runs in the data folder;
-    in a folder that holds AgentCom's own nats.conf too, because the files that
+    What exists is kept. The line `broker` starts the broker, from any folder. In a
+    folder that holds AgentCom's own nats.conf that one is used, because the files that
     it includes are linked there. With --cluster each node gets a folder of its own in
     DATA/nodes, to be copied to its machine.
     """
@@ -145,12 +145,12 @@ def keys(
     if as_json:
         click.echo(json.dumps(_as_json(instance, credentials), indent=2))
         return
-    conf = "nats.conf" if links else str(instance.conf)
+    conf = Path.cwd() / "nats.conf" if links else instance.conf
     click.echo(f"data folder   {instance.data}")
     for folder in folders:
         click.echo(f"node          nats-server -c {folder.conf}")
     if not folders:
-        click.echo(f"broker        nats-server -c {conf}")
+        click.echo(f"broker        {broker.server_line(conf)}")
     for link in links:
         click.echo(f"linked        {link.name} -> {instance.data / link.name}")
     for name in written:

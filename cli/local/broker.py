@@ -14,6 +14,7 @@ import importlib.metadata
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -308,6 +309,18 @@ def find_server() -> Path:
     if (on_path := shutil.which(name)) is not None:
         return Path(on_path)
     raise NoServer
+
+
+def server_line(conf: Path) -> str:
+    """Return what to type to start a server with this configuration, for any folder.
+
+    The program is named in full: the one that came along need not be on the PATH.
+    """
+    try:
+        program = str(find_server())
+    except NoServer:
+        program = "nats-server"
+    return shlex.join([program, "-c", str(conf)])
 
 
 def _installed(name: str) -> list[Path]:

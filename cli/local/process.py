@@ -22,6 +22,8 @@ import psutil
 import structlog
 
 from cli.client.connection import loop_factory
+from cli.local.broker import server_line
+from cli.local.instance import Instance, NoAddress
 from cli.local.unheard import speak_unheard
 from cli.render.redaction import redact
 from cli.render.terminal import EXIT_INTERRUPTED, Problem, colours_on
@@ -252,7 +254,7 @@ async def _connect(credentials: Credentials, stop: asyncio.Event) -> Link:
             if waited > PATIENCE_S:
                 raise Problem(
                     f"no broker at {address.url} for {waited:.0f} s ({error.reason}): "
-                    "start it with `nats-server -c nats.conf` or `agentcom up`"
+                    f"{_remedy(Instance(), address.url)}"
                 ) from error
             if not reported and waited > TOLD_AFTER_S:
                 reported = True
@@ -264,6 +266,15 @@ async def _connect(credentials: Credentials, stop: asyncio.Event) -> Link:
                 link: Link = ended.value
                 return link
             raise StoppedWaiting
+
+
+def _remedy(instance: Instance, url: str) -> str:
+    """Say how to start the broker: by its line where it is this data folder's."""
+    with suppress(NoAddress):
+        # Several servers are a cluster: each is started on its own machine.
+        if instance.url == url and "," not in url and instance.conf.is_file():
+            return f"start it with `{server_line(instance.conf)}` or `agentcom up`"
+    return "start it on its machine, or name another with --nats"
 
 
 async def until_answered(

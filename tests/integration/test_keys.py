@@ -81,7 +81,7 @@ def test_the_shipped_configuration_runs_where_it_lies(data, tmp_path):
 
     shown = run(keys, "--host", "h1")
 
-    assert "nats-server -c nats.conf" in shown
+    assert f"broker        {find_server()} -c {tmp_path}/nats.conf\n" in shown
     for folder in (tmp_path, data):
         checked = subprocess.run(
             [find_server(), "-c", "nats.conf", "-t"],

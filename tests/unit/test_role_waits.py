@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import re
 from contextlib import asynccontextmanager
 from types import SimpleNamespace
 
@@ -15,10 +16,11 @@ from nats.aio.client import Client
 from agentcom import errors
 from agentcom.finding import Broker
 from agentcom.over_nats import OverNats
-from cli.local.instance import Credentials
+from cli.local.instance import Credentials, Instance
 from cli.local.process import StoppedWaiting, role_link, until_answered
 from cli.local.roles import ServedPlace
 from cli.local.streams import lease_copies, missing_streams
+from cli.render.terminal import Problem
 from events.errors import LogUnavailable, Unreachable
 from events.nats.link import Address, Link
 from events.nats.wire import Wire
@@ -205,6 +207,34 @@ async def test_who_is_told_to_stop_while_there_is_no_broker_ends(
     async with asyncio.timeout(PATIENCE_S):
         with pytest.raises(StoppedWaiting):
             async with role_link(credentials, stop):
+                pass
+
+
+async def test_a_role_without_a_broker_says_the_line_that_starts_it(
+    monkeypatch, tmp_path
+):
+    """It works from any folder, also where the program is not on the PATH."""
+    program = tmp_path / "its bin" / "nats-server"
+    program.parent.mkdir()
+    program.touch(mode=0o755)
+    monkeypatch.setenv("AGENTCOM_NATS_SERVER", str(program))
+    monkeypatch.setenv("AGENTCOM_DATA", str(tmp_path / "data"))
+    monkeypatch.setattr("cli.local.process.PATIENCE_S", -1.0)
+
+    async def connect(address, *, timeout):
+        raise LogUnavailable("connect", "refused")
+
+    monkeypatch.setattr(Link, "connect", connect)
+    instance = Instance()
+    instance.prepare("127.0.0.1:1", ["h1"])
+    line = f"`'{program}' -c {instance.conf}`"
+    here = instance.credentials("watcher")
+    for credentials, said in (
+        (here, line),
+        (structs.replace(here, url="nats://elsewhere:1"), "on its machine"),
+    ):
+        with pytest.raises(Problem, match=re.escape(said)):
+            async with role_link(credentials, asyncio.Event()):
                 pass
 
 
