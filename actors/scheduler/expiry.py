@@ -121,11 +121,18 @@ def _outages(
 def _why(
     state: SchedulerState, required: Requirement, outages: list[c.TierOutage]
 ) -> str:
-    reasons = [f"{one.tier} was {one.state} for {one.down_s:.0f} s" for one in outages]
+    reasons = [_outage(one) for one in outages]
     if not reasons:
         counts = state.fleet.pool(required).counts
         reasons = [f"{n} × {why}" for why, n in counts.items()]
     return "; ".join(reasons)
+
+
+def _outage(one: c.TierOutage) -> str:
+    # Absent since ever: nobody has offered it, and a number would tell of an outage.
+    if one.state == "absent" and not one.down_s:
+        return f"{one.tier} is not set up"
+    return f"{one.tier} was {one.state} for {one.down_s:.0f} s"
 
 
 def _expire(

@@ -71,7 +71,8 @@ def gist(event: c.Event) -> str:
             return event.text
         case c.TaskExpired():
             tiers = ", ".join(
-                f"{t.tier} {t.state} {t.down_s:.0f} s" for t in event.tiers
+                f"{t.tier} {t.state}" + (f" {t.down_s:.0f} s" if t.down_s else "")
+                for t in event.tiers
             )
             return f"{event.reason} {event.detail} {tiers}"
         case c.HostJoined():

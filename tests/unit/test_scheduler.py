@@ -657,6 +657,7 @@ def test_trivial_tasks_still_run_while_others_expire():
     w.beat_on(12, "h1")
     assert w.phase("t1") == "expired"
     assert w.events(c.TaskExpired)[0].tiers[0].state == "absent"
+    assert w.events(c.TaskExpired)[0].detail == "complex is not set up"
     assert len(w.routes("t2")) == 1
 
 
