@@ -84,11 +84,13 @@ class NoCredentials(AgentComError):
 
     code = "no_credentials"
 
-    def __init__(self, seed_path: Path) -> None:
+    def __init__(self, seed_path: Path, wrong: str = "") -> None:
         self.seed_path = seed_path
+        found = (
+            f"{seed_path} holds no key ({wrong})" if wrong else f"no key at {seed_path}"
+        )
         super().__init__(
-            f"no key at {seed_path}: `agentcom keys` makes them, "
-            "`agentcom host add NAME` a host's"
+            f"{found}: `agentcom keys` makes them, `agentcom host add NAME` a host's"
         )
 
 
@@ -133,8 +135,7 @@ class Credentials(msgspec.Struct, frozen=True):
 
     def address(self) -> Address:
         """Return what `Link.connect` needs; raise NoCredentials."""
-        if not self.seed_path.is_file():
-            raise NoCredentials(self.seed_path)
+        _key_in(self.seed_path)
         return Address(
             url=self.url,
             seed=self.seed_path,
@@ -144,14 +145,25 @@ class Credentials(msgspec.Struct, frozen=True):
 
     def connect_options(self) -> ConnectOptions:
         """Return the keyword arguments for `nats.connect`; raise NoCredentials."""
-        if not self.seed_path.is_file():
-            raise NoCredentials(self.seed_path)
         return {
             "servers": servers_of(self.url),
-            "nkeys_seed_str": key_file(self.seed_path)[0],
+            "nkeys_seed_str": _key_in(self.seed_path)[0],
             "inbox_prefix": self.inbox_prefix,
             "name": f"agentcom-{self.role}",
         }
+
+
+def _key_in(path: Path) -> tuple[str, str]:
+    """Return a key's seed and the servers its file names; raise NoCredentials."""
+    if not path.is_file():
+        raise NoCredentials(path)
+    try:
+        seed, servers = key_file(path)
+        nkeys.from_seed(bytearray(seed.encode())).wipe()
+    except (nkeys.NkeysError, ValueError) as error:
+        expected = "expected a line that begins with SU and ends with its checksum"
+        raise NoCredentials(path, expected) from error
+    return seed, servers
 
 
 def explicit_credentials(url: str | None, seed_path: Path) -> Credentials:
@@ -163,8 +175,9 @@ def explicit_credentials(url: str | None, seed_path: Path) -> Credentials:
     """
     if not seed_path.is_file():
         raise NoCredentials(seed_path)
-    url = url or key_file(seed_path)[1] or Instance().url
-    return Credentials(url, seed_path, known_role(seed_path.stem))
+    role = known_role(seed_path.stem)
+    _, servers = _key_in(seed_path)
+    return Credentials(url or servers or Instance().url, seed_path, role)
 
 
 def known_role(role: str) -> str:

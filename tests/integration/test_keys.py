@@ -146,6 +146,20 @@ def test_a_host_whose_seed_has_moved_away_may_still_connect(data):
     assert (data / "hosts.conf").read_text() == listed
 
 
+@pytest.mark.parametrize("damage", [b"garbage\n", b"", b"\xff\xfe\x00", None])
+def test_a_file_that_holds_no_key_is_named(data, damage):
+    run(keys)
+    seed = data / "keys" / "operator.nk"
+    whole = seed.read_bytes()
+    seed.write_bytes(whole.replace(b"SU", b"SUA", 1) if damage is None else damage)
+    with pytest.raises(NoCredentials, match=r"operator\.nk holds no key \(expected"):
+        Instance(data).credentials("operator").address()
+    with pytest.raises(NoCredentials, match="holds no key"):
+        explicit_credentials(None, seed)
+    seed.write_bytes(whole)
+    assert explicit_credentials(None, seed).address().seed == seed
+
+
 def test_the_streams_of_a_running_broker_are_made_by_command(broker):
     shown = run(
         provision_command,
