@@ -250,6 +250,11 @@ def fields_of(text: tuple[str, ...], options: dict[str, Any]) -> dict[str, Any]:
     shell = shell_of(options)
     if not description and shell is not None:
         description = shell["command"][: c.DESCRIPTION_LIMIT]
+    if not description and options["files"]:
+        raise click.UsageError(
+            "say what is to be done: --file names a file to look at, and -f FILE "
+            "submits a file of tasks"
+        )
     if not description:
         raise click.UsageError("say what is to be done: a text, --shell COMMAND, or -f")
     fields: dict[str, Any] = {

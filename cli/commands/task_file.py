@@ -24,7 +24,7 @@ from cli.render.terminal import (
 )
 from events import catalogue as c
 from events.codec import Reader, encode
-from events.commands import BatchSubmitted, Refusal
+from events.commands import BatchSubmitted, NewTask, Refusal
 from events.errors import Malformed
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 MOST_AT_ONCE: Final = 1_000
 _specs: Reader[c.TaskSpec] = Reader(c.TaskSpec)
+_new_tasks: Reader[NewTask] = Reader(NewTask)
 _fields: Reader[dict[str, Any]] = Reader(dict[str, Any])
 _PLACE = re.compile(r"tasks\[(\d+)\]\.?")
 
@@ -71,7 +72,7 @@ def read_tasks(path: Path) -> list[tuple[int, dict[str, Any]]]:
             continue
         try:
             fields = _titled(line)
-            _specs.decode(msgspec.json.encode(fields))
+            _check(msgspec.json.encode(fields))
         except Malformed as error:
             raise Problem(
                 f"{path}, line {number}: {error}; nothing was submitted"
@@ -87,6 +88,16 @@ def read_tasks(path: Path) -> list[tuple[int, dict[str, Any]]]:
             EXIT_USAGE,
         )
     return tasks
+
+
+def _check(raw: bytes) -> None:
+    """Raise Malformed for what no gateway takes; a newer one may know more fields."""
+    try:
+        _specs.decode(raw)
+    except Malformed:
+        # It names a misspelt field before the one that is missing for it.
+        _new_tasks.decode(raw)
+        raise
 
 
 def _titled(line: str) -> dict[str, Any]:

@@ -18,10 +18,11 @@ from cli.client.spans import point
 from cli.commands.ask import classify, route
 from cli.commands.log import events, pattern_of
 from cli.commands.submit import submit
+from cli.commands.task_file import read_tasks
 from cli.main import COMMANDS, GROUPS, agentcom, main
 from cli.render.display import Screen
 from cli.render.tasks import task_table
-from cli.render.terminal import cell, harmless, line_of
+from cli.render.terminal import Problem, cell, harmless, line_of
 from events.catalogue import Chunk
 from projections.answers import TasksAnswer
 from projections.queries import WAIT_LIMIT_S
@@ -148,6 +149,7 @@ def test_what_is_not_utf8_is_named(body: object, place: str) -> None:
             b'\n{"description": "\xfe"}',
             "tasks.jsonl, line 2: ",
         ),
+        (("submit", "--file", "FILE"), b"", "-f FILE submits a file of tasks"),
         (("submit", "-f", "FILE", "--follow"), b"", "-f and --follow do not go"),
         (("submit", "x", "--metadata", '{"a": "\udcff"}'), b"", "--metadata: expected"),
         (("restore", "/nonexist"), b"", "File '/nonexist' does not exist"),
@@ -170,6 +172,17 @@ def test_wrong_use_is_one_sentence(
     assert said in shown.err
     assert "Traceback" not in shown.err
     assert shown.out == ""
+
+
+def test_a_file_s_misspelt_field_is_named_and_not_the_one_missing_for_it(
+    tmp_path: Path,
+) -> None:
+    file = tmp_path / "tasks.jsonl"
+    file.write_text(
+        '{"description": "x", "of_a_newer_gateway": 1}\n{"descripton": "x"}'
+    )
+    with pytest.raises(Problem, match=r"line 2: descripton: .* mean description"):
+        read_tasks(file)
 
 
 @pytest.mark.parametrize(
