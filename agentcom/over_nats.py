@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -45,6 +46,8 @@ class OverNats:
     def __init__(self, broker: Broker) -> None:
         self._broker = broker
         self._client: Client | None = None
+        # What the connection's last error said.
+        self._said = ""
         self._connecting = asyncio.Lock()
         # Subjects that the broker has refused, to those who wait for an answer.
         self._refusing: dict[str, asyncio.Future[str]] = {}
@@ -58,21 +61,24 @@ class OverNats:
             return self._client
 
     async def _connect(self) -> Client:
-        import nats
         import nats.errors
 
+        from agentcom.tls import TlsClient
+
         where = ", ".join(self._broker.servers)
-        patience = Patience(_CONNECT_S)
-        while True:
-            try:
-                return await nats.connect(
+        client = TlsClient()
+        self._said = ""
+        try:
+            # nats-py itself tries for ever, also where a key is refused.
+            async with asyncio.timeout(_CONNECT_S):
+                await client.connect(
                     self._broker.servers,
                     nkeys_seed_str=self._broker.seed,
                     inbox_prefix=self._broker.inbox,
                     name=f"agentcom-library-{self._broker.role}",
                     max_reconnect_attempts=-1,
                     allow_reconnect=True,
-                    reconnect_time_wait=0.1,
+                    reconnect_time_wait=0.1,  # type: ignore[arg-type]
                     connect_timeout=2,
                     # A broker that is silent is left after 6 to 9 s.
                     ping_interval=3,
@@ -80,20 +86,27 @@ class OverNats:
                     error_cb=self._on_error,
                     disconnected_cb=self._on_lost,
                 )
-            except (OSError, TimeoutError, nats.errors.Error) as error:
-                reason = str(error) or "no answer"
-                if "authorization" in reason.lower():
-                    raise Denied(
-                        f"{where} does not take this key of the role "
-                        f"{self._broker.role}",
-                        code="denied",
-                        status=403,
-                    ) from error
-                if not await patience.again():
-                    raise Unreachable(f"no broker at {where} ({reason})") from error
+        except (OSError, TimeoutError, nats.errors.Error) as error:
+            reason = self._said or str(error) or "no answer"
+            # It asserts that there was a connection to be made: not to a wrong address.
+            with suppress(
+                *(OSError, TimeoutError, RuntimeError, AssertionError),
+                nats.errors.Error,
+            ):
+                async with asyncio.timeout(1):
+                    await client.close()
+            if "authorization" in reason.lower():
+                raise Denied(
+                    f"{where} does not take this key of the role {self._broker.role}",
+                    code="denied",
+                    status=403,
+                ) from error
+            raise Unreachable(f"no broker at {where} ({reason})") from error
+        return client
 
     async def _on_error(self, error: Exception) -> None:
         """Match the broker's refusals, which come as text, to those who wait."""
+        self._said = str(error)
         if match := _DENIED.search(str(error)):
             waiting = self._refusing.get(match[2])
             if waiting is not None and not waiting.done():

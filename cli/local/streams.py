@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
-from nats.aio.client import Client
 from nats.errors import Error as NatsError
 
+from agentcom.tls import TlsClient
 from cli.local.cluster import REPLICAS, read_cluster
 from cli.local.instance import Credentials, Instance
 from cli.render.terminal import Problem
@@ -88,7 +88,7 @@ async def provision_with(admin: Credentials, retention: Retention) -> None:
     async def note(failure: Exception) -> None:
         failures.append(failure)
 
-    connection = Client()
+    connection = TlsClient()
     try:
         # Once and once more: by default the client goes on for two minutes.
         await connection.connect(

@@ -16,10 +16,10 @@ import re
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
-from nats.aio.client import Client
 from nats.errors import Error as NatsError
 from nats.protocol.command import hpub_cmd, pub_cmd
 
+from agentcom.tls import TlsClient
 from events.errors import shown
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ _LEFT_TO_CLIENT: Final = ("authorization", "permissions", "stale connection")
 _KEY_TAKEN: Final = ("authentication revoked", "authentication expired")
 
 
-class Wire(Client):
+class Wire(TlsClient):
     """A nats-py client; `listen` and `send` are the short ways."""
 
     def __init__(self) -> None:

@@ -15,9 +15,9 @@ ROOT = Path(__file__).parents[2]
 
 # A package, and those of ours that it may import beside itself.
 MAY_IMPORT = {
-    # What is imported of it below is its version and how people write points of time; its
-    # `__main__` starts the command, and the rest is the library, which knows none of the
-    # rooms.
+    # What is imported of it below is its version, how people write points of time and what
+    # holds a connection to `tls://`; its `__main__` starts the command, and the rest is the
+    # library, which knows none of the rooms.
     "agentcom": {"cli"},
     "events": {"agentcom"},
     "actors": {"events"},
@@ -61,6 +61,7 @@ KNOWN_TO = {
         "bench/",
         # A stranger's program has this one connection, and none of the rooms.
         "agentcom/over_nats.py",
+        "agentcom/tls.py",
     ],
     "httpx": ["agentcom/"],
     "aiohttp": ["sidecar/", "web/", "bench/chats.py"],
@@ -167,7 +168,7 @@ def test_a_package_imports_only_from_the_floors_below_it(package):
     } == {}
 
 
-def test_the_rooms_know_of_the_library_how_points_of_time_are_written_alone():
+def test_the_rooms_know_of_the_library_points_of_time_and_its_tls_alone():
     known = {
         (place(path), node.module)
         for path in sources()
@@ -176,7 +177,10 @@ def test_the_rooms_know_of_the_library_how_points_of_time_are_written_alone():
         and (node.module or "").partition(".")[0] == "agentcom"
         and path.relative_to(ROOT).parts[0] in ("events", "actors", "projections")
     }
-    assert known == {("events/filters.py", "agentcom.times")}
+    assert known == {
+        ("events/filters.py", "agentcom.times"),
+        ("events/nats/wire.py", "agentcom.tls"),
+    }
 
 
 @pytest.mark.parametrize("room", CLI_ROOMS)

@@ -16,6 +16,7 @@ from nats.aio.client import Client
 from agentcom import errors
 from agentcom.finding import Broker
 from agentcom.over_nats import OverNats
+from agentcom.tls import TlsClient
 from cli.local.instance import Credentials, Instance
 from cli.local.process import StoppedWaiting, role_link, until_answered
 from cli.local.roles import ServedPlace
@@ -314,7 +315,7 @@ async def test_a_broker_that_is_silent_is_left_for_another_within_ten_seconds(
         with pytest.raises(LogUnavailable):
             await Link.connect(Address(url="nats://nobody"))
     else:
-        monkeypatch.setattr("nats.connect", connect)
+        monkeypatch.setattr(TlsClient, "connect", connect)
         monkeypatch.setattr("agentcom.over_nats._CONNECT_S", 0.0)
         with pytest.raises(errors.Unreachable):
             await OverNats(Broker(["nats://nobody"], "", "operator")).query("x", {})
