@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from types import SimpleNamespace
 
 import msgspec
+import nkeys
 import pytest
 from msgspec import structs
 from nats.aio.client import Client
@@ -203,7 +204,7 @@ async def test_who_is_told_to_stop_while_there_is_no_broker_ends(
     monkeypatch.setattr(Link, "connect", connect)
     monkeypatch.setattr("cli.local.process.PATIENCE_S", 10 * PATIENCE_S)
     key = tmp_path / "x.nk"
-    key.touch()
+    key.write_bytes(nkeys.encode_seed(bytes(32), nkeys.PREFIX_BYTE_USER))
     credentials = Credentials("nats://127.0.0.1:1", key, "watcher")
     async with asyncio.timeout(PATIENCE_S):
         with pytest.raises(StoppedWaiting):
