@@ -70,8 +70,6 @@ _BOUNDS = {
 }
 _UNITS = {"str": " characters", "array": " items", "object": " fields"}
 _MISSING = object()
-_A_VALUE = "a value"
-_NONE = "none"
 _AT = re.compile(r"^(?P<sentence>.*?)(?: - at `(?P<path>[^`]*)`)?$", re.DOTALL)
 _EXPECTED = re.compile(r"^Expected (?P<expected>.*?)(?:, got (?P<got>.*))?$", re.DOTALL)
 
@@ -197,8 +195,6 @@ def explained(fault: Malformed, kind: Any, body: Any) -> Malformed:
     """
     if fault.expected == _NO_FIELD:
         return _with_near_field(fault, kind)
-    if (fault.expected, fault.got) == (_A_VALUE, _NONE):
-        return _with_misspelt_field(fault, kind, body)
     value = _value_at(body, fault.path)
     if body is _MISSING or value is _MISSING:
         return fault
@@ -235,21 +231,6 @@ def _near(word: str, known: list[str]) -> list[str]:
     if len(word) > _LONGEST_WORD:
         return []
     return difflib.get_close_matches(word, known, n=1)
-
-
-def _with_misspelt_field(fault: Malformed, kind: Any, body: Any) -> Malformed:
-    """Name a field that does not exist before one that is missing: it may be meant for it."""
-    place = fault.path.rpartition(".")[0]
-    given = _value_at(body, place)
-    structs = [i for i in _members(_at(kind, place)) if isinstance(i, mi.StructType)]
-    if not isinstance(given, dict) or not all(i.forbid_unknown_fields for i in structs):
-        return fault
-    known = {field.encode_name for info in structs for field in info.fields}
-    known |= {info.tag_field for info in structs if info.tag_field}
-    unknown = next((name for name in given if name not in known), None)
-    if unknown is None:
-        return fault
-    return _with_near_field(Malformed(_join(place, unknown), _NO_FIELD, "one"), kind)
 
 
 def _with_near_field(fault: Malformed, kind: Any) -> Malformed:
@@ -358,7 +339,7 @@ def malformed(error: Exception) -> Malformed:
     if unknown := re.match(r"^Object contains unknown field `(.*)`$", what, re.DOTALL):
         return Malformed(_join(path, unknown[1]), _NO_FIELD, "one")
     if missing := re.match(r"^Object missing required field `(.*)`$", what, re.DOTALL):
-        return Malformed(_join(path, missing[1]), _A_VALUE, _NONE)
+        return Malformed(_join(path, missing[1]), "a value", "none")
     if wrong := re.match(r"^Invalid (?:enum )?value (.*)$", what, re.DOTALL):
         return Malformed(path, _ALLOWED, shown(wrong[1].strip("'")))
     if what.endswith("out of range"):
