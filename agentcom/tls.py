@@ -6,7 +6,8 @@ TLS, or someone between who says that there is none, would be told everything in
 
 from __future__ import annotations
 
-from typing import Any
+from ssl import SSLCertVerificationError
+from typing import Any, Final
 
 from nats.aio.client import Client
 from nats.errors import Error as NatsError
@@ -20,12 +21,41 @@ def speaks_no_tls(where: str) -> str:
     )
 
 
+_NAMES_ANOTHER: Final = frozenset({62, 64})
+"""OpenSSL's numbers for a certificate that is another name's, another address's."""
+_ISSUER_UNKNOWN: Final = frozenset({2, 18, 19, 20, 21})
+"""Its numbers for an issuer that is not at hand, or that nobody here trusts."""
+
+
+def not_trusted(where: str, number: int, said: str) -> str:
+    """Say why the certificate at `where` is refused; `number` and `said` are OpenSSL's."""
+    if number in _NAMES_ANOTHER:
+        why = "its certificate does not name this address"
+    elif number in _ISSUER_UNKNOWN:
+        why = (
+            "its issuer is not known here: SSL_CERT_FILE names the issuer's certificate"
+        )
+    else:
+        why = said
+    return f"certificate verify failed at {where}: {why}"
+
+
 class TlsClient(Client):
     """A nats-py client that says nothing in the clear where `tls://` is asked for.
 
     One such address among those given is enough: then it holds for each of the servers,
     on the first connection and on all that follow.
     """
+
+    async def _process_connect_init(self) -> None:
+        """Greet the server; what keeps its certificate from being trusted is said."""
+        try:
+            await super()._process_connect_init()
+        except SSLCertVerificationError as error:
+            server = self._current_server
+            where = server.uri.netloc if server else "?"
+            said = not_trusted(where, error.verify_code, error.verify_message)
+            raise NatsError(said) from error
 
     async def _process_info(
         self, info: dict[str, Any], initial_connection: bool = False

@@ -13,7 +13,7 @@ from msgspec import structs
 from agentcom import errors
 from agentcom.finding import Broker
 from agentcom.over_nats import OverNats
-from agentcom.tls import TlsClient
+from agentcom.tls import TlsClient, not_trusted
 from cli.local.instance import explicit_credentials
 from cli.local.streams import provision_with
 from events.errors import LogUnavailable
@@ -132,6 +132,20 @@ async def test_the_library_says_what_keeps_it_from_the_broker(broker, monkeypatc
         stranger = Broker([broker.url], seed, "operator")
         with pytest.raises(errors.Denied, match="does not take this key"):
             await OverNats(stranger).query("tasks", {})
+
+
+@pytest.mark.parametrize(
+    ("number", "why"),
+    [
+        (18, "its issuer is not known here: SSL_CERT_FILE names"),
+        (20, "its issuer is not known here: SSL_CERT_FILE names"),
+        (62, "its certificate does not name this address"),
+        (64, "its certificate does not name this address"),
+        (10, "certificate has expired"),
+    ],
+)
+def test_what_is_wrong_with_a_certificate_is_said(number, why):
+    assert why in not_trusted("b:2", number, "certificate has expired")
 
 
 @pytest.mark.parametrize("offer", ["tls_required", "tls_available"])
