@@ -26,7 +26,13 @@ from cli.local.broker import server_line
 from cli.local.instance import Instance, NoAddress
 from cli.local.unheard import speak_unheard
 from cli.render.redaction import redact
-from cli.render.terminal import EXIT_INTERRUPTED, Problem, colours_on
+from cli.render.terminal import (
+    EXIT_INTERRUPTED,
+    Problem,
+    colours_on,
+    is_about_tls,
+    sentence_of,
+)
 from events.diagnostics import Diagnostics
 from events.errors import LogUnavailable, Unreachable
 from events.nats.link import Link
@@ -251,6 +257,9 @@ async def _connect(credentials: Credentials, stop: asyncio.Event) -> Link:
             ended = await first(Link.connect(address, timeout=TRY_S), stop.wait())
         except LogUnavailable as error:
             waited = time.monotonic() - began
+            # Of several servers another may be about to come.
+            if is_about_tls(error.reason) and "," not in address.url:
+                raise Problem(sentence_of(error)) from error
             if waited > PATIENCE_S:
                 raise Problem(
                     f"no broker at {address.url} for {waited:.0f} s ({error.reason}): "

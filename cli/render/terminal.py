@@ -71,12 +71,19 @@ def exit_code_of(error: BaseException) -> int:
     return EXIT_REFUSED
 
 
+def is_about_tls(reason: str) -> bool:
+    """Whether a broker that is there was refused: to start it is not the way out."""
+    return "certificate verify failed" in reason or "speaks no TLS" in reason
+
+
 def sentence_of(error: BaseException) -> str:
     """Say an error in a sentence that says what to do."""
     if isinstance(error, BaseExceptionGroup):
         return "; ".join(sentence_of(one) for one in error.exceptions)
     if isinstance(error, LogUnavailable) and error.doing.startswith("connect to "):
         url = error.doing.removeprefix("connect to ")
+        if is_about_tls(error.reason):
+            return f"no connection to {url}: {error.reason}"
         return (
             f"no broker answers at {url} ({error.reason}): start it with "
             "`agentcom up`, or name another with --nats URL --creds FILE"

@@ -256,6 +256,28 @@ def test_a_second_web_that_fails_leaves_the_first_one_s_address(tmp_path):
     assert not file.exists()
 
 
+@pytest.mark.parametrize(
+    "reason",
+    ["certificate verify failed at b:2: why", "the broker at b:2 speaks no TLS: why"],
+)
+async def test_a_broker_that_is_not_trusted_is_not_waited_for(
+    reason, monkeypatch, tmp_path
+):
+    async def connect(*_who, **_options):
+        raise LogUnavailable("connect to tls://b:2", reason)
+
+    monkeypatch.setattr(Link, "connect", connect)
+    monkeypatch.setattr("cli.local.process.PATIENCE_S", 10 * PATIENCE_S)
+    key = tmp_path / "x.nk"
+    key.write_bytes(nkeys.encode_seed(bytes(32), nkeys.PREFIX_BYTE_USER))
+    credentials = Credentials("tls://b:2", key, "watcher")
+    async with asyncio.timeout(PATIENCE_S):
+        with pytest.raises(Problem) as said:
+            async with role_link(credentials, asyncio.Event()):
+                pass
+    assert said.value.message == f"no connection to tls://b:2: {reason}"
+
+
 async def test_web_at_any_port_takes_another_where_its_own_was_taken_meanwhile(
     monkeypatch,
 ):
