@@ -443,7 +443,8 @@ def _not_found(state: TaskState) -> Refusal:
         return refuse(
             "not_found",
             f"there is no task {state.task_id}; a command takes a task's whole id "
-            f"({FULL_ID} characters), which agentcom.query.task tells of its beginning",
+            f"({FULL_ID} characters), which {subjects.query('task')} tells of its "
+            "beginning",
             "task_id",
         )
     return no_task(state.task_id, "task_id")
