@@ -28,6 +28,7 @@ from tests.support.command import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 
@@ -103,6 +104,15 @@ def test_it_goes_on_supervising_when_nobody_reads_it(tmp_path: Path) -> None:
         up.wait()
 
 
+@pytest.fixture
+def hangups_end() -> Iterator[None]:
+    """What is started is ended by a hangup, also where these tests run under nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.usefixtures("hangups_end")
 def test_nohup_is_what_it_is_and_without_it_a_hangup_ends_it(tmp_path: Path) -> None:
     system = System(tmp_path)
     system.data.mkdir()

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 from typing import Any, Literal
 
+import psutil
 from msgspec import Struct
 
 from events.catalogue import Shell, TaskSpec, ToolUse
@@ -131,13 +133,20 @@ class Ear:
 
 
 def alive(route: str) -> list[int]:
-    """The pids that carry this route in their environment and have not ended."""
+    """The pids that carry this route in their environment and have not ended.
+
+    Not those of tests beside this process, which name their routes alike.
+    """
+    beside = set(psutil.Process(os.getppid()).children()) - {psutil.Process()}
     found = []
     for name in os.listdir("/proc"):
         if name.isdigit() and route_of(int(name)) == route:
             proc = look_up(int(name))
-            if proc is not None and proc.state not in "ZX":
-                found.append(proc.pid)
+            if proc is None or proc.state in "ZX":
+                continue
+            with contextlib.suppress(psutil.NoSuchProcess):
+                if beside.isdisjoint(psutil.Process(proc.pid).parents()):
+                    found.append(proc.pid)
     return found
 
 
