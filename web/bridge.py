@@ -54,7 +54,7 @@ if TYPE_CHECKING:
     from projections.queries import OutputReader, Queries
     from projections.runner import Runner
 
-FLUSH_S: Final = 0.03
+FLUSH_S: Final = 0.015
 """Events that come within this time are sent together."""
 PAGES: Final = 1_000
 
