@@ -80,13 +80,31 @@ def price(
 
 def price_result(model: str, result: c.Result) -> float | None:
     """Price a run's tokens as `model`'s; None where they or the price are not known."""
-    if result.tokens_in is None or result.tokens_out is None:
+    return price_tokens(
+        model,
+        result.tokens_in,
+        result.tokens_out,
+        cache_read=result.cache_read_tokens,
+        cache_write=result.cache_write_tokens,
+    )
+
+
+def price_tokens(
+    model: str,
+    tokens_in: int | None,
+    tokens_out: int | None,
+    *,
+    cache_read: int,
+    cache_write: int,
+) -> float | None:
+    """Price tokens in dollars; None where they or the price are not known."""
+    if tokens_in is None or tokens_out is None:
         return None
     dollars = price(
         model,
-        tokens_in=result.tokens_in,
-        tokens_out=result.tokens_out,
-        cache_read=result.cache_read_tokens,
-        cache_write=result.cache_write_tokens,
+        tokens_in=tokens_in,
+        tokens_out=tokens_out,
+        cache_read=cache_read,
+        cache_write=cache_write,
     )
     return None if dollars is None else float(dollars)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from actors.rules.prices import price
+from actors.rules.prices import price_tokens
 
 if TYPE_CHECKING:
     from sidecar.executors.claude.reading import ClaudeUsage
@@ -41,13 +41,10 @@ def cost_of(used: ClaudeUsage, model: str) -> float | None:
     where that does not know either."""
     if used.usd is not None:
         return used.usd
-    if used.tokens_in is None or used.tokens_out is None:
-        return None
-    listed = price(
+    return price_tokens(
         model,
-        tokens_in=used.tokens_in,
-        tokens_out=used.tokens_out,
+        used.tokens_in,
+        used.tokens_out,
         cache_read=used.cache_read,
         cache_write=used.cache_write,
     )
-    return None if listed is None else float(listed)
