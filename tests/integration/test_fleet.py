@@ -166,6 +166,8 @@ async def test_a_blip_raises_no_alert_and_an_outage_exactly_one_cleared_once(
     await fleet["h1"].join((ollama("o1"),))
     down = {"endpoint": "o1", "kind": "ollama", "reason": "x"}
     await fleet["h1"].say(c.EndpointDown, **down)
+    # A scheduler that reads both at once never saw the tier down.
+    await fleet.observer.until(lambda: fleet.observer.of("tier.down"))
     await fleet["h1"].say(c.EndpointUp, state=ollama("o1"))
     await fleet.observer.until(lambda: fleet.observer.of("tier.up"))
     assert fleet.observer.of("alert") == []
