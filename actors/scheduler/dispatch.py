@@ -48,6 +48,8 @@ TOLD_AT_ONCE: Final = 200
 TELL_PAUSE_S: Final = 0.05
 """So many tasks of a group are told at once why they wait; the rest in the turns that
 follow, so that a million of them do not hold up everybody else."""
+PASSED_AT_ONCE: Final = 20_000
+"""So many are looked at for it in one turn: after an election most have been told."""
 
 _BUSY: Final = "all that could take it are busy or limited"
 
@@ -532,7 +534,9 @@ def decide_deferred(
     if group.untold is None:
         group.untold = deque(group)
     decisions: list[Decision] = []
-    while group.untold and len(decisions) < TOLD_AT_ONCE:
+    for _ in range(min(len(group.untold), PASSED_AT_ONCE)):
+        if len(decisions) == TOLD_AT_ONCE:
+            break
         waiting = group.untold.popleft()
         live = state.tasks.get(waiting.task_id)
         if not waiting.waits or live is None:

@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 
 AT_ONCE: Final = 1_000
 """At most so many tasks of a group expire in one turn; the rest follow in the next."""
+TIMED_AT_ONCE: Final = 20_000
+"""Of so many tasks of a group it is reckoned in one turn when they expire: 20 ms of CPU. All
+of a million at once would hold up the renewal of the leader's lease on a busy machine."""
 
 
 def set_timers(
@@ -70,6 +73,9 @@ def decide_starving(
         group.starving_since = _starving_since(state, group.requirement, now)
     if group.expiries is None:
         group.expiries = Expiries(group, partial(_expires_at, state, group))
+    if not group.expiries.take(TIMED_AT_ONCE):
+        lead.wake_group(now, group)
+        return []
     decisions: list[Decision] = []
     while (first := group.expiries.first()) is not None:
         due, waiting = first

@@ -239,36 +239,54 @@ class Expiries:
     Nearly all come in the order in which they expire, and of those only the order is kept:
     a million of them cost eight bytes each. The others are in a heap. Who waits no longer
     is passed over when it comes to the front.
+
+    Those that wait already are taken in by and by, so that a million of them hold nobody
+    up: each part is in order, and where it comes after the part before, in one row with it.
     """
 
-    __slots__ = ("_due", "_early", "_latest", "_ordered")
+    __slots__ = ("_coming", "_due", "_early", "_latest", "_rows")
 
     def __init__(self, group: Group, due: Callable[[Waiting], float]) -> None:
-        """Take in all of a group; `due` tells when one expires, the same at any time."""
+        """`take` takes in a group; `due` tells when one expires, the same at any time."""
         self._due = due
-        self._ordered = deque(sorted(group, key=due))
-        self._latest = due(self._ordered[-1]) if self._ordered else float("-inf")
+        self._coming = deque(group)
+        self._rows: list[deque[Waiting]] = [deque()]
+        # When the last one of the last row expires.
+        self._latest = float("-inf")
         self._early: list[tuple[float, int, Waiting]] = []
+
+    def take(self, most: int) -> bool:
+        """Take in at most so many of those that waited already; whether that was all."""
+        coming = self._coming
+        part = [coming.popleft() for _ in range(min(most, len(coming)))]
+        if part:
+            part.sort(key=self._due)
+            if self._due(part[0]) < self._latest:
+                self._rows.append(deque())
+            self._rows[-1].extend(part)
+            self._latest = self._due(part[-1])
+        return not coming
 
     def add(self, waiting: Waiting) -> None:
         """Take in one that has begun to wait."""
         due = self._due(waiting)
         if due >= self._latest:
             self._latest = due
-            self._ordered.append(waiting)
+            self._rows[-1].append(waiting)
         else:
             heapq.heappush(self._early, (due, waiting.seq, waiting))
 
     def first(self) -> tuple[float, Waiting] | None:
         """Return when the next one expires, and which; None where nobody waits."""
-        ordered, early = self._ordered, self._early
-        while ordered and not ordered[0].waits:
-            ordered.popleft()
+        early = self._early
         while early and not early[0][2].waits:
             heapq.heappop(early)
-        first = (self._due(ordered[0]), ordered[0]) if ordered else None
-        if early and (first is None or early[0][0] < first[0]):
-            return early[0][0], early[0][2]
+        first = (early[0][0], early[0][2]) if early else None
+        for row in self._rows:
+            while row and not row[0].waits:
+                row.popleft()
+            if row and (first is None or self._due(row[0]) <= first[0]):
+                first = (self._due(row[0]), row[0])
         return first
 
 

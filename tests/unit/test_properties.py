@@ -480,9 +480,13 @@ def test_a_random_history_ends_with_every_slot_free(seed):
 
 @given(
     before=st.lists(st.floats(0, 100), max_size=20),
+    meanwhile=st.lists(st.floats(0, 100), max_size=20),
+    at_once=st.integers(1, 30),
     steps=st.lists(st.tuples(st.booleans(), st.floats(0, 100)), max_size=60),
 )
-def test_who_of_a_group_expires_first_is_the_one_that_is_due_first(before, steps):
+def test_who_of_a_group_expires_first_is_the_one_that_is_due_first(
+    before, meanwhile, at_once, steps
+):
     queue, dues = Queue(), {}
 
     def came(due: float) -> Waiting:
@@ -496,6 +500,9 @@ def test_who_of_a_group_expires_first_is_the_one_that_is_due_first(before, steps
         came(due)
     (group,) = queue.groups.values()
     expiries = Expiries(group, lambda waiting: dues[waiting.task_id])
+    while not expiries.take(at_once):
+        if meanwhile:
+            expiries.add(came(meanwhile.pop()))
     for goes, due in steps:
         first = expiries.first()
         assert first is not None

@@ -6,6 +6,7 @@ import pytest
 
 from actors.rules import policy as policies
 from actors.rules.routing import recheck
+from actors.scheduler import dispatch, expiry
 from actors.scheduler.logtime import LogTime
 from events import catalogue as c
 from events import subjects
@@ -709,6 +710,53 @@ def test_what_no_host_can_meet_is_deferred_once_with_the_reason_and_expires_by_t
     w.beat_on(40, "h1")
     assert w.phase("t1") == "expired"
     assert w.phase("t2") == "waiting"
+
+
+def test_a_leader_s_first_look_at_many_tasks_is_cut_into_turns(monkeypatch):
+    """So that its lease is renewed between them, and nothing is decided otherwise."""
+    monkeypatch.setattr(expiry, "TIMED_AT_ONCE", 10)
+    w = World(leading=False)
+    w.join("h1")
+    for n in range(35):
+        w.submit(f"t{n}", tier="standard", ttl_s=100 + (n % 4) * 100)
+    reckoned = []
+    due = expiry._expires_at
+    monkeypatch.setattr(
+        expiry, "_expires_at", lambda *of: reckoned.append(of[2].task_id) or due(*of)
+    )
+    w.elect()
+    looks = []
+    while w.scheduler.next_wake() <= w.now:
+        reckoned.clear()
+        w.turn()
+        looks.append(len(set(reckoned)))
+    assert 2 < len(looks) < 9
+    assert max(looks) <= 13  # ten, and the first of each row
+    w.beat_on(120, "h1")
+    assert {e.task_id for e in w.events(c.TaskExpired)} == {
+        f"t{n}" for n in range(0, 35, 4)
+    }
+    w.beat_on(300, "h1")
+    assert len(w.events(c.TaskExpired)) == 35
+
+
+def test_who_takes_over_passes_over_those_that_have_been_told_in_turns(monkeypatch):
+    before = World()
+    before.join("h1", endpoints=[ollama()])
+    for n in range(30):
+        before.submit(f"t{n}", tier="standard", needs=["gpu"])
+    assert len(before.events(c.TaskDeferred)) == 30
+    monkeypatch.setattr(dispatch, "PASSED_AT_ONCE", 8)
+    w = World(leading=False)
+    for recorded in before.log:
+        w.store(recorded.subject, recorded.event)
+    w.elect(2)
+    (group,) = w.scheduler.state.queue.groups.values()
+    assert len(group.untold) >= 14
+    w.submit("last", tier="standard", needs=["gpu"])
+    w.wait(1)
+    assert not group.untold
+    assert {e.task_id for e in w.events(c.TaskDeferred)[30:]} == {"last"}
 
 
 def test_who_waits_for_a_host_that_is_not_here_is_told_so_and_not_of_a_kind_of_work():
