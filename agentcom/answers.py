@@ -198,6 +198,8 @@ class Schedule(Struct, frozen=True, kw_only=True):
     tier: str = ""
     added_at: str = ""
     added_by: str = ""
+    changed_at: str = ""
+    changed_by: str = ""
     paused: bool = False
     paused_for: str = ""
     fired: int = 0

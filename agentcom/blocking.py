@@ -172,6 +172,34 @@ class Schedules:
         )
         return self._loop.run(work)
 
+    def change(
+        self,
+        name: str,
+        description: str = "",
+        /,
+        *,
+        cron: str | None = None,
+        tz: str | None = None,
+        missed: Missed | None = None,
+        overlap: Overlap | None = None,
+        **fields: Unpack[TaskFields],
+    ) -> Schedule:
+        """Let it go by another rule from now on; what is not named stays as it is.
+
+        A description or fields of a task are its whole new task. Raises NotFound, or
+        Refused for what is wrong.
+        """
+        work = self._schedules.change(
+            name,
+            description,
+            cron=cron,
+            tz=tz,
+            missed=missed,
+            overlap=overlap,
+            **fields,
+        )
+        return self._loop.run(work)
+
     def list(self) -> ScheduleList:
         """Return all schedules, by name, each with its next times and last runs."""
         return self._loop.run(self._schedules.list())

@@ -25,6 +25,7 @@ _COMMANDS: Final = {
     "task.route": "tasks/route",
     "task.attach": "attachments",
     "schedule.add": "schedules",
+    "schedule.change": "schedules/{schedule}/change",
     "schedule.pause": "schedules/{schedule}/pause",
     "schedule.resume": "schedules/{schedule}/resume",
     "schedule.run": "schedules/{schedule}/run",

@@ -65,6 +65,34 @@ class AsyncSchedules:
         }
         return await self._changed("add", body)
 
+    async def change(
+        self,
+        name: str,
+        description: str = "",
+        /,
+        *,
+        cron: str | None = None,
+        tz: str | None = None,
+        missed: Missed | None = None,
+        overlap: Overlap | None = None,
+        **fields: Unpack[TaskFields],
+    ) -> Schedule:
+        """Let it go by another rule from now on; what is not named stays as it is.
+
+        A description or fields of a task are its whole new task. Raises NotFound, or
+        Refused for what is wrong.
+        """
+        body: dict[str, Any] = {
+            "cron": cron,
+            "tz": tz,
+            "missed": missed,
+            "overlap": overlap,
+        }
+        if description or fields:
+            body["task"] = body_of(description, fields)
+        named = {each: value for each, value in body.items() if value is not None}
+        return await self._changed("change", {"schedule": name, **named})
+
     async def list(self) -> ScheduleList:
         """Return all schedules, by name, each with its next times and last runs."""
         return await self._ask({})

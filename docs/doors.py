@@ -61,6 +61,7 @@ ASKED: Final[dict[str, dict[str, Any]]] = {
         "missed": "one",
         "overlap": "skip",
     },
+    "schedule.change": {"schedule": "nightly", "cron": "30 3 * * mon-fri"},
     "schedule.pause": {"schedule": "nightly", "reason": "holidays"},
     "schedule.resume": {"schedule": "nightly"},
     "schedule.remove": {"schedule": "nightly"},

@@ -1140,10 +1140,11 @@ Overlap = Literal["skip", "queue", "replace"]
 task comes after that one, or that one is cancelled for it."""
 
 
-class ScheduleAdded(ScheduleEvent, frozen=True, kw_only=True, tag="schedule.added.v1"):
-    """From here on a task is submitted at each time that `cron` names in the zone `tz`.
+class ScheduleRule(ScheduleEvent, frozen=True, kw_only=True):
+    """A task is submitted at each time that `cron` names in the zone `tz`.
 
-    `task` and what follows from it are those of each of its submissions.
+    `task` and what follows from it are those of each of its submissions; `requested_by`
+    is their submitter. `body_digest` is that of what the command asked for.
     """
 
     cron: str
@@ -1157,6 +1158,24 @@ class ScheduleAdded(ScheduleEvent, frozen=True, kw_only=True, tag="schedule.adde
     prompt_tokens_estimate: Int = 0
     requested_by: str = ""
     body_digest: str = ""
+
+
+class ScheduleAdded(ScheduleRule, frozen=True, kw_only=True, tag="schedule.added.v1"):
+    """From here on a task is submitted at each time that `cron` names in the zone `tz`.
+
+    `task` and what follows from it are those of each of its submissions.
+    """
+
+
+class ScheduleChanged(
+    ScheduleRule, frozen=True, kw_only=True, tag="schedule.changed.v1"
+):
+    """The rule, whole, for what is planned later than `at`; `changed` names what differs.
+
+    What was planned until then and is not dealt with goes by the rule before.
+    """
+
+    changed: list[str] = []
 
 
 class SchedulePaused(
@@ -1316,6 +1335,7 @@ AnyEvent = (
     | BulkStarted
     | BulkAdvanced
     | ScheduleAdded
+    | ScheduleChanged
     | SchedulePaused
     | ScheduleResumed
     | ScheduleRemoved

@@ -34,6 +34,7 @@ ONCE: Final = frozenset(
         "endpoint.add",
         "endpoint.remove",
         "schedule.add",
+        "schedule.change",
         "schedule.pause",
         "schedule.remove",
         "schedule.resume",
@@ -302,6 +303,20 @@ class AddSchedule(Command, frozen=True, kw_only=True):
     task: NewTask
     missed: c.Missed = "one"
     overlap: c.Overlap = "queue"
+
+
+class ChangeSchedule(Command, frozen=True, kw_only=True):
+    """`schedule.change`: go by another rule from now on; what is not named stays as it is.
+
+    A `task` takes the place of the whole one before. A paused schedule stays paused.
+    """
+
+    schedule: c.Token
+    cron: Annotated[str, Meta(min_length=1, max_length=250)] | None = None
+    tz: Annotated[str, Meta(min_length=1, max_length=100)] | None = None
+    task: NewTask | None = None
+    missed: c.Missed | None = None
+    overlap: c.Overlap | None = None
 
 
 class PauseSchedule(Command, frozen=True, kw_only=True):

@@ -35,6 +35,9 @@ class ScheduleView(Struct, kw_only=True):
     added_by: str
     added_seq: int
     cursor: str
+    changed_at: str = ""
+    changed_by: str = ""
+    changed_seq: int = 0
     paused: bool = False
     paused_for: str = ""
     fired: int = 0
@@ -56,7 +59,8 @@ class RunRow(Struct, kw_only=True):
 class ScheduleRow(Struct, kw_only=True):
     """A schedule with its next ten times and its last runs, the newest first.
 
-    At `added_seq` of the log stands the event that added it, with its whole task.
+    At `added_seq` of the log stands the event that added it, at `changed_seq` the one that
+    changed it last (0 for none): the later one of them has its whole task.
     """
 
     schedule: str
@@ -69,6 +73,9 @@ class ScheduleRow(Struct, kw_only=True):
     added_at: str
     added_by: str
     added_seq: int = 0
+    changed_at: str = ""
+    changed_by: str = ""
+    changed_seq: int = 0
     paused: bool
     paused_for: str
     fired: int

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from projections.record import TaskRecord
     from projections.world import World
 
-VERSION: Final = 1
+VERSION: Final = 2
 RUNS_KEPT: Final = 20
 NEXT_SHOWN: Final = 10
 NODES_SHOWN: Final = 200
@@ -73,6 +73,10 @@ def _applied(
     if view is None:
         return False
     match event:
+        case c.ScheduleChanged():
+            _rule(view, event)
+            view.changed_at, view.changed_by = event.at, event.requested_by
+            view.changed_seq = seq
         case c.SchedulePaused():
             view.paused, view.paused_for = True, event.reason
         case c.ScheduleResumed():
@@ -121,6 +125,13 @@ def _new(event: c.ScheduleAdded, seq: int) -> ScheduleView:
         added_seq=seq,
         cursor=event.at,
     )
+
+
+def _rule(view: ScheduleView, event: c.ScheduleRule) -> None:
+    view.cron, view.tz = event.cron, event.tz
+    view.missed, view.overlap = event.missed, event.overlap
+    view.description = event.task.description[:DESCRIPTION_SHOWN]
+    view.tier = event.classification.effective_tier
 
 
 def _counts(
@@ -176,6 +187,9 @@ def _row(view: ScheduleView, world: World, now: float) -> ScheduleRow:
         added_at=view.added_at,
         added_by=view.added_by,
         added_seq=view.added_seq,
+        changed_at=view.changed_at,
+        changed_by=view.changed_by,
+        changed_seq=view.changed_seq,
         paused=view.paused,
         paused_for=view.paused_for,
         fired=view.fired,

@@ -126,6 +126,7 @@ COMMANDS: Final = (
     ),
     CommandRoute("POST", "/api/v1/schedules", "schedule.add", m.AddSchedule),
     CommandRoute("DELETE", _SCHEDULE, "schedule.remove", m.RemoveSchedule),
+    CommandRoute("POST", f"{_SCHEDULE}/change", "schedule.change", m.ChangeSchedule),
     CommandRoute("POST", f"{_SCHEDULE}/pause", "schedule.pause", m.PauseSchedule),
     CommandRoute("POST", f"{_SCHEDULE}/resume", "schedule.resume", m.ResumeSchedule),
     CommandRoute("POST", f"{_SCHEDULE}/run", "schedule.run", m.RunSchedule),

@@ -80,6 +80,7 @@ class Gateway:
             "host.forget": (m.ForgetHost, admin.forget),
             "host.fetch": (m.FetchFile, admin.fetch),
             "schedule.add": (m.AddSchedule, planning.add),
+            "schedule.change": (m.ChangeSchedule, planning.change),
             "schedule.pause": (m.PauseSchedule, planning.pause),
             "schedule.resume": (m.ResumeSchedule, planning.resume),
             "schedule.remove": (m.RemoveSchedule, planning.remove),

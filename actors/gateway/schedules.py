@@ -27,15 +27,19 @@ if TYPE_CHECKING:
 BEHIND_S: Final = 0.1
 """How long to wait for a fold that is behind the log."""
 _REMOVED: Final = "this command was carried out before; the schedule is removed since"
+_RULE: Final = ("cron", "tz", "task", "missed", "overlap")
+_OF_TASK: Final = ("classification", "mode", "mode_reason", "prompt_tokens_estimate")
 _NOT_PLANNED = ("at", "deadline", "idempotency_key", "name", "retry_of", "attachments")
 
 
 class KnownSchedule(NamedTuple):
-    """What is known of a schedule: how it was added, None where it is not there; whether it
-    is paused; where its subject stands; which tasks it was let run by hand lately; and the
-    commands about its name that were carried out, see `schedules.key_of`."""
+    """What is known of a schedule: its rule, None where it is not there, and the id of the
+    event that added it; whether it is paused; where its subject stands; which tasks it was
+    let run by hand lately; and the commands about its name that were carried out, see
+    `schedules.key_of`."""
 
-    added: c.ScheduleAdded | None
+    rule: c.ScheduleRule | None
+    added_id: str
     paused: bool
     last_seq: int
     by_hand: Collection[str]
@@ -64,7 +68,77 @@ class ScheduleCommands:
     async def add(self, command: m.AddSchedule, who: str) -> m.Done | m.Refusal:
         """Add a schedule; the same again changes nothing."""
         planned.check(command.cron, command.tz)
-        spec = command.task
+        task = await self._planned(command.task, who)
+        digest = _digest(command)
+        key = key_of(c.ScheduleAdded, who, command.id, digest)
+
+        def decide(there: KnownSchedule) -> c.ScheduleEvent | m.Refusal | None:
+            if key in there.carried_out:
+                return None
+            if there.rule is not None:
+                if _digest(there.rule) == digest:
+                    return None
+                return m.refuse(
+                    "conflict",
+                    f"schedule: there is another {command.schedule}; "
+                    "change or remove that",
+                    "schedule",
+                )
+            return self._stamp().on(
+                c.ScheduleAdded,
+                schedule=command.schedule,
+                cron=command.cron,
+                tz=command.tz,
+                missed=command.missed,
+                overlap=command.overlap,
+                **_about(task),
+                requested_by=who,
+                body_digest=digest,
+                command_id=command.id or "",
+            )
+
+        return await self._decided(command.schedule, decide)
+
+    async def change(self, command: m.ChangeSchedule, who: str) -> m.Done | m.Refusal:
+        """Give a schedule another rule; done already where it has that."""
+        named = [name for name in _RULE if getattr(command, name) is not None]
+        if not named:
+            raise Malformed("", f"one of {', '.join(_RULE)}", "none of them")
+        asked = {name: getattr(command, name) for name in named}
+        if command.task is not None:
+            asked.update(_about(await self._planned(command.task, who)))
+        digest = _digest(command)
+        key = key_of(c.ScheduleChanged, who, command.id, digest)
+
+        def decide(there: KnownSchedule) -> c.ScheduleEvent | m.Refusal | None:
+            if key in there.carried_out:
+                return None
+            rule = there.rule
+            if rule is None:
+                return _not_there(command.schedule)
+            changed = [
+                name
+                for name in named
+                if encode(asked[name]) != encode(getattr(rule, name))
+            ]
+            if not changed:
+                return None
+            whole = {name: getattr(rule, name) for name in (*_RULE, *_OF_TASK)} | asked
+            planned.check(whole["cron"], whole["tz"])
+            return self._stamp().on(
+                c.ScheduleChanged,
+                schedule=command.schedule,
+                **whole,
+                changed=changed,
+                requested_by=who,
+                body_digest=digest,
+                command_id=command.id or "",
+            )
+
+        return await self._decided(command.schedule, decide)
+
+    async def _planned(self, spec: m.NewTask, who: str) -> c.TaskSubmitted:
+        """Read a schedule's task; raises Malformed for what it cannot have."""
         for name in (*_NOT_PLANNED, "after", "after_any", "input_from"):
             if getattr(spec, name):
                 raise Malformed(f"task.{name}", "none in a schedule", "one")
@@ -73,61 +147,26 @@ class ScheduleCommands:
             await self._tasks.look(spec)
         except Malformed as wrong:
             raise Malformed(f"task.{wrong.path}", wrong.expected, wrong.got) from wrong
-        body = (command.cron, command.tz, spec, command.missed, command.overlap)
-        digest = hashlib.sha256(encode(body)).hexdigest()[:32]
-
-        key = key_of(c.ScheduleAdded, who, command.id, digest)
-
-        def decide(there: KnownSchedule) -> c.ScheduleEvent | m.Refusal | None:
-            if key in there.carried_out:
-                return None
-            if there.added is not None:
-                if there.added.body_digest == digest:
-                    return None
-                return m.refuse(
-                    "conflict",
-                    f"schedule: there is another {command.schedule}; remove that first",
-                    "schedule",
-                )
-            return self._stamp().on(
-                c.ScheduleAdded,
-                schedule=command.schedule,
-                cron=command.cron,
-                tz=command.tz,
-                task=spec,
-                classification=task.classification,
-                missed=command.missed,
-                overlap=command.overlap,
-                mode=task.mode,
-                mode_reason=task.mode_reason,
-                prompt_tokens_estimate=task.prompt_tokens_estimate,
-                requested_by=who,
-                body_digest=digest,
-                command_id=command.id or "",
-            )
-
-        return await self._decided(command.schedule, decide)
+        return task
 
     async def pause(self, command: m.PauseSchedule, who: str) -> m.Done | m.Refusal:
         """Let a schedule fire no more; done already where it is paused."""
         about = {"reason": command.reason, "requested_by": who}
-        return await self._change(
+        return await self._set(
             command, c.SchedulePaused, lambda there: there.paused, about
         )
 
     async def resume(self, command: m.ResumeSchedule, who: str) -> m.Done | m.Refusal:
         """Let a schedule fire again; done already where it is not paused."""
         about = {"requested_by": who}
-        return await self._change(
+        return await self._set(
             command, c.ScheduleResumed, lambda there: not there.paused, about
         )
 
     async def remove(self, command: m.RemoveSchedule, who: str) -> m.Done | m.Refusal:
         """Take a schedule away."""
         about = {"requested_by": who}
-        return await self._change(
-            command, c.ScheduleRemoved, lambda there: False, about
-        )
+        return await self._set(command, c.ScheduleRemoved, lambda there: False, about)
 
     async def run(self, command: m.RunSchedule, who: str) -> m.Done | m.Refusal:
         """Submit a schedule's task now. Sent again with the same id it is done once."""
@@ -138,11 +177,11 @@ class ScheduleCommands:
             if key in there.carried_out:
                 ran.append(there.carried_out[key])
                 return None
-            if there.added is None:
+            if there.rule is None:
                 return _not_there(command.schedule)
             stamp = self._stamp()
             named = command.id or stamp.id
-            task_id = derived("schedule", there.added.id, "run", who, named)
+            task_id = derived("schedule", there.added_id, "run", who, named)
             ran.append(task_id)
             if task_id in there.by_hand:
                 return None
@@ -160,7 +199,7 @@ class ScheduleCommands:
             return done
         return m.Done(seq=done.seq, task_id=ran[-1], event=done.event)
 
-    async def _change(
+    async def _set(
         self,
         command: m.PauseSchedule | m.ResumeSchedule | m.RemoveSchedule,
         kind: type[Any],
@@ -173,7 +212,7 @@ class ScheduleCommands:
         def decide(there: KnownSchedule) -> c.ScheduleEvent | m.Refusal | None:
             if key in there.carried_out:
                 return None
-            if there.added is None:
+            if there.rule is None:
                 return _not_there(name)
             if is_so(there):
                 return None
@@ -196,7 +235,7 @@ class ScheduleCommands:
             if isinstance(decision, m.Refusal):
                 return decision
             if decision is None:
-                gone = there.added is None
+                gone = there.rule is None
                 return m.Done(detail=_REMOVED if gone else "it is so already")
             try:
                 seq = await self._log.append(subject, decision, expect=there.last_seq)
@@ -215,8 +254,19 @@ class ScheduleCommands:
         one = schedules.by_name.get(name)
         said = schedules.carried_out.get(name, {})
         if one is None:
-            return KnownSchedule(None, False, seq, (), said)
-        return KnownSchedule(one.added, one.paused, seq, one.by_hand, said)
+            return KnownSchedule(None, "", False, seq, (), said)
+        return KnownSchedule(one.rule, one.id, one.paused, seq, one.by_hand, said)
+
+
+def _digest(of: m.AddSchedule | m.ChangeSchedule | c.ScheduleRule) -> str:
+    """Return a digest of a rule, or of what is asked to be one."""
+    body = (of.cron, of.tz, of.task, of.missed, of.overlap)
+    return hashlib.sha256(encode(body)).hexdigest()[:32]
+
+
+def _about(task: c.TaskSubmitted) -> dict[str, Any]:
+    """Return the fields of a rule that follow from its task."""
+    return {"task": task.spec, **{name: getattr(task, name) for name in _OF_TASK}}
 
 
 def _not_there(name: str) -> m.Refusal:

@@ -7,11 +7,14 @@ schedule and the time, and a leader that finds a firing without its task submits
 
 Planned times are instants of the wall clock. The *cursor* of a schedule is the last one
 that was dealt with: what the clock shows again because it was put back is not fired again.
+A changed schedule goes by its new rule for what is planned later than the change; what the
+rule before had planned until then is dealt with by that one.
 """
 
 from __future__ import annotations
 
 import heapq
+import math
 from collections import deque
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
@@ -42,21 +45,37 @@ RECKONED_AT_ONCE: Final = 500
 """So many schedules' next times are reckoned in one turn: a turn must not take long."""
 
 
+class RuleUntil(NamedTuple):
+    """A rule of a schedule, for what is planned until then (epoch seconds, `inf`: for good)."""
+
+    rule: c.ScheduleRule
+    until: float
+
+
 class Schedule:
-    """A schedule: what it was added with, and how far it is."""
+    """A schedule: its rule, and how far it is."""
 
     __slots__ = (
-        "added",
         "by_hand",
         "cursor",
         "deciding",
+        "earlier",
+        "id",
         "last_task",
         "next_at",
         "paused",
+        "rule",
+        "since",
     )
 
     def __init__(self, added: c.ScheduleAdded, cursor: float) -> None:
-        self.added = added
+        # The id of the event that added it: its tasks' ids follow from that.
+        self.id = added.id
+        self.rule: c.ScheduleRule = added
+        # The rule is for what is planned later than this (epoch seconds).
+        self.since = cursor
+        # Rules before it by which something that was planned is still to be dealt with.
+        self.earlier: list[RuleUntil] = []
         # The last planned time that was fired or skipped (epoch seconds).
         self.cursor = cursor
         self.paused = False
@@ -69,12 +88,44 @@ class Schedule:
         # When it fires next, as it stands in the heap.
         self.next_at: float | None = None
 
+    def rule_at(self, time: float) -> RuleUntil:
+        """Return the rule of a planned time (epoch seconds)."""
+        for each in self.earlier:
+            if time <= each.until:
+                return each
+        return RuleUntil(self.rule, math.inf)
+
+    def next_time(self) -> float | None:
+        """Reckon the planned time after the cursor (epoch seconds), None for none."""
+        after = self.cursor
+        for rule, until in self.earlier:
+            due = planned.next_after(rule.cron, rule.tz, after)
+            if due is not None and due <= until:
+                return due
+            after = max(after, until)
+        after = max(after, self.since)
+        return planned.next_after(self.rule.cron, self.rule.tz, after)
+
+    def passes(self, time: float) -> None:
+        """Put the cursor on a time (epoch seconds); what is planned until then is over."""
+        self.cursor = time
+        self.earlier = [each for each in self.earlier if each.until > time]
+
+    def changes(self, changed: c.ScheduleChanged) -> None:
+        """Go by another rule from the whole second of the change on."""
+        until = max(self.since, float(math.floor(instant(changed.at))))
+        after = max(self.cursor, self.since)
+        due = planned.next_after(self.rule.cron, self.rule.tz, after)
+        if due is not None and due <= until:
+            self.earlier.append(RuleUntil(self.rule, until))
+        self.rule, self.since, self.next_at = changed, until, None
+
 
 class Firing(NamedTuple):
     """A firing whose task is not in the log yet."""
 
     schedule: str
-    added: c.ScheduleAdded
+    rule: c.ScheduleRule
     fired: c.ScheduleFired
 
 
@@ -141,7 +192,7 @@ def key_of(
     kind: type[c.Event], who: str, command_id: str | None, digest: str = ""
 ) -> str:
     """Return what makes a command about a schedule the same again, "" without an id: the
-    event that it asks for, who gave it, its id, and a digest of what it adds."""
+    event that it asks for, who gave it, its id, and a digest of the rule it asks for."""
     return derived(kind.__name__, who, command_id, digest) if command_id else ""
 
 
@@ -176,7 +227,7 @@ def fold_schedule(
 
 def _remember(carried_out: dict[str, str], event: Any) -> None:
     """Note the command behind an event; the oldest one makes room."""
-    digest = event.body_digest if isinstance(event, c.ScheduleAdded) else ""
+    digest = event.body_digest if isinstance(event, c.ScheduleRule) else ""
     key = key_of(type(event), event.requested_by, event.command_id, digest)
     carried_out[key] = event.task_id if isinstance(event, c.ScheduleFired) else ""
     if len(carried_out) > REMEMBERED:
@@ -187,26 +238,31 @@ def _applied(
     state: SchedulerState, schedule: Schedule, event: c.ScheduleEvent
 ) -> Literal["applied", "void"]:
     match event:
+        case c.ScheduleChanged():
+            schedule.changes(event)
         case c.SchedulePaused():
             schedule.paused = True
         case c.ScheduleResumed():
             schedule.paused = False
-            schedule.cursor = max(schedule.cursor, instant(event.at))
+            schedule.passes(max(schedule.cursor, instant(event.at)))
         case c.ScheduleRemoved():
             del state.schedules.by_name[event.schedule]
             state.schedules.changed.discard(event.schedule)
         case c.ScheduleFired() if event.requested_by or _counts(state, schedule, event):
+            rule = schedule.rule
             if event.requested_by:
                 schedule.by_hand.append(event.task_id)
             else:
-                schedule.cursor = instant(event.planned)
+                time = instant(event.planned)
+                rule = schedule.rule_at(time).rule
+                schedule.passes(time)
             schedule.last_task = event.task_id
-            firing = Firing(event.schedule, schedule.added, event)
+            firing = Firing(event.schedule, rule, event)
             state.schedules.firings[event.task_id] = firing
             if event.replaces in state.tasks:
                 state.schedules.replaced[event.replaces] = event.schedule
         case c.ScheduleSkipped() if _counts(state, schedule, event):
-            schedule.cursor = instant(event.until)
+            schedule.passes(instant(event.until))
         case _:
             return "void"
     return "applied"
@@ -264,7 +320,7 @@ def _reckon(schedules: Schedules) -> None:
         one = schedules.by_name.get(name)
         if one is None or one.deciding or one.paused or _is_unsubmitted(schedules, one):
             continue
-        one.next_at = planned.next_after(one.added.cron, one.added.tz, one.cursor)
+        one.next_at = one.next_time()
         if one.next_at is not None:
             heapq.heappush(schedules.heap, (one.next_at, name))
 
@@ -297,24 +353,26 @@ def _missed(
     """Skip what was missed as its rule says; None where the time that is due is fired."""
     if due >= wall - LATE_S:
         return None
-    cron, tz, rule = one.added.cron, one.added.tz, one.added.missed
-    if rule == "skip":
-        until = wall - LATE_S
+    rule, end = one.rule_at(due)
+    cron, tz = rule.cron, rule.tz
+    if rule.missed == "skip":
+        until = min(wall - LATE_S, end)
     else:
-        kept = 1 if rule == "one" else ALL_MOST
+        kept = 1 if rule.missed == "one" else ALL_MOST
+        last = min(wall, end)
         following = planned.instants(cron, tz, due)
-        if len([each for each in islice(following, kept) if each <= wall]) < kept:
+        if len([each for each in islice(following, kept) if each <= last]) < kept:
             return None
-        first = wall + 1.0
+        first = last + 1.0
         for _ in range(kept):
             first = planned.last_before(cron, tz, first) or due
         until = first - 1.0
-    return _skip(lead, one, due, until, now, "missed")
+    return _skip(lead, rule, due, until, now, "missed")
 
 
 def _skip(
     lead: Leadership,
-    one: Schedule,
+    rule: c.ScheduleRule,
     due: float,
     until: float,
     now: float,
@@ -323,14 +381,14 @@ def _skip(
 ) -> c.ScheduleSkipped:
     """Skip the planned times from `due` to `until`."""
     count = 0
-    for each in planned.instants(one.added.cron, one.added.tz, due - 1.0):
+    for each in planned.instants(rule.cron, rule.tz, due - 1.0):
         if each > until or count >= COUNTED:
             break
         count += 1
     return lead.write(
         now,
         c.ScheduleSkipped,
-        schedule=one.added.schedule,
+        schedule=rule.schedule,
         planned=planned.in_utc(due),
         until=planned.in_utc(until),
         count=count,
@@ -344,24 +402,25 @@ def _fire(
 ) -> c.ScheduleFired | c.ScheduleSkipped:
     """Fire a planned time, unless the task before is not over and the rule is to skip."""
     before = one.last_task if one.last_task in state.tasks else ""
-    if before and one.added.overlap == "skip":
-        return _skip(lead, one, due, due, now, "overlap", before)
+    rule = one.rule_at(due).rule
+    if before and rule.overlap == "skip":
+        return _skip(lead, rule, due, due, now, "overlap", before)
     return lead.write(
         now,
         c.ScheduleFired,
-        schedule=one.added.schedule,
+        schedule=rule.schedule,
         planned=planned.in_utc(due),
-        task_id=derived("schedule", one.added.id, planned.in_utc(due)),
-        waits_for=before if one.added.overlap == "queue" else "",
-        replaces=before if one.added.overlap == "replace" else "",
+        task_id=derived("schedule", one.id, planned.in_utc(due)),
+        waits_for=before if rule.overlap == "queue" else "",
+        replaces=before if rule.overlap == "replace" else "",
     )
 
 
 def _submission(lead: Leadership, now: float, firing: Firing) -> c.TaskSubmitted:
     """Write the submission of a firing's task."""
-    added, fired = firing.added, firing.fired
+    rule, fired = firing.rule, firing.fired
     before = fired.waits_for or fired.replaces
-    spec = added.task
+    spec = rule.task
     if before:
         spec = msgspec.structs.replace(spec, after_any=[before])
     return lead.write(
@@ -369,11 +428,11 @@ def _submission(lead: Leadership, now: float, firing: Firing) -> c.TaskSubmitted
         c.TaskSubmitted,
         task_id=fired.task_id,
         spec=spec,
-        classification=added.classification,
-        submitter=added.requested_by,
-        mode=added.mode,
-        mode_reason=added.mode_reason,
-        prompt_tokens_estimate=added.prompt_tokens_estimate,
+        classification=rule.classification,
+        submitter=rule.requested_by,
+        mode=rule.mode,
+        mode_reason=rule.mode_reason,
+        prompt_tokens_estimate=rule.prompt_tokens_estimate,
         schedule=firing.schedule,
         planned=fired.planned,
     )

@@ -85,26 +85,77 @@ def add(
       agentcom schedule add nightly '0 3 * * mon-fri' --tz Europe/Berlin \\
         -- submit --shell 'make test' --repo web
     """
-    if task[:1] != ("submit",):
-        raise click.UsageError("say what it submits behind `--`: -- submit ...")
-    zone = tz or _own_zone()
-    if tz is not None and not _is_zone(tz):
-        meant = did_you_mean(tz, sorted(available_timezones()))
-        raise click.UsageError(f"--tz: there is no time zone {tz}.{meant}")
+    _check_zone(tz)
     body = {
         "schedule": name,
         "cron": cron,
-        "tz": zone,
-        "task": _fields(list(task[1:])),
+        "tz": tz or _own_zone(),
+        "task": _fields(task),
         "missed": missed,
         "overlap": overlap,
     }
-    return run(_add(body, as_json=as_json))
+    return run(_planned("add", body, as_json=as_json))
 
 
-def _fields(words: list[str]) -> dict[str, Any]:
+@schedule.command(context_settings={"allow_interspersed_args": True})
+@click.argument("name")
+@click.argument("task", nargs=-1, type=click.UNPROCESSED)
+@on_target
+@click.option("--cron", metavar="CRON", help="When, as five fields.")
+@click.option("--tz", metavar="ZONE", help="The time zone of the times.")
+@click.option(
+    "--missed",
+    type=Word(get_args(c.Missed)),
+    help="What becomes of times at which no scheduler was there: none, the last, all.",
+)
+@click.option(
+    "--overlap",
+    type=Word(get_args(c.Overlap)),
+    help="While the task before is not over: leave the time out, wait, or cancel that.",
+)
+@json_option
+def change(
+    name: str,
+    task: tuple[str, ...],
+    *,
+    cron: str | None,
+    tz: str | None,
+    missed: str | None,
+    overlap: str | None,
+    as_json: bool,
+) -> int:
+    """Change the schedule NAME: what is not named stays as it is.
+
+    What stands behind `--` is its whole new task. A paused schedule stays paused.
+
+    \b
+      agentcom schedule change nightly --cron '30 4 * * mon-fri'
+      agentcom schedule change nightly -- submit --shell 'make check' --repo web
+    """
+    rule = {"cron": cron, "tz": tz, "missed": missed, "overlap": overlap}
+    body: dict[str, Any] = {k: v for k, v in rule.items() if v is not None}
+    if task:
+        body["task"] = _fields(task)
+    if not body:
+        raise click.UsageError(
+            "say what changes: --cron, --tz, --missed, --overlap, or -- submit ..."
+        )
+    _check_zone(tz)
+    body["schedule"] = name
+    return run(_planned("change", body, as_json=as_json))
+
+
+def _check_zone(tz: str | None) -> None:
+    if tz is not None and not _is_zone(tz):
+        meant = did_you_mean(tz, sorted(available_timezones()))
+        raise click.UsageError(f"--tz: there is no time zone {tz}.{meant}")
+
+
+def _fields(task: tuple[str, ...]) -> dict[str, Any]:
     """Read a line of `agentcom submit` as a task's fields."""
-    params = dict(submit.make_context("submit", words).params)
+    if task[:1] != ("submit",):
+        raise click.UsageError("say what it submits behind `--`: -- submit ...")
+    params = dict(submit.make_context("submit", list(task[1:])).params)
     for name in _NOT_PLANNED:
         if params.pop(name, None):
             flag = {"batch": "-f", "as_json": "--json"}.get(name, f"--{name}")
@@ -114,18 +165,21 @@ def _fields(words: list[str]) -> dict[str, Any]:
     return fields
 
 
-async def _add(body: dict[str, Any], *, as_json: bool) -> int:
+async def _planned(verb: str, body: dict[str, Any], *, as_json: bool) -> int:
     async with connected() as client:
-        await settle_folder(client, body["task"])
-        done = await client.command("schedule.add", body, Done)
+        if "task" in body:
+            await settle_folder(client, body["task"])
+        done = await client.command(f"schedule.{verb}", body, Done)
         name = {"schedule": body["schedule"], "wait_seq": done.seq or None}
         answer = await client.query("schedules", name, SchedulesAnswer)
     if as_json:
         click.echo(encode(done).decode())
         return EXIT_OK
     row = answer.schedules[0]
+    words = {"add": " added", "change": " changed"}
+    said = words[verb] if done.seq else f": {done.detail}"
     first = f"; next {_when(row.next[0], row.tz)}" if row.next else ""
-    click.echo(f"{row.schedule} added{first}")
+    click.echo(f"{row.schedule}{said}{first}")
     return EXIT_OK
 
 
@@ -223,6 +277,9 @@ async def _show(name: str, *, as_json: bool) -> int:
     screen.print(f"submits    {line_of(row.description)} ({row.tier})")
     screen.print(f"missed     {row.missed}; overlap {row.overlap}")
     screen.print(f"so far     {row.fired} fired, {row.skipped} left out")
+    if row.changed_at:
+        by = f" by {row.changed_by}" if row.changed_by else ""
+        screen.print(line_of(f"changed    {local_time(row.changed_at)}{by}"))
     if row.paused:
         screen.print(line_of(_next(row)), style="yellow")
     for n, each in enumerate(row.next):

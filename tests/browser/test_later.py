@@ -235,9 +235,14 @@ def test_a_task_is_planned_and_changed_in_a_form_that_shows_its_next_times(
     expect(form.locator("#wrong-ttl_s")).to_be_visible()
     expect(panel).to_contain_text(HOSTILE)
     form.locator("[name=ttl_s]").fill("60")
+    told: list[str] = []
+    page.on("request", lambda asked: told.append(f"{asked.method} {asked.url}"))
     form.get_by_role("button", name="Change it").click()
     expect(form).to_have_count(0)
     expect(panel).to_contain_text("another thing")
+    # One command: whatever ends the page in between, there is a schedule.
+    commands = [each for each in told if not each.startswith("GET ")]
+    assert commands == [f"POST {house.address}/api/v1/schedules/weekly/change"]
     expect(panel).to_contain_text("leaves the time out")
     expect(panel).to_contain_text("Paused")
     confirm(panel, "Remove", "Remove it?")

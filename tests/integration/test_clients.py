@@ -43,10 +43,11 @@ SAID = {
     ],
     "schedules": [
         "nightly 10 :30:00Z",
+        "30 3 * * mon-fri",
         "holidays",
         "False",
         "good night",
-        "['30 2 * * mon-fri']",
+        "['30 3 * * mon-fri']",
         "by_hand",
         "there is no schedule 'nightly'",
     ],

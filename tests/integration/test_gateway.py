@@ -577,6 +577,7 @@ BODIES = {
         "cron": "0 3 * * *",
         "task": {"description": "x", "shell": {"command": "true"}},
     },
+    "schedule.change": {"schedule": "s", "cron": "0 4 1 1 *"},
     "schedule.pause": {"schedule": "s"},
     "schedule.resume": {"schedule": "s"},
     "schedule.run": {"schedule": "s"},

@@ -81,6 +81,7 @@ VALID: dict[str, dict[str, Any]] = {
         "cron": "0 3 1 1 *",
         "task": {"description": "x", "shell": {"command": "true"}},
     },
+    "schedule.change": {"schedule": "s", "cron": "0 4 1 1 *"},
     "schedule.pause": {"schedule": "s"},
     "schedule.resume": {"schedule": "s"},
     "schedule.remove": {"schedule": "s"},

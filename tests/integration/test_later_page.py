@@ -35,7 +35,15 @@ SAID = [
     ["is waiting since", "It is not to start before"],
     ["tested", "tidied up"],
     [],
-    ["nightly added; next", "0 3 * * mon-fri", "left out", "is paused", "removed"],
+    [
+        *(
+            "nightly added; next",
+            "0 3 * * mon-fri",
+            "left out",
+            "nightly changed; next",
+        ),
+        *("is paused", "removed"),
+    ],
 ]
 
 

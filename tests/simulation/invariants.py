@@ -1100,11 +1100,15 @@ class Judge:
                 f"{scheduler.name}: {_differ(live, first)}",
             )
         shown = {
-            name: (instant(one.cursor), one.paused)
+            name: (instant(one.cursor), one.paused, one.cron, one.tz, one.overlap)
             for name, one in self.read.schedules.by_name.items()
         }
-        kept = scheduler.state.schedules.by_name.items()
-        if shown != {name: (one.cursor, one.paused) for name, one in kept}:
+        kept = {
+            name: (one.cursor, one.paused, rule.cron, rule.tz, rule.overlap)
+            for name, one in scheduler.state.schedules.by_name.items()
+            for rule in (one.rule,)
+        }
+        if shown != kept:
             self.complain("read side and write side agree", f"schedules: {shown}")
         for task_id, state in self.states.items():
             known = scheduler.state.tasks.get(task_id)
@@ -1150,7 +1154,7 @@ def signature(scheduler: Scheduler) -> dict[str, Any]:
         "firings": sorted(scheduler.state.schedules.firings),
         "carried out": scheduler.state.schedules.carried_out,
         "schedules": {
-            name: (one.cursor, one.paused, one.last_task)
+            name: (one.cursor, one.paused, one.last_task, one.since, one.earlier)
             for name, one in scheduler.state.schedules.by_name.items()
         },
     }

@@ -161,6 +161,43 @@ def overlap_ignored(patch: Patch) -> None:
     patch.setattr(schedules, "_fire", careless)
 
 
+def rule_before_forgotten(patch: Patch) -> None:
+    """What was planned before a change, and is due, is fired by nobody."""
+    changes = schedules.Schedule.changes
+
+    def forgetful(self: Any, changed: Any) -> None:
+        changes(self, changed)
+        self.earlier.clear()
+
+    patch.setattr(schedules.Schedule, "changes", forgetful)
+
+
+def rule_from_long_ago(patch: Patch) -> None:
+    """A changed schedule fires by its new rule what that names before the change."""
+    changes = schedules.Schedule.changes
+
+    def early(self: Any, changed: Any) -> None:
+        changes(self, changed)
+        self.since = 0.0
+
+    patch.setattr(schedules.Schedule, "changes", early)
+
+
+def task_of_another_rule(patch: Patch) -> None:
+    """What was planned before a change submits the new task."""
+    applied = schedules._applied
+
+    def hasty(of: Any, schedule: Any, event: Any) -> Any:
+        verdict = applied(of, schedule, event)
+        for task_id, firing in of.schedules.firings.items():
+            if firing.schedule == event.schedule:
+                newer = firing._replace(rule=schedule.rule)
+                of.schedules.firings[task_id] = newer
+        return verdict
+
+    patch.setattr(schedules, "_applied", hasty)
+
+
 def inputs_left_out(patch: Patch) -> None:
     """What a task was to get of its predecessors is not in its prompt."""
     patch.setattr(role, "with_inputs", lambda spec, outputs: spec)
@@ -182,6 +219,9 @@ def late_copy_counts(patch: Patch) -> None:
 
 
 PLANTED = [
+    rule_before_forgotten,
+    rule_from_long_ago,
+    task_of_another_rule,
     late_copy_counts,
     hour_fired_twice,
     inputs_left_out,

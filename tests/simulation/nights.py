@@ -8,6 +8,7 @@ every minute of the night, which shares nothing with the product or its cron lib
 
 from __future__ import annotations
 
+import math
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from random import Random
@@ -86,7 +87,8 @@ class _Kept:
     """What the log says of one schedule: its times that were fired, or left out."""
 
     def __init__(self, added: c.ScheduleAdded) -> None:
-        self.added = added
+        # Each rule, and later than when it holds.
+        self.rules: list[tuple[float, c.ScheduleRule]] = [(instant(added.at), added)]
         self.begin = instant(added.at)
         self.end = float("inf")
         self.fired: list[float] = []
@@ -100,6 +102,22 @@ class _Kept:
         """The last time that was dealt with."""
         until = [instant(each.until) for each in self.skipped]
         return max((self.begin, *self.fired, *until))
+
+    def rule_at(self, time: float) -> c.ScheduleRule:
+        """The rule of what is planned for a time."""
+        return next(
+            (rule for since, rule in reversed(self.rules) if since < time),
+            self.rules[0][1],
+        )
+
+    def times(self, end: float) -> list[float]:
+        """All that was planned until `end`, each by the rule of its time."""
+        ends = [*(since for since, _ in self.rules[1:]), end]
+        return [
+            time
+            for (since, rule), until in zip(self.rules, ends, strict=True)
+            for time in walk(rule.cron, rule.tz, since, min(until, end))
+        ]
 
 
 def mistakes(log: list[Recorded], end: float) -> Iterator[str]:
@@ -122,11 +140,15 @@ def mistakes(log: list[Recorded], end: float) -> Iterator[str]:
         for wrong in _of_one(
             one, {t: s for (n, t), s in tasks.items() if n == name}, end
         ):
-            yield f"{name} ({one.added.cron}, {one.added.tz}): {wrong}"
+            rules = "; ".join(f"{rule.cron}, {rule.tz}" for _, rule in one.rules)
+            yield f"{name} ({rules}): {wrong}"
 
 
 def _note(one: _Kept, event: c.ScheduleEvent, epoch: int) -> None:
     match event:
+        case c.ScheduleChanged():
+            since = max(one.rules[-1][0], math.floor(instant(event.at)))
+            one.rules.append((since, event))
         case c.ScheduleRemoved():
             one.end = min(one.end, instant(event.at))
         case c.SchedulePaused() if one.paused_from is None:
@@ -145,8 +167,7 @@ def _note(one: _Kept, event: c.ScheduleEvent, epoch: int) -> None:
 
 
 def _of_one(one: _Kept, tasks: Mapping[float, list[str]], end: float) -> Iterator[str]:
-    added = one.added
-    times = walk(added.cron, added.tz, one.begin, min(one.end, end))
+    times = one.times(min(one.end, end))
     planned = set(times)
     pauses = list(one.pauses)
     if one.paused_from is not None:
@@ -170,7 +191,8 @@ def _of_one(one: _Kept, tasks: Mapping[float, list[str]], end: float) -> Iterato
         of_these = [time for time in times if first <= time <= until]
         if until <= end and len(of_these) != each.count:
             yield f"{each.planned} to {each.until} are {of_these}, not {each.count}"
-        rule = added.missed if each.reason == "missed" else added.overlap
+        by = one.rule_at(first)
+        rule = by.missed if each.reason == "missed" else by.overlap
         if rule not in {"missed": ("skip", "one"), "overlap": ("skip",)}[each.reason]:
             yield f"{each.planned} is left out as {each.reason}, the rule is {rule}"
         late_s = instant(each.at) - max(of_these, default=until)
@@ -304,6 +326,16 @@ class Night(Simulation):
             at += chance.uniform(10.0, 600.0)
             self.schedules.append((at, "schedule.resume", which))
             self.schedules.append((at + 200, "schedule.run", which))
+        for _ in range(2):
+            at = chance.uniform(600.0, self.calm_at - UNBROKEN_S)
+            if chance.random() < 0.5:
+                at += -(self.begin + at) % 60 + chance.uniform(0.0, 0.1)
+            change = {
+                "schedule": chance.choice(("plan0", "plan3", "plan6")),
+                "cron": chance.choice((*HOURLY, "* * * * *")),
+                "id": f"change at {at}".replace(" ", "-"),
+            }
+            self.schedules.append((at, "schedule.change", change))
 
     def _finally(self) -> None:
         super()._finally()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from datetime import datetime
 from importlib.util import find_spec
 from random import Random
@@ -73,6 +74,7 @@ def schedules(
         if chance.random() < 0.3:
             run = {"schedule": name, "id": f"run{n}"}
             asked.append((chance.uniform(at, until), "schedule.run", run))
+        asked += _changes(Random(f"changes {name} {at}"), name, at, until, near)
         asked.append((until, "schedule.remove", {"schedule": name}))
         # Of each command a copy may come late, from a process that slept: here one does.
         late = until + Random(f"late {name} {at}").uniform(2.0, 6.0)
@@ -80,14 +82,59 @@ def schedules(
     return asked
 
 
+def _changes(
+    chance: Random, name: str, at: float, until: float, near: list[str]
+) -> list[tuple[float, str, dict[str, Any]]]:
+    """Draw how a schedule is changed, often just when something is due; each time its task
+    is another one, and a copy of the command may come late."""
+    asked: list[tuple[float, str, dict[str, Any]]] = []
+    for n in range(chance.choice((0, 1, 2, 3))):
+        then = chance.uniform(at + 0.2, until - 0.5)
+        if chance.random() < 0.5:
+            then = math.floor(then) + chance.uniform(0.0, 0.1)
+        drawn: dict[str, Any] = {
+            "cron": f"*/{chance.choice((2, 3, 4, 7))} * * * * *",
+            "tz": chance.choice(near or ["UTC", *EDGES]),
+            "missed": chance.choice(("skip", "one", "all")),
+            "overlap": chance.choice(("skip", "queue", "replace")),
+        }
+        kept = chance.sample(sorted(drawn), chance.randint(0, 4))
+        task = {"description": f"other {n}", "tier": "trivial"}
+        change = {
+            **{name: value for name, value in drawn.items() if name not in kept},
+            "task": {**task, "shell": {"command": "true"}},
+            "schedule": name,
+            "id": f"change{n}-{name}",
+        }
+        asked.append((then, "schedule.change", change))
+        if chance.random() < 0.4:
+            asked.append((then + chance.uniform(0.5, 6.0), "schedule.change", change))
+    return asked
+
+
 class _Account:
-    """What the judge notes about one schedule."""
+    """What the judge notes about one schedule: its rules, each for what is planned later than
+    the whole second at which it was said."""
 
     def __init__(self, added: c.ScheduleAdded) -> None:
-        self.added = added
+        self.rules: list[tuple[float, c.ScheduleRule]] = [(instant(added.at), added)]
         self.cursor = instant(added.at)
         self.paused = False
         self.last = ""
+
+    def changed(self, event: c.ScheduleChanged) -> None:
+        """Note another rule."""
+        since = max(self.rules[-1][0], math.floor(instant(event.at)))
+        self.rules.append((since, event))
+
+    def after(self, time: float) -> tuple[float, float, c.ScheduleRule]:
+        """Find the first planned time after one, until when its rule holds, and that."""
+        ends = [since for since, _ in self.rules[1:]] + [math.inf]
+        for end, (since, rule) in zip(ends, self.rules, strict=True):
+            due = planned.next_after(rule.cron, rule.tz, max(time, since))
+            if due is not None and due <= end:
+                return due, end, rule
+        raise AssertionError("all that the simulator draws comes again")
 
 
 class PlannedJudge:
@@ -105,6 +152,7 @@ class PlannedJudge:
         self._known: dict[str, _Account] = {}
         # Firings that counted, by the task's id, and the (schedule, time) of all tasks.
         self.firings: dict[str, c.ScheduleFired] = {}
+        self._rules: dict[str, c.ScheduleRule] = {}
         self._tasks: dict[tuple[str, str, str], str] = {}
 
     def open_tasks(self) -> list[str]:
@@ -122,6 +170,8 @@ class PlannedJudge:
             self._known.setdefault(event.schedule, _Account(event))
         elif one is None:
             return
+        elif isinstance(event, c.ScheduleChanged):
+            one.changed(event)
         elif isinstance(event, c.ScheduleRemoved):
             del self._known[event.schedule]
         elif isinstance(event, c.SchedulePaused):
@@ -130,7 +180,7 @@ class PlannedJudge:
             one.paused = False
             one.cursor = max(one.cursor, instant(event.at))
         elif isinstance(event, c.ScheduleFired) and event.requested_by:
-            self._fired(one, event)
+            self._fired(one, event, one.rules[-1][1])
         elif (
             isinstance(event, c.ScheduleFired | c.ScheduleSkipped)
             and event.epoch == epoch
@@ -142,8 +192,7 @@ class PlannedJudge:
         self, one: _Account, event: c.ScheduleFired | c.ScheduleSkipped, where: str
     ) -> None:
         due = instant(event.planned)
-        cron, tz = one.added.cron, one.added.tz
-        expected = planned.next_after(cron, tz, one.cursor)
+        expected, end, rule = one.after(one.cursor)
         if due <= one.cursor:
             self._complain("a planned time is dealt with once", f"{where}: {due}")
         elif due != expected:
@@ -153,32 +202,34 @@ class PlannedJudge:
         open_one = self._open(one.last)
         if isinstance(event, c.ScheduleSkipped):
             one.cursor = instant(event.until)
-            rule = one.added.missed if event.reason == "missed" else one.added.overlap
-            if rule not in ("skip", "one", "all") or (
-                event.reason == "overlap" and rule != "skip"
-            ):
+            if one.cursor > end:
+                self._complain("no planned time is passed over", f"{where}: {end}")
+            if event.reason == "overlap" and rule.overlap != "skip":
                 self._complain("a planned time is skipped by its rule", where)
             return
-        local = datetime.fromtimestamp(due, ZoneInfo(tz))
-        if local.fold and not cron.split()[-4].startswith("*"):
+        local = datetime.fromtimestamp(due, ZoneInfo(rule.tz))
+        if local.fold and not rule.cron.split()[-4].startswith("*"):
             self._complain("of an hour that comes twice one is fired", where)
         one.cursor = due
         seen = {"skip": "", "queue": event.waits_for, "replace": event.replaces}
-        if open_one and seen[one.added.overlap] != one.last:
+        if open_one and seen[rule.overlap] != one.last:
             self._complain(
                 "what overlaps goes by its rule",
-                f"{where}: {one.last} is open, the rule is {one.added.overlap}",
+                f"{where}: {one.last} is open, the rule is {rule.overlap}",
             )
-        self._fired(one, event)
+        self._fired(one, event, rule)
 
     def _open(self, task_id: str) -> bool:
         """Whether a task has never been over."""
         state = self._states.get(task_id)
         return state is not None and not self._later.ever_over(task_id)
 
-    def _fired(self, one: _Account, event: c.ScheduleFired) -> None:
+    def _fired(
+        self, one: _Account, event: c.ScheduleFired, rule: c.ScheduleRule
+    ) -> None:
         one.last = event.task_id
         self.firings[event.task_id] = event
+        self._rules[event.task_id] = rule
 
     def submitted(self, event: c.TaskSubmitted, where: str) -> None:
         """Judge a task that a schedule has submitted."""
@@ -187,6 +238,12 @@ class PlannedJudge:
         firing = self.firings.get(event.task_id)
         if firing is None or firing.planned != event.planned:
             self._complain("a schedule submits what it fired", where)
+        rule = self._rules.get(event.task_id)
+        if rule is not None and event.spec.description != rule.task.description:
+            self._complain(
+                "a task is that of the rule by which it was fired",
+                f"{where}: {event.spec.description}, not {rule.task.description}",
+            )
         by = firing.requested_by and firing.id if firing is not None else ""
         other = self._tasks.setdefault(
             (event.schedule, event.planned, by), event.task_id

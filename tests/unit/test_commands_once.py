@@ -97,6 +97,55 @@ async def test_a_late_copy_of_a_run_submits_nothing_for_the_schedule_that_came_s
     assert (late["task_id"], late["seq"]) == (first["task_id"], 0)
 
 
+async def test_a_change_is_carried_out_once_and_names_what_differs():
+    ask = Asked()
+    await ask("schedule.add", id="a", **ADD)
+    first = {"schedule": "s", "cron": "0 4 * * *", "overlap": "queue"}
+    said = await ask("schedule.change", id="b", who="bob", **first)
+    assert said["event"] == "schedule.changed"
+    rule = ask.there["s"].rule
+    assert (rule.changed, rule.cron, rule.tz) == (["cron"], "0 4 * * *", "UTC")
+    assert (rule.requested_by, rule.task.description) == ("bob", "report")
+    # The same again changes nothing, also late, and with another id where it is so already.
+    assert (await ask("schedule.change", id="b2", **first))["seq"] == 0
+    task = {"description": "look", "shell": {"command": "true"}}
+    await ask("schedule.change", id="c", schedule="s", cron="0 5 * * *", task=task)
+    assert (await ask("schedule.change", id="b", who="bob", **first))["seq"] == 0
+    rule = ask.there["s"].rule
+    assert (rule.cron, rule.task.description) == ("0 5 * * *", "look")
+    # What it was added with is another schedule now; what it is now is the same.
+    assert (await ask("schedule.add", **ADD))["code"] == "conflict"
+    same = await ask("schedule.add", **{**ADD, "cron": "0 5 * * *", "task": task})
+    assert (same["ok"], same["seq"]) == (True, 0)
+
+
+async def test_a_change_that_is_refused_leaves_the_schedule_as_it_was():
+    ask = Asked()
+    assert (await ask("schedule.change", schedule="s", tz="UTC"))["code"] == "not_found"
+    await ask("schedule.add", **ADD)
+    before = ask.there["s"].rule
+    for wrong, path in (
+        ({}, ""),
+        ({"cron": "0 25 * * *"}, "cron"),
+        ({"tz": "Mars/Olympus"}, "tz"),
+        ({"missed": "both"}, "missed"),
+        ({"task": {"description": "x", "after": ["T1"]}}, "task.after"),
+        ({"task": {"description": "x", "ttl_s": -1}}, "task.ttl_s"),
+    ):
+        said = await ask("schedule.change", schedule="s", **wrong)
+        assert (said["ok"], said["path"]) == (False, path), wrong
+    assert ask.there["s"].rule is before
+
+
+async def test_a_late_copy_of_a_run_submits_nothing_again_after_a_change():
+    ask = Asked()
+    await ask("schedule.add", id="a", **ADD)
+    first = await ask("schedule.run", id="r", schedule="s")
+    await ask("schedule.change", schedule="s", cron="0 4 * * *")
+    late = await ask("schedule.run", id="r", schedule="s")
+    assert (late["task_id"], late["seq"]) == (first["task_id"], 0)
+
+
 async def test_the_same_id_with_another_body_is_another_command():
     ask = Asked()
     await ask("schedule.add", id="a", **ADD)

@@ -91,5 +91,5 @@ def test_the_folds_have_the_versions_that_made_them():
         "queue": 2,
         "costs": 7,
         "stats": 2,
-        "schedules": 1,
+        "schedules": 2,
     }

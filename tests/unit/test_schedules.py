@@ -239,6 +239,111 @@ def test_a_paused_schedule_fires_nothing_and_leaves_out_what_it_slept_through():
     assert len({each.task_id for each in fired(w)}) == 2
 
 
+def change(w: World, cron: str = "* * * * *", **about) -> None:
+    """Change the schedule `s`, and let nobody decide anything yet."""
+    task = c.TaskSpec(description="another report", shell=c.Shell("true"))
+    w.store(
+        subjects.schedule("s"),
+        c.ScheduleChanged(
+            **w.head(),
+            schedule="s",
+            cron=cron,
+            tz="UTC",
+            task=task,
+            classification=classify(task),
+            **about,
+        ),
+    )
+
+
+def when_and_what(w: World) -> list[tuple[float, str]]:
+    """The times that were fired, in minutes after the start, and what was submitted."""
+    begin = START // 60 * 60
+    return [
+        ((instant(each.planned) - begin) / 60, each.spec.description)
+        for each in w.events(c.TaskSubmitted)
+        if each.schedule
+    ]
+
+
+def test_a_changed_schedule_fires_by_the_new_rule_from_the_change_on():
+    w = World()
+    add(w, cron="*/2 * * * *")
+    w.wait(130)
+    change(w, "*/3 * * * *")
+    w.wait(600)
+    clock = START // 60
+    old = [(n, "report") for n in (1, 2) if (clock + n) % 2 == 0]
+    new = [(n, "another report") for n in range(3, 13) if (clock + n) % 3 == 0]
+    assert when_and_what(w) == old + new
+    (row,) = answer(fold(w.log), "s", w.now).schedules
+    assert (row.cron, row.description) == ("*/3 * * * *", "another report")
+    assert row.changed_seq > row.added_seq > 0
+    # It is the same schedule: its last runs stand with it.
+    assert row.fired == len(row.runs) == len(old + new)
+
+
+@pytest.mark.parametrize("dies", [False, True])
+def test_what_was_due_before_a_change_is_dealt_with_by_the_rule_before(dies):
+    w = World()
+    add(w, missed="all", overlap="queue")
+    # Nobody leads for three minutes and a half; meanwhile it is changed twice.
+    w.now = START // 60 * 60 + 150
+    change(w, "0 0 1 1 *", overlap="replace")
+    w.now += 60
+    change(w, missed="skip")
+    w.now += 5
+    if dies:
+        take_over(w)
+    w.turn()
+    w.wait(60)
+    assert when_and_what(w) == [
+        (1, "report"),
+        (2, "report"),
+        (4, "another report"),
+    ]
+    assert skipped(w) == []
+    first, second, _ = fired(w)
+    assert second.waits_for == first.task_id
+    assert w.scheduler.state.schedules.by_name["s"].earlier == []
+
+
+@pytest.mark.parametrize(("rule", "left_out"), [("skip", 3), ("one", 2)])
+def test_what_is_left_out_by_the_rule_before_ends_with_the_change(rule, left_out):
+    w = World()
+    add(w, missed=rule)
+    w.now = START // 60 * 60 + 190
+    change(w, missed="all")
+    w.now += 150
+    w.turn()
+    assert [(each.count, each.reason) for each in skipped(w)] == [(left_out, "missed")]
+    old = [(3, "report")] if rule == "one" else []
+    assert when_and_what(w) == [*old, (4, "another report"), (5, "another report")]
+
+
+def test_a_paused_schedule_that_is_changed_stays_paused():
+    w = World()
+    add(w)
+    w.store(subjects.schedule("s"), c.SchedulePaused(**w.head(), schedule="s"))
+    w.wait(100)
+    change(w, missed="all")
+    w.wait(100)
+    assert fired(w) == []
+    w.store(subjects.schedule("s"), c.ScheduleResumed(**w.head(), schedule="s"))
+    w.wait(60)
+    assert [what for _, what in when_and_what(w)] == ["another report"]
+
+
+def test_a_time_that_the_old_rule_had_ready_is_not_fired_after_the_change(monkeypatch):
+    """Many are changed at once, and reckoned in turns: what was reckoned before is stale."""
+    w = World()
+    add(w)
+    monkeypatch.setattr(schedules, "RECKONED_AT_ONCE", 0)
+    change(w, "0 0 1 1 *")
+    w.wait(600)
+    assert fired(w) == []
+
+
 def test_a_deposed_leaders_firing_is_void():
     w = World()
     add(w)

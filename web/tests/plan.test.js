@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { Wrong } from "../ui/form.js";
-import { fieldOfPlan, formOfPlan, planOf } from "../ui/plan.js";
+import { changeOf, fieldOfPlan, formOfPlan, planOf } from "../ui/plan.js";
 
 const ADDED = {
   type: "schedule.added.v1",
@@ -24,6 +24,17 @@ test("what is left empty is left to the server", () => {
     schedule: "a",
     cron: "* * * * *",
     task: { description: "x" },
+  });
+});
+
+test("a change says the whole rule, also what was emptied in its form", () => {
+  const form = { ...formOfPlan(ADDED), tz: "", overlap: "", description: "look again" };
+  const { type: _, id: __, schedule: ___, ...rule } = ADDED;
+  assert.deepEqual(changeOf(form, ADDED.task), {
+    ...rule,
+    tz: "UTC",
+    overlap: "queue",
+    task: { ...ADDED.task, description: "look again" },
   });
 });
 

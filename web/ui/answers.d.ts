@@ -466,6 +466,9 @@ export interface ScheduleRow {
   added_at: string;
   added_by: string;
   added_seq: number;
+  changed_at: string;
+  changed_by: string;
+  changed_seq: number;
   paused: boolean;
   paused_for: string;
   fired: number;

@@ -46,5 +46,15 @@ export function planOf(form, task = {}) {
   return { ...Object.fromEntries(when), task: { ...left, ...specOf(form) } };
 }
 
+/**
+ * The command that gives a schedule the whole rule that a form describes; throws Wrong. What
+ * was left empty is said as what a new schedule has.
+ * @param {Form} form @param {Record<string, any>} task @returns {Record<string, any>}
+ */
+export function changeOf(form, task) {
+  const { schedule: _, ...rule } = planOf(form, task);
+  return { tz: "UTC", missed: "one", overlap: "queue", ...rule };
+}
+
 /** The field that a refusal is about; "" where it is about none. @param {string} path */
 export const fieldOfPlan = (path) => BY_HAND.exec(path)?.[1] ?? fieldOf(path);

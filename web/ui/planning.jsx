@@ -1,11 +1,11 @@
 // The form that plans a task, or changes what is planned: when, in which zone, and what.
 import { useEffect, useRef, useState } from "preact/hooks";
-import { Refused, get, notice, post, remove, wordsOf } from "./api.js";
+import { Refused, get, notice, post, wordsOf } from "./api.js";
 import { Input, Suggestions, useSuggestions } from "./fields.jsx";
 import { Wrong } from "./form.js";
 import { moment, plain } from "./format.js";
 import { Dialog } from "./parts.jsx";
-import { TASK, WHEN, fieldOfPlan, formOfPlan, planOf } from "./plan.js";
+import { TASK, WHEN, changeOf, fieldOfPlan, formOfPlan, planOf } from "./plan.js";
 
 /** @import { Field, Form } from "./form.js" */
 /** @import { Edit } from "./topics.d.ts" */
@@ -22,11 +22,11 @@ const faultOf = (error) => ({
 });
 
 /**
- * @param {{ added: Record<string, any> | null, paused?: boolean, close: () => void }} props
- *   `added`: the event that added the one that is changed, null for a new one
+ * @param {{ there: Record<string, any> | null, close: () => void }} props
+ *   `there`: the event with the rule of the one that is changed, null for a new one
  */
-export function Planning({ added, paused = false, close }) {
-  const [began] = useState(/** @type {Form} */ (formOfPlan(added ?? NEW)));
+export function Planning({ there, close }) {
+  const [began] = useState(/** @type {Form} */ (formOfPlan(there ?? NEW)));
   const [form, set] = useState(began);
   const [wrong, setWrong] = useState(/** @type {Fault | null} */ (null));
   const [busy, setBusy] = useState(false);
@@ -51,10 +51,9 @@ export function Planning({ added, paused = false, close }) {
     setBusy(true);
     setWrong(null);
     try {
-      const plan = planOf(form, added?.task);
-      if (added) await replace(added, plan, paused);
-      else await post("/schedules", plan);
-      notice(added ? `${plan.schedule} is changed.` : `${plan.schedule} is planned.`);
+      if (there) await post(`/schedules/${there.schedule}/change`, changeOf(form, there.task));
+      else await post("/schedules", planOf(form));
+      notice(there ? `${there.schedule} is changed.` : `${form.schedule.trim()} is planned.`);
       close();
     } catch (error) {
       blame(faultOf(error));
@@ -66,9 +65,9 @@ export function Planning({ added, paused = false, close }) {
   );
   const [[, first], ...more] = TASK;
   return (
-    <Dialog title={added ? `Change ${plain(added.schedule, 60)}` : "Plan a task"} close={close}>
+    <Dialog title={there ? `Change ${plain(there.schedule, 60)}` : "Plan a task"} close={close}>
       <form onSubmit={save} class="form" ref={box} id="planning">
-        <div class="row">{WHEN.slice(0, 3).map(one)}</div>
+        <div class="row">{WHEN.slice(there ? 1 : 0, 3).map(one)}</div>
         <Next cron={form.cron} tz={form.tz} />
         <div class="row">{WHEN.slice(3).map(one)}</div>
         {first.slice(0, 2).map(one)}
@@ -86,42 +85,13 @@ export function Planning({ added, paused = false, close }) {
           </p>
         )}
         <footer>
-          {added && (
-            <small class="push">Changed, it begins anew: its last runs stay tasks, but stand here no more.</small>
-          )}
           <button type="submit" class="main" disabled={busy}>
-            {added ? "Change it" : "Plan it"}
+            {there ? "Change it" : "Plan it"}
           </button>
         </footer>
       </form>
     </Dialog>
   );
-}
-
-/**
- * Put one schedule in the place of another. What is refused leaves the other as it was.
- * @param {Record<string, any>} added @param {Record<string, any>} plan @param {boolean} paused
- */
-async function replace(added, plan, paused) {
-  const { schedule, cron, tz, missed, overlap, task } = added;
-  const path = `/schedules/${schedule}`;
-  if (plan.schedule !== schedule) await post("/schedules", plan);
-  else {
-    // The same again but for its times is refused before anything is taken away.
-    await get(`/schedules/next?${new URLSearchParams({ cron: plan.cron ?? "", tz: plan.tz ?? "UTC" })}`);
-    await post("/tasks/route", plan.task);
-  }
-  await remove(path);
-  if (plan.schedule === schedule)
-    try {
-      await post("/schedules", plan);
-    } catch (error) {
-      await post("/schedules", { schedule, cron, tz, missed, overlap, task });
-      throw error;
-    } finally {
-      if (paused) await post(`${path}/pause`);
-    }
-  else if (paused) await post(`/schedules/${plan.schedule}/pause`);
 }
 
 /** When it would fire, said while it is typed. @param {{ cron: string, tz: string }} props */

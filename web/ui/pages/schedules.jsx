@@ -17,16 +17,14 @@ const OVERLAP = { skip: "leaves the time out", queue: "waits for it", replace: "
 /** @param {PageProps} props */
 export function Schedules({ operator }) {
   const { data } = useTopic("schedules");
-  const [planning, plan] = useState(
-    /** @type {{ added: Record<string, any> | null, paused?: boolean } | null} */ (null),
-  );
+  const [planning, plan] = useState(/** @type {{ there: Record<string, any> | null } | null} */ (null));
   if (!data) return <Empty>Waiting for the schedules…</Empty>;
   return (
     <div class="page" id="schedules">
       <header class="head">
         <h1>Schedules</h1>
         {operator && (
-          <button type="button" id="plan-task" onClick={() => plan({ added: null })}>
+          <button type="button" id="plan-task" onClick={() => plan({ there: null })}>
             Plan a task
           </button>
         )}
@@ -47,16 +45,16 @@ export function Schedules({ operator }) {
 /**
  * @param {{
  *   row: ScheduleRow, operator: boolean,
- *   edit: (what: { added: Record<string, any>, paused: boolean }) => void,
+ *   edit: (what: { there: Record<string, any> }) => void,
  * }} props
  */
 function Schedule({ row, operator, edit }) {
   const path = `/schedules/${row.schedule}`;
-  // The whole task stands in the event that added it.
+  // The whole task stands in the event that changed it last, or else added it.
   const change = () =>
     carryOut(async () => {
-      const { events } = await get(`/events?from=${row.added_seq}&limit=1`);
-      edit({ added: events[0].event, paused: row.paused });
+      const { events } = await get(`/events?from=${row.changed_seq || row.added_seq}&limit=1`);
+      edit({ there: events[0].event });
     });
   const act = (/** @type {string} */ verb, /** @type {string} */ done) => () =>
     carryOut(() => post(`${path}/${verb}`), done);
