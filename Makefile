@@ -125,11 +125,11 @@ cluster: setup ## run a broker of three servers, two schedulers, web and a sidec
 # For CHAOS_S seconds, 1200 unless it says otherwise. Links are cut where it may make network
 # namespaces (root), disks are slow where strace is, clocks are stepped where libfaketime is.
 chaos-cluster: dev faketime ## everything that can befall a cluster, for twenty minutes
-	$(BIN)/pytest -m chaos -s tests/integration/test_cluster_under_fire.py
+	$(BIN)/pytest -m chaos -s -o faulthandler_timeout=0 tests/integration/test_cluster_under_fire.py
 
 # What the suite does ten times, a hundred times, and what takes long altogether.
 chaos: dev ## kill things for a long while
-	$(BIN)/pytest -m chaos
+	$(BIN)/pytest -m chaos -o faulthandler_timeout=0
 
 clean: ## remove everything that was made here
 	rm -rf .venv .venv-litellm .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage dist web/node_modules web/static
