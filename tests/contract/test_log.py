@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 
+import msgspec
 import pytest
 
 from actors.scheduler.state import SchedulerState
@@ -394,15 +395,19 @@ async def test_a_follower_tells_a_log_that_was_put_back(past):
     await follower.stop()
 
 
-async def test_a_follower_tells_a_log_that_has_grown_again_since(past):
+@pytest.mark.parametrize("instead", [{"id": "other"}, {"at": "2026-01-02T00:00:00Z"}])
+async def test_a_follower_tells_a_log_that_has_grown_again_since(past, instead):
     reads, log, keep, put_back = past
     await log.append(subjects.task("a"), event("a"))
     await keep()
-    await log.append(subjects.task("b"), event("b", 1))
+    there = event("b", 1)
+    await log.append(subjects.task("b"), there)
     stood = Position.of(await log.get(2))
     first = Position.of(await log.get(1))
     await put_back()
-    for n in (2, 3, 4):
+    # One that differs in its id, or in its time alone: ids made of parts come again.
+    await log.append(subjects.task("b"), msgspec.structs.replace(there, **instead))
+    for n in (3, 4):
         await log.append(subjects.task("b"), event("b", n))
     seen: list[Recorded] = []
 
@@ -423,6 +428,8 @@ async def test_a_follower_tells_a_log_that_has_grown_again_since(past):
 )
 async def test_a_lost_last_message_is_noticed(broker, role, kind, monkeypatch):
     monkeypatch.setattr("events.nats.follow.HEARTBEAT", 0.1)
+    # By what the heartbeat says: it is not silent, so silence must not be what tells.
+    monkeypatch.setattr(PullFollower, "_silent", lambda _: False)
     take, lost = kind._on, []
 
     def losing(self, *message) -> None:
@@ -434,14 +441,35 @@ async def test_a_lost_last_message_is_noticed(broker, role, kind, monkeypatch):
     monkeypatch.setattr(kind, "_on", losing)
     async with linked(broker, "scheduler") as link, linked(broker, role) as reading:
         log = JetStreamLog(link)
-        seen: list[int] = []
-        reads = JetStreamLog(reading, consumers=role == "scheduler")
-        follower = await reads.follow(lambda recorded: seen.append(recorded.seq))
-        await log.append(subjects.task("a"), event("a", 1))
-        await until(lambda: seen == [1])
-        await log.append(subjects.task("a"), event("a", 2))
-
-        await until(lambda: seen == [1, 2])
+        await sees_both(log, JetStreamLog(reading, consumers=role == "scheduler"))
         assert len(lost) == 1
-        await follower.stop()
         await log.close()
+
+
+async def test_a_consumer_that_falls_silent_is_made_anew(broker, monkeypatch):
+    monkeypatch.setattr("events.nats.follow.HEARTBEAT", 0.1)
+    take, lost = PullFollower._on, []
+
+    def losing(self, generation, message) -> None:
+        if not lost and b"Ea2" in message.data:
+            lost.append(generation)
+        if generation not in lost:
+            take(self, generation, message)
+
+    monkeypatch.setattr(PullFollower, "_on", losing)
+    async with linked(broker, "scheduler") as link:
+        log = JetStreamLog(link)
+        await sees_both(log, log)
+        assert len(lost) == 1
+        await log.close()
+
+
+async def sees_both(log, reads) -> None:
+    """Store two events one after the other, and wait until a follower has seen both."""
+    seen: list[int] = []
+    follower = await reads.follow(lambda recorded: seen.append(recorded.seq))
+    await log.append(subjects.task("a"), event("a", 1))
+    await until(lambda: seen == [1], seconds=60)
+    await log.append(subjects.task("a"), event("a", 2))
+    await until(lambda: seen == [1, 2], seconds=60)
+    await follower.stop()
