@@ -145,7 +145,7 @@ def plan_for(
     if nats_port is None:
         nats_port = int(last) if last.isdigit() else BROKER_PORT
     return Plan(
-        host=config.name or instance.own_host(),
+        host=config.name or instance.own_host(config.data_path),
         port=port or free_port(),
         nats_port=nats_port or free_port(),
         any_port=not port,

@@ -371,17 +371,18 @@ class Instance:
             if (name := host_of(path.stem)) is not None
         )
 
-    def own_host(self) -> str:
+    def own_host(self, work: Path | None = None) -> str:
         """Name the host that this machine is: by the key it has worked under.
 
         A machine that is called otherwise than before is still that host: its journal,
-        its work and what it has not delivered yet lie under that name. Of several the one
-        whose journal was written last. Without any: the machine's own name.
+        its work and what it has not delivered yet lie under that name, in `work` where its
+        sidecar has a folder of its own. Of several the one whose journal was written last.
+        Without any: the machine's own name.
         """
         here = local_host_name()
         worked: dict[str, float] = {}
         for name in self.hosts():
-            journal = self.data / f"journal-{name}.db"
+            journal = (work or self.data) / f"journal-{name}.db"
             if (self.keys / f"{_HOST_PREFIX}{name}.nk").exists() and journal.exists():
                 worked[name] = journal.stat().st_mtime
         if here in worked or not worked:

@@ -289,7 +289,7 @@ def host_credentials(config: SidecarConfig, *, chosen: bool) -> Credentials:
             )
         return chosen_key
     url = url or instance.url
-    name = config.host if chosen else instance.own_host()
+    name = config.host if chosen else instance.own_host(config.data_path)
     names = instance.hosts()
     if name not in names and not chosen and len(names) == 1:
         name = names[0]

@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from cli.commands.roles import web
 from cli.commands.up import plan_for
 from cli.local.instance import Instance
-from cli.local.roles import host_credentials, web_url
+from cli.local.roles import host_credentials, sidecar_config, web_url
 from cli.local.served import ServedRole
 from cli.local.supervisor import Everything, require_free
 from cli.render.fleet import _local
@@ -102,6 +102,20 @@ def test_a_machine_that_is_called_otherwise_is_still_its_host(
     instance.prepare("127.0.0.1:4222", ["beta"])
     assert plan_for(instance, 8080, 4222, None, None, None).host == "alpha"
     assert plan_for(instance, 8080, 4222, None, "gamma", None).host == "gamma"
+
+
+def test_its_journal_is_looked_for_where_its_sidecar_keeps_it(
+    instance: Instance, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    instance.prepare("127.0.0.1:4222", ["alpha", "beta"])
+    work = tmp_path / "work"
+    work.mkdir()
+    (work / "journal-alpha.db").touch()
+    (instance.data / "sidecar.toml").write_text(f'data = "{work}"\n')
+    monkeypatch.setattr("socket.gethostname", lambda: "beta")
+    assert plan_for(instance, 8080, 4222, None, None, None).host == "alpha"
+    config = sidecar_config(None, None)
+    assert host_credentials(config, chosen=False).host == "alpha"
 
 
 def test_the_port_is_said_once(instance: Instance) -> None:
