@@ -1134,7 +1134,8 @@ class ScheduleEvent(Event, frozen=True, omit_defaults=True, kw_only=True):
 
 
 Missed = Literal["skip", "one", "all"]
-"""What becomes of planned times at which nobody could fire: none of them, the last, all."""
+"""What becomes of planned times at which nobody could fire: none of them, one task for all,
+all."""
 Overlap = Literal["skip", "queue", "replace"]
 """What becomes of a planned time whose schedule's task before is not over: nothing, its
 task comes after that one, or that one is cancelled for it."""

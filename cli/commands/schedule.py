@@ -57,7 +57,8 @@ def schedule() -> None:
     type=Word(get_args(c.Missed)),
     default="one",
     show_default=True,
-    help="What becomes of times at which no scheduler was there: none, the last, all.",
+    help="What becomes of times at which no scheduler was there: left out, one task for "
+    "them all, or all of them.",
 )
 @click.option(
     "--overlap",

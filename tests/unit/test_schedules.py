@@ -183,6 +183,17 @@ def test_what_was_missed_goes_by_its_rule(rule, fires):
     assert len(fired(w)) == fires + 1
 
 
+@pytest.mark.parametrize(("rule", "fires"), [("skip", 1), ("one", 1), ("all", 3)])
+def test_a_time_of_this_minute_makes_up_for_those_missed_before(rule, fires):
+    w = World()
+    add(w, cron="*/5 * * * *", missed=rule)
+    w.now = START // 300 * 300 + 930  # half a minute after the third
+    w.turn()
+    assert instant(fired(w)[-1].planned) == w.now - 30
+    assert len(fired(w)) == fires
+    assert sum(each.count for each in skipped(w)) == 3 - fires
+
+
 def test_of_all_that_was_missed_the_last_hundred_are_fired():
     w = World()
     add(w, missed="all")
