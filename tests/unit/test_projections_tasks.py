@@ -5,11 +5,13 @@ from __future__ import annotations
 import pytest
 
 from cli.render.display import CUT_SHORT, cost_line, ending
-from cli.render.outcome import outcome_of
+from cli.render.outcome import outcome_of, outcome_of_answer
 from events import catalogue as c
 from events import subjects
 from events.codec import encode
 from events.lifecycle import OPEN, PHASES
+from projections import mapping
+from projections.answers import TaskAnswer
 from projections.world import World, fold
 from tests.support.histories import History, Route, plausible, result
 
@@ -420,6 +422,14 @@ def test_what_a_task_cost_says_what_it_rests_on():
     assert (outcome.tokens_in, outcome.tokens_out) == (None, 25)
     assert (outcome.estimated_cost_usd, outcome.cost_basis) == (0.75, "estimated")
     assert outcome.cache_read_tokens == 7
+    record = seen(history, task)
+    detail = mapping.detail(record, submission=None, result=last.event.result, env={})
+    answer = TaskAnswer(
+        seq=9, task=detail, route=None, attempts=[], events=[], events_left_out=0
+    )
+    assert outcome_of_answer(answer) == outcome, (
+        "also for those who may not read the log"
+    )
     assert cost_line(outcome) == "llama3.2, – in, 25 out, 7 cached, ~$0.7500"
 
 
