@@ -43,8 +43,10 @@ Int = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 A host may write any number about itself, and no reader may fail on it.
 """
 
-Tokens = Annotated[int, Meta(ge=0, le=10**12)]
-Usd = Annotated[float, Meta(ge=-1e6, le=1e6)]
+TOKENS_MOST = 10**12
+USD_MOST = 1e6
+Tokens = Annotated[int, Meta(ge=0, le=TOKENS_MOST)]
+Usd = Annotated[float, Meta(ge=-USD_MOST, le=USD_MOST)]
 Milliseconds = Annotated[float, Meta(ge=-1e12, le=1e12)]
 DESCRIPTION_LIMIT = 200_000
 """Characters of a description, which is a prompt."""

@@ -106,9 +106,10 @@ NOTHING: Final = Spent()
 def spent_on(result: c.Result | c.RoundSpent) -> Spent:
     """Return what a run's result, or one of its rounds, says it took."""
     usd, equivalent = result.estimated_cost_usd, result.equivalent_claude_cost_usd
-    usd_nano = round(usd * NANO) if usd else 0
+    # Less than nothing is nothing: a host's word takes nothing off what others cost.
+    usd_nano = max(0, round(usd * NANO)) if usd else 0
     basis = result.cost_basis
-    equivalent_nano = round(equivalent * NANO) if equivalent else 0
+    equivalent_nano = max(0, round(equivalent * NANO)) if equivalent else 0
     return Spent(
         result.tokens_in or 0,
         result.tokens_out or 0,

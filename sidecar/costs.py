@@ -23,9 +23,11 @@ from __future__ import annotations
 from decimal import Decimal
 from typing import TYPE_CHECKING, NamedTuple
 
+from msgspec.structs import replace
+
 from actors.rules.prices import listed_model, price, price_list
 from events import catalogue as c
-from sidecar.output import fitting
+from sidecar.output import NAME_LIMIT, charged, counted, cut, fitting
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -41,8 +43,9 @@ def settle(raw: RawResult, assign: Assign, at: datetime | None = None) -> c.Resu
     """Turn raw counts into the result that goes to the log, with its dollars.
 
     `at` is when the run took place, for a list whose prices change; None means now. The
-    result is cut to what an event may hold.
+    result is cut to what an event may hold: what a program says of itself may be anything.
     """
+    raw = _plausible(raw)
     spent = _spent(raw, assign, at)
     result = c.Result(
         status=raw.status,
@@ -72,6 +75,20 @@ def settle(raw: RawResult, assign: Assign, at: datetime | None = None) -> c.Resu
         tool_calls=raw.tool_calls,
     )
     return fitting(result)
+
+
+def _plausible(raw: RawResult) -> RawResult:
+    """Return counts, dollars and names as an event can hold them."""
+    return replace(
+        raw,
+        model_used=cut(raw.model_used, NAME_LIMIT),
+        session_id=None if raw.session_id is None else cut(raw.session_id, NAME_LIMIT),
+        tokens_in=counted(raw.tokens_in),
+        tokens_out=counted(raw.tokens_out),
+        cache_read_tokens=counted(raw.cache_read_tokens) or 0,
+        cache_write_tokens=counted(raw.cache_write_tokens) or 0,
+        reported_cost_usd=charged(raw.reported_cost_usd),
+    )
 
 
 class _Cost(NamedTuple):
@@ -107,8 +124,8 @@ def _claude(raw: RawResult, at: datetime | None) -> _Cost:
         basis = "reported" if raw.cost_known else "reported_unpriced"
         return _Cost(usd, basis, _REPORTER)
     if not _has_tokens(raw):
-        counted = raw.tokens_in is not None and raw.tokens_out is not None
-        return _Cost(_NOTHING, "none") if counted else _Cost(None, "unknown")
+        known = raw.tokens_in is not None and raw.tokens_out is not None
+        return _Cost(_NOTHING, "none") if known else _Cost(None, "unknown")
     return _from_list(raw, at)
 
 
@@ -164,4 +181,4 @@ def _has_tokens(raw: RawResult) -> bool:
 
 
 def _dollars(value: Decimal | None) -> float | None:
-    return None if value is None else float(value)
+    return None if value is None else charged(float(value))

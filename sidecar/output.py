@@ -10,15 +10,16 @@ from __future__ import annotations
 import codecs
 import hashlib
 from collections import deque
-from typing import TYPE_CHECKING
 
 import msgspec
 
-if TYPE_CHECKING:
-    from events import catalogue as c
+from events import catalogue as c
 
 EVENT_LIMIT = 480_000
 """Bytes a result may take when encoded: an event holds 512 KiB, other fields included."""
+
+NAME_LIMIT = 200
+"""Bytes that are kept of a name that a model server or a program says."""
 
 _MARK_ROOM = 96
 
@@ -120,6 +121,17 @@ class Utf8:
     def close(self) -> str:
         """What is left: U+FFFD where a character never ended."""
         return self._decoder.decode(b"", final=True)
+
+
+def counted(tokens: int | None) -> int | None:
+    """`tokens` where an event can hold them; else nobody knows how many there were."""
+    fits = tokens is not None and 0 <= tokens <= c.TOKENS_MOST
+    return tokens if fits else None
+
+
+def charged(usd: float | None) -> float | None:
+    """`usd` where it is an amount that an event can hold; else nobody knows it."""
+    return usd if usd is not None and 0 <= usd <= c.USD_MOST else None
 
 
 def fitting(result: c.Result, limit: int = EVENT_LIMIT) -> c.Result:

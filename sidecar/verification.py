@@ -17,7 +17,7 @@ from events.errors import shown
 from events.lifecycle import VERIFICATION
 from sidecar.answers import ANSWER_FILE
 from sidecar.executors.port import Finished, Stopped, Turn
-from sidecar.output import fitting
+from sidecar.output import charged, counted, fitting
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -299,8 +299,10 @@ def together(earlier: Sequence[c.Result], last: c.Result) -> c.Result:
             model_used=models[-1].model_used,
             tokens_in=_sum([each.tokens_in for each in rounds]),
             tokens_out=_sum([each.tokens_out for each in rounds]),
-            cache_read_tokens=sum(each.cache_read_tokens for each in rounds),
-            cache_write_tokens=sum(each.cache_write_tokens for each in rounds),
+            cache_read_tokens=counted(sum(each.cache_read_tokens for each in rounds))
+            or 0,
+            cache_write_tokens=counted(sum(each.cache_write_tokens for each in rounds))
+            or 0,
             estimated_cost_usd=_dollars([each.estimated_cost_usd for each in rounds]),
             equivalent_claude_cost_usd=float(sum(equivalents)) if equivalents else None,
             equivalent_model=next(
@@ -323,9 +325,9 @@ def _certainty(basis: str) -> int:
 
 def _sum(counts: Sequence[int | None]) -> int | None:
     known = [count for count in counts if count is not None]
-    return sum(known) if len(known) == len(counts) else None
+    return counted(sum(known)) if len(known) == len(counts) else None
 
 
 def _dollars(amounts: Sequence[float | None]) -> float | None:
     known = [Decimal(repr(usd)) for usd in amounts if usd is not None]
-    return float(sum(known)) if len(known) == len(amounts) else None
+    return charged(float(sum(known))) if len(known) == len(amounts) else None

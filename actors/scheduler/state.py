@@ -410,11 +410,13 @@ class SchedulerState:
     def _book(self, event: c.RunEvent) -> None:
         """Count what escalated work cost today, for the budget."""
         result = getattr(event, "result", None)
-        if isinstance(result, c.Result) and result.estimated_cost_usd:
+        usd = result.estimated_cost_usd if isinstance(result, c.Result) else None
+        # A host that says less than nothing gives no other task money to spend.
+        if usd and usd > 0:
             day, spent = self.escalated_usd
             today = event.at[:10]
             spent = spent if day == today else 0.0
-            self.escalated_usd = (today, spent + result.estimated_cost_usd)
+            self.escalated_usd = (today, spent + usd)
             self.tiers_dirty = True
 
     # -- what is on its way to the log -------------------------------------------------

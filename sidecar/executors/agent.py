@@ -36,7 +36,7 @@ from events.errors import AgentComError
 from events.races import first
 from sidecar.executors.port import Finished, RawResult, Returned, Stopped, time_limit
 from sidecar.executors.wake_command import ARGUMENT_LIMIT, WakeCommand, sayable
-from sidecar.output import HeadTail, Utf8, cut
+from sidecar.output import HeadTail, Utf8, counted, cut
 from sidecar.processes.ending import shell_stages
 from sidecar.processes.family import ProcessLimits
 from sidecar.processes.survivors import sweep
@@ -144,7 +144,7 @@ def read_result(raw: bytes) -> AgentResult:
         raise Unreadable(name, str(error) or type(error).__name__) from error
     for field_name in ("tokens_in", "tokens_out"):
         count = getattr(result, field_name)
-        if count is not None and not 0 <= count < 2**53:
+        if count is not None and counted(count) is None:
             raise Unreadable(name, f"{field_name}: expected a count, got {count}")
     return result
 

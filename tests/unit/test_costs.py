@@ -5,11 +5,15 @@ from __future__ import annotations
 from decimal import Decimal
 from typing import Any
 
+import msgspec
 import pytest
 
 from actors.rules.prices import price, price_list
+from events import catalogue as c
 from sidecar.costs import settle
 from sidecar.executors.port import RawResult
+from sidecar.output import EVENT_LIMIT
+from sidecar.verification import together
 from tests.support.runs import assignment
 
 SONNET = "claude-sonnet-4-5"
@@ -103,6 +107,35 @@ def test_cache_tokens_stand_beside_the_input() -> None:
     parts = {"tokens_out": 15, "cache_read": 20_000, "cache_write": 1_000}
     assert price(SONNET, tokens_in=25, **parts) == Decimal("0.010050")
     assert price("nobody-1", tokens_in=1, tokens_out=1) is None
+
+
+@pytest.mark.parametrize("target", ["claude", "ollama", "openai", "agent"])
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"tokens_in": -5, "tokens_out": 3, "reported_cost_usd": 0.25},
+        {"tokens_in": 10**30, "tokens_out": 10**12, "cache_read_tokens": -1},
+        {"tokens_in": 10**12, "tokens_out": 10**12, "cache_write_tokens": 10**13},
+        {"tokens_in": 7, "tokens_out": 7, "reported_cost_usd": -50.0},
+        {"tokens_in": 7, "tokens_out": 7, "reported_cost_usd": float("inf")},
+        {"tokens_in": 7, "tokens_out": 7, "reported_cost_usd": float("nan")},
+        {"tokens_in": 7, "tokens_out": 7, "reported_cost_usd": 2e6},
+        {"model_used": SONNET + "x" * 600_000, "session_id": "é" * 600_000},
+    ],
+)
+def test_whatever_a_program_says_it_used_the_log_can_hold(target: str, said) -> None:
+    result = settled(target, **{"model_used": SONNET, **said})
+    stored = msgspec.json.encode(result)
+    assert msgspec.json.decode(stored, type=c.Result) == result
+    assert len(stored) < EVENT_LIMIT
+    assert (result.estimated_cost_usd or 0.0) >= 0.0
+
+
+def test_the_sum_of_rounds_is_unknown_where_the_log_cannot_hold_it() -> None:
+    most = settled("claude", model_used=SONNET, tokens_in=10**12, reported_cost_usd=9e5)
+    both = together([most], most)
+    assert (both.tokens_in, both.estimated_cost_usd) == (None, None)
+    assert msgspec.json.decode(msgspec.json.encode(both), type=c.Result) == both
 
 
 def test_a_result_is_cut_to_what_an_event_may_hold() -> None:

@@ -350,6 +350,14 @@ def test_unknown_dollars_are_counted_as_unknown(history):
     assert (record.spent.usd_nano, record.spent.unpriced) == (0, 1)
 
 
+def test_a_host_that_says_less_than_nothing_takes_nothing_off_what_others_cost(history):
+    for usd in (0.5, -1e6):
+        route = history.route(history.submit(), target="claude")
+        history.start(route)
+        history.complete(route, usd=usd, cost_basis="reported")
+    assert fold(history.recorded).costs.total.usd_nano == 500_000_000
+
+
 def test_many_rejections_do_not_grow_a_record_without_end(history):
     task = history.submit()
     for _ in range(100):

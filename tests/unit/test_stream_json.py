@@ -160,6 +160,14 @@ def test_an_invented_price_is_marked() -> None:
     assert not end.since[0].priced
 
 
+@pytest.mark.parametrize("usd", [-5.0, float("nan"), float("inf"), 1e300, True, "1"])
+def test_dollars_that_are_no_amount_are_unknown_and_buy_nothing(usd: Any) -> None:
+    line = json.loads(raw("ok").splitlines()[-1])
+    (end,) = read({**line, "total_cost_usd": usd})
+    assert isinstance(end, RunEnd)
+    assert end.cost_usd is None
+
+
 def test_unknown_types_are_counted_and_end_nothing() -> None:
     machine = StreamJson()
     assert machine.feed(b'{"type":"news","x":1}\n[1]\n{"a":1}\n')[0] == Ignored("news")

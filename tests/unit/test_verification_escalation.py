@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from actors.rules import policy as policies
 from events import catalogue as c
 from events import subjects
@@ -104,15 +106,21 @@ def test_escalations_by_verification_are_held_to_their_number():
     assert len(w.routes("t2")) == 2
 
 
-def test_with_the_day_s_budget_spent_it_waits_and_expires():
+@pytest.mark.parametrize("costs", [(1.5,), (-1e6, 1.5), (1.5, -1e6)])
+def test_with_the_day_s_budget_spent_it_waits_and_expires(costs):
     w = world(escalation_budget_usd_per_day=1.0, task_ttl_s=30.0)
-    given_back(w, "t0")
-    w.report("t0", c.TaskStarted, executor="x")
-    paid = c.Result(status="success", estimated_cost_usd=1.5)
-    w.report("t0", c.TaskCompleted, result=paid)
+    w.join("h2", endpoints=[ollama("o2"), claude("c2", slots=3)])
+    before = [f"before-{n}" for n, _ in enumerate(costs)]
+    for task in before:
+        given_back(w, task)
+    # Also where a host says that it was paid for it: that is no other task's money.
+    for task, usd in zip(before, costs, strict=True):
+        w.report(task, c.TaskStarted, executor="x")
+        paid = c.Result(status="success", estimated_cost_usd=usd)
+        w.report(task, c.TaskCompleted, result=paid)
     given_back(w, "t1")
     assert len(w.routes("t1")) == 1
-    w.beat_on(40, "h1")
+    w.beat_on(40, "h1", "h2")
     assert [each.task_id for each in w.events(c.TaskExpired)] == ["t1"]
 
 

@@ -14,6 +14,7 @@ from typing import Any, Literal
 from msgspec import Struct
 
 from sidecar.executors.ndjson import Broken, Ndjson
+from sidecar.output import charged, counted
 
 LINE_LIMIT = 64 * 2**20
 """A line holds whole tool results."""
@@ -363,7 +364,7 @@ def _ended(line: dict[str, Any]) -> RunEnd:
         terminal_reason=_text(line.get("terminal_reason")),
         stop_reason=_text(line.get("stop_reason")),
         turns=_count(line.get("num_turns")) or 0,
-        cost_usd=_number(line.get("total_cost_usd")),
+        cost_usd=charged(_number(line.get("total_cost_usd"))),
         session=_models(_object(line.get("modelUsage"))),
         since=_models(since) if isinstance(since, dict) else None,
         usage=_usage(_object(line.get("usage")), start=False),
@@ -379,7 +380,7 @@ def _models(usage: dict[str, Any]) -> tuple[ModelUse, ...]:
     return tuple(
         ModelUse(
             model=model,
-            cost_usd=_number(use.get("costUSD")),
+            cost_usd=charged(_number(use.get("costUSD"))),
             tokens_in=_count(use.get("inputTokens")) or 0,
             tokens_out=_count(use.get("outputTokens")) or 0,
             cache_read=_count(use.get("cacheReadInputTokens")) or 0,
@@ -408,7 +409,11 @@ def _number(value: Any) -> float | None:
 
 
 def _count(value: Any) -> int | None:
-    return None if isinstance(value, bool) or not isinstance(value, int) else value
+    return (
+        None
+        if isinstance(value, bool) or not isinstance(value, int)
+        else counted(value)
+    )
 
 
 def _blocks(line: dict[str, Any]) -> list[dict[str, Any]]:
