@@ -33,10 +33,9 @@ def house(tmp_path):
 
 def rows(page):
     """What the table says: each row's key and dollars."""
-    return {
-        row.locator("td").first.inner_text(): row.locator("td").nth(7).inner_text()
-        for row in page.locator("#costs-by tbody tr").all()
-    }
+    # In one reading: the table is drawn anew meanwhile, perhaps with fewer rows.
+    read = "rows => rows.map(row => [row.cells[0].innerText, row.cells[7].innerText])"
+    return dict(page.locator("#costs-by tbody tr").evaluate_all(read))
 
 
 def folded(house, by):
@@ -58,7 +57,7 @@ def folded(house, by):
         log = MemoryLog()
         runner = Runner(log, Store())
         await runner.start()
-        assert await runner.wait_for(await tell(log, history), 20)
+        assert await runner.wait_for(await tell(log, history), 60)
         queries = Queries(runner, log, clock=lambda: 0.0, now=lambda: 0.0)
         answer = await queries.costs(AskCosts(by=by))
         await runner.stop()

@@ -87,6 +87,7 @@ def test_a_task_s_page_shows_the_tree_it_stands_in_with_what_each_cost_in_all(
     expect(tree.locator("h2")).to_have_text("Tree: 4 tasks")
     rows = tree.locator("tbody tr")
     said = ["the whole", "one part", "a part of the part", "another part"]
+    expect(rows).to_have_count(len(said))
     for row, words in zip(rows.all(), said, strict=True):
         expect(row.locator("a")).to_contain_text(words)
     expect(tree.locator("tr[aria-current]")).to_contain_text("one part")

@@ -16,6 +16,7 @@ from tests.browser.conftest import go
 from tests.browser.waits import (
     WAIT_MS,
     confirm,
+    edge,
     eventually,
     height,
     notified,
@@ -29,8 +30,6 @@ HOSTILE = (
     "\x1b[31mred\x1b[0m \u202egnihsihp\u202c &amp; ${x} "
 )
 OUTPUT = "#execution-output"
-
-expect.set_options(timeout=WAIT_MS)
 
 
 def ended(page, state="completed"):
@@ -55,17 +54,20 @@ def faults(page):
 
 
 def _faults(page):
+    if not page.evaluate("() => Boolean(window.axe)"):
+        page.evaluate(
+            f"""() => {{
+              const module = {{ exports: {{}} }};
+              {AXE.read_text()}
+              window.axe ??= module.exports;
+            }}"""
+        )
     return page.evaluate(
-        f"""async () => {{
-          if (!window.axe) {{
-            const module = {{ exports: {{}} }};
-            {AXE.read_text()}
-            window.axe ??= module.exports;
-          }}
-          const found = await window.axe.run(document, {{resultTypes: ['violations']}});
+        """async () => {
+          const found = await window.axe.run(document, {resultTypes: ['violations']});
           return found.violations
             .map(v => v.id + ': ' + v.nodes.map(n => n.html).join(' | ').slice(0, 400));
-        }}"""
+        }"""
     )
 
 
@@ -511,7 +513,7 @@ def test_filters_are_folded_away_on_a_narrow_screen(open_page, house):
     expect(button).to_have_attribute("aria-expanded", "false")
     expect(tier).to_be_hidden()
     table = page.locator(".grid")
-    eventually(page, lambda: table.bounding_box()["y"] < 320, True)
+    eventually(page, lambda: 0 < edge(table, "y") < 320, True)
     eventually(page, lambda: height(table) > 500, True)
 
     button.focus()

@@ -9,7 +9,7 @@ from playwright.sync_api import expect
 from sidecar.simulated.claude import SaidCall, Scenario
 from tests.browser.conftest import go
 from tests.browser.test_pages import OUTPUT, ended, faults
-from tests.browser.waits import eventually, notified
+from tests.browser.waits import edge, eventually, notified
 
 ANSWER = """# Done
 
@@ -132,8 +132,8 @@ def test_a_failure_stands_on_top_with_its_last_words(open_page, house):
     expect(page.locator(".phase-bar .run.failed")).to_have_count(1)
     # The output begins in the left column, the rest stands beside it.
     main, side = page.locator(".task-main"), page.locator(".task-side")
-    eventually(page, lambda: side.bounding_box()["x"] > main.bounding_box()["x"], True)
-    eventually(page, lambda: main.bounding_box()["width"] > 700, True)
+    eventually(page, lambda: edge(side, "x") > edge(main, "x") > 0, True)
+    eventually(page, lambda: edge(main, "width") > 700, True)
     expect(side).to_contain_text("sent the task to h1, as trivial")
     expect(side).to_contain_text("of at most 3")
     mended.touch()

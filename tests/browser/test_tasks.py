@@ -9,7 +9,7 @@ from playwright.sync_api import expect
 
 from tests.browser.conftest import go
 from tests.browser.test_pages import faults
-from tests.browser.waits import confirm, eventually, notified
+from tests.browser.waits import confirm, edge, eventually, notified
 
 TOTAL = "#task-total"
 
@@ -121,7 +121,7 @@ def test_the_task_s_column_is_never_narrow(open_page, house, many, width):
     page = open_page("tasks?text=many-", width=width)
     expect(page.locator("tr.task").first).to_be_visible()
     column = page.locator("td.c-text").first
-    eventually(page, lambda: column.bounding_box()["width"] >= 320, True)
+    eventually(page, lambda: edge(column, "width") >= 320, True)
     clipped = "all => all.filter(e => e.scrollWidth > e.clientWidth).length"
     eventually(page, lambda: page.locator("td.c-age").evaluate_all(clipped), 0)
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, TypeVar
 
-from playwright.sync_api import Error
+from playwright.sync_api import Error, expect
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 WAIT_MS = 60_000
+
+expect.set_options(timeout=WAIT_MS)
 
 # Runs in every page before the page's own code: keeps each notice that was ever shown.
 KEEPS_NOTICES = """addEventListener('DOMContentLoaded', () => {
@@ -77,10 +79,15 @@ def seen(page: Page) -> None:
     page.wait_for_function("() => window.seen")
 
 
-def height(locator: Locator) -> float:
-    """How high it is in px; 0 where it is not drawn."""
+def edge(locator: Locator, name: str) -> float:
+    """Its x, y, width or height in px; 0 where it is not drawn."""
     try:
         box = locator.bounding_box()
     except Error:  # drawn anew in this moment
         return 0.0
-    return box["height"] if box else 0.0
+    return float(box[name]) if box else 0.0  # type: ignore[literal-required]
+
+
+def height(locator: Locator) -> float:
+    """How high it is in px; 0 where it is not drawn."""
+    return edge(locator, "height")

@@ -26,13 +26,13 @@ class World:
         self._pass_time = pass_time
 
     async def take(self, holder="a", expect=0, key="k", ttl=TTL) -> int:
-        return await self.leases.put(key, holder, expect=expect, ttl=ttl, timeout=10)
+        return await self.leases.put(key, holder, expect=expect, ttl=ttl, timeout=60)
 
     async def holder(self, key="k"):
-        return await self.leases.holder(key, timeout=10)
+        return await self.leases.holder(key, timeout=60)
 
     async def run_out(self) -> None:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while await self.holder() is not None:
                 await self._pass_time()
 
@@ -257,7 +257,7 @@ async def test_a_change_is_told():
     living = Living()
     lease = living.lease("a")
     running = asyncio.ensure_future(lease.run())
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         await lease.changed.wait()
     assert lease.held
     running.cancel()

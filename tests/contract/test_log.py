@@ -122,7 +122,7 @@ async def test_an_append_without_a_future_tells_its_end_later_and_once(log):
     log.append_then(a, event("a", 3, "x" * 600_000), tell("too large"))
     log.append_then(subjects.task("b"), event("b"), tell("last"))
     assert told == []
-    await asyncio.wait_for(everything.wait(), 20)
+    await asyncio.wait_for(everything.wait(), 60)
     assert sorted(told, key=str) == [
         ("first", 1, None),
         ("last", 2, None),
@@ -243,7 +243,7 @@ async def test_an_append_without_the_right_fails_at_once_and_says_so(broker):
 
 
 async def until_stored(log, n: int) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while await log.last_sequence() < n:
             await asyncio.sleep(0.01)
 
@@ -263,7 +263,7 @@ async def test_a_subject_that_is_no_text_stops_nobody(broker):
         for one in (log, tap):
             seen: list[Recorded] = []
             follower = await one.follow(seen.append)
-            await asyncio.wait_for(follower.caught_up.wait(), 20)
+            await asyncio.wait_for(follower.caught_up.wait(), 60)
             await until(lambda seen=seen: len(seen) == 2)
             assert seen[0].subject == "agentcom.evt.run.h1.\ufffd"
             assert fold(seen).stats.verdicts["foreign"] == 2
@@ -291,7 +291,7 @@ async def test_a_reply_subject_that_is_no_text_stops_nobody(broker):
 
         await serving.listen("agentcom.cmd.>", on)
         asking._client.send(b"PUB agentcom.cmd.x _INBOX.\xff 3\r\nodd\r\n")
-        assert await asking.request("agentcom.cmd.x", b"even", timeout=10) == b"ok"
+        assert await asking.request("agentcom.cmd.x", b"even", timeout=60) == b"ok"
         assert heard == [b"odd", b"even"]
 
 
@@ -390,7 +390,7 @@ async def test_a_follower_tells_a_log_that_was_put_back(past):
     await put_back()
 
     with pytest.raises(LogChanged) as changed:
-        await asyncio.wait_for(follower.failed, 20)
+        await asyncio.wait_for(follower.failed, 60)
     assert changed.value.position == Position.of(seen[-1])
     await follower.stop()
 
@@ -413,7 +413,7 @@ async def test_a_follower_tells_a_log_that_has_grown_again_since(past, instead):
 
     follower = await reads.follow(seen.append, after=stood)
     with pytest.raises(LogChanged):
-        await asyncio.wait_for(follower.failed, 20)
+        await asyncio.wait_for(follower.failed, 60)
     await follower.stop()
     assert seen == []
 

@@ -33,7 +33,7 @@ EVERYBODY = [
 async def request(connection, subject, body=b"", **more):
     """Ask and decode the JSON answer."""
     payload = body if isinstance(body, bytes) else json.dumps(body).encode()
-    reply = await connection.request(subject, payload, timeout=2, **more)
+    reply = await connection.request(subject, payload, timeout=60, **more)
     return json.loads(reply.data)
 
 
@@ -290,8 +290,8 @@ async def test_a_reader_follows_what_was_stored_and_only_that(broker, role):
     await request(host, "agentcom.evt.run.h1.t1", b'{"n": 3}')
     await request(host, "agentcom.out.h1.t1", b'{"n": 4}')
 
-    seen = [await events.next_msg(timeout=2) for _ in range(2)]
-    said = await output.next_msg(timeout=2)
+    seen = [await events.next_msg(timeout=60) for _ in range(2)]
+    said = await output.next_msg(timeout=60)
     assert again["error"]["err_code"] == 10071
     assert [(m.subject, m.data) for m in seen] == [
         ("agentcom.evt.task.t1", b'{"n": 1}'),
@@ -316,7 +316,7 @@ async def test_commands_say_who_asked_and_nobody_can_forge_it(broker):
         reply=submitter.new_inbox(),
         headers={"Nats-Request-Info": '{"acc": "CORE", "user": "admin"}'},
     )
-    command = await commands.next_msg(timeout=2)
+    command = await commands.next_msg(timeout=60)
 
     info = json.loads(command.headers["Nats-Request-Info"])
     assert info["acc"] == "CLIENTS"
@@ -368,20 +368,20 @@ async def test_a_host_answers_its_mailbox_and_beats(broker):
     await settled(scheduler)
 
     answers = [
-        (await scheduler.request(subject, b"{}", timeout=2)).data.decode()
+        (await scheduler.request(subject, b"{}", timeout=60)).data.decode()
         for subject in ("agentcom.mbx.host.h1", "agentcom.mbx.task.h1.t1")
     ]
     await host.publish("agentcom.beat.h1", b"beat")
 
     assert answers == ["agentcom.mbx.host.h1", "agentcom.mbx.task.h1.t1"]
-    assert (await beats.next_msg(timeout=2)).data == b"beat"
+    assert (await beats.next_msg(timeout=60)).data == b"beat"
 
 
 async def test_an_absent_host_is_known_at_once(broker):
     scheduler = await broker.connect("scheduler")
 
     with pytest.raises(nats.errors.NoRespondersError):
-        await scheduler.request("agentcom.mbx.host.h2", b"{}", timeout=5)
+        await scheduler.request("agentcom.mbx.host.h2", b"{}", timeout=60)
 
 
 async def test_a_host_named_like_a_role_stays_a_host(broker):
@@ -425,7 +425,7 @@ async def test_a_core_process_replays_a_stream_with_a_consumer_of_its_own(
         b'{"batch": 1}',
         reply=inbox.subject,
     )
-    message = await inbox.next_msg(timeout=2)
+    message = await inbox.next_msg(timeout=60)
 
     assert message.reply.startswith(f"$JS.ACK.{stream}.")
     assert (await js.consumer_info(stream, consumer.name)).delivered.stream_seq == 1
@@ -515,10 +515,10 @@ async def test_nats_stream_get_and_info_work_for_readers(broker, role):
     names = await request(reader, "$JS.API.STREAM.NAMES")
     got = await request(reader, f"$JS.API.STREAM.MSG.GET.{EVENTS}", {"seq": 1})
     direct = await reader.request(
-        f"$JS.API.DIRECT.GET.{EVENTS}", b'{"seq": 1}', timeout=2
+        f"$JS.API.DIRECT.GET.{EVENTS}", b'{"seq": 1}', timeout=60
     )
     last = await reader.request(
-        f"$JS.API.DIRECT.GET.{EVENTS}.agentcom.evt.task.t1", b"", timeout=2
+        f"$JS.API.DIRECT.GET.{EVENTS}.agentcom.evt.task.t1", b"", timeout=60
     )
 
     assert info["state"]["messages"] == 1
@@ -576,8 +576,8 @@ async def test_nats_stream_view_pages_through_the_log(broker, role, verb):
         b'{"batch": 25, "no_wait": true}',
         reply=page.subject,
     )
-    seen = [await page.next_msg(timeout=2) for _ in range(3)]
-    end = await page.next_msg(timeout=2)
+    seen = [await page.next_msg(timeout=60) for _ in range(3)]
+    end = await page.next_msg(timeout=60)
     info = await request(reader, f"{api}.INFO.{EVENTS}.{PAGER}")
     deleted = await request(reader, f"{api}.DELETE.{EVENTS}.{PAGER}")
 
@@ -677,7 +677,7 @@ async def test_a_usual_client_reads_with_a_nameless_consumer(broker, role, filte
         reply=page.subject,
     )
     wanted = filters.get("filter_subjects", ["t1", "t2", "t3"])
-    seen = [(await page.next_msg(timeout=2)).subject for _ in wanted]
+    seen = [(await page.next_msg(timeout=60)).subject for _ in wanted]
 
     assert [each.split(".")[-1] for each in seen] == [w.split(".")[-1] for w in wanted]
     assert (await reader.jsm().consumer_info(EVENTS, made.name)).name == made.name

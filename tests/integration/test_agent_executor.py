@@ -359,7 +359,7 @@ async def test_a_result_for_nobody_is_left_and_counted(bench: Bench) -> None:
     bench.results.on_left = counted.put_nowait
     stranger = bench.results.folder / "T9.json"
     stranger.write_text(json.dumps(GOOD))
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         assert await counted.get() == 1
         assert stranger.exists()
         stranger.unlink()

@@ -158,7 +158,7 @@ async def test_a_page_says_its_token_among_the_websocket_s_protocols(tmp_path, o
         async with session.ws_connect(f"{site.base}/ws", protocols=protocols) as socket:
             assert socket.protocol == "agentcom"
             await socket.send_json({"op": "subscribe", "id": "s", "topic": "status"})
-            assert (await socket.receive_json(timeout=20))["type"] == "snapshot"
+            assert (await socket.receive_json(timeout=60))["type"] == "snapshot"
 
 
 async def test_a_page_of_another_origin_opens_no_websocket_even_with_a_token(tmp_path):

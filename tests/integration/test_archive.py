@@ -75,7 +75,7 @@ async def lived(broker, *, tasks=12, chunks=5):
         link = write.links["host-h1"]
         for n in range(chunks):
             subject = subjects.output("h1", "t1")
-            await link.call(subject, encode(chunk(n)), timeout=5)
+            await link.call(subject, encode(chunk(n)), timeout=60)
 
 
 async def archived(broker, file):
@@ -147,7 +147,7 @@ async def test_a_backup_keeps_times_and_headers(broker, data, tmp_path):
     await lived(broker, chunks=3)
     async with linked(broker, "scheduler") as link:
         expected = {header.EXPECTED_LAST: "0"}
-        await link.call(subjects.POLICY, b"{}", timeout=5, headers=expected)
+        await link.call(subjects.POLICY, b"{}", timeout=60, headers=expected)
     file, new = tmp_path / "log.tar", Instance(tmp_path / "new")
     about = await archived(broker, file)
     new.prepare()
@@ -245,7 +245,7 @@ async def test_an_archive_without_files_says_so_and_is_restored(
 async def test_a_log_without_a_store_of_files_is_backed_up(broker, data, tmp_path):
     await lived(broker, tasks=1)
     async with linked(broker, "admin") as link:
-        await link.call(f"$JS.API.STREAM.DELETE.{FILES}", b"", timeout=5)
+        await link.call(f"$JS.API.STREAM.DELETE.{FILES}", b"", timeout=60)
     about = await archived(broker, tmp_path / "log.tar")
     assert set(about.streams) == set(STREAMS)
 
@@ -259,7 +259,7 @@ async def test_a_backup_of_another_log_is_not_restored_over(broker, data, tmp_pa
         await provision_with(admin, SMALL)
         link = await Link.connect(admin.address())
         for _ in range(about.streams[subjects.EVENTS].last):
-            await link.call(subjects.POLICY, b"{}", timeout=5)
+            await link.call(subjects.POLICY, b"{}", timeout=60)
         await link.close()
 
         with pytest.raises(ArchiveError, match="not empty"):
@@ -288,7 +288,7 @@ async def test_the_log_goes_on_after_a_restore(broker, data, tmp_path):
         await fill(admin, file)
         await provision_with(admin, SMALL)
         link = await Link.connect(admin.address())
-        await link.call(subjects.POLICY, b"{}", timeout=5)
+        await link.call(subjects.POLICY, b"{}", timeout=60)
         state = await stream_state(link, subjects.EVENTS)
         await link.close()
 
@@ -394,7 +394,7 @@ async def test_another_log_of_the_same_length_is_not_restored_into(
         await provision_with(admin, SMALL)
         link = await Link.connect(admin.address())
         for _ in range(about.streams[subjects.EVENTS].last):
-            await link.call(subjects.POLICY, b"{}", timeout=5)
+            await link.call(subjects.POLICY, b"{}", timeout=60)
         await link.close()
 
         with pytest.raises(ArchiveError, match="not of this archive"):
@@ -429,7 +429,7 @@ async def test_output_that_was_forgotten_leaves_its_numbers(broker, data, tmp_pa
     await lived(broker, tasks=1, chunks=9)
     admin = await Link.connect(broker.credentials("admin").address())
     purge = f"$JS.API.STREAM.PURGE.{subjects.OUTPUT}"
-    await admin.call(purge, encode({"seq": 4}), timeout=5)
+    await admin.call(purge, encode({"seq": 4}), timeout=60)
     await admin.close()
     file = tmp_path / "log.gz"
     about = await exported(broker, file)

@@ -57,7 +57,7 @@ async def test_a_file_in_the_second_half_of_its_time_is_stored_anew(broker):
         async with linked(broker, "admin") as admin:
             purge = f"$JS.API.STREAM.PURGE.{subjects.FILES_STREAM}"
             old = {"filter": subjects.file_chunks("u0")}
-            await admin.call(purge, encode(old), timeout=5)
+            await admin.call(purge, encode(old), timeout=60)
         assert await store.read(digest_of(FILE)) == FILE
 
 
@@ -77,7 +77,7 @@ async def test_files_and_unfinished_uploads_end_by_age(broker):
         await store.add("unfinished", b"half")
         short = {**files_config(SMALL), "max_age": 10**9, "duplicate_window": 10**9}
         update = f"$JS.API.STREAM.UPDATE.{subjects.FILES_STREAM}"
-        await admin.call(update, encode(short), timeout=5)
+        await admin.call(update, encode(short), timeout=60)
         async with asyncio.timeout(60):
             while (await stream_state(admin, subjects.FILES_STREAM)).messages:
                 await asyncio.sleep(0.1)
@@ -89,7 +89,7 @@ async def test_a_full_store_says_so_and_still_answers(broker):
         await later(0).attach(WHOLE, "me")
         small = {**files_config(SMALL), "max_bytes": 100_000}
         update = f"$JS.API.STREAM.UPDATE.{subjects.FILES_STREAM}"
-        await admin.call(update, encode(small), timeout=5)
+        await admin.call(update, encode(small), timeout=60)
         # What cannot be made smaller by compression.
         much = m.Attach(
             data=base64.b64encode(random.Random(1).randbytes(200_000)).decode()

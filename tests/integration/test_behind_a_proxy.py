@@ -18,8 +18,8 @@ import httpx
 import pytest
 from multidict import CIMultiDict
 
-from cli.local.supervisor import free_port
 from tests.support.command import NOTHING_ELSE, PATIENCE_S, agentcom_up
+from tests.support.ports import free_port
 from web.access import Access
 
 if TYPE_CHECKING:

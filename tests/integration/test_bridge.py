@@ -73,7 +73,7 @@ class Site:
         fresh = self.history.recorded[self.appended :]
         self.appended = len(self.history.recorded)
         last = await tell(self.log, fresh)
-        assert await self.runner.wait_for(last, 20)
+        assert await self.runner.wait_for(last, 60)
         return last
 
     @asynccontextmanager
@@ -99,7 +99,7 @@ class Client:
         )
 
     async def next(self) -> dict:
-        message = await self.socket.receive_json(timeout=20)
+        message = await self.socket.receive_json(timeout=60)
         if message["type"] == "snapshot":
             self.data[message["id"]] = message["data"]
         elif message["type"] == "change":
@@ -110,7 +110,7 @@ class Client:
 
     async def until(self, matches):
         """Take messages until `matches(message)`; return that one."""
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while True:
                 message = await self.next()
                 if matches(message):
@@ -409,7 +409,7 @@ async def test_a_tier_says_how_many_of_its_slots_are_free(place):
 
         async def free(*slots: int) -> None:
             await place.tell()
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(60):
                 while [tier["free"] for tier in client.data["o"]["tiers"]] != [*slots]:
                     await client.next()
 

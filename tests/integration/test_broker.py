@@ -34,7 +34,7 @@ def instance(tmp_path):
     return instance
 
 
-def ended(pid, timeout=10):
+def ended(pid, timeout=60):
     """Wait for a process, ours or not, to be gone."""
     try:
         psutil.Process(pid).wait(timeout)
@@ -62,7 +62,7 @@ async def test_an_acknowledged_event_survives_a_killed_server(broker):
 async def test_a_paused_server_goes_on_where_it_stopped(broker):
     scheduler = await broker.connect("scheduler")
     broker.pause()
-    storing = scheduler.jetstream().publish("agentcom.evt.task.t1", b"{}", timeout=5)
+    storing = scheduler.jetstream().publish("agentcom.evt.task.t1", b"{}", timeout=60)
     broker.resume()
 
     assert (await storing).seq == 1
@@ -115,7 +115,7 @@ def by_hand(instance):
         yield server
     finally:
         server.terminate()
-        server.communicate(timeout=10)
+        server.communicate(timeout=60)
 
 
 def test_a_server_started_by_hand_is_noticed(instance, by_hand):
@@ -343,7 +343,7 @@ def test_a_server_with_a_configuration_of_its_own_is_known_by_its_store(instance
         assert running_pid(instance) == server.pid
     finally:
         server.terminate()
-        server.communicate(timeout=10)
+        server.communicate(timeout=60)
 
 
 async def test_the_server_s_own_log_is_bounded_while_it_runs(instance):

@@ -45,7 +45,7 @@ class Asking:
         return await self.gateway.answer("task.bulk", encode(body), "alice")
 
     async def tell(self, history: History) -> None:
-        assert await self.runner.wait_for(await tell(self.log, history.recorded), 20)
+        assert await self.runner.wait_for(await tell(self.log, history.recorded), 60)
 
     async def events(self, kind: type[c.Event]) -> list[Any]:
         stored = await self.log.read(subjects.ALL_EVENTS)
@@ -94,7 +94,7 @@ async def test_all_that_wait_are_cancelled_by_one_command_and_the_log_says_so():
         cancelled = await it.events(c.TaskCancelled)
         assert {each.bulk for each in cancelled} == {answer.bulk_id}
         assert {each.reason for each in cancelled} == {"tidy"}
-        await it.runner.wait_for(answer.seq, 20)
+        await it.runner.wait_for(answer.seq, 60)
         assert it.runner.world.stats.states["waiting"] == 0
 
 
@@ -187,7 +187,7 @@ async def test_a_task_that_failed_again_is_not_tried_twice_by_one_command():
         history.fail(route)
         await tell(log, history.recorded[told:])
         async with asking(History(), log=log) as later:
-            await later.runner.wait_for(await log.last_sequence(), 20)
+            await later.runner.wait_for(await log.last_sequence(), 60)
             record = later.runner.world.tasks.find(failed)
             assert (record.phase, record.generation) == ("failed", 2)
             answer = await later.ask(**command)

@@ -319,14 +319,14 @@ async def test_silence_has_its_limit(
 async def test_a_tool_may_be_silent_longer_than_the_idle_limit(
     executor: ClaudeExecutor, simulated_claude: SimulatedClaude, tmp_path: Path
 ) -> None:
-    simulated_claude.order(Scenario(kind="tool", command="sleep 1.2; echo worked"))
-    limits = replace(QUICK, idle_timeout_s=1.0)
+    simulated_claude.order(Scenario(kind="tool", command="sleep 2.3; echo worked"))
+    limits = replace(QUICK, idle_timeout_s=2.0)
     outcome, ear = await run(executor, tmp_path, limits=limits, spec=BASH)
     assert isinstance(outcome, Finished)
     assert outcome.result.error is None
     assert "worked" in ear.said("tool")
     asked, answered = [e.more["tool"] for e in ear.heard if e.kind == "tool"]
-    assert (asked.name, asked.input["command"]) == ("Bash", "sleep 1.2; echo worked")
+    assert (asked.name, asked.input["command"]) == ("Bash", "sleep 2.3; echo worked")
     assert (answered.id, answered.is_error) == (asked.id, False)
 
 
@@ -345,7 +345,7 @@ async def test_the_time_in_all_keeps_the_cost(
     executor: ClaudeExecutor, simulated_claude: SimulatedClaude, tmp_path: Path
 ) -> None:
     simulated_claude.always("stall")
-    limits = replace(QUICK, run_timeout_s=1.5)
+    limits = replace(QUICK, run_timeout_s=3.0)
     outcome, _ = await run(executor, tmp_path, limits=limits)
     assert isinstance(outcome, Finished)
     assert outcome.result.error is not None

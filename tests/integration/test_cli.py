@@ -13,7 +13,6 @@ import psutil
 import pytest
 
 from cli.local.broker import find_server
-from cli.local.supervisor import free_port
 from tests.support.command import (
     NOTHING_ELSE,
     ROOT,
@@ -24,6 +23,7 @@ from tests.support.command import (
     family,
     survivors,
 )
+from tests.support.ports import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -108,7 +108,7 @@ def test_the_dashboard_is_found_where_it_is_served(up: System) -> None:
     url = up.json("dashboard")["url"]
     assert up.run("dashboard").stdout == url + "\n"
     assert "/#token=" in url
-    with urlopen(url.partition("#")[0], timeout=10) as page:
+    with urlopen(url.partition("#")[0], timeout=60) as page:
         assert page.status == 200
     nowhere = up.run("--data", str(up.folder / "nowhere"), "dashboard")
     assert nowhere.returncode == 8

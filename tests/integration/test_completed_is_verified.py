@@ -312,7 +312,7 @@ async def test_what_fails_in_all_rounds_hops_once_to_claude_and_the_trace_says_w
 
 async def there(path: Path) -> None:
     """Return once another process has made it."""
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while not path.exists():
             await asyncio.sleep(0.02)
 

@@ -22,8 +22,8 @@ import httpx
 import pytest
 import yaml
 
-from cli.local.supervisor import free_port
 from tests.support.command import PATIENCE_S, environment, family, survivors
+from tests.support.ports import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

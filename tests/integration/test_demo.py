@@ -51,6 +51,10 @@ def test_a_tour_that_stays_keeps_marked_work_coming(tmp_path: Path) -> None:
         tour.until("A little simulated work keeps coming")
         (data,) = tmp_path.glob("agentcom-demo-*/instance")
         mine = ("--data", str(data), "tasks", "--label", "demo=simulated", "--json")
+        kinds = ("--type", "task.submitted", "--from", "1", "--json")
+        with system.running("--data", str(data), "events", "--follow", *kinds) as come:
+            for _ in range(3):
+                come.until('"demo":"simulated"')
         for _ in range(100):
             listed = json.loads(system.run(*mine).stdout)
             if listed["total"] >= 3:

@@ -16,7 +16,7 @@ from web import door
 from web import server as edge
 from web.door import Complaints, Door, allow_files
 
-ENDS_S = 20.0
+ENDS_S = 60.0
 SECRET = "a-token-that-nobody-may-read-in-a-log"
 
 

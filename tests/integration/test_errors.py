@@ -122,7 +122,7 @@ def instance(folder: Path) -> Iterator[httpx.Client]:
         os.environ["AGENTCOM_DATA"] = str(system.data)
         os.chdir(folder / "home")
         try:
-            with httpx.Client(base_url=url, headers=headers, timeout=30) as client:
+            with httpx.Client(base_url=url, headers=headers, timeout=60) as client:
                 yield client
         finally:
             os.chdir(here)

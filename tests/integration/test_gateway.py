@@ -32,14 +32,14 @@ class Client:
 
     async def folded(self, seq: int) -> None:
         """Return once the gateway has seen what stands there."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while self.role.scheduler.state.position < seq:
                 await asyncio.sleep(0.01)
 
     async def call(self, command: str, body: object = None):
         """The answer's body and its headers."""
         raw = body if isinstance(body, bytes) else encode(body or {})
-        message = await self.link.call(subjects.command(command), raw, timeout=20)
+        message = await self.link.call(subjects.command(command), raw, timeout=60)
         return json.loads(message.data), message.headers
 
     async def ask(self, command: str, **body):
@@ -520,7 +520,7 @@ async def test_a_shared_endpoint_is_added_once_and_removed_once(client):
 async def test_an_alert_is_acknowledged_by_name(client):
     async with linked(client.broker, "scheduler") as link:
         log = JetStreamLog(link)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while not client.role.scheduler.leading:
                 await asyncio.sleep(0.01)
         head = {
@@ -604,19 +604,19 @@ async def test_a_command_nobody_knows_is_refused_with_those_there_are(client):
 
 
 async def test_discovery_names_exactly_these_commands(client):
-    message = await client.link.call("$SRV.INFO.agentcom", b"", timeout=20)
+    message = await client.link.call("$SRV.INFO.agentcom", b"", timeout=60)
     info = json.loads(message.data)
     assert {e["subject"] for e in info["endpoints"]} == {
         subjects.command(name) for name in BODIES
     }
-    ping = json.loads((await client.link.call("$SRV.PING", b"", timeout=20)).data)
+    ping = json.loads((await client.link.call("$SRV.PING", b"", timeout=60)).data)
     assert (ping["name"], ping["id"]) == ("agentcom", info["id"])
 
 
 async def test_statistics_count_what_was_asked_and_refused(client):
     await client.ask("task.submit", description="x")
     await client.ask("task.submit", description=1)
-    message = await client.link.call("$SRV.STATS.agentcom", b"", timeout=20)
+    message = await client.link.call("$SRV.STATS.agentcom", b"", timeout=60)
     stats = json.loads(message.data)
     [submit] = [e for e in stats["endpoints"] if e["name"] == "task-submit"]
     assert (submit["num_requests"], submit["num_errors"]) == (2, 1)
@@ -637,7 +637,7 @@ async def test_a_submitter_may_not_steer_the_fleet(client):
     async with linked(client.broker, "submitter") as link:
         for command in ("policy.set", "host.drain", "endpoint.add"):
             with pytest.raises(Denied):
-                await link.call(subjects.command(command), b"{}", timeout=20)
+                await link.call(subjects.command(command), b"{}", timeout=60)
 
 
 async def test_a_repository_that_no_host_has_is_refused_with_the_known_ones(

@@ -368,7 +368,7 @@ async def test_a_wrong_command_is_refused_precisely_and_stores_nothing(ring, com
 
 
 async def test_the_discovery_and_this_test_know_the_same_commands(ring):
-    info = json.loads((await ring.operator.call("$SRV.INFO", b"", timeout=30)).data)
+    info = json.loads((await ring.operator.call("$SRV.INFO", b"", timeout=60)).data)
     assert {e["subject"] for e in info["endpoints"]} == {
         subjects.command(name) for name in VALID
     }
@@ -412,7 +412,7 @@ async def test_more_than_the_broker_takes_never_leaves_the_client(ring):
 @pytest.mark.parametrize("verb", ["PING", "INFO", "STATS"])
 async def test_discovery_answers_whatever_the_question_holds(ring, verb):
     for raw in ANYWHERE:
-        answer = await ring.operator.call(f"$SRV.{verb}.agentcom", raw, timeout=30)
+        answer = await ring.operator.call(f"$SRV.{verb}.agentcom", raw, timeout=60)
         assert json.loads(answer.data)["name"] == "agentcom"
 
 
@@ -576,7 +576,7 @@ def reports() -> list[tuple[str, bytes]]:
 async def test_what_a_host_writes_about_itself_ends_nobody_else(ring):
     """It may be believed about itself; a host that was never harmed still gets work."""
     for subject, raw in reports():
-        message = await ring.host.call(subject, raw, timeout=30)
+        message = await ring.host.call(subject, raw, timeout=60)
         assert "seq" in json.loads(message.data), (subject, raw[:100])
     again = c.HostJoined(
         id="E",
@@ -587,6 +587,6 @@ async def test_what_a_host_writes_about_itself_ends_nobody_else(ring):
         version="1",
         slots={"shell": 2},
     )
-    await ring.host.call(subjects.host("h1"), encode(again), timeout=30)
+    await ring.host.call(subjects.host("h1"), encode(again), timeout=60)
     ring.sidecar._beat()
     await ring.still_works()

@@ -24,9 +24,9 @@ from cli.local.instance import (
     explicit_credentials,
     shipped_conf,
 )
-from cli.local.supervisor import free_port
 from events.errors import BadToken, LogUnavailable
 from events.nats.link import Link
+from tests.support.ports import free_port
 
 
 @pytest.fixture
@@ -283,7 +283,7 @@ async def test_tls_in_the_operator_s_file_stays_and_takes_effect(
         with pytest.raises(
             LogUnavailable, match="issuer is not known here: SSL_CERT_FILE"
         ):
-            await Link.connect(instance.credentials("host-h2").address(), timeout=2)
+            await Link.connect(instance.credentials("host-h2").address(), timeout=60)
     finally:
         server.stop()
     # What the command line tells other machines is the same.

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.support.llama_cpp import RealServer, free_port
+from tests.support.llama_cpp import RealServer
+from tests.support.ports import free_port
 from tests.support.ring import observing, ring_on
 from tests.support.simulated_llama import SimulatedLlamaServer
 

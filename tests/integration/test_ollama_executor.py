@@ -123,7 +123,7 @@ async def test_the_time_in_all_is_the_works_answer(
 ) -> None:
     simulated_ollama.fail_next(Fault(kind="stall", times=0))
     outcome, ear = await run(
-        executor, simulated_ollama, limits=replace(QUICK, run_timeout_s=0.3)
+        executor, simulated_ollama, limits=replace(QUICK, run_timeout_s=1.0)
     )
     assert isinstance(outcome, Finished)
     assert outcome.result.error is not None

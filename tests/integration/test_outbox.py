@@ -114,7 +114,7 @@ async def test_every_subject_holds_its_events_in_order_whatever_fails(
             outbox.send(f"agentcom.evt.run.h1.t{n % 7}", line(str(n)))
             if n % 50 == 0:
                 await asyncio.sleep(0)
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             await outbox.flush()
         await outbox.close()
         for task in range(7):
@@ -169,7 +169,7 @@ async def test_a_long_absence_of_the_log_is_kept_on_disk_in_bounded_memory(
         log.away = False
         outbox.connection(True)
         outbox.send("agentcom.evt.run.h1.t1", line("last"))
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             await outbox.flush()
         texts = log.texts("agentcom.evt.run.h1.t1")
         assert list(dict.fromkeys(texts)) == [*map(str, range(1_000)), "last"]

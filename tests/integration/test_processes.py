@@ -61,7 +61,7 @@ class Out:
             self._lines.put_nowait(line.decode())
 
     async def line(self) -> str:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             return await self._lines.get()
 
 

@@ -185,6 +185,6 @@ async def test_a_host_can_write_nothing_larger_than_an_event(broker):
     host = await broker.connect("host-h1")
     admin = await broker.connect("admin")
     for size, taken in ((MAX_EVENT_BYTES, True), (MAX_EVENT_BYTES + 8192, False)):
-        answer = await host.request("agentcom.evt.host.h1", b" " * size, timeout=5)
+        answer = await host.request("agentcom.evt.host.h1", b" " * size, timeout=60)
         assert ("error" not in json.loads(answer.data)) is taken
     assert (await api(admin, "STREAM.INFO.AGENTCOM_EVENTS"))["state"]["messages"] == 1

@@ -34,12 +34,12 @@ class Asking:
         """Append what the history has gained, and wait until it is folded."""
         seq = await tell(self.log, history.recorded[self.told :])
         self.told = len(history.recorded)
-        assert await self.runner.wait_for(seq, 10)
+        assert await self.runner.wait_for(seq, 60)
         return seq
 
     async def ask(self, query: str, /, **question: Any) -> Any:
         raw = encode(question) if question else b""
-        answer = await self.bus.request(subjects.query(query), raw, timeout=10)
+        answer = await self.bus.request(subjects.query(query), raw, timeout=60)
         return msgspec.json.decode(answer)
 
 
@@ -153,7 +153,7 @@ async def test_a_question_waits_for_what_the_asker_has_written(asking):
     task = history.submit()
     route = history.route(task)
     waiting = asking.bus.request(
-        subjects.query("task"), encode({"task_id": task, "wait_seq": 2}), timeout=10
+        subjects.query("task"), encode({"task_id": task, "wait_seq": 2}), timeout=60
     )
     await tell(asking.log, history.recorded)
 
@@ -194,7 +194,7 @@ async def test_what_cannot_be_answered_is_refused_with_the_place(
     asking, query, raw, code, path
 ):
     answer = msgspec.json.decode(
-        await asking.bus.request(subjects.query(query), raw, timeout=10)
+        await asking.bus.request(subjects.query(query), raw, timeout=60)
     )
 
     assert (answer["code"], answer.get("path", "")) == (code, path)

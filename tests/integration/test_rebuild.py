@@ -54,7 +54,7 @@ async def test_another_versions_read_models_are_shown_until_new_ones_are_made(tm
     await runner.start()
     assert (store.outdated, runner.position) == (True, half)
     assert not runner.caught_up.is_set()
-    assert await runner.wait_for(len(history), 10)
+    assert await runner.wait_for(len(history), 60)
 
     await runner.until_caught_up()
     assert (store.outdated, runner.rebuilt) == (False, 1)
@@ -146,7 +146,7 @@ async def test_a_rebuild_that_fails_leaves_the_old_read_models_running(
     monkeypatch.undo()
 
     seq = await tell(log, plausible(3, tasks=1)[:1])
-    assert await runner.wait_for(seq, 10)
+    assert await runner.wait_for(seq, 60)
     await runner.stop()
     store.close()
 

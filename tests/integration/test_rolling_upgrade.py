@@ -17,7 +17,7 @@ from cli.local.instance import Instance
 from events.nats.link import Link
 from tests.support.command import command, environment
 from tests.support.livelog import ROOT
-from tests.support.llama_cpp import free_port
+from tests.support.ports import free_port
 from tests.support.ring import Observer
 
 if TYPE_CHECKING:
@@ -122,7 +122,7 @@ async def fleet_of_0_1(
     try:
         await fleet.run("0.1", "provision")
         link = await Link.connect(
-            fleet.instance.credentials("operator").address(), timeout=30
+            fleet.instance.credentials("operator").address(), timeout=60
         )
         observer = Observer(link)
         await observer.watch()

@@ -73,7 +73,7 @@ class Core:
         self._news.set()
 
     async def until(self, kind: type, *, count: int = 1) -> list:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while True:
                 found = [each for each in self.events if isinstance(each, kind)]
                 if len(found) >= count:
@@ -83,7 +83,7 @@ class Core:
 
     async def tell(self, message: object) -> mail.Reply:
         subject = subjects.host_mailbox("h1")
-        raw = await self.link.request(subject, encode(message), timeout=10)
+        raw = await self.link.request(subject, encode(message), timeout=60)
         return _replies.decode(raw)
 
 
@@ -195,7 +195,7 @@ async def test_results_made_while_the_broker_is_away_arrive_when_it_is_back(
     ):
         await core.until(c.HostJoined)
         assert (await core.tell(assign("t1", "sidecar", spec=spec))).ok
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while not begun.exists():
                 await asyncio.sleep(0.01)
             broker.kill()
@@ -241,7 +241,7 @@ async def test_what_runs_and_ends_without_a_broker_is_told_afterwards_in_order(
         order = [3, 1, 7, 0, 5, 2, 6, 4]
         for n in order:
             (tmp_path / f"go{n}").touch()
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(60):
                 while sidecar.state.runs[f"t{n}-r1"].phase != "finished":
                     await asyncio.sleep(0.01)
         broker.restart()

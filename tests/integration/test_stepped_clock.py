@@ -108,7 +108,7 @@ async def test_no_step_of_the_clock_costs_a_host_or_an_attempt(
             while not once.exists():
                 await asyncio.sleep(0.02)
         await asyncio.to_thread(ring.kill, "h2")
-        await observer.until(lambda: observer.of("host.lost"), seconds=40)
+        await observer.until(lambda: observer.of("host.lost"), seconds=60)
         assert [event["host"] for event in observer.of("host.lost")] == ["h2"]
         ring.sidecar("h2")
         await observer.until(lambda: observer.of("task.completed", lost))

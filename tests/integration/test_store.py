@@ -261,7 +261,7 @@ async def test_damage_that_is_met_later_ends_the_runner_and_says_so(tmp_path):
         await store.look(search.tasks(search.TaskPage(state=["completed"], limit=5)))
 
     with pytest.raises(Damaged):
-        await asyncio.wait_for(runner.failed, 10)
+        await asyncio.wait_for(runner.failed, 60)
     await runner.stop()
     store.close()
 
@@ -324,7 +324,7 @@ async def project(log, path):
     store = Store(path)
     runner = Runner(log, store, group_events=7)
     await runner.start()
-    await runner.wait_for(await log.last_sequence(), 10)
+    await runner.wait_for(await log.last_sequence(), 60)
     await runner.stop()
     try:
         return store.dump()
@@ -396,7 +396,7 @@ async def test_a_log_put_back_under_a_running_runner_ends_it(tmp_path):
     log.put_back(len(history) // 2)
 
     with pytest.raises(LogChanged):
-        await asyncio.wait_for(runner.failed, 10)
+        await asyncio.wait_for(runner.failed, 60)
     await runner.stop()
     store.close()
 
@@ -413,14 +413,14 @@ async def test_finished_tasks_leave_memory_and_are_found_again(tmp_path, monkeyp
     store = Store(tmp_path / "read.db")
     runner = Runner(log, store, group_events=5)
     await runner.start()
-    await runner.wait_for(len(history.recorded), 10)
+    await runner.wait_for(len(history.recorded), 60)
     runner.save()
     assert len(runner.world.tasks.records) == 3
 
     history.again(history.recorded[2])
     history.retry(routes[0].task)
     await tell(log, history.recorded[-2:])
-    await runner.wait_for(len(history.recorded), 10)
+    await runner.wait_for(len(history.recorded), 60)
 
     record = runner.world.tasks.find(routes[0].task)
     assert (record.phase, record.void) == ("completed", 1)
@@ -457,12 +457,12 @@ async def test_read_models_are_made_anew_beside_the_running_ones(tmp_path, kind)
     await tell(log, history[:half])
     runner = Runner(log, Store(path))
     await runner.start()
-    await runner.wait_for(half, 10)
+    await runner.wait_for(half, 60)
     runner.world.stats.events = 999_999
 
     assert await runner.rebuild() == half
     await tell(log, history[half:])
-    await runner.wait_for(len(history), 10)
+    await runner.wait_for(len(history), 60)
     runner.save()
 
     told = await log.read("agentcom.evt.>")

@@ -19,7 +19,7 @@ from events import subjects
 from sidecar.simulated.ollama import Fault
 from tests.integration.test_completed_is_verified import backends, ended, fleet
 from tests.support.command import environment
-from tests.support.llama_cpp import free_port
+from tests.support.ports import free_port
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -217,7 +217,7 @@ async def test_spans_are_printed_without_a_receiver_and_headers_name_the_caller(
         answer = await observer.link.request(
             subjects.command("task.submit"),
             body.encode(),
-            timeout=10,
+            timeout=60,
             headers={"traceparent": CALLER},
         )
         task = json.loads(answer)["task_id"]

@@ -16,7 +16,7 @@ import pytest
 
 from cli.local.broker import StartFailed
 from cli.local.instance import Instance
-from cli.local.supervisor import Everything, Plan, free_port
+from cli.local.supervisor import Everything, Plan
 from cli.render.terminal import EXIT_UNREACHABLE
 from tests.support.command import (
     NOTHING_ELSE,
@@ -26,6 +26,7 @@ from tests.support.command import (
     agentcom_up,
     command,
 )
+from tests.support.ports import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -154,6 +155,8 @@ def test_it_waits_for_the_sidecar_of_a_killed_one(tmp_path: Path) -> None:
             assert "is the sidecar of h1" in said
             gate.touch()
             second.until("dashboard")
+            # The sidecar's next life tells how it ended.
+            assert system.run("logs", task, "--follow").returncode == 0
             done = system.run("task", task, "--json").json
             leaders = system.run("events", "--type", "scheduler.elected", "--json")
             second.signal(signal.SIGINT)

@@ -104,7 +104,7 @@ async def test_cancelled_in_the_midst_of_a_step_it_is_stopped(tmp_path: Path) ->
             await w._news.wait()
         cancel = mail.Cancel(epoch=1, task_id="t1", route="t1-r1")
         subject = subjects.task_mailbox("h1", "t1")
-        raw = await w.theirs.request(subject, encode(cancel), timeout=10)
+        raw = await w.theirs.request(subject, encode(cancel), timeout=60)
         assert REPLIES.decode(raw).ok
         [stopped] = await w.until(c.TaskStopped)
         assert sidecar.state.used["shell"] == 0

@@ -120,7 +120,7 @@ async def test_a_cancelled_wake_leaves_nothing(tmp_path: Path) -> None:
             await asyncio.sleep(0.01)
         cancel = mail.Cancel(epoch=1, task_id="t1", route="t1-r1")
         await w.theirs.request(
-            subjects.task_mailbox("h1", "t1"), encode(cancel), timeout=10
+            subjects.task_mailbox("h1", "t1"), encode(cancel), timeout=60
         )
         await w.until(c.TaskStopped)
     assert list((tmp_path / "results").iterdir()) == []
@@ -191,7 +191,7 @@ async def main():
     async def feed():
         await ready.wait()
         raw = (folder / "mail").read_bytes()
-        await wire.theirs.request(subjects.host_mailbox("h1"), raw, timeout=10)
+        await wire.theirs.request(subjects.host_mailbox("h1"), raw, timeout=60)
     async with asyncio.TaskGroup() as group:
         group.create_task(feed())
         await run(config, wire, asyncio.Event(), data=folder, ready=lambda _: ready.set())
@@ -328,7 +328,7 @@ async def test_a_run_cancelled_before_the_host_had_joined_does_not_go_on(
             if subject == subjects.task_mailboxes("h1"):
                 raw = encode(mail.Cancel(epoch=1, task_id="t1", route="t1-r1"))
                 await w.theirs.request(
-                    subjects.task_mailbox("h1", "t1"), raw, timeout=10
+                    subjects.task_mailbox("h1", "t1"), raw, timeout=60
                 )
             return made
 

@@ -136,7 +136,7 @@ async def test_a_log_put_back_under_it_is_served_anew(tmp_path):
     async with serving(log, tmp_path / "read.db") as (site, _):
         await site.get(f"/api/v1/tasks?wait_seq={len(history)}")
         log.put_back(len(kept))
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while True:
                 try:
                     _, answer = await site.get(f"/api/v1/status?wait_seq={len(kept)}")
@@ -241,18 +241,18 @@ async def test_the_role_follows_a_real_log_and_answers_clients_over_nats(
         assert (status, answer["seq"], answer["undecodable"]) == (200, last, 0)
         async with linked(broker, "submitter") as client:
             raw = await client.request(
-                subjects.query("tasks"), encode({"wait_seq": last}), timeout=10
+                subjects.query("tasks"), encode({"wait_seq": last}), timeout=60
             )
             listed = msgspec.json.decode(raw)
             task = listed["tasks"][0]["task_id"]
             raw = await client.request(
                 subjects.query("task"),
                 encode({"task_id": task, "events": True}),
-                timeout=10,
+                timeout=60,
             )
             one = msgspec.json.decode(raw)
             output = await client.request(
-                subjects.query("output"), encode({"task_id": task}), timeout=10
+                subjects.query("output"), encode({"task_id": task}), timeout=60
             )
         assert listed["total"] == 30
         assert one["events"][0]["event"]["type"] == "task.submitted.v1"
@@ -274,14 +274,14 @@ async def test_read_models_survive_a_killed_broker(broker, tmp_path):
         runner = Runner(JetStreamLog(reading), store)
         await runner.start()
         await tell(log, history.recorded[:10])
-        assert await runner.wait_for(10, 20)
+        assert await runner.wait_for(10, 60)
         broker.kill()
         broker.restart()
         appended = [
             await log.append(r.subject, r.event, expect=0)
             for r in history.recorded[10:]
         ]
-        assert await runner.wait_for(appended[-1], 20)
+        assert await runner.wait_for(appended[-1], 60)
         assert runner.world.queue.waiting == 20
         await runner.stop()
         store.close()

@@ -88,7 +88,7 @@ class LiveBroker:
         credentials = self.instance.add_host(name)
         before = self.log().count(RELOADED)
         reload(self.instance)
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while self.log().count(RELOADED) == before:
             assert time.monotonic() < deadline, self.log()
             time.sleep(0.002)

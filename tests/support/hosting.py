@@ -67,7 +67,7 @@ class World:
 
     async def tell(self, message: object, host: str = "h1") -> mail.Reply:
         subject = subjects.host_mailbox(host)
-        raw = await self.theirs.request(subject, encode(message), timeout=10)
+        raw = await self.theirs.request(subject, encode(message), timeout=60)
         return REPLIES.decode(raw)
 
     @asynccontextmanager

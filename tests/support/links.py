@@ -34,7 +34,7 @@ async def linked(broker: LiveBroker, role: str) -> AsyncIterator[Link]:
         await link.close()
 
 
-async def until(condition, *, seconds: float = 20.0) -> None:
+async def until(condition, *, seconds: float = 60.0) -> None:
     """Return once `condition()` holds; fail the test if it never does."""
     import asyncio
 

@@ -20,7 +20,6 @@ import importlib
 import importlib.util
 import os
 import shutil
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -32,6 +31,7 @@ from msgspec import Struct
 
 from sidecar.http import http_client
 from sidecar.looks import Answered, ask_server
+from tests.support.ports import free_port
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -109,13 +109,6 @@ def program() -> list[str] | None:
     if importlib.util.find_spec("xllamacpp") is None:
         return None
     return [sys.executable, "-m", "tests.support.llama_cpp"]
-
-
-def free_port() -> int:
-    """A port that nobody listens on."""
-    with socket.socket() as plug:
-        plug.bind(("127.0.0.1", 0))
-        return plug.getsockname()[1]
 
 
 class RealServer:

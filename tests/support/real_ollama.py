@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING
 import httpx
 import pytest
 
-from tests.support.llama_cpp import free_port, model_file
+from tests.support.llama_cpp import model_file
+from tests.support.ports import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

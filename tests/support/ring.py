@@ -212,7 +212,7 @@ class Observer:
     async def cancel(self, task_id: str) -> None:
         """Say that nobody wants a task any more."""
         body = json.dumps({"task_id": task_id}).encode()
-        await self.link.request(subjects.command("task.cancel"), body, timeout=10.0)
+        await self.link.request(subjects.command("task.cancel"), body, timeout=60.0)
 
 
 @asynccontextmanager

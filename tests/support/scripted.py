@@ -154,10 +154,10 @@ class Fleet:
         last = await self.observer.link.call(
             f"$JS.API.DIRECT.GET.{subjects.EVENTS}",
             encode({"last_by_subj": subjects.ALL_EVENTS}),
-            timeout=5.0,
+            timeout=60.0,
         )
         wanted = int(last.headers["Nats-Sequence"])
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while self.role.scheduler.state.position < wanted:
                 await asyncio.sleep(0.005)
 
@@ -166,20 +166,20 @@ class Fleet:
         self[host].resources = resources
         self[host].beat()
         known = self.role.scheduler.state.fleet.hosts[host]
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while known.cpu != resources.get("cpu"):
                 await asyncio.sleep(0.005)
 
     async def policy(self, **changes: Any) -> None:
         answer = await self.observer.link.request(
-            subjects.command("policy.set"), encode({"policy": changes}), timeout=5.0
+            subjects.command("policy.set"), encode({"policy": changes}), timeout=60.0
         )
         assert b'"ok":true' in answer, answer
         await self.seen()
 
     async def route(self, task: str, n: int = 1) -> dict:
         """The task's n-th routing."""
-        await self.observer.until(lambda: len(self.routes(task)) >= n, seconds=30)
+        await self.observer.until(lambda: len(self.routes(task)) >= n, seconds=60)
         return self.routes(task)[n - 1]
 
     def routes(self, task: str | None = None) -> list[dict]:
@@ -202,7 +202,7 @@ async def fleet_on(broker: LiveBroker, *names: str) -> AsyncIterator[Fleet]:
         made = Fleet(role, observer)
         try:
             await observer.until(lambda: observer.of("scheduler.elected"))
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(60):
                 while not role.scheduler.leading:
                     await asyncio.sleep(0.005)
             for name in names:

@@ -19,7 +19,7 @@ async def found(history: History, *, later: float = 1.0):
     log, store = MemoryLog(), Store()
     runner = Runner(log, store)
     await runner.start()
-    assert await runner.wait_for(await tell(log, history.recorded), 20)
+    assert await runner.wait_for(await tell(log, history.recorded), 60)
     now = attention.step_of(history.now + later + attention.STEP_S)
     answer = await attention.find(runner, now)
     listed = {}

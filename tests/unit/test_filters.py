@@ -46,7 +46,7 @@ async def looked(history: History, *questions):
     log, store = MemoryLog(), Store()
     runner = Runner(log, store)
     await runner.start()
-    assert await runner.wait_for(await tell(log, history.recorded), 20)
+    assert await runner.wait_for(await tell(log, history.recorded), 60)
     runner.save()
     found = [await store.look(question) for question in questions]
     await runner.stop()

@@ -47,7 +47,7 @@ async def follow(history: History, *, watched: LastHour | None = None) -> Runner
     if watched is not None:
         runner.watch(watched.take)
     await runner.start()
-    assert await runner.wait_for(last, 20)
+    assert await runner.wait_for(last, 60)
     return runner
 
 
@@ -81,7 +81,7 @@ async def test_nothing_counts_twice_when_the_process_starts(history):
     history.start(route)
     history.complete(route)
     last = await tell(runner._log, history.recorded[upto:])
-    assert await runner.wait_for(last, 20)
+    assert await runner.wait_for(last, 60)
     runner.save()
     await place.hour.look_back(runner, upto)
     assert place.counted("wait") == place.counted("run") == 4
@@ -126,7 +126,7 @@ async def test_the_hour_s_curves_say_how_many_ran_and_how_long_was_waited():
     other = history.submit(tier="standard")
     history.start(history.route(other))
     last = await tell(runner._log, history.recorded[-3:])
-    assert await runner.wait_for(last, 20)
+    assert await runner.wait_for(last, 60)
     place.now = began + 360
     running = list(runner.world.queue.under_way.values())
     assert place.hour.curves(running)["busy"]["standard"][-3:] == [1.0] * 3

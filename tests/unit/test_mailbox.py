@@ -142,7 +142,7 @@ async def test_a_full_mailbox_says_busy_and_has_room_again_after_an_answer():
 
 async def test_a_letter_that_nobody_holds_any_more_gives_up_its_place(actor):
     actor.keep = True
-    asked = actor.theirs.request(SUBJECT, encode(m.Inspect()), timeout=10)
+    asked = actor.theirs.request(SUBJECT, encode(m.Inspect()), timeout=60)
     while not actor.kept:
         await asyncio.sleep(0)
     assert actor.mailbox.waiting == 1

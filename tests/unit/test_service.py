@@ -71,7 +71,7 @@ async def service(gateway, bus):
 
 
 async def ask(bus, subject: str, body: bytes = b"") -> dict:
-    return json.loads(await bus.request(subject, body, timeout=10))
+    return json.loads(await bus.request(subject, body, timeout=60))
 
 
 async def ask_with_headers(bus, service, subject: str) -> tuple[bytes, dict[str, str]]:

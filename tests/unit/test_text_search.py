@@ -23,7 +23,7 @@ async def test_a_page_of_what_a_text_finds_is_a_part_of_all_of_it(sort):
     log, store = MemoryLog(), Store()
     runner = Runner(log, store)
     await runner.start()
-    assert await runner.wait_for(await tell(log, history.recorded), 20)
+    assert await runner.wait_for(await tell(log, history.recorded), 60)
     runner.save()
 
     async def find(**filters):
@@ -72,7 +72,7 @@ async def test_a_text_is_found_whatever_its_case_and_letters(text, matches):
     log, store = MemoryLog(), Store()
     runner = Runner(log, store)
     await runner.start()
-    assert await runner.wait_for(await tell(log, history.recorded), 20)
+    assert await runner.wait_for(await tell(log, history.recorded), 60)
     runner.save()
 
     search = tasks(TaskPage(sort="submitted", text=text, limit=10))

@@ -61,13 +61,13 @@ class Watched:
         self.woken.clear()
         self.value, self.runner.world.stands = value, at(seq)
         self.documents.touch_all()
-        await asyncio.wait_for(self.woken.wait(), 10)
+        await asyncio.wait_for(self.woken.wait(), 60)
 
 
 async def watched(value) -> Watched:
     topic = Watched(value)
     topic.first = topic.subscribe()
-    await asyncio.wait_for(topic.woken.wait(), 10)
+    await asyncio.wait_for(topic.woken.wait(), 60)
     return topic
 
 
