@@ -1,7 +1,8 @@
 """Nights of the full simulator, over each change of the clocks of two zones.
 
-One night takes some seconds: eight and a half hours of schedulers that die, as processes of
-their own. `python -m tests.simulation --nights 0..100` plays more.
+A night takes some seconds: hours of schedulers that die, as processes of their own. Here it
+is the hours around the change; `python -m tests.simulation --nights 0..100` plays more
+nights, and whole ones.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from events import planned
 from tests.simulation import nights
 from tests.simulation.planned import EDGES
 
+LASTS_S = 5 * 3_600
+
 pytest.importorskip("cronsim", reason="this environment is older than its checkout")
 
 
@@ -22,7 +25,7 @@ pytest.importorskip("cronsim", reason="this environment is older than its checko
 def test_each_planned_time_of_a_night_of_kills_is_fired_once_or_left_out_by_its_rule(
     seed,
 ):
-    outcome = nights.play_night(seed)
+    outcome = nights.play_night(seed, LASTS_S)
     if outcome.broken is not None:
         pytest.fail(outcome.report(), pytrace=False)
 

@@ -6,6 +6,7 @@ invariant that knows nothing of the plant.
 
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -53,17 +54,77 @@ WITHIN = 400
 """Each fault is found in so many seeds, most of them in a few."""
 
 BEGIN = {
-    "given_back_forgotten_when_undecided": 470,
-    "hour_fired_twice": 300,
-    "hands_forgotten_at_a_hop": 560,
-    "requeue_counts_twice": 600,
-    "retried_task_half_remembered": 100,
-    "spent_day_told_again": 120,
-    "undecided_after_all": 500,
-    "who_came_back_holds_up_the_lane": 880,
+    "acceptance_never_times_out": 7,
+    "alert_remembered_for_ever": 3,
+    "alert_repeated": 3,
+    "back_to_its_own_tier": 33,
+    "budget_forgets_what_was_spent": 9,
+    "cancel_not_repeated": 48,
+    "children_not_counted": 20,
+    "clones_anything": 2,
+    "context_not_required": 7,
+    "cycle_accepted": 22,
+    "deadline_forgotten": 12,
+    "depth_not_looked_at": 7,
+    "dollars_given_twice": 9,
+    "durations_by_the_wall_clock": 4,
+    "firing_without_its_task": 19,
+    "free_child_may_go_anywhere": 9,
+    "given_back_forgotten_when_undecided": 569,
+    "group_timer_lost": 7,
+    "hands_forgotten_at_a_hop": 567,
+    "hands_not_required": 4,
+    "hop_forgotten": 10,
+    "host_heeds_anybody": 58,
+    "host_lease_never_ends": 41,
+    "host_not_told_of_lent_slots": 9,
+    "hour_fired_twice": 314,
+    "inputs_left_out": 12,
+    "last_in_first_out": 7,
+    "late_result_counts": 19,
+    "late_word_counts": 17,
+    "limit_never_ends": 25,
+    "lost_fence": 115,
+    "lost_run_costs_nothing": 96,
+    "mode_not_told": 4,
+    "no_slot_is_lent": 7,
+    "on_its_way_counts": 13,
+    "orphans_live_on": 7,
+    "orphans_while_it_is_cancelled": 7,
+    "outcome_not_read": 2,
+    "pause_never_ends": 8,
+    "repository_ignored": 2,
+    "requeue_counts_twice": 611,
+    "reservation_kept": 5,
+    "restarted_run_forgotten": 67,
+    "result_says_it_passed": 7,
+    "results_not_on_disk": 45,
+    "retried_task_half_remembered": 338,
+    "round_too_many": 2,
+    "round_without_cost": 12,
+    "rule_before_forgotten": 12,
+    "skipped_requeue": 68,
+    "sleep_unnoticed": 3,
+    "slot_lent_for_ever": 7,
+    "slots_lent_to_everybody": 7,
+    "spent_day_told_again": 124,
+    "start_not_counted": 17,
+    "start_not_told": 17,
+    "started_again_for_ever": 85,
+    "step_not_said": 3,
+    "suspects_run_together": 37,
+    "task_of_another_rule": 20,
+    "undecided_after_all": 501,
+    "undecided_not_put_back": 5,
+    "unfit_costs_an_attempt": 8,
+    "unfit_for_nothing": 8,
+    "unusable_costs_an_attempt": 33,
+    "verification_not_required": 17,
+    "verification_skips_a_step": 7,
+    "who_came_back_holds_up_the_lane": 885,
 }
-"""What takes a rare meeting of accidents begins nearer to one; a change of the plan may
-move it, and only makes the test slower."""
+"""Where each was found last; the search begins there. A change of the plan may move it, and
+only makes the test slower."""
 
 
 def lost_fence(patch: Patch) -> None:
@@ -605,7 +666,7 @@ PLANTED: list[Callable[[Patch], None]] = [
 def test_a_planted_fault_is_found(plant, monkeypatch):
     plant(monkeypatch)
     begin = BEGIN.get(plant.__name__, 0)
-    for seed in range(begin, begin + WITHIN):
+    for seed in itertools.chain(range(begin, begin + WITHIN), range(begin)):
         if play(seed).broken is not None:
             return
     pytest.fail(f"{WITHIN} seeds did not find: {plant.__doc__}")

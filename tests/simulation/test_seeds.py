@@ -6,7 +6,9 @@ import asyncio
 import os
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -20,12 +22,37 @@ SEEDS = 500
 AT_ONCE = 50
 
 
+class Tried(NamedTuple):
+    """What was tried in a world, and what was wrong with it."""
+
+    broken: str
+    faults: frozenset[str]
+    slept: frozenset[str]
+    verdicts: frozenset[str]
+    said: frozenset[str]
+    begun_with_a_checkpoint: int
+
+
+@cache
+def tried_in(seed: int) -> Tried:
+    """Play a seed's world once for all tests."""
+    world = Simulation(seed)
+    outcome = world.run()
+    return Tried(
+        "" if outcome.broken is None else outcome.report(),
+        frozenset(world.plan.faults),
+        frozenset(step.whom for step in world.sleeps),
+        frozenset(outcome.seen),
+        frozenset(r.event.__class__.__name__ for r in world.server.entries),
+        world.kept.used if world.kept is not None else 0,
+    )
+
+
 @pytest.mark.parametrize("first", range(0, SEEDS, AT_ONCE))
 def test_seeds_run_clean(first):
     for seed in range(first, first + AT_ONCE):
-        outcome = play(seed)
-        if outcome.broken is not None:
-            pytest.fail(outcome.report(), pytrace=False)
+        if broken := tried_in(seed).broken:
+            pytest.fail(broken, pytrace=False)
 
 
 def test_a_seed_gives_the_same_history_again_in_another_process():
@@ -46,24 +73,14 @@ def test_a_seed_gives_the_same_history_again_in_another_process():
 
 
 def test_the_seeds_try_every_kind_of_fault_and_every_kind_of_end():
-    tried: set[str] = set()
-    slept: set[str] = set()
-    verdicts: dict[str, int] = {}
-    said: set[str] = set()
-    begun_with_a_checkpoint = 0
-    for seed in range(100):
-        world = Simulation(seed)
-        tried.update(world.plan.faults)
-        slept.update(step.whom for step in world.sleeps)
-        outcome = world.run()
-        for verdict, n in outcome.seen.items():
-            verdicts[verdict] = verdicts.get(verdict, 0) + n
-        said.update(r.event.__class__.__name__ for r in world.server.entries)
-        begun_with_a_checkpoint += world.kept.used if world.kept is not None else 0
-    assert begun_with_a_checkpoint >= 10
-    assert tried == set(FAULTS)
+    worlds = [tried_in(seed) for seed in range(100)]
+    said = frozenset[str]().union(*(each.said for each in worlds))
+    assert sum(each.begun_with_a_checkpoint for each in worlds) >= 10
+    assert set().union(*(each.faults for each in worlds)) == set(FAULTS)
+    slept = set().union(*(each.slept for each in worlds))
     assert slept >= {"s1", "s2", "all", "h1", "h2"}
-    assert verdicts.keys() == {"applied", "repeat", "void"}
+    verdicts = set().union(*(each.verdicts for each in worlds))
+    assert verdicts == {"applied", "repeat", "void"}
     assert said >= {
         "TaskRouted", "TaskRequeued", "TaskRejected", "TaskReturned", "TaskStopped",
         "TaskCompleted", "TaskFailed", "TaskExpired", "TaskCancelled", "TaskRetried",
