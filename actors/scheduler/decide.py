@@ -15,6 +15,7 @@ what it changes in the state is only that they are on their way (`SchedulerState
 
 from __future__ import annotations
 
+from collections import deque
 from typing import TYPE_CHECKING, Final
 
 from actors.scheduler import (
@@ -46,6 +47,9 @@ if TYPE_CHECKING:
 MISSED_BEATS: Final = 3
 """So many beats in a row may leave out a run that the log has there; one more, and the run
 is gone."""
+
+LOOKED_AT_ONCE: Final = 20_000
+"""So many of the tasks that it finds a new leader looks at in one turn: 3 ms of CPU."""
 
 
 _FOLLOWED: Final = frozenset(
@@ -133,19 +137,8 @@ class Scheduler:
         state.not_after(now)
         for group in state.queue.groups.values():
             group.begin_anew()
-        for live in state.tasks.values():
-            live.deciding = ""
-            task = live.state
-            if task.phase == "routed":
-                lead.unaccepted.append(Unaccepted(now, task.task_id, task.route))
-                self.effects += mailing.send_assignment(state, lead, live)
-            elif task.phase == "cancelling":
-                self.effects.append(mailing.cancellation(lead, task))
-            elif task.phase == "returned":
-                state.ended.setdefault(task.task_id, RouteEnd("returned"))
-            elif task.phase == "waiting" and live.deadline is not None:
-                due = live.deadline - state.time.ahead_s
-                lead.wake_at(due, task_id=task.task_id)
+        lead.unlooked = deque(state.tasks.values())
+        self._look_at_found(lead, now)
         state.schedules.begin_anew()
         state.held.asked.clear()
         state.held.look_at_all()
@@ -154,6 +147,28 @@ class Scheduler:
             lead.wake_at(until)
         state.tiers_dirty = state.alerts_moved = True
         state.ready.update(state.queue.groups)
+
+    def _look_at_found(self, lead: Leadership, now: float) -> None:
+        """Look at the next of the tasks that were there when this one began to lead.
+
+        Meanwhile it decides already: what it has routed itself was mailed then.
+        """
+        state = self.state
+        for _ in range(min(len(lead.unlooked), LOOKED_AT_ONCE)):
+            live = lead.unlooked.popleft()
+            task, routed = live.state, live.routed
+            if task.phase == "routed":
+                if routed is None or routed.epoch != lead.epoch:
+                    lead.unaccepted.append(Unaccepted(now, task.task_id, task.route))
+                    self.effects += mailing.send_assignment(state, lead, live)
+            elif task.phase == "cancelling":
+                self.effects.append(mailing.cancellation(lead, task))
+            elif task.phase == "returned":
+                if not live.deciding:
+                    state.ended.setdefault(task.task_id, RouteEnd("returned"))
+            elif task.phase == "waiting" and live.deadline is not None:
+                due = live.deadline - state.time.ahead_s
+                lead.wake_at(due, task_id=task.task_id)
 
     def step_down(self) -> None:
         """Stop deciding; what is on its way to the log is given up."""
@@ -344,6 +359,8 @@ class Scheduler:
         if lead is None:
             return []
         decisions: list[Decision] = []
+        if lead.unlooked:
+            self._look_at_found(lead, now)
         if lead.timers and lead.timers[0].when <= now:
             self._decide_due(lead, now, decisions)
         if now >= lead.silence_check_at:
@@ -417,7 +434,7 @@ class Scheduler:
             wakes.append(lead.unaccepted[0].since + state.policy.accept_timeout_s)
         if state.fleet.hosts:
             wakes.append(lead.silence_check_at)
-        if state.held.ready or state.schedules.changed:
+        if lead.unlooked or state.held.ready or state.schedules.changed:
             wakes.append(state.now)
         due = state.schedules.next_wake()
         if due is not None:

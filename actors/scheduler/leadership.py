@@ -11,6 +11,7 @@ from actors.stamp import Stamp
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from actors.scheduler.live import LiveTask
     from actors.scheduler.logtime import LogTime
     from actors.scheduler.queue import Group, Requirement
     from events import catalogue as c
@@ -70,6 +71,8 @@ class Leadership:
         # needed stays, and finds nothing to do when it is due. A heap.
         self.timers: list[Timer] = []
         self._timers_set = 0
+        # Tasks that were there when it began, and that it has not looked at yet.
+        self.unlooked: deque[LiveTask] = deque()
         # In the order they were sent, so that the first is due first. One that has been
         # accepted meanwhile stays, and is passed over when its time has come.
         self.unaccepted: deque[Unaccepted] = deque()

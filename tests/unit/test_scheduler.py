@@ -6,7 +6,7 @@ import pytest
 
 from actors.rules import policy as policies
 from actors.rules.routing import recheck
-from actors.scheduler import dispatch, expiry
+from actors.scheduler import decide, dispatch, expiry
 from actors.scheduler.logtime import LogTime
 from events import catalogue as c
 from events import subjects
@@ -738,6 +738,44 @@ def test_a_leader_s_first_look_at_many_tasks_is_cut_into_turns(monkeypatch):
     }
     w.beat_on(300, "h1")
     assert len(w.events(c.TaskExpired)) == 35
+
+
+def test_a_new_leader_looks_at_the_tasks_it_finds_in_turns(monkeypatch):
+    """What the first turn leaves over is done in the next ones, and nothing twice."""
+    monkeypatch.setattr(decide, "LOOKED_AT_ONCE", 3)
+    before = World()
+    before.join("h1", slots={"shell": 8})
+    for n in range(8):
+        before.shell(f"sent{n}")
+    for n in range(8):
+        before.submit(f"due{n}", tier="complex", deadline=rfc3339(before.now + 50))
+    w = World(leading=False)
+    for recorded in before.log:
+        w.store(recorded.subject, recorded.event)
+    w.elect(2)
+    sent = [m.message.task_id for m in w.mail if isinstance(m.message, Assign)]
+    assert len(sent) < 8
+    assert w.scheduler.next_wake() <= w.now
+    w.beat("h1")
+    w.wait(1)
+    sent = [m.message.task_id for m in w.mail if isinstance(m.message, Assign)]
+    assert sorted(sent) == [f"sent{n}" for n in range(8)]
+    assert not w.scheduler.leadership.unlooked
+    w.beat_on(60, "h1")
+    assert {e.task_id for e in w.events(c.TaskExpired)} == {f"due{n}" for n in range(8)}
+
+
+def test_what_a_new_leader_routes_meanwhile_is_not_sent_again(monkeypatch):
+    w = World(leading=False)
+    w.join("h1", slots={"shell": 8})
+    for n in range(8):
+        w.shell(f"t{n}")
+    monkeypatch.setattr(decide, "LOOKED_AT_ONCE", 1)
+    w.elect()
+    w.wait(1)
+    assert not w.scheduler.leadership.unlooked
+    sent = [m.message.task_id for m in w.mail if isinstance(m.message, Assign)]
+    assert sorted(sent) == [f"t{n}" for n in range(8)]
 
 
 def test_who_takes_over_passes_over_those_that_have_been_told_in_turns(monkeypatch):
