@@ -52,6 +52,10 @@ def plain() -> list[str]:
     return [setpriv, "--bounding-set=-all", "--inh-caps=-all", "--"]
 
 
+CORES = ["/bin/sh", "-c", 'ulimit -S -c "$(ulimit -H -c)"; exec "$@"', "sh"]
+"""What begins a program that would leave a core as far as this machine lets it."""
+
+
 @pytest.fixture
 def asked() -> list[str]:
     """The keys that the model server was asked with."""
@@ -90,7 +94,7 @@ def system(tmp_path: Path, server: int) -> Iterator[System]:
     for name in ("projections.db", "nats-server.log"):
         (system.data / name).touch(mode=0o644)
     arguments = ["up", "--port", "0", "--nats-port", "0", "--name", "h1"]
-    up = Running(arguments, system.env, tmp_path, [*plain(), *command()])
+    up = Running(arguments, system.env, tmp_path, [*CORES, *plain(), *command()])
     try:
         up.until("dashboard")
         yield system
