@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import re
+from pathlib import Path
 
 import pytest
 
+from cli.local.instance import Credentials
+from cli.local.reach import nats_command
 from cli.main import COMMANDS
 from docs.pages import FAMILIES, FOLDER, PAGES
 from events import catalogue as c
+from events import subjects
+from events.codec import convert
+from projections.questions import AskTasks
 
 ROOT = FOLDER.parent
 
@@ -124,3 +131,14 @@ def test_every_page_is_found_from_the_readme():
         for link in re.findall(r"([\w-]+\.md)(?:#[\w-]*)?\)", page.read_text("utf-8"))
     }
     assert sorted({page.name for page in FOLDER.glob("*.md")} - linked) == []
+
+
+def test_the_nats_line_of_the_queries_is_what_keys_prints():
+    role = Credentials("nats://127.0.0.1:4222", Path("keys/submitter.nk"), "submitter")
+    written = (FOLDER / "queries.md").read_text().replace("\\\n", " ")
+    [line] = re.findall(r"^ +(nats --server .*)$", written, flags=re.M)
+    options, _, asked = " ".join(line.split()).partition(" req ")
+    assert options == nats_command(role)
+    subject, _, body = asked.partition(" ")
+    assert subject == subjects.query("tasks")
+    convert(json.loads(body.strip("'")), AskTasks)
