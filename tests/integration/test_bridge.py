@@ -18,6 +18,7 @@ from web import pages
 from web.live import OutputFeed, OutputWatch
 from web.main import projecting
 from web.server import Server
+from web.topics import TOPICS
 
 
 class Output:
@@ -551,3 +552,11 @@ async def test_of_a_flood_a_page_gets_the_end_and_all_of_it_is_never_held():
     assert OutputWatch.history_bytes < sum(kept) < OutputWatch.history_bytes + 40_000
     await feed.detach(watch)
     await feed.close()
+
+
+@pytest.mark.parametrize("name", ["overview", "attention", "fleet", "schedules"])
+def test_what_ends_by_the_clock_alone_is_looked_at_again_though_nothing_happens(name):
+    # A limit's end, a host's silence, a planned time: no event says that it has come.
+    tick_s = TOPICS[name].tick_s
+    assert tick_s is not None
+    assert tick_s <= 20
