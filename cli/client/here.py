@@ -7,6 +7,8 @@ machine: the folder, and which host this machine is.
 from __future__ import annotations
 
 import ipaddress
+import os
+import stat
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -43,6 +45,16 @@ def stand_here(
     if stand.host:
         fields["assign_to"] = stand.host
     return stand.cwd if stand.host else ""
+
+
+def is_missing(folder: str) -> bool:
+    """Whether a folder of this machine is not there; what one may not see may be there."""
+    try:
+        return not stat.S_ISDIR(os.stat(folder).st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except (OSError, ValueError):
+        return False
 
 
 def is_loopback(url: str) -> bool:

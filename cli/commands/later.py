@@ -72,6 +72,11 @@ def later_of(options: dict[str, Any]) -> dict[str, Any]:
     return fields
 
 
+def is_later(fields: dict[str, Any]) -> bool:
+    """Whether a task waits for a time or for other tasks before it starts."""
+    return "at" in fields or any(fields.get(name) for name in AFTER)
+
+
 async def settle_ids(client: Session, fields: dict[str, Any]) -> None:
     """Put whole ids in the place of beginnings that were typed."""
     for name in AFTER:

@@ -169,7 +169,7 @@ def _fields(task: tuple[str, ...]) -> dict[str, Any]:
 async def _planned(verb: str, body: dict[str, Any], *, as_json: bool) -> int:
     async with connected() as client:
         if "task" in body:
-            await settle_folder(client, body["task"])
+            await settle_folder(client, body["task"], planned=True)
         done = await client.command(f"schedule.{verb}", body, Done)
         name = {"schedule": body["schedule"], "wait_seq": done.seq or None}
         answer = await client.query("schedules", name, SchedulesAnswer)

@@ -21,7 +21,7 @@ from cli.client.connection import Session, connected, new_id, run
 from cli.client.spans import span_option
 from cli.client.target import on_target
 from cli.commands.filters import labels_of, labels_option
-from cli.commands.later import later_of, later_options, settle_ids
+from cli.commands.later import is_later, later_of, later_options, settle_ids
 from cli.commands.options import (
     PRIORITIES,
     TIERS,
@@ -46,7 +46,7 @@ from cli.render.terminal import (
 from events import catalogue as c
 from events.codec import encode
 from events.commands import Submitted
-from events.errors import Malformed
+from events.errors import Malformed, shown
 from events.traceparent import TraceParent
 
 if TYPE_CHECKING:
@@ -363,9 +363,15 @@ async def _hand_in(fields: dict[str, Any], *, as_json: bool) -> int:
     return EXIT_OK
 
 
-async def settle_folder(client: Session, fields: dict[str, Any]) -> None:
-    """Fill in where a task works that was typed here, and say so."""
-    from cli.client.here import is_loopback, stand_here
+async def settle_folder(
+    client: Session, fields: dict[str, Any], *, planned: bool = False
+) -> None:
+    """Fill in where a task works that was typed here, and say so.
+
+    Raises click.UsageError for a folder of this machine that is not there. A task that
+    comes later or after others, and a planned one (`planned`), may find it made by then.
+    """
+    from cli.client.here import is_loopback, is_missing, stand_here
     from cli.local.instance import Instance
 
     await settle_ids(client, fields)
@@ -377,6 +383,10 @@ async def settle_folder(client: Session, fields: dict[str, Any]) -> None:
         here = stand_here(fields, here=_here(), host=host, anywhere=anywhere)
     except Malformed as wrong:
         raise click.UsageError(str(wrong)) from wrong
+    if here and not planned and not is_later(fields) and is_missing(here):
+        raise click.UsageError(
+            f"--cwd: {shown(here)} is no folder of this machine; name one that is there"
+        )
     if here:
         more = "" if fields.get("shell") is None else "; --anywhere: on any host"
         remark(f"for {host}, this machine, in {here}{more}")

@@ -47,6 +47,8 @@ MISTAKES = [
     "agentcom submit x --deadline tomorrow",
     "agentcom submit x --repo nowhere",
     "agentcom submit x --assign-to 'my host'",
+    "agentcom submit x --cwd /srv/missing",
+    "agentcom submit --shell ls --cwd /etc/passwd",
     "agentcom submit x --label Team=Search",
     "agentcom submit x --attach missing.txt",
     "agentcom submit x --file missing.txt --answer",

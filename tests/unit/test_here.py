@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from actors.rules.folders import WorkingFolder, check_folder, working_folder
-from cli.client.here import is_loopback, stand_here
+from cli.client.here import is_loopback, is_missing, stand_here
+from cli.commands.later import is_later
 from events import catalogue as c
 from events.errors import Malformed
 
@@ -138,3 +139,25 @@ def test_folders_that_contradict_each_other_are_refused(task):
 )
 def test_an_address_of_this_machine_alone(url, local):
     assert is_loopback(url) is local
+
+
+@pytest.mark.parametrize(
+    ("fields", "later"),
+    [({}, False), ({"at": "x"}, True), ({"after": []}, False), ({"after": ["x"]}, True)],
+)
+def test_a_folder_may_still_be_made_for_a_task_that_comes_later(fields, later):
+    assert is_later(fields) is later
+
+
+def test_a_folder_that_one_may_not_see_is_not_said_to_be_missing(tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    assert not is_missing(str(tmp_path))
+    assert is_missing(str(tmp_path / "nope"))
+    assert is_missing(str(tmp_path / "file"))
+    assert is_missing(str(tmp_path / "file" / "below"))
+
+    def refused(_path: str) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr("cli.client.here.os.stat", refused)
+    assert not is_missing("/home/other/work")
