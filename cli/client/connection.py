@@ -34,7 +34,7 @@ from events.codec import Reader, encode
 from events.commands import ONCE, Refusal
 from events.errors import Denied, Malformed, Unreachable, shown
 from events.ids import FULL_ID, IdSource
-from events.nats.link import Link
+from events.nats.link import NOT_ALLOWED, Link
 from events.nats.log import JetStreamLog
 from events.nats.output import JetStreamOutput
 from projections.answers import TaskAnswer
@@ -194,11 +194,6 @@ class Session:
         while True:
             try:
                 return await self.link.call(subject, raw, timeout=timeout)
-            except Denied as denied:
-                raise Problem(
-                    f"the role {self.role} may not use {subject}: "
-                    "name another key with --creds FILE"
-                ) from denied
             except Unreachable as error:
                 if error.absent and time.monotonic() < patience:
                     await asyncio.sleep(0.02)
@@ -268,6 +263,14 @@ async def connected(
     client = Session(link, chosen.role)
     try:
         yield client
+    except Denied as denied:
+        if denied.reason != NOT_ALLOWED:
+            raise
+        reads = denied.doing.startswith("$JS.API.")
+        what = "read the log" if reads else f"use {denied.doing}"
+        raise Problem(
+            f"the role {chosen.role} may not {what}: name another key with --creds FILE"
+        ) from denied
     finally:
         await client.log.close()
         await link.close()

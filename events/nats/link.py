@@ -36,6 +36,11 @@ T = TypeVar("T")
 
 NO_RESPONDERS = "503"
 _log = Diagnostics("agentcom.link")
+NOT_ALLOWED = "the broker does not allow it"
+_MAPPED = {
+    "$js.api.stream.info.": "agentcom.js.stream.",
+    "$js.api.stream.msg.get.": "agentcom.js.get.",
+}
 _PERMISSION = re.compile(r'permissions violation for (\w+) to "([^"]+)"', re.IGNORECASE)
 
 
@@ -69,6 +74,16 @@ def key_file(path: Path) -> tuple[str, str]:
     servers = [line for line in words if "://" in line]
     seed = next((line for line in words if "://" not in line), "")
     return seed, ",".join(servers)
+
+
+def _named(subject: str) -> tuple[str, ...]:
+    """Return how a refusal may name a subject: nats-py hands it on in lower case, and the
+    server as it is after the mappings in nats.conf, which rename what readers ask."""
+    asked = subject.lower()
+    mapped = asked
+    for before, after in _MAPPED.items():
+        mapped = mapped.replace(before, after)
+    return asked, mapped
 
 
 class LinkMessage:
@@ -408,10 +423,10 @@ class Link:
         if match is None:
             return
         self.refusals += 1
-        subject = match[2]
+        subject = match[2].lower()
         # The server names a publish by its subject only, so the oldest one is meant.
         for number, waiting in list(self._waiting.items()):
-            if waiting.subject == subject:
+            if subject in _named(waiting.subject):
                 del self._waiting[number]
-                waiting.heard(Denied(subject, "the broker does not allow it"))
+                waiting.heard(Denied(waiting.subject, NOT_ALLOWED))
                 break

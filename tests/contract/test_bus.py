@@ -265,6 +265,18 @@ async def test_a_request_that_is_not_allowed_fails_at_once_and_says_so(broker):
         assert link.refusals == 1
 
 
+@pytest.mark.parametrize(
+    "subject",
+    ["$JS.API.DIRECT.GET.AGENTCOM_EVENTS", "$JS.API.STREAM.INFO.AGENTCOM_EVENTS"],
+)
+async def test_a_question_to_the_log_that_is_not_allowed_fails_at_once(broker, subject):
+    # The first is refused in lower case, the second by the name that nats.conf gives it.
+    async with linked(broker, "submitter") as link:
+        with pytest.raises(Denied) as refused:
+            await link.request(subject, b"{}", timeout=60)
+        assert refused.value.doing == subject
+
+
 async def test_a_request_larger_than_the_broker_takes_fails_at_once(broker):
     async with (
         linked(broker, "projections") as asking,

@@ -85,6 +85,10 @@ MISTAKES = [
     "agentcom events --subject 'a b'",
     "agentcom state hosts",
     "agentcom --creds bob.nk tasks",
+    "agentcom --creds host-h1.nk tasks",
+    "agentcom --creds host-h1.nk submit x",
+    "agentcom --creds host-h1.nk logs " + NO_TASK,
+    "agentcom --creds submitter.nk verify",
     "GET /api/v1/tasks?state=done",
     "GET /api/v1/tasks?limit=many",
     "GET /api/v1/tasks?sort=age",
@@ -123,6 +127,8 @@ def instance(folder: Path) -> Iterator[httpx.Client]:
             os.environ.pop(name, None)
         os.environ["AGENTCOM_DATA"] = str(system.data)
         os.chdir(folder / "home")
+        for key in ("host-h1.nk", "submitter.nk"):
+            Path(key).symlink_to(system.data / "keys" / key)
         try:
             with httpx.Client(base_url=url, headers=headers, timeout=60) as client:
                 yield client

@@ -143,7 +143,12 @@ def test_an_address_of_this_machine_alone(url, local):
 
 @pytest.mark.parametrize(
     ("fields", "later"),
-    [({}, False), ({"at": "x"}, True), ({"after": []}, False), ({"after": ["x"]}, True)],
+    [
+        ({}, False),
+        ({"at": "x"}, True),
+        ({"after": []}, False),
+        ({"after": ["x"]}, True),
+    ],
 )
 def test_a_folder_may_still_be_made_for_a_task_that_comes_later(fields, later):
     assert is_later(fields) is later
