@@ -140,6 +140,7 @@ class _Orders(msgspec.Struct, kw_only=True):
 
     queue: list[Scenario] = []
     always: Scenario = Scenario()
+    logged_in: bool = True
 
 
 # -- ordering scenarios ---------------------------------------------------------
@@ -161,6 +162,11 @@ class SimulatedClaude:
         """What every run does once the queue is empty."""
         with _locked(self.control) as orders:
             orders.always = _as_scenario(scenario)
+
+    def log_in(self, logged_in: bool) -> None:
+        """What `auth status` says from now on; what runs do is ordered apart."""
+        with _locked(self.control) as orders:
+            orders.logged_in = logged_in
 
     @property
     def runs(self) -> list[SeenRun]:
@@ -675,7 +681,9 @@ class _Claude:
         about = {"task_id": f"b{uuid.uuid4().hex[:8]}", "run_id": uuid.uuid4().hex[:9]}
         of = {"tool_use_id": block["id"]}
         work = {"task_type": "local_bash", "description": "Simulated work"}
-        file = _session_file(self._session).with_suffix(f".{about['task_id']}.output")
+        file = _session_file(self._flags.sessions, self._session).with_suffix(
+            f".{about['task_id']}.output"
+        )
         file.parent.mkdir(parents=True, exist_ok=True)
         with file.open("wb") as out:
             tool = subprocess.Popen(
@@ -1357,12 +1365,14 @@ class _Claude:
         """The session's usage before this run, when it is resumed."""
         if not self._flags.resume:
             return {}
-        earlier: dict[str, Any] = json.loads(_session_file(self._session).read_bytes())
+        earlier: dict[str, Any] = json.loads(
+            _session_file(self._flags.sessions, self._session).read_bytes()
+        )
         return earlier
 
     def _remember(self, usage: dict[str, Any]) -> None:
         if not self._flags.no_session_persistence:
-            file = _session_file(self._session)
+            file = _session_file(self._flags.sessions, self._session)
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_text(json.dumps(usage))
 
@@ -1417,8 +1427,17 @@ def _with_earlier(here: dict[str, Any], earlier: dict[str, Any]) -> dict[str, An
     return whole
 
 
-def _session_file(session: str) -> Path:
-    return Path.home() / ".claude" / "simulated-sessions" / f"{session}.json"
+def _sessions_of(control: str | None) -> Path:
+    """Where sessions are kept: beside the control file, else with Claude Code's own."""
+    if control is not None:
+        return Path(control).parent / "sessions"
+    own = os.environ.get("CLAUDE_CONFIG_DIR")
+    config = Path(own) if own else Path.home() / ".claude"
+    return config / "simulated-sessions"
+
+
+def _session_file(sessions: Path, session: str) -> Path:
+    return sessions / f"{session}.json"
 
 
 def _clock(unix_s: int) -> str:
@@ -1494,7 +1513,7 @@ def _check(flags: argparse.Namespace) -> None:
         except ValueError as wrong:
             text = "Error: Invalid session ID. Must be a valid UUID."
             raise _Declined(text) from wrong
-        if _session_file(flags.session_id).exists():
+        if _session_file(flags.sessions, flags.session_id).exists():
             raise _Declined(f"Error: Session ID {flags.session_id} is already in use.")
 
 
@@ -1519,6 +1538,21 @@ def _ordered(control: str | None) -> tuple[Scenario, Path | None]:
         return msgspec.json.decode(text, type=Scenario), None
     file = Path(text) if text else None
     return _next_scenario(file), file
+
+
+def _auth_status(control: str | None) -> int:
+    """Print what `claude auth status` prints; its exit code."""
+    logged_in = True
+    if control is not None:
+        with _locked(Path(control)) as orders:
+            logged_in = orders.logged_in
+    status = {
+        "loggedIn": logged_in,
+        "authMethod": "api_key" if logged_in else "none",
+        "apiProvider": "firstParty",
+    }
+    print(json.dumps(status, indent=2))  # noqa: T201
+    return 0 if logged_in else 1
 
 
 def _record(control: Path, argv: list[str], prompt: str, scenario: Scenario) -> None:
@@ -1560,11 +1594,14 @@ def main(argv: Sequence[str] | None = None, *, control: str | None = None) -> in
     signals = _Signals()
     signals.install()
     words = list(sys.argv[1:] if argv is None else argv)
+    if words[:2] == ["auth", "status"]:
+        return _auth_status(control)
     try:
         flags = _flags().parse_args(words)
         if flags.version:
             print(VERSION)  # noqa: T201
             return 0
+        flags.sessions = _sessions_of(control)
         _check(flags)
         prompt = _read_prompt(flags)
     except _Declined as refusal:
@@ -1574,7 +1611,7 @@ def main(argv: Sequence[str] | None = None, *, control: str | None = None) -> in
     signals.ignored = scenario.ignores
     if file is not None:
         _record(file, words, prompt, scenario)
-    if flags.resume and not _session_file(flags.resume).exists():
+    if flags.resume and not _session_file(flags.sessions, flags.resume).exists():
         if flags.output_format == "stream-json":
             print(json.dumps(_lost_session(flags.resume)), flush=True)  # noqa: T201
         text = f"No conversation found with session ID: {flags.resume}"

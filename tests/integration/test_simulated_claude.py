@@ -155,7 +155,8 @@ async def test_a_run_records_its_prompt_and_no_value_of_its_environment(
     assert "ANTHROPIC_API_KEY" in run.environment
     assert all(
         b"a-secret" not in file.read_bytes()
-        for file in simulated_claude.control.parent.iterdir()
+        for file in simulated_claude.control.parent.rglob("*")
+        if file.is_file()
     )
 
 
@@ -184,6 +185,18 @@ async def test_the_program_runs_as_a_module_too(tmp_path: Path) -> None:
     }
     ended = await run_claude(program, folder=tmp_path, environment=environment)
     assert ended.result["result"] == "All done."
+
+
+async def test_its_sessions_lie_beside_it_and_not_in_the_home(
+    simulated_claude: SimulatedClaude, tmp_path: Path
+) -> None:
+    home = tmp_path / "home"
+    ended = await run_claude(simulated_claude.program, folder=home)
+    again = await run_claude(
+        simulated_claude.program, "--resume", ended.result["session_id"], folder=home
+    )
+    assert again.exit == 0
+    assert list(home.iterdir()) == []
 
 
 async def test_a_tool_s_children_outlive_a_killed_claude(
