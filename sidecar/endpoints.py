@@ -4,8 +4,9 @@ Each is looked at every 30 s by requests that load nothing. One answer makes it 
 misses in a row make it down; a request that really failed counts as a miss. From its first
 miss on it is looked at after 0.25 s, and then each time after a quarter of the time that it
 has been away: a server that was restarted is found before its tasks go elsewhere. One that
-would refuse its next run too (not logged in, no credit) is down at once, for five minutes,
-whatever the probe says.
+would refuse its next run too (no credit, a key that is refused) is down at once, for five
+minutes, whatever the probe says. Claude Code that says itself that it is not logged in is
+down until it is.
 
 What is told of an endpoint goes into the log: no password and no key may be in it.
 
@@ -120,8 +121,11 @@ class Watched:
         if self.reported is None and not self._mentioned:
             return None
         last = self.reported
-        if last is not None and (not last.up or self._misses < MISSES_UNTIL_DOWN):
+        if last is not None and last.up and self._misses < MISSES_UNTIL_DOWN:
             return None
+        if last is not None and not last.up and there and now >= self._unusable_until:
+            # It was slow, or was not installed; now one knows better.
+            return self._tell(structs.replace(last, reason=reason, again_at=""))
         return self._down(reason)
 
     def worked(self) -> None:
@@ -211,6 +215,8 @@ class _EndpointEntry(Struct):
     known: Known = field(default_factory=Known)
     again: asyncio.Event = field(default_factory=asyncio.Event)
     """Set: it is to be looked at now."""
+    logged_in: bool = False
+    """Claude Code has said that it is, and no run has shown otherwise since."""
 
 
 class Endpoints:
@@ -312,6 +318,7 @@ class Endpoints:
         """Have every endpoint looked at now, those that refused a run too."""
         for entry in self._entries.values():
             entry.watched.believe()
+            entry.logged_in = False
             entry.again.set()
 
     def say_unanswered(self, after_s: float) -> None:
@@ -390,9 +397,11 @@ class Endpoints:
             return Missed("no processes can be started here")
         # Its own limit ends the program; the outer one is for what then still hangs.
         limit = self._config.probe_timeout_s * 0.9
-        return await ask_claude(
-            self._processes, self._config.claude.program, timeout_s=limit
+        look = await ask_claude(
+            self._processes, self._config.claude, limit, logged_in=entry.logged_in
         )
+        entry.logged_in = isinstance(look, Answered)
+        return look
 
     def _has_hands(self) -> bool:
         """Whether there is a program here that works with a local model's answers."""
@@ -440,6 +449,7 @@ class Endpoints:
         ):
             self._tell(entry.watched.noticed(result.notice))
         if isinstance(outcome, Finished | Returned) and outcome.unusable:
+            entry.logged_in = False
             self._tell(
                 entry.watched.unusable(
                     _complaint(outcome), time.monotonic(), time.time()

@@ -19,11 +19,13 @@ from sidecar.abilities import able, can_chat, can_embed, context_info, is_varian
 from sidecar.executors.claude import command as claude
 from sidecar.http import base_url, without_secrets
 from sidecar.shield import variables
+from sidecar.workspace import for_claude
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from pathlib import Path
 
+    from sidecar.config import ClaudeConfig
     from sidecar.processes.family import Processes
 
 _SHOW_S = 2.0
@@ -380,17 +382,30 @@ def why_not(error: Exception) -> str:
 
 
 async def ask_claude(
-    processes: Processes, program: str | None, timeout_s: float
+    processes: Processes,
+    config: ClaudeConfig,
+    timeout_s: float,
+    *,
+    logged_in: bool = False,
 ) -> Answered | Missed:
-    """Ask Claude Code for its version; spends nothing."""
+    """Ask Claude Code for its version, and whether it is logged in; spends nothing.
+
+    `logged_in`: it has said so before. Then that is not asked again, because it starts the
+    whole program: a run that is refused tells, too.
+    """
     given = variables()
     env = {name: given[name] for name in _FOR_CLAUDE if name in given}
     if processes.user is not None:
         env |= processes.user.variables
-    path = claude_program(program)
+    path = claude_program(config.program)
     probe = await claude.probe(processes, path, env, timeout_s)
-    if not probe.version:
+    if path is None or not probe.version:
         return Missed(probe.reason, there=path is not None)
+    if not logged_in:
+        env = claude.environment(for_claude(given, config.inherit) | env)
+        version = probe.version
+        if await claude.is_logged_out(processes, path, version, env, timeout_s):
+            return Missed(claude.NOT_LOGGED_IN, there=True)
     return Answered(version=probe.version, simulated=probe.simulated)
 
 

@@ -136,16 +136,7 @@ def environment(
     env.setdefault("LANG", "C.UTF-8")
     env["TMPDIR"] = str(tmp)
     if assign.target_type == "claude":
-        prefixes: tuple[str, ...] = ("ANTHROPIC_", "CLAUDE_CODE_")
-        for switch, needed in _CLOUDS.items():
-            if source.get(switch, "") not in ("", "0", "false"):
-                prefixes += needed
-        names = {*_FOR_CLAUDE, *own.claude}
-        env |= {
-            name: value
-            for name, value in source.items()
-            if name.startswith(prefixes) or name in names
-        }
+        env |= for_claude(source, own.claude)
     if assign.target_type == "sidecar":
         env |= {name: source[name] for name in own.shell if name in source}
         env |= own.env
@@ -154,6 +145,20 @@ def environment(
         if assign.spec.shell is not None:
             env |= assign.spec.shell.env
     return env | {TASK_MARK: assign.task_id, ROUTE_MARK: assign.route}
+
+
+def for_claude(source: Mapping[str, str], more: Collection[str]) -> dict[str, str]:
+    """Return what Claude Code alone gets of `source`, and of it the names in `more`."""
+    prefixes: tuple[str, ...] = ("ANTHROPIC_", "CLAUDE_CODE_")
+    for switch, needed in _CLOUDS.items():
+        if source.get(switch, "") not in ("", "0", "false"):
+            prefixes += needed
+    names = {*_FOR_CLAUDE, *more}
+    return {
+        name: value
+        for name, value in source.items()
+        if name.startswith(prefixes) or name in names
+    }
 
 
 # -- Taking turns ----------------------------------------------------------------------

@@ -309,21 +309,22 @@ def _no_server(
 
 
 async def _claude(config: SidecarConfig, fleet: HostsAnswer | None) -> Check:
+    from sidecar.executors.claude.command import NOT_LOGGED_IN
     from sidecar.looks import Answered, ask_claude
     from sidecar.processes.family import Processes
 
     if not config.claude.enabled:
         return Check("Claude Code", "ok", "switched off in sidecar.toml")
     processes = Processes()
-    answer = await ask_claude(processes, config.claude.program, PROBE_S)
+    answer = await ask_claude(processes, config.claude, PROBE_S)
     mode = config.claude.permission_mode
     if not isinstance(answer, Answered):
-        return Check(
-            "Claude Code",
-            "warn",
-            answer.reason,
-            "install it with npm install -g @anthropic-ai/claude-code for complex tasks",
+        advice = (
+            "log in, then `agentcom doctor --retry`; `claude auth status` says whether it is"
+            if answer.reason == NOT_LOGGED_IN
+            else "install it with npm install -g @anthropic-ai/claude-code for complex tasks"
         )
+        return Check("Claude Code", "warn", answer.reason, advice)
     about = f"{answer.version}, permission mode {mode}"
     if answer.simulated:
         about += " (simulated)"

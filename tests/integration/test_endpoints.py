@@ -15,6 +15,7 @@ from events.catalogue import EndpointState, TaskSpec
 from projections.fleet import EndpointView
 from sidecar.config import ClaudeConfig, EndpointConfig, SidecarConfig
 from sidecar.endpoints import Endpoints
+from sidecar.executors.claude.command import NOT_LOGGED_IN
 from sidecar.executors.port import Finished, RawResult, Returned
 from sidecar.looks import Missed, ask_claude
 from sidecar.processes.family import Processes
@@ -119,11 +120,40 @@ async def test_a_missing_claude_is_down_with_the_word_that_helps() -> None:
         assert "npm install -g" in told.states["h1-claude"].reason
 
 
+async def test_a_claude_that_is_not_logged_in_is_down_until_it_is(
+    simulated_claude: SimulatedClaude,
+) -> None:
+    simulated_claude.log_in(False)
+    async with looking(program=str(simulated_claude.program)) as (endpoints, told):
+        await endpoints.look()
+        state = told.states["h1-claude"]
+        assert (state.up, state.reason) == (False, NOT_LOGGED_IN)
+        simulated_claude.log_in(True)
+        await endpoints.look()
+        assert told.states["h1-claude"].up
+
+
+async def test_a_claude_that_was_logged_in_is_asked_again_when_a_run_was_refused(
+    simulated_claude: SimulatedClaude,
+) -> None:
+    async with looking(program=str(simulated_claude.program)) as (endpoints, told):
+        await endpoints.look()
+        simulated_claude.log_in(False)
+        await endpoints.look()
+        await endpoints.look()
+        assert told.states["h1-claude"].up  # nobody asked, and nobody was refused
+        refused = Finished(RawResult(status="failed"), unusable=True)
+        endpoints.showed(claude_run(), refused)
+        endpoints.look_again()
+        await endpoints.look()
+        assert told.states["h1-claude"].reason == NOT_LOGGED_IN
+
+
 async def test_a_slow_claude_is_not_said_to_be_missing(tmp_path: Path) -> None:
     slow = tmp_path / "claude"
     slow.write_text("#!/bin/sh\nexec sleep 600\n")
     slow.chmod(0o755)
-    looked = await ask_claude(Processes(), str(slow), 0.2)
+    looked = await ask_claude(Processes(), ClaudeConfig(program=str(slow)), 0.2)
     assert isinstance(looked, Missed)
     assert looked.there
     assert looked.reason == f"{slow} --version: no answer in 0.2s"

@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from sidecar.executors.claude.command import is_logged_out
+from sidecar.processes.family import Processes
 from sidecar.simulated.claude import CLAUDE_CODE, Scenario
 from tests.support.backends import Ended, run_claude, shape
 from tests.support.messages_api import Reply
@@ -360,6 +362,40 @@ async def test_a_command_line_is_refused_in_the_same_words(
     assert simulated.exit == real.exit == 1
     assert simulated.stderr.strip() == real.stderr.strip()
     assert shape(simulated.events) == shape(real.events)
+
+
+@pytest.mark.parametrize("key", [{}, {"ANTHROPIC_API_KEY": "any"}])
+async def test_whether_it_is_logged_in_is_said_in_the_same_words(
+    key: dict[str, str],
+    real_claude: Path,
+    simulated_claude: SimulatedClaude,
+    tmp_path: Path,
+) -> None:
+    simulated_claude.log_in(bool(key))
+    home = {"HOME": str(tmp_path), "PATH": os.environ["PATH"], **key}
+    exits, told = [], []
+    for program in (real_claude, simulated_claude.program):
+        logged_out = await is_logged_out(Processes(), program, CLAUDE_CODE, home, 60)
+        assert logged_out is not bool(key)
+        asked = await Processes().brief(
+            [str(program), "auth", "status"], cwd=tmp_path, env=home, timeout_s=60
+        )
+        exits.append(asked.exit and asked.exit.code)
+        told.append(json.loads(asked.stdout))
+    assert exits[0] == exits[1]
+    assert told[0].items() >= told[1].items()
+
+
+async def test_an_older_program_is_not_asked_whether_it_is_logged_in(
+    tmp_path: Path,
+) -> None:
+    older = tmp_path / "claude"
+    older.write_text('#!/bin/sh\necho ran >> "$0.ran"; echo \'{"loggedIn": false}\'\n')
+    older.chmod(0o755)
+    for version, logged_out in (("2.1.40", False), ("2.1.41", True), ("3.0.0", True)):
+        said = await is_logged_out(Processes(), older, version, {}, 60)
+        assert said is logged_out
+    assert (tmp_path / "claude.ran").read_text() == "ran\n" * 2
 
 
 async def test_the_price_of_a_run_is_the_real_program_s_price(

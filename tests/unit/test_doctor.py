@@ -6,13 +6,15 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from cli.client import health
-from cli.commands.doctor import _ollama
+from cli.commands.doctor import _claude, _ollama
 from projections.fleet import EndpointView
-from sidecar.config import EndpointConfig, SidecarConfig
+from sidecar.config import ClaudeConfig, EndpointConfig, SidecarConfig
+from sidecar.executors.claude.command import NOT_LOGGED_IN
 
 if TYPE_CHECKING:
     import pytest
 
+    from sidecar.simulated.claude import SimulatedClaude
     from sidecar.simulated.ollama import SimulatedOllama
 
 
@@ -46,6 +48,17 @@ async def test_an_address_with_a_password_is_told_without_it(
     [check] = await _ollama(config, fleet(offered))
     assert check.status == "ok"
     assert "geheim77" not in check.found
+
+
+async def test_a_claude_that_is_not_logged_in_is_warned_of_before_its_first_task(
+    simulated_claude: SimulatedClaude,
+) -> None:
+    config = SidecarConfig(claude=ClaudeConfig(program=str(simulated_claude.program)))
+    assert (await _claude(config, None)).status == "ok"
+    simulated_claude.log_in(False)
+    check = await _claude(config, None)
+    assert (check.status, check.found) == ("warn", NOT_LOGGED_IN)
+    assert "agentcom doctor --retry" in check.advice
 
 
 def test_a_store_of_files_that_fills_up_is_warned_of() -> None:

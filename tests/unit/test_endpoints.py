@@ -159,6 +159,19 @@ def test_a_first_miss_is_told_of_what_is_known_to_be_there() -> None:
     assert slow.answered(FOUND, 0) is not None
 
 
+def test_a_better_reason_takes_the_place_of_the_first_one() -> None:
+    each = watched()
+    each.missed("no answer in 4.5s")
+    assert each.missed("refused", 1) is None
+    known = each.missed("not logged in", 2, there=True)
+    assert known is not None
+    assert (known.up, known.reason) == (False, "not logged in")
+    assert each.missed("not logged in", 3, there=True) is None
+    each.answered(FOUND, 4)
+    each.unusable("no credit", 5, 5)
+    assert each.missed("not logged in", 6, there=True) is None
+
+
 def test_a_success_in_between_forgives_a_miss() -> None:
     each = watched()
     each.answered(FOUND, 0)

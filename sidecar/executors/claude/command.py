@@ -87,6 +87,14 @@ def find_program(configured: str | None, path: str | None) -> Path | None:
     return None
 
 
+NOT_LOGGED_IN = (
+    "not logged in: run `claude` once as the sidecar's user, or give that one "
+    "ANTHROPIC_API_KEY"
+)
+_TELLS_LOGIN = (2, 1, 41)
+"""The first version with `claude auth status`; an earlier one takes that for a prompt."""
+
+
 class Probe(Struct, frozen=True):
     """What `claude --version` printed; `reason` where there is no version."""
 
@@ -117,6 +125,34 @@ async def probe(
         )
         return Probe(reason=f"{program} --version: {ended}")
     return Probe(version=text.split()[0], simulated="simulated" in text)
+
+
+async def is_logged_out(
+    processes: Processes,
+    program: Path,
+    version: str,
+    env: Mapping[str, str],
+    timeout_s: float,
+) -> bool:
+    """Whether the program says by itself that it has no login; it asks nobody for that.
+
+    False, too, where it cannot tell. `env` are the variables that its runs get: a key may
+    be among them.
+    """
+    numbers = tuple(int(n) for n in version.split(".") if n.isdecimal())
+    if numbers < _TELLS_LOGIN:
+        return False
+    brief = await processes.brief(
+        [str(program), "auth", "status"],
+        cwd=Path("/"),
+        env={**env, "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1"},
+        timeout_s=timeout_s,
+    )
+    try:
+        status = msgspec.json.decode(brief.stdout, type=dict[str, Any])
+    except msgspec.DecodeError:
+        return False
+    return status.get("loggedIn") is False
 
 
 def session_of(route: str, number: int) -> str:
