@@ -332,7 +332,7 @@ def _host(
         joined_at=host.joined_at,
         version=host.version,
         platform=host.platform,
-        slots=host.slots,
+        slots=_slots(host),
         in_flight=sum(running.values()),
         in_flight_by_endpoint=running,
         capabilities=host.capabilities,
@@ -346,6 +346,12 @@ def _host(
         ram_bytes=host.ram_bytes,
         journal_lost=host.journal_lost,
     )
+
+
+def _slots(host: HostView) -> dict[str, int]:
+    """Return how many runs at once a host takes; those of Claude Code where it has that."""
+    there = any(each.kind == "claude" for each in host.endpoints.values())
+    return {kind: n for kind, n in host.slots.items() if kind != "claude" or there}
 
 
 def _seen(host: HostView, endpoint: EndpointView) -> EndpointView:

@@ -44,6 +44,16 @@ def shown(history: History):
     return mapping.hosts(world, Beats(), monotonic=0.0, now=history.now)
 
 
+def test_a_host_without_claude_is_not_said_to_have_slots_for_it():
+    history = History()
+    history.join("h1")
+    assert shown(history).hosts[0].slots == {"shell": 2}
+
+    claude = c.EndpointState(endpoint="h1-claude", kind="claude", up=True)
+    history.host_says(c.EndpointUp, "h1", state=claude)
+    assert shown(history).hosts[0].slots == {"shell": 2, "claude": 1}
+
+
 def test_of_a_host_that_is_gone_no_endpoint_is_up():
     history = History()
     history.join("h1")
