@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from contextlib import suppress
 from pathlib import Path
 
 import click
@@ -24,6 +25,7 @@ from cli.local.cluster import (
     read_cluster,
     refresh,
 )
+from cli.local.holders import taken_by, who_runs
 from cli.local.instance import (
     ROLES,
     Credentials,
@@ -32,6 +34,7 @@ from cli.local.instance import (
 )
 from cli.local.reach import Reach, link_beside, nats_command, write_contexts
 from cli.local.streams import provision_with
+from cli.render.terminal import remark
 from events.errors import AgentComError, shown
 from events.ids import is_token
 from events.nats.provision import USUAL, Retention
@@ -123,6 +126,7 @@ def keys(
     DATA/nodes, to be copied to its machine.
     """
     instance = Instance(data)
+    listened = instance.listen
     if cluster is None and (nodes or node_data or node_tls):
         raise click.UsageError("--node, --node-data and --node-tls go with --cluster")
     if cluster is not None and listen is not None:
@@ -158,6 +162,29 @@ def keys(
     click.echo()
     for one in credentials:
         click.echo(f"{one.role:<13} {nats_command(one)}")
+    if not folders and (hint := _hint(instance, listened)):
+        click.echo()
+        remark(hint)
+
+
+def _hint(instance: Instance, listened: str | None) -> str:
+    """Say who is in the way of the broker that is to listen there, "" if nobody is.
+
+    `listened` is where it was to listen before this command.
+    """
+    runs, listen = who_runs(instance), instance.listen or ""
+    if runs and listen == listened:
+        return ""
+    if runs:
+        return (
+            f"{runs} runs here and goes on listening on {listened}: end it and start it "
+            f"anew, and it listens on {listen}; until then commands look for it in vain"
+        )
+    host, _, port = listen.rpartition(":")
+    with suppress(OSError, ValueError):
+        if holder := taken_by(int(port), host):
+            return f"port {port} is taken by {holder}: choose another one with --listen"
+    return ""
 
 
 @click.group()

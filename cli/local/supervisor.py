@@ -9,7 +9,6 @@ dies with this process (Linux: parent-death signals). Start it from the main thr
 from __future__ import annotations
 
 import asyncio
-import errno
 import os
 import shutil
 import socket
@@ -23,7 +22,8 @@ from msgspec.structs import replace
 
 from cli.client.connection import NotRunning, Refused, Session, connected
 from cli.local.broker import Broker, StartFailed, running_pid
-from cli.local.instance import EVERYWHERE, LOOPBACK
+from cli.local.holders import require_free
+from cli.local.instance import LOOPBACK
 from cli.local.process import listens_on
 from cli.local.role_logs import bound_log, last_words
 from cli.local.roles import web_url
@@ -43,6 +43,8 @@ SUCCESSION_S: Final = 30.0
 """How long what a killed `agentcom up` ran is waited for; a sidecar that drains, longer."""
 NOTIFY_FILE: Final = "notify.toml"
 """Where the data folder has this, notifications are delivered too."""
+OTHER_BROKER: Final = "--nats-port, 0 for any free one"
+OTHER_WEB: Final = "--port, 0 for any free one"
 PORT_TRIES: Final = 5
 READY_S: Final = 30.0
 DRAIN_EXTRA_S: Final = 10.0
@@ -167,11 +169,11 @@ class Everything:
         patience = SUCCESSION_S if self._take_folder() else 0.0
         await self._once(self._require_no_broker, patience)
         await self._once(
-            lambda: require_free(plan.nats_port, "--nats-port", plan.nats_host),
+            lambda: require_free(plan.nats_port, OTHER_BROKER, plan.nats_host),
             patience,
         )
         if not plan.any_port:
-            await self._once(lambda: require_free(plan.port, "--port"), patience)
+            await self._once(lambda: require_free(plan.port, OTHER_WEB), patience)
         self._start_broker()
         if self._broker.unrecovered:
             self._say(f"{self._broker.unrecovered}: its description is made anew")
@@ -453,22 +455,3 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
-
-
-def require_free(port: int, option: str, address: str = LOOPBACK) -> None:
-    """Raise Problem where nobody can listen on `port` of `address`, or somebody does."""
-    host = LOOPBACK if address in EVERYWHERE else address.strip("[]")
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            if error.errno != errno.EADDRINUSE:
-                raise Problem(
-                    f"nobody can listen on {address}:{port} here: {error.strerror}"
-                ) from error
-            raise Problem(
-                f"port {port} is taken by another program: choose one with {option}, "
-                "0 for any free one"
-            ) from error

@@ -213,6 +213,30 @@ async def test_a_dashboards_port_that_was_taken_meanwhile_is_another_one(
             await everything.stop()
 
 
+def test_who_has_a_port_and_who_runs_here_is_named_with_what_to_do(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "one").mkdir()
+    with agentcom_up(tmp_path / "one") as (system, up):
+        broker = Instance(system.data).url.rpartition(":")[2]
+        web = up.said["stdout"].partition("http://127.0.0.1:")[2].partition("/")[0]
+        other = str(tmp_path / "other")
+        for ports, what in (
+            (("--nats-port", broker, "--port", "0"), "broker"),
+            (("--nats-port", "0", "--port", web), "dashboard"),
+        ):
+            refused = system.run("up", "--data", other, *ports)
+            assert refused.returncode == 1
+            taken = f"is taken by the {what} of the AgentCom on {system.data} (process"
+            assert taken in refused.stderr, refused.stderr
+        told = system.run("keys", "--data", other, "--listen", f"127.0.0.1:{broker}")
+        assert f"the broker of the AgentCom on {system.data}" in told.stderr
+        assert system.run("keys").stderr == ""
+        elsewhere = system.run("keys", "--listen", f"127.0.0.1:{free_port()}")
+        assert f"`agentcom up` (process {up.process.pid})" in elsewhere.stderr
+        assert f"goes on listening on 127.0.0.1:{broker}" in elsewhere.stderr
+
+
 def test_a_data_folder_deleted_under_a_sidecar_ends_it_with_the_reason(
     tmp_path: Path,
 ) -> None:

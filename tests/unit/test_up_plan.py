@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import socket
 import sys
-from typing import TYPE_CHECKING
+from pathlib import Path
 from urllib.parse import parse_qs
 
 import click
@@ -13,17 +15,15 @@ from msgspec.structs import replace
 
 from cli.commands.roles import web
 from cli.commands.up import plan_for
+from cli.local.holders import part_of_an_instance, require_free
 from cli.local.instance import Instance
 from cli.local.roles import host_credentials, sidecar_config, web_url
 from cli.local.served import ServedRole
-from cli.local.supervisor import Everything, require_free
+from cli.local.supervisor import Everything
 from cli.render.fleet import _local
 from cli.render.terminal import Problem
 from projections.fleet import EndpointView
 from sidecar.config import SidecarConfig
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 @pytest.fixture
@@ -240,3 +240,28 @@ async def test_a_killed_role_is_not_explained_by_an_old_line(
     (line,) = heard
     assert line.startswith(said)
     assert ("old news" in line) == ("status" in line)
+
+
+def test_a_command_line_tells_which_instance_has_a_port(tmp_path: Path) -> None:
+    Instance(tmp_path).prepare("127.0.0.1:4333")
+    broker = ["/usr/bin/nats-server", "-c", str(tmp_path / "nats.conf"), "-l", "x.log"]
+    assert part_of_an_instance(broker, 4333) == ("broker", tmp_path)
+    assert part_of_an_instance(broker, 433) is None
+    somebodys = ["nats-server", "-c", "/etc/nats/nats.conf"]
+    assert part_of_an_instance(somebodys, 4333) is None
+    web = ["python", "-P", "-m", "agentcom", "web", "--data", "/d", "--port=4000"]
+    assert part_of_an_instance(web, 4000) == ("dashboard", Path("/d"))
+    assert part_of_an_instance(web, 400) is None
+    assert part_of_an_instance(["/bin/agentcom", *web[4:]], 4000) is not None
+    assert part_of_an_instance(["python", "-m", "http.server", "4000"], 4000) is None
+    assert part_of_an_instance([], 4000) is None
+
+
+def test_a_port_that_nobody_explains_is_taken_by_another_program() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(Problem, match=f"port {port} is taken by") as refused:
+            require_free(port, "--port")
+        assert f"process {os.getpid()}" in refused.value.message
