@@ -237,19 +237,24 @@ def heard_before(event: c.HostEvent, joined_id: str, last_ids: dict[str, str]) -
 def hops(
     tier: c.Tier,
     *,
-    bound: bool,
+    fixed: bool,
+    stays: bool,
+    model: str,
+    tied: bool,
     has_command: bool,
+    of_a_model: bool,
     is_up: Callable[[c.Tier], bool],
     allow_downgrade: bool,
-    of_a_model: bool = False,
 ) -> list[c.Tier]:
     """Return where a task of `tier` may go instead, the nearest first: one step, one time.
 
-    `bound`: nowhere, for it has hopped, names its model or host, or belongs to no tier.
-    `is_up` says whether a tier has a place that would do with all its slots free;
-    `of_a_model` that the task asks for what only a chat's model gives.
+    Nowhere, if it is of a `fixed` kind, outside the tiers; if it `stays`, because it has
+    hopped or is not allowed to; if it names its `model`; or if it is `tied` to a host where
+    nothing failed on it, and its tier is up. `is_up` says whether a tier has a place that
+    would do with all its slots free; `of_a_model` that the task asks for what only a chat's
+    model gives.
     """
-    if bound:
+    if fixed or stays or model or (tied and is_up(tier)):
         return []
     if tier == "standard":
         if has_command and not is_up("complex"):
@@ -259,3 +264,8 @@ def hops(
         # It acts on a tier that is down; what failed on Claude never goes lower.
         return ["standard"]
     return []
+
+
+def may_not_hop(tier_limit: c.Tier | None) -> bool:
+    """Whether a task with this limit, as its submission says it, may leave its tier for none."""
+    return tier_limit == "standard"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from events import catalogue as c
-from events.lifecycle import is_held
+from events.lifecycle import is_held, may_not_hop
 from projections.record import TaskRecord
 
 DESCRIPTION_KEPT: Final = 1_000
@@ -38,7 +38,7 @@ def new_record(event: c.TaskSubmitted, seq: int) -> TaskRecord:
         submitted_at=event.at,
         waiting_since=event.at,
         ttl_s=spec.ttl_s,
-        exact_model=spec.model is not None or bool(c.chat_options(spec)),
+        of_a_model=bool(c.chat_options(spec)),
         has_command=spec.shell is not None,
         labels=dict(sorted(spec.labels.items())),
         wanted_model=spec.model or "",
@@ -49,6 +49,7 @@ def new_record(event: c.TaskSubmitted, seq: int) -> TaskRecord:
         root=event.root,
         depth=event.depth,
         schedule=event.schedule,
+        stays=may_not_hop(event.tier_limit),
     )
 
 

@@ -356,12 +356,7 @@ class Queries:
         record = await self._find(question.task_id)
         if isinstance(record, Refusal):
             return record
-        model = None
-        if record.exact_model and record.phase == "waiting":
-            submitted = await self._log.get(record.seq)
-            if submitted is not None and isinstance(submitted.event, c.TaskSubmitted):
-                model = submitted.event.spec.model
-        return waiting.why(record, self._runner.world, self._now(), model)
+        return waiting.why(record, self._runner.world, self._now())
 
     async def costs(self, question: q.AskCosts) -> Answer:
         """Answer `costs`."""

@@ -253,9 +253,10 @@ class TaskRecord(Struct, array_like=True, kw_only=True, gc=False):
     routed. `attempts` counts those that are over and counted.
     `tier` is where it runs or waits to run, `preferred_tier` what its classification
     said. `trace_seq`, `result_seq`, `seq` (its submission) and `env_seq` (the start of its
-    last command) are where the log has the rest. `waiting_since` is when it last began to wait. `exact_model` and `has_command`
-    say that its specification names a model (or what its own tier alone honours), or a command: they bound where it may go
-    instead of its own tier. `cwd` is the folder that its last run worked in. `unverified`: its
+    last command) are where the log has the rest. `waiting_since` is when it last began to wait. `of_a_model`, `has_command` and
+    `stays` say that its specification asks for what a chat's model alone gives, that it has
+    a command, and that it may leave its tier for none: as `events.lifecycle.hops` wants
+    it. `cwd` is the folder that its last run worked in. `unverified`: its
     tier's work did not pass the verification, so that it waits for the next tier alone.
     `parent`, `root` and `depth` are as in its submission, `children` counts those that its
     own runs have submitted.
@@ -318,7 +319,7 @@ class TaskRecord(Struct, array_like=True, kw_only=True, gc=False):
     spent: Spent = NOTHING
     routings: list[Routing] = field(default_factory=list)
     ttl_s: float | None = None
-    exact_model: bool = False
+    of_a_model: bool = False
     has_command: bool = False
     cwd: str = ""
     env_seq: int = 0
@@ -340,6 +341,7 @@ class TaskRecord(Struct, array_like=True, kw_only=True, gc=False):
     input_from: list[str] = field(default_factory=list)
     followers: list[str] = field(default_factory=list)
     schedule: str = ""
+    stays: bool = False
 
     @property
     def tree(self) -> str:

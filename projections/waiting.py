@@ -47,13 +47,8 @@ MODELS_NAMED: Final = 10
 """So many models are named to whoever waits for one that nobody has."""
 
 
-def why(
-    record: TaskRecord, world: World, now: float, model: str | None = None
-) -> WhyAnswer:
-    """Say why a task waits; `now` is the present time, in epoch seconds.
-
-    `model` is the one that its specification names.
-    """
+def why(record: TaskRecord, world: World, now: float) -> WhyAnswer:
+    """Say why a task waits; `now` is the present time, in epoch seconds."""
     fleet = world.fleet
     tier = view_at(fleet, record.seeks, now)
     held = record.held and record.phase == "waiting"
@@ -70,7 +65,7 @@ def why(
     if held:
         because = list(held_for(record, world))
     else:
-        because = list(_because(record, fleet, tier, ahead, up, in_flight, now, model))
+        because = list(_because(record, fleet, tier, ahead, up, in_flight, now))
     if expires_at:
         because.append(f"Unless something takes it before, it expires at {expires_at}.")
     return WhyAnswer(
@@ -143,14 +138,14 @@ def _other_tiers(record: TaskRecord, fleet: FleetState) -> list[str]:
     def is_up(tier: str) -> bool:
         return gone_since(fleet, tier) is None
 
-    bound = record.exact_model or record.fallback_used or record.unverified
-    bound = bound or record.executor in FIXED_KINDS
-    if record.assign_to and not record.exclude:
-        bound = bound or is_up(record.tier)
     tiers = hops(
         cast("c.Tier", record.tier),
-        bound=bound,
+        fixed=record.executor in FIXED_KINDS,
+        stays=record.stays or record.fallback_used or record.unverified,
+        model=record.wanted_model,
+        tied=bool(record.assign_to and not record.exclude),
         has_command=record.has_command,
+        of_a_model=record.of_a_model,
         is_up=is_up,
         allow_downgrade=fleet.in_force.allow_downgrade,
     )
@@ -196,7 +191,6 @@ def _because(
     up: int,
     in_flight: int,
     now: float,
-    model: str | None,
 ) -> Iterator[str]:
     if ahead is None:
         yield f"It does not wait: it is {record.phase}" + (
@@ -230,6 +224,7 @@ def _because(
         yield _drain_of(host, only=bool(record.assign_to))
     if record.exclude:
         yield f"It is not to be tried on {record.exclude} until that is up again."
+    model = record.wanted_model
     lacking = _lacking(fleet, record.seeks, model) if model and there == "up" else ""
     if lacking:
         yield lacking

@@ -236,21 +236,21 @@ def options(state: SchedulerState, required: Requirement) -> list[c.Tier]:
 
 
 def _hops(state: SchedulerState, required: Requirement) -> list[c.Tier]:
-    """Return where the one hop may lead; nowhere for an exact model."""
+    """Return where the one hop may lead, the nearest first."""
 
     def is_up(tier: c.Tier) -> bool:
         return state.fleet.tier_pool(tier).available > 0
 
-    bound = bool(required.hopped or required.model or required.kind in FIXED_KINDS)
-    if not bound and required.assign_to and not required.excluded:
-        bound = is_up(required.tier)
     return hops(
         required.tier,
-        bound=bound,
+        fixed=required.kind in FIXED_KINDS,
+        stays=required.hopped,
+        model=required.model,
+        tied=bool(required.assign_to and not required.excluded),
         has_command=required.shell,
+        of_a_model=required.chat,
         is_up=is_up,
         allow_downgrade=state.policy.allow_downgrade,
-        of_a_model=required.chat,
     )
 
 

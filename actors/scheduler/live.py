@@ -11,7 +11,7 @@ from actors.rules.contexts import context_needed
 from actors.scheduler.queue import LANES, PLACE_KIND, Requirement, requirement
 from events import catalogue as c
 from events.codec import instant
-from events.lifecycle import FIXED_KINDS, SUSPECT_FROM
+from events.lifecycle import FIXED_KINDS, SUSPECT_FROM, may_not_hop
 
 TEXTS: Final = 10_000
 """Names of repositories and reasons of classifications that are kept once for all tasks that
@@ -134,7 +134,7 @@ class Newcomers:
             mode=event.mode,
             prompt_tokens=event.prompt_tokens_estimate,
             child=child,
-            hopped=event.tier_limit == "standard",
+            hopped=may_not_hop(event.tier_limit),
         )
         live = LiveTask(
             initial(task_id),

@@ -125,7 +125,9 @@ def _listening(port: int) -> set[int]:
     return {
         one.pid
         for one in sockets
-        if one.pid and one.status == psutil.CONN_LISTEN and one.laddr[1] == port
+        if one.pid
+        and one.status == psutil.CONN_LISTEN
+        and getattr(one.laddr, "port", 0) == port
     }
 
 

@@ -89,6 +89,7 @@ class History:
         tier: c.Tier = "standard",
         task_id: str | None = None,
         inferred: c.ExplicitTier | None = None,
+        tier_limit: c.Tier | None = None,
         **spec: Any,
     ) -> str:
         task_id = task_id or self.new_id()
@@ -105,6 +106,7 @@ class History:
             spec=c.TaskSpec(description=description, **spec),
             classification=said,
             submitter="alice",
+            tier_limit=tier_limit,
         )
         self.say(subjects.task(task_id), event)
         return task_id

@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 
 from actors.rules.policy import Policy
+from actors.scheduler.dispatch import options
+from actors.scheduler.state import SchedulerState
 from cli.render.fleet import tier_state
 from events import catalogue as c
 from events import subjects
@@ -217,6 +219,17 @@ def test_a_limit_ends_by_the_clock_and_by_being_lifted():
     assert shown(history)["standard"] == ("up", "up")
 
 
+PLAIN = {
+    "fixed": False,
+    "stays": False,
+    "model": "",
+    "tied": False,
+    "has_command": False,
+    "of_a_model": False,
+    "allow_downgrade": False,
+}
+
+
 @pytest.mark.parametrize(
     ("tier", "up", "more", "then"),
     [
@@ -224,7 +237,11 @@ def test_a_limit_ends_by_the_clock_and_by_being_lifted():
         ("standard", "complex", {"has_command": True}, ["complex"]),
         ("standard", "", {"has_command": True}, ["complex", "trivial"]),
         ("standard", "", {"of_a_model": True}, []),
-        ("standard", "", {"bound": True}, []),
+        ("standard", "", {"stays": True}, []),
+        ("standard", "", {"fixed": True}, []),
+        ("standard", "", {"model": "llama3.2"}, []),
+        ("standard", "", {"tied": True}, ["complex"]),
+        ("standard", "standard", {"tied": True}, []),
         ("complex", "", {}, []),
         ("complex", "", {"allow_downgrade": True}, ["standard"]),
         ("complex", "complex", {"allow_downgrade": True}, []),
@@ -232,5 +249,61 @@ def test_a_limit_ends_by_the_clock_and_by_being_lifted():
     ],
 )
 def test_where_a_task_may_go_instead_is_one_rule(tier, up, more, then):
-    plain = {"bound": False, "has_command": False, "allow_downgrade": False}
-    assert hops(tier, **plain | more, is_up=lambda one: one == up) == then
+    assert hops(tier, **PLAIN | more, is_up=lambda one: one == up) == then
+
+
+@pytest.mark.parametrize("downgrade", [False, True])
+@pytest.mark.parametrize("models", [(), ("llama3.2",)])
+@pytest.mark.parametrize(
+    ("tier", "spec"),
+    [
+        ("standard", {}),
+        ("standard", {"tier_limit": "standard"}),
+        ("standard", {"system": "Be brief."}),
+        ("complex", {"system": "Be brief."}),
+        ("standard", {"model": "llama3.2"}),
+        ("standard", {"shell": c.Shell(command="ls")}),
+        ("standard", {"assign_to": "h1"}),
+        ("standard", {"executor": "agent"}),
+        ("complex", {}),
+    ],
+)
+def test_people_are_told_of_the_tiers_that_the_scheduler_may_use(
+    tier, spec, models, downgrade
+):
+    history = History()
+    history.join("h1", models=models)
+    if not models:
+        history.host_says(
+            c.EndpointDown, "h1", endpoint="h1-ollama", kind="ollama", reason="refused"
+        )
+    policy = {"allow_downgrade": downgrade}
+    history.say(
+        subjects.POLICY,
+        c.PolicyChanged(
+            **history.head("gateway"), version=1, policy=policy, requested_by="alice"
+        ),
+    )
+    task = history.submit(tier=tier, **spec)
+    state = SchedulerState()
+    for recorded in history.recorded:
+        state.fold(recorded)
+    world = fold(history.recorded)
+
+    [waits] = [group.requirement for group in state.queue.groups.values()]
+    record = world.tasks.records[task]
+    told = [record.seeks, *waiting._other_tiers(record, world.fleet)]
+    assert told == options(state, waits)
+
+
+def test_a_child_that_is_limited_to_local_models_is_not_told_of_claude():
+    history = History()
+    history.join("h1", models=())
+    history.host_says(
+        c.EndpointDown, "h1", endpoint="h1-ollama", kind="ollama", reason="refused"
+    )
+    for limit, named in ((None, True), ("standard", False)):
+        task = history.submit(tier_limit=limit)
+        world = fold(history.recorded)
+        told = waiting.why(world.tasks.records[task], world, history.now).because
+        assert any("Claude Code (complex) either" in each for each in told) is named
