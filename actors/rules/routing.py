@@ -34,13 +34,16 @@ COST_TIERS: Final[dict[str, c.CostTier]] = {
 
 
 class Routable(Struct, frozen=True, kw_only=True):
-    """What is being routed, and under which circumstances."""
+    """What is being routed, and under which circumstances.
+
+    `barred` are endpoints and hosts that it may not have now.
+    """
 
     task_id: str
     generation: int
     attempt: int
     repo: str | None
-    excluded: tuple[str, ...]
+    barred: tuple[str, ...]
     classification_reason: str
     fallback_from: c.Tier | None = None
     fallback_reason: str | None = None
@@ -60,13 +63,13 @@ def route(
     decided_us: float = 0.0,
 ) -> tuple[c.TaskRouted, Place] | None:
     """Choose the best place of a pool; None if none is open to this task."""
-    candidates = pool.best(task.task_id, task.repo, task.excluded)
+    candidates = pool.best(task.task_id, task.repo, task.barred)
     if not candidates:
         return None
     chosen = candidates[0]
     place = pool.place(chosen)
     required = pool.requirement
-    counts, named = pool.excluded_for(task.excluded, policy.recorded_candidates)
+    counts, named = pool.left_out(task.barred, policy.recorded_candidates)
     target = TARGETS.get(place.kind) or (
         "openai" if place.endpoint_kind == "openai" else "ollama"
     )

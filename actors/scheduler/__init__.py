@@ -11,9 +11,9 @@ The words that are used here, each for one thing:
   complex (Claude Code). Work of a fixed kind (agent, noop) is outside the tiers: the tier
   that it was classified as stands in its events, but no place is chosen by it.
 - A *host* runs a sidecar. Each start of it has a new *incarnation*. Every few seconds it
-  sends a *beat*, outside the log: its resources, and the runs that it holds.
-- A *lease* is what one has to renew to keep its part. A scheduler's is a key that expires
-  (`lease`). A host's is counted by the leader alone: each beat renews it, and a host that
+  sends a *beat*, outside the log: its resources, and the runs that it has.
+- A *lease* is what one has to renew to keep its part. A scheduler's is a key that expires;
+  while it is *ours*, this process may lead (`lease`). A host's is counted by the leader alone: each beat renews it, and a host that
   was silent for all of it is *lost*.
 - A *place* is where a task can run: a host's shell, agents or no-ops, or an *endpoint*
   (a model server, Claude Code) as called by a host. It has so many *slots*. Its *kind* is
@@ -31,7 +31,8 @@ The words that are used here, each for one thing:
   *generation*, so that of two routes the later is known. A route that was started, or
   failed in a way that counts, is an *attempt*; so many are allowed, then comes the *dead
   letter*. A host or endpoint that failed on a task is *excluded* for it until it has come
-  up anew, or until nothing else is left.
+  up anew, or until nothing else is left. What a task may not have at the moment is
+  *barred*: what is excluded, and for a suspect the hosts of other suspects.
 - A *hop* (a fallback) takes a task to another tier where its own has no place for it,
   after a wait. Each task hops once at most. From standard to complex it is an
   *escalation*, of which only so many may run at once, because they cost money.
@@ -44,13 +45,15 @@ The words that are used here, each for one thing:
   *skipped* where it was missed or the task before is not over.
 - A *suspect* is a task that lost runs with their hosts, and may be what ends them.
 
-Everywhere `state` is the `SchedulerState`, `lead` the `Leadership`, `live` a `LiveTask`.
+Everywhere `state` is the `SchedulerState`, `lead` the `Leadership`, `live` a `LiveTask` and
+`task` its own state, `live.task`. `look_at` is what a leader has to look at in its next
+turn: of the scheduler's state groups, of what is held tasks.
 
 Read them in this order: `logtime` (what durations are reckoned in), `outputs` (what comes
 out), `queue`, `live`, `specs`, `places`, `fleet` (the parts of the state), `state` (the
-fold; `hosts`, `tiers`, `held` and `schedules` have a part of it), `leadership` (what only
-a leader remembers), then the deciders `schedules`, `held`, `dispatch`, `expiry`,
-`returns`, `hosts`, `tiers`, and `mailing`; `decide` composes them, and `role` gives that
+fold; `hosts`, `tiers`, `held`, `families` and `schedules` have a part of it), `leadership`
+(what only a leader remembers), then the deciders `schedules`, `held`, `families`,
+`dispatch`, `expiry`, `returns`, `hosts`, `tiers`, and `mailing`; `decide` composes them, and `role` gives that
 a log, a bus and a `lease`. `checkpoint` writes the state and reads it again,
 `checkpoint_file` keeps it on disk. `metrics` counts what goes through the role's log.
 """

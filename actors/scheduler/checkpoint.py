@@ -60,7 +60,7 @@ LEFT_OUT: Final[dict[type, frozenset[str]]] = {
             *("tasks", "queue", "by_pool", "newcomers", "specs"),
             # Of the present, or of whoever leads: given up before this is written.
             *("now", "counts", "reserved", "tier_pending", "arrived"),
-            *("ready", "unmet", "tiers_dirty", "alerts_moved"),
+            *("look_at", "unmet", "tiers_dirty", "alerts_moved"),
             # Read from the log again.
             "coming_back",
         }
@@ -78,7 +78,7 @@ LEFT_OUT: Final[dict[type, frozenset[str]]] = {
 class LiveRow(Struct, array_like=True, gc=False):
     """A `LiveTask`; requirements by number, `group` the one it waits with (-1 for none)."""
 
-    state: TaskState
+    task: TaskState
     base: int
     group: int
     lane: int
@@ -119,9 +119,9 @@ def dump(state: SchedulerState) -> Iterator[bytes]:
 def _row(
     state: SchedulerState, live: LiveTask, numbers: dict[Requirement, int]
 ) -> LiveRow:
-    waiting = state.queue.tasks.get(live.state.task_id)
+    waiting = state.queue.tasks.get(live.task.task_id)
     return LiveRow(
-        live.state,
+        live.task,
         numbers[live.base],
         -1 if waiting is None else numbers[waiting.requirement],
         live.lane,
@@ -154,7 +154,7 @@ def restore(frames: Iterable[bytes]) -> SchedulerState:
         if state.queue.add(one).count == 1:
             required = one.requirement
             state.by_pool.setdefault(plain(required), set()).add(required)
-    state.ready.update(state.queue.groups)
+    state.look_at.update(state.queue.groups)
     fields, coming_back = unpack(next(source))
     for name, value in fields.items():
         setattr(state, name, unpacker.made(value))
@@ -179,7 +179,7 @@ def _take_rows(
     """
     tasks, text = state.tasks, state.newcomers.text
     for row in rows:
-        task = row.state
+        task = row.task
         if task.waiting_since == task.submitted_at:
             force_setattr(task, "waiting_since", task.submitted_at)
         if task.last_seq == task.submitted_seq:
@@ -236,7 +236,7 @@ class _Packer:
         if kind is deque:
             return ["q", value.maxlen, *map(self.plain, value)]
         if kind is LiveTask:
-            return ["live", value.state.task_id]
+            return ["live", value.task.task_id]
         if isinstance(value, c.Event):
             return ["event", encode(value)]
         if kind is Policy:

@@ -9,8 +9,11 @@ reservation, and a standby that folds the same log is ready to lead at any momen
 It is event-driven: a fold or a beat marks the few groups that might move, `decide` looks
 at those, and `next_wake` says when time alone would change something.
 
-A decider is a function of the state, the leadership and the time. It returns decisions;
-what it changes in the state is only that they are on their way (`SchedulerState.in_flight`).
+A decider is a function of the state, the leadership and the time: it reads no clock, draws
+no lot and sends nothing. It returns decisions. What it writes is for itself and its like:
+that they are on their way (`SchedulerState.in_flight`, `reserve`), what it has looked at
+(`look_at`, `unmet`, what a group remembers), and timers of the leadership. None of that is
+in the log, and a new leader begins without it.
 """
 
 from __future__ import annotations
@@ -146,7 +149,7 @@ class Scheduler:
         for until in state.fleet.limited_until.values():
             lead.wake_at(until)
         state.tiers_dirty = state.alerts_moved = True
-        state.ready.update(state.queue.groups)
+        state.look_at.update(state.queue.groups)
 
     def _look_at_found(self, lead: Leadership, now: float) -> None:
         """Look at the next of the tasks that were there when this one began to lead.
@@ -156,7 +159,7 @@ class Scheduler:
         state = self.state
         for _ in range(min(len(lead.unlooked), LOOKED_AT_ONCE)):
             live = lead.unlooked.popleft()
-            task, routed = live.state, live.routed
+            task, routed = live.task, live.routed
             if task.phase == "routed":
                 if routed is None or routed.epoch != lead.epoch:
                     lead.unaccepted.append(Unaccepted(now, task.task_id, task.route))
@@ -238,8 +241,8 @@ class Scheduler:
         hosts.note_clock(state, host, beat.at)
         if lead is not None:
             self.effects += mailing.stop_strays(state, lead, beat)
-            held = {one.route for one in beat.held}
-            hosts.compare(state, host, held, patience=MISSED_BEATS)
+            there = {one.route for one in beat.held}
+            hosts.compare(state, host, there, patience=MISSED_BEATS)
 
     def undecided(self, decision: Decision) -> None:
         """A decision was not stored: somebody else was first, or the log is away.
@@ -278,14 +281,14 @@ class Scheduler:
         if live.deciding == event.id:
             live.deciding = ""
             state.wait_again(live)
-        end = returns.end_behind(event, live.state.route)
+        end = returns.end_behind(event, live.task.route)
         if end is not None and not hosts.is_back(state, live, end):
             state.ended.setdefault(event.task_id, end)
 
     # -- what follows at once ----------------------------------------------------------
 
     def _after_step(self, lead: Leadership, step: FoldedStep) -> None:
-        state, task, event = self.state, step.live.state, step.event
+        state, task, event = self.state, step.live.task, step.event
         match event:
             case c.TaskRouted():
                 sent = Unaccepted(state.now, task.task_id, task.route)
@@ -339,7 +342,7 @@ class Scheduler:
         for live in state.tasks.values():
             if live.deadline is not None:
                 due = live.deadline - state.time.ahead_s
-                lead.wake_at(due, task_id=live.state.task_id)
+                lead.wake_at(due, task_id=live.task.task_id)
         for until in state.fleet.limited_until.values():
             lead.wake_at(until)
         state.held.look_at_all()
@@ -379,7 +382,7 @@ class Scheduler:
         due = state.schedules.next_wake()
         if state.schedules.busy or (due and due <= now + state.time.ahead_s):
             decisions += schedules.decide_schedules(state, lead, now)
-        if state.held.ready:
+        if state.held.look_at:
             decisions += held.decide_held(state, lead, now)
             self.effects += held.outcomes_needed(state)
         returns.note_unaccepted(state, lead, now)
@@ -388,8 +391,8 @@ class Scheduler:
         if state.ended:
             decisions += returns.decide_ended(state, lead, now)
         if state.fleet.changed_pools:
-            state.make_ready()
-        if state.ready:
+            state.look_at_changed()
+        if state.look_at:
             decisions += self._decide_waiting(lead, now)
         return decisions
 
@@ -406,7 +409,7 @@ class Scheduler:
                 state.lift_limits(now)
             elif timer.required in state.queue.groups:
                 state.queue.groups[timer.required].wake_at = None
-                state.ready.add(timer.required)
+                state.look_at.add(timer.required)
 
     def _decide_waiting(self, lead: Leadership, now: float) -> list[Decision]:
         """Route who can be routed; say why the others wait; expire who has starved."""
@@ -434,7 +437,7 @@ class Scheduler:
             wakes.append(lead.unaccepted[0].since + state.policy.accept_timeout_s)
         if state.fleet.hosts:
             wakes.append(lead.silence_check_at)
-        if lead.unlooked or state.held.ready or state.schedules.changed:
+        if lead.unlooked or state.held.look_at or state.schedules.changed:
             wakes.append(state.now)
         due = state.schedules.next_wake()
         if due is not None:
@@ -467,9 +470,9 @@ class Scheduler:
     def resend(self, task_id: str, route: str) -> None:
         """Mail an assignment once more, if it still waits to be accepted."""
         live, lead = self.state.tasks.get(task_id), self.leadership
-        if lead is None or live is None or live.state.phase != "routed":
+        if lead is None or live is None or live.task.phase != "routed":
             return
-        if live.state.route == route:
+        if live.task.route == route:
             self.effects += mailing.send_assignment(self.state, lead, live)
 
     def share_with(self, name: str) -> None:

@@ -66,12 +66,13 @@ class Hop(NamedTuple):
 class Target(NamedTuple):
     """A pool with a place for a group's head, and the hop that leads there.
 
-    `met` says whether the group is met: no hop, and no exclusion dropped. `unmet_since` is
+    `barred` are what the head may not have: what is excluded for it, and, where it is a
+    suspect, the hosts of others. `met` says whether the group is met: no hop, and no exclusion dropped. `unmet_since` is
     what the group has to remember, see `Group.unmet_since`.
     """
 
     pool: Pool
-    excluded: tuple[str, ...]
+    barred: tuple[str, ...]
     hop: Hop | None = None
     met: bool = True
     unmet_since: float | None = None
@@ -102,9 +103,9 @@ def look(state: SchedulerState, group: Group, now: float) -> Target | Blocked:
     pool = state.fleet.pool(required)
     if not pool.available_to(required.excluded):
         return _look_elsewhere(state, group, pool, now)
-    excluded = (*required.excluded, *_hosts_of_suspects(state, required))
-    if pool.open_to(excluded):
-        return Target(pool, excluded)
+    barred = (*required.excluded, *_hosts_of_suspects(state, required))
+    if pool.open_to(barred):
+        return Target(pool, barred)
     return Blocked(_BUSY, met=True)
 
 
@@ -160,8 +161,8 @@ def _look_elsewhere(
         refusal = _may_not_escalate(state)
         if refusal is not None:
             return blocked(refusal)
-    excluded = (*required.excluded, *_hosts_of_suspects(state, required))
-    if not other.open_to(excluded):
+    barred = (*required.excluded, *_hosts_of_suspects(state, required))
+    if not other.open_to(barred):
         return blocked(f"{tier}, where it may fall back to, is busy or limited")
     waited_s = round(max(0.0, now - since), 6)
     hop = Hop(
@@ -169,7 +170,7 @@ def _look_elsewhere(
         *_why_hop(state, required, pool, absent, waited_s),
         c.Wait(required.tier, state.time.text(since), waited_s, "taken"),
     )
-    return Target(other, excluded, hop, False, unmet_since)
+    return Target(other, barred, hop, False, unmet_since)
 
 
 def hop_due(since: float, policy: Policy, *, absent: bool = False) -> float:
@@ -205,8 +206,8 @@ def _look_above(state: SchedulerState, group: Group, now: float) -> Target | Blo
     if refusal is not None:
         spent = exhausted(state.policy, 0, _spent_today(state)) == "budget"
         return Blocked(refusal, starving=spent)
-    excluded = (*required.excluded, *_hosts_of_suspects(state, required))
-    if not pool.open_to(excluded):
+    barred = (*required.excluded, *_hosts_of_suspects(state, required))
+    if not pool.open_to(barred):
         return Blocked("complex, where it is to be tried, is busy or limited")
     hop = Hop(
         required.tier,
@@ -214,7 +215,7 @@ def _look_above(state: SchedulerState, group: Group, now: float) -> Target | Blo
         f"what {required.tier} did has not passed its verification",
         None,
     )
-    return Target(pool, excluded, hop, met=False)
+    return Target(pool, barred, hop, met=False)
 
 
 def note(state: SchedulerState, group: Group, outlook: Target | Blocked) -> None:
@@ -364,8 +365,8 @@ def decide_routes(
     """
     ageing_s = state.policy.ageing_s
     heads: list[tuple[tuple[int, int], Group]] = []
-    ready, state.ready = state.ready, set()
-    for required in ready:
+    marked, state.look_at = state.look_at, set()
+    for required in marked:
         group = state.queue.groups.get(required)
         first = group.head(now, ageing_s) if group is not None else None
         if group is not None and first is not None:
@@ -403,7 +404,7 @@ def _route_head(
     ticks: Callable[[], float],
 ) -> Decision | None:
     live = state.tasks[waiting.task_id]
-    task = live.state
+    task = live.task
     used_up = returns.decide_used_up(state, lead, live, now)
     if used_up is not None:
         return used_up
@@ -450,7 +451,7 @@ def _route(
             generation=generation,
             attempt=attempt,
             repo=repo,
-            excluded=target.excluded,
+            barred=target.barred,
             classification_reason=classification_reason,
             fallback_from=hop.tier if hop is not None else None,
             fallback_code=hop.code if hop is not None else None,
@@ -545,7 +546,7 @@ def decide_deferred(
             continue
         live.deferred = True
         event = lead.write(now, c.TaskDeferred, task_id=waiting.task_id, reason=why)
-        decisions.append(about_task(event, live.state))
+        decisions.append(about_task(event, live.task))
     if group.untold:
         lead.wake_group(now + TELL_PAUSE_S, group)
     return decisions

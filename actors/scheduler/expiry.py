@@ -60,7 +60,7 @@ def decide_deadline(
         return []
     if live.deadline > now + state.time.ahead_s:
         return []
-    if live.state.phase != "waiting" or live.deciding:
+    if live.task.phase != "waiting" or live.deciding:
         return []
     return [_expire(state, lead, live, now, "deadline", "its deadline has passed", [])]
 
@@ -153,11 +153,11 @@ def _expire(
     event = lead.write(
         now,
         c.TaskExpired,
-        task_id=live.state.task_id,
+        task_id=live.task.task_id,
         reason=reason,
         detail=detail,
         tiers=outages,
-        generation=live.state.generation,
+        generation=live.task.generation,
     )
     state.in_flight(live, event)
-    return about_task(event, live.state)
+    return about_task(event, live.task)

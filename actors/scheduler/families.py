@@ -48,7 +48,7 @@ class Families:
         """Take in a child's submission; `parent` is None where that is over."""
         self.parents[child] = Parentage(event.parent, event.parent_route)
         self.children.setdefault(event.parent, {})[child] = event.parent_route
-        if parent is None or not _runs(parent.state, event.parent_route):
+        if parent is None or not _runs(parent.task, event.parent_route):
             self.orphans[child] = None
 
     def over(self, child: str) -> str:
@@ -63,23 +63,23 @@ class Families:
             del self.children[parent.task_id]
         return parent.task_id
 
-    def went_on(self, state: TaskState) -> None:
+    def went_on(self, task: TaskState) -> None:
         """Find orphans after a step of their parent."""
-        for child, route in self.children.get(state.task_id, {}).items():
-            if not _runs(state, route):
+        for child, route in self.children.get(task.task_id, {}).items():
+            if not _runs(task, route):
                 self.orphans.setdefault(child)
 
     def lend(self, live: LiveTask, slots: Slots) -> bool:
         """Lend a parent's slot, or take it back, as it stands; whether that moved."""
-        task = live.state
-        held = self._lending.get(task.task_id)
+        task = live.task
+        lent = self._lending.get(task.task_id)
         lends = (
             slots if task.phase in ON_HOST and task.task_id in self.children else None
         )
-        if held is lends:
+        if lent is lends:
             return False
-        if held is not None:
-            held.lent -= 1
+        if lent is not None:
+            lent.lent -= 1
             del self._lending[task.task_id]
         if lends is not None:
             lends.lent += 1
@@ -88,12 +88,12 @@ class Families:
 
     def lent_to(self, host: str, slots: Slots, tasks: dict[str, LiveTask]) -> list[str]:
         """Return the routes on a host whose slots of this kind are lent."""
-        lending = [tasks[t].state for t, lent in self._lending.items() if lent is slots]
+        lending = [tasks[t].task for t, lent in self._lending.items() if lent is slots]
         return [task.route for task in lending if task.host == host]
 
 
-def _runs(state: TaskState, route: str) -> bool:
-    return state.route == route and state.phase in UNDER_WAY
+def _runs(task: TaskState, route: str) -> bool:
+    return task.route == route and task.phase in UNDER_WAY
 
 
 def decide_orphans(
@@ -104,17 +104,17 @@ def decide_orphans(
     decisions = []
     for child in list(families.orphans):
         live = state.tasks.get(child)
-        if live is None or live.state.phase in ("cancelling", *FINAL):
+        if live is None or live.task.phase in ("cancelling", *FINAL):
             families.orphans.pop(child)
         elif not live.deciding:
             parent = families.parents[child].task_id
             event = lifecycle.cancel(
-                live.state,
+                live.task,
                 lead.stamp(now),
                 reason=f"the run of its parent {parent} is over",
                 requested_by=f"task:{parent}",
             )
             if isinstance(event, c.TaskCancelled):
                 state.in_flight(live, event)
-                decisions.append(about_task(event, live.state))
+                decisions.append(about_task(event, live.task))
     return decisions

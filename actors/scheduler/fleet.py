@@ -88,7 +88,7 @@ class Fleet:
         for place in list(host.places()):
             self._drop(place)
         host.incarnation = event.incarnation
-        host.held = {one.route: one.phase for one in event.held}
+        host.runs = {one.route: one.phase for one in event.held}
         host.present = True
         host.lost = False
         host.draining = event.draining
@@ -163,41 +163,41 @@ class Fleet:
         host.draining = draining
         self.touch(host)
 
-    def endpoint_seen(self, name: str, state: c.EndpointState, seq: int) -> None:
+    def endpoint_seen(self, name: str, seen: c.EndpointState, seq: int) -> None:
         """An endpoint as its host reports it: up, down, or changed."""
         host = self.host(name)
-        place = host.endpoints.get(state.endpoint)
-        kind = "claude" if state.kind == "claude" else "local"
+        place = host.endpoints.get(seen.endpoint)
+        kind = "claude" if seen.kind == "claude" else "local"
         if place is None or place.kind != kind:
-            place = Place(host, kind, state.endpoint, self._endpoint_slots(host, state))
-            host.endpoints[state.endpoint] = place
-        place.shared = state.shared
-        place.endpoint_kind = state.kind
-        place.slots.total = state.slots
-        if state.up and (not place.up or state.endpoint not in self._up_seq):
-            self._up_seq[state.endpoint] = seq
-        if state.up:
+            place = Place(host, kind, seen.endpoint, self._endpoint_slots(host, seen))
+            host.endpoints[seen.endpoint] = place
+        place.shared = seen.shared
+        place.endpoint_kind = seen.kind
+        place.slots.total = seen.slots
+        if seen.up and (not place.up or seen.endpoint not in self._up_seq):
+            self._up_seq[seen.endpoint] = seq
+        if seen.up:
             self._offered.add(kind)
-        place.up = state.up
-        place.reason = state.reason
-        place.notice = state.notice
-        place.url = state.url
-        place.models = tuple(listed_models(state.kind, state.models))
-        place.loaded = frozenset(listed_models(state.kind, state.loaded))
-        place.simulated = state.simulated
-        place.capabilities = frozenset(state.capabilities)
-        place.model_capabilities = state.model_capabilities
-        place.context_tokens = state.context_tokens
-        place.embedders = tuple(listed_models(state.kind, state.embedders))
+        place.up = seen.up
+        place.reason = seen.reason
+        place.notice = seen.notice
+        place.url = seen.url
+        place.models = tuple(listed_models(seen.kind, seen.models))
+        place.loaded = frozenset(listed_models(seen.kind, seen.loaded))
+        place.simulated = seen.simulated
+        place.capabilities = frozenset(seen.capabilities)
+        place.model_capabilities = seen.model_capabilities
+        place.context_tokens = seen.context_tokens
+        place.embedders = tuple(listed_models(seen.kind, seen.embedders))
         self._touch_place(place)
 
-    def _endpoint_slots(self, host: Host, state: c.EndpointState) -> Slots:
+    def _endpoint_slots(self, host: Host, seen: c.EndpointState) -> Slots:
         """An endpoint that several hosts may call has one set of slots for all."""
-        if not state.shared:
-            name = f"endpoint:{state.endpoint}"
+        if not seen.shared:
+            name = f"endpoint:{seen.endpoint}"
             return host.slots.setdefault(name, Slots(0))
-        slots = self._shared_slots.setdefault(state.endpoint, Slots(0))
-        host.slots[f"endpoint:{state.endpoint}"] = slots
+        slots = self._shared_slots.setdefault(seen.endpoint, Slots(0))
+        host.slots[f"endpoint:{seen.endpoint}"] = slots
         return slots
 
     def remove_endpoint(self, endpoint: str) -> None:
@@ -430,12 +430,12 @@ class Fleet:
             names.append(last)
         return [self.hosts[name] for name in names if name in self.hosts]
 
-    def is_excluded(self, place: Place, excluded: tuple[str, ...]) -> bool:
-        """Whether a task's exclusions cover a place, by endpoint, host or both."""
+    def is_barred(self, place: Place, barred: tuple[str, ...]) -> bool:
+        """Whether a place is among those that a task may not have: by endpoint, host or both."""
         return (
-            place.name in excluded
-            or place.host.name in excluded
-            or (bool(place.endpoint) and place.endpoint in excluded)
+            place.name in barred
+            or place.host.name in barred
+            or (bool(place.endpoint) and place.endpoint in barred)
         )
 
     def offered(self, kind: str) -> bool:

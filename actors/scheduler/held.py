@@ -46,11 +46,11 @@ class TaskEnd(NamedTuple):
     characters: int = 0
 
 
-def outcome_of(state: TaskState, recorded: c.Recorded) -> TaskEnd:
+def outcome_of(task: TaskState, recorded: c.Recorded) -> TaskEnd:
     """Return what became of a task, from the event that ended it."""
     result = getattr(recorded.event, "result", None)
     size = len(result.output) if isinstance(result, c.Result) else 0
-    return TaskEnd(state.phase, recorded.seq, size)
+    return TaskEnd(task.phase, recorded.seq, size)
 
 
 def outcome_in(
@@ -58,20 +58,20 @@ def outcome_in(
 ) -> TaskEnd | None:
     """Return what became of a task by its whole history, None while it is not over."""
     found: TaskEnd | None = None
-    state = lifecycle.initial(task_id)
+    task = lifecycle.initial(task_id)
     for recorded in history:
         parts = recorded.subject.split(".")
         host = parts[3] if parts[2] == "run" else ""
         epoch = epochs.at(recorded.seq)
-        step = lifecycle.evolve(state, recorded, epoch=epoch, host=host)
+        step = lifecycle.evolve(task, recorded, epoch=epoch, host=host)
         if step.verdict == "applied":
-            over = step.state.phase in FINAL and state.phase not in FINAL
+            over = step.state.phase in FINAL and task.phase not in FINAL
             if over:
                 found = outcome_of(step.state, recorded)
-        state = step.state
-    if state.phase == "absent":
+        task = step.state
+    if task.phase == "absent":
         return TaskEnd("absent")
-    return found if state.phase in FINAL else None
+    return found if task.phase in FINAL else None
 
 
 async def outputs_of(
@@ -101,8 +101,8 @@ def hold_of(spec: c.TaskSpec) -> Hold | None:
 class HeldTasks:
     """The held tasks, and what is known of those that they come after.
 
-    `tasks` are those about which nothing is on its way to the log; `ready` of these a
-    leader has to look at, a standby lets them lie. `followers` are all held tasks by what
+    `tasks` are those about which nothing is on its way to the log; `look_at` of these a
+    leader has to, a standby lets them lie. `followers` are all held tasks by what
     they come after, `missing` is what each still waits for. `unknown` are those of which
     nothing is known here, `asked` those whose history this leader has had read.
     """
@@ -110,16 +110,16 @@ class HeldTasks:
     __slots__ = (
         "asked",
         "followers",
+        "look_at",
         "missing",
         "outcomes",
-        "ready",
         "tasks",
         "unknown",
     )
 
     def __init__(self) -> None:
         self.tasks: dict[str, LiveTask] = {}
-        self.ready: set[str] = set()
+        self.look_at: set[str] = set()
         self.followers: dict[str, set[str]] = {}
         self.missing: dict[str, set[str]] = {}
         self.outcomes: dict[str, TaskEnd] = {}
@@ -130,22 +130,22 @@ class HeldTasks:
 
     def add(self, live: LiveTask) -> None:
         """Hold a task; one that is held already is looked at again."""
-        self.tasks[live.state.task_id] = live
-        self.ready.add(live.state.task_id)
+        self.tasks[live.task.task_id] = live
+        self.look_at.add(live.task.task_id)
 
     def remove(self, task_id: str) -> None:
         """Let go of a task, if it is held."""
         if self.tasks.pop(task_id, None) is not None:
-            self.ready.discard(task_id)
+            self.look_at.discard(task_id)
 
     def look_again(self, task_id: str) -> None:
         """Have a leader look at a task, if it is held."""
         if task_id in self.tasks:
-            self.ready.add(task_id)
+            self.look_at.add(task_id)
 
     def look_at_all(self) -> None:
         """Have a leader look at all: it is a new one, or its clock was put elsewhere."""
-        self.ready.update(self.tasks)
+        self.look_at.update(self.tasks)
 
     # -- what they wait for ------------------------------------------------------------
 
@@ -160,9 +160,9 @@ class HeldTasks:
 
     def settle(self, live: LiveTask) -> None:
         """Follow no more what a task came after that is not held, or is over."""
-        if live.hold is None or (live.state.held and live.state.phase not in FINAL):
+        if live.hold is None or (live.task.held and live.task.phase not in FINAL):
             return
-        task_id = live.state.task_id
+        task_id = live.task.task_id
         if self.missing.pop(task_id, None) is None:
             return
         for each in (*live.hold.completed, *live.hold.over):
@@ -218,17 +218,17 @@ def outcomes_needed(state: SchedulerState) -> list[OutcomeNeeded]:
 def decide_held(state: SchedulerState, lead: Leadership, now: float) -> list[Decision]:
     """Release the held tasks for which all has come, or cancel them; time the others."""
     decisions: list[Decision] = []
-    for task_id in sorted(state.held.ready):
+    for task_id in sorted(state.held.look_at):
         if len(decisions) >= AT_ONCE:
             break
-        state.held.ready.discard(task_id)
+        state.held.look_at.discard(task_id)
         live = state.held.tasks[task_id]
         if live.deadline is not None:
             lead.wake_at(live.deadline - state.time.ahead_s, task_id=task_id)
         event = _decide(state, lead, live, now)
         if event is not None:
             state.in_flight(live, event)
-            decisions.append(about_task(event, live.state))
+            decisions.append(about_task(event, live.task))
     return decisions
 
 
@@ -237,7 +237,7 @@ def _decide(
 ) -> c.TaskEvent | None:
     """Decide about one held task; None where it goes on waiting."""
     hold, held = live.hold or Hold(), state.held
-    task_id = live.state.task_id
+    task_id = live.task.task_id
     for each in hold.completed:
         outcome = held.outcomes.get(each)
         if outcome is not None and outcome.phase != "completed":
@@ -247,7 +247,7 @@ def _decide(
                 task_id=task_id,
                 reason=f"task {each}, which it comes after, {_ENDED[outcome.phase]}",
                 requested_by="scheduler",
-                generation=live.state.generation,
+                generation=live.task.generation,
                 predecessor=each,
             )
     missing = held.missing.get(task_id)

@@ -77,7 +77,7 @@ def fold_host(state: SchedulerState, name: str, recorded: c.Recorded) -> Verdict
         case c.HostRecovered():
             fleet.recovered(name, recorded.seq, state.now)
             state.regroup()
-            compare(state, host, {held.route for held in event.held}, patience=0)
+            compare(state, host, {run.route for run in event.held}, patience=0)
         case c.HostDraining():
             fleet.draining(name, True)
         case c.HostResumed():
@@ -152,11 +152,11 @@ def _without_removed(state: SchedulerState, event: c.HostJoined) -> c.HostJoined
 
 
 def after_restart(state: SchedulerState, live: LiveTask, host: Host) -> None:
-    """A run from before a restart: not held, or held and not begun, it runs again."""
-    phase = host.held.get(live.state.route)
+    """A run from before a restart: one that is not there, or had not begun, runs again."""
+    phase = host.runs.get(live.task.route)
     if phase is None:
         lose(state, live, "host restarted", "its new incarnation does not hold the run")
-    elif phase == "accepted" and live.state.phase in ("accepted", "running"):
+    elif phase == "accepted" and live.task.phase in ("accepted", "running"):
         # Not on its disk as begun: nothing there will ever begin it by itself.
         lose(state, live, "host restarted", "it had not begun the run")
     else:
@@ -165,7 +165,7 @@ def after_restart(state: SchedulerState, live: LiveTask, host: Host) -> None:
 
 def back_on_host(state: SchedulerState, live: LiveTask) -> None:
     """A task came back with a route in force: its host may be another by now."""
-    host = state.fleet.hosts.get(live.state.host)
+    host = state.fleet.hosts.get(live.task.host)
     if host is None or not host.live:
         lose(state, live, "host lost", "gone while its history was read")
     elif live.incarnation and live.incarnation < host.incarnation:
@@ -173,7 +173,7 @@ def back_on_host(state: SchedulerState, live: LiveTask) -> None:
 
 
 def compare(
-    state: SchedulerState, host: Host, held: set[str], *, patience: int
+    state: SchedulerState, host: Host, there: set[str], *, patience: int
 ) -> None:
     """Find runs that the log has on a host and the host does not hold.
 
@@ -181,10 +181,10 @@ def compare(
     accepted yet is left to the acceptance time-out: its host may not have got it yet.
     """
     for live in list(state.on_host.get(host.name, {}).values()):
-        route = live.state.route
-        if live.state.phase == "routed" and patience:
+        route = live.task.route
+        if live.task.phase == "routed" and patience:
             continue
-        if route in held:
+        if route in there:
             host.missing.pop(route, None)
             found_again(state, live)
             continue
@@ -196,21 +196,21 @@ def compare(
 
 def found_again(state: SchedulerState, live: LiveTask) -> None:
     """A host holds a run that was taken for gone, which is not in the log yet."""
-    end = state.ended.get(live.state.task_id)
+    end = state.ended.get(live.task.task_id)
     if end is not None and end.reason in FOUND_AGAIN:
-        del state.ended[live.state.task_id]
+        del state.ended[live.task.task_id]
 
 
 def is_back(state: SchedulerState, live: LiveTask, end: RouteEnd) -> bool:
     """Whether a host that was lost has come back: it has said since which runs it holds."""
-    host = state.fleet.hosts.get(live.state.host)
+    host = state.fleet.hosts.get(live.task.host)
     return end.reason == "host lost" and host is not None and host.live
 
 
 def lose(state: SchedulerState, live: LiveTask, reason: str, detail: str) -> None:
     """A run is gone without a report; it was an attempt if it had been started."""
-    started = live.state.reported >= STARTED
-    state.ended[live.state.task_id] = RouteEnd(reason, detail, None, started)
+    started = live.task.reported >= STARTED
+    state.ended[live.task.task_id] = RouteEnd(reason, detail, None, started)
 
 
 # -- silence ---------------------------------------------------------------------------

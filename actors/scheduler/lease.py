@@ -53,7 +53,7 @@ class Leases(Protocol):
 
 
 class Lease:
-    """Tries to hold one key for ever; `held` says whether it does at this moment.
+    """Tries to hold one key for ever; `ours` says whether it does at this moment.
 
     `ttl`, `renew` and `margin` in seconds: the server's expiry, how often to renew, and
     how much earlier than the expiry the holder stops believing in it (a second, or less
@@ -95,30 +95,30 @@ class Lease:
         self.other_at = float("-inf")
         # Whether it was said that the lease cannot be written.
         self._told = False
-        # Set whenever `held` may have changed; whoever waits for it clears it.
+        # Set whenever `ours` may have changed; whoever waits for it clears it.
         self.changed = asyncio.Event()
 
     @property
-    def held(self) -> bool:
-        """Whether the lease is held; ask before every decision."""
+    def ours(self) -> bool:
+        """Whether it is ours now; ask before every decision."""
         return self._clock() < self._until
 
     async def run(self) -> None:
         """Take the lease whenever it is free, and renew it; never returns."""
-        held = False
+        ours = False
         while True:
             # Without a connection a write would wait in some buffer and could renew the
             # lease after this process had ended.
             if self._connected():
                 await self._try()
-            if self.held != held:
-                held = self.held
+            if self.ours != ours:
+                ours = self.ours
                 self.changed.set()
-            await asyncio.sleep(self._renew if held else min(self._renew, TRY_S))
+            await asyncio.sleep(self._renew if ours else min(self._renew, TRY_S))
 
     async def _try(self) -> None:
         try:
-            await self._put(self._revision if self.held else 0)
+            await self._put(self._revision if self.ours else 0)
         except Conflict:
             await self._look()
         except LogError as error:

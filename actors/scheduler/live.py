@@ -33,14 +33,14 @@ class Hold(NamedTuple):
 
 
 class LiveTask(Struct, eq=False, gc=False):
-    """A task that is not over: its state, and what choosing a place for it needs.
+    """A task that is not over: its own state (`task`), and what choosing a place needs.
 
     It is part of no cycle, and there may be a million: so it is none of the garbage
     collector's.
     """
 
     # The fold of its events, see `actors.lifecycle`.
-    state: TaskState
+    task: TaskState
     # What it requires as it was submitted, before hops and exclusions.
     base: Requirement
     lane: int
@@ -69,13 +69,12 @@ class LiveTask(Struct, eq=False, gc=False):
     @property
     def kind(self) -> str:
         """The kind of place it is at, or wants next."""
-        return self.base.kind if self.fixed else PLACE_KIND[self.state.tier]
+        return self.base.kind if self.fixed else PLACE_KIND[self.task.tier]
 
     @property
     def is_new(self) -> bool:
         """Whether it is as it was submitted: never routed, retried or reassigned."""
-        state = self.state
-        return state.last_seq == state.submitted_seq
+        return self.task.last_seq == self.task.submitted_seq
 
     @property
     def fixed(self) -> bool:
@@ -85,22 +84,22 @@ class LiveTask(Struct, eq=False, gc=False):
     @property
     def suspect(self) -> bool:
         """Whether it may be what ends its hosts: it lost runs with them."""
-        return self.state.losses >= SUSPECT_FROM
+        return self.task.losses >= SUSPECT_FROM
 
     def requirement(self, excluded: tuple[str, ...]) -> Requirement:
         """What it requires in the tier it is in now."""
-        base, state = self.base, self.state
+        base, task = self.base, self.task
         context = base.context
-        if state.input_tokens and self.kind == "local":
-            context += context_needed(state.input_tokens, work=False)
+        if task.input_tokens and self.kind == "local":
+            context += context_needed(task.input_tokens, work=False)
         return structs.replace(
             base,
             kind=self.kind,
-            tier=state.tier,
-            assign_to=state.assign_to or "",
+            tier=task.tier,
+            assign_to=task.assign_to or "",
             context=context,
-            hopped=base.hopped or state.hopped_from is not None,
-            unverified=state.unverified and state.hopped_from is None,
+            hopped=base.hopped or task.hopped_from is not None,
+            unverified=task.unverified and task.hopped_from is None,
             excluded=excluded,
             suspect=self.suspect,
         )

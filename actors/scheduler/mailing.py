@@ -27,7 +27,7 @@ def send_assignment(
     state: SchedulerState, lead: Leadership, live: LiveTask
 ) -> list[Effect]:
     """Send a route to its host; its task may have to be read from the log first."""
-    task = live.state
+    task = live.task
     spec = state.specs.get(task.task_id)
     if spec is None or task.inputs:
         seq = task.submitted_seq
@@ -43,7 +43,7 @@ def assignment(
     live = state.tasks.get(task_id)
     if live is None or live.routed is None:
         return None
-    if live.state.route != route or live.state.phase != "routed":
+    if live.task.route != route or live.task.phase != "routed":
         return None
     routed, policy = live.routed, state.policy
     host = state.fleet.hosts.get(routed.selected_host)
@@ -65,7 +65,7 @@ def assignment(
             model=routed.selected_model,
             equivalent_model=policy.equivalent,
             max_budget_usd=lifecycle.budget_left(
-                live.state, policy.max_budget_usd_per_task
+                live.task, policy.max_budget_usd_per_task
             ),
             limits=policy.limits,
             mode="work" if live.base.work else None,
@@ -81,7 +81,7 @@ def assignment(
 
 def _lent(state: SchedulerState, live: LiveTask) -> list[str]:
     """Return the routes on a child's host whose slots count as free for it."""
-    task = live.state
+    task = live.task
     if not live.base.child:
         return []
     slots = state.fleet.slots_of(task.host, task.endpoint, live.kind)
@@ -92,7 +92,7 @@ def _is_last_resort(live: LiveTask, routed: c.TaskRouted) -> bool:
     """Whether a route leads to what was excluded: only for want of any other place."""
     host, endpoint = routed.selected_host, routed.selected_endpoint
     names = {host, endpoint, f"{endpoint}@{host}"} - {""}
-    return any(excluded in names for excluded, _ in live.state.excluded)
+    return any(excluded in names for excluded, _ in live.task.excluded)
 
 
 def _has_others(state: SchedulerState, live: LiveTask, routed: c.TaskRouted) -> bool:
@@ -106,7 +106,7 @@ def _has_others(state: SchedulerState, live: LiveTask, routed: c.TaskRouted) -> 
 
 def _escalates(state: SchedulerState, live: LiveTask, spec: c.TaskSpec) -> bool:
     """Whether work of this route that fails its verification is to be given back."""
-    task = live.state
+    task = live.task
     if not spec.verification_steps or task.attempts + 1 >= task.max_attempts:
         return False
     return dispatch.may_escalate(state, live.requirement(()))
@@ -131,8 +131,8 @@ def stop_strays(state: SchedulerState, lead: Leadership, beat: c.Beat) -> list[M
         live = state.tasks.get(run.task_id)
         if (
             live is None
-            or live.state.route != run.route
-            or live.state.phase not in ("routed", "accepted", "running")
+            or live.task.route != run.route
+            or live.task.phase not in ("routed", "accepted", "running")
         ):
             reason = "its route is not in force"
             mails.append(_cancel(lead, beat.host, run.task_id, run.route, reason))

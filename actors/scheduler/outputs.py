@@ -29,9 +29,9 @@ class Decision(NamedTuple):
     expect: int | None
 
 
-def about_task(event: c.TaskEvent, state: TaskState) -> Decision:
-    """Return a decision about a task, good for the state that it was made from."""
-    return Decision(subjects.task(state.task_id), event, state.last_seq)
+def about_task(event: c.TaskEvent, task: TaskState) -> Decision:
+    """Return a decision about a task, good while that stands as it was looked at."""
+    return Decision(subjects.task(task.task_id), event, task.last_seq)
 
 
 class Mail(NamedTuple):

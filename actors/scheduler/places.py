@@ -83,7 +83,6 @@ class Host:
         "fault",
         "fault_since",
         "heard",
-        "held",
         "incarnation",
         "joined_id",
         "joins",
@@ -99,6 +98,7 @@ class Host:
         "repos",
         "returned_at",
         "returns",
+        "runs",
         "slots",
         "verifies",
         "vram_free",
@@ -116,7 +116,7 @@ class Host:
         self.last_ids: dict[str, str] = {}
         # Routes it had on its disk when it joined, and the phase of each ("accepted" is
         # not begun yet).
-        self.held: dict[str, str] = {}
+        self.runs: dict[str, str] = {}
         # It has joined and not left.
         self.present = False
         # It was silent for its whole lease.
@@ -489,33 +489,32 @@ class Pool:
             local_model=place.kind == "local",
         )
 
-    def open_to(self, excluded: tuple[str, ...]) -> bool:
-        """Whether a place with a free slot is left after the excluded."""
-        if not excluded:
+    def open_to(self, barred: tuple[str, ...]) -> bool:
+        """Whether a place with a free slot is left after the barred."""
+        if not barred:
             return bool(self._keys)
         return any(
-            not self._fleet.is_excluded(self.places[name], excluded)
-            for name in self._keys
+            not self._fleet.is_barred(self.places[name], barred) for name in self._keys
         )
 
-    def available_to(self, excluded: tuple[str, ...]) -> int:
-        """How many places could run it with all slots free, the excluded apart."""
-        if not excluded:
+    def available_to(self, barred: tuple[str, ...]) -> int:
+        """How many places could run it with all slots free, the barred apart."""
+        if not barred:
             return len(self._available)
         return sum(
-            not self._fleet.is_excluded(self.places[name], excluded)
+            not self._fleet.is_barred(self.places[name], barred)
             for name in self._available
         )
 
-    def has_others(self, excluded: tuple[str, ...]) -> bool:
-        """Whether one could run it with all slots free, the excluded apart."""
+    def has_others(self, barred: tuple[str, ...]) -> bool:
+        """Whether one could run it with all slots free, the barred apart."""
         return any(
-            not self._fleet.is_excluded(self.places[name], excluded)
+            not self._fleet.is_barred(self.places[name], barred)
             for name in self._available
         )
 
     def best(
-        self, task_id: str, repo: str | None, excluded: tuple[str, ...]
+        self, task_id: str, repo: str | None, barred: tuple[str, ...]
     ) -> list[c.Candidate]:
         """Return the best candidates for a task, best first, with all their inputs.
 
@@ -523,9 +522,9 @@ class Pool:
         """
         most = self._fleet.policy.recorded_candidates
         known = self._candidates
-        names = self._first(task_id, most, excluded)
+        names = self._first(task_id, most, barred)
         best = [known.get(name) or self._candidate(name) for name in names]
-        near = self._near(repo, excluded) if repo is not None else []
+        near = self._near(repo, barred) if repo is not None else []
         if not near:
             return best
         # Only affinity can lift a place above these.
@@ -535,16 +534,16 @@ class Pool:
             candidates[place.name] = candidate(self._inputs(place, repo), scoring)
         return ranked(candidates.values())[:most]
 
-    def _first(self, task_id: str, most: int, excluded: tuple[str, ...]) -> list[str]:
+    def _first(self, task_id: str, most: int, barred: tuple[str, ...]) -> list[str]:
         """Name the first places of the ranking; of equals, from where the task begins."""
         names: list[str] = []
         for key in self._order:
             equals, room = self._ranks[key], most - len(names)
-            if excluded:
+            if barred:
                 equals = [
                     name
                     for name in equals
-                    if not self._fleet.is_excluded(self.places[name], excluded)
+                    if not self._fleet.is_barred(self.places[name], barred)
                 ]
             if len(equals) > 1:
                 start = spread(task_id) % len(equals)
@@ -560,14 +559,14 @@ class Pool:
         one = self._candidates[name] = candidate(inputs, self._fleet.policy.scoring)
         return one
 
-    def _near(self, repo: str, excluded: tuple[str, ...]) -> list[Place]:
+    def _near(self, repo: str, barred: tuple[str, ...]) -> list[Place]:
         """Return the open places on hosts with affinity to a repository."""
         return [
             place
             for host in self._fleet.hosts_with_repo(repo)
             for place in host.places()
             if place.name in self._keys
-            and not (excluded and self._fleet.is_excluded(place, excluded))
+            and not (barred and self._fleet.is_barred(place, barred))
         ]
 
     def place(self, chosen: c.Candidate) -> Place:
@@ -575,18 +574,18 @@ class Pool:
         name = f"{chosen.endpoint}@{chosen.host}" if chosen.endpoint else chosen.host
         return self.places[name]
 
-    def excluded_for(
-        self, excluded: tuple[str, ...], most: int
+    def left_out(
+        self, barred: tuple[str, ...], most: int
     ) -> tuple[dict[str, int], list[c.Excluded]]:
         """Return why places are out, as counts, and by name where they are few."""
-        if excluded:
-            return self._excluded_with(excluded, most)
+        if barred:
+            return self._left_out(barred, most)
         if self._out is None:
-            self._out = self._excluded_with((), most)
+            self._out = self._left_out((), most)
         return self._out
 
-    def _excluded_with(
-        self, excluded: tuple[str, ...], most: int
+    def _left_out(
+        self, barred: tuple[str, ...], most: int
     ) -> tuple[dict[str, int], list[c.Excluded]]:
         counts = Counter(self.counts)
         out = (
@@ -594,9 +593,9 @@ class Pool:
             if (len(self.reasons) <= most)
             else []
         )
-        if excluded:
+        if barred:
             for name in list(self._keys):
-                if self._fleet.is_excluded(self.places[name], excluded):
+                if self._fleet.is_barred(self.places[name], barred):
                     counts["failed on it before"] += 1
                     out.append(c.Excluded(name, "failed on it before"))
         few = sum(counts.values()) <= most

@@ -31,9 +31,9 @@ def note_unaccepted(state: SchedulerState, lead: Leadership, now: float) -> None
     while lead.unaccepted and lead.unaccepted[0].since + limit <= now:
         _, task_id, route = lead.unaccepted.popleft()
         live = state.tasks.get(task_id)
-        if live is None or live.state.route != route or live.state.phase != "routed":
+        if live is None or live.task.route != route or live.task.phase != "routed":
             continue
-        host = live.state.host
+        host = live.task.host
         detail = f"{host} did not accept it in {limit:g} s"
         state.ended.setdefault(task_id, RouteEnd(NOT_ACCEPTED, detail, host))
 
@@ -43,13 +43,13 @@ def decide_ended(state: SchedulerState, lead: Leadership, now: float) -> list[De
     decisions = []
     for task_id, end in list(state.ended.items()):
         live = state.tasks.get(task_id)
-        if live is None or live.state.phase in ("waiting", *FINAL):
+        if live is None or live.task.phase in ("waiting", *FINAL):
             del state.ended[task_id]
             continue
         if live.deciding:
             continue
         del state.ended[task_id]
-        if end.reason != NOT_ACCEPTED or live.state.phase == "routed":
+        if end.reason != NOT_ACCEPTED or live.task.phase == "routed":
             decisions.append(_decide(state, lead, live, end, now))
     return decisions
 
@@ -62,7 +62,7 @@ def decide_used_up(
     It waits because its last route was requeued; behind that in the log came the host's
     report of the run, which counted as an attempt too.
     """
-    if not _is_used_up(live.state, live.state.attempts):
+    if not _is_used_up(live.task, live.task.attempts):
         return None
     return _decide(state, lead, live, RouteEnd("attempts used up"), now)
 
@@ -70,9 +70,9 @@ def decide_used_up(
 def _decide(
     state: SchedulerState, lead: Leadership, live: LiveTask, end: RouteEnd, now: float
 ) -> Decision:
-    event = after_route(live.state, end, lead, now)
+    event = after_route(live.task, end, lead, now)
     state.in_flight(live, event)
-    return about_task(event, live.state)
+    return about_task(event, live.task)
 
 
 def after_route(

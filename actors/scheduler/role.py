@@ -166,7 +166,7 @@ class SchedulerRole:
         self.malformed_beats = 0
 
     def _about(self) -> dict[str, str]:
-        leads = self.scheduler.leading and self.lease.held
+        leads = self.scheduler.leading and self.lease.ours
         return {"instance": self._name, "leading": "true" if leads else "false"}
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -230,9 +230,9 @@ class SchedulerRole:
             self.lease.changed.clear()
             if self.scheduler.leading:
                 self._led_at = self._monotonic()
-            if self.lease.held and not self.scheduler.leading:
+            if self.lease.ours and not self.scheduler.leading:
                 await self._be_elected()
-            elif not self.lease.held and self.scheduler.leading:
+            elif not self.lease.ours and self.scheduler.leading:
                 _log.warning("stepping down", name=self._name, reason="lease lost")
                 self.scheduler.step_down()
             try:
@@ -291,7 +291,7 @@ class SchedulerRole:
         wall = watch.apart + self._monotonic()
         if step and not await self._say_stepped(epoch, step, wall):
             return
-        if self.lease.held and state.epochs.current == epoch:
+        if self.lease.ours and state.epochs.current == epoch:
             _log.info("leading", name=self._name, epoch=epoch)
             self._watch = watch
             # From here on by the monotonic clock: the other may stand elsewhere again.
@@ -448,7 +448,7 @@ class SchedulerRole:
 
     @property
     def _decides(self) -> bool:
-        return self.scheduler.leading and self.lease.held and self._bus.connected
+        return self.scheduler.leading and self.lease.ours and self._bus.connected
 
     def _take_turn(self) -> None:
         scheduler = self.scheduler

@@ -297,7 +297,7 @@ def decide_schedules(
         decisions.append(Decision(subjects.task(task_id), event, 0))
     for task_id, name in list(schedules.replaced.items()):
         live = state.tasks.get(task_id)
-        if live is None or live.state.phase == "cancelling":
+        if live is None or live.task.phase == "cancelling":
             del schedules.replaced[task_id]
         elif not live.deciding:
             cancelled = lead.write(
@@ -306,10 +306,10 @@ def decide_schedules(
                 task_id=task_id,
                 reason=f"the next one of schedule {name} replaces it",
                 requested_by="scheduler",
-                generation=live.state.generation,
+                generation=live.task.generation,
             )
             state.in_flight(live, cancelled)
-            decisions.append(about_task(cancelled, live.state))
+            decisions.append(about_task(cancelled, live.task))
     return decisions
 
 

@@ -2,7 +2,7 @@
 
 One fold for all of it, kept incrementally. It decides nothing and sends nothing, and it
 is the same in the leader and in every standby: what a leader has to look at because of an
-event is put on lists (`ready`, `ended`, `arrived`), which a standby lets lie. `fold`
+event is put on lists (`look_at`, `ended`, `arrived`), which a standby lets lie. `fold`
 returns what an event changed, for the scheduler to act upon.
 
 Beside what the log says the state holds what has been decided and is not back from the
@@ -41,7 +41,7 @@ Verdict = Literal["applied", "repeat", "void"]
 
 
 class FoldedStep(NamedTuple):
-    """A task took a step that counts. `live.state` is its state after the event."""
+    """A task took a step that counts. `live.task` is its state after the event."""
 
     live: LiveTask
     before: TaskState
@@ -126,11 +126,11 @@ class SchedulerState:
 
         # -- what a leader has to look at --
         # Groups of the queue that may have a place now.
-        self.ready: set[Requirement] = set()
+        self.look_at: set[Requirement] = set()
         # Groups that were unmet when last looked at; they look elsewhere, or starve.
         self.unmet: set[Requirement] = set()
         # The groups that share a pool, by its plain requirement: when a place opens in it
-        # they become ready, and with the last of them the pool is let go.
+        # they are looked at, and with the last of them the pool is let go.
         self.by_pool: dict[Requirement, set[Requirement]] = {}
         # Routes that are over without a result, by task: `returns` decides what follows.
         self.ended: dict[str, RouteEnd] = {}
@@ -206,8 +206,8 @@ class SchedulerState:
         for live in self.tasks.values():
             if live.since > now:
                 live.since = now
-                if live.state.task_id in self.queue.tasks:
-                    self.dequeue(live.state.task_id)
+                if live.task.task_id in self.queue.tasks:
+                    self.dequeue(live.task.task_id)
                     self.enqueue(live)
         for watch in self.tiers.values():
             if watch.down_since is not None and watch.down_since > now:
@@ -237,24 +237,24 @@ class SchedulerState:
                     return HistoryNeeded(task_id)
                 return None
             live = self._appears(task_id, event, child=event.parent != "")
-        before = live.state
-        state, verdict = lifecycle.evolve(
+        before = live.task
+        task, verdict = lifecycle.evolve(
             before, recorded, epoch=self.epochs.at(recorded.seq), host=host
         )
-        live.state = state
+        live.task = task
         if verdict == "applied":
-            if state.waiting_since != before.waiting_since:
-                live.since = self.time.of(state.waiting_since)
+            if task.waiting_since != before.waiting_since:
+                live.since = self.time.of(task.waiting_since)
             if not host and getattr(event, "epoch", None):
                 self.time.decided(event.at)
             if before.phase != "absent":  # what is new is put in the queue below
-                self._take_step(live, before, state, event)
+                self._take_step(live, before, task, event)
             elif isinstance(event, c.TaskSubmitted) and event.parent:
                 parent = self.tasks.get(event.parent)
                 self.families.born(task_id, event, parent)
                 self._lend(parent)
-            if state.phase in FINAL:
-                self.held.ended(task_id, held.outcome_of(state, recorded))
+            if task.phase in FINAL:
+                self.held.ended(task_id, held.outcome_of(task, recorded))
                 self.schedules.replaced.pop(task_id, None)
             if live.hold is not None:
                 self.held.settle(live)
@@ -269,7 +269,7 @@ class SchedulerState:
             # Decisions about a task expect where its subject stands: what was on its way
             # is this event, or will not be stored.
             live.deciding = ""
-            if state.phase == "waiting" and task_id not in self.queue.tasks:
+            if task.phase == "waiting" and task_id not in self.queue.tasks:
                 self.enqueue(live)
         return FoldedStep(live, before, event) if verdict == "applied" else None
 
@@ -301,12 +301,12 @@ class SchedulerState:
             n for n, r in enumerate(ordered) if isinstance(r.event, c.TaskRetried)
         ]
         cut = retried[-1] + 1 if retried else len(ordered)
-        state = lifecycle.fold(task_id, ordered[:cut], self.epochs)
-        if state.phase in FINAL:
+        task = lifecycle.fold(task_id, ordered[:cut], self.epochs)
+        if task.phase in FINAL:
             return []
         live = self._appears(task_id, first, child=False)
-        live.state = state
-        live.since = self.time.of(state.waiting_since)
+        live.task = task
+        live.since = self.time.of(task.waiting_since)
         self.held.settle(live)
         self.enqueue(live)
         last = self.time.last  # the clock may have been put elsewhere since
@@ -315,23 +315,23 @@ class SchedulerState:
             for recorded in ordered[cut:]
         ]
         self.time.last = last
-        if task_id in self.tasks and live.state.phase in ON_HOST:
+        if task_id in self.tasks and live.task.phase in ON_HOST:
             hosts.back_on_host(self, live)
         return [step for step in steps if isinstance(step, FoldedStep)]
 
     def _take_step(
-        self, live: LiveTask, before: TaskState, state: TaskState, event: c.Event
+        self, live: LiveTask, before: TaskState, task: TaskState, event: c.Event
     ) -> None:
-        task_id = state.task_id
+        task_id = task.task_id
         if isinstance(event, c.TaskRouted):
             self._begin_route(live, event)
-        elif before.phase in ON_HOST and state.phase not in ON_HOST:
+        elif before.phase in ON_HOST and task.phase not in ON_HOST:
             self._end_route(live, before)
         if task_id in self.families.children:
-            self.families.went_on(state)
-        if state.phase == "returned":
+            self.families.went_on(task)
+        if task.phase == "returned":
             self.ended[task_id] = end_said_by(event)
-        elif state.phase != before.phase and not self._is_lost(state):
+        elif task.phase != before.phase and not self._is_lost(task):
             self.ended.pop(task_id, None)
         if isinstance(event, (c.TaskAccepted, c.TaskStarted)):
             live.incarnation = event.incarnation
@@ -340,47 +340,47 @@ class SchedulerState:
                 # Said before the restart, come after it.
                 hosts.after_restart(self, live, host)
         if before.phase == "waiting" and (
-            state.phase != "waiting" or isinstance(event, c.TaskReassigned)
+            task.phase != "waiting" or isinstance(event, c.TaskReassigned)
         ):
             self.dequeue(task_id)
-        if state.phase == "waiting" and before.phase != "waiting":
+        if task.phase == "waiting" and before.phase != "waiting":
             live.deferred = False
             self.enqueue(live)
-        elif state.phase in FINAL:
+        elif task.phase in FINAL:
             self.specs.drop(task_id)
             self.tasks.pop(task_id, None)
             self._lend(self.tasks.get(self.families.over(task_id)))
         elif isinstance(event, c.TaskDeferred):
             live.deferred = True
-        if state.hopped_from == "standard" and isinstance(event, c.RunEvent):
+        if task.hopped_from == "standard" and isinstance(event, c.RunEvent):
             self._book(event)
 
-    def _is_lost(self, state: TaskState) -> bool:
+    def _is_lost(self, task: TaskState) -> bool:
         """Whether a route is in force on a host that is gone.
 
         Then what it still reports does not take back that the route is over.
         """
-        host = self.fleet.hosts.get(state.host)
-        return state.phase in ON_HOST and host is not None and not host.live
+        host = self.fleet.hosts.get(task.host)
+        return task.phase in ON_HOST and host is not None and not host.live
 
     def _begin_route(self, live: LiveTask, event: c.TaskRouted) -> None:
-        state = live.state
-        slots = self.fleet.slots_of(state.host, state.endpoint, live.kind)
+        task = live.task
+        slots = self.fleet.slots_of(task.host, task.endpoint, live.kind)
         slots.in_flight += 1
         place = self.reserved.pop(event.id, None)
         if place is not None:
             place.slots.reserved -= 1
         if place is None or place.slots is not slots:
-            self.fleet.slots_changed(state.host, state.endpoint, live.kind)
+            self.fleet.slots_changed(task.host, task.endpoint, live.kind)
         live.routed = event
         live.incarnation = ""
-        self.on_host.setdefault(state.host, {})[state.task_id] = live
+        self.on_host.setdefault(task.host, {})[task.task_id] = live
         if live.repo is not None:
-            self.fleet.ran_on(live.repo, state.host)
-        if state.hopped_from == "standard" and state.tier == "complex":
-            self.escalated.add(state.task_id)
+            self.fleet.ran_on(live.repo, task.host)
+        if task.hopped_from == "standard" and task.tier == "complex":
+            self.escalated.add(task.task_id)
         if live.suspect:
-            self.suspects[state.task_id] = state.host
+            self.suspects[task.task_id] = task.host
         self._lend(live)  # an earlier run's children may be on their way out
 
     def _end_route(self, live: LiveTask, before: TaskState) -> None:
@@ -391,9 +391,9 @@ class SchedulerState:
         if host is not None:
             host.missing.pop(before.route, None)
         if before.task_id in self.escalated:
-            # There is room for another escalation: who was held back may go.
+            # There is room for another escalation: who was kept back may go.
             self.escalated.discard(before.task_id)
-            self.ready.update(self.unmet)
+            self.look_at.update(self.unmet)
         self.not_suspected(before.task_id)
         self.families.lend(live, slots)
         live.routed = None
@@ -401,9 +401,9 @@ class SchedulerState:
 
     def _lend(self, parent: LiveTask | None) -> None:
         """Lend the slot of a parent to children, or take it back."""
-        if parent is None or parent.state.phase not in ON_HOST:
+        if parent is None or parent.task.phase not in ON_HOST:
             return
-        at = (parent.state.host, parent.state.endpoint, parent.kind)
+        at = (parent.task.host, parent.task.endpoint, parent.kind)
         if self.families.lend(parent, self.fleet.slots_of(*at)):
             self.fleet.slots_changed(*at)
 
@@ -424,7 +424,7 @@ class SchedulerState:
     def in_flight(self, live: LiveTask, event: c.Event) -> None:
         """Note that a decision about a task is on its way to the log."""
         live.deciding = event.id
-        self.dequeue(live.state.task_id)
+        self.dequeue(live.task.task_id)
 
     def reserve(self, live: LiveTask, event: c.TaskRouted, place: Place) -> None:
         """Note that a routing is on its way to the log, and hold its slot."""
@@ -445,20 +445,20 @@ class SchedulerState:
             self.fleet.slots_changed(place.host.name, place.endpoint, place.kind)
 
     def not_routed(self, task_id: str) -> None:
-        """Forget what a route's decision held that did not come to count."""
+        """Forget what a route's decision reserved that did not come to count."""
         live = self.tasks.get(task_id)
-        if live is None or live.state.phase not in ON_HOST:
+        if live is None or live.task.phase not in ON_HOST:
             self.escalated.discard(task_id)
             self.not_suspected(task_id)
 
     def not_suspected(self, task_id: str) -> None:
         """Let other suspects have the host where this one ran."""
         if self.suspects.pop(task_id, None) is not None:
-            self.ready.update(r for r in self.queue.groups if r.suspect)
+            self.look_at.update(r for r in self.queue.groups if r.suspect)
 
     def wait_again(self, live: LiveTask) -> None:
         """Put a waiting task back that was taken out of the queue for a decision."""
-        if live.state.phase == "waiting" and live.state.task_id not in self.queue.tasks:
+        if live.task.phase == "waiting" and live.task.task_id not in self.queue.tasks:
             self.enqueue(live)
 
     def give_up_in_flight(self) -> None:
@@ -478,33 +478,33 @@ class SchedulerState:
         return tuple(
             sorted(
                 name
-                for name, seq in live.state.excluded
+                for name, seq in live.task.excluded
                 if not self.fleet.came_up_after(name, seq)
             )
         )
 
     def enqueue(self, live: LiveTask) -> None:
         """Put a waiting task where those with its requirement wait, or with the held."""
-        state = live.state
-        if state.held:
+        task = live.task
+        if task.held:
             self.held.add(live)
             return
-        self.held.remove(state.task_id)
+        self.held.remove(task.task_id)
         if live.is_new:
             required = live.base
         else:
             required = live.requirement(self.excluded(live))
             required = self.newcomers.one(required)
         waiting = Waiting(
-            state.task_id,
-            state.submitted_seq,
+            task.task_id,
+            task.submitted_seq,
             live.lane,
             live.since,
             required,
         )
         if self.queue.add(waiting).count == 1:
             self.by_pool.setdefault(plain(required), set()).add(required)
-        self.ready.add(required)
+        self.look_at.add(required)
         self.arrived.append(waiting)
 
     def dequeue(self, task_id: str) -> None:
@@ -522,7 +522,7 @@ class SchedulerState:
             self.by_pool.pop(key, None)
             self.fleet.release_pool(required)
             # Who may hop into this pool makes it anew, and hears when a place opens there.
-            self.ready.update(self.unmet)
+            self.look_at.update(self.unmet)
 
     def regroup(self) -> None:
         """Let tasks try again what they had excluded: something has come up."""
@@ -532,12 +532,12 @@ class SchedulerState:
                 self.dequeue(waiting.task_id)
                 self.enqueue(live)
 
-    def make_ready(self) -> None:
+    def look_at_changed(self) -> None:
         """Have those looked at in whose pool a place has opened or gone, and the unmet."""
         for key in self.fleet.changed_pools:
-            self.ready.update(self.by_pool.get(key, ()))
+            self.look_at.update(self.by_pool.get(key, ()))
         self.fleet.changed_pools.clear()
-        self.ready.update(self.unmet)
+        self.look_at.update(self.unmet)
 
     def lift_limits(self, now: float) -> None:
         """Pauses of hosts and limits of accounts may be over."""
@@ -546,7 +546,7 @@ class SchedulerState:
             if until <= now:
                 self.fleet.refresh(kind)
         self.tiers_dirty = True
-        self.ready.update(self.queue.groups)
+        self.look_at.update(self.queue.groups)
 
     # -- policy, leaders ---------------------------------------------------------------
 
@@ -568,7 +568,7 @@ class SchedulerState:
             # Timers keep their start; their end is another one now.
             group.expiries = None
         self.tiers_dirty = self.alerts_moved = True
-        self.ready.update(self.queue.groups)
+        self.look_at.update(self.queue.groups)
         return "applied"
 
     def _fold_scheduler(self, recorded: c.Recorded) -> Verdict:
@@ -594,5 +594,5 @@ class SchedulerState:
         if event.step_s > 0:
             tiers.move_limits(self, event.step_s)
         self.alerts_moved = True
-        self.ready.update(self.queue.groups)
+        self.look_at.update(self.queue.groups)
         return "applied"

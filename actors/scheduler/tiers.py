@@ -118,7 +118,7 @@ def fold_tier(state: SchedulerState, name: str, event: c.Event) -> Verdict:
     if isinstance(event, c.TierLimited | c.TierLimitCleared):
         state.fleet.limit(PLACE_KIND[watch.tier], watch.limited_until)
     # What waits for this tier, or could hop from or to it, is looked at again.
-    state.ready.update(state.queue.groups)
+    state.look_at.update(state.queue.groups)
     return "applied"
 
 

@@ -148,12 +148,12 @@ class Living:
 async def test_a_lease_is_held_until_a_margin_before_it_runs_out():
     living = Living()
     lease = living.lease("a")
-    assert not lease.held
+    assert not lease.ours
     await lease._try()
     living.now += 3.9
-    assert lease.held
+    assert lease.ours
     living.now += 0.2
-    assert not lease.held
+    assert not lease.ours
     assert await living.holder("k", timeout=1) is not None
 
 
@@ -167,9 +167,9 @@ async def test_a_lease_of_any_length_is_held_from_one_renewal_to_the_next(ttl):
     for _ in range(20):
         await lease._try()
         living.now += 1.5 * renewal(ttl)
-        assert lease.held
+        assert lease.ours
     living.now += ttl
-    assert not lease.held
+    assert not lease.ours
 
 
 def test_a_lease_that_cannot_be_held_is_refused():
@@ -185,14 +185,14 @@ async def test_two_never_hold_it_at_once():
     for _ in range(40):
         await one._try()
         await other._try()
-        assert one.held
-        assert not other.held
+        assert one.ours
+        assert not other.ours
         living.now += 1.0
     living.now += 5.0
     await other._try()
-    assert other.held
+    assert other.ours
     await one._try()
-    assert not one.held
+    assert not one.ours
 
 
 async def test_a_renewal_whose_answer_got_lost_is_found_to_be_one_s_own():
@@ -205,9 +205,9 @@ async def test_a_renewal_whose_answer_got_lost_is_found_to_be_one_s_own():
     living.lost = None
     living.now += 1.0
     await lease._try()
-    assert lease.held
+    assert lease.ours
     living.now += 3.9
-    assert lease.held
+    assert lease.ours
 
 
 async def test_a_first_try_whose_answer_got_lost_is_found_to_be_one_s_own():
@@ -215,10 +215,10 @@ async def test_a_first_try_whose_answer_got_lost_is_found_to_be_one_s_own():
     lease = living.lease("a")
     living.lost = LogUnavailable("take the lease", "no answer")
     await lease._try()
-    assert not lease.held
+    assert not lease.ours
     living.lost = None
     await lease._try()
-    assert lease.held
+    assert lease.ours
 
 
 async def test_an_outage_is_said_once_and_so_is_its_end():
@@ -259,6 +259,6 @@ async def test_a_change_is_told():
     running = asyncio.ensure_future(lease.run())
     async with asyncio.timeout(60):
         await lease.changed.wait()
-    assert lease.held
+    assert lease.ours
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)

@@ -99,21 +99,21 @@ class FamilyJudge:
             parent = state.tasks.get(event.parent)
             runs = (
                 parent is not None
-                and parent.state.route == event.parent_route
-                and parent.state.phase in UNDER_WAY
+                and parent.task.route == event.parent_route
+                and parent.task.phase in UNDER_WAY
             )
             with_children.add(event.parent)
-            if runs or live.deciding or live.state.phase in ("cancelling", *FINAL):
+            if runs or live.deciding or live.task.phase in ("cancelling", *FINAL):
                 continue
             if able and scheduler.leading:
                 self._complain(
                     "no child outlives its parent's run",
-                    f"{scheduler.name}: {task_id} is {live.state.phase}",
+                    f"{scheduler.name}: {task_id} is {live.task.phase}",
                 )
         for task_id in with_children:
             live_parent = state.tasks.get(task_id)
-            if live_parent is not None and live_parent.state.phase in ON_HOST:
-                one = live_parent.state
+            if live_parent is not None and live_parent.task.phase in ON_HOST:
+                one = live_parent.task
                 slots = state.fleet.slots_of(one.host, one.endpoint, live_parent.kind)
                 lending[id(slots)] = lending.get(id(slots), 0) + 1
         for host in state.fleet.hosts.values():

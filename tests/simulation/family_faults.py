@@ -61,7 +61,7 @@ def slot_lent_for_ever(patch: Patch) -> None:
     lend = SchedulerState._lend
 
     def kept(self: Any, parent: Any) -> None:
-        if parent is not None and parent.state.task_id in self.families.children:
+        if parent is not None and parent.task.task_id in self.families.children:
             lend(self, parent)
 
     patch.setattr(SchedulerState, "_lend", kept)

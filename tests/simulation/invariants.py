@@ -729,15 +729,15 @@ class Judge:
     def _excluded(self, scheduler: Scheduler, live: LiveTask) -> tuple[str, ...]:
         return tuple(
             name
-            for name, seq in live.state.excluded
+            for name, seq in live.task.excluded
             if not scheduler.state.fleet.came_up_after(name, seq)
         )
 
     def _decided_route(
         self, scheduler: Scheduler, live: LiveTask, event: c.TaskRouted, where: str
     ) -> None:
-        if live.state.phase != "waiting":
-            self.complain("only who waits is routed", f"{where}: {live.state.phase}")
+        if live.task.phase != "waiting":
+            self.complain("only who waits is routed", f"{where}: {live.task.phase}")
         wall = scheduler.state.now + scheduler.state.time.ahead_s
         if live.deadline is not None and live.deadline < wall - 1.0:
             self.complain("nothing is routed after its deadline", where)
@@ -773,7 +773,7 @@ class Judge:
                 same = rank[0] == mine[0]
                 self.complain(
                     "first in, first out inside a lane" if same else "best lane first",
-                    f"{where}: {mine} before {other.state.task_id} {rank}",
+                    f"{where}: {mine} before {other.task.task_id} {rank}",
                 )
 
     def _decided_end(
@@ -783,7 +783,7 @@ class Judge:
         event: c.TaskRequeued | c.TaskDeadLettered,
         where: str,
     ) -> None:
-        state = live.state
+        state = live.task
         host = scheduler.state.fleet.hosts.get(state.host)
         fits = {
             "not accepted": state.phase == "routed",
@@ -938,7 +938,7 @@ class Judge:
         slots: dict[int, int] = {}
         on_host: dict[str, set[str]] = {}
         for task_id, live in scheduler.state.tasks.items():
-            state = live.state
+            state = live.task
             if state.phase in FINAL:
                 self.complain("what is over is let go", f"{scheduler.name}: {task_id}")
             if state.phase in ON_HOST:
@@ -1012,7 +1012,7 @@ class Judge:
         """No acceptance in time: the route is taken back, as soon as anybody can."""
         patience = scheduler.state.policy.accept_timeout_s + ACCEPTANCE_LEEWAY
         for task_id, live in scheduler.state.tasks.items():
-            state = live.state
+            state = live.task
             if state.phase != "routed" or not able:
                 self._unaccepted.pop((id(scheduler), task_id), None)
                 continue
@@ -1117,8 +1117,8 @@ class Judge:
                     self.complain(
                         "what is over is let go", f"{scheduler.name}: {task_id}"
                     )
-            elif known is None or known.state != state:
-                said = known.state if known is not None else None
+            elif known is None or known.task != state:
+                said = known.task if known is not None else None
                 self.complain(
                     "what a scheduler knows is what the log says",
                     f"{scheduler.name}: {task_id} is {said}, the log says {state}",
@@ -1160,7 +1160,7 @@ def signature(scheduler: Scheduler) -> dict[str, Any]:
     }
     for task_id, live in scheduler.state.tasks.items():
         routed = live.routed.id if live.routed is not None else ""
-        found[f"task {task_id}"] = (live.state, live.base, live.lane, routed)
+        found[f"task {task_id}"] = (live.task, live.base, live.lane, routed)
         waiting = scheduler.state.queue.tasks.get(task_id)
         if waiting is not None:
             found[f"queue {task_id}"] = (
@@ -1186,7 +1186,7 @@ def signature(scheduler: Scheduler) -> dict[str, Any]:
 
 
 def _rank(live: LiveTask, now: float, ageing: float) -> tuple[int, int]:
-    state = live.state
+    state = live.task
     waited = max(0.0, now - live.since)
     return max(0, live.lane - int(waited // ageing)), state.submitted_seq
 

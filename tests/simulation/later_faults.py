@@ -51,10 +51,10 @@ def held_task_is_routed(patch: Patch) -> None:
     enqueue = state.SchedulerState.enqueue
 
     def careless(self: Any, live: Any) -> None:
-        was = live.state
-        live.state = msgspec.structs.replace(was, held=False)
+        was = live.task
+        live.task = msgspec.structs.replace(was, held=False)
         enqueue(self, live)
-        live.state = was
+        live.task = was
 
     patch.setattr(state.SchedulerState, "enqueue", careless)
 

@@ -135,7 +135,7 @@ class WatchedRole(SchedulerRole):
         super()._take_turn()
         self.turns += 1
         if self.process.alive and self.turns % self.looks_every == 0:
-            able = self.lease.held and self._bus.connected
+            able = self.lease.ours and self._bus.connected
             self.judge.scheduler(self.scheduler, able=able)
 
 

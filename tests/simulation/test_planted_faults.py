@@ -156,7 +156,7 @@ def acceptance_timer_not_cancelled(patch: Patch) -> None:
         while lead.unaccepted and lead.unaccepted[0].since + limit <= now:
             _, task_id, route = lead.unaccepted.popleft()
             live = state.tasks.get(task_id)
-            if live is not None and live.state.route == route:
+            if live is not None and live.task.route == route:
                 state.ended.setdefault(task_id, RouteEnd("not accepted yet"))
 
     patch.setattr(returns, "note_unaccepted", eager)
@@ -209,7 +209,7 @@ def hop_forgotten(patch: Patch) -> None:
 
 def exclusion_ignored(patch: Patch) -> None:
     """A place that failed on a task is tried again at once."""
-    patch.setattr(fleet.Fleet, "is_excluded", lambda self, place, excluded: False)
+    patch.setattr(fleet.Fleet, "is_barred", lambda self, place, barred: False)
 
 
 def late_result_counts(patch: Patch) -> None:
@@ -407,7 +407,7 @@ def restarted_run_forgotten(patch: Patch) -> None:
     """What a restarted host holds and had not begun is taken for running."""
 
     def trusting(state: Any, live: Any, host: Any) -> None:
-        if live.state.route not in host.held:
+        if live.task.route not in host.runs:
             hosts.lose(state, live, "host restarted", "")
 
     patch.setattr(hosts, "after_restart", trusting)

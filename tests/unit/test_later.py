@@ -120,7 +120,7 @@ def test_a_routing_of_a_held_task_is_void():
             task_id="t2",
         ),
     )
-    assert w.scheduler.state.tasks["t2"].state.phase == "waiting"
+    assert w.scheduler.state.tasks["t2"].task.phase == "waiting"
     assert "t2" in w.scheduler.state.held.tasks
 
 

@@ -42,7 +42,7 @@ def test_a_time_to_live_is_as_long_as_it_is_wherever_the_clock_is_put(by):
     w.wait(30)
     stepped(w, by)
     w.wait(29)
-    assert w.scheduler.state.tasks["t1"].state.phase == "waiting"
+    assert w.scheduler.state.tasks["t1"].task.phase == "waiting"
     w.wait(2)
     assert "t1" not in w.scheduler.state.tasks
 

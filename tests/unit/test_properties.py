@@ -366,7 +366,7 @@ def test_the_best_of_a_pool_is_the_best_of_all_its_places(
     every = [
         candidate(pool._inputs(place, repo), fleet.policy.scoring)
         for name, place in pool.places.items()
-        if name in pool._keys and not fleet.is_excluded(place, excluded)
+        if name in pool._keys and not fleet.is_barred(place, excluded)
     ]
     pool.best("another", None, ())  # what it makes is kept
     best = pool.best("task", repo, excluded)
@@ -449,7 +449,7 @@ def _something(w: World, chance: Random) -> None:
 def _recount(w: World) -> None:
     taken: dict[tuple[str, str], int] = {}
     for task_id, live in w.scheduler.state.tasks.items():
-        state = live.state
+        state = live.task
         assert state.phase not in FINAL
         if state.phase in ON_HOST:
             what = f"endpoint:{state.endpoint}" if state.endpoint else "shell"

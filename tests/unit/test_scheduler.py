@@ -604,8 +604,8 @@ def test_replaying_the_log_gives_the_same_state():
     other = World(leading=False)
     for recorded in w.log:
         other.scheduler.fold(recorded)
-    assert {k: v.state for k, v in other.scheduler.state.tasks.items()} == {
-        k: v.state for k, v in w.scheduler.state.tasks.items()
+    assert {k: v.task for k, v in other.scheduler.state.tasks.items()} == {
+        k: v.task for k, v in w.scheduler.state.tasks.items()
     }
     assert set(other.scheduler.state.queue.tasks) == set(w.scheduler.state.queue.tasks)
 

@@ -68,9 +68,11 @@ def plain(value, seen: dict[int, int]):
 def known(state: SchedulerState) -> dict:
     """Everything that a standby knows."""
     seen: dict[int, int] = {}
-    names = sorted(set(vars(state)) - NOT_COMPARED - {"queue", "ready"})
+    names = sorted(set(vars(state)) - NOT_COMPARED - {"queue", "look_at"})
     found = {name: plain(getattr(state, name), seen) for name in names}
-    found["ready"] = state.ready & state.queue.groups.keys() == set(state.queue.groups)
+    found["look_at"] = state.look_at & state.queue.groups.keys() == set(
+        state.queue.groups
+    )
     for required, group in state.queue.groups.items():
         waiting = [(w.task_id, w.seq, w.lane, w.since, w.waits) for w in group]
         found[f"group {required}"] = (group.count, sorted(waiting))

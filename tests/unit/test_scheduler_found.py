@@ -127,7 +127,7 @@ def test_an_attempt_that_was_reported_as_over_is_not_counted_again():
         ),
     )  # fmt: skip
     w.store(requeued.subject, requeued.event)
-    assert w.scheduler.state.tasks["t1"].state.attempts == 1
+    assert w.scheduler.state.tasks["t1"].task.attempts == 1
 
 
 @pytest.mark.parametrize("kind", [c.HostLost, c.TierDown])
@@ -247,7 +247,7 @@ def test_an_escalation_that_did_not_come_to_count_leaves_room_for_others():
     w.report("t1", c.TaskRejected, reason="busy")
     assert w.scheduler.state.escalated == set()
     w.scheduler.state.fleet.resume_paused(float("inf"))
-    w.scheduler.state.ready.update(w.scheduler.state.queue.groups)
+    w.scheduler.state.look_at.update(w.scheduler.state.queue.groups)
     (routed,) = [d for d in decide(w) if isinstance(d.event, c.TaskRouted)]
     w.store(subjects.task("t1"), c.TaskCancelled(**w.head(), task_id="t1"))
     assert not w.take(routed)
@@ -299,7 +299,7 @@ async def test_no_two_elections_have_one_epoch_though_one_comes_in_between():
         ids=lambda: next(ids), version="0",
     )  # fmt: skip
     follower = await log.follow(role._on_event)
-    role.lease = SimpleNamespace(held=True, other_at=0.0, ttl=4.0)  # type: ignore[assignment]
+    role.lease = SimpleNamespace(ours=True, other_at=0.0, ttl=4.0)  # type: ignore[assignment]
     await role._be_elected()
     await asyncio.sleep(0)
     await follower.stop()

@@ -225,13 +225,13 @@ def test_a_task_that_is_not_over_goes_by_the_rule_of_overlap(rule):
     assert submitted.spec.after_any == [first]
     if rule == "queue":
         assert second.waits_for == first
-        assert live[second.task_id].state.held
+        assert live[second.task_id].task.held
         over(w, first)
         w.turn()
     else:
         assert second.replaces == first
         assert first not in live
-    assert not live[second.task_id].state.held
+    assert not live[second.task_id].task.held
 
 
 def test_a_paused_schedule_fires_nothing_and_leaves_out_what_it_slept_through():
@@ -462,7 +462,7 @@ def night(tz: str, day: str) -> None:
     assert tasks == Counter(each.task_id for each in w.events(c.ScheduleFired))
     assert len(fired(w, "nightly")) == 1
     assert not any(s.reason == "missed" for s in skipped(w, "all"))
-    assert all(t.state.phase not in FINAL for t in w.scheduler.state.tasks.values())
+    assert all(t.task.phase not in FINAL for t in w.scheduler.state.tasks.values())
 
 
 def test_people_are_shown_the_next_ten_times_and_the_last_runs():
