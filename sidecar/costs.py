@@ -30,6 +30,7 @@ from events import catalogue as c
 from sidecar.output import NAME_LIMIT, charged, counted, cut, fitting
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from datetime import datetime
 
     from events.mail import Assign
@@ -178,6 +179,16 @@ def _list_price(model: str, raw: RawResult, at: datetime | None) -> Decimal | No
 def _has_tokens(raw: RawResult) -> bool:
     counts = (raw.tokens_in, raw.tokens_out, raw.cache_read_tokens)
     return any(counts) or bool(raw.cache_write_tokens)
+
+
+def summed(amounts: Iterable[float | None]) -> float | None:
+    """Return the sum of dollars, to the last digit; None where one of them is unknown."""
+    total = Decimal(0)
+    for usd in amounts:
+        if usd is None:
+            return None
+        total += Decimal(repr(usd))
+    return _dollars(total)
 
 
 def _dollars(value: Decimal | None) -> float | None:

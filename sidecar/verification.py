@@ -7,7 +7,6 @@ who can take a next turn is told of it, and works on. `sidecar.pipeline` drives 
 
 from __future__ import annotations
 
-from decimal import Decimal
 from typing import TYPE_CHECKING, Final, Protocol
 
 from msgspec.structs import replace
@@ -15,9 +14,10 @@ from msgspec.structs import replace
 from events import catalogue as c
 from events.errors import shown
 from events.lifecycle import VERIFICATION
+from sidecar import costs
 from sidecar.answers import ANSWER_FILE
 from sidecar.executors.port import Finished, Stopped, Turn
-from sidecar.output import charged, counted, fitting
+from sidecar.output import counted, fitting
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -288,9 +288,7 @@ def together(earlier: Sequence[c.Result], last: c.Result) -> c.Result:
     rounds = [*earlier, last]
     paid = [each for each in rounds if each.cost_basis != "none"] or [last]
     equivalents = [
-        Decimal(repr(each.equivalent_claude_cost_usd))
-        for each in rounds
-        if each.equivalent_claude_cost_usd is not None
+        usd for each in rounds if (usd := each.equivalent_claude_cost_usd) is not None
     ]
     models = [each for each in rounds if each.model_used != "none"] or [last]
     return fitting(
@@ -303,8 +301,10 @@ def together(earlier: Sequence[c.Result], last: c.Result) -> c.Result:
             or 0,
             cache_write_tokens=counted(sum(each.cache_write_tokens for each in rounds))
             or 0,
-            estimated_cost_usd=_dollars([each.estimated_cost_usd for each in rounds]),
-            equivalent_claude_cost_usd=float(sum(equivalents)) if equivalents else None,
+            estimated_cost_usd=costs.summed(each.estimated_cost_usd for each in rounds),
+            equivalent_claude_cost_usd=costs.summed(equivalents)
+            if equivalents
+            else None,
             equivalent_model=next(
                 (e.equivalent_model for e in reversed(rounds) if e.equivalent_model),
                 None,
@@ -326,8 +326,3 @@ def _certainty(basis: str) -> int:
 def _sum(counts: Sequence[int | None]) -> int | None:
     known = [count for count in counts if count is not None]
     return counted(sum(known)) if len(known) == len(counts) else None
-
-
-def _dollars(amounts: Sequence[float | None]) -> float | None:
-    known = [Decimal(repr(usd)) for usd in amounts if usd is not None]
-    return charged(float(sum(known))) if len(known) == len(amounts) else None

@@ -10,7 +10,8 @@ import pytest
 
 from actors.rules.prices import price, price_list
 from events import catalogue as c
-from sidecar.costs import settle
+from sidecar.costs import settle, summed
+from sidecar.executors.claude.reading import ClaudeUsage
 from sidecar.executors.port import RawResult
 from sidecar.output import EVENT_LIMIT
 from sidecar.verification import together
@@ -142,3 +143,22 @@ def test_a_result_is_cut_to_what_an_event_may_hold() -> None:
     result = settled("sidecar", output="\0" * 200_000)
     assert result.truncated
     assert len(result.output) < 200_000
+
+
+def test_dollars_are_added_to_the_last_digit_by_whoever_adds_them() -> None:
+    assert summed((0.1, 0.2)) == 0.3
+    assert summed(()) == 0.0
+    assert summed((0.1, None)) is None
+    used = [ClaudeUsage(usd=usd) for usd in (0.1, 0.2)]
+    assert used[0].plus(used[1]).usd == 0.3
+    rounds = [
+        c.Result(
+            status="success",
+            estimated_cost_usd=usd,
+            equivalent_claude_cost_usd=usd,
+            cost_basis="estimated",
+        )
+        for usd in (0.1, 0.2)
+    ]
+    both = together(rounds[:1], rounds[1])
+    assert (both.estimated_cost_usd, both.equivalent_claude_cost_usd) == (0.3, 0.3)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
 from events import catalogue as c
+from sidecar.costs import summed
 from sidecar.executors.claude import stream_json
 from sidecar.executors.claude.notices import notice_in
 from sidecar.executors.ndjson import Broken
@@ -46,15 +47,12 @@ class ClaudeUsage(Struct, frozen=True, kw_only=True):
             tokens_out=_sum(self.tokens_out, other.tokens_out),
             cache_read=self.cache_read + other.cache_read,
             cache_write=self.cache_write + other.cache_write,
-            usd=_sum(self.usd, other.usd),
+            usd=summed((self.usd, other.usd)),
             known=self.known and other.known,
         )
 
 
-N = TypeVar("N", int, float)
-
-
-def _sum(one: N | None, other: N | None) -> N | None:
+def _sum(one: int | None, other: int | None) -> int | None:
     return None if one is None or other is None else one + other
 
 
@@ -136,13 +134,12 @@ def _grown(
 
 
 def _together(uses: tuple[stream_json.ModelUse, ...]) -> ClaudeUsage:
-    costs = [use.cost_usd for use in uses]
     return ClaudeUsage(
         tokens_in=sum(use.tokens_in for use in uses),
         tokens_out=sum(use.tokens_out for use in uses),
         cache_read=sum(use.cache_read for use in uses),
         cache_write=sum(use.cache_write for use in uses),
-        usd=None if None in costs else sum(cost or 0.0 for cost in costs),
+        usd=summed(use.cost_usd for use in uses),
         known=all(use.priced for use in uses),
     )
 
