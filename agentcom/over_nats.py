@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from agentcom.finding import Broker
 
 _ANSWER_S: Final = 5.0
+_AGAIN_S: Final = 2.0
+"""A command without an answer is given again after this, beside the first: whoever got it may
+be cut off, and of several who could get it another may answer."""
 _CONNECT_S: Final = 5.0
 _ERROR_CODE: Final = "Nats-Service-Error-Code"
 _DENIED: Final = re.compile(
@@ -120,7 +123,7 @@ class OverNats:
 
     async def command(self, name: str, body: dict[str, Any]) -> bytes:
         """Give a command."""
-        return await self._ask(f"agentcom.cmd.{name}", body, _ANSWER_S)
+        return await self._ask(f"agentcom.cmd.{name}", body, _ANSWER_S, _AGAIN_S)
 
     async def query(self, name: str, body: dict[str, Any]) -> bytes:
         """Ask a question; one that waits is answered sooner than it asks for."""
@@ -130,7 +133,13 @@ class OverNats:
         timeout = _ANSWER_S + float(body.get("wait", 0)) + 5.0 * ("wait_seq" in body)
         return await self._ask(f"agentcom.query.{name}", body, timeout)
 
-    async def _ask(self, subject: str, body: dict[str, Any], timeout: float) -> bytes:
+    async def _ask(
+        self,
+        subject: str,
+        body: dict[str, Any],
+        timeout: float,
+        again: float | None = None,
+    ) -> bytes:
         import nats.errors
 
         client = await self._connected()
@@ -138,7 +147,7 @@ class OverNats:
         patience: Patience | None = None
         while True:
             try:
-                answer = await self._request(client, subject, raw, timeout)
+                answer = await self._request(client, subject, raw, timeout, again)
             except nats.errors.Error as error:
                 patience = patience or Patience()
                 if await patience.again():
@@ -156,8 +165,14 @@ class OverNats:
                 raise error_said
 
     async def _request(
-        self, client: Client, subject: str, raw: bytes, timeout: float
+        self,
+        client: Client,
+        subject: str,
+        raw: bytes,
+        timeout: float,
+        again: float | None,
     ) -> Msg:
+        """Ask, and twice more after `again` seconds each; the first answer counts."""
         import nats.errors
 
         loop = asyncio.get_running_loop()
@@ -166,16 +181,26 @@ class OverNats:
         refusing = self._refusing.get(subject)
         if refusing is None or refusing.done():
             refusing = self._refusing[subject] = loop.create_future()
-        asking = asyncio.ensure_future(client.request(subject, raw, timeout=timeout))
+        asking: list[asyncio.Future[Msg]] = []
         try:
-            await asyncio.wait((asking, refusing, lost), return_when="FIRST_COMPLETED")
-            if asking.done():
-                return asking.result()
+            for wait_s in (again, again, None):
+                asked = client.request(subject, raw, timeout=timeout)
+                asking.append(asyncio.ensure_future(asked))
+                waited: list[asyncio.Future[Any]] = [*asking, refusing, lost]
+                done, _ = await asyncio.wait(
+                    waited, timeout=wait_s, return_when="FIRST_COMPLETED"
+                )
+                if done:
+                    break
+            for each in asking:
+                if each.done():
+                    return each.result()
             if lost.done():
                 raise nats.errors.ConnectionClosedError
         finally:
             self._asked.discard(lost)
-            asking.cancel()
+            for each in asking:
+                each.cancel()
         raise Denied(
             f"the role {self._broker.role} may not use {subject}: name another key",
             code="denied",

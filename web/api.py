@@ -43,6 +43,9 @@ if TYPE_CHECKING:
     from projections.queries import Queries
 
 ANSWER_S: Final = 5.0
+AGAIN_S: Final = 2.0
+"""A command that may be given twice is given again after this, beside the first: the gateway
+that got it may be cut off, or our own server, and another may answer."""
 ABSENT_TRIES: Final = 15
 EVENTS_BYTES: Final = 2_000_000
 MANY_S: Final = 60.0
@@ -402,6 +405,7 @@ class Api:
                     encode(body),
                     who,
                     request.headers.get(TRACEPARENT, ""),
+                    again="id" in body or "idempotency_key" in body,
                 )
             )
         except (Denied, Malformed, Unreachable) as error:
@@ -435,22 +439,62 @@ class Api:
                 return answer
 
     async def pass_on(
-        self, subject: str, body: bytes, who: str, traceparent: str = ""
+        self,
+        subject: str,
+        body: bytes,
+        who: str,
+        traceparent: str = "",
+        *,
+        again: bool = False,
     ) -> bytes:
-        """Ask the gateway; right after somebody's reconnect nobody may seem to listen."""
+        """Ask the gateway; right after somebody's reconnect nobody may seem to listen.
+
+        With `again` the command may be given twice: after a while it is.
+        """
         headers = {header.REQUESTER: who}
         if TraceParent.read(traceparent):
             headers[TRACEPARENT] = traceparent
         for attempt in range(1, ABSENT_TRIES + 1):
             try:
-                return await self._bus.request(
-                    subject, body, timeout=ANSWER_S, headers=headers
-                )
+                return await self._request(subject, body, headers, again=again)
             except Unreachable as error:
                 if not error.absent or attempt == ABSENT_TRIES:
                     raise
             await asyncio.sleep(0.02)
         raise Unreachable(subject, absent=True)
+
+    async def _request(
+        self, subject: str, body: bytes, headers: dict[str, str], *, again: bool
+    ) -> bytes:
+        """Ask, with `again` each `AGAIN_S` once more; the first answer counts."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + ANSWER_S
+        answer: asyncio.Future[bytes] = loop.create_future()
+        asked: list[asyncio.Future[bytes]] = []
+        failed: list[asyncio.Future[bytes]] = []
+
+        def heard(one: asyncio.Future[bytes]) -> None:
+            if one.cancelled() or answer.done():
+                return
+            if (error := one.exception()) is None:
+                answer.set_result(one.result())
+                return
+            failed.append(one)
+            if len(failed) == len(asked):
+                answer.set_exception(error)
+
+        try:
+            while not answer.done():
+                rest = until - loop.time()
+                one = self._bus.request(subject, body, timeout=rest, headers=headers)
+                asked.append(one)
+                one.add_done_callback(heard)
+                more = again and rest > AGAIN_S
+                await asyncio.wait([answer], timeout=AGAIN_S if more else None)
+            return answer.result()
+        finally:
+            for each in asked:
+                each.cancel()
 
 
 def _wait_of(request: web.Request) -> float:

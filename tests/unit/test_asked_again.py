@@ -1,0 +1,120 @@
+"""A command whose answer does not come is given again, beside the first: one may be cut off."""
+
+from __future__ import annotations
+
+import asyncio
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from agentcom import over_nats
+from agentcom.finding import Broker
+from agentcom.over_nats import OverNats
+from events.errors import Unreachable
+from web import api
+
+
+class Bus:
+    """Notes who asks for what; answers come when the test says so."""
+
+    def __init__(self) -> None:
+        self.asked: list[asyncio.Future[bytes]] = []
+        self.more = asyncio.Event()
+
+    def request(self, subject: str, data: bytes, **_: Any) -> asyncio.Future[bytes]:
+        self.asked.append(asyncio.get_running_loop().create_future())
+        self.more.set()
+        return self.asked[-1]
+
+    async def until_asked(self, times: int) -> None:
+        async with asyncio.timeout(60):
+            while len(self.asked) < times:
+                self.more.clear()
+                await self.more.wait()
+
+
+def giving(bus: Bus, *, again: bool) -> asyncio.Task[bytes]:
+    edge = api.Api(None, bus, None, {}, None)  # type: ignore[arg-type]
+    return asyncio.create_task(
+        edge.pass_on("agentcom.cmd.task.submit", b"{}", "alice", again=again)
+    )
+
+
+@pytest.mark.parametrize("answers", [0, 1])
+async def test_web_gives_it_again_and_takes_whichever_answer_comes(
+    answers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(api, "AGAIN_S", 0.01)
+    bus = Bus()
+    given = giving(bus, again=True)
+    await bus.until_asked(2)
+    bus.asked[answers].set_result(b"done")
+    assert await given == b"done"
+    assert bus.asked[1 - answers].cancelled()
+
+
+async def test_web_waits_for_the_other_where_one_of_them_is_not_heard(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(api, "AGAIN_S", 0.01)
+    bus = Bus()
+    given = giving(bus, again=True)
+    await bus.until_asked(2)
+    bus.asked[1].set_exception(Unreachable("x", absent=True))
+    bus.asked[0].set_result(b"done")
+    assert await given == b"done"
+
+
+async def test_web_gives_only_once_what_may_not_be_done_twice(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(api, "AGAIN_S", 0.01)
+    bus = Bus()
+    given = giving(bus, again=False)
+    await bus.until_asked(1)
+    for _ in range(10):
+        await asyncio.sleep(0)
+    bus.asked[0].set_result(b"done")
+    assert await given == b"done"
+    assert len(bus.asked) == 1
+
+
+def library_on(bus: Bus) -> OverNats:
+    """The library over NATS, whose connection is this bus."""
+
+    async def request(subject: str, raw: bytes, **_: Any) -> Any:
+        data = await bus.request(subject, raw)
+        return SimpleNamespace(headers=None, data=data)
+
+    library = OverNats(Broker(["nats://x"], "", "operator"))
+    library._client = SimpleNamespace(request=request)  # type: ignore[assignment]
+    return library
+
+
+@pytest.mark.parametrize("answers", [0, 1])
+async def test_the_library_gives_it_again_over_nats(
+    answers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(over_nats, "_AGAIN_S", 0.01)
+    bus = Bus()
+    library = library_on(bus)
+    given = asyncio.create_task(library.command("task.submit", {}))
+    await bus.until_asked(2)
+    bus.asked[answers].set_result(b"done")
+    assert await given == b"done"
+
+
+async def test_a_question_is_asked_once_at_a_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(over_nats, "_AGAIN_S", 0.01)
+    bus = Bus()
+    library = library_on(bus)
+    given = asyncio.create_task(library.query("tasks", {}))
+    await bus.until_asked(1)
+    for _ in range(10):
+        await asyncio.sleep(0)
+    bus.asked[0].set_result(b"done")
+    assert await given == b"done"
+    assert len(bus.asked) == 1
