@@ -566,7 +566,7 @@ class SimulatedOllama:
         runner = web.AppRunner(
             self._app(),
             handler_cancellation=True,  # a client that goes away cancels its run
-            shutdown_timeout=0.0,
+            shutdown_timeout=0.001,  # 0 would wait for every run to end
             access_log=None,
         )
         await runner.setup()
