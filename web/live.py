@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 
 HISTORY_BYTES: Final = 1_500_000
 """Of the text that was put out before a page came, it gets the last so much."""
-BACKLOG: Final = 20_000
-"""Chunks that wait while the stream is being read; the oldest are dropped."""
 TAIL_TASKS: Final = 256
 SOUGHT_PIECES: Final = 2_000
 """Of a task that has printed more, the last lines are not looked up."""
@@ -54,11 +52,45 @@ class Sink(Protocol):
         ...
 
 
+class _Past:
+    """The last so many bytes of what a task has put out, and all that is never left out.
+
+    The stream may hold a gibibyte of one task, so the rest is forgotten as it is read.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._text: deque[tuple[int, c.Chunk, bytes]] = deque()
+        self._state: list[tuple[int, c.Chunk, bytes]] = []
+        self._bytes = 0
+        self._count = 0
+        self.lost = 0
+
+    def add(self, chunk: c.Chunk, raw: bytes) -> None:
+        """Take the next one; the oldest text goes where it is too much."""
+        self._count += 1
+        piece = (self._count, chunk, raw)
+        if chunk.event_type in STATE:
+            self._state.append(piece)
+            return
+        self._text.append(piece)
+        self._bytes += len(piece[2])
+        while self._bytes - len(self._text[0][2]) > self._most:
+            self._bytes -= len(self._text.popleft()[2])
+            self.lost += 1
+
+    def pieces(self) -> list[tuple[c.Chunk, bytes]]:
+        """Return what is left, oldest first."""
+        ordered = sorted([*self._text, *self._state], key=lambda piece: piece[0])
+        return [(chunk, raw) for _, chunk, raw in ordered]
+
+
 class OutputWatch:
     """A page's interest in one task's output.
 
     `reached` is the number of the last chunk it has, by route. Until `ready`, what comes
-    waits in `backlog`, because the stream is still being read.
+    waits in `backlog`, because the stream is still being read: the last of it, as of the
+    past, for a run may print faster than the stream is read.
     """
 
     history_bytes = HISTORY_BYTES
@@ -67,14 +99,14 @@ class OutputWatch:
         self.task_id = task_id
         self.reached = reached
         self.ready = False
-        self.backlog: deque[tuple[c.Chunk, bytes]] = deque(maxlen=BACKLOG)
+        self.backlog = _Past(self.history_bytes)
         self.reading: asyncio.Task[None] | None = None
         self._sink = sink
 
     def take(self, chunk: c.Chunk, raw: bytes, *, past: bool = False) -> None:
         """Hand a chunk on unless it was handed on before."""
         if not self.ready:
-            self.backlog.append((chunk, raw))
+            self.backlog.add(chunk, raw)
         elif chunk.n > self.reached.get(chunk.route, -1):
             self.reached[chunk.route] = chunk.n
             self.hand_on(chunk, raw, past=past)
@@ -102,42 +134,14 @@ class OutputWatch:
             self.note_gap(lost)
         for chunk, raw in history:
             self.take(chunk, raw, past=True)
-        while self.backlog:
-            self.take(*self.backlog.popleft())
+        waited, self.backlog = self.backlog, _Past(self.history_bytes)
+        for chunk, raw in waited.pieces():
+            # What was dropped of it is in the history, or is missing here.
+            missing = chunk.n - self.reached.get(chunk.route, -1) - 1
+            if waited.lost and missing > 0:
+                self.note_gap(missing)
+            self.take(chunk, raw)
         self.note_begun()
-
-
-class _Past:
-    """The last so many bytes of what a task has put out, and all that is never left out.
-
-    The stream may hold a gibibyte of one task, so the rest is forgotten as it is read.
-    """
-
-    def __init__(self, most: int) -> None:
-        self._most = most
-        self._text: deque[tuple[int, c.Chunk, bytes]] = deque()
-        self._state: list[tuple[int, c.Chunk, bytes]] = []
-        self._bytes = 0
-        self._count = 0
-        self.lost = 0
-
-    def add(self, chunk: c.Chunk) -> None:
-        """Take the next one; the oldest text goes where it is too much."""
-        self._count += 1
-        piece = (self._count, chunk, encode_chunk(chunk))
-        if chunk.event_type in STATE:
-            self._state.append(piece)
-            return
-        self._text.append(piece)
-        self._bytes += len(piece[2])
-        while self._bytes - len(self._text[0][2]) > self._most:
-            self._bytes -= len(self._text.popleft()[2])
-            self.lost += 1
-
-    def pieces(self) -> list[tuple[c.Chunk, bytes]]:
-        """Return what is left, oldest first."""
-        ordered = sorted([*self._text, *self._state], key=lambda piece: piece[0])
-        return [(chunk, raw) for _, chunk, raw in ordered]
 
 
 class OutputFeed:
@@ -216,7 +220,7 @@ class OutputFeed:
             try:
                 async for chunk in self._output.pieces(watch.task_id):
                     if chunk.n > watch.reached.get(chunk.route, -1):
-                        past.add(chunk)
+                        past.add(chunk, encode_chunk(chunk))
                 break
             except AgentComError:
                 await asyncio.sleep(AGAIN_S)

@@ -15,7 +15,7 @@ from tests.support.fakes import MemoryBroker, MemoryBus, MemoryLog
 from tests.support.histories import START, History, tell
 from tests.support.links import until
 from web import pages
-from web.live import OutputFeed, OutputWatch
+from web.live import OutputFeed, OutputWatch, encode_chunk
 from web.main import projecting
 from web.server import Server
 from web.topics import TOPICS
@@ -476,25 +476,38 @@ async def test_what_runs_silently_since_before_anybody_looked_has_its_last_lines
         assert [line["text"] for line in lines] == ["one", "two"]
 
 
-async def test_a_watch_s_backlog_is_bounded():
-    bus = MemoryBus(MemoryBroker())
-    feed = OutputFeed(bus, None)
-    watch = OutputWatch("T", None, {})
+def printed(n, text="x", kind="stdout"):
     chunk = Chunk(
         task_id="T",
-        event_type="stdout",
-        text="x",
+        event_type=kind,
+        text=text,
         timestamp="",
         route="R",
         generation=1,
         attempt=1,
         segment=0,
-        n=0,
+        n=n,
     )
-    for _ in range(30_000):
-        watch.take(chunk, b"")
-    assert len(watch.backlog) == 20_000
-    await feed.close()
+    return chunk, encode_chunk(chunk)
+
+
+def test_what_comes_while_the_past_is_read_is_bounded_and_what_is_dropped_is_a_gap():
+    heard = Heard()
+    watch = OutputWatch("T", heard, {})
+    for n in range(1_000):
+        watch.take(*printed(n, "x" * 10_000, "error" if n == 500 else "stdout"))
+    watch.begin([printed(n) for n in range(300)], 0)
+    watch.take(*printed(1_000))
+
+    history, gaps = heard.told[:300], [n for what, n in heard.told if what == "gap"]
+    live = [size for what, size in heard.told[300:] if what == "output"]
+    assert [what for what, _ in history] == ["output"] * 300
+    # Up to the error, which is never dropped, and from there to the end that was kept.
+    assert gaps[0] == 500 - 300
+    assert len(gaps) == 2
+    assert 300 + sum(gaps) + len(live) == 1_001
+    assert OutputWatch.history_bytes < sum(live) < OutputWatch.history_bytes + 40_000
+    assert heard.told[-2] == ("begun", 0)
 
 
 class Flood:
