@@ -153,6 +153,9 @@ class Credentials(msgspec.Struct, frozen=True):
         }
 
 
+SEED_WORDS: Final = "expected a line that begins with SU and ends with its checksum"
+
+
 def _key_in(path: Path) -> tuple[str, str]:
     """Return a key's seed and the servers its file names; raise NoCredentials."""
     if not path.is_file():
@@ -161,8 +164,7 @@ def _key_in(path: Path) -> tuple[str, str]:
         seed, servers = key_file(path)
         nkeys.from_seed(bytearray(seed.encode())).wipe()
     except (nkeys.NkeysError, ValueError) as error:
-        expected = "expected a line that begins with SU and ends with its checksum"
-        raise NoCredentials(path, expected) from error
+        raise NoCredentials(path, SEED_WORDS) from error
     return seed, servers
 
 
@@ -454,7 +456,10 @@ class Instance:
         except FileNotFoundError:
             seed = nkeys.encode_seed(secrets.token_bytes(32), nkeys.PREFIX_BYTE_USER)
             self.write(path, seed.decode() + "\n")
-        public: bytes = nkeys.from_seed(bytearray(seed)).public_key
+        try:
+            public: bytes = nkeys.from_seed(bytearray(seed)).public_key
+        except (nkeys.NkeysError, ValueError) as error:
+            raise NoCredentials(path, SEED_WORDS) from error
         return public.decode()
 
     def _write_hosts(self) -> None:

@@ -156,6 +156,8 @@ def test_a_file_that_holds_no_key_is_named(data, damage):
         Instance(data).credentials("operator").address()
     with pytest.raises(NoCredentials, match="holds no key"):
         explicit_credentials(None, seed)
+    with pytest.raises(NoCredentials, match=r"operator\.nk holds no key \(expected"):
+        Instance(data).prepare()
     seed.write_bytes(whole)
     assert explicit_credentials(None, seed).address().seed == seed
 
