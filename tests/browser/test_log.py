@@ -7,6 +7,7 @@ import re
 import subprocess
 from pathlib import Path
 
+import pytest
 from playwright.sync_api import expect
 
 from tests.browser.conftest import go
@@ -105,6 +106,23 @@ def test_the_page_shows_where_the_output_of_a_flood_is_cut(open_page, house):
         assert may_show(usual)
     go(page, f"task/{before}")
     expect(page.locator(OUTPUT)).to_contain_text("here before")
+
+
+@pytest.mark.parametrize("wraps", [True, False])
+def test_numbers_of_lines_that_come_later_have_room(open_page, house, tmp_path, wraps):
+    gate = tmp_path / "gate"
+    waits = f"seq 5; while [ ! -e {gate} ]; do sleep 0.05; done; seq 6 20000"
+    task = house.submit("numbers that grow", shell={"command": waits})
+    page = open_page(f"task/{task}")
+    expect(page.locator(OUTPUT)).to_contain_text("5")
+    wrap = page.get_by_role("button", name="Wrap", exact=True)
+    if (wrap.get_attribute("aria-pressed") == "true") is not wraps:
+        wrap.click()
+    gate.touch()
+    expect(page.locator(OUTPUT)).to_contain_text("20000")
+    number = page.locator(f"{OUTPUT} .line .ln", has_text=re.compile("^20000$"))
+    room = "e => e.scrollWidth <= e.clientWidth"
+    eventually(page, lambda: number.evaluate(room), wanted=True)
 
 
 def test_a_bar_is_one_line_everywhere(open_page, house):

@@ -36,6 +36,7 @@ export class Rows {
     this.styled = 0; // counts changes of how lines look
     this.total = 0; // rows
     this.scale = 1;
+    this.digits = 0; // of the numbers of lines
   }
 
   /** @param {View} view */
@@ -50,10 +51,17 @@ export class Rows {
 
   /** Where lines are wrapped has changed, or which are shown. */
   measure() {
+    this.digits = this.widest();
+    this.box.style.setProperty("--digits", String(this.digits));
     const columns = this.view.wrap ? this.columns() : 0;
     if (this.layout.columns !== columns || this.layout.wanted !== this.view.only || this.layout.store !== this.store)
       this.layout = new Layout(this.store, columns, this.view.only);
     this.size();
+  }
+
+  /** How many digits the longest number of a line has. */
+  widest() {
+    return Math.max(3, String(this.store.numbered || 1).length);
   }
 
   columns() {
@@ -63,9 +71,7 @@ export class Rows {
     this.sheet.append(probe);
     const wide = probe.getBoundingClientRect().width / 100;
     probe.remove();
-    const digits = String(this.store.numbered || 1).length;
-    const gutter = 12 + Math.max(3, digits) * wide + 12 + { off: 0, since: 11, clock: 13 }[this.view.times] * wide;
-    this.box.style.setProperty("--digits", String(Math.max(3, digits)));
+    const gutter = 12 + this.digits * wide + 12 + { off: 0, since: 11, clock: 13 }[this.view.times] * wide;
     return Math.max(20, Math.floor((this.box.clientWidth - gutter - 8) / (wide || 7.5)));
   }
 
@@ -114,6 +120,8 @@ export class Rows {
   }
 
   draw() {
+    // Longer numbers than before leave the text less room.
+    if (this.widest() !== this.digits) this.measure();
     const height = this.box.clientHeight;
     const px = this.box.scrollTop * this.scale;
     const first = this.layout.find(Math.max(0, Math.floor(px / ROW) - BEYOND));
