@@ -72,6 +72,7 @@ def main(argv: list[str]) -> int:
         events, seconds = events + one.events, seconds + one.seconds
         if one.broken:
             bad.append(one)
+            print(f"\rseed {one.seed}: {one.broken}", file=sys.stderr, flush=True)
         now = time.monotonic()
         if now - told > 1.0 or n == len(seeds):
             told = now

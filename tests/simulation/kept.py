@@ -6,10 +6,12 @@ it, at the same moment. Both schedulers share it, as they do in one data folder.
 
 from __future__ import annotations
 
+import asyncio
 import copy
 from typing import TYPE_CHECKING
 
 from actors.scheduler.checkpoint import restore
+from actors.scheduler.checkpoint_file import AGAIN_S
 from actors.scheduler.decide import Scheduler
 from events.errors import LogUnavailable
 from events.position import stands
@@ -44,7 +46,7 @@ class KeptState:
                 assert await stands(log, position)
                 break
             except LogUnavailable:
-                continue
+                await asyncio.sleep(AGAIN_S)
         self.used += 1
         return position, restore(frames)
 
