@@ -74,6 +74,10 @@ async def streams(client: Session) -> Check:
     )
 
 
+SILENT_S: Final = 6.0
+"""A server of a cluster that its leader has not heard for longer is down: it answers each second."""
+
+
 def replicas_unwell(info: dict[str, Any]) -> tuple[Status, str, str] | None:
     """Judge a replicated stream by what the server says of it: status, finding, advice.
 
@@ -83,11 +87,16 @@ def replicas_unwell(info: dict[str, Any]) -> tuple[Status, str, str] | None:
     cluster = info.get("cluster", {})
     others = cluster.get("replicas") or []
     copies = info["config"].get("num_replicas", 1)
-    down = [each["name"] for each in others if each.get("offline")]
+    # One that was killed is called offline only much later.
+    down = [
+        each["name"]
+        for each in others
+        if each.get("offline") or each.get("active", 0) > SILENT_S * 1e9
+    ]
     late = [
         f"{each['name']} by {each.get('lag', 0):,}"
         for each in others
-        if not each.get("offline") and not each.get("current")
+        if each["name"] not in down and not each.get("current")
     ]
     leader = cluster.get("leader")
     if not leader or copies - len(down) <= copies // 2:

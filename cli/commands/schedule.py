@@ -14,6 +14,7 @@ from cli.client.target import on_target
 from cli.commands.fleet import tell
 from cli.commands.options import Word, json_option
 from cli.commands.submit import fields_of, settle_folder, submit
+from cli.local.instance import Instance
 from cli.render.terminal import (
     EXIT_OK,
     STATE_STYLE,
@@ -279,8 +280,8 @@ async def _show(name: str, *, as_json: bool) -> int:
     screen.print(f"missed     {row.missed}; overlap {row.overlap}")
     screen.print(f"so far     {row.fired} fired, {row.skipped} left out")
     if row.changed_at:
-        by = f" by {row.changed_by}" if row.changed_by else ""
-        screen.print(line_of(f"changed    {local_time(row.changed_at)}{by}"))
+        by = line_of(Instance().role_of(row.changed_by))
+        screen.print(f"changed    {local_time(row.changed_at)} by {by}")
     if row.paused:
         screen.print(line_of(_next(row)), style="yellow")
     for n, each in enumerate(row.next):

@@ -255,6 +255,16 @@ def told(
     }
 
 
+def test_doctor_calls_a_server_down_that_its_leader_has_not_heard_for_a_while():
+    info = told(3, "a", ("b", True, False, 0), ("c", True, False, 0))
+    info["cluster"]["replicas"][0]["active"] = 900_000_000
+    assert replicas_unwell(info) is None
+    info["cluster"]["replicas"][0]["active"] = 7_000_000_000
+    unwell = replicas_unwell(info)
+    assert unwell is not None
+    assert unwell[:2] == ("warn", "b down, led by a; none more may fail")
+
+
 @pytest.mark.parametrize(
     ("info", "status", "says"),
     [
