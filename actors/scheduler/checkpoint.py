@@ -31,7 +31,7 @@ from actors.scheduler.live import Hold, LiveTask, RouteEnd
 from actors.scheduler.logtime import LogTime
 from actors.scheduler.places import Host, Place, Slots
 from actors.scheduler.queue import Requirement, Waiting
-from actors.scheduler.schedules import Firing, RuleUntil, Schedule, Schedules
+from actors.scheduler.schedules import Firing, RuleHeld, Schedule, Schedules
 from actors.scheduler.state import SchedulerState
 from actors.scheduler.tiers import Outage, TierWatch
 from events import catalogue as c
@@ -47,7 +47,7 @@ KINDS: Final[dict[str, type]] = {
     kind.__name__: kind
     for kind in (
         *(Epochs, Families, Parentage, Fleet, HeldTasks, TaskEnd, RouteEnd, LogTime),
-        *(Host, Place, Slots, Requirement, Firing, RuleUntil, Schedule, Schedules),
+        *(Host, Place, Slots, Requirement, Firing, RuleHeld, Schedule, Schedules),
         *(Outage, TierWatch),
     )
 }

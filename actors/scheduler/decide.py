@@ -308,6 +308,11 @@ class Scheduler:
                 lead.limits.append(limit)
             case c.TaskCancelled() if task.phase == "cancelling":
                 self.effects.append(mailing.cancellation(lead, task))
+                host = state.fleet.hosts.get(task.host)
+                if host is None or not host.live:
+                    # It was routed there while the host's loss was on its way to the log.
+                    gone = "gone before it was cancelled"
+                    hosts.lose(state, step.live, "host lost", gone)
             case c.TaskReassigned() if step.before.phase in ON_HOST:
                 self.effects.append(mailing.cancellation(lead, step.before))
             case _:

@@ -45,10 +45,12 @@ RECKONED_AT_ONCE: Final = 500
 """So many schedules' next times are reckoned in one turn: a turn must not take long."""
 
 
-class RuleUntil(NamedTuple):
-    """A rule of a schedule, for what is planned until then (epoch seconds, `inf`: for good)."""
+class RuleHeld(NamedTuple):
+    """A rule of a schedule, for what is planned later than `since` and not later than `until`
+    (epoch seconds, `inf`: for good)."""
 
     rule: c.ScheduleRule
+    since: float
     until: float
 
 
@@ -75,7 +77,7 @@ class Schedule:
         # The rule is for what is planned later than this (epoch seconds).
         self.since = cursor
         # Rules before it by which something that was planned is still to be dealt with.
-        self.earlier: list[RuleUntil] = []
+        self.earlier: list[RuleHeld] = []
         # The last planned time that was fired or skipped (epoch seconds).
         self.cursor = cursor
         self.paused = False
@@ -88,22 +90,21 @@ class Schedule:
         # When it fires next, as it stands in the heap.
         self.next_at: float | None = None
 
-    def rule_at(self, time: float) -> RuleUntil:
+    def rule_at(self, time: float) -> RuleHeld:
         """Return the rule of a planned time (epoch seconds)."""
         for each in self.earlier:
             if time <= each.until:
                 return each
-        return RuleUntil(self.rule, math.inf)
+        return RuleHeld(self.rule, self.since, math.inf)
 
     def next_time(self) -> float | None:
         """Reckon the planned time after the cursor (epoch seconds), None for none."""
-        after = self.cursor
-        for rule, until in self.earlier:
+        for rule, since, until in self.earlier:
+            after = max(self.cursor, since)
             due = planned.next_after(rule.cron, rule.tz, after)
             if due is not None and due <= until:
                 return due
-            after = max(after, until)
-        after = max(after, self.since)
+        after = max(self.cursor, self.since)
         return planned.next_after(self.rule.cron, self.rule.tz, after)
 
     def passes(self, time: float) -> None:
@@ -117,7 +118,7 @@ class Schedule:
         after = max(self.cursor, self.since)
         due = planned.next_after(self.rule.cron, self.rule.tz, after)
         if due is not None and due <= until:
-            self.earlier.append(RuleUntil(self.rule, until))
+            self.earlier.append(RuleHeld(self.rule, self.since, until))
         self.rule, self.since, self.next_at = changed, until, None
 
 
@@ -353,7 +354,7 @@ def _missed(
     """Skip what was missed as its rule says; None where the time that is due is fired."""
     if due >= wall - LATE_S:
         return None
-    rule, end = one.rule_at(due)
+    rule, _, end = one.rule_at(due)
     cron, tz = rule.cron, rule.tz
     if rule.missed == "skip":
         until = min(wall - LATE_S, end)

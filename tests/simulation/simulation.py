@@ -368,6 +368,13 @@ class Simulation:
         self.say("asked", f"{name}: {answer.get('code') or answer}")
         return answer
 
+    async def _ask(self, name: str, fields: dict[str, Any]) -> None:
+        answer = await self.ask(name, fields, tries=self.patience)
+        added = name == "schedule.add" and answer.get("event") == "schedule.added"
+        if added and self.loop.elapsed() >= self.calm_at:
+            # Its first copy never came, and so it was not there to be removed.
+            await self.ask("schedule.remove", {"schedule": fields["schedule"]})
+
     async def submit(self, n: int, fields: dict[str, Any]) -> None:
         deadline = fields.pop("deadline_in", None)
         if deadline is not None:
@@ -422,7 +429,7 @@ class Simulation:
             case "task.cancel" | "task.retry" | "task.reassign":
                 client.spawn(self.about_task(step.what, fields.pop("n"), fields))
             case "ask":
-                client.spawn(self.ask(step.whom, fields, tries=self.patience))
+                client.spawn(self._ask(step.whom, fields))
             case "start":
                 self._start(step.whom)
             case "kill":

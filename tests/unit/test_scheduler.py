@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from actors.rules import policy as policies
+from actors.rules.classification import classify
 from actors.rules.routing import recheck
 from actors.scheduler import decide, dispatch, expiry
 from actors.scheduler.logtime import LogTime
@@ -176,6 +177,26 @@ def test_a_silent_host_is_lost_after_its_lease_and_its_tasks_run_elsewhere():
     assert [r.generation for r in routes] == [1, 2]
     w.run("t1")
     assert w.phase("t1") == "completed"
+
+
+def test_what_was_routed_to_a_host_behind_its_loss_can_be_cancelled():
+    """Both were decided in one breath; the host's loss came first in the log."""
+    w = World()
+    w.join("h1")
+    (host,) = w.scheduler.state.fleet.hosts.values()
+    spec = c.TaskSpec(description="run", shell=c.Shell(command="true"))
+    about = {"task_id": "t1", "spec": spec, "classification": classify(spec)}
+    w.store(subjects.task("t1"), c.TaskSubmitted(**w.head(), **about))
+    decided = w.scheduler.decide(w.now)
+    lost = c.HostLost(
+        **w.head(), epoch=1, host="h1", incarnation=host.incarnation, silent_s=15.0
+    )
+    w.store(subjects.fleet("h1"), lost)
+    assert [type(each.event) for each in decided] == [c.TaskRouted]
+    w.take(decided[0])
+    w.store(subjects.task("t1"), c.TaskCancelled(**w.head(), task_id="t1"))
+    w.turn()
+    assert w.phase("t1") == "cancelled"
 
 
 def test_a_forgotten_host_is_as_if_it_had_never_been_until_it_joins_again():

@@ -294,6 +294,25 @@ def test_a_changed_schedule_fires_by_the_new_rule_from_the_change_on():
     assert row.fired == len(row.runs) == len(old + new)
 
 
+def test_a_rule_between_two_changes_is_for_what_is_planned_between_them():
+    w = World()
+    add(w, cron="*/10 * * * *", missed="all", overlap="queue")
+    # Nobody leads for three minutes, and it is changed at their first and their third.
+    w.now = START // 60 * 60 + 60 * (10 - START // 60 % 10) + 61
+    w.turn()
+    before = when_and_what(w)
+    w.now += 120
+    change(w, "* * * * *", missed="all", overlap="queue")
+    changed = w.now
+    w.now += 120
+    change(w, "0 0 1 1 *")
+    w.turn()
+    w.wait(60)
+    later = when_and_what(w)[len(before) :]
+    first = int(changed // 60 - START // 60) + 1
+    assert [n for n, _ in later] == [first, first + 1]
+
+
 @pytest.mark.parametrize("dies", [False, True])
 def test_what_was_due_before_a_change_is_dealt_with_by_the_rule_before(dies):
     w = World()
