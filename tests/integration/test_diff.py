@@ -91,8 +91,8 @@ def test_a_command_runs_where_it_is_typed_and_follow_says_so(up: System):
 
 def test_a_folder_that_is_not_there_fails_with_its_name(up: System):
     ended = up.run("submit", "--shell", "pwd", "--cwd", "no/where", "--wait")
-    assert ended.returncode == 3
-    assert f"no such folder: {up.folder}/no/where" in ended.stderr
+    assert ended.returncode == 2
+    assert f"'{up.folder}/no/where' is no folder of this machine" in ended.stderr
     both = up.run("submit", "--shell", "pwd", "--cwd", "/tmp", "--repo", "shop")
     assert "shell.cwd: expected a path below the checkout" in both.stderr
 

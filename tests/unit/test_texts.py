@@ -22,7 +22,6 @@ MAY_WRITE_AS_PYTHON = {
     "agentcom/aio.py": "__repr__ is for Python's prompt",
     "agentcom/blocking.py": "the same",
     "sidecar/costs.py": "a Decimal of a float's shortest digits",
-    "sidecar/verification.py": "the same",
     "sidecar/http.py": "looks for a secret in every way it may be written",
     "web/metrics.py": "Prometheus's numbers",
 }
