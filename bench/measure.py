@@ -392,7 +392,7 @@ def decisions_per_s(endpoints: int, seconds: float = 1.0) -> Report:
                 generation=1,
                 attempt=1,
                 repo="some/repo",
-                barred=(),
+                barred={},
                 classification_reason="inferred:standard (confidence 0.67, words=25)",
             ),
             pool,

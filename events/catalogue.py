@@ -32,6 +32,12 @@ FallbackCode = Literal["absent", "down", "failed", "unmet", "verification"]
 of its places had failed on this task. `unmet`: none of its places met the task's needs.
 `verification`: what the tier did was done, and did not pass the task's verification.
 """
+ExclusionCode = Literal["failed", "suspect"]
+"""Why a task may not have a place that others may, for programs.
+
+`failed`: it failed there before, or was given back. `suspect`: it lost runs with their
+hosts, and another such task runs on that host; no two do.
+"""
 TOKEN_PATTERN = r"^[A-Za-z0-9_-]{1,64}\Z"
 TOKEN_WORDS = "1 to 64 letters, digits, '_' or '-'"
 Token = Annotated[str, Meta(pattern=TOKEN_PATTERN, description=TOKEN_WORDS)]
@@ -461,11 +467,15 @@ class Candidate(Struct, frozen=True, omit_defaults=True, kw_only=True):
     score: float
 
 
-class Excluded(Struct, frozen=True):
-    """One place a task could not go, and why not."""
+class Excluded(Struct, frozen=True, omit_defaults=True):
+    """One place a task could not go, and why not.
+
+    `code` is there where the cause is the task, and not how the place is.
+    """
 
     name: str
     reason: str
+    code: ExclusionCode | None = None
 
 
 class Wait(Struct, frozen=True, omit_defaults=True):

@@ -6,6 +6,7 @@ Pure: everything it needs is an argument, everything it used is in the event, so
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final
 
 from msgspec import Struct
@@ -36,14 +37,14 @@ COST_TIERS: Final[dict[str, c.CostTier]] = {
 class Routable(Struct, frozen=True, kw_only=True):
     """What is being routed, and under which circumstances.
 
-    `barred` are endpoints and hosts that it may not have now.
+    `barred` are endpoints and hosts that it may not have now, each with why.
     """
 
     task_id: str
     generation: int
     attempt: int
     repo: str | None
-    barred: tuple[str, ...]
+    barred: Mapping[str, c.ExclusionCode]
     classification_reason: str
     fallback_from: c.Tier | None = None
     fallback_reason: str | None = None

@@ -35,7 +35,7 @@ from events import catalogue as c
 from events.lifecycle import FIXED_KINDS, VERIFICATION, hops
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from actors.rules.policy import Policy
     from actors.scheduler.leadership import Leadership
@@ -52,6 +52,7 @@ PASSED_AT_ONCE: Final = 20_000
 """So many are looked at for it in one turn: after an election most have been told."""
 
 _BUSY: Final = "all that could take it are busy or limited"
+_APART: Final = "what could take it runs another task that lost runs with its host"
 
 
 class Hop(NamedTuple):
@@ -66,13 +67,13 @@ class Hop(NamedTuple):
 class Target(NamedTuple):
     """A pool with a place for a group's head, and the hop that leads there.
 
-    `barred` are what the head may not have: what is excluded for it, and, where it is a
-    suspect, the hosts of others. `met` says whether the group is met: no hop, and no exclusion dropped. `unmet_since` is
+    `barred` are what the head may not have, and why: what is excluded for it, and, where
+    it is a suspect, the hosts of others. `met` says whether the group is met: no hop, and no exclusion dropped. `unmet_since` is
     what the group has to remember, see `Group.unmet_since`.
     """
 
     pool: Pool
-    barred: tuple[str, ...]
+    barred: Mapping[str, c.ExclusionCode]
     hop: Hop | None = None
     met: bool = True
     unmet_since: float | None = None
@@ -103,19 +104,32 @@ def look(state: SchedulerState, group: Group, now: float) -> Target | Blocked:
     pool = state.fleet.pool(required)
     if not pool.available_to(required.excluded):
         return _look_elsewhere(state, group, pool, now)
-    barred = (*required.excluded, *_hosts_of_suspects(state, required))
+    barred = _barred(state, required, required.excluded)
     if pool.open_to(barred):
         return Target(pool, barred)
-    return Blocked(_BUSY, met=True)
+    return Blocked(_why_taken(pool, required.excluded), met=True)
 
 
-def _hosts_of_suspects(state: SchedulerState, required: Requirement) -> tuple[str, ...]:
-    """Return the hosts where other suspects run: no two suspects run on one host.
+def _barred(
+    state: SchedulerState, required: Requirement, excluded: tuple[str, ...]
+) -> Mapping[str, c.ExclusionCode]:
+    """Return what a group's head may not have, and why: what is excluded, and, for a
+    suspect, the hosts where other suspects run.
 
     Of several tasks that were lost together one is to blame. Side by side they would be
     lost together again; apart, the innocent ones end well.
     """
-    return tuple(sorted(set(state.suspects.values()))) if required.suspect else ()
+    barred: dict[str, c.ExclusionCode] = {}
+    if required.suspect:
+        barred |= dict.fromkeys(state.suspects.values(), "suspect")
+    if excluded:
+        barred |= dict.fromkeys(excluded, "failed")
+    return barred
+
+
+def _why_taken(pool: Pool, excluded: tuple[str, ...]) -> str:
+    """Say why a pool has places for a group, and none now."""
+    return _APART if pool.open_to(excluded) else _BUSY
 
 
 def _look_elsewhere(
@@ -145,10 +159,10 @@ def _look_elsewhere(
         if not pool.available:
             return blocked(_why_none(state, required, pool), starving=True)
         # Nothing but what failed on it: the exclusions are dropped.
-        suspects = _hosts_of_suspects(state, required)
-        if pool.open_to(suspects):
-            return Target(pool, suspects, None, False, unmet_since)
-        return blocked(_BUSY)
+        barred = _barred(state, required, ())
+        if pool.open_to(barred):
+            return Target(pool, barred, None, False, unmet_since)
+        return blocked(_why_taken(pool, ()))
     absent = not state.fleet.offered(required.kind)
     hop_at = hop_due(since, policy, absent=absent)
     if now < hop_at:
@@ -161,9 +175,10 @@ def _look_elsewhere(
         refusal = _may_not_escalate(state)
         if refusal is not None:
             return blocked(refusal)
-    barred = (*required.excluded, *_hosts_of_suspects(state, required))
+    barred = _barred(state, required, required.excluded)
     if not other.open_to(barred):
-        return blocked(f"{tier}, where it may fall back to, is busy or limited")
+        why = _why_taken(other, required.excluded)
+        return blocked(f"in {tier}, where it may fall back to, {why}")
     waited_s = round(max(0.0, now - since), 6)
     hop = Hop(
         required.tier,
@@ -206,9 +221,10 @@ def _look_above(state: SchedulerState, group: Group, now: float) -> Target | Blo
     if refusal is not None:
         spent = exhausted(state.policy, 0, _spent_today(state)) == "budget"
         return Blocked(refusal, starving=spent)
-    barred = (*required.excluded, *_hosts_of_suspects(state, required))
+    barred = _barred(state, required, required.excluded)
     if not pool.open_to(barred):
-        return Blocked("complex, where it is to be tried, is busy or limited")
+        why = _why_taken(pool, required.excluded)
+        return Blocked(f"in complex, where it is to be tried, {why}")
     hop = Hop(
         required.tier,
         VERIFICATION,

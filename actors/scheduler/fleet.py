@@ -17,7 +17,7 @@ from actors.scheduler.queue import PLACE_KIND, Requirement
 from events.models import listed_models
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Collection, Iterator
 
     from actors.rules.policy import Policy
     from events import catalogue as c
@@ -430,7 +430,7 @@ class Fleet:
             names.append(last)
         return [self.hosts[name] for name in names if name in self.hosts]
 
-    def is_barred(self, place: Place, barred: tuple[str, ...]) -> bool:
+    def is_barred(self, place: Place, barred: Collection[str]) -> bool:
         """Whether a place is among those that a task may not have: by endpoint, host or both."""
         return (
             place.name in barred

@@ -20,7 +20,7 @@ from events.beats import CLOCKS_KEPT
 from events.models import model_named
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterator, Mapping
 
     from actors.rules.policy import Policy
     from actors.scheduler.fleet import Fleet
@@ -29,6 +29,11 @@ if TYPE_CHECKING:
 SLOT_KINDS: Final = {"sidecar": "shell", "agent": "agent", "noop": "noop"}
 """Kind of place to the kind of slot a host offers for it; the rest are endpoints."""
 
+
+_BARRED: Final[dict[c.ExclusionCode, str]] = {
+    "failed": "failed on it before",
+    "suspect": "runs another task that lost runs with its host",
+}
 
 CLOCK_FINE_S: Final = 0.25
 """A host's clock that is so near to the scheduler's is the same."""
@@ -489,7 +494,7 @@ class Pool:
             local_model=place.kind == "local",
         )
 
-    def open_to(self, barred: tuple[str, ...]) -> bool:
+    def open_to(self, barred: Collection[str]) -> bool:
         """Whether a place with a free slot is left after the barred."""
         if not barred:
             return bool(self._keys)
@@ -497,7 +502,7 @@ class Pool:
             not self._fleet.is_barred(self.places[name], barred) for name in self._keys
         )
 
-    def available_to(self, barred: tuple[str, ...]) -> int:
+    def available_to(self, barred: Collection[str]) -> int:
         """How many places could run it with all slots free, the barred apart."""
         if not barred:
             return len(self._available)
@@ -506,7 +511,7 @@ class Pool:
             for name in self._available
         )
 
-    def has_others(self, barred: tuple[str, ...]) -> bool:
+    def has_others(self, barred: Collection[str]) -> bool:
         """Whether one could run it with all slots free, the barred apart."""
         return any(
             not self._fleet.is_barred(self.places[name], barred)
@@ -514,7 +519,7 @@ class Pool:
         )
 
     def best(
-        self, task_id: str, repo: str | None, barred: tuple[str, ...]
+        self, task_id: str, repo: str | None, barred: Collection[str]
     ) -> list[c.Candidate]:
         """Return the best candidates for a task, best first, with all their inputs.
 
@@ -534,7 +539,7 @@ class Pool:
             candidates[place.name] = candidate(self._inputs(place, repo), scoring)
         return ranked(candidates.values())[:most]
 
-    def _first(self, task_id: str, most: int, barred: tuple[str, ...]) -> list[str]:
+    def _first(self, task_id: str, most: int, barred: Collection[str]) -> list[str]:
         """Name the first places of the ranking; of equals, from where the task begins."""
         names: list[str] = []
         for key in self._order:
@@ -559,7 +564,7 @@ class Pool:
         one = self._candidates[name] = candidate(inputs, self._fleet.policy.scoring)
         return one
 
-    def _near(self, repo: str, barred: tuple[str, ...]) -> list[Place]:
+    def _near(self, repo: str, barred: Collection[str]) -> list[Place]:
         """Return the open places on hosts with affinity to a repository."""
         return [
             place
@@ -575,17 +580,17 @@ class Pool:
         return self.places[name]
 
     def left_out(
-        self, barred: tuple[str, ...], most: int
+        self, barred: Mapping[str, c.ExclusionCode], most: int
     ) -> tuple[dict[str, int], list[c.Excluded]]:
         """Return why places are out, as counts, and by name where they are few."""
         if barred:
             return self._left_out(barred, most)
         if self._out is None:
-            self._out = self._left_out((), most)
+            self._out = self._left_out({}, most)
         return self._out
 
     def _left_out(
-        self, barred: tuple[str, ...], most: int
+        self, barred: Mapping[str, c.ExclusionCode], most: int
     ) -> tuple[dict[str, int], list[c.Excluded]]:
         counts = Counter(self.counts)
         out = (
@@ -595,8 +600,16 @@ class Pool:
         )
         if barred:
             for name in list(self._keys):
-                if self._fleet.is_barred(self.places[name], barred):
-                    counts["failed on it before"] += 1
-                    out.append(c.Excluded(name, "failed on it before"))
+                if not self._fleet.is_barred(self.places[name], barred):
+                    continue
+                code = _code(self.places[name], barred)
+                counts[_BARRED[code]] += 1
+                out.append(c.Excluded(name, _BARRED[code], code))
         few = sum(counts.values()) <= most
         return dict(counts), (sorted(out, key=lambda e: e.name) if few else [])
+
+
+def _code(place: Place, barred: Mapping[str, c.ExclusionCode]) -> c.ExclusionCode:
+    """Return why a place is barred: what is said of it before what is said of its host."""
+    names = (place.name, place.endpoint, place.host.name)
+    return next(barred[name] for name in names if name in barred)

@@ -53,7 +53,7 @@ def decisions(seed: int) -> Iterator[tuple[c.TaskRouted, Policy]]:
             generation=1,
             attempt=1,
             repo=chance.choice((None, "web")),
-            barred=chance.choice(((), (name,), (f"{name}-o",))),
+            barred=chance.choice(({}, {name: "suspect"}, {f"{name}-o": "failed"})),
             classification_reason="drawn",
         )
         stamp = Stamp(f"R{n}", rfc3339(START), "test")

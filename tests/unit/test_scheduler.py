@@ -285,6 +285,7 @@ def test_a_run_given_back_excludes_the_endpoint_until_it_comes_up_again():
     second = w.routes("t1")[1].selected_endpoint
     assert {first, second} == {"o1", "o2"}
     assert w.routes("t1")[1].excluded == {"failed on it before": 1}
+    assert [out.code for out in w.routes("t1")[1].excluded_names] == ["failed"]
 
 
 def test_an_endpoint_that_cannot_do_it_costs_no_attempt_but_as_the_last_resort():
@@ -1063,6 +1064,19 @@ def test_suspects_run_side_by_side_on_hosts_of_their_own():
         "h1",
         "h2",
     ]
+
+
+def test_a_host_kept_from_a_suspect_is_told_apart_from_one_that_failed():
+    w = World()
+    w.join("h1")
+    for name in ("a", "b"):
+        w.shell(name)
+    lose_twice(w, ("a", "b"))
+    alone = next(name for name in ("a", "b") if len(w.routes(name)) == 2)
+    w.join("h2")
+    (out,) = w.routes(alone)[-1].excluded_names
+    assert (out.name, out.code) == ("h1", "suspect")
+    assert out.reason == "runs another task that lost runs with its host"
 
 
 def test_a_limit_is_believed_of_claude_alone():

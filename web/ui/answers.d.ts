@@ -239,6 +239,7 @@ export interface EndpointView {
 export interface Excluded {
   name: string;
   reason: string;
+  code?: "failed" | "suspect" | null;
 }
 export interface Factors {
   load: number;
