@@ -35,12 +35,11 @@ WORTH_A_COPY: Final = 2_000
 
 
 class TimeTravel:
-    """Worlds of one log. `folded` counts the events that it took to make them."""
+    """Worlds of one log."""
 
     def __init__(
         self, log: EventLog, *, checkpoints: Checkpoints | None = None
     ) -> None:
-        self.folded = 0
         self._log = log
         self._checkpoints = checkpoints
         self._store: Store | None = None
@@ -135,7 +134,6 @@ class TimeTravel:
             if recorded.seq <= target:
                 try:
                     judged = world.fold(recorded)
-                    self.folded += 1
                     if see is not None:
                         see(world, judged)
                     if not recorded.seq % GROUP_EVENTS:

@@ -148,7 +148,6 @@ class Outbox:
         self._waiters: list[asyncio.Future[None]] = []
 
         self._closed = False
-        self.undeliverable = 0
         if journal.at_start.outbox_count:
             self._windowed = journal.at_start.outbox_first - 1
             self._load()
@@ -287,7 +286,6 @@ class Outbox:
                 entry.event = smaller
                 self._stall(problem)
                 return
-        self.undeliverable += 1
         logger.error(
             "event not deliverable",
             subject=entry.subject,
@@ -431,7 +429,6 @@ class Outbox:
         try:
             event = decode_event(raw)
         except Malformed as error:
-            self.undeliverable += 1
             logger.error("outbox entry unreadable", n=n, problem=str(error))
             self._windowed = n
             return

@@ -114,7 +114,6 @@ class Service:
         self._submitting = 0
         self._quiet = asyncio.Event()
         self._loop = asyncio.get_running_loop()
-        self.rejected = 0
         self.faults = 0
 
     async def start(self) -> None:
@@ -153,7 +152,6 @@ class Service:
         name = message.subject[len(prefix) :]
         busy = len(self._running) + len(self._waiting) + self._submitting
         if busy >= IN_FLIGHT:
-            self.rejected += 1
             self._respond(
                 message,
                 name,

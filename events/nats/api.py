@@ -55,7 +55,6 @@ class PubAck(msgspec.Struct):
 
     stream: str = ""
     seq: int = 0
-    duplicate: bool = False
     error: ApiError | None = None
 
 

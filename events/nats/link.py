@@ -153,7 +153,6 @@ class Link:
         self.address = address
         self.up = False
         self.closed = asyncio.Event()
-        self.refusals = 0
         self.faults = 0
         self.reason = ""
         self._client = Wire()
@@ -422,7 +421,6 @@ class Link:
         match = _PERMISSION.search(self.reason)
         if match is None:
             return
-        self.refusals += 1
         subject = match[2].lower()
         # The server names a publish by its subject only, so the oldest one is meant.
         for number, waiting in list(self._waiting.items()):

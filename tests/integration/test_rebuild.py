@@ -15,7 +15,7 @@ from projections.store import Store
 from projections.store_file import about, saved
 from projections.tables import SCHEMA
 from projections.timetravel import TimeTravel
-from projections.world import fold
+from projections.world import World, fold
 from tests.support.fakes import MemoryBroker, MemoryBus, MemoryLog
 from tests.support.histories import plausible, tell
 
@@ -199,10 +199,16 @@ async def test_the_past_begins_with_the_nearest_copy(tmp_path, monkeypatch):
     place = checkpoints.places[-1]
     near, far = TimeTravel(log, checkpoints=checkpoints), TimeTravel(log)
 
-    assert await near.rows(place + 3) == await far.rows(place + 3)
+    folded: list[int] = []
+    whole = World.fold
+    monkeypatch.setattr(
+        World, "fold", lambda self, one: folded.append(one.seq) or whole(self, one)
+    )
 
-    assert near.folded <= 3
-    assert far.folded > near.folded
+    anew = await near.rows(place + 3)
+    assert folded == [place + 1, place + 2, place + 3]
+    assert anew == await far.rows(place + 3)
+    assert folded[3:] == list(range(1, place + 4))
     assert await near.rows(1) == await far.rows(1)
     near.close()
     far.close()
