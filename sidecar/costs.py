@@ -79,15 +79,19 @@ def settle(raw: RawResult, assign: Assign, at: datetime | None = None) -> c.Resu
 
 
 def _plausible(raw: RawResult) -> RawResult:
-    """Return counts, dollars and names as an event can hold them."""
+    """Return counts, dollars and names as an event can hold them.
+
+    Tokens of the cache that are no count leave unknown what was read in all.
+    """
+    cached = counted(raw.cache_read_tokens), counted(raw.cache_write_tokens)
     return replace(
         raw,
         model_used=cut(raw.model_used, NAME_LIMIT),
         session_id=None if raw.session_id is None else cut(raw.session_id, NAME_LIMIT),
-        tokens_in=counted(raw.tokens_in),
+        tokens_in=None if None in cached else counted(raw.tokens_in),
         tokens_out=counted(raw.tokens_out),
-        cache_read_tokens=counted(raw.cache_read_tokens) or 0,
-        cache_write_tokens=counted(raw.cache_write_tokens) or 0,
+        cache_read_tokens=cached[0] or 0,
+        cache_write_tokens=cached[1] or 0,
         reported_cost_usd=charged(raw.reported_cost_usd),
     )
 
@@ -120,14 +124,11 @@ def _claude(raw: RawResult, at: datetime | None) -> _Cost:
         usd = Decimal(repr(raw.reported_cost_usd))
         if raw.simulated:
             return _Cost(usd, "simulated")
-        if not usd and not _has_tokens(raw):
+        if not usd and _is_idle(raw):
             return _Cost(_NOTHING, "none")
         basis = "reported" if raw.cost_known else "reported_unpriced"
         return _Cost(usd, basis, _REPORTER)
-    if not _has_tokens(raw):
-        known = raw.tokens_in is not None and raw.tokens_out is not None
-        return _Cost(_NOTHING, "none") if known else _Cost(None, "unknown")
-    return _from_list(raw, at)
+    return _Cost(_NOTHING, "none") if _is_idle(raw) else _from_list(raw, at)
 
 
 def _local(raw: RawResult, assign: Assign, at: datetime | None) -> _Cost:
@@ -148,7 +149,7 @@ def _agent(raw: RawResult, at: datetime | None) -> _Cost:
     """An external agent says what it used, if it says anything."""
     if raw.simulated:
         return _Cost(_NOTHING, "simulated")
-    if raw.model_used in ("none", ""):
+    if raw.model_used in ("none", "") and _is_idle(raw):
         return _Cost(_NOTHING, "none")
     return _from_list(raw, at)
 
@@ -176,9 +177,10 @@ def _list_price(model: str, raw: RawResult, at: datetime | None) -> Decimal | No
     )
 
 
-def _has_tokens(raw: RawResult) -> bool:
+def _is_idle(raw: RawResult) -> bool:
+    """Whether it is known that no tokens were used."""
     counts = (raw.tokens_in, raw.tokens_out, raw.cache_read_tokens)
-    return any(counts) or bool(raw.cache_write_tokens)
+    return all(each == 0 for each in (*counts, raw.cache_write_tokens))
 
 
 def summed(amounts: Iterable[float | None]) -> float | None:

@@ -35,6 +35,8 @@ class SidecarMetrics(Collector):
         self._run_s = DurationHistogram(SLOW_S)
         self._tokens = Tally("direction")
         self._dollars = Tally()
+        self._uncounted = Tally("direction")
+        self._unpriced = Tally()
         self._retries = Tally()
         self._rejected = Tally("reason")
 
@@ -53,9 +55,19 @@ class SidecarMetrics(Collector):
             self._runs.add(outcome, result.model_used if result is not None else "none")
             if result is not None:
                 self._run_s.add(result.execution_ms / 1_000)
-                self._tokens.add("in", by=result.tokens_in or 0)
-                self._tokens.add("out", by=result.tokens_out or 0)
-                self._dollars.add(by=result.estimated_cost_usd or 0.0)
+                self.spent(result)
+
+    def spent(self, result: c.Result) -> None:
+        """Count what a run says it took."""
+        for direction, count in (("in", result.tokens_in), ("out", result.tokens_out)):
+            if count is None:
+                self._uncounted.add(direction)
+            else:
+                self._tokens.add(direction, by=count)
+        if result.estimated_cost_usd is None:
+            self._unpriced.add()
+        else:
+            self._dollars.add(by=result.estimated_cost_usd)
 
     def collect(self) -> Iterator[Metric]:
         """Yield the metrics, for the registry."""
@@ -67,7 +79,13 @@ class SidecarMetrics(Collector):
             "agentcom_sidecar_rejected", "Assignments that were not taken."
         )
         yield self._tokens.metric("agentcom_sidecar_tokens", "Tokens used here.")
+        yield self._uncounted.metric(
+            "agentcom_sidecar_uncounted_runs", "Runs whose tokens are not known."
+        )
         yield self._dollars.metric("agentcom_sidecar_cost_dollars", "Dollars reported.")
+        yield self._unpriced.metric(
+            "agentcom_sidecar_unpriced_runs", "Runs whose dollars are not known."
+        )
         if self.sidecar is not None:
             yield from _gauges(self.sidecar)
 

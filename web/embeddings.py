@@ -93,7 +93,7 @@ def vectors_of(
 ) -> bytes:
     """Spell the answer from a run's output: a list of vectors in base64."""
     packed = msgspec.json.decode(text, type=list[str])
-    tokens = result.tokens_in or 0
+    tokens = result.tokens_in
     return msgspec.json.encode(
         {
             "object": "list",
@@ -106,7 +106,9 @@ def vectors_of(
                 for n, each in enumerate(packed)
             ],
             "model": model,
-            "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
+            "usage": None
+            if tokens is None
+            else {"prompt_tokens": tokens, "total_tokens": tokens},
             "agentcom": where,
         }
     )

@@ -156,6 +156,14 @@ def _money(world: World) -> Iterator[Metric]:
     tokens.add_metric(("cache_read",), spent.cache_read)
     tokens.add_metric(("cache_write",), spent.cache_write)
     yield tokens
+    uncounted = CounterMetricFamily(
+        "agentcom_uncounted_runs",
+        "Runs whose tokens are not known.",
+        labels=("direction",),
+    )
+    uncounted.add_metric(("in",), spent.unknown_in)
+    uncounted.add_metric(("out",), spent.unknown_out)
+    yield uncounted
 
 
 def _events(world: World) -> Iterator[Metric]:

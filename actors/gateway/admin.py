@@ -161,7 +161,7 @@ class AdminCommands:
             )
         except Unreachable:
             if not self._dry_run.fleet.has_joined(host):
-                return m.refuse("unreachable", self._no_host(host), "host")
+                return m.refuse("not_found", self._no_host(host), "host")
             return m.refuse(
                 "unreachable", f"host {host} does not answer; is its sidecar running?"
             )

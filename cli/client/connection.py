@@ -21,19 +21,18 @@ from msgspec import Struct
 from cli.client.target import said_creds, said_url
 from cli.local.instance import Credentials, Instance, explicit_credentials
 from cli.render.terminal import (
-    EXIT_NOT_FOUND,
-    EXIT_REFUSED,
     EXIT_UNREACHABLE,
     EXIT_USAGE,
     Problem,
+    exit_code_for,
     line_of,
     local,
 )
 from events import header, subjects
 from events.codec import Reader, encode
-from events.commands import ONCE, Refusal
+from events.commands import ONCE, Refusal, no_task
 from events.errors import Denied, Malformed, Unreachable, shown
-from events.ids import FULL_ID, IdSource
+from events.ids import FULL_ID, IdSource, is_token
 from events.nats.link import NOT_ALLOWED, Link
 from events.nats.log import JetStreamLog
 from events.nats.output import JetStreamOutput
@@ -71,7 +70,7 @@ class Refused(Problem):
 
     def __init__(self, refusal: Refusal) -> None:
         self.refusal = refusal
-        super().__init__(refusal.error, exit_code_for(refusal))
+        super().__init__(refusal.error, exit_code_for(refusal.code))
 
 
 class NotRunning(Problem):
@@ -79,15 +78,6 @@ class NotRunning(Problem):
 
     def __init__(self, message: str) -> None:
         super().__init__(message, EXIT_UNREACHABLE)
-
-
-def exit_code_for(refusal: Refusal) -> int:
-    """Return the exit code that a refusal means."""
-    if refusal.code == "not_found":
-        return EXIT_NOT_FOUND
-    if refusal.code in ("log_unavailable", "behind", "busy"):
-        return EXIT_UNREACHABLE
-    return EXIT_REFUSED
 
 
 def credentials_for(role: str = "operator") -> Credentials:
@@ -215,6 +205,13 @@ class Session:
             return task_id
         answer = await self.query("task", {"task_id": task_id}, TaskAnswer)
         return answer.task.task_id
+
+    async def known_id(self, task_id: str) -> str:
+        """Return the same; raises Refused where the log has no such task."""
+        full = await self.full_id(task_id)
+        if not is_token(full) or not await self.log.read(subjects.task(full), limit=1):
+            raise Refused(no_task(line_of(full)))
+        return full
 
 
 def not_utf8(body: Any) -> str:

@@ -192,7 +192,7 @@ def explain(name: str | None, *, as_json: bool) -> int:
             raise Problem(
                 f"there is no number {shown(name)} in the policy.{hint} "
                 "`agentcom policy explain` lists them",
-                EXIT_USAGE,
+                EXIT_NOT_FOUND,
             )
         rows = chosen or rows_by_part
     if as_json:

@@ -34,7 +34,7 @@ from cli.local.instance import (
 )
 from cli.local.reach import Reach, link_beside, nats_command, write_contexts
 from cli.local.streams import provision_with
-from cli.render.terminal import remark
+from cli.render.terminal import EXIT_NOT_FOUND, Problem, remark
 from events.errors import AgentComError, shown
 from events.ids import is_token
 from events.nats.provision import USUAL, Retention
@@ -249,7 +249,7 @@ def remove(name: str, data: Path | None) -> None:
     """Forget the machine NAME and its key; a running broker cuts it off."""
     instance = _prepared(data)
     if not instance.remove_host(name):
-        raise click.ClickException(f"no host {name}; there are: {_listed(instance)}")
+        raise Problem(f"no host {name}; there are: {_listed(instance)}", EXIT_NOT_FOUND)
     away = _nodes_away(instance)
     _, refused = _reloaded(instance)
     if away:

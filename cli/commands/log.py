@@ -172,7 +172,8 @@ async def _events(
     async with connected() as client:
         filters = list(patterns)
         if task_id is not None:
-            full = await client.full_id(task_id)
+            # Who follows may be there before the task is.
+            full = await (client.full_id if follow else client.known_id)(task_id)
             if not is_token(full):
                 raise Problem(f"{shown(task_id)} is no task's id")
             filters += [subjects.task(full), subjects.runs_of(full)]

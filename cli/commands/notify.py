@@ -17,6 +17,7 @@ from cli.local.process import role_link, run_role, until_closed
 from cli.local.roles import role_credentials
 from cli.render.terminal import (
     EXIT_FAILED,
+    EXIT_NOT_FOUND,
     EXIT_OK,
     EXIT_USAGE,
     Problem,
@@ -73,7 +74,9 @@ def test(file: Path | None, targets: tuple[str, ...]) -> int:
     for name in targets:
         if name not in names:
             known = ", ".join(sorted(names)) or "none"
-            raise Problem(f"there is no target {name}; targets: {known}", EXIT_USAGE)
+            raise Problem(
+                f"there is no target {name}; targets: {known}", EXIT_NOT_FOUND
+            )
     chosen = [each for each in config.target if not targets or each.name in targets]
     return asyncio.run(_try(chosen))
 

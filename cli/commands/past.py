@@ -327,7 +327,7 @@ async def _replay(
     task_id: str | None,
 ) -> int:
     async with connected() as client:
-        full = await client.full_id(task_id) if task_id is not None else None
+        full = await client.known_id(task_id) if task_id is not None else None
         past = TimeTravel(client.log)
         try:
             last = await client.log.last_sequence()

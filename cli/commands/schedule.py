@@ -16,6 +16,7 @@ from cli.commands.options import Word, json_option
 from cli.commands.submit import fields_of, settle_folder, submit
 from cli.local.instance import Instance
 from cli.render.terminal import (
+    EXIT_NOT_FOUND,
     EXIT_OK,
     STATE_STYLE,
     Problem,
@@ -273,7 +274,7 @@ async def _show(name: str, *, as_json: bool) -> int:
         click.echo(encode(answer).decode())
         return EXIT_OK
     if not answer.schedules:
-        raise Problem(f"there is no schedule {name}")
+        raise Problem(f"there is no schedule {name}", EXIT_NOT_FOUND)
     row, screen = answer.schedules[0], console()
     screen.print(line_of(f"{row.schedule}: {row.cron} ({row.tz})"), style="bold")
     screen.print(f"submits    {line_of(row.description)} ({row.tier})")

@@ -127,7 +127,7 @@ async def _traces(
         sender = _Sender(client, receiver, patient=follow)
         if task_ids:
             for each in task_ids:
-                task_id = await client.full_id(each)
+                task_id = await client.known_id(each)
                 ended = await _lives_of(client, task_id)
                 if not ended:
                     raise Problem(f"{each} has not ended: its trace is not whole yet")

@@ -21,7 +21,6 @@ from events.errors import (
     AgentComError,
     Denied,
     LogUnavailable,
-    Unreachable,
 )
 
 if TYPE_CHECKING:
@@ -50,6 +49,18 @@ EXIT_OF_STATE: Final = {
     "expired": EXIT_EXPIRED,
 }
 
+EXIT_OF_CODE: Final = {
+    "not_found": EXIT_NOT_FOUND,
+    "model_not_found": EXIT_NOT_FOUND,
+    "behind": EXIT_UNREACHABLE,
+    "busy": EXIT_UNREACHABLE,
+    "log_unavailable": EXIT_UNREACHABLE,
+    "no_address": EXIT_UNREACHABLE,
+    "unavailable": EXIT_UNREACHABLE,
+    "unreachable": EXIT_UNREACHABLE,
+}
+"""What the code of a refusal or an error means for the command; any other is 1."""
+
 
 class Problem(click.ClickException):
     """A sentence for people, and the exit code that goes with it."""
@@ -66,9 +77,12 @@ class Problem(click.ClickException):
 
 def exit_code_of(error: BaseException) -> int:
     """Return the exit code that an error means."""
-    if isinstance(error, Unreachable | LogUnavailable) or _code(error) == "no_address":
-        return EXIT_UNREACHABLE
-    return EXIT_REFUSED
+    return exit_code_for(_code(error))
+
+
+def exit_code_for(code: str) -> int:
+    """Return the exit code that a refusal's or an error's code means."""
+    return EXIT_OF_CODE.get(code, EXIT_REFUSED)
 
 
 def is_about_tls(reason: str) -> bool:

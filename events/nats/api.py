@@ -36,6 +36,9 @@ ACK_TIMEOUT: Final = 2.0
 """Seconds until an answer counts as lost."""
 DIRECT_BATCH: Final = 1_000
 """Messages in one answer of direct get; the server's own limit is 1,024."""
+DIRECT_BYTES: Final = 2 * 1024 * 1024
+"""Bytes after which such an answer ends. Without it the server puts up to 64 MiB into its
+memory for one reader, and as much is held here."""
 DIRECT_TRIES: Final = 4
 """How often a batch is asked for that nobody answers; a broker under load is slow at it."""
 ALL: Final = 2**63 - 1
@@ -208,7 +211,12 @@ async def _direct_batch(
     # The answers come to the inbox; this only hears of a missing right.
     marker = link.expect(api, refused)
     try:
-        request = {"seq": seq, "next_by_subj": subject, "batch": batch}
+        request = {
+            "seq": seq,
+            "next_by_subj": subject,
+            "batch": batch,
+            "max_bytes": DIRECT_BYTES,
+        }
         if not link.post(api, encode(request), reply=inbox):
             raise LogUnavailable(f"read {subject}", "no connection")
         async with asyncio.timeout(ACK_TIMEOUT + batch / 500):

@@ -500,7 +500,9 @@ class _Waking:
 
     def _count(self, count: int | None, result: AgentResult) -> int | None:
         """Nobody who used a model used nothing: what was not said is unknown."""
-        return 0 if count is None and not result.model_used else count
+        counts = (result.tokens_in, result.tokens_out)
+        nothing = not result.model_used and counts == (None, None)
+        return 0 if nothing else count
 
     def _failed(self, code: str, message: str) -> RawResult:
         return RawResult(

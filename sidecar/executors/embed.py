@@ -41,8 +41,9 @@ class _Vector(Struct):
 
 class _Vectors(Struct):
     data: list[_Vector]
-    model: str = ""
-    usage: dict[str, Any] = {}
+    # Beside the vectors, and no reason to refuse them whatever they are.
+    model: Any = ""
+    usage: Any = None
 
 
 def body_of(wishes: c.EmbedWishes, model: str) -> bytes:
@@ -110,10 +111,11 @@ class EmbedReader:
         size = len(vectors[0])
         self.said = f"{len(vectors)} {'vector' if len(vectors) == 1 else 'vectors'} of {size} numbers"
         text = msgspec.json.encode([packed(each) for each in vectors]).decode()
+        usage = answer.usage if isinstance(answer.usage, dict) else {}
         counts = TokenCounts(
-            tokens_in=token_count(answer.usage.get("prompt_tokens")),
+            tokens_in=token_count(usage.get("prompt_tokens")),
             tokens_out=0,
-            model=answer.model or None,
+            model=(answer.model or None) if isinstance(answer.model, str) else None,
         )
         return [
             *(Token(text[n : n + _PIECE]) for n in range(0, len(text), _PIECE)),

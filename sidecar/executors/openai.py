@@ -175,14 +175,15 @@ class OpenAIReader:
                 code="refused", message=message, again=False, whose="work"
             )
         details = self._usage.get("prompt_tokens_details")
-        cached = token_count(
-            details.get("cached_tokens") if isinstance(details, dict) else None
-        )
+        said = details.get("cached_tokens") if isinstance(details, dict) else None
+        cached = 0 if said is None else token_count(said)
         prompt = token_count(self._usage.get("prompt_tokens"))
+        # Part of the prompt came from the cache: more than all of it cannot have.
+        known = prompt is not None and cached is not None and cached <= prompt
         counts = TokenCounts(
-            tokens_in=None if prompt is None else max(prompt - (cached or 0), 0),
+            tokens_in=(prompt or 0) - (cached or 0) if known else None,
             tokens_out=token_count(self._usage.get("completion_tokens")),
-            cache_read=cached or 0,
+            cache_read=(cached or 0) if known else 0,
             model=self._model,
         )
         return ReplyEnd(counts=counts, reason=reason)

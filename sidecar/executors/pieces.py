@@ -78,4 +78,4 @@ def token_count(value: Any) -> int | None:
     """Read a number of tokens; what is none is unknown."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    return int(value) if 0 <= value < 1e12 else None
+    return int(value) if 0 <= value < 1e12 and value == int(value) else None

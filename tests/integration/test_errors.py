@@ -16,10 +16,12 @@ from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import click
 import httpx
 import pytest
 
-from cli.main import main
+from cli.main import agentcom, main
+from cli.render.terminal import EXIT_NOT_FOUND
 from tests.support.command import agentcom_up
 
 if TYPE_CHECKING:
@@ -198,6 +200,84 @@ WAY_OUT = re.compile(
 def test_every_answer_says_the_way_out(line: str):
     said = line.rpartition(" | ")[2]
     assert WAY_OUT.search(said), said
+
+
+NAMED: dict[str, list[str]] = {
+    "task": [NO_TASK],
+    "diff": [NO_TASK],
+    "fetch": [NO_TASK],
+    "logs": [NO_TASK],
+    "logs --follow": [NO_TASK],
+    "cancel": [NO_TASK],
+    "retry": [NO_TASK],
+    "reassign": [f"{NO_TASK} h1", "{task} nosuch"],
+    "why-waiting": [NO_TASK],
+    "explain": [NO_TASK],
+    "state": [f"task {NO_TASK}"],
+    "replay": [f"--task {NO_TASK}"],
+    "events": [f"--task {NO_TASK}"],
+    "export": [NO_TASK],
+    "traces --json": [NO_TASK],
+    "schedule change": ["nosuch --tz UTC"],
+    "schedule pause": ["nosuch"],
+    "schedule remove": ["nosuch"],
+    "schedule resume": ["nosuch"],
+    "schedule run": ["nosuch"],
+    "schedule show": ["nosuch"],
+    "drain": ["nosuch"],
+    "resume": ["nosuch"],
+    "host forget": ["nosuch"],
+    "host remove": ["nosuch"],
+    "endpoints remove": ["nosuch"],
+    "tiers clear-limit": ["complex"],
+    "ack": ["complex"],
+    "policy explain": ["nosuch"],
+    "policy show": ["nosuch"],
+    "notify --config notify.toml test": ["nosuch"],
+}
+"""Commands and arguments that name what is not there; `{task}` is there."""
+NAMES_NOTHING = {
+    # What is named is made, is text, is a file, or is one of a few words.
+    *("run", "submit", "classify", "route", "policy set", "policy validate"),
+    *("schedule add", "endpoints add", "host add", "archive", "restore", "rebuild"),
+}
+
+
+def with_arguments(name: str, command: click.Command) -> Iterator[str]:
+    """The names of all commands below that take arguments."""
+    if isinstance(command, click.Group):
+        context = click.Context(command)
+        for each in command.list_commands(context):
+            below = command.get_command(context, each)
+            assert below is not None
+            yield from with_arguments(f"{name} {each}".strip(), below)
+    elif any(isinstance(each, click.Argument) for each in command.params):
+        yield name
+
+
+def test_every_command_that_names_something_is_tried_with_what_is_not_there():
+    tried = {re.sub(r" --\w+( \S+\.toml)?", "", each) for each in NAMED}
+    assert set(with_arguments("", agentcom)) == (tried | NAMES_NOTHING) - {
+        "replay",
+        "events",
+    }
+
+
+def test_what_is_not_there_ends_every_command_with_the_same_code(door: httpx.Client):
+    # It waits for a model, which nobody has.
+    said = door.post("/api/v1/tasks", json={"description": "x", "tier": "standard"})
+    task = said.json()["task_id"]
+    Path("notify.toml").write_text(
+        '[[target]]\nname = "a"\nurl = "http://127.0.0.1:1/"\nsecret_env = "X"\n'
+    )
+    codes = {}
+    for command, arguments in NAMED.items():
+        for each in arguments:
+            line = f"{command} {each}".format(task=task)
+            with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()) as err:
+                codes[line] = main(shlex.split(line))
+            assert err.getvalue().strip(), line
+    assert {line: code for line, code in codes.items() if code != EXIT_NOT_FOUND} == {}
 
 
 if __name__ == "__main__":

@@ -427,13 +427,14 @@ async def test_changes_made_at_once_all_count(client):
 
 async def test_a_host_that_is_not_there_cannot_be_drained(client):
     answer = await client.ask("host.drain", host="h1")
-    assert (answer["code"], answer["status"]) == ("unreachable", 404)
+    assert (answer["code"], answer["status"]) == ("not_found", 404)
     assert answer["error"] == "no host h1; hosts: none"
     await joined(client, "h1")
     answer = await client.ask("host.drain", host="nosuch")
     assert answer["error"] == "no host nosuch; hosts: h1"
     answer = await client.ask("host.drain", host="h1")
     assert answer["error"] == "host h1 does not answer; is its sidecar running?"
+    assert (answer["code"], answer["status"]) == ("unreachable", 404)
 
 
 async def test_only_a_host_that_is_gone_is_forgotten(client):

@@ -24,6 +24,7 @@ class SlowBroker:
 
     def __init__(self, *scripts: list[int | str]) -> None:
         self.asked: list[int] = []
+        self.most_bytes: list[int] = []
         self._scripts = list(scripts)
         self._on: Callable[[Any], None] = lambda message: None
 
@@ -44,7 +45,9 @@ class SlowBroker:
         pass
 
     def post(self, subject: str, data: bytes, *, reply: str) -> bool:
-        self.asked.append(msgspec.json.decode(data)["seq"])
+        request = msgspec.json.decode(data)
+        self.asked.append(request["seq"])
+        self.most_bytes.append(request.get("max_bytes", 0))
         for said in self._scripts.pop(0) if self._scripts else []:
             status = "204" if said == "end" else ""
             headers = {header.SEQUENCE: str(said)}
@@ -73,6 +76,13 @@ async def test_an_answer_that_breaks_off_goes_on_behind_its_last_message():
     broker = SlowBroker([4], [], [7, "end"])
     assert await sequences(broker) == ["4", "7"]
     assert broker.asked == [1, 5, 5]
+
+
+async def test_no_answer_is_larger_than_a_reader_should_hold():
+    broker = SlowBroker([4, 7, "end"])
+    assert await sequences(broker) == ["4", "7"]
+    # What is not bounded the broker holds itself, up to 64 MiB for each reader.
+    assert 0 < broker.most_bytes[0] <= 4 * 1024 * 1024
 
 
 async def test_silence_ends_in_a_refusal():

@@ -2,6 +2,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import {
   age,
+  atLeast,
   bytes,
   clock,
   count,
@@ -46,6 +47,12 @@ test("numbers are grouped, and an unknown one counts nothing", () => {
   assert.equal(count(1234567), "1,234,567");
   assert.equal(count(undefined), "0");
   assert.equal(count(null), "–");
+});
+
+test("a sum says where parts of it are unknown", () => {
+  assert.equal(atLeast("$0.2500", 0), "$0.2500");
+  assert.equal(atLeast(count(100), 2), "100+");
+  assert.equal(atLeast(count(null), 2), "–");
 });
 
 test("bytes are told in the unit that fits", () => {

@@ -54,6 +54,12 @@ export const savedText = (usd) => `$${usd >= 0.01 ? usd.toFixed(2) : usd.toFixed
 export const count = (n) => (n === null ? "–" : (n ?? 0).toLocaleString("en-US"));
 
 /**
+ * A sum, `+` behind it where some of what it adds up nobody knows.
+ * @param {string} sum @param {number} unknown how many of its parts
+ */
+export const atLeast = (sum, unknown) => (unknown > 0 && sum !== "–" ? `${sum}+` : sum);
+
+/**
  * A task's tokens in all, null where those of a run are unknown.
  * @param {{tokens_in: number | null, tokens_out: number | null}} task
  */

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import reduce
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -83,7 +84,7 @@ class Meter:
         elif end.since is not None and end.session:  # nothing, and it says so
             used = ClaudeUsage(usd=self._added_usd(end) or 0.0)
         else:
-            unsaid = None if end.turns else 0
+            unsaid = 0 if end.turns == 0 else None
             counts = end.usage
             used = ClaudeUsage(
                 tokens_in=unsaid if counts.tokens_in is None else counts.tokens_in,
@@ -118,7 +119,7 @@ class Meter:
 def _grown(
     before: stream_json.ModelUse | None, now: stream_json.ModelUse
 ) -> stream_json.ModelUse:
-    if before is None or now.tokens_in < before.tokens_in:
+    if before is None or _fell(before.tokens_in, now.tokens_in):
         return now
     cost = now.cost_usd
     if cost is not None and before.cost_usd is not None:
@@ -126,17 +127,25 @@ def _grown(
     return replace(
         now,
         cost_usd=cost,
-        tokens_in=now.tokens_in - before.tokens_in,
-        tokens_out=max(now.tokens_out - before.tokens_out, 0),
+        tokens_in=_more(before.tokens_in, now.tokens_in),
+        tokens_out=_more(before.tokens_out, now.tokens_out),
         cache_read=max(now.cache_read - before.cache_read, 0),
         cache_write=max(now.cache_write - before.cache_write, 0),
     )
 
 
+def _fell(before: int | None, now: int | None) -> bool:
+    return before is not None and now is not None and now < before
+
+
+def _more(before: int | None, now: int | None) -> int | None:
+    return None if before is None or now is None else max(now - before, 0)
+
+
 def _together(uses: tuple[stream_json.ModelUse, ...]) -> ClaudeUsage:
     return ClaudeUsage(
-        tokens_in=sum(use.tokens_in for use in uses),
-        tokens_out=sum(use.tokens_out for use in uses),
+        tokens_in=reduce(_sum, (use.tokens_in for use in uses)),
+        tokens_out=reduce(_sum, (use.tokens_out for use in uses)),
         cache_read=sum(use.cache_read for use in uses),
         cache_write=sum(use.cache_write for use in uses),
         usd=summed(use.cost_usd for use in uses),
@@ -192,6 +201,11 @@ class ClaudeTry:
         self._streamed = ClaudeUsage()
         self._message = ClaudeUsage()
         self._characters = 0
+        # Of the messages since the last result: how many there were, whether one did not
+        # say what it read or wrote, and whether the one under way has said it.
+        self._messages = 0
+        self._untold_in = self._untold_out = False
+        self._told_out = True
 
     def stdout(self, data: bytes) -> None:
         """Take what the program prints."""
@@ -282,6 +296,9 @@ class ClaudeTry:
         before, worked = self.end, self.in_turn
         self._meter.take(event)
         self._counted = self.streamed()
+        self._messages = 0
+        self._untold_in = self._untold_out = False
+        self._told_out = True
         if not (
             before is not None and before.is_good and event.is_error and not worked
         ):
@@ -353,7 +370,12 @@ class ClaudeTry:
                 tokens_out=usage.tokens_out or 0,
             )
             self._characters = 0
+            self._messages += 1
+            self._untold_in = self._untold_in or usage.tokens_in is None
+            self._untold_out = self._untold_out or not self._told_out
+            self._told_out = usage.tokens_out is not None
         elif usage.tokens_out is not None:
+            self._told_out = True
             written = max(usage.tokens_out, self._message.tokens_out or 0)
             self._message = replace(self._message, tokens_out=written)
 
@@ -394,8 +416,14 @@ class ClaudeTry:
         Of such a turn the stream tells the tokens, and nobody the dollars.
         """
         left = _less(self.streamed(), self._counted)
-        tokens = (left.tokens_in or 0) + (left.tokens_out or 0) + left.cache_read
-        return self._meter.spent.plus(replace(left, usd=None if tokens else 0.0))
+        # A model that speaks was asked something, whether or not it said what that took.
+        silent = self.in_turn and not self._messages
+        if silent or self._untold_in:
+            left = replace(left, tokens_in=None)
+        if silent or self._untold_out or not self._told_out:
+            left = replace(left, tokens_out=None)
+        nothing = left.tokens_in == 0 and left.tokens_out == 0 and not left.cache_read
+        return self._meter.spent.plus(replace(left, usd=0.0 if nothing else None))
 
 
 def shown_input(arguments: dict[str, Any]) -> dict[str, Any]:

@@ -120,13 +120,13 @@ class Requesting(Struct, frozen=True):
 class ModelUse(Struct, frozen=True, kw_only=True):
     """What one model cost. `priced` is False where Claude Code invented the price.
 
-    `cost_usd` is None where no cost was given.
+    `cost_usd` is None where no cost was given, as are the tokens where no count was.
     """
 
     model: str
     cost_usd: float | None
-    tokens_in: int
-    tokens_out: int
+    tokens_in: int | None
+    tokens_out: int | None
     cache_read: int
     cache_write: int
     priced: bool
@@ -148,7 +148,7 @@ class RunEnd(Struct, frozen=True, kw_only=True):
     api_error: str | None
     terminal_reason: str
     stop_reason: str
-    turns: int
+    turns: int | None
     cost_usd: float | None
     session: tuple[ModelUse, ...]
     since: tuple[ModelUse, ...] | None
@@ -257,7 +257,12 @@ def _streamed(line: dict[str, Any]) -> Event:
 def _usage(usage: dict[str, Any], *, start: bool) -> MessageUsage:
     return MessageUsage(
         start=start,
-        tokens_in=_count(usage.get("input_tokens")),
+        tokens_in=_read(
+            usage,
+            "input_tokens",
+            "cache_creation_input_tokens",
+            "cache_read_input_tokens",
+        ),
         cache_write=_count(usage.get("cache_creation_input_tokens")),
         cache_read=_count(usage.get("cache_read_input_tokens")),
         tokens_out=_count(usage.get("output_tokens")),
@@ -363,7 +368,7 @@ def _ended(line: dict[str, Any]) -> RunEnd:
         api_error=api_error if isinstance(api_error, str) else None,
         terminal_reason=_text(line.get("terminal_reason")),
         stop_reason=_text(line.get("stop_reason")),
-        turns=_count(line.get("num_turns")) or 0,
+        turns=_count(line.get("num_turns")),
         cost_usd=charged(_number(line.get("total_cost_usd"))),
         session=_models(_object(line.get("modelUsage"))),
         since=_models(since) if isinstance(since, dict) else None,
@@ -381,8 +386,10 @@ def _models(usage: dict[str, Any]) -> tuple[ModelUse, ...]:
         ModelUse(
             model=model,
             cost_usd=charged(_number(use.get("costUSD"))),
-            tokens_in=_count(use.get("inputTokens")) or 0,
-            tokens_out=_count(use.get("outputTokens")) or 0,
+            tokens_in=_read(
+                use, "inputTokens", "cacheReadInputTokens", "cacheCreationInputTokens"
+            ),
+            tokens_out=_count(use.get("outputTokens")),
             cache_read=_count(use.get("cacheReadInputTokens")) or 0,
             cache_write=_count(use.get("cacheCreationInputTokens")) or 0,
             priced=use.get("costBasis", "list") != "unknown",
@@ -414,6 +421,14 @@ def _count(value: Any) -> int | None:
         if isinstance(value, bool) or not isinstance(value, int)
         else counted(value)
     )
+
+
+def _read(said: dict[str, Any], name: str, *cached: str) -> int | None:
+    """The tokens that were read; unknown, too, where those of the cache are no count."""
+    broken = any(
+        said.get(each) is not None and _count(said[each]) is None for each in cached
+    )
+    return None if broken else _count(said.get(name))
 
 
 def _blocks(line: dict[str, Any]) -> list[dict[str, Any]]:

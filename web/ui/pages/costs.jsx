@@ -3,7 +3,7 @@ import { useEffect, useMemo, useState } from "preact/hooks";
 import { carryOut, download, get } from "../api.js";
 import { burn as rate, spentAt } from "../burn.js";
 import { Chart } from "../charts.jsx";
-import { clock, count, dollars, moment, plain, savedText } from "../format.js";
+import { atLeast, clock, count, dollars, moment, plain, savedText } from "../format.js";
 import { Empty, Figure, Panel, Scroll, Text } from "../parts.jsx";
 import { tasksLike, useQuery } from "../route.js";
 import { useNow, useTopic } from "../socket.js";
@@ -210,7 +210,7 @@ function Figures({ data, simulated }) {
   return (
     <dl class="figures">
       <Figure label="Spent">
-        {dollars(total.estimated_cost_usd)}
+        {atLeast(dollars(total.estimated_cost_usd), total.unpriced)}
         <Change now={total.estimated_cost_usd} then={before && spent(before)} />
       </Figure>
       <Figure label="On Claude">
@@ -228,7 +228,8 @@ function Figures({ data, simulated }) {
       {simulated && <WouldBe model={data.prices.equivalent_model ?? CLAUDES[0]} runs={total.runs} />}
       <Figure label="Runs">{count(total.runs)}</Figure>
       <Figure label="Tokens in / out">
-        {count(total.tokens_in)} / {count(total.tokens_out)}
+        {atLeast(count(total.tokens_in), total.unknown_tokens)} /{" "}
+        {atLeast(count(total.tokens_out), total.unknown_tokens)}
       </Figure>
     </dl>
   );
@@ -338,10 +339,10 @@ function Lines({ lines, total, by, from, label }) {
     <>
       <td class="n">{count(line.runs)}</td>
       <td class="n">{count(line.completed)}</td>
-      <td class="n">{count(line.tokens_in)}</td>
-      <td class="n">{count(line.tokens_out)}</td>
+      <td class="n">{atLeast(count(line.tokens_in), line.unknown_tokens)}</td>
+      <td class="n">{atLeast(count(line.tokens_out), line.unknown_tokens)}</td>
       <td class="n">{count(line.cache_read_tokens + line.cache_write_tokens)}</td>
-      <td class="n">{dollars(line.estimated_cost_usd)}</td>
+      <td class="n">{atLeast(dollars(line.estimated_cost_usd), line.unpriced)}</td>
       <td class="n saved">{savedText(line.saved_usd)}</td>
     </>
   );

@@ -2,7 +2,7 @@
 import { useMemo } from "preact/hooks";
 import { Attention, useAttention } from "../attention.jsx";
 import { Chart, Spark } from "../charts.jsx";
-import { PRIORITIES, TIERS, age, at, clock, count, dollars, duration, plain, savedText } from "../format.js";
+import { PRIORITIES, TIERS, age, at, atLeast, clock, count, dollars, duration, plain, savedText } from "../format.js";
 import { settled } from "../log/terminal.js";
 import { Empty, Fallback, Figure, Panel, Scroll, Simulated, State, Text, Tier, Said } from "../parts.jsx";
 import { useNow, useTopic } from "../socket.js";
@@ -322,13 +322,13 @@ function Money({ data, simulated }) {
   return (
     <Panel title="Money and totals" action={<a href="#/costs">all costs</a>}>
       <dl class="figures">
-        <Figure label="Today">{dollars(today.total.estimated_cost_usd)}</Figure>
+        <Figure label="Today">{atLeast(dollars(today.total.estimated_cost_usd), today.total.unpriced)}</Figure>
         <Figure label="Saved against Claude" class="saved">
           {savedText(today.total.saved_usd)}
         </Figure>
         {simulated && <WouldBe model={CLAUDES[0]} runs={ever.total.runs} />}
         <Figure label="Cost of fallbacks today">{dollars(cost)}</Figure>
-        <Figure label="In all">{dollars(ever.total.estimated_cost_usd)}</Figure>
+        <Figure label="In all">{atLeast(dollars(ever.total.estimated_cost_usd), ever.total.unpriced)}</Figure>
         {TIERS.map((tier) => (
           <Figure label={`Routed to ${tier}`}>{count(data.decisions[tier])}</Figure>
         ))}
