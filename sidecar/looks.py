@@ -231,6 +231,11 @@ async def _ask_ollama(
         _get(client, base, "/api/tags"),
         _get(client, base, "/api/ps"),
     )
+    if version.status == 404:
+        return Missed(
+            "no Ollama is there: /api/version answered 404; "
+            'an OpenAI-compatible server is of kind "openai"'
+        )
     for answer in (version, tags):
         if answer.status != 200:
             return Missed(f"{answer.path} answered {answer.status}")

@@ -8,6 +8,7 @@ from cli.client.connection import connected, run
 from cli.client.target import on_target
 from cli.commands.fleet import tell
 from cli.commands.options import TIERS, Between, Word, json_option
+from cli.local.instance import Instance
 from cli.render.fleet import endpoint_table, show_tiers
 from cli.render.terminal import EXIT_OK, cell, console, table
 from events.codec import encode
@@ -94,7 +95,7 @@ async def _tiers(*, as_json: bool) -> int:
     if as_json:
         click.echo(encode(answer.tiers).decode())
     else:
-        show_tiers(console(), answer)
+        show_tiers(console(), answer, Instance().role_of)
     return EXIT_OK
 
 
@@ -121,6 +122,7 @@ async def _list(*, as_json: bool) -> int:
         return EXIT_OK
     screen = console()
     if answer.shared_endpoints:
+        role_of = Instance().role_of
         shared = table(("shared", "kind", "url", "slots", "added by"), right=("slots",))
         for one in answer.shared_endpoints:
             shared.add_row(
@@ -128,7 +130,7 @@ async def _list(*, as_json: bool) -> int:
                 cell(one.kind),
                 cell(one.url, 60),
                 str(one.slots),
-                cell(one.by, 20),
+                cell(role_of(one.by), 20),
             )
         screen.print(shared)
     endpoints_seen = endpoint_table(answer)

@@ -241,6 +241,7 @@ async def _alerts(at: int | str | None, *, as_json: bool) -> int:
     if not answer.alerts:
         click.echo("no alerts")
         return EXIT_OK
+    role_of = Instance().role_of
     rows = table(("about", "state", "raised", "down", "seen by", "reason"))
     for each in sorted(answer.alerts, key=lambda alert: alert.cleared_at is not None):
         active = each.cleared_at is None
@@ -249,7 +250,7 @@ async def _alerts(at: int | str | None, *, as_json: bool) -> int:
             cell("active" if active else "cleared", style="red" if active else "dim"),
             cell(local_time(each.raised_at)),
             duration(each.down_s * 1_000),
-            cell(each.acknowledged_by),
+            cell(role_of(each.acknowledged_by)),
             cell(local(each.reason), 80),
         )
     console().print(rows)

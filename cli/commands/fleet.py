@@ -10,6 +10,7 @@ from cli.client.completing import hosts as hosts_there
 from cli.client.connection import connected, run
 from cli.client.target import on_target
 from cli.commands.options import json_option
+from cli.local.instance import Instance
 from cli.render.fleet import (
     endpoint_table,
     host_notes,
@@ -50,7 +51,7 @@ async def _hosts(*, as_json: bool) -> int:
         endpoints = endpoint_table(answer)
         if endpoints is not None:
             screen.print(endpoints)
-    show_tiers(screen, answer)
+    show_tiers(screen, answer, Instance().role_of)
     return EXIT_OK
 
 

@@ -241,7 +241,9 @@ def _about(each: EndpointView, model: str) -> list[str]:
     ]
 
 
-def show_tiers(screen: Console, answer: HostsAnswer) -> None:
+def show_tiers(
+    screen: Console, answer: HostsAnswer, role_of: Callable[[str], str]
+) -> None:
     from rich.text import Text
 
     for tier in answer.tiers:
@@ -259,7 +261,8 @@ def show_tiers(screen: Console, answer: HostsAnswer) -> None:
             warning = f"{row.host}: its clock is {abs(ahead_s):.1f} s {where}; use NTP"
             screen.print(line_of(warning), style="red")
     for alert in answer.alerts:
-        by = f", seen by {alert.acknowledged_by}" if alert.acknowledged_by else ""
+        seen_by = role_of(alert.acknowledged_by)
+        by = f", seen by {seen_by}" if seen_by else ""
         about = f"host {alert.host}" if alert.host else f"{alert.tier} down"
         screen.print(
             line_of(

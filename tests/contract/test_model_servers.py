@@ -514,3 +514,12 @@ async def test_a_router_knows_its_models_by_name_and_of_the_loaded_more(
     outcome, _ = await ask(router, "third", "Say hello.")
     assert isinstance(outcome, Returned)
     assert "model 'third' not found" in outcome.detail
+
+
+async def test_a_server_that_is_no_ollama_is_told_how_to_be_added(server: str):
+    async with http_client() as client:
+        missed = await ask_server(client, "ollama", server)
+    assert missed == Missed(
+        "no Ollama is there: /api/version answered 404; "
+        'an OpenAI-compatible server is of kind "openai"'
+    )

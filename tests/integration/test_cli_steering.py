@@ -43,6 +43,8 @@ async def test_a_shared_endpoint_is_added_reported_used_and_removed(
     listed = await asyncio.to_thread(command_line, "endpoints", "list")
     assert [one["endpoint"] for one in listed["shared"]] == ["gpu"]
     assert listed["seen"][0]["endpoint"]["up"] is True
+    shown = await asyncio.to_thread(up.run, "endpoints", "list")
+    assert re.search(r"^gpu .* operator *$", shown.stdout, re.MULTILINE), shown.stdout
     await asyncio.to_thread(command_line, "endpoints", "remove", "gpu")
     listed = await asyncio.to_thread(command_line, "endpoints", "list")
     assert listed["shared"] == []
