@@ -473,7 +473,11 @@ def repository_ignored(patch: Patch) -> None:
 
 def suspects_run_together(patch: Patch) -> None:
     """Tasks that were lost together with their hosts run side by side again."""
-    patch.setattr(dispatch, "_hosts_of_suspects", lambda state, required: ())
+    patch.setattr(
+        dispatch,
+        "_barred",
+        lambda state, required, excluded: dict.fromkeys(excluded, "failed"),
+    )
 
 
 def unfit_costs_an_attempt(patch: Patch) -> None:
