@@ -15,9 +15,9 @@ from cli.render.fleet import tier_state
 from cli.render.terminal import Problem, size
 from events import subjects
 from events.beats import SKEW_S
-from events.codec import rfc3339
+from events.codec import instant, rfc3339
 from events.commands import Classified
-from events.errors import AgentComError
+from events.errors import AgentComError, LogUnavailable
 
 if TYPE_CHECKING:
     from events.nats.link import LinkMessage
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 Status = Literal["ok", "warn", "fail"]
 LEADER_S: Final = 1.0
+OTHERS_S: Final = 0.3
+"""Those that stand by may answer so much later than the leader."""
 NO_SCHEDULER: Final = "no scheduler answers"
 START_SCHEDULER: Final = "start `agentcom scheduler`, or everything with `agentcom up`"
 PROBE_S: Final = 5.0
@@ -50,9 +52,7 @@ async def streams(client: Session) -> Check:
         info = await _stream(client, subjects.EVENTS)
         output = await _stream(client, subjects.OUTPUT)
     except AgentComError as error:
-        return Check(
-            "streams", "fail", str(error), "make them with `agentcom provision`"
-        )
+        return Check("streams", "fail", str(error), _way_out(error))
     config = info["config"]
     if not (config.get("deny_delete") and config.get("deny_purge")):
         return Check(
@@ -74,6 +74,16 @@ async def streams(client: Session) -> Check:
     )
 
 
+def _way_out(error: AgentComError) -> str:
+    """Say what to do about a stream that does not answer, or is not there."""
+    if isinstance(error, LogUnavailable):
+        return (
+            "wait a few seconds: servers of a cluster may be choosing a leader; if it "
+            "stays so, start those that are down, and look at the brokers' logs"
+        )
+    return "make them with `agentcom provision`"
+
+
 SILENT_S: Final = 6.0
 """A server of a cluster that its leader has not heard for longer is down: it answers each second."""
 
@@ -88,10 +98,14 @@ def replicas_unwell(info: dict[str, Any]) -> tuple[Status, str, str] | None:
     others = cluster.get("replicas") or []
     copies = info["config"].get("num_replicas", 1)
     # One that was killed is called offline only much later.
+    silent_s = _leads_s(info)
     down = [
         each["name"]
         for each in others
-        if each.get("offline") or each.get("active", 0) > SILENT_S * 1e9
+        if each.get("offline")
+        or each.get("active", 0) > SILENT_S * 1e9
+        # A leader says 0 of a server that it has never heard since it leads.
+        or (each.get("active") == 0 and not each.get("current") and silent_s > SILENT_S)
     ]
     late = [
         f"{each['name']} by {each.get('lag', 0):,}"
@@ -119,6 +133,12 @@ def replicas_unwell(info: dict[str, Any]) -> tuple[Status, str, str] | None:
     return None
 
 
+def _leads_s(info: dict[str, Any]) -> float:
+    """For how long a stream's leader leads, by its own clock; 0 where it does not say."""
+    since, at = info["cluster"].get("leader_since"), info.get("ts")
+    return instant(at) - instant(since) if since and at else 0.0
+
+
 async def files(client: Session) -> list[Check]:
     """How full the store of files is: a full one refuses what is attached."""
     if not client.may_read:
@@ -126,7 +146,7 @@ async def files(client: Session) -> list[Check]:
     try:
         info = await _stream(client, subjects.FILES_STREAM)
     except AgentComError as error:
-        advice = "make it with `agentcom provision`; until then no file can be attached"
+        advice = f"{_way_out(error)}; until then no file can be attached"
         return [Check("files", "warn", str(error), advice)]
     return [fullness(info)]
 
@@ -214,6 +234,8 @@ async def leader(client: Session) -> Check:
     try:
         async with asyncio.timeout(LEADER_S):
             await leads.wait()
+        if answers:
+            await asyncio.sleep(OTHERS_S)
     except TimeoutError:
         advice = (
             "wait a few seconds; if it stays so, the log takes no writes: look at the "

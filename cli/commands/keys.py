@@ -231,8 +231,7 @@ def add(name: str, data: Path | None, as_json: bool) -> None:
     if reach.url is None:
         click.echo(
             f"reach         other machines cannot: the broker listens on {reach.listen} "
-            f"only; `agentcom up --listen 0.0.0.0:{reach.port}` (or `agentcom keys "
-            "--listen …` and a restart of the broker) lets them"
+            f"only; {reach.way} lets them"
         )
     click.echo(
         f"on {name:<10} agentcom sidecar --nats {reach.url or reach.local} "

@@ -79,13 +79,20 @@ def link_beside(folder: Path, instance: Instance) -> list[Path]:
 
 
 class Reach:
-    """Where other machines find an instance's broker: `url`, None where they cannot."""
+    """Where other machines find an instance's broker: `url`, None where they cannot.
+
+    `way` is what lets them.
+    """
 
     def __init__(self, instance: Instance) -> None:
         self.local = instance.url
         self.url: str | None
         if (cluster := read_cluster(instance)) is not None:
             self.listen, self.port = cluster.url, cluster.nodes[0].port
+            self.way = (
+                f"`agentcom keys --cluster {cluster.name}` with each `--node NAME=ADDRESS` "
+                "that they can reach"
+            )
             here = any(node.here_only for node in cluster.nodes)
             self.url = None if here else cluster.url
             return
@@ -93,6 +100,10 @@ class Reach:
         address = urlsplit(self.local)
         host = self.listen.rpartition(":")[0]
         self.port = address.port or BROKER_PORT
+        self.way = (
+            f"`agentcom up --listen 0.0.0.0:{self.port}` (or `agentcom keys --listen …` "
+            "and a restart of the broker)"
+        )
         self.url = None
         if host in EVERYWHERE:
             self.url = f"{address.scheme}://{_this_machine()}:{self.port}"

@@ -3,17 +3,19 @@
 # look at it, and to kill what you like. `make cluster` runs it; Ctrl-C ends all of it.
 #   AGENTCOM_DATA  where it lives (a new folder otherwise)
 #   PORT           the first server's; the others' are the next, the dashboard's the fourth
+#   ADDRESS        where the servers are reached (127.0.0.1: from this machine alone)
 set -eu
 AGENTCOM_DATA=${AGENTCOM_DATA:-$(mktemp -d)}
 PORT=${PORT:-4222}
+ADDRESS=${ADDRESS:-127.0.0.1}
 export AGENTCOM_DATA
 cd "$AGENTCOM_DATA"
 
 agentcom keys --cluster here --host one >/dev/null \
-  --node "n1=127.0.0.1:$PORT" --node "n2=127.0.0.1:$((PORT + 1))" --node "n3=127.0.0.1:$((PORT + 2))"
+  --node "n1=$ADDRESS:$PORT" --node "n2=$ADDRESS:$((PORT + 1))" --node "n3=$ADDRESS:$((PORT + 2))"
 
 running=
-trap 'trap - EXIT INT TERM; kill $running 2>/dev/null; wait' EXIT
+trap 'trap - EXIT INT TERM; kill $running 2>/dev/null || :; wait || :' EXIT
 trap 'exit 0' INT TERM
 start() { # NAME COMMAND...: in the background, its words in a file
   name=$1

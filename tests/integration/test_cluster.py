@@ -198,6 +198,8 @@ async def test_nothing_is_lost_while_servers_and_roles_are_killed(cluster: Clust
     await _streams(cluster, "on 3 servers")
     added = cluster.system.run("host", "add", "gpu-box")
     assert "signal reload" not in added.stdout + added.stderr
+    assert "`agentcom keys --cluster" in added.stdout
+    assert "agentcom up" not in added.stdout
     assert cluster.system.run("up").returncode != 0
 
 
@@ -260,6 +262,20 @@ def test_doctor_calls_a_server_down_that_its_leader_has_not_heard_for_a_while():
     info["cluster"]["replicas"][0]["active"] = 900_000_000
     assert replicas_unwell(info) is None
     info["cluster"]["replicas"][0]["active"] = 7_000_000_000
+    unwell = replicas_unwell(info)
+    assert unwell is not None
+    assert unwell[:2] == ("warn", "b down, led by a; none more may fail")
+
+
+def test_doctor_calls_a_server_down_that_a_new_leader_has_never_heard():
+    info = told(3, "a", ("b", False, False, 42), ("c", True, False, 0))
+    info["cluster"]["replicas"][0]["active"] = 0
+    info["cluster"]["leader_since"] = "2026-11-28T06:31:44.742448274Z"
+    info["ts"] = "2026-11-28T06:31:46.1Z"
+    unwell = replicas_unwell(info)
+    assert unwell is not None
+    assert unwell[1] == "led by a; behind: b by 42"
+    info["ts"] = "2026-11-28T06:31:52.1Z"
     unwell = replicas_unwell(info)
     assert unwell is not None
     assert unwell[:2] == ("warn", "b down, led by a; none more may fail")
