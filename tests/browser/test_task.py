@@ -55,6 +55,13 @@ CALLS = (
     ),
 )
 
+# Keeps the name of the field that had the focus when `selector` came to be there.
+FOCUS_THEN = """selector => {
+  new MutationObserver(() => {
+    if (document.querySelector(selector)) window.focusThen ??= document.activeElement.name;
+  }).observe(document.body, {childList: true, subtree: true});
+}"""
+
 
 def test_a_run_of_claude_reads_like_a_conversation(open_page, house):
     alerts = []
@@ -171,8 +178,11 @@ def test_a_task_is_done_again_with_other_words_files_and_errors_at_their_fields(
     page.get_by_role("button", name="Run again with…").click()
     expect(dialog.locator("[name=command]")).to_have_value("echo again")
     dialog.locator("[name=ttl_s]").fill("60")
+    page.evaluate(FOCUS_THEN, "#wrong-attachments")
     dialog.get_by_role("button", name="Submit").click()
     expect(dialog.locator("#wrong-attachments")).to_contain_text("command")
+    # The focus comes with the words, not while one is typing in another field already.
+    assert page.evaluate("window.focusThen") == "attachments"
     dialog.locator("[name=command]").fill("")
     dialog.locator("[name=tier]").select_option("standard")
     dialog.get_by_role("button", name="Submit").click()

@@ -1,4 +1,5 @@
 // A form's fields, and what there is to choose from for them.
+import { useLayoutEffect, useRef } from "preact/hooks";
 import { plain } from "./format.js";
 import { useTopic } from "./socket.js";
 
@@ -69,6 +70,22 @@ export function Input({ field, value, change, wrong, sets }) {
       )}
     </label>
   );
+}
+
+/**
+ * The form that gets the result. Its wrong field has the focus as soon as the words are there:
+ * a moment later it would take what is typed into another one.
+ * @param {{ field: string } | null} wrong
+ */
+export function useFocusOn(wrong) {
+  const box = useRef(/** @type {HTMLFormElement | null} */ (null));
+  useLayoutEffect(() => {
+    if (!wrong?.field) return;
+    const input = /** @type {HTMLElement | null} */ (box.current?.querySelector(`[name="${wrong.field}"]`) ?? null);
+    input?.closest("details")?.setAttribute("open", "");
+    input?.focus();
+  }, [wrong]);
+  return box;
 }
 
 /** @param {{ sets: Record<string, string[]> }} props by the name of the set */

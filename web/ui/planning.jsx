@@ -1,7 +1,7 @@
 // The form that plans a task, or changes what is planned: when, in which zone, and what.
-import { useEffect, useRef, useState } from "preact/hooks";
+import { useEffect, useState } from "preact/hooks";
 import { Refused, get, notice, post, wordsOf } from "./api.js";
-import { Input, Suggestions, useSuggestions } from "./fields.jsx";
+import { Input, Suggestions, useFocusOn, useSuggestions } from "./fields.jsx";
 import { Wrong } from "./form.js";
 import { moment, plain } from "./format.js";
 import { Dialog } from "./parts.jsx";
@@ -30,21 +30,13 @@ export function Planning({ there, close }) {
   const [form, set] = useState(began);
   const [wrong, setWrong] = useState(/** @type {Fault | null} */ (null));
   const [busy, setBusy] = useState(false);
-  const box = useRef(/** @type {HTMLFormElement | null} */ (null));
+  const box = useFocusOn(wrong);
   const sets = { ...useSuggestions(), ...ZONES };
   const change = (/** @type {string} */ name) => (/** @type {Edit} */ event) => {
     const { currentTarget: input } = event;
     const value = input.type === "checkbox" ? (/** @type {any} */ (input).checked ? "yes" : "") : input.value;
     set((old) => ({ ...old, [name]: value }));
     if (wrong?.field === name) setWrong(null);
-  };
-  const blame = (/** @type {Fault} */ fault) => {
-    setWrong(fault);
-    requestAnimationFrame(() => {
-      const input = /** @type {HTMLElement | null} */ (box.current?.querySelector(`[name="${fault.field}"]`) ?? null);
-      input?.closest("details")?.setAttribute("open", "");
-      input?.focus();
-    });
   };
   const save = async (/** @type {Event} */ event) => {
     event.preventDefault();
@@ -56,7 +48,7 @@ export function Planning({ there, close }) {
       notice(there ? `${there.schedule} is changed.` : `${form.schedule.trim()} is planned.`);
       close();
     } catch (error) {
-      blame(faultOf(error));
+      setWrong(faultOf(error));
     }
     setBusy(false);
   };

@@ -1,10 +1,10 @@
 // The form that submits a task, or one like another again.
-import { useRef, useState } from "preact/hooks";
+import { useState } from "preact/hooks";
 import { Refused, carryOut, newKey, notice, post, wordsOf } from "./api.js";
 import { store } from "./files.js";
 import { GROUPS, Wrong, fieldOf, formOf, specOf } from "./form.js";
 import { bytes, plain, shortId } from "./format.js";
-import { Input, Suggestions, useSuggestions } from "./fields.jsx";
+import { Input, Suggestions, useFocusOn, useSuggestions } from "./fields.jsx";
 import { Dialog, Said, Text } from "./parts.jsx";
 
 /** @import { Stored } from "./files.js" */
@@ -30,7 +30,7 @@ export function Submit({ spec, close }) {
   const [wrong, setWrong] = useState(/** @type {{ field: string, message: string } | null} */ (null));
   const [dry, setDry] = useState(/** @type {any} */ (null));
   const [busy, setBusy] = useState(false);
-  const box = useRef(/** @type {HTMLFormElement | null} */ (null));
+  const box = useFocusOn(wrong);
   const sets = useSuggestions();
   const { form, files, key } = draft;
   const change = (/** @type {string} */ name) => (/** @type {Edit} */ event) => {
@@ -50,12 +50,6 @@ export function Submit({ spec, close }) {
   const blame = (/** @type {unknown} */ error) => {
     const field = error instanceof Wrong ? error.field : error instanceof Refused ? fieldOf(error.path) : "";
     setWrong({ field, message: wordsOf(error) });
-    if (!field) return;
-    requestAnimationFrame(() => {
-      const input = /** @type {HTMLElement | null} */ (box.current?.querySelector(`[name="${field}"]`) ?? null);
-      input?.closest("details")?.setAttribute("open", "");
-      input?.focus();
-    });
   };
   const send = async (/** @type {Event} */ event) => {
     event.preventDefault();
