@@ -45,6 +45,11 @@ def shown(value: object, limit: int = 80) -> str:
             return shown(raw.decode(), limit)[1:-1]
 
 
+def is_about_tls(reason: str) -> bool:
+    """Whether a broker that is there was refused: neither to wait nor to start it helps."""
+    return "certificate verify failed" in reason or "speaks no TLS" in reason
+
+
 class AgentComError(Exception):
     """The root. `code` is a stable word for programs, `str()` a sentence for people."""
 

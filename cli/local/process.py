@@ -30,11 +30,10 @@ from cli.render.terminal import (
     EXIT_INTERRUPTED,
     Problem,
     colours_on,
-    is_about_tls,
     sentence_of,
 )
 from events.diagnostics import Diagnostics
-from events.errors import LogUnavailable, Unreachable
+from events.errors import LogUnavailable, Unreachable, is_about_tls
 from events.nats.link import Link
 from events.races import first
 

@@ -21,6 +21,7 @@ from events.errors import (
     AgentComError,
     Denied,
     LogUnavailable,
+    is_about_tls,
 )
 
 if TYPE_CHECKING:
@@ -83,11 +84,6 @@ def exit_code_of(error: BaseException) -> int:
 def exit_code_for(code: str) -> int:
     """Return the exit code that a refusal's or an error's code means."""
     return EXIT_OF_CODE.get(code, EXIT_REFUSED)
-
-
-def is_about_tls(reason: str) -> bool:
-    """Whether a broker that is there was refused: to start it is not the way out."""
-    return "certificate verify failed" in reason or "speaks no TLS" in reason
 
 
 def sentence_of(error: BaseException) -> str:

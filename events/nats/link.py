@@ -22,7 +22,7 @@ import msgspec
 import nats.errors
 
 from events.diagnostics import Diagnostics
-from events.errors import Denied, LogUnavailable, Unreachable
+from events.errors import Denied, LogUnavailable, Unreachable, is_about_tls
 from events.nats.wire import Wire, frame, headers_of, status_of
 
 if TYPE_CHECKING:
@@ -155,6 +155,7 @@ class Link:
         self.closed = asyncio.Event()
         self.faults = 0
         self.reason = ""
+        self._alone = False  # tried for the first time, and there is no other server
         self._client = Wire()
         self._loop = asyncio.get_running_loop()
         self._waiting: dict[str, PendingReply] = {}
@@ -166,7 +167,8 @@ class Link:
     async def connect(cls, address: Address, *, timeout: float = 10.0) -> Link:
         """Connect, or raise LogUnavailable or Denied after `timeout` seconds.
 
-        Once connected, the link reconnects for ever.
+        The only server's certificate that is not trusted, or its lack of TLS, raises at
+        once: to try again would be the same. Once connected, the link reconnects for ever.
         """
         servers = servers_of(address.url)
         if any(url.partition(":")[0] in ("ws", "wss") for url in servers):
@@ -175,6 +177,7 @@ class Link:
                 "expected nats:// or tls://, got a websocket address",
             )
         link = cls(address)
+        link._alone = len(servers) == 1
         options: dict[str, Any] = {
             "servers": servers,
             "name": address.name,
@@ -194,6 +197,7 @@ class Link:
         try:
             async with asyncio.timeout(timeout):
                 await link._client.connect(**options)
+                link._alone = False
                 link._inbox = link._client.new_inbox()
                 link.up = True
                 await link.subscribe(f"{link._inbox}.*", link._answered)
@@ -418,6 +422,8 @@ class Link:
 
     async def _error(self, error: Exception) -> None:
         self.reason = str(error)
+        if self._alone and is_about_tls(self.reason):
+            raise LogUnavailable(f"connect to {self.address.url}", self.reason)
         match = _PERMISSION.search(self.reason)
         if match is None:
             return
