@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -81,16 +82,20 @@ def test_openais_client_for_javascript_chats(
 
 @pytest.fixture(scope="session")
 def litellm() -> str:
-    """A Python that has LiteLLM: that which LITELLM_PYTHON names, or one made here once."""
+    """A Python that has LiteLLM: that which LITELLM_PYTHON names, or one made here once.
+
+    What it needs and these tests have too is not installed a second time.
+    """
     named = os.environ.get("LITELLM_PYTHON")
     if named:
         return named
     folder = ROOT / ".litellm"
     python = folder / "bin/python"
     if not (folder / "whole").exists():
-        made = [sys.executable, "-m", "venv", "--clear", str(folder)]
-        install = [str(python), "-m", "pip", "install", "-q", LITELLM]
-        for words in (made, install):
+        pip = [sys.executable, "-m", "pip", "--python", str(python), "install"]
+        made = [sys.executable, "-m", "venv", "--clear", "--without-pip", str(folder)]
+        lent = [str(python), "-c", LENDS, sysconfig.get_path("purelib")]
+        for words in (made, lent, [*pip, "-q", "--no-compile", LITELLM]):
             done = subprocess.run(words, capture_output=True, timeout=600, check=False)
             if done.returncode:
                 pytest.skip(
@@ -101,6 +106,11 @@ def litellm() -> str:
     return str(python)
 
 
+LENDS = """
+import sys, sysconfig
+with open(sysconfig.get_path("purelib") + "/lent.pth", "w") as file:
+    file.write(sys.argv[1])
+"""
 LITELLM_CHATS = """
 import json, litellm
 asked = dict(model="openai/auto", messages=[{"role": "user", "content": "hello there"}])
