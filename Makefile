@@ -119,8 +119,8 @@ cover: dev ## measure which lines the tests reach; FLOOR=95 % of each inner room
 # SIZE=short takes a quarter of an hour. What failed is left out, and said at the end.
 SIZE ?= whole
 bench: dev ## measure this machine, all of it, into docs/benchmarks.md (an hour)
-	$(BIN)/agentcom bench --all=$(SIZE) --json > docs/benchmarks.json; measured=$$?; \
-	  $(BIN)/python -m docs.make_benchmarks docs/benchmarks.json && exit $$measured
+	@report=$$(mktemp); $(BIN)/agentcom bench --all=$(SIZE) --json > $$report; measured=$$?; \
+	  $(BIN)/python -m docs.make_benchmarks $$report && rm $$report && exit $$measured
 
 # Worlds from seeds: SEEDS=1234, SEEDS=0..10000 (the end apart), or a list of both.
 SEEDS ?= 0..1000

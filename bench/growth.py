@@ -276,7 +276,27 @@ async def _web(instance: Instance) -> Report:
             await _until_caught_up(instance)
             found[f"{when}_s"] = round(time.perf_counter() - began, 2)
             found[f"{when}_rss"] = web.rss()
+            found[f"{when}_peak_rss"] = web.peak_rss()
+            if when == "again":
+                await _ask(instance)
+                found["asked_rss"] = web.rss()
     return found
+
+
+async def _ask(instance: Instance) -> None:
+    """Ask what pages and listings ask: all tasks, some by a text, the bill, the fleet."""
+    link = await Link.connect(instance.credentials("operator").address())
+    try:
+        for name, body in (
+            ("tasks", b'{"limit":200}'),
+            ("tasks", b'{"limit":200,"text":"nowhere in any of them"}'),
+            *((name, b"{}") for name in ("queue", "hosts", "stats", "costs")),
+        ):
+            answer = await link.request(subjects.query(name), body, timeout=600)
+            if b'"error":' in answer[:100]:
+                raise RuntimeError(f"{name}: {answer[:200]!r}")
+    finally:
+        await link.close()
 
 
 async def _until_caught_up(instance: Instance) -> None:

@@ -147,8 +147,11 @@ def bench(
     sizes = Sizes(tasks, queued, events, streams, shell, chats, rounds, grown, bulk)
     if everything is not None:
         sizes = ALL[everything]
-    report: dict[str, Any] = {}
+    from bench.measure import surroundings
+
+    report: dict[str, Any] = {"began": {}}
     for name, work in parts(sizes, endpoints, only=only):
+        report["began"][name] = surroundings()
         try:
             report |= work()
         except Exception as error:  # noqa: BLE001 - an hour's other parts are kept
@@ -245,7 +248,8 @@ def show(report: dict[str, Any]) -> None:
     about = report["machine"]
     console.print(
         f"{about['cores']} cores, {about['system']}, Python {about['python']}, "
-        f"nats-server {about['nats-server']}, load {about['load']} at the start"
+        f"nats-server {about['nats-server']}, load {report['began']['machine']['load']} "
+        "at the start"
     )
     if "ring" in report:
         _show_ring(console, report)

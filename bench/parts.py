@@ -84,6 +84,10 @@ class Process:
         pages = Path(f"/proc/{self.child.pid}/statm").read_text().split()[1]
         return int(pages) * os.sysconf("SC_PAGE_SIZE")
 
+    def peak_rss(self) -> int:
+        """The most resident memory that it ever had, in bytes."""
+        return peak_rss(self.child.pid)
+
     def cpu_s(self) -> float:
         """CPU seconds used so far, by it and by what lives below it."""
         return cpu_s(self.child.pid)
@@ -99,6 +103,12 @@ class Process:
         if self.child.stdout is not None:
             self.child.stdout.close()
         self._log.close()
+
+
+def peak_rss(pid: int | str = "self") -> int:
+    """The most resident memory that a process ever had, in bytes."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0]) * 1024
 
 
 def cpu_s(pid: int) -> float:

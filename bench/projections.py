@@ -19,6 +19,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bench.parts import peak_rss
 from cli.client.connection import loop_factory
 from cli.local.backup import private_broker
 from cli.local.instance import Credentials, Instance
@@ -248,14 +249,8 @@ async def _measured(what: str, credentials: Credentials, store: Path) -> dict[st
         "took_s": round(took, 3),
         "events_per_s": round(last / took),
         "cpu_us_per_event": round(used / last * 1e6, 2),
-        "max_rss": _peak(),
+        "max_rss": peak_rss(),
     }
-
-
-def _peak() -> int:
-    """The most memory that this process ever had, in bytes."""
-    status = Path("/proc/self/status").read_text()
-    return int(status.partition("VmHWM:")[2].split()[0]) * 1024
 
 
 def main(what: str, url: str, seed: str, store: str) -> None:

@@ -1,8 +1,9 @@
 """Puts the bench's figures into benchmarks.md: `python -m docs.make_benchmarks REPORT.json`.
 
-The report is what `agentcom bench --json` prints. What the page says in words is written by
-hand; between `<!-- bench NAME -->` and `<!-- end -->` stands what was measured, and a report
-that holds NAME replaces it. Pictures are plain SVG beside the page, in benchmarks/.
+The report is what `agentcom bench --json` prints, of all parts or of some: each takes the
+place of what benchmarks.json beside the page keeps of it, and the page is made from that.
+What the page says in words is written by hand; what stands between `<!-- bench NAME -->` and
+`<!-- end -->` is not. Pictures are plain SVG beside the page, in benchmarks/.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 FOLDER: Final = Path(__file__).parent
 PAGE: Final = FOLDER / "benchmarks.md"
+KEPT: Final = FOLDER / "benchmarks.json"
 PICTURES: Final = "benchmarks"
 TITLES: Final = {"ring": "AgentCom", "bare": "bare pipeline"}
 _PART: Final = re.compile(r"(<!-- bench (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -34,13 +36,108 @@ def filled(page: str, report: Report) -> tuple[str, dict[str, str]]:
 
     def part(found: re.Match[str]) -> str:
         name = found[2]
+        if name == "aims":
+            return f"{found[1]}{_aims(report)}\n{found[3]}"
         if name not in report:
             return found[0]
         text, drawn = PARTS[name](report[name], report)
         pictures.update(drawn)
-        return f"{found[1]}{text}\n{found[3]}"
+        began = _began(report.get("began", {}), name)
+        return f"{found[1]}{text}\n{began}{found[3]}"
 
     return _PART.sub(part, page), pictures
+
+
+def merged(kept: Report, report: Report) -> Report:
+    """Return what is kept with what a report has measured anew in its place."""
+    new = {name: part for name, part in report.items() if name != "failed"}
+    both = kept | new | {"began": kept.get("began", {}) | report.get("began", {})}
+    if "growth" in kept and "growth" in new:
+        axes = kept["growth"]["axes"] | new["growth"]["axes"]
+        both["growth"] = new["growth"] | {"axes": axes}
+    return both
+
+
+# -- aims ------------------------------------------------------------------------------
+
+MB: Final = 1e6
+
+
+def _grown(report: Report, axis: str, figure: str, unit: float = 1.0) -> float:
+    """Return a figure at the largest size; raises KeyError where a million was not asked."""
+    last = report["growth"]["axes"][axis][-1]
+    if last["size"] < 1_000_000 or last[figure] is None:
+        raise KeyError(axis)
+    return float(last[figure]) / unit
+
+
+def _peer(report: Report, name: str, figure: str) -> float:
+    return float(report["peers"]["ratios"][name][figure])
+
+
+AIMS: Final[tuple[tuple[str, bool, float, str, Callable[[Report], float]], ...]] = (
+    # What, whether more is better, the aim, its unit, and where a report has it.
+    ("tasks/s, of faststream", True, 1.0, "×", lambda r: _peer(r, "faststream", "tasks_per_s")),
+    ("tasks/s, of taskiq", True, 1.4, "×", lambda r: _peer(r, "taskiq", "tasks_per_s")),
+    ("tasks/s, of the bare pipeline", True, 0.75, "×", lambda r: _peer(r, "bare", "tasks_per_s")),
+    ("submit to started, of the bare pipeline", False, 1.3, "×", lambda r: _peer(r, "bare", "submit_to_started")),
+    ("router, 20 endpoints", False, 12, "µs", lambda r: r["router"]["20"]["p50_us"]),
+    ("router, 2,000 endpoints", False, 15, "µs", lambda r: r["router"]["2000"]["p50_us"]),
+    ("read models made anew, of their reader", True, 0.65, "×", lambda r: r["projections"]["ratio_to_bare"]),
+    ("a million waiting: start with a checkpoint", False, 8, "s", lambda r: _grown(r, "queued", "with_checkpoint_s")),
+    ("a million waiting: scheduler's memory a task", False, 900, "bytes", lambda r: r["queued"]["bytes_per_task"]),
+    ("a million finished: web when it has read them, at most", False, 150, "MB", lambda r: _grown(r, "web", "first_peak_rss", MB)),
+    ("a million finished: web begun again and asked", False, 150, "MB", lambda r: _grown(r, "web", "asked_rss", MB)),
+    ("`true` as a task, two slots", True, 150, "a second", lambda r: r["shell"]["ring"]["tasks_per_s"]),
+    ("first token, p95", False, 8, "ms", lambda r: r["streams"]["first_ms"]["p95"]),
+    ("later tokens, p95", False, 110, "ms", lambda r: r["streams"]["later_ms"]["p95"]),
+)  # fmt: skip
+
+
+def _aims(report: Report) -> str:
+    rows = []
+    for title, more, aim, unit, find in AIMS:
+        try:
+            found = find(report)
+        except KeyError:
+            rows.append([title, _limit(more, aim, unit), "not measured", ""])
+            continue
+        met = found >= aim if more else found <= aim
+        reached = f"{found:.3g} {unit}" if found < 100 else f"{found:,.0f} {unit}"
+        rows.append([title, _limit(more, aim, unit), reached, "" if met else "missed"])
+    return _table(["", "aim", "reached", ""], rows)
+
+
+def _limit(more: bool, aim: float, unit: str) -> str:
+    return f"at {'least' if more else 'most'} {aim:g} {unit}"
+
+
+_WITH_RING: Final = ("router",)
+"""What is measured in one part with the ring."""
+
+
+def _began(began: Report, name: str) -> str:
+    """Say how busy the machine was as a part began."""
+    if name == "growth":
+        axes: dict[str, list[str]] = {}
+        for part, how in began.items():
+            if part.startswith(name):
+                axes.setdefault(_busy(how), []).append(part.rpartition(" ")[2])
+        each = [f"{', '.join(names)}: {busy}" for busy, names in axes.items()]
+        return f"\nAs it began: {'; '.join(each)}.\n" if each else ""
+    how = began.get("ring" if name in _WITH_RING else name)
+    if name == "machine":
+        return ""
+    return f"\nAs it began: {_busy(how)}.\n" if how else ""
+
+
+def _busy(how: Report) -> str:
+    right = (
+        ", at real-time priority"
+        if how["real_time"]
+        else (f", nice {how['nice']}" if how["nice"] else "")
+    )
+    return f"load {how['load']}{right}"
 
 
 # -- parts -----------------------------------------------------------------------------
@@ -51,8 +148,7 @@ Part = tuple[str, dict[str, str]]
 def _machine(about: Report, _: Report) -> Part:
     return (
         f"{about['cores']} cores, {about['system']}, Python {about['python']}, "
-        f"nats-server {about['nats-server']}, nats-py {about['nats-py']}; load "
-        f"{about['load']} as it began."
+        f"nats-server {about['nats-server']}, nats-py {about['nats-py']}."
     ), {}
 
 
@@ -163,7 +259,11 @@ def _peers(peers: Report, _: Report) -> Part:
 def _growth(growth: Report, _: Report) -> Part:
     texts, pictures = [f"{growth['tasks']:,} no-op tasks each."], {}
     for axis, points in growth["axes"].items():
-        names = [name for name in points[0] if name != "size"]
+        names = [
+            name
+            for name in points[0]
+            if name != "size" and any(point[name] is not None for point in points)
+        ]
         rows = [
             [f"{point['size']:,}", *(_figure(name, point[name]) for name in names)]
             for point in points
@@ -303,8 +403,11 @@ def line_chart(title: str, lines: dict[str, list[tuple[float, float]]]) -> str:
 
 
 def main(file: str) -> None:
-    """Fill the page from a report's file."""
-    page, pictures = filled(PAGE.read_text(), json.loads(Path(file).read_text()))
+    """Keep what a report's file holds, and fill the page from all that is kept."""
+    kept = json.loads(KEPT.read_text()) if KEPT.exists() else {}
+    kept = merged(kept, json.loads(Path(file).read_text()))
+    KEPT.write_text(json.dumps(kept, indent=1) + "\n")
+    page, pictures = filled(PAGE.read_text(), kept)
     PAGE.write_text(page)
     (FOLDER / PICTURES).mkdir(exist_ok=True)
     for name, drawn in pictures.items():

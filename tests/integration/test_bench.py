@@ -69,7 +69,9 @@ def test_each_axis_grows_to_the_sizes_that_were_asked_for(report: dict) -> None:
         for name in axes.keys() - {"web"}
         for point in axes[name]
     )
-    assert axes["web"][0]["again_rss"] > 0
+    web = axes["web"][0]
+    assert 0 < web["first_rss"] <= web["first_peak_rss"]
+    assert web["asked_rss"] > 0
 
 
 def test_a_report_can_be_shown_and_put_into_the_page(report: dict) -> None:

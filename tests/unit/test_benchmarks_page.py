@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import re
 import xml.etree.ElementTree as ET
 
-from docs.make_benchmarks import PAGE, PARTS, bar_chart, filled, line_chart
+from docs.make_benchmarks import (
+    FOLDER,
+    KEPT,
+    PAGE,
+    PARTS,
+    PICTURES,
+    bar_chart,
+    filled,
+    line_chart,
+    merged,
+)
 
 STREAMS = {
     "streams": 50,
@@ -28,7 +39,49 @@ GROWTH = {
 
 
 def test_the_page_has_a_place_for_every_part_of_a_report():
-    assert set(re.findall(r"<!-- bench (\w+) -->", PAGE.read_text())) == PARTS.keys()
+    marks = set(re.findall(r"<!-- bench (\w+) -->", PAGE.read_text()))
+    assert marks == PARTS.keys() | {"aims"}
+
+
+def test_every_measured_figure_of_the_page_is_that_of_the_kept_report():
+    kept = json.loads(KEPT.read_text())
+    assert kept.keys() >= PARTS.keys()
+    page, pictures = filled(PAGE.read_text(), kept)
+    assert page == PAGE.read_text()
+    for name, drawn in pictures.items():
+        assert (FOLDER / PICTURES / name).read_text() == drawn
+
+
+def test_what_is_measured_anew_takes_the_place_of_what_was_kept_of_it():
+    kept = merged({}, {"growth": GROWTH, "began": {"growth by queued": {"load": 1}}})
+    hosts = [{"size": 10, "start_s": 2.0}]
+    both = merged(
+        kept,
+        {
+            "growth": {"tasks": 100, "axes": {"hosts": hosts}},
+            "streams": STREAMS,
+            "began": {"streams": {"load": 2}},
+            "failed": {"shell": "why"},
+        },
+    )
+    assert both["growth"]["axes"] == GROWTH["axes"] | {"hosts": hosts}
+    assert both.keys() == {"growth", "streams", "began"}
+    assert both["began"] == {"growth by queued": {"load": 1}, "streams": {"load": 2}}
+
+
+def test_each_aim_says_what_is_reached_and_whether_that_will_do():
+    page = "<!-- bench aims -->\n<!-- end -->\n"
+    text, _ = filled(page, {"streams": STREAMS, "router": {"20": {"p50_us": 14.0}}})
+    assert "| first token, p95 | at most 8 ms | 1.5 ms |  |" in text
+    assert "| router, 20 endpoints | at most 12 µs | 14 µs | missed |" in text
+    assert "| router, 2,000 endpoints | at most 15 µs | not measured |  |" in text
+
+
+def test_the_page_says_how_busy_the_machine_was():
+    page = "<!-- bench streams -->\n<!-- end -->\n"
+    began = {"streams": {"load": 3.5, "nice": -5, "real_time": False}}
+    text, _ = filled(page, {"streams": STREAMS, "began": began})
+    assert "As it began: load 3.5, nice -5." in text
 
 
 def test_a_report_replaces_the_parts_that_it_holds_and_no_other():
