@@ -65,6 +65,12 @@ class OutputReader(Protocol):
         """Yield the same, as they are read."""
         ...
 
+    def placed(
+        self, task_id: str, *, start: int = 1
+    ) -> AsyncIterator[tuple[int, c.Chunk]]:
+        """Yield the same, each with its sequence in the stream."""
+        ...
+
 
 class WhatIf(Protocol):
     """Decides the past anew. Handed in, since read models do not know the router."""

@@ -138,7 +138,7 @@ def operations() -> list[Operation]:
             "GET",
             "/api/v1/tasks/{task_id}/output.ndjson",
             "get_output_lines",
-            note="Every piece of a task's output, one a line.",
+            note="Every piece of a task's output, one a line; `?start=SEQ` from there on.",
             content_type="application/x-ndjson",
         ),
         Operation(

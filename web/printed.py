@@ -1,6 +1,7 @@
 """All that a task has put out, however much, as one answer that is never held whole.
 
-`output.ndjson` has every piece, a JSON object a line, as `execution_event`s; `output.txt`
+`output.ndjson` has every piece, a JSON object a line, as `execution_event`s, each with its
+place in the store as `seq`; `?start=` one of those begins there. `output.txt` has
 the text alone, byte for byte as it was printed (what was no UTF-8 is U+FFFD).
 """
 
@@ -39,9 +40,22 @@ class Printed:
         self._output = output
 
     async def pieces(self, request: web.Request) -> web.StreamResponse:
-        """Answer with every piece, one a line."""
+        """Answer with every piece, one a line; from `start` on, where that is said."""
+        start = request.query.get("start", "1")
+        if not (start.isascii() and start.isdigit() and len(start) < 16):
+            return response_of(
+                refuse(
+                    "malformed",
+                    f"start: expected the seq of a piece, got {shown(start[:40])}",
+                    "start",
+                )
+            )
+
+        def line_of(seq: int, chunk: c.Chunk) -> bytes:
+            return encode_chunk(chunk)[:-1] + b',"seq":%d}\n' % seq
+
         return await self._stream(
-            request, "application/x-ndjson", lambda chunk: encode_chunk(chunk) + b"\n"
+            request, "application/x-ndjson", line_of, max(int(start), 1)
         )
 
     async def text(self, request: web.Request) -> web.StreamResponse:
@@ -57,13 +71,17 @@ class Printed:
             )
         kinds = {stream} if stream else TEXT
 
-        def text_of(chunk: c.Chunk) -> bytes:
+        def text_of(_seq: int, chunk: c.Chunk) -> bytes:
             return chunk.text.encode() if chunk.event_type in kinds else b""
 
         return await self._stream(request, "text/plain; charset=utf-8", text_of)
 
     async def _stream(
-        self, request: web.Request, kind: str, encoded: Callable[[c.Chunk], bytes]
+        self,
+        request: web.Request,
+        kind: str,
+        encoded: Callable[[int, c.Chunk], bytes],
+        start: int = 1,
     ) -> web.StreamResponse:
         if self._output is None:
             return response_of(refuse("unavailable", "live output is not read here"))
@@ -74,8 +92,9 @@ class Printed:
         response = web.StreamResponse(headers={**HEADERS, "Content-Type": kind})
         gathered = bytearray()
         try:
-            async for chunk in self._output.pieces(answer.task.task_id):
-                gathered += encoded(chunk)
+            task_id = answer.task.task_id
+            async for seq, chunk in self._output.placed(task_id, start=start):
+                gathered += encoded(seq, chunk)
                 if len(gathered) >= AT_ONCE:
                     if not response.prepared:
                         await response.prepare(request)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from events import catalogue as c
-from events import subjects
+from events import header, subjects
 from events.chunks import Seen
 from events.codec import Reader
 from events.errors import Malformed
@@ -35,6 +35,13 @@ class JetStreamOutput:
 
     async def pieces(self, task_id: str, *, start: int = 1) -> AsyncIterator[c.Chunk]:
         """Yield the same, as they are read: of much output never all is held here."""
+        async for _, chunk in self.placed(task_id, start=start):
+            yield chunk
+
+    async def placed(
+        self, task_id: str, *, start: int = 1
+    ) -> AsyncIterator[tuple[int, c.Chunk]]:
+        """Yield the same, each with its sequence in the stream."""
         seen = Seen()
         async for message in direct(
             self._link, subjects.OUTPUT, subjects.outputs_of(task_id), start=start
@@ -44,7 +51,7 @@ class JetStreamOutput:
             except Malformed:
                 continue
             if seen.is_new(chunk):
-                yield chunk
+                yield int(message.headers[header.SEQUENCE]), chunk
 
     async def listen(
         self, task_id: str, callback: Callable[[c.Chunk], None], *, republished: bool

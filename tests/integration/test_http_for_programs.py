@@ -11,7 +11,7 @@ import subprocess
 import sys
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
@@ -154,6 +154,24 @@ def test_a_task_s_output_streams_as_it_comes_and_goes_on_behind_the_last_id(
     assert door.get(f"tasks/{task_id}/output", headers=headers).status_code == 204
     chunks = door.get(f"tasks/{task_id}/output").json()["chunks"]
     assert "".join(chunk["text"] for chunk in chunks) == "line 1\nline 2\nline 3\n"
+
+
+def test_the_pieces_of_an_output_are_read_on_from_a_place(door: httpx.Client):
+    task = begun(door, "echo one; sleep 0.3; echo two")
+    assert text_of(all_of(door, f"tasks/{task}/output")) == "one\ntwo\n"
+    path = f"tasks/{task}/output.ndjson"
+
+    def pieces(**params: str) -> list[dict[str, Any]]:
+        lines = door.get(path, params=params).text.splitlines()
+        return [json.loads(line) for line in lines]
+
+    whole = pieces()
+    places = [each["seq"] for each in whole]
+    assert places == sorted(set(places))
+    assert pieces(start=str(places[-1])) == whole[-1:]
+    assert pieces(start=str(places[-1] + 1)) == []
+    refused = door.get(path, params={"start": "-1"})
+    assert (refused.status_code, refused.json()["path"]) == (400, "start")
 
 
 @pytest.mark.parametrize("stranger", ["once", "-1", "9" * 40, "1:r", "a:b:c", "::"])

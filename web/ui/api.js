@@ -71,11 +71,12 @@ export const del = (path) => ask("DELETE", path);
 export const me = (token) => ask("GET", "/me", undefined, token);
 
 /**
- * What is kept of a task's live output, piece by piece, oldest first.
- * @param {string} id @param {(chunk: Chunk) => void} take @param {AbortSignal} [signal]
+ * What is kept of a task's live output, piece by piece, oldest first, from a place on.
+ * @param {string} id @param {(chunk: Chunk & { seq: number }) => void} take
+ * @param {AbortSignal} [signal] @param {number} [start]
  */
-export async function chunks(id, take, signal) {
-  const response = await open(`/tasks/${id}/output.ndjson`, signal);
+export async function chunks(id, take, signal, start = 1) {
+  const response = await open(`/tasks/${id}/output.ndjson?start=${start}`, signal);
   const reader = /** @type {ReadableStream<Uint8Array>} */ (response.body).getReader();
   const decoder = new TextDecoder();
   let rest = "";

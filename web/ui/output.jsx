@@ -34,6 +34,7 @@ export const Output = forwardRef(function Output(
   const view = useRef(/** @type {LogHandle | null} */ (null));
   const [busy, setBusy] = useState(false);
   const [begun, setBegun] = useState(false);
+  const [, setTrims] = useState(0);
   const [version, tell] = useState(0);
   const timer = useRef(/** @type {ReturnType<typeof setTimeout> | undefined} */ (undefined));
   const [log] = useState(() => new OutputLog());
@@ -43,6 +44,7 @@ export const Output = forwardRef(function Output(
       new Feed(id, {
         take: (chunk) => {
           log.take(chunk);
+          if (log.trim()) setTrims((n) => n + 1);
           if (!SILENT.has(kind.current)) talk.take(chunk);
           view.current?.changed();
           timer.current ??= setTimeout(() => {

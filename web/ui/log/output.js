@@ -42,6 +42,13 @@ export class OutputLog {
     this.terminal.remark("divider", `attempt ${chunk.generation}${part}`, time);
   }
 
+  /** Let go of the first lines where there are too many; whether it did. */
+  trim() {
+    const store = this.terminal.store.trimmed();
+    if (store) this.terminal.store = store;
+    return store !== null;
+  }
+
   /** @param {number} count */
   lost(count) {
     this.terminal.remark("gap", `⋯ ${count} pieces of output are not kept any more ⋯`, Date.now());

@@ -1,6 +1,6 @@
-// A log's lines, however many: the last ones as they can still be changed, the others sealed
-// in pages, each of which is one text with a few numbers. A million lines take what their
-// text takes and a little more.
+// A log's lines: the last ones as they can still be changed, the others sealed in pages, each
+// of which is one text with a few numbers. A million lines take what their text takes and a
+// little more. Of more text than a page may hold the first lines go.
 
 /** Kinds of lines; those up to `tool` have numbers, the others are remarks between them. */
 export const KINDS = ["stdout", "stderr", "token", "thinking", "tool", "status", "error", "divider", "gap"];
@@ -18,6 +18,8 @@ const NUMBERED = CODE.tool;
 export const PAGE = 1000;
 /** How many lines can still be reached by a cursor. */
 export const REACH = 500;
+/** Characters that are held; past them the first half goes. */
+export const HELD = 64_000_000;
 
 class Page {
   /** @param {Line[]} lines */
@@ -85,6 +87,9 @@ function after(pairs, value) {
   return 2 * low;
 }
 
+/** @param {Line[]} lines how many of them have a number */
+const numbers = (lines) => lines.reduce((sum, line) => sum + Number(line.number > 0), 0);
+
 export class LogStore {
   constructor() {
     /** @type {Page[]} */
@@ -93,6 +98,8 @@ export class LogStore {
     this.live = [];
     this.sealed = 0; // lines in pages
     this.numbered = 0; // lines with a number
+    this.size = 0; // characters in pages
+    this.cut = 0; // lines with a number that are not held any more
     /** @type {Set<Kind>} */
     this.seen = new Set();
   }
@@ -120,9 +127,35 @@ export class LogStore {
   seal() {
     const page = new Page(this.live.splice(0, PAGE));
     const before = this.pages.at(-1);
-    if (before) page.numbered = before.numbered + before.kinds.filter((code) => code <= NUMBERED).length;
+    page.numbered = before
+      ? before.numbered + before.kinds.filter((code) => code <= NUMBERED).length
+      : this.numbered - numbers(this.live) - page.kinds.filter((code) => code <= NUMBERED).length;
     this.pages.push(page);
     this.sealed += page.count;
+    this.size += page.text.length;
+  }
+
+  /**
+   * The store that goes on where this one holds too much: itself without its first pages.
+   * What watches this one may still read it.
+   * @param {number} [held] @returns {LogStore | null} null where it does not hold too much
+   */
+  trimmed(held = HELD) {
+    if (this.size <= held) return null;
+    const store = new LogStore();
+    let gone = 0;
+    for (store.size = this.size; store.size > held / 2 && gone < this.pages.length; gone += 1)
+      store.size -= this.pages[gone].text.length;
+    store.pages = this.pages.slice(gone);
+    store.live = this.live;
+    this.live = [...this.live];
+    store.sealed = this.sealed - gone * PAGE;
+    store.numbered = this.numbered;
+    store.seen = this.seen;
+    store.cut = store.pages[0]?.numbered ?? this.numbered - numbers(store.live);
+    for (const page of store.pages) page.first -= gone * PAGE;
+    for (const line of store.live) line.at -= gone * PAGE;
+    return store;
   }
 
   /** Whether a line can still be changed. @param {Line} line */
@@ -150,7 +183,7 @@ export class LogStore {
 
   /** The place of the line with this number; -1 where there is none. @param {number} number */
   placeOf(number) {
-    if (number < 1 || number > this.numbered) return -1;
+    if (number <= this.cut || number > this.numbered) return -1;
     let [low, high] = [0, this.pages.length];
     while (low < high) {
       const middle = (low + high) >> 1;

@@ -15,6 +15,8 @@ const OTHER =
 const UNFINISHED = /\u001b(?:\[[0-?]*[ -/]*|\][^\u0007\u001b]*\u001b?|[PX^_][^\u001b]*\u001b?|[ -/]*)$/y;
 const MOVES = /\u001b\[[0-?]*[ -/]*[@-ln-~]/g;
 const LONGEST_SEQUENCE = 4096;
+/** Characters of a line; what follows stands in the next one. */
+const LONGEST_LINE = 1_000_000;
 
 export class Terminal {
   /** @param {LogStore} [store] */
@@ -173,6 +175,7 @@ export class Terminal {
 
   /** @param {Cursor} cursor @param {Kind} kind @param {string} piece @param {number} time */
   put(cursor, kind, piece, time) {
+    if ((this.here(cursor)?.text.length ?? 0) > LONGEST_LINE) this.down(cursor, kind, time);
     let line = this.here(cursor);
     if (!line) {
       line = this.store.push(kind, time);

@@ -134,7 +134,7 @@ export const LogView = forwardRef(function LogView(
   // The line that the address names: as soon as it is there.
   const goal = lines?.[0] ?? 0;
   const arrived = useRef(0);
-  const reached = goal > 0 && store.numbered >= goal;
+  const reached = goal > store.cut && store.numbered >= goal;
   // biome-ignore lint/correctness/useExhaustiveDependencies: once for each goal
   useEffect(() => {
     if (!reached || arrived.current === goal) return;
@@ -257,6 +257,11 @@ export const LogView = forwardRef(function LogView(
           {full ? "Smaller" : "Full height"}
         </button>
       </div>
+      {store.cut > 0 && (
+        <p class="log-cut" role="note">
+          {`⋯ the first ${count(store.cut)} lines are too much for a page${save ? ": Download has them" : ""} ⋯`}
+        </p>
+      )}
       <div
         id={id}
         class={`log-box ${shape.wrap ? "wrap" : ""}`}
