@@ -53,7 +53,10 @@ def merged(kept: Report, report: Report) -> Report:
     new = {name: part for name, part in report.items() if name != "failed"}
     both = kept | new | {"began": kept.get("began", {}) | report.get("began", {})}
     if "growth" in kept and "growth" in new:
-        axes = kept["growth"]["axes"] | new["growth"]["axes"]
+        axes = dict(kept["growth"]["axes"])
+        for axis, points in new["growth"]["axes"].items():
+            by_size = {point["size"]: point for point in (*axes.get(axis, ()), *points)}
+            axes[axis] = [by_size[size] for size in sorted(by_size)]
         both["growth"] = new["growth"] | {"axes": axes}
     return both
 
@@ -262,10 +265,10 @@ def _growth(growth: Report, _: Report) -> Part:
         names = [
             name
             for name in points[0]
-            if name != "size" and any(point[name] is not None for point in points)
+            if name != "size" and any(point.get(name) is not None for point in points)
         ]
         rows = [
-            [f"{point['size']:,}", *(_figure(name, point[name]) for name in names)]
+            [f"{point['size']:,}", *(_figure(name, point.get(name)) for name in names)]
             for point in points
         ]
         texts.append(_table([axis, *(name.replace("_", " ") for name in names)], rows))

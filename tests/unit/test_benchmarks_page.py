@@ -55,16 +55,21 @@ def test_every_measured_figure_of_the_page_is_that_of_the_kept_report():
 def test_what_is_measured_anew_takes_the_place_of_what_was_kept_of_it():
     kept = merged({}, {"growth": GROWTH, "began": {"growth by queued": {"load": 1}}})
     hosts = [{"size": 10, "start_s": 2.0}]
+    queued = [{"size": 100_000, "start_s": 3.0}, {"size": 5, "start_s": 1.0}]
     both = merged(
         kept,
         {
-            "growth": {"tasks": 100, "axes": {"hosts": hosts}},
+            "growth": {"tasks": 100, "axes": {"hosts": hosts, "queued": queued}},
             "streams": STREAMS,
             "began": {"streams": {"load": 2}},
             "failed": {"shell": "why"},
         },
     )
-    assert both["growth"]["axes"] == GROWTH["axes"] | {"hosts": hosts}
+    (thousand, _) = GROWTH["axes"]["queued"]
+    assert both["growth"]["axes"] == {
+        "hosts": hosts,
+        "queued": [queued[1], thousand, queued[0]],
+    }
     assert both.keys() == {"growth", "streams", "began"}
     assert both["began"] == {"growth by queued": {"load": 1}, "streams": {"load": 2}}
 
