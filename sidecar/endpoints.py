@@ -33,6 +33,7 @@ from sidecar.http import (
     header_key,
     http_client,
     shown_url,
+    why_not,
     without_secrets,
 )
 from sidecar.looks import (
@@ -42,7 +43,6 @@ from sidecar.looks import (
     ask_claude,
     ask_server,
     claude_program,
-    why_not,
 )
 from sidecar.shield import variables
 

@@ -37,6 +37,16 @@ def http_client(
     )
 
 
+def why_not(error: Exception) -> str:
+    """Say in a few words why a server cannot be reached."""
+    if isinstance(error, aiohttp.ClientConnectorError):
+        if isinstance(error.os_error, ConnectionRefusedError):
+            return f"connection refused ({error.host}:{error.port})"
+        reason = error.os_error.strerror or str(error.os_error)
+        return f"{reason} ({error.host}:{error.port})"
+    return str(error) or type(error).__name__
+
+
 def base_url(kind: str, url: str) -> str:
     """Return a server's address without the route that some people add."""
     address = url.strip().rstrip("/")

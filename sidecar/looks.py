@@ -17,7 +17,7 @@ from msgspec import Struct, field
 from events import header
 from sidecar.abilities import able, can_chat, can_embed, context_info, is_variant
 from sidecar.executors.claude import command as claude
-from sidecar.http import base_url, without_secrets
+from sidecar.http import base_url, why_not, without_secrets
 from sidecar.shield import variables
 from sidecar.workspace import for_claude
 
@@ -375,15 +375,6 @@ async def _get(
     with suppress(msgspec.DecodeError, UnicodeDecodeError):
         body = msgspec.json.decode(raw)
     return _ProbeReply(path, answer.status, header.SIMULATED in answer.headers, body)
-
-
-def why_not(error: Exception) -> str:
-    """Say in a few words why a server cannot be reached."""
-    if isinstance(error, aiohttp.ClientConnectorError):
-        if isinstance(error.os_error, ConnectionRefusedError):
-            return f"connection refused ({error.host}:{error.port})"
-        return str(error)
-    return str(error) or type(error).__name__
 
 
 async def ask_claude(

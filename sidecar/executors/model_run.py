@@ -52,7 +52,7 @@ from sidecar.executors.port import (
 )
 from sidecar.executors.server_errors import ModelFault, retry_after
 from sidecar.executors.watch import Watchdog
-from sidecar.http import base_url, http_client, without_secrets
+from sidecar.http import base_url, http_client, why_not, without_secrets
 from sidecar.output import HeadTail
 
 if TYPE_CHECKING:
@@ -291,7 +291,7 @@ class ModelExecutor:
             try_.fault = ModelFault(code="bad_endpoint", message=message, again=False)
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as wrong:
             try_.fault = ModelFault(
-                code="unreachable", message=f"no connection: {wrong}"
+                code="unreachable", message=f"no connection: {why_not(wrong)}"
             )
         except (aiohttp.ClientError, ConnectionError, TimeoutError) as wrong:
             message = f"connection lost: {str(wrong) or type(wrong).__name__}"

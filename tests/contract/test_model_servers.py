@@ -21,6 +21,7 @@ from sidecar.executors.port import Finished, Returned, Run, Stop
 from sidecar.http import http_client
 from sidecar.looks import Answered, Missed, ask_server
 from sidecar.simulated.ollama import Model
+from tests.support.ports import free_port
 from tests.support.runs import QUICK, Ear, assignment
 from tests.support.simulated_llama import SimulatedLlamaServer
 
@@ -523,3 +524,10 @@ async def test_a_server_that_is_no_ollama_is_told_how_to_be_added(server: str):
         "no Ollama is there: /api/version answered 404; "
         'an OpenAI-compatible server is of kind "openai"'
     )
+
+
+async def test_a_server_that_is_gone_is_told_in_words_and_not_in_a_library_s():
+    port = free_port()
+    outcome, _ = await ask(f"http://127.0.0.1:{port}", "gemma", "Hi.")
+    assert isinstance(outcome, Returned)
+    assert f"no connection: connection refused (127.0.0.1:{port})" in outcome.detail

@@ -32,8 +32,8 @@ from sidecar.abilities import fixed_context, variant
 from sidecar.executors.claude.executor import ClaudeExecutor
 from sidecar.executors.port import Finished, RawResult, Returned, Stopped
 from sidecar.folders import WorkspaceError, make
-from sidecar.http import base_url, http_client, without_secrets
-from sidecar.looks import Missed, ask_server, why_not
+from sidecar.http import base_url, http_client, why_not, without_secrets
+from sidecar.looks import Missed, ask_server
 
 if TYPE_CHECKING:
     from collections.abc import Callable
