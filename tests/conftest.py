@@ -21,6 +21,21 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
+# Files that take half a minute or more begin: whichever came last, one worker would run it
+# while the others have nothing to do.
+LONG = (
+    *("bench", "cluster", "cluster_under_fire", "crashes", "delegation", "demo"),
+    *("host_chaos", "host_ends", "model_servers", "model_servers_in_a_fleet"),
+    *("nats_cli", "openai_clients", "openai_fleet", "package"),
+    *("real_model_server", "rolling_upgrade", "seeds", "stepped_clock", "store", "up"),
+    *("attention", "log", "pages"),  # in a browser
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.path.stem.removeprefix("test_") not in LONG)
+
+
 # How long an example takes is the machine's affair.
 settings.register_profile("without a clock", deadline=None)
 settings.load_profile("without a clock")
