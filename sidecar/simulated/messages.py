@@ -2,8 +2,7 @@
 
 The events of a stream, in the order of the API's documentation: `message_start`; for each
 block of content `content_block_start`, `content_block_delta`s and `content_block_stop`;
-`message_delta` with the reason and the count of tokens; `message_stop`. A model that is to
-call a tool does so where tools are offered and its last call has been answered.
+`message_delta` with the reason and the count of tokens; `message_stop`.
 """
 
 from __future__ import annotations
@@ -55,6 +54,15 @@ class MessagesBody(msgspec.Struct):
         """Whether a tool may be called."""
         return any(each.get("name") == tool for each in self.tools)
 
+    def answers(self, call_id: str) -> bool:
+        """Whether the result of that call is in the conversation."""
+        blocks = [
+            each.content for each in self.messages if isinstance(each.content, list)
+        ]
+        return any(
+            block.get("tool_use_id") == call_id for each in blocks for block in each
+        )
+
     def missing(self) -> str:
         """Say what an acceptable request would have, "" for one that is."""
         if not self.model:
@@ -94,9 +102,12 @@ class MessagesVoice:
 
     content_type = "text/event-stream"
 
-    def __init__(self, answer: Answer, call: ScriptedCall | None) -> None:
+    def __init__(
+        self, answer: Answer, call: ScriptedCall | None, call_id: str = ""
+    ) -> None:
         self._answer = answer
         self._call = call
+        self._call_id = call_id
         self._index = -1
         self._open = ""
 
@@ -175,7 +186,7 @@ class MessagesVoice:
                 return {"type": "text", "text": ""}
             case _:
                 assert self._call is not None
-                call = {"id": "toolu_simulated", "name": self._call.name, "input": {}}
+                call = {"id": self._call_id, "name": self._call.name, "input": {}}
                 return {"type": "tool_use", **call}
 
     def _begin(self) -> bytes:

@@ -546,8 +546,11 @@ class SimulatedOllama:
         self._split_lines = split_lines
         self._keep_alive = keep_alive
         self._has_messages = messages
-        # The tools that the model calls next, where they are offered to it.
+        # The tools that the model calls next, where they are offered to it. In the
+        # Messages API a call is made again until its result is told: a client may drop
+        # an answer and ask once more, or ask something else in between.
         self.calls: list[ScriptedCall] = []
+        self._made = 0  # calls that are over
         self._runner: web.AppRunner | None = None
         self._watchers: list[tuple[Callable[[], bool], asyncio.Future[None]]] = []
 
@@ -942,19 +945,33 @@ class SimulatedOllama:
         run_body = RunBody(model=asked.model, prompt=asked.prompt_text(), think=False)
         async with self._slot():
             answer = await self._decide(run_body, model, _Options())
-            call = self.calls[0] if self.calls else None
-            if call is not None and asked.offers(call.name):
-                self.calls.pop(0)
+            call = self._call_for(asked)
+            if call is not None:
                 answer.words = []
             else:
-                call = None
                 words = pieces(answer_to(asked.question()))
                 answer.words = words[: asked.max_tokens]
                 answer.reason = "length" if answer.words != words else "stop"
-            voice = self._messages_voice(answer, call)
+            voice = self._messages_voice(answer, call, self._call_id)
             return await self._deliver(
                 request, voice, answer, fault, streamed=asked.stream
             )
+
+    @property
+    def _call_id(self) -> str:
+        """The id of the call that is made next."""
+        return f"toolu_simulated_{self._made}"
+
+    def _call_for(self, asked: MessagesBody) -> ScriptedCall | None:
+        """The call that is due in a conversation, by what it tells of the one before."""
+        if self.calls and asked.answers(self._call_id):
+            self._next_call()
+        due = self.calls[0] if self.calls else None
+        return due if due is not None and asked.offers(due.name) else None
+
+    def _next_call(self) -> ScriptedCall:
+        self._made += 1
+        return self.calls.pop(0)
 
     @asynccontextmanager
     async def _slot(self) -> AsyncIterator[None]:
@@ -1045,7 +1062,7 @@ class SimulatedOllama:
             message = f"registry.ollama.ai/library/{model.name} does not support tools"
             raise RequestRefused(400, message)
         if self.calls and self.calls[0].name in offered:
-            return self.calls.pop(0)
+            return self._next_call()
         if name := run_body.must_call():
             return ScriptedCall(name=name, input=fitting(offered[name], name))
         return None

@@ -11,6 +11,7 @@ import httpx
 import ollama
 import pytest
 
+from sidecar.simulated.messages import ScriptedCall
 from sidecar.simulated.ollama import Fault, Model, SimulatedOllama
 from tests.support.simulated_llama import SimulatedLlamaServer
 
@@ -266,6 +267,36 @@ async def test_whoever_gives_up_waiting_is_recorded_as_gone(
     waiting.cancel()
     await simulated_ollama.wait_until(lambda: simulated_ollama.runs()[0].aborted)
     assert simulated_ollama.running == 0
+
+
+async def test_a_call_is_made_until_its_result_is_told(
+    http: httpx.AsyncClient, simulated_ollama: SimulatedOllama
+) -> None:
+    """Whoever lost the answer, or asked something else first, gets it all the same."""
+    first, second = (ScriptedCall(name="Bash", input={"n": n}) for n in (1, 2))
+    simulated_ollama.calls += [first, second]
+    said: list[dict[str, Any]] = [{"role": "user", "content": "Add a line"}]
+
+    async def asked(messages: list[dict[str, Any]], **more: Any) -> dict[str, Any]:
+        body = {"model": "llama3.2", "max_tokens": 9, "messages": messages}
+        answer = await http.post("/v1/messages", json={**body, **more})
+        [block] = answer.json()["content"]
+        return dict(block)
+
+    tools = {"tools": [{"name": "Bash", "input_schema": {"type": "object"}}]}
+    assert (await asked([{"role": "user", "content": "A title"}]))["type"] == "text"
+    lost = await asked(said, **tools)
+    got = await asked(said, **tools)
+    assert (lost["type"], lost["input"], lost) == ("tool_use", {"n": 1}, got)
+    for n, expected in ((1, "tool_use"), (2, "text")):
+        result = {"type": "tool_result", "tool_use_id": got["id"], "content": f"{n}"}
+        said += [
+            {"role": "assistant", "content": [got]},
+            {"role": "user", "content": [result]},
+        ]
+        got = await asked(said, **tools)
+        assert got["type"] == expected
+    assert simulated_ollama.calls == []
 
 
 async def test_aborting_a_cold_start_cancels_the_load() -> None:
