@@ -51,6 +51,9 @@ SMALL_MACHINE: Final = 2
 """With so many cores, the server hands work from thread to thread more dearly than it
 does it; one thread is faster in every figure (docs/decisions/0103)."""
 
+GARBAGE: Final = "40"
+"""Per cent of what it holds that the server lets lie as garbage (docs/decisions/0105): a
+flood of output that somebody watches takes it to 0.3 GB instead of 0.5."""
 
 _CONTAINER_LIMITS: Final = (
     Path("/sys/fs/cgroup/memory.max"),
@@ -279,6 +282,7 @@ def server_environment(
     if cores <= SMALL_MACHINE:
         variables.setdefault("GOMAXPROCS", "1")
     variables.setdefault("GOMEMLIMIT", str(memory // 4))
+    variables.setdefault("GOGC", GARBAGE)
     return variables
 
 

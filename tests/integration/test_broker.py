@@ -245,6 +245,11 @@ def test_the_server_has_a_quarter_of_the_memory_or_what_the_operator_says(given,
     assert server_environment(given, 4, 16 * 2**30)["GOMEMLIMIT"] == limit
 
 
+@pytest.mark.parametrize(("given", "garbage"), [({}, "40"), ({"GOGC": "100"}, "100")])
+def test_the_server_lets_little_garbage_lie_or_what_the_operator_says(given, garbage):
+    assert server_environment(given, 4, 16 * 2**30)["GOGC"] == garbage
+
+
 def test_the_server_is_started_with_that_environment(instance):
     server = Broker(instance)
     server.start()
@@ -252,7 +257,7 @@ def test_the_server_is_started_with_that_environment(instance):
         assert server.pid is not None
         there = psutil.Process(server.pid).environ()
         wanted = server_environment(os.environ, os.cpu_count() or 1, machine_memory())
-        for name in ("GOMAXPROCS", "GOMEMLIMIT"):
+        for name in ("GOMAXPROCS", "GOMEMLIMIT", "GOGC"):
             assert there.get(name) == wanted.get(name)
     finally:
         server.stop()
