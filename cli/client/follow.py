@@ -36,6 +36,8 @@ EXPLAIN_AGAIN_S: Final = 15.0
 REST_OF_OUTPUT_S: Final = 2.0
 """How long the end of a task waits for the rest of its output to be stored."""
 _TEXT: Final = frozenset({"stdout", "token"})
+WAITING: Final = 256
+"""Pieces of at most 64 KiB that wait while what was put out before is read."""
 
 
 class Audience(Protocol):
@@ -176,10 +178,19 @@ class LiveOutput:
         self._show = show
         self._last: dict[str, int] = {}
         self._bytes: dict[str, int] = {}
+        # What comes while the stream is read; of more than WAITING pieces that is read, too.
         self._waiting: list[c.Chunk] | None = []
+        self._overflow = False
+        # Where in the stream it is read on.
+        self._next = 1
         self._subscription: Any = None
         self._reading: asyncio.Task[None] | None = None
         self._forget = client.link.on_connection(self._connection)
+
+    @property
+    def waits(self) -> int:
+        """How many pieces wait for their turn."""
+        return len(self._waiting or ())
 
     async def start(self) -> None:
         """Show what there is, then what comes."""
@@ -198,10 +209,12 @@ class LiveOutput:
             await self._subscription.stop()
 
     def _on(self, chunk: c.Chunk) -> None:
-        if self._waiting is not None:
+        if self._waiting is None:
+            self._hand_on(chunk)
+        elif len(self._waiting) < WAITING:
             self._waiting.append(chunk)
         else:
-            self._hand_on(chunk)
+            self._overflow = True
 
     def _hand_on(self, chunk: c.Chunk) -> None:
         if chunk.n <= self._last.get(chunk.route, 0):
@@ -222,8 +235,10 @@ class LiveOutput:
         if self._waiting is None:
             self._waiting = []
         try:
-            for chunk in await self._client.output.read(self._task_id):
-                self._hand_on(chunk)
+            await self._read_on()
+            while self._overflow:
+                self._overflow, self._waiting = False, []
+                await self._read_on()
         except LogError:
             # What is missing shows in the numbers, and is in the result.
             pass
@@ -231,6 +246,12 @@ class LiveOutput:
             waiting, self._waiting = self._waiting, None
             for chunk in waiting:
                 self._hand_on(chunk)
+
+    async def _read_on(self) -> None:
+        output = self._client.output
+        async for seq, chunk in output.placed(self._task_id, start=self._next):
+            self._next = seq + 1
+            self._hand_on(chunk)
 
     async def rest(self, route: str, size: int) -> None:
         """Return once `size` bytes of the route's text were shown, or soon after."""

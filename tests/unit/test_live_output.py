@@ -1,0 +1,90 @@
+"""A followed task's output: each piece once and in order, and little of it held."""
+
+from __future__ import annotations
+
+import asyncio
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+from cli.client.follow import WAITING, LiveOutput
+from events import catalogue as c
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+
+def piece(n: int) -> c.Chunk:
+    return c.Chunk(
+        task_id="T",
+        event_type="stdout",
+        text=f"{n}\n",
+        timestamp="",
+        route="R",
+        generation=1,
+        attempt=1,
+        segment=0,
+        n=n,
+    )
+
+
+class Stream:
+    """An output stream whose reader is held up until it may go on."""
+
+    def __init__(self, kept: int) -> None:
+        self.kept = kept
+        self.starts: list[int] = []
+        self.may_go = asyncio.Event()
+        self.say: Callable[[c.Chunk], None] = lambda chunk: None
+
+    async def listen(
+        self, task_id: str, on: Callable[[c.Chunk], None], *, republished: bool
+    ) -> Any:
+        self.say = on
+        return None
+
+    async def placed(
+        self, task_id: str, *, start: int = 1
+    ) -> AsyncIterator[tuple[int, c.Chunk]]:
+        self.starts.append(start)
+        # As far as it reached when it was asked.
+        until = self.kept
+        await self.may_go.wait()
+        for n in range(start, until + 1):
+            yield n, piece(n)
+
+
+async def test_what_comes_while_the_past_is_read_is_bounded_and_read_on_from_there():
+    stream, shown = Stream(5), list[int]()
+    client: Any = SimpleNamespace(
+        output=stream, link=SimpleNamespace(on_connection=lambda _: lambda: None)
+    )
+    live = LiveOutput(client, "T", lambda chunk: shown.append(chunk.n))
+    starting = asyncio.ensure_future(live.start())
+    while not stream.starts:
+        await asyncio.sleep(0)
+    last = 5 + 3 * WAITING
+    for n in range(6, last + 1):
+        stream.say(piece(n))
+        assert live.waits <= WAITING
+    stream.kept = last
+    stream.may_go.set()
+    await starting
+    stream.say(piece(last + 1))
+    assert shown == list(range(1, last + 2))
+    assert stream.starts == [1, 6]
+    await live.rest("R", 1)
+    assert stream.starts == [1, 6]
+
+
+async def test_the_rest_is_read_from_where_it_stood():
+    stream, shown = Stream(5), list[int]()
+    client: Any = SimpleNamespace(
+        output=stream, link=SimpleNamespace(on_connection=lambda _: lambda: None)
+    )
+    live = LiveOutput(client, "T", lambda chunk: shown.append(chunk.n))
+    stream.may_go.set()
+    await live.start()
+    stream.kept = 6
+    await live.rest("R", len("1\n") * 6)
+    assert shown == [1, 2, 3, 4, 5, 6]
+    assert stream.starts == [1, 6]
