@@ -47,6 +47,9 @@ OTHER_BROKER: Final = "--nats-port, 0 for any free one"
 OTHER_WEB: Final = "--port, 0 for any free one"
 PORT_TRIES: Final = 5
 READY_S: Final = 30.0
+SETTLED_S: Final = 8.0
+"""A tier that was down before the start is up in the log once a scheduler leads, which may
+take the lease of one that was killed."""
 DRAIN_EXTRA_S: Final = 10.0
 STOP_S: Final = 10.0
 NO_SPACE: Final = b"no space left on device"
@@ -205,7 +208,7 @@ class Everything:
             await self._until("web", lambda: listens_on(web.pid, self.plan.port))
             self.plan = replace(self.plan, any_port=False)
             await self._until("sidecar", lambda: self._joined(client))
-            return await client.query("hosts", {}, HostsAnswer)
+            return await self._settled(client)
 
     def _take_folder(self) -> bool:
         """Be the only `agentcom up` on this folder; raise Problem otherwise.
@@ -319,6 +322,15 @@ class Everything:
             and each.resources is not None
             for each in answer.hosts
         )
+
+    async def _settled(self, client: Session) -> HostsAnswer:
+        """Return the fleet once the log says of its tiers what hosts have; not for ever."""
+        deadline = time.monotonic() + SETTLED_S
+        while True:
+            fleet = await client.query("hosts", {}, HostsAnswer)
+            if not is_unsettled(fleet, self.plan.host) or time.monotonic() > deadline:
+                return fleet
+            await asyncio.sleep(0.1)
 
     async def _watch_broker(self) -> None:
         """Start the broker again when it ends unasked."""
@@ -455,3 +467,17 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def is_unsettled(fleet: HostsAnswer, host: str) -> bool:
+    """Whether a tier is still called down that a host has up, or `host` has not yet told
+    of a server that was added for all."""
+    seen = {
+        endpoint.endpoint
+        for row in fleet.hosts
+        if row.host == host
+        for endpoint in row.endpoints
+    }
+    return any(
+        tier.state == "down" and tier.offered == "up" for tier in fleet.tiers
+    ) or any(shared.endpoint not in seen for shared in fleet.shared_endpoints)

@@ -7,6 +7,7 @@ import os
 import socket
 import sys
 from pathlib import Path
+from typing import Literal
 from urllib.parse import parse_qs
 
 import click
@@ -19,10 +20,11 @@ from cli.local.holders import part_of_an_instance, require_free
 from cli.local.instance import Instance
 from cli.local.roles import host_credentials, sidecar_config, web_url
 from cli.local.served import ServedRole
-from cli.local.supervisor import Everything
+from cli.local.supervisor import Everything, is_unsettled
 from cli.render.fleet import _local
 from cli.render.terminal import Problem
-from projections.fleet import EndpointView
+from projections.answers import HostRow, HostsAnswer, TierRow
+from projections.fleet import EndpointView, SharedView
 from sidecar.config import SidecarConfig
 
 
@@ -265,3 +267,36 @@ def test_a_port_that_nobody_explains_is_taken_by_another_program() -> None:
         with pytest.raises(Problem, match=f"port {port} is taken by") as refused:
             require_free(port, "--port")
         assert f"process {os.getpid()}" in refused.value.message
+
+
+@pytest.mark.parametrize(
+    ("state", "offered", "shared", "unsettled"),
+    [
+        ("unknown", "up", "", False),
+        ("up", "up", "", False),
+        ("down", "down", "", False),
+        ("down", "up", "", True),
+        ("up", "up", "gpu", True),
+        ("up", "up", "o1", False),
+    ],
+)
+def test_up_says_how_tiers_stand_once_the_log_says_what_the_host_has(
+    state: Literal["unknown", "up", "down"],
+    offered: str,
+    shared: str,
+    unsettled: bool,
+) -> None:
+    row = HostRow(
+        host="h1", state="up", since="", reason="", incarnation="", joined_at="",
+        version="", platform="", slots={}, in_flight=0, in_flight_by_endpoint={},
+        capabilities=[], repos=[], default_repo=None,
+        endpoints=[EndpointView("o1", "ollama", up=True, since="")],
+        resources=None, outbox=None, ram_bytes=None,
+    )  # fmt: skip
+    added = [SharedView(shared, "ollama", "", 1, "")] if shared else []
+    tier = TierRow("standard", state, offered=offered)
+    fleet = HostsAnswer(
+        seq=1, hosts=[row], shared_endpoints=added, models=[], tiers=[tier],
+        alerts=[], leader="", epoch=1, policy_version=0,
+    )  # fmt: skip
+    assert is_unsettled(fleet, "h1") is unsettled
