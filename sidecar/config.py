@@ -281,6 +281,11 @@ def from_values(body: dict[str, Any], where: str = "sidecar.toml") -> SidecarCon
 def _problem(error: msgspec.ValidationError, body: dict[str, Any]) -> str:
     """Word a mistake: its place, what was expected, and the value that stands there."""
     fault = explained(malformed(error), SidecarConfig, body)
+    name, value = fault.path, body.get(fault.path)
+    if name == "endpoint" and isinstance(value, dict):
+        return f"{name}: expected [[{name}]], got [{name}]: there may be several"
+    if fault.expected == "an object" and isinstance(value, list):
+        return f"{name}: expected [{name}], got [[{name}]]: there is only one"
     return str(fault) if fault.path else f"the file: {fault}"
 
 

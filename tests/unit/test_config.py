@@ -157,6 +157,20 @@ def test_cloning_is_switched_on_with_a_list_of_urls():
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
+        ('[endpoint]\nname = "a"', "endpoint: expected [[endpoint]], got [endpoint]"),
+        ("[[slots]]\nshell = 2", "slots: expected [slots], got [[slots]]"),
+        ("[[claude]]", "claude: expected [claude], got [[claude]]"),
+    ],
+)
+def test_a_table_s_brackets_are_named(text: str, problem: str):
+    with pytest.raises(ConfigError) as error:
+        parse(text)
+    assert problem in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
         ("clone = true", "repos.clone: expected repos.clone_from beside it"),
         ('clone = true\nclone_from = ["ext::x"]', "repos.clone_from[0]: expected"),
         ('clone = true\nclone_from = ["file:///srv"]', "repos.clone_from[0]: expected"),
