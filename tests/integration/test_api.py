@@ -24,7 +24,7 @@ from projections.queries import Queries
 from tests.support.fakes import MemoryBroker, MemoryBus, MemoryLog
 from tests.support.histories import History, tell
 from web.access import Access, BadTokens, Buckets, Tokens
-from web.api import COMMANDS, QUERIES
+from web.api import ASKING, COMMANDS, IDEMPOTENCY_KEY, QUERIES
 from web.main import WebConfig, serve
 from web.openapi import document, operations
 from web.server import Server
@@ -506,6 +506,31 @@ def test_the_document_has_the_fields_that_queries_and_commands_read():
             for each in operation.get("parameters", ())
             if each["in"] != "header"
         } <= set(schema["properties"])
+
+
+def test_the_document_says_what_commands_take_beside_their_body():
+    paths = document()["paths"]
+    for route in COMMANDS:
+        operation = paths[route.path][route.method.lower()]
+        named = [each["name"] for each in operation["parameters"]]
+        assert IDEMPOTENCY_KEY in named, route.path
+        said = "Operators only." in operation["summary"]
+        assert said is (route.name not in ASKING), route.path
+
+
+def test_the_document_says_which_answers_stream():
+    paths = document()["paths"]
+    streams = {
+        path
+        for path, operations in paths.items()
+        for operation in operations.values()
+        if "text/event-stream" in operation["responses"]["200"].get("content", {})
+    }
+    task = "/api/v1/tasks/{task_id}"
+    assert streams == {f"{task}/output", f"{task}/events"}
+    for path in streams:
+        parameters = paths[path]["get"]["parameters"]
+        assert "Last-Event-ID" in [each["name"] for each in parameters], path
 
 
 async def test_the_document_names_every_path_and_no_other(tmp_path):

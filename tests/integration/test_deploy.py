@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from cli.local.broker import server_environment
 from tests.support.ring import observing
 
 if TYPE_CHECKING:
@@ -44,6 +45,24 @@ def test_systemd_understands_the_unit(unit: Path, tmp_path: Path) -> None:
     )
     said = [line for line in found.stderr.splitlines() if unit.name in line]
     assert said == []
+
+
+@pytest.mark.parametrize("unit", UNITS, ids=[unit.stem for unit in UNITS])
+def test_a_unit_comes_back_ends_whole_and_keeps_to_itself(unit: Path) -> None:
+    said = settings(unit)
+    assert said["Restart"] == "on-failure"
+    # The program ends its own in good order; what is left goes with it.
+    assert said["KillMode"] == "mixed"
+    assert said["NoNewPrivileges"] == "true"
+    assert said["UMask"] == "0077"
+
+
+def test_the_broker_s_unit_has_what_up_gives_a_broker() -> None:
+    said = settings(DEPLOY / "agentcom-broker.service")
+    given = dict(each.split("=") for each in said["Environment"].split())
+    assert set(given) == {"GOMEMLIMIT", "GOGC"}
+    assert given["GOGC"] == server_environment({}, 4, 2**30)["GOGC"]
+    assert said["ExecReload"] == "/bin/kill -HUP $MAINPID"
 
 
 @pytest.mark.parametrize("role", ["broker", "scheduler", "web"])
