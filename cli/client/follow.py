@@ -185,6 +185,8 @@ class LiveOutput:
         self._next = 1
         self._subscription: Any = None
         self._reading: asyncio.Task[None] | None = None
+        # One reading at a time: the end of one lets what comes pass ahead of another's.
+        self._turn = asyncio.Lock()
         self._forget = client.link.on_connection(self._connection)
 
     @property
@@ -232,20 +234,21 @@ class LiveOutput:
 
     async def _catch_up(self) -> None:
         """Read what is stored; what comes meanwhile waits its turn."""
-        if self._waiting is None:
-            self._waiting = []
-        try:
-            await self._read_on()
-            while self._overflow:
-                self._overflow, self._waiting = False, []
+        async with self._turn:
+            if self._waiting is None:
+                self._waiting = []
+            try:
                 await self._read_on()
-        except LogError:
-            # What is missing shows in the numbers, and is in the result.
-            pass
-        finally:
-            waiting, self._waiting = self._waiting, None
-            for chunk in waiting:
-                self._hand_on(chunk)
+                while self._overflow:
+                    self._overflow, self._waiting = False, []
+                    await self._read_on()
+            except LogError:
+                # What is missing shows in the numbers, and is in the result.
+                pass
+            finally:
+                waiting, self._waiting = self._waiting, None
+                for chunk in waiting:
+                    self._hand_on(chunk)
 
     async def _read_on(self) -> None:
         output = self._client.output

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,7 @@ from cli.client.follow import WAITING, LiveOutput
 from events import catalogue as c
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator
 
 
 def piece(n: int) -> c.Chunk:
@@ -88,3 +89,28 @@ async def test_the_rest_is_read_from_where_it_stood():
     await live.rest("R", len("1\n") * 6)
     assert shown == [1, 2, 3, 4, 5, 6]
     assert stream.starts == [1, 6]
+
+
+async def test_a_reconnect_at_the_end_of_a_task_reads_in_its_turn():
+    stream, shown, heard = Stream(3), list[int](), list[Callable[[bool], None]]()
+
+    def on_connection(handler: Callable[[bool], None]) -> Callable[[], None]:
+        heard.append(handler)
+        return lambda: None
+
+    link = SimpleNamespace(on_connection=on_connection)
+    client: Any = SimpleNamespace(output=stream, link=link)
+    live = LiveOutput(client, "T", lambda chunk: shown.append(chunk.n))
+    stream.may_go.set()
+    await live.start()
+    stream.may_go.clear()
+    stream.kept = 5
+    heard[0](True)
+    ending = asyncio.ensure_future(live.rest("R", len("1\n") * 6))
+    while len(stream.starts) < 2:
+        await asyncio.sleep(0)
+    stream.say(piece(6))
+    stream.may_go.set()
+    await ending
+    await live.stop()
+    assert shown == [1, 2, 3, 4, 5, 6]
