@@ -1,10 +1,11 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { LogStore, PAGE } from "../ui/log/store.js";
+import { HELD, LogStore, PAGE } from "../ui/log/store.js";
 import { Terminal } from "../ui/log/terminal.js";
 
 globalThis.location = new URL("http://127.0.0.1/");
 const { Feed, WAITING } = await import("../ui/log/feed.js");
+const { OutputLog } = await import("../ui/log/output.js");
 
 const piece = (n, text = `${n}\n`, event_type = "stdout") => ({
   type: "execution_event",
@@ -107,4 +108,16 @@ test("a line without end is broken, so that it can be let go of", () => {
   for (let n = 0; n < 50; n += 1) terminal.write("stdout", "x".repeat(64 * 1024), 0);
   assert.ok(terminal.store.length > 1);
   assert.equal(terminal.store.text().replaceAll("\n", "").length, 50 * 64 * 1024);
+});
+
+test("a text without line ends takes no more than one with them", () => {
+  const log = new OutputLog();
+  const text = "x".repeat(64 * 1024);
+  for (let n = 0; n < 4000; n += 1) {
+    log.terminal.write("stdout", text, 0);
+    log.trim();
+  }
+  const live = log.store.live.reduce((sum, line) => sum + line.text.length, 0);
+  assert.ok(log.store.size + live < 3 * HELD, `${log.store.size} + ${live}`);
+  assert.ok(log.store.cut > 0);
 });

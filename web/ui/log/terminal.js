@@ -15,8 +15,11 @@ const OTHER =
 const UNFINISHED = /\u001b(?:\[[0-?]*[ -/]*|\][^\u0007\u001b]*\u001b?|[PX^_][^\u001b]*\u001b?|[ -/]*)$/y;
 const MOVES = /\u001b\[[0-?]*[ -/]*[@-ln-~]/g;
 const LONGEST_SEQUENCE = 4096;
-/** Characters of a line; what follows stands in the next one. */
-const LONGEST_LINE = 1_000_000;
+/**
+ * Characters of a line; what follows stands in the next one. Some 1,500 lines can still be
+ * changed and are never let go of, so a longer one, in a text without line ends, fills memory.
+ */
+const LONGEST_LINE = 50_000;
 
 export class Terminal {
   /** @param {LogStore} [store] */
