@@ -180,7 +180,8 @@ class LiveOutput:
         self._bytes: dict[str, int] = {}
         # What comes while the stream is read; of more than WAITING pieces that is read, too.
         self._waiting: list[c.Chunk] | None = []
-        self._overflow = False
+        # The last number, by route, of what did not find room there.
+        self._left_out: dict[str, int] = {}
         # Where in the stream it is read on.
         self._next = 1
         self._subscription: Any = None
@@ -216,7 +217,7 @@ class LiveOutput:
         elif len(self._waiting) < WAITING:
             self._waiting.append(chunk)
         else:
-            self._overflow = True
+            self._left_out[chunk.route] = chunk.n
 
     def _hand_on(self, chunk: c.Chunk) -> None:
         if chunk.n <= self._last.get(chunk.route, 0):
@@ -239,9 +240,11 @@ class LiveOutput:
                 self._waiting = []
             try:
                 await self._read_on()
-                while self._overflow:
-                    self._overflow, self._waiting = False, []
-                    await self._read_on()
+                while self._left_out:
+                    known = {each.route: each.n for each in self._waiting}
+                    left_out = known | self._left_out
+                    self._left_out, self._waiting = {}, []
+                    await self._read_to(left_out)
             except LogError:
                 # What is missing shows in the numbers, and is in the result.
                 pass
@@ -249,6 +252,17 @@ class LiveOutput:
                 waiting, self._waiting = self._waiting, None
                 for chunk in waiting:
                     self._hand_on(chunk)
+
+    async def _read_to(self, numbers: dict[str, int]) -> None:
+        """Read on to these numbers, by route: what is heard may be stored a moment later."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + REST_OF_OUTPUT_S
+        await self._read_on()
+        while loop.time() < deadline and any(
+            self._last.get(route, 0) < n for route, n in numbers.items()
+        ):
+            await asyncio.sleep(0.05)
+            await self._read_on()
 
     async def _read_on(self) -> None:
         output = self._client.output

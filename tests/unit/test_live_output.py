@@ -7,6 +7,7 @@ from collections.abc import Callable
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+from cli.client import follow
 from cli.client.follow import WAITING, LiveOutput
 from events import catalogue as c
 
@@ -114,3 +115,27 @@ async def test_a_reconnect_at_the_end_of_a_task_reads_in_its_turn():
     await ending
     await live.stop()
     assert shown == [1, 2, 3, 4, 5, 6]
+
+
+async def test_what_found_no_room_is_read_though_it_is_stored_late(monkeypatch):
+    monkeypatch.setattr(follow, "REST_OF_OUTPUT_S", 60.0)
+    stream, shown = Stream(5), list[int]()
+    client: Any = SimpleNamespace(
+        output=stream, link=SimpleNamespace(on_connection=lambda _: lambda: None)
+    )
+    live = LiveOutput(client, "T", lambda chunk: shown.append(chunk.n))
+    starting = asyncio.ensure_future(live.start())
+    while not stream.starts:
+        await asyncio.sleep(0)
+    last = 5 + WAITING + 9
+    for n in range(6, last + 1):
+        stream.say(piece(n))
+    # The last ones are heard, and stored only when it has been read for them already.
+    stream.kept = last - 3
+    stream.may_go.set()
+    while len(stream.starts) < 3 and not starting.done():
+        await asyncio.sleep(0)
+    stream.say(piece(last + 1))
+    stream.kept = last
+    await starting
+    assert shown == list(range(1, last + 2))
