@@ -17,7 +17,8 @@ from events import subjects
 from events.beats import SKEW_S
 from events.codec import instant, rfc3339
 from events.commands import Classified
-from events.errors import AgentComError, LogUnavailable
+from events.errors import AgentComError, LogUnavailable, Unreachable
+from events.nats.api import STREAM_NOT_FOUND
 
 if TYPE_CHECKING:
     from events.nats.link import LinkMessage
@@ -76,7 +77,7 @@ async def streams(client: Session) -> Check:
 
 def _way_out(error: AgentComError) -> str:
     """Say what to do about a stream that does not answer, or is not there."""
-    if isinstance(error, LogUnavailable):
+    if isinstance(error, LogUnavailable | Unreachable):
         return (
             "wait a few seconds: servers of a cluster may be choosing a leader; if it "
             "stays so, start those that are down, and look at the brokers' logs"
@@ -172,8 +173,11 @@ def fullness(info: dict[str, Any]) -> Check:
 async def _stream(client: Session, name: str) -> dict[str, Any]:
     answer = await client.link.call(f"$JS.API.STREAM.INFO.{name}", b"", timeout=PROBE_S)
     info = msgspec.json.decode(answer.data, type=dict[str, Any])
-    if "error" in info:
-        raise AgentComError(f"no stream {name}: {info['error'].get('description')}")
+    problem = info.get("error")
+    if problem and problem.get("err_code") != STREAM_NOT_FOUND:
+        raise LogUnavailable(f"look at {name}", str(problem.get("description")))
+    if problem:
+        raise AgentComError(f"there is no stream {name}")
     return info
 
 

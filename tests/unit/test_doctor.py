@@ -5,15 +5,17 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+import pytest
+from msgspec import json
+
 from cli.client import health
 from cli.commands.doctor import _claude, _ollama
+from events.errors import Unreachable
 from projections.fleet import EndpointView
 from sidecar.config import ClaudeConfig, EndpointConfig, SidecarConfig
 from sidecar.executors.claude.command import NOT_LOGGED_IN
 
 if TYPE_CHECKING:
-    import pytest
-
     from sidecar.simulated.claude import SimulatedClaude
     from sidecar.simulated.ollama import SimulatedOllama
 
@@ -87,3 +89,33 @@ def test_what_claude_says_of_its_model_is_a_warning_with_the_way_out() -> None:
     gone = SimpleNamespace(**about, state="left", endpoints=[claude])
     checks = health.fleet(SimpleNamespace(hosts=[gone], tiers=[], alerts=[], shared=[]))
     assert "Claude model" not in [each.name for each in checks]
+
+
+ABSENT = {"code": 404, "err_code": 10059, "description": "stream not found"}
+NOT_NOW = {"code": 503, "err_code": 10008, "description": "temporarily unavailable"}
+SILENT = Unreachable("$JS.API", absent=False)
+
+
+@pytest.mark.parametrize("look", [health.streams, health.files])
+@pytest.mark.parametrize(
+    ("said", "says"),
+    [
+        (ABSENT, "agentcom provision"),
+        (NOT_NOW, "may be choosing a leader"),
+        (SILENT, "may be choosing a leader"),
+    ],
+    ids=["absent", "not now", "silent"],
+)
+async def test_a_stream_is_to_be_made_where_there_is_none_and_waited_for_elsewhere(
+    look: Any, said: Any, says: str
+) -> None:
+    async def call(subject: str, data: bytes, *, timeout: float) -> Any:
+        if isinstance(said, Exception):
+            raise said
+        return SimpleNamespace(data=json.encode({"error": said}))
+
+    client: Any = SimpleNamespace(may_read=True, link=SimpleNamespace(call=call))
+    found = await look(client)
+    for each in found if isinstance(found, list) else [found]:
+        assert says in each.advice
+        assert ("agentcom provision" in each.advice) is (said is ABSENT)
