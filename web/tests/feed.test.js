@@ -62,10 +62,10 @@ test("what waits while the store is read is bounded, and comes from the store, o
 });
 
 test("a hole in the store is told where it is", async () => {
-  const { feed, told, answered } = made([piece(3), piece(4), piece(7), piece(1_000_001)]);
+  const { feed, told, answered } = made([piece(3), piece(4), piece(7), piece(1_000_001), piece(2_000_004)]);
   feed.take({ type: "gap", task_id: "T", lost: 1 });
   await answered();
-  assert.deepEqual(told, ["lost 2", 3, 4, "lost 2", 7, 1_000_001]);
+  assert.deepEqual(told, ["lost 2", 3, 4, "lost 2", 7, 1_000_001, "lost 3", 2_000_004]);
 });
 
 test("of more lines than a page may hold the first ones go, and the others keep their numbers", () => {

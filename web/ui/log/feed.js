@@ -72,9 +72,8 @@ export class Feed {
   /** @param {Chunk & { seq: number }} chunk */
   stored(chunk) {
     this.next = chunk.seq + 1;
-    const reached = this.reached[chunk.route] ?? 0;
-    const isSame = Math.floor(chunk.n / INCARNATION) === Math.floor(reached / INCARNATION);
-    if (isSame && chunk.n > reached + 1) this.sink.lost(chunk.n - reached - 1);
+    const reached = Math.max(this.reached[chunk.route] ?? 0, chunk.n - (chunk.n % INCARNATION));
+    if (chunk.n > reached + 1) this.sink.lost(chunk.n - reached - 1);
     this.hand(chunk);
   }
 
