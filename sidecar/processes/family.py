@@ -4,7 +4,8 @@ A run's process leads a session of its own and dies with the sidecar (PDEATHSIG)
 descendants may leave the session, the group and the parent; they are found all the same:
 
 - by descent, and by the session that the run's process leads;
-- by the mark `AGENTCOM_ROUTE=<route>` in their environment, whatever their parent is now;
+- by the mark `AGENTCOM_ROUTE=<route>` in their environment, whatever their parent is now,
+  as long as it is none outside: two sidecars on a machine may know a route by one name;
 - as strays: the sidecar is a *child subreaper*, so that what loses its parent becomes its
   own child. A stray without a mark belongs to a run that was there when it began; it is
   ended with the last run of which that is true.
@@ -51,6 +52,7 @@ from sidecar.processes.table import (
     Ident,
     Proc,
     add_descendants,
+    is_outside,
     look_up,
     own_children,
     process_table,
@@ -499,7 +501,12 @@ class Processes:
             if proc.pid in procs or proc.started < child.started or proc.pid == me:
                 continue
             route = route_of(proc.pid)
-            if route == child.route or (route is None and self._is_stray(proc, child)):
+            if route == child.route:
+                # What began under its subreaper stays there.
+                ours = not (self._subreaper and is_outside(proc, me, table))
+            else:
+                ours = route is None and self._is_stray(proc, child)
+            if ours:
                 procs[proc.pid] = proc
         add_descendants(table, procs)
         for other in self._children.values():

@@ -142,6 +142,20 @@ def _boot() -> str:
         return "-"
 
 
+def is_outside(proc: Proc, pid: int, table: Mapping[int, Proc]) -> bool:
+    """Whether `pid` is nowhere above a process, as its whole line in `table` shows.
+
+    A line that is broken off, because somebody in it ended while the table was read,
+    shows nothing.
+    """
+    while proc.ppid and proc.ppid != pid:
+        above = table.get(proc.ppid)
+        if above is None:
+            return False
+        proc = above
+    return not proc.ppid
+
+
 def add_descendants(table: Mapping[int, Proc], procs: dict[int, Proc]) -> None:
     """Add to `procs` whatever descends from them."""
     children: dict[int, list[Proc]] = {}

@@ -76,6 +76,12 @@ def work(model: str, kind: str, **fields: Any) -> Any:
     )
 
 
+def told(server: SimulatedOllama) -> list[Any]:
+    """What the program told the model of its tools' results, for who reads a failure."""
+    asked = [r.body for r in server.requests if r.place == "messages" and r.body]
+    return [m for body in asked for m in body["messages"] if "tool_result" in str(m)]
+
+
 def append(repo: Path) -> ScriptedCall:
     command = f"echo two >> {repo / 'a.txt'}"
     return ScriptedCall(
@@ -96,7 +102,7 @@ async def test_claude_code_edits_a_checkout_with_a_model_on_llama_cpp(
             [done] = await w.until(c.TaskCompleted)
             [started] = await w.until(c.TaskStarted)
         asked = [r for r in server.requests if r.place == "messages" and r.body]
-    assert (repo / "a.txt").read_text() == "one\ntwo\n"
+    assert (repo / "a.txt").read_text() == "one\ntwo\n", told(server)
     assert started.executor == "claude"
     assert (started.simulated, done.result.simulated) == (True, True)
     assert done.result.model_used == "gemma:Q8_0"
@@ -137,7 +143,7 @@ async def test_a_checkout_s_own_settings_have_no_part_in_it(
             assert (await w.tell(work("gemma:Q8_0", "openai"))).ok
             await w.until(c.TaskCompleted)
         asked = [r for r in server.requests if r.place == "messages" and r.body]
-    assert (repo / "a.txt").read_text() == "one\ntwo\n"
+    assert (repo / "a.txt").read_text() == "one\ntwo\n", told(server)
     assert [r for r in stranger.requests if r.place == "messages"] == []
     assert not hooked.exists()
     assert not served.exists()
@@ -157,7 +163,7 @@ async def test_an_ollama_is_asked_for_the_context_that_work_needs(
         asked = [r for r in server.requests if r.place == "messages" and r.body]
         [variant] = {r.body["model"] for r in asked}
         assert server.models[variant].num_ctx == 32_768
-    assert (repo / "a.txt").read_text() == "one\ntwo\n"
+    assert (repo / "a.txt").read_text() == "one\ntwo\n", told(server)
     assert done.result.model_used == "llama3.2:latest"
     said = [e.text for e in await w.events() if isinstance(e, c.TaskStatus)]
     assert any("context 32,768 tokens" in text for text in said)
@@ -296,4 +302,4 @@ async def test_a_repository_makes_it_work_that_a_local_model_does_for_nothing(
     assert (routed["target_type"], routed["selected_model"]) == ("openai", "m")
     assert completed["result"]["estimated_cost_usd"] == 0
     assert completed["result"]["changes"]["insertions"] == 1
-    assert (repo / "a.txt").read_text() == "one\ntwo\n"
+    assert (repo / "a.txt").read_text() == "one\ntwo\n", told(server)

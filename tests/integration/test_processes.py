@@ -16,7 +16,7 @@ from sidecar.processes.ending import claude_stages, shell_stages
 from sidecar.processes.family import Processes, ProcessLimits
 from sidecar.processes.starter import Forker, Order
 from sidecar.processes.survivors import survivors, sweep
-from sidecar.processes.table import Ident, Proc, parse_stat, process_table
+from sidecar.processes.table import Ident, Proc, is_outside, parse_stat, process_table
 from tests.support.runs import alive, is_alive
 
 if TYPE_CHECKING:
@@ -344,6 +344,55 @@ async def test_a_pid_that_came_again_is_nobodys_survivor(processes: Processes) -
     assert survivors([Ident(child.pid, "another boot:1", "gone")]) == []
     assert [each.pid for each in survivors([child.ident])][:1] == [child.pid]
     await child.end()
+
+
+# A sidecar of its own with one run, "r1", which it ends when its stdin does.
+SIDECAR = """
+import asyncio, sys
+from pathlib import Path
+from sidecar.processes.ending import shell_stages
+from sidecar.processes.family import Processes
+
+async def main():
+    family = Processes()
+    assert family.become_subreaper()
+    async with family.start(["sleep", "1000"], cwd=Path("/"), env={}, route="r1") as run:
+        print("begun", flush=True)
+        await asyncio.to_thread(sys.stdin.read)
+        await run.end(shell_stages(1))
+
+asyncio.run(main())
+"""
+
+
+def test_a_run_of_the_same_name_under_another_sidecar_is_left_alone() -> None:
+    with (
+        subprocess.Popen(
+            [sys.executable, "-c", SIDECAR],
+            cwd=Path(__file__).parents[2],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        ) as sidecar,
+    ):
+        assert sidecar.stdout is not None
+        assert sidecar.stdout.readline() == b"begun\n"
+        with subprocess.Popen(["sleep", "1000"], env={"AGENTCOM_ROUTE": "r1"}) as other:
+            sidecar.communicate(timeout=60)
+            left = other.poll()
+            other.kill()
+    assert sidecar.returncode == 0
+    assert left is None
+
+
+def test_a_line_that_is_broken_off_does_not_say_whose_a_process_is() -> None:
+    def proc(pid: int, ppid: int) -> Proc:
+        return Proc(pid, ppid, "S", pid, pid, 0)
+
+    table = {pid: proc(pid, ppid) for pid, ppid in [(1, 0), (5, 1), (6, 5), (7, 1)]}
+    assert not is_outside(proc(9, 6), 5, table)
+    assert is_outside(proc(9, 7), 5, table)
+    assert is_outside(table[1], 5, table)
+    assert not is_outside(proc(9, 8), 5, table)
 
 
 def test_a_name_with_parentheses_does_not_confuse_the_table() -> None:
