@@ -92,7 +92,7 @@ def test_the_page_stays_itself_over_reload_back_and_in_another_tab(context, hous
     page = visit(context, house.address)
     live(page)
     page.get_by_role("link", name="Fleet").click()
-    page.get_by_role("link", name="Costs").click()
+    page.get_by_role("link", name="Costs", exact=True).click()
     page.reload()
     live(page)
     expect(page.locator("nav [aria-current]")).to_have_text("Costs")

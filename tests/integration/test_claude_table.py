@@ -234,7 +234,10 @@ async def test_an_interrupted_run_costs_what_it_had_read(
     booked = settle(outcome.result, claude.assign)
     assert booked.cost_basis in ("reported", "estimated")
     assert booked.estimated_cost_usd == pytest.approx(listed(outcome.result))
-    assert outcome.result.cache_read_tokens == 20_000
+    # A program that sees its tool end before itself may tell the model so.
+    asked = sum(call.reply is not None for call in messages_api.calls)
+    assert asked == 1 or (kind == "tool" and asked == 2)
+    assert outcome.result.cache_read_tokens == 20_000 * asked
 
 
 async def test_a_program_that_is_killed_is_tried_again_and_its_tokens_are_booked(
