@@ -85,6 +85,8 @@ def test_other_text_is_refused_or_is_what_a_builder_makes(text):
             "tier": lambda s: subjects.tier(s.name),
             "policy": lambda s: subjects.POLICY,
             "scheduler": lambda s: subjects.SCHEDULER,
+            "bulk": lambda s: subjects.bulk(s.name),
+            "schedule": lambda s: subjects.schedule(s.name),
         }[found.kind](found)
         assert built == subject
 
