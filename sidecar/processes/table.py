@@ -148,12 +148,14 @@ def is_outside(proc: Proc, pid: int, table: Mapping[int, Proc]) -> bool:
     A line that is broken off, because somebody in it ended while the table was read,
     shows nothing.
     """
-    while proc.ppid and proc.ppid != pid:
+    for _ in table:  # a pid that comes again while it is read may bend a line to a ring
+        if proc.ppid in (0, pid):
+            return not proc.ppid
         above = table.get(proc.ppid)
         if above is None:
             return False
         proc = above
-    return not proc.ppid
+    return False
 
 
 def add_descendants(table: Mapping[int, Proc], procs: dict[int, Proc]) -> None:

@@ -393,6 +393,7 @@ def test_a_line_that_is_broken_off_does_not_say_whose_a_process_is() -> None:
     assert is_outside(proc(9, 7), 5, table)
     assert is_outside(table[1], 5, table)
     assert not is_outside(proc(9, 8), 5, table)
+    assert not is_outside(proc(9, 2), 5, table | {2: proc(2, 3), 3: proc(3, 2)})
 
 
 def test_a_name_with_parentheses_does_not_confuse_the_table() -> None:

@@ -55,12 +55,16 @@ class Stream:
             yield n, piece(n)
 
 
+def following(stream: Stream, shown: list[int]) -> LiveOutput:
+    """A follower whose link stays up, which writes down the numbers that it shows."""
+    link = SimpleNamespace(on_connection=lambda _: lambda: None)
+    client: Any = SimpleNamespace(output=stream, link=link)
+    return LiveOutput(client, "T", lambda chunk: shown.append(chunk.n))
+
+
 async def test_what_comes_while_the_past_is_read_is_bounded_and_read_on_from_there():
     stream, shown = Stream(5), list[int]()
-    client: Any = SimpleNamespace(
-        output=stream, link=SimpleNamespace(on_connection=lambda _: lambda: None)
-    )
-    live = LiveOutput(client, "T", lambda chunk: shown.append(chunk.n))
+    live = following(stream, shown)
     starting = asyncio.ensure_future(live.start())
     while not stream.starts:
         await asyncio.sleep(0)
@@ -80,10 +84,7 @@ async def test_what_comes_while_the_past_is_read_is_bounded_and_read_on_from_the
 
 async def test_the_rest_is_read_from_where_it_stood():
     stream, shown = Stream(5), list[int]()
-    client: Any = SimpleNamespace(
-        output=stream, link=SimpleNamespace(on_connection=lambda _: lambda: None)
-    )
-    live = LiveOutput(client, "T", lambda chunk: shown.append(chunk.n))
+    live = following(stream, shown)
     stream.may_go.set()
     await live.start()
     stream.kept = 6
@@ -120,10 +121,7 @@ async def test_a_reconnect_at_the_end_of_a_task_reads_in_its_turn():
 async def test_what_found_no_room_is_read_though_it_is_stored_late(monkeypatch):
     monkeypatch.setattr(follow, "REST_OF_OUTPUT_S", 60.0)
     stream, shown = Stream(5), list[int]()
-    client: Any = SimpleNamespace(
-        output=stream, link=SimpleNamespace(on_connection=lambda _: lambda: None)
-    )
-    live = LiveOutput(client, "T", lambda chunk: shown.append(chunk.n))
+    live = following(stream, shown)
     starting = asyncio.ensure_future(live.start())
     while not stream.starts:
         await asyncio.sleep(0)
