@@ -134,9 +134,12 @@ def assemble(
     callbacks = Callbacks()
     secrets = TaskSecrets(config.secrets_file, tuple(config.secrets.allow))
     secrets.values()  # what cannot be read is said now
-    processes = Processes(lambda ident: callbacks.started(ident), user)
+    work = folder / "work" / config.host
+    processes = Processes(
+        lambda ident: callbacks.started(ident), user, str(work.resolve())
+    )
     workspace = Workspace(
-        folder / "work" / config.host,
+        work,
         processes,
         repos=config.repo_paths,
         default_repo=config.default_repo,

@@ -49,6 +49,7 @@ from sidecar.processes.starter import (
 from sidecar.processes.table import (
     LINUX,
     ROUTE_MARK,
+    SIDECAR_MARK,
     Ident,
     Proc,
     add_descendants,
@@ -135,7 +136,7 @@ class Child:
         proc = look_up(started.pid) or Proc(started.pid, 0, "Z", 0, 0, 0)
         self.pid = started.pid
         self.started = proc.started
-        self.ident = Ident(started.pid, proc.stamp, route)
+        self.ident = Ident(started.pid, proc.stamp, route, family.sidecar)
         self._readers: dict[int, Callable[[bytes], None]] = {}
         for pipe, sink in ((started.stdout, on_stdout), (started.stderr, on_stderr)):
             if pipe is not None:
@@ -339,9 +340,12 @@ class Processes:
         self,
         on_start: Callable[[Ident], None] | None = None,
         user: TaskUser | None = None,
+        sidecar: str = "",
     ) -> None:
-        """`user` is whose every process is; None: this process's own."""
+        """`user` is whose every process is; None: this process's own. `sidecar` is what
+        each is marked with beside its route, the same in the next incarnation."""
         self.user = user
+        self.sidecar = sidecar
         self._on_start = on_start
         self._start_options = {} if user is None else user.start_options
         self._children: dict[int, Child] = {}
@@ -384,7 +388,7 @@ class Processes:
         order = Order(
             argv,
             cwd,
-            {**env, ROUTE_MARK: route},
+            {**env, ROUTE_MARK: route, SIDECAR_MARK: self.sidecar},
             child_umask(),
             (limits or ProcessLimits()).rlimits(),
             self._start_options,
@@ -581,10 +585,6 @@ class Processes:
         """Called by a child that has been ended."""
         self._children.pop(child.pid, None)
         self.reap_orphans()
-
-    def running_now(self) -> list[Ident]:
-        """The runs' processes that have not been ended."""
-        return [child.ident for child in self._children.values()]
 
 
 def _discard(started: Spawned) -> None:

@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING
 
 from sidecar.processes.ending import killed, signalled
 from sidecar.processes.table import (
+    SIDECAR_MARK,
     Ident,
     Proc,
     add_descendants,
+    mark_of,
     process_table,
     route_of,
 )
@@ -23,19 +25,26 @@ if TYPE_CHECKING:
 def survivors(idents: Iterable[Ident]) -> list[Proc]:
     """What is still alive of runs that an earlier incarnation of the sidecar had started.
 
-    A process counts by pid and start time (in the same boot), by its mark, or as the
-    descendant of one that counts.
+    A process counts by pid and start time (in the same boot), by its mark unless another
+    sidecar has marked it, or as the descendant of one that counts.
     """
     idents = list(idents)
     table = process_table()
     by_pid = {ident.pid: ident.started for ident in idents}
-    marks = {ident.mark for ident in idents if ident.mark}
+    sidecars = {ident.mark: ident.sidecar for ident in idents if ident.mark}
     me = os.getpid()
+
+    def is_marked(pid: int) -> bool:
+        if (route := route_of(pid)) not in sidecars:
+            return False
+        # A version that named no sidecar may have started it.
+        return mark_of(pid, SIDECAR_MARK) in (None, sidecars[route])
+
     procs = {
         proc.pid: proc
         for proc in table.values()
         if proc.pid != me
-        and (by_pid.get(proc.pid) == proc.stamp or route_of(proc.pid) in marks)
+        and (by_pid.get(proc.pid) == proc.stamp or is_marked(proc.pid))
     }
     add_descendants(table, procs)
     procs.pop(me, None)

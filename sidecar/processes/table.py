@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 ROUTE_MARK = "AGENTCOM_ROUTE"
 """The variable that marks every process of a run with its route."""
 
+SIDECAR_MARK = "AGENTCOM_SIDECAR"
+"""The variable that marks them with their sidecar, by its work folder: two instances on a
+machine may know a route by one name."""
+
 TASK_MARK = "AGENTCOM_TASK_ID"
 """The variable that tells a run's processes which task they work on."""
 
@@ -30,12 +34,14 @@ _CHUNK = 65_536
 class Ident(Struct, frozen=True):
     """A run's process, as the journal keeps it: findable after a restart.
 
-    `started` is the boot's id and the start time in ticks since then, `mark` the route.
+    `started` is the boot's id and the start time in ticks since then, `mark` the route,
+    `sidecar` what the sidecar marks its processes with; "": nothing.
     """
 
     pid: int
     started: str
     mark: str
+    sidecar: str = ""
 
 
 class Proc(NamedTuple):
@@ -123,11 +129,16 @@ def _slurp(path: str) -> bytes:
 
 def route_of(pid: int) -> str | None:
     """The route in a process's environment, None where there is none or it is hidden."""
+    return mark_of(pid, ROUTE_MARK)
+
+
+def mark_of(pid: int, name: str) -> str | None:
+    """A variable of a process's environment, None where there is none or it is hidden."""
     try:
         environment = _slurp(f"/proc/{pid}/environ")
     except OSError:
         return None
-    prefix = ROUTE_MARK.encode() + b"="
+    prefix = name.encode() + b"="
     for entry in environment.split(b"\0"):
         if entry.startswith(prefix):
             return entry[len(prefix) :].decode("utf-8", "replace")

@@ -20,7 +20,7 @@ from sidecar.executors.agent import AgentExecutor, AgentOptions, Bookmark
 from sidecar.executors.port import Finished, Returned, Run, Stop, Stopped
 from sidecar.processes.family import Processes
 from sidecar.results import RESULT_LIMIT, Results
-from tests.support.runs import QUICK, Ear, alive, assignment
+from tests.support.runs import QUICK, Ear, alive, assignment, running
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -112,7 +112,7 @@ def processes() -> Iterator[Processes]:
     family = Processes()
     family.become_subreaper()
     yield family
-    assert family.running_now() == []
+    assert running(family) == []
 
 
 @asynccontextmanager

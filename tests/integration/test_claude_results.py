@@ -20,7 +20,7 @@ from sidecar.executors.port import Finished, Returned, Run, Stop
 from sidecar.processes.family import Processes
 from sidecar.simulated.claude import Scenario
 from tests.support.messages_api import Reply
-from tests.support.runs import QUICK, Ear, alive, assignment
+from tests.support.runs import QUICK, Ear, alive, assignment, running
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -64,7 +64,7 @@ def processes() -> Iterator[Processes]:
     family = Processes()
     family.become_subreaper()
     yield family
-    assert family.running_now() == []
+    assert running(family) == []
 
 
 class Claude:

@@ -22,7 +22,7 @@ from sidecar.executors.claude.executor import ClaudeExecutor
 from sidecar.executors.port import Finished, Returned, Run, Stop, Stopped
 from sidecar.processes.family import Processes
 from tests.support.messages_api import Reply
-from tests.support.runs import QUICK, Ear, alive, assignment, is_alive
+from tests.support.runs import QUICK, Ear, alive, assignment, is_alive, running
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -125,7 +125,7 @@ def processes() -> Iterator[Processes]:
     family = Processes()
     family.become_subreaper()
     yield family
-    assert family.running_now() == []
+    assert running(family) == []
 
 
 class Claude:
@@ -249,7 +249,7 @@ async def test_a_program_that_is_killed_is_tried_again_and_its_tokens_are_booked
 
     def kill() -> None:
         if claude.ear.said("token") and not killed:
-            killed.extend(each.pid for each in claude.processes.running_now())
+            killed.extend(each.pid for each in running(claude.processes))
             for pid in killed:
                 os.kill(pid, signal.SIGKILL)
 
@@ -273,12 +273,12 @@ async def test_a_killed_programs_tools_do_not_live_on(
     os.mkfifo(claude.folder / "up")
     command = "trap '' TERM INT HUP; echo $$ > up; sleep 1000 & sleep 1000"
     messages_api.reply_next(Reply(kind="tool", command=command))
-    running = asyncio.create_task(claude.run(BASH))
+    at_work = asyncio.create_task(claude.run(BASH))
     tool = int(await asyncio.to_thread((claude.folder / "up").read_text))
-    (program,) = claude.processes.running_now()
+    (program,) = running(claude.processes)
     assert os.getpgid(tool) != os.getpgid(program.pid)
     os.kill(program.pid, signal.SIGKILL)
-    outcome = await running
+    outcome = await at_work
     assert isinstance(outcome, Finished)
     assert outcome.result.status == "success"
     assert not is_alive(tool)

@@ -10,14 +10,22 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import psutil
 import pytest
 
 from sidecar.processes.ending import claude_stages, shell_stages
 from sidecar.processes.family import Processes, ProcessLimits
 from sidecar.processes.starter import Forker, Order
 from sidecar.processes.survivors import survivors, sweep
-from sidecar.processes.table import Ident, Proc, is_outside, parse_stat, process_table
-from tests.support.runs import alive, is_alive
+from sidecar.processes.table import (
+    Ident,
+    Proc,
+    is_outside,
+    parse_stat,
+    process_table,
+    route_of,
+)
+from tests.support.runs import alive, is_alive, running
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -45,7 +53,7 @@ def processes() -> Iterator[Processes]:
     family = Processes()
     assert family.become_subreaper()
     yield family
-    assert family.running_now() == []
+    assert running(family) == []
 
 
 class Out:
@@ -354,7 +362,7 @@ from sidecar.processes.ending import shell_stages
 from sidecar.processes.family import Processes
 
 async def main():
-    family = Processes()
+    family = Processes(sidecar=sys.argv[1])
     assert family.become_subreaper()
     async with family.start(["sleep", "1000"], cwd=Path("/"), env={}, route="r1") as run:
         print("begun", flush=True)
@@ -368,7 +376,7 @@ asyncio.run(main())
 def test_a_run_of_the_same_name_under_another_sidecar_is_left_alone() -> None:
     with (
         subprocess.Popen(
-            [sys.executable, "-c", SIDECAR],
+            [sys.executable, "-c", SIDECAR, "/here"],
             cwd=Path(__file__).parents[2],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -382,6 +390,30 @@ def test_a_run_of_the_same_name_under_another_sidecar_is_left_alone() -> None:
             other.kill()
     assert sidecar.returncode == 0
     assert left is None
+
+
+def test_a_sidecar_that_comes_back_leaves_another_ones_run_of_the_same_name() -> None:
+    def left_of(sidecar: str) -> set[int]:
+        return {each.pid for each in survivors([Ident(-1, "", "r1", sidecar)])}
+
+    with subprocess.Popen(
+        [sys.executable, "-c", SIDECAR, "/other"],
+        cwd=Path(__file__).parents[2],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == b"begun\n"
+        children = psutil.Process(other.pid).children()
+        (run,) = (each.pid for each in children if route_of(each.pid) == "r1")
+        assert run not in left_of("/here")
+        assert run in left_of("/other")
+        # As a version before this one marked what it started.
+        with subprocess.Popen(["sleep", "1000"], env={"AGENTCOM_ROUTE": "r1"}) as older:
+            assert older.pid in left_of("/here")
+            older.kill()
+        other.communicate(timeout=60)
+    assert other.returncode == 0
 
 
 def test_a_line_that_is_broken_off_does_not_say_whose_a_process_is() -> None:
@@ -413,7 +445,7 @@ async def test_a_child_that_cannot_be_written_down_does_not_live() -> None:
     with pytest.raises(OSError, match="disk full"):
         shell(family, "sleep 1000")
     assert not is_alive(started[0])
-    assert family.running_now() == []
+    assert running(family) == []
 
 
 async def test_a_child_that_cannot_be_watched_does_not_live(
@@ -504,7 +536,7 @@ async def test_what_cannot_be_started_names_the_program_or_the_folder(
         with pytest.raises(OSError, match=r"No such file|Permission denied") as wrong:
             processes.start(argv, cwd=cwd, env={"PATH": "/bin:/usr/bin"}, route="r")
         assert wrong.value.filename == named
-    assert processes.running_now() == []
+    assert running(processes) == []
 
 
 async def test_where_a_run_left_nothing_nobody_looks_through_the_process_table(

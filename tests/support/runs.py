@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import psutil
 from msgspec import Struct
@@ -14,6 +14,10 @@ from events.catalogue import Shell, TaskSpec, ToolUse
 from events.mail import Assign, Limits
 from sidecar.executors.port import Run
 from sidecar.processes.table import TASK_MARK, look_up, route_of
+
+if TYPE_CHECKING:
+    from sidecar.processes.family import Processes
+    from sidecar.processes.table import Ident
 
 QUICK = Limits(
     model_backoff_s=[0.001, 0.001],
@@ -148,6 +152,11 @@ def alive(route: str) -> list[int]:
                 if beside.isdisjoint(psutil.Process(proc.pid).parents()):
                     found.append(proc.pid)
     return found
+
+
+def running(processes: Processes) -> list[Ident]:
+    """The runs' processes that have not been ended."""
+    return [child.ident for child in processes._children.values()]
 
 
 def is_alive(pid: int) -> bool:
