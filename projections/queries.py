@@ -199,7 +199,7 @@ class Queries:
 
     # -- the queries -------------------------------------------------------------------
 
-    async def tasks(self, question: q.AskTasks) -> Answer:
+    async def tasks(self, question: q.AskTasks) -> answers.TasksAnswer:
         """Answer `tasks`."""
         question = timed(question, self._now())
         look = search.tasks(question)
@@ -217,7 +217,7 @@ class Queries:
             next=page.next,
         )
 
-    async def attention(self, question: q.Question) -> Answer:
+    async def attention(self, question: q.Question) -> answers.AttentionAnswer:
         """Answer `attention`."""
         now = attention.step_of(self._now())
         known = (self._runner.position, now)
@@ -239,7 +239,7 @@ class Queries:
         total, tasks = await self._runner.store.look(look)
         return answers.MeantAnswer(seq=seq, total=total, tasks=list(tasks))
 
-    async def task(self, question: q.AskTask) -> Answer:
+    async def task(self, question: q.AskTask) -> answers.TaskAnswer | Refusal:
         """Answer `task`."""
         record = await self._find(question.task_id)
         if isinstance(record, Refusal):
@@ -306,7 +306,7 @@ class Queries:
         """Take in a host's sign of life, as it comes."""
         self.beats.note(beat, self._clock(), self._now())
 
-    async def queue(self, question: q.AskQueue) -> Answer:
+    async def queue(self, question: q.AskQueue) -> answers.QueueAnswer:
         """Answer `queue`."""
         world = await self._world(question.at)
         queue = mapping.queue(world.queue, world.position, question.limit)
@@ -315,7 +315,7 @@ class Queries:
             await self._shortened([*queue.running, *queue.waiting_tasks])
         return queue
 
-    async def hosts(self, question: q.AskThen) -> Answer:
+    async def hosts(self, question: q.AskThen) -> answers.HostsAnswer:
         """Answer `hosts`; of the past, what machines said every two seconds is gone."""
         world = await self._world(question.at)
         monotonic = self._clock()
@@ -325,7 +325,7 @@ class Queries:
         then = tiers.instant_of(world.stats.last_at)
         return mapping.hosts(world, Beats(), monotonic=monotonic, now=then)
 
-    async def schedules(self, question: q.AskSchedules) -> Answer:
+    async def schedules(self, question: q.AskSchedules) -> SchedulesAnswer | Refusal:
         """Answer `schedules`."""
         name, world = question.schedule, self._runner.world
         if name is not None and name not in world.schedules.by_name:
@@ -341,7 +341,7 @@ class Queries:
             world, question.cron, question.tz, now, question.limit
         )
 
-    async def graph(self, question: q.AskGraph) -> Answer:
+    async def graph(self, question: q.AskGraph) -> GraphAnswer | Refusal:
         """Answer `graph`."""
         record = await self._find(question.task_id)
         if isinstance(record, Refusal):
@@ -357,14 +357,14 @@ class Queries:
             alerts=world.fleet.alerts[::-1],
         )
 
-    async def why(self, question: q.AskWhy) -> Answer:
+    async def why(self, question: q.AskWhy) -> answers.WhyAnswer | Refusal:
         """Answer `why`."""
         record = await self._find(question.task_id)
         if isinstance(record, Refusal):
             return record
         return waiting.why(record, self._runner.world, self._now())
 
-    async def costs(self, question: q.AskCosts) -> Answer:
+    async def costs(self, question: q.AskCosts) -> answers.CostsAnswer:
         """Answer `costs`."""
         question = timed(question, self._now())
         look = search.costs(
@@ -385,7 +385,7 @@ class Queries:
             total=mapping.summed(lines),
         )
 
-    async def stats(self, question: q.AskThen) -> Answer:
+    async def stats(self, question: q.AskThen) -> answers.StatsAnswer:
         """Answer `stats`."""
         world = await self._world(question.at)
         spent = world.costs.total

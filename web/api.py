@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from typing import TYPE_CHECKING, Annotated, Any, Final, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, Final, NamedTuple
 
 import msgspec
 from msgspec import Meta, Struct
@@ -20,8 +20,8 @@ from events import catalogue as c
 from events import commands as m
 from events import header, subjects
 from events.codec import convert, encode
-from events.commands import Refusal, refusal_of, refuse
-from events.errors import AgentComError, Denied, Malformed, Unreachable, shown
+from events.commands import Refusal, refuse
+from events.errors import Malformed, Unreachable, shown
 from events.filters import time_of
 from events.ids import FULL_ID
 from events.spans import span_s
@@ -35,12 +35,16 @@ from web.tail import encode_recorded
 from web.topics import Pattern
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from aiohttp import web
 
     from analysis.savings import SavingsAnswer
     from events.bus import Bus
     from events.log import EventLog
     from projections.queries import Queries
+
+    SavingsReader = Callable[[str], Awaitable[SavingsAnswer]]
 
 ANSWER_S: Final = 5.0
 AGAIN_S: Final = 2.0
@@ -207,16 +211,12 @@ class AskSavings(Struct, frozen=True, forbid_unknown_fields=True):
     model: Annotated[str, Meta(min_length=1, max_length=250)]
 
 
-class SavingsReader(Protocol):
-    """Reads the log by another price; handed in, because prices are not known here."""
-
-    async def __call__(self, model: str) -> SavingsAnswer:
-        """Answer for one model."""
-        ...
-
-
 class Api:
-    """Answers questions and passes commands on."""
+    """Answers questions and passes commands on.
+
+    `builtin` is the policy until one is set; `savings` answers for a model from the log by
+    another price, and is handed in, because prices are not known here.
+    """
 
     def __init__(
         self,
@@ -236,11 +236,8 @@ class Api:
     # -- asking ------------------------------------------------------------------------
 
     async def ask(self, query: str, request: web.Request) -> Any:
-        """Answer a question."""
-        question = fields_of(request)
-        if isinstance(question, Refusal):
-            return question
-        return await self._queries.answer(query, encode(question))
+        """Answer a question; raises AgentComError, as all of these do."""
+        return await self._queries.answer(query, encode(fields_of(request)))
 
     async def trace(self, request: web.Request) -> Any:
         """Answer with the routing decision alone: reason, candidates, excluded, wait."""
@@ -259,37 +256,21 @@ class Api:
 
     async def events(self, request: web.Request) -> Any:
         """Answer with a piece of the log."""
-        question = fields_of(request)
-        if isinstance(question, Refusal):
-            return question
-        try:
-            ask = convert(question, AskEvents)
-            return await self._piece(ask.start, ask.limit, ask.subject)
-        except AgentComError as error:
-            return refusal_of(error)
+        ask = convert(fields_of(request), AskEvents)
+        return await self._piece(ask.start, ask.limit, ask.subject)
 
     async def task_events(self, request: web.Request) -> Any:
         """Answer with a piece of what the log says of one task."""
-        question = fields_of(request)
-        if isinstance(question, Refusal):
-            return question
-        try:
-            ask = convert(question, AskTaskEvents)
-            answer = await self._queries.answer(
-                "task", encode({"task_id": ask.task_id})
-            )
-            if not isinstance(answer, v.TaskAnswer):
-                return answer
-            task_id = answer.task.task_id
-            of_task = (subjects.task(task_id), subjects.runs_of(task_id))
-            return await self._piece(ask.start, ask.limit, *of_task)
-        except AgentComError as error:
-            return refusal_of(error)
+        ask = convert(fields_of(request), AskTaskEvents)
+        answer = await self._queries.task(q.AskTask(task_id=ask.task_id))
+        if isinstance(answer, Refusal):
+            return answer
+        task_id = answer.task.task_id
+        of_task = (subjects.task(task_id), subjects.runs_of(task_id))
+        return await self._piece(ask.start, ask.limit, *of_task)
 
-    async def _piece(self, start: int | str, limit: int, *patterns: str) -> Any:
+    async def _piece(self, start: int | str, limit: int, *patterns: str) -> Events:
         first = await self._sequence(start)
-        if isinstance(first, Refusal):
-            return first
         last = await self._log.last_sequence()
         events: list[c.Recorded] = []
         for pattern in patterns:
@@ -308,12 +289,12 @@ class Api:
             encoded.append(msgspec.Raw(raw))
         return Events(seq=last, events=encoded, next=following)
 
-    async def _sequence(self, start: int | str) -> int | Refusal:
+    async def _sequence(self, start: int | str) -> int:
         if isinstance(start, int):
             return start
         start = time_of(start, "from", time.time())
         answer = await self._queries.queue(q.AskQueue(at=start, limit=0))
-        return answer if isinstance(answer, Refusal) else answer.seq + 1
+        return answer.seq + 1
 
     async def ask_by_body(self, query: str, request: web.Request) -> Any:
         """Answer a question whose fields are the body."""
@@ -321,24 +302,15 @@ class Api:
 
     async def saved(self, request: web.Request) -> Any:
         """Answer what local work would have cost on a chosen model."""
-        question = fields_of(request)
-        if isinstance(question, Refusal):
-            return question
         if self._savings is None:
             return refuse("unavailable", "no prices are known here")
-        try:
-            ask = convert(question, AskSavings)
-            async with self._saving:
-                return await self._savings(ask.model)
-        except AgentComError as error:
-            return refusal_of(error)
+        ask = convert(fields_of(request), AskSavings)
+        async with self._saving:
+            return await self._savings(ask.model)
 
-    async def policy(self) -> Any:
+    async def policy(self, request: web.Request) -> PolicyAnswer:
         """Answer with the policy in force."""
-        try:
-            last = await self._log.last(subjects.POLICY)
-        except AgentComError as error:
-            return refusal_of(error)
+        last = await self._log.last(subjects.POLICY)
         event = last.event if last is not None else None
         if last is None or not isinstance(event, c.PolicyChanged):
             return PolicyAnswer(
@@ -355,62 +327,34 @@ class Api:
     # -- doing -------------------------------------------------------------------------
 
     async def command(self, name: str, request: web.Request, who: str) -> web.Response:
-        """Pass a command on, in somebody's name; return its answer as it came."""
-        raw = await request.read()
-        try:
-            body = msgspec.json.decode(raw) if raw.strip() else {}
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            return response_of(
-                refuse(
-                    "malformed",
-                    f"the body: expected a JSON object, got another text ({error})",
-                )
-            )
-        if not isinstance(body, dict):
-            return response_of(
-                refuse(
-                    "malformed",
-                    f"the body: expected a JSON object, got {shown(body)}",
-                )
-            )
+        """Pass a command on, in somebody's name; return its answer as it came.
+
+        Raises Malformed, Denied, Unreachable.
+        """
+        body = _object_in(await request.read())
         for field, value in request.match_info.items():
             if body.setdefault(field, value) != value:
-                return response_of(
-                    refuse(
-                        "malformed",
-                        f"{field}: {shown(value)} in the path, another in the body",
-                        field,
-                    )
+                raise Malformed(
+                    field, "", "", f"{shown(value)} in the path, another in the body"
                 )
         if (unclear := await self._lengthen(body)) is not None:
             return response_of(unclear)
         key = request.headers.get(IDEMPOTENCY_KEY)
         field = "idempotency_key" if name in _KEYED else "id"
         if key is not None and body.setdefault(field, key) != key:
-            return response_of(
-                refuse(
-                    "malformed",
-                    f"{field}: the header {IDEMPOTENCY_KEY} says another one",
-                    field,
-                )
+            raise Malformed(
+                field, "", "", f"the header {IDEMPOTENCY_KEY} says another one"
             )
         if name in m.ONCE:
             body.setdefault("id", secrets.token_hex(16))
-        try:
-            answer = (
-                await self._for_many(body, who, _wait_of(request))
-                if name == "task.bulk"
-                else await self.pass_on(
-                    subjects.command(name),
-                    encode(body),
-                    who,
-                    request.headers.get(TRACEPARENT, ""),
-                    again="id" in body or "idempotency_key" in body,
-                )
-            )
-        except (Denied, Malformed, Unreachable) as error:
-            return response_of(refusal_of(error))
-        return _answered(answer)
+        if name == "task.bulk":
+            return _answered(await self._for_many(body, who, _wait_of(request)))
+        traceparent = request.headers.get(TRACEPARENT, "")
+        again = "id" in body or "idempotency_key" in body
+        subject = subjects.command(name)
+        return _answered(
+            await self.pass_on(subject, encode(body), who, traceparent, again=again)
+        )
 
     async def _lengthen(self, body: dict[str, Any]) -> Refusal | None:
         """Put a whole id in the place of its beginning; a refusal where that is of several."""
@@ -497,6 +441,19 @@ class Api:
                 each.cancel()
 
 
+def _object_in(raw: bytes) -> dict[str, Any]:
+    """Read a command's body, where none is an empty one; raises Malformed."""
+    try:
+        body = msgspec.json.decode(raw) if raw.strip() else {}
+        got = shown(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        body, got = None, f"another text ({error})"
+    if not isinstance(body, dict):
+        said = f"the body: expected a JSON object, got {got}"
+        raise Malformed("", "a JSON object", got, said)
+    return body
+
+
 def _wait_of(request: web.Request) -> float:
     """Return how long the one who asks waits for many tasks; raises Malformed."""
     return min(span_s(request.query.get("wait", f"{MANY_S}"), "wait"), MANY_S)
@@ -535,8 +492,13 @@ def _response(raw: bytes, status: int) -> web.Response:
     )
 
 
-def fields_of(request: web.Request) -> dict[str, Any] | Refusal:
-    """Turn path and query parameters into a question's fields."""
+def is_number(text: str) -> bool:
+    """Whether a text is a number that a sequence may have."""
+    return text.isascii() and text.isdigit() and len(text) < 16
+
+
+def fields_of(request: web.Request) -> dict[str, Any]:
+    """Turn path and query parameters into a question's fields; raises Malformed."""
     question: dict[str, Any] = dict(request.match_info)
     for key in request.query:
         values = request.query.getall(key)
@@ -544,16 +506,14 @@ def fields_of(request: web.Request) -> dict[str, Any] | Refusal:
             question[key] = [part for value in values for part in value.split(",")]
             continue
         if key in request.match_info:
-            return _wrong(key, "it in the path only", "it twice")
+            raise Malformed(key, "it in the path only", "it twice")
         if len(values) > 1:
-            return _wrong(key, "one value", f"{len(values)}")
+            raise Malformed(key, "one value", f"{len(values)}")
         try:
             question[key] = _value(key, values[0])
-        except Malformed as error:
-            return refusal_of(error)
         except (ValueError, KeyError):
             expected = "true or false" if key in _TRUTHS else "a whole number"
-            return _wrong(key, expected, shown(values[0]))
+            raise Malformed(key, expected, shown(values[0])) from None
     return question
 
 
@@ -567,7 +527,3 @@ def _value(key: str, text: str) -> float | bool | str:
     if key in ("at", "from"):
         return int(text) if text.isascii() and text.isdigit() else text
     return text
-
-
-def _wrong(key: str, expected: str, got: str) -> Refusal:
-    return refuse("malformed", f"{key}: expected {expected}, got {got}", key)

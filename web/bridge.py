@@ -31,7 +31,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
 from events.diagnostics import Diagnostics
@@ -83,7 +82,6 @@ class Bridge:
             log,
             self.output,
             self._decisions.latest,
-            lambda: datetime.now(UTC).strftime("%Y-%m-%d"),
             builtin,
             LastHour(time.time, time.monotonic),
         )

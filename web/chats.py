@@ -79,38 +79,11 @@ class HungUp(Exception):
     """The client has hung up."""
 
 
-class ChatOutput(OutputWatch):
-    """A chat's interest in its task's output."""
-
-    def __init__(self, task_id: str, take: Callable[[News], None]) -> None:
-        super().__init__(task_id, _Nowhere(), {})
-        self._take = take
-
-    def hand_on(self, chunk: c.Chunk, raw: bytes, *, past: bool) -> None:
-        self._take(chunk)
-
-    def note_gap(self, lost: int) -> None:
-        self._take(None)
-
-    def note_begun(self) -> None:
-        """Nothing waits for that."""
-
-
-class _Nowhere:
-    """Where a page's output would go."""
-
-    def output(self, raw: bytes, task_id: str, *, keep: bool, past: bool) -> None:
-        raise AssertionError
-
-    def gap(self, task_id: str, lost: int) -> None:
-        raise AssertionError
-
-    def begun(self, task_id: str) -> None:
-        raise AssertionError
-
-
 class Chat:
-    """One chat, from its submission to its end. What happens to it waits in `news`."""
+    """One chat, from its submission to its end. What happens to it waits in `news`.
+
+    It is the sink of its task's output.
+    """
 
     def __init__(self, task_id: str, chat: ChatRequest) -> None:
         self.task_id = task_id
@@ -131,6 +104,17 @@ class Chat:
     def take(self, news: News) -> None:
         """Note something that has happened."""
         self.news.put_nowait(news)
+
+    def output(self, chunk: c.Chunk, raw: bytes, *, past: bool) -> None:
+        """Take a piece of output."""
+        self.take(chunk)
+
+    def gap(self, task_id: str, lost: int) -> None:
+        """Note that output is missing."""
+        self.take(None)
+
+    def begun(self, task_id: str) -> None:
+        """Nothing waits for that."""
 
     def fold(self, judged: JudgedEvent) -> None:
         """Take an event that counts. Raises Sorry."""
@@ -440,7 +424,7 @@ class Chats:
         loop = asyncio.get_running_loop()
         late = loop.call_later(wish.patience_s, chat.take, "late")
         connection = request.protocol
-        watch = ChatOutput(chat.task_id, chat.take) if wish.stream else None
+        watch = OutputWatch(chat.task_id, chat, {}) if wish.stream else None
         self._open[chat.task_id] = chat
         self._none_open.clear()
         try:

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any, Final
 from msgspec import Struct
 
 from events.codec import encode
-from events.commands import Refusal
+from events.commands import Refusal, refusal_of
 from events.diagnostics import Diagnostics
-from events.errors import AgentComError
+from events.errors import AgentComError, Malformed
 from events.position import NOWHERE, Position
 from web.topics import OneTask
 
@@ -79,10 +79,13 @@ class Document:
         while True:
             self.dirty.clear()
             began = loop.time()
+            # What is folded while it is made may or may not be in it.
+            position = self._sources.runner.world.stands
+            sections: dict[str, Any] | Refusal
             try:
-                # What is folded while it is made may or may not be in it.
-                position = self._sources.runner.world.stands
                 sections = await self.topic.make(self._sources, self.params)
+            except Malformed as error:
+                sections = refusal_of(error)
             except AgentComError as error:
                 _log.debug("topic", topic=self.topic.name, error=str(error))
                 await asyncio.sleep(AGAIN_S)

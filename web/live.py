@@ -38,9 +38,9 @@ _chunks: Final[Reader[c.Chunk]] = Reader(c.Chunk)
 class Sink(Protocol):
     """Where a watch's output goes."""
 
-    def output(self, raw: bytes, task_id: str, *, keep: bool, past: bool) -> None:
-        """Take a piece of output; `keep` where it may not be left out, `past` where it
-        was put out before the page came, whose size is bounded already."""
+    def output(self, chunk: c.Chunk, raw: bytes, *, past: bool) -> None:
+        """Take a piece of output, and its JSON; `past` where it was put out before the
+        watch began, whose size is bounded already."""
         ...
 
     def gap(self, task_id: str, lost: int) -> None:
@@ -86,7 +86,7 @@ class _Past:
 
 
 class OutputWatch:
-    """A page's interest in one task's output.
+    """The interest of a page, a stream or a chat in one task's output.
 
     `reached` is the number of the last chunk it has, by route. Until `ready`, what comes
     waits in `backlog`, because the stream is still being read: the last of it, as of the
@@ -109,20 +109,7 @@ class OutputWatch:
             self.backlog.add(chunk, raw)
         elif chunk.n > self.reached.get(chunk.route, -1):
             self.reached[chunk.route] = chunk.n
-            self.hand_on(chunk, raw, past=past)
-
-    def hand_on(self, chunk: c.Chunk, raw: bytes, *, past: bool) -> None:
-        """Give a chunk to whoever watches."""
-        keep = chunk.event_type in STATE
-        self._sink.output(raw, self.task_id, keep=keep, past=past)
-
-    def note_gap(self, lost: int) -> None:
-        """Say that so many chunks are missing here."""
-        self._sink.gap(self.task_id, lost)
-
-    def note_begun(self) -> None:
-        """Say that what was put out before is all there."""
-        self._sink.begun(self.task_id)
+            self._sink.output(chunk, raw, past=past)
 
     def begin(self, history: list[tuple[c.Chunk, bytes]], lost: int) -> None:
         """Hand on what the stream holds and what came meanwhile; go on from there.
@@ -131,7 +118,7 @@ class OutputWatch:
         """
         self.ready = True
         if lost:
-            self.note_gap(lost)
+            self._sink.gap(self.task_id, lost)
         for chunk, raw in history:
             self.take(chunk, raw, past=True)
         waited, self.backlog = self.backlog, _Past(self.history_bytes)
@@ -139,9 +126,9 @@ class OutputWatch:
             # What was dropped of it is in the history, or is missing here.
             missing = chunk.n - self.reached.get(chunk.route, -1) - 1
             if waited.lost and missing > 0:
-                self.note_gap(missing)
+                self._sink.gap(self.task_id, missing)
             self.take(chunk, raw)
-        self.note_begun()
+        self._sink.begun(self.task_id)
 
 
 class OutputFeed:

@@ -21,7 +21,7 @@ from events.errors import AgentComError, Malformed, shown
 from events.position import Position
 from web.access import Buckets
 from web.documents import Subscription, encode_refusal
-from web.live import OutputWatch
+from web.live import STATE, OutputWatch
 from web.tail import EventTail
 from web.topics import TOPICS, OneTask, Pattern
 
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from aiohttp import web
 
+    from events import catalogue as c
     from web.documents import Documents
     from web.live import OutputFeed
     from web.tail import RecentEvents
@@ -202,9 +203,10 @@ class Page:
             self._overrun = True
         self.wake()
 
-    def output(self, raw: bytes, task_id: str, *, keep: bool, past: bool) -> None:
+    def output(self, chunk: c.Chunk, raw: bytes, *, past: bool) -> None:
         """Put a piece of live output in the queue; leave text out where that is full."""
-        if keep:
+        task_id = chunk.task_id
+        if chunk.event_type in STATE:
             self._lines += 1
             self._overrun = self._overrun or self._lines > LINES_KEPT
         elif not past and self._output_bytes + len(raw) > QUEUE_BYTES:

@@ -11,13 +11,10 @@ from typing import TYPE_CHECKING, Final
 
 from aiohttp import web
 
-from events.codec import encode
-from events.commands import refusal_of, refuse
-from events.errors import AgentComError, shown
-from projections.answers import TaskAnswer
-from projections.questions import AskTask
+from events.commands import Refusal, refuse
+from events.errors import AgentComError, Malformed, shown
 from web.access import HEADERS
-from web.api import response_of
+from web.api import is_number, response_of
 from web.live import encode_chunk
 
 if TYPE_CHECKING:
@@ -42,14 +39,8 @@ class Printed:
     async def pieces(self, request: web.Request) -> web.StreamResponse:
         """Answer with every piece, one a line; from `start` on, where that is said."""
         start = request.query.get("start", "1")
-        if not (start.isascii() and start.isdigit() and len(start) < 16):
-            return response_of(
-                refuse(
-                    "malformed",
-                    f"start: expected the seq of a piece, got {shown(start[:40])}",
-                    "start",
-                )
-            )
+        if not is_number(start):
+            raise Malformed("start", "the seq of a piece", shown(start[:40]))
 
         def line_of(seq: int, chunk: c.Chunk) -> bytes:
             return encode_chunk(chunk)[:-1] + b',"seq":%d}\n' % seq
@@ -62,13 +53,7 @@ class Printed:
         """Answer with the text; `stream` names one of stdout and stderr."""
         stream = request.query.get("stream", "")
         if stream and stream not in STREAMS:
-            return response_of(
-                refuse(
-                    "malformed",
-                    f"stream: expected stdout or stderr, got {shown(stream[:40])}",
-                    "stream",
-                )
-            )
+            raise Malformed("stream", "stdout or stderr", shown(stream[:40]))
         kinds = {stream} if stream else TEXT
 
         def text_of(_seq: int, chunk: c.Chunk) -> bytes:
@@ -85,14 +70,12 @@ class Printed:
     ) -> web.StreamResponse:
         if self._output is None:
             return response_of(refuse("unavailable", "live output is not read here"))
-        ask = AskTask(task_id=request.match_info["task_id"])
-        answer = await self._queries.answer("task", encode(ask))
-        if not isinstance(answer, TaskAnswer):
-            return response_of(answer)
+        task_id = await self._queries.full_id(request.match_info["task_id"])
+        if isinstance(task_id, Refusal):
+            return response_of(task_id)
         response = web.StreamResponse(headers={**HEADERS, "Content-Type": kind})
         gathered = bytearray()
         try:
-            task_id = answer.task.task_id
             async for seq, chunk in self._output.placed(task_id, start=start):
                 gathered += encoded(seq, chunk)
                 if len(gathered) >= AT_ONCE:
@@ -100,9 +83,9 @@ class Printed:
                         await response.prepare(request)
                     await response.write(bytes(gathered))
                     gathered.clear()
-        except AgentComError as error:
+        except AgentComError:
             if not response.prepared:
-                return response_of(refusal_of(error))
+                raise
             # Half of it must not be taken for the whole.
             response.force_close()
             if request.transport is not None:

@@ -16,13 +16,14 @@ from __future__ import annotations
 import asyncio
 import html
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
-from events.commands import Refusal, refuse
+from events.commands import Refusal, refusal_of, refuse
 from events.errors import AgentComError, shown
 from projections.answers import AttentionAnswer
 from projections.questions import Question
@@ -169,26 +170,34 @@ class Server:
             ("/api/v1/tasks/{task_id}/trace", self._answering(self._api.trace)),
             ("/api/v1/tasks/{task_id}/output.ndjson", self._printed.pieces),
             ("/api/v1/tasks/{task_id}/output.txt", self._printed.text),
-            ("/api/v1/policy", self._answering(self._policy)),
+            ("/api/v1/policy", self._answering(self._api.policy)),
             ("/api/v1/tasks/{task_id}/events", self._task_events),
             ("/api/v1/tasks/{task_id}/output", self._task_output),
             ("/api/v1/events", self._answering(self._api.events)),
             ("/api/v1/savings", self._answering(self._api.saved)),
             *(
-                (route.path, self._asking(route.query))
+                (route.path, self._answering(partial(self._api.ask, route.query)))
                 for route in QUERIES
                 if route.query != "output"
             ),
         ]
         done = [
             *(
-                ("POST", route.path, self._asking_by_body(route.query))
+                (
+                    "POST",
+                    route.path,
+                    self._answering(partial(self._api.ask_by_body, route.query)),
+                )
                 for route in BODY_QUERIES
             ),
             ("GET", f"{_CHATS}models", self.chats.models),
             ("GET", _CHATS + "models/{name:.+}", self.chats.model),
-            ("POST", f"{_CHATS}chat/completions", self._complete),
-            ("POST", f"{_CHATS}embeddings", self._embed),
+            ("POST", f"{_CHATS}chat/completions", self._modelling(self.chats.complete)),
+            (
+                "POST",
+                f"{_CHATS}embeddings",
+                self._modelling(partial(embed, self.chats)),
+            ),
             ("*", _CHATS + "{rest:.*}", self.chats.nothing),
             *(
                 (each.method, each.path, self._commanding(each.name))
@@ -293,6 +302,8 @@ class Server:
             )
         except (web.RequestPayloadError, HttpProcessingError):
             refusal = refuse("malformed", "the body is not what its headers say")
+        except AgentComError as error:
+            refusal = refusal_of(error)
         except ConnectionError:
             raise
         except Exception as error:  # noqa: BLE001 - one request's end, not the server's
@@ -419,23 +430,26 @@ class Server:
 
     # -- OpenAI's interface ------------------------------------------------------------
 
-    def _forbids(self, visitor: Visitor) -> Refusal | None:
-        """Return why a visitor may not give this command, None where it may."""
-        if not visitor.may_command:
+    def _forbids(self, visitor: Visitor, *, asks: bool = False) -> Refusal | None:
+        """Return why a visitor may not give a command, None where it may.
+
+        One that only `asks` changes nothing, and everybody may give it.
+        """
+        if not (visitor.may_command or asks):
             return refuse("forbidden", f"a {visitor.role} may look, not give commands")
         if not self._access.commands.take(visitor.name):
             return _too_many("commands")
         return None
 
-    async def _complete(self, request: web.Request) -> web.StreamResponse:
-        if (refusal := self._forbids(request[_VISITOR])) is not None:
-            return sorry(refusal)
-        return await self.chats.complete(request, request[_VISITOR].name)
+    def _modelling(
+        self, work: Callable[[web.Request, str], Awaitable[web.StreamResponse]]
+    ) -> Handler:
+        async def handle(request: web.Request) -> web.StreamResponse:
+            if (refusal := self._forbids(request[_VISITOR])) is not None:
+                return sorry(refusal)
+            return await work(request, request[_VISITOR].name)
 
-    async def _embed(self, request: web.Request) -> web.StreamResponse:
-        if (refusal := self._forbids(request[_VISITOR])) is not None:
-            return sorry(refusal)
-        return await embed(self.chats, request, request[_VISITOR].name)
+        return handle
 
     # -- the interface for programs ----------------------------------------------------
 
@@ -446,60 +460,34 @@ class Server:
         visitor = request[_VISITOR]
         return response_of({"role": visitor.role, "name": visitor.name})
 
-    async def _policy(self, request: web.Request) -> Any:
-        return await self._api.policy()
-
     def _answering(self, ask: Callable[[web.Request], Awaitable[Any]]) -> Handler:
         async def handle(request: web.Request) -> web.StreamResponse:
             return response_of(await ask(request))
 
         return handle
 
-    def _asking(self, query: str) -> Handler:
-        async def handle(request: web.Request) -> web.StreamResponse:
-            return response_of(await self._api.ask(query, request))
-
-        return handle
-
-    def _asking_by_body(self, query: str) -> Handler:
-        async def handle(request: web.Request) -> web.StreamResponse:
-            return response_of(await self._api.ask_by_body(query, request))
-
-        return handle
-
     async def _task_events(self, request: web.Request) -> web.StreamResponse:
         if wants_stream(request):
-            return _streamed(await self._streams.events(request))
+            return await self._streams.events(request)
         return response_of(await self._api.task_events(request))
 
     async def _task_output(self, request: web.Request) -> web.StreamResponse:
         if wants_stream(request):
-            return _streamed(await self._streams.output(request))
+            return await self._streams.output(request)
         return response_of(await self._api.ask("output", request))
 
     def _commanding(self, name: str) -> Handler:
         async def handle(request: web.Request) -> web.StreamResponse:
-            visitor = request[_VISITOR]
-            if not visitor.may_command and name not in ASKING:
-                return response_of(
-                    refuse("forbidden", f"a {visitor.role} may look, not give commands")
-                )
-            if request.body_exists and request.content_type != "application/json":
-                return response_of(
-                    refuse(
-                        "unsupported_media_type",
-                        f"expected application/json, got {request.content_type}",
-                    )
-                )
-            if not self._access.commands.take(visitor.name):
-                return response_of(_too_many("commands"))
+            visitor, kind = request[_VISITOR], request.content_type
+            refusal = self._forbids(visitor, asks=name in ASKING)
+            if refusal is not None:
+                return response_of(refusal)
+            if request.body_exists and kind != "application/json":
+                sentence = f"expected application/json, got {kind}"
+                return response_of(refuse("unsupported_media_type", sentence))
             return await self._api.command(name, request, visitor.name)
 
         return handle
-
-
-def _streamed(answer: web.StreamResponse | Refusal) -> web.StreamResponse:
-    return response_of(answer) if isinstance(answer, Refusal) else answer
 
 
 async def _whole(request: web.Request) -> bool:

@@ -29,7 +29,9 @@ from events.errors import AgentComError, Malformed
 from events.lifecycle import FINAL
 from events.races import first
 from projections.answers import TaskAnswer
+from projections.questions import AskTask
 from web.access import HEADERS
+from web.api import is_number, response_of
 from web.live import OutputWatch, encode_chunk
 from web.tail import encode_recorded
 
@@ -94,14 +96,14 @@ class Streams:
 
     # -- a task's events ---------------------------------------------------------------
 
-    async def events(self, request: web.Request) -> web.StreamResponse | Refusal:
-        """Stream a task's events; a refusal where there is no such task."""
-        task_id = await self._task(request)
+    async def events(self, request: web.Request) -> web.StreamResponse:
+        """Stream a task's events; raises Malformed."""
+        task_id = await self._queries.full_id(request.match_info["task_id"])
         if isinstance(task_id, Refusal):
-            return task_id
+            return response_of(task_id)
         last = request.headers.get(LAST_ID, "0")
-        if not (last.isascii() and last.isdigit() and len(last) < 16):
-            return _no_id(last, "the sequence of an event")
+        if not is_number(last):
+            raise Malformed(LAST_ID, "the sequence of an event", last[:80])
         after = int(last)
         is_over = self._state(task_id) in FINAL
         if after and is_over and not await self._news(task_id, after):
@@ -139,18 +141,15 @@ class Streams:
 
     # -- a task's output ---------------------------------------------------------------
 
-    async def output(self, request: web.Request) -> web.StreamResponse | Refusal:
-        """Stream a task's output; a refusal where there is no such task."""
+    async def output(self, request: web.Request) -> web.StreamResponse:
+        """Stream a task's output; raises Malformed."""
         if self._output is None:
-            return refuse("unavailable", "live output is not read here")
-        task_id = await self._task(request)
+            return response_of(refuse("unavailable", "live output is not read here"))
+        task_id = await self._queries.full_id(request.match_info["task_id"])
         if isinstance(task_id, Refusal):
-            return task_id
+            return response_of(task_id)
         last = request.headers.get(LAST_ID, "")
-        try:
-            watch = _Behind(task_id, last)
-        except Malformed:
-            return _no_id(last, "GENERATION:ROUTE:NUMBER")
+        watch = _Behind(task_id, last)
         if last and self._state(task_id) in FINAL:
             chunks = await self._output.read(task_id)
             if not any(watch.is_new(chunk) for chunk in chunks):
@@ -191,7 +190,7 @@ class Streams:
     async def _rest(self, task_id: str, watch: _Behind, *, wait: bool) -> None:
         """Take in what is stored of a task that is over, once all of it is there."""
         assert self._output is not None
-        answer = await self._queries.answer("task", encode({"task_id": task_id}))
+        answer = await self._queries.task(AskTask(task_id=task_id))
         size, route = 0, ""
         if isinstance(answer, TaskAnswer) and answer.task.result is not None:
             size = answer.task.result.output_bytes
@@ -213,14 +212,6 @@ class Streams:
             watch.take(chunk, encode_chunk(chunk))
 
     # -- what they share ---------------------------------------------------------------
-
-    async def _task(self, request: web.Request) -> str | Refusal:
-        """Find the task that the path names; its id may be shortened."""
-        body = {"task_id": request.match_info["task_id"]}
-        answer = await self._queries.answer("task", encode(body))
-        if isinstance(answer, TaskAnswer):
-            return answer.task.task_id
-        return answer if isinstance(answer, Refusal) else refuse("internal", "no task")
 
     def _state(self, task_id: str) -> str:
         record = self._runner.world.tasks.find(task_id)
@@ -262,10 +253,7 @@ class _Behind(OutputWatch):
         generation, route, n = 0, "", 0
         if last:
             parts = last.split(":")
-            if len(parts) != 3 or not all(
-                part.isascii() and part.isdigit() and len(part) < 16
-                for part in (parts[0], parts[2])
-            ):
+            if len(parts) != 3 or not (is_number(parts[0]) and is_number(parts[2])):
                 raise Malformed(LAST_ID, "GENERATION:ROUTE:NUMBER", last[:80])
             generation, route, n = int(parts[0]), parts[1], int(parts[2])
         super().__init__(task_id, self, {route: n} if route else {})
@@ -274,7 +262,6 @@ class _Behind(OutputWatch):
         self.overrun = False
         self._generation = generation
         self._bytes = 0
-        self._id = ""
 
     def is_new(self, chunk: c.Chunk) -> bool:
         """Whether a piece is behind the one that was named."""
@@ -283,17 +270,17 @@ class _Behind(OutputWatch):
         )
 
     def take(self, chunk: c.Chunk, raw: bytes, *, past: bool = False) -> None:
-        """Hand a piece on, with its id, unless it was sent before."""
+        """Hand a piece on unless it was sent before."""
         if chunk.generation >= self._generation:
-            self._id = f"{chunk.generation}:{chunk.route}:{chunk.n}"
             super().take(chunk, raw, past=past)
 
-    def output(self, raw: bytes, task_id: str, *, keep: bool, past: bool) -> None:
+    def output(self, chunk: c.Chunk, raw: bytes, *, past: bool) -> None:
         """Put a piece in the queue, unless too much waits there already."""
         self.overrun = self.overrun or (not past and self._bytes > QUEUE_BYTES)
         if not self.overrun:
             self._bytes += len(raw)
-            self.queue.append(_event(self._id, raw))
+            id_ = f"{chunk.generation}:{chunk.route}:{chunk.n}"
+            self.queue.append(_event(id_, raw))
         self.woken.set()
 
     def next(self) -> bytes:
@@ -316,12 +303,6 @@ def _event(id_: str, data: bytes) -> bytes:
 
 def _end(task_id: str, state: str) -> bytes:
     return b"event: end\ndata: %s\n\n" % encode({"task_id": task_id, "state": state})
-
-
-def _no_id(got: str, expected: str) -> Refusal:
-    return refuse(
-        "malformed", f"{LAST_ID}: expected {expected}, got {got[:80]}", LAST_ID
-    )
 
 
 async def _woken(*events: asyncio.Event) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, Final, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, Final
 from zoneinfo import ZoneInfo
 
 from msgspec import Meta, Struct, structs
@@ -21,7 +21,6 @@ from events.commands import Refusal, refuse
 from events.errors import Malformed, shown
 from events.filters import timed
 from projections import answers, mapping, waiting
-from projections.answers_later import GraphAnswer, SchedulesAnswer
 from projections.questions import (
     AskCosts,
     AskGraph,
@@ -44,23 +43,15 @@ if TYPE_CHECKING:
     from projections.queries import Queries
     from projections.runner import Runner
     from web.lasthour import LastHour
+    from web.live import OutputFeed
 
 RUNNING_SHOWN: Final = 24
 STRIP_HOSTS: Final = 40
 HOURLY_S: Final = 3 * 86_400.0
 """Costs of no more than this are shown by the hour."""
 DAY_S: Final = 86_400.0
-ATTENTION_SHOWN: Final = 8
 
 Sections = dict[str, Any]
-
-
-class Tails(Protocol):
-    """The last lines of live output of what runs."""
-
-    def tails(self, task_ids: list[str]) -> dict[str, list[dict[str, str]]]:
-        """Return them, oldest first."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -74,9 +65,8 @@ class Sources:
     queries: Queries
     bus: Bus
     log: EventLog
-    tails: Tails
+    output: OutputFeed
     decisions: Callable[[], list[dict[str, Any]]]
-    today: Callable[[], str]
     builtin: dict[str, Any]
     last_hour: LastHour
 
@@ -156,9 +146,7 @@ async def _status(sources: Sources, params: Nothing) -> Sections | Refusal:
         "connected": connected,
         "position": world.position,
         "lag": max(last - world.position, 0),
-        "last_event_at": world.stats.last_at,
         "leader": world.fleet.in_force.leader,
-        "alerts": len(world.fleet.active_alerts),
         "simulated": simulated,
         "notifying": _notifying(sources.runner.store.path),
     }
@@ -183,20 +171,11 @@ async def _overview(sources: Sources, params: Nothing) -> Sections | Refusal:
     world, queries = sources.runner.world, sources.queries
     queue = mapping.queue(world.queue, world.position, RUNNING_SHOWN)
     stats = await queries.stats(AskThen())
-    dead = await queries.tasks(
-        AskTasks(state=["dead"], sort="-updated", limit=ATTENTION_SHOWN)
+    today = await queries.costs(
+        AskCosts(by="fallback", since=rfc3339(time.time())[:10])
     )
-    today = await queries.costs(AskCosts(by="fallback", since=sources.today()))
     ever = await queries.costs(AskCosts(by="fallback"))
     hosts = await queries.hosts(AskThen())
-    for answer in (stats, dead, today, ever, hosts):
-        if isinstance(answer, Refusal):
-            return answer
-    assert isinstance(stats, answers.StatsAnswer)
-    assert isinstance(dead, answers.TasksAnswer)
-    assert isinstance(today, answers.CostsAnswer)
-    assert isinstance(ever, answers.CostsAnswer)
-    assert isinstance(hosts, answers.HostsAnswer)
     return {
         "tiers": hosts.tiers,
         "waiting": queue.waiting,
@@ -204,9 +183,6 @@ async def _overview(sources: Sources, params: Nothing) -> Sections | Refusal:
         "under_way": queue.under_way,
         "running": queue.running,
         "expiring": waiting.expiring(world),
-        "alerts": world.fleet.active_alerts,
-        "dead": {"total": dead.total, "tasks": dead.tasks},
-        "states": stats.states,
         "decisions": stats.decisions_by_tier,
         "fallbacks": {"count": stats.fallbacks, "hops": stats.fallbacks_by_hop},
         "minutes": stats.minutes,
@@ -232,7 +208,6 @@ def _glimpse(host: answers.HostRow) -> dict[str, Any]:
     return {
         "host": host.host,
         "state": host.state,
-        "since": host.since,
         "wrong": host.fault or sum(not one.up for one in host.endpoints),
         "in_flight": host.in_flight,
         "slots": slots,
@@ -241,9 +216,7 @@ def _glimpse(host: answers.HostRow) -> dict[str, Any]:
 
 async def _attention(sources: Sources, params: Nothing) -> Sections | Refusal:
     answer = await sources.queries.attention(Question())
-    if not isinstance(answer, answers.AttentionAnswer):
-        return answer if isinstance(answer, Refusal) else _unexpected()
-    return {"errors": answer.errors, "warnings": answer.warnings, "rows": answer.rows}
+    return {"rows": answer.rows}
 
 
 async def _policy(sources: Sources) -> dict[str, Any]:
@@ -257,13 +230,11 @@ async def _policy(sources: Sources) -> dict[str, Any]:
 async def _tails(sources: Sources, params: Nothing) -> Sections | Refusal:
     world = sources.runner.world
     queue = mapping.queue(world.queue, world.position, RUNNING_SHOWN)
-    return {"tails": sources.tails.tails([task.task_id for task in queue.running])}
+    return {"tails": sources.output.tails([task.task_id for task in queue.running])}
 
 
 async def _tasks(sources: Sources, params: Window) -> Sections | Refusal:
     answer = await sources.queries.tasks(params)
-    if not isinstance(answer, answers.TasksAnswer):
-        return answer if isinstance(answer, Refusal) else _unexpected()
     return {
         "total": answer.total,
         "states": answer.states,
@@ -274,8 +245,8 @@ async def _tasks(sources: Sources, params: Window) -> Sections | Refusal:
 
 async def _task(sources: Sources, params: OneTask) -> Sections | Refusal:
     answer = await sources.queries.task(AskTask(task_id=params.task_id, events=True))
-    if not isinstance(answer, answers.TaskAnswer):
-        return answer if isinstance(answer, Refusal) else _unexpected()
+    if isinstance(answer, Refusal):
+        return answer
     sections: Sections = {
         "task": answer.task,
         "route": answer.route,
@@ -287,7 +258,7 @@ async def _task(sources: Sources, params: OneTask) -> Sections | Refusal:
     }
     if answer.task.state in ("waiting", "returned"):
         why = await sources.queries.why(AskWhy(task_id=answer.task.task_id))
-        if isinstance(why, answers.WhyAnswer):
+        if not isinstance(why, Refusal):
             sections["why"] = why.because
     return sections
 
@@ -307,28 +278,24 @@ def _explained(answer: answers.TaskAnswer) -> list[dict[str, Any]]:
 
 async def _fleet(sources: Sources, params: Nothing) -> Sections | Refusal:
     answer = await sources.queries.hosts(AskThen())
-    if not isinstance(answer, answers.HostsAnswer):
-        return answer if isinstance(answer, Refusal) else _unexpected()
     return {
         "hosts": answer.hosts,
         "shared_endpoints": answer.shared_endpoints,
         "models": answer.models,
-        "leader": answer.leader,
-        "epoch": answer.epoch,
     }
 
 
 async def _schedules(sources: Sources, params: Nothing) -> Sections | Refusal:
     answer = await sources.queries.schedules(AskSchedules())
-    if not isinstance(answer, SchedulesAnswer):
-        return answer if isinstance(answer, Refusal) else _unexpected()
+    if isinstance(answer, Refusal):
+        return answer
     return {"schedules": answer.schedules}
 
 
 async def _graph(sources: Sources, params: GraphOf) -> Sections | Refusal:
     answer = await sources.queries.graph(AskGraph(task_id=params.task_id))
-    if not isinstance(answer, GraphAnswer):
-        return answer if isinstance(answer, Refusal) else _unexpected()
+    if isinstance(answer, Refusal):
+        return answer
     return {"nodes": answer.nodes, "left_out": answer.left_out}
 
 
@@ -386,37 +353,28 @@ async def _costs(sources: Sources, params: Money) -> Sections | Refusal:
         daily = question.by == "day" and zone is not None
         asked = structs.replace(question, by="hour") if daily else question
         answer = await sources.queries.costs(asked)
-        if not isinstance(answer, answers.CostsAnswer):
-            return answer if isinstance(answer, Refusal) else _unexpected()
         lines = answer.lines
         if daily and zone is not None:
             lines = mapping.days_in(zone, lines)
         sections[name] = lines
         if name == "lines":
-            about = {"by": question.by, "since": answer.since, "total": answer.total}
-            sections |= about
+            sections |= {"by": question.by, "total": answer.total}
     now = time.time()
     today = rfc3339(now)[:10]
     burn = await sources.queries.costs(AskCosts(by="hour", since=rfc3339(now - DAY_S)))
     escalated = await sources.queries.costs(
         AskCosts(by="tier", since=today, fallback=True)
     )
-    if isinstance(burn, answers.CostsAnswer) and isinstance(
-        escalated, answers.CostsAnswer
-    ):
-        policy = await _policy(sources)
-        sections["burn"] = {
-            "hours": burn.lines,
-            "escalated_usd": sum(
-                line.estimated_cost_usd
-                for line in escalated.lines
-                if line.key == "complex"
-            ),
-            "budget_usd": policy.get("escalation_budget_usd_per_day"),
-            "task_budget_usd": policy.get("max_budget_usd_per_task"),
-        }
-    stats = sources.runner.world.stats
-    sections |= {"hops": stats.hops, "prices": await _prices(sources)}
+    policy = await _policy(sources)
+    sections["burn"] = {
+        "hours": burn.lines,
+        "escalated_usd": sum(
+            line.estimated_cost_usd for line in escalated.lines if line.key == "complex"
+        ),
+        "budget_usd": policy.get("escalation_budget_usd_per_day"),
+        "task_budget_usd": policy.get("max_budget_usd_per_task"),
+    }
+    sections["prices"] = await _prices(sources)
     return sections
 
 
@@ -425,8 +383,6 @@ async def _prices(sources: Sources) -> dict[str, Any]:
     answer = await sources.queries.tasks(
         AskTasks(state=["completed", "failed"], sort="-finished", limit=10)
     )
-    if not isinstance(answer, answers.TasksAnswer):
-        return {}
     for row in answer.tasks:
         record = sources.runner.world.tasks.find(row.task_id)
         at = await sources.log.get(record.result_seq) if record is not None else None
@@ -448,10 +404,6 @@ def instant_or_none(text: str) -> float | None:
         return instant(text, "since") if text else None
     except Malformed:
         return None
-
-
-def _unexpected() -> Refusal:
-    return refuse("internal", "an answer of another kind")
 
 
 TOPICS: Final[dict[str, Topic]] = {
@@ -485,5 +437,3 @@ TOPICS: Final[dict[str, Topic]] = {
         ),
     )
 }
-
-__all__ = ["TOPICS", "Nothing", "OneTask", "Pattern", "Sources", "Topic"]

@@ -540,7 +540,7 @@ class Heard:
         self.told: list[tuple[str, int]] = []
         self.done = asyncio.Event()
 
-    def output(self, raw, task_id, *, keep, past):
+    def output(self, chunk, raw, *, past):
         self.told.append(("output", len(raw)))
 
     def gap(self, task_id, lost):

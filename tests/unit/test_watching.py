@@ -10,6 +10,7 @@ from zoneinfo import ZoneInfo
 from events import catalogue as c
 from events import subjects
 from events.commands import refuse
+from events.errors import Malformed
 from events.position import NOWHERE, Position
 from projections.answers import CostLine
 from projections.mapping import days_in
@@ -49,6 +50,8 @@ class Watched:
         self.woken = asyncio.Event()
 
     async def make(self, sources, params):
+        if isinstance(self.value, Exception):
+            raise self.value
         return self.value
 
     def subscribe(self, id_="s", since=None, params=None):
@@ -111,6 +114,15 @@ async def test_what_cannot_be_shown_is_refused_once():
     message = json.loads(topic.first.next())
     assert (message["type"], message["error"]["code"]) == ("refused", "not_found")
     assert topic.first.next() is None
+    topic.documents.close()
+
+
+async def test_a_question_that_is_none_is_refused_and_not_asked_for_ever():
+    topic = await watched({"a": 1})
+    topic.first.next()
+    await topic.becomes(Malformed("since", "a point of time", "'yesteryear'"), seq=2)
+    message = json.loads(topic.first.next())
+    assert (message["type"], message["error"]["path"]) == ("refused", "since")
     topic.documents.close()
 
 
@@ -188,12 +200,18 @@ async def test_what_is_not_folded_yet_is_not_read_however_much_that_is():
     assert log.handed_out == 0
 
 
+def piece(kind: str) -> c.Chunk:
+    """A piece of live output of a kind."""
+    of = {"task_id": "T", "route": "R", "timestamp": "", "text": ""}
+    return c.Chunk(event_type=kind, generation=1, attempt=1, segment=0, n=1, **of)
+
+
 async def test_text_is_left_out_of_a_full_queue_and_counted_in_its_place():
     page = Page(None, None, None, None)
-    page.output(b"x" * QUEUE_BYTES, "T", keep=False, past=False)
+    page.output(piece("stdout"), b"x" * QUEUE_BYTES, past=False)
     for _ in range(3):
-        page.output(b"more", "T", keep=False, past=False)
-    page.output(b"status", "T", keep=True, past=False)
+        page.output(piece("stdout"), b"more", past=False)
+    page.output(piece("status"), b"status", past=False)
     text, gap, status = page._messages()
     assert json.loads(gap) == {"type": "gap", "task_id": "T", "lost": 3}
     assert (len(text), status) == (QUEUE_BYTES, b"status")
@@ -203,9 +221,9 @@ async def test_text_is_left_out_of_a_full_queue_and_counted_in_its_place():
 async def test_a_page_that_lets_too_many_lines_wait_is_sent_away():
     page = Page(None, None, None, None)
     for _ in range(LINES_KEPT):
-        page.output(b"line", "T", keep=True, past=False)
+        page.output(piece("error"), b"line", past=False)
     assert not page._overrun
-    page.output(b"line", "T", keep=True, past=False)
+    page.output(piece("error"), b"line", past=False)
     assert page._overrun
 
 

@@ -1,6 +1,5 @@
 // The sections of each topic, as web/topics.py makes them, and what else the socket brings.
 import type {
-  AlertView,
   RouteView,
   AttentionRow,
   Chunk,
@@ -40,7 +39,6 @@ export interface Curves {
 export interface Glimpse {
   host: string;
   state: string;
-  since: string;
   wrong: string | number;
   in_flight: number;
   slots: number;
@@ -78,9 +76,6 @@ export interface Overview {
   under_way: Counts;
   running: TaskRow[];
   expiring: Counts;
-  alerts: AlertView[];
-  dead: { total: number; tasks: TaskRow[] };
-  states: Counts;
   decisions: Counts;
   fallbacks: { count: number; hops: Counts };
   minutes: Minutes;
@@ -94,7 +89,6 @@ export interface Overview {
 
 export interface Costs {
   by: string;
-  since: string;
   total: CostLine;
   lines: CostLine[];
   times: CostLine[];
@@ -116,14 +110,12 @@ export interface Topics {
     connected: boolean;
     position: number;
     lag: number;
-    last_event_at: string;
     leader: string;
-    alerts: number;
     simulated: string[];
     notifying: { target: string; delivered: number; waiting: number; failing_since: string; last_error: string }[];
   };
   overview: Overview;
-  attention: { errors: number; warnings: number; rows: AttentionRow[] };
+  attention: { rows: AttentionRow[] };
   tails: { tails: Record<string, { type: string; text: string }[]> };
   tasks: { total: number; states: Counts; offset: number; rows: TaskRow[] };
   schedules: { schedules: ScheduleRow[] };
@@ -137,7 +129,7 @@ export interface Topics {
     why: string[];
     explained: { generation: number; words: string[] }[];
   };
-  fleet: { hosts: HostRow[]; shared_endpoints: SharedView[]; models: ModelRow[]; leader: string; epoch: number };
+  fleet: { hosts: HostRow[]; shared_endpoints: SharedView[]; models: ModelRow[] };
   routing: {
     decisions: Decision[];
     by_tier: Counts;
