@@ -1,6 +1,6 @@
-"""A chat's messages as each kind of model server takes them. Pure.
+"""What a model server is told, as each kind of server takes it. Pure.
 
-OpenAI-compatible servers get them nearly as they came. Ollama's own interface wants
+A task without messages of its own is a chat of its prompt. OpenAI-compatible servers get them nearly as they came. Ollama's own interface wants
 pictures beside the text, arguments of calls as objects, and results of tools under the
 tool's name.
 """
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from actors.rules.chats import pictures_in, text_of
+from actors.rules.prompt import prompt_for
 from events import catalogue as c
 from events.codec import encode
 
@@ -23,10 +24,34 @@ _OPTIONS = ("seed", "stop", "top_p", "top_k", "min_p")
 _PENALTIES = ("presence_penalty", "frequency_penalty")
 
 
+def messages_of(run: Run) -> list[c.ChatMessage]:
+    """The chat so far: the task, and each round's answer with what was said to it."""
+    spec = run.assign.spec
+    messages = list(spec.messages)
+    if not messages:
+        if spec.system:
+            messages.append(c.ChatMessage(role="system", content=spec.system))
+        messages.append(c.ChatMessage(role="user", content=_asked(run)))
+    for turn in run.turns:
+        messages.append(c.ChatMessage(role="assistant", content=turn.answer))
+        messages.append(c.ChatMessage(role="user", content=turn.feedback))
+    return messages
+
+
+def _asked(run: Run) -> str | list[c.TextPart | c.PicturePart]:
+    """The prompt, with the pictures that the model is to see."""
+    prompt = prompt_for(run.assign.spec, run.files)
+    pictures = [
+        c.PicturePart(each.digest)
+        for each in run.assign.spec.attachments
+        if c.is_picture(each) and each.digest in run.files
+    ]
+    return [c.TextPart(prompt), *pictures] if pictures else prompt
+
+
 def openai_messages(run: Run) -> list[dict[str, Any]]:
-    """The messages for an OpenAI-compatible server, with each round that was."""
-    told = [_openai(each, run) for each in run.assign.spec.messages]
-    return told + _turns(run)
+    """The chat so far, for an OpenAI-compatible server."""
+    return [_openai(each, run) for each in messages_of(run)]
 
 
 def _openai(message: c.ChatMessage, run: Run) -> dict[str, Any]:
@@ -52,19 +77,14 @@ def _part(part: c.TextPart | c.PicturePart, run: Run) -> dict[str, Any]:
     return {"type": "image_url", "image_url": {"url": url}}
 
 
-def openai_wishes(spec: c.TaskSpec) -> dict[str, Any]:
-    """What an OpenAI-compatible server is asked besides."""
-    return c.wishes_of(spec)
-
-
 def ollama_messages(run: Run) -> list[dict[str, Any]]:
-    """The messages for Ollama's own interface, with each round that was."""
+    """The chat so far, for Ollama's own interface."""
     names: dict[str, str] = {}
     told = []
-    for message in run.assign.spec.messages:
+    for message in messages_of(run):
         names |= {each.id: each.function.name for each in message.tool_calls}
         told.append(_ollama(message, run, names))
-    return told + _turns(run)
+    return told
 
 
 def _ollama(message: c.ChatMessage, run: Run, names: dict[str, str]) -> dict[str, Any]:
@@ -103,17 +123,8 @@ def ollama_wishes(spec: c.TaskSpec) -> tuple[dict[str, Any], dict[str, Any]]:
     return body, options
 
 
-def tools_size(spec: c.TaskSpec) -> int:
-    """How many bytes of a prompt the tools take."""
-    return len(encode(spec.chat.tools)) if spec.chat is not None else 0
-
-
-def _turns(run: Run) -> list[dict[str, Any]]:
-    return [
-        told
-        for turn in run.turns
-        for told in (
-            {"role": "assistant", "content": turn.answer},
-            {"role": "user", "content": turn.feedback},
-        )
-    ]
+def size_of(run: Run) -> int:
+    """How many bytes of text the model has to read."""
+    chat = run.assign.spec.chat
+    tools = len(encode(chat.tools)) if chat is not None else 0
+    return tools + sum(len(text_of(each).encode()) for each in messages_of(run))

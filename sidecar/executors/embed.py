@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 from msgspec import Struct, structs
 
+from sidecar.executors.dialect import Dialect, ModelRequest
 from sidecar.executors.ndjson import Broken
 from sidecar.executors.pieces import (
     Piece,
@@ -25,9 +26,8 @@ from sidecar.executors.pieces import (
 from sidecar.executors.server_errors import ModelFault, error_of_body, fault_of
 
 if TYPE_CHECKING:
-    from events import catalogue as c
+    from sidecar.executors.port import Run
 
-PATH: Final = "/v1/embeddings"
 _BODY_BYTES: Final = 64 * 2**20
 _PIECE: Final = 32_768
 _LACKING: Final = (404, 405, 501)
@@ -46,16 +46,30 @@ class _Vectors(Struct):
     usage: Any = None
 
 
-def body_of(wishes: c.EmbedWishes, model: str) -> bytes:
-    """Write the request."""
-    body: dict[str, Any] = {
-        "model": model,
-        "input": wishes.inputs,
-        "encoding_format": "float",
-    }
-    if wishes.dimensions is not None:
-        body["dimensions"] = wishes.dimensions
-    return msgspec.json.encode(body)
+class EmbedDialect(Dialect):
+    """The request for vectors, which is the same on all servers."""
+
+    def request(self, run: Run, base: str) -> ModelRequest:
+        """All of the task's texts."""
+        wishes = run.assign.spec.embed
+        assert wishes is not None
+        body: dict[str, Any] = {
+            "model": run.assign.model,
+            "input": wishes.inputs,
+            "encoding_format": "float",
+        }
+        if wishes.dimensions is not None:
+            body["dimensions"] = wishes.dimensions
+        return ModelRequest("/v1/embeddings", msgspec.json.encode(body))
+
+    def reader(self, run: Run) -> EmbedReader:
+        """A new reader for a new answer."""
+        assert run.assign.spec.embed is not None
+        return EmbedReader(len(run.assign.spec.embed.inputs))
+
+    def refused(self, status: int, body: bytes, model: str) -> ModelFault:
+        """What a status other than 200 means."""
+        return refused(status, body, model)
 
 
 def refused(status: int, body: bytes, model: str) -> ModelFault:

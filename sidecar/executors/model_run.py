@@ -13,25 +13,23 @@ then, or at once where it cannot help, one of three things follows:
 - this server's limit (it is busy, its context is too small): `Returned` too, but nothing is
   wrong with it.
 
-What differs between servers is a `Dialect`: bytes in, `Piece`s out.
+What differs between servers is a `Dialect`; vectors are asked for in one of their own.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from base64 import b64encode
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING
 
 import aiohttp
-from msgspec import Struct, structs
+from msgspec import structs
 
-from actors.rules.prompt import prompt_for
 from events import catalogue as c
 from events import header
 from events.chunks import Calls, call_line
-from sidecar.executors import embed
+from sidecar.executors.embed import EmbedDialect, EmbedReader
 from sidecar.executors.fitting import FEEDBACK, faulty, unfit_answer, with_spent
 from sidecar.executors.ndjson import Broken
 from sidecar.executors.pieces import (
@@ -59,6 +57,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from events.mail import Assign
+    from sidecar.executors.dialect import Dialect, ReplyReader
     from sidecar.executors.port import Emit, Outcome, Run, Stop
 
 
@@ -70,95 +69,17 @@ _END_S = 3.0
 """An answer that is whole waits so long for its counts and for the stream's end."""
 
 
-def messages_for(run: Run) -> list[dict[str, Any]]:
-    """The chat so far: the task, and each round's answer with what was said to it."""
-    spec = run.assign.spec
-    messages = [{"role": "system", "content": spec.system}] if spec.system else []
-    messages.append({"role": "user", "content": prompt_for(spec, run.files)})
-    for turn in run.turns:
-        messages.append({"role": "assistant", "content": turn.answer})
-        messages.append({"role": "user", "content": turn.feedback})
-    return messages
-
-
-def pictures_of(run: Run) -> list[tuple[str, str]]:
-    """What the model is to see: media types, and the bytes in base64."""
-    return [
-        (each.media_type, b64encode(run.files[each.digest]).decode())
-        for each in run.assign.spec.attachments
-        if c.is_picture(each) and each.digest in run.files
-    ]
-
-
-def first_asked(messages: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return the message that holds the task."""
-    return next(each for each in messages if each["role"] == "user")
-
-
-def most_tokens(assign: Assign) -> int:
-    """How long the answer may be: nothing generates without an end."""
-    return assign.spec.max_tokens or assign.limits.max_output_tokens
-
-
-class ReplyReader(Protocol):
-    """Turns an answer's bytes into pieces. Pure.
-
-    `finished`: the answer is whole, and `close` says so, though the stream may go on.
-    """
-
-    @property
-    def finished(self) -> bool: ...
-
-    def feed(self, data: bytes) -> list[Piece]: ...
-
-    def close(self) -> list[Piece]: ...
-
-
-class ModelRequest(Struct, frozen=True):
-    """A request: where to, and what."""
-
-    path: str
-    body: bytes
-
-
-class Dialect(Protocol):
-    """What is particular to one kind of server. Pure but for `learn`."""
-
-    name: str
-    kind: str
-
-    def request(self, run: Run, base: str) -> ModelRequest: ...
-
-    def reader(self) -> ReplyReader: ...
-
-    def refused(self, status: int, body: bytes, model: str) -> ModelFault: ...
-
-    def learn(self, base: str, status: int, body: bytes) -> bool:
-        """Learn from a refusal; whether another way of asking should be tried now."""
-        ...
-
-    def loaded_path(self) -> str | None:
-        """Where the server says which models it holds in memory."""
-        ...
-
-    def is_loaded(self, body: bytes, model: str) -> bool: ...
-
-    def remark(self, run: Run, done: ReplyEnd) -> str | None:
-        """What people should know about an answer that counts as one."""
-        ...
-
-
 class ModelTry:
     """One request: what has come of it so far, and how it ended.
 
     Ends with `done`, with `fault`, or, where an answer came to its end and is none, with
     both. `tokens` counts pieces of answer and thought, as the server cut them; `spoke`
     says that the answer holds more than white space, `thought` that the model thought
-    before it, `answered` that the server's answer
-    has begun.
+    before it, `answered` that the server's answer has begun.
     """
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, dialect: Dialect, limit: int) -> None:
+        self.dialect = dialect
         self.text = HeadTail(limit)
         self.tokens = 0
         self.spoke = False
@@ -282,7 +203,9 @@ class ModelExecutor:
 
     async def _try(self, run: Run, emit: Emit, watch: Watchdog) -> ModelTry:
         limits = run.assign.limits
-        try_ = ModelTry(limits.output_limit_bytes)
+        embeds = run.assign.spec.embed is not None
+        dialect = EmbedDialect() if embeds else self._dialect
+        try_ = ModelTry(dialect, limits.output_limit_bytes)
         interruption = None
         try:
             interruption = await watch.guard(self._request(run, emit, watch, try_))
@@ -354,14 +277,7 @@ class ModelExecutor:
         looking = asyncio.ensure_future(expect_warm())
         try:
             while True:
-                wishes = run.assign.spec.embed
-                request = (
-                    self._dialect.request(run, base)
-                    if wishes is None
-                    else ModelRequest(
-                        embed.PATH, embed.body_of(wishes, run.assign.model)
-                    )
-                )
+                request = try_.dialect.request(run, base)
                 async with session.post(
                     base + request.path,
                     data=request.body,
@@ -379,11 +295,8 @@ class ModelExecutor:
                         return
                     body = await answer.content.read(_ERROR_BODY)
                     answer.close()
-                if wishes is not None or not self._dialect.learn(
-                    base, answer.status, body
-                ):
-                    refused = self._dialect.refused if wishes is None else embed.refused
-                    fault = refused(answer.status, body, run.assign.model)
+                if not try_.dialect.learn(base, answer.status, body):
+                    fault = try_.dialect.refused(answer.status, body, run.assign.model)
                     wait_s = retry_after(answer.headers)
                     try_.fault = structs.replace(fault, retry_after_s=wait_s)
                     return
@@ -399,7 +312,7 @@ class ModelExecutor:
         headers: Mapping[str, str],
     ) -> bool:
         """Whether the model is in memory; what cannot be learned counts as cold."""
-        path = self._dialect.loaded_path()
+        path = self._dialect.loaded_path
         if path is None:
             return False
         limit = aiohttp.ClientTimeout(total=run.assign.limits.connect_timeout_s)
@@ -420,13 +333,7 @@ class ModelExecutor:
         watch: Watchdog,
         try_: ModelTry,
     ) -> None:
-        wishes = run.assign.spec.embed
-        reader: ReplyReader = (
-            self._dialect.reader()
-            if wishes is None
-            else embed.EmbedReader(len(wishes.inputs))
-        )
-        try_.reader = reader
+        reader = try_.reader = try_.dialect.reader(run)
         idle = run.assign.limits.idle_timeout_s
         try:
             async for data in answer.content.iter_any():
@@ -476,11 +383,7 @@ class ModelExecutor:
                 is_chat = bool(run.assign.spec.messages)
                 if not (try_.spoke or try_.calls) and not _may_be_empty(piece, is_chat):
                     try_.fault = _no_answer(piece, thought=try_.thought)
-                remark = (
-                    self._dialect.remark(run, piece)
-                    if run.assign.spec.embed is None
-                    else None
-                )
+                remark = try_.dialect.remark(run, piece)
                 if remark is None and piece.reason == "length":
                     remark = (
                         f"{self._dialect.name} stopped at the length limit: "
@@ -569,7 +472,7 @@ def _no_answer(end: ReplyEnd, *, thought: bool) -> ModelFault:
 
 def _kept(try_: ModelTry) -> str:
     """Return what the log keeps of an answer: of vectors only how many there are."""
-    if isinstance(try_.reader, embed.EmbedReader):
+    if isinstance(try_.reader, EmbedReader):
         return try_.reader.said
     return try_.text.text()
 

@@ -15,15 +15,9 @@ from msgspec import Struct
 from actors.rules.contexts import context_needed
 from actors.rules.prompt import BYTES_A_TOKEN
 from events.models import same_model
-from sidecar.executors.chat import ollama_messages, ollama_wishes, tools_size
-from sidecar.executors.model_run import (
-    ModelExecutor,
-    ModelRequest,
-    first_asked,
-    messages_for,
-    most_tokens,
-    pictures_of,
-)
+from sidecar.executors.chat import ollama_messages, ollama_wishes, size_of
+from sidecar.executors.dialect import Dialect, ModelRequest, most_tokens
+from sidecar.executors.model_run import ModelExecutor
 from sidecar.executors.ndjson import Broken, Ndjson
 from sidecar.executors.pieces import (
     CallPart,
@@ -33,14 +27,7 @@ from sidecar.executors.pieces import (
     spoken,
     token_count,
 )
-from sidecar.executors.server_errors import (
-    ModelFault,
-    ServerError,
-    error_in,
-    error_of_body,
-    fault_inside,
-    fault_of,
-)
+from sidecar.executors.server_errors import ServerError, error_in, fault_inside
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -134,11 +121,12 @@ def _pieces(chunk: Any) -> list[Piece]:
     return pieces
 
 
-class OllamaDialect:
+class OllamaDialect(Dialect):
     """Ollama's requests and answers."""
 
     name = "Ollama"
     kind = "ollama"
+    loaded_path: str | None = "/api/ps"
 
     def request(self, run: Run, base: str) -> ModelRequest:
         """A chat: the task, and the rounds that were."""
@@ -149,14 +137,11 @@ class OllamaDialect:
         }
         if spec.temperature is not None:
             options["temperature"] = spec.temperature
-        messages = _messages(run)
-        if (pictures := pictures_of(run)) and not spec.messages:
-            first_asked(messages)["images"] = [data for _, data in pictures]
         wishes, more = ollama_wishes(spec)
         options |= more
         body: dict[str, Any] = {
             "model": run.assign.model,
-            "messages": messages,
+            "messages": ollama_messages(run),
             "stream": True,
             "truncate": False,
             "options": options,
@@ -166,21 +151,9 @@ class OllamaDialect:
             body["format"] = spec.json_schema
         return ModelRequest("/api/chat", msgspec.json.encode(body))
 
-    def reader(self) -> OllamaReader:
+    def reader(self, run: Run) -> OllamaReader:
         """A new reader for a new answer."""
         return OllamaReader()
-
-    def refused(self, status: int, body: bytes, model: str) -> ModelFault:
-        """What a status other than 200 means."""
-        return fault_of(status, error_of_body(body), model)
-
-    def learn(self, base: str, status: int, body: bytes) -> bool:
-        """There is one way of asking."""
-        return False
-
-    def loaded_path(self) -> str | None:
-        """Models in memory."""
-        return "/api/ps"
 
     def is_loaded(self, body: bytes, model: str) -> bool:
         """Whether `/api/ps` lists the model; `llama3.2` is `llama3.2:latest`."""
@@ -198,7 +171,7 @@ class OllamaDialect:
     def remark(self, run: Run, done: ReplyEnd) -> str | None:
         """Remark that an answer stopped short, or that a prompt was cut all the same."""
         read = done.counts.tokens_in
-        sent = _sent(run)
+        sent = size_of(run)
         context = _context(run)
         if read is not None and read * _BYTES_A_TOKEN < sent and read * 2 >= context:
             return (
@@ -210,18 +183,8 @@ class OllamaDialect:
 
 def _context(run: Run) -> int:
     """How much context to ask for: the policy's, and more where the prompt takes it."""
-    needed = context_needed(_sent(run) // BYTES_A_TOKEN, work=False)
+    needed = context_needed(size_of(run) // BYTES_A_TOKEN, work=False)
     return max(run.assign.limits.num_ctx, needed)
-
-
-def _messages(run: Run) -> list[dict[str, Any]]:
-    return ollama_messages(run) if run.assign.spec.messages else messages_for(run)
-
-
-def _sent(run: Run) -> int:
-    """How many bytes of text the model has to read."""
-    size = sum(len(each["content"].encode()) for each in _messages(run))
-    return size + tools_size(run.assign.spec)
 
 
 class OllamaExecutor(ModelExecutor):

@@ -17,15 +17,10 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from sidecar.executors.chat import openai_messages, openai_wishes
-from sidecar.executors.model_run import (
-    ModelExecutor,
-    ModelRequest,
-    first_asked,
-    messages_for,
-    most_tokens,
-    pictures_of,
-)
+from events import catalogue as c
+from sidecar.executors.chat import openai_messages
+from sidecar.executors.dialect import Dialect, ModelRequest, most_tokens
+from sidecar.executors.model_run import ModelExecutor
 from sidecar.executors.ndjson import LINE_LIMIT, Broken, Decoder, excerpt
 from sidecar.executors.pieces import (
     CallPart,
@@ -39,9 +34,7 @@ from sidecar.executors.server_errors import (
     ModelFault,
     ServerError,
     error_in,
-    error_of_body,
     fault_inside,
-    fault_of,
 )
 from sidecar.executors.sse import ServerEvent, Sse
 
@@ -210,7 +203,7 @@ def _calls(value: Any) -> list[Piece]:
     return pieces
 
 
-class OpenAIDialect:
+class OpenAIDialect(Dialect):
     """The requests and answers of OpenAI-compatible servers."""
 
     name = "Model server"
@@ -226,25 +219,12 @@ class OpenAIDialect:
         """A chat: the task, and the rounds that were."""
         spec = run.assign.spec
         limit = "max_completion_tokens" if base in self._newer_limit else "max_tokens"
-        messages = openai_messages(run) if spec.messages else messages_for(run)
-        if (pictures := pictures_of(run)) and not spec.messages:
-            schema = first_asked(messages)
-            schema["content"] = [
-                {"type": "text", "text": schema["content"]},
-                *(
-                    {
-                        "type": "image_url",
-                        "image_url": {"url": f"data:{kind};base64,{data}"},
-                    }
-                    for kind, data in pictures
-                ),
-            ]
         body: dict[str, Any] = {
             "model": run.assign.model,
-            "messages": messages,
+            "messages": openai_messages(run),
             "stream": True,
             limit: most_tokens(run.assign),
-            **openai_wishes(spec),
+            **c.wishes_of(spec),
         }
         if spec.temperature is not None:
             body["temperature"] = spec.temperature
@@ -257,13 +237,9 @@ class OpenAIDialect:
             body["stream_options"] = {"include_usage": True}
         return ModelRequest("/v1/chat/completions", msgspec.json.encode(body))
 
-    def reader(self) -> OpenAIReader:
+    def reader(self, run: Run) -> OpenAIReader:
         """A new reader for a new answer."""
         return OpenAIReader()
-
-    def refused(self, status: int, body: bytes, model: str) -> ModelFault:
-        """What a status other than 200 means."""
-        return fault_of(status, error_of_body(body), model)
 
     def learn(self, base: str, status: int, body: bytes) -> bool:
         """Ask again without `stream_options`, or with the newer name of `max_tokens`,
@@ -278,18 +254,6 @@ class OpenAIDialect:
                 learnt.add(base)
                 return True
         return False
-
-    def loaded_path(self) -> str | None:
-        """Nothing tells."""
-        return None
-
-    def is_loaded(self, body: bytes, model: str) -> bool:
-        """Nothing tells."""
-        return False
-
-    def remark(self, run: Run, done: ReplyEnd) -> str | None:
-        """Nothing but what is remarked of all servers."""
-        return None
 
 
 class OpenAIExecutor(ModelExecutor):
