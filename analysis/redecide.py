@@ -179,12 +179,11 @@ class Judge:
         if not event.candidates:
             self._stays["it recorded no candidates"] += 1
             return None
-        numbers = self._other.scoring
-        anew = [
-            scoring.candidate(self._inputs(case, one), numbers)
+        numbers, local = self._other.scoring, event.estimated_cost_tier == "local"
+        best = scoring.ranked(
+            scoring.scored_anew(self._with_model(case, one), numbers, local_model=local)
             for one in event.candidates
-        ]
-        best = scoring.ranked(anew)[0]
+        )[0]
         usd, estimated = self._dollars(case, best.model)
         then = case.recorded._replace(
             place=_place(event.effective_tier, best.host, best.endpoint),
@@ -199,27 +198,25 @@ class Judge:
             return then._replace(what="model", why=why)
         return None
 
-    def _inputs(self, case: Case, one: c.Candidate) -> scoring.Inputs:
-        """Take a candidate's inputs, with the model that it would run."""
+    def _with_model(self, case: Case, one: c.Candidate) -> c.Candidate:
+        """Return a candidate with the model that it would run."""
         event, other = case.past.event, self._other
-        local = event.estimated_cost_tier == "local"
-        inputs = scoring.inputs_of(one, local_model=local)
         if self._reading.named_models.get(event.task_id) or case.policy is None:
-            return inputs
+            return one
         if event.target_type == "claude":
             # Where the policy does not say otherwise, a default of an older version does.
             same = other.claude_model == case.policy.claude_model
-            return inputs if same else replace(inputs, model=other.claude_model)
+            return one if same else replace(one, model=other.claude_model)
         endpoint = case.past.endpoints.get((one.host, one.endpoint))
         if (
-            not local
+            event.estimated_cost_tier != "local"
             or endpoint is None
             or other.local_models == case.policy.local_models
         ):
-            return inputs
+            return one
         kind, models, loaded = endpoint
         model = usual_model(kind, models, loaded, other) or one.model
-        return replace(inputs, model=model, loaded=model in loaded)
+        return replace(one, model=model, loaded=model in loaded)
 
     def _dollars(self, case: Case, model: str) -> tuple[float | None, bool]:
         """Return what the run would have cost with a model, and whether that is a guess."""

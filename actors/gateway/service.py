@@ -38,8 +38,6 @@ _NAME_LENGTH: Final = 100
 class EndpointStats:
     """What ADR-32 wants counted of one endpoint."""
 
-    __slots__ = ("errors", "last_error", "nanoseconds", "requests")
-
     def __init__(self) -> None:
         self.requests = 0
         self.errors = 0

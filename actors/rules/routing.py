@@ -61,7 +61,6 @@ def route(
     epoch: int,
     policy_version: int,
     log_seq: int,
-    decided_us: float = 0.0,
 ) -> tuple[c.TaskRouted, Place] | None:
     """Choose the best place of a pool; None if none is open to this task."""
     candidates = pool.best(task.task_id, task.repo, task.barred)
@@ -103,7 +102,6 @@ def route(
             estimated_cost_usd=None if cost_tier == "api" else 0.0,
             policy_version=policy_version,
             log_seq=log_seq,
-            decided_us=decided_us,
             simulated=place.simulated,
         ),
         place,
@@ -118,8 +116,7 @@ def recheck(routed: c.TaskRouted, numbers: Scoring) -> c.Candidate:
     if not routed.candidates:
         raise ValueError(f"route {routed.id} records no candidates")
     local = routed.estimated_cost_tier == "local"
-    anew = [
-        scoring.candidate(scoring.inputs_of(one, local_model=local), numbers)
+    return scoring.ranked(
+        scoring.scored_anew(one, numbers, local_model=local)
         for one in routed.candidates
-    ]
-    return scoring.ranked(anew)[0]
+    )[0]

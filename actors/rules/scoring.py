@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from zlib import crc32
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from events import catalogue as c
 
@@ -21,8 +22,7 @@ if TYPE_CHECKING:
 class Inputs(Struct, frozen=True, kw_only=True):
     """What is known of a place at the moment of a decision.
 
-    `cpu` 0 to 1, memory in bytes, None for unknown. `local_model` says whether VRAM and
-    warmth matter at all: they do for local models alone.
+    `cpu` 0 to 1, memory in bytes, None for unknown.
     """
 
     host: str
@@ -36,11 +36,15 @@ class Inputs(Struct, frozen=True, kw_only=True):
     has_repo: bool = False
     slots_free: int
     slots_total: int
-    local_model: bool
 
 
-def factors(inputs: Inputs, scoring: Scoring) -> c.Factors:
-    """Turn raw inputs into the factors; every rule of the score is here."""
+def factors(
+    inputs: Inputs | c.Candidate, scoring: Scoring, *, local_model: bool
+) -> c.Factors:
+    """Turn raw inputs into the factors; every rule of the score is here.
+
+    `local_model` says whether VRAM and warmth matter at all: they do for local models alone.
+    """
     load = scoring.load_unknown
     if inputs.cpu is not None:
         load = max(scoring.load_floor, 1.0 - inputs.cpu)
@@ -50,7 +54,7 @@ def factors(inputs: Inputs, scoring: Scoring) -> c.Factors:
             inputs.ram_bytes / scoring.capacity_unit_bytes, scoring.capacity_cap
         )
     vram = warm = 1.0
-    if inputs.local_model:
+    if local_model:
         vram = scoring.vram_unknown
         if inputs.vram_total_bytes and inputs.vram_free_bytes is not None:
             share = inputs.vram_free_bytes / inputs.vram_total_bytes
@@ -71,9 +75,9 @@ def worth(f: c.Factors) -> float:
     return f.load * f.capacity * f.vram * f.warm * f.affinity
 
 
-def candidate(inputs: Inputs, scoring: Scoring) -> c.Candidate:
+def candidate(inputs: Inputs, scoring: Scoring, *, local_model: bool) -> c.Candidate:
     """Return a place as the decision records it."""
-    parts = factors(inputs, scoring)
+    parts = factors(inputs, scoring, local_model=local_model)
     return c.Candidate(
         host=inputs.host,
         endpoint=inputs.endpoint,
@@ -92,22 +96,12 @@ def candidate(inputs: Inputs, scoring: Scoring) -> c.Candidate:
     )
 
 
-def inputs_of(recorded: c.Candidate, *, local_model: bool) -> Inputs:
-    """Take the raw inputs back out of a recorded candidate, to score it anew."""
-    return Inputs(
-        host=recorded.host,
-        endpoint=recorded.endpoint,
-        model=recorded.model,
-        cpu=recorded.cpu,
-        ram_bytes=recorded.ram_bytes,
-        vram_total_bytes=recorded.vram_total_bytes,
-        vram_free_bytes=recorded.vram_free_bytes,
-        loaded=recorded.loaded,
-        has_repo=recorded.has_repo,
-        slots_free=recorded.slots_free,
-        slots_total=recorded.slots_total,
-        local_model=local_model,
-    )
+def scored_anew(
+    recorded: c.Candidate, scoring: Scoring, *, local_model: bool
+) -> c.Candidate:
+    """Score a recorded candidate by other numbers, from its raw inputs alone."""
+    parts = factors(recorded, scoring, local_model=local_model)
+    return replace(recorded, factors=parts, score=worth(parts) * parts.slots)
 
 
 def spread(task_id: str) -> int:

@@ -252,18 +252,13 @@ class _Packer:
 
     def fields(self, value: Any) -> dict[str, Any]:
         kind = type(value)
-        names = vars(value) if hasattr(value, "__dict__") else _names(kind)
+        names = vars(value) if hasattr(value, "__dict__") else kind.__struct_fields__
         left_out = LEFT_OUT.get(kind, ())
         return {
             name: self.plain(getattr(value, name))
             for name in names
             if name not in left_out
         }
-
-
-def _names(kind: type) -> tuple[str, ...]:
-    names: tuple[str, ...] = getattr(kind, "__struct_fields__", None) or kind.__slots__  # type: ignore[attr-defined]
-    return names
 
 
 class _Unpacker:

@@ -15,7 +15,7 @@ import heapq
 from collections import deque
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
-import msgspec
+from msgspec import structs
 
 from actors.rules import routing
 from actors.rules.modes import resolve
@@ -100,7 +100,7 @@ def look(state: SchedulerState, group: Group, now: float) -> Target | Blocked:
     """Find the pool that a group's head may use now, with the hop if there is one."""
     required = group.requirement
     if required.unverified:
-        return _look_above(state, group, now)
+        return _look_above(state, group)
     pool = state.fleet.pool(required)
     if not pool.available_to(required.excluded):
         return _look_elsewhere(state, group, pool, now)
@@ -207,7 +207,7 @@ def may_escalate(state: SchedulerState, required: Requirement) -> bool:
     )
 
 
-def _look_above(state: SchedulerState, group: Group, now: float) -> Target | Blocked:
+def _look_above(state: SchedulerState, group: Group) -> Target | Blocked:
     """Find the place in the next tier for work that did not pass its verification.
 
     Its own tier is up and has done its part, so there is nothing to wait for there.
@@ -272,23 +272,9 @@ def _hops(state: SchedulerState, required: Requirement) -> list[c.Tier]:
 
 
 def _pool_in(state: SchedulerState, tier: c.Tier, required: Requirement) -> Pool:
-    return state.fleet.pool(
-        Requirement(
-            kind=PLACE_KIND[tier],
-            tier=tier,
-            needs=required.needs,
-            assign_to=required.assign_to,
-            repo=required.repo,
-            verifies=required.verifies,
-            work=required.work,
-            tools=required.tools,
-            choice=required.choice,
-            vision=required.vision,
-            embeds=required.embeds,
-            context=required.context,
-            child=required.child,
-        )
-    )
+    """Return the pool of a requirement in another tier, by whatever model that has."""
+    other = structs.replace(required, kind=PLACE_KIND[tier], tier=tier, model="")
+    return state.fleet.pool(other)
 
 
 def _may_not_escalate(state: SchedulerState) -> str | None:
@@ -439,7 +425,7 @@ def _route_head(
     if routed is None:
         return None
     event, place = routed
-    event = msgspec.structs.replace(
+    event = structs.replace(
         event,
         decided_us=round(ticks() - began, 1),
         clock_ahead_s=round(place.host.clock_ahead_s, 3),

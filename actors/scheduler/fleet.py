@@ -9,7 +9,9 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 from itertools import islice
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
+
+from msgspec import structs
 
 from actors.rules.repos import plain_repo
 from actors.scheduler.places import SLOT_KINDS, Host, Place, Pool, Slots
@@ -17,7 +19,7 @@ from actors.scheduler.queue import PLACE_KIND, Requirement
 from events.models import listed_models
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterator
+    from collections.abc import Callable, Iterator
 
     from actors.rules.policy import Policy
     from events import catalogue as c
@@ -30,6 +32,10 @@ MOST_PAUSE_S: Final = 120.0
 """A host that rejected a route is not offered more work for so long: asking again at once
 would only fill the log. Each pause is twice the one before, up to the second number."""
 
+_OF_NO_MODEL: Final[dict[str, Any]] = {
+    **dict.fromkeys(("work", "tools", "choice", "vision", "embeds"), False),
+    "context": 0,
+}
 _WHOLE_TIER: Final = {
     tier: Requirement(kind=PLACE_KIND[tier], tier=tier) for tier in PLACE_KIND
 }
@@ -430,14 +436,6 @@ class Fleet:
             names.append(last)
         return [self.hosts[name] for name in names if name in self.hosts]
 
-    def is_barred(self, place: Place, barred: Collection[str]) -> bool:
-        """Whether a place is among those that a task may not have: by endpoint, host or both."""
-        return (
-            place.name in barred
-            or place.host.name in barred
-            or (bool(place.endpoint) and place.endpoint in barred)
-        )
-
     def offered(self, kind: str) -> bool:
         """Whether any host ever offered this kind of place."""
         return kind in self._offered
@@ -448,21 +446,17 @@ class Fleet:
 
 
 def plain(required: Requirement) -> Requirement:
-    """Return a requirement without what the task may still try: places go by the rest."""
-    local = required.kind == "local"
-    return Requirement(
-        kind=required.kind,
-        tier=required.tier,
-        model=required.model,
-        needs=required.needs,
-        assign_to=required.assign_to,
-        repo=required.repo,
-        verifies=required.verifies,
-        work=required.work and local,
-        tools=required.tools and local,
-        choice=required.choice and local,
-        vision=required.vision and local,
-        embeds=required.embeds and local,
-        context=required.context if local else 0,
-        child=required.child,
+    """Return a requirement without what the task may still try: places go by the rest.
+
+    What is asked of a model endpoint alone is left out of every other kind.
+    """
+    place = structs.replace(
+        required,
+        shell=False,
+        chat=False,
+        hopped=False,
+        unverified=False,
+        excluded=(),
+        suspect=False,
     )
+    return place if place.kind == "local" else structs.replace(place, **_OF_NO_MODEL)

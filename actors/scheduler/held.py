@@ -107,16 +107,6 @@ class HeldTasks:
     nothing is known here, `asked` those whose history this leader has had read.
     """
 
-    __slots__ = (
-        "asked",
-        "followers",
-        "look_at",
-        "missing",
-        "outcomes",
-        "tasks",
-        "unknown",
-    )
-
     def __init__(self) -> None:
         self.tasks: dict[str, LiveTask] = {}
         self.look_at: set[str] = set()

@@ -100,10 +100,12 @@ def fold_host(state: SchedulerState, name: str, recorded: c.Recorded) -> Verdict
 
 def fold_fleet(state: SchedulerState, name: str, event: c.Event) -> Verdict:
     """Fold what was decided about a host or a shared endpoint."""
+    if isinstance(event, c.HostLost | c.HostAlertRaised | c.HostAlertCleared) and (
+        event.epoch != state.epochs.current or event.host != name
+    ):
+        return "void"
     match event:
         case c.HostLost():
-            if event.epoch != state.epochs.current or event.host != name:
-                return "void"
             if state.fleet.host(name).incarnation == event.incarnation:
                 state.fleet.lost(name)
                 silent = f"silent for {event.silent_s:.1f} s"
@@ -115,14 +117,10 @@ def fold_fleet(state: SchedulerState, name: str, event: c.Event) -> Verdict:
             state.fleet.forget(name)
             state.regroup()
         case c.HostAlertRaised():
-            if event.epoch != state.epochs.current or event.host != name:
-                return "void"
             state.fleet.host(name).alerts.setdefault(
                 event.code, state.time.of(event.at)
             )
         case c.HostAlertCleared():
-            if event.epoch != state.epochs.current or event.host != name:
-                return "void"
             state.fleet.host(name).alerts.pop(event.code, None)
         case c.EndpointAdded():
             state.shared[name] = event
@@ -230,11 +228,13 @@ def decide_lost(state: SchedulerState, lead: Leadership, now: float) -> list[Dec
                 incarnation=host.incarnation,
                 silent_s=round(now - host.last_beat, 3),
             )
-            subject = subjects.fleet(host.name)
-            decisions.append(
-                Decision(subject, event, state.subject_seqs.get(subject, 0))
-            )
+            decisions.append(_about_host(state, host, event))
     return decisions
+
+
+def _about_host(state: SchedulerState, host: Host, event: c.FleetEvent) -> Decision:
+    subject = subjects.fleet(host.name)
+    return Decision(subject, event, state.subject_seqs.get(subject, 0))
 
 
 # -- alerts ----------------------------------------------------------------------------
@@ -265,10 +265,7 @@ def decide_alerts(
             else:
                 continue
             lead.alerting.add((host.name, code))
-            subject = subjects.fleet(host.name)
-            decisions.append(
-                Decision(subject, event, state.subject_seqs.get(subject, 0))
-            )
+            decisions.append(_about_host(state, host, event))
     return decisions
 
 

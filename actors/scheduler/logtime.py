@@ -31,17 +31,6 @@ GAPS: Final = 64
 class LogTime:
     """The fold of the steps. `ahead_s` is how far the wall clock is ahead of log time."""
 
-    __slots__ = (
-        "ahead_s",
-        "back_at",
-        "back_s",
-        "gaps",
-        "last",
-        "now",
-        "saying",
-        "unsaid_s",
-    )
-
     def __init__(self) -> None:
         self.ahead_s = 0.0
         # How far the last step put the clock back, 0 if forward, and when that was said.

@@ -101,7 +101,7 @@ def _has_others(state: SchedulerState, live: LiveTask, routed: c.TaskRouted) -> 
         return False
     place = f"{routed.selected_endpoint}@{routed.selected_host}"
     pool = state.fleet.pool(live.requirement(()))
-    return pool.has_others((*state.excluded(live), place))
+    return pool.available_to((*state.excluded(live), place))
 
 
 def _escalates(state: SchedulerState, live: LiveTask, spec: c.TaskSpec) -> bool:

@@ -52,8 +52,6 @@ class Slots:
     flight count as free for a child task, see `actors.scheduler.families`.
     """
 
-    __slots__ = ("in_flight", "lent", "reserved", "total")
-
     def __init__(self, total: int) -> None:
         self.total = total
         self.in_flight = 0
@@ -75,40 +73,6 @@ class Slots:
 
 class Host:
     """One machine's sidecar, as it described itself and as its beats find it."""
-
-    __slots__ = (
-        "alerts",
-        "beat_interval_s",
-        "capabilities",
-        "clocks",
-        "clones",
-        "cpu",
-        "draining",
-        "endpoints",
-        "fault",
-        "fault_since",
-        "heard",
-        "incarnation",
-        "joined_id",
-        "joins",
-        "last_beat",
-        "last_ids",
-        "lost",
-        "missing",
-        "name",
-        "own_places",
-        "plain_repos",
-        "present",
-        "ram_bytes",
-        "repos",
-        "returned_at",
-        "returns",
-        "runs",
-        "slots",
-        "verifies",
-        "vram_free",
-        "vram_total",
-    )
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -227,27 +191,6 @@ class Place:
     over the fleet.
     """
 
-    __slots__ = (
-        "capabilities",
-        "context_tokens",
-        "embedders",
-        "endpoint",
-        "endpoint_kind",
-        "host",
-        "kind",
-        "loaded",
-        "model_capabilities",
-        "models",
-        "name",
-        "notice",
-        "reason",
-        "shared",
-        "simulated",
-        "slots",
-        "up",
-        "url",
-    )
-
     def __init__(self, host: Host, kind: str, endpoint: str, slots: Slots) -> None:
         self.host = host
         self.kind = kind
@@ -268,6 +211,24 @@ class Place:
         self.model_capabilities: dict[str, list[str]] = {}
         self.context_tokens: dict[str, int] = {}
         self.embedders: tuple[str, ...] = ()
+
+    def is_in(self, barred: Collection[str]) -> bool:
+        """Whether it is barred: by its endpoint, its host, or the two together."""
+        return (
+            self.name in barred
+            or self.host.name in barred
+            or (bool(self.endpoint) and self.endpoint in barred)
+        )
+
+    def barred_as(
+        self, barred: Mapping[str, c.ExclusionCode]
+    ) -> c.ExclusionCode | None:
+        """Return why it is barred, None where it is not.
+
+        What is said of the place goes before what is said of its host.
+        """
+        names = (self.name, self.endpoint or self.name, self.host.name)
+        return next((barred[name] for name in names if name in barred), None)
 
     def model_for(
         self, required: Requirement, policy: Policy
@@ -319,11 +280,9 @@ class Place:
                 )
         if named:
             return models[0], ""
-        loaded = (
-            [name for name in self.loaded if name in models]
-            if (models != self.models)
-            else self.loaded
-        )
+        loaded = self.loaded
+        if models != self.models:
+            loaded &= frozenset(models)
         return usual_model(self.endpoint_kind, models, loaded, policy), ""
 
     def _can(self, model: str, word: str) -> bool:
@@ -344,6 +303,7 @@ class Pool:
     def __init__(self, fleet: Fleet, required: Requirement) -> None:
         self._fleet = fleet
         self.requirement = required
+        self._local = required.kind == "local"
         # The open places by rank, (-score, in flight), their names sorted; and the ranks
         # there are, the best first. Affinity (a task goes where its repository is) is not
         # in these scores: it differs from task to task.
@@ -389,8 +349,8 @@ class Pool:
             self.counts[reason] += 1
             self._out = None
             return False
-        inputs = self._inputs(place, repo=None)
-        self._worth[name] = worth(factors(inputs, self._fleet.policy.scoring))
+        inputs, scoring = self._inputs(place, repo=None), self._fleet.policy.scoring
+        self._worth[name] = worth(factors(inputs, scoring, local_model=self._local))
         self._rank(place)
         return not could
 
@@ -478,7 +438,7 @@ class Pool:
         host = place.host
         model = self._models.get(place.name, "")
         # The caller's graphics memory says nothing of a model server elsewhere.
-        own_model = place.kind == "local" and not place.shared
+        own_model = self._local and not place.shared
         return Inputs(
             host=host.name,
             endpoint=place.endpoint,
@@ -491,32 +451,24 @@ class Pool:
             has_repo=repo is not None and self._fleet.has_repo(host, repo),
             slots_free=place.slots.free_to(self.requirement),
             slots_total=place.slots.total,
-            local_model=place.kind == "local",
         )
+
+    def _candidate(self, place: Place, repo: str | None) -> c.Candidate:
+        """Return a place as a decision records it."""
+        inputs, scoring = self._inputs(place, repo), self._fleet.policy.scoring
+        return candidate(inputs, scoring, local_model=self._local)
 
     def open_to(self, barred: Collection[str]) -> bool:
         """Whether a place with a free slot is left after the barred."""
         if not barred:
             return bool(self._keys)
-        return any(
-            not self._fleet.is_barred(self.places[name], barred) for name in self._keys
-        )
+        return any(not self.places[name].is_in(barred) for name in self._keys)
 
-    def available_to(self, barred: Collection[str]) -> int:
-        """How many places could run it with all slots free, the barred apart."""
+    def available_to(self, barred: Collection[str]) -> bool:
+        """Whether a place could run it with all slots free, the barred apart."""
         if not barred:
-            return len(self._available)
-        return sum(
-            not self._fleet.is_barred(self.places[name], barred)
-            for name in self._available
-        )
-
-    def has_others(self, barred: Collection[str]) -> bool:
-        """Whether one could run it with all slots free, the barred apart."""
-        return any(
-            not self._fleet.is_barred(self.places[name], barred)
-            for name in self._available
-        )
+            return bool(self._available)
+        return any(not self.places[name].is_in(barred) for name in self._available)
 
     def best(
         self, task_id: str, repo: str | None, barred: Collection[str]
@@ -528,15 +480,14 @@ class Pool:
         most = self._fleet.policy.recorded_candidates
         known = self._candidates
         names = self._first(task_id, most, barred)
-        best = [known.get(name) or self._candidate(name) for name in names]
+        best = [known.get(name) or self._recorded(name) for name in names]
         near = self._near(repo, barred) if repo is not None else []
         if not near:
             return best
         # Only affinity can lift a place above these.
-        scoring = self._fleet.policy.scoring
         candidates = dict(zip(names, best, strict=True))
         for place in near:
-            candidates[place.name] = candidate(self._inputs(place, repo), scoring)
+            candidates[place.name] = self._candidate(place, repo)
         return ranked(candidates.values())[:most]
 
     def _first(self, task_id: str, most: int, barred: Collection[str]) -> list[str]:
@@ -545,11 +496,7 @@ class Pool:
         for key in self._order:
             equals, room = self._ranks[key], most - len(names)
             if barred:
-                equals = [
-                    name
-                    for name in equals
-                    if not self._fleet.is_barred(self.places[name], barred)
-                ]
+                equals = [e for e in equals if not self.places[e].is_in(barred)]
             if len(equals) > 1:
                 start = spread(task_id) % len(equals)
                 equals = equals[start : start + room] + equals[: min(start, room)]
@@ -558,10 +505,9 @@ class Pool:
                 break
         return names
 
-    def _candidate(self, name: str) -> c.Candidate:
+    def _recorded(self, name: str) -> c.Candidate:
         """Return a place as a decision records it, and keep that until it moves."""
-        inputs = self._inputs(self.places[name], None)
-        one = self._candidates[name] = candidate(inputs, self._fleet.policy.scoring)
+        one = self._candidates[name] = self._candidate(self.places[name], None)
         return one
 
     def _near(self, repo: str, barred: Collection[str]) -> list[Place]:
@@ -570,8 +516,7 @@ class Pool:
             place
             for host in self._fleet.hosts_with_repo(repo)
             for place in host.places()
-            if place.name in self._keys
-            and not (barred and self._fleet.is_barred(place, barred))
+            if place.name in self._keys and not place.is_in(barred)
         ]
 
     def place(self, chosen: c.Candidate) -> Place:
@@ -593,23 +538,14 @@ class Pool:
         self, barred: Mapping[str, c.ExclusionCode], most: int
     ) -> tuple[dict[str, int], list[c.Excluded]]:
         counts = Counter(self.counts)
-        out = (
-            [c.Excluded(name, reason) for name, reason in self.reasons.items()]
-            if (len(self.reasons) <= most)
-            else []
-        )
+        out: list[c.Excluded] = []
+        if len(self.reasons) <= most:
+            out = [c.Excluded(name, reason) for name, reason in self.reasons.items()]
         if barred:
-            for name in list(self._keys):
-                if not self._fleet.is_barred(self.places[name], barred):
-                    continue
-                code = _code(self.places[name], barred)
-                counts[_BARRED[code]] += 1
-                out.append(c.Excluded(name, _BARRED[code], code))
+            for name in self._keys:
+                code = self.places[name].barred_as(barred)
+                if code is not None:
+                    counts[_BARRED[code]] += 1
+                    out.append(c.Excluded(name, _BARRED[code], code))
         few = sum(counts.values()) <= most
         return dict(counts), (sorted(out, key=lambda e: e.name) if few else [])
-
-
-def _code(place: Place, barred: Mapping[str, c.ExclusionCode]) -> c.ExclusionCode:
-    """Return why a place is barred: what is said of it before what is said of its host."""
-    names = (place.name, place.endpoint, place.host.name)
-    return next(barred[name] for name in names if name in barred)

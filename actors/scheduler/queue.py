@@ -151,8 +151,6 @@ class Disordered:
     who has aged stays aged where the clock is put back.
     """
 
-    __slots__ = ("_ageing_s", "_entries", "_group", "_moving", "_ranks")
-
     def __init__(self, group: Group) -> None:
         self._group = group
         self._ageing_s = 0.0
@@ -244,8 +242,6 @@ class Expiries:
     up: each part is in order, and where it comes after the part before, in one row with it.
     """
 
-    __slots__ = ("_coming", "_due", "_early", "_latest", "_rows")
-
     def __init__(self, group: Group, due: Callable[[Waiting], float]) -> None:
         """`take` takes in a group; `due` tells when one expires, the same at any time."""
         self._due = due
@@ -292,19 +288,6 @@ class Expiries:
 
 class Group:
     """All waiting tasks with one requirement. Times in epoch seconds."""
-
-    __slots__ = (
-        "_disordered",
-        "_newest",
-        "count",
-        "expiries",
-        "lanes",
-        "requirement",
-        "starving_since",
-        "unmet_since",
-        "untold",
-        "wake_at",
-    )
 
     def __init__(self, required: Requirement) -> None:
         self.requirement = required

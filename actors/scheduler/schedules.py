@@ -57,19 +57,6 @@ class RuleHeld(NamedTuple):
 class Schedule:
     """A schedule: its rule, and how far it is."""
 
-    __slots__ = (
-        "by_hand",
-        "cursor",
-        "deciding",
-        "earlier",
-        "id",
-        "last_task",
-        "next_at",
-        "paused",
-        "rule",
-        "since",
-    )
-
     def __init__(self, added: c.ScheduleAdded, cursor: float) -> None:
         # The id of the event that added it: its tasks' ids follow from that.
         self.id = added.id

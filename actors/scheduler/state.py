@@ -55,8 +55,6 @@ class FoldCounts:
     were not stored.
     """
 
-    __slots__ = ("repeats", "undecided", "unknown", "void")
-
     def __init__(self) -> None:
         self.repeats = 0
         self.void = 0

@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 class Outage:
     """From when to when a tier was down, in log time; `until` None while it lasts."""
 
-    __slots__ = ("since", "until")
-
     def __init__(self, since: float) -> None:
         self.since = since
         self.until: float | None = None
@@ -33,16 +31,6 @@ class Outage:
 
 class TierWatch:
     """What the log says about one tier."""
-
-    __slots__ = (
-        "alerted",
-        "budget_told",
-        "known_end",
-        "limited_for",
-        "limited_until",
-        "outage",
-        "tier",
-    )
 
     def __init__(self, tier: c.Tier) -> None:
         self.tier = tier

@@ -40,10 +40,9 @@ def place(host, *, cpu=0.5, loaded=False, model="llama3.2:latest", policy=None, 
         loaded=loaded,
         slots_free=1,
         slots_total=1,
-        local_model=True,
         **more,
     )
-    return scoring.candidate(inputs, (policy or Policy()).scoring)
+    return scoring.candidate(inputs, (policy or Policy()).scoring, local_model=True)
 
 
 def decided(history, task, *candidates, policy_version=0, **fields):
@@ -100,9 +99,8 @@ def escalated(history, task, since, waited=5.0, *, score=None, code=None, reason
         cpu=0.5,
         slots_free=1,
         slots_total=1,
-        local_model=False,
     )
-    candidate = scoring.candidate(inputs, Policy().scoring)
+    candidate = scoring.candidate(inputs, Policy().scoring, local_model=False)
     if score is not None:
         candidate = msgspec.structs.replace(candidate, score=score)
     routed = history.last

@@ -214,7 +214,7 @@ def hop_forgotten(patch: Patch) -> None:
 
 def exclusion_ignored(patch: Patch) -> None:
     """A place that failed on a task is tried again at once."""
-    patch.setattr(fleet.Fleet, "is_barred", lambda self, place, barred: False)
+    patch.setattr(places.Place, "is_in", lambda self, barred: False)
 
 
 def late_result_counts(patch: Patch) -> None:

@@ -92,9 +92,9 @@ def test_the_seeds_try_every_kind_of_fault_and_every_kind_of_end():
 
 
 def test_a_failing_seed_tells_how_to_see_it_again(monkeypatch):
-    from actors.scheduler.fleet import Fleet
+    from actors.scheduler.places import Place
 
-    monkeypatch.setattr(Fleet, "is_barred", lambda self, place, barred: False)
+    monkeypatch.setattr(Place, "is_in", lambda self, barred: False)
     outcome = next(o for o in map(play, range(100)) if o.broken is not None)
     report = outcome.report()
     assert f"make simulate SEEDS={outcome.seed}" in report

@@ -14,7 +14,6 @@ from msgspec import structs
 from actors import lifecycle
 from actors.lifecycle import Epochs
 from actors.rules.policy import Policy
-from actors.rules.scoring import candidate
 from actors.scheduler.fleet import Fleet
 from actors.scheduler.queue import (
     LANES,
@@ -364,9 +363,9 @@ def test_the_best_of_a_pool_is_the_best_of_all_its_places(
     pool = random_fleet(chance).pool(required)
     fleet = pool._fleet
     every = [
-        candidate(pool._inputs(place, repo), fleet.policy.scoring)
+        pool._candidate(place, repo)
         for name, place in pool.places.items()
-        if name in pool._keys and not fleet.is_barred(place, excluded)
+        if name in pool._keys and not place.is_in(excluded)
     ]
     pool.best("another", None, ())  # what it makes is kept
     best = pool.best("task", repo, excluded)
