@@ -231,107 +231,80 @@ def _counts(event: c.RunEvent) -> bool:
 
 
 def _decision(state: TaskState, event: c.TaskEvent, phase: Phase, seq: int) -> Step:
-    replace = msgspec.structs.replace
+    changes: dict[str, object] = {"phase": phase, "last_seq": seq}
     match event:
         case c.TaskRouted():
-            hopped = (
-                event.fallback_from_tier if event.fallback_used else state.hopped_from
-            )
-            new = replace(
-                state,
-                phase=phase,
-                last_seq=seq,
-                generation=event.generation,
-                route=event.id,
-                host=event.selected_host,
-                endpoint=event.selected_endpoint,
-                tier=event.effective_tier,
-                hopped_from=hopped,
-                reported=0,
-                unbilled=(
-                    *state.unbilled[-31:],
-                    Unbilled(event.id, event.selected_host),
-                )
-                if event.target_type == "claude"
-                else state.unbilled,
-                is_command=event.target_type == "sidecar",
-                restarted=0,
-            )
+            changes |= {
+                "generation": event.generation,
+                "route": event.id,
+                "host": event.selected_host,
+                "endpoint": event.selected_endpoint,
+                "tier": event.effective_tier,
+                "reported": 0,
+                "is_command": event.target_type == "sidecar",
+                "restarted": 0,
+            }
+            if event.fallback_used:
+                changes["hopped_from"] = event.fallback_from_tier
+            if event.target_type == "claude":
+                bill = Unbilled(event.id, event.selected_host)
+                changes["unbilled"] = (*state.unbilled[-31:], bill)
         case c.TaskSubmitted():
-            new = replace(
-                state,
-                phase=phase,
-                last_seq=seq,
-                submitted_seq=seq,
-                preferred=event.classification.effective_tier,
-                tier=event.classification.effective_tier,
-                max_attempts=event.spec.max_attempts,
-                max_budget_usd=event.spec.max_budget_usd,
-                assign_to=event.spec.assign_to,
-                waiting_since=event.at,
-                submitted_at=event.at,
-                held=is_held(event.spec),
-            )
+            changes |= {
+                "submitted_seq": seq,
+                "preferred": event.classification.effective_tier,
+                "tier": event.classification.effective_tier,
+                "max_attempts": event.spec.max_attempts,
+                "max_budget_usd": event.spec.max_budget_usd,
+                "assign_to": event.spec.assign_to,
+                "waiting_since": event.at,
+                "submitted_at": event.at,
+                "held": is_held(event.spec),
+            }
         case c.TaskReleased():
-            new = replace(
-                state,
-                phase=phase,
-                last_seq=seq,
-                held=False,
-                waiting_since=event.at,
-                inputs=tuple(event.inputs.items()),
-                input_tokens=event.input_tokens_estimate,
-            )
+            changes |= {
+                "held": False,
+                "waiting_since": event.at,
+                "inputs": tuple(event.inputs.items()),
+                "input_tokens": event.input_tokens_estimate,
+            }
         case c.TaskRequeued():
-            excluded = state.excluded
+            counts = _is_one_more(state, event)
+            changes |= {
+                "attempts": state.attempts + counts,
+                "losses": state.losses + (counts and _is_loss(event)),
+                "waiting_since": event.at,
+            }
             if event.exclude is not None:
-                others = [one for one in excluded if one[0] != event.exclude]
-                excluded = (*others, (event.exclude, seq))
-            new = replace(
-                state,
-                phase=phase,
-                last_seq=seq,
-                excluded=excluded,
-                attempts=state.attempts + _is_one_more(state, event),
-                losses=state.losses + (_is_one_more(state, event) and _is_loss(event)),
-                waiting_since=event.at,
-            )
+                others = [one for one in state.excluded if one[0] != event.exclude]
+                changes["excluded"] = (*others, (event.exclude, seq))
         case c.TaskRetried():
-            new = replace(
-                state,
-                phase=phase,
-                last_seq=seq,
-                attempts=0,
-                losses=0,
-                excluded=(),
-                tier=state.preferred,
-                hopped_from=None,
-                unverified=False,
-                route="",
-                assign_to=event.assign_to or state.assign_to,
-                waiting_since=event.at,
-            )
+            changes |= {
+                "attempts": 0,
+                "losses": 0,
+                "excluded": (),
+                "tier": state.preferred,
+                "hopped_from": None,
+                "unverified": False,
+                "route": "",
+                "assign_to": event.assign_to or state.assign_to,
+                "waiting_since": event.at,
+            }
         case c.TaskReassigned():
-            new = replace(
-                state,
-                phase=phase,
-                last_seq=seq,
-                assign_to=event.host,
-                excluded=(),
-                unverified=False,
-                waiting_since=event.at,
-            )
+            changes |= {
+                "assign_to": event.host,
+                "excluded": (),
+                "unverified": False,
+                "waiting_since": event.at,
+            }
         case c.TaskDelegated():
-            new = replace(
-                state,
-                phase=phase,
-                last_seq=seq,
-                delegated=state.delegated + 1,
-                spent_usd=state.spent_usd + event.budget_usd,
-            )
+            changes |= {
+                "delegated": state.delegated + 1,
+                "spent_usd": state.spent_usd + event.budget_usd,
+            }
         case _:
-            new = replace(state, phase=phase, last_seq=seq)
-    return Step(new, "applied")
+            pass
+    return Step(msgspec.structs.replace(state, **changes), "applied")
 
 
 def fold(task_id: str, history: Iterable[c.Recorded], epochs: Epochs) -> TaskState:

@@ -13,9 +13,12 @@ An `Event` is what is to be written; a `Recorded` is what the log says was.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Union
 
 from msgspec import Meta, Struct
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 Tier = Literal["trivial", "standard", "complex"]
 ExplicitTier = Literal["trivial", "standard", "complex", "unknown"]
@@ -43,6 +46,10 @@ TOKEN_WORDS = "1 to 64 letters, digits, '_' or '-'"
 Token = Annotated[str, Meta(pattern=TOKEN_PATTERN, description=TOKEN_WORDS)]
 """What may become part of a subject, see `events.ids`."""
 
+Digest = Annotated[
+    str,
+    Meta(pattern=r"^[0-9a-f]{64}\Z", description="a SHA-256: 64 digits of 0-9 and a-f"),
+]
 Int = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 """What a database column and another language's integer can hold.
 
@@ -135,13 +142,7 @@ class Attachment(Struct, frozen=True, omit_defaults=True, kw_only=True):
     """
 
     name: Annotated[str, Meta(min_length=1, max_length=4_096)]
-    digest: Annotated[
-        str,
-        Meta(
-            pattern=r"^[0-9a-f]{64}\Z",
-            description="a SHA-256: 64 digits of 0-9 and a-f",
-        ),
-    ]
+    digest: Digest
     size_bytes: Annotated[int, Meta(ge=0, le=1_048_576)]
     media_type: Annotated[str, Meta(max_length=100)] = "text/plain"
 
@@ -170,13 +171,7 @@ class TextPart(Struct, frozen=True, tag_field="type", tag="text"):
 class PicturePart(Struct, frozen=True, tag_field="type", tag="picture"):
     """A part of a chat message that a model has to see: one of the task's attachments."""
 
-    digest: Annotated[
-        str,
-        Meta(
-            pattern=r"^[0-9a-f]{64}\Z",
-            description="a SHA-256: 64 digits of 0-9 and a-f",
-        ),
-    ]
+    digest: Digest
 
 
 class ChatMessage(Struct, frozen=True, omit_defaults=True, kw_only=True):
@@ -536,6 +531,19 @@ class TaskSubmitted(TaskEvent, frozen=True, kw_only=True, tag="task.submitted.v1
     planned: str = ""
 
 
+class TaskReleased(TaskEvent, frozen=True, kw_only=True, tag="task.released.v1"):
+    """What the task was held for has come: from here on it stands in the queue and ages.
+
+    `reason` says in words what came last, its time or what it comes after. `inputs` says of
+    each task whose output goes into the prompt where in the log that stands;
+    `input_tokens_estimate` guesses how long they make it.
+    """
+
+    reason: str = ""
+    inputs: dict[str, Int] = {}
+    input_tokens_estimate: Int = 0
+
+
 class TaskDelegated(TaskEvent, frozen=True, kw_only=True, tag="task.delegated.v1"):
     """Its run on this route has submitted a child task, which is stored with this.
 
@@ -545,18 +553,6 @@ class TaskDelegated(TaskEvent, frozen=True, kw_only=True, tag="task.delegated.v1
     child: str
     route: str
     budget_usd: float = 0.0
-
-
-class TaskReleased(TaskEvent, frozen=True, kw_only=True, tag="task.released.v1"):
-    """What the task was held for has come: from here on it stands in the queue and ages.
-
-    `reason` says in words what came last, its time or what it comes after. `inputs` says of each task whose output goes into the prompt where in the log that
-    stands; `input_tokens_estimate` guesses how long they make it.
-    """
-
-    reason: str = ""
-    inputs: dict[str, Int] = {}
-    input_tokens_estimate: Int = 0
 
 
 class TaskDeferred(TaskEvent, frozen=True, kw_only=True, tag="task.deferred.v1"):
@@ -1295,66 +1291,17 @@ class Unknown(Event, frozen=True, kw_only=True, tag="unknown"):
     body: dict[str, Any]
 
 
-AnyEvent = (
-    TaskSubmitted
-    | TaskReleased
-    | TaskDelegated
-    | TaskDeferred
-    | TaskRouted
-    | TaskRequeued
-    | TaskExpired
-    | TaskCancelled
-    | TaskAbandoned
-    | TaskDeadLettered
-    | TaskRetried
-    | TaskReassigned
-    | TaskAccepted
-    | TaskRejected
-    | TaskStarted
-    | TaskStatus
-    | TaskErrorLine
-    | TaskRetrying
-    | TaskStep
-    | TaskVerified
-    | TaskCompleted
-    | TaskFailed
-    | TaskReturned
-    | TaskStopped
-    | HostJoined
-    | HostRecovered
-    | HostDraining
-    | HostResumed
-    | HostLeft
-    | EndpointUp
-    | EndpointDown
-    | EndpointChanged
-    | HostLost
-    | HostAlertRaised
-    | HostAlertCleared
-    | HostForgotten
-    | EndpointAdded
-    | EndpointRemoved
-    | TierDown
-    | TierUp
-    | TierLimited
-    | TierLimitCleared
-    | TierBudgetSpent
-    | AlertRaised
-    | AlertCleared
-    | AlertAcknowledged
-    | PolicyChanged
-    | SchedulerElected
-    | ClockStepped
-    | BulkStarted
-    | BulkAdvanced
-    | ScheduleAdded
-    | ScheduleChanged
-    | SchedulePaused
-    | ScheduleResumed
-    | ScheduleRemoved
-    | ScheduleFired
-    | ScheduleSkipped
-)
+def _events(base: type[Event]) -> Iterator[type[Event]]:
+    """Yield the classes below one that are no other's base, in the order they stand here."""
+    below = base.__subclasses__()
+    for each in below:
+        yield from _events(each)
+    if not below and base is not Unknown:
+        yield base
+
+
+AnyEvent: Any = Union[tuple(_events(Event))]  # noqa: UP007 - of the classes above
+"""What the log can hold, for a decoder."""
 
 
 class Recorded(Struct, frozen=True):

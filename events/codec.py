@@ -10,7 +10,7 @@ from __future__ import annotations
 import difflib
 import re
 from datetime import UTC, datetime
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import msgspec
@@ -31,16 +31,12 @@ _KNOWN = frozenset(c.types())
 _encoder = msgspec.json.Encoder()
 
 
-class _MadeWhenUsed:
-    """The decoder of events until the first of them: not every command reads one."""
-
-    def decode(self, raw: bytes) -> Any:
-        global _event_decoder
-        _event_decoder = msgspec.json.Decoder(c.AnyEvent)
-        return _event_decoder.decode(raw)
+@cache
+def _event_decoder() -> msgspec.json.Decoder[c.Event]:
+    """Make the decoder of events with the first of them: not every command reads one."""
+    return msgspec.json.Decoder(c.AnyEvent)
 
 
-_event_decoder: msgspec.json.Decoder[Any] | _MadeWhenUsed = _MadeWhenUsed()
 _UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 _NO_FIELD = "no such field"
 _ALLOWED = "one of the allowed values"
@@ -87,7 +83,7 @@ def decode_event(raw: bytes) -> c.Event:
     so that it cannot end a follower.
     """
     try:
-        event: c.Event = _event_decoder.decode(raw)
+        event = _event_decoder().decode(raw)
     except _UNREADABLE as error:
         return _older_or_unknown(raw, error)
     if type(event) is c.TaskReturned:
@@ -186,6 +182,21 @@ def convert(value: Any, kind: type[T]) -> T:
         return msgspec.convert(value, type=kind)
     except (msgspec.ValidationError, RecursionError) as error:
         raise explained(malformed(error), kind, value) from error
+
+
+def check_depth(value: Any, path: str, most: int) -> None:
+    """Refuse plain JSON that is nested in more than `most` levels: raises Malformed."""
+    level = [value]
+    for _ in range(most):
+        level = [
+            below
+            for each in level
+            for below in (each.values() if isinstance(each, dict) else each)
+            if isinstance(below, dict | list)
+        ]
+        if not level:
+            return
+    raise Malformed(path, f"at most {most} levels", "more")
 
 
 def explained(fault: Malformed, kind: Any, body: Any) -> Malformed:

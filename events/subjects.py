@@ -216,49 +216,32 @@ def query(name: str) -> str:
     return f"{QUERIES}.{name}"
 
 
-_LENGTHS: Final[dict[str, int]] = {
-    "task": 4,
-    "run": 5,
-    "host": 4,
-    "fleet": 4,
-    "tier": 4,
-    "policy": 3,
-    "scheduler": 3,
-    "bulk": 4,
-    "schedule": 4,
+_PARTS: Final[dict[str, tuple[str, ...]]] = {
+    "task": ("task",),
+    "run": ("host", "task"),
+    "host": ("host",),
+    "fleet": ("name",),
+    "tier": ("name",),
+    "policy": (),
+    "scheduler": (),
+    "bulk": ("name",),
+    "schedule": ("name",),
 }
+"""Which fields of `Subject` follow upon each kind."""
 
 
 def parse(subject: str) -> Subject:
     """Take an event subject apart; raise UnknownSubject if it is none of ours."""
-    parts = subject.split(".")
+    kind, *parts = subject.removeprefix(EVENT_PREFIX).split(".")
+    fields = _PARTS.get(kind)
     if (
-        len(parts) < 3
-        or parts[0] != "agentcom"
-        or parts[1] != "evt"
-        or _LENGTHS.get(parts[2]) != len(parts)
-        or any(TOKEN.fullmatch(part) is None for part in parts[3:])
+        not subject.startswith(EVENT_PREFIX)
+        or fields is None
+        or len(fields) != len(parts)
+        or any(TOKEN.fullmatch(part) is None for part in parts)
     ):
         raise UnknownSubject(subject)
-    match parts[2]:
-        case "task":
-            return Subject("task", task=parts[3])
-        case "run":
-            return Subject("run", host=parts[3], task=parts[4])
-        case "host":
-            return Subject("host", host=parts[3])
-        case "fleet":
-            return Subject("fleet", name=parts[3])
-        case "tier":
-            return Subject("tier", name=parts[3])
-        case "policy":
-            return Subject("policy")
-        case "bulk":
-            return Subject("bulk", name=parts[3])
-        case "schedule":
-            return Subject("schedule", name=parts[3])
-        case _:
-            return Subject("scheduler")
+    return Subject(kind, **dict(zip(fields, parts, strict=True)))  # type: ignore[arg-type]
 
 
 def parse_output(subject: str) -> tuple[str, str]:

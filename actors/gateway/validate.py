@@ -15,7 +15,7 @@ from actors.rules.folders import check_folder
 from actors.rules.later import check_later
 from actors.rules.modes import check_mode
 from actors.rules.steps import not_a_command
-from events.codec import encode, instant
+from events.codec import check_depth, encode, instant
 from events.commands import older_wishes
 from events.errors import Malformed, shown
 from events.filters import LABEL_WORDS, LABELS_MOST, is_label
@@ -184,20 +184,7 @@ def _check_labels(labels: dict[str, str]) -> None:
 def _check_metadata(metadata: dict[str, Any]) -> None:
     if not metadata:
         return
-    containers: list[Any] = [metadata]
-    for _ in range(METADATA_DEPTH):
-        containers = [
-            below
-            for container in containers
-            for below in (
-                container.values() if isinstance(container, dict) else container
-            )
-            if isinstance(below, dict | list)
-        ]
-        if not containers:
-            break
-    else:
-        raise Malformed("metadata", f"at most {METADATA_DEPTH} levels", "more")
+    check_depth(metadata, "metadata", METADATA_DEPTH)
     size = len(encode(metadata))
     if size > METADATA_LIMIT:
         raise Malformed("metadata", f"at most {METADATA_LIMIT} bytes", f"{size}")

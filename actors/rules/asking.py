@@ -14,7 +14,7 @@ from actors.rules.embeddings import check_embed
 from actors.rules.modes import resolve
 from events import catalogue as c
 from events.attachments import LIMIT_BYTES, PICTURES
-from events.codec import encode
+from events.codec import check_depth, encode
 from events.errors import Malformed, shown
 
 SCHEMA_LIMIT: Final = 64 * 1024
@@ -77,18 +77,7 @@ def _check_schema(schema: dict[str, Any]) -> None:
     size = len(encode(schema))
     if size > SCHEMA_LIMIT:
         raise Malformed("json_schema", f"at most {SCHEMA_LIMIT} bytes", f"{size}")
-    level: list[Any] = [schema]
-    for _ in range(SCHEMA_DEPTH):
-        level = [
-            below
-            for each in level
-            for below in (each.values() if isinstance(each, dict) else each)
-            if isinstance(below, dict | list)
-        ]
-        if not level:
-            break
-    else:
-        raise Malformed("json_schema", f"at most {SCHEMA_DEPTH} levels", "more")
+    check_depth(schema, "json_schema", SCHEMA_DEPTH)
     problem = _problem(schema)
     if problem:
         raise Malformed("json_schema", "a JSON schema", problem)

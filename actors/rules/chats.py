@@ -6,14 +6,14 @@ them written out.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from events import catalogue as c
-from events.codec import encode
+from events.codec import check_depth, encode
 from events.errors import Malformed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
 CHAT_LIMIT: Final = 360_000
 """Bytes that messages and wishes may take together, as JSON: an event holds them."""
@@ -131,13 +131,7 @@ def _check_wishes(chat: c.ChatWishes | None) -> None:
                 f"chat.tools[{n}]", "a function with a name", str(tool.get("type"))[:80]
             )
         names.add(name)
-    level: list[Any] = [chat.tools, chat.tool_choice]
-    for _ in range(WISHES_DEPTH):
-        level = [below for each in level for below in _below(each)]
-        if not level:
-            break
-    else:
-        raise Malformed("chat.tools", f"at most {WISHES_DEPTH} levels", "more")
+    check_depth([chat.tools, chat.tool_choice], "chat.tools", WISHES_DEPTH)
     choice = chat.tool_choice
     if choice is None:
         return
@@ -157,10 +151,3 @@ def _check_wishes(chat: c.ChatWishes | None) -> None:
         raise Malformed(
             "chat.tool_choice", "a function of chat.tools", str(name)[:80] or "none"
         )
-
-
-def _below(value: Any) -> Iterator[Any]:
-    if isinstance(value, dict):
-        yield from value.values()
-    elif isinstance(value, list):
-        yield from value
