@@ -10,10 +10,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from events import catalogue as c
-from events.codec import instant
-from events.errors import Malformed
 from events.lifecycle import ON_HOST
 from events.models import listed_models
+from projections.tiers import instant_of
 
 if TYPE_CHECKING:
     from projections.judged import JudgedEvent
@@ -112,7 +111,7 @@ class Reading:
         if isinstance(event, c.TaskSubmitted):
             self.named_models[event.task_id] = event.spec.model or ""
         elif isinstance(event, c.TierUp):
-            self.ups.setdefault(event.tier, []).append(epoch(event.at))
+            self.ups.setdefault(event.tier, []).append(instant_of(event.at))
         elif isinstance(event, c.TaskRouted) and task is not None:
             if judged.recorded.seq <= self.end:
                 self._decision(world, judged, event)
@@ -140,7 +139,7 @@ class Reading:
                 seq=judged.recorded.seq,
                 event=event,
                 preferred=_tier(task.preferred_tier),
-                ready_at=epoch(task.waiting_since),
+                ready_at=instant_of(task.waiting_since),
                 fixed=bool(task.assign_to or task.executor),
                 endpoints=endpoints,
                 escalated=len(self._escalated - {task.id}),
@@ -149,14 +148,6 @@ class Reading:
                 submitted_seq=task.seq,
             )
         )
-
-
-def epoch(at: str) -> float:
-    """Return an instant in seconds since 1970, 0.0 for what is none."""
-    try:
-        return instant(at)
-    except Malformed:
-        return 0.0
 
 
 def _tier(name: str) -> c.Tier:

@@ -6,8 +6,8 @@ See `analysis.whatif` for what such an answer can know and what it cannot.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections import Counter
-from typing import TYPE_CHECKING, Final, NamedTuple
+from collections import Counter, defaultdict
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from msgspec.structs import replace
 
@@ -16,18 +16,15 @@ from actors.rules.models import usual_model
 from actors.rules.prices import price_result
 from actors.scheduler import dispatch
 from analysis.explain import comes_out_same
-from analysis.reading import epoch
 from events import catalogue as c
 from events.codec import fallback_code
 from projections.answers_whatif import Changed
+from projections.tiers import instant_of
 
 if TYPE_CHECKING:
     from actors.rules.policy import Policy
     from analysis.reading import Bill, PastDecision, Reading
     from analysis.success import Success
-    from projections.answers_whatif import WhatIfAnswer
-
-SUMS: Final = ("usd", "usd_then", "waited", "waited_then", "passes", "passes_then")
 
 
 class Alternative(NamedTuple):
@@ -79,7 +76,7 @@ class Judge:
         self._counts: Counter[str] = Counter()
         self._places: Counter[str] = Counter()
         self._places_then: Counter[str] = Counter()
-        self._sums = dict.fromkeys(SUMS, 0.0)
+        self._sums: defaultdict[str, float] = defaultdict(float)
         self._changes: list[Changed] = []
         self._left_out = 0
 
@@ -275,7 +272,7 @@ class Judge:
         cause = fallback_code(event)
         if cause == "absent":
             return None
-        since, hopped_at = epoch(wait.since), epoch(event.at)
+        since, hopped_at = instant_of(wait.since), instant_of(event.at)
         begun = max(since, past.ready_at)
         hop_at = max(dispatch.hop_due(since, self._other), past.ready_at)
         waits = max(0.0, hop_at - begun)
@@ -315,8 +312,8 @@ class Judge:
             return None
         if past.preferred == "complex" and not other.allow_downgrade:
             return None
-        since = epoch(wait.since)
-        back = self._back(wait.tier, since) or epoch(event.at)
+        since = instant_of(wait.since)
+        back = self._back(wait.tier, since) or instant_of(event.at)
         hop_at = max(dispatch.hop_due(since, other), past.ready_at)
         if hop_at >= back:
             return None
@@ -352,33 +349,38 @@ class Judge:
 
     # -- the sum -----------------------------------------------------------------------
 
-    def answer(self, answer: WhatIfAnswer) -> WhatIfAnswer:
-        """Fill in what was counted."""
+    def sums(self) -> dict[str, Any]:
+        """Return what was counted, as the fields of the answer."""
         counts, sums = self._counts, self._sums
-        answer.reproduced = counts["reproduced"]
-        answer.not_reproduced = counts["not_reproduced"]
-        answer.changed = dict(sorted(self._changed.items()))
-        answer.fallbacks = counts["fallbacks"]
-        answer.fallbacks_then = counts["fallbacks_then"]
-        answer.waited_s = round(sums["waited"], 3)
-        answer.waited_s_then = round(sums["waited_then"], 3)
-        answer.estimated_cost_usd = answer.cost_usd = round(sums["usd"], 9)
-        answer.estimated_cost_usd_then = round(sums["usd_then"], 9)
-        answer.cost_usd_then = answer.estimated_cost_usd_then
-        answer.estimated_decisions = counts["estimated"]
-        answer.unknown_dollars = counts["unknown"]
-        answer.tier_changes = counts["tier_changes"]
-        answer.passes = round(sums["passes"], 3)
-        answer.passes_then = round(sums["passes_then"], 3)
-        answer.passes_unknown = counts["passes_unknown"]
-        if answer.tier_changes:
-            answer.said.append(_of_success(self._success))
-        answer.by_place = dict(sorted(self._places.items()))
-        answer.by_place_then = dict(sorted(self._places_then.items()))
-        answer.stays = dict(sorted(self._stays.items()))
-        answer.changes = self._changes
-        answer.changes_left_out = self._left_out
-        return answer
+        usd, usd_then = round(sums["usd"], 9), round(sums["usd_then"], 9)
+        return {
+            "reproduced": counts["reproduced"],
+            "not_reproduced": counts["not_reproduced"],
+            "changed": dict(sorted(self._changed.items())),
+            "fallbacks": counts["fallbacks"],
+            "fallbacks_then": counts["fallbacks_then"],
+            "waited_s": round(sums["waited"], 3),
+            "waited_s_then": round(sums["waited_then"], 3),
+            "cost_usd": usd,
+            "cost_usd_then": usd_then,
+            "estimated_cost_usd": usd,
+            "estimated_cost_usd_then": usd_then,
+            "estimated_decisions": counts["estimated"],
+            "unknown_dollars": counts["unknown"],
+            "tier_changes": counts["tier_changes"],
+            "passes": round(sums["passes"], 3),
+            "passes_then": round(sums["passes_then"], 3),
+            "passes_unknown": counts["passes_unknown"],
+            "by_place": dict(sorted(self._places.items())),
+            "by_place_then": dict(sorted(self._places_then.items())),
+            "stays": dict(sorted(self._stays.items())),
+            "changes": self._changes,
+            "changes_left_out": self._left_out,
+        }
+
+    def said(self) -> list[str]:
+        """Say what the estimate of success rests on, where there is one."""
+        return [_of_success(self._success)] if self._counts["tier_changes"] else []
 
 
 def _of_success(success: Success) -> str:
@@ -413,10 +415,10 @@ def _waited(past: PastDecision) -> float:
     wait = past.event.wait
     if wait is None:
         return 0.0
-    begun = max(epoch(wait.since), past.ready_at)
+    begun = max(instant_of(wait.since), past.ready_at)
     if wait.outcome == "avoided":
         return wait.waited_s
-    return max(0.0, epoch(past.event.at) - begun)
+    return max(0.0, instant_of(past.event.at) - begun)
 
 
 def _place(tier: str, host: str, endpoint: str) -> str:

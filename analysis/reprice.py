@@ -12,8 +12,8 @@ from msgspec import Struct
 
 from actors.rules.prices import price_list, price_result
 from analysis.span import first_from
-from events.codec import convert, instant
-from events.errors import Malformed
+from events.codec import convert
+from projections.tiers import instant_of
 from projections.timetravel import TimeTravel
 
 if TYPE_CHECKING:
@@ -152,12 +152,13 @@ class Ledger:
         result, task, routing = judged.result, judged.task, judged.routing
         if result is None or task is None or routing is None:
             return
+        at = judged.recorded.event.at
         key = {
             "model": result.model_used,
             "tier": routing.tier,
             "repo": task.repo,
             "host": routing.host,
-            "day": _day(judged.recorded.event.at),
+            "day": at[:10] if instant_of(at) else "",
         }[self._by]
         line = self._lines.setdefault(key, Repriced(key=key))
         line.runs += 1
@@ -203,11 +204,3 @@ class Ledger:
 
 def _used(result: c.Result) -> bool:
     return result.model_used not in ("", "none")
-
-
-def _day(at: str) -> str:
-    try:
-        instant(at)
-    except Malformed:
-        return ""
-    return at[:10]

@@ -33,27 +33,18 @@ class SavingsAnswer(Struct, kw_only=True):
     simulated_usd: float = 0.0
 
 
-class LocalSavings:
-    """Answers from a log, one question at a time."""
-
-    def __init__(
-        self, log: EventLog, *, checkpoints: Checkpoints | None = None
-    ) -> None:
-        self._log = log
-        self._checkpoints = checkpoints
-
-    async def __call__(self, model: str) -> SavingsAnswer:
-        """Price every run that cost nothing as if `model` had done it."""
-        prices = Prices(claude=model)
-        answer = await reprice(
-            self._log, prices, "model", checkpoints=self._checkpoints
-        )
-        return SavingsAnswer(
-            seq=answer.seq,
-            model=model,
-            price_list=answer.price_list,
-            booked_usd=answer.total.equivalent_usd,
-            saved_usd=answer.total.equivalent_usd_then,
-            unpriced=answer.total.unpriced,
-            simulated_usd=answer.total.simulated_usd_then,
-        )
+async def local_savings(
+    log: EventLog, model: str, *, checkpoints: Checkpoints | None = None
+) -> SavingsAnswer:
+    """Price every run that cost nothing as if `model` had done it."""
+    prices = Prices(claude=model)
+    answer = await reprice(log, prices, "model", checkpoints=checkpoints)
+    return SavingsAnswer(
+        seq=answer.seq,
+        model=model,
+        price_list=answer.price_list,
+        booked_usd=answer.total.equivalent_usd,
+        saved_usd=answer.total.equivalent_usd_then,
+        unpriced=answer.total.unpriced,
+        simulated_usd=answer.total.simulated_usd_then,
+    )

@@ -69,32 +69,15 @@ class Redecider:
             judge.judge(decision, question.limit)
             if not n % DECISIONS_A_TURN:
                 await asyncio.sleep(0)
-        return judge.answer(
-            WhatIfAnswer(
-                seq=last,
-                from_seq=start,
-                to_seq=end,
-                policy_version=version,
-                differences=policies.differences(base, other),
-                decisions=len(reading.decisions),
-                reproduced=0,
-                not_reproduced=0,
-                changed={},
-                fallbacks=0,
-                fallbacks_then=0,
-                waited_s=0.0,
-                waited_s_then=0.0,
-                cost_usd=0.0,
-                cost_usd_then=0.0,
-                estimated_decisions=0,
-                unknown_dollars=0,
-                by_place={},
-                by_place_then={},
-                stays={},
-                changes=[],
-                changes_left_out=0,
-                said=list(CAVEATS),
-            )
+        return WhatIfAnswer(
+            seq=last,
+            from_seq=start,
+            to_seq=end,
+            policy_version=version,
+            differences=policies.differences(base, other),
+            decisions=len(reading.decisions),
+            said=[*CAVEATS, *judge.said()],
+            **judge.sums(),
         )
 
     async def _name_models(self, reading: Reading) -> None:

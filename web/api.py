@@ -14,6 +14,7 @@ import time
 from typing import TYPE_CHECKING, Annotated, Any, Final, NamedTuple
 
 import msgspec
+from aiohttp import web
 from msgspec import Meta, Struct
 
 from events import catalogue as c
@@ -36,8 +37,6 @@ from web.topics import Pattern
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
-
-    from aiohttp import web
 
     from analysis.savings import SavingsAnswer
     from events.bus import Bus
@@ -475,20 +474,23 @@ def _answered(raw: bytes) -> web.Response:
         answer = msgspec.json.decode(raw, type=_Status)
     except msgspec.DecodeError:
         return response_of(refuse("bad_gateway", "the answer is no JSON object"))
-    return _response(raw, 200 if answer.ok else max(answer.status, 400))
+    return json_response(raw, 200 if answer.ok else max(answer.status, 400))
 
 
 def response_of(answer: Any) -> web.Response:
     """Turn an answer into a response."""
     status = answer.status if isinstance(answer, Refusal) else 200
-    return _response(encode(answer), status)
+    return json_response(encode(answer), status)
 
 
-def _response(raw: bytes, status: int) -> web.Response:
-    from aiohttp import web
-
+def json_response(
+    raw: bytes, status: int, headers: dict[str, str] | None = None
+) -> web.Response:
+    """Answer with JSON that is encoded already."""
     return web.Response(
-        body=raw, status=status, headers={"Content-Type": "application/json"}
+        body=raw,
+        status=status,
+        headers={"Content-Type": "application/json", **(headers or {})},
     )
 
 

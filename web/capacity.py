@@ -18,7 +18,7 @@ from projections.tiers import endpoints_of, models_of
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from projections.fleet import EndpointView, HostView
+    from projections.fleet import EndpointView
     from projections.judged import JudgedEvent
     from projections.runner import Runner
     from web.openai import ChatRequest
@@ -120,17 +120,14 @@ class Capacity:
     def _slots(self, tier: str, model: str) -> dict[tuple[str, str], int]:
         """Count the slots of a tier that has a model, those that hosts share once."""
         slots: dict[tuple[str, str], int] = {}
-        for host, endpoint in self._up(tier):
+        for host, endpoint in endpoints_of(self._runner.world.fleet, tier):
+            if host.state != "up" or not endpoint.up:
+                continue
             names = (*endpoint.models, *endpoint.loaded, *endpoint.embedders)
             if not model or model_named(model, endpoint.kind, names):
                 owner = "" if endpoint.shared else host.host
                 slots[owner, endpoint.endpoint] = endpoint.slots
         return slots
-
-    def _up(self, tier: str) -> Iterator[tuple[HostView, EndpointView]]:
-        for host, endpoint in endpoints_of(self._runner.world.fleet, tier):
-            if host.state == "up" and endpoint.up:
-                yield host, endpoint
 
 
 def _names(endpoint: EndpointView, request: ChatRequest) -> list[str]:

@@ -31,6 +31,7 @@ from events.ids import IdSource, task_named
 from events.lifecycle import FINAL
 from projections.judged import JudgedEvent
 from web.access import HEADERS
+from web.api import json_response, response_of
 from web.capacity import Capacity
 from web.door import HttpConnection
 from web.live import OutputWatch
@@ -261,7 +262,7 @@ class ChatReply:
                     )
                 )
             body = self.encoder.whole(result, self.where(result))
-            return response(body, 200, self.headers(result))
+            return json_response(body, 200, self.headers(result))
         if not chat.whole and not chat.is_complete(result):
             raise Sorry(refuse("bad_gateway", "a part of the answer was lost"))
         await self.say(chat.rest(result))
@@ -351,7 +352,7 @@ class Chats:
     async def models(self, request: web.Request) -> web.StreamResponse:
         """`GET /v1/models`: the names that a chat may be sent to."""
         data = [_model(name, owner) for name, owner in self._names().items()]
-        return _json({"object": "list", "data": data})
+        return response_of({"object": "list", "data": data})
 
     async def model(self, request: web.Request) -> web.StreamResponse:
         """`GET /v1/models/NAME`."""
@@ -360,7 +361,7 @@ class Chats:
         return (
             sorry(self._capacity.unknown(name))
             if owner is None
-            else _json(_model(name, owner))
+            else response_of(_model(name, owner))
         )
 
     def _names(self) -> dict[str, str]:
@@ -563,13 +564,4 @@ def sorry(
     fields = dict(headers or {})
     if refusal.status in (429, 503):
         fields["Retry-After"] = str(max(1, math.ceil(retry_after_s or 1.0)))
-    return response(msgspec.json.encode(error_of(refusal)), refusal.status, fields)
-
-
-def _json(value: Any) -> web.Response:
-    return response(msgspec.json.encode(value), 200, {})
-
-
-def response(raw: bytes, status: int, headers: dict[str, str]) -> web.Response:
-    headers = {"Content-Type": "application/json", **headers}
-    return web.Response(body=raw, status=status, headers=headers)
+    return json_response(encode(error_of(refusal)), refusal.status, fields)

@@ -12,8 +12,6 @@ import asyncio
 from collections import deque
 from typing import TYPE_CHECKING, Any, Final
 
-from msgspec import Struct
-
 from events.codec import encode
 from events.commands import Refusal, refusal_of
 from events.diagnostics import Diagnostics
@@ -38,13 +36,6 @@ ENCODED_KEPT: Final = 16
 _log = Diagnostics("agentcom.web")
 
 
-class Section(Struct):
-    """A part of a document: its JSON, and the version in which it last changed."""
-
-    raw: bytes
-    version: int
-
-
 class Document:
     """A topic with its parameters, kept up to date while somebody watches.
 
@@ -63,7 +54,8 @@ class Document:
         self.refusal: Refusal | None = None
         self.dirty = asyncio.Event()
         self._sources = sources
-        self._sections: dict[str, Section] = {}
+        # By name, a section's JSON and the version in which it last changed.
+        self._sections: dict[str, tuple[bytes, int]] = {}
         # Sequence and version of the makings that changed something, oldest first.
         self._makings: deque[tuple[int, int]] = deque(maxlen=MAKINGS_KEPT)
         # What is newer than a version, encoded; only until the next change.
@@ -121,9 +113,8 @@ class Document:
         changed = False
         for name, value in sections.items():
             raw = encode(value)
-            section = self._sections.get(name)
-            if section is None or section.raw != raw:
-                self._sections[name] = Section(raw, version)
+            if name not in self._sections or self._sections[name][0] != raw:
+                self._sections[name] = raw, version
                 changed = True
         if changed:
             self.version = version
@@ -156,9 +147,9 @@ class Document:
         tail = self._encoded.get(version)
         if tail is None:
             data = b",".join(
-                b'"%s":%s' % (name.encode(), section.raw)
-                for name, section in self._sections.items()
-                if section.version > version
+                b'"%s":%s' % (name.encode(), raw)
+                for name, (raw, changed) in self._sections.items()
+                if changed > version
             )
             tail = b'"topic":"%s",%s,"data":{%s}}' % (
                 self.topic.name.encode(),

@@ -16,6 +16,7 @@ from events.lifecycle import FINAL
 from projections import search
 from projections.search import TaskPage
 from projections.stats import Histogram, between_ms
+from projections.tiers import instant_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -80,7 +81,9 @@ class LastHour:
             page = TaskPage(sort="-finished", limit=STORED_AT_ONCE, offset=offset)
             records = (await runner.store.look(search.tasks(page))).tasks
             self._stored(records, seen, upto)
-            if len(records) < STORED_AT_ONCE or _before(records[-1], since):
+            if len(records) < STORED_AT_ONCE:
+                return
+            if instant_of(records[-1].finished_at) < since:
                 return
 
     def _stored(self, records: list[TaskRecord], seen: set[str], upto: int) -> None:
@@ -146,11 +149,8 @@ class LastHour:
         return found
 
     def _add(self, key: Key, at: str, ms: float) -> None:
-        try:
-            age_s = self._clock() - instant(at)
-        except Malformed:
-            return
         now = self._forget()
+        age_s = self._clock() - instant_of(at)
         minute = int((self._monotonic() - age_s) // 60)
         if minute <= now - MINUTES:
             return
@@ -197,17 +197,7 @@ def _spread(
             counted[key] = counted.get(key, 0.0) + max(ms, 0.0)
 
 
-def _before(record: TaskRecord, since: float) -> bool:
-    try:
-        return instant(record.finished_at) < since
-    except Malformed:
-        return True
-
-
 def _subtract(sums: Histogram, gone: Histogram) -> None:
     sums.counts = [a - b for a, b in zip(sums.counts, gone.counts, strict=True)]
     sums.total_us -= gone.total_us
     sums.n -= gone.n
-
-
-__all__ = ["LastHour"]

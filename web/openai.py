@@ -392,26 +392,18 @@ def patience_of(headers: Mapping[str, str]) -> float:
 # -- answers ---------------------------------------------------------------------------
 
 
-class ChatUsage(Struct, kw_only=True):
-    """Tokens as OpenAI counts them: those from a cache are part of the prompt's."""
-
-    prompt_tokens: int
-    completion_tokens: int
-    total_tokens: int
-    prompt_tokens_details: dict[str, int]
-
-
-def usage_of(result: c.Result) -> ChatUsage | None:
-    """Count a run's tokens; None where its server did not."""
+def usage_of(result: c.Result) -> dict[str, Any] | None:
+    """Count a run's tokens, those from a cache as part of the prompt's; None where its
+    server did not."""
     if result.tokens_in is None or result.tokens_out is None:
         return None
     prompt = result.tokens_in + result.cache_read_tokens + result.cache_write_tokens
-    return ChatUsage(
-        prompt_tokens=prompt,
-        completion_tokens=result.tokens_out,
-        total_tokens=prompt + result.tokens_out,
-        prompt_tokens_details={"cached_tokens": result.cache_read_tokens},
-    )
+    return {
+        "prompt_tokens": prompt,
+        "completion_tokens": result.tokens_out,
+        "total_tokens": prompt + result.tokens_out,
+        "prompt_tokens_details": {"cached_tokens": result.cache_read_tokens},
+    }
 
 
 def finish_reason(result: c.Result) -> str:

@@ -117,7 +117,6 @@ class Server:
         access: Access | None = None,
         policy: dict[str, Any] | None = None,
         savings: SavingsReader | None = None,
-        static: Path = STATIC,
     ) -> None:
         self._runner = runner
         self._queries = queries
@@ -133,7 +132,6 @@ class Server:
             self._openapi,
         }
         self._access = access or Access(None, clock=time.monotonic)
-        self._static = static
         self._api = Api(queries, bus, log, policy or {}, savings)
         self._printed = Printed(queries, output)
         self._metrics = Metrics(runner)
@@ -385,7 +383,7 @@ class Server:
     # -- the page ----------------------------------------------------------------------
 
     async def _page(self, request: web.Request) -> web.StreamResponse:
-        index = self._static / "index.html"
+        index = STATIC / "index.html"
         if not index.is_file():
             return _html(_NOT_BUILT, 503)
         return _html(index.read_text(), 200)
@@ -401,7 +399,7 @@ class Server:
 
     def _static_file(self, name: str) -> web.StreamResponse:
         kind = _FILES.get(name)
-        path = self._static / name
+        path = STATIC / name
         if kind is None or not path.is_file():
             raise web.HTTPNotFound
         return web.FileResponse(

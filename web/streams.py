@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from contextlib import aclosing
+from contextlib import aclosing, contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
 from aiohttp import web
@@ -36,7 +36,7 @@ from web.live import OutputWatch, encode_chunk
 from web.tail import encode_recorded
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
+    from collections.abc import AsyncGenerator, Iterator
 
     from events.log import EventLog
     from projections.judged import JudgedEvent
@@ -111,10 +111,7 @@ class Streams:
         return await self._streaming(request, self._all_events(task_id, after))
 
     async def _all_events(self, task_id: str, after: int) -> AsyncGenerator[bytes]:
-        woken = asyncio.Event()
-        others = self._waiting.setdefault(task_id, set())
-        others.add(woken)
-        try:
+        with self._news_of(task_id) as woken:
             while True:
                 woken.clear()
                 state = self._state(task_id)
@@ -126,10 +123,6 @@ class Streams:
                     return
                 if not await _woken(woken):
                     yield b":\n\n"
-        finally:
-            others.discard(woken)
-            if not others:
-                self._waiting.pop(task_id, None)
 
     async def _news(self, task_id: str, after: int) -> list[c.Recorded]:
         """Read a task's events behind a sequence, as far as the read models are."""
@@ -157,35 +150,29 @@ class Streams:
         return await self._streaming(request, self._all_output(task_id, watch))
 
     async def _all_output(self, task_id: str, watch: _Behind) -> AsyncGenerator[bytes]:
-        over = asyncio.Event()
-        others = self._waiting.setdefault(task_id, set())
-        others.add(over)
         begun_over = self._state(task_id) in FINAL
-        await self._feed.attach(watch)
         try:
-            while True:
-                over.clear()
-                state = self._state(task_id)
-                if state in FINAL:
-                    await self._rest(task_id, watch, wait=not begun_over)
+            await self._feed.attach(watch)
+            with self._news_of(task_id) as over:
+                while True:
+                    over.clear()
+                    state = self._state(task_id)
+                    if state in FINAL:
+                        await self._rest(task_id, watch, wait=not begun_over)
                     while watch.queue:
                         yield watch.next()
-                    if not over.is_set():
-                        yield _end(task_id, state)
+                    if state in FINAL:
+                        if not over.is_set():
+                            yield _end(task_id, state)
+                            return
+                        continue
+                    if watch.overrun:
                         return
-                    continue
-                while watch.queue:
-                    yield watch.next()
-                if watch.overrun:
-                    return
-                if not await _woken(watch.woken, over):
-                    yield b":\n\n"
-                watch.woken.clear()
+                    if not await _woken(watch.woken, over):
+                        yield b":\n\n"
+                    watch.woken.clear()
         finally:
             await self._feed.detach(watch)
-            others.discard(over)
-            if not others:
-                self._waiting.pop(task_id, None)
 
     async def _rest(self, task_id: str, watch: _Behind, *, wait: bool) -> None:
         """Take in what is stored of a task that is over, once all of it is there."""
@@ -212,6 +199,19 @@ class Streams:
             watch.take(chunk, encode_chunk(chunk))
 
     # -- what they share ---------------------------------------------------------------
+
+    @contextmanager
+    def _news_of(self, task_id: str) -> Iterator[asyncio.Event]:
+        """Yield what is set whenever something has happened to a task."""
+        woken = asyncio.Event()
+        others = self._waiting.setdefault(task_id, set())
+        others.add(woken)
+        try:
+            yield woken
+        finally:
+            others.discard(woken)
+            if not others:
+                self._waiting.pop(task_id, None)
 
     def _state(self, task_id: str) -> str:
         record = self._runner.world.tasks.find(task_id)

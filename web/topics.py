@@ -18,7 +18,7 @@ from events import catalogue as c
 from events import subjects
 from events.codec import instant, rfc3339
 from events.commands import Refusal, refuse
-from events.errors import Malformed, shown
+from events.errors import shown
 from events.filters import timed
 from projections import answers, mapping, waiting
 from projections.questions import (
@@ -327,7 +327,7 @@ async def _costs(sources: Sources, params: Money) -> Sections | Refusal:
         zone = ZoneInfo(params.tz) if params.tz else None
     except (ValueError, OSError, KeyError):
         return refuse("malformed", f"tz: {shown(params.tz)} is no time zone", "tz")
-    began = instant_or_none(params.since)
+    began = instant(params.since, "since") if params.since else None
     hourly = began is not None and time.time() - began < HOURLY_S
     span = AskCosts(since=params.since, until=params.until, label=params.label)
     unit = "hour" if hourly else "day"
@@ -339,7 +339,7 @@ async def _costs(sources: Sources, params: Money) -> Sections | Refusal:
     }
     if began is not None:
         # The same length of time before, to compare with.
-        ended = instant_or_none(params.until) or time.time()
+        ended = instant(params.until, "until") if params.until else time.time()
         earlier = structs.replace(
             questions["targets"],
             since=rfc3339(2 * began - ended),
@@ -396,14 +396,6 @@ async def _prices(sources: Sources) -> dict[str, Any]:
                 "equivalent_model": result.equivalent_model,
             }
     return {}
-
-
-def instant_or_none(text: str) -> float | None:
-    """Return an instant in epoch seconds; None where the text is none."""
-    try:
-        return instant(text, "since") if text else None
-    except Malformed:
-        return None
 
 
 TOPICS: Final[dict[str, Topic]] = {

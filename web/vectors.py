@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from events.commands import refusal_of, refuse
 from events.errors import Malformed
-from web.chats import Chat, ChatReply, Chats, Sorry, response, sorry
+from web.api import json_response
+from web.chats import Chat, ChatReply, Chats, Sorry, sorry
 from web.embeddings import read_embedding, vectors_of
 
 if TYPE_CHECKING:
@@ -52,4 +53,4 @@ class VectorReply(ChatReply):
             self.where(result),
             is_packed=self._is_packed,
         )
-        return response(body, 200, self.headers(result))
+        return json_response(body, 200, self.headers(result))

@@ -6,6 +6,7 @@ import asyncio
 import os
 import secrets
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from actors.scheduler.lease import LEASE_TTL_S, REPLICATED_LEASE_TTL_S
@@ -192,7 +193,7 @@ async def be_web(
 ) -> None:
     """Be projections and web server until `stop` is set."""
     from actors.rules import policy as policies
-    from analysis.savings import LocalSavings
+    from analysis.savings import local_savings
     from analysis.whatif import Redecider
     from cli.render.redaction import keep_out
     from events.nats.log import JetStreamLog
@@ -238,7 +239,7 @@ async def be_web(
                 ready=ready,
                 whatif=Redecider(log, checkpoints=checkpoints),
                 policy=policies.document(policies.Policy()),
-                savings=LocalSavings(log, checkpoints=checkpoints),
+                savings=partial(local_savings, log, checkpoints=checkpoints),
             )
             await until_closed(serving, link)
         except OSError as error:

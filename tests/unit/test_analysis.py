@@ -8,7 +8,7 @@ from msgspec.structs import replace
 from actors.rules.policy import Policy
 from analysis.explain import policies_of, recheck, words
 from analysis.reprice import Prices, Rates, reprice
-from analysis.savings import LocalSavings
+from analysis.savings import local_savings
 from analysis.span import last_until
 from events import catalogue as c
 from events import subjects
@@ -133,7 +133,7 @@ async def test_simulated_work_would_have_cost_and_has_saved_nothing():
     ran(history, target="ollama", model="m", simulated=True, tokens=(100_000, 0))
     log = await told(history)
 
-    answer = await LocalSavings(log)("claude-sonnet-4-5")
+    answer = await local_savings(log, "claude-sonnet-4-5")
 
     assert answer.seq == len(history.recorded)
     assert (answer.model, answer.saved_usd, answer.unpriced) == (
