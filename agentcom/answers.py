@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from msgspec import Struct, field
+from msgspec import Struct, field, structs
 
 from agentcom.errors import TaskFailed
 
@@ -407,32 +407,7 @@ class RefusalAnswer(Struct, kw_only=True):
 
 
 def result_of(answer: TaskAnswer) -> Result:
-    """Say how a task ended."""
-    task, stored = answer.task, answer.task.result or StoredResult()
-    return Result(
-        task_id=task.task_id,
-        state=task.state,
-        output=stored.output,
-        stderr=stored.stderr,
-        error=task.error,
-        exit_code=stored.exit_code,
-        truncated=stored.truncated,
-        length_limited=stored.length_limited,
-        tier=task.tier,
-        host=task.host,
-        endpoint=task.endpoint,
-        model=task.model,
-        model_used=task.model_used,
-        fallback_used=task.fallback_used,
-        attempts=task.attempts,
-        tokens_in=task.tokens_in,
-        tokens_out=task.tokens_out,
-        estimated_cost_usd=task.estimated_cost_usd,
-        saved_usd=task.saved_usd,
-        cost_basis=task.cost_basis,
-        execution_ms=task.execution_ms,
-        verified=stored.verified,
-        cwd=task.cwd,
-        changes=stored.changes,
-        simulated=task.simulated,
-    )
+    """Say how a task ended: what its last run's result has, and what is the task's own."""
+    task = structs.asdict(answer.task)
+    known = structs.asdict(answer.task.result or StoredResult()) | task
+    return Result(**{name: known[name] for name in Result.__struct_fields__})

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import gc
 import importlib
-import importlib.util
 import os
 import sys
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Final
 
 import click
@@ -23,144 +23,77 @@ from events.errors import shown
 if TYPE_CHECKING:
     from pathlib import Path
 
-COMMANDS: Final[dict[str, tuple[str, str, str]]] = {
-    "up": ("cli.commands.up", "up", "Run everything on this machine."),
-    "demo": (
-        "cli.commands.demo",
-        "demo",
-        "A tour in under a minute, on a temporary instance.",
-    ),
-    "run": ("cli.commands.run", "run_task", "Submit a task and show its output."),
-    "submit": ("cli.commands.submit", "submit", "Submit a task, or a file of them."),
-    "tasks": ("cli.commands.tasks", "tasks", "List tasks."),
-    "task": ("cli.commands.tasks", "task", "Show one task, its route and why."),
-    "diff": ("cli.commands.changes", "diff", "Show what a task changed in its files."),
-    "fetch": (
-        "cli.commands.changes",
-        "fetch",
-        "Bring a file from a task's kept folder.",
-    ),
-    "logs": ("cli.commands.tasks", "logs", "Show a task's output."),
-    "cancel": ("cli.commands.steer", "cancel", "Cancel tasks."),
-    "retry": ("cli.commands.steer", "retry", "Try final tasks anew."),
-    "reassign": ("cli.commands.steer", "reassign", "Give a task to another host."),
-    "top": ("cli.commands.top", "top", "Watch fleet and tasks."),
-    "dashboard": (
-        "cli.commands.dashboard",
-        "dashboard",
-        "Say where the dashboard is, or open it.",
-    ),
-    "notify": (
-        "cli.commands.notify",
-        "notify",
-        "Tell people elsewhere what happened.",
-    ),
-    "mcp": ("cli.commands.mcp", "mcp", "Serve the tools to an MCP client."),
-    "traces": ("cli.commands.traces", "traces", "Send OpenTelemetry traces of tasks."),
-    "schedule": (
-        "cli.commands.schedule",
-        "schedule",
-        "Submit a task again and again, at planned times.",
-    ),
-    "hosts": ("cli.commands.fleet", "hosts", "List hosts, endpoints and tiers."),
-    "drain": ("cli.commands.fleet", "drain", "Let a host finish and take nothing new."),
-    "resume": ("cli.commands.fleet", "resume", "Let a drained host take work again."),
-    "endpoints": (
-        "cli.commands.endpoints",
-        "endpoints",
-        "Add, remove, list model servers.",
-    ),
-    "tiers": ("cli.commands.endpoints", "tiers", "List tiers, lift a limit."),
-    "ack": ("cli.commands.endpoints", "ack", "Acknowledge an alert."),
-    "costs": (
-        "cli.commands.figures",
-        "costs",
-        "Show what was spent, and what was saved.",
-    ),
-    "stats": (
-        "cli.commands.figures",
-        "stats",
-        "Count tasks, decisions, fallbacks; durations.",
-    ),
-    "attention": (
-        "cli.commands.attention",
-        "attention",
-        "Say what wants a person.",
-    ),
-    "alerts": ("cli.commands.figures", "alerts", "List alerts."),
-    "dead": ("cli.commands.figures", "dead", "List dead letters."),
-    "why-waiting": (
-        "cli.commands.figures",
-        "why_waiting",
-        "Say what a task waits for.",
-    ),
-    "explain": ("cli.commands.past", "explain", "Say why a task went where it went."),
-    "state": ("cli.commands.past", "state", "Show queue, fleet or a task as it was."),
-    "replay": ("cli.commands.past", "replay", "Walk through the log."),
-    "whatif": (
-        "cli.commands.whatif",
-        "whatif",
-        "Decide the past under another policy.",
-    ),
-    "reprice": ("cli.commands.whatif", "reprice", "Show costs by another price list."),
-    "events": ("cli.commands.log", "events", "Read the log, or follow it."),
-    "verify": (
-        "cli.commands.upkeep",
-        "verify",
-        "Check the log, and the read models by it.",
-    ),
-    "rebuild": ("cli.commands.upkeep", "rebuild", "Make the read models anew."),
-    "export": (
-        "cli.commands.upkeep",
-        "export",
-        "Write a task with all its events to a file.",
-    ),
-    "archive": ("cli.commands.upkeep", "archive", "Write the log to a file."),
-    "restore": ("cli.commands.upkeep", "restore", "Fill an empty log from a file."),
-    "classify": ("cli.commands.ask", "classify", "Say which tier a text belongs to."),
-    "route": (
-        "cli.commands.ask",
-        "route",
-        "Say where a task would go, without submitting it.",
-    ),
-    "policy": ("cli.commands.ask", "policy", "Show, check and change the policy."),
-    "doctor": ("cli.commands.doctor", "doctor", "Check this installation."),
-    "scheduler": ("cli.commands.roles", "scheduler", "Run a scheduler."),
-    "sidecar": ("cli.commands.roles", "sidecar", "Run this machine's sidecar."),
-    "web": ("cli.commands.roles", "web", "Run the read models and the dashboard."),
-    "keys": ("cli.commands.keys", "keys", "Make the roles' keys; show how to connect."),
-    "host": ("cli.commands.keys", "host", "Machines that may join the fleet."),
-    "provision": (
-        "cli.commands.keys",
-        "provision_command",
-        "Make or update the streams.",
-    ),
-    "bench": ("bench.main", "bench", "Measure this machine."),
+GROUPS: Final[dict[str, dict[str, tuple[str, str]]]] = {
+    "Begin": {
+        "up": ("up", "Run everything on this machine."),
+        "demo": ("demo", "A tour in under a minute, on a temporary instance."),
+        "doctor": ("doctor", "Check this installation."),
+        "dashboard": ("dashboard", "Say where the dashboard is, or open it."),
+        "top": ("top", "Watch fleet and tasks."),
+    },
+    "Tasks": {
+        "run": ("run", "Submit a task and show its output."),
+        "submit": ("submit", "Submit a task, or a file of them."),
+        "tasks": ("tasks", "List tasks."),
+        "task": ("tasks", "Show one task, its route and why."),
+        "logs": ("tasks", "Show a task's output."),
+        "diff": ("changes", "Show what a task changed in its files."),
+        "fetch": ("changes", "Bring a file from a task's kept folder."),
+        "schedule": ("schedule", "Submit a task again and again, at planned times."),
+        "cancel": ("steer", "Cancel tasks."),
+        "retry": ("steer", "Try final tasks anew."),
+        "reassign": ("steer", "Give a task to another host."),
+        "mcp": ("mcp", "Serve the tools to an MCP client."),
+    },
+    "What happens": {
+        "attention": ("attention", "Say what wants a person."),
+        "alerts": ("figures", "List alerts."),
+        "ack": ("endpoints", "Acknowledge an alert."),
+        "dead": ("figures", "List dead letters."),
+        "why-waiting": ("figures", "Say what a task waits for."),
+        "explain": ("past", "Say why a task went where it went."),
+        "costs": ("figures", "Show what was spent, and what was saved."),
+        "stats": ("figures", "Count tasks, decisions, fallbacks; durations."),
+        "traces": ("traces", "Send OpenTelemetry traces of tasks."),
+        "notify": ("notify", "Tell people elsewhere what happened."),
+    },
+    "Fleet": {
+        "hosts": ("fleet", "List hosts, endpoints and tiers."),
+        "drain": ("fleet", "Let a host finish and take nothing new."),
+        "resume": ("fleet", "Let a drained host take work again."),
+        "endpoints": ("endpoints", "Add, remove, list model servers."),
+        "tiers": ("endpoints", "List tiers, lift a limit."),
+        "policy": ("ask", "Show, check and change the policy."),
+        "classify": ("ask", "Say which tier a text belongs to."),
+        "route": ("ask", "Say where a task would go, without submitting it."),
+    },
+    "The log and the past": {
+        "events": ("log", "Read the log, or follow it."),
+        "state": ("past", "Show queue, fleet or a task as it was."),
+        "replay": ("past", "Walk through the log."),
+        "whatif": ("whatif", "Decide the past under another policy."),
+        "reprice": ("whatif", "Show costs by another price list."),
+        "verify": ("upkeep", "Check the log, and the read models by it."),
+        "rebuild": ("upkeep", "Make the read models anew."),
+        "export": ("upkeep", "Write a task with all its events to a file."),
+        "archive": ("upkeep", "Write the log to a file."),
+        "restore": ("upkeep", "Fill an empty log from a file."),
+    },
+    "Roles, keys and machines": {
+        "scheduler": ("roles", "Run a scheduler."),
+        "sidecar": ("roles", "Run this machine's sidecar."),
+        "web": ("roles", "Run the read models and the dashboard."),
+        "keys": ("keys", "Make the roles' keys; show how to connect."),
+        "host": ("keys", "Machines that may join the fleet."),
+        "provision": ("keys", "Make or update the streams."),
+        "bench": ("bench.main", "Measure this machine."),
+    },
 }
-"""Name to module, attribute, and what it does."""
-
-
-GROUPS: Final[dict[str, tuple[str, ...]]] = {
-    "Begin": ("up", "demo", "doctor", "dashboard", "top"),
-    "Tasks": (
-        *("run", "submit", "tasks", "task", "logs", "diff", "fetch"),
-        *("schedule", "cancel", "retry", "reassign", "mcp"),
-    ),
-    "What happens": (
-        *("attention", "alerts", "ack", "dead", "why-waiting", "explain"),
-        *("costs", "stats", "traces", "notify"),
-    ),
-    "Fleet": (
-        *("hosts", "drain", "resume", "endpoints", "tiers"),
-        *("policy", "classify", "route"),
-    ),
-    "The log and the past": (
-        *("events", "state", "replay", "whatif", "reprice"),
-        *("verify", "rebuild", "export", "archive", "restore"),
-    ),
+"""Under its heading in `--help`, each command: the file of `cli.commands` that has it, and
+what it does. In that file it is called as on the command line, `_` for `-`."""
+COMMANDS: Final = {
+    name: entry for commands in GROUPS.values() for name, entry in commands.items()
 }
-"""Under which heading `--help` shows a command; the rest stand under the last one."""
-REST: Final = "Roles, keys and machines"
 
 
 class Commands(click.Group):
@@ -172,8 +105,8 @@ class Commands(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS or not _exists(cmd_name):
             return None
-        module, attribute, _ = COMMANDS[cmd_name]
-        command: click.Command = getattr(importlib.import_module(module), attribute)
+        module = importlib.import_module(module_of(cmd_name))
+        command: click.Command = getattr(module, cmd_name.replace("-", "_"))
         if not gc.isenabled():
             gc.freeze()
             gc.enable()
@@ -195,32 +128,38 @@ class Commands(click.Group):
     def format_commands(
         self, ctx: click.Context, formatter: click.HelpFormatter
     ) -> None:
-        there = self.list_commands(ctx)
-        grouped = {name for names in GROUPS.values() for name in names}
-        rest = tuple(name for name in there if name not in grouped)
-        width = max(map(len, there))
-        for heading, names in {**GROUPS, REST: rest}.items():
+        width = max(map(len, COMMANDS))
+        for heading, commands in GROUPS.items():
             with formatter.section(heading):
                 formatter.write_dl(
-                    [(n.ljust(width), COMMANDS[n][2]) for n in names if n in there]
+                    [
+                        (name.ljust(width), about)
+                        for name, (_, about) in commands.items()
+                        if _exists(name)
+                    ]
                 )
 
     def shell_complete(
         self, ctx: click.Context, incomplete: str
     ) -> list[CompletionItem]:
         named = [
-            CompletionItem(name, help=COMMANDS[name][2])
+            CompletionItem(name, help=COMMANDS[name][1])
             for name in self.list_commands(ctx)
             if name.startswith(incomplete)
         ]
         return [*named, *click.Command.shell_complete(self, ctx, incomplete)]
 
 
+def module_of(name: str) -> str:
+    """Return the name of the module that has a command."""
+    file = COMMANDS[name][0]
+    return file if "." in file else f"cli.commands.{file}"
+
+
 def _exists(name: str) -> bool:
-    module = COMMANDS[name][0]
-    if not module.startswith("bench"):
-        return True
-    return importlib.util.find_spec(module) is not None
+    """Whether the command is installed: an installation may leave `bench` out."""
+    module = module_of(name)
+    return not module.startswith("bench") or find_spec(module) is not None
 
 
 def _version(ctx: click.Context, _: click.Parameter, is_set: bool) -> None:

@@ -282,6 +282,28 @@ def run(work: Coroutine[Any, Any, T]) -> T:
         return runner.run(_interruptible(work))
 
 
+def answer_to(
+    name: str, question: dict[str, Any], kind: type[T], *, timeout: float = QUESTION_S
+) -> T:
+    """Connect and ask one question; raises Refused, NotRunning."""
+
+    async def ask() -> T:
+        async with connected() as client:
+            return await client.query(name, question, kind, timeout=timeout)
+
+    return run(ask())
+
+
+def carried_out(name: str, body: dict[str, Any], kind: type[T]) -> T:
+    """Connect and give one command; raises Refused, NotRunning."""
+
+    async def give() -> T:
+        async with connected() as client:
+            return await client.command(name, body, kind)
+
+    return run(give())
+
+
 class GivenUp(Exception):
     """What was to be done was given up, because somebody said stop."""
 

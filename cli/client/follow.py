@@ -280,15 +280,6 @@ class LiveOutput:
                 await asyncio.sleep(0.05)
 
 
-async def each_outcome(
-    client: Session, task_ids: list[str]
-) -> AsyncIterator[tuple[int, Outcome]]:
-    """Yield (place, outcome) of many tasks as they end."""
-    follow = Crowd(client, task_ids)
-    async for place, outcome in follow.outcomes():
-        yield place, outcome
-
-
 class Crowd:
     """Many tasks followed together, over one reading of the log."""
 

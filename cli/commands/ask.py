@@ -13,7 +13,7 @@ from actors.rules import policy as policies
 from actors.rules import policy_words
 from cli.client.attach import FILES, gather
 from cli.client.completing import policy_names
-from cli.client.connection import Session, connected, run
+from cli.client.connection import Session, carried_out, connected, run
 from cli.client.target import on_target
 from cli.commands.options import ShellCommand, json_option
 from cli.commands.submit import fields_of, settle_folder, submit
@@ -26,10 +26,10 @@ from cli.render.terminal import (
     did_you_mean,
     line_of,
     local,
+    print_json,
 )
 from events import catalogue as c
 from events import subjects
-from events.codec import encode
 from events.commands import Classified, Done, WouldRoute
 from events.errors import shown
 
@@ -77,8 +77,7 @@ async def _classify(fields: dict[str, Any], *, as_json: bool) -> int:
         await settle_folder(client, fields)
         answer = await client.command("task.classify", fields, Classified)
     if as_json:
-        click.echo(encode(answer).decode())
-        return EXIT_OK
+        return print_json(answer)
     _show_classification(answer.classification)
     if answer.mode is not None:
         click.echo(f"mode        {answer.mode} ({line_of(local(answer.mode_reason))})")
@@ -120,8 +119,7 @@ async def _route(fields: dict[str, Any], *, as_json: bool) -> int:
         await settle_folder(client, fields)
         answer = await client.command("task.route", fields, WouldRoute)
     if as_json:
-        click.echo(encode(answer).decode())
-        return EXIT_OK
+        return print_json(answer)
     _show_classification(answer.classification)
     if answer.decision is not None:
         trace(console(), answer.decision)
@@ -158,8 +156,7 @@ async def _show(name: str | None, *, as_json: bool) -> int:
             raise Problem(f"the policy has no {line_of(name)}.{hint}", EXIT_NOT_FOUND)
         rows = document = chosen
     if as_json:
-        click.echo(json.dumps({"version": version, "policy": document}))
-        return EXIT_OK
+        return print_json({"version": version, "policy": document})
     click.echo(f"# version {version}")
     for each, value in rows.items():
         click.echo(f"{each} = {json.dumps(value)}")
@@ -196,8 +193,7 @@ def explain(name: str | None, *, as_json: bool) -> int:
             )
         rows = chosen or rows_by_part
     if as_json:
-        click.echo(encode(rows).decode())
-        return EXIT_OK
+        return print_json(rows)
     for row in rows:
         click.echo(f"{row.name} = {json.dumps(row.default)}  ({row.unit})")
         click.echo(f"    {row.meaning}")
@@ -227,7 +223,10 @@ def set_policy(
     changes: tuple[str, ...], *, file: Path | None, based_on: int | None, as_json: bool
 ) -> int:
     """Change the policy, at once and everywhere: `policy set fallback_wait_s=2`."""
-    return run(_change("policy.set", changes, file, based_on, as_json=as_json))
+    body: dict[str, Any] = {"policy": changed_fields(changes, file)}
+    if based_on is not None:
+        body["based_on"] = based_on
+    return _change("policy.set", body, as_json=as_json)
 
 
 @policy.command("validate")
@@ -237,23 +236,15 @@ def set_policy(
 @json_option
 def validate(changes: tuple[str, ...], *, file: Path | None, as_json: bool) -> int:
     """Check a change of the policy without making it."""
-    return run(_change("policy.validate", changes, file, None, as_json=as_json))
+    body = {"policy": changed_fields(changes, file)}
+    return _change("policy.validate", body, as_json=as_json)
 
 
-async def _change(
-    command: str,
-    changes: tuple[str, ...],
-    file: Path | None,
-    based_on: int | None,
-    *,
-    as_json: bool,
-) -> int:
-    body: dict[str, Any] = {"policy": changed_fields(changes, file)}
-    if based_on is not None:
-        body["based_on"] = based_on
-    async with connected() as client:
-        done = await client.command(command, body, Done)
-    click.echo(encode(done).decode() if as_json else local(done.detail))
+def _change(command: str, body: dict[str, Any], *, as_json: bool) -> int:
+    done = carried_out(command, body, Done)
+    if as_json:
+        return print_json(done)
+    click.echo(local(done.detail))
     return EXIT_OK
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 import msgspec
 
-from cli.client.connection import connected, run
+from cli.client.connection import answer_to
 from cli.client.target import on_target
 from cli.commands.options import json_option
 from cli.render.terminal import (
@@ -20,10 +20,10 @@ from cli.render.terminal import (
     is_narrow,
     line_of,
     local,
+    print_json,
     table,
     utc_now,
 )
-from events.codec import encode
 from projections.answers import AttentionAnswer
 
 if TYPE_CHECKING:
@@ -41,15 +41,9 @@ def attention(*, as_json: bool) -> int:
 
     One line a cause, the worst first, with the command that deals with it.
     """
-    return run(_attention(as_json=as_json))
-
-
-async def _attention(*, as_json: bool) -> int:
-    async with connected() as client:
-        answer = await client.query("attention", {}, AttentionAnswer)
+    answer = answer_to("attention", {}, AttentionAnswer)
     if as_json:
-        click.echo(encode(answer).decode())
-        return EXIT_OK
+        return print_json(answer)
     if not answer.rows:
         click.echo("nothing wants you")
         return EXIT_OK

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from cli.client.completing import ids
-from cli.client.connection import connected, run
+from cli.client.connection import answer_to, connected, run
 from cli.client.target import on_target
 from cli.commands.options import json_option
 from cli.render.terminal import (
@@ -21,9 +21,9 @@ from cli.render.terminal import (
     harmless,
     line_of,
     painted,
+    print_json,
     size,
 )
-from events.codec import encode
 from events.commands import Fetched
 from projections.answers import TaskAnswer
 
@@ -52,19 +52,12 @@ def diff(task_id: str, *, stat: bool, as_json: bool) -> int:
 
     ID may be shortened to its first characters, 4 at least.
     """
-    return run(_diff(task_id, stat=stat, as_json=as_json))
-
-
-async def _diff(task_id: str, *, stat: bool, as_json: bool) -> int:
-    async with connected() as client:
-        answer = await client.query("task", {"task_id": task_id}, TaskAnswer)
-    task = answer.task
+    task = answer_to("task", {"task_id": task_id}, TaskAnswer).task
     changes = task.result.changes if task.result is not None else None
     if changes is None:
         raise Problem(_why_none(task), EXIT_NOT_FOUND)
     if as_json:
-        click.echo(encode(changes).decode())
-        return EXIT_OK
+        return print_json(changes)
     if stat or not sys.stdout.isatty():
         _raw(changes, stat=stat)
     else:

@@ -12,8 +12,7 @@ from msgspec import DecodeError, Struct, json
 from cli.client.target import on_target
 from cli.commands.options import json_option
 from cli.local.instance import Instance
-from cli.render.terminal import EXIT_OK, EXIT_UNREACHABLE, Problem
-from events.codec import encode
+from cli.render.terminal import EXIT_OK, EXIT_UNREACHABLE, Problem, print_json
 from events.errors import shown
 
 if TYPE_CHECKING:
@@ -91,7 +90,7 @@ def dashboard(*, opens: bool, as_json: bool) -> int:
     """
     url = address_of(Instance())
     if as_json:
-        click.echo(encode({"url": url}).decode())
+        print_json({"url": url})
     else:
         click.echo(url)
     if opens and click.launch(url):

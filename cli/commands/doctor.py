@@ -37,10 +37,10 @@ from cli.render.terminal import (
     line_of,
     local,
     painted,
+    print_json,
     sentence_of,
     size,
 )
-from events.codec import encode
 from events.commands import Done
 from events.errors import AgentComError
 from projections.answers import HostsAnswer, StatusAnswer
@@ -73,7 +73,7 @@ def doctor(*, retry: bool, as_json: bool) -> int:
         run(_look_again())
     checks = run(_examine(as_json=as_json))
     if as_json:
-        click.echo(encode({"checks": checks}).decode())
+        print_json({"checks": checks})
     return EXIT_REFUSED if any(each.status == "fail" for each in checks) else EXIT_OK
 
 

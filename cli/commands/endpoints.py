@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import click
 
-from cli.client.connection import connected, run
+from cli.client.connection import answer_to
 from cli.client.target import on_target
 from cli.commands.fleet import tell
 from cli.commands.options import TIERS, Between, Word, json_option
 from cli.local.instance import Instance
 from cli.render.fleet import endpoint_table, show_tiers
-from cli.render.terminal import EXIT_OK, cell, console, table
-from events.codec import encode
+from cli.render.terminal import EXIT_OK, cell, console, print_json, table
 from projections.answers import HostsAnswer
 
 
@@ -43,7 +42,7 @@ def add(name: str, url: str, *, kind: str, slots: int, as_json: bool) -> int:
     """Add the shared server NAME at URL; hosts that reach it report its health."""
     body = {"endpoint": name, "kind": kind, "url": url, "slots": slots}
     report = f"{name} added; `agentcom endpoints list` shows who reaches it"
-    return run(tell("endpoint.add", body, report, as_json=as_json))
+    return tell("endpoint.add", body, report, as_json=as_json)
 
 
 @endpoints.command()
@@ -53,7 +52,7 @@ def add(name: str, url: str, *, kind: str, slots: int, as_json: bool) -> int:
 def remove(name: str, *, as_json: bool) -> int:
     """Take the shared server NAME away; what runs there may finish."""
     report = f"{name} removed"
-    return run(tell("endpoint.remove", {"endpoint": name}, report, as_json=as_json))
+    return tell("endpoint.remove", {"endpoint": name}, report, as_json=as_json)
 
 
 @endpoints.command(name="list")
@@ -61,65 +60,14 @@ def remove(name: str, *, as_json: bool) -> int:
 @json_option
 def list_endpoints(*, as_json: bool) -> int:
     """List shared servers, and every endpoint as its hosts see it."""
-    return run(_list(as_json=as_json))
-
-
-@click.group()
-def tiers() -> None:
-    """How the tiers stand, and lifting a limit of the account behind one."""
-
-
-@tiers.command(name="list")
-@on_target
-@json_option
-def list_tiers(*, as_json: bool) -> int:
-    """List the tiers, and what is wrong with them."""
-    return run(_tiers(as_json=as_json))
-
-
-@tiers.command(name="clear-limit")
-@click.argument("tier", type=Word(TIERS))
-@on_target
-@click.option("--reason", default="", help="Kept in the log.")
-@json_option
-def clear_limit(tier: str, *, reason: str, as_json: bool) -> int:
-    """Use the account behind TIER again; if it is limited still, a run will say so."""
-    report = f"the limit on {tier} is lifted"
-    body = {"tier": tier, "reason": reason}
-    return run(tell("tier.clear_limit", body, report, as_json=as_json))
-
-
-async def _tiers(*, as_json: bool) -> int:
-    async with connected() as client:
-        answer = await client.query("hosts", {}, HostsAnswer)
-    if as_json:
-        click.echo(encode(answer.tiers).decode())
-    else:
-        show_tiers(console(), answer, Instance().role_of)
-    return EXIT_OK
-
-
-@click.command()
-@click.argument("tier", type=Word(TIERS))
-@on_target
-@json_option
-def ack(tier: str, *, as_json: bool) -> int:
-    """Acknowledge the alert about TIER."""
-    report = f"the alert about {tier} is seen"
-    return run(tell("alert.acknowledge", {"tier": tier}, report, as_json=as_json))
-
-
-async def _list(*, as_json: bool) -> int:
-    async with connected() as client:
-        answer = await client.query("hosts", {}, HostsAnswer)
+    answer = answer_to("hosts", {}, HostsAnswer)
     if as_json:
         views = [
             {"host": row.host, "endpoint": each}
             for row in answer.hosts
             for each in row.endpoints
         ]
-        click.echo(encode({"shared": answer.shared_endpoints, "seen": views}).decode())
-        return EXIT_OK
+        return print_json({"shared": answer.shared_endpoints, "seen": views})
     screen = console()
     if answer.shared_endpoints:
         role_of = Instance().role_of
@@ -140,3 +88,42 @@ async def _list(*, as_json: bool) -> int:
         else "no host has reported an endpoint yet"
     )
     return EXIT_OK
+
+
+@click.group()
+def tiers() -> None:
+    """How the tiers stand, and lifting a limit of the account behind one."""
+
+
+@tiers.command(name="list")
+@on_target
+@json_option
+def list_tiers(*, as_json: bool) -> int:
+    """List the tiers, and what is wrong with them."""
+    answer = answer_to("hosts", {}, HostsAnswer)
+    if as_json:
+        return print_json(answer.tiers)
+    show_tiers(console(), answer, Instance().role_of)
+    return EXIT_OK
+
+
+@tiers.command(name="clear-limit")
+@click.argument("tier", type=Word(TIERS))
+@on_target
+@click.option("--reason", default="", help="Kept in the log.")
+@json_option
+def clear_limit(tier: str, *, reason: str, as_json: bool) -> int:
+    """Use the account behind TIER again; if it is limited still, a run will say so."""
+    report = f"the limit on {tier} is lifted"
+    body = {"tier": tier, "reason": reason}
+    return tell("tier.clear_limit", body, report, as_json=as_json)
+
+
+@click.command()
+@click.argument("tier", type=Word(TIERS))
+@on_target
+@json_option
+def ack(tier: str, *, as_json: bool) -> int:
+    """Acknowledge the alert about TIER."""
+    report = f"the alert about {tier} is seen"
+    return tell("alert.acknowledge", {"tier": tier}, report, as_json=as_json)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import csv
 import io
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import click
 import msgspec
 
 from cli.client.completing import ids
-from cli.client.connection import connected, run
+from cli.client.connection import PAST_S, answer_to
 from cli.client.spans import point_option, time_option
 from cli.client.target import on_target
 from cli.commands.filters import label_option
@@ -29,10 +29,10 @@ from cli.render.terminal import (
     line_of,
     local,
     local_time,
+    print_json,
     table,
     utc_now,
 )
-from events.codec import encode
 from projections.answers import (
     AlertsAnswer,
     CostLine,
@@ -45,10 +45,6 @@ from projections.search import BY_LABEL, DIMENSIONS
 
 if TYPE_CHECKING:
     from rich.console import Console
-
-PAST_S: Final = 120.0
-"""How long an answer about the past may take."""
-
 
 # -- costs -----------------------------------------------------------------------------
 
@@ -87,38 +83,34 @@ def costs(
     `--by fallback` shows what each outage has cost, `--by day --fallback` what fallbacks
     cost over time, `--by label:team` what each team has.
     """
-    question = {"by": by, "since": since, "until": until, "label": list(label)}
-    question = {name: value for name, value in question.items() if value}
-    more = {} if fallback is None else {"fallback": fallback}
-    return run(_costs(question | more, as_csv=as_csv, as_json=as_json))
-
-
-async def _costs(question: dict[str, Any], *, as_csv: bool, as_json: bool) -> int:
     # Days and hours are UTC's to a program, and the person's own on the screen.
-    here = question["by"] in ("day", "hour") and not (as_csv or as_json)
-    by_hour = {**question, "by": "hour"} if here else question
-    async with connected() as client:
-        answer = await client.query("costs", by_hour, CostsAnswer)
-    if here:
-        answer = in_this_zone(answer, question["by"])
+    here = by in ("day", "hour") and not (as_csv or as_json)
+    filters: dict[str, Any] = {"since": since, "until": until, "label": list(label)}
+    question = {name: value for name, value in filters.items() if value}
+    question["by"] = "hour" if here else by
+    if fallback is not None:
+        question["fallback"] = fallback
+    answer = answer_to("costs", question, CostsAnswer)
     if as_json:
-        click.echo(encode(answer).decode())
-    elif as_csv:
+        return print_json(answer)
+    if as_csv:
         click.echo(cost_csv(answer), nl=False)
-    else:
-        if answer.by == "submitter":
-            role_of = Instance().role_of
-            answer.lines = [
-                msgspec.structs.replace(line, key=role_of(line.key))
-                for line in answer.lines
-            ]
-        console().print(cost_table(answer))
-        total = answer.total
-        console().print(
-            f"saved against Claude: {dollars(total.saved_usd)} (an estimate: "
-            "what the same tokens would have cost there, less what was paid)",
-            style="green" if total.saved_usd > 0 else "dim",
-        )
+        return EXIT_OK
+    if here:
+        answer = in_this_zone(answer, by)
+    if answer.by == "submitter":
+        role_of = Instance().role_of
+        answer.lines = [
+            msgspec.structs.replace(line, key=role_of(line.key))
+            for line in answer.lines
+        ]
+    console().print(cost_table(answer))
+    total = answer.total
+    console().print(
+        f"saved against Claude: {dollars(total.saved_usd)} (an estimate: "
+        "what the same tokens would have cost there, less what was paid)",
+        style="green" if total.saved_usd > 0 else "dim",
+    )
     return EXIT_OK
 
 
@@ -165,16 +157,10 @@ def stats(*, at: int | str | None, as_json: bool) -> int:
     Decisions are counted, not attempts. A disagreement is a task whose submitter named
     another tier than its wording suggests.
     """
-    return run(_stats(at, as_json=as_json))
-
-
-async def _stats(at: int | str | None, *, as_json: bool) -> int:
-    async with connected() as client:
-        question = {} if at is None else {"at": at}
-        answer = await client.query("stats", question, StatsAnswer, timeout=PAST_S)
+    question = {} if at is None else {"at": at}
+    answer = answer_to("stats", question, StatsAnswer, timeout=PAST_S)
     if as_json:
-        click.echo(encode(answer).decode())
-        return EXIT_OK
+        return print_json(answer)
     screen = console()
     _counts(screen, "tasks", answer.states)
     _counts(screen, "decisions by tier", answer.decisions_by_tier)
@@ -228,16 +214,10 @@ def _durations(screen: Console, answer: StatsAnswer) -> None:
 @json_option
 def alerts(*, at: int | str | None, as_json: bool) -> int:
     """List alerts, active ones first: tiers down for too long, hosts that are unwell."""
-    return run(_alerts(at, as_json=as_json))
-
-
-async def _alerts(at: int | str | None, *, as_json: bool) -> int:
-    async with connected() as client:
-        question = {} if at is None else {"at": at}
-        answer = await client.query("alerts", question, AlertsAnswer, timeout=PAST_S)
+    question = {} if at is None else {"at": at}
+    answer = answer_to("alerts", question, AlertsAnswer, timeout=PAST_S)
     if as_json:
-        click.echo(encode(answer).decode())
-        return EXIT_OK
+        return print_json(answer)
     if not answer.alerts:
         click.echo("no alerts")
         return EXIT_OK
@@ -266,16 +246,10 @@ def dead(*, limit: int, as_json: bool) -> int:
 
     `agentcom retry ID` tries one anew.
     """
-    return run(_dead(limit, as_json=as_json))
-
-
-async def _dead(limit: int, *, as_json: bool) -> int:
-    async with connected() as client:
-        question = {"state": ["dead"], "sort": "-finished", "limit": limit}
-        answer = await client.query("tasks", question, TasksAnswer)
+    question = {"state": ["dead"], "sort": "-finished", "limit": limit}
+    answer = answer_to("tasks", question, TasksAnswer)
     if as_json:
-        click.echo(encode(answer).decode())
-        return EXIT_OK
+        return print_json(answer)
     if not answer.tasks:
         click.echo("no dead letters")
         return EXIT_OK
@@ -306,15 +280,9 @@ async def _dead(limit: int, *, as_json: bool) -> int:
 @json_option
 def why_waiting(task_id: str, *, as_json: bool) -> int:
     """Say what the task ID waits for."""
-    return run(_why(task_id, as_json=as_json))
-
-
-async def _why(task_id: str, *, as_json: bool) -> int:
-    async with connected() as client:
-        answer = await client.query("why", {"task_id": task_id}, WhyAnswer)
+    answer = answer_to("why", {"task_id": task_id}, WhyAnswer)
     if as_json:
-        click.echo(encode(answer).decode())
-        return EXIT_OK
+        return print_json(answer)
     since = f" since {local_time(answer.waiting_since)}" if answer.waiting_since else ""
     waits = answer.state == "waiting"
     click.echo(line_of(f"{answer.task_id} is {answer.state}{since if waits else ''}"))

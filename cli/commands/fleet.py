@@ -1,4 +1,4 @@
-"""The fleet and its bill: hosts, drain, resume, and the table of costs."""
+"""The fleet: hosts, drain, resume."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from cli.client.completing import hosts as hosts_there
-from cli.client.connection import connected, run
+from cli.client.connection import answer_to, carried_out
 from cli.client.target import on_target
 from cli.commands.options import json_option
 from cli.local.instance import Instance
@@ -21,8 +21,8 @@ from cli.render.terminal import (
     EXIT_OK,
     console,
     local,
+    print_json,
 )
-from events.codec import encode
 from events.commands import Done
 from projections.answers import HostsAnswer
 
@@ -32,15 +32,9 @@ from projections.answers import HostsAnswer
 @json_option
 def hosts(*, as_json: bool) -> int:
     """List hosts with their endpoints and models, tiers and alerts."""
-    return run(_hosts(as_json=as_json))
-
-
-async def _hosts(*, as_json: bool) -> int:
-    async with connected() as client:
-        answer = await client.query("hosts", {}, HostsAnswer)
+    answer = answer_to("hosts", {}, HostsAnswer)
     if as_json:
-        click.echo(encode(answer).decode())
-        return EXIT_OK
+        return print_json(answer)
     screen = console()
     if not answer.hosts:
         screen.print("no host has joined: start one with `agentcom sidecar`")
@@ -66,7 +60,7 @@ async def _hosts(*, as_json: bool) -> int:
 def drain(host: str, *, reason: str, as_json: bool) -> int:
     """Let HOST finish what runs and take nothing new."""
     body = {"host": host, "reason": reason}
-    return run(tell("host.drain", body, f"{host} drains", as_json=as_json))
+    return tell("host.drain", body, f"{host} drains", as_json=as_json)
 
 
 @click.command()
@@ -76,20 +70,13 @@ def drain(host: str, *, reason: str, as_json: bool) -> int:
 def resume(host: str, *, as_json: bool) -> int:
     """Let HOST take work again, and look at once at what is down there."""
     report = f"{host} takes work again"
-    return run(tell("host.resume", {"host": host}, report, as_json=as_json))
+    return tell("host.resume", {"host": host}, report, as_json=as_json)
 
 
-async def tell(
-    command: str, body: dict[str, Any], report: str, *, as_json: bool
-) -> int:
+def tell(command: str, body: dict[str, Any], report: str, *, as_json: bool) -> int:
     """Send a command that is simply done, and say so."""
-    async with connected() as client:
-        done = await client.command(command, body, Done)
+    done = carried_out(command, body, Done)
     if as_json:
-        click.echo(encode(done).decode())
-    else:
-        click.echo(report + (f": {local(done.detail)}" if done.detail else ""))
+        return print_json(done)
+    click.echo(report + (f": {local(done.detail)}" if done.detail else ""))
     return EXIT_OK
-
-
-# -- costs -----------------------------------------------------------------------------

@@ -10,7 +10,6 @@ from pathlib import Path
 import click
 from msgspec import structs
 
-from cli.client.connection import run
 from cli.client.target import on_target, said_creds, said_url
 from cli.commands.fleet import tell
 from cli.commands.options import Between, Word, json_option
@@ -272,7 +271,7 @@ def forget(name: str, *, as_json: bool) -> int:
     Its key stays too: `host remove` takes that. With a key it may join again.
     """
     outcome = f"{name} is forgotten"
-    return run(tell("host.forget", {"host": name}, outcome, as_json=as_json))
+    return tell("host.forget", {"host": name}, outcome, as_json=as_json)
 
 
 @host.command("keys")
@@ -284,7 +283,7 @@ def list_keys(data: Path | None, as_json: bool) -> None:
     click.echo(json.dumps(names) if as_json else "\n".join(names))
 
 
-@click.command("provision")
+@click.command()
 @_DATA
 @click.option(
     "--output-days",
@@ -301,7 +300,7 @@ def list_keys(data: Path | None, as_json: bool) -> None:
     type=Word(["1", "3", "5"]),
     help="Servers that hold each stream  [default: as it is, 1 at first]",
 )
-def provision_command(
+def provision(
     data: Path | None,
     output_days: int | None,
     output_gib: float | None,

@@ -25,9 +25,10 @@ from cli.render.terminal import (
     console,
     local,
     local_time,
+    print_json,
     table,
 )
-from events.codec import encode, rfc3339
+from events.codec import rfc3339
 from events.errors import Malformed
 from sidecar.private import mend
 from sidecar.shield import shield, variables
@@ -95,8 +96,7 @@ def status(file: Path | None, as_json: bool) -> int:
         for each in config.target
     ]
     if as_json:
-        click.echo(encode({"targets": found}).decode())
-        return EXIT_OK
+        return print_json({"targets": found})
     shown = table(
         ("target", "delivered", "waiting", "given up", "last", "failing since", "why"),
         right=("delivered", "waiting", "given up"),

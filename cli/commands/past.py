@@ -14,14 +14,13 @@ import click
 from analysis.explain import Recheck, aftermath, policies_of, recheck, words
 from analysis.span import first_from, last_until
 from cli.client.completing import ids
-from cli.client.connection import PAST_S, Refused, Session, connected, run
+from cli.client.connection import PAST_S, Refused, Session, answer_to, connected, run
 from cli.client.spans import point_option
 from cli.client.target import on_target
 from cli.commands.options import Between, json_option
 from cli.render.events import event_line, json_line
 from cli.render.past import show_hosts, show_past_task, show_queue
 from cli.render.terminal import (
-    EXIT_INTERRUPTED,
     EXIT_OK,
     EXIT_REFUSED,
     Problem,
@@ -30,10 +29,11 @@ from cli.render.terminal import (
     line_of,
     local,
     painted,
+    print_json,
 )
 from events import catalogue as c
 from events import subjects
-from events.codec import encode, instant
+from events.codec import instant
 from events.commands import no_task
 from events.errors import Malformed, shown
 from events.lifecycle import FINAL
@@ -96,7 +96,7 @@ async def _explain(
             "fleet": fleet,
             "check": checked,
         }
-        click.echo(encode(document).decode())
+        print_json(document)
     else:
         screen = console()
         for sentence in sentences:
@@ -170,25 +170,17 @@ def state(
         raise click.UsageError(f"{shown(what)}: expected queue, fleet, or task ID")
     if (what == "task") != (task_id is not None):
         raise click.UsageError("expected queue, fleet, or task ID")
-    return run(_state(what, task_id, at, as_json=as_json))
-
-
-async def _state(
-    what: str, task_id: str | None, at: int | str | None, *, as_json: bool
-) -> int:
     question: dict[str, Any] = {} if at is None else {"at": at}
-    async with connected() as client:
-        answer: QueueAnswer | HostsAnswer | TaskAnswer
-        if what == "queue":
-            answer = await client.query("queue", question, QueueAnswer, timeout=PAST_S)
-        elif what == "fleet":
-            answer = await client.query("hosts", question, HostsAnswer, timeout=PAST_S)
-        else:
-            question["task_id"] = task_id
-            answer = await client.query("task", question, TaskAnswer, timeout=PAST_S)
+    answer: QueueAnswer | HostsAnswer | TaskAnswer
+    if what == "queue":
+        answer = answer_to("queue", question, QueueAnswer, timeout=PAST_S)
+    elif what == "fleet":
+        answer = answer_to("hosts", question, HostsAnswer, timeout=PAST_S)
+    else:
+        question["task_id"] = task_id
+        answer = answer_to("task", question, TaskAnswer, timeout=PAST_S)
     if as_json:
-        click.echo(encode(answer).decode())
-        return EXIT_OK
+        return print_json(answer)
     screen = console()
     screen.print(f"after sequence {answer.seq}", style="dim")
     match answer:
@@ -233,10 +225,7 @@ def replay(
     if step and not sys.stdin.isatty():
         raise click.UsageError("--step needs a terminal")
     screen = ReplayScreen(speed, step=step, as_json=as_json)
-    try:
-        return run(_replay(screen, span["from"], span["to"], task_id))
-    except KeyboardInterrupt:
-        return EXIT_INTERRUPTED
+    return run(_replay(screen, span["from"], span["to"], task_id))
 
 
 class Enough(Exception):

@@ -21,7 +21,7 @@ def _run(
     return waiting(fields, follow=True, as_json=as_json)
 
 
-run_task = ShellCommand(
+run = ShellCommand(
     "run",
     callback=_run,
     params=[each for each in submit.params if each.name not in _NOT_OF_ONE],

@@ -9,7 +9,7 @@ from zoneinfo import ZoneInfo, available_timezones
 
 import click
 
-from cli.client.connection import connected, new_id, run
+from cli.client.connection import answer_to, carried_out, connected, new_id, run
 from cli.client.target import on_target
 from cli.commands.fleet import tell
 from cli.commands.options import Word, json_option
@@ -25,10 +25,10 @@ from cli.render.terminal import (
     did_you_mean,
     line_of,
     local_time,
+    print_json,
     table,
 )
 from events import catalogue as c
-from events.codec import encode
 from events.commands import Done
 from projections.answers_later import SchedulesAnswer
 
@@ -176,8 +176,7 @@ async def _planned(verb: str, body: dict[str, Any], *, as_json: bool) -> int:
         name = {"schedule": body["schedule"], "wait_seq": done.seq or None}
         answer = await client.query("schedules", name, SchedulesAnswer)
     if as_json:
-        click.echo(encode(done).decode())
-        return EXIT_OK
+        return print_json(done)
     row = answer.schedules[0]
     words = {"add": " added", "change": " changed"}
     said = words[verb] if done.seq else f": {done.detail}"
@@ -215,15 +214,9 @@ def _when(instant: str, tz: str) -> str:
 @json_option
 def list_schedules(*, as_json: bool) -> int:
     """List the schedules, with the next time of each."""
-    return run(_list(as_json=as_json))
-
-
-async def _list(*, as_json: bool) -> int:
-    async with connected() as client:
-        answer = await client.query("schedules", {}, SchedulesAnswer)
+    answer = answer_to("schedules", {}, SchedulesAnswer)
     if as_json:
-        click.echo(encode(answer).decode())
-        return EXIT_OK
+        return print_json(answer)
     if not answer.schedules:
         click.echo("no schedules; `agentcom schedule add --help` says how to make one")
         return EXIT_OK
@@ -264,15 +257,9 @@ def _style(run: RunRow | None) -> str:
 @json_option
 def show(name: str, *, as_json: bool) -> int:
     """Show the schedule NAME: its rules, its next ten times, its last runs."""
-    return run(_show(name, as_json=as_json))
-
-
-async def _show(name: str, *, as_json: bool) -> int:
-    async with connected() as client:
-        answer = await client.query("schedules", {"schedule": name}, SchedulesAnswer)
+    answer = answer_to("schedules", {"schedule": name}, SchedulesAnswer)
     if as_json:
-        click.echo(encode(answer).decode())
-        return EXIT_OK
+        return print_json(answer)
     if not answer.schedules:
         raise Problem(f"there is no schedule {name}", EXIT_NOT_FOUND)
     row, screen = answer.schedules[0], console()
@@ -309,7 +296,7 @@ async def _show(name: str, *, as_json: bool) -> int:
 def pause(name: str, *, reason: str, as_json: bool) -> int:
     """Let the schedule NAME fire no more, until it is resumed."""
     body = {"schedule": name, "reason": reason}
-    return run(tell("schedule.pause", body, f"{name} is paused", as_json=as_json))
+    return tell("schedule.pause", body, f"{name} is paused", as_json=as_json)
 
 
 @schedule.command()
@@ -319,7 +306,7 @@ def pause(name: str, *, reason: str, as_json: bool) -> int:
 def resume(name: str, *, as_json: bool) -> int:
     """Let the schedule NAME fire again; what was planned meanwhile is left out."""
     body = {"schedule": name}
-    return run(tell("schedule.resume", body, f"{name} goes on", as_json=as_json))
+    return tell("schedule.resume", body, f"{name} goes on", as_json=as_json)
 
 
 @schedule.command()
@@ -329,7 +316,7 @@ def resume(name: str, *, as_json: bool) -> int:
 def remove(name: str, *, as_json: bool) -> int:
     """Take the schedule NAME away; tasks that it has submitted stay."""
     body = {"schedule": name}
-    return run(tell("schedule.remove", body, f"{name} removed", as_json=as_json))
+    return tell("schedule.remove", body, f"{name} removed", as_json=as_json)
 
 
 @schedule.command(name="run")
@@ -338,12 +325,8 @@ def remove(name: str, *, as_json: bool) -> int:
 @json_option
 def run_now(name: str, *, as_json: bool) -> int:
     """Submit the task of the schedule NAME now, and print its id."""
-    return run(_run_now(name, as_json=as_json))
-
-
-async def _run_now(name: str, *, as_json: bool) -> int:
-    async with connected() as client:
-        body = {"schedule": name, "id": new_id()}
-        done = await client.command("schedule.run", body, Done)
-    click.echo(encode(done).decode() if as_json else done.task_id)
+    done = carried_out("schedule.run", {"schedule": name, "id": new_id()}, Done)
+    if as_json:
+        return print_json(done)
+    click.echo(done.task_id)
     return EXIT_OK

@@ -9,19 +9,23 @@ import click
 import msgspec
 
 from cli.client.completing import hosts, ids
-from cli.client.connection import Refused, Session, connected, run
+from cli.client.connection import Refused, Session, connected, new_id, run
 from cli.client.target import on_target
 from cli.commands.filters import filter_of, filter_options
 from cli.commands.options import json_option
-from cli.render.terminal import EXIT_OK, EXIT_REFUSED, EXIT_USAGE, Problem
-from events.codec import encode
-from events.commands import Done
+from cli.render.terminal import (
+    EXIT_OK,
+    EXIT_REFUSED,
+    EXIT_USAGE,
+    Problem,
+    print_json,
+    progress_bar,
+)
+from events.commands import BulkProgress, Done
 from events.lifecycle import OPEN
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    from events.commands import BulkProgress
 
 F = TypeVar("F", bound="Callable[..., Any]")
 
@@ -124,11 +128,11 @@ async def _each(
             except Refused as refused:
                 worst = max(worst, refused.exit_code)
                 if as_json:
-                    click.echo(encode(refused.refusal).decode())
+                    print_json(refused.refusal)
                 refused.show(sys.stderr)
                 continue
             if as_json:
-                click.echo(encode(done).decode())
+                print_json(done)
             else:
                 report = _SAID.get((done.event, done.state))
                 report = report or _SAID.get((done.event, ""))
@@ -161,14 +165,13 @@ async def _all(
     body: dict[str, Any], *, dry_run: bool, sure: bool, as_json: bool
 ) -> int:
     """Say how many are meant, ask, do it, say what became of them."""
-    from cli.client.bulk import would_change
-
     action = body["action"]
     async with connected() as client:
-        would = await would_change(client, body)
+        asked = {**body, "dry_run": True}
+        would = await client.command("task.bulk", asked, BulkProgress)
         if dry_run or not would.matched:
             if as_json:
-                click.echo(encode(would).decode())
+                print_json(would)
             elif not would.matched:
                 click.echo("no task is meant")
             else:
@@ -182,7 +185,7 @@ async def _all(
             await _ask(f"{action.capitalize()} {_tasks(would.matched)}?")
         done = await _with_bar(client, body, would.matched, action)
     if as_json:
-        click.echo(encode(done).decode())
+        print_json(done)
     else:
         click.echo(_summary(action, done))
     return EXIT_REFUSED if done.refused else EXIT_OK
@@ -209,27 +212,16 @@ async def _ask(question: str) -> None:
 async def _with_bar(
     client: Session, body: dict[str, Any], total: int, action: str
 ) -> BulkProgress:
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-
-    from cli.client.bulk import change_all
-    from cli.render.terminal import console
-
-    bar = Progress(
-        TextColumn(action),
-        BarColumn(),
-        MofNCompleteColumn(),
-        console=console(sys.stderr),
-        transient=True,
-        disable=not sys.stderr.isatty(),
-    )
-    with bar:
+    """Carry it out on all of them; the same id each time, so that nothing is done twice."""
+    body = {"id": new_id(), **body}
+    with progress_bar(action) as bar:
         task = bar.add_task("", total=total)
-
-        def so_far(progress: BulkProgress) -> None:
+        while True:
+            progress = await client.command("task.bulk", body, BulkProgress)
             over = progress.done + progress.unchanged + progress.refused
             bar.update(task, completed=over, total=max(progress.matched, over))
-
-        return await change_all(client, body, so_far)
+            if progress.finished:
+                return progress
 
 
 _WORDS: Final = {

@@ -41,10 +41,10 @@ from cli.render.terminal import (
     harmless,
     local,
     painted,
+    print_json,
     remark,
 )
 from events import catalogue as c
-from events.codec import encode
 from events.commands import Submitted
 from events.errors import Malformed, shown
 from events.traceparent import TraceParent
@@ -354,8 +354,7 @@ async def _hand_in(fields: dict[str, Any], *, as_json: bool) -> int:
         await bring(client, fields)
         submitted = await hand_in(client, fields)
     if as_json:
-        click.echo(encode(submitted).decode())
-        return EXIT_OK
+        return print_json(submitted)
     click.echo(submitted.task_id)
     remark(_about(submitted))
     if sys.stderr.isatty():
@@ -441,7 +440,7 @@ async def _hand_in_and_wait(
         else:
             outcome = await outcome_by_asking(client, submitted.task_id)
     if as_json:
-        click.echo(encode(outcome).decode())
+        print_json(outcome)
     else:
         if not follow:
             _print_output(outcome)

@@ -21,9 +21,11 @@ from cli.render.terminal import (
     EXIT_OK,
     EXIT_USAGE,
     Problem,
+    print_json,
+    progress_bar,
 )
 from events import catalogue as c
-from events.codec import Reader, encode
+from events.codec import Reader
 from events.commands import BatchSubmitted, NewTask, Refusal
 from events.errors import Malformed
 
@@ -133,13 +135,12 @@ async def _hand_in_file(
         ids += submitted.task_ids
         if not wait:
             if as_json:
-                click.echo(encode(submitted).decode())
-            else:
-                click.echo("\n".join(submitted.task_ids))
+                return print_json(submitted)
+            click.echo("\n".join(submitted.task_ids))
             return EXIT_OK
         outcomes = await _outcomes(client, ids)
     if as_json:
-        click.echo(encode({"tasks": outcomes}).decode())
+        print_json({"tasks": outcomes})
     return max((EXIT_OF_STATE[each.state] for each in outcomes), default=EXIT_OK)
 
 
@@ -156,22 +157,11 @@ def _with_line(refused: Refused, lines: list[tuple[int, dict[str, Any]]]) -> Pro
 
 async def _outcomes(client: Session, ids: list[str]) -> list[Outcome]:
     """Wait for all of them, showing how far they are."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-
-    from cli.client.follow import each_outcome, outcome_by_asking
+    from cli.client.follow import Crowd, outcome_by_asking
     from cli.render.display import ending
-    from cli.render.terminal import console
 
     outcomes: dict[int, Outcome] = {}
-    progress = Progress(
-        TextColumn("tasks"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        console=console(sys.stderr),
-        transient=True,
-        disable=not sys.stderr.isatty(),
-    )
-    with progress:
+    with progress_bar("tasks") as progress:
         bar = progress.add_task("", total=len(ids))
 
         def note(place: int, outcome: Outcome) -> None:
@@ -180,7 +170,7 @@ async def _outcomes(client: Session, ids: list[str]) -> list[Outcome]:
             progress.console.print(f"{outcome.task_id}  {ending(outcome)}")
 
         if client.may_read:
-            async for place, outcome in each_outcome(client, ids):
+            async for place, outcome in Crowd(client, ids).outcomes():
                 note(place, outcome)
         else:
             for place, task_id in enumerate(ids):

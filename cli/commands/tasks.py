@@ -18,11 +18,11 @@ from cli.render.terminal import (
     EXIT_OK,
     console,
     line_of,
+    print_json,
     utc_now,
 )
 from events import subjects
 from events.chunks import gaps
-from events.codec import encode
 from events.commands import no_task
 from projections.answers import HostsAnswer, TaskAnswer, TasksAnswer, WhyAnswer
 from projections.search import SORTS
@@ -69,8 +69,7 @@ async def _list_tasks(question: dict[str, Any], *, as_json: bool) -> int:
         if "host" in question and not answer.total:
             await _check_host(client, question["host"])
     if as_json:
-        click.echo(encode(answer).decode())
-        return EXIT_OK
+        return print_json(answer)
     screen = console()
     screen.print(task_table(answer, utc_now()))
     screen.print(tasks_footer(answer), style="dim")
@@ -138,8 +137,7 @@ async def _show_task(task_id: str, *, events: bool, as_json: bool) -> int:
         answer = await client.query("task", question, TaskAnswer)
         because = await reasons(client, answer.task)
     if as_json:
-        click.echo(encode(answer).decode())
-        return EXIT_OK
+        return print_json(answer)
     screen = console()
     show_task(screen, answer, because, Instance().role_of)
     if events:
@@ -168,9 +166,8 @@ async def _show_tree(task_id: str, *, as_json: bool) -> int:
             question["cursor"] = page.next
     tree = tree_of(rows or [top], top.task_id)
     if as_json:
-        click.echo(encode(tree).decode())
-    else:
-        console().print(tree_table(tree))
+        return print_json(tree)
+    console().print(tree_table(tree))
     return EXIT_OK
 
 
@@ -214,7 +211,7 @@ async def _logs(task_id: str, *, follow: bool, as_json: bool) -> int:
             following = Following(client, full, audience)
             outcome = await following.outcome(screen.waits)
             if as_json:
-                click.echo(encode(outcome).decode())
+                print_json(outcome)
             else:
                 screen.end(outcome)
             return EXIT_OF_STATE[outcome.state]

@@ -193,6 +193,3 @@ async def live(instance: Instance, plan: Plan) -> int:
     if interrupted:
         remark("stopped")
     return EXIT_INTERRUPTED if len(interrupted) > 1 else EXIT_OK
-
-
-# -- what it found ---------------------------------------------------------------------

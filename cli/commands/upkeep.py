@@ -30,6 +30,7 @@ from cli.render.terminal import (
     console,
     line_of,
     local_time,
+    print_json,
     size,
     utc_now,
 )
@@ -106,7 +107,7 @@ async def _verify(store: Path, *, acknowledge: bool, as_json: bool) -> int:
                 client.log, store, stored=stored, acknowledged=known
             )
     if as_json:
-        click.echo(encode(report).decode())
+        print_json(report)
     else:
         for line in _findings(report):
             click.echo(line_of(line))
@@ -185,9 +186,8 @@ async def _rebuild(name: str, store: Path | None, *, as_json: bool) -> int:
         else:
             seq = await _until_rebuilt(client, begun)
     if as_json:
-        click.echo(encode({"seq": seq, "names": sorted(VERSIONS)}).decode())
-    else:
-        click.echo(f"made anew up to sequence {seq}: {', '.join(sorted(VERSIONS))}")
+        return print_json({"seq": seq, "names": sorted(VERSIONS)})
+    click.echo(f"made anew up to sequence {seq}: {', '.join(sorted(VERSIONS))}")
     return EXIT_OK
 
 
@@ -427,8 +427,7 @@ def _report(
     file: Path, header: ArchiveHeader, what: str, *, as_json: bool = False
 ) -> int:
     if as_json:
-        click.echo(encode({"file": str(file), "archive": header}).decode())
-        return EXIT_OK
+        return print_json({"file": str(file), "archive": header})
     for stream, span in header.streams.items():
         count = span.last - span.first + 1 if span.last else 0
         click.echo(f"{stream}: {count} messages, {span.first} to {span.last}")
@@ -457,13 +456,12 @@ def restore(file: Path, *, as_json: bool) -> int:
     instance.prepare()
     with private_broker(instance.data) as admin:
         stored = asyncio.run(_restore(admin, file, header))
-    total = sum(stored.values())
     if as_json:
-        click.echo(encode({"stored": stored, "archive": header}).decode())
-    else:
-        click.echo(
-            f"{total} messages restored into {instance.data}: start it with `agentcom up`"
-        )
+        return print_json({"stored": stored, "archive": header})
+    click.echo(
+        f"{sum(stored.values())} messages restored into {instance.data}: start it with "
+        "`agentcom up`"
+    )
     return EXIT_OK
 
 

@@ -21,8 +21,7 @@ from cli.client.target import on_target
 from cli.commands.options import Between, Word, json_option
 from cli.local.instance import Instance
 from cli.render.past import show_repriced, show_whatif
-from cli.render.terminal import EXIT_OK, Problem, console
-from events.codec import encode
+from cli.render.terminal import EXIT_OK, Problem, console, print_json
 from events.errors import Malformed
 from projections.main import checkpoints_beside
 from projections.questions import AskWhatIf
@@ -90,8 +89,7 @@ async def _whatif(question: AskWhatIf, *, as_json: bool) -> int:
     async with connected() as client:
         answer = await Redecider(client.log, checkpoints=local_checkpoints())(question)
     if as_json:
-        click.echo(encode(answer).decode())
-        return EXIT_OK
+        return print_json(answer)
     show_whatif(console(), answer)
     return EXIT_OK
 
@@ -146,7 +144,6 @@ async def _reprice(prices: Prices, by: str, since: int | str, *, as_json: bool) 
             client.log, prices, by, since, checkpoints=local_checkpoints()
         )
     if as_json:
-        click.echo(encode(answer).decode())
-        return EXIT_OK
+        return print_json(answer)
     show_repriced(console(), answer)
     return EXIT_OK

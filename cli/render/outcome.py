@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from msgspec import Struct
 
 from events import catalogue as c
-from projections.mapping import why_not
-from projections.record import NANO
+from projections.mapping import detail
 
 if TYPE_CHECKING:
     from projections.answers import TaskAnswer, TaskDetail
@@ -60,98 +59,28 @@ class Outcome(Struct, kw_only=True):
     changes: c.Changes | None = None
 
 
+_OF_RESULT: Final = (
+    *("output", "stderr", "exit_code", "truncated", "length_limited", "changes"),
+)
+"""What the last run's result alone has; the task itself has the rest."""
+
+
 def outcome_of(record: TaskRecord, result: c.Result | None) -> Outcome:
     """Say how a task ended, from its record and the last result that counted."""
-    spent = record.spent
-    return _outcome(
-        record,
-        result,
-        task_id=record.id,
-        state=record.phase,
-        attempts=record.attempts_begun,
-        cost=None if spent.unpriced else spent.usd_nano / NANO,
-        equivalent=spent.equivalent_nano / NANO,
-        saved=spent.saved_nano / NANO,
-        basis=spent.basis,
-        tokens=(
-            None if spent.unknown_in else spent.tokens_in,
-            None if spent.unknown_out else spent.tokens_out,
-        ),
-        cache=(spent.cache_read, spent.cache_write),
-        error=why_not(record),
-        model_used=record.model_used or "none",
-    )
+    return _outcome(detail(record, submission=None, result=result, env={}))
 
 
 def outcome_of_answer(answer: TaskAnswer) -> Outcome:
     """Say how a task ended, from what the read models answer."""
-    task = answer.task
-    return _outcome(
-        task,
-        task.result,
-        task_id=task.task_id,
-        state=task.state,
-        attempts=task.attempts,
-        cost=task.estimated_cost_usd,
-        equivalent=task.equivalent_claude_cost_usd,
-        saved=task.saved_usd,
-        basis=task.cost_basis,
-        tokens=(task.tokens_in, task.tokens_out),
-        cache=(task.cache_read_tokens, task.cache_write_tokens),
-        error=task.error,
-        model_used=task.model_used,
-    )
+    return _outcome(answer.task)
 
 
-def _outcome(
-    about: TaskRecord | TaskDetail,
-    result: c.Result | None,
-    *,
-    task_id: str,
-    state: str,
-    attempts: int,
-    cost: float | None,
-    equivalent: float,
-    saved: float,
-    basis: str,
-    tokens: tuple[int | None, int | None],
-    cache: tuple[int, int],
-    error: c.RunError | None,
-    model_used: str,
-) -> Outcome:
-    outcome = Outcome(
-        task_id=task_id,
-        status=state,
-        state=state,
-        model=about.model,
-        model_used=model_used,
-        tokens_in=tokens[0],
-        tokens_out=tokens[1],
-        cache_read_tokens=cache[0],
-        cache_write_tokens=cache[1],
-        cost_basis=basis,
-        estimated_cost_usd=cost,
-        equivalent_claude_cost_usd=equivalent,
-        saved_usd=saved,
-        execution_ms=about.execution_ms,
-        error=error,
-        tier=about.tier,
-        target_type=about.target_type,
-        host=about.host,
-        endpoint=about.endpoint,
-        fallback_used=about.fallback_used,
-        fallback_from_tier=about.fallback_from_tier,
-        attempts=attempts,
-        generation=about.generation,
-        late=about.late,
-        simulated=about.simulated,
-        cwd=about.cwd,
-    )
-    if result is not None:
-        outcome.output = result.output
-        outcome.stderr = result.stderr
-        outcome.exit_code = result.exit_code
-        outcome.truncated = result.truncated
-        outcome.changes = result.changes
-        outcome.length_limited = result.length_limited
-    return outcome
+def _outcome(task: TaskDetail) -> Outcome:
+    fields = {
+        name: getattr(task, name)
+        for name in Outcome.__struct_fields__
+        if name not in _OF_RESULT
+    }
+    if task.result is not None:
+        fields |= {name: getattr(task.result, name) for name in _OF_RESULT}
+    return Outcome(**fields | {"status": task.state})

@@ -17,6 +17,7 @@ from typing import IO, TYPE_CHECKING, Any, Final
 
 import click
 
+from events.codec import encode
 from events.errors import (
     AgentComError,
     Denied,
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from datetime import tzinfo
 
     from rich.console import Console
+    from rich.progress import Progress
     from rich.table import Table
 
 EXIT_OK: Final = 0
@@ -140,6 +142,12 @@ def colours_on(stream: IO[str]) -> bool:
     return stream.isatty()
 
 
+def print_json(value: Any) -> int:
+    """Print a value for programs, as a line of JSON; return EXIT_OK."""
+    click.echo(encode(value).decode())
+    return EXIT_OK
+
+
 def remark(text: str) -> None:
     """Tell whoever watches something beside what was asked for, on stderr."""
     click.echo(painted(text, "dim", sys.stderr), err=True)
@@ -187,6 +195,20 @@ def did_you_mean(argument: str, names: Iterable[str]) -> str:
     """Return ` Did you mean X?` for a name that is none, "" where nothing is near."""
     near = get_close_matches(argument, list(names), n=3, cutoff=0.6)
     return f" Did you mean {' or '.join(near)}?" if near else ""
+
+
+def progress_bar(doing: str) -> Progress:
+    """Make a bar on stderr that counts up to a total, where somebody looks at it."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+    return Progress(
+        TextColumn(doing),
+        BarColumn(),
+        MofNCompleteColumn(),
+        console=console(sys.stderr),
+        transient=True,
+        disable=not sys.stderr.isatty(),
+    )
 
 
 # -- tables ----------------------------------------------------------------------------

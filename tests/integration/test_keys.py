@@ -13,7 +13,7 @@ import nats
 import pytest
 from click.testing import CliRunner
 
-from cli.commands.keys import host, keys, provision_command
+from cli.commands.keys import host, keys, provision
 from cli.local.broker import Broker, find_server
 from cli.local.instance import (
     ROLES,
@@ -165,7 +165,7 @@ def test_a_file_that_holds_no_key_is_named(data, damage):
 
 def test_the_streams_of_a_running_broker_are_made_by_command(broker):
     shown = run(
-        provision_command,
+        provision,
         *("--data", str(broker.instance.data), "--output-gib", "0.05"),
     )
 
@@ -181,16 +181,16 @@ def test_the_streams_of_a_broker_elsewhere_are_made_where_it_is_said_to_be(
     here.record_url("nats://127.0.0.1:1")
     monkeypatch.setenv("AGENTCOM_DATA", str(here.data))
     monkeypatch.setenv("AGENTCOM_NATS", there.url)
-    assert run(provision_command) == "streams ready\n"
+    assert run(provision) == "streams ready\n"
     here.keys.joinpath("admin.nk").rename(tmp_path / "admin.nk")
     monkeypatch.setenv("AGENTCOM_CREDS", str(tmp_path / "admin.nk"))
-    assert run(provision_command) == "streams ready\n"
+    assert run(provision) == "streams ready\n"
 
 
 def test_a_broker_that_is_not_there_is_said(broker):
     broker.stop()
 
-    done = CliRunner().invoke(provision_command, ["--data", str(broker.instance.data)])
+    done = CliRunner().invoke(provision, ["--data", str(broker.instance.data)])
 
     assert done.exit_code == 1
     assert broker.url in done.output

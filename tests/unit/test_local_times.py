@@ -20,7 +20,7 @@ import pytest
 from click.testing import CliRunner
 
 from cli.commands.submit import _about
-from cli.main import COMMANDS, agentcom
+from cli.main import COMMANDS, agentcom, module_of
 from cli.render.display import Screen
 from cli.render.events import event_line
 from cli.render.terminal import Problem, local
@@ -125,8 +125,8 @@ def answered(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
         yield FakeSession(request.param)
 
     # One that is imported later would keep what stands here now.
-    for place, _, _ in COMMANDS.values():
-        importlib.import_module(place)
+    for command in COMMANDS:
+        importlib.import_module(module_of(command))
     for name, module in list(sys.modules.items()):
         if name.startswith("cli.") and hasattr(module, "connected"):
             monkeypatch.setattr(module, "connected", connected)
