@@ -292,14 +292,15 @@ def predecessors(spec: TaskSpec) -> list[str]:
 def chat_options(spec: TaskSpec) -> list[str]:
     """Name the options of a task that a chat with a model server alone honours."""
     options = ["system"] if spec.system else []
-    options += [
-        name
-        for name in ("max_tokens", "temperature", "json_schema")
-        if getattr(spec, name) is not None
-    ]
+    if spec.max_tokens is not None:
+        options.append("max_tokens")
+    if spec.temperature is not None:
+        options.append("temperature")
+    if spec.json_schema is not None:
+        options.append("json_schema")
     if spec.chat is not None:
         options += [f"chat.{name}" for name in wishes_of(spec)]
-    if any(map(is_picture, spec.attachments)):
+    if spec.attachments and any(map(is_picture, spec.attachments)):
         options.append("attachments")
     if spec.embed is not None:
         options.append("embed")

@@ -158,6 +158,8 @@ A report of no higher rank than one that counted is a repeat.
 """
 STARTED: Final = RANK[c.TaskStarted]
 """The rank from which on a route was an attempt."""
+OVER: Final = RANK[c.TaskCompleted]
+"""The rank of a run's end; such a report may bring a result."""
 
 NO_ATTEMPT: Final = frozenset({"busy", "draining", "limited"})
 """A run given back for these reasons was not an attempt of the task's."""

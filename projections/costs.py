@@ -8,7 +8,7 @@ the sums. Hours are the reporting host's, in UTC.
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from msgspec import Struct, field
 
@@ -55,10 +55,15 @@ class Booked(Struct):
 
 
 class CostsState(Struct):
-    """Bookings since the store last took them, and the sum of all there ever were."""
+    """Bookings since the store last took them, and the sum of all before those."""
 
     cells: dict[Cell, Booked] = field(default_factory=dict)
-    total: Spent = NOTHING
+    stored: Spent = NOTHING
+
+    @property
+    def total(self) -> Spent:
+        """The sum of all bookings there ever were."""
+        return sum((booked.spent for booked in self.cells.values()), self.stored)
 
 
 def evolve(state: CostsState, judged: JudgedEvent) -> None:
@@ -67,12 +72,10 @@ def evolve(state: CostsState, judged: JudgedEvent) -> None:
     task, routing = judged.task, judged.routing
     if spent is None or task is None or routing is None:
         return
-    event = judged.recorded.event
-    told = event.spent if isinstance(event, c.TaskStatus | c.TaskVerified) else None
-    model = result or told
+    event: Any = judged.recorded.event
     cell = Cell(
         hour_of(event.at),
-        model.model_used if model is not None else "none",
+        (event.spent if result is None else result).model_used,
         routing.tier,
         task.repo,
         routing.host,
@@ -88,13 +91,12 @@ def evolve(state: CostsState, judged: JudgedEvent) -> None:
     if booked is None:
         booked = state.cells[cell] = Booked()
     booked.spent += spent
-    state.total += spent
     if result is None:
         return
     booked.runs += 1
     if judged.verdict != "applied":
         booked.late += 1
-    elif isinstance(event, c.TaskCompleted):
+    elif type(event) is c.TaskCompleted:
         booked.completed += 1
 
 

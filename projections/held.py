@@ -23,9 +23,6 @@ def comes_after(
     record: TaskRecord, spec: c.TaskSpec, find: Callable[[str], TaskRecord | None]
 ) -> Iterator[TaskRecord]:
     """Note what a task comes after; yield the records that changed besides its own."""
-    record.name = spec.name or ""
-    if not (spec.after or spec.after_any or spec.input_from):
-        return
     record.after, record.after_any = list(spec.after), list(spec.after_any)
     record.input_from = list(spec.input_from)
     for task_id in c.predecessors(spec):
@@ -40,6 +37,7 @@ def released(
 ) -> None:
     """Let a task stand in the queue; it ages from here on."""
     record.held = False
+    record.phase_seq = seq
     record.waiting_since = event.at
 
 

@@ -411,7 +411,7 @@ class Queries:
             checkpoints=list(self._checkpoints()),
             events=state.events,
             types=state.types,
-            standings=state.verdicts,
+            standings=state.standings,
             void=state.void,
             unknown=state.unknown,
             undecodable=state.undecodable,

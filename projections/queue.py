@@ -1,8 +1,8 @@
 """The fold over the queue: which tasks wait, by tier and priority, which are under way,
 which are held until they may stand in it.
 
-Kept as an index over the open tasks' records, so it costs a step a few dictionary
-operations, and a restart fills it from the stored tasks that are open.
+An index over the open tasks' records: made of them when somebody first asks, which a log
+that is read from its beginning need not do for every step, and kept up from then on.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from events import catalogue as c
 from events.lifecycle import FINAL, TIER_KINDS
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from projections.judged import JudgedEvent
     from projections.record import TaskRecord
 
@@ -81,6 +83,14 @@ class QueueState:
         for record in self.lanes.get(lane, {}).values():
             return Oldest(record.id, record.submitted_at, record.waiting_since)
         return None
+
+
+def queue_of(records: Iterable[TaskRecord]) -> QueueState:
+    """Make the queue of all tasks there are; those that are over are not in it."""
+    state = QueueState()
+    for record in sorted(records, key=lambda record: record.phase_seq):
+        state.place(record)
+    return state
 
 
 def evolve(state: QueueState, judged: JudgedEvent) -> None:

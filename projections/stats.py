@@ -7,13 +7,12 @@ Durations go into buckets that double, so the document stays small whatever the 
 from __future__ import annotations
 
 from bisect import bisect_left
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
 from msgspec import Struct, field
 
 from events import catalogue as c
-from events.codec import instant
-from events.errors import Malformed
 from events.lifecycle import FINAL
 
 if TYPE_CHECKING:
@@ -25,29 +24,33 @@ BUCKETS_MS: Final[tuple[float, ...]] = tuple(float(2**i) / 4 for i in range(26))
 MINUTES_KEPT: Final = 120
 MODELS_KEPT: Final = 200
 """Models of a tier that are told apart; the rest count as "other"."""
-VERSION: Final = 2
-_SECOND: Final = 1_000
+VERSION: Final = 3
+_MILLISECOND: Final = timedelta(milliseconds=1)
 TAGS: Final = {kind: tag for tag, kind in c.types().items()}
 
 
 class Histogram(Struct):
-    """Durations by bucket; `total_us` is their sum in whole microseconds."""
+    """Durations by bucket; `total_us` is the sum of all `n` in whole microseconds."""
 
     counts: list[int] = field(default_factory=lambda: [0] * (len(BUCKETS_MS) + 1))
     total_us: int = 0
-    n: int = 0
+
+    @property
+    def n(self) -> int:
+        """How many there are."""
+        return sum(self.counts)
 
     def add(self, ms: float) -> None:
         """Count one duration."""
         self.counts[bisect_left(BUCKETS_MS, ms)] += 1
-        self.total_us += round(ms * _SECOND)
-        self.n += 1
+        self.total_us += round(ms * 1_000)
 
     def quantile(self, q: float) -> float | None:
         """Return the upper edge of the bucket that holds the q-th part; None if empty."""
-        if not self.n:
+        n = self.n
+        if not n:
             return None
-        rank, seen = q * self.n, 0
+        rank, seen = q * n, 0
         for edge, count in zip(BUCKETS_MS, self.counts, strict=False):
             seen += count
             if seen >= rank:
@@ -75,16 +78,16 @@ class FirstRounds(Struct):
 class StatsState(Struct):
     """Counts of everything, one small document.
 
-    `first_rounds` is by tier and model.
+    `refused` counts the events that were not applied, by verdict; `first_rounds` is by
+    tier and model.
     """
 
     events: int = 0
     states: dict[str, int] = field(default_factory=dict)
     types: dict[str, int] = field(default_factory=dict)
-    verdicts: dict[str, int] = field(default_factory=dict, name="standings")
+    refused: dict[str, int] = field(default_factory=dict)
     void: dict[str, int] = field(default_factory=dict)
     unknown: dict[str, int] = field(default_factory=dict)
-    undecodable: int = 0
     last_seq: int = 0
     last_at: str = ""
     hops: dict[str, int] = field(default_factory=dict)
@@ -98,42 +101,51 @@ class StatsState(Struct):
     run_ms: dict[str, Histogram] = field(default_factory=dict)
     first_rounds: dict[str, dict[str, FirstRounds]] = field(default_factory=dict)
 
+    @property
+    def standings(self) -> dict[str, int]:
+        """How many events got which verdict, as programs know them: applied is "taken"."""
+        taken = self.events - sum(self.refused.values())
+        return {**({"taken": taken} if taken else {}), **self.refused}
+
+    @property
+    def undecodable(self) -> int:
+        """Messages that are no events: the log has no gaps, so all that was skipped."""
+        return self.last_seq - self.events
+
 
 def evolve(state: StatsState, judged: JudgedEvent) -> None:
     """Count one event, whatever its verdict."""
     recorded, verdict = judged.recorded, judged.verdict
     event = recorded.event
-    seq = recorded.seq
-    if seq != state.last_seq + 1:
-        # The log has no gaps, so what was skipped were messages that are not events.
-        state.undecodable += seq - state.last_seq - 1
-    state.last_seq = seq
+    state.last_seq = recorded.seq
     state.last_at = event.at
     state.events += 1
-    # As the first version named it, and programs and stored files still do.
-    _count(state.verdicts, "taken" if verdict == "applied" else verdict)
     kind = TAGS.get(type(event))
     if kind is None:
         _count(state.unknown, c.tag(event))
+    else:
+        types = state.types
+        types[kind] = types.get(kind, 0) + 1
+    if verdict != "applied":
+        _count(state.refused, verdict)
+        if verdict == "void":
+            _count(state.void, f"{kind}: {judged.reason}")
         return
-    _count(state.types, kind)
-    if verdict == "applied":
-        task = judged.task
-        if task is not None:
-            if judged.before != judged.after:
-                _task(state, task, judged)
-            elif type(event) is c.TaskVerified:
-                _verified(state, task, event)
-    elif verdict == "void":
-        _count(state.void, f"{kind}: {judged.reason}")
+    task = judged.task
+    if task is not None:
+        if judged.before != judged.after:
+            _task(state, task, judged)
+        elif type(event) is c.TaskVerified:
+            _verified(state, task, event)
 
 
 def _task(state: StatsState, task: TaskRecord, judged: JudgedEvent) -> None:
     event: Any = judged.recorded.event
     kind, after = type(event), judged.after
+    states = state.states
     if before := judged.before:
-        state.states[before] -= 1
-    _count(state.states, after)
+        states[before] -= 1
+    states[after] = states.get(after, 0) + 1
     if kind is c.TaskRouted:
         _decision(state, event)
     elif kind is c.TaskSubmitted:
@@ -222,6 +234,7 @@ def between_ms(earlier: str, later: str) -> float | None:
     Different machines wrote them, so what would be negative is 0.
     """
     try:
-        return max((instant(later) - instant(earlier)) * 1_000, 0.0)
-    except Malformed:
+        lasted = datetime.fromisoformat(later) - datetime.fromisoformat(earlier)
+    except (ValueError, TypeError):
         return None
+    return max(lasted / _MILLISECOND, 0.0)

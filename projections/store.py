@@ -247,9 +247,8 @@ class Store:
             for name in world.schedules.touched:
                 self._put("schedule", name, world.schedules.by_name.get(name))
             connection.execute(PUT_DOCUMENT, ("stats", "", encoder.encode(world.stats)))
-            connection.execute(
-                PUT_DOCUMENT, ("costs", "", encoder.encode(world.costs.total))
-            )
+            total = world.costs.total
+            connection.execute(PUT_DOCUMENT, ("costs", "", encoder.encode(total)))
             connection.executemany(
                 "insert or replace into meta values (?, ?)",
                 (
@@ -263,6 +262,7 @@ class Store:
         touched.clear()
         world.fleet.touched.clear()
         world.schedules.touched.clear()
+        world.costs.stored = total
         world.costs.cells.clear()
 
     def _save_fleet(self, world: World, kind: str, key: str) -> None:

@@ -84,10 +84,9 @@ def loaded(connection: sqlite3.Connection) -> World:
         f"select body from task where state in ({marks})",
         OPEN,
     )
-    records = [decoded(body) for (body,) in rows]
-    for record in sorted(records, key=lambda record: record.phase_seq):
+    for (body,) in rows:
+        record = decoded(body)
         world.tasks.records[record.id] = record
-        world.queue.place(record)
     _load_documents(connection, world)
     return world
 
@@ -111,7 +110,7 @@ def _load_documents(connection: sqlite3.Connection, world: World) -> None:
             case "stats":
                 world.stats = _read(body, StatsState)
             case _:
-                world.costs.total = _read(body, Spent)
+                world.costs.stored = _read(body, Spent)
 
 
 def documents(connection: sqlite3.Connection) -> int:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 from events import catalogue as c
 from events.lifecycle import (
     BY_LEADER,
+    OVER,
     RANK,
     TABLE,
     Phase,
@@ -50,7 +51,7 @@ VOIDS_KEPT: Final = 16
 _LINES: Final = (c.TaskStatus, c.TaskErrorLine, c.TaskRetrying, c.TaskVerified)
 NUMBERED: Final = frozenset(_LINES)
 """Lines of a run: many of one type, told apart by their running number."""
-VERSION: Final = 18
+VERSION: Final = 19
 """Goes up whenever this fold makes other records of the same log."""
 
 
@@ -133,8 +134,9 @@ def _submitted(state: TasksState, judged: JudgedEvent, event: c.TaskSubmitted) -
         _void(judged, SUBMITTED_BEFORE)
         return
     record = new_record(event, judged.recorded.seq)
-    for before in comes_after(record, event.spec, state.find):
-        state.touched[before.id] = before
+    if record.held:
+        for before in comes_after(record, event.spec, state.find):
+            state.touched[before.id] = before
     state.records[record.id] = state.touched[record.id] = record
     judged.task = record
     judged.after = "waiting"
@@ -158,7 +160,7 @@ def _decision(
     return "applied"
 
 
-def _report(judged: JudgedEvent, record: TaskRecord, event: c.RunEvent) -> Verdict:
+def _report(judged: JudgedEvent, record: TaskRecord, event: Any) -> Verdict:
     routing = record.routing(event.route)
     if routing is None:
         return _void(judged, NO_ROUTE)
@@ -171,42 +173,36 @@ def _report(judged: JudgedEvent, record: TaskRecord, event: c.RunEvent) -> Verdi
         book(judged, record, routing, event)
         _too_late(judged, routing, event)
         return _void(judged, NOT_IN_FORCE)
-    if type(event) in NUMBERED:
+    kind = type(event)
+    rank = RANK.get(kind)
+    if rank is not None:
+        if rank <= routing.reported:
+            return "repeat"
+        if rank == OVER:
+            book(judged, record, routing, event)
+    elif kind in NUMBERED:
         # What a round used is told once, behind later lines too.
         book(judged, record, routing, event)
-    if _is_repeat(routing, event):
-        return "repeat"
-    if type(event) in _WITH_RESULT:
-        book(judged, record, routing, event)
+        if _was_said(routing, event):
+            return "repeat"
     seq = judged.recorded.seq
     if refused := _take_step(record, event, seq):
         _too_late(judged, routing, event)
         return _void(judged, refused)
-    _note_report(routing, event)
-    EFFECTS[type(event)](record, routing, event, seq)
-    return "applied"
-
-
-def _is_repeat(routing: Routing, event: Any) -> bool:
-    """Whether the routing in force has reported this, or more than this, before."""
-    kind = type(event)
-    rank = RANK.get(kind)
-    if rank is not None:
-        return rank <= routing.reported
-    if kind is c.TaskRetrying and routing.target_type == "sidecar":
-        # Lines may change places; a command's starts have numbers of their own.
-        return bool(event.retry <= routing.restarted)
-    return kind in NUMBERED and event.n <= routing.line
-
-
-def _note_report(routing: Routing, event: Any) -> None:
-    """Remember that the routing reported this, which was no repeat, and that it counted."""
-    kind = type(event)
-    rank = RANK.get(kind)
     if rank is not None:
         routing.reported = rank
     elif kind in NUMBERED:
         routing.line = max(routing.line, event.n)
+    EFFECTS[kind](record, routing, event, seq)
+    return "applied"
+
+
+def _was_said(routing: Routing, event: Any) -> bool:
+    """Whether the routing in force has told this line, or a later one, before."""
+    if type(event) is c.TaskRetrying and routing.target_type == "sidecar":
+        # Lines may change places; a command's starts have numbers of their own.
+        return bool(event.retry <= routing.restarted)
+    return bool(event.n <= routing.line)
 
 
 _AFTER: Final[dict[type[c.Event], dict[str, Phase]]] = {
@@ -222,20 +218,16 @@ def _take_step(record: TaskRecord, event: Any, seq: int) -> VoidReason | None:
     after = _AFTER[kind].get(phase)
     if after is None:
         return VoidReason(NO_SUCH_STEP, f"a task that is {phase} takes no such step")
-    if refuses_step(kind, held=record.held):
-        return not_while(record)
-    if kind is c.TaskRouted and event.generation <= record.generation:
-        text = f"generation {record.generation} has been routed already"
-        return VoidReason(ROUTED_BEFORE, text)
+    if phase == "waiting":
+        if refuses_step(kind, held=record.held):
+            return not_while(record)
+        if kind is c.TaskRouted and event.generation <= record.generation:
+            text = f"generation {record.generation} has been routed already"
+            return VoidReason(ROUTED_BEFORE, text)
     if after != phase:
         record.phase = after
         record.phase_seq = seq
     return None
-
-
-_WITH_RESULT: Final = frozenset(
-    kind for kind in c.types().values() if "result" in kind.__struct_fields__
-)
 
 
 def _too_late(judged: JudgedEvent, routing: Routing, event: c.RunEvent) -> None:

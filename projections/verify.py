@@ -123,11 +123,11 @@ async def verify(
         missing=missing,
         undecodable=passed_over,
         unknown=stats.unknown,
-        foreign=stats.verdicts.get("foreign", 0),
+        foreign=stats.refused.get("foreign", 0),
         void=stats.void,
         illegal=void_codes[NO_SUCH_STEP],
         late=void_codes[NOT_IN_FORCE.code],
-        repeats=stats.verdicts.get("repeat", 0),
+        repeats=stats.refused.get("repeat", 0),
         read_models=not_compared
         or f"{'differ from' if differences else 'equal'} a fresh fold at {position}",
         differences=differences,

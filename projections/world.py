@@ -38,17 +38,25 @@ class World:
         self.loaded_at = NOWHERE
         self.tasks = tasks.TasksState()
         self.fleet = fleet.FleetState()
-        self.queue = queue.QueueState()
+        self._queue: queue.QueueState | None = None
         self.costs = costs.CostsState()
         self.stats = stats.StatsState()
         self.schedules = schedules.SchedulesState()
+
+    @property
+    def queue(self) -> queue.QueueState:
+        """The queue: made of the open tasks when it is first asked for, folded from then on."""
+        if self._queue is None:
+            self._queue = queue.queue_of(self.tasks.records.values())
+        return self._queue
 
     def fold(self, recorded: c.Recorded) -> JudgedEvent:
         """Fold one event; return it with its verdict."""
         judged = judge(recorded)
         tasks.evolve(self.tasks, judged)
         if judged.task is not None:
-            queue.evolve(self.queue, judged)
+            if self._queue is not None:
+                queue.evolve(self._queue, judged)
             if judged.spent is not None:
                 costs.evolve(self.costs, judged)
         elif judged.family == "schedule":

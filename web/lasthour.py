@@ -200,4 +200,3 @@ def _spread(
 def _subtract(sums: Histogram, gone: Histogram) -> None:
     sums.counts = [a - b for a, b in zip(sums.counts, gone.counts, strict=True)]
     sums.total_us -= gone.total_us
-    sums.n -= gone.n

@@ -170,7 +170,7 @@ def _events(world: World) -> Iterator[Metric]:
     standings = CounterMetricFamily(
         "agentcom_events", "Events folded, by what they counted for.", labels=("as",)
     )
-    for standing, count in sorted(world.stats.verdicts.items()):
+    for standing, count in sorted(world.stats.standings.items()):
         standings.add_metric((standing,), count)
     standings.add_metric(("undecodable",), world.stats.undecodable)
     yield standings

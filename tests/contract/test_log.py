@@ -266,7 +266,7 @@ async def test_a_subject_that_is_no_text_stops_nobody(broker):
             await asyncio.wait_for(follower.caught_up.wait(), 60)
             await until(lambda seen=seen: len(seen) == 2)
             assert seen[0].subject == "agentcom.evt.run.h1.\ufffd"
-            assert fold(seen).stats.verdicts["foreign"] == 2
+            assert fold(seen).stats.refused["foreign"] == 2
             board = SchedulerState()
             for recorded in seen:
                 board.fold(recorded)

@@ -17,7 +17,7 @@ def test_every_event_of_the_bench_counts():
     world = fold(told)
 
     assert len(told) == 4_000
-    assert world.stats.verdicts == {"taken": 4_000}
+    assert world.stats.standings == {"taken": 4_000}
     assert world.stats.states["completed"] > world.stats.states["failed"] > 0
     assert world.costs.total.usd_nano > 0
     assert all(subjects.parse(each.subject) for each in told)

@@ -12,6 +12,7 @@ from events.codec import encode
 from events.lifecycle import OPEN, PHASES
 from projections import mapping
 from projections.answers import TaskAnswer
+from projections.queue import QueueState, queue_of
 from projections.world import World, fold
 from tests.support.histories import History, Route, plausible, result
 
@@ -123,7 +124,7 @@ def test_a_repeated_report_changes_nothing(history):
 
     assert record.spent.usd_nano == 500_000_000
     assert (record.void, record.routings[0].lines) == (0, 1)
-    assert world.stats.verdicts["repeat"] == 3
+    assert world.stats.refused["repeat"] == 3
 
 
 def test_cancelling_lasts_until_the_host_says_it_stopped(history):
@@ -277,7 +278,7 @@ def test_a_body_that_disagrees_with_its_subject_is_dropped(history):
     world = fold(history.recorded)
 
     assert world.tasks.find(task).phase == "routed"
-    assert world.stats.verdicts["foreign"] == 3
+    assert world.stats.refused["foreign"] == 3
     assert world.costs.total.usd_nano == 0
 
 
@@ -371,6 +372,26 @@ def test_many_rejections_do_not_grow_a_record_without_end(history):
     assert record.generation == 100
 
 
+def in_order(queue: QueueState):
+    lanes = {lane: list(ids) for lane, ids in queue.lanes.items()}
+    return lanes, list(queue.under_way), set(queue.held)
+
+
+def test_who_was_held_stands_behind_those_before_its_release_also_when_asked_late(
+    history,
+):
+    held = history.submit("later", at="2030-01-01T00:00:00Z")
+    before = history.submit("now")
+    history.decide(c.TaskReleased, held)
+    kept_up = World()
+    for recorded in history.recorded:
+        kept_up.fold(recorded)
+        assert kept_up.queue.waiting + len(kept_up.queue.held) <= 2
+    late = fold(history.recorded)
+    assert in_order(late.queue) == in_order(kept_up.queue)
+    assert list(late.queue.lanes["standard", "normal"]) == [before, held]
+
+
 @pytest.mark.parametrize("seed", range(8))
 def test_every_state_is_one_and_every_open_task_is_in_the_queue(seed):
     world = World()
@@ -383,6 +404,9 @@ def test_every_state_is_one_and_every_open_task_is_in_the_queue(seed):
         assert set(world.queue.under_way) == {
             r.id for r in records if r.phase in OPEN and r.phase != "waiting"
         }
+    assert in_order(queue_of(records)) == in_order(world.queue), (
+        "made at the end it is as it was kept up, to the order"
+    )
     counts = {state: n for state, n in world.stats.states.items() if n}
     assert sum(counts.values()) == len(world.tasks.records)
     assert set(counts) <= set(PHASES)
