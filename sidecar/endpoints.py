@@ -422,14 +422,6 @@ class Endpoints:
             return assign
         return structs.replace(assign, endpoint_url=entry.url, endpoint_kind=entry.kind)
 
-    def api_key(self, endpoint: str) -> str | None:
-        """Return the key for an endpoint, from the variable its configuration names.
-
-        Raise ValueError, naming the variable, where its value cannot be a key.
-        """
-        entry = self._entries.get(endpoint)
-        return None if entry is None else _key(entry)
-
     def is_simulated(self, assign: Assign) -> bool:
         """Whether what runs there only imitates a model."""
         entry = self._entry_of(assign)

@@ -504,9 +504,7 @@ class Sidecar:
     def _started(self, ident: Ident) -> None:
         """Write down a run's process, so that a later incarnation finds it."""
         if ident.mark in self.state.runs:
-            self._journal.note(
-                ident.mark, pid=ident.pid, started=ident.started, mark=ident.mark
-            )
+            self._journal.note(ident.mark, pid=ident.pid, started=ident.started)
 
     def _noted(self, assign: mail.Assign, text: str) -> None:
         """Say what people should know of a run's folder."""

@@ -152,7 +152,7 @@ class Journal:
         return future
 
     def note(self, route: str, **columns: Any) -> None:
-        """Write phase, pid, started, mark or session of a run, at leisure."""
+        """Write phase, pid, started or session of a run, at leisure."""
         self._next.notes.setdefault(route, {}).update(columns)
         self._kick_lazily()
 

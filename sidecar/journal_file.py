@@ -71,16 +71,14 @@ class JournalGone(JournalError):
         )
 
 
-class Row(Struct, frozen=True, kw_only=True):
+class Row(Struct, frozen=True):
     """An assignment as the journal holds it, and the last process started for it."""
 
     route: str
-    task: str
     assign: bytes
     phase: str
     pid: int | None = None
     started: str | None = None
-    mark: str | None = None
     session: str | None = None
 
 
@@ -159,18 +157,9 @@ def _contents(db: sqlite3.Connection, marked: int) -> JournalContents:
     commits = max(there, marked) + 1
     db.execute(COUNT, (commits,))
     rows = [
-        Row(
-            route=route,
-            task=task,
-            assign=assign,
-            phase=phase,
-            pid=pid,
-            started=started,
-            mark=mark,
-            session=session,
-        )
-        for route, task, assign, phase, pid, started, mark, session in db.execute(
-            "SELECT route, task, assign, phase, pid, started, mark, session"
+        Row(*columns)
+        for columns in db.execute(
+            "SELECT route, assign, phase, pid, started, session"
             " FROM assignments ORDER BY route"
         )
     ]

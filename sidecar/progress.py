@@ -35,6 +35,10 @@ CHUNK_BYTES = 64 * 1024
 LINE_CHARS = 8 * 1024
 """What is kept of a status or error line."""
 
+LAST_CHARS = 6_000
+LAST_LINES = 60
+"""What is remembered of the output of a verification step."""
+
 Kind = Literal[
     "token", "thinking", "stdout", "stderr", "status", "error", "tool", "call"
 ]
@@ -85,6 +89,9 @@ class Progress:
         self._gathered = 0
         self._timer: asyncio.TimerHandle | None = None
 
+        # The last of the text since `section` was called; None before that.
+        self._last: str | None = None
+
         # The last count of tokens that the executor gave.
         self._tokens: int | None = None
 
@@ -117,6 +124,8 @@ class Progress:
     ) -> None:
         if tokens_so_far is not None:
             self._tokens = tokens_so_far
+        if self._last is not None:
+            self._last = (self._last + text)[-LAST_CHARS:]
         if not text or self._closed or self._room < 0:
             return
         self._pieces.append((kind, text, tool))
@@ -160,7 +169,13 @@ class Progress:
         """Begin a new segment of output with a status line; of a round: what it used."""
         self._flush()
         self.segment += 1
+        self._last = ""
         self._line(c.TaskStatus, "status", text, round=round, spent=spent)
+
+    def last_output(self) -> str:
+        """The last lines of output since the section began, as they came."""
+        lines = (self._last or "").splitlines(keepends=True)
+        return encodable("".join(lines[-LAST_LINES:]).replace("\x00", "\ufffd"))
 
     def verified(self, text: str, **fields: Any) -> None:
         """Say how a verification step ended; `fields` are those of its event."""

@@ -21,7 +21,6 @@ from sidecar.output import counted, fitting
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from typing import Literal
 
     from events.mail import Assign
     from sidecar.executors.port import Emit, Outcome, RawResult, Run, Stop
@@ -31,8 +30,6 @@ _ANSWERING: Final = ("ollama", "openai", "noop")
 """Targets whose work is an answer, not what they leave in a folder."""
 
 _TAKES_TURNS: Final = ("ollama", "openai", "claude")
-_TAIL_LINES: Final = 60
-_TAIL_CHARS: Final = 6_000
 _BASES: Final = (
     "none",
     "local",
@@ -125,11 +122,11 @@ class Verification:
                 round=number if place == 1 else 0,
                 spent=spent if place == 1 else None,
             )
-            heard = _Remembering(self._progress)
-            ended = await self._verifier.step(run, command, heard, self._stop)
+            ended = await self._verifier.step(run, command, self._progress, self._stop)
             if not isinstance(ended, Finished):
                 return ended
             result = ended.result
+            output = self._progress.last_output()
             passed = result.status == "success" and result.error is None
             how = "passed" if passed else f"failed: {_how(result)}"
             self._progress.verified(
@@ -143,12 +140,12 @@ class Verification:
                 exit_code=result.exit_code,
                 signal=result.signal,
                 code="" if result.error is None else result.error.code,
-                output=heard.tail(),
+                output=output,
                 execution_ms=result.execution_ms,
                 spent=spent if place == 1 else None,
             )
             if not passed:
-                return FailedStep(place, command, _how(result), heard.tail())
+                return FailedStep(place, command, _how(result), output)
         return None
 
     def again(self, number: int, failure: FailedStep, work: RawResult) -> Run:
@@ -217,50 +214,6 @@ class FailedStep:
         if paid_out:
             message += "; nothing is left of its budget for another round"
         return c.RunError(VERIFICATION, message)
-
-
-class _Remembering:
-    """An `Emit` that passes everything on and remembers the last of the output."""
-
-    def __init__(self, emit: Emit) -> None:
-        self._emit = emit
-        self._text = ""
-
-    def text(
-        self,
-        kind: Literal["token", "thinking", "stdout", "stderr", "tool", "call"],
-        text: str,
-        *,
-        tokens_so_far: int | None = None,
-        tool: c.ToolUse | None = None,
-    ) -> None:
-        self._text = (self._text + text)[-2 * _TAIL_CHARS :]
-        self._emit.text(kind, text, tokens_so_far=tokens_so_far, tool=tool)
-
-    def status(self, text: str) -> None:
-        self._emit.status(text)
-
-    def error(self, text: str, code: str = "") -> None:
-        self._emit.error(text, code)
-
-    def retrying(
-        self,
-        text: str,
-        *,
-        retry: int,
-        of: int,
-        backoff_s: float = 0.0,
-        reason: str = "",
-    ) -> None:
-        self._emit.retrying(
-            text, retry=retry, of=of, backoff_s=backoff_s, reason=reason
-        )
-
-    def tail(self) -> str:
-        """The last lines of stdout and stderr, as they came."""
-        lines = self._text[-_TAIL_CHARS:].splitlines(keepends=True)
-        tail = "".join(lines[-_TAIL_LINES:])
-        return tail.replace("\x00", "\ufffd").encode("utf-8", "replace").decode()
 
 
 def _left(budget_usd: float | None, spent_usd: float | None) -> float | None:

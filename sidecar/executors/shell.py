@@ -117,8 +117,6 @@ class ShellOptions(Struct, frozen=True, kw_only=True):
 
     policy: CommandPolicy = CommandPolicy()
     limits: ProcessLimits = ProcessLimits()
-    output_limit_bytes: int | None = None
-    """Less output kept in a result than the assignment asks for."""
 
 
 class ShellTry(Struct, frozen=True):
@@ -220,7 +218,7 @@ class ShellExecutor:
         *,
         timeout_s: float | None,
     ) -> ShellTry | Returned[RawResult]:
-        output = _ShellOutput(emit, self._limit(run))
+        output = _ShellOutput(emit, run.assign.limits.output_limit_bytes)
         stages = shell_stages(run.assign.limits.shell_term_grace_s)
         script: str | None = None
         try:
@@ -253,11 +251,6 @@ class ShellExecutor:
             await child.end()
             _forget(script)
         return _judged(output, child.exit or Exit(None), why, left, timeout_s)
-
-    def _limit(self, run: Run) -> int:
-        limit = run.assign.limits.output_limit_bytes
-        own = self._options.output_limit_bytes
-        return limit if own is None else min(own, limit)
 
 
 class _ShellOutput:

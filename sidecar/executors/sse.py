@@ -18,7 +18,6 @@ class ServerEvent(Struct, frozen=True):
 
     data: str
     event: str = "message"
-    id: str = ""
 
 
 class Sse:
@@ -32,7 +31,6 @@ class Sse:
         self._data: list[bytes] = []
         self._size = 0
         self._event = ""
-        self._id = ""
         self._too_large = False
 
     def feed(self, data: bytes) -> list[ServerEvent | Broken]:
@@ -97,15 +95,13 @@ class Sse:
                 self._size += len(value) + 1
             case b"event":
                 self._event = value.decode("utf-8", "replace")
-            case b"id" if b"\0" not in value:
-                self._id = value.decode("utf-8", "replace")
             case _:
-                pass  # `retry`, and what nobody knows
+                pass  # `id`, `retry`, and what nobody knows
 
     def _dispatch(self, items: list[ServerEvent | Broken]) -> None:
         if self._data and not self._too_large:
             text = b"\n".join(self._data).decode("utf-8", "replace")
-            items.append(ServerEvent(text, self._event or "message", self._id))
+            items.append(ServerEvent(text, self._event or "message"))
         self._data.clear()
         self._size = 0
         self._event = ""

@@ -546,7 +546,7 @@ def test_only_the_marks_of_nesting_are_taken_out() -> None:
 
 def test_no_value_can_pass_for_an_option() -> None:
     assign = assignment(model="--dangerously-skip-permissions", max_budget_usd=0.5)
-    options = ClaudeOptions(disallowed_tools=("--x",), keep_sessions=False)
+    options = ClaudeOptions(disallowed_tools=("--x",))
     words = command_line(Path("c"), options, assign, "-s", resume=True)
     assert "--model=--dangerously-skip-permissions" in words
     assert "--disallowedTools=--x" in words

@@ -226,7 +226,7 @@ async def test_an_incarnation_is_given_what_the_last_one_left(tmp_path: Path) ->
     journal = await open_journal(path)
     await journal.accept("r1", "t1", b"one")
     await journal.accept("r2", "t2", b"two")
-    journal.note("r1", phase="running", pid=7, started="boot:8", mark="r1")
+    journal.note("r1", phase="running", pid=7, started="boot:8")
     journal.finish("r2")
     journal.put([Entry(5, "r1")])
     journal.remember_epoch(9)

@@ -200,7 +200,7 @@ async def test_broken_utf8_never_breaks_the_stream(
 
 
 async def test_host_limits_hold(tmp_path: Path) -> None:
-    options = ShellOptions(limits=ProcessLimits(open_files=17), output_limit_bytes=300)
+    options = ShellOptions(limits=ProcessLimits(open_files=17))
     shell = ShellExecutor(Processes(), options)
     result = await result_of(shell, "ulimit -n", tmp_path)
     assert result.output == "17\n"

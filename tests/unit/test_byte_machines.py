@@ -106,7 +106,7 @@ def test_a_broken_line_is_an_item_and_the_next_line_is_read(line: bytes) -> None
 
 def test_several_data_lines_are_one_event() -> None:
     data = b"event: x\nid: 7\ndata: a\ndata: b\n\n"
-    assert fed(Sse(), data, []) == [ServerEvent("a\nb", "x", "7")]
+    assert fed(Sse(), data, []) == [ServerEvent("a\nb", "x")]
 
 
 def test_an_event_that_the_stream_never_closed_is_given_at_its_end() -> None:

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from sidecar.executors.claude.stream_json import (
     Begun,
     Delta,
-    Ignored,
     RateLimit,
+    Requesting,
     RunEnd,
     StreamJson,
     ToolDenied,
@@ -168,10 +168,12 @@ def test_dollars_that_are_no_amount_are_unknown_and_buy_nothing(usd: Any) -> Non
     assert end.cost_usd is None
 
 
-def test_unknown_types_are_counted_and_end_nothing() -> None:
-    machine = StreamJson()
-    assert machine.feed(b'{"type":"news","x":1}\n[1]\n{"a":1}\n')[0] == Ignored("news")
-    assert machine.ignored == {"news": 1, "?": 1}
+def test_unknown_types_are_passed_over_and_end_nothing() -> None:
+    known = b'{"type":"system","subtype":"status","status":"requesting"}\n'
+    data = b'{"type":"news","x":1}\n[1]\n{"a":1}\n' + known
+    broken, asks = StreamJson().feed(data)
+    assert isinstance(broken, Broken)
+    assert asks == Requesting()
 
 
 values = st.recursive(

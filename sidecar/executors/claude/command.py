@@ -68,8 +68,6 @@ class ClaudeOptions(Struct, frozen=True, kw_only=True):
     repo_settings: bool = True
     own_server: dict[str, Any] | None = None
     """The server by which a run submits tasks, which is none that a task may name."""
-    keep_sessions: bool = True
-    """Sessions stay on disk, so that an interrupted run can be resumed."""
     limits: ProcessLimits = ProcessLimits()
 
 
@@ -283,8 +281,6 @@ def command_line(
     if not options.repo_settings:
         words += ["--setting-sources=user", "--add-dir=."]
     words.append(f"--resume={session}" if resume else f"--session-id={session}")
-    if not options.keep_sessions and not resume:
-        words.append("--no-session-persistence")
     return words
 
 

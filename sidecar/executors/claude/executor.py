@@ -59,7 +59,7 @@ from sidecar.executors.watch import Interruption, Watchdog, pause
 from sidecar.processes.ending import Exit, claude_stages
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
     from pathlib import Path
 
     from sidecar.delegation import RunsDoor
@@ -89,7 +89,6 @@ class ClaudeExecutor:
         submit tasks; None: they may not."""
         self._door = door
         self._processes = processes
-        self.user = processes.user
         self._options = options or ClaudeOptions()
         self._variables = variables or {}
 
@@ -120,59 +119,18 @@ class ClaudeExecutor:
                     )
                     options = delegating(options, await stack.enter_async_context(lent))
                 return await _ClaudeRun(
-                    self, run, emit, stop, watch, program, options, purse
+                    run,
+                    emit,
+                    stop,
+                    watch,
+                    purse,
+                    self._processes,
+                    program,
+                    options,
+                    self._variables,
                 ).all()
         finally:
             watch.close()
-
-    async def once(
-        self,
-        run: Run,
-        emit: Emit,
-        watch: Watchdog,
-        words: list[str],
-        spends: Callable[[ClaudeTry], None],
-        *,
-        resumed: bool,
-    ) -> tuple[ClaudeTry, Exit, Interruption | None, int]:
-        """One run of the program: what it said, how it ended, and what ended it.
-
-        `spends` looks at its cost whenever it has said something.
-        """
-        limits = run.assign.limits
-        try_ = ClaudeTry(run, emit, watch, resumed=resumed)
-
-        def heard(data: bytes) -> None:
-            try_.stdout(data)
-            spends(try_)
-
-        child = self._processes.start(
-            words,
-            cwd=run.cwd,
-            env={
-                **environment(run.env, repo_settings=self._options.repo_settings),
-                **self._variables,
-            },
-            route=run.assign.route,
-            stdin=_prompt(run, resumed=resumed).encode("utf-8", "replace"),
-            limits=self._options.limits,
-            on_stdout=heard,
-            on_stderr=try_.errors,
-        )
-        try:
-            watch.allow(limits.idle_timeout_s)
-            interruption = await watch.guard(
-                _ended(child, try_, limits.claude_result_grace_s)
-            )
-            watch.allow(None)
-            stages = claude_stages(
-                limits.claude_int_grace_s, limits.claude_term_grace_s
-            )
-            left = await child.end(stages)
-        finally:
-            await child.end()
-        try_.close()
-        return try_, child.exit or Exit(None), interruption, left
 
 
 def _prompt(run: Run, *, resumed: bool) -> str:
@@ -201,17 +159,22 @@ class _ClaudeRun:
 
     def __init__(
         self,
-        executor: ClaudeExecutor,
         run: Run,
         emit: Emit,
         stop: Stop,
         watch: Watchdog,
+        purse: Purse,
+        processes: Processes,
         program: Path,
         options: ClaudeOptions,
-        purse: Purse,
+        variables: Mapping[str, str],
     ) -> None:
         self._purse = purse
-        self._executor = executor
+        self._processes = processes
+        self._env = {
+            **environment(run.env, repo_settings=options.repo_settings),
+            **variables,
+        }
         self._run = run
         self._emit = emit
         self._stop = stop
@@ -223,7 +186,7 @@ class _ClaudeRun:
         self._spent = ClaudeUsage()
         self._model = _model(run)
         self._resume = run.assign.resume_session
-        self._mcp = mcp_config(options, run.tmp or run.cwd, executor.user)
+        self._mcp = mcp_config(options, run.tmp or run.cwd, processes.user)
 
     async def all(self) -> Outcome:
         """Try until it succeeds, or nothing is left to be tried."""
@@ -246,18 +209,11 @@ class _ClaudeRun:
                 mcp=self._mcp,
             )
             try:
-                try_, exit_, interruption, left = await self._executor.once(
-                    self._run,
-                    self._emit,
-                    self._watch,
-                    words,
-                    self._look_at_cost,
-                    resumed=resumed,
-                )
+                try_, exit_, interruption, left = await self._once(words, resumed)
             except (OSError, ValueError) as wrong:
                 return self._unstartable(wrong)
             self._spent = self._spent.plus(try_.spent())
-            self._model = (try_.start.model if try_.start else "") or self._model
+            self._model = self._model_of(try_)
             verdict = _whose_model(self._verdict(try_, exit_, interruption), self._run)
             result = self._result(try_, exit_, verdict, session)
             if interruption == "stopped":
@@ -277,6 +233,42 @@ class _ClaudeRun:
                 return Stopped(result=result)
             number += 1
 
+    async def _once(
+        self, words: list[str], resumed: bool
+    ) -> tuple[ClaudeTry, Exit, Interruption | None, int]:
+        """One run of the program: what it said, how it ended, and what ended it."""
+        run, limits = self._run, self._limits
+        try_ = ClaudeTry(run, self._emit, self._watch, resumed=resumed)
+
+        def heard(data: bytes) -> None:
+            try_.stdout(data)
+            self._look_at_cost(try_)
+
+        child = self._processes.start(
+            words,
+            cwd=run.cwd,
+            env=self._env,
+            route=run.assign.route,
+            stdin=_prompt(run, resumed=resumed).encode("utf-8", "replace"),
+            limits=self._options.limits,
+            on_stdout=heard,
+            on_stderr=try_.errors,
+        )
+        try:
+            self._watch.allow(limits.idle_timeout_s)
+            interruption = await self._watch.guard(
+                _ended(child, try_, limits.claude_result_grace_s)
+            )
+            self._watch.allow(None)
+            stages = claude_stages(
+                limits.claude_int_grace_s, limits.claude_term_grace_s
+            )
+            left = await child.end(stages)
+        finally:
+            await child.end()
+        try_.close()
+        return try_, child.exit or Exit(None), interruption, left
+
     def _left_usd(self) -> float | None:
         """What may still be spent; None without a budget.
 
@@ -285,14 +277,17 @@ class _ClaudeRun:
         usd = cost_of(self._spent, self._model)
         return self._purse.left_usd(float("inf") if usd is None else usd)
 
+    def _model_of(self, try_: ClaudeTry) -> str:
+        """The model as the program names it, else as it was last called."""
+        return (try_.start.model if try_.start else "") or self._model
+
     def _look_at_cost(self, try_: ClaudeTry) -> None:
         """End the program where nothing is left beside what its tasks may spend.
 
         Its own budget the program watches itself; of theirs it knows nothing.
         """
         if self._purse.given_usd:
-            model = (try_.start.model if try_.start else "") or self._model
-            usd = cost_of(self._spent.plus(try_.spent()), model)
+            usd = cost_of(self._spent.plus(try_.spent()), self._model_of(try_))
             if usd is not None and self._purse.left_usd(usd) == 0.0:
                 self._watch.paid_out()
 
@@ -300,7 +295,7 @@ class _ClaudeRun:
         """Nothing is left of the budget: fail without another start."""
         message = "nothing is left of the task's budget for Claude Code"
         self._emit.error(message, "budget")
-        return Finished(self._without_start("budget", message))
+        return Finished(self._failure("budget", message))
 
     async def _back_off(self, number: int, retries: int, verdict: Verdict) -> bool:
         waits = self._limits.claude_backoff_s or [0.0]
@@ -350,20 +345,14 @@ class _ClaudeRun:
         self, try_: ClaudeTry, exit_: Exit, verdict: Verdict, session: str
     ) -> RawResult:
         output = try_.answer if verdict.ok else try_.text
-        spent = self._spent
         start = try_.start
-        return RawResult(
+        return replace(
+            self._failure(verdict.code, verdict.message),
             status="success" if verdict.ok else "failed",
             output=output.text(),
             stderr=try_.stderr.text(),
             error=None if verdict.ok else c.RunError(verdict.code, verdict.message),
             model_used=(start.model if start else "") or _model(self._run),
-            tokens_in=spent.tokens_in,
-            tokens_out=spent.tokens_out,
-            cache_read_tokens=spent.cache_read,
-            cache_write_tokens=spent.cache_write,
-            reported_cost_usd=spent.usd,
-            cost_known=spent.known,
             execution_ms=(time.monotonic() - self._began) * 1000,
             exit_code=exit_.code,
             signal=exit_.signal,
@@ -402,11 +391,11 @@ class _ClaudeRun:
     def _unstartable(self, wrong: OSError | ValueError) -> Outcome:
         message = f"Claude Code cannot be started: {wrong}"
         self._emit.error(message, "claude_cannot_start")
-        failed = self._without_start("claude_cannot_start", message)
+        failed = self._failure("claude_cannot_start", message)
         return shortage(wrong, failed) or Finished(failed, unusable=True)
 
-    def _without_start(self, code: str, message: str) -> RawResult:
-        """Make the result of a run that ends for want of another try."""
+    def _failure(self, code: str, message: str) -> RawResult:
+        """Make the result of a run that failed, with what its tries have used."""
         spent = self._spent
         return RawResult(
             status="failed",

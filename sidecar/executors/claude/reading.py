@@ -279,7 +279,7 @@ class ClaudeTry:
                 self._take_background(event)
             case stream_json.RunEnd():
                 self._take_result(event)
-            case Broken() | stream_json.Ignored():
+            case Broken():
                 pass
 
     def _take_background(self, event: stream_json.BackgroundTasks) -> None:

@@ -1,14 +1,13 @@
 """Claude Code's `--output-format stream-json`, line by line, as typed events.
 
-Pure: bytes in, events out. Types that nobody knows are `Ignored` (and counted), a line
-that is no JSON is `Broken`; neither ends the stream. Text comes twice, in deltas and in
+Pure: bytes in, events out. Types that nobody knows are passed over, a line that is no JSON
+is `Broken`; neither ends the stream. Text comes twice, in deltas and in
 the whole message; `WholeMessage` holds the whole message and is only needed for what deltas do not
 carry: tool calls, an error's name.
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from typing import Any, Literal
 
 from msgspec import Struct
@@ -80,7 +79,6 @@ class ApiRetry(Struct, frozen=True):
 
     attempt: int
     of: int
-    delay_ms: float
     status: int | None
     error: str
 
@@ -145,7 +143,6 @@ class RunEnd(Struct, frozen=True, kw_only=True):
     text: str | None
     errors: tuple[str, ...]
     status: int | None
-    api_error: str | None
     terminal_reason: str
     stop_reason: str
     turns: int | None
@@ -154,18 +151,11 @@ class RunEnd(Struct, frozen=True, kw_only=True):
     since: tuple[ModelUse, ...] | None
     usage: MessageUsage
     denials: tuple[str, ...]
-    session_id: str
 
     @property
     def is_good(self) -> bool:
         """Whether it says that all went well."""
         return not self.is_error and self.subtype == "success"
-
-
-class Ignored(Struct, frozen=True):
-    """An event that says nothing to us."""
-
-    type: str
 
 
 Event = (
@@ -181,61 +171,52 @@ Event = (
     | Informed
     | Requesting
     | RunEnd
-    | Ignored
     | Broken
 )
 
 
 class StreamJson:
-    """Events from bytes. `ignored` counts, by type, what was passed over."""
+    """Events from bytes."""
 
     def __init__(self, limit: int = LINE_LIMIT) -> None:
         self._lines: Ndjson[dict[str, Any]] = Ndjson(dict[str, Any], limit)
-        self.ignored: Counter[str] = Counter()
 
     def feed(self, data: bytes) -> list[Event]:
         """The events whose lines end in `data`."""
-        return self._events(self._lines.feed(data))
+        return [event for line in self._lines.feed(data) for event in read(line)]
 
     def close(self) -> list[Event]:
         """The last event, where its line had no end."""
-        return self._events(self._lines.close())
-
-    def _events(self, lines: list[dict[str, Any] | Broken]) -> list[Event]:
-        events = [each for line in lines for each in read(line)]
-        for event in events:
-            if isinstance(event, Ignored):
-                self.ignored[event.type] += 1
-        return events
+        return [event for line in self._lines.close() for event in read(line)]
 
 
 def read(line: dict[str, Any] | Broken) -> list[Event]:
-    """The events of one line. Any JSON object is understood, or ignored."""
+    """The events of one line. Any JSON object is understood, or passed over."""
     if isinstance(line, Broken):
         return [line]
-    kind = _text(line.get("type"))
-    match kind:
+    event: Event | None
+    match _text(line.get("type")):
         case "stream_event":
-            return [_streamed(line)]
+            event = _streamed(line)
         case "assistant":
-            return [_said(line)]
+            event = _said(line)
         case "user":
-            return list(_tool_results(line)) or [Ignored(kind)]
+            return list(_tool_results(line))
         case "system":
-            return [_system(line)]
+            event = _system(line)
         case "rate_limit_event":
-            return [_rate_limit(_object(line.get("rate_limit_info")))]
+            event = _rate_limit(_object(line.get("rate_limit_info")))
         case "result":
-            return [_ended(line)]
+            event = _ended(line)
         case _:
-            return [Ignored(kind or "?")]
+            event = None
+    return [] if event is None else [event]
 
 
-def _streamed(line: dict[str, Any]) -> Event:
+def _streamed(line: dict[str, Any]) -> Event | None:
     event = _object(line.get("event"))
-    kind = _text(event.get("type"))
     inner = line.get("parent_tool_use_id") is not None
-    match kind:
+    match _text(event.get("type")):
         case "content_block_delta":
             delta = _object(event.get("delta"))
             match delta.get("type"):
@@ -243,15 +224,15 @@ def _streamed(line: dict[str, Any]) -> Event:
                     return Delta("text", _text(delta.get("text")), inner)
                 case "thinking_delta":
                     return Delta("thinking", _text(delta.get("thinking")), inner)
-                case other:
-                    return Ignored(f"{kind}/{_text(other)}")
+                case _:
+                    return None
         case "message_start":
             message = _object(event.get("message"))
             return _usage(_object(message.get("usage")), start=True)
         case "message_delta":
             return _usage(_object(event.get("usage")), start=False)
         case _:
-            return Ignored(f"stream_event/{kind}")
+            return None
 
 
 def _usage(usage: dict[str, Any], *, start: bool) -> MessageUsage:
@@ -296,7 +277,7 @@ def _tool_results(line: dict[str, Any]) -> list[ToolResult]:
     ]
 
 
-def _system(line: dict[str, Any]) -> Event:
+def _system(line: dict[str, Any]) -> Event | None:
     kind = _text(line.get("subtype"))
     match kind:
         case "init":
@@ -309,7 +290,6 @@ def _system(line: dict[str, Any]) -> Event:
             return ApiRetry(
                 _count(line.get("attempt")) or 0,
                 _count(line.get("max_retries")) or 0,
-                _number(line.get("retry_delay_ms")) or 0.0,
                 _count(line.get("error_status")),
                 _text(line.get("error")),
             )
@@ -327,13 +307,13 @@ def _system(line: dict[str, Any]) -> Event:
         case "task_started" | "task_updated" | "task_notification":
             return _background(line, kind)
         case _:
-            return Ignored(f"system/{kind}")
+            return None
 
 
 _TASK_OVER = ("completed", "failed", "killed", "stopped")
 
 
-def _background(line: dict[str, Any], kind: str) -> Event:
+def _background(line: dict[str, Any], kind: str) -> BackgroundTasks | None:
     """A task that goes on in the background, or that has ended."""
     ids = (_text(line.get("task_id")),)
     fields = _object(line.get("patch")) if kind == "task_updated" else line
@@ -342,7 +322,7 @@ def _background(line: dict[str, Any], kind: str) -> Event:
     # One in the foreground has an open tool call; an ambient one is never waited for.
     if fields.get("is_backgrounded") is True and line.get("ambient") is not True:
         return BackgroundTasks("opened", ids)
-    return Ignored(f"system/{kind}")
+    return None
 
 
 def _rate_limit(info: dict[str, Any]) -> RateLimit:
@@ -358,14 +338,12 @@ def _ended(line: dict[str, Any]) -> RunEnd:
     result = line.get("result")
     denials = line.get("permission_denials")
     errors = line.get("errors")
-    api_error = line.get("api_error")
     return RunEnd(
         subtype=_text(line.get("subtype")),
         is_error=line.get("is_error") is not False,
         text=result if isinstance(result, str) else None,
         errors=tuple(map(_text, errors)) if isinstance(errors, list) else (),
         status=_count(line.get("api_error_status")),
-        api_error=api_error if isinstance(api_error, str) else None,
         terminal_reason=_text(line.get("terminal_reason")),
         stop_reason=_text(line.get("stop_reason")),
         turns=_count(line.get("num_turns")),
@@ -377,7 +355,6 @@ def _ended(line: dict[str, Any]) -> RunEnd:
             _text(_object(each).get("tool_name"))
             for each in (denials if isinstance(denials, list) else ())
         ),
-        session_id=_text(line.get("session_id")),
     )
 
 
