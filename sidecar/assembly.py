@@ -21,6 +21,7 @@ from sidecar.executors.ollama import OllamaExecutor
 from sidecar.executors.openai import OpenAIExecutor
 from sidecar.executors.shell import CommandPolicy, ShellExecutor, ShellOptions
 from sidecar.http import header_key
+from sidecar.journal_file import journal_path
 from sidecar.pipeline import HANDS, unprepared, unpriced
 from sidecar.processes.family import Processes
 from sidecar.results import Results
@@ -134,12 +135,13 @@ def assemble(
     callbacks = Callbacks()
     secrets = TaskSecrets(config.secrets_file, tuple(config.secrets.allow))
     secrets.values()  # what cannot be read is said now
-    work = folder / "work" / config.host
     processes = Processes(
-        lambda ident: callbacks.started(ident), user, str(work.resolve())
+        lambda ident: callbacks.started(ident),
+        user,
+        str(journal_path(folder, config.host)),
     )
     workspace = Workspace(
-        work,
+        folder / "work" / config.host,
         processes,
         repos=config.repo_paths,
         default_repo=config.default_repo,

@@ -265,8 +265,7 @@ class Sidecar:
         for route in at_start.done:
             self.state.done[route] = ""
         orphans = []
-        processes = self._parts.processes
-        sidecar = processes.sidecar if processes is not None else ""
+        sidecar = str(self._journal.path)
         for row in at_start.rows:
             self._recovered.add(row.route)
             ident = Ident(row.pid or -1, row.started or "", row.route, sidecar)

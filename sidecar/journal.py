@@ -37,7 +37,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from msgspec import Struct, field
 
 from events.errors import AgentComError
-from sidecar.journal_file import DONE_KEPT, JournalError
+from sidecar.journal_file import DONE_KEPT, JournalError, opened
 from sidecar.journal_thread import (
     PID_BYTES,
     JournalThread,
@@ -422,9 +422,9 @@ async def open_journal(path: Path, *, flush_all: bool = False) -> Journal:
     hold(path, lock)
     marked = commits_marked(lock)
     os.pwrite(lock, str(os.getpid()).encode().ljust(PID_BYTES), 0)
-    thread = JournalThread(path, lock, marked, asyncio.get_running_loop())
     try:
-        contents = await thread.opened
+        db, contents = await asyncio.to_thread(opened, path, marked)
+        thread = JournalThread(path, lock, db, contents.commits)
     except AgentComError:
         os.close(lock)
         raise

@@ -30,6 +30,11 @@ _VERSION = 1
 DONE_KEPT = 4_096
 
 
+def journal_path(folder: Path, host: str) -> Path:
+    """Where a host's journal lies in a data folder; its processes are marked with this."""
+    return folder.resolve() / f"journal-{host}.db"
+
+
 class JournalError(AgentComError):
     """The journal cannot be used: `path`, and what is wrong with it."""
 
@@ -100,10 +105,9 @@ class JournalContents(Struct, frozen=True, kw_only=True):
     # The last routes that ended and were reported, oldest first.
     done: list[str]
 
-    # The numbers of the outbox entries (0 where there are none), and how many there are.
+    # The numbers of the first and the last outbox entry; 0 where there are none.
     outbox_first: int
     outbox_last: int
-    outbox_count: int
 
     # How many commits it has had, and what of them is not in it any more, in words.
     commits: int = 0
@@ -163,8 +167,8 @@ def _contents(db: sqlite3.Connection, marked: int) -> JournalContents:
             " FROM assignments ORDER BY route"
         )
     ]
-    first, last, count = db.execute(
-        "SELECT coalesce(min(n), 0), coalesce(max(n), 0), count(*) FROM outbox"
+    first, last = db.execute(
+        "SELECT coalesce(min(n), 0), coalesce(max(n), 0) FROM outbox"
     ).fetchone()
     done = [
         route
@@ -188,7 +192,6 @@ def _contents(db: sqlite3.Connection, marked: int) -> JournalContents:
         done=done,
         outbox_first=first,
         outbox_last=last,
-        outbox_count=count,
         commits=commits,
         lost=""
         if there >= marked

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import fcntl
 import os
 import queue
@@ -10,11 +11,9 @@ import threading
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from events.errors import AgentComError
-from sidecar.journal_file import COUNT, JournalContents, JournalHeld, opened
+from sidecar.journal_file import COUNT, JournalHeld
 
 if TYPE_CHECKING:
-    import asyncio
     from collections.abc import Callable
     from pathlib import Path
 
@@ -49,23 +48,23 @@ class JournalThread:
     """The thread that owns the database: does one job at a time, calls the loop back."""
 
     def __init__(
-        self, path: Path, lock: int, marked: int, loop: asyncio.AbstractEventLoop
+        self, path: Path, lock: int, db: sqlite3.Connection, commits: int
     ) -> None:
+        """`commits` is how many there have been; raises OSError where there is no file."""
         self._path = path
         self._lock = lock
-        self._file: os.stat_result | None = None
-        self._db: sqlite3.Connection | None = None
+        self._file = os.stat(path)
+        self._db = db
         # Whether commits are flushed, as the connection stands.
         self._flushes = True
-        # Commits so far: known to have been made before, then as they are made.
-        self._commits = marked
-        self._loop = loop
+        self._commits = commits
+        self._mark()
+        self._loop = asyncio.get_running_loop()
         self._jobs: queue.SimpleQueue[
             tuple[Callable[[sqlite3.Connection], Any], Callable[[Any, str], None]]
             | None
         ] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="journal", daemon=True)
-        self.opened: asyncio.Future[JournalContents] = loop.create_future()
         self._thread.start()
 
     def ask(
@@ -97,7 +96,6 @@ class JournalThread:
 
         Returns what went wrong, "" where nothing did.
         """
-        assert self._db is not None
         try:
             self.write(self._db, statements, flush=False)
         except SURVIVED as error:
@@ -111,7 +109,7 @@ class JournalThread:
 
     def is_in_place(self) -> bool:
         try:
-            return self._file is None or all(
+            return all(
                 os.path.samestat(mine, os.stat(name))
                 for mine, name in (
                     (self._file, self._path),
@@ -131,25 +129,15 @@ class JournalThread:
         os.close(self._lock)
 
     def _run(self) -> None:
-        try:
-            db, contents = opened(self._path, self._commits)
-            self._db = db
-            self._commits = contents.commits
-            self._file = os.stat(self._path)
-            self._mark()
-        except (sqlite3.Error, AgentComError, OSError) as error:
-            self._call_back(self._not_opened, error)
-            return
-        self._call_back(self._opened, contents)
         while (item := self._jobs.get()) is not None:
             job, done = item
             answer, problem = None, ""
             try:
-                answer = job(db)
+                answer = job(self._db)
             except SURVIVED as error:
                 problem = f"{error} ({type(error).__name__})"
             self._call_back(done, answer, problem)
-        db.close()
+        self._db.close()
 
     def _call_back(self, callback: Callable[..., None], *arguments: Any) -> None:
         try:
@@ -157,14 +145,6 @@ class JournalThread:
         except RuntimeError:
             # The loop has closed meanwhile: nobody waits for it any more.
             return
-
-    def _opened(self, contents: JournalContents) -> None:
-        if not self.opened.done():
-            self.opened.set_result(contents)
-
-    def _not_opened(self, error: Exception) -> None:
-        if not self.opened.done():
-            self.opened.set_exception(error)
 
 
 def commits_marked(lock: int) -> int:

@@ -11,6 +11,7 @@ from events.races import first
 from sidecar.assembly import assemble
 from sidecar.host import Sidecar
 from sidecar.journal import open_journal
+from sidecar.journal_file import journal_path
 from sidecar.private import mend
 from sidecar.task_user import make_room, task_user
 
@@ -70,7 +71,7 @@ async def run(
     if parts.results is not None:
         parts.results.make()
     journal = await open_journal(
-        folder / f"journal-{config.host}.db", flush_all=config.flush_everything
+        journal_path(folder, config.host), flush_all=config.flush_everything
     )
     if parts.processes is not None:
         parts.processes.become_subreaper()

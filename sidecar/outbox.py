@@ -18,8 +18,9 @@ from collections import deque
 from functools import partial
 from typing import TYPE_CHECKING
 
-import msgspec
+from msgspec import Struct, structs
 
+from events import catalogue as c
 from events.codec import decode_event, encode
 from events.diagnostics import Diagnostics
 from events.errors import LogError, Malformed, TooLarge
@@ -28,7 +29,6 @@ from sidecar.output import EVENT_LIMIT, fitting
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from events import catalogue as c
     from events.log import EventLog
     from sidecar.journal import Journal
 
@@ -50,40 +50,29 @@ _SURELY_SMALL = 64 * 1024
 logger = Diagnostics(__name__)
 
 
-class OutboxEntry:
+class OutboxEntry(Struct, eq=False):
     """An event on its way. `n` counts them up; `ends`: the route it finishes, or ""."""
 
-    __slots__ = (
-        "_raw",
-        "acked",
-        "ends",
-        "event",
-        "n",
-        "on_disk",
-        "placed",
-        "size",
-        "stored",
-        "subject",
-    )
+    n: int
+    subject: str
+    event: c.Event
+    ends: str
 
-    def __init__(self, n: int, subject: str, event: c.Event, ends: str) -> None:
-        self.n = n
-        self.subject = subject
-        self.event = event
-        self.ends = ends
+    # The log has it.
+    acked: bool = False
 
-        # The log has it.
-        self.acked = False
+    # It has it behind all that was sent before it, as far as that is known.
+    placed: bool = False
 
-        # It has it behind all that was sent before it, as far as that is known.
-        self.placed = False
+    # It is to be on the disk: given to the journal; and it is: committed.
+    on_disk: bool = False
+    stored: bool = False
 
-        # It is to be on the disk: given to the journal; and it is: committed.
-        self.on_disk = False
-        self.stored = False
+    size: int = 0
+    _raw: bytes | None = None
 
-        self.size = _roughly(event)
-        self._raw: bytes | None = None
+    def __post_init__(self) -> None:
+        self.size = _roughly(self.event)
 
     def raw(self) -> bytes:
         """Encode the event, once."""
@@ -135,11 +124,9 @@ class Outbox:
         self._retry: asyncio.TimerHandle | None = None
 
         # What was sent and will be written to the disk when its timer is up, unless the
-        # log has it by then: what ends a run has a shorter one.
-        self._unwritten: list[OutboxEntry] = []
-        self._unwritten_ends: list[OutboxEntry] = []
-        self._writing: asyncio.TimerHandle | None = None
-        self._writing_ends: asyncio.TimerHandle | None = None
+        # log has it by then: both by the time that it is given.
+        self._unwritten: dict[float, list[OutboxEntry]] = {}
+        self._writing: dict[float, asyncio.TimerHandle] = {}
 
         # Entries are being read back from the disk.
         self._loading = False
@@ -148,7 +135,7 @@ class Outbox:
         self._waiters: list[asyncio.Future[None]] = []
 
         self._closed = False
-        if journal.at_start.outbox_count:
+        if journal.at_start.outbox_first:
             self._windowed = journal.at_start.outbox_first - 1
             self._load()
 
@@ -345,32 +332,21 @@ class Outbox:
         """Write it down, unless the log has it by then; sooner what finishes a run."""
         if self._stalled or not self._connected:
             self._to_disk([entry])
-        elif entry.ends:
-            self._unwritten_ends.append(entry)
-            if self._writing_ends is None:
-                self._writing_ends = self._loop.call_later(
-                    _WRITE_ENDS_AFTER_S, self._write_ends
-                )
-        else:
-            self._unwritten.append(entry)
-            if self._writing is None:
-                self._writing = self._loop.call_later(
-                    _WRITE_AFTER_S, self._write_unwritten
-                )
+            return
+        after_s = _WRITE_ENDS_AFTER_S if entry.ends else _WRITE_AFTER_S
+        self._unwritten.setdefault(after_s, []).append(entry)
+        if after_s not in self._writing:
+            self._writing[after_s] = self._loop.call_later(
+                after_s, self._write_waiting, after_s
+            )
 
-    def _write_ends(self) -> None:
-        self._writing_ends = None
-        entries, self._unwritten_ends = self._unwritten_ends, []
-        self._to_disk(entries)
+    def _write_waiting(self, after_s: float) -> None:
+        self._writing.pop(after_s).cancel()
+        self._to_disk(self._unwritten.pop(after_s))
 
     def _write_unwritten(self) -> None:
-        for timer in (self._writing, self._writing_ends):
-            if timer is not None:
-                timer.cancel()
-        self._writing = self._writing_ends = None
-        entries = self._unwritten + self._unwritten_ends
-        self._unwritten, self._unwritten_ends = [], []
-        self._to_disk(entries)
+        for after_s in list(self._writing):
+            self._write_waiting(after_s)
 
     def _to_disk(self, entries: list[OutboxEntry]) -> None:
         entries = [e for e in entries if not e.acked and _encodable(e)]
@@ -479,7 +455,7 @@ def fit(event: c.Event, limit: int = EVENT_LIMIT) -> c.Event:
     fitted = fitting(result, limit)
     if fitted is result:
         return event
-    return msgspec.structs.replace(event, result=fitted)
+    return structs.replace(event, result=fitted)
 
 
 def _roughly(event: c.Event) -> int:

@@ -10,6 +10,8 @@ import asyncio
 from collections import deque
 from typing import TYPE_CHECKING
 
+from msgspec import Struct
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -48,15 +50,12 @@ class Pace:
         return self._left > 0
 
 
-class _OutputPiece:
+class _OutputPiece(Struct, eq=False):
     """A chunk on its way."""
 
-    __slots__ = ("acked", "data", "subject")
-
-    def __init__(self, subject: str, data: bytes) -> None:
-        self.subject = subject
-        self.data = data
-        self.acked = False
+    subject: str
+    data: bytes
+    acked: bool = False
 
 
 class OutputQueue:

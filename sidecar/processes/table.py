@@ -21,7 +21,7 @@ ROUTE_MARK = "AGENTCOM_ROUTE"
 """The variable that marks every process of a run with its route."""
 
 SIDECAR_MARK = "AGENTCOM_SIDECAR"
-"""The variable that marks them with their sidecar, by its work folder: two instances on a
+"""The variable that marks them with their sidecar, by its journal: two instances on a
 machine may know a route by one name."""
 
 TASK_MARK = "AGENTCOM_TASK_ID"
