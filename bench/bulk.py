@@ -6,18 +6,14 @@ the gateway's (an append for each, held against the task's own subject), a part 
 
 from __future__ import annotations
 
-import tempfile
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from agentcom.blocking import Client
-from bench.parts import Process, broker_in, running
+from bench.parts import Process, own_broker, running
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    from rich.table import Table
 
     from cli.local.instance import Instance
 
@@ -30,8 +26,7 @@ def measure_bulk(tasks: int, say: Callable[[str], None] = lambda _text: None) ->
     """Cancel so many waiting tasks by one command, a few times; the median of each."""
     say(f"bulk: {tasks:,} waiting tasks, cancelled by one command")
     with (
-        tempfile.TemporaryDirectory(prefix="agentcom-bench-") as folder,
-        broker_in(Path(folder)) as instance,
+        own_broker() as instance,
         running(_processes(instance)) as processes,
         Client(data=instance.data) as client,
     ):
@@ -71,19 +66,3 @@ def _round(
     assert changed.done == tasks, changed.outcomes
     used = [process.cpu_s() - b for process, b in zip(processes, before, strict=True)]
     return took, used
-
-
-def show_bulk(report: Report) -> Table:
-    """Make a table of a report."""
-    from rich.table import Table
-
-    table = Table(title=f"{report['tasks']:,} waiting tasks cancelled by one command")
-    for column in ("seconds, each round", "a task", "CPU a task, scheduler + web"):
-        table.add_column(column, justify="right")
-    used = report["cpu_us_per_task"]
-    table.add_row(
-        ", ".join(f"{each:.2f}" for each in report["seconds"]),
-        f"{report['us_per_task']:,.0f} µs",
-        f"{used['scheduler']:.0f} + {used['web']:.0f} µs",
-    )
-    return table

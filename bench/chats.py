@@ -10,29 +10,22 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import statistics
 import time
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from bench.parts import HOST, Process, broker_in, running
+from bench.parts import HOST, Process, own_broker, running, spread
 from sidecar.http import http_client
 from web.access import TOKENS_FILE, Tokens
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     import aiohttp
 
     from cli.local.instance import Instance
-
-FIRST_P50_MS: Final = 10.0
-FIRST_P95_MS: Final = 20.0
-THROUGHPUT: Final = 0.9
-"""What is aimed at: a first token at most so much later, so much of the throughput."""
 
 STREAMS: Final = 8
 TOKENS_PER_S: Final = 100.0
@@ -49,10 +42,7 @@ def measure_chats(
 ) -> Report:
     """Send so many chats each way, and so many again as streams at once."""
     say(f"{requests} chats directly and through AgentCom, in turns")
-    with (
-        TemporaryDirectory(prefix="agentcom-bench-") as folder,
-        broker_in(Path(folder)) as instance,
-    ):
+    with own_broker() as instance:
         return asyncio.run(_measure(instance, requests))
 
 
@@ -187,39 +177,3 @@ async def _until_up(way: Way) -> None:
         while not way.first_ms:
             await way.ask()
             await asyncio.sleep(0.1)
-
-
-def spread(times: list[float]) -> dict[str, float]:
-    """Return median and tail."""
-    if len(times) < 2:
-        return {}
-    parts = statistics.quantiles(times, n=100, method="inclusive")
-    return {
-        "p50": round(statistics.median(times), 2),
-        "p95": round(parts[94], 2),
-        "p99": round(parts[98], 2),
-    }
-
-
-def show_chats(report: Report) -> None:
-    """Print a report as a table."""
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(title=f"{report['requests']} chats each way, in turns")
-    for column in ("first token", "p50", "p95", "p99"):
-        table.add_column(column, justify="left" if "token" in column else "right")
-    rows = [
-        ("asked directly", report["first_ms"]["direct"]),
-        ("through AgentCom", report["first_ms"]["agentcom"]),
-        ("later by", report["later_ms"]),
-    ]
-    for title, figures in rows:
-        table.add_row(title, *(f"{each:.1f} ms" for each in figures.values()))
-    console = Console()
-    console.print(table)
-    console.print(
-        f"aim: later by {FIRST_P50_MS:.0f} ms (p50) and {FIRST_P95_MS:.0f} ms (p95); "
-        f"throughput of {report['streams']} streams {report['throughput']:.2f} "
-        f"(aim {THROUGHPUT}), load {report['load']}"
-    )

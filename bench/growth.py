@@ -11,7 +11,6 @@ the figure that travels.
 from __future__ import annotations
 
 import asyncio
-import secrets
 import sys
 import tempfile
 import time
@@ -22,17 +21,15 @@ from typing import TYPE_CHECKING, Any, Final
 
 import uvloop
 
-from actors.rules.classification import classify
 from actors.scheduler.checkpoint_file import EVERY
 from bench.measure import pace, submit_noop, until_ready
 from bench.parts import Process, broker_in, client, ring_processes, running
-from bench.projections import history, write
+from bench.projections import history, waiting, write
 from cli.local.backup import private_broker
 from cli.local.broker import running_pid
 from events import catalogue as c
 from events import subjects
 from events.codec import encode, rfc3339
-from events.ids import IdSource
 from events.nats.link import Address, Link
 from sidecar.config import SidecarConfig
 
@@ -121,7 +118,7 @@ def _before(axis: str, size: int) -> Iterator[Line] | None:
     """Yield the events that the log begins with."""
     match axis:
         case "queued":
-            return _waiting(size)
+            return waiting(size)
         case "hosts":
             return _joined(size)
         case "log":
@@ -130,24 +127,6 @@ def _before(axis: str, size: int) -> Iterator[Line] | None:
             return history(size * EVENTS_A_TASK)
         case _:
             return None
-
-
-def _waiting(tasks: int) -> Iterator[Line]:
-    """Yield submissions that nobody here can run."""
-    ids = IdSource(time.time, lambda: secrets.randbits(80))
-    spec = c.TaskSpec(
-        description="Summarise what changed in the repository this week.",
-        tier="standard",
-        repo="shop",
-    )
-    classification = classify(spec)
-    for _ in range(tasks):
-        task_id = ids()
-        event = c.TaskSubmitted(
-            id=ids(), at=rfc3339(time.time()), by="bench", task_id=task_id,
-            spec=spec, classification=classification,
-        )  # fmt: skip
-        yield subjects.task(task_id), encode(event)
 
 
 def _joined(hosts: int) -> Iterator[Line]:
@@ -313,28 +292,6 @@ async def _until_caught_up(instance: Instance) -> None:
             await asyncio.sleep(0.1)
     finally:
         await link.close()
-
-
-def show_growth(report: Report) -> Iterator[Any]:
-    """Make a table of each axis."""
-    from rich.table import Table
-
-    for axis, points in report["axes"].items():
-        table = Table(title=f"{axis}, {report['tasks']:,} no-op tasks each")
-        names = [name for name in points[0] if name != "size"]
-        for column in ("size", *names):
-            table.add_column(column.replace("_", " "), justify="right")
-        for point in points:
-            table.add_row(
-                f"{point['size']:,}",
-                *(
-                    f"{point[name] / 2**20:,.0f} MiB"
-                    if name.endswith("rss")
-                    else ("" if point[name] is None else f"{point[name]:,}")
-                    for name in names
-                ),
-            )
-        yield table
 
 
 def main() -> None:

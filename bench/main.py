@@ -11,8 +11,6 @@ import click
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from rich.console import Console
-
 
 class Sizes(NamedTuple):
     """How much of each part is measured; 0 and () leave a part out."""
@@ -243,87 +241,20 @@ def parts(
 def show(report: dict[str, Any]) -> None:
     """Print a report as tables."""
     from rich.console import Console
-
-    console = Console()
-    about = report["machine"]
-    console.print(
-        f"{about['cores']} cores, {about['system']}, Python {about['python']}, "
-        f"nats-server {about['nats-server']}, load {report['began']['machine']['load']} "
-        "at the start"
-    )
-    if "ring" in report:
-        _show_ring(console, report)
-    if "projections" in report:
-        from bench import projections
-
-        console.print(projections.show(report["projections"]))
-    if "streams" in report:
-        from bench.streams import show_streams
-
-        show_streams(report["streams"])
-    if "bulk" in report:
-        from bench.bulk import show_bulk
-
-        console.print(show_bulk(report["bulk"]))
-    if "shell" in report:
-        from bench.shell import show_shell
-
-        console.print(show_shell(report["shell"]))
-    if "openai" in report:
-        from bench.chats import show_chats
-
-        show_chats(report["openai"])
-    if "peers" in report:
-        from bench.peers import show_peers
-
-        console.print(show_peers(report["peers"]))
-    if "growth" in report:
-        from bench.growth import show_growth
-
-        console.print(*show_growth(report["growth"]))
-    if "queued" in report:
-        queued = report["queued"]
-        console.print(
-            f"scheduler memory: {queued['bytes_per_task']:,} bytes a waiting task "
-            f"({queued['tasks']:,} of them, read in {queued['start_s']:.1f} s)"
-        )
-
-
-def _show_ring(console: Console, report: dict[str, Any]) -> None:
     from rich.table import Table
 
-    table = Table(title=f"{report['tasks']} no-op tasks, four durable events each")
-    for column in (
-        "",
-        "tasks/s",
-        "submit to started p50",
-        "p95",
-        "and heard of p50",
-        "CPU per task",
-    ):
-        table.add_column(column, justify="right" if column else "left")
-    for name, title in (("ring", "AgentCom"), ("bare", "bare pipeline")):
-        figures = report[name]
-        waits = figures["submit_to_started_ms"]
-        core, worker = figures["cpu_us_per_task"]
-        table.add_row(
-            title,
-            f"{figures['tasks_per_s']:,.0f}",
-            f"{waits['p50']:.2f} ms",
-            f"{waits['p95']:.2f} ms",
-            f"{figures['submit_to_started_heard_ms']['p50']:.2f} ms",
-            f"{core:.0f} + {worker:.0f} µs",
-        )
-    console.print(table)
-    console.print(f"ratio to bare: {report['ratio_to_bare']:.2f}")
-    replay = report["replay"]
-    console.print(
-        f"replay with decoding: {replay['events_per_s']:,.0f} events/s "
-        f"({replay['events']:,} events)"
-    )
-    router = Table(title="router, one decision with its whole trace")
-    for column in ("endpoints", "decisions/s", "p50"):
-        router.add_column(column, justify="right")
-    for size, figures in report["router"].items():
-        router.add_row(size, f"{figures['per_s']:,.0f}", f"{figures['p50_us']:.0f} µs")
-    console.print(router)
+    from bench.shown import PARTS, shown
+
+    console = Console()
+    console.print(f"load {report['began']['machine']['load']} at the start")
+    for name in PARTS:
+        for each in shown(name, report) if name in report else ():
+            if isinstance(each, str):
+                console.print(each, highlight=False)
+                continue
+            table = Table()
+            for n, column in enumerate(each.head):
+                table.add_column(column, justify="right" if n else "left")
+            for row in each.rows:
+                table.add_row(*row)
+            console.print(table)

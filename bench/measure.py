@@ -1,4 +1,4 @@
-"""The measurements, and the table that shows them.
+"""The measurements of ring, bare pipeline and router.
 
 Absolute numbers belong to the machine they were taken on; what travels is the ratio to
 the bare pipeline, taken in the same run on the same machine.
@@ -10,19 +10,14 @@ import asyncio
 import json
 import os
 import platform
-import secrets
 import statistics
-import tempfile
 import time
-from contextlib import contextmanager
 from importlib import metadata
 from itertools import count
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import uvloop
 
-from actors.rules.classification import classify
 from actors.rules.policy import Policy
 from actors.rules.routing import Routable, route
 from actors.scheduler.fleet import Fleet
@@ -33,22 +28,21 @@ from bench.parts import (
     Counter,
     Process,
     bare_processes,
-    broker_in,
     client,
     cpu_s,
+    own_broker,
     ring_processes,
     running,
 )
+from bench.projections import waiting, write
 from cli.local.broker import running_pid
 from events import catalogue as c
 from events import subjects
-from events.codec import rfc3339
-from events.ids import IdSource
 from events.nats.link import Link
 from events.nats.log import JetStreamLog
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator
+    from collections.abc import Awaitable, Callable
 
     from cli.local.instance import Instance
 
@@ -84,17 +78,8 @@ def measure_waiting(
 ) -> Report:
     """Measure what so many waiting tasks cost a scheduler that begins with them."""
     say(f"memory: {queued} tasks that wait")
-    with _own_broker() as instance:
+    with own_broker() as instance:
         return uvloop.run(measure_queued(instance, queued))
-
-
-@contextmanager
-def _own_broker() -> Iterator[Instance]:
-    with (
-        tempfile.TemporaryDirectory(prefix="agentcom-bench-") as folder,
-        broker_in(Path(folder)) as instance,
-    ):
-        yield instance
 
 
 def measure_ring(
@@ -104,7 +89,7 @@ def measure_ring(
     say: Callable[[str], None] = lambda _text: None,
 ) -> Report:
     """Measure the real ring; the replay of its log too, where a report is to have it."""
-    with _own_broker() as instance:
+    with own_broker() as instance:
         report = uvloop.run(_ring(instance, tasks, sequential))
         if replay_into is not None:
             say("replay: the log just written, decoded and raw")
@@ -114,7 +99,7 @@ def measure_ring(
 
 def measure_bare(tasks: int, sizes: list[int], sequential: int) -> Report:
     """Measure the bare pipeline with events of these sizes, those of the ring."""
-    with _own_broker() as instance:
+    with own_broker() as instance:
         return uvloop.run(_bare(instance, tasks, sizes, sequential))
 
 
@@ -309,7 +294,7 @@ async def measure_queued(instance: Instance, queued: int) -> Report:
     sizes = []
     took = 0.0
     for amount in (0, queued):
-        await _submissions(instance, amount)
+        await write(instance.credentials("scheduler"), waiting(amount))
         began = time.perf_counter()
         with running(ring_processes(instance, host=False)) as processes:
             async with client(instance) as watching:
@@ -323,40 +308,6 @@ async def measure_queued(instance: Instance, queued: int) -> Report:
     }
 
 
-async def _submissions(instance: Instance, amount: int) -> None:
-    """Write submissions straight into the log, as fast as it takes them."""
-    link = await Link.connect(instance.credentials("scheduler").address())
-    try:
-        log = JetStreamLog(link)
-        ids = IdSource(time.time, lambda: secrets.randbits(80))
-        spec = c.TaskSpec(
-            description="Summarise what changed in the repository this week.",
-            tier="standard",
-            repo="shop",
-        )
-        classification = classify(spec)
-        for start in range(0, amount, 1_000):
-            await asyncio.gather(
-                *(
-                    log.append(
-                        subjects.task(task_id := ids()),
-                        c.TaskSubmitted(
-                            id=ids(),
-                            at=rfc3339(time.time()),
-                            by="bench",
-                            task_id=task_id,
-                            spec=spec,
-                            classification=classification,
-                        ),
-                    )
-                    for _ in range(min(1_000, amount - start))
-                )
-            )
-        await log.close()
-    finally:
-        await link.close()
-
-
 async def _until_elected(watching: BenchClient) -> None:
     """Return once the scheduler leads: it has read the log by then."""
     await asyncio.wait_for(watching.elected.wait(), 600)
@@ -364,7 +315,7 @@ async def _until_elected(watching: BenchClient) -> None:
     await asyncio.sleep(1.0)
 
 
-def decisions_per_s(endpoints: int, seconds: float = 1.0) -> Report:
+def decisions_per_s(endpoints: int) -> Report:
     """Route for one requirement over a fleet of so many endpoints, one a host."""
     policy = Policy()
     fleet = Fleet(policy)
@@ -423,7 +374,7 @@ def decisions_per_s(endpoints: int, seconds: float = 1.0) -> Report:
         fleet.slots_changed(place.host.name, place.endpoint, place.kind)
         end = time.perf_counter()
         waits.append(end - start)
-        if end - began > seconds:
+        if end - began > 1.0:
             break
     return {
         "per_s": round(len(waits) / (time.perf_counter() - began), 1),

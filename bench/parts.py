@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
+import statistics
 import subprocess
+import tempfile
 import time
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
@@ -48,6 +50,16 @@ def broker_in(folder: Path) -> Iterator[Instance]:
         yield instance
     finally:
         broker.stop()
+
+
+@contextmanager
+def own_broker() -> Iterator[Instance]:
+    """The same in a folder that is gone at the end."""
+    with (
+        tempfile.TemporaryDirectory(prefix="agentcom-bench-") as folder,
+        broker_in(Path(folder)) as instance,
+    ):
+        yield instance
 
 
 class Process:
@@ -116,6 +128,19 @@ def cpu_s(pid: int) -> float:
     root = psutil.Process(pid)
     times = [each.cpu_times() for each in (root, *root.children(recursive=True))]
     return sum(each.user + each.system for each in times)
+
+
+def spread(times: list[float]) -> dict[str, float]:
+    """Return median, tail and the longest; nothing of fewer than two."""
+    if len(times) < 2:
+        return {}
+    parts = statistics.quantiles(times, n=100, method="inclusive")
+    return {
+        "p50": round(statistics.median(times), 2),
+        "p95": round(parts[94], 2),
+        "p99": round(parts[98], 2),
+        "max": round(max(times), 2),
+    }
 
 
 @contextmanager

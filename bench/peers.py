@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
 
 PEERS: Final = ("faststream", "taskiq")
+SEQUENTIAL: Final = 100
 
 
 class NoPeers(Exception):
@@ -58,7 +59,6 @@ def require_peers() -> dict[str, str]:
 def measure_peers(
     tasks: int,
     rounds: int,
-    sequential: int = 100,
     say: Callable[[str], None] = lambda _text: None,
 ) -> Report:
     """Measure all of them `rounds` times in turns.
@@ -71,11 +71,11 @@ def measure_peers(
     runs |= {name: [] for name in PEERS}
     for number in range(1, rounds + 1):
         say(f"round {number} of {rounds}: ours, bare, {', '.join(PEERS)}")
-        ring = measure_ring(tasks, sequential)
+        ring = measure_ring(tasks, SEQUENTIAL)
         runs["ring"].append(ring)
-        runs["bare"].append(measure_bare(tasks, ring["sizes"], sequential))
+        runs["bare"].append(measure_bare(tasks, ring["sizes"], SEQUENTIAL))
         for name in PEERS:
-            runs[name].append(_measure(name, tasks, sequential))
+            runs[name].append(_measure(name, tasks))
     medians = {name: _medians(found) for name, found in runs.items()}
     ours = medians["ring"]
     return {
@@ -113,12 +113,12 @@ def _medians(runs: list[Report]) -> Report:
     }
 
 
-def _measure(name: str, tasks: int, sequential: int) -> Report:
+def _measure(name: str, tasks: int) -> Report:
     with (
         tempfile.TemporaryDirectory(prefix="agentcom-bench-") as folder,
         plain_broker(Path(folder)) as (url, broker),
     ):
-        return uvloop.run(_peer(name, url, Path(folder), broker, tasks, sequential))
+        return uvloop.run(_peer(name, url, Path(folder), broker, tasks))
 
 
 @contextmanager
@@ -150,7 +150,7 @@ def _until_listening(port: int) -> None:
 
 
 async def _peer(
-    name: str, url: str, folder: Path, broker: Process, tasks: int, sequential: int
+    name: str, url: str, folder: Path, broker: Process, tasks: int
 ) -> Report:
     async with peer_client(name, url) as (watching, submit):
         with running([peer_worker(name, url, folder)]) as workers:
@@ -158,9 +158,9 @@ async def _peer(
             await submit()
             await watching.reached(120)
             before = broker.cpu_s()
-            report = await pace(watching, submit, tasks, workers, sequential)
+            report = await pace(watching, submit, tasks, workers, SEQUENTIAL)
             used = broker.cpu_s() - before
-    return report | {"broker_us_per_task": round(used / (tasks + sequential) * 1e6, 1)}
+    return report | {"broker_us_per_task": round(used / (tasks + SEQUENTIAL) * 1e6, 1)}
 
 
 def peer_worker(name: str, url: str, folder: Path, slots: int = SLOTS) -> Process:
@@ -280,33 +280,3 @@ async def _taskiq_shell(
         "tasks_per_s": round(tasks / took, 1),
         "cpu_ms_per_task": [round(used / tasks * 1e3, 3)],
     }
-
-
-def show_peers(report: Report) -> Any:
-    """Make a table of a report."""
-    from rich.table import Table
-
-    table = Table(
-        title=f"{report['tasks']:,} no-op tasks with a stored result, medians of "
-        f"{report['rounds']} rounds in turns"
-    )
-    for column in (
-        "",
-        "tasks/s",
-        "ours is",
-        "submit to started p50",
-        "ours takes",
-        "CPU a task: processes, broker",
-    ):
-        table.add_column(column, justify="right" if column else "left")
-    for name, figures in report["medians"].items():
-        ratio = report["ratios"].get(name)
-        table.add_row(
-            {"ring": "AgentCom", "bare": "bare pipeline"}.get(name, name),
-            f"{figures['tasks_per_s']:,.0f}",
-            f"× {ratio['tasks_per_s']:.2f}" if ratio else "",
-            f"{figures['submit_to_started_p50_ms']:.2f} ms",
-            f"× {ratio['submit_to_started']:.2f}" if ratio else "",
-            f"{figures['cpu_us_per_task']:.0f}, {figures['broker_us_per_task']:.0f} µs",
-        )
-    return table

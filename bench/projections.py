@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import secrets
 import subprocess
 import sys
 import tempfile
@@ -19,6 +20,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from actors.rules.classification import classify
 from bench.parts import peak_rss
 from cli.client.connection import loop_factory
 from cli.local.backup import private_broker
@@ -29,7 +31,7 @@ from cli.local.streams import provision_with
 from events import catalogue as c
 from events import subjects
 from events.codec import encode, rfc3339
-from events.ids import ulid
+from events.ids import IdSource, ulid
 from events.nats.link import Link
 from events.nats.log import JetStreamLog
 from events.nats.provision import Retention
@@ -77,23 +79,6 @@ def measure(events: int, *, say: Callable[[str], None]) -> dict[str, Any]:
     bare = (figures["read"]["events_per_s"] + figures["read_again"]["events_per_s"]) / 2
     figures["ratio_to_bare"] = round(figures["rebuild"]["events_per_s"] / bare, 3)
     return figures
-
-
-def show(figures: dict[str, Any]) -> str:
-    """Say a measurement in sentences."""
-    rebuild, restart = figures["rebuild"], figures["restart"]
-    mib = 2**20
-    return (
-        f"read models: {figures['events']:,} events made into all of them at "
-        f"{rebuild['events_per_s']:,.0f}/s ({rebuild['took_s']:.1f} s), "
-        f"{figures['ratio_to_bare']:.2f} of the bare decoding reader "
-        f"({figures['read']['events_per_s']:,.0f} and "
-        f"{figures['read_again']['events_per_s']:,.0f}/s); restart on the store "
-        f"{restart['took_s']:.2f} s; memory {rebuild['max_rss'] / mib:.0f} MiB "
-        f"(reader {figures['read']['max_rss'] / mib:.0f}, after a restart "
-        f"{restart['max_rss'] / mib:.0f}); store {figures['store_bytes'] / mib:.0f} MiB, "
-        f"copies of the past {figures['checkpoints_bytes'] / mib:.0f} MiB"
-    )
 
 
 def _child(what: str, admin: Credentials, store: Path) -> dict[str, Any]:
@@ -198,6 +183,24 @@ def history(events: int) -> Iterator[Line]:
                         .replace(b"@AT@", rfc3339(now).encode())
                     ),
                 )
+
+
+def waiting(tasks: int) -> Iterator[Line]:
+    """Yield submissions that nobody here can run."""
+    ids = IdSource(time.time, lambda: secrets.randbits(80))
+    spec = c.TaskSpec(
+        description="Summarise what changed in the repository this week.",
+        tier="standard",
+        repo="shop",
+    )
+    classification = classify(spec)
+    for _ in range(tasks):
+        task_id = ids()
+        event = c.TaskSubmitted(
+            id=ids(), at=rfc3339(time.time()), by="bench", task_id=task_id,
+            spec=spec, classification=classification,
+        )  # fmt: skip
+        yield subjects.task(task_id), encode(event)
 
 
 async def write(admin: Credentials, lines: Iterable[Line]) -> None:

@@ -9,23 +9,19 @@ from __future__ import annotations
 import asyncio
 import json
 import subprocess
-import tempfile
 import time
 from importlib.util import find_spec
 from itertools import count
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import psutil
 
-from bench.parts import HOST, Process, broker_in, client, running
+from bench.parts import HOST, Process, client, own_broker, running
 from events import subjects
 from sidecar.processes import forker
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    from rich.table import Table
 
     from bench.parts import BenchClient
     from cli.local.instance import Instance
@@ -33,37 +29,31 @@ if TYPE_CHECKING:
 WINDOW = 16
 """Tasks that have been asked for and are not over: slots never wait for the asker."""
 COMMAND = "true"
+SLOTS = 2
 Report = dict[str, Any]
 
 
-def measure_shell(
-    tasks: int,
-    slots: int = 2,
-    say: Callable[[str], None] = lambda _text: None,
-) -> Report:
-    """Run so many commands on so many slots; returns tasks/s and CPU a task."""
-    say(f"shell: {tasks} times `{COMMAND}` on {slots} slots")
-    with (
-        tempfile.TemporaryDirectory(prefix="agentcom-bench-") as folder,
-        broker_in(Path(folder)) as instance,
-    ):
-        ours = asyncio.run(_ours(instance, tasks, slots))
+def measure_shell(tasks: int, say: Callable[[str], None]) -> Report:
+    """Run so many commands on SLOTS slots; returns tasks/s and CPU a task."""
+    say(f"shell: {tasks} times `{COMMAND}` on {SLOTS} slots")
+    with own_broker() as instance:
+        ours = asyncio.run(_ours(instance, tasks))
     report = {
         "tasks": tasks,
-        "slots": slots,
+        "slots": SLOTS,
         "ring": ours,
-        "xargs": {"tasks_per_s": _xargs(tasks, slots)},
+        "xargs": {"tasks_per_s": _xargs(tasks)},
     }
     if find_spec("taskiq") is not None:
         from bench.peers import measure_taskiq_shell
 
         say("shell: the same through taskiq, with create_subprocess_shell")
-        report["taskiq"] = measure_taskiq_shell(tasks, slots, COMMAND)
+        report["taskiq"] = measure_taskiq_shell(tasks, SLOTS, COMMAND)
     return report
 
 
-async def _ours(instance: Instance, tasks: int, slots: int) -> Report:
-    with running(_processes(instance, slots)) as processes:
+async def _ours(instance: Instance, tasks: int) -> Report:
+    with running(_processes(instance)) as processes:
         async with client(instance) as watching:
             numbers = count()
             await _until_one_ran(watching, numbers)
@@ -81,11 +71,11 @@ async def _ours(instance: Instance, tasks: int, slots: int) -> Report:
     }
 
 
-def _processes(instance: Instance, slots: int) -> list[Process]:
+def _processes(instance: Instance) -> list[Process]:
     env = {"AGENTCOM_DATA": str(instance.data)}
     config = instance.data / "sidecar.toml"
     config.write_text(
-        f'name = "{HOST}"\ndiscover = false\n[slots]\nshell = {slots}\nclaude = 0\n'
+        f'name = "{HOST}"\ndiscover = false\n[slots]\nshell = {SLOTS}\nclaude = 0\n'
         "agent = 0\n[claude]\nenabled = false\n"
     )
     return [
@@ -135,39 +125,10 @@ def descendants_of(pid: int) -> int:
     return sum(forker.__file__ not in each.cmdline() for each in below)
 
 
-def show_shell(report: Report) -> Table:
-    """Make a table of a report."""
-    from rich.table import Table
-
-    table = Table(
-        title=f"{report['tasks']:,} times `{COMMAND}` on {report['slots']} slots"
-    )
-    for column in ("", "tasks/s", "CPU a task, scheduler + sidecar", "left running"):
-        table.add_column(column, justify="right" if column else "left")
-    ring = report["ring"]
-    scheduler, sidecar = ring["cpu_ms_per_task"]
-    table.add_row(
-        "AgentCom",
-        f"{ring['tasks_per_s']:,.0f}",
-        f"{scheduler:.1f} + {sidecar:.1f} ms",
-        str(ring["descendants_left"]),
-    )
-    if "taskiq" in report:
-        taskiq = report["taskiq"]
-        table.add_row(
-            "taskiq",
-            f"{taskiq['tasks_per_s']:,.0f}",
-            f"{taskiq['cpu_ms_per_task'][0]:.1f} ms",
-            "",
-        )
-    table.add_row("xargs", f"{report['xargs']['tasks_per_s']:,.0f}", "", "")
-    return table
-
-
-def _xargs(tasks: int, slots: int) -> float:
+def _xargs(tasks: int) -> float:
     began = time.perf_counter()
     subprocess.run(
-        ["xargs", "-n1", f"-P{slots}", "sh", "-c", COMMAND],
+        ["xargs", "-n1", f"-P{SLOTS}", "sh", "-c", COMMAND],
         input="\n".join(map(str, range(tasks))),
         text=True,
         check=True,

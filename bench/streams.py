@@ -14,15 +14,12 @@ import argparse
 import asyncio
 import json
 import os
-import statistics
 import time
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from bench.parts import HOST, Process, broker_in, running
+from bench.parts import HOST, Process, own_broker, running, spread
 from events import catalogue as c
 from events import subjects
 from events.nats.link import Link
@@ -34,11 +31,11 @@ if TYPE_CHECKING:
     from cli.local.instance import Instance
     from events.nats.link import LinkMessage
 
-FIRST_TARGET_MS = 20.0
-LATER_TARGET_MS = 120.0
-"""Text is joined for 100 ms after the first token; the rest is the way."""
-
 WARM_UP_S = 1.0
+TOKENS_PER_S = 100.0
+SECONDS = 10.0
+TOKENS = int(TOKENS_PER_S * SECONDS)
+"""Of each stream."""
 
 Report = dict[str, Any]
 
@@ -90,27 +87,16 @@ class Ear:
         self.later_ms += delays
 
 
-def measure_streams(
-    streams: int,
-    tokens_per_s: float = 100.0,
-    seconds: float = 10.0,
-    say: Callable[[str], None] = lambda _text: None,
-) -> Report:
+def measure_streams(streams: int, say: Callable[[str], None]) -> Report:
     """Run so many streams at once, and say how late their tokens were."""
-    say(f"{streams} streams of {tokens_per_s:g} tokens/s for {seconds:g} s")
-    with (
-        TemporaryDirectory(prefix="agentcom-bench-") as folder,
-        broker_in(Path(folder)) as instance,
-    ):
-        tokens = int(tokens_per_s * seconds)
-        return asyncio.run(_streams(instance, streams, tokens, tokens_per_s))
+    say(f"{streams} streams of {TOKENS_PER_S:g} tokens/s for {SECONDS:g} s")
+    with own_broker() as instance:
+        return asyncio.run(_streams(instance, streams))
 
 
-async def _streams(
-    instance: Instance, streams: int, tokens: int, tokens_per_s: float
-) -> Report:
+async def _streams(instance: Instance, streams: int) -> Report:
     env = {"AGENTCOM_DATA": str(instance.data)}
-    pace = [str(tokens), str(tokens_per_s), str(streams)]
+    pace = [str(TOKENS), str(TOKENS_PER_S), str(streams)]
     server = Process(["-m", "bench.streams", *pace], env, instance.data / "ollama.log")
     with running([server]) as processes:
         url = json.loads(server.first_line())["url"]
@@ -125,18 +111,12 @@ async def _streams(
             processes.append(Process(role, env, log))
         link = await Link.connect(instance.credentials("operator").address())
         try:
-            return await _listen(link, processes, streams, tokens, tokens_per_s)
+            return await _listen(link, processes, streams)
         finally:
             await link.close()
 
 
-async def _listen(
-    link: Link,
-    processes: list[Process],
-    streams: int,
-    tokens: int,
-    tokens_per_s: float,
-) -> Report:
+async def _listen(link: Link, processes: list[Process], streams: int) -> Report:
     ear = Ear()
     over = asyncio.Event()
     ended: set[str] = set()
@@ -166,20 +146,20 @@ async def _listen(
     await asyncio.gather(
         *(link.request(submit, each, timeout=30) for each in subscriptions)
     )
-    await asyncio.wait_for(over.wait(), tokens / tokens_per_s + 120)
+    await asyncio.wait_for(over.wait(), SECONDS + 120)
     took = time.monotonic() - began
     used = [p.cpu_s() - b for p, b in zip(processes, before, strict=True)]
     count = len(ear.first_ms) + len(ear.later_ms)
     return {
         "streams": streams,
         "tokens_per_s": round(count / took, 1),
-        "asked_tokens_per_s": streams * tokens_per_s,
+        "asked_tokens_per_s": streams * TOKENS_PER_S,
         "tokens": count,
-        "lost": streams * tokens - count,
+        "lost": streams * TOKENS - count,
         "chunks": ear.chunks,
         "gaps": ear.gaps,
-        "first_ms": _spread(ear.first_ms),
-        "later_ms": _spread(ear.later_ms),
+        "first_ms": spread(ear.first_ms),
+        "later_ms": spread(ear.later_ms),
         "cpu": {
             name: round(seconds / took, 3)
             for name, seconds in zip(
@@ -188,43 +168,6 @@ async def _listen(
         },
         "load": round(os.getloadavg()[0], 2),
     }
-
-
-def _spread(times: list[float]) -> dict[str, float]:
-    if len(times) < 2:
-        return {}
-    parts = statistics.quantiles(times, n=100, method="inclusive")
-    return {
-        "p50": round(statistics.median(times), 2),
-        "p95": round(parts[94], 2),
-        "p99": round(parts[98], 2),
-        "max": round(max(times), 2),
-    }
-
-
-def show_streams(report: Report) -> None:
-    """Print a report as a table."""
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(
-        title=f"{report['streams']} streams, {report['tokens_per_s']:,.0f} tokens/s in all"
-    )
-    for column in ("from the server to the stream", "p50", "p95", "p99", "max", "aim"):
-        table.add_column(column, justify="left" if "server" in column else "right")
-    for name, title, aim in (
-        ("first_ms", "first token", FIRST_TARGET_MS),
-        ("later_ms", "later ones", LATER_TARGET_MS),
-    ):
-        figures = report[name]
-        columns = [f"{figures[each]:.1f} ms" for each in ("p50", "p95", "p99", "max")]
-        table.add_row(title, *columns, f"{aim:.0f} ms")
-    console = Console()
-    console.print(table)
-    used = ", ".join(f"{name} {share:.0%}" for name, share in report["cpu"].items())
-    console.print(
-        f"{report['chunks']:,} chunks, {report['lost']} tokens lost; of a core: {used}"
-    )
 
 
 def main() -> None:

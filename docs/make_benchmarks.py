@@ -12,9 +12,12 @@ import json
 import math
 import re
 import sys
+from functools import partial
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
+
+from bench.shown import TITLES, shown
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,8 +26,7 @@ FOLDER: Final = Path(__file__).parent
 PAGE: Final = FOLDER / "benchmarks.md"
 KEPT: Final = FOLDER / "benchmarks.json"
 PICTURES: Final = "benchmarks"
-TITLES: Final = {"ring": "AgentCom", "bare": "bare pipeline"}
-_PART: Final = re.compile(r"(<!-- bench (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+_MARKED: Final = re.compile(r"(<!-- bench (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 _WIDE, _HIGH, _LEFT = 640, 260, 130
 
 Report = dict[str, Any]
@@ -40,12 +42,12 @@ def filled(page: str, report: Report) -> tuple[str, dict[str, str]]:
             return f"{found[1]}{_aims(report)}\n{found[3]}"
         if name not in report:
             return found[0]
-        text, drawn = PARTS[name](report[name], report)
+        text, drawn = _part(name, report)
         pictures.update(drawn)
         began = _began(report.get("began", {}), name)
         return f"{found[1]}{text}\n{began}{found[3]}"
 
-    return _PART.sub(part, page), pictures
+    return _MARKED.sub(part, page), pictures
 
 
 def merged(kept: Report, report: Report) -> Report:
@@ -145,194 +147,48 @@ def _busy(how: Report) -> str:
 
 # -- parts -----------------------------------------------------------------------------
 
-Part = tuple[str, dict[str, str]]
 
-
-def _machine(about: Report, _: Report) -> Part:
-    return (
-        f"{about['cores']} cores, {about['system']}, Python {about['python']}, "
-        f"nats-server {about['nats-server']}, nats-py {about['nats-py']}."
-    ), {}
-
-
-def _ring(ring: Report, report: Report) -> Part:
-    bare = report["bare"]
-    rows = [
-        ["tasks/s", f"{ring['tasks_per_s']:,.0f}", f"{bare['tasks_per_s']:,.0f}"],
-        ["ratio to bare", f"{report['ratio_to_bare']:.2f}", ""],
-    ]
-    for name, title in (
-        ("submit_to_started_ms", "submit to started"),
-        ("submit_to_started_heard_ms", "heard of"),
-    ):
-        rows += [
-            [f"{title}, {p}", *(f"{each[name][p]:.2f} ms" for each in (ring, bare))]
-            for p in ("p50", "p95")
-        ]
-    rows.append(
-        [
-            "CPU a task, two processes",
-            *(
-                " + ".join(f"{us:.0f}" for us in each["cpu_us_per_task"]) + " µs"
-                for each in (ring, bare)
-            ),
-        ]
-    )
-    replay = report["replay"]
-    rows.append(["replay with decoding", f"{replay['events_per_s']:,.0f} events/s", ""])
-    head = [f"{report['tasks']:,} tasks", "AgentCom", "bare pipeline"]
-    return _table(head, rows), {}
-
-
-def _router(router: Report, _: Report) -> Part:
-    rows = [
-        [
-            f"{int(size):,} endpoints",
-            f"{each['p50_us']:.0f} µs",
-            f"{each['per_s']:,.0f}",
-        ]
-        for size, each in router.items()
-    ]
-    return _table(["one decision with its trace", "p50", "decisions/s"], rows), {}
-
-
-def _queued(queued: Report, _: Report) -> Part:
-    return (
-        f"{queued['tasks']:,} waiting tasks: {queued['bytes_per_task']:,} bytes each, "
-        f"read from the log in {queued['start_s']:.1f} s."
-    ), {}
-
-
-def _shell(shell: Report, _: Report) -> Part:
-    rows = []
-    for name in ("ring", "taskiq", "xargs"):
-        if each := shell.get(name):
-            cpu = " + ".join(f"{ms:.1f}" for ms in each.get("cpu_ms_per_task", ()))
-            left = each.get("descendants_left", "")
-            rows.append(
-                [
-                    TITLES.get(name, name),
-                    f"{each['tasks_per_s']:,.0f}",
-                    f"{cpu} ms" if cpu else "",
-                    str(left),
-                ]
-            )
-    head = [f"{shell['tasks']:,} × `true`, {shell['slots']} slots", "tasks/s"]
-    return _table([*head, "CPU a task", "left running"], rows), {}
-
-
-def _bulk(bulk: Report, _: Report) -> Part:
-    used = bulk["cpu_us_per_task"]
-    row = [
-        ", ".join(f"{each:.2f} s" for each in bulk["seconds"]),
-        f"{bulk['us_per_task']:,.0f} µs",
-        f"{used['scheduler']:.0f} + {used['web']:.0f} µs",
-    ]
-    head = [f"{bulk['tasks']:,} cancelled by one command", "a task", "CPU a task"]
-    return _table(head, [row]), {}
-
-
-def _peers(peers: Report, _: Report) -> Part:
-    rows = []
-    for name, each in peers["medians"].items():
-        ratio = peers["ratios"].get(name)
-        runs = [run["tasks_per_s"] for run in peers["runs"][name]]
-        rows.append(
-            [
-                TITLES.get(name, f"{name} {peers['versions'].get(name, '')}"),
-                f"{each['tasks_per_s']:,.0f} ({min(runs):,.0f} to {max(runs):,.0f})",
-                f"{ratio['tasks_per_s']:.2f}" if ratio else "",
-                f"{each['submit_to_started_p50_ms']:.2f} ms",
-                f"{ratio['submit_to_started']:.2f}" if ratio else "",
-                f"{each['cpu_us_per_task']:,.0f}, {each['broker_us_per_task']:,.0f} µs",
-            ]
+def _part(name: str, report: Report) -> tuple[str, dict[str, str]]:
+    """Write a part of the report, with its pictures by file name."""
+    texts: list[str] = []
+    pictures: dict[str, str] = {}
+    for each in shown(name, report):
+        if isinstance(each, str):
+            texts.append(each)
+            continue
+        texts.append(_table(each.head, each.rows))
+        if name not in ("peers", "growth"):
+            continue
+        drawn = (
+            _peers_chart if name == "peers" else partial(_growth_chart, each.head[0])
         )
-    head = ["", "tasks/s, median (all)", "ours is ×", "submit to started", "ours is ×"]
-    text = _table([*head, "CPU a task: processes, broker"], rows)
+        if (picture := drawn(report[name])) is not None:
+            file, title, svg = picture
+            pictures[file] = svg
+            texts.append(f"![{title}]({PICTURES}/{file})")
+    return "\n\n".join(texts), pictures
+
+
+def _peers_chart(peers: Report) -> tuple[str, str, str]:
     bars = {
         TITLES.get(name, name): each["tasks_per_s"]
         for name, each in peers["medians"].items()
     }
     title = f"tasks/s, median of {peers['rounds']} rounds in turns"
-    return f"{text}\n\n![{title}]({PICTURES}/peers.svg)", {
-        "peers.svg": bar_chart(title, bars)
+    return "peers.svg", title, bar_chart(title, bars)
+
+
+def _growth_chart(axis: str, growth: Report) -> tuple[str, str, str] | None:
+    points = growth["axes"][axis]
+    costs = [name for name in points[0] if name.endswith("us_per_task")]
+    if not costs or len(points) < 2:
+        return None
+    title = f"CPU a task by {axis}, µs"
+    lines = {
+        name.partition("_")[0]: [(point["size"], point[name]) for point in points]
+        for name in costs
     }
-
-
-def _growth(growth: Report, _: Report) -> Part:
-    texts, pictures = [f"{growth['tasks']:,} no-op tasks each."], {}
-    for axis, points in growth["axes"].items():
-        names = [
-            name
-            for name in points[0]
-            if name != "size" and any(point.get(name) is not None for point in points)
-        ]
-        rows = [
-            [f"{point['size']:,}", *(_figure(name, point.get(name)) for name in names)]
-            for point in points
-        ]
-        texts.append(_table([axis, *(name.replace("_", " ") for name in names)], rows))
-        costs = [name for name in names if name.endswith("us_per_task")]
-        if costs and len(points) > 1:
-            title = f"CPU a task by {axis}, µs"
-            lines = {
-                name.partition("_")[0]: [(p["size"], p[name]) for p in points]
-                for name in costs
-            }
-            pictures[f"growth-{axis}.svg"] = line_chart(title, lines)
-            texts.append(f"![{title}]({PICTURES}/growth-{axis}.svg)")
-    return "\n\n".join(texts), pictures
-
-
-def _streams(streams: Report, _: Report) -> Part:
-    rows = [
-        [title, *(f"{streams[name][p]:.1f} ms" for p in ("p50", "p95", "p99", "max"))]
-        for name, title in (("first_ms", "first token"), ("later_ms", "later ones"))
-    ]
-    rows.append(["tokens lost", f"{streams['lost']} of {streams['tokens']:,}"])
-    head = [f"{streams['streams']} streams, {streams['tokens_per_s']:,.0f} tokens/s"]
-    return _table([*head, "p50", "p95", "p99", "max"], rows), {}
-
-
-def _projections(made: Report, _: Report) -> Part:
-    mib = 2**20
-    rebuild, again = made["rebuild"], made["restart"]
-    readers = [made[name]["events_per_s"] for name in ("read", "read_again")]
-    rows = [
-        [
-            "reader, before and after",
-            " and ".join(f"{each:,.0f}/s" for each in readers),
-        ],
-        [
-            "all read models",
-            f"{rebuild['events_per_s']:,.0f}/s ({rebuild['took_s']} s)",
-        ],
-        ["of the reader", f"{made['ratio_to_bare']:.2f}"],
-        ["restart on the store", f"{again['took_s']:.2f} s"],
-        ["memory at most", f"{rebuild['max_rss'] / mib:,.0f} MiB"],
-        ["store", f"{made['store_bytes'] / mib:,.0f} MiB"],
-    ]
-    return _table([f"{made['events']:,} events", ""], rows), {}
-
-
-PARTS: Final[dict[str, Callable[[Any, Report], Part]]] = {
-    "machine": _machine,
-    "ring": _ring,
-    "router": _router,
-    "queued": _queued,
-    "shell": _shell,
-    "bulk": _bulk,
-    "peers": _peers,
-    "growth": _growth,
-    "streams": _streams,
-    "projections": _projections,
-}
-
-
-def _figure(name: str, value: float | None) -> str:
-    if value is None:
-        return ""
-    return f"{value / 2**20:,.0f} MiB" if name.endswith("rss") else f"{value:,}"
+    return f"growth-{axis}.svg", title, line_chart(title, lines)
 
 
 def _table(head: list[str], rows: list[list[str]]) -> str:

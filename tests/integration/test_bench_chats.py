@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from bench.chats import STREAMS, measure_chats, show_chats
+from bench.chats import STREAMS, measure_chats
+from bench.shown import shown
 
 
 def test_as_many_chats_go_each_way() -> None:
@@ -11,4 +12,4 @@ def test_as_many_chats_go_each_way() -> None:
     assert all(report["first_ms"].values())
     assert report["later_ms"]
     assert report["streams"] == STREAMS
-    show_chats(report)
+    assert len(list(shown("openai", {"openai": report}))) == 2

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from bench.projections import history, measure, show
+from bench.projections import history, measure
+from bench.shown import shown
 from events import subjects
 from events.catalogue import Recorded
 from events.codec import decode_event
@@ -30,5 +31,6 @@ def test_a_small_measurement_says_all_it_should():
     assert found["events"] == 4_000
     assert {"read", "rebuild", "restart", "ratio_to_bare"} <= found.keys()
     assert found["store_bytes"] > 0
-    assert "restart on the store" in show(found)
+    (table,) = shown("projections", {"projections": found})
+    assert "restart on the store" in [row[0] for row in table.rows]
     assert said

@@ -6,11 +6,11 @@ import json
 import re
 import xml.etree.ElementTree as ET
 
+from bench.shown import PARTS
 from docs.make_benchmarks import (
     FOLDER,
     KEPT,
     PAGE,
-    PARTS,
     PICTURES,
     bar_chart,
     filled,
@@ -40,12 +40,13 @@ GROWTH = {
 
 def test_the_page_has_a_place_for_every_part_of_a_report():
     marks = set(re.findall(r"<!-- bench (\w+) -->", PAGE.read_text()))
-    assert marks == PARTS.keys() | {"aims"}
+    # The figures of chats are put there by hand.
+    assert marks == PARTS.keys() - {"openai"} | {"aims"}
 
 
 def test_every_measured_figure_of_the_page_is_that_of_the_kept_report():
     kept = json.loads(KEPT.read_text())
-    assert kept.keys() >= PARTS.keys()
+    assert kept.keys() >= PARTS.keys() - {"openai"}
     page, pictures = filled(PAGE.read_text(), kept)
     assert page == PAGE.read_text()
     for name, drawn in pictures.items():
