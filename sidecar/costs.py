@@ -165,8 +165,6 @@ def _from_list(raw: RawResult, at: datetime | None) -> _Cost:
 
 def _list_price(model: str, raw: RawResult, at: datetime | None) -> Decimal | None:
     """The run's tokens at the list's price; None where they or the price are unknown."""
-    if raw.tokens_in is None or raw.tokens_out is None:
-        return None
     return price(
         model,
         tokens_in=raw.tokens_in,

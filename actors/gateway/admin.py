@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 from actors.gateway.tasks import DECIDE_AGAIN, hosts_named, was_said
 from actors.rules import policy as policies
@@ -16,7 +16,7 @@ from events.mail import Drain, DrainOrResume, Fetch, Inspect, Reply, Resume
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from actors.gateway.tasks import DryRun
+    from actors.gateway.tasks import DryRun, Said
     from actors.stamp import Stamp
     from events.bus import Bus
     from events.log import EventLog
@@ -29,13 +29,6 @@ DETAIL_LENGTH: Final = 1_000
 """So much is passed on of what a host says."""
 
 _replies: Reader[Reply] = Reader(Reply)
-
-
-class AddedEndpoint(NamedTuple):
-    """An endpoint that was added, and where that stands in the log."""
-
-    seq: int
-    event: c.EndpointAdded
 
 
 class AdminCommands:
@@ -189,14 +182,13 @@ class AdminCommands:
             )
         subject = subjects.fleet(command.endpoint)
         said = (c.EndpointAdded, who, command.id)
-        added, expect, carried_out = await self._endpoint_at(subject, said)
+        old, at, expect, carried_out = await self._endpoint_at(subject, said)
         url = command.url.rstrip("/")
-        if carried_out and added is None:
+        if carried_out and old is None:
             return m.Done(detail="was added before, and is removed since")
-        if added is not None:
-            old = added.event
+        if old is not None:
             if (old.kind, old.url, old.slots) == (command.kind, url, command.slots):
-                return m.Done(seq=added.seq, detail="was added before")
+                return m.Done(seq=at, detail="was added before")
             return m.refuse(
                 "conflict",
                 f"endpoint: {command.endpoint} exists with {old.url}; remove it first",
@@ -214,26 +206,22 @@ class AdminCommands:
         return m.Done(seq=await self._log.append(subject, event, expect=expect))
 
     async def _endpoint_at(
-        self, subject: str, said: tuple[type[c.Event], str, str | None]
-    ) -> tuple[AddedEndpoint | None, int, bool]:
-        """Return the endpoint in force there, where the subject stands, and whether this
-        very command was carried out before.
+        self, subject: str, said: Said
+    ) -> tuple[c.EndpointAdded | None, int, int, bool]:
+        """Return the endpoint in force there and its sequence, where the subject stands,
+        and whether this very command was carried out before.
 
         A host of the same name has its loss recorded on the same subject.
         """
         history = await self._log.read(subject)
-        kind, who, command_id = said
-        carried_out = command_id is not None and any(
-            was_said(each.event, (kind, who, command_id)) for each in history
-        )
-        last = history[-1].seq if history else 0
-        for recorded in reversed(history):
+        added, at, last = None, 0, 0
+        for recorded in history:
+            last = recorded.seq
             if isinstance(recorded.event, c.EndpointAdded):
-                added = AddedEndpoint(recorded.seq, recorded.event)
-                return added, last, carried_out
-            if isinstance(recorded.event, c.EndpointRemoved):
-                break
-        return None, last, carried_out
+                added, at = recorded.event, last
+            elif isinstance(recorded.event, c.EndpointRemoved):
+                added = None
+        return added, at, last, any(was_said(each.event, said) for each in history)
 
     async def remove_endpoint(
         self, command: m.RemoveEndpoint, who: str
@@ -241,7 +229,7 @@ class AdminCommands:
         """Remove a shared endpoint."""
         subject = subjects.fleet(command.endpoint)
         said = (c.EndpointRemoved, who, command.id)
-        added, expect, carried_out = await self._endpoint_at(subject, said)
+        added, _, expect, carried_out = await self._endpoint_at(subject, said)
         if carried_out:
             return m.Done(detail="was removed before")
         if added is None:

@@ -13,11 +13,10 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections import Counter
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
-from msgspec import Struct, field
+from msgspec import Struct
 
 from actors import lifecycle
 from events import catalogue as c
@@ -72,30 +71,32 @@ class _ChosenTasks(Struct):
 
 
 class _HowFar(Struct):
-    """How far a command is."""
+    """How far a command is: the fields of `BulkAdvanced`."""
 
     matched: int = 0
     done: int = 0
     unchanged: int = 0
     refused: int = 0
-    outcomes: Counter[str] = field(default_factory=Counter)
+    outcomes: dict[str, int] = {}
     after: str = ""
     finished: bool = False
 
     def note(self, outcome: c.Event | m.Done | m.Refusal) -> None:
         """Count what became of one task."""
-        if isinstance(outcome, m.Refusal):
-            self.refused += 1
-            self.outcomes[outcome.code] += 1
-        elif isinstance(outcome, m.Done) and not outcome.seq:
-            self.unchanged += 1
-            self.outcomes[UNCHANGED] += 1
-        else:
-            self.done += 1
-            stands = (
-                outcome.state if isinstance(outcome, m.Done) else _AFTER[type(outcome)]
-            )
-            self.outcomes[stands] += 1
+        match outcome:
+            case m.Refusal():
+                self.refused += 1
+                word = outcome.code
+            case m.Done(seq=0):
+                self.unchanged += 1
+                word = UNCHANGED
+            case m.Done():
+                self.done += 1
+                word = outcome.state
+            case _:
+                self.done += 1
+                word = _AFTER[type(outcome)]
+        self.outcomes[word] = self.outcomes.get(word, 0) + 1
 
 
 _meant: Reader[_ChosenTasks] = Reader(_ChosenTasks)
@@ -263,13 +264,7 @@ class BulkCommands:
         event = self._stamp().on(
             c.BulkAdvanced,
             bulk_id=bulk_id,
-            matched=tally.matched,
-            done=tally.done,
-            unchanged=tally.unchanged,
-            refused=tally.refused,
-            outcomes=dict(tally.outcomes),
-            after=tally.after,
-            finished=tally.finished,
+            **msgspec.structs.asdict(tally),
         )
         return await self._log.append(subjects.bulk(bulk_id), event, expect=seq)
 
@@ -395,9 +390,7 @@ def _fingerprint(command: m.Bulk) -> str:
 def _standing(task_id: str, phase: str, own_seq: int) -> lifecycle.TaskState:
     """Return what a decision needs of a task that nothing runs."""
     known: Phase = phase  # type: ignore[assignment]
-    return msgspec.structs.replace(
-        lifecycle.initial(task_id), phase=known, last_seq=own_seq
-    )
+    return lifecycle.TaskState(task_id=task_id, phase=known, last_seq=own_seq)
 
 
 def _note_absent(named: int, tally: _HowFar) -> None:
@@ -406,21 +399,13 @@ def _note_absent(named: int, tally: _HowFar) -> None:
     tally.matched = named
     if gone > 0:
         tally.refused += gone
-        tally.outcomes["not_found"] += gone
+        tally.outcomes["not_found"] = gone + tally.outcomes.get("not_found", 0)
 
 
 def _how_far(event: c.Event) -> _HowFar:
     if not isinstance(event, c.BulkAdvanced):
         return _HowFar()
-    return _HowFar(
-        matched=event.matched,
-        done=event.done,
-        unchanged=event.unchanged,
-        refused=event.refused,
-        outcomes=Counter(event.outcomes),
-        after=event.after,
-        finished=event.finished,
-    )
+    return msgspec.convert(event, _HowFar, from_attributes=True)
 
 
 def _progress(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final
 
 from actors.gateway.tasks import DECIDE_AGAIN
 from actors.scheduler.schedules import key_of
@@ -16,13 +16,14 @@ from events.errors import Conflict, Malformed
 from events.ids import derived
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping
+    from collections.abc import Callable
 
     from actors.gateway.tasks import DryRun, TaskCommands
+    from actors.scheduler.schedules import Schedule
     from actors.stamp import Stamp
     from events.log import EventLog
 
-    Decide = Callable[["KnownSchedule"], c.ScheduleEvent | m.Refusal | None]
+    Decide = Callable[[Schedule | None], c.ScheduleEvent | m.Refusal | None]
 
 BEHIND_S: Final = 0.1
 """How long to wait for a fold that is behind the log."""
@@ -30,20 +31,6 @@ _REMOVED: Final = "this command was carried out before; the schedule is removed 
 _RULE: Final = ("cron", "tz", "task", "missed", "overlap")
 _OF_TASK: Final = ("classification", "mode", "mode_reason", "prompt_tokens_estimate")
 _NOT_PLANNED = ("at", "deadline", "idempotency_key", "name", "retry_of", "attachments")
-
-
-class KnownSchedule(NamedTuple):
-    """What is known of a schedule: its rule, None where it is not there, and the id of the
-    event that added it; whether it is paused; where its subject stands; which tasks it was
-    let run by hand lately; and the commands about its name that were carried out, see
-    `schedules.key_of`."""
-
-    rule: c.ScheduleRule | None
-    added_id: str
-    paused: bool
-    last_seq: int
-    by_hand: Collection[str]
-    carried_out: Mapping[str, str]
 
 
 class ScheduleCommands:
@@ -72,10 +59,8 @@ class ScheduleCommands:
         digest = _digest(command)
         key = key_of(c.ScheduleAdded, who, command.id, digest)
 
-        def decide(there: KnownSchedule) -> c.ScheduleEvent | m.Refusal | None:
-            if key in there.carried_out:
-                return None
-            if there.rule is not None:
+        def decide(there: Schedule | None) -> c.ScheduleEvent | m.Refusal | None:
+            if there is not None:
                 if _digest(there.rule) == digest:
                     return None
                 return m.refuse(
@@ -97,7 +82,7 @@ class ScheduleCommands:
                 command_id=command.id or "",
             )
 
-        return await self._decided(command.schedule, decide)
+        return await self._decided(command.schedule, decide, key)
 
     async def change(self, command: m.ChangeSchedule, who: str) -> m.Done | m.Refusal:
         """Give a schedule another rule; done already where it has that."""
@@ -110,12 +95,10 @@ class ScheduleCommands:
         digest = _digest(command)
         key = key_of(c.ScheduleChanged, who, command.id, digest)
 
-        def decide(there: KnownSchedule) -> c.ScheduleEvent | m.Refusal | None:
-            if key in there.carried_out:
-                return None
-            rule = there.rule
-            if rule is None:
+        def decide(there: Schedule | None) -> c.ScheduleEvent | m.Refusal | None:
+            if there is None:
                 return _not_there(command.schedule)
+            rule = there.rule
             changed = [
                 name
                 for name in named
@@ -135,7 +118,7 @@ class ScheduleCommands:
                 command_id=command.id or "",
             )
 
-        return await self._decided(command.schedule, decide)
+        return await self._decided(command.schedule, decide, key)
 
     async def _planned(self, spec: m.NewTask, who: str) -> c.TaskSubmitted:
         """Read a schedule's task; raises Malformed for what it cannot have."""
@@ -173,15 +156,12 @@ class ScheduleCommands:
         ran: list[str] = []
         key = key_of(c.ScheduleFired, who, command.id)
 
-        def decide(there: KnownSchedule) -> c.ScheduleEvent | m.Refusal | None:
-            if key in there.carried_out:
-                ran.append(there.carried_out[key])
-                return None
-            if there.rule is None:
+        def decide(there: Schedule | None) -> c.ScheduleEvent | m.Refusal | None:
+            if there is None:
                 return _not_there(command.schedule)
             stamp = self._stamp()
             named = command.id or stamp.id
-            task_id = derived("schedule", there.added_id, "run", who, named)
+            task_id = derived("schedule", there.id, "run", who, named)
             ran.append(task_id)
             if task_id in there.by_hand:
                 return None
@@ -194,25 +174,24 @@ class ScheduleCommands:
                 command_id=command.id or "",
             )
 
-        done = await self._decided(command.schedule, decide)
+        done = await self._decided(command.schedule, decide, key)
         if isinstance(done, m.Refusal):
             return done
-        return m.Done(seq=done.seq, task_id=ran[-1], event=done.event)
+        task_id = done.task_id or ran[-1]
+        return m.Done(seq=done.seq, task_id=task_id, event=done.event)
 
     async def _set(
         self,
         command: m.PauseSchedule | m.ResumeSchedule | m.RemoveSchedule,
         kind: type[Any],
-        is_so: Callable[[KnownSchedule], bool],
+        is_so: Callable[[Schedule], bool],
         about: dict[str, str],
     ) -> m.Done | m.Refusal:
         name = command.schedule
         key = key_of(kind, about["requested_by"], command.id)
 
-        def decide(there: KnownSchedule) -> c.ScheduleEvent | m.Refusal | None:
-            if key in there.carried_out:
-                return None
-            if there.rule is None:
+        def decide(there: Schedule | None) -> c.ScheduleEvent | m.Refusal | None:
+            if there is None:
                 return _not_there(name)
             if is_so(there):
                 return None
@@ -221,41 +200,36 @@ class ScheduleCommands:
             )
             return event
 
-        return await self._decided(name, decide)
+        return await self._decided(name, decide, key)
 
-    async def _decided(self, name: str, decide: Decide) -> m.Done | m.Refusal:
-        """Read, decide, append; on a conflict read and decide again."""
+    async def _decided(self, name: str, decide: Decide, key: str) -> m.Done | m.Refusal:
+        """Decide by what is there, append; on a conflict decide again.
+
+        Nothing is decided where the command of this `key` was carried out before.
+        """
         subject = subjects.schedule(name)
         for _ in range(DECIDE_AGAIN):
-            there = await self._known(name)
-            if there is None:
+            schedules = self._dry_run.schedules
+            seq = schedules.seqs.get(name, 0)
+            if not seq and await self._log.read(subject, limit=1):
+                # The fold is behind the log.
                 await asyncio.sleep(BEHIND_S)
                 continue
-            decision = decide(there)
+            there = schedules.by_name.get(name)
+            carried_out = schedules.carried_out.get(name, {})
+            decision = None if key in carried_out else decide(there)
             if isinstance(decision, m.Refusal):
                 return decision
             if decision is None:
-                gone = there.rule is None
-                return m.Done(detail=_REMOVED if gone else "it is so already")
+                detail = _REMOVED if there is None else "it is so already"
+                return m.Done(detail=detail, task_id=carried_out.get(key, ""))
             try:
-                seq = await self._log.append(subject, decision, expect=there.last_seq)
+                seq = await self._log.append(subject, decision, expect=seq)
             except Conflict:
                 await asyncio.sleep(BEHIND_S)
                 continue
             return m.Done(seq=seq, event=c.name(decision))
         return m.refuse("conflict", f"schedule {name} changes too fast; try again")
-
-    async def _known(self, name: str) -> KnownSchedule | None:
-        """Say what is known of a schedule; None where the fold is behind."""
-        schedules = self._dry_run.schedules
-        seq = schedules.seqs.get(name, 0)
-        if not seq and await self._log.read(subjects.schedule(name), limit=1):
-            return None
-        one = schedules.by_name.get(name)
-        said = schedules.carried_out.get(name, {})
-        if one is None:
-            return KnownSchedule(None, "", False, seq, (), said)
-        return KnownSchedule(one.rule, one.id, one.paused, seq, one.by_hand, said)
 
 
 def _digest(of: m.AddSchedule | m.ChangeSchedule | c.ScheduleRule) -> str:

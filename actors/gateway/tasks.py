@@ -65,8 +65,9 @@ class DryRun(Protocol):
         ...
 
 
-Said = tuple[type[c.Event], str, str]
-"""What makes a command the same again: the event it makes, who gave it, and its id."""
+Said = tuple[type[c.Event], str, str | None]
+"""What makes a command the same again: the event it makes, who gave it, and its id; one
+without an id is none that was given before."""
 
 _STEPS: Final[dict[str, type[c.TaskEvent]]] = {
     "cancel": c.TaskCancelled,

@@ -50,16 +50,19 @@ def listed_model(model: str) -> str:
 def price(
     model: str,
     *,
-    tokens_in: int,
-    tokens_out: int,
+    tokens_in: int | None,
+    tokens_out: int | None,
     cache_read: int = 0,
     cache_write: int = 0,
     at: datetime | None = None,
 ) -> Decimal | None:
-    """What one request of these tokens costs on a Claude model; None if it has no price.
+    """What one request of these tokens costs on a Claude model, in dollars.
 
-    `tokens_in` excludes the cache's tokens; the price list wants them included.
+    None where the model has no price or the tokens are not known. `tokens_in` excludes the
+    cache's tokens; the price list wants them included.
     """
+    if tokens_in is None or tokens_out is None:
+        return None
     from genai_prices import Usage, calc_price  # a second to import, not needed by all
 
     model = listed_model(model)
@@ -80,31 +83,11 @@ def price(
 
 def price_result(model: str, result: c.Result) -> float | None:
     """Price a run's tokens as `model`'s; None where they or the price are not known."""
-    return price_tokens(
-        model,
-        result.tokens_in,
-        result.tokens_out,
-        cache_read=result.cache_read_tokens,
-        cache_write=result.cache_write_tokens,
-    )
-
-
-def price_tokens(
-    model: str,
-    tokens_in: int | None,
-    tokens_out: int | None,
-    *,
-    cache_read: int,
-    cache_write: int,
-) -> float | None:
-    """Price tokens in dollars; None where they or the price are not known."""
-    if tokens_in is None or tokens_out is None:
-        return None
     dollars = price(
         model,
-        tokens_in=tokens_in,
-        tokens_out=tokens_out,
-        cache_read=cache_read,
-        cache_write=cache_write,
+        tokens_in=result.tokens_in,
+        tokens_out=result.tokens_out,
+        cache_read=result.cache_read_tokens,
+        cache_write=result.cache_write_tokens,
     )
     return None if dollars is None else float(dollars)

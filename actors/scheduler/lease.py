@@ -55,9 +55,8 @@ class Leases(Protocol):
 class Lease:
     """Tries to hold one key for ever; `ours` says whether it does at this moment.
 
-    `ttl`, `renew` and `margin` in seconds: the server's expiry, how often to renew, and
-    how much earlier than the expiry the holder stops believing in it (a second, or less
-    where the lease is short).
+    `ttl` is the server's expiry, in seconds. It is renewed four times in that, and the
+    holder stops believing in it a second before (less where the lease is short).
     """
 
     def __init__(
@@ -69,24 +68,14 @@ class Lease:
         *,
         connected: Callable[[], bool],
         ttl: float = LEASE_TTL_S,
-        renew: float | None = None,
-        margin: float | None = None,
     ) -> None:
-        renew = renewal(ttl) if renew is None else renew
-        margin = min(1.0, renewal(ttl)) if margin is None else margin
-        if ttl - margin <= renew:
-            raise ValueError(
-                f"a lease of {ttl:g} s that is believed in for {ttl - margin:g} s must "
-                f"be renewed more often than every {renew:g} s"
-            )
         self._leases = leases
         self._key = key
         self._me = me
         self._clock = clock
         self._connected = connected
         self.ttl = ttl
-        self._renew = renew
-        self._margin = margin
+        self._renew = renewal(ttl)
         # The key's revision that we wrote last: renewing it expects that one.
         self._revision = 0
         # Until when we believe that we hold it, by our own clock.
@@ -140,7 +129,7 @@ class Lease:
             ttl=self.ttl,
             timeout=min(self._renew, 2.0),
         )
-        self._until = before + self.ttl - self._margin
+        self._until = before + self.ttl - min(1.0, self._renew)
 
     async def _look(self) -> None:
         """Find out why a write conflicted: somebody else holds the key, or we do.

@@ -141,7 +141,6 @@ class Living:
             lambda: self.now,
             connected=lambda: self.connected,
             ttl=5.0,
-            renew=1.0,
         )
 
 
@@ -161,8 +160,7 @@ async def test_a_lease_is_held_until_a_margin_before_it_runs_out():
 async def test_a_lease_of_any_length_is_held_from_one_renewal_to_the_next(ttl):
     living = Living()
     lease = Lease(
-        living, "k", "a", lambda: living.now, connected=lambda: True,
-        ttl=ttl, renew=renewal(ttl),
+        living, "k", "a", lambda: living.now, connected=lambda: True, ttl=ttl
     )  # fmt: skip
     for _ in range(20):
         await lease._try()
@@ -170,13 +168,6 @@ async def test_a_lease_of_any_length_is_held_from_one_renewal_to_the_next(ttl):
         assert lease.ours
     living.now += ttl
     assert not lease.ours
-
-
-def test_a_lease_that_cannot_be_held_is_refused():
-    with pytest.raises(ValueError, match="must be renewed more often"):
-        Lease(
-            Living(), "k", "a", lambda: 0.0, connected=lambda: True, ttl=4.0, renew=3.0
-        )
 
 
 async def test_two_never_hold_it_at_once():

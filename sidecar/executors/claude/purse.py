@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from actors.rules.prices import price_tokens
+from actors.rules.prices import price
 
 if TYPE_CHECKING:
     from sidecar.executors.claude.reading import ClaudeUsage
@@ -41,10 +41,11 @@ def cost_of(used: ClaudeUsage, model: str) -> float | None:
     where that does not know either."""
     if used.usd is not None:
         return used.usd
-    return price_tokens(
+    dollars = price(
         model,
-        used.tokens_in,
-        used.tokens_out,
+        tokens_in=used.tokens_in,
+        tokens_out=used.tokens_out,
         cache_read=used.cache_read,
         cache_write=used.cache_write,
     )
+    return None if dollars is None else float(dollars)
