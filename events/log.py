@@ -7,18 +7,20 @@ who comes second gets a Conflict. Every implementation passes the suite in tests
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
+
+from events.errors import LogError
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from events import catalogue as c
-    from events.errors import LogError
     from events.position import Position
 
-    Appended = Callable[[int, LogError | None], None]
-    """Told of an append's end: its sequence, or 0 and what went wrong."""
+Appended = Callable[[int, LogError | None], None]
+"""Told of an append's end: its sequence, or 0 and what went wrong."""
 
 MAX_EVENT_BYTES = 512 * 1024
 """No event is larger than this once encoded."""

@@ -10,7 +10,7 @@ from events import header, subjects
 from events.codec import decode_event, encode
 from events.errors import LogError, LogUnavailable, Malformed, Unreachable
 from events.nats.api import ALL, direct, read_consumer, recorded_of, stored_message
-from events.position import NOWHERE, LogChanged, Position
+from events.position import LogChanged, Position
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -43,8 +43,8 @@ async def check(link: Link, last: c.Recorded | Position) -> None:
         raise LogChanged(position)
 
 
-class PullFollower:
-    """Follows the log with a pull consumer of its own; see `events.log.Follower`."""
+class _Follower:
+    """Where a reader stands, and who gets what it reads; see `events.log.Follower`."""
 
     def __init__(
         self,
@@ -52,58 +52,98 @@ class PullFollower:
         callback: Callable[[c.Recorded], None],
         start: int,
         filters: tuple[str, ...],
-        after: Position = NOWHERE,
-        weigh: Callable[[str, int], None] = lambda _subject, _size: None,
+        after: Position,
     ) -> None:
         self._link = link
         self._loop = asyncio.get_running_loop()
         self._callback = callback
-        # Told of what comes once all that was there has been read.
-        self._weigh = weigh
         self._next = max(start, 1)
         self._filters = filters
         # The event handed on last, by which the log is known again.
         self._last: c.Recorded | Position = after
-        self._subscription: LinkSubscription | None = None
-        self._generation = 0
-        self._delivered = 0
-        self._requested = 0
-        self._seen = 0.0
-        self._broken = True
-        self._live = False
-        self._inbox = ""
-        self._pull_subject = ""
-        self._task: asyncio.Task[None] | None = None
+        # Whether something may have been missed, so that it is to begin anew where it stands.
+        self._behind = True
         self._nudge = asyncio.Event()
         self.position = 0
         self.undecodable = 0
         self.failed: asyncio.Future[None] = self._loop.create_future()
         self.caught_up = asyncio.Event()
         self._forget = link.on_connection(self._connection)
-
-    def start(self) -> None:
-        """Begin."""
         self._task = self._loop.create_task(self._run())
+
+    async def _run(self) -> None:
+        """Read for ever."""
+        raise NotImplementedError
 
     async def stop(self) -> None:
         self._forget()
-        self._generation += 1
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
-        await self._drop()
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
 
     def _connection(self, up: bool) -> None:
         if up:
-            self._broken = True
-            self._nudge.set()
+            self._begin_anew()
+
+    def _begin_anew(self) -> None:
+        self._behind = True
+        self._nudge.set()
+
+    def _hand_on(self, seq: int, recorded: c.Recorded | None) -> None:
+        """Give the callback an event; None stands for a message that is none."""
+        self._next = seq + 1
+        self.position = seq
+        if recorded is None:
+            self.undecodable += 1
+            return
+        self._last = recorded
+        try:
+            self._callback(recorded)
+        except BaseException as error:
+            self._fail(error)
+            raise
+
+    def _fail(self, error: BaseException) -> None:
+        if not self.failed.done():
+            self.failed.set_exception(error)
+
+
+class PullFollower(_Follower):
+    """Follows the log with a pull consumer of its own.
+
+    `weigh` is told of what comes once all that was there has been read.
+    """
+
+    def __init__(
+        self,
+        link: Link,
+        callback: Callable[[c.Recorded], None],
+        start: int,
+        filters: tuple[str, ...],
+        after: Position,
+        weigh: Callable[[str, int], None],
+    ) -> None:
+        super().__init__(link, callback, start, filters, after)
+        self._weigh = weigh
+        self._subscription: LinkSubscription | None = None
+        self._generation = 0
+        self._delivered = 0
+        self._requested = 0
+        self._seen = 0.0
+        self._live = False
+        self._inbox = ""
+        self._pull_subject = ""
+
+    async def stop(self) -> None:
+        self._generation += 1
+        await super().stop()
+        await self._drop()
 
     async def _run(self) -> None:
         while True:
             try:
-                if self._link.up and (self._broken or self._silent()):
+                if self._link.up and (self._behind or self._silent()):
                     await self._open()
-                async with asyncio.timeout(HEARTBEAT if not self._broken else 0.05):
+                async with asyncio.timeout(HEARTBEAT if not self._behind else 0.05):
                     await self._nudge.wait()
                 self._nudge.clear()
             except TimeoutError:
@@ -112,7 +152,7 @@ class PullFollower:
                 self._fail(error)
                 return
             except (LogError, Unreachable, Malformed):
-                self._broken = True
+                self._behind = True
                 await asyncio.sleep(0.05)
 
     def _silent(self) -> bool:
@@ -157,7 +197,7 @@ class PullFollower:
         self._subscription = await self._link.subscribe(
             self._inbox, lambda message: self._on(generation, message)
         )
-        self._broken = False
+        self._behind = False
         self._seen = self._loop.time()
         if consumer.num_pending == 0:
             self.caught_up.set()
@@ -175,7 +215,7 @@ class PullFollower:
             self._link.post(self._pull_subject, encode(request), reply=self._inbox)
 
     def _on(self, generation: int, message: LinkMessage) -> None:
-        if generation != self._generation or self._broken:
+        if generation != self._generation or self._behind:
             return
         self._seen = self._loop.time()
         if not message.reply.startswith("$JS.ACK"):
@@ -185,26 +225,17 @@ class PullFollower:
         parts = message.reply.split(".")
         seq, delivery = int(parts[5]), int(parts[6])
         if delivery != self._delivered + 1:
-            self._reopen()
+            self._begin_anew()
             return
         self._delivered = delivery
-        self._next = seq + 1
         self._requested -= 1
         try:
             recorded = c.Recorded(seq, message.subject, decode_event(message.data))
         except Malformed:
-            self.undecodable += 1
             recorded = None
-        self.position = seq
         if self._live:
             self._weigh(message.subject, len(message.data))
-        if recorded is not None:
-            self._last = recorded
-            try:
-                self._callback(recorded)
-            except BaseException as error:
-                self._fail(error)
-                raise
+        self._hand_on(seq, recorded)
         if parts[8] == "0":
             self.caught_up.set()
             self._live = True
@@ -216,27 +247,22 @@ class PullFollower:
         if status == "100":
             if int(message.headers.get(header.LAST_CONSUMER, 0)) > self._delivered:
                 # What was delivered last did not arrive, and nothing else came after it.
-                self._reopen()
+                self._begin_anew()
             return
         if status == "409" and "Exceeded" not in message.headers.get("Description", ""):
-            self._reopen()
+            self._begin_anew()
             return
         # The requests made so far have expired (404, 408): ask anew.
         self._requested = 0
         self._pull()
 
     def _fail(self, error: BaseException) -> None:
-        self._broken = True
         self._generation += 1
-        if not self.failed.done():
-            self.failed.set_exception(error)
-
-    def _reopen(self) -> None:
-        self._broken = True
-        self._nudge.set()
+        self._task.cancel()
+        super()._fail(error)
 
 
-class TapFollower:
+class TapFollower(_Follower):
     """Follows the log by what the stream republishes, and fetches what it missed.
 
     For roles that may not make consumers. Live messages wait in a buffer while the past
@@ -252,45 +278,19 @@ class TapFollower:
         callback: Callable[[c.Recorded], None],
         start: int,
         filters: tuple[str, ...],
-        after: Position = NOWHERE,
-        _weigh: Callable[[str, int], None] | None = None,
+        after: Position,
     ) -> None:
-        self._link = link
-        self._loop = asyncio.get_running_loop()
-        self._callback = callback
-        self._next = max(start, 1)
-        self._filters = filters or (subjects.ALL_EVENTS,)
-        # The event handed on last, by which the log is known again.
-        self._last: c.Recorded | Position = after
+        filters = filters or (subjects.ALL_EVENTS,)
+        super().__init__(link, callback, start, filters, after)
         self._buffer: dict[int, LinkMessage] = {}
-        self._behind = True
         # Heartbeats' lengths without any event.
         self._quiet = 0
-        self._nudge = asyncio.Event()
-        self._task: asyncio.Task[None] | None = None
         self._subscriptions: list[LinkSubscription] = []
-        self.position = 0
-        self.undecodable = 0
-        self.failed: asyncio.Future[None] = self._loop.create_future()
-        self.caught_up = asyncio.Event()
-        self._forget = link.on_connection(self._connection)
-
-    def start(self) -> None:
-        """Begin."""
-        self._task = self._loop.create_task(self._run())
 
     async def stop(self) -> None:
-        self._forget()
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        await super().stop()
         for subscription in self._subscriptions:
             await subscription.stop()
-
-    def _connection(self, up: bool) -> None:
-        if up:
-            self._behind = True
-            self._nudge.set()
 
     def _on(self, message: LinkMessage) -> None:
         sequence = message.headers.get(header.SEQUENCE)
@@ -325,8 +325,7 @@ class TapFollower:
                 if self._quiet >= LOOK_AGAIN:
                     self._behind = True
             except LogChanged as error:
-                if not self.failed.done():
-                    self.failed.set_exception(error)
+                self._fail(error)
                 return
             except (LogError, Unreachable):
                 self._behind = True
@@ -341,7 +340,7 @@ class TapFollower:
                 start=self._next,
                 limit=ALL,
             ):
-                self._hand_on(message)
+                self._take(message)
             return
         messages: dict[int, LinkMessage] = {}
         for filter_subject in self._filters:
@@ -354,31 +353,17 @@ class TapFollower:
             ):
                 messages[int(message.headers[header.SEQUENCE])] = message
         for seq in sorted(messages):
-            self._hand_on(messages[seq])
+            self._take(messages[seq])
 
     def _hand_on_live(self) -> None:
         whole = self._filters == (subjects.ALL_EVENTS,)
         for seq in sorted(self._buffer):
             if whole and seq > self._next:
-                self._behind = True
-                self._nudge.set()
+                self._begin_anew()
                 return
-            self._hand_on(self._buffer.pop(seq))
+            self._take(self._buffer.pop(seq))
 
-    def _hand_on(self, message: LinkMessage) -> None:
+    def _take(self, message: LinkMessage) -> None:
         seq = int(message.headers[header.SEQUENCE])
-        if seq < self._next:
-            return
-        self._next = seq + 1
-        self.position = seq
-        recorded = recorded_of(message)
-        if recorded is None:
-            self.undecodable += 1
-            return
-        self._last = recorded
-        try:
-            self._callback(recorded)
-        except BaseException as error:
-            if not self.failed.done():
-                self.failed.set_exception(error)
-            raise
+        if seq >= self._next:
+            self._hand_on(seq, recorded_of(message))

@@ -14,6 +14,8 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any, Final
 
+from msgspec import Struct
+
 from events import catalogue as c
 from events import header, subjects
 from events.codec import decode_event, encode
@@ -26,7 +28,7 @@ from events.errors import (
     TooLarge,
     Unreachable,
 )
-from events.log import MAX_EVENT_BYTES
+from events.log import MAX_EVENT_BYTES, Appended
 from events.nats.api import (
     ACK_TIMEOUT,
     READ_AGAIN,
@@ -48,7 +50,7 @@ from events.position import NOWHERE
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from events.log import Appended, Follower
+    from events.log import Follower
     from events.nats.link import Link, LinkMessage
     from events.position import Position
 
@@ -58,46 +60,24 @@ SWEEP: Final = 0.25
 """Seconds between two looks for appends whose acknowledgement is overdue."""
 
 
-class Append:
+class Append(Struct, eq=False):
     """One append on its way: until acknowledged, refused, or given up.
 
     `done` is called at its end. Where somebody waits for it in `future`, that may have been
-    cancelled: then nobody asks for it any more.
+    cancelled: then nobody asks for it any more. At `due` its acknowledgement is overdue
+    (seconds of the loop's clock, as `give_up`); `reply` is the subject where it will come.
     """
 
-    __slots__ = (
-        "data",
-        "done",
-        "due",
-        "event_id",
-        "expect",
-        "future",
-        "give_up",
-        "over",
-        "reply",
-        "subject",
-    )
-
-    def __init__(
-        self,
-        subject: str,
-        data: bytes,
-        event_id: str,
-        expect: int | None,
-        done: Appended,
-        now: float,
-        future: asyncio.Future[int] | None = None,
-    ) -> None:
-        self.subject = subject
-        self.data = data
-        self.event_id = event_id
-        self.expect = expect
-        self.done = done
-        self.future = future
-        self.over = False
-        self.due = now + ACK_TIMEOUT
-        self.give_up = now + APPEND_DEADLINE
-        self.reply = ""
+    subject: str
+    data: bytes
+    event_id: str
+    expect: int | None
+    done: Appended
+    give_up: float
+    future: asyncio.Future[int] | None = None
+    over: bool = False
+    due: float = 0.0
+    reply: str = ""
 
     @property
     def wanted(self) -> bool:
@@ -153,16 +133,15 @@ class JetStreamLog:
             else:
                 future.set_exception(error)
 
-        self._begin(
-            Append(subject, data, event_id, expect, done, self._loop.time(), future)
-        )
+        give_up = self._loop.time() + APPEND_DEADLINE
+        self._begin(Append(subject, data, event_id, expect, done, give_up, future))
         return future
 
     def append_then(
         self, subject: str, event: c.Event, done: Appended, *, expect: int | None = None
     ) -> None:
-        now = self._loop.time()
-        self._begin(Append(subject, encode(event), event.id, expect, done, now))
+        give_up = self._loop.time() + APPEND_DEADLINE
+        self._begin(Append(subject, encode(event), event.id, expect, done, give_up))
 
     def _begin(self, append: Append) -> None:
         size = len(append.data)
@@ -442,14 +421,12 @@ class JetStreamLog:
         after: Position | None = None,
         subjects: Sequence[str] = (),
     ) -> Follower:
-        kind = PullFollower if self._consumers else TapFollower
         behind = after or NOWHERE
         start = behind.seq + 1 if behind.seq else start
-        follower = kind(
-            self._link, callback, start, tuple(subjects), behind, self.volume.weigh
-        )
-        follower.start()
-        return follower
+        about = (self._link, callback, start, tuple(subjects), behind)
+        if self._consumers:
+            return PullFollower(*about, self.volume.weigh)
+        return TapFollower(*about)
 
 
 def _event_id(data: bytes) -> str:

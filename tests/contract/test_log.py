@@ -464,12 +464,41 @@ async def test_a_consumer_that_falls_silent_is_made_anew(broker, monkeypatch):
         await log.close()
 
 
-async def sees_both(log, reads) -> None:
-    """Store two events one after the other, and wait until a follower has seen both."""
+@pytest.mark.parametrize("role", ["scheduler", "operator"])
+async def test_nothing_is_handed_on_after_what_a_callback_raised(
+    broker, role, monkeypatch
+):
+    monkeypatch.setattr("events.nats.follow.HEARTBEAT", 0.1)
+    async with linked(broker, "scheduler") as link, linked(broker, role) as reading:
+        log, seen = JetStreamLog(link), []
+
+        def take(recorded: Recorded) -> None:
+            seen.append(recorded.seq)
+            raise ValueError(recorded.seq)
+
+        reads = JetStreamLog(reading, consumers=role == "scheduler")
+        follower = await reads.follow(take)
+        await log.append(subjects.task("a"), event("a", 1))
+        with pytest.raises(ValueError, match=r"^1$"):
+            await asyncio.wait_for(follower.failed, 60)
+        await sees_both(log, log, after=1)
+        # Longer than it takes to make a consumer anew.
+        await asyncio.sleep(0.5)
+        assert seen == [1]
+        await follower.stop()
+        await log.close()
+
+
+async def sees_both(log, reads, *, after: int = 0) -> None:
+    """Store two events one after the other, and wait until a follower has seen both.
+
+    `after` is the last sequence that is there already.
+    """
     seen: list[int] = []
-    follower = await reads.follow(lambda recorded: seen.append(recorded.seq))
-    await log.append(subjects.task("a"), event("a", 1))
-    await until(lambda: seen == [1], seconds=60)
-    await log.append(subjects.task("a"), event("a", 2))
-    await until(lambda: seen == [1, 2], seconds=60)
+    follower = await reads.follow(
+        lambda recorded: seen.append(recorded.seq), start=after + 1
+    )
+    for n in (1, 2):
+        await log.append(subjects.task("a"), event("a", after + n))
+        await until(lambda: seen == [after + 1, after + 2][:n], seconds=60)  # noqa: B023
     await follower.stop()
