@@ -43,7 +43,7 @@ async def check(link: Link, last: c.Recorded | Position) -> None:
         raise LogChanged(position)
 
 
-class _Follower:
+class LinkFollower:
     """Where a reader stands, and who gets what it reads; see `events.log.Follower`."""
 
     def __init__(
@@ -107,7 +107,7 @@ class _Follower:
             self.failed.set_exception(error)
 
 
-class PullFollower(_Follower):
+class PullFollower(LinkFollower):
     """Follows the log with a pull consumer of its own.
 
     `weigh` is told of what comes once all that was there has been read.
@@ -262,7 +262,7 @@ class PullFollower(_Follower):
         super()._fail(error)
 
 
-class TapFollower(_Follower):
+class TapFollower(LinkFollower):
     """Follows the log by what the stream republishes, and fetches what it missed.
 
     For roles that may not make consumers. Live messages wait in a buffer while the past
