@@ -28,7 +28,7 @@ def book(
     elif kind in routing.booked:
         return
     else:
-        routing.booked.append(kind)
+        routing.booked += (kind,)
         judged.result = result
         spent = spent_on(result).beyond(routing.told)
         routing.told = NOTHING

@@ -27,7 +27,7 @@ def note_step(
     if len(routing.checks) >= STEPS_KEPT:
         return
     spent = event.spent or c.RoundSpent()
-    routing.checks.append(
+    routing.checks += (
         CheckedStep(
             round=event.round,
             rounds=event.rounds,
@@ -43,5 +43,5 @@ def note_step(
             tokens_in=spent.tokens_in,
             tokens_out=spent.tokens_out,
             usd=spent.estimated_cost_usd,
-        )
+        ),
     )

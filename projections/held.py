@@ -23,12 +23,12 @@ def comes_after(
     record: TaskRecord, spec: c.TaskSpec, find: Callable[[str], TaskRecord | None]
 ) -> Iterator[TaskRecord]:
     """Note what a task comes after; yield the records that changed besides its own."""
-    record.after, record.after_any = list(spec.after), list(spec.after_any)
-    record.input_from = list(spec.input_from)
+    record.after, record.after_any = tuple(spec.after), tuple(spec.after_any)
+    record.input_from = tuple(spec.input_from)
     for task_id in c.predecessors(spec):
         before = find(task_id)
         if before is not None and len(before.followers) < FOLLOWERS_KEPT:
-            before.followers.append(record.id)
+            before.followers += (record.id,)
             yield before
 
 

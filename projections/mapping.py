@@ -156,7 +156,7 @@ def detail(
         deadline=record.deadline,
         exclude=record.exclude,
         void=record.void,
-        voids=record.voids,
+        voids=list(record.voids),
         result=result,
         cwd=record.cwd,
         env=env,

@@ -42,7 +42,7 @@ def new_record(event: c.TaskSubmitted, seq: int) -> TaskRecord:
         has_command=spec.shell is not None,
         labels=dict(sorted(spec.labels.items())) if spec.labels else {},
         wanted_model=spec.model or "",
-        needs=list(spec.needs),
+        needs=tuple(spec.needs),
         not_before=spec.at or "",
         held=is_held(spec),
         name=spec.name or "",

@@ -178,7 +178,7 @@ class Routing(Struct, array_like=True, kw_only=True, gc=False):
     attempt: int
     reported: int = 0
     line: int = -1
-    booked: list[str] = field(default_factory=list)
+    booked: tuple[str, ...] = ()
     started: bool = False
     counted: bool = False
     seq: int
@@ -211,7 +211,7 @@ class Routing(Struct, array_like=True, kw_only=True, gc=False):
     fallback_code: str | None = None
     restarted: int = 0
     clock_ahead_s: float = 0.0
-    checks: list[CheckedStep] = field(default_factory=list)
+    checks: tuple[CheckedStep, ...] = ()
     rounds_told: int = 0
     told: Spent = NOTHING
 
@@ -315,7 +315,7 @@ class TaskRecord(Struct, array_like=True, kw_only=True, gc=False):
     cancelled_by: str = ""
     reason: str = ""
     void: int = 0
-    voids: list[Void] = field(default_factory=list)
+    voids: tuple[Void, ...] = ()
     spent: Spent = NOTHING
     routings: list[Routing] = field(default_factory=list)
     ttl_s: float | None = None
@@ -327,7 +327,7 @@ class TaskRecord(Struct, array_like=True, kw_only=True, gc=False):
     labels: dict[str, str] = field(default_factory=dict)
     own_seq: int = 0
     wanted_model: str = ""
-    needs: list[str] = field(default_factory=list)
+    needs: tuple[str, ...] = ()
     model_used: str = ""
     not_before: str = ""
     held: bool = False
@@ -336,10 +336,10 @@ class TaskRecord(Struct, array_like=True, kw_only=True, gc=False):
     depth: int = 0
     children: int = 0
     name: str = ""
-    after: list[str] = field(default_factory=list)
-    after_any: list[str] = field(default_factory=list)
-    input_from: list[str] = field(default_factory=list)
-    followers: list[str] = field(default_factory=list)
+    after: tuple[str, ...] = ()
+    after_any: tuple[str, ...] = ()
+    input_from: tuple[str, ...] = ()
+    followers: tuple[str, ...] = ()
     schedule: str = ""
     stays: bool = False
 

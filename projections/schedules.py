@@ -226,7 +226,7 @@ def graph(world: World, task_id: str) -> GraphAnswer:
             break
         found[one] = record
         ahead += [each for each, _ in _before(record)]
-        ahead += record.followers
+        ahead.extend(record.followers)
     levels: dict[str, int] = {}
     for one in sorted(found, key=lambda each: found[each].seq):
         # Nothing stands in the log before what it comes after.

@@ -247,4 +247,4 @@ def _note_void(record: TaskRecord, judged: JudgedEvent) -> None:
     record.void += 1
     if len(record.voids) < VOIDS_KEPT:
         kind = type(judged.recorded.event).__struct_config__.tag
-        record.voids.append(Void(judged.recorded.seq, str(kind), judged.reason))
+        record.voids += (Void(judged.recorded.seq, str(kind), judged.reason),)

@@ -86,20 +86,15 @@ def _named(subject: str) -> tuple[str, ...]:
     return asked, mapped
 
 
-class LinkMessage:
+class LinkMessage(msgspec.Struct, eq=False, gc=False):
     """A message that came in, see `events.bus.Message`; headers are read when asked."""
 
-    __slots__ = ("_headers", "_link", "_raw", "data", "reply", "subject")
-
-    def __init__(
-        self, link: Link, subject: str, reply: str, data: bytes, raw: bytes
-    ) -> None:
-        self._link = link
-        self._raw = raw
-        self._headers: Mapping[str, str] | None = None
-        self.subject = subject
-        self.reply = reply
-        self.data = data
+    _link: Link
+    subject: str
+    reply: str
+    data: bytes
+    _raw: bytes
+    _headers: dict[str, str] | None = None
 
     @property
     def headers(self) -> Mapping[str, str]:
