@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 from events.errors import Unreachable
 from sidecar.config import ConfigError
-from sidecar.costs import settle
 from sidecar.delegation import RunsDoor
 from sidecar.executors import wake_command
 from sidecar.executors.agent import AgentExecutor, AgentOptions
@@ -22,7 +21,7 @@ from sidecar.executors.openai import OpenAIExecutor
 from sidecar.executors.shell import CommandPolicy, ShellExecutor, ShellOptions
 from sidecar.http import header_key
 from sidecar.journal_file import journal_path
-from sidecar.pipeline import HANDS, unprepared, unpriced
+from sidecar.pipeline import HANDS, unprepared
 from sidecar.processes.family import Processes
 from sidecar.results import Results
 from sidecar.shield import variables
@@ -37,10 +36,10 @@ if TYPE_CHECKING:
     from events.attachments import AttachmentStore
     from sidecar.config import SidecarConfig
     from sidecar.delegation import Request
-    from sidecar.executors.agent import Bookmark, WakeSteps
+    from sidecar.executors.agent import WakeSteps
     from sidecar.executors.port import Executor
     from sidecar.kept import Piece
-    from sidecar.pipeline import Prepare, Price
+    from sidecar.pipeline import Prepare
     from sidecar.processes.table import Ident
     from sidecar.task_user import TaskUser
     from sidecar.verification import Verifier
@@ -55,32 +54,16 @@ class Callbacks:
         self.steps: WakeSteps | None = None
         self.request: Request = _nobody_to_ask
 
+    def wake_steps(self) -> WakeSteps:
+        """Where the steps of woken agents are kept."""
+        if self.steps is None:
+            raise RuntimeError("no sidecar keeps the steps of this executor's runs")
+        return self.steps
+
 
 def _nobody_to_ask(subject: str, data: bytes, timeout: float) -> Future[bytes]:
     del data, timeout
     raise Unreachable(subject, absent=True)
-
-
-class _LateSteps:
-    """The sidecar's `WakeSteps`, for an executor that is made before the sidecar is."""
-
-    def __init__(self, callbacks: Callbacks) -> None:
-        self._callbacks = callbacks
-
-    def bookmark(self, route: str) -> Bookmark | None:
-        return self._steps.bookmark(route)
-
-    def turn(self, assign: mail.Assign, bookmark: Bookmark) -> None:
-        self._steps.turn(assign, bookmark)
-
-    async def step(self, assign: mail.Assign, bookmark: Bookmark, detail: str) -> None:
-        await self._steps.step(assign, bookmark, detail)
-
-    @property
-    def _steps(self) -> WakeSteps:
-        if self._callbacks.steps is None:
-            raise RuntimeError("no sidecar keeps the steps of this executor's runs")
-        return self._callbacks.steps
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,9 +75,6 @@ class Parts:
 
     # Makes a run's surroundings: its folder and its environment.
     prepare: Prepare = unprepared
-
-    # Makes dollars of a run's counts.
-    price: Price = unpriced
 
     # The processes that runs start, where any do.
     processes: Processes | None = None
@@ -200,21 +180,22 @@ def assemble(
     }
     results = None
     if config.agent.enabled:
-        own = config.agent.results_folder
+        own, template = config.agent.results_folder, config.agent.wake_command
         results = Results(
             Path(own).expanduser() if own else folder / "results", user=user
         )
+        plain = config.agent.plain_program
+        agent = AgentOptions(
+            command=None if template is None else wake_command.parse(template, plain),
+            confirm_s=config.agent.confirm_s,
+            limits=config.agent.limits,
+        )
         executors["agent"] = AgentExecutor(
-            config.host,
-            processes,
-            results,
-            _LateSteps(callbacks),
-            _agent_options(config),
+            config.host, processes, results, callbacks.wake_steps, agent
         )
     return Parts(
         executors=executors,
         prepare=workspace.prepare,
-        price=settle,
         processes=processes,
         callbacks=callbacks,
         tidy=workspace.tidy,
@@ -225,15 +206,4 @@ def assemble(
         ),
         results=results,
         verifier=commands if config.shell.enabled else None,
-    )
-
-
-def _agent_options(config: SidecarConfig) -> AgentOptions:
-    template = config.agent.wake_command
-    return AgentOptions(
-        command=None
-        if template is None
-        else wake_command.parse(template, config.agent.plain_program),
-        confirm_s=config.agent.confirm_s,
-        limits=config.agent.limits,
     )

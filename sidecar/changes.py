@@ -19,7 +19,7 @@ import msgspec
 from msgspec import Struct
 
 from events import catalogue as c
-from sidecar.folders import WorkspaceError, make
+from sidecar.folders import WorkspaceError, make, put
 from sidecar.output import whole_files
 
 if TYPE_CHECKING:
@@ -82,9 +82,7 @@ class Checkout:
         head = await self._head(Path(top))
         tree, large = await self._tree(Path(top))
         before = Before(top, head, tree, large)
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
-        with os.fdopen(os.open(noted, flags, 0o600), "wb") as file:
-            file.write(msgspec.json.encode(before))
+        put(noted, msgspec.json.encode(before))
         return before
 
     async def end(self, before: Before) -> c.Changes:

@@ -54,11 +54,12 @@ class Clones:
         """Return the clone of `url`, made or brought up to date; raises WorkspaceError."""
         place = self._place(url)
         async with self._locks.setdefault(place, asyncio.Lock()):
-            bounds = _Bounds(limits.clone_timeout_s, limits.clone_bytes)
+            transfer = _Transfer(git, url, limits, say)
             if await asyncio.to_thread(place.is_dir):
-                await self._update(git, place, url, bounds, say)
+                await transfer.update(place)
             else:
-                await self._clone(git, place, url, bounds, say)
+                make(self._root)
+                await transfer.clone(place)
         return place
 
     def _place(self, url: str) -> Path:
@@ -66,48 +67,6 @@ class Clones:
         name = re.sub(r"[^A-Za-z0-9_-]+", "-", plain.rpartition("/")[2])[:40]
         digest = hashlib.sha256(url.rstrip("/").encode()).hexdigest()[:12]
         return self._root / f"{name}-{digest}"
-
-    async def _clone(
-        self,
-        git: Git,
-        place: Path,
-        url: str,
-        bounds: _Bounds,
-        say: Callable[[str], None],
-    ) -> None:
-        make(self._root)
-        part = place.with_name(f"{place.name}.part")
-        await remove(part)
-        say(f"Cloning {url}")
-        words = ("clone", "--progress", "--template=", "--no-recurse-submodules")
-        try:
-            await bounds.run(
-                git, self._root, (*words, "--", url, str(part)), url, part, say
-            )
-            await asyncio.to_thread(os.rename, part, place)
-        except OSError as wrong:
-            raise WorkspaceError(f"clone of {url}", str(wrong)) from wrong
-        finally:
-            await remove(part)
-
-    async def _update(
-        self,
-        git: Git,
-        place: Path,
-        url: str,
-        bounds: _Bounds,
-        say: Callable[[str], None],
-    ) -> None:
-        """Fetch what is new; what cannot be had is said, and the clone serves as it is."""
-        if strange := await _strange_settings(git, place):
-            say(f"Working on the clone as it is: a task has set {strange} in it")
-            return
-        words = ("fetch", "--progress", "--prune", "--no-recurse-submodules", "--")
-        refs = "+refs/heads/*:refs/remotes/origin/*"
-        try:
-            await bounds.run(git, place, (*words, url, refs), url, place, say)
-        except WorkspaceError as wrong:
-            say(f"Working on the clone as it is: {wrong}")
 
     async def tidy(self) -> None:
         """Remove what was being cloned when the sidecar ended."""
@@ -129,50 +88,72 @@ async def _strange_settings(git: Git, place: Path) -> str:
     return ", ".join(strange[:3])[:200]
 
 
-class _Bounds:
-    """How long a transfer may take, and how large its folder may become."""
+class _Transfer:
+    """Clones and fetches of one URL for one run, within its limits of time and size."""
 
-    def __init__(self, timeout_s: float, size_bytes: int) -> None:
-        self._timeout_s = timeout_s
-        self._size = size_bytes
-        self._said = 0.0
-
-    async def run(
-        self,
-        git: Git,
-        folder: Path,
-        words: Sequence[str],
-        url: str,
-        grows: Path,
-        say: Callable[[str], None],
+    def __init__(
+        self, git: Git, url: str, limits: Limits, say: Callable[[str], None]
     ) -> None:
-        """Run a git command that transfers; raises WorkspaceError."""
+        self._git = git
+        self._url = url
+        self._limits = limits
+        self._say = say
+
+    async def clone(self, place: Path) -> None:
+        """Clone it beside its place, and move it there whole; raises WorkspaceError."""
+        part = place.with_name(f"{place.name}.part")
+        await remove(part)
+        self._say(f"Cloning {self._url}")
+        words = ("clone", "--progress", "--template=", "--no-recurse-submodules", "--")
+        try:
+            await self._run(place.parent, (*words, self._url, str(part)), part)
+            await asyncio.to_thread(os.rename, part, place)
+        except OSError as wrong:
+            raise WorkspaceError(f"clone of {self._url}", str(wrong)) from wrong
+        finally:
+            await remove(part)
+
+    async def update(self, place: Path) -> None:
+        """Fetch what is new; what cannot be had is said, and the clone serves as it is."""
+        if strange := await _strange_settings(self._git, place):
+            self._say(f"Working on the clone as it is: a task has set {strange} in it")
+            return
+        words = ("fetch", "--progress", "--prune", "--no-recurse-submodules", "--")
+        refs = "+refs/heads/*:refs/remotes/origin/*"
+        try:
+            await self._run(place, (*words, self._url, refs), place)
+        except WorkspaceError as wrong:
+            self._say(f"Working on the clone as it is: {wrong}")
+
+    async def _run(self, folder: Path, words: Sequence[str], grows: Path) -> None:
+        """Run a git command by which the folder `grows`; raises WorkspaceError."""
         loop = asyncio.get_running_loop()
-        began = self._said = loop.time()
+        began = said = loop.time()
         last = bytearray()
 
         def on_stderr(data: bytes) -> None:
+            nonlocal said
             last.extend(data)
             del last[:-4_000]
-            if loop.time() - self._said >= SAID_EVERY_S:
+            if loop.time() - said >= SAID_EVERY_S:
                 steps = list(_STEPS.finditer(last.decode("utf-8", "replace")))
                 if steps:
-                    self._said = loop.time()
-                    say(f"{words[0]}: {steps[-1][0].strip()}"[:300])
+                    said = loop.time()
+                    self._say(f"{words[0]}: {steps[-1][0].strip()}"[:300])
 
-        what = f"{words[0]} of {url}"
-        async with await git.transfer(folder, words, url, on_stderr) as child:
+        what = f"{words[0]} of {self._url}"
+        most_s, most = self._limits.clone_timeout_s, self._limits.clone_bytes
+        transfer = await self._git.transfer(folder, words, self._url, on_stderr)
+        async with transfer as child:
             ending = asyncio.ensure_future(child.wait())
             try:
-                while True:
+                while not ending.done():
                     await asyncio.wait([ending], timeout=LOOK_EVERY_S)
-                    if ending.done():
-                        break
-                    if loop.time() - began > self._timeout_s:
-                        reason = f"it took longer than {self._timeout_s:g} s"
+                    if not ending.done() and loop.time() - began > most_s:
+                        reason = f"it took longer than {most_s:g} s"
                         raise WorkspaceError(what, f"{reason} (limits.clone_timeout_s)")
-                    if await asyncio.to_thread(_size, grows) > self._size:
-                        reason = f"it is larger than {self._size:,} bytes"
+                    if await asyncio.to_thread(_size, grows) > most:
+                        reason = f"it is larger than {most:,} bytes"
                         raise WorkspaceError(what, f"{reason} (limits.clone_bytes)")
             finally:
                 ending.cancel()
@@ -180,9 +161,6 @@ class _Bounds:
         if ended is None or not ended.ok:
             text = last.decode("utf-8", "replace").strip()
             raise WorkspaceError(what, text.rpartition("\n")[2][:500] or str(ended))
-        if await asyncio.to_thread(_size, grows) > self._size:
-            reason = f"it is larger than {self._size:,} bytes (limits.clone_bytes)"
-            raise WorkspaceError(what, reason)
 
 
 def _size(folder: Path) -> int:

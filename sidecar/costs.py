@@ -48,32 +48,18 @@ def settle(raw: RawResult, assign: Assign, at: datetime | None = None) -> c.Resu
     """
     raw = _plausible(raw)
     spent = _spent(raw, assign, at)
+    counts = {
+        name: getattr(raw, name)
+        for name in c.Result.__struct_fields__
+        if name in raw.__struct_fields__
+    }
     result = c.Result(
-        status=raw.status,
-        output=raw.output,
-        stderr=raw.stderr,
-        error=raw.error,
-        model_used=raw.model_used,
-        tokens_in=raw.tokens_in,
-        tokens_out=raw.tokens_out,
-        cache_read_tokens=raw.cache_read_tokens,
-        cache_write_tokens=raw.cache_write_tokens,
+        **counts,
         estimated_cost_usd=_dollars(spent.usd),
         equivalent_claude_cost_usd=_dollars(spent.equivalent),
         equivalent_model=spent.equivalent_model,
         cost_basis=spent.basis,
         price_list=spent.prices,
-        execution_ms=raw.execution_ms,
-        exit_code=raw.exit_code,
-        signal=raw.signal,
-        output_bytes=raw.output_bytes,
-        stderr_bytes=raw.stderr_bytes,
-        output_sha256=raw.output_sha256,
-        truncated=raw.truncated,
-        length_limited=raw.length_limited,
-        session_id=raw.session_id,
-        simulated=raw.simulated,
-        tool_calls=raw.tool_calls,
     )
     return fitting(result)
 

@@ -37,6 +37,7 @@ _LOCKED = re.compile(
     r"\.lock': File exists|could not lock|cannot lock|is locked|Another git process"
 )
 """What git says where another one has locked what it needs."""
+_QUIET = {"core.hooksPath": "/dev/null", "core.fsmonitor": "false"}
 _FILTER_KEYS = ("clean", "smudge", "process")
 
 
@@ -66,11 +67,6 @@ class Git:
         """Whose processes these are; None: this process's own."""
         return self._processes.user
 
-    async def ask(self, folder: Path, *words: str) -> tuple[bool, str, str]:
-        """Run a git command; whether it went well, its stdout, its stderr."""
-        brief = await self.run(folder, words)
-        return brief.ok, brief.stdout, brief.stderr.strip()
-
     async def run(
         self,
         folder: Path,
@@ -82,11 +78,7 @@ class Git:
         keep: int = _KEEP,
     ) -> Brief:
         """Run a git command; of its output `keep` bytes. Raises WorkspaceError."""
-        quiet = {
-            "core.hooksPath": "/dev/null",
-            "core.fsmonitor": "false",
-        }
-        quiet |= await self._no_filters(folder)
+        quiet = {**_QUIET, **await self._no_filters(folder)}
         more = {**_settings(quiet), "GIT_ALLOW_PROTOCOL": "none", **(env or {})}
         return await self._brief(folder, words, more, stdin, timeout_s, keep)
 
@@ -102,8 +94,7 @@ class Git:
         Raises WorkspaceError where it cannot be started.
         """
         quiet = {
-            "core.hooksPath": "/dev/null",
-            "core.fsmonitor": "false",
+            **_QUIET,
             "http.followRedirects": "false",
             "submodule.recurse": "false",
             "fetch.recurseSubmodules": "false",
@@ -131,14 +122,7 @@ class Git:
             raise WorkspaceError(f"git {words[0]}", str(wrong)) from wrong
 
     async def _no_filters(self, folder: Path) -> dict[str, str]:
-        quiet: dict[str, str] = {}
-        for name in await self._filters(folder):
-            quiet |= {f"filter.{name}.{key}": "" for key in _FILTER_KEYS}
-            quiet[f"filter.{name}.required"] = "false"
-        return quiet
-
-    async def _filters(self, folder: Path) -> list[str]:
-        """Names of the filters that the repository itself sets, which are never run.
+        """Settings that turn off the filters that the repository itself sets.
 
         Those of the host's own configuration are the operator's, and stay.
         """
@@ -153,7 +137,11 @@ class Git:
             for scope, key in keys
             if scope in ("local", "worktree")
         }
-        return sorted(names)
+        quiet: dict[str, str] = {}
+        for name in sorted(names):
+            quiet |= {f"filter.{name}.{key}": "" for key in _FILTER_KEYS}
+            quiet[f"filter.{name}.required"] = "false"
+        return quiet
 
     async def _brief(
         self,
@@ -182,11 +170,12 @@ class Git:
 
         Raises WorkspaceError; FolderBusy where another git is at work there.
         """
-        ok, out, err = await self.ask(folder, *words)
-        if not ok:
-            kind = FolderBusy if _LOCKED.search(err) else WorkspaceError
-            raise kind(f"git {words[0]}", err or "failed without a word")
-        return out.strip()
+        answer = await self.run(folder, words)
+        if not answer.ok:
+            wrong = answer.stderr.strip()
+            kind = FolderBusy if _LOCKED.search(wrong) else WorkspaceError
+            raise kind(f"git {words[0]}", wrong or "failed without a word")
+        return answer.stdout.strip()
 
 
 def _settings(quiet: Mapping[str, str]) -> dict[str, str]:
@@ -200,10 +189,10 @@ def _settings(quiet: Mapping[str, str]) -> dict[str, str]:
 async def add_worktree(git: Git, repo: Path, folder: Path, branch: str) -> bool:
     """Check `branch` out in `folder`; whether only a copy of its tip could be had."""
     full = f"refs/heads/{branch}"
-    if branch.startswith("-") or not (await git.ask(repo, "check-ref-format", full))[0]:
+    named = await git.run(repo, ("check-ref-format", full))
+    if branch.startswith("-") or not named.ok:
         raise WorkspaceError(f"branch {shown(branch)}", "that is no branch name")
-    exists, _, _ = await git.ask(repo, "show-ref", "--verify", "--quiet", full)
-    if exists:
+    if (await git.run(repo, ("show-ref", "--verify", "--quiet", full))).ok:
         listed = await git.line(repo, "worktree", "list", "--porcelain")
         in_use = f"branch {full}" in listed.splitlines()
         if in_use:
@@ -232,19 +221,17 @@ async def retire(git: Git, folder: Path, reference: str, base: str | None) -> bo
 
 async def remove_worktree(git: Git, repo: Path, folder: Path) -> None:
     """Remove a worktree whose work is saved."""
-    removed, _, _ = await git.ask(
-        repo, "worktree", "remove", "--force", "--force", "--", str(folder)
-    )
-    if not removed:
+    words = ("worktree", "remove", "--force", "--force", "--", str(folder))
+    if not (await git.run(repo, words)).ok:
         await remove(folder)
-        await git.ask(repo, "worktree", "prune")
+        await git.run(repo, ("worktree", "prune"))
 
 
 async def _keep_work(git: Git, folder: Path, reference: str, base: str | None) -> bool:
     """Save what is on no branch as a commit of its own, through no hook."""
     changed = await git.line(folder, "status", "--porcelain", "--untracked-files=all")
     head = await git.line(folder, "rev-parse", "HEAD")
-    attached, _, _ = await git.ask(folder, "symbolic-ref", "--quiet", "HEAD")
+    attached = (await git.run(folder, ("symbolic-ref", "--quiet", "HEAD"))).ok
     if changed:
         await git.line(folder, "add", "--all")
         tree = await git.line(folder, "write-tree")

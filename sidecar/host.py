@@ -133,7 +133,6 @@ class Sidecar:
         self._pipeline = Pipeline(
             parts.executors,
             parts.prepare,
-            parts.price,
             self._endpoints,
             parts.verifier,
             parts.attachments,
@@ -150,7 +149,9 @@ class Sidecar:
         )
 
         # Events on their way to the log.
-        self.outbox = Outbox(connection.log, journal, reported=self._reported)
+        self.outbox = Outbox(
+            connection.log, journal, lambda route: self.handle(msg.Reported(route))
+        )
 
         # Of each run at work, by route: how to end it, and what it says.
         self._stops: dict[str, Stop] = {}
@@ -398,9 +399,6 @@ class Sidecar:
         if isinstance(event, c.RunEvent) and self._preparing:
             self.handle(msg.Preparing(event.route))
         self.outbox.send(subject, event)
-
-    def _reported(self, route: str) -> None:
-        self.handle(msg.Reported(route))
 
     def _perform(self, effect: msg.Effect, envelope: Envelope | None) -> None:
         match effect:

@@ -88,7 +88,6 @@ class Outbox:
         self,
         log: EventLog,
         journal: Journal,
-        *,
         reported: Callable[[str], None] = lambda _route: None,
     ) -> None:
         """`reported` is called with a route whose last event the log has."""

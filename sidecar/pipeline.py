@@ -8,7 +8,7 @@ alone; whatever it raises becomes a failure that says so.
 from __future__ import annotations
 
 import asyncio
-from contextlib import asynccontextmanager, nullcontext
+from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, assert_never
 
@@ -20,6 +20,7 @@ from events.diagnostics import Diagnostics
 from events.errors import AgentComError, LogError, LogUnavailable
 from events.lifecycle import REFUSED, UNUSABLE, VERIFICATION
 from events.races import first
+from sidecar.costs import settle
 from sidecar.executors.port import Finished, RawResult, Returned, Run, Stop, Stopped
 from sidecar.folders import FolderBusy, FolderMissing
 from sidecar.output import fitting
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from actors.host import outcomes
     from events.attachments import AttachmentStore
     from events.mail import Assign
+    from sidecar.endpoints import Endpoints
     from sidecar.executors.port import Executor, Outcome
     from sidecar.progress import Progress
     from sidecar.verification import Verifier
@@ -64,38 +66,9 @@ class Prepare(Protocol):
     def __call__(self, assign: Assign) -> AbstractAsyncContextManager[Run]: ...
 
 
-class Price(Protocol):
-    """Turns raw counts into a result with dollars."""
-
-    def __call__(self, raw: RawResult, assign: Assign) -> c.Result: ...
-
-
-class Places(Protocol):
-    """What is known of endpoints: where they are, and what real requests showed."""
-
-    def resolved(self, assign: Assign) -> Assign:
-        """Fill in what the assignment leaves to the host (the endpoint's URL)."""
-        ...
-
-    def is_simulated(self, assign: Assign) -> bool: ...
-
-    def showed(self, assign: Assign, outcome: Outcome) -> None: ...
-
-
 def unprepared(assign: Assign) -> AbstractAsyncContextManager[Run]:
     """Surround a run with nothing: for what needs neither folder nor environment."""
     return nullcontext(Run(assign=assign, cwd=NO_FOLDER, env={}))
-
-
-def unpriced(raw: RawResult, assign: Assign) -> c.Result:
-    """Copy the counts; dollars only where the program itself named them."""
-    del assign
-    fields = {
-        name: getattr(raw, name)
-        for name in c.Result.__struct_fields__
-        if hasattr(raw, name)
-    }
-    return c.Result(**fields, estimated_cost_usd=raw.reported_cost_usd or 0.0)
 
 
 class _Rounds:
@@ -161,16 +134,14 @@ class Pipeline:
         self,
         executors: Mapping[str, Executor],
         prepare: Prepare,
-        price: Price,
-        places: Places,
+        endpoints: Endpoints,
         verifier: Verifier | None = None,
         attachments: AttachmentStore | None = None,
     ) -> None:
         """`verifier` runs verification steps; without one a task with steps goes back."""
         self.executors = executors
         self._prepare = prepare
-        self._price = price
-        self._places = places
+        self._endpoints = endpoints
         self._verifier = verifier
         self._attachments = attachments
 
@@ -193,7 +164,7 @@ class Pipeline:
         executor = self.executors.get(target)
         if executor is None:
             return self._fault(assign, f"no executor for {target}")
-        assign = self._places.resolved(assign)
+        assign = self._endpoints.resolved(assign)
         if refused := first_refused(self._verifier, assign):
             progress.error(refused, REFUSED)
             progress.close()
@@ -211,7 +182,7 @@ class Pipeline:
                 if run is not None:
                     run = structs.replace(run, files=files)
                     cwd = "" if run.cwd is NO_FOLDER else str(run.cwd)
-                    simulated = self._places.is_simulated(assign)
+                    simulated = self._endpoints.is_simulated(assign)
                     program = "claude" if assign.by_hands else assign.target_type
                     is_command = target == "sidecar"
                     shell = assign.spec.shell
@@ -247,7 +218,7 @@ class Pipeline:
         outcome = _for_another(outcome, assign, progress.host)
         if isinstance(outcome, Returned) and outcome.reason in _HOSTS_OWN:
             outcome = structs.replace(outcome, exclude=progress.host)
-        self._places.showed(assign, outcome)
+        self._endpoints.showed(assign, outcome)
         # finish
         ended = rounds.ended(self.finish(outcome, assign), assign)
         if ended.result is not None and cwd:
@@ -272,28 +243,22 @@ class Pipeline:
         if not needs_folder(assign):
             yield Run(assign=assign, cwd=NO_FOLDER, env={})
             return
-        surroundings = self._prepare(assign)
-        entering = asyncio.ensure_future(surroundings.__aenter__())
-        try:
-            await first(entering, stop.wait())
-        finally:
-            entering.cancel()
-        try:
-            run = await entering
-        except asyncio.CancelledError:
-            if not stop.requested:
-                raise
-            yield None
-            return
-        try:
+        async with AsyncExitStack() as stack:
+            entering = asyncio.ensure_future(
+                stack.enter_async_context(self._prepare(assign))
+            )
+            try:
+                await first(entering, stop.wait())
+            finally:
+                entering.cancel()
+            try:
+                run = await entering
+            except asyncio.CancelledError:
+                if not stop.requested:
+                    raise
+                yield None
+                return
             yield run
-        except BaseException as error:
-            if not await surroundings.__aexit__(
-                type(error), error, error.__traceback__
-            ):
-                raise
-        else:
-            await surroundings.__aexit__(None, None, None)
 
     async def _work(
         self,
@@ -381,7 +346,7 @@ class Pipeline:
     def _priced(self, raw: RawResult | None, assign: Assign) -> c.Result | None:
         if raw is None:
             return None
-        result = self._price(raw, assign)
+        result = settle(raw, assign)
         texts: dict[str, Any] = {
             name: encodable(text)
             for name in ("output", "stderr")
@@ -392,4 +357,4 @@ class Pipeline:
     def _fault(self, assign: Assign, problem: str) -> Finished[c.Result]:
         fault = c.RunError("executor_fault", problem)
         raw = RawResult(status="failed", error=fault)
-        return Finished(self._price(raw, assign))
+        return Finished(settle(raw, assign))

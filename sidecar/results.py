@@ -24,6 +24,7 @@ from watchfiles import awatch
 from events.diagnostics import Diagnostics
 from events.errors import AgentComError
 from events.ids import is_token, token
+from sidecar.folders import put
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection, Iterator
@@ -98,13 +99,7 @@ class TaskFiles:
     def write_task(self, body: bytes) -> None:
         """Put the assignment there, whole or not at all; raises OSError."""
         part = self.task_file.with_name(f".{self.task_file.name}.part")
-        with suppress(FileNotFoundError):
-            os.unlink(part)
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
-        with os.fdopen(os.open(part, flags, 0o600), "wb") as file:
-            if self._user is not None:
-                self._user.own(file.fileno())
-            file.write(body)
+        put(part, body, self._user)
         os.replace(part, self.task_file)
 
     def forget_started(self) -> None:

@@ -440,7 +440,7 @@ class Workspace:
                 async with self._turn(cloned, alone=True):
                     # Where tasks have left it as it was: what is new is worked on.
                     words = ("merge", "--quiet", "--ff-only", "@{upstream}")
-                    await git.ask(cloned, *words)
+                    await git.run(cloned, words)
             return cloned
         if path is None:
             names = ", ".join(sorted(self._repos)) or "none"

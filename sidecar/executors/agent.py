@@ -44,7 +44,7 @@ from sidecar.processes.table import Ident
 from sidecar.results import Unreadable
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable
 
     from events.mail import Assign
     from sidecar.executors.port import Emit, Outcome, Run, Stop
@@ -183,9 +183,10 @@ class AgentExecutor:
         host: str,
         processes: Processes,
         results: Results,
-        steps: WakeSteps,
+        steps: Callable[[], WakeSteps],
         options: AgentOptions | None = None,
     ) -> None:
+        """`steps` is asked for by each run: the sidecar is made after its executors."""
         self.host = host
         self.processes = processes
         self.results = results
@@ -219,7 +220,7 @@ class _Waking:
     ) -> None:
         self._executor = executor
         self._processes = executor.processes
-        self._steps = executor.steps
+        self._steps = executor.steps()
         self._options = executor.options
         self._run = run
         self._assign = run.assign
@@ -231,7 +232,7 @@ class _Waking:
         self._began = time.monotonic()
         # The run's step; None before its first. Of an earlier incarnation of the sidecar
         # where the run began under that one, and then with the process it had started.
-        self._mark = executor.steps.bookmark(run.assign.route)
+        self._mark = self._steps.bookmark(run.assign.route)
         # When the step began, by the loop's clock; None while it is an earlier life's.
         self._step_at: float | None = None
         self._before = self._mark.process if self._mark is not None else None
@@ -413,7 +414,7 @@ class _Waking:
             child = self._processes.start(
                 command.filled(texts),
                 cwd=self._run.cwd,
-                env=self._environment(texts),
+                env={**self._run.env, **texts},
                 route=self._assign.route,
                 limits=self._options.limits,
                 on_stdout=stdout,
@@ -438,9 +439,6 @@ class _Waking:
         self._children.remove(child)
         return why
 
-    def _environment(self, texts: Mapping[str, str]) -> dict[str, str]:
-        return {**self._run.env, **texts}
-
     def _task_file(self) -> bytes:
         assign, files = self._assign, self._files
         return encode(
@@ -460,7 +458,9 @@ class _Waking:
 
     async def end(self) -> int:
         """End what the wake has left running; returns what could not be ended."""
-        await _cancel(*self._waits.values())
+        for wait in self._waits.values():
+            wait.cancel()
+        await asyncio.gather(*self._waits.values(), return_exceptions=True)
         left = 0
         stages = shell_stages(self._limits.shell_term_grace_s)
         try:
@@ -528,9 +528,3 @@ class _Waking:
 
     def _took(self) -> float:
         return (time.monotonic() - self._began) * 1000
-
-
-async def _cancel(*tasks: asyncio.Task[Any]) -> None:
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)

@@ -90,7 +90,7 @@ class Bench:
             "h1",
             self.processes,
             self.results,
-            self.notes,
+            lambda: self.notes,
             AgentOptions(
                 command=None
                 if command is None
@@ -451,7 +451,7 @@ async def test_a_disk_that_fails_before_the_wake_gives_the_run_back(
 async def test_a_folder_that_cannot_be_written_gives_the_run_back(bench: Bench) -> None:
     bench.file(".task.json").mkdir()
     (bench.file(".task.json") / "x").touch()
-    executor = AgentExecutor("h1", bench.processes, bench.results, bench.notes)
+    executor = AgentExecutor("h1", bench.processes, bench.results, lambda: bench.notes)
     run = Run(assign=bench.assign, cwd=bench.folder, env={})
     outcome = await executor.run(run, bench.ear, bench.stop)
     assert isinstance(outcome, Returned)

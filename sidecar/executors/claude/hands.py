@@ -26,7 +26,6 @@ from msgspec.structs import replace
 
 from actors.rules.contexts import context_needed
 from actors.rules.prompt import estimate
-from events import catalogue as c
 from events.models import same_model
 from sidecar.abilities import fixed_context, variant
 from sidecar.executors.claude.executor import ClaudeExecutor
@@ -56,18 +55,22 @@ _MODEL_VARIABLES: Final = (
 )
 _ASK_S: Final = 10.0
 
-_SERVERS: Final = frozenset(
-    {
-        *("authentication_failed", "oauth_org_not_allowed", "account_on_hold"),
-        *("verification_required", "cloud_credential_error", "credit"),
-        *("model_not_found", "server_error", "unknown"),
-    }
-)
-"""What Claude Code says where the server is at fault."""
-_UNFIT: Final = frozenset({"bad_request", "prompt_too_long"})
-"""What it says where the server cannot do this work, and nothing is wrong with it."""
-_BUSY: Final = frozenset({"overloaded", "rate_limit"})
-_PROGRAM: Final = frozenset({"claude_not_found", "claude_cannot_start"})
+_REASONS: Final = {
+    # The server is at fault.
+    **dict.fromkeys(
+        (
+            *("authentication_failed", "oauth_org_not_allowed", "account_on_hold"),
+            *("verification_required", "cloud_credential_error", "credit"),
+            *("model_not_found", "server_error", "unknown"),
+        ),
+        "endpoint_failed",
+    ),
+    # It, or the program here, cannot do this work, and nothing is wrong with it.
+    **dict.fromkeys(("bad_request", "prompt_too_long"), "endpoint_unfit"),
+    **dict.fromkeys(("claude_not_found", "claude_cannot_start"), "endpoint_unfit"),
+    **dict.fromkeys(("overloaded", "rate_limit"), "endpoint_busy"),
+}
+"""Why a run is given back, by what Claude Code says."""
 
 
 class HandsExecutor:
@@ -211,17 +214,9 @@ class HandsExecutor:
                 return self._ended(raw, assign)
 
     def _ended(self, raw: RawResult, assign: Assign) -> Outcome:
-        error = raw.error or c.RunError("", "")
-        code, message = error.code, error.message
-        if code in _SERVERS:
-            return self._back("endpoint_failed", message, assign, raw)
-        if code in _UNFIT:
-            return self._back("endpoint_unfit", message, assign, raw)
-        if code in _BUSY:
-            return self._back("endpoint_busy", message, assign, raw)
-        if code in _PROGRAM:
-            return self._back("endpoint_unfit", message, assign, raw)
-        return Finished(raw)
+        if raw.error is None or raw.error.code not in _REASONS:
+            return Finished(raw)
+        return self._back(_REASONS[raw.error.code], raw.error.message, assign, raw)
 
     @staticmethod
     def _back(
