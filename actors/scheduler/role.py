@@ -167,7 +167,11 @@ class SchedulerRole:
 
     def _about(self) -> dict[str, str]:
         leads = self.scheduler.leading and self.lease.ours
-        return {"instance": self._name, "leading": "true" if leads else "false"}
+        return {
+            "instance": self._name,
+            "leading": "true" if leads else "false",
+            "now": rfc3339(self._clock()),
+        }
 
     async def run(self, stop: asyncio.Event) -> None:
         """Follow, lead when it is our turn, answer commands, until `stop` is set."""

@@ -29,7 +29,7 @@ from cli.render.terminal import (
     local,
 )
 from events import header, subjects
-from events.codec import Reader, encode
+from events.codec import Reader, encode, instant
 from events.commands import ONCE, Refusal, no_task
 from events.errors import Denied, Malformed, Unreachable, shown
 from events.ids import FULL_ID, IdSource, is_token
@@ -63,6 +63,19 @@ _NO_PROJECTIONS: Final = (
 
 new_id = IdSource(time.time, partial(secrets.randbits, 80))
 _refusals: Reader[Refusal] = Reader(Refusal)
+
+
+class _Metadata(Struct):
+    now: str = ""
+
+
+class _Ping(Struct):
+    """What a scheduler's service says of itself, as far as it is read here."""
+
+    metadata: _Metadata
+
+
+_pings: Reader[_Ping] = Reader(_Ping)
 
 
 class Refused(Problem):
@@ -198,6 +211,14 @@ class Session:
                     ) from error
                 if not self.link.up:
                     await asyncio.sleep(0.5)
+
+    async def now(self) -> float:
+        """Return a scheduler's time in epoch seconds; our own where none tells it."""
+        try:
+            answer = await self.link.call("$SRV.PING.agentcom", b"", timeout=ANSWER_S)
+            return instant(_pings.decode(answer.data).metadata.now)
+        except (Unreachable, Malformed):
+            return time.time()
 
     async def full_id(self, task_id: str) -> str:
         """Return the whole id of a task that was named by its beginning."""

@@ -190,11 +190,6 @@ class LiveOutput:
         self._turn = asyncio.Lock()
         self._forget = client.link.on_connection(self._connection)
 
-    @property
-    def waits(self) -> int:
-        """How many pieces wait for their turn."""
-        return len(self._waiting or ())
-
     async def start(self) -> None:
         """Show what there is, then what comes."""
         self._subscription = await self._client.output.listen(

@@ -152,7 +152,8 @@ async def _show(name: str | None, *, as_json: bool) -> int:
     if name is not None:
         chosen = {n: v for n, v in rows.items() if f"{n}.".startswith(f"{name}.")}
         if not chosen:
-            hint = did_you_mean(name, rows)
+            groups = {each.rpartition(".")[0] for each in rows}
+            hint = did_you_mean(name, [*sorted(groups), *rows])
             raise Problem(f"the policy has no {line_of(name)}.{hint}", EXIT_NOT_FOUND)
         rows = document = chosen
     if as_json:

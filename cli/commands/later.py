@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import UTC, timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -10,7 +9,7 @@ import click
 from actors.rules.later import FIELDS as AFTER
 from cli.client.completing import ids
 from cli.client.spans import span_option, time_to_come
-from cli.render.terminal import utc_now
+from events.codec import rfc3339
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -64,12 +63,9 @@ def later_of(options: dict[str, Any]) -> dict[str, Any]:
     if at is not None and in_s is not None:
         raise click.UsageError("--at and --in do not go together: say one")
     fields: dict[str, Any] = {name: list(options[name]) for name in AFTER}
-    if in_s is not None:
-        then = utc_now().astimezone(UTC) + timedelta(seconds=in_s)
-        fields["at"] = then.isoformat().replace("+00:00", "Z")
-    elif at is not None:
+    if at is not None:
         fields["at"] = time_to_come(at)
-    return fields
+    return {**fields, "in": in_s}
 
 
 def is_later(fields: dict[str, Any]) -> bool:
@@ -77,8 +73,16 @@ def is_later(fields: dict[str, Any]) -> bool:
     return "at" in fields or any(fields.get(name) for name in AFTER)
 
 
-async def settle_ids(client: Session, fields: dict[str, Any]) -> None:
-    """Put whole ids in the place of beginnings that were typed."""
+async def settle_later(client: Session, fields: dict[str, Any]) -> None:
+    """Put whole ids in the place of beginnings that were typed, an instant in that of a delay.
+
+    The scheduler holds the task back by its own clock, so the delay is added to that one's.
+    """
     for name in AFTER:
         if name in fields:
             fields[name] = [await client.full_id(each) for each in fields[name]]
+    if (in_s := fields.pop("in", None)) is not None:
+        try:
+            fields["at"] = rfc3339(await client.now() + in_s)
+        except (ValueError, OverflowError) as error:
+            raise click.UsageError("--in: that is beyond the year 9999") from error

@@ -21,7 +21,7 @@ from cli.client.connection import Session, connected, new_id, run
 from cli.client.spans import span_option
 from cli.client.target import on_target
 from cli.commands.filters import labels_of, labels_option
-from cli.commands.later import is_later, later_of, later_options, settle_ids
+from cli.commands.later import is_later, later_of, later_options, settle_later
 from cli.commands.options import (
     PRIORITIES,
     TIERS,
@@ -373,7 +373,7 @@ async def settle_folder(
     from cli.client.here import is_loopback, is_missing, stand_here
     from cli.local.instance import Instance
 
-    await settle_ids(client, fields)
+    await settle_later(client, fields)
     anywhere = fields.pop("anywhere", False)
     instance = Instance()
     host = instance.own_host() if is_loopback(client.link.address.url) else ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import click
+from msgspec.structs import replace
 
 from cli.client.completing import ids
 from cli.client.connection import Refused, Session, connected, run
@@ -21,6 +22,7 @@ from cli.render.terminal import (
     print_json,
     utc_now,
 )
+from events import catalogue as c
 from events import subjects
 from events.chunks import gaps
 from events.commands import no_task
@@ -215,16 +217,18 @@ async def _logs(task_id: str, *, follow: bool, as_json: bool) -> int:
             else:
                 screen.end(outcome)
             return EXIT_OF_STATE[outcome.state]
-        chunks = await client.output.read(full)
-        for chunk in chunks:
+        # Their numbers alone are kept: a task may have printed a GiB.
+        printed: list[c.Chunk] = []
+        async for chunk in client.output.pieces(full):
             audience.chunk(chunk)
-    for gap in gaps(chunks):
+            printed.append(replace(chunk, text=""))
+    for gap in gaps(printed):
         pieces = "1 piece" if gap.count == 1 else f"{gap.count:,} pieces"
         where = f"behind piece {gap.after}" if gap.after else "at the beginning"
         click.echo(
             f"not the whole output: {pieces} missing {where} of route {gap.route}",
             err=True,
         )
-    if not chunks and not as_json:
+    if not printed and not as_json:
         click.echo("no output, or none that is still kept", err=True)
     return EXIT_OK

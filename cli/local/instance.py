@@ -286,7 +286,7 @@ class Instance:
             return msgspec.json.decode(
                 self.address_file.read_bytes(), type=_KeptAddress
             ).nats
-        except (FileNotFoundError, msgspec.DecodeError) as missing:
+        except (FileNotFoundError, NotADirectoryError, msgspec.DecodeError) as missing:
             raise NoAddress(self.data) from missing
 
     def record_url(self, url: str) -> None:

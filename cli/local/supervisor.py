@@ -50,6 +50,8 @@ READY_S: Final = 30.0
 SETTLED_S: Final = 8.0
 """A tier that was down before the start is up in the log once a scheduler leads, which may
 take the lease of one that was killed."""
+SHARED_S: Final = 1.5
+"""So long a server that was added for all hosts may take to be heard of."""
 DRAIN_EXTRA_S: Final = 10.0
 STOP_S: Final = 10.0
 NO_SPACE: Final = b"no space left on device"
@@ -325,10 +327,10 @@ class Everything:
 
     async def _settled(self, client: Session) -> HostsAnswer:
         """Return the fleet once the log says of its tiers what hosts have; not for ever."""
-        deadline = time.monotonic() + SETTLED_S
+        began = time.monotonic()
         while True:
             fleet = await client.query("hosts", {}, HostsAnswer)
-            if not is_unsettled(fleet, self.plan.host) or time.monotonic() > deadline:
+            if not is_unsettled(fleet, self.plan.host, time.monotonic() - began):
                 return fleet
             await asyncio.sleep(0.1)
 
@@ -469,15 +471,15 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def is_unsettled(fleet: HostsAnswer, host: str) -> bool:
-    """Whether a tier is still called down that a host has up, or `host` has not yet told
-    of a server that was added for all."""
-    seen = {
-        endpoint.endpoint
-        for row in fleet.hosts
-        if row.host == host
-        for endpoint in row.endpoints
-    }
-    return any(
-        tier.state == "down" and tier.offered == "up" for tier in fleet.tiers
-    ) or any(shared.endpoint not in seen for shared in fleet.shared_endpoints)
+def is_unsettled(fleet: HostsAnswer, host: str, waited_s: float) -> bool:
+    """Whether more is worth waiting for, `waited_s` after `host` has joined.
+
+    A tier that is still called down though a host has it up, and, for a moment, what the
+    host says of servers that were added for all: one of them may hang.
+    """
+    if any(tier.state == "down" and tier.offered == "up" for tier in fleet.tiers):
+        return waited_s < SETTLED_S
+    (row,) = [each for each in fleet.hosts if each.host == host]
+    seen = {endpoint.endpoint for endpoint in row.endpoints}
+    shared = {each.endpoint for each in fleet.shared_endpoints}
+    return not shared <= seen and waited_s < SHARED_S

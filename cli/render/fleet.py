@@ -22,7 +22,7 @@ from cli.render.terminal import (
 from events.beats import SKEW_S
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from rich.console import Console
     from rich.table import Table
@@ -69,7 +69,7 @@ def describe(
 
 
 def _local(
-    endpoints: Iterable[EndpointView], shared: Mapping[str, str]
+    endpoints: Sequence[EndpointView], shared: Mapping[str, str]
 ) -> tuple[str, str, str]:
     servers, label = [], "Ollama"
     for each in endpoints:
@@ -88,6 +88,12 @@ def _local(
             servers.append(
                 f"{each.kind} at {where} is down: {local(each.reason)}{mark}"
             )
+    heard_of = {each.endpoint for each in endpoints}
+    servers += [
+        f"{name} at {url} has not answered yet (`agentcom endpoints list`)"
+        for name, url in shared.items()
+        if name not in heard_of
+    ]
     if not servers:
         return "Ollama", "not found: install it from ollama.com for standard tasks", ""
     return label, "; ".join(servers), ""

@@ -106,6 +106,8 @@ def sentence_of(error: BaseException) -> str:
             f"the broker at {url} does not know this key: it belongs to another "
             "instance; name the right one with --data DIR or --creds FILE"
         )
+    if isinstance(error, OSError) and error.filename and error.strerror:
+        return f"{error.filename}: {error.strerror}"
     if isinstance(error, AgentComError | OSError):
         return str(error)
     return (

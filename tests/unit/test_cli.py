@@ -19,10 +19,11 @@ from cli.commands.ask import classify, route
 from cli.commands.log import events, pattern_of
 from cli.commands.submit import submit
 from cli.commands.task_file import read_tasks
+from cli.local.instance import Instance, NoAddress
 from cli.main import COMMANDS, GROUPS, agentcom, main
 from cli.render.display import Screen
 from cli.render.tasks import task_table
-from cli.render.terminal import Problem, cell, harmless, line_of
+from cli.render.terminal import Problem, cell, harmless, line_of, sentence_of
 from events.catalogue import Chunk
 from projections.answers import TasksAnswer
 from projections.queries import WAIT_LIMIT_S
@@ -301,3 +302,14 @@ def test_days_are_those_of_whoever_types_them(monkeypatch, zone, said, meant) ->
 def test_a_time_that_is_none_is_refused(said) -> None:
     with pytest.raises(click.BadParameter, match="yesterday"):
         point(said)
+
+
+def test_what_the_system_refuses_is_told_by_the_files_name() -> None:
+    wrong = FileNotFoundError(2, "No such file or directory", "/nowhere/x.json")
+    assert sentence_of(wrong) == "/nowhere/x.json: No such file or directory"
+
+
+def test_a_data_folder_that_is_none_holds_no_instance(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(NoAddress):
+        _ = Instance(tmp_path / "file").url

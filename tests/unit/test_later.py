@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from random import Random
+from types import SimpleNamespace
+from typing import Any
 
 import click
 import pytest
@@ -15,11 +17,13 @@ from actors.rules.prompt import prompt_for, with_inputs
 from actors.scheduler.decide import Scheduler
 from actors.scheduler.held import outcome_in
 from actors.scheduler.outputs import OutcomeNeeded
+from cli.client.connection import Session
 from cli.client.spans import time_to_come
+from cli.commands.later import settle_later
 from events import catalogue as c
 from events import subjects
 from events.codec import instant, rfc3339
-from events.errors import Malformed
+from events.errors import Malformed, Unreachable
 from projections.schedules import graph
 from projections.waiting import why
 from projections.world import fold
@@ -370,3 +374,43 @@ def take_over(w: World, epoch: int) -> None:
                 found = outcome_in(task_id, history, w.scheduler.state.epochs)
                 w.scheduler.outcome(task_id, found)
     w.turn()
+
+
+def asking(ping: bytes | Exception) -> Any:
+    """A session whose schedulers answer a ping so."""
+
+    async def call(subject: str, data: bytes, *, timeout: float) -> Any:
+        assert subject == "$SRV.PING.agentcom"
+        if isinstance(ping, Exception):
+            raise ping
+        return SimpleNamespace(data=ping)
+
+    client = Session.__new__(Session)
+    client.link = SimpleNamespace(call=call)
+    return client
+
+
+async def test_a_delay_is_reckoned_by_the_schedulers_clock():
+    ping = b'{"metadata":{"leading":"true","now":"2001-02-03T04:05:06.000000Z"}}'
+    fields: dict[str, Any] = {"description": "later", "in": 90.0}
+    await settle_later(asking(ping), fields)
+    assert fields == {"description": "later", "at": "2001-02-03T04:06:36.000000Z"}
+
+
+@pytest.mark.parametrize(
+    "ping", [b'{"metadata":{}}', Unreachable("$SRV.PING.agentcom", absent=True)]
+)
+async def test_where_no_scheduler_tells_the_time_our_own_clock_is_taken(
+    monkeypatch: pytest.MonkeyPatch, ping: bytes | Exception
+):
+    clock = SimpleNamespace(time=lambda: 1_000_000_000.0)
+    monkeypatch.setattr("cli.client.connection.time", clock)
+    fields: dict[str, Any] = {"in": 60.0}
+    await settle_later(asking(ping), fields)
+    assert instant(fields["at"]) == 1_000_000_060.0
+
+
+async def test_a_delay_beyond_all_years_is_refused_in_a_sentence():
+    ping = b'{"metadata":{"now":"2001-02-03T04:05:06.000000Z"}}'
+    with pytest.raises(click.UsageError, match="--in"):
+        await settle_later(asking(ping), {"in": 1e12})

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextlib import asynccontextmanager
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from cli.client import follow
 from cli.client.follow import WAITING, LiveOutput
+from cli.commands import tasks
 from events import catalogue as c
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+
+    import pytest
 
 
 def piece(n: int) -> c.Chunk:
@@ -71,7 +75,7 @@ async def test_what_comes_while_the_past_is_read_is_bounded_and_read_on_from_the
     last = 5 + 3 * WAITING
     for n in range(6, last + 1):
         stream.say(piece(n))
-        assert live.waits <= WAITING
+        assert len(live._waiting) <= WAITING
     stream.kept = last
     stream.may_go.set()
     await starting
@@ -137,3 +141,32 @@ async def test_what_found_no_room_is_read_though_it_is_stored_late(monkeypatch):
     stream.kept = last
     await starting
     assert shown == list(range(1, last + 2))
+
+
+async def test_logs_prints_each_piece_before_it_reads_the_next(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    printed = []
+
+    async def pieces(task_id: str) -> AsyncIterator[c.Chunk]:
+        for n in (1, 2, 4):
+            yield piece(n)
+            printed.append(capsys.readouterr().out)
+
+    async def answered(value: Any) -> Any:
+        return value
+
+    client = SimpleNamespace(
+        full_id=lambda task_id: answered(task_id),
+        log=SimpleNamespace(read=lambda subject, limit: answered([object()])),
+        output=SimpleNamespace(pieces=pieces),
+    )
+
+    @asynccontextmanager
+    async def connected() -> AsyncIterator[Any]:
+        yield client
+
+    monkeypatch.setattr(tasks, "connected", connected)
+    assert await tasks._logs("T", follow=False, as_json=False) == 0
+    assert printed == ["1\n", "2\n", "4\n"]
+    assert "1 piece missing behind piece 2" in capsys.readouterr().err

@@ -20,7 +20,7 @@ from cli.local.holders import part_of_an_instance, require_free
 from cli.local.instance import Instance
 from cli.local.roles import host_credentials, sidecar_config, web_url
 from cli.local.served import ServedRole
-from cli.local.supervisor import Everything, is_unsettled
+from cli.local.supervisor import SETTLED_S, SHARED_S, Everything, is_unsettled
 from cli.render.fleet import _local
 from cli.render.terminal import Problem
 from projections.answers import HostRow, HostsAnswer, TierRow
@@ -200,6 +200,17 @@ def test_a_shared_server_that_was_never_reached_is_named_with_its_address() -> N
     assert said == "ollama at gpu is down: refused"
 
 
+def test_a_shared_server_that_hangs_is_named_beside_those_that_answer() -> None:
+    lab = EndpointView(
+        "lab", "ollama", up=True, since="", url="http://x:1", models=["m"]
+    )
+    _, said, _ = _local([lab], {"lab": "http://x:1", "gpu": "http://gpu:11434"})
+    assert said == (
+        "ollama at http://x:1: m; gpu at http://gpu:11434 has not answered yet "
+        "(`agentcom endpoints list`)"
+    )
+
+
 def test_a_server_of_another_kind_is_not_called_ollama() -> None:
     lab = EndpointView(
         "lab", "openai", up=True, since="", url="http://x:1", models=["m"]
@@ -270,21 +281,22 @@ def test_a_port_that_nobody_explains_is_taken_by_another_program() -> None:
 
 
 @pytest.mark.parametrize(
-    ("state", "offered", "shared", "unsettled"),
+    ("state", "offered", "shared", "unsettled_s"),
     [
-        ("unknown", "up", "", False),
-        ("up", "up", "", False),
-        ("down", "down", "", False),
-        ("down", "up", "", True),
-        ("up", "up", "gpu", True),
-        ("up", "up", "o1", False),
+        ("unknown", "up", "", 0),
+        ("up", "up", "", 0),
+        ("down", "down", "", 0),
+        ("down", "up", "", SETTLED_S),
+        ("up", "up", "gpu", SHARED_S),
+        ("down", "up", "gpu", SETTLED_S),
+        ("up", "up", "o1", 0),
     ],
 )
 def test_up_says_how_tiers_stand_once_the_log_says_what_the_host_has(
     state: Literal["unknown", "up", "down"],
     offered: str,
     shared: str,
-    unsettled: bool,
+    unsettled_s: float,
 ) -> None:
     row = HostRow(
         host="h1", state="up", since="", reason="", incarnation="", joined_at="",
@@ -299,4 +311,6 @@ def test_up_says_how_tiers_stand_once_the_log_says_what_the_host_has(
         seq=1, hosts=[row], shared_endpoints=added, models=[], tiers=[tier],
         alerts=[], leader="", epoch=1, policy_version=0,
     )  # fmt: skip
-    assert is_unsettled(fleet, "h1") is unsettled
+    times = (0.0, SHARED_S, SETTLED_S)
+    waits = [is_unsettled(fleet, "h1", waited_s) for waited_s in times]
+    assert waits == [waited_s < unsettled_s for waited_s in times]
