@@ -18,13 +18,13 @@ from events.beats import BEAT_INTERVAL_S, CLOCKS_KEPT, FRESH_BEATS
 from events.codec import instant
 from events.errors import Malformed
 from events.lifecycle import TASK_TTL_S, endpoint_of, heard_before
-from projections.record import later
+from projections.record import later, same
 
 if TYPE_CHECKING:
     from projections.judged import JudgedEvent
 
 ALERTS_KEPT: Final = 100
-VERSION: Final = 11
+VERSION: Final = 12
 
 
 class EndpointView(Struct):
@@ -133,7 +133,6 @@ class InForce(Struct):
 
     epoch: int = 0
     leader: str = ""
-    elected_at: str = ""
     policy_version: int = 0
     policy_changed_at: str = ""
     policy_by: str = ""
@@ -206,7 +205,6 @@ def _elected(state: FleetState, event: c.SchedulerElected) -> str:
     if event.epoch <= state.in_force.epoch:
         return "an older epoch"
     state.in_force.epoch, state.in_force.leader = event.epoch, event.name
-    state.in_force.elected_at = event.at
     state.touched.add(("head", ""))
     return ""
 
@@ -264,24 +262,16 @@ def _host(state: FleetState, event: c.HostEvent, seq: int) -> str:
 def _joined(state: FleetState, event: c.HostJoined, seq: int) -> str:
     before = state.hosts.get(event.host)
     again = before is not None and before.incarnation == event.incarnation
-    state.hosts[event.host] = HostView(
-        host=event.host,
-        incarnation=event.incarnation,
-        state="draining" if event.draining else "up",
-        since=event.at,
-        joined_at=before.joined_at if before is not None and again else event.at,
-        seq=seq,
-        version=event.version,
-        platform=event.platform,
-        slots=event.slots,
-        capabilities=event.capabilities,
-        repos=event.repos,
-        default_repo=event.default_repo,
-        ram_bytes=event.ram_bytes,
-        endpoints={s.endpoint: _endpoint(s, event.at) for s in event.endpoints},
-        joined_id=event.id,
-        journal_lost=event.journal_lost or _began_anew(before, event),
-    )
+    joined = same(event, HostView) | {
+        "state": "draining" if event.draining else "up",
+        "since": event.at,
+        "joined_at": before.joined_at if before is not None and again else event.at,
+        "seq": seq,
+        "endpoints": {s.endpoint: _endpoint(s, event.at) for s in event.endpoints},
+        "joined_id": event.id,
+        "journal_lost": event.journal_lost or _began_anew(before, event),
+    }
+    state.hosts[event.host] = HostView(**joined)
     state.touched.add(("host", event.host))
     return ""
 
@@ -450,26 +440,7 @@ def _active(
 
 
 def _endpoint(state: c.EndpointState, since: str) -> EndpointView:
-    return EndpointView(
-        endpoint=state.endpoint,
-        kind=state.kind,
-        up=state.up,
-        since=since,
-        url=state.url,
-        version=state.version,
-        models=state.models,
-        loaded=state.loaded,
-        slots=state.slots,
-        reason=state.reason,
-        shared=state.shared,
-        simulated=state.simulated,
-        again_at=state.again_at,
-        capabilities=state.capabilities,
-        model_capabilities=state.model_capabilities,
-        context_tokens=state.context_tokens,
-        notice=state.notice,
-        embedders=state.embedders,
-    )
+    return EndpointView(**same(state, EndpointView), since=since)
 
 
 class Beats:

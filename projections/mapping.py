@@ -26,7 +26,7 @@ from projections.answers import (
     TaskDetail,
     TaskRow,
 )
-from projections.record import NANO
+from projections.record import NANO, same
 from projections.stats import BUCKETS_MS, between_ms
 
 if TYPE_CHECKING:
@@ -53,35 +53,21 @@ def usd(nano: int) -> float:
 
 def row(record: TaskRecord, description: str | None = None) -> TaskRow:
     """Show a task in a list."""
-    return TaskRow(
-        **_row(record, description or record.description[:LISTED_DESCRIPTION])
-    )
+    shown = description or record.description[:LISTED_DESCRIPTION]
+    return TaskRow(**_row(record, shown, TaskRow))
 
 
-def _row(record: TaskRecord, description: str) -> dict[str, Any]:
+def _row(record: TaskRecord, description: str, kind: type[TaskRow]) -> dict[str, Any]:
     spent = record.spent
     waited = None
     if record.started_at:
         waited = between_ms(record.waiting_since, record.started_at)
     return {
+        **same(record, kind),
         "task_id": record.id,
-        "seq": record.seq,
         "state": record.phase,
         "description": description,
-        "priority": record.priority,
-        "tier": record.tier,
-        "preferred_tier": record.preferred_tier,
-        "explicit_tier": record.explicit_tier,
-        "target_type": record.target_type,
-        "host": record.host,
-        "endpoint": record.endpoint,
-        "model": record.model,
-        "repo": record.repo,
-        "fallback_used": record.fallback_used,
-        "fallback_from_tier": record.fallback_from_tier,
         "attempts": record.attempts_begun,
-        "max_attempts": record.max_attempts,
-        "generation": record.generation,
         "tokens_in": None if spent.unknown_in else spent.tokens_in,
         "tokens_out": None if spent.unknown_out else spent.tokens_out,
         "cost_usd": usd(spent.usd_nano),
@@ -89,34 +75,13 @@ def _row(record: TaskRecord, description: str) -> dict[str, Any]:
         "equivalent_claude_cost_usd": usd(spent.equivalent_nano),
         "saved_usd": usd(spent.saved_nano),
         "unpriced_runs": spent.unpriced,
-        "submitted_at": record.submitted_at,
-        "waiting_since": record.waiting_since,
-        "waiting_for": record.waiting_for,
-        "routed_at": record.routed_at,
-        "started_at": record.started_at,
-        "finished_at": record.finished_at,
         "wait_ms": waited,
         "run_ms": record.execution_ms,
         "estimated_cost_usd": None if spent.unpriced else usd(spent.usd_nano),
-        "execution_ms": record.execution_ms,
         "model_used": record.model_used or "none",
-        "status": record.status,
         "error": why_not(record),
-        "error_code": record.error_code,
-        "error_message": record.error_message,
-        "late": record.late,
-        "simulated": record.simulated,
-        "updated_seq": record.updated_seq,
-        "submitter": record.submitter,
-        "labels": record.labels,
-        "not_before": record.not_before,
         "held": record.held and record.phase == "waiting",
-        "parent": record.parent,
         "root": record.tree,
-        "depth": record.depth,
-        "children": record.children,
-        "name": record.name,
-        "schedule": record.schedule,
         "comes_after": len({*record.after, *record.after_any, *record.input_from}),
     }
 
@@ -140,96 +105,48 @@ def detail(
     """Show a task by itself."""
     spec = submission.spec if submission is not None else None
     description = spec.description if spec is not None else record.description
+    shown = _row(record, description[:SHOWN_DESCRIPTION], TaskDetail)
     return TaskDetail(
-        **_row(record, description[:SHOWN_DESCRIPTION]),
+        **shown | {"voids": list(record.voids)},
         spec=spec,
         classification=submission.classification if submission is not None else None,
         warnings=submission.warnings if submission is not None else [],
         mode=submission.mode if submission is not None else None,
         mode_reason=submission.mode_reason if submission is not None else "",
-        accepted_at=record.accepted_at,
         cache_read_tokens=record.spent.cache_read,
         cache_write_tokens=record.spent.cache_write,
-        reason=record.reason,
-        cancelled_by=record.cancelled_by,
-        assign_to=record.assign_to,
-        deadline=record.deadline,
-        exclude=record.exclude,
-        void=record.void,
-        voids=list(record.voids),
         result=result,
-        cwd=record.cwd,
         env=env,
     )
 
 
 def route(routing: Routing) -> RouteView:
     """Show one route."""
-    return RouteView(
-        route=routing.route,
-        seq=routing.seq,
-        generation=routing.generation,
-        attempt=routing.attempt,
-        tier=routing.tier,
-        target_type=routing.target_type,
-        host=routing.host,
-        endpoint=routing.endpoint,
-        model=routing.model,
-        fallback_used=routing.fallback_used,
-        fallback_from_tier=routing.fallback_from_tier,
-        fallback_reason=routing.fallback_reason,
-        waited_s=routing.waited_s,
-        outcome=routing.outcome,
-        reason=routing.reason,
-        detail=routing.detail,
-        error_code=routing.error_code,
-        error_message=routing.error_message,
-        error=c.RunError(routing.error_code, routing.error_message)
+    spent = routing.spent
+    shown = same(routing, RouteView) | {
+        "error": c.RunError(routing.error_code, routing.error_message)
         if routing.error_code
         else None,
-        routed_at=routing.routed_at,
-        accepted_at=routing.accepted_at,
-        started_at=routing.started_at,
-        ended_at=routing.ended_at,
-        run_ms=routing.execution_ms,
-        estimated_cost_usd=None
-        if routing.spent.unpriced
-        else usd(routing.spent.usd_nano),
-        execution_ms=routing.execution_ms,
-        local_retries=routing.local_retries,
-        lines=routing.lines,
-        last_line=routing.last_line,
-        late=routing.late,
-        simulated=routing.simulated,
-        tokens_in=None if routing.spent.unknown_in else routing.spent.tokens_in,
-        tokens_out=None if routing.spent.unknown_out else routing.spent.tokens_out,
-        cache_read_tokens=routing.spent.cache_read,
-        cache_write_tokens=routing.spent.cache_write,
-        cost_usd=usd(routing.spent.usd_nano),
-        cost_basis=routing.spent.basis,
-        equivalent_claude_cost_usd=usd(routing.spent.equivalent_nano),
-        unpriced=routing.spent.unpriced > 0,
-        checks=[_check(each) for each in routing.checks],
-    )
+        "run_ms": routing.execution_ms,
+        "estimated_cost_usd": None if spent.unpriced else usd(spent.usd_nano),
+        "tokens_in": None if spent.unknown_in else spent.tokens_in,
+        "tokens_out": None if spent.unknown_out else spent.tokens_out,
+        "cache_read_tokens": spent.cache_read,
+        "cache_write_tokens": spent.cache_write,
+        "cost_usd": usd(spent.usd_nano),
+        "cost_basis": spent.basis,
+        "equivalent_claude_cost_usd": usd(spent.equivalent_nano),
+        "unpriced": spent.unpriced > 0,
+        "checks": [_check(each) for each in routing.checks],
+    }
+    return RouteView(**shown)
 
 
 def _check(check: CheckedStep) -> CheckView:
     return CheckView(
-        round=check.round,
-        rounds=check.rounds,
-        step=check.step,
-        of=check.of,
-        command=check.command,
-        passed=check.passed,
-        exit_code=check.exit_code,
-        signal=check.signal,
-        code=check.code,
-        output=check.output,
+        **same(check, CheckView),
         run_ms=check.execution_ms,
-        tokens_in=check.tokens_in,
-        tokens_out=check.tokens_out,
         cost_usd=check.usd,
-        execution_ms=check.execution_ms,
         estimated_cost_usd=check.usd,
     )
 
@@ -323,29 +240,17 @@ def _host(
     host: HostView, running: dict[str, int], beats: Beats, now: float, fresh: int
 ) -> HostRow:
     beat = beats.of(host, now, fresh)
-    return HostRow(
-        host=host.host,
-        state=host.state,
-        since=host.since,
-        reason=host.reason,
-        incarnation=host.incarnation,
-        joined_at=host.joined_at,
-        version=host.version,
-        platform=host.platform,
-        slots=_slots(host),
-        in_flight=sum(running.values()),
-        in_flight_by_endpoint=running,
-        capabilities=host.capabilities,
-        repos=host.repos,
-        default_repo=host.default_repo,
-        endpoints=[_seen(host, each) for _, each in sorted(host.endpoints.items())],
-        resources=None if beat is None else beat.resources,
-        outbox=None if beat is None else beat.outbox,
-        fault="" if beat is None else beat.fault,
-        clock_ahead_s=beats.clock_ahead_s(host, now, fresh),
-        ram_bytes=host.ram_bytes,
-        journal_lost=host.journal_lost,
-    )
+    shown = same(host, HostRow) | {
+        "slots": _slots(host),
+        "in_flight": sum(running.values()),
+        "in_flight_by_endpoint": running,
+        "endpoints": [_seen(host, each) for _, each in sorted(host.endpoints.items())],
+        "resources": None if beat is None else beat.resources,
+        "outbox": None if beat is None else beat.outbox,
+        "fault": "" if beat is None else beat.fault,
+        "clock_ahead_s": beats.clock_ahead_s(host, now, fresh),
+    }
+    return HostRow(**shown)
 
 
 def _slots(host: HostView) -> dict[str, int]:

@@ -6,7 +6,8 @@ to the end, and the fold's version goes up with any change.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from functools import cache
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 from msgspec import Struct, field
@@ -216,6 +217,16 @@ class Routing(Struct, array_like=True, kw_only=True, gc=False):
     told: Spent = NOTHING
 
 
+@cache
+def _names_shared(one: type[Struct], other: type[Struct]) -> tuple[str, ...]:
+    return tuple(n for n in one.__struct_fields__ if n in other.__struct_fields__)
+
+
+def same(source: Struct, kind: type[Struct]) -> dict[str, Any]:
+    """Return what both have by one name: the fields of `kind`, with the values of `source`."""
+    return {n: getattr(source, n) for n in _names_shared(type(source), kind)}
+
+
 def later(at: str, seconds: float) -> str:
     """Write an instant that is so much later (or earlier, below 0); "" stays ""."""
     try:
@@ -281,9 +292,6 @@ class TaskRecord(Struct, array_like=True, kw_only=True, gc=False):
     tier: str
     preferred_tier: str
     explicit_tier: str | None
-    inferred_tier: str
-    confidence: float
-    classification_reason: str
     repo: str
     executor: str
     assign_to: str

@@ -10,6 +10,8 @@ from collections import deque
 from itertools import islice
 from typing import TYPE_CHECKING, Final
 
+from msgspec.structs import asdict
+
 from events import catalogue as c
 from events import planned
 from events.codec import instant
@@ -23,6 +25,7 @@ from projections.answers_later import (
     SchedulesAnswer,
     ScheduleView,
 )
+from projections.record import same
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -113,11 +116,7 @@ def _applied(
 
 def _new(event: c.ScheduleAdded, seq: int) -> ScheduleView:
     return ScheduleView(
-        schedule=event.schedule,
-        cron=event.cron,
-        tz=event.tz,
-        missed=event.missed,
-        overlap=event.overlap,
+        **same(event, ScheduleView),
         description=event.task.description[:DESCRIPTION_SHOWN],
         tier=event.classification.effective_tier,
         added_at=event.at,
@@ -176,39 +175,16 @@ def _row(view: ScheduleView, world: World, now: float) -> ScheduleRow:
     after = max(now, instant(view.cursor))
     times = planned.instants(view.cron, view.tz, after)
     shown = [] if view.paused else list(islice(times, NEXT_SHOWN))
-    return ScheduleRow(
-        schedule=view.schedule,
-        cron=view.cron,
-        tz=view.tz,
-        missed=view.missed,
-        overlap=view.overlap,
-        description=view.description,
-        tier=view.tier,
-        added_at=view.added_at,
-        added_by=view.added_by,
-        added_seq=view.added_seq,
-        changed_at=view.changed_at,
-        changed_by=view.changed_by,
-        changed_seq=view.changed_seq,
-        paused=view.paused,
-        paused_for=view.paused_for,
-        fired=view.fired,
-        skipped=view.skipped,
-        next=[planned.in_utc(each) for each in shown],
-        runs=[_run(each, world) for each in reversed(view.runs)],
-    )
+    rows = same(view, ScheduleRow) | {
+        "next": [planned.in_utc(each) for each in shown],
+        "runs": [_run(each, world) for each in reversed(view.runs)],
+    }
+    return ScheduleRow(**rows)
 
 
 def _run(run: ScheduleRun, world: World) -> RunRow:
     record = world.tasks.find(run.task_id) if run.task_id else None
-    return RunRow(
-        planned=run.planned,
-        what=run.what,
-        task_id=run.task_id,
-        until=run.until,
-        count=run.count,
-        state=record.phase if record is not None else "",
-    )
+    return RunRow(**asdict(run), state=record.phase if record is not None else "")
 
 
 def graph(world: World, task_id: str) -> GraphAnswer:

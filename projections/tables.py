@@ -5,24 +5,25 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
+from msgspec.structs import astuple
 
 from events.lifecycle import FINAL
-from projections.record import TaskRecord, labels_text
+from projections.record import Spent, TaskRecord, labels_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from projections.world import World
 
-SCHEMA: Final = 6
+SCHEMA: Final = 7
 """The shape of the tables; part of what makes a file's version."""
 
 TABLES: Final = """
 create table meta (key text primary key, value text not null) without rowid;
 create table task (
   seq integer primary key, id text not null unique, state text not null,
-  tier text not null, preferred_tier text not null, priority text not null,
-  host text not null, endpoint text not null, model text not null, repo text not null,
+  tier text not null, priority text not null,
+  host text not null, model text not null, repo text not null,
   fallback integer not null, attempts integer not null, tokens integer not null,
   usd_nano integer not null, updated integer not null, finished_at text not null,
   description text not null, submitter text not null, labels text not null,
@@ -55,34 +56,19 @@ create table document (
 ) without rowid;
 """
 
+_CHANGING: Final = (
+    "state tier host model fallback attempts tokens usd_nano updated finished_at at "
+    "error_code error phase_seq own_seq held root body"
+)
+"""The columns of a task that its steps change."""
+
 PUT_TASK: Final = (
-    f"insert into task values ({','.join('?' * 28)}) "
-    "on conflict (seq) do update set state=excluded.state, tier=excluded.tier, "
-    "host=excluded.host, endpoint=excluded.endpoint, model=excluded.model, "
-    "fallback=excluded.fallback, attempts=excluded.attempts, tokens=excluded.tokens, "
-    "usd_nano=excluded.usd_nano, updated=excluded.updated, "
-    "finished_at=excluded.finished_at, at=excluded.at, "
-    "error_code=excluded.error_code, error=excluded.error, "
-    "phase_seq=excluded.phase_seq, own_seq=excluded.own_seq, "
-    "held=excluded.held, root=excluded.root, body=excluded.body"
+    f"insert into task values ({','.join('?' * 26)}) on conflict (seq) do update set "
+    + ", ".join(f"{n} = excluded.{n}" for n in _CHANGING.split())
 )
 
-SPEND_SUMS: Final = (
-    "runs",
-    "completed",
-    "late",
-    "tokens_in",
-    "tokens_out",
-    "cache_read",
-    "cache_write",
-    "usd_nano",
-    "equivalent_nano",
-    "saved_nano",
-    "unpriced",
-    "unknown_in",
-    "unknown_out",
-    "guessed",
-)
+SPEND_SUMS: Final = ("runs", "completed", "late", *Spent.__struct_fields__[:-1])
+"""What is summed of spending: all of `Spent` but its basis, beside counts of runs."""
 
 PUT_SPEND: Final = (
     f"insert into spend values ({','.join('?' * (12 + len(SPEND_SUMS)))}) "
@@ -105,10 +91,8 @@ def task_row(record: TaskRecord) -> tuple[Any, ...]:
         record.id,
         record.phase,
         record.tier,
-        record.preferred_tier,
         record.priority,
         _host_of(record),
-        record.endpoint,
         _model_of(record),
         record.repo,
         record.fallback_used,
@@ -160,24 +144,8 @@ def needs_text(*needs: str) -> str:
 
 def spend_rows(world: World) -> Iterator[tuple[Any, ...]]:
     for cell, booked in world.costs.cells.items():
-        spent = booked.spent
-        yield (
-            *cell,
-            booked.runs,
-            booked.completed,
-            booked.late,
-            spent.tokens_in,
-            spent.tokens_out,
-            spent.cache_read,
-            spent.cache_write,
-            spent.usd_nano,
-            spent.equivalent_nano,
-            spent.saved_nano,
-            spent.unpriced,
-            spent.unknown_in,
-            spent.unknown_out,
-            spent.guessed,
-        )
+        sums = astuple(booked.spent)[:-1]
+        yield (*cell, booked.runs, booked.completed, booked.late, *sums)
 
 
 def copied(record: TaskRecord) -> TaskRecord:

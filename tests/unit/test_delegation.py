@@ -461,8 +461,8 @@ def row(
 
     plain = TaskRecord(
         id=task_id, seq=ord(task_id), updated_seq=1, description=task_id, priority="",
-        tier="", preferred_tier="", explicit_tier=None, inferred_tier="", confidence=0,
-        classification_reason="", repo="", executor="", assign_to="", max_attempts=1,
+        tier="", preferred_tier="", explicit_tier=None,
+        repo="", executor="", assign_to="", max_attempts=1,
         deadline="", submitter="", submitted_at="", waiting_since="", parent=parent,
     )  # fmt: skip
     made = row_of(plain)
