@@ -63,17 +63,17 @@ def can_chat(model: Mapping[str, Any]) -> bool:
     words = _words(model) or set()
     if words & _CHATS:
         return True
-    details = model.get("details")
-    family = details.get("family") if isinstance(details, dict) else None
-    return not words & _DOES_NOT and "bert" not in str(family or "").lower()
+    return not words & _DOES_NOT and not _is_bert(model)
 
 
 def can_embed(model: Mapping[str, Any]) -> bool:
     """Whether a server says of a listed model that it makes vectors."""
-    words = _words(model) or set()
-    details = model.get("details")
-    family = details.get("family") if isinstance(details, dict) else None
-    return bool(words & _EMBEDS) or "bert" in str(family or "").lower()
+    return bool((_words(model) or set()) & _EMBEDS) or _is_bert(model)
+
+
+def _is_bert(model: Mapping[str, Any]) -> bool:
+    """Whether it is of the family that has never answered a prompt."""
+    return "bert" in str(_object(model.get("details")).get("family") or "").lower()
 
 
 def able(models: Mapping[str, Mapping[str, Any]], *, messages: bool) -> dict[str, Any]:

@@ -31,7 +31,6 @@ from sidecar.output import NAME_LIMIT, charged, counted, cut, fitting
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-    from datetime import datetime
 
     from events.mail import Assign
     from sidecar.executors.port import RawResult
@@ -40,14 +39,13 @@ _REPORTER = "claude-code"
 _NOTHING = Decimal(0)
 
 
-def settle(raw: RawResult, assign: Assign, at: datetime | None = None) -> c.Result:
+def settle(raw: RawResult, assign: Assign) -> c.Result:
     """Turn raw counts into the result that goes to the log, with its dollars.
 
-    `at` is when the run took place, for a list whose prices change; None means now. The
-    result is cut to what an event may hold: what a program says of itself may be anything.
+    It is cut to what an event may hold: what a program says of itself may be anything.
     """
     raw = _plausible(raw)
-    spent = _spent(raw, assign, at)
+    spent = _spent(raw, assign)
     counts = {
         name: getattr(raw, name)
         for name in c.Result.__struct_fields__
@@ -93,19 +91,19 @@ class _Cost(NamedTuple):
     equivalent_model: str | None = None
 
 
-def _spent(raw: RawResult, assign: Assign, at: datetime | None) -> _Cost:
+def _spent(raw: RawResult, assign: Assign) -> _Cost:
     match assign.target_type:
         case "claude":
-            return _claude(raw, at)
+            return _claude(raw)
         case "ollama" | "openai":
-            return _local(raw, assign, at)
+            return _local(raw, assign)
         case "agent":
-            return _agent(raw, at)
+            return _agent(raw)
         case "sidecar" | "noop":
             return _Cost(_NOTHING, "none")
 
 
-def _claude(raw: RawResult, at: datetime | None) -> _Cost:
+def _claude(raw: RawResult) -> _Cost:
     if raw.reported_cost_usd is not None:
         usd = Decimal(repr(raw.reported_cost_usd))
         if raw.simulated:
@@ -114,10 +112,10 @@ def _claude(raw: RawResult, at: datetime | None) -> _Cost:
             return _Cost(_NOTHING, "none")
         basis = "reported" if raw.cost_known else "reported_unpriced"
         return _Cost(usd, basis, _REPORTER)
-    return _Cost(_NOTHING, "none") if _is_idle(raw) else _from_list(raw, at)
+    return _Cost(_NOTHING, "none") if _is_idle(raw) else _from_list(raw)
 
 
-def _local(raw: RawResult, assign: Assign, at: datetime | None) -> _Cost:
+def _local(raw: RawResult, assign: Assign) -> _Cost:
     if raw.simulated:
         return _Cost(_NOTHING, "simulated")
     if not raw.cost_known:  # a local server that hands the work to a paid one
@@ -125,23 +123,23 @@ def _local(raw: RawResult, assign: Assign, at: datetime | None) -> _Cost:
     model = listed_model(assign.equivalent_model)
     if not model:
         return _Cost(_NOTHING, "local")
-    equivalent = _list_price(model, raw, at)
+    equivalent = _list_price(model, raw)
     if equivalent is None:
         return _Cost(_NOTHING, "local")
     return _Cost(_NOTHING, "local_estimate", price_list(), equivalent, model)
 
 
-def _agent(raw: RawResult, at: datetime | None) -> _Cost:
+def _agent(raw: RawResult) -> _Cost:
     """An external agent says what it used, if it says anything."""
     if raw.simulated:
         return _Cost(_NOTHING, "simulated")
     if raw.model_used in ("none", "") and _is_idle(raw):
         return _Cost(_NOTHING, "none")
-    return _from_list(raw, at)
+    return _from_list(raw)
 
 
-def _from_list(raw: RawResult, at: datetime | None) -> _Cost:
-    usd = _list_price(raw.model_used, raw, at)
+def _from_list(raw: RawResult) -> _Cost:
+    usd = _list_price(raw.model_used, raw)
     if raw.simulated:
         return _Cost(usd, "simulated")
     if usd is None:
@@ -149,7 +147,7 @@ def _from_list(raw: RawResult, at: datetime | None) -> _Cost:
     return _Cost(usd, "estimated", price_list())
 
 
-def _list_price(model: str, raw: RawResult, at: datetime | None) -> Decimal | None:
+def _list_price(model: str, raw: RawResult) -> Decimal | None:
     """The run's tokens at the list's price; None where they or the price are unknown."""
     return price(
         model,
@@ -157,7 +155,6 @@ def _list_price(model: str, raw: RawResult, at: datetime | None) -> Decimal | No
         tokens_out=raw.tokens_out,
         cache_read=raw.cache_read_tokens,
         cache_write=raw.cache_write_tokens,
-        at=at,
     )
 
 

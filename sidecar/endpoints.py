@@ -271,10 +271,6 @@ class Endpoints:
             if entry.kind != "claude" and not entry.shared
         }
 
-    def states(self) -> list[c.EndpointState]:
-        """List every endpoint as it is known now."""
-        return [entry.watched.state for entry in self._entries.values()]
-
     def share(self, endpoints: list[SharedEndpoint]) -> None:
         """Look at these shared endpoints too, and at no other shared ones."""
         shared = {each.endpoint: each for each in endpoints}

@@ -22,8 +22,7 @@ if TYPE_CHECKING:
 
 _GIT_TIMEOUT_S = 120.0
 _KEEP = 65_536
-_FOR_NET = (
-    "SSH_AUTH_SOCK",
+FOR_SERVERS = (
     "HTTP_PROXY",
     "HTTPS_PROXY",
     "NO_PROXY",
@@ -33,6 +32,8 @@ _FOR_NET = (
     "SSL_CERT_FILE",
     "SSL_CERT_DIR",
 )
+"""Variables that programs need to reach their servers from behind a proxy."""
+_FOR_NET = ("SSH_AUTH_SOCK", *FOR_SERVERS)
 _LOCKED = re.compile(
     r"\.lock': File exists|could not lock|cannot lock|is locked|Another git process"
 )

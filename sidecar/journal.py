@@ -90,14 +90,7 @@ class _Batch(Struct):
     epoch: int = 0
 
     def empty(self) -> bool:
-        return not (
-            self.accepts
-            or self.puts
-            or self.notes
-            or self.finished
-            or self.trim
-            or self.epoch
-        )
+        return self == _Batch()
 
 
 class Journal:
@@ -142,14 +135,9 @@ class Journal:
 
     def accept(self, route: str, task: str, assign: bytes) -> asyncio.Future[None]:
         """Write an assignment; resolves after the commit, raises JournalError."""
-        future: asyncio.Future[None] = self._loop.create_future()
-        if self.fault:
-            future.set_exception(JournalError(self.path, self.fault))
-            return future
-        self._next.accepts.append((route, task, assign, "accepted"))
-        self._next.accepting.append(future)
-        self._kick()
-        return future
+        if not self.fault:
+            self._next.accepts.append((route, task, assign, "accepted"))
+        return self._committed_with(self._next.accepting)
 
     def note(self, route: str, **columns: Any) -> None:
         """Write phase, pid, started or session of a run, at leisure."""
@@ -161,13 +149,19 @@ class Journal:
 
         What could not be written is still written once that can be done.
         """
-        future: asyncio.Future[None] = self._loop.create_future()
         self._next.notes.setdefault(route, {}).update(columns)
+        return self._committed_with(self._next.noting)
+
+    def _committed_with(
+        self, waiting: list[asyncio.Future[None]]
+    ) -> asyncio.Future[None]:
+        """A future that the next commit resolves, which begins now, or the fault breaks."""
+        future: asyncio.Future[None] = self._loop.create_future()
         if self.fault:
             future.set_exception(JournalError(self.path, self.fault))
-            return future
-        self._next.noting.append(future)
-        self._kick()
+        else:
+            waiting.append(future)
+            self._kick()
         return future
 
     def finish(self, route: str) -> None:

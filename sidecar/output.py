@@ -10,10 +10,14 @@ from __future__ import annotations
 import codecs
 import hashlib
 from collections import deque
+from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
 from events import catalogue as c
+
+if TYPE_CHECKING:
+    from sidecar.executors.port import Emit
 
 EVENT_LIMIT = 480_000
 """Bytes a result may take when encoded: an event holds 512 KiB, other fields included."""
@@ -121,6 +125,29 @@ class Utf8:
     def close(self) -> str:
         """What is left: U+FFFD where a character never ended."""
         return self._decoder.decode(b"", final=True)
+
+
+class ShownStream:
+    """A stream of a program: its text is shown as it comes, head and tail are `kept`."""
+
+    def __init__(
+        self, emit: Emit, kind: Literal["stdout", "stderr"], limit: int
+    ) -> None:
+        self.kept = HeadTail(limit)
+        self._emit = emit
+        self._kind = kind
+        self._text = Utf8()
+
+    def feed(self, data: bytes) -> None:
+        """Take the next piece."""
+        self.kept.feed(data)
+        if text := self._text.feed(data):
+            self._emit.text(self._kind, text)
+
+    def close(self) -> None:
+        """Show what is left of a character that never ended."""
+        if rest := self._text.close():
+            self._emit.text(self._kind, rest)
 
 
 def counted(tokens: int | None) -> int | None:

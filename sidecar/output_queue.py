@@ -130,7 +130,10 @@ class OutputQueue:
         bus.on_connection(self._connection)
 
     def publish(self, subject: str, data: bytes, *, must: bool = False) -> bool:
-        """Send a chunk, or let it wait; False, and dropped, where there is no room."""
+        """Send a chunk, or let it wait; False, and dropped, where there is no room.
+
+        `must` for what is small and says something of what was dropped.
+        """
         size = len(data)
         if self._open() and not self._waiting:
             self._send(_OutputPiece(subject, data))

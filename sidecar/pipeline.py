@@ -163,7 +163,9 @@ class Pipeline:
         target = HANDS if assign.by_hands else assign.target_type
         executor = self.executors.get(target)
         if executor is None:
-            return self._fault(assign, f"no executor for {target}")
+            fault = c.RunError("executor_fault", f"no executor for {target}")
+            failed = RawResult(status="failed", error=fault)
+            return self.finish(Finished(failed), assign)
         assign = self._endpoints.resolved(assign)
         if refused := first_refused(self._verifier, assign):
             progress.error(refused, REFUSED)
@@ -353,8 +355,3 @@ class Pipeline:
             if not (text := getattr(result, name)).isascii()
         }
         return structs.replace(result, **texts) if texts else result
-
-    def _fault(self, assign: Assign, problem: str) -> Finished[c.Result]:
-        fault = c.RunError("executor_fault", problem)
-        raw = RawResult(status="failed", error=fault)
-        return Finished(settle(raw, assign))

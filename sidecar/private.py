@@ -42,33 +42,27 @@ PASSABLE: Final = 0o711
 """A folder that others may go through, and not look into."""
 
 
-def mend(data: Path) -> list[str]:
-    """Close the data folder and what is ours in it to others; return what was open.
+def mend(data: Path) -> None:
+    """Close the data folder and what is ours in it to others.
 
     Folders that others may only pass through stay so: a host's tasks may have a user of
     their own, who has to reach `work`. Raises nothing: what belongs to somebody else is
     left.
     """
-    opened = []
     for path in _ours(data):
         with suppress(OSError):
-            if _mended(path):
-                opened.append(path.name)
-    return opened
+            _mend(path)
 
 
-def _mended(path: Path) -> bool:
+def _mend(path: Path) -> None:
     # Not through a link, and without waiting at a pipe.
     file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         status = os.fstat(file)
         mode, folder = stat.S_IMODE(status.st_mode), stat.S_ISDIR(status.st_mode)
-        if not (folder or stat.S_ISREG(status.st_mode)) or not mode & 0o077:
-            return False
-        if folder and mode == PASSABLE:
-            return False
-        os.fchmod(file, mode & ~0o077)
-        return True
+        ours = folder or stat.S_ISREG(status.st_mode)
+        if ours and mode & 0o077 and not (folder and mode == PASSABLE):
+            os.fchmod(file, mode & ~0o077)
     finally:
         os.close(file)
 

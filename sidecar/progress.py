@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from events.mail import Assign
+    from sidecar.output_queue import OutputQueue
 
 JOIN_S = 0.1
 """For how long text is joined into one chunk."""
@@ -44,17 +45,6 @@ Kind = Literal[
 ]
 
 
-class OutputSink(Protocol):
-    """Where chunks go."""
-
-    def publish(self, subject: str, data: bytes, *, must: bool = False) -> bool:
-        """Take a chunk without blocking; False if it is dropped instead.
-
-        `must` for what is small and says something of what was dropped.
-        """
-        ...
-
-
 class Speaker(Protocol):
     """What whoever reports of a run needs of the host: time, ids, a way to the log."""
 
@@ -72,7 +62,7 @@ class Progress:
     """One run's `Emit`. `close` it when the run is over."""
 
     def __init__(
-        self, assign: Assign, sink: OutputSink, speaker: Speaker, *, earlier: int = 0
+        self, assign: Assign, sink: OutputQueue, speaker: Speaker, *, earlier: int = 0
     ) -> None:
         """`earlier` counts the incarnations of the host in which the run may have spoken."""
         self.host = speaker.host

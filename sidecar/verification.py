@@ -7,7 +7,7 @@ who can take a next turn is told of it, and works on. `sidecar.pipeline` drives 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from msgspec.structs import replace
 
@@ -176,14 +176,13 @@ class Verification:
         return most is not None and (work.reported_cost_usd or 0.0) >= most
 
 
-class FailedStep:
+class FailedStep(NamedTuple):
     """A step that did not pass: which, how it ended, and what it printed last."""
 
-    def __init__(self, step: int, command: str, how: str, output: str) -> None:
-        self.step = step
-        self.command = command
-        self.how = how
-        self.output = output
+    step: int
+    command: str
+    how: str
+    output: str
 
     def feedback(self, *, answers: bool) -> str:
         """What is said to whoever did the work."""

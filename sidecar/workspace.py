@@ -51,7 +51,7 @@ from sidecar.folders import (
     make,
     remove,
 )
-from sidecar.git import Git, add_worktree, remove_worktree, retire
+from sidecar.git import FOR_SERVERS, Git, add_worktree, remove_worktree, retire
 from sidecar.processes.table import ROUTE_MARK, TASK_MARK
 from sidecar.task_secrets import TaskSecrets
 from sidecar.verification import answers, needs_folder
@@ -74,19 +74,12 @@ BUSY_PAUSES_S = (0.5, 2.0)
 """Before a worktree is made that could not be made because another git was at work."""
 _BASICS = ("HOME", "LANG", "LC_ALL", "TZ", "USER", "LOGNAME")
 _FOR_CLAUDE = (
+    *FOR_SERVERS,
     "CLAUDE_CONFIG_DIR",
-    "HTTP_PROXY",
-    "HTTPS_PROXY",
-    "NO_PROXY",
-    "http_proxy",
-    "https_proxy",
-    "no_proxy",
     "ALL_PROXY",
     "all_proxy",
     "NODE_EXTRA_CA_CERTS",
     "NODE_USE_SYSTEM_CA",
-    "SSL_CERT_FILE",
-    "SSL_CERT_DIR",
     "REQUESTS_CA_BUNDLE",
     "CURL_CA_BUNDLE",
 )
@@ -467,20 +460,17 @@ class Workspace:
 
     async def tidy(
         self, going_on: Collection[str] = (), limits: Limits | None = None
-    ) -> int:
-        """Put away what earlier runs left; returns how many folders went.
+    ) -> None:
+        """Put away what earlier runs left.
 
         For when no run is under way: at the start, after the sweep of processes. Worktrees
         give up their work to `refs/agentcom` first. What belongs to the routes `going_on`
         stays: others may be at work there.
         """
-        gone = 0
         for place in ("tmp", "snapshots"):
             for folder in folders(self._root / place):
-                if folder.name in going_on:
-                    continue
-                await remove(folder)
-                gone += 1
+                if folder.name not in going_on:
+                    await remove(folder)
         await self._clones.tidy()
         for task in folders(self._root / "worktrees"):
             for folder in folders(task):
@@ -490,25 +480,24 @@ class Workspace:
             with suppress(OSError):
                 folder.rmdir()  # nothing is in it
                 kept.mark_of(folder).unlink(missing_ok=True)
-                gone += 1
         kept.begin_to_age(self._root, self._now(), going_on)
-        return gone + await self._end_old(limits or Limits(), going_on)
+        await self._end_old(limits or Limits(), going_on)
 
-    async def _end_old(self, limits: Limits, going_on: Collection[str] = ()) -> int:
-        """End kept folders by policy; returns how many went."""
+    async def _end_old(self, limits: Limits, going_on: Collection[str] = ()) -> None:
+        """End kept folders by policy."""
         oldest = self._now() - limits.keep_folders_s
         busy = {*self._turns, *self._working}
         old = await asyncio.to_thread(
             kept.surplus, self._root, busy, limits.keep_folders, oldest
         )
-        going = [folder for folder in old if folder.name not in going_on]
-        for folder in going:
+        for folder in old:
+            if folder.name in going_on:
+                continue
             if folder.parent.name != "tasks":
                 await self._drop_worktree(folder)
             else:
                 await remove(folder)
                 kept.mark_of(folder).unlink(missing_ok=True)
-        return len(going)
 
     def read(self, task_id: str, path: str, offset: int) -> kept.Piece:
         """Read from the folder that is kept of a task; raises NotKept."""

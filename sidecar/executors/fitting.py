@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 from msgspec import structs
 
 from events import catalogue as c
-from sidecar.executors.schema import SchemaJudge
+from sidecar.executors.schema import judged
 from sidecar.executors.server_errors import ModelFault
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ async def unfit_answer(
     problems: list[str] = []
 
     async def judge() -> None:
-        problem = await SchemaJudge(schema).problem_with(result.output)
+        problem = await judged(schema, result.output)
         problems.extend([problem] if problem else [])
 
     if result.truncated:

@@ -29,34 +29,28 @@ class _SchemaVerdict(Struct):
     problem: str = ""
 
 
-class SchemaJudge:
-    """Judges answers by one schema. `limit_s` is in seconds."""
-
-    def __init__(self, schema: dict[str, Any], limit_s: float = LIMIT_S) -> None:
-        self._schema = schema
-        self._limit_s = limit_s
-
-    async def problem_with(self, text: str) -> str:
-        """Say in a sentence why an answer does not fit; "" where it does."""
-        child = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-P", "-m", "agentcom", "-m", __name__),
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.DEVNULL,
-        )
-        question = msgspec.json.encode(_Judged(self._schema, text))
-        try:
-            async with asyncio.timeout(self._limit_s):
-                written, _ = await child.communicate(question)
-            return msgspec.json.decode(written, type=_SchemaVerdict).problem
-        except TimeoutError:
-            return f"It could not be held to the schema within {self._limit_s:g} s."
-        except msgspec.MsgspecError:
-            return "It could not be held to the schema: the schema is too much."
-        finally:
-            if child.returncode is None:
-                child.kill()
-                await child.wait()
+async def judged(schema: dict[str, Any], text: str, *, limit_s: float = LIMIT_S) -> str:
+    """Say in a sentence why an answer does not fit, within `limit_s` seconds; "" where it
+    does."""
+    child = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-P", "-m", "agentcom", "-m", __name__),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.DEVNULL,
+    )
+    question = msgspec.json.encode(_Judged(schema, text))
+    try:
+        async with asyncio.timeout(limit_s):
+            written, _ = await child.communicate(question)
+        return msgspec.json.decode(written, type=_SchemaVerdict).problem
+    except TimeoutError:
+        return f"It could not be held to the schema within {limit_s:g} s."
+    except msgspec.MsgspecError:
+        return "It could not be held to the schema: the schema is too much."
+    finally:
+        if child.returncode is None:
+            child.kill()
+            await child.wait()
 
 
 def problem(schema: dict[str, Any], text: str) -> str:

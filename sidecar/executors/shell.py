@@ -39,7 +39,7 @@ from sidecar.executors.port import (
     shortage,
     time_limit,
 )
-from sidecar.output import HeadTail, Utf8
+from sidecar.output import ShownStream
 from sidecar.processes.ending import Exit, shell_stages
 from sidecar.processes.family import Processes, ProcessLimits
 
@@ -48,6 +48,7 @@ if TYPE_CHECKING:
 
     from events.mail import Assign
     from sidecar.executors.port import Emit, Outcome, Run, Stop
+    from sidecar.output import HeadTail
     from sidecar.task_user import TaskUser
 
 How = Literal["ended", "timeout", "stopped"]
@@ -218,7 +219,9 @@ class ShellExecutor:
         *,
         timeout_s: float | None,
     ) -> ShellTry | Returned[RawResult]:
-        output = _ShellOutput(emit, run.assign.limits.output_limit_bytes)
+        limit = run.assign.limits.output_limit_bytes
+        out = ShownStream(emit, "stdout", limit)
+        err = ShownStream(emit, "stderr", limit // 4)
         stages = shell_stages(run.assign.limits.shell_term_grace_s)
         script: str | None = None
         try:
@@ -229,8 +232,8 @@ class ShellExecutor:
                 env=run.env,
                 route=run.assign.route,
                 limits=self._options.limits,
-                on_stdout=output.stdout,
-                on_stderr=output.stderr,
+                on_stdout=out.feed,
+                on_stderr=err.feed,
             )
         except (OSError, ValueError) as wrong:
             _forget(script)
@@ -250,45 +253,21 @@ class ShellExecutor:
         finally:
             await child.end()
             _forget(script)
-        return _judged(output, child.exit or Exit(None), why, left, timeout_s)
-
-
-class _ShellOutput:
-    """What the command prints: shown as it comes, and kept."""
-
-    def __init__(self, emit: Emit, limit: int) -> None:
-        self._emit = emit
-        self.out, self.err = HeadTail(limit), HeadTail(limit // 4)
-        self._out_text, self._err_text = Utf8(), Utf8()
-
-    def stdout(self, data: bytes) -> None:
-        self.out.feed(data)
-        text = self._out_text.feed(data)
-        if text:
-            self._emit.text("stdout", text)
-
-    def stderr(self, data: bytes) -> None:
-        self.err.feed(data)
-        text = self._err_text.feed(data)
-        if text:
-            self._emit.text("stderr", text)
-
-    def close(self) -> None:
-        if rest := self._out_text.close():
-            self._emit.text("stdout", rest)
-        if rest := self._err_text.close():
-            self._emit.text("stderr", rest)
+        out.close()
+        err.close()
+        exit_ = child.exit or Exit(None)
+        return _judged(out.kept, err.kept, exit_, why, left, timeout_s)
 
 
 def _judged(
-    output: _ShellOutput,
+    out: HeadTail,
+    err: HeadTail,
     exit_: Exit,
     why: How,
     left: int,
     timeout_s: float | None,
 ) -> ShellTry:
     """The try's result: success is exit code 0, and nothing else is."""
-    output.close()
     error, again = None, False
     if why == "stopped":
         error = c.RunError("stopped", f"stopped ({exit_})")
@@ -304,15 +283,15 @@ def _judged(
         error, again = c.RunError("exit_code", str(exit_)), True
     result = RawResult(
         status="failed" if error else "success",
-        output=output.out.text(),
-        stderr=output.err.text(),
+        output=out.text(),
+        stderr=err.text(),
         error=error,
         exit_code=exit_.code,
         signal=exit_.signal,
-        output_bytes=output.out.size,
-        stderr_bytes=output.err.size,
-        output_sha256=output.out.sha256,
-        truncated=output.out.truncated or output.err.truncated,
+        output_bytes=out.size,
+        stderr_bytes=err.size,
+        output_sha256=out.sha256,
+        truncated=out.truncated or err.truncated,
     )
     return ShellTry(result, why, again, left)
 

@@ -207,13 +207,11 @@ class Child:
     async def __aexit__(self, *_: object) -> None:
         await self.end()
 
-    def kill(self) -> list[Proc]:
-        """SIGKILL to all of them, now, without waiting; returns who they were."""
+    def kill(self) -> None:
+        """SIGKILL to all of them, now, without waiting."""
         if not self._ended.done():
             self._process.kill()
-        members = self.members()
-        signal_all(members, signal.SIGKILL)
-        return members
+        signal_all(self.members(), signal.SIGKILL)
 
     async def _survives(self, stage: Stage) -> bool:
         """Take one stage; whether anything is left after it."""
@@ -386,7 +384,7 @@ class Processes:
         started, ValueError where an argument or variable holds what none may hold.
         """
         order = Order(
-            argv,
+            list(argv),
             cwd,
             {**env, ROUTE_MARK: route, SIDECAR_MARK: self.sidecar},
             child_umask(),
@@ -517,7 +515,7 @@ class Processes:
             if other is not child:
                 procs.pop(other.pid, None)
         procs.pop(me, None)
-        self._reap(procs.values(), me)
+        self._reap(procs.values())
         living = [proc for proc in procs.values() if proc.state not in "ZX"]
         child._seen.update((proc.pid, proc.started) for proc in living)
         return living
@@ -538,7 +536,7 @@ class Processes:
             if not strays:
                 return True
             # What they left became ours as they ended, maybe after we looked.
-            self._reap(strays, os.getpid())
+            self._reap(strays)
         return False
 
     def _strays(self) -> list[Proc]:
@@ -567,24 +565,18 @@ class Processes:
             and proc.pid not in self._spared
         )
 
-    def _reap(self, procs: Iterable[Proc], me: int) -> None:
+    def _reap(self, procs: Iterable[Proc]) -> None:
+        me = os.getpid()
         for proc in procs:
             if proc.state == "Z" and proc.ppid == me and proc.pid not in self._children:
                 with suppress(ChildProcessError):
                     os.waitpid(proc.pid, os.WNOHANG)
 
-    def reap_orphans(self) -> int:
-        """Reap the adopted children that have ended by themselves; says how many."""
-        if not self._subreaper:
-            return 0
-        ended = [proc for proc in self._strays() if proc.state == "Z"]
-        self._reap(ended, os.getpid())
-        return len(ended)
-
     def forget(self, child: Child) -> None:
-        """Called by a child that has been ended."""
+        """Called by a child that has been ended; reaps what it left and has ended too."""
         self._children.pop(child.pid, None)
-        self.reap_orphans()
+        if self._subreaper:
+            self._reap(self._strays())
 
 
 def _discard(started: Spawned) -> None:

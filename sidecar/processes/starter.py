@@ -22,7 +22,7 @@ import sys
 import threading
 from contextlib import suppress
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Protocol
+from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 from sidecar.processes import forker
 from sidecar.processes.table import LINUX
@@ -37,38 +37,18 @@ _ERRNO = 3
 libc = ctypes.CDLL(None, use_errno=True) if LINUX else None
 
 
-class Spawned(Protocol):
-    """A child that has been started: what is used of a `Popen`."""
+class Order(NamedTuple):
+    """What is to be started, and in what surroundings.
 
-    pid: int
-    stdout: IO[bytes] | None
-    stderr: IO[bytes] | None
+    `user` are the options of `Popen` that name another user; {} for our own.
+    """
 
-    def poll(self) -> int | None: ...
-    def wait(self, timeout: float | None = None) -> int: ...
-    def kill(self) -> None: ...
-    def send_signal(self, sig: int) -> None: ...
-
-
-class Order:
-    """What is to be started, and in what surroundings."""
-
-    def __init__(
-        self,
-        argv: Sequence[str],
-        cwd: Path,
-        env: Mapping[str, str],
-        umask: int,
-        rlimits: list[tuple[int, int]],
-        user: Mapping[str, Any],
-    ) -> None:
-        """`user` are the options of `Popen` that name another user; {} for our own."""
-        self.argv = list(argv)
-        self.cwd = cwd
-        self.env = env
-        self.umask = umask
-        self.rlimits = rlimits
-        self.user = user
+    argv: list[str]
+    cwd: Path
+    env: Mapping[str, str]
+    umask: int
+    rlimits: list[tuple[int, int]]
+    user: Mapping[str, Any]
 
 
 class Forked:
@@ -120,6 +100,10 @@ class Forked:
         if self.poll() is None:
             with suppress(ProcessLookupError):
                 os.kill(self.pid, sig)
+
+
+Spawned = Forked | subprocess.Popen[bytes]
+"""A child that has been started."""
 
 
 class Forker:

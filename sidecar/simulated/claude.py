@@ -242,25 +242,13 @@ class _Usage(msgspec.Struct, kw_only=True):
     cache_read: int = 0
     output: int = 0
 
-    def minus(self, other: _Usage) -> _Usage:
+    def plus(self, other: _Usage, times: int = 1) -> _Usage:
         return _Usage(
             **{
-                name: getattr(self, name) - getattr(other, name)
+                name: getattr(self, name) + times * getattr(other, name)
                 for name in self.__struct_fields__
             }
         )
-
-    def plus(self, other: _Usage) -> _Usage:
-        return _Usage(
-            input=self.input + other.input,
-            cache_creation=self.cache_creation + other.cache_creation,
-            cache_read=self.cache_read + other.cache_read,
-            output=self.output + other.output,
-        )
-
-    @property
-    def cost_something(self) -> bool:
-        return self.input + self.cache_creation + self.cache_read + self.output > 0
 
     def api(self) -> dict[str, int]:
         return {
@@ -587,18 +575,13 @@ class _Claude:
             if attempt == self._retries or failure.retry_error is None:
                 break
             delay_ms = min(500 * 2**attempt, 32_000)
-            self._print(
-                self._signed(
-                    {
-                        "type": "system",
-                        "subtype": "api_retry",
-                        "attempt": attempt + 1,
-                        "max_retries": self._retries,
-                        "retry_delay_ms": delay_ms,
-                        "error_status": failure.status,
-                        "error": failure.retry_error,
-                    }
-                )
+            self._system(
+                "api_retry",
+                attempt=attempt + 1,
+                max_retries=self._retries,
+                retry_delay_ms=delay_ms,
+                error_status=failure.status,
+                error=failure.retry_error,
             )
             pause_s = self._scenario.retry_delay_s
             self._signals.pause(delay_ms / 1000 if pause_s is None else pause_s)
@@ -725,7 +708,6 @@ class _Claude:
         self, block: dict[str, Any], task: str, file: Path
     ) -> None:
         """The answer to the tool's call, which comes at once."""
-        decision = {"decision": "accept", "source": "config", "reason_type": "mode"}
         content = {
             "tool_use_id": block["id"],
             "type": "tool_result",
@@ -733,16 +715,8 @@ class _Claude:
             f"written to: {file}.",
             "is_error": False,
         }
-        result = {
-            "stdout": "",
-            "stderr": "",
-            "interrupted": False,
-            "isImage": False,
-            "noOutputExpected": False,
-            "backgroundTaskId": task,
-        }
-        meta = {"id": block["id"], "permission_decision": decision}
-        self._tool_answer(content, result, meta)
+        result = {**_printed("", ""), "backgroundTaskId": task}
+        self._tool_answer(content, result, _accepted(block))
 
     def _system(self, subtype: str, **fields: Any) -> None:
         self._print(self._signed({"type": "system", "subtype": subtype, **fields}))
@@ -770,8 +744,7 @@ class _Claude:
         self._request()
         self._message([], stop_reason="refusal")
         noted = "The model's safeguards stopped the response above (simulated)"
-        note = {"type": "system", "subtype": "informational", "content": noted}
-        self._print(self._signed({**note, "level": "notice"}))
+        self._system("informational", content=noted, level="notice")
         text = {"type": "text", "text": "Your response above was stopped (simulated)."}
         self._print(
             self._spoken(
@@ -798,19 +771,14 @@ class _Claude:
         return 1
 
     def _decline(self, words: str) -> None:
-        self._print(
-            self._signed(
-                {
-                    "type": "system",
-                    "subtype": "model_refusal_no_fallback",
-                    "original_model": self._model,
-                    "request_id": _REQUEST,
-                    "api_refusal_category": None,
-                    "api_refusal_explanation": None,
-                    "refused_user_message_uuid": str(uuid.uuid4()),
-                    "content": "",
-                }
-            )
+        self._system(
+            "model_refusal_no_fallback",
+            original_model=self._model,
+            request_id=_REQUEST,
+            api_refusal_category=None,
+            api_refusal_explanation=None,
+            refused_user_message_uuid=str(uuid.uuid4()),
+            content="",
         )
         about = {"request_id": _REQUEST, "refused_message_id": self._begun[-1]}
         self._synthetic(words, "invalid_request", about)
@@ -906,7 +874,7 @@ class _Claude:
         *,
         stop_after: int | None = None,
         stop_reason: str = "end_turn",
-        denied: dict[str, Any] | None = None,
+        denied: str | None = None,
         declined: str | None = None,
     ) -> None:
         """One API message, block by block; `stop_after` tokens the stream is lost."""
@@ -937,7 +905,8 @@ class _Claude:
                 }
             )
             if denied is not None:
-                self._print(self._signed(denied))
+                about = {"tool_name": "Bash", "tool_use_id": denied}
+                self._system("permission_denied", **about, message=_DENIED)
             self._stop_message()
         elif self._scenario.kind in _LOSES_A_STREAM:
             self._counted = self._counted.plus(read)
@@ -977,23 +946,15 @@ class _Claude:
 
     def _thinking_tokens(self, so_far: int) -> None:
         if self._flags.include_partial_messages:
-            event = {"type": "system", "subtype": "thinking_tokens"}
             counts = {"estimated_tokens": so_far, "estimated_tokens_delta": 1}
-            self._print(self._signed({**event, **counts}))
+            self._system("thinking_tokens", **counts)
 
     def _use_tool(self, *, allowed: bool) -> None:
         """A Bash call and its result, run for real when it is allowed."""
         block = self._tool_block()
         self._text = ""
-        denied = {
-            "type": "system",
-            "subtype": "permission_denied",
-            "tool_name": "Bash",
-            "tool_use_id": block["id"],
-            "message": _DENIED,
-        }
         self._message(
-            [block], stop_reason="tool_use", denied=None if allowed else denied
+            [block], stop_reason="tool_use", denied=None if allowed else block["id"]
         )
         if allowed:
             self._tool_id = block["id"]
@@ -1058,14 +1019,6 @@ class _Claude:
 
     def _tool_result(self, block: dict[str, Any], ended: tuple[int, str, str]) -> None:
         code, out, err = ended
-        meta = {
-            "id": block["id"],
-            "permission_decision": {
-                "decision": "accept",
-                "source": "config",
-                "reason_type": "mode",
-            },
-        }
         content: dict[str, Any] = {
             "tool_use_id": block["id"],
             "type": "tool_result",
@@ -1075,16 +1028,9 @@ class _Claude:
         if code:
             text = f"Exit code {code}\n{out}{err}".rstrip()
             content = {**content, "content": text, "is_error": True}
-            self._tool_answer(content, f"Error: {text}", meta)
+            self._tool_answer(content, f"Error: {text}", _accepted(block))
             return
-        result = {
-            "stdout": out,
-            "stderr": err,
-            "interrupted": False,
-            "isImage": False,
-            "noOutputExpected": False,
-        }
-        self._tool_answer(content, result, meta)
+        self._tool_answer(content, _printed(out, err), _accepted(block))
 
     def _tool_answer(
         self, content: dict[str, Any], result: object, meta: dict[str, Any]
@@ -1110,8 +1056,7 @@ class _Claude:
     def _warn(self) -> None:
         notice = self._scenario.notice
         if notice and self._scenario.notice_in_stream:
-            note = {"type": "system", "subtype": "informational", "content": notice}
-            self._print(self._signed({**note, "level": "warning"}))
+            self._system("informational", content=notice, level="warning")
         elif notice:
             sys.stderr.write(notice + "\n")
             sys.stderr.flush()
@@ -1157,11 +1102,7 @@ class _Claude:
     def _request(self) -> None:
         """A call to the API begins; printed only where partial messages are."""
         if self._flags.include_partial_messages:
-            self._print(
-                self._signed(
-                    {"type": "system", "subtype": "status", "status": "requesting"}
-                )
-            )
+            self._system("status", status="requesting")
 
     def _rate_limit_event(self) -> dict[str, Any] | None:
         """Say when the limit ends, where that is known; the limit's particulars."""
@@ -1230,13 +1171,11 @@ class _Claude:
     def _result(self, fields: dict[str, Any]) -> None:
         here = self._model_usage(self._spent)
         whole = _with_earlier(here, self._earlier())
-        since = self._model_usage(self._spent.minus(self._told))
+        since = self._model_usage(self._spent.plus(self._told, -1))
         result = {
             "type": "result",
             "duration_ms": self._elapsed_ms(),
-            "duration_api_ms": self._elapsed_ms()
-            if self._settled.cost_something
-            else 0,
+            "duration_api_ms": self._elapsed_ms() if self._settled != _Usage() else 0,
             "num_turns": self._turns,
             "session_id": self._session,
             "total_cost_usd": sum(used["costUSD"] for used in whole.values()),
@@ -1375,6 +1314,23 @@ class _Claude:
             file = _session_file(self._flags.sessions, self._session)
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_text(json.dumps(usage))
+
+
+def _accepted(block: dict[str, Any]) -> dict[str, Any]:
+    """What is said of a tool's call that was allowed."""
+    decision = {"decision": "accept", "source": "config", "reason_type": "mode"}
+    return {"id": block["id"], "permission_decision": decision}
+
+
+def _printed(out: str, err: str) -> dict[str, Any]:
+    """What is said of a command that has ended, or goes on in the background."""
+    return {
+        "stdout": out,
+        "stderr": err,
+        "interrupted": False,
+        "isImage": False,
+        "noOutputExpected": False,
+    }
 
 
 def _deltas(block: dict[str, Any]) -> tuple[dict[str, Any], list[dict[str, Any]]]:

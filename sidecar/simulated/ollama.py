@@ -25,6 +25,7 @@ import struct
 import time
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeVar, get_args
 
 import msgspec
@@ -92,6 +93,18 @@ Place = Literal[
 ]
 
 _BUSY = "server busy, please try again.  maximum pending requests exceeded"
+_REFUSALS: dict[FaultKind, tuple[int, str]] = {
+    "busy": (503, _BUSY),
+    "internal": (500, "llama runner process has terminated: exit status 2"),
+    "missing": (404, "model '{model}' not found"),
+    "bad_request": (400, "invalid character 'x' looking for beginning of value"),
+    "refuses_stream_options": (400, "unknown field: stream_options"),
+    "refuses_max_tokens": (
+        400,
+        "Unsupported parameter: 'max_tokens' is not supported with this model. "
+        "Use 'max_completion_tokens' instead.",
+    ),
+}
 _RUNS = ("chat", "generate", "completions", "messages")
 _FOREVER = timedelta(days=36500)
 _KEEP_ALIVE = timedelta(minutes=5)
@@ -637,8 +650,11 @@ class SimulatedOllama:
             ("GET", "/api/tags", "tags", self._tags),
             ("GET", "/api/ps", "ps", self._ps),
             ("POST", "/api/show", "show", self._show),
-            ("POST", "/api/chat", "chat", self._chat),
-            ("POST", "/api/generate", "generate", self._generate),
+            ("POST", "/api/chat", "chat", partial(self._ollama_run, chat=True)),
+            (
+                *("POST", "/api/generate", "generate"),
+                partial(self._ollama_run, chat=False),
+            ),
             ("GET", "/v1/models", "models", self._openai_models),
             ("POST", "/v1/chat/completions", "completions", self._completions),
             ("POST", "/v1/embeddings", "embeddings", self._embeddings),
@@ -720,34 +736,20 @@ class SimulatedOllama:
         self, request: web.Request, fault: Fault, body: bytes
     ) -> None:
         """The faults that come before any answer."""
+        asked = _as_object(body)
         match fault.kind:
             case "hang":
                 await asyncio.Event().wait()
             case "reset" if fault.after == 0:
                 await _reset(request)
-            case "busy":
-                usual = (
-                    "server busy, please try again.  maximum pending requests exceeded"
-                )
-                raise RequestRefused(503, fault.message or usual)
-            case "internal":
-                usual = "llama runner process has terminated: exit status 2"
-                raise RequestRefused(500, fault.message or usual)
-            case "missing":
-                model = _as_object(body).get("model", "")
-                raise RequestRefused(404, fault.message or f"model '{model}' not found")
-            case "bad_request":
-                usual = "invalid character 'x' looking for beginning of value"
-                raise RequestRefused(400, fault.message or usual)
-            case "refuses_stream_options" if "stream_options" in _as_object(body):
-                usual = "unknown field: stream_options"
-                raise RequestRefused(400, fault.message or usual)
-            case "refuses_max_tokens" if "max_tokens" in _as_object(body):
-                usual = (
-                    "Unsupported parameter: 'max_tokens' is not supported with this "
-                    "model. Use 'max_completion_tokens' instead."
-                )
-                raise RequestRefused(400, fault.message or usual)
+            case "refuses_stream_options" if "stream_options" not in asked:
+                pass
+            case "refuses_max_tokens" if "max_tokens" not in asked:
+                pass
+            case kind if kind in _REFUSALS:
+                status, usual = _REFUSALS[kind]
+                usual = usual.replace("{model}", str(asked.get("model", "")))
+                raise RequestRefused(status, fault.message or usual)
             case _:
                 pass
 
@@ -852,16 +854,6 @@ class SimulatedOllama:
         return web.json_response({"object": "list", "data": data})
 
     # -- what runs a model ------------------------------------------------------
-
-    async def _chat(
-        self, request: web.Request, body: bytes, fault: Fault | None
-    ) -> web.StreamResponse:
-        return await self._ollama_run(request, body, fault, chat=True)
-
-    async def _generate(
-        self, request: web.Request, body: bytes, fault: Fault | None
-    ) -> web.StreamResponse:
-        return await self._ollama_run(request, body, fault, chat=False)
 
     async def _ollama_run(
         self, request: web.Request, body: bytes, fault: Fault | None, *, chat: bool

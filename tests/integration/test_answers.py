@@ -13,7 +13,7 @@ from events import catalogue as c
 from sidecar.executors.ollama import OllamaExecutor
 from sidecar.executors.openai import OpenAIExecutor
 from sidecar.executors.port import Finished, RawResult, Run, Stop
-from sidecar.executors.schema import SchemaJudge, problem
+from sidecar.executors.schema import judged, problem
 from sidecar.http import http_client
 from sidecar.looks import Answered, ask_server
 from sidecar.simulated.ollama import Fault, Model, SimulatedOllama
@@ -184,8 +184,7 @@ for n in range(1, 41):
 async def test_a_schema_that_takes_for_ever_ends_in_time(
     schema: dict[str, Any],
 ) -> None:
-    judge = SchemaJudge(schema, limit_s=2.0)
-    said = await judge.problem_with(json.dumps("a" * 60 + "!"))
+    said = await judged(schema, json.dumps("a" * 60 + "!"), limit_s=2.0)
     assert said == "It could not be held to the schema within 2 s."
 
 

@@ -252,7 +252,7 @@ class _ClaudeRun:
             stdin=_prompt(run, resumed=resumed).encode("utf-8", "replace"),
             limits=self._options.limits,
             on_stdout=heard,
-            on_stderr=try_.errors,
+            on_stderr=try_.errors.feed,
         )
         try:
             self._watch.allow(limits.idle_timeout_s)

@@ -15,7 +15,7 @@ from sidecar.costs import summed
 from sidecar.executors.claude import stream_json
 from sidecar.executors.claude.notices import notice_in
 from sidecar.executors.ndjson import Broken
-from sidecar.output import HeadTail, Utf8, cut
+from sidecar.output import HeadTail, ShownStream, cut
 
 if TYPE_CHECKING:
     from sidecar.executors.port import Emit, Run
@@ -169,9 +169,9 @@ class ClaudeTry:
         # Ids of the background work that goes on: while there is any, silence is no
         # fault, and a result is not the end.
         self._background: set[str] = set()
-        self._stderr_text = Utf8()
+        self.errors = ShownStream(emit, "stderr", limits.output_limit_bytes // 4)
+        self.stderr = self.errors.kept
         self.text = HeadTail(limits.output_limit_bytes)
-        self.stderr = HeadTail(limits.output_limit_bytes // 4)
         self.start: stream_json.Begun | None = None
         # The result that is the run's outcome so far: the last, unless that is an error
         # after a good one with no work between.
@@ -213,20 +213,11 @@ class ClaudeTry:
         for event in self._stream.feed(data):
             self._take(event)
 
-    def errors(self, data: bytes) -> None:
-        """Take what it prints to stderr."""
-        self.stderr.feed(data)
-        text = self._stderr_text.feed(data)
-        if text:
-            self._emit.text("stderr", text)
-
     def close(self) -> None:
         """The last line, where it had no end."""
         for event in self._stream.close():
             self._take(event)
-        tail = self._stderr_text.close()
-        if tail:
-            self._emit.text("stderr", tail)
+        self.errors.close()
 
     def _take(self, event: stream_json.Event) -> None:
         match event:

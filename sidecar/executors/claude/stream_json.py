@@ -60,7 +60,6 @@ class ToolCall(Struct, frozen=True):
 class WholeMessage(Struct, frozen=True):
     """A whole message of the model. `error` names what an API error was."""
 
-    text: str
     calls: tuple[ToolCall, ...] = ()
     error: str | None = None
     inner: bool = False
@@ -251,18 +250,16 @@ def _usage(usage: dict[str, Any], *, start: bool) -> MessageUsage:
 
 
 def _said(line: dict[str, Any]) -> WholeMessage:
-    blocks = _blocks(line)
-    text = "".join(_text(each.get("text")) for each in blocks)
     calls = tuple(
         ToolCall(
             _text(each.get("id")), _text(each.get("name")), _object(each.get("input"))
         )
-        for each in blocks
+        for each in _blocks(line)
         if each.get("type") == "tool_use"
     )
     error = line.get("error")
     inner = line.get("parent_tool_use_id") is not None
-    return WholeMessage(text, calls, error if isinstance(error, str) else None, inner)
+    return WholeMessage(calls, error if isinstance(error, str) else None, inner)
 
 
 def _tool_results(line: dict[str, Any]) -> list[ToolResult]:
