@@ -595,7 +595,7 @@ class Sidecar:
             self._beat()
 
     def _probed(self, state: c.EndpointState) -> None:
-        self.handle(msg.EndpointFound(state) if state.up else msg.EndpointGone(state))
+        self.handle(msg.EndpointProbed(state))
 
 
 def _refuse(envelope: Envelope, error: Malformed) -> None:

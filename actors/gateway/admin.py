@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from actors.gateway.tasks import DECIDE_AGAIN, hosts_named, was_said
+from actors.gateway.tasks import DECIDE_AGAIN, Commands, hosts_named, was_said
 from actors.rules import policy as policies
 from events import catalogue as c
 from events import commands as m
@@ -16,10 +16,7 @@ from events.mail import Drain, DrainOrResume, Fetch, Inspect, Reply, Resume
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from actors.gateway.tasks import DryRun, Said
-    from actors.stamp import Stamp
-    from events.bus import Bus
-    from events.log import EventLog
+    from actors.gateway.tasks import Said
 
 HOST_ANSWER_S: Final = 2.0
 """How long a host may take to answer its mail."""
@@ -31,19 +28,8 @@ DETAIL_LENGTH: Final = 1_000
 _replies: Reader[Reply] = Reader(Reply)
 
 
-class AdminCommands:
-    """Carries out what operators ask for; each method is one command.
-
-    `stamp` makes the id, time and author of an event.
-    """
-
-    def __init__(
-        self, log: EventLog, bus: Bus, dry_run: DryRun, stamp: Callable[[], Stamp]
-    ) -> None:
-        self._log = log
-        self._bus = bus
-        self._dry_run = dry_run
-        self._stamp = stamp
+class AdminCommands(Commands):
+    """Carries out what operators ask for; each method is one command."""
 
     # -- hosts -------------------------------------------------------------------------
 

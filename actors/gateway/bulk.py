@@ -19,6 +19,7 @@ import msgspec
 from msgspec import Struct
 
 from actors import lifecycle
+from actors.gateway.tasks import Commands
 from events import catalogue as c
 from events import commands as m
 from events import subjects
@@ -29,13 +30,10 @@ from events.ids import derived
 from events.lifecycle import FINAL, PHASES
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
-    from actors.gateway.tasks import Decide, TaskCommands
-    from actors.stamp import Stamp
-    from events.bus import Bus
+    from actors.gateway.tasks import Decide, TaskCommands, Tools
     from events.lifecycle import Phase
-    from events.log import EventLog
 
 PAGE: Final = 1_000
 """So many tasks are asked for at once."""
@@ -112,24 +110,12 @@ class Unanswered(AgentComError):
         super().__init__(refusal.error)
 
 
-class BulkCommands:
-    """Carries out `task.bulk`. `stamp`, `ids` and `clock` are as in `TaskCommands`."""
+class BulkCommands(Commands):
+    """Carries out `task.bulk`."""
 
-    def __init__(
-        self,
-        log: EventLog,
-        bus: Bus,
-        tasks: TaskCommands,
-        stamp: Callable[[], Stamp],
-        ids: Callable[[], str],
-        clock: Callable[[], float],
-    ) -> None:
-        self._log = log
-        self._bus = bus
+    def __init__(self, tools: Tools, tasks: TaskCommands) -> None:
+        super().__init__(tools)
         self._tasks = tasks
-        self._stamp = stamp
-        self._ids = ids
-        self._clock = clock
 
     async def bulk(self, command: m.Bulk, who: str) -> m.BulkProgress | m.Refusal:
         """Carry it out as far as `WORK_S` allows, to its end where it has no id."""

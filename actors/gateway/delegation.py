@@ -18,7 +18,7 @@ from msgspec import Meta, Struct
 from msgspec.structs import replace
 
 from actors import lifecycle
-from actors.gateway.tasks import digest_of
+from actors.gateway.tasks import Commands, digest_of
 from events import catalogue as c
 from events import commands as m
 from events import subjects
@@ -30,9 +30,7 @@ from events.lifecycle import UNDER_WAY
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from actors.gateway.tasks import DryRun, TaskCommands
-    from actors.stamp import Stamp
-    from events.log import EventLog
+    from actors.gateway.tasks import TaskCommands, Tools
 
 DECIDE_AGAIN: Final = 32
 """So often it is tried when somebody else was first: siblings come at the same time."""
@@ -75,22 +73,12 @@ class Parent(NamedTuple):
         return f"task:{self.state.task_id}"
 
 
-class Delegation:
+class Delegation(Commands):
     """Carries out what runs ask for."""
 
-    def __init__(
-        self,
-        log: EventLog,
-        tasks: TaskCommands,
-        dry_run: DryRun,
-        stamp: Callable[[], Stamp],
-        ids: Callable[[], str],
-    ) -> None:
-        self._log = log
+    def __init__(self, tools: Tools, tasks: TaskCommands) -> None:
+        super().__init__(tools)
         self._tasks = tasks
-        self._dry_run = dry_run
-        self._stamp = stamp
-        self._ids = ids
         self._table: dict[str, tuple[Reader[Any], _Handler]] = {
             "submit": (Reader(SubmitChild), self._submit),
             "route": (Reader(SubmitChild), self._route),

@@ -14,7 +14,7 @@ from actors.gateway.attachments import AttachmentCommands
 from actors.gateway.bulk import BulkCommands
 from actors.gateway.delegation import Delegation
 from actors.gateway.schedules import ScheduleCommands
-from actors.gateway.tasks import TaskCommands
+from actors.gateway.tasks import TaskCommands, Tools
 from actors.stamp import Stamp
 from events import commands as m
 from events import subjects
@@ -60,11 +60,11 @@ class Gateway:
 
         files = AttachmentCommands(attachments, ids, clock)
         self._submits: Reader[m.Submit] = Reader(m.Submit)
-        self._tasks = tasks = TaskCommands(log, dry_run, stamp, ids, clock, files.check)
-        bulk = BulkCommands(log, bus, tasks, stamp, ids, clock)
-        admin = AdminCommands(log, bus, dry_run, stamp)
-        self._delegation = Delegation(log, tasks, dry_run, stamp, ids)
-        planning = ScheduleCommands(log, dry_run, tasks, stamp)
+        tools = Tools(log, bus, dry_run, stamp, ids, clock)
+        self._tasks = tasks = TaskCommands(tools, files.check)
+        bulk, admin = BulkCommands(tools, tasks), AdminCommands(tools)
+        self._delegation = Delegation(tools, tasks)
+        planning = ScheduleCommands(tools, tasks)
         table: dict[str, tuple[type[Any], Handler]] = {
             "task.submit": (m.Submit, tasks.submit),
             "task.batch": (m.SubmitBatch, tasks.submit_batch),

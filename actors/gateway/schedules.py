@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 from typing import TYPE_CHECKING, Any, Final
 
-from actors.gateway.tasks import DECIDE_AGAIN
+from actors.gateway.tasks import DECIDE_AGAIN, Commands
 from actors.scheduler.schedules import key_of
 from events import catalogue as c
 from events import commands as m
@@ -18,10 +18,8 @@ from events.ids import derived
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from actors.gateway.tasks import DryRun, TaskCommands
+    from actors.gateway.tasks import TaskCommands, Tools
     from actors.scheduler.schedules import Schedule
-    from actors.stamp import Stamp
-    from events.log import EventLog
 
     Decide = Callable[[Schedule | None], c.ScheduleEvent | m.Refusal | None]
 
@@ -33,24 +31,16 @@ _OF_TASK: Final = ("classification", "mode", "mode_reason", "prompt_tokens_estim
 _NOT_PLANNED = ("at", "deadline", "idempotency_key", "name", "retry_of", "attachments")
 
 
-class ScheduleCommands:
+class ScheduleCommands(Commands):
     """Carries out commands about schedules; each method is one command.
 
-    `stamp` makes the id, time and author of an event. What there is says the scheduler's
-    fold, which may be behind the log: then an append is refused, and it is waited for.
+    What there is says the scheduler's fold, which may be behind the log: then an append is
+    refused, and it is waited for.
     """
 
-    def __init__(
-        self,
-        log: EventLog,
-        dry_run: DryRun,
-        tasks: TaskCommands,
-        stamp: Callable[[], Stamp],
-    ) -> None:
-        self._log = log
-        self._dry_run = dry_run
+    def __init__(self, tools: Tools, tasks: TaskCommands) -> None:
+        super().__init__(tools)
         self._tasks = tasks
-        self._stamp = stamp
 
     async def add(self, command: m.AddSchedule, who: str) -> m.Done | m.Refusal:
         """Add a schedule; the same again changes nothing."""

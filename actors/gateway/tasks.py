@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
 import msgspec
 
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from actors.scheduler.schedules import Schedules
     from actors.scheduler.tiers import TierWatch
     from actors.stamp import Stamp
+    from events.bus import Bus
     from events.errors import LogError
     from events.log import EventLog
 
@@ -65,6 +66,29 @@ class DryRun(Protocol):
         ...
 
 
+class Tools(NamedTuple):
+    """What commands are carried out with.
+
+    `stamp` makes the id, time and author of an event, `ids` an id alone; `clock` tells
+    seconds since the epoch.
+    """
+
+    log: EventLog
+    bus: Bus
+    dry_run: DryRun
+    stamp: Callable[[], Stamp]
+    ids: Callable[[], str]
+    clock: Callable[[], float]
+
+
+class Commands:
+    """Carries out some of the commands, with the tools that all of them have."""
+
+    def __init__(self, tools: Tools) -> None:
+        self._log, self._bus, self._dry_run = tools.log, tools.bus, tools.dry_run
+        self._stamp, self._ids, self._clock = tools.stamp, tools.ids, tools.clock
+
+
 Said = tuple[type[c.Event], str, str | None]
 """What makes a command the same again: the event it makes, who gave it, and its id; one
 without an id is none that was given before."""
@@ -96,27 +120,16 @@ def hosts_named(dry_run: DryRun) -> str:
     return some + more
 
 
-class TaskCommands:
+class TaskCommands(Commands):
     """Carries out commands about tasks; each public method is one command.
 
-    `stamp` makes the id, time and author of an event, `ids` an id alone; `clock` tells
-    seconds since the epoch, `stored` refuses a task whose attachments are not there.
+    `stored` refuses a task whose attachments are not there.
     """
 
     def __init__(
-        self,
-        log: EventLog,
-        dry_run: DryRun,
-        stamp: Callable[[], Stamp],
-        ids: Callable[[], str],
-        clock: Callable[[], float],
-        stored: Callable[[c.TaskSpec], Awaitable[None]],
+        self, tools: Tools, stored: Callable[[c.TaskSpec], Awaitable[None]]
     ) -> None:
-        self._log = log
-        self._dry_run = dry_run
-        self._stamp = stamp
-        self._ids = ids
-        self._clock = clock
+        super().__init__(tools)
         self._stored = stored
 
     # -- submitting --------------------------------------------------------------------
@@ -128,13 +141,7 @@ class TaskCommands:
         task_id = self._task_id(who, spec, named)
         graph_of([spec], [task_id])
         event = self.submission(task_id, spec, who, command.id)
-        await self._stored(spec)
-        await self._come_after(spec, ())
-        if (unknown := self._unknown_repo(spec)) is not None:
-            # What was taken once is found again, whatever became of its host.
-            if await self._log.read(subjects.task(task_id), limit=1):
-                return await self.existing(event)
-            raise unknown
+        await self.look(spec, task_id)
         try:
             seq = await self._log.append(subjects.task(task_id), event, expect=0)
         except Conflict:
@@ -289,11 +296,20 @@ class TaskCommands:
                         task_id,
                     )
 
-    async def look(self, spec: c.TaskSpec) -> None:
-        """Look for what a task names: attachments, other tasks, a repository: Malformed."""
+    async def look(
+        self, spec: c.TaskSpec, task_id: str = "", batch: Collection[str] = ()
+    ) -> None:
+        """Look for what a task names: attachments, other tasks, a repository: Malformed.
+
+        A task that was taken before, known by its `task_id`, may name a repository that is
+        gone with its host. `batch` are the ids of the tasks that come with it.
+        """
         await self._stored(spec)
-        await self._come_after(spec, ())
-        if (unknown := self._unknown_repo(spec)) is not None:
+        await self._come_after(spec, batch)
+        unknown = self._unknown_repo(spec)
+        if unknown is not None and not (
+            task_id and await self._log.read(subjects.task(task_id), limit=1)
+        ):
             raise unknown
 
     async def submit_batch(
@@ -311,13 +327,7 @@ class TaskCommands:
         for n, (spec, task_id) in enumerate(zip(specs, ids, strict=True)):
             try:
                 events.append(self.submission(task_id, spec, who, command.id))
-                await self._stored(spec)
-                await self._come_after(spec, ids)
-                unknown = self._unknown_repo(spec)
-                if unknown and not await self._log.read(
-                    subjects.task(task_id), limit=1
-                ):
-                    raise unknown
+                await self.look(spec, task_id, ids)
             except Malformed as error:
                 raise Malformed(
                     f"tasks[{n}].{error.path}", error.expected, error.got

@@ -84,10 +84,8 @@ class _Decider:
                 self.join()
             case msg.Announced():
                 self.announced(command)
-            case msg.EndpointFound():
-                self.endpoint_found(command.state)
-            case msg.EndpointGone():
-                self.endpoint_gone(command.state)
+            case msg.EndpointProbed():
+                self.endpoint_probed(command.state)
             case msg.Leave():
                 self.leave(command)
             case msg.HandBack():
@@ -189,10 +187,14 @@ class _Decider:
         if run is None or run.phase != "reserved":
             return
         self.effect(msg.Respond(_OK, command.route))
+        self.start_if_wanted(run, "it had not started")
+
+    def start_if_wanted(self, run: HeldRun, detail: str) -> None:
+        """Start a run, unless it was asked to end; `detail` then says how far it was."""
         if run.wish == "cancel":
             self.run_event(c.TaskStopped, run.assign)
         elif run.wish == "drain":
-            self.give_back(run, "draining", "it had not started")
+            self.give_back(run, "draining", detail)
         else:
             self.start(run.assign)
 
@@ -383,14 +385,8 @@ class _Decider:
     def join(self) -> None:
         self.host_joined()
         for run in self.state.runs.values():
-            if run.phase != "continuing":
-                continue
-            if run.wish == "cancel":
-                self.run_event(c.TaskStopped, run.assign)
-            elif run.wish == "drain":
-                self.give_back(run, "draining", "it had not gone on")
-            else:
-                self.start(run.assign)
+            if run.phase == "continuing":
+                self.start_if_wanted(run, "it had not gone on")
 
     def host_joined(self) -> None:
         state, about = self.state, self.state.about
@@ -417,19 +413,15 @@ class _Decider:
             if run.phase == "interrupted":
                 self.give_back(run, "interrupted", "the host was restarted")
 
-    def endpoint_found(self, now: c.EndpointState) -> None:
+    def endpoint_probed(self, now: c.EndpointState) -> None:
         before = self.state.endpoints.get(now.endpoint)
         if not self.state.joined:
             self.fact(msg.EndpointKnown(now))
-        elif before is None or not before.up:
-            self.host_event(c.EndpointUp, state=now)
-        elif before != now:
-            self.host_event(c.EndpointChanged, state=now)
-
-    def endpoint_gone(self, now: c.EndpointState) -> None:
-        before = self.state.endpoints.get(now.endpoint)
-        if not self.state.joined:
-            self.fact(msg.EndpointKnown(now))
+        elif now.up:
+            if before is None or not before.up:
+                self.host_event(c.EndpointUp, state=now)
+            elif before != now:
+                self.host_event(c.EndpointChanged, state=now)
         elif before is None or before.up:
             self.host_event(
                 c.EndpointDown,

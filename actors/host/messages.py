@@ -86,14 +86,8 @@ class Join(Struct, frozen=True):
     """Say who is here."""
 
 
-class EndpointFound(Struct, frozen=True):
-    """An endpoint answers, as described."""
-
-    state: c.EndpointState
-
-
-class EndpointGone(Struct, frozen=True):
-    """An endpoint does not answer. `state` describes it, its `reason` says why."""
+class EndpointProbed(Struct, frozen=True):
+    """An endpoint answers, as described, or does not, and `state.reason` says why."""
 
     state: c.EndpointState
 
@@ -143,8 +137,7 @@ HostCommand = (
     | RunEnded
     | Reported
     | Join
-    | EndpointFound
-    | EndpointGone
+    | EndpointProbed
     | Leave
     | HandBack
     | Left

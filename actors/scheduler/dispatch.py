@@ -17,17 +17,18 @@ from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 from msgspec import structs
 
+from actors.lifecycle import TaskState
 from actors.rules import routing
 from actors.rules.modes import resolve
 from actors.rules.prompt import estimate
 from actors.scheduler import returns
+from actors.scheduler.live import LiveTask
 from actors.scheduler.outputs import about_task
 from actors.scheduler.queue import (
     LANES,
     PLACE_KIND,
     Group,
     Requirement,
-    Waiting,
     rank_of,
     requirement,
 )
@@ -387,7 +388,8 @@ def decide_routes(
             if not outlook.met:
                 unmet.append((group, outlook))
             continue
-        decision = _route_head(state, lead, waiting, outlook, now, ticks)
+        live = state.tasks[waiting.task_id]
+        decision = _route_head(state, lead, live, outlook, now, ticks)
         if decision is None:
             continue
         decisions.append(decision)
@@ -400,28 +402,16 @@ def decide_routes(
 def _route_head(
     state: SchedulerState,
     lead: Leadership,
-    waiting: Waiting,
+    live: LiveTask,
     target: Target,
     now: float,
     ticks: Callable[[], float],
 ) -> Decision | None:
-    live = state.tasks[waiting.task_id]
-    task = live.task
     used_up = returns.decide_used_up(state, lead, live, now)
     if used_up is not None:
         return used_up
     began = ticks()
-    routed = _route(
-        state,
-        waiting,
-        target,
-        now,
-        lead.stamp(now),
-        generation=task.generation + 1,
-        attempt=task.attempts + 1,
-        repo=live.repo,
-        classification_reason=live.classification_reason,
-    )
+    routed = _route(state, live, target, now, lead.stamp(now))
     if routed is None:
         return None
     event, place = routed
@@ -431,34 +421,25 @@ def _route_head(
         clock_ahead_s=round(place.host.clock_ahead_s, 3),
     )
     state.reserve(live, event, place)
-    return about_task(event, task)
+    return about_task(event, live.task)
 
 
 def _route(
-    state: SchedulerState,
-    waiting: Waiting,
-    target: Target,
-    now: float,
-    stamp: Stamp,
-    *,
-    generation: int,
-    attempt: int,
-    repo: str | None,
-    classification_reason: str,
+    state: SchedulerState, live: LiveTask, target: Target, now: float, stamp: Stamp
 ) -> tuple[c.TaskRouted, Place] | None:
-    hop = target.hop
+    hop, task = target.hop, live.task
     return routing.route(
         routing.Routable(
-            task_id=waiting.task_id,
-            generation=generation,
-            attempt=attempt,
-            repo=repo,
+            task_id=task.task_id,
+            generation=task.generation + 1,
+            attempt=task.attempts + 1,
+            repo=live.repo,
             barred=target.barred,
-            classification_reason=classification_reason,
+            classification_reason=live.classification_reason,
             fallback_from=hop.tier if hop is not None else None,
             fallback_code=hop.code if hop is not None else None,
             fallback_reason=hop.reason if hop is not None else None,
-            wait=hop.wait if hop is not None else _avoided(state, waiting, now),
+            wait=hop.wait if hop is not None else _avoided(state, live, now),
         ),
         target.pool,
         state.policy,
@@ -469,17 +450,17 @@ def _route(
     )
 
 
-def _avoided(state: SchedulerState, waiting: Waiting, now: float) -> c.Wait | None:
+def _avoided(state: SchedulerState, live: LiveTask, now: float) -> c.Wait | None:
     """Return the wait for its tier's last outage, which spared this task the hop."""
-    watch = state.tiers[waiting.requirement.tier]
+    watch = state.tiers[live.task.tier]
     outage = watch.outage
-    if outage is None or waiting.requirement.kind in FIXED_KINDS:
+    if outage is None or live.fixed:
         return None
     # An outage that is over may not have come back from the log as over yet.
     until = now if outage.until is None else outage.until
-    if waiting.since > until:
+    if live.since > until:
         return None
-    waited_s = round(max(0.0, until - max(outage.since, waiting.since)), 6)
+    waited_s = round(max(0.0, until - max(outage.since, live.since)), 6)
     return c.Wait(watch.tier, state.time.text(outage.since), waited_s, "avoided")
 
 
@@ -502,21 +483,19 @@ def would_route(
         mode=resolve(spec).mode,
         prompt_tokens=estimate(spec),
     )
+    live = LiveTask(
+        TaskState(task_id="dry-run", tier=tier),
+        required,
+        LANES[spec.priority],
+        spec.repo,
+        classification.reason,
+        since=now,
+    )
     with state.fleet.passing():
         outlook = look(state, Group(required), now)
         if isinstance(outlook, Blocked):
             return None, outlook.why
-        routed = _route(
-            state,
-            Waiting("dry-run", 0, LANES[spec.priority], now, required),
-            outlook,
-            now,
-            stamp,
-            generation=1,
-            attempt=1,
-            repo=spec.repo,
-            classification_reason=classification.reason,
-        )
+        routed = _route(state, live, outlook, now, stamp)
     return (routed[0], "") if routed is not None else (None, "no place is open")
 
 

@@ -16,7 +16,7 @@ import asyncio
 import re
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import msgspec
 import nats.errors
@@ -129,16 +129,11 @@ class LinkSubscription:
             await self._client.deafen(self._subscription)
 
 
-class PendingReply:
+class PendingReply(NamedTuple):
     """An answer that is waited for. `heard` is called with it, at most once."""
 
-    __slots__ = ("heard", "subject")
-
-    def __init__(
-        self, subject: str, heard: Callable[[LinkMessage | Denied], None]
-    ) -> None:
-        self.subject = subject
-        self.heard = heard
+    subject: str
+    heard: Callable[[LinkMessage | Denied], None]
 
 
 class Link:

@@ -473,19 +473,19 @@ DOWN = c.EndpointState(endpoint="h1-gpu", kind="ollama", up=False, reason="refus
 
 
 def test_endpoints_found_before_joining_are_part_of_joining() -> None:
-    host = Host().given(msg.EndpointFound(UP)).when(msg.Join())
+    host = Host().given(msg.EndpointProbed(UP)).when(msg.Join())
     assert host.event.endpoints == [UP]
 
 
 def test_only_changes_of_endpoints_are_events() -> None:
     host = Host().given(msg.Join())
-    assert host.when(msg.EndpointFound(UP)).names == ["endpoint.up"]
-    assert host.when(msg.EndpointFound(UP)).names == []
+    assert host.when(msg.EndpointProbed(UP)).names == ["endpoint.up"]
+    assert host.when(msg.EndpointProbed(UP)).names == []
     more = c.EndpointState(endpoint="h1-gpu", kind="ollama", up=True, loaded=["a"])
-    assert host.when(msg.EndpointFound(more)).names == ["endpoint.changed"]
-    assert host.when(msg.EndpointGone(DOWN)).names == ["endpoint.down"]
-    assert host.when(msg.EndpointGone(DOWN)).names == []
-    assert host.when(msg.EndpointFound(UP)).names == ["endpoint.up"]
+    assert host.when(msg.EndpointProbed(more)).names == ["endpoint.changed"]
+    assert host.when(msg.EndpointProbed(DOWN)).names == ["endpoint.down"]
+    assert host.when(msg.EndpointProbed(DOWN)).names == []
+    assert host.when(msg.EndpointProbed(UP)).names == ["endpoint.up"]
 
 
 def test_shared_endpoints_are_watched_and_take_runs() -> None:
@@ -505,7 +505,7 @@ def test_a_shared_endpoint_that_was_added_anew_is_reported_anew() -> None:
     )
     up = c.EndpointState(endpoint="pool", kind="ollama", up=True, shared=True)
     host = Host().given(msg.Join(), mail.UseEndpoints(epoch=1, endpoints=[pool]))
-    assert host.when(msg.EndpointFound(up)).names == ["endpoint.up"]
+    assert host.when(msg.EndpointProbed(up)).names == ["endpoint.up"]
     host.when(mail.UseEndpoints(epoch=1, endpoints=[pool], as_of=1))
     assert host.effects(msg.Watch) == []
     anew = mail.SharedEndpoint(
@@ -513,7 +513,7 @@ def test_a_shared_endpoint_that_was_added_anew_is_reported_anew() -> None:
     )
     host.when(mail.UseEndpoints(epoch=1, endpoints=[anew], as_of=2))
     assert host.effects(msg.Watch) == [msg.Watch([anew])]
-    assert host.when(msg.EndpointFound(up)).names == ["endpoint.up"]
+    assert host.when(msg.EndpointProbed(up)).names == ["endpoint.up"]
 
 
 def test_an_older_list_of_shared_endpoints_that_comes_late_is_passed_by():
