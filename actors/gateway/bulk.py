@@ -32,7 +32,7 @@ from events.lifecycle import FINAL, PHASES
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from actors.gateway.tasks import Decide, TaskCommands, Tools
+    from actors.gateway.tasks import Decide, TaskCommands, GatewayTools
     from events.lifecycle import Phase
 
 PAGE: Final = 1_000
@@ -113,7 +113,7 @@ class Unanswered(AgentComError):
 class BulkCommands(Commands):
     """Carries out `task.bulk`."""
 
-    def __init__(self, tools: Tools, tasks: TaskCommands) -> None:
+    def __init__(self, tools: GatewayTools, tasks: TaskCommands) -> None:
         super().__init__(tools)
         self._tasks = tasks
 

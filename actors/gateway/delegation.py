@@ -30,7 +30,7 @@ from events.lifecycle import UNDER_WAY
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from actors.gateway.tasks import TaskCommands, Tools
+    from actors.gateway.tasks import TaskCommands, GatewayTools
 
 DECIDE_AGAIN: Final = 32
 """So often it is tried when somebody else was first: siblings come at the same time."""
@@ -76,7 +76,7 @@ class Parent(NamedTuple):
 class Delegation(Commands):
     """Carries out what runs ask for."""
 
-    def __init__(self, tools: Tools, tasks: TaskCommands) -> None:
+    def __init__(self, tools: GatewayTools, tasks: TaskCommands) -> None:
         super().__init__(tools)
         self._tasks = tasks
         self._table: dict[str, tuple[Reader[Any], _Handler]] = {

@@ -14,7 +14,7 @@ from actors.gateway.attachments import AttachmentCommands
 from actors.gateway.bulk import BulkCommands
 from actors.gateway.delegation import Delegation
 from actors.gateway.schedules import ScheduleCommands
-from actors.gateway.tasks import TaskCommands, Tools
+from actors.gateway.tasks import TaskCommands, GatewayTools
 from actors.stamp import Stamp
 from events import commands as m
 from events import subjects
@@ -60,7 +60,7 @@ class Gateway:
 
         files = AttachmentCommands(attachments, ids, clock)
         self._submits: Reader[m.Submit] = Reader(m.Submit)
-        tools = Tools(log, bus, dry_run, stamp, ids, clock)
+        tools = GatewayTools(log, bus, dry_run, stamp, ids, clock)
         self._tasks = tasks = TaskCommands(tools, files.check)
         bulk, admin = BulkCommands(tools, tasks), AdminCommands(tools)
         self._delegation = Delegation(tools, tasks)

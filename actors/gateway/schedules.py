@@ -18,7 +18,7 @@ from events.ids import derived
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from actors.gateway.tasks import TaskCommands, Tools
+    from actors.gateway.tasks import TaskCommands, GatewayTools
     from actors.scheduler.schedules import Schedule
 
     Decide = Callable[[Schedule | None], c.ScheduleEvent | m.Refusal | None]
@@ -38,7 +38,7 @@ class ScheduleCommands(Commands):
     refused, and it is waited for.
     """
 
-    def __init__(self, tools: Tools, tasks: TaskCommands) -> None:
+    def __init__(self, tools: GatewayTools, tasks: TaskCommands) -> None:
         super().__init__(tools)
         self._tasks = tasks
 

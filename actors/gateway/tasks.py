@@ -66,7 +66,7 @@ class DryRun(Protocol):
         ...
 
 
-class Tools(NamedTuple):
+class GatewayTools(NamedTuple):
     """What commands are carried out with.
 
     `stamp` makes the id, time and author of an event, `ids` an id alone; `clock` tells
@@ -84,7 +84,7 @@ class Tools(NamedTuple):
 class Commands:
     """Carries out some of the commands, with the tools that all of them have."""
 
-    def __init__(self, tools: Tools) -> None:
+    def __init__(self, tools: GatewayTools) -> None:
         self._log, self._bus, self._dry_run = tools.log, tools.bus, tools.dry_run
         self._stamp, self._ids, self._clock = tools.stamp, tools.ids, tools.clock
 
@@ -127,7 +127,7 @@ class TaskCommands(Commands):
     """
 
     def __init__(
-        self, tools: Tools, stored: Callable[[c.TaskSpec], Awaitable[None]]
+        self, tools: GatewayTools, stored: Callable[[c.TaskSpec], Awaitable[None]]
     ) -> None:
         super().__init__(tools)
         self._stored = stored
