@@ -1,10 +1,10 @@
-"""Commands about hosts, shared endpoints, alerts and the policy."""
+"""GatewayCommands about hosts, shared endpoints, alerts and the policy."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from actors.gateway.tasks import DECIDE_AGAIN, Commands, hosts_named, was_said
+from actors.gateway.tasks import DECIDE_AGAIN, GatewayCommands, hosts_named, was_said
 from actors.rules import policy as policies
 from events import catalogue as c
 from events import commands as m
@@ -28,7 +28,7 @@ DETAIL_LENGTH: Final = 1_000
 _replies: Reader[Reply] = Reader(Reply)
 
 
-class AdminCommands(Commands):
+class AdminCommands(GatewayCommands):
     """Carries out what operators ask for; each method is one command."""
 
     # -- hosts -------------------------------------------------------------------------

@@ -19,7 +19,7 @@ import msgspec
 from msgspec import Struct
 
 from actors import lifecycle
-from actors.gateway.tasks import Commands
+from actors.gateway.tasks import GatewayCommands
 from events import catalogue as c
 from events import commands as m
 from events import subjects
@@ -32,7 +32,7 @@ from events.lifecycle import FINAL, PHASES
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from actors.gateway.tasks import Decide, TaskCommands, GatewayTools
+    from actors.gateway.tasks import Decide, GatewayTools, TaskCommands
     from events.lifecycle import Phase
 
 PAGE: Final = 1_000
@@ -110,7 +110,7 @@ class Unanswered(AgentComError):
         super().__init__(refusal.error)
 
 
-class BulkCommands(Commands):
+class BulkCommands(GatewayCommands):
     """Carries out `task.bulk`."""
 
     def __init__(self, tools: GatewayTools, tasks: TaskCommands) -> None:

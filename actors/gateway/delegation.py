@@ -1,4 +1,4 @@
-"""Commands of a task's run: submit a child task, cancel one. See docs/delegation.md.
+"""GatewayCommands of a task's run: submit a child task, cancel one. See docs/delegation.md.
 
 A host asks for the runs that it has, on a subject of its own (`events.subjects`), so who
 asks is known by the broker. Whether the run may ask is read from the log, each time: the
@@ -18,7 +18,7 @@ from msgspec import Meta, Struct
 from msgspec.structs import replace
 
 from actors import lifecycle
-from actors.gateway.tasks import Commands, digest_of
+from actors.gateway.tasks import GatewayCommands, digest_of
 from events import catalogue as c
 from events import commands as m
 from events import subjects
@@ -30,7 +30,7 @@ from events.lifecycle import UNDER_WAY
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from actors.gateway.tasks import TaskCommands, GatewayTools
+    from actors.gateway.tasks import GatewayTools, TaskCommands
 
 DECIDE_AGAIN: Final = 32
 """So often it is tried when somebody else was first: siblings come at the same time."""
@@ -73,7 +73,7 @@ class Parent(NamedTuple):
         return f"task:{self.state.task_id}"
 
 
-class Delegation(Commands):
+class Delegation(GatewayCommands):
     """Carries out what runs ask for."""
 
     def __init__(self, tools: GatewayTools, tasks: TaskCommands) -> None:

@@ -14,7 +14,7 @@ from actors.gateway.attachments import AttachmentCommands
 from actors.gateway.bulk import BulkCommands
 from actors.gateway.delegation import Delegation
 from actors.gateway.schedules import ScheduleCommands
-from actors.gateway.tasks import TaskCommands, GatewayTools
+from actors.gateway.tasks import GatewayTools, TaskCommands
 from actors.stamp import Stamp
 from events import commands as m
 from events import subjects

@@ -1,4 +1,4 @@
-"""Commands about schedules. What is planned is fired by the scheduler that leads."""
+"""GatewayCommands about schedules. What is planned is fired by the scheduler that leads."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 from typing import TYPE_CHECKING, Any, Final
 
-from actors.gateway.tasks import DECIDE_AGAIN, Commands
+from actors.gateway.tasks import DECIDE_AGAIN, GatewayCommands
 from actors.scheduler.schedules import key_of
 from events import catalogue as c
 from events import commands as m
@@ -18,7 +18,7 @@ from events.ids import derived
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from actors.gateway.tasks import TaskCommands, GatewayTools
+    from actors.gateway.tasks import GatewayTools, TaskCommands
     from actors.scheduler.schedules import Schedule
 
     Decide = Callable[[Schedule | None], c.ScheduleEvent | m.Refusal | None]
@@ -31,7 +31,7 @@ _OF_TASK: Final = ("classification", "mode", "mode_reason", "prompt_tokens_estim
 _NOT_PLANNED = ("at", "deadline", "idempotency_key", "name", "retry_of", "attachments")
 
 
-class ScheduleCommands(Commands):
+class ScheduleCommands(GatewayCommands):
     """Carries out commands about schedules; each method is one command.
 
     What there is says the scheduler's fold, which may be behind the log: then an append is

@@ -1,4 +1,4 @@
-"""Commands about tasks: submit, steer, and ask what would become of one."""
+"""GatewayCommands about tasks: submit, steer, and ask what would become of one."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ class GatewayTools(NamedTuple):
     clock: Callable[[], float]
 
 
-class Commands:
+class GatewayCommands:
     """Carries out some of the commands, with the tools that all of them have."""
 
     def __init__(self, tools: GatewayTools) -> None:
@@ -120,7 +120,7 @@ def hosts_named(dry_run: DryRun) -> str:
     return some + more
 
 
-class TaskCommands(Commands):
+class TaskCommands(GatewayCommands):
     """Carries out commands about tasks; each public method is one command.
 
     `stored` refuses a task whose attachments are not there.
