@@ -1,4 +1,4 @@
-"""GatewayCommands about hosts, shared endpoints, alerts and the policy."""
+"""Commands about hosts, shared endpoints, alerts and the policy."""
 
 from __future__ import annotations
 

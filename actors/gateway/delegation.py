@@ -1,4 +1,4 @@
-"""GatewayCommands of a task's run: submit a child task, cancel one. See docs/delegation.md.
+"""Commands of a task's run: submit a child task, cancel one. See docs/delegation.md.
 
 A host asks for the runs that it has, on a subject of its own (`events.subjects`), so who
 asks is known by the broker. Whether the run may ask is read from the log, each time: the

@@ -1,4 +1,4 @@
-"""GatewayCommands about schedules. What is planned is fired by the scheduler that leads."""
+"""Commands about schedules. What is planned is fired by the scheduler that leads."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""GatewayCommands about tasks: submit, steer, and ask what would become of one."""
+"""Commands about tasks: submit, steer, and ask what would become of one."""
 
 from __future__ import annotations
 
