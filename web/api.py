@@ -49,7 +49,7 @@ ANSWER_S: Final = 5.0
 AGAIN_S: Final = 2.0
 """A command that may be given twice is given again after this, beside the first: the gateway
 that got it may be cut off, or our own server, and another may answer."""
-ABSENT_TRIES: Final = 15
+ABSENT_PAUSE_S: Final = 0.05
 EVENTS_BYTES: Final = 2_000_000
 MANY_S: Final = 60.0
 """How long a request for many tasks may take; `finished` says whether all are done."""
@@ -390,28 +390,39 @@ class Api:
         *,
         again: bool = False,
     ) -> bytes:
-        """Ask the gateway; right after somebody's reconnect nobody may seem to listen.
+        """Ask the gateway, for `ANSWER_S` at most.
 
-        With `again` the command may be given twice: after a while it is.
+        After a reconnect, or while a scheduler is started again, nobody listens: then nobody
+        has the command, and it is given anew. With `again` it may be given twice: after a
+        while it is.
         """
         headers = {header.REQUESTER: who}
         if TraceParent.read(traceparent):
             headers[TRACEPARENT] = traceparent
-        for attempt in range(1, ABSENT_TRIES + 1):
-            try:
-                return await self._request(subject, body, headers, again=again)
-            except Unreachable as error:
-                if not error.absent or attempt == ABSENT_TRIES:
-                    raise
-            await asyncio.sleep(0.02)
-        raise Unreachable(subject, absent=True)
-
-    async def _request(
-        self, subject: str, body: bytes, headers: dict[str, str], *, again: bool
-    ) -> bytes:
-        """Ask, with `again` each `AGAIN_S` once more; the first answer counts."""
         loop = asyncio.get_running_loop()
         until = loop.time() + ANSWER_S
+        while True:
+            try:
+                return await self._request(subject, body, headers, until, again=again)
+            except Unreachable as error:
+                if not error.absent or loop.time() + ABSENT_PAUSE_S >= until:
+                    raise
+            await asyncio.sleep(ABSENT_PAUSE_S)
+
+    async def _request(
+        self,
+        subject: str,
+        body: bytes,
+        headers: dict[str, str],
+        until: float,
+        *,
+        again: bool,
+    ) -> bytes:
+        """Ask, with `again` each `AGAIN_S` once more; the first answer counts.
+
+        `until` is by the loop's clock.
+        """
+        loop = asyncio.get_running_loop()
         answer: asyncio.Future[bytes] = loop.create_future()
         asked: list[asyncio.Future[bytes]] = []
         failed: list[asyncio.Future[bytes]] = []

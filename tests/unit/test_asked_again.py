@@ -66,6 +66,38 @@ async def test_web_waits_for_the_other_where_one_of_them_is_not_heard(
     assert await given == b"done"
 
 
+async def test_web_waits_for_a_gateway_while_nobody_listens(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(api, "ANSWER_S", 60.0)
+    bus = Bus()
+    given = giving(bus, again=False)
+    for times in range(1, 21):
+        await bus.until_asked(times)
+        bus.asked[-1].set_exception(Unreachable("x", absent=True))
+    await bus.until_asked(21)
+    bus.asked[-1].set_result(b"done")
+    assert await given == b"done"
+
+
+async def test_web_says_in_the_end_that_nobody_listens(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(api, "ANSWER_S", 0.2)
+    bus = Bus()
+    given = giving(bus, again=False)
+    given.add_done_callback(lambda _: bus.more.set())
+    while not given.done():
+        for one in bus.asked:
+            if not one.done():
+                one.set_exception(Unreachable("x", absent=True))
+        bus.more.clear()
+        async with asyncio.timeout(60):
+            await bus.more.wait()
+    with pytest.raises(Unreachable, match="nobody listens"):
+        given.result()
+
+
 async def test_web_gives_only_once_what_may_not_be_done_twice(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
