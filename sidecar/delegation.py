@@ -13,6 +13,7 @@ import asyncio
 import secrets
 import sys
 from contextlib import asynccontextmanager
+from math import inf
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import msgspec
@@ -198,6 +199,8 @@ class RunsDoor:
             asked |= request.match_info
         if "wait" in asked:
             asked["wait"] = float(asked["wait"])
+            if not 0 <= asked["wait"] < inf:  # what is no number neither
+                raise ValueError(f"wait: expected seconds, got {asked['wait']}")
         subject = subjects.child_query(self._host, verb)
         timeout = ANSWER_S + min(asked.get("wait", 0.0), 60.0)
         return await self._ask(guest, subject, {"ask": asked}, timeout)

@@ -6,6 +6,7 @@ question asked.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 from typing import TYPE_CHECKING
@@ -210,13 +211,16 @@ async def add_worktree(git: Git, repo: Path, folder: Path, branch: str) -> bool:
 
 
 async def retire(git: Git, folder: Path, reference: str, base: str | None) -> bool:
-    """Let go of a worktree's branch; whether work was saved under `reference` first."""
-    try:
-        saved = await _keep_work(git, folder, reference, base)
-        head = await git.line(folder, "rev-parse", "HEAD")
-        await git.line(folder, "update-ref", "--no-deref", "HEAD", head)
-    except WorkspaceError:
-        return False  # it stays as it is
+    """Let go of a worktree's branch; whether work was saved under `reference` first.
+
+    Raises WorkspaceError where that cannot be done, and leaves it as it is.
+    """
+    there = await asyncio.to_thread(folder.is_dir)
+    if not there or not (await git.run(folder, ("rev-parse", "--git-dir"))).ok:
+        return False  # it is gone, or its repository, which would keep what is saved
+    saved = await _keep_work(git, folder, reference, base)
+    head = await git.line(folder, "rev-parse", "HEAD")
+    await git.line(folder, "update-ref", "--no-deref", "HEAD", head)
     return saved
 
 

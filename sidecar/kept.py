@@ -166,11 +166,13 @@ def begin_to_age(root: Path, log_s: float, going_on: Collection[str]) -> None:
 
 def surplus(root: Path, busy: set[Path], most: int, oldest: float) -> list[Path]:
     """Return the folders that are to go: beyond the `most` youngest, or from before
-    `oldest` (log time). The `busy` ones count, and stay."""
+    `oldest` (log time). The `busy` ones and those without a mark count, and stay."""
     kept = _all(root)
     kept.sort(key=_ended, reverse=True)
     return [
         folder
         for n, folder in enumerate(kept)
-        if folder not in busy and (n >= most or _ended(folder) < oldest)
+        if folder not in busy
+        and (end := _ended(folder)) < float("inf")
+        and (n >= most or end < oldest)
     ]

@@ -48,6 +48,7 @@ from sidecar.folders import (
     WorkspaceError,
     folders,
     is_as_made,
+    logger,
     make,
     remove,
 )
@@ -530,12 +531,18 @@ class Workspace:
             yield folder
         finally:
             reference = f"refs/agentcom/{task}/{assign.route}"
-            async with lock:
-                saved = await retire(git, folder, reference, base)
-            if saved:
-                self._note(assign, f"Kept uncommitted work as {reference} in {repo}")
+            try:
+                async with lock:
+                    saved = await retire(git, folder, reference, base)
+            except WorkspaceError as wrong:
+                why = f"uncommitted work cannot be saved as {reference}: {wrong}"
+                self._note(assign, f"{folder} stays, its {why}")
+            else:
+                if saved:
+                    text = f"Kept uncommitted work as {reference} in {repo}"
+                    self._note(assign, text)
+                kept.ended(folder, self._now())
             self._working.discard(folder)
-            kept.ended(folder, self._now())
             await self._end_old(assign.limits)
 
     async def _added(
@@ -554,9 +561,11 @@ class Workspace:
         """Save the work in a worktree that an earlier incarnation of the sidecar left."""
         git = Git(self._processes, "tidy", self._source)
         reference = f"refs/agentcom/{task}/{folder.name}"
-        with suppress(WorkspaceError, OSError):
+        try:
             await retire(git, folder, reference, None)
             kept.mark_of(folder).touch()
+        except (WorkspaceError, OSError) as wrong:
+            logger.warning("work not saved", folder=str(folder), why=str(wrong))
 
     async def _drop_worktree(self, folder: Path) -> None:
         """Remove a worktree whose run is over."""

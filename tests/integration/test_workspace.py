@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import tempfile
 import time
 import warnings
@@ -288,6 +289,37 @@ async def test_uncommitted_work_is_kept_and_said(
     assert git(repo, "show", "fix:file") == "one"
     assert notes == [f"Kept uncommitted work as {reference} in {repo}"]
     assert run.cwd.exists(), "it is kept"
+
+
+async def test_work_that_cannot_be_saved_stays_until_it_can_be(
+    workspace: Workspace, repo: Path, notes: Notes
+) -> None:
+    task = claude(repo="shop", branch="fix")
+    async with workspace.prepare(task) as run:
+        (run.cwd / "new").write_text("new\n")
+        # As a git leaves it that was killed.
+        lock = git(
+            run.cwd, "rev-parse", "--path-format=absolute", "--git-path", "index"
+        )
+        Path(f"{lock}.lock").touch()
+    (said,) = notes
+    assert said.startswith(f"{run.cwd} stays, its uncommitted work cannot be saved")
+    await workspace.tidy(limits=Limits(keep_folders=0))
+    assert (run.cwd / "new").exists()
+    Path(f"{lock}.lock").unlink()
+    await workspace.tidy(limits=Limits(keep_folders=0))
+    assert git(repo, "show", f"refs/agentcom/{task.task_id}/{task.route}:new") == "new"
+    assert not run.cwd.exists()
+
+
+async def test_a_worktree_that_its_task_has_removed_is_no_loss(
+    workspace: Workspace, notes: Notes
+) -> None:
+    for gone in ("", ".git"):
+        async with workspace.prepare(claude(repo="shop", branch=f"x{gone}y")) as run:
+            place = run.cwd / gone
+            shutil.rmtree(place) if place.is_dir() else place.unlink()
+    assert notes == []
 
 
 async def test_a_branch_that_is_checked_out_is_worked_on_as_a_copy(

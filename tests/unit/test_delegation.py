@@ -538,6 +538,9 @@ async def test_a_token_is_good_for_its_run_alone_and_ends_with_it():
             assert await post("tasks", access.token, description="x") == 403
             assert await post("tasks/T1/cancel", access.token, task_id="T2") == 403
             assert await post("tasks", access.token, shell="true") == 403
+            for no_time in ("nan", "-1", [1]):
+                asked_of = {"task_ids": ["T1"], "wait": no_time}
+                assert await post("tasks/ended", access.token, **asked_of) == 400
         assert await post("tasks", access.token, description="x") == 401
     await door.close()
     whose = {"parent": "p1", "route": "p1-r1"}
