@@ -15,6 +15,8 @@ To the page:
     {"type": "change",   "id", "topic", "seq", "position", "data": {what changed}}
     {"type": "execution_event", ...}         live output of a `task` topic: a Chunk
     {"type": "gap", "task_id", "lost"}       that many pieces of text were left out here
+    {"type": "skipped", "task_id", "seq", "route", "n", "lines"}   what came before this
+                                             piece, in so many lines, is too much to show
     {"type": "begun", "task_id"}             what is kept of before has all been sent
     {"type": "refused", "id", "error": {...}}
 

@@ -53,7 +53,7 @@ if TYPE_CHECKING:
     from projections.queries import Queries
     from projections.runner import Runner
     from web.api import Api
-    from web.live import OutputFeed
+    from web.live import OutputFeed, OutputMark
 
 KEEP_ALIVE_S: Final = 15.0
 """So long nothing is sent before a comment tells the client and proxies that it goes on."""
@@ -113,6 +113,9 @@ class Chat:
     def gap(self, task_id: str, lost: int) -> None:
         """Note that output is missing."""
         self.take(None)
+
+    def skipped(self, task_id: str, mark: OutputMark) -> None:
+        """A chat is there from its beginning."""
 
     def begun(self, task_id: str) -> None:
         """Nothing waits for that."""

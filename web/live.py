@@ -12,6 +12,8 @@ import asyncio
 from collections import OrderedDict, deque
 from typing import TYPE_CHECKING, Final, Protocol
 
+from msgspec import Struct
+
 from events import catalogue as c
 from events import subjects
 from events.codec import Reader, encode
@@ -23,6 +25,10 @@ if TYPE_CHECKING:
 
 HISTORY_BYTES: Final = 1_500_000
 """Of the text that was put out before a page came, it gets the last so much."""
+SHOWN_CHARACTERS: Final = 64_000_000
+"""Of more text a page lets the beginning go, so it need not read that: it is told where
+the last so much begins."""
+MARK_CHARACTERS: Final = 250_000
 TAIL_TASKS: Final = 256
 SOUGHT_PIECES: Final = 2_000
 """Of a task that has printed more, the last lines are not looked up."""
@@ -35,6 +41,17 @@ STATE: Final = frozenset({"status", "error"})
 _chunks: Final[Reader[c.Chunk]] = Reader(c.Chunk)
 
 
+class OutputMark(Struct, frozen=True):
+    """A piece of a task's output: its place in the store, its run, its number there, and
+    how many characters and lines the task had put out before it."""
+
+    seq: int
+    route: str
+    n: int
+    characters: int
+    lines: int
+
+
 class Sink(Protocol):
     """Where a watch's output goes."""
 
@@ -45,6 +62,10 @@ class Sink(Protocol):
 
     def gap(self, task_id: str, lost: int) -> None:
         """Note that so many pieces are missing here."""
+        ...
+
+    def skipped(self, task_id: str, mark: OutputMark) -> None:
+        """Note that what comes before a piece is more than a page can show."""
         ...
 
     def begun(self, task_id: str) -> None:
@@ -64,7 +85,28 @@ class _Past:
         self._state: list[tuple[int, c.Chunk, bytes]] = []
         self._bytes = 0
         self._count = 0
+        self._characters = self._lines = 0
+        self._marks: list[OutputMark] = []
         self.lost = 0
+
+    def mark(self, seq: int, chunk: c.Chunk) -> None:
+        """Remember now and then where in the store a piece is."""
+        last = self._marks[-1].characters if self._marks else -MARK_CHARACTERS
+        if self._characters - last >= MARK_CHARACTERS:
+            place = (seq, chunk.route, chunk.n, self._characters, self._lines)
+            self._marks.append(OutputMark(*place))
+        if chunk.event_type not in STATE:
+            self._characters += len(chunk.text)
+            self._lines += chunk.text.count("\n")
+
+    def shown_from(self) -> OutputMark | None:
+        """Return where the text begins that a page can show; None where that is all of it."""
+        over = self._characters - SHOWN_CHARACTERS
+        return (
+            next((m for m in self._marks if m.characters >= over), None)
+            if over > 0
+            else None
+        )
 
     def add(self, chunk: c.Chunk, raw: bytes) -> None:
         """Take the next one; the oldest text goes where it is too much."""
@@ -111,12 +153,20 @@ class OutputWatch:
             self.reached[chunk.route] = chunk.n
             self._sink.output(chunk, raw, past=past)
 
-    def begin(self, history: list[tuple[c.Chunk, bytes]], lost: int) -> None:
+    def begin(
+        self,
+        history: list[tuple[c.Chunk, bytes]],
+        lost: int,
+        shown_from: OutputMark | None = None,
+    ) -> None:
         """Hand on what the stream holds and what came meanwhile; go on from there.
 
-        `lost` is how many chunks before that were left out, because they were too much.
+        `lost` is how many chunks before that were left out, because they were too much;
+        those before `shown_from` are too much for a page as well.
         """
         self.ready = True
+        if shown_from is not None:
+            self._sink.skipped(self.task_id, shown_from)
         if lost:
             self._sink.gap(self.task_id, lost)
         for chunk, raw in history:
@@ -205,13 +255,14 @@ class OutputFeed:
         while self._output is not None:
             past = _Past(watch.history_bytes)
             try:
-                async for chunk in self._output.pieces(watch.task_id):
+                async for seq, chunk in self._output.placed(watch.task_id):
                     if chunk.n > watch.reached.get(chunk.route, -1):
+                        past.mark(seq, chunk)
                         past.add(chunk, encode_chunk(chunk))
                 break
             except AgentComError:
                 await asyncio.sleep(AGAIN_S)
-        watch.begin(past.pieces(), past.lost)
+        watch.begin(past.pieces(), past.lost, past.shown_from())
 
     # -- what comes in -----------------------------------------------------------------
 

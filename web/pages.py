@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from events import catalogue as c
     from web.documents import Documents
-    from web.live import OutputFeed
+    from web.live import OutputFeed, OutputMark
     from web.tail import RecentEvents
 
 QUEUE_BYTES: Final = 1024 * 1024
@@ -218,8 +218,16 @@ class Page:
 
     def begun(self, task_id: str) -> None:
         """Tell the page that nothing more is kept of what was put out before."""
-        raw = encode({"type": "begun", "task_id": task_id})
-        self._output.append(PageOutput(task_id, raw))
+        self._tell({"type": "begun", "task_id": task_id})
+
+    def skipped(self, task_id: str, mark: OutputMark) -> None:
+        """Tell the page where what it can show begins."""
+        place = {"seq": mark.seq, "route": mark.route, "n": mark.n, "lines": mark.lines}
+        self._tell({"type": "skipped", "task_id": task_id, **place})
+
+    def _tell(self, message: dict[str, Any]) -> None:
+        raw = encode(message)
+        self._output.append(PageOutput(message["task_id"], raw))
         self._output_bytes += len(raw)
         self.wake()
 

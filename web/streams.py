@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from projections.judged import JudgedEvent
     from projections.queries import OutputReader, Queries
     from projections.runner import Runner
-    from web.live import OutputFeed
+    from web.live import OutputFeed, OutputMark
 
 EVENT_STREAM: Final = "text/event-stream"
 LAST_ID: Final = "Last-Event-ID"
@@ -292,6 +292,9 @@ class _Behind(OutputWatch):
     def gap(self, task_id: str, lost: int) -> None:
         """Say that so many pieces were left out, because they were too much."""
         self.queue.append(b'event: gap\ndata: {"lost":%d}\n\n' % lost)
+
+    def skipped(self, task_id: str, mark: OutputMark) -> None:
+        """Say nothing: `gap` says what was left out."""
 
     def begun(self, task_id: str) -> None:
         """Say nothing: the end is said."""

@@ -222,3 +222,70 @@ def test_the_page_brings_its_fonts(open_page, house):
     )
     served = page.request.get(f"{house.base}/static/mono.woff2")
     assert (served.status, served.headers["content-type"]) == (200, "font/woff2")
+
+
+# Lets a test say things to the page as if its websocket had brought them.
+KEEPS_SOCKET = """window.WebSocket = class extends WebSocket {
+  constructor(...all) { super(...all); window.socket = this; }
+};
+window.hear = message => socket.onmessage({data: JSON.stringify(message)});
+window.print = (task, from, to, text) => {
+  for (let n = from; n < to; n += 1) hear({
+    type: "execution_event", task_id: task, event_type: "stdout", route: "R", generation: 1,
+    attempt: 1, segment: 0, timestamp: "2026-01-01T00:00:00Z", n: n + 1,
+    text: Array.from({length: 1000}, (_, i) => `${1000 * n + i} ${text}\\n`).join(""),
+  });
+};"""
+
+
+def hearing(page, task):
+    """Have the page of a task hear what a test says; return its output."""
+    ended(page)
+    page.add_init_script(KEEPS_SOCKET)
+    page.reload()
+    box = page.locator(OUTPUT)
+    expect(box).to_contain_text("first")
+    return box
+
+
+def test_the_reader_stays_where_the_first_half_of_a_log_is_let_go(open_page, house):
+    task = house.submit("much", shell={"command": "echo first"})
+    page = open_page(f"task/{task}")
+    box = hearing(page, task)
+    # A page holds 64 million characters.
+    said = "([task, from, to]) => print(task, from, to, 'x'.repeat(990))"
+    page.evaluate(said, [task, 0, 42])
+    page.get_by_label(SEARCH).fill("40500 ")
+    expect(page.locator(f"{OUTPUT} mark.current")).to_have_text("40500 ")
+    down = """e => e.querySelector('mark.current').getBoundingClientRect().top
+      - e.getBoundingClientRect().top"""
+    before = box.evaluate(down)
+    number = page.locator(f"{OUTPUT} .line", has=page.locator("mark")).locator(".ln")
+    expect(number).to_have_text("40502")
+    page.evaluate(said, [task, 42, 70])
+    expect(page.locator(".log-cut")).to_contain_text("are too much for a page")
+    expect(page.locator(".log-follow")).to_have_text("↓ 28,000 new")
+    expect(number).to_have_text("40502")
+    eventually(page, lambda: abs(box.evaluate(down) - before) < 2, wanted=True)
+    expect(page.locator(".log-hits")).to_have_text("1/1")
+
+
+def test_what_a_page_cannot_show_is_not_read_and_its_lines_are_counted(
+    open_page, house
+):
+    task = house.submit("more than a page shows", shell={"command": "echo first"})
+    page = open_page(f"task/{task}")
+    asked = []
+    page.on("request", lambda request: asked.append(request.url))
+    hearing(page, task)
+    place = {"seq": 2_000_000, "route": "R", "n": 1, "lines": 1_000_000}
+    page.evaluate("hear", {"type": "skipped", "task_id": task, **place})
+    page.evaluate("hear", {"type": "gap", "task_id": task, "lost": 1_000_000})
+    page.evaluate("task => print(task, 0, 1, 'the end')", task)
+    cut = page.locator(".log-cut")
+    expect(cut).to_contain_text("the first 1,000,001 lines are too much for a page")
+    last = page.locator(f"{OUTPUT} .stdout").last
+    expect(last.locator(".ln")).to_have_text("1001001")
+    expect(last.locator(".lt")).to_have_text("999 the end")
+    read = next(url for url in asked if "ndjson" in url)
+    assert read.endswith("?start=2000000")

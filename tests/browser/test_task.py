@@ -104,6 +104,39 @@ def test_a_run_of_claude_reads_like_a_conversation(open_page, house):
     expect(page.locator(f"{OUTPUT} .line.token").first).to_be_visible()
 
 
+def test_a_conversation_of_many_turns_is_drawn_a_part_at_a_time(open_page, house):
+    calls = [SaidCall(name="Read", input={"file_path": f"/f{n}"}) for n in range(450)]
+    house.claude.order(Scenario(answer="# The end", calls=tuple(calls), delay_s=0.0))
+    page = open_page(f"task/{house.submit('read it all', tier='complex')}", width=1440)
+    ended(page)
+    frames: list[str] = []
+
+    def listen(socket):
+        socket.on("framereceived", lambda said: frames.append(str(said)))
+
+    page.on("websocket", listen)
+    page.reload()
+    # All that was put out before has come.
+    eventually(page, lambda: any('"begun"' in each for each in frames), wanted=True)
+    talk, cards = page.locator(OUTPUT), page.locator(f"{OUTPUT} .tool-card")
+    more = talk.get_by_role("button", name=re.compile("later of"))
+    expect(more).to_be_visible()
+    few = cards.count()
+    assert 150 < few <= 200
+    expect(cards.first).to_contain_text("/f0")
+    more.click()
+    expect(cards).to_have_count(few + 200)
+    expect(cards.nth(few)).to_contain_text(f"/f{few}")
+    talk.get_by_role("button", name="To the end").click()
+    expect(talk.locator("h3")).to_be_in_viewport()
+    expect(cards.last).to_contain_text("/f449")
+    early = cards.count()
+    assert early <= 200
+    talk.get_by_role("button", name=re.compile("earlier of")).click()
+    expect(cards).to_have_count(early + 200)
+    assert faults(page) == []
+
+
 def test_what_a_run_of_claude_has_cost_so_far_is_said_while_it_writes(open_page, house):
     first = house.submit("Refactor one thing", tier="complex")
     page = open_page(f"task/{first}")

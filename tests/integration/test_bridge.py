@@ -36,6 +36,10 @@ class Output:
         for chunk in await self.read(task_id, start=start):
             yield chunk
 
+    async def placed(self, task_id, *, start=1):
+        for place in enumerate(await self.read(task_id, start=start), 1):
+            yield place
+
     def say(self, route, text, kind="stdout", *, heard=True, segment=0) -> Chunk:
         n = self.n[route.id] = self.n.get(route.id, -1) + 1
         chunk = Chunk(
@@ -516,11 +520,11 @@ class Flood:
     async def read(self, task_id, *, start=1):
         raise AssertionError("all of it is held at once")
 
-    async def pieces(self, task_id, *, start=1):
+    async def placed(self, task_id, *, start=1):
         for n in range(1, 401):
             kind = "status" if n in (1, 300) else "stdout"
-            text = f"{n} " + "x" * 10_000
-            yield Chunk(
+            text = f"{n}\n" + "x" * 10_000
+            chunk = Chunk(
                 task_id=task_id,
                 event_type=kind,
                 text=text,
@@ -531,6 +535,7 @@ class Flood:
                 segment=0,
                 n=n,
             )
+            yield n + 1_000, chunk
 
 
 class Heard:
@@ -545,6 +550,9 @@ class Heard:
 
     def gap(self, task_id, lost):
         self.told.append(("gap", lost))
+
+    def skipped(self, task_id, mark):
+        self.told.append(("skipped", mark))
 
     def begun(self, task_id):
         self.told.append(("begun", 0))
@@ -563,6 +571,26 @@ async def test_of_a_flood_a_page_gets_the_end_and_all_of_it_is_never_held():
     assert last == ("begun", 0)
     assert first == ("gap", 400 - len(kept))
     assert OutputWatch.history_bytes < sum(kept) < OutputWatch.history_bytes + 40_000
+    await feed.detach(watch)
+    await feed.close()
+
+
+async def test_of_more_than_a_page_can_show_it_is_told_where_that_begins(monkeypatch):
+    monkeypatch.setattr("web.live.SHOWN_CHARACTERS", 2_000_000)
+    heard = Heard()
+    feed = OutputFeed(MemoryBus(MemoryBroker()), Flood())
+    watch = OutputWatch("T", heard, {})
+    async with asyncio.timeout(60):
+        await feed.attach(watch)
+        await heard.done.wait()
+    (what, mark), (_, lost) = heard.told[:2]
+    assert (what, mark.route, mark.seq) == ("skipped", "R", mark.n + 1_000)
+    # A status line is not text, and no line of it.
+    assert mark.lines == mark.n - 1 - 1
+    # No more than was asked for, and as much of it as the marks allow.
+    assert 175 < 400 - mark.n < 200
+    # The page reads on there, up to what the socket brings.
+    assert mark.n < lost
     await feed.detach(watch)
     await feed.close()
 

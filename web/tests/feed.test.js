@@ -28,7 +28,13 @@ function made(kept) {
     });
     for (const [seq, each] of kept.entries()) if (seq + 1 >= start) take({ ...each, seq: seq + 1 });
   };
-  const sink = { take: (each) => told.push(each.n), lost: (n) => told.push(`lost ${n}`), busy() {}, begun() {} };
+  const sink = {
+    take: (each) => told.push(each.n),
+    lost: (n) => told.push(`lost ${n}`),
+    skipped: (n) => told.push(`skipped ${n}`),
+    busy() {},
+    begun() {},
+  };
   const answered = async () => {
     go();
     await new Promise((done) => setTimeout(done));
@@ -68,6 +74,35 @@ test("a hole in the store is told where it is", async () => {
   assert.deepEqual(told, ["lost 2", 3, 4, "lost 2", 7, 1_000_001, "lost 3", 2_000_004]);
 });
 
+test("what is more than a page can show is not read, and no hole", async () => {
+  const kept = Array.from({ length: 100 }, (_, n) => piece(n + 1));
+  const { feed, asked, told, answered } = made(kept);
+  const place = { type: "skipped", task_id: "T", route: "R" };
+  feed.take({ ...place, seq: 91, n: 91, lines: 90 });
+  feed.take({ type: "gap", task_id: "T", lost: 98 });
+  feed.take(piece(99));
+  feed.take({ ...place, seq: 50, n: 50, lines: 49 });
+  feed.take(piece(100));
+  await answered();
+  assert.deepEqual(asked, [91]);
+  assert.deepEqual(told, ["skipped 90", 91, 92, 93, 94, 95, 96, 97, 98, 99, 100]);
+});
+
+test("lines behind what is more than a page can show keep their numbers", () => {
+  const log = new OutputLog();
+  log.terminal.write("stdout", "one\nhalf", 0);
+  log.skip(1_000);
+  log.terminal.write("stdout", "the rest\n1004\n", 0);
+  assert.equal(log.store.cut, 1_002);
+  assert.equal(log.store.placeOf(1_002), -1);
+  assert.deepEqual(
+    [1_003, 1_004].map((n) => log.store.line(log.store.placeOf(n)).text),
+    ["the rest", "1004"],
+  );
+  for (let n = 1_005; n <= 1_004 + 2 * PAGE; n += 1) log.terminal.write("stdout", `${n}\n`, 0);
+  assert.equal(log.store.line(log.store.placeOf(1_500)).text, "1500");
+});
+
 test("of more lines than a page may hold the first ones go, and the others keep their numbers", () => {
   const terminal = new Terminal();
   for (let n = 1; n <= 5 * PAGE; n += 1) terminal.write("stdout", `${n}\n`, n);
@@ -77,6 +112,7 @@ test("of more lines than a page may hold the first ones go, and the others keep 
   const store = whole.trimmed(size - 1);
   assert.ok(store && store.size <= size / 2);
   assert.ok(store.cut > 0 && store.cut % PAGE === 0);
+  assert.equal(store.gone, store.cut, "by so much its lines have moved");
   const first = store.line(0);
   assert.deepEqual([first.text, first.number, first.at], [`${store.cut + 1}`, store.cut + 1, 0]);
   assert.equal(store.placeOf(store.cut), -1);

@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { Conversation, aboutOf, editsOf } from "../ui/talk/conversation.js";
+import { Conversation, HELD, LONGEST_PART, aboutOf, editsOf } from "../ui/talk/conversation.js";
 import { counted, differing, near } from "../ui/talk/lines.js";
 
 let n = 0;
@@ -68,4 +68,26 @@ test("edits of whatever shape are lines, with what is around them alone", () => 
   assert.deepEqual(counted(lines), { added: 1, removed: 1 });
   assert.equal(near(lines).length, 9);
   assert.equal(aboutOf({ name: "Bash", input: { command: "ls\nrm" } }), "$ ls");
+});
+
+test("a part ends where it is long, and of too many the first ones go", () => {
+  const talk = new Conversation();
+  const piece = "x".repeat(LONGEST_PART);
+  for (let at = 0; at < 3; at += 1) talk.take(chunk("stdout", piece));
+  assert.deepEqual(
+    talk.parts.map(({ text }) => text.length),
+    [LONGEST_PART, LONGEST_PART, LONGEST_PART],
+  );
+  talk.take(chunk("tool", "Read {}", { tool: { id: "a", name: "Read", input: {} } }));
+  const places = () => talk.parts.map((part, n) => [talk.gone + n, part.kind]);
+  const [, , third, call] = places();
+  talk.trim(2.5 * LONGEST_PART);
+  // What is left stands where it stood, behind a word that it is not all.
+  assert.deepEqual(places().slice(1), [third, call]);
+  assert.match(talk.parts[0].text, /too much/);
+  assert.ok(talk.size < 1.25 * LONGEST_PART);
+  talk.take(chunk("tool", "one", { tool: { id: "a", is_error: false } }));
+  assert.equal(talk.parts.at(-1).text, "one");
+  for (let at = 0; at * LONGEST_PART <= HELD; at += 1) talk.take(chunk("stdout", piece));
+  assert.ok(talk.size <= HELD);
 });

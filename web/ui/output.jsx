@@ -34,7 +34,7 @@ export const Output = forwardRef(function Output(
   const view = useRef(/** @type {LogHandle | null} */ (null));
   const [busy, setBusy] = useState(false);
   const [begun, setBegun] = useState(false);
-  const [, setTrims] = useState(0);
+  const [, render] = useState(0); // where the log has another store
   const [version, tell] = useState(0);
   const timer = useRef(/** @type {ReturnType<typeof setTimeout> | undefined} */ (undefined));
   const [log] = useState(() => new OutputLog());
@@ -44,7 +44,7 @@ export const Output = forwardRef(function Output(
       new Feed(id, {
         take: (chunk) => {
           log.take(chunk);
-          if (log.trim()) setTrims((n) => n + 1);
+          if (log.trim()) render((n) => n + 1);
           if (!SILENT.has(kind.current)) talk.take(chunk);
           view.current?.changed();
           timer.current ??= setTimeout(() => {
@@ -53,6 +53,11 @@ export const Output = forwardRef(function Output(
           }, TOGETHER);
         },
         lost: (n) => log.lost(n),
+        skipped: (lines) => {
+          log.skip(lines);
+          talk.skip();
+          render((n) => n + 1);
+        },
         busy: setBusy,
         begun: () => setBegun(true),
       }),

@@ -131,7 +131,7 @@ export class Connection {
   /** @param {Message} message */
   take(message) {
     this.heardAt = Date.now();
-    if (message.type === "execution_event" || message.type === "gap" || message.type === "begun") {
+    if (!("id" in message)) {
       this.output(message);
       return;
     }

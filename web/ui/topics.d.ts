@@ -152,13 +152,23 @@ export interface Gap {
   lost: number;
 }
 
+/** That what comes before this piece, in so many lines, is more than a page can show. */
+export interface Skipped {
+  type: "skipped";
+  task_id: string;
+  seq: number;
+  route: string;
+  n: number;
+  lines: number;
+}
+
 /** That what is kept of a task's output was all sent; what comes is new. */
 export interface Begun {
   type: "begun";
   task_id: string;
 }
 
-export type Output = (Chunk & { type: "execution_event" }) | Gap | Begun;
+export type Output = (Chunk & { type: "execution_event" }) | Gap | Skipped | Begun;
 
 /** What the server sends. */
 export type Message =

@@ -5,7 +5,7 @@
 import { chunks } from "../api.js";
 
 /** @import { Chunk } from "../answers.d.ts" */
-/** @import { Output } from "../topics.d.ts" */
+/** @import { Output, Skipped } from "../topics.d.ts" */
 
 const AGAIN = 1000; // ms, after the store was away
 /** Characters that wait while the store is read. */
@@ -15,10 +15,12 @@ const STATE = new Set(["status", "error"]); // of these none is left out
 const INCARNATION = 1_000_000;
 
 /**
- * `take` gets a piece, `lost` how many nobody has any more, `busy` whether pieces are being
- * read from the store; `begun`: what is kept of before is all there.
+ * `take` gets a piece, `lost` how many nobody has any more, `skipped` how many lines are more
+ * than a page can show, `busy` whether pieces are being read from the store; `begun`: what is
+ * kept of before is all there.
  * @typedef {{
- *   take: (chunk: Chunk) => void, lost: (n: number) => void, busy: (is: boolean) => void, begun: () => void,
+ *   take: (chunk: Chunk) => void, lost: (n: number) => void, skipped: (lines: number) => void,
+ *   busy: (is: boolean) => void, begun: () => void,
  * }} Sink
  */
 
@@ -47,6 +49,7 @@ export class Feed {
     if (this.waiting) this.wait(this.waiting, message);
     else if (message.type === "gap") this.fill(message.lost);
     else if (message.type === "begun") this.sink.begun();
+    else if (message.type === "skipped") this.skip(message);
     else this.hand(message);
   }
 
@@ -67,6 +70,14 @@ export class Feed {
     if (chunk.n <= (this.reached[chunk.route] ?? -1)) return;
     this.reached[chunk.route] = chunk.n;
     this.sink.take(chunk);
+  }
+
+  /** Go on with a later piece than the next one. @param {Skipped} place */
+  skip({ seq, route, n, lines }) {
+    if (seq <= this.next) return;
+    this.next = seq;
+    this.reached[route] = n - 1;
+    this.sink.skipped(lines);
   }
 
   /** @param {Chunk & { seq: number }} chunk */

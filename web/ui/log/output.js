@@ -1,6 +1,7 @@
 // A task's live output, written into a log: which attempt speaks, what it printed, remarks.
 import { local } from "../format.js";
 import { called } from "../calls.js";
+import { LogStore } from "./store.js";
 import { Terminal } from "./terminal.js";
 
 /** @import { Chunk } from "../answers.d.ts" */
@@ -47,6 +48,14 @@ export class OutputLog {
     const store = this.terminal.store.trimmed();
     if (store) this.terminal.store = store;
     return store !== null;
+  }
+
+  /** Begin anew behind lines that are too many to show. @param {number} lines */
+  skip(lines) {
+    const store = new LogStore();
+    store.cut = store.numbered = this.store.numbered + lines;
+    this.terminal.store = store;
+    this.terminal.reset();
   }
 
   /** @param {number} count */

@@ -100,6 +100,7 @@ export class LogStore {
     this.numbered = 0; // lines with a number
     this.size = 0; // characters in pages
     this.cut = 0; // lines with a number that are not held any more
+    this.gone = 0; // lines by which those here stood further down in the store before this one
     /** @type {Set<Kind>} */
     this.seen = new Set();
   }
@@ -143,18 +144,19 @@ export class LogStore {
   trimmed(held = HELD) {
     if (this.size <= held) return null;
     const store = new LogStore();
-    let gone = 0;
+    let gone = 0; // pages
     for (store.size = this.size; store.size > held / 2 && gone < this.pages.length; gone += 1)
       store.size -= this.pages[gone].text.length;
     store.pages = this.pages.slice(gone);
     store.live = this.live;
     this.live = [...this.live];
-    store.sealed = this.sealed - gone * PAGE;
+    store.gone = gone * PAGE;
+    store.sealed = this.sealed - store.gone;
     store.numbered = this.numbered;
     store.seen = this.seen;
     store.cut = store.pages[0]?.numbered ?? this.numbered - numbers(store.live);
-    for (const page of store.pages) page.first -= gone * PAGE;
-    for (const line of store.live) line.at -= gone * PAGE;
+    for (const page of store.pages) page.first -= store.gone;
+    for (const line of store.live) line.at -= store.gone;
     return store;
   }
 

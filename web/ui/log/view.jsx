@@ -47,6 +47,7 @@ export const LogView = forwardRef(function LogView(
   const input = useRef(/** @type {HTMLInputElement | null} */ (null));
   const rows = useRef(/** @type {Rows | null} */ (null));
   const frame = useRef(0);
+  const left = useRef(/** @type {{ at: number, into: number } | null} */ (null)); // where the reader was
   const follow = useRef(more.follow !== false && !lines);
   const [following, setFollowing] = useState(follow.current);
   const [seen, setSeen] = useState(0); // lines there were when following ended
@@ -105,6 +106,14 @@ export const LogView = forwardRef(function LogView(
     if (!outer || !inner || !paper) return undefined;
     const made = new Rows(outer, inner, paper, store, view);
     rows.current = made;
+    // A log that let its first lines go shows the same ones as before, if it still has them.
+    if (left.current && store.length) {
+      left.current.at = Math.max(0, left.current.at - store.gone);
+      made.measure();
+      made.place(left.current.at, left.current.into);
+    }
+    setSeen((n) => Math.max(0, n - store.gone));
+    setLength(store.length);
     const watcher = new ResizeObserver(() => {
       made.measure();
       if (follow.current) made.toEnd();
@@ -149,6 +158,7 @@ export const LogView = forwardRef(function LogView(
     if (here.isAtEnd()) {
       if (!follow.current) goOn();
     } else if (follow.current) stay();
+    left.current = follow.current ? null : here.top();
     here.draw();
   };
   const change = (/** @type {Partial<typeof shape>} */ part) => {
@@ -301,6 +311,7 @@ export const LogView = forwardRef(function LogView(
  */
 function useSearch(store, text, stderr, rows, moved) {
   const search = useRef(new Search(store, "", all));
+  const looked = useRef(""); // for what
   const [hit, setHit] = useState(0);
   const [, tell] = useState(0);
   const goTo = (/** @type {number} */ n) => {
@@ -309,8 +320,12 @@ function useSearch(store, text, stderr, rows, moved) {
     moved();
     rows.current?.goTo(current.line(n));
   };
-  // biome-ignore lint/correctness/useExhaustiveDependencies: begun anew for another text alone
+  // biome-ignore lint/correctness/useExhaustiveDependencies: begun anew for another text or store alone
   useEffect(() => {
+    // In a log that let its first lines go one stays at the hit where one is.
+    const stays = looked.current === `${stderr} ${text}`;
+    looked.current = `${stderr} ${text}`;
+    const at = search.current.line(hit) - store.gone;
     const made = new Search(store, text, stderr ? onlyStderr : all);
     search.current = made;
     if (!text) {
@@ -320,7 +335,7 @@ function useSearch(store, text, stderr, rows, moved) {
     }
     /** @type {ReturnType<typeof setTimeout> | undefined} */
     let timer;
-    const begun = rows.current?.store.length ? rows.current.top().at : 0;
+    const begun = stays ? Math.max(0, at) : rows.current?.store.length ? rows.current.top().at : 0;
     let isAt = false;
     const look = () => {
       const over = made.step(() => performance.now());
@@ -328,7 +343,9 @@ function useSearch(store, text, stderr, rows, moved) {
       if (!isAt && made.count && (over || made.line(made.count - 1) >= begun)) {
         isAt = true;
         const first = made.from(begun);
-        goTo(first < made.count ? first : 0);
+        const there = first < made.count ? first : 0;
+        if (stays) setHit(there);
+        else goTo(there);
       }
       tell((n) => n + 1);
       timer = setTimeout(look, over ? 300 : 0);

@@ -4,17 +4,28 @@ import { called } from "../calls.js";
 
 /** @import { Chunk } from "../answers.d.ts" */
 /**
- * A part of it. `version` counts its changes, `from` and `to` are ms since the epoch. Of a
- * tool: what it was asked (`name`, `input`), what it answered (`text`), `failed` null while
+ * A part of it. `version` counts its changes, `from` and `to` are ms since the epoch, `size` is in
+ * characters. Of a tool: what it was asked (`name`, `input`), what it answered (`text`), `failed` null while
  * it has not.
  * @typedef {{
  *   kind: "token" | "thinking" | "tool" | "stdout" | "stderr" | "status" | "error" | "divider",
- *   text: string, from: number, to: number, version: number,
+ *   text: string, from: number, to: number, version: number, size: number,
  *   name: string, input: Record<string, any>, failed: boolean | null,
  * }} Part
  */
 
+/** Characters of a part; what follows is a part of its own. */
+export const LONGEST_PART = 200_000;
+/** Characters that are held; past them the first half goes. */
+export const HELD = 32_000_000;
+const CUT = "⋯ what came before is too much for a page: Raw has Download ⋯";
 const FLOWS = new Set(["token", "thinking", "stdout", "stderr"]);
+
+/** @param {Part["kind"]} kind @param {number} time @param {string} text @returns {Part} */
+const made = (kind, time, text) => ({
+  ...{ kind, text, from: time, to: time, version: 0, size: text.length },
+  ...{ name: "", input: {}, failed: null },
+});
 
 export class Conversation {
   constructor() {
@@ -25,14 +36,17 @@ export class Conversation {
     /** @type {string | null} route and segment that speak */
     this.place = null;
     this.version = 0;
+    this.gone = 0; // parts that are not held any more
+    this.size = 0; // characters
     /** whether a model has spoken */
     this.talks = false;
   }
 
   /** @param {Part["kind"]} kind @param {number} time @param {string} [text] @returns {Part} */
   push(kind, time, text = "") {
-    const part = { kind, text, from: time, to: time, version: 0, name: "", input: {}, failed: null };
+    const part = made(kind, time, text);
     this.parts.push(part);
+    this.size += part.size;
     return part;
   }
 
@@ -54,16 +68,34 @@ export class Conversation {
     else {
       const last = this.parts.at(-1);
       const [shown, said] = kind === "call" ? [/** @type {const} */ ("stdout"), called(text)] : [kind, text];
-      if (FLOWS.has(shown) && last?.kind === shown) this.add(last, said, time);
+      if (FLOWS.has(shown) && last?.kind === shown && last.text.length < LONGEST_PART) this.add(last, said, time);
       else this.push(shown, time, kind === "call" ? said.trimStart() : said);
     }
+    this.trim();
   }
 
   /** @param {Part} part @param {string} text @param {number} time */
   add(part, text, time) {
     part.text += text;
+    part.size += text.length;
+    this.size += text.length;
     part.to = time;
     part.version += 1;
+  }
+
+  /** Let go of the first parts where they are too much. @param {number} [held] */
+  trim(held = HELD) {
+    if (this.size <= held) return;
+    let n = 0;
+    for (; this.size > held / 2 && n < this.parts.length - 1; n += 1) this.size -= this.parts[n].size;
+    const gone = new Set(this.parts.splice(0, n, made("divider", this.parts[n].from, CUT)));
+    this.gone += n - 1;
+    for (const [id, part] of this.calls) if (gone.has(part)) this.calls.delete(id);
+  }
+
+  /** Say that what came before is more than a page can show. */
+  skip() {
+    this.push("divider", Number.NaN, CUT);
   }
 
   /** @param {Chunk} chunk @param {number} time */
@@ -72,6 +104,8 @@ export class Conversation {
       const part = this.push("tool", time);
       part.name = tool.name;
       part.input = tool.input ?? {};
+      part.size = text.length; // which spells the input
+      this.size += text.length;
       this.calls.set(tool.id, part);
       return;
     }

@@ -1,5 +1,5 @@
 // A conversation, part by part.
-import { useLayoutEffect, useMemo, useRef } from "preact/hooks";
+import { useLayoutEffect, useMemo, useRef, useState } from "preact/hooks";
 import { count, duration, plain, visible } from "../format.js";
 import { settled } from "../log/terminal.js";
 import { aboutOf, editsOf } from "./conversation.js";
@@ -10,12 +10,17 @@ import { Markdown } from "./markdown.jsx";
 /** @typedef {{ talk: Conversation, version: number, over: boolean, placeholder: string, answer: string }} Props */
 
 const NEAR_END = 40; // px
+const SHOWN = 200; // parts that are drawn, and how many more at a time
+const END = Number.POSITIVE_INFINITY;
 const LONGEST = 20_000; // characters of what a tool answered that are shown
 
 /** `answer` is shown where nothing of the conversation is kept. @param {Props} props */
 export function Talk({ talk, version, over, placeholder, answer }) {
   const box = useRef(/** @type {HTMLDivElement | null} */ (null));
   const follow = useRef(!over);
+  // The parts that are drawn, those let go counted: while it goes on, up to the last one.
+  const drawn = useRef(over ? { from: 0, to: SHOWN } : { from: END, to: END });
+  const [, render] = useState(0);
   // biome-ignore lint/correctness/useExhaustiveDependencies: after each change
   useLayoutEffect(() => {
     if (follow.current && box.current) box.current.scrollTop = box.current.scrollHeight;
@@ -25,7 +30,20 @@ export function Talk({ talk, version, over, placeholder, answer }) {
     const { scrollTop, scrollHeight, clientHeight } = box.current;
     follow.current = !over && scrollHeight - scrollTop - clientHeight < NEAR_END;
   };
-  const { parts } = talk;
+  const { parts, gone } = talk;
+  const last = Math.max(0, gone + parts.length - SHOWN);
+  if (drawn.current.to === END && (follow.current || drawn.current.from > last)) drawn.current.from = last;
+  const from = Math.max(0, drawn.current.from - gone);
+  const to = Math.min(parts.length, Math.max(SHOWN, drawn.current.to - gone));
+  const draw = (/** @type {Partial<typeof drawn.current>} */ part) => {
+    follow.current = false;
+    Object.assign(drawn.current, part);
+    render((n) => n + 1);
+  };
+  const toEnd = () => {
+    draw({ from: last, to: END });
+    requestAnimationFrame(() => box.current?.scrollTo(0, box.current.scrollHeight));
+  };
   return (
     <div
       id="execution-output"
@@ -37,9 +55,24 @@ export function Talk({ talk, version, over, placeholder, answer }) {
       aria-label="Conversation"
       aria-live="off"
     >
-      {parts.map((part, n) => (
-        <Memo key={n} part={part} version={part.version} open={!over && n === parts.length - 1} />
+      {from > 0 && (
+        <button type="button" class="link" onClick={() => draw({ from: gone + Math.max(0, from - SHOWN) })}>
+          {`${count(Math.min(from, SHOWN))} earlier of ${count(from)}`}
+        </button>
+      )}
+      {parts.slice(from, to).map((part, n) => (
+        <Memo key={gone + from + n} part={part} version={part.version} open={!over && from + n === parts.length - 1} />
       ))}
+      {to < parts.length && (
+        <p>
+          <button type="button" class="link" onClick={() => draw({ to: gone + to + SHOWN })}>
+            {`${count(Math.min(parts.length - to, SHOWN))} later of ${count(parts.length - to)}`}
+          </button>{" "}
+          <button type="button" class="link" onClick={toEnd}>
+            To the end
+          </button>
+        </p>
+      )}
       {!parts.length && (answer ? <Markdown text={answer} /> : <p class="placeholder">{placeholder}</p>)}
     </div>
   );
