@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Final, cast
 from events.codec import rfc3339
 from events.lifecycle import (
     FIXED_KINDS,
+    LOST_RUN,
+    SUSPECT_FROM,
     TIER_KINDS,
     VERIFICATION,
     hops,
@@ -43,6 +45,7 @@ if TYPE_CHECKING:
 
 EXPIRING_SOUGHT: Final = 100
 """So many of a lane are looked at; the others came later."""
+SUSPECTS_NAMED: Final = 5
 MODELS_NAMED: Final = 10
 """So many models are named to whoever waits for one that nobody has."""
 
@@ -66,6 +69,8 @@ def why(record: TaskRecord, world: World, now: float) -> WhyAnswer:
         because = list(held_for(record, world))
     else:
         because = list(_because(record, fleet, tier, ahead, up, in_flight, now))
+    if queued and _losses(record) >= SUSPECT_FROM:
+        because += _kept_apart(world.queue)
     if expires_at:
         because.append(f"Unless something takes it before, it expires at {expires_at}.")
     return WhyAnswer(
@@ -256,6 +261,29 @@ def _unverified(record: TaskRecord) -> str:
         f"What {record.tier} did has not passed its verification{what} It waits for "
         f"{_WORK[record.seeks]}, and is not tried in {record.tier} again."
     )
+
+
+def _losses(record: TaskRecord) -> int:
+    """Count the runs that it lost with their hosts since it was last tried anew."""
+    counted = [each for each in record.routings if each.counted]
+    since = counted[max(len(counted) - record.attempts, 0) :]
+    return sum(each.reason in LOST_RUN for each in since)
+
+
+def _kept_apart(queued: QueueState) -> Iterator[str]:
+    """Name the tasks that a suspect, which lost runs with their hosts, is kept apart from."""
+    others = [
+        f"{other.id} on {other.host}"
+        for other in queued.under_way.values()
+        if _losses(other) >= SUSPECT_FROM
+    ]
+    if others:
+        more = len(others) - SUSPECTS_NAMED
+        yield (
+            "It lost runs with their hosts, and goes nowhere where another such task "
+            f"runs: {', '.join(others[:SUSPECTS_NAMED])}"
+            + (f" and {more} more." if more > 0 else ".")
+        )
 
 
 def _drained(record: TaskRecord, fleet: FleetState) -> list[HostView]:

@@ -177,6 +177,35 @@ def test_unverified_work_waits_for_the_next_tier_and_says_which_step_failed():
     assert "Last said about it: today's $1.00 are spent." in said
 
 
+def test_a_task_that_lost_its_hosts_is_told_from_which_others_it_is_kept_apart():
+    history = History()
+    history.join("h1")
+    said = "goes nowhere where another such task runs"
+
+    def lost(times: int) -> str:
+        task = history.submit()
+        for _ in range(times):
+            route = history.route(task)
+            history.accept(route)
+            history.start(route)
+            history.requeue(route, "host lost", counts=True)
+        return task
+
+    suspect, innocent = lost(2), lost(1)
+    assert not any(said in each for each in because(history, suspect).because)
+    other = lost(2)
+    history.accept(history.route(other))
+    history.accept(history.route(innocent))
+    (told,) = [each for each in because(history, suspect).because if said in each]
+    assert told.endswith(f"{said}: {other} on h1.")
+    waits = lost(1)
+    assert not any(said in each for each in because(history, waits).because)
+    # Tried anew, it begins without a blot.
+    history.cancel(suspect)
+    history.retry(suspect)
+    assert not any(said in each for each in because(history, suspect).because)
+
+
 @pytest.mark.parametrize("again", ["retried", "reassigned", "routed"])
 def test_unverified_work_that_is_tried_anew_waits_for_its_own_tier(again):
     history = History()
