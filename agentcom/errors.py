@@ -110,17 +110,3 @@ class TaskFailed(AgentComError):
         super().__init__(f"task {task_id} is {state}: {message}", code=code)
         self.task_id = task_id
         self.state = state
-
-
-def refused(
-    code: str, error: str, status: int, path: str, expected: str, got: str
-) -> Refused:
-    """Make the error that a refusal is."""
-    kind = Refused
-    if status in (401, 403):
-        kind = Denied
-    elif code == "not_found":
-        kind = NotFound
-    elif status == 409:
-        kind = Conflict
-    return kind(error, code=code, status=status, place=path, expected=expected, got=got)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 import msgspec
 
 from agentcom.answers import RefusalAnswer
-from agentcom.errors import AgentComError, refused
+from agentcom.errors import AgentComError, Conflict, Denied, NotFound, Refused
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -69,13 +69,20 @@ def error_of(raw: bytes, status: int) -> AgentComError:
         refusal = RefusalAnswer(
             code="bad_gateway", error=f"status {status}: {text}", status=status
         )
-    return refused(
-        refusal.code,
+    kind = Refused
+    if refusal.status in (401, 403):
+        kind = Denied
+    elif refusal.code == "not_found":
+        kind = NotFound
+    elif refusal.status == 409:
+        kind = Conflict
+    return kind(
         refusal.error,
-        refusal.status,
-        refusal.path,
-        refusal.expected,
-        refusal.got,
+        code=refusal.code,
+        status=refusal.status,
+        place=refusal.path,
+        expected=refusal.expected,
+        got=refusal.got,
     )
 
 

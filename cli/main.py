@@ -11,17 +11,14 @@ import importlib
 import os
 import sys
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import click
 from click.shell_completion import CompletionItem
 
 from agentcom import __version__
-from cli.client.target import set_target, target_options
+from cli.client.target import on_target
 from events.errors import shown
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 GROUPS: Final[dict[str, dict[str, tuple[str, str]]]] = {
     "Begin": {
@@ -177,14 +174,13 @@ def _version(ctx: click.Context, _: click.Parameter, is_set: bool) -> None:
     callback=_version,
     help="Show the version.",
 )
-@target_options
-def agentcom(data: Path | None, nats: str | None, creds: Path | None) -> None:
+@on_target
+def agentcom() -> None:
     """Runs AI agents' tasks on the cheapest tier that can do them.
 
     Every decision and every step is in an immutable log. `agentcom up` runs all of it
     on this machine; the other commands then find it by themselves.
     """
-    set_target(data, nats, creds)
 
 
 def main(arguments: list[str] | None = None) -> int:

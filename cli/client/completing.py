@@ -8,17 +8,19 @@ asked, and where it does not answer soon nothing is offered.
 from __future__ import annotations
 
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 
 from click.shell_completion import BashComplete, CompletionItem
 
 from cli.client.target import SAID, said_url, set_target
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
     from pathlib import Path
 
     import click
+
+    from projections.glance import Glimpse
 
     Completer = Callable[[click.Context, click.Parameter, str], list[CompletionItem]]
 
@@ -38,7 +40,7 @@ def ids(*states: str) -> Completer:
         from projections import glance
 
         store = _store(ctx)
-        rows: Iterable[Any] = (
+        rows = (
             _tasks_there(incomplete, states)
             if store is None
             else glance.tasks(store, incomplete, states, OFFERED)
@@ -53,26 +55,22 @@ def ids(*states: str) -> Completer:
     return offer
 
 
-def hosts(
-    ctx: click.Context, _: click.Parameter, incomplete: str
-) -> list[CompletionItem]:
-    """Offer the hosts' names."""
-    from projections import glance
+def _of_the_fleet(what: Literal["hosts", "models"]) -> Completer:
+    def offer(
+        ctx: click.Context, _: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        from projections import glance
 
-    store = _store(ctx)
-    names = _fleet_there("hosts") if store is None else glance.hosts(store)
-    return _beginning(incomplete, names)
+        here = {"hosts": glance.hosts, "models": glance.models}
+        store = _store(ctx)
+        names = _fleet_there(what) if store is None else here[what](store)
+        return _beginning(incomplete, names)
+
+    return offer
 
 
-def models(
-    ctx: click.Context, _: click.Parameter, incomplete: str
-) -> list[CompletionItem]:
-    """Offer the models that hosts have."""
-    from projections import glance
-
-    store = _store(ctx)
-    names = _fleet_there("models") if store is None else glance.models(store)
-    return _beginning(incomplete, names)
+hosts = _of_the_fleet("hosts")
+models = _of_the_fleet("models")
 
 
 def policy_names(
@@ -118,13 +116,8 @@ def _store(ctx: click.Context) -> Path | None:
     This process completes one line, so what the line says of the instance may stand for
     the whole of it, as for a command.
     """
-    params: dict[str, Any] = {}
-    above: click.Context | None = ctx
-    while above is not None:
-        params = {**above.params, **params}
-        above = above.parent
     for name in ("data", "nats", "creds"):
-        if value := ctx.meta.get(SAID + name) or params.get(name):
+        if value := ctx.meta.get(SAID + name):
             set_target(**{name: value})
     if said_url():
         return None
@@ -134,14 +127,6 @@ def _store(ctx: click.Context) -> Path | None:
 
 
 # -- an instance elsewhere -------------------------------------------------------------
-
-
-class _Offered(NamedTuple):
-    """A task, as it is offered."""
-
-    id: str
-    state: str
-    description: str
 
 
 def _asked(name: str, question: dict[str, Any], kind: type[T]) -> T | None:
@@ -159,15 +144,16 @@ def _asked(name: str, question: dict[str, Any], kind: type[T]) -> T | None:
     return None
 
 
-def _tasks_there(beginning: str, states: tuple[str, ...]) -> list[_Offered]:
+def _tasks_there(beginning: str, states: tuple[str, ...]) -> list[Glimpse]:
     from projections.answers import TasksAnswer
+    from projections.glance import Glimpse
 
     question: dict[str, Any] = {"limit": OFFERED, "state": list(states)}
     if beginning:
         question["text"] = beginning
     answer = _asked("tasks", question, TasksAnswer)
     return [
-        _Offered(row.task_id, row.state, row.description)
+        Glimpse(row.task_id, row.state, row.description)
         for row in (answer.tasks if answer is not None else ())
         if row.task_id.startswith(beginning.upper())
     ]

@@ -12,7 +12,7 @@ from msgspec import Struct
 
 from cli.client.connection import NotRunning, Refused, Session
 from cli.render.fleet import tier_state
-from cli.render.terminal import Problem, size
+from cli.render.terminal import Problem, many, size
 from events import subjects
 from events.beats import SKEW_S
 from events.codec import instant, rfc3339
@@ -245,8 +245,11 @@ async def leader(client: Session) -> Check:
             "wait a few seconds; if it stays so, the log takes no writes: look at the "
             "broker's log and its disk (a broker that met a full disk must be restarted)"
         )
-        several = "1 scheduler" if len(answers) == 1 else f"{len(answers)} schedulers"
-        problem = f"none of {several} leads" if answers else NO_SCHEDULER
+        problem = (
+            f"none of {many(len(answers), 'scheduler')} leads"
+            if answers
+            else NO_SCHEDULER
+        )
         return Check("leader", "fail", problem, advice)
     finally:
         await listening.stop()

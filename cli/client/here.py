@@ -6,13 +6,13 @@ machine: the folder, and which host this machine is.
 
 from __future__ import annotations
 
-import ipaddress
 import os
 import stat
 from typing import Any, Final
 from urllib.parse import urlsplit
 
 from actors.rules.folders import Typed, typed
+from cli.local.instance import is_loopback
 from events.nats.link import servers_of
 
 PLACES: Final = ("repo", "branch", "needs")
@@ -57,14 +57,6 @@ def is_missing(folder: str) -> bool:
         return False
 
 
-def is_loopback(url: str) -> bool:
+def is_local(url: str) -> bool:
     """Whether a broker's address is one of this machine alone."""
-    return all(map(_is_loopback, servers_of(url)))
-
-
-def _is_loopback(url: str) -> bool:
-    name = urlsplit(url).hostname or ""
-    try:
-        return ipaddress.ip_address(name).is_loopback
-    except ValueError:
-        return name == "localhost"
+    return all(is_loopback(urlsplit(each).hostname or "") for each in servers_of(url))

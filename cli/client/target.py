@@ -23,15 +23,8 @@ _NATS = "AGENTCOM_NATS"
 _CREDS = "AGENTCOM_CREDS"
 
 
-def target_options(command: F) -> F:
-    """Add `--data`, `--nats` and `--creds`, as arguments of those names."""
-    for option in reversed(_OPTIONS):
-        command = option(command)
-    return command
-
-
 def on_target(command: F) -> F:
-    """Add the three options to a subcommand, which then asks `credentials_for`."""
+    """Add `--data`, `--nats` and `--creds`, which `credentials_for` and Instance go by."""
 
     def keep(ctx: click.Context, parameter: click.Parameter, value: Any) -> None:
         if value is None:
@@ -41,7 +34,7 @@ def on_target(command: F) -> F:
         else:
             set_target(**{str(parameter.name): value})
 
-    for flag, metavar, kind, help_text in reversed(_SPELLED):
+    for flag, metavar, kind, help_text in reversed(_OPTIONS):
         command = click.option(
             flag,
             metavar=metavar,
@@ -75,7 +68,7 @@ def said_creds() -> Path | None:
 
 _FOLDER = click.Path(path_type=Path, file_okay=False)
 _FILE = click.Path(path_type=Path, dir_okay=False)
-_SPELLED: list[tuple[str, str, Any, str]] = [
+_OPTIONS: list[tuple[str, str, Any, str]] = [
     (
         "--data",
         "DIR",
@@ -84,8 +77,4 @@ _SPELLED: list[tuple[str, str, Any, str]] = [
     ),
     ("--nats", "URL", str, "The broker, where it is not the folder's own."),
     ("--creds", "FILE", _FILE, "A role's key, e.g. operator.nk; with --nats."),
-]
-_OPTIONS = [
-    click.option(flag, metavar=metavar, type=kind, help=help_text)
-    for flag, metavar, kind, help_text in _SPELLED
 ]

@@ -20,6 +20,7 @@ from cli.render.terminal import (
     Problem,
     harmless,
     line_of,
+    many,
     painted,
     print_json,
     size,
@@ -133,16 +134,13 @@ def stat_lines(changes: c.Changes) -> list[str]:
     left = changes.files - len(changes.changed)
     if left > 0:
         lines.append(f" and {left:,} more")
-    files = "1 file" if changes.files == 1 else f"{changes.files:,} files"
     place = f", on {line_of(changes.branch)}" if changes.branch else ""
     commits = f", {len(changes.commits)} committed" if changes.commits else ""
-    added = "1 insertion(+)"
-    if changes.insertions != 1:
-        added = f"{changes.insertions:,} insertions(+)"
-    taken = "1 deletion(-)"
-    if changes.deletions != 1:
-        taken = f"{changes.deletions:,} deletions(-)"
-    lines.append(f" {files} changed, {added}, {taken}{place}{commits}")
+    lines.append(
+        f" {many(changes.files, 'file')} changed, "
+        f"{many(changes.insertions, 'insertion')}(+), "
+        f"{many(changes.deletions, 'deletion')}(-){place}{commits}"
+    )
     return lines
 
 

@@ -125,12 +125,15 @@ async def _demo(*, stay: bool, living: bool, simulated: bool, real_claude: bool)
             everything = await stack.enter_async_context(
                 _everything(folder, backends, stop)
             )
-            problems = await unless(stop, _tour(everything, backends))
+            operator = everything.instance.credentials("operator")
+            client = await stack.enter_async_context(connected(credentials=operator))
+            tour = Tour(client, backends)
+            await unless(stop, tour.walk())
         except GivenUp:
             return EXIT_INTERRUPTED
         took = time.monotonic() - began
-        if problems:
-            for problem in problems:
+        if tour.problems:
+            for problem in tour.problems:
                 say(f"NOT AS IT SHOULD BE: {problem}", "bad")
             return EXIT_REFUSED
         say(f"\nAll of it went as it should, in {took:.0f} s.", "good")
@@ -143,29 +146,11 @@ async def _demo(*, stay: bool, living: bool, simulated: bool, real_claude: bool)
                 say("A little simulated work keeps coming (label demo=simulated).")
             say("Press Ctrl-C to end it.", "bold")
             if living:
-                await _live(everything, backends, stop)
+                from cli.commands.demo_work import keep_coming
+
+                await keep_coming(client, backends.steered, stop)
             await stop.wait()
     return EXIT_OK
-
-
-async def _tour(everything: Everything, backends: Backends) -> list[str]:
-    """Walk through it all; return what did not go as it should."""
-    operator = everything.instance.credentials("operator")
-    async with connected(credentials=operator) as client:
-        tour = Tour(client, backends)
-        await tour.walk()
-        return tour.problems
-
-
-async def _live(
-    everything: Everything, backends: Backends, stop: asyncio.Event
-) -> None:
-    """Keep work coming until the end."""
-    from cli.commands.demo_work import keep_coming
-
-    operator = everything.instance.credentials("operator")
-    async with connected(credentials=operator) as client:
-        await keep_coming(client, backends.steered, stop)
 
 
 def say(text: str, style: str = "") -> None:

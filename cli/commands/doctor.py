@@ -46,8 +46,6 @@ from events.errors import AgentComError
 from projections.answers import HostsAnswer, StatusAnswer
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from cli.local.instance import Credentials
     from sidecar.config import SidecarConfig
 
@@ -165,7 +163,9 @@ def _folder(instance: Instance) -> Check:
             "start one with `agentcom up`, or name another with --data DIR",
         )
     open_to_others = [
-        path.name for path in _seeds(instance) if path.stat().st_mode & 63
+        path.name
+        for path in sorted(instance.keys.glob("*.nk"))
+        if path.stat().st_mode & 63
     ]
     if instance.keys.stat().st_mode & 63 or open_to_others:
         which = ", ".join(open_to_others) or "the folder"
@@ -176,10 +176,6 @@ def _folder(instance: Instance) -> Check:
             f"chmod 700 {instance.keys}; chmod 600 {instance.keys}/*.nk",
         )
     return Check("data folder", "ok", f"{data}, keys readable by you alone")
-
-
-def _seeds(instance: Instance) -> list[Path]:
-    return sorted(instance.keys.glob("*.nk"))
 
 
 def _disk(instance: Instance) -> Check:

@@ -21,6 +21,7 @@ from cli.commands.options import Between, json_option
 from cli.render.events import event_line, json_line
 from cli.render.past import show_hosts, show_past_task, show_queue
 from cli.render.terminal import (
+    EXIT_INTERRUPTED,
     EXIT_OK,
     EXIT_REFUSED,
     Problem,
@@ -225,7 +226,10 @@ def replay(
     if step and not sys.stdin.isatty():
         raise click.UsageError("--step needs a terminal")
     screen = ReplayScreen(speed, step=step, as_json=as_json)
-    return run(_replay(screen, span["from"], span["to"], task_id))
+    try:
+        return run(_replay(screen, span["from"], span["to"], task_id))
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
 
 
 class Enough(Exception):

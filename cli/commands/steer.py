@@ -18,6 +18,7 @@ from cli.render.terminal import (
     EXIT_REFUSED,
     EXIT_USAGE,
     Problem,
+    many,
     print_json,
     progress_bar,
 )
@@ -175,14 +176,14 @@ async def _all(
             elif not would.matched:
                 click.echo("no task is meant")
             else:
-                click.echo(f"would {action} {_tasks(would.matched)}:")
+                click.echo(f"would {action} {many(would.matched, 'task')}:")
                 shown = would.ids[:_SHOWN]
                 click.echo("\n".join(f"  {task_id}" for task_id in shown))
                 if would.matched > len(shown):
                     click.echo(f"  and {would.matched - len(shown):,} more")
             return EXIT_OK
         if not sure:
-            await _ask(f"{action.capitalize()} {_tasks(would.matched)}?")
+            await _ask(f"{action.capitalize()} {many(would.matched, 'task')}?")
         done = await _with_bar(client, body, would.matched, action)
     if as_json:
         print_json(done)
@@ -192,10 +193,6 @@ async def _all(
 
 
 _SHOWN: Final = 10
-
-
-def _tasks(count: int) -> str:
-    return "1 task" if count == 1 else f"{count:,} tasks"
 
 
 async def _ask(question: str) -> None:
@@ -242,4 +239,4 @@ def _summary(action: str, done: BulkProgress) -> str:
         for outcome, count in sorted(done.outcomes.items(), key=lambda each: -each[1])
     ]
     summary = ", ".join(counts) or "nothing left to do"
-    return f"{_tasks(done.matched)}: {summary}  (bulk {done.bulk_id})"
+    return f"{many(done.matched, 'task')}: {summary}  (bulk {done.bulk_id})"

@@ -370,13 +370,13 @@ async def settle_folder(
     Raises click.UsageError for a folder of this machine that is not there. A task that
     comes later or after others, and a planned one (`planned`), may find it made by then.
     """
-    from cli.client.here import is_loopback, is_missing, stand_here
+    from cli.client.here import is_local, is_missing, stand_here
     from cli.local.instance import Instance
 
     await settle_later(client, fields)
     anywhere = fields.pop("anywhere", False)
     instance = Instance()
-    host = instance.own_host() if is_loopback(client.link.address.url) else ""
+    host = instance.own_host() if is_local(client.link.address.url) else ""
     host = host if host and instance.has_worked(host) else ""
     try:
         here = stand_here(fields, here=_here(), host=host, anywhere=anywhere)

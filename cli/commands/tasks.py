@@ -19,6 +19,7 @@ from cli.render.terminal import (
     EXIT_OK,
     console,
     line_of,
+    many,
     print_json,
     utc_now,
 )
@@ -223,7 +224,7 @@ async def _logs(task_id: str, *, follow: bool, as_json: bool) -> int:
             audience.chunk(chunk)
             printed.append(replace(chunk, text=""))
     for gap in gaps(printed):
-        pieces = "1 piece" if gap.count == 1 else f"{gap.count:,} pieces"
+        pieces = many(gap.count, "piece")
         where = f"behind piece {gap.after}" if gap.after else "at the beginning"
         click.echo(
             f"not the whole output: {pieces} missing {where} of route {gap.route}",

@@ -300,6 +300,4 @@ class _SentSoFar:
 
     def write(self, position: Position) -> None:
         """Remember; a crash leaves the one before."""
-        fresh = self.path.with_suffix(".new")
-        fresh.write_text(f"{position}\n")
-        fresh.replace(self.path)
+        Instance.write(self.path, f"{position}\n")

@@ -30,6 +30,7 @@ from cli.render.terminal import (
     console,
     line_of,
     local_time,
+    many,
     print_json,
     size,
     utc_now,
@@ -126,9 +127,7 @@ def _acknowledged(file: Path) -> set[LogGap]:
 
 def _keep(file: Path, gaps: set[LogGap]) -> None:
     file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    scratch = file.with_name(f".{file.name}.new")
-    scratch.write_bytes(encode(sorted(gaps, key=lambda gap: gap.first)))
-    scratch.replace(file)
+    Instance.write(file, encode(sorted(gaps, key=lambda gap: gap.first)).decode())
 
 
 def _findings(report: Report) -> Iterator[str]:
@@ -344,10 +343,9 @@ def show_export(file: Path) -> int:
     screen.print("\nevents", style="bold")
     for logged in exported.events:
         screen.print(event_line(logged.seq, logged.subject, logged.event))
-    pieces = len(exported.output)
     screen.print(
-        f"\n{pieces} {'piece' if pieces == 1 else 'pieces'} of output; made {local_time(exported.made_at)} by "
-        f"agentcom {exported.agentcom}",
+        f"\n{many(len(exported.output), 'piece')} of output; made "
+        f"{local_time(exported.made_at)} by agentcom {exported.agentcom}",
         style="dim",
     )
     return EXIT_OK

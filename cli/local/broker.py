@@ -73,7 +73,6 @@ class NoServer(BrokerError):
     code = "no_nats_server"
 
     def __init__(self, tried: str | None = None) -> None:
-        self.tried = tried
         where = (
             f"AGENTCOM_NATS_SERVER names {tried}, which is not a program"
             if tried
@@ -89,7 +88,6 @@ class FolderInUse(BrokerError):
     code = "store_in_use"
 
     def __init__(self, store: Path, pid: int | None) -> None:
-        self.store = store
         self.pid = pid
         who = f" (process {pid})" if pid else ""
         super().__init__(
@@ -104,7 +102,6 @@ class StartFailed(BrokerError):
     code = "broker_start_failed"
 
     def __init__(self, why: str, log: str) -> None:
-        self.why = why
         self.log = log
         super().__init__(f"nats-server {why}" + (f":\n{log}" if log else ""))
 
@@ -126,17 +123,11 @@ class Broker:
     that started the child ends.
     """
 
-    def __init__(self, instance: Instance, program: Path | None = None) -> None:
+    def __init__(self, instance: Instance) -> None:
         self.instance: Final = instance
-        self._program = program
         self._process: subprocess.Popen[bytes] | None = None
         # Which stream's description the server could not read, in its words; "": none.
         self.unrecovered = ""
-
-    @property
-    def url(self) -> str:
-        """Where clients connect, e.g. nats://127.0.0.1:4222."""
-        return self.instance.url
 
     @property
     def pid(self) -> int | None:
@@ -157,7 +148,7 @@ class Broker:
         description anew over the messages that are there. Raises NoServer, FolderInUse,
         StartFailed.
         """
-        program = self._program or find_server()
+        program = find_server()
         instance = self.instance
         lock = _lock(instance)
         ports = instance.data / "ports"
@@ -187,16 +178,10 @@ class Broker:
             # The child holds the lock from here on.
             os.close(lock)
         try:
-            self._await_health(ports, time.monotonic() + timeout)
+            self._await_health(ports, program.name, time.monotonic() + timeout)
         except BaseException:
             self.kill()
             raise
-
-    def wait(self, timeout: float | None = None) -> int:
-        """Wait for the server to end; return its exit status. Seconds, TimeoutExpired."""
-        if self._process is None:
-            return 0
-        return self._process.wait(timeout)
 
     def stop(self, timeout: float = 10.0) -> None:
         """Stop politely: what is stored is synced. Killed after `timeout` seconds."""
@@ -219,17 +204,7 @@ class Broker:
             self._process.wait()
             self._process = None
 
-    def signal(self, number: signal.Signals) -> None:
-        """Send the server a signal; raises BrokerError when it does not run."""
-        if self._process is None or not self.running:
-            raise BrokerError("the broker does not run")
-        self._process.send_signal(number)
-
-    def log_errors(self) -> list[str]:
-        """Return the lines of the server's log that report errors."""
-        return log_errors(self.instance)
-
-    def _await_health(self, ports: Path, deadline: float) -> None:
+    def _await_health(self, ports: Path, program: str, deadline: float) -> None:
         process = self._process
         assert process is not None
         address = ports / f"nats-server_{process.pid}.ports"
@@ -241,7 +216,7 @@ class Broker:
                     f"ended with status {status}", _last_words(self.instance)
                 )
             if addresses is None:
-                addresses = _read_ports(address, self._program_name())
+                addresses = _read_ports(address, program)
             if addresses is not None:
                 fault = _health_fault(addresses["monitoring"][0])
                 self.unrecovered = fault if _UNRECOVERED in fault else ""
@@ -256,9 +231,6 @@ class Broker:
         # Of all addresses of this machine, the one that is this machine's alone.
         mine = (url for url in urls if f"//{LOOPBACK}:" in url)
         self.instance.record_url(next(mine, urls[0]))
-
-    def _program_name(self) -> str:
-        return (self._program or find_server()).name
 
 
 def _named_by(instance: Instance) -> dict[str, str]:
@@ -353,7 +325,7 @@ def reload(instance: Instance, timeout: float = 10.0) -> bool:
         return False
     monitoring = _monitoring(instance, pid)
     before = _loaded_at(monitoring)
-    log = _Tail(instance.log_file)
+    log = LogTail(instance.log_file)
     os.kill(pid, signal.SIGHUP)
     deadline = time.monotonic() + timeout
     while True:
@@ -373,7 +345,7 @@ def reload(instance: Instance, timeout: float = 10.0) -> bool:
         time.sleep(_POLL_S)
 
 
-class _Tail:
+class LogTail:
     """What is added to a log from now on."""
 
     def __init__(self, path: Path) -> None:
@@ -382,6 +354,7 @@ class _Tail:
         self._rest = ""
 
     def lines(self) -> list[str]:
+        """Return the lines that have become whole since it was asked last."""
         try:
             with self._path.open("rb") as log:
                 if os.fstat(log.fileno()).st_size < self._read:
@@ -489,24 +462,14 @@ def _store_of(instance: Instance, pid: int) -> str:
     return os.path.dirname(store) if os.path.basename(store) == "jetstream" else store
 
 
-def log_errors(instance: Instance) -> list[str]:
-    """Return the [ERR] and [FTL] lines of the broker's log, oldest first."""
-    try:
-        text = instance.log_file.read_text(errors="replace")
-    except FileNotFoundError:
-        return []
-    return [line for line in text.splitlines() if "[ERR]" in line or "[FTL]" in line]
-
-
 def _last_words(instance: Instance) -> str:
-    errors = log_errors(instance)
-    if errors:
-        return "\n".join(errors[-5:])
+    """Return the last lines of the broker's log that tell of errors, else its last."""
     try:
         lines = instance.log_file.read_text(errors="replace").splitlines()
     except FileNotFoundError:
         return ""
-    return "\n".join(lines[-5:])
+    errors = [line for line in lines if "[ERR]" in line or "[FTL]" in line]
+    return "\n".join((errors or lines)[-5:])
 
 
 def _lock(instance: Instance) -> int:

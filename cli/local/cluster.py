@@ -22,6 +22,7 @@ from cli.local.instance import (
     EVERY_ADDRESS,
     SITE_CONF,
     Instance,
+    is_loopback,
     shipped_conf,
 )
 from events.errors import AgentComError
@@ -58,11 +59,6 @@ class Node(Struct, frozen=True):
     def url(self) -> str:
         """Where clients connect."""
         return f"nats://{self.host}:{self.port}"
-
-    @property
-    def here_only(self) -> bool:
-        """Whether only programs of its own machine can reach it."""
-        return self.host in ("localhost", "[::1]") or self.host.startswith("127.")
 
 
 class NodeTls(Struct, frozen=True):
@@ -164,7 +160,7 @@ def write_nodes(instance: Instance, cluster: Cluster) -> list[Instance]:
         for place in (folder.data, folder.store):
             place.mkdir(mode=0o700, parents=True, exist_ok=True)
         there = folder.data if cluster.data is None else Path(cluster.data)
-        listen = node.host if node.here_only else EVERY_ADDRESS
+        listen = node.host if is_loopback(node.host) else EVERY_ADDRESS
         conf = instance.broker_conf(
             f"{listen}:{node.port}", there, _cluster_conf(cluster, node, listen)
         )

@@ -19,6 +19,7 @@ the bare seed, as the nats CLI's `--nkey` and every client library read it.
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import re
 import secrets
@@ -72,7 +73,6 @@ class UnknownRole(AgentComError):
     code = "unknown_role"
 
     def __init__(self, role: str) -> None:
-        self.role = role
         super().__init__(
             f"unknown role {shown(role)}: a credentials file is named after its role, "
             f"{', '.join(f'{name}.nk' for name in ROLES)} or host-NAME.nk"
@@ -85,7 +85,6 @@ class NoCredentials(AgentComError):
     code = "no_credentials"
 
     def __init__(self, seed_path: Path, wrong: str = "") -> None:
-        self.seed_path = seed_path
         found = (
             f"{seed_path} holds no key ({wrong})" if wrong else f"no key at {seed_path}"
         )
@@ -100,7 +99,6 @@ class NoAddress(AgentComError):
     code = "no_address"
 
     def __init__(self, data: Path) -> None:
-        self.data = data
         super().__init__(
             f"{data} holds no broker's address: start one with `agentcom up` or "
             "`agentcom keys`, or name one with --nats"
@@ -180,6 +178,14 @@ def explicit_credentials(url: str | None, seed_path: Path) -> Credentials:
     role = known_role(seed_path.stem)
     _, servers = _key_in(seed_path)
     return Credentials(url or servers or Instance().url, seed_path, role)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a name or an address, as it stands in a URL, is this machine's alone."""
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def known_role(role: str) -> str:
@@ -418,10 +424,6 @@ class Instance:
     def credentials(self, role: str) -> Credentials:
         """Return a role's credentials (`operator`, `host-h1`); raise UnknownRole, NoAddress."""
         return Credentials(self.url, self.keys / f"{known_role(role)}.nk", role)
-
-    def connect_options(self, role: str) -> ConnectOptions:
-        """Return the keyword arguments for `nats.connect` as `role`."""
-        return self.credentials(role).connect_options()
 
     def public_key(self, role: str) -> str:
         """Return the key that the broker knows a role by (`user` in Nats-Request-Info)."""

@@ -16,6 +16,7 @@ from cli.local.instance import (
     EVERYWHERE,
     Credentials,
     Instance,
+    is_loopback,
     shipped_conf,
 )
 from cli.render.terminal import Problem
@@ -93,7 +94,7 @@ class Reach:
                 f"`agentcom keys --cluster {cluster.name}` with each `--node NAME=ADDRESS` "
                 "that they can reach"
             )
-            here = any(node.here_only for node in cluster.nodes)
+            here = any(is_loopback(node.host) for node in cluster.nodes)
             self.url = None if here else cluster.url
             return
         self.listen = instance.listen or DEFAULT_LISTEN
@@ -107,12 +108,8 @@ class Reach:
         self.url = None
         if host in EVERYWHERE:
             self.url = f"{address.scheme}://{_this_machine()}:{self.port}"
-        elif not _is_loopback(host):
+        elif not is_loopback(host):
             self.url = f"{address.scheme}://{host}:{self.port}"
-
-
-def _is_loopback(host: str) -> bool:
-    return host == "localhost" or host == "[::1]" or host.startswith("127.")
 
 
 def _this_machine() -> str:

@@ -21,7 +21,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from cli.client.connection import NotRunning, Refused, Session, connected
-from cli.local.broker import Broker, StartFailed, running_pid
+from cli.local.broker import Broker, LogTail, StartFailed, running_pid
 from cli.local.holders import require_free
 from cli.local.instance import LOOPBACK
 from cli.local.process import listens_on
@@ -54,7 +54,7 @@ SHARED_S: Final = 1.5
 """So long a server that was added for all hosts may take to be heard of."""
 DRAIN_EXTRA_S: Final = 10.0
 STOP_S: Final = 10.0
-NO_SPACE: Final = b"no space left on device"
+NO_SPACE: Final = "no space left on device"
 PORT_TAKEN: Final = "address already in use"
 ROOM_BYTES: Final = 16 * 1024 * 1024
 """So much has to be free before a broker that met a full disk is started anew."""
@@ -409,30 +409,14 @@ class FullDisk:
     """
 
     def __init__(self, instance: Instance) -> None:
-        self._log = instance.log_file
+        self._log = LogTail(instance.log_file)
         self._store = instance.data
-        self._read = self._size()
         self.full = False
-
-    def _size(self) -> int:
-        try:
-            return self._log.stat().st_size
-        except OSError:
-            return 0
 
     def look(self) -> str | None:
         """Read what is new in the log; return what there is to say, once."""
-        size = self._size()
-        if size < self._read:
-            # Another file has taken its place.
-            self._read = 0
-        if size == self._read:
-            return None
-        with self._log.open("rb") as log:
-            log.seek(self._read)
-            new = log.read(1_000_000)
-        self._read += len(new)
-        if self.full or NO_SPACE not in new:
+        told = any(NO_SPACE in line for line in self._log.lines())
+        if self.full or not told:
             return None
         self.full = True
         return (

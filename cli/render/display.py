@@ -16,6 +16,7 @@ from cli.render.terminal import (
     harmless,
     line_of,
     local,
+    many,
     painted,
     priced,
     tokens,
@@ -178,7 +179,7 @@ def ending(outcome: Outcome) -> str:
         parts.append(outcome.error.message)
     if outcome.changes is not None and outcome.changes.files:
         changes = outcome.changes
-        files = "1 file" if changes.files == 1 else f"{changes.files:,} files"
+        files = many(changes.files, "file")
         parts.append(f"{files} changed +{changes.insertions} -{changes.deletions}")
     if outcome.length_limited:
         parts.append(CUT_SHORT)

@@ -18,6 +18,7 @@ from cli.render.terminal import (
     line_of,
     local,
     local_time,
+    many,
     on_terminal,
     priced,
     size,
@@ -73,7 +74,7 @@ def task_table(answer: TasksAnswer, now: datetime) -> Table:
             "where": cell(_where(row), 40),
             "age": age(row.submitted_at, now),
             "tries": str(row.attempts),
-            "tokens": tokens(_all_tokens(row)),
+            "tokens": tokens(all_tokens(row)),
             "cost": cost,
             "task": cell(row.description, 0 if is_narrow() else 60),
         }
@@ -86,7 +87,8 @@ def shown_id(row: TaskRow) -> str:
     return row.short_id if row.short_id and on_terminal() else row.task_id
 
 
-def _all_tokens(row: TaskRow) -> int | None:
+def all_tokens(row: TaskRow) -> int | None:
+    """Return how many tokens a task has used, in and out; None where that is unknown."""
     if row.tokens_in is None or row.tokens_out is None:
         return None
     return row.tokens_in + row.tokens_out
@@ -109,7 +111,7 @@ def held_words(row: TaskRow) -> str:
     """Say shortly what a task is held for."""
     said = []
     if row.comes_after:
-        said.append(f"after {row.comes_after} task{'s' * (row.comes_after > 1)}")
+        said.append(f"after {many(row.comes_after, 'task')}")
     if row.not_before:
         said.append(f"not before {local_time(row.not_before)}")
     return ", ".join(said)
@@ -240,7 +242,7 @@ def _asked_for(spec: c.TaskSpec | None) -> str:
     )
     wishes += ["JSON by a schema"] if spec.json_schema is not None else []
     count = len(spec.messages)
-    wishes += [f"a chat of {count} message{'s' * (count != 1)}"] if count else []
+    wishes += [f"a chat of {many(count, 'message')}"] if count else []
     wishes += [
         f"{name} {value if isinstance(value, str) else encode(value).decode()}"[:80]
         for name, value in c.wishes_of(spec).items()
@@ -252,7 +254,7 @@ def _changed(task: TaskDetail) -> str:
     changes = task.result.changes if task.result is not None else None
     if changes is None:
         return ""
-    files = "1 file" if changes.files == 1 else f"{changes.files:,} files"
+    files = many(changes.files, "file")
     lines = f"+{changes.insertions:,} -{changes.deletions:,}"
     return f"{files}, {lines} (agentcom diff {task.task_id})"
 

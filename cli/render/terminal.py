@@ -340,6 +340,11 @@ def duration(ms: float | None) -> str:
     return f"{ms / 60_000:.1f} min"
 
 
+def many(count: int, noun: str) -> str:
+    """Write a number of things: `1 file`, `2,000 files`."""
+    return f"{count:,} {noun}{'s' * (count != 1)}"
+
+
 def size(count: float | None) -> str:
     """Write bytes for people."""
     if count is None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from msgspec import Struct
 
-from cli.render.tasks import shown_id
+from cli.render.tasks import all_tokens, shown_id
 from cli.render.terminal import STATE_STYLE, TIER_STYLE, cell, priced, table, tokens
 from projections.answers import TaskRow
 
@@ -43,13 +43,10 @@ def tree_of(rows: Iterable[TaskRow], top: str) -> Branch:
 
 def _branch(row: TaskRow, children: dict[str, list[TaskRow]]) -> Branch:
     below = [_branch(child, children) for child in children.get(row.task_id, ())]
-    counted = None
-    if row.tokens_in is not None and row.tokens_out is not None:
-        counted = row.tokens_in + row.tokens_out
     return Branch(
         task=row,
         below=sum(1 + each.below for each in below),
-        tokens=_sum(counted, [each.tokens for each in below]),
+        tokens=_sum(all_tokens(row), [each.tokens for each in below]),
         estimated_cost_usd=_sum(
             row.estimated_cost_usd, [each.estimated_cost_usd for each in below]
         ),
@@ -74,15 +71,12 @@ def tree_table(top: Branch) -> Table:
 
 def _add(shown: Table, branch: Branch, stem: str, below: str) -> None:
     row = branch.task
-    own = None
-    if row.tokens_in is not None and row.tokens_out is not None:
-        own = row.tokens_in + row.tokens_out
     shown.add_row(
         cell(stem + shown_id(row)),
         cell(row.state, style=STATE_STYLE.get(row.state, "")),
         cell(row.tier, style=TIER_STYLE.get(row.tier, "")),
         cell(" ".join(filter(None, (row.endpoint or row.host, row.model))), 40),
-        tokens(own),
+        tokens(all_tokens(row)),
         tokens(branch.tokens),
         priced(row.estimated_cost_usd, row.cost_basis),
         priced(branch.estimated_cost_usd, row.cost_basis),

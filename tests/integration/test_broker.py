@@ -187,7 +187,7 @@ def test_a_port_that_is_taken_is_said_in_the_server_s_words(instance, tmp_path):
     first.start()
     try:
         second = Instance(tmp_path / "second")
-        second.prepare(first.url.removeprefix("nats://"), ["h1"])
+        second.prepare(first.instance.url.removeprefix("nats://"), ["h1"])
         with pytest.raises(StartFailed, match="address already in use"):
             Broker(second).start()
     finally:

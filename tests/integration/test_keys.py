@@ -276,7 +276,7 @@ async def test_tls_in_the_operator_s_file_stays_and_takes_effect(
     server = Broker(instance)
     server.start()
     try:
-        assert server.url.startswith("tls://127.0.0.1:")
+        assert instance.url.startswith("tls://127.0.0.1:")
         link = await Link.connect(instance.credentials("host-h2").address())
         ended = link._client._transport._io_writer.transport.get_protocol()
         # What returns true here has the loop warn on each command's stderr.

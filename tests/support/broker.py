@@ -9,6 +9,7 @@ Every connection made through it is closed, and the server ended, when the test 
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import time
 from typing import TYPE_CHECKING
@@ -54,7 +55,7 @@ class LiveBroker:
 
     def options(self, role: str) -> ConnectOptions:
         """Keyword arguments for `nats.connect` as `scheduler`, `host-h1`, ..."""
-        return self.instance.connect_options(role)
+        return self.credentials(role).connect_options()
 
     def credentials(self, role: str) -> Credentials:
         """What `--nats URL --creds FILE` would say."""
@@ -116,11 +117,15 @@ class LiveBroker:
 
     def pause(self) -> None:
         """Stop the process without ending it (SIGSTOP)."""
-        self._broker.signal(signal.SIGSTOP)
+        self._signal(signal.SIGSTOP)
 
     def resume(self) -> None:
         """Let it go on (SIGCONT)."""
-        self._broker.signal(signal.SIGCONT)
+        self._signal(signal.SIGCONT)
+
+    def _signal(self, number: signal.Signals) -> None:
+        assert self.pid is not None
+        os.kill(self.pid, number)
 
     def log(self) -> str:
         """What the server printed since its last start."""

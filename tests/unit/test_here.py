@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from actors.rules.folders import WorkingFolder, check_folder, working_folder
-from cli.client.here import is_loopback, is_missing, stand_here
+from cli.client.here import is_local, is_missing, stand_here
 from cli.commands.later import is_later
 from events import catalogue as c
 from events.errors import Malformed
@@ -138,7 +138,7 @@ def test_folders_that_contradict_each_other_are_refused(task):
     ],
 )
 def test_an_address_of_this_machine_alone(url, local):
-    assert is_loopback(url) is local
+    assert is_local(url) is local
 
 
 @pytest.mark.parametrize(
