@@ -19,6 +19,12 @@ from projections.queue import Oldest
 from projections.record import Void
 
 
+class QueryAnswer(Struct, kw_only=True):
+    """What every answer says: the last sequence folded into it."""
+
+    seq: int
+
+
 class TaskRow(Struct, kw_only=True):
     """A task in a list.
 
@@ -209,14 +215,13 @@ class LoggedEvent(Struct, kw_only=True):
     event: Any
 
 
-class TasksAnswer(Struct, kw_only=True):
+class TasksAnswer(QueryAnswer, kw_only=True):
     """`tasks`: a page, and how many there are in all.
 
     `states` counts what the filter finds, were it not narrowed to some states. `next` is
     the `cursor` of the page that follows, None where there is none.
     """
 
-    seq: int
     total: int
     tasks: list[TaskRow]
     states: dict[str, int]
@@ -257,35 +262,32 @@ class AttentionRow(Struct, kw_only=True):
     label: str = ""
 
 
-class AttentionAnswer(Struct, kw_only=True):
+class AttentionAnswer(QueryAnswer, kw_only=True):
     """`attention`: the worst first; `errors` and `warnings` count the rows."""
 
-    seq: int
     errors: int
     warnings: int
     rows: list[AttentionRow]
 
 
-class MeantAnswer(Struct, kw_only=True):
+class MeantAnswer(QueryAnswer, kw_only=True):
     """`meant`: how many there are, and a page of them as [id, state, own_seq].
 
     `own_seq` is the sequence that the task's subject must stand at for a decision about
     it to be sure of its outcome, 0 where the whole task has to be read for that.
     """
 
-    seq: int
     total: int
     tasks: list[tuple[str, str, int]]
 
 
-class TaskAnswer(Struct, kw_only=True):
+class TaskAnswer(QueryAnswer, kw_only=True):
     """`task`: one task, its last route, all its routes, on request its events.
 
     `attempts` is the older name of `routes`, kept for one release: elsewhere it is the
     number of those that count.
     """
 
-    seq: int
     task: TaskDetail
     route: c.TaskRouted | None
     attempts: list[RouteView]
@@ -301,10 +303,9 @@ class EndedTask(Struct, kw_only=True):
     state: str
 
 
-class EndedAnswer(Struct, kw_only=True):
+class EndedAnswer(QueryAnswer, kw_only=True):
     """`ended`: those of the tasks asked about that are over, none where none is."""
 
-    seq: int
     ended: list[EndedTask]
 
 
@@ -317,7 +318,7 @@ class LaneView(Struct, kw_only=True):
     oldest: Oldest | None
 
 
-class QueueAnswer(Struct, kw_only=True):
+class QueueAnswer(QueryAnswer, kw_only=True):
     """`queue`: who waits and who is under way.
 
     `running` holds the first of those under way (routed, accepted, running, returned,
@@ -326,7 +327,6 @@ class QueueAnswer(Struct, kw_only=True):
     are in no lane and not among the `waiting`.
     """
 
-    seq: int
     waiting: int
     lanes: list[LaneView]
     under_way: dict[str, int]
@@ -392,10 +392,9 @@ class TierRow(TierView, kw_only=True):
     slots: int = 0
 
 
-class HostsAnswer(Struct, kw_only=True):
+class HostsAnswer(QueryAnswer, kw_only=True):
     """`hosts`: the fleet."""
 
-    seq: int
     hosts: list[HostRow]
     shared_endpoints: list[SharedView]
     models: list[ModelRow]
@@ -406,15 +405,14 @@ class HostsAnswer(Struct, kw_only=True):
     policy_version: int
 
 
-class AlertsAnswer(Struct, kw_only=True):
+class AlertsAnswer(QueryAnswer, kw_only=True):
     """`alerts`: those of the past too, the newest first."""
 
-    seq: int
     active: int
     alerts: list[AlertView]
 
 
-class WhyAnswer(Struct, kw_only=True):
+class WhyAnswer(QueryAnswer, kw_only=True):
     """`why`: what a task waits for, as facts and as sentences.
 
     `ahead` counts who waits in the same tier before it, by priority and then by time;
@@ -422,7 +420,6 @@ class WhyAnswer(Struct, kw_only=True):
     somebody can take it before, "" where nothing is known to end its waiting.
     """
 
-    seq: int
     task_id: str
     state: str
     tier: str
@@ -466,10 +463,9 @@ class CostLine(Struct, frozen=True, kw_only=True):
     estimated_cost_usd: float = 0.0
 
 
-class CostsAnswer(Struct, kw_only=True):
+class CostsAnswer(QueryAnswer, kw_only=True):
     """`costs`: what was spent, by a dimension and in all."""
 
-    seq: int
     by: str
     since: str
     lines: list[CostLine]
@@ -496,14 +492,13 @@ class FirstRoundRow(Struct, kw_only=True):
     failed: int
 
 
-class StatsAnswer(Struct, kw_only=True):
+class StatsAnswer(QueryAnswer, kw_only=True):
     """`stats`: counts over everything. Decisions are counted, not attempts.
 
     `minutes` are named by the beginning of an instant in UTC, `2026-01-31T10:05`.
     `cost_usd` is the older name of `estimated_cost_usd`, kept for one release.
     """
 
-    seq: int
     states: dict[str, int]
     decisions_by_tier: dict[str, int]
     decisions_by_target: dict[str, int]
@@ -521,7 +516,7 @@ class StatsAnswer(Struct, kw_only=True):
     estimated_cost_usd: float = 0.0
 
 
-class StatusAnswer(Struct, kw_only=True):
+class StatusAnswer(QueryAnswer, kw_only=True):
     """`status`: how far the read models are, and what in the log did not count.
 
     `outdated`: another version's are shown while new ones are made. `rebuilding` is how
@@ -530,7 +525,6 @@ class StatusAnswer(Struct, kw_only=True):
     from which the past is near.
     """
 
-    seq: int
     last_seq: int
     lag: int
     last_event_at: str
@@ -552,20 +546,18 @@ class StatusAnswer(Struct, kw_only=True):
     simulated: bool
 
 
-class OutputAnswer(Struct, kw_only=True):
+class OutputAnswer(QueryAnswer, kw_only=True):
     """`output`: a task's live output so far; `left_out` counts what did not fit."""
 
-    seq: int
     task_id: str
     state: str
     chunks: list[c.Chunk] = field(default_factory=list)
     left_out: int = 0
 
 
-class RebuildAnswer(Struct, kw_only=True):
+class RebuildAnswer(QueryAnswer, kw_only=True):
     """`rebuild`: it has begun. Done when `rebuilt` of `status` is larger than here."""
 
-    seq: int
     names: list[str]
     rebuilt: int
     last_seq: int

@@ -6,6 +6,8 @@ from typing import Literal
 
 from msgspec import Struct
 
+from projections.answers import QueryAnswer
+
 
 class ScheduleRun(Struct, array_like=True, kw_only=True):
     """A planned time that was dealt with, or a task that somebody let run.
@@ -84,17 +86,15 @@ class ScheduleRow(Struct, kw_only=True):
     runs: list[RunRow]
 
 
-class PlannedAnswer(Struct, kw_only=True):
+class PlannedAnswer(QueryAnswer, kw_only=True):
     """`planned`: the next instants, in UTC; fewer than were asked for where no more come."""
 
-    seq: int
     next: list[str]
 
 
-class SchedulesAnswer(Struct, kw_only=True):
+class SchedulesAnswer(QueryAnswer, kw_only=True):
     """`schedules`: all of them by name, or the one that was asked for."""
 
-    seq: int
     schedules: list[ScheduleRow]
 
 
@@ -116,13 +116,12 @@ class GraphNode(Struct, kw_only=True):
     how: list[Literal["after", "after_any", "input_from"]]
 
 
-class GraphAnswer(Struct, kw_only=True):
+class GraphAnswer(QueryAnswer, kw_only=True):
     """`graph`: the tasks that a task comes after and that come after it, near ones first.
 
     `left_out` says that there are more than are here.
     """
 
-    seq: int
     task_id: str
     nodes: list[GraphNode]
     left_out: bool = False

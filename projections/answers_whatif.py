@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from msgspec import Struct
 
+from projections.answers import QueryAnswer
+
 
 class Changed(Struct, kw_only=True):
     """A decision that would have been another one.
@@ -30,7 +32,7 @@ class Changed(Struct, kw_only=True):
     estimated_cost_usd_then: float | None = None
 
 
-class WhatIfAnswer(Struct, kw_only=True):
+class WhatIfAnswer(QueryAnswer, kw_only=True):
     """`whatif`: recorded decisions, decided again under another policy.
 
     `reproduced` counts decisions that come out as recorded under the policy of their
@@ -46,7 +48,6 @@ class WhatIfAnswer(Struct, kw_only=True):
     must be known to read the figures.
     """
 
-    seq: int
     from_seq: int
     to_seq: int
     policy_version: int

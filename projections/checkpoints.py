@@ -9,18 +9,17 @@ so that a longer log has copies further apart, never more of them.
 from __future__ import annotations
 
 import sqlite3
-from contextlib import suppress
+from contextlib import closing, suppress
 from typing import TYPE_CHECKING, Final
 
 from events.errors import Malformed
 from events.position import NOWHERE, stands
-from projections.store_file import about, made_by
+from projections.store_file import about, beside, made_by
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from events.log import EventLog
-    from events.position import Position
 
 EVERY: Final = 100_000
 """Events between two copies, at least."""
@@ -63,8 +62,7 @@ class Checkpoints:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             scratch.unlink(missing_ok=True)
-            _, stands = _copied(source, scratch)
-            position = stands.seq
+            position = _copied(source, scratch)
             scratch.rename(self._path(position))
         except (OSError, sqlite3.Error) as error:
             self.fault = str(error)
@@ -120,22 +118,18 @@ class Checkpoints:
             self.drop(places[closest])
 
 
-def _copied(source: Path, target: Path) -> tuple[str, Position]:
+def _copied(source: Path, target: Path) -> int:
     """Copy a store's file beside the process that writes it.
 
-    Returns what made it, and the last event in it. Raises what SQLite raises; then there
-    is no copy.
+    Returns the last sequence in it. Raises what SQLite raises; then there is no copy.
     """
-    reading = sqlite3.connect(f"{source.resolve().as_uri()}?mode=ro", uri=True)
     try:
-        writing = sqlite3.connect(target)
-        try:
-            reading.backup(writing)
-        finally:
-            writing.close()
+        with (
+            closing(beside(source)) as reading,
+            closing(sqlite3.connect(target)) as copy,
+        ):
+            reading.backup(copy)
     except BaseException:
         target.unlink(missing_ok=True)
         raise
-    finally:
-        reading.close()
-    return about(target)
+    return about(target)[1].seq

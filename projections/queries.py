@@ -30,8 +30,6 @@ from projections import (
     waiting,
 )
 from projections import questions as q
-from projections.answers_later import GraphAnswer, PlannedAnswer, SchedulesAnswer
-from projections.answers_whatif import WhatIfAnswer
 from projections.endings import Endings
 from projections.fleet import Beats
 from projections.timetravel import TimeTravel
@@ -41,6 +39,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
     from events.log import EventLog
+    from projections.answers_later import GraphAnswer, SchedulesAnswer
+    from projections.answers_whatif import WhatIfAnswer
     from projections.record import TaskRecord
     from projections.runner import Runner
     from projections.world import World
@@ -80,27 +80,7 @@ class WhatIf(Protocol):
         ...
 
 
-Answer = (
-    answers.TasksAnswer
-    | answers.MeantAnswer
-    | answers.AttentionAnswer
-    | answers.TaskAnswer
-    | answers.EndedAnswer
-    | answers.QueueAnswer
-    | answers.HostsAnswer
-    | answers.AlertsAnswer
-    | answers.WhyAnswer
-    | answers.CostsAnswer
-    | answers.StatsAnswer
-    | answers.StatusAnswer
-    | answers.OutputAnswer
-    | SchedulesAnswer
-    | GraphAnswer
-    | PlannedAnswer
-    | WhatIfAnswer
-    | answers.RebuildAnswer
-    | Refusal
-)
+Answer = answers.QueryAnswer | Refusal
 
 
 class Queries:

@@ -6,6 +6,7 @@ import errno
 import os
 import sqlite3
 import sys
+from contextlib import closing
 from typing import IO, TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -169,11 +170,13 @@ def stands(connection: sqlite3.Connection) -> Position:
 
 def about(path: Path) -> tuple[str, Position]:
     """Return what made a store's file, and the last event that is in it."""
-    connection = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)
-    try:
+    with closing(beside(path)) as connection:
         return meta(connection, "made_by") or "", stands(connection)
-    finally:
-        connection.close()
+
+
+def beside(path: Path) -> sqlite3.Connection:
+    """Open a store's file to read in it, beside the process that writes it."""
+    return sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)
 
 
 def set_aside(path: Path) -> None:
@@ -197,12 +200,9 @@ def saved(path: Path) -> tuple[str, dict[str, list[Any]]]:
     """
     if not path.exists():
         raise FileNotFoundError(path)
-    connection = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)
-    try:
+    with closing(beside(path)) as connection:
         connection.execute("begin")
         return meta(connection, "made_by") or "", rows_of(connection)
-    finally:
-        connection.close()
 
 
 def rows_of(connection: sqlite3.Connection) -> dict[str, list[Any]]:
