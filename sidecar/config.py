@@ -331,10 +331,7 @@ def _contradictions(config: SidecarConfig) -> list[str]:
         if not name.strip():
             problems.append("repos: expected a name for each repository, got ''")
         if not path.is_absolute():
-            problems.append(
-                f"repos.{name}: expected an absolute path or one that begins with ~, "
-                f"got {shown(str(path))}"
-            )
+            problems.append(_not_absolute(f"repos.{name}", str(path)))
         elif not path.is_dir():
             problems.append(f"repos.{name}: expected a folder, got {shown(str(path))}")
     problems += _clone_problems(config.repos)
@@ -363,10 +360,7 @@ def _contradictions(config: SidecarConfig) -> list[str]:
             )
     secrets = config.secrets_file
     if secrets is not None and not secrets.is_absolute():
-        problems.append(
-            "secrets.file: expected an absolute path or one that begins with ~, "
-            f"got {shown(config.secrets.file)}"
-        )
+        problems.append(_not_absolute("secrets.file", str(config.secrets.file)))
     return problems + _agent_problems(config.agent)
 
 
@@ -400,14 +394,16 @@ def _agent_problems(agent: AgentConfig) -> list[str]:
         try:
             wake_command.parse(agent.wake_command, agent.plain_program)
         except wake_command.WakeCommandError as error:
-            problems.append(f"agent.wake_command: {error.problem}")
+            problems.append(f"agent.wake_command: {error}")
     folder = agent.results_folder
     if folder is not None and not Path(folder).expanduser().is_absolute():
-        problems.append(
-            "agent.results_folder: expected an absolute path or one that begins with ~, "
-            f"got {shown(folder)}"
-        )
+        problems.append(_not_absolute("agent.results_folder", folder))
     return problems
+
+
+def _not_absolute(place: str, path: str) -> str:
+    expected = "expected an absolute path or one that begins with ~"
+    return f"{place}: {expected}, got {shown(path)}"
 
 
 def machine_name() -> str:

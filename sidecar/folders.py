@@ -27,8 +27,6 @@ class WorkspaceError(AgentComError):
     code = "workspace"
 
     def __init__(self, what: str, reason: str) -> None:
-        self.what = what
-        self.reason = reason
         super().__init__(f"{what}: {reason}")
 
 

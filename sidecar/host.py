@@ -13,9 +13,10 @@ import asyncio
 import platform
 import secrets
 import time
-from base64 import b64encode
 from functools import partial
 from typing import TYPE_CHECKING, Protocol, assert_never
+
+import msgspec
 
 from actors.host import messages as msg
 from actors.host.decide import decide
@@ -71,7 +72,6 @@ class Evicted(AgentComError):
     code = "evicted"
 
     def __init__(self, host: str, reason: str) -> None:
-        self.host = host
         super().__init__(
             f"this process has left: {reason}. Give this machine a name and a key of its "
             f"own (`agentcom host add NAME`), or end the other sidecar of {host}"
@@ -540,9 +540,8 @@ class Sidecar:
         except (NotKept, OSError) as error:
             reply = mail.Reply(ok=False, code=NotKept.code, detail=str(error)[:1_000])
         else:
-            fields = {name: getattr(piece, name) for name in piece.__struct_fields__}
-            fields["data"] = b64encode(piece.data).decode()
-            reply = mail.Reply(ok=True, info=fields)
+            # Bytes become base64.
+            reply = mail.Reply(ok=True, info=msgspec.to_builtins(piece))
         envelope.respond(encode(reply))
 
     def _view(self, task_id: str) -> mail.TaskView | mail.Reply:

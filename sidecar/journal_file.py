@@ -36,13 +36,12 @@ def journal_path(folder: Path, host: str) -> Path:
 
 
 class JournalError(AgentComError):
-    """The journal cannot be used: `path`, and what is wrong with it."""
+    """The journal at `path` cannot be used, and why."""
 
     code = "journal"
 
     def __init__(self, path: Path, problem: str) -> None:
         self.path = path
-        self.problem = problem
         super().__init__(f"journal {path}: {problem}")
 
 

@@ -54,8 +54,6 @@ class Unreadable(AgentComError):
     code = "result_parse_error"
 
     def __init__(self, name: str, problem: str) -> None:
-        self.name = name
-        self.problem = problem
         super().__init__(f"{name}: {problem}")
 
 
@@ -65,8 +63,6 @@ class ResultsFolderError(AgentComError):
     code = "results_folder"
 
     def __init__(self, folder: Path, problem: str) -> None:
-        self.folder = folder
-        self.problem = problem
         super().__init__(f"results folder {folder}: {problem}")
 
 

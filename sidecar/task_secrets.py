@@ -27,7 +27,6 @@ class SecretNotHere(AgentComError):
     code = "secret_not_here"
 
     def __init__(self, names: list[str], there: Iterable[str]) -> None:
-        self.names = names
         listed = ", ".join(sorted(there)) or "none"
         super().__init__(
             f"this host gives tasks no secret {', '.join(names)} (it has: {listed}; "
@@ -41,8 +40,6 @@ class SecretsFileError(AgentComError):
     code = "secrets_file"
 
     def __init__(self, file: Path, reason: str) -> None:
-        self.file = file
-        self.reason = reason
         super().__init__(f"secrets.file {file}: {reason}")
 
 

@@ -32,8 +32,6 @@ class TaskUserError(AgentComError):
     code = "task_user"
 
     def __init__(self, name: str, reason: str) -> None:
-        self.name = name
-        self.reason = reason
         super().__init__(f"shell.user = {shown(name)}: {reason}")
 
 

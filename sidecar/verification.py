@@ -15,16 +15,21 @@ from events import catalogue as c
 from events.errors import shown
 from events.lifecycle import VERIFICATION
 from sidecar import costs
-from sidecar.answers import ANSWER_FILE
 from sidecar.executors.port import Finished, Stopped, Turn
+from sidecar.folders import put
 from sidecar.output import counted, fitting
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from events.mail import Assign
     from sidecar.executors.port import Emit, Outcome, RawResult, Run, Stop
     from sidecar.progress import Progress
+    from sidecar.task_user import TaskUser
+
+ANSWER_FILE: Final = "answer.md"
+"""What a chat's answer is saved as, in its task's own folder, for its steps to look at."""
 
 _ANSWERING: Final = ("ollama", "openai", "noop")
 """Targets whose work is an answer, not what they leave in a folder."""
@@ -62,6 +67,12 @@ class Verifier(Protocol):
 def answers(assign: Assign) -> bool:
     """Whether a run is an answer, with nothing on this host changed by it."""
     return assign.target_type in _ANSWERING and not assign.by_hands
+
+
+def write_answer(folder: Path, answer: str, user: TaskUser | None) -> None:
+    """Write the answer's file anew; raises OSError."""
+    text = answer if not answer or answer.endswith("\n") else answer + "\n"
+    put(folder / ANSWER_FILE, text.encode("utf-8", "replace"), user)
 
 
 def needs_folder(assign: Assign) -> bool:

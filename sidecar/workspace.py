@@ -55,7 +55,7 @@ from sidecar.folders import (
 from sidecar.git import FOR_SERVERS, Git, add_worktree, remove_worktree, retire
 from sidecar.processes.table import ROUTE_MARK, TASK_MARK
 from sidecar.task_secrets import TaskSecrets
-from sidecar.verification import answers, needs_folder
+from sidecar.verification import answers
 
 if TYPE_CHECKING:
     from collections.abc import (
@@ -273,9 +273,6 @@ class Workspace:
         Waits for its turn where others work. Raises WorkspaceError where this host has no
         place for it, SecretNotHere where it has not a secret that the task names.
         """
-        if not needs_folder(assign):
-            yield Run(assign=assign, cwd=self._root, env={})
-            return
         self._log_time = assign.log_s or time.time(), time.monotonic()
         async with self._temporary(assign) as tmp, self._folder(assign) as folder:
             shell = assign.spec.shell

@@ -30,7 +30,6 @@ from events import catalogue as c
 from events.errors import shown
 from events.lifecycle import REFUSED
 from events.races import first
-from sidecar.answers import write_answer
 from sidecar.executors.port import (
     Finished,
     RawResult,
@@ -42,6 +41,7 @@ from sidecar.executors.port import (
 from sidecar.output import ShownStream
 from sidecar.processes.ending import Exit, shell_stages
 from sidecar.processes.family import Processes, ProcessLimits
+from sidecar.verification import write_answer
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -119,10 +119,6 @@ class WakeCommandError(AgentComError):
 
     code = "wake_command"
 
-    def __init__(self, problem: str) -> None:
-        self.problem = problem
-        super().__init__(problem)
-
 
 class WakeCommand(Struct, frozen=True):
     """A template, cut into words. `filled` makes the words of a program from it."""

@@ -345,7 +345,6 @@ class Processes:
         self.user = user
         self.sidecar = sidecar
         self._on_start = on_start
-        self._start_options = {} if user is None else user.start_options
         self._children: dict[int, Child] = {}
         self._spared: set[int] = set()
 
@@ -389,7 +388,7 @@ class Processes:
             {**env, ROUTE_MARK: route, SIDECAR_MARK: self.sidecar},
             child_umask(),
             (limits or ProcessLimits()).rlimits(),
-            self._start_options,
+            self.user,
         )
         with _as_file(stdin) as source:
             begun = self._begun(order, source)

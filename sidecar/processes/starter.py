@@ -22,13 +22,15 @@ import sys
 import threading
 from contextlib import suppress
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, NamedTuple
+from typing import IO, TYPE_CHECKING, NamedTuple
 
 from sidecar.processes import forker
 from sidecar.processes.table import LINUX
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+
+    from sidecar.task_user import TaskUser
 
 _PR_SET_PDEATHSIG = 1
 _ERRNO = 3
@@ -40,7 +42,7 @@ libc = ctypes.CDLL(None, use_errno=True) if LINUX else None
 class Order(NamedTuple):
     """What is to be started, and in what surroundings.
 
-    `user` are the options of `Popen` that name another user; {} for our own.
+    `user` is whose it is; None: our own.
     """
 
     argv: list[str]
@@ -48,7 +50,7 @@ class Order(NamedTuple):
     env: Mapping[str, str]
     umask: int
     rlimits: list[tuple[int, int]]
-    user: Mapping[str, Any]
+    user: TaskUser | None
 
 
 class Forked:
@@ -142,10 +144,8 @@ class Forker:
 
         Raises OSError where it cannot be started, ConnectionError where nobody forks.
         """
-        who = None
-        if order.user:
-            user = order.user
-            who = (user["user"], user["group"], list(user.get("extra_groups", ())))
+        user = order.user
+        who = None if user is None else (user.uid, user.gid, list(user.groups))
         body = marshal.dumps(
             (
                 _encoded(order.env),
@@ -221,7 +221,7 @@ def by_ourselves(order: Order, stdin: int) -> subprocess.Popen[bytes]:
         bufsize=0,
         start_new_session=True,
         umask=order.umask,
-        **order.user,
+        **(order.user.start_options if order.user is not None else {}),
         preexec_fn=functools.partial(_prepare, os.getpid(), order.rlimits),
     )
 

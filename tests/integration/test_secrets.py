@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 
-from sidecar.answers import write_answer
 from sidecar.task_secrets import SecretsFileError, TaskSecrets, parse
 from sidecar.task_user import TaskUserError, make_room, task_user
+from sidecar.verification import write_answer
 from tests.support.command import (
     NOTHING_ELSE,
     Running,

@@ -25,6 +25,7 @@ from sidecar.folders import (
 )
 from sidecar.kept import ended
 from sidecar.processes.family import Processes
+from sidecar.verification import needs_folder
 from sidecar.workspace import OwnVariables, Turns, Workspace, environment
 from tests.support.checkouts import git
 from tests.support.runs import assignment
@@ -130,10 +131,12 @@ async def test_claude_alone_gets_its_own_keys(workspace: Workspace) -> None:
         assert "HOME" in run.env
 
 
-async def test_models_need_no_folder(workspace: Workspace) -> None:
-    task = assignment(target_type="ollama", spec={"repo": "nowhere"})
-    async with workspace.prepare(task) as run:
-        assert run.env == {}
+def test_models_need_no_folder_but_for_verification() -> None:
+    spec: dict[str, Any] = {"repo": "nowhere"}
+    assert not needs_folder(assignment(target_type="ollama", spec=spec))
+    assert needs_folder(assignment(target_type="claude", spec=spec))
+    spec["verification_steps"] = ["true"]
+    assert needs_folder(assignment(target_type="ollama", spec=spec))
 
 
 @pytest.mark.parametrize(
