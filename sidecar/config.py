@@ -8,6 +8,7 @@ The page for people is docs/sidecar.md.
 from __future__ import annotations
 
 import difflib
+import hashlib
 import os
 import re
 import socket
@@ -60,6 +61,8 @@ VariableName = Annotated[
 ]
 
 OLLAMA_PORT = 11434
+NAME_CHARS = 64
+"""The most that a name in the fleet has."""
 
 
 class ConfigError(AgentComError):
@@ -221,8 +224,15 @@ class SidecarConfig(Struct, frozen=True, kw_only=True):
         return list(allowed)
 
     def endpoint_name(self, name: str) -> str:
-        """Return an endpoint's name in the fleet, where two hosts may both have a `gpu`."""
-        return f"{self.host}-{name}"[:64]
+        """Return an endpoint's name in the fleet, where two hosts may both have a `gpu`.
+
+        Too long for a name, it is shortened, and still no other's.
+        """
+        whole = f"{self.host}-{name}"
+        if len(whole) <= NAME_CHARS:
+            return whole
+        digest = hashlib.sha256(whole.encode()).hexdigest()[:8]
+        return f"{whole[: NAME_CHARS - 9]}-{digest}"
 
     def secret_names(self) -> list[str]:
         """List the variables that hold this host's keys, by the configuration."""

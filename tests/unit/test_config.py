@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from events.ids import is_token
 from sidecar import config as under_test
 from sidecar.config import ConfigError, SidecarConfig, load, parse
 
@@ -86,6 +87,15 @@ def test_two_endpoints_may_not_share_a_name() -> None:
     one = "[[endpoint]]\nname = 'g'\nkind = 'ollama'\nurl = 'http://x'\n"
     [problem] = problems(one + one)
     assert problem.startswith("endpoint[1].name: expected a name of its own, got 'g'")
+
+
+def test_endpoints_of_a_host_with_a_long_name_are_told_apart() -> None:
+    hosts = [SidecarConfig(name=f"{'h' * 62}{n}") for n in "12"]
+    names = {host.endpoint_name(each) for host in hosts for each in ("gpu", "claude")}
+    assert len(names) == 4
+    assert all(is_token(name) for name in names)
+    short = SidecarConfig(name="h" * 60)
+    assert short.endpoint_name("gpu") == f"{'h' * 60}-gpu"
 
 
 def test_a_file_that_is_not_there_is_a_mistake_that_says_so(tmp_path: Path) -> None:
