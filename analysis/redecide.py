@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import Counter, defaultdict
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from msgspec.structs import replace
 
@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from actors.rules.policy import Policy
     from analysis.reading import Bill, PastDecision, Reading
     from analysis.success import Success
+
+AT_ONCE_S: Final = 1.0
+"""A hop so soon after the wait had ended was held up by nothing but the wait."""
 
 
 class Alternative(NamedTuple):
@@ -299,7 +302,7 @@ class Judge:
                     tier=home,
                 )
             return moved._replace(what="fallback_later")
-        if hop_at < hopped_at and hopped_at - since <= policy.fallback_wait_s + 1.0:
+        if hop_at < hopped_at <= dispatch.hop_due(since, policy) + AT_ONCE_S:
             return moved._replace(what="fallback_sooner")
         # It hopped later than it might have: something else held it, and would again.
         return None

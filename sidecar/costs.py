@@ -1,4 +1,4 @@
-"""From counts to dollars: the one place where a run's tokens become money.
+"""From counts to dollars: the one place where a run that has ended gets its price.
 
 `cost_basis` says how far a figure can be trusted:
 

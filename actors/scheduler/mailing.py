@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from actors import lifecycle
-from actors.scheduler import dispatch
+from actors.scheduler import dispatch, returns
 from actors.scheduler.outputs import Mail, SpecNeeded
 from events.mail import Assign, Cancel, Evict, Rejoin, SharedEndpoint, UseEndpoints
 
@@ -107,7 +107,7 @@ def _has_others(state: SchedulerState, live: LiveTask, routed: c.TaskRouted) -> 
 def _escalates(state: SchedulerState, live: LiveTask, spec: c.TaskSpec) -> bool:
     """Whether work of this route that fails its verification is to be given back."""
     task = live.task
-    if not spec.verification_steps or task.attempts + 1 >= task.max_attempts:
+    if not spec.verification_steps or returns.is_used_up(task, task.attempts + 1):
         return False
     return dispatch.may_escalate(state, live.requirement(()))
 

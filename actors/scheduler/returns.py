@@ -62,7 +62,7 @@ def decide_used_up(
     It waits because its last route was requeued; behind that in the log came the host's
     report of the run, which counted as an attempt too.
     """
-    if not _is_used_up(live.task, live.task.attempts):
+    if not is_used_up(live.task, live.task.attempts):
         return None
     return _decide(state, lead, live, RouteEnd("attempts used up"), now)
 
@@ -91,7 +91,7 @@ def after_route(
     if task.phase == "cancelling":
         return lead.write(now, c.TaskAbandoned, **about, host=task.host)
     attempts = task.attempts + end.counts
-    if _is_used_up(task, attempts):
+    if is_used_up(task, attempts):
         return lead.write(
             now, c.TaskDeadLettered, **about, attempts=attempts, detail=end.detail
         )
@@ -105,7 +105,8 @@ def after_route(
     )
 
 
-def _is_used_up(task: TaskState, attempts: int) -> bool:
+def is_used_up(task: TaskState, attempts: int) -> bool:
+    """Whether a task with so many attempts behind it has none left."""
     return attempts >= task.max_attempts
 
 

@@ -107,7 +107,8 @@ FIELDS: Final = {
     "prompt.",
     "at": "RFC 3339 instant before which it is not to start.",
     "timeout_s": "Seconds that one run may take.",
-    "ttl_s": "Seconds after which the task is given up where nobody took it.",
+    "ttl_s": "Seconds that it may wait while nothing could take it, not even with all slots "
+    "free; then it expires.",
     "max_attempts": "How often it may be sent out.",
     "max_budget_usd": "Dollars that a run by Claude may cost at most. Of a task of yours it is "
     "taken off your own budget; a complex one that does not say gets half of what is left.",

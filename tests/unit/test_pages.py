@@ -53,7 +53,8 @@ RULES = {
     "actors/rules/scoring.py": r"def worth\(",
     "actors/scheduler/places.py": r"def _why_not\(",
     "projections/waiting.py": r"^def why\(",
-    "actors/scheduler/returns.py": r"\(\s*now,\s*c\.TaskDeadLettered\b",
+    "actors/scheduler/returns.py": r"\(\s*now,\s*c\.TaskDeadLettered\b"
+    r"|\battempts\b.* >= [\w.]*max_attempts\b",
     "actors/scheduler/held.py": r"\(\s*now,\s*c\.TaskReleased\b",
     "actors/scheduler/schedules.py": r"\(\s*now,\s*c\.ScheduleFired\b",
     "actors/scheduler/expiry.py": r"\(\s*now,\s*c\.TaskExpired\b",

@@ -39,9 +39,9 @@ export const GROUPS = [
     "Limits",
     [
       { name: "timeout_s", title: "Time limit of a run", kind: "number", hint: "seconds, 0: none" },
-      { name: "ttl_s", title: "Expires after", kind: "number", hint: "seconds in the queue" },
+      { name: "ttl_s", title: "Expires after", kind: "number", hint: "seconds in which nothing could take it" },
       { name: "deadline", title: "Deadline", kind: "time", hint: "2026-01-31 12:00" },
-      { name: "max_attempts", title: "Attempts at most", kind: "number", hint: "3" },
+      { name: "max_attempts", title: "Attempts at most", kind: "number", hint: "over all hosts" },
       { name: "retries", title: "Retries on the host", kind: "number", hint: "of a command" },
       { name: "max_budget_usd", title: "Budget", kind: "number", hint: "dollars" },
     ],

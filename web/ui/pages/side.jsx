@@ -287,7 +287,7 @@ export function Details({ task }) {
         </Detail>
         {(ttl || task.deadline) && (
           <Detail name="Expires">
-            {task.deadline ? moment(task.deadline) : `${duration((ttl ?? 0) * 1000)} after it was submitted`}
+            {task.deadline ? moment(task.deadline) : `when nothing could take it for ${duration((ttl ?? 0) * 1000)}`}
           </Detail>
         )}
         {budget && <Detail name="Budget">{dollars(budget)}</Detail>}
