@@ -23,8 +23,15 @@ class Diagnostics:
         if not structlog.is_configured():
             import sys
 
+            *before, _ = structlog.get_config()["processors"]
+            # A traceback without the frames' variables: they may hold what is secret.
+            plain = structlog.dev.ConsoleRenderer(
+                colors=sys.stderr.isatty(),
+                exception_formatter=structlog.dev.plain_traceback,
+            )
             # A command's stdout is for its answer.
             structlog.configure(
-                logger_factory=lambda *_: structlog.PrintLogger(sys.stderr)
+                processors=[*before, plain],
+                logger_factory=lambda *_: structlog.PrintLogger(sys.stderr),
             )
         return getattr(structlog.get_logger(self._name), level)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any, NamedTuple, overload
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, overload
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable
+
+CANCEL_AGAIN_S: Final = 0.25
 
 
 class Winner(NamedTuple):
@@ -63,3 +65,16 @@ async def first(
             future.cancel()
         # Gathered even where all have ended, so that no exception goes unread.
         await asyncio.gather(*running, return_exceptions=True)
+
+
+async def give_up(task: asyncio.Future[Any]) -> None:
+    """Cancel a task until it has ended, whatever it ends with.
+
+    Once is not always enough: `asyncio.wait_for` of Python 3.11, which the NATS client
+    uses, loses a cancellation that comes together with what it waits for.
+    """
+    while not task.done():
+        task.cancel()
+        await asyncio.wait((task,), timeout=CANCEL_AGAIN_S)
+    if not task.cancelled():
+        task.exception()

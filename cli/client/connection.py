@@ -36,6 +36,7 @@ from events.ids import FULL_ID, IdSource, is_token
 from events.nats.link import NOT_ALLOWED, Link
 from events.nats.log import JetStreamLog
 from events.nats.output import JetStreamOutput
+from events.races import give_up
 from projections.answers import TaskAnswer
 
 if TYPE_CHECKING:
@@ -52,7 +53,6 @@ QUESTION_S: Final = 8.0
 PAST_S: Final = 120.0
 """How long an answer about the past may take."""
 TRIES: Final = 3
-CANCEL_AGAIN_S: Final = 0.25
 ABSENT_FOR_S: Final = 0.3
 """Right after somebody's reconnect nobody may seem to listen: this long it is asked anew."""
 SHORTEST_ID: Final = 4
@@ -330,18 +330,12 @@ class GivenUp(Exception):
 
 
 async def unless(stop: asyncio.Event, work: Coroutine[Any, Any, T]) -> T:
-    """Run `work`; when `stop` is set, cancel it until it has ended, and raise GivenUp.
-
-    To cancel once is not always enough: `asyncio.wait_for` of Python 3.11, which the NATS
-    client uses, loses a cancellation that comes together with what it waits for.
-    """
+    """Run `work`; when `stop` is set, cancel it until it has ended, and raise GivenUp."""
     working = asyncio.ensure_future(work)
     stopping = asyncio.ensure_future(stop.wait())
     try:
         await asyncio.wait((working, stopping), return_when=asyncio.FIRST_COMPLETED)
-        while not working.done():
-            working.cancel()
-            await asyncio.wait((working,), timeout=CANCEL_AGAIN_S)
+        await give_up(working)
     finally:
         stopping.cancel()
         working.cancel()

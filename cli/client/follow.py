@@ -17,7 +17,7 @@ from events import catalogue as c
 from events import subjects
 from events.errors import LogError
 from events.lifecycle import FINAL
-from events.races import first
+from events.races import first, give_up
 from projections import tasks
 from projections.answers import TaskAnswer, WhyAnswer
 from projections.judged import JudgedEvent, judge
@@ -135,7 +135,10 @@ class Following:
             ],
         )
         try:
-            await first(self._ended, follower.failed)
+            broken = (
+                [follower.failed] if live is None else [follower.failed, live.failed]
+            )
+            await first(self._ended, *broken)
             record = self.record
             assert record is not None
             ended = outcome_of(record, self._result)
@@ -188,6 +191,8 @@ class LiveOutput:
         self._reading: asyncio.Task[None] | None = None
         # One reading at a time: the end of one lets what comes pass ahead of another's.
         self._turn = asyncio.Lock()
+        # Gets what keeps it from being shown: a reader who has gone away, a full disk.
+        self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._forget = client.link.on_connection(self._connection)
 
     async def start(self) -> None:
@@ -201,10 +206,11 @@ class LiveOutput:
         """Show nothing more."""
         self._forget()
         if self._reading is not None:
-            self._reading.cancel()
-            await asyncio.gather(self._reading, return_exceptions=True)
+            await give_up(self._reading)
         if self._subscription is not None:
             await self._subscription.stop()
+        if not self.failed.cancel():
+            self.failed.exception()
 
     def _on(self, chunk: c.Chunk) -> None:
         if self._waiting is None:
@@ -215,13 +221,16 @@ class LiveOutput:
             self._left_out[chunk.route] = chunk.n
 
     def _hand_on(self, chunk: c.Chunk) -> None:
-        if chunk.n <= self._last.get(chunk.route, 0):
+        if chunk.n <= self._last.get(chunk.route, 0) or self.failed.done():
             return
         self._last[chunk.route] = chunk.n
         if chunk.event_type in _TEXT:
             size = self._bytes.get(chunk.route, 0) + len(chunk.text.encode())
             self._bytes[chunk.route] = size
-        self._show(chunk)
+        try:
+            self._show(chunk)
+        except OSError as error:
+            self.failed.set_exception(error)
 
     def _connection(self, up: bool) -> None:
         if up and (self._reading is None or self._reading.done()):
@@ -264,6 +273,8 @@ class LiveOutput:
         async for seq, chunk in output.placed(self._task_id, start=self._next):
             self._next = seq + 1
             self._hand_on(chunk)
+            if self.failed.done():
+                return
 
     async def rest(self, route: str, size: int) -> None:
         """Return once `size` bytes of the route's text were shown, or soon after."""

@@ -26,6 +26,7 @@ def later_options(command: F) -> F:
         click.option(
             "--at",
             metavar="TIME",
+            callback=lambda _, __, at: None if at is None else time_to_come(at),
             help="Do not start it before: 18:30, tomorrow 9:00, 2026-01-31 09:00 where "
             "this is typed, or RFC 3339.",
         ),
@@ -63,9 +64,7 @@ def later_of(options: dict[str, Any]) -> dict[str, Any]:
     if at is not None and in_s is not None:
         raise click.UsageError("--at and --in do not go together: say one")
     fields: dict[str, Any] = {name: list(options[name]) for name in AFTER}
-    if at is not None:
-        fields["at"] = time_to_come(at)
-    return {**fields, "in": in_s}
+    return {**fields, "at": at, "in": in_s}
 
 
 def is_later(fields: dict[str, Any]) -> bool:

@@ -11,6 +11,7 @@ from events.codec import decode_event, encode
 from events.errors import LogError, LogUnavailable, Malformed, Unreachable
 from events.nats.api import ALL, direct, read_consumer, recorded_of, stored_message
 from events.position import LogChanged, Position
+from events.races import give_up
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -77,8 +78,7 @@ class LinkFollower:
 
     async def stop(self) -> None:
         self._forget()
-        self._task.cancel()
-        await asyncio.gather(self._task, return_exceptions=True)
+        await give_up(self._task)
 
     def _connection(self, up: bool) -> None:
         if up:

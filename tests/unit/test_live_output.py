@@ -8,6 +8,8 @@ from contextlib import asynccontextmanager
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+import pytest
+
 from cli.client import follow
 from cli.client.follow import WAITING, LiveOutput
 from cli.commands import tasks
@@ -15,8 +17,6 @@ from events import catalogue as c
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
-
-    import pytest
 
 
 def piece(n: int) -> c.Chunk:
@@ -141,6 +141,30 @@ async def test_what_found_no_room_is_read_though_it_is_stored_late(monkeypatch):
     stream.kept = last
     await starting
     assert shown == list(range(1, last + 2))
+
+
+async def test_a_reader_who_has_gone_away_ends_it_and_no_more_is_shown():
+    stream, shown = Stream(2), list[int]()
+    link = SimpleNamespace(on_connection=lambda _: lambda: None)
+    client: Any = SimpleNamespace(output=stream, link=link)
+
+    def show(chunk: c.Chunk) -> None:
+        shown.append(chunk.n)
+        if chunk.n == 3:
+            raise BrokenPipeError
+
+    live = LiveOutput(client, "T", show)
+    stream.may_go.set()
+    await live.start()
+    stream.say(piece(3))
+    stream.say(piece(4))
+    assert shown == [1, 2, 3]
+    with pytest.raises(BrokenPipeError):
+        await live.failed
+    stream.kept = 9
+    await live._catch_up()
+    assert shown == [1, 2, 3]
+    await live.stop()
 
 
 async def test_logs_prints_each_piece_before_it_reads_the_next(

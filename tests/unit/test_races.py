@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from types import SimpleNamespace
 
 import pytest
 
-from events.races import Winner, first
+from events.nats.follow import LinkFollower
+from events.position import NOWHERE
+from events.races import Winner, first, give_up
 
 
 class Runner:
@@ -90,3 +93,51 @@ async def test_cancelling_the_race_cancels_and_awaits_its_contenders():
         await race
     assert loser.cleaned
     assert not watched.done()
+
+
+class Deaf:
+    """Work that loses the first cancellation, as `asyncio.wait_for` may."""
+
+    def __init__(self):
+        self.begun = asyncio.Event()
+        self.lost = False
+
+    async def run(self):
+        self.begun.set()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            self.lost = True
+        await asyncio.Event().wait()
+
+
+async def test_what_loses_a_cancellation_is_cancelled_again():
+    deaf = Deaf()
+    task = asyncio.ensure_future(deaf.run())
+    await deaf.begun.wait()
+    async with asyncio.timeout(60):
+        await give_up(task)
+    assert deaf.lost
+    assert task.cancelled()
+
+
+async def test_what_ended_with_an_error_is_given_up_without_one():
+    task = asyncio.ensure_future(at_once(error=ValueError()))
+    await asyncio.sleep(0)
+    await give_up(task)
+    assert isinstance(task.exception(), ValueError)
+
+
+async def test_a_follower_whose_reading_loses_a_cancellation_stops_all_the_same():
+    deaf = Deaf()
+
+    class Follower(LinkFollower):
+        async def _run(self):
+            await deaf.run()
+
+    link = SimpleNamespace(on_connection=lambda _: lambda: None)
+    follower = Follower(link, lambda _: None, 1, (), NOWHERE)
+    await deaf.begun.wait()
+    async with asyncio.timeout(60):
+        await follower.stop()
+    assert deaf.lost
