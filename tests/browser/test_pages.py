@@ -579,6 +579,25 @@ def test_events_are_filtered_paused_and_sought(open_page, house):
     expect(page.locator("#task h1")).to_have_text("while paused")
 
 
+def test_a_piece_of_the_log_that_comes_when_one_has_gone_on_is_passed_by(
+    open_page, house
+):
+    page = open_page("events")
+    expect(page.locator("#events li").first).to_be_visible()
+    held = []
+    page.route(re.compile("/api/v1/events.*from=1&"), lambda route: held.append(route))
+    page.fill("#jump", "1")
+    page.get_by_role("button", name="Jump").click()
+    eventually(page, lambda: len(held), 1)
+    page.evaluate("location.hash = '#/events'")
+    expect(page.locator("#jump")).to_have_value("")
+    with page.expect_response(re.compile("/api/v1/events")):
+        held[0].continue_()
+    # Live it was, and live it is.
+    task = house.submit("goes on", shell={"command": "true"})
+    expect(page.locator(f"#events li a[href$='{task}']").first).to_be_visible()
+
+
 def test_a_task_and_the_costs_are_taken_along_as_files(open_page, house):
     task = house.submit("taken along", shell={"command": "echo content"})
     page = open_page(f"task/{task}")

@@ -224,6 +224,30 @@ def test_a_task_is_done_again_with_other_words_files_and_errors_at_their_fields(
     notified(page, "was submitted")
 
 
+def test_a_task_waits_for_its_files_and_what_cannot_be_copied_is_said(open_page, house):
+    page = open_page(f"task/{house.submit('to copy', shell={'command': 'true'})}")
+    ended(page)
+    # As it is where a page comes without TLS.
+    page.evaluate("Object.defineProperty(navigator, 'clipboard', {value: undefined})")
+    page.get_by_role("button", name="Copy nats command").click()
+    notified(page, "nats req agentcom.query.task")
+    held = []
+    page.route(re.compile("/api/v1/attachments"), lambda route: held.append(route))
+    page.click("#submit-task")
+    dialog = page.locator("dialog")
+    dialog.locator("[name=description]").fill("look at it")
+    dialog.locator("[name=attachments]").set_input_files(
+        {"name": "note.txt", "mimeType": "text/plain", "buffer": b"hello"}
+    )
+    send = dialog.locator("button[type=submit]")
+    expect(send).to_be_disabled()
+    expect(send).to_have_text("Files are on their way…")
+    eventually(page, lambda: len(held), 1)
+    held[0].continue_()
+    expect(dialog).to_contain_text("note.txt")
+    expect(send).to_be_enabled()
+
+
 def test_a_command_that_printed_nothing_is_said_to_have_printed_nothing(
     open_page, house
 ):

@@ -22,11 +22,10 @@ export class Refused extends Error {
 /**
  * @param {string} method
  * @param {string} path below /api/v1
- * @param {unknown} [body]
- * @param {string} [token] another than the session's
- * @returns {Promise<any>} the answer; what is in it depends on the path
+ * @param {{ body?: unknown, token?: string, signal?: AbortSignal }} [more] `token`: another
+ *   than the session's
  */
-async function ask(method, path, body, token) {
+async function send(method, path, { body, token, signal } = {}) {
   const shown = token ?? session.token;
   /** @type {Record<string, string>} */
   const headers = { "AgentCom-Page": location.origin };
@@ -38,20 +37,21 @@ async function ask(method, path, body, token) {
       method,
       headers,
       body: body === undefined ? undefined : JSON.stringify(body),
+      signal,
     });
   } catch {
     throw new Refused({ error: "The server cannot be reached." }, 0);
   }
-  let answer = null;
-  try {
-    answer = await response.json();
-  } catch {
-    // An answer without a body: its status says enough.
-  }
   if (response.status === 401 && token === undefined && shown === session.token) session.changed();
-  if (!response.ok) throw new Refused(answer, response.status);
-  return answer;
+  if (!response.ok) throw new Refused(await response.json().catch(() => null), response.status);
+  return response;
 }
+
+/**
+ * @param {string} method @param {string} path @param {unknown} [body] @param {string} [token]
+ * @returns {Promise<any>} the answer; what is in it depends on the path
+ */
+const ask = async (method, path, body, token) => (await send(method, path, { body, token })).json();
 
 /** @param {string} path */
 export const get = (path) => ask("GET", path);
@@ -61,8 +61,6 @@ export const post = (path, body = {}) => ask("POST", path, body);
 export const remove = (path) => ask("DELETE", path);
 /** @param {string} path @param {unknown} body */
 export const put = (path, body) => ask("PUT", path, body);
-/** @param {string} path */
-export const del = (path) => ask("DELETE", path);
 
 /**
  * Who a token belongs to; asks nobody to log in where it is refused.
@@ -76,7 +74,7 @@ export const me = (token) => ask("GET", "/me", undefined, token);
  * @param {AbortSignal} [signal] @param {number} [start]
  */
 export async function chunks(id, take, signal, start = 1) {
-  const response = await open(`/tasks/${id}/output.ndjson?start=${start}`, signal);
+  const response = await send("GET", `/tasks/${id}/output.ndjson?start=${start}`, { signal });
   const reader = /** @type {ReadableStream<Uint8Array>} */ (response.body).getReader();
   const decoder = new TextDecoder();
   let rest = "";
@@ -91,18 +89,8 @@ export async function chunks(id, take, signal, start = 1) {
 
 /** Save all that a task has printed as a file. @param {string} id */
 export async function saveOutput(id) {
-  const response = await open(`/tasks/${id}/output.txt`);
+  const response = await send("GET", `/tasks/${id}/output.txt`);
   saveBlob(`${id}.log`, await response.blob());
-}
-
-/** @param {string} path @param {AbortSignal} [signal] @returns {Promise<Response>} */
-async function open(path, signal) {
-  /** @type {Record<string, string>} */
-  const headers = { "AgentCom-Page": location.origin };
-  if (session.token) headers.Authorization = `Bearer ${session.token}`;
-  const response = await fetch(`${BASE}api/v1${path}`, { headers, signal });
-  if (!response.ok) throw new Refused(await response.json().catch(() => null), response.status);
-  return response;
 }
 
 /** A key that makes a command safe to repeat. */
@@ -147,6 +135,19 @@ export async function carryOut(work, done) {
 
 /** @param {unknown} error */
 export const wordsOf = (error) => local(error instanceof Error ? error.message : String(error));
+
+/**
+ * Copy a text, or say that it cannot be: without TLS a page has no clipboard.
+ * @param {string} text @param {string} done what is said then @param {string} [failed]
+ */
+export async function toClipboard(text, done, failed = "The browser does not let this page copy.") {
+  try {
+    await navigator.clipboard.writeText(text);
+    notice(done);
+  } catch {
+    notice(failed, "bad");
+  }
+}
 
 /** @param {string} name @param {string} text @param {string} type */
 export const download = (name, text, type) => saveBlob(name, new Blob([text], { type }));

@@ -3,6 +3,7 @@ import { useEffect, useState } from "preact/hooks";
 import { carryOut, notice, post } from "./api.js";
 import { forMany } from "./bulk.jsx";
 import { age, at, clock, count, local, plain } from "./format.js";
+import { keep, keptJson } from "./kept.js";
 import { Empty, Panel, Said, Sure } from "./parts.jsx";
 import { setWaiting, tasksLike } from "./route.js";
 import { BASE } from "./session.js";
@@ -16,26 +17,8 @@ const TELL = `agentcom-tell ${BASE}`;
 const WORDS = { error: "Error", warning: "Warning", info: "Note" };
 const MARKS = { error: "✗", warning: "!", info: "i" };
 
-/** @param {string} key @returns {any} */
-function kept(key) {
-  try {
-    return JSON.parse(localStorage.getItem(key) ?? "null");
-  } catch {
-    return null;
-  }
-}
-
-/** @param {string} key @param {any} value */
-function keep(key, value) {
-  try {
-    localStorage.setItem(key, JSON.stringify(value));
-  } catch {
-    // Without storage it lasts as long as the page.
-  }
-}
-
 /** @type {Record<string, string>} rows that were put aside, and up to when */
-let aside = kept(ASIDE) ?? {};
+let aside = keptJson(ASIDE) ?? {};
 /** @type {Set<() => void>} */
 const listeners = new Set();
 /** A row comes back when there is more of it than was put aside. @param {AttentionRow} row */
@@ -44,7 +27,7 @@ const isAside = (row) => aside[row.key] !== undefined && aside[row.key] >= (row.
 /** @param {AttentionRow} row */
 function putAside(row) {
   aside = Object.fromEntries(Object.entries({ ...aside, [row.key]: row.last ?? "" }).slice(-500));
-  keep(ASIDE, aside);
+  keep(ASIDE, JSON.stringify(aside));
   for (const tell of listeners) tell();
 }
 
@@ -75,7 +58,7 @@ export function useSigns(rows) {
     if (!rows) return;
     const fresh = rows.filter(({ key }) => told.keys && !told.keys.has(key));
     told.keys = new Set(rows.map(({ key }) => key));
-    if (!kept(TELL) || !document.hidden || globalThis.Notification?.permission !== "granted") return;
+    if (!keptJson(TELL) || !document.hidden || globalThis.Notification?.permission !== "granted") return;
     for (const row of fresh.slice(0, 3))
       new Notification("AgentCom", { body: plain(local(row.sentence), 200), tag: row.key });
   }, [rows, told]);
@@ -108,12 +91,12 @@ export function Attention({ rows, now, operator }) {
 
 /** Whether this browser tells of new ones while it shows something else. */
 function Tell() {
-  const [on, set] = useState(kept(TELL) === true);
+  const [on, set] = useState(keptJson(TELL) === true);
   if (!globalThis.Notification) return null;
   const turn = async () => {
     const wanted = !on && (await Notification.requestPermission()) === "granted";
     if (!on && !wanted) notice("The browser does not let this page notify.", "bad");
-    keep(TELL, wanted);
+    keep(TELL, JSON.stringify(wanted));
     set(wanted);
   };
   return (

@@ -1,39 +1,27 @@
 // Who is here: the token that the server knows them by. It lies in the storage of this origin
 // (scheme, name and port) and is sent by this page alone, as a header: nothing that a browser
 // would send along by itself, to another port or for another page.
+import { keep, kept } from "./kept.js";
 import { moved } from "./route.js";
 
 /** The path that the page is served at: "/", or where a proxy has put it. */
 export const BASE = new URL(".", location.href).pathname;
 const KEY = `agentcom-token ${BASE}`;
 
-function stored() {
-  try {
-    return localStorage.getItem(KEY) ?? "";
-  } catch {
-    return "";
-  }
-}
-
 export const session = {
-  token: stored(),
+  token: kept(KEY) ?? "",
   /** @type {() => void} called when the token was refused, or another tab changed it */
   changed: () => {},
   /** @param {string} token */
   keep(token) {
     this.token = token;
-    try {
-      if (token) localStorage.setItem(KEY, token);
-      else localStorage.removeItem(KEY);
-    } catch {
-      // Without storage it lasts as long as the page.
-    }
+    keep(KEY, token);
   },
 };
 
 globalThis.addEventListener?.("storage", (event) => {
   if (event.key !== KEY) return;
-  session.token = stored();
+  session.token = kept(KEY) ?? "";
   session.changed();
 });
 

@@ -21,22 +21,23 @@ export function Submit({ spec, close }) {
   const [draft, set] = useState(
     () => drafts.get(again) ?? { form: formOf(spec), files: spec.attachments ?? [], key: newKey() },
   );
-  const keep = (/** @type {Partial<Draft>} */ part) =>
+  const keep = (/** @type {(old: Draft) => Partial<Draft>} */ change) =>
     set((old) => {
-      const next = { ...old, ...part };
+      const next = { ...old, ...change(old) };
       drafts.set(again, next);
       return next;
     });
   const [wrong, setWrong] = useState(/** @type {{ field: string, message: string } | null} */ (null));
   const [dry, setDry] = useState(/** @type {any} */ (null));
   const [busy, setBusy] = useState(false);
+  const [storing, setStoring] = useState(0); // files that are on their way
   const box = useFocusOn(wrong);
   const sets = useSuggestions();
   const { form, files, key } = draft;
   const change = (/** @type {string} */ name) => (/** @type {Edit} */ event) => {
     const { currentTarget: input } = event;
     const value = input.type === "checkbox" ? (/** @type {any} */ (input).checked ? "yes" : "") : input.value;
-    keep({ form: { ...form, [name]: value }, key: newKey() });
+    keep((old) => ({ form: { ...old.form, [name]: value }, key: newKey() }));
     if (wrong?.field === name) setWrong(null);
   };
   const body = () => {
@@ -75,18 +76,17 @@ export function Submit({ spec, close }) {
     }
   };
   const attach = async (/** @type {FileList | null} */ chosen) => {
-    for (const file of chosen ?? []) {
+    const files = [...(chosen ?? [])];
+    setStoring((n) => n + files.length);
+    for (const file of files) {
       const stored = await carryOut(() => store(file));
+      setStoring((n) => n - 1);
       if (stored)
-        set((old) => ({
-          ...old,
+        keep((old) => ({
           files: [...old.files.filter((/** @type {Stored} */ one) => one.name !== stored.name), stored],
+          key: newKey(),
         }));
     }
-    set((old) => {
-      drafts.set(again, old);
-      return old;
-    });
   };
   const clear = () => {
     drafts.delete(again);
@@ -114,7 +114,10 @@ export function Submit({ spec, close }) {
                 files={files}
                 attach={attach}
                 drop={(at) =>
-                  keep({ files: files.filter((/** @type {Stored} */ _, /** @type {number} */ n) => n !== at) })
+                  keep((old) => ({
+                    files: old.files.filter((/** @type {Stored} */ _, /** @type {number} */ n) => n !== at),
+                    key: newKey(),
+                  }))
                 }
               />
             </>
@@ -136,8 +139,8 @@ export function Submit({ spec, close }) {
           <button type="button" onClick={tryIt} disabled={!form.description?.trim()}>
             Where would it go?
           </button>
-          <button type="submit" class="main" disabled={busy}>
-            Submit
+          <button type="submit" class="main" disabled={busy || storing > 0}>
+            {storing > 0 ? "Files are on their way…" : "Submit"}
           </button>
         </footer>
       </form>

@@ -1,4 +1,5 @@
 // Views that somebody keeps: an address under a name, in this browser.
+import { keep, kept } from "./kept.js";
 import { BASE } from "./session.js";
 
 const KEY = `agentcom-views ${BASE}`;
@@ -46,20 +47,10 @@ export const tellers = new Set();
 
 export const views = {
   /** @returns {View[]} */
-  all() {
-    try {
-      return viewsIn(localStorage.getItem(KEY));
-    } catch {
-      return [];
-    }
-  },
+  all: () => viewsIn(kept(KEY)),
   /** @param {View[]} all */
   keep(all) {
-    try {
-      localStorage.setItem(KEY, JSON.stringify(all));
-    } catch {
-      // Without storage there are none.
-    }
+    keep(KEY, JSON.stringify(all));
     for (const tell of tellers) tell();
   },
 };

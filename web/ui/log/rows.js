@@ -249,7 +249,7 @@ export class Rows {
 }
 
 /** @param {HTMLElement} span @param {number} style @param {string} theme */
-export function dress(span, style, theme) {
+function dress(span, style, theme) {
   const { color, background, flags } = look(style, theme);
   if (color) span.style.color = color;
   if (background) span.style.backgroundColor = background;

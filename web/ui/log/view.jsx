@@ -1,8 +1,9 @@
 // The viewer of a log: its lines, and above them what one can do with them.
 import { useEffect, useImperativeHandle, useLayoutEffect, useRef, useState } from "preact/hooks";
 import { forwardRef } from "preact/compat";
-import { notice } from "../api.js";
+import { notice, toClipboard } from "../api.js";
 import { count, zone } from "../format.js";
+import { keep, keptJson } from "../kept.js";
 import { useQuery } from "../route.js";
 import { Rows } from "./rows.js";
 import { Search } from "./search.js";
@@ -29,13 +30,8 @@ const TIMES = [
   ["clock", `clock, ${zone(new Date())}`],
 ];
 
-function remembered() {
-  try {
-    return { wrap: true, times: "off", ...JSON.parse(localStorage.getItem("agentcom-log") ?? "{}") };
-  } catch {
-    return { wrap: true, times: "off" };
-  }
-}
+const SHAPE = "agentcom-log";
+const remembered = () => ({ wrap: true, times: "off", ...keptJson(SHAPE) });
 
 export const LogView = forwardRef(function LogView(
   /** @type {Props} */ { id, store, label, theme, placeholder, busy = false, lines = null, href = null, save, ...more },
@@ -164,21 +160,13 @@ export const LogView = forwardRef(function LogView(
   const change = (/** @type {Partial<typeof shape>} */ part) => {
     const next = { ...shape, ...part };
     setShape(next);
-    try {
-      localStorage.setItem("agentcom-log", JSON.stringify(next));
-    } catch {
-      // Without storage it lasts as long as the page.
-    }
+    keep(SHAPE, JSON.stringify(next));
   };
   const copy = () => {
     const [from, to] = lines ? [store.placeOf(lines[0]), store.placeOf(lines[1]) + 1] : [0, store.length];
     const copied = store.text(Math.max(0, from), to || store.length, only ?? all);
     if (copied.length > MOST_COPIED) notice("That is too much for the clipboard. Download it instead.", "bad");
-    else
-      navigator.clipboard.writeText(copied).then(
-        () => notice(lines ? `Copied lines ${lines[0]} to ${lines[1]}.` : "Copied."),
-        () => notice("The browser does not let this page copy.", "bad"),
-      );
+    else toClipboard(copied, lines ? `Copied lines ${lines[0]} to ${lines[1]}.` : "Copied.");
   };
   const pressed = (/** @type {KeyboardEvent} */ event) => {
     if ((event.ctrlKey || event.metaKey) && event.key === "f") {

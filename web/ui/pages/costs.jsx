@@ -263,10 +263,14 @@ export function WouldBe({ model, runs }) {
   const step = Math.ceil(runs / 10);
   // biome-ignore lint/correctness/useExhaustiveDependencies: `step` asks again
   useEffect(() => {
+    let over = false;
     get(`/savings?${new URLSearchParams({ model })}`).then(
-      (/** @type {SavingsAnswer} */ answer) => set(answer.simulated_usd ?? 0),
+      (/** @type {SavingsAnswer} */ answer) => !over && set(answer.simulated_usd ?? 0),
       () => {},
     );
+    return () => {
+      over = true;
+    };
   }, [model, step]);
   if (usd === null) return null;
   return (

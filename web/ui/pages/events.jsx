@@ -38,6 +38,7 @@ export function Events() {
   const [goal, setGoal] = useState(from);
   const whole = json !== "";
   const { data, error } = useTopic("events", { subject });
+  const asked = useRef(0); // counts what was asked, and each change of what is looked at
   const top = useRef(/** @type {HTMLOListElement | null} */ (null));
   const live = data?.events ?? [];
   const shown = (past?.events ?? paused ?? live).slice(past ? 0 : -SHOWN);
@@ -50,10 +51,17 @@ export function Events() {
     type(subject);
     setGoal(from);
     if (from) read(pointOf(from));
+    return () => {
+      asked.current += 1;
+    };
   }, [subject, from]);
   const read = async (/** @type {string} */ from) => {
+    asked.current += 1;
+    const mine = asked.current;
     const page = await carryOut(() => get(`/events?${new URLSearchParams({ subject, from, limit: "200" })}`));
-    if (page) jump(page);
+    // What comes when something else is looked at is passed by.
+    if (!page || mine !== asked.current) return;
+    jump(page);
     top.current?.scrollTo(0, 0);
   };
   const submit = (/** @type {Event} */ event) => {

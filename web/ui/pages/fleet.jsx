@@ -1,6 +1,6 @@
 // Fleet: hosts, their endpoints, which model is where; and the shared endpoints.
 import { useEffect, useState } from "preact/hooks";
-import { carryOut, del, post } from "../api.js";
+import { carryOut, post, remove } from "../api.js";
 import { ORDERS, fleetOf, slotsOf, troubles } from "../fleetlist.js";
 import { age, bytes, count, plain } from "../format.js";
 import { Dialog, Empty, Panel, Scroll, Simulated, State as StateOf, Sure, Text, Said } from "../parts.jsx";
@@ -457,7 +457,7 @@ function Shared({ shared, operator }) {
                 <Sure
                   label="Remove"
                   sure="Remove it?"
-                  act={() => carryOut(() => del(`/endpoints/${each.endpoint}`), "The endpoint is removed.")}
+                  act={() => carryOut(() => remove(`/endpoints/${each.endpoint}`), "The endpoint is removed.")}
                 />
               )}
             </li>

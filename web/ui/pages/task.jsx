@@ -1,6 +1,6 @@
 // One task: what it puts out, and beside that its state, where and why there, what it cost.
 import { useCallback, useMemo, useRef, useState } from "preact/hooks";
-import { carryOut, chunks, download, get, notice, post } from "../api.js";
+import { carryOut, chunks, download, get, post, toClipboard } from "../api.js";
 import { Changes } from "../changes.jsx";
 import { Checks } from "../checks.jsx";
 import { FINAL, count, plain } from "../format.js";
@@ -188,11 +188,6 @@ function Actions({ task, operator, submit }) {
   const { task_id: id } = task;
   const over = FINAL.has(task.state);
   const command = `nats req agentcom.query.task '{"task_id": "${id}", "events": true}'`;
-  const copy = () =>
-    navigator.clipboard.writeText(command).then(
-      () => notice(`Copied: ${command}`),
-      () => notice(command),
-    );
   const save = () =>
     carryOut(async () => {
       const whole = await get(`/tasks/${id}?events=true`);
@@ -217,7 +212,7 @@ function Actions({ task, operator, submit }) {
           Reassign
         </button>
       )}
-      <button type="button" onClick={copy}>
+      <button type="button" onClick={() => toClipboard(command, `Copied: ${command}`, command)}>
         Copy nats command
       </button>
       <button type="button" onClick={save}>

@@ -17,14 +17,19 @@ const orUnknown = (usd) => (usd === null ? "unknown dollars" : dollars(usd));
 function useRate(target) {
   const [rate, set] = useState(/** @type {number | null} */ (null));
   useEffect(() => {
-    if (!target) return;
+    set(null);
+    if (!target) return undefined;
+    let over = false;
     get("/costs?by=target").then(
       (/** @type {CostsAnswer} */ { lines }) => {
         const line = lines.find(({ key }) => key === target);
-        if (line?.tokens_out) set(line.estimated_cost_usd / line.tokens_out);
+        if (!over && line?.tokens_out) set(line.estimated_cost_usd / line.tokens_out);
       },
       () => {}, // then it says nothing of dollars
     );
+    return () => {
+      over = true;
+    };
   }, [target]);
   return rate;
 }

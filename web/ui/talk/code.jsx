@@ -15,7 +15,7 @@ import xml from "highlight.js/lib/languages/xml";
 import yaml from "highlight.js/lib/languages/yaml";
 import { createLowlight } from "lowlight";
 import { useMemo } from "preact/hooks";
-import { notice } from "../api.js";
+import { toClipboard } from "../api.js";
 import { plain, visible } from "../format.js";
 
 const LONGEST = 50_000; // characters that are coloured
@@ -38,16 +38,11 @@ export function Code({ text, language }) {
     if (!name || text.length > LONGEST || !light.registered(name)) return visible(text);
     return light.highlight(name, text).children.map(shown);
   }, [text, name]);
-  const copy = () =>
-    navigator.clipboard.writeText(text).then(
-      () => notice("Copied."),
-      () => notice("The browser does not let this page copy.", "bad"),
-    );
   return (
     <div class="code">
       <header>
         <small>{plain(name, 40) || "text"}</small>
-        <button type="button" class="quiet" onClick={copy}>
+        <button type="button" class="quiet" onClick={() => toClipboard(text, "Copied.")}>
           Copy
         </button>
       </header>
