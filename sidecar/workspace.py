@@ -53,7 +53,7 @@ from sidecar.folders import (
     remove,
 )
 from sidecar.git import FOR_SERVERS, Git, add_worktree, remove_worktree, retire
-from sidecar.processes.table import ROUTE_MARK, TASK_MARK
+from sidecar.processes.table import ROUTE_MARK, SIDECAR_MARK, TASK_MARK
 from sidecar.task_secrets import TaskSecrets
 from sidecar.verification import answers
 
@@ -277,11 +277,13 @@ class Workspace:
         async with self._temporary(assign) as tmp, self._folder(assign) as folder:
             shell = assign.spec.shell
             secret = self._secrets.of(shell.secret_env if shell is not None else ())
-            marks = {TASK_MARK, ROUTE_MARK}
+            marks = {TASK_MARK, ROUTE_MARK, SIDECAR_MARK}
             secret = {name: secret[name] for name in secret if name not in marks}
             env = environment(assign, self._source, tmp, self._own)
             if assign.target_type == "sidecar":
                 env |= secret
+            # Each process gets it as it starts; it is told with the others.
+            env[SIDECAR_MARK] = self._processes.sidecar
             as_command = structs.replace(assign, target_type="sidecar")
             steps_env = environment(as_command, self._source, tmp, self._own) | secret
             async with self._watched(assign, folder) as changes:
