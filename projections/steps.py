@@ -7,16 +7,20 @@ from typing import TYPE_CHECKING, Any, Final
 from events import catalogue as c
 from events.codec import fallback_code
 from events.lifecycle import FINAL, NO_ATTEMPT, VERIFICATION
-from projections.checks import note_step
 from projections.held import released
 from projections.newcomers import DESCRIPTION_KEPT, delegated
-from projections.record import Routing
+from projections.record import CheckedStep, Routing, same
 
 if TYPE_CHECKING:
     from projections.record import TaskRecord
 
 ROUTINGS_KEPT: Final = 64
 """Routings of one task that are remembered; of more, those that never started go."""
+STEPS_KEPT: Final = 100
+"""Verification steps of one routing that are remembered."""
+COMMAND_KEPT: Final = 1_000
+OUTPUT_KEPT: Final = 2_000
+"""Characters of a step's command, and of the end of its output, that readers see."""
 
 
 def _deferred(
@@ -245,6 +249,24 @@ def _stepped(record: TaskRecord, routing: Routing, event: c.TaskStep, seq: int) 
         routing.last_line = event.step
 
 
+def _verified(
+    record: TaskRecord, routing: Routing, event: c.TaskVerified, seq: int
+) -> None:
+    routing.lines += 1
+    routing.last_line = event.text[:COMMAND_KEPT]
+    if len(routing.checks) >= STEPS_KEPT:
+        return
+    spent = event.spent or c.RoundSpent()
+    step = same(event, CheckedStep) | {
+        "command": event.command[:COMMAND_KEPT],
+        "output": event.output[-OUTPUT_KEPT:],
+        "tokens_in": spent.tokens_in,
+        "tokens_out": spent.tokens_out,
+        "usd": spent.estimated_cost_usd,
+    }
+    routing.checks += (CheckedStep(**step),)
+
+
 def _finished(
     record: TaskRecord,
     routing: Routing,
@@ -327,7 +349,7 @@ EFFECTS: Final[dict[type[c.Event], Any]] = {
     c.TaskErrorLine: _line,
     c.TaskRetrying: _retrying,
     c.TaskStep: _stepped,
-    c.TaskVerified: note_step,
+    c.TaskVerified: _verified,
     c.TaskCompleted: _finished,
     c.TaskFailed: _finished,
     c.TaskReturned: _returned,
