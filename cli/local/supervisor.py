@@ -463,7 +463,11 @@ def is_unsettled(fleet: HostsAnswer, host: str, waited_s: float) -> bool:
     """
     if any(tier.state == "down" and tier.offered == "up" for tier in fleet.tiers):
         return waited_s < SETTLED_S
-    (row,) = [each for each in fleet.hosts if each.host == host]
-    seen = {endpoint.endpoint for endpoint in row.endpoints}
+    seen = {
+        endpoint.endpoint
+        for row in fleet.hosts
+        if row.host == host
+        for endpoint in row.endpoints
+    }
     shared = {each.endpoint for each in fleet.shared_endpoints}
     return not shared <= seen and waited_s < SHARED_S

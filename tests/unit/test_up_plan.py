@@ -314,3 +314,13 @@ def test_up_says_how_tiers_stand_once_the_log_says_what_the_host_has(
     times = (0.0, SHARED_S, SETTLED_S)
     waits = [is_unsettled(fleet, "h1", waited_s) for waited_s in times]
     assert waits == [waited_s < unsettled_s for waited_s in times]
+
+
+def test_a_host_that_was_forgotten_meanwhile_ends_no_start() -> None:
+    added = [SharedView("gpu", "ollama", "", 1, "")]
+    fleet = HostsAnswer(
+        seq=1, hosts=[], shared_endpoints=added, models=[], tiers=[],
+        alerts=[], leader="", epoch=1, policy_version=0,
+    )  # fmt: skip
+    assert is_unsettled(fleet, "h1", 0.0)
+    assert not is_unsettled(fleet, "h1", SHARED_S)
