@@ -147,9 +147,12 @@ class _Transfer:
         async with transfer as child:
             ending = asyncio.ensure_future(child.wait())
             try:
-                while not ending.done():
+                is_over = False
+                while not is_over:
                     await asyncio.wait([ending], timeout=LOOK_EVERY_S)
-                    if not ending.done() and loop.time() - began > most_s:
+                    # What grows while it is looked at is looked at once more.
+                    is_over = ending.done()
+                    if not is_over and loop.time() - began > most_s:
                         reason = f"it took longer than {most_s:g} s"
                         raise WorkspaceError(what, f"{reason} (limits.clone_timeout_s)")
                     if await asyncio.to_thread(_size, grows) > most:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
 import threading
+from contextlib import asynccontextmanager
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 from unittest.mock import AsyncMock
 
@@ -17,13 +20,14 @@ from events import catalogue as c
 from events.mail import Limits
 from sidecar import clones
 from sidecar.folders import WorkspaceError
+from sidecar.processes.ending import Exit
 from sidecar.processes.family import Processes
 from sidecar.workspace import Workspace
 from tests.support.checkouts import git
 from tests.support.runs import assignment
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import AsyncIterator, Iterator
     from pathlib import Path
 
 
@@ -165,6 +169,37 @@ async def test_a_clone_that_is_too_large_is_given_up(bench: Bench, far: Far) -> 
         async with bench.prepare(far.url, Limits(clone_bytes=1_000)):
             pass
     assert list((bench.root / "clones").iterdir()) == []
+
+
+async def test_a_clone_that_ends_while_it_is_looked_at_is_looked_at_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loop, end, ended = asyncio.get_running_loop(), asyncio.Event(), threading.Event()
+
+    async def wait() -> None:
+        await end.wait()
+        ended.set()
+
+    @asynccontextmanager
+    async def child() -> AsyncIterator[Any]:
+        yield SimpleNamespace(wait=wait, exit=Exit(0))
+
+    async def transfer(*_: Any) -> Any:
+        return child()
+
+    def size(folder: Path) -> int:
+        if ended.is_set():
+            return 2
+        loop.call_soon_threadsafe(end.set)
+        assert ended.wait(60)
+        return 1
+
+    monkeypatch.setattr(clones, "LOOK_EVERY_S", 0.01)
+    monkeypatch.setattr(clones, "_size", size)
+    git: Any = SimpleNamespace(transfer=transfer)
+    here = clones.Clones(tmp_path, ["http://far/"])
+    with pytest.raises(WorkspaceError, match=r"limits\.clone_bytes"):
+        await here.checkout(git, "http://far/x", Limits(clone_bytes=1), print)
 
 
 async def test_a_server_that_says_nothing_is_given_up(tmp_path: Path) -> None:
