@@ -1,8 +1,8 @@
 """What a model server is told, as each kind of server takes it. Pure.
 
-A task without messages of its own is a chat of its prompt. OpenAI-compatible servers get them nearly as they came. Ollama's own interface wants
-pictures beside the text, arguments of calls as objects, and results of tools under the
-tool's name.
+A task without messages of its own is a chat of its prompt. OpenAI-compatible servers get
+the messages nearly as they came. Ollama's own interface wants pictures beside the text,
+arguments of calls as objects, and results of tools under the tool's name.
 """
 
 from __future__ import annotations
