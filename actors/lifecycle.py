@@ -56,8 +56,9 @@ class TaskState(Struct, frozen=True, kw_only=True, gc=False, array_like=True):
     classification, `tier` the one it was last routed to, `hopped_from` the one it
     left in its one hop. `losses` counts the runs that were lost with their host.
     `spent_usd` is what its runs of Claude Code are known to have cost, before a retry of
-    the task too, and what the tasks may spend that they have submitted; `unbilled` are those routes of which no whole cost was
-    reported, each with its host, and the rounds and dollars that its verification has told.
+    the task too, and what the tasks may spend that they have submitted; `unbilled` are those
+    routes of which no whole cost was reported, each with its host, and the rounds and
+    dollars that its verification has told.
     `delegated` counts the children that its runs have submitted.
     `unverified`: its tier's work did not pass the verification, so that it is not tried
     there again. `held`: it was not to start at once, and has not been released. `inputs`

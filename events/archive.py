@@ -18,8 +18,8 @@ object a line, compressed by gzip (AgentCom 0.1.0 knew only this one):
     ...
     {"sha256": "…", "messages": {"AGENTCOM_EVENTS": 1, ...}}
 
-It has no files of tasks. `d` is the message where it is text and `b` its base64 where it is not; the last line's
-digest is over all lines before it.
+It has no files of tasks. `d` is the message where it is text and `b` its base64 where it is
+not; the last line's digest is over all lines before it.
 
 A file of either form is written beside its place and moved there when it is whole. Both
 end with their digests; one that was cut off lacks them, and is refused.

@@ -394,7 +394,8 @@ class Result(Struct, frozen=True, omit_defaults=True, kw_only=True):
     cut off at a limit of tokens, so that the text may stop in the middle. `cwd` is the
     folder it worked in, "" where it needed none; `changes` what it changed in a checkout.
     `tool_calls` are those with which a chat's answer ends. `verified`: whether its
-    verification steps passed, None where it has none or none were run. Tokens and dollars are those of all its rounds together.
+    verification steps passed, None where it has none or none were run. Tokens and dollars
+    are those of all its rounds together.
     """
 
     status: Literal["success", "failed"]
@@ -1353,8 +1354,9 @@ class Chunk(Struct, frozen=True, omit_defaults=True, kw_only=True):
     """A piece of live output, as the output stream holds it and a page receives it.
 
     Of kind `tool` the `text` is for people, `tool` says the same in fields; an answer of
-    many pieces has its `id` in each. `n` counts the run's pieces from 1; a gap is text that is missing. A run that goes on in
-    a later incarnation of its host counts on from the next million. `segment` counts its
+    many pieces has its `id` in each. `n` counts the run's pieces from 1; a gap is text that
+    is missing. A run that goes on in a later incarnation of its host counts on from the next
+    million. `segment` counts its
     local retries from 0. The text of a `call` is lines of JSON, each a piece of a chat's
     call of a tool as OpenAI streams it; `events.chunks.Calls` puts them together.
     """

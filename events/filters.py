@@ -34,10 +34,11 @@ class TaskFilter(
     `host` and `model` are where it ran, or what it waits for. `label` names labels that
     it has, all of them: `team=search`, or `team` with any value. `since` and `until` are
     points of time (RFC 3339, `2h` or `7d` ago, `today`, `yesterday`, a day in UTC): when
-    it ended, or, while it is not over, when it was submitted; `until` itself is outside. `error_code` is its error's code,
-    `error` a text in its error's code or sentence, `text` one in its description,
-    error, submitter or labels, or the beginning of its id. `need` is what its host must
-    be able to. `root` is the first task of a tree, and means all of that tree.
+    it ended, or, while it is not over, when it was submitted; `until` itself is outside.
+    `error_code` is its error's code, `error` a text in its error's code or sentence, `text`
+    one in its description, error, submitter or labels, or the beginning of its id. `need` is
+    what its host must be able to. `root` is the first task of a tree, and means all of that
+    tree.
     """
 
     state: list[Phase] = []

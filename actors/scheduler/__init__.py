@@ -1,9 +1,10 @@
 """The scheduler: decides which host runs which task, from the log and the hosts' beats.
 
 Any number of scheduler processes fold the same log; the one that holds a lease leads and
-decides, the others stand by. Every decision is an event, appended on condition that the
-subject it belongs to still stands where the decider saw it. A leader's election is an
-event too and raises the *epoch*; a decision of an older epoch is void when it is folded.
+decides, the others stand by. Every decision is an event, appended on condition that its
+subject's last sequence is still the one that the decider saw. A leader's election is an
+event too and raises the *epoch*; a decision of an older epoch is void when it is folded: it
+changes nothing.
 
 The words that are used here, each for one thing:
 
@@ -13,8 +14,8 @@ The words that are used here, each for one thing:
 - A *host* runs a sidecar. Each start of it has a new *incarnation*. Every few seconds it
   sends a *beat*, outside the log: its resources, and the runs that it has.
 - A *lease* is what one has to renew to keep its part. A scheduler's is a key that expires;
-  while it is *ours*, this process may lead (`lease`). A host's is counted by the leader alone: each beat renews it, and a host that
-  was silent for all of it is *lost*.
+  while it is *ours*, this process may lead (`lease`). A host's is counted by the leader
+  alone: each beat renews it, and a host that was silent for all of it is *lost*.
 - A *place* is where a task can run: a host's shell, agents or no-ops, or an *endpoint*
   (a model server, Claude Code) as called by a host. It has so many *slots*. Its *kind* is
   the word of the task's `executor`: `sidecar` (the host's shell), `local` (a model),
@@ -40,20 +41,22 @@ The words that are used here, each for one thing:
   *starves* while none of the tiers that it may use has one. Only then does the time to
   live of its tasks run.
 - A waiting task is *deferred* once the log says why it waits. One that waits for a time or
-  for other tasks is *held*: it stands in no queue until it is *released*.
+  for other tasks is *held*: it stands in no queue until it is *released*. (A run that a host
+  *holds* is another thing: one that it has on its disk, and has not reported to its end.)
 - A *schedule* has a task submitted at each of its planned times. Such a time is *fired*, or
   *skipped* where it was missed or the task before is not over.
 - A *suspect* is a task that lost runs with their hosts, and may be what ends them.
 
 Everywhere `state` is the `SchedulerState`, `lead` the `Leadership`, `live` a `LiveTask` and
-`task` its own state, `live.task`. `look_at` is what a leader has to look at in its next
-turn: of the scheduler's state groups, of what is held tasks.
+`task` its own state, `live.task`; `now` is log time in seconds (`logtime`). `look_at` is
+what a leader has to look at in its next turn: groups in `SchedulerState`, tasks in
+`HeldTasks`.
 
 Read them in this order: `logtime` (what durations are reckoned in), `outputs` (what comes
 out), `queue`, `live`, `specs`, `places`, `fleet` (the parts of the state), `state` (the
 fold; `hosts`, `tiers`, `held`, `families` and `schedules` have a part of it), `leadership`
 (what only a leader remembers), then the deciders `schedules`, `held`, `families`,
-`dispatch`, `expiry`, `returns`, `hosts`, `tiers`, and `mailing`; `decide` composes them, and `role` gives that
-a log, a bus and a `lease`. `checkpoint` writes the state and reads it again,
-`checkpoint_file` keeps it on disk. `metrics` counts what goes through the role's log.
+`dispatch`, `expiry`, `returns`, `hosts`, `tiers`, and `mailing`; `decide` composes them, and
+`role` gives that a log, a bus and a `lease`. `checkpoint` writes the state and reads it
+again, `checkpoint_file` keeps it on disk. `metrics` counts what goes through the role's log.
 """

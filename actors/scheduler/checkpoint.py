@@ -25,13 +25,13 @@ from actors.lifecycle import Epochs, TaskState
 from actors.rules import policy as policies
 from actors.rules.policy import Policy
 from actors.scheduler.families import Families, Parentage
-from actors.scheduler.fleet import Fleet, plain
+from actors.scheduler.fleet import Fleet, pool_key
 from actors.scheduler.held import HeldTasks, TaskEnd
 from actors.scheduler.live import Hold, LiveTask, RouteEnd
 from actors.scheduler.logtime import LogTime
 from actors.scheduler.places import Host, Place, Slots
 from actors.scheduler.queue import Requirement, Waiting
-from actors.scheduler.schedules import Firing, RuleHeld, Schedule, Schedules
+from actors.scheduler.schedules import Firing, RuleSpan, Schedule, Schedules
 from actors.scheduler.state import SchedulerState
 from actors.scheduler.tiers import Outage, TierWatch
 from events import catalogue as c
@@ -47,7 +47,7 @@ KINDS: Final[dict[str, type]] = {
     kind.__name__: kind
     for kind in (
         *(Epochs, Families, Parentage, Fleet, HeldTasks, TaskEnd, RouteEnd, LogTime),
-        *(Host, Place, Slots, Requirement, Firing, RuleHeld, Schedule, Schedules),
+        *(Host, Place, Slots, Requirement, Firing, RuleSpan, Schedule, Schedules),
         *(Outage, TierWatch),
     )
 }
@@ -99,7 +99,8 @@ _rows: Final = msgspec.msgpack.Decoder(list[LiveRow])
 def dump(state: SchedulerState) -> Iterator[bytes]:
     """Yield a state in frames, as `restore` takes them.
 
-    It must be one of which nothing is on its way to the log: see `Scheduler.set_aside`.
+    It must be one of which nothing is on its way to the log: see
+    `Scheduler.settle_for_checkpoint`.
     """
     numbers: dict[Requirement, int] = {}
     for live in state.tasks.values():
@@ -153,7 +154,7 @@ def restore(frames: Iterable[bytes]) -> SchedulerState:
     for one in waiting:
         if state.queue.add(one).count == 1:
             required = one.requirement
-            state.by_pool.setdefault(plain(required), set()).add(required)
+            state.by_pool.setdefault(pool_key(required), set()).add(required)
     state.look_at.update(state.queue.groups)
     fields, coming_back = unpack(next(source))
     for name, value in fields.items():

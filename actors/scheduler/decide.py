@@ -55,7 +55,7 @@ LOOKED_AT_ONCE: Final = 20_000
 """So many of the tasks that it finds a new leader looks at in one turn: 3 ms of CPU."""
 
 
-_FOLLOWED: Final = frozenset(
+_ACTED_UPON: Final = frozenset(
     {
         c.TaskRouted,
         c.TaskAccepted,
@@ -129,7 +129,7 @@ class Scheduler:
         for host in state.fleet.hosts.values():
             host.last_beat = host.fault_since = now
             # What a standby noted, it noted by a clock that may have stood elsewhere.
-            host.returned_at = min(host.returned_at, now)
+            host.swapped_at = min(host.swapped_at, now)
             host.clocks.clear()
             host.missing.clear()
             if not host.live:
@@ -137,7 +137,7 @@ class Scheduler:
                     hosts.lose(
                         state, live, "host lost", "gone before this leader's time"
                     )
-        state.not_after(now)
+        state.cap_times(now)
         for group in state.queue.groups.values():
             group.begin_anew()
         lead.unlooked = deque(state.tasks.values())
@@ -182,11 +182,12 @@ class Scheduler:
         self.state.give_up_in_flight()
         self._set_timers()
 
-    def set_aside(self, on_its_way: Iterable[Decision]) -> None:
-        """Give up leading as one who does not come back, to be written as a checkpoint.
+    def settle_for_checkpoint(self, on_its_way: Iterable[Decision]) -> None:
+        """Make the state one that a checkpoint may hold: nobody leads, nothing is on its way.
 
-        What is `on_its_way` to the log counts as not stored: where it was, it stands
-        behind this place, and will be folded.
+        It does not lead again: this is a copy of the process that does. What is `on_its_way`
+        to the log counts as not stored: where it was, it stands behind this place, and will
+        be folded by whoever reads the checkpoint.
         """
         for decision in on_its_way:
             self.undecided(decision)
@@ -205,7 +206,7 @@ class Scheduler:
         if self.state.arrived:
             self._set_timers()
         if isinstance(change, FoldedStep):
-            if type(change.event) in _FOLLOWED and self.leadership is not None:
+            if type(change.event) in _ACTED_UPON and self.leadership is not None:
                 self._after_step(self.leadership, change)
         elif isinstance(change, HistoryNeeded):
             self.effects.append(change)
@@ -271,7 +272,7 @@ class Scheduler:
 
     def _task_undecided(self, event: c.TaskEvent) -> None:
         state = self.state
-        state.not_routed(event.task_id)
+        state.forget_route(event.task_id)
         live = state.tasks.get(event.task_id)
         if live is None:
             return

@@ -6,7 +6,8 @@ outage, not with the task's arrival; where the tier is up and only what this gro
 missing, it began when the group was first seen unmet. After the wait its tasks may hop, to
 the tier next to theirs. Where the tier is absent, nothing is waited for.
 
-`look` asks and changes nothing; `note` writes what it showed into the group.
+`look` asks and changes nothing; `note` writes what it showed into the group. Places come
+from the fleet's pools, tasks from the queue's groups, outages from the tiers.
 """
 
 from __future__ import annotations
@@ -69,8 +70,9 @@ class Target(NamedTuple):
     """A pool with a place for a group's head, and the hop that leads there.
 
     `barred` are what the head may not have, and why: what is excluded for it, and, where
-    it is a suspect, the hosts of others. `met` says whether the group is met: no hop, and no exclusion dropped. `unmet_since` is
-    what the group has to remember, see `Group.unmet_since`.
+    it is a suspect, the hosts of others. `met` says whether the group is met: no hop, and
+    no exclusion dropped. `unmet_since` is what the group has to remember, see
+    `Group.unmet_since`.
     """
 
     pool: Pool
@@ -168,8 +170,8 @@ def _look_elsewhere(
     hop_at = hop_due(since, policy, absent=absent)
     if now < hop_at:
         if state.fleet.tier_pool(required.tier).available:
-            why = f"what it needs is not in {required.tier}: {_why_none(state, required, pool)}"
-            return blocked(why, hop_at)
+            why = _why_none(state, required, pool)
+            return blocked(f"what it needs is not in {required.tier}: {why}", hop_at)
         return blocked(f"waiting for {required.tier} to come back", hop_at)
     tier, other = reachable[0]
     if tier == "complex":

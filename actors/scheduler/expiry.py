@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 AT_ONCE: Final = 1_000
 """At most so many tasks of a group expire in one turn; the rest follow in the next."""
 TIMED_AT_ONCE: Final = 20_000
-"""Of so many tasks of a group it is reckoned in one turn when they expire: 20 ms of CPU. All
-of a million at once would hold up the renewal of the leader's lease on a busy machine."""
+"""In one turn it is reckoned of so many tasks of a group when they expire: 20 ms of CPU. A
+million at once would hold up the renewal of the leader's lease on a busy machine."""
 
 
 def set_timers(

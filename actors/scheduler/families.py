@@ -63,8 +63,8 @@ class Families:
             del self.children[parent.task_id]
         return parent.task_id
 
-    def went_on(self, task: TaskState) -> None:
-        """Find orphans after a step of their parent."""
+    def parent_stepped(self, task: TaskState) -> None:
+        """Find the children that became orphans by a step of their parent, `task`."""
         for child, route in self.children.get(task.task_id, {}).items():
             if not _runs(task, route):
                 self.orphans.setdefault(child)

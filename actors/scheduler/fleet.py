@@ -48,9 +48,9 @@ class Fleet:
         self.policy = policy
         self.now = 0.0
         self.hosts: dict[str, Host] = {}
-        # Until when the account behind a kind of place is limited (epoch seconds).
+        # Until when the account behind a kind of place is limited (log time).
         self.limited_until: dict[str, float] = {}
-        # Every pool by its requirement, made plain (see `plain` below); and the same pools
+        # Every pool by its key (see `pool_key` below); and the same pools
         # by what can change them: those bound to a host under it, all others by kind.
         self._pools: dict[Requirement, Pool] = {}
         self._pools_by_kind: dict[str, dict[Requirement, Pool]] = {}
@@ -69,7 +69,7 @@ class Fleet:
         # and how long each one's last pause was.
         self._paused_until: dict[str, float] = {}
         self._last_pause_s: dict[str, float] = {}
-        # For the scheduler to take from here: plain requirements in whose pool a place
+        # For the scheduler to take from here: the keys of pools in which a place
         # has opened or gone, and kinds of place of which one has changed.
         self.changed_pools: set[Requirement] = set()
         self.changed_kinds: set[str] = set()
@@ -284,7 +284,7 @@ class Fleet:
         return self._up_seq.get(name, 0) > seq
 
     def limit(self, kind: str, until: float) -> None:
-        """The account behind a kind of place is limited until then (epoch seconds)."""
+        """The account behind a kind of place is limited until then (log time)."""
         self.limited_until[kind] = until
         self.refresh(kind)
 
@@ -328,7 +328,7 @@ class Fleet:
 
     def pool(self, required: Requirement) -> Pool:
         """Return the pool of a requirement; what the task may still try does not matter."""
-        key = plain(required)
+        key = pool_key(required)
         pool = self._pools.get(key)
         if pool is None:
             pool = self._pools[key] = Pool(self, key)
@@ -355,7 +355,7 @@ class Fleet:
 
         Those of whole tiers stay: their state is watched.
         """
-        key = plain(required)
+        key = pool_key(required)
         if key != Requirement(kind=key.kind, tier=key.tier):
             self._pools.pop(key, None)
             self._pools_by_kind.get(key.kind, {}).pop(key, None)
@@ -445,8 +445,8 @@ class Fleet:
         return host in self._paused_until
 
 
-def plain(required: Requirement) -> Requirement:
-    """Return a requirement without what the task may still try: places go by the rest.
+def pool_key(required: Requirement) -> Requirement:
+    """Return a requirement without what the task may still try: pools go by the rest.
 
     What is asked of a model endpoint alone is left out of every other kind.
     """

@@ -274,8 +274,8 @@ def _wrong_with(host: Host, now: float) -> dict[str, tuple[str, bool]]:
     for_s = now - host.fault_since
     unwell = host.fault if host.live and for_s >= ALERT_AFTER_S else ""
     well = not host.lost and not host.fault and for_s >= CLEAR_AFTER_S
-    rivals, quiet = "", now - host.returned_at >= RIVALS_FORGOTTEN_S
-    if host.returns >= RIVALS_AFTER and not quiet:
+    rivals, quiet = "", now - host.swapped_at >= RIVALS_FORGOTTEN_S
+    if host.swaps >= RIVALS_AFTER and not quiet:
         names = " and ".join(sorted(host.heard[-2:]))
         rivals = f"two processes are this host: {names}; the later one is told to leave"
     ahead_s = host.clock_ahead_s

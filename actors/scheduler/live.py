@@ -1,4 +1,7 @@
-"""A task that is not over, as the scheduler holds it, and the end of one of its routes."""
+"""A task that is not over, as the scheduler keeps it, and the end of one of its routes.
+
+A task is *live* from its submission to its end, and again from a retry on.
+"""
 
 from __future__ import annotations
 
@@ -106,7 +109,7 @@ class LiveTask(Struct, eq=False, gc=False):
 
 
 class Newcomers:
-    """Makes tasks live. What many of them share, their requirement above all, is one object."""
+    """Makes a `LiveTask` of a submission. What many tasks share is one object for all."""
 
     def __init__(self) -> None:
         # A million waiting tasks have a handful of these.

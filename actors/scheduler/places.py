@@ -111,7 +111,7 @@ class Host:
         self.cpu: float | None = None
         self.vram_total: int | None = None
         self.vram_free: int | None = None
-        # When it was last heard of (epoch seconds).
+        # When it was last heard of (log time).
         self.last_beat = 0.0
         # How often this incarnation beats, as its last beat said; 0: it has not said.
         self.beat_interval_s = 0.0
@@ -124,13 +124,13 @@ class Host:
         self.clocks: deque[float] = deque(maxlen=CLOCKS_KEPT)
         # Alerts about it that are active in the log, by code: since when.
         self.alerts: dict[str, float] = {}
-        # Where in the log each of its last incarnations joined first. Which of them beats
-        # come from: the last one heard, all heard, how often one came back behind another
-        # (which a process that is gone never does), and when that was last so.
+        # Where in the log each of its last incarnations joined first. Those whose beats came
+        # last, the latest behind; how often one came back behind another (which a process
+        # that is gone never does), and when that was last so.
         self.joins: dict[str, int] = {}
         self.heard: list[str] = []
-        self.returns = 0
-        self.returned_at = 0.0
+        self.swaps = 0
+        self.swapped_at = 0.0
         # Routes that the log has here and its beats do not name: how many beats in a row.
         self.missing: dict[str, int] = {}
 
@@ -153,18 +153,18 @@ class Host:
 
         That is whoever joined later.
         """
-        if now - self.returned_at >= RIVALS_FORGOTTEN_S:
-            self.returns = 0
+        if now - self.swapped_at >= RIVALS_FORGOTTEN_S:
+            self.swaps = 0
         if self.heard and incarnation != self.heard[-1]:
             if incarnation in self.heard:
                 self.heard.remove(incarnation)
-                self.returns += 1
-                self.returned_at = now
+                self.swaps += 1
+                self.swapped_at = now
             del self.heard[:-3]
             self.heard.append(incarnation)
         elif not self.heard:
             self.heard.append(incarnation)
-        if self.returns < RIVALS_AFTER:
+        if self.swaps < RIVALS_AFTER:
             return ""
         return max(self.heard[-2:], key=lambda one: self.joins.get(one, 1 << 62))
 

@@ -54,7 +54,7 @@ class Requirement(Struct, frozen=True, kw_only=True, cache_hash=True):
     (`tools`), as the task prescribes (`choice`), sees pictures (`vision`), makes vectors
     (`embeds`) and reads so many tokens (`context`).
     Of its slots: that those which parents lend are free (`child`).
-    `actors.scheduler.fleet.plain` keeps these, and pools go by them alone.
+    `actors.scheduler.fleet.pool_key` keeps these: pools go by them alone.
 
     Of what the task may still try: `shell`, whether it could also run as a command;
     `chat`, whether it has options that a model server alone honours;
@@ -127,8 +127,8 @@ def requirement(
 class Waiting(Struct, eq=False, gc=False):
     """A task in the queue: what is needed to choose it, and no more.
 
-    `seq` is its submission's place in the log, `since` when it began to wait (epoch
-    seconds). `waits` is true from when a group takes it in until it is taken out, which is
+    `seq` is its submission's place in the log, `since` when it began to wait (log
+    time). `waits` is true from when a group takes it in until it is taken out, which is
     for good. It is part of no cycle, so it is none of the garbage collector's.
     """
 
@@ -287,7 +287,7 @@ class Expiries:
 
 
 class Group:
-    """All waiting tasks with one requirement. Times in epoch seconds."""
+    """All waiting tasks with one requirement. Times are log time."""
 
     def __init__(self, required: Requirement) -> None:
         self.requirement = required

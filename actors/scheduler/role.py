@@ -220,11 +220,11 @@ class SchedulerRole:
             self._resumed, state = found
             self.scheduler.resume(state)
 
-    def _aside(self) -> tuple[Position, Iterable[bytes]]:
-        """Return what a checkpoint holds; this process, a copy, does nothing after it."""
+    def _to_checkpoint(self) -> tuple[Position, Iterable[bytes]]:
+        """Return what a checkpoint holds; the forked child that asks does nothing else."""
         latest = self._latest
         position = self._resumed if latest is None else Position.of(latest)
-        self.scheduler.set_aside(self._on_its_way.values())
+        self.scheduler.settle_for_checkpoint(self._on_its_way.values())
         return position, dump(self.scheduler.state)
 
     # -- leadership --------------------------------------------------------------------
@@ -312,7 +312,7 @@ class SchedulerRole:
             await self._note()
             if self._checkpoint is not None:
                 position = self.scheduler.state.position
-                self._checkpoint.keep(position, self._monotonic(), self._aside)
+                self._checkpoint.keep(position, self._monotonic(), self._to_checkpoint)
 
     async def _note(self) -> None:
         if not self._decides:

@@ -45,7 +45,7 @@ RECKONED_AT_ONCE: Final = 500
 """So many schedules' next times are reckoned in one turn: a turn must not take long."""
 
 
-class RuleHeld(NamedTuple):
+class RuleSpan(NamedTuple):
     """A rule of a schedule, for what is planned later than `since` and not later than `until`
     (epoch seconds, `inf`: for good)."""
 
@@ -64,7 +64,7 @@ class Schedule:
         # The rule is for what is planned later than this (epoch seconds).
         self.since = cursor
         # Rules before it by which something that was planned is still to be dealt with.
-        self.earlier: list[RuleHeld] = []
+        self.earlier: list[RuleSpan] = []
         # The last planned time that was fired or skipped (epoch seconds).
         self.cursor = cursor
         self.paused = False
@@ -77,12 +77,12 @@ class Schedule:
         # When it fires next, as it stands in the heap.
         self.next_at: float | None = None
 
-    def rule_at(self, time: float) -> RuleHeld:
+    def rule_at(self, time: float) -> RuleSpan:
         """Return the rule of a planned time (epoch seconds)."""
         for each in self.earlier:
             if time <= each.until:
                 return each
-        return RuleHeld(self.rule, self.since, math.inf)
+        return RuleSpan(self.rule, self.since, math.inf)
 
     def next_time(self) -> float | None:
         """Reckon the planned time after the cursor (epoch seconds), None for none."""
@@ -105,7 +105,7 @@ class Schedule:
         after = max(self.cursor, self.since)
         due = planned.next_after(self.rule.cron, self.rule.tz, after)
         if due is not None and due <= until:
-            self.earlier.append(RuleHeld(self.rule, self.since, until))
+            self.earlier.append(RuleSpan(self.rule, self.since, until))
         self.rule, self.since, self.next_at = changed, until, None
 
 

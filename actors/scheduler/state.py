@@ -19,7 +19,7 @@ from actors.lifecycle import Epochs, TaskState
 from actors.rules import policy as policies
 from actors.scheduler import held, hosts, schedules, tiers
 from actors.scheduler.families import Families
-from actors.scheduler.fleet import Fleet, plain
+from actors.scheduler.fleet import Fleet, pool_key
 from actors.scheduler.live import LiveTask, Newcomers, RouteEnd, end_said_by
 from actors.scheduler.logtime import LogTime
 from actors.scheduler.outputs import HistoryNeeded
@@ -127,7 +127,7 @@ class SchedulerState:
         self.look_at: set[Requirement] = set()
         # Groups that were unmet when last looked at; they look elsewhere, or starve.
         self.unmet: set[Requirement] = set()
-        # The groups that share a pool, by its plain requirement: when a place opens in it
+        # The groups that share a pool, by the pool's key: when a place opens in it
         # they are looked at, and with the last of them the pool is let go.
         self.by_pool: dict[Requirement, set[Requirement]] = {}
         # Routes that are over without a result, by task: `returns` decides what follows.
@@ -199,8 +199,8 @@ class SchedulerState:
         else:
             self.counts.void += 1
 
-    def not_after(self, now: float) -> None:
-        """What was stamped in a future that the clock has left began now at latest."""
+    def cap_times(self, now: float) -> None:
+        """Let begin now what was stamped by a clock that was ahead, and so lies in the future."""
         for live in self.tasks.values():
             if live.since > now:
                 live.since = now
@@ -225,7 +225,7 @@ class SchedulerState:
                 # retried one is brought back from its whole history; what comes in
                 # while that is being read is kept for it.
                 self.release(event.id)
-                self.not_routed(task_id)
+                self.forget_route(task_id)
                 self.counts.repeats += 1
                 if task_id in self.coming_back:
                     self.coming_back[task_id].append(recorded)
@@ -260,7 +260,7 @@ class SchedulerState:
             self._count(verdict)
             if verdict == "void":
                 self.release(event.id)
-                self.not_routed(task_id)
+                self.forget_route(task_id)
                 if before.phase == "absent":
                     self.tasks.pop(task_id, None)
         if not host:
@@ -326,7 +326,7 @@ class SchedulerState:
         elif before.phase in ON_HOST and task.phase not in ON_HOST:
             self._end_route(live, before)
         if task_id in self.families.children:
-            self.families.went_on(task)
+            self.families.parent_stepped(task)
         if task.phase == "returned":
             self.ended[task_id] = end_said_by(event)
         elif task.phase != before.phase and not self._is_lost(task):
@@ -392,7 +392,7 @@ class SchedulerState:
             # There is room for another escalation: who was kept back may go.
             self.escalated.discard(before.task_id)
             self.look_at.update(self.unmet)
-        self.not_suspected(before.task_id)
+        self.forget_suspect(before.task_id)
         self.families.lend(live, slots)
         live.routed = None
         self.fleet.slots_changed(before.host, before.endpoint, live.kind)
@@ -442,14 +442,14 @@ class SchedulerState:
             place.slots.reserved -= 1
             self.fleet.slots_changed(place.host.name, place.endpoint, place.kind)
 
-    def not_routed(self, task_id: str) -> None:
-        """Forget what a route's decision reserved that did not come to count."""
+    def forget_route(self, task_id: str) -> None:
+        """Take back what a decision to route did beside its slot: it came to nothing."""
         live = self.tasks.get(task_id)
         if live is None or live.task.phase not in ON_HOST:
             self.escalated.discard(task_id)
-            self.not_suspected(task_id)
+            self.forget_suspect(task_id)
 
-    def not_suspected(self, task_id: str) -> None:
+    def forget_suspect(self, task_id: str) -> None:
         """Let other suspects have the host where this one ran."""
         if self.suspects.pop(task_id, None) is not None:
             self.look_at.update(r for r in self.queue.groups if r.suspect)
@@ -467,7 +467,7 @@ class SchedulerState:
             live.deciding = ""
             self.wait_again(live)
         for task_id in [*self.escalated, *self.suspects]:
-            self.not_routed(task_id)
+            self.forget_route(task_id)
 
     # -- the queue ---------------------------------------------------------------------
 
@@ -501,7 +501,7 @@ class SchedulerState:
             required,
         )
         if self.queue.add(waiting).count == 1:
-            self.by_pool.setdefault(plain(required), set()).add(required)
+            self.by_pool.setdefault(pool_key(required), set()).add(required)
         self.look_at.add(required)
         self.arrived.append(waiting)
 
@@ -513,7 +513,7 @@ class SchedulerState:
             return
         required = waiting.requirement
         self.unmet.discard(required)
-        key = plain(required)
+        key = pool_key(required)
         siblings = self.by_pool.get(key, set())
         siblings.discard(required)
         if not siblings:
@@ -588,7 +588,7 @@ class SchedulerState:
         if event.epoch != self.epochs.current:
             return "void"
         now = self.time.stepped(event.step_s, event.at)
-        self.not_after(now)  # what was stamped by a clock that was ahead already
+        self.cap_times(now)  # what was stamped by a clock that was ahead already
         if event.step_s > 0:
             tiers.move_limits(self, event.step_s)
         self.alerts_moved = True

@@ -55,7 +55,7 @@ class KeptState:
             role = work.__self__  # type: ignore[attr-defined]
             mine = copy.copy(role)
             mine.scheduler = copied(role.scheduler)
-            position, frames = type(role)._aside(mine)
+            position, frames = type(role)._to_checkpoint(mine)
             self.written = position, list(frames)
 
     def stop(self) -> None:

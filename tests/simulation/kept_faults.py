@@ -13,7 +13,7 @@ Patch = pytest.MonkeyPatch
 
 def on_its_way_counts(patch: Patch) -> None:
     """What a leader has decided and not stored is taken along as done."""
-    patch.setattr(Scheduler, "set_aside", lambda self, on_its_way: None)
+    patch.setattr(Scheduler, "settle_for_checkpoint", lambda self, on_its_way: None)
 
 
 def leaders_forgotten(patch: Patch) -> None:

@@ -133,7 +133,7 @@ def test_of_what_a_leader_has_on_its_way_nothing_counts():
     w.store(subjects.task("t2"), c.TaskSubmitted(**w.head(), **about))
     on_its_way = w.scheduler.decide(w.now)
     assert {type(d.event) for d in on_its_way} >= {c.TaskRequeued, c.TaskRouted}
-    w.scheduler.set_aside(on_its_way)
+    w.scheduler.settle_for_checkpoint(on_its_way)
     again = restore(dump(w.scheduler.state))
     whole = folded(w.log, fresh(), w.log).state
     assert {t: plain(live, {}) for t, live in again.tasks.items()} == {
