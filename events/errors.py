@@ -104,20 +104,14 @@ class LogError(AgentComError):
 
 
 class Conflict(LogError):
-    """An append expected its subject at `expected`, but it stands at `actual`.
-
-    `actual` is None where the log did not say. Sequences are the stream's.
-    """
+    """An append expected its subject at sequence `expected`, and it stands elsewhere."""
 
     code = "conflict"
 
-    def __init__(self, subject: str, expected: int | None, actual: int | None) -> None:
+    def __init__(self, subject: str, expected: int) -> None:
         self.subject = subject
         self.expected = expected
-        self.actual = actual
-        super().__init__(
-            f"{subject}: expected last sequence {expected}, it is {actual}"
-        )
+        super().__init__(f"{subject}: its last sequence is not the expected {expected}")
 
 
 class LogUnavailable(LogError):

@@ -4,8 +4,7 @@ The handler is a plain function: it gets one message, decides, folds, and return
 messages never meet inside an actor and its state needs no lock. An answer may come later
 (after the commit that makes it true): until then the message holds a place in the
 mailbox. One that finds no place is answered with `busy`, one whose handling fails with
-`fault`, one that is no mail at all with what is wrong with it; all three are counted, and
-none stops the actor.
+`fault`, one that is no mail at all with what is wrong with it; none stops the actor.
 """
 
 from __future__ import annotations
@@ -77,8 +76,7 @@ class Mailbox(Generic[M]):
     envelope, and answers the envelope, now or later. `faults` gets what it raised.
     `capacity` bounds how many envelopes may wait for their answers.
 
-    `waiting` counts the envelopes that do; `refused`, `malformed` and `faulty` count the
-    messages that found no place, were no mail, or whose handling failed.
+    `waiting` counts the envelopes that do.
     """
 
     def __init__(
@@ -101,9 +99,6 @@ class Mailbox(Generic[M]):
         self._empty = asyncio.Event()
         self._empty.set()
         self.waiting = 0
-        self.refused = 0
-        self.malformed = 0
-        self.faulty = 0
 
     async def open(self) -> None:
         """Begin to receive."""
@@ -118,13 +113,11 @@ class Mailbox(Generic[M]):
 
     def _on(self, message: Message) -> None:
         if self.waiting >= self._capacity:
-            self.refused += 1
             _answer(message, "busy", "the mailbox is full")
             return
         try:
             mail = self._reader.decode(message.data)
         except Malformed as error:
-            self.malformed += 1
             _answer(message, error.code, str(error))
             return
         self.waiting += 1
@@ -133,7 +126,6 @@ class Mailbox(Generic[M]):
         try:
             self._handle(mail, envelope)
         except Exception as error:  # noqa: BLE001 - the actor's edge: a fault answers
-            self.faulty += 1
             _answer(envelope, "fault", f"{type(error).__name__}: {error}")
             self._faults(error)
 

@@ -98,30 +98,23 @@ def _check_limit(path: str, name: str, value: Any) -> None:
     The bounds stand here and not on the type: mail to a host is read leniently.
     """
     if isinstance(value, list):
-        if not 1 <= len(value) <= MOST_RETRIES or not all(
+        expected = f"1 to {MOST_RETRIES} waits of 0 to {LONGEST_S} s"
+        fits = 1 <= len(value) <= MOST_RETRIES and all(
             0 <= wait <= LONGEST_S for wait in value
-        ):
-            raise Malformed(
-                path,
-                f"1 to {MOST_RETRIES} waits of 0 to {LONGEST_S} s",
-                shown(value),
-            )
+        )
     elif name == "verify_rounds":
-        if not 1 <= value <= MOST_ROUNDS:
-            raise Malformed(path, f"1 to {MOST_ROUNDS}", shown(value))
+        expected, fits = f"1 to {MOST_ROUNDS}", 1 <= value <= MOST_ROUNDS
     elif name.endswith("_retries"):
-        if not 0 <= value <= MOST_RETRIES:
-            raise Malformed(path, f"0 to {MOST_RETRIES}", shown(value))
+        expected, fits = f"0 to {MOST_RETRIES}", 0 <= value <= MOST_RETRIES
     elif name.endswith("_grace_s"):
-        if not 0 <= value <= LONGEST_S:
-            raise Malformed(path, f"0 to {LONGEST_S} seconds", shown(value))
+        expected, fits = f"0 to {LONGEST_S} seconds", 0 <= value <= LONGEST_S
     elif name.endswith("_s"):
-        if not 0 < value <= LONGEST_S:
-            raise Malformed(
-                path, f"more than 0, at most {LONGEST_S} seconds", shown(value)
-            )
-    elif not 1 <= value <= 2**31:
-        raise Malformed(path, f"1 to {2**31}", shown(value))
+        expected = f"more than 0, at most {LONGEST_S} seconds"
+        fits = 0 < value <= LONGEST_S
+    else:
+        expected, fits = f"1 to {2**31}", 1 <= value <= 2**31
+    if not fits:
+        raise Malformed(path, expected, shown(value))
 
 
 def document(policy: Policy) -> dict[str, Any]:

@@ -52,7 +52,7 @@ class JetStreamLeases:
         if ack.error is None:
             return ack.seq
         if ack.error.err_code in (WRONG_LAST_SEQUENCE, READ_AGAIN):
-            raise Conflict(subject, expect, None)
+            raise Conflict(subject, expect)
         raise LogUnavailable("renew the lease", ack.error.description)
 
     async def holder(self, key: str, *, timeout: float) -> tuple[str, int] | None:

@@ -268,28 +268,20 @@ class JetStreamLog:
             return
         if append not in self._pending:
             return
-        if following is None:
-            standing = await self._stands_at(append)
-            if standing is None:
-                self._send(append)
-            else:
-                self._fail(append, Conflict(append.subject, append.expect, standing))
-        elif _event_id(following[2]) == append.event_id:
+        if following is None and await self._may_stand(append):
+            self._send(append)
+        elif following is not None and _event_id(following[2]) == append.event_id:
             self._settle(append, following[0])
         else:
-            last = await self._stands_at(append)
-            self._fail(
-                append, Conflict(append.subject, append.expect, last or following[0])
-            )
+            self._fail(append, Conflict(append.subject, append.expect))
 
-    async def _stands_at(self, append: Append) -> int | None:
-        """Return the subject's last sequence if it is not the expected one."""
+    async def _may_stand(self, append: Append) -> bool:
+        """Whether the subject stands where it is expected, as far as anybody says."""
         try:
             last = await self._leader_get({"last_by_subj": append.subject})
         except (LogError, Unreachable):
-            return None
-        seq = last[0] if last else 0
-        return None if seq == append.expect else seq
+            return True
+        return append.expect == (last[0] if last else 0)
 
     async def append_batch(
         self, items: Sequence[tuple[str, c.Event, int]]
@@ -362,7 +354,7 @@ class JetStreamLog:
             if following is None:
                 continue
             if _event_id(following[2]) != event_id:
-                raise Conflict(subject, expect, following[0])
+                raise Conflict(subject, expect)
             sequences.append(following[0])
         return sequences if len(sequences) == len(encoded) else None
 

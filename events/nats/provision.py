@@ -22,8 +22,13 @@ from events.log import MAX_EVENT_BYTES
 from events.nats.api import STREAM_NOT_FOUND
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from nats.aio.client import Client
 
+    Describe = Callable[["Retention"], dict[str, Any]]
+
+ANSWER_S = 10.0
 _NANOSECOND = 1_000_000_000
 _NO_STORAGE = 10047
 _OVERLAP = 10065
@@ -205,47 +210,37 @@ def files_config(retention: Retention) -> dict[str, Any]:
     }
 
 
-async def provision(
-    connection: Client, retention: Retention | None = None, *, timeout: float = 10.0
-) -> None:
+async def provision(connection: Client, retention: Retention | None = None) -> None:
     """Make or update the streams and buckets; afterwards they are as described.
 
-    `connection` is the admin's, `timeout` seconds for each request. Raises UnsafeStream
-    where the events stream exists and could lose events, ApiRefused where the server
-    says no, LogUnavailable where it says nothing.
+    `connection` is the admin's. Raises UnsafeStream where the events stream exists and
+    could lose events, ApiRefused where the server says no, LogUnavailable where it says
+    nothing.
     """
     keep = retention or Retention()
-    infos = {
-        name: await _info(connection, name, timeout)
-        for name in (
-            subjects.EVENTS,
-            subjects.OUTPUT,
-            f"KV_{subjects.LEASES}",
-            subjects.FILES_STREAM,
-        )
-    }
+    described: tuple[tuple[Describe, dict[str, Any]], ...] = (
+        (events_config, _EVENTS_MUST),
+        (output_config, {}),
+        (lease_config, {}),
+        (files_config, {}),
+    )
+    infos = [await _info(connection, each(USUAL)["name"]) for each, _ in described]
     # A stream that is made later stands on as many servers as those that are there.
     copies = max(
-        (info.get("num_replicas", 1) for info in infos.values() if info is not None),
+        (info.get("num_replicas", 1) for info in infos if info is not None),
         default=USUAL.replicas,
     )
     usual = msgspec.structs.replace(USUAL, replicas=copies)
-    for name, describe, must in (
-        (subjects.EVENTS, events_config, _EVENTS_MUST),
-        (subjects.OUTPUT, output_config, {}),
-        (f"KV_{subjects.LEASES}", lease_config, {}),
-        (subjects.FILES_STREAM, files_config, {}),
-    ):
-        info = infos[name]
+    for (describe, must), info in zip(described, infos, strict=True):
         here = USUAL if info is None else _retention_of(info)
         config = describe(keep.settled(usual if info is None else here))
-        await _ensure(connection, config, info, must, timeout)
+        await _ensure(connection, config, info, must)
 
 
-async def _info(connection: Client, name: str, timeout: float) -> dict[str, Any] | None:
+async def _info(connection: Client, name: str) -> dict[str, Any] | None:
     """Return a stream's configuration, None where there is no such stream."""
     try:
-        info = await _call(connection, f"STREAM.INFO.{name}", None, timeout)
+        info = await _call(connection, f"STREAM.INFO.{name}", None)
     except ApiRefused as refused:
         if refused.error_code != STREAM_NOT_FOUND:
             raise
@@ -268,11 +263,10 @@ async def _ensure(
     config: dict[str, Any],
     current: dict[str, Any] | None,
     must: dict[str, Any],
-    timeout: float,
 ) -> None:
     name = config["name"]
     if current is None:
-        await _create(connection, config, timeout)
+        await _create(connection, config)
         return
     # The server leaves out what is false or 0.
     wrong = {
@@ -283,26 +277,26 @@ async def _ensure(
     if wrong:
         raise UnsafeStream(name, wrong)
     if any(current.get(setting) != value for setting, value in config.items()):
-        await _call(connection, f"STREAM.UPDATE.{name}", {**current, **config}, timeout)
+        await _call(connection, f"STREAM.UPDATE.{name}", {**current, **config})
 
 
-async def _create(connection: Client, config: dict[str, Any], timeout: float) -> None:
+async def _create(connection: Client, config: dict[str, Any]) -> None:
     """Make a stream; where its subjects are taken, say by which one."""
     name = config["name"]
     try:
-        answer = await _call(connection, f"STREAM.CREATE.{name}", config, timeout)
+        answer = await _call(connection, f"STREAM.CREATE.{name}", config)
         if answer.get("state", {}).get("messages"):
             # Its description was damaged, its messages were there. What the server has
             # not written anew (the checksum alone) it does with a change.
             for described in ({**config, "description": "AgentCom"}, config):
-                await _call(connection, f"STREAM.UPDATE.{name}", described, timeout)
+                await _call(connection, f"STREAM.UPDATE.{name}", described)
     except ApiRefused as refused:
         if refused.error_code != _OVERLAP:
             raise
         names: set[str] = set()
         for subject in config["subjects"]:
             request = {"subject": subject}
-            answer = await _call(connection, "STREAM.NAMES", request, timeout)
+            answer = await _call(connection, "STREAM.NAMES", request)
             names.update(answer.get("streams") or ())
         listed = ", ".join(sorted(names)) or "one that is not listed"
         raise ApiRefused(
@@ -315,11 +309,11 @@ async def _create(connection: Client, config: dict[str, Any], timeout: float) ->
 
 
 async def _call(
-    connection: Client, api: str, body: dict[str, Any] | None, timeout: float
+    connection: Client, api: str, body: dict[str, Any] | None
 ) -> dict[str, Any]:
     payload = b"" if body is None else msgspec.json.encode(body)
     try:
-        reply = await connection.request(f"$JS.API.{api}", payload, timeout=timeout)
+        reply = await connection.request(f"$JS.API.{api}", payload, timeout=ANSWER_S)
     except (NatsError, TimeoutError) as failure:
         raise LogUnavailable(api, str(failure) or type(failure).__name__) from failure
     answer: dict[str, Any] = msgspec.json.decode(reply.data)

@@ -44,6 +44,8 @@ _PASSED_ON: Final = (
     "max_batch",
 )
 _REFUSED: Final = 403
+ANSWER_S: Final = 5.0
+"""How long the log may take to answer."""
 
 
 class ReadersGate:
@@ -54,9 +56,8 @@ class ReadersGate:
     readers' consumers apart is their metadata, which the server keeps.
     """
 
-    def __init__(self, bus: Bus, *, timeout: float = 5.0) -> None:
+    def __init__(self, bus: Bus) -> None:
         self._bus = bus
-        self._timeout = timeout
         self._listening: Listening | None = None
         self._answering: set[asyncio.Task[None]] = set()
 
@@ -116,9 +117,8 @@ class ReadersGate:
                 return _refusal(_REFUSED, f"readers may not {verb}")
 
     async def _call(self, api: str, body: bytes) -> bytes:
-        return await self._bus.request(
-            f"$JS.API.CONSUMER.{api}", body, timeout=self._timeout
-        )
+        api = f"$JS.API.CONSUMER.{api}"
+        return await self._bus.request(api, body, timeout=ANSWER_S)
 
 
 def harmless(name: str, body: bytes) -> bytes | str:

@@ -55,9 +55,8 @@ async def test_sequences_rise_by_one_in_the_order_of_the_calls(log):
 
 async def test_an_append_that_expects_the_wrong_sequence_conflicts(log):
     first = await log.append(subjects.task("a"), event("a", 1), expect=0)
-    with pytest.raises(Conflict) as conflict:
+    with pytest.raises(Conflict):
         await log.append(subjects.task("a"), event("a", 2), expect=0)
-    assert conflict.value.actual in (first, None)
     assert await log.append(subjects.task("a"), event("a", 3), expect=first) == 2
     with pytest.raises(Conflict):
         await log.append(subjects.task("b"), event("b"), expect=7)

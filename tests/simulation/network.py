@@ -103,7 +103,7 @@ class Server:
         following = self.find(subject, expect + 1)
         if following and following[0].event.id == event.id:
             return following[0].seq
-        return Conflict(subject, expect, last)
+        return Conflict(subject, expect)
 
 
 class Subscription:
@@ -433,7 +433,7 @@ class Link:
             if last != expect:
                 following = server.find(subject, expect + 1)
                 if not following or following[0].event.id != event.id:
-                    raise Conflict(subject, expect, last)
+                    raise Conflict(subject, expect)
         for subject, event, expect in encoded:
             answer = server.write(subject, event, expect, self.process.name)
             assert isinstance(answer, int)

@@ -58,7 +58,7 @@ class MemoryLog:
         elif expect is not None and expect != last:
             ours = self._ours(subject, event.id, expect)
             if ours is None:
-                future.set_exception(Conflict(subject, expect, last))
+                future.set_exception(Conflict(subject, expect))
             else:
                 future.set_result(ours)
         else:
@@ -85,7 +85,7 @@ class MemoryLog:
         for subject, raw, expect in encoded:
             last = self._last.get(subject, 0)
             if expect != last or subject in seen:
-                raise Conflict(subject, expect, last)
+                raise Conflict(subject, expect)
             if len(raw) > MAX_EVENT_BYTES:
                 raise TooLarge(subject, len(raw), MAX_EVENT_BYTES)
             seen.add(subject)
@@ -408,7 +408,7 @@ class MemoryLeases:
         if found is not None and found[2] <= self._clock():
             found = None
         if expect != (found[1] if found is not None else 0):
-            raise Conflict(key, expect, found[1] if found is not None else 0)
+            raise Conflict(key, expect)
         self._revision += 1
         self._keys[key] = (holder, self._revision, self._clock() + ttl)
         return self._revision
