@@ -283,9 +283,11 @@ class Judge:
         if (
             isinstance(event, c.RunEvent)
             and isinstance(result, c.Result)
+            and result.estimated_cost_usd is not None
             and account.claude_on.get(event.route) == host
         ):
-            account.bills.setdefault(event.route, result.estimated_cost_usd or 0.0)
+            # Where an end tells nothing, what its rounds have told stays counted.
+            account.bills.setdefault(event.route, result.estimated_cost_usd)
 
     def _part(self, child: c.TaskSubmitted, where: str) -> None:
         """What a child may spend is parted from what its parent has left."""
