@@ -119,3 +119,30 @@ async def test_a_stream_is_to_be_made_where_there_is_none_and_waited_for_elsewhe
     for each in found if isinstance(found, list) else [found]:
         assert says in each.advice
         assert ("agentcom provision" in each.advice) is (said is ABSENT)
+
+
+@pytest.mark.parametrize(
+    ("ahead_s", "status", "found"),
+    [
+        (0.0, "ok", "within"),
+        (3_600.0, "warn", "the scheduler's clock is 3600.0 s ahead of this one"),
+        (-90.0, "warn", "the scheduler's clock is 90.0 s behind this one"),
+    ],
+)
+async def test_how_far_the_schedulers_clock_is_off_is_told(
+    monkeypatch: pytest.MonkeyPatch, ahead_s: float, status: str, found: str
+) -> None:
+    class Answering:
+        async def command(self, name: str, body: Any, kind: Any) -> None:
+            assert name == "task.classify"
+
+        async def now(self) -> float:
+            return 1_000_000_000.0 + ahead_s
+
+    clock = SimpleNamespace(time=lambda: 1_000_000_000.0, monotonic=lambda: 0.0)
+    monkeypatch.setattr(health, "time", clock)
+    client: Any = Answering()
+    scheduler, about_clock = await health.scheduler(client)
+    assert scheduler.status == "ok"
+    assert about_clock.status == status
+    assert about_clock.found.startswith(found)
