@@ -12,7 +12,7 @@
     └── Unreachable          nobody listens at a mailbox, or no answer in time
 
 An expected refusal (a full queue, a cancelled task) is a value, not one of these.
-Errors carry facts and make their message from them.
+Errors are given facts, make their message from them, and keep those that are read.
 """
 
 from __future__ import annotations
@@ -93,7 +93,6 @@ class UnknownSubject(Malformed):
     code = "unknown_subject"
 
     def __init__(self, subject: str) -> None:
-        self.subject = subject
         super().__init__("subject", "one of AgentCom's subjects", shown(subject, 200))
 
 
@@ -109,8 +108,6 @@ class Conflict(LogError):
     code = "conflict"
 
     def __init__(self, subject: str, expected: int) -> None:
-        self.subject = subject
-        self.expected = expected
         super().__init__(f"{subject}: its last sequence is not the expected {expected}")
 
 
@@ -131,8 +128,6 @@ class TooLarge(LogError):
     code = "too_large"
 
     def __init__(self, subject: str, size: int, limit: int) -> None:
-        self.subject = subject
-        self.size = size
         self.limit = limit
         super().__init__(f"{subject}: {size} bytes, the limit is {limit}")
 

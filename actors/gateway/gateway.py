@@ -159,5 +159,4 @@ class Expired(AgentComError):
     code = "expired"
 
     def __init__(self, expires_at: str) -> None:
-        self.expires_at = expires_at
         super().__init__(f"expires_at: the command was meant until {expires_at}")

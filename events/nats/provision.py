@@ -106,7 +106,6 @@ class UnsafeStream(LogError):
     code = "unsafe_stream"
 
     def __init__(self, stream: str, wrong: dict[str, tuple[Any, Any]]) -> None:
-        self.stream = stream
         self.wrong = wrong
         listed = ", ".join(
             f"{name} must be {msgspec.json.encode(must).decode()}, "
