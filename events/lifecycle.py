@@ -176,8 +176,8 @@ UNSUITED: Final = frozenset(
         *("workspace", "folder_busy", REFUSED),
     }
 )
-"""Nor was it for these, where nothing was done and the place is another than before:
-it cannot do this work, and another may."""
+"""Nor was one given back for these reasons, where nothing was done and the place is another
+than before: that place cannot do this work, and another may."""
 
 LOST_RUN: Final = frozenset(
     {"host lost", "host restarted", "host lost it", "interrupted"}

@@ -54,9 +54,9 @@ class AdminCommands(GatewayCommands):
 
     async def forget(self, command: m.ForgetHost, who: str) -> m.Done | m.Refusal:
         """Strike a host that left or was lost from the lists."""
-        if not self._dry_run.fleet.has_joined(command.host):
+        if not self._view.fleet.has_joined(command.host):
             return m.refuse("not_found", self._no_host(command.host), "host")
-        if self._dry_run.fleet.hosts[command.host].live:
+        if self._view.fleet.hosts[command.host].live:
             return m.refuse(
                 "conflict",
                 f"host: {command.host} is there; end its sidecar first, or have it drain",
@@ -96,7 +96,7 @@ class AdminCommands(GatewayCommands):
 
     def _no_host(self, name: str) -> str:
         """Say that no host has this name, and which names there are."""
-        hosts = hosts_named(self._dry_run)
+        hosts = hosts_named(self._view)
         return f"no host {name}; hosts: {hosts}"
 
     async def _steer(
@@ -139,7 +139,7 @@ class AdminCommands(GatewayCommands):
                 mailbox or subjects.host_mailbox(host), encode(mail), timeout=timeout_s
             )
         except Unreachable:
-            if not self._dry_run.fleet.has_joined(host):
+            if not self._view.fleet.has_joined(host):
                 return m.refuse("not_found", self._no_host(host), "host")
             return m.refuse(
                 "unreachable", f"host {host} does not answer; is its sidecar running?"
@@ -236,7 +236,7 @@ class AdminCommands(GatewayCommands):
         self, command: m.AcknowledgeAlert, who: str
     ) -> m.Done | m.Refusal:
         """Note that somebody has seen a tier's alert."""
-        if not self._dry_run.tiers[command.tier].alerted:
+        if not self._view.tiers[command.tier].alerted:
             return m.refuse(
                 "not_found", f"there is no alert about {command.tier}", "tier"
             )
@@ -247,7 +247,7 @@ class AdminCommands(GatewayCommands):
 
     async def clear_limit(self, command: m.ClearLimit, who: str) -> m.Done | m.Refusal:
         """Lift the limit of the account behind a tier."""
-        if self._dry_run.tiers[command.tier].limited_until == float("-inf"):
+        if self._view.tiers[command.tier].limited_until == float("-inf"):
             return m.refuse("not_found", f"there is no limit on {command.tier}", "tier")
         event = self._stamp().on(
             c.TierLimitCleared,

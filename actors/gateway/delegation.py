@@ -131,7 +131,7 @@ class Delegation(GatewayCommands):
         for _ in range(DECIDE_AGAIN):
             if key and await self._log.read(subjects.task(child), limit=1):
                 return await self._tasks.existing(event)
-            most = self._dry_run.fleet.policy.max_children_per_task
+            most = self._view.fleet.policy.max_children_per_task
             if parent.state.delegated >= most:
                 return m.refuse(
                     "refused",
@@ -176,7 +176,7 @@ class Delegation(GatewayCommands):
         That is what it asks for, as far as it is left; a complex one that does not say gets half
         of what is left, another none, and so never runs on the complex tier.
         """
-        most = self._dry_run.fleet.policy.max_budget_usd_per_task
+        most = self._view.fleet.policy.max_budget_usd_per_task
         left = lifecycle.budget_left(parent.state, most)
         if left is None:
             return child
@@ -199,7 +199,7 @@ class Delegation(GatewayCommands):
 
     def _refusal(self, child: c.TaskSubmitted) -> m.Refusal | None:
         """Refuse what a child may not be, whoever its parent's submitter was."""
-        most = self._dry_run.fleet.policy.max_delegation_depth
+        most = self._view.fleet.policy.max_delegation_depth
         if child.depth > most:
             return m.refuse(
                 "refused",

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     import msgspec
 
-    from actors.gateway.tasks import DryRun
+    from actors.gateway.tasks import SchedulerView
     from events.attachments import AttachmentStore
     from events.bus import Bus
     from events.log import EventLog
@@ -50,7 +50,7 @@ class Gateway:
         bus: Bus,
         ids: Callable[[], str],
         clock: Callable[[], float],
-        dry_run: DryRun,
+        view: SchedulerView,
         attachments: AttachmentStore | None = None,
     ) -> None:
         self._clock = clock
@@ -60,7 +60,7 @@ class Gateway:
 
         files = AttachmentCommands(attachments, ids, clock)
         self._submits: Reader[m.Submit] = Reader(m.Submit)
-        tools = GatewayTools(log, bus, dry_run, stamp, ids, clock)
+        tools = GatewayTools(log, bus, view, stamp, ids, clock)
         self._tasks = tasks = TaskCommands(tools, files.check)
         bulk, admin = BulkCommands(tools, tasks), AdminCommands(tools)
         self._delegation = Delegation(tools, tasks)

@@ -199,7 +199,7 @@ class ScheduleCommands(GatewayCommands):
         """
         subject = subjects.schedule(name)
         for _ in range(DECIDE_AGAIN):
-            schedules = self._dry_run.schedules
+            schedules = self._view.schedules
             seq = schedules.seqs.get(name, 0)
             if not seq and await self._log.read(subject, limit=1):
                 # The fold is behind the log.

@@ -44,8 +44,8 @@ DECIDE_AGAIN: Final = 8
 HOSTS_NAMED: Final = 20
 
 
-class DryRun(Protocol):
-    """What a scheduler, leading or standby, has folded of the log.
+class SchedulerView(Protocol):
+    """What the scheduler of this process, leading or standing by, knows from the log.
 
     It may be behind the log, so what is decided by it must do no harm then.
     """
@@ -75,7 +75,7 @@ class GatewayTools(NamedTuple):
 
     log: EventLog
     bus: Bus
-    dry_run: DryRun
+    view: SchedulerView
     stamp: Callable[[], Stamp]
     ids: Callable[[], str]
     clock: Callable[[], float]
@@ -85,7 +85,7 @@ class GatewayCommands:
     """Carries out some of the commands, with the tools that all of them have."""
 
     def __init__(self, tools: GatewayTools) -> None:
-        self._log, self._bus, self._dry_run = tools.log, tools.bus, tools.dry_run
+        self._log, self._bus, self._view = tools.log, tools.bus, tools.view
         self._stamp, self._ids, self._clock = tools.stamp, tools.ids, tools.clock
 
 
@@ -110,11 +110,9 @@ def was_said(event: Any, said: Said) -> bool:
     )
 
 
-def hosts_named(dry_run: DryRun) -> str:
+def hosts_named(view: SchedulerView) -> str:
     """Name the hosts there are, for whoever names one that is not."""
-    names = sorted(
-        host.name for host in dry_run.fleet.hosts.values() if host.incarnation
-    )
+    names = sorted(host.name for host in view.fleet.hosts.values() if host.incarnation)
     some = ", ".join(names[:HOSTS_NAMED]) or "none"
     more = f" and {len(names) - HOSTS_NAMED} more" if len(names) > HOSTS_NAMED else ""
     return some + more
@@ -204,8 +202,8 @@ class TaskCommands(GatewayCommands):
     def _check(self, spec: c.TaskSpec) -> None:
         """Refuse what cannot be done: raises Malformed."""
         check(spec, self._clock())
-        check_limits(spec, self._dry_run.fleet.policy)
-        check_size(spec, self._dry_run.fleet)
+        check_limits(spec, self._view.fleet.policy)
+        check_size(spec, self._view.fleet)
 
     async def existing(self, event: c.TaskSubmitted) -> m.Submitted | m.Refusal:
         """The same key came before: the same body finds its task, another is refused."""
@@ -249,7 +247,7 @@ class TaskCommands(GatewayCommands):
     def _warnings(self, event: c.TaskSubmitted) -> list[str]:
         """What to know of a submission; that its host may still join is not stored."""
         spec, warned = event.spec, list(event.warnings)
-        if spec.assign_to is not None and not self._dry_run.fleet.has_joined(
+        if spec.assign_to is not None and not self._view.fleet.has_joined(
             spec.assign_to
         ):
             warned.append(
@@ -257,7 +255,7 @@ class TaskCommands(GatewayCommands):
                 "for one"
             )
         if spec.repo and not any(
-            host.incarnation for host in self._dry_run.fleet.hosts.values()
+            host.incarnation for host in self._view.fleet.hosts.values()
         ):
             warned.append(
                 f"repo: no host has ever joined; the task waits for one with a checkout "
@@ -273,10 +271,10 @@ class TaskCommands(GatewayCommands):
         repo = spec.repo
         if repo is None or spec.executor == "noop":
             return None
-        hosts = [h for h in self._dry_run.fleet.hosts.values() if h.incarnation]
+        hosts = [h for h in self._view.fleet.hosts.values() if h.incarnation]
         if not hosts:
             return None
-        if spec.assign_to and self._dry_run.fleet.has_joined(spec.assign_to):
+        if spec.assign_to and self._view.fleet.has_joined(spec.assign_to):
             hosts = [host for host in hosts if host.name == spec.assign_to]
         if any(host.may_work_on(repo) for host in hosts):
             return None
@@ -422,12 +420,12 @@ class TaskCommands(GatewayCommands):
 
     def unknown_host(self, host: str) -> m.Refusal | None:
         """Refuse a host that has never joined."""
-        if self._dry_run.fleet.has_joined(host):
+        if self._view.fleet.has_joined(host):
             return None
         return m.refuse(
             "not_found",
             f"host: there is no host {host}; none of that name has ever joined; "
-            f"hosts: {hosts_named(self._dry_run)}",
+            f"hosts: {hosts_named(self._view)}",
             "host",
         )
 
@@ -521,7 +519,7 @@ class TaskCommands(GatewayCommands):
         """Answer where a task would go now."""
         spec = self._checked(command)
         classification = classify(spec)
-        decision, waiting_for = self._dry_run.would_route(spec, classification)
+        decision, waiting_for = self._view.would_route(spec, classification)
         return m.WouldRoute(
             classification=classification, decision=decision, waiting_for=waiting_for
         )

@@ -52,7 +52,7 @@ MISSED_BEATS: Final = 3
 is gone."""
 
 LOOKED_AT_ONCE: Final = 20_000
-"""So many of the tasks that it finds a new leader looks at in one turn: 3 ms of CPU."""
+"""In one turn a new leader looks at so many of the tasks that it found: 3 ms of CPU."""
 
 
 _ACTED_UPON: Final = frozenset(

@@ -47,7 +47,7 @@ def gateway(log):
         MemoryBus(MemoryBroker()),
         ids=lambda: f"id-{next(numbers)}",
         clock=lambda: START,
-        dry_run=Fleetless(),
+        view=Fleetless(),
     )
 
 
