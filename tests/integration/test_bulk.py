@@ -38,7 +38,7 @@ class Asking:
             bus,
             ids=lambda: f"id-{next(numbers)}",
             clock=lambda: START + self.later_s,
-            dry_run=Fleetless(),
+            view=Fleetless(),
         )
 
     async def ask(self, **body):
