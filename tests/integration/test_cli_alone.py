@@ -76,5 +76,6 @@ def _stepping(ends: bytes) -> tuple[int, str]:
 async def test_a_stepped_replay_ends_when_it_is_told(told, typed, code):
     ended, said = await asyncio.to_thread(_stepping, typed)
     assert ended == code, said
-    assert len(said.splitlines()) == 2
+    # Where Ctrl-C comes between two waits, click ends the line it was typed in.
+    assert len([line for line in said.splitlines() if line]) == 2
     assert "Traceback" not in said

@@ -64,7 +64,10 @@ def up(
 def answered(up: System, *words: str) -> dict[str, Any]:
     """Submit an answer task that has to complete; its task."""
     short = ("--max-tokens", "24", "--temperature", "0")
-    ended = up.run("submit", *words, *short, "--tier", "standard", "--wait", "--json")
+    ended = up.run(
+        *("submit", *words, *short, "--tier", "standard", "--wait", "--json"),
+        patience_s=180.0,
+    )
     assert (ended.returncode, ended.json["status"]) == (0, "completed"), (
         ended.stdout + ended.stderr
     )

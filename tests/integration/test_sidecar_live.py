@@ -131,11 +131,14 @@ async def test_all_three_tiers_run_on_a_real_broker(
     )
     async with core_of(broker) as core, living(broker, tmp_path / "data", config):
         [joined] = await core.until(c.HostJoined)
-        up = {each.endpoint: each for each in joined.endpoints if each.up}
-        assert up.keys() == {"h1-gpu", "h1-claude"}
+        # On a busy machine a host joins before its programs have said their versions.
+        models = {each.endpoint: each.models for each in joined.endpoints if each.up}
+        for later in await core.until(c.EndpointUp, count=2 - len(models)):
+            models[later.state.endpoint] = later.state.models
+        assert models.keys() == {"h1-gpu", "h1-claude"}
         shell = c.Shell(command="pwd; echo err >&2")
         spec = c.TaskSpec(description="x", shell=shell)
-        model = up["h1-gpu"].models[0]
+        model = models["h1-gpu"][0]
         for order in (
             assign("t1", "sidecar", spec=spec),
             assign("t2", "ollama", endpoint="h1-gpu", model=model, tier="standard"),
