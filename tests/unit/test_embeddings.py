@@ -11,7 +11,7 @@ import pytest
 
 from actors.rules.asking import check_asking
 from actors.rules.policy import Policy
-from actors.scheduler.fleet import plain
+from actors.scheduler.fleet import pool_key
 from actors.scheduler.places import Place
 from actors.scheduler.queue import requirement
 from events import catalogue as c
@@ -44,7 +44,7 @@ def place(*, models: tuple[str, ...] = (), embedders: tuple[str, ...] = ()) -> P
 
 def model_at(there: Place, task: c.TaskSpec) -> str | None:
     required = requirement(task, "standard", assign_to=None, mode="answer")
-    return there.model_for(plain(required), Policy())[0]
+    return there.model_for(pool_key(required), Policy())[0]
 
 
 def test_a_model_that_only_embeds_gets_texts_and_nothing_else():
