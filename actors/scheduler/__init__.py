@@ -25,8 +25,9 @@ The words that are used here, each for one thing:
   that have one, and its *head* is the one whose turn is next.
 - A place is *open* to a task if it has a free slot, and *available* to it if it could run
   it with all slots free. A tier is *up* while it has an available place, else *down*; it
-  is *absent* if no known host ever offered one. While the account behind it is *limited*, its
-  places are available and not open.
+  is *absent* if no known host ever offered one. The time that it is down is an *outage*.
+  While the account behind it (the provider's, for Claude Code) is *limited*, its places are
+  available and not open.
 - A *route* is one assignment of a task to a place: `task.routed` begins it, and its id is
   that event's. It is *in force* until its end is in the log. Each raises the task's
   *generation*, so that of two routes the later is known. A route that was started, or
@@ -34,6 +35,8 @@ The words that are used here, each for one thing:
   letter*. A host or endpoint that failed on a task is *excluded* for it until it has come
   up anew, or until nothing else is left. What a task may not have at the moment is
   *barred*: what is excluded, and for a suspect the hosts of other suspects.
+- A *lane* is a priority: urgent, high, normal, low. Who waits long moves up a lane at a time,
+  it *ages*.
 - A *hop* (a fallback) takes a task to another tier where its own has no place for it,
   after a wait. Each task hops once at most. From standard to complex it is an
   *escalation*, of which only so many may run at once, because they cost money.
@@ -45,12 +48,18 @@ The words that are used here, each for one thing:
   *holds* is another thing: one that it has on its disk, and has not reported to its end.)
 - A *schedule* has a task submitted at each of its planned times. Such a time is *fired*, or
   *skipped* where it was missed or the task before is not over.
+- A *child* is a task that another task's run, its *parent*, has submitted. Of a parent that
+  has children the slot is *lent*: to a child it counts as free.
 - A *suspect* is a task that lost runs with their hosts, and may be what ends them.
 
+Times are seconds of *log time* (`logtime`) where nothing else is said; a *step* puts the
+wall clock forward or back beside it (the steps of a task are those of its life). In a *turn*
+the role folds what has come, decides, and gives out what follows. *Mail* is what it sends
+to a host.
+
 Everywhere `state` is the `SchedulerState`, `lead` the `Leadership`, `live` a `LiveTask` and
-`task` its own state, `live.task`; `now` is log time in seconds (`logtime`). `look_at` is
-what a leader has to look at in its next turn: groups in `SchedulerState`, tasks in
-`HeldTasks`.
+`task` its own state, `live.task`. `look_at` is what a leader has to look at in its next
+turn: groups in `SchedulerState`, tasks in `HeldTasks`.
 
 Read them in this order: `logtime` (what durations are reckoned in), `outputs` (what comes
 out), `queue`, `live`, `specs`, `places`, `fleet` (the parts of the state), `state` (the

@@ -9,11 +9,11 @@ reservation, and a standby that folds the same log is ready to lead at any momen
 It is event-driven: a fold or a beat marks the few groups that might move, `decide` looks
 at those, and `next_wake` says when time alone would change something.
 
-A decider is a function of the state, the leadership and the time: it reads no clock, draws
-no lot and sends nothing. It returns decisions. What it writes is for itself and its like:
-that they are on their way (`SchedulerState.in_flight`, `reserve`), what it has looked at
-(`look_at`, `unmet`, what a group remembers), and timers of the leadership. None of that is
-in the log, and a new leader begins without it.
+A decider is a function of the state, the leadership and the time: it reads no clock, leaves
+nothing to chance and sends nothing. It returns decisions. What it writes is for itself and
+its like: that they are on their way (`SchedulerState.in_flight`, `reserve`), what it has
+looked at (`look_at`, `unmet`, what a group remembers), and timers of the leadership. None
+of that is in the log, and a new leader begins without it.
 """
 
 from __future__ import annotations
@@ -341,7 +341,7 @@ class Scheduler:
                 pass
 
     def _after_clock(self, lead: Leadership) -> None:
-        """The wall clock stands elsewhere: so do instants that somebody named."""
+        """Set the timers of instants that somebody named: the wall clock stands elsewhere."""
         state = self.state
         for host in state.fleet.hosts.values():
             host.clocks.clear()
@@ -373,7 +373,7 @@ class Scheduler:
         if lead.timers and lead.timers[0].when <= now:
             self._decide_due(lead, now, decisions)
         if now >= lead.silence_check_at:
-            # Asked first: a host that is declared lost here forgets by its event's fold.
+            # Asked first: those declared lost below forget theirs when that is folded.
             old = hosts.with_old_resources(state, lead, now)
             decisions += hosts.decide_lost(state, lead, now)
             decisions += hosts.decide_alerts(state, lead, now)

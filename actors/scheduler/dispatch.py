@@ -211,7 +211,7 @@ def may_escalate(state: SchedulerState, required: Requirement) -> bool:
 
 
 def _look_above(state: SchedulerState, group: Group) -> Target | Blocked:
-    """Find the place in the next tier for work that did not pass its verification.
+    """Find the pool in complex for standard work that did not pass its verification.
 
     Its own tier is up and has done its part, so there is nothing to wait for there.
     """

@@ -135,7 +135,7 @@ def _why(
 
 
 def _outage(one: c.TierOutage) -> str:
-    # Absent since ever: nobody has offered it, and a number would tell of an outage.
+    # Nobody has ever offered it: a number would tell of an outage.
     if one.state == "absent" and not one.down_s:
         return f"{one.tier} is not set up"
     return f"{one.tier} was {one.state} for {one.down_s:.0f} s"

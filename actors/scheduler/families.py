@@ -37,6 +37,7 @@ class Families:
     """The children that are not over, and the slots that their parents lend."""
 
     def __init__(self) -> None:
+        # By child; and by parent its children, each with the route that submitted it.
         self.parents: dict[str, Parentage] = {}
         self.children: dict[str, dict[str, str]] = {}
         # Children whose parent's run is over, in the order in which that was found.

@@ -24,18 +24,20 @@ if TYPE_CHECKING:
     from actors.rules.policy import Policy
     from events import catalogue as c
 
-LOOK_AT: Final = 64
+NEAR_MOST: Final = 64
 """At most so many hosts with affinity are compared for one task beside the best ranked."""
 
 REJECTED_PAUSE_S: Final = 0.5
 MOST_PAUSE_S: Final = 120.0
 """A host that rejected a route is not offered more work for so long: asking again at once
-would only fill the log. Each pause is twice the one before, up to the second number."""
+would only fill the log. Each pause is twice the one before, up to the second number, until
+the host has accepted a route."""
 
 _OF_NO_MODEL: Final[dict[str, Any]] = {
     **dict.fromkeys(("work", "tools", "choice", "vision", "embeds"), False),
     "context": 0,
 }
+"""What a requirement says of a model endpoint, as it is of all other kinds of place."""
 _WHOLE_TIER: Final = {
     tier: Requirement(kind=PLACE_KIND[tier], tier=tier) for tier in PLACE_KIND
 }
@@ -289,7 +291,7 @@ class Fleet:
         self.refresh(kind)
 
     def set_policy(self, policy: Policy) -> None:
-        """Other numbers, other ranks."""
+        """Go by another policy: the scores, and with them the ranks, change."""
         self.policy = policy
         for kind in list(self._pools_by_kind):
             self.refresh(kind)
@@ -363,7 +365,7 @@ class Fleet:
 
     @contextmanager
     def passing(self) -> Iterator[None]:
-        """Forget at the end what pools were made meanwhile: they were only looked at."""
+        """Forget at the end the pools that were made meanwhile, for a question alone."""
         before = len(self._pools)
         try:
             yield
@@ -391,7 +393,7 @@ class Fleet:
     def _rank(
         self, place: Place, look: Callable[[Pool, Place], bool] = Pool.update
     ) -> None:
-        """Have every pool that has this place look at it again."""
+        """Have every pool that has this place look at it again, by `look`."""
         for pools in (
             self._pools_by_kind.get(place.kind),
             self._pools_by_host.get(place.host.name),
@@ -429,8 +431,9 @@ class Fleet:
         return has or self._last_on_repo.get(repo) == host.name
 
     def hosts_with_repo(self, repo: str) -> list[Host]:
-        """Return hosts with affinity to a repository, at most LOOK_AT of them."""
-        names = sorted(self._by_repo.get(plain_repo(repo), ()))[:LOOK_AT]
+        """Return hosts with affinity to a repository, at most NEAR_MOST by checkout
+        and the one that ran it last."""
+        names = sorted(self._by_repo.get(plain_repo(repo), ()))[:NEAR_MOST]
         last = self._last_on_repo.get(repo)
         if last is not None and last not in names:
             names.append(last)

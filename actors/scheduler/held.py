@@ -101,8 +101,8 @@ def hold_of(spec: c.TaskSpec) -> Hold | None:
 class HeldTasks:
     """The held tasks, and what is known of those that they come after.
 
-    `tasks` are those about which nothing is on its way to the log; `look_at` of these a
-    leader has to, a standby lets them lie. `followers` are all held tasks by what
+    `tasks` are those about which nothing is on its way to the log; `look_at` are those of
+    them that a leader has to look at. `followers` are all held tasks by what
     they come after, `missing` is what each still waits for. `unknown` are those of which
     nothing is known here, `asked` those whose history this leader has had read.
     """
@@ -181,7 +181,8 @@ class HeldTasks:
             self.ended(task_id, outcome)
 
     def unsure_of(self, task_id: str) -> None:
-        """Have a leader look anew at what comes after a task whose retry may be void."""
+        """Have a leader look anew at what comes after a retried task, whose history has been
+        read: the retry may be void, and the task still over."""
         self.asked.discard(task_id)
         for each in self.followers.get(task_id, ()):
             self.look_again(each)
@@ -194,7 +195,7 @@ class HeldTasks:
 
 
 def outcomes_needed(state: SchedulerState) -> list[OutcomeNeeded]:
-    """Have the histories read that nobody has folded here."""
+    """Return of which tasks the histories have to be read, each once in a leadership."""
     held = state.held
     needed = []
     for task_id in sorted(held.unknown):

@@ -150,7 +150,8 @@ def _without_removed(state: SchedulerState, event: c.HostJoined) -> c.HostJoined
 
 
 def after_restart(state: SchedulerState, live: LiveTask, host: Host) -> None:
-    """A run from before a restart: one that is not there, or had not begun, runs again."""
+    """Look at a run from before a restart: one that is not there any more, or had not
+    begun, is lost."""
     phase = host.runs.get(live.task.route)
     if phase is None:
         lose(state, live, "host restarted", "its new incarnation does not hold the run")
@@ -162,7 +163,8 @@ def after_restart(state: SchedulerState, live: LiveTask, host: Host) -> None:
 
 
 def back_on_host(state: SchedulerState, live: LiveTask) -> None:
-    """A task came back with a route in force: its host may be another by now."""
+    """Look at a retried task whose history has been read, and that has a route in force:
+    its host may be gone, or have restarted, by now."""
     host = state.fleet.hosts.get(live.task.host)
     if host is None or not host.live:
         lose(state, live, "host lost", "gone while its history was read")
@@ -175,8 +177,9 @@ def compare(
 ) -> None:
     """Find runs that the log has on a host and the host does not hold.
 
-    `patience` is how many times in a row one may be missing. With any, a route that is not
-    accepted yet is left to the acceptance time-out: its host may not have got it yet.
+    `there` are the routes that it holds, `patience` is how many times in a row one may be
+    missing. With any, a route that is not accepted yet is left to the acceptance time-out:
+    its host may not have got it yet.
     """
     for live in list(state.on_host.get(host.name, {}).values()):
         route = live.task.route
@@ -270,7 +273,8 @@ def decide_alerts(
 
 
 def _wrong_with(host: Host, now: float) -> dict[str, tuple[str, bool]]:
-    """Return by code what is to be alerted about a host, and whether that is over."""
+    """Return by code what is to be alerted about a host, "" for nothing, and whether an
+    alert about it may end. Between the two nothing changes."""
     for_s = now - host.fault_since
     unwell = host.fault if host.live and for_s >= ALERT_AFTER_S else ""
     well = not host.lost and not host.fault and for_s >= CLEAR_AFTER_S

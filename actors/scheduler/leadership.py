@@ -43,7 +43,8 @@ class Unaccepted(NamedTuple):
 class ReportedLimit(NamedTuple):
     """A host has said that a tier's account is limited; `until` is None if not known.
 
-    It said so at `at`, by the same clock as `until`: the distance is what holds.
+    It said so at `at`. Both are RFC 3339 and by the host's own clock, which may be wrong:
+    what counts is how long after `at` the limit ends.
     """
 
     tier: c.Tier
@@ -84,8 +85,8 @@ class Leadership:
         self.silence_check_at = 0.0
         # What hosts have said of accounts since limits were last decided.
         self.limits: list[ReportedLimit] = []
-        # When the next alert about an outage is due, None if none is. It is asked for in
-        # every turn, and reckoned anew only after `SchedulerState.alerts_moved` was set.
+        # When the next alert about an outage is due, None if none is. It is reckoned anew
+        # only after `SchedulerState.alerts_moved` was set.
         self.alert_at: float | None = None
 
     def write(self, now: float, kind: type[E], /, **fields: Any) -> E:

@@ -24,7 +24,7 @@ share them."""
 class Hold(NamedTuple):
     """What a task waits for before it stands in the queue.
 
-    `at` is the instant of the wall clock (epoch seconds) before which it is not to start.
+    `at` is the instant of the wall clock (Unix seconds) before which it is not to start.
     Of the tasks that it comes after, `completed` have to complete and `over` to be over;
     `inputs` are those whose output it gets.
     """
@@ -54,7 +54,7 @@ class LiveTask(Struct, eq=False, gc=False):
     ttl_s: float | None = None
     # When it last began to wait (log time).
     since: float = 0.0
-    # Until when it may wait at all (epoch seconds).
+    # Until when it may wait at all (the wall clock, Unix seconds).
     deadline: float | None = None
     # The id of the decision about it that is on its way to the log, "" for none.
     # Until that is back, or is known not to have been stored, nothing else is

@@ -18,8 +18,8 @@ from typing import Final
 from events.codec import instant, rfc3339
 
 LATE_S: Final = 20.0
-"""A stamp that lies so far before what is in the log already is not believed: an append
-is given up sooner."""
+"""A stamp that lies so far before what is in the log already is not believed: whoever
+appends gives up sooner, so its event cannot have been on its way for so long."""
 
 NOTICED_S: Final = 1.0
 """Wall and monotonic clock are one step apart when they differ by so much."""
@@ -53,11 +53,11 @@ class LogTime:
 
         Never in the future, and never long before what was in the log already.
         """
-        when, led = self._written(at), self.now < float("inf")
-        reached = max(self.last, self.now) if led else self.last
+        when, somebody_leads = self._written(at), self.now < float("inf")
+        reached = max(self.last, self.now) if somebody_leads else self.last
         if when < reached - LATE_S:
             when = reached
-        # Stamps are rounded.
+        # A stamp is rounded, and may so lie a little ahead.
         return when if when <= self.now + 0.001 else self.now
 
     def until(self, instant_of_day: str) -> float:
@@ -82,7 +82,8 @@ class LogTime:
     def stepped(self, step_s: float, at: str) -> float:
         """The wall clock was put forward (or back, below 0); return when that was said.
 
-        What was stamped by the later clock before this was in the log was stamped ahead.
+        Times that were reckoned already from stamps of the later clock lie ahead now: those
+        are drawn back to this moment.
         """
         self.ahead_s += step_s
         if self.saying:
@@ -90,6 +91,7 @@ class LogTime:
         stepped_at = self.until(at)
         self.back_s, self.back_at = max(0.0, -step_s), stepped_at
         self.last = stepped_at
+        # A gap keeps its length and ends at latest now.
         self.gaps = [
             (a - max(0.0, b - stepped_at), min(b, stepped_at)) for a, b in self.gaps
         ]
@@ -120,7 +122,7 @@ class LogTime:
         return rfc3339(when + self.ahead_s)
 
     def wall(self, now: float) -> float:
-        """Return what an event of now is stamped with, in epoch seconds."""
+        """Return what an event of now is stamped with, in Unix seconds."""
         return now + self.ahead_s + max(self.unsaid_s, 0.0)
 
     def stamp(self, now: float) -> str:
@@ -131,7 +133,7 @@ class LogTime:
 class ClockWatch:
     """Tells a process how far its wall clock has been put forward since it last asked.
 
-    Both clocks count seconds; `wall` since the epoch. `apart`: how far they were apart then.
+    Both clocks count seconds, `wall` since 1970. `apart` is how far they were apart then.
     """
 
     def __init__(self, wall: float, monotonic: float) -> None:

@@ -1,9 +1,9 @@
 """Hosts, the places on them, and pools of places ranked for one requirement.
 
-A *place* is where a task can run: a host's shell, its Claude Code, its agents, or a model
-endpoint as called by a host. A *pool* holds, for one requirement, the places that meet it
-ranked by score, and for all others the reason why not. `actors.scheduler.fleet` keeps
-them up to date.
+A *place* is where a task can run: a host's shell, its agents or no-ops, or an endpoint (a
+model server, Claude Code) as called by a host. A *pool* holds, for one requirement, the
+places that meet it ranked by score, and for all others the reason why not.
+`actors.scheduler.fleet` keeps them up to date.
 """
 
 from __future__ import annotations
@@ -34,14 +34,15 @@ _BARRED: Final[dict[c.ExclusionCode, str]] = {
     "failed": "failed on it before",
     "suspect": "runs another task that lost runs with its host",
 }
+"""Why a place is barred, as a decision records it."""
 
 CLOCK_FINE_S: Final = 0.25
-"""A host's clock that is so near to the scheduler's is the same."""
+"""A host's clock that differs less from the scheduler's counts as the same."""
 
 RIVALS_AFTER: Final = 3
 RIVALS_FORGOTTEN_S: Final = 60.0
-"""Two incarnations whose beats come in turns, so often, are two processes; until neither
-has come back behind the other for so long."""
+"""Two incarnations of a host are two processes at once if one was heard again behind the
+other so often. That is forgotten when it was not so for so long."""
 
 
 class Slots:
@@ -166,6 +167,7 @@ class Host:
             self.heard.append(incarnation)
         if self.swaps < RIVALS_AFTER:
             return ""
+        # One whose join is not known counts as the later.
         return max(self.heard[-2:], key=lambda one: self.joins.get(one, 1 << 62))
 
     def may_work_on(self, repo: str) -> bool:
@@ -181,14 +183,13 @@ class Host:
 class Place:
     """Where a task can run.
 
-    `kind` is sidecar (shell commands), local (a model endpoint), claude, agent or noop.
+    `kind` is as in `actors.scheduler`: sidecar, local, claude, agent or noop.
     `endpoint` is the endpoint's name, "" for what the host runs itself; `endpoint_kind`
     the program that answers there (ollama, openai, claude). `models` are those it has,
     `loaded` those of them in memory, named as the server writes them. `reason` says why it
     is down, `notice` that its program has announced the end of its model. A `shared`
     endpoint is called by several hosts: each has a place of its own, and all of these have
-    one `slots`. `name` is `endpoint@host`, or the host alone: unique
-    over the fleet.
+    one `slots`. `name` is `endpoint@host`, or the host alone for what that runs itself.
     """
 
     def __init__(self, host: Host, kind: str, endpoint: str, slots: Slots) -> None:
@@ -317,12 +318,13 @@ class Pool:
         self._candidates: dict[str, c.Candidate] = {}
         # What each place would run, "" without a model.
         self._models: dict[str, str] = {}
-        # Why each other place cannot take it now, and how often each reason occurs; the
-        # same as a decision records it, None until one asks.
+        # Why each other place cannot take it now, and how often each reason occurs. And
+        # what `left_out` answers where nothing is barred, None until one asks.
         self.reasons: dict[str, str] = {}
         self.counts: Counter[str] = Counter()
         self._out: tuple[dict[str, int], list[c.Excluded]] | None = None
-        # Places that could run it if all their slots were free and no limit or pause held.
+        # The available ones: they could run it if all their slots were free, and no limit of
+        # the account and no pause of the host held.
         self._available: set[str] = set()
 
     @property

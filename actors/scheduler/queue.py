@@ -41,6 +41,7 @@ PLACE_KIND: Final[dict[c.Tier, str]] = {
 `events.lifecycle.TIER_KINDS` says which kinds of endpoint are places of a tier.
 """
 LANES: Final[dict[c.Priority, int]] = {"urgent": 0, "high": 1, "normal": 2, "low": 3}
+"""A priority's lane; the lowest number goes first."""
 
 
 class Requirement(Struct, frozen=True, kw_only=True, cache_hash=True):
@@ -98,9 +99,8 @@ def requirement(
 ) -> Requirement:
     """Return what a task requires of a place as it was submitted.
 
-    `hopped`: it may leave its tier for none.
-
-    `mode` is None, and `prompt_tokens` 0, where its submission does not say them.
+    `mode` is None, and `prompt_tokens` 0, where its submission does not say them. `hopped`
+    is for a task that may not leave its tier at all.
     """
     kind = spec.executor or PLACE_KIND[tier]
     return Requirement(
@@ -165,7 +165,8 @@ class Disordered:
     def add(self, waiting: Waiting) -> None:
         """Take a task in, unaged; `head` moves it to where it belongs."""
         if self._entries > 2 * self._group.count + 64:
-            # Most entries are of tasks that wait no longer, or have moved up.
+            # Most entries are of tasks that wait no longer, or have moved up. So the heaps
+            # are made anew once in so many additions; 64 spares small groups that.
             remaining = list(self._standing())
             self._clear()
             for rank, one in remaining:
@@ -238,8 +239,9 @@ class Expiries:
     a million of them cost eight bytes each. The others are in a heap. Who waits no longer
     is passed over when it comes to the front.
 
-    Those that wait already are taken in by and by, so that a million of them hold nobody
-    up: each part is in order, and where it comes after the part before, in one row with it.
+    Those that wait already are taken in part by part, so that a million of them hold nobody
+    up. Each part is sorted; where it begins after the end of the part before, the two are
+    one row.
     """
 
     def __init__(self, group: Group, due: Callable[[Waiting], float]) -> None:
@@ -340,7 +342,7 @@ class Group:
     def head(self, now: float, ageing_s: float) -> Waiting | None:
         """Return who is next: the best lane after ageing, then the first submitted."""
         best: Waiting | None = None
-        best_rank = (99, 0)
+        best_rank = (len(LANES), 0)  # behind every lane
         if self._disordered is not None:
             best = self._disordered.head(now, ageing_s)
             if best is None:

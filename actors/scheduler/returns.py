@@ -80,7 +80,7 @@ def after_route(
 ) -> c.TaskRequeued | c.TaskDeadLettered | c.TaskAbandoned:
     """Decide what follows a route that is over: another one, or the dead letter.
 
-    What was being cancelled is given up for cancelled.
+    A task that is being cancelled is taken for cancelled.
     """
     about = {
         "task_id": task.task_id,

@@ -83,7 +83,7 @@ _log = Diagnostics("agentcom.scheduler")
 class SchedulerRole:
     """One scheduler process. `run` returns after `stop` is set, or raises.
 
-    `clock` is the wall clock in epoch seconds, by which events are stamped; durations go
+    `clock` is the wall clock in Unix seconds, by which events are stamped; durations go
     by `monotonic` (see `logtime`). `ids` makes ids. With a `checkpoint` it begins where
     that ends, and has it written now and then.
     """
@@ -257,8 +257,8 @@ class SchedulerRole:
         leaderless_s = max(0.0, now - led)
         met_at = max(self.lease.other_at, self._led_at)
         longest_s = self._monotonic() - met_at + self.lease.ttl + NOTICED_S
-        # Never longer without a leader than since one was last met, or was this one: what
-        # is more, this clock is ahead of that leader's.
+        # There cannot have been no leader for longer than since another was seen to hold
+        # the lease, or this one led. By what is more, this clock is ahead of that leader's.
         put_forward = leaderless_s > longest_s
         leaderless_s = round(min(leaderless_s, longest_s), 3)
         # Taken together: an election that comes in between must be a conflict.
@@ -340,7 +340,7 @@ class SchedulerRole:
         return self._clock() - self.scheduler.state.time.ahead_s
 
     def _stamping(self) -> float:
-        """Return what an event is stamped with now (epoch seconds)."""
+        """Return what an event is stamped with now (Unix seconds)."""
         if not self.scheduler.leading:
             return self._clock()
         self._look_at_clock()

@@ -33,10 +33,10 @@ if TYPE_CHECKING:
     from actors.scheduler.leadership import Leadership
     from actors.scheduler.state import SchedulerState
 
-LATE_S: Final = 60.0
-"""A planned time that is later than this was missed; sooner it is fired as planned."""
+MISSED_AFTER_S: Final = 60.0
+"""A planned time that is over for longer was missed; else it is fired as planned."""
 ALL_MOST: Final = 100
-"""So many missed times are fired at most, the last ones, where all are to be."""
+"""So many missed times are fired at most, the last ones, by a rule that says `all`."""
 COUNTED: Final = 1_000
 """Skipped times are counted up to here."""
 REMEMBERED: Final = 100
@@ -47,7 +47,7 @@ RECKONED_AT_ONCE: Final = 500
 
 class RuleSpan(NamedTuple):
     """A rule of a schedule, for what is planned later than `since` and not later than `until`
-    (epoch seconds, `inf`: for good)."""
+    (Unix seconds, `inf`: for good)."""
 
     rule: c.ScheduleRule
     since: float
@@ -61,11 +61,11 @@ class Schedule:
         # The id of the event that added it: its tasks' ids follow from that.
         self.id = added.id
         self.rule: c.ScheduleRule = added
-        # The rule is for what is planned later than this (epoch seconds).
+        # The rule is for what is planned later than this (Unix seconds).
         self.since = cursor
         # Rules before it by which something that was planned is still to be dealt with.
         self.earlier: list[RuleSpan] = []
-        # The last planned time that was fired or skipped (epoch seconds).
+        # The last planned time that was fired or skipped (Unix seconds).
         self.cursor = cursor
         self.paused = False
         # The task that it submitted last, "" for none.
@@ -78,14 +78,14 @@ class Schedule:
         self.next_at: float | None = None
 
     def rule_at(self, time: float) -> RuleSpan:
-        """Return the rule of a planned time (epoch seconds)."""
+        """Return the rule of a planned time (Unix seconds)."""
         for each in self.earlier:
             if time <= each.until:
                 return each
         return RuleSpan(self.rule, self.since, math.inf)
 
     def next_time(self) -> float | None:
-        """Reckon the planned time after the cursor (epoch seconds), None for none."""
+        """Reckon the planned time after the cursor (Unix seconds), None for none."""
         for rule, since, until in self.earlier:
             after = max(self.cursor, since)
             due = planned.next_after(rule.cron, rule.tz, after)
@@ -95,7 +95,7 @@ class Schedule:
         return planned.next_after(self.rule.cron, self.rule.tz, after)
 
     def passes(self, time: float) -> None:
-        """Put the cursor on a time (epoch seconds); what is planned until then is over."""
+        """Put the cursor on a time (Unix seconds); what is planned until then is over."""
         self.cursor = time
         self.earlier = [each for each in self.earlier if each.until > time]
 
@@ -118,7 +118,7 @@ class Firing(NamedTuple):
 
 
 class Schedules:
-    """All schedules, by name, and the heap of their next times (epoch seconds).
+    """All schedules, by name, and the heap of their next times (Unix seconds).
 
     `changed` are those whose next time is to be reckoned; a standby lets them lie. `firings`
     are those without a task, by the task's id; `submitting` of these are on their way.
@@ -165,7 +165,7 @@ class Schedules:
             self.submitting.discard(event.task_id)
 
     def next_wake(self) -> float | None:
-        """When the next one is due (epoch seconds), None for never."""
+        """When the next one is due (Unix seconds), None for never."""
         return self.heap[0][0] if self.heap else None
 
     @property
@@ -339,12 +339,12 @@ def _missed(
     lead: Leadership, one: Schedule, due: float, now: float, wall: float
 ) -> c.ScheduleSkipped | None:
     """Skip what was missed as its rule says; None where the time that is due is fired."""
-    if due >= wall - LATE_S:
+    if due >= wall - MISSED_AFTER_S:
         return None
     rule, _, end = one.rule_at(due)
     cron, tz = rule.cron, rule.tz
     if rule.missed == "skip":
-        until = min(wall - LATE_S, end)
+        until = min(wall - MISSED_AFTER_S, end)
     else:
         kept = 1 if rule.missed == "one" else ALL_MOST
         last = min(wall, end)

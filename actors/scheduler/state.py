@@ -107,10 +107,11 @@ class SchedulerState:
         # Tasks of the standard tier that run in the complex one, those decided and not
         # yet stored included: only so many may at once.
         self.escalated: set[str] = set()
-        # Tasks that may be what ends their hosts, with the host where each runs, likewise.
-        self.suspects: dict[str, str] = {}
-        # What such runs have cost, and the day (UTC) of which that is the sum.
+        # The day (UTC), and what the runs of such tasks have cost on it, in dollars.
         self.escalated_usd: tuple[str, float] = ("", 0.0)
+        # Suspects with the host where each runs, those decided and not yet stored included:
+        # one at a time on a host.
+        self.suspects: dict[str, str] = {}
         # The last sequence of each tier's subject and of each `fleet` subject. Decisions
         # about them expect it: an outage that two leaders wrote down would begin twice.
         self.subject_seqs: dict[str, int] = {}
@@ -409,7 +410,7 @@ class SchedulerState:
         """Count what escalated work cost today, for the budget."""
         result = getattr(event, "result", None)
         usd = result.estimated_cost_usd if isinstance(result, c.Result) else None
-        # A host that says less than nothing gives no other task money to spend.
+        # A host that reports a negative sum must not enlarge the others' budget.
         if usd and usd > 0:
             day, spent = self.escalated_usd
             today = event.at[:10]
@@ -538,7 +539,7 @@ class SchedulerState:
         self.look_at.update(self.unmet)
 
     def lift_limits(self, now: float) -> None:
-        """Pauses of hosts and limits of accounts may be over."""
+        """Have those looked at that pauses of hosts or limits of accounts kept back."""
         self.fleet.resume_paused(now)
         for kind, until in self.fleet.limited_until.items():
             if until <= now:
