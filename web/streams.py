@@ -144,38 +144,49 @@ class Streams:
         last = request.headers.get(LAST_ID, "")
         watch = _Behind(task_id, last)
         if last and self._state(task_id) in FINAL:
-            chunks = await self._output.read(task_id)
-            if not any(watch.is_new(chunk) for chunk in chunks):
+            async for chunk in self._output.pieces(task_id):
+                if watch.is_new(chunk):
+                    break
+            else:
                 return web.Response(status=204)
         return await self._streaming(request, self._all_output(task_id, watch))
 
     async def _all_output(self, task_id: str, watch: _Behind) -> AsyncGenerator[bytes]:
-        begun_over = self._state(task_id) in FINAL
+        """Yield what is under way as it comes, what is over from where it is stored."""
+        assert self._output is not None
+        follows = False
         try:
-            await self._feed.attach(watch)
             with self._news_of(task_id) as over:
                 while True:
                     over.clear()
                     state = self._state(task_id)
-                    if state in FINAL:
-                        await self._rest(task_id, watch, wait=not begun_over)
+                    if state in FINAL and follows:
+                        await self._all_stored(task_id)
+                        await self._feed.detach(watch)
+                        follows = watch.ready = False
+                    elif state not in FINAL and not follows:
+                        await self._feed.attach(watch)
+                        follows = True
                     while watch.queue:
                         yield watch.next()
+                    if watch.overrun:
+                        return
                     if state in FINAL:
+                        async for chunk in self._output.pieces(task_id):
+                            if watch.is_new(chunk):
+                                yield watch.told(chunk)
                         if not over.is_set():
                             yield _end(task_id, state)
                             return
                         continue
-                    if watch.overrun:
-                        return
                     if not await _woken(watch.woken, over):
                         yield b":\n\n"
                     watch.woken.clear()
         finally:
             await self._feed.detach(watch)
 
-    async def _rest(self, task_id: str, watch: _Behind, *, wait: bool) -> None:
-        """Take in what is stored of a task that is over, once all of it is there."""
+    async def _all_stored(self, task_id: str) -> None:
+        """Wait until all output of a task that has just ended is stored, or for long."""
         assert self._output is not None
         answer = await self._queries.task(AskTask(task_id=task_id))
         size, route = 0, ""
@@ -184,19 +195,14 @@ class Streams:
             route = answer.routes[-1].route if answer.routes else ""
         loop = asyncio.get_running_loop()
         until = loop.time() + REST_S
-        while True:
-            chunks = await self._output.read(task_id)
-            there = sum(
-                len(chunk.text.encode())
-                for chunk in chunks
-                if chunk.route == route and chunk.event_type in _TEXT
-            )
-            if there >= size or not wait or loop.time() > until:
-                break
+        while loop.time() < until:
+            there = 0
+            async for chunk in self._output.pieces(task_id):
+                if chunk.route == route and chunk.event_type in _TEXT:
+                    there += len(chunk.text.encode())
+            if there >= size:
+                return
             await asyncio.sleep(0.05)
-        watch.ready = True
-        for chunk in chunks:
-            watch.take(chunk, encode_chunk(chunk))
 
     # -- what they share ---------------------------------------------------------------
 
@@ -279,9 +285,13 @@ class _Behind(OutputWatch):
         self.overrun = self.overrun or (not past and self._bytes > QUEUE_BYTES)
         if not self.overrun:
             self._bytes += len(raw)
-            id_ = f"{chunk.generation}:{chunk.route}:{chunk.n}"
-            self.queue.append(_event(id_, raw))
+            self.queue.append(_piece(chunk, raw))
         self.woken.set()
+
+    def told(self, chunk: c.Chunk) -> bytes:
+        """Encode a stored piece, which is now sent."""
+        self.reached[chunk.route] = chunk.n
+        return _piece(chunk, encode_chunk(chunk))
 
     def next(self) -> bytes:
         """Take the next piece out of the queue."""
@@ -302,6 +312,10 @@ class _Behind(OutputWatch):
 
 def _event(id_: str, data: bytes) -> bytes:
     return b"id: %s\ndata: %s\n\n" % (id_.encode(), data)
+
+
+def _piece(chunk: c.Chunk, raw: bytes) -> bytes:
+    return _event(f"{chunk.generation}:{chunk.route}:{chunk.n}", raw)
 
 
 def _end(task_id: str, state: str) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from contextlib import asynccontextmanager
 
 import aiohttp
@@ -33,12 +34,13 @@ class Output:
         return [chunk for chunk in self.stored if chunk.task_id == task_id]
 
     async def pieces(self, task_id, *, start=1):
-        for chunk in await self.read(task_id, start=start):
+        async for _, chunk in self.placed(task_id, start=start):
             yield chunk
 
     async def placed(self, task_id, *, start=1):
-        for place in enumerate(await self.read(task_id, start=start), 1):
-            yield place
+        for seq, chunk in enumerate(self.stored, 1):
+            if chunk.task_id == task_id:
+                yield seq, chunk
 
     def say(self, route, text, kind="stdout", *, heard=True, segment=0) -> Chunk:
         n = self.n[route.id] = self.n.get(route.id, -1) + 1
@@ -294,6 +296,26 @@ async def test_of_long_output_a_page_gets_the_end_and_a_mark(place):
         assert messages[0]["type"] == "gap"
         assert messages[0]["lost"] + len(messages[1:]) == 41
         assert 10 < len(messages) < 20
+
+
+async def test_output_of_a_task_that_is_over_streams_whole_and_is_never_held_so(
+    place, monkeypatch
+):
+    history, output = place.history, place.output
+    route = history.route(history.submit("x"))
+    history.start(route)
+    for n in range(60):
+        output.say(route, f"{n} {'x' * 100_000}")
+    history.complete(route)
+    await place.tell()
+    monkeypatch.setattr(output, "read", None)
+    url = f"{place.base}/api/v1/tasks/{route.task}/output"
+    headers = {"Accept": "text/event-stream"}
+    async with place.session.get(url, headers=headers) as answer:
+        lines = (await answer.text()).splitlines()
+    said = [json.loads(line[6:]) for line in lines if line.startswith("data: ")]
+    assert [each["n"] for each in said[:-1]] == list(range(60))
+    assert said[-1] == {"task_id": route.task, "state": "completed"}
 
 
 async def test_a_chunk_of_another_task_s_subject_is_nobody_s(place):
