@@ -158,20 +158,6 @@ async def policies_of(log: EventLog) -> tuple[dict[int, Policy], int]:
     return by_version, version
 
 
-def comes_out_same(routed: c.TaskRouted, policy: Policy) -> bool:
-    """Whether a decision comes out as recorded, from its inputs and its own policy."""
-    if not routed.candidates:
-        return False
-    best = routing.recheck(routed, policy.scoring)
-    recorded = routed.candidates[0]
-    return (
-        (best.host, best.endpoint, best.model)
-        == (routed.selected_host, routed.selected_endpoint, routed.selected_model)
-        and best.factors == recorded.factors
-        and best.score == recorded.score
-    )
-
-
 class Recheck(Struct, kw_only=True):
     """Whether a decision comes out as recorded, and a sentence that says so."""
 
@@ -186,15 +172,16 @@ def recheck(routed: c.TaskRouted, policy: Policy | None) -> Recheck:
         return Recheck(agrees=False, said=finding)
     if not routed.candidates:
         return Recheck(agrees=False, said="the decision records no candidates")
-    anew = routing.recheck(routed, policy.scoring)
+    anew, recorded = routing.recheck(routed, policy.scoring), routed.candidates[0]
     place = _name(anew) + (f", {anew.model}" if anew.model else "")
-    if comes_out_same(routed, policy):
+    selected = routed.selected_host, routed.selected_endpoint, routed.selected_model
+    is_there = (anew.host, anew.endpoint, anew.model) == selected
+    if is_there and (anew.factors, anew.score) == (recorded.factors, recorded.score):
         finding = (
             f"decided again from the recorded inputs under policy "
             f"{routed.policy_version}: {place}, score {anew.score:.6f}, as recorded"
         )
         return Recheck(agrees=True, said=finding)
-    recorded = routed.candidates[0]
     return Recheck(
         agrees=False,
         said=f"decided again it is {place} with {anew.score}; recorded are "

@@ -15,7 +15,7 @@ from actors.rules import scoring
 from actors.rules.models import usual_model
 from actors.rules.prices import price_result
 from actors.scheduler import dispatch
-from analysis.explain import comes_out_same
+from analysis.explain import recheck
 from events import catalogue as c
 from events.codec import fallback_code
 from projections.answers_whatif import Changed
@@ -89,7 +89,7 @@ class Judge:
         policy = self._by_version.get(event.policy_version)
         if policy is None:
             self._stays["its policy cannot be read by this version"] += 1
-        elif comes_out_same(event, policy):
+        elif recheck(event, policy).agrees:
             self._counts["reproduced"] += 1
         else:
             self._counts["not_reproduced"] += 1

@@ -372,12 +372,11 @@ class Chats:
 
     async def nothing(self, request: web.Request) -> web.StreamResponse:
         """Whatever else OpenAI's interface has."""
-        path = request.path[:100]
         sentence = (
-            f"{request.method} {path} is not served here: there are POST "
-            "/v1/chat/completions and GET /v1/models"
+            f"{request.method} {request.path[:100]} is not served here: there are POST "
+            "/v1/chat/completions, POST /v1/embeddings and GET /v1/models"
         )
-        if path.endswith("/embeddings"):
+        if request.path.endswith("/embeddings"):
             return sorry(refuse("not_served", sentence))
         return sorry(refuse("not_found", sentence))
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
 from events.codec import encode
@@ -78,12 +79,11 @@ class Document:
                 sections = await self.topic.make(self._sources, self.params)
             except Malformed as error:
                 sections = refusal_of(error)
-            except AgentComError as error:
-                _log.debug("topic", topic=self.topic.name, error=str(error))
-                await asyncio.sleep(AGAIN_S)
-                continue
-            except Exception:  # noqa: BLE001 - the actor's edge: one topic, not all
-                _log.exception("topic", topic=self.topic.name)
+            except Exception as error:  # noqa: BLE001 - the edge: one topic, not all
+                if isinstance(error, AgentComError):
+                    _log.debug("topic", topic=self.topic.name, error=str(error))
+                else:
+                    _log.exception("topic", topic=self.topic.name)
                 await asyncio.sleep(AGAIN_S)
                 continue
             self._take(sections, position)
@@ -92,14 +92,9 @@ class Document:
             await self._until_dirty()
 
     async def _until_dirty(self) -> None:
-        if self.topic.tick_s is None:
-            await self.dirty.wait()
-            return
-        try:
+        with suppress(TimeoutError):
             async with asyncio.timeout(self.topic.tick_s):
                 await self.dirty.wait()
-        except TimeoutError:
-            return
 
     def _take(self, sections: dict[str, Any] | Refusal, position: Position) -> None:
         version = self.version + 1

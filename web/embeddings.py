@@ -15,10 +15,12 @@ from web.openai import (
     TITLE_LENGTH,
     ChatRequest,
     labels_of,
+    metadata_of,
     patience_of,
     priority_of,
     read_object,
     traceparent_of,
+    without_nothing,
 )
 
 if TYPE_CHECKING:
@@ -52,19 +54,16 @@ def read_embedding(raw: bytes, headers: Mapping[str, str]) -> tuple[ChatRequest,
         "model": model,
         "tier": "standard",
         "priority": priority_of(None, headers),
+        "labels": labels_of(headers),
+        "traceparent": traceparent_of(headers),
+        "metadata": metadata_of(None, given.get("user")),
     }
-    if labels := labels_of(headers):
-        task["labels"] = labels
-    if traceparent := traceparent_of(headers):
-        task["traceparent"] = traceparent
-    if given.get("user") is not None:
-        task["metadata"] = {"user": given["user"]}
     asked = ChatRequest(
         model=model,
         stream=True,  # as its output comes; the answer is one body all the same
         include_usage=False,
         patience_s=patience_of(headers),
-        task=task,
+        task=without_nothing(task),
         ignored=sorted(str(name)[:60] for name in given.keys() - _READ),
     )
     return asked, form == "base64"

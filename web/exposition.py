@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class Exposition:
-    """Serves what a collector says of a role, and what its process is.
+    """What a collector says of a role, and what its process is.
 
     Read in the loop's own thread, so never halfway.
     """
@@ -26,39 +26,18 @@ class Exposition:
         self._registry = CollectorRegistry(auto_describe=False)
         self._registry.register(collector)
         Build(role, self._registry)
-        self._site: web.AppRunner | None = None
 
     def text(self) -> bytes:
         """Encode all metrics."""
         return generate_latest(self._registry)
 
-    async def open(self, host: str, port: int) -> int:
-        """Listen; return the port, a free one where 0 was asked for. Raises OSError."""
-        app = web.Application()
-        app.add_routes(
-            [web.get("/metrics", self._metrics), web.get("/healthz", self._health)]
-        )
-        site = web.AppRunner(app, access_log=None, handle_signals=False)
-        await site.setup()
-        try:
-            await web.TCPSite(site, host, port).start()
-        except BaseException:
-            await site.cleanup()
-            raise
-        self._site = site
-        return int(site.addresses[0][1])
-
-    async def close(self) -> None:
-        """Listen no more."""
-        if self._site is not None:
-            await self._site.cleanup()
-            self._site = None
-
-    async def _metrics(self, request: web.Request) -> web.Response:
+    async def metrics(self, request: web.Request) -> web.Response:
+        """Answer with all metrics."""
         return web.Response(body=self.text(), headers={"Content-Type": CONTENT_TYPE})
 
-    async def _health(self, request: web.Request) -> web.Response:
-        return web.json_response({"ok": True})
+
+async def _health(request: web.Request) -> web.Response:
+    return web.json_response({"ok": True})
 
 
 @asynccontextmanager
@@ -68,13 +47,22 @@ async def exposed(
     address: tuple[str, int] | None,
     ready: Callable[[int], None] = lambda port: None,
 ) -> AsyncIterator[None]:
-    """Serve metrics for as long as the block lasts; nothing where `address` is None."""
+    """Serve metrics for as long as the block lasts; nothing where `address` is None.
+
+    `ready` is called with the port, a free one where 0 was asked for. Raises OSError where
+    it is taken.
+    """
     if address is None:
         yield
         return
     serving = Exposition(role, collector)
-    ready(await serving.open(*address))
+    app = web.Application()
+    app.add_routes([web.get("/metrics", serving.metrics), web.get("/healthz", _health)])
+    site = web.AppRunner(app, access_log=None, handle_signals=False)
+    await site.setup()
     try:
+        await web.TCPSite(site, *address).start()
+        ready(int(site.addresses[0][1]))
         yield
     finally:
-        await serving.close()
+        await site.cleanup()

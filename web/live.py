@@ -191,7 +191,7 @@ class OutputFeed:
         self._watches: dict[str, set[OutputWatch]] = {}
         self._listening: dict[str, Listening] = {}
         # By task, the latest to begin at the end: kind and text of its last lines.
-        self._tails: OrderedDict[str, deque[list[str]]] = OrderedDict()
+        self._tails: OrderedDict[str, deque[dict[str, str]]] = OrderedDict()
         self._listening_to_all: Listening | None = None
         self._opening_all: asyncio.Task[None] | None = None
         # Tasks whose last lines were looked up, or are being.
@@ -290,11 +290,7 @@ class OutputFeed:
                 seeking = self._seek(self._output, unsought)
                 self._seeking = asyncio.get_running_loop().create_task(seeking)
         return {
-            task_id: [
-                {"type": kind, "text": text} for kind, text in self._tails[task_id]
-            ]
-            for task_id in task_ids
-            if task_id in self._tails
+            each: list(self._tails[each]) for each in task_ids if each in self._tails
         }
 
     async def _open_all(self) -> None:
@@ -308,7 +304,7 @@ class OutputFeed:
             # What comes from now on is heard, so that nothing is missed between.
             await asyncio.wait({self._opening_all})
         for task_id in task_ids:
-            tail: deque[list[str]] = deque(maxlen=TAIL_LINES)
+            tail: deque[dict[str, str]] = deque(maxlen=TAIL_LINES)
             read = 0
             try:
                 async for chunk in output.pieces(task_id):
@@ -332,24 +328,24 @@ class OutputFeed:
             tail = self._keep(chunk.task_id, deque(maxlen=TAIL_LINES))
         _lengthen(tail, chunk)
 
-    def _keep(self, task_id: str, tail: deque[list[str]]) -> deque[list[str]]:
+    def _keep(self, task_id: str, tail: deque[dict[str, str]]) -> deque[dict[str, str]]:
         self._tails[task_id] = tail
         if len(self._tails) > TAIL_TASKS:
             self._tails.popitem(last=False)
         return tail
 
 
-def _lengthen(tail: deque[list[str]], chunk: c.Chunk) -> None:
+def _lengthen(tail: deque[dict[str, str]], chunk: c.Chunk) -> None:
     """Add what a chunk says to a task's last lines: kind and text, the latest last."""
     text = chunk.text[-2 * TAIL_TEXT :]
     flows = chunk.event_type not in STATE
-    if flows and tail and tail[-1][0] == chunk.event_type:
-        text = tail.pop()[1] + text
-    elif tail and not tail[-1][1]:
+    if flows and tail and tail[-1]["type"] == chunk.event_type:
+        text = tail.pop()["text"] + text
+    elif tail and not tail[-1]["text"]:
         tail.pop()
     lines = text.split("\n") if flows else [text]
     for line in lines[-TAIL_LINES:]:
-        tail.append([chunk.event_type, line[-TAIL_TEXT:]])
+        tail.append({"type": chunk.event_type, "text": line[-TAIL_TEXT:]})
 
 
 def encode_chunk(chunk: c.Chunk) -> bytes:

@@ -163,7 +163,7 @@ def read_chat(raw: bytes, headers: Mapping[str, str]) -> ChatRequest:
         ],
         "priority": priority_of(body.service_tier, headers),
         "labels": labels_of(headers),
-        "metadata": _metadata(body),
+        "metadata": metadata_of(body.metadata, body.user),
         "attachments": [
             {
                 "name": f"picture-{n}",
@@ -186,7 +186,7 @@ def read_chat(raw: bytes, headers: Mapping[str, str]) -> ChatRequest:
         stream=bool(body.stream),
         include_usage=bool(body.stream_options and body.stream_options.include_usage),
         patience_s=patience_of(headers),
-        task={name: value for name, value in task.items() if value not in _NOTHING},
+        task=without_nothing(task),
         pictures={digest: data for digest, (_, data) in pictures.items()},
         ignored=sorted(str(name)[:60] for name in given.keys() - known),
     )
@@ -357,13 +357,14 @@ def priority_of(service_tier: str | None, headers: Mapping[str, str]) -> str:
     return word
 
 
-def _metadata(body: _GivenChat) -> dict[str, Any] | None:
-    metadata: dict[str, Any] = {}
-    if body.metadata:
-        metadata |= body.metadata
-    if body.user is not None:
-        metadata["user"] = body.user
-    return metadata or None
+def metadata_of(metadata: dict[str, Any] | None, user: Any) -> dict[str, Any]:
+    """Return what is noted with the task: what the client gave, and its user."""
+    return {**(metadata or {}), **({} if user is None else {"user": user})}
+
+
+def without_nothing(task: dict[str, Any]) -> dict[str, Any]:
+    """Return a task's fields without those of which nothing was said."""
+    return {name: value for name, value in task.items() if value not in _NOTHING}
 
 
 def labels_of(headers: Mapping[str, str]) -> dict[str, str]:

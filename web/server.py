@@ -82,17 +82,13 @@ _FILES: Final = {
 }
 _VISITOR: Final = web.RequestKey("visitor", Visitor)
 
-_REFUSED: Final = """<!doctype html><html lang="en"><meta charset="utf-8">
+_PLAIN_PAGE: Final = """<!doctype html><html lang="en"><meta charset="utf-8">
 <meta name="viewport" content="width=device-width"><title>AgentCom</title>
 <main><h1>AgentCom</h1><p>{}</p></main></html>
 """
-_NOT_BUILT: Final = """<!doctype html><html lang="en"><meta charset="utf-8">
-<meta name="viewport" content="width=device-width"><title>AgentCom</title>
-<main><h1>AgentCom</h1>
-<p>The dashboard's page was not built here. In the source tree: <code>make ui</code>
-(it needs Node 18 or newer). The interface for programs works without:
-<a href="api/v1/status">/api/v1/status</a>.</p></main></html>
-"""
+_NOT_BUILT: Final = """The dashboard's page was not built here. In the source tree:
+<code>make ui</code> (it needs Node 18 or newer). The interface for programs works without:
+<a href="api/v1/status">/api/v1/status</a>."""
 
 
 class Server:
@@ -257,7 +253,7 @@ class Server:
             response: web.StreamResponse = sorry(refusal)
         elif refusal is not None:
             response = (
-                _html(_REFUSED.format(html.escape(refusal.error)), refusal.status)
+                _html(_PLAIN_PAGE.format(html.escape(refusal.error)), refusal.status)
                 if request.match_info.handler == self._page
                 else response_of(refusal)
             )
@@ -352,7 +348,7 @@ class Server:
     # -- what needs no token -----------------------------------------------------------
 
     async def _health(self, request: web.Request) -> web.Response:
-        return web.json_response({"ok": True})
+        return response_of({"ok": True})
 
     async def _ready(self, request: web.Request) -> web.Response:
         ready = self._runner.caught_up.is_set() and self._bus.connected
@@ -385,7 +381,7 @@ class Server:
     async def _page(self, request: web.Request) -> web.StreamResponse:
         index = STATIC / "index.html"
         if not index.is_file():
-            return _html(_NOT_BUILT, 503)
+            return _html(_PLAIN_PAGE.format(_NOT_BUILT), 503)
         return _html(index.read_text(), 200)
 
     async def _to_page(self, request: web.Request) -> web.StreamResponse:

@@ -44,13 +44,8 @@ class RecentEvents:
         self._encoded: dict[tuple[int, int, str], tuple[list[bytes], Position]] = {}
 
     @property
-    def position(self) -> int:
-        """The last sequence that is folded into the read models."""
-        return self._runner.position
-
-    @property
     def stands(self) -> Position:
-        """The same, with the event that is there."""
+        """The last event that is folded into the read models."""
         return self._runner.world.stands
 
     async def knows(self, position: Position) -> bool:
@@ -59,7 +54,7 @@ class RecentEvents:
 
     def begin(self) -> None:
         """Hold what is folded in from now on."""
-        self._first_kept = self.position + 1
+        self._first_kept = self.stands.seq + 1
 
     def take(self, recorded: c.Recorded) -> None:
         """Hold an event that was just folded in."""
@@ -74,7 +69,7 @@ class RecentEvents:
 
     def after(self, seq: int, pattern: str) -> tuple[list[bytes], Position]:
         """Encode what came after `seq`; say how far in the log that reaches."""
-        key = (seq, self.position, pattern)
+        key = (seq, self.stands.seq, pattern)
         answer = self._encoded.get(key)
         if answer is None:
             answer = self._encoded[key] = self._after(seq, pattern)
@@ -168,7 +163,7 @@ class EventTail:
             snapshot, self._snapshot = self._snapshot, None
             return snapshot
         position = self._position
-        if position is None or position >= self._recent.position:
+        if position is None or position >= self._recent.stands.seq:
             return None
         if self._recent.holds_after(position) > position + 1:
             # It was too slow for what is held: a new snapshot of the log's end.

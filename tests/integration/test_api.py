@@ -8,6 +8,7 @@ import io
 import json
 import re
 from contextlib import asynccontextmanager
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import aiohttp
@@ -397,6 +398,13 @@ async def test_every_response_forbids_what_the_page_does_not_need(tmp_path):
                 assert "default-src 'none'" in policy
                 assert "unsafe" not in policy
                 assert response.headers["X-Content-Type-Options"] == "nosniff"
+
+
+def test_a_token_that_is_no_text_is_a_wrong_one():
+    access = Access(Tokens("o" * 16, "v" * 16), clock=lambda: 0)
+    # As a header is read whose bytes are no UTF-8.
+    request = SimpleNamespace(headers={"Authorization": "Bearer \udcff"})
+    assert access.visitor(request) is None
 
 
 async def test_wrong_tokens_are_not_tried_for_ever(tmp_path):

@@ -15,7 +15,7 @@ import importlib
 import importlib.util
 import ipaddress
 import socket
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
 import aiohttp
@@ -37,18 +37,6 @@ class DeliveryFailed(AgentComError):
     """A notice that did not arrive, and why; the address and the secret are not in it."""
 
     code = "delivery_failed"
-
-
-class NoticeSender(Protocol):
-    """Delivers to one target."""
-
-    async def send(self, notice: Notice) -> None:
-        """Deliver once; raises DeliveryFailed."""
-        ...
-
-    async def close(self) -> None:
-        """Let go of connections."""
-        ...
 
 
 def signature(secret: bytes, delivery: str, timestamp: int, body: bytes) -> str:
@@ -91,7 +79,10 @@ class _Vetted(AbstractResolver):
 
 
 class Webhook:
-    """Posts to one address. It follows no redirection."""
+    """Posts to one address. It follows no redirection.
+
+    `send` raises DeliveryFailed, here and below.
+    """
 
     def __init__(
         self, url: str, secret: bytes, timeout_s: float, clock: Callable[[], float]
@@ -177,3 +168,6 @@ class ByApprise:
 
     async def close(self) -> None:
         """There is nothing to let go of."""
+
+
+NoticeSender = Webhook | ByApprise
