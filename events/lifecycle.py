@@ -176,8 +176,9 @@ UNSUITED: Final = frozenset(
         *("workspace", "folder_busy", REFUSED),
     }
 )
-"""Nor was one given back for these reasons, where nothing was done and the place is another
-than before: that place cannot do this work, and another may."""
+"""Nor was one given back for these reasons, where nothing was done: the place cannot do this
+work, and another may. A place that had been excluded, and was tried again for want of any
+other, makes it an attempt all the same, so that the task ends."""
 
 LOST_RUN: Final = frozenset(
     {"host lost", "host restarted", "host lost it", "interrupted"}
@@ -269,5 +270,5 @@ def hops(
 
 
 def may_not_hop(tier_limit: c.Tier | None) -> bool:
-    """Whether a task with this limit, as its submission says it, may leave its tier for none."""
+    """Whether a task with this limit, as its submission says it, has to stay in its tier."""
     return tier_limit == "standard"

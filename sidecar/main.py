@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 
 _FILES = 65_536
+"""Open files that are enough for one sidecar."""
 
 
 def allow_files() -> None:

@@ -311,7 +311,8 @@ class AdminCommands(GatewayCommands):
 
 
 def _version_in(inspection: Reply) -> tuple[str, int]:
-    """Return a host's incarnation and version; "" and 0 of an older one that says none."""
+    """Return a host's incarnation and drain version; "" and 0 of an older host, which says
+    none. `turns` is that version's name in the reply."""
     incarnation = inspection.info.get("incarnation")
     version = inspection.info.get("turns")
     if not isinstance(incarnation, str) or not isinstance(version, int):

@@ -40,19 +40,20 @@ PAGE: Final = 1_000
 WORK_S: Final = 2.0
 """After so many seconds a command with an id answers how far it is."""
 ASK_S: Final = 4.0
+"""How long the read models may take to say which tasks are meant."""
 AT_ONCE: Final = 64
 """So many tasks are read and decided about side by side."""
 SHOWN: Final = 100
 """Ids that a dry run names."""
 UNCHANGED: Final = "unchanged"
 
-_OVER: Final = ("failed", "dead", "expired")
 MEANT_BY: Final[dict[str, tuple[str, ...]]] = {
     "cancel": tuple(p for p in PHASES if p not in FINAL and p != "cancelling"),
     "reassign": tuple(p for p in PHASES if p not in FINAL and p != "cancelling"),
-    "retry": _OVER,
+    "retry": ("failed", "dead", "expired"),
 }
-"""The states that an action is for, where a filter names none."""
+"""The states that an action is for, where a filter names none. What somebody cancelled is
+tried again only where it is named."""
 _AFTER: Final[dict[type[c.Event], str]] = {
     c.TaskCancelled: "cancelled",
     c.TaskRetried: "waiting",
@@ -165,7 +166,7 @@ class BulkCommands(GatewayCommands):
 
         `7d` means what it did when the command was first said.
         """
-        subject, digest = subjects.bulk(bulk_id), _fingerprint(command)
+        subject, digest = subjects.bulk(bulk_id), _digest(command)
         event = self._stamp().on(
             c.BulkStarted,
             bulk_id=bulk_id,
@@ -368,7 +369,7 @@ def _about_filter(refusal: m.Refusal) -> m.Refusal:
     )
 
 
-def _fingerprint(command: m.Bulk) -> str:
+def _digest(command: m.Bulk) -> str:
     meaning = msgspec.structs.replace(command, expires_at=None)
     return hashlib.sha256(encode(meaning)).hexdigest()[:32]
 

@@ -127,7 +127,7 @@ class Delegation(GatewayCommands):
         )
         if (refusal := self._refusal(event)) is not None:
             return refusal
-        await self._tasks.look(spec)
+        await self._tasks.check_named(spec)
         for _ in range(DECIDE_AGAIN):
             if key and await self._log.read(subjects.task(child), limit=1):
                 return await self._tasks.existing(event)

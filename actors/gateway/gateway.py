@@ -34,12 +34,13 @@ if TYPE_CHECKING:
     Handler = Callable[[Any, str], Awaitable[msgspec.Struct]]
 
 MAX_COMMAND_BYTES: Final = 900_000
+"""A longer command is refused with a sentence; the broker itself takes messages of 1 MB."""
 
 
 class Gateway:
     """Answers commands. `answer(name, body, who)` is the whole of it.
 
-    `name` is the author of its events, `clock` tells seconds since the epoch. `commands`
+    `name` is the author of its events, `clock` tells Unix seconds. `commands`
     has what can be asked for by name: the struct that the body is read as.
     """
 

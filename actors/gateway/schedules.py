@@ -117,7 +117,7 @@ class ScheduleCommands(GatewayCommands):
                 raise Malformed(f"task.{name}", "none in a schedule", "one")
         try:
             task = self._tasks.submission("", spec, who, None)
-            await self._tasks.look(spec)
+            await self._tasks.check_named(spec)
         except Malformed as wrong:
             raise Malformed(f"task.{wrong.path}", wrong.expected, wrong.got) from wrong
         return task

@@ -31,6 +31,7 @@ SUBMIT: Final = "task.submit"
 IN_FLIGHT: Final = 4_096
 """More commands at once are answered with `busy`: the sender may slow down."""
 BEGUN_AT_ONCE: Final = 8
+"""So many commands that need a task of their own are begun in one turn of the loop."""
 
 _NAME_LENGTH: Final = 100
 

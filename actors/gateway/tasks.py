@@ -42,6 +42,7 @@ DECIDE_AGAIN: Final = 8
 """So often a decision is made anew when somebody else was first."""
 
 HOSTS_NAMED: Final = 20
+"""So many hosts are named to whoever names one that is not there."""
 
 
 class SchedulerView(Protocol):
@@ -70,7 +71,7 @@ class GatewayTools(NamedTuple):
     """What commands are carried out with.
 
     `stamp` makes the id, time and author of an event, `ids` an id alone; `clock` tells
-    seconds since the epoch.
+    Unix seconds.
     """
 
     log: EventLog
@@ -139,7 +140,7 @@ class TaskCommands(GatewayCommands):
         task_id = self._task_id(who, spec, named)
         graph_of([spec], [task_id])
         event = self.submission(task_id, spec, who, command.id)
-        await self.look(spec, task_id)
+        await self.check_named(spec, task_id)
         try:
             seq = await self._log.append(subjects.task(task_id), event, expect=0)
         except Conflict:
@@ -281,8 +282,9 @@ class TaskCommands(GatewayCommands):
         known = {name for host in hosts for name in host.repos}
         return Malformed("repo", *unknown_repo(repo, known))
 
-    async def _come_after(self, spec: c.TaskSpec, ids: Collection[str]) -> None:
-        """Refuse to come after a task that is not there, and not among `ids`: Malformed."""
+    async def _check_predecessors(self, spec: c.TaskSpec, ids: Collection[str]) -> None:
+        """Refuse to come after a task that is not there, and not among `ids`: raises
+        Malformed."""
         for path in AFTER:
             for n, task_id in enumerate(getattr(spec, path)):
                 if task_id not in ids and not await self._log.read(
@@ -294,16 +296,17 @@ class TaskCommands(GatewayCommands):
                         task_id,
                     )
 
-    async def look(
+    async def check_named(
         self, spec: c.TaskSpec, task_id: str = "", batch: Collection[str] = ()
     ) -> None:
-        """Look for what a task names: attachments, other tasks, a repository: Malformed.
+        """Refuse what names what is not there (attachments, other tasks, a repository):
+        raises Malformed.
 
         A task that was taken before, known by its `task_id`, may name a repository that is
         gone with its host. `batch` are the ids of the tasks that come with it.
         """
         await self._stored(spec)
-        await self._come_after(spec, batch)
+        await self._check_predecessors(spec, batch)
         unknown = self._unknown_repo(spec)
         if unknown is not None and not (
             task_id and await self._log.read(subjects.task(task_id), limit=1)
@@ -325,7 +328,7 @@ class TaskCommands(GatewayCommands):
         for n, (spec, task_id) in enumerate(zip(specs, ids, strict=True)):
             try:
                 events.append(self.submission(task_id, spec, who, command.id))
-                await self.look(spec, task_id, ids)
+                await self.check_named(spec, task_id, ids)
             except Malformed as error:
                 raise Malformed(
                     f"tasks[{n}].{error.path}", error.expected, error.got

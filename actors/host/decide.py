@@ -30,7 +30,7 @@ _OK = mail.Reply(ok=True)
 def decide(
     command: HostCommand, state: HostState, now: float, new_id: Callable[[], str]
 ) -> HostDecision:
-    """Say what follows from a command; `now` in epoch seconds."""
+    """Say what follows from a command; `now` in Unix seconds."""
     return _Decider(state, now, new_id).decide(command)
 
 
@@ -508,7 +508,7 @@ def _view(state: HostState) -> dict[str, Any]:
         "incarnation": state.incarnation,
         "epoch": state.epoch,
         "draining": state.draining,
-        "turns": state.drain_version,
+        "turns": state.drain_version,  # a name from before; gateways read it
         "journal_fault": state.journal_fault,
         "slots": dict(state.slots),
         "used": {slot: used for slot, used in state.used.items() if used},

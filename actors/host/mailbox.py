@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 M = TypeVar("M")
 
 CAPACITY: Final = 65_536
+"""So many messages may wait for their answers; the next is answered with `busy`."""
 
 
 class Envelope:

@@ -29,7 +29,7 @@ class Returned(Struct, Generic[R], frozen=True, kw_only=True):
     """Not the work's answer: another place or another time may do it.
 
     Becomes `task.returned`. `reason`: `endpoint_failed` (then `exclude` names the endpoint
-    or host), `limited` (`limited_until`, epoch seconds, where known), `draining`, ...
+    or host), `limited` (`limited_until`, Unix seconds, where known), `draining`, ...
     `unusable` as in `Finished`. `result` holds what was spent all the same.
     """
 
