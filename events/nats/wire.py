@@ -91,6 +91,15 @@ class Wire(TlsClient):
             # What an abandoned connection still brings is nobody's.
             del reader.feed_data
 
+    async def _process_pong(self) -> None:
+        """Pass by what nobody waits for any more, who was given up or came too late.
+
+        nats-py would fail at it and read nothing after it, on a connection that stands.
+        """
+        if self._pongs and self._pongs[0].done():
+            self._pongs[0] = asyncio.get_running_loop().create_future()
+        await super()._process_pong()
+
     async def _process_err(self, err_msg: str) -> None:
         """Connect anew whatever the server says as it ends a connection.
 

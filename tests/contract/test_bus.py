@@ -157,6 +157,18 @@ async def test_a_request_that_is_given_up_does_no_harm(fleet):
     )
 
 
+async def test_listening_that_is_given_up_as_it_begins_does_no_harm(fleet):
+    one = fleet.serving[0]
+    await one.listen(SUBJECT, lambda message: message.respond(b"heard"))
+    for turns in range(8):
+        begun = asyncio.ensure_future(one.listen(f"{SUBJECT}.{turns}", print))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        begun.cancel()
+        await asyncio.gather(begun, return_exceptions=True)
+        assert await fleet.asking.request(SUBJECT, b"", timeout=60) == b"heard"
+
+
 async def test_messages_are_heard_in_the_order_they_were_sent(fleet):
     heard = []
     await fleet.serving[0].listen("agentcom.cmd.>", lambda m: heard.append(m.data))
