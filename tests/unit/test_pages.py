@@ -93,13 +93,23 @@ def test_what_a_rule_s_file_is_to_be_looked_at_for_is_in_it():
     page = (FOLDER / "architecture.md").read_text(encoding="utf-8")
     section = page.partition("## Which file decides what")[2]
     rows = re.findall(r"^\| .*\? \| `([\w/]+\.py)` \| (.*) \|$", section, flags=re.M)
-    lost = [
-        (name, file)
+    named = [
+        (name, place)
         for file, places in rows
-        for name in re.findall(r"`(\w+)`", places.partition(";")[0])
+        for name, place in [
+            *(
+                (each, file)
+                for each in re.findall(r"`(\w+)`", places.partition(";")[0])
+            ),
+            *re.findall(r"`(\w+)` in `([\w/]+\.\w+)`", places),
+        ]
+    ]
+    lost = [
+        (name, place)
+        for name, place in named
         if not re.search(
-            rf"\b(?:def|class) {name}\b|^{name}\b.* = ",
-            (ROOT / file).read_text(encoding="utf-8"),
+            rf"\b(?:def|class|const) {name}\b|^{name}\b.* = ",
+            (ROOT / place).read_text(encoding="utf-8"),
             flags=re.M,
         )
     ]
