@@ -212,13 +212,19 @@ class Session:
                 if not self.link.up:
                     await asyncio.sleep(0.5)
 
-    async def now(self) -> float:
-        """Return a scheduler's time in epoch seconds; our own where none tells it."""
+    async def schedulers_time(self) -> float | None:
+        """Return a scheduler's time in Unix seconds; None where none tells it, as one of
+        0.1.0 does not."""
         try:
             answer = await self.link.call("$SRV.PING.agentcom", b"", timeout=ANSWER_S)
             return instant(_pings.decode(answer.data).metadata.now)
         except (Unreachable, Malformed):
-            return time.time()
+            return None
+
+    async def now(self) -> float:
+        """Return a scheduler's time in Unix seconds; our own where none tells it."""
+        told = await self.schedulers_time()
+        return time.time() if told is None else told
 
     async def full_id(self, task_id: str) -> str:
         """Return the whole id of a task that was named by its beginning."""

@@ -208,7 +208,12 @@ async def scheduler(client: Session) -> list[Check]:
         return [Check("scheduler", "fail", error.message, START_SCHEDULER)]
     took = (time.monotonic() - began) * 1000
     checks = [Check("scheduler", "ok", f"answers, {took:.1f} ms")]
-    ahead_s = await client.now() - time.time()
+    told = await client.schedulers_time()
+    if told is None:
+        unknown = "the scheduler does not tell its time"
+        advice = "one of an older version does not: update it"
+        return [*checks, Check("clock", "warn", unknown, advice)]
+    ahead_s = told - time.time()
     if abs(ahead_s) <= SKEW_S:
         return [
             *checks,

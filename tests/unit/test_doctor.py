@@ -127,17 +127,18 @@ async def test_a_stream_is_to_be_made_where_there_is_none_and_waited_for_elsewhe
         (0.0, "ok", "within"),
         (3_600.0, "warn", "the scheduler's clock is 3600.0 s ahead of this one"),
         (-90.0, "warn", "the scheduler's clock is 90.0 s behind this one"),
+        (None, "warn", "the scheduler does not tell its time"),
     ],
 )
 async def test_how_far_the_schedulers_clock_is_off_is_told(
-    monkeypatch: pytest.MonkeyPatch, ahead_s: float, status: str, found: str
+    monkeypatch: pytest.MonkeyPatch, ahead_s: float | None, status: str, found: str
 ) -> None:
     class Answering:
         async def command(self, name: str, body: Any, kind: Any) -> None:
             assert name == "task.classify"
 
-        async def now(self) -> float:
-            return 1_000_000_000.0 + ahead_s
+        async def schedulers_time(self) -> float | None:
+            return None if ahead_s is None else 1_000_000_000.0 + ahead_s
 
     clock = SimpleNamespace(time=lambda: 1_000_000_000.0, monotonic=lambda: 0.0)
     monkeypatch.setattr(health, "time", clock)
