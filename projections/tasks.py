@@ -48,14 +48,15 @@ if TYPE_CHECKING:
 
 VOIDS_KEPT: Final = 16
 """Void steps of one task that are remembered; the rest are counted."""
-_LINES: Final = (c.TaskStatus, c.TaskErrorLine, c.TaskRetrying, c.TaskVerified)
-NUMBERED: Final = frozenset(_LINES)
+NUMBERED: Final = frozenset(
+    {c.TaskStatus, c.TaskErrorLine, c.TaskRetrying, c.TaskVerified}
+)
 """Lines of a run: many of one type, told apart by their running number."""
 VERSION: Final = 20
 """Goes up whenever this fold makes other records of the same log."""
 
 
-def nobody(task_id: str) -> TaskRecord | None:
+def _not_stored(task_id: str) -> TaskRecord | None:
     """Find nothing: a fold without a store has no tasks but those in memory."""
     return None
 
@@ -65,14 +66,14 @@ class TasksState:
 
     `fetch` looks for a task that is not in memory where the store keeps it; `touched`
     are the records that changed since the store last took them. `submitted` is there
-    where the fold began at the beginning.
+    where the fold began with the log's first event. `epoch` is the newest leader's.
     """
 
     def __init__(self) -> None:
         self.submitted: SubmittedIds | None = None
         self.records: dict[str, TaskRecord] = {}
         self.touched: dict[str, TaskRecord] = {}
-        self.fetch: Callable[[str], TaskRecord | None] = nobody
+        self.fetch: Callable[[str], TaskRecord | None] = _not_stored
         self.epoch = 0
 
     def find(self, task_id: str) -> TaskRecord | None:
