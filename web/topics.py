@@ -337,9 +337,9 @@ async def _costs(sources: Sources, params: Money) -> Sections | Refusal:
         "targets": structs.replace(span, by="target"),
         "fallbacks": structs.replace(span, by="fallback", fallback=True),
     }
-    if began is not None:
-        # The same length of time before, to compare with.
-        ended = instant(params.until, "until") if params.until else time.time()
+    ended = instant(params.until, "until") if params.until else time.time()
+    if began is not None and 2 * began > ended:
+        # The same length of time before, to compare with; before 1970 nothing was spent.
         earlier = structs.replace(
             questions["targets"],
             since=rfc3339(2 * began - ended),

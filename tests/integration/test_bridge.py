@@ -202,6 +202,17 @@ async def test_who_comes_back_gets_what_changed_since(place):
             assert whole == client.data["o"]
 
 
+async def test_costs_since_a_year_that_nothing_lies_before_are_told(place):
+    async with place.page() as page:
+        for id_, since in (("c", "1000-01-01T00:00:00Z"), ("d", "2h")):
+            params = {"by": "target", "since": since}
+            request = {"op": "subscribe", "id": id_, "topic": "costs", "params": params}
+            await page.socket.send_json(request)
+            said = await page.until(lambda each, id_=id_: each.get("id") == id_)
+            assert said["type"] == "snapshot"
+            assert ("before" in said["data"]) is (id_ == "d")
+
+
 async def test_who_was_told_more_than_there_is_gets_a_snapshot(place):
     place.history.submit("x")
     await place.tell()
