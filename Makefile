@@ -84,9 +84,9 @@ otelcol: .venv/bin/python
 ui: setup ## build the dashboard's page
 	$(BIN)/python hatch_build.py
 
-# Tests wait more than they work, so three go side by side, whole files at a time, the longest
+# Tests wait more than they work, so two go side by side, whole files at a time, the longest
 # first (tests/conftest.py); pytest-xdist would begin with those that have many tests.
-WORKERS ?= 3
+WORKERS ?= 2
 test: dev chromium faketime nginx natscli otelcol router ## run every test, against real servers, processes and programs
 	$(BIN)/python hatch_build.py modules
 	$(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --durations=40

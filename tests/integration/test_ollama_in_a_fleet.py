@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Protocol
 
 import pytest
 
 from events import subjects
+from events.errors import Unreachable
 from sidecar.simulated.ollama import Model, SimulatedOllama
 from tests.support.real_ollama import MODEL
 from tests.support.ring import observing, ring_on
@@ -74,11 +76,13 @@ async def told(observer: Observer, command: str, **body: Any) -> None:
     """Give a command until it is carried out: what we saw, the scheduler may see later."""
     async with asyncio.timeout(PATIENT_S):
         while True:
-            answer = await observer.link.request(
-                subjects.command(command), json.dumps(body).encode(), timeout=20.0
-            )
-            if json.loads(answer)["ok"]:
-                return
+            # Hosts can have joined before the scheduler listens.
+            with suppress(Unreachable):
+                answer = await observer.link.request(
+                    subjects.command(command), json.dumps(body).encode(), timeout=20.0
+                )
+                if json.loads(answer)["ok"]:
+                    return
             await asyncio.sleep(0.1)
 
 
