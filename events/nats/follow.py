@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, Final
 
 from events import catalogue as c
@@ -44,7 +45,7 @@ async def check(link: Link, last: c.Recorded | Position) -> None:
         raise LogChanged(position)
 
 
-class LinkFollower:
+class LinkFollower(ABC):
     """Where a reader stands, and who gets what it reads; see `events.log.Follower`."""
 
     def __init__(
@@ -72,9 +73,9 @@ class LinkFollower:
         self._forget = link.on_connection(self._connection)
         self._task = self._loop.create_task(self._run())
 
+    @abstractmethod
     async def _run(self) -> None:
         """Read for ever."""
-        raise NotImplementedError
 
     async def stop(self) -> None:
         self._forget()
