@@ -316,7 +316,8 @@ class TapFollower(LinkFollower):
                     await check(self._link, self._last)
                     await self._read_past()
                     self.caught_up.set()
-                self._hand_on_live()
+                if not self._behind:
+                    self._hand_on_live()
                 async with asyncio.timeout(HEARTBEAT):
                     await self._nudge.wait()
                 self._nudge.clear()

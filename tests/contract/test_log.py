@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+from contextlib import suppress
 
 import msgspec
 import pytest
@@ -317,6 +318,64 @@ async def test_a_watcher_follows_past_and_future_over_a_restart(broker):
         await until(lambda: len(seen) == 1301)
         assert seen == list(range(1, 1302))
         assert await watching.last_sequence() == 1301
+        await follower.stop()
+        await log.close()
+
+
+async def test_what_was_missed_is_not_waited_for_before_the_link_is_up(
+    broker, monkeypatch
+):
+    """The server sends again as soon as it knows the subscriptions.
+
+    The link is up only after that, so it must be heard of meanwhile: a reader that asked
+    itself again and again for what it had missed would let nothing else have its turn.
+    """
+    heard, lost, turns = asyncio.Event(), [], []
+    take, reconnected = TapFollower._on, Link._reconnected
+    hand_on = TapFollower._hand_on_live
+
+    def taking(self, message) -> None:
+        if not self._link.up and not lost:
+            lost.append(message)
+            return
+        take(self, message)
+        if not self._link.up:
+            heard.set()
+
+    def handing_on(self) -> None:
+        if not self._link.up:
+            turns.append(self.position)
+            assert len(turns) < 1000, "it goes round without a pause"
+        hand_on(self)
+
+    async def reconnecting(self) -> None:
+        if self is reading:
+            await heard.wait()
+            # Long enough for the reader to look at what came.
+            for _ in range(10):
+                await asyncio.sleep(0)
+        await reconnected(self)
+
+    monkeypatch.setattr(TapFollower, "_on", taking)
+    monkeypatch.setattr(TapFollower, "_hand_on_live", handing_on)
+    monkeypatch.setattr(Link, "_reconnected", reconnecting)
+    async with (
+        linked(broker, "scheduler") as writing,
+        linked(broker, "watcher") as reading,
+    ):
+        log, seen = JetStreamLog(writing), []
+        watching = JetStreamLog(reading, consumers=False)
+        follower = await watching.follow(lambda recorded: seen.append(recorded.seq))
+        await follower.caught_up.wait()
+        broker.restart()
+        stored = 0
+        while not heard.is_set():
+            with suppress(LogUnavailable):
+                stored = await log.append(subjects.task("a"), event("a", stored))
+            await asyncio.sleep(0.01)
+        last = await log.append(subjects.task("b"), event("b"))
+        await until(lambda: follower.position == last)
+        assert seen == list(range(1, last + 1))
         await follower.stop()
         await log.close()
 
