@@ -6,11 +6,33 @@ kept: what must not be lost is in the log, and is sent again after a reconnect.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+import asyncio
+from typing import TYPE_CHECKING, Final, Protocol, TypeVar
+
+from events.errors import Unreachable
 
 if TYPE_CHECKING:
-    import asyncio
-    from collections.abc import Callable, Mapping
+    from collections.abc import Awaitable, Callable, Mapping
+
+T = TypeVar("T")
+
+ABSENT_PAUSE_S: Final = 0.05
+
+
+async def once_listened(ask: Callable[[], Awaitable[T]], until: float) -> T:
+    """Ask, and while nobody listens ask again, until the loop's time `until`.
+
+    After a reconnect, or while a scheduler is started again, nobody listens: then nobody
+    has the request, so that any may be given again. Raises what `ask` raises.
+    """
+    loop = asyncio.get_running_loop()
+    while True:
+        try:
+            return await ask()
+        except Unreachable as error:
+            if not error.absent or loop.time() + ABSENT_PAUSE_S >= until:
+                raise
+        await asyncio.sleep(ABSENT_PAUSE_S)
 
 
 class Message(Protocol):

@@ -20,9 +20,10 @@ from msgspec import Meta, Struct
 from events import catalogue as c
 from events import commands as m
 from events import header, subjects
+from events.bus import once_listened
 from events.codec import convert, encode
 from events.commands import Refusal, refuse
-from events.errors import Malformed, Unreachable, shown
+from events.errors import Malformed, shown
 from events.filters import time_of
 from events.ids import FULL_ID
 from events.spans import span_s
@@ -49,7 +50,6 @@ ANSWER_S: Final = 5.0
 AGAIN_S: Final = 2.0
 """A command that may be given twice is given again after this, beside the first: the gateway
 that got it may be cut off, or our own server, and another may answer."""
-ABSENT_PAUSE_S: Final = 0.05
 EVENTS_BYTES: Final = 2_000_000
 MANY_S: Final = 60.0
 """How long a request for many tasks may take; `finished` says whether all are done."""
@@ -392,8 +392,7 @@ class Api:
     ) -> bytes:
         """Ask the gateway, for `ANSWER_S` at most.
 
-        After a reconnect, or while a scheduler is started again, nobody listens: then nobody
-        has the command, and it is given anew. With `again` it may be given twice: after a
+        It is given anew while nobody listens. With `again` it may be given twice: after a
         while it is.
         """
         headers = {header.REQUESTER: who}
@@ -401,13 +400,11 @@ class Api:
             headers[TRACEPARENT] = traceparent
         loop = asyncio.get_running_loop()
         until = loop.time() + ANSWER_S
-        while True:
-            try:
-                return await self._request(subject, body, headers, until, again=again)
-            except Unreachable as error:
-                if not error.absent or loop.time() + ABSENT_PAUSE_S >= until:
-                    raise
-            await asyncio.sleep(ABSENT_PAUSE_S)
+
+        def ask() -> Awaitable[bytes]:
+            return self._request(subject, body, headers, until, again=again)
+
+        return await once_listened(ask, until)
 
     async def _request(
         self,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import signal
+import sys
 import time
 from contextlib import asynccontextmanager, suppress
 from functools import partial
@@ -27,8 +28,10 @@ from cli.render.terminal import (
     exit_code_for,
     line_of,
     local,
+    remark,
 )
 from events import header, subjects
+from events.bus import once_listened
 from events.codec import Reader, encode, instant
 from events.commands import ONCE, Refusal, no_task
 from events.errors import Denied, Malformed, Unreachable, shown
@@ -55,6 +58,10 @@ PAST_S: Final = 120.0
 TRIES: Final = 3
 ABSENT_FOR_S: Final = 0.3
 """Right after somebody's reconnect nobody may seem to listen: this long it is asked anew."""
+COMMAND_ABSENT_FOR_S: Final = 10.0
+"""How long a command waits for a scheduler, which may be being started again."""
+WAITS_AFTER_S: Final = 1.0
+"""After this whoever gave a command at a terminal is told that it waits."""
 SHORTEST_ID: Final = 4
 _NO_PROJECTIONS: Final = (
     "nobody answers questions: start the read models with `agentcom web`, or "
@@ -112,23 +119,46 @@ class Session:
         self.role = role
         self.log = JetStreamLog(link, consumers=False)
         self.output = JetStreamOutput(link)
+        self._told_waiting = False
 
     @property
     def may_read(self) -> bool:
         """Whether the role may read log and output; a submitter may only ask."""
         return self.role != "submitter"
 
-    async def command(self, name: str, body: Any, kind: type[T]) -> T:
-        """Send a command; raises Refused, NotRunning."""
+    async def command(
+        self,
+        name: str,
+        body: Any,
+        kind: type[T],
+        *,
+        absent_for: float = COMMAND_ABSENT_FOR_S,
+    ) -> T:
+        """Send a command; raises Refused, NotRunning.
+
+        `absent_for` is how many seconds it waits where no scheduler is there to take it.
+        """
         if name in ONCE and isinstance(body, dict):
             body = {"id": new_id(), **body}
-        return await self._ask(
-            subjects.command(name),
-            body,
-            kind,
-            "the scheduler is not running: start it with `agentcom scheduler`, or "
-            "everything with `agentcom up`",
-        )
+        loop = asyncio.get_running_loop()
+        telling = loop.call_later(WAITS_AFTER_S, self._tell_waiting)
+        try:
+            return await self._ask(
+                subjects.command(name),
+                body,
+                kind,
+                "the scheduler is not running: start it with `agentcom scheduler`, or "
+                "everything with `agentcom up`",
+                absent_for=absent_for,
+            )
+        finally:
+            telling.cancel()
+
+    def _tell_waiting(self) -> None:
+        """Tell a person, once, what is waited for."""
+        if sys.stderr.isatty() and not self._told_waiting:
+            self._told_waiting = True
+            remark("waiting for the scheduler; Ctrl-C gives up")
 
     async def query(
         self,
@@ -166,6 +196,7 @@ class Session:
         kind: type[T],
         absent: str,
         timeout: float = ANSWER_S,
+        absent_for: float = ABSENT_FOR_S,
     ) -> T:
         try:
             raw = encode(body)
@@ -178,7 +209,7 @@ class Session:
                 f"this takes {len(raw)} bytes, the broker takes at most "
                 f"{self.link.max_payload} at once: say less, or split it"
             )
-        answer = await self._answer(subject, raw, absent, timeout)
+        answer = await self._answer(subject, raw, absent, timeout, absent_for)
         try:
             if header.SERVICE_ERROR_CODE in answer.headers:
                 raise Refused(_refusals.decode(answer.data))
@@ -190,17 +221,15 @@ class Session:
             ) from error
 
     async def _answer(
-        self, subject: str, raw: bytes, absent: str, timeout: float
+        self, subject: str, raw: bytes, absent: str, timeout: float, absent_for: float
     ) -> LinkMessage:
-        patience = time.monotonic() + ABSENT_FOR_S
+        ask = partial(self.link.call, subject, raw, timeout=timeout)
+        until = asyncio.get_running_loop().time() + absent_for
         tries = 0
         while True:
             try:
-                return await self.link.call(subject, raw, timeout=timeout)
+                return await once_listened(ask, until)
             except Unreachable as error:
-                if error.absent and time.monotonic() < patience:
-                    await asyncio.sleep(0.02)
-                    continue
                 if error.absent:
                     raise NotRunning(absent) from error
                 tries += 1

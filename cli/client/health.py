@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 import msgspec
 from msgspec import Struct
 
-from cli.client.connection import NotRunning, Session
+from cli.client.connection import ABSENT_FOR_S, NotRunning, Session
 from cli.render.fleet import tier_state
 from cli.render.terminal import Problem, many, size
 from events import subjects
@@ -201,7 +201,12 @@ async def scheduler(client: Session) -> list[Check]:
     """Whether a scheduler answers, and by the same clock as this machine's."""
     began = time.monotonic()
     try:
-        await client.command("task.classify", {"description": "doctor"}, Classified)
+        await client.command(
+            "task.classify",
+            {"description": "doctor"},
+            Classified,
+            absent_for=ABSENT_FOR_S,
+        )
     except NotRunning:
         return [Check("scheduler", "fail", NO_SCHEDULER, START_SCHEDULER)]
     except Problem as error:

@@ -79,3 +79,38 @@ async def test_a_stepped_replay_ends_when_it_is_told(told, typed, code):
     # Where Ctrl-C comes between two waits, click ends the line it was typed in.
     assert len([line for line in said.splitlines() if line]) == 2
     assert "Traceback" not in said
+
+
+def _submitting() -> tuple[int, str, str]:
+    """Submit with stderr on a terminal; Ctrl-C once it is said what is waited for."""
+    master, slave = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "agentcom", "submit", "--shell", "true", "--json"],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=slave,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        start_new_session=True,
+    )
+    os.close(slave)
+    told = b""
+    try:
+        while b"waiting for the scheduler" not in told:
+            told += os.read(master, 1_000)
+        process.send_signal(signal.SIGINT)
+        said, _ = process.communicate(timeout=PATIENCE_S)
+        with suppress(OSError):  # the terminal's other end is gone
+            while more := os.read(master, 1_000):
+                told += more
+        return process.returncode, said, told.decode()
+    finally:
+        with suppress(ProcessLookupError):
+            process.kill()
+        os.close(master)
+
+
+async def test_a_command_that_waits_for_a_scheduler_says_so_and_can_be_given_up(told):
+    ended, said, told_so = await asyncio.to_thread(_submitting)
+    assert (ended, said) == (130, ""), told_so
+    assert "Traceback" not in told_so

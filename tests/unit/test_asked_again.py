@@ -11,6 +11,8 @@ import pytest
 from agentcom import over_nats
 from agentcom.finding import Broker
 from agentcom.over_nats import OverNats
+from cli.client import connection
+from events.commands import Done
 from events.errors import Unreachable
 from web import api
 
@@ -96,6 +98,54 @@ async def test_web_says_in_the_end_that_nobody_listens(
             await bus.more.wait()
     with pytest.raises(Unreachable, match="nobody listens"):
         given.result()
+
+
+class Link:
+    """Nobody listens for `away_s` seconds; then whatever is asked is done."""
+
+    max_payload = 1_000_000
+    up = True
+
+    def __init__(self, away_s: float) -> None:
+        self._back = asyncio.get_running_loop().time() + away_s
+
+    async def call(self, subject: str, data: bytes, *, timeout: float) -> Any:
+        if asyncio.get_running_loop().time() < self._back:
+            raise Unreachable(subject, absent=True)
+        return SimpleNamespace(headers={}, data=b'{"event":"x"}')
+
+    def on_connection(self, handler: Any) -> Any:
+        return lambda: None
+
+
+async def test_a_command_at_a_terminal_waits_for_a_scheduler_and_says_so_once(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(connection, "WAITS_AFTER_S", 0.0)
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    client = connection.Session(Link(2 * connection.ABSENT_FOR_S), "operator")
+    for _ in range(2):
+        done = await client.command("host.drain", {"host": "h"}, Done)
+        assert done.event == "x"
+        client.link = Link(0.1)
+    said = capsys.readouterr()
+    assert said.err.count("waiting for the scheduler") == 1
+    assert said.out == ""
+
+
+async def test_a_program_that_gives_a_command_is_told_nothing_of_the_wait(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(connection, "WAITS_AFTER_S", 0.0)
+    client = connection.Session(Link(0.1), "operator")
+    await client.command("host.drain", {"host": "h"}, Done)
+    assert capsys.readouterr() == ("", "")
+
+
+async def test_what_looks_whether_a_scheduler_is_there_does_not_wait_for_one() -> None:
+    client = connection.Session(Link(3_600.0), "operator")
+    with pytest.raises(connection.NotRunning, match="not running"):
+        await client.command("host.drain", {}, Done, absent_for=0.1)
 
 
 async def test_web_gives_only_once_what_may_not_be_done_twice(

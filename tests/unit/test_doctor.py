@@ -134,7 +134,7 @@ async def test_how_far_the_schedulers_clock_is_off_is_told(
     monkeypatch: pytest.MonkeyPatch, ahead_s: float | None, status: str, found: str
 ) -> None:
     class Answering:
-        async def command(self, name: str, body: Any, kind: Any) -> None:
+        async def command(self, name: str, body: Any, kind: Any, **_: Any) -> None:
             assert name == "task.classify"
 
         async def schedulers_time(self) -> float | None:
