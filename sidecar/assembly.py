@@ -23,6 +23,7 @@ from sidecar.http import header_key
 from sidecar.journal_file import journal_path
 from sidecar.pipeline import HANDS, unprepared
 from sidecar.processes.family import Processes
+from sidecar.processes.table import sidecar_mark
 from sidecar.results import Results
 from sidecar.shield import variables
 from sidecar.task_secrets import TaskSecrets
@@ -118,7 +119,7 @@ def assemble(
     processes = Processes(
         lambda ident: callbacks.started(ident),
         user,
-        str(journal_path(folder, config.host)),
+        sidecar_mark(journal_path(folder, config.host)),
     )
     workspace = Workspace(
         folder / "work" / config.host,

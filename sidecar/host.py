@@ -38,7 +38,7 @@ from sidecar.outbox import Outbox
 from sidecar.output_queue import OutputQueue
 from sidecar.pipeline import HANDS, Pipeline
 from sidecar.processes.survivors import sweep
-from sidecar.processes.table import Ident
+from sidecar.processes.table import Ident, sidecar_mark
 from sidecar.progress import Progress
 from sidecar.resources import Machine
 
@@ -266,7 +266,7 @@ class Sidecar:
         for route in at_start.done:
             self.state.done[route] = ""
         orphans = []
-        sidecar = str(self._journal.path)
+        sidecar = sidecar_mark(self._journal.path)
         for row in at_start.rows:
             self._recovered.add(row.route)
             ident = Ident(row.pid or -1, row.started or "", row.route, sidecar)

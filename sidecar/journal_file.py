@@ -31,7 +31,7 @@ DONE_KEPT = 4_096
 
 
 def journal_path(folder: Path, host: str) -> Path:
-    """Where a host's journal lies in a data folder; its processes are marked with this."""
+    """Where a host's journal lies in a data folder."""
     return folder.resolve() / f"journal-{host}.db"
 
 

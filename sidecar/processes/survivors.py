@@ -14,6 +14,7 @@ from sidecar.processes.table import (
     mark_of,
     process_table,
     route_of,
+    sidecar_mark,
 )
 
 if TYPE_CHECKING:
@@ -37,8 +38,9 @@ def survivors(idents: Iterable[Ident]) -> list[Proc]:
     def is_marked(pid: int) -> bool:
         if (route := route_of(pid)) not in sidecars:
             return False
-        # A version that named no sidecar may have started it.
-        return mark_of(pid, SIDECAR_MARK) in (None, sidecars[route])
+        mark, ours = mark_of(pid, SIDECAR_MARK), sidecars[route]
+        # A version that named no sidecar, or its journal, may have started it.
+        return mark in (None, ours) or sidecar_mark(mark) == ours
 
     procs = {
         proc.pid: proc

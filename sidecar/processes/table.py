@@ -6,6 +6,7 @@ Read from `/proc`; elsewhere than on Linux from psutil, which knows no marks.
 from __future__ import annotations
 
 import functools
+import hashlib
 import os
 import sys
 from contextlib import suppress
@@ -21,8 +22,8 @@ ROUTE_MARK = "AGENTCOM_ROUTE"
 """The variable that marks every process of a run with its route."""
 
 SIDECAR_MARK = "AGENTCOM_SIDECAR"
-"""The variable that marks them with their sidecar, by its journal: two instances on a
-machine may know a route by one name."""
+"""The variable that marks them with their sidecar, by a digest of where its journal is: two
+instances on a machine may know a route by one name."""
 
 TASK_MARK = "AGENTCOM_TASK_ID"
 """The variable that tells a run's processes which task they work on."""
@@ -63,6 +64,12 @@ class Proc(NamedTuple):
     def stamp(self) -> str:
         """Its start, told from one in another boot of this machine."""
         return f"{_boot()}:{self.started}"
+
+
+def sidecar_mark(journal: Path | str) -> str:
+    """What the sidecar with this journal marks its processes with: tasks see it, and learn
+    nothing of where the journal is."""
+    return hashlib.sha256(os.fsencode(journal)).hexdigest()[:16]
 
 
 def parse_stat(stat: bytes) -> Proc:

@@ -24,6 +24,7 @@ from sidecar.processes.table import (
     parse_stat,
     process_table,
     route_of,
+    sidecar_mark,
 )
 from tests.support.runs import alive, is_alive, running
 
@@ -408,6 +409,9 @@ def test_a_sidecar_that_comes_back_leaves_another_ones_run_of_the_same_name() ->
         (run,) = (each.pid for each in children if route_of(each.pid) == "r1")
         assert run not in left_of("/here")
         assert run in left_of("/other")
+        # As a version before this one marked it, with its journal's path.
+        assert run in left_of(sidecar_mark("/other"))
+        assert run not in left_of(sidecar_mark("/here"))
         # As a version before this one marked what it started.
         with subprocess.Popen(["sleep", "1000"], env={"AGENTCOM_ROUTE": "r1"}) as older:
             assert older.pid in left_of("/here")

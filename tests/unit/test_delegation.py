@@ -603,6 +603,20 @@ def test_what_a_run_has_given_is_no_longer_its_own_to_spend():
     assert cost_of(used, "claude-sonnet-4-5") == pytest.approx(0.3)
 
 
+def test_what_marks_a_sidecars_processes_does_not_say_where_its_journal_is(tmp_path):
+    from sidecar.assembly import assemble
+    from sidecar.config import ClaudeConfig, SidecarConfig
+
+    def mark(folder, host):
+        config = SidecarConfig(name=host, claude=ClaudeConfig(enabled=False))
+        return assemble(config, folder).processes.sidecar
+
+    first = mark(tmp_path, "h1")
+    assert "/" not in first
+    assert first == mark(tmp_path, "h1")
+    assert len({first, mark(tmp_path, "h2"), mark(tmp_path / "other", "h1")}) == 3
+
+
 def test_a_host_that_cannot_serve_the_tools_says_what_it_needs(monkeypatch, tmp_path):
     from sidecar.assembly import assemble
     from sidecar.config import ClaudeConfig, ConfigError, SidecarConfig
