@@ -22,6 +22,8 @@ TIME_STAMP: Final = "Nats-Time-Stamp"
 """The same: when it was stored."""
 LAST_CONSUMER: Final = "Nats-Last-Consumer"
 """On a consumer's heartbeat: the number of the last message that it sent."""
+PENDING_MESSAGES: Final = "Nats-Pending-Messages"
+"""On the end of a request to a consumer: how many messages it was still to bring."""
 NUM_PENDING: Final = "Nats-Num-Pending"
 """At the end of a batch of direct get: how many more there are."""
 

@@ -29,6 +29,8 @@ HEARTBEAT: Final = 2.0
 """Seconds of silence after which the server says that it is still there."""
 LOOK_AGAIN: Final = 5
 """Heartbeats' lengths without an event after which a tap looks whether it missed one."""
+PAUSE: Final = 0.05
+"""Seconds before what has just failed, or did not bring what was missed, is tried anew."""
 
 
 async def check(link: Link, last: c.Recorded | Position) -> None:
@@ -72,6 +74,7 @@ class LinkFollower(ABC):
         self.caught_up = asyncio.Event()
         self._forget = link.on_connection(self._connection)
         self._task = self._loop.create_task(self._run())
+        self._task.add_done_callback(self._ended)
 
     @abstractmethod
     async def _run(self) -> None:
@@ -106,6 +109,10 @@ class LinkFollower(ABC):
     def _fail(self, error: BaseException) -> None:
         if not self.failed.done():
             self.failed.set_exception(error)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._fail(error)
 
 
 class PullFollower(LinkFollower):
@@ -144,7 +151,7 @@ class PullFollower(LinkFollower):
             try:
                 if self._link.up and (self._behind or self._silent()):
                     await self._open()
-                async with asyncio.timeout(HEARTBEAT if not self._behind else 0.05):
+                async with asyncio.timeout(HEARTBEAT if not self._behind else PAUSE):
                     await self._nudge.wait()
                 self._nudge.clear()
             except TimeoutError:
@@ -154,7 +161,7 @@ class PullFollower(LinkFollower):
                 return
             except (LogError, Unreachable, Malformed):
                 self._behind = True
-                await asyncio.sleep(0.05)
+                await asyncio.sleep(PAUSE)
 
     def _silent(self) -> bool:
         return self._loop.time() - self._seen > 3 * HEARTBEAT
@@ -166,9 +173,11 @@ class PullFollower(LinkFollower):
 
     async def _open(self) -> None:
         """Make a consumer that begins where we stand, and ask it for two batches."""
+        # What is lost while it is made, such as the consumer itself, is heard of then.
+        self._behind = False
+        self._generation += 1
         await self._drop()
         await check(self._link, self._last)
-        self._generation += 1
         self._delivered = self._requested = 0
         stream = subjects.EVENTS
         config: dict[str, Any] = {
@@ -198,7 +207,6 @@ class PullFollower(LinkFollower):
         self._subscription = await self._link.subscribe(
             self._inbox, lambda message: self._on(generation, message)
         )
-        self._behind = False
         self._seen = self._loop.time()
         if consumer.num_pending == 0:
             self.caught_up.set()
@@ -250,12 +258,16 @@ class PullFollower(LinkFollower):
                 # What was delivered last did not arrive, and nothing else came after it.
                 self._begin_anew()
             return
-        if status == "409" and "Exceeded" not in message.headers.get("Description", ""):
-            self._begin_anew()
+        if status == "408":
+            # A request has expired: what it has not brought is asked for anew.
+            left = message.headers.get(header.PENDING_MESSAGES, PULL_BATCH)
+            self._requested = max(self._requested - int(left), 0)
+            self._pull()
             return
-        # The requests made so far have expired (404, 408): ask anew.
-        self._requested = 0
-        self._pull()
+        # The consumer is gone (503, 409) or takes no more requests: another one, and not at
+        # once, for that may fare like this one.
+        self._behind = True
+        self._loop.call_later(PAUSE, self._nudge.set)
 
     def _fail(self, error: BaseException) -> None:
         self._generation += 1
@@ -316,7 +328,11 @@ class TapFollower(LinkFollower):
                     await check(self._link, self._last)
                     await self._read_past()
                     self.caught_up.set()
-                if not self._behind:
+                    self._hand_on_live()
+                    if self._behind:
+                        # Whoever was asked, such as a copy that lags, does not have it yet.
+                        await asyncio.sleep(PAUSE)
+                elif not self._behind:
                     self._hand_on_live()
                 async with asyncio.timeout(HEARTBEAT):
                     await self._nudge.wait()
@@ -331,7 +347,7 @@ class TapFollower(LinkFollower):
                 return
             except (LogError, Unreachable):
                 self._behind = True
-                await asyncio.sleep(0.05)
+                await asyncio.sleep(PAUSE)
 
     async def _read_past(self) -> None:
         if len(self._filters) == 1:
