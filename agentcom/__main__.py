@@ -16,13 +16,18 @@ from __future__ import annotations
 import gc
 import io
 import os
-import runpy
+import signal
 import sys
-from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 def rooms() -> Path:
     """Return the folder that holds `events`, `actors`, `cli` and the others."""
+    from pathlib import Path
+
     here = Path(__file__).resolve().parent
     installed = here / "_rooms"
     return installed if installed.is_dir() else here.parent
@@ -54,11 +59,20 @@ def standard_streams() -> None:
 
 def main() -> int:
     """Run the command that `sys.argv` names; return its exit code."""
+    # Python tells Ctrl-C by a traceback; while nothing but imports runs, and once all is
+    # done, it ends the process as it ends other programs. Who ignores it goes on doing so.
+    interrupts = signal.getsignal(signal.SIGINT)
+    quietly = interrupts is signal.default_int_handler
+    if quietly:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
     standard_streams()
     sys.path.insert(0, str(rooms()))
     if sys.argv[1:2] == ["-m"] and len(sys.argv) > 2:
+        import runpy
+
         module = sys.argv[2]
         del sys.argv[1:3]
+        signal.signal(signal.SIGINT, interrupts)
         runpy.run_module(module, run_name="__main__", alter_sys=True)
         return 0
     # What is imported stays: looking through it for garbage, while it is made and once
@@ -67,7 +81,11 @@ def main() -> int:
     gc.disable()
     from cli.main import main as command
 
+    if quietly:
+        signal.signal(signal.SIGINT, interrupts)
     code = command()
+    if quietly:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
     gc.freeze()
     return code
 

@@ -109,6 +109,17 @@ class Commands(click.Group):
             gc.enable()
         return command
 
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; where nobody reads its output any more it ends quietly."""
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            from cli.local.unheard import speak_unheard
+            from cli.render.terminal import EXIT_UNREAD
+
+            speak_unheard()  # the interpreter's end flushes both
+            raise click.exceptions.Exit(EXIT_UNREAD) from None
+
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:

@@ -7,6 +7,7 @@ second time finds what the first has done.
 from __future__ import annotations
 
 import asyncio
+import inspect
 import secrets
 import signal
 import sys
@@ -334,8 +335,15 @@ def run(work: Coroutine[Any, Any, T]) -> T:
 
     Ctrl-C ends the work, then raises KeyboardInterrupt.
     """
-    with asyncio.Runner(loop_factory=loop_factory()) as runner:
-        return runner.run(_interruptible(work))
+    running = _interruptible(work)
+    try:
+        with asyncio.Runner(loop_factory=loop_factory()) as runner:
+            return runner.run(running)
+    finally:
+        for each in (running, work):
+            # Ctrl-C may come before they begin, of which Python would warn.
+            if inspect.getcoroutinestate(each) == inspect.CORO_CREATED:
+                each.close()
 
 
 def answer_to(

@@ -43,6 +43,8 @@ EXIT_EXPIRED: Final = 6
 EXIT_NOT_FOUND: Final = 7
 EXIT_UNREACHABLE: Final = 8
 EXIT_INTERRUPTED: Final = 130
+EXIT_UNREAD: Final = 141
+"""Whoever read the output has gone: what a shell says of what SIGPIPE has ended."""
 
 EXIT_OF_STATE: Final = {
     "completed": EXIT_OK,

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import signal
 import subprocess
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import pytest
 
+from cli.client import connection
 from cli.local.process import ending_signals
 from cli.local.role_logs import bound_log, open_log
 from cli.local.unheard import unheard
+from cli.render.terminal import EXIT_UNREAD
 from tests.support.command import ROOT
 
 if TYPE_CHECKING:
@@ -56,6 +59,62 @@ def test_a_terminal_without_a_character_gets_another(encoding: str) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith(b"5 ")
+
+
+def test_a_command_whose_reader_has_gone_ends_quietly_and_says_so_by_its_code() -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    with open(writing, "w") as nobody_reads:
+        done = subprocess.run(
+            [sys.executable, "-P", "-m", "agentcom", "schedule", "--help"],
+            stdin=subprocess.DEVNULL,
+            stdout=nobody_reads,
+            stderr=subprocess.PIPE,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            check=False,
+        )
+    assert (done.returncode, done.stderr) == (EXIT_UNREAD, b"")
+
+
+def test_ctrl_c_while_a_command_is_only_being_loaded_shows_no_traceback(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "click").mkdir()
+    slow = "import time\nprint('loading', flush=True)\ntime.sleep(600)\n"
+    (tmp_path / "click" / "__init__.py").write_text(slow)
+    # Where this process ignores it, those that it starts do so too.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with subprocess.Popen(
+            [sys.executable, "-P", "-m", "agentcom", "hosts"],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env={**os.environ, "PYTHONPATH": f"{ROOT}:{tmp_path}"},
+        ) as process:
+            assert process.stdout is not None
+            assert process.stdout.readline() == b"loading\n"
+            process.send_signal(signal.SIGINT)
+            said = process.communicate(timeout=60)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert (process.returncode, *said) == (-signal.SIGINT, b"", b"")
+
+
+def test_ctrl_c_before_a_command_s_work_has_begun_ends_it_without_a_warning(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def work() -> None:
+        raise AssertionError("it never begins")
+
+    def interrupted() -> NoReturn:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(connection, "loop_factory", lambda: interrupted)
+    asked = work()
+    with pytest.raises(KeyboardInterrupt):
+        connection.run(asked)
+    assert inspect.getcoroutinestate(asked) == inspect.CORO_CLOSED
 
 
 def test_nobody_who_stops_reading_or_goes_away_holds_it_up() -> None:
