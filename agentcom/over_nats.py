@@ -66,10 +66,10 @@ class OverNats:
     async def _connect(self) -> Client:
         import nats.errors
 
-        from agentcom.tls import TlsClient
+        from agentcom.steady import SteadyClient
 
         where = ", ".join(self._broker.servers)
-        client = TlsClient()
+        client = SteadyClient()
         self._said = ""
         try:
             # nats-py itself tries for ever, also where a key is refused.

@@ -24,6 +24,7 @@ import nats.errors
 from events.diagnostics import Diagnostics
 from events.errors import Denied, LogUnavailable, Unreachable, is_about_tls
 from events.nats.wire import Wire, frame, headers_of, status_of
+from events.races import first
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -143,6 +144,7 @@ class Link:
         self.address = address
         self.up = False
         self.closed = asyncio.Event()
+        self._lost = asyncio.Event()
         self.faults = 0
         self.reason = ""
         self._alone = False  # tried for the first time, and there is no other server
@@ -370,14 +372,22 @@ class Link:
             subscription = await self._client.listen(subject, queue, on)
             subscribed = LinkSubscription(self._client, subscription)
             if self.up:
-                # One flush does not cover a subscribe made just before it.
-                await self._client.flush()
-                await self._client.flush()
+                await first(self._flush_twice(), self._lost.wait())
         except (nats.errors.Error, OSError) as error:
             if subscribed is not None and not self.closed.is_set():
                 return subscribed
             raise LogUnavailable(f"subscribe to {subject}", str(error)) from error
+        except asyncio.CancelledError:
+            if subscribed is not None:
+                await subscribed.stop()
+            raise
         return subscribed
+
+    async def _flush_twice(self) -> None:
+        # One flush does not cover a subscribe made just before it.
+        await self._client.flush()
+        if not self._lost.is_set():
+            await self._client.flush()
 
     def new_inbox(self) -> str:
         """Return a subject under which this link may receive."""
@@ -395,19 +405,27 @@ class Link:
         return forget
 
     async def _disconnected(self) -> None:
-        if not self.up:
-            return
-        self.up = False
-        for handler in list(self._handlers):
-            handler(False)
+        if self.up:
+            self._tell(up=False)
 
     async def _reconnected(self) -> None:
-        self.up = True
+        # It may have been lost again in the same breath: the next one is told then.
+        if self._client.is_connected:
+            self._tell(up=True)
+
+    def _tell(self, *, up: bool) -> None:
+        self.up = up
+        self._lost.clear() if up else self._lost.set()
         for handler in list(self._handlers):
-            handler(True)
+            try:
+                handler(up)
+            except Exception:  # noqa: BLE001 - one handler's fault is not the link's
+                self.faults += 1
+                _log.exception("a handler failed", up=up)
 
     async def _closed(self) -> None:
         self.up = False
+        self._lost.set()
         self.closed.set()
 
     async def _error(self, error: Exception) -> None:

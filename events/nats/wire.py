@@ -16,10 +16,9 @@ import re
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
-from nats.errors import Error as NatsError
 from nats.protocol.command import hpub_cmd, pub_cmd
 
-from agentcom.tls import TlsClient
+from agentcom.steady import SteadyClient
 from events.errors import shown
 
 if TYPE_CHECKING:
@@ -34,11 +33,9 @@ if TYPE_CHECKING:
 HEADER_LINE: Final = b"NATS/1.0"
 _ONE_WORD: Final = re.compile(r"[^\s\x00]+")
 _LINE_ENDS: Final = re.compile(r"[\r\n]+")
-_LEFT_TO_CLIENT: Final = ("authorization", "permissions", "stale connection")
-_KEY_TAKEN: Final = ("authentication revoked", "authentication expired")
 
 
-class Wire(TlsClient):
+class Wire(SteadyClient):
     """A nats-py client; `listen` and `send` are the short ways."""
 
     def __init__(self) -> None:
@@ -99,23 +96,6 @@ class Wire(TlsClient):
         if self._pongs and self._pongs[0].done():
             self._pongs[0] = asyncio.get_running_loop().create_future()
         await super()._process_pong()
-
-    async def _process_err(self, err_msg: str) -> None:
-        """Connect anew whatever the server says as it ends a connection.
-
-        nats-py closes for good after every word that it does not know: a limit that is
-        reached, a handshake that took too long. Only a key that is refused is for good.
-        """
-        said = err_msg.strip("' ").lower()
-        if any(word in said for word in (*_LEFT_TO_CLIENT, *_KEY_TAKEN)):
-            await super()._process_err(err_msg)
-            return
-        error = NatsError(f"nats: {said}")
-        if self._current_server is not None:
-            # With the pause that follows an attempt which failed.
-            self._current_server.last_attempt = asyncio.get_running_loop().time()
-        await self._error_cb(error)
-        await self._process_op_err(error)
 
     def _handler_of(self, sid: bytes) -> Straight | None:
         """Return who takes a subscription's messages, None where that is nats-py."""

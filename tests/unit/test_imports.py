@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 # A package, and those of ours that it may import beside itself.
 MAY_IMPORT = {
     # What is imported of it below is its version, how people write points of time and what
-    # holds a connection to `tls://`; its `__main__` starts the command, and the rest is the
+    # holds a connection to the broker; its `__main__` starts the command, and the rest is the
     # library, which knows none of the rooms.
     "agentcom": {"cli"},
     "events": {"agentcom"},
@@ -61,6 +61,7 @@ KNOWN_TO = {
         "bench/",
         # A stranger's program has this one connection, and none of the rooms.
         "agentcom/over_nats.py",
+        "agentcom/steady.py",
         "agentcom/tls.py",
     ],
     "httpx": ["agentcom/"],
@@ -168,7 +169,7 @@ def test_a_package_imports_only_from_the_floors_below_it(package):
     } == {}
 
 
-def test_the_rooms_know_of_the_library_points_of_time_and_its_tls_alone():
+def test_the_rooms_know_of_the_library_points_of_time_and_its_connection_alone():
     known = {
         (place(path), node.module)
         for path in sources()
@@ -179,7 +180,7 @@ def test_the_rooms_know_of_the_library_points_of_time_and_its_tls_alone():
     }
     assert known == {
         ("events/filters.py", "agentcom.times"),
-        ("events/nats/wire.py", "agentcom.tls"),
+        ("events/nats/wire.py", "agentcom.steady"),
     }
 
 
