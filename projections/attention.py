@@ -20,6 +20,7 @@ from projections.tiers import (
     has_model,
     instant_of,
     models_of,
+    unmet_need,
     view_at,
 )
 
@@ -346,10 +347,9 @@ def _lack(fleet: FleetState, group: WaitingGroup) -> _Lack | None:
             state = "is lost" if host.state == "lost" else "has left"
             return _Lack("host", group.host, f"host {group.host}, which {state}")
         able = [host]
-    for need in group.needs.split():
-        if not any(need in host.capabilities for host in able):
-            where = f"{group.host} does not offer" if group.host else "no host offers"
-            return _Lack("need", need, f"{need}, which {where}")
+    if need := unmet_need(able, group.needs.split()):
+        where = f"{group.host} does not offer" if group.host else "no host offers"
+        return _Lack("need", need, f"{need}, which {where}")
     if group.model and group.tier == "standard":
         some = next(models_of(fleet, "standard"), None)
         if some is not None and not has_model(fleet, "standard", group.model):

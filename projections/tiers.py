@@ -19,7 +19,7 @@ from projections.answers import TierRow
 from projections.fleet import TierView
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from projections.fleet import EndpointView, FleetState, HostView
     from projections.world import World
@@ -174,3 +174,9 @@ def instant_of(text: str) -> float:
         return instant(text)
     except Malformed:
         return 0.0
+
+
+def unmet_need(hosts: Iterable[HostView], needs: Iterable[str]) -> str:
+    """Return the first of a task's needs that none of these hosts offers, "" for none."""
+    offers = {each for host in hosts for each in host.capabilities}
+    return next((need for need in needs if need not in offers), "")

@@ -31,6 +31,7 @@ from projections.tiers import (
     instant_of,
     models_of,
     offered,
+    unmet_need,
     view_at,
 )
 
@@ -231,8 +232,21 @@ def _because(
         yield f"It is not to be tried on {record.exclude} until that is up again."
     model = record.wanted_model
     lacking = _lacking(fleet, record.seeks, model) if model and there == "up" else ""
+    able = [
+        host
+        for host in fleet.hosts.values()
+        if host.state in LIVING and host.host == (record.assign_to or host.host)
+    ]
+    need = unmet_need(able, record.needs) if able else ""
     if lacking:
         yield lacking
+    elif need:
+        who = (
+            f"{record.assign_to} does not offer"
+            if record.assign_to
+            else "no host offers"
+        )
+        yield f"It needs {need}, which {who}; a host's sidecar.toml names its capabilities."
     # Of a host that is away, the scheduler says only that nobody offers the kind of work.
     elif (
         record.waiting_for not in ("", VERIFICATION)

@@ -78,7 +78,7 @@ def may_clone(repo: str, allowed: Iterable[str]) -> bool:
 def unknown_repo(repo: str, known: Collection[str]) -> tuple[str, str]:
     """Return what was expected and what came, for a repository that no host has."""
     names = sorted(known)
-    some = ", ".join(names[:20]) or "none"
+    some = ", ".join(names[:20]) or "none: [repos] in a sidecar.toml names them"
     more = f" and {len(names) - 20} more" if len(names) > 20 else ""
     near = get_close_matches(repo, names, n=1, cutoff=0.6)
     hint = f"; did you mean {shown(near[0])}?" if near else ""

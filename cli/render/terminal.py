@@ -81,7 +81,9 @@ class Problem(click.ClickException):
 
 
 def exit_code_of(error: BaseException) -> int:
-    """Return the exit code that an error means."""
+    """Return the exit code that an error means, of a group the highest of its own."""
+    if isinstance(error, BaseExceptionGroup):
+        return max(exit_code_of(one) for one in error.exceptions)
     return exit_code_for(_code(error))
 
 

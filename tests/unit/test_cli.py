@@ -23,8 +23,17 @@ from cli.local.instance import Instance, NoAddress
 from cli.main import COMMANDS, GROUPS, agentcom, main
 from cli.render.display import Screen
 from cli.render.tasks import task_table
-from cli.render.terminal import Problem, cell, harmless, line_of, sentence_of
+from cli.render.terminal import (
+    EXIT_UNREACHABLE,
+    Problem,
+    cell,
+    exit_code_of,
+    harmless,
+    line_of,
+    sentence_of,
+)
 from events.catalogue import Chunk
+from events.errors import LogUnavailable
 from projections.answers import TasksAnswer
 from projections.queries import WAIT_LIMIT_S
 from tests.support.command import ROOT
@@ -307,6 +316,13 @@ def test_a_time_that_is_none_is_refused(said) -> None:
 def test_what_the_system_refuses_is_told_by_the_files_name() -> None:
     wrong = FileNotFoundError(2, "No such file or directory", "/nowhere/x.json")
     assert sentence_of(wrong) == "/nowhere/x.json: No such file or directory"
+
+
+def test_a_role_that_finds_no_broker_ends_as_every_command_does() -> None:
+    # A role runs several things side by side; what one of them raises comes in a group.
+    away = LogUnavailable("connect to nats://127.0.0.1:4222", "refused")
+    group = ExceptionGroup("of a role", [ValueError("else"), away])
+    assert exit_code_of(away) == exit_code_of(group) == EXIT_UNREACHABLE
 
 
 def test_a_data_folder_that_is_none_holds_no_instance(tmp_path: Path) -> None:

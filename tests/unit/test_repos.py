@@ -75,6 +75,8 @@ def test_a_name_that_is_near_is_named():
     assert "blog, shop" in expected
     assert got == "'shpo'; did you mean 'shop'?"
     assert unknown_repo("x", [])[0].count("none") == 1
+    assert "[repos] in a sidecar.toml" in unknown_repo("x", [])[0]
+    assert "[repos]" not in expected
 
 
 def test_a_url_has_one_form():

@@ -177,6 +177,24 @@ def test_unverified_work_waits_for_the_next_tier_and_says_which_step_failed():
     assert "Last said about it: today's $1.00 are spent." in said
 
 
+def test_a_need_that_no_host_offers_is_named_rather_than_counted():
+    history = History()
+    history.join("h1", capabilities=["gpu"])
+    task = history.submit(needs=["gpu", "docker"])
+    history.decide(c.TaskDeferred, task, reason="1 × lacks docker")
+    tied = history.submit(needs=["docker"], assign_to="h1")
+    history.decide(c.TaskDeferred, tied, reason="1 × lacks docker")
+    offered = history.submit(needs=["gpu"])
+    history.decide(c.TaskDeferred, offered, reason="1 × busy")
+    names_them = "a host's sidecar.toml names its capabilities."
+    said = because(history, task).because
+    assert f"It needs docker, which no host offers; {names_them}" in said
+    assert not any("Last said" in each for each in said)
+    said = because(history, tied).because
+    assert f"It needs docker, which h1 does not offer; {names_them}" in said
+    assert "Last said about it: 1 × busy." in because(history, offered).because
+
+
 def test_a_task_that_lost_its_hosts_is_told_from_which_others_it_is_kept_apart():
     history = History()
     history.join("h1")
