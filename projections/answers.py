@@ -547,7 +547,8 @@ class StatusAnswer(QueryAnswer, kw_only=True):
 
 
 class OutputAnswer(QueryAnswer, kw_only=True):
-    """`output`: a task's live output so far; `left_out` counts what did not fit."""
+    """`output`: a task's live output so far; `left_out` counts the task's pieces that are
+    stored behind what fitted."""
 
     task_id: str
     state: str

@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 
     from events.bus import Bus, Listening, Message
     from events.log import EventLog
-    from projections.queries import Answer, OutputReader, WhatIf
+    from projections.output import OutputReader
+    from projections.queries import Answer, WhatIf
 
 GROUP: Final = "projections"
 ANY_QUERY: Final = subjects.query("*")

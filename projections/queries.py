@@ -32,15 +32,17 @@ from projections import (
 from projections import questions as q
 from projections.endings import Endings
 from projections.fleet import Beats
+from projections.output import OutputParts
 from projections.timetravel import TimeTravel
 from projections.world import VERSIONS
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import Awaitable, Callable
 
     from events.log import EventLog
     from projections.answers_later import GraphAnswer, SchedulesAnswer
     from projections.answers_whatif import WhatIfAnswer
+    from projections.output import OutputReader
     from projections.record import TaskRecord
     from projections.runner import Runner
     from projections.world import World
@@ -52,24 +54,6 @@ ANSWER_BYTES: Final = 900_000
 PREFIX_LENGTH: Final = 4
 OUTPUT_KEPT: Final = 64 * 1024
 """Characters of output and stderr that stay where an answer would be too large."""
-
-
-class OutputReader(Protocol):
-    """The live output that the output stream still has."""
-
-    async def read(self, task_id: str, *, start: int = 1) -> list[c.Chunk]:
-        """Return a task's chunks, oldest first, from all hosts it ran on."""
-        ...
-
-    def pieces(self, task_id: str, *, start: int = 1) -> AsyncIterator[c.Chunk]:
-        """Yield the same, as they are read."""
-        ...
-
-    def placed(
-        self, task_id: str, *, start: int = 1
-    ) -> AsyncIterator[tuple[int, c.Chunk]]:
-        """Yield the same, each with its sequence in the stream."""
-        ...
 
 
 class WhatIf(Protocol):
@@ -108,7 +92,7 @@ class Queries:
         self._log = log
         self._clock = clock
         self._now = now
-        self._output = output
+        self._output = None if output is None else OutputParts(output)
         self._past = TimeTravel(log, checkpoints=runner.checkpoints)
         self._whatif = whatif
         self._endings = Endings(runner)
@@ -415,29 +399,19 @@ class Queries:
         record = await self._find(question.task_id)
         if isinstance(record, Refusal):
             return record
-        route = question.route or record.route
-        chunks = [
-            chunk
-            for chunk in await self._output.read(record.id)
-            if (not question.route or chunk.route == route)
-            and (
-                question.after_n is None
-                or chunk.route != route
-                or chunk.n > question.after_n
-            )
-        ]
-        fitting, size = 0, 0
-        for chunk in chunks:
-            size += len(encode(chunk))
-            if size > ANSWER_BYTES:
-                break
-            fitting += 1
+        chunks, left_out = await self._output.after(
+            record.id,
+            question.route or record.route,
+            question.after_n,
+            ANSWER_BYTES,
+            others=not question.route,
+        )
         return answers.OutputAnswer(
             seq=self._runner.position,
             task_id=record.id,
             state=record.phase,
-            chunks=chunks[:fitting],
-            left_out=len(chunks) - fitting,
+            chunks=chunks,
+            left_out=left_out,
         )
 
     async def whatif(self, question: q.AskWhatIf) -> Answer:

@@ -52,7 +52,8 @@ if TYPE_CHECKING:
     from events.bus import Bus
     from events.log import EventLog
     from projections.judged import Family, JudgedEvent
-    from projections.queries import OutputReader, Queries
+    from projections.output import OutputReader
+    from projections.queries import Queries
     from projections.runner import Runner
 
 FLUSH_S: Final = 0.015

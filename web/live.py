@@ -21,7 +21,7 @@ from events.errors import AgentComError, Malformed, UnknownSubject
 
 if TYPE_CHECKING:
     from events.bus import Bus, Listening, Message
-    from projections.queries import OutputReader
+    from projections.output import OutputReader
 
 HISTORY_BYTES: Final = 1_500_000
 """Of the text that was put out before a page came, it gets the last so much."""

@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 
     from events.bus import Bus
     from events.log import EventLog
-    from projections.queries import OutputReader, WhatIf
+    from projections.output import OutputReader
+    from projections.queries import WhatIf
     from web.api import SavingsReader
 
 _log = Diagnostics("agentcom.web")

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from events import catalogue as c
-    from projections.queries import OutputReader, Queries
+    from projections.output import OutputReader
+    from projections.queries import Queries
 
 AT_ONCE: Final = 256 * 1024
 """Bytes that are written together."""

@@ -53,7 +53,8 @@ if TYPE_CHECKING:
     from events.bus import Bus
     from events.log import EventLog
     from projections.answers import AttentionRow
-    from projections.queries import OutputReader, Queries
+    from projections.output import OutputReader
+    from projections.queries import Queries
     from projections.runner import Runner
     from web.api import SavingsReader
 

@@ -40,7 +40,8 @@ if TYPE_CHECKING:
 
     from events.log import EventLog
     from projections.judged import JudgedEvent
-    from projections.queries import OutputReader, Queries
+    from projections.output import OutputReader
+    from projections.queries import Queries
     from projections.runner import Runner
     from web.live import OutputFeed, OutputMark
 

@@ -53,6 +53,15 @@ class JetStreamOutput:
             if seen.is_new(chunk):
                 yield int(message.headers[header.SEQUENCE]), chunk
 
+    async def count(self, task_id: str, *, start: int = 1) -> int:
+        """Count a task's chunks that are stored from a sequence on, repeats too."""
+        subject = subjects.outputs_of(task_id)
+        async for message in direct(
+            self._link, subjects.OUTPUT, subject, start=start, limit=1
+        ):
+            return 1 + int(message.headers[header.NUM_PENDING])
+        return 0
+
     async def listen(
         self, task_id: str, callback: Callable[[c.Chunk], None], *, republished: bool
     ) -> LinkSubscription:

@@ -174,6 +174,28 @@ def test_the_pieces_of_an_output_are_read_on_from_a_place(door: httpx.Client):
     assert (refused.status_code, refused.json()["path"]) == (400, "start")
 
 
+def test_an_output_that_is_too_much_for_one_answer_is_asked_for_part_by_part(
+    door: httpx.Client,
+):
+    task = begun(door, "seq 400000")
+    whole = text_of(all_of(door, f"tasks/{task}/output"))
+    told, left = "", []
+    params: dict[str, str | int] = {}
+    while chunks := (part := door.get(f"tasks/{task}/output", params=params).json())[
+        "chunks"
+    ]:
+        told += "".join(
+            each["text"] for each in chunks if each["event_type"] == "stdout"
+        )
+        left.append((part["left_out"], len(chunks)))
+        params = {"route": chunks[-1]["route"], "after_n": chunks[-1]["n"]}
+    assert told == whole
+    assert len(left) > 1
+    # A piece that was sent again, because its answer was late, counts as well.
+    assert left[-1][0] == 0
+    assert left[0][0] >= sum(count for _, count in left[1:])
+
+
 @pytest.mark.parametrize("stranger", ["once", "-1", "9" * 40, "1:r", "a:b:c", "::"])
 @pytest.mark.parametrize("what", ["events", "output"])
 def test_a_last_id_that_is_none_is_refused(door: httpx.Client, what, stranger):

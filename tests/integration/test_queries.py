@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import pytest
@@ -16,6 +16,9 @@ from projections.main import encode_answer, projecting
 from projections.queries import Queries, Refusal
 from tests.support.fakes import MemoryBroker, MemoryBus, MemoryLog
 from tests.support.histories import History, plausible, tell
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
 
 NOT_EVEN = "nothing could run it even with all slots free"
 """What the scheduler says of a tier that is down, whatever the cause."""
@@ -46,21 +49,24 @@ class Asking:
 class Outputs:
     """An output stream with three chunks of every task."""
 
-    async def read(self, task_id: str, *, start: int = 1) -> list[c.Chunk]:
-        return [
-            c.Chunk(
-                task_id=task_id,
-                event_type="stdout",
-                text=f"line {n}",
-                timestamp="2026-01-01T00:00:00.000000Z",
-                route="r",
-                generation=1,
-                attempt=1,
-                segment=0,
-                n=n,
+    async def placed(
+        self, task_id: str, *, start: int = 1
+    ) -> AsyncIterator[tuple[int, c.Chunk]]:
+        for n in range(start - 1, 3):
+            yield (
+                n + 1,
+                c.Chunk(
+                    task_id=task_id,
+                    event_type="stdout",
+                    text=f"line {n}",
+                    timestamp="2026-01-01T00:00:00.000000Z",
+                    route="r",
+                    generation=1,
+                    attempt=1,
+                    segment=0,
+                    n=n,
+                ),
             )
-            for n in range(3)
-        ]
 
 
 @asynccontextmanager
