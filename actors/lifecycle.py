@@ -83,7 +83,7 @@ class TaskState(Struct, frozen=True, kw_only=True, gc=False, array_like=True):
     restarted: int = 0
     attempts: int = 0
     losses: int = 0
-    max_attempts: int = 3
+    max_attempts: int = c.MAX_ATTEMPTS
     excluded: tuple[tuple[str, int], ...] = ()
     assign_to: str | None = None
     waiting_since: str = ""

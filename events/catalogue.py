@@ -63,6 +63,8 @@ Usd = Annotated[float, Meta(ge=-USD_MOST, le=USD_MOST)]
 Milliseconds = Annotated[float, Meta(ge=-1e12, le=1e12)]
 DESCRIPTION_LIMIT = 200_000
 """Characters of a description, which is a prompt."""
+MAX_ATTEMPTS = 3
+"""So often a task is started at most that does not say how often."""
 Text = Annotated[str, Meta(max_length=10_000)]
 Line = Annotated[str, Meta(max_length=1_000)]
 
@@ -254,7 +256,7 @@ class TaskSpec(Struct, frozen=True, omit_defaults=True, kw_only=True):
     needs: Annotated[list[Token], Meta(max_length=64)] = []
     assign_to: Token | None = None
     model: Annotated[str, Meta(min_length=1, max_length=250)] | None = None
-    max_attempts: Annotated[int, Meta(ge=1, le=100)] = 3
+    max_attempts: Annotated[int, Meta(ge=1, le=100)] = MAX_ATTEMPTS
     ttl_s: Annotated[float, Meta(gt=0, le=31_536_000)] | None = None
     deadline: str | None = None
     idempotency_key: Annotated[str, Meta(min_length=1, max_length=250)] | None = None

@@ -18,7 +18,7 @@ from msgspec import Meta, Struct
 from msgspec.structs import replace
 
 from actors import lifecycle
-from actors.gateway.tasks import GatewayCommands, digest_of
+from actors.gateway.tasks import DECIDE_AGAIN, GatewayCommands, digest_of
 from events import catalogue as c
 from events import commands as m
 from events import subjects
@@ -31,9 +31,6 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from actors.gateway.tasks import GatewayTools, TaskCommands
-
-DECIDE_AGAIN: Final = 32
-"""So often it is tried when somebody else was first: siblings come at the same time."""
 
 LEAST_USD: Final = 0.000001
 """A budget with which nothing can be bought."""

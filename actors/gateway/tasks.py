@@ -38,8 +38,9 @@ if TYPE_CHECKING:
     Decide = Callable[[lifecycle.TaskState], c.TaskEvent | m.Refusal | None]
     Answer = m.Submitted | m.Refusal
 
-DECIDE_AGAIN: Final = 8
-"""So often a decision is made anew when somebody else was first."""
+DECIDE_AGAIN: Final = 32
+"""So often a decision is made anew when somebody else was first; the children of one run
+come at the same time."""
 
 HOSTS_NAMED: Final = 20
 """So many hosts are named to whoever names one that is not there."""

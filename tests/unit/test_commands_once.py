@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import json
 from typing import Any
@@ -12,6 +13,7 @@ from actors.gateway.gateway import Gateway
 from actors.scheduler import schedules
 from events import subjects
 from events.codec import encode
+from events.errors import Conflict
 from tests.support.fakes import MemoryBroker, MemoryBus, MemoryLog
 from tests.support.world import START, World
 
@@ -54,6 +56,23 @@ class Asked:
     @property
     def there(self) -> dict[str, schedules.Schedule]:
         return self.w.scheduler.state.schedules.by_name
+
+
+async def test_a_decision_is_made_anew_as_often_as_somebody_else_was_first(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    ask = Asked()
+    append, others = ask.log.append, itertools.repeat(None, 20)
+
+    def late(subject: str, event: Any, **more: Any) -> Any:
+        for _ in others:
+            refused = asyncio.get_running_loop().create_future()
+            refused.set_exception(Conflict(subject, 0))
+            return refused
+        return append(subject, event, **more)
+
+    monkeypatch.setattr(ask.log, "append", late)
+    assert (await ask("schedule.add", id="a", **ADD))["ok"]
 
 
 async def test_a_late_copy_of_an_addition_makes_no_removed_schedule_anew():

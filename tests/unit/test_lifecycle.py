@@ -118,6 +118,11 @@ def being(phase: str, **fields) -> TaskState:
     )
 
 
+def test_a_task_that_is_not_there_may_be_tried_as_often_as_one_that_does_not_say():
+    usual = c.TaskSpec(description="x").max_attempts
+    assert lifecycle.initial("t1").max_attempts == usual == c.MAX_ATTEMPTS
+
+
 def step(state: TaskState, event: c.Event, **place) -> lifecycle.Step:
     host = event.host if isinstance(event, c.RunEvent) else ""
     subject = subjects.run(host, "t1") if host else subjects.task("t1")
