@@ -108,6 +108,9 @@ class AsyncTask:
     async def stream(self) -> AsyncGenerator[Chunk]:
         """Yield its output as it comes, from the beginning, until it is over."""
         await self._lengthen()
+        if self._seq:
+            # Whoever answers may have come anew, and not read on to its submission yet.
+            await self._client._ask_task(self.task_id, self._seq)
         async with aclosing(self._client._transport.output(self.task_id)) as chunks:
             async for chunk in chunks:
                 yield chunk

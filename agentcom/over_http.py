@@ -117,7 +117,10 @@ class OverHttp:
                     if answer.status_code == 204:
                         return
                     if answer.status_code != 200:
-                        raise error_of(await answer.aread(), answer.status_code)
+                        refused = error_of(await answer.aread(), answer.status_code)
+                        if refused.code in AGAIN and await patience.again():
+                            continue
+                        raise refused
                     async with aclosing(_events(answer.aiter_bytes())) as events:
                         async for kind, id_, data in events:
                             patience = Patience()

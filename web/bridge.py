@@ -157,6 +157,8 @@ class Bridge:
         self.documents.touch_all()
         if up:
             self.output.again()
+        else:
+            self.output.lost()
 
     async def _look_back(self, position: int) -> None:
         """Fill what is kept here of the time before `position`."""

@@ -225,6 +225,18 @@ class OutputFeed:
             if listening is not None:
                 await listening.stop()
 
+    def lost(self) -> None:
+        """Hand on nothing until it has been read again.
+
+        The server sends again before the connection is said to be up: what is heard then
+        must not pass ahead of what was missed.
+        """
+        for watches in self._watches.values():
+            for watch in watches:
+                watch.ready = False
+                if watch.reading is not None:
+                    watch.reading.cancel()
+
     def again(self) -> None:
         """Read the stream again: something may have been missed."""
         for watches in self._watches.values():

@@ -30,21 +30,22 @@ from cli.render.terminal import (
     line_of,
     local,
     remark,
+    sentence_of,
 )
 from events import header, subjects
 from events.bus import once_listened
 from events.codec import Reader, encode, instant
 from events.commands import ONCE, Refusal, no_task
-from events.errors import Denied, Malformed, Unreachable, shown
+from events.errors import Denied, LogUnavailable, Malformed, Unreachable, shown
 from events.ids import FULL_ID, IdSource, is_token
 from events.nats.link import NOT_ALLOWED, Link
 from events.nats.log import JetStreamLog
 from events.nats.output import JetStreamOutput
-from events.races import give_up
+from events.races import first, give_up
 from projections.answers import TaskAnswer
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Coroutine
+    from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 
     from events.nats.link import LinkMessage
 
@@ -63,7 +64,10 @@ COMMAND_ABSENT_FOR_S: Final = 10.0
 """How long a command waits for a scheduler, which may be being started again."""
 WAITS_AFTER_S: Final = 1.0
 """After this whoever gave a command at a terminal is told that it waits."""
+AGAIN_S: Final = 0.5
+"""How long somebody who watches pauses before it is asked anew."""
 SHORTEST_ID: Final = 4
+_PASSES: Final = frozenset({"log_unavailable", "unavailable"})
 _NO_PROJECTIONS: Final = (
     "nobody answers questions: start the read models with `agentcom web`, or "
     "everything with `agentcom up`"
@@ -225,9 +229,10 @@ class Session:
         self, subject: str, raw: bytes, absent: str, timeout: float, absent_for: float
     ) -> LinkMessage:
         ask = partial(self.link.call, subject, raw, timeout=timeout)
-        until = asyncio.get_running_loop().time() + absent_for
         tries = 0
         while True:
+            # Anew with each connection: those who answer come back to it as well.
+            until = asyncio.get_running_loop().time() + absent_for
             try:
                 return await once_listened(ask, until)
             except Unreachable as error:
@@ -239,8 +244,17 @@ class Session:
                         f"no answer on {subject} in {TRIES * timeout:.0f} s: "
                         "`agentcom doctor` says what is wrong"
                     ) from error
-                if not self.link.up:
-                    await asyncio.sleep(0.5)
+                await self._back(timeout)
+
+    async def _back(self, seconds: float) -> None:
+        """Return once there is a connection, after `seconds` at the latest."""
+        back = asyncio.Event()
+        forget = self.link.on_connection(lambda _up: back.set())
+        try:
+            if not self.link.up:
+                await first(back.wait(), timeout=seconds)
+        finally:
+            forget()
 
     async def schedulers_time(self) -> float | None:
         """Return a scheduler's time in Unix seconds; None where none tells it, as one of
@@ -269,6 +283,29 @@ class Session:
         if not is_token(full) or not await self.log.read(subjects.task(full), limit=1):
             raise Refused(no_task(line_of(full)))
         return full
+
+
+async def until_answered(
+    ask: Callable[[], Awaitable[T]], told: Callable[[str], None]
+) -> T:
+    """Ask until there is an answer: a restart is to end nobody who watches.
+
+    `told` hears once what keeps it. Raises Refused, but not where that passes.
+    """
+    silent = False
+    while True:
+        try:
+            return await ask()
+        except (LogUnavailable, NotRunning) as error:
+            reason = sentence_of(error)
+        except Refused as refused:
+            if refused.refusal.code not in _PASSES:
+                raise
+            reason = refused.refusal.error
+        if not silent:
+            told(reason)
+        silent = True
+        await asyncio.sleep(AGAIN_S)
 
 
 def not_utf8(body: Any) -> str:

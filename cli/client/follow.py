@@ -10,9 +10,11 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from cli.client.connection import Refused
+import click
+
+from cli.client.connection import Refused, until_answered
 from cli.render.outcome import Outcome, outcome_of, outcome_of_answer
-from cli.render.terminal import Problem
+from cli.render.terminal import Problem, local
 from events import catalogue as c
 from events import subjects
 from events.errors import LogError
@@ -24,7 +26,7 @@ from projections.judged import JudgedEvent, judge
 from projections.tasks import TasksState
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Coroutine
 
     from cli.client.connection import Session
     from projections.record import TaskRecord
@@ -154,9 +156,18 @@ class Following:
 async def outcome_by_asking(client: Session, task_id: str) -> Outcome:
     """Wait for a task's end by questions that are answered when there is news."""
     question: dict[str, Any] = {"task_id": task_id}
+    answer: TaskAnswer | None = None
+
+    def ask() -> Coroutine[Any, Any, TaskAnswer]:
+        return client.query("task", question, TaskAnswer)
+
+    def waits(reason: str) -> None:
+        click.echo(f"Waiting: {local(reason)}", err=True)
+
     while True:
         try:
-            answer = await client.query("task", question, TaskAnswer)
+            asked = until_answered(ask, waits) if answer is not None else ask()
+            answer = await asked
         except Refused as refused:
             if refused.refusal.code not in ("behind", "not_found"):
                 raise
@@ -183,6 +194,8 @@ class LiveOutput:
         self._bytes: dict[str, int] = {}
         # What comes while the stream is read; of more than WAITING pieces that is read, too.
         self._waiting: list[c.Chunk] | None = []
+        # Whether the connection is away, and whether it came back while the stream was read.
+        self._away = self._again = False
         # The last number, by route, of what did not find room there.
         self._left_out: dict[str, int] = {}
         # Where in the stream it is read on.
@@ -233,29 +246,47 @@ class LiveOutput:
             self.failed.set_exception(error)
 
     def _connection(self, up: bool) -> None:
-        if up and (self._reading is None or self._reading.done()):
+        self._away = not up
+        if not up:
+            # The server sends again before the connection is said to be up: what is heard
+            # then must not pass ahead of what was missed.
+            if self._waiting is None:
+                self._waiting = []
+        elif self._reading is None or self._reading.done():
             loop = asyncio.get_running_loop()
             self._reading = loop.create_task(self._catch_up())
+        else:
+            self._again = True
 
     async def _catch_up(self) -> None:
         """Read what is stored; what comes meanwhile waits its turn."""
         async with self._turn:
             if self._waiting is None:
                 self._waiting = []
+            self._again = True
             try:
-                await self._read_on()
-                while self._left_out:
-                    known = {each.route: each.n for each in self._waiting}
-                    left_out = known | self._left_out
-                    self._left_out, self._waiting = {}, []
-                    await self._read_to(left_out)
-            except LogError:
-                # What is missing shows in the numbers, and is in the result.
-                pass
+                while self._again:
+                    self._again = False
+                    await self._read_all()
             finally:
-                waiting, self._waiting = self._waiting, None
-                for chunk in waiting:
-                    self._hand_on(chunk)
+                if not self._away:
+                    waiting, self._waiting = self._waiting, None
+                    for chunk in waiting:
+                        self._hand_on(chunk)
+
+    async def _read_all(self) -> None:
+        """Read what is stored, and what was left out."""
+        try:
+            await self._read_on()
+            while self._left_out:
+                known = {each.route: each.n for each in self._waiting or []}
+                left_out = known | self._left_out
+                self._left_out, self._waiting = {}, []
+                await self._read_to(left_out)
+        except LogError:
+            # With the next connection it is read anew; without, what is missing shows in
+            # the numbers, and is in the result.
+            pass
 
     async def _read_to(self, numbers: dict[str, int]) -> None:
         """Read on to these numbers, by route: what is heard may be stored a moment later."""

@@ -8,7 +8,7 @@ import click
 from msgspec.structs import replace
 
 from cli.client.completing import ids
-from cli.client.connection import Refused, Session, connected, run
+from cli.client.connection import Refused, Session, connected, run, until_answered
 from cli.client.target import on_target
 from cli.commands.filters import filter_of, filter_options
 from cli.commands.options import Between, Word, json_option
@@ -31,6 +31,8 @@ from projections.answers import HostsAnswer, TaskAnswer, TasksAnswer, WhyAnswer
 from projections.search import SORTS
 
 if TYPE_CHECKING:
+    from collections.abc import Coroutine
+
     from projections.answers import TaskDetail, TaskRow
 
 _ID = click.argument("task_id", metavar="ID", shell_complete=ids())
@@ -98,9 +100,19 @@ async def _watch_tasks(question: dict[str, Any]) -> int:
 
     async with connected() as client:
         with Live(console=console(), auto_refresh=False) as live:
+            shown: list[Any] = []
+
+            def ask() -> Coroutine[Any, Any, TasksAnswer]:
+                return client.query("tasks", question, TasksAnswer)
+
+            def waits(reason: str) -> None:
+                note = Text(line_of(reason), style="yellow")
+                live.update(Group(*shown, note), refresh=True)
+
             while True:
                 try:
-                    answer = await client.query("tasks", question, TasksAnswer)
+                    asked = until_answered(ask, waits) if shown else ask()
+                    answer = await asked
                 except Refused as refused:
                     if refused.refusal.code != "behind":
                         raise
@@ -108,7 +120,8 @@ async def _watch_tasks(question: dict[str, Any]) -> int:
                     question.pop("wait_seq", None)
                     continue
                 foot = Text(tasks_footer(answer), style="dim")
-                live.update(Group(task_table(answer, utc_now()), foot), refresh=True)
+                shown = [task_table(answer, utc_now()), foot]
+                live.update(Group(*shown), refresh=True)
                 question["wait_seq"] = answer.seq + 1
                 await asyncio.sleep(0.2)
 

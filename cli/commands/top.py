@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from cli.client.connection import Session, connected, run
+from cli.client.connection import Session, connected, run, until_answered
 from cli.client.target import on_target
 from cli.render.fleet import tier_words
 from cli.render.tasks import shown_id
@@ -28,6 +28,7 @@ from cli.render.terminal import (
 from projections.answers import AttentionAnswer, HostsAnswer, QueueAnswer
 
 if TYPE_CHECKING:
+    from collections.abc import Coroutine
     from datetime import datetime
 
     from rich.console import Group
@@ -64,10 +65,17 @@ async def _top(*, once: bool) -> int:
             screen.print(await _picture(client, LISTED))
             return EXIT_OK
         with Live(console=screen, screen=True, auto_refresh=False) as live:
+
+            def ask() -> Coroutine[Any, Any, Group]:
+                return _picture(client, max(3, screen.size.height - HEAD_ROWS))
+
+            picture = await ask()
             while True:
-                room = max(3, screen.size.height - HEAD_ROWS)
-                live.update(await _picture(client, room), refresh=True)
+                live.update(picture, refresh=True)
                 await asyncio.sleep(EVERY_S)
+                picture = await until_answered(
+                    ask, lambda reason: live.update(line_of(reason), refresh=True)
+                )
 
 
 async def _picture(client: Session, room: int) -> Group:

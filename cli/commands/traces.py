@@ -10,13 +10,14 @@ import asyncio
 import os
 import sys
 from collections import deque
+from functools import partial
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import click
 
 from analysis.span import first_from, last_until
 from analysis.tracing import Life, Span, lives, may_end, relatives
-from cli.client.connection import Session, connected, run
+from cli.client.connection import Session, connected, run, until_answered
 from cli.client.spans import point_option
 from cli.client.target import on_target
 from cli.commands.options import json_option
@@ -197,7 +198,9 @@ async def _send_ended(
         while True:
             if waiting:
                 batch = [waiting.popleft() for _ in range(min(AT_ONCE, len(waiting)))]
-                await sender.send(await _ended_there(client, batch))
+                ask = partial(_ended_there, client, batch)
+                asked = until_answered(ask, _say_silent) if follow else ask()
+                await sender.send(await asked)
                 if follow:
                     place.write(batch[-1].position)
                 continue
@@ -208,6 +211,10 @@ async def _send_ended(
             await first(*(end.wait() for end in ends), follower.failed)
     finally:
         await follower.stop()
+
+
+def _say_silent(reason: str) -> None:
+    _log.warning("the log does not answer", reason=reason)
 
 
 async def _ended_there(client: Session, batch: list[_Ending]) -> list[Life]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import inspect
 
+import httpx
+import msgspec
 import pytest
 
 from agentcom import aio, blocking, over_http
@@ -52,3 +54,33 @@ def test_what_a_path_names_stands_in_it_and_in_no_body():
         "schedules/a%2Fb/pause",
         {"reason": "{x}", "id": "1"},
     )
+
+
+async def test_a_stream_waits_for_read_models_that_are_behind_and_a_log_that_is_away():
+    asked = []
+    left = [(503, b'{"code":"log_unavailable","error":"","status":503}')]
+    task = {"task_id": "T" * 26, "state": "running", "description": "d"}
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        asked.append(
+            f"{request.url.path.rpartition('/')[2]}?{request.url.query.decode()}"
+        )
+        if not request.url.path.endswith("output"):
+            raw = msgspec.json.encode({"ok": True, "seq": 7, "task": task})
+            return httpx.Response(200, content=raw)
+        if left:
+            status, content = left.pop()
+            return httpx.Response(status, content=content)
+        said = b'event: end\ndata: {"state":"completed"}\n\n'
+        return httpx.Response(200, content=said)
+
+    client = aio.AsyncClient(url="http://web", token="t")
+    door = client._transport
+    assert isinstance(door, over_http.OverHttp)
+    door._client = httpx.AsyncClient(
+        transport=httpx.MockTransport(answer), base_url="http://web/api/v1/"
+    )
+    submitted = aio.AsyncTask(client, "T" * 26, 7)
+    assert [chunk async for chunk in submitted.stream()] == []
+    assert asked == [f"{'T' * 26}?wait_seq=7", "output?", "output?"]
+    await client.close()

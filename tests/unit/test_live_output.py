@@ -14,6 +14,7 @@ from cli.client import follow
 from cli.client.follow import WAITING, LiveOutput
 from cli.commands import tasks
 from events import catalogue as c
+from events.errors import LogUnavailable
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -40,6 +41,7 @@ class Stream:
         self.kept = kept
         self.starts: list[int] = []
         self.may_go = asyncio.Event()
+        self.fails = False
         self.say: Callable[[c.Chunk], None] = lambda chunk: None
 
     async def listen(
@@ -55,13 +57,26 @@ class Stream:
         # As far as it reached when it was asked.
         until = self.kept
         await self.may_go.wait()
+        if self.fails:
+            raise LogUnavailable("read", "no connection")
         for n in range(start, until + 1):
             yield n, piece(n)
 
 
-def following(stream: Stream, shown: list[int]) -> LiveOutput:
-    """A follower whose link stays up, which writes down the numbers that it shows."""
-    link = SimpleNamespace(on_connection=lambda _: lambda: None)
+def following(
+    stream: Stream,
+    shown: list[int],
+    heard: list[Callable[[bool], None]] | None = None,
+) -> LiveOutput:
+    """A follower that writes down the numbers that it shows; `heard` gets who is told of
+    its link's ups and downs."""
+
+    def on_connection(handler: Callable[[bool], None]) -> Callable[[], None]:
+        if heard is not None:
+            heard.append(handler)
+        return lambda: None
+
+    link = SimpleNamespace(on_connection=on_connection)
     client: Any = SimpleNamespace(output=stream, link=link)
     return LiveOutput(client, "T", lambda chunk: shown.append(chunk.n))
 
@@ -120,6 +135,54 @@ async def test_a_reconnect_at_the_end_of_a_task_reads_in_its_turn():
     await ending
     await live.stop()
     assert shown == [1, 2, 3, 4, 5, 6]
+
+
+async def test_what_is_heard_before_the_connection_is_up_waits_for_what_was_missed():
+    stream, shown, heard = Stream(3), list[int](), list[Callable[[bool], None]]()
+    live = following(stream, shown, heard)
+    stream.may_go.set()
+    await live.start()
+    heard[0](False)
+    stream.kept = 5
+    stream.say(piece(5))
+    stream.may_go.clear()
+    heard[0](True)
+    while len(stream.starts) < 2:
+        await asyncio.sleep(0)
+    # Lost again while it is read: nothing of that reading comes.
+    heard[0](False)
+    stream.fails = True
+    stream.may_go.set()
+    while not live._reading.done():
+        await asyncio.sleep(0)
+    stream.kept = 7
+    stream.say(piece(7))
+    stream.fails = False
+    heard[0](True)
+    await live._reading
+    stream.say(piece(8))
+    assert shown == list(range(1, 9))
+    await live.stop()
+
+
+async def test_a_connection_that_comes_back_while_it_is_read_has_it_read_again():
+    stream, shown, heard = Stream(3), list[int](), list[Callable[[bool], None]]()
+    live = following(stream, shown, heard)
+    stream.may_go.set()
+    await live.start()
+    stream.may_go.clear()
+    heard[0](False)
+    heard[0](True)
+    while len(stream.starts) < 2:
+        await asyncio.sleep(0)
+    heard[0](False)
+    stream.kept = 5
+    stream.say(piece(5))
+    heard[0](True)
+    stream.may_go.set()
+    await live._reading
+    assert shown == [1, 2, 3, 4, 5]
+    await live.stop()
 
 
 async def test_what_found_no_room_is_read_though_it_is_stored_late(monkeypatch):
