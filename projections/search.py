@@ -17,6 +17,7 @@ from msgspec.structs import replace
 from events.codec import encode
 from events.errors import Malformed
 from events.filters import TaskFilter, is_label, label_of, time_of
+from events.models import normal_model
 from projections.answers import CostLine
 from projections.record import NANO, TaskRecord
 from projections.tables import SPEND_SUMS, decoded, needs_text
@@ -234,7 +235,7 @@ def _where(chosen: TaskFilter) -> tuple[str, list[Any]]:
 
 
 _EXACT: Final = (
-    *("tier", "host", "model", "repo", "priority", "submitter", "error_code"),
+    *("tier", "host", "repo", "priority", "submitter", "error_code"),
 )
 
 
@@ -248,6 +249,10 @@ def _clauses(chosen: TaskFilter) -> tuple[list[str], list[Any]]:
         if value := getattr(chosen, column):
             clauses.append(f"{column} = ?")
             values.append(value)
+    if chosen.model:
+        # Ollama's models are shown without their `:latest`.
+        clauses.append("model in (?, ?)")
+        values += [chosen.model, normal_model(chosen.model)]
     if chosen.root:
         clauses += ["root <> ''", "root = ?"]
         values.append(chosen.root)

@@ -39,6 +39,7 @@ def a_day() -> History:
         history.now += 3_600
     history.submit("waits for h9", assign_to="h9", labels={"team": "search.x"})
     history.submit("waits for a GPU", needs=["gpu"], model="llama4")
+    history.submit("waits for a tag", model="qwen3:latest")
     return history
 
 
@@ -54,13 +55,13 @@ async def looked(history: History, *questions):
 
 
 DONE, ADS, PLAIN, SEARCH = "search done", "ads done", "plain failed", "search failed"
-H9, GPU = "waits for h9", "waits for a GPU"
+H9, GPU, TAGGED = "waits for h9", "waits for a GPU", "waits for a tag"
 
 
 @pytest.mark.parametrize(
     ("filters", "names"),
     [
-        ({}, [DONE, ADS, PLAIN, SEARCH, H9, GPU]),
+        ({}, [DONE, ADS, PLAIN, SEARCH, H9, GPU, TAGGED]),
         ({"label": ["team=search"]}, [DONE, SEARCH]),
         ({"label": ["team=search", "env"]}, [DONE]),
         ({"label": ["team"]}, [DONE, ADS, SEARCH, H9]),
@@ -74,6 +75,9 @@ H9, GPU = "waits for h9", "waits for a GPU"
         ({"host": "h9"}, [H9]),
         ({"host": "h1", "state": ["completed"]}, [DONE, ADS]),
         ({"model": "llama4"}, [GPU]),
+        ({"model": "qwen3"}, [TAGGED]),
+        ({"model": "qwen3:latest"}, [TAGGED]),
+        ({"model": "qwen"}, []),
         ({"need": "gpu"}, [GPU]),
         ({"need": "gp"}, []),
         ({"submitter": "alice", "text": "ads"}, [ADS]),
@@ -103,7 +107,7 @@ async def test_a_time_is_of_the_end_and_of_the_submission_while_it_is_not_over()
     ]
     answers = await looked(history, *map(search.tasks, pages))
     found = [[record.description for record in page.tasks] for page in answers]
-    assert found == [[PLAIN, SEARCH, H9, GPU], [PLAIN], []]
+    assert found == [[PLAIN, SEARCH, H9, GPU, TAGGED], [PLAIN], []]
 
 
 async def test_costs_are_summed_by_label_and_by_submitter():
