@@ -234,9 +234,7 @@ def _where(chosen: TaskFilter) -> tuple[str, list[Any]]:
     return _joined(clauses), values
 
 
-_EXACT: Final = (
-    *("tier", "host", "repo", "priority", "submitter", "error_code"),
-)
+_EXACT: Final = (*("tier", "host", "repo", "priority", "submitter", "error_code"),)
 
 
 def _clauses(chosen: TaskFilter) -> tuple[list[str], list[Any]]:

@@ -14,6 +14,7 @@ from tests.browser.waits import notified
 def test_one_search_finds_pages_actions_hosts_and_tasks(open_page, house):
     task = house.submit("a needle for the search", shell={"command": "true"})
     page = open_page("costs")
+    expect(page.locator("#open-search kbd")).to_have_text("Ctrl K")
     page.keyboard.press("Control+k")
     search = page.locator("#palette")
     expect(search).to_be_focused()

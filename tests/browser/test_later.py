@@ -165,6 +165,8 @@ def test_a_graph_is_drawn_on_the_pages_of_its_tasks_and_leads_along_it(
     expect(graph).to_contain_text("<script>alert(2)")
     expect(graph).to_contain_text("completed")
     expect(page.locator("#task")).to_contain_text("It is not to start before")
+    expect(page.locator(".phase-words")).to_contain_text("held")
+    expect(page.locator("#cost table")).to_have_count(0)
     assert faults(page) == []
     graph.locator(f"a[href='#/task/{first}']").click()
     expect(page.locator("#task h1")).to_have_text("build it")

@@ -111,7 +111,7 @@ def test_a_person_without_a_token_is_asked_for_it_and_may_leave(context, house):
     expect(token).to_be_focused()
     token.fill("wrong" * 5)
     page.get_by_role("button", name="Enter").click()
-    expect(page.get_by_role("alert")).to_contain_text("token is needed")
+    expect(page.get_by_role("alert")).to_have_text("That is no token of this AgentCom.")
     token.fill(f"  {house.address} ")
     page.keyboard.press("Enter")
     live(page)

@@ -117,6 +117,19 @@ def test_what_is_no_moment_is_said(open_page, house):
     expect(page.locator("#then")).to_have_attribute("data-now", "true")
 
 
+def test_the_slider_of_the_past_goes_by_arrow_keys(open_page):
+    page = open_page("routing")
+    slider = page.locator("#time-slider")
+    expect(page.get_by_role("button", name="Play")).to_be_enabled()
+    expect(page.locator("#then")).to_have_attribute("data-now", "true")
+    slider.press("ArrowLeft")
+    expect(page.locator("#then")).to_have_attribute("data-now", "false")
+    part = "({min, max, value}) => (max - value) / (max - min) > 1 / 400"
+    eventually(page, lambda: slider.evaluate(part), True)
+    slider.press("End")
+    expect(page.locator("#then")).to_have_attribute("data-now", "true")
+
+
 def test_the_past_is_decided_again_by_sliders_with_plain_labels(open_page, house):
     task = house.submit("decided", shell={"command": "true"})
     page = open_page(f"task/{task}")

@@ -65,7 +65,7 @@ export function Bar({ place, theme, operator, submit, leave, search, who }) {
       <div class="standing" role="group" aria-label="Connection">
         <button type="button" class="search-button" id="open-search" onClick={search}>
           <Icon name="search" />
-          Search <kbd>⌘K</kbd>
+          Search <kbd>{/Mac|iP/.test(navigator.platform) ? "⌘K" : "Ctrl K"}</kbd>
         </button>
         <details class="health">
           <summary>

@@ -1,6 +1,6 @@
 // For whoever comes without a token, or with one that is not right.
 import { useState } from "preact/hooks";
-import { wordsOf } from "./api.js";
+import { Refused, wordsOf } from "./api.js";
 
 /** @import { Edit } from "./topics.d.ts" */
 
@@ -14,7 +14,9 @@ export function Login({ why, enter }) {
       // The whole address will do, too.
       await enter(token.trim().replace(/^.*token=/, ""));
     } catch (refused) {
-      say(wordsOf(refused));
+      // The server's words for it are for programs.
+      const wrong = refused instanceof Refused && refused.status === 401;
+      say(wrong ? "That is no token of this AgentCom." : wordsOf(refused));
     }
   };
   return (
@@ -41,9 +43,9 @@ export function Login({ why, enter }) {
         </div>
       </form>
       <p>
-        It is in the address that <code>agentcom up</code> prints, after <code>#token=</code>. Both tokens, the
-        operator's and the viewer's for whoever should look only, are in <code>web-tokens.json</code> in the data
-        folder. This browser keeps it until you sign out.
+        It is in the address that <code>agentcom up</code> and <code>agentcom dashboard</code> print, after{" "}
+        <code>#token=</code>. Both tokens, the operator's and the viewer's for whoever should look only, are in{" "}
+        <code>web-tokens.json</code> in the data folder. This browser keeps it until you sign out.
       </p>
     </main>
   );

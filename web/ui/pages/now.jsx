@@ -270,8 +270,12 @@ const EDGES = Array.from({ length: 27 }, (_, n) => 2 ** n / 4);
 const BARS = [{ label: "tasks", color: "--c-submitted", bars: true }];
 /** @type {Record<number, string>} */
 const ROUND = { 2: "1 ms", 6: "16 ms", 10: "¼ s", 14: "4 s", 18: "1 min", 22: "17 min", 26: "hours" };
+const CROWDED = 320; // below so many pixels they would run into each other
 /** @type {Axis} */
-const POWERS = { splits: () => Object.keys(ROUND).map(Number), values: (_, ticks) => ticks.map((n) => ROUND[n] ?? "") };
+const POWERS = {
+  splits: () => Object.keys(ROUND).map(Number),
+  values: (plot, ticks) => ticks.map((n, at) => (plot.width < CROWDED && at % 2 ? "" : (ROUND[n] ?? ""))),
+};
 
 /** @param {{ data: Overview, now: number, theme: string }} props */
 function Charts({ data, now, theme }) {

@@ -24,6 +24,7 @@ const PRESENT_MS = 1000;
 const AGAIN_MS = 20_000;
 const PLAY_MS = 700;
 const STEPS = 60; // of a whole play
+const BY_KEY = 200; // as many arrow keys go through the whole span
 const LISTED = 8;
 const HOSTS = 12; // those with a problem first
 const ABOUT = 6; // events before the moment, and after it
@@ -145,6 +146,14 @@ export function Past({ last }) {
         onInput={(/** @type {Edit} */ event) => {
           play(false);
           go(Number(event.currentTarget.value));
+        }}
+        onKeyDown={(/** @type {KeyboardEvent} */ event) => {
+          const way = { ArrowLeft: -1, ArrowDown: -1, ArrowRight: 1, ArrowUp: 1 }[event.key];
+          // By itself it would go a millisecond.
+          if (!way || event.altKey || event.ctrlKey || event.metaKey) return;
+          event.preventDefault();
+          play(false);
+          go(here + (way * (until - from)) / BY_KEY);
         }}
       />
       {ribbon && <Ends from={ribbon.from} until={ribbon.until} />}

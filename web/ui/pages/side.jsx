@@ -19,7 +19,7 @@ function phasesOf(task, now) {
   const started = at(task.started_at);
   // A task that was taken back waits again: what came before is in its attempts.
   const again = routed < since && !over;
-  const parts = [{ name: "queued", ms: (again ? Number.NaN : routed) - since }];
+  const parts = [{ name: task.held && !over ? "held" : "queued", ms: (again ? Number.NaN : routed) - since }];
   if (Number.isNaN(parts[0].ms)) parts[0].ms = end - since;
   else if (started >= routed) {
     parts.push({ name: "start", ms: started - routed }, { name: "run", ms: task.execution_ms ?? end - started });

@@ -77,43 +77,50 @@ function CostLine({ task, live }) {
 /** A run that goes on has told nothing of what it takes. @param {RouteView} each */
 const isOpen = (each) => !each.ended_at && !each.tokens_in && !each.tokens_out && each.target_type !== "sidecar";
 
+/** @param {{ lines: RouteView[] }} props */
+function ByRoute({ lines }) {
+  return (
+    <Scroll label="Cost by route">
+      <table class="small">
+        <thead>
+          <tr>
+            <th>Route</th>
+            <th>Model</th>
+            <th class="n">Tokens in</th>
+            <th class="n">Tokens out</th>
+            <th class="n">Cache read</th>
+            <th class="n">Cache write</th>
+            <th class="n">Dollars</th>
+          </tr>
+        </thead>
+        <tbody>
+          {lines.map((each) => (
+            <tr>
+              <td>{each.generation}.</td>
+              <td>
+                <Text>{each.target_type === "sidecar" ? "none" : each.model || "none"}</Text>
+              </td>
+              {[each.tokens_in, each.tokens_out, each.cache_read_tokens, each.cache_write_tokens].map((n) => (
+                <td class="n">{isOpen(each) ? "–" : count(n)}</td>
+              ))}
+              <td class="n">
+                {isOpen(each) ? "–" : each.unpriced ? "unknown" : guess(each) + dollars(each.estimated_cost_usd)}
+              </td>
+            </tr>
+          ))}
+        </tbody>
+      </table>
+    </Scroll>
+  );
+}
+
 /** @param {{ task: TaskDetail, routes: RouteView[], live: Live }} props */
 export function Cost({ task, routes, live }) {
   const lines = routes.filter((each) => each.started_at);
   return (
     <Panel title="Cost" id="cost">
       <CostLine task={task} live={live} />
-      <Scroll label="Cost by route">
-        <table class="small">
-          <thead>
-            <tr>
-              <th>Route</th>
-              <th>Model</th>
-              <th class="n">Tokens in</th>
-              <th class="n">Tokens out</th>
-              <th class="n">Cache read</th>
-              <th class="n">Cache write</th>
-              <th class="n">Dollars</th>
-            </tr>
-          </thead>
-          <tbody>
-            {lines.map((each) => (
-              <tr>
-                <td>{each.generation}.</td>
-                <td>
-                  <Text>{each.target_type === "sidecar" ? "none" : each.model || "none"}</Text>
-                </td>
-                {[each.tokens_in, each.tokens_out, each.cache_read_tokens, each.cache_write_tokens].map((n) => (
-                  <td class="n">{isOpen(each) ? "–" : count(n)}</td>
-                ))}
-                <td class="n">
-                  {isOpen(each) ? "–" : each.unpriced ? "unknown" : guess(each) + dollars(each.estimated_cost_usd)}
-                </td>
-              </tr>
-            ))}
-          </tbody>
-        </table>
-      </Scroll>
+      {lines.length > 0 && <ByRoute lines={lines} />}
       {task.result?.price_list && (
         <small>
           Prices: <Text>{task.result.price_list}</Text>
