@@ -39,6 +39,9 @@ DIRECT_BATCH: Final = 1_000
 DIRECT_BYTES: Final = 2 * 1024 * 1024
 """Bytes after which such an answer ends. Without it the server puts up to 64 MiB into its
 memory for one reader, and as much is held here."""
+DIRECT_MOST_BYTES: Final = 4 * DIRECT_BYTES
+"""So far this grows for who reads on and on: beginning an answer costs the server more than
+a mebibyte in it."""
 DIRECT_TRIES: Final = 4
 """How often a batch is asked for that nobody answers; a broker under load is slow at it."""
 ALL: Final = 2**63 - 1
@@ -162,9 +165,11 @@ async def direct(
     LogUnavailable without a connection, and after some silence; Denied without the right.
     """
     seq, left, silent = max(start, 1), limit, 0
+    size = DIRECT_BYTES
     while left > 0:
         batch = min(DIRECT_BATCH, left)
-        messages, more = await _direct_batch(link, stream, subject, seq, batch)
+        messages, more = await _direct_batch(link, stream, subject, seq, batch, size)
+        size = DIRECT_BYTES if more is None else min(2 * size, DIRECT_MOST_BYTES)
         for message in messages:
             yield message
         left -= len(messages)
@@ -179,9 +184,9 @@ async def direct(
 
 
 async def _direct_batch(
-    link: Link, stream: str, subject: str, seq: int, batch: int
+    link: Link, stream: str, subject: str, seq: int, batch: int, size: int
 ) -> tuple[list[LinkMessage], bool | None]:
-    """Ask for a batch by direct get; return it and whether there is more behind it.
+    """Ask for a batch of about `size` bytes; return it and whether there is more behind it.
 
     None: the answer did not come to its end in time.
     """
@@ -215,7 +220,7 @@ async def _direct_batch(
             "seq": seq,
             "next_by_subj": subject,
             "batch": batch,
-            "max_bytes": DIRECT_BYTES,
+            "max_bytes": size,
         }
         if not link.post(api, encode(request), reply=inbox):
             raise LogUnavailable(f"read {subject}", "no connection")

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 class SlowBroker:
     """Stands for a link: answers the n-th question with `scripts[n]`, then not at all.
 
-    A number is a message with that sequence, "end" the end of the answer.
+    A number is a message with that sequence, "end" the end of the answer, "more" one behind
+    which there is more.
     """
 
     def __init__(self, *scripts: list[int | str]) -> None:
@@ -49,8 +50,9 @@ class SlowBroker:
         self.asked.append(request["seq"])
         self.most_bytes.append(request.get("max_bytes", 0))
         for said in self._scripts.pop(0) if self._scripts else []:
-            status = "204" if said == "end" else ""
+            status = "204" if said in ("end", "more") else ""
             headers = {header.SEQUENCE: str(said)}
+            headers[header.NUM_PENDING] = str(int(said == "more"))
             self._on(SimpleNamespace(status=status, headers=headers))
         return True
 
@@ -60,9 +62,9 @@ def impatient(monkeypatch):
     monkeypatch.setattr(api, "ACK_TIMEOUT", 0.01)
 
 
-async def sequences(broker: SlowBroker) -> list[str]:
+async def sequences(broker: SlowBroker, limit: int = 3) -> list[str]:
     link: Any = broker
-    found = api.direct(link, "STREAM", "subject", limit=3)
+    found = api.direct(link, "STREAM", "subject", limit=limit)
     return [message.headers[header.SEQUENCE] async for message in found]
 
 
@@ -83,6 +85,15 @@ async def test_no_answer_is_larger_than_a_reader_should_hold():
     assert await sequences(broker) == ["4", "7"]
     # What is not bounded the broker holds itself, up to 64 MiB for each reader.
     assert 0 < broker.most_bytes[0] <= 4 * 1024 * 1024
+
+
+async def test_who_reads_on_is_sent_more_at_once_until_an_answer_breaks_off():
+    broker = SlowBroker(*([n, "more"] for n in range(1, 6)), [6], [7, "end"])
+    assert len(await sequences(broker, limit=10)) == 7
+    first, most = api.DIRECT_BYTES, api.DIRECT_MOST_BYTES
+    assert broker.most_bytes[:2] == [first, 2 * first]
+    assert broker.most_bytes[2:] == [most, most, most, most, first]
+    assert most <= 8 * 1024 * 1024
 
 
 async def test_silence_ends_in_a_refusal():
