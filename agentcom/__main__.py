@@ -18,7 +18,8 @@ import io
 import os
 import signal
 import sys
-from typing import TYPE_CHECKING
+
+TYPE_CHECKING = False  # as type checkers know it: until `main` Ctrl-C is a traceback
 
 if TYPE_CHECKING:
     from pathlib import Path
