@@ -42,6 +42,13 @@ class SteadyClient(TlsClient):
         self._let_go()
         await super()._connect_to_server(s)
 
+    async def _read_loop(self) -> None:
+        """Read; a connection that is not read any more has ended."""
+        await super()._read_loop()
+        reading = asyncio.current_task()
+        if self.is_connected and reading is not None and not reading.cancelling():
+            await self._process_op_err(NatsError("nats: what came is not understood"))
+
     def _let_go(self) -> None:
         """End the connection there is, and those who read, write and ping it."""
         for task in (self._reading_task, self._ping_interval_task, self._flusher_task):

@@ -285,9 +285,7 @@ class Session:
         return full
 
 
-async def until_answered(
-    ask: Callable[[], Awaitable[T]], told: Callable[[str], None]
-) -> T:
+async def patiently(ask: Callable[[], Awaitable[T]], told: Callable[[str], None]) -> T:
     """Ask until there is an answer: a restart is to end nobody who watches.
 
     `told` hears once what keeps it. Raises Refused, but not where that passes.

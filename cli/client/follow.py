@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import click
 
-from cli.client.connection import Refused, until_answered
+from cli.client.connection import Refused, patiently
 from cli.render.outcome import Outcome, outcome_of, outcome_of_answer
 from cli.render.terminal import Problem, local
 from events import catalogue as c
@@ -166,7 +166,7 @@ async def outcome_by_asking(client: Session, task_id: str) -> Outcome:
 
     while True:
         try:
-            asked = until_answered(ask, waits) if answer is not None else ask()
+            asked = patiently(ask, waits) if answer is not None else ask()
             answer = await asked
         except Refused as refused:
             if refused.refusal.code not in ("behind", "not_found"):

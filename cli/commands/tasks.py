@@ -8,7 +8,7 @@ import click
 from msgspec.structs import replace
 
 from cli.client.completing import ids
-from cli.client.connection import Refused, Session, connected, run, until_answered
+from cli.client.connection import Refused, Session, connected, patiently, run
 from cli.client.target import on_target
 from cli.commands.filters import filter_of, filter_options
 from cli.commands.options import Between, Word, json_option
@@ -111,7 +111,7 @@ async def _watch_tasks(question: dict[str, Any]) -> int:
 
             while True:
                 try:
-                    asked = until_answered(ask, waits) if shown else ask()
+                    asked = patiently(ask, waits) if shown else ask()
                     answer = await asked
                 except Refused as refused:
                     if refused.refusal.code != "behind":

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from cli.client.connection import Session, connected, run, until_answered
+from cli.client.connection import Session, connected, patiently, run
 from cli.client.target import on_target
 from cli.render.fleet import tier_words
 from cli.render.tasks import shown_id
@@ -73,7 +73,7 @@ async def _top(*, once: bool) -> int:
             while True:
                 live.update(picture, refresh=True)
                 await asyncio.sleep(EVERY_S)
-                picture = await until_answered(
+                picture = await patiently(
                     ask, lambda reason: live.update(line_of(reason), refresh=True)
                 )
 

@@ -17,7 +17,7 @@ import click
 
 from analysis.span import first_from, last_until
 from analysis.tracing import Life, Span, lives, may_end, relatives
-from cli.client.connection import Session, connected, run, until_answered
+from cli.client.connection import Session, connected, patiently, run
 from cli.client.spans import point_option
 from cli.client.target import on_target
 from cli.commands.options import json_option
@@ -199,7 +199,7 @@ async def _send_ended(
             if waiting:
                 batch = [waiting.popleft() for _ in range(min(AT_ONCE, len(waiting)))]
                 ask = partial(_ended_there, client, batch)
-                asked = until_answered(ask, _say_silent) if follow else ask()
+                asked = patiently(ask, _say_silent) if follow else ask()
                 await sender.send(await asked)
                 if follow:
                     place.write(batch[-1].position)

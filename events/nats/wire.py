@@ -75,7 +75,9 @@ class Wire(SteadyClient):
         if transport is None:
             return
         reader = transport._io_reader
-        messages = Messages(self._handler_of, reader.feed_data)
+        # Where the connection has ended already, nothing may be fed to its reader.
+        leave = reader._buffer.extend if reader._eof else reader.feed_data
+        messages = Messages(self._handler_of, leave)
         # What came with the handshake's last answer has not been read by anybody.
         waiting = bytes(reader._buffer)
         reader._buffer.clear()

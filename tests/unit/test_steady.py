@@ -12,6 +12,7 @@ from nats.errors import FlushTimeoutError, StaleConnectionError
 
 from agentcom.steady import SteadyClient
 from events.nats.link import Address, Link
+from events.nats.wire import Wire
 from tests.support.links import until
 
 GREETING = b'INFO {"server_id":"A","max_payload":1000000,"headers":true}\r\n'
@@ -20,7 +21,8 @@ GREETING = b'INFO {"server_id":"A","max_payload":1000000,"headers":true}\r\n'
 class Server:
     """Greets each client and answers its pings while `answers` holds.
 
-    While `reads` is not set, it reads nothing more from its first client.
+    While `reads` is not set, it reads nothing more from its first client. Where it `dies`,
+    it ends with the greeting of its second.
     """
 
     def __init__(self) -> None:
@@ -28,6 +30,7 @@ class Server:
         self.ended: list[int] = []
         self.reads = asyncio.Event()
         self.answers = True
+        self.dies = False
         self.reads.set()
 
     async def serve(
@@ -40,6 +43,9 @@ class Server:
             while line := await reader.readline():
                 if line.startswith(b"PING") and self.answers:
                     writer.write(b"PONG\r\n")
+                    if self.dies and place == 1:
+                        writer.write(b"PING\r\n")
+                        break
                 if place == 0:
                     await self.reads.wait()
         except (ConnectionError, ValueError):
@@ -119,6 +125,44 @@ async def test_what_nobody_expected_does_not_end_the_reconnecting(monkeypatch):
         monkeypatch.setattr(Client, "_process_connect_init", greeted)
         server.cut()
         await until(lambda: failed and link.up)
+
+
+async def test_what_came_with_the_end_of_a_connection_does_not_end_the_reader(
+    monkeypatch,
+):
+    read, ended = Wire._read_loop, []
+
+    async def read_late(self):
+        while len(server.met) == 2 and not self._transport._io_reader._eof:
+            await asyncio.sleep(0)
+        try:
+            await read(self)
+        except AssertionError as error:
+            ended.append(error)
+            raise
+
+    async with a_server() as (server, url), a_link(url) as link:
+        monkeypatch.setattr(Wire, "_read_loop", read_late)
+        server.dies = True
+        server.cut()
+        await until(lambda: len(server.met) == 3 and link.up)
+        assert ended == []
+
+
+async def test_a_connection_that_is_read_no_more_is_left(monkeypatch):
+    async with a_server() as (server, url):
+        client = SteadyClient()
+        await client.connect(url, reconnect_time_wait=0.01)
+
+        async def misread(data: bytes) -> None:
+            raise ValueError(data)
+
+        monkeypatch.setattr(client._ps, "parse", misread)
+        server.met[0].write(b"+OK\r\n")
+        await until(lambda: client.is_reconnecting)
+        monkeypatch.undo()
+        await until(lambda: len(server.met) == 2 and client.is_connected)
+        await client.close()
 
 
 async def test_a_handler_that_fails_keeps_nobody_from_a_reconnect():

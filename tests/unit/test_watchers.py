@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from cli.client import connection, follow
-from cli.client.connection import NotRunning, Refused, Session, until_answered
+from cli.client.connection import NotRunning, Refused, Session, patiently
 from cli.commands import tasks, top, traces
 from events.commands import Refusal
 from events.errors import LogUnavailable, Unreachable
@@ -60,11 +60,11 @@ def with_session(monkeypatch, module: Any, client: Any) -> None:
 async def test_who_watches_is_told_once_and_asks_until_there_is_an_answer():
     told: list[str] = []
     ask = answering(AWAY, NotRunning("nobody"), REFUSED, "here")
-    assert await until_answered(ask, told.append) == "here"
+    assert await patiently(ask, told.append) == "here"
     assert len(told) == 1
     other = Refused(Refusal(code="not_found", error="", status=404))
     with pytest.raises(Refused):
-        await until_answered(answering(other), told.append)
+        await patiently(answering(other), told.append)
 
 
 async def test_a_question_waits_for_a_connection_that_comes_back():
