@@ -360,6 +360,12 @@ class TapFollower(LinkFollower):
             ):
                 self._take(message)
             return
+        # What is stored while one filter after the other is read is heard as well, and in
+        # order: read of one filter, it would pass ahead of another's.
+        last = await stored_message(
+            self._link, subjects.EVENTS, {"last_by_subj": subjects.ALL_EVENTS}
+        )
+        end = last[0] if last is not None else 0
         messages: dict[int, LinkMessage] = {}
         for filter_subject in self._filters:
             async for message in direct(
@@ -371,7 +377,8 @@ class TapFollower(LinkFollower):
             ):
                 messages[int(message.headers[header.SEQUENCE])] = message
         for seq in sorted(messages):
-            self._take(messages[seq])
+            if seq <= end:
+                self._take(messages[seq])
 
     def _hand_on_live(self) -> None:
         whole = self._filters == (subjects.ALL_EVENTS,)

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from events import header
+from events.catalogue import TaskDeferred
+from events.codec import encode
 from events.nats import follow
 from events.nats.follow import PullFollower, TapFollower
 from events.position import NOWHERE
@@ -143,4 +145,38 @@ async def test_what_nobody_expected_ends_a_follower_and_is_told(monkeypatch):
     with pytest.raises(KeyError):
         async with asyncio.timeout(60):
             await asyncio.shield(follower.failed)
+    await follower.stop()
+
+
+async def test_what_is_stored_while_filters_are_read_is_handed_on_in_order(monkeypatch):
+    heard: dict[str, Callable[[Any], None]] = {}
+    seen: list[int] = []
+
+    class OneStored(BetweenLink):
+        async def call(self, subject: str, data: bytes, *, timeout: float) -> Any:
+            return SimpleNamespace(data=b'{"message":{"subject":"a","seq":1}}')
+
+        async def subscribe(self, subject: str, on: Callable[[Any], None]) -> Any:
+            heard[subject] = on
+            return self
+
+    def message(seq: int) -> Any:
+        event = TaskDeferred(id=f"E{seq}", at="", by="t", task_id="T", reason="")
+        headers = {header.SEQUENCE: str(seq)}
+        return SimpleNamespace(headers=headers, subject="s", data=encode(event))
+
+    async def reading(*about: Any, start: int, limit: int) -> AsyncIterator[Any]:
+        if about[-1] == "a":
+            yield message(1)
+            return
+        # Meanwhile one of each is stored.
+        heard["a"](message(2))
+        heard["b"](message(3))
+        yield message(3)
+
+    monkeypatch.setattr(follow, "direct", reading)
+    about: Any = (OneStored(), lambda each: seen.append(each.seq), 1, ("a", "b"))
+    follower = TapFollower(*about, NOWHERE)
+    await until(lambda: follower.position == 3)
+    assert seen == [1, 2, 3]
     await follower.stop()
