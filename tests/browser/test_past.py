@@ -8,7 +8,7 @@ import re
 from playwright.sync_api import expect
 
 from tests.browser.conftest import go
-from tests.browser.test_pages import ended, faults
+from tests.browser.test_pages import ended, faults, fits
 from tests.browser.waits import confirm, eventually
 
 SET = (
@@ -84,6 +84,10 @@ def test_a_slider_goes_over_time_and_plays_with_outages_and_work_above_it(
     expect(ribbon.locator(".down")).not_to_have_count(0)
     expect(ribbon).to_have_attribute("aria-label", re.compile(r"[1-9]\d* completed, "))
     page.locator("#past details summary").click()
+    page.set_viewport_size({"width": 360, "height": 900})
+    expect(page.locator("#outages button").last).to_be_visible()
+    fits(page)
+    page.set_viewport_size({"width": 1280, "height": 900})
     page.locator("#outages button", has_text="standard down").last.click()
     world = page.locator("#then")
     expect(world).to_have_attribute("data-now", "false")
