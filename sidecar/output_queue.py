@@ -104,6 +104,7 @@ class OutputQueue:
         self._sent: deque[_OutputPiece] = deque()
         self._in_flight = 0
         self._awaited = 0
+        self._answers: set[asyncio.Future[bytes]] = set()
 
         # One was not acknowledged: nothing more is sent until all answers are in, then
         # everything from the oldest such on is sent again.
@@ -188,6 +189,7 @@ class OutputQueue:
         answer = self._bus.request(piece.subject, piece.data, timeout=self._timeout)
 
         def settled(future: asyncio.Future[bytes]) -> None:
+            self._answers.discard(future)
             self._in_flight -= size
             self._awaited -= 1
             if (
@@ -205,6 +207,7 @@ class OutputQueue:
                 self._take_back()
             self._pump()
 
+        self._answers.add(answer)
         answer.add_done_callback(settled)
 
     def _take_back(self) -> None:
@@ -243,6 +246,11 @@ class OutputQueue:
     def _connection(self, up: bool) -> None:
         if up:
             self._pump()
+            return
+        # They will hardly come any more: what they are of is sent first when it is back.
+        self._failing = self._failing or bool(self._answers)
+        for answer in list(self._answers):
+            answer.cancel()
 
     # -- holding up
 

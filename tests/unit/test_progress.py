@@ -343,6 +343,25 @@ async def test_what_waits_while_the_connection_is_away_goes_when_it_is_back() ->
     assert (queue.dropped, queue.resent) == (0, 0)
 
 
+async def test_what_was_on_its_way_as_the_connection_went_is_sent_when_it_is_back() -> (
+    None
+):
+    stream = await Stream().open()
+    stream.holding = True
+    queue = OutputQueue(stream.bus, timeout_s=3_600.0)
+    assert queue.publish("agentcom.out.h1.t1", b"a")
+    while not stream.messages:
+        await asyncio.sleep(0)
+    stream.bus.set_connected(False)
+    assert queue.publish("agentcom.out.h1.t1", b"b")
+    stream.holding = False
+    stream.bus.set_connected(True)
+    async with asyncio.timeout(60):
+        await queue.flush()
+    assert stream.texts == [b"a", b"a", b"b"]
+    assert (queue.dropped, queue.resent) == (0, 1)
+
+
 async def test_what_was_not_acknowledged_is_sent_again_in_order() -> None:
     stream = await Stream().open()
     queue = OutputQueue(stream.bus, timeout_s=0.01, retry_s=0.001)
