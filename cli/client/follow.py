@@ -308,13 +308,20 @@ class LiveOutput:
                 return
 
     async def rest(self, route: str, size: int) -> None:
-        """Return once `size` bytes of the route's text were shown, or soon after."""
+        """Return once `size` bytes of the route's text were shown, or soon after.
+
+        Raises what keeps it from being shown.
+        """
         loop = asyncio.get_running_loop()
         deadline = loop.time() + REST_OF_OUTPUT_S
         while self._bytes.get(route, 0) < size and loop.time() < deadline:
             await self._catch_up()
+            if self.failed.done():
+                break
             if self._bytes.get(route, 0) < size:
                 await asyncio.sleep(0.05)
+        if self.failed.done():
+            self.failed.result()
 
 
 class Crowd:

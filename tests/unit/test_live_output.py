@@ -230,6 +230,24 @@ async def test_a_reader_who_has_gone_away_ends_it_and_no_more_is_shown():
     await live.stop()
 
 
+async def test_what_cannot_be_shown_after_the_task_has_ended_is_no_success():
+    stream = Stream(0)
+    link = SimpleNamespace(on_connection=lambda _: lambda: None)
+    client: Any = SimpleNamespace(output=stream, link=link)
+
+    def show(chunk: c.Chunk) -> None:
+        raise BrokenPipeError
+
+    live = LiveOutput(client, "T", show)
+    stream.may_go.set()
+    await live.start()
+    # It is stored a moment after the task's end was told.
+    stream.kept = 2
+    with pytest.raises(BrokenPipeError):
+        await live.rest("R", 4)
+    await live.stop()
+
+
 async def test_logs_prints_each_piece_before_it_reads_the_next(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
