@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { FIELDS, Wrong, fieldOf, formOf, specOf } from "../ui/form.js";
+import { FIELDS, Wrong, fieldOf, formOf, saysWhat, specOf } from "../ui/form.js";
 
 const WHOLE = {
   description: "do: it",
@@ -41,6 +41,13 @@ const WHOLE = {
 test("a whole task becomes a form and the same task again", () => {
   assert.deepEqual(specOf(formOf(WHOLE)), WHOLE);
   for (const { name } of FIELDS) assert.ok(formOf(WHOLE)[name], name);
+});
+
+test("a command alone says what is to be done", () => {
+  const spec = specOf({ description: " ", command: "echo hi" });
+  assert.deepEqual(spec, { description: "echo hi", shell: { command: "echo hi" } });
+  assert.ok(saysWhat({ command: "echo hi" }) && saysWhat({ description: "greet" }));
+  assert.ok(!saysWhat({ description: " ", tier: "trivial" }));
 });
 
 test("what cannot be read is said at its field", () => {

@@ -10,10 +10,10 @@ import { useTopic } from "./socket.js";
  * A field with its title, and what is wrong with it.
  * @param {{
  *   field: Field, value: string, change: (event: Edit) => void,
- *   wrong: { field: string, message: string } | null, sets: Record<string, string[]>,
+ *   wrong: { field: string, message: string } | null, sets: Record<string, string[]>, required?: boolean,
  * }} props
  */
-export function Input({ field, value, change, wrong, sets }) {
+export function Input({ field, value, change, wrong, sets, required = false }) {
   const { name, title, kind = "text", hint = "", choices, set, mono } = field;
   const isWrong = wrong?.field === name;
   const given = {
@@ -46,7 +46,7 @@ export function Input({ field, value, change, wrong, sets }) {
               {...given}
               rows={name === "description" ? 3 : 2}
               class={mono || kind === "json" ? "mono" : ""}
-              required={name === "description"}
+              required={required}
               maxlength={name === "description" ? 200000 : undefined}
               autofocus={name === "description"}
               onInput={change}

@@ -132,6 +132,9 @@ function written({ name, kind }, value) {
   }
 }
 
+/** Whether a form says what is to be done: in words, or by a command. @param {Form} form */
+export const saysWhat = (form) => !!(form.description?.trim() || form.command?.trim());
+
 /** The task that a form describes; throws Wrong. @param {Form} form @returns {Record<string, any>} */
 export function specOf(form) {
   /** @type {Record<string, any>} */
@@ -145,8 +148,10 @@ export function specOf(form) {
     if (OF_SHELL.has(field.name)) shell[field.name] = value;
     else spec[field.name] = value;
   }
-  if (shell.command) spec.shell = shell;
-  else {
+  if (shell.command) {
+    spec.shell = shell;
+    spec.description ??= shell.command; // as at every other door
+  } else {
     const [other] = Object.keys(shell);
     if (other) throw new Wrong(other, "This belongs to a shell command, and there is none.");
   }

@@ -2,7 +2,7 @@
 import { useEffect, useState } from "preact/hooks";
 import { Refused, get, notice, post, wordsOf } from "./api.js";
 import { Input, Suggestions, useFocusOn, useSuggestions } from "./fields.jsx";
-import { Wrong } from "./form.js";
+import { Wrong, saysWhat } from "./form.js";
 import { moment, plain } from "./format.js";
 import { Dialog } from "./parts.jsx";
 import { TASK, WHEN, changeOf, fieldOfPlan, formOfPlan, planOf } from "./plan.js";
@@ -53,7 +53,14 @@ export function Planning({ there, close }) {
     setBusy(false);
   };
   const one = (/** @type {Field} */ field) => (
-    <Input field={field} value={form[field.name] ?? ""} change={change(field.name)} wrong={wrong} sets={sets} />
+    <Input
+      field={field}
+      value={form[field.name] ?? ""}
+      change={change(field.name)}
+      wrong={wrong}
+      sets={sets}
+      required={field.name === "description" && !saysWhat(form)}
+    />
   );
   const [[, first], ...more] = TASK;
   return (

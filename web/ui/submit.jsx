@@ -2,7 +2,7 @@
 import { useState } from "preact/hooks";
 import { Refused, carryOut, newKey, notice, post, wordsOf } from "./api.js";
 import { store } from "./files.js";
-import { GROUPS, Wrong, fieldOf, formOf, specOf } from "./form.js";
+import { GROUPS, Wrong, fieldOf, formOf, saysWhat, specOf } from "./form.js";
 import { bytes, plain, shortId } from "./format.js";
 import { Input, Suggestions, useFocusOn, useSuggestions } from "./fields.jsx";
 import { Dialog, Said, Text } from "./parts.jsx";
@@ -94,7 +94,14 @@ export function Submit({ spec, close }) {
     setWrong(null);
   };
   const one = (/** @type {Field} */ field) => (
-    <Input field={field} value={form[field.name] ?? ""} change={change(field.name)} wrong={wrong} sets={sets} />
+    <Input
+      field={field}
+      value={form[field.name] ?? ""}
+      change={change(field.name)}
+      wrong={wrong}
+      sets={sets}
+      required={field.name === "description" && !saysWhat(form)}
+    />
   );
   return (
     <Dialog title={again ? `Run ${shortId(again)} again with…` : "Submit a task"} close={close}>
@@ -136,7 +143,7 @@ export function Submit({ spec, close }) {
               Begin anew
             </button>
           )}
-          <button type="button" onClick={tryIt} disabled={!form.description?.trim()}>
+          <button type="button" onClick={tryIt} disabled={!saysWhat(form)}>
             Where would it go?
           </button>
           <button type="submit" class="main" disabled={busy || storing > 0}>
