@@ -155,7 +155,7 @@ class Streams:
     async def _all_output(self, task_id: str, watch: _Behind) -> AsyncGenerator[bytes]:
         """Yield what is under way as it comes, what is over from where it is stored."""
         assert self._output is not None
-        follows = False
+        follows = waited = False
         try:
             with self._news_of(task_id) as over:
                 while True:
@@ -164,7 +164,7 @@ class Streams:
                     if state in FINAL and follows:
                         await self._all_stored(task_id)
                         await self._feed.detach(watch)
-                        follows = watch.ready = False
+                        follows, waited, watch.ready = False, True, False
                     elif state not in FINAL and not follows:
                         await self._feed.attach(watch)
                         follows = True
@@ -173,9 +173,16 @@ class Streams:
                     if watch.overrun:
                         return
                     if state in FINAL:
+                        route, left = await self._size(task_id)
                         async for chunk in self._output.pieces(task_id):
+                            left -= _bytes_of(chunk, route)
                             if watch.is_new(chunk):
                                 yield watch.told(chunk)
+                        if left > 0 and not waited:
+                            # Its host may send it only now, where the broker was away.
+                            await self._all_stored(task_id)
+                            waited = True
+                            continue
                         if not over.is_set():
                             yield _end(task_id, state)
                             return
@@ -189,21 +196,24 @@ class Streams:
     async def _all_stored(self, task_id: str) -> None:
         """Wait until all output of a task that has just ended is stored, or for long."""
         assert self._output is not None
-        answer = await self._queries.task(AskTask(task_id=task_id))
-        size, route = 0, ""
-        if isinstance(answer, TaskAnswer) and answer.task.result is not None:
-            size = answer.task.result.output_bytes
-            route = answer.routes[-1].route if answer.routes else ""
+        route, size = await self._size(task_id)
         loop = asyncio.get_running_loop()
         until = loop.time() + REST_S
         while loop.time() < until:
             there = 0
             async for chunk in self._output.pieces(task_id):
-                if chunk.route == route and chunk.event_type in _TEXT:
-                    there += len(chunk.text.encode())
+                there += _bytes_of(chunk, route)
             if there >= size:
                 return
             await asyncio.sleep(0.05)
+
+    async def _size(self, task_id: str) -> tuple[str, int]:
+        """Return a task's last run, and how many bytes of text its result says it has."""
+        answer = await self._queries.task(AskTask(task_id=task_id))
+        if not isinstance(answer, TaskAnswer) or answer.task.result is None:
+            return "", 0
+        route = answer.routes[-1].route if answer.routes else ""
+        return route, answer.task.result.output_bytes
 
     # -- what they share ---------------------------------------------------------------
 
@@ -309,6 +319,12 @@ class _Behind(OutputWatch):
 
     def begun(self, task_id: str) -> None:
         """Say nothing: the end is said."""
+
+
+def _bytes_of(chunk: c.Chunk, route: str) -> int:
+    """Return how many bytes of a run's text a piece has."""
+    counts = chunk.route == route and chunk.event_type in _TEXT
+    return len(chunk.text.encode()) if counts else 0
 
 
 def _event(id_: str, data: bytes) -> bytes:

@@ -289,6 +289,30 @@ async def test_output_has_no_gap_and_no_repeat_when_the_broker_was_away(place):
         assert [each["text"] for each in await client.text("6")] == list("123456")
 
 
+async def test_a_stream_of_a_task_that_is_over_waits_for_output_that_comes_late(place):
+    history, output = place.history, place.output
+    route = history.route(history.submit("x"))
+    history.complete(route, output="12")
+    await place.tell()
+    output.say(route, "1")
+    read = output.placed
+
+    async def placed(task_id, *, start=1):
+        async for each in read(task_id, start=start):
+            yield each
+        if len(output.stored) == 1:
+            # Its host comes back to the broker.
+            output.say(route, "2")
+
+    output.placed = placed
+    url = f"{place.base}/api/v1/tasks/{route.task}/output"
+    headers = {"Accept": "text/event-stream"}
+    async with place.session.get(url, headers=headers) as answer:
+        said = await answer.text()
+    assert said.count('"stdout"') == 2
+    assert "event: end" in said
+
+
 async def test_a_page_that_comes_back_gets_only_newer_output(place):
     history, output = place.history, place.output
     route = history.route(history.submit("x"))
