@@ -245,7 +245,9 @@ class OutputQueue:
 
     def _connection(self, up: bool) -> None:
         if up:
-            self._pump()
+            # How it failed before says nothing of the new one.
+            self._failures = 0
+            self._again()
             return
         # They will hardly come any more: what they are of is sent first when it is back.
         self._failing = self._failing or bool(self._answers)

@@ -343,16 +343,19 @@ async def test_what_waits_while_the_connection_is_away_goes_when_it_is_back() ->
     assert (queue.dropped, queue.resent) == (0, 0)
 
 
-async def test_what_was_on_its_way_as_the_connection_went_is_sent_when_it_is_back() -> (
-    None
-):
+async def test_what_was_on_its_way_as_the_connection_went_is_sent_when_it_is_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("sidecar.output_queue.MOST_RETRY_S", 3_600.0)
     stream = await Stream().open()
     stream.holding = True
-    queue = OutputQueue(stream.bus, timeout_s=3_600.0)
+    # Neither is it waited for its answer, nor for long after what has failed.
+    queue = OutputQueue(stream.bus, timeout_s=3_600.0, retry_s=3_600.0)
     assert queue.publish("agentcom.out.h1.t1", b"a")
     while not stream.messages:
         await asyncio.sleep(0)
     stream.bus.set_connected(False)
+    await asyncio.sleep(0)
     assert queue.publish("agentcom.out.h1.t1", b"b")
     stream.holding = False
     stream.bus.set_connected(True)
