@@ -53,6 +53,10 @@ class Audience(Protocol):
         """A piece of its output, in order."""
         ...
 
+    def missing(self, size: int) -> None:
+        """So many bytes of its output had not come when it ended, nor soon after."""
+        ...
+
 
 class Following:
     """One task, followed. `outcome` returns once it has ended."""
@@ -145,7 +149,10 @@ class Following:
             assert record is not None
             ended = outcome_of(record, self._result)
             if live is not None and self._result is not None:
-                await live.rest(record.route, self._result.output_bytes)
+                assert self._audience is not None
+                left = await live.rest(record.route, self._result.output_bytes)
+                if left:
+                    self._audience.missing(left)
             return ended
         finally:
             await follower.stop()
@@ -307,8 +314,9 @@ class LiveOutput:
             if self.failed.done():
                 return
 
-    async def rest(self, route: str, size: int) -> None:
-        """Return once `size` bytes of the route's text were shown, or soon after.
+    async def rest(self, route: str, size: int) -> int:
+        """Return once `size` bytes of the route's text were shown, or soon after: how many
+        are missing.
 
         Raises what keeps it from being shown.
         """
@@ -322,6 +330,7 @@ class LiveOutput:
                 await asyncio.sleep(0.05)
         if self.failed.done():
             self.failed.result()
+        return max(size - self._bytes.get(route, 0), 0)
 
 
 class Crowd:

@@ -19,6 +19,7 @@ from cli.render.terminal import (
     many,
     painted,
     priced,
+    remark,
     tokens,
 )
 from events import catalogue as c
@@ -87,6 +88,10 @@ class Screen:
         self._notes.write(painted(line_of(local(text)), style, self._notes) + "\n")
         self._notes.flush()
 
+    def missing(self, size: int) -> None:
+        """Show that the output is not whole."""
+        self.note(missing(size), "warn")
+
     def waits(self, because: list[str]) -> None:
         """Show why it waits."""
         self.note(f"waits: {' '.join(because)}", "warn")
@@ -116,6 +121,18 @@ class JsonLines:
         """Print a piece of output as it is stored."""
         sys.stdout.write(encode(chunk).decode() + "\n")
         sys.stdout.flush()
+
+    def missing(self, size: int) -> None:
+        """Tell whoever reads the errors that the output is not whole."""
+        remark(missing(size))
+
+
+def missing(size: int) -> str:
+    """Say that so many bytes of a task's output did not come in time."""
+    return (
+        f"{many(size, 'byte')} of its output did not come in time: "
+        "`agentcom logs` prints what is stored, `agentcom task` its result"
+    )
 
 
 def told(event: c.Event) -> str:

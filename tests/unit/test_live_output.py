@@ -13,6 +13,7 @@ import pytest
 from cli.client import follow
 from cli.client.follow import WAITING, LiveOutput
 from cli.commands import tasks
+from cli.render.display import JsonLines, Screen
 from events import catalogue as c
 from events.errors import LogUnavailable
 
@@ -107,9 +108,24 @@ async def test_the_rest_is_read_from_where_it_stood():
     stream.may_go.set()
     await live.start()
     stream.kept = 6
-    await live.rest("R", len("1\n") * 6)
+    assert await live.rest("R", len("1\n") * 6) == 0
     assert shown == [1, 2, 3, 4, 5, 6]
     assert stream.starts == [1, 6]
+
+
+async def test_what_does_not_come_in_time_is_counted_and_said(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setattr(follow, "REST_OF_OUTPUT_S", 0.01)
+    stream, shown = Stream(5), list[int]()
+    live = following(stream, shown)
+    stream.may_go.set()
+    await live.start()
+    assert await live.rest("R", len("1\n") * 6) == 2
+    Screen().missing(2)
+    JsonLines().missing(2)
+    out, err = capsys.readouterr()
+    assert (out, err.count("2 bytes of its output did not come")) == ("", 2)
 
 
 async def test_a_reconnect_at_the_end_of_a_task_reads_in_its_turn():
