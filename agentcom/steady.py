@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any, Final
 
-from nats.aio.client import Client, Srv
+from nats.aio.client import DEFAULT_FLUSH_TIMEOUT, Client, Srv
 from nats.errors import Error as NatsError
 
 from agentcom.tls import TlsClient
@@ -18,12 +18,24 @@ from agentcom.tls import TlsClient
 _LEFT_TO_CLIENT: Final = ("authorization", "permissions", "stale connection")
 _KEY_TAKEN: Final = ("authentication revoked", "authentication expired")
 
+_CANCEL_AGAIN_S: Final = 0.05
+
 
 class SteadyClient(TlsClient):
     """A client that is there again whenever the broker is, and has one connection."""
 
+    _attempting: asyncio.Task[None] | None = None
+
     async def _attempt_reconnect(self) -> None:
         """Connect anew, whatever keeps an attempt from it."""
+        before, self._attempting = self._attempting, asyncio.current_task()
+        # Once is not always enough: `asyncio.wait_for` of Python 3.11 loses a cancellation
+        # that comes together with what it waits for. Two would end each other's connections.
+        while before is not None and not before.done():
+            before.cancel()
+            await asyncio.wait((before,), timeout=_CANCEL_AGAIN_S)
+        if self.is_closed:
+            return
         # In good order it would wait until a broker that has stopped reading has it all.
         self._let_go()
         while True:
@@ -48,6 +60,26 @@ class SteadyClient(TlsClient):
         reading = asyncio.current_task()
         if self.is_connected and reading is not None and not reading.cancelling():
             await self._process_op_err(NatsError("nats: what came is not understood"))
+
+    async def flush(self, timeout: int = DEFAULT_FLUSH_TIMEOUT) -> None:
+        """Wait until the server has what was sent; raises NatsError where it has gone."""
+        try:
+            await super().flush(timeout)
+        except RuntimeError as error:
+            # uvloop's word for a connection that has just been closed.
+            raise NatsError(f"nats: {error}") from error
+
+    async def _flush_pending(self, force_flush: bool = False) -> Any:
+        """Send what waits; a connection that has just been closed is its reader's to find.
+
+        Whoever subscribes meanwhile is known to the next one.
+        """
+        try:
+            return await super()._flush_pending(force_flush)
+        except (RuntimeError, OSError):
+            sent: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            sent.set_result(None)
+            return sent
 
     def _let_go(self) -> None:
         """End the connection there is, and those who read, write and ping it."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 import pytest
 import uvloop
@@ -236,3 +236,46 @@ async def test_the_library_comes_back_whatever_the_broker_says_at_its_end(loop):
         await come_back()
     else:
         await asyncio.to_thread(uvloop.run, come_back())
+
+
+@pytest.mark.parametrize("flusher", ["waits", "has ended"])
+def test_what_is_asked_for_just_as_the_connection_ends_is_known_to_the_next(flusher):
+    async def asking() -> None:
+        async with a_server() as (server, url), a_link(url) as link:
+            client = link._client
+            if flusher == "has ended":
+                client._flusher_task.cancel()
+                await asyncio.gather(client._flusher_task, return_exceptions=True)
+            # uvloop raises RuntimeError for what is sent until that has been noticed.
+            client._transport._io_writer.transport.abort()
+            assert client.is_connected
+            subscription = await link.subscribe("a", print)
+            await until(lambda: len(server.met) == 2 and link.up)
+            assert subscription._subscription._id in client._subs
+
+    uvloop.run(asking())
+
+
+async def test_an_attempt_that_is_replaced_has_ended_before_the_next_begins(
+    monkeypatch,
+):
+    greet, stayed = Client._process_connect_init, []
+
+    async def greeted(self):
+        if not stayed:
+            stayed.append(self)
+            # As `asyncio.wait_for` does where what it waits for comes at the same time.
+            with suppress(asyncio.CancelledError):
+                self._status = Client.CONNECTING
+                await asyncio.Event().wait()
+        await greet(self)
+
+    async with a_server() as (server, url), a_link(url) as link:
+        monkeypatch.setattr(Client, "_process_connect_init", greeted)
+        server.cut()
+        await until(lambda: stayed)
+        await link._client._process_op_err(StaleConnectionError())
+        await until(lambda: link.up and link._client._reconnection_task.done())
+        await until(lambda: len(server.ended) == len(server.met) - 1)
+        reading = [t for t in asyncio.all_tasks() if "_read_loop" in repr(t)]
+        assert reading == [link._client._reading_task]
